@@ -1,12 +1,51 @@
-"""Frames of video of which some are missing: a masked array in which each frame is there or missing as a whole.
+"""Frames of video, from a camera's to a student's, and those of which some are missing.
 
-A frame of which any value is masked is missing.
+The latter are a masked array in which each frame is there or missing as a whole: one of which any value is masked is
+missing. Training and devices cut frames by the same lines.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+
+from mmkd_edge.errors import UnavailableError
+
+Region = tuple[int, int, int, int]
+"""Of a frame, in pixels: x, y, width, height."""
+
+
+def opencv(needed_by: str) -> Any:
+    """OpenCV. Raises UnavailableError, which begins with `needed_by`, where it is not installed."""
+    try:
+        import cv2
+    except ImportError as error:
+        raise UnavailableError(
+            f"{needed_by} OpenCV, which this Python lacks; run: pip install 'mmkd-edge[video]'"
+        ) from error
+    return cv2
+
+
+def cut_out(
+    pixels: NDArray[np.uint8], region: Region | None, *, height: int, width: int, is_gray: bool
+) -> NDArray[np.uint8]:
+    """Gives uint8 (height, width, C), the region of a frame (H, W, 3) of blue, green and red, as gray or red to blue.
+
+    Pixels are averaged where the frame shrinks (OpenCV's INTER_AREA), else interpolated linearly.
+    """
+    import cv2
+
+    if region is not None:
+        x, y, wide, tall = region
+        pixels = pixels[y : y + tall, x : x + wide]
+    coloured = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY if is_gray else cv2.COLOR_BGR2RGB))
+    if coloured.shape[:2] != (height, width):
+        shrinks = coloured.shape[0] >= height and coloured.shape[1] >= width
+        how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        coloured = np.asarray(cv2.resize(coloured, (width, height), interpolation=how))
+    return coloured.astype(np.uint8).reshape(height, width, 1 if is_gray else 3)
 
 
 def missing_frames(array: NDArray[np.uint8]) -> NDArray[np.bool_]:

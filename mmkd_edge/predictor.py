@@ -41,6 +41,7 @@ from mmkd_edge.predict.conditions import NO_CONDITIONS, Conditions, age_fault, f
 from mmkd_edge.predict.confidence import check_error_level, threshold_of
 from mmkd_edge.predict.engine import Students, answer_of, engine_of
 from mmkd_edge.predict.info import PredictorInfo, info_of
+from mmkd_edge.predict.novelty import check_unknown_level, novelty_rule
 from mmkd_edge.predict.policy import Policy, apply_policy, check_policy
 from mmkd_edge.predict.postprocess import Prediction, interpret, no_answer
 from mmkd_edge.predict.preprocess import check_window, prepare
@@ -71,6 +72,7 @@ class EdgePredictor:
         checks: what is looked for in every window beyond missing values.
         stale_s: from this age of its input on a prediction is stale.
         error_level: of label sets; the artifact must have been calibrated.
+        unknown_level: from this p-value down an answer is `unknown`; the artifact must have been calibrated.
         observe_every: the statistics of `health` look at one window in this many; 0 looks at none.
     """
 
@@ -87,6 +89,7 @@ class EdgePredictor:
         checks: SensorChecks | None = None,
         stale_s: float | None = None,
         error_level: float | None = None,
+        unknown_level: float | None = None,
         observe_every: int = 16,
     ) -> None:
         engine = engine_of(
@@ -96,6 +99,7 @@ class EdgePredictor:
             artifact=artifact,
             reopen=reopen,
             least_probability=threshold_of(entry, artifact, check_error_level(error_level)),
+            novelty=novelty_rule(entry, artifact, check_unknown_level(unknown_level)),
         )
         self._begin(Students(engines=(engine,), bundle=bundle), None, policy, checks, stale_s, observe_every)
 
@@ -131,6 +135,7 @@ class EdgePredictor:
         checks: SensorChecks | None = None,
         stale_s: float | None = None,
         error_level: float | None = None,
+        unknown_level: float | None = None,
         observe_every: int = 16,
         selftest: bool = True,
         trust: Trust = "trial",
@@ -152,6 +157,8 @@ class EdgePredictor:
             stale_s: from this age of its input on a prediction is stale, and so it is where the input is as far in the
                 future: the clocks disagree. None never says so.
             error_level: share of windows whose true label may be missing from `label_set`; None names no label sets.
+            unknown_level: share of windows like those of the validation that may be called `unknown`, so that others
+                are; None calls none so. Of bundles whose students know what training saw: see `Prediction.novelty`.
             observe_every: the statistics of `health` look at one window in this many; 0 looks at none.
             selftest: whether the first opening of a bundle on this machine asks each student a few golden windows, for
                 about 20 ms; later openings remember that they were answered as by the checkpoint.
@@ -177,6 +184,7 @@ class EdgePredictor:
             contest=contest,
             references=several(reference),
             error_level=check_error_level(error_level),
+            unknown_level=check_unknown_level(unknown_level),
             selftest=selftest,
             trust=check_trust(trust),
             keys=keys,
@@ -288,6 +296,7 @@ class EdgePredictor:
             stale_s=self._stale_s if stale_s is None else stale_s,
             stepping=stepping,
             on_window=on_window,
+            answering=lambda: self._service.students.engines[number].modality,
         )
 
     def health(self) -> Health:
@@ -441,13 +450,14 @@ class EdgePredictor:
         fault = conditions.fault
         if self._checks is not None:
             fault = worse(find_fault(array, present, modality, self._checks), fault)
+        novelty = None
         if stepped is None:
             if conditions.is_late:
                 late = Fault(status="stale", reason="the deadline passed before the engine was asked")
                 return no_answer(worse(late, fault) or late, modality=modality, task=engine.task, input_age_s=age_s)
             handled = sys.exc_info()[1]
             try:
-                _, probabilities = answer_of(engine, values, present)
+                _, probabilities, *scores = answer_of(engine, values, present)
             except Exception as error:  # an engine of its own may raise anything, and the caller's loop must go on
                 let_handlers_through(error, handled=handled)
                 if service.recover(students, engine, error):
@@ -456,6 +466,9 @@ class EdgePredictor:
                 failure = worse(failure, fault) or failure
                 return no_answer(failure, modality=modality, task=engine.task, input_age_s=age_s)
             service.proven = True
+            if engine.novelty is not None:
+                novelty = engine.novelty.p_value(float(scores[0][0, 0]))
+                fault = worse(engine.novelty.fault(novelty), fault)
             if conditions.is_late:
                 fault = worse(Fault(status="stale", reason="the answer came after the deadline"), fault)
         else:
@@ -469,6 +482,7 @@ class EdgePredictor:
             fault=fault,
             input_age_s=age_s,
             least_probability=engine.least_probability,
+            novelty=novelty,
         )
         self._monitor.answered(engine.statistics, prediction, values, present)
         return prediction

@@ -17,7 +17,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.bundle.manifest import Artifact, Confidence, FileEntry, ModelEntry, Parity, graph_inputs, graph_outputs
+from mmkd_edge.bundle.manifest import (
+    Artifact,
+    Confidence,
+    FileEntry,
+    ModelEntry,
+    Novelty,
+    Parity,
+    graph_inputs,
+    graph_outputs,
+)
 from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.predict.policy import Policy
 from mmkd_edge.predict.sensors import SensorChecks
@@ -37,6 +46,7 @@ class FakeBackend:
         answer: the probabilities (K,), or a function from the feeds to them; the function may raise `BackendError`.
         inputs: what `inputs` should say.
         outputs: what `outputs` should say.
+        novelty: the third output, or a function from the feeds to it; None answers without.
 
     Attributes:
         feeds: what every `run` was given, in order.
@@ -48,28 +58,41 @@ class FakeBackend:
     threads = 1
 
     def __init__(
-        self, answer: Answer, *, inputs: tuple[TensorSpec, ...] = (), outputs: tuple[TensorSpec, ...] = ()
+        self,
+        answer: Answer,
+        *,
+        inputs: tuple[TensorSpec, ...] = (),
+        outputs: tuple[TensorSpec, ...] = (),
+        novelty: float | Callable[[Feeds], float] | None = None,
     ) -> None:
         self.inputs = inputs
         self.outputs = outputs
         self.feeds: list[Feeds] = []
         self.closed = False
         self._answer = answer
+        self._novelty = novelty
 
-    def run(self, feeds: Feeds) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The answer as logits and probabilities, each a new float32 array (1, K)."""
+    def run(self, feeds: Feeds) -> tuple[NDArray[np.float32], ...]:
+        """The answer as logits and probabilities, each a new float32 array (1, K), and the novelty (1, 1)."""
         self.feeds.append(feeds)
         answer = self._answer(feeds) if callable(self._answer) else self._answer
         probabilities = np.array([answer], dtype=np.float32)
-        return np.log(np.maximum(probabilities, np.float32(_RULED_OUT))), probabilities
+        logits = np.log(np.maximum(probabilities, np.float32(_RULED_OUT)))
+        if self._novelty is None:
+            return logits, probabilities
+        novelty = self._novelty(feeds) if callable(self._novelty) else self._novelty
+        return logits, probabilities, np.array([[novelty]], dtype=np.float32)
 
     def close(self) -> None:
         """Remember it."""
         self.closed = True
 
 
-def fake_entry(*, modality: ModalitySpec, labels: Sequence[str] | TaskSpec) -> ModelEntry:
-    """The manifest entry of a student that takes `modality`, answers `labels`, and was never trained."""
+def fake_entry(*, modality: ModalitySpec, labels: Sequence[str] | TaskSpec, novelty: bool = False) -> ModelEntry:
+    """The manifest entry of a student that takes `modality`, answers `labels`, and was never trained.
+
+    With `novelty` its graph has that output, and one score, 1, calibrated it.
+    """
     task = labels if isinstance(labels, TaskSpec) else TaskSpec(labels=tuple(labels))
     parity = Parity(windows=0, max_abs_error=0.0, mean_abs_error=0.0, label_agreement=1.0, tolerance=0.0)
     file = f"{modality.name}/model.fp32.onnx"
@@ -79,7 +102,7 @@ def fake_entry(*, modality: ModalitySpec, labels: Sequence[str] | TaskSpec) -> M
         modality=modality,
         task=task,
         inputs=graph_inputs(modality),
-        outputs=graph_outputs(task),
+        outputs=graph_outputs(task, novelty=novelty),
         preset="fake",
         parameters=0,
         mflops=0.0,
@@ -88,7 +111,16 @@ def fake_entry(*, modality: ModalitySpec, labels: Sequence[str] | TaskSpec) -> M
         dataset_name="none",
         dataset_sha256=digest,
         artifacts=(
-            Artifact(file=file, format="onnx", precision="fp32", opset=20, sha256=digest, size_bytes=1, parity=parity),
+            Artifact(
+                file=file,
+                format="onnx",
+                precision="fp32",
+                opset=20,
+                sha256=digest,
+                size_bytes=1,
+                parity=parity,
+                novelty=Novelty(scores=(1.0,), max_error=0.0, tolerance=0.0) if novelty else msgspec.UNSET,
+            ),
         ),
         golden=FileEntry(file=f"{modality.name}/golden.npz", sha256=digest, size_bytes=1),
     )
@@ -103,6 +135,7 @@ def fake_predictor(
     policy: Policy = "predict",
     checks: SensorChecks | None = None,
     least_probability: float | None = None,
+    novelty: float | Callable[[Feeds], float] | None = None,
 ) -> EdgePredictor:
     """A predictor over a `FakeBackend`: windows are checked and prepared as on a device, the answer is yours.
 
@@ -116,18 +149,21 @@ def fake_predictor(
         checks: what is looked for in every window beyond missing values.
         least_probability: from which on a label is in `Prediction.label_set`, as if an error level had been asked for;
             None names no label sets.
+        novelty: the novelty score, or a function from the feeds to it: above 1 the answer is `unknown`; None has none.
     """
-    entry = fake_entry(modality=modality, labels=labels)
-    artifact, error_level = None, None
+    entry = fake_entry(modality=modality, labels=labels, novelty=novelty is not None)
+    artifact = None if novelty is None else entry.artifacts[0]
+    error_level = None
     if least_probability is not None:  # one calibration window, and the level that makes it the threshold
         confidence = Confidence(temperature=1.0, true_probabilities=(least_probability,))
         artifact, error_level = msgspec.structs.replace(entry.artifacts[0], confidence=confidence), 0.5
     return EdgePredictor(
         entry=entry,
-        backend=FakeBackend(answer, inputs=entry.inputs, outputs=entry.outputs),
+        backend=FakeBackend(answer, inputs=entry.inputs, outputs=entry.outputs, novelty=novelty),
         artifact=artifact,
         reference=reference,
         policy=policy,
         checks=checks,
         error_level=error_level,
+        unknown_level=None if novelty is None else 0.5,
     )

@@ -116,9 +116,12 @@ def test_the_python_of_a_document_runs(path: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+SLOW_EXAMPLES = {"examples/own_networks.py"}  # it trains from the first step
+
+
 def with_marks(path: Path) -> Any:
     """An example; those that train and export take half a minute and are slow."""
-    slow = "mmkd_export" in path.read_text(encoding="utf-8")
+    slow = name_of(path) in SLOW_EXAMPLES or "mmkd_export" in path.read_text(encoding="utf-8")
     return pytest.param(path, marks=[pytest.mark.slow] if slow else [])
 
 

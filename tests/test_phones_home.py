@@ -1,7 +1,8 @@
-"""Nothing phones home: what the system sees of importing, opening, predicting, streaming and training.
+"""Nothing phones home: what the system sees of every kind of work, from an import to a training.
 
-Some libraries report seconds after their import, so that a run must go on for a while. Each is watched by strace for
-calls that reach for a network, and for files that are written outside of the folders that were named.
+Some libraries report seconds after their import, so that each process stays for a while. Each is watched by strace for
+calls that reach for a network, and for files that are written outside of the folders that were named; where the system
+allows it, in a network namespace of its own, from which nothing would arrive.
 """
 
 from __future__ import annotations
@@ -47,6 +48,16 @@ WATCHED = {
         "        stream.push(window)\n"
         "        time.sleep(0.01)\n"
     ),
+    "command": (
+        "import importlib, time\n"
+        "end = time.monotonic() + seconds\n"
+        "sys.argv[1:] = arguments[1:]\n"
+        "try:\n"
+        "    importlib.import_module(arguments[0]).main()\n"
+        "except SystemExit as ended:\n"
+        "    assert not ended.code\n"
+        "time.sleep(max(0.0, end - time.monotonic()))\n"
+    ),
 }
 
 
@@ -58,7 +69,7 @@ def watched(command: list[str], *, tmp_path: Path) -> tuple[list[str], list[str]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("ORT_", "XDG_"))}
     environment |= {"HOME": str(home), "TMPDIR": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
-        ["strace", "-f", "--seccomp-bpf", "-s", "300", "-e", f"trace={_CALLS}", "-o", str(log), *command],
+        [*_alone(), "strace", "-f", "--seccomp-bpf", "-s", "300", "-e", f"trace={_CALLS}", "-o", str(log), *command],
         env=environment,
         capture_output=True,
         text=True,
@@ -68,6 +79,13 @@ def watched(command: list[str], *, tmp_path: Path) -> tuple[list[str], list[str]
     assert done.returncode == 0, done.stderr
     lines = log.read_text(errors="replace").splitlines()
     return [line for line in lines if _NETWORK.search(line)], sorted(set(_strays(lines, tmp_path)))
+
+
+def _alone() -> list[str]:
+    """What puts a command into a network namespace of its own; nothing where this user may not."""
+    command = ["unshare", "--net"]
+    is_allowed = shutil.which("unshare") and subprocess.run([*command, "true"], check=False, capture_output=True)
+    return command if is_allowed and is_allowed.returncode == 0 else []
 
 
 def _strays(lines: list[str], tmp_path: Path) -> list[str]:
@@ -105,7 +123,28 @@ def test_predicting_and_streaming_do_nothing_of_the_kind(backend: BackendName, t
     assert watched(script("predict", example_bundle(), backend), tmp_path=tmp_path) == ([], [])
 
 
+def works_quietly(module: str, *arguments: object, tmp_path: Path) -> None:
+    assert watched(script("command", module, *arguments), tmp_path=tmp_path) == ([], [])
+
+
 def test_training_does_nothing_of_the_kind(tmp_path: Path) -> None:
     train = ["student", shipped_dataset(), "--modality", "acc", "--preset", "tiny", "--steps", "40"]
-    command = str(Path(sys.executable).parent / "mmkd-train")
-    assert watched([command, *map(str, train), "-o", str(tmp_path / "s.ckpt")], tmp_path=tmp_path) == ([], [])
+    works_quietly("mmkd_models.commands.train", *train, "-o", tmp_path / "s.ckpt", tmp_path=tmp_path)
+
+
+def test_exporting_does_nothing_of_the_kind(tmp_path: Path) -> None:
+    checkpoint = Path(__file__).parent / "before" / "student.ckpt"
+    works_quietly("mmkd_export.commands.export", checkpoint, "-o", tmp_path / "s.edge", tmp_path=tmp_path)
+
+
+def test_tuning_does_nothing_of_the_kind(tmp_path: Path) -> None:
+    tune = ["tune", example_bundle(), "--duration-s", "4", "--threads", "1"]
+    works_quietly("mmkd_bench.commands.cli", *tune, tmp_path=tmp_path)
+
+
+def test_running_a_station_does_nothing_of_the_kind(tmp_path: Path) -> None:
+    source = tmp_path / "log.csv"
+    source.write_text("ax,ay,az\n" + "0.1,0.2,0.9\n" * 500)
+    station = [example_bundle(), "--source", f"csv:{source}", "--sink", f"jsonl:{tmp_path / 'results.jsonl'}"]
+    works_quietly("mmkd_edge.commands.run", *station, tmp_path=tmp_path)
+    assert len((tmp_path / "results.jsonl").read_text().splitlines()) > 0

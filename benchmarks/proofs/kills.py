@@ -1,15 +1,19 @@
-"""What a device starts after power was lost in the middle of an installation, a rollback or a first start.
+"""What is left after power was lost in the middle of an installation, a swap, a rollback, an export or a training.
 
     python benchmarks/proofs/kills.py OLD.edge NEW.edge
     python benchmarks/proofs/kills.py OLD.edge NEW.edge --rounds 10
+    python benchmarks/proofs/kills.py OLD.edge NEW.edge --swap --checkpoint STUDENT.ckpt --data DATASET
 
 Each action is carried out in a child that is killed (SIGKILL) before its first call of the file system, then before
-the second, and so on until it ends by itself. After every kill the state folder must have a bundle that is whole and
-may answer, either the one before or the one after; the same action must then succeed, and leave nothing behind.
+the second, and so on until it ends by itself. After every kill there must be a bundle or a checkpoint that is whole and
+may answer, either the one before or the one after. On a device the same action must then succeed, and leave nothing
+behind. What takes seconds each time is killed where that is asked for, and in one round only: a swap, an export and a
+training (`mmkd-edge[train,export]`).
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -18,15 +22,41 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmkd_edge import Bundle, MmkdError, UsageError
+from mmkd_edge import Bundle, EdgePredictor, MmkdError, UsageError
 from mmkd_edge.trust.slots import SLOTS_FOLDER, check_slot, confirm, fail, install, read_slots, rollback, start
+from mmkd_edge.trust.verdicts import passed_before
 from proofs.script import head, parser_of, row
 
 _CALLS = ("open", "fsync", "fchmod", "link", "replace", "rename", "unlink", "mkdir", "close", "scandir", "listdir")
+_EDGE, _CHECKPOINT = "student.edge", "student.ckpt"
+_STEPS = "3"
 Action = Callable[[Path], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack:
+    """An action that is killed.
+
+    Attributes:
+        name: for the table.
+        prepared: makes what is there before, in an empty folder.
+        action: what is killed.
+        here: names what is there; an empty text where nothing is.
+        left: `before` or `after`, or what is wrong, once the action was killed; the text is what was there before.
+        whole: what is wrong once the action has ended by itself; an empty text where nothing is.
+    """
+
+    name: str
+    prepared: Action
+    action: Action
+    here: Callable[[Path], str]
+    left: Callable[[Path, str], str]
+    whole: Callable[[Path], str]
 
 
 def main() -> None:
@@ -34,29 +64,34 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("old", type=Path, metavar="OLD")
     parser.add_argument("new", type=Path, metavar="NEW")
-    parser.add_argument("--rounds", type=int, default=1, help="how often everything is done")
+    parser.add_argument("--rounds", type=int, default=1, help="how often everything is done on a device")
+    parser.add_argument("--swap", action="store_true", help="swap too: the bundles take and answer the same")
+    parser.add_argument("--checkpoint", type=Path, metavar="STUDENT.ckpt", help="is exported")
+    parser.add_argument("--data", type=Path, metavar="DATASET", help="is trained on")
     options = parser.parse_args()
-    print(head("action", "kills", "before", "after", "bad"))
-    found = [
-        (name, killed(prepared, action))
-        for _ in range(options.rounds)
-        for name, prepared, action in actions(options.old, options.new)
-    ]
-    names = dict.fromkeys(name for name, _ in found)
-    for name in names:
-        counts = sum((count for other, count in found if other == name), Counter[str]())
+    print(head("action", "kills", "before", "after", "bad"), flush=True)
+    once = [swap_attack(options.old, options.new)] if options.swap else []
+    once += [export_attack(options)] if options.checkpoint else []
+    once += [train_attack(options)] if options.data else []
+    found: list[Counter[str]] = []
+    for attack in (*device_attacks(options.old, options.new), *once):
+        rounds = 1 if attack in once else options.rounds
+        counts = sum((killed(attack) for _ in range(rounds)), Counter[str]())
         bad = {what: count for what, count in counts.items() if what not in ("before", "after")}
-        print(row(name, counts.total(), counts["before"], counts["after"], sum(bad.values())), *bad)
-    bad_kills = sum(count for _, counts in found for what, count in counts.items() if what not in ("before", "after"))
-    print(f"{sum(counts.total() for _, counts in found)} kills, {bad_kills} bad")
+        cells = (counts.total(), counts["before"], counts["after"], sum(bad.values()))
+        print(row(attack.name, *cells), *bad, flush=True)
+        found.append(counts)
+    kills = sum(counts.total() for counts in found)
+    bad_kills = kills - sum(counts["before"] + counts["after"] for counts in found)
+    print(f"{kills} kills, {bad_kills} bad")
     sys.exit(4 if bad_kills else 0)
 
 
-def actions(old: Path, new: Path) -> list[tuple[str, Action, Action]]:
-    """Of each action its name, what is there before, and the action."""
+def device_attacks(old: Path, new: Path) -> list[Attack]:
+    """Installations, first starts and rollbacks."""
 
     def nothing(state: Path) -> None:
-        del state
+        state.mkdir(mode=0o700)
 
     def old_started(state: Path) -> None:
         install(state, old, prove=_proven)
@@ -70,36 +105,93 @@ def actions(old: Path, new: Path) -> list[tuple[str, Action, Action]]:
         new_installed(state)
         _start_well(state)
 
+    def of_slots(name: str, prepared: Action, action: Action) -> Attack:
+        left = partial(_left_in_slots, action)
+        return Attack(name=name, prepared=prepared, action=action, here=_current, left=left, whole=lambda _: "")
+
     return [
-        ("first installation", nothing, lambda state: _install(state, old)),
-        ("installation", old_started, lambda state: _install(state, new)),
-        ("installation of a third", new_started, lambda state: _install(state, old)),
-        ("rollback", new_started, lambda state: _discard(rollback(state))),
-        ("first start that succeeds", new_installed, _start_well),
-        ("first start that fails", new_installed, _start_badly),
+        of_slots("first installation", nothing, lambda state: _install(state, old)),
+        of_slots("installation", old_started, lambda state: _install(state, new)),
+        of_slots("installation of a third", new_started, lambda state: _install(state, old)),
+        of_slots("rollback", new_started, lambda state: _discard(rollback(state))),
+        of_slots("first start that succeeds", new_installed, _start_well),
+        of_slots("first start that fails", new_installed, _start_badly),
     ]
 
 
-def killed(prepared: Action, action: Action) -> Counter[str]:
+def swap_attack(old: Path, new: Path) -> Attack:
+    """A swap to a bundle that is new here: its trial is held and kept."""
+    return Attack(
+        name="swap to a new bundle",
+        prepared=lambda state: _discard(_in_child(lambda: _opens(old, state))),
+        action=partial(_swap, old, new),
+        here=lambda _: "",
+        left=partial(_left_by_swap, new),
+        whole=_whole_after_swap,
+    )
+
+
+def export_attack(options: Any) -> Attack:
+    """An export over an earlier bundle."""
+    from mmkd_export.commands.export import run_export  # all that the children need is imported before they begin
+
+    _import_for_children()
+    return Attack(
+        name="export",
+        prepared=lambda folder: _copy(options.old, folder / _EDGE),
+        action=lambda folder: run_export([str(options.checkpoint), "-o", str(folder / _EDGE)]),
+        here=lambda folder: _whole_bundle(folder / _EDGE),
+        left=lambda folder, before: _left_as_file(_whole_bundle, folder / _EDGE, before),
+        whole=lambda folder: _whole(_whole_bundle, folder / _EDGE),
+    )
+
+
+def train_attack(options: Any) -> Attack:
+    """A training over an earlier checkpoint."""
+    from mmkd_models.commands.train import run_train
+
+    _import_for_children()
+    given = ["student", str(options.data), "--modality", "acc", "--preset", "tiny", "--steps", _STEPS, "--force"]
+    earlier = Path(__file__).parents[2] / "tests" / "before" / _CHECKPOINT
+    return Attack(
+        name="training",
+        prepared=lambda folder: _copy(options.checkpoint or earlier, folder / _CHECKPOINT),
+        action=lambda folder: run_train([*given, "-o", str(folder / _CHECKPOINT)]),
+        here=lambda folder: _whole_checkpoint(folder / _CHECKPOINT),
+        left=lambda folder, before: _left_as_file(_whole_checkpoint, folder / _CHECKPOINT, before),
+        whole=lambda folder: _whole(_whole_checkpoint, folder / _CHECKPOINT),
+    )
+
+
+def _import_for_children() -> None:
+    import onnx  # noqa: F401
+    import onnxruntime  # noqa: F401
+    import torch
+
+    torch.set_num_threads(1)  # children have no threads of their parent
+
+
+def killed(attack: Attack) -> Counter[str]:
     """What was left after a kill before each step of an action, until it ends by itself."""
     found: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
-        state = Path(folder) / "state"
-        prepared(state)
-        before, kept = _current(state), Path(folder) / "kept"
-        if state.exists():
-            shutil.copytree(state, kept)
+        state, kept = Path(folder) / "state", Path(folder) / "kept"
+        attack.prepared(state)
+        before = attack.here(state)
+        shutil.copytree(state, kept)
         for step in range(1, 10_000):
-            if not _dies(action, state, step):
+            if not _dies(attack.action, state, step):
+                wrong = attack.whole(state)
+                if wrong:
+                    found[wrong] += 1
                 return found
-            found[_left(state, before, action)] += 1
-            shutil.rmtree(state, ignore_errors=True)
-            if kept.exists():
-                shutil.copytree(kept, state)
+            found[attack.left(state, before)] += 1
+            shutil.rmtree(state)
+            shutil.copytree(kept, state)
     raise AssertionError("an action has fewer steps")
 
 
-def _left(state: Path, before: str, action: Action) -> str:
+def _left_in_slots(action: Action, state: Path, before: str) -> str:
     """Whether what was there before or after is there, whole; else what is wrong."""
     current = _current(state)
     try:
@@ -121,6 +213,80 @@ def _left(state: Path, before: str, action: Action) -> str:
     if left:
         return f"BAD: left {sorted(left)}"
     return "before" if current == before else "after"
+
+
+def _left_by_swap(new: Path, state: Path, before: str) -> str:
+    """Whether the next start is as after any other, and whether the new bundle's trial was kept."""
+    del before
+    sha256 = _whole_bundle(new)
+    is_kept = _in_child(lambda: _is_remembered(sha256, state))
+    if not _in_child(lambda: _opens(new, state)):
+        return "BAD: the next start fails"
+    return "after" if is_kept else "before"
+
+
+def _whole_after_swap(state: Path) -> str:
+    left = [path for path in state.rglob("*") if path.is_file() and path.suffix != ".json"]
+    return f"BAD: left {left}" if left else ""
+
+
+def _left_as_file(read: Callable[[Path], str], path: Path, before: str) -> str:
+    try:
+        return "before" if read(path) == before else "after"
+    except MmkdError as error:
+        return f"BAD: {error}"
+
+
+def _whole(read: Callable[[Path], str], path: Path) -> str:
+    """What is wrong after an action that ended; the folder of a run stays on purpose."""
+    wrong = _left_as_file(read, path, "")
+    left = [other.name for other in path.parent.iterdir() if other != path and not other.name.endswith(".run")]
+    return wrong if wrong.startswith("BAD") else f"BAD: left {left}" if left else ""
+
+
+def _whole_bundle(path: Path) -> str:
+    with Bundle.open(path) as bundle:
+        return bundle.sha256
+
+
+def _whole_checkpoint(path: Path) -> str:
+    from mmkd_models.training.checkpoint import read_student
+
+    read_student(path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir()
+    shutil.copyfile(source, target)
+
+
+def _is_remembered(sha256: str, state: Path) -> bool:
+    os.environ["XDG_CACHE_HOME"] = str(state)
+    return bool(passed_before(sha256))
+
+
+def _opens(bundle: Path, state: Path) -> bool:
+    state.mkdir(mode=0o700, exist_ok=True)
+    os.environ["XDG_CACHE_HOME"] = str(state)
+    with EdgePredictor.open(bundle, backend="ort", threads=1) as predictor:
+        return predictor.selftest().windows > 0  # which raises where an answer is another
+
+
+def _swap(old: Path, new: Path, state: Path) -> None:
+    os.environ["XDG_CACHE_HOME"] = str(state)
+    with EdgePredictor.open(old, backend="ort", threads=1) as predictor:
+        predictor.swap(new)
+
+
+def _in_child(check: Callable[[], bool]) -> bool:
+    """What a check says in a child, so that no engine is ever opened in the process that goes on to fork."""
+    child = os.fork()
+    if child == 0:
+        with suppress(BaseException):
+            os._exit(0 if check() else 1)
+        os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def _current(state: Path) -> str:

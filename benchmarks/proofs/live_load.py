@@ -1,13 +1,14 @@
 """What `mmkd-run`'s loop carries: many stations in one process, for hours, then at a multiple of the rate.
 
-    python benchmarks/proofs/live_load.py FOLDER
-    python benchmarks/proofs/live_load.py FOLDER --minutes 2 --stations 20 --rate-hz 1000 --times 5
+    python benchmarks/proofs/live_load.py FOLDER --hours 2
+    python benchmarks/proofs/live_load.py FOLDER --hours 0.1 --beyond-minutes 1 --stations 20 --rate-hz 1000 --times 5
 
 Each station reads noise of three channels in blocks of 20 ms, through the same intake, stream and sink as `mmkd-run`,
 and answers every half second by a student with random weights. A first run at the rate says how memory grows after a
-warm-up of a tenth of the time, how long samples wait for their results, and what was dropped. A second, a tenth as
-long, comes at `--times` the rate: what is dropped then is counted, and results must not wait longer and longer. Prints
-Markdown. Needs `mmkd-edge[export,live]`; the student stays in FOLDER.
+warm-up of a tenth of the time, how long it took from the arrival of samples to their result, and what was dropped. A
+second comes at `--times` the rate: what is dropped then is counted, and results must not wait longer and longer, so
+that the longest of the second half stands beside that of the first. Prints Markdown. Needs `mmkd-edge[export,live]`;
+the student stays in FOLDER.
 """
 
 from __future__ import annotations
@@ -19,15 +20,17 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from mmkd_edge.live.intake import Delivery, Intake, Listener
+from mmkd_edge.live.sensor import Sensor, StationRules
 from mmkd_edge.live.service import RunFacts, Service
 from mmkd_edge.live.sinks.outlet import Outlet
 from mmkd_edge.live.sinks.table import open_sink
-from mmkd_edge.live.station import Station, StationRules
+from mmkd_edge.live.station import Station
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_edge.watch.timing import EDGES
@@ -61,52 +64,65 @@ def main() -> None:
     """Make the student, run both loads, and print what they did."""
     parser = parser_of(__doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="keeps the student")
-    parser.add_argument("--minutes", type=float, default=120.0, help="of the first load")
+    parser.add_argument("--hours", type=float, default=2.0, help="of the first load")
+    parser.add_argument("--beyond-minutes", type=float, default=12.0, help="of the second load")
     parser.add_argument("--stations", type=int, default=20)
     parser.add_argument("--rate-hz", type=float, default=1000.0)
     parser.add_argument("--times", type=float, default=5.0, help="the rate of the second load, in rates of the first")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     bundle = exported(options.folder, options.rate_hz)
-    columns = ("minutes", "RSS growth, MB", "p50, ms", "p99.9, ms", "longest, ms", "results", "dropped", "share")
-    print(head("load", *columns))
-    for name, factor, minutes in (("the rate", 1.0, options.minutes), ("beyond", options.times, options.minutes / 10)):
-        facts, growth_bytes = carried(bundle, options, factor=factor, minutes=minutes)
-        print(cells(name, minutes, facts, growth_bytes), flush=True)
+    columns = ("minutes", "RSS growth, MB", "p50, ms", "p99.9, ms", "p99.9 of 1st and 2nd half, ms", "longest, ms")
+    print(head("load", *columns, "results", "dropped samples", "share"))
+    for name, factor, minutes in (
+        ("the rate", 1.0, 60 * options.hours),
+        (f"{options.times:g} times the rate", options.times, options.beyond_minutes),
+    ):
+        print(cells(name, minutes, carried(bundle, options, factor=factor, minutes=minutes)), flush=True)
 
 
-def carried(bundle: Path, options: argparse.Namespace, *, factor: float, minutes: float) -> tuple[RunFacts, int]:
-    """What a load did, and by how many bytes memory grew after the first tenth."""
+@dataclass(frozen=True, kw_only=True)
+class Carried:
+    """What a load did, also until half of its time, and by how much memory grew after the first tenth."""
+
+    facts: RunFacts
+    half: RunFacts
+    growth_bytes: int
+
+
+def carried(bundle: Path, options: argparse.Namespace, *, factor: float, minutes: float) -> Carried:
+    """Runs a load for so long."""
     stop = threading.Event()
     memory: list[int] = []
+    seen: list[RunFacts] = []  # at half of the time and at its end: what an end leaves unanswered is no part of a load
     outlet = Outlet("jsonl", open_sink(f"jsonl:{os.devnull}"))
     with EdgePredictor.open(bundle, backend="ort", threads=1) as predictor:
+        rules = StationRules(hop=round(HOP_S * options.rate_hz), time_from="arrival")
         stations = [
             Station(
                 f"station {number}",
                 predictor=predictor,
-                source=Noise(factor * options.rate_hz),
-                source_text="noise",
+                sensors=[Sensor(Noise(factor * options.rate_hz), "noise", predictor=predictor, rules=rules)],
                 intake=Intake(most=QUEUE, on_full="drop-oldest"),
                 outlets=[outlet],
-                rules=StationRules(hop=round(HOP_S * options.rate_hz), time_from="arrival"),
             )
             for number in range(options.stations)
         ]
         service = Service(stations=stations, outlets=[outlet], predictors=[(bundle, predictor)])
-        watching = threading.Thread(target=watch, args=(stop, memory, 60 * minutes), daemon=True)
-        watching.start()
-        facts = service.run(stop=stop, reload=threading.Event())
-    return facts, max(memory[1:], default=0) - memory[0]
 
+        def watch() -> None:
+            stop.wait(60 * minutes / 10)
+            for hundredth in range(101):
+                memory.append(resident_bytes())
+                if hundredth == 44:  # of the nine tenths that are left: half of all
+                    seen.append(service.facts())
+                stop.wait(0.9 * 60 * minutes / 100)
+            seen.append(service.facts())
+            stop.set()
 
-def watch(stop: threading.Event, memory: list[int], seconds: float) -> None:
-    """Ends the run in time; notes the memory after a tenth of it, and then a hundred times."""
-    stop.wait(seconds / 10)
-    for _ in range(101):
-        memory.append(resident_bytes())
-        stop.wait(0.9 * seconds / 100)
-    stop.set()
+        threading.Thread(target=watch, daemon=True).start()
+        service.run(stop=stop, reload=threading.Event())
+    return Carried(facts=seen[1], half=seen[0], growth_bytes=max(memory[1:]) - memory[0])
 
 
 def resident_bytes() -> int:
@@ -114,25 +130,31 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def cells(name: str, minutes: float, facts: RunFacts, growth_bytes: int) -> str:
+def cells(name: str, minutes: float, found: Carried) -> str:
     """One row of the table."""
-    timings = [one.latency for one in facts.stations if one.latency is not None]
-    counts = np.sum([timing.counts for timing in timings], axis=0)
-    total = sum(timing.count for timing in timings)
+    facts = found.facts
+    counts, first = latencies(facts), latencies(found.half)
+    halves = " and ".join(f"{1000 * quantile(part, 0.999):.1f}" for part in (first, counts - first))
     results = sum(sum(one.results.values()) for one in facts.stations)
     samples = sum(one.intake.samples for one in facts.stations)
     dropped = sum(one.intake.dropped for one in facts.stations)
-    longest_s = max(timing.max_s for timing in timings)
-    within = [f"{1000 * quantile(counts, total, share):.1f}" for share in (0.5, 0.999)]
+    longest_s = max(one.latency.max_s for one in facts.stations if one.latency is not None)
+    within = [f"{1000 * quantile(counts, share):.1f}" for share in (0.5, 0.999)]
     return row(
-        name, f"{minutes:g}", f"{growth_bytes / 1e6:.2f}", *within, f"{1000 * longest_s:.1f}", f"{results:,}",
-        f"{dropped:,}", f"{dropped / samples:.2%}",
+        name, f"{minutes:g}", f"{found.growth_bytes / 1e6:.2f}", *within, halves, f"{1000 * longest_s:.1f}",
+        f"{results:,}", f"{dropped:,}", f"{dropped / samples:.2%}",
     )  # fmt: skip
 
 
-def quantile(counts: np.ndarray, total: int, share: float) -> float:
+def latencies(facts: RunFacts) -> np.ndarray:
+    """How many results took at most as long as each of `EDGES`, of all stations."""
+    counts: np.ndarray = np.sum([one.latency.counts for one in facts.stations if one.latency is not None], axis=0)
+    return counts
+
+
+def quantile(counts: np.ndarray, share: float) -> float:
     """The upper edge of the bin that holds it, in seconds."""
-    return EDGES[min(int(np.searchsorted(counts, share * total)), len(EDGES) - 1)]
+    return EDGES[min(int(np.searchsorted(counts, share * counts[-1])), len(EDGES) - 1)]
 
 
 def exported(folder: Path, rate_hz: float) -> Path:

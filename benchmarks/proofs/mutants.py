@@ -7,7 +7,8 @@ Changes bits, bytes and pages of the bundle's fp32 artifact, and the operators, 
 an ONNX graph; gives each mutant right hashes and opens it as a device does that meets it for the first time, and has no
 onnx to check it with (`--checker` has it). Whatever opens must then pass all golden windows. A worker does so; when it
 ends by a signal, that is a crash, and another goes on behind it. `--alone` gives the same bytes to the engine itself,
-as a program does that uses no mmkd-edge. Needs `mmkd-edge[export]`.
+as a program does that uses no mmkd-edge. With `--log FILE` each outcome is kept as it comes, and a run that was
+interrupted goes on behind the last. Needs `mmkd-edge[export]`.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checker", action="store_true", help="let the trial ask onnx's own checker first")
     parser.add_argument("--alone", action="store_true", help="what the engine does by itself with the same bytes")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="keeps a line for each mutant")
     parser.add_argument("--first", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -69,9 +71,9 @@ def main() -> None:
 
 def watched(options: argparse.Namespace) -> Counter[str]:
     """What a worker tells; one that dies is replaced."""
-    found: Counter[str] = Counter()
-    place = options.first
-    while place < options.count:
+    kept = Outcomes(options.log)
+    while kept.seen < options.count:
+        place = kept.seen
         given = [options.bundle, "--backend", options.backend, "--seed", str(options.seed)]
         given += ["--checker"] if options.checker else []
         given += ["--alone"] if options.alone else []
@@ -79,19 +81,41 @@ def watched(options: argparse.Namespace) -> Counter[str]:
         limit_s = ALONE_S if options.alone else 2 * HANG_S
         with subprocess.Popen(command, stdout=subprocess.PIPE) as worker:
             for line in lines_of(worker, limit_s=limit_s):
-                number, outcome = json.loads(line)
-                found[outcome] += 1
-                place = number + 1
-            is_hung = worker.poll() is None and place < options.count
+                kept.add(json.loads(line)[1])
+            is_hung = worker.poll() is None and kept.seen < options.count
             if is_hung:
                 worker.kill()
         if is_hung:
-            found[f"BAD: the process that opened it hung for {limit_s:.0f} s"] += 1
-            place += 1
+            kept.add(f"BAD: the process that opened it hung for {limit_s:.0f} s")
         elif worker.returncode != 0:
-            found[f"BAD: the process that opened it ended with {worker.returncode}"] += 1
-            place += 1
-    return found
+            kept.add(f"BAD: the process that opened it ended with {worker.returncode}")
+    return Counter(kept.found)
+
+
+class Outcomes:
+    """What came of each mutant in turn, kept in a file where one is named.
+
+    Attributes:
+        found: in the order of the mutants.
+    """
+
+    def __init__(self, log: Path | None) -> None:
+        self.found: list[str] = []
+        self._log = log
+        if log is not None and log.exists():
+            self.found = log.read_text(encoding="utf-8").splitlines()
+
+    @property
+    def seen(self) -> int:
+        """How many mutants are done."""
+        return len(self.found)
+
+    def add(self, outcome: str) -> None:
+        """Note that of the next one."""
+        self.found.append(outcome)
+        if self._log is not None:
+            with self._log.open("a", encoding="utf-8") as file:
+                file.write(f"{outcome}\n")
 
 
 def lines_of(worker: subprocess.Popen[bytes], *, limit_s: float) -> Iterator[bytes]:

@@ -97,6 +97,11 @@ class ProvenStudent:
         return self.fp32.artifact.batch
 
     @property
+    def has_novelty(self) -> bool:
+        """Whether its graphs give a novelty score."""
+        return self.proof_set.answers.novelty is not None
+
+    @property
     def model_id(self) -> str:
         """What people call the bundle: dataset, modality, size, and the start of the checkpoint's hash."""
         facts = self.facts
@@ -137,7 +142,7 @@ def student_from_checkpoint(
     proof_set = _proof_set(
         plan, checkpoint.modality, checkpoint.task, real=real, answers=answer(real.windows), answer=answer
     )
-    proof_set = replace(proof_set, temperature=temperature)
+    proof_set = replace(proof_set, temperature=temperature, novelty_scores=_scores_of(checkpoint))
     golden: Golden | None = None
     if plan.golden != "real":
         golden = golden_without_recordings(
@@ -161,6 +166,11 @@ def student_from_checkpoint(
             answer=answer,
         ),
     )
+
+
+def _scores_of(checkpoint: StudentCheckpoint) -> tuple[float, ...]:
+    """The novelty scores of its validation windows."""
+    return () if checkpoint.seen is None else tuple(checkpoint.seen.scores.double().tolist())
 
 
 def student_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> ProvenStudent:
@@ -197,6 +207,8 @@ def student_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> P
     proof_set = _proof_set_of_bundle(plan, entry, golden, fp32.model, windows=windows)
     if fp32.artifact.confidence is not None:
         proof_set = replace(proof_set, temperature=fp32.artifact.confidence.temperature)
+    if fp32.artifact.novelty:
+        proof_set = replace(proof_set, novelty_scores=fp32.artifact.novelty.scores)
     rule = _rule(report.student, entry.task, plan)
     return ProvenStudent(
         modality=entry.modality,
@@ -286,7 +298,7 @@ def _proof_set_of_bundle(
     def answer(windows: NDArray[Any]) -> Answers:
         return answers_from_backend(backend, windows, entry.modality)
 
-    answers = Answers(logits=golden.logits, probabilities=golden.probabilities)
+    answers = Answers(logits=golden.logits, probabilities=golden.probabilities, novelty=golden.novelty)
     what = f"{plan.source}: fp32 graph on this machine"
     parity = compare(answers, answer(golden.windows), task=entry.task)
     require_parity(parity, tolerance=FP32_TOLERANCE, what=what)

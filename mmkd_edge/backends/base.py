@@ -42,6 +42,10 @@ class SessionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 DEFAULT_OPTIONS = SessionOptions()
 
 
+Answers = tuple[NDArray[np.float32], ...]
+"""What a graph answers for one window, in the order of its outputs."""
+
+
 class Backend(Protocol):
     """An opened artifact. May be shared by threads."""
 
@@ -70,7 +74,7 @@ class Backend(Protocol):
         """What the opened graph gives, as the engine itself reports it."""
         ...
 
-    def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> Answers:
         """Answer for one window.
 
         Args:
@@ -78,8 +82,8 @@ class Backend(Protocol):
                 (1, T, 1).
 
         Returns:
-            Logits and probabilities (of a regression the value), each float32 (1, K). They belong to the caller: a
-            later call does not touch them.
+            Logits and probabilities (of a regression the value), each float32 (1, K), and where the graph has it the
+            novelty score, float32 (1, 1). They belong to the caller: a later call does not touch them.
 
         Raises:
             BackendError: the engine failed.

@@ -91,7 +91,7 @@ class LitertBackend:
         self._results = {tensor.name: int(outputs[tensor.name]["index"]) for tensor in self.outputs}
         self._idle: deque[_Instance] | None = deque([_Instance(interpreter=first)])
 
-    def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], ...]:
         """Answer for one window; see `Backend.run`."""
         idle = self._open_pool()
         handled = sys.exc_info()[1]
@@ -101,14 +101,13 @@ class LitertBackend:
             self._fill(instance, feeds)
             interpreter = instance.interpreter
             interpreter.invoke()
-            first, second, *_ = self._results.values()
-            logits, probabilities = interpreter.get_tensor(first), interpreter.get_tensor(second)
+            answers = tuple(interpreter.get_tensor(place) for place in self._results.values())
         except Exception as error:
             let_handlers_through(error, handled=handled)
             # The interpreter is not put back: what a failed call leaves in it is not known.
             raise BackendError(f"backend 'litert' ({self.version}) failed to run: {first_line(error)}") from error
         idle.append(instance)
-        return logits, probabilities
+        return answers
 
     def bind(self, memory: StepMemory) -> Callable[[], None]:
         """Takes the steps of one stream; see `SteppingBackend.bind`."""

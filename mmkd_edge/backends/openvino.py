@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from mmkd_edge.backends.step_memory import StepMemory
 
-_OUTPUTS = ("logits", "probabilities", "value")
+_OUTPUTS = ("logits", "probabilities", "value", "novelty")
 _DTYPES: Mapping[str, Literal["float32", "float16", "int8", "uint8"]] = {
     "f32": "float32",
     "f16": "float16",
@@ -83,7 +83,7 @@ class OpenVinoBackend:
         self._compiled: Any = compiled
         self._lock = threading.Lock()
 
-    def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], ...]:
         """Answer for one window; see `Backend.run`."""
         with self._lock:
             self._check_open()
@@ -92,8 +92,7 @@ class OpenVinoBackend:
             try:
                 fill(self._values, feeds)
                 request.infer(share_outputs=True, decode_strings=False)
-                logits, probabilities = self._answers
-                return logits.copy(), probabilities.copy()
+                return tuple(answer.copy() for answer in self._answers)
             except Exception as error:
                 let_handlers_through(error, handled=handled)
                 raise BackendError(f"backend 'openvino' ({self.version}) failed to run: {_reason(error)}") from error

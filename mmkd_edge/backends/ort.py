@@ -94,16 +94,16 @@ class OrtBackend:
         self._session: Any = session
         self._answers = [tensor.name for tensor in self.outputs]
 
-    def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], ...]:
         """Answer for one window; see `Backend.run`."""
         session = self._open_session()
         handled = sys.exc_info()[1]
         try:
-            logits, probabilities = session.run(self._answers, feeds)
+            answers = tuple(session.run(self._answers, feeds))
         except Exception as error:
             let_handlers_through(error, handled=handled)
             raise BackendError(f"backend 'ort' ({self.version}) failed to run: {first_line(error)}") from error
-        return logits, probabilities
+        return answers
 
     def bind(self, memory: StepMemory) -> Callable[[], None]:
         """Takes the steps of one stream; see `SteppingBackend.bind`."""

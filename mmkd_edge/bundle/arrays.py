@@ -6,9 +6,9 @@ gives a dozen types of exceptions. Pickles are never read.
 
 from __future__ import annotations
 
+import mmap
 import zipfile
 from collections.abc import Mapping
-from mmap import mmap
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,10 @@ MOST_UNPACKED_BYTES = 1 << 30
 """What a compressed archive may always unpack to; a larger one to `MOST_UNPACKED_RATIO` times its size."""
 MOST_UNPACKED_RATIO = 20
 """Recorded float32 packs to a half, int16 to a fifth; a channel that rests to far less, but not all of a gigabyte."""
+
+
+LARGE_BYTES = 1 << 28
+"""A mapped file from which on pages that were read are let go: smaller ones are no burden."""
 
 
 class ArraysError(ValueError):
@@ -52,12 +56,28 @@ def check_whole(array: NDArray[Any]) -> None:
     Raises:
         ArraysError: the file was cut short.
     """
+    name, base = _mapped(array)
+    if isinstance(base, mmap.mmap) and base.size() < len(base):
+        raise ArraysError(f"{name}: the file was cut short while it was in use: {len(base)} bytes became {base.size()}")
+
+
+def let_go(array: NDArray[Any]) -> None:
+    """Gives the pages of a large mapped file back to the kernel, which read ones count as the process's own memory.
+
+    They stay in the kernel's cache while nobody else needs the memory, so that reading them again costs little.
+    """
+    _, base = _mapped(array)
+    if isinstance(base, mmap.mmap) and len(base) >= LARGE_BYTES and hasattr(base, "madvise"):
+        base.madvise(mmap.MADV_DONTNEED)
+
+
+def _mapped(array: NDArray[Any]) -> tuple[str, object]:
+    """The file's name, where it has one, and what holds the memory of an array."""
     name, base = "", array
     while isinstance(base, np.ndarray):
         name = str(getattr(base, "filename", "") or name)
         base = base.base  # type: ignore[assignment]
-    if isinstance(base, mmap) and base.size() < len(base):
-        raise ArraysError(f"{name}: the file was cut short while it was in use: {len(base)} bytes became {base.size()}")
+    return name, base
 
 
 def read_npz(file: Path) -> Mapping[str, NDArray[Any]]:

@@ -156,7 +156,7 @@ def write_file(path: Path, data: bytes, *, own: bool = False) -> None:
             temporary.unlink(missing_ok=True)
         raise
     try:
-        _flush_directory(place.parent)
+        flush_folder(place.parent)
     except OSError as error:
         raise UsageError(
             f"{path}: the new file is in its place, but a power cut may still bring the earlier one back: the folder "
@@ -219,7 +219,8 @@ def _open_nameless(folder: Path, mode: int) -> int | None:
         return None
 
 
-def _flush_directory(path: Path) -> None:
+def flush_folder(path: Path) -> None:
+    """Have the names in a folder reach the disk before this returns."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

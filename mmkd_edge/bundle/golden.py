@@ -22,11 +22,13 @@ from mmkd_edge.spec import TaskSpec, label_dtype
 
 _SAME_NUMBER = 0.1  # standard deviations
 _FRAMES = "frames"  # of video: which of them are there
+_NOVELTY = "novelty"  # of students that know what training saw
 _DTYPES: dict[str, Any] = {
     _FRAMES: np.bool_,
     "windows": np.float32,
     "logits": np.float32,
     "probabilities": np.float32,
+    _NOVELTY: np.float32,
     "judge": np.bool_,
     "tolerance": np.float64,
 }
@@ -44,6 +46,7 @@ class Golden(msgspec.Struct, frozen=True, kw_only=True):
         probabilities: (N, K) float32, from the checkpoint: its second output, of a regression the value.
         judge: (N,) bool: False windows may calibrate, True windows only judge.
         tolerance: largest difference of a logit or a probability that counts as the same answer.
+        novelty: (N, 1) float32, from the checkpoint: the graph's third output; None where it has none.
     """
 
     windows: NDArray[Any]
@@ -52,12 +55,18 @@ class Golden(msgspec.Struct, frozen=True, kw_only=True):
     probabilities: NDArray[np.float32]
     judge: NDArray[np.bool_]
     tolerance: float
+    novelty: NDArray[np.float32] | None = None
 
 
 def answer_scale(task: TaskSpec, answers: NDArray[np.float32]) -> float:
     """What differences of second outputs are counted in: of a regression the largest value of (N, 1), else 1."""
     largest = float(np.abs(answers).max()) if task.kind == "regression" else 1.0
     return largest or 1.0
+
+
+def novelty_errors(expected: NDArray[np.float32], got: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(N,) differences of novelty scores (N, 1), as shares of one more than the expected score."""
+    return np.asarray(np.abs(expected.astype(np.float64) - got)[:, 0] / (1.0 + expected[:, 0]))
 
 
 def same_answers(task: TaskSpec, ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -86,6 +95,8 @@ def golden_bytes(golden: Golden) -> bytes:
         "judge": golden.judge,
         "tolerance": np.array(golden.tolerance),
     }
+    if golden.novelty is not None:
+        arrays[_NOVELTY] = golden.novelty
     if golden.windows.dtype == np.uint8:
         arrays |= {"windows": bytes_of(golden.windows), _FRAMES: ~missing_frames(golden.windows)}
     for name, array in arrays.items():
@@ -116,6 +127,7 @@ def golden_from_bytes(data: bytes, entry: ModelEntry) -> Golden:
         probabilities=arrays["probabilities"],
         judge=arrays["judge"],
         tolerance=float(arrays["tolerance"]),
+        novelty=arrays.get(_NOVELTY),
     )
 
 
@@ -141,6 +153,8 @@ def _fault(arrays: dict[str, NDArray[Any]], entry: ModelEntry) -> str:
     dtypes["windows"] = np.dtype(entry.modality.dtype)
     if entry.modality.kind != "video":
         del dtypes[_FRAMES]
+    if not entry.has_novelty:
+        del dtypes[_NOVELTY]
     if set(arrays) != set(dtypes):
         return f"expected the arrays {', '.join(sorted(dtypes))}, got {', '.join(sorted(arrays))}"
     several = entry.task.kind == "multi_label"
@@ -152,6 +166,7 @@ def _fault(arrays: dict[str, NDArray[Any]], entry: ModelEntry) -> str:
         "labels": (count, classes) if several else (count,),
         "logits": (count, classes),
         "probabilities": (count, classes),
+        _NOVELTY: (count, 1),
         "judge": (count,),
         "tolerance": (),
     }
@@ -162,8 +177,9 @@ def _fault(arrays: dict[str, NDArray[Any]], entry: ModelEntry) -> str:
             return f"{name}: expected {wanted}, got {array.dtype} {array.shape}"
     if count < 1:
         return "expected at least one window, got none"
-    if not (np.isfinite(arrays["logits"]).all() and np.isfinite(arrays["probabilities"]).all()):
-        return "expected finite logits and probabilities, got others"
+    outputs = [name for name in ("logits", "probabilities", _NOVELTY) if name in dtypes]
+    if not all(np.isfinite(arrays[name]).all() for name in outputs):
+        return f"expected finite {' and '.join(outputs)}, got others"
     tolerance = float(arrays["tolerance"])
     if not (math.isfinite(tolerance) and tolerance > 0):
         return f"tolerance: expected a finite number above 0, got {tolerance}"

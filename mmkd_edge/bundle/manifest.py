@@ -35,6 +35,7 @@ MAX_LABELS = 10_000
 MAX_RELEASE = 10**12
 MOST_WINDOWS_AT_ONCE = 64
 MOST_CONFIDENCE_WINDOWS = 1024
+MOST_NOVELTY_WINDOWS = 1024
 
 ArtifactFormat = Literal["onnx", "tflite"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -94,6 +95,20 @@ class Confidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     true_probabilities: Annotated[tuple[_Share, ...], msgspec.Meta(min_length=1, max_length=MOST_CONFIDENCE_WINDOWS)]
 
 
+class Novelty(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the novelty scores of an artifact are worth: enough for a p-value; see `mmkd_edge.predict.novelty`.
+
+    Attributes:
+        scores: what it gave validation windows, rising, rounded up.
+        max_error: largest difference from the checkpoint's score, as a share of one more than that.
+        tolerance: what that may be on a device.
+    """
+
+    scores: Annotated[tuple[_Error, ...], msgspec.Meta(min_length=1, max_length=MOST_NOVELTY_WINDOWS)]
+    max_error: _Error
+    tolerance: _Error
+
+
 class Artifact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One model file in the archive: `<model>/model.<precision>.<format>`.
 
@@ -104,6 +119,7 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         batch: how many windows it takes at once; None where it takes one. The runtime gives one either way.
         confidence: what its probabilities are worth; None where no labelled windows calibrated it.
         unjudged: true where too few windows judged its lower precision, and that was accepted; else absent.
+        novelty: what its novelty scores are worth; absent where its graph gives none, or no windows calibrated them.
     """
 
     file: str
@@ -116,6 +132,7 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     batch: BatchRange | None = None
     confidence: Confidence | None = None
     unjudged: bool | msgspec.UnsetType = msgspec.UNSET
+    novelty: Novelty | msgspec.UnsetType = msgspec.UNSET
 
 
 class StateTensor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -188,6 +205,11 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     group_reference: GroupReference | None = None
     streaming: Streaming | None = None
 
+    @property
+    def has_novelty(self) -> bool:
+        """Whether its graphs give a novelty score."""
+        return len(self.outputs) > len(graph_outputs(self.task))
+
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole bundle.
@@ -227,17 +249,18 @@ def graph_inputs(modality: ModalitySpec) -> tuple[TensorSpec, ...]:
     )
 
 
-def graph_outputs(task: TaskSpec) -> tuple[TensorSpec, ...]:
-    """The outputs of every artifact, both float32 (1, K): `logits` and `probabilities`.
+def graph_outputs(task: TaskSpec, *, novelty: bool = False) -> tuple[TensorSpec, ...]:
+    """The outputs of every artifact, float32: `logits` and `probabilities` (1, K), and perhaps `novelty` (1, 1).
 
     The probabilities of several labels are each their own. Of a regression the outputs are `logits`, the answer in
     standard deviations of the training targets from their mean, and `value`, the answer in the target's unit.
     """
     shape = (1, len(task.labels))
-    return (
+    outputs = (
         TensorSpec(name="logits", dtype="float32", shape=shape),
         TensorSpec(name="value" if task.kind == "regression" else "probabilities", dtype="float32", shape=shape),
     )
+    return (*outputs, TensorSpec(name="novelty", dtype="float32", shape=(1, 1))) if novelty else outputs
 
 
 def step_inputs(modality: ModalitySpec, streaming: Streaming) -> tuple[TensorSpec, ...]:
@@ -341,7 +364,7 @@ def _check_model(model: ModelEntry, path: str) -> None:
     _check_modality(model.modality, f"{path}.modality")
     _check_task(model.task, f"{path}.task")
     _check_tensors(model.inputs, graph_inputs(model.modality), f"{path}.inputs")
-    _check_tensors(model.outputs, graph_outputs(model.task), f"{path}.outputs")
+    _check_tensors(model.outputs, graph_outputs(model.task, novelty=model.has_novelty), f"{path}.outputs")
     _check_printable([model.dataset_name], f"{path}.dataset_name")
     _check_hash(model.dataset_sha256, f"{path}.dataset_sha256")
     if model.teacher_sha256 is not None:
@@ -380,6 +403,7 @@ def _check_streaming(streaming: Streaming, model: ModelEntry, path: str) -> None
         _check_file(artifact.file, f"{model.name}/step.{artifact.precision}.{artifact.format}", f"{where}.file")
         _check_hash(artifact.sha256, f"{where}.sha256")
         _require(artifact.batch is None, f"{where}.batch", f"expected none in a step graph, got {artifact.batch}")
+        _require(artifact.novelty is msgspec.UNSET, f"{where}.novelty", "expected none in a step graph, got one")
 
 
 def _check_artifact(artifact: Artifact, model: ModelEntry, path: str) -> None:
@@ -388,14 +412,19 @@ def _check_artifact(artifact: Artifact, model: ModelEntry, path: str) -> None:
     batch = artifact.batch
     fits = batch is None or (artifact.format == "onnx" and batch.optimum <= batch.maximum)
     _require(fits, f"{path}.batch", f"expected a range of an ONNX graph, got {batch}")
+    if artifact.novelty is not msgspec.UNSET:
+        _require(model.has_novelty, f"{path}.novelty", "expected none beside graphs without the output, got one")
+        _check_rising(artifact.novelty.scores, f"{path}.novelty.scores")
     if artifact.confidence is not None:
         kind = model.task.kind
         _require(kind == "classification", f"{path}.confidence", f"expected none for {kind}, got one")
-        shares = artifact.confidence.true_probabilities
-        fall = next((place for place, (low, high) in enumerate(itertools.pairwise(shares), 1) if low > high), None)
-        where = f"{path}.confidence.true_probabilities"
-        if fall is not None:
-            _fail(where, f"expected rising numbers, got {shares[fall - 1]} before {shares[fall]}")
+        _check_rising(artifact.confidence.true_probabilities, f"{path}.confidence.true_probabilities")
+
+
+def _check_rising(numbers: Sequence[float], path: str) -> None:
+    fall = next((place for place, (low, high) in enumerate(itertools.pairwise(numbers), 1) if low > high), None)
+    if fall is not None:
+        _fail(path, f"expected rising numbers, got {numbers[fall - 1]} before {numbers[fall]}")
 
 
 def _check_statistics(statistics: InputStatistics, model: ModelEntry, path: str) -> None:

@@ -31,11 +31,11 @@ def spec_of(
     engine: EngineOptions,
 ) -> RunSpec:
     """What a line with a bundle asks for: one station. Raises UsageError where an option is wrong."""
-    if source.source is None:
+    if not source.source:
         raise UsageError("--source: expected where samples come from, got none; for instance --source csv:log.csv")
     station = StationSpec(
         bundle=str(bundle),
-        source=source.source,
+        source=_sources(source.source),
         name=name,
         map=_mapped(source.columns or []),
         modality=source.modality,
@@ -56,6 +56,7 @@ def spec_of(
         threads=engine.threads,
         reference=None if engine.reference is None else str(engine.reference),
         error_level=engine.error_level,
+        unknown_level=engine.unknown_level,
         alarms=rules_of(alarms),
         uncertain_below=sinks.uncertain_below,
     )
@@ -104,6 +105,19 @@ def with_a_sink(spec: RunSpec) -> RunSpec:
     if spec.sinks or any(station.sinks for station in spec.stations):
         return spec
     return msgspec.structs.replace(spec, sinks=("-",))
+
+
+def _sources(texts: Sequence[str]) -> str | dict[str, str]:
+    if len(texts) == 1:
+        return texts[0]
+    found = {text.partition("=")[0]: text.partition("=")[2] for text in texts}
+    for text in texts:
+        name, mark, _ = text.partition("=")
+        if not mark or ":" in name:
+            raise UsageError(f"--source {text}: expected MODALITY=SOURCE, since there are several; write it so")
+    if len(found) < len(texts):
+        raise UsageError("--source: expected each modality once, got one twice; leave one out")
+    return found
 
 
 def _mapped(texts: Sequence[str]) -> dict[str, str]:

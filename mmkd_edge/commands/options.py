@@ -15,7 +15,14 @@ from mmkd_edge.errors import UsageError
 class SourceOptions:
     """Where samples come from, and how they are read."""
 
-    source: Annotated[str | None, Option("Where samples come from; see below.", metavar="SOURCE")] = None
+    source: Annotated[
+        list[str] | None,
+        Option(
+            "Where samples come from; see below. Of a bundle with several students repeatable, with the modality: the "
+            "first in the bundle's order whose sensor lives answers.",
+            metavar="[MODALITY=]SOURCE",
+        ),
+    ] = None
     columns: Annotated[
         list[str] | None,
         Option(
@@ -124,6 +131,9 @@ class EngineOptions:
     threads: Annotated[int | None, Option("Of one prediction.", shown="tuned, else 1", min=1)] = None
     reference: Annotated[Path | None, Option("Statistics for a modality normalised per group.", metavar="FILE")] = None
     error_level: Annotated[float | None, Option("Also name label sets at it.", metavar="SHARE")] = None
+    unknown_level: Annotated[
+        float | None, Option("Say unknown where a window is unlike what training saw.", metavar="SHARE", shown="never")
+    ] = None
     watch_bundle: Annotated[
         bool, Option("Let a bundle that changes take over; SIGHUP does so too.", ("--watch-bundle",))
     ] = False
@@ -167,7 +177,7 @@ _NEEDS = {
 
 
 # What is chosen by `--tune-alarm`, or has no meaning for it.
-NOT_TUNING = ("--confirm", "--release", "--min-probability", "--error-level", "--watch-bundle")
+NOT_TUNING = ("--confirm", "--release", "--min-probability", "--error-level", "--unknown-level", "--watch-bundle")
 
 
 def given(*groups: Any) -> list[str]:

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_edge.drift.adaptation import Adaptation, SureAnswers, adaptation_of
 from mmkd_edge.drift.features import ROWS, ChannelStatistics, GroupReference, InputStatistics
 from mmkd_edge.drift.levels import rows_of
 from mmkd_edge.drift.verdict import Drift, DriftWatch
@@ -56,6 +57,7 @@ class ModelHealth(msgspec.Struct, frozen=True, kw_only=True):
         label_shares: share of each label among the answers, 0 to 1; zeros where there were none. Of several labels the
             share of answers in which it is on; of a regression empty.
         label_psi: population stability index of the answers against the reference; None where it says nothing yet.
+        adaptation: whether adapting the student is due.
     """
 
     model: str
@@ -64,6 +66,7 @@ class ModelHealth(msgspec.Struct, frozen=True, kw_only=True):
     drift: Drift
     label_shares: dict[str, float]
     label_psi: float | None
+    adaptation: Adaptation
 
 
 def measure_statistics(
@@ -140,9 +143,11 @@ class RunningStatistics:
         task: what it answers.
         expected: what the stability indices compare with; None compares nothing.
         group_reference: what the verdict compares with; None gives none.
+        true_probability: of the labels of the windows that calibrated the student, on average; None where none did.
 
     Attributes:
         watch: holds the last windows against the training.
+        sure: how probable its answers are.
     """
 
     def __init__(
@@ -153,6 +158,7 @@ class RunningStatistics:
         task: TaskSpec,
         expected: InputStatistics | None,
         group_reference: GroupReference | None = None,
+        true_probability: float | None = None,
     ) -> None:
         channels = len(modality.channels)
         self._model = model
@@ -168,6 +174,7 @@ class RunningStatistics:
         self._step = max(1, modality.samples // ROWS)
         unit = modality.unit if modality.normalise == "none" else ""
         self.watch = DriftWatch(group_reference, names=modality.channels, unit=unit)
+        self.sure = SureAnswers(true_probability)
         self._windows = 0.0
         self._bins = np.zeros((channels, BINS))
         self._moments = np.zeros((4, channels))  # rows: seen, there, sum, sum of squares, the last two about the shift
@@ -211,6 +218,7 @@ class RunningStatistics:
             drift=drift,
             label_shares=dict(zip(self._labels, shares.tolist(), strict=True)),
             label_psi=self._label_psi(shares),
+            adaptation=adaptation_of(drift, self.sure.change()),
         )
 
     def _channel(self, c: int, name: str) -> ChannelHealth:

@@ -1,8 +1,8 @@
 """Episodes: what an operator sees of a stream of results.
 
 One result is no alarm. An episode begins when enough of the last results speak for its label, and ends when none has
-for a while. A result without an answer (`invalid`, `stale`, `warming_up`) speaks neither for nor against. Owns the rule
-and the count; knows nothing of where results come from.
+for a while. A result without an answer (`invalid`, `stale`, `warming_up`) speaks neither for nor against, nor does one
+that nobody should believe (`unknown`). Owns the rule and the count; knows nothing of where results come from.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class _Followed:
 
     def vote(self, result: ResultRecord) -> str | None:
         """`raised` or `cleared` where this result decides it."""
-        if result.index < 0 or result.status == "stale":
+        if result.index < 0 or result.status in ("stale", "unknown"):
             return None
         moment_s = result.decided_s if result.time_s is None else result.time_s
         if moment_s < self._last_s:  # the clock of the samples was set: it says nothing of a cooldown any more

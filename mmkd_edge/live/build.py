@@ -16,15 +16,16 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.live.alarms import Episodes
 from mmkd_edge.live.channels import columns_of
 from mmkd_edge.live.intake import Intake
+from mmkd_edge.live.sensor import Sensor, StationRules
 from mmkd_edge.live.service import Service
 from mmkd_edge.live.sinks.outlet import Outlet
 from mmkd_edge.live.sinks.store import Store
 from mmkd_edge.live.sinks.table import open_sink, shown_names
 from mmkd_edge.live.sources.base import Source, Wanted
 from mmkd_edge.live.sources.files import FileSource
-from mmkd_edge.live.sources.table import LoadRecordings, open_source
+from mmkd_edge.live.sources.table import LoadRecordings, grows, open_source
 from mmkd_edge.live.spec import RunSpec, StationSpec
-from mmkd_edge.live.station import Onlooker, Station, StationRules
+from mmkd_edge.live.station import Onlooker, Station
 from mmkd_edge.live.uncertain import RingRule, UncertainRing
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import ModalitySpec
@@ -87,7 +88,8 @@ def usual_hop(entry: ModelEntry) -> int:
 
 
 def _predictor_key(spec: StationSpec) -> tuple[object, ...]:
-    return spec.bundle, spec.backend, spec.precision, spec.threads, spec.reference, spec.error_level
+    levels = spec.error_level, spec.unknown_level
+    return spec.bundle, spec.backend, spec.precision, spec.threads, spec.reference, levels
 
 
 def _opened(spec: StationSpec) -> EdgePredictor:
@@ -98,6 +100,7 @@ def _opened(spec: StationSpec) -> EdgePredictor:
         threads=spec.threads,
         reference=spec.reference,
         error_level=spec.error_level,
+        unknown_level=spec.unknown_level,
     )
 
 
@@ -132,61 +135,123 @@ def _station(
     load_recordings: Load,
     onlooker_of: OnlookerOf | None,
 ) -> Station:
-    entry = next((one for one in predictor.entries if one.modality.name == spec.modality), predictor.entry)
-    modality = entry.modality
-    if modality.kind == "video":
+    asked = _asked(spec, predictor)
+    sensors: list[Sensor] = []
+    try:
+        for entry, text in asked:
+            sensors.append(_sensor(spec, predictor, run, load_recordings, entry=entry, text=text, among=len(asked)))
+    except BaseException:
+        for sensor in sensors:
+            sensor.close()
+        raise
+    entry = asked[0][0]
+    return Station(
+        spec.name,
+        predictor=predictor,
+        sensors=sensors,
+        intake=_intake(spec, [sensor.source for sensor in sensors]),
+        outlets=outlets,
+        alarms=Episodes(spec.alarms, entry.task) if spec.alarms else None,
+        onlooker=None if onlooker_of is None else onlooker_of(spec.name, entry),
+    )
+
+
+def _asked(spec: StationSpec, predictor: EdgePredictor) -> list[tuple[ModelEntry, str]]:
+    """The students that answer, in the bundle's order, each with the source of its sensor."""
+    entries = predictor.entries
+    if isinstance(spec.source, str):
+        return [(next((one for one in entries if one.modality.name == spec.modality), entries[0]), spec.source)]
+    names = [entry.modality.name for entry in entries]
+    unknown = [name for name in spec.source if name not in names]
+    if unknown:
         raise UsageError(
-            f"station {spec.name!r}: modality {modality.name!r} is video, which no source gives; open the bundle in a "
-            "program of your own, and push frames to predictor.stream(hop=...)"
+            f"station {spec.name!r}: --source {unknown[0]}=...: the bundle has no such modality; expected "
+            f"{', '.join(names)}"
         )
+    if spec.follow and not any(map(grows, spec.source.values())):
+        raise UsageError("--follow: expected a file that grows among the sources, got none; leave it out")
+    return [(entry, spec.source[entry.modality.name]) for entry in entries if entry.modality.name in spec.source]
+
+
+def _sensor(
+    spec: StationSpec,
+    predictor: EdgePredictor,
+    run: RunSpec,
+    load_recordings: Load,
+    *,
+    entry: ModelEntry,
+    text: str,
+    among: int,
+) -> Sensor:
+    modality = entry.modality
+    mapped = _map_of(spec, modality.name, among=among)
+    _check_modality(spec, run, modality, is_mapped=bool(mapped), among=among)
+    wanted = Wanted(
+        columns=columns_of(modality, mapped),
+        rate_hz=modality.rate_hz,
+        time_column=spec.time_column,
+        time_unit=spec.time_unit,
+        follow=spec.follow and (among == 1 or grows(text)),
+        replay_speed=spec.replay_speed,
+        frame=modality.shape[1:] if modality.kind == "video" else None,  # type: ignore[arg-type]
+    )
+    load: LoadRecordings = lambda place: load_recordings(place, modality)  # noqa: E731
+    source: Source = open_source(text, wanted, load_recordings=load, pause_s=2 * modality.duration_s)
+    if spec.stale_s is not None and not source.live:
+        source.close()
+        raise UsageError(
+            f"station {spec.name!r}: --stale: expected a live source, got {text}, whose samples have no age; "
+            "leave it out, or add --follow for a file that grows"
+        )
+    rules = _rules(spec, entry, predictor.entry)
+    return Sensor(source, text, predictor=predictor, rules=rules, ring=_ring(spec, run, entry))
+
+
+def _map_of(spec: StationSpec, modality: str, *, among: int) -> dict[str, str]:
+    """The columns of one of several modalities, which are named `MODALITY.CHANNEL`."""
+    if among == 1:
+        return dict(spec.map)
+    for channel, column in spec.map.items():
+        if channel.partition(".")[0] not in spec.source:
+            raise UsageError(f"--map {channel}={column}: expected MODALITY.CHANNEL beside several sources; write it so")
+    own = f"{modality}."
+    return {channel.removeprefix(own): one for channel, one in spec.map.items() if channel.startswith(own)}
+
+
+def _check_modality(spec: StationSpec, run: RunSpec, modality: ModalitySpec, *, is_mapped: bool, among: int) -> None:
+    is_kept = run.keep_uncertain_bytes is not None
+    if modality.kind == "video" and (is_mapped or is_kept):
+        option = "--map" if is_mapped else "--keep-uncertain"
+        raise UsageError(
+            f"station {spec.name!r}: {option}: expected none for {modality.name!r}, which is video; leave it out"
+        )
+    if among > 1 and (is_kept or spec.modality is not None):
+        option = "--keep-uncertain" if is_kept else "--modality"
+        raise UsageError(f"station {spec.name!r}: {option}: expected none beside several sources; leave it out")
     if modality.normalise == "per_group" and spec.reference is None:
         raise UsageError(
             f"{spec.bundle}: modality {modality.name!r} needs the statistics of its machine; make them with "
             "mmkd-data reference, and name them with --reference"
         )
-    wanted = Wanted(
-        columns=columns_of(modality, spec.map),
-        rate_hz=modality.rate_hz,
-        time_column=spec.time_column,
-        time_unit=spec.time_unit,
-        follow=spec.follow,
-        replay_speed=spec.replay_speed,
-    )
-    load: LoadRecordings = lambda place: load_recordings(place, modality)  # noqa: E731
-    source: Source = open_source(spec.source, wanted, load_recordings=load, pause_s=2 * modality.duration_s)
-    if spec.stale_s is not None and not source.live:
-        source.close()
-        raise UsageError(
-            f"station {spec.name!r}: --stale: expected a live source, got {spec.source}, whose samples have no age; "
-            "leave it out, or add --follow for a file that grows"
-        )
-    return Station(
-        spec.name,
-        predictor=predictor,
-        source=source,
-        source_text=spec.source,
-        intake=_intake(spec, source),
-        outlets=outlets,
-        rules=_rules(spec, entry),
-        alarms=Episodes(spec.alarms, entry.task) if spec.alarms else None,
-        ring=_ring(spec, run, entry),
-        onlooker=None if onlooker_of is None else onlooker_of(spec.name, entry),
-    )
 
 
-def _intake(spec: StationSpec, source: Source) -> Intake:
+def _intake(spec: StationSpec, sources: Sequence[Source]) -> Intake:
     # A file keeps what waits: nothing is lost by reading it later.
-    may_drop = source.live and not isinstance(source, FileSource)
+    may_drop = all(source.live and not isinstance(source, FileSource) for source in sources)
     return Intake(most=spec.queue, on_full=spec.on_full or ("drop-oldest" if may_drop else "block"))
 
 
-def _rules(spec: StationSpec, entry: ModelEntry) -> StationRules:
+def _rules(spec: StationSpec, entry: ModelEntry, first: ModelEntry) -> StationRules:
+    hop = usual_hop(entry)
+    if spec.hop is not None:  # counts samples of the first student: the others' are as far apart in time
+        same_rate = entry is first or isinstance(spec.source, str)
+        hop = spec.hop if same_rate else max(1, round(spec.hop * entry.modality.rate_hz / first.modality.rate_hz))
     return StationRules(
-        hop=usual_hop(entry) if spec.hop is None else spec.hop,
+        hop=hop,
         time_from=spec.time,
         gap_s=spec.gap_s,
         reorder=spec.reorder,
         stale_s=spec.stale_s,
         silence_s=spec.silence_s,
-        modality=spec.modality,
+        modality=entry.modality.name,
     )

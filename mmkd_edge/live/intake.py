@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -23,14 +23,16 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     """Samples as a source gave them together.
 
     Attributes:
-        rows: float32 (n, C) in the channels' order and the modality's unit; NaN = missing.
+        rows: float32 (n, C) in the channels' order and the modality's unit, NaN = missing; of video uint8 (n, H, W, C).
         times: float64 (n,) seconds on the source's clock, or None where it gives none.
         arrived_s: a moment of `time.monotonic()`.
+        sensor: of the station's sensors the number of the one that they are of.
     """
 
-    rows: NDArray[np.float32]
+    rows: NDArray[Any]
     times: NDArray[np.float64] | None
     arrived_s: float
+    sensor: int = 0
 
 
 class Listener(Protocol):
@@ -71,7 +73,7 @@ class IntakeFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Intake:
-    """A bounded queue of deliveries for one thread that puts and one that takes.
+    """A bounded queue of deliveries for threads that put and one that takes.
 
     Args:
         most: deliveries that may wait.

@@ -13,7 +13,9 @@ import msgspec
 from mmkd_edge.predict.postprocess import Prediction
 from mmkd_edge.predict.sensors import Status
 
-StationState = Literal["started", "connected", "disconnected", "swapped", "refused", "failed", "stopped"]
+StationState = Literal[
+    "started", "connected", "disconnected", "swapped", "refused", "adaptation_due", "failed", "stopped"
+]
 AlarmEvent = Literal["raised", "cleared", "acknowledged"]
 
 
@@ -25,7 +27,7 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", 
         number: counts the records of a station from 1; a reader that misses one knows that it was lost.
         time_s: of the newest sample of the window; None where samples have no times.
         decided_s: when it was decided.
-        status: how far it can be trusted, and so the next ten: as of `Prediction`.
+        status: how far it can be trusted, and so the next eleven: as of `Prediction`.
         dropped: samples that left the full queue since the result before.
         late: samples left out since then because later ones were there already.
     """
@@ -43,6 +45,7 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", 
     labels: tuple[str, ...]
     value: float | None
     label_set: tuple[str, ...]
+    novelty: float | None = None
     missing_share: float
     modality: str
     input_age_s: float | None
@@ -85,8 +88,8 @@ class StateRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
         station: its name.
         number: as of `ResultRecord`.
         decided_s: when it was noticed.
-        state: what happened: it runs, its source is there or gone, another bundle took over or was refused, it failed,
-            it stopped.
+        state: what happened: it runs, its source is there or gone, another bundle took over or was refused, its student
+            should be adapted, it failed, it stopped.
         reason: in words, for people.
     """
 
@@ -125,6 +128,7 @@ def result_record(
         labels=prediction.labels,
         value=prediction.value,
         label_set=prediction.label_set,
+        novelty=prediction.novelty,
         missing_share=prediction.missing_share,
         modality=prediction.modality,
         input_age_s=prediction.input_age_s,

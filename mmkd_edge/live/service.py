@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 _TICK_S = 0.25
 _LOOKS_S = 1.0
+# Of whether students should be adapted: what is asked changes within hours.
+_LOOKS_AT_HEALTH_S = 60.0
 # A call that takes longer than this hangs, where nobody says otherwise.
 _HANGS_S = 30.0
 
@@ -81,7 +83,7 @@ class Service:
         notify("READY=1")
         limit_s = watchdog_s()
         tick_s = _TICK_S if limit_s is None else min(_TICK_S, limit_s / 4)
-        looked_s = time.monotonic()
+        looked_s = judged_s = time.monotonic()
         while not self._is_over() and not stop.wait(tick_s):
             if reload.is_set() and not self._is_swapping:  # else it waits for the end of that swap
                 reload.clear()
@@ -89,6 +91,10 @@ class Service:
             if self._watch_bundle and time.monotonic() - looked_s >= _LOOKS_S:
                 looked_s = time.monotonic()
                 self.swap(self._changed())
+            if time.monotonic() - judged_s >= _LOOKS_AT_HEALTH_S:
+                judged_s = time.monotonic()
+                for station in self.stations:
+                    station.look()
             self._tell_watchdog(limit_s)
         return self._close()
 
@@ -155,6 +161,7 @@ class Service:
     def _close(self) -> RunFacts:
         notify("STOPPING=1")
         for station in self.stations:
+            station.look()
             station.stop()
         until_s = time.monotonic() + DRAIN_S
         for station in self.stations:

@@ -28,7 +28,8 @@ class StationSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     Attributes:
         bundle: the file that answers; stations with the same bundle and options share what it opens.
-        source: as of `--source`.
+        source: as of `--source`; or one for each of several modalities, of which the first in the bundle's order that
+            lives answers.
         name: in every record; else the stem of the bundle, with a number where that is taken.
         sinks: as of `--sink`, in addition to those of the file.
         map: column of each channel that is not called like it.
@@ -51,7 +52,7 @@ class StationSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """
 
     bundle: str
-    source: str
+    source: str | dict[str, str]
     name: str = ""
     sinks: tuple[str, ...] = ()
     map: dict[str, str] = {}
@@ -73,6 +74,7 @@ class StationSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     threads: int | None = None
     reference: str | None = None
     error_level: float | None = None
+    unknown_level: float | None = None
     alarms: tuple[AlarmRule, ...] = ()
     uncertain_below: float = 0.6
 
@@ -162,6 +164,8 @@ def _station_problems(station: StationSpec) -> Iterator[str]:
             yield f"{key}': expected a number above 0, got {value}; correct it"
     if station.follow and station.replay_speed is not None:
         yield "replay_speed': expected none beside 'follow', for a file that grows has a pace of its own; leave one out"
+    if isinstance(station.source, dict) and len(station.source) < 2:
+        yield f"source': expected sources of two modalities or more, got {len(station.source)}; write one as a text"
     if not 1 <= station.queue <= MOST_QUEUED:
         yield f"queue': expected 1 to {MOST_QUEUED:,}, got {station.queue}; correct it"
     if station.hop is not None and station.hop < 1:

@@ -1,6 +1,6 @@
-"""One station: samples from a source become records, in a thread that reads and a thread that answers.
+"""One station: samples of a sensor, or of several, become records, in threads that read and a thread that answers.
 
-Owns the order of things: source -> intake -> clock -> stream -> alarms -> outlets, and what a silent sensor is.
+Owns the order of things: source -> intake -> clock and stream -> alarms -> outlets.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.errors import MmkdError, first_line
-from mmkd_edge.live.clock import SampleClock, TimeFrom
 from mmkd_edge.live.intake import Delivery, Intake, IntakeFacts
 from mmkd_edge.live.records import AlarmRecord, Record, ResultRecord, StateRecord, StationState, result_record
+from mmkd_edge.live.sensor import Order, Sensor, Step
 from mmkd_edge.live.sinks.outlet import Outlet
-from mmkd_edge.live.sources.base import Source
-from mmkd_edge.live.uncertain import RingFacts, UncertainRing
+from mmkd_edge.live.uncertain import RingFacts
 from mmkd_edge.predict.postprocess import Prediction
 from mmkd_edge.predictor import EdgePredictor
-from mmkd_edge.stream.stream import OnWindow, Stream, StreamFacts
+from mmkd_edge.stream.stream import StreamFacts
 from mmkd_edge.watch.timing import Histogram, Timing
 
 logger = logging.getLogger(__name__)
@@ -43,7 +42,7 @@ class Onlooker(Protocol):
     """Sees what passes, for a page. It must return at once."""
 
     def samples(self, times: NDArray[np.float64], rows: NDArray[np.float32]) -> None:
-        """What goes into the stream: (n,) seconds and float32 (n, C)."""
+        """What goes into the stream: (n,) seconds and float32 (n, C), of video the brightness of each channel."""
         ...
 
     def record(self, record: Record) -> None:
@@ -57,28 +56,6 @@ class Alarms(Protocol):
     def see(self, result: ResultRecord) -> list[AlarmRecord]:
         """The alarms that a result raises or clears; their number is set by the station."""
         ...
-
-
-class StationRules(msgspec.Struct, frozen=True, kw_only=True):
-    """How a station treats its samples.
-
-    Attributes:
-        hop: samples from one prediction to the next.
-        time_from: whose times are taken.
-        gap_s: as of `EdgePredictor.stream`.
-        reorder: as of `EdgePredictor.stream`.
-        stale_s: from this age of the newest sample on a result is stale.
-        silence_s: from when on a live source is silent and its samples missing; None goes by the usual intervals.
-        modality: which student of the bundle; None is the first.
-    """
-
-    hop: int
-    time_from: TimeFrom = "source"
-    gap_s: float | None = None
-    reorder: int = 0
-    stale_s: float | None = None
-    silence_s: float | None = None
-    modality: str | None = None
 
 
 class StationFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +73,7 @@ class StationFacts(msgspec.Struct, frozen=True, kw_only=True):
         latency: from the arrival of samples to the records that they made due.
         uncertain: windows that were kept; None where none are.
         state: as of the last `StateRecord`.
+        adaptation: why a student should be adapted, as of the last look; empty where none should.
     """
 
     station: str
@@ -109,22 +87,20 @@ class StationFacts(msgspec.Struct, frozen=True, kw_only=True):
     latency: Timing | None
     uncertain: RingFacts | None
     state: StationState
+    adaptation: str
 
 
 class Station:
-    """Runs one source through one predictor into outlets. Start it, and close it.
+    """Runs sources through one predictor into outlets. Start it, and close it.
 
     Args:
         name: of the station, in every record.
         predictor: who answers; stays yours to close.
-        source: closed by `close`.
-        source_text: how it was named.
-        intake: the queue between the two threads.
+        sensors: one, or several in the bundle's order; closed by `close`.
+        intake: the queue between the threads.
         outlets: where records go; they stay yours to close.
-        rules: how samples are treated.
         alarms: what makes episodes; None makes none.
-        ring: what keeps uncertain windows, closed by `close`; None keeps none.
-        onlooker: who looks on; None is nobody.
+        onlooker: who looks on, at the first sensor's samples; None is nobody.
     """
 
     def __init__(
@@ -132,31 +108,20 @@ class Station:
         name: str,
         *,
         predictor: EdgePredictor,
-        source: Source,
-        source_text: str,
+        sensors: Sequence[Sensor],
         intake: Intake,
         outlets: Sequence[Outlet],
-        rules: StationRules,
         alarms: Alarms | None = None,
-        ring: UncertainRing | None = None,
         onlooker: Onlooker | None = None,
     ) -> None:
         self.name = name
         self.predictor = predictor
-        self._source = source
-        self._source_text = source_text
+        self._sensors = tuple(sensors)
+        self._order = Order(self._sensors, predictor.task) if len(self._sensors) > 1 else None
         self._intake = intake
         self._outlets = outlets
-        # What was recorded has no age.
-        self._rules = rules if source.live else msgspec.structs.replace(rules, stale_s=None)
         self._alarms = alarms
-        self._ring = ring
         self._onlooker = onlooker
-        self._stream = _stream_of(predictor, self._rules, None if ring is None else self._keep)
-        self._modality = next(
-            entry.modality for entry in predictor.entries if rules.modality in (None, entry.modality.name)
-        )
-        self._clock = SampleClock(rate_hz=self._modality.rate_hz, time_from=rules.time_from, live=source.live)
         self._latency = Histogram()
         self._lock = threading.Lock()  # of records and counts, which several threads make
         self._number = 0
@@ -165,19 +130,26 @@ class Station:
         self._missed = self._faults = 0
         self._seen_dropped = self._seen_late = 0
         self._state: StationState = "started"
+        self._adaptation = ""
         self._logged, self._logged_s = "", -_LOGS_EVERY_S
-        self._now_s = 0.0
+        self._filled_s = 0.0
         self._busy_since_s: float | None = None
         self._answers = True
         self._error: Exception | None = None
         self._began_s = time.monotonic()
-        self._reading = threading.Thread(target=self._read, name=f"source {name}", daemon=True)
+        self._reading = [
+            threading.Thread(target=self._read, args=(number,), name=f"source {name}", daemon=True)
+            for number in range(len(self._sensors))
+        ]
+        self._at_work = len(self._sensors)  # sources that have not ended
         self._answering = threading.Thread(target=self._answer, name=f"station {name}", daemon=True)
 
     def start(self) -> None:
         """Begin to read and to answer."""
-        self.say("started", f"{self.predictor.info().model_id}: {self._modality.name} from {self._source_text}")
-        self._reading.start()
+        sensors = ", then ".join(f"{one.modality.name} from {one.text}" for one in self._sensors)
+        self.say("started", f"{self.predictor.info().model_id}: {sensors}")
+        for thread in self._reading:
+            thread.start()
         self._answering.start()
 
     @property
@@ -207,10 +179,13 @@ class Station:
             until_s: a moment of `time.monotonic()`: what is not answered then is left; None gives it five seconds.
         """
         self.stop()
-        self._answering.join(DRAIN_S if until_s is None else max(0.0, until_s - time.monotonic()))
-        self._source.close()
-        if self._ring is not None:
-            self._ring.close()
+        until_s = time.monotonic() + DRAIN_S if until_s is None else until_s
+        # A reader inside of a library, as of a camera's next frame, must be out of it when the process ends.
+        for thread in (self._answering, *self._reading):
+            if thread.ident is not None:
+                thread.join(max(0.0, until_s - time.monotonic()))
+        for sensor in self._sensors:
+            sensor.close()
         self.say("stopped", "answered what waited" if self.is_over else "left samples unanswered: no end in 5 s")
 
     def say(self, state: StationState, reason: str) -> None:
@@ -242,26 +217,45 @@ class Station:
                 missed=self._missed,
                 faults=self._faults,
                 intake=self._intake.facts(),
-                stream=self._stream.facts,
+                stream=_added([sensor.stream.facts for sensor in self._sensors]),
                 latency=self._latency.timing(),
-                uncertain=None if self._ring is None else self._ring.facts(),
+                uncertain=None if (ring := self._sensors[0].ring) is None else ring.facts(),
                 state=self._state,
+                adaptation=self._adaptation,
             )
 
-    # ---- the thread that reads
+    def look(self) -> None:
+        """See whether a student should be adapted; says so once, until it no longer should. Takes milliseconds."""
+        names = {sensor.modality.name for sensor in self._sensors}
+        health = self.predictor.health()
+        pairs = zip(self.predictor.entries, health.models, strict=False)  # a swap may come between
+        found = [model.adaptation for entry, model in pairs if entry.modality.name in names]
+        reason = "; ".join(one.reason for one in found if one.due)
+        is_new = bool(reason) and not self._adaptation
+        self._adaptation = reason
+        if is_new:
+            self.say("adaptation_due", reason)
 
-    def _read(self) -> None:
+    # ---- the threads that read
+
+    def _read(self, number: int) -> None:
         try:
-            for delivery in self._source.deliveries(self._intake):
+            for delivery in self._sensors[number].source.deliveries(self._intake):
                 if len(delivery.rows):
-                    self._intake.put(delivery)
+                    self._intake.put(msgspec.structs.replace(delivery, sensor=number) if number else delivery)
                 if self._intake.stop.is_set():
                     break
-        except Exception as error:  # a source that fails for good ends, and the other stations go on
+        except Exception as error:  # a source that fails for good ends, and the other ones go on
             self._error = error
             self.say("failed", first_line(error))
         finally:
-            self._intake.end()
+            with self._lock:
+                self._at_work -= 1
+            if self._at_work:
+                nothing = np.empty((0, 0), dtype=np.float32)
+                self._intake.put(Delivery(rows=nothing, times=None, arrived_s=time.monotonic(), sensor=number))
+            else:
+                self._intake.end()
 
     # ---- the thread that answers
 
@@ -273,77 +267,71 @@ class Station:
                 self._busy_since_s = time.monotonic()
                 if delivery is not None:
                     self._take(delivery)
-                else:
+                if delivery is None or (self._order is not None and self._busy_since_s - self._filled_s > _WAITS_S):
+                    self._filled_s = self._busy_since_s
                     self._fill_silence()
             except Exception as error:  # whatever a sample brings about, the next one is answered
                 self._fault(error)
             finally:
                 self._busy_since_s = None
+        for number in range(len(self._sensors)):
+            self._flush(number)
+
+    def _take(self, delivery: Delivery) -> None:
+        if not len(delivery.rows):  # the end of one of several sources
+            self._flush(delivery.sensor)
+            self._sensors[delivery.sensor].has_ended = True
+            return
+        found = self._follow(delivery.sensor, self._sensors[delivery.sensor].take(delivery))
+        if found:
+            with self._lock:
+                # A recording waits in the queue for as long as it takes: that says nothing of the machine.
+                is_live = self._sensors[delivery.sensor].source.live
+                began_s = delivery.arrived_s if is_live else self._busy_since_s
+                self._latency.add(time.monotonic() - (began_s or delivery.arrived_s))
+
+    def _fill_silence(self) -> None:
+        """Give the streams what silent sources should have given, as missing."""
+        for number, sensor in enumerate(self._sensors):
+            step = sensor.fill_silence()
+            self._missed += len(step.times)
+            if len(step.times):
+                self._follow(number, step)
+
+    def _follow(self, number: int, step: Step) -> bool:
+        """Show and say a step; whether it made results due."""
+        if self._onlooker is not None and number == 0:
+            self._onlooker.samples(step.times, step.levels)
+        self._say_all(number, step.found)
+        return bool(step.found)
+
+    def _flush(self, number: int) -> None:
+        if self._sensors[number].has_ended:
+            return
         try:
-            self._now_s = self._clock.now_s() or self._now_s
-            self._say_all(self._stream.flush(now_s=self._now_s))
+            self._say_all(number, self._sensors[number].flush())
         except MmkdError as error:
             self._fault(error)
 
-    def _take(self, delivery: Delivery) -> None:
-        times = self._clock.times_of(delivery)
-        if self._onlooker is not None:
-            self._onlooker.samples(times, delivery.rows)
-        now_s = self._clock.now_s()
-        self._now_s = float(times[-1]) if now_s is None else now_s
-        found = self._stream.push(delivery.rows, times, now_s=self._now_s)
-        if found:
-            self._say_all(found)
-            with self._lock:
-                # A recording waits in the queue for as long as it takes: that says nothing of the machine.
-                began_s = delivery.arrived_s if self._source.live else self._busy_since_s
-                self._latency.add(time.monotonic() - (began_s or delivery.arrived_s))
-
-    def _keep(self, window: NDArray[np.float32], prediction: Prediction) -> None:
-        assert self._ring is not None
-        self._ring.see(window, prediction, time_s=self._now_s - (prediction.input_age_s or 0.0))
-
-    def _fill_silence(self) -> None:
-        """Give the stream what a silent source should have given, as missing."""
-        times = self._clock.missing_times(time.monotonic(), silence_s=self._rules.silence_s)
-        now_s = self._clock.now_s()
-        if now_s is None or len(times) == 0:
-            return
-        rows = np.full((len(times), len(self._modality.channels)), np.nan, dtype=np.float32)
-        self._missed += len(rows)
-        self._now_s = now_s
-        if self._onlooker is not None:
-            self._onlooker.samples(times, rows)
-        silent_s = self._clock.silent_s()
-        found = self._stream.push(rows, times, now_s=now_s)
-        self._say_all([self._silent(prediction, silent_s) for prediction in found])
-
-    def _silent(self, prediction: Prediction, silent_s: float) -> Prediction:
-        """A prediction while no sample comes: its input is as old as the last one, and stale from `stale_s` on."""
-        stale_s = self._rules.stale_s
-        if stale_s is None or silent_s <= stale_s:
-            return prediction
-        reason = f"no sample for {silent_s:.1f} s"
-        return msgspec.structs.replace(
-            prediction,
-            status="stale",
-            reason=f"{reason}; {prediction.reason}" if prediction.reason else reason,
-        )
-
     # ---- what is said
 
-    def _say_all(self, predictions: Sequence[Prediction]) -> None:
-        facts, dropped = self._stream.facts, self._intake.facts().dropped
-        late = facts.late + facts.strays
-        for prediction in predictions:
-            self._say_one(prediction, dropped=dropped - self._seen_dropped, late=late - self._seen_late)
-            self._seen_dropped, self._seen_late = dropped, late
+    def _say_all(self, number: int, predictions: Sequence[Prediction]) -> None:
+        if not predictions:
+            return
+        facts, dropped = [sensor.stream.facts for sensor in self._sensors], self._intake.facts().dropped
+        late = sum(one.late + one.strays for one in facts)
+        for given in predictions:
+            prediction = given if self._order is None else self._order.given(number, given)
+            if prediction is not None:
+                self._say_one(number, prediction, dropped=dropped - self._seen_dropped, late=late - self._seen_late)
+                self._seen_dropped, self._seen_late = dropped, late
 
-    def _say_one(self, prediction: Prediction, *, dropped: int, late: int) -> None:
+    def _say_one(self, sensor_number: int, prediction: Prediction, *, dropped: int, late: int) -> None:
+        sensor = self._sensors[sensor_number]
         self._answers = not prediction.reason.startswith(_ENGINE_FAILED)
         age_s = prediction.input_age_s
-        time_s = None if age_s is None else round(self._now_s - age_s, 6)
-        if not self._source.live:  # a recording has no age
+        time_s = None if age_s is None else round(sensor.now_s - age_s, 6)
+        if not sensor.source.live:  # a recording has no age
             prediction = msgspec.structs.replace(prediction, input_age_s=None)
 
         def record(number: int) -> ResultRecord:
@@ -372,8 +360,8 @@ class Station:
                     self._results[record.status] = self._results.get(record.status, 0) + 1
                 case AlarmRecord(event="raised"):
                     self._raised[record.label] = self._raised.get(record.label, 0) + 1
-                case StateRecord():
-                    self._state = record.state
+                case StateRecord(state=state) if state != "adaptation_due":  # it goes on as it did
+                    self._state = state
             for outlet in self._outlets:
                 outlet.put(record)
         if self._onlooker is not None:
@@ -402,12 +390,7 @@ def _numbered(record: AlarmRecord, number: int) -> AlarmRecord:
     return msgspec.structs.replace(record, number=number)
 
 
-def _stream_of(predictor: EdgePredictor, rules: StationRules, on_window: OnWindow | None) -> Stream:
-    return predictor.stream(
-        hop=rules.hop,
-        modality=rules.modality,
-        gap_s=rules.gap_s,
-        reorder=rules.reorder,
-        stale_s=rules.stale_s,
-        on_window=on_window,
-    )
+def _added(facts: Sequence[StreamFacts]) -> StreamFacts:
+    """What happened to the samples of all sensors."""
+    names = StreamFacts.__struct_fields__
+    return StreamFacts(**{name: sum(getattr(one, name) for one in facts) for name in names})

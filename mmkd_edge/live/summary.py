@@ -42,6 +42,8 @@ def _station_lines(facts: StationFacts) -> Iterator[str]:
         kept = facts.uncertain
         said = f", {kept.dropped:,} dropped" if kept.dropped else ""
         yield f"  {kept.kept:,} uncertain windows kept{said}"
+    if facts.adaptation:
+        yield f"  adaptation is due: {facts.adaptation}; record it anew, and see mmkd-adapt"
     if facts.alarms:
         yield "  alarms: " + ", ".join(f"{count} {label}" for label, count in facts.alarms.items())
 

@@ -120,7 +120,7 @@ def tune_alarm(
         UsageError: a label is unknown, the recordings cannot tell, or no rule keeps the limit.
         UnavailableError: scipy is not installed.
     """
-    stats = _scipy_stats()
+    _scipy_stats()  # before the recordings, which take their time
     task = predictor.task
     Episodes([AlarmRule(label=label)], task)
     names = tuple(normal) or tuple(one for one in task.labels if one != label)
@@ -137,7 +137,7 @@ def tune_alarm(
                 f"{sum(run.label == label for run in part)} and {sum(run.label != label for run in part)}; "
                 "name normal operation with --normal, or deal the dataset anew"
             )
-    tried = [(rule, outcome_of(parts["valid"], rule, predictor, stats)) for rule in _rules(label, cooldown_s)]
+    tried = [(rule, outcome_of(parts["valid"], rule, predictor)) for rule in _rules(label, cooldown_s)]
     kept = [(rule, found) for rule, found in tried if (found.false_alarms_per_hour or 0.0) <= most_per_hour]
     if not kept:
         least = min(found.false_alarms_per_hour or 0.0 for _, found in tried)
@@ -153,8 +153,8 @@ def tune_alarm(
         tried=len(tried),
         normal=names,
         on_valid=on_valid,
-        on_test=outcome_of(parts["test"], rule, predictor, stats),
-        before=outcome_of(parts["test"], single, predictor, stats),
+        on_test=outcome_of(parts["test"], rule, predictor),
+        before=outcome_of(parts["test"], single, predictor),
     )
 
 
@@ -195,7 +195,7 @@ def _run_of(predictor: EdgePredictor, recording: Recorded, hop: int) -> _Run:
     )
 
 
-def outcome_of(runs: Sequence[_Run], rule: AlarmRule, predictor: EdgePredictor, stats: Any) -> Outcome:
+def outcome_of(runs: Sequence[_Run], rule: AlarmRule, predictor: EdgePredictor) -> Outcome:
     """What a rule does on the results of some recordings; each recording begins without a history."""
     hours, false_alarms, delays, positive = 0.0, 0, [], 0
     for run in runs:
@@ -211,26 +211,28 @@ def outcome_of(runs: Sequence[_Run], rule: AlarmRule, predictor: EdgePredictor, 
         normal_hours=hours,
         false_alarms=false_alarms,
         false_alarms_per_hour=false_alarms / hours if hours else None,
-        false_alarms_interval=_poisson(false_alarms, hours, stats) if hours else None,
+        false_alarms_interval=rate_interval(false_alarms, hours) if hours else None,
         recordings=positive,
         detected=len(delays),
-        detected_interval=_binomial(len(delays), positive, stats) if positive else None,
+        detected_interval=share_interval(len(delays), positive) if positive else None,
         delay_s=float(np.median(delays)) if delays else None,
         longest_delay_s=max(delays) if delays else None,
         groups=len({run.group for run in runs}),
     )
 
 
-def _poisson(count: int, hours: float, stats: Any) -> tuple[float, float]:
-    tail = (1 - _LEVEL) / 2
-    low = stats.chi2.ppf(tail, 2 * count) / 2 if count else 0.0
-    return float(low) / hours, float(stats.chi2.ppf(1 - tail, 2 * count + 2) / 2) / hours
+def rate_interval(count: int, hours: float) -> tuple[float, float]:
+    """Between which rates an hour the true one is, where so many were counted: exact, at 95 %."""
+    chi2, tail = _scipy_stats().chi2, (1 - _LEVEL) / 2
+    low = chi2.ppf(tail, 2 * count) / 2 if count else 0.0
+    return float(low) / hours, float(chi2.ppf(1 - tail, 2 * count + 2) / 2) / hours
 
 
-def _binomial(count: int, of: int, stats: Any) -> tuple[float, float]:
-    tail = (1 - _LEVEL) / 2
-    low = stats.beta.ppf(tail, count, of - count + 1) if count else 0.0
-    high = stats.beta.ppf(1 - tail, count + 1, of - count) if count < of else 1.0
+def share_interval(count: int, of: int) -> tuple[float, float]:
+    """Between which shares the true one is, where `count` of `of` were: exact, at 95 %."""
+    beta, tail = _scipy_stats().beta, (1 - _LEVEL) / 2
+    low = beta.ppf(tail, count, of - count + 1) if count else 0.0
+    high = beta.ppf(1 - tail, count + 1, of - count) if count < of else 1.0
     return float(low), float(high)
 
 

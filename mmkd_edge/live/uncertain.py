@@ -1,4 +1,4 @@
-"""Windows that a student was not sure of, kept on the disk until somebody labels them.
+"""Windows that a student was not sure of or never saw the like of, kept on the disk until somebody labels them.
 
 A ring of files in the interchange form that `mmkd-data import` reads, a few windows each, the oldest given up first.
 Owns the choice of windows and the files. Writing has a thread of its own: no answer waits for the disk.
@@ -141,6 +141,8 @@ class UncertainRing:
         self._thread.join(5.0)
 
     def _why(self, prediction: Prediction) -> str:
+        if prediction.index >= 0 and prediction.status == "unknown":
+            return "unknown"
         if prediction.index < 0 or prediction.status not in ("ok", "degraded") or self._task.kind == "regression":
             return ""
         if len(prediction.label_set) > 1:

@@ -19,10 +19,8 @@ from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import BackendError, BundleError, MmkdError
 from mmkd_edge.machine import this_machine
 from mmkd_edge.opening.trial import TrialEvent, TrialRequest
-from mmkd_edge.opening.trial_process import MEMORY_BYTES, WAY_S, hold_trial
 from mmkd_edge.predict.profile import library_versions
 from mmkd_edge.predict.setup import Asked, Setup
-from mmkd_edge.trust.graphs import check_graph
 from mmkd_edge.trust.verdicts import passed_before, remember_passed
 
 _UNASKED = " unasked"
@@ -47,16 +45,22 @@ class Admission:
         self._tried: set[str] = set()
         self._now: set[str] = set()
         self._refused: dict[str, TrialEvent] = {}
+        self._texts: dict[tuple[str, Setup], str] = {}
         self._unsaved = ""
 
     def text_of(self, way: Way) -> str:
         """A way in one line: what must be the same for a verdict to hold."""
         entry, setup = way
+        known = self._texts.get((entry.name, setup))
+        if known is not None:
+            return known
         library = " ".join(f"{name} {version}" for name, version in library_versions((setup.backend,)).items())
         options = msgspec.json.encode(setup.options).decode()
         named = f"{entry.name} {setup.precision} {setup.backend} {library or 'of an unknown version'}"
         text = f"{named} threads={setup.threads} {options} {self._machine}"
-        return text if self._asked.selftest else text + _UNASKED
+        text = text if self._asked.selftest else text + _UNASKED
+        self._texts[entry.name, setup] = text
+        return text
 
     def try_new(self, ways: Sequence[Way]) -> None:
         """Read the graphs, and hold a trial of every way that is new here.
@@ -123,6 +127,9 @@ class Admission:
 
     def _hold_trial(self, waiting: dict[str, Way]) -> None:
         """Try ways in one process, and take from those that wait the ones of which something is known then."""
+        # Imported here: it brings subprocess, and most starts hold no trial.
+        from mmkd_edge.opening.trial_process import MEMORY_BYTES, WAY_S, hold_trial
+
         request = TrialRequest(
             bundle=os.path.abspath(self._bundle.path),  # noqa: PTH100 - links stay links
             bundle_sha256=self._bundle.sha256,
@@ -154,20 +161,23 @@ class Admission:
 
 
 def check_graphs(bundle: Bundle) -> None:
-    """Nothing, where every ONNX graph of a bundle is one that an engine may be handed.
+    """Nothing, where every graph of a bundle is one that an engine may be handed.
 
     Raises:
         BundleError: one is not.
     """
+    from mmkd_edge.trust.graphs import check_graph  # most starts read no graph
+    from mmkd_edge.trust.tflite_graphs import check_tflite
+
     for entry in bundle.manifest.models:
         for artifact in (*entry.artifacts, *(entry.streaming.artifacts if entry.streaming else ())):
-            if artifact.format == "onnx":
-                try:
-                    check_graph(bundle.read(artifact.file))
-                except ValueError as error:
-                    raise BundleError(
-                        f"{bundle.path}: {artifact.file!r}: no engine is given this: {error}; export the bundle again"
-                    ) from error
+            check = check_graph if artifact.format == "onnx" else check_tflite
+            try:
+                check(bundle.read(artifact.file))
+            except ValueError as error:
+                raise BundleError(
+                    f"{bundle.path}: {artifact.file!r}: no engine is given this: {error}; export the bundle again"
+                ) from error
 
 
 def _is_tried(setup: Setup) -> bool:

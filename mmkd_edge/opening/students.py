@@ -176,8 +176,14 @@ class _Student(msgspec.Struct, frozen=True, kw_only=True):
     def opened(self, setup: Setup) -> Engine:
         """Its engine, opened in one way that was tried."""
         self.admission.check((self.entry, setup))
-        level = self.asked.error_level
-        return open_engine(self.bundle, self.entry, setup, reference=self.reference, error_level=level)
+        return open_engine(
+            self.bundle,
+            self.entry,
+            setup,
+            reference=self.reference,
+            error_level=self.asked.error_level,
+            unknown_level=self.asked.unknown_level,
+        )
 
 
 def _open_student(student: _Student, *, found: FoundProfile | None, limit_s: float) -> tuple[Engine, Outcome | None]:

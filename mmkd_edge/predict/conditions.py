@@ -52,12 +52,13 @@ def first_living(asked: Iterable[Prediction]) -> Prediction:
     silent: list[Prediction] = []
     for prediction in asked:
         if prediction.index >= 0 or prediction.status == "stale":
-            return _standing_in(silent, prediction)
+            return standing_in(silent, prediction)
         silent.append(prediction)
     return msgspec.structs.replace(silent[0], reason="; ".join(map(_why, silent)))
 
 
-def _standing_in(silent: Sequence[Prediction], prediction: Prediction) -> Prediction:
+def standing_in(silent: Sequence[Prediction], prediction: Prediction) -> Prediction:
+    """A prediction that says for whom it stands in, and why those give none."""
     if not silent:
         return prediction
     reason = f"{prediction.modality!r} answers in place of {'; '.join(map(_why, silent))}"

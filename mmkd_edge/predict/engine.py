@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.backends.base import Backend, SteppingBackend, choose_artifact, open_backend, open_steps
+from mmkd_edge.backends.base import Answers, Backend, SteppingBackend, choose_artifact, open_backend, open_steps
 from mmkd_edge.backends.steps import start_steps, step_artifact
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry, describe_tensors, step_inputs, step_outputs
@@ -24,6 +24,7 @@ from mmkd_edge.drift.running import RunningStatistics, measure_statistics
 from mmkd_edge.errors import BackendError, BundleError
 from mmkd_edge.plausible import plausible_span
 from mmkd_edge.predict.confidence import threshold_of
+from mmkd_edge.predict.novelty import NoveltyRule, novelty_rule
 from mmkd_edge.predict.preprocess import prepare, prepare_batch
 from mmkd_edge.predict.setup import Setup
 from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
@@ -42,6 +43,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
         setup: how it was opened, and why so; None without a bundle.
         reopen: opens the backend once more; None where nothing can.
         least_probability: that a label needs to be in the label set; None where no error level was asked for.
+        novelty: what its novelty scores mean; None where it gives none that mean anything.
         statistics: of its inputs and answers.
         step: what executes the step graph of a causal student; None where there is none, or the backend runs none.
         selftest: how its quick self-test ended; empty where there was none.
@@ -59,6 +61,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     step: SteppingBackend | None = None
     selftest: str = ""
     trial: str = ""
+    novelty: NoveltyRule | None = None
 
     @property
     def modality(self) -> ModalitySpec:
@@ -126,17 +129,20 @@ def open_engine(
     *,
     reference: Reference | None = None,
     error_level: float | None = None,
+    unknown_level: float | None = None,
 ) -> Engine:
     """A student of an open bundle, opened in one way and warm.
 
     Raises:
-        UsageError: it has no artifact for that way, or one that was not calibrated for this error level.
+        UsageError: it has no artifact for that way, or one that was not calibrated for one of these levels.
         UnavailableError: the backend's library is not installed.
         BackendError: the backend cannot open or run it.
         BundleError: the artifact is not what the manifest says.
     """
     artifact = choose_artifact(entry, setup.precision, setup.backend)
-    least_probability = threshold_of(entry, artifact, error_level, where=str(bundle.path))
+    where = str(bundle.path)
+    least_probability = threshold_of(entry, artifact, error_level, where=where)
+    novelty = novelty_rule(entry, artifact, unknown_level, where=where)
 
     def opened() -> Backend:
         return _open_artifact(bundle, entry, artifact, setup)
@@ -150,6 +156,7 @@ def open_engine(
         reopen=opened,
         statistics=entry.statistics or _statistics_of_golden(bundle, entry),
         least_probability=least_probability,
+        novelty=novelty,
     )
     try:
         return msgspec.structs.replace(engine, step=_open_step(bundle, entry, setup))
@@ -168,6 +175,7 @@ def engine_of(
     reopen: Callable[[], Backend] | None = None,
     statistics: InputStatistics | None = None,
     least_probability: float | None = None,
+    novelty: NoveltyRule | None = None,
 ) -> Engine:
     """An engine over an opened backend.
 
@@ -185,14 +193,22 @@ def engine_of(
         setup=setup,
         reopen=reopen,
         least_probability=least_probability,
+        novelty=novelty,
         statistics=RunningStatistics(
             model=entry.name,
             modality=entry.modality,
             task=entry.task,
             expected=statistics or entry.statistics,
             group_reference=entry.group_reference,
+            true_probability=_true_probability(artifact),
         ),
     )
+
+
+def _true_probability(artifact: Artifact | None) -> float | None:
+    if artifact is None or artifact.confidence is None:
+        return None
+    return float(np.mean(artifact.confidence.true_probabilities))
 
 
 def _with_plausible_range(entry: ModelEntry, reference: Reference) -> ModelEntry:
@@ -204,16 +220,14 @@ def _with_plausible_range(entry: ModelEntry, reference: Reference) -> ModelEntry
     return msgspec.structs.replace(entry, modality=msgspec.structs.replace(modality, range=span))
 
 
-def answers_of(engine: Engine, windows: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Logits and probabilities, each (N, K), for golden windows: raw, or z-scores of a per-group modality."""
+def answers_of(engine: Engine, windows: NDArray[Any]) -> Answers:
+    """Every output (N, ...) for golden windows: raw, or z-scores of a per-group modality."""
     answers = [answer_of(engine, *prepare(window, engine.modality)) for window in windows]
-    return np.concatenate([logits for logits, _ in answers]), np.concatenate([shares for _, shares in answers])
+    return tuple(np.concatenate(outputs) for outputs in zip(*answers, strict=True))
 
 
-def answer_of(
-    engine: Engine, values: NDArray[Any], present: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Logits and probabilities for what `prepare` gave, where the engine gave any.
+def answer_of(engine: Engine, values: NDArray[Any], present: NDArray[np.float32]) -> Answers:
+    """Every output for what `prepare` gave, where the engine gave any.
 
     Raises:
         BackendError: it gave something else; whatever an engine of one's own raises comes as it is.
@@ -225,7 +239,7 @@ def answer_of(
     for spec, array in zip(outputs, answer, strict=True):
         if not isinstance(array, np.ndarray) or array.shape != spec.shape or array.dtype.kind != "f":
             raise BackendError(f"expected {describe_tensors((spec,))}, got {_told(array)}")
-    return answer[0], answer[1]
+    return tuple(answer)
 
 
 def _told(found: object) -> str:
@@ -305,9 +319,7 @@ def _warm_up(entry: ModelEntry, backend: Backend) -> None:
     _check_answers(backend, entry.outputs, answers)
 
 
-def _check_answers(
-    backend: Backend, outputs: tuple[TensorSpec, ...], answers: tuple[NDArray[np.float32], NDArray[np.float32]]
-) -> None:
+def _check_answers(backend: Backend, outputs: tuple[TensorSpec, ...], answers: Answers) -> None:
     for spec, answer in zip(outputs, answers, strict=True):
         if answer.shape != spec.shape or answer.dtype != np.float32 or not np.isfinite(answer).all():
             raise BackendError(

@@ -36,9 +36,9 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
         probability: of it, 0 to 1; 0 where there is no answer, and of a regression.
         probabilities: float32 (K,), in the order of the task's labels; zeros where there is no answer. Of a regression
             it has none, (0,).
-        status: `ok`; `degraded` where a sensor fails in part; `stale` where the answer speaks of the past;
-            `warming_up` where a stream has no full window yet; `invalid` where nothing stands behind an answer. The
-            last two never have one.
+        status: `ok`; `degraded` where a sensor fails in part; `unknown` where the window is unlike what training saw,
+            at the level of `EdgePredictor.open`; `stale` where the answer speaks of the past; `warming_up` where a
+            stream has no full window yet; `invalid` where nothing stands behind an answer. The last two never have one.
         reason: why `status` is not ok, else empty.
         missing_share: share of the window's values that are missing, 0 to 1.
         modality: which modality answered.
@@ -48,6 +48,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
             is no answer.
         label_set: labels that remain possible at the error level of `EdgePredictor.open`, the most probable first;
             never empty where there is an answer. Empty where no error level was asked for.
+        novelty: the p-value of the window among validation windows, above 0 and at most 1, the smaller the less it is
+            like what training saw; None where the bundle gives none, and where there is no answer.
     """
 
     label: str
@@ -62,6 +64,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     labels: tuple[str, ...] = ()
     value: float | None = None
     label_set: tuple[str, ...] = ()
+    novelty: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The same as numbers, texts, lists and None alone; the keys are the names of the attributes, in their order.
@@ -102,6 +105,7 @@ def interpret(
     fault: Fault | None = None,
     input_age_s: float | None = None,
     least_probability: float | None = None,
+    novelty: float | None = None,
 ) -> Prediction:
     """Turn one answer into a `Prediction`.
 
@@ -114,6 +118,7 @@ def interpret(
         fault: what else is known against the window.
         input_age_s: of the window, for the prediction.
         least_probability: from which on a label is in the label set; None names no label sets.
+        novelty: the window's p-value, for the prediction.
 
     Raises:
         BackendError: the answer has another number of classes than the task.
@@ -151,6 +156,7 @@ def interpret(
         labels=_labels_on(shares, task) if task.kind == "multi_label" else (),
         value=_inside(shares[0], task) if numeric else None,
         label_set=() if least_probability is None else label_set(shares, task.labels, least=least_probability),
+        novelty=novelty,
     )
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mmkd_edge.backends.base import SteppingBackend
 from mmkd_edge.backends.steps import Answer, start_steps
 from mmkd_edge.bundle.bundle import Bundle
-from mmkd_edge.bundle.golden import Golden, answer_scale, same_answers
+from mmkd_edge.bundle.golden import Golden, answer_scale, novelty_errors, same_answers
 from mmkd_edge.bundle.manifest import Streaming
 from mmkd_edge.errors import GateError
 from mmkd_edge.predict.engine import Engine, answers_of
@@ -63,7 +63,7 @@ def run_selftest(engine: Engine, bundle: Bundle, *, most: int | None = None) -> 
         tolerance = max(tolerance, _BF16_TOLERANCE * max(1.0, float(np.abs(golden.logits).max())))
     count = len(golden.windows)
     asked = np.unique(np.linspace(0, count - 1, min(count, most or count)).astype(int))
-    logits, probabilities = answers_of(engine, golden.windows[asked])
+    logits, probabilities, *scores = answers_of(engine, golden.windows[asked])
     logit_errors = np.abs(logits - golden.logits[asked]).max(axis=1)  # (N,)
     scale = answer_scale(engine.task, golden.probabilities)
     errors = np.maximum(logit_errors, np.abs(probabilities - golden.probabilities[asked]).max(axis=1) / scale)  # (N,)
@@ -75,10 +75,29 @@ def run_selftest(engine: Engine, bundle: Bundle, *, most: int | None = None) -> 
             f"{tolerance:g}, got a difference of {error:g}; {engine.backend.version} computes another result "
             "here than at export: do not use it on this device"
         )
+    if golden.novelty is not None and engine.novelty is not None:
+        _test_novelty(engine, golden.novelty[asked], scores[0], asked=asked, where=str(bundle.path))
     agreement = float(same_answers(engine.task, golden.logits[asked], logits).mean())
     if engine.step is not None:
         error = max(error, _test_steps(engine, engine.step, golden, most=most, where=str(bundle.path)))
     return SelfTest(windows=len(errors), max_abs_error=error, tolerance=tolerance, label_agreement=agreement)
+
+
+def _test_novelty(
+    engine: Engine, expected: NDArray[np.float32], got: NDArray[np.float32], *, asked: NDArray[np.intp], where: str
+) -> None:
+    """Hold novelty scores (N, 1) against the stored ones; bf16 is as coarse here as in the logits."""
+    assert engine.novelty is not None
+    is_bf16 = engine.setup is not None and engine.setup.precision == "bf16"
+    tolerance = max(engine.novelty.calibration.tolerance, _BF16_TOLERANCE if is_bf16 else 0.0)
+    errors = novelty_errors(expected, got)
+    worst = int(errors.argmax())
+    if not errors[worst] <= tolerance:
+        raise GateError(
+            f"{where}: self-test: golden window {asked[worst]}: expected the stored novelty within {tolerance:.1%}, "
+            f"got a difference of {errors[worst]:.1%}; {engine.backend.version} computes another result here than at "
+            "export: do not use it on this device"
+        )
 
 
 def _test_steps(engine: Engine, step: SteppingBackend, golden: Golden, *, most: int | None, where: str) -> float:

@@ -20,12 +20,12 @@ from mmkd_edge.frames import bytes_of, missing_frames
 from mmkd_edge.predict.preprocess import nothing_missing
 from mmkd_edge.spec import ModalitySpec
 
-Status = Literal["ok", "warming_up", "degraded", "stale", "invalid"]
+Status = Literal["ok", "warming_up", "degraded", "unknown", "stale", "invalid"]
 
 # More points than this numpy compares faster.
 _MOST_POINTS = 64
 # Which of two findings decides, the graver one last.
-_GRAVITY: dict[Status, int] = {"ok": 0, "degraded": 1, "stale": 2, "warming_up": 3, "invalid": 4}
+_GRAVITY: dict[Status, int] = {"ok": 0, "degraded": 1, "unknown": 2, "stale": 3, "warming_up": 4, "invalid": 5}
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):

@@ -41,6 +41,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         contest: lets a backend that was left open be settled by a contest where no profile does.
         references: for modalities that are normalised per group.
         error_level: of label sets; None for none.
+        unknown_level: from this p-value down an answer is `unknown`; None for never.
         selftest: whether a few golden windows are asked first.
         trust: what may be opened in this process: what has passed a trial here, or what was installed.
         keys: the folder of those keys that must have signed it; None for that of the environment, if any.
@@ -52,6 +53,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     contest: bool = True
     references: tuple[Reference | str | os.PathLike[str], ...] = ()
     error_level: float | None = None
+    unknown_level: float | None = None
     selftest: bool = True
     trust: Trust = "trial"
     keys: str | os.PathLike[str] | None = None

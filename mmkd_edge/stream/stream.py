@@ -74,6 +74,7 @@ class Stream:
         stale_s: from this age of its input on a prediction is stale; None never says so.
         stepping: the steps of a causal student; None answers each window as a whole.
         on_window: is given each full window (T, C) and its prediction; the window is its own.
+        answering: gives the modality of who answers now: after a swap its range may be another one.
     """
 
     def __init__(
@@ -89,12 +90,14 @@ class Stream:
         stale_s: float | None,
         stepping: Stepping | None = None,
         on_window: OnWindow | None = None,
+        answering: Callable[[], ModalitySpec] | None = None,
     ) -> None:
         _check_whole("hop", hop, 1, MAX_HOP)
         _check_whole("reorder", reorder, 0, MAX_REORDER)
         _check_seconds("gap_s", gap_s)
         _check_seconds("stale_s", stale_s)
         self._modality = modality
+        self._answering = answering or (lambda: modality)
         self._task = task
         self._ask = ask
         self._deliver = deliver
@@ -161,7 +164,7 @@ class Stream:
             if moments is None:
                 self._advance(rows, found)
             else:
-                for run in self._clock.put(moments, only_valid(rows, self._modality)):
+                for run in self._clock.put(moments, only_valid(rows, self._answering())):
                     self._follow(run, found, now_s)
         return self._give(found)
 

@@ -64,23 +64,23 @@ class _Reading:
         graphs, opsets = 0, 0
         for number, value in self._fields("model", message, _MODEL):
             if number == 1:
-                _require(value in IR_VERSIONS, f"IR version {value!r}", _span(IR_VERSIONS))
+                require(value in IR_VERSIONS, f"IR version {value!r}", _span(IR_VERSIONS))
             elif number == 7:
                 graphs += 1
                 self.graph(_bytes(value, "graph"))
             elif number == 8:
                 opsets += 1
                 self.opset(_bytes(value, "opset"))
-        _require((graphs, opsets) == (1, 1), f"{graphs} graphs and {opsets} opsets", "one of each")
+        require((graphs, opsets) == (1, 1), f"{graphs} graphs and {opsets} opsets", "one of each")
 
     def opset(self, message: memoryview) -> None:
         version: Value = 0
         for number, value in self._fields("opset", message, frozenset((1, 2))):
             if number == 1:
-                _require(bytes(_bytes(value, "domain")) in _OWN_DOMAINS, f"the domain {_text(value)}", "ONNX's own")
+                require(bytes(_bytes(value, "domain")) in _OWN_DOMAINS, f"the domain {_text(value)}", "ONNX's own")
             else:
                 version = value
-        _require(version in OPSETS, f"opset {version!r}", _span(OPSETS))
+        require(version in OPSETS, f"opset {version!r}", _span(OPSETS))
 
     def graph(self, message: memoryview) -> None:
         inner: Mapping[int, Callable[[memoryview], None]] = {
@@ -95,49 +95,47 @@ class _Reading:
 
     def node(self, message: memoryview) -> None:
         self.nodes += 1
-        _require(self.nodes <= MOST_NODES, "more nodes", f"at most {MOST_NODES}")
+        require(self.nodes <= MOST_NODES, "more nodes", f"at most {MOST_NODES}")
         operator, last = "", None
         for number, value in self._fields("node", message, _NODE):
             if number == 1:
                 last = bytes(_bytes(value, "input"))
             elif number == 4:
                 operator = _text(value)
-                _require(operator in OPERATORS, f"the operator {operator!r}", "one that students are made of")
+                require(operator in OPERATORS, f"the operator {operator!r}", "one that students are made of")
             elif number == 5:
                 self.attribute(_bytes(value, "attribute"), operator)
             elif number == 7:
                 domain = bytes(_bytes(value, "domain"))
-                _require(domain in _OWN_DOMAINS, f"an operator of the domain {_text(value)!r}", "ONNX's own")
-        _require(bool(operator), "a node without an operator", "one")
+                require(domain in _OWN_DOMAINS, f"an operator of the domain {_text(value)!r}", "ONNX's own")
+        require(bool(operator), "a node without an operator", "one")
         # One that is left out is left out at the end; ONNX Runtime 1.32 crashes over a LayerNormalization with "".
-        _require(last != b"", f"an empty last input of {operator!r}", "none")
+        require(last != b"", f"an empty last input of {operator!r}", "none")
 
     def attribute(self, message: memoryview, operator: str) -> None:
         tensors = 0
         for number, value in self._fields("attribute", message, _ATTRIBUTE):
             if number == 5:
                 tensors += 1
-                _require(tensors == 1, "an attribute of several tensors", "one")
+                require(tensors == 1, "an attribute of several tensors", "one")
                 self.tensor(_bytes(value, "tensor"))
             elif number in (3, 8):
                 for one in numbers(value):
-                    _require(
-                        abs(one) <= _MOST_NUMBER, f"an attribute of {operator!r} of {one}", f"up to {_MOST_NUMBER}"
-                    )
+                    require(abs(one) <= _MOST_NUMBER, f"an attribute of {operator!r} of {one}", f"up to {_MOST_NUMBER}")
 
     def tensor(self, message: memoryview) -> None:
         self.tensors += 1
-        _require(self.tensors <= MOST_TENSORS, "more tensors", f"at most {MOST_TENSORS}")
+        require(self.tensors <= MOST_TENSORS, "more tensors", f"at most {MOST_TENSORS}")
         shape: list[int] = []
         for number, value in self._fields("tensor", message, _TENSOR):
             if number == 1:
                 shape += numbers(value)
             elif number == 14:
-                _require(value == 0, "weights in another file", "all in this one, which is verified")
+                require(value == 0, "weights in another file", "all in this one, which is verified")
         most = _VALUES_PER_BYTE * len(message)
-        _require(len(shape) <= _MOST_RANK, f"a tensor of {len(shape)} axes", f"up to {_MOST_RANK}")
+        require(len(shape) <= _MOST_RANK, f"a tensor of {len(shape)} axes", f"up to {_MOST_RANK}")
         fits = all(size >= 0 for size in shape) and math.prod(shape) <= most
-        _require(fits, f"a tensor of the shape {tuple(shape)} in {len(message)} bytes", "no more values than it has")
+        require(fits, f"a tensor of the shape {tuple(shape)} in {len(message)} bytes", "no more values than it has")
 
     def signature(self, message: memoryview) -> None:
         """Of an input or output: a tensor that a window could be, its first axis of any size where it has a name."""
@@ -151,19 +149,24 @@ class _Reading:
         values = [dict(fields(size)).get(1, 1) for size in sizes]
         whole = [value for value in values if isinstance(value, int) and 0 < value <= MAX_WINDOW_VALUES]
         fits = bool(sizes) and len(whole) == len(values) <= _MOST_RANK and math.prod(whole) <= MAX_WINDOW_VALUES
-        _require(fits, f"an input or output of the shape {values}", f"a tensor of 1 to {MAX_WINDOW_VALUES} values")
+        require(fits, f"an input or output of the shape {values}", f"a tensor of 1 to {MAX_WINDOW_VALUES} values")
 
     def _fields(self, kind: str, message: memoryview, known: frozenset[int]) -> list[tuple[int, Value]]:
         found = []
         for number, value in fields(message):
             self.fields += 1
-            _require(self.fields <= MOST_FIELDS, "more fields", f"at most {MOST_FIELDS}")
-            _require(number in known, f"field {number} of a {kind}", "only what mmkd-export writes")
+            require(self.fields <= MOST_FIELDS, "more fields", f"at most {MOST_FIELDS}")
+            require(number in known, f"field {number} of a {kind}", "only what mmkd-export writes")
             found.append((number, value))
         return found
 
 
-def _require(condition: bool, got: str, expected: str) -> None:
+def require(condition: bool, got: str, expected: str) -> None:
+    """Refuse a graph.
+
+    Raises:
+        ValueError: the condition does not hold.
+    """
     if not condition:
         raise ValueError(f"the graph has {got}; expected {expected}")
 

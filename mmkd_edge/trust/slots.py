@@ -22,7 +22,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from mmkd_edge.bundle.bundle import Bundle
-from mmkd_edge.bundle.files import fault_of, read_own_file, write_file
+from mmkd_edge.bundle.files import fault_of, flush_folder, read_own_file, write_file
 from mmkd_edge.bundle.manifest import MAX_RELEASE, release_of
 from mmkd_edge.bundle.strict_json import JsonError, convert_object, parse_object
 from mmkd_edge.errors import BundleError, UsageError
@@ -174,7 +174,7 @@ def install(state: Path, bundle: Path, *, prove: Callable[[Path], object], allow
             prove(path)
         except BaseException:
             if known is None or slot.sha256 not in _kept(known):
-                path.unlink()
+                _remove(path)
             raise
         with _locked(state, _CHANGE):
             slots = _after_install(_known(state), slot)
@@ -331,16 +331,24 @@ def _write(state: Path, slots: Slots) -> None:
 def _sweep(state: Path, slots: Slots) -> None:
     """Remove bundles that nothing names, and what an interrupted installation left."""
     kept = {f"{digest}.edge" for digest in _kept(slots)}
-    for path in (state / SLOTS_FOLDER).iterdir():
-        if path.name not in kept:
-            path.unlink(missing_ok=True)
-    for path in state.glob(f".{SLOTS_FILE}.*.tmp"):
+    with contextlib.suppress(OSError):  # the next installation looks again
+        for path in (*(state / SLOTS_FOLDER).iterdir(), *state.glob(f".{SLOTS_FILE}.*.tmp")):
+            if path.name not in kept:
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
 
 
 def _make(state: Path) -> None:
+    slots = state / SLOTS_FOLDER
     try:
-        (state / SLOTS_FOLDER).mkdir(mode=0o755, parents=True, exist_ok=True)
+        new = [folder for folder in (slots, *slots.parents) if not folder.exists()]
+        slots.mkdir(mode=0o755, parents=True, exist_ok=True)
+        for folder in new:
+            flush_folder(folder.parent)
     except OSError as error:
         raise UsageError(f"{state}: cannot make this state folder: {fault_of(error)}") from error
     check_state(state)

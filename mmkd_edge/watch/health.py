@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import msgspec
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.drift.running import ModelHealth, RunningStatistics
 from mmkd_edge.predict.postprocess import Prediction
+from mmkd_edge.predict.sensors import Status
 from mmkd_edge.watch.timing import Histogram, Timing
 
 _SETTLED_TOGETHER = 16
@@ -50,6 +51,11 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
         drifting = [model for model in self.models if model.drift.verdict == "drifting"]
         return tuple(f"{model.model}/{channel}" for model in drifting for channel in model.drift.channels)
 
+    @property
+    def adaptation_due(self) -> tuple[str, ...]:
+        """`model: reason` of the students that should be adapted; see `mmkd_edge.drift.adaptation` for the rule."""
+        return tuple(f"{one.model}: {one.adaptation.reason}" for one in self.models if one.adaptation.due)
+
 
 class HasHealth(Protocol):
     """A predictor, or what watches one."""
@@ -76,7 +82,7 @@ class Monitor:
         self._not_looked_at = 0  # answers since the last look, those in `_answers` aside
         self._lock = threading.Lock()
         self._ages = Histogram()
-        self._predictions: dict[str, int] = {"ok": 0, "warming_up": 0, "degraded": 0, "stale": 0, "invalid": 0}
+        self._predictions: dict[str, int] = dict.fromkeys(get_args(Status), 0)
         self._events = {"backend_failures": 0, "reopens": 0, "swaps": 0, "rollbacks": 0}
 
     def answered(
@@ -110,6 +116,8 @@ class Monitor:
             statistics, prediction = self._answers.popleft()
             if prediction.index >= 0:
                 statistics.answer(prediction.label, prediction.labels)
+                if prediction.status == "ok":  # a window that misses values is less sure for another reason
+                    statistics.sure.add(prediction.probabilities)
         for _ in range(len(self._given)):
             prediction = self._given.popleft()
             self._predictions[prediction.status] += 1

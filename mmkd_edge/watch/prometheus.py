@@ -27,7 +27,7 @@ class HealthCollector:
     """What Prometheus asks for the health of predictors; register it, or give it to `metrics_text`.
 
     Nothing is counted here: each collection reads `EdgePredictor.health`. The number of series depends on the bundle
-    alone: channels, labels and the five words of the status.
+    alone: channels, labels and the words of the status.
 
     Args:
         predictors: name to predictor, or to what watches it, which knows its latency as well; the name becomes the
@@ -142,10 +142,12 @@ def _drift_gauges(library: Any, found: Mapping[str, Health]) -> Iterator[Any]:
     labels = ["predictor", "model"]
     verdict = family("mmkd_input_drift", "1 for the verdict on the last inputs, else 0.", labels=[*labels, "verdict"])
     distance = family("mmkd_input_drift_distance", "From 1 on inputs are not as in the training.", labels=labels)
+    due = family("mmkd_adaptation_due", "1 where the student should be adapted, else 0.", labels=labels)
     for name, health in found.items():
         for model in health.models:
+            due.add_metric([name, model.model], float(model.adaptation.due))
             for one in get_args(Verdict):
                 verdict.add_metric([name, model.model, one], float(one == model.drift.verdict))
             if model.drift.distance is not None:
                 distance.add_metric([name, model.model], model.drift.distance)
-    yield from (verdict, distance)
+    yield from (verdict, distance, due)

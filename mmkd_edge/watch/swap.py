@@ -12,8 +12,9 @@ import weakref
 from functools import cache
 
 from mmkd_edge.backends.base import Backend
+from mmkd_edge.backends.handlers import let_handlers_through
 from mmkd_edge.bundle.manifest import ModelEntry
-from mmkd_edge.errors import BackendError, MmkdError, UsageError
+from mmkd_edge.errors import BackendError, UsageError
 from mmkd_edge.opening.students import open_students
 from mmkd_edge.predict.engine import Engine, Students
 from mmkd_edge.predict.selftest import run_selftest
@@ -87,8 +88,9 @@ class InService:
                 self.proven = False
                 try:
                     self._replace(engine, engine.reopen())
-                except MmkdError:
-                    pass  # the failure of the call is what is reported; below there may be another way
+                except Exception as failure:  # of an engine of one's own it may be any
+                    # The failure of the call is what is reported; below there may be another way.
+                    let_handlers_through(failure, handled=error)
                 else:
                     return True
             if self._earlier is not None:

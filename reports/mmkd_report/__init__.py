@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from mmkd_report.pages.demo.view import render_demo
     from mmkd_report.pages.evaluation.view import render_evaluation
     from mmkd_report.pages.export.view import render_export
+    from mmkd_report.pages.fleet.view import render_fleet
     from mmkd_report.pages.judging.view import render_judging
     from mmkd_report.pages.page import write_page
+    from mmkd_report.pages.sensors.view import render_sensors
     from mmkd_report.pages.study.view import render_study
 
 __all__ = [
@@ -27,7 +29,9 @@ __all__ = [
     "render_demo",
     "render_evaluation",
     "render_export",
+    "render_fleet",
     "render_judging",
+    "render_sensors",
     "render_study",
     "write_page",
 ]

@@ -98,13 +98,14 @@ def test_the_unit_waits_for_the_program_and_watches_it() -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
-def test_the_unit_leaves_a_service_little_to_break() -> None:
+@pytest.mark.parametrize("unit", sorted(UNIT.parent.glob("*.service")), ids=lambda unit: str(unit.stem))
+def test_the_unit_leaves_a_service_little_to_break(unit: Path) -> None:
     done = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", "--no-pager", UNIT],
+        ["systemd-analyze", "security", "--offline=true", "--no-pager", unit],
         capture_output=True,
         text=True,
         check=False,
     )
-    found = re.search(r"Overall exposure level for mmkd-station\.service: (\d+\.\d)", done.stdout)
+    found = re.search(rf"Overall exposure level for {unit.stem}\.service: (\d+\.\d)", done.stdout)
     assert found is not None, done.stderr
     assert float(found.group(1)) <= 2.5

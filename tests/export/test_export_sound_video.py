@@ -21,8 +21,6 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import BatchRange
 from mmkd_edge.errors import UsageError
 from mmkd_edge.frames import bytes_of, missing_frames, with_missing
-from mmkd_edge.live.build import service_of
-from mmkd_edge.live.spec import RunSpec, StationSpec
 from mmkd_edge.predict.preprocess import prepare, prepare_batch
 from mmkd_edge.spec import ModalitySpec
 from mmkd_export.graph.layers import learnt_layers, select_layers
@@ -291,16 +289,3 @@ def test_a_stream_of_frames_answers_as_their_windows_do(
         found = [one for frame in frames for one in stream.push(frame)]
         wanted = predictor.predict_batch(frames.reshape(3, *CAM.shape))
     assert [one.probabilities.tolist() for one in found] == [one.probabilities.tolist() for one in wanted]
-
-
-def test_a_service_of_stations_refuses_a_camera_by_name(bundles: dict[str, ExportResult], tmp_path: Path) -> None:
-    source = tmp_path / "samples.csv"
-    source.write_text("gray\n1\n")
-    station = StationSpec(name="line", bundle=str(bundles["cam"].path), source=f"csv:{source}", backend="ort")
-    spec = RunSpec(stations=(station,))
-    with pytest.raises(UsageError) as caught, service_of(spec, load_recordings=lambda place, modality: None):
-        pass
-    assert str(caught.value) == (
-        "station 'line': modality 'cam' is video, which no source gives; open the bundle in a program of your own, and "
-        "push frames to predictor.stream(hop=...)"
-    )

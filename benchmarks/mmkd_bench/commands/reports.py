@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,10 +18,14 @@ from mmkd_bench.report_file import read_report
 from mmkd_bench.show.sheets import comparison_sheet
 from mmkd_edge.command.run import check_page
 from mmkd_edge.command.show import say
+from mmkd_edge.errors import PerformanceError, UsageError
 from mmkd_report.documents.bench import BenchReport
 
 if TYPE_CHECKING:
     from mmkd_report.pages.bench.view import Lead
+
+MOST_TOLD = 5
+"""Reports over the budget that the terminal names; the page has all."""
 
 
 def compare(
@@ -46,11 +51,39 @@ def page(
     ],
     *,
     output: Annotated[Path, typer.Option("-o", "--out", metavar="FILE.html", help="The page.")],
+    fleet: Annotated[
+        bool, typer.Option("--fleet", help="A row for each kind of device and bundle instead, and what is wrong.")
+    ] = False,
+    budget_ms: Annotated[
+        float | None,
+        typer.Option(help="Of a fleet: what 99 of 100 calls may take, else exit 5.", show_default=False),
+    ] = None,
 ) -> None:
     """Show runs as one self-contained page: distribution, timeline, steps, energy, and devices side by side."""
     require_page(output)
-    write_page_of([read_report(path) for path in reports], output)
+    if budget_ms is not None and not (fleet and math.isfinite(budget_ms) and budget_ms > 0):
+        raise UsageError(f"--budget-ms: expected --fleet and milliseconds above 0, got {budget_ms:g}; give both")
+    found = [read_report(path) for path in reports]
+    if not fleet:
+        write_page_of(found, output)
+        say(f"wrote {output}; next: open it in a browser")
+        return
+    _write_fleet(found, list(map(str, reports)), output, budget_ms=budget_ms)
+
+
+def _write_fleet(found: Sequence[BenchReport], names: Sequence[str], output: Path, *, budget_ms: float | None) -> None:
+    """Write the page; raise where a run is over the budget, after that."""
+    from mmkd_report import render_fleet, write_page
+    from mmkd_report.pages.fleet.groups import fleet_of
+
+    documents = [msgspec.to_builtins(report) for report in found]
+    write_page(output, render_fleet(documents, names=names, budget_ms=budget_ms))
     say(f"wrote {output}; next: open it in a browser")
+    over = [alert for alert in fleet_of(found, names, budget_ms=budget_ms).alerts if alert.over_budget]
+    if over:
+        more = f" and {len(over) - MOST_TOLD} more" if len(over) > MOST_TOLD else ""
+        told = "; ".join(f"{alert.name}: {alert.text}" for alert in over[:MOST_TOLD])
+        raise PerformanceError(f"the fleet is over its budget: {told}{more}")
 
 
 def require_page(path: Path) -> None:

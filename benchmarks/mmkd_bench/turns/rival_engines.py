@@ -193,7 +193,8 @@ def _opened_backend(predictor: EdgePredictor, names: Sequence[str]) -> _Opened:
 
     def run(values: Array, present: Array) -> Answers:
         """One `Backend.run`."""
-        return backend.run({values_name: values, present_name: present})
+        first, second, *_ = backend.run({values_name: values, present_name: present})
+        return first, second
 
     return _Opened(run=run, version=f"{backend.name} {predictor.info().precision}")
 
@@ -211,7 +212,7 @@ def _open_onnxruntime(model: bytes, names: Sequence[str], outputs: Sequence[str]
 
     def run(values: Array, present: Array) -> Answers:
         """One `session.run`."""
-        first, second = session.run(asked_for, {values_name: values, present_name: present})
+        first, second, *_ = session.run(asked_for, {values_name: values, present_name: present})
         return first, second
 
     return _Opened(run=run, version=import_onnxruntime().__version__)
@@ -230,7 +231,7 @@ def _open_openvino(
     }
     compiled = core.compile_model(core.read_model(model), "CPU", settings)
     request = compiled.create_infer_request()
-    first, second = (compiled.output(name) for name in outputs)
+    first, second, *_ = (compiled.output(name) for name in outputs)
     values_name, present_name = names
 
     def run(values: Array, present: Array) -> Answers:
@@ -268,7 +269,7 @@ def _open_litert(model: bytes, names: Sequence[str], *, threads: int) -> _Opened
     inputs, outputs = runner.get_input_details(), runner.get_output_details()
     del runner  # an interpreter refuses to run while something else holds it
     values_at, present_at = (int(inputs[name]["index"]) for name in names)
-    answers_at = [int(outputs[name]["index"]) for name in sorted(outputs)]  # logits, and probabilities or a value
+    answers_at = [int(outputs[name]["index"]) for name in sorted(outputs) if name != "novelty"]
 
     def run(values: Array, present: Array) -> Answers:
         """One invocation of the interpreter."""

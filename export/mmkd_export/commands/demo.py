@@ -67,7 +67,7 @@ _COMPETITORS = (
 """Fields of a sensor's contest, and what stands above their columns where one was run."""
 
 _LAUNCHES = 2
-_MOST_WORKERS = 8
+MOST_WORKERS = 8
 """By default; each takes some hundred megabytes of memory."""
 
 _AFTER_FOLD_S, _AFTER_SENSOR_S, _DURATIONS = 4.0, 9.0, 6.0
@@ -166,16 +166,16 @@ def demo(
     seeds = compared.seeds
     check_seeds(data.everything(), seeds)
     refuse_shared_samples(data.everything())
-    presets = _presets(compared.teacher)
-    config = _config(data, compared, presets[0], _labelled(data, compared))
+    presets = teacher_presets(compared.teacher)
+    config = comparison_config(data, compared, presets[0], labels_seen(data, compared))
     afterwards_s = _AFTER_FOLD_S * seeds + _AFTER_SENSOR_S * len(config.modalities) + _DURATIONS * duration_s
-    tried, folds = _compare(
+    tried, folds = made_folds(
         data,
         presets,
         config,
         seeds=range(seeds),
         out=out,
-        workers=workers or min(usable_cores(), _MOST_WORKERS),
+        workers=workers or min(usable_cores(), MOST_WORKERS),
         afterwards_s=afterwards_s,
     )
     measured = measure(data, folds, _instruments(duration_s), out=out, say=say)
@@ -187,7 +187,7 @@ def demo(
         show_demo(document, measured, dataset=data.path)
 
 
-def _compare(
+def made_folds(
     data: Dataset,
     presets: tuple[Preset, ...],
     config: ComparisonConfig,
@@ -199,14 +199,14 @@ def _compare(
 ) -> tuple[tuple[TriedSize, ...], list[FoldResult]]:
     """Makes what is not there yet, phase by phase, chooses the teacher's size, and reads every fold together."""
     from mmkd_export.demo.chain import fold_folder
-    from mmkd_export.demo.pool import Pool, one_thread
     from mmkd_export.demo.watch import Watch, shown
     from mmkd_models.compare.comparison import choose_teacher, compare_fold
+    from mmkd_models.compare.pool import fold_pool, one_thread
 
     sized = [msgspec.structs.replace(config, teacher=preset) for preset in presets]
     folder = partial(fold_folder, out)
     phases = _phases(data, sized, seeds, folder)
-    with _saying_how_to_go_on(), shown() as tell, Pool(data, workers) as pool:
+    with _saying_how_to_go_on(), shown() as tell, fold_pool(data, workers) as pool:
         watch = Watch(phases, workers=workers, afterwards_s=afterwards_s, tell=tell)
         pool.make(phases[0], on_step=partial(watch.on_step, 0), on_end=partial(watch.on_end, 0))
         tried = choose_teacher(data, seeds=seeds, presets=presets, config=config, folder=folder)
@@ -281,14 +281,16 @@ def _bundle(bundle: Path, reference: Path | None, *, duration_s: float) -> tuple
     return msgspec.convert(demo_document(report), DemoBenchmark), msgspec.to_builtins(report.machine)
 
 
-def _presets(names: list[str] | None) -> tuple[Preset, ...]:
+def teacher_presets(names: list[str] | None) -> tuple[Preset, ...]:
+    """Gives the sizes of teachers to try, each named once."""
     chosen = tuple(preset_named(name, option="--teacher") for name in names or [TEACHER_PRESET])
     if len(set(chosen)) < len(chosen):
         raise UsageError(f"--teacher: expected each size once, got {', '.join(chosen)}; name each once")
     return chosen
 
 
-def _labelled(data: Dataset, options: ComparisonOptions) -> Labelled:
+def labels_seen(data: Dataset, options: ComparisonOptions) -> Labelled:
+    """Gives which labels every fold shows; refuses what a fold cannot have."""
     windows = data.everything()
     folds = [fold_indices(windows, fold=seed, seed=0) for seed in range(options.seeds)]
     trainings = [windows.subset(fold.train) for fold in folds]
@@ -298,7 +300,10 @@ def _labelled(data: Dataset, options: ComparisonOptions) -> Labelled:
     return asked
 
 
-def _config(data: Dataset, options: ComparisonOptions, teacher: Preset, labelled: Labelled) -> ComparisonConfig:
+def comparison_config(
+    data: Dataset, options: ComparisonOptions, teacher: Preset, labelled: Labelled
+) -> ComparisonConfig:
+    """Gives everything that decides the comparison of these options."""
     from mmkd_models.compare.fold_result import ComparisonConfig
     from mmkd_models.distil.methods import default_recipe, taught_by
     from mmkd_models.training.committee import default_members, members_named

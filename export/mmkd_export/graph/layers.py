@@ -29,6 +29,7 @@ SMALLEST_PRODUCT = 16
 """Below this many inputs or outputs a quantised product is no faster: its Q and DQ cost more than they save (NVIDIA
 ModelOpt leaves such products out too, and matrix-vector products at all)."""
 
+_NOVELTY = "novelty."  # weights of the novelty score
 _READS_THE_SENSOR = "rocket."  # where a student's convolutional features are
 
 
@@ -79,12 +80,16 @@ def learnt_layers(model: onnx.ModelProto) -> tuple[Layer, ...]:
 def after_first_layer(model: onnx.ModelProto) -> frozenset[int]:
     """Gives the indices of the nodes that compute with learnt weights or with what such nodes gave.
 
-    Convolutions and Gemm nodes are where learnt weights enter; the front-end's constant products are MatMul nodes.
+    Convolutions and Gemm nodes are where learnt weights enter; the front-end's constant products are MatMul nodes. The
+    novelty score is none of it: its distances are differences of large numbers.
     """
     learnt: set[str] = set()
     found: set[int] = set()
+    apart: set[str] = set()
     for index, node in enumerate(model.graph.node):
-        if node.op_type in ("Conv", "Gemm") or learnt.intersection(node.input):
+        if any(name.startswith(_NOVELTY) or name in apart for name in node.input):
+            apart.update(node.output)
+        elif node.op_type in ("Conv", "Gemm") or learnt.intersection(node.input):
             learnt.update(node.output)
             found.add(index)
     return frozenset(found)

@@ -60,9 +60,9 @@ def onnx_from_student(
     from mmkd_models.networks.student import ExportStudent
 
     return _onnx_from_module(
-        ExportStudent(checkpoint.network(), temperature=temperature),
+        ExportStudent(checkpoint.network(), temperature=temperature, seen=checkpoint.seen),
         inputs=graph_inputs(checkpoint.modality),
-        outputs=graph_outputs(checkpoint.task),
+        outputs=graph_outputs(checkpoint.task, novelty=checkpoint.seen is not None),
         metadata=[
             *_metadata((checkpoint.modality,)),
             ("mmkd_edge.labels", _json(checkpoint.task.labels)),

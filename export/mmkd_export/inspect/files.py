@@ -21,6 +21,7 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import open_file, read_exactly
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import ArtifactError, BundleError, CheckpointError, UsageError
+from mmkd_edge.predict.novelty import novelty_text
 from mmkd_edge.spec import ModalitySpec, TaskSpec, labels_text
 from mmkd_export.judge.gate import gate_summary
 from mmkd_export.plan import is_bundle
@@ -122,6 +123,8 @@ def _model_facts(bundle: Bundle, entry: ModelEntry) -> Iterator[tuple[str, str]]
             count = len(artifact.confidence.true_probabilities)
             value = f"temperature {artifact.confidence.temperature:g}, label sets from {count} calibration windows"
             yield f"{artifact.file}.confidence", value
+        if artifact.novelty:
+            yield f"{artifact.file}.novelty", novelty_text(artifact.novelty)
 
 
 def _report_facts(bundle: Bundle) -> Iterator[tuple[str, str]]:

@@ -6,13 +6,23 @@ Owns the judgement of one artifact: it is run as a device runs it, and compared 
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
 
 from mmkd_edge.backends.base import Backend, backend_for, open_backend
-from mmkd_edge.bundle.manifest import Artifact, ArtifactFormat, BatchRange, Confidence, Parity, Precision
+from mmkd_edge.bundle.manifest import (
+    MOST_NOVELTY_WINDOWS,
+    Artifact,
+    ArtifactFormat,
+    BatchRange,
+    Confidence,
+    Novelty,
+    Parity,
+    Precision,
+)
 from mmkd_edge.errors import GateError
 from mmkd_export.graph.onnx_graph import FORMAT_VERSIONS
 from mmkd_export.judge.batch import require_batches
@@ -20,6 +30,7 @@ from mmkd_export.judge.confidence import confidence_of
 from mmkd_export.judge.gate import GateRule, answer_scores, gate_result, require_gate, require_windows
 from mmkd_export.judge.parity import (
     FP32_TOLERANCE,
+    NOVELTY_TOLERANCE,
     Answers,
     answers_from_backend,
     compare,
@@ -250,6 +261,7 @@ class _Answered:
     gap_parity: ArtifactParity
     judging: Answers
     confidence: Confidence | None
+    novelty: tuple[float, ...]
     run: BackendRun
 
 
@@ -267,6 +279,7 @@ def _answer_all(backend: Backend, proof_set: ProofSet) -> _Answered:
             gap_parity=compare(proof_set.gap_answers, with_gaps, task=task),
             judging=judging,
             confidence=_calibrated(backend, proof_set),
+            novelty=_novelty_scores(backend, got, proof_set),
             run=BackendRun(
                 backend=backend.name,
                 version=backend.version,
@@ -276,6 +289,25 @@ def _answer_all(backend: Backend, proof_set: ProofSet) -> _Answered:
         )
     finally:
         backend.close()
+
+
+def _novelty_scores(backend: Backend, got: Answers, proof_set: ProofSet) -> tuple[float, ...]:
+    """Scores of recorded windows, rising: of those that were answered already, where they are recorded."""
+    if got.novelty is None or len(proof_set.recorded) == 0:
+        return ()
+    answers = answers_from_backend(backend, proof_set.recorded, proof_set.modality) if proof_set.real.synthetic else got
+    assert answers.novelty is not None
+    return tuple(np.sort(answers.novelty[:MOST_NOVELTY_WINDOWS, 0].astype(np.float64)).tolist())
+
+
+def _novelty(answered: _Answered, proof_set: ProofSet, *, precision: Precision) -> Novelty | msgspec.UnsetType:
+    """What an artifact's novelty is worth: in fp32 by the validation's scores, else by its own."""
+    parity = answered.parity.novelty
+    scores = proof_set.novelty_scores if precision == "fp32" else answered.novelty
+    if parity is msgspec.UNSET or not scores or not math.isfinite(parity.max_error):
+        return msgspec.UNSET
+    found = parity.max_error if precision != "fp32" else 0.0
+    return Novelty(scores=scores, max_error=parity.max_error, tolerance=_SELF_TEST_FACTOR * found + NOVELTY_TOLERANCE)
 
 
 def artifact_of(model: bytes, file: str, *, precision: Precision, format: ArtifactFormat, parity: Parity) -> Artifact:  # noqa: A002 - the manifest's word
@@ -302,6 +334,7 @@ def _described(
 ) -> ProvenArtifact:
     file = f"{proof_set.modality.name}/model"
     artifact = artifact_of(model, file, precision=precision, format=format, parity=stated)
+    artifact = msgspec.structs.replace(artifact, novelty=_novelty(answered, proof_set, precision=precision))
     report = ArtifactReport(
         file=artifact.file,
         format=format,

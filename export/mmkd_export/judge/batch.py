@@ -63,19 +63,20 @@ def require_batches(model: bytes, batch: BatchRange, proof_set: ProofSet, *, tol
     windows = _windows(proof_set, batch.maximum)
     feeds = list(feeds_of(windows, proof_set.modality))
     single = OrtBackend(model)
-    expected = [np.concatenate(single.run(window), axis=1) for window in feeds]  # each (1, 2 K)
+    expected = [np.concatenate(single.run(window), axis=1) for window in feeds]  # each (1, 2 K), or one more
     single.close()
-    second = np.concatenate(expected)[:, len(proof_set.task.labels) :]
-    classes = len(proof_set.task.labels)
-    scale = np.where(np.arange(2 * classes) < classes, 1.0, answer_scale(proof_set.task, second))
+    together, classes = np.concatenate(expected), len(proof_set.task.labels)
+    scale = np.ones_like(together)
+    scale[:, classes : 2 * classes] = answer_scale(proof_set.task, together[:, classes : 2 * classes])
+    scale[:, 2 * classes :] += together[:, 2 * classes :]  # novelty, whose tolerance is wider than its share here
     declared = f"{what}: the batch axis is declared {batch.minimum} to {batch.maximum}"
     worst = 0.0
     session = cpu_session(model)
     for size in range(batch.minimum, batch.maximum + 1):
         try:
             answers = session.run(None, _joined(feeds[:size]))
-            difference = np.abs(np.concatenate(answers, axis=1) - np.concatenate(expected[:size]))  # (size, 2 K)
-            error = float((difference / scale).max())
+            difference = np.abs(np.concatenate(answers, axis=1) - together[:size])
+            error = float((difference / scale[:size]).max())
         except Exception as fault:  # onnxruntime's own types, and shapes that do not fit
             raise GateError(
                 f"{declared}, and the graph fails with {size} windows at once: {first_line(fault)}; "

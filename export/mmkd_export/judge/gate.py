@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from mmkd_models.metrics.scores import AnyMetric, AnyScores
 
 LEAST_AGREEMENT = 0.99
+LEAST_NOVELTY_AGREEMENT = 0.9
+"""Rank correlation (Spearman's) of novelty scores with the reference's: each artifact has p-values from scores of its
+own, so that only the order of windows matters."""
+
 NOTHING_WRITTEN = "; no bundle was written"
 """What ends the figures of a failed gate; where something is only left out of a bundle, it is not so."""
 
@@ -89,6 +93,11 @@ def gate_summary(result: GateResult) -> str:
     )
     if result.unjudged is True:
         agreement += f", unjudged: fewer than {LEAST_JUDGING} windows"
+    if not result.ranks_alike:
+        agreement += (
+            f", novelty agrees with a rank correlation of {result.novelty_agreement:.2f} "
+            f"(at least {result.least_novelty_agreement:.2f})"
+        )
     if result.drop_points is None:
         return f"{agreement}, no labels to score"
     metric, allowed = result.metric.replace("_", " "), result.allowed_drop_points
@@ -109,9 +118,24 @@ def gate_result(got: Answers, judging: JudgingWindows, rule: GateRule, task: Tas
         allowed_drop_points=max(rule.max_drop_points, one_window),
         label_agreement=float(same.mean()),
         least_agreement=min(LEAST_AGREEMENT, 1 - 1 / windows),
-        finite=bool(np.isfinite(got.logits).all() and np.isfinite(got.probabilities).all()),
+        finite=all(bool(np.isfinite(one).all()) for one in (got.logits, got.probabilities, _scores(got))),
         unjudged=True if windows < LEAST_JUDGING else msgspec.UNSET,
+        **_novelty_agreement(got, judging),
     )
+
+
+def _scores(answers: Answers) -> NDArray[np.float32]:
+    return np.zeros(0, dtype=np.float32) if answers.novelty is None else answers.novelty[:, 0]
+
+
+def _novelty_agreement(got: Answers, judging: JudgingWindows) -> dict[str, float]:
+    """What a gate says of novelty; nothing where either has none, or windows too few to have an order."""
+    expected, scores = _scores(judging.answers), _scores(got)
+    if len(expected) != len(scores) or len(scores) < LEAST_JUDGING:
+        return {}
+    ranks = [one.argsort(kind="stable").argsort(kind="stable") for one in (expected, scores)]
+    agreement = float(np.corrcoef(ranks)[0, 1])
+    return {"novelty_agreement": agreement, "least_novelty_agreement": LEAST_NOVELTY_AGREEMENT}
 
 
 def _drop_points(

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from mmkd_edge.backends.base import backend_for, is_installed, open_backend
-from mmkd_edge.bundle.golden import Golden
+from mmkd_edge.bundle.golden import Golden, novelty_errors
 from mmkd_edge.errors import GateError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.judge.artifacts import ProvenArtifact
@@ -72,6 +72,7 @@ def golden_without_recordings(
         probabilities=answers.probabilities,
         judge=judging_half(labels),
         tolerance=FP32_TOLERANCE,
+        novelty=answers.novelty,
     )
 
 
@@ -103,6 +104,9 @@ def steady(
         tolerance = max(golden.tolerance, proven.artifact.parity.tolerance if lower else 0.0)
         # Half of it: engines of other machines differ in their last digits, INT8 by a step here and there.
         kept &= np.abs(answers.logits - golden.logits).max(axis=1) <= tolerance / 2
+        calibration = proven.artifact.novelty
+        if calibration and golden.novelty is not None and answers.novelty is not None:
+            kept &= novelty_errors(golden.novelty, answers.novelty) <= calibration.tolerance / 2
     if not kept.any():
         raise GateError(
             "--golden: expected windows that every artifact answers as the checkpoint does, got none among "
@@ -110,4 +114,5 @@ def steady(
         )
     rows = np.flatnonzero(kept)[:most]
     per_window = {name: getattr(golden, name)[rows] for name in ("windows", "labels", "logits", "probabilities")}
-    return msgspec.structs.replace(golden, **per_window, judge=judging_half(golden.labels[rows]))
+    novelty = None if golden.novelty is None else golden.novelty[rows]
+    return msgspec.structs.replace(golden, **per_window, judge=judging_half(golden.labels[rows]), novelty=novelty)

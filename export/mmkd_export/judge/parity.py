@@ -5,19 +5,21 @@ Owns the comparison and its gate. Runs artifacts the way a device does: through 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from mmkd_edge.backends.base import Backend
-from mmkd_edge.bundle.golden import answer_scale, same_answers
+from mmkd_edge.bundle.golden import answer_scale, novelty_errors, same_answers
 from mmkd_edge.bundle.manifest import Parity
 from mmkd_edge.errors import GateError
 from mmkd_edge.frames import bytes_of, missing_frames, with_missing
 from mmkd_edge.predict.preprocess import prepare
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_report.documents.export import ArtifactParity, TensorParity
+from mmkd_report.documents.export import ArtifactParity, NoveltyParity, TensorParity
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,25 +28,39 @@ FP32_TOLERANCE = 1e-4
 """Largest difference of a logit or a probability between torch and the fp32 graph. Both sum in float32, in another
 order: a relative 1e-6 or so on logits of about 10, and ten times that for a wide margin."""
 
+NOVELTY_TOLERANCE = 1e-3
+"""Largest difference of a novelty score between torch and the fp32 graph, as a share of one more than it: features that
+hardly vary are divided by how little they do, and their rounding with them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """What a network answers for N windows: the graph's two outputs, each float32 (N, K)."""
+    """What a network answers for N windows: the graph's outputs, float32 (N, K), and novelty (N, 1) or None."""
 
     logits: NDArray[np.float32]
     probabilities: NDArray[np.float32]
+    novelty: NDArray[np.float32] | None = None
+
+    def rows(self, chosen: NDArray[Any]) -> Answers:
+        """The answers for some of the windows: their numbers, or where a bool mask (N,) is true."""
+        novelty = None if self.novelty is None else self.novelty[chosen]
+        return Answers(logits=self.logits[chosen], probabilities=self.probabilities[chosen], novelty=novelty)
+
+
+def answers_from_outputs(outputs: Sequence[NDArray[np.float32]]) -> Answers:
+    """A graph's outputs (N, ...), in its order, as answers."""
+    logits, probabilities, *novelty = outputs
+    return Answers(logits=logits, probabilities=probabilities, novelty=novelty[0] if novelty else None)
 
 
 def answers_from_backend(backend: Backend, windows: NDArray[Any], modality: ModalitySpec) -> Answers:
     """Runs an opened artifact over N windows, one at a time as a device does."""
     name = modality.name
-    logits, probabilities = [], []
+    answers = []
     for window in windows:
         values, present = prepare(window, modality)
-        answer = backend.run({name: values, f"{name}_present": present})
-        logits.append(answer[0][0])
-        probabilities.append(answer[1][0])
-    return Answers(logits=np.stack(logits), probabilities=np.stack(probabilities))
+        answers.append(backend.run({name: values, f"{name}_present": present}))
+    return answers_from_outputs([np.concatenate(outputs) for outputs in zip(*answers, strict=True)])
 
 
 def compare(expected: Answers, got: Answers, *, task: TaskSpec) -> ArtifactParity:
@@ -55,7 +71,15 @@ def compare(expected: Answers, got: Answers, *, task: TaskSpec) -> ArtifactParit
         logits=_compare_tensor(expected.logits, got.logits),
         probabilities=_compare_tensor(expected.probabilities / scale, got.probabilities / scale),
         label_agreement=float(same_answers(task, expected.logits, got.logits).mean()),
+        novelty=_compare_novelty(expected, got),
     )
+
+
+def _compare_novelty(expected: Answers, got: Answers) -> NoveltyParity | msgspec.UnsetType:
+    if expected.novelty is None or got.novelty is None:
+        return msgspec.UNSET
+    errors = novelty_errors(expected.novelty, got.novelty)
+    return NoveltyParity(max_error=float(errors.max()), mean_error=float(errors.mean()))
 
 
 def _compare_tensor(expected: NDArray[np.float32], got: NDArray[np.float32]) -> TensorParity:
@@ -80,6 +104,13 @@ def require_parity(parity: ArtifactParity, *, tolerance: float, what: str) -> Pa
             f"{what}: expected the checkpoint's answers within {tolerance:g} on {parity.windows} windows, got a "
             f"difference of {parity.max_abs_error:.3g} (labels agree on {parity.label_agreement:.1%}); no bundle was "
             "written. Please report it with the versions of torch and onnxruntime"
+        )
+    novelty = parity.novelty
+    if novelty is not msgspec.UNSET and not novelty.max_error <= NOVELTY_TOLERANCE:
+        raise GateError(
+            f"{what}: expected the checkpoint's novelty within {NOVELTY_TOLERANCE:.1%} on {parity.windows} windows, "
+            f"got a difference of {novelty.max_error:.2%}; no bundle was written. Please report it with the versions "
+            "of torch and onnxruntime"
         )
     return stated_parity(parity, tolerance=tolerance)
 

@@ -45,6 +45,7 @@ class ProofSet:
         calibration: (M, T, C) windows that ranges and confidence are taken from; none of them judges.
         calibration_labels: (M,) int64, -1 where unknown.
         temperature: that the probabilities of all answers are made with.
+        novelty_scores: of the validation windows, rising, by the fp32 network; empty where it gives none.
     """
 
     modality: ModalitySpec
@@ -57,6 +58,7 @@ class ProofSet:
     calibration: NDArray[Any]
     calibration_labels: NDArray[np.int64]
     temperature: float = 1.0
+    novelty_scores: tuple[float, ...] = ()
 
     @property
     def recorded(self) -> NDArray[np.float32]:
@@ -77,7 +79,7 @@ def judging_of(real: RealWindows, answers: Answers) -> JudgingWindows:
     return JudgingWindows(
         windows=real.windows[rows],
         labels=real.labels[rows],
-        answers=Answers(logits=answers.logits[rows], probabilities=answers.probabilities[rows]),
+        answers=answers.rows(rows),
         source=real.source,
     )
 

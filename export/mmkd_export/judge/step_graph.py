@@ -79,7 +79,7 @@ def prove_step(
         logits, probabilities = follow_recording(backend, facts, recording, proof_set.modality)
         got = Answers(logits=logits, probabilities=probabilities)
         heard = _heard(recording, stride=facts.stride, samples=proof_set.modality.samples)
-        parity = compare(_rows(expected, heard), _rows(got, heard), task=proof_set.task)
+        parity = compare(expected.rows(heard), got.rows(heard), task=proof_set.task)
         stated = require_parity(parity, tolerance=FP32_TOLERANCE, what=f"{what}, along a recording")
         windows = _stepped_windows(backend, facts, proof_set)
         require_parity(windows, tolerance=FP32_TOLERANCE, what=f"{what}, window by window")
@@ -149,10 +149,6 @@ def _heard(recording: NDArray[np.float32], *, stride: int, samples: int) -> NDAr
     return heard
 
 
-def _rows(answers: Answers, chosen: NDArray[np.bool_]) -> Answers:
-    return Answers(logits=answers.logits[chosen], probabilities=answers.probabilities[chosen])
-
-
 def _stepped_windows(backend: SteppingBackend, streaming: Streaming, proof_set: ProofSet) -> ArtifactParity:
     """Golden windows, each stepped through from the beginning, against the answers for them."""
     windows = proof_set.real.windows[:_MOST_GOLDEN]
@@ -161,6 +157,4 @@ def _stepped_windows(backend: SteppingBackend, streaming: Streaming, proof_set: 
         logits=np.stack([logits[-1] for logits, _ in found]),
         probabilities=np.stack([shares[-1] for _, shares in found]),
     )
-    count = len(windows)
-    expected = Answers(logits=proof_set.answers.logits[:count], probabilities=proof_set.answers.probabilities[:count])
-    return compare(expected, got, task=proof_set.task)
+    return compare(proof_set.answers.rows(np.arange(len(windows))), got, task=proof_set.task)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmkd_edge.predict.preprocess import prepare_batch
-from mmkd_export.judge.parity import Answers
+from mmkd_export.judge.parity import Answers, answers_from_outputs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,15 +23,14 @@ def answers_from_student(checkpoint: StudentCheckpoint, windows: NDArray[Any], *
 
     from mmkd_models.networks.student import ExportStudent
 
-    student = ExportStudent(checkpoint.network(), temperature=temperature).eval()
-    logits, probabilities = [], []
+    student = ExportStudent(checkpoint.network(), temperature=temperature, seen=checkpoint.seen).eval()
+    answers = []
     with torch.no_grad():
         for start in range(0, len(windows), _BATCH):
             values, present = prepare_batch(windows[start : start + _BATCH], checkpoint.modality)
             answer = student(torch.from_numpy(values), torch.from_numpy(present))
-            logits.append(answer[0].numpy())
-            probabilities.append(answer[1].numpy())
-    return Answers(logits=np.concatenate(logits), probabilities=np.concatenate(probabilities))
+            answers.append([output.numpy() for output in answer])
+    return answers_from_outputs([np.concatenate(outputs) for outputs in zip(*answers, strict=True)])
 
 
 def answers_along_recording(

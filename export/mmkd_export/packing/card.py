@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from mmkd_edge.bundle.manifest import ModelEntry
+from mmkd_edge.predict.novelty import novelty_text
 from mmkd_edge.printable import printable
 from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
 from mmkd_export.judge.gate import LEAST_JUDGING
@@ -26,6 +27,7 @@ def model_card(report: ExportReport, entry: ModelEntry, *, licence: str) -> str:
             *_use(entry),
             *_measured(report),
             *_confidence(report),
+            *_novelty(entry),
             *_origin(report, licence),
         ]
     )
@@ -66,11 +68,11 @@ def _input(entry: ModelEntry, range_rule: str) -> Iterator[str]:
             "Raw values are only comparable within one group (person, machine or session): measure a reference with "
             "`mmkd-data reference` and open the bundle with it."
         )
-    names = " and ".join(f"`{tensor.name}`" for tensor in entry.outputs)
+    names = " and ".join(f"`{tensor.name}`" for tensor in entry.outputs[:2])
     values, present = (f"`{tensor.name}` {tensor.dtype} {tensor.shape}" for tensor in entry.inputs)
     yield (
         f"The graph takes {values} (missing values as 0) and {present} (1 or 0), and gives {names}, both "
-        f"(1, {len(entry.task.labels)})."
+        f"(1, {len(entry.task.labels)}){', and `novelty` (1, 1)' if entry.has_novelty else ''}."
     )
     yield ""
 
@@ -189,6 +191,23 @@ def _confidence(report: ExportReport) -> Iterator[str]:
     if report.windows.judged_by == report.windows.source:
         yield f"{SAME_GROUPS[0].upper()}{SAME_GROUPS[1:]}."
         yield ""
+
+
+def _novelty(entry: ModelEntry) -> Iterator[str]:
+    known = [(artifact.file, artifact.novelty) for artifact in entry.artifacts if artifact.novelty]
+    if not known:
+        return
+    yield "## What it has never seen"
+    yield ""
+    yield (
+        "`EdgePredictor.open(..., unknown_level=0.01)` gives the status `unknown` to windows that are less like what "
+        "training saw than all but one in a hundred of the validation windows; `Prediction.novelty` is the p-value. A "
+        "person, machine or place that validation did not have is further away, so that more is called unknown there."
+    )
+    yield ""
+    for file, novelty in known:
+        yield f"- `{file}`: {novelty_text(novelty)}."
+    yield ""
 
 
 def _row(artifact: ArtifactReport) -> str:

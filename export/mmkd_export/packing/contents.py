@@ -126,6 +126,7 @@ def _golden(proof_set: ProofSet) -> Golden:
         probabilities=proof_set.answers.probabilities,
         judge=proof_set.real.judge,
         tolerance=FP32_TOLERANCE,
+        novelty=proof_set.answers.novelty,
     )
 
 
@@ -136,7 +137,7 @@ def _entry(student: ProvenStudent, artifacts: Sequence[ProvenArtifact], *, golde
         modality=modality,
         task=task,
         inputs=graph_inputs(modality),
-        outputs=graph_outputs(task),
+        outputs=graph_outputs(task, novelty=student.has_novelty),
         preset=facts.preset,
         parameters=facts.parameters,
         mflops=facts.mflops,

@@ -169,7 +169,7 @@ def _answers(graph: onnx.ModelProto, windows: NDArray[Any], student: ProvenStude
 
 
 def _checked_bytes(graph: onnx.ModelProto, student: ProvenStudent) -> bytes:
-    inputs, outputs = graph_inputs(student.modality), graph_outputs(student.task)
+    inputs, outputs = graph_inputs(student.modality), graph_outputs(student.task, novelty=student.has_novelty)
     if student.batch is not None:
         inputs, outputs = any_batch(inputs), any_batch(outputs)
     check_graph(graph, inputs=inputs, outputs=outputs)

@@ -110,7 +110,8 @@ def tflite_from_checkpoint(path: Path, *, temperature: float = 1.0) -> bytes:
     """Converts the student in a checkpoint file; the same checkpoint and library versions give the same bytes.
 
     The signature takes `<modality>` and `<modality>_present` (1, T, C) and gives `logits` and `probabilities` (1, K),
-    all float32. The probabilities are the softmax of the logits divided by `temperature`.
+    and `novelty` (1, 1) where the student has it, all float32. The probabilities are the softmax of the logits divided
+    by `temperature`.
 
     Raises:
         MmkdError: it cannot convert the network.
@@ -148,10 +149,10 @@ def tflite_from_student(checkpoint: StudentCheckpoint, *, temperature: float) ->
     from mmkd_models.networks.student import ExportStudent
 
     return _tflite_from_module(
-        ExportStudent(checkpoint.network(), temperature=temperature),
+        ExportStudent(checkpoint.network(), temperature=temperature, seen=checkpoint.seen),
         checkpoint,
         inputs=graph_inputs(checkpoint.modality),
-        outputs=graph_outputs(checkpoint.task),
+        outputs=graph_outputs(checkpoint.task, novelty=checkpoint.seen is not None),
     )
 
 

@@ -34,7 +34,7 @@ MOST_EXECUTIONS = 8
 """Of one backend: so many calls run side by side, a further one waits for the first of them to end."""
 _LOG_LINES = 100
 _DTYPES: Mapping[str, Literal["float32", "uint8"]] = {"FLOAT": "float32", "UINT8": "uint8"}
-_OUTPUTS = (("logits", "probabilities"), ("logits", "value"))
+_OUTPUTS = ("logits", "probabilities", "value", "novelty")
 
 
 class TrtBackend:
@@ -93,7 +93,7 @@ class TrtBackend:
                 f"backend 'trt' ({self.version}) cannot open the artifact: {_reason(error)}{self._if_lost()}"
             ) from error
 
-    def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], ...]:
         """Answer for one window; see `Backend.run`."""
         execution = self._taken()
         handled = sys.exc_info()[1]
@@ -215,7 +215,7 @@ class TrtBackend:
 
 
 def _tensors(module: Any, engine: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Inputs and outputs, each in the order of the names, which is that of the manifest."""
+    """Inputs in the order of their names and outputs in that of `_OUTPUTS`: the manifest's."""
     inputs: list[TensorSpec] = []
     outputs: list[TensorSpec] = []
     for name in sorted(engine.get_tensor_name(index) for index in range(engine.num_io_tensors)):
@@ -227,10 +227,10 @@ def _tensors(module: Any, engine: Any) -> tuple[tuple[TensorSpec, ...], tuple[Te
         shape = (1, *shape[1:]) if shape[:1] == (-1,) else shape  # one window at a time, as the runtime asks
         is_input = engine.get_tensor_mode(name) == module.TensorIOMode.INPUT
         (inputs if is_input else outputs).append(TensorSpec(name=name, dtype=dtype, shape=shape))
-    names = tuple(tensor.name for tensor in outputs)
-    if names not in _OUTPUTS:
-        raise BackendError(f"expected the outputs {', '.join(_OUTPUTS[0])}, got {', '.join(names) or 'nothing'}")
-    return tuple(inputs), tuple(outputs)
+    names = [tensor.name for tensor in outputs]
+    if not set(names) <= set(_OUTPUTS):
+        raise BackendError(f"expected outputs among {', '.join(_OUTPUTS)}, got {', '.join(names)}")
+    return tuple(inputs), tuple(sorted(outputs, key=lambda tensor: _OUTPUTS.index(tensor.name)))
 
 
 def _reason(error: Exception) -> str:

@@ -21,7 +21,7 @@ from mmkd_edge.spec import TensorSpec
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Answer = tuple[NDArray[np.float32], NDArray[np.float32]]
+    Answer = tuple[NDArray[np.float32], ...]
 
 
 class Execution:
@@ -31,7 +31,7 @@ class Execution:
         engine: what TensorRT loaded.
         runtime: CUDA's; see `load_runtime`.
         inputs: what the engine takes, the values first.
-        outputs: what it gives: logits, probabilities.
+        outputs: what it gives, in the order of the answers.
         logger: what TensorRT tells its reasons to.
 
     Raises:
@@ -65,7 +65,7 @@ class Execution:
         fill(self._places, feeds)
 
     def compute(self) -> Answer:
-        """Logits and probabilities for the window that was taken; the arrays belong to the caller.
+        """The outputs for the window that was taken; the arrays belong to the caller.
 
         Raises:
             BackendError: TensorRT or CUDA failed.
@@ -76,8 +76,7 @@ class Execution:
         else:
             self._enqueue()
         stream.wait()
-        logits, probabilities = self._answers
-        return logits.copy(), probabilities.copy()
+        return tuple(answer.copy() for answer in self._answers)
 
     def record(self) -> str:
         """Record the call as a CUDA graph, if it then gives the same answers.

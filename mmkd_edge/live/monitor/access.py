@@ -1,7 +1,8 @@
 """Who may look, and who may touch.
 
 On the loopback interface anybody of this machine may look, unless a token or an origin was named; everywhere else, and
-of what a proxy forwards, a token is asked for. What changes something asks for it everywhere. A page of another origin,
+of what a proxy forwards, a token is asked for. Whether all is well, yes or no, a program of this machine learns without
+one: what watches a service needs no secret. What changes something asks for it everywhere. A page of another origin,
 and a name that was made to point here, get nothing.
 """
 
@@ -105,7 +106,8 @@ class Access:
 
     def __init__(self, token: str, address: Address, *, is_open: bool, origin: str | None = None) -> None:
         self._token = token
-        self._is_open = is_open and address.is_loopback and origin is None
+        self._is_alone = address.is_loopback and origin is None
+        self._is_open = is_open and self._is_alone
         self._origin = origin
         here = f"[{address.host}]" if ":" in address.host else address.host
         self._names = {*_LOCAL_NAMES, here} if address.is_loopback else None
@@ -144,9 +146,15 @@ class Access:
 
     def may_look(self, headers: Mapping[str, str], cookies: Mapping[str, str]) -> bool:
         """Whether a request may see anything."""
-        if self._is_open and not any(name in headers for name in _FORWARDED):
-            return True
-        return self.knows_token(headers, cookies)
+        return (self._is_open and not _is_forwarded(headers)) or self.knows_token(headers, cookies)
+
+    def may_probe(self, headers: Mapping[str, str]) -> bool:
+        """Whether a request may learn that all is well, and no more: a program of this machine, without a token."""
+        return self._is_alone and not _is_forwarded(headers)
+
+
+def _is_forwarded(headers: Mapping[str, str]) -> bool:
+    return any(name in headers for name in _FORWARDED)
 
 
 class Bucket:

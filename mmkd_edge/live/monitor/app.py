@@ -48,6 +48,10 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, not an error of ours
         self.reason = reason
 
 
+def _needs_token() -> Refusal:
+    return Refusal(HTTPStatus.UNAUTHORIZED, "this needs the token that mmkd-run named at its start")
+
+
 class Monitor:
     """Answers the requests of pages.
 
@@ -88,7 +92,7 @@ class Monitor:
             Route("/login", self._guarded(self._login, look=False), methods=["POST"]),
             Route("/events", self._guarded(self._events)),
             Route("/acknowledge", self._guarded(self._acknowledge, touch=True), methods=["POST"]),
-            Route("/healthz", self._guarded(self._healthz)),
+            Route("/healthz", self._guarded(self._healthz, look=False)),
             Route("/metrics", self._guarded(self._metrics)),
             Route("/predict", self._guarded(self._predict), methods=["POST"]),
         ]
@@ -116,7 +120,7 @@ class Monitor:
             raise Refusal(HTTPStatus.FORBIDDEN, "asked from another origin, or by another name")
         may = self._access.knows_token(headers, cookies) if touch else self._access.may_look(headers, cookies)
         if (look or touch) and not may:
-            raise Refusal(HTTPStatus.UNAUTHORIZED, "this needs the token that mmkd-run named at its start")
+            raise _needs_token()
 
     async def _page(self, request: Request) -> Response:
         from starlette.responses import FileResponse
@@ -151,7 +155,9 @@ class Monitor:
         self._station(name)
         if self._pages >= _MOST_PAGES:
             raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, f"{_MOST_PAGES} pages are open already; close one")
-        return StreamingResponse(self._updates(request, name), media_type="text/event-stream")
+        # nginx would hold events back until some kilobytes are there.
+        unheld = {"X-Accel-Buffering": "no"}
+        return StreamingResponse(self._updates(request, name), media_type="text/event-stream", headers=unheld)
 
     async def _updates(self, request: Request, name: str) -> AsyncIterator[bytes]:
         follower = Follower(self._service, self._boards, name)
@@ -178,10 +184,14 @@ class Monitor:
     async def _healthz(self, request: Request) -> Response:
         from starlette.responses import JSONResponse
 
-        well = self._service.is_well
-        states = {station.name: station.facts().state for station in self._service.stations}
-        status = HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE
-        return JSONResponse({"well": well, "stations": states}, status_code=status)
+        may_look = self._access.may_look(request.headers, request.cookies)
+        if not (may_look or self._access.may_probe(request.headers)):
+            raise _needs_token()
+        told: dict[str, object] = {"well": self._service.is_well}
+        if may_look:
+            told["stations"] = {station.name: station.facts().state for station in self._service.stations}
+        status = HTTPStatus.OK if told["well"] else HTTPStatus.SERVICE_UNAVAILABLE
+        return JSONResponse(told, status_code=status)
 
     async def _metrics(self, request: Request) -> Response:
         from starlette.responses import PlainTextResponse

@@ -52,6 +52,7 @@ class Shown(msgspec.Struct, frozen=True, array_like=True, gc=False):
         index: of its label; -1 where there is no answer.
         probabilities: of all labels; of a number the value alone.
         missing_share: of its window.
+        novelty: p-value of its window; None where the bundle gives none.
     """
 
     number: int
@@ -61,6 +62,7 @@ class Shown(msgspec.Struct, frozen=True, array_like=True, gc=False):
     probabilities: tuple[float, ...]
     missing_share: float
     reason: str
+    novelty: float | None
 
 
 class Episode(msgspec.Struct, frozen=True, kw_only=True):
@@ -243,4 +245,5 @@ def _shown(record: ResultRecord) -> Shown:
         tuple(round(share, 4) for share in shares),
         round(record.missing_share, 4),
         record.reason,
+        None if record.novelty is None else round(record.novelty, 4),
     )

@@ -1,8 +1,8 @@
 """`modbus-write://HOST?at=100`: the last result in five holding registers of a PLC. Nothing else is written to one.
 
 From register `at` on: a count that moves with every result, so that a PLC sees that it is alive; the status, 0 `ok`,
-1 `degraded`, 2 `stale`, 3 `warming_up`, 4 `invalid`; the label, 1 for the first, 0 where there is no answer; its
-probability in thousandths; how many episodes are open.
+1 `degraded`, 2 `stale`, 3 `warming_up`, 4 `invalid`, 5 `unknown`; the label, 1 for the first, 0 where there is no
+answer; its probability in thousandths; how many episodes are open.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mmkd_edge.live.records import AlarmRecord, Record, ResultRecord
 
 _OPTIONS = ("at", "unit", "station")
 _PORT, _TIMEOUT_S = 502, 3.0
-_STATUS = ("ok", "degraded", "stale", "warming_up", "invalid")
+_STATUS = ("ok", "degraded", "stale", "warming_up", "invalid", "unknown")
 
 
 class ModbusWriteSink:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import msgspec
 
 from mmkd_edge.errors import first_line
-from mmkd_edge.live.backoff import Backoff
+from mmkd_edge.live.links.backoff import Backoff
 from mmkd_edge.live.records import Record
 from mmkd_edge.live.sinks.base import GoneError, RefusedError, Sink
 from mmkd_edge.live.sinks.store import Store

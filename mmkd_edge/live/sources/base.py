@@ -27,6 +27,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
         time_unit: of numbers in it; texts are ISO 8601.
         follow: whether a file that ends is waited for.
         replay_speed: of recordings and files, in times their own; None is as fast as they are taken.
+        frame: (H, W, C) of a frame of video; None of anything else.
     """
 
     columns: Columns
@@ -35,6 +36,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     time_unit: TimeUnit = "s"
     follow: bool = False
     replay_speed: float | None = None
+    frame: tuple[int, int, int] | None = None
 
 
 class Source(Protocol):

@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator
 
 from mmkd_edge.errors import UsageError, first_line
-from mmkd_edge.live.backoff import Backoff
 from mmkd_edge.live.intake import Delivery, Listener
+from mmkd_edge.live.links.backoff import Backoff
 from mmkd_edge.live.links.mqtt import Link, broker_of, mqtt_library
 from mmkd_edge.live.sources.base import Wanted
 from mmkd_edge.live.sources.payload import rows_of

@@ -1,20 +1,28 @@
-"""Sources that ask: one sample at a time, at a pace, over a connection that may break."""
+"""Connections that break and are made again, and sources that ask over one: a sample at a time, at a pace."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from mmkd_edge.errors import first_line
-from mmkd_edge.live.backoff import Backoff
 from mmkd_edge.live.channels import Columns
 from mmkd_edge.live.intake import Delivery, Listener
+from mmkd_edge.live.links.backoff import Backoff
 
 
-class Asked(Protocol):
+class Connection(Protocol):
+    """What is open, and may break."""
+
+    def close(self) -> None:
+        """End it."""
+        ...
+
+
+class Asked(Connection, Protocol):
     """One connection to what is asked."""
 
     def sample(self) -> list[float]:
@@ -25,21 +33,40 @@ class Asked(Protocol):
         """Let so much time pass."""
         ...
 
-    def close(self) -> None:
-        """End it."""
-        ...
+
+_Open = TypeVar("_Open", bound=Connection)
 
 
 def asked_again(
     connect: Callable[[], Asked], *, name: str, columns: Columns, every_s: float, listener: Listener
 ) -> Iterator[Delivery]:
-    """Samples at a pace; a connection that breaks is made again after 1 to 30 seconds.
+    """Samples at a pace, over a connection as of `made_again`.
 
     Args:
         connect: makes a connection; raises OSError where it cannot.
         name: of the other side, for people.
         columns: what the values are multiplied with, and what is added.
         every_s: from one sample to the next. One that took longer is followed by the next at once.
+        listener: learns of the connection.
+    """
+    yield from made_again(
+        connect, lambda connection: _samples(connection, columns, every_s, listener), name=name, listener=listener
+    )
+
+
+def made_again(
+    connect: Callable[[], _Open],
+    deliveries_of: Callable[[_Open], Iterator[Delivery]],
+    *,
+    name: str,
+    listener: Listener,
+) -> Iterator[Delivery]:
+    """What a connection delivers; one that breaks is made again after 1 to 30 seconds.
+
+    Args:
+        connect: makes a connection; raises OSError where it cannot.
+        deliveries_of: reads it until it breaks, with OSError, or the listener stops.
+        name: of the other side, for people.
         listener: learns of the connection.
     """
     backoff = Backoff()
@@ -52,7 +79,7 @@ def asked_again(
             continue
         listener.connection(True, name)
         try:
-            for delivery in _samples(connection, columns, every_s, listener):
+            for delivery in deliveries_of(connection):
                 backoff.succeeded()
                 yield delivery
         except OSError as error:

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import msgspec
 
+from mmkd_edge.errors import UsageError
 from mmkd_edge.live.links.prefixes import kind_and_place
 from mmkd_edge.live.sources.base import Recorded, Source, Wanted
+from mmkd_edge.live.sources.camera import CameraSource, FilmSource
 from mmkd_edge.live.sources.files import FileSource, StdinSource
 from mmkd_edge.live.sources.modbus import ModbusSource
 from mmkd_edge.live.sources.mqtt import MqttSource
 from mmkd_edge.live.sources.opcua import OpcUaSource
 from mmkd_edge.live.sources.replay import RecordingsSource
-from mmkd_edge.live.sources.sound import WavSource
+from mmkd_edge.live.sources.sound import MicrophoneSource, WavSource
 
 LoadRecordings = Callable[[str], Sequence[Recorded]]
 
@@ -44,11 +46,15 @@ class SourceKind(msgspec.Struct, frozen=True, kw_only=True):
         form: how it is written.
         about: what it gives, for the help.
         open: opens it; may raise UsageError and UnavailableError.
+        grows: whether `--follow` means something to it.
+        frames: whether it gives frames of video.
     """
 
     form: str
     about: str
     open: Callable[[Opening], Source]
+    grows: bool = False
+    frames: bool = False
 
 
 SOURCES: dict[str, SourceKind] = {
@@ -56,6 +62,7 @@ SOURCES: dict[str, SourceKind] = {
         form="csv:FILE",
         about="lines of a file, CSV or JSON; --follow waits for more",
         open=lambda asked: FileSource(Path(asked.place), asked.wanted),
+        grows=True,
     ),
     "stdin": SourceKind(
         form="stdin", about="lines of the standard input, CSV or JSON", open=lambda asked: StdinSource(asked.wanted)
@@ -75,6 +82,28 @@ SOURCES: dict[str, SourceKind] = {
     "wav:": SourceKind(
         form="wav:FILE", about="a sound file", open=lambda asked: WavSource(Path(asked.place), asked.wanted)
     ),
+    "mic": SourceKind(
+        form="mic",
+        about="the default microphone, by arecord",
+        open=lambda asked: MicrophoneSource(asked.text, "", asked.wanted),
+    ),
+    "mic:": SourceKind(
+        form="mic:DEVICE",
+        about="one that arecord -L names",
+        open=lambda asked: MicrophoneSource(asked.text, asked.place, asked.wanted),
+    ),
+    "cam:": SourceKind(
+        form="cam:N",
+        about="a camera's number, device file or address",
+        open=lambda asked: CameraSource(asked.text, asked.place, asked.wanted),
+        frames=True,
+    ),
+    "video:": SourceKind(
+        form="video:FILE",
+        about="a film",
+        open=lambda asked: FilmSource(asked.text, asked.place, asked.wanted),
+        frames=True,
+    ),
     "recordings:": SourceKind(
         form="recordings:DATASET",
         about="the recordings of a dataset, in their order",
@@ -82,6 +111,11 @@ SOURCES: dict[str, SourceKind] = {
     ),
 }
 """By prefix; the text behind it is the place."""
+
+
+def grows(text: str) -> bool:
+    """Whether `--follow` means something to the source that a text names. Raises UsageError where there is none."""
+    return kind_and_place(text, SOURCES, option="--source")[0].grows
 
 
 def open_source(text: str, wanted: Wanted, *, load_recordings: LoadRecordings, pause_s: float) -> Source:
@@ -94,8 +128,15 @@ def open_source(text: str, wanted: Wanted, *, load_recordings: LoadRecordings, p
         pause_s: between two recordings, longer than a window.
 
     Raises:
-        UsageError: there is no such source, or its place does not exist.
+        UsageError: there is no such source, its place does not exist, or it does not give what is wanted.
         UnavailableError: a library is missing.
     """
     kind, place = kind_and_place(text, SOURCES, option="--source")
+    if kind.frames != (wanted.frame is not None):
+        forms = ", ".join(one.form for one in SOURCES.values() if one.frames != kind.frames)
+        gives, takes = ("video", "samples") if kind.frames else ("samples", "video")
+        raise UsageError(f"--source {text}: expected {takes} for this student, got a source of {gives}; use {forms}")
+    if wanted.follow and not kind.grows:
+        forms = ", ".join(one.form for one in SOURCES.values() if one.grows)
+        raise UsageError(f"--follow: expected {forms}, a file that grows, got --source {text}; leave it out")
     return kind.open(Opening(text=text, place=place, wanted=wanted, load_recordings=load_recordings, pause_s=pause_s))

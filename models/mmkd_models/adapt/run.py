@@ -24,6 +24,7 @@ from mmkd_models.training.checkpoint import Adapted, StudentCheckpoint
 from mmkd_models.training.closed_form.targets import teachers_answers
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.teacher_set import TaughtBy
+from mmkd_models.training.trainings import with_novelty
 from mmkd_report.documents.adaptation import AdaptationDocument, DomainFacts, EstimateKind, WayJudgement
 
 OnWay = Callable[[str], None]
@@ -202,7 +203,19 @@ def _finished(
         # It would take the new domain for a drift.
         group_reference=msgspec.UNSET,
     )
-    return replace(student, facts=facts, carried=_carried(asked, base, labelled))
+    adapted_student = replace(student, facts=facts, carried=_carried(asked, base, labelled))
+    # Where only the head changed it saw what it saw before.
+    return adapted_student if student.seen else with_novelty(adapted_student, *_of_both(asked, base))
+
+
+def _of_both(asked: Asked, base: Task) -> tuple[list[Windows], list[Windows]]:
+    """Windows of the student's modality that it knows from either domain, and windows that judged."""
+    name = (asked.student.modality.name,)
+    old, new = asked.old, base.new
+    return (
+        [old.learn.with_modalities(name), new.learn.with_modalities(name)],
+        [old.judge.with_modalities(name), new.judge.with_modalities(name)],
+    )
 
 
 def _carried(asked: Asked, base: Task, labelled: NDArray[np.int64] | None) -> CarriedWindows | None:

@@ -213,4 +213,4 @@ def _settings(task: Task, way: Way, targets: Floats) -> Mapping[str, Any]:
 
 def _changed(student: StudentCheckpoint, network: nn.Module) -> StudentCheckpoint:
     state: dict[str, Tensor] = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
-    return replace(student, state=state, int8=None)
+    return replace(student, state=state, int8=None, seen=None)

@@ -17,6 +17,7 @@ with loading("mmkd-data"):
     from mmkd_edge.command.show import json_text, plain_table, say, show_table
     from mmkd_edge.errors import DatasetError, UsageError
     from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
+    from mmkd_models.commands.reporting import after_looking
     from mmkd_models.data.checking.check import check_dataset
     from mmkd_models.data.checking.describe import Description, ModalityFacts, describe_dataset
     from mmkd_models.data.dataset import open_dataset, shipped_dataset, shipped_names
@@ -186,7 +187,7 @@ def check(directory: _Directory, as_json: _Json = False) -> None:
         print(fact)
     for warning in report.warnings:
         print(f"warning: {warning}")
-    print(f"{directory} is sound; next: {shell_line('mmkd-train', 'teacher', directory, '-o', 'teacher.ckpt')}")
+    print(f"{directory} is sound; next: {after_looking(directory, has_labels=report.has_labels)}")
 
 
 def describe(directory: _Directory, as_json: _Json = False) -> None:
@@ -201,7 +202,8 @@ def describe(directory: _Directory, as_json: _Json = False) -> None:
     show_table(_split_table(description))
     for line in _closing_lines(description):
         print(line)
-    print(f"next: {shell_line('mmkd-train', 'teacher', directory, '-o', 'teacher.ckpt')}")
+    train = description.splits["train"]
+    print(f"next: {after_looking(directory, has_labels=train.unlabelled < train.windows)}")
 
 
 def _headline(description: Description) -> str:

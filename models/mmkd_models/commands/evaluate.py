@@ -7,6 +7,7 @@ from mmkd_edge.command.interrupts import loading
 with loading("mmkd-evaluate"):
     from collections.abc import Mapping, Sequence
     from dataclasses import dataclass
+    from functools import partial
     from pathlib import Path
     from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, get_args
 
@@ -19,7 +20,8 @@ with loading("mmkd-evaluate"):
     from mmkd_edge.errors import UsageError
     from mmkd_models.commands.evaluation import show_bundle, show_evaluation, show_kind
     from mmkd_models.commands.options import Data
-    from mmkd_models.commands.suites import SuiteOptions, chosen_suites, run_suites
+    from mmkd_models.commands.shift import ShiftOptions
+    from mmkd_models.commands.suites import Asked, SuiteOptions, ask_share, chosen_suites, run_suites
     from mmkd_models.data.dataset import Dataset, open_dataset
     from mmkd_models.data.folds import fold_indices
     from mmkd_models.data.spec import SplitName
@@ -46,7 +48,15 @@ def main() -> NoReturn:
 
 def run_evaluate(arguments: Sequence[str]) -> None:
     """Runs `mmkd-evaluate` with these arguments."""
-    epilog = "Example: mmkd-evaluate student.ckpt mydata --missing --against baseline.ckpt --page page.html"
+    if "--sensors" in arguments:
+        from mmkd_export.commands.sensors import run_sensors
+
+        run_sensors([one for one in arguments if one != "--sensors"])
+        return
+    epilog = (
+        "Example: mmkd-evaluate student.ckpt mydata --missing --against baseline.ckpt --page page.html. Before there "
+        "is a model, mmkd-evaluate --sensors mydata asks which sensor is enough; mmkd-evaluate --sensors --help."
+    )
     run_line("mmkd-evaluate", arguments, [Command(function=evaluate, epilog=epilog)])
 
 
@@ -80,6 +90,7 @@ def evaluate(
         ),
     ] = None,
     suites: SuiteOptions,
+    anew: ShiftOptions,
     judged: JudgedOptions,
     metric: Annotated[
         str | None,
@@ -108,10 +119,15 @@ def evaluate(
             {"--missing": missing, "--metric": metric, "--error-level": error_levels},
             "expected no --suite beside it, whose figures are its own; leave one of them out",
         )
-        _judge_by_suites([model, *(against or ())], data, judged, suites, seed=seed, page=page, as_json=as_json)
+        paths = (model, *(against or ()))
+        line = _Line(paths=paths, data=data, judged=judged, suites=suites, anew=anew, seed=seed)
+        _judge_by_suites(line, page=page, as_json=as_json)
         return
-    _refuse({"--by": suites.by}, "expected --suite groups beside it, whose column it is; add it")
+    _refuse({"--by": suites.by}, "expected --suite groups or shift beside it, whose column it is; add it")
+    _refuse({"--out": anew.out}, "expected --suite beside it, whose work it keeps; add one")
+    _refuse({"--time": anew.time}, "expected --suite shift beside it; add it")
     _refuse({"--cost": suites.cost}, "expected --suite cost beside it; add it")
+    _refuse({"--rival": suites.rival}, "expected --suite beside it, by which it is judged; add one")
     of_classes = {"--missing": missing, "--metric": metric, "--page": page}
     if is_bundle(model):
         _refuse(
@@ -167,38 +183,54 @@ def evaluate(
     print(f"{'' if page is None else f'wrote {page}; '}next: {_next_command(report, data)}")
 
 
-def _judge_by_suites(
-    paths: Sequence[Path],
-    data: Path,
-    judged: JudgedOptions,
-    suites: SuiteOptions,
-    *,
-    seed: int,
-    page: Path | None,
-    as_json: bool,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Line:
+    """What was asked for by suites; it can be pickled."""
+
+    paths: tuple[Path, ...]
+    data: Path
+    judged: JudgedOptions
+    suites: SuiteOptions
+    anew: ShiftOptions
+    seed: int
+
+
+def _judge_by_suites(line: _Line, *, page: Path | None, as_json: bool) -> None:
+    chosen_suites(line.suites.suite or ())
+    if line.anew.out is None and line.anew.workers > 1:
+        raise UsageError("--workers: expected -o DIR, by which workers share their work, got none; name a folder")
+    side_by_side = None if line.anew.workers == 1 else partial(_ask_share, line)
+    run_suites(_asked(line), side_by_side=side_by_side, page=page, as_json=as_json)
+
+
+def _ask_share(line: _Line, number: int, on_step: object) -> None:
+    """Asks the models the portions of one worker."""
+    ask_share(_asked(line), number)
+
+
+def _asked(line: _Line) -> Asked:
+    """Opens what the line names."""
     from mmkd_export.plan import is_bundle
 
-    chosen_suites(suites.suite or ())
-    _refuse_twice(paths)
-    checkpoints = [path for path in paths if not is_bundle(path)]
-    if checkpoints:
+    _refuse_twice(line.paths)
+    checkpoints = [path for path in line.paths if not is_bundle(path)]
+    if checkpoints or line.anew.workers > 1:
         require_modules(_NEEDS, by="mmkd-evaluate of a checkpoint", extra="train")
-    dataset = open_dataset(data)
+    dataset, judged = open_dataset(line.data), line.judged
     windows, part = _windows(dataset, judged)
     known = None if judged.training_windows else part
     contestants = {path: _contestant(path, dataset, windows, known) for path in checkpoints}
-    seen = [one.seen for one in contestants.values()] + [None] * (len(paths) > len(checkpoints))
-    run_suites(
-        [contestants.get(path, path) for path in paths],
-        windows,
+    seen = [one.seen for one in contestants.values()] + [None] * (len(line.paths) > len(checkpoints))
+    return Asked(
+        judged=[contestants.get(path, path) for path in line.paths],
+        windows=windows,
         train=_other_windows(dataset, judged, "train"),
         calibration=_other_windows(dataset, judged, "valid"),
         data=_data_facts(dataset, windows, part, judged, seen=seen),
-        options=suites,
-        seed=seed,
-        page=page,
-        as_json=as_json,
+        options=line.suites,
+        dataset=dataset,
+        anew=line.anew,
+        seed=line.seed,
     )
 
 

@@ -11,7 +11,9 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from mmkd_edge.command.run import require_modules
+from mmkd_edge.command.show import say
 from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import task_text
 from mmkd_models.data.spec import SPLIT_NAMES
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ def run_recipe(file: Path, out: Path | None) -> list[str]:
         if out is None:
             report = try_recipe(recipe, file.parent, tell=tell)
         else:
-            report = import_recipe(recipe, file.parent, out, tell=tell)
+            report = import_recipe(recipe, file.parent, out, tell=tell, note=say)
     return [*clock_lines(report), *offset_lines(report), *window_lines(report)]
 
 
@@ -98,15 +100,26 @@ def window_lines(report: RecipeReport) -> list[str]:
     spec = built.dataset.spec
     counts = ", ".join(f"{split} {spec.splits[split]}" for split in SPLIT_NAMES)
     lines = [f"{spec.name}: {sum(spec.splits.values())} windows of {built.recordings} recordings ({counts})"]
-    for name in spec.task.labels:
+    for name in spec.task.labels if spec.task.kind != "regression" else ():
         lines.append(f"  {name}: " + ", ".join(f"{split} {built.classes[split][name]}" for split in SPLIT_NAMES))
+    for split, target in built.targets.items():
+        told = f"{target[0]:.4g} to {target[2]:.4g}, mean {target[1]:.4g}" if target else "no label"
+        lines.append(f"  {task_text(spec.task)}, {split}: {told}")
     lines += [f"left out: {count} windows {reason}" for reason, count in built.left_out.items()]
     lines += [f"absent: {text}; its windows are NaN there" for text in built.absent]
     if not built.has_times:
         lines.append("no times: a source counts from its start; give 'start' or times since 1970 to have them")
+    return [*lines, *_absent_labels(report)]
+
+
+def _absent_labels(report: RecipeReport) -> list[str]:
+    """What valid and test lack."""
+    built, lines = report.built, []
     for split in SPLIT_NAMES[1:]:
-        missing = [name for name, count in built.classes[split].items() if not count]
-        if len(missing) == len(spec.task.labels):
+        counts = built.classes[split]
+        missing = [name for name, count in counts.items() if not count]
+        is_without = not built.targets[split] if built.targets else len(missing) == len(counts)
+        if is_without and built.dataset.spec.task.kind != "multi_label":
             lines.append(f"{split} has no label; mmkd-adapt takes it, what is judged by labels refuses it")
         elif missing:
             lines.append(

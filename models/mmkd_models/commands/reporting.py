@@ -39,8 +39,16 @@ def run_report(directory: Path, *, page: Path | None, label_next: Path | None, a
         print(line)
     _show_probes(found)
     wrote = " and ".join(str(one) for one in (page, label_next) if one is not None)
-    after = shell_line("mmkd-train", "teacher", directory, "-o", "teacher.ckpt")
-    print(f"{f'wrote {wrote}; ' if wrote else ''}next: {after}")
+    has_labels = found.splits[0].unlabelled < found.splits[0].windows
+    print(f"{f'wrote {wrote}; ' if wrote else ''}next: {after_looking(directory, has_labels=has_labels)}")
+
+
+def after_looking(directory: Path, *, has_labels: bool) -> str:
+    """Gives the command that a dataset is ready for: training, or without any label in train what needs none."""
+    if has_labels:
+        return shell_line("mmkd-train", "teacher", directory, "-o", "teacher.ckpt")
+    adapt = shell_line("mmkd-adapt", "student.ckpt", directory, "-o", "adapted.ckpt")
+    return f"{adapt} with a student that was trained elsewhere; to train here, label windows of train first"
 
 
 def _lines(found: DataReport) -> Iterator[str]:

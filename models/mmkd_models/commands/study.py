@@ -66,8 +66,9 @@ class SpaceOptions:
     teacher: Annotated[
         list[str] | None,
         Option(
-            "Teacher (repeat): SIZE, or MODALITY+MODALITY:SIZE for some modalities only; then ,out-of-fold=K for "
-            "K cross-fitted ones or ,ensemble=N for N from other seeds; A/B for several that teach together."
+            "Teacher (repeat): SIZE, or MODALITY+MODALITY:SIZE for some modalities only; then ,committee for one of "
+            "transformer, convolutional features and trees, ,out-of-fold=K for K cross-fitted ones or ,ensemble=N for "
+            "N from other seeds; A/B for several that teach together."
         ),
     ] = None
     student: Annotated[
@@ -121,6 +122,13 @@ class StudyTraining:
     self_training: Annotated[
         bool, Option("Let teachers learn from unlabelled windows too.", ("--self-training/--no-self-training",))
     ] = True
+    choose: Annotated[
+        bool,
+        Option(
+            "Make every student the winner of a race on validation: transformers, convolutional features, both in one.",
+            ("--choose",),
+        ),
+    ] = False
     steps: Annotated[int, Option("Training steps of every student and baseline.", min=1)] = STUDENT_TRAIN.steps
     teacher_steps: Annotated[int, Option("Training steps of every teacher.", min=1)] = TEACHER_TRAIN.steps
     metric: Metric = None
@@ -202,6 +210,11 @@ def study_command(
     conditions = _conditions(dataset, modality, training, threads=work.threads)
     if limits.max_latency_ms is not None and not limits.latency:
         raise UsageError("--max-latency-ms: expected latencies to be measured, got --no-latency; drop one of them")
+    if limits.max_parameters is not None and training.choose:
+        raise UsageError(
+            f"--max-parameters {limits.max_parameters}: expected no --choose beside it, whose students have more "
+            "parameters than their size says; limit them by --max-latency-ms"
+        )
     named = [*(space.method or []), *(text.partition("=")[0] for text in space.recipe or [])]
     options = StudyOptions(
         conditions=conditions,
@@ -245,6 +258,7 @@ def _conditions(dataset: Dataset, modality: str, training: StudyTraining, *, thr
         teacher_train=msgspec.structs.replace(TEACHER_TRAIN, steps=training.teacher_steps, metric=metric),
         student_train=msgspec.structs.replace(STUDENT_TRAIN, steps=training.steps, metric=metric),
         augment=AUGMENT,
+        choose=training.choose or msgspec.UNSET,
         threads=threads,
     )
 

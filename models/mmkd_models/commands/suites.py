@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
 import msgspec
 
 from mmkd_edge.command.options import Option
-from mmkd_edge.command.run import shell_line
+from mmkd_edge.command.outputs import held
+from mmkd_edge.command.run import require_modules, shell_line
 from mmkd_edge.command.show import json_text, plain_table, say, show_table
 from mmkd_edge.errors import UsageError
+from mmkd_models.commands.shift import ShiftOptions, shift_order, show_shift
+from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.suites.suite import SUITES, SuiteName
+from mmkd_models.metrics.scores import default_metric, metrics_of
 from mmkd_models.networks.config import choice
 from mmkd_report.documents.cost import CostFacts
 from mmkd_report.documents.evaluation import DataFacts
-from mmkd_report.documents.judging import FaultsFacts, GroupMeasure, GroupsFacts, JudgingDocument, TrustFacts
+from mmkd_report.documents.judging import (
+    FaultsFacts,
+    GroupMeasure,
+    GroupsFacts,
+    JudgingDocument,
+    ShiftFacts,
+    TrustFacts,
+)
 
 if TYPE_CHECKING:  # a bundle is judged without torch
+    from mmkd_models.compare.domains import ShiftOrder
     from mmkd_models.evaluate.report import Contestant
     from mmkd_models.evaluate.suites.answering import Answering
 
@@ -44,9 +57,19 @@ class SuiteOptions:
         list[str] | None,
         Option(f"Judge by a suite: {', '.join(SUITES)}, or all. Repeatable.", metavar="NAME"),
     ] = None
+    rival: Annotated[
+        list[str] | None,
+        Option(
+            "Judge beside the first model what learns from the same labels of its sensor: extra_trees, mini_rocket, "
+            "rocket_and_trees, multi_rocket_hydra. Repeatable.",
+            metavar="NAME",
+        ),
+    ] = None
     by: Annotated[
         str | None,
-        Option("Of groups: compare the values of this column.", metavar="COLUMN", shown="group"),
+        Option(
+            "Of groups and shift: compare, or leave out, the values of this column.", metavar="COLUMN", shown="group"
+        ),
     ] = None
     cost: Annotated[
         Path | None, Option("Of cost: the assumptions, as --print-cost prints them.", metavar="FILE.toml")
@@ -69,39 +92,73 @@ def chosen_suites(names: Sequence[str]) -> tuple[SuiteName, ...]:
     return tuple(name for name in SUITES if name in chosen)
 
 
-def run_suites(
-    judged: Sequence[Contestant | Path],
-    windows: Windows,
-    *,
-    train: Windows,
-    calibration: Windows,
-    data: DataFacts,
-    options: SuiteOptions,
-    seed: int,
-    page: Path | None,
-    as_json: bool,
-) -> None:
-    """Judges checkpoints, and bundles by their path, side by side and shows what was found."""
-    from mmkd_models.evaluate.suites.suite import judge
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What judges and what is judged: checkpoints, and bundles by their path."""
 
-    suites = chosen_suites(options.suite or ())
-    if options.by is not None and "groups" not in suites:
-        raise UsageError("--by: expected --suite groups beside it, whose column it is; add it")
-    if options.cost is not None and "cost" not in suites:
-        raise UsageError("--cost: expected --suite cost beside it; add it")
-    if options.cost is None and "cost" in (options.suite or ()):
-        raise UsageError("--suite cost: expected assumptions, got none; --print-cost prints a file to give to --cost")
+    judged: Sequence[Contestant | Path]
+    windows: Windows
+    train: Windows
+    calibration: Windows
+    data: DataFacts
+    options: SuiteOptions
+    dataset: Dataset
+    anew: ShiftOptions
+    seed: int
+
+    @property
+    def suites(self) -> tuple[SuiteName, ...]:
+        """Gives the suites that are asked for."""
+        return chosen_suites(self.options.suite or ())
+
+
+def run_suites(
+    asked: Asked, *, side_by_side: Callable[[int, object], None] | None, page: Path | None, as_json: bool
+) -> None:
+    """Judges models side by side and shows what was found.
+
+    Args:
+        side_by_side: asks the portions of the worker of a number, in any process; None asks here, one after the other.
+    """
+    from mmkd_models.evaluate.suites.suite import check, judge
+
+    options, anew, windows = asked.options, asked.anew, asked.windows
+    _check_options(options, asked.suites)
     with ExitStack() as stack:
+        models = _models(stack, asked.judged, windows, asked.data)
+        models += _rivals(
+            options.rival or (),
+            asked.judged[0],
+            models[0],
+            train=asked.train,
+            valid=asked.calibration,
+            data=asked.data,
+            seed=asked.seed,
+        )
+        shift = None
+        if "shift" in (options.suite or ()) or (anew.out is not None and "shift" in asked.suites):
+            order = shift_order(asked.judged[0], models[0].facts.modalities, asked.dataset, anew, options.by)
+            shift = partial(_shift, order)
+        check(windows, calibration=asked.calibration, suites=asked.suites, by=options.by, cost=options.cost)
+        if anew.out is not None:
+            stack.enter_context(held(anew.out, is_folder=True))
+            stack.enter_context(_saying_how_to_go_on())
+            if not all(isinstance(one, Path) for one in asked.judged):
+                stack.enter_context(_one_thread())
+            models = _kept(models, anew.out, asked.data)
+        if side_by_side is not None:
+            _ask_side_by_side(side_by_side, anew.workers)
         document = judge(
-            _models(stack, judged, windows, data),
+            models,
             windows,
-            train=train,
-            calibration=calibration,
-            data=data,
-            suites=suites,
+            train=asked.train,
+            calibration=asked.calibration,
+            data=asked.data,
+            suites=asked.suites,
             by=options.by,
             cost=options.cost,
-            seed=seed,
+            shift=shift,
+            seed=asked.seed,
             on_part=say,
         )
     if page is not None:
@@ -116,6 +173,63 @@ def run_suites(
     print(f"{wrote}next: {_next_command(document)}")
 
 
+def _shift(order: ShiftOrder, on_part: Callable[[str], None]) -> ShiftFacts:
+    from mmkd_models.compare.domains import judge_shift
+
+    return judge_shift(order, on_part=on_part)
+
+
+def ask_share(asked: Asked, number: int) -> None:
+    """Asks the models the portions of the worker of this number, and keeps the answers."""
+    from mmkd_models.evaluate.suites.kept import ask
+    from mmkd_models.evaluate.suites.suite import portions
+
+    assert asked.anew.out is not None  # of several workers
+    with ExitStack() as stack:
+        opened = _models(stack, asked.judged, asked.windows, asked.data)
+        models = _kept(opened, asked.anew.out, asked.data)
+        every = portions(models, asked.windows, train=asked.train, suites=asked.suites, seed=asked.seed)
+        ask(every, number=number, of=asked.anew.workers)
+
+
+def _ask_side_by_side(make: Callable[[int, object], None], workers: int) -> None:
+    from mmkd_models.compare.pool import Pool
+
+    with Pool(make, workers, here=make) as pool:
+        pool.make(range(workers), on_step=lambda number, step: None, on_end=lambda number: None)
+
+
+def _one_thread() -> AbstractContextManager[None]:
+    from mmkd_models.compare.pool import one_thread
+
+    return one_thread()
+
+
+def _kept(models: Sequence[Answering], out: Path, data: DataFacts) -> list[Answering]:
+    from mmkd_models.evaluate.suites.kept import with_kept_answers
+
+    return list(with_kept_answers(models, out / "answers", data.sha256))
+
+
+def _check_options(options: SuiteOptions, suites: Sequence[SuiteName]) -> None:
+    """Raises UsageError where an option has no suite, or a suite lacks its option."""
+    if options.by is not None and not {"groups", "shift"} & set(suites):
+        raise UsageError("--by: expected --suite groups or shift beside it, whose column it is; add it")
+    if options.cost is not None and "cost" not in suites:
+        raise UsageError("--cost: expected --suite cost beside it; add it")
+    if options.cost is None and "cost" in (options.suite or ()):
+        raise UsageError("--suite cost: expected assumptions, got none; --print-cost prints a file to give to --cost")
+
+
+@contextmanager
+def _saying_how_to_go_on() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("the same command continues")
+        raise
+
+
 def show_judging(document: JudgingDocument) -> None:
     """Prints the verdict, and a table for each suite."""
     data = document.data
@@ -126,6 +240,8 @@ def show_judging(document: JudgingDocument) -> None:
         print(f"{sentence}.")
     if document.faults is not None:
         _show_faults(document, document.faults)
+    if document.shift is not None:
+        show_shift(document.shift)
     if document.groups is not None:
         _show_groups(document, document.groups)
     if document.confidence is not None:
@@ -223,6 +339,39 @@ def _models(
         else:
             found.append(answering_checkpoint(one, windows, data))
     return named_apart(found)
+
+
+def _rivals(
+    names: Sequence[str],
+    judged: Contestant | Path,
+    first: Answering,
+    *,
+    train: Windows,
+    valid: Windows,
+    data: DataFacts,
+    seed: int,
+) -> list[Answering]:
+    """Rivals that see the labels that the first checkpoint's training saw; of a bundle nobody knows: then all."""
+    if not names:
+        return []
+    require_modules(("torch", "sklearn"), by="mmkd-evaluate --rival", extra="train")
+    from mmkd_models.evaluate.rivals import RIVALS
+    from mmkd_models.evaluate.suites.beside import answering_rivals
+    from mmkd_models.training.trainings import visible_labels
+
+    untaught = tuple(name for name in RIVALS if name != "taught_rocket")
+    chosen = [choice(name, untaught, option="--rival") for name in dict.fromkeys(names)]
+    if set(chosen) != {"extra_trees"}:
+        require_modules(("aeon",), by="--rival with convolutional features", extra="rivals")
+    metric = default_metric(train.spec.task.kind)
+    if not isinstance(judged, Path):
+        facts = judged.checkpoint.facts
+        metric = choice(facts.metric, metrics_of(train.spec.task.kind), option="--rival")
+        if facts.labelled is not msgspec.UNSET and facts.dataset_sha256 == data.sha256:
+            share, groups = facts.labelled.share, facts.labelled.groups
+            train = train.with_labels(visible_labels(train, share=share, groups=groups, seed=facts.training.seed))
+    say(f"rivals learn from {int(train.labelled.sum())} labelled windows: {', '.join(chosen)}")
+    return list(answering_rivals(chosen, first, train=train, valid=valid, metric=metric, seed=seed))
 
 
 def _next_command(document: JudgingDocument) -> str:

@@ -35,6 +35,7 @@ from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import fold_indices
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.data.labels import Labels
+from mmkd_models.data.left_out import LeftOut, fold_without
 from mmkd_models.data.spec import DatasetSpec
 from mmkd_models.data.split import OF_GROUPS, split_facts
 from mmkd_models.data.windows import Windows
@@ -114,19 +115,32 @@ class FoldData:
     truth: Labels
 
 
-def fold_data(dataset: Dataset, *, seed: int, labelled: Labelled) -> FoldData:
+def fold_data(
+    dataset: Dataset, *, seed: int, labelled: Labelled, left_out: LeftOut | msgspec.UnsetType = msgspec.UNSET
+) -> FoldData:
     """Gives fold number `seed`; its training windows keep some of their labels, chosen by the seed.
+
+    Args:
+        left_out: what the folds leave out; unset deals them by groups.
 
     Raises:
         UsageError: the dataset has no such fold (without groups its own split is fold 0, the only one), or not these
             labels.
     """
     windows = dataset.everything()
-    fold = fold_indices(windows, fold=seed, seed=0)
+    if left_out is msgspec.UNSET:
+        number: int | msgspec.UnsetType = seed
+        fold = fold_indices(windows, fold=seed, seed=0)
+    else:
+        fold, number = fold_without(windows, left_out, fold=seed), msgspec.UNSET  # no fold that others deal again
     whole = windows.subset(fold.train)
     train = whole.with_labels(visible_labels(whole, share=labelled.share, groups=labelled.groups, seed=seed))
     training = TrainingData(
-        train=train, valid=windows.subset(fold.valid), sha256=dataset.sha256, fold=seed, labelled=labelled
+        train=train,
+        valid=windows.subset(fold.valid),
+        sha256=dataset.sha256,
+        fold=number,
+        labelled=labelled,
     )
     return FoldData(training=training, test=windows.subset(fold.test), truth=whole.labels)
 
@@ -167,7 +181,7 @@ class _Fold:
 
 
 def _fold(dataset: Dataset, *, seed: int, config: ComparisonConfig, out: Path, say: OnStep | None) -> _Fold:
-    data = fold_data(dataset, seed=seed, labelled=config.labelled)
+    data = fold_data(dataset, seed=seed, labelled=config.labelled, left_out=config.left_out)
     return _Fold(data=data, seed=seed, config=config, out=out, say=say or _silent)
 
 

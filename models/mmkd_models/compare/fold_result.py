@@ -9,6 +9,7 @@ import msgspec
 
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labelled import Labelled
+from mmkd_models.data.left_out import LeftOut
 from mmkd_models.distil.recipe import Recipe
 from mmkd_models.evaluate.outcome import GroupConfusion, Outcome
 from mmkd_models.evaluate.rivals import QUICK_RIVALS, RivalName
@@ -32,6 +33,7 @@ class ComparisonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         choose: whether a race chooses how each student is trained, labels alone among the ways; of files of earlier
             releases it did not.
         baseline_learning_rates: where there is no race, those the baseline may choose from, by validation.
+        left_out: what each fold leaves out; unset where folds are dealt.
     """
 
     label_share: float
@@ -48,6 +50,7 @@ class ComparisonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     members: tuple[MemberKind, ...] = ("transformer",)
     further_rivals: tuple[RivalName, ...] | msgspec.UnsetType = msgspec.UNSET
     choose: bool = False
+    left_out: LeftOut | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def untaught_rivals(self) -> tuple[RivalName, ...]:

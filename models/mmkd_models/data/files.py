@@ -5,6 +5,7 @@ Owns the rules that need no look into the windows themselves: dtypes, shapes, la
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,15 @@ _DTYPES = {
 }
 _PER_WINDOW = ("groups", "folds", "times", "episodes")  # optional, and then in every split
 COLUMNS = "columns.npz"
+
+
+def release_pages(array: AnyArray) -> None:
+    """Takes what was read of a mapped file out of this process's memory; whoever reads on loads it again."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def is_cut_from_recordings(path: Path, spec: DatasetSpec) -> bool:

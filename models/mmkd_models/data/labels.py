@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mmkd_edge.spec import TaskKind
+from mmkd_edge.spec import TaskKind, TaskSpec
 
 Labels = npt.NDArray[Any]
 
@@ -39,6 +39,15 @@ def is_labelled(labels: Labels) -> npt.NDArray[np.bool_]:
     if labels.ndim == 2:
         return np.asarray((labels != UNKNOWN).all(axis=1))
     return np.asarray(labels >= 0)
+
+
+def absent_labels(task: TaskSpec, labels: Labels) -> list[str]:
+    """Gives the classes that none of these labelled windows has, or the labels that are on in none; none of numbers."""
+    if task.kind == "regression":
+        return []
+    several = task.kind == "multi_label"
+    counts = labels.sum(axis=0, dtype=np.int64) if several else np.bincount(labels, minlength=len(task.labels))
+    return [name for name, count in zip(task.labels, counts, strict=True) if count == 0]
 
 
 def hide_labels(labels: Labels, keep: npt.NDArray[np.bool_]) -> Labels:

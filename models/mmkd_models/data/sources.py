@@ -13,10 +13,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from mmkd_edge.bundle.arrays import ArraysError, check_whole
+from mmkd_edge.bundle.arrays import ArraysError, check_whole, let_go
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data.files import AnyArray
+from mmkd_models.data.files import AnyArray, release_pages
 from mmkd_models.data.kinds import Values, decoded, with_present
 
 Floats = npt.NDArray[np.float32]
@@ -66,6 +66,8 @@ class StoredWindows:
             for part in used:
                 here = part_of == part
                 values[here] = decoded(parts[part][rows[here] - self.offsets[part]], kind=modality.kind)
+        for part in used:
+            let_go(parts[part])
         return with_present(values, self._present(modality, rows, part_of)) if modality.kind == "video" else values
 
     def _present(self, modality: ModalitySpec, rows: Rows, part_of: Rows) -> AnyArray:
@@ -120,8 +122,18 @@ class CutWindows:
         _check_whole([self.samples[modality.name]])
         present = self.present.get(modality.name)
         stored = _windows_at(self.samples[modality.name], first, modality.samples)
+        let_go(self.samples[modality.name])
         values = decoded(stored, kind=modality.kind, scale=self.scale.get(modality.name))
         return values if present is None else with_present(values, _windows_at(present, first, modality.samples))
+
+
+def release(source: WindowSource) -> None:
+    """Takes what was read of mapped files out of memory; the next gather reads on from the files."""
+    stored = source.parts.values() if isinstance(source, StoredWindows) else ()
+    cut = [source.samples.values()] if isinstance(source, CutWindows) else ()
+    for arrays in (*stored, *cut):
+        for array in arrays:
+            release_pages(array)
 
 
 def _windows_at(flat: AnyArray, first: Rows, samples: int) -> AnyArray:

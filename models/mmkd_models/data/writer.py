@@ -33,6 +33,7 @@ from mmkd_models.data.files import (
     column_names,
     file_of,
     presence_file,
+    release_pages,
     structure_problems,
 )
 from mmkd_models.data.kinds import present_of, storable, storable_text
@@ -51,6 +52,7 @@ from mmkd_models.data.spec import (
 _LOG = logging.getLogger(__name__)
 _COLUMNS = ("labels", "groups", "folds", "times", "episodes")
 _FACTS = "columns"
+_BLOCK_BYTES = 1 << 26
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -395,4 +397,7 @@ def _save(file: Path, array: AnyArray) -> None:
     with file.open("wb") as opened:
         header = np.lib.format.header_data_from_array_1_0(array)  # type: ignore[no-untyped-call]
         np.lib.format.write_array_header_1_0(opened, header)  # type: ignore[no-untyped-call]
-        opened.write(array.data)
+        rows = max(1, _BLOCK_BYTES // max(1, array[:1].nbytes))
+        for first in range(0, len(array), rows):
+            opened.write(array[first : first + rows].data)
+            release_pages(array)

@@ -11,12 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.checking.scan import Scan
 from mmkd_models.data.kinds import windows_at_once
 from mmkd_models.data.sources import Floats
-from mmkd_models.data.spec import DatasetSpec
 from mmkd_models.data.windows import Windows, valid_values
 
 Numbers = npt.NDArray[np.float64]
@@ -57,16 +55,6 @@ class WindowMeasures:
         found = np.zeros(len(known), dtype=bool)
         found[known] = np.nanmedian(moving[:, known], axis=0) >= least
         return found
-
-
-def refuse_other_kinds(spec: DatasetSpec) -> None:
-    """Raises UsageError where a modality is none of samples (T, C)."""
-    for modality in spec.modalities:
-        if modality.kind != "series":
-            raise UsageError(
-                f"modality {modality.name!r}: expected a series, got the kind {modality.kind!r}, which is not reported "
-                "on yet; report on a dataset without it"
-            )
 
 
 def measured(windows: Windows, scan: Scan) -> dict[str, WindowMeasures]:

@@ -13,14 +13,15 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from mmkd_edge.spec import TaskSpec
+from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.data.checking.statistics import window_statistics
 from mmkd_models.data.folds import part_of_windows
 from mmkd_models.data.kinds import windows_at_once
 from mmkd_models.data.labels import strata_of
-from mmkd_models.data.sources import Rows
+from mmkd_models.data.sources import Floats, Rows
 from mmkd_models.data.split import block_length
 from mmkd_models.data.windows import Windows
+from mmkd_models.data_report.views import band_levels
 from mmkd_models.evaluate.gains import FEWEST_GROUPS, figure_draws
 from mmkd_models.evaluate.outcome import outcome_on
 from mmkd_report.documents.data import ProbeFacts
@@ -80,9 +81,17 @@ def look_at(everything: Windows) -> Looked:
     block = min(map(windows_at_once, windows.spec.modalities))
     for start in range(0, len(windows), block):
         taken = windows.take(np.arange(start, min(start + block, len(windows))))
-        for name, values in taken.items():
-            found[name].append(window_statistics(values))
+        for spec in windows.spec.modalities:
+            found[spec.name].append(_features(taken[spec.name], spec))
     return Looked(windows=windows, rows=rows, features={name: np.concatenate(parts) for name, parts in found.items()})
+
+
+def _features(values: Floats, modality: ModalitySpec) -> Features:
+    """(B, F): statistics of the channels, and of sound of its bands behind them."""
+    own = window_statistics(values)
+    if modality.kind != "audio":
+        return own
+    return np.concatenate([own, window_statistics(band_levels(values, modality.rate_hz))], axis=1)
 
 
 def alike_labels(windows: Windows) -> tuple[Rows, tuple[str, ...]]:

@@ -17,7 +17,7 @@ from mmkd_models.data_report.copies import copies_of, like_groups, near_copies
 from mmkd_models.data_report.drifting import drift_of
 from mmkd_models.data_report.examples import example_windows
 from mmkd_models.data_report.labelling import AGREES, agreement_of, label_suspects, windows_to_label
-from mmkd_models.data_report.measured import WindowMeasures, measured, refuse_other_kinds
+from mmkd_models.data_report.measured import WindowMeasures, measured
 from mmkd_models.data_report.probes import (
     Looked,
     Probed,
@@ -28,6 +28,7 @@ from mmkd_models.data_report.probes import (
     look_at,
     split_probe,
 )
+from mmkd_models.data_report.views import as_samples
 from mmkd_report.documents.data import ChannelFacts, DataReport, SplitFacts, Suspicion
 
 _MOST_COLUMNS = 5
@@ -36,12 +37,9 @@ _MOST_COLUMNS = 5
 def report_on(dataset: Dataset, *, on_part: Callable[[str], None]) -> DataReport:
     """Reads a dataset three times and asks probes about at most `probes.MOST_WINDOWS` of its windows.
 
-    Raises:
-        UsageError: a modality is of a kind that is not reported on.
-        UnavailableError: scikit-learn is not installed.
+    Raises UnavailableError where scikit-learn is not installed.
     """
-    windows = dataset.everything()
-    refuse_other_kinds(windows.spec)
+    windows = as_samples(dataset.everything())
     on_part("reading every value")
     scan = scan_windows(windows)
     channels = measured(windows, scan)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
@@ -26,7 +27,7 @@ from mmkd_models.evaluate.rockets import (
     series_of,
     taught_targets,
 )
-from mmkd_models.evaluate.settled import Answers, averaged, settled_answers
+from mmkd_models.evaluate.settled import Answers, averaged, settling
 from mmkd_models.metrics.scores import AnyMetric
 from mmkd_models.training.predict import series_values
 
@@ -38,7 +39,7 @@ RIVALS: tuple[RivalName, ...] = get_args(RivalName)
 QUICK_RIVALS: tuple[RivalName, ...] = ("extra_trees", "mini_rocket", "rocket_and_trees", "taught_rocket")
 """Those that take a few seconds; MultiRocket-Hydra takes half a minute of a core for a fold, and compiles as long."""
 
-_WORDS: dict[RivalName, str] = {
+WORDS: dict[RivalName, str] = {
     "extra_trees": "extra-trees",
     "mini_rocket": "MiniRocket",
     "rocket_and_trees": "MiniRocket and extra-trees",
@@ -49,6 +50,17 @@ NO_TEACHER = "there is no teacher here that could teach it"
 
 Teach = Callable[[Windows], Answers]
 """From windows to a teacher's probabilities (N, K), or its numbers (N, 1)."""
+
+Ask = Callable[[Windows], Answers]
+"""From windows that have the modality to answers (N, K)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fitted:
+    """A rival that has learnt: its settled answers to the labelled windows of each part, and to any others."""
+
+    parts: tuple[Answers, ...]
+    ask: Ask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,47 +80,54 @@ class Contestants:
     seed: int
     metric: AnyMetric = "balanced_accuracy"
     teach: Teach | None = None
-    _found: dict[RivalName, tuple[Answers, ...] | str] = field(default_factory=dict)
+    _found: dict[RivalName, _Fitted | str] = field(default_factory=dict)
 
     def judged(self, rival: RivalName) -> tuple[Outcome, ...] | str:
         """Judges a rival on the labelled windows of each part, or gives the reason why that cannot be done here."""
-        answers = self.answers(rival)
-        if isinstance(answers, str):
-            return answers
-        return tuple(outcome_on(_labelled(part), one) for part, one in zip(self.parts, answers, strict=True))
+        found = self._fitted(rival)
+        if isinstance(found, str):
+            return found
+        return tuple(outcome_on(_labelled(part), one) for part, one in zip(self.parts, found.parts, strict=True))
 
-    def answers(self, rival: RivalName) -> tuple[Answers, ...] | str:
-        """Gives the settled answers to the labelled windows of each part, or the reason why there are none."""
+    def asked(self, rival: RivalName) -> Ask | str:
+        """Gives what asks a rival about any windows, or the reason why there is none here."""
+        found = self._fitted(rival)
+        return found if isinstance(found, str) else found.ask
+
+    def _fitted(self, rival: RivalName) -> _Fitted | str:
         if rival not in self._found:
-            self._found[rival] = self._answers(rival)
+            self._found[rival] = self._learnt(rival)
         return self._found[rival]
 
-    def _answers(self, rival: RivalName) -> tuple[Answers, ...] | str:
+    def _learnt(self, rival: RivalName) -> _Fitted | str:
+        parts = [_labelled(part) for part in self.parts]
         if rival == "rocket_and_trees":
-            rocket, trees = self.answers("mini_rocket"), self.answers("extra_trees")
+            rocket, trees = self._fitted("mini_rocket"), self._fitted("extra_trees")
             if isinstance(rocket, str) or isinstance(trees, str):
                 return rocket if isinstance(rocket, str) else str(trees)
             kind = self.train.spec.task.kind
-            raw = [averaged(one, other, kind=kind) for one, other in zip(rocket, trees, strict=True)]
+            raw: Ask = partial(_averaged, rocket.ask, trees.ask)
+            answers = [averaged(one, other, kind=kind) for one, other in zip(rocket.parts, trees.parts, strict=True)]
         else:
             try:
-                raw = self._raw(rival)
+                told = self._raw(rival)
             except ImportError:
                 return "aeon is not installed; run: pip install 'mmkd-edge[rivals]'"
             except ValueError as error:  # aeon refuses windows that are too short for its kernels
-                return f"{_WORDS[rival]} refused these windows: {error}"
-            if not raw:
+                return f"{WORDS[rival]} refused these windows: {error}"
+            if told is None:
                 return NO_TEACHER
-        return settled_answers(raw, train=_labelled(self.train), valid=_labelled(self.parts[0]), metric=self.metric)
+            raw, answers = told, [told(part) for part in parts]
+        settle = settling(answers[0], train=_labelled(self.train), valid=parts[0], metric=self.metric)
+        return _Fitted(parts=tuple(map(settle, answers)), ask=lambda windows: settle(raw(windows)))
 
-    def _raw(self, rival: RivalName) -> list[Answers]:
-        known, asked = _labelled(self.train), [_labelled(part) for part in self.parts]
-        task = self.train.spec.task
+    def _raw(self, rival: RivalName) -> Ask | None:
+        known, task = _labelled(self.train), self.train.spec.task
         if rival == "extra_trees":
-            return _extra_trees(known, asked, modality=self.modality, seed=self.seed)
+            return _extra_trees(known, modality=self.modality, seed=self.seed)
         learnt_from = self.train if rival == "taught_rocket" else known
         if rival == "taught_rocket" and self.teach is None:
-            return []
+            return None
         with rocket_threads():
             series = series_of(learnt_from, self.modality)
             made: Transform = (multi_rocket_hydra if rival == "multi_rocket_hydra" else mini_rocket)(
@@ -118,7 +137,12 @@ class Contestants:
                 answering = ridge_on_targets(made(series), taught_targets(self.train, self.teach(self.train)))
             else:
                 answering = ridge_on_labels(made(series), known.labels, task)
-            return [answering(made(series_of(part, self.modality))) for part in asked]
+
+        def ask(windows: Windows) -> Answers:
+            with rocket_threads():
+                return answering(made(series_of(windows, self.modality)))
+
+        return ask
 
 
 def rival_judged(
@@ -128,7 +152,11 @@ def rival_judged(
     return Contestants(train=train, parts=tuple(parts), modality=modality, seed=seed).judged(rival)
 
 
-def _extra_trees(known: Windows, asked: Sequence[Windows], *, modality: str, seed: int) -> list[Answers]:
+def _averaged(one: Ask, other: Ask, windows: Windows) -> Answers:
+    return averaged(one(windows), other(windows), kind=windows.spec.task.kind)
+
+
+def _extra_trees(known: Windows, *, modality: str, seed: int) -> Ask:
     """Extra-trees (Geurts et al., Machine Learning 63, 2006) on `window_statistics`.
 
     Of classes and labels the share of the trees' votes, of which each answer has got one vote more, so that a logit is
@@ -140,18 +168,18 @@ def _extra_trees(known: Windows, asked: Sequence[Windows], *, modality: str, see
     kind = ExtraTreesClassifier if task.kind == "classification" else ExtraTreesRegressor
     forest = kind(n_estimators=_TREES, random_state=seed)
     forest.fit(window_statistics(series_values(known, modality)), known.labels)
-    found: list[Answers] = []
-    for part in asked:
-        statistics = window_statistics(series_values(part, modality))
+
+    def ask(windows: Windows) -> Answers:
+        statistics = window_statistics(series_values(windows, modality))
         if task.kind == "classification":
-            shares = np.zeros((len(part), classes))
+            shares = np.zeros((len(windows), classes))
             shares[:, forest.classes_] = forest.predict_proba(statistics)
-            found.append(np.log((shares * _TREES + 1 / classes) / (_TREES + 1)))
-            continue
-        numbers = np.asarray(forest.predict(statistics), dtype=np.float64).reshape(len(part), -1)
+            return np.asarray(np.log((shares * _TREES + 1 / classes) / (_TREES + 1)))
+        numbers = np.asarray(forest.predict(statistics), dtype=np.float64).reshape(len(windows), -1)
         votes = (numbers * _TREES + 0.5) / (_TREES + 1)
-        found.append(numbers if task.kind == "regression" else np.log(votes / (1 - votes)))
-    return found
+        return numbers if task.kind == "regression" else np.asarray(np.log(votes / (1 - votes)))
+
+    return ask
 
 
 def _labelled(windows: Windows) -> Windows:

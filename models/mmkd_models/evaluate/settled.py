@@ -5,7 +5,7 @@ Owns the temperature and the prior adjustment. Windows that judge are seen by no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,29 +22,26 @@ Answers = NDArray[np.float64]
 _LEAST = 1e-12  # a probability whose logarithm is still finite
 
 
-def settled_answers(
-    raw: Sequence[Answers], *, train: Windows, valid: Windows, metric: AnyMetric
-) -> tuple[Answers, ...]:
-    """Gives the answers of each part as they are judged: logits at the temperature that fits validation.
+def settling(raw: Answers, *, train: Windows, valid: Windows, metric: AnyMetric) -> Callable[[Answers], Answers]:
+    """Gives what makes of raw answers those that are judged: logits at the temperature that fits validation.
 
     Those of classes are adjusted for unequal labels where validation wants it, as the networks' are.
 
     Args:
-        raw: answers to the validation windows first, then to other parts.
+        raw: answers to the validation windows.
         train: the labelled windows that taught them.
         valid: all labelled.
         metric: what validation maximises.
     """
     kind = train.spec.task.kind
     if kind == "regression":
-        return tuple(raw)
-    temperature = fitted_temperature(raw[0], valid.labels, kind=kind)
-    settled = tuple(one / temperature for one in raw)
+        return lambda asked: asked
+    temperature = fitted_temperature(raw, valid.labels, kind=kind)
     if kind != "classification":
-        return settled
+        return lambda asked: asked / temperature
     prior = log_prior(train.labels, len(train.spec.task.labels))
-    tau = chosen_tau(settled[0], valid.labels, valid.groups, prior=prior, metric=metric)
-    return tuple(one - tau * prior for one in settled) if tau else settled
+    tau = chosen_tau(raw / temperature, valid.labels, valid.groups, prior=prior, metric=metric)
+    return lambda asked: asked / temperature - tau * prior if tau else asked / temperature
 
 
 def logits_of_probabilities(probabilities: Answers, *, kind: TaskKind) -> Answers:

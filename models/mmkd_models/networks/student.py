@@ -18,6 +18,7 @@ from mmkd_models.networks.config import StudentConfig
 from mmkd_models.networks.dropout import Dropout
 from mmkd_models.networks.encoder import Encoder, Pool, Projections
 from mmkd_models.networks.rocket import RocketFeatures
+from mmkd_models.novelty import NoveltyScore, Seen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,21 +156,24 @@ def _rocket(modality: ModalitySpec, config: StudentConfig) -> RocketFeatures:
 
 
 class ExportStudent(nn.Module):
-    """The graph that is exported: raw values and presence in, logits and probabilities out.
+    """The graph that is exported: raw values and presence in, logits, probabilities and perhaps novelty out.
 
     Of a regression they are the number in standard deviations of the training targets, and in the target's unit.
 
     Args:
         temperature: what the logits are divided by for the probabilities; the logits themselves stay as they are.
+        seen: what training saw, for the novelty; None gives none.
     """
 
-    def __init__(self, student: AnyStudent, *, temperature: float = 1.0) -> None:
+    def __init__(self, student: AnyStudent, *, temperature: float = 1.0, seen: Seen | None = None) -> None:
         super().__init__()
         self.student = student
         self.sharpness = 1 / temperature
+        self.novelty = None if seen is None else NoveltyScore(seen)
 
-    def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """(1, T, C), (1, T, C) -> logits (1, K), probabilities (1, K), or what a regression has for them."""
+    def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, ...]:
+        """(1, T, C), (1, T, C) -> logits, probabilities (1, K), or what a regression has for them; novelty (1, 1)."""
         answer, output = self.student.answer, self.student(values, present)
         raw = self.student.head(output.embedding) if answer.kind == "regression" else output.logits
-        return raw, answer(raw if self.sharpness == 1 else raw * self.sharpness)
+        answers = raw, answer(raw if self.sharpness == 1 else raw * self.sharpness)
+        return answers if self.novelty is None else (*answers, self.novelty(output.embedding))

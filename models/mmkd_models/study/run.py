@@ -398,6 +398,7 @@ def _facts(folder: StudyFolder, options: StudyOptions, order: WorkOrder) -> Stud
         labels_spread_in_time=leak_of(
             [spread_in_time(fold, conditions.labelled) for fold in folds], measures_of(task)[0].name
         ),
+        choose=conditions.choose,
     )
 
 

@@ -37,6 +37,7 @@ from mmkd_models.networks.config import StudentConfig, TeacherConfig
 from mmkd_models.networks.int8 import LearntInt8
 from mmkd_models.networks.student import AnyStudent, Student, student_network
 from mmkd_models.networks.teacher import Teacher
+from mmkd_models.novelty import Seen, seen_from, seen_tensors
 from mmkd_models.tensors import read_tensors, same_tensors, write_tensors
 from mmkd_models.train_config import CurvePoint, TrainConfig
 
@@ -168,6 +169,8 @@ class StudentCheckpoint:
 
     Attributes:
         int8: what quantisation-aware distillation learnt; None where it had none.
+        seen: what its training saw, for the novelty of windows; None of causal students and in files of earlier
+            releases.
     """
 
     modality: ModalitySpec
@@ -177,6 +180,7 @@ class StudentCheckpoint:
     state: Mapping[str, Tensor]
     carried: CarriedWindows | None
     int8: LearntInt8 | None = None
+    seen: Seen | None = None
 
     def network(self) -> AnyStudent:
         """Gives the student with its weights, in evaluation mode."""
@@ -265,6 +269,8 @@ def write_student(path: Path, checkpoint: StudentCheckpoint) -> None:
     tensors = {f"student/{name}": tensor for name, tensor in checkpoint.state.items()}
     if checkpoint.carried is not None:
         tensors |= {f"carried/{name}": tensor for name, tensor in tensors_of(checkpoint.carried).items()}
+    if checkpoint.seen is not None:
+        tensors |= {f"novelty/{name}": tensor for name, tensor in seen_tensors(checkpoint.seen).items()}
     write_tensors(path, tensors, kind="student", document=msgspec.json.encode(document))
 
 
@@ -279,7 +285,8 @@ def read_student(path: Path) -> StudentCheckpoint:
     document = decoded(raw, _StudentDocument, path)
     state = part_named(tensors, "student/")
     carried = part_named(tensors, "carried/")
-    check_parts(tensors, ("student/", "carried/"), path)
+    novelty = part_named(tensors, "novelty/")
+    check_parts(tensors, ("student/", "carried/", "novelty/"), path)
     check_sizes((document.modality,), document.task, path)
     task = document.task
     if document.config.kind != "transformer" and document.config.rocket is None:
@@ -294,6 +301,7 @@ def read_student(path: Path) -> StudentCheckpoint:
     int8 = document.int8 or None
     if int8 is not None:
         _check_int8(int8, network, path)
+    width = network.head.in_features
     return StudentCheckpoint(
         modality=document.modality,
         task=document.task,
@@ -302,6 +310,7 @@ def read_student(path: Path) -> StudentCheckpoint:
         state=state,
         carried=carried_from(carried, document.modality, document.task, path) if carried else None,
         int8=int8,
+        seen=seen_from(novelty, width=width, path=path) if novelty else None,
     )
 
 

@@ -150,7 +150,7 @@ def _kinds(features: Features, channels: int) -> Kinds:
     filled = np.where(there, features, means)
     least = 1e-3 * np.concatenate([scales, np.ones(len(means) - channels)])
     std = np.maximum(filled.std(axis=0), least)
-    kind_of = _clustered(np.clip((filled - means) / std, -5, 5))
+    kind_of = clustered(np.clip((filled - means) / std, -5, 5), most=_KINDS)
     of_kind = [filled[kind_of == kind] for kind in np.unique(kind_of)]
     centres = np.array([rows.mean(axis=0) for rows in of_kind])
     squares = np.array([np.square(rows - centre).sum(axis=0) for rows, centre in zip(of_kind, centres, strict=True)])
@@ -161,12 +161,12 @@ def _kinds(features: Features, channels: int) -> Kinds:
     return Kinds(centres=centres, spreads=spreads, scales=scales)
 
 
-def _clustered(points: Features) -> NDArray[np.intp]:
-    """(N,) the number of the cluster of each point (N, F)."""
+def clustered(points: Features, *, most: int) -> NDArray[np.intp]:
+    """(N,) the number of the cluster of each point (N, F): k-means, begun at points that are far apart."""
     centres = [points[np.square(points).sum(axis=1).argmin()]]
     nearest = np.square(points - centres[0]).sum(axis=1)
     rng = np.random.default_rng(_SEED)
-    for _ in range(min(_KINDS, len(points) // _WINDOWS_OF_KIND) - 1):
+    for _ in range(min(most, len(points) // _WINDOWS_OF_KIND) - 1):
         if not nearest.any():
             break
         centres.append(points[rng.choice(len(points), p=nearest / nearest.sum())])

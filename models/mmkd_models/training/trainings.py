@@ -24,7 +24,7 @@ from mmkd_models.carried import MOST_WINDOWS, carried_windows
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import BatchSource
 from mmkd_models.data.labelled import ALL, Labelled, seen_labels
-from mmkd_models.data.labels import Labels, hide_labels
+from mmkd_models.data.labels import Labels, absent_labels, hide_labels
 from mmkd_models.data.windows import Windows
 from mmkd_models.distil.answers import AnswerMemory, memory_of
 from mmkd_models.distil.learner import DistillLearner, SelfTrainingLearner, SupervisedLearner
@@ -44,6 +44,7 @@ from mmkd_models.train_config import OnStep, TrainConfig
 from mmkd_models.training.checkpoint import Facts, StudentCheckpoint, TeacherCheckpoint, library_versions
 from mmkd_models.training.compatible import check_compatible
 from mmkd_models.training.drift_reference import group_reference
+from mmkd_models.training.judging.novelty import seen_by
 from mmkd_models.training.judging.prior import adjusted_fit
 from mmkd_models.training.loop import Fit, fit
 from mmkd_models.training.normalisation import set_normalisation
@@ -430,11 +431,7 @@ def _adjusted(
 def check_labels(data: TrainingData) -> None:
     """Raises UsageError where a class or a label has no example; numbers are looked at where they are scaled."""
     task, known = data.train.spec.task, data.train.labels[data.train.labelled]
-    if task.kind == "regression":
-        return
-    several = task.kind == "multi_label"
-    counts = known.sum(axis=0, dtype=np.int64) if several else np.bincount(known, minlength=len(task.labels))
-    absent = [name for name, count in zip(task.labels, counts, strict=True) if count == 0]
+    several, absent = task.kind == "multi_label", absent_labels(task, known)
     if absent:
         wanted, what = ("every label to be on in", "label") if several else ("every class to have", "class")
         raise UsageError(
@@ -504,7 +501,7 @@ def _student_checkpoint(
     carried = carried_windows(data.valid, modality, seed=run.train.seed) if run.embed_windows else None
     facts = _facts(data, run, result, recipe=recipe, teachers=teachers, tau=tau)
     reference = group_reference(data.train, data.valid, modality)
-    return StudentCheckpoint(
+    checkpoint = StudentCheckpoint(
         modality=data.train.spec.modality(modality),
         task=data.train.spec.task,
         config=config,
@@ -512,6 +509,22 @@ def _student_checkpoint(
         state=result.state,
         carried=carried,
     )
+    return with_novelty(checkpoint, [data.train], [data.valid])
+
+
+def with_novelty(
+    checkpoint: StudentCheckpoint, train: Sequence[Windows], valid: Sequence[Windows]
+) -> StudentCheckpoint:
+    """Gives the same student with what its training saw; a causal one as it is.
+
+    Args:
+        train: windows that it learnt from.
+        valid: windows that say what is usual.
+    """
+    if checkpoint.config.causal:
+        return checkpoint
+    seen = seen_by(checkpoint.network(), train, valid, modality=checkpoint.modality.name)
+    return replace(checkpoint, seen=seen)
 
 
 def visible_labels(train: Windows, *, share: float = 1.0, groups: int | None = None, seed: int) -> Labels:

@@ -245,15 +245,16 @@ def _run_one(worker: Worker, proposal: optuna.Trial, trial: Trial, scores: list[
 def _pruned_or_finished(worker: Worker, proposal: optuna.Trial, trial: Trial, scores: list[float]) -> TrialResult:
     import optuna
 
-    train, began = worker.order.conditions.student_train, time.monotonic()
+    conditions, began = worker.order.conditions, time.monotonic()
+    train = conditions.student_train
     evaluations = -(-train.steps // train.eval_every)
     best: list[float] = []
 
     def watch(progress: Progress) -> None:
         worker.tick(progress)
         is_validated = progress.step % train.eval_every == 0 or progress.step == progress.steps
-        if not is_validated or progress.best_score is None:
-            return
+        if conditions.choose or not is_validated or progress.best_score is None:
+            return  # a race consists of several trainings: no step of one is comparable to that of another
         best.append(progress.best_score)
         step = len(scores) * evaluations + -(-progress.step // train.eval_every)
         proposal.report(float(np.mean([*scores, progress.best_score])), step)

@@ -20,7 +20,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.distil.method import Method
-from mmkd_models.networks.config import Preset, student_config, teacher_config
+from mmkd_models.networks.config import MemberKind, Preset, student_config, teacher_config
 from mmkd_models.train_config import TrainConfig
 from mmkd_report.documents.study import NONE
 
@@ -38,6 +38,7 @@ class TeacherChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     Attributes:
         modalities: what it sees, in the order of the dataset.
         out_of_fold: how many teachers are cross-fitted in place of one.
+        committee: the kinds of its members, as `default_members` gives them; unset of a single transformer.
         number: of an ensemble, which member it is, from 1 for the second one; the first one has none.
         further: what teaches beside it; these have no further ones.
     """
@@ -45,6 +46,7 @@ class TeacherChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     modalities: tuple[str, ...]
     preset: Preset
     out_of_fold: int | msgspec.UnsetType = msgspec.UNSET
+    committee: tuple[MemberKind, ...] | msgspec.UnsetType = msgspec.UNSET
     number: int | msgspec.UnsetType = msgspec.UNSET
     further: tuple[TeacherChoice, ...] | msgspec.UnsetType = msgspec.UNSET
 
@@ -55,10 +57,11 @@ class TeacherChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     @property
     def name(self) -> str:
-        """Gives `acc+gyro:small`, `acc+gyro:small,out-of-fold=5`, or members with `/` between them."""
+        """Gives `acc:small`, `acc:small,committee`, `acc:small,out-of-fold=5`, or members with `/` between them."""
         families = Counter(msgspec.structs.replace(one, number=msgspec.UNSET) for one in self.members)
         return "/".join(
             f"{'+'.join(one.modalities)}:{one.preset}"
+            + (",committee" if one.committee else "")
             + (f",out-of-fold={one.out_of_fold}" if one.out_of_fold else "")
             + (f",ensemble={count}" if count > 1 else "")
             for one, count in families.items()
@@ -86,6 +89,8 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         self_training: train a second generation of every teacher on the unlabelled windows too.
         teacher_train: how teachers are trained; seeds are the trials'.
         student_train: how students are trained; seeds and learning rates are the trials'.
+        choose: train every student in a race of several kinds (`training.choosing.race`), of which validation keeps
+            one; unset where a student is a transformer, as in names of before.
         threads: of every training; other numbers of threads may give other last bits.
     """
 
@@ -97,6 +102,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     teacher_train: TrainConfig
     student_train: TrainConfig
     augment: AugmentConfig
+    choose: bool | msgspec.UnsetType = msgspec.UNSET
     threads: int
 
     @property
@@ -225,12 +231,14 @@ def teacher_name(conditions: Conditions, teacher: TeacherChoice, seed: int) -> s
     """Gives the name of a teacher's folder, as `trial_name`; of several members that of what they say together."""
     if len(teacher.members) > 1:
         return f"mix-seed{seed}-{_hash(_teacher_names(conditions, teacher, seed))}"
+    own = msgspec.structs.replace(conditions, student_train=TrainConfig(), modality="", choose=msgspec.UNSET)
     decides = {
-        "conditions": msgspec.structs.replace(conditions, student_train=TrainConfig(), modality=""),
+        "conditions": own,
         "modalities": teacher.modalities,
         "teacher": teacher_config(teacher.preset),
         "seed": seed,
         **({"out_of_fold": teacher.out_of_fold} if teacher.out_of_fold else {}),
+        **({"committee": teacher.committee} if teacher.committee else {}),
         **({"number": teacher.number} if teacher.number else {}),
     }
     return f"{teacher.preset}-seed{seed}-{_hash(decides)}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,9 +20,10 @@ from mmkd_models.evaluate.outcome import Outcome, outcome_on
 from mmkd_models.networks.config import student_config
 from mmkd_models.train_config import OnStep
 from mmkd_models.training.checkpoint import StudentCheckpoint, file_sha256, read_student, write_student
+from mmkd_models.training.choosing.race import labelled_race, taught_race
+from mmkd_models.training.closed_form.students import labelled_student, taught_student
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.resume import FILE_NAME
-from mmkd_models.training.trainings import distil, train_baseline
 from mmkd_models.trials.folder import FORMAT_VERSION, TEST_FILE, StudyFolder, read_result, run_in, write_result
 from mmkd_models.trials.space import Trial
 from mmkd_models.trials.teachers import is_here, taught_by
@@ -121,25 +123,19 @@ def _end(path: Path, result: TrialResult) -> None:
 
 
 def _train_student(folder: StudyFolder, trial: Trial, run_dir: Path, on_step: OnStep) -> StudentCheckpoint:
-    entry, conditions = trial.candidate.entry, folder.conditions
+    entry, conditions, modality = trial.candidate.entry, folder.conditions, folder.conditions.modality
     config, recipe = student_config(entry.student), folder.space.method(entry.method).recipe
     train = msgspec.structs.replace(conditions.student_train, learning_rate=trial.candidate.learning_rate)
     run = run_in(train, folder, run_dir, trial.seed, on_step)
     data = folder.fold(trial.seed).training
     if entry.teacher is None or recipe is None:
-        return train_baseline(data, conditions.modality, config, run)
-    first, *further = taught_by(folder, folder.space.teacher(entry.teacher), trial.seed)
-    seen = [spec.name for one in (first, *further) for spec in one.checkpoint.modalities]
-    return distil(
-        data.for_pair(seen, conditions.modality),
-        conditions.modality,
-        config,
-        run,
-        teacher=first.checkpoint,
-        teacher_sha256=first.sha256,
-        recipe=recipe,
-        further=further,
-    )
+        alone = labelled_race if conditions.choose else labelled_student
+        return alone(data, modality, config, run)
+    teachers = taught_by(folder, folder.space.teacher(entry.teacher), trial.seed)
+    data = data.for_pair([spec.name for one in teachers for spec in one.checkpoint.modalities], modality)
+    # Labels alone are an entry of their own, which the study compares with this one.
+    taught = partial(taught_race, labelled=None) if conditions.choose else taught_student
+    return taught(data, modality, config, run, teachers=teachers, recipe=recipe)
 
 
 def student_of(folder: StudyFolder, trial: Trial) -> StudentCheckpoint:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -22,11 +21,11 @@ from mmkd_models.networks.config import teacher_config
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.train_config import OnStep
 from mmkd_models.training.checkpoint import TeacherCheckpoint, file_sha256, write_teacher
+from mmkd_models.training.committee import train_committee
 from mmkd_models.training.cross_fit import cross_fit
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.resume import FILE_NAME
 from mmkd_models.training.teacher_set import OutOfFoldCheckpoint, TaughtBy, read_teachers, write_teacher_set
-from mmkd_models.training.trainings import self_train, train_teacher
 from mmkd_models.trials.folder import FORMAT_VERSION, TEST_FILE, StudyFolder, read_result, run_in, write_result
 from mmkd_models.trials.space import TeacherChoice
 
@@ -103,9 +102,9 @@ def _train(
         fitted = cross_fit(data, config, run, count=teacher.out_of_fold, self_training=conditions.self_training)
         write_teacher_set(path / TEACHER_CHECKPOINT, fitted)
         return fitted.score, fitted.networks()
-    checkpoint = train_teacher(data, config, run)
-    if conditions.self_training:
-        checkpoint = self_train(data, checkpoint, replace(run, run_dir=path / "run" / "second"))
+    members = teacher.committee or ("transformer",)
+    made = train_committee(data, config, run, members=members, self_training=conditions.self_training)
+    checkpoint = made.checkpoint
     write_teacher(path / TEACHER_CHECKPOINT, checkpoint)
     return checkpoint.facts.score, (checkpoint.network(),)
 

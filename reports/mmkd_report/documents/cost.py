@@ -17,6 +17,8 @@ SHARES = ("discount_rate", "avoidable_share", "spares_share", "detection", "fals
 """Numbers that are 1 at most."""
 WHOLE = ("stations", "years")
 """Whole numbers, which are decided and not assumed: nothing is drawn of them unless a range says so."""
+EITHER_WAY = 0.3
+"""How far a number without a range of its own may be off, as a share of it."""
 
 
 class Plant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,8 +49,8 @@ class Plant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     hourly_rate: float = 60.0
 
 
-class Equipment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One way to equip every station.
+class Priced(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One way to equip every station, but for what it sees: the one place of what is not entered.
 
     Attributes:
         sensor_price: of all sensors of a station.
@@ -65,12 +67,10 @@ class Equipment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         labelling_hours: for all of them.
         training_hours: of an engineer.
         maintenance_hours: a year and a station.
-        detection: share of the faults that are seen.
-        false_alarms: share of the checks of a healthy station that raise an alarm.
     """
 
-    sensor_price: float
-    installation: float
+    sensor_price: float = 300.0
+    installation: float = 200.0
     sensor_life_years: float = 10.0
     spares_share: float = 0.05
     node_price: float = 400.0
@@ -84,18 +84,33 @@ class Equipment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     labelling_hours: float = 80.0
     training_hours: float = 40.0
     maintenance_hours: float = 1.0
+
+
+class Equipment(Priced, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One way to equip every station.
+
+    Attributes:
+        detection: share of the faults that are seen.
+        false_alarms: share of the checks of a healthy station that raise an alarm.
+    """
+
     detection: float
     false_alarms: float
 
 
 class Assumption(msgspec.Struct, frozen=True, kw_only=True):
-    """One number that the reckoning stands on; `low` and `high` are its range."""
+    """One number that the reckoning stands on; `low` and `high` are its range.
+
+    Attributes:
+        follows: whether the range is `EITHER_WAY` of the number, and moves with it.
+    """
 
     path: str
     value: float
     mark: Mark
     low: float
     high: float
+    follows: bool = False
 
 
 class CostResult(msgspec.Struct, frozen=True, kw_only=True):

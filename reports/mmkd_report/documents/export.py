@@ -44,18 +44,27 @@ class TensorParity(msgspec.Struct, frozen=True, kw_only=True):
     cosine: float | None
 
 
+class NoveltyParity(msgspec.Struct, frozen=True, kw_only=True):
+    """How the novelty scores compare with the checkpoint's: differences as shares of one more than the score."""
+
+    max_error: float
+    mean_error: float
+
+
 class ArtifactParity(msgspec.Struct, frozen=True, kw_only=True):
     """How an artifact compares with the checkpoint.
 
     Attributes:
         probabilities: of a regression the values, as shares of the largest one.
         label_agreement: share of windows with the same label; of other tasks with the same answer.
+        novelty: of the novelty scores; absent where the graph gives none.
     """
 
     windows: int
     logits: TensorParity
     probabilities: TensorParity
     label_agreement: float
+    novelty: NoveltyParity | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def tensors(self) -> tuple[tuple[str, TensorParity], ...]:
@@ -88,6 +97,8 @@ class GateResult(msgspec.Struct, frozen=True, kw_only=True):
         allowed_drop_points: the largest drop that passes.
         label_agreement: share of windows with the reference's label; of other tasks with its answer.
         unjudged: true where too few windows judged, and that was accepted; else absent.
+        novelty_agreement: rank correlation of its novelty scores with the reference's; absent where it gives none.
+        least_novelty_agreement: the smallest that passes; absent likewise.
     """
 
     windows: int
@@ -99,12 +110,20 @@ class GateResult(msgspec.Struct, frozen=True, kw_only=True):
     least_agreement: float
     finite: bool
     unjudged: bool | msgspec.UnsetType = msgspec.UNSET
+    novelty_agreement: float | msgspec.UnsetType = msgspec.UNSET
+    least_novelty_agreement: float | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def passed(self) -> bool:
         """Whether the artifact may enter a bundle."""
         drops_little = self.drop_points is None or self.drop_points <= self.allowed_drop_points
-        return self.finite and drops_little and self.label_agreement >= self.least_agreement
+        return self.finite and drops_little and self.label_agreement >= self.least_agreement and self.ranks_alike
+
+    @property
+    def ranks_alike(self) -> bool:
+        """Whether its novelty scores put windows in the reference's order."""
+        agreement, least = self.novelty_agreement, self.least_novelty_agreement
+        return agreement is msgspec.UNSET or least is msgspec.UNSET or agreement >= least
 
 
 class BackendRun(msgspec.Struct, frozen=True, kw_only=True):

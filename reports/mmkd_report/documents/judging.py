@@ -12,12 +12,13 @@ import msgspec
 
 from mmkd_report.documents.confidence import Coverage
 from mmkd_report.documents.cost import CostFacts
-from mmkd_report.documents.evaluation import DataFacts
+from mmkd_report.documents.evaluation import DataFacts, WindowGain
+from mmkd_report.documents.figures import Measure, Spread
 from mmkd_report.documents.reading import typed
 
 FORMAT_VERSION = 1
 
-ModelRole = Literal["teacher", "distilled", "labels alone"]
+ModelRole = Literal["teacher", "distilled", "labels alone", "rival"]
 
 
 class JudgedModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,9 +27,10 @@ class JudgedModel(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: unique in the document.
         sha256: of the file.
-        role: `labels alone` of a student that no teacher taught.
+        role: `labels alone` of a student that no teacher taught; a `rival` learnt beside it and has no file.
         artifact: of a bundle, its file there; empty of a checkpoint.
         modalities: that it sees.
+        parameters: None of a rival.
     """
 
     name: str
@@ -36,7 +38,7 @@ class JudgedModel(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     role: ModelRole
     modalities: tuple[str, ...]
-    parameters: int
+    parameters: int | None
     artifact: str = ""
 
 
@@ -140,6 +142,76 @@ class GroupsFacts(msgspec.Struct, frozen=True, kw_only=True):
     changes: tuple[GapChange, ...]
 
 
+class DomainSpread(msgspec.Struct, frozen=True, kw_only=True):
+    """A figure or a gain over domains, with the 95 % interval of its mean; without one where there is no second."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+
+class DomainFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """One domain that was left out: figures by contestant, that never saw it.
+
+    Attributes:
+        windows: that judge.
+        shared_groups: groups of the domain that have windows in training too, in other domains.
+    """
+
+    name: str
+    windows: int
+    shared_groups: int
+    figures: dict[str, float]
+
+
+class TimeFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of the campaign left out.
+
+    Attributes:
+        measure: of all figures here.
+        windows: to train on, to choose by and to judge with.
+        gain: of the student over labels alone; its interval resamples groups.
+    """
+
+    measure: Measure
+    windows: tuple[int, int, int]
+    figures: dict[str, float]
+    gain: WindowGain
+
+
+class ShiftFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything trained anew without one domain at a time, and judged on it.
+
+    Attributes:
+        by: `group` or the column whose values are the domains.
+        sensor: that students and rivals see.
+        teacher: its size, and `student` that of the students.
+        labels: what of the training windows was labelled, in words.
+        steps: of training, of the teacher and of each student.
+        models: by contestant, over domains; `student` is the one that the teacher taught.
+        worst: by contestant, the domain that it serves worst.
+        gains: by contestant, what the student is better by, domain by domain.
+        teacher_gain: what the teacher is better by than labels alone.
+        absent: by rival that could not be run, why.
+        time: None where nobody asked.
+    """
+
+    by: str
+    sensor: str
+    teacher: str
+    student: str
+    labels: str
+    steps: tuple[int, int]
+    measure: Measure
+    domains: tuple[DomainFigures, ...]
+    models: dict[str, DomainSpread]
+    worst: dict[str, str]
+    gains: dict[str, DomainSpread]
+    teacher_gain: DomainSpread
+    absent: dict[str, str]
+    time: TimeFigures | None
+
+
 class ConfidenceRow(msgspec.Struct, frozen=True, kw_only=True):
     """One condition, `sound` or a fault: accuracy as estimated without labels, and as it is."""
 
@@ -189,6 +261,7 @@ class JudgingDocument(msgspec.Struct, frozen=True, kw_only=True):
     cautions: tuple[str, ...]
     verdict: tuple[str, ...]
     faults: FaultsFacts | None = None
+    shift: ShiftFacts | None = None
     groups: GroupsFacts | None = None
     confidence: TrustFacts | None = None
     cost: CostFacts | None = None
@@ -202,3 +275,84 @@ def read_judging(document: Mapping[str, Any]) -> JudgingDocument:
     """
     advice = "make it again with mmkd-evaluate --suite"
     return typed(document, JudgingDocument, name="judging", version=FORMAT_VERSION, advice=advice)
+
+
+Competitor = Literal["extra_trees", "mini_rocket", "labels_alone", "distilled", "teacher"]
+COMPETITORS: dict[Competitor, str] = {
+    "extra_trees": "extra-trees",
+    "mini_rocket": "MiniRocket",
+    "labels_alone": "labels alone",
+    "distilled": "distilled",
+    "teacher": "teacher",
+}
+"""In the order of the table, by the words of its heading."""
+
+
+class SensorRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One sensor, or several that a teacher answers with together.
+
+    Attributes:
+        scores: of who was judged; `teacher` is of all sensors, and in a row of several of these alone.
+        gain: distilled beside labels alone, with its 95 % interval; None of several.
+        valid_score: of the distilled student, by which sensors are chosen.
+        is_taught: whether validation shipped a student that the teacher taught, of one seed or more.
+        ahead: the competitors of one sensor that validate better than the student.
+        under_faults: the student's error, mean over faults and severities; of a number the RMSE.
+        relative: that error as a share of that of labels alone.
+        worst_fault: the name of the fault that costs the student most.
+        parameters: of the student; in a row of several those of the teacher.
+        latency_ms: median of a window of the exported student on this machine.
+        teacher_latency_ms: of the teacher, in turn with it.
+        worth: net present value of each way to equip, in the currency.
+    """
+
+    sensors: tuple[str, ...]
+    scores: dict[Competitor, Spread]
+    parameters: int
+    gain: float | None = None
+    low: float | None = None
+    high: float | None = None
+    valid_score: float | None = None
+    is_taught: bool = True
+    ahead: tuple[Competitor, ...] = ()
+    under_faults: float | None = None
+    relative: RelativeError | None = None
+    worst_fault: str = ""
+    latency_ms: float | None = None
+    teacher_latency_ms: float | None = None
+    worth: dict[str, float] = {}
+
+
+class SensorsDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """Which sensor is enough: the document of `mmkd-evaluate --sensors --json`.
+
+    Attributes:
+        judged_on: what the windows that judged are.
+        labelled: which labels were seen, in words.
+        measure: of the scores and gains.
+        faults_measure: whose distance from 1 the error under faults is; `rmse` is the error itself.
+        rows: one a sensor, that which validation prefers first.
+        pairs: what the teacher knows of two sensors; empty where nobody asked.
+        currency: empty without costs.
+        pages: by sensor the file of its own page.
+    """
+
+    format_version: int = FORMAT_VERSION
+    name: str
+    sha256: str
+    judged_on: str
+    labelled: str
+    seeds: tuple[int, ...]
+    measure: Measure
+    faults_measure: str
+    rows: tuple[SensorRow, ...]
+    pairs: tuple[SensorRow, ...]
+    currency: str = ""
+    pages: dict[str, str] = {}
+    command: str = ""
+
+
+def read_sensors(document: Mapping[str, Any]) -> SensorsDocument:
+    """The typed form of a document of `mmkd-evaluate --sensors --json`; raises DocumentError as `read_judging`."""
+    advice = "make it again with mmkd-evaluate --sensors"
+    return typed(document, SensorsDocument, name="sensors", version=FORMAT_VERSION, advice=advice)

@@ -56,6 +56,7 @@ class StudyFacts(msgspec.Struct, frozen=True, kw_only=True):
         budget_hours: time that was allowed; None for any.
         max_latency_ms: of a student's median; None for any.
         max_parameters: of a student; None for any.
+        choose: every student is the winner of a race of several kinds; unset where each is a transformer.
     """
 
     mode: str
@@ -76,6 +77,7 @@ class StudyFacts(msgspec.Struct, frozen=True, kw_only=True):
     max_parameters: int | None = None
     labelled_groups: LabelledGroups | None = None
     labels_spread_in_time: LabelLeak | None = None
+    choose: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class Coverage(msgspec.Struct, frozen=True, kw_only=True):

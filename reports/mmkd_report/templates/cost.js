@@ -52,6 +52,28 @@ const FIGURES = {
   cost_per_station_year: stationYear,
 };
 
+// The tornado: the student's net present value, or that of the first way, with one assumption at the ends of its range.
+const reckoned = "student" in state.equipment ? "student" : Object.keys(state.equipment)[0];
+const worthWith = (path, value) => {
+  const [section, key] = path.split("."), plant = {...state.plant}, way = {...state.equipment[reckoned]};
+  (section === "plant" ? plant : way)[key] = value;
+  return worth(plant, way);
+};
+const swings = () => state.assumptions
+  .filter((one) => one.low < one.high && ["plant", reckoned].includes(one.path.split(".")[0]))
+  .map((one) => ({path: one.path, low: worthWith(one.path, one.low), high: worthWith(one.path, one.high)}))
+  .filter((one) => one.low !== one.high)
+  .sort((one, other) => Math.abs(other.high - other.low) - Math.abs(one.high - one.low));
+const follow = (path, value) => {
+  const key = path.split(".")[1], reach = state.whole.includes(key) ? 0 : state.either_way;
+  for (const one of state.assumptions) {
+    if (one.path !== path || !one.follows) continue;
+    one.low = value * (1 - reach);
+    one.high = value * (1 + reach);
+    if (state.shares.includes(key)) one.high = Math.min(1, one.high);
+  }
+};
+
 const written = (value) => {
   if (value === null) return "never";
   const digits = Math.abs(value).toFixed(0).replace(/\B(?=(\d{3})+$)/g, "\u202f");
@@ -63,12 +85,35 @@ const show = () => {
     cell.dataset.value = value === null ? "" : String(value);
     cell.textContent = written(value);
   }
+  showSwings();
+};
+const bars = document.getElementById("swings"), pattern = bars && bars.rows[0].cloneNode(true);
+const showSwings = () => {
+  if (!bars) return;
+  const found = swings().slice(0, state.most_swings);
+  const ends = [0, ...found.flatMap((one) => [one.low, one.high])];
+  const low = Math.min(...ends), span = Math.max(...ends) - low || 1;
+  const place = (value) => 100 * (value - low) / span + "%";
+  bars.replaceChildren(...found.map((one) => {
+    const row = pattern.cloneNode(true), [name, atLow, atHigh] = row.cells, fill = row.querySelector(".bar-fill");
+    row.dataset.swing = one.path;
+    name.textContent = one.path.replace(/_/g, " ").replace(".", ": ");
+    for (const [cell, value] of [[atLow, one.low], [atHigh, one.high]]) {
+      cell.dataset.value = String(value);
+      cell.textContent = written(value);
+    }
+    fill.setAttribute("x", place(Math.min(one.low, one.high)));
+    fill.setAttribute("width", 100 * Math.abs(one.high - one.low) / span + "%");
+    for (const end of ["x1", "x2"]) row.querySelector(".limit").setAttribute(end, place(0));
+    return row;
+  }));
 };
 for (const slider of document.querySelectorAll("input[data-path]")) {
   slider.disabled = false;
   slider.addEventListener("input", () => {
     const [section, key] = slider.dataset.path.split(".");
     (section === "plant" ? state.plant : state.equipment[section])[key] = Number(slider.value);
+    follow(slider.dataset.path, Number(slider.value));
     slider.parentElement.querySelector("output").textContent = slider.value;
     show();
   });

@@ -87,7 +87,7 @@ def test_a_folder_that_cannot_be_flushed_is_told_as_what_it_is(tmp_path: Path, m
     path = tmp_path / "a"
     write_file(path, b"old")
     with monkeypatch.context() as patch:
-        patch.setattr(files, "_flush_directory", failing(errno.EIO))
+        patch.setattr(files, "flush_folder", failing(errno.EIO))
         with pytest.raises(UsageError) as caught:
             write_file(path, b"new")
     assert str(caught.value) == (

@@ -57,6 +57,15 @@ def alarms(rule: AlarmRule, probabilities: Sequence[float | None]) -> list[Alarm
     ]
 
 
+def test_windows_that_nobody_should_believe_neither_begin_an_episode_nor_end_one() -> None:
+    rule = AlarmRule(label="worn", confirm="2/3", release=2)
+    episodes = Episodes([rule], TASK)
+    assert not [one for number in range(1, 9) for one in episodes.see(result(number, 0.99, status="unknown"))]
+    raised = [one for number in range(9, 11) for one in episodes.see(result(number, 0.99))]
+    assert [one.event for one in raised] == ["raised"]
+    assert not [one for number in range(11, 20) for one in episodes.see(result(number, 0.01, status="unknown"))]
+
+
 def test_three_of_five_begin_an_episode_and_two_in_a_row_without_it_end_it() -> None:
     rule = AlarmRule(label="worn", confirm="3/5", release=2, cooldown_s=0.0, min_probability=0.8)
     #        1    2    3    4    5    6     7    8    9    10
@@ -233,6 +242,29 @@ def test_what_windows_with_times_share_is_replayed_once(tmp_path: Path) -> None:
     found = replayed(tmp_path / "data", acc)
     assert [one.name for one in found[:3]] == ["windows 0 to 3", "windows 4 to 4", "windows 5 to 8"]
     assert found[0].rows[:, 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 9, 10, 11, 12]
+
+
+def test_what_windows_without_times_share_is_found_in_their_samples(tmp_path: Path) -> None:
+    acc = ModalitySpec(name="acc", channels=("x",), rate_hz=10.0, samples=40)
+    signals = np.random.default_rng(4).normal(size=(3, 100, 1)).astype(np.float32)
+    write_dataset(
+        tmp_path / "data",
+        name="made_up",
+        labels=("ok", "worn"),
+        modalities=[acc],
+        splits={
+            # Three windows, one every 30 samples, and one that shares nothing with them.
+            name: {
+                "acc": [*(signal[start : start + 40] for start in (0, 30, 60)), -signal[:40]],
+                "labels": [0, 0, 0, 1],
+                "groups": [name] * 4,
+            }
+            for name, signal in zip(("train", "valid", "test"), signals, strict=True)
+        },
+    )
+    found = replayed(tmp_path / "data", acc)
+    assert [(one.name, len(one.rows)) for one in found[:2]] == [("windows 0 to 2", 100), ("windows 3 to 3", 40)]
+    np.testing.assert_array_equal(found[0].rows, signals[0])
 
 
 def test_sound_of_16_bits_is_replayed_from_minus_one_to_one(tmp_path: Path) -> None:

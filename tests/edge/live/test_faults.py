@@ -20,15 +20,16 @@ from typing import Any
 import pytest
 
 from mmkd_edge import EdgePredictor, ModalitySpec
-from mmkd_edge.live.backoff import Backoff
 from mmkd_edge.live.channels import columns_of
 from mmkd_edge.live.intake import Delivery, Intake, Listener
+from mmkd_edge.live.links.backoff import Backoff
 from mmkd_edge.live.records import Record, ResultRecord, StateRecord, record_from_line
+from mmkd_edge.live.sensor import Sensor, StationRules
 from mmkd_edge.live.sinks.files import JsonLinesSink
 from mmkd_edge.live.sinks.outlet import Outlet
 from mmkd_edge.live.sources.base import Wanted
 from mmkd_edge.live.sources.rows import LineReader
-from mmkd_edge.live.station import Station, StationRules
+from mmkd_edge.live.station import Station
 from mmkd_edge.testing import fake_predictor
 
 ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), rate_hz=100.0, samples=20)
@@ -96,11 +97,9 @@ def answered(
     station = Station(
         "press 1",
         predictor=predictor,
-        source=source,
-        source_text="texts",
+        sensors=[Sensor(source, "texts", predictor=predictor, rules=rules or StationRules(hop=10))],
         intake=Intake(most=most, on_full="drop-oldest"),
         outlets=[outlet, *others],
-        rules=rules or StationRules(hop=10),
     )
     station.start()
     end_s = time.monotonic() + within_s
@@ -216,6 +215,15 @@ def test_an_engine_that_answers_no_distribution_is_invalid() -> None:
     assert station.is_well(within_s=10)
 
 
+def test_windows_that_training_never_saw_are_unknown_and_counted_so() -> None:
+    predictor = fake_predictor([0.25, 0.75], modality=ACC, labels=("ok", "worn"), novelty=2.0)
+    results, facts, station = answered(Texts([good(0, 40)]), predictor=predictor)
+    last = results[-1]
+    assert (last.status, last.label, last.novelty) == ("unknown", "worn", 0.5)
+    assert facts.results["unknown"] == sum(one.status == "unknown" for one in results) > 0
+    assert station.is_well(within_s=10)
+
+
 def test_an_engine_that_hangs_is_no_sign_of_life() -> None:
     hung, entered = threading.Event(), threading.Event()
 
@@ -226,8 +234,9 @@ def test_an_engine_that_hangs_is_no_sign_of_life() -> None:
 
     predictor = fake_predictor(hang, modality=ACC, labels=("ok", "worn"))
     station = Station(
-        "press 1", predictor=predictor, source=Texts([good(0, 40)]), source_text="texts",
-        intake=Intake(most=10, on_full="block"), outlets=[], rules=StationRules(hop=10),
+        "press 1", predictor=predictor,
+        sensors=[Sensor(Texts([good(0, 40)]), "texts", predictor=predictor, rules=StationRules(hop=10))],
+        intake=Intake(most=10, on_full="block"), outlets=[],
     )  # fmt: skip
     station.start()
     assert entered.wait(10)
@@ -316,6 +325,10 @@ def test_a_process_that_was_stopped_for_a_while_goes_on(bundle_path: Path, tmp_p
             child.stdin.flush()
             time.sleep(0.02)
 
+    end_s = time.monotonic() + 30
+    while not path.exists() or not path.stat().st_size:  # it is not there yet
+        assert time.monotonic() < end_s
+        time.sleep(0.05)
     feed(40)
     child.send_signal(signal.SIGSTOP)
     time.sleep(2)

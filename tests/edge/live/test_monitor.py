@@ -25,12 +25,14 @@ from mmkd_edge.live.monitor.access import Access, Bucket, address_of, origin_of,
 from mmkd_edge.live.monitor.board import Board
 from mmkd_edge.live.monitor.metrics import service_metrics
 from mmkd_edge.live.monitor.view import Follower, latency_of
-from mmkd_edge.live.records import AlarmRecord
+from mmkd_edge.live.records import AlarmRecord, result_record
+from mmkd_edge.live.sensor import Sensor, StationRules
 from mmkd_edge.live.service import Service
 from mmkd_edge.live.sources.base import Wanted
 from mmkd_edge.live.sources.files import StdinSource
-from mmkd_edge.live.station import Station, StationRules
+from mmkd_edge.live.station import Station
 from mmkd_edge.testing import fake_predictor
+from mmkd_edge.watch.prometheus import metrics_text
 from mmkd_edge.watch.timing import Histogram
 
 pytest.importorskip("starlette")
@@ -152,6 +154,17 @@ def test_beyond_this_machine_everything_asks_for_the_token(tmp_path: Path) -> No
         )
 
 
+def test_a_probe_on_this_machine_learns_without_the_token_that_all_is_well_and_no_more(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("a token of the plant\n")
+    with running("--monitor", "127.0.0.1:0", "--monitor-token", f"{tmp_path}/token") as (url, *_):
+        assert ask(f"{url}healthz") == (200, '{"well":true}')
+        bearer = "Bearer a token of the plant"
+        assert ask(f"{url}healthz", authorization=bearer) == (200, '{"well":true,"stations":{"press 1":"started"}}')
+        assert ask(f"{url}healthz", x_forwarded_for="10.0.0.9")[0] == 401
+        assert ask(f"{url}healthz", host="evil.example")[0] == 403
+        assert ask(f"{url}events")[0] == 401
+
+
 ANY = address_of("127.0.0.1:1")
 
 
@@ -238,14 +251,13 @@ GYRO = ModalitySpec(name="gyro", channels=("x",), rate_hz=100.0, samples=20)
 
 
 def station_of(name: str, predictor: EdgePredictor, modality: str | None = None) -> Station:
+    source = StdinSource(Wanted(columns=columns_of(ACC, {}), rate_hz=100.0))
     return Station(
         name,
         predictor=predictor,
-        source=StdinSource(Wanted(columns=columns_of(ACC, {}), rate_hz=100.0)),
-        source_text="stdin",
+        sensors=[Sensor(source, "stdin", predictor=predictor, rules=StationRules(hop=10, modality=modality))],
         intake=Intake(most=1, on_full="block"),
         outlets=[],
-        rules=StationRules(hop=10, modality=modality),
     )
 
 
@@ -293,6 +305,15 @@ def test_a_board_keeps_the_lowest_and_highest_value_of_each_tenth_of_a_second(bo
     np.testing.assert_array_equal(found[0].highest, [5, np.nan])
     assert (found[1].lowest, found[1].highest) == ((-2.0, 7.0), (3.0, 8.0))
     assert [one.number for one in board.seen(after_bin=101, after_result=-1).bins] == [101]
+
+
+def test_a_board_and_metrics_show_what_is_unknown(board: Board) -> None:
+    predictor = fake_predictor([0.5, 0.5], modality=ACC, labels=("ok", "worn"), novelty=2.0)
+    prediction = predictor.predict(np.zeros(ACC.shape))
+    board.record(result_record(prediction, station="press 1", number=1, time_s=1.0, decided_s=1.0))
+    (shown,) = board.seen(after_bin=-1, after_result=-1).results
+    assert (shown.status, shown.novelty) == ("unknown", 0.5)
+    assert 'mmkd_predictions_total{predictor="mmkd",status="unknown"} 1.0' in metrics_text(predictor)
 
 
 def test_a_board_stays_small_and_forgets_an_earlier_time_line(board: Board) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from mmkd_edge import ModalitySpec, UsageError
-from mmkd_edge.live.backoff import Backoff
 from mmkd_edge.live.build import outlet_of
+from mmkd_edge.live.links.backoff import Backoff
 from mmkd_edge.live.records import Record, StateRecord, line_of, record_from_line, result_record
 from mmkd_edge.live.sinks.outlet import Outlet
 from mmkd_edge.live.sinks.store import Store

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from mmkd_edge import ModalitySpec, UsageError
-from mmkd_edge.live.backoff import Backoff
 from mmkd_edge.live.channels import Columns, columns_of
 from mmkd_edge.live.clock import SampleClock
 from mmkd_edge.live.intake import Delivery, Intake
+from mmkd_edge.live.links.backoff import Backoff
 from mmkd_edge.live.sources.base import Wanted
 from mmkd_edge.live.sources.moments import seconds_of
 from mmkd_edge.live.sources.payload import rows_of

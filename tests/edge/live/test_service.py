@@ -43,6 +43,9 @@ class Idle:
     def is_well(self, *, within_s: float) -> bool:
         return True
 
+    def look(self) -> None:
+        pass
+
     def facts(self) -> Any:
         return SimpleNamespace(results={})
 

@@ -50,6 +50,16 @@ def test_only_what_is_uncertain_is_kept_and_neighbours_are_not_kept_twice(tmp_pa
         assert arrays["column_answer"].tolist() == ["worn", "worn"]
 
 
+def test_windows_that_training_never_saw_are_kept_however_sure_the_answer(tmp_path: Path) -> None:
+    kept = ring(tmp_path)
+    kept.see(window(1), prediction(0.99, status="unknown"), time_s=100.0)
+    kept.see(window(2), prediction(0.99, status="unknown", index=-1), time_s=110.0)  # there is no answer to correct
+    kept.close()
+    (file,) = tmp_path.iterdir()
+    with np.load(file) as arrays:
+        assert arrays["column_reason"].tolist() == ["unknown"]
+
+
 def test_what_was_kept_is_labelled_and_imported(tmp_path: Path) -> None:
     kept = ring(tmp_path / "uncertain")
     for number in range(6):

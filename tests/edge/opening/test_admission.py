@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import resource
@@ -11,13 +12,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from mmkd_edge import BackendError, BundleError, EdgePredictor, UnavailableError
-from mmkd_edge.opening import admission, trial_process
+from mmkd_edge import BackendError, BundleError, EdgePredictor, UnavailableError, write_bundle
+from mmkd_edge.opening import trial_process
 from mmkd_edge.trust.slots import install
 
 FAILED = "the trial of backend 'ort' in a process of its own failed: "
@@ -50,7 +52,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         processes.append(command[0])
         return popen(command, **options)
 
-    monkeypatch.setattr(trial_process.subprocess, "Popen", counted)
+    monkeypatch.setattr(subprocess, "Popen", counted)
     return processes
 
 
@@ -145,7 +147,7 @@ def test_memory_is_bounded(bundle_path: Path, tmp_path: Path, monkeypatch: pytes
 
 def test_processor_time_is_bounded(bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_the_trial("while True: pass", tmp_path, monkeypatch)
-    monkeypatch.setattr(admission, "WAY_S", 0.0)  # what the system allows; this process would wait for longer
+    monkeypatch.setattr(trial_process, "WAY_S", 0.0)  # what the system allows; this process would wait for longer
     assert refused(bundle_path) == "it takes too long"
 
 
@@ -182,6 +184,30 @@ def test_a_graph_that_is_refused_starts_no_process(kit: Any, tmp_path: Path, sta
     assert str(caught.value) == (
         f"{path}: 'acc/model.fp32.onnx': no engine is given this: the graph has the operator 'Loop'; expected one that "
         "students are made of; export the bundle again"
+    )
+    assert started == []
+
+
+def test_a_tflite_that_is_refused_starts_no_process(kit: Any, tmp_path: Path, started: list[str]) -> None:
+    parts = kit.parts(kit.modality)
+    data = b"\x00\x00\x00\x00ELSE"
+    tflite = msgspec.structs.replace(
+        parts.manifest.models[0].artifacts[0],
+        file="acc/model.fp32.tflite",
+        format="tflite",
+        opset=3,
+        sha256=hashlib.sha256(data).hexdigest(),
+        size_bytes=len(data),
+    )
+    model = msgspec.structs.replace(parts.manifest.models[0], artifacts=(*parts.manifest.models[0].artifacts, tflite))
+    manifest = msgspec.structs.replace(parts.manifest, models=(model,))
+    path = tmp_path / "else.edge"
+    write_bundle(path, manifest=manifest, members={**parts.members, tflite.file: data})
+    with pytest.raises(BundleError) as caught:
+        trial_of(path)
+    assert str(caught.value) == (
+        f"{path}: 'acc/model.fp32.tflite': no engine is given this: the graph has the mark b'ELSE'; expected b'TFL3'; "
+        "export the bundle again"
     )
     assert started == []
 

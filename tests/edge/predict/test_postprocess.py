@@ -160,6 +160,7 @@ def test_a_prediction_is_kept_as_plain_json() -> None:
         "labels": [],
         "value": None,
         "label_set": [],
+        "novelty": None,
     }
     assert prediction.to_dict() == expected
     assert list(prediction.to_dict()) == list(Prediction.__struct_fields__)

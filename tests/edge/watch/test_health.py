@@ -111,7 +111,7 @@ def test_everything_that_is_given_is_counted_once() -> None:
     model.predict({"acc": None})
     model.stream(hop=25).push(recorded(2).reshape(-1, 2))
     health = model.health()
-    assert health.predictions == {"ok": 53, "warming_up": 1, "degraded": 1, "stale": 0, "invalid": 1}
+    assert health.predictions == {"ok": 53, "warming_up": 1, "degraded": 1, "unknown": 0, "stale": 0, "invalid": 1}
     assert health == model.health()
 
 

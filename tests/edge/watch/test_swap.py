@@ -97,6 +97,14 @@ def test_an_engine_that_cannot_be_opened_again_leaves_the_first_failure() -> Non
     assert model(failing(), reopen=reopen).predict(window()).reason == "the engine failed: device lost"
 
 
+def test_whatever_opening_an_engine_of_ones_own_again_raises_there_is_an_answer() -> None:
+    def gone() -> FakeBackend:
+        raise OSError("no such device")
+
+    prediction = model(failing(), reopen=gone).predict(window())
+    assert (prediction.status, prediction.reason) == ("invalid", "the engine failed: device lost")
+
+
 def test_after_a_good_answer_the_next_failure_gets_its_own_attempt() -> None:
     opened: list[FakeBackend] = []
 
@@ -249,6 +257,25 @@ def test_swaps_under_load_drop_nothing_and_answer_nothing_wrong(
     assert len(os.listdir("/proc/self/fd")) == descriptors + 1  # noqa: PTH208 - the earlier bundle
 
 
+def test_after_a_swap_a_running_stream_keeps_to_the_range_of_who_answers(
+    predictor: EdgePredictor, kit: Any, tmp_path: Path
+) -> None:
+    """Between two samples of 15 and 1 lies 8, which no range of up to 10 would refuse."""
+    ranged = msgspec.structs.replace(kit.modality, range=(-10.0, 10.0))
+    path = kit.parts(ranged).write(tmp_path / "ranged.edge")
+    samples = np.ones((kit.modality.samples + 1, 3), dtype=np.float32)
+    samples[5] = 15.0
+    times = np.arange(len(samples)) / kit.modality.rate_hz
+    times[1:] -= 0.5 / kit.modality.rate_hz
+    stream = predictor.stream(hop=kit.modality.samples)
+    predictor.swap(path)
+    found = stream.push(samples, times)
+    with EdgePredictor.open(path, backend="ort") as alone:
+        expected = alone.stream(hop=kit.modality.samples).push(samples, times)
+    assert [one.missing_share for one in found] == [one.missing_share for one in expected]
+    assert found[0].missing_share > 0
+
+
 def test_a_predictor_without_a_bundle_cannot_swap(other_path: Path) -> None:
     assert said(UsageError, lambda: model(FakeBackend([1.0, 0.0])).swap(other_path)) == (
         "swap: this predictor was made without a bundle; open one with EdgePredictor.open"
@@ -297,7 +324,7 @@ def test_the_first_student_whose_sensor_lives_answers(both_path: Path) -> None:
         assert (nobody.status, nobody.label) == ("invalid", "")
         assert nobody.reason == "acc: modality 'acc' is absent; gyro: modality 'gyro' is absent"
         assert predictor.health().predictions == {
-            "ok": 1, "warming_up": 0, "degraded": 3, "stale": 0, "invalid": 1
+            "ok": 1, "warming_up": 0, "degraded": 3, "unknown": 0, "stale": 0, "invalid": 1
         }  # fmt: skip
         assert [p.modality for p in predictor.predict_batch([{"acc": acc}, {"gyro": gyro}])] == ["acc", "gyro"]
 

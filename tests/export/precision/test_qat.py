@@ -141,6 +141,7 @@ def _plan(case: Case, name: str, tmp_path: Path) -> ExportPlan:
     )
 
 
+@pytest.mark.slow
 def test_a_student_that_no_remedy_saves_is_saved_by_practising(case: Case, tmp_path: Path):
     with pytest.raises(GateError) as error:
         export(_plan(case, "hurt", tmp_path))
@@ -224,6 +225,7 @@ class _StopError(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_an_interrupted_practice_ends_on_the_weights_of_an_uninterrupted_one(case: Case, tmp_path: Path):
     def stop(progress: Progress) -> None:
         if progress.step == 5:

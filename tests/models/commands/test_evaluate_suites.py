@@ -17,10 +17,20 @@ from mmkd_edge.spec import TaskSpec
 from mmkd_edge.trust.keys import make_keys
 from mmkd_models.commands.evaluate import main as evaluate_main
 from mmkd_models.data import Dataset, open_dataset, shipped_dataset, write_dataset
+from mmkd_models.data.labelled import Labelled
+from mmkd_models.evaluate.faults.table import NAMES
+from mmkd_models.evaluate.rivals import RIVALS
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint, write_student, write_teacher
+from mmkd_models.training.checkpoint import (
+    StudentCheckpoint,
+    TeacherCheckpoint,
+    read_student,
+    write_student,
+    write_teacher,
+)
 from mmkd_report import render_judging
+from tests.models.kinds_rig import kinds_dataset
 
 Ran = tuple[object, str, str]
 TASK = TaskSpec(labels=("idle", "ok", "worn"))
@@ -127,6 +137,36 @@ def test_what_does_not_fit_a_suite_is_refused_whole(
     assert "expected" in err
 
 
+@pytest.mark.parametrize("name", ["mic", "cam"])
+def test_every_suite_takes_what_hears_and_what_sees(
+    run: Callable[..., Ran], student_checkpoint: StudentCheckpoint, tmp_path: Path, name: str
+) -> None:
+    data = kinds_dataset(tmp_path / "kinds")
+    spec = data.spec.modality(name)
+    facts = msgspec.structs.replace(student_checkpoint.facts, dataset_sha256=data.sha256, fold=None)
+    state = Student(spec, 3, student_checkpoint.config).state_dict()
+    student, file = tmp_path / "student.ckpt", tmp_path / "cost.toml"
+    made = replace(student_checkpoint, modality=spec, task=data.spec.task, facts=facts, state=state, carried=None)
+    write_student(student, made)
+    file.write_text("version = 1\n[student]\n")
+    code, out, err = run(student, data.path, "--suite", "all", "--cost", file, "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert all(document[part] for part in ("faults", "groups", "confidence", "cost"))
+    practised = {one["name"]: one["practised"]["student.ckpt"] for one in document["faults"]["faults"]}
+    if name == "cam":  # what training varies: light, frames and the picture's place
+        assert practised == {"dark": True, "blur": False, "dropped frames": True, "shifted camera": True}
+        assert document["faults"]["left_out"] == []
+    else:
+        assert {fault for fault, is_practised in practised.items() if is_practised} == {
+            "added noise", "treble lost", "bass lost", "gain up", "gain down", "gap",
+        }  # fmt: skip
+        assert document["faults"]["left_out"] == ["channel swap"]
+    assert [one["condition"] for one in document["confidence"]["models"]["student.ckpt"]["rows"]] == [
+        "sound", *(fault for fault in NAMES if fault in practised),
+    ]  # fmt: skip
+
+
 def test_artifacts_of_a_bundle_are_judged_as_checkpoints_are(run: Callable[..., Ran], tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     shipped, few = open_dataset(shipped_dataset()), tmp_path / "few"
@@ -217,6 +257,63 @@ def test_costs_are_reckoned_from_the_printed_template(
     assert run(models["student"], machines.path, "--cost", file) == (2, "", f"mmkd-evaluate: {beside}\n")
     by = "--by: expected --suite groups beside it, whose column it is; add it"
     assert run(*given, "--cost", file, "--by", "site") == (2, "", f"mmkd-evaluate: {by}\n")
+
+
+def test_rivals_stand_beside_the_models_in_every_suite(
+    run: Callable[..., Ran], models: dict[str, Path], machines: Dataset, tmp_path: Path
+) -> None:
+    pytest.importorskip("aeon")
+    file = tmp_path / "cost.toml"
+    file.write_text("version = 1\n[student]\n[rival]\n")
+    line = ("--rival", "extra_trees", "--rival", "mini_rocket", "--suite", "all", "--cost", file, "--json")
+    code, out, err = run(models["student"], machines.path, *line)
+    assert code == 0, err
+    document = json.loads(out)
+    names = ["student.ckpt", "extra-trees", "MiniRocket"]
+    assert [(one["name"], one["role"], one["parameters"] is None) for one in document["models"]] == [
+        ("student.ckpt", "distilled", False),
+        ("extra-trees", "rival", True),
+        ("MiniRocket", "rival", True),
+    ]
+    assert document["baseline"] is None
+    assert all(list(one["errors"]) == names for one in document["faults"]["faults"])
+    assert not any(one["practised"]["MiniRocket"] for one in document["faults"]["faults"])
+    assert all(list(one["figures"]) == names for one in document["groups"]["values"])
+    assert list(document["confidence"]["models"]) == names
+    assert sorted(document["cost"]["results"]) == ["rival", "student"]  # extra-trees, the first rival
+    assert "extra-trees</dt><dd>a rival that learnt from the same labels, acc</dd>" in render_judging(document)
+
+
+def test_a_rival_that_cannot_be_is_refused_whole(
+    run: Callable[..., Ran], models: dict[str, Path], machines: Dataset
+) -> None:
+    student, name = models["student"], "mmkd-evaluate: "
+    alone = "--rival: expected --suite beside it, by which it is judged; add one"
+    assert run(student, machines.path, "--rival", "extra_trees") == (2, "", f"{name}{alone}\n")
+    code, out, err = run(student, machines.path, "--suite", "faults", "--rival", "taught_rocket")
+    assert (code, out, err) == (
+        2,
+        "",
+        f"{name}--rival: expected one of {', '.join(RIVALS[:-1])}, got 'taught_rocket'; choose one of them\n",
+    )
+    code, out, err = run(models["teacher"], machines.path, "--suite", "faults", "--rival", "extra_trees")
+    several = (
+        "--rival: expected a model of one sensor, on which rivals learn, got teacher.ckpt of acc, gyro; judge a "
+        "student, and name the teacher by --against"
+    )
+    assert (code, out, err.splitlines()[-1]) == (2, "", name + several)
+
+
+def test_rivals_see_the_labels_that_the_student_saw(
+    run: Callable[..., Ran], models: dict[str, Path], machines: Dataset
+) -> None:
+    checkpoint = read_student(models["student"])
+    facts = msgspec.structs.replace(checkpoint.facts, labelled=Labelled(share=0.5))
+    for of, seen in ((checkpoint.facts, 36), (facts, 18)):
+        write_student(models["student"], replace(checkpoint, facts=of))
+        code, _, err = run(models["student"], machines.path, "--suite", "groups", "--rival", "extra_trees")
+        assert code == 0
+        assert err.splitlines() == [f"rivals learn from {seen} labelled windows: extra_trees", "groups"]
 
 
 def test_groups_are_judged_by_the_command(run: Callable[..., Ran], models: dict[str, Path], machines: Dataset) -> None:

@@ -151,6 +151,7 @@ def logged_steps(path: Path) -> list[int]:
     return [event.step for event in events for value in event.summary.value if value.tag == "valid/score"]
 
 
+@pytest.mark.slow
 def test_a_killed_training_resumes_to_the_same_bytes(
     machines: Dataset, folder: Path, student: subprocess.CompletedProcess[str], tmp_path: Path
 ) -> None:

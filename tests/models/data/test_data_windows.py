@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.predict.preprocess import prepare
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data import Dataset, check_dataset, open_dataset, shipped_dataset
+from mmkd_models.data import Dataset, check_dataset, open_dataset, shipped_dataset, write_dataset
 
 TEMP_PER_GROUP = ModalitySpec(
     name="temp", channels=("t",), rate_hz=25.0, samples=5, normalise="per_group", range=(0.0, 100.0)
@@ -239,3 +240,27 @@ def test_recordings_that_are_cut_short_in_use_are_told(line: Dataset) -> None:
     os.truncate(line.path / "recordings" / f"{name}.npy", 64)
     with pytest.raises(DatasetError, match="the file was cut short while it was in use"):
         windows.take([0])
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux tells what is resident of a mapping")
+def test_pages_of_a_large_file_that_were_read_are_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    splits = {
+        name: {"imu": rng.normal(size=(count, 1024, 4)).astype(np.float32), "labels": np.arange(count) % 2}
+        for name, count in (("train", 300), ("valid", 4), ("test", 4))
+    }
+    imu = ModalitySpec(name="imu", channels=("a", "b", "c", "d"), rate_hz=100.0, samples=1024)
+    dataset = write_dataset(tmp_path / "large", name="large", labels=("a", "b"), modalities=[imu], splits=splits)
+    windows = dataset.split("train")
+
+    def resident_kb() -> int:
+        lines = Path("/proc/self/smaps").read_text().splitlines()
+        start = next(row for row, line in enumerate(lines) if line.endswith("/large/train/imu.npy"))
+        return next(int(line.split()[1]) for line in lines[start:] if line.startswith("Rss:"))
+
+    kept = windows.take(np.arange(300))["imu"]
+    assert resident_kb() > 4000  # of 4915: a small file stays
+    monkeypatch.setattr("mmkd_edge.bundle.arrays.LARGE_BYTES", 1 << 20)
+    again = windows.take(np.arange(300))["imu"]
+    assert resident_kb() < 200
+    assert again.tobytes() == kept.tobytes() == splits["train"]["imu"].tobytes()

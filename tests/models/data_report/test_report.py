@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from mmkd_edge.errors import UsageError
+from mmkd_edge.frames import with_missing
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, Windows, open_dataset, shipped_dataset, write_dataset
 from mmkd_models.data.checking.scan import scan_windows
@@ -20,11 +21,13 @@ from mmkd_models.data_report.copies import like_groups, near_copies
 from mmkd_models.data_report.drifting import drift_of
 from mmkd_models.data_report.examples import example_windows
 from mmkd_models.data_report.labelling import label_csv, label_suspects, windows_to_label
-from mmkd_models.data_report.measured import measured, refuse_other_kinds
+from mmkd_models.data_report.measured import measured
 from mmkd_models.data_report.probes import Looked, Probed, class_probe, look_at, split_probe
 from mmkd_models.data_report.report import report_on
+from mmkd_models.data_report.views import band_levels, brightness
 from mmkd_models.evaluate.suites.under_faults import sensors_of
 from mmkd_report.documents.data import DataReport, SplitFacts, WindowToLabel
+from tests.models.kinds_rig import kinds_dataset
 
 pytest.importorskip("sklearn")
 
@@ -319,17 +322,41 @@ def test_a_label_file_needs_times_and_windows() -> None:
     )
 
 
-def test_sound_and_video_are_refused_by_name(rig: Rig, tmp_path: Path) -> None:
+def test_sound_and_video_are_reported_on(tmp_path: Path) -> None:
     import msgspec
 
-    spec = written(rig, tmp_path / "rig").spec
-    sound = msgspec.structs.replace(spec.modalities[0], kind="audio")
-    with pytest.raises(UsageError) as error:
-        refuse_other_kinds(msgspec.structs.replace(spec, modalities=(sound,)))
-    assert str(error.value) == (
-        "modality 'acc': expected a series, got the kind 'audio', which is not reported on yet; report on a dataset "
-        "without it"
-    )
+    from mmkd_report import render_data_report
+
+    found = report_on(kinds_dataset(tmp_path / "kinds"), on_part=lambda part: None)
+    told = {one.modality: one.score for one in found.probes if one.asked == "class"}
+    assert list(told) == [None, "acc", "mic", "cam"]
+    assert told["mic"] == 1.0  # a tone for each class
+    assert told["cam"] > 0.9  # a blob that moves to the left, to the right, or not
+    assert told["acc"] < 0.6  # noise
+    channels = [one for one in found.channels if one.modality == "cam"]
+    assert [one.channel for one in channels][:4] == ["gray 1.1", "gray 1.2", "gray 1.3", "gray 2.1"]
+    assert channels[0].missing == pytest.approx({"train": 2 / 240, "valid": 2 / 120, "test": 2 / 120})
+    (mic,) = [one for one in found.channels if one.modality == "mic"]
+    assert mic.missing["test"] == pytest.approx(200 / 800 / 12)
+    assert render_data_report(msgspec.to_builtins(found)).startswith("<!doctype html>")
+
+
+def test_the_brightness_of_a_cell_is_the_mean_of_its_pixels() -> None:
+    frames = np.zeros((1, 2, 6, 9, 1), dtype=np.uint8)
+    frames[0, :, 2:4, 6:9] = 60  # the middle row, the right column
+    frames[0, 1, 0, 0] = 6
+    hidden = np.array([[False, True]])
+    assert brightness(frames)[0].tolist() == [[0, 0, 0, 0, 0, 60, 0, 0, 0], [1, 0, 0, 0, 0, 60, 0, 0, 0]]
+    assert np.isnan(brightness(with_missing(frames, hidden))[0]).all(axis=1).tolist() == [False, True]
+
+
+def test_a_tone_is_loudest_in_its_band_and_what_is_missing_is_silent() -> None:
+    tone = np.sin(2 * np.pi * 1000 * np.arange(8000) / 8000).astype(np.float32)[None, :, None]
+    levels = band_levels(tone, 8000.0)
+    assert levels.shape[1] == 40  # frames of 25 ms
+    edges = np.unique(np.geomspace(1, 101, 17).round().astype(int))  # of 101 bins of 40 Hz
+    assert (levels[0].argmax(axis=1) == np.searchsorted(edges, 25, side="right") - 1).all()  # 1,000 Hz is bin 25
+    assert np.unique(band_levels(np.full_like(tone, np.nan), 8000.0)) == pytest.approx([-10.0])
 
 
 @pytest.mark.parametrize("kind", ["multi_label", "regression"])

@@ -22,7 +22,7 @@ from mmkd_models.data.checking.statistics import window_statistics
 from mmkd_models.evaluate.outcome import Outcome
 from mmkd_models.evaluate.rivals import Contestants, RivalName, rival_judged
 from mmkd_models.evaluate.rockets import taught_targets
-from mmkd_models.evaluate.settled import averaged, settled_answers
+from mmkd_models.evaluate.settled import averaged, settling
 from mmkd_models.metrics.classes import Scores
 from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_models.training.judging.prior import log_prior
@@ -187,6 +187,21 @@ def test_a_rocket_learns_from_a_teacher_on_windows_without_labels(swings: MakeWi
     )
 
 
+@pytest.mark.parametrize("rival", ["extra_trees", "mini_rocket", "rocket_and_trees"])
+def test_a_rival_that_has_learnt_answers_other_windows_as_it_answered_those_that_judged(
+    swings: MakeWindows, rival: RivalName
+) -> None:
+    pytest.importorskip("aeon")
+    train, test = swings()
+    contestants = Contestants(train=train.subset(np.arange(6)), parts=(train, test), modality="acc", seed=0)
+    ask, judged = contestants.asked(rival), contestants.judged(rival)
+    assert not isinstance(ask, str)
+    assert not isinstance(judged, str)
+    answers = np.concatenate([ask(test.subset(test.labels == label)) for label in (0, 1)])
+    right = answers.argmax(1) == np.repeat([0, 1], 8)
+    assert right.mean() == judged[1].scores.metric("accuracy")
+
+
 def test_a_taught_rocket_learns_half_the_label_and_half_the_answer_where_there_is_a_label(swings: MakeWindows) -> None:
     train, _ = swings()
     two = train.subset(np.arange(2)).with_labels(np.array([1, -1]))
@@ -206,7 +221,7 @@ def test_rockets_and_trees_are_averaged_as_probabilities() -> None:
 def test_settling_changes_no_answer_of_classes(swings: MakeWindows) -> None:
     train, test = swings()
     raw = np.random.default_rng(0).normal(size=(16, 2))
-    (settled,) = settled_answers([raw], train=train, valid=test, metric="accuracy")
+    settled = settling(raw, train=train, valid=test, metric="accuracy")(raw)
     np.testing.assert_array_equal(settled.argmax(1), raw.argmax(1))
     assert settled[0, 0] / raw[0, 0] == pytest.approx(settled[5, 1] / raw[5, 1])
 
@@ -217,7 +232,7 @@ def test_rivals_are_adjusted_for_unequal_labels_as_networks_are(swings: MakeWind
     few = train.with_labels(np.where(np.cumsum(train.labels == 1) > 1, np.minimum(train.labels, 0), train.labels))
     prior = log_prior(few.labels, 2)
     raw = np.where(test.labels[:, None] == np.arange(2), 0.9, 0.0) * -prior[1] + prior
-    (plain,) = settled_answers([raw], train=few, valid=test, metric="accuracy")
-    (adjusted,) = settled_answers([raw], train=few, valid=test, metric="balanced_accuracy")
+    plain = settling(raw, train=few, valid=test, metric="accuracy")(raw)
+    adjusted = settling(raw, train=few, valid=test, metric="balanced_accuracy")(raw)
     assert (plain.argmax(1) == 0).all()
     np.testing.assert_array_equal(adjusted.argmax(1), test.labels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -74,8 +75,21 @@ def test_a_setting_that_makes_no_sense_is_refused(machines: Dataset, setting: st
     with pytest.raises(UsageError) as caught:
         teachers_from_text([f"acc:tiny,{setting}"], machines)
     assert str(caught.value) == (
-        f"--teacher acc:tiny,{setting}: expected ensemble=N or out-of-fold=K of 2 or more after the size, got "
-        f"{setting!r}; correct it"
+        f"--teacher acc:tiny,{setting}: expected committee, or ensemble=N or out-of-fold=K of 2 or more after the "
+        f"size, got {setting!r}; correct it"
+    )
+
+
+def test_a_committee_is_named_and_not_cross_fitted(machines: Dataset) -> None:
+    (one,) = teachers_from_text(["acc:tiny,committee"], machines)
+    assert one.name == "acc:tiny,committee"
+    assert one.committee is not msgspec.UNSET
+    assert one.committee[0] == "transformer"
+    with pytest.raises(UsageError) as caught:
+        teachers_from_text(["acc:tiny,committee,out-of-fold=2"], machines)
+    assert str(caught.value) == (
+        "--teacher acc:tiny,committee,out-of-fold=2: expected transformers alone to be cross-fitted, got a committee; "
+        "leave out out-of-fold or committee"
     )
 
 

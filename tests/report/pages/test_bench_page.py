@@ -394,4 +394,7 @@ def test_a_page_holds_at_least_one_run_and_at_most_twelve() -> None:
     for count in (0, 13):
         with pytest.raises(DocumentError) as caught:
             render_bench([run_of()] * count)
-        assert str(caught.value) == f"benchmark page: expected 1 to 12 documents, got {count}; choose some"
+        assert str(caught.value) == (
+            f"benchmark page: expected 1 to 12 documents, got {count}; choose some, or make the page of a fleet "
+            "(mmkd-bench page --fleet)"
+        )

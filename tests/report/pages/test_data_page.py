@@ -74,6 +74,13 @@ def test_the_answer_counts_findings_and_names_the_best_sensor(document: Document
     assert "Not judged: drift over the campaign: the dataset does not say when its windows were." in page
 
 
+def test_percent_signs_of_sentences_are_set_as_those_of_figures(document: Document) -> None:
+    one = document["suspicions"][0] | {"sentence": "7% of 3.5% move", "advice": "keep 90%"}
+    page = render_data_report(document | {"suspicions": [one], "not_judged": ["it agrees with 73% of them"]})
+    assert "7\u202f% of 3.5\u202f% move.</span> <em>Keep 90\u202f%.</em>" in page
+    assert "Not judged: it agrees with 73\u202f% of them." in page
+
+
 def test_clean_data_says_what_was_looked_for(document: Document) -> None:
     page = render_data_report(document | {"suspicions": []})
     assert "Nothing was found that is to be doubted." in page

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import msgspec
 import pytest
 
 from mmkd_models.evaluate.suites.cost import result_of
+from mmkd_models.evaluate.suites.reckoning import assumed, swings_of
 from mmkd_report import DocumentError, render_judging
-from mmkd_report.documents.cost import Assumption, CostFacts, Equipment, Plant, Swing
+from mmkd_report.documents.cost import Assumption, CostFacts, Equipment, Plant, Swing, Way
 
 Document = dict[str, Any]
 
@@ -23,12 +25,16 @@ def cost() -> CostFacts:
     plant = Plant(stations=12)
     student = Equipment(sensor_price=300, installation=200, detection=0.8, false_alarms=0.01, gateway_price=1500)
     teacher = Equipment(sensor_price=4000, installation=800, detection=0.9, false_alarms=0.002, sensor_life_years=2)
-    ways = {"student": student, "teacher": teacher}
+    ways: dict[Way, Equipment] = {"student": student, "teacher": teacher}
     assumptions = [
-        Assumption(path=f"{section}.{key}", value=float(value), mark="entered", low=0.7 * value, high=1.3 * value)
+        assumed(f"{section}.{key}", float(value), "entered")
         for section, values in (("plant", plant), *ways.items())
         for key, value in msgspec.to_builtins(values).items()
     ]
+    entered = [one.path for one in assumptions].index("plant.missed_cost")
+    assumptions[entered] = Assumption(
+        path="plant.missed_cost", value=20_000.0, mark="entered", low=1000.0, high=90_000.0
+    )
     return CostFacts(
         currency="EUR",
         unit="windows",
@@ -37,7 +43,7 @@ def cost() -> CostFacts:
         equipment=ways,
         assumptions=tuple(assumptions),
         results={name: result_of(plant, way) for name, way in ways.items()},
-        swings=(Swing(path="plant.missed_cost", at_low=-1000.0, at_high=9000.0),),
+        swings=tuple(swings_of(plant, ways, assumptions)),
         student_beats_teacher=0.75,
     )
 
@@ -166,6 +172,7 @@ def test_the_browser_reckons_as_python_does(document: Document, tmp_path: Path) 
     try:
         browser.get(file.as_uri())
         assert shown(browser) == as_shown(found.plant, found.equipment)
+        assert swung(browser) == as_swung(found.swings)
         plant = msgspec.structs.replace(found.plant, stations=7.0, discount_rate=0.035)
         student = msgspec.structs.replace(found.equipment["student"], detection=0.55, node_life_years=2.25)
         for path, value in (
@@ -178,7 +185,16 @@ def test_the_browser_reckons_as_python_does(document: Document, tmp_path: Path) 
                 path,
                 str(value),
             )
-        assert shown(browser) == as_shown(plant, found.equipment | {"student": student})
+        ways = found.equipment | {"student": student}
+        assert shown(browser) == as_shown(plant, ways)
+        moved = {"plant.stations": 7.0, "plant.discount_rate": 0.035, "student.detection": 0.55}
+        moved["student.node_life_years"] = 2.25
+        assumptions = [
+            assumed(one.path, moved[one.path], "entered") if one.path in moved else one for one in found.assumptions
+        ]
+        now = swings_of(plant, ways, assumptions)
+        assert [one.path for one in now[:12]] != [one.path for one in found.swings[:12]]
+        assert swung(browser) == as_swung(now)
     finally:
         browser.quit()
 
@@ -194,9 +210,65 @@ def shown(browser: Any) -> Document:
     }
 
 
+def swung(browser: Any) -> list[tuple[str, Any, Any]]:
+    script = (
+        "return Array.from(document.querySelectorAll('[data-swing]')).map((row) => "
+        "[row.dataset.swing, row.cells[1].dataset.value, row.cells[2].dataset.value])"
+    )
+    return [(path, float(low), float(high)) for path, low, high in browser.execute_script(script)]
+
+
+def as_swung(swings: Sequence[Swing]) -> list[tuple[str, Any, Any]]:
+    return [
+        (one.path, pytest.approx(one.at_low, rel=1e-9), pytest.approx(one.at_high, rel=1e-9)) for one in swings[:12]
+    ]
+
+
 def as_shown(plant: Plant, ways: dict[Any, Equipment]) -> Document:
     return {
         f"{name} {figure}": "" if value is None else value
         for name, way in ways.items()
         for figure, value in msgspec.to_builtins(result_of(plant, way)).items()
     }
+
+
+def test_domains_that_were_left_out_have_a_table_with_means_and_gains(document: Document) -> None:
+    spread = {"mean": 0.7, "low": 0.61, "high": 0.79}
+    share = {"name": "accuracy", "words": "accuracy", "short": "Accuracy", "unit": "%", "gain_unit": "points"}
+    measure = {**share, "scale": 100.0}
+    names = ["teacher", "student", "labels alone"]
+    domain = {"windows": 30, "figures": dict.fromkeys(names, 0.7)}
+    shift = {
+        "by": "press <b>",
+        "sensor": "acc",
+        "teacher": "tiny",
+        "student": "small",
+        "labels": "10% of the windows labelled",
+        "steps": [300, 400],
+        "measure": measure,
+        "domains": [
+            {**domain, "name": "north", "shared_groups": 0},
+            {**domain, "name": "south", "shared_groups": 2},
+        ],
+        "models": dict.fromkeys(names, spread),
+        "worst": dict.fromkeys(names, "north"),
+        "gains": {key: {"mean": -1.5, "low": -4.0, "high": 1.0} for key in ["teacher", "labels alone"]},
+        "teacher_gain": spread,
+        "absent": {"MiniRocket": "aeon is not installed"},
+        "time": {
+            "measure": measure,
+            "windows": [90, 30, 30],
+            "figures": dict.fromkeys(names, 0.65),
+            "gain": {"points": 0.0, "low": None, "high": None},
+        },
+    }
+    page = render_judging({**document, "shift": shift})
+    assert "On what training never saw" in page
+    assert "press &lt;b&gt;" in page
+    assert "press <b>" not in page
+    assert "2 groups in training too" in page
+    assert page.count("70.0 (61.0 to 79.0)") == 3
+    assert page.count("−1.5 (−4.0 to 1.0)") == 2
+    assert "MiniRocket: aeon is not installed" in page
+    assert "Trained on the first 90 windows of the campaign" in page
+    assert "Accuracy, % teacher 65.0, student 65.0, labels alone 65.0" in page

@@ -106,6 +106,9 @@ function showNow(station, last) {
   $("status").textContent = last ? last[2].replace("_", " ") : "waiting";
   $("status").dataset.status = last ? last[2] : "";
   $("reason").textContent = last ? last[6] : "";
+  const novelty = last ? last[7] : null;
+  $("novelty").hidden = novelty === null;
+  $("novelty").textContent = novelty === null ? "" : `novelty: p-value ${novelty.toPrecision(2)}`;
   const spoken = `${station.name}: ${said}, ${last ? last[2] : "waiting"}`;
   if (spoken !== kept.spoken) $("spoken").textContent = kept.spoken = spoken;
 }
@@ -221,6 +224,7 @@ function showHealth(station, last) {
     ["running", duration(station.facts.running_s), false],
     [station.sharing > 1 ? `inputs of ${station.sharing} stations` : "inputs", station.drift.replaceAll("_", " ") || "unknown", station.drift === "drifting"],
   ];
+  if (station.facts.adaptation) facts.push(["adaptation is due", station.facts.adaptation, true]);
   if (intake.connects) facts.push(["connects", intake.connects, intake.connects > 1]);
   replace("facts", facts.map(([name, value, bad]) => {
     const pair = element("div");
@@ -256,8 +260,8 @@ function showSinks(update) {
     return item;
   }) : [element("li", "none: this page alone")]);
   replace("states", update.station.seen.states.slice(0, 8).map((one) => {
-    const item = element("li"), bad = ["disconnected", "refused", "failed"].includes(one.state);
-    item.append(element("time", clock(one.decided_s)), element("span", `${one.state}: ${one.reason}`, bad ? { class: "bad" } : {}));
+    const item = element("li"), bad = ["disconnected", "refused", "adaptation_due", "failed"].includes(one.state);
+    item.append(element("time", clock(one.decided_s)), element("span", `${one.state.replaceAll("_", " ")}: ${one.reason}`, bad ? { class: "bad" } : {}));
     return item;
   }));
 }

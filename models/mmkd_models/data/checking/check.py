@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError
-from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
 from mmkd_models.data.checking.related import Overlaps, group_warnings, overlaps_of, place, split_problems
 from mmkd_models.data.checking.scan import ModalityScan, Scan, scan_windows
 from mmkd_models.data.dataset import loaded, located, windows_of
@@ -42,10 +42,12 @@ class CheckReport:
     Attributes:
         facts: one sentence each, for people.
         warnings: allowed by the contract, but it may spoil training or judging.
+        has_labels: whether any window of train has a label.
     """
 
     facts: tuple[str, ...]
     warnings: tuple[str, ...]
+    has_labels: bool
 
 
 def check_dataset(path: str | Path) -> CheckReport:
@@ -61,7 +63,8 @@ def check_dataset(path: str | Path) -> CheckReport:
     if problems:
         raise DatasetError(problem_message(path, problems))
     warnings = [*_unused_files(path, arrays), *group_warnings(windows, overlaps), *_warnings(windows, scan)]
-    return CheckReport(facts=tuple(_facts(windows, scan)), warnings=tuple(warnings))
+    has_labels = bool(windows.labelled[split_numbers(spec) == 0].any())
+    return CheckReport(facts=tuple(_facts(windows, scan)), warnings=tuple(warnings), has_labels=has_labels)
 
 
 def content_problems(windows: Windows, scan: Scan, overlaps: Overlaps, *, cut: bool) -> Iterator[str]:
@@ -193,6 +196,8 @@ def times_text(times: npt.NDArray[np.float64]) -> str:
 def _task_fact(windows: Windows) -> str:
     task = windows.spec.task
     known = windows.labels[windows.labelled]
+    if not len(known):
+        return f"{task_text(task)}, no window has a label"
     match task.kind:
         case "classification":
             return f"{len(task.labels)} classes, all in train"

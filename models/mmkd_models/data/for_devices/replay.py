@@ -1,7 +1,7 @@
 """The recordings of a dataset as they were recorded: whole, in order, with their labels.
 
 Where a dataset has windows alone, those in a row of one split, group, label and episode are taken as one recording, end
-to end; where it has their times, what a window shares with the one before is left out.
+to end. What a window shares with the one before is left out: by their times, or where there are none by equal samples.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ import numpy.typing as npt
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data.checking.related import overlaps_of
 from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.data.files import RECORDINGS
 from mmkd_models.data.kinds import decoded
 from mmkd_models.data.sources import Floats
 from mmkd_models.data.spec import SPLIT_NAMES, SplitName
+from mmkd_models.data.windows import Windows
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,6 +91,7 @@ def _recordings(dataset: Dataset, modality: ModalitySpec, order: list[int]) -> I
 
 def _windows(dataset: Dataset, modality: ModalitySpec, order: list[int]) -> Iterator[Replayed]:
     windows = dataset.everything()
+    steps_s = _steps_s(windows)
 
     def kind(number: int) -> tuple[str, ...]:
         episode = "" if windows.episodes is None else str(windows.episodes[number])
@@ -98,9 +101,9 @@ def _windows(dataset: Dataset, modality: ModalitySpec, order: list[int]) -> Iter
     for _, numbers in itertools.groupby(range(len(windows)), key=kind):
         run = list(numbers)
         values = windows.source.gather(modality, windows.rows[run], shift_s=None)  # (B, T, C)
-        times = None if windows.times is None else windows.times[run]
+        steps = np.rint(steps_s[run[1:]] * modality.rate_hz).astype(np.int64)
         yield Replayed(
-            rows=np.concatenate(_new_samples(values, times, rate_hz=modality.rate_hz))[:, order],
+            rows=np.concatenate(_new_samples(values, steps))[:, order],
             name=f"windows {run[0]} to {run[-1]}",
             label=_label(dataset, windows.labels[run[0]]),
             group=str(windows.groups[run[0]]) if windows.has_groups else "",
@@ -108,12 +111,21 @@ def _windows(dataset: Dataset, modality: ModalitySpec, order: list[int]) -> Iter
         )
 
 
-def _new_samples(values: Floats, times: npt.NDArray[np.float64] | None, *, rate_hz: float) -> list[Floats]:
-    """Gives of each window (B, T, C) the samples that the one before does not have; all where nobody knows."""
+def _steps_s(windows: Windows) -> npt.NDArray[np.float64]:
+    """(N,) seconds from the start of the window before to that of each; 0 where nobody knows."""
+    steps_s = np.zeros(len(windows))
+    if windows.times is not None:
+        steps_s[1:] = np.diff(windows.times)
+        return steps_s
+    shared = overlaps_of(windows)
+    next_ones = shared.second == shared.first + 1
+    steps_s[shared.second[next_ones]] = shared.shift[next_ones] / shared.modality.rate_hz
+    return steps_s
+
+
+def _new_samples(values: Floats, steps: npt.NDArray[np.int64]) -> list[Floats]:
+    """Gives of each window (B, T, C) the samples that the one before, so many steps (B - 1,) ago, does not have."""
     samples = values.shape[1]
-    if times is None:
-        return list(values)
-    steps = np.diff(np.rint((times - times[0]) * rate_hz).astype(np.int64))
     new = np.where((steps > 0) & (steps < samples), steps, samples)
     return [values[0], *(window[samples - count :] for window, count in zip(values[1:], new.tolist(), strict=True))]
 

@@ -1,7 +1,7 @@
 """Recordings become a dataset directory: onto grids, cut into windows, split, written. All or nothing.
 
-Owns the order of these steps. The grids lie in a scratch folder beside the directory, so that memory holds one
-recording and one block of windows, whatever the size of the whole.
+Owns the order of these steps. The grids lie in a scratch folder beside the directory, so that memory holds one block
+of samples and one of windows, whatever the size of the whole.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from mmkd_edge.errors import DatasetError, UsageError
+from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.data.checking.scan import scan_windows
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.files import AnyArray
-from mmkd_models.data.importing.cut import Cut, cut
-from mmkd_models.data.importing.deal import Dealt, apart, deal_as_named, deal_by_time, deal_groups
+from mmkd_models.data.importing.cutting.cut import Cut, cut
+from mmkd_models.data.importing.cutting.deal import Dealt, apart, deal_as_named, deal_by_time, deal_groups
+from mmkd_models.data.importing.cutting.labels import encoded, task_of
+from mmkd_models.data.importing.grids.grids import Grids, Placed
 from mmkd_models.data.importing.recipe import (
+    TARGET,
     DatasetFacts,
     LabelRule,
     SplitRule,
@@ -32,7 +35,6 @@ from mmkd_models.data.importing.recipe import (
     window_problems,
 )
 from mmkd_models.data.importing.recorded import Recorded, Sensor
-from mmkd_models.data.importing.regular import Grids
 from mmkd_models.data.importing.series import SECOND_NS
 from mmkd_models.data.kinds import (
     FULL_SCALE,
@@ -44,7 +46,8 @@ from mmkd_models.data.kinds import (
     windows_at_once,
     with_present,
 )
-from mmkd_models.data.sources import CutWindows, Rows, latest_start_s
+from mmkd_models.data.labels import Labels, is_labelled, strata_of
+from mmkd_models.data.sources import CutWindows, Rows, latest_start_s, release
 from mmkd_models.data.spec import SPLIT_NAMES, DatasetSpec
 from mmkd_models.data.windows import Windows
 from mmkd_models.data.writer import check_absent, write_dataset
@@ -59,6 +62,8 @@ class BuiltReport:
         left_out: how many windows are not in it, by reason.
         absent: sensors that were not there, as `recording: sensor`.
         has_times: whether windows know when they start.
+        classes: by split, how many windows are of each class; of several labels how many have it.
+        targets: by split, the lowest, mean and highest number of a regression; empty where there is none.
     """
 
     dataset: Dataset
@@ -67,16 +72,14 @@ class BuiltReport:
     absent: tuple[str, ...]
     has_times: bool
     classes: Mapping[str, Mapping[str, int]]
+    targets: Mapping[str, Sequence[float]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _OnGrid:
-    """One recording whose samples lie in the scratch files."""
+    """One recording whose samples lie in the scratch files, and its windows."""
 
-    name: str
-    origin_ns: int
-    is_utc: bool
-    lengths: tuple[int, ...]
+    placed: Placed
     cut: Cut
 
 
@@ -86,7 +89,7 @@ class _Plan:
 
     recording: Rows
     starts_s: npt.NDArray[np.float64]
-    labels: Rows
+    labels: Labels
     groups: npt.NDArray[np.str_] | None
     columns: Mapping[str, npt.NDArray[np.str_]]
     dealt: Dealt
@@ -136,44 +139,62 @@ def import_recordings(
         ],
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as name:
-        made = _prepared(Path(name), recordings, sensors=sensors, windows=windows, labels=labels, split=split)
-        dataset = write_dataset(
-            path,
-            name=(facts.name if facts else "") or path.name,
-            labels=TaskSpec(labels=made.classes),
-            modalities=made.modalities,
-            splits=_arrays(Path(name), made),
-            source=facts.source if facts else "",
-            licence=facts.licence if facts else "",
+    with (
+        tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as name,
+        Grids(Path(name), sensors, cover=windows.cover) as grids,
+    ):
+        placed = (grids.add(recorded) for recorded in recordings)
+        return build_dataset(
+            path, placed, grids, scratch=Path(name), windows=windows, labels=labels, split=split, facts=facts
         )
+
+
+def build_dataset(
+    path: Path,
+    recordings: Iterable[Placed],
+    grids: Grids,
+    *,
+    scratch: Path,
+    windows: WindowRule,
+    labels: LabelRule,
+    split: SplitRule,
+    facts: DatasetFacts | None,
+) -> BuiltReport:
+    """Makes a dataset directory of recordings on their grids; arguments and errors as of `import_recordings`.
+
+    Args:
+        recordings: asked for one after the other; each puts its samples on the grids before it comes.
+        scratch: a folder for the windows, which takes as much as the dataset.
+    """
+    made = _prepared(recordings, grids, windows=windows, labels=labels, split=split)
+    dataset = write_dataset(
+        path,
+        name=(facts.name if facts else "") or path.name,
+        labels=made.task,
+        modalities=made.modalities,
+        splits=_arrays(scratch, made),
+        source=facts.source if facts else "",
+        licence=facts.licence if facts else "",
+    )
     return BuiltReport(
         dataset=dataset,
         recordings=len(made.done),
         left_out={reason: count for reason, count in made.left_out.items() if count},
-        absent=made.absent,
+        absent=tuple(
+            f"{one.placed.recorded.name}: {name}" for one in made.done for name in one.placed.absent if name != TARGET
+        ),
         has_times=made.is_utc,
-        classes=_class_counts(made.plan, made.classes),
+        classes=_class_counts(made.plan, made.task),
+        targets=_targets(made.plan, made.task),
     )
 
 
 def training_recordings(
-    recordings: Iterable[Recorded],
-    *,
-    sensors: Sequence[Sensor],
-    windows: WindowRule,
-    labels: LabelRule,
-    split: SplitRule,
-    scratch: Path,
+    recordings: Iterable[Placed], grids: Grids, *, windows: WindowRule, labels: LabelRule, split: SplitRule
 ) -> list[int]:
-    """Gives the numbers of the recordings that windows of train come from; arguments and errors of the import.
-
-    Args:
-        scratch: a folder for the grids, which takes as much as the dataset; they are gone afterwards.
-    """
-    with tempfile.TemporaryDirectory(dir=scratch) as name:
-        made = _prepared(Path(name), recordings, sensors=sensors, windows=windows, labels=labels, split=split)
-        found: list[int] = np.unique(made.plan.recording[made.plan.dealt.splits == 0]).tolist()
+    """Gives the numbers of the recordings that windows of train come from; arguments and errors of the import."""
+    made = _prepared(recordings, grids, windows=windows, labels=labels, split=split)
+    found: list[int] = np.unique(made.plan.recording[made.plan.dealt.splits == 0]).tolist()
     return found
 
 
@@ -183,50 +204,41 @@ class _Prepared:
 
     modalities: Sequence[ModalitySpec]
     done: Sequence[_OnGrid]
-    classes: tuple[str, ...]
+    task: TaskSpec
     plan: _Plan
     source: CutWindows
     left_out: Counter[str]
-    absent: tuple[str, ...]
 
     @property
     def is_utc(self) -> bool:
-        return all(one.is_utc for one in self.done)
+        return all(one.placed.recorded.is_utc for one in self.done)
 
 
 def _prepared(
-    scratch: Path,
-    recordings: Iterable[Recorded],
-    *,
-    sensors: Sequence[Sensor],
-    windows: WindowRule,
-    labels: LabelRule,
-    split: SplitRule,
+    recordings: Iterable[Placed], grids: Grids, *, windows: WindowRule, labels: LabelRule, split: SplitRule
 ) -> _Prepared:
-    modalities = [sensor.modality(windows.length_s) for sensor in sensors]
+    modalities = [sensor.modality(windows.length_s) for sensor in grids.sensors if sensor.name != TARGET]
     refuse("windows", [text for modality in modalities for text in _window_faults(modality)])
-    absent: list[str] = []
-    with Grids(scratch, sensors, windows) as grids:
-        done = [
-            _gridded(recorded, grids, modalities, labels=labels, windows=windows, split=split, absent=absent)
-            for recorded in recordings
-        ]
+    done = [
+        _OnGrid(placed=placed, cut=cut(placed, grids, modalities, labels=labels, windows=windows, split=split))
+        for placed in recordings
+    ]
     left_out: Counter[str] = Counter()
     for one in done:
         left_out.update(one.cut.left_out)
-    classes = labels.classes or tuple(sorted({label for one in done for label in one.cut.labels if label}))
-    plan = _planned(done, classes, split)
+    answers = [answer for one in done for answer in one.cut.answers]
+    task = task_of(answers, labels)
+    plan = _planned(done, encoded(answers, task), split)
     source = _source(grids, done, modalities, plan, hop_s=windows.hop_s)
     plan, source = _leaks_removed(plan, source, modalities, windows, split, left_out)
     plan, source = _partly_unlabelled_removed(plan, source, left_out)
     return _Prepared(
         modalities=modalities,
         done=done,
-        classes=classes,
+        task=task,
         plan=plan,
         source=source,
         left_out=left_out,
-        absent=tuple(absent),
     )
 
 
@@ -236,36 +248,7 @@ def _window_faults(modality: ModalitySpec) -> Iterator[str]:
     yield from (f"{modality.name!r}: {text}" for text in (*kind_problems(modality), *([size] if size else ())))
 
 
-def _gridded(
-    recorded: Recorded,
-    grids: Grids,
-    modalities: Sequence[ModalitySpec],
-    *,
-    labels: LabelRule,
-    windows: WindowRule,
-    split: SplitRule,
-    absent: list[str],
-) -> _OnGrid:
-    for name in recorded.series:
-        if name not in {sensor.name for sensor in grids.sensors}:
-            raise UsageError(
-                f"{recorded.name}: sensor {name!r}: expected one of 'sensors', got another; describe it there"
-            )
-    first_ns, last_ns = grids.span_ns(recorded)
-    placed = grids.place(recorded, first_ns, last_ns)
-    absent += [f"{recorded.name}: {sensor.name}" for sensor in grids.sensors if not recorded.series.get(sensor.name)]
-    found = cut(recorded, placed, modalities, origin_ns=first_ns, labels=labels, windows=windows, split=split)
-    grids.append(placed)
-    return _OnGrid(
-        name=recorded.name,
-        origin_ns=first_ns,
-        is_utc=recorded.is_utc,
-        lengths=tuple(len(placed[modality.name]) for modality in modalities),
-        cut=found,
-    )
-
-
-def _planned(done: Sequence[_OnGrid], classes: Sequence[str], split: SplitRule) -> _Plan:
+def _planned(done: Sequence[_OnGrid], labels: Labels, split: SplitRule) -> _Plan:
     if not any(len(one.cut.starts_s) for one in done):
         reasons = Counter[str]()
         for one in done:
@@ -275,8 +258,6 @@ def _planned(done: Sequence[_OnGrid], classes: Sequence[str], split: SplitRule) 
             f"'windows': expected windows, got none{f' ({told})' if told else ''};"
             " shorten 'length_s', or look at the times of sensors and labels"
         )
-    numbers = {name: number for number, name in enumerate(classes)}
-    labels = np.array([numbers.get(label, -1) for one in done for label in one.cut.labels], dtype=np.int64)
     recording = np.repeat(np.arange(len(done)), [len(one.cut.starts_s) for one in done])
     groups = None
     if split.group:
@@ -292,33 +273,33 @@ def _planned(done: Sequence[_OnGrid], classes: Sequence[str], split: SplitRule) 
             name: np.array([value for one in done for value in one.cut.columns[name]], dtype=np.str_)
             for name in done[0].cut.columns
         },
-        dealt=_dealt(done, recording, labels, groups, split),
+        dealt=_dealt(done, recording, strata_of(labels), groups, split),
     )
 
 
 def _dealt(
-    done: Sequence[_OnGrid], recording: Rows, labels: Rows, groups: npt.NDArray[np.str_] | None, split: SplitRule
+    done: Sequence[_OnGrid], recording: Rows, strata: Rows, groups: npt.NDArray[np.str_] | None, split: SplitRule
 ) -> Dealt:
     if split.column:
         named = [name for one in done for name in (one.cut.splits if one.cut.splits is not None else ())]
-        return deal_as_named(named, [done[number].name for number in recording.tolist()], column=split.column)
-    return deal_by_time(recording, labels, split) if groups is None else deal_groups(groups, labels, split)
+        return deal_as_named(
+            named, [done[number].placed.recorded.name for number in recording.tolist()], column=split.column
+        )
+    return deal_by_time(recording, strata, split) if groups is None else deal_groups(groups, strata, split)
 
 
 def _source(
     grids: Grids, done: Sequence[_OnGrid], modalities: Sequence[ModalitySpec], plan: _Plan, *, hop_s: float
 ) -> CutWindows:
-    lengths = np.array([one.lengths for one in done], dtype=np.int64)  # (R, M)
+    names = [modality.name for modality in modalities]
+    lengths = np.array([[one.placed.lengths[name] for name in names] for one in done], dtype=np.int64)  # (R, M)
     samples, present = grids.mapped()
     return CutWindows(
         samples=samples,
         present=present,
         scale={},
-        offsets={
-            modality.name: np.cumsum(lengths[:, number]) - lengths[:, number]
-            for number, modality in enumerate(modalities)
-        },
-        lengths={modality.name: lengths[:, number] for number, modality in enumerate(modalities)},
+        offsets={name: np.array([one.placed.first[name] for one in done], dtype=np.int64) for name in names},
+        lengths={name: lengths[:, number] for number, name in enumerate(names)},
         recording=plan.recording,
         start_s=plan.starts_s,
         latest_start_s=np.array([latest_start_s(row, modalities) for row in lengths.tolist()]),
@@ -376,15 +357,16 @@ def _copies(plan: _Plan, source: CutWindows, modalities: Sequence[ModalitySpec])
 
 def _partly_unlabelled_removed(plan: _Plan, source: CutWindows, left_out: Counter[str]) -> tuple[_Plan, CutWindows]:
     # A split without any label is one that nobody has labelled yet, as of a new machine.
-    labelled_splits = np.unique(plan.dealt.splits[plan.labels >= 0])
-    keep = (plan.labels >= 0) | (plan.dealt.splits == 0) | ~np.isin(plan.dealt.splits, labelled_splits)
+    known = is_labelled(plan.labels)
+    labelled_splits = np.unique(plan.dealt.splits[known])
+    keep = known | (plan.dealt.splits == 0) | ~np.isin(plan.dealt.splits, labelled_splits)
     left_out["without a label in valid or test"] += int((~keep).sum())
     return plan.subset(keep), _rows_of(source, keep)
 
 
 def _arrays(scratch: Path, made: _Prepared) -> dict[str, dict[str, AnyArray | dict[str, AnyArray]]]:
     plan = made.plan
-    origins_s = np.array([one.origin_ns for one in made.done], dtype=np.float64) / SECOND_NS
+    origins_s = np.array([one.placed.origin_ns for one in made.done], dtype=np.float64) / SECOND_NS
     found: dict[str, dict[str, AnyArray | dict[str, AnyArray]]] = {}
     for number, split in enumerate(SPLIT_NAMES):
         rows = np.flatnonzero(plan.dealt.splits == number)
@@ -420,6 +402,7 @@ def _stored(file: Path, source: CutWindows, modality: ModalitySpec, rows: Rows) 
             if there is not None:
                 present[first : first + block] = there
             opened.write(np.ascontiguousarray(_as_stored(values.view(np.ndarray), modality)).data)
+            release(source)
     stored: AnyArray = np.load(file, mmap_mode="r" if len(rows) else None)
     return with_present(stored, present) if modality.kind == "video" else stored
 
@@ -432,11 +415,28 @@ def _as_stored(values: Values, modality: ModalitySpec) -> Values:
     return np.where(np.isnan(values), MISSING_COUNT, counts)
 
 
-def _class_counts(plan: _Plan, classes: Sequence[str]) -> dict[str, dict[str, int]]:
+def _class_counts(plan: _Plan, task: TaskSpec) -> dict[str, dict[str, int]]:
+    if task.kind == "regression":
+        return {split: {} for split in SPLIT_NAMES}
+    labels = plan.labels
     return {
         split: {
-            name: int(((plan.labels == label) & (plan.dealt.splits == number)).sum())
-            for label, name in enumerate(classes)
+            name: int(((labels[:, label] == 1 if labels.ndim == 2 else labels == label) & here).sum())
+            for label, name in enumerate(task.labels)
         }
-        for number, split in enumerate(SPLIT_NAMES)
+        for split, here in _by_split(plan).items()
     }
+
+
+def _targets(plan: _Plan, task: TaskSpec) -> dict[str, tuple[float, ...]]:
+    if task.kind != "regression":
+        return {}
+    known = {split: plan.labels[here & is_labelled(plan.labels)] for split, here in _by_split(plan).items()}
+    return {
+        split: (float(one.min()), float(one.mean()), float(one.max())) if len(one) else ()
+        for split, one in known.items()
+    }
+
+
+def _by_split(plan: _Plan) -> dict[str, npt.NDArray[np.bool_]]:
+    return {split: plan.dealt.splits == number for number, split in enumerate(SPLIT_NAMES)}

@@ -1,6 +1,7 @@
-"""A recipe carried out: files found, read block by block, their clocks checked, and handed on as recordings.
+"""A recipe carried out: files read block by block, their clocks checked, laid on grids, and made a dataset.
 
 Owns what a recipe's keys do to a file. A fault in a file does not hide those in the others: all are told together.
+What is finished is kept, should the import end early.
 """
 
 from __future__ import annotations
@@ -14,32 +15,27 @@ from pathlib import Path
 import numpy as np
 
 from mmkd_edge.errors import DatasetError
-from mmkd_models.data.importing.build import BuiltReport, import_recordings, training_recordings
+from mmkd_models.data.importing.build import BuiltReport, build_dataset, training_recordings
 from mmkd_models.data.importing.clocks.align import Proposal, proposed
-from mmkd_models.data.importing.intervals import Labelled, TableLine, read_intervals, read_table
-from mmkd_models.data.importing.patterns import FoundFile, found_files, key_of, natural_key, parts_of
+from mmkd_models.data.importing.found import Found, facts_wanted, find_recordings
+from mmkd_models.data.importing.grids.grids import Grids, Placed
+from mmkd_models.data.importing.intervals import Labelled, read_intervals
+from mmkd_models.data.importing.kept import Kept, Marks, Piece, key_of_parts, marks_of, work_folder
+from mmkd_models.data.importing.patterns import FoundFile, found_files
 from mmkd_models.data.importing.read_source import ReadSource, SourceReader
-from mmkd_models.data.importing.recipe import Recipe, Region, Source, refuse
-from mmkd_models.data.importing.recorded import Interval, Recorded, Sensor
-from mmkd_models.data.importing.series import ClockFacts, Samples
+from mmkd_models.data.importing.recipe import TARGET, Recipe, Region, Source, refuse
+from mmkd_models.data.importing.recorded import FileClock, Interval, ReadingState, Recorded, Sensor
+from mmkd_models.data.importing.series import Samples
 from mmkd_models.data.importing.video.read_camera import CameraReader
 
 Reader = SourceReader | CameraReader
 Tell = Callable[[int, int], None]
-"""Is told how many bytes of all are read."""
+"""Is told how many bytes are read of all that are to be."""
+Note = Callable[[str], None]
+"""Is told what is kept of an import that ended early, and what is not."""
 
 _RATE_TOLERANCE = 0.01  # a declared rate that is off by more is another rate
 _LEAST_STEPS = 10  # from which a rate can be told
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileClock:
-    """The clock of one recording of one sensor, for the report."""
-
-    recording: str
-    sensor: str
-    facts: ClockFacts
-    drift_ppm: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,53 +56,45 @@ class RecipeReport:
     regions: Mapping[str, Region]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Found:
-    """The files of a recipe.
-
-    Attributes:
-        parts: names of the parts of the path that make a recording.
-        facts: of each recording, from the table of labels; empty without one.
-        recordings: by these parts, the files of each source.
-    """
-
-    parts: tuple[str, ...]
-    recordings: Mapping[tuple[str, ...], Mapping[str, Sequence[FoundFile]]]
-    facts: Mapping[tuple[str, ...], Mapping[str, str]]
-    files: Mapping[str, int]
-    total_bytes: int
-
-
-def import_recipe(recipe: Recipe, folder: Path, path: Path, *, tell: Tell | None = None) -> RecipeReport:
-    """Carries a recipe out.
+def import_recipe(
+    recipe: Recipe, folder: Path, path: Path, *, tell: Tell | None = None, note: Note | None = None
+) -> RecipeReport:
+    """Carries a recipe out, or goes on where another run with the same `path` ended.
 
     Args:
         folder: where its patterns begin.
         path: the dataset directory to make.
         tell: is told how far the reading is.
 
-    Raises DatasetError with every file's first fault; nothing is written.
+    Raises DatasetError with every file's first fault; `path` is not written, and recordings that were finished are
+    kept beside it.
     """
-    found = _find(recipe, folder)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
-        readers = [_reader(source, recipe, found) for source in recipe.source]
+    found = find_recordings(recipe, folder)
+    with work_folder(path, note or (lambda _: None)) as kept:
+        readers, found = _readers(recipe, found)
         intervals = read_intervals(folder, recipe.labels) if recipe.labels.files else []
         _check_names(recipe, found, readers, intervals)
-        readers, regions = _with_regions(recipe, found, readers, intervals, Path(scratch), tell)
-        work = _Work(found=found, readers=readers, intervals=intervals, scratch=Path(scratch), tell=tell)
-        built = import_recordings(
-            path,
-            work.recordings(),
-            sensors=[reader.sensor for reader in readers],
-            windows=recipe.windows,
-            labels=recipe.labels,
-            split=recipe.split,
-            facts=recipe.dataset,
-        )
+        work = _Work(folder=folder, found=found, intervals=intervals, tell=tell)
+        readers, regions = _with_regions(recipe, work, readers, kept)
+        kept.of_key(_key(recipe, found, readers)).use(work.marks)
+        sensors = [reader.sensor for reader in readers]
+        with (
+            Grids(kept.folder, sensors, cover=recipe.windows.cover, filled=kept.filled) as grids,
+            tempfile.TemporaryDirectory(prefix="windows.", dir=kept.folder) as scratch,
+        ):
+            built = build_dataset(
+                path,
+                work.placed(readers, grids, kept),
+                grids,
+                scratch=Path(scratch),
+                windows=recipe.windows,
+                labels=recipe.labels,
+                split=recipe.split,
+                facts=recipe.dataset,
+            )
     return RecipeReport(
         built=built,
-        sensors=tuple(reader.sensor for reader in readers),
+        sensors=tuple(sensor for sensor in sensors if sensor.name != TARGET),
         clocks=tuple(work.clocks),
         proposals=tuple(work.proposals),
         files=found.files,
@@ -121,111 +109,56 @@ def try_recipe(recipe: Recipe, folder: Path, *, tell: Tell | None = None) -> Rec
         return import_recipe(recipe, folder, Path(scratch) / (recipe.dataset.name or "dataset"), tell=tell)
 
 
-def _find(recipe: Recipe, folder: Path) -> _Found:
-    by_source: dict[str, list[FoundFile]] = {}
-    problems: list[str] = []
-    for number, source in enumerate(recipe.source):
-        by_source[source.modality] = found_files(folder, source.files)
-        if not by_source[source.modality]:
-            problems.append(
-                f"'source[{number}].files': expected files, found none at {folder / source.files}; correct the pattern"
-            )
-    refuse(folder, problems)
-    named = [parts_of(source.files) for source in recipe.source]
-    parts = tuple(name for name in named[0] if all(name in names for names in named))
-    recordings: dict[tuple[str, ...], dict[str, list[FoundFile]]] = {}
-    for modality, files in by_source.items():
-        for file in files:
-            recordings.setdefault(key_of(file, parts), {}).setdefault(modality, []).append(file)
-    ordered = sorted(recordings, key=lambda key: natural_key("/".join(key)))
-    return _Found(
-        parts=parts,
-        recordings={key: recordings[key] for key in ordered},
-        facts=_facts_of(recipe, folder, parts, recordings) if recipe.labels.table else {},
-        files={modality: len(files) for modality, files in by_source.items()},
-        total_bytes=sum(file.path.stat().st_size for files in by_source.values() for file in files),
-    )
+def _readers(recipe: Recipe, found: Found) -> tuple[list[Reader], Found]:
+    """A reader for each source, and one more, of the same files, for the column of a regression's number."""
+    readers = [_reader(source, recipe, found) for source in recipe.source]
+    column = recipe.labels.column if recipe.labels.task == "regression" else ""
+    if not column:
+        return readers, found
+    series = [reader for reader in readers if isinstance(reader, SourceReader)]
+    targets = ((reader, reader.with_target(_first_file(reader.source, found), column)) for reader in series)
+    beside, target = next(((reader, target) for reader, target in targets if target is not None), (None, None))
+    if beside is None or target is None:
+        raise DatasetError(
+            f"'labels.column': expected a column of a source, got {column!r}, which none has; correct it (the value of"
+            " a tag of a tall table can be no label)"
+        )
+    return [*readers, target], found.read_twice(beside.source.modality, TARGET)
 
 
-def _facts_of(
-    recipe: Recipe,
-    folder: Path,
-    parts: Sequence[str],
-    recordings: Mapping[tuple[str, ...], Mapping[str, Sequence[FoundFile]]],
-) -> dict[tuple[str, ...], Mapping[str, str]]:
-    """What the table of labels says of each recording. Raises DatasetError where it says nothing, or says it twice."""
-    lines = read_table(folder, recipe.labels)
-    found: dict[tuple[str, ...], TableLine] = {}
-    by_file = {
-        file.path.relative_to(folder).as_posix(): key
-        for key, sources in recordings.items()
-        for files in sources.values()
-        for file in files
-    }
-    for line in lines:
-        keys = [by_file[line.file]] if line.file in by_file else []
-        if line.parts:
-            keys = [key for key in recordings if line.parts.items() <= dict(zip(parts, key, strict=True)).items()]
-        if not keys:
-            told = ", ".join(f"{name} {value!r}" for name, value in line.parts.items()) or f"file {line.file!r}"
-            raise DatasetError(f"{line.place}: expected a recording of {told}, found none; correct it, or remove it")
-        for key in keys:
-            if key in found:
-                raise DatasetError(
-                    f"{line.place}: expected each recording once, got again that of {found[key].place}; remove a line"
-                )
-            found[key] = line
-    for key, sources in recordings.items():
-        if key not in found:
-            file = next(iter(sources.values()))[0].path
-            raise DatasetError(
-                f"{folder / recipe.labels.table}: expected a line for every recording, found none for {file};"
-                " add it, or remove the file"
-            )
-    return {key: line.facts for key, line in found.items()}
-
-
-def _facts_wanted(recipe: Recipe, found: _Found) -> list[str]:
-    """Columns that are asked for, and are no part of the path and not in the table of labels."""
-    wanted = [recipe.labels.column, recipe.split.group, recipe.split.column, *recipe.windows.columns]
-    known = {*found.parts, *(name for facts in found.facts.values() for name in facts)}
-    return list(dict.fromkeys(name for name in wanted if name and name not in known))
-
-
-def _reader(source: Source, recipe: Recipe, found: _Found) -> Reader:
-    first = next(files[source.modality][0] for files in found.recordings.values() if source.modality in files)
+def _reader(source: Source, recipe: Recipe, found: Found) -> Reader:
+    first = _first_file(source, found)
     if source.modality_kind == "video":
         return CameraReader.opened(source, first)
-    return SourceReader.opened(source, first, facts=_facts_wanted(recipe, found))
+    return SourceReader.opened(source, first, facts=facts_wanted(recipe, found), apart=recipe.labels.column)
+
+
+def _first_file(source: Source, found: Found) -> FoundFile:
+    return next(files[source.modality][0] for files in found.recordings.values() if source.modality in files)
+
+
+def _key(recipe: Recipe, found: Found, readers: Sequence[Reader]) -> str:
+    """What the grids depend on beside the files: not labels, windows and split, which are looked at anew."""
+    regions = [reader.region if isinstance(reader, CameraReader) else None for reader in readers]
+    ours = [
+        (reader.source, reader.sensor, reader.facts, region) for reader, region in zip(readers, regions, strict=True)
+    ]
+    return key_of_parts(found.parts, recipe.windows.cover, ours)
 
 
 def _with_regions(
-    recipe: Recipe,
-    found: _Found,
-    readers: Sequence[Reader],
-    intervals: Sequence[Labelled],
-    scratch: Path,
-    tell: Tell | None,
+    recipe: Recipe, work: _Work, readers: Sequence[Reader], kept: Kept
 ) -> tuple[list[Reader], dict[str, Region]]:
     """The readers with every region known; reads all files once more where one is to be found."""
     asking = [reader for reader in readers if isinstance(reader, CameraReader) and reader.motions is not None]
     if not asking:
         return list(readers), {}
-    work = _Work(found=found, readers=readers, intervals=intervals, scratch=scratch, tell=tell)
-    chosen = training_recordings(
-        work.recordings(),
-        sensors=[reader.sensor for reader in readers],
-        windows=recipe.windows,
-        labels=recipe.labels,
-        split=recipe.split,
-        scratch=scratch,
-    )
-    recordings = list(found.recordings.values())
-    regions: dict[str, Region] = {}
-    for reader in asking:
-        name = reader.source.modality
-        first_files = [recordings[number][name][0].path for number in chosen if name in recordings[number]]
-        regions[name] = reader.found_region(first_files)
+    labelled = found_files(work.folder, recipe.labels.files) if recipe.labels.files else []
+    key = key_of_parts(recipe, work.marks, marks_of(labelled, work.folder), work.found.facts)
+    regions = kept.regions(key)
+    if not regions:
+        regions = _found_regions(recipe, work, readers, asking, kept.folder)
+        kept.add_regions(key, regions)
     return [
         reader.with_region(regions[reader.source.modality])
         if isinstance(reader, CameraReader) and reader.source.modality in regions
@@ -234,7 +167,27 @@ def _with_regions(
     ], regions
 
 
-def _check_names(recipe: Recipe, found: _Found, readers: Sequence[Reader], intervals: Sequence[Labelled]) -> None:
+def _found_regions(
+    recipe: Recipe, work: _Work, readers: Sequence[Reader], asking: Sequence[CameraReader], folder: Path
+) -> dict[str, Region]:
+    """Where things move in the recordings that train, which only a whole import tells."""
+    sensors = [reader.sensor for reader in readers]
+    with (
+        tempfile.TemporaryDirectory(prefix="regions.", dir=folder) as scratch,
+        Grids(Path(scratch), sensors, cover=recipe.windows.cover) as grids,
+    ):
+        placed = (grids.add(recorded) for recorded in work.read_all(readers, Path(scratch)))
+        chosen = training_recordings(placed, grids, windows=recipe.windows, labels=recipe.labels, split=recipe.split)
+    recordings = list(work.found.recordings.values())
+    regions: dict[str, Region] = {}
+    for reader in asking:
+        name = reader.source.modality
+        first_files = [recordings[number][name][0].path for number in chosen if name in recordings[number]]
+        regions[name] = reader.found_region(first_files)
+    return regions
+
+
+def _check_names(recipe: Recipe, found: Found, readers: Sequence[Reader], intervals: Sequence[Labelled]) -> None:
     """Refuses parts and columns that are nowhere, and labels of recordings that there are not."""
     problems = []
     if recipe.labels.path and recipe.labels.path not in found.parts:
@@ -243,7 +196,7 @@ def _check_names(recipe: Recipe, found: _Found, readers: Sequence[Reader], inter
             f" choose among {', '.join(found.parts) or 'none'}"
         )
     columns = {name for reader in readers for name in reader.facts}
-    for name in _facts_wanted(recipe, found):
+    for name in facts_wanted(recipe, found):
         if name not in columns:
             problems.append(
                 f"{name!r}: expected a part of the path or a column of a source, got neither; the paths have"
@@ -260,65 +213,138 @@ def _check_names(recipe: Recipe, found: _Found, readers: Sequence[Reader], inter
     refuse("recipe", problems)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """Where a source of a recording is read; see `ReadingPlace`."""
+
+    folder: Path
+    name: str
+    marks: Sequence[tuple[str, int, int]]
+    kept: Kept | None
+
+    def begun(self) -> tuple[int, ReadingState | None]:
+        return (0, None) if self.kept is None else self.kept.begun(self.name, self.marks)
+
+    def go_on(self, files: int, state: ReadingState, secure: Callable[[], None]) -> None:
+        if self.kept is not None:
+            self.kept.go_on(self.name, self.marks[:files], state, secure)
+
+
 class _Work:
     """The reading of all recordings, one after the other."""
 
-    def __init__(
-        self,
-        *,
-        found: _Found,
-        readers: Sequence[Reader],
-        intervals: Sequence[Labelled],
-        scratch: Path,
-        tell: Tell | None,
-    ) -> None:
-        self._found, self._readers, self._intervals = found, readers, intervals
-        self._scratch, self._tell = scratch, tell
-        self._done_bytes = 0
+    def __init__(self, *, folder: Path, found: Found, intervals: Sequence[Labelled], tell: Tell | None) -> None:
+        self.folder, self.found = folder, found
+        self._intervals, self._tell = intervals, tell
+        self._done_bytes = self._total_bytes = 0
         self.clocks: list[FileClock] = []
         self.proposals: list[Proposal] = []
+        self.marks: dict[str, Marks] = {
+            "/".join(key): {source: marks_of(chosen, folder) for source, chosen in files.items()}
+            for key, files in found.recordings.items()
+        }
 
-    def recordings(self) -> Iterator[Recorded]:
-        """Gives each recording; raises DatasetError at the end where a file had a fault."""
+    def read_all(self, readers: Sequence[Reader], scratch: Path) -> Iterator[Recorded]:
+        """Reads each recording and keeps nothing; raises DatasetError at the end where a file had a fault."""
+        self._begin(self.marks)
+        return self._read_these(list(self.found.recordings), readers, scratch, None)
+
+    def placed(self, readers: Sequence[Reader], grids: Grids, kept: Kept) -> Iterator[Placed]:
+        """Gives each recording on the grids: as it was kept, or read now; errors as of `read_all`."""
+        kept.secure = grids.secure
+        names = {key: "/".join(key) for key in self.found.recordings}
+        missing = [key for key in self.found.recordings if kept.piece(names[key]) is None]
+        self._begin({names[key]: self.marks[names[key]] for key in missing})
+        read = self._read_these(missing, readers, kept.folder, kept)
+        for key, name in names.items():
+            piece = kept.piece(name)
+            if piece is not None:
+                self.clocks += piece.clocks
+                self.proposals += piece.proposals
+                yield piece.placed(self._known(key))
+                continue
+            clocks, proposals = len(self.clocks), len(self.proposals)
+            placed = grids.add(next(read))
+            kept.add(name, self._piece(name, placed, self.clocks[clocks:], self.proposals[proposals:]))
+            yield placed
+        next(read, None)  # tells of files with a fault
+
+    def _begin(self, marks: Mapping[str, Marks]) -> None:
+        self.clocks, self.proposals = [], []
+        self._done_bytes = 0
+        self._total_bytes = sum(size for one in marks.values() for files in one.values() for _, size, _ in files)
+
+    def _piece(self, name: str, placed: Placed, clocks: Sequence[FileClock], proposals: Sequence[Proposal]) -> Piece:
+        return Piece(
+            marks=self.marks[name],
+            origin_ns=placed.origin_ns,
+            first=dict(placed.first),
+            lengths=dict(placed.lengths),
+            absent=placed.absent,
+            runs={column: list(runs) for column, runs in placed.recorded.runs.items()},
+            is_utc=placed.recorded.is_utc,
+            clocks=tuple(clocks),
+            proposals=tuple(proposals),
+        )
+
+    def _known(self, key: tuple[str, ...]) -> Recorded:
+        """What is known of a recording without its files."""
+        parts = {**self.found.facts.get(key, {}), **dict(zip(self.found.parts, key, strict=True))}
+        name = ", ".join(f"{part} {parts[part]}" for part in self.found.parts) or "the recording"
+        labels = [one.interval for one in self._intervals if one.is_of(parts)]
+        return Recorded(name=name, parts=parts, series={}, labels=labels)
+
+    def _read_these(
+        self, keys: Sequence[tuple[str, ...]], readers: Sequence[Reader], scratch: Path, kept: Kept | None
+    ) -> Iterator[Recorded]:
         problems: list[str] = []
-        for key, files in self._found.recordings.items():
-            parts = {**self._found.facts.get(key, {}), **dict(zip(self._found.parts, key, strict=True))}
+        for key in keys:
             with ExitStack() as stack:
-                recorded = self._read(parts, files, stack, problems)
+                recorded = self._read(key, readers, (scratch, kept), stack, problems)
                 if not problems:
                     yield recorded
+                elif kept is not None:
+                    kept.forget_begun()
         if len(problems) == 1:
             raise DatasetError(problems[0])
         if problems:
             raise DatasetError("\n  - ".join([f"recordings: {len(problems)} problems", *problems]))
 
     def _read(
-        self, parts: dict[str, str], files: Mapping[str, Sequence[FoundFile]], stack: ExitStack, problems: list[str]
+        self,
+        key: tuple[str, ...],
+        readers: Sequence[Reader],
+        at: tuple[Path, Kept | None],
+        stack: ExitStack,
+        problems: list[str],
     ) -> Recorded:
         series: dict[str, Sequence[Samples]] = {}
-        runs: dict[str, list[Interval]] = {}
+        runs: dict[str, Sequence[Interval]] = {}
         is_utc = True
-        name = ", ".join(f"{part} {parts[part]}" for part in self._found.parts) or "the recording"
-        for reader in self._readers:
-            chosen = files.get(reader.source.modality, ())
+        known, marks = self._known(key), self.marks["/".join(key)]
+        number = list(self.found.recordings).index(key)
+        for reader in readers:
+            source = reader.source.modality
+            chosen = self.found.recordings[key].get(source, ())
             if not chosen:
                 continue
+            place = _Place(folder=at[0], name=f"{source}-{number}", marks=marks[source], kept=at[1])
             try:
-                read = reader.read(chosen, self._scratch, stack, told=self._told)
-                self.clocks += _checked_clocks(reader, read, name, chosen[0].path)
+                read = reader.read(chosen, place, stack, told=self._told)
+                self.clocks += _checked_clocks(reader, read, known.name, chosen[0].path)
             except DatasetError as error:
-                problems.append(str(error))
+                if str(error) not in problems:  # the same line twice, where a file is read for a target too
+                    problems.append(str(error))
                 continue
-            series[reader.source.modality] = read.series
+            series[source] = read.series
             runs.update({column: found for column, found in read.runs.items() if column not in runs})
             is_utc = is_utc and read.is_utc
-        self._propose(name, series)
-        labels = [one.interval for one in self._intervals if one.is_of(parts)]
-        return Recorded(name=name, parts=parts, series=series, labels=labels, runs=runs, is_utc=is_utc)
+        self._propose(readers, known.name, series)
+        return replace(known, series=series, runs=runs, is_utc=is_utc)
 
-    def _propose(self, name: str, series: Mapping[str, Sequence[Samples]]) -> None:
-        first = self._readers[0].source.modality
-        for reader in self._readers[1:]:
+    def _propose(self, readers: Sequence[Reader], name: str, series: Mapping[str, Sequence[Samples]]) -> None:
+        first = readers[0].source.modality
+        for reader in readers[1:]:
             sensor, how = reader.source.modality, reader.source.align_on
             if how is not None and sensor in series and first in series:
                 found = proposed(name, sensor, series[sensor][0], first, series[first][0], how)
@@ -328,7 +354,7 @@ class _Work:
     def _told(self, count: int) -> None:
         self._done_bytes += count
         if self._tell is not None:
-            self._tell(self._done_bytes, self._found.total_bytes)
+            self._tell(self._done_bytes, self._total_bytes)
 
 
 def _checked_clocks(reader: Reader, read: ReadSource, name: str, file: Path) -> list[FileClock]:

@@ -105,7 +105,8 @@ def read_table(folder: Path, rule: LabelRule) -> list[TableLine]:
     if not file.is_file():
         raise DatasetError(f"'labels.table': expected a file, found none at {file}; correct the name")
     layout = layout_of(file, rule)
-    require_columns(f"{file}:1", layout.names, [rule.label, *(rule.match.values() or [rule.file])])
+    labels = [*rule.flags.values()] or [rule.label]
+    require_columns(f"{file}:1", layout.names, [*labels, *(rule.match.values() or [rule.file])])
     found: list[TableLine] = []
     for block in csv_blocks(file, layout, layout.names):
         columns = {name: texts(block, name, rule) for name in layout.names}
@@ -123,15 +124,27 @@ def read_table(folder: Path, rule: LabelRule) -> list[TableLine]:
 
 
 def known_labels(intervals: Sequence[Interval], rule: LabelRule) -> list[Interval]:
-    """Gives the intervals that have a label. Raises DatasetError where one is none of the classes."""
+    """Gives the intervals that have a label. Raises DatasetError where one is none of the classes, or no number."""
     kept = [one for one in intervals if one.value and one.value not in rule.ignore]
     for one in kept:
+        if rule.task == "regression" and not _is_number(one.value):
+            raise DatasetError(
+                f"{one.place}: expected a number as label, got {one.value!r}; correct it, add it to 'labels.ignore', or"
+                " set labels.task = 'classification'"
+            )
         if rule.classes and one.value not in rule.classes:
             raise DatasetError(
                 f"{one.place}: expected a label of {', '.join(rule.classes)}, got {one.value!r};"
                 " add it to 'labels.classes', or to 'labels.ignore'"
             )
     return kept
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool(np.isfinite(np.float32(text)))
+    except ValueError:
+        return False
 
 
 def refuse_overlaps(intervals: Sequence[Interval]) -> None:
@@ -149,9 +162,15 @@ def refuse_overlaps(intervals: Sequence[Interval]) -> None:
 class RunCollector:
     """Makes intervals of a column that comes block by block: one as long as the value stays."""
 
-    def __init__(self) -> None:
-        self._open: tuple[int, str, str] | None = None
-        self._closed: list[Interval] = []
+    def __init__(self, *, still_open: tuple[int, str, str] | None = None, ended: Sequence[Interval] = ()) -> None:
+        """Goes on where another one was: `still_open` and `ended` are its own."""
+        self._open = still_open
+        self._closed = list(ended)
+
+    @property
+    def still_open(self) -> tuple[int, str, str] | None:
+        """Start, value and place of the interval that is open."""
+        return self._open
 
     def add(self, times: Times, values: Sequence[str], places: Mapping[int, str]) -> None:
         """Adds rows in order of time.
@@ -191,6 +210,22 @@ def changes(values: Sequence[str]) -> list[int]:
     return found
 
 
+def covered_ns(intervals: Sequence[Interval], starts_ns: Times, length_ns: int) -> Times:
+    """Gives (W,) how much of each window these intervals cover.
+
+    Args:
+        starts_ns: (W,) ascending.
+    """
+    covered = np.zeros(len(starts_ns), dtype=np.int64)
+    for one in intervals:
+        low = int(np.searchsorted(starts_ns, one.start_ns - length_ns, side="right"))
+        high = int(np.searchsorted(starts_ns, one.end_ns, side="left"))
+        here = starts_ns[low:high]
+        shared = np.minimum(here + length_ns, one.end_ns) - np.maximum(here, one.start_ns)
+        covered[low:high] += np.maximum(shared, 0)
+    return covered
+
+
 def majority(
     intervals: Sequence[Interval], starts_ns: Times, length_ns: int, *, purity: float
 ) -> npt.NDArray[np.object_]:
@@ -201,12 +236,8 @@ def majority(
     """
     names = sorted({one.value for one in intervals})
     covered = np.zeros((len(starts_ns), max(1, len(names))), dtype=np.int64)
-    for one in intervals:
-        low = int(np.searchsorted(starts_ns, one.start_ns - length_ns, side="right"))
-        high = int(np.searchsorted(starts_ns, one.end_ns, side="left"))
-        here = starts_ns[low:high]
-        shared = np.minimum(here + length_ns, one.end_ns) - np.maximum(here, one.start_ns)
-        covered[low:high, names.index(one.value)] += np.maximum(shared, 0)
+    for number, name in enumerate(names):
+        covered[:, number] = covered_ns([one for one in intervals if one.value == name], starts_ns, length_ns)
     best = covered.argmax(axis=1)
     # Times are rounded to the nanosecond, and so is what a window shares with an interval.
     most = covered[np.arange(len(best)), best]

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from mmkd_edge.errors import DatasetError
@@ -18,8 +19,8 @@ from mmkd_models.data.importing.intervals import RunCollector, changes
 from mmkd_models.data.importing.patterns import FoundFile
 from mmkd_models.data.importing.readers.block import Block, numbers, require_columns, texts
 from mmkd_models.data.importing.readers.formats import Reader, reader_of
-from mmkd_models.data.importing.recipe import SUFFIXES, Format, Resample, Source
-from mmkd_models.data.importing.recorded import Interval, Sensor
+from mmkd_models.data.importing.recipe import SUFFIXES, TARGET, Format, Resample, Source
+from mmkd_models.data.importing.recorded import Interval, ReadingPlace, ReadingState, Sensor
 from mmkd_models.data.importing.series import (
     SECOND_NS,
     ClockFacts,
@@ -33,6 +34,7 @@ from mmkd_models.data.importing.series import (
 )
 
 _RATE_DIGITS = 4
+_RATE_ROWS = 1 << 20  # by which a rate is told
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,14 +69,21 @@ class SourceReader:
     rate_origin: str
 
     @staticmethod
-    def opened(source: Source, first: FoundFile, *, facts: Sequence[str]) -> SourceReader:
-        """Looks into the first file. Raises DatasetError where a column is missing."""
+    def opened(source: Source, first: FoundFile, *, facts: Sequence[str], apart: str = "") -> SourceReader:
+        """Looks into the first file.
+
+        Args:
+            facts: columns that are wanted beside the samples, where this source has them.
+            apart: a column that is no channel, unless 'channels' names it.
+
+        Raises DatasetError where a column is missing.
+        """
         names = _file_reader(source, first.path).names(first.path)
         found = tuple(name for name in facts if name in names)
         place = f"{first.path}:1" if _format(source, first.path) == "csv" else str(first.path)
         used = [name for name in (source.time, source.tag, source.value, source.quality) if name]
         require_columns(place, names, used)
-        channels = _channels(source, [name for name in names if name not in {*used, *found}])
+        channels = _channels(source, [name for name in names if name not in {*used, *found, apart}])
         if not channels:
             raise DatasetError(
                 f"{place}: expected channels beside {', '.join(used)}, got none; name them in 'channels'"
@@ -104,6 +113,30 @@ class SourceReader:
             rate_origin=origin,
         )
 
+    def with_target(self, first: FoundFile, column: str) -> SourceReader | None:
+        """Gives a reader of one column of the same files, a number to be predicted; None where they have no such.
+
+        Args:
+            first: the first file.
+        """
+        source = self.source
+        if source.tag or column not in _file_reader(source, first.path).names(first.path):
+            return None
+        apart = msgspec.structs.replace(
+            source,
+            modality=TARGET,
+            kind="series",
+            channels={column: column},
+            unit="",
+            scale=1.0,
+            range=None,
+            normalise="none",
+            resample_hz=None,
+            align_on=None,
+            resample="linear" if source.resample == "polyphase" else source.resample,
+        )
+        return SourceReader.opened(apart, first, facts=())
+
     @property
     def has_clock(self) -> bool:
         """Whether samples come with times of a clock that may run wrong."""
@@ -114,39 +147,85 @@ class SourceReader:
         return clock_facts(series, max_gap_s=self.sensor.gap_s)
 
     def read(
-        self, files: Sequence[FoundFile], scratch: Path, stack: ExitStack, *, told: Callable[[int], None]
+        self, files: Sequence[FoundFile], place: ReadingPlace, stack: ExitStack, *, told: Callable[[int], None]
     ) -> ReadSource:
         """Reads the files of one recording one behind the other.
 
         Args:
+            place: of the scratch files; where an earlier run read some of the files, the others alone are read.
             stack: closes the scratch files of the series.
             told: is told the size of each file when it is read.
 
         Raises DatasetError with the line of the first fault.
         """
-        reading = _Reading(self, scratch, stack)
-        for file in files:
-            reading.add_file(file)
+        done, state = place.begun()
+        if state is not None and not self._is_there(place, state):
+            done, state = 0, None
+        reading = _Reading(self, place, stack, state)
+        for number, file in enumerate(files):
+            if number >= done:
+                reading.add_file(file)
+                place.go_on(number + 1, reading.state, reading.secure)
             told(file.path.stat().st_size)
         return reading.finished(files[0].path)
+
+    def _is_there(self, place: ReadingPlace, state: ReadingState) -> bool:
+        """Whether the scratch files of an earlier run are."""
+        return all(
+            Spool.holds(place.folder, f"{place.name}-{number}", (self.width,), np.float32, count=count)
+            for number, count in enumerate(state.collected)
+        )
+
+    @property
+    def width(self) -> int:
+        """Channels of each scratch file: tags of a tall table have one each."""
+        return 1 if self.source.tag else len(self.columns)
 
 
 class _Reading:
     """The reading of one recording: what is known between blocks and files."""
 
-    def __init__(self, reader: SourceReader, scratch: Path, stack: ExitStack) -> None:
+    def __init__(self, reader: SourceReader, place: ReadingPlace, stack: ExitStack, state: ReadingState | None) -> None:
         self._reader, self._source = reader, reader.source
         tall = bool(self._source.tag)
-        width = 1 if tall else len(reader.columns)
+        spools = len(reader.columns) if tall else 1
+        if state is None:
+            state = ReadingState(
+                collected=(0,) * spools,
+                last_ns=(None,) * spools,
+                origin_ns=None,
+                count=0,
+                is_utc=True,
+                open_runs=dict.fromkeys(reader.facts),
+                runs={name: [] for name in reader.facts},
+            )
         self._spools = [
-            stack.enter_context(Spool(scratch, f"{self._source.modality}-{number}", (width,), np.float32))
-            for number in range(len(reader.columns) if tall else 1)
+            stack.enter_context(Spool(place.folder, f"{place.name}-{number}", (reader.width,), np.float32, count=count))
+            for number, count in enumerate(state.collected)
         ]
-        self._runs = {name: RunCollector() for name in reader.facts}
-        self._last: list[int | None] = [None] * len(self._spools)
-        self._origin_ns: int | None = None
-        self._count = 0
-        self._is_utc = True
+        self._runs = {
+            name: RunCollector(still_open=state.open_runs[name], ended=state.runs[name]) for name in reader.facts
+        }
+        self._last = list(state.last_ns)
+        self._origin_ns, self._count, self._is_utc = state.origin_ns, state.count, state.is_utc
+
+    @property
+    def state(self) -> ReadingState:
+        """How far it is, between two files."""
+        return ReadingState(
+            collected=tuple(spool.count for spool in self._spools),
+            last_ns=tuple(self._last),
+            origin_ns=self._origin_ns,
+            count=self._count,
+            is_utc=self._is_utc,
+            open_runs={name: collector.still_open for name, collector in self._runs.items()},
+            runs={name: list(collector.intervals) for name, collector in self._runs.items()},
+        )
+
+    def secure(self) -> None:
+        """Returns when everything that was read is on the disk."""
+        for spool in self._spools:
+            spool.secure()
 
     def add_file(self, file: FoundFile) -> None:
         source, reader = self._source, self._reader
@@ -323,7 +402,12 @@ def _rate(source: Source, file: Path, *, beside: Sequence[str]) -> tuple[float, 
     clock = Clock(source, source.time)
     # With a channel beside it: in some formats it says whose clock is meant.
     wanted = list(dict.fromkeys([source.time, *beside]))
-    times = np.concatenate([clock.read(block)[0] for block in reader.blocks(file, wanted)])
+    blocks: list[Times] = []
+    for block in reader.blocks(file, wanted):
+        blocks.append(clock.read(block)[0])
+        if sum(map(len, blocks)) >= _RATE_ROWS:
+            break
+    times = np.concatenate(blocks)
     facts = clock_facts(Series(times=np.unique(times), values=np.zeros((0, 0), dtype=np.float32)), max_gap_s=None)
     if not np.isfinite(facts.rate_hz):
         raise DatasetError(

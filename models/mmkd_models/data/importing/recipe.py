@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import msgspec
 
 from mmkd_edge.errors import DatasetError, UsageError, first_line
-from mmkd_edge.spec import ModalityKind, Normalise
+from mmkd_edge.spec import ModalityKind, Normalise, TaskKind
 
 RECIPE_VERSION = 1
 
@@ -53,6 +53,8 @@ AlignOn = Literal["event", "xcorr"]
 Duplicates = Literal["error", "first", "last", "mean"]
 Region = tuple[int, int, int, int]
 """x, y, width and height of a box in pixels of the recorded frame; x and y of its upper left corner."""
+TARGET = ".target"
+"""The name among the sensors of the column whose number is to be predicted; no modality is called so."""
 _USUAL_NULLS = ("", "NaN", "nan")
 
 
@@ -147,11 +149,16 @@ class Source(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class LabelRule(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What says which class a window is of: one of `path`, `column`, `files` and `table`.
+    """What says which class, labels or number a window has: one of `path`, `column`, `files`, `table` and `flags`.
 
     None of them where nothing is labelled yet, and unlabelled windows are kept.
 
     Attributes:
+        task: `multi_label`: a text names all labels that are on, none where it is empty; intervals may overlap.
+        separator: between the labels of one text.
+        flags: label -> column of a source, or of the table, that says whether it is on.
+        target: what the number of a regression is called; empty takes the name of its column.
+        unit: of the number.
         path: the part of the path that is the class.
         column: a column of one of the sources.
         files: interval files, a pattern as of a source; `start`, `end` and `label` are their columns.
@@ -165,6 +172,11 @@ class LabelRule(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
         purity: the share of a window that one label must cover.
     """
 
+    task: TaskKind = "classification"
+    separator: str = "+"
+    flags: dict[str, str] = {}
+    target: str = ""
+    unit: str = ""
     path: str = ""
     column: str = ""
     files: str = ""
@@ -180,6 +192,11 @@ class LabelRule(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ignore: tuple[str, ...] = ()
     purity: float = 0.8
     unlabelled: Literal["keep", "drop"] = "drop"
+
+    @property
+    def target_name(self) -> str:
+        """What the number of a regression is called."""
+        return self.target or self.path or self.column or self.label
 
 
 class WindowRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -288,8 +305,11 @@ def recipe_problems(recipe: Recipe) -> Iterator[str]:
         yield from (f"'source[{number}]' ({source.modality}): {text}" for text in _source_problems(source))
     yield from (f"'labels': {text}" for text in _label_problems(recipe.labels))
     yield from (f"'windows.{text}" for text in window_problems(recipe.windows))
-    if recipe.windows.at == "intervals" and not (recipe.labels.files or recipe.labels.column):
+    has_intervals = recipe.labels.files or (recipe.labels.column and recipe.labels.task != "regression")
+    if recipe.windows.at == "intervals" and not has_intervals:
         yield "'windows.at': expected 'stride' where labels are no intervals, got 'intervals'; name 'labels.files'"
+    if recipe.windows.at == "intervals" and recipe.labels.task == "multi_label":
+        yield "'windows.at': expected 'stride' with several labels at once, got 'intervals'; give 'stride_s'"
     yield from (f"'split.{text}" for text in split_rule_problems(recipe.split))
 
 
@@ -383,10 +403,12 @@ def _table_problems(table: Table) -> Iterator[str]:
 def _label_problems(labels: LabelRule) -> Iterator[str]:
     yield from _table_problems(labels)
     named = [key for key in ("path", "column", "files", "table") if getattr(labels, key)]
-    is_without = not named and labels.classes and labels.unlabelled == "keep"
+    named += ["flags"] if labels.flags and not labels.table else []
+    is_without = not named and labels.unlabelled == "keep" and (labels.classes or labels.target)
     if len(named) != 1 and not is_without:
         got = " and ".join(named) or "none"
         yield f"expected one of 'path', 'column', 'files' and 'table', got {got}; say where labels come from"
+    yield from _task_problems(labels)
     if labels.rate_hz is not None and not 0 < labels.rate_hz < float("inf"):
         yield f"'rate_hz': expected a number above 0, got {labels.rate_hz}; correct it"
     if labels.format == "csv" and Path(labels.files).suffix.lower() == ".json":
@@ -395,6 +417,21 @@ def _label_problems(labels: LabelRule) -> Iterator[str]:
         yield f"'purity': expected above 0.5 and up to 1, got {labels.purity:g}; correct it"
     if len(set(labels.classes)) < len(labels.classes):
         yield f"'classes': expected different names, got {list(labels.classes)}; name each class once"
+
+
+def _task_problems(labels: LabelRule) -> Iterator[str]:
+    """What the task has no use for."""
+    owners: dict[str, TaskKind] = {"flags": "multi_label", "target": "regression", "unit": "regression"}
+    for key, task in owners.items():
+        if getattr(labels, key) and labels.task != task:
+            yield f"{key!r}: expected it with task = {task!r} alone, got it with {labels.task!r}; remove one of them"
+    if labels.task == "regression" and labels.classes:
+        yield f"'classes': expected none with task = 'regression', got {list(labels.classes)}; remove them"
+    if labels.task == "multi_label" and not labels.separator:
+        yield "'separator': expected one or more characters, got none; name the sign between two labels"
+    unknown = [name for name in labels.flags if labels.classes and name not in labels.classes]
+    if unknown:
+        yield f"'flags': expected labels of 'classes', got {', '.join(unknown)}; add them there, or leave 'classes' out"
 
 
 def window_problems(windows: WindowRule) -> Iterator[str]:

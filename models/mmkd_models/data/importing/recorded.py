@@ -5,8 +5,10 @@ Owns these words, which readers of files and a user's own reader share.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -15,7 +17,7 @@ import numpy.typing as npt
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalityKind, ModalitySpec, Normalise
 from mmkd_models.data.importing.recipe import Resample
-from mmkd_models.data.importing.series import SECOND_NS, Samples, Series
+from mmkd_models.data.importing.series import SECOND_NS, ClockFacts, Samples, Series
 
 _GAP_PERIODS = 1.5
 
@@ -32,6 +34,55 @@ class Interval:
     end_ns: int
     value: str
     place: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileClock:
+    """The clock of one recording of one sensor, for the report."""
+
+    recording: str
+    sensor: str
+    facts: ClockFacts
+    drift_ppm: float
+
+
+class ReadingState(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the reading of a source of a recording is, between two files.
+
+    Attributes:
+        collected: samples in each scratch file.
+        last_ns: the last time in each of them.
+        origin_ns: when the source began.
+        count: rows that were read.
+        open_runs: by column, start, value and place of the value that lasts.
+        runs: by column, the values before it.
+    """
+
+    collected: tuple[int, ...]
+    last_ns: tuple[int | None, ...]
+    origin_ns: int | None
+    count: int
+    is_utc: bool
+    open_runs: dict[str, tuple[int, str, str] | None]
+    runs: dict[str, list[Interval]]
+
+
+class ReadingPlace(Protocol):
+    """Where the samples of a source of a recording are collected, and what an earlier run left there."""
+
+    @property
+    def folder(self) -> Path:
+        """Of the scratch files."""
+
+    @property
+    def name(self) -> str:
+        """What their names begin with."""
+
+    def begun(self) -> tuple[int, ReadingState | None]:
+        """Gives how many files were read, and how far that is."""
+
+    def go_on(self, files: int, state: ReadingState, secure: Callable[[], None]) -> None:
+        """Is told how far the reading is after so many files; `secure` brings the samples on the disk."""
 
 
 @dataclass(frozen=True, kw_only=True)

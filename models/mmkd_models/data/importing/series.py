@@ -5,14 +5,17 @@ Owns the order of times and what is said of a clock. Nothing is resampled here.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
+from mmkd_models.data.files import release_pages
 from mmkd_models.data.importing.recipe import Duplicates
 
 Times = npt.NDArray[np.int64]
@@ -22,7 +25,10 @@ Pixels = npt.NDArray[np.uint8]
 
 SECOND_NS = 1_000_000_000
 _GAP_PERIODS = 3.0  # a step of more than so many usual ones is no step of the clock, whatever the declared rate
+SPOOL_SUFFIXES = (".times", ".values")
+"""Of the files in which samples are collected."""
 _MOST_STEPS = 2_000_000  # that are sorted for a percentile
+_BLOCK_STEPS = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,26 +77,48 @@ Samples = Series | Frames
 class Spool:
     """Collects samples of one shape in two files of a scratch folder, so that memory holds one block."""
 
-    def __init__(self, folder: Path, name: str, shape: tuple[int, ...], dtype: type[np.float32 | np.uint8]) -> None:
-        self._times = (folder / f"{name}.times").open("w+b")
-        self._values = (folder / f"{name}.values").open("w+b")
+    def __init__(
+        self, folder: Path, name: str, shape: tuple[int, ...], dtype: type[np.float32 | np.uint8], *, count: int = 0
+    ) -> None:
+        """Opens the files.
+
+        Args:
+            count: samples that are in them already; what lies behind is cut off.
+        """
         self._shape, self._dtype = shape, dtype
-        self._count = 0
+        self._times, self._values = (
+            _opened(file, size_bytes) for file, size_bytes in _sizes(folder, name, shape, dtype, count).items()
+        )
+        self.count = count
+
+    @staticmethod
+    def holds(
+        folder: Path, name: str, shape: tuple[int, ...], dtype: type[np.float32 | np.uint8], *, count: int
+    ) -> bool:
+        """Whether so many samples lie in the files of this name."""
+        sizes = _sizes(folder, name, shape, dtype, count)
+        return all(file.is_file() and file.stat().st_size >= size_bytes for file, size_bytes in sizes.items())
 
     def append(self, times: Times, values: npt.NDArray[Any]) -> None:
         """Adds samples (B, ...) at the end."""
         self._times.write(np.ascontiguousarray(times, dtype=np.int64).data)
         self._values.write(np.ascontiguousarray(values, dtype=self._dtype).data)
-        self._count += len(times)
+        self.count += len(times)
+
+    def secure(self) -> None:
+        """Returns when everything that was added is on the disk."""
+        for file in (self._times, self._values):
+            file.flush()
+            os.fsync(file.fileno())
 
     def collected(self) -> tuple[Times, npt.NDArray[Any]]:
         """Gives times (L,) and values (L, ...) of what was collected, mapped; valid until the files are closed."""
         self._times.flush()
         self._values.flush()
-        if not self._count:
+        if not self.count:
             return np.zeros(0, dtype=np.int64), np.zeros((0, *self._shape), dtype=self._dtype)
-        times = np.memmap(self._times, dtype=np.int64, mode="r", shape=(self._count,))
-        return times, np.memmap(self._values, dtype=self._dtype, mode="r", shape=(self._count, *self._shape))
+        times = np.memmap(self._times, dtype=np.int64, mode="r", shape=(self.count,))
+        return times, np.memmap(self._values, dtype=self._dtype, mode="r", shape=(self.count, *self._shape))
 
     def close(self) -> None:
         """Closes and removes the files; a map that is still used keeps its content."""
@@ -104,7 +132,26 @@ class Spool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if kind is None:
+            self.close()
+            return
+        for file in (self._times, self._values):  # kept with their folder, if that is kept
+            file.close()
+
+
+def _sizes(
+    folder: Path, name: str, shape: tuple[int, ...], dtype: type[np.float32 | np.uint8], count: int
+) -> dict[Path, int]:
+    """The files of a spool and how large they are with so many samples."""
+    sample_bytes = (np.dtype(np.int64).itemsize, int(np.prod(shape)) * np.dtype(dtype).itemsize)
+    return {folder / f"{name}{end}": count * one for end, one in zip(SPOOL_SUFFIXES, sample_bytes, strict=True)}
+
+
+def _opened(file: Path, size_bytes: int) -> BinaryIO:
+    opened = file.open("r+b" if size_bytes else "w+b")
+    opened.truncate(size_bytes)
+    opened.seek(size_bytes)
+    return opened
 
 
 def in_order(series: Series, *, duplicates: Duplicates, sort: bool) -> Series:
@@ -115,10 +162,10 @@ def in_order(series: Series, *, duplicates: Duplicates, sort: bool) -> Series:
         sort: put them in order of time; those of one time keep their order.
     """
     times, values = series.times, series.values
-    if sort and len(times) > 1 and bool((times[1:] < times[:-1]).any()):
+    if sort and _any_step(times, lambda step: step < 0):
         order = np.argsort(times, kind="stable")
         times, values = times[order], values[order]
-    if duplicates == "error" or len(times) < 2 or not bool((times[1:] == times[:-1]).any()):
+    if duplicates == "error" or not _any_step(times, lambda step: step == 0):
         return Series(times=times, values=values)
     first = np.flatnonzero(np.concatenate([[True], times[1:] != times[:-1]]))
     last = np.concatenate([first[1:], [len(times)]]) - 1
@@ -135,24 +182,39 @@ def in_order(series: Series, *, duplicates: Duplicates, sort: bool) -> Series:
     return Series(times=times[first], values=np.asarray(kept))
 
 
+def _any_step(times: Times, is_meant: Callable[[Times], npt.NDArray[np.bool_]]) -> bool:
+    """Whether any step from one time to the next is meant."""
+    starts = range(0, len(times) - 1, _BLOCK_STEPS)
+    return any(bool(is_meant(np.diff(times[start : start + _BLOCK_STEPS + 1])).any()) for start in starts)
+
+
 def clock_facts(series: Samples, *, max_gap_s: float | None) -> ClockFacts:
     """Measures the clock of a series or of frames.
 
     Args:
         max_gap_s: from which a step is a gap; None is three usual steps.
     """
-    if len(series) < 2:
-        return ClockFacts(samples=len(series), rate_hz=float("nan"), jitter_p99_ms=0.0, gaps=0, longest_gap_s=0.0)
-    steps = np.diff(series.times).astype(np.float64) / SECOND_NS
-    usual = float(np.median(steps))
-    regular = steps[steps <= _GAP_PERIODS * usual]
-    mean = float(regular.mean()) if len(regular) else usual
-    thinned = regular[:: max(1, len(regular) // _MOST_STEPS)]
+    count = len(series)
+    if count < 2:
+        return ClockFacts(samples=count, rate_hz=float("nan"), jitter_p99_ms=0.0, gaps=0, longest_gap_s=0.0)
+    # Of more steps than can be sorted in bounded memory each n-th tells what is usual.
+    first = np.arange(0, count - 1, -(-(count - 1) // _MOST_STEPS))
+    thinned = (series.times[first + 1] - series.times[first]).astype(np.float64) / SECOND_NS
+    usual = float(np.median(thinned))
+    regular, gaps, longest, total = 0, 0, 0.0, 0.0
     limit = _GAP_PERIODS * usual if max_gap_s is None else max_gap_s
+    for start in range(0, count - 1, _BLOCK_STEPS):
+        steps = np.diff(series.times[start : start + _BLOCK_STEPS + 1]).astype(np.float64) / SECOND_NS
+        kept = steps[steps <= _GAP_PERIODS * usual]
+        regular, total = regular + len(kept), total + float(kept.sum())
+        gaps, longest = gaps + int((steps > limit).sum()), max(longest, float(steps.max()))
+        release_pages(series.times)
+    mean = total / regular if regular else usual
+    thinned = thinned[thinned <= _GAP_PERIODS * usual]
     return ClockFacts(
-        samples=len(series),
+        samples=count,
         rate_hz=1.0 / mean if mean > 0 else float("nan"),
         jitter_p99_ms=1e3 * float(np.quantile(np.abs(thinned - mean), 0.99)) if len(thinned) else 0.0,
-        gaps=int((steps > limit).sum()),
-        longest_gap_s=float(steps.max()) if bool((steps > limit).any()) else 0.0,
+        gaps=gaps,
+        longest_gap_s=longest if gaps else 0.0,
     )

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluate.suites.faults import Practice
+from mmkd_models.evaluate.faults.table import Practice
 from mmkd_report.documents.judging import JudgedModel
 
 Answers = NDArray[np.floating[Any]]

@@ -14,9 +14,9 @@ from mmkd_edge.bundle.manifest import Confidence
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.confidence import confidence_facts, reliability
+from mmkd_models.evaluate.faults.table import FaultName
 from mmkd_models.evaluate.suites.answering import Answering
-from mmkd_models.evaluate.suites.faults import FAULTS, NAMES, FaultName
-from mmkd_models.evaluate.suites.under_faults import check_breakable, sensors_of, with_fault
+from mmkd_models.evaluate.suites.under_faults import faults_for, sensors_of, with_fault
 from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_report.documents.confidence import Coverage
 from mmkd_report.documents.judging import ConfidenceRow, ModelConfidence, TrustFacts
@@ -44,13 +44,11 @@ def judge_confidence(
     Raises UsageError as `check_trust`.
     """
     names = models[0].facts.modalities
-    check_trust(windows, calibration, names)
+    check_trust(windows, calibration)
     sensors = sensors_of(train, names)
-    most = max(len(windows.spec.modality(name).channels) for name in names)
     parts: dict[FaultName | None, Windows] = {None: windows}
-    for name in NAMES:
-        if FAULTS[name].channels <= most:
-            parts[name] = with_fault(windows, name, SEVERITY, seed=seed, sensors=sensors)
+    for name in faults_for([windows.spec.modality(one) for one in names]):
+        parts[name] = with_fault(windows, name, SEVERITY, seed=seed, sensors=sensors)
     found = {}
     for one in models:
         on_part(f"confidence: {one.facts.name}")
@@ -58,19 +56,14 @@ def judge_confidence(
     return TrustFacts(severity=SEVERITY, misleads_beyond=LEAST_TRUSTED, models=found)
 
 
-def check_trust(windows: Windows, calibration: Windows, names: Sequence[str]) -> None:
-    """Checks that confidence can be judged on these windows while the modalities of these names break.
-
-    Raises:
-        UsageError: the task is not one of classes, a modality has no faults, or nothing calibrates beside what judges.
-    """
+def check_trust(windows: Windows, calibration: Windows) -> None:
+    """Raises UsageError where the task is not one of classes, or nothing calibrates beside what judges."""
     kind = windows.spec.task.kind
     if kind != "classification":
         raise UsageError(
             f"--suite confidence: expected a dataset of classes, got {windows.spec.name!r} of the kind {kind}; leave "
             "the suite out"
         )
-    check_breakable(windows.spec, names, suite="confidence")
     if len(calibration) == 0:
         raise UsageError(
             "--suite confidence: expected labelled windows of validation, which label sets are made of, got none; "

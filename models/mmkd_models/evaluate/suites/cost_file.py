@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from mmkd_edge.errors import UsageError
-from mmkd_report.documents.cost import SHARES, WHOLE, Plant, Way
+from mmkd_report.documents.cost import SHARES, WHOLE, Plant, Priced, Way
 
 TEMPLATE = """\
 # Assumptions of mmkd-evaluate --suite cost --cost cost.toml. Replace what is yours; what is left out is a default.
@@ -79,24 +79,9 @@ maintenance_hours = 1
 _ABOVE_ZERO = ("stations", "years", "sensor_life_years", "node_life_years", "stations_per_gateway")
 
 
-class EnteredEquipment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """As `Equipment`; what is not there is a default, or measured."""
+class EnteredEquipment(Priced, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """As `Equipment`; what it sees is measured where it is not entered."""
 
-    sensor_price: float = 300.0
-    installation: float = 200.0
-    sensor_life_years: float = 10.0
-    spares_share: float = 0.05
-    node_price: float = 400.0
-    node_life_years: float = 5.0
-    gateway_price: float = 0.0
-    stations_per_gateway: float = 10.0
-    idle_w: float = 10.0
-    inference_mj: float = 0.0
-    inferences_per_s: float = 0.0
-    campaign_cost: float = 10_000.0
-    labelling_hours: float = 80.0
-    training_hours: float = 40.0
-    maintenance_hours: float = 1.0
     detection: float | None = None
     false_alarms: float | None = None
 

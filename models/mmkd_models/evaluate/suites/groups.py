@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.data.split import WRITE_GROUPS, block_length
+from mmkd_models.data.left_out import values_by
+from mmkd_models.data.split import block_length
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.gains import interval_of
 from mmkd_models.evaluate.suites.answering import Answering
@@ -100,17 +101,7 @@ def values_of(windows: Windows, by: str | None) -> npt.NDArray[Any]:
         raise UsageError(
             f"--suite groups: expected a dataset of classes, got {name!r} of the kind {kind}; leave the suite out"
         )
-    if by is None or by == "group":
-        if not windows.has_groups:
-            raise UsageError(
-                f"--suite groups: dataset {name!r} has no groups; {WRITE_GROUPS}, or name a column by --by"
-            )
-        values = windows.groups
-    elif by in windows.columns:
-        values = windows.columns[by]
-    else:
-        known = ", ".join(["group", *windows.columns])
-        raise UsageError(f"--by {by}: expected a column of dataset {name!r}, got another; choose one of {known}")
+    values = values_by(windows, by, suite="groups")
     count = len(np.unique(values))
     if count > _MOST_VALUES:
         raise UsageError(

@@ -16,10 +16,10 @@ from mmkd_edge.predict.engine import Engine, answers_of, open_engine
 from mmkd_edge.predict.setup import Setup
 from mmkd_edge.trust.keys import check_signed
 from mmkd_models.data.windows import Windows
+from mmkd_models.evaluate.faults.table import Practice
 from mmkd_models.evaluate.seen import cautions_of
 from mmkd_models.evaluate.settled import logits_of_probabilities
 from mmkd_models.evaluate.suites.answering import Answering, Answers
-from mmkd_models.evaluate.suites.faults import Practice
 from mmkd_models.training.compatible import check_compatible
 from mmkd_report.documents.evaluation import DataFacts
 from mmkd_report.documents.judging import JudgedModel
@@ -131,5 +131,6 @@ def _practised(checkpoint: Checkpoint) -> frozenset[Practice]:
         "gain": augment.gain,
         "span_dropout": augment.span_dropout,
         "channel_dropout": augment.channel_dropout,
+        "shift": float(augment.shift),
     }
     return frozenset(name for name, share in shares.items() if share > 0)

@@ -14,10 +14,21 @@ from mmkd_models.evaluate.suites.answering import Answering
 from mmkd_models.evaluate.suites.cost import net_present_value, result_of
 from mmkd_models.evaluate.suites.cost_file import CostFile, read_cost
 from mmkd_models.evaluate.suites.detection import Detection, Floats, detection_of, faults_of, healthy_labels
-from mmkd_report.documents.cost import SHARES, WAYS, WHOLE, Assumption, CostFacts, Equipment, Mark, Plant, Swing, Way
+from mmkd_report.documents.cost import (
+    EITHER_WAY,
+    SHARES,
+    WAYS,
+    WHOLE,
+    Assumption,
+    CostFacts,
+    Equipment,
+    Mark,
+    Plant,
+    Swing,
+    Way,
+)
 
 _DRAWS = 1000
-_EITHER_WAY = 0.3  # of an assumption without a range of its own
 _RATES = ("detection", "false_alarms")
 
 
@@ -54,19 +65,19 @@ def judge_cost(
         equipment=equipment,
         assumptions=assumptions,
         results={way: result_of(entered.plant, one) for way, one in equipment.items()},
-        swings=tuple(_swings(entered.plant, equipment, assumptions)),
+        swings=tuple(swings_of(entered.plant, equipment, assumptions)),
         student_beats_teacher=_student_beats_teacher(entered.plant, equipment, assumptions, drawn, seed),
     )
 
 
 def ways_of(models: Sequence[Answering], baseline: str | None) -> dict[Way, Answering]:
-    """Gives who stands for which way: the first that is no teacher, the first teacher, and labels alone."""
+    """Gives who stands for which way: the first student, the first teacher, and labels alone, else the first rival."""
     found: dict[Way, Answering] = {}
     for one in models:
         way: Way = "student"
         if one.facts.role == "teacher":
             way = "teacher"
-        elif one.facts.name == baseline:
+        elif one.facts.name == baseline or one.facts.role == "rival":
             way = "rival"
         found.setdefault(way, one)
     return found
@@ -111,19 +122,29 @@ def _assumptions(
             mark: Mark = "entered" if path in said else "default"
             if path not in said and key in _RATES:
                 mark = "measured"
-            low, high = _range(path, key, float(value), entered, drawn)
-            yield Assumption(path=path, value=float(value), mark=mark, low=low, high=high)
+            assumption = assumed(path, float(value), mark)
+            if path in entered.ranges:
+                low, high = entered.ranges[path]
+                assumption = msgspec.structs.replace(assumption, low=low, high=high, follows=False)
+            elif path in drawn:
+                low, high = interval_of(drawn[path])
+                assumption = msgspec.structs.replace(assumption, low=low, high=high, follows=False)
+            yield assumption
 
 
-def _range(path: str, key: str, value: float, entered: CostFile, drawn: Mapping[str, Floats]) -> tuple[float, float]:
-    if path in entered.ranges:
-        return entered.ranges[path]
-    if path in drawn:
-        return interval_of(drawn[path])
-    if key in WHOLE:
-        return value, value
-    high = value * (1 + _EITHER_WAY)
-    return value * (1 - _EITHER_WAY), min(1.0, high) if key in SHARES else high
+def assumed(path: str, value: float, mark: Mark) -> Assumption:
+    """Gives an assumption with the range of one that has none of its own."""
+    key = path.partition(".")[2]
+    reach = 0.0 if key in WHOLE else EITHER_WAY
+    high = value * (1 + reach)
+    return Assumption(
+        path=path,
+        value=value,
+        mark=mark,
+        low=value * (1 - reach),
+        high=min(1.0, high) if key in SHARES else high,
+        follows=True,
+    )
 
 
 def changed(plant: Plant, way: Equipment, name: Way, path: str, value: float) -> tuple[Plant, Equipment]:
@@ -134,8 +155,11 @@ def changed(plant: Plant, way: Equipment, name: Way, path: str, value: float) ->
     return plant, msgspec.structs.replace(way, **{key: value}) if section == name else way
 
 
-def _swings(plant: Plant, equipment: Mapping[Way, Equipment], assumptions: Sequence[Assumption]) -> list[Swing]:
-    """Of the student, or of the first way there is."""
+def swings_of(plant: Plant, equipment: Mapping[Way, Equipment], assumptions: Sequence[Assumption]) -> list[Swing]:
+    """Gives the tornado of the student, or of the first way there is: what moves its net present value, widest first.
+
+    `templates/cost.js` has the same, and a test holds both equal.
+    """
     if not equipment:
         return []
     name: Way = "student" if "student" in equipment else next(iter(equipment))

@@ -9,16 +9,17 @@ from typing import Literal, get_args
 import msgspec
 
 from mmkd_models.data.windows import Windows
+from mmkd_models.evaluate.faults.table import SEVERITIES
 from mmkd_models.evaluate.suites.answering import Answering
-from mmkd_models.evaluate.suites.confidence import check_trust, judge_confidence
+from mmkd_models.evaluate.suites.confidence import SEVERITY, check_trust, judge_confidence
 from mmkd_models.evaluate.suites.groups import judge_groups, values_of
 from mmkd_models.evaluate.suites.reckoning import check_cost, judge_cost
-from mmkd_models.evaluate.suites.under_faults import check_breakable, judge_faults
+from mmkd_models.evaluate.suites.under_faults import broken_windows, judge_faults
 from mmkd_models.evaluate.suites.verdict import verdict_of
 from mmkd_report.documents.evaluation import DataFacts
-from mmkd_report.documents.judging import JudgingDocument
+from mmkd_report.documents.judging import JudgingDocument, ShiftFacts
 
-SuiteName = Literal["faults", "groups", "confidence", "cost"]
+SuiteName = Literal["faults", "shift", "groups", "confidence", "cost"]
 SUITES: tuple[SuiteName, ...] = get_args(SuiteName)
 
 
@@ -32,6 +33,7 @@ def judge(
     suites: Collection[SuiteName],
     by: str | None,
     cost: Path | None,
+    shift: Callable[[Callable[[str], None]], ShiftFacts] | None,
     seed: int,
     on_part: Callable[[str], None],
 ) -> JudgingDocument:
@@ -43,11 +45,11 @@ def judge(
         calibration: labelled, that chose, for label sets.
         by: the column that groups are judged by; None is the groups themselves.
         cost: the file of assumptions; None reckons no cost.
+        shift: trains and judges without each domain, and tells the call that it is given; None leaves none out.
 
     Raises UsageError before anything is judged where one of the suites cannot be.
     """
-    names = models[0].facts.modalities
-    _check(windows, calibration=calibration, names=names, suites=suites, by=by, cost=cost)
+    check(windows, calibration=calibration, suites=suites, by=by, cost=cost)
     baseline = baseline_of(models)
     document = JudgingDocument(
         data=data,
@@ -61,6 +63,8 @@ def judge(
     if "faults" in suites:
         faults = judge_faults(models, windows, train=train, baseline=baseline, seed=seed, on_part=on_part)
         document = msgspec.structs.replace(document, faults=faults)
+    if "shift" in suites and shift is not None:
+        document = msgspec.structs.replace(document, shift=shift(on_part))
     if "groups" in suites:
         on_part("groups")
         groups = judge_groups(models, windows, by=by, baseline=baseline, seed=seed)
@@ -75,22 +79,32 @@ def judge(
     return msgspec.structs.replace(document, verdict=tuple(verdict_of(document)))
 
 
-def _check(
+def portions(
+    models: Sequence[Answering], windows: Windows, *, train: Windows, suites: Collection[SuiteName], seed: int
+) -> list[tuple[Answering, Windows]]:
+    """Gives what the suites will ask of the models, each a portion that needs no other."""
+    found = [(one, windows) for one in models]
+    if "faults" in suites or "confidence" in suites:
+        severities = SEVERITIES if "faults" in suites else (SEVERITY,)
+        names = models[0].facts.modalities
+        parts = broken_windows(windows, names, train=train, severities=severities, seed=seed)
+        found += [(one, part) for part in parts for one in models]
+    return found
+
+
+def check(
     windows: Windows,
     *,
     calibration: Windows,
-    names: Sequence[str],
     suites: Collection[SuiteName],
     by: str | None,
     cost: Path | None,
 ) -> None:
     """Raises UsageError where one of the suites cannot be judged, so that no other's figures are lost."""
-    if "faults" in suites:
-        check_breakable(windows.spec, names, suite="faults")
     if "groups" in suites:
         values_of(windows, by)
     if "confidence" in suites:
-        check_trust(windows, calibration, names)
+        check_trust(windows, calibration)
     if "cost" in suites and cost is not None:
         check_cost(windows, cost)
 

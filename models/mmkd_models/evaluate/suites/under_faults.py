@@ -6,22 +6,22 @@ window has the same fault for every model, whatever else is judged: its generato
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from mmkd_edge.errors import UsageError
+from mmkd_edge.frames import bytes_of, missing_frames, with_missing
 from mmkd_edge.spec import ModalitySpec, TaskKind
-from mmkd_models.data.kinds import windows_at_once
-from mmkd_models.data.sources import Floats, Rows, WindowSource
-from mmkd_models.data.spec import DatasetSpec
+from mmkd_models.data.kinds import Values, windows_at_once
+from mmkd_models.data.sources import Rows, WindowSource
 from mmkd_models.data.windows import Windows, mean_and_std, raw_values
+from mmkd_models.evaluate.faults.sensor import Sensor
+from mmkd_models.evaluate.faults.table import FAULTS, NAMES, SEVERITIES, Fault, FaultName, hit_channels
 from mmkd_models.evaluate.gains import FEWEST_GROUPS, interval_of
 from mmkd_models.evaluate.outcome import Outcome, drawn_figures, outcome_on
 from mmkd_models.evaluate.suites.answering import Answering
-from mmkd_models.evaluate.suites.faults import FAULTS, NAMES, SEVERITIES, Fault, FaultName, Sensor, hit_channels
 from mmkd_report.documents.judging import FaultFigures, FaultsFacts, RelativeError
 
 _BLOCKS_MEASURED = 2  # of training windows, of which a sensor's usual spread is
@@ -45,24 +45,43 @@ class FaultySource:
         """As of the sound source."""
         return self.source.max_shift_s
 
-    def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Floats:
-        """Gives new float32 (B, T, C); a modality that is none of the sensors is as it was."""
+    def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Values:
+        """Gives new windows as the sound source does; a modality that cannot have the fault is as it was."""
         values = self.source.gather(modality, rows, shift_s=shift_s)
         fault = FAULTS[self.name]
-        if modality.name not in self.sensors or values.shape[2] < fault.channels:
+        if modality.name not in self.sensors or not fault.can_hit(modality):
             return values
-        found: Floats = values.copy()
-        for number, row in enumerate(rows.tolist()):
-            found[number] = self._broken(values[number], fault, self.sensors[modality.name], row)
-        return found
+        chances = [np.random.default_rng([self.seed, NAMES.index(self.name), row]) for row in rows.tolist()]
+        sensor = self.sensors[modality.name]
+        if modality.kind == "video":
+            return _broken_frames(values, fault, sensor, self.severity, chances)
+        found = _broken_samples(values, fault, sensor, self.severity, chances)
+        return np.clip(found, -1, 1) if modality.kind == "audio" else found
 
-    def _broken(self, window: Floats, fault: Fault, sensor: Sensor, row: int) -> Floats:
-        rng = np.random.default_rng([self.seed, NAMES.index(self.name), row])
+
+def _broken_samples(
+    values: Values, fault: Fault, sensor: Sensor, severity: float, chances: Sequence[np.random.Generator]
+) -> Values:
+    """(B, T, C): a generator for each window."""
+    found: Values = values.copy()
+    for window, rng in zip(found, chances, strict=True):
         hit = hit_channels(fault, window.shape[1], rng)
         of_these = Sensor(mean=sensor.mean[hit], std=sensor.std[hit], rate_hz=sensor.rate_hz)
-        found: Floats = window.copy()
-        found[:, hit] = fault.apply(window[:, hit].astype(np.float64), of_these, self.severity, rng)
-        return found
+        window[:, hit] = fault.apply(window[:, hit].astype(np.float64), of_these, severity, rng)
+    return found
+
+
+def _broken_frames(
+    values: Values, fault: Fault, sensor: Sensor, severity: float, chances: Sequence[np.random.Generator]
+) -> Values:
+    """(B, T, H, W, C): a generator for each window."""
+    found, missing = bytes_of(values).copy(), missing_frames(values)
+    for number, rng in enumerate(chances):
+        frames = np.where(missing[number, :, None, None, None], np.nan, found[number]).astype(np.float32)
+        broken = fault.apply(frames, sensor, severity, rng)
+        missing[number] = np.isnan(broken).any(axis=(1, 2, 3))
+        found[number] = np.rint(np.nan_to_num(broken))
+    return with_missing(found, missing)
 
 
 def with_fault(
@@ -75,27 +94,35 @@ def with_fault(
     )
 
 
-def check_breakable(spec: DatasetSpec, names: Sequence[str], *, suite: str) -> None:
-    """Raises UsageError where one of these modalities is of a kind that has no faults here."""
-    for name in names:
-        modality = spec.modality(name)
-        if modality.kind != "series":
-            raise UsageError(
-                f"--suite {suite}: modality {name!r}: expected a series, got the kind {modality.kind!r}, for which "
-                "there are no faults yet; judge a model of another sensor, or leave the suite out"
-            )
-
-
 def sensors_of(train: Windows, names: Sequence[str]) -> dict[str, Sensor]:
-    """Measures mean and spread of these modalities, which are series, on training windows, raw."""
+    """Measures mean and spread of these modalities on training windows, raw; those of video are told in shares."""
     found = {}
     for name in names:
         modality = train.spec.modality(name)
+        if modality.kind == "video":
+            unmeasured = np.full(len(modality.channels), np.nan)
+            found[name] = Sensor(mean=unmeasured, std=unmeasured, rate_hz=modality.rate_hz)
+            continue
         count = min(_BLOCKS_MEASURED * windows_at_once(modality), len(train))
         rows = train.rows[np.unique(np.linspace(0, len(train) - 1, count).round().astype(int))]
         mean, std = mean_and_std(raw_values(train, modality=modality, rows=rows))
         found[name] = Sensor(mean=mean, std=std, rate_hz=modality.rate_hz)
     return found
+
+
+def faults_for(sensors: Sequence[ModalitySpec]) -> tuple[FaultName, ...]:
+    """Gives the faults that one of these sensors or more can have."""
+    return tuple(name for name in NAMES if any(FAULTS[name].can_hit(one) for one in sensors))
+
+
+def broken_windows(
+    windows: Windows, names: Sequence[str], *, train: Windows, severities: Sequence[float], seed: int
+) -> Iterator[Windows]:
+    """Gives the windows under every fault that sensors of these names can have, at each severity."""
+    sensors = sensors_of(train, names)
+    for name in faults_for([windows.spec.modality(one) for one in names]):
+        for severity in severities:
+            yield with_fault(windows, name, severity, seed=seed, sensors=sensors)
 
 
 def judge_faults(
@@ -114,20 +141,16 @@ def judge_faults(
         baseline: the name of the model whose error the others are told in; None without one.
     """
     names = models[0].facts.modalities
-    check_breakable(windows.spec, names, suite="faults")
     sensors = sensors_of(train, names)
-    most = max(len(windows.spec.modality(name).channels) for name in names)
+    breaking = [windows.spec.modality(name) for name in names]
     sound = {one.facts.name: outcome_on(windows, one.answers(windows)) for one in models}
     outcomes: dict[FaultName, dict[str, list[Outcome]]] = {}
-    for name in NAMES:
-        if FAULTS[name].channels > most:
-            continue
+    for name in faults_for(breaking):
         on_part(f"fault: {name}")
         broken = [with_fault(windows, name, severity, seed=seed, sensors=sensors) for severity in SEVERITIES]
         outcomes[name] = {one.facts.name: [outcome_on(windows, one.answers(part)) for part in broken] for one in models}
     kind = windows.spec.task.kind
-    fewest = min(len(windows.spec.modality(name).channels) for name in names)
-    figures = [_figures(name, found, models, fewest, kind, baseline) for name, found in outcomes.items()]
+    figures = [_figures(name, found, models, breaking, kind, baseline) for name, found in outcomes.items()]
     first = models[0].facts.name
     return FaultsFacts(
         sensors=tuple(names),
@@ -135,7 +158,9 @@ def judge_faults(
         measure=ERROR_OF[kind],
         sound={name: error_of(one, kind) for name, one in sound.items()},
         faults=tuple(sorted(figures, key=lambda one: -sum(one.errors[first]))),
-        left_out=tuple(name for name in NAMES if name not in outcomes),
+        left_out=tuple(
+            name for name in NAMES if name not in outcomes and any(one.kind in FAULTS[name].kinds for one in breaking)
+        ),
         relative={}
         if baseline is None
         else {
@@ -156,14 +181,15 @@ def _figures(
     name: FaultName,
     found: Mapping[str, Sequence[Outcome]],
     models: Sequence[Answering],
-    fewest_channels: int,
+    breaking: Sequence[ModalitySpec],
     kind: TaskKind,
     baseline: str | None,
 ) -> FaultFigures:
     errors = {model: tuple(error_of(one, kind) for one in judged) for model, judged in found.items()}
     practice = FAULTS[name].practice
-    if practice == "channel_dropout" and fewest_channels == 1:  # augmentation never hides a sensor's only channel
-        practice = None
+    hit = [one for one in breaking if FAULTS[name].can_hit(one)]
+    if practice == "channel_dropout" and any(one.kind != "video" and len(one.channels) == 1 for one in hit):
+        practice = None  # augmentation never hides a sensor's only channel; of video it drops frames
     return FaultFigures(
         name=name,
         what=FAULTS[name].what,

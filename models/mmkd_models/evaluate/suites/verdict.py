@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mmkd_models.evaluate.suites.shift import next_of_shift, of_shift
 from mmkd_report.documents.cost import CostFacts
 from mmkd_report.documents.judging import FaultFigures, FaultsFacts, GroupsFacts, JudgingDocument, TrustFacts
 
@@ -16,6 +17,8 @@ def verdict_of(document: JudgingDocument) -> Iterator[str]:
     """Gives the verdict on the first model."""
     if document.faults is not None:
         yield from _of_faults(document, document.faults)
+    if document.shift is not None:
+        yield from of_shift(document.shift)
     if document.groups is not None:
         yield from _of_groups(document, document.groups)
     if document.confidence is not None:
@@ -55,6 +58,8 @@ def _of_groups(document: JudgingDocument, found: GroupsFacts) -> Iterator[str]:
 def _to_record(document: JudgingDocument) -> Iterator[str]:
     """What recordings would mend most of what was found."""
     name = document.models[0].name
+    if document.shift is not None:
+        yield next_of_shift(document.shift)
     if document.groups is not None:
         gap = document.groups.gaps.get("accuracy", {}).get(name)
         if gap is not None and gap.gap > gap.chance:
@@ -132,6 +137,27 @@ def _of_faults(document: JudgingDocument, found: FaultsFacts) -> Iterator[str]:
         if lost:
             yield f"Do not rely on it where a sensor may show {_listed(lost)}: half of what it knew is lost there"
     yield from _beside(document, found)
+    yield from _of_rivals(document, found)
+
+
+def _of_rivals(document: JudgingDocument, found: FaultsFacts) -> Iterator[str]:
+    """Where a rival errs less, with sound sensors or over all faults."""
+    first = document.models[0].name
+    for one in document.models:
+        if one.role != "rival":
+            continue
+        summed = {name: sum(sum(fault.errors[name]) for fault in found.faults) for name in (first, one.name)}
+        better = [
+            words
+            for words, is_better in (
+                ("with sound sensors", found.sound[one.name] < found.sound[first]),
+                ("over all faults", summed[one.name] < summed[first]),
+            )
+            if is_better
+        ]
+        if better:
+            told = _listed(better, "and")
+            yield f"{one.name}, which needs no teacher, errs less than {first} {told}: look at it first"
 
 
 def _lost(one: FaultFigures, found: FaultsFacts, name: str) -> float:

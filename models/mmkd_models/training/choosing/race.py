@@ -80,18 +80,21 @@ def taught_race(
     *,
     teachers: Sequence[TaughtBy],
     recipe: Recipe,
-    labelled: StudentCheckpoint,
+    labelled: StudentCheckpoint | None,
 ) -> StudentCheckpoint:
     """Gives the taught student that validates best, or that of labels alone where it validates better.
 
     Args:
-        labelled: the student of labels alone, from `labelled_race` or any other of the same windows.
+        labelled: the student of labels alone, from `labelled_race` or any other of the same windows; None where
+            somebody else compares with it.
     """
 
     def train(own: StudentConfig, run: Run) -> StudentCheckpoint:
         return taught_student(data, modality, own, run, teachers=teachers, recipe=recipe)
 
     runners = _raced(data, modality, config, run, train)
+    if labelled is None:
+        return _shipped(runners, runners)
     alone = _runner(LABELS_ALONE, labelled, data.valid)
     return _shipped((_first(runners), alone), (*runners, alone))
 

@@ -21,7 +21,7 @@ from mmkd_models.metrics.likelihood import fitted_temperature
 from mmkd_models.training.checkpoint import HybridFacts, StudentCheckpoint
 from mmkd_models.training.judging.rule import preferred, standing_of
 from mmkd_models.training.predict import logits_of, scores_of
-from mmkd_models.training.trainings import Run, TrainingData
+from mmkd_models.training.trainings import Run, TrainingData, with_novelty
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,8 @@ def fit_hybrid(
     found = scores_of(joined.network(), valid, modality=modality).metric(run.train.metric)
     taus = {transformer.facts.prior_tau, rocket.facts.prior_tau}
     both = taus.pop() if len(taus) == 1 else msgspec.UNSET
-    return replace(joined, facts=msgspec.structs.replace(transformer.facts, score=found, prior_tau=both, hybrid=facts))
+    facts_of_both = msgspec.structs.replace(transformer.facts, score=found, prior_tau=both, hybrid=facts)
+    return with_novelty(replace(joined, facts=facts_of_both), [data.train], [data.valid])
 
 
 def _pooled(weight: float, parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -35,7 +35,14 @@ from mmkd_models.training.drift_reference import group_reference
 from mmkd_models.training.judging.prior import adjusted
 from mmkd_models.training.predict import scores_of
 from mmkd_models.training.teacher_set import TaughtBy
-from mmkd_models.training.trainings import Run, TrainingData, check_labels, check_teachers, planned_facts
+from mmkd_models.training.trainings import (
+    Run,
+    TrainingData,
+    check_labels,
+    check_teachers,
+    planned_facts,
+    with_novelty,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -182,7 +189,7 @@ def _checkpoint(
     scores = scores_of(network, valid, modality=modality)
     reference = group_reference(data.train, data.valid, modality)
     facts = planned_facts(data, run.train, run.augment, teachers=teachers)
-    return StudentCheckpoint(
+    checkpoint = StudentCheckpoint(
         modality=data.train.spec.modality(modality),
         task=data.train.spec.task,
         config=config,
@@ -195,3 +202,4 @@ def _checkpoint(
         state={name: value.detach().clone() for name, value in state.items()},
         carried=carried_windows(data.valid, modality, seed=run.train.seed) if run.embed_windows else None,
     )
+    return with_novelty(checkpoint, [data.train], [data.valid])

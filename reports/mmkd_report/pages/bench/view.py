@@ -76,7 +76,10 @@ def render_bench(documents: Sequence[Mapping[str, Any]], *, lead: Lead | None = 
         DocumentError: A document breaks its contract, or there is none, or more than a page can hold.
     """
     if not 1 <= len(documents) <= MOST_RUNS:
-        raise DocumentError(f"benchmark page: expected 1 to {MOST_RUNS} documents, got {len(documents)}; choose some")
+        raise DocumentError(
+            f"benchmark page: expected 1 to {MOST_RUNS} documents, got {len(documents)}; choose some, or make the "
+            "page of a fleet (mmkd-bench page --fleet)"
+        )
     runs = [read_bench(document) for document in documents]
     names = run_names(runs)
     first = runs[0]

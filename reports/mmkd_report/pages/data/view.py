@@ -5,6 +5,7 @@ Owns sentences, tables and figures; judges nothing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from mmkd_report.charts.plots import LineChart, Series, axis, line_chart, tight_axis
 from mmkd_report.documents.data import ChannelFacts, DataReport, DriftFacts, ExampleWindow, ProbeFacts, read_data_report
 from mmkd_report.pages.page import render_page
-from mmkd_report.words.formats import NOTHING, count, fixed, percent, significant, things, with_unit
+from mmkd_report.words.formats import NOTHING, THIN, count, fixed, percent, significant, things, with_unit
 
 _ROLES = ("student", "teacher", "other", "baseline")
 _MOST_SUSPECTS = 50
@@ -58,6 +59,8 @@ def render_data_report(document: Mapping[str, Any]) -> str:
         {
             "found": found,
             "answer": tuple(_answer(found, sensors)),
+            "doubts": [(one, _set(one.sentence), _set(one.advice)) for one in found.suspicions],
+            "not_judged": [_set(text) for text in found.not_judged],
             "signals": tuple(_signals(found)),
             "sensors": [_probe_row(one) for one in sensors],
             "guess": percent(sensors[0].guessing) if sensors else NOTHING,
@@ -70,6 +73,11 @@ def render_data_report(document: Mapping[str, Any]) -> str:
             "suspects": found.label_suspects[:_MOST_SUSPECTS],
         },
     )
+
+
+def _set(sentence: str) -> str:
+    """A sentence of the document as the page sets it: a thin space before percent signs, as in its figures."""
+    return re.sub(r"(?<=\d)%", f"{THIN}%", sentence)
 
 
 def _answer(found: DataReport, sensors: list[ProbeFacts]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from mmkd_report.documents.cost import SHARES, WHOLE, Assumption, CostFacts, CostResult, Swing
+from mmkd_report.documents.cost import EITHER_WAY, SHARES, WHOLE, Assumption, CostFacts, CostResult, Swing
 from mmkd_report.pages.page import TEMPLATES
 from mmkd_report.words.formats import count, percent
 
@@ -44,6 +44,7 @@ class Slider:
 class SwingRow:
     """One bar of the tornado: from `start`, `width` percent of the axis."""
 
+    path: str
     name: str
     at_low: str
     at_high: str
@@ -88,7 +89,18 @@ def cost_section(found: CostFacts) -> CostSection:
         swings=swings,
         zero=zero,
         beats="" if found.student_beats_teacher is None else percent(found.student_beats_teacher, 0),
-        data={"plant": msgspec.to_builtins(found.plant), "equipment": msgspec.to_builtins(found.equipment)},
+        data={
+            "plant": msgspec.to_builtins(found.plant),
+            "equipment": msgspec.to_builtins(found.equipment),
+            "assumptions": [
+                {"path": one.path, "low": one.low, "high": one.high, "follows": one.follows}
+                for one in found.assumptions
+            ],
+            "shares": SHARES,
+            "whole": WHOLE,
+            "either_way": EITHER_WAY,
+            "most_swings": _MOST_SWINGS,
+        },
         script=script,
         policy=f"; script-src 'sha256-{digest}'",
     )
@@ -123,6 +135,7 @@ def _swings(swings: tuple[Swing, ...]) -> tuple[tuple[SwingRow, ...], float]:
     span = (high - low) or 1.0
     rows = tuple(
         SwingRow(
+            path=one.path,
             name=one.path.replace("_", " ").replace(".", ": "),
             at_low=count(one.at_low),
             at_high=count(one.at_high),

@@ -13,6 +13,7 @@ from mmkd_report.pages.judging.confidence import confidence_section
 from mmkd_report.pages.judging.cost import cost_section
 from mmkd_report.pages.judging.faults import faults_section
 from mmkd_report.pages.judging.groups import groups_section
+from mmkd_report.pages.judging.shift import shift_section
 from mmkd_report.pages.page import render_page
 from mmkd_report.words.formats import magnitude
 
@@ -39,6 +40,7 @@ def render_judging(document: Mapping[str, Any]) -> str:
             "models": [(one, _about(one)) for one in found.models],
             "confidence": None if found.confidence is None else confidence_section(found, found.confidence),
             "cost": None if found.cost is None else cost_section(found.cost),
+            "shift": None if found.shift is None else shift_section(found.shift),
             "groups": None if found.groups is None else groups_section(found, found.groups),
             "faults": None if found.faults is None else faults_section(found, found.faults, roles),
         },
@@ -59,6 +61,13 @@ def roles_of(found: JudgingDocument) -> dict[str, str]:
 
 
 def _about(one: JudgedModel) -> str:
-    taught = {"teacher": "teacher", "distilled": "taught by a teacher", "labels alone": "taught by labels alone"}
+    taught = {
+        "teacher": "teacher",
+        "distilled": "taught by a teacher",
+        "labels alone": "taught by labels alone",
+        "rival": "a rival that learnt from the same labels",
+    }
     what = f"artifact of a bundle, {taught[one.role]}" if one.artifact else taught[one.role]
-    return f"{what}, {' + '.join(one.modalities)}, {magnitude(one.parameters)} parameters"
+    size = "" if one.parameters is None else f", {magnitude(one.parameters)} parameters"
+    file = f"; {one.path}, SHA-256 {one.sha256}" if one.path else ""
+    return f"{what}, {' + '.join(one.modalities)}{size}{file}"

@@ -67,6 +67,11 @@ def _notes(study: StudyDocument) -> Iterator[str]:
         f"Students had {facts.student_steps} steps, teachers {facts.teacher_steps}; every method chose its learning "
         f"rate by validation among {listed([plain(rate) for rate in facts.learning_rates])}."
     )
+    if facts.choose:
+        yield (
+            "Every student is the winner of a race on validation: transformers of mixed and of unmixed windows, "
+            "convolutional features, and both in one."
+        )
     if leak := study_leak(study):
         yield leak
     yield f"Chosen by validation: {chosen.method}, {chosen.student}."

@@ -41,6 +41,17 @@ def line(number: int, text: str) -> Change:
     return change
 
 
+def with_shift(machine: int) -> Change:
+    """A column beside the samples; of machine 2 it is empty in the second half."""
+
+    def change(content: str) -> str:
+        header, *rows = content.splitlines()
+        shifts = ["" if machine == 2 and number >= 50 else f"S{machine}" for number in range(len(rows))]
+        return "\n".join([f"{header},shift", *(f"{row},{shift}" for row, shift in zip(rows, shifts, strict=True))])
+
+    return change
+
+
 def local_log(*times: str) -> bytes:
     return "\n".join(["time,ax,ay", *(f"{one},{number}.5,{number}.25" for number, one in enumerate(times))]).encode()
 
@@ -440,6 +451,40 @@ CASES = [
         recipe=(("acc.csv", "acc.npz"),),
         files={"M0/acc.npz": b"PK"},
         says=("DIR/M0/acc.npz: expected a NumPy archive (.npz), got another format; write it with numpy.savez"),
+    ),
+    Broken(
+        name="a window without a group",
+        recipe=(('group = "machine"', 'group = "shift"'), ('time = "time"', 'time = "time"\nchannels = ["ax", "ay"]')),
+        files={f"M{machine}/acc.csv": with_shift(machine) for machine in range(6)},
+        says=(
+            "machine M2: expected a value of 'shift', the group, for every window, got none at 2025-11-03T07:03:25.000Z"
+            " (5 such); fill it in, or choose another 'split.group'"
+        ),
+    ),
+    Broken(
+        name="a second file of a machine with other columns",
+        recipe=(("{machine}/acc.csv", "{machine}/acc*.csv"),),
+        files={"M2/acc2.csv": b"time,ax,temp\n1762153411.0,1,2\n"},
+        says=(
+            "DIR/M2/acc2.csv:1: expected column 'ay' as in DIR/M0/acc.csv, got 'time', 'ax', 'temp';"
+            " correct the name in the recipe, or the file"
+        ),
+    ),
+    Broken(
+        name="two logs put one behind the other",
+        files={LOG: line(52, "time,ax,ay")},
+        says=(
+            "DIR/M2/acc.csv:52: column 'time': expected a time as a number, got 'time'; correct it, or set 'time_unit'"
+        ),
+    ),
+    Broken(
+        name="a file of Edge Impulse that was cut off",
+        recipe=(("acc.csv", "acc.json"), ('time = "time"', "rate_hz = 10.0")),
+        files={"M0/acc.json": b'{"payload": {"interval_ms": 100, "sensors": [{"name": "x"}], "values": [[1], [2'},
+        says=(
+            "DIR/M0/acc.json: expected Edge Impulse's data acquisition format, got Input data was truncated; export it"
+            " again as JSON"
+        ),
     ),
     Broken(
         name="two files wrong at once",

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from scipy.signal import resample_poly
 
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.importing.clocks.clock import Clock
+from mmkd_models.data.importing.grids import polyphase, resample
+from mmkd_models.data.importing.grids.resample import on_grid
 from mmkd_models.data.importing.readers.block import Block
 from mmkd_models.data.importing.recipe import Table
-from mmkd_models.data.importing.regular import on_grid
 from mmkd_models.data.importing.series import Series, clock_facts, in_order
 
 
@@ -141,3 +144,44 @@ def test_polyphase_takes_away_what_the_lower_rate_cannot_hold():
     wanted = np.sin(2 * np.pi * 2 * np.arange(790) / 20.0)
     # The filter's ripple in scipy's default window (Kaiser, beta 5) is below 0.5 %.
     assert np.abs(found[100:-100, 0] - wanted[100:-100]).max() < 0.01
+
+
+@pytest.mark.parametrize(("native_hz", "rate_hz"), [(48.0, 16.0), (44.1, 16.0), (10.0, 25.0), (50.0, 48.3)])
+def test_polyphase_in_blocks_is_that_of_the_whole(native_hz, rate_hz, monkeypatch):
+    monkeypatch.setattr(resample, "_BLOCK_VALUES", 128)
+    monkeypatch.setattr(polyphase, "_SCAN", 64)
+    rng = np.random.default_rng(0)
+    values = 3 + rng.normal(size=3000).cumsum() / 100
+    values[:70], values[900:1500], values[2990:] = np.nan, np.nan, np.nan
+    there = np.ones(3000, dtype=bool)
+    there[2000:2400] = False
+    count = int(2999 / native_hz * rate_hz) + 1
+    given = series(np.arange(3000)[there] / native_hz, values[there])
+    found = on_grid(
+        given,
+        origin_ns=0,
+        rate_hz=rate_hz,
+        count=count,
+        how="polyphase",
+        native_hz=native_hz,
+        max_gap_s=1.5 / native_hz,
+    )
+    length = int(np.ceil(count * native_hz / rate_hz)) + 1
+    native = on_grid(
+        given,
+        origin_ns=0,
+        rate_hz=native_hz,
+        count=length,
+        how="linear",
+        native_hz=native_hz,
+        max_gap_s=1.5 / native_hz,
+    )[:, 0]
+    known = np.flatnonzero(~np.isnan(native))
+    bridged = np.interp(np.arange(length), known, native[known].astype(float))
+    ratio = Fraction(rate_hz / native_hz).limit_denominator(1000)
+    whole = resample_poly(bridged, ratio.numerator, ratio.denominator, padtype="line")[:count]
+    nearest = np.rint(np.arange(count) * native_hz / rate_hz).astype(int)
+    wanted = np.where(np.isnan(native[nearest]), np.nan, whole)
+    assert 0.3 < np.isnan(wanted).mean() < 0.5
+    # The values are of one filter in float64; what is left is the rounding to float32.
+    np.testing.assert_allclose(found[:, 0], wanted, rtol=0, atol=1e-6)

@@ -1,42 +1,192 @@
-"""An import that is killed leaves no dataset, or a whole one; the same command afterwards makes what it would have."""
+"""An import that is ended leaves no dataset, or a whole one, and what it had finished, from where the next goes on."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from mmkd_models.data import check_dataset, open_dataset
+from mmkd_edge.errors import DatasetError
+from mmkd_models.data import check_dataset
 from mmkd_models.data.importing.from_recipe import import_recipe
 from mmkd_models.data.importing.recipe import read_recipe
 
 _RUN = "from mmkd_models.commands.data import main; main()"
+WRONG = ('group = "machine"', 'group = "machine"\nvalid = ["M9"]')
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def is_equal(plant: Path) -> bool:
+    """Whether the dataset `out`, which went on, is `whole`, which was made at once; but for its name."""
+    whole = {name: content.replace(b'"whole"', b'"out"') for name, content in files_of(plant / "whole").items()}
+    return files_of(plant / "out") == whole
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+class Import:
+    """Runs the recipe of a plant, and keeps what was said and how many bytes were read."""
+
+    def __init__(self, plant: Path) -> None:
+        self.plant = plant
+        self.notes: list[str] = []
+        self.read: list[tuple[int, int]] = []
+
+    def run(self, out: str = "out", *, stop_after: int | None = None):
+        def tell(done: int, total: int) -> None:
+            self.read.append((done, total))
+            if len(self.read) == stop_after:
+                raise KeyboardInterrupt
+
+        self.notes.clear()
+        self.read.clear()
+        return import_recipe(
+            read_recipe(self.plant / "recipe.toml"),
+            self.plant,
+            self.plant / out,
+            tell=tell,
+            note=self.notes.append,
+        )
+
+
+def write_longer_logs(plant: Path) -> None:
+    """Each machine's log again and again, so that reading is most of the work."""
+    for machine in range(6):
+        file = plant / f"M{machine}" / "acc.csv"
+        header, *rows = file.read_text().splitlines()
+        start = float(rows[0].split(",")[0])
+        lines = [
+            f"{start + (100 * turn + row) / 10:.1f},{float(x) + turn:.5f},{y}"
+            for turn in range(300)
+            for row, (_, x, y) in enumerate(line.split(",") for line in rows)
+        ]
+        file.write_text("\n".join([header, *lines]) + "\n")
 
 
 @pytest.mark.slow
-def test_twenty_kills_leave_nothing_or_all_of_a_dataset(plant):
-    out = plant / "out"
-    line = [sys.executable, "-c", _RUN, "import", str(plant / "recipe.toml"), "-o", str(out)]
+def test_twenty_kills_leave_nothing_or_all_of_a_dataset_and_the_rest_ends_equal(plant):
+    write_longer_logs(plant)
+    line = [sys.executable, "-c", _RUN, "import", str(plant / "recipe.toml"), "-o"]
     begun = time.monotonic()
-    subprocess.run(line, check=True, capture_output=True)
-    whole_s, wanted = time.monotonic() - begun, open_dataset(out).sha256
+    subprocess.run([*line, str(plant / "whole" / "out")], check=True, capture_output=True)
+    whole_s, wanted = time.monotonic() - begun, files_of(plant / "whole" / "out")
+    gone_on = 0
     for moment in range(20):
-        out.rename(plant / f"done{moment}")
-        process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        folder = plant / f"try{moment}"
+        process = subprocess.Popen([*line, str(folder / "out")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(whole_s * (moment + 1) / 20)
         process.kill()
         process.wait()
-        if not out.exists():
-            subprocess.run(line, check=True, capture_output=True)
-        assert check_dataset(out).warnings == ()
-        assert open_dataset(out).sha256 == wanted
+        if not (folder / "out").exists():
+            again = subprocess.run([*line, str(folder / "out")], check=True, capture_output=True, text=True)
+            gone_on += "recordings are kept from before" in again.stderr
+        assert check_dataset(folder / "out").warnings == ()
+        assert files_of(folder / "out") == wanted
+        assert names(folder) == ["out"]
+    assert gone_on > 0
 
 
-def test_an_error_at_the_end_leaves_no_scratch_behind(plant, recipe):
-    recipe(('group = "machine"', 'group = "machine"\nvalid = ["M9"]'))
-    before = sorted(path.name for path in plant.iterdir())
-    with pytest.raises(Exception, match="M9"):
+def test_an_error_at_the_end_keeps_what_was_read_for_the_mended_recipe(plant, recipe):
+    ours = Import(plant)
+    ours.run("whole")
+    recipe(WRONG)
+    with pytest.raises(DatasetError, match="M9"):
+        ours.run()
+    assert ours.notes == [f"what was read is kept in {plant / '.out.import'}; the same command goes on from there"]
+    assert len(ours.read) == 6
+    recipe((WRONG[1], WRONG[0]))
+    report = ours.run()
+    assert (ours.notes, ours.read) == (["6 of 6 recordings are kept from before"], [])
+    assert len(report.clocks) == 6
+    assert is_equal(plant)
+    assert ".out.import" not in names(plant)
+
+
+def test_an_error_before_anything_is_finished_leaves_nothing_behind(plant):
+    before = names(plant)
+    (plant / "M0" / "acc.csv").write_text("time,ax,ay\n1762151400.0,one,2\n1762151400.1,1,2\n")
+    with pytest.raises(DatasetError, match="expected a number"):
         import_recipe(read_recipe(plant / "recipe.toml"), plant, plant / "out")
-    assert sorted(path.name for path in plant.iterdir()) == before
+    assert names(plant) == before
+
+
+def test_other_labels_are_taken_up_without_reading_the_logs_again(plant, recipe):
+    ours = Import(plant)
+    recipe(WRONG)
+    with pytest.raises(DatasetError):
+        ours.run()
+    recipe((WRONG[1], WRONG[0]), ("length_s = 1.0", "length_s = 2.0"))
+    states = plant / "M2" / "states.csv"
+    states.write_text(states.read_text().replace("ok", "new"))
+    report = ours.run()
+    assert ours.read == []
+    assert sum(counts["new"] for counts in report.built.classes.values()) == 2
+
+
+def test_a_file_that_changed_is_read_again_alone(plant, recipe):
+    ours = Import(plant)
+    recipe(WRONG)
+    with pytest.raises(DatasetError):
+        ours.run()
+    log = plant / "M3" / "acc.csv"
+    log.write_text(log.read_text().replace(",-", ",9"))
+    recipe((WRONG[1], WRONG[0]))
+    ours.run()
+    size = log.stat().st_size
+    assert ours.notes == [
+        "5 of 6 recordings are kept from before",
+        "files of M3 have changed since: what was kept of them is not used",
+    ]
+    assert ours.read == [(size, size)]
+    ours.run("whole")
+    assert is_equal(plant)
+
+
+def test_other_sources_throw_away_what_was_kept(plant, recipe):
+    ours = Import(plant)
+    recipe(WRONG)
+    with pytest.raises(DatasetError):
+        ours.run()
+    recipe((WRONG[1], WRONG[0]), ('time = "time"', 'time = "time"\nscale = 2.0'))
+    ours.run()
+    assert ours.notes == ["the sources of the recipe have changed since: nothing of what was kept is used"]
+    assert len(ours.read) == 6
+    ours.run("whole")
+    assert is_equal(plant)
+
+
+def test_a_recording_of_many_files_goes_on_at_the_next_file(plant):
+    for machine in range(6):
+        (plant / f"M{machine}" / "acc.csv").rename(plant / f"log{machine}.csv")
+    text = (plant / "recipe.toml").read_text().replace('"{machine}/acc.csv"', '"log*.csv"')
+    text = text.replace('files = "{machine}/states.csv"', 'column = "state"').replace(
+        '[split]\ngroup = "machine"\n', ""
+    )
+    (plant / "recipe.toml").write_text(text.replace("[labels]", 'channels = ["ax", "ay"]\n[labels]'))
+    for machine in range(6):
+        log = plant / f"log{machine}.csv"
+        header, *rows = log.read_text().splitlines()
+        states = ["ok" if row < 30 or machine == 4 else "worn" for row in range(len(rows))]
+        lines = [f"{row},{state}" for row, state in zip(rows, states, strict=True)]
+        log.write_text("\n".join([f"{header},state", *lines]) + "\n")
+    ours = Import(plant)
+    ours.run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        ours.run(stop_after=4)
+    assert ours.notes == [f"what was read is kept in {plant / '.out.import'}; the same command goes on from there"]
+    for machine in range(1, 4):  # of the size and time that it had: nobody looks into it again
+        log = plant / f"log{machine}.csv"
+        facts = log.stat()
+        log.write_bytes(b"x" * facts.st_size)
+        os.utime(log, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    ours.run()
+    assert is_equal(plant)

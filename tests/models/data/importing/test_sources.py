@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pytest
 import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmkd_edge.spec import ModalitySpec
+from mmkd_models.commands.data import run_data
 from mmkd_models.commands.recipes import window_lines
-from mmkd_models.data import open_dataset, write_dataset
+from mmkd_models.data import check_dataset, open_dataset, write_dataset
 from mmkd_models.data.importing.build import import_recordings
 from mmkd_models.data.importing.from_recipe import import_recipe
 from mmkd_models.data.importing.recipe import LabelRule, SplitRule, WindowRule, read_recipe
@@ -337,10 +339,38 @@ def test_a_site_that_is_labelled_in_train_alone_keeps_the_windows_of_the_other_s
     assert window_lines(report)[-2:] == [f"valid {no_label}", f"test {no_label}"]
 
 
-def test_recordings_without_any_label_become_a_dataset_without_labels(plant, recipe):
+def test_recordings_without_any_label_become_a_dataset_without_labels(plant, recipe, capsys):
     recipe(('files = "{machine}/states.csv"', 'classes = ["ok", "worn"]\nunlabelled = "keep"'))
     run(plant)
     windows = open_dataset(plant / "out").everything()
     assert len(windows) == 60
     assert (windows.labels == -1).all()
     assert windows.spec.task.labels == ("ok", "worn")
+    out = plant / "out"
+    told = (
+        f"next: mmkd-adapt student.ckpt {out} -o adapted.ckpt with a student that was trained elsewhere; to train here,"
+        " label windows of train first"
+    )
+    for command in ("check", "describe"):
+        with pytest.raises(SystemExit, match="0"):
+            run_data([command, str(out)])
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[-1].endswith(told)
+        assert command == "describe" or "classes ok, worn, no window has a label; 60 unlabelled windows" in lines
+
+
+def test_the_check_takes_a_regression_without_any_number(plant, recipe):
+    recipe(('files = "{machine}/states.csv"', 'task = "regression"\ntarget = "wear"\nunlabelled = "keep"'))
+    run(plant)
+    report = check_dataset(plant / "out")
+    assert not report.has_labels
+    assert "target wear, no window has a label; 60 unlabelled windows" in report.facts
+
+
+def test_a_class_that_a_split_lacks_is_a_warning(plant, recipe):
+    recipe(('group = "machine"', 'group = "machine"\nvalid = ["M4"]\ntest = ["M5"]'))
+    states = plant / "M5" / "states.csv"
+    states.write_text(states.read_text().replace("worn", "ok"))
+    assert window_lines(run(plant))[-1] == (
+        "warning: test has no window of worn; choose other groups or another 'seed'"
+    )

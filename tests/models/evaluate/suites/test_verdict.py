@@ -72,6 +72,27 @@ def test_faults_are_told_worst_first_and_beside_labels_alone() -> None:
     ]
 
 
+def test_a_rival_is_named_where_it_errs_less() -> None:
+    rocket = msgspec.structs.replace(LABELS, name="MiniRocket", path="", role="rival", parameters=None)
+
+    def beside(sound: float, errors: float) -> list[str]:
+        found = faults(RelativeError(mean=0.5, low=0.4, high=0.65))
+        given = tuple(
+            msgspec.structs.replace(one, errors=one.errors | {"MiniRocket": (errors,) * 5}) for one in found.faults
+        )
+        found = msgspec.structs.replace(found, faults=given, sound=found.sound | {"MiniRocket": sound})
+        return [one for one in told(faults=found, models=(STUDENT, LABELS, rocket)) if one.startswith("MiniRocket")]
+
+    # s errs 0.1 with sound sensors and (1.1 + 1.0 + 0.6) / 15 = 0.18 over all faults
+    assert beside(0.05, 0.1) == [
+        "MiniRocket, which needs no teacher, errs less than s with sound sensors and over all faults: look at it first"
+    ]
+    assert beside(0.1, 0.17) == [
+        "MiniRocket, which needs no teacher, errs less than s over all faults: look at it first"
+    ]
+    assert beside(0.2, 0.19) == []
+
+
 def test_a_claim_needs_its_whole_interval_on_one_side() -> None:
     def third(low: float | None, high: float | None) -> str:
         return told(faults=faults(RelativeError(mean=1.0, low=low, high=high)))[2].partition(":")[0]

@@ -69,6 +69,8 @@ def _of_result(file: Path, place: str, result: Any, name: str, rule: LabelRule) 
     labels = value.get(result["type"], value.get("labels"))
     if not isinstance(labels, list):
         return  # a choice, a rating or a text, of the whole task
+    if rule.task == "multi_label" and labels:
+        labels = [rule.separator.join(labels)]
     if len(labels) != 1:
         raise DatasetError(
             f"{file}: {place}: expected one label for an interval, got {', '.join(labels) or 'none'}; keep one"

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mmkd_edge.errors import DatasetError, UnavailableError
+from mmkd_edge.errors import DatasetError
+from mmkd_edge.frames import opencv
 
 # Containers without an index estimate the number of frames from their length.
 _LEAST_SHARE, _SPARE_FRAMES = 0.98, 2
@@ -38,7 +39,7 @@ class Frame:
 
 def video_facts(file: Path) -> VideoFacts:
     """Looks at the container. Raises DatasetError where it is no video that OpenCV can decode."""
-    cv2 = _opencv()
+    cv2 = opencv("video files need")
     video = _opened(cv2, file)
     try:
         rate_hz = float(video.get(cv2.CAP_PROP_FPS))
@@ -55,7 +56,7 @@ def video_frames(file: Path) -> Iterator[Frame]:
 
     Raises DatasetError where fewer can be decoded than the container says, or their size changes.
     """
-    cv2 = _opencv()
+    cv2 = opencv("video files need")
     video = _opened(cv2, file)
     try:
         expected, shape, count = int(video.get(cv2.CAP_PROP_FRAME_COUNT)), None, 0
@@ -85,13 +86,3 @@ def _opened(cv2: Any, file: Path) -> Any:
             f" encode it anew (ffmpeg -i {file.name} -c:v libx264 {file.stem}-new.mp4)"
         )
     return video
-
-
-def _opencv() -> Any:
-    try:
-        import cv2
-    except ImportError as error:
-        raise UnavailableError(
-            "video files need OpenCV, which this Python lacks; run: pip install 'mmkd-edge[video]'"
-        ) from error
-    return cv2

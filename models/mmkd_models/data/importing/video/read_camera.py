@@ -14,14 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError
+from mmkd_edge.frames import cut_out
 from mmkd_models.data.importing.clocks.clock import start_ns
 from mmkd_models.data.importing.patterns import FoundFile
 from mmkd_models.data.importing.read_source import ReadSource
 from mmkd_models.data.importing.readers.video_file import video_facts, video_frames
 from mmkd_models.data.importing.recipe import Region, Source
-from mmkd_models.data.importing.recorded import Sensor
+from mmkd_models.data.importing.recorded import ReadingPlace, Sensor
 from mmkd_models.data.importing.series import SECOND_NS, ClockFacts, Frames, Pixels, Samples, Spool, clock_facts
-from mmkd_models.data.importing.video.region import Motion, MotionMeter, cut_out, moving_box
+from mmkd_models.data.importing.video.region import Motion, MotionMeter, moving_box
 
 _RATE_TOLERANCE = 0.01
 _LATE_PERIODS = 0.5  # a frame this far from where the rate puts it was not taken at that rate
@@ -115,10 +116,13 @@ class CameraReader:
         return clock_facts(frames, max_gap_s=self.sensor.gap_s)
 
     def read(
-        self, files: Sequence[FoundFile], scratch: Path, stack: ExitStack, *, told: Callable[[int], None]
+        self, files: Sequence[FoundFile], place: ReadingPlace, stack: ExitStack, *, told: Callable[[int], None]
     ) -> ReadSource:
-        """Reads the files of one recording one behind the other; arguments and errors as of `SourceReader.read`."""
-        reading = _Reading(self, stack.enter_context(Spool(scratch, self.source.modality, self._shape, np.uint8)))
+        """Reads the files of one recording one behind the other; arguments and errors as of `SourceReader.read`.
+
+        Where an earlier run read some of them, all are read again.
+        """
+        reading = _Reading(self, stack.enter_context(Spool(place.folder, place.name, self._shape, np.uint8)))
         reading.origin_ns = self._origin_ns(files[0])
         for file in files:
             reading.add_file(file.path)

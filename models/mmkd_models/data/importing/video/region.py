@@ -98,21 +98,3 @@ def _widened(low: float, high: float, wanted: float, length: int) -> tuple[float
     wanted = min(wanted, length)
     start = min(max(0.0, (low + high - wanted) / 2), length - wanted)
     return start, start + wanted
-
-
-def cut_out(pixels: Pixels, region: Region | None, *, height: int, width: int, is_gray: bool) -> Pixels:
-    """Gives uint8 (height, width, C), the region of a frame (H, W, 3) of blue, green and red, as gray or red to blue.
-
-    Pixels are averaged where the frame shrinks (OpenCV's INTER_AREA), else interpolated linearly.
-    """
-    import cv2
-
-    if region is not None:
-        x, y, wide, tall = region
-        pixels = pixels[y : y + tall, x : x + wide]
-    coloured = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY if is_gray else cv2.COLOR_BGR2RGB))
-    if coloured.shape[:2] != (height, width):
-        shrinks = coloured.shape[0] >= height and coloured.shape[1] >= width
-        how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        coloured = np.asarray(cv2.resize(coloured, (width, height), interpolation=how))
-    return coloured.astype(np.uint8).reshape(height, width, 1 if is_gray else 3)

@@ -27,11 +27,11 @@ class Dealt:
     folds: Rows | None
 
 
-def deal_groups(groups: npt.NDArray[np.str_], labels: Rows, rule: SplitRule) -> Dealt:
+def deal_groups(groups: npt.NDArray[np.str_], strata: Rows, rule: SplitRule) -> Dealt:
     """Deals whole groups, classes balanced as far as the groups allow, or as the rule names them.
 
     Args:
-        labels: (N,) class numbers, -1 for unlabelled.
+        strata: (N,) which windows are alike by their labels, -1 for unlabelled.
 
     Raises DatasetError where there are too few groups, or one that is named is not there.
     """
@@ -42,8 +42,8 @@ def deal_groups(groups: npt.NDArray[np.str_], labels: Rows, rule: SplitRule) -> 
             f"'split.group': expected {least} values of {rule.group!r} or more, got {len(names)}"
             f" ({', '.join(names.tolist())}); record more, choose another group, or leave it out to split by time"
         )
-    counts = np.zeros((len(names), int(labels.max(initial=-1)) + 2))
-    np.add.at(counts, (group, labels + 1), 1)
+    counts = np.zeros((len(names), int(strata.max(initial=-1)) + 2))
+    np.add.at(counts, (group, strata + 1), 1)
     if rule.folds is not None:
         fold_of = _dealt(counts, np.full(rule.folds, 1 / rule.folds), seed=rule.seed)
         split_of = np.where(fold_of == 0, _TEST, np.where(fold_of == 1, _VALID, _TRAIN))
@@ -118,12 +118,12 @@ def deal_as_named(names: Sequence[str], recordings: Sequence[str], *, column: st
     return Dealt(splits=np.array([order.index(name) for name in names], dtype=np.int64), folds=None)  # type: ignore[arg-type]
 
 
-def deal_by_time(recordings: Rows, labels: Rows, rule: SplitRule) -> Dealt:
+def deal_by_time(recordings: Rows, strata: Rows, rule: SplitRule) -> Dealt:
     """Splits the windows of each recording and class by time: the first train, the next choose, the last judge."""
     assert isinstance(rule.valid, float | int)  # the recipe's check: names need a group
     assert isinstance(rule.test, float | int)
     splits = np.zeros(len(recordings), dtype=np.int64)
-    _, stratum = np.unique(np.stack([recordings, labels], axis=1), axis=0, return_inverse=True)
+    _, stratum = np.unique(np.stack([recordings, strata], axis=1), axis=0, return_inverse=True)
     for number in range(int(stratum.max(initial=-1)) + 1):
         rows = np.flatnonzero(stratum.reshape(-1) == number)
         test = round(len(rows) * rule.test)

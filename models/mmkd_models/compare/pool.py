@@ -1,7 +1,7 @@
-"""Makes the parts of a demo side by side, each with one thread, in processes of their own or one after the other here.
+"""Makes jobs side by side, each with one thread, in processes of their own or one after the other here.
 
 One thread each makes figures the same however many processes there are, and small networks train little faster with
-more. Owns the life of the processes; what a part is, and its files, are the comparison's.
+more. Owns the life of the processes; what a job is, and its files, are others'.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from mmkd_edge.errors import MmkdError
 from mmkd_models.compare.comparison import Part, Step, make_part
@@ -31,6 +32,9 @@ _TELL_EVERY_S = 0.5  # of a part; training steps are shorter
 
 OnStep = Callable[[int, Step], None]
 OnEnd = Callable[[int], None]
+Job = TypeVar("Job")
+Make = Callable[[Job, Callable[[Step], None]], None]
+"""Makes a job, and tells where it stands, if it has steps."""
 
 
 @contextmanager
@@ -46,15 +50,20 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class Pool:
-    """Workers that make parts. Leaving the `with` ends them, at once where it is left by an error or Ctrl-C."""
+class Pool(Generic[Job]):
+    """Workers that make jobs. Leaving the `with` ends them, at once where it is left by an error or Ctrl-C.
 
-    def __init__(self, dataset: Dataset, workers: int) -> None:
-        self._dataset = dataset
+    Args:
+        make: a job, in any process: it can be pickled, as jobs can.
+        here: makes one in this process, where `workers` is 1.
+    """
+
+    def __init__(self, make: Make[Job], workers: int, *, here: Make[Job]) -> None:
+        self._make, self._here = make, here
         self._count = workers
         self._workers: dict[Connection, BaseProcess] = {}
 
-    def __enter__(self) -> Pool:
+    def __enter__(self) -> Pool[Job]:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
@@ -65,7 +74,7 @@ class Pool:
         for process in self._workers.values():
             process.join()
 
-    def make(self, parts: Sequence[Part], *, on_step: OnStep, on_end: OnEnd) -> None:
+    def make(self, parts: Sequence[Job], *, on_step: OnStep, on_end: OnEnd) -> None:
         """Makes all parts, begun in this order.
 
         Args:
@@ -96,10 +105,10 @@ class Pool:
                 on_end(busy.pop(pipe))
                 idle.append(pipe)
 
-    def _make_here(self, parts: Sequence[Part], on_step: OnStep, on_end: OnEnd) -> None:
+    def _make_here(self, parts: Sequence[Job], on_step: OnStep, on_end: OnEnd) -> None:
         with one_thread():
             for number, part in enumerate(parts):
-                make_part(self._dataset, part, _seldom(partial(on_step, number)))
+                self._here(part, _seldom(partial(on_step, number)))
                 on_end(number)
 
     def _start(self) -> None:
@@ -107,7 +116,7 @@ class Pool:
         with _ignoring_interrupts(), _environment(_KEEP_MEMORY):  # the processes keep what they find when they begin
             for _ in range(self._count):
                 ours, theirs = context.Pipe()
-                process = context.Process(target=_work, args=(self._dataset.path, theirs), daemon=True)
+                process = context.Process(target=_work, args=(self._make, theirs), daemon=True)
                 process.start()
                 theirs.close()
                 self._workers[ours] = process
@@ -120,12 +129,21 @@ class Pool:
             process = self._workers[pipe]
             process.join()
             raise MmkdError(
-                f"demo: expected processes that end their work, one died (exit code {process.exitcode}); the same "
+                f"workers: expected processes that end their work, one died (exit code {process.exitcode}); the same "
                 "command continues; where memory is short give --workers 1"
             ) from error
         if isinstance(said, Exception):
             raise said
         return said if isinstance(said, Step) else None
+
+
+def fold_pool(dataset: Dataset, workers: int) -> Pool[Part]:
+    """Gives a pool for the parts of folds of a dataset."""
+    return Pool(partial(_make_part_of, dataset.path), workers, here=partial(make_part, dataset))
+
+
+def _make_part_of(dataset: Path, part: Part, on_step: Callable[[Step], None]) -> None:
+    make_part(open_dataset(dataset), part, on_step)
 
 
 @contextmanager
@@ -153,13 +171,13 @@ def _environment(more: Mapping[str, str]) -> Iterator[None]:
             del os.environ[name]
 
 
-def _work(dataset: Path, pipe: Connection) -> None:
+def _work(make: Make[Job], pipe: Connection) -> None:
     """A worker: makes parts that come through the pipe until it is closed, or whoever holds its other end is gone."""
     with one_thread(), suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             part = pipe.recv()
             try:
-                make_part(open_dataset(dataset), part, _seldom(pipe.send))
+                make(part, _seldom(pipe.send))
                 pipe.send(None)
             except (EOFError, BrokenPipeError, ConnectionResetError):
                 raise

@@ -1,63 +1,20 @@
-"""Faults of sensors: one function each, from a window to the window that a broken sensor would have given.
+"""Faults of anything that gives samples (T, c): one function each.
 
-Owns the faults and their one table. Maxima are those of SensorFault-Bench (arXiv 2605.10822) where it has the fault, in
-standard deviations of the training: offset 0.75, drift 1, attenuation x0.25, scaling x2, noise 1, spike 7.5, clipping
-at 3 to 1, a gap of half the window, time stretch x5. The others are chosen here, and stand at their function. NaN stays
-missing. Every function is pure: the same generator gives the same fault, and severity scales it.
+Maxima are those of SensorFault-Bench (arXiv 2605.10822) where it has the fault, in standard deviations of the training:
+offset 0.75, drift 1, attenuation x0.25, scaling x2, noise 1, spike 7.5, clipping at 3 to 1, a gap of half the window,
+time stretch x5. The others are chosen here, and stand at their function. NaN stays missing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, get_args
-
 import numpy as np
-from numpy.typing import NDArray
 
-Samples = NDArray[np.float64]
-
-FaultName = Literal[
-    "noise",
-    "offset",
-    "drift",
-    "gain up",
-    "gain down",
-    "spike",
-    "stuck",
-    "gap",
-    "clipping",
-    "time stretch",
-    "time shift",
-    "sample rate",
-    "quantisation",
-    "hum",
-    "channel swap",
-    "lost channel",
-]
-Practice = Literal["noise", "gain", "span_dropout", "channel_dropout"]
-"""What training may have practised, by its field in `AugmentConfig`."""
-
-SEVERITIES = (0.2, 0.4, 0.6, 0.8, 1.0)
-"""Share of the maximum, as in SensorFault-Bench."""
+from mmkd_models.evaluate.faults.sensor import Samples, Sensor
 
 _HUM_HZ = 50.0
 _RATE_ERROR = 0.1
 _MOST_BITS, _LEAST_BITS = 10, 2
 _FULL_SCALE = 3.0  # standard deviations either way of the mean that a converter covers
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sensor:
-    """What a fault knows of the channels that it hits, (c,) each, in raw units of the training windows."""
-
-    mean: Samples
-    std: Samples
-    rate_hz: float
-
-
-Apply = Callable[[Samples, Sensor, float, np.random.Generator], Samples]
-"""From samples (T, c) of the channels that are hit, the sensor, the severity above 0 and up to 1, and a generator."""
 
 
 def noise(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
@@ -161,49 +118,6 @@ def lost_channel(x: Samples, sensor: Sensor, severity: float, rng: np.random.Gen
     found: Samples = x.copy()
     found[len(x) - _part(x, severity) :] = np.nan
     return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fault:
-    """One row of the table.
-
-    Attributes:
-        what: it does at worst, in words.
-        practice: what in training is of the same kind; None where nothing is.
-        channels: how many it needs at once; 1 hits half of a sensor's channels, 2 a pair.
-    """
-
-    apply: Apply
-    what: str
-    practice: Practice | None = None
-    channels: Literal[1, 2] = 1
-
-
-FAULTS: dict[FaultName, Fault] = {
-    "noise": Fault(apply=noise, what="noise of one standard deviation", practice="noise"),
-    "offset": Fault(apply=offset, what="a constant of 0.75 standard deviations"),
-    "drift": Fault(apply=drift, what="a ramp to one standard deviation"),
-    "gain up": Fault(apply=gain_up, what="twice the amplitude", practice="gain"),
-    "gain down": Fault(apply=gain_down, what="a quarter of the amplitude", practice="gain"),
-    "spike": Fault(apply=spike, what="one sample in fifty off by 7.5 standard deviations"),
-    "stuck": Fault(apply=stuck, what="one value throughout the window"),
-    "gap": Fault(apply=gap, what="half of the window missing", practice="span_dropout"),
-    "clipping": Fault(apply=clipping, what="nothing beyond one standard deviation"),
-    "time stretch": Fault(apply=time_stretch, what="five times as slow"),
-    "time shift": Fault(apply=time_shift, what="late by half the window"),
-    "sample rate": Fault(apply=sample_rate, what="a clock that is ten per cent off"),
-    "quantisation": Fault(apply=quantisation, what="a converter of two bits"),
-    "hum": Fault(apply=hum, what="50 Hz of one standard deviation"),
-    "channel swap": Fault(apply=channel_swap, what="two channels the wrong way round", channels=2),
-    "lost channel": Fault(apply=lost_channel, what="channels missing throughout", practice="channel_dropout"),
-}
-NAMES: tuple[FaultName, ...] = get_args(FaultName)
-
-
-def hit_channels(fault: Fault, channels: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Gives which channels a window's fault hits: at most half of them, one at least; a pair where it takes two."""
-    count = 2 if fault.channels == 2 else max(1, channels // 2)
-    return np.sort(rng.permutation(channels)[:count])
 
 
 def _signs(x: Samples, rng: np.random.Generator) -> Samples:

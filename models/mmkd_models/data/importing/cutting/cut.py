@@ -14,14 +14,17 @@ import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data.files import AnyArray, release_pages
 from mmkd_models.data.importing.clocks.clock import time_text
-from mmkd_models.data.importing.intervals import known_labels, majority, refuse_overlaps
+from mmkd_models.data.importing.cutting.labels import Answers, labelled_intervals, window_answers
+from mmkd_models.data.importing.grids.grids import Grids, Placed
+from mmkd_models.data.importing.intervals import majority
 from mmkd_models.data.importing.recipe import LabelRule, SplitRule, WindowRule
 from mmkd_models.data.importing.recorded import Interval, Recorded
 from mmkd_models.data.importing.series import SECOND_NS, Times
-from mmkd_models.data.kinds import Values, present_of
-from mmkd_models.data.sources import first_sample, latest_start_s, window_starts_s
+from mmkd_models.data.sources import Rows, first_sample, latest_start_s, window_starts_s
 
+_BLOCK_ROWS = 1 << 16
 _HARDLY = 1e-6  # of a sample
 _WHOLE = 1 - 1e-6  # of a window: one value from its start to its end, roundings aside
 
@@ -32,7 +35,7 @@ class Cut:
 
     Attributes:
         starts_s: (W,) seconds from the origin of the recording's grids.
-        labels: (W,) text, empty for unlabelled.
+        answers: (W,) as of `window_answers`.
         groups: (W,) text, or None where the split asks for no group.
         splits: (W,) text, or None where the split is dealt.
         columns: (W,) text each.
@@ -40,7 +43,7 @@ class Cut:
     """
 
     starts_s: npt.NDArray[np.float64]
-    labels: npt.NDArray[np.object_]
+    answers: Answers
     groups: npt.NDArray[np.object_] | None
     splits: npt.NDArray[np.object_] | None
     columns: Mapping[str, npt.NDArray[np.object_]]
@@ -48,11 +51,10 @@ class Cut:
 
 
 def cut(
-    recorded: Recorded,
-    grids: Mapping[str, Values],
+    placed: Placed,
+    grids: Grids,
     modalities: Sequence[ModalitySpec],
     *,
-    origin_ns: int,
     labels: LabelRule,
     windows: WindowRule,
     split: SplitRule,
@@ -61,56 +63,43 @@ def cut(
 
     Raises DatasetError where labels overlap or are unknown, or a window has no group.
     """
-    lengths = [len(grids[modality.name]) for modality in modalities]
+    recorded, origin_ns = placed.recorded, placed.origin_ns
+    lengths = [placed.lengths[modality.name] for modality in modalities]
     left_out: Counter[str] = Counter()
     length_ns = round(windows.length_s * SECOND_NS)
     if windows.at == "intervals":
-        intervals = _intervals(recorded, labels)
+        intervals = labelled_intervals(recorded, labels)
         starts_s, found = _centred(intervals, lengths, modalities, origin_ns=origin_ns, length_ns=length_ns)
+        if labels.task == "regression":
+            found[:] = [float(one) for one in found]
         left_out["beyond the recording"] += len(intervals) - len(starts_s)
         starts_ns = origin_ns + np.rint(starts_s * SECOND_NS).astype(np.int64)
     else:
         starts_s = np.array(window_starts_s(lengths, modalities, hop_s=windows.hop_s), dtype=np.float64)
         starts_ns = origin_ns + np.rint(starts_s * SECOND_NS).astype(np.int64)
-        found = _labels(recorded, labels, starts_ns, length_ns)
+        found = window_answers(placed, grids, labels, starts_ns, length_ns)
     group = split.group
     names = dict.fromkeys(name for name in (*windows.columns, group, split.column) if name)
     facts = {name: _fact(recorded, name, starts_ns, length_ns) for name in names}
-    reasons = {"without any value": ~_filled(grids, modalities, starts_s)}
+    reasons = {"without any value": ~_filled(placed, grids, modalities, starts_s)}
     if group:
         groups, at_start = facts[group], _fact(recorded, group, starts_ns, 2)
         reasons[f"with more than one {group}"] = (groups == "") & (at_start != "")
         _refuse_no_group(recorded, group, at_start, starts_ns)
     if labels.unlabelled == "drop":
-        reasons["without a label"] = found == ""
+        reasons["without a label"] = np.array([one is None for one in found], dtype=bool)
     keep = np.ones(len(starts_s), dtype=bool)
     for reason, mask in reasons.items():
         left_out[reason] += int((keep & mask).sum())
         keep &= ~mask
     return Cut(
         starts_s=starts_s[keep],
-        labels=found[keep],
+        answers=found[keep],
         groups=facts[group][keep] if group else None,
         splits=facts[split.column][keep] if split.column else None,
         columns={name: facts[name][keep] for name in windows.columns},
         left_out=left_out,
     )
-
-
-def _labels(recorded: Recorded, rule: LabelRule, starts_ns: Times, length_ns: int) -> npt.NDArray[np.object_]:
-    if rule.path or rule.table:
-        value = recorded.parts.get(rule.path or rule.label, "")
-        known_labels([Interval(start_ns=0, end_ns=0, value=value, place=recorded.name)], rule)
-        return np.full(len(starts_ns), "" if value in rule.ignore else value, dtype=object)
-    return majority(_intervals(recorded, rule), starts_ns, length_ns, purity=rule.purity)
-
-
-def _intervals(recorded: Recorded, rule: LabelRule) -> list[Interval]:
-    """The intervals that have a label, in order of time."""
-    given = recorded.runs.get(rule.column, ()) if rule.column else recorded.labels
-    intervals = known_labels(given, rule)
-    refuse_overlaps(intervals)
-    return sorted(intervals, key=lambda one: one.start_ns)
 
 
 def _centred(
@@ -167,20 +156,30 @@ def _refuse_no_group(recorded: Recorded, group: str, at_start: npt.NDArray[np.ob
 
 
 def _filled(
-    grids: Mapping[str, Values], modalities: Sequence[ModalitySpec], starts_s: npt.NDArray[np.float64]
+    placed: Placed, grids: Grids, modalities: Sequence[ModalitySpec], starts_s: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.bool_]:
     """(W,) whether any sensor has a value in the window."""
     filled = np.zeros(len(starts_s), dtype=bool)
+    samples, present = grids.mapped()
     for modality in modalities:
-        there = np.concatenate([[0], np.cumsum(_has_value(grids[modality.name]))])
+        begin, length = placed.first[modality.name], placed.lengths[modality.name]
+        grid = present[modality.name] if modality.kind == "video" else samples[modality.name]
         first = first_sample(starts_s, modality.rate_hz)
-        filled |= there[first + modality.samples] > there[first]
+        before = _filled_before(grid[begin : begin + length], np.concatenate([first, first + modality.samples]))
+        filled |= before[len(first) :] > before[: len(first)]
     return filled
 
 
-def _has_value(grid: Values) -> npt.NDArray[np.bool_]:
-    """(L,) whether any channel has a value; of video whether the frame is there."""
-    if grid.dtype != np.uint8:
-        return np.asarray((~np.isnan(grid)).any(axis=1))
-    present = present_of(grid)
-    return np.ones(len(grid), dtype=bool) if present is None else present == 1
+def _filled_before(grid: AnyArray, rows: Rows) -> Rows:
+    """How many of the rows before each of these have a value, of (L, C) or of presence (L,)."""
+    found = np.zeros(len(rows), dtype=np.int64)
+    count = 0
+    for start in range(0, len(grid), _BLOCK_ROWS):
+        block = grid[start : start + _BLOCK_ROWS]
+        there = block == 1 if block.ndim == 1 else (~np.isnan(block)).any(axis=1)
+        sums = np.concatenate([[count], count + np.cumsum(there)])
+        count = int(sums[-1])
+        here = (rows > start) & (rows <= start + len(block))
+        found[here] = sums[rows[here] - start]
+        release_pages(grid)
+    return found

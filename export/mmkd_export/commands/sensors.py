@@ -1,0 +1,194 @@
+"""`mmkd-evaluate --sensors`: a model for every sensor, judged, and the table that decides which one is bought."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+
+from mmkd_edge.bundle.files import write_file
+from mmkd_edge.command.options import Argument, Command, Option, run_line
+from mmkd_edge.command.outputs import held
+from mmkd_edge.command.run import require_modules, shell_line
+from mmkd_edge.command.show import json_text, plain_table, say, show_table
+from mmkd_edge.errors import UsageError
+from mmkd_edge.machine import usable_cores
+from mmkd_export.commands.demo import (
+    MOST_WORKERS,
+    ComparisonOptions,
+    comparison_config,
+    labels_seen,
+    made_folds,
+    teacher_presets,
+)
+from mmkd_models.data.checking.related import refuse_shared_samples
+from mmkd_models.data.dataset import open_dataset
+from mmkd_models.data.folds import check_seeds
+
+if TYPE_CHECKING:
+    import typer
+
+    from mmkd_report.documents.demo import DemoDocument
+    from mmkd_report.documents.judging import JudgingDocument, SensorsDocument
+    from mmkd_report.documents.study import PairLatency
+
+SENSORS_FILE, PAGE_FILE = "sensors.json", "report.html"
+_NEEDS = ("torch", "safetensors", "lightning_fabric", "sklearn", "jinja2")
+_EPILOG = (
+    "Example: mmkd-evaluate --sensors mydata --workers 2 -o sensors. An interrupted run continues where it was: give "
+    "the same --out and options."
+)
+
+
+def run_sensors(arguments: Sequence[str]) -> None:
+    """Runs `mmkd-evaluate --sensors` with the other arguments."""
+    run_line("mmkd-evaluate --sensors", arguments, [Command(function=sensors, epilog=_EPILOG)])
+
+
+def sensors(
+    context: typer.Context,
+    *,
+    data: Annotated[Path, Argument("DATA", "Dataset directory with two sensors or more; see mmkd-data.")],
+    out: Annotated[Path, Option("Folder of what is written.", ("-o", "--out"), "DIR")] = Path("sensors"),
+    pairs: Annotated[
+        bool, Option("Also tell what the teacher answers with every two sensors alone.", ("--pairs",))
+    ] = False,
+    compared: ComparisonOptions,
+    cost: Annotated[
+        list[str] | None,
+        Option(
+            "Assumptions, as --print-cost prints them: of every sensor, or NAME=FILE.toml of one (repeat).",
+            metavar="FILE.toml",
+        ),
+    ] = None,
+    latency: Annotated[bool, Option("Export students and measure their latency.", ("--latency/--no-latency",))] = True,
+    duration_s: Annotated[
+        float, Option("Measured seconds of each latency.", ("--duration-s",), min=0.1, max=600.0)
+    ] = 4.0,
+    workers: Annotated[int | None, Option("Trainings at a time, one thread each; default one a core.", min=1)] = None,
+    as_json: Annotated[bool, Option("Print one JSON document instead of a table.", ("--json",))] = False,
+) -> None:
+    """Which sensor is enough? For every single sensor of DATA: rivals, labels alone, distilled, and the teacher of all.
+
+    Trains them as mmkd-demo does, judges each student under faults, measures its latency, reckons its costs, and
+    writes one page with the table that decides what is bought.
+    """
+    require_modules(_NEEDS, by="mmkd-evaluate --sensors", extra="train")
+    from mmkd_export.demo.chain import fold_folder
+    from mmkd_models.commands.study import latency_meter
+    from mmkd_models.compare.pool import one_thread
+    from mmkd_models.compare.sensors import SensorsOrder, check_costs, judge_sensors, latencies_of
+    from mmkd_models.compare.summary import demo_document
+
+    meter = latency_meter(duration_s) if latency else None
+    dataset, number = open_dataset(data), workers or min(usable_cores(), MOST_WORKERS)
+    if len(dataset.spec.modalities) < 2:
+        raise UsageError(
+            f"{data}: expected two sensors or more, among which one is chosen, got {dataset.spec.modalities[0].name} "
+            "alone; mmkd-evaluate judges a model of it"
+        )
+    check_seeds(dataset.everything(), compared.seeds)
+    refuse_shared_samples(dataset.everything())
+    presets = teacher_presets(compared.teacher)
+    config = comparison_config(dataset, compared, presets[0], labels_seen(dataset, compared))
+    order = SensorsOrder(
+        data=dataset.path, folder=fold_folder(out, 0), seed=0, config=config, costs=_costs(cost, config.modalities)
+    )
+    check_costs(dataset, order)
+    context.with_resource(held(out, is_folder=True))
+    _, folds = made_folds(
+        dataset, presets, config, seeds=range(compared.seeds), out=out, workers=number, afterwards_s=0.0
+    )
+    order = replace(order, config=folds[0].config)  # with the teacher's size that was chosen
+    with one_thread():
+        judged = judge_sensors(order, workers=number, on_part=say)
+        times = {} if meter is None else latencies_of(order, meter, on_part=say)
+    document = _document(demo_document(dataset.spec, dataset.sha256, folds), judged, times, pairs=pairs)
+    _write(out, document, judged)
+    if as_json:
+        print(json_text(document, indent=1))
+        return
+    _show(document)
+    student = order.folder / document.rows[0].sensors[0] / "student.ckpt"
+    print(f"wrote {out / PAGE_FILE}; next: {shell_line('mmkd-export', student)}")
+
+
+def _costs(given: Sequence[str] | None, sensors: Sequence[str]) -> dict[str, Path]:
+    """By sensor its file of assumptions; a file without a name is of every sensor that has none of its own."""
+    found: dict[str, Path] = {}
+    for text in given or ():
+        name, equals, file = text.partition("=")
+        if equals and name not in sensors:
+            raise UsageError(f"--cost {text}: expected a sensor of {', '.join(sensors)}, got {name!r}; correct it")
+        names = [name] if equals else [""]
+        if names[0] in found:
+            raise UsageError(
+                f"--cost {text}: expected one file for {name if equals else 'all sensors'}, got two; name each once"
+            )
+        found[names[0]] = Path(file if equals else text)
+    everywhere = found.pop("", None)
+    return found if everywhere is None else {name: found.get(name, everywhere) for name in sensors}
+
+
+def _document(
+    compared: DemoDocument,
+    judged: Mapping[str, JudgingDocument],
+    times: Mapping[str, PairLatency],
+    *,
+    pairs: bool,
+) -> SensorsDocument:
+    from mmkd_models.compare.sensors import pair_rows, sensor_rows
+    from mmkd_report.documents.judging import SensorsDocument
+    from mmkd_report.words.labelled import labelled_title
+
+    first = next(iter(judged.values()))
+    currencies = {one.cost.currency for one in judged.values() if one.cost is not None}
+    return SensorsDocument(
+        name=compared.dataset.name,
+        sha256=first.data.sha256,
+        judged_on=f"{first.data.windows} {first.data.part}" if compared.split is None else compared.split.judged_on,
+        labelled=labelled_title(compared.label_share, compared.labelled_groups),
+        seeds=compared.seeds,
+        measure=compared.told_by,
+        faults_measure="" if first.faults is None else first.faults.measure,
+        rows=sensor_rows(compared, judged, times),
+        pairs=pair_rows(compared) if pairs else (),
+        currency=next(iter(currencies), ""),
+        pages={name: f"{name}.html" for name in judged},
+        command=shell_line("mmkd-evaluate", *sys.argv[1:]),
+    )
+
+
+def _write(out: Path, document: SensorsDocument, judged: Mapping[str, JudgingDocument]) -> None:
+    from mmkd_report import render_judging, render_sensors, write_page
+
+    write_file(out / SENSORS_FILE, json_text(document, indent=1).encode())
+    write_page(out / PAGE_FILE, render_sensors(msgspec.to_builtins(document)))
+    for name, one in judged.items():
+        write_page(out / document.pages[name], render_judging(msgspec.to_builtins(one)))
+
+
+def _show(document: SensorsDocument) -> None:
+    """Prints the verdict, and the table that it follows from."""
+    from mmkd_report.pages.sensors.answer import cells, headings, verdict
+    from mmkd_report.words.formats import for_terminal
+    from mmkd_report.words.measures import figure
+
+    for sentence in verdict(document):
+        print(for_terminal(f"{sentence}."))
+    measure = document.measure
+    counted = ", %" if measure.is_share else f", {measure.unit}" if measure.unit else ""
+    title = f"{document.name}: {measure.words}{counted} on {document.judged_on}, {document.labelled}".rstrip(", ")
+    table = plain_table(["sensor", *headings(document)], title=title)
+    for row in document.rows:
+        table.add_row(row.sensors[0], *map(for_terminal, cells(row, document)))
+    show_table(table, width=170)  # as many columns as decide
+    if document.pairs:
+        table = plain_table(["two sensors", "teacher"])
+        for row in document.pairs:
+            table.add_row(" + ".join(row.sensors), for_terminal(figure(row.scores["teacher"].mean, measure)))
+        show_table(table)

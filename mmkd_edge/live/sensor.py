@@ -1,0 +1,194 @@
+"""One sensor of a station, from its source to the predictions of its student, and which of several sensors answers.
+
+Owns the clock and the stream of a source, and what a silent sensor is. Starts no thread: a station reads and asks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_edge.live.clock import SampleClock, TimeFrom
+from mmkd_edge.live.intake import Delivery
+from mmkd_edge.live.sources.base import Source
+from mmkd_edge.live.uncertain import UncertainRing
+from mmkd_edge.predict.conditions import standing_in
+from mmkd_edge.predict.postprocess import Prediction, no_answer
+from mmkd_edge.predict.sensors import Fault
+from mmkd_edge.predictor import EdgePredictor
+from mmkd_edge.spec import TaskSpec
+
+
+class StationRules(msgspec.Struct, frozen=True, kw_only=True):
+    """How a station treats the samples of a sensor.
+
+    Attributes:
+        hop: samples from one prediction to the next.
+        time_from: whose times are taken.
+        gap_s: as of `EdgePredictor.stream`.
+        reorder: as of `EdgePredictor.stream`.
+        stale_s: from this age of the newest sample on a result is stale.
+        silence_s: from when on a live source is silent and its samples missing; None goes by the usual intervals.
+        modality: which student of the bundle; None is the first.
+    """
+
+    hop: int
+    time_from: TimeFrom = "source"
+    gap_s: float | None = None
+    reorder: int = 0
+    stale_s: float | None = None
+    silence_s: float | None = None
+    modality: str | None = None
+
+
+class Step(NamedTuple):
+    """What went into a stream, and what came out.
+
+    Attributes:
+        times: (n,) seconds.
+        levels: float32 (n, C), what is drawn of the samples: they themselves, of frames the brightness of channels.
+        found: predictions that became due.
+    """
+
+    times: NDArray[np.float64]
+    levels: NDArray[np.float32]
+    found: list[Prediction]
+
+
+_NOTHING = Step(np.empty(0), np.empty((0, 0), dtype=np.float32), [])
+
+
+class Sensor:
+    """A source, and its samples on the way to predictions. Used by the thread that answers.
+
+    Args:
+        source: closed by `close`.
+        text: how it was named.
+        predictor: who answers.
+        rules: how samples are treated.
+        ring: what keeps uncertain windows, closed by `close`; None keeps none.
+
+    Attributes:
+        modality: of its samples.
+        now_s: this moment on the clock of the samples.
+        has_ended: whether all that the source gave was answered, and nothing will come.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        text: str,
+        *,
+        predictor: EdgePredictor,
+        rules: StationRules,
+        ring: UncertainRing | None = None,
+    ) -> None:
+        self.source = source
+        self.ring = ring
+        self.text = text
+        self.now_s = 0.0
+        self.has_ended = False
+        # What was recorded has no age.
+        self._rules = rules if source.live else msgspec.structs.replace(rules, stale_s=None)
+        entry = next(one for one in predictor.entries if rules.modality in (None, one.modality.name))
+        self.modality = entry.modality
+        self._clock = SampleClock(rate_hz=self.modality.rate_hz, time_from=rules.time_from, live=source.live)
+        self.stream = predictor.stream(
+            hop=rules.hop,
+            modality=rules.modality,
+            gap_s=rules.gap_s,
+            reorder=rules.reorder,
+            stale_s=self._rules.stale_s,
+            on_window=None if ring is None else self._keep,
+        )
+
+    def take(self, delivery: Delivery) -> Step:
+        """Samples that came."""
+        times = self._clock.times_of(delivery)
+        now_s = self._clock.now_s()
+        self.now_s = float(times[-1]) if now_s is None else now_s
+        found = self.stream.push(delivery.rows, times, now_s=self.now_s)
+        return Step(times, _levels(delivery.rows), found)
+
+    def fill_silence(self) -> Step:
+        """What a silent source should have given, as missing."""
+        times = self._clock.missing_times(time.monotonic(), silence_s=self._rules.silence_s)
+        now_s = self._clock.now_s()
+        if now_s is None or len(times) == 0 or self.has_ended:
+            return _NOTHING
+        self.now_s = now_s
+        silent_s = self._clock.silent_s()
+        levels = np.full((len(times), len(self.modality.channels)), np.nan, dtype=np.float32)
+        if self.modality.kind == "video":  # of a long silence a window of missing frames says as much
+            last = times[-self.modality.samples :]
+            found = self.stream.push([None] * len(last), last, now_s=now_s)
+        else:
+            found = self.stream.push(levels, times, now_s=now_s)
+        return Step(times, levels, [self._silent(prediction, silent_s) for prediction in found])
+
+    def flush(self) -> list[Prediction]:
+        """What is due at the end."""
+        self.now_s = self._clock.now_s() or self.now_s
+        return self.stream.flush(now_s=self.now_s)
+
+    def close(self) -> None:
+        """Close the source, and write what waits in the ring."""
+        self.source.close()
+        if self.ring is not None:
+            self.ring.close()
+
+    def _keep(self, window: NDArray[np.float32], prediction: Prediction) -> None:
+        assert self.ring is not None
+        self.ring.see(window, prediction, time_s=self.now_s - (prediction.input_age_s or 0.0))
+
+    def _silent(self, prediction: Prediction, silent_s: float) -> Prediction:
+        """A prediction while no sample comes: its input is as old as the last one, and stale from `stale_s` on."""
+        stale_s = self._rules.stale_s
+        if stale_s is None or silent_s <= stale_s:
+            return prediction
+        reason = f"no sample for {silent_s:.1f} s"
+        return msgspec.structs.replace(
+            prediction,
+            status="stale",
+            reason=f"{reason}; {prediction.reason}" if prediction.reason else reason,
+        )
+
+
+class Order:
+    """Which of several sensors answers: the first, in the bundle's order, that lives.
+
+    Args:
+        sensors: in that order.
+        task: what they answer.
+    """
+
+    def __init__(self, sensors: Sequence[Sensor], task: TaskSpec) -> None:
+        self._sensors = sensors
+        unknown = Fault(status="invalid", reason="no sample came yet")
+        self._last = [no_answer(unknown, modality=sensor.modality, task=task) for sensor in sensors]
+        self._began = [False] * len(sensors)
+
+    def given(self, number: int, prediction: Prediction) -> Prediction | None:
+        """What is said of a sensor's prediction: nothing while a better sensor lives, or where this one does not."""
+        self._last[number], self._began[number] = prediction, True
+        alive = [_lives(last) and not one.has_ended for last, one in zip(self._last, self._sensors, strict=True)]
+        if any(alive[:number]):
+            return None
+        if alive[number]:
+            return standing_in(self._last[:number], prediction)
+        # Nobody lives: the first that ever did says so.
+        return None if any(alive) or any(self._began[:number]) else prediction
+
+
+def _lives(prediction: Prediction) -> bool:
+    return prediction.index >= 0 and prediction.status != "stale"
+
+
+def _levels(rows: NDArray[Any]) -> NDArray[np.float32]:
+    levels: NDArray[np.float32] = rows if rows.ndim == 2 else rows.mean(axis=(1, 2), dtype=np.float32)
+    return levels

@@ -1,0 +1,117 @@
+"""Novelty: how unlike everything that training saw a window is, and from when on nobody should believe the answer.
+
+A graph that has the output `novelty` gives a distance of the window's embedding from what training saw. What a distance
+means is told by the distances of n validation windows: of those let r be as large as the window's or larger, and its
+p-value is (1 + r) / (n + 1), the conformal p-value (Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random
+World", 2005, ch. 2; S. Bates, E. Candes, L. Lei, Y. Romano, M. Sesia, "Testing for Outliers with Conformal p-Values",
+Annals of Statistics 51, 2023, equation 2). Where a window is exchangeable with the validation windows, its p-value is
+at most `unknown_level` with a probability of at most that. Another person, machine or place is not exchangeable with
+them.
+
+Owns the rule. What the distances were at export is in the manifest; nothing in here runs an engine.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from typing import Any
+
+import msgspec
+
+from mmkd_edge.bundle.manifest import Artifact, ModelEntry, Novelty
+from mmkd_edge.errors import UsageError
+from mmkd_edge.predict.sensors import Fault
+
+
+class NoveltyRule(msgspec.Struct, frozen=True, kw_only=True):
+    """What an opened student makes of its novelty scores.
+
+    Attributes:
+        calibration: of its artifact.
+        unknown_level: from this p-value down an answer is `unknown`; None for never.
+    """
+
+    calibration: Novelty
+    unknown_level: float | None = None
+
+    def p_value(self, score: float) -> float:
+        """The p-value of a score, above 0 and at most 1; of one that is no number the smallest.
+
+        Example:
+            >>> rule = NoveltyRule(calibration=Novelty(scores=(0.5, 0.8, 1.0), max_error=0.0, tolerance=1e-4))
+            >>> rule.p_value(0.1), rule.p_value(0.9), rule.p_value(7.0)
+            (1.0, 0.5, 0.25)
+        """
+        scores = self.calibration.scores
+        larger = len(scores) - bisect_left(scores, score) if score <= scores[-1] else 0
+        return (1 + larger) / (1 + len(scores))
+
+    def fault(self, p_value: float) -> Fault | None:
+        """What a p-value says against a window."""
+        if self.unknown_level is None or p_value > self.unknown_level:
+            return None
+        reason = f"unlike what training saw: p-value {p_value:.2g}, at most {self.unknown_level:g} is unknown"
+        return Fault(status="unknown", reason=reason)
+
+
+def check_unknown_level(unknown_level: Any) -> float | None:
+    """A level as it can be asked for.
+
+    Raises:
+        UsageError: it is no number between 0 and 1.
+    """
+    if unknown_level is None:
+        return None
+    number = isinstance(unknown_level, int | float) and not isinstance(unknown_level, bool)
+    if not (number and 0 < unknown_level < 1):
+        raise UsageError(f"unknown_level: expected a share above 0 and below 1, or None; got {unknown_level!r}")
+    return float(unknown_level)
+
+
+def smallest_unknown_level(novelty: Novelty) -> float:
+    """The smallest level at which anything can be unknown, 1 / (n + 1), rounded up to four digits."""
+    return math.ceil(10_000 / (len(novelty.scores) + 1)) / 10_000
+
+
+def novelty_text(novelty: Novelty) -> str:
+    """What an artifact's novelty supports, in a few words."""
+    return f"unknown from a level of {smallest_unknown_level(novelty):g} on, by {len(novelty.scores)} windows"
+
+
+def novelty_rule(
+    entry: ModelEntry, artifact: Artifact | None, unknown_level: float | None, *, where: str = ""
+) -> NoveltyRule | None:
+    """The rule of a student; None where its artifact gives no calibrated novelty and no level is asked for.
+
+    Args:
+        entry: the student.
+        artifact: what executes it; None without a bundle.
+        unknown_level: that was asked for.
+        where: the bundle, for the error message.
+
+    Raises:
+        UsageError: a level is asked for, and the student has no novelty, or too few windows calibrated it.
+    """
+    calibration = None if artifact is None or not artifact.novelty else artifact.novelty
+    if unknown_level is None:
+        return None if calibration is None else NoveltyRule(calibration=calibration)
+    what = f"model {entry.name!r}" if artifact is None else repr(artifact.file)
+    what = f"{where}: {what}" if where else what
+    if calibration is None:
+        raise UsageError(f"{what}: unknown_level={unknown_level:g}: {_why_none(entry)}, or open without unknown_level")
+    least = smallest_unknown_level(calibration)
+    if unknown_level < least:
+        raise UsageError(
+            f"{what}: unknown_level={unknown_level:g}: expected {least:g} or more, because {len(calibration.scores)} "
+            "windows calibrated it; choose a higher level, or validate on more windows"
+        )
+    return NoveltyRule(calibration=calibration, unknown_level=unknown_level)
+
+
+def _why_none(entry: ModelEntry) -> str:
+    if entry.streaming is not None:
+        return "expected a student that looks at whole windows, got a causal one, which has no novelty; train one"
+    if entry.has_novelty:
+        return "expected calibrated novelty, got an artifact without; export it with recorded windows (--calib DATA)"
+    return "expected a student with novelty, got one that was trained by an earlier version; train and export it again"

@@ -1,0 +1,244 @@
+"""Which sensor is enough: the folds of a comparison, each sensor's faults and costs, and the table that decides.
+
+Owns what is measured beside a comparison and in which words it is told. What was judged under faults is a file beside
+the student: an interrupted evaluation goes on where it was. Latencies come from outside.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from itertools import combinations
+from multiprocessing import get_context
+from pathlib import Path
+
+import msgspec
+import torch
+
+from mmkd_edge.bundle.files import write_file
+from mmkd_edge.errors import CheckpointError, UsageError
+from mmkd_models.compare.comparison import fold_data, teacher_path
+from mmkd_models.compare.fold_result import ComparisonConfig
+from mmkd_models.data.dataset import Dataset, open_dataset
+from mmkd_models.data.split import split_facts
+from mmkd_models.evaluate.report import Contestant
+from mmkd_models.evaluate.rivals import RivalName
+from mmkd_models.evaluate.suites.answering import Answering
+from mmkd_models.evaluate.suites.beside import answering_rivals
+from mmkd_models.evaluate.suites.cost_file import read_cost
+from mmkd_models.evaluate.suites.opening import answering_checkpoint
+from mmkd_models.evaluate.suites.reckoning import check_cost, judge_cost
+from mmkd_models.evaluate.suites.suite import SuiteName, judge
+from mmkd_models.evaluate.suites.verdict import verdict_of
+from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher
+from mmkd_report.documents.demo import LABELS_ALONE, Contest, DemoDocument, Network, Rival
+from mmkd_report.documents.evaluation import DataFacts
+from mmkd_report.documents.judging import Competitor, JudgingDocument, SensorRow
+from mmkd_report.documents.study import PairLatency
+
+JUDGED_FILE, LATENCY_FILE = "judged.json", "latency.json"
+_SUITES: tuple[SuiteName, ...] = ("faults",)
+_RIVALS: tuple[RivalName, ...] = ("extra_trees", "mini_rocket")
+
+_WITHOUT_TEACHER: tuple[Competitor, ...] = ("extra_trees", "mini_rocket")
+
+OnPart = Callable[[str], None]
+MeasureLatency = Callable[[Path, Path], PairLatency]
+"""From checkpoints of a student and a teacher to their latencies on this machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensorsOrder:
+    """What is judged beside a comparison's first fold; it can be pickled.
+
+    Attributes:
+        data: the dataset's directory.
+        folder: of the fold, whose checkpoints are there.
+        costs: by sensor the file of assumptions.
+    """
+
+    data: Path
+    folder: Path
+    seed: int
+    config: ComparisonConfig
+    costs: Mapping[str, Path]
+
+
+def check_costs(dataset: Dataset, order: SensorsOrder) -> None:
+    """Raises UsageError where costs cannot be reckoned of the test windows by these files, in one currency."""
+    if not order.costs:
+        return
+    test = fold_data(dataset, seed=order.seed, labelled=order.config.labelled).test
+    for file in order.costs.values():
+        check_cost(test, file)
+    currencies = sorted({read_cost(file)[0].currency for file in order.costs.values()})
+    if len(currencies) > 1:
+        raise UsageError(f"--cost: expected one currency, got {' and '.join(currencies)}; reckon all sensors in one")
+
+
+def judge_sensors(order: SensorsOrder, *, workers: int, on_part: OnPart) -> dict[str, JudgingDocument]:
+    """Judges the student of every sensor under faults, beside labels alone, teacher and rivals, and reckons costs.
+
+    Figures are the same for every number of workers, each with one thread.
+
+    Raises:
+        UsageError: a file of costs breaks a rule.
+        CheckpointError: a file in the folder is damaged.
+    """
+    names = order.config.modalities
+    if workers == 1:
+        return {name: judge_sensor(order, name, on_part=on_part) for name in names}
+    found = {}
+    context = get_context("spawn")  # a fork of a process with threads may hang
+    with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for name, document in zip(names, pool.map(partial(judge_sensor, order), names), strict=True):
+            on_part(f"{name}: judged under faults")
+            found[name] = document
+    return found
+
+
+def judge_sensor(order: SensorsOrder, name: str, *, on_part: OnPart = lambda part: None) -> JudgingDocument:
+    """Judges one sensor, as `judge_sensors`; what is known of the same checkpoints is not judged again."""
+    dataset, config = open_dataset(order.data), order.config
+    fold = fold_data(dataset, seed=order.seed, labelled=config.labelled)
+    train, valid, test = fold.training.train, fold.training.valid, fold.test
+    data = DataFacts(
+        name=dataset.spec.name,
+        sha256=dataset.sha256,
+        part=f"test windows of fold {order.seed}",
+        windows=len(test),
+        groups=test.group_count,
+        split=split_facts(dataset.everything()),
+        labels=dataset.spec.task.labels,
+    )
+    path = order.folder / name / JUDGED_FILE
+    models = [answering_checkpoint(one, test, data) for one in _contestants(order, name)]
+    document = _kept(path, models)
+    if document is None:
+        names = _RIVALS if find_spec("aeon") else _RIVALS[:1]
+        metric = config.student_train.metric
+        rivals = answering_rivals(names, models[0], train=train, valid=valid, metric=metric, seed=order.seed)
+        document = judge(
+            [*models, *rivals],
+            test,
+            train=train,
+            calibration=valid,
+            data=data,
+            suites=_SUITES,
+            by=None,
+            cost=None,
+            shift=None,
+            seed=order.seed,
+            on_part=lambda part: on_part(f"{name}: {part}"),
+        )
+        write_file(path, msgspec.json.encode(document))
+    if name not in order.costs:
+        return document
+    cost = judge_cost(models, test, file=order.costs[name], baseline=document.baseline, seed=order.seed)
+    document = msgspec.structs.replace(document, cost=cost)
+    return msgspec.structs.replace(document, verdict=tuple(verdict_of(document)))
+
+
+def _contestants(order: SensorsOrder, name: str) -> Iterator[Contestant]:
+    """Student, labels alone and teacher; none of them knows the windows that judge."""
+    for path in (order.folder / name / "student.ckpt", order.folder / name / "baseline.ckpt"):
+        yield Contestant(path=str(path), sha256=file_sha256(path), checkpoint=read_student(path))
+    path = teacher_path(order.folder, order.config.teacher)
+    yield Contestant(path=str(path), sha256=file_sha256(path), checkpoint=read_teacher(path))
+
+
+def _kept(path: Path, models: Sequence[Answering]) -> JudgingDocument | None:
+    if not path.exists():
+        return None
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=JudgingDocument)
+    except msgspec.DecodeError as error:
+        raise CheckpointError(f"{path}: expected a judged sensor, got a damaged file ({error}); delete it") from error
+    same = [one.sha256 for one in found.models if one.role != "rival"] == [one.facts.sha256 for one in models]
+    return found if same else None
+
+
+class _KeptLatency(msgspec.Struct, frozen=True, kw_only=True):
+    """Of the student with this hash."""
+
+    sha256: str
+    latency: PairLatency
+
+
+def latencies_of(order: SensorsOrder, measure: MeasureLatency, *, on_part: OnPart) -> dict[str, PairLatency]:
+    """Measures each sensor's student and the teacher in turn; a student that was measured here is not again."""
+    found = {}
+    for name in order.config.modalities:
+        student, path = order.folder / name / "student.ckpt", order.folder / name / LATENCY_FILE
+        sha256 = file_sha256(student)
+        kept = msgspec.json.decode(path.read_bytes(), type=_KeptLatency) if path.exists() else None
+        if kept is None or kept.sha256 != sha256:
+            on_part(f"{name}: latency")
+            latency = measure(student, teacher_path(order.folder, order.config.teacher))
+            kept = _KeptLatency(sha256=sha256, latency=latency)
+            write_file(path, msgspec.json.encode(kept))
+        found[name] = kept.latency
+    return found
+
+
+def sensor_rows(
+    compared: DemoDocument, judged: Mapping[str, JudgingDocument], latencies: Mapping[str, PairLatency]
+) -> tuple[SensorRow, ...]:
+    """Gives a row for each sensor, that whose student validates best first."""
+    rows = [_row(compared, name, one, judged[name], latencies.get(name)) for name, one in compared.students.items()]
+    return tuple(sorted(rows, key=lambda row: math.inf if row.valid_score is None else -row.valid_score))
+
+
+def _row(
+    compared: DemoDocument, name: str, contest: Contest, judged: JudgingDocument, latency: PairLatency | None
+) -> SensorRow:
+    measure = compared.told_by
+    who: dict[Competitor, Network | Rival | None] = {
+        "extra_trees": contest.extra_trees,
+        "mini_rocket": contest.mini_rocket,
+        "labels_alone": contest.baseline,
+        "distilled": contest.student,
+        "teacher": compared.teacher,
+    }
+    valid = {key: one.valid_score.mean for key, one in who.items() if one is not None and one.valid_score is not None}
+    gain, faults = contest.gain_points, judged.faults
+    assert gain is not None
+    assert faults is not None  # of a comparison, and of its sensors
+    first = judged.models[0].name
+    return SensorRow(
+        sensors=(name,),
+        scores={
+            key: found for key, one in who.items() if one is not None and (found := one.score(measure)) is not None
+        },
+        parameters=contest.student.parameters or 0,
+        gain=gain.mean,
+        low=gain.low,
+        high=gain.high,
+        valid_score=valid["distilled"],
+        is_taught=not contest.student.shipped or any(one != LABELS_ALONE for one in contest.student.shipped),
+        ahead=tuple(key for key in _WITHOUT_TEACHER if valid.get(key, -math.inf) > valid["distilled"]),
+        under_faults=sum(sum(one.errors[first]) / len(one.errors[first]) for one in faults.faults) / len(faults.faults),
+        relative=faults.relative.get(first),
+        worst_fault=faults.faults[0].name,
+        latency_ms=None if latency is None else latency.student_ms["p50"],
+        teacher_latency_ms=None if latency is None else latency.teacher_ms["p50"],
+        worth={} if judged.cost is None else {way: one.net_present_value for way, one in judged.cost.results.items()},
+    )
+
+
+def pair_rows(compared: DemoDocument) -> tuple[SensorRow, ...]:
+    """Gives a row for every pair of sensors, the best first: the teacher's answers while the others are absent."""
+    measure, teacher = compared.told_by, compared.teacher
+    wanted = set(map(frozenset, combinations((one.name for one in compared.dataset.modalities), 2)))
+    rows = []
+    for subset in teacher.missing or ():
+        score = subset.score(measure)
+        if frozenset(subset.modalities) in wanted and score is not None:
+            rows.append(
+                SensorRow(sensors=subset.modalities, scores={"teacher": score}, parameters=teacher.parameters or 0)
+            )
+    return tuple(sorted(rows, key=lambda row: -measure.rank(row.scores["teacher"].mean)))

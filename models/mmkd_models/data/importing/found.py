@@ -1,0 +1,116 @@
+"""The files of a recipe, put together to recordings by the parts of their paths, and what its table says of each.
+
+Opens no recording.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mmkd_edge.errors import DatasetError
+from mmkd_models.data.importing.intervals import TableLine, read_table
+from mmkd_models.data.importing.patterns import FoundFile, found_files, key_of, natural_key, parts_of
+from mmkd_models.data.importing.recipe import Recipe, refuse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The files of a recipe.
+
+    Attributes:
+        parts: names of the parts of the path that make a recording.
+        facts: of each recording, from the table of labels; empty without one.
+        recordings: by these parts, the files of each source.
+    """
+
+    parts: tuple[str, ...]
+    recordings: Mapping[tuple[str, ...], Mapping[str, Sequence[FoundFile]]]
+    facts: Mapping[tuple[str, ...], Mapping[str, str]]
+    files: Mapping[str, int]
+    total_bytes: int
+
+    def read_twice(self, source: str, name: str) -> Found:
+        """Gives the same files, and those of a source under another name too."""
+        return replace(
+            self,
+            recordings={
+                key: {**files, name: files[source]} if source in files else files
+                for key, files in self.recordings.items()
+            },
+        )
+
+
+def find_recordings(recipe: Recipe, folder: Path) -> Found:
+    """Looks for the files. Raises DatasetError where a pattern has none, or the table does not fit them."""
+    by_source: dict[str, list[FoundFile]] = {}
+    problems: list[str] = []
+    for number, source in enumerate(recipe.source):
+        by_source[source.modality] = found_files(folder, source.files)
+        if not by_source[source.modality]:
+            problems.append(
+                f"'source[{number}].files': expected files, found none at {folder / source.files}; correct the pattern"
+            )
+    refuse(folder, problems)
+    named = [parts_of(source.files) for source in recipe.source]
+    parts = tuple(name for name in named[0] if all(name in names for names in named))
+    recordings: dict[tuple[str, ...], dict[str, list[FoundFile]]] = {}
+    for modality, files in by_source.items():
+        for file in files:
+            recordings.setdefault(key_of(file, parts), {}).setdefault(modality, []).append(file)
+    ordered = sorted(recordings, key=lambda key: natural_key("/".join(key)))
+    return Found(
+        parts=parts,
+        recordings={key: recordings[key] for key in ordered},
+        facts=_facts_of(recipe, folder, parts, recordings) if recipe.labels.table else {},
+        files={modality: len(files) for modality, files in by_source.items()},
+        total_bytes=sum(file.path.stat().st_size for files in by_source.values() for file in files),
+    )
+
+
+def _facts_of(
+    recipe: Recipe,
+    folder: Path,
+    parts: Sequence[str],
+    recordings: Mapping[tuple[str, ...], Mapping[str, Sequence[FoundFile]]],
+) -> dict[tuple[str, ...], Mapping[str, str]]:
+    """What the table of labels says of each recording. Raises DatasetError where it says nothing, or says it twice."""
+    lines = read_table(folder, recipe.labels)
+    found: dict[tuple[str, ...], TableLine] = {}
+    by_file = {
+        file.path.relative_to(folder).as_posix(): key
+        for key, sources in recordings.items()
+        for files in sources.values()
+        for file in files
+    }
+    for line in lines:
+        keys = [by_file[line.file]] if line.file in by_file else []
+        if line.parts:
+            keys = [key for key in recordings if line.parts.items() <= dict(zip(parts, key, strict=True)).items()]
+        if not keys:
+            told = ", ".join(f"{name} {value!r}" for name, value in line.parts.items()) or f"file {line.file!r}"
+            raise DatasetError(f"{line.place}: expected a recording of {told}, found none; correct it, or remove it")
+        for key in keys:
+            if key in found:
+                raise DatasetError(
+                    f"{line.place}: expected each recording once, got again that of {found[key].place}; remove a line"
+                )
+            found[key] = line
+    for key, sources in recordings.items():
+        if key not in found:
+            file = next(iter(sources.values()))[0].path
+            raise DatasetError(
+                f"{folder / recipe.labels.table}: expected a line for every recording, found none for {file};"
+                " add it, or remove the file"
+            )
+    return {key: line.facts for key, line in found.items()}
+
+
+def facts_wanted(recipe: Recipe, found: Found) -> list[str]:
+    """Gives columns that are asked for, and are no part of the path and not in the table of labels."""
+    labels = recipe.labels
+    label_columns = [*labels.flags.values(), *([] if labels.task == "regression" else [labels.column])]
+    wanted = [*label_columns, recipe.split.group, recipe.split.column, *recipe.windows.columns]
+    known = {*found.parts, *(name for facts in found.facts.values() for name in facts)}
+    return list(dict.fromkeys(name for name in wanted if name and name not in known))

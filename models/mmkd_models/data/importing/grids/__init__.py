@@ -1,0 +1,1 @@
+"""Recordings at the dataset's rates: resampled block by block, kept on disk."""

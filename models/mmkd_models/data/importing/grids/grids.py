@@ -1,0 +1,159 @@
+"""The samples of all recordings at the dataset's rates, end to end, one scratch file a sensor.
+
+Owns these files and where each recording lies in them. Memory holds one block of one recording.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+
+from mmkd_edge.errors import DatasetError, UsageError
+from mmkd_models.data.files import AnyArray
+from mmkd_models.data.importing.grids.resample import sensor_blocks
+from mmkd_models.data.importing.recorded import Recorded, Sensor
+from mmkd_models.data.importing.series import SECOND_NS
+from mmkd_models.data.kinds import present_of
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Placed:
+    """A recording whose samples lie in the grids.
+
+    Attributes:
+        recorded: what is known of it; without its samples.
+        origin_ns: when its grids begin.
+        first: for each sensor, where it begins in that sensor's file, in samples.
+        lengths: for each sensor, how many samples it has there.
+        absent: sensors that it lacks.
+    """
+
+    recorded: Recorded
+    origin_ns: int
+    first: Mapping[str, int]
+    lengths: Mapping[str, int]
+    absent: tuple[str, ...]
+
+
+class Grids:
+    """The grids of all recordings, in files of a folder that is there."""
+
+    def __init__(
+        self, folder: Path, sensors: Sequence[Sensor], *, cover: Literal["all", "any"], filled: Mapping[str, int] = {}
+    ) -> None:
+        """Opens the files for adding.
+
+        Args:
+            filled: how many samples of each sensor they hold already; what lies behind is cut off.
+        """
+        self.sensors = sensors
+        self._cover, self._folder = cover, folder
+        self.filled = {sensor.name: filled.get(sensor.name, 0) for sensor in sensors}
+        self._files: dict[str, BinaryIO] = {}
+        for sensor in sensors:
+            modality = sensor.modality(1.0)
+            count = self.filled[sensor.name]
+            sample_bytes = int(np.prod(modality.shape[1:])) * np.dtype(modality.dtype).itemsize
+            self._files[sensor.name] = _opened(self._grid(sensor.name), count * sample_bytes)
+            if sensor.kind == "video":
+                self._files[f"{sensor.name}.present"] = _opened(self._present(sensor.name), count)
+
+    def add(self, recorded: Recorded) -> Placed:
+        """Puts a recording on the grids, at the end of the files.
+
+        Raises:
+            DatasetError: it has no samples.
+            UsageError: it has a sensor that nobody described, or samples of another shape.
+        """
+        for name in recorded.series:
+            if name not in self._files:
+                raise UsageError(
+                    f"{recorded.name}: sensor {name!r}: expected one of 'sensors', got another; describe it there"
+                )
+        first_ns, last_ns = self._span_ns(recorded)
+        first, lengths = dict(self.filled), {}
+        for sensor in self.sensors:
+            seconds = max(0, last_ns - first_ns) / SECOND_NS
+            lengths[sensor.name] = int(np.floor(seconds * sensor.rate_hz + 1e-3)) + 1
+            self._append(recorded, sensor, origin_ns=first_ns, count=lengths[sensor.name])
+        self.filled = {name: first[name] + lengths[name] for name in first}
+        return Placed(
+            recorded=replace(recorded, series={}),
+            origin_ns=first_ns,
+            first=first,
+            lengths=lengths,
+            absent=tuple(sensor.name for sensor in self.sensors if not recorded.series.get(sensor.name)),
+        )
+
+    def _append(self, recorded: Recorded, sensor: Sensor, *, origin_ns: int, count: int) -> None:
+        wanted = sensor.modality(1.0).shape[1:]
+        for block in sensor_blocks(recorded.series.get(sensor.name, ()), sensor, origin_ns=origin_ns, count=count):
+            if block.shape[1:] != wanted:
+                raise UsageError(
+                    f"{recorded.name}: sensor {sensor.name!r}: expected samples of shape {wanted}, got"
+                    f" {block.shape[1:]}; give one column for each channel"
+                )
+            self._files[sensor.name].write(np.ascontiguousarray(block.view(np.ndarray)).data)
+            if sensor.kind == "video":
+                present = present_of(block)
+                there = np.ones(len(block), dtype=np.uint8) if present is None else present
+                self._files[f"{sensor.name}.present"].write(there.data)
+
+    def _span_ns(self, recorded: Recorded) -> tuple[int, int]:
+        """The first and the last moment of the grids: while all sensors record, or while any does."""
+        there = [series for one in recorded.series.values() for series in one if len(series)]
+        if not there:
+            raise DatasetError(f"{recorded.name}: expected samples, got none; remove the recording")
+        # Channels of one sensor that report on change begin when they like: a sensor is there while any of them is.
+        firsts = [min(int(s.times[0]) for s in one if len(s)) for one in recorded.series.values() if any(map(len, one))]
+        lasts = [max(int(s.times[-1]) for s in one if len(s)) for one in recorded.series.values() if any(map(len, one))]
+        return (max(firsts), min(lasts)) if self._cover == "all" else (min(firsts), max(lasts))
+
+    def secure(self) -> None:
+        """Returns when everything that was added is on the disk."""
+        for file in self._files.values():
+            if not file.closed:
+                file.flush()
+                os.fsync(file.fileno())
+
+    def mapped(self) -> tuple[dict[str, AnyArray], dict[str, AnyArray]]:
+        """Gives the samples of each sensor (L, ...), and of cameras which frames are there (L,), mapped, until now."""
+        samples: dict[str, AnyArray] = {}
+        present: dict[str, AnyArray] = {}
+        for file in self._files.values():
+            file.flush()
+        for sensor in self.sensors:
+            modality = sensor.modality(1.0)
+            if not self.filled[sensor.name]:
+                samples[sensor.name] = np.zeros((0, *modality.shape[1:]), dtype=modality.dtype)
+                continue
+            flat = np.memmap(self._grid(sensor.name), dtype=modality.dtype, mode="r")
+            samples[sensor.name] = flat.reshape(-1, *modality.shape[1:])
+            if sensor.kind == "video":
+                present[sensor.name] = np.memmap(self._present(sensor.name), dtype=np.uint8, mode="r")
+        return samples, present
+
+    def _grid(self, name: str) -> Path:
+        return self._folder / f"{name}.grid"
+
+    def _present(self, name: str) -> Path:
+        return self._folder / f"{name}.present"
+
+    def __enter__(self) -> Grids:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files.values():
+            file.close()
+
+
+def _opened(file: Path, size_bytes: int) -> BinaryIO:
+    opened = file.open("r+b" if size_bytes else "wb")
+    opened.truncate(size_bytes)
+    opened.seek(size_bytes)
+    return opened

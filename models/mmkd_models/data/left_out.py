@@ -1,0 +1,213 @@
+"""Folds that leave out what a model will meet: a domain (machine, person, campaign), or the end of the campaign.
+
+Owns what a domain is, and which windows train, choose and judge without it. Draws nothing that a seed does not repeat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from mmkd_edge.errors import UsageError
+from mmkd_models.data.checking.related import overlaps_of
+from mmkd_models.data.folds import FOLDS, Fold, part_of_windows
+from mmkd_models.data.labels import absent_labels
+from mmkd_models.data.sources import Rows
+from mmkd_models.data.split import WRITE_GROUPS
+from mmkd_models.data.windows import Windows
+
+MOST_DOMAINS = 10
+FEWEST_WINDOWS = 20
+"""Labelled windows of a domain, or of a part in time: below it a score is noise."""
+_MOST_NAMED = 3
+_VALID_FROM, _TEST_FROM = 0.6, 0.8
+"""Shares of the labelled windows, in time, after which windows choose, and after which they judge."""
+
+
+class LeftOut(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What each fold leaves out.
+
+    Attributes:
+        by: `group` or a column, whose values are the domains; None leaves out the end of the campaign, in one fold.
+    """
+
+    by: str | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Domains:
+    """Which domain each window is of.
+
+    Attributes:
+        names: one a domain; of several values that were pooled, what they are.
+        of_window: int64 (N,), from 0.
+    """
+
+    names: tuple[str, ...]
+    of_window: Rows
+
+
+def values_by(windows: Windows, by: str | None, *, suite: str) -> npt.NDArray[Any]:
+    """Gives (N,) the group of each window, or its value in a column. Raises UsageError where there are none."""
+    name = windows.spec.name
+    if by is None or by == "group":
+        if not windows.has_groups:
+            raise UsageError(
+                f"--suite {suite}: dataset {name!r} has no groups; {WRITE_GROUPS}, or name a column by --by"
+            )
+        return windows.groups
+    if by not in windows.columns:
+        known = ", ".join(["group", *windows.columns])
+        raise UsageError(f"--by {by}: expected a column of dataset {name!r}, got another; choose one of {known}")
+    return windows.columns[by]
+
+
+def domains_of(windows: Windows, by: str) -> Domains:
+    """Gives the domains: the values of a column, or the groups; where there are more than ten, ten pools of them.
+
+    Numbers with a point are pooled by their order, everything else so that classes are alike in every pool.
+
+    Raises UsageError where there is no such column, one domain alone, or one with few labelled windows.
+    """
+    values = values_by(windows, by, suite="shift")
+    names, number = np.unique(values, return_inverse=True)
+    number = number.reshape(-1).astype(np.int64)
+    if len(names) < 2:
+        raise UsageError(
+            f"--by {by}: expected two domains or more, of which one is left out at a time, got {len(names)} in dataset "
+            f"{windows.spec.name!r}; name another column"
+        )
+    found = _pooled(windows, by, names, number)
+    sizes = np.bincount(found.of_window[windows.labelled], minlength=len(found.names)).tolist()
+    for name, size in zip(found.names, sizes, strict=True):
+        if size < FEWEST_WINDOWS:
+            raise UsageError(
+                f"--by {by}: expected {FEWEST_WINDOWS} labelled windows or more of every domain, got {size} of {by} "
+                f"{name}; record more, or write a column that pools domains"
+            )
+    return found
+
+
+def _pooled(windows: Windows, by: str, names: npt.NDArray[Any], number: Rows) -> Domains:
+    if len(names) <= MOST_DOMAINS:
+        return Domains(names=tuple(str(name) for name in names.tolist()), of_window=number)
+    if names.dtype.kind == "f":
+        first = np.cumsum(np.bincount(number)) - np.bincount(number)  # windows before each value
+        pool_of_value = np.unique(first * MOST_DOMAINS // len(number), return_inverse=True)[1]
+        pool = pool_of_value.reshape(-1)[number].astype(np.int64)
+    else:
+        by_value = replace(windows, groups=number, has_groups=True)
+        pool = np.unique(part_of_windows(by_value, parts=MOST_DOMAINS, seed=0), return_inverse=True)[1]
+        pool = pool.reshape(-1).astype(np.int64)
+    words = tuple(_words(names[np.unique(number[pool == one])]) for one in range(int(pool.max()) + 1))
+    return Domains(names=words, of_window=pool)
+
+
+def _words(values: npt.NDArray[Any]) -> str:
+    if values.dtype.kind == "f":
+        return f"{values[0]:g} to {values[-1]:g}"
+    few = [str(value) for value in values[:_MOST_NAMED].tolist()]
+    more = len(values) - len(few)
+    return ", ".join(few) + (f" and {more} more" if more else "")
+
+
+def fold_without(windows: Windows, left_out: LeftOut, *, fold: int) -> Fold:
+    """Gives the windows that train, choose and judge where this domain, or the end of the campaign, is left out.
+
+    A domain's windows judge. Of all others a fifth of the groups chooses and the rest trains, so that validation groups
+    are unseen too; without groups the dataset's own validation windows choose. Where a domain is not made of whole
+    groups, what shares samples with windows that judge does neither. In time the last fifth of the labelled windows
+    judges, the fifth before it chooses, and windows that reach over a border are left out.
+
+    Args:
+        windows: usually `Dataset.everything()`.
+        fold: number of the domain; 0 in time.
+
+    Raises UsageError where what trains lacks a class, or there is too little to choose or to judge by.
+    """
+    if left_out.by is None:
+        return _checked(windows, _fold_in_time(windows), "--time: without the end of the campaign")
+    domains = domains_of(windows, left_out.by)
+    here = domains.of_window == fold
+    rest = np.flatnonzero(~here & ~_sharing(windows, here))
+    others = windows.subset(rest)
+    if windows.has_groups:
+        count = len(np.unique(others.groups))
+        if count < 2:
+            raise UsageError(
+                f"--by {left_out.by}: expected windows of two groups or more beside {domains.names[fold]}, one to "
+                f"train on and one to choose by, got {count}; record more groups"
+            )
+        chooses = part_of_windows(others, parts=min(FOLDS, count), seed=fold) == 0
+    else:
+        chooses = others.splits == 1
+    found = Fold(
+        train=rest[~chooses],
+        valid=rest[chooses & others.labelled],
+        test=np.flatnonzero(here & windows.labelled),
+    )
+    return _checked(windows, found, f"--by {left_out.by}: without {domains.names[fold]}")
+
+
+def shared_groups(windows: Windows, fold: Fold) -> int:
+    """Gives how many of the groups that judge have windows that train or choose; 0 where nobody knows groups."""
+    if not windows.has_groups:
+        return 0
+    known = np.concatenate([windows.groups[fold.train], windows.groups[fold.valid]])
+    return int(np.isin(np.unique(windows.groups[fold.test]), known).sum())
+
+
+def _sharing(windows: Windows, here: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """(N,) whether a window shares samples with one of the domain; windows of different groups do not."""
+    found = np.zeros(len(windows), dtype=bool)
+    if windows.has_groups and not np.isin(windows.groups[here], windows.groups[~here]).any():
+        return found
+    overlaps = overlaps_of(windows)
+    for one, other in ((overlaps.first, overlaps.second), (overlaps.second, overlaps.first)):
+        found[one[here[other]]] = True
+    return found
+
+
+def _fold_in_time(windows: Windows) -> Fold:
+    if windows.times is None:
+        raise UsageError(
+            f"--time: expected a dataset whose windows have times, got {windows.spec.name!r} without; write times.npy "
+            "(UTC seconds at the start of each window), or leave --time out"
+        )
+    start = windows.times
+    end = start + max(modality.samples / modality.rate_hz for modality in windows.spec.modalities)
+    valid_from, test_from = np.quantile(start[windows.labelled], (_VALID_FROM, _TEST_FROM), method="higher")
+    chooses = (start >= valid_from) & (end <= test_from)
+    return Fold(
+        train=np.flatnonzero(end <= valid_from),
+        valid=np.flatnonzero(chooses & windows.labelled),
+        test=np.flatnonzero((start >= test_from) & windows.labelled),
+    )
+
+
+def _checked(windows: Windows, fold: Fold, where: str) -> Fold:
+    few = [f"{len(rows)} {what}" for what, rows in _parts(fold) if len(rows) < FEWEST_WINDOWS]
+    if few:
+        raise UsageError(
+            f"{where}: expected {FEWEST_WINDOWS} windows or more to train on, to choose by and to judge with, got "
+            f"{' and '.join(few)}; record longer"
+        )
+    task, labels = windows.spec.task, windows.labels[fold.train]
+    absent = absent_labels(task, labels[windows.labelled[fold.train]])
+    if absent:
+        raise UsageError(
+            f"{where}: expected labelled windows of every class to train on, got none of {', '.join(absent)}; record "
+            "it elsewhere too, or name another column"
+        )
+    return fold
+
+
+def _parts(fold: Fold) -> Iterator[tuple[str, Rows]]:
+    yield "to train on", fold.train
+    yield "to choose by", fold.valid
+    yield "to judge with", fold.test

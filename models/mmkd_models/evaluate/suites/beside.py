@@ -1,0 +1,52 @@
+"""Rivals beside the models that are judged: what somebody would try first on the same sensor with the same labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from mmkd_edge.errors import UsageError
+from mmkd_models.data.windows import Windows
+from mmkd_models.evaluate.rivals import WORDS, Contestants, RivalName
+from mmkd_models.evaluate.suites.answering import Answering
+from mmkd_models.metrics.scores import AnyMetric
+from mmkd_report.documents.judging import JudgedModel
+
+
+def answering_rivals(
+    names: Sequence[RivalName], first: Answering, *, train: Windows, valid: Windows, metric: AnyMetric, seed: int
+) -> Iterator[Answering]:
+    """Gives rivals of the first model's sensor that have learnt from these windows.
+
+    Args:
+        train: with the labels that the first model's training saw.
+        valid: labelled, by which temperature and prior of each are chosen.
+
+    Raises:
+        UsageError: the first model has several sensors, nothing is labelled, or a rival refuses these windows.
+    """
+    modalities = first.facts.modalities
+    if len(modalities) > 1:
+        raise UsageError(
+            f"--rival: expected a model of one sensor, on which rivals learn, got {first.facts.name} of "
+            f"{', '.join(modalities)}; judge a student, and name the teacher by --against"
+        )
+    if len(valid) == 0 or not train.labelled.any():
+        raise UsageError("--rival: expected labelled windows of train and valid, got none; label some, or leave it out")
+    contestants = Contestants(train=train, parts=(valid,), modality=modalities[0], seed=seed, metric=metric)
+    for name in names:
+        ask = contestants.asked(name)
+        if isinstance(ask, str):
+            raise UsageError(f"--rival {name}: {ask}; leave it out")
+        yield Answering(
+            facts=JudgedModel(
+                name=WORDS[name],
+                path="",
+                sha256="",
+                role="rival",
+                modalities=modalities,
+                parameters=None,
+            ),
+            practised=frozenset(),
+            cautions=(),
+            ask=ask,
+        )

@@ -1,0 +1,1 @@
+"""The page of a fleet: many benchmark runs of several devices, grouped."""

@@ -1,0 +1,101 @@
+"""The section on shift: a row for each domain that was left out, means with intervals, and the end of the campaign."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmkd_report.documents.figures import Measure
+from mmkd_report.documents.judging import DomainSpread, ShiftFacts
+from mmkd_report.words.formats import NOTHING, count, fixed, is_figure, percent, significant
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShiftRow:
+    """One domain, or a sum of all, as written: a figure for each contestant."""
+
+    name: str
+    aside: str
+    windows: str
+    figures: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShiftSection:
+    """All of the section."""
+
+    about: str
+    by: str
+    measure: str
+    names: tuple[str, ...]
+    rows: tuple[ShiftRow, ...]
+    absent: tuple[str, ...]
+    time: str
+
+
+def shift_section(found: ShiftFacts) -> ShiftSection:
+    """The section; contestants stand in the order of the document."""
+    names = tuple(found.models)
+    rows = [
+        ShiftRow(
+            name=one.name,
+            aside=f"{one.shared_groups} groups in training too" if one.shared_groups else "",
+            windows=count(one.windows),
+            figures=tuple(_figure(one.figures[name], found.measure) for name in names),
+        )
+        for one in found.domains
+    ]
+    means = tuple(_spread(found.models[name], found.measure) for name in names)
+    gains = tuple(_gain(found.gains.get(name), found.measure) for name in names)
+    unit = found.measure.gain_unit
+    return ShiftSection(
+        about=(
+            f"Trained anew without one {found.by} at a time and judged on it: a {found.teacher} teacher of all sensors "
+            f"({found.steps[0]} steps), and for {found.sensor} a {found.student} student taught by it and one taught by"
+            f" labels alone ({found.steps[1]} steps each), {found.labels}. Groups that chose are unseen in training"
+            " too. Intervals are 95 % over domains, by Student's t."
+        ),
+        by=found.by,
+        measure=_title(found.measure),
+        names=names,
+        rows=(
+            *rows,
+            ShiftRow(name="mean", aside="95 % interval", windows="", figures=means),
+            ShiftRow(name="student better by", aside=unit, windows="", figures=gains),
+        ),
+        absent=tuple(f"{name}: {why}" for name, why in found.absent.items()),
+        time=_time(found),
+    )
+
+
+def _time(found: ShiftFacts) -> str:
+    if found.time is None:
+        return ""
+    train, valid, test = (count(windows) for windows in found.time.windows)
+    measure = found.time.measure
+    figures = ", ".join(f"{name} {_figure(value, measure)}" for name, value in found.time.figures.items())
+    return (
+        f"Trained on the first {train} windows of the campaign, chosen by the {valid} after them, judged on the last "
+        f"{test}: {_title(measure)} {figures}."
+    )
+
+
+def _title(measure: Measure) -> str:
+    return f"{measure.title}, {measure.unit}" if measure.unit else measure.title
+
+
+def _figure(value: float, measure: Measure) -> str:
+    return percent(value) if measure.is_share else significant(value)
+
+
+def _spread(one: DomainSpread, measure: Measure) -> str:
+    if not (is_figure(one.low) and is_figure(one.high)):
+        return _figure(one.mean, measure)
+    return f"{_figure(one.mean, measure)} ({_figure(one.low, measure)} to {_figure(one.high, measure)})"
+
+
+def _gain(one: DomainSpread | None, measure: Measure) -> str:
+    if one is None:
+        return NOTHING
+    written = fixed if measure.is_share else significant
+    ends = f" ({written(one.low)} to {written(one.high)})" if is_figure(one.low) and is_figure(one.high) else ""
+    return f"{written(one.mean)}{ends}"

@@ -1,0 +1,157 @@
+"""Novelty: p-values by hand, the status `unknown`, and bundles that have none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from mmkd_edge import EdgePredictor, ModalitySpec, UsageError, example_bundle
+from mmkd_edge.bundle.manifest import Manifest, ModelEntry, Novelty, decode_manifest, encode_manifest
+from mmkd_edge.errors import ManifestError
+from mmkd_edge.predict.novelty import NoveltyRule, novelty_rule, smallest_unknown_level
+from mmkd_edge.predict.policy import SensorError
+from mmkd_edge.testing import fake_entry, fake_predictor
+
+ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=4)
+LABELS = ("ok", "worn")
+FOUR = Novelty(scores=(0.5, 1.0, 1.0, 3.0), max_error=0.0, tolerance=1e-3)
+WINDOW = np.zeros((4, 2))
+
+
+@pytest.mark.parametrize(
+    ("score", "expected"),
+    [(0.0, 1.0), (0.5, 1.0), (0.7, 0.8), (1.0, 0.8), (2.0, 0.4), (3.0, 0.4), (9.0, 0.2), (np.inf, 0.2), (np.nan, 0.2)],
+)
+def test_a_p_value_counts_the_validation_windows_that_are_as_far_out(score: float, expected: float) -> None:
+    assert NoveltyRule(calibration=FOUR).p_value(score) == pytest.approx(expected)
+
+
+def test_of_windows_like_those_of_the_validation_at_most_the_level_is_unknown() -> None:
+    rng, level = np.random.default_rng(0), 0.05
+    unknown = []
+    for _ in range(400):
+        scores = np.sort(rng.exponential(size=99))
+        rule = NoveltyRule(calibration=msgspec.structs.replace(FOUR, scores=tuple(scores)), unknown_level=level)
+        unknown += [rule.fault(rule.p_value(score)) is not None for score in rng.exponential(size=20)]
+    # The share is 0.05 in expectation; 400 calibrations of 20 windows each have a standard error of about 0.0027.
+    assert np.mean(unknown) == pytest.approx(level, abs=0.01)
+
+
+def test_a_window_that_training_never_saw_the_like_of_is_unknown() -> None:
+    prediction = fake_predictor([0.1, 0.9], modality=ACC, labels=LABELS, novelty=2.0).predict(WINDOW)
+    assert (prediction.status, prediction.novelty, prediction.label) == ("unknown", 0.5, "worn")
+    assert prediction.reason == "unlike what training saw: p-value 0.5, at most 0.5 is unknown"
+
+
+def test_a_usual_window_has_its_p_value_and_nothing_against_it() -> None:
+    prediction = fake_predictor([0.1, 0.9], modality=ACC, labels=LABELS, novelty=0.5).predict(WINDOW)
+    assert (prediction.status, prediction.novelty, prediction.reason) == ("ok", 1.0, "")
+
+
+def test_novelty_may_be_a_function_of_what_the_engine_is_fed() -> None:
+    predictor = fake_predictor([1, 0], modality=ACC, labels=LABELS, novelty=lambda feeds: float(feeds["acc"].max()))
+    assert [predictor.predict(WINDOW + value).status for value in (0.0, 5.0)] == ["ok", "unknown"]
+    assert predictor.health().predictions == {
+        "ok": 1,
+        "warming_up": 0,
+        "degraded": 0,
+        "unknown": 1,
+        "stale": 0,
+        "invalid": 0,
+    }
+
+
+def test_unknown_outweighs_a_missing_channel_and_names_both() -> None:
+    window = np.array([[0.0, np.nan]] * 4)
+    prediction = fake_predictor([1, 0], modality=ACC, labels=LABELS, novelty=2.0).predict(window)
+    assert prediction.status == "unknown"
+    assert prediction.reason == (
+        "unlike what training saw: p-value 0.5, at most 0.5 is unknown; channel 'y' is missing"
+    )
+
+
+def test_nothing_stands_behind_an_empty_window_however_novel() -> None:
+    prediction = fake_predictor([1, 0], modality=ACC, labels=LABELS, novelty=2.0).predict(np.full((4, 2), np.nan))
+    assert (prediction.status, prediction.novelty) == ("invalid", None)
+
+
+def test_an_unknown_answer_is_withheld_or_raised_as_the_policy_says() -> None:
+    held = fake_predictor([0, 1], modality=ACC, labels=LABELS, novelty=2.0, policy="abstain").predict(WINDOW)
+    assert (held.status, held.label, held.index) == ("unknown", "", -1)
+    with pytest.raises(SensorError, match=r"\Amodality 'acc': unknown: unlike what training saw: p-value 0\.5"):
+        fake_predictor([0, 1], modality=ACC, labels=LABELS, novelty=2.0, policy="raise").predict(WINDOW)
+
+
+def test_the_shipped_bundle_of_an_earlier_version_opens_and_has_none() -> None:
+    with EdgePredictor.open(example_bundle(), backend="ort") as predictor:
+        assert not predictor.entry.has_novelty
+        modality = predictor.modality
+        prediction = predictor.predict(np.zeros(modality.shape, dtype=np.float32))
+    assert prediction.novelty is None
+
+
+def test_an_earlier_bundle_cannot_be_asked_for_unknown_windows() -> None:
+    with pytest.raises(UsageError) as caught:
+        EdgePredictor.open(example_bundle(), backend="ort", unknown_level=0.01)
+    assert str(caught.value) == (
+        f"{example_bundle()}: 'acc/model.fp32.onnx': unknown_level=0.01: expected a student with novelty, got one that "
+        "was trained by an earlier version; train and export it again, or open without unknown_level"
+    )
+
+
+@pytest.mark.parametrize("level", [0, 1, 1.5, True, "1%"])
+def test_a_level_is_a_share(level: Any) -> None:
+    with pytest.raises(UsageError) as caught:
+        EdgePredictor.open(example_bundle(), unknown_level=level)
+    assert str(caught.value) == f"unknown_level: expected a share above 0 and below 1, or None; got {level!r}"
+
+
+def entry_with(novelty: Novelty | msgspec.UnsetType) -> ModelEntry:
+    entry = fake_entry(modality=ACC, labels=LABELS, novelty=True)
+    artifact = msgspec.structs.replace(entry.artifacts[0], novelty=novelty)
+    return msgspec.structs.replace(entry, artifacts=(artifact,))
+
+
+def test_few_windows_support_no_small_level() -> None:
+    entry = entry_with(FOUR)
+    with pytest.raises(UsageError) as caught:
+        novelty_rule(entry, entry.artifacts[0], 0.01, where="press.edge")
+    assert str(caught.value) == (
+        "press.edge: 'acc/model.fp32.onnx': unknown_level=0.01: expected 0.2 or more, because 4 windows calibrated it; "
+        "choose a higher level, or validate on more windows"
+    )
+    assert smallest_unknown_level(FOUR) == 0.2
+    assert novelty_rule(entry, entry.artifacts[0], 0.2) == NoveltyRule(calibration=FOUR, unknown_level=0.2)
+
+
+def test_an_artifact_that_nothing_calibrated_has_no_level() -> None:
+    entry = entry_with(msgspec.UNSET)
+    assert novelty_rule(entry, entry.artifacts[0], None) is None
+    with pytest.raises(UsageError, match="got an artifact without; export it with recorded windows"):
+        novelty_rule(entry, entry.artifacts[0], 0.2)
+
+
+def manifest_of(entry: ModelEntry) -> Manifest:
+    files = tuple(type(entry.golden)(file=name, sha256="0" * 64, size_bytes=1) for name in ("report.json", "README.md"))
+    return Manifest(model_id="fake", models=(entry,), tools={}, licence="none", files=files)
+
+
+def test_a_manifest_keeps_it() -> None:
+    manifest = manifest_of(entry_with(FOUR))
+    assert decode_manifest(encode_manifest(manifest)) == manifest
+
+
+def test_a_manifest_without_the_output_has_no_calibration() -> None:
+    entry = entry_with(FOUR)
+    entry = msgspec.structs.replace(entry, outputs=entry.outputs[:2])
+    with pytest.raises(ManifestError, match=r"artifacts\[0\].novelty: expected none beside graphs without the output"):
+        encode_manifest(manifest_of(entry))
+
+
+def test_a_manifest_refuses_scores_that_fall() -> None:
+    falling = msgspec.structs.replace(FOUR, scores=(1.0, 0.5))
+    with pytest.raises(ManifestError, match=r"novelty.scores: expected rising numbers, got 1.0 before 0.5"):
+        encode_manifest(manifest_of(entry_with(falling)))

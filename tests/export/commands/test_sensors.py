@@ -1,0 +1,188 @@
+"""`mmkd-evaluate --sensors`: every sensor is trained, judged and told once, and what cannot be is refused whole."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.commands.evaluate import main as evaluate_main
+from mmkd_models.compare.sensors import JUDGED_FILE
+from mmkd_models.data import Dataset, write_dataset
+from mmkd_report import render_sensors
+
+pytest.importorskip("sklearn")
+
+Ran = tuple[object, str, str]
+ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=20.0, samples=40)
+GYRO = ModalitySpec(name="gyro", channels=("z",), rate_hz=10.0, samples=20)
+TEMP = ModalitySpec(name="temp", channels=("t",), rate_hz=5.0, samples=10)
+QUICK = ("--steps", "4", "--label-share", "1", "--no-choose", "--members", "transformer", "--no-latency")
+
+
+def written(path: Path, *modalities: ModalitySpec) -> Dataset:
+    """Ten machines of six windows; `gyro` tells the class, `acc` a little, `temp` nothing."""
+    splits, rng = {}, np.random.default_rng(0)
+    for name, groups in (("train", range(6)), ("valid", range(6, 8)), ("test", range(8, 10))):
+        owners = np.repeat(np.array(groups), 6)
+        labels = np.arange(len(owners)) % 3
+        values = {
+            "acc": labels[:, None, None] + rng.normal(0, 4, (len(owners), 40, 2)),
+            "gyro": labels[:, None, None] + rng.normal(0, 0.1, (len(owners), 20, 1)),
+            "temp": rng.normal(0, 1, (len(owners), 10, 1)),
+        }
+        splits[name] = {one.name: values[one.name] for one in modalities} | {"labels": labels, "groups": owners}
+    return write_dataset(path, name="line 3", labels=("idle", "ok", "worn"), modalities=modalities, splits=splits)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return written(tmp_path_factory.mktemp("data") / "line", ACC, GYRO, TEMP)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """Runs `mmkd-evaluate` in this process; gives its exit code, stdout and stderr."""
+
+    def run(*arguments: object) -> Ran:
+        monkeypatch.setattr("sys.argv", ["mmkd-evaluate", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_info:
+            evaluate_main()
+        captured = capsys.readouterr()
+        return exit_info.value.code, captured.out, captured.err
+
+    return run
+
+
+def test_every_sensor_is_told_beside_rivals_and_teacher_and_an_interrupted_run_goes_on(
+    run: Callable[..., Ran], data: Dataset, tmp_path: Path
+) -> None:
+    pytest.importorskip("aeon")
+    out, cost = tmp_path / "sensors", tmp_path / "cost.toml"
+    cost.write_text("version = 1\n[student]\n[teacher]\n")
+    cheap = tmp_path / "cheap.toml"
+    cheap.write_text("version = 1\n[student]\nsensor_price = 1\n")
+    line = ("--sensors", data.path, *QUICK, "--modality", "acc", "--modality", "gyro", "--workers", 1, "--pairs")
+    money = ("--cost", cost, "--cost", f"gyro={cheap}")
+    code, text, err = run(*line, *money, "-o", out)
+    assert code == 0, err
+    document = json.loads((out / "sensors.json").read_text())
+    best, other = document["rows"]
+    assert [best["sensors"], other["sensors"]] == [["gyro"], ["acc"]]
+    assert list(best["scores"]) == ["extra_trees", "mini_rocket", "labels_alone", "distilled", "teacher"]
+    assert best["scores"]["extra_trees"]["mean"] == 1.0
+    assert best["low"] <= best["gain"] <= best["high"]
+    assert best["relative"]["mean"] > 0
+    assert (sorted(best["worth"]), sorted(other["worth"])) == (["student"], ["student", "teacher"])
+    assert best["worth"]["student"] != other["worth"]["student"]
+    assert [sorted(one["sensors"]) for one in document["pairs"]] != []
+    assert {len(one["sensors"]) for one in document["pairs"]} == {2}
+    assert text.startswith("gyro is the sensor whose student validates best: accuracy ")
+    assert text.splitlines()[-1] == (
+        f"wrote {out / 'report.html'}; next: mmkd-export {out / 'seed-0' / 'gyro' / 'student.ckpt'}"
+    )
+    page = (out / "report.html").read_text()
+    assert page == render_sensors(document)
+    assert '<a href="gyro.html">gyro</a>' in page
+    assert "When a sensor breaks" in (out / "gyro.html").read_text()
+
+    (out / "seed-0" / "acc" / JUDGED_FILE).unlink()  # as if the run had been interrupted there
+    before = (out / "seed-0" / "gyro" / JUDGED_FILE).read_bytes()
+    code, again, err = run(*line, *money, "-o", out, "--json")
+    assert code == 0, err
+    assert {one.partition(":")[0] for one in err.splitlines()} == {"acc"}  # nothing is trained, `gyro` not judged again
+    assert (out / "seed-0" / "gyro" / JUDGED_FILE).read_bytes() == before
+    found = json.loads(again)
+    assert found["rows"] == document["rows"]
+
+    (out / "seed-0" / "acc" / JUDGED_FILE).write_text("{")
+    code, nothing, err = run(*line, "-o", out)
+    assert (code, nothing) == (6, "")
+    assert err.startswith(f"mmkd-evaluate: {out / 'seed-0' / 'acc' / JUDGED_FILE}: expected a judged sensor, got a ")
+    assert err.endswith("; delete it\n")
+
+
+@pytest.mark.slow
+def test_two_workers_find_what_one_finds(run: Callable[..., Ran], data: Dataset, tmp_path: Path) -> None:
+    found = []
+    for workers in (1, 2):
+        out = tmp_path / str(workers)
+        line = ("--sensors", data.path, *QUICK, "--modality", "gyro", "--modality", "temp")
+        code, text, err = run(*line, "--workers", workers, "-o", out, "--json")
+        assert code == 0, err
+        found.append(json.loads(text)["rows"])
+    assert found[0] == found[1]
+
+
+@pytest.mark.slow
+def test_latency_is_measured_of_the_exported_student_beside_its_teacher_once(
+    run: Callable[..., Ran], data: Dataset, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    line = ("--sensors", data.path, *QUICK[:-1], "--duration-s", 0.2, "--workers", 1, "-o", tmp_path / "out", "--json")
+    code, text, err = run(*line)
+    assert code == 0, err
+    assert all(0 < row["latency_ms"] < row["teacher_latency_ms"] for row in json.loads(text)["rows"])
+    code, again, err = run(*line)
+    assert "latency" not in err
+    assert json.loads(again)["rows"] == json.loads(text)["rows"]
+
+
+def test_what_cannot_be_chosen_among_is_refused_before_anything_is_trained(
+    run: Callable[..., Ran], data: Dataset, tmp_path: Path
+) -> None:
+    out = ("-o", tmp_path / "out")
+
+    def refused(*arguments: object) -> str:
+        code, text, err = run("--sensors", *arguments, "--no-latency", *out)
+        assert (code, text) == (2, "")
+        assert not (tmp_path / "out").exists()
+        return err.removeprefix("mmkd-evaluate: ").rstrip("\n")
+
+    alone = written(tmp_path / "alone", ACC)
+    assert refused(alone.path) == (
+        f"{alone.path}: expected two sensors or more, among which one is chosen, got acc alone; mmkd-evaluate judges a "
+        "model of it"
+    )
+    euro, dollar, bad = tmp_path / "euro.toml", tmp_path / "dollar.toml", tmp_path / "bad.toml"
+    euro.write_text("version = 1\n")
+    dollar.write_text('version = 1\ncurrency = "USD"\n')
+    bad.write_text("version = 1\n[student]\nsensor_price = -5\n")
+    assert refused(data.path, "--cost", f"mic={euro}") == (
+        f"--cost mic={euro}: expected a sensor of acc, gyro, temp, got 'mic'; correct it"
+    )
+    assert refused(data.path, "--cost", euro, "--cost", dollar) == (
+        f"--cost {dollar}: expected one file for all sensors, got two; name each once"
+    )
+    assert refused(data.path, "--cost", f"acc={euro}", "--cost", f"gyro={dollar}") == (
+        "--cost: expected one currency, got EUR and USD; reckon all sensors in one"
+    )
+    assert refused(data.path, "--cost", bad) == (
+        f"--cost {bad}: 'student.sensor_price': expected 0 or more, got -5; correct it"
+    )
+    missing = tmp_path / "none.toml"
+    assert refused(data.path, "--cost", missing) == (
+        f"--cost {missing}: found no such file; mmkd-evaluate --print-cost prints one to fill in"
+    )
+    assert refused(data.path, "--modality", "mic") == (
+        "dataset 'line 3': modality 'mic' is not in it; choose one of acc, gyro, temp"
+    )
+
+
+def test_a_sensor_that_was_judged_with_other_checkpoints_is_judged_again(
+    run: Callable[..., Ran], data: Dataset, tmp_path: Path
+) -> None:
+    line = ("--sensors", data.path, *QUICK, "--modality", "temp", "--workers", 1, "--json")
+    code, _, err = run(*line, "-o", tmp_path / "out")
+    assert code == 0, err
+    fold = tmp_path / "out" / "seed-0"
+    shutil.copyfile(fold / "temp" / "baseline.ckpt", fold / "temp" / "student.ckpt")
+    (fold / "fold.json").unlink()
+    code, _, err = run(*line, "-o", tmp_path / "out")
+    assert code == 0, err
+    assert "temp: fault: noise" in err.splitlines()

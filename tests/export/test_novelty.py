@@ -1,0 +1,226 @@
+"""Novelty from the checkpoint to the device: every kind of student, every engine, every precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from mmkd_edge import EdgePredictor, GateError, ModalitySpec, TaskSpec
+from mmkd_edge.backends.base import BackendName, is_installed, open_backend
+from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.predict.preprocess import prepare_batch
+from mmkd_edge.trust.graphs import check_graph
+from mmkd_export.graph.calibration import tensor_magnitudes
+from mmkd_export.graph.layers import after_first_layer, learnt_layers
+from mmkd_export.graph.onnx_from_student import onnx_from_student
+from mmkd_export.inspect.files import inspect_file
+from mmkd_export.judge.gate import GateRule, gate_result, gate_summary
+from mmkd_export.judge.parity import NOVELTY_TOLERANCE, with_missing_samples
+from mmkd_export.judge.proof_set import ProofSet, feeds_of
+from mmkd_export.judge.torch_answers import answers_from_student
+from mmkd_export.plan import ExportPlan, export_plan
+from mmkd_export.precision.fp16 import half_graph
+from mmkd_export.run import ExportResult, export
+from mmkd_models.networks.rocket import fit_rocket, pruned
+from mmkd_models.networks.student import student_network
+from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
+from mmkd_models.training.judging.novelty import seen_of
+
+Build = Callable[..., StudentCheckpoint]
+MIC = ModalitySpec(name="mic", kind="audio", channels=("mono",), rate_hz=2000.0, samples=800)
+CAM = ModalitySpec(name="cam", kind="video", channels=("gray",), rate_hz=25.0, samples=10, height=12, width=16)
+TASKS = {
+    "several labels": TaskSpec(kind="multi_label", labels=("worn", "hot")),
+    "a number": TaskSpec(kind="regression", labels=("wear",), unit="um"),
+}
+
+
+def with_seen(student: StudentCheckpoint) -> StudentCheckpoint:
+    """The same student, as if its training had seen the windows that it carries."""
+    assert student.carried is not None
+    values, present = prepare_batch(student.carried.windows, student.modality)
+    with torch.no_grad():
+        embeddings = student.network()(torch.from_numpy(values), torch.from_numpy(present)).embedding.numpy()
+    return replace(student, seen=seen_of(embeddings, embeddings))
+
+
+def of_features(start: StudentCheckpoint, kind: str) -> StudentCheckpoint:
+    assert start.carried is not None
+    values, present = prepare_batch(start.carried.windows, start.modality)
+    scale = (values.mean((0, 1)), values.std((0, 1)))
+    features = fit_rocket(start.modality, values, present, scale=scale, seed=0, features=168)
+    features = pruned(features, start.modality, np.arange(0, 168, 2))
+    config = msgspec.structs.replace(start.config, kind=kind, rocket=features.config)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        state = student_network(start.modality, len(start.task.labels), config).state_dict()
+    state |= {f"rocket.{name}": value for name, value in features.state_dict().items()}
+    return replace(start, config=config, state=state)
+
+
+def built(build: Build, what: str) -> StudentCheckpoint:
+    match what:
+        case "rocket" | "hybrid":
+            return of_features(build(windows=40), what)
+        case "sound":
+            return build(modality=MIC, windows=24)
+        case "video":
+            return build(modality=CAM, windows=24)
+        case "transformer":
+            return build(windows=40)
+        case _:
+            return build(task=TASKS[what], windows=24)
+
+
+@pytest.mark.parametrize("what", ["transformer", "rocket", "hybrid", "sound", "video", *TASKS])
+def test_every_kind_of_student_has_it_in_every_engine(build_student: Build, what: str) -> None:
+    student = with_seen(built(build_student, what))
+    assert student.carried is not None
+    windows = student.carried.windows[:6]
+    windows = np.ma.concatenate([windows, with_missing_samples(windows, seed=0)])
+    windows = windows if student.modality.kind == "video" else np.asarray(windows.filled(np.nan))
+    expected = answers_from_student(student, windows).novelty
+    graph = onnx_from_student(student)
+    check_graph(graph)
+    assert expected is not None
+    engines: list[BackendName] = [name for name in ("ort", "openvino") if is_installed(name)]
+    for engine in engines:
+        backend = open_backend(engine, graph, threads=1)
+        try:
+            found = np.concatenate([backend.run(feeds)[2] for feeds in feeds_of(windows, student.modality)])
+        finally:
+            backend.close()
+        np.testing.assert_allclose(found, expected, rtol=NOVELTY_TOLERANCE, atol=NOVELTY_TOLERANCE)
+
+
+def test_a_student_of_an_earlier_release_has_none(build_student: Build) -> None:
+    outputs = [output.name for output in onnx.load_from_string(onnx_from_student(build_student())).graph.output]
+    assert outputs == ["logits", "probabilities"]
+
+
+@pytest.fixture(scope="module")
+def student(build_student: Build) -> StudentCheckpoint:
+    return with_seen(build_student(windows=240))
+
+
+@pytest.fixture(scope="module")
+def made(student: StudentCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
+    folder = tmp_path_factory.mktemp("novelty")
+    write_student(folder / "student.ckpt", student)
+    plan = ExportPlan(
+        source=folder / "student.ckpt",
+        output=folder / "student.edge",
+        precisions=("fp32", "fp16", "int8"),
+        accept_unjudged=True,
+    )
+    return export(plan)
+
+
+def test_a_checkpoint_keeps_what_training_saw(student: StudentCheckpoint, made: ExportResult) -> None:
+    back = read_student(made.path.with_name("student.ckpt"))
+    assert back.seen is not None
+    assert student.seen is not None
+    assert torch.equal(back.seen.centres, student.seen.centres)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_device_calls_a_window_unknown_in_every_precision(made: ExportResult, precision: str) -> None:
+    rng = np.random.default_rng(0)
+    with EdgePredictor.open(made.path, backend="ort", precision=precision, unknown_level=0.02) as predictor:  # type: ignore[arg-type]
+        assert predictor.bundle is not None
+        golden = predictor.bundle.golden("acc")
+        usual = [predictor.predict(window) for window in golden.windows[:40]]
+        steps = np.where(rng.random((20, *predictor.modality.shape)) < 0.5, -40.0, 40.0).astype(np.float32)
+        strange = [predictor.predict(window) for window in steps]
+        predictor.selftest()
+    assert sum(one.status == "unknown" for one in usual) <= 3
+    assert min(one.novelty for one in usual) < 0.5 < max(one.novelty for one in usual)
+    assert np.mean([one.status == "unknown" for one in strange]) > 0.9
+
+
+def test_each_artifact_has_p_values_of_its_own(made: ExportResult) -> None:
+    (entry,) = made.manifest.models
+    assert entry.has_novelty
+    by_precision = {artifact.precision: artifact.novelty for artifact in entry.artifacts}
+    assert {name: len(one.scores) for name, one in by_precision.items() if one} == {
+        "fp32": 240,
+        "fp16": 240,
+        "int8": 240,
+    }
+    assert by_precision["fp32"].tolerance == NOVELTY_TOLERANCE  # type: ignore[union-attr]
+    assert by_precision["int8"].tolerance > by_precision["int8"].max_error  # type: ignore[union-attr]
+
+
+def test_the_gate_and_the_report_speak_of_it(made: ExportResult) -> None:
+    fp32, *lower = made.report.artifacts
+    assert fp32.parity.novelty.max_error < NOVELTY_TOLERANCE  # type: ignore[union-attr]
+    for artifact in lower:
+        assert artifact.gate is not None
+        assert artifact.gate.novelty_agreement > 0.9  # type: ignore[operator]
+
+
+def test_people_are_told_that_a_bundle_has_it(made: ExportResult) -> None:
+    facts = inspect_file(made.path)
+    assert facts["acc/model.fp32.onnx.novelty"] == "unknown from a level of 0.0042 on, by 240 windows"
+    with Bundle.open(made.path) as bundle:
+        card = bundle.read("README.md").decode()
+    assert "## What it has never seen" in card
+    assert "`logits` and `probabilities`, both (1, 4), and `novelty` (1, 1)." in card
+
+
+def test_a_bundle_that_is_made_from_a_bundle_keeps_it(made: ExportResult, tmp_path: Path) -> None:
+    again = export(export_plan(made.path, output=tmp_path / "again.edge"))
+    (before,), (after,) = made.manifest.models, again.manifest.models
+    assert after.artifacts[0].novelty == before.artifacts[0].novelty
+    assert after.outputs == before.outputs
+
+
+def test_nothing_of_it_leaves_float32(student: StudentCheckpoint) -> None:
+    assert student.carried is not None
+    model = onnx.load_from_string(onnx_from_student(student))
+    own = {index for index, node in enumerate(model.graph.node) if any("novelty" in name for name in node.output)}
+    assert own
+    assert not own & after_first_layer(model)
+    assert not any("novelty" in layer.name for layer in learnt_layers(model))
+    half = half_graph(model, feeds_of(student.carried.windows[:8], student.modality)).model
+    weights = {tensor.name: tensor.data_type for tensor in half.graph.initializer if tensor.name.startswith("novelty.")}
+    assert weights
+    assert set(weights.values()) == {onnx.TensorProto.FLOAT}
+    assert tensor_magnitudes(half, ["novelty"], feeds_of(student.carried.windows[:8], student.modality))
+
+
+def test_scores_in_another_order_fail_the_gate(
+    student: StudentCheckpoint, build_proof_set: Callable[[StudentCheckpoint], ProofSet]
+) -> None:
+    proof_set = build_proof_set(student)
+    judging, answers = proof_set.judging, proof_set.judging.answers
+    rule = GateRule(metric="accuracy", max_drop_points=1.0)
+    assert gate_result(answers, judging, rule, proof_set.task).passed
+    assert answers.novelty is not None
+    result = gate_result(replace(answers, novelty=-answers.novelty), judging, rule, proof_set.task)
+    assert not result.passed
+    assert gate_summary(result).endswith("novelty agrees with a rank correlation of -1.00 (at least 0.90)")
+
+
+def test_another_score_than_the_stored_one_fails_the_self_test(made: ExportResult, tmp_path: Path) -> None:
+    with EdgePredictor.open(made.path, backend="ort", selftest=False) as predictor:
+        engine = predictor._service.students.engines[0]
+        run = engine.backend.run
+        engine.backend.run = lambda feeds: (*run(feeds)[:2], 1.1 * run(feeds)[2])  # type: ignore[method-assign]
+        with pytest.raises(GateError, match=r"self-test: golden window \d+: expected the stored novelty within 0.1%"):
+            predictor.selftest()
+
+
+def test_tensorrt_builds_it(student: StudentCheckpoint) -> None:
+    module: ModuleType = pytest.importorskip("tensorrt_rtx", reason="needs pip install 'mmkd-edge[trt-rtx]'")
+    from mmkd_edge.backends.trt.build import engine_from_onnx
+
+    assert engine_from_onnx(onnx_from_student(student), module, workspace_bytes=1 << 28).plan

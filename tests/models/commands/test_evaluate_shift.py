@@ -1,0 +1,170 @@
+"""`mmkd-evaluate --suite shift`: trained anew in a folder, gone on with after a kill, and refused in whole messages."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from mmkd_models.commands.evaluate import main as evaluate_main
+from mmkd_models.data import Dataset
+from mmkd_models.networks.student import Student
+from mmkd_models.networks.teacher import Teacher
+from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint, write_student, write_teacher
+from mmkd_report import render_judging
+
+Ran = tuple[object, str, str]
+NAME = "mmkd-evaluate: "
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """Runs the command in this process; gives its exit code, stdout and stderr."""
+
+    def run(*arguments: object) -> Ran:
+        monkeypatch.setattr("sys.argv", ["mmkd-evaluate", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_info:
+            evaluate_main()
+        captured = capsys.readouterr()
+        return exit_info.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def student(sites: Dataset, student_checkpoint: StudentCheckpoint, tmp_path: Path) -> Path:
+    """A student of `acc` with random weights."""
+    spec, path = sites.spec.modality("acc"), tmp_path / "student.ckpt"
+    facts = msgspec.structs.replace(student_checkpoint.facts, dataset_sha256=sites.sha256, fold=None)
+    state = Student(spec, 3, student_checkpoint.config).state_dict()
+    made = replace(student_checkpoint, modality=spec, task=sites.spec.task, facts=facts, state=state, carried=None)
+    write_student(path, made)
+    return path
+
+
+def line(student: Path, sites: Dataset, out: Path) -> list[str]:
+    options = ["--suite", "shift", "--by", "site", "--time", "--steps", "4", "--json"]
+    return [str(student), str(sites.path), *options, "-o", str(out)]
+
+
+def started(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
+    code = "from mmkd_models.commands.evaluate import main; main()"
+    with log.open("wb") as out:
+        return subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=out, stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_and_ends_with_equal_figures(
+    run: Callable[..., Ran], student: Path, sites: Dataset, tmp_path: Path
+) -> None:
+    out, log = tmp_path / "killed", tmp_path / "log"
+    process = started(line(student, sites, out), log)
+    teacher = out / "shift" / "domains" / "1" / "teacher-tiny.ckpt"
+    deadline = time.monotonic() + 300
+    while not teacher.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    assert process.wait() == -9
+    assert teacher.exists()
+    assert (out / "shift" / "domains" / "0" / "fold.json").exists()
+    assert not (out / "shift" / "domains" / "1" / "fold.json").exists()
+    before = teacher.stat().st_mtime_ns
+    code, printed, err = run(*line(student, sites, out))
+    assert code == 0, err
+    assert "without site east" not in err  # it was made before
+    assert teacher.stat().st_mtime_ns == before
+    code, whole, err = run(*line(student, sites, tmp_path / "whole"))
+    assert code == 0, err
+    resumed, uninterrupted = json.loads(printed), json.loads(whole)
+    assert resumed == uninterrupted
+    shift: dict[str, Any] = resumed["shift"]
+    assert [one["name"] for one in shift["domains"]] == ["east", "north", "south"]
+    assert list(shift["models"])[:3] == ["teacher", "student", "labels alone"]
+    assert shift["time"]["windows"] == [90, 30, 30]
+    assert resumed["verdict"][0].startswith("On a site never seen ")
+    assert resumed["verdict"][-1].startswith("Record next: more site values like ")
+    page = render_judging(resumed)
+    assert "On what training never saw" in page
+    assert "Trained on the first 90 windows of the campaign" in page
+    again = [word for word in line(student, sites, out) if word != "--json"]
+    code, table, err = run(*again)
+    assert (code, err) == (0, "")
+    assert (
+        "trained anew without one site at a time, for acc; all windows labelled; balanced accuracy, % on it:" in table
+    )
+    assert "the end of the campaign (30 windows, trained on the first 90, chosen by the 30 between)" in table
+
+
+@pytest.mark.slow
+def test_two_workers_and_kept_answers_give_the_figures_of_one(
+    run: Callable[..., Ran], student: Path, sites: Dataset, tmp_path: Path
+) -> None:
+    asked = (student, sites.path, "--suite", "faults", "--suite", "confidence", "--json")
+    code, alone, err = run(*asked)
+    assert code == 0, err
+    code, both, err = run(*asked, "-o", tmp_path / "eval", "--workers", "2")
+    assert code == 0, err
+    assert json.loads(both) == json.loads(alone)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "eval" / "answers").iterdir()}
+    code, again, err = run(*asked, "-o", tmp_path / "eval")
+    assert json.loads(again) == json.loads(alone)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "eval" / "answers").iterdir()} == kept
+
+
+def test_what_the_suite_cannot_take_is_refused_whole(
+    run: Callable[..., Ran],
+    student: Path,
+    sites: Dataset,
+    machines: Dataset,
+    teacher_checkpoint: TeacherCheckpoint,
+    tmp_path: Path,
+) -> None:
+    asked = (student, sites.path, "--suite", "shift")
+    assert run(*asked) == (
+        2,
+        "",
+        f"{NAME}--suite shift: expected -o DIR, which keeps what is trained, got none; name a folder\n",
+    )
+    folder = ("-o", tmp_path / "eval")
+    code, _, err = run(*asked, *folder, "--by", "plant")
+    wanted = "--by plant: expected a column of dataset 'sites', got another; choose one of group, site, single\n"
+    assert (code, err) == (2, f"{NAME}{wanted}")
+    code, _, err = run(*asked, *folder, "--by", "site", "--teacher", "huge")
+    assert (code, err) == (
+        2,
+        f"{NAME}--teacher: expected one of tiny, small, medium, base, got 'huge'; choose one of them\n",
+    )
+    code, _, err = run(*asked, *folder, "--by", "site", "--label-share", "0")
+    assert (code, err) == (
+        2,
+        f"{NAME}--label-share 0: expected above 0 and up to 1; 0.1 keeps a tenth of the labels\n",
+    )
+    assert run(student, sites.path, *folder) == (
+        2,
+        "",
+        f"{NAME}--out: expected --suite beside it, whose work it keeps; add one\n",
+    )
+    assert run(student, sites.path, "--time")[2] == f"{NAME}--time: expected --suite shift beside it; add it\n"
+    alone = "--workers: expected -o DIR, by which workers share their work, got none; name a folder\n"
+    assert run(student, sites.path, "--suite", "faults", "--workers", "2")[2] == f"{NAME}{alone}"
+    path = tmp_path / "teacher.ckpt"
+    state = Teacher(sites.spec.modalities, 3, teacher_checkpoint.config).state_dict()
+    made = replace(teacher_checkpoint, modalities=sites.spec.modalities, task=sites.spec.task, state=state)
+    write_teacher(path, made)
+    code, _, err = run(path, sites.path, "--suite", "shift", *folder)
+    assert (code, err) == (
+        2,
+        (
+            f"{NAME}--suite shift: expected a student or a bundle first, for whose sensor others are trained anew, got "
+            "a teacher of acc and gyro; name it by --against\n"
+        ),
+    )
+    assert not (tmp_path / "eval").exists()

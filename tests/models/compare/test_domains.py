@@ -1,0 +1,138 @@
+"""Domains left out one at a time: figures are those of the folds, whatever the number of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import TaskKind, TaskSpec
+from mmkd_models.compare.comparison import compare_fold, fold_data
+from mmkd_models.compare.domains import ShiftOrder, check_shift, judge_shift, spread_of
+from mmkd_models.compare.fold_result import ComparisonConfig
+from mmkd_models.data import Dataset, write_dataset
+from mmkd_models.data.left_out import LeftOut, fold_without
+from mmkd_models.distil.methods import default_recipe
+from mmkd_models.evaluate.suites.shift import of_shift
+from mmkd_models.metrics.scores import default_metric
+from mmkd_models.training.checkpoint import read_student
+
+Make = Callable[..., ComparisonConfig]
+SITE = LeftOut(by="site")
+
+
+def order(dataset: Dataset, comparison: Make, out: Path, *, workers: int = 1, in_time: bool = False) -> ShiftOrder:
+    config = comparison(label_share=1.0, self_training=False, baseline_learning_rates=(3e-3,), left_out=SITE)
+    return ShiftOrder(dataset=dataset, config=config, out=out, in_time=in_time, workers=workers)
+
+
+def test_the_interval_is_that_of_students_t() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for count in range(2, 11):
+        values = np.random.default_rng(count).normal(size=count)
+        low, high = stats.t.interval(0.95, count - 1, loc=values.mean(), scale=stats.sem(values))
+        found = spread_of(values.tolist())
+        assert (found.low, found.high) == pytest.approx((low, high), abs=1e-3)  # the table has three digits
+    assert spread_of([3.0]).low is None
+
+
+def test_what_trains_has_not_seen_the_domain(sites: Dataset, comparison: Make) -> None:
+    config = comparison(left_out=SITE)
+    data = fold_data(sites, seed=1, labelled=config.labelled, left_out=config.left_out)
+    assert set(data.test.columns["site"]) == {"north"}
+    assert "north" not in set(data.training.train.columns["site"]) | set(data.training.valid.columns["site"])
+    assert data.training.fold is msgspec.UNSET  # no fold that another command could deal again
+
+
+@pytest.mark.slow
+def test_figures_are_those_of_the_folds_and_gains_of_their_differences(
+    sites: Dataset, comparison: Make, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    asked = order(sites, comparison, tmp_path, in_time=True)
+    found = judge_shift(asked, on_part=said.append)
+    assert [one.name for one in found.domains] == ["east", "north", "south"]
+    assert [one.windows for one in found.domains] == [50, 50, 50]
+    fold = compare_fold(sites, seed=2, config=asked.config, out=tmp_path / "domains" / "2")
+    of_sensor = fold.students["acc"]
+    assert found.domains[2].figures["student"] == of_sensor.student.scores.metric("balanced_accuracy")
+    assert found.domains[2].figures["labels alone"] == of_sensor.baseline.scores.metric("balanced_accuracy")
+    assert found.domains[2].figures["teacher"] == fold.teacher.scores.metric("balanced_accuracy")
+    gains = [100 * (one.figures["student"] - one.figures["labels alone"]) for one in found.domains]
+    assert found.gains["labels alone"] == spread_of(gains)
+    figures = {one.name: one.figures["student"] for one in found.domains}
+    assert figures[found.worst["student"]] == min(figures.values())
+    assert all(0 <= (one.low or 0) <= one.mean <= (one.high or 0) <= 1 for one in found.models.values())
+    assert found.time is not None
+    assert found.time.windows == (90, 30, 30)
+    assert "shift: without site east: teacher" in said
+    student = read_student(tmp_path / "domains" / "0" / "acc" / "student.ckpt")
+    assert student.facts.fold is msgspec.UNSET
+    other = order(sites, comparison, tmp_path / "two", in_time=True, workers=2)
+    assert judge_shift(other, on_part=lambda text: None) == found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "measure"), [("regression", "mae"), ("multi_label", "macro_f1")])
+def test_numbers_and_several_labels_are_judged_too(
+    sites: Dataset, comparison: Make, tmp_path: Path, kind: TaskKind, measure: str
+) -> None:
+    task = TaskSpec(kind=kind, labels=("speed",) if kind == "regression" else ("hot", "loud"))
+    splits = {}
+    for name in ("train", "valid", "test"):
+        windows = sites.split(name)
+        number = windows.labels
+        several = np.stack([number > 0, number == 2], axis=1)
+        splits[name] = {
+            **windows.take(np.arange(len(windows))),
+            "labels": number.astype(np.float32) if kind == "regression" else several,
+            "groups": windows.groups,
+            "columns": {"site": windows.columns["site"]},
+        }
+    dataset = write_dataset(tmp_path / kind, name=kind, labels=task, modalities=sites.spec.modalities, splits=splits)
+    asked = order(dataset, comparison, tmp_path / "out")
+    metric = default_metric(kind)
+    trains = {
+        name: msgspec.structs.replace(getattr(asked.config, name), metric=metric)
+        for name in ("teacher_train", "student_train")
+    }
+    config = msgspec.structs.replace(asked.config, recipe=default_recipe(task), **trains)
+    found = judge_shift(replace(asked, config=config), on_part=lambda text: None)
+    assert found.measure.name == measure
+    errors = [one.figures["student"] for one in found.domains]
+    worst = max(errors) if kind == "regression" else min(errors)
+    assert found.worst["student"] == found.domains[errors.index(worst)].name
+    scale = -1 if kind == "regression" else 100
+    first = found.domains[0].figures
+    gains = [scale * (one.figures["student"] - one.figures["labels alone"]) for one in found.domains]
+    assert found.gains["labels alone"].mean == pytest.approx(np.mean(gains))
+    assert set(first) >= {"teacher", "student", "labels alone", "extra-trees"}
+    assert next(iter(of_shift(found))).startswith("On a site never seen ")
+
+
+def test_a_folder_of_other_trainings_is_refused(sites: Dataset, comparison: Make, tmp_path: Path) -> None:
+    (tmp_path / "domains").mkdir()
+    first = order(sites, comparison, tmp_path)
+    claim = tmp_path / "domains" / "0" / "comparison.json"
+    config = msgspec.structs.replace(first.config, left_out=LeftOut(by="group"))
+    claim.parent.mkdir()
+    claim.write_bytes(
+        msgspec.json.encode({"config": config, "dataset_sha256": sites.sha256, "seed": 0, "split": "groups"})
+    )
+    with pytest.raises(UsageError, match="expected a fold of this dataset with these options, got one of another"):
+        judge_shift(first, on_part=lambda text: None)
+
+
+def test_every_fold_is_looked_at_before_any_is_trained(sites: Dataset, comparison: Make, tmp_path: Path) -> None:
+    few = order(sites, comparison, tmp_path)
+    check_shift(few)
+    windows = sites.everything()
+    assert len(fold_without(windows, SITE, fold=2).train) == 80
+    by_machine = msgspec.structs.replace(few.config, left_out=LeftOut(by="group"))
+    with pytest.raises(UsageError, match="expected 20 labelled windows or more of every domain, got 10 of"):
+        check_shift(ShiftOrder(dataset=sites, config=by_machine, out=tmp_path, in_time=False, workers=1))

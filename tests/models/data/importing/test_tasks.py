@@ -1,0 +1,256 @@
+"""Several labels at once, and numbers, from a recipe: in columns, tables, interval files and flags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmkd_edge.errors import DatasetError
+from mmkd_models.commands.data import run_data
+from mmkd_models.commands.recipes import window_lines
+from mmkd_models.data import open_dataset
+from mmkd_models.data.importing.from_recipe import import_recipe
+from mmkd_models.data.importing.recipe import read_recipe
+
+START_S = 1_762_151_400
+FILES = 'files = "{machine}/states.csv"'
+
+
+def run(plant: Path):
+    return import_recipe(read_recipe(plant / "recipe.toml"), plant, plant / "out")
+
+
+def labels_by_machine(plant: Path) -> dict[str, list]:
+    """The labels of each machine's windows, in order of time."""
+    windows = open_dataset(plant / "out").everything()
+    found = {}
+    for group in np.unique(windows.groups):
+        rows = np.flatnonzero(windows.groups == group)
+        rows = rows[np.argsort(windows.times[rows])]
+        found[str(group)] = windows.labels[rows].tolist()
+    return found
+
+
+def write_states(plant: Path, *lines: str, machine: int | None = None) -> None:
+    """Intervals in seconds from each machine's start."""
+    for number in range(6) if machine is None else [machine]:
+        start = START_S + 1000 * number
+        rows = [line.split(",") for line in lines]
+        text = [f"{start + float(begin)},{start + float(end)},{label}" for begin, end, label in rows]
+        (plant / f"M{number}" / "states.csv").write_text("\n".join(["start,end,label", *text]) + "\n")
+
+
+def add_columns(plant: Path, **columns) -> None:
+    """Columns beside the samples, by a function of the row's number and the machine's."""
+    for machine in range(6):
+        file = plant / f"M{machine}" / "acc.csv"
+        header, *rows = file.read_text().splitlines()
+        lines = [
+            ",".join([row, *(str(value(number, machine)) for value in columns.values())])
+            for number, row in enumerate(rows)
+        ]
+        file.write_text("\n".join([",".join([header, *columns]), *lines]) + "\n")
+
+
+def test_intervals_of_several_labels_overlap_and_cover_a_window_by_their_share(plant, recipe):
+    recipe((FILES, f'{FILES}\ntask = "multi_label"'))
+    # Windows of 1 s: hot is on in 0 to 3.5, worn in 2 to 5 and, together with hot, in 8 to 9.
+    write_states(plant, "0,3.5,hot", "2,5,worn", "8,9,hot+worn", "9,10,")
+    report = run(plant)
+    task = report.built.dataset.spec.task
+    assert (task.kind, task.labels) == ("multi_label", ("hot", "worn"))
+    # The fourth window is half hot: neither on nor off by a purity of 0.8, and left out.
+    wanted = [[1, 0], [1, 0], [1, 1], [0, 1], [0, 0], [0, 0], [0, 0], [1, 1], [0, 0]]
+    assert labels_by_machine(plant) == {f"M{machine}": wanted for machine in range(6)}
+    assert report.built.left_out == {"without a label": 6}
+    assert window_lines(report)[1:3] == [
+        "  hot: train 16, valid 4, test 4",
+        "  worn: train 12, valid 3, test 3",
+    ]
+
+
+def test_a_recording_without_a_line_has_no_labels_yet(plant, recipe):
+    recipe((FILES, f'{FILES}\ntask = "multi_label"\nunlabelled = "keep"\nignore = ["?"]'))
+    recipe(('group = "machine"', 'group = "machine"\nvalid = ["M1"]\ntest = ["M2"]'))
+    write_states(plant, "0,5,hot", "5,6,?")
+    (plant / "M0" / "states.csv").write_text("start,end,label\n")
+    run(plant)
+    found = labels_by_machine(plant)
+    assert found["M0"] == [[255]] * 10
+    assert found["M3"] == [[1]] * 5 + [[255]] + [[0]] * 4
+
+
+def test_a_text_column_names_all_labels_that_are_on(plant, recipe):
+    recipe((FILES, 'column = "state"\ntask = "multi_label"\nseparator = "|"\nclasses = ["worn", "hot"]'))
+    states = ["hot|worn", "", "worn"]
+    add_columns(plant, state=lambda row, machine: states[row // 10 % 3])
+    run(plant)
+    assert labels_by_machine(plant)["M1"] == ([[1, 1], [0, 0], [1, 0]] * 4)[:10]
+
+
+def test_flags_are_a_column_for_each_label(plant, recipe):
+    recipe((FILES, 'flags = {hot = "Hot", worn = "Worn"}\ntask = "multi_label"\nunlabelled = "keep"'))
+    add_columns(
+        plant,
+        Hot=lambda row, machine: int(row < 40),
+        Worn=lambda row, machine: "" if row >= 90 and machine == 0 else ("FALSE" if row < 20 else "TRUE"),
+    )
+    recipe(('group = "machine"', 'group = "machine"\nvalid = ["M1"]\ntest = ["M2"]'))
+    report = run(plant)
+    assert report.built.dataset.spec.modality("acc").channels == ("ax", "ay")
+    wanted = [[1, 0]] * 2 + [[1, 1]] * 2 + [[0, 1]] * 6
+    assert labels_by_machine(plant)["M3"] == wanted
+    assert labels_by_machine(plant)["M0"] == [*wanted[:9], [255, 255]]
+
+
+def test_a_table_has_flags_or_a_text_for_each_recording(plant, recipe):
+    lines = ["machine,hot,worn", *(f"M{n},{n % 2},{int(n > 2)}" for n in range(6))]
+    (plant / "table.csv").write_text("\n".join(lines) + "\n")
+    rule = 'table = "table.csv"\nmatch = {machine = "machine"}\ntask = "multi_label"\n'
+    recipe((FILES, rule + 'flags = {hot = "hot", worn = "worn"}'))
+    run(plant)
+    flagged = labels_by_machine(plant)
+    assert flagged["M3"] == [[1, 1]] * 10
+    assert flagged["M2"] == [[0, 0]] * 10
+    (plant / "table.csv").write_text("machine,state\nM0,\nM1,hot\nM2,\nM3,hot + worn\nM4,worn\nM5,hot+worn\n")
+    (plant / "out").rename(plant / "before")
+    recipe(('flags = {hot = "hot", worn = "worn"}', 'label = "state"'))
+    run(plant)
+    assert labels_by_machine(plant) == flagged
+
+
+def test_the_number_of_a_window_is_the_mean_of_its_column(plant, recipe, capsys):
+    recipe((FILES, 'column = "wear"\ntask = "regression"\nunit = "um"\npurity = 0.6'))
+    add_columns(plant, wear=lambda row, machine: "" if row in (0, 1, 2, 10, 11, 12, 13, 14) else 10 * machine + row)
+    recipe(('time = "time"', 'time = "time"\nscale = 2.0'))  # of the samples, not of the label
+    report = run(plant)
+    spec = report.built.dataset.spec
+    assert (spec.task.kind, spec.task.labels, spec.task.unit) == ("regression", ("wear",), "um")
+    assert spec.modality("acc").channels == ("ax", "ay")
+    # Rows 3 to 9 of the first window have a mean of 6; half of the second window is missing.
+    wanted = [6.0, *(second * 10 + 4.5 for second in range(2, 10))]
+    for machine, found in labels_by_machine(plant).items():
+        assert found == [10 * int(machine[1]) + one for one in wanted]
+    assert [sensor.name for sensor in report.sensors] == ["acc"]
+    told = [line for line in window_lines(report) if "target" in line]
+    low, mean, high = report.built.targets["valid"]
+    assert told[1] == f"  target wear in um, valid: {low:.4g} to {high:.4g}, mean {mean:.4g}"
+    for command in ("check", "describe"):
+        with pytest.raises(SystemExit, match="0"):
+            run_data([command, str(plant / "out")])
+    assert "wear in um" in capsys.readouterr().out
+
+
+def test_numbers_of_intervals_and_of_tables(plant, recipe):
+    recipe((FILES, f'{FILES}\ntask = "regression"\ntarget = "load"'))
+    write_states(plant, "0,3,0.5", "3,6.5,-2", "6.5,10,1e3")
+    report = run(plant)
+    assert report.built.dataset.spec.task.labels == ("load",)
+    assert labels_by_machine(plant)["M5"] == [0.5] * 3 + [-2] * 3 + [1000] * 3
+    (plant / "table.csv").write_text("machine,load\n" + "".join(f"M{n},{n / 4}\n" for n in range(6)))
+    (plant / "out").rename(plant / "before")
+    recipe((FILES, 'table = "table.csv"\nmatch = {machine = "machine"}\nlabel = "load"'))
+    run(plant)
+    assert labels_by_machine(plant) == {f"M{n}": [n / 4] * 10 for n in range(6)}
+
+
+def test_an_interval_with_a_number_has_a_window_in_its_middle(plant, recipe):
+    recipe((FILES, f'{FILES}\ntask = "regression"'), ("length_s = 1.0", 'length_s = 1.0\nat = "intervals"'))
+    write_states(plant, "2,2.6,7", "5,9,8.5")
+    run(plant)
+    assert labels_by_machine(plant)["M4"] == [7.0, 8.5]
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """Labels that are refused: what stands in the recipe, the lines of the interval file of M0, and what is said."""
+
+    rule: str
+    says: str
+    lines: tuple[str, ...] = ("0,5,1", "5,10,2")
+
+
+WRONG = {
+    "a text where a number is": Wrong(
+        f'{FILES}\ntask = "regression"',
+        "{p}/M0/states.csv:3: expected a number as label, got 'worn'; correct it, add it to 'labels.ignore', or set"
+        " labels.task = 'classification'",
+        ("0,5,1", "5,10,worn"),
+    ),
+    "a number that is none": Wrong(
+        f'{FILES}\ntask = "regression"',
+        "{p}/M0/states.csv:2: expected a number as label, got 'inf'; correct it, add it to 'labels.ignore', or set"
+        " labels.task = 'classification'",
+        ("0,5,inf",),
+    ),
+    "numbers of one time": Wrong(
+        f'{FILES}\ntask = "regression"',
+        "{p}/M0/states.csv:3: expected intervals apart, got '2' that shares 1 s with '1' of {p}/M0/states.csv:2;"
+        " correct one of them",
+        ("0,5,1", "4,10,2"),
+    ),
+    "one label twice at a time": Wrong(
+        f'{FILES}\ntask = "multi_label"',
+        "{p}/M0/states.csv:3: expected intervals apart, got 'a' that shares 1 s with 'a' of {p}/M0/states.csv:2;"
+        " correct one of them",
+        ("0,5,a+b", "4,10,a"),
+    ),
+    "a label that is none of the classes": Wrong(
+        f'{FILES}\ntask = "multi_label"\nclasses = ["a", "b"]',
+        "{p}/M0/states.csv:2: expected a label of a, b, got 'c'; add it to 'labels.classes', or to 'labels.ignore'",
+        ("0,5,a+c",),
+    ),
+    "a column that is nowhere": Wrong(
+        'column = "wear"\ntask = "regression"',
+        "'labels.column': expected a column of a source, got 'wear', which none has; correct it (the value of a tag of"
+        " a tall table can be no label)",
+    ),
+    "a column of texts": Wrong(
+        'column = "note"\ntask = "regression"',
+        "{p}/M0/acc.csv:3: column 'note': expected a number, got 'x1' (99 such from there on); correct it, or add 'x1'"
+        " to 'null' if it means missing",
+    ),
+    "a flag that is neither": Wrong(
+        'flags = {a = "note"}\ntask = "multi_label"',
+        "{p}/M0/acc.csv:2: column 'note': expected 1 or 0, true or false, on or off, got '7'; correct it, or add it"
+        " to 'null' if it means missing",
+    ),
+    "classes of a number": Wrong(
+        f'{FILES}\ntask = "regression"\nclasses = ["1", "2"]',
+        "{p}/recipe.toml: 'labels': 'classes': expected none with task = 'regression', got ['1', '2']; remove them",
+    ),
+    "a unit of a class": Wrong(
+        f'{FILES}\nunit = "um"',
+        "{p}/recipe.toml: 'labels': 'unit': expected it with task = 'regression' alone, got it with"
+        " 'classification'; remove one of them",
+    ),
+    "flags and files": Wrong(
+        f'{FILES}\nflags = {{a = "note"}}\ntask = "multi_label"',
+        "{p}/recipe.toml: 'labels': expected one of 'path', 'column', 'files' and 'table', got files and flags; say"
+        " where labels come from",
+    ),
+    "a flag that is no class": Wrong(
+        'flags = {a = "note"}\ntask = "multi_label"\nclasses = ["b"]',
+        "{p}/recipe.toml: 'labels': 'flags': expected labels of 'classes', got a; add them there, or leave 'classes'"
+        " out",
+    ),
+    "another task": Wrong(
+        f'{FILES}\ntask = "ranking"',
+        "{p}/recipe.toml: Invalid enum value 'ranking' - at `$.labels.task`; docs/your-own-data.md describes every key",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG.values(), ids=WRONG.keys())
+def test_labels_that_do_not_fit_the_task_are_told_whole(case, plant, recipe):
+    add_columns(plant, note=lambda row, machine: f"x{row}" if row else 7)
+    recipe((FILES, case.rule), ('time = "time"', 'time = "time"\nchannels = ["ax", "ay"]\nrate_hz = 10.0'))
+    write_states(plant, *case.lines)
+    with pytest.raises(DatasetError) as error:
+        run(plant)
+    first = str(error.value).split("\n  - ")
+    assert (first[0] if len(first) == 1 else first[1]) == case.says.replace("{p}", str(plant))
+    assert not (plant / "out").exists()

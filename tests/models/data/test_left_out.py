@@ -1,0 +1,191 @@
+"""Folds without a domain: whole, unseen groups choose, domains are pooled into ten, and what cannot be is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data import Dataset, Windows
+from mmkd_models.data.left_out import LeftOut, domains_of, fold_without, shared_groups
+
+SITE = LeftOut(by="site")
+
+
+@pytest.fixture
+def windows(sites: Dataset) -> Windows:
+    return sites.everything()
+
+
+def twice(windows: Windows) -> Windows:
+    """Each of the 150 windows twice."""
+    return windows.subset(np.concatenate([np.arange(150), np.arange(150)]))
+
+
+def test_a_domain_judges_and_unseen_groups_of_the_others_choose(windows: Windows) -> None:
+    site = windows.columns["site"]
+    for number, name in enumerate(("east", "north", "south")):
+        fold = fold_without(windows, SITE, fold=number)
+        assert set(site[fold.test]) == {name}
+        assert len(fold.test) == 50
+        assert name not in set(site[np.concatenate([fold.train, fold.valid])])
+        assert len(fold.train) + len(fold.valid) == 100
+        assert len(fold.valid) == 20  # a fifth of ten machines
+        assert set(windows.groups[fold.train]).isdisjoint(windows.groups[fold.valid])
+        assert shared_groups(windows, fold) == 0
+
+
+def test_unlabelled_windows_train_and_neither_choose_nor_judge(windows: Windows) -> None:
+    double = twice(windows)
+    labels = double.labels.copy()
+    labels[::5] = -1
+    fold = fold_without(double.with_labels(labels), SITE, fold=0)
+    assert (labels[fold.train] == -1).any()
+    assert (labels[fold.valid] >= 0).all()
+    assert (labels[fold.test] >= 0).all()
+    assert len(fold.test) == 80
+
+
+def test_groups_are_domains_of_their_own(windows: Windows) -> None:
+    found = domains_of(replace(windows, groups=windows.columns["site"]), "group")
+    assert found.names == ("east", "north", "south")
+    assert np.bincount(found.of_window).tolist() == [50, 50, 50]
+
+
+def test_more_than_ten_domains_are_pooled_into_ten(windows: Windows) -> None:
+    double = twice(windows)  # 15 machines of 20 windows
+    found = domains_of(double, "group")
+    assert len(found.names) == 10
+    for machine in range(15):
+        assert len(set(found.of_window[double.groups == machine])) == 1
+    assert np.bincount(found.of_window).min() == 20
+    assert sum("," in name for name in found.names) == 5  # two machines each
+
+
+def test_numbers_with_a_point_are_pooled_by_their_order(windows: Windows) -> None:
+    load = np.repeat(np.arange(30) / 4, 10)  # 30 loads of 10 windows
+    double = twice(windows)
+    found = domains_of(replace(double, columns={"load": load}), "load")
+    assert found.names[:2] == ("0 to 0.5", "0.75 to 1.25")
+    assert np.bincount(found.of_window).tolist() == [30] * 10
+    assert (np.diff(found.of_window) >= 0).all()
+
+
+def test_a_group_in_two_domains_is_counted_and_what_shares_samples_does_not_train(windows: Windows) -> None:
+    site = windows.columns["site"].copy()
+    mine = np.flatnonzero(windows.groups == 0)  # of one site
+    other = "south" if site[mine[0]] != "south" else "north"
+    site[mine[:5]] = other
+    split = replace(windows, columns={"site": site})
+    number = sorted(set(site)).index(other)
+    fold = fold_without(split, SITE, fold=number)
+    assert shared_groups(split, fold) == 1
+    assert set(mine[5:]) <= set(fold.train) | set(fold.valid)
+    overlapping = replace(split, source=Sliding(), spec=split.spec)
+    dropped = fold_without(overlapping, SITE, fold=number)
+    assert set(mine[5:]) - set(dropped.train) - set(dropped.valid) == {mine[5]}
+
+
+class Sliding:
+    """A recording of each machine, of which windows that follow one another share half."""
+
+    max_shift_s = 0.0
+
+    def gather(
+        self,
+        modality: ModalitySpec,
+        rows: np.ndarray,
+        *,
+        shift_s: np.ndarray | None,  # type: ignore[type-arg]
+    ) -> np.ndarray:  # type: ignore[type-arg]
+        channels = len(modality.channels)
+        flat = np.random.default_rng(3).normal(size=(200 * modality.samples, channels)).astype(np.float32)
+        machine, number = np.divmod(np.asarray(rows), 10)
+        starts = machine * 10 * modality.samples + number * modality.samples // 2
+        return np.stack([flat[start : start + modality.samples] for start in starts])
+
+
+def test_the_end_of_the_campaign_judges_what_its_beginning_taught(windows: Windows) -> None:
+    assert windows.times is not None
+    fold = fold_without(windows, LeftOut(by=None), fold=0)
+    times = windows.times
+    assert times[fold.train].max() + 2.0 <= times[fold.valid].min()  # windows of two seconds
+    assert times[fold.valid].max() + 2.0 <= times[fold.test].min()
+    assert (len(fold.train), len(fold.valid), len(fold.test)) == (90, 30, 30)
+
+
+def test_windows_that_reach_over_a_border_in_time_are_left_out(windows: Windows) -> None:
+    close = replace(windows, times=np.arange(150) * 1.0)  # windows of two seconds, one a second
+    fold = fold_without(close, LeftOut(by=None), fold=0)
+    assert (len(fold.train), len(fold.valid), len(fold.test)) == (89, 29, 30)
+
+
+@pytest.mark.parametrize(
+    ("change", "by", "message"),
+    [
+        (
+            {},
+            "plant",
+            "--by plant: expected a column of dataset 'sites', got another; choose one of group, site, single",
+        ),
+        (
+            {},
+            "single",
+            (
+                "--by single: expected two domains or more, of which one is left out at a time, got 1 in dataset "
+                "'sites'; name another column"
+            ),
+        ),
+        (
+            {},
+            "group",
+            (
+                "--by group: expected 20 labelled windows or more of every domain, got 10 of group 5; record more, or "
+                "write a column that pools domains"
+            ),
+        ),
+        (
+            {"has_groups": False},
+            "group",
+            (
+                "--suite shift: dataset 'sites' has no groups; write groups.npy (the person, machine or session of "
+                "each window), or name a column by --by"
+            ),
+        ),
+    ],
+)
+def test_domains_that_cannot_be_left_out_are_refused(
+    windows: Windows, change: dict[str, bool], by: str, message: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        domains_of(replace(windows, **change), by)  # type: ignore[arg-type]
+    assert str(caught.value) == message
+
+
+def test_what_leaves_too_little_is_refused(windows: Windows) -> None:
+    def message(changed: Windows, left_out: LeftOut) -> str:
+        with pytest.raises(UsageError) as caught:
+            fold_without(changed, left_out, fold=0)
+        return str(caught.value)
+
+    labels = np.where((windows.labels == 2) & (windows.columns["site"] != "east"), 0, windows.labels)
+    assert message(windows.with_labels(labels), SITE) == (
+        "--by site: without east: expected labelled windows of every class to train on, got none of worn; record it "
+        "elsewhere too, or name another column"
+    )
+    one = np.where(windows.columns["site"] == "east", 0, 1)
+    assert message(replace(windows, groups=one), SITE) == (
+        "--by site: expected windows of two groups or more beside east, one to train on and one to choose by, got 1; "
+        "record more groups"
+    )
+    assert message(replace(windows, times=None), LeftOut(by=None)) == (
+        "--time: expected a dataset whose windows have times, got 'sites' without; write times.npy (UTC seconds at the "
+        "start of each window), or leave --time out"
+    )
+    assert message(replace(windows, times=np.zeros(150)), LeftOut(by=None)) == (
+        "--time: without the end of the campaign: expected 20 windows or more to train on, to choose by and to judge "
+        "with, got 0 to train on and 0 to choose by; record longer"
+    )

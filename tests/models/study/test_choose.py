@@ -1,0 +1,54 @@
+"""`mmkd-study --choose` with a committee: every student is the winner of a race, taught by several members."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mmkd_edge.errors import UsageError
+from mmkd_models.commands.study import run_study
+from mmkd_models.data import Dataset
+from mmkd_models.training.checkpoint import read_student, read_teacher
+
+SHORT = "--modality acc --grid --seeds 1 --steps 6 --teacher-steps 6 --student tiny --no-latency --method logit --json"
+OPTIONS = [*SHORT.split(), "--learning-rate", "0.01", "--rival", "extra_trees", "--choose"]
+
+
+@pytest.mark.slow
+def test_students_are_winners_of_a_race_and_the_committee_teaches_them(
+    rigs: dict[str, Dataset], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, table = tmp_path / "study", tmp_path / "table.md"
+    arguments = [str(rigs["multi_label"].path), "-o", str(out), "--teacher", "tiny,committee", "--table", str(table)]
+    with pytest.raises(SystemExit) as ended:
+        run_study([*arguments, *OPTIONS])
+    assert ended.value.code == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["facts"]["choose"] is True
+    assert [one["name"] for one in document["teachers"]] == ["acc+gyro:tiny,committee"]
+    (teacher,) = out.glob("teachers/*/teacher.ckpt")
+    committee = read_teacher(teacher).committee
+    assert committee is not None
+    assert [member.kind for member in committee.members] == ["transformer", "rocket", "trees"]
+    students = {path.parent.name.partition("-")[0]: read_student(path) for path in out.glob("trials/*/student.ckpt")}
+    assert set(students) == {"none", "logit"}
+    for student in students.values():
+        names = [contender.name for contender in student.facts.race or ()]
+        assert "convolutional features" in names
+        assert "labels alone" not in names  # it is an entry of the table
+        assert student.facts.shipped in names
+    assert (students["none"].facts.teacher_sha256, students["logit"].facts.teacher_sha256 is None) == (None, False)
+    assert "Every student is the winner of a race on validation" in table.read_text()
+
+
+def test_a_limit_on_parameters_is_refused_beside_a_race(rigs: dict[str, Dataset], tmp_path: Path) -> None:
+    arguments = [str(rigs["multi_label"].path), "-o", str(tmp_path / "study"), "--max-parameters", "1000", *OPTIONS]
+    with pytest.raises(UsageError) as refused:
+        run_study(arguments)
+    assert str(refused.value) == (
+        "--max-parameters 1000: expected no --choose beside it, whose students have more parameters than their size "
+        "says; limit them by --max-latency-ms"
+    )
+    assert not (tmp_path / "study").exists()

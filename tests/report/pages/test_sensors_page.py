@@ -1,0 +1,146 @@
+"""Which sensor to buy: sentences that follow from the figures, and the table below them."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+import pytest
+
+from mmkd_report import DocumentError, render_sensors
+from mmkd_report.documents.figures import OF_CLASSES, Spread
+from mmkd_report.documents.judging import Competitor, RelativeError, SensorRow, SensorsDocument
+from mmkd_report.pages.sensors.answer import cells, headings, verdict
+from mmkd_report.words.formats import for_terminal
+
+
+def scores(*values: float) -> dict[Competitor, Spread]:
+    names: tuple[Competitor, ...] = ("extra_trees", "mini_rocket", "labels_alone", "distilled", "teacher")
+    return {name: Spread(mean=value) for name, value in zip(names, values, strict=True)}
+
+
+GYRO = SensorRow(
+    sensors=("gyro",),
+    scores=scores(0.8, 0.85, 0.86, 0.9, 0.95),
+    parameters=61_432,
+    gain=4.0,
+    low=1.5,
+    high=6.0,
+    valid_score=0.91,
+    under_faults=0.25,
+    relative=RelativeError(mean=0.8, low=0.7, high=0.95),
+    worst_fault="stuck",
+    latency_ms=0.25,
+    teacher_latency_ms=2.5,
+    worth={"student": 12_500.0},
+)
+ACC = msgspec.structs.replace(
+    GYRO,
+    sensors=("acc",),
+    scores=scores(0.7, 0.7, 0.7, 0.75, 0.95),
+    under_faults=0.2,
+    worth={"student": -800.0},
+)
+DOCUMENT = SensorsDocument(
+    name="line 3",
+    sha256="d" * 64,
+    judged_on="groups of machines never seen",
+    labelled="10% labelled",
+    seeds=(0,),
+    measure=OF_CLASSES[0],
+    faults_measure="balanced_accuracy",
+    rows=(GYRO, ACC),
+    pairs=(),
+    currency="EUR",
+    pages={"gyro": "gyro.html", "acc": "acc.html"},
+)
+
+
+def told(**changed: object) -> list[str]:
+    return [for_terminal(one) for one in verdict(msgspec.structs.replace(DOCUMENT, **changed))]
+
+
+def with_gain(gain: float, low: float | None, high: float | None) -> str:
+    return told(rows=(msgspec.structs.replace(GYRO, gain=gain, low=low, high=high),))[1]
+
+
+def test_the_verdict_names_the_sensor_that_validates_best_and_what_teaching_buys() -> None:
+    best, *others = told()
+    assert best == (
+        "gyro is the sensor whose student validates best: accuracy 90.0 % on groups of machines never seen, 86.0 % "
+        "from labels alone, 95.0 % with all sensors"
+    )
+    assert others == [
+        "Teaching pays on gyro: +4.0 points over labels alone (95 % interval +1.5 to +6.0)",
+        "The next is acc, with 75.0 %; acc errs least under faults, gyro loses most to stuck",
+        "With the costs entered gyro is worth most: 12 500 EUR",
+    ]
+
+
+def test_a_claim_on_teaching_needs_its_whole_interval_on_one_side() -> None:
+    assert with_gain(1.0, -0.5, 2.5) == (
+        "Whether teaching helps on gyro is not certain: +1.0 points over labels alone (95 % interval -0.5 to +2.5)"
+    )
+    assert with_gain(-2.0, -3.0, -1.0) == (
+        "Teaching hurts on gyro: -2.0 points beside labels alone (95 % interval -3.0 to -1.0)"
+    )
+    assert told(rows=(msgspec.structs.replace(GYRO, gain=0.0, low=0.0, high=0.0, is_taught=False),))[1] == (
+        "Teaching buys nothing on gyro: validation preferred labels alone, and they are shipped"
+    )
+    assert with_gain(1.0, None, None) == "Teaching changed gyro by +1.0 points; there is no interval"
+
+
+def test_rivals_that_validate_better_are_named_and_so_is_the_best_pair() -> None:
+    one = msgspec.structs.replace(GYRO, ahead=("mini_rocket",))
+    both = msgspec.structs.replace(GYRO, ahead=("extra_trees", "mini_rocket"))
+    assert told(rows=(one,))[2] == "On gyro MiniRocket validates better, without a teacher: look there first"
+    assert told(rows=(both,))[2] == (
+        "On gyro extra-trees and MiniRocket validate better, without a teacher: look there first"
+    )
+    pair = SensorRow(sensors=("acc", "gyro"), scores={"teacher": Spread(mean=0.94)}, parameters=1)
+    assert told(rows=(GYRO,), pairs=(pair,))[2] == (
+        "Of two sensors acc and gyro are the best that the teacher answers with: 94.0 %, +4.0 points beside the "
+        "student of gyro, which is the smaller"
+    )
+
+
+def test_it_is_told_where_no_sensor_pays() -> None:
+    poor = msgspec.structs.replace(GYRO, worth={"student": -100.0})
+    assert told(rows=(poor, ACC))[-1] == "With the costs entered no sensor pays: the best, gyro, is worth -100 EUR"
+    assert not any("costs" in one for one in told(rows=(msgspec.structs.replace(GYRO, worth={}),)))
+
+
+def test_the_table_has_a_cell_under_every_heading() -> None:
+    row = [for_terminal(one) for one in cells(GYRO, DOCUMENT)]
+    assert dict(zip(headings(DOCUMENT), row, strict=True)) == {
+        "extra-trees": "80.0",
+        "MiniRocket": "85.0",
+        "labels alone": "86.0",
+        "distilled": "90.0",
+        "teacher": "95.0",
+        "gain": "+4.0",
+        "95 % interval": "+1.5 to +6.0",
+        "error under faults, %": "25.0",
+        "of labels alone, %": "80",
+        "parameters": "61 432",
+        "ms": "0.250",
+        "worth, EUR": "12 500",
+    }
+    without = msgspec.structs.replace(DOCUMENT, currency="")
+    assert len(cells(GYRO, without)) == len(headings(without)) == 11
+
+
+def test_the_page_leads_to_the_page_of_every_sensor() -> None:
+    page = render_sensors(msgspec.to_builtins(DOCUMENT))
+    assert re.findall(r'<a href="(\w+\.html)">(\w+)</a>', page) == [("gyro.html", "gyro"), ("acc.html", "acc")]
+    assert page.index("validates best") < page.index("Sensor by sensor")
+    assert "Two sensors" not in page
+    assert "<script" not in page
+
+
+def test_an_unknown_version_of_the_document_is_refused() -> None:
+    with pytest.raises(DocumentError) as error:
+        render_sensors(msgspec.to_builtins(DOCUMENT) | {"format_version": 3})
+    assert str(error.value) == (
+        "sensors document: expected format_version 1, got 3; make the page with the release that made the document"
+    )
