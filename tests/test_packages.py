@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -196,9 +197,9 @@ def wrong(predictor: EdgePredictor) -> Mapping[str, int]:
 """
 
 
-@pytest.mark.slow
-def test_a_users_type_checker_reads_our_types(tmp_path: Path) -> None:
-    """In an environment that has the packages installed, as their `py.typed` says, and none of our settings."""
+@pytest.fixture
+def users_environment(tmp_path: Path) -> Path:
+    """A Python that has the packages, and what they import, installed; none of our settings."""
     venv.create(tmp_path / "env", with_pip=False, symlinks=True)
     (packages,) = (tmp_path / "env").glob("lib/python3*/site-packages")
     for package in PACKAGES:
@@ -206,10 +207,32 @@ def test_a_users_type_checker_reads_our_types(tmp_path: Path) -> None:
     libraries = {Path(sys.modules[name].__file__ or "").parents[1] for name in ("numpy", "msgspec")}
     (packages / "libraries.pth").write_text("\n".join(map(str, libraries)))
     (tmp_path / "user.py").write_text(USER_PROJECT)
+    return tmp_path / "env" / "bin" / "python"
+
+
+@pytest.mark.slow
+def test_a_users_type_checker_reads_our_types(users_environment: Path, tmp_path: Path) -> None:
     mypy = [sys.executable, "-m", "mypy", "--strict", "--config-file", os.devnull, "--hide-error-context"]
-    python = ["--python-executable", tmp_path / "env" / "bin" / "python", "--cache-dir", tmp_path / "cache"]
+    python = ["--python-executable", users_environment, "--cache-dir", tmp_path / "cache"]
     done = run([*mypy, *python, "--no-pretty", tmp_path / "user.py"])
     errors = re.findall(r"user\.py:(\d+): error: (.*)  \[(.*)\]", done.stdout)
     assert [(line, code) for line, _, code in errors] == [("19", "call-arg"), ("20", "return-value")], done.stdout
     assert errors[0][1].startswith('Unexpected keyword argument "bakend" for "open" of "EdgePredictor"')
     assert 'got "Prediction", expected "Mapping[str, int]"' in errors[1][1]
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_pyright_reads_our_types_too(users_environment: Path, tmp_path: Path) -> None:
+    pyright = [shutil.which("pyright")]
+    if pyright == [None]:
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        done = run([*pip, "--target", tmp_path / "tools", "pyright"])
+        assert done.returncode == 0, done.stderr
+        pyright = [sys.executable, "-m", "pyright"]
+    (tmp_path / "pyrightconfig.json").write_text('{"typeCheckingMode": "strict"}')
+    command = [*pyright, "--outputjson", "--pythonpath", users_environment, "--project", tmp_path]
+    done = run(command, PYTHONPATH=str(tmp_path / "tools"))
+    found = json.loads(done.stdout)["generalDiagnostics"]
+    told = [(Path(one["file"]).name, one["range"]["start"]["line"] + 1, one["rule"]) for one in found]
+    assert told == [("user.py", 19, "reportCallIssue"), ("user.py", 20, "reportReturnType")], done.stdout
