@@ -20,6 +20,7 @@ import pytest
 
 import mmkd_edge
 from mmkd_edge import example_bundle
+from proofs.install_size import resolved
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = re.findall(
@@ -171,6 +172,71 @@ def test_the_device_part_runs_with_every_python(version: str, wheel: Path, tmp_p
     for line in (["mmkd"], ["mmkd-edge", "install", example_bundle(), state], ["mmkd", "edge", "verify", state]):
         done = run([programs / str(line[0]), *line[1:]], **home)
         assert (done.returncode, done.stderr) == (0, ""), line
+
+
+HEAVY = ("train", "export", "litert-export", "rivals", "ray", "dev", "trt-rtx")
+"""Extras that bring gigabytes: only what they would bring is asked for."""
+
+IMPORTS = {
+    "ort": "onnxruntime",
+    "openvino": "openvino",
+    "litert": "ai_edge_litert",
+    "metrics": "prometheus_client",
+    "trt": "cuda.bindings",
+    "bench": "mmkd_bench",
+    "sign": "cryptography",
+    "audio": "soundfile",
+    "video": "cv2",
+    "import": "polars",
+    "live": "paho.mqtt",
+    "opcua": "asyncua",
+    "monitor": "starlette",
+}
+"""What every other extra is for."""
+
+
+def test_every_extra_is_tried() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    section = text.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    assert sorted(re.findall(r"^([a-z-]+) = \[", section, flags=re.MULTILINE)) == sorted((*HEAVY, *IMPORTS))
+
+
+def installed_into(folder: Path, requirement: str) -> Path:
+    """The programs of a fresh environment that has a requirement, and in which nothing contradicts another."""
+    venv.create(folder, with_pip=True, symlinks=True)
+    pip = [folder / "bin" / "python", "-m", "pip", "--disable-pip-version-check"]
+    done = run([*pip, "install", "--quiet", "--only-binary=:all:", requirement])
+    assert done.returncode == 0, done.stderr
+    done = run([*pip, "check"])
+    assert done.returncode == 0, done.stdout
+    return folder / "bin"
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.parametrize("extra", sorted(IMPORTS))
+def test_an_extra_installs_alone(extra: str, wheel: Path, tmp_path: Path) -> None:
+    programs = installed_into(tmp_path / "env", f"{wheel}[{extra}]")
+    done = run([programs / "python", "-c", f"import {IMPORTS[extra]}, mmkd_edge.predictor"])
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_all_that_a_device_may_have_installs_together_and_runs(wheel: Path, tmp_path: Path) -> None:
+    programs = installed_into(tmp_path / "env", f"{wheel}[{','.join(sorted(IMPORTS))}]")
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = run([programs / "python", "-c", ANSWER, tmp_path / "env"], **home)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"\d+ ok\n", done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.parametrize("extras", [*HEAVY, ",".join((*HEAVY, *IMPORTS))])
+def test_an_extra_for_a_workstation_resolves_to_wheels(extras: str, wheel: Path) -> None:
+    found = resolved(f"{wheel}[{extras}]")
+    assert {"mmkd-edge", "numpy", "msgspec"} <= set(found)
 
 
 USER_PROJECT = """\
