@@ -19,6 +19,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
+from mmkd_edge.backends.ort import silence_reports
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.batches import Batch
 from mmkd_models.metrics.scores import AnyScores, scores_from_document
@@ -289,6 +290,7 @@ def schedule(share: float, warmup_share: float) -> float:
 
 
 def _fabric(config: TrainConfig) -> Fabric:
+    silence_reports()  # Fabric imports torchmetrics, and that ONNX Runtime where librosa is installed too
     from lightning_fabric import Fabric
 
     launch = launch_of(os.environ)
