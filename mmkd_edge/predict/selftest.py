@@ -23,6 +23,9 @@ _STEPPED_WINDOWS = 8  # of the golden ones, in the self-test of a step graph
 # adds hundreds: 1 % to 5 % of the largest logit are usual. Far more comes from a sensor whose values vary little
 # around a large mean, which 8 bits cannot tell apart: such a student must not run in it.
 _BF16_TOLERANCE = 0.1
+# The same for half precision, whose 11 bits are eight times as fine. An export judges an fp16 artifact on x86-64, where
+# onnxruntime computes it in float32; on ARM64 and on a GPU engines add in half precision itself.
+_FP16_TOLERANCE = _BF16_TOLERANCE / 8
 
 
 class SelfTest(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,8 +62,8 @@ def run_selftest(engine: Engine, bundle: Bundle, *, most: int | None = None) -> 
     if engine.artifact is not None and engine.artifact.precision != "fp32":
         # Lower precision differs from the checkpoint by design; the manifest says by how much it may.
         tolerance = max(tolerance, engine.artifact.parity.tolerance)
-    if engine.setup is not None and engine.setup.precision == "bf16":
-        tolerance = max(tolerance, _BF16_TOLERANCE * max(1.0, float(np.abs(golden.logits).max())))
+    if (coarse := _coarseness(engine)) > 0.0:
+        tolerance = max(tolerance, coarse * max(1.0, float(np.abs(golden.logits).max())))
     count = len(golden.windows)
     asked = np.unique(np.linspace(0, count - 1, min(count, most or count)).astype(int))
     logits, probabilities = answers_of(engine, golden.windows[asked])
@@ -79,6 +82,13 @@ def run_selftest(engine: Engine, bundle: Bundle, *, most: int | None = None) -> 
     if engine.step is not None:
         error = max(error, _test_steps(engine, engine.step, golden, most=most, where=str(bundle.path)))
     return SelfTest(windows=len(errors), max_abs_error=error, tolerance=tolerance, label_agreement=agreement)
+
+
+def _coarseness(engine: Engine) -> float:
+    """What an engine's arithmetic may differ by, as a share of the largest logit; 0 where it is that of the export."""
+    if engine.setup is not None and engine.setup.precision == "bf16":
+        return _BF16_TOLERANCE
+    return _FP16_TOLERANCE if engine.artifact is not None and engine.artifact.precision == "fp16" else 0.0
 
 
 def _test_steps(engine: Engine, step: SteppingBackend, golden: Golden, *, most: int | None, where: str) -> float:
