@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from mmkd_edge import SelfTest, example_bundle
@@ -50,6 +51,12 @@ def test_answers_beyond_it_and_damaged_files_that_were_taken_are_faults() -> Non
         f"arm64: a.edge in ort, fp32: a stream: {expected}",
         "arm64: a.edge: expected 32 damaged copies refused, got 31",
     ]
+
+
+def test_a_way_that_fails_there_is_a_fault() -> None:
+    failed = Way(bundle="a.edge", backend="ort", precision="fp16", refusal="self-test: too far", failed=True)
+    there = msgspec.structs.replace(answers(0.75), ways=[failed])
+    assert faults_of(there, answers(0.75)) == ["arm64: a.edge in ort, fp16: self-test: too far"]
 
 
 def test_every_damaged_copy_is_refused_here_too() -> None:

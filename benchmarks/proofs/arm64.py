@@ -115,6 +115,8 @@ def faults_of(there: Answers, here: Answers) -> list[str]:
     """What is not as it should be."""
     found = []
     for way in there.ways:
+        if way.failed:
+            found.append(f"arm64: {way.bundle} in {way.backend}, {way.precision}: {way.refusal}")
         if way.selftest is None:
             continue
         for what, difference in zip(("a window", "a stream"), differences(way, here), strict=True):

@@ -110,7 +110,7 @@ def resolved(requirement: str) -> dict[str, str]:
     """The distributions that pip would install into an empty environment, name to version."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        pip("install", "--dry-run", "--ignore-installed", "--only-binary=:all:", "--report", report, requirement)
+        pip("install", "--dry-run", "--ignore-installed", "--prefer-binary", "--report", report, requirement)
         document = json.loads(report.read_bytes())
     return {entry["metadata"]["name"]: entry["metadata"]["version"] for entry in document["install"]}
 

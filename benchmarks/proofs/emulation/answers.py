@@ -33,6 +33,7 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         refusal: why it cannot be opened here; then there is nothing else.
+        failed: it cannot, though all that it needs is here: its self-test fails, say.
         version: the library behind the backend.
         selftest: on all golden windows.
         probabilities: of the first `WINDOWS` golden windows, (N, K).
@@ -43,6 +44,7 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
     backend: BackendName
     precision: RunPrecision
     refusal: str = ""
+    failed: bool = False
     version: str = ""
     selftest: SelfTest | None = None
     probabilities: list[list[float]] = []
@@ -101,8 +103,9 @@ def way_of(path: Path, golden: np.ndarray, backend: BackendName, precision: RunP
     """The bundle in one backend and precision."""
     try:
         predictor = EdgePredictor.open(path, backend=backend, precision=precision, threads=1)
-    except UnavailableError as error:
-        return Way(bundle=path.name, backend=backend, precision=precision, refusal=str(error))
+    except MmkdError as error:
+        failed = not isinstance(error, UnavailableError)
+        return Way(bundle=path.name, backend=backend, precision=precision, refusal=str(error), failed=failed)
     with predictor:
         answers = [predictor.predict(window).probabilities for window in golden]
         stream = predictor.stream(hop=golden.shape[1] // 2)

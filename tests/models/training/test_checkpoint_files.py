@@ -412,7 +412,7 @@ def test_missing_and_unknown_tensors_of_the_network_are_refused(path: Path) -> N
 def test_a_student_file_that_smuggles_a_teacher_is_refused(path: Path) -> None:
     rewrite(path, tensors=lambda tensors: tensors.update({"teacher/gate.weight": torch.zeros(1)}))
     assert refusal(path) == (
-        f"{path}: expected only tensors named student/ or carried/..., got ['teacher/gate.weight']; "
+        f"{path}: expected only tensors named student/ or carried/ or novelty/..., got ['teacher/gate.weight']; "
         "the file was altered"
     )
 
