@@ -20,11 +20,11 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.golden import Golden
 from mmkd_edge.bundle.lineage import Adapted
 from mmkd_edge.bundle.manifest import Artifact, BatchRange, ModelEntry, Precision, Streaming
-from mmkd_edge.drift.features import GroupReference
+from mmkd_edge.drift.features import GroupReference, InputStatistics
 from mmkd_edge.errors import BundleError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.graph.onnx_graph import mflops_of
-from mmkd_export.judge.artifacts import ProvenArtifact, prove_again, prove_fp32, rescored
+from mmkd_export.judge.artifacts import ProvenArtifact, answers_as_before, prove_again, prove_fp32, rescored
 from mmkd_export.judge.confidence import fit_temperature
 from mmkd_export.judge.gate import GateRule, JudgingWindows, check_metric
 from mmkd_export.judge.golden_choice import SAID, golden_without_recordings
@@ -77,6 +77,8 @@ class ProvenStudent:
         golden: what a device tests itself with, in place of the windows of the proof set; None for those.
         range_rule: where the range of its values comes from; None where the dataset declares it.
         adapted: to which domains it was adapted, in order.
+        judged_before: the windows that an earlier bundle was judged by, where its judgement holds.
+        statistics: of the windows that an earlier bundle was made with, where it carries fewer; None to measure them.
     """
 
     modality: ModalitySpec
@@ -93,6 +95,8 @@ class ProvenStudent:
     range_rule: str | None = None
     golden: Golden | None = None
     adapted: tuple[Adapted, ...] = ()
+    judged_before: WindowFacts | None = None
+    statistics: InputStatistics | None = None
 
     @property
     def batch(self) -> BatchRange | None:
@@ -214,6 +218,12 @@ def student_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> P
     if fp32.artifact.novelty:
         proof_set = replace(proof_set, novelty_scores=fp32.artifact.novelty.scores)
     rule = _rule(report.student, entry.task, plan)
+    fewer = windows.carried is not msgspec.UNSET
+    holds = fewer and plan.evaluation is None and plan.calibration is None
+
+    def again(proven: ProvenArtifact) -> ProvenArtifact:
+        return answers_as_before(proven, proof_set) if holds else prove_again(proven, proof_set, rule)
+
     return ProvenStudent(
         modality=entry.modality,
         task=entry.task,
@@ -221,10 +231,10 @@ def student_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> P
         licence=manifest.licence,
         tools=report.tools | {name: version(name) for name in _FROM_BUNDLE},
         proof_set=proof_set,
-        fp32=rescored(fp32, proof_set),
+        fp32=fp32 if holds else rescored(fp32, proof_set),
         others=(
             *(_kept(proven, proof_set, rule, plan) for proven in stored if proven.artifact.format != "onnx"),
-            *(prove_again(proven, proof_set, rule) for proven in graphs if proven.artifact.precision not in replaced),
+            *(again(proven) for proven in graphs if proven.artifact.precision not in replaced),
         ),
         streaming=entry.streaming,
         steps=tuple(
@@ -235,6 +245,8 @@ def student_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> P
         group_reference=_reference_of_bundle(plan, entry, proof_set, graph=fp32.model),
         range_rule=report.range_rule or None,
         adapted=entry.adapted or (),
+        judged_before=windows if holds else None,
+        statistics=entry.statistics if fewer else None,
     )
 
 

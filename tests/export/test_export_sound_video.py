@@ -19,7 +19,7 @@ from mmkd_edge import EdgePredictor, SensorChecks
 from mmkd_edge.backends.base import is_installed, open_backend
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import BatchRange
-from mmkd_edge.errors import UsageError
+from mmkd_edge.errors import GateError, UsageError
 from mmkd_edge.frames import bytes_of, missing_frames, with_missing
 from mmkd_edge.predict.preprocess import prepare, prepare_batch
 from mmkd_edge.spec import ModalitySpec
@@ -197,6 +197,30 @@ def test_golden_windows_of_a_camera_keep_their_bytes_and_missing_frames(
     assert np.array_equal(missing_frames(golden), missing_frames(carried.windows))
     assert statistics is not None
     assert statistics.channels[0].missing_share == pytest.approx(missing_frames(golden).mean())
+
+
+def test_large_windows_judge_an_export_and_few_of_them_travel(
+    build_student: Callable[..., StudentCheckpoint], tmp_path: Path
+) -> None:
+    modality = msgspec.structs.replace(MIC, samples=4000)  # 32 kB a window: 131 of 204 are 4 MiB
+    path = tmp_path / "mic.ckpt"
+    write_student(path, build_student(modality=modality, windows=204))
+    made = export(ExportPlan(source=path, output=tmp_path / "mic.edge", precisions=("fp16",)))
+    assert (made.report.windows.count, made.report.windows.judging, made.report.windows.carried) == (204, 102, 131)
+    with Bundle.open(made.path) as bundle:
+        assert len(bundle.golden("mic").windows) == 131
+        card = bundle.read("README.md").decode()
+    assert "\n131 of these windows are in here, as golden windows: the device tests itself with them.\n" in card
+
+    again = export(ExportPlan(source=made.path, output=tmp_path / "again.edge"))
+    assert again.report.windows == made.report.windows
+    assert again.report.artifacts == made.report.artifacts
+    assert again.manifest.models == made.manifest.models
+
+    with pytest.raises(GateError) as caught:
+        export(ExportPlan(source=made.path, output=tmp_path / "int8.edge", precisions=("int8",)))
+    assert str(caught.value).startswith("int8 graph: expected 100 or more windows to judge by")
+    assert str(caught.value).endswith("Name more with --eval DATA, or take it unjudged with --accept-unjudged")
 
 
 def test_a_bundle_is_exported_again_for_another_platform(bundles: dict[str, ExportResult], tmp_path: Path) -> None:

@@ -188,6 +188,26 @@ def prove_again(proven: ProvenArtifact, proof_set: ProofSet, rule: GateRule) -> 
     return replace(again, report=report)
 
 
+def answers_as_before(proven: ProvenArtifact, proof_set: ProofSet) -> ProvenArtifact:
+    """The same artifact of lower precision, where it answers the windows that its bundle carries as it did.
+
+    For bundles that carry fewer windows than judged them: that judgement holds.
+
+    Raises:
+        GateError: it answers otherwise here.
+    """
+    backend = open_format(proven.model, proven.artifact.format)
+    try:
+        answers = answers_from_backend(backend, proof_set.real.windows, proof_set.modality)
+    finally:
+        backend.close()
+    # Novelty of lower precision has scores of its own, which the device's self-test looks at.
+    parity = compare(proof_set.answers, replace(answers, novelty=None), task=proof_set.task)
+    tolerance = proven.artifact.parity.tolerance
+    require_parity(parity, tolerance=tolerance, what=f"the earlier {proven.name} on this machine")
+    return proven
+
+
 def rescored(proven: ProvenArtifact, proof_set: ProofSet) -> ProvenArtifact:
     """Gives an artifact with its scores on these judging windows; its parity was proven before."""
     backend = open_format(proven.model, proven.artifact.format)

@@ -1,11 +1,13 @@
 """What the golden windows of a bundle are: recordings, windows drawn from channel statistics, or next to nothing.
 
 A bundle goes to every device, and golden windows are recordings of somebody's machine or body. Those that stay at home
-still judge the export; a device then tests itself with windows that nobody recorded.
+still judge the export; a device then tests itself with windows that nobody recorded. Of sound and video, whose windows
+are large, most stay at home in any case.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +21,7 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.judge.artifacts import ProvenArtifact
 from mmkd_export.judge.parity import FP32_TOLERANCE, Answers, answers_from_backend
 from mmkd_export.judge.windows import as_windows, judging_half, windows_from_statistics
+from mmkd_models.data.labels import strata_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,6 +37,12 @@ SAID = {
         "drift verdict"
     ),
 }
+
+MOST_GOLDEN_BYTES = 1 << 22
+"""Of the sound or video in a bundle: 28 windows of 16 frames of 96 x 96 gray pixels, 65 of a second at 16 kHz."""
+
+LEAST_GOLDEN = 8
+"""However large they are: as many as a device compares the answers of its backends on."""
 
 _LEVELS = (0.0, 0.25, -0.25, 0.5, -0.5, 1.0, -1.0, 2.0, -2.0)  # standard deviations from the mean
 
@@ -76,6 +85,28 @@ def golden_without_recordings(
     )
 
 
+def most_golden(modality: ModalitySpec) -> int | None:
+    """How many windows a bundle carries at most; None for all that judged it, as of every series."""
+    if modality.kind == "series":
+        return None
+    return max(LEAST_GOLDEN, MOST_GOLDEN_BYTES // (math.prod(modality.shape) * np.dtype(modality.dtype).itemsize))
+
+
+def of_each_kind(golden: Golden, most: int | None) -> Golden:
+    """At most so many of the windows, of both halves and of every class as many as their share is."""
+    count = len(golden.windows)
+    if most is None or count <= most:
+        return golden
+    order = np.lexsort((strata_of(golden.labels), golden.judge))
+    return _rows(golden, np.sort(order[np.linspace(0, count - 1, most).round().astype(np.intp)]))
+
+
+def _rows(golden: Golden, rows: NDArray[np.intp]) -> Golden:
+    names = ("windows", "labels", "logits", "probabilities", "judge")
+    novelty = None if golden.novelty is None else golden.novelty[rows]
+    return msgspec.structs.replace(golden, **{name: getattr(golden, name)[rows] for name in names}, novelty=novelty)
+
+
 def steady(
     golden: Golden, artifacts: Sequence[ProvenArtifact], modality: ModalitySpec, *, most: int | None = None
 ) -> Golden:
@@ -112,7 +143,5 @@ def steady(
             "--golden: expected windows that every artifact answers as the checkpoint does, got none among "
             f"{len(kept)} that were drawn; leave the lower precision out, or take --golden real"
         )
-    rows = np.flatnonzero(kept)[:most]
-    per_window = {name: getattr(golden, name)[rows] for name in ("windows", "labels", "logits", "probabilities")}
-    novelty = None if golden.novelty is None else golden.novelty[rows]
-    return msgspec.structs.replace(golden, **per_window, judge=judging_half(golden.labels[rows]), novelty=novelty)
+    found = _rows(golden, np.flatnonzero(kept)[:most])
+    return msgspec.structs.replace(found, judge=judging_half(found.labels))

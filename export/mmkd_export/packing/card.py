@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import msgspec
+
 from mmkd_edge.bundle.lineage import adapted_text
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.predict.novelty import novelty_text
@@ -129,6 +131,8 @@ def _measured(report: ExportReport) -> Iterator[str]:
         f"On {windows.count} {windows.source}; {windows.judging} of them only judge, {windows.labelled} of these "
         "have a label. Parity is the largest difference of a logit or a probability from the checkpoint."
     )
+    if windows.carried is not msgspec.UNSET:
+        yield f"{windows.carried} of these windows are in here, as golden windows: the device tests itself with them."
     if windows.synthetic:
         yield ""
         yield (

@@ -27,7 +27,7 @@ from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import TaskSpec
 from mmkd_export.judge.artifacts import ProvenArtifact
 from mmkd_export.judge.gate import caution
-from mmkd_export.judge.golden_choice import steady
+from mmkd_export.judge.golden_choice import most_golden, of_each_kind, steady
 from mmkd_export.judge.parity import FP32_TOLERANCE
 from mmkd_export.judge.proof_set import ProofSet
 from mmkd_export.packing.card import model_card
@@ -62,11 +62,15 @@ def pack_bundle(
         left_out: precisions that were tried and left out.
         machine: that latencies were measured on; None where nothing was timed.
     """
+    if student.golden is None:
+        stored = of_each_kind(_golden(student.proof_set), most_golden(student.modality))
+    else:
+        stored = steady(student.golden, artifacts, student.modality, most=1 if golden == "none" else None)
     report = ExportReport(
         model_id=student.model_id,
         platform=platform,
         student=student.facts,
-        windows=_window_facts(student.proof_set, golden),
+        windows=_window_facts(student, golden, carried=len(stored.windows)),
         artifacts=tuple(artifact.report for artifact in artifacts),
         left_out=tuple(left_out),
         machine=machine,
@@ -75,9 +79,6 @@ def pack_bundle(
         measures=_measures(student.task),
         range_rule=student.range_rule or msgspec.UNSET,
     )
-    stored = _golden(student.proof_set)
-    if student.golden is not None:
-        stored = steady(student.golden, artifacts, student.modality, most=1 if golden == "none" else None)
     golden_file = golden_bytes(stored)
     entry = _entry(student, artifacts, golden=golden_file)
     texts = {
@@ -103,8 +104,10 @@ def _measures(task: TaskSpec) -> Measures | msgspec.UnsetType:
     return msgspec.convert(measures_of(task), Measures, from_attributes=True)
 
 
-def _window_facts(proof_set: ProofSet, golden: GoldenChoice) -> WindowFacts:
-    real, judging = proof_set.real, proof_set.judging
+def _window_facts(student: ProvenStudent, golden: GoldenChoice, *, carried: int) -> WindowFacts:
+    if student.judged_before is not None:
+        return student.judged_before
+    real, judging = student.proof_set.real, student.proof_set.judging
     own = real.synthetic and judging.source == real.source
     return WindowFacts(
         source=real.source,
@@ -115,6 +118,7 @@ def _window_facts(proof_set: ProofSet, golden: GoldenChoice) -> WindowFacts:
         caution=_SYNTHETIC if own else caution(len(judging.labels)),
         synthetic=real.synthetic,
         golden=msgspec.UNSET if golden == "real" else golden,
+        carried=carried if golden == "real" and carried < len(real.windows) else msgspec.UNSET,
     )
 
 
@@ -148,7 +152,7 @@ def _entry(student: ProvenStudent, artifacts: Sequence[ProvenArtifact], *, golde
         teacher_sha256=facts.teacher_sha256,
         artifacts=tuple(proven.artifact for proven in artifacts),
         golden=file_entry(f"{modality.name}/golden.npz", golden),
-        statistics=_statistics(proof_set),
+        statistics=student.statistics or _statistics(proof_set),
         group_reference=student.group_reference,
         streaming=_streaming(student),
         adapted=student.adapted or msgspec.UNSET,

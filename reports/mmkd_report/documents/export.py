@@ -304,6 +304,7 @@ class WindowFacts(msgspec.Struct, frozen=True, kw_only=True):
         caution: how little they prove; None where there are enough.
         synthetic: whether these windows were drawn from channel statistics and not recorded.
         golden: what the bundle carries in place of them, where they stay at home.
+        carried: how many of them the bundle carries, where not all: of sound and video.
     """
 
     source: str
@@ -314,6 +315,7 @@ class WindowFacts(msgspec.Struct, frozen=True, kw_only=True):
     caution: str | None
     synthetic: bool = False
     golden: Literal["synthetic", "none"] | msgspec.UnsetType = msgspec.UNSET
+    carried: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class StepReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,7 +11,9 @@ import pytest
 
 from mmkd_edge import EdgePredictor, UsageError
 from mmkd_edge.bundle.bundle import Bundle
-from mmkd_export.judge.golden_choice import SAID
+from mmkd_edge.bundle.golden import Golden
+from mmkd_edge.spec import ModalitySpec
+from mmkd_export.judge.golden_choice import SAID, most_golden, of_each_kind
 from mmkd_export.plan import ExportPlan
 from mmkd_export.run import export
 from mmkd_models.training.checkpoint import StudentCheckpoint
@@ -67,3 +69,27 @@ def test_a_bundle_without_recordings_calibrates_nothing_later(student_file: Path
 def test_recordings_are_what_a_bundle_carries_unless_told_otherwise(student_file: Path, tmp_path: Path) -> None:
     result = export(ExportPlan(source=student_file, output=tmp_path / "s.edge"))
     assert result.report.windows.golden is msgspec.UNSET
+
+
+def test_what_travels_is_of_both_halves_and_of_every_class() -> None:
+    labels = np.repeat(np.arange(3), (24, 12, 4))
+    judge = np.arange(40) % 2 == 0
+    numbers = np.arange(40, dtype=np.float32)[:, None]
+    golden = Golden(windows=numbers, labels=labels, logits=numbers, probabilities=numbers, judge=judge, tolerance=1e-4)
+    few = of_each_kind(golden, 10)
+    assert [int((few.labels == one).sum()) for one in range(3)] == [6, 3, 1]
+    assert int(few.judge.sum()) == 5
+    assert (np.diff(few.windows[:, 0]) > 0).all()
+    rows = few.windows[:, 0].astype(int)
+    assert (few.labels == labels[rows]).all()
+    assert (few.judge == judge[rows]).all()
+    assert of_each_kind(golden, 40) is golden
+    assert of_each_kind(golden, None) is golden
+
+
+def test_how_many_windows_travel() -> None:
+    camera = ModalitySpec(name="cam", kind="video", channels=("gray",), rate_hz=25.0, samples=16, height=96, width=96)
+    sound = ModalitySpec(name="mic", kind="audio", channels=("mono",), rate_hz=16e3, samples=16_000)
+    series = ModalitySpec(name="acc", channels=("x",), rate_hz=100.0, samples=1_000_000)
+    large = msgspec.structs.replace(camera, height=1024, width=1024)
+    assert [most_golden(one) for one in (camera, sound, series, large)] == [28, 65, None, 8]
