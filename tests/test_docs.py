@@ -116,7 +116,7 @@ def test_the_python_of_a_document_runs(path: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-SLOW_EXAMPLES = {"examples/own_networks.py"}  # it trains from the first step
+SLOW_EXAMPLES = {f"examples/{name}.py" for name in ("own_networks", "several_labels", "own_loss")}  # they train
 
 
 def with_marks(path: Path) -> Any:

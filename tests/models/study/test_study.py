@@ -352,6 +352,7 @@ def test_seeds_that_count_test_on_windows_the_search_has_not_seen(machines: Data
     )
 
 
+@pytest.mark.slow
 def test_two_workers_try_no_candidate_twice_and_a_trial_has_the_same_bits_in_any_process(
     machines: Dataset, grid: tuple[Path, StudyDocument], tmp_path: Path
 ) -> None:
