@@ -121,7 +121,7 @@ def judge_sensor(order: SensorsOrder, name: str, *, on_part: OnPart = lambda par
     if document is None:
         names = _RIVALS if find_spec("aeon") else _RIVALS[:1]
         metric = config.student_train.metric
-        rivals = answering_rivals(names, models[0], train=train, valid=valid, metric=metric, seed=order.seed)
+        rivals = answering_rivals(names, models[0], test, train=train, valid=valid, metric=metric, seed=order.seed)
         document = judge(
             [*models, *rivals],
             test,
