@@ -125,6 +125,8 @@ def show_shift(found: ShiftFacts) -> None:
     print(
         f"trained anew without one {found.by} at a time, for {found.sensor}; {found.labels}; {_heading(measure)} on it:"
     )
+    if found.unknown:
+        print(f"windows without a value of {found.by}, which neither train nor judge: {found.unknown}")
     table = plain_table([found.by, "windows", *names])
     for one in found.domains:
         cells = [_cell(one.figures[name], measure) for name in names]

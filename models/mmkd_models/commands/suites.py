@@ -279,6 +279,8 @@ def _show_faults(document: JudgingDocument, found: FaultsFacts) -> None:
 def _show_groups(document: JudgingDocument, found: GroupsFacts) -> None:
     names = [one.name for one in document.models]
     print(f"by {found.by}, in percent; below {found.least_windows} windows a value is not judged")
+    if found.unknown:
+        print(f"windows without a value of {found.by}, not judged by it: {found.unknown}")
     for what in _MEASURES:
         table = plain_table([what, "windows", *names])
         for one in found.values:

@@ -133,6 +133,7 @@ class GroupsFacts(msgspec.Struct, frozen=True, kw_only=True):
         least_windows: of a value that is judged.
         gaps: by measure and model; empty where fewer than two values are judged.
         changes: empty without a model that labels alone taught beside a taught one.
+        unknown: windows whose value of the column is missing; they are of no value here.
     """
 
     by: str
@@ -140,6 +141,7 @@ class GroupsFacts(msgspec.Struct, frozen=True, kw_only=True):
     values: tuple[GroupFigures, ...]
     gaps: dict[GroupMeasure, dict[str, Gap | None]]
     changes: tuple[GapChange, ...]
+    unknown: int = 0
 
 
 class DomainSpread(msgspec.Struct, frozen=True, kw_only=True):
@@ -194,6 +196,8 @@ class ShiftFacts(msgspec.Struct, frozen=True, kw_only=True):
         teacher_gain: what the teacher is better by than labels alone.
         absent: by rival that could not be run, why.
         time: None where nobody asked.
+        unknown: windows whose value of the column is missing; they neither train, choose nor judge.
+        has_groups: whether whole groups choose; else the dataset's own validation windows do.
     """
 
     by: str
@@ -210,6 +214,8 @@ class ShiftFacts(msgspec.Struct, frozen=True, kw_only=True):
     teacher_gain: DomainSpread
     absent: dict[str, str]
     time: TimeFigures | None
+    unknown: int = 0
+    has_groups: bool = True
 
 
 class ConfidenceRow(msgspec.Struct, frozen=True, kw_only=True):

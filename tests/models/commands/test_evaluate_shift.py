@@ -89,8 +89,8 @@ def test_a_killed_run_goes_on_and_ends_with_equal_figures(
     assert [one["name"] for one in shift["domains"]] == ["east", "north", "south"]
     assert list(shift["models"])[:3] == ["teacher", "student", "labels alone"]
     assert shift["time"]["windows"] == [90, 30, 30]
-    assert resumed["verdict"][0].startswith("On a site never seen ")
-    assert resumed["verdict"][-1].startswith("Record next: more site values like ")
+    assert resumed["verdict"][0].startswith("On the site that was left out ")
+    assert resumed["verdict"][-1].startswith("Record next: more like site ")
     page = render_judging(resumed)
     assert "On what training never saw" in page
     assert "Trained on the first 90 windows of the campaign" in page

@@ -15,7 +15,7 @@ _RIVALS = ("extra-trees", "MiniRocket")
 def of_shift(found: ShiftFacts) -> Iterator[str]:
     """Gives the verdict under shift."""
     measure, gain = found.measure, found.gains[_LABELS_ALONE]
-    where = f"On a {found.by} never seen"
+    where = f"On the {found.by} that was left out"
     yield (
         f"{where} {_helps(gain)}: the student of {found.sensor} has {_figure(found.models[_STUDENT].mean, measure)} "
         f"{measure.words}, {_points(gain.mean, measure)} beside labels alone ({_interval(gain, measure)} over "
@@ -30,7 +30,7 @@ def of_shift(found: ShiftFacts) -> Iterator[str]:
         if beside is not None and beside.high is not None and beside.high < 0:
             yield (
                 f"{rival} on the same sensor is better there than the student, by {_points(-beside.mean, measure)} "
-                f"({_interval(_negated(beside), measure)}): take it, or record more {found.by} values"
+                f"({_interval(_negated(beside), measure)}): take it, or record another {found.by}"
             )
     shared = sum(one.shared_groups for one in found.domains)
     if shared:
@@ -49,7 +49,7 @@ def of_shift(found: ShiftFacts) -> Iterator[str]:
 
 def next_of_shift(found: ShiftFacts) -> str:
     """Gives what to record next."""
-    return f"more {found.by} values like {found.worst[_STUDENT]}"
+    return f"more like {found.by} {found.worst[_STUDENT]}"
 
 
 def _kept(found: ShiftFacts) -> Iterator[str]:
@@ -61,10 +61,11 @@ def _kept(found: ShiftFacts) -> Iterator[str]:
             f"{_points(lead.mean, measure)} ({_interval(lead, measure)})"
         )
         return
-    kept = found.gains[_LABELS_ALONE].mean
+    gain = found.gains[_LABELS_ALONE].mean
+    kept = _points(gain, measure).removeprefix("+") if gain > 0 else "nothing"
     yield (
         f"Of the {_points(lead.mean, measure).removeprefix('+')} by which the teacher is better there "
-        f"({_interval(lead, measure)}), it keeps {_points(kept, measure).removeprefix('+')}"
+        f"({_interval(lead, measure)}), it keeps {kept}"
     )
 
 
