@@ -13,7 +13,7 @@ import msgspec
 from mmkd_report.documents.confidence import Coverage
 from mmkd_report.documents.cost import CostFacts
 from mmkd_report.documents.evaluation import DataFacts, WindowGain
-from mmkd_report.documents.figures import Measure, Spread
+from mmkd_report.documents.figures import Guessing, Measure, Spread
 from mmkd_report.documents.reading import typed
 
 FORMAT_VERSION = 1
@@ -299,8 +299,9 @@ class SensorRow(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         scores: of who was judged; `teacher` is of all sensors, and in a row of several of these alone.
-        gain: distilled beside labels alone, with its 95 % interval; None of several.
+        gain: distilled beside labels alone, with its 95 % interval; None of several, and no interval of few groups.
         valid_score: of the distilled student, by which sensors are chosen.
+        guessing: the student beside guessing.
         is_taught: whether validation shipped a student that the teacher taught, of one seed or more.
         ahead: the competitors of one sensor that validate better than the student.
         under_faults: the student's error, mean over faults and severities; of a number the RMSE.
@@ -319,6 +320,7 @@ class SensorRow(msgspec.Struct, frozen=True, kw_only=True):
     low: float | None = None
     high: float | None = None
     valid_score: float | None = None
+    guessing: Guessing | None = None
     is_taught: bool = True
     ahead: tuple[Competitor, ...] = ()
     under_faults: float | None = None
@@ -338,7 +340,7 @@ class SensorsDocument(msgspec.Struct, frozen=True, kw_only=True):
         measure: of the scores and gains.
         faults_measure: whose distance from 1 the error under faults is; `rmse` is the error itself.
         rows: one a sensor, that which validation prefers first.
-        pairs: what the teacher knows of two sensors; empty where nobody asked.
+        pairs: what the teacher knows of two sensors, in the dataset's order; empty where nobody asked.
         currency: empty without costs.
         pages: by sensor the file of its own page.
     """
