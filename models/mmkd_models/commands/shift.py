@@ -59,6 +59,16 @@ class ShiftOptions:
         int, Option("Processes that share what -o keeps: trainings and answers, one thread each.", min=1, metavar="N")
     ] = 1
 
+    @property
+    def of_shift(self) -> dict[str, bool]:
+        """Gives by option of shift alone whether it was given, and says something."""
+        return {
+            "--time": self.time,
+            "--teacher": self.teacher != ShiftOptions.teacher,
+            "--label-share": self.label_share != ShiftOptions.label_share,
+            "--steps": self.steps is not None,
+        }
+
 
 def shift_order(
     first: Contestant | Path, modalities: tuple[str, ...], dataset: Dataset, options: ShiftOptions, by: str | None

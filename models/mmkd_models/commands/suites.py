@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ import msgspec
 from mmkd_edge.command.options import Option
 from mmkd_edge.command.outputs import held
 from mmkd_edge.command.run import require_modules, shell_line
-from mmkd_edge.command.show import json_text, plain_table, say, show_table
+from mmkd_edge.command.show import json_text, plain_table, say, saying_how_to_go_on, show_table
 from mmkd_edge.errors import UsageError
 from mmkd_models.commands.shift import ShiftOptions, shift_order, show_shift
 from mmkd_models.data.dataset import Dataset
@@ -93,6 +93,12 @@ def chosen_suites(names: Sequence[str]) -> tuple[SuiteName, ...]:
     return tuple(name for name in SUITES if name in chosen)
 
 
+def makes_shift(options: SuiteOptions, anew: ShiftOptions) -> bool:
+    """Gives whether networks are trained anew: `all` does so only where -o keeps them."""
+    names = options.suite or ()
+    return "shift" in names or (anew.out is not None and "shift" in chosen_suites(names))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Asked:
     """What judges and what is judged: checkpoints, and bundles by their path."""
@@ -111,11 +117,6 @@ class Asked:
     def suites(self) -> tuple[SuiteName, ...]:
         """Gives the suites that are asked for."""
         return chosen_suites(self.options.suite or ())
-
-    @property
-    def makes_shift(self) -> bool:
-        """Gives whether networks are trained anew: `all` does so only where -o keeps them."""
-        return "shift" in (self.options.suite or ()) or (self.anew.out is not None and "shift" in self.suites)
 
 
 def run_suites(
@@ -148,14 +149,14 @@ def _judged(asked: Asked, side_by_side: Callable[[int, object], None] | None) ->
     with ExitStack() as stack:
         models = _models(stack, asked.judged, windows, asked.data)
         shift = None
-        if asked.makes_shift:
+        if makes_shift(options, anew):
             order = shift_order(asked.judged[0], models[0].facts.modalities, asked.dataset, anew, options.by)
             shift = partial(_shift, order)
         check(windows, calibration=asked.calibration, suites=asked.suites, by=options.by, cost=options.cost)
         rivals = _chosen_rivals(asked, models[0])
         if anew.out is not None:
             stack.enter_context(held(anew.out, is_folder=True))
-            stack.enter_context(_saying_how_to_go_on())
+            stack.enter_context(saying_how_to_go_on())
             if not all(isinstance(one, Path) for one in asked.judged):
                 stack.enter_context(_one_thread())
         models += _rivals(rivals, asked, models[0])
@@ -224,15 +225,6 @@ def _check_options(options: SuiteOptions, suites: Sequence[SuiteName]) -> None:
         raise UsageError("--cost: expected --suite cost beside it; add it")
     if options.cost is None and "cost" in (options.suite or ()):
         raise UsageError("--suite cost: expected assumptions, got none; --print-cost prints a file to give to --cost")
-
-
-@contextmanager
-def _saying_how_to_go_on() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        say("the same command continues")
-        raise
 
 
 def show_judging(document: JudgingDocument) -> None:

@@ -23,10 +23,10 @@ from mmkd_models.data.left_out import Domains, LeftOut, domains_of, fold_without
 from mmkd_models.data.spec import DatasetSpec
 from mmkd_models.evaluate.gains import gain_on_windows
 from mmkd_models.metrics.measures import measures_of, told_by
-from mmkd_report.documents.figures import Measure
-from mmkd_report.documents.judging import DomainFigures, DomainSpread, ShiftFacts, TimeFigures
+from mmkd_report.documents.demo import LABELS_ALONE
+from mmkd_report.documents.figures import CONTESTANTS, Measure
+from mmkd_report.documents.judging import STUDENT, TEACHER, DomainFigures, DomainSpread, ShiftFacts, TimeFigures
 
-LABELS_ALONE, STUDENT, TEACHER = "labels alone", "student", "teacher"
 _T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """Student's t for a 95 % interval with 1 to 9 degrees of freedom: NIST/SEMATECH e-Handbook, section 1.3.6.7.2."""
 _SEED = 0  # of intervals
@@ -211,8 +211,8 @@ def _figures(fold: FoldResult, measure: Measure) -> Iterator[tuple[str, float]]:
 
 def _rivals(fold: FoldResult) -> Iterator[tuple[str, FoldRival]]:
     (of_sensor,) = fold.students.values()
-    yield "extra-trees", of_sensor.extra_trees
-    yield "MiniRocket", of_sensor.mini_rocket
+    yield CONTESTANTS["extra_trees"], of_sensor.extra_trees
+    yield CONTESTANTS["mini_rocket"], of_sensor.mini_rocket
 
 
 def _in_time(spec: DatasetSpec, fold: FoldResult) -> TimeFigures:

@@ -6,14 +6,14 @@ Shares run from 0 to 1. What was not asked for is None. Models are known by thei
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
 from mmkd_report.documents.confidence import Coverage
 from mmkd_report.documents.cost import CostFacts
 from mmkd_report.documents.evaluation import DataFacts, WindowGain
-from mmkd_report.documents.figures import Guessing, Measure, Spread
+from mmkd_report.documents.figures import CONTESTANTS, Guessing, Measure, Spread
 from mmkd_report.documents.reading import typed
 
 FORMAT_VERSION = 1
@@ -181,6 +181,10 @@ class TimeFigures(msgspec.Struct, frozen=True, kw_only=True):
     gain: WindowGain
 
 
+STUDENT, TEACHER = "student", "teacher"
+"""Contestants of `ShiftFacts` beside `LABELS_ALONE` and the rivals."""
+
+
 class ShiftFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Everything trained anew without one domain at a time, and judged on it.
 
@@ -284,13 +288,7 @@ def read_judging(document: Mapping[str, Any]) -> JudgingDocument:
 
 
 Competitor = Literal["extra_trees", "mini_rocket", "labels_alone", "distilled", "teacher"]
-COMPETITORS: dict[Competitor, str] = {
-    "extra_trees": "extra-trees",
-    "mini_rocket": "MiniRocket",
-    "labels_alone": "labels alone",
-    "distilled": "distilled",
-    "teacher": "teacher",
-}
+COMPETITORS: dict[Competitor, str] = {key: CONTESTANTS[key] for key in get_args(Competitor)}
 """In the order of the table, by the words of its heading."""
 
 

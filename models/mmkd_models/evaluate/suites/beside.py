@@ -8,9 +8,10 @@ import numpy as np
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluate.rivals import WORDS, Contestants, RivalName
+from mmkd_models.evaluate.rivals import Contestants, RivalName
 from mmkd_models.evaluate.suites.answering import Answering
 from mmkd_models.metrics.scores import AnyMetric
+from mmkd_report.documents.figures import CONTESTANTS
 from mmkd_report.documents.judging import JudgedModel
 
 
@@ -61,7 +62,7 @@ def answering_rivals(
             raise UsageError(f"--rival {name}: {ask}; leave it out")
         yield Answering(
             facts=JudgedModel(
-                name=WORDS[name],
+                name=CONTESTANTS[name],
                 path="",
                 sha256="",
                 role="rival",
