@@ -6,7 +6,8 @@ rich, which the extras of the commands install, is imported where something is s
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mmkd_edge.command.tables import WholeWords
@@ -49,3 +50,13 @@ def say(line: str) -> None:
     """Writes a line of progress to stderr at once."""
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
+
+
+@contextmanager
+def saying_how_to_go_on() -> Iterator[None]:
+    """Says on Ctrl-C that the same command continues: of work that is kept as it is made."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("the same command continues")
+        raise

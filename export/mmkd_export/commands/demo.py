@@ -7,8 +7,7 @@ from mmkd_edge.command.interrupts import loading
 with loading("mmkd-demo"):
     import sys
     import time
-    from collections.abc import Callable, Iterator, Sequence
-    from contextlib import contextmanager
+    from collections.abc import Callable, Sequence
     from dataclasses import dataclass, replace
     from functools import partial
     from pathlib import Path
@@ -20,7 +19,7 @@ with loading("mmkd-demo"):
     from mmkd_edge.command.options import Command, Option, run_line
     from mmkd_edge.command.outputs import held
     from mmkd_edge.command.run import run_command, shell_line
-    from mmkd_edge.command.show import json_text, plain_table, say, show_table
+    from mmkd_edge.command.show import json_text, plain_table, say, saying_how_to_go_on, show_table
     from mmkd_edge.errors import UsageError
     from mmkd_edge.machine import usable_cores
     from mmkd_models.data.checking.related import refuse_shared_samples
@@ -206,7 +205,7 @@ def made_folds(
     sized = [msgspec.structs.replace(config, teacher=preset) for preset in presets]
     folder = partial(fold_folder, out)
     phases = _phases(data, sized, seeds, folder)
-    with _saying_how_to_go_on(), shown() as tell, fold_pool(data, workers) as pool:
+    with saying_how_to_go_on(), shown() as tell, fold_pool(data, workers) as pool:
         watch = Watch(phases, workers=workers, afterwards_s=afterwards_s, tell=tell)
         pool.make(phases[0], on_step=partial(watch.on_step, 0), on_end=partial(watch.on_end, 0))
         tried = choose_teacher(data, seeds=seeds, presets=presets, config=config, folder=folder)
@@ -217,15 +216,6 @@ def made_folds(
     with one_thread():
         folds = [compare_fold(data, seed=seed, config=config, out=folder(seed)) for seed in seeds]
     return tried, folds
-
-
-@contextmanager
-def _saying_how_to_go_on() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        say("the same command continues")
-        raise
 
 
 def _phases(

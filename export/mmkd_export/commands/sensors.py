@@ -16,7 +16,7 @@ from mmkd_edge.command.outputs import held
 from mmkd_edge.command.run import require_modules, shell_line
 from mmkd_edge.command.show import json_text, plain_table, say, show_table
 from mmkd_edge.errors import UsageError
-from mmkd_edge.machine import usable_cores
+from mmkd_edge.machine import this_machine, usable_cores
 from mmkd_export.commands.demo import (
     MOST_WORKERS,
     ComparisonOptions,
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from mmkd_report.documents.judging import JudgingDocument, SensorsDocument
     from mmkd_report.documents.study import PairLatency
 
-SENSORS_FILE, PAGE_FILE = "sensors.json", "report.html"
+SENSORS_FILE, PAGE_FILE = "sensors.json", "sensors.html"
+_PAGES = "pages"
 _NEEDS = ("torch", "safetensors", "lightning_fabric", "sklearn", "jinja2")
 _EPILOG = (
     "Example: mmkd-evaluate --sensors mydata --workers 2 -o sensors. An interrupted run continues where it was: give "
@@ -81,7 +82,7 @@ def sensors(
     from mmkd_export.demo.chain import fold_folder
     from mmkd_models.commands.study import latency_meter
     from mmkd_models.compare.pool import one_thread
-    from mmkd_models.compare.sensors import SensorsOrder, check_costs, judge_sensors, latencies_of
+    from mmkd_models.compare.sensors import SensorsOrder, check_costs, groups_judged, judge_sensors, latencies_of
     from mmkd_models.compare.summary import demo_document
 
     meter = latency_meter(duration_s) if latency else None
@@ -106,8 +107,10 @@ def sensors(
     order = replace(order, config=folds[0].config)  # with the teacher's size that was chosen
     with one_thread():
         judged = judge_sensors(order, workers=number, on_part=say)
-        times = {} if meter is None else latencies_of(order, meter, on_part=say)
-    document = _document(demo_document(dataset.spec, dataset.sha256, folds), judged, times, pairs=pairs)
+        times = {} if meter is None else latencies_of(order, meter, conditions=_conditions(duration_s), on_part=say)
+    document = _document(
+        demo_document(dataset.spec, dataset.sha256, folds), judged, times, pairs=pairs, groups=groups_judged(folds)
+    )
     _write(out, document, judged)
     if as_json:
         print(json_text(document, indent=1))
@@ -115,6 +118,18 @@ def sensors(
     _show(document)
     student = order.folder / document.rows[0].sensors[0] / "student.ckpt"
     print(f"wrote {out / PAGE_FILE}; next: {shell_line('mmkd-export', student)}")
+
+
+def _conditions(duration_s: float) -> dict[str, object]:
+    """What decides a latency beside the two networks."""
+    from mmkd_edge.predict import profile
+    from mmkd_models.training import checkpoint
+
+    return {
+        "duration_s": duration_s,
+        "machine": this_machine(),
+        "versions": checkpoint.library_versions() | profile.library_versions(("ort",)),
+    }
 
 
 def _costs(given: Sequence[str] | None, sensors: Sequence[str]) -> dict[str, Path]:
@@ -140,6 +155,7 @@ def _document(
     times: Mapping[str, PairLatency],
     *,
     pairs: bool,
+    groups: int,
 ) -> SensorsDocument:
     from mmkd_models.compare.sensors import pair_rows, sensor_rows
     from mmkd_report.documents.judging import SensorsDocument
@@ -155,10 +171,10 @@ def _document(
         seeds=compared.seeds,
         measure=compared.told_by,
         faults_measure="" if first.faults is None else first.faults.measure,
-        rows=sensor_rows(compared, judged, times),
+        rows=sensor_rows(compared, judged, times, groups=groups),
         pairs=pair_rows(compared) if pairs else (),
         currency=next(iter(currencies), ""),
-        pages={name: f"{name}.html" for name in judged},
+        pages={name: f"{_PAGES}/{name}.html" for name in judged},
         command=shell_line("mmkd-evaluate", *sys.argv[1:]),
     )
 
@@ -168,6 +184,7 @@ def _write(out: Path, document: SensorsDocument, judged: Mapping[str, JudgingDoc
 
     write_file(out / SENSORS_FILE, json_text(document, indent=1).encode())
     write_page(out / PAGE_FILE, render_sensors(msgspec.to_builtins(document)))
+    (out / _PAGES).mkdir(exist_ok=True)
     for name, one in judged.items():
         write_page(out / document.pages[name], render_judging(msgspec.to_builtins(one)))
 

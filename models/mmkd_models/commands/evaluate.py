@@ -21,7 +21,7 @@ with loading("mmkd-evaluate"):
     from mmkd_models.commands.evaluation import show_bundle, show_evaluation, show_kind
     from mmkd_models.commands.options import Data
     from mmkd_models.commands.shift import ShiftOptions
-    from mmkd_models.commands.suites import Asked, SuiteOptions, ask_share, chosen_suites, run_suites
+    from mmkd_models.commands.suites import Asked, SuiteOptions, ask_share, chosen_suites, makes_shift, run_suites
     from mmkd_models.data.dataset import Dataset, open_dataset
     from mmkd_models.data.folds import fold_indices
     from mmkd_models.data.spec import SplitName
@@ -72,6 +72,15 @@ class JudgedOptions:
         bool, Option("Score windows that trained the model all the same, and say so.", ("--training-windows",))
     ] = False
 
+    @property
+    def given(self) -> dict[str, bool]:
+        """Gives by option whether it was given, and says something."""
+        return {
+            "--split": self.split != "test",
+            "--fold": self.fold is not None,
+            "--training-windows": self.training_windows,
+        }
+
 
 def evaluate(
     *,
@@ -116,39 +125,61 @@ def evaluate(
 
     if page is not None:
         check_page(page, extra="train")
+    of_classes = {"--missing": missing, "--metric": metric}
     if suites.suite:
         _refuse(
-            {"--missing": missing, "--metric": metric, "--error-level": error_levels},
+            {**of_classes, "--error-level": error_levels},
             "expected no --suite beside it, whose figures are its own; leave one of them out",
         )
         paths = (model, *(against or ()))
         line = _Line(paths=paths, data=data, judged=judged, suites=suites, anew=anew, seed=seed)
         _judge_by_suites(line, page=page, as_json=as_json)
         return
-    _refuse({"--by": suites.by}, "expected --suite groups or shift beside it, whose column it is; add it")
-    _refuse({"--out": anew.out}, "expected --suite beside it, whose work it keeps; add one")
-    _refuse({"--time": anew.time}, "expected --suite shift beside it; add it")
-    _refuse({"--cost": suites.cost}, "expected --suite cost beside it; add it")
-    _refuse({"--rival": suites.rival}, "expected --suite beside it, by which it is judged; add one")
-    of_classes = {"--missing": missing, "--metric": metric, "--page": page}
+    _refuse_without_suite(suites, anew)
     if is_bundle(model):
         _refuse(
-            {**of_classes, "--against": against, "--training-windows": judged.training_windows},
+            {**of_classes, "--page": page, "--against": against, "--training-windows": judged.training_windows},
             "expected a checkpoint, got a bundle; judge the checkpoint it was exported from",
         )
         _evaluate_bundle(model, data, judged, error_levels=error_levels, as_json=as_json)
         return
+    if error_levels:
+        raise UsageError(f"{model}: --error-level: expected a bundle, whose label sets it checks; export one first")
+    asked = _Scores(model=model, data=data, others=tuple(against or ()), judged=judged, missing=missing, seed=seed)
+    _evaluate_checkpoint(asked, metric=metric, page=page, as_json=as_json)
+
+
+def _refuse_without_suite(suites: SuiteOptions, anew: ShiftOptions) -> None:
+    _refuse({"--by": suites.by}, "expected --suite groups or shift beside it, whose column it is; add it")
+    _refuse({"--out": anew.out}, "expected --suite beside it, whose work it keeps; add one")
+    _refuse({"--workers": anew.workers > 1}, "expected --suite beside it, whose work is shared; add one")
+    _refuse(anew.of_shift, "expected --suite shift beside it; add it")
+    _refuse({"--cost": suites.cost}, "expected --suite cost beside it; add it")
+    _refuse({"--rival": suites.rival}, "expected --suite beside it, by which it is judged; add one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scores:
+    """Of which checkpoints scores are asked for, and on what."""
+
+    model: Path
+    data: Path
+    others: tuple[Path, ...]
+    judged: JudgedOptions
+    missing: bool
+    seed: int
+
+
+def _evaluate_checkpoint(asked: _Scores, *, metric: str | None, page: Path | None, as_json: bool) -> None:
     require_modules(_NEEDS, by="mmkd-evaluate of a checkpoint", extra="train")
     from mmkd_models.evaluate import report as reports
 
-    if error_levels:
-        raise UsageError(f"{model}: --error-level: expected a bundle, whose label sets it checks; export one first")
-    others = list(against or ())
+    model, others, judged = asked.model, asked.others, asked.judged
     if len(others) > 1:
         raise UsageError(
             f"--against {others[1]}: expected one model beside {model}, got {len(others)}; give --suite to have more"
         )
-    dataset = open_dataset(data)
+    dataset = open_dataset(asked.data)
     windows, part = _windows(dataset, judged)
     known = None if judged.training_windows else part
     contestants = [_contestant(path, dataset, windows, known) for path in (model, *others)]
@@ -156,11 +187,11 @@ def evaluate(
     kind = dataset.spec.task.kind
     if kind != "classification":
         _refuse(
-            of_classes,
+            {"--missing": asked.missing, "--metric": metric, "--page": page},
             f"expected a dataset of classes, got one of the kind {kind}, for which there are scores of a checkpoint "
             "and of --against alone; leave it out",
         )
-        show_kind(contestants, windows, data=facts, as_json=as_json, seed=seed)
+        show_kind(contestants, windows, data=facts, as_json=as_json, seed=asked.seed)
         return
     wanted = contestants[0].checkpoint.facts.metric if metric is None else metric
     chosen: Metric = choice(wanted, get_args(Metric), option="--metric")
@@ -170,10 +201,14 @@ def evaluate(
         against=contestants[1] if others else None,
         data=facts,
         metric=chosen,
-        missing=missing,
-        seed=seed,
+        missing=asked.missing,
+        seed=asked.seed,
         on_part=say,
     )
+    _show_report(report, asked.data, page=page, as_json=as_json)
+
+
+def _show_report(report: EvaluationDocument, data: Path, *, page: Path | None, as_json: bool) -> None:
     if page is not None:
         from mmkd_report import render_evaluation, write_page
 
@@ -198,7 +233,14 @@ class _Line:
 
 
 def _judge_by_suites(line: _Line, *, page: Path | None, as_json: bool) -> None:
-    chosen_suites(line.suites.suite or ())
+    suites = chosen_suites(line.suites.suite or ())
+    if not makes_shift(line.suites, line.anew):
+        _refuse(line.anew.of_shift, "expected --suite shift beside it; add it")
+    if suites == ("shift",):
+        _refuse(
+            line.judged.given,
+            "expected another --suite beside shift, which judges on each domain in turn; leave it out",
+        )
     if line.anew.out is None and line.anew.workers > 1:
         raise UsageError("--workers: expected -o DIR, by which workers share their work, got none; name a folder")
     side_by_side = None if line.anew.workers == 1 else partial(_ask_share, line)
@@ -220,7 +262,8 @@ def _asked(line: _Line) -> Asked:
         require_modules(_NEEDS, by="mmkd-evaluate of a checkpoint", extra="train")
     dataset, judged = open_dataset(line.data), line.judged
     windows, part = _windows(dataset, judged)
-    known = None if judged.training_windows else part
+    knows = judged.training_windows or chosen_suites(line.suites.suite or ()) == ("shift",)  # judges others, made anew
+    known = None if knows else part
     contestants = {path: _contestant(path, dataset, windows, known) for path in checkpoints}
     seen = [one.seen for one in contestants.values()] + [None] * (len(line.paths) > len(checkpoints))
     return Asked(

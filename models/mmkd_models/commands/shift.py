@@ -59,6 +59,16 @@ class ShiftOptions:
         int, Option("Processes that share what -o keeps: trainings and answers, one thread each.", min=1, metavar="N")
     ] = 1
 
+    @property
+    def of_shift(self) -> dict[str, bool]:
+        """Gives by option of shift alone whether it was given, and says something."""
+        return {
+            "--time": self.time,
+            "--teacher": self.teacher != ShiftOptions.teacher,
+            "--label-share": self.label_share != ShiftOptions.label_share,
+            "--steps": self.steps is not None,
+        }
+
 
 def shift_order(
     first: Contestant | Path, modalities: tuple[str, ...], dataset: Dataset, options: ShiftOptions, by: str | None
@@ -125,6 +135,8 @@ def show_shift(found: ShiftFacts) -> None:
     print(
         f"trained anew without one {found.by} at a time, for {found.sensor}; {found.labels}; {_heading(measure)} on it:"
     )
+    if found.unknown:
+        print(f"windows without a value of {found.by}, which neither train nor judge: {found.unknown}")
     table = plain_table([found.by, "windows", *names])
     for one in found.domains:
         cells = [_cell(one.figures[name], measure) for name in names]

@@ -18,7 +18,7 @@ with loading("mmkd-study"):
     from mmkd_edge.command.options import Argument, Command, Option, run_line
     from mmkd_edge.command.outputs import check_file, check_folder
     from mmkd_edge.command.run import require_modules, run_command, shell_line
-    from mmkd_edge.command.show import json_text, plain_table, show_table
+    from mmkd_edge.command.show import json_text, plain_table, saying_how_to_go_on, show_table
     from mmkd_edge.errors import PerformanceError, UsageError
     from mmkd_models.commands.options import NEEDS, LabelledGroups, Metric, Modality, chosen_metric
     from mmkd_models.data.dataset import Dataset, open_dataset
@@ -210,11 +210,8 @@ def study_command(
     conditions = _conditions(dataset, modality, training, threads=work.threads)
     if limits.max_latency_ms is not None and not limits.latency:
         raise UsageError("--max-latency-ms: expected latencies to be measured, got --no-latency; drop one of them")
-    if limits.max_parameters is not None and training.choose:
-        raise UsageError(
-            f"--max-parameters {limits.max_parameters}: expected no --choose beside it, whose students have more "
-            "parameters than their size says; limit them by --max-latency-ms"
-        )
+    if training.choose:
+        _refuse_limits(limits)
     named = [*(space.method or []), *(text.partition("=")[0] for text in space.recipe or [])]
     options = StudyOptions(
         conditions=conditions,
@@ -242,6 +239,16 @@ def study_command(
         write_file(told.table, study_section(document).encode())
     _report(document, output, json=told.json)
     _check_limits(document)
+
+
+def _refuse_limits(limits: LimitOptions) -> None:
+    """Raises UsageError where a race is limited: limits are held against the transformer of a size."""
+    for name, limit in (("--max-parameters", limits.max_parameters), ("--max-latency-ms", limits.max_latency_ms)):
+        if limit is not None:
+            raise UsageError(
+                f"{name} {limit}: expected no --choose beside it, whose students are larger and slower than the "
+                "transformer of their size; leave one of them out"
+            )
 
 
 def _conditions(dataset: Dataset, modality: str, training: StudyTraining, *, threads: int) -> Conditions:
@@ -283,12 +290,8 @@ def _run(
     from mmkd_models.study.progress import study_view
     from mmkd_models.study.run import study, write_document
 
-    try:
-        with study_view() as show:
-            document = study(dataset, options, out=output, measure_latency=meter, on_progress=show, results=results)
-    except KeyboardInterrupt:
-        sys.stderr.write("the same command continues\n")
-        raise
+    with saying_how_to_go_on(), study_view() as show:
+        document = study(dataset, options, out=output, measure_latency=meter, on_progress=show, results=results)
     document = msgspec.structs.replace(document, command=shell_line("mmkd-study", *sys.argv[1:]))
     write_document(output, document)
     return document

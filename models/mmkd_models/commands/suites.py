@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ import msgspec
 from mmkd_edge.command.options import Option
 from mmkd_edge.command.outputs import held
 from mmkd_edge.command.run import require_modules, shell_line
-from mmkd_edge.command.show import json_text, plain_table, say, show_table
+from mmkd_edge.command.show import json_text, plain_table, say, saying_how_to_go_on, show_table
 from mmkd_edge.errors import UsageError
 from mmkd_models.commands.shift import ShiftOptions, shift_order, show_shift
 from mmkd_models.data.dataset import Dataset
@@ -36,6 +36,7 @@ from mmkd_report.documents.judging import (
 if TYPE_CHECKING:  # a bundle is judged without torch
     from mmkd_models.compare.domains import ShiftOrder
     from mmkd_models.evaluate.report import Contestant
+    from mmkd_models.evaluate.rivals import RivalName
     from mmkd_models.evaluate.suites.answering import Answering
 
 
@@ -92,6 +93,12 @@ def chosen_suites(names: Sequence[str]) -> tuple[SuiteName, ...]:
     return tuple(name for name in SUITES if name in chosen)
 
 
+def makes_shift(options: SuiteOptions, anew: ShiftOptions) -> bool:
+    """Gives whether networks are trained anew: `all` does so only where -o keeps them."""
+    names = options.suite or ()
+    return "shift" in names or (anew.out is not None and "shift" in chosen_suites(names))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Asked:
     """What judges and what is judged: checkpoints, and bundles by their path."""
@@ -120,35 +127,44 @@ def run_suites(
     Args:
         side_by_side: asks the portions of the worker of a number, in any process; None asks here, one after the other.
     """
+    _check_options(asked.options, asked.suites)
+    document = _judged(asked, side_by_side)
+    if page is not None:
+        from mmkd_report import render_judging, write_page
+
+        write_page(page, render_judging(msgspec.to_builtins(document)))
+    if as_json:
+        print(json_text(document))
+        return
+    show_judging(document)
+    wrote = "" if page is None else f"wrote {page}; "
+    print(f"{wrote}next: {_next_command(document)}")
+
+
+def _judged(asked: Asked, side_by_side: Callable[[int, object], None] | None) -> JudgingDocument:
+    """What cannot be is refused before a rival or anything else is trained."""
     from mmkd_models.evaluate.suites.suite import check, judge
 
     options, anew, windows = asked.options, asked.anew, asked.windows
-    _check_options(options, asked.suites)
     with ExitStack() as stack:
         models = _models(stack, asked.judged, windows, asked.data)
-        models += _rivals(
-            options.rival or (),
-            asked.judged[0],
-            models[0],
-            train=asked.train,
-            valid=asked.calibration,
-            data=asked.data,
-            seed=asked.seed,
-        )
         shift = None
-        if "shift" in (options.suite or ()) or (anew.out is not None and "shift" in asked.suites):
+        if makes_shift(options, anew):
             order = shift_order(asked.judged[0], models[0].facts.modalities, asked.dataset, anew, options.by)
             shift = partial(_shift, order)
         check(windows, calibration=asked.calibration, suites=asked.suites, by=options.by, cost=options.cost)
+        rivals = _chosen_rivals(asked, models[0])
         if anew.out is not None:
             stack.enter_context(held(anew.out, is_folder=True))
-            stack.enter_context(_saying_how_to_go_on())
+            stack.enter_context(saying_how_to_go_on())
             if not all(isinstance(one, Path) for one in asked.judged):
                 stack.enter_context(_one_thread())
+        models += _rivals(rivals, asked, models[0])
+        if anew.out is not None:
             models = _kept(models, anew.out, asked.data)
         if side_by_side is not None:
             _ask_side_by_side(side_by_side, anew.workers)
-        document = judge(
+        return judge(
             models,
             windows,
             train=asked.train,
@@ -161,16 +177,6 @@ def run_suites(
             seed=asked.seed,
             on_part=say,
         )
-    if page is not None:
-        from mmkd_report import render_judging, write_page
-
-        write_page(page, render_judging(msgspec.to_builtins(document)))
-    if as_json:
-        print(json_text(document))
-        return
-    show_judging(document)
-    wrote = "" if page is None else f"wrote {page}; "
-    print(f"{wrote}next: {_next_command(document)}")
 
 
 def _shift(order: ShiftOrder, on_part: Callable[[str], None]) -> ShiftFacts:
@@ -221,15 +227,6 @@ def _check_options(options: SuiteOptions, suites: Sequence[SuiteName]) -> None:
         raise UsageError("--suite cost: expected assumptions, got none; --print-cost prints a file to give to --cost")
 
 
-@contextmanager
-def _saying_how_to_go_on() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        say("the same command continues")
-        raise
-
-
 def show_judging(document: JudgingDocument) -> None:
     """Prints the verdict, and a table for each suite."""
     data = document.data
@@ -274,6 +271,8 @@ def _show_faults(document: JudgingDocument, found: FaultsFacts) -> None:
 def _show_groups(document: JudgingDocument, found: GroupsFacts) -> None:
     names = [one.name for one in document.models]
     print(f"by {found.by}, in percent; below {found.least_windows} windows a value is not judged")
+    if found.unknown:
+        print(f"windows without a value of {found.by}, not judged by it: {found.unknown}")
     for what in _MEASURES:
         table = plain_table([what, "windows", *names])
         for one in found.values:
@@ -341,37 +340,44 @@ def _models(
     return named_apart(found)
 
 
-def _rivals(
-    names: Sequence[str],
-    judged: Contestant | Path,
-    first: Answering,
-    *,
-    train: Windows,
-    valid: Windows,
-    data: DataFacts,
-    seed: int,
-) -> list[Answering]:
-    """Rivals that see the labels that the first checkpoint's training saw; of a bundle nobody knows: then all."""
+def _chosen_rivals(asked: Asked, first: Answering) -> list[RivalName]:
+    """Gives the rivals that are asked for. Raises UsageError where they could not learn, or not be judged."""
+    names = asked.options.rival
     if not names:
         return []
     require_modules(("torch", "sklearn"), by="mmkd-evaluate --rival", extra="train")
     from mmkd_models.evaluate.rivals import RIVALS
-    from mmkd_models.evaluate.suites.beside import answering_rivals
-    from mmkd_models.training.trainings import visible_labels
+    from mmkd_models.evaluate.suites.beside import check_rivals
 
     untaught = tuple(name for name in RIVALS if name != "taught_rocket")
     chosen = [choice(name, untaught, option="--rival") for name in dict.fromkeys(names)]
     if set(chosen) != {"extra_trees"}:
         require_modules(("aeon",), by="--rival with convolutional features", extra="rivals")
+    check_rivals(first, asked.windows, train=asked.train, valid=asked.calibration)
+    return chosen
+
+
+def _rivals(chosen: Sequence[RivalName], asked: Asked, first: Answering) -> list[Answering]:
+    """Rivals that see the labels that the first checkpoint's training saw; of a bundle nobody knows: then all."""
+    if not chosen:
+        return []
+    from mmkd_models.evaluate.suites.beside import answering_rivals
+    from mmkd_models.training.trainings import visible_labels
+
+    judged, train = asked.judged[0], asked.train
     metric = default_metric(train.spec.task.kind)
     if not isinstance(judged, Path):
         facts = judged.checkpoint.facts
         metric = choice(facts.metric, metrics_of(train.spec.task.kind), option="--rival")
-        if facts.labelled is not msgspec.UNSET and facts.dataset_sha256 == data.sha256:
+        if facts.labelled is not msgspec.UNSET and facts.dataset_sha256 == asked.data.sha256:
             share, groups = facts.labelled.share, facts.labelled.groups
             train = train.with_labels(visible_labels(train, share=share, groups=groups, seed=facts.training.seed))
     say(f"rivals learn from {int(train.labelled.sum())} labelled windows: {', '.join(chosen)}")
-    return list(answering_rivals(chosen, first, train=train, valid=valid, metric=metric, seed=seed))
+    return list(
+        answering_rivals(
+            chosen, first, asked.windows, train=train, valid=asked.calibration, metric=metric, seed=asked.seed
+        )
+    )
 
 
 def _next_command(document: JudgingDocument) -> str:

@@ -16,16 +16,17 @@ import numpy as np
 from mmkd_models.compare.comparison import Part, compare_fold, parts_of
 from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult, FoldRival
 from mmkd_models.compare.pool import Pool, fold_pool, one_thread
+from mmkd_models.data.checking.related import refuse_shared_samples
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.data.left_out import Domains, LeftOut, domains_of, fold_without, shared_groups
 from mmkd_models.data.spec import DatasetSpec
 from mmkd_models.evaluate.gains import gain_on_windows
 from mmkd_models.metrics.measures import measures_of, told_by
-from mmkd_report.documents.figures import Measure
-from mmkd_report.documents.judging import DomainFigures, DomainSpread, ShiftFacts, TimeFigures
+from mmkd_report.documents.demo import LABELS_ALONE
+from mmkd_report.documents.figures import CONTESTANTS, Measure
+from mmkd_report.documents.judging import STUDENT, TEACHER, DomainFigures, DomainSpread, ShiftFacts, TimeFigures
 
-LABELS_ALONE, STUDENT, TEACHER = "labels alone", "student", "teacher"
 _T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """Student's t for a 95 % interval with 1 to 9 degrees of freedom: NIST/SEMATECH e-Handbook, section 1.3.6.7.2."""
 _SEED = 0  # of intervals
@@ -58,8 +59,14 @@ class ShiftOrder:
 
 
 def check_shift(order: ShiftOrder) -> None:
-    """Raises UsageError where one of the folds cannot be, before any is trained."""
+    """Refuses what cannot be, before anything is trained.
+
+    Raises:
+        UsageError: one of the folds cannot be.
+        DatasetError: windows of different groups share samples, so that groups leak into one another.
+    """
     windows = order.dataset.everything()
+    refuse_shared_samples(windows)
     for number in range(len(domains_of(windows, order.by).names)):
         fold_without(windows, LeftOut(by=order.by), fold=number)
     if order.in_time:
@@ -72,12 +79,13 @@ def judge_shift(order: ShiftOrder, *, on_part: OnPart) -> ShiftFacts:
     As many domains as there are workers are made side by side, so that figures come early; figures are the same
     whatever their number.
 
+    The order is one that `check_shift` does not refuse.
+
     Raises:
-        UsageError: as `check_shift`, or the folder belongs to other trainings.
+        UsageError: the folder belongs to other trainings.
         CheckpointError: a file in the folder is damaged.
         MmkdError: a worker died.
     """
-    check_shift(order)
     windows = order.dataset.everything()
     domains = domains_of(windows, order.by)
     folds: list[FoldResult] = []
@@ -91,7 +99,9 @@ def judge_shift(order: ShiftOrder, *, on_part: OnPart) -> ShiftFacts:
         if order.in_time:
             config = msgspec.structs.replace(order.config, left_out=LeftOut(by=None))
             (in_time,) = _made(pool, order, config, {0: order.out / "time"}, ["the end"], on_part)
-    return facts_of_domains(order.dataset.spec, domains, folds, in_time, by=order.by, shared=_shared(order, domains))
+    facts = facts_of_domains(order.dataset.spec, domains, folds, in_time, by=order.by, shared=_shared(order, domains))
+    unknown = int((domains.of_window < 0).sum())
+    return msgspec.structs.replace(facts, unknown=unknown, has_groups=windows.has_groups)
 
 
 def _made(
@@ -201,8 +211,8 @@ def _figures(fold: FoldResult, measure: Measure) -> Iterator[tuple[str, float]]:
 
 def _rivals(fold: FoldResult) -> Iterator[tuple[str, FoldRival]]:
     (of_sensor,) = fold.students.values()
-    yield "extra-trees", of_sensor.extra_trees
-    yield "MiniRocket", of_sensor.mini_rocket
+    yield CONTESTANTS["extra_trees"], of_sensor.extra_trees
+    yield CONTESTANTS["mini_rocket"], of_sensor.mini_rocket
 
 
 def _in_time(spec: DatasetSpec, fold: FoldResult) -> TimeFigures:

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import lru_cache, partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -143,7 +143,13 @@ def fold_pool(dataset: Dataset, workers: int) -> Pool[Part]:
 
 
 def _make_part_of(dataset: Path, part: Part, on_step: Callable[[Step], None]) -> None:
-    make_part(open_dataset(dataset), part, on_step)
+    make_part(_opened(dataset), part, on_step)
+
+
+@lru_cache(maxsize=1)
+def _opened(dataset: Path) -> Dataset:
+    """What a worker learns of a dataset, such as which windows share samples, it learns once."""
+    return open_dataset(dataset)
 
 
 @contextmanager

@@ -6,25 +6,29 @@ the student: an interrupted evaluation goes on where it was. Latencies come from
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from itertools import combinations
-from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
-import torch
 
+from mmkd_edge import __version__
 from mmkd_edge.bundle.files import write_file
-from mmkd_edge.errors import CheckpointError, UsageError
+from mmkd_edge.errors import UsageError
 from mmkd_models.compare.comparison import fold_data, teacher_path
-from mmkd_models.compare.fold_result import ComparisonConfig
+from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult
+from mmkd_models.compare.pool import Pool
 from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.data.split import split_facts
+from mmkd_models.evaluate.faults.table import NAMES as FAULT_NAMES
+from mmkd_models.evaluate.faults.table import SEVERITIES
+from mmkd_models.evaluate.gains import FEWEST_GROUPS
 from mmkd_models.evaluate.report import Contestant
 from mmkd_models.evaluate.rivals import RivalName
 from mmkd_models.evaluate.suites.answering import Answering
@@ -87,18 +91,24 @@ def judge_sensors(order: SensorsOrder, *, workers: int, on_part: OnPart) -> dict
 
     Raises:
         UsageError: a file of costs breaks a rule.
-        CheckpointError: a file in the folder is damaged.
+        CheckpointError: a checkpoint in the folder is damaged.
+        MmkdError: a worker died.
     """
     names = order.config.modalities
-    if workers == 1:
-        return {name: judge_sensor(order, name, on_part=on_part) for name in names}
-    found = {}
-    context = get_context("spawn")  # a fork of a process with threads may hang
-    with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for name, document in zip(names, pool.map(partial(judge_sensor, order), names), strict=True):
-            on_part(f"{name}: judged under faults")
-            found[name] = document
-    return found
+    number = min(workers, len(names))
+
+    def say(which: int) -> None:
+        if number > 1:  # else what is judged says so itself
+            on_part(f"{names[which]}: judged under faults")
+
+    with Pool(partial(_judge, order), number, here=lambda name, on_step: _judge(order, name, on_step, on_part)) as pool:
+        pool.make(names, on_step=lambda which, step: None, on_end=say)
+    return {name: judge_sensor(order, name, on_part=on_part) for name in names}
+
+
+def _judge(order: SensorsOrder, name: str, on_step: object, on_part: OnPart = lambda part: None) -> None:
+    """A worker's part: what it finds is a file, which is read afterwards; costs are reckoned there."""
+    judge_sensor(replace(order, costs={}), name, on_part=on_part)
 
 
 def judge_sensor(order: SensorsOrder, name: str, *, on_part: OnPart = lambda part: None) -> JudgingDocument:
@@ -115,13 +125,13 @@ def judge_sensor(order: SensorsOrder, name: str, *, on_part: OnPart = lambda par
         split=split_facts(dataset.everything()),
         labels=dataset.spec.task.labels,
     )
-    path = order.folder / name / JUDGED_FILE
     models = [answering_checkpoint(one, test, data) for one in _contestants(order, name)]
-    document = _kept(path, models)
-    if document is None:
-        names = _RIVALS if find_spec("aeon") else _RIVALS[:1]
+    names = _RIVALS if find_spec("aeon") else _RIVALS[:1]
+    path, key = order.folder / name / JUDGED_FILE, _key(models, names)
+    kept = _kept(path, _Judged, key)
+    if kept is None:
         metric = config.student_train.metric
-        rivals = answering_rivals(names, models[0], train=train, valid=valid, metric=metric, seed=order.seed)
+        rivals = answering_rivals(names, models[0], test, train=train, valid=valid, metric=metric, seed=order.seed)
         document = judge(
             [*models, *rivals],
             test,
@@ -135,11 +145,12 @@ def judge_sensor(order: SensorsOrder, name: str, *, on_part: OnPart = lambda par
             seed=order.seed,
             on_part=lambda part: on_part(f"{name}: {part}"),
         )
-        write_file(path, msgspec.json.encode(document))
+        kept = _Judged(key=key, document=document)
+        write_file(path, msgspec.json.encode(kept))
     if name not in order.costs:
-        return document
-    cost = judge_cost(models, test, file=order.costs[name], baseline=document.baseline, seed=order.seed)
-    document = msgspec.structs.replace(document, cost=cost)
+        return kept.document
+    cost = judge_cost(models, test, file=order.costs[name], baseline=kept.document.baseline, seed=order.seed)
+    document = msgspec.structs.replace(kept.document, cost=cost)
     return msgspec.structs.replace(document, verdict=tuple(verdict_of(document)))
 
 
@@ -151,45 +162,82 @@ def _contestants(order: SensorsOrder, name: str) -> Iterator[Contestant]:
     yield Contestant(path=str(path), sha256=file_sha256(path), checkpoint=read_teacher(path))
 
 
-def _kept(path: Path, models: Sequence[Answering]) -> JudgingDocument | None:
-    if not path.exists():
-        return None
-    try:
-        found = msgspec.json.decode(path.read_bytes(), type=JudgingDocument)
-    except msgspec.DecodeError as error:
-        raise CheckpointError(f"{path}: expected a judged sensor, got a damaged file ({error}); delete it") from error
-    same = [one.sha256 for one in found.models if one.role != "rival"] == [one.facts.sha256 for one in models]
-    return found if same else None
+class _Judged(msgspec.Struct, frozen=True, kw_only=True):
+    """What was judged, and what decided it."""
+
+    key: str
+    document: JudgingDocument
 
 
-class _KeptLatency(msgspec.Struct, frozen=True, kw_only=True):
-    """Of the student with this hash."""
+class _Latency(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured, and what decided it."""
 
-    sha256: str
+    key: str
     latency: PairLatency
 
 
-def latencies_of(order: SensorsOrder, measure: MeasureLatency, *, on_part: OnPart) -> dict[str, PairLatency]:
-    """Measures each sensor's student and the teacher in turn; a student that was measured here is not again."""
+_Known = TypeVar("_Known", _Judged, _Latency)
+
+
+def _kept(path: Path, of: type[_Known], key: str) -> _Known | None:
+    """What is in the file, unless something else decided it or nobody can read it: then it is made again."""
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=of)
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return found if found.key == key else None
+
+
+def _key(models: Sequence[Answering], rivals: Sequence[RivalName]) -> str:
+    return _hash_of([one.facts.sha256 for one in models], rivals, FAULT_NAMES, SEVERITIES)
+
+
+def _hash_of(*parts: object) -> str:
+    return hashlib.sha256(msgspec.json.encode((__version__, *parts))).hexdigest()
+
+
+def latencies_of(
+    order: SensorsOrder, measure: MeasureLatency, *, conditions: Mapping[str, object], on_part: OnPart
+) -> dict[str, PairLatency]:
+    """Measures each sensor's student and the teacher in turn; what was measured under the same conditions is kept.
+
+    Args:
+        conditions: what else decides a latency: how long it is measured, on which machine, with which libraries.
+    """
     found = {}
+    teacher = teacher_path(order.folder, order.config.teacher)
     for name in order.config.modalities:
         student, path = order.folder / name / "student.ckpt", order.folder / name / LATENCY_FILE
-        sha256 = file_sha256(student)
-        kept = msgspec.json.decode(path.read_bytes(), type=_KeptLatency) if path.exists() else None
-        if kept is None or kept.sha256 != sha256:
+        key = _hash_of(file_sha256(student), file_sha256(teacher), conditions)
+        kept = _kept(path, _Latency, key)
+        if kept is None:
             on_part(f"{name}: latency")
-            latency = measure(student, teacher_path(order.folder, order.config.teacher))
-            kept = _KeptLatency(sha256=sha256, latency=latency)
+            kept = _Latency(key=key, latency=measure(student, teacher))
             write_file(path, msgspec.json.encode(kept))
         found[name] = kept.latency
     return found
 
 
+def groups_judged(folds: Sequence[FoldResult]) -> int:
+    """Gives how many groups, or blocks of a dataset without, judge in all folds together."""
+    return len({one.group for fold in folds for one in fold.teacher.test.by_group})
+
+
 def sensor_rows(
-    compared: DemoDocument, judged: Mapping[str, JudgingDocument], latencies: Mapping[str, PairLatency]
+    compared: DemoDocument,
+    judged: Mapping[str, JudgingDocument],
+    latencies: Mapping[str, PairLatency],
+    *,
+    groups: int,
 ) -> tuple[SensorRow, ...]:
-    """Gives a row for each sensor, that whose student validates best first."""
+    """Gives a row for each sensor, that whose student validates best first.
+
+    Args:
+        groups: that judge, of `groups_judged`: where they are few, gains have no interval.
+    """
     rows = [_row(compared, name, one, judged[name], latencies.get(name)) for name, one in compared.students.items()]
+    if groups < FEWEST_GROUPS:
+        rows = [msgspec.structs.replace(row, low=None, high=None) for row in rows]
     return tuple(sorted(rows, key=lambda row: math.inf if row.valid_score is None else -row.valid_score))
 
 
@@ -219,6 +267,7 @@ def _row(
         low=gain.low,
         high=gain.high,
         valid_score=valid["distilled"],
+        guessing=contest.student.guessing,
         is_taught=not contest.student.shipped or any(one != LABELS_ALONE for one in contest.student.shipped),
         ahead=tuple(key for key in _WITHOUT_TEACHER if valid.get(key, -math.inf) > valid["distilled"]),
         under_faults=sum(sum(one.errors[first]) / len(one.errors[first]) for one in faults.faults) / len(faults.faults),
@@ -231,14 +280,17 @@ def _row(
 
 
 def pair_rows(compared: DemoDocument) -> tuple[SensorRow, ...]:
-    """Gives a row for every pair of sensors, the best first: the teacher's answers while the others are absent."""
+    """Gives a row for every pair of sensors, in the dataset's order: the teacher's answers while the others are absent.
+
+    Of two sensors in all the pair is the teacher, and there is none.
+    """
     measure, teacher = compared.told_by, compared.teacher
-    wanted = set(map(frozenset, combinations((one.name for one in compared.dataset.modalities), 2)))
-    rows = []
-    for subset in teacher.missing or ():
-        score = subset.score(measure)
-        if frozenset(subset.modalities) in wanted and score is not None:
-            rows.append(
-                SensorRow(sensors=subset.modalities, scores={"teacher": score}, parameters=teacher.parameters or 0)
-            )
-    return tuple(sorted(rows, key=lambda row: -measure.rank(row.scores["teacher"].mean)))
+    names = [one.name for one in compared.dataset.modalities]
+    if len(names) == 2:
+        return ()
+    found = {frozenset(one.modalities): one.score(measure) for one in teacher.missing or ()}
+    return tuple(
+        SensorRow(sensors=pair, scores={"teacher": score}, parameters=teacher.parameters or 0)
+        for pair in combinations(names, 2)
+        if (score := found.get(frozenset(pair))) is not None
+    )

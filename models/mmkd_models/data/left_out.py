@@ -5,7 +5,7 @@ Owns what a domain is, and which windows train, choose and judge without it. Dra
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,8 +44,8 @@ class Domains:
     """Which domain each window is of.
 
     Attributes:
-        names: one a domain; of several values that were pooled, what they are.
-        of_window: int64 (N,), from 0.
+        names: one a domain, no two alike; of several values that were pooled, what they are.
+        of_window: int64 (N,), from 0; -1 where nobody wrote of which domain a window is.
     """
 
     names: tuple[str, ...]
@@ -67,24 +67,41 @@ def values_by(windows: Windows, by: str | None, *, suite: str) -> npt.NDArray[An
     return windows.columns[by]
 
 
+def is_unknown(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Gives (N,) whether a value is missing: an empty text, or NaN.
+
+    Example:
+        >>> is_unknown(np.array([1.5, np.nan])), is_unknown(np.array(["", "east"]))
+        (array([False,  True]), array([ True, False]))
+    """
+    if values.dtype.kind == "f":
+        return np.asarray(np.isnan(values))
+    return np.asarray(values == "") if values.dtype.kind == "U" else np.zeros(len(values), dtype=bool)
+
+
 def domains_of(windows: Windows, by: str) -> Domains:
     """Gives the domains: the values of a column, or the groups; where there are more than ten, ten pools of them.
 
-    Numbers with a point are pooled by their order, everything else so that classes are alike in every pool.
+    Numbers with a point are pooled by their order, everything else so that classes are alike in every pool. A missing
+    value is no domain.
 
     Raises UsageError where there is no such column, one domain alone, or one with few labelled windows.
     """
     values = values_by(windows, by, suite="shift")
-    names, number = np.unique(values, return_inverse=True)
+    known = np.flatnonzero(~is_unknown(values))
+    names, number = np.unique(values[known], return_inverse=True)
     number = number.reshape(-1).astype(np.int64)
     if len(names) < 2:
         raise UsageError(
             f"--by {by}: expected two domains or more, of which one is left out at a time, got {len(names)} in dataset "
             f"{windows.spec.name!r}; name another column"
         )
-    found = _pooled(windows, by, names, number)
-    sizes = np.bincount(found.of_window[windows.labelled], minlength=len(found.names)).tolist()
-    for name, size in zip(found.names, sizes, strict=True):
+    pools = _pooled(windows.subset(known), names, number)
+    of_window = np.full(len(windows), -1, dtype=np.int64)
+    of_window[known] = pools.of_window
+    found = Domains(names=pools.names, of_window=of_window)
+    for domain, name in enumerate(found.names):
+        size = int((windows.labelled & (of_window == domain)).sum())
         if size < FEWEST_WINDOWS:
             raise UsageError(
                 f"--by {by}: expected {FEWEST_WINDOWS} labelled windows or more of every domain, got {size} of {by} "
@@ -93,7 +110,7 @@ def domains_of(windows: Windows, by: str) -> Domains:
     return found
 
 
-def _pooled(windows: Windows, by: str, names: npt.NDArray[Any], number: Rows) -> Domains:
+def _pooled(windows: Windows, names: npt.NDArray[Any], number: Rows) -> Domains:
     if len(names) <= MOST_DOMAINS:
         return Domains(names=tuple(str(name) for name in names.tolist()), of_window=number)
     if names.dtype.kind == "f":
@@ -104,13 +121,23 @@ def _pooled(windows: Windows, by: str, names: npt.NDArray[Any], number: Rows) ->
         by_value = replace(windows, groups=number, has_groups=True)
         pool = np.unique(part_of_windows(by_value, parts=MOST_DOMAINS, seed=0), return_inverse=True)[1]
         pool = pool.reshape(-1).astype(np.int64)
-    words = tuple(_words(names[np.unique(number[pool == one])]) for one in range(int(pool.max()) + 1))
-    return Domains(names=words, of_window=pool)
+    members = [names[np.unique(number[pool == one])] for one in range(int(pool.max()) + 1)]
+    if names.dtype.kind == "f":
+        return Domains(names=_spans(members), of_window=pool)
+    return Domains(names=tuple(map(_words, members)), of_window=pool)
+
+
+def _spans(members: Sequence[npt.NDArray[Any]]) -> tuple[str, ...]:
+    """Short numbers, or whole ones where short ones would be alike."""
+    ends = [(float(values[0]), float(values[-1])) for values in members]
+    short = [(f"{low:g}", f"{high:g}") for low, high in ends]
+    alike = len({text for pair in set(short) for text in pair}) < len({value for pair in ends for value in pair})
+    return tuple(
+        f"{low} to {high}" for low, high in ([(str(low), str(high)) for low, high in ends] if alike else short)
+    )
 
 
 def _words(values: npt.NDArray[Any]) -> str:
-    if values.dtype.kind == "f":
-        return f"{values[0]:g} to {values[-1]:g}"
     few = [str(value) for value in values[:_MOST_NAMED].tolist()]
     more = len(values) - len(few)
     return ", ".join(few) + (f" and {more} more" if more else "")
@@ -121,8 +148,9 @@ def fold_without(windows: Windows, left_out: LeftOut, *, fold: int) -> Fold:
 
     A domain's windows judge. Of all others a fifth of the groups chooses and the rest trains, so that validation groups
     are unseen too; without groups the dataset's own validation windows choose. Where a domain is not made of whole
-    groups, what shares samples with windows that judge does neither. In time the last fifth of the labelled windows
-    judges, the fifth before it chooses, and windows that reach over a border are left out.
+    groups, what shares samples with windows that judge does neither; nor do windows of no known domain. In time the
+    last fifth of the labelled windows judges, the fifth before it chooses, and windows that reach over a border are
+    left out.
 
     Args:
         windows: usually `Dataset.everything()`.
@@ -134,7 +162,7 @@ def fold_without(windows: Windows, left_out: LeftOut, *, fold: int) -> Fold:
         return _checked(windows, _fold_in_time(windows), "--time: without the end of the campaign")
     domains = domains_of(windows, left_out.by)
     here = domains.of_window == fold
-    rest = np.flatnonzero(~here & ~_sharing(windows, here))
+    rest = np.flatnonzero(~here & (domains.of_window >= 0) & ~_sharing(windows, here))
     others = windows.subset(rest)
     if windows.has_groups:
         count = len(np.unique(others.groups))
@@ -191,11 +219,12 @@ def _fold_in_time(windows: Windows) -> Fold:
 
 
 def _checked(windows: Windows, fold: Fold, where: str) -> Fold:
-    few = [f"{len(rows)} {what}" for what, rows in _parts(fold) if len(rows) < FEWEST_WINDOWS]
+    counts = {what: int(windows.labelled[rows].sum()) for what, rows in _parts(fold)}
+    few = [f"{count} {what}" for what, count in counts.items() if count < FEWEST_WINDOWS]
     if few:
         raise UsageError(
-            f"{where}: expected {FEWEST_WINDOWS} windows or more to train on, to choose by and to judge with, got "
-            f"{' and '.join(few)}; record longer"
+            f"{where}: expected {FEWEST_WINDOWS} labelled windows or more to train on, to choose by and to judge with,"
+            f" got {' and '.join(few)}; record longer"
         )
     task, labels = windows.spec.task, windows.labels[fold.train]
     absent = absent_labels(task, labels[windows.labelled[fold.train]])

@@ -30,6 +30,7 @@ from mmkd_models.evaluate.rockets import (
 from mmkd_models.evaluate.settled import Answers, averaged, settling
 from mmkd_models.metrics.scores import AnyMetric
 from mmkd_models.training.predict import series_values
+from mmkd_report.documents.figures import CONTESTANTS
 
 _TREES = 300
 
@@ -39,13 +40,6 @@ RIVALS: tuple[RivalName, ...] = get_args(RivalName)
 QUICK_RIVALS: tuple[RivalName, ...] = ("extra_trees", "mini_rocket", "rocket_and_trees", "taught_rocket")
 """Those that take a few seconds; MultiRocket-Hydra takes half a minute of a core for a fold, and compiles as long."""
 
-WORDS: dict[RivalName, str] = {
-    "extra_trees": "extra-trees",
-    "mini_rocket": "MiniRocket",
-    "rocket_and_trees": "MiniRocket and extra-trees",
-    "multi_rocket_hydra": "MultiRocket-Hydra",
-    "taught_rocket": "MiniRocket",
-}
 NO_TEACHER = "there is no teacher here that could teach it"
 
 Teach = Callable[[Windows], Answers]
@@ -114,7 +108,7 @@ class Contestants:
             except ImportError:
                 return "aeon is not installed; run: pip install 'mmkd-edge[rivals]'"
             except ValueError as error:  # aeon refuses windows that are too short for its kernels
-                return f"{WORDS[rival]} refused these windows: {error}"
+                return f"{CONTESTANTS[rival]} refused these windows: {error}"
             if told is None:
                 return NO_TEACHER
             raw, answers = told, [told(part) for part in parts]

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from mmkd_report.documents.figures import (
+    CONTESTANTS,
     NULL,
     OF_CLASSES,
     Guessing,
@@ -65,7 +66,7 @@ class CurvePoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     terms: dict[str, float] | None = None
 
 
-LABELS_ALONE = "labels alone"
+LABELS_ALONE = CONTESTANTS["labels_alone"]
 """The way of training that nobody taught, among those that validation chooses from."""
 
 _Figure = Spread | None | msgspec.UnsetType

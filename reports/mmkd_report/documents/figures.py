@@ -107,6 +107,19 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
     per_seed: tuple[float, ...] = ()
 
 
+CONTESTANTS: dict[str, str] = {
+    "extra_trees": "extra-trees",
+    "mini_rocket": "MiniRocket",
+    "rocket_and_trees": "MiniRocket and extra-trees averaged",
+    "multi_rocket_hydra": "MultiRocket-Hydra",
+    "taught_rocket": "MiniRocket, taught by the same teacher",
+    "labels_alone": "labels alone",
+    "distilled": "distilled",
+    "teacher": "teacher",
+}
+"""Who stands beside one another in comparisons, by the words of every page and terminal."""
+
+
 class Guessing(msgspec.Struct, frozen=True, kw_only=True):
     """A model beside guessing, in one measure, mean over seeds.
 

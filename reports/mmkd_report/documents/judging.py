@@ -6,14 +6,14 @@ Shares run from 0 to 1. What was not asked for is None. Models are known by thei
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
 from mmkd_report.documents.confidence import Coverage
 from mmkd_report.documents.cost import CostFacts
 from mmkd_report.documents.evaluation import DataFacts, WindowGain
-from mmkd_report.documents.figures import Measure, Spread
+from mmkd_report.documents.figures import CONTESTANTS, Guessing, Measure, Spread
 from mmkd_report.documents.reading import typed
 
 FORMAT_VERSION = 1
@@ -133,6 +133,7 @@ class GroupsFacts(msgspec.Struct, frozen=True, kw_only=True):
         least_windows: of a value that is judged.
         gaps: by measure and model; empty where fewer than two values are judged.
         changes: empty without a model that labels alone taught beside a taught one.
+        unknown: windows whose value of the column is missing; they are of no value here.
     """
 
     by: str
@@ -140,6 +141,7 @@ class GroupsFacts(msgspec.Struct, frozen=True, kw_only=True):
     values: tuple[GroupFigures, ...]
     gaps: dict[GroupMeasure, dict[str, Gap | None]]
     changes: tuple[GapChange, ...]
+    unknown: int = 0
 
 
 class DomainSpread(msgspec.Struct, frozen=True, kw_only=True):
@@ -179,6 +181,10 @@ class TimeFigures(msgspec.Struct, frozen=True, kw_only=True):
     gain: WindowGain
 
 
+STUDENT, TEACHER = "student", "teacher"
+"""Contestants of `ShiftFacts` beside `LABELS_ALONE` and the rivals."""
+
+
 class ShiftFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Everything trained anew without one domain at a time, and judged on it.
 
@@ -194,6 +200,8 @@ class ShiftFacts(msgspec.Struct, frozen=True, kw_only=True):
         teacher_gain: what the teacher is better by than labels alone.
         absent: by rival that could not be run, why.
         time: None where nobody asked.
+        unknown: windows whose value of the column is missing; they neither train, choose nor judge.
+        has_groups: whether whole groups choose; else the dataset's own validation windows do.
     """
 
     by: str
@@ -210,6 +218,8 @@ class ShiftFacts(msgspec.Struct, frozen=True, kw_only=True):
     teacher_gain: DomainSpread
     absent: dict[str, str]
     time: TimeFigures | None
+    unknown: int = 0
+    has_groups: bool = True
 
 
 class ConfidenceRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -278,13 +288,7 @@ def read_judging(document: Mapping[str, Any]) -> JudgingDocument:
 
 
 Competitor = Literal["extra_trees", "mini_rocket", "labels_alone", "distilled", "teacher"]
-COMPETITORS: dict[Competitor, str] = {
-    "extra_trees": "extra-trees",
-    "mini_rocket": "MiniRocket",
-    "labels_alone": "labels alone",
-    "distilled": "distilled",
-    "teacher": "teacher",
-}
+COMPETITORS: dict[Competitor, str] = {key: CONTESTANTS[key] for key in get_args(Competitor)}
 """In the order of the table, by the words of its heading."""
 
 
@@ -293,8 +297,9 @@ class SensorRow(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         scores: of who was judged; `teacher` is of all sensors, and in a row of several of these alone.
-        gain: distilled beside labels alone, with its 95 % interval; None of several.
+        gain: distilled beside labels alone, with its 95 % interval; None of several, and no interval of few groups.
         valid_score: of the distilled student, by which sensors are chosen.
+        guessing: the student beside guessing.
         is_taught: whether validation shipped a student that the teacher taught, of one seed or more.
         ahead: the competitors of one sensor that validate better than the student.
         under_faults: the student's error, mean over faults and severities; of a number the RMSE.
@@ -313,6 +318,7 @@ class SensorRow(msgspec.Struct, frozen=True, kw_only=True):
     low: float | None = None
     high: float | None = None
     valid_score: float | None = None
+    guessing: Guessing | None = None
     is_taught: bool = True
     ahead: tuple[Competitor, ...] = ()
     under_faults: float | None = None
@@ -332,7 +338,7 @@ class SensorsDocument(msgspec.Struct, frozen=True, kw_only=True):
         measure: of the scores and gains.
         faults_measure: whose distance from 1 the error under faults is; `rmse` is the error itself.
         rows: one a sensor, that which validation prefers first.
-        pairs: what the teacher knows of two sensors; empty where nobody asked.
+        pairs: what the teacher knows of two sensors, in the dataset's order; empty where nobody asked.
         currency: empty without costs.
         pages: by sensor the file of its own page.
     """

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from mmkd_edge.command.show import saying_how_to_go_on
+
 # Python tells every import when it is done; so a signal comes at a known moment, however busy the machine is.
 ENVIRONMENT = {**os.environ, "PYTHONPROFILEIMPORTTIME": "1", "OMP_NUM_THREADS": "1"}
 
@@ -55,3 +57,9 @@ def test_ctrl_c_is_answered_from_the_start(after_s: float) -> None:
     # Python's own start, which ends with the module site, is out of reach.
     said = interrupted("mmkd-train", "student", "nowhere", "--modality", "acc", when="site", after_s=after_s)
     assert said == (130, ["mmkd-train: interrupted"])
+
+
+def test_an_interrupted_command_says_once_how_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyboardInterrupt), saying_how_to_go_on():
+        raise KeyboardInterrupt
+    assert capsys.readouterr().err == "the same command continues\n"

@@ -89,8 +89,8 @@ def test_a_killed_run_goes_on_and_ends_with_equal_figures(
     assert [one["name"] for one in shift["domains"]] == ["east", "north", "south"]
     assert list(shift["models"])[:3] == ["teacher", "student", "labels alone"]
     assert shift["time"]["windows"] == [90, 30, 30]
-    assert resumed["verdict"][0].startswith("On a site never seen ")
-    assert resumed["verdict"][-1].startswith("Record next: more site values like ")
+    assert resumed["verdict"][0].startswith("On the site that was left out ")
+    assert resumed["verdict"][-1].startswith("Record next: more like site ")
     page = render_judging(resumed)
     assert "On what training never saw" in page
     assert "Trained on the first 90 windows of the campaign" in page
@@ -153,6 +153,15 @@ def test_what_the_suite_cannot_take_is_refused_whole(
         f"{NAME}--out: expected --suite beside it, whose work it keeps; add one\n",
     )
     assert run(student, sites.path, "--time")[2] == f"{NAME}--time: expected --suite shift beside it; add it\n"
+    shift = "expected --suite shift beside it; add it"
+    for option, value in (("--steps", ["4"]), ("--teacher", ["small"]), ("--label-share", ["0.5"]), ("--time", [])):
+        for suite in ((), ("--suite", "faults"), ("--suite", "all")):
+            assert run(student, sites.path, *suite, option, *value) == (2, "", f"{NAME}{option}: {shift}\n")
+    shared = "--workers: expected --suite beside it, whose work is shared; add one"
+    assert run(student, sites.path, "--workers", "2") == (2, "", f"{NAME}{shared}\n")
+    ignored = "expected another --suite beside shift, which judges on each domain in turn; leave it out"
+    for option, value in (("--fold", ["1"]), ("--split", ["valid"]), ("--training-windows", [])):
+        assert run(*asked, *folder, "--by", "site", option, *value) == (2, "", f"{NAME}{option}: {ignored}\n")
     alone = "--workers: expected -o DIR, by which workers share their work, got none; name a folder\n"
     assert run(student, sites.path, "--suite", "faults", "--workers", "2")[2] == f"{NAME}{alone}"
     path = tmp_path / "teacher.ckpt"

@@ -384,6 +384,26 @@ def test_a_rival_that_cannot_be_is_refused_whole(
     assert (code, out, err.splitlines()[-1]) == (2, "", name + several)
 
 
+@pytest.mark.parametrize(("split", "windows"), [("valid", 12), ("train", 36)])
+def test_rivals_are_not_judged_on_windows_that_taught_or_chose_them(
+    run: Callable[..., Ran], models: dict[str, Path], machines: Dataset, split: str, windows: int
+) -> None:
+    line = ("--suite", "faults", "--rival", "extra_trees", "--split", split, "--training-windows")
+    said = (
+        f"--rival: expected windows that neither teach nor choose a rival, got {windows} that do; judge by --split "
+        "test or --fold N, or leave it out"
+    )
+    assert run(models["student"], machines.path, *line) == (2, "", f"mmkd-evaluate: {said}\n")
+
+
+def test_no_rival_is_trained_where_another_option_is_refused(
+    run: Callable[..., Ran], models: dict[str, Path], machines: Dataset
+) -> None:
+    given = (models["student"], machines.path, "--rival", "extra_trees", "--suite", "all")
+    no_column = "--by machine: expected a column of dataset 'machines', got another; choose one of group"
+    assert run(*given, "--by", "machine") == (2, "", f"mmkd-evaluate: {no_column}\n")
+
+
 def test_rivals_see_the_labels_that_the_student_saw(
     run: Callable[..., Ran], models: dict[str, Path], machines: Dataset
 ) -> None:

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from mmkd_edge.errors import UsageError
+from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.spec import TaskKind, TaskSpec
 from mmkd_models.compare.comparison import compare_fold, fold_data
 from mmkd_models.compare.domains import ShiftOrder, check_shift, judge_shift, spread_of
@@ -112,7 +112,7 @@ def test_numbers_and_several_labels_are_judged_too(
     gains = [scale * (one.figures["student"] - one.figures["labels alone"]) for one in found.domains]
     assert found.gains["labels alone"].mean == pytest.approx(np.mean(gains))
     assert set(first) >= {"teacher", "student", "labels alone", "extra-trees"}
-    assert next(iter(of_shift(found))).startswith("On a site never seen ")
+    assert next(iter(of_shift(found))).startswith("On the site that was left out ")
 
 
 def test_a_folder_of_other_trainings_is_refused(sites: Dataset, comparison: Make, tmp_path: Path) -> None:
@@ -136,3 +136,19 @@ def test_every_fold_is_looked_at_before_any_is_trained(sites: Dataset, compariso
     by_machine = msgspec.structs.replace(few.config, left_out=LeftOut(by="group"))
     with pytest.raises(UsageError, match="expected 20 labelled windows or more of every domain, got 10 of"):
         check_shift(ShiftOrder(dataset=sites, config=by_machine, out=tmp_path, in_time=False, workers=1))
+
+
+def test_groups_that_share_samples_are_not_trusted(sites: Dataset, comparison: Make, tmp_path: Path) -> None:
+    rng, splits = np.random.default_rng(5), {}
+    for name in ("train", "valid", "test"):
+        windows = sites.split(name)
+        values = {**windows.take(np.arange(len(windows)))}
+        for one in sites.spec.modalities:  # windows that follow one another share half, whatever their group
+            flat = rng.normal(size=((len(windows) + 1) * one.samples, len(one.channels))).astype(np.float32)
+            values[one.name] = np.stack([flat[at * one.samples // 2 :][: one.samples] for at in range(len(windows))])
+        columns = {"site": windows.columns["site"]}
+        splits[name] = {**values, "labels": windows.labels, "groups": windows.groups, "columns": columns}
+    task, modalities = sites.spec.task, sites.spec.modalities
+    torn = write_dataset(tmp_path / "torn", name="torn", labels=task, modalities=modalities, splits=splits)
+    with pytest.raises(DatasetError, match=r"share samples: .*; give such windows one group"):
+        check_shift(order(torn, comparison, tmp_path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,6 +73,52 @@ def test_numbers_with_a_point_are_pooled_by_their_order(windows: Windows) -> Non
     assert found.names[:2] == ("0 to 0.5", "0.75 to 1.25")
     assert np.bincount(found.of_window).tolist() == [30] * 10
     assert (np.diff(found.of_window) >= 0).all()
+
+
+def test_windows_of_no_known_domain_neither_train_nor_choose_nor_judge(windows: Windows) -> None:
+    thrice = windows.subset(np.tile(np.arange(150), 3))
+    lost = np.arange(450) % 10 == 4
+    site = np.where(lost, "", thrice.columns["site"])
+    load = np.where(lost, np.nan, np.where(thrice.groups % 2, 0.5, 1.0))
+    columns = {"site": site, "load": load}
+    for by, names in (("site", ("east", "north", "south")), ("load", ("0.5", "1.0"))):
+        lacking = replace(thrice, columns=columns)
+        found = domains_of(lacking, by)
+        assert found.names == names
+        assert ((found.of_window == -1) == lost).all()
+        fold = fold_without(lacking, LeftOut(by=by), fold=1)
+        assert not lost[np.concatenate([fold.train, fold.valid, fold.test])].any()
+
+
+def test_pools_of_numbers_that_look_alike_have_names_of_their_own(windows: Windows) -> None:
+    serial = 5_000_000.0 + np.repeat(np.arange(20), 15) / 2
+    found = domains_of(replace(twice(windows), columns={"serial": serial}), "serial")
+    assert found.names[:2] == ("5000000.0 to 5000000.5", "5000001.0 to 5000001.5")
+    assert len(set(found.names)) == 10
+
+
+def test_unlabelled_windows_are_not_enough_to_train_on(windows: Windows) -> None:
+    double = replace(twice(windows), has_groups=False)  # so that the dataset's own validation windows choose
+    labels = double.labels.copy()
+    labels[fold_without(double, SITE, fold=0).train[10:]] = -1
+    with pytest.raises(UsageError, match="got 10 to train on; record longer"):
+        fold_without(double.with_labels(labels), SITE, fold=0)
+
+
+def test_windows_that_share_samples_are_looked_for_once(windows: Windows) -> None:
+    class Counting(Sliding):
+        reads = 0
+
+        def gather(self, *given: Any, **more: Any) -> Any:
+            Counting.reads += 1
+            return super().gather(*given, **more)
+
+    columns = {"site": np.where(np.arange(300) % 10 < 5, "east", "west")}
+    split = replace(twice(windows), source=Counting(), columns=columns)
+    fold_without(split, SITE, fold=0)
+    before = Counting.reads
+    fold_without(split, SITE, fold=1)
+    assert Counting.reads == before > 0
 
 
 def test_a_group_in_two_domains_is_counted_and_what_shares_samples_does_not_train(windows: Windows) -> None:
@@ -186,6 +233,6 @@ def test_what_leaves_too_little_is_refused(windows: Windows) -> None:
         "start of each window), or leave --time out"
     )
     assert message(replace(windows, times=np.zeros(150)), LeftOut(by=None)) == (
-        "--time: without the end of the campaign: expected 20 windows or more to train on, to choose by and to judge "
-        "with, got 0 to train on and 0 to choose by; record longer"
+        "--time: without the end of the campaign: expected 20 labelled windows or more to train on, to choose by and "
+        "to judge with, got 0 to train on and 0 to choose by; record longer"
     )

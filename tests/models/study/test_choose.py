@@ -43,12 +43,14 @@ def test_students_are_winners_of_a_race_and_the_committee_teaches_them(
     assert "Every student is the winner of a race on validation" in table.read_text()
 
 
-def test_a_limit_on_parameters_is_refused_beside_a_race(rigs: dict[str, Dataset], tmp_path: Path) -> None:
-    arguments = [str(rigs["multi_label"].path), "-o", str(tmp_path / "study"), "--max-parameters", "1000", *OPTIONS]
+@pytest.mark.parametrize(("name", "limit"), [("--max-parameters", "1000"), ("--max-latency-ms", "2.5")])
+def test_limits_are_refused_beside_a_race(rigs: dict[str, Dataset], tmp_path: Path, name: str, limit: str) -> None:
+    options = [one for one in OPTIONS if one != "--no-latency"]
+    arguments = [str(rigs["multi_label"].path), "-o", str(tmp_path / "study"), name, limit, *options]
     with pytest.raises(UsageError) as refused:
         run_study(arguments)
     assert str(refused.value) == (
-        "--max-parameters 1000: expected no --choose beside it, whose students have more parameters than their size "
-        "says; limit them by --max-latency-ms"
+        f"{name} {limit}: expected no --choose beside it, whose students are larger and slower than the transformer of "
+        "their size; leave one of them out"
     )
     assert not (tmp_path / "study").exists()

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from mmkd_report import DocumentError, render_sensors
-from mmkd_report.documents.figures import OF_CLASSES, Spread
+from mmkd_report.documents.figures import OF_CLASSES, Guessing, Spread
 from mmkd_report.documents.judging import Competitor, RelativeError, SensorRow, SensorsDocument
 from mmkd_report.pages.sensors.answer import cells, headings, verdict
 from mmkd_report.words.formats import for_terminal
@@ -72,7 +72,7 @@ def test_the_verdict_names_the_sensor_that_validates_best_and_what_teaching_buys
     )
     assert others == [
         "Teaching pays on gyro: +4.0 points over labels alone (95 % interval +1.5 to +6.0)",
-        "The next is acc, with 75.0 %; acc errs least under faults, and the worst fault of gyro is stuck",
+        "The next is acc, with 75.0 %; the worst fault of gyro is stuck",
         "With the costs entered gyro is worth most: 12 500 EUR",
     ]
 
@@ -87,10 +87,12 @@ def test_a_claim_on_teaching_needs_its_whole_interval_on_one_side() -> None:
     assert told(rows=(msgspec.structs.replace(GYRO, gain=0.0, low=0.0, high=0.0, is_taught=False),))[1] == (
         "Teaching buys nothing on gyro: validation preferred labels alone, and they are shipped"
     )
-    assert with_gain(1.0, None, None) == "Teaching changed gyro by +1.0 points; there is no interval"
+    assert (
+        with_gain(1.0, None, None) == "Teaching changed gyro by +1.0 points; there are too few groups for an interval"
+    )
 
 
-def test_rivals_that_validate_better_are_named_and_so_is_the_best_pair() -> None:
+def test_rivals_that_validate_better_are_named_and_no_pair_is_the_best() -> None:
     one = msgspec.structs.replace(GYRO, ahead=("mini_rocket",))
     both = msgspec.structs.replace(GYRO, ahead=("extra_trees", "mini_rocket"))
     assert told(rows=(one,))[2] == "On gyro MiniRocket validates better, without a teacher: look there first"
@@ -98,10 +100,31 @@ def test_rivals_that_validate_better_are_named_and_so_is_the_best_pair() -> None
         "On gyro extra-trees and MiniRocket validate better, without a teacher: look there first"
     )
     pair = SensorRow(sensors=("acc", "gyro"), scores={"teacher": Spread(mean=0.94)}, parameters=1)
-    assert told(rows=(GYRO,), pairs=(pair,))[2] == (
-        "Of two sensors acc and gyro are the best that the teacher answers with: 94.0 %, +4.0 points beside the "
-        "student of gyro, which is the smaller"
+    assert told(rows=(GYRO,), pairs=(pair,)) == told(rows=(GYRO,))
+
+
+def test_nothing_is_concluded_of_a_student_that_is_not_better_than_guessing() -> None:
+    guess = Guessing(figure=0.9, low=0.8, high=0.95, is_better=False)
+    poor = msgspec.structs.replace(GYRO, guessing=guess)
+    (said,) = told(rows=(poor, ACC))
+    assert said == (
+        "The student of gyro, which validates best, is not better than guessing, so nothing is concluded (accuracy: "
+        "gyro 90.0 % (interval 80.0 to 95.0), guessing 90.0 %); better than guessing are the students of acc"
     )
+    both = (poor, msgspec.structs.replace(ACC, guessing=msgspec.structs.replace(guess, low=0.6)))
+    (said,) = told(rows=both)
+    assert said == (
+        "No sensor can be judged: no student is better than guessing (accuracy: gyro 90.0 % (interval 80.0 to 95.0), "
+        "guessing 90.0 %; acc 75.0 % (interval 60.0 to 95.0), guessing 90.0 %)"
+    )
+    assert told(rows=(GYRO, both[1]))[2].startswith("The next is acc, with 75.0 %, which is not better than guessing; ")
+
+
+def test_the_page_says_on_what_and_of_which_seed_its_figures_are() -> None:
+    page = render_sensors(msgspec.to_builtins(msgspec.structs.replace(DOCUMENT, judged_on="its own test split")))
+    assert "Accuracy in percent on its own test split; the sensor whose student validates best comes first" in page
+    assert "trained nothing" not in page
+    assert "are of seed 0." in page
 
 
 def test_it_is_told_where_no_sensor_pays() -> None:
@@ -124,10 +147,11 @@ def test_the_table_has_a_cell_under_every_heading() -> None:
         "of labels alone, %": "80",
         "parameters": "61 432",
         "ms": "0.250",
+        "teacher, ms": "2.50",
         "worth, EUR": "12 500",
     }
     without = msgspec.structs.replace(DOCUMENT, currency="")
-    assert len(cells(GYRO, without)) == len(headings(without)) == 11
+    assert len(cells(GYRO, without)) == len(headings(without)) == 12
 
 
 def test_the_page_leads_to_the_page_of_every_sensor() -> None:

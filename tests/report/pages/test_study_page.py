@@ -338,6 +338,13 @@ def test_a_student_is_recommended_where_no_rival_is_as_good_on_validation(
     assert first_sentence(searched) == expected
 
 
+def test_the_page_says_where_students_are_winners_of_a_race(searched: Document) -> None:
+    words = "Every student is the winner of a race on validation"
+    assert words not in render_study(searched)
+    searched["facts"]["choose"] = True
+    assert words in render_study(searched)
+
+
 def test_a_rocket_that_the_teacher_taught_speaks_against_no_student(searched: Document) -> None:
     taught = {"name": "taught_rocket", "teacher": "acc+gyro:small", "valid_score": spread([0.99] * 3)}
     searched["rivals"].append(searched["rivals"][0] | taught | {"test": table([0.99, 0.98, 0.97])})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -61,11 +62,21 @@ class Overlaps:
 
 
 def overlaps_of(windows: Windows) -> Overlaps:
-    """Finds windows that share samples, in the modality with most samples; reads them twice.
+    """Finds windows that share samples, in the modality with most samples; reads them twice, once asked.
 
     Looked for is where the first samples of a window lie inside others. That costs about as much as reading, and finds
     every overlap of a quarter of a window or 16 samples, unless what is shared hardly moves or was changed.
     """
+    if windows not in _FOUND:
+        _FOUND[windows] = _overlaps_of(windows)
+    return _FOUND[windows]
+
+
+_FOUND: WeakKeyDictionary[Windows, Overlaps] = WeakKeyDictionary()
+"""Of windows that somebody still holds; those of a dataset live as long as it does."""
+
+
+def _overlaps_of(windows: Windows) -> Overlaps:
     modality = max(windows.spec.modalities, key=lambda one: one.samples * len(one.channels))
     compared = min(_MOST_COMPARED, max(2, modality.samples // 4))
     pairs: list[tuple[int, int, int]] = []

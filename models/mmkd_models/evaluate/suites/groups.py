@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.data.left_out import values_by
+from mmkd_models.data.left_out import is_unknown, values_by
 from mmkd_models.data.split import block_length
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.gains import interval_of
@@ -69,7 +69,8 @@ def judge_groups(
         UsageError: the task is not one of classes, there is no such column, or it has too many values.
     """
     values = values_of(windows, by)
-    names = np.unique(values)
+    unknown = is_unknown(values)
+    names = np.unique(values[~unknown])
     counted = {one.facts.name: _counted_by_value(one, windows, values, names) for one in models}
     sizes = {name: int((values == name).sum()) for name in names.tolist()}
     judged = [name for name in names.tolist() if sizes[name] >= LEAST_WINDOWS]
@@ -91,6 +92,7 @@ def judge_groups(
         ),
         gaps=gaps if len(judged) > 1 else {},
         changes=tuple(_changes([one.facts for one in models], drawn, judged, baseline)) if len(judged) > 1 else (),
+        unknown=int(unknown.sum()),
     )
 
 
@@ -102,7 +104,9 @@ def values_of(windows: Windows, by: str | None) -> npt.NDArray[Any]:
             f"--suite groups: expected a dataset of classes, got {name!r} of the kind {kind}; leave the suite out"
         )
     values = values_by(windows, by, suite="groups")
-    count = len(np.unique(values))
+    count = len(np.unique(values[~is_unknown(values)]))
+    if count == 0:
+        raise UsageError(f"--by {by}: expected a value of some windows that judge, got none; name another column")
     if count > _MOST_VALUES:
         raise UsageError(
             f"--by {by or 'group'}: expected at most {_MOST_VALUES} values, got {count}; write a column that pools them"

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmkd_edge import __version__
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import CheckpointError
 from mmkd_models.data.windows import Windows
@@ -32,7 +33,7 @@ def with_kept_answers(models: Iterable[Answering], folder: Path, dataset_sha256:
 
 
 def ask(portions: Sequence[tuple[Answering, Windows]], *, number: int, of: int) -> None:
-    """Asks every so manieth portion, so that its answers are kept; `number` counts from 0."""
+    """Asks each portion whose place divided by `of` leaves `number`, so that its answers are kept."""
     for one, windows in portions[number::of]:
         one.answers(windows)
 
@@ -55,7 +56,7 @@ def _kept(one: Answering, windows: Windows, *, folder: Path, dataset_sha256: str
 def _key(one: Answering, windows: Windows, dataset_sha256: str) -> str:
     facts, source = one.facts, windows.source
     digest = hashlib.sha256()
-    said = [facts.sha256, facts.artifact, *facts.modalities, dataset_sha256]
+    said = [__version__, facts.sha256, facts.artifact, *facts.modalities, dataset_sha256]
     if isinstance(source, FaultySource):
         said += [source.name, f"{source.severity!r}", f"{source.seed}"]
         for name, sensor in sorted(source.sensors.items()):

@@ -4,33 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mmkd_report.documents.demo import LABELS_ALONE
 from mmkd_report.documents.evaluation import WindowGain
-from mmkd_report.documents.figures import Measure
-from mmkd_report.documents.judging import DomainSpread, ShiftFacts
+from mmkd_report.documents.figures import CONTESTANTS, Measure
+from mmkd_report.documents.judging import STUDENT, DomainSpread, ShiftFacts
 
-_LABELS_ALONE, _STUDENT, _TEACHER = "labels alone", "student", "teacher"
-_RIVALS = ("extra-trees", "MiniRocket")
+_RIVALS = (CONTESTANTS["extra_trees"], CONTESTANTS["mini_rocket"])
 
 
 def of_shift(found: ShiftFacts) -> Iterator[str]:
     """Gives the verdict under shift."""
-    measure, gain = found.measure, found.gains[_LABELS_ALONE]
-    where = f"On a {found.by} never seen"
+    measure, gain = found.measure, found.gains[LABELS_ALONE]
+    where = f"On the {found.by} that was left out"
     yield (
-        f"{where} {_helps(gain)}: the student of {found.sensor} has {_figure(found.models[_STUDENT].mean, measure)} "
+        f"{where} {_helps(gain)}: the student of {found.sensor} has {_figure(found.models[STUDENT].mean, measure)} "
         f"{measure.words}, {_points(gain.mean, measure)} beside labels alone ({_interval(gain, measure)} over "
         f"{len(found.domains)} domains)"
     )
     yield from _kept(found)
-    worst = found.worst[_STUDENT]
-    figure = next(one.figures[_STUDENT] for one in found.domains if one.name == worst)
+    worst = found.worst[STUDENT]
+    figure = next(one.figures[STUDENT] for one in found.domains if one.name == worst)
     yield f"Its worst {found.by} is {worst}, with {_figure(figure, measure)}"
     for rival in _RIVALS:
         beside = found.gains.get(rival)
         if beside is not None and beside.high is not None and beside.high < 0:
             yield (
                 f"{rival} on the same sensor is better there than the student, by {_points(-beside.mean, measure)} "
-                f"({_interval(_negated(beside), measure)}): take it, or record more {found.by} values"
+                f"({_interval(_negated(beside), measure)}): take it, or record another {found.by}"
             )
     shared = sum(one.shared_groups for one in found.domains)
     if shared:
@@ -42,14 +42,14 @@ def of_shift(found: ShiftFacts) -> Iterator[str]:
         measure, told = found.time.measure, found.time.gain
         yield (
             f"At the end of the campaign, trained on its beginning, {_helps(told)}: the student has "
-            f"{_figure(found.time.figures[_STUDENT], measure)} {measure.words}, {_points(_mean(told), measure)} beside "
+            f"{_figure(found.time.figures[STUDENT], measure)} {measure.words}, {_points(_mean(told), measure)} beside "
             f"labels alone ({_interval(told, measure)})"
         )
 
 
 def next_of_shift(found: ShiftFacts) -> str:
     """Gives what to record next."""
-    return f"more {found.by} values like {found.worst[_STUDENT]}"
+    return f"more like {found.by} {found.worst[STUDENT]}"
 
 
 def _kept(found: ShiftFacts) -> Iterator[str]:
@@ -61,10 +61,11 @@ def _kept(found: ShiftFacts) -> Iterator[str]:
             f"{_points(lead.mean, measure)} ({_interval(lead, measure)})"
         )
         return
-    kept = found.gains[_LABELS_ALONE].mean
+    gain = found.gains[LABELS_ALONE].mean
+    kept = _points(gain, measure).removeprefix("+") if gain > 0 else "nothing"
     yield (
         f"Of the {_points(lead.mean, measure).removeprefix('+')} by which the teacher is better there "
-        f"({_interval(lead, measure)}), it keeps {_points(kept, measure).removeprefix('+')}"
+        f"({_interval(lead, measure)}), it keeps {kept}"
     )
 
 

@@ -8,17 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from mmkd_report.documents.demo import LABELS_ALONE, Contest, DemoDocument, Gain
-from mmkd_report.documents.figures import Measure, Spread
+from mmkd_report.documents.figures import CONTESTANTS, Measure, Spread
 from mmkd_report.words.formats import is_figure, listed, share, things
 from mmkd_report.words.guessing import beside_guessing, is_refuted
 from mmkd_report.words.labelled import leak_sentence, of_groups
 from mmkd_report.words.measures import difference, figure, gain_interval, size_of, told, with_gain_unit
 
-RIVALS = (
-    ("extra_trees", "extra-trees"),
-    ("mini_rocket", "MiniRocket"),
-    ("rocket_and_trees", "MiniRocket and extra-trees averaged"),
-    ("multi_rocket_hydra", "MultiRocket-Hydra"),
+RIVALS = tuple(
+    (key, CONTESTANTS[key]) for key in ("extra_trees", "mini_rocket", "rocket_and_trees", "multi_rocket_hydra")
 )
 """Field and name of what learns from labels alone; MiniRocket that the teacher taught is no rival of a student."""
 

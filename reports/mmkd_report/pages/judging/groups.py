@@ -25,6 +25,7 @@ class GroupsSection:
 
     by: str
     least: int
+    unknown: str
     tables: tuple[tuple[str, tuple[GroupRow, ...]], ...]
     changes: tuple[tuple[str, str, str], ...]
 
@@ -36,6 +37,7 @@ def groups_section(found: JudgingDocument, groups: GroupsFacts) -> GroupsSection
     return GroupsSection(
         by=groups.by,
         least=groups.least_windows,
+        unknown=count(groups.unknown) if groups.unknown else "",
         tables=tuple((measure, tuple(_rows(groups, measure, names))) for measure in measures),
         changes=tuple(
             (one.measure, one.change, f"{fixed(100 * one.low)} to {fixed(100 * one.high)}") for one in groups.changes

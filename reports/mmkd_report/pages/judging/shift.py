@@ -51,8 +51,8 @@ def shift_section(found: ShiftFacts) -> ShiftSection:
         about=(
             f"Trained anew without one {found.by} at a time and judged on it: a {found.teacher} teacher of all sensors "
             f"({found.steps[0]} steps), and for {found.sensor} a {found.student} student taught by it and one taught by"
-            f" labels alone ({found.steps[1]} steps each), {found.labels}. Groups that chose are unseen in training"
-            " too. Intervals are 95 % over domains, by Student's t."
+            f" labels alone ({found.steps[1]} steps each), {found.labels}. {_choosing(found)}{_unknown(found)} "
+            "Intervals are 95 % over domains, by Student's t."
         ),
         by=found.by,
         measure=_title(found.measure),
@@ -65,6 +65,16 @@ def shift_section(found: ShiftFacts) -> ShiftSection:
         absent=tuple(f"{name}: {why}" for name, why in found.absent.items()),
         time=_time(found),
     )
+
+
+def _choosing(found: ShiftFacts) -> str:
+    if found.has_groups:
+        return "Groups that chose are unseen in training too."
+    return "The dataset has no groups: its own validation windows chose, and nobody knows whose they are."
+
+
+def _unknown(found: ShiftFacts) -> str:
+    return f" {count(found.unknown)} windows without a value of {found.by} were left out." if found.unknown else ""
 
 
 def _time(found: ShiftFacts) -> str:

@@ -6,12 +6,19 @@ from collections.abc import Iterator
 
 from mmkd_report.documents.judging import COMPETITORS, SensorRow, SensorsDocument
 from mmkd_report.words.formats import count, is_figure, listed, percent, significant
+from mmkd_report.words.guessing import beside_guessing, is_refuted
 from mmkd_report.words.measures import difference, figure, told, with_gain_unit
 
 
 def verdict(found: SensorsDocument) -> Iterator[str]:
-    """Gives the verdict, a sentence each; the sensor is chosen by validation, what is said of it is of the test."""
+    """Gives the verdict, a sentence each; the sensor is chosen by validation, what is said of it is of the test.
+
+    Where the student that validation chose is not better than guessing, nothing is concluded from anything.
+    """
     best, *others = found.rows
+    if is_refuted(best.guessing):
+        yield _guessed(found)
+        return
     name, measure = best.sensors[0], found.measure
     distilled, alone, teacher = (best.scores[key].mean for key in ("distilled", "labels_alone", "teacher"))
     yield (
@@ -25,19 +32,28 @@ def verdict(found: SensorsDocument) -> Iterator[str]:
         yield f"On {name} {words} {verb} better, without a teacher: look there first"
     if others:
         after = others[0]
+        aside = ", which is not better than guessing" if is_refuted(after.guessing) else ""
         yield (
-            f"The next is {after.sensors[0]}, with {told(after.scores['distilled'].mean, measure)}; "
-            f"{_hardiest(found)} errs least under faults, and the worst fault of {name} is {best.worst_fault}"
-        )
-    if found.pairs:
-        pair = found.pairs[0]
-        more = difference(measure.gain_scale * (pair.scores["teacher"].mean - distilled), measure)
-        yield (
-            f"Of two sensors {listed(list(pair.sensors))} are the best that the teacher answers with: "
-            f"{told(pair.scores['teacher'].mean, measure)}, {with_gain_unit(more, measure)} beside the student of "
-            f"{name}, which is the smaller"
+            f"The next is {after.sensors[0]}, with {told(after.scores['distilled'].mean, measure)}{aside}; the worst "
+            f"fault of {name} is {best.worst_fault}"
         )
     yield from _of_worth(found)
+
+
+def _guessed(found: SensorsDocument) -> str:
+    best = found.rows[0]
+    better = [row.sensors[0] for row in found.rows if not is_refuted(row.guessing)]
+    if better:
+        head = f"The student of {best.sensors[0]}, which validates best, is not better than guessing, so nothing is"
+        head, tail = f"{head} concluded", f"; better than guessing are the students of {listed(better)}"
+    else:
+        head, tail = "No sensor can be judged: no student is better than guessing", ""
+    figures = [
+        beside_guessing(row.sensors[0], row.scores["distilled"].mean, row.guessing, found.measure)
+        for row in ([best] if better else found.rows)
+        if row.guessing is not None
+    ]
+    return f"{head} ({found.measure.words}: {'; '.join(figures)}){tail}"
 
 
 def _of_gain(row: SensorRow, found: SensorsDocument) -> str:
@@ -46,18 +62,13 @@ def _of_gain(row: SensorRow, found: SensorsDocument) -> str:
         return f"Teaching buys nothing on {name}: validation preferred labels alone, and they are shipped"
     gain = with_gain_unit(difference(row.gain, found.measure), found.measure)
     if not (is_figure(row.low) and is_figure(row.high)):
-        return f"Teaching changed {name} by {gain}; there is no interval"
+        return f"Teaching changed {name} by {gain}; there are too few groups for an interval"
     ends = f"95 % interval {difference(row.low, found.measure)} to {difference(row.high, found.measure)}"
     if row.low > 0:
         return f"Teaching pays on {name}: {gain} over labels alone ({ends})"
     if row.high < 0:
         return f"Teaching hurts on {name}: {gain} beside labels alone ({ends})"
     return f"Whether teaching helps on {name} is not certain: {gain} over labels alone ({ends})"
-
-
-def _hardiest(found: SensorsDocument) -> str:
-    known = [row for row in found.rows if row.under_faults is not None]
-    return min(known, key=lambda row: row.under_faults or 0.0).sensors[0]
 
 
 def _of_worth(found: SensorsDocument) -> Iterator[str]:
@@ -73,7 +84,7 @@ def _of_worth(found: SensorsDocument) -> Iterator[str]:
 
 
 def cells(row: SensorRow, found: SensorsDocument) -> list[str]:
-    """The figures of a row as written: scores, gain, interval, faults, parameters, latency, worth."""
+    """The figures of a row as written: scores, gain, interval, faults, parameters, latencies, worth."""
     measure = found.measure
     scores = [figure(row.scores[key].mean if key in row.scores else None, measure) for key in COMPETITORS]
     ends = (
@@ -91,6 +102,7 @@ def cells(row: SensorRow, found: SensorsDocument) -> list[str]:
         percent(beside, 0),
         count(row.parameters),
         significant(row.latency_ms),
+        significant(row.teacher_latency_ms),
         *([count(row.worth.get("student"))] if found.currency else []),
     ]
 
@@ -106,5 +118,6 @@ def headings(found: SensorsDocument) -> list[str]:
         "of labels alone, %",
         "parameters",
         "ms",
+        "teacher, ms",
         *([f"worth, {found.currency}"] if found.currency else []),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from mmkd_report.documents.study import StudyDocument
-from mmkd_report.pages.study.answer import study_leak
+from mmkd_report.pages.study.answer import RACE, study_leak
 from mmkd_report.pages.study.table import TableRow, result_groups
 from mmkd_report.words.formats import NOTHING, for_terminal, listed, plain, things
 from mmkd_report.words.labelled import labelled_title
@@ -68,10 +68,7 @@ def _notes(study: StudyDocument) -> Iterator[str]:
         f"rate by validation among {listed([plain(rate) for rate in facts.learning_rates])}."
     )
     if facts.choose:
-        yield (
-            "Every student is the winner of a race on validation: transformers of mixed and of unmixed windows, "
-            "convolutional features, and both in one."
-        )
+        yield RACE
     if leak := study_leak(study):
         yield leak
     yield f"Chosen by validation: {chosen.method}, {chosen.student}."

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmkd_report.documents.figures import Measure
+from mmkd_report.documents.figures import CONTESTANTS, Measure
 from mmkd_report.documents.study import NONE, EntryRow, ScoreTable, StudyDocument, TeacherRow
-from mmkd_report.pages.study.answer import RIVAL_NAMES
 from mmkd_report.pages.study.charts import entry_name
 from mmkd_report.words.formats import NOTHING, is_figure, magnitude, plain, share, significant, with_unit
 from mmkd_report.words.measures import difference, gain_interval, spread_of_seeds
@@ -48,7 +47,7 @@ def result_groups(study: StudyDocument) -> list[tuple[str, list[TableRow]]]:
         rows = [_row(entry, study) for entry in study.entries if entry.student == size]
         groups.append((f"{size} student", rows))
     rivals = [
-        TableRow(role="extra_trees", name=RIVAL_NAMES.get(one.name, one.name), scores=_scores(one.test, study.measures))
+        TableRow(role="extra_trees", name=CONTESTANTS.get(one.name, one.name), scores=_scores(one.test, study.measures))
         for one in study.rivals
         if one.test is not None
     ]

@@ -18,7 +18,7 @@ from mmkd_report.documents.study import (
 )
 from mmkd_report.pages.demo.tables import facts, machine_facts
 from mmkd_report.pages.page import render_page
-from mmkd_report.pages.study.answer import answer, caution, key_figures, question
+from mmkd_report.pages.study.answer import RACE, answer, caution, key_figures, question
 from mmkd_report.pages.study.charts import effect_panels, gain_panels, pareto, score_panels
 from mmkd_report.pages.study.table import result_groups
 from mmkd_report.words.formats import NOTHING, count, plain, share, significant
@@ -49,6 +49,7 @@ def render_study(document: Mapping[str, Any]) -> str:
         "study.html.j2",
         {
             "study": study,
+            "race": RACE if study.facts.choose else "",
             "told": study.facts,
             "data": study.dataset,
             "best": best,

@@ -122,6 +122,21 @@ def test_columns_are_judged_as_groups_are(windows: Windows) -> None:
     assert [(one.value, one.windows) for one in found.values] == [("north", 180), ("south", 80)]
 
 
+def test_windows_without_a_value_are_counted_and_of_no_group(windows: Windows) -> None:
+    site = windows.columns["site"].copy()
+    site[:12] = ""
+    load = np.where(np.arange(260) < 130, 1.0, 2.0)
+    load[:12] = np.nan
+    lacking = replace(windows, columns={"site": site, "load": load, "none": np.full(260, "")})
+    for by, values in (("site", ["north", "south"]), ("load", ["1.0", "2.0"])):
+        found = judge_groups([OURS], lacking, by=by, baseline=None, seed=0)
+        assert [one.value for one in found.values] == values
+        assert found.unknown == 12
+    assert refused(lambda: judge_groups([OURS], lacking, by="none", baseline=None, seed=0)) == (
+        "--by none: expected a value of some windows that judge, got none; name another column"
+    )
+
+
 def test_what_teaching_did_is_told_where_the_interval_is_certain(windows: Windows) -> None:
     even = {"a": 0.8, "b": 0.8, "c": 0.8, "d": 0.8}
     uneven = {"a": 0.95, "b": 0.9, "c": 0.3, "d": 0.1}

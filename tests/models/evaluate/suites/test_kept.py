@@ -61,6 +61,17 @@ def test_whatever_decides_an_answer_asks_anew(sites: Dataset, tmp_path: Path) ->
     assert counting.asked == len(list(tmp_path.glob("*.npy"))) == 9
 
 
+def test_answers_of_another_release_are_not_taken(
+    sites: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting = Counting()
+    (one,) = with_kept_answers([answering(counting)], tmp_path, sites.sha256)
+    one.answers(sites.split("test"))
+    monkeypatch.setattr("mmkd_models.evaluate.suites.kept.__version__", "0.0.0")
+    one.answers(sites.split("test"))
+    assert counting.asked == 2
+
+
 def test_what_nobody_can_name_is_asked_every_time(sites: Dataset, tmp_path: Path) -> None:
     counting = Counting()
     (rival,) = with_kept_answers([answering(counting, "")], tmp_path, sites.sha256)

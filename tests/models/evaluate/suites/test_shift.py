@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from mmkd_models.evaluate.suites.shift import next_of_shift, of_shift
 from mmkd_models.metrics.measures import measure_named
 from mmkd_report.documents.evaluation import WindowGain
 from mmkd_report.documents.judging import DomainFigures, DomainSpread, ShiftFacts, TimeFigures
+from mmkd_report.pages.judging.shift import shift_section
 
 
 def facts(
@@ -44,19 +47,19 @@ def test_a_certain_gain_helps_and_keeps_points_of_the_teachers() -> None:
     found = facts([0.8, 0.7], [0.74, 0.68], teacher_gain=CERTAIN, gain=DomainSpread(mean=4.0, low=0.5, high=7.5))
     assert list(of_shift(found)) == [
         (
-            "On a machine never seen distillation helps: the student of acc has 75.0% balanced accuracy, +4.0 points "
-            "beside labels alone (95 % interval +0.5 to +7.5 over 2 domains)"
+            "On the machine that was left out distillation helps: the student of acc has 75.0% balanced accuracy, +4.0 "
+            "points beside labels alone (95 % interval +0.5 to +7.5 over 2 domains)"
         ),
         "Of the 6.0 points by which the teacher is better there (95 % interval +2.0 to +10.0), it keeps 4.0 points",
         "Its worst machine is press 2, with 70.0%",
     ]
-    assert next_of_shift(found) == "more machine values like press 2"
+    assert next_of_shift(found) == "more like machine press 2"
 
 
 def test_what_is_not_certain_is_said_to_be_so() -> None:
     found = facts([0.8, 0.7], [0.74, 0.68], teacher_gain=UNCERTAIN, gain=UNCERTAIN)
     first, teacher, *_ = of_shift(found)
-    assert first.startswith("On a machine never seen it is not certain that distillation helps: ")
+    assert first.startswith("On the machine that was left out it is not certain that distillation helps: ")
     assert teacher == (
         "Whether the teacher itself is better there than labels alone is not certain: +1.0 points (95 % interval -3.0 "
         "to +5.0)"
@@ -69,11 +72,28 @@ def test_a_loss_hurts_and_a_better_rival_is_named() -> None:
         [0.6, 0.7], [0.7, 0.7], teacher_gain=CERTAIN, gain=worse, gains={"labels alone": worse, "MiniRocket": worse}
     )
     said = list(of_shift(found))
-    assert said[0].startswith("On a machine never seen distillation hurts: ")
+    assert said[0].startswith("On the machine that was left out distillation hurts: ")
     assert said[-1] == (
         "MiniRocket on the same sensor is better there than the student, by +5.0 points (95 % interval +2.0 to +8.0): "
-        "take it, or record more machine values"
+        "take it, or record another machine"
     )
+
+
+def test_a_student_that_loses_keeps_nothing_of_the_teachers_lead() -> None:
+    worse = DomainSpread(mean=-1.2, low=-3.0, high=0.6)
+    found = facts([0.6, 0.7], [0.7, 0.7], teacher_gain=CERTAIN, gain=worse)
+    assert list(of_shift(found))[1].endswith("(95 % interval +2.0 to +10.0), it keeps nothing")
+
+
+def test_the_page_says_of_groups_and_missing_values_what_the_dataset_says() -> None:
+    found = facts([0.8, 0.7], [0.74, 0.68], teacher_gain=CERTAIN, gain=CERTAIN)
+    assert "Groups that chose are unseen in training too. Intervals" in shift_section(found).about
+    about = shift_section(msgspec.structs.replace(found, has_groups=False, unknown=12)).about
+    assert "unseen" not in about
+    assert (
+        "The dataset has no groups: its own validation windows chose, and nobody knows whose they are. 12 windows "
+        "without a value of machine were left out."
+    ) in about
 
 
 def test_groups_that_are_in_training_too_and_the_end_of_the_campaign_are_told() -> None:
