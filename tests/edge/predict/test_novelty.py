@@ -80,7 +80,7 @@ def test_nothing_stands_behind_an_empty_window_however_novel() -> None:
 
 def test_an_unknown_answer_is_withheld_or_raised_as_the_policy_says() -> None:
     held = fake_predictor([0, 1], modality=ACC, labels=LABELS, novelty=2.0, policy="abstain").predict(WINDOW)
-    assert (held.status, held.label, held.index) == ("unknown", "", -1)
+    assert (held.status, held.label, held.index, held.novelty) == ("unknown", "", -1, 0.5)
     with pytest.raises(SensorError, match=r"\Amodality 'acc': unknown: unlike what training saw: p-value 0\.5"):
         fake_predictor([0, 1], modality=ACC, labels=LABELS, novelty=2.0, policy="raise").predict(WINDOW)
 
