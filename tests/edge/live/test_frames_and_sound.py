@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import http.server
+import importlib.util
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -34,6 +36,7 @@ from mmkd_edge.live.sources.table import open_source
 
 cv2 = pytest.importorskip("cv2")
 
+EXAMPLES = Path(__file__).parents[3] / "examples"
 MMKD_RUN = [sys.executable, "-c", "from mmkd_edge.commands.run import main; main()"]
 LIPS = ModalitySpec(name="lips", kind="video", channels=("gray",), rate_hz=10.0, samples=4, height=8, width=12)
 MIC = ModalitySpec(name="mic", kind="audio", channels=("mono",), rate_hz=8000.0, samples=1600)
@@ -263,6 +266,21 @@ def camera() -> Iterator[Camera]:
     found = Camera()
     yield found
     found.unplug()
+
+
+def test_the_example_of_a_camera_gives_frames_as_the_student_takes_them(tmp_path: Path) -> None:
+    write_film(tmp_path / "film.avi", [40, 220])
+    spec = importlib.util.spec_from_file_location("live_camera", EXAMPLES / "live_camera.py")
+    assert spec is not None
+    assert spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    colours = msgspec.structs.replace(LIPS, channels=("red", "green", "blue"))
+    for modality in (LIPS, colours):
+        found = list(example.frames(str(tmp_path / "film.avi"), (6, 4, 12, 8), modality))
+        assert [when for when, _ in found] == pytest.approx([0.0, 0.1])
+        assert [frame.shape for _, frame in found] == [modality.shape[1:]] * 2
+        assert [int(frame.mean()) for _, frame in found] == [40, 220]
 
 
 def of_camera(place: str) -> CameraSource:
