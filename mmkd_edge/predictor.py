@@ -311,7 +311,8 @@ class EdgePredictor:
         next swap: `rollback` returns to it, and an engine that fails after the swap does so by itself.
 
         Raises:
-            UsageError: this predictor was made without a bundle, or the new one takes or answers something else.
+            UsageError: this predictor was made without a bundle, or the new one takes or answers something else, or is
+                of an earlier release than the one that answers.
             GateError: the new bundle answers its golden windows differently here.
             MmkdError: the bundle cannot be opened; see `open`.
         """
