@@ -101,7 +101,7 @@ class Novelty(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """What the novelty scores of an artifact are worth: enough for a p-value; see `mmkd_edge.predict.novelty`.
 
     Attributes:
-        scores: what it gave validation windows, rising, rounded up.
+        scores: what it gave validation windows, of lower precision recorded ones, rising.
         max_error: largest difference from the checkpoint's score, as a share of one more than that.
         tolerance: what that may be on a device.
     """
@@ -251,6 +251,10 @@ def graph_inputs(modality: ModalitySpec) -> tuple[TensorSpec, ...]:
         TensorSpec(name=modality.name, dtype=modality.dtype, shape=(1, *modality.shape)),
         TensorSpec(name=f"{modality.name}_present", dtype="float32", shape=(1, *modality.presence_shape)),
     )
+
+
+GRAPH_OUTPUTS = ("logits", "probabilities", "value", "novelty")
+"""Every name that `graph_outputs` gives, in its order."""
 
 
 def graph_outputs(task: TaskSpec, *, novelty: bool = False) -> tuple[TensorSpec, ...]:
