@@ -15,13 +15,17 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
-from mmkd_edge.bundle.manifest import Artifact, ModelEntry, Novelty
+from mmkd_edge.bundle.calibration import Novelty
+from mmkd_edge.bundle.manifest import Artifact, ModelEntry
 from mmkd_edge.errors import UsageError
-from mmkd_edge.predict.sensors import Fault
+from mmkd_edge.predict.sensors import Fault, worse
 
 
 class NoveltyRule(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +57,22 @@ class NoveltyRule(msgspec.Struct, frozen=True, kw_only=True):
             return None
         reason = f"unlike what training saw: p-value {p_value:.2g}, at most {self.unknown_level:g} is unknown"
         return Fault(status="unknown", reason=reason)
+
+
+def judged_novelty(
+    rule: NoveltyRule | None, scores: Sequence[NDArray[np.float32]], fault: Fault | None
+) -> tuple[float | None, Fault | None]:
+    """The p-value of a window, and what is known against it with that; None and the same where there is no rule.
+
+    Args:
+        rule: of the student.
+        scores: what its graph gave beyond logits and probabilities: (1, 1), or nothing.
+        fault: what was known before.
+    """
+    if rule is None:
+        return None, fault
+    p_value = rule.p_value(float(scores[0][0, 0]))
+    return p_value, worse(rule.fault(p_value), fault)
 
 
 def check_unknown_level(unknown_level: Any) -> float | None:

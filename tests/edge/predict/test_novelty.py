@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mmkd_edge import EdgePredictor, ModalitySpec, UsageError, example_bundle
-from mmkd_edge.bundle.manifest import Manifest, ModelEntry, Novelty, decode_manifest, encode_manifest
+from mmkd_edge.bundle.calibration import Novelty
+from mmkd_edge.bundle.manifest import Manifest, ModelEntry, decode_manifest, encode_manifest
 from mmkd_edge.errors import ManifestError
 from mmkd_edge.predict.novelty import NoveltyRule, novelty_rule, smallest_unknown_level
 from mmkd_edge.predict.policy import SensorError
