@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mmkd_edge import EdgePredictor
+from mmkd_edge import EdgePredictor, ModalitySpec
+from mmkd_edge.frames import Region, cut_out
 
 
-def frames(source: str, region: tuple[int, ...] | None, size: tuple[int, int]) -> Iterator[tuple[float, np.ndarray]]:
-    """Seconds and gray frames (H, W) of the student's size: the film's own times, a camera's by the clock."""
+def frames(source: str, region: Region | None, modality: ModalitySpec) -> Iterator[tuple[float, np.ndarray]]:
+    """Seconds and frames (H, W, C) as the student takes them: the film's own times, a camera's by the clock."""
     import cv2
 
     is_film = Path(source).is_file()
@@ -33,11 +34,8 @@ def frames(source: str, region: tuple[int, ...] | None, size: tuple[int, int]) -
             return
         when = number / capture.get(cv2.CAP_PROP_FPS) if is_film else time.monotonic()
         number += 1
-        if region is not None:
-            x, y, width, height = region
-            frame = frame[y : y + height, x : x + width]
-        gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
-        yield when, cv2.resize(gray, size[::-1], interpolation=cv2.INTER_AREA)
+        _, height, width, channels = modality.shape
+        yield when, cut_out(frame, region, height=height, width=width, is_gray=channels == 1)
 
 
 def main() -> None:
@@ -50,8 +48,8 @@ def main() -> None:
     with EdgePredictor.open(options.bundle) as predictor:
         modality = predictor.modality
         stream = predictor.stream(hop=max(1, modality.samples // 2))
-        for when, frame in frames(options.source, options.region, (modality.height, modality.width)):
-            for answer in stream.push(frame[None, :, :, None], time_s=np.array([when])):
+        for when, frame in frames(options.source, options.region, modality):
+            for answer in stream.push(frame[None], time_s=np.array([when])):
                 print(f"{when:9.2f} s  {answer.label or '-':<12} {answer.probability or 0:.2f}  {answer.status}")
 
 

@@ -41,7 +41,7 @@ from mmkd_edge.predict.conditions import NO_CONDITIONS, Conditions, age_fault, f
 from mmkd_edge.predict.confidence import check_error_level, threshold_of
 from mmkd_edge.predict.engine import Students, answer_of, engine_of
 from mmkd_edge.predict.info import PredictorInfo, info_of
-from mmkd_edge.predict.novelty import check_unknown_level, novelty_rule
+from mmkd_edge.predict.novelty import check_unknown_level, judged_novelty, novelty_rule
 from mmkd_edge.predict.policy import Policy, apply_policy, check_policy
 from mmkd_edge.predict.postprocess import Prediction, interpret, no_answer
 from mmkd_edge.predict.preprocess import check_window, prepare
@@ -311,7 +311,8 @@ class EdgePredictor:
         next swap: `rollback` returns to it, and an engine that fails after the swap does so by itself.
 
         Raises:
-            UsageError: this predictor was made without a bundle, or the new one takes or answers something else.
+            UsageError: this predictor was made without a bundle, or the new one takes or answers something else, or is
+                of an earlier release than the one that answers.
             GateError: the new bundle answers its golden windows differently here.
             MmkdError: the bundle cannot be opened; see `open`.
         """
@@ -466,9 +467,7 @@ class EdgePredictor:
                 failure = worse(failure, fault) or failure
                 return no_answer(failure, modality=modality, task=engine.task, input_age_s=age_s)
             service.proven = True
-            if engine.novelty is not None:
-                novelty = engine.novelty.p_value(float(scores[0][0, 0]))
-                fault = worse(engine.novelty.fault(novelty), fault)
+            novelty, fault = judged_novelty(engine.novelty, scores, fault)
             if conditions.is_late:
                 fault = worse(Fault(status="stale", reason="the answer came after the deadline"), fault)
         else:

@@ -17,16 +17,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.bundle.manifest import (
-    Artifact,
-    Confidence,
-    FileEntry,
-    ModelEntry,
-    Novelty,
-    Parity,
-    graph_inputs,
-    graph_outputs,
-)
+from mmkd_edge.bundle.calibration import Confidence, Novelty
+from mmkd_edge.bundle.manifest import Artifact, FileEntry, ModelEntry, Parity, graph_inputs, graph_outputs
 from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.predict.policy import Policy
 from mmkd_edge.predict.sensors import SensorChecks

@@ -97,10 +97,15 @@ class Breaking:
         if way == "stalls":
             time.sleep(0.05)
             return self._run(backend, feeds)
-        logits, probabilities = self._run(backend, feeds)
-        if way == "NaN":
-            return np.full_like(logits, np.nan), np.full_like(probabilities, np.nan)
-        return {"nothing": None, "a list": [logits.tolist()]}.get(way, (logits[:, :1], probabilities[:, :1]))
+        outputs = self._run(backend, feeds)
+        match way:
+            case "NaN":
+                return tuple(np.full_like(output, np.nan) for output in outputs)
+            case "another shape":
+                return tuple(output[:, :1] for output in outputs)
+            case "a list":
+                return [outputs[0].tolist()]
+        return None
 
 
 def serve(options: argparse.Namespace) -> None:

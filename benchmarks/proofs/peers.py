@@ -29,6 +29,7 @@ import numpy as np
 from mmkd_edge import Bundle, EdgePredictor, MmkdError, prepare, write_bundle
 from mmkd_edge.backends.openvino import shared_core
 from mmkd_edge.backends.ort import import_onnxruntime
+from mmkd_edge.errors import first_line
 from proofs.mutants import with_model
 from proofs.script import head, parser_of, row
 
@@ -296,21 +297,23 @@ def _of_threads(call: Callable[[int], Any], golden: Any, *, shares: bool = False
     right = [call(number).copy() for number in range(16)]
     assert all(np.abs(one - other).max() < 1e-2 for one, other in zip(right, expected, strict=False))
     wrong, calls = [0] * 8, 2000
+    errors: list[str] = []
 
     def ask(place: int) -> None:
         for turn in range(calls // 8):
             number = (turn + place) % 16
             try:
                 wrong[place] += bool(np.abs(call(number) - right[number]).max() > 1e-3)
-            except Exception:
-                wrong[place] += 0
+            except Exception as error:
+                errors.append(f"{type(error).__name__}: {first_line(error)}")
 
     threads = [threading.Thread(target=ask, args=(place,)) for place in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return f"{'**' if sum(wrong) else ''}{sum(wrong)} of {calls} answers wrong{'**, silently' if sum(wrong) else ''}"
+    told = f"{'**' if sum(wrong) else ''}{sum(wrong)} of {calls} answers wrong{'**, silently' if sum(wrong) else ''}"
+    return f"{told}; {len(errors)} calls raised, first {errors[0]}" if errors else told
 
 
 # ---- F: sensors

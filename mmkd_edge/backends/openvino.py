@@ -18,6 +18,7 @@ from mmkd_edge.backends.external_weights import refuse_external_weights
 from mmkd_edge.backends.feeds import fill
 from mmkd_edge.backends.forks import refuse_in_child
 from mmkd_edge.backends.handlers import let_handlers_through
+from mmkd_edge.bundle.manifest import GRAPH_OUTPUTS
 from mmkd_edge.errors import BackendError, UnavailableError
 from mmkd_edge.spec import TensorSpec
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
     from mmkd_edge.backends.step_memory import StepMemory
 
-_OUTPUTS = ("logits", "probabilities", "value", "novelty")
 _DTYPES: Mapping[str, Literal["float32", "float16", "int8", "uint8"]] = {
     "f32": "float32",
     "f16": "float16",
@@ -187,7 +187,7 @@ def _name(port: Any) -> str:
     """The tensor's name in the artifact: an operation that OpenVINO removes leaves its own name there too."""
     names = port.names
     node = port.node.friendly_name  # of an input the artifact's name, of an output an inner one
-    return node if node in names else next((name for name in _OUTPUTS if name in names), port.any_name)
+    return node if node in names else next((name for name in GRAPH_OUTPUTS if name in names), port.any_name)
 
 
 def _reason(error: Exception) -> str:

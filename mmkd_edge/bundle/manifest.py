@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import msgspec
 
+from mmkd_edge.bundle.calibration import Confidence, Novelty
 from mmkd_edge.bundle.lineage import MOST_ADAPTED, Adapted
 from mmkd_edge.bundle.strict_json import JsonError, convert_object, parse_object
 from mmkd_edge.drift.features import GroupReference, InputStatistics, reference_fault
@@ -35,8 +36,6 @@ MAX_WINDOW_VALUES = 1 << 24
 MAX_LABELS = 10_000
 MAX_RELEASE = 10**12
 MOST_WINDOWS_AT_ONCE = 64
-MOST_CONFIDENCE_WINDOWS = 1024
-MOST_NOVELTY_WINDOWS = 1024
 
 ArtifactFormat = Literal["onnx", "tflite"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -83,32 +82,6 @@ class BatchRange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     minimum: Annotated[int, msgspec.Meta(ge=1, le=1)]
     optimum: Annotated[int, msgspec.Meta(ge=1, le=MOST_WINDOWS_AT_ONCE)]
     maximum: Annotated[int, msgspec.Meta(ge=2, le=MOST_WINDOWS_AT_ONCE)]
-
-
-class Confidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the probabilities of a classifier's artifact are worth: enough for any error level; see `confidence.py`.
-
-    Attributes:
-        temperature: what its graph divides the logits by before the softmax.
-        true_probabilities: what it gave the true label of each window that calibrated it, rising, rounded down.
-    """
-
-    temperature: Annotated[float, msgspec.Meta(gt=0)]
-    true_probabilities: Annotated[tuple[_Share, ...], msgspec.Meta(min_length=1, max_length=MOST_CONFIDENCE_WINDOWS)]
-
-
-class Novelty(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the novelty scores of an artifact are worth: enough for a p-value; see `mmkd_edge.predict.novelty`.
-
-    Attributes:
-        scores: what it gave validation windows, rising, rounded up.
-        max_error: largest difference from the checkpoint's score, as a share of one more than that.
-        tolerance: what that may be on a device.
-    """
-
-    scores: Annotated[tuple[_Error, ...], msgspec.Meta(min_length=1, max_length=MOST_NOVELTY_WINDOWS)]
-    max_error: _Error
-    tolerance: _Error
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -251,6 +224,10 @@ def graph_inputs(modality: ModalitySpec) -> tuple[TensorSpec, ...]:
         TensorSpec(name=modality.name, dtype=modality.dtype, shape=(1, *modality.shape)),
         TensorSpec(name=f"{modality.name}_present", dtype="float32", shape=(1, *modality.presence_shape)),
     )
+
+
+GRAPH_OUTPUTS = ("logits", "probabilities", "value", "novelty")
+"""Every name that `graph_outputs` gives, in its order."""
 
 
 def graph_outputs(task: TaskSpec, *, novelty: bool = False) -> tuple[TensorSpec, ...]:

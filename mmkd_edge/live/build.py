@@ -39,7 +39,7 @@ _READABLE = 40
 
 @contextlib.contextmanager
 def service_of(spec: RunSpec, *, load_recordings: Load, onlooker_of: OnlookerOf | None = None) -> Iterator[Service]:
-    """Opens bundles, sources and sinks, and gives the service; closes the predictors at the end.
+    """Opens bundles, sources and sinks, and gives the service; closes all of it at the end.
 
     Args:
         spec: checked.
@@ -65,7 +65,7 @@ def service_of(spec: RunSpec, *, load_recordings: Load, onlooker_of: OnlookerOf 
         built = []
         for station, predictor in stations:
             given = [outlets[text] for text in dict.fromkeys([*spec.sinks, *station.sinks])]
-            built.append(_station(station, predictor, given, spec, load_recordings, onlooker_of))
+            built.append(_station(station, predictor, given, spec, load_recordings, onlooker_of, opened=stack))
         yield Service(
             stations=built,
             outlets=list(outlets.values()),
@@ -134,16 +134,14 @@ def _station(
     run: RunSpec,
     load_recordings: Load,
     onlooker_of: OnlookerOf | None,
+    *,
+    opened: contextlib.ExitStack,
 ) -> Station:
     asked = _asked(spec, predictor)
-    sensors: list[Sensor] = []
-    try:
-        for entry, text in asked:
-            sensors.append(_sensor(spec, predictor, run, load_recordings, entry=entry, text=text, among=len(asked)))
-    except BaseException:
-        for sensor in sensors:
-            sensor.close()
-        raise
+    sensors = [
+        _sensor(spec, predictor, run, load_recordings, entry=entry, text=text, among=len(asked), opened=opened)
+        for entry, text in asked
+    ]
     entry = asked[0][0]
     return Station(
         spec.name,
@@ -182,6 +180,7 @@ def _sensor(
     entry: ModelEntry,
     text: str,
     among: int,
+    opened: contextlib.ExitStack,
 ) -> Sensor:
     modality = entry.modality
     mapped = _map_of(spec, modality.name, among=among)
@@ -197,14 +196,17 @@ def _sensor(
     )
     load: LoadRecordings = lambda place: load_recordings(place, modality)  # noqa: E731
     source: Source = open_source(text, wanted, load_recordings=load, pause_s=2 * modality.duration_s)
+    opened.callback(source.close)
     if spec.stale_s is not None and not source.live:
-        source.close()
         raise UsageError(
             f"station {spec.name!r}: --stale: expected a live source, got {text}, whose samples have no age; "
             "leave it out, or add --follow for a file that grows"
         )
     rules = _rules(spec, entry, predictor.entry)
-    return Sensor(source, text, predictor=predictor, rules=rules, ring=_ring(spec, run, entry))
+    ring = _ring(spec, run, entry)
+    if ring is not None:
+        opened.callback(ring.close)
+    return Sensor(source, text, predictor=predictor, rules=rules, ring=ring)
 
 
 def _map_of(spec: StationSpec, modality: str, *, among: int) -> dict[str, str]:

@@ -17,7 +17,7 @@ from mmkd_edge.live.clock import SampleClock, TimeFrom
 from mmkd_edge.live.intake import Delivery
 from mmkd_edge.live.sources.base import Source
 from mmkd_edge.live.uncertain import UncertainRing
-from mmkd_edge.predict.conditions import standing_in
+from mmkd_edge.predict.conditions import lives, standing_in
 from mmkd_edge.predict.postprocess import Prediction, no_answer
 from mmkd_edge.predict.sensors import Fault
 from mmkd_edge.predictor import EdgePredictor
@@ -176,17 +176,20 @@ class Order:
     def given(self, number: int, prediction: Prediction) -> Prediction | None:
         """What is said of a sensor's prediction: nothing while a better sensor lives, or where this one does not."""
         self._last[number], self._began[number] = prediction, True
-        alive = [_lives(last) and not one.has_ended for last, one in zip(self._last, self._sensors, strict=True)]
+        ended = [one.has_ended for one in self._sensors]
+        alive = [lives(last) and not over for last, over in zip(self._last, ended, strict=True)]
         if any(alive[:number]):
             return None
         if alive[number]:
-            return standing_in(self._last[:number], prediction)
-        # Nobody lives: the first that ever did says so.
-        return None if any(alive) or any(self._began[:number]) else prediction
+            return standing_in(list(map(_why_not, self._last[:number], ended)), prediction)
+        # Nobody lives: the first that began and may live again says so.
+        waited_for = [began and not over for began, over in zip(self._began, ended, strict=True)]
+        return None if any(alive) or any(waited_for[:number]) else prediction
 
 
-def _lives(prediction: Prediction) -> bool:
-    return prediction.index >= 0 and prediction.status != "stale"
+def _why_not(last: Prediction, has_ended: bool) -> Prediction:
+    """The last prediction of a sensor that does not live, with the reason; a good one says nothing of the end."""
+    return msgspec.structs.replace(last, reason="its source has ended") if has_ended and lives(last) else last
 
 
 def _levels(rows: NDArray[Any]) -> NDArray[np.float32]:

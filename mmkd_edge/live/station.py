@@ -161,7 +161,7 @@ class Station:
 
     @property
     def error(self) -> Exception | None:
-        """Why the source cannot be read at all; None where it can."""
+        """What the last source to end failed of; None where it ended well, or another one still answers."""
         return self._error
 
     def is_well(self, *, within_s: float) -> bool:
@@ -242,6 +242,7 @@ class Station:
     # ---- the threads that read
 
     def _read(self, number: int) -> None:
+        failure: Exception | None = None
         try:
             for delivery in self._sensors[number].source.deliveries(self._intake):
                 if len(delivery.rows):
@@ -249,16 +250,26 @@ class Station:
                 if self._intake.stop.is_set():
                     break
         except Exception as error:  # a source that fails for good ends, and the other ones go on
-            self._error = error
-            self.say("failed", first_line(error))
+            failure = error
         finally:
-            with self._lock:
-                self._at_work -= 1
-            if self._at_work:
-                nothing = np.empty((0, 0), dtype=np.float32)
-                self._intake.put(Delivery(rows=nothing, times=None, arrived_s=time.monotonic(), sensor=number))
-            else:
-                self._intake.end()
+            self._end(number, failure)
+
+    def _end(self, number: int, failure: Exception | None) -> None:
+        """A source has ended; the last one ends the station."""
+        with self._lock:
+            self._at_work -= 1
+            is_last = self._at_work == 0
+        if is_last:
+            self._error = failure
+        if failure is not None:
+            name = self._sensors[number].modality.name
+            why = first_line(failure)
+            self.say("failed" if is_last else "disconnected", why if is_last else f"{name} is lost for good: {why}")
+        if is_last:
+            self._intake.end()
+        else:
+            nothing = np.empty((0, 0), dtype=np.float32)
+            self._intake.put(Delivery(rows=nothing, times=None, arrived_s=time.monotonic(), sensor=number))
 
     # ---- the thread that answers
 

@@ -47,11 +47,19 @@ def age_fault(input_age_s: float | None, stale_s: float | None) -> Fault | None:
     return Fault(status="stale", reason=f"the newest sample is {input_age_s:.3g} s old")
 
 
+def lives(prediction: Prediction) -> bool:
+    """Whether its sensor answers for now; `unknown` does: what the window shows is new, and the sensor works."""
+    return prediction.index >= 0 and prediction.status != "stale"
+
+
 def first_living(asked: Iterable[Prediction]) -> Prediction:
-    """Asks one student after the other until one's modality lives; says for whom it stands in, or why none does."""
+    """Asks one student after the other until one's modality lives; says for whom it stands in, or why none does.
+
+    A stale one ends the asking: the age and the deadline of a call hold for all of its windows.
+    """
     silent: list[Prediction] = []
     for prediction in asked:
-        if prediction.index >= 0 or prediction.status == "stale":
+        if lives(prediction) or prediction.status == "stale":
             return standing_in(silent, prediction)
         silent.append(prediction)
     return msgspec.structs.replace(silent[0], reason="; ".join(map(_why, silent)))

@@ -134,7 +134,7 @@ def open_engine(
     """A student of an open bundle, opened in one way and warm.
 
     Raises:
-        UsageError: it has no artifact for that way, or one that was not calibrated for one of these levels.
+        UsageError: it has no artifact for that way, or one that was not calibrated for one of these levels in it.
         UnavailableError: the backend's library is not installed.
         BackendError: the backend cannot open or run it.
         BundleError: the artifact is not what the manifest says.
@@ -142,7 +142,7 @@ def open_engine(
     artifact = choose_artifact(entry, setup.precision, setup.backend)
     where = str(bundle.path)
     least_probability = threshold_of(entry, artifact, error_level, where=where)
-    novelty = novelty_rule(entry, artifact, unknown_level, where=where)
+    novelty = novelty_rule(entry, artifact, unknown_level, where=where, is_bf16=setup.precision == "bf16")
 
     def opened() -> Backend:
         return _open_artifact(bundle, entry, artifact, setup)

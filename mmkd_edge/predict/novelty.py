@@ -15,13 +15,17 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
-from mmkd_edge.bundle.manifest import Artifact, ModelEntry, Novelty
+from mmkd_edge.bundle.calibration import Novelty
+from mmkd_edge.bundle.manifest import Artifact, ModelEntry
 from mmkd_edge.errors import UsageError
-from mmkd_edge.predict.sensors import Fault
+from mmkd_edge.predict.sensors import Fault, worse
 
 
 class NoveltyRule(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +59,22 @@ class NoveltyRule(msgspec.Struct, frozen=True, kw_only=True):
         return Fault(status="unknown", reason=reason)
 
 
+def judged_novelty(
+    rule: NoveltyRule | None, scores: Sequence[NDArray[np.float32]], fault: Fault | None
+) -> tuple[float | None, Fault | None]:
+    """The p-value of a window, and what is known against it with that; None and the same where there is no rule.
+
+    Args:
+        rule: of the student.
+        scores: what its graph gave beyond logits and probabilities: (1, 1), or nothing.
+        fault: what was known before.
+    """
+    if rule is None:
+        return None, fault
+    p_value = rule.p_value(float(scores[0][0, 0]))
+    return p_value, worse(rule.fault(p_value), fault)
+
+
 def check_unknown_level(unknown_level: Any) -> float | None:
     """A level as it can be asked for.
 
@@ -80,26 +100,33 @@ def novelty_text(novelty: Novelty) -> str:
 
 
 def novelty_rule(
-    entry: ModelEntry, artifact: Artifact | None, unknown_level: float | None, *, where: str = ""
+    entry: ModelEntry,
+    artifact: Artifact | None,
+    unknown_level: float | None,
+    *,
+    where: str = "",
+    is_bf16: bool = False,
 ) -> NoveltyRule | None:
-    """The rule of a student; None where its artifact gives no calibrated novelty and no level is asked for.
+    """The rule of a student; None where nothing calibrated its novelty and no level is asked for.
 
     Args:
         entry: the student.
         artifact: what executes it; None without a bundle.
         unknown_level: that was asked for.
         where: the bundle, for the error message.
+        is_bf16: whether it computes in bfloat16: of such scores the artifact has none to compare with.
 
     Raises:
         UsageError: a level is asked for, and the student has no novelty, or too few windows calibrated it.
     """
-    calibration = None if artifact is None or not artifact.novelty else artifact.novelty
+    calibration = None if artifact is None or not artifact.novelty or is_bf16 else artifact.novelty
     if unknown_level is None:
         return None if calibration is None else NoveltyRule(calibration=calibration)
     what = f"model {entry.name!r}" if artifact is None else repr(artifact.file)
     what = f"{where}: {what}" if where else what
     if calibration is None:
-        raise UsageError(f"{what}: unknown_level={unknown_level:g}: {_why_none(entry)}, or open without unknown_level")
+        why = _why_none(entry, is_bf16=is_bf16 and artifact is not None and bool(artifact.novelty))
+        raise UsageError(f"{what}: unknown_level={unknown_level:g}: {why}, or open without unknown_level")
     least = smallest_unknown_level(calibration)
     if unknown_level < least:
         raise UsageError(
@@ -109,7 +136,9 @@ def novelty_rule(
     return NoveltyRule(calibration=calibration, unknown_level=unknown_level)
 
 
-def _why_none(entry: ModelEntry) -> str:
+def _why_none(entry: ModelEntry, *, is_bf16: bool) -> str:
+    if is_bf16:
+        return "expected the precision that calibrated it, got bf16; open with precision='fp32'"
     if entry.streaming is not None:
         return "expected a student that looks at whole windows, got a causal one, which has no novelty; train one"
     if entry.has_novelty:

@@ -57,7 +57,7 @@ def apply_policy(policy: Policy, predictions: list[Prediction]) -> list[Predicti
 
 
 def _withheld(prediction: Prediction) -> Prediction:
-    """The same finding without an answer."""
+    """The same finding without an answer; its novelty says how far out the window is, and stays."""
     return msgspec.structs.replace(
         prediction,
         label="",

@@ -49,7 +49,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
         label_set: labels that remain possible at the error level of `EdgePredictor.open`, the most probable first;
             never empty where there is an answer. Empty where no error level was asked for.
         novelty: the p-value of the window among validation windows, above 0 and at most 1, the smaller the less it is
-            like what training saw; None where the bundle gives none, and where there is no answer.
+            like what training saw, also of an answer that the policy `abstain` withholds; None where the bundle gives
+            none, and where no window was answered.
     """
 
     label: str

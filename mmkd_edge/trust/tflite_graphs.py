@@ -32,6 +32,7 @@ MOST_WORKING_BYTES = 1 << 30
 """What all tensors that are computed may take together: half of what a trial may allocate."""
 
 _MOST_ITEMS = 1_000_000  # of all lists together, which may overlap
+_MOST_BUFFERS = 2 * MOST_TENSORS  # one of each tensor, and metadata
 _MOST_RANK = 16
 _VERSION = 3
 # float32, float16, int32, uint8, int64, bool, int16, int8 and int4: how many bits a value takes.
@@ -51,6 +52,8 @@ def check_tflite(model: bytes) -> None:
     codes = [_operator(code) for code in root.tables(1)]
     graphs = root.tables(2)
     require(len(graphs) == 1, f"{len(graphs)} subgraphs", "one, without control flow")
+    buffers = len(root.list("<I", 4))
+    require(buffers <= _MOST_BUFFERS, f"{buffers} buffers", f"at most {_MOST_BUFFERS}")
     sizes = [_data_bytes(buffer) for buffer in root.tables(4)]
     _check_subgraph(graphs[0], codes, sizes)
 
@@ -64,7 +67,7 @@ def _operator(code: _Table) -> int:
 
 def _data_bytes(buffer: _Table) -> int:
     require(buffer.number("<Q", 1) == 0 == buffer.number("<Q", 2), "data behind its end", "all in this one")
-    return len(buffer.list("<B", 0))
+    return buffer.length(0)
 
 
 def _check_subgraph(graph: _Table, codes: Sequence[int], sizes: Sequence[int]) -> None:
@@ -145,13 +148,17 @@ class _Table:
         if not place:
             return ()
         count, data = self._reading.number("<I", place), self._reading.data
-        end = place + 4 + count * struct.calcsize(code)
-        require(end <= len(data), f"a list of {count} items", "one inside of the file")
-        if code == "<B":
-            return data[place + 4 : end]
+        self._require_inside(place, count, struct.calcsize(code))
         self._reading.items += count
         require(self._reading.items <= _MOST_ITEMS, "more items in lists", f"at most {_MOST_ITEMS}")
         return struct.unpack_from(f"<{count}{code[1]}", data, place + 4)
+
+    def length(self, field: int) -> int:
+        """How many bytes a list has, which are not read: those of several lists may be the same."""
+        place = self._behind(field)
+        count = self._reading.number("<I", place) if place else 0
+        self._require_inside(place, count, 1)
+        return count
 
     def tables(self, field: int) -> Sequence[_Table]:
         """A list of tables."""
@@ -159,6 +166,10 @@ class _Table:
         offsets = self.list("<I", field)
         first = place + 4
         return [self._reading.table(first + 4 * number + offset) for number, offset in enumerate(offsets)]
+
+    def _require_inside(self, place: int, count: int, item_bytes: int) -> None:
+        end = place + 4 + count * item_bytes
+        require(end <= len(self._reading.data), f"a list of {count} items", "one inside of the file")
 
     def _field(self, field: int) -> int:
         """Where a field stands; 0 where it is not there."""

@@ -116,7 +116,8 @@ class Monitor:
             statistics, prediction = self._answers.popleft()
             if prediction.index >= 0:
                 statistics.answer(prediction.label, prediction.labels)
-                if prediction.status == "ok":  # a window that misses values is less sure for another reason
+                # A window that misses values is less sure for another reason; one that is new for the very reason.
+                if prediction.status in ("ok", "unknown"):
                     statistics.sure.add(prediction.probabilities)
         for _ in range(len(self._given)):
             prediction = self._given.popleft()

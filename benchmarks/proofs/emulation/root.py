@@ -73,7 +73,7 @@ class Root:
 
 
 def make_root(folder: Path, *, suite: str, mirror: str | None) -> Root:
-    """A root with a Python; one that is there is taken as it is.
+    """A root with a Python; one that is there is whole, and taken as it is.
 
     Args:
         folder: of the root; `FOLDER.midr_el1` is written beside it.
@@ -83,23 +83,11 @@ def make_root(folder: Path, *, suite: str, mirror: str | None) -> Root:
     folder = folder.resolve()
     root = Root(folder=folder)
     if not (folder / "usr/bin/python3").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        privileged = [] if os.geteuid() == 0 else ["proot", "-0"]
-        fetch = [
-            "debootstrap",
-            "--download-only",
-            "--arch=arm64",
-            "--variant=minbase",
-            f"--include={','.join(PACKAGES)}",
-        ]
-        environment = os.environ | {"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
-        line = [*privileged, *fetch, suite, str(folder), *([mirror] if mirror else [])]
-        subprocess.run(line, env=environment, stdout=sys.stderr, check=True)
-        archives = sorted(
-            (folder / "var/cache/apt/archives").glob("*.deb"), key=lambda path: "base-files" not in path.name
-        )
-        for archive in archives:  # base-files first: it links /bin and /lib to /usr
-            subprocess.run(["dpkg", "-x", archive, folder], check=True)
+        begun = folder.with_name(f"{folder.name}.begun")
+        shutil.rmtree(begun, ignore_errors=True)
+        begun.mkdir(parents=True)
+        _unpack(begun, suite=suite, mirror=mirror)
+        begun.rename(folder)
     folder.with_name(f"{folder.name}.midr_el1").write_text(f"{_CORTEX_A76}\n")
     packages = folder / "usr/lib/python3/dist-packages"
     packages.mkdir(parents=True, exist_ok=True)
@@ -107,6 +95,23 @@ def make_root(folder: Path, *, suite: str, mirror: str | None) -> Root:
     (packages / "file_limit.pth").write_text("import file_limit\n")
     (folder / "tmp").mkdir(exist_ok=True)
     return root
+
+
+def _unpack(folder: Path, *, suite: str, mirror: str | None) -> None:
+    privileged = [] if os.geteuid() == 0 else ["proot", "-0"]
+    fetch = [
+        "debootstrap",
+        "--download-only",
+        "--arch=arm64",
+        "--variant=minbase",
+        f"--include={','.join(PACKAGES)}",
+    ]
+    environment = os.environ | {"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
+    line = [*privileged, *fetch, suite, str(folder), *([mirror] if mirror else [])]
+    subprocess.run(line, env=environment, stdout=sys.stderr, check=True)
+    archives = sorted((folder / "var/cache/apt/archives").glob("*.deb"), key=lambda path: "base-files" not in path.name)
+    for archive in archives:  # base-files first: it links /bin and /lib to /usr
+        subprocess.run(["dpkg", "-x", archive, folder], check=True)
 
 
 def install(root: Root, requirement: str) -> None:

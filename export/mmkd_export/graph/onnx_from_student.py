@@ -32,7 +32,7 @@ from mmkd_export.graph.onnx_graph import (
     OPSET,
     STATISTICS_KEY,
     any_batch,
-    check_graph,
+    check_exported,
     clean_graph,
     graph_bytes,
 )
@@ -203,7 +203,7 @@ def _onnx_from_module(
     model = clean_graph(program.model_proto, metadata=metadata)
     if batch is not None:
         inputs, outputs = any_batch(inputs), any_batch(outputs)
-    check_graph(model, inputs=inputs, outputs=outputs)
+    check_exported(model, inputs=inputs, outputs=outputs)
     return graph_bytes(model)
 
 

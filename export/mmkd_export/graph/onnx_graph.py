@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mmkd_edge.bundle.manifest import ArtifactFormat, describe_tensors
 from mmkd_edge.errors import GateError, first_line
 from mmkd_edge.spec import TensorSpec
-from mmkd_edge.trust.graphs import check_graph as check_before_engines
+from mmkd_edge.trust.graphs import check_graph
 
 if TYPE_CHECKING:
     import onnx
@@ -72,7 +72,7 @@ def _parts(graph: onnx.GraphProto) -> Iterable[Any]:
         yield from values
 
 
-def check_graph(
+def check_exported(
     model: onnx.ModelProto, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], opset: int = OPSET
 ) -> None:
     """Checks a graph with onnx's full checker, and that it is what the manifest will say.
@@ -99,7 +99,7 @@ def check_graph(
                 f"the exported graph: expected {describe_tensors(wanted)}, got {describe_tensors(got)}; {_REPORT}"
             )
     try:
-        check_before_engines(graph_bytes(model))
+        check_graph(graph_bytes(model))
     except ValueError as error:
         raise GateError(f"the exported graph would be refused by every device: {error}; {_REPORT}") from error
 

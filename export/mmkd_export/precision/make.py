@@ -15,7 +15,7 @@ from mmkd_edge.bundle.manifest import Precision, graph_inputs, graph_outputs
 from mmkd_edge.command.run import shell_line
 from mmkd_edge.errors import GateError, UsageError
 from mmkd_export.graph.layers import learnt_layers
-from mmkd_export.graph.onnx_graph import any_batch, check_graph, graph_bytes
+from mmkd_export.graph.onnx_graph import any_batch, check_exported, graph_bytes
 from mmkd_export.judge.artifacts import ProvenArtifact, RejectedError, measure_lower_precision, require_passed
 from mmkd_export.judge.gate import NOTHING_WRITTEN, GateRule, gate_result, gate_summary, require_windows
 from mmkd_export.judge.parity import Answers, answers_from_backend
@@ -172,5 +172,5 @@ def _checked_bytes(graph: onnx.ModelProto, student: ProvenStudent) -> bytes:
     inputs, outputs = graph_inputs(student.modality), graph_outputs(student.task, novelty=student.has_novelty)
     if student.batch is not None:
         inputs, outputs = any_batch(inputs), any_batch(outputs)
-    check_graph(graph, inputs=inputs, outputs=outputs)
+    check_exported(graph, inputs=inputs, outputs=outputs)
     return graph_bytes(graph)

@@ -21,7 +21,8 @@ import msgspec
 
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.bundle.manifest import graph_inputs, graph_outputs, step_inputs, step_outputs
-from mmkd_edge.errors import MmkdError, UnavailableError
+from mmkd_edge.errors import GateError, MmkdError, UnavailableError
+from mmkd_edge.trust.tflite_graphs import check_tflite
 from mmkd_export.judge.artifacts import ProvenArtifact, measure_lower_precision, prove_fp32, require_passed
 from mmkd_export.judge.gate import GateRule, require_windows
 from mmkd_export.judge.step_graph import prove_step
@@ -88,14 +89,14 @@ def make_int8_tflite(student: ProvenStudent, plan: ExportPlan, rule: GateRule) -
     """Makes the INT8 `.tflite` from the fp32 one.
 
     Raises:
-        GateError: it does not pass its gate, or too few windows judge.
+        GateError: it does not pass its gate, devices would refuse it, or too few windows judge.
     """
     import onnx
 
     what = "int8 .tflite"
     require_windows(len(student.proof_set.judging.labels), what=what, rule=rule)
     model = next(one.model for one in student.others if one.artifact.format == "tflite")
-    made = int8_tflite(model, onnx.load_from_string(student.fp32.model), exclude=plan.exclude)
+    made = _taken(int8_tflite(model, onnx.load_from_string(student.fp32.model), exclude=plan.exclude))
     proven = measure_lower_precision(made, student.proof_set, rule, precision="int8", format="tflite")
     advice = "Leave layers out with --exclude, or export without --target litert or without --precision int8"
     return require_passed(proven, what=what, advice=advice)
@@ -114,6 +115,7 @@ def tflite_from_checkpoint(path: Path, *, temperature: float = 1.0) -> bytes:
     by `temperature`.
 
     Raises:
+        GateError: devices would refuse what it makes.
         MmkdError: it cannot convert the network.
     """
     return _converted(path, "window", temperature=temperature)
@@ -141,7 +143,22 @@ def _converted(path: Path, graph: Literal["window", "step"], *, temperature: flo
         if done.returncode != 0:
             lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
             raise MmkdError(f"litert-torch could not convert the network: {lines[-1]}; export without --target litert")
-        return output.read_bytes()
+        return _taken(output.read_bytes())
+
+
+def _taken(model: bytes) -> bytes:
+    """The model itself.
+
+    Raises:
+        GateError: it is one that devices refuse.
+    """
+    try:
+        check_tflite(model)
+    except ValueError as error:
+        raise GateError(
+            f"the .tflite would be refused by every device: {error}; export without --target litert"
+        ) from error
+    return model
 
 
 def tflite_from_student(checkpoint: StudentCheckpoint, *, temperature: float) -> bytes:

@@ -23,6 +23,7 @@ from mmkd_edge.backends.trt.execution import Execution
 from mmkd_edge.backends.trt.key import EngineFacts
 from mmkd_edge.backends.trt.needs import installed_library, load_library, why_no_engines
 from mmkd_edge.bundle.digest import new_sha256
+from mmkd_edge.bundle.manifest import GRAPH_OUTPUTS
 from mmkd_edge.errors import BackendError, UnavailableError
 from mmkd_edge.spec import TensorSpec
 
@@ -34,7 +35,6 @@ MOST_EXECUTIONS = 8
 """Of one backend: so many calls run side by side, a further one waits for the first of them to end."""
 _LOG_LINES = 100
 _DTYPES: Mapping[str, Literal["float32", "uint8"]] = {"FLOAT": "float32", "UINT8": "uint8"}
-_OUTPUTS = ("logits", "probabilities", "value", "novelty")
 
 
 class TrtBackend:
@@ -215,7 +215,7 @@ class TrtBackend:
 
 
 def _tensors(module: Any, engine: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Inputs in the order of their names and outputs in that of `_OUTPUTS`: the manifest's."""
+    """Inputs in the order of their names and outputs in that of `GRAPH_OUTPUTS`: the manifest's."""
     inputs: list[TensorSpec] = []
     outputs: list[TensorSpec] = []
     for name in sorted(engine.get_tensor_name(index) for index in range(engine.num_io_tensors)):
@@ -228,9 +228,9 @@ def _tensors(module: Any, engine: Any) -> tuple[tuple[TensorSpec, ...], tuple[Te
         is_input = engine.get_tensor_mode(name) == module.TensorIOMode.INPUT
         (inputs if is_input else outputs).append(TensorSpec(name=name, dtype=dtype, shape=shape))
     names = [tensor.name for tensor in outputs]
-    if not set(names) <= set(_OUTPUTS):
-        raise BackendError(f"expected outputs among {', '.join(_OUTPUTS)}, got {', '.join(names)}")
-    return tuple(inputs), tuple(sorted(outputs, key=lambda tensor: _OUTPUTS.index(tensor.name)))
+    if not set(names) <= set(GRAPH_OUTPUTS):
+        raise BackendError(f"expected outputs among {', '.join(GRAPH_OUTPUTS)}, got {', '.join(names)}")
+    return tuple(inputs), tuple(sorted(outputs, key=lambda tensor: GRAPH_OUTPUTS.index(tensor.name)))
 
 
 def _reason(error: Exception) -> str:

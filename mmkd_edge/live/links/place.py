@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from urllib.parse import quote
 
 import msgspec
 
@@ -79,6 +80,43 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
         return user, password
 
 
+def check_no_password(where: str, *, form: str) -> None:
+    """Refuse a user or a password in what records, logs and errors repeat.
+
+    Args:
+        where: what may hold one.
+        form: what the text begins with, for the message, which never has the rest.
+
+    Raises:
+        UsageError: there is an `@`.
+    """
+    if "@" in where:
+        raise UsageError(f"{form}...: expected no password in the text, where others see it; use ?credentials=FILE")
+
+
+def url_with_credentials(text: str, url: str) -> tuple[str, str]:
+    """A URL for people, and for a library: with the user and the password of the file that `credentials` names.
+
+    Args:
+        text: all of what was written, for messages.
+        url: with its scheme; its other options are left to the other side.
+
+    Raises:
+        UsageError: as of `Place.credentials`.
+    """
+    base, _, query = url.partition("?")
+    parts = query.split("&")
+    options = dict(part.partition("=")[::2] for part in parts if part.startswith("credentials="))
+    query = "&".join(part for part in parts if not part.startswith("credentials="))
+    shown = f"{base}?{query}" if query else base
+    found = Place(text=text, host="", port=0, path="", options=options).credentials()
+    if found is None:
+        return shown, shown
+    user, password = (quote(word, safe="") for word in found)
+    scheme, _, rest = shown.partition("://")
+    return shown, f"{scheme}://{user}:{password}@{rest}"
+
+
 def place_of(text: str, *, scheme: str, options: Collection[str], port: int) -> Place:
     """Reads the name of another machine.
 
@@ -93,12 +131,11 @@ def place_of(text: str, *, scheme: str, options: Collection[str], port: int) -> 
     """
     rest, _, query = text.removeprefix(scheme).partition("?")
     where, _, path = rest.partition("/")
-    if "@" in where:
-        raise UsageError(f"{scheme}...: expected no password in the text, where others see it; use ?credentials=FILE")
+    check_no_password(where, form=scheme)
     host, mark, number = where.rpartition(":") if not where.endswith("]") else (where, "", "")
     if not mark:
         host, number = where, str(port)
-    if not host or not number.isdigit() or not 0 < int(number) < 65536:
+    if not host or not number.isdecimal() or not 0 < int(number) < 65536:
         raise UsageError(f"{text}: expected {scheme}HOST:PORT/..., got no host or no port; write it so")
     found = dict(part.partition("=")[::2] for part in query.split("&") if part)
     unknown = sorted(set(found) - set(options))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mmkd_edge.errors import UnavailableError, UsageError
 from mmkd_edge.frames import Region, cut_out, opencv
 from mmkd_edge.live.intake import Delivery, Listener
+from mmkd_edge.live.links.place import url_with_credentials
 from mmkd_edge.live.sources.base import Wanted
 from mmkd_edge.live.sources.polling import made_again
 from mmkd_edge.live.sources.replay import paced
@@ -29,12 +30,12 @@ class CameraSource:
 
     Args:
         text: all of it.
-        place: the number of a camera, its device file, or an address such as `rtsp://HOST/PATH`.
+        place: the number of a camera, its device file, or an address such as `rtsp://HOST/PATH?credentials=FILE`.
         wanted: the size of frames, and the rate that the camera is asked for.
 
     Raises:
-        UsageError: the region is none, or not inside the frames.
-        UnavailableError: there is no such camera, or OpenCV is not installed.
+        UsageError: the region is none, or not inside the frames; or the credentials cannot be read.
+        UnavailableError: there is no such camera, it gives no frame, or OpenCV is not installed.
     """
 
     live = True
@@ -43,11 +44,13 @@ class CameraSource:
         self._cv2 = _quiet_opencv(text)
         self._text = text
         self._place, self._region = _region_of(text, place)
-        if not (self._place.isdigit() or self._place.startswith("/dev/") or "://" in self._place):
+        self._is_here = self._place.isdecimal() or self._place.startswith("/dev/")
+        if not (self._is_here or "://" in self._place):
             raise UsageError(
                 f"--source {text}: expected a camera's number, its device file or an address, got {self._place!r}; "
                 "read a film with video:FILE"
             )
+        self._shown, self._url = (self._place, "") if self._is_here else url_with_credentials(text, self._place)
         self._wanted = wanted
         # UTC at the start, and monotonic from then on: whoever sets the clock does not move the frames.
         self._utc_s = time.time() - time.monotonic()
@@ -58,7 +61,11 @@ class CameraSource:
                 f"--source {text}: expected a camera, got none that OpenCV opens; plug one in, or name another"
             ) from error
         try:
-            first = camera.read()[1]
+            came, first = camera.read()
+            if not came:
+                raise UnavailableError(
+                    f"--source {text}: expected frames, got none; see whether another program has the camera"
+                )
             _check_inside(text, self._region, first)
         finally:
             camera.release()
@@ -68,18 +75,18 @@ class CameraSource:
         yield from made_again(
             lambda: _Open(self._opened()),
             lambda camera: self._frames(camera.capture, listener),
-            name=self._place.rpartition("@")[2],
+            name=self._shown,
             listener=listener,
         )
 
     def _opened(self) -> Any:
         cv2 = self._cv2
-        if self._place.isdigit() or self._place.startswith("/dev/"):
-            camera = cv2.VideoCapture(int(self._place) if self._place.isdigit() else self._place)
+        if self._is_here:
+            camera = cv2.VideoCapture(int(self._place) if self._place.isdecimal() else self._place)
             camera.set(cv2.CAP_PROP_FPS, self._wanted.rate_hz)
         else:
             limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _TIMEOUT_MS]
-            camera = cv2.VideoCapture(self._place, cv2.CAP_FFMPEG, limits)
+            camera = cv2.VideoCapture(self._url, cv2.CAP_FFMPEG, limits)
         if not camera.isOpened():
             camera.release()
             raise ConnectionError("no camera answers")
@@ -91,6 +98,9 @@ class CameraSource:
             arrived_s = time.monotonic()
             if not came:
                 raise ConnectionError("the camera gives no frames")
+            if not _is_inside(self._region, pixels):  # opened again, it may have come back in another mode
+                height, width = pixels.shape[:2]
+                raise ConnectionError(f"the camera gives frames of {width}x{height}, which the region is not inside of")
             rows = _cut(pixels, self._region, self._wanted)
             yield Delivery(rows=rows, times=np.array([self._utc_s + arrived_s]), arrived_s=arrived_s)
 
@@ -175,7 +185,7 @@ def _region_of(text: str, place: str) -> tuple[str, Region | None]:
     """What stands before `#region=`, and the region."""
     place, mark, rest = place.partition("#")
     numbers = rest.removeprefix("region=").split(",")
-    if mark and (not rest.startswith("region=") or len(numbers) != 4 or not all(one.isdigit() for one in numbers)):
+    if mark and (not rest.startswith("region=") or len(numbers) != 4 or not all(map(str.isdecimal, numbers))):
         raise UsageError(f"--source {text}: expected #region=X,Y,WIDTH,HEIGHT in pixels, got #{rest}; write it so")
     if not mark:
         return place, None
@@ -183,9 +193,14 @@ def _region_of(text: str, place: str) -> tuple[str, Region | None]:
     return place, (x, y, width, height)
 
 
-def _check_inside(text: str, region: Region | None, pixels: NDArray[np.uint8] | None) -> None:
-    if region is None or pixels is None:
-        return
-    height, width = pixels.shape[:2]
-    if not (region[0] + region[2] <= width and region[1] + region[3] <= height and region[2] and region[3]):
+def _check_inside(text: str, region: Region | None, pixels: NDArray[np.uint8]) -> None:
+    if not _is_inside(region, pixels):
+        height, width = pixels.shape[:2]
         raise UsageError(f"--source {text}: expected a region inside frames of {width}x{height}; correct it")
+
+
+def _is_inside(region: Region | None, pixels: NDArray[np.uint8]) -> bool:
+    if region is None:
+        return True
+    x, y, wide, tall = region
+    return wide > 0 and tall > 0 and x + wide <= pixels.shape[1] and y + tall <= pixels.shape[0]

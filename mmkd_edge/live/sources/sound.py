@@ -102,7 +102,8 @@ class MicrophoneSource:
                 f"--source {text} needs arecord, which this machine lacks; run: apt install alsa-utils"
             ) from error
         try:
-            recorder.block(_SILENT_S)
+            if not len(recorder.block(_SILENT_S)):
+                raise ConnectionError(f"nothing within {_SILENT_S:g} s")
         except OSError as error:
             raise UnavailableError(
                 f"--source {text}: expected a microphone, got: {error}; plug one in, or name one of: arecord -L"
@@ -200,7 +201,7 @@ def _last_line(text: bytes, *, of: bytes = b"") -> str:
 
 def _places_of(wanted: Wanted) -> list[int]:
     """Which channel of the sound is each of the student's: the number that --map names, else in order."""
-    return [int(name) if name.isdigit() else place for place, name in enumerate(wanted.columns.names)]
+    return [int(name) if name.isdecimal() else place for place, name in enumerate(wanted.columns.names)]
 
 
 def _opened(path: Path) -> Any:

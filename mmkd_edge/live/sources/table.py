@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from mmkd_edge.errors import UsageError
+from mmkd_edge.live.links.place import check_no_password
 from mmkd_edge.live.links.prefixes import kind_and_place
 from mmkd_edge.live.sources.base import Recorded, Source, Wanted
 from mmkd_edge.live.sources.camera import CameraSource, FilmSource
@@ -132,6 +134,9 @@ def open_source(text: str, wanted: Wanted, *, load_recordings: LoadRecordings, p
         UnavailableError: a library is missing.
     """
     kind, place = kind_and_place(text, SOURCES, option="--source")
+    if kind.frames and "://" in place:
+        # The name of the file of credentials may have an @.
+        check_no_password(re.split("[?&]credentials=", place)[0], form=f"{text.partition('://')[0]}://")
     if kind.frames != (wanted.frame is not None):
         forms = ", ".join(one.form for one in SOURCES.values() if one.frames != kind.frames)
         gives, takes = ("video", "samples") if kind.frames else ("samples", "video")

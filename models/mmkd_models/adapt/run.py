@@ -204,9 +204,7 @@ def _finished(
         # It would take the new domain for a drift.
         group_reference=msgspec.UNSET,
     )
-    adapted_student = replace(student, facts=facts, carried=_carried(asked, base, labelled))
-    # Where only the head changed it saw what it saw before.
-    return adapted_student if student.seen else with_novelty(adapted_student, *_of_both(asked, base))
+    return with_novelty(replace(student, facts=facts, carried=_carried(asked, base, labelled)), *_of_both(asked, base))
 
 
 def _of_both(asked: Asked, base: Task) -> tuple[list[Windows], list[Windows]]:

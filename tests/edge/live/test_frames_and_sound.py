@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import http.server
+import importlib.util
 import json
 import os
 import shutil
@@ -14,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -23,9 +26,17 @@ from onnx import TensorProto, helper, numpy_helper
 from mmkd_edge import Golden, ModalitySpec
 from mmkd_edge.commands.run import run_mmkd
 from mmkd_edge.errors import UnavailableError, UsageError
+from mmkd_edge.live.channels import columns_of
+from mmkd_edge.live.intake import Intake
+from mmkd_edge.live.links.backoff import Backoff
+from mmkd_edge.live.sources import sound
+from mmkd_edge.live.sources.base import Wanted
+from mmkd_edge.live.sources.camera import CameraSource
+from mmkd_edge.live.sources.table import open_source
 
 cv2 = pytest.importorskip("cv2")
 
+EXAMPLES = Path(__file__).parents[3] / "examples"
 MMKD_RUN = [sys.executable, "-c", "from mmkd_edge.commands.run import main; main()"]
 LIPS = ModalitySpec(name="lips", kind="video", channels=("gray",), rate_hz=10.0, samples=4, height=8, width=12)
 MIC = ModalitySpec(name="mic", kind="audio", channels=("mono",), rate_hz=8000.0, samples=1600)
@@ -216,6 +227,7 @@ class Camera(http.server.ThreadingHTTPServer):
     def __init__(self, port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), _Frames)
         self.unplugged = threading.Event()
+        self.takes: str | None = None
         self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
 
@@ -229,6 +241,11 @@ class _Frames(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server = self.server
         assert isinstance(server, Camera)
+        if server.takes not in (None, self.headers.get("Authorization")):
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="camera"')
+            self.end_headers()
+            return
         self.send_response(200)
         self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
         self.end_headers()
@@ -249,6 +266,116 @@ def camera() -> Iterator[Camera]:
     found = Camera()
     yield found
     found.unplug()
+
+
+def test_the_example_of_a_camera_gives_frames_as_the_student_takes_them(tmp_path: Path) -> None:
+    write_film(tmp_path / "film.avi", [40, 220])
+    spec = importlib.util.spec_from_file_location("live_camera", EXAMPLES / "live_camera.py")
+    assert spec is not None
+    assert spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    colours = msgspec.structs.replace(LIPS, channels=("red", "green", "blue"))
+    for modality in (LIPS, colours):
+        found = list(example.frames(str(tmp_path / "film.avi"), (6, 4, 12, 8), modality))
+        assert [when for when, _ in found] == pytest.approx([0.0, 0.1])
+        assert [frame.shape for _, frame in found] == [modality.shape[1:]] * 2
+        assert [int(frame.mean()) for _, frame in found] == [40, 220]
+
+
+def of_camera(place: str) -> CameraSource:
+    wanted = Wanted(columns=columns_of(LIPS, {}), rate_hz=LIPS.rate_hz, frame=(8, 12, 1))
+    source = open_source(f"cam:{place}", wanted, load_recordings=lambda _: [], pause_s=1.0)
+    assert isinstance(source, CameraSource)
+    return source
+
+
+def test_a_camera_takes_its_password_from_a_file_and_repeats_it_nowhere(camera: Camera, tmp_path: Path) -> None:
+    (tmp_path / "camera").write_text("eve:s3cret @/\n")
+    camera.takes = "Basic " + base64.b64encode(b"eve:s3cret @/").decode()
+    address = f"http://127.0.0.1:{camera.server_address[1]}/?channel=1"
+    with pytest.raises(UnavailableError):
+        of_camera(address)
+    source = of_camera(f"{address}&credentials={tmp_path}/camera")
+    intake = Intake(most=10, on_full="block")
+    delivery = next(iter(source.deliveries(intake)))
+    assert abs(int(delivery.rows.mean()) - 200) <= 1
+    assert intake.notes() == [(True, address)]
+
+
+@pytest.mark.parametrize(
+    "text", ["cam:rtsp://eve:pw@host/1", "cam:rtsp://eve:p#w@host/1", "cam:rtsp://eve:p/?w@host", "video:rtsp://e:p@h"]
+)
+def test_a_password_in_the_text_is_refused_without_being_repeated(
+    text: str, lips_path: Path, bundle_path: Path
+) -> None:
+    form = text.partition("://")[0]
+    for path in (lips_path, bundle_path):  # the latter takes no frames
+        assert refusal(UsageError, path, "--source", text) == (
+            f"{form}://...: expected no password in the text, where others see it; use ?credentials=FILE"
+        )
+
+
+class Capture:
+    """A camera that opens, and gives so many gray frames of one size."""
+
+    def __init__(self, frames: int, height: int = 16, width: int = 24) -> None:
+        self._frames, self._shape = frames, (height, width, 3)
+
+    def read(self) -> tuple[bool, Any]:
+        self._frames -= 1
+        return (True, np.zeros(self._shape, np.uint8)) if self._frames >= 0 else (False, None)
+
+    def release(self) -> None:
+        pass
+
+
+def test_a_camera_without_frames_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CameraSource, "_opened", lambda self: Capture(0))
+    with pytest.raises(UnavailableError) as refused:
+        of_camera("0")
+    assert str(refused.value) == (
+        "--source cam:0: expected frames, got none; see whether another program has the camera"
+    )
+
+
+def test_a_camera_that_comes_back_with_smaller_frames_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    captures = iter([Capture(1), Capture(2), Capture(1, height=8)])
+    monkeypatch.setattr(CameraSource, "_opened", lambda self: next(captures))
+    monkeypatch.setattr(Backoff, "wait", lambda self, stop: None)
+    source, intake = of_camera("0#region=6,4,12,8"), Intake(most=10, on_full="block")
+    with pytest.raises(RuntimeError):  # the fourth capture is not there
+        for _ in source.deliveries(intake):
+            pass
+    assert [reason for _, reason in intake.notes()] == [
+        "0",
+        "the camera gives no frames",
+        "0",
+        "the camera gives frames of 24x8, which the region is not inside of",
+    ]
+
+
+@pytest.mark.parametrize("region", ["²,1,2,3", "1,2,3", "1,2,-3,4", ""])
+def test_a_region_of_other_than_four_numbers_is_one_clear_error(region: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        of_camera(f"0#region={region}")
+    assert str(refused.value) == (
+        f"--source cam:0#region={region}: expected #region=X,Y,WIDTH,HEIGHT in pixels, got #region={region}; "
+        "write it so"
+    )
+
+
+def test_a_recorder_that_gives_nothing_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "arecord").write_text("#!/bin/sh\nexec sleep 20\n")
+    (tmp_path / "arecord").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(sound, "_SILENT_S", 0.3)
+    wanted = Wanted(columns=columns_of(MIC, {}), rate_hz=MIC.rate_hz)
+    with pytest.raises(UnavailableError) as refused:
+        sound.MicrophoneSource("mic", "", wanted)
+    assert str(refused.value) == (
+        "--source mic: expected a microphone, got: nothing within 0.3 s; plug one in, or name one of: arecord -L"
+    )
 
 
 @pytest.mark.slow
@@ -279,8 +406,8 @@ def recorder(tmp_path: Path) -> dict[str, str]:
     """ALSA with a device whose sound comes from a file: a real arecord, and no sound card."""
     if not shutil.which("arecord"):
         pytest.skip("arecord (Debian: alsa-utils) is not installed")
-    sound = (np.sin(np.arange(8000 * 20) * 0.3) * 16384).astype("<i2")
-    (tmp_path / "sound.raw").write_bytes(sound.tobytes())
+    wave = (np.sin(np.arange(8000 * 20) * 0.3) * 16384).astype("<i2")
+    (tmp_path / "sound.raw").write_bytes(wave.tobytes())
     (tmp_path / "asound.conf").write_text(
         "</usr/share/alsa/alsa.conf>\n"
         f'pcm.recorded {{ type file slave.pcm null file "/dev/null" infile "{tmp_path / "sound.raw"}" format raw }}\n'
@@ -295,8 +422,8 @@ def test_a_microphone_is_recorded_by_arecord(kit: Any, tmp_path: Path, recorder:
     assert until(child.stdout, kind="state", state="connected")["reason"] == "recorded"
     record = until(child.stdout, kind="result", status="ok")
     assert (record["modality"], record["missing_share"]) == ("mic", 0.0)
-    sound = (np.sin(np.arange(1600) * 0.3) * 16384).astype("<i2") / 32768
-    logits = sound.mean() * WEIGHTS[0].astype(np.float64) + BIAS
+    wave = (np.sin(np.arange(1600) * 0.3) * 16384).astype("<i2") / 32768
+    logits = wave.mean() * WEIGHTS[0].astype(np.float64) + BIAS
     np.testing.assert_allclose(record["probabilities"], np.exp(logits) / np.exp(logits).sum(), atol=1e-5)
     child.send_signal(signal.SIGTERM)
     _, errors = child.communicate(timeout=30)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mmkd_edge import EdgePredictor, ModalitySpec, UsageError, example_bundle
-from mmkd_edge.bundle.manifest import Manifest, ModelEntry, Novelty, decode_manifest, encode_manifest
+from mmkd_edge.bundle.calibration import Novelty
+from mmkd_edge.bundle.manifest import Manifest, ModelEntry, decode_manifest, encode_manifest
 from mmkd_edge.errors import ManifestError
 from mmkd_edge.predict.novelty import NoveltyRule, novelty_rule, smallest_unknown_level
 from mmkd_edge.predict.policy import SensorError
@@ -80,7 +81,7 @@ def test_nothing_stands_behind_an_empty_window_however_novel() -> None:
 
 def test_an_unknown_answer_is_withheld_or_raised_as_the_policy_says() -> None:
     held = fake_predictor([0, 1], modality=ACC, labels=LABELS, novelty=2.0, policy="abstain").predict(WINDOW)
-    assert (held.status, held.label, held.index) == ("unknown", "", -1)
+    assert (held.status, held.label, held.index, held.novelty) == ("unknown", "", -1, 0.5)
     with pytest.raises(SensorError, match=r"\Amodality 'acc': unknown: unlike what training saw: p-value 0\.5"):
         fake_predictor([0, 1], modality=ACC, labels=LABELS, novelty=2.0, policy="raise").predict(WINDOW)
 
@@ -132,6 +133,17 @@ def test_an_artifact_that_nothing_calibrated_has_no_level() -> None:
     assert novelty_rule(entry, entry.artifacts[0], None) is None
     with pytest.raises(UsageError, match="got an artifact without; export it with recorded windows"):
         novelty_rule(entry, entry.artifacts[0], 0.2)
+
+
+def test_bf16_has_no_p_values_and_refuses_a_level_by_name() -> None:
+    entry = entry_with(FOUR)
+    assert novelty_rule(entry, entry.artifacts[0], None, is_bf16=True) is None
+    with pytest.raises(UsageError) as caught:
+        novelty_rule(entry, entry.artifacts[0], 0.2, where="press.edge", is_bf16=True)
+    assert str(caught.value) == (
+        "press.edge: 'acc/model.fp32.onnx': unknown_level=0.2: expected the precision that calibrated it, got bf16; "
+        "open with precision='fp32', or open without unknown_level"
+    )
 
 
 def manifest_of(entry: ModelEntry) -> Manifest:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import struct
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from mmkd_edge.trust.tflite_graphs import MOST_WORKING_BYTES, OPERATORS, check_tflite
+from mmkd_edge.trust.tflite_graphs import MOST_WORKING_BYTES, OPERATORS, _data_bytes, _Reading, check_tflite
 from proofs.mutations import mutated_bytes
 
 flatbuffers = pytest.importorskip("flatbuffers", reason="needs pip install 'mmkd-edge[litert]'")
@@ -156,6 +158,39 @@ def test_whatever_is_changed_our_reading_ends_with_a_value_error_or_nothing() ->
 def test_a_file_that_ends_early_is_refused(length: int) -> None:
     with pytest.raises(ValueError):
         check_tflite(packed(model())[:length])
+
+
+def test_buffers_that_share_their_bytes_are_counted_without_being_read() -> None:
+    made = model()
+    shared = schema.BufferT()
+    shared.data = list(bytes(1 << 20))
+    made.buffers.append(shared)
+    many = packed(made)
+    reading = _Reading(many)
+    buffer = reading.table(reading.number("<I", 0)).tables(4)[2]
+    tracemalloc.start()
+    try:
+        assert _data_bytes(buffer) == 1 << 20
+        assert tracemalloc.get_traced_memory()[1] < 1 << 16
+    finally:
+        tracemalloc.stop()
+
+
+def test_more_buffers_than_tensors_can_have_are_refused() -> None:
+    made = model()
+    made.buffers += [schema.BufferT()] * 20_000
+    with pytest.raises(ValueError) as caught:
+        check_tflite(packed(made))
+    assert str(caught.value) == "the graph has 20002 buffers; expected at most 20000"
+
+
+def test_a_buffer_that_ends_outside_of_the_file_is_refused() -> None:
+    whole = bytearray(packed(model()))
+    place = whole.rindex(struct.pack("<I", 8) + bytes(8))
+    whole[place : place + 4] = struct.pack("<I", 1 << 20)
+    with pytest.raises(ValueError) as caught:
+        check_tflite(bytes(whole))
+    assert str(caught.value) == "the graph has a list of 1048576 items; expected one inside of the file"
 
 
 def test_lists_that_overlap_are_not_read_for_ever() -> None:

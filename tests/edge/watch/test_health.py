@@ -15,11 +15,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mmkd_edge import EdgePredictor, ManifestError, ModalitySpec, TaskSpec, UsageError, decode_manifest, encode_manifest
+from mmkd_edge import (
+    EdgePredictor,
+    ManifestError,
+    ModalitySpec,
+    Prediction,
+    TaskSpec,
+    UsageError,
+    decode_manifest,
+    encode_manifest,
+)
 from mmkd_edge.drift.features import InputStatistics
-from mmkd_edge.drift.running import measure_statistics, stability_index
+from mmkd_edge.drift.running import RunningStatistics, measure_statistics, stability_index
 from mmkd_edge.predict.preprocess import prepare_batch
+from mmkd_edge.predict.sensors import Status
 from mmkd_edge.testing import FakeBackend, fake_entry
+from mmkd_edge.watch.health import Monitor
 from mmkd_edge.watch.prometheus import HealthCollector, metrics_text
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=50)
@@ -150,6 +161,18 @@ def test_a_stability_index_is_a_figure_and_no_alarm() -> None:
     assert health.models[0].label_psi is not None
     assert health.models[0].label_psi > 0.25
     assert (health.drifting, health.models[0].drift.verdict) == ((), "no_reference")
+
+
+@pytest.mark.parametrize(("status", "change"), [("ok", -0.4), ("unknown", -0.4), ("degraded", None)])
+def test_the_estimate_counts_windows_that_are_new_to_the_student(status: Status, change: float | None) -> None:
+    monitor = Monitor(every=0)
+    statistics = RunningStatistics(model="acc", modality=ACC, task=TASK, expected=None, true_probability=0.9)
+    half = np.array([0.5, 0.5], np.float32)
+    said = Prediction(label="low", index=0, probability=0.5, probabilities=half, status=status, modality="acc")
+    for _ in range(200):
+        monitor.answered(statistics, said, np.zeros((1, *ACC.shape)), np.ones((1, *ACC.shape), np.float32))
+    (found,) = monitor.health([statistics]).models
+    assert found.adaptation.accuracy_change == (None if change is None else pytest.approx(change))
 
 
 def test_old_windows_fade_from_the_statistics(monkeypatch: pytest.MonkeyPatch) -> None:

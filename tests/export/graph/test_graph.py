@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mmkd_edge.errors import GateError
 from mmkd_edge.spec import TensorSpec
-from mmkd_export.graph.onnx_graph import check_graph, clean_graph, graph_bytes, multiply_adds
+from mmkd_export.graph.onnx_graph import check_exported, clean_graph, graph_bytes, multiply_adds
 
 X = TensorSpec(name="x", dtype="float32", shape=(1, 8, 3))
 ADVICE = "please report it with the checkpoint"
@@ -43,7 +43,7 @@ def test_a_cleaned_graph_keeps_its_weights_and_loses_its_origin():
     assert [(entry.key, entry.value) for entry in cleaned.metadata_props] == [("mmkd_edge.labels", '["a"]')]
     np.testing.assert_array_equal(numpy_helper.to_array(cleaned.graph.initializer[0]), np.ones((3, 5)))
     assert model.SerializeToString() == before
-    check_graph(cleaned, inputs=(X,), outputs=(Y,))
+    check_exported(cleaned, inputs=(X,), outputs=(Y,))
 
 
 @pytest.mark.parametrize(
@@ -66,14 +66,14 @@ def test_a_cleaned_graph_keeps_its_weights_and_loses_its_origin():
 )
 def test_a_graph_that_breaks_a_rule_is_refused(model: onnx.ModelProto, message: str):
     with pytest.raises(GateError) as error:
-        check_graph(model, inputs=(X,), outputs=(Y,))
+        check_exported(model, inputs=(X,), outputs=(Y,))
     assert str(error.value) == message
 
 
 def test_a_graph_with_another_signature_is_refused():
     wanted = TensorSpec(name="x", dtype="float32", shape=(1, 9, 3))
     with pytest.raises(GateError) as error:
-        check_graph(_graph(), inputs=(wanted,), outputs=(Y,))
+        check_exported(_graph(), inputs=(wanted,), outputs=(Y,))
     assert str(error.value) == ("the exported graph: expected x float32 (1, 9, 3), got x float32 (1, 8, 3); " + ADVICE)
 
 

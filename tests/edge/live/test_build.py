@@ -1,0 +1,82 @@
+"""What a service opens is closed again, whatever comes later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.live import build
+from mmkd_edge.live.spec import RunSpec, StationSpec
+
+
+class Counted:
+    """A source that counts how often it was closed."""
+
+    live = False
+
+    def __init__(self) -> None:
+        self.closed = 0
+
+    def deliveries(self, listener: object) -> Iterator[Any]:
+        yield from ()
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Counted]:
+    """The sources of a service, of which the second cannot be opened where it is called `bad`."""
+    found: list[Counted] = []
+
+    def open_source(text: str, *_: object, **__: object) -> Counted:
+        if text == "bad":
+            raise UsageError("no such source")
+        found.append(Counted())
+        return found[-1]
+
+    monkeypatch.setattr(build, "open_source", open_source)
+    return found
+
+
+def spec_of(path: Path, *sources: str) -> RunSpec:
+    stations = [
+        StationSpec(name=f"press {number}", bundle=str(path), source=source, backend="ort")
+        for number, source in enumerate(sources, 1)
+    ]
+    return RunSpec(stations=tuple(stations), sinks=())
+
+
+def test_sources_are_closed_where_the_next_station_cannot_be_opened(bundle_path: Path, opened: list[Counted]) -> None:
+    with (
+        pytest.raises(UsageError, match="no such source"),
+        build.service_of(spec_of(bundle_path, "good", "bad"), load_recordings=lambda *_: None),
+    ):
+        pass
+    assert [one.closed for one in opened] == [1]
+
+
+def test_sources_are_closed_where_what_looks_on_cannot_be_made(bundle_path: Path, opened: list[Counted]) -> None:
+    def onlooker_of(*_: object) -> Any:
+        raise UsageError("no page")
+
+    spec = spec_of(bundle_path, "good")
+    with (
+        pytest.raises(UsageError, match="no page"),
+        build.service_of(spec, load_recordings=lambda *_: None, onlooker_of=onlooker_of),
+    ):
+        pass
+    assert [one.closed for one in opened] == [1]
+
+
+def test_sources_are_closed_where_the_service_never_runs(bundle_path: Path, opened: list[Counted]) -> None:
+    with (
+        pytest.raises(OSError, match="no port"),
+        build.service_of(spec_of(bundle_path, "good"), load_recordings=lambda *_: None),
+    ):
+        raise OSError("no port")
+    assert [one.closed for one in opened] == [1]
