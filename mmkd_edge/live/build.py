@@ -78,7 +78,8 @@ def _ring(spec: StationSpec, run: RunSpec, entry: ModelEntry) -> UncertainRing |
     if run.keep_uncertain_bytes is None:
         return None
     rule = RingRule(folder=Path(run.keep_in), most_bytes=run.keep_uncertain_bytes, below=spec.uncertain_below)
-    return UncertainRing(rule, station=spec.name, modality=entry.modality, task=entry.task)
+    alarms = [one.label for one in spec.alarms]
+    return UncertainRing(rule, station=spec.name, modality=entry.modality, task=entry.task, alarms=alarms)
 
 
 def usual_hop(entry: ModelEntry) -> int:

@@ -77,6 +77,7 @@ class Episode(msgspec.Struct, frozen=True, kw_only=True):
         windows: that spoke for it.
         probability: the highest of its label.
         acknowledged: whether somebody took note of it.
+        contradicted: whether they called it a false alarm.
     """
 
     episode: int
@@ -87,6 +88,7 @@ class Episode(msgspec.Struct, frozen=True, kw_only=True):
     windows: int
     probability: float
     acknowledged: bool = False
+    contradicted: bool = False
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
@@ -189,7 +191,8 @@ class Board:
                     windows=alarm.windows,
                     probability=alarm.probability,
                     cleared_s=alarm.decided_s if alarm.event == "cleared" else episode.cleared_s,
-                    acknowledged=episode.acknowledged or alarm.event == "acknowledged",
+                    acknowledged=episode.acknowledged or alarm.event in ("acknowledged", "contradicted"),
+                    contradicted=episode.contradicted or alarm.event == "contradicted",
                 )
 
     # ---- what is seen

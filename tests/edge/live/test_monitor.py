@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -133,6 +134,28 @@ def test_health_metrics_and_predictions_are_answered_on_this_machine() -> None:
         assert ask(f"{url}static/../app.py")[0] == 404
         codes = [ask(f"{url}login", b'{"token": "x"}', content_type="application/json")[0] for _ in range(7)]
         assert codes == [401] * 5 + [429] * 2
+
+
+def test_an_episode_that_an_operator_calls_false_is_a_record_and_its_windows_are_kept(tmp_path: Path) -> None:
+    options = ["--alarm", "ER", "--confirm", "1/1", "--min-probability", "0", "--uncertain-below", "0"]
+    kept = ["--keep-uncertain", "10MB", "--keep-in", f"{tmp_path}/kept", "--sink", f"jsonl:{tmp_path}/log"]
+    with running("--monitor", "127.0.0.1:0", *options, *kept) as (url, child, token):
+        said = json.dumps({"station": "press 1", "episode": 1, "false": True}).encode()
+        assert ask(f"{url}acknowledge", said, content_type="application/json")[0] == 401
+        assert child.stdin is not None
+        child.stdin.write("\n".join(["[0, 0, 1]"] * 450) + "\n")  # at 50 Hz, a result a second: ER each time
+        child.stdin.flush()
+        bearer = "Bearer " + token.removeprefix("its token: ")
+        while (ask(f"{url}acknowledge", said, content_type="application/json", authorization=bearer))[0] != 200:
+            time.sleep(0.05)
+    records = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    alarms = [(one["event"], one["episode"], one["label"]) for one in records if one["kind"] == "alarm"]
+    assert alarms == [("raised", 1, "ER"), ("contradicted", 1, "ER")]
+    (file,) = (tmp_path / "kept").iterdir()
+    with np.load(file) as arrays:
+        assert set(arrays["column_reason"]) == {"contradicted"}
+        assert set(arrays["column_answer"]) == {"ER"}
+        assert arrays["x_acc"][0].tolist() == [[0, 0, 1]] * 200
 
 
 def test_beyond_this_machine_everything_asks_for_the_token(tmp_path: Path) -> None:
