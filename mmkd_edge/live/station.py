@@ -50,8 +50,8 @@ _LOGS_EVERY_S = 60.0
 class Onlooker(Protocol):
     """Sees what passes, for a page. It must return at once."""
 
-    def samples(self, times: NDArray[np.float64], rows: NDArray[np.float32]) -> None:
-        """What goes into the stream: (n,) seconds and float32 (n, C), of video the brightness of each channel."""
+    def samples(self, times: NDArray[np.float64], rows: NDArray[np.float32], *, sensor: int) -> None:
+        """What goes into a sensor's stream: (n,) seconds and float32 (n, C), of video the brightness of channels."""
         ...
 
     def record(self, record: Record) -> None:
@@ -111,7 +111,7 @@ class Station:
         intake: the queue between the threads.
         outlets: where records go; they stay yours to close.
         alarms: what makes episodes; None makes none.
-        onlooker: who looks on, at the first sensor's samples; None is nobody.
+        onlooker: who looks on; None is nobody.
     """
 
     def __init__(
@@ -318,8 +318,8 @@ class Station:
 
     def _follow(self, number: int, step: Step) -> bool:
         """Show and say a step; whether it made results due."""
-        if self._onlooker is not None and number == 0:
-            self._onlooker.samples(step.times, step.levels)
+        if self._onlooker is not None and len(step.times):
+            self._onlooker.samples(step.times, step.levels, sensor=number)
         self._say_all(number, step.found)
         return bool(step.found)
 

@@ -114,9 +114,10 @@ function showNow(station, last) {
 }
 
 function showSignal(station) {
-  const names = JSON.stringify([station.name, station.channels]);
+  const names = JSON.stringify([station.name, station.modality, station.channels]);
   if ($("signal").dataset.of !== names) {
     $("signal").dataset.of = names;
+    $("signal-title").textContent = station.sensors > 1 ? `Signal of ${station.modality}` : "Signal";
     replace("signal", station.channels.slice(0, 8).map((name) => {
       const figure = element("figure"), caption = element("figcaption");
       caption.append(element("span", station.unit ? `${name} in ${station.unit}` : name), element("span"));
