@@ -117,8 +117,8 @@ def _served(spec: RunSpec, page: PageOptions) -> tuple[RunFacts, BaseException |
     signal.signal(signal.SIGHUP, lambda *_: reload.set())
     boards: dict[str, Board] = {}
 
-    def board_of(name: str, entry: ModelEntry) -> Board:
-        boards[name] = Board(entry.modality, entry.task)
+    def board_of(name: str, entries: Sequence[ModelEntry]) -> Board:
+        boards[name] = Board([entry.modality for entry in entries], entries[0].task)
         return boards[name]
 
     looking = None if page.monitor is None else board_of

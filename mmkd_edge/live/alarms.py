@@ -19,6 +19,8 @@ from mmkd_edge.live.records import AlarmRecord, ResultRecord
 from mmkd_edge.spec import TaskSpec
 
 MOST_CONFIRM = 1000
+ABSTAINING = ("stale", "unknown")
+"""Statuses of answers that speak neither for nor against."""
 _CONFIRM = re.compile(r"([0-9]+)/([0-9]+)")
 
 
@@ -124,7 +126,7 @@ class _Followed:
 
     def vote(self, result: ResultRecord) -> str | None:
         """`raised` or `cleared` where this result decides it."""
-        if result.index < 0 or result.status in ("stale", "unknown"):
+        if result.index < 0 or result.status in ABSTAINING:
             return None
         moment_s = result.decided_s if result.time_s is None else result.time_s
         if moment_s < self._last_s:  # the clock of the samples was set: it says nothing of a cooldown any more

@@ -31,7 +31,7 @@ from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import ModalitySpec
 
 Load = Callable[[str, ModalitySpec], Any]
-OnlookerOf = Callable[[str, ModelEntry], Onlooker]
+OnlookerOf = Callable[[str, Sequence[ModelEntry]], Onlooker]
 
 # Characters of a sink's text in the name of its folder: names of files have 255 bytes, and a character up to four.
 _READABLE = 40
@@ -44,7 +44,7 @@ def service_of(spec: RunSpec, *, load_recordings: Load, onlooker_of: OnlookerOf 
     Args:
         spec: checked.
         load_recordings: gives the recordings of a dataset, for a modality.
-        onlooker_of: gives who looks on at a station, by its name and its student; None is nobody.
+        onlooker_of: gives who looks on at a station, by its name and its students; None is nobody.
 
     Raises:
         MmkdError: a bundle, a source or a sink cannot be opened.
@@ -78,7 +78,8 @@ def _ring(spec: StationSpec, run: RunSpec, entry: ModelEntry) -> UncertainRing |
     if run.keep_uncertain_bytes is None:
         return None
     rule = RingRule(folder=Path(run.keep_in), most_bytes=run.keep_uncertain_bytes, below=spec.uncertain_below)
-    return UncertainRing(rule, station=spec.name, modality=entry.modality, task=entry.task)
+    alarms = [one.label for one in spec.alarms]
+    return UncertainRing(rule, station=spec.name, modality=entry.modality, task=entry.task, alarms=alarms)
 
 
 def usual_hop(entry: ModelEntry) -> int:
@@ -150,7 +151,7 @@ def _station(
         intake=_intake(spec, [sensor.source for sensor in sensors]),
         outlets=outlets,
         alarms=Episodes(spec.alarms, entry.task) if spec.alarms else None,
-        onlooker=None if onlooker_of is None else onlooker_of(spec.name, entry),
+        onlooker=None if onlooker_of is None else onlooker_of(spec.name, [one for one, _ in asked]),
     )
 
 

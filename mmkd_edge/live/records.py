@@ -16,7 +16,7 @@ from mmkd_edge.predict.sensors import Status
 StationState = Literal[
     "started", "connected", "disconnected", "swapped", "refused", "adaptation_due", "failed", "stopped"
 ]
-AlarmEvent = Literal["raised", "cleared", "acknowledged"]
+AlarmEvent = Literal["raised", "cleared", "acknowledged", "contradicted"]
 
 
 class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="result"):
@@ -55,7 +55,7 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", 
 
 
 class AlarmRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="alarm"):
-    """The beginning, the end or the acknowledgement of an episode.
+    """The beginning or the end of an episode, or what somebody said of it: noted, or a false alarm.
 
     Attributes:
         station: its name.

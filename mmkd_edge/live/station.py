@@ -6,6 +6,7 @@ Owns the order of things: source -> intake -> clock and stream -> alarms -> outl
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +19,15 @@ from numpy.typing import NDArray
 
 from mmkd_edge.errors import MmkdError, first_line
 from mmkd_edge.live.intake import Delivery, Intake, IntakeFacts
-from mmkd_edge.live.records import AlarmRecord, Record, ResultRecord, StateRecord, StationState, result_record
+from mmkd_edge.live.records import (
+    AlarmEvent,
+    AlarmRecord,
+    Record,
+    ResultRecord,
+    StateRecord,
+    StationState,
+    result_record,
+)
 from mmkd_edge.live.sensor import Order, Sensor, Step
 from mmkd_edge.live.sinks.outlet import Outlet
 from mmkd_edge.live.uncertain import RingFacts
@@ -41,8 +50,8 @@ _LOGS_EVERY_S = 60.0
 class Onlooker(Protocol):
     """Sees what passes, for a page. It must return at once."""
 
-    def samples(self, times: NDArray[np.float64], rows: NDArray[np.float32]) -> None:
-        """What goes into the stream: (n,) seconds and float32 (n, C), of video the brightness of each channel."""
+    def samples(self, times: NDArray[np.float64], rows: NDArray[np.float32], *, sensor: int) -> None:
+        """What goes into a sensor's stream: (n,) seconds and float32 (n, C), of video the brightness of channels."""
         ...
 
     def record(self, record: Record) -> None:
@@ -102,7 +111,7 @@ class Station:
         intake: the queue between the threads.
         outlets: where records go; they stay yours to close.
         alarms: what makes episodes; None makes none.
-        onlooker: who looks on, at the first sensor's samples; None is nobody.
+        onlooker: who looks on; None is nobody.
     """
 
     def __init__(
@@ -199,14 +208,19 @@ class Station:
 
         self._give(record)
 
-    def acknowledge(self, alarm: AlarmRecord) -> None:
+    def acknowledge(self, alarm: AlarmRecord, *, is_false: bool = False) -> None:
         """Say that somebody took note of an episode.
 
         Args:
             alarm: the last one of the episode.
+            is_false: whether they say that it was a false alarm; then its windows are kept where uncertain ones are.
         """
-        noted = msgspec.structs.replace(alarm, event="acknowledged", decided_s=time.time())
-        self._give(partial(_numbered, noted))
+        event: AlarmEvent = "contradicted" if is_false else "acknowledged"
+        self._give(partial(_numbered, msgspec.structs.replace(alarm, event=event, decided_s=time.time())))
+        ring = self._sensors[0].ring
+        if is_false and ring is not None and alarm.since_s is not None:
+            until_s = alarm.time_s if alarm.event == "cleared" and alarm.time_s is not None else math.inf
+            ring.contradict(alarm.label, since_s=alarm.since_s, until_s=until_s)
 
     def facts(self) -> StationFacts:
         """How it is doing."""
@@ -315,8 +329,8 @@ class Station:
 
     def _follow(self, number: int, step: Step) -> bool:
         """Show and say a step; whether it made results due."""
-        if self._onlooker is not None and number == 0:
-            self._onlooker.samples(step.times, step.levels)
+        if self._onlooker is not None and len(step.times):
+            self._onlooker.samples(step.times, step.levels, sensor=number)
         self._say_all(number, step.found)
         return bool(step.found)
 

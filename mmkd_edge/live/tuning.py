@@ -7,16 +7,18 @@ chose nothing. Intervals are exact: Poisson for counts in hours (Garwood, Biomet
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from mmkd_edge.errors import UnavailableError, UsageError
-from mmkd_edge.live.alarms import AlarmRule, Episodes
-from mmkd_edge.live.records import ResultRecord, result_record
+from mmkd_edge.live.alarms import ABSTAINING, AlarmRule, check_rules
 from mmkd_edge.live.sources.base import Recorded
 from mmkd_edge.predictor import EdgePredictor
 
@@ -85,10 +87,72 @@ class Tuned(msgspec.Struct, frozen=True, kw_only=True):
     before: Outcome
 
 
-class _Run(msgspec.Struct, frozen=True, kw_only=True):
-    """The results of one recording, and how long it was."""
+class Votes:
+    """Results of one recording that may speak for a label, so that many rules are tried quickly.
 
-    results: tuple[ResultRecord, ...]
+    Does what `Episodes` does with one rule, where no result is earlier than the one before it.
+
+    Args:
+        moments: (n,) seconds, of results with an answer.
+        shares: float64 (n,) probability of the label; -1 where the result does not name it.
+    """
+
+    def __init__(self, moments: Sequence[float], shares: NDArray[np.float64]) -> None:
+        self._moments = list(moments)
+        self._shares = shares
+        self._speaking: dict[float, NDArray[np.int64]] = {}
+        self._begins: dict[tuple[float, int, int], list[int]] = {}
+        self._ends: dict[tuple[float, int], list[int]] = {}
+
+    def raised(self, rule: AlarmRule) -> list[float]:
+        """When episodes begin, on the clock of the samples."""
+        least, (needed, of), release = rule.min_probability, rule.votes, rule.release
+        begins, ends = self._begins_of(least, needed, of), self._ends_of(least, release)
+        speaking = self._speaking_of(least)
+        found: list[float] = []
+        place, quiet_until_s = 0, -math.inf
+        while place < len(begins):
+            moment_s = self._moments[speaking[begins[place]]]
+            if moment_s < quiet_until_s:
+                place += 1
+                continue
+            found.append(moment_s)
+            after = bisect_left(ends, begins[place])
+            if after == len(ends):
+                break
+            quiet_until_s = self._moments[speaking[ends[after]] + release] + rule.cooldown_s
+            # Votes up to the end of an episode are forgotten.
+            place = bisect_left(begins, ends[after] + needed)
+        return found
+
+    def _speaking_of(self, least: float) -> NDArray[np.int64]:
+        """Places of the results that speak for the label."""
+        if least not in self._speaking:
+            self._speaking[least] = np.flatnonzero(self._shares >= least)
+        return self._speaking[least]
+
+    def _begins_of(self, least: float, needed: int, of: int) -> list[int]:
+        """Which of them are the last of `needed` within `of` results."""
+        key = least, needed, of
+        if key not in self._begins:
+            speaking = self._speaking_of(least)
+            spans = speaking[needed - 1 :] - speaking[: max(0, len(speaking) - needed + 1)]
+            self._begins[key] = (np.flatnonzero(spans < of) + needed - 1).tolist()
+        return self._begins[key]
+
+    def _ends_of(self, least: float, release: int) -> list[int]:
+        """Which of them are followed by `release` results that do not speak for it."""
+        key = least, release
+        if key not in self._ends:
+            speaking = self._speaking_of(least)
+            self._ends[key] = np.flatnonzero(np.diff(speaking, append=len(self._shares)) > release).tolist()
+        return self._ends[key]
+
+
+class _Run(msgspec.Struct, frozen=True, kw_only=True):
+    """The votes of one recording, and how long it was."""
+
+    votes: Votes
     label: str
     group: str
     split: str
@@ -122,12 +186,12 @@ def tune_alarm(
     """
     _scipy_stats()  # before the recordings, which take their time
     task = predictor.task
-    Episodes([AlarmRule(label=label)], task)
+    check_rules([AlarmRule(label=label)], task)
     names = tuple(normal) or tuple(one for one in task.labels if one != label)
     unknown = [one for one in names if one not in task.labels or one == label]
     if unknown:
         raise UsageError(f"--normal {unknown[0]}: expected another label than {label!r}: {', '.join(task.labels)}")
-    runs = [run for one in recordings if one.label in (label, *names) for run in [_run_of(predictor, one, hop)]]
+    runs = [run for one in recordings if one.label in (label, *names) for run in [_run_of(predictor, one, label, hop)]]
     parts = {name: [run for run in runs if run.split == name] for name in ("valid", "test")}
     for name, part in parts.items():
         kinds = {run.label == label for run in part}
@@ -137,7 +201,7 @@ def tune_alarm(
                 f"{sum(run.label == label for run in part)} and {sum(run.label != label for run in part)}; "
                 "name normal operation with --normal, or deal the dataset anew"
             )
-    tried = [(rule, outcome_of(parts["valid"], rule, predictor)) for rule in _rules(label, cooldown_s)]
+    tried = [(rule, outcome_of(parts["valid"], rule)) for rule in rules_tried(label, cooldown_s=cooldown_s)]
     kept = [(rule, found) for rule, found in tried if (found.false_alarms_per_hour or 0.0) <= most_per_hour]
     if not kept:
         least = min(found.false_alarms_per_hour or 0.0 for _, found in tried)
@@ -153,12 +217,13 @@ def tune_alarm(
         tried=len(tried),
         normal=names,
         on_valid=on_valid,
-        on_test=outcome_of(parts["test"], rule, predictor),
-        before=outcome_of(parts["test"], single, predictor),
+        on_test=outcome_of(parts["test"], rule),
+        before=outcome_of(parts["test"], single),
     )
 
 
-def _rules(label: str, cooldown_s: float) -> Iterator[AlarmRule]:
+def rules_tried(label: str, *, cooldown_s: float) -> Iterator[AlarmRule]:
+    """The rules that are chosen from."""
     for confirm, release, least in product(_CONFIRM, _RELEASE, _MIN_PROBABILITY):
         yield AlarmRule(label=label, confirm=confirm, release=release, cooldown_s=cooldown_s, min_probability=least)
 
@@ -176,18 +241,17 @@ def _worth(tried: tuple[AlarmRule, Outcome]) -> tuple[float, ...]:
     )
 
 
-def _run_of(predictor: EdgePredictor, recording: Recorded, hop: int) -> _Run:
+def _run_of(predictor: EdgePredictor, recording: Recorded, label: str, hop: int) -> _Run:
     stream = predictor.stream(hop=hop)
     rate_hz = predictor.modality.rate_hz
     times = np.arange(len(recording.rows)) / rate_hz
     found = stream.push(recording.rows, times, now_s=0.0) if len(times) else []
-    results = tuple(
-        # The age is that of time 0: its negative is when the newest sample was taken.
-        result_record(one, station="", number=number, time_s=-(one.input_age_s or 0.0), decided_s=0.0)
-        for number, one in enumerate(found, start=1)
-    )
+    place = predictor.task.labels.index(label)
+    voting = [one for one in found if one.index >= 0 and one.status not in ABSTAINING]
+    shares = [float(one.probabilities[place]) if label in (one.label, *one.labels) else -1.0 for one in voting]
     return _Run(
-        results=results,
+        # The age is that of time 0: its negative is when the newest sample was taken.
+        votes=Votes([-(one.input_age_s or 0.0) for one in voting], np.array(shares)),
         label=recording.label,
         group=recording.group,
         split=recording.split,
@@ -195,12 +259,11 @@ def _run_of(predictor: EdgePredictor, recording: Recorded, hop: int) -> _Run:
     )
 
 
-def outcome_of(runs: Sequence[_Run], rule: AlarmRule, predictor: EdgePredictor) -> Outcome:
+def outcome_of(runs: Sequence[_Run], rule: AlarmRule) -> Outcome:
     """What a rule does on the results of some recordings; each recording begins without a history."""
     hours, false_alarms, delays, positive = 0.0, 0, [], 0
     for run in runs:
-        episodes = Episodes([rule], predictor.task)
-        raised = [alarm.time_s or 0.0 for one in run.results for alarm in episodes.see(one) if alarm.event == "raised"]
+        raised = run.votes.raised(rule)
         if run.label == rule.label:
             positive += 1
             delays += raised[:1]

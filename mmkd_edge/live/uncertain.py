@@ -1,4 +1,4 @@
-"""Windows that a student was not sure of or never saw the like of, kept on the disk until somebody labels them.
+"""Windows that a student was not sure of, never saw the like of or got wrong, kept until somebody labels them.
 
 A ring of files in the interchange form that `mmkd-data import` reads, a few windows each, the oldest given up first.
 Owns the choice of windows and the files. Writing has a thread of its own: no answer waits for the disk.
@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import queue
 import re
 import threading
 import time
+from collections import deque
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,8 @@ logger = logging.getLogger(__name__)
 LEAST_BYTES = 1_000_000
 _TOGETHER, _WITHIN_S = 32, 60.0
 _MOST_WAITING = 256
+# In memory, of windows that speak for an alarm, until somebody says that it was false.
+_MOST_HELD_BYTES = 16_000_000
 # Characters of a station's name in those of its files, which have 255 bytes; a character has up to four.
 _READABLE = 40
 _FILE = re.compile(r"-\d{8,}\Z")
@@ -55,6 +60,7 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     label: str
     probability: float
     reason: str
+    labels: tuple[str, ...]
 
 
 class RingFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,19 +91,31 @@ class UncertainRing:
         station: whose; the files begin with its name.
         modality: of the windows.
         task: of the answers.
+        alarms: labels of episodes; windows that name one are held in memory, the last 16 MB of them, for `contradict`.
 
     Raises:
         UsageError: the folder cannot be made.
     """
 
-    def __init__(self, rule: RingRule, *, station: str, modality: ModalitySpec, task: TaskSpec) -> None:
+    def __init__(
+        self,
+        rule: RingRule,
+        *,
+        station: str,
+        modality: ModalitySpec,
+        task: TaskSpec,
+        alarms: Collection[str] = (),
+    ) -> None:
         self._rule = rule
         self._station = station
         self._modality = modality
         self._task = task
         self._stem = _stem_of(station)
         self._waiting: queue.Queue[_Kept | None] = queue.Queue(maxsize=_MOST_WAITING)
-        self._last_s = -float("inf")
+        self._last_s = self._last_held_s = -float("inf")
+        self._alarms = frozenset(alarms)
+        self._held: deque[_Kept] = deque(maxlen=max(1, _MOST_HELD_BYTES // (4 * math.prod(modality.shape))))
+        self._lock = threading.Lock()  # of what is held
         self._kept = self._dropped = self._removed = 0
         try:
             rule.folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +127,7 @@ class UncertainRing:
         self._thread.start()
 
     def see(self, window: NDArray[np.float32], prediction: Prediction, *, time_s: float) -> None:
-        """Keep a window (T, C) where its answer is uncertain; returns at once.
+        """Keep a window (T, C) where its answer is uncertain, hold it where it names an alarm; returns at once.
 
         Args:
             window: raw values; NaN = missing.
@@ -117,12 +135,42 @@ class UncertainRing:
             time_s: of its newest sample.
         """
         reason = self._why(prediction)
-        if not reason or 0 <= time_s - self._last_s < self._modality.duration_s:
-            return
-        self._last_s = time_s
         kept = _Kept(
-            window=window, time_s=time_s, label=prediction.label, probability=prediction.probability, reason=reason
+            window=window,
+            time_s=time_s,
+            label=prediction.label,
+            probability=prediction.probability,
+            reason=reason,
+            labels=(prediction.label, *prediction.labels),
         )
+        if reason and self._is_apart(time_s, self._last_s):
+            self._last_s = time_s
+            self._put(kept)
+        elif not reason and self._alarms.intersection(kept.labels) and self._is_apart(time_s, self._last_held_s):
+            self._last_held_s = time_s
+            with self._lock:
+                self._held.append(kept)
+
+    def contradict(self, label: str, *, since_s: float, until_s: float) -> None:
+        """Keep what was held of an episode that somebody called a false alarm.
+
+        Args:
+            label: of the episode.
+            since_s: newest sample of its first window.
+            until_s: of its last.
+        """
+        with self._lock:
+            wrong = [one for one in self._held if label in one.labels and since_s <= one.time_s <= until_s]
+            left = [one for one in self._held if not any(one is other for other in wrong)]
+            self._held.clear()
+            self._held.extend(left)
+        for one in wrong:
+            self._put(msgspec.structs.replace(one, reason="contradicted"))
+
+    def _is_apart(self, time_s: float, last_s: float) -> bool:
+        return not 0 <= time_s - last_s < self._modality.duration_s
+
+    def _put(self, kept: _Kept) -> None:
         try:
             self._waiting.put_nowait(kept)
         except queue.Full:

@@ -178,7 +178,7 @@ class Monitor:
         alarm = self._boards[name].alarm(episode) if isinstance(episode, int) else None
         if alarm is None:
             raise Refusal(HTTPStatus.NOT_FOUND, "there is no such episode that waits")
-        station.acknowledge(alarm)
+        station.acknowledge(alarm, is_false=given.get("false") is True)
         return JSONResponse({"ok": True})
 
     async def _healthz(self, request: Request) -> Response:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from mmkd_edge.live.monitor.board import SPAN_S, Board, Seen, Shown
+from mmkd_edge.live.monitor.board import Board, Seen, Shown
+from mmkd_edge.live.monitor.signal import SPAN_S
 from mmkd_edge.live.service import Service
 from mmkd_edge.live.sinks.outlet import OutletFacts
 from mmkd_edge.live.station import Station, StationFacts
@@ -66,7 +67,9 @@ class Detail(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: of it.
-        channels: of its signal.
+        modality: of the sensor that answers.
+        sensors: how many it has.
+        channels: of that sensor's signal.
         unit: of them.
         labels: of its answers.
         value_unit: of a number that it answers; None where it answers labels.
@@ -80,6 +83,8 @@ class Detail(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: str
+    modality: str
+    sensors: int
     channels: tuple[str, ...]
     unit: str
     labels: tuple[str, ...]
@@ -124,6 +129,11 @@ class Follower:
         self._service = service
         self._boards = boards
         self._shown = shown
+        self._forget(boards[shown].answering())
+
+    def _forget(self, sensor: int) -> None:
+        """Begin anew, with the signal of this sensor."""
+        self._sensor = sensor
         self._bin = self._result = -1
         self._drift, self._drift_age = "", math.inf
         self._first = True
@@ -132,6 +142,8 @@ class Follower:
         """What is new since the last call."""
         facts = self._service.facts()
         station = next(one for one in self._service.stations if one.name == self._shown)
+        if (sensor := self._boards[self._shown].answering()) != self._sensor:
+            self._forget(sensor)
         lines = (_line(one, self._boards[one.name]) for one in self._service.stations)
         update = Update(
             first=self._first,
@@ -144,34 +156,37 @@ class Follower:
         return update
 
     def _detail(self, station: Station, board: Board) -> Detail:
-        seen = board.seen(after_bin=self._bin, after_result=self._result)
+        modality = board.modalities[self._sensor]
+        seen = board.seen(sensor=self._sensor, after_bin=self._bin, after_result=self._result)
         self._bin = seen.bins[-1].number if seen.bins else self._bin
         self._result = seen.results[-1].number if seen.results else self._result
         facts = station.facts()
         task = board.task
         return Detail(
             name=station.name,
-            channels=board.modality.channels,
-            unit=board.modality.unit,
+            modality=modality.name,
+            sensors=len(board.modalities),
+            channels=modality.channels,
+            unit=modality.unit,
             labels=task.labels,
             value_unit=task.unit_text.strip() if task.kind == "regression" else None,
-            rate_hz=board.modality.rate_hz,
+            rate_hz=modality.rate_hz,
             span_s=SPAN_S,
-            drift=self._drift_of(station, board),
-            sharing=sum(self._is_shared(station, other) for other in self._service.stations),
+            drift=self._drift_of(station, modality.name),
+            sharing=sum(self._is_shared(station, other, modality.name) for other in self._service.stations),
             seen=seen,
             facts=msgspec.structs.replace(facts, latency=None),
             latency=None if facts.latency is None else latency_of(facts.latency),
         )
 
-    def _is_shared(self, station: Station, other: Station) -> bool:
-        modalities = (self._boards[one.name].modality.name for one in (station, other))
-        return other.predictor is station.predictor and len(set(modalities)) == 1
+    def _is_shared(self, station: Station, other: Station, modality: str) -> bool:
+        named = (one.name for one in self._boards[other.name].modalities)
+        return other.predictor is station.predictor and modality in named
 
-    def _drift_of(self, station: Station, board: Board) -> str:
+    def _drift_of(self, station: Station, modality: str) -> str:
         """The verdict on the inputs; it takes milliseconds, and is asked for every tenth time."""
         if self._drift_age >= 10:
-            names = [one.name for one in station.predictor.entries if one.modality.name == board.modality.name]
+            names = [one.name for one in station.predictor.entries if one.modality.name == modality]
             models = station.predictor.health().models
             self._drift = next((model.drift.verdict for model in models if model.model in names), "")
             self._drift_age = 0

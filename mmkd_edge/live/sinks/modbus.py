@@ -13,11 +13,11 @@ from typing import Any
 from mmkd_edge.errors import UsageError, first_line
 from mmkd_edge.live.links.modbus import modbus_library
 from mmkd_edge.live.links.place import place_of
-from mmkd_edge.live.records import AlarmRecord, Record, ResultRecord
+from mmkd_edge.live.records import Record
+from mmkd_edge.live.sinks.machine import STATUS_CODES, LastKnown
 
 _OPTIONS = ("at", "unit", "station")
 _PORT, _TIMEOUT_S = 502, 3.0
-_STATUS = ("ok", "degraded", "stale", "warming_up", "invalid", "unknown")
 
 
 class ModbusWriteSink:
@@ -39,36 +39,23 @@ class ModbusWriteSink:
             raise UsageError(f"--sink {text}: expected the first of five registers that it may write, ?at=100; name it")
         self._at = int(self._place.number("at", 0, least=0, most=65531))
         self._unit = int(self._place.number("unit", 1, least=0, most=255))
-        self._station = self._place.options.get("station")
-        self._open: set[tuple[str, int]] = set()
+        self._last = LastKnown(self._place.options.get("station"))
         self._client: Any = None
 
     def write(self, records: Sequence[Record]) -> None:
         """Write the last result. Raises OSError where the PLC does not take it."""
-        last = None
-        for record in records:
-            if self._station not in (None, record.station):
-                continue
-            if isinstance(record, AlarmRecord):
-                self._follow(record)
-            elif isinstance(record, ResultRecord):
-                last = record
-        if last is not None:
+        told = self._last.after(records)
+        if told is not None:
+            last = told.result
             self._send(
                 [
                     last.number & 0xFFFF,
-                    _STATUS.index(last.status),
+                    STATUS_CODES[last.status],
                     last.index + 1,
                     round(1000 * last.probability),
-                    len(self._open),
+                    told.episodes,
                 ]
             )
-
-    def _follow(self, alarm: AlarmRecord) -> None:
-        if alarm.event == "raised":
-            self._open.add((alarm.station, alarm.episode))
-        elif alarm.event == "cleared":
-            self._open.discard((alarm.station, alarm.episode))
 
     def _send(self, words: list[int]) -> None:
         client_module, errors = modbus_library()

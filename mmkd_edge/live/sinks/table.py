@@ -12,6 +12,7 @@ from mmkd_edge.live.sinks.base import Sink
 from mmkd_edge.live.sinks.files import CsvSink, JsonLinesSink, StdoutSink
 from mmkd_edge.live.sinks.modbus import ModbusWriteSink
 from mmkd_edge.live.sinks.mqtt import MqttSink
+from mmkd_edge.live.sinks.opcua import OpcUaWriteSink
 from mmkd_edge.live.sinks.webhook import WebhookSink, host_of
 
 
@@ -42,6 +43,11 @@ SINKS: dict[str, SinkKind] = {
         form="modbus-write://HOST?at=N",
         about="the last result in five registers from N on",
         open=lambda place: ModbusWriteSink(f"modbus-write://{place}"),
+    ),
+    "opcua-write://": SinkKind(
+        form="opcua-write://HOST?label=NODE",
+        about="the last result in nodes that are named",
+        open=lambda place: OpcUaWriteSink(f"opcua-write://{place}"),
     ),
     "mqtt://": SinkKind(
         form="mqtt://HOST/TOPIC", about="messages below a topic", open=lambda place: MqttSink(f"mqtt://{place}")

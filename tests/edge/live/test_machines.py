@@ -21,6 +21,8 @@ from mmkd_edge.live.channels import Columns
 from mmkd_edge.live.intake import Intake
 from mmkd_edge.live.records import AlarmRecord, ResultRecord, StateRecord
 from mmkd_edge.live.sinks.base import RefusedError
+from mmkd_edge.live.sinks.machine import Told
+from mmkd_edge.live.sinks.opcua import value_of
 from mmkd_edge.live.sinks.outlet import Outlet
 from mmkd_edge.live.sinks.table import open_sink
 from mmkd_edge.live.sources.base import Source, Wanted
@@ -164,25 +166,26 @@ def test_a_plc_that_goes_away_is_asked_again() -> None:
     server.close()
 
 
+def alarm(number: int) -> AlarmRecord:
+    return AlarmRecord(
+        station="press 1", number=number, time_s=None, decided_s=1.0, event="raised", label="worn", episode=number,
+        since_s=None, windows=3, probability=0.9,
+    )  # fmt: skip
+
+
+def result(number: int, *, station: str, index: int) -> ResultRecord:
+    return ResultRecord(
+        station=station, number=number, time_s=1.0, decided_s=1.0, status="degraded", reason="", label="worn",
+        index=index, probability=0.876, probabilities=(0.124, 0.876), labels=(), value=None, label_set=(),
+        missing_share=0.0, modality="acc", input_age_s=None, dropped=0, late=0,
+    )  # fmt: skip
+
+
 def test_the_last_result_is_written_to_five_registers_that_are_named() -> None:
     server = plc(port := free_port())
     outlet = Outlet("plc", open_sink(f"modbus-write://127.0.0.1:{port}?at=1&station=press 1"))
-
-    def alarm(number: int, event: Any) -> AlarmRecord:
-        return AlarmRecord(
-            station="press 1", number=number, time_s=None, decided_s=1.0, event=event, label="worn", episode=number,
-            since_s=None, windows=3, probability=0.9,
-        )  # fmt: skip
-
-    def result(number: int, *, station: str, index: int) -> ResultRecord:
-        return ResultRecord(
-            station=station, number=number, time_s=1.0, decided_s=1.0, status="degraded", reason="", label="worn",
-            index=index, probability=0.876, probabilities=(0.124, 0.876), labels=(), value=None, label_set=(),
-            missing_share=0.0, modality="acc", input_age_s=None, dropped=0, late=0,
-        )  # fmt: skip
-
     for record in (
-        alarm(1, "raised"),
+        alarm(1),
         result(65538, station="press 1", index=1),
         result(9, station="press 2", index=0),
     ):
@@ -237,6 +240,10 @@ def opcua() -> Iterator[tuple[int, InLoop, list[Any]]]:
         for name, value in (("AccX", 1.5), ("AccY", 2), ("Name", "press 1")):
             node = asyncua.ua.NodeId(name, space)
             variables.append(await server.nodes.objects.add_variable(node, name, value))
+        for name, kind in (("Label", "String"), ("Code", "Byte"), ("Share", "UInt16"), ("P", "Float"), ("N", "Int16")):
+            node, of = asyncua.ua.NodeId(name, space), asyncua.ua.VariantType[kind]
+            variables.append(await server.nodes.objects.add_variable(node, name, "" if kind == "String" else 0, of))
+            await variables[-1].set_writable()
         await server.start()
         return server
 
@@ -267,6 +274,79 @@ def test_nodes_of_a_server_are_read_and_bad_values_are_missing(
     server.run(variables[0].write_value(bad))
     until(lambda: any(np.isnan(row[0]) for row in reading.rows()))
     reading.close()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_the_last_result_is_written_to_the_nodes_that_are_named_and_to_no_other(
+    opcua: tuple[int, InLoop, list[Any]],
+) -> None:
+    port, server, variables = opcua
+    named = "label=ns=2;s=Label&status=ns=2;s=Code&probability=ns=2;s=Share&episodes=ns=2;s=P&count=ns=2;s=N"
+    sink = open_sink(f"opcua-write://127.0.0.1:{port}?{named}&station=press 1")
+    sink.write([alarm(1), result(32768 + 7, station="press 1", index=1), result(9, station="press 2", index=0)])
+    found = [server.run(one.read_value()) for one in variables]
+    assert found == [1.5, 2, "press 1", "worn", 1, 876, 1.0, 7]
+    sink.write([alarm(2)])  # no result: nothing is written
+    assert [server.run(one.read_value()) for one in variables] == found
+    sink.close()
+
+    def refusal(node: str) -> str:
+        refusing = open_sink(f"opcua-write://127.0.0.1:{port}?{node}")
+        with pytest.raises(ConnectionError) as refused:
+            refusing.write([result(1, station="press 1", index=1)])
+        return str(refused.value)
+
+    assert refusal("label=ns=2;s=Name") == (
+        f"127.0.0.1:{port}: node ns=2;s=Name: BadUserAccessDenied: User does not have permission to perform the "
+        "requested operation."
+    )
+    assert refusal("count=ns=2;s=None").startswith(f"127.0.0.1:{port}: node ns=2;s=None: ")
+    assert refusal("probability=ns=2;s=Code") == (
+        f"127.0.0.1:{port}: node ns=2;s=Code: expected one of Int16, UInt16, Int32, UInt32, Int64, UInt64, Float, "
+        "Double, String for probability, got Byte; name another node"
+    )
+
+
+@pytest.mark.parametrize(
+    ("thing", "type_name", "value"),
+    [
+        ("count", "Byte", 2),  # 258 modulo 256
+        ("count", "String", "258"),
+        ("status", "String", "degraded"),
+        ("label", "Int32", 2),
+        ("probability", "Double", 0.876),
+        ("probability", "String", "0.876"),
+        ("episodes", "SByte", 127),  # the most that it holds
+        ("value", "String", ""),
+        ("value", "Float", pytest.approx(NAN, nan_ok=True)),
+    ],
+)
+def test_a_result_becomes_a_value_of_the_type_of_its_node(thing: str, type_name: str, value: object) -> None:
+    told = Told(result=result(258, station="press 1", index=1), episodes=300)
+    assert value_of(thing, told, type_name) == value
+
+
+def test_what_names_no_node_to_write_says_why() -> None:
+    pytest.importorskip("asyncua")
+
+    def said(text: str) -> str:
+        with pytest.raises(UsageError) as refused:
+            open_sink(text)
+        return str(refused.value)
+
+    things = "count, status, label, probability, value, episodes"
+    assert said("opcua-write://plc") == (
+        f"--sink opcua-write://plc: expected a node that it may write for one of {things}, "
+        "?label=ns=2;s=Press1.Label; name it"
+    )
+    assert said("opcua-write://plc?label=Label") == (
+        "--sink opcua-write://plc?label=Label: label: expected a node such as ns=2;s=Press1.AccX, got 'Label'; "
+        "correct it"
+    )
+    assert said("opcua-write://plc?lable=i=1") == (
+        f"opcua-write://plc?lable=i=1: expected options among {things}, station, credentials, policy, mode, cert, key, "
+        "got 'lable'; correct it"
+    )
 
 
 def test_what_is_no_node_says_why() -> None:

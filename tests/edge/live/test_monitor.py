@@ -9,12 +9,14 @@ import os
 import re
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -133,6 +135,28 @@ def test_health_metrics_and_predictions_are_answered_on_this_machine() -> None:
         assert ask(f"{url}static/../app.py")[0] == 404
         codes = [ask(f"{url}login", b'{"token": "x"}', content_type="application/json")[0] for _ in range(7)]
         assert codes == [401] * 5 + [429] * 2
+
+
+def test_an_episode_that_an_operator_calls_false_is_a_record_and_its_windows_are_kept(tmp_path: Path) -> None:
+    options = ["--alarm", "ER", "--confirm", "1/1", "--min-probability", "0", "--uncertain-below", "0"]
+    kept = ["--keep-uncertain", "10MB", "--keep-in", f"{tmp_path}/kept", "--sink", f"jsonl:{tmp_path}/log"]
+    with running("--monitor", "127.0.0.1:0", *options, *kept) as (url, child, token):
+        said = json.dumps({"station": "press 1", "episode": 1, "false": True}).encode()
+        assert ask(f"{url}acknowledge", said, content_type="application/json")[0] == 401
+        assert child.stdin is not None
+        child.stdin.write("\n".join(["[0, 0, 1]"] * 450) + "\n")  # at 50 Hz, a result a second: ER each time
+        child.stdin.flush()
+        bearer = "Bearer " + token.removeprefix("its token: ")
+        while (ask(f"{url}acknowledge", said, content_type="application/json", authorization=bearer))[0] != 200:
+            time.sleep(0.05)
+    records = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    alarms = [(one["event"], one["episode"], one["label"]) for one in records if one["kind"] == "alarm"]
+    assert alarms == [("raised", 1, "ER"), ("contradicted", 1, "ER")]
+    (file,) = (tmp_path / "kept").iterdir()
+    with np.load(file) as arrays:
+        assert set(arrays["column_reason"]) == {"contradicted"}
+        assert set(arrays["column_answer"]) == {"ER"}
+        assert arrays["x_acc"][0].tolist() == [[0, 0, 1]] * 200
 
 
 def test_beyond_this_machine_everything_asks_for_the_token(tmp_path: Path) -> None:
@@ -282,9 +306,9 @@ def test_a_page_shows_the_inputs_of_the_student_of_its_station_and_of_how_many_t
     stations = [station_of(name, predictor) for name in ("press 1", "press 2")]
     stations.append(station_of("press 3", fake_predictor([0.5, 0.5], modality=ACC, labels=("ok", "worn"))))
     service = Service(stations=stations, outlets=[], predictors=[])
-    boards = {one.name: Board(ACC, TaskSpec(labels=("ok", "worn"))) for one in stations}
+    boards = {one.name: Board([ACC], TaskSpec(labels=("ok", "worn"))) for one in stations}
     assert [Follower(service, boards, one.name).update().station.sharing for one in stations] == [2, 2, 1]
-    boards["press 2"] = Board(GYRO, TaskSpec(labels=("ok", "worn")))
+    boards["press 2"] = Board([GYRO], TaskSpec(labels=("ok", "worn")))
     details = [Follower(service, boards, one.name).update().station for one in stations]
     assert [one.sharing for one in details] == [1, 1, 1]
     assert [bool(one.drift) for one in details] == [True, False, True]  # no student of it takes gyro
@@ -292,45 +316,70 @@ def test_a_page_shows_the_inputs_of_the_student_of_its_station_and_of_how_many_t
 
 @pytest.fixture
 def board() -> Board:
-    return Board(ACC, TaskSpec(labels=("ok", "worn")))
+    return Board([ACC], TaskSpec(labels=("ok", "worn")))
 
 
 def test_a_board_keeps_the_lowest_and_highest_value_of_each_tenth_of_a_second(board: Board) -> None:
     rows = np.array([[1, np.nan], [5, np.nan], [3, 7]], dtype=np.float32)
-    board.samples(np.array([10.01, 10.05, 10.11]), rows)
-    board.samples(np.array([10.15]), np.array([[-2, 8]], dtype=np.float32))
-    found = board.seen(after_bin=-1, after_result=-1).bins
+    board.samples(np.array([10.01, 10.05, 10.11]), rows, sensor=0)
+    board.samples(np.array([10.15]), np.array([[-2, 8]], dtype=np.float32), sensor=0)
+    found = board.seen(sensor=0, after_bin=-1, after_result=-1).bins
     assert [(one.number, one.time_s) for one in found] == [(100, 10.0), (101, 10.1)]
     np.testing.assert_array_equal(found[0].lowest, [1, np.nan])
     np.testing.assert_array_equal(found[0].highest, [5, np.nan])
     assert (found[1].lowest, found[1].highest) == ((-2.0, 7.0), (3.0, 8.0))
-    assert [one.number for one in board.seen(after_bin=101, after_result=-1).bins] == [101]
+    assert [one.number for one in board.seen(sensor=0, after_bin=101, after_result=-1).bins] == [101]
+
+
+def test_a_page_draws_the_sensor_that_answers_and_begins_anew_when_another_does() -> None:
+    predictor = fake_predictor([0.5, 0.5], modality=ACC, labels=("ok", "worn"))
+    station, board = station_of("press 1", predictor), Board([ACC, GYRO], TaskSpec(labels=("ok", "worn")))
+    follower = Follower(Service(stations=[station], outlets=[], predictors=[]), {"press 1": board}, "press 1")
+
+    def result(number: int, modality: str) -> None:
+        prediction = msgspec.structs.replace(predictor.predict(np.zeros(ACC.shape)), modality=modality)
+        board.record(result_record(prediction, station="press 1", number=number, time_s=1.0, decided_s=1.0))
+
+    def shown() -> tuple[bool, str, tuple[str, ...], list[int], list[int]]:
+        update = follower.update()
+        seen, detail = update.station.seen, update.station
+        bins, results = [one.number for one in seen.bins], [one.number for one in seen.results]
+        return update.first, detail.modality, detail.channels, bins, results
+
+    board.samples(np.array([10.01]), np.zeros((1, 2), dtype=np.float32), sensor=0)
+    board.samples(np.array([50.01]), np.zeros((1, 1), dtype=np.float32), sensor=1)
+    assert shown() == (True, "acc", ("x", "y"), [100], [])
+    result(1, "acc")
+    assert shown() == (False, "acc", ("x", "y"), [100], [1])
+    result(2, "gyro")
+    assert shown() == (True, "gyro", ("x",), [500], [1, 2])
+    assert shown() == (False, "gyro", ("x",), [500], [])
 
 
 def test_a_board_and_metrics_show_what_is_unknown(board: Board) -> None:
     predictor = fake_predictor([0.5, 0.5], modality=ACC, labels=("ok", "worn"), novelty=2.0)
     prediction = predictor.predict(np.zeros(ACC.shape))
     board.record(result_record(prediction, station="press 1", number=1, time_s=1.0, decided_s=1.0))
-    (shown,) = board.seen(after_bin=-1, after_result=-1).results
+    (shown,) = board.seen(sensor=0, after_bin=-1, after_result=-1).results
     assert (shown.status, shown.novelty) == ("unknown", 0.5)
     assert 'mmkd_predictions_total{predictor="mmkd",status="unknown"} 1.0' in metrics_text(predictor)
 
 
 def test_a_board_stays_small_and_forgets_an_earlier_time_line(board: Board) -> None:
     times = np.arange(0, 300, 0.01)
-    board.samples(times, np.zeros((len(times), 2), dtype=np.float32))
-    assert len(board.seen(after_bin=-1, after_result=-1).bins) == 600
+    board.samples(times, np.zeros((len(times), 2), dtype=np.float32), sensor=0)
+    assert len(board.seen(sensor=0, after_bin=-1, after_result=-1).bins) == 600
     for _ in range(5):  # the clock was set
-        board.samples(np.array([5.0]), np.zeros((1, 2), dtype=np.float32))
-    assert [one.time_s for one in board.seen(after_bin=2999, after_result=-1).bins] == [5.0]
+        board.samples(np.array([5.0]), np.zeros((1, 2), dtype=np.float32), sensor=0)
+    assert [one.time_s for one in board.seen(sensor=0, after_bin=2999, after_result=-1).bins] == [5.0]
 
 
 def test_late_samples_widen_their_bins_and_clear_nothing(board: Board) -> None:
-    board.samples(np.array([10.01, 10.11, 10.31]), np.zeros((3, 2), dtype=np.float32))
+    board.samples(np.array([10.01, 10.11, 10.31]), np.zeros((3, 2), dtype=np.float32), sensor=0)
     for late_s in (10.05, 10.25, 3.0):  # of a bin, of a gap, and of long ago
-        board.samples(np.array([late_s]), np.array([[-1, 2]], dtype=np.float32))
-    board.samples(np.array([10.41]), np.zeros((1, 2), dtype=np.float32))
-    found = board.seen(after_bin=-1, after_result=-1).bins
+        board.samples(np.array([late_s]), np.array([[-1, 2]], dtype=np.float32), sensor=0)
+    board.samples(np.array([10.41]), np.zeros((1, 2), dtype=np.float32), sensor=0)
+    found = board.seen(sensor=0, after_bin=-1, after_result=-1).bins
     assert [one.number for one in found] == [100, 101, 103, 104]
     assert (found[0].lowest, found[0].highest) == ((-1.0, 0.0), (0.0, 2.0))
 
@@ -346,7 +395,7 @@ def test_an_episode_waits_until_somebody_takes_note_of_it(board: Board) -> None:
     assert (board.unacknowledged(), board.alarm(1), board.alarm(2)) == (1, alarm("raised", 3), None)
     board.record(alarm("acknowledged", 4))
     board.record(alarm("cleared", 5))
-    (episode,) = board.seen(after_bin=-1, after_result=-1).episodes
+    (episode,) = board.seen(sensor=0, after_bin=-1, after_result=-1).episodes
     assert (episode.acknowledged, episode.cleared_s, episode.windows) == (True, 14.0, 5)
     assert (board.unacknowledged(), board.alarm(1)) == (0, None)
 

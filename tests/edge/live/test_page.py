@@ -15,9 +15,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 
-from mmkd_edge import example_bundle
+from mmkd_edge import ModalitySpec, TaskSpec, example_bundle
+from mmkd_edge.live.channels import columns_of
+from mmkd_edge.live.intake import Intake
+from mmkd_edge.live.monitor.access import Access, address_of
+from mmkd_edge.live.monitor.board import Board
+from mmkd_edge.live.monitor.server import page_of
+from mmkd_edge.live.records import result_record
+from mmkd_edge.live.sensor import Sensor, StationRules
+from mmkd_edge.live.service import Service
+from mmkd_edge.live.sources.base import Wanted
+from mmkd_edge.live.sources.files import StdinSource
+from mmkd_edge.live.station import Station
+from mmkd_edge.testing import fake_predictor
 from mmkd_models.data import shipped_dataset
 
 pytest.importorskip("starlette")
@@ -183,6 +197,15 @@ def test_an_operator_sees_pauses_acknowledges_and_switches_the_station(browser: 
     click(browser, "#pause")
     wait(browser, lambda _: not browser.find_elements("css selector", f"button[data-episode='{episode}']"))
 
+    # The token is known now: another episode is called a false alarm at once.
+    click(browser, "#pause")
+    wrong = browser.find_element("css selector", "#episodes button[data-false='true']")
+    episode = wrong.get_attribute("data-episode")
+    wrong.click()
+    click(browser, "#pause")
+    wait(browser, lambda _: not browser.find_elements("css selector", f"button[data-episode='{episode}']"))
+    assert "false alarm" in text_of(browser, "#episodes")
+
     for width in (1280, 390):
         for scheme in ("light", "dark"):
             picture(browser, "press-1", width=width, scheme=scheme)
@@ -195,6 +218,55 @@ def test_an_operator_sees_pauses_acknowledges_and_switches_the_station(browser: 
     picture(browser, "press-2", width=1280, scheme="light")
     complaints = [one for one in browser.get_log("browser") if one["level"] == "SEVERE" and "401" not in one["message"]]
     assert complaints == []
+
+
+def test_what_is_unknown_is_said_and_of_several_sensors_the_one_that_answers_is_drawn(browser: Any) -> None:
+    labels = TaskSpec(labels=("sound", "worn"))
+    acc = ModalitySpec(name="acc", channels=("x", "y"), unit="g", rate_hz=100.0, samples=20)
+    gyro = ModalitySpec(name="gyro", channels=("z",), unit="deg/s", rate_hz=100.0, samples=20)
+    predictor = fake_predictor([0.1, 0.9], modality=acc, labels=labels, novelty=2.0)
+    source = StdinSource(Wanted(columns=columns_of(acc, {}), rate_hz=100.0))
+    station = Station(
+        "press 3",
+        predictor=predictor,
+        sensors=[Sensor(source, "stdin", predictor=predictor, rules=StationRules(hop=10))],
+        intake=Intake(most=1, on_full="block"),
+        outlets=[],
+    )
+    board = Board([acc, gyro], labels)
+    times = np.arange(0, 30, 0.01)
+    board.samples(times, np.stack([np.sin(times), np.cos(times)], axis=1).astype(np.float32), sensor=0)
+    board.samples(times, np.sin(3 * times)[:, None].astype(np.float32), sensor=1)
+    prediction = predictor.predict(np.ones(acc.shape))
+
+    def tell(number: int, **changes: object) -> None:
+        changed = msgspec.structs.replace(prediction, **changes)
+        board.record(result_record(changed, station="press 3", number=number, time_s=float(number), decided_s=1.0))
+
+    for number in range(20, 25):
+        tell(number, status="ok", novelty=0.64, reason="")
+    for number in range(25, 30):
+        tell(number)
+    service, address = Service(stations=[station], outlets=[], predictors=[]), address_of("127.0.0.1:0")
+    access = Access("a token of the plant", address, is_open=True)
+    with page_of(service, {"press 3": board}, address=address, access=access, serve_predict=False) as page:
+        browser.get(page.url)
+        wait(browser, lambda _: text_of(browser, "#novelty") == "novelty: p-value 0.50")
+        assert browser.find_element("css selector", "#novelty").is_displayed()
+        assert (text_of(browser, "#status"), text_of(browser, "#label")) == ("unknown", "worn")
+        assert text_of(browser, "#reason") == prediction.reason != ""
+        assert text_of(browser, "#spoken") == "press 3: worn, unknown"
+        assert text_of(browser, "#signal-title") == "Signal of acc"
+        assert len(browser.find_elements("css selector", "#signal canvas")) == 2
+        for width in (1280, 390):
+            for scheme in ("light", "dark"):
+                picture(browser, "unknown", width=width, scheme=scheme)
+        tell(30, status="degraded", modality="gyro", novelty=None, reason="'gyro' answers in place of acc")
+        wait(browser, lambda _: text_of(browser, "#signal-title") == "Signal of gyro")
+        (canvas,) = browser.find_elements("css selector", "#signal canvas")
+        assert canvas.get_attribute("aria-label") == "z, last 60 seconds: -1.00 to 1.00"
+        assert not browser.find_element("css selector", "#novelty").is_displayed()
+        picture(browser, "another-sensor", width=390, scheme="light")
 
 
 @pytest.mark.slow

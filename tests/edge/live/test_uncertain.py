@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
-from mmkd_edge import ModalitySpec, Prediction, TaskSpec
+from mmkd_edge import ModalitySpec, Prediction, TaskSpec, example_bundle
 from mmkd_edge.live.uncertain import RingRule, UncertainRing
 from mmkd_edge.testing import fake_predictor
+from mmkd_models.data import shipped_dataset
 from mmkd_models.data.importing.interchange import import_interchange
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), unit="g", rate_hz=10.0, samples=20)
 TASK = TaskSpec(labels=("ok", "worn"))
+PER_WINDOW = ("x_acc", "time", "column_answer", "column_probability", "column_reason")
 
 
 def ring(folder: Path, *, most_bytes: int = 10**7, station: str = "press1") -> UncertainRing:
@@ -60,6 +65,22 @@ def test_windows_that_training_never_saw_are_kept_however_sure_the_answer(tmp_pa
         assert arrays["column_reason"].tolist() == ["unknown"]
 
 
+def test_windows_of_an_episode_that_was_called_false_are_kept_and_no_others(tmp_path: Path) -> None:
+    rule = RingRule(folder=tmp_path, most_bytes=10**7, below=0.6)
+    kept = UncertainRing(rule, station="press1", modality=ACC, task=TASK, alarms=["worn"])
+    for number, probability in enumerate([0.9, 0.9, 0.1, 0.55, 0.9, 0.9]):  # at 100, 102, ... 110 s
+        kept.see(window(number), prediction(probability), time_s=100.0 + 2 * number)
+        kept.see(window(number), prediction(probability), time_s=101.0 + 2 * number)  # overlaps it by half
+    kept.contradict("worn", since_s=102.0, until_s=108.0)
+    kept.contradict("worn", since_s=102.0, until_s=108.0)  # said twice
+    kept.close()
+    (file,) = tmp_path.iterdir()
+    with np.load(file) as arrays:
+        found = zip(arrays["x_acc"][:, 0, 0].tolist(), arrays["column_reason"].tolist(), strict=True)
+        assert list(found) == [(3, "low probability"), (1, "contradicted"), (4, "contradicted")]
+        assert arrays["column_answer"].tolist() == ["worn"] * 3
+
+
 def test_what_was_kept_is_labelled_and_imported(tmp_path: Path) -> None:
     kept = ring(tmp_path / "uncertain")
     for number in range(6):
@@ -79,6 +100,29 @@ def test_what_was_kept_is_labelled_and_imported(tmp_path: Path) -> None:
     assert dataset.spec.splits == {"train": 2, "valid": 2, "test": 2}
     assert (dataset.spec.modalities[0].channels, dataset.spec.modalities[0].unit) == (("x", "y"), "g")
     assert sorted(dataset.everything().columns) == ["answer", "probability", "reason"]
+
+
+@pytest.mark.slow
+def test_windows_of_a_run_are_labelled_imported_and_train_a_student(tmp_path: Path) -> None:
+    def call(module: str, *arguments: object) -> None:
+        line = [sys.executable, "-c", f"from {module} import main; main()", *map(str, arguments)]
+        subprocess.run(line, check=True, cwd=tmp_path, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+    source = f"recordings:{shipped_dataset()}"
+    kept = ("--keep-uncertain", "50MB", "--keep-in", "kept", "--uncertain-below", "1.0")
+    call("mmkd_edge.commands.run", example_bundle(), "--source", source, "--sink", "jsonl:log", *kept)
+    files = [dict(np.load(path)) for path in sorted((tmp_path / "kept").iterdir())]
+    count = sum(len(one["y"]) for one in files)
+    assert count > 100
+    labelled = files[0] | {name: np.concatenate([one[name] for one in files]) for name in PER_WINDOW}
+    classes = labelled["classes"].tolist()
+    labelled["y"] = np.array([classes.index(one) for one in labelled["column_answer"]])  # somebody says so
+    labelled["group"] = np.arange(count) // 10
+    labelled["split"] = labelled["group"] % 3
+    np.savez(tmp_path / "labelled.npz", **labelled)
+    call("mmkd_models.commands.data", "import", "labelled.npz", "-o", "data")
+    call("mmkd_models.commands.train", "student", "data", "--modality", "acc", "--steps", "2", "-o", "new.ckpt")
+    assert (tmp_path / "new.ckpt").stat().st_size > 10_000
 
 
 def test_the_ring_keeps_within_its_bytes_and_goes_on_where_it_was(tmp_path: Path) -> None:

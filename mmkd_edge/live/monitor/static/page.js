@@ -114,9 +114,10 @@ function showNow(station, last) {
 }
 
 function showSignal(station) {
-  const names = JSON.stringify([station.name, station.channels]);
+  const names = JSON.stringify([station.name, station.modality, station.channels]);
   if ($("signal").dataset.of !== names) {
     $("signal").dataset.of = names;
+    $("signal-title").textContent = station.sensors > 1 ? `Signal of ${station.modality}` : "Signal";
     replace("signal", station.channels.slice(0, 8).map((name) => {
       const figure = element("figure"), caption = element("figcaption");
       caption.append(element("span", station.unit ? `${name} in ${station.unit}` : name), element("span"));
@@ -186,7 +187,7 @@ function showEpisodes(station) {
     return;
   }
   $("episodes").dataset.key = key;
-  const had = document.activeElement?.dataset?.episode;
+  const { episode: had, false: hadFalse } = document.activeElement?.dataset ?? {};
   replace("episodes", episodes.map((one) => {
     // On a phone rows are no table rows to the browser any more; the roles say what they are.
     const row = element("tr", "", { role: "row" }), cell = (text = "") => element("td", text, { role: "cell" });
@@ -194,17 +195,17 @@ function showEpisodes(station) {
     lasted.append(one.cleared_s === null
       ? element("span", "open", { class: "open", "data-since": one.raised_s })
       : element("span", duration(one.cleared_s - one.raised_s)));
-    if (one.acknowledged) noted.textContent = "noted";
-    else {
-      const button = element("button", "Acknowledge", { type: "button", "data-episode": one.episode, "aria-label": `Acknowledge ${one.label} ${one.episode}` });
-      button.addEventListener("click", () => acknowledge(station.name, one.episode));
-      noted.append(button);
+    if (one.acknowledged) noted.textContent = one.contradicted ? "false alarm" : "noted";
+    else for (const [text, isFalse] of [["Acknowledge", false], ["False alarm", true]]) {
+      const button = element("button", text, { type: "button", "data-episode": one.episode, "data-false": isFalse, "aria-label": `${text} ${one.label} ${one.episode}` });
+      button.addEventListener("click", () => acknowledge({ station: station.name, episode: one.episode, false: isFalse }));
+      noted.append(button, " ");
     }
     const name = element("th", `${one.label} ${one.episode}`, { scope: "row", role: "rowheader" });
     row.append(name, cell(clock(one.raised_s)), lasted, cell(percent(one.probability)), noted);
     return row;
   }));
-  if (had) $("episodes").querySelector(`[data-episode="${had}"]`)?.focus();
+  if (had) $("episodes").querySelector(`[data-episode="${had}"][data-false="${hadFalse}"]`)?.focus();
 }
 
 function showHealth(station, last) {
@@ -272,10 +273,10 @@ async function post(path, document_) {
   return fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(document_) });
 }
 
-async function acknowledge(station, episode) {
-  const answer = await post("acknowledge", { station, episode });
+async function acknowledge(said) {
+  const answer = await post("acknowledge", said);
   if (answer.status === 401) {
-    waiting = { station, episode };
+    waiting = said;
     $("ask-error").textContent = "";
     $("ask").showModal();
     $("token").focus();
@@ -291,7 +292,7 @@ $("ask-form").addEventListener("submit", async (event) => {
   }
   $("token").value = "";
   $("ask").close();
-  if (waiting) await acknowledge(waiting.station, waiting.episode);
+  if (waiting) await acknowledge(waiting);
   waiting = null;
 });
 $("ask-cancel").addEventListener("click", () => $("ask").close());
