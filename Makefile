@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo docs study test test-all test-pythons check release-check audit fuzz bench bundle clean
+.PHONY: help setup demo docs study test test-all test-pythons test-arm64 check release-check audit fuzz bench bundle clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
@@ -47,6 +47,10 @@ test-all: $(READY)  ## also the slow tests and those that need a package registr
 
 test-pythons: $(READY)  ## the wheel with [ort], with every Python from 3.10 to 3.13 that is on PATH
 	$(BIN)/python -m pytest -rs -m 'slow and network' -k every_python tests/test_packages.py
+
+BUNDLES ?=
+test-arm64: $(READY)  ## the runtime on ARM64 made of software, beside this machine; downloads, and takes minutes
+	$(BIN)/python benchmarks/proofs/arm64.py --root build/arm64 $(BUNDLES:%=--bundle %)
 
 check: $(READY)  ## lint and types, the images too
 	$(BIN)/ruff check .

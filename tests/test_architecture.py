@@ -317,13 +317,9 @@ def test_the_package_itself_imports_nothing_so_that_a_command_answers_at_once() 
 
 def test_one_place_makes_openvinos_root_object() -> None:
     # A second one in a process makes the next signal a crash on processors with AMX: mmkd_edge/backends/openvino.py.
-    # The proof of start-up opens the engine by itself, in a process of its own.
     proofs = sorted((ROOT / "benchmarks" / "proofs").rglob("*.py"))
     files = [path for _, path in FILES] + proofs
-    assert [path.name for path in files if ".Core()" in path.read_text(encoding="utf-8")] == [
-        "openvino.py",
-        "start_up.py",
-    ]
+    assert [path.name for path in files if ".Core()" in path.read_text(encoding="utf-8")] == ["openvino.py"]
 
 
 def test_what_answers_a_window_holds_no_timer() -> None:

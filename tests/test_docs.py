@@ -116,7 +116,7 @@ def test_the_python_of_a_document_runs(path: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-SLOW_EXAMPLES = {"examples/own_networks.py"}  # it trains from the first step
+SLOW_EXAMPLES = {f"examples/{name}.py" for name in ("own_networks", "several_labels", "own_loss")}  # they train
 
 
 def with_marks(path: Path) -> Any:
@@ -213,7 +213,7 @@ def console_scripts() -> dict[str, str]:
 
 
 SCRIPTS = console_scripts()
-MAKE_TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+MAKE_TARGETS = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
 
 
 @functools.cache
@@ -387,7 +387,8 @@ def test_the_runtime_page_names_every_argument_and_every_field() -> None:
 
 
 @pytest.mark.parametrize(
-    "struct", [manifest.Manifest, manifest.ModelEntry, manifest.Artifact, manifest.Parity, ModalitySpec]
+    "struct",
+    [manifest.Manifest, manifest.ModelEntry, manifest.Artifact, manifest.Parity, manifest.Novelty, ModalitySpec],
 )
 def test_the_bundle_page_names_every_key(struct: type[msgspec.Struct]) -> None:
     prose = [line.text for line in lines_of((DOCS / "bundle.md").read_text(encoding="utf-8")) if line.language is None]

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,39 +19,32 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from images import Image
+
 from mmkd_edge import example_bundle
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = ROOT / "Dockerfile"
+IMAGE = Image(path=DOCKERFILE)
 PIP_STEP = "pip install --no-cache-dir '.[ort,litert,live,monitor]'"
 GLIBC_MINOR = 36  # of Debian 12, the base image's
 MACHINES = ("x86_64", "aarch64")
 
 
-def instructions() -> list[tuple[str, str]]:
-    """The instructions with their arguments, continuation lines joined, comments left out."""
-    lines = [line for line in DOCKERFILE.read_text(encoding="utf-8").splitlines() if not line.lstrip().startswith("#")]
-    joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
-    pairs = (line.partition(" ") for line in joined.splitlines() if line.strip())
-    return [(name, arguments.strip()) for name, _, arguments in pairs]
-
-
-def arguments_of(name: str) -> list[str]:
-    return [arguments for instruction, arguments in instructions() if instruction == name]
-
-
 def environment() -> dict[str, str]:
-    return dict(word.split("=", 1) for words in arguments_of("ENV") for word in words.split())
+    return dict(word.split("=", 1) for words in IMAGE.arguments_of("ENV") for word in words.split())
 
 
 def health_check() -> list[str]:
-    (arguments,) = arguments_of("HEALTHCHECK")
+    (arguments,) = IMAGE.arguments_of("HEALTHCHECK")
     command: list[str] = json.loads(arguments.partition("CMD ")[2])
     return command
 
 
 def command() -> list[str]:
-    (arguments,) = arguments_of("CMD")
+    (arguments,) = IMAGE.arguments_of("CMD")
     words: list[str] = json.loads(arguments)
     return words
 
@@ -64,23 +56,23 @@ def test_hadolint_finds_nothing() -> None:
 
 
 def test_nothing_runs_as_root_and_only_the_volume_is_written() -> None:
-    names = [name for name, _ in instructions()]
-    assert arguments_of("USER") == ["10001"]
+    names = [name for name, _ in IMAGE.instructions()]
+    assert IMAGE.arguments_of("USER") == ["10001"]
     assert names.index("USER") > max(index for index, name in enumerate(names) if name in ("RUN", "COPY"))
-    assert arguments_of("VOLUME") == ["/state"]
-    assert arguments_of("WORKDIR")[-1] == "/state"
+    assert IMAGE.arguments_of("VOLUME") == ["/state"]
+    assert IMAGE.arguments_of("WORKDIR")[-1] == "/state"
     assert environment()["XDG_CACHE_HOME"].startswith("/state/")
     assert environment()["PYTHONDONTWRITEBYTECODE"] == "1"
-    assert arguments_of("ARG") == ["PYTHON_IMAGE=python:3.12-slim-bookworm"]
+    assert IMAGE.arguments_of("ARG") == ["PYTHON_IMAGE=python:3.12-slim-bookworm"]
     assert not re.search(r"\b(curl|wget|ADD|sudo)\b", DOCKERFILE.read_text(encoding="utf-8"))
 
 
 def test_the_image_gets_every_package_and_its_extras() -> None:
-    copied = {source for arguments in arguments_of("COPY") for source in arguments.split()[:-1]}
+    copied = {source for arguments in IMAGE.arguments_of("COPY") for source in arguments.split()[:-1]}
     wheel = re.search(r"^packages = \[(.*)\]", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
     assert wheel is not None
     assert set(re.findall(r'"([^"]+)"', wheel[1])) <= copied
-    assert PIP_STEP in arguments_of("RUN")
+    assert PIP_STEP in IMAGE.arguments_of("RUN")
 
 
 def free_port() -> int:
@@ -140,27 +132,10 @@ def test_the_health_check_is_that_of_a_running_station(tmp_path: Path) -> None:
         assert healthy(port, MMKD_MONITOR_TOKEN_FILE=str(token))
 
 
-def copy_of_the_context(folder: Path) -> Path:
-    """What the COPY instructions bring from the checkout, and nothing else."""
-    for arguments in arguments_of("COPY"):
-        *sources, target = arguments.split()
-        for source in sources:
-            if (ROOT / source).is_dir():
-                shutil.copytree(ROOT / source, folder / target, ignore=shutil.ignore_patterns("__pycache__"))
-            elif not source.startswith(("-", "/")):
-                shutil.copy(ROOT / source, folder / target)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project's wheel, built from what the image gets."""
-    context = copy_of_the_context(tmp_path_factory.mktemp("context"))
-    target = tmp_path_factory.mktemp("wheel")
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--no-deps"]
-    subprocess.run([*pip, "--wheel-dir", target, context], check=True)
-    (built,) = target.glob("*.whl")
-    return built
+    return IMAGE.wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.mark.network

@@ -19,11 +19,16 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from images import Image
+
 from mmkd_edge import example_bundle
 from mmkd_export.platforms import PLATFORMS
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = ROOT / "Dockerfile.jetson"
+IMAGE = Image(path=DOCKERFILE)
 
 PYTHONS = {"jetpack-6.2": "3.10", "jetpack-7": "3.12"}
 """The interpreter of each base image: that of Ubuntu 22.04 and 24.04."""
@@ -32,21 +37,9 @@ GLIBC_MINORS = {"jetpack-6.2": 35, "jetpack-7": 39}
 """glibc 2.x of the same; a wheel for an older one runs there."""
 
 
-def instructions() -> list[tuple[str, str]]:
-    """The instructions with their arguments, continuation lines joined, comments left out."""
-    lines = [line for line in DOCKERFILE.read_text().splitlines() if not line.lstrip().startswith("#")]
-    joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
-    pairs = (line.partition(" ") for line in joined.splitlines() if line.strip())
-    return [(name, arguments.strip()) for name, _, arguments in pairs]
-
-
-def arguments_of(name: str) -> list[str]:
-    return [arguments for instruction, arguments in instructions() if instruction == name]
-
-
 def stages() -> dict[str, str]:
     """Name of a stage to what it is built from."""
-    named = (re.fullmatch(r"(\S+) AS (\S+)", arguments) for arguments in arguments_of("FROM"))
+    named = (re.fullmatch(r"(\S+) AS (\S+)", arguments) for arguments in IMAGE.arguments_of("FROM"))
     return {match[2]: match[1] for match in named if match is not None}
 
 
@@ -54,7 +47,7 @@ def constraints() -> dict[str, list[str]]:
     """What each base stage pins."""
     found: dict[str, list[str]] = {}
     stage = ""
-    for name, arguments in instructions():
+    for name, arguments in IMAGE.instructions():
         if name == "FROM":
             stage = arguments.split()[-1]
         match = re.fullmatch(r'MMKD_CONSTRAINTS="(.*)"', arguments)
@@ -64,14 +57,14 @@ def constraints() -> dict[str, list[str]]:
 
 
 def health_check() -> list[str]:
-    (arguments,) = arguments_of("HEALTHCHECK")
+    (arguments,) = IMAGE.arguments_of("HEALTHCHECK")
     command: list[str] = json.loads(arguments.partition("CMD ")[2])
     return command
 
 
 def extras() -> str:
     """What of the project pip installs: `.[...]`."""
-    match = re.search(r"'\.(\[[a-z,-]+\])'", " ".join(arguments_of("RUN")))
+    match = re.search(r"'\.(\[[a-z,-]+\])'", " ".join(IMAGE.arguments_of("RUN")))
     assert match is not None
     return match[1]
 
@@ -88,7 +81,7 @@ def test_every_jetson_platform_has_its_stage_and_the_default_is_one_of_them() ->
     for platform in PLATFORMS:
         if platform.name.startswith("jp"):
             assert f"jetpack-{platform.name.removeprefix('jp')}" in known
-    default = dict(argument.split("=", 1) for argument in arguments_of("ARG"))
+    default = dict(argument.split("=", 1) for argument in IMAGE.arguments_of("ARG"))
     assert f"jetpack-{default['JETPACK']}" in known
     assert known["device"] == "jetpack-${JETPACK}"
     assert {known[f"jetpack-7.{minor}"] for minor in (0, 1, 2)} == {"jetpack-7"}
@@ -99,18 +92,18 @@ def test_every_jetson_platform_has_its_stage_and_the_default_is_one_of_them() ->
 
 
 def test_nothing_runs_as_root_or_installs_when_it_runs() -> None:
-    names = [name for name, _ in instructions()]
-    assert arguments_of("USER") == ["10001"]
+    names = [name for name, _ in IMAGE.instructions()]
+    assert IMAGE.arguments_of("USER") == ["10001"]
     assert names.index("USER") > max(index for index, name in enumerate(names) if name in ("RUN", "COPY"))
-    assert arguments_of("VOLUME") == ["/models"]
-    assert arguments_of("WORKDIR")[-1] == "/models"
-    assert arguments_of("ENTRYPOINT") == ["[]"]
-    assert json.loads(arguments_of("CMD")[0]) == ["mmkd-export", "student.edge", "--target", "trt"]
+    assert IMAGE.arguments_of("VOLUME") == ["/models"]
+    assert IMAGE.arguments_of("WORKDIR")[-1] == "/models"
+    assert IMAGE.arguments_of("ENTRYPOINT") == ["[]"]
+    assert json.loads(IMAGE.arguments_of("CMD")[0]) == ["mmkd-export", "student.edge", "--target", "trt"]
     assert not re.search(r"\b(curl|wget|ADD)\b", DOCKERFILE.read_text())
 
 
 def test_the_image_gets_every_package_of_the_wheel() -> None:
-    copied = {source for arguments in arguments_of("COPY") for source in arguments.split()[:-1]}
+    copied = {source for arguments in IMAGE.arguments_of("COPY") for source in arguments.split()[:-1]}
     wheel = re.search(r"packages = \[(.*)\]", (ROOT / "pyproject.toml").read_text())
     assert wheel is not None
     assert set(re.findall(r'"([^"]+)"', wheel[1])) <= copied
@@ -144,7 +137,7 @@ def test_the_health_check_fails_without_a_bundle_and_with_a_damaged_one(tmp_path
 
 
 def test_the_search_for_tensorrt_at_build_time_ends_the_build_with_advice() -> None:
-    (step,) = [arguments for arguments in arguments_of("RUN") if "find_spec" in arguments]
+    (step,) = [arguments for arguments in IMAGE.arguments_of("RUN") if "find_spec" in arguments]
     program = shlex.split(step.partition(" && ")[0])
     assert program[:2] == ["python", "-c"]
     done = subprocess.run([sys.executable, "-c", program[2]], capture_output=True, text=True, check=False)
@@ -161,27 +154,10 @@ def platforms(stage: str) -> list[str]:
     return ["manylinux2014_aarch64", *(f"manylinux_2_{minor}_aarch64" for minor in minors)]
 
 
-def copy_of_the_context(folder: Path) -> Path:
-    """What the COPY instructions bring, and nothing else."""
-    for arguments in arguments_of("COPY"):
-        *sources, target = arguments.split()
-        for source in sources:
-            if (ROOT / source).is_dir():
-                shutil.copytree(ROOT / source, folder / target, ignore=shutil.ignore_patterns("__pycache__"))
-            else:
-                shutil.copy(ROOT / source, folder / target)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project's wheel, built from what the image gets."""
-    context = copy_of_the_context(tmp_path_factory.mktemp("context"))
-    target = tmp_path_factory.mktemp("wheel")
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--no-deps"]
-    subprocess.run([*pip, "--wheel-dir", target, context], check=True)
-    (built,) = target.glob("*.whl")
-    return built
+    return IMAGE.wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.mark.network
@@ -237,7 +213,7 @@ def test_what_the_image_installs_runs_the_commands_that_it_is_for(wheel: Path, t
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 
     assert run(*health_check()).returncode == 0
-    engine = run(*json.loads(arguments_of("CMD")[0]))
+    engine = run(*json.loads(IMAGE.arguments_of("CMD")[0]))
     assert engine.returncode == 3
     assert "tensorrt is not installed on this machine (it comes with JetPack)" in engine.stderr
     assert "mmkd-export student.edge --target trt --platform jp6.2" in engine.stderr

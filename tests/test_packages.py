@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ import pytest
 
 import mmkd_edge
 from mmkd_edge import example_bundle
+from proofs.install_size import resolved
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = re.findall(
@@ -172,6 +174,71 @@ def test_the_device_part_runs_with_every_python(version: str, wheel: Path, tmp_p
         assert (done.returncode, done.stderr) == (0, ""), line
 
 
+HEAVY = ("train", "export", "litert-export", "rivals", "ray", "dev", "trt-rtx")
+"""Extras that bring gigabytes: only what they would bring is asked for."""
+
+IMPORTS = {
+    "ort": "onnxruntime",
+    "openvino": "openvino",
+    "litert": "ai_edge_litert",
+    "metrics": "prometheus_client",
+    "trt": "cuda.bindings",
+    "bench": "mmkd_bench",
+    "sign": "cryptography",
+    "audio": "soundfile",
+    "video": "cv2",
+    "import": "polars",
+    "live": "paho.mqtt",
+    "opcua": "asyncua",
+    "monitor": "starlette",
+}
+"""What every other extra is for."""
+
+
+def test_every_extra_is_tried() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    section = text.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    assert sorted(re.findall(r"^([a-z-]+) = \[", section, flags=re.MULTILINE)) == sorted((*HEAVY, *IMPORTS))
+
+
+def installed_into(folder: Path, requirement: str) -> Path:
+    """The programs of a fresh environment that has a requirement, and in which nothing contradicts another."""
+    venv.create(folder, with_pip=True, symlinks=True)
+    pip = [folder / "bin" / "python", "-m", "pip", "--disable-pip-version-check"]
+    done = run([*pip, "install", "--quiet", "--only-binary=:all:", requirement])
+    assert done.returncode == 0, done.stderr
+    done = run([*pip, "check"])
+    assert done.returncode == 0, done.stdout
+    return folder / "bin"
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.parametrize("extra", sorted(IMPORTS))
+def test_an_extra_installs_alone(extra: str, wheel: Path, tmp_path: Path) -> None:
+    programs = installed_into(tmp_path / "env", f"{wheel}[{extra}]")
+    done = run([programs / "python", "-c", f"import {IMPORTS[extra]}, mmkd_edge.predictor"])
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_all_that_a_device_may_have_installs_together_and_runs(wheel: Path, tmp_path: Path) -> None:
+    programs = installed_into(tmp_path / "env", f"{wheel}[{','.join(sorted(IMPORTS))}]")
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = run([programs / "python", "-c", ANSWER, tmp_path / "env"], **home)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"\d+ ok\n", done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.parametrize("extras", [*HEAVY, ",".join((*HEAVY, *IMPORTS))])
+def test_an_extra_for_a_workstation_resolves_to_wheels(extras: str, wheel: Path) -> None:
+    found = resolved(f"{wheel}[{extras}]")
+    assert {"mmkd-edge", "numpy", "msgspec"} <= set(found)
+
+
 USER_PROJECT = """\
 from collections.abc import Mapping
 
@@ -196,9 +263,9 @@ def wrong(predictor: EdgePredictor) -> Mapping[str, int]:
 """
 
 
-@pytest.mark.slow
-def test_a_users_type_checker_reads_our_types(tmp_path: Path) -> None:
-    """In an environment that has the packages installed, as their `py.typed` says, and none of our settings."""
+@pytest.fixture
+def users_environment(tmp_path: Path) -> Path:
+    """A Python that has the packages, and what they import, installed; none of our settings."""
     venv.create(tmp_path / "env", with_pip=False, symlinks=True)
     (packages,) = (tmp_path / "env").glob("lib/python3*/site-packages")
     for package in PACKAGES:
@@ -206,10 +273,32 @@ def test_a_users_type_checker_reads_our_types(tmp_path: Path) -> None:
     libraries = {Path(sys.modules[name].__file__ or "").parents[1] for name in ("numpy", "msgspec")}
     (packages / "libraries.pth").write_text("\n".join(map(str, libraries)))
     (tmp_path / "user.py").write_text(USER_PROJECT)
+    return tmp_path / "env" / "bin" / "python"
+
+
+@pytest.mark.slow
+def test_a_users_type_checker_reads_our_types(users_environment: Path, tmp_path: Path) -> None:
     mypy = [sys.executable, "-m", "mypy", "--strict", "--config-file", os.devnull, "--hide-error-context"]
-    python = ["--python-executable", tmp_path / "env" / "bin" / "python", "--cache-dir", tmp_path / "cache"]
+    python = ["--python-executable", users_environment, "--cache-dir", tmp_path / "cache"]
     done = run([*mypy, *python, "--no-pretty", tmp_path / "user.py"])
     errors = re.findall(r"user\.py:(\d+): error: (.*)  \[(.*)\]", done.stdout)
     assert [(line, code) for line, _, code in errors] == [("19", "call-arg"), ("20", "return-value")], done.stdout
     assert errors[0][1].startswith('Unexpected keyword argument "bakend" for "open" of "EdgePredictor"')
     assert 'got "Prediction", expected "Mapping[str, int]"' in errors[1][1]
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_pyright_reads_our_types_too(users_environment: Path, tmp_path: Path) -> None:
+    pyright = [shutil.which("pyright")]
+    if pyright == [None]:
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        done = run([*pip, "--target", tmp_path / "tools", "pyright"])
+        assert done.returncode == 0, done.stderr
+        pyright = [sys.executable, "-m", "pyright"]
+    (tmp_path / "pyrightconfig.json").write_text('{"typeCheckingMode": "strict"}')
+    command = [*pyright, "--outputjson", "--pythonpath", users_environment, "--project", tmp_path]
+    done = run(command, PYTHONPATH=str(tmp_path / "tools"))
+    found = json.loads(done.stdout)["generalDiagnostics"]
+    told = [(Path(one["file"]).name, one["range"]["start"]["line"] + 1, one["rule"]) for one in found]
+    assert told == [("user.py", 19, "reportCallIssue"), ("user.py", 20, "reportReturnType")], done.stdout

@@ -2,20 +2,25 @@
 
     python benchmarks/proofs/install_size.py
     python benchmarks/proofs/install_size.py --extra ort --extra openvino --extra litert --repeats 0
+    python benchmarks/proofs/install_size.py --resolve
 
 Each row is installed by pip into an empty folder, for this machine's Python, from the registry that pip knows; the
 project's own wheel is built from this checkout. Size is the sum of the files, without compiled caches. The time is the
 median of fresh interpreters, less that of an interpreter that imports nothing; `--repeats 0` leaves it out.
+`--resolve` installs nothing: it asks pip which distributions every extra would bring, alone and all of them together.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,9 +53,13 @@ def main() -> None:
         "--extra", action="append", metavar="NAME", help="extras of the project; ort where none is given"
     )
     parser.add_argument("--repeats", type=int, default=11, help="interpreters that are started for each import")
+    parser.add_argument("--resolve", action="store_true", help="count what each extra brings, and install nothing")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         wheel = wheel_of(ROOT, Path(folder) / "wheel")
+        if options.resolve:
+            print_resolved(wheel)
+            return
         rows = [("onnxruntime alone", "onnxruntime", "onnxruntime"), ("mmkd-edge", str(wheel), "mmkd_edge.predictor")]
         rows += [
             (f"mmkd-edge[{extra}]", f"{wheel}[{extra}]", "mmkd_edge.predictor") for extra in options.extra or ["ort"]
@@ -78,6 +87,32 @@ def wheel_of(root: Path, folder: Path) -> Path:
     pip("wheel", "--no-deps", "--wheel-dir", folder, root)
     (path,) = folder.glob("*.whl")
     return path
+
+
+def print_resolved(wheel: Path) -> None:
+    """A row for each extra alone, and one for all together."""
+    print(head("extra", "distributions"))
+    names = extras_of(wheel)
+    for extras in (*((name,) for name in names), names):
+        found = resolved(f"{wheel}[{','.join(extras)}]")
+        print(row(extras[0] if len(extras) == 1 else "all together", len(found)), flush=True)
+
+
+def extras_of(wheel: Path) -> tuple[str, ...]:
+    """The extras that a wheel offers, in its own order."""
+    with zipfile.ZipFile(wheel) as archive:
+        (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        text = archive.read(metadata).decode()
+    return tuple(re.findall(r"^Provides-Extra: (\S+)$", text, flags=re.MULTILINE))
+
+
+def resolved(requirement: str) -> dict[str, str]:
+    """The distributions that pip would install into an empty environment, name to version."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        pip("install", "--dry-run", "--ignore-installed", "--prefer-binary", "--report", report, requirement)
+        document = json.loads(report.read_bytes())
+    return {entry["metadata"]["name"]: entry["metadata"]["version"] for entry in document["install"]}
 
 
 def weigh(folder: Path) -> Installed:

@@ -4,11 +4,11 @@
     python benchmarks/proofs/kills.py OLD.edge NEW.edge --rounds 10
     python benchmarks/proofs/kills.py OLD.edge NEW.edge --swap --checkpoint STUDENT.ckpt --data DATASET
 
-Each action is carried out in a child that is killed (SIGKILL) before its first call of the file system, then before
-the second, and so on until it ends by itself. After every kill there must be a bundle or a checkpoint that is whole and
-may answer, either the one before or the one after. On a device the same action must then succeed, and leave nothing
-behind. What takes seconds each time is killed where that is asked for, and in one round only: a swap, an export and a
-training (`mmkd-edge[train,export]`).
+Each action is carried out in a child that is killed (SIGKILL) before its first call of the file system that concerns
+the folder it writes to, then before the second, and so on until it ends by itself. After every kill there must be a
+bundle or a checkpoint that is whole and may answer, either the one before or the one after. On a device the same action
+must then succeed, and leave nothing behind. What takes seconds each time is killed where that is asked for, and in one
+round only: a swap, an export and a training (`mmkd-edge[train,export]`).
 """
 
 from __future__ import annotations
@@ -300,7 +300,7 @@ def _dies(action: Action, state: Path, step: int) -> bool:
     """Whether a child that is killed before this step of an action has come to it."""
     child = os.fork()
     if child == 0:
-        _kill_before(step)
+        _kill_before(step, state)
         with suppress(BaseException):
             action(state)
             os._exit(0)
@@ -312,14 +312,20 @@ def _dies(action: Action, state: Path, step: int) -> bool:
     return False
 
 
-def _kill_before(step: int) -> None:
-    """Have this process killed before a call of the file system, counted from now."""
+def _kill_before(step: int, folder: Path) -> None:
+    """Have this process killed before a call of the file system that concerns a folder, counted from now."""
     done = 0
+
+    def concerns(given: object) -> bool:
+        if isinstance(given, int):
+            with suppress(OSError):
+                return str(Path(f"/proc/self/fd/{given}").readlink()).startswith(str(folder))
+        return isinstance(given, str | os.PathLike) and os.fspath(given).startswith(str(folder))
 
     def wrapped(call: Any) -> Any:
         def called(*given: Any, **named: Any) -> Any:
             nonlocal done
-            done += 1
+            done += any(map(concerns, given))
             if done == step:
                 os.kill(os.getpid(), signal.SIGKILL)
             return call(*given, **named)

@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -32,7 +32,7 @@ import numpy as np
 from mmkd_edge import Bundle, EdgePredictor, GateError, MmkdError, choose_artifact, prepare, write_bundle
 from mmkd_edge.backends.base import open_backend
 from mmkd_edge.bundle.digest import new_sha256
-from mmkd_edge.bundle.manifest import member_files
+from mmkd_edge.bundle.manifest import Manifest, member_files
 from proofs.mutations import mutated_bytes, mutated_graph
 from proofs.script import head, parser_of, row
 
@@ -176,7 +176,7 @@ def outcome_alone(path: Path, backend: str) -> str:
             first, second = entry.inputs
             for window, expected in zip(golden.windows, golden.logits, strict=True):
                 values, present = prepare(window, entry.modality)
-                logits, _ = engine.run({first.name: values, second.name: present})
+                logits, *_ = engine.run({first.name: values, second.name: present})
                 if logits.shape != (1, len(expected)) or not np.abs(logits[0] - expected).max() <= golden.tolerance:
                     return "BAD: answers otherwise than the checkpoint, and says nothing"
         except MmkdError:
@@ -202,18 +202,25 @@ def refusal_of(error: MmkdError) -> str:
 
 def write_mutant(bundle: Path, path: Path, *, backend: str, seed: int, number: int) -> None:
     """Write the bundle with a changed artifact, whose hashes are right."""
-    with Bundle.open(bundle) as opened:
-        entry = opened.manifest.models[0]
-        wanted = ("tflite", "fp32") if backend == "litert" else ("onnx", "fp32")
-        artifact = next(one for one in entry.artifacts if (one.format, one.precision) == wanted)
-        members = {one.file: opened.read(one.file) for one in member_files(opened.manifest)}
     dice = random.Random(f"{seed} {number}")
-    mutated = mutated_graph if artifact.format == "onnx" and number % 2 else mutated_bytes
-    data = members[artifact.file] = mutated(members[artifact.file], dice)
+    wanted = "tflite" if backend == "litert" else "onnx"
+    mutated = mutated_graph if wanted == "onnx" and number % 2 else mutated_bytes
+    manifest, members = with_model(bundle, wanted, lambda model: mutated(model, dice))
+    write_bundle(path, manifest=manifest, members=members)
+
+
+def with_model(bundle: Path, wanted: str, changed: Callable[[bytes], bytes]) -> tuple[Manifest, dict[str, bytes]]:
+    """The parts of a bundle whose fp32 artifact of a format was changed, with right hashes."""
+    with Bundle.open(bundle) as opened:
+        manifest = opened.manifest
+        members = {one.file: opened.read(one.file) for one in member_files(manifest)}
+    entry = manifest.models[0]
+    artifact = next(one for one in entry.artifacts if (one.format, one.precision) == (wanted, "fp32"))
+    data = members[artifact.file] = changed(members[artifact.file])
     fresh = msgspec.structs.replace(artifact, sha256=new_sha256(data).hexdigest(), size_bytes=len(data))
     artifacts = tuple(fresh if one is artifact else one for one in entry.artifacts)
-    models = (msgspec.structs.replace(entry, artifacts=artifacts), *opened.manifest.models[1:])
-    write_bundle(path, manifest=msgspec.structs.replace(opened.manifest, models=models), members=members)
+    models = (msgspec.structs.replace(entry, artifacts=artifacts), *manifest.models[1:])
+    return msgspec.structs.replace(manifest, models=models), members
 
 
 if __name__ == "__main__":

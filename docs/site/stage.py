@@ -131,6 +131,8 @@ def stage(folder: Path) -> list[Path]:
     shutil.rmtree(folder, ignore_errors=True)
     (pages / "reference").mkdir(parents=True)
     shutil.copy(SITE / "zensical.toml", folder)
+    for name in ("site.css", "site.js"):
+        shutil.copy(SITE / name, pages)
     waiting, done = {ROOT / "README.md", *DOCS.rglob("*.md")}, set[Path]()
     while waiting:
         file = waiting.pop()

@@ -18,6 +18,7 @@ from mmkd_edge.backends.base import backend_for, is_installed
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.golden import Golden
+from mmkd_edge.bundle.lineage import Adapted
 from mmkd_edge.bundle.manifest import Artifact, BatchRange, ModelEntry, Precision, Streaming
 from mmkd_edge.drift.features import GroupReference, InputStatistics
 from mmkd_edge.errors import BundleError, UsageError
@@ -75,6 +76,7 @@ class ProvenStudent:
         group_reference: how the groups of its training differ from each other; None where nobody measured it.
         golden: what a device tests itself with, in place of the windows of the proof set; None for those.
         range_rule: where the range of its values comes from; None where the dataset declares it.
+        adapted: to which domains it was adapted, in order.
         judged_before: the windows that an earlier bundle was judged by, where its judgement holds.
         statistics: of the windows that an earlier bundle was made with, where it carries fewer; None to measure them.
     """
@@ -92,6 +94,7 @@ class ProvenStudent:
     group_reference: GroupReference | None = None
     range_rule: str | None = None
     golden: Golden | None = None
+    adapted: tuple[Adapted, ...] = ()
     judged_before: WindowFacts | None = None
     statistics: InputStatistics | None = None
 
@@ -169,6 +172,7 @@ def student_from_checkpoint(
             task=checkpoint.task,
             answer=answer,
         ),
+        adapted=checkpoint.facts.adapted or (),
     )
 
 
@@ -240,6 +244,7 @@ def student_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> P
         ),
         group_reference=_reference_of_bundle(plan, entry, proof_set, graph=fp32.model),
         range_rule=report.range_rule or None,
+        adapted=entry.adapted or (),
         judged_before=windows if holds else None,
         statistics=entry.statistics if fewer else None,
     )

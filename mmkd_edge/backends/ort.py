@@ -42,10 +42,15 @@ def import_onnxruntime() -> Any:
     Raises:
         ImportError: it is not installed, or does not load.
     """
-    os.environ.setdefault(*_NO_REPORTS)
+    silence_reports()
     import onnxruntime
 
     return onnxruntime
+
+
+def silence_reports() -> None:
+    """Have ONNX Runtime report nothing from this process, whoever imports it after this call."""
+    os.environ.setdefault(*_NO_REPORTS)
 
 
 class OrtBackend:

@@ -21,10 +21,6 @@ MOST_UNPACKED_RATIO = 20
 """Recorded float32 packs to a half, int16 to a fifth; a channel that rests to far less, but not all of a gigabyte."""
 
 
-LARGE_BYTES = 1 << 28
-"""A mapped file from which on pages that were read are let go: smaller ones are no burden."""
-
-
 class ArraysError(ValueError):
     """What is wrong with a file of arrays; the caller names the file and what it should be."""
 
@@ -61,13 +57,20 @@ def check_whole(array: NDArray[Any]) -> None:
         raise ArraysError(f"{name}: the file was cut short while it was in use: {len(base)} bytes became {base.size()}")
 
 
-def let_go(array: NDArray[Any]) -> None:
-    """Gives the pages of a large mapped file back to the kernel, which read ones count as the process's own memory.
+def let_go(array: NDArray[Any], *, least_bytes: int = 0) -> None:
+    """Gives the pages of a mapped file back to the kernel, which read ones count as the process's own memory.
 
-    They stay in the kernel's cache while nobody else needs the memory, so that reading them again costs little.
+    They stay in the kernel's cache while nobody else needs the memory, so that reading them again costs little. Nothing
+    happens to a map that can be written: what was changed in a private one lies in these pages alone.
+
+    Args:
+        least_bytes: the size from which a file is worth the call.
     """
-    _, base = _mapped(array)
-    if isinstance(base, mmap.mmap) and len(base) >= LARGE_BYTES and hasattr(base, "madvise"):
+    owner, base = array, array.base
+    while isinstance(base, np.ndarray):
+        owner, base = base, base.base
+    is_read_only = isinstance(owner, np.memmap) and owner.mode == "r"
+    if is_read_only and isinstance(base, mmap.mmap) and len(base) >= least_bytes and hasattr(base, "madvise"):
         base.madvise(mmap.MADV_DONTNEED)
 
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import msgspec
 
+from mmkd_edge.bundle.lineage import MOST_ADAPTED, Adapted
 from mmkd_edge.bundle.strict_json import JsonError, convert_object, parse_object
 from mmkd_edge.drift.features import GroupReference, InputStatistics, reference_fault
 from mmkd_edge.errors import ManifestError
@@ -47,6 +48,7 @@ _Size = Annotated[int, msgspec.Meta(ge=1, le=MAX_FILE_BYTES)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=10**15)]
 _Error = Annotated[float, msgspec.Meta(ge=0)]
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+_Lineage = Annotated[tuple[Adapted, ...], msgspec.Meta(min_length=1, max_length=MOST_ADAPTED)]
 
 
 class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -184,6 +186,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         statistics: of the golden windows; None in a bundle of an earlier version.
         group_reference: how the groups of the training differ from each other; None where it was not measured.
         streaming: the steps of a causal student; None of a windowed one.
+        adapted: to which domains it was adapted after its training, in order; absent where to none.
     """
 
     name: str
@@ -204,6 +207,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     statistics: InputStatistics | None = None
     group_reference: GroupReference | None = None
     streaming: Streaming | None = None
+    adapted: _Lineage | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def has_novelty(self) -> bool:
@@ -382,6 +386,18 @@ def _check_model(model: ModelEntry, path: str) -> None:
             _fail(f"{path}.group_reference.{fault[0]}", fault[1])
     if model.streaming is not None:
         _check_streaming(model.streaming, model, f"{path}.streaming")
+    for index, adapted in enumerate(model.adapted or ()):
+        _check_adapted(adapted, f"{path}.adapted[{index}]")
+
+
+def _check_adapted(adapted: Adapted, path: str) -> None:
+    _check_hash(adapted.from_sha256, f"{path}.from_sha256")
+    _check_hash(adapted.dataset_sha256, f"{path}.dataset_sha256")
+    if adapted.teacher_sha256 is not None:
+        _check_hash(adapted.teacher_sha256, f"{path}.teacher_sha256")
+    _check_printable([adapted.dataset], f"{path}.dataset")
+    _check_printable([adapted.way], f"{path}.way")
+    _require(adapted.labels >= 0, f"{path}.labels", f"expected 0 or more, got {adapted.labels}")
 
 
 def _check_streaming(streaming: Streaming, model: ModelEntry, path: str) -> None:

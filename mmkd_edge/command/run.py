@@ -122,6 +122,9 @@ def check_page(page: Path, *, extra: str) -> None:
 
 
 def _can_import(module: str) -> bool:
+    from mmkd_edge.backends.ort import silence_reports
+
+    silence_reports()  # some libraries import ONNX Runtime where they find it
     try:
         importlib.import_module(module)
     except ImportError:

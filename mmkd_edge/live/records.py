@@ -27,9 +27,10 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", 
         number: counts the records of a station from 1; a reader that misses one knows that it was lost.
         time_s: of the newest sample of the window; None where samples have no times.
         decided_s: when it was decided.
-        status: how far it can be trusted, and so the next eleven: as of `Prediction`.
+        status: how far it can be trusted, and so the next ten: as of `Prediction`.
         dropped: samples that left the full queue since the result before.
         late: samples left out since then because later ones were there already.
+        novelty: as of `Prediction`.
     """
 
     station: str
@@ -45,12 +46,12 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", 
     labels: tuple[str, ...]
     value: float | None
     label_set: tuple[str, ...]
-    novelty: float | None = None
     missing_share: float
     modality: str
     input_age_s: float | None
     dropped: int
     late: int
+    novelty: float | None = None
 
 
 class AlarmRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="alarm"):

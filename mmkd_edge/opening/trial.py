@@ -16,12 +16,12 @@ import msgspec
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import BackendError, BundleError, MmkdError, first_line
-from mmkd_edge.opening.first_questions import ask_quickly
+from mmkd_edge.opening.first_questions import ask_thoroughly
 from mmkd_edge.predict.engine import open_engine
 from mmkd_edge.predict.setup import Setup
 
-QUESTIONS_S = 0.3
-"""What the golden windows of one way may take together: all of them, of a student."""
+QUESTIONS_S = 3.0
+"""What the golden windows of one way may take together: all of them, of a student on a machine that does much else."""
 
 
 class TrialRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,7 +88,7 @@ def _event_of(request: TrialRequest, model: str, setup: Setup, checked: set[str]
                 checked.add(model)
             with closing(open_engine(bundle, entry, setup)) as engine:
                 if request.questions:
-                    ask_quickly(bundle, engine, limit_s=QUESTIONS_S, most=None)
+                    ask_thoroughly(bundle, engine, limit_s=QUESTIONS_S)
     except MmkdError as error:
         return TrialEvent(kind=type(error).__name__, message=str(error))
     except Exception as error:

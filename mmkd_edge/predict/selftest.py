@@ -23,6 +23,9 @@ _STEPPED_WINDOWS = 8  # of the golden ones, in the self-test of a step graph
 # adds hundreds: 1 % to 5 % of the largest logit are usual. Far more comes from a sensor whose values vary little
 # around a large mean, which 8 bits cannot tell apart: such a student must not run in it.
 _BF16_TOLERANCE = 0.1
+# The same for half precision, whose 11 bits are eight times as fine. An export judges an fp16 artifact on x86-64, where
+# onnxruntime computes it in float32; on ARM64 and on a GPU engines add in half precision itself.
+_FP16_TOLERANCE = _BF16_TOLERANCE / 8
 
 
 class SelfTest(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,8 +62,8 @@ def run_selftest(engine: Engine, bundle: Bundle, *, most: int | None = None) -> 
     if engine.artifact is not None and engine.artifact.precision != "fp32":
         # Lower precision differs from the checkpoint by design; the manifest says by how much it may.
         tolerance = max(tolerance, engine.artifact.parity.tolerance)
-    if engine.setup is not None and engine.setup.precision == "bf16":
-        tolerance = max(tolerance, _BF16_TOLERANCE * max(1.0, float(np.abs(golden.logits).max())))
+    if (coarse := _coarseness(engine)) > 0.0:
+        tolerance = max(tolerance, coarse * max(1.0, float(np.abs(golden.logits).max())))
     count = len(golden.windows)
     asked = np.unique(np.linspace(0, count - 1, min(count, most or count)).astype(int))
     logits, probabilities, *scores = answers_of(engine, golden.windows[asked])
@@ -86,10 +89,9 @@ def run_selftest(engine: Engine, bundle: Bundle, *, most: int | None = None) -> 
 def _test_novelty(
     engine: Engine, expected: NDArray[np.float32], got: NDArray[np.float32], *, asked: NDArray[np.intp], where: str
 ) -> None:
-    """Hold novelty scores (N, 1) against the stored ones; bf16 is as coarse here as in the logits."""
+    """Hold novelty scores (N, 1) against the stored ones; coarse arithmetic is as coarse here as in the logits."""
     assert engine.novelty is not None
-    is_bf16 = engine.setup is not None and engine.setup.precision == "bf16"
-    tolerance = max(engine.novelty.calibration.tolerance, _BF16_TOLERANCE if is_bf16 else 0.0)
+    tolerance = max(engine.novelty.calibration.tolerance, _coarseness(engine))
     errors = novelty_errors(expected, got)
     worst = int(errors.argmax())
     if not errors[worst] <= tolerance:
@@ -98,6 +100,13 @@ def _test_novelty(
             f"got a difference of {errors[worst]:.1%}; {engine.backend.version} computes another result here than at "
             "export: do not use it on this device"
         )
+
+
+def _coarseness(engine: Engine) -> float:
+    """What an engine's arithmetic may differ by, as a share of the largest logit; 0 where it is that of the export."""
+    if engine.setup is not None and engine.setup.precision == "bf16":
+        return _BF16_TOLERANCE
+    return _FP16_TOLERANCE if engine.artifact is not None and engine.artifact.precision == "fp16" else 0.0
 
 
 def _test_steps(engine: Engine, step: SteppingBackend, golden: Golden, *, most: int | None, where: str) -> float:

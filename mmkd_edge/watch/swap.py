@@ -15,7 +15,7 @@ from pathlib import Path
 from mmkd_edge.backends.base import Backend
 from mmkd_edge.backends.handlers import let_handlers_through
 from mmkd_edge.bundle.manifest import ModelEntry, release_of
-from mmkd_edge.errors import BackendError, MmkdError, UsageError
+from mmkd_edge.errors import BackendError, UsageError
 from mmkd_edge.opening.students import open_students
 from mmkd_edge.predict.engine import Engine, Students
 from mmkd_edge.predict.selftest import run_selftest

@@ -79,7 +79,8 @@ def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], bytes]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+            # Copied: a file that is cut short while it is mapped ends the process.
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, start, error) from error
     if kind not in metadata:

@@ -32,6 +32,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             The one-standard-error rule (Breiman et al., "Classification and Regression Trees", 1984, section 3.4.3),
             with the end of the schedule, where learning rate and moving average are calmest, as the simple choice.
         precision: Lightning Fabric's name of the arithmetic.
+        devices: that share each batch, of each machine; torchrun and SLURM say how many machines there are.
     """
 
     steps: int = 400

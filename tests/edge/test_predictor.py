@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -301,6 +302,27 @@ def test_a_device_that_computes_something_else_fails_the_self_test(kit: Any, tmp
     assert suffix.split("; ")[1] == (
         f"{version} computes another result here than at export: do not use it on this device"
     )
+
+
+def test_half_precision_may_be_added_up_in_half_precision(kit: Any, tmp_path: Path) -> None:
+    """As engines on ARM64 and GPUs do, and onnxruntime on x86-64, where exports are judged, does not."""
+    golden = kit.golden(kit.modality)
+    bound = 0.0125 * max(1.0, float(np.abs(golden.logits).max()))
+    for share, passes in ((0.9, True), (1.1, False)):
+        shifted = msgspec.structs.replace(golden, logits=golden.logits + np.float32(share * bound))
+        parts = kit.parts(kit.modality, golden=shifted)
+        (fp32,) = parts.manifest.models[0].artifacts
+        fp16 = msgspec.structs.replace(fp32, precision="fp16", file="acc/model.fp16.onnx")
+        members = {**parts.members, fp16.file: parts.members[fp32.file]}
+        both = replace(parts.with_model(artifacts=(fp32, fp16)), members=members)
+        path = both.write(tmp_path / "student.edge")
+        with EdgePredictor.open(path, precision="fp16", selftest=False) as predictor:
+            if passes:
+                assert predictor.selftest().tolerance == pytest.approx(bound, rel=0.02)
+            else:
+                assert "got a difference of" in said(GateError, predictor.selftest)
+        with EdgePredictor.open(path, precision="fp32", selftest=False) as predictor:
+            assert "within 1e-05" in said(GateError, predictor.selftest)
 
 
 def test_an_answer_of_nan_fails_the_self_test(kit: Any, bundle_path: Path) -> None:

@@ -16,7 +16,10 @@ import torch
 
 from mmkd_edge import EdgePredictor
 from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.bundle.lineage import Adapted
+from mmkd_edge.bundle.manifest import encode_manifest
 from mmkd_edge.errors import CheckpointError, GateError, UsageError
+from mmkd_export.inspect.files import inspect_file
 from mmkd_export.judge.windows import RealWindows, windows_from_path
 from mmkd_export.plan import ExportPlan, PrecisionChoice, export_plan
 from mmkd_export.run import ExportResult, export
@@ -297,3 +300,45 @@ def test_fifty_exports_killed_at_random_moments_leave_a_bundle_each_time(
             if path.suffix != ".ckpt":
                 with Bundle.open(path) as bundle:
                     assert bundle.golden("acc").windows.shape == (12, 64, 3)
+
+
+ADAPTED = Adapted(
+    from_sha256="1" * 64,
+    dataset="line two",
+    dataset_sha256="2" * 64,
+    way="teacher",
+    teacher_sha256="3" * 64,
+    labels=0,
+    gain_points=10.6,
+    forgotten_points=0.5,
+)
+
+
+def test_whom_an_adapted_student_comes_from_is_in_checkpoint_bundle_card_and_report(
+    build_student: Callable[..., StudentCheckpoint], tmp_path: Path
+):
+    labelled = msgspec.structs.replace(ADAPTED, way="labels", teacher_sha256=None, labels=40, forgotten_points=-0.25)
+    student = build_student()
+    facts = msgspec.structs.replace(student.facts, adapted=(ADAPTED, labelled))
+    write_student(tmp_path / "adapted.ckpt", replace(student, facts=facts))
+    first = export(export_plan(tmp_path / "adapted.ckpt"))
+    again = export(export_plan(first.path, output=tmp_path / "again.edge"))
+    assert again.manifest.models[0].adapted == (ADAPTED, labelled)
+    start = f"from checkpoint {'1' * 64} to line two (SHA-256 {'2' * 64}) by "
+    told = [
+        f"{start}'teacher', teacher {'3' * 64}: estimate +10.6 points, old domain -0.5",
+        f"{start}'labels', 40 labels: estimate +10.6 points, old domain +0.2",
+    ]
+    with Bundle.open(again.path) as bundle:
+        card = bundle.read("README.md").decode()
+    assert "".join(f"- Adapted since, {one}.\n" for one in told) in card
+    inspected = inspect_file(tmp_path / "adapted.ckpt")
+    assert [inspected["adapted.0"], inspected["adapted.1"]] == told
+    inspected = inspect_file(again.path)
+    assert [inspected["acc.adapted.0"], inspected["acc.adapted.1"]] == told
+
+
+def test_a_student_that_was_never_adapted_says_nothing_of_it(exported: ExportResult):
+    assert b"adapted" not in encode_manifest(exported.manifest)
+    with Bundle.open(exported.path) as bundle:
+        assert b"Adapted" not in bundle.read("README.md")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +31,7 @@ from mmkd_export.judge.torch_answers import answers_from_student
 from mmkd_export.plan import ExportPlan, export_plan
 from mmkd_export.precision.fp16 import half_graph
 from mmkd_export.run import ExportResult, export
+from mmkd_models.data import write_dataset
 from mmkd_models.networks.rocket import fit_rocket, pruned
 from mmkd_models.networks.student import student_network
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
@@ -181,6 +184,35 @@ def test_a_bundle_that_is_made_from_a_bundle_keeps_it(made: ExportResult, tmp_pa
     (before,), (after,) = made.manifest.models, again.manifest.models
     assert after.artifacts[0].novelty == before.artifacts[0].novelty
     assert after.outputs == before.outputs
+
+
+def test_a_bundle_with_it_is_evaluated_and_timed_as_others_are(made: ExportResult, tmp_path: Path) -> None:
+    with Bundle.open(made.path) as bundle:
+        golden = bundle.golden("acc")
+    (entry,) = made.manifest.models
+    places = {"train": slice(0, 8), "valid": slice(8, 16), "test": slice(16, None)}
+    write_dataset(
+        tmp_path / "data",
+        name="toy",
+        labels=list(entry.task.labels),
+        modalities=[entry.modality],
+        splits={
+            split: {
+                "acc": golden.windows[place],
+                "labels": golden.labels[place],
+                "groups": np.arange(len(golden.labels))[place] // 8,
+            }
+            for split, place in places.items()
+        },
+    )
+    for command in (
+        ["mmkd-evaluate", str(made.path), str(tmp_path / "data"), "--json"],
+        ["mmkd-bench", "run", str(made.path), "--duration-s", "0.5", "--launches", "1", "--json"],
+    ):
+        done = subprocess.run(
+            [str(Path(sys.executable).with_name(command[0])), *command[1:]], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
 
 
 def test_nothing_of_it_leaves_float32(student: StudentCheckpoint) -> None:

@@ -8,7 +8,6 @@ a baseline without dropout on that many CPU processes instead.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -29,6 +28,7 @@ from mmkd_models.losses.term import Weight, constant
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
+from mmkd_models.processes import is_first_process
 from mmkd_models.train_config import Progress, TrainConfig
 from mmkd_models.training.loop import fit
 from mmkd_models.training.predict import scores_of
@@ -75,7 +75,7 @@ def train(dataset: Dataset, run_dir: Path, weights: Path, *, devices: int | None
         resume=True,
         on_step=slow_step,
     )
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # which Lightning Fabric sets in every process
+    if is_first_process():
         save_file(result.state, weights)
 
 

@@ -212,7 +212,7 @@ def _timed_steps(predictor: EdgePredictor, windows: Sequence[Window]) -> Iterato
         after_check = clock()
         values, present = prepare(checked, modality, reference)
         after_prepare = clock()
-        _, probabilities = run({values_name: values, present_name: present})
+        _, probabilities, *_ = run({values_name: values, present_name: present})
         after_run = clock()
         interpret(probabilities, present, modality=modality, task=task)
         yield begin, after_check, after_prepare, after_run, clock()

@@ -179,7 +179,7 @@ def _from_samples(graph: _Graph, sensors: Sequence[_Sensor], task: TaskSpec) -> 
         for sensor in sensors:
             sensor.gather()
         feeds = _feeds(sensors)
-        _, probabilities = graph.run(feeds)
+        _, probabilities, *_ = graph.run(feeds)
         return interpret(probabilities, feeds[f"{first.name}_present"], modality=first, task=task)
 
     return answer

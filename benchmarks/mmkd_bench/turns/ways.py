@@ -136,7 +136,7 @@ def require_score(engine: Engine, golden: Golden, *, max_drop_points: float) -> 
     if len(known) == 0:
         return  # the self-test judged it; the export's own gate had no more than that either
     labels = golden.labels[known]
-    logits, _ = answers_of(engine, golden.windows[known])
+    logits, *_ = answers_of(engine, golden.windows[known])
     balanced = engine.entry.validation_metric == "balanced_accuracy"
     before = score(golden.logits[known].argmax(axis=1), labels, balanced=balanced)
     after = score(logits.argmax(axis=1), labels, balanced=balanced)

@@ -19,6 +19,7 @@ import numpy as np
 
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import open_file, read_exactly
+from mmkd_edge.bundle.lineage import Adapted, adapted_text
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import ArtifactError, BundleError, CheckpointError, UsageError
 from mmkd_edge.predict.novelty import novelty_text
@@ -111,6 +112,8 @@ def _model_facts(bundle: Bundle, entry: ModelEntry) -> Iterator[tuple[str, str]]
     yield f"{prefix}.validation.{entry.validation_metric}", f"{entry.validation_score:.4f}"
     yield f"{prefix}.dataset", f"{entry.dataset_name} {entry.dataset_sha256}"
     yield f"{prefix}.teacher", entry.teacher_sha256 or "none: labels alone taught"
+    for number, one in enumerate(entry.adapted or ()):
+        yield f"{prefix}.adapted.{number}", f"from {adapted_text(one)}"
     yield f"{prefix}.golden", f"{len(golden.labels)} windows, {int(golden.judge.sum())} of them only judge"
     for artifact in entry.artifacts:
         parity = artifact.parity
@@ -191,8 +194,12 @@ def _checkpoint_facts(path: Path) -> Iterator[tuple[str, str]]:
         if kind == "student":
             hashes = [facts["teacher_sha256"], *facts.get("further_teachers_sha256", ())]
             yield "teacher", ", ".join(one for one in hashes if one) or "none: labels alone taught"
+            for number, one in enumerate(facts.get("adapted", ())):
+                yield f"adapted.{number}", f"from {adapted_text(msgspec.convert(one, Adapted))}"
             carried = header.get("carried/windows", {}).get("shape", [0])
             yield "carried_windows", str(carried[0])
+            novelty = header.get("novelty/scores", {}).get("shape")
+            yield "novelty", f"scores of {novelty[0]} validation windows" if novelty else "none"
         for name, version in sorted(facts["versions"].items()):
             yield f"made_with.{name}", version
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from mmkd_edge.bundle.lineage import adapted_text
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.predict.novelty import novelty_text
 from mmkd_edge.printable import printable
@@ -30,7 +31,7 @@ def model_card(report: ExportReport, entry: ModelEntry, *, licence: str) -> str:
             *_measured(report),
             *_confidence(report),
             *_novelty(entry),
-            *_origin(report, licence),
+            *_origin(report, entry, licence),
         ]
     )
 
@@ -232,7 +233,7 @@ def _row(artifact: ArtifactReport) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _origin(report: ExportReport, licence: str) -> Iterator[str]:
+def _origin(report: ExportReport, entry: ModelEntry, licence: str) -> Iterator[str]:
     student = report.student
     taught = "Trained on labels alone"
     if hashes := student.teachers_sha256:
@@ -244,6 +245,7 @@ def _origin(report: ExportReport, licence: str) -> Iterator[str]:
         "",
         f"- Dataset {student.dataset} (SHA-256 `{student.dataset_sha256}`), licence: {licence}.",
         f"- {taught}; {metric} on the validation split {student.score:.3f}.",
+        *(f"- Adapted since, from {adapted_text(one)}." for one in entry.adapted or ()),
         f"- Checkpoint SHA-256 `{student.checkpoint_sha256}`, trained with {_versions(student.trained_with)}.",
         f"- Exported with {_versions(report.tools)}.",
         "",

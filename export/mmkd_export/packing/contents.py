@@ -155,6 +155,7 @@ def _entry(student: ProvenStudent, artifacts: Sequence[ProvenArtifact], *, golde
         statistics=student.statistics or _statistics(proof_set),
         group_reference=student.group_reference,
         streaming=_streaming(student),
+        adapted=student.adapted or msgspec.UNSET,
     )
 
 

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_edge.bundle.lineage import Adapted
 from mmkd_edge.errors import UsageError
 from mmkd_models.adapt.domains import Domain, few_labels
 from mmkd_models.adapt.judging import Court, Heard, heard, importance, judged
@@ -20,7 +21,7 @@ from mmkd_models.adapt.ways import Floats, Task, Way, adapted
 from mmkd_models.carried import CarriedWindows, most_carried
 from mmkd_models.data.windows import Windows
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.training.checkpoint import Adapted, StudentCheckpoint
+from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_models.training.closed_form.targets import teachers_answers
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.teacher_set import TaughtBy

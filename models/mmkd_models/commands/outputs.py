@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from mmkd_edge.command.show import json_text
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.commands.options import run_dir_of
+from mmkd_models.processes import is_first_process
 
 if TYPE_CHECKING:  # --help needs no torch
     import typer
@@ -140,11 +140,6 @@ def _finish(
     for heading, text in {"modalities": ", ".join(names), "parameters": count, **rows, **logs}.items():
         print(f"{heading:<13} {text}")
     print(f"wrote {output}; next: {following}")
-
-
-def is_first_process() -> bool:
-    """With --devices every process runs the whole command; Lightning Fabric numbers those that it starts."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def hold_output(

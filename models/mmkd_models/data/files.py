@@ -5,7 +5,6 @@ Owns the rules that need no look into the windows themselves: dtypes, shapes, la
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,19 +31,6 @@ _DTYPES = {
 }
 _PER_WINDOW = ("groups", "folds", "times", "episodes")  # optional, and then in every split
 COLUMNS = "columns.npz"
-
-
-def release_pages(array: AnyArray) -> None:
-    """Takes what was read of a mapped file out of this process's memory; whoever reads on loads it again.
-
-    Only of a map that cannot be written: what was changed in a private one lies in these pages alone.
-    """
-    owner: AnyArray = array
-    while isinstance(owner.base, np.ndarray):
-        owner = owner.base
-    is_read_only = isinstance(owner, np.memmap) and owner.mode == "r"
-    if is_read_only and isinstance(owner.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        owner.base.madvise(mmap.MADV_DONTNEED)
 
 
 def is_cut_from_recordings(path: Path, spec: DatasetSpec) -> bool:

@@ -16,11 +16,14 @@ import numpy.typing as npt
 from mmkd_edge.bundle.arrays import ArraysError, check_whole, let_go
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data.files import AnyArray, release_pages
+from mmkd_models.data.files import AnyArray
 from mmkd_models.data.kinds import Values, decoded, with_present
 
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
+
+LARGE_BYTES = 1 << 28
+"""A mapped file from which on pages that were read are let go: smaller ones are no burden."""
 
 
 class WindowSource(Protocol):
@@ -67,7 +70,7 @@ class StoredWindows:
                 here = part_of == part
                 values[here] = decoded(parts[part][rows[here] - self.offsets[part]], kind=modality.kind)
         for part in used:
-            let_go(parts[part])
+            let_go(parts[part], least_bytes=LARGE_BYTES)
         return with_present(values, self._present(modality, rows, part_of)) if modality.kind == "video" else values
 
     def _present(self, modality: ModalitySpec, rows: Rows, part_of: Rows) -> AnyArray:
@@ -122,18 +125,9 @@ class CutWindows:
         _check_whole([self.samples[modality.name]])
         present = self.present.get(modality.name)
         stored = _windows_at(self.samples[modality.name], first, modality.samples)
-        let_go(self.samples[modality.name])
+        let_go(self.samples[modality.name], least_bytes=LARGE_BYTES)
         values = decoded(stored, kind=modality.kind, scale=self.scale.get(modality.name))
         return values if present is None else with_present(values, _windows_at(present, first, modality.samples))
-
-
-def release(source: WindowSource) -> None:
-    """Takes what was read of mapped files out of memory; the next gather reads on from the files."""
-    stored = source.parts.values() if isinstance(source, StoredWindows) else ()
-    cut = [source.samples.values()] if isinstance(source, CutWindows) else ()
-    for arrays in (*stored, *cut):
-        for array in arrays:
-            release_pages(array)
 
 
 def _windows_at(flat: AnyArray, first: Rows, samples: int) -> AnyArray:

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from mmkd_edge.bundle.arrays import let_go
 from mmkd_edge.bundle.files import fault_of
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype
@@ -33,7 +34,6 @@ from mmkd_models.data.files import (
     column_names,
     file_of,
     presence_file,
-    release_pages,
     structure_problems,
 )
 from mmkd_models.data.kinds import present_of, storable, storable_text
@@ -400,4 +400,4 @@ def _save(file: Path, array: AnyArray) -> None:
         rows = max(1, _BLOCK_BYTES // max(1, array[:1].nbytes))
         for first in range(0, len(array), rows):
             opened.write(array[first : first + rows].data)
-            release_pages(array)
+            let_go(array)

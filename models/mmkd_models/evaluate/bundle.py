@@ -79,7 +79,7 @@ def _evaluation(
     engine: Engine, artifact: Artifact, windows: Windows, error_levels: tuple[float, ...]
 ) -> ArtifactEvaluation:
     labels = windows.labels
-    logits, probabilities = answers_of(engine, windows.take(np.arange(len(windows)))[engine.modality.name])
+    logits, probabilities, *_ = answers_of(engine, windows.take(np.arange(len(windows)))[engine.modality.name])
     judged = outcome_on(windows, probabilities)
     confidence = None
     if artifact.confidence is not None:

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mmkd_edge.bundle.lineage import Adapted
 from mmkd_edge.bundle.strict_json import JsonError, parse_object
 from mmkd_edge.drift.features import GroupReference
 from mmkd_edge.errors import CheckpointError, UsageError
@@ -69,29 +70,6 @@ class Contender(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     name: str
     valid_score: float
     log_likelihood: float
-
-
-class Adapted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An adaptation that a student went through.
-
-    Attributes:
-        from_sha256: of the checkpoint that it came from.
-        dataset: of the new domain.
-        way: what it learnt from there.
-        teacher_sha256: of the teacher that answered; None where none did.
-        labels: how many labels of the new domain it saw.
-        gain_points: of the estimate that chose it.
-        forgotten_points: of the old domain.
-    """
-
-    from_sha256: str
-    dataset: str
-    dataset_sha256: str
-    way: str
-    teacher_sha256: str | None
-    labels: int
-    gain_points: float
-    forgotten_points: float
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,9 +19,11 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
+from mmkd_edge.backends.ort import silence_reports
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.batches import Batch
 from mmkd_models.metrics.scores import AnyScores, scores_from_document
+from mmkd_models.processes import launch_of
 from mmkd_models.tensors import same_tensors
 from mmkd_models.train_config import CurvePoint, OnStep, Progress, TrainConfig
 from mmkd_models.training.resume import FILE_NAME, ResumeFacts, ResumeState, read_resume, write_resume
@@ -287,10 +290,21 @@ def schedule(share: float, warmup_share: float) -> float:
 
 
 def _fabric(config: TrainConfig) -> Fabric:
+    silence_reports()  # Fabric imports torchmetrics, and that ONNX Runtime where librosa is installed too
     from lightning_fabric import Fabric
 
-    fabric = Fabric(accelerator="auto", devices=config.devices, precision=config.precision)
-    if config.devices > 1:
+    launch = launch_of(os.environ)
+    nodes = 1 if launch is None else launch.nodes
+    if launch is not None and launch.processes != config.devices:
+        raise UsageError(
+            f"training: expected --devices {launch.processes}, as many processes as {launch.by} starts on a machine, "
+            f"got {config.devices}; give the same number to both"
+        )
+    try:
+        fabric = Fabric(accelerator="auto", devices=config.devices, num_nodes=nodes, precision=config.precision)
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(f"training: expected {config.devices} device(s) that can be used, got: {error}") from error
+    if config.devices > 1 or nodes > 1:
         fabric.launch()
     return fabric
 

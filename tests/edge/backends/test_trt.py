@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from mmkd_edge import BackendError, Bundle, EdgePredictor, UnavailableError, UsageError
@@ -55,6 +56,21 @@ def test_the_graph_is_described_as_for_other_backends(kit: Any, backend: TrtBack
     assert backend.outputs == graph_outputs(TaskSpec(labels=("a", "b", "c")))
     assert (backend.name, backend.threads, backend.version) == ("trt", 1, VERSION)
     assert repr(backend) == f"TrtBackend({VERSION}, CUDA graph)"
+
+
+def test_a_third_output_comes_last_though_its_name_does_not(kit: Any, tensorrt: Any) -> None:
+    model = onnx.load_from_string(kit.model(kit.modality))
+    graph = model.graph
+    graph.node.append(onnx.helper.make_node("ReduceMax", ["logits", "axes"], ["novelty"], keepdims=1))
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "axes"))
+    graph.output.insert(0, onnx.helper.make_tensor_value_info("novelty", onnx.TensorProto.FLOAT, [1, 1]))
+    backend = TrtBackend(model.SerializeToString())
+    try:
+        assert backend.outputs == graph_outputs(TaskSpec(labels=("a", "b", "c")), novelty=True)
+        logits, _, novelty = backend.run(kit.feeds())
+        np.testing.assert_array_equal(novelty, [[logits.max()]])
+    finally:
+        backend.close()
 
 
 def test_a_call_that_does_not_fit_is_a_backend_error_and_the_next_one_is_right(kit: Any, backend: TrtBackend) -> None:

@@ -399,3 +399,37 @@ def test_names_that_would_mislead_whoever_reads_them_are_refused(
 @pytest.mark.parametrize("text", ["ruhig ß", "می\u200cروم", "क्\u200dष", "静か", "a b", "🙂", "\ufeffax"])
 def test_names_of_any_script_are_taken(document: dict[str, Any], text: str) -> None:
     decode_manifest(json.dumps(changed(document, "models.0.task.labels.0", text)).encode())
+
+
+LINEAGE = {
+    "from_sha256": "1" * 64,
+    "dataset": "line two",
+    "dataset_sha256": "2" * 64,
+    "way": "labels",
+    "teacher_sha256": None,
+    "labels": 40,
+    "gain_points": 10.5,
+    "forgotten_points": -0.5,
+}
+
+
+def test_a_lineage_survives_its_file(document: dict[str, Any]) -> None:
+    assert decode_manifest(json.dumps(document).encode()).models[0].adapted is msgspec.UNSET
+    manifest = decode_manifest(json.dumps(changed(document, "models.0.adapted", [LINEAGE])).encode())
+    (step,) = manifest.models[0].adapted or ()
+    assert (step.way, step.labels, step.teacher_sha256) == ("labels", 40, None)
+    assert decode_manifest(encode_manifest(manifest)) == manifest
+
+
+@pytest.mark.parametrize(
+    ("changes", "where", "why"),
+    [
+        ({"from_sha256": "a"}, "[0].from_sha256", "expected 64 lower-case hexadecimal digits, got 'a'"),
+        ({"teacher_sha256": ""}, "[0].teacher_sha256", "expected 64 lower-case hexadecimal digits, got ''"),
+        ({"labels": -1}, "[0].labels", "expected 0 or more, got -1"),
+        ({"way": "a\nb"}, "[0].way", r"expected text without control characters and line breaks, got 'a\nb'"),
+    ],
+)
+def test_a_lineage_of_nobody_is_refused(document: dict[str, Any], changes: Any, where: str, why: str) -> None:
+    altered = changed(document, "models.0.adapted", [LINEAGE | changes])
+    assert message(altered) == f"manifest.json: models[0].adapted{where}: {why}{AGAIN}"

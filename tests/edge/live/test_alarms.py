@@ -224,7 +224,7 @@ def _write_windows(path: Path, acc: ModalitySpec, times: Sequence[float]) -> Non
         modalities=[acc],
         splits={
             name: {
-                "acc": 100.0 * number + values,
+                "acc": 1000.0 * number + values,
                 "labels": [0] * (len(times) - 1) + [1],
                 "groups": [number] * len(times),
                 "episodes": [number] * len(times),
@@ -242,6 +242,14 @@ def test_what_windows_with_times_share_is_replayed_once(tmp_path: Path) -> None:
     found = replayed(tmp_path / "data", acc)
     assert [one.name for one in found[:3]] == ["windows 0 to 3", "windows 4 to 4", "windows 5 to 8"]
     assert found[0].rows[:, 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 9, 10, 11, 12]
+
+
+def test_windows_that_begin_between_samples_are_replayed_without_a_gap(tmp_path: Path) -> None:
+    acc = ModalitySpec(name="acc", channels=("x",), rate_hz=12.5, samples=25)
+    _write_windows(tmp_path / "data", acc, [0.5 * number for number in range(51)])  # 6.25 samples on, each
+    found = replayed(tmp_path / "data", acc)
+    assert found[0].name == "windows 0 to 49"
+    assert found[0].rows[:, 0].tolist() == list(range(306 + 25))
 
 
 def test_what_windows_without_times_share_is_found_in_their_samples(tmp_path: Path) -> None:

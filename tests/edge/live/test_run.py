@@ -127,6 +127,36 @@ def test_a_file_of_samples_becomes_the_answers_of_its_windows(
     assert "80 samples\n" in done.stderr
 
 
+def test_times_are_read_from_the_column_and_in_the_unit_that_are_named(
+    bundle_path: Path, tmp_path: Path, rows: NDArray[np.float32]
+) -> None:
+    text = csv_text(rows, times=[1_000_000 + 100 * number for number in range(80)]).replace("time,", "when,", 1)
+    (tmp_path / "log.csv").write_text(text)
+    named = ("--time", "source", "--time-column", "when", "--time-unit", "ms")
+    done = run(bundle_path, "--source", f"csv:{tmp_path / 'log.csv'}", "--hop", "20", *named)
+    assert [one["time_s"] for one in records_in(done.stdout)] == [1001.9, 1003.9, 1005.9, 1007.9], done.stderr
+
+
+def test_samples_that_come_late_are_put_in_order_and_a_space_is_a_gap_where_it_is_said(
+    bundle_path: Path, tmp_path: Path, rows: NDArray[np.float32]
+) -> None:
+    times = [1000 + 0.1 * number for number in range(80)]
+    order = [1, 0, *range(2, 80)]
+    (tmp_path / "swapped.csv").write_text(csv_text(rows[order], times=[times[number] for number in order]))
+    (tmp_path / "space.csv").write_text(csv_text(np.delete(rows, range(5, 9), axis=0), times=times[:5] + times[9:]))
+    late, ordered, gap, bridged = (
+        records_in(run(bundle_path, "--source", f"csv:{tmp_path / name}", "--hop", "20", *options).stdout)[0]
+        for name, *options in (
+            ("swapped.csv",),
+            ("swapped.csv", "--reorder", "2"),
+            ("space.csv",),
+            ("space.csv", "--gap", "5"),
+        )
+    )
+    assert (late["late"], ordered["late"]) == (1, 0)
+    assert gap["missing_share"] > bridged["missing_share"] == 0
+
+
 def test_lines_of_json_on_the_standard_input_are_read_as_they_come(bundle_path: Path) -> None:
     child = started(bundle_path, "--source", "stdin", "--sink", "-", "--hop", "10", "--silence", "9")
     assert child.stdin is not None

@@ -299,3 +299,21 @@ def test_the_file_that_was_verified_is_the_one_that_is_tried(
     with pytest.raises(BundleError) as caught:
         trial_of(bundle_path)
     assert str(caught.value) == f"{bundle_path}: the file was exchanged while it was opened; open it again"
+
+
+def test_a_start_with_its_trial_fits_into_256_mb(bundle_path: Path) -> None:
+    code = (
+        "import resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_DATA, (256 << 20, 256 << 20))\n"
+        "from mmkd_edge import EdgePredictor\n"
+        "with EdgePredictor.open(sys.argv[1], backend='ort') as predictor:\n"
+        "    predictor.selftest()\n"
+        "    print(predictor.info().trial)\n"
+        "whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)\n"
+        "print(sum(resource.getrusage(each).ru_maxrss for each in whose))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, bundle_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    trial, peak_kb = done.stdout.split("\n")[:2]
+    assert trial == "passed now"
+    assert int(peak_kb) < 256 << 10

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -49,6 +50,22 @@ def opened(path: Path, **options: Any) -> str:
 
 def verdicts(path: Path) -> list[Path]:
     return sorted((Path(os.environ["XDG_CACHE_HOME"]) / "mmkd-edge" / "verdicts").glob("*.json"))
+
+
+def test_a_single_window_of_many_that_is_answered_otherwise_is_found(kit: Any, tmp_path: Path) -> None:
+    four = kit.golden(kit.modality)
+    golden = msgspec.structs.replace(
+        four,
+        **{
+            name: np.concatenate([getattr(four, name)] * 25)
+            for name in ("windows", "labels", "logits", "probabilities", "judge")
+        },
+    )
+    golden.logits[57, 0] += 1.0
+    path = kit.parts(kit.modality, golden=golden).write(tmp_path / "one.edge")
+    with pytest.raises(GateError) as caught:
+        opened(path)
+    assert str(caught.value).startswith(f"{path}: self-test: golden window 57: expected the stored answer within ")
 
 
 def test_a_bundle_whose_weights_were_rolled_never_opens(rolled: Path) -> None:

@@ -92,6 +92,7 @@ def test_a_checkpoint_shows_its_size_and_is_verified(student_file: Path, student
     assert facts["size"] == f"toy, {values:,} values in its tensors"
     assert facts["validation.balanced_accuracy"] == "0.7500"
     assert facts["carried_windows"] == "12"
+    assert facts["novelty"] == "none"
     assert facts["sha256"] == hashlib.sha256(student_file.read_bytes()).hexdigest()
 
 

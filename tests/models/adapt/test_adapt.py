@@ -439,6 +439,7 @@ def test_windows_that_taught_are_not_carried_on(site):
     before, after = asked.student.carried.windows, adaptation.checkpoint.carried.windows
     assert len(after) == len(before) // 2
     np.testing.assert_array_equal(after, before[len(before) // 2 :])
+    assert adaptation.checkpoint.seen is not None  # measured anew: its embeddings are others
 
 
 def test_a_dry_run_leaves_the_states_of_another_run_alone(site, tmp_path):

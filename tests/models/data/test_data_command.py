@@ -67,6 +67,16 @@ def test_import_tells_what_it_changed_what_it_wrote_and_what_is_next(press, tmp_
     assert (spec.name, spec.licence, spec.modality("temp").normalise) == ("line 3", "CC0", "per_group")
 
 
+def test_import_keeps_columns_and_says_where_the_data_comes_from(press, tmp_path):
+    arrays = dict(np.load(press))
+    np.savez(press, **arrays, machine=np.arange(12))
+    done = _run("import", press, "-o", tmp_path / "press", "--columns", "machine", "--source", "hall 3")
+    assert done.returncode == 0, done.stderr
+    dataset = open_dataset(tmp_path / "press")
+    assert dataset.spec.source == "hall 3"
+    assert dataset.split("train").columns["machine"].tolist() == [0, 1, 2, 3]
+
+
 def test_import_of_a_bad_file_writes_nothing_and_exits_with_2(tmp_path):
     file = tmp_path / "table.csv"
     file.write_text("a,b\n")
@@ -188,6 +198,15 @@ def test_reference_writes_the_file_that_a_device_reads(splits, write, tmp_path, 
     reference = read_reference(out)
     assert reference.modality == "temp"
     np.testing.assert_allclose(reference.mean, [values.mean()], rtol=1e-12)
+
+
+def test_reference_takes_the_first_windows_that_cover_a_time(splits, write, tmp_path, edit):
+    rig = write(splits)
+    edit(lambda document: document["modalities"][1].update(normalise="per_group"))
+    temp = rig.spec.modalities[1]
+    seconds = 2.5 * temp.samples / temp.rate_hz
+    done = _run("reference", rig.path, "--modality", "temp", "--group", 5, "--seconds", seconds, "-o", tmp_path / "r")
+    assert done.stdout.splitlines()[1] == "measured on 3 of the 6 windows of group 5"
 
 
 def test_reference_into_a_directory_is_refused(rig, tmp_path):

@@ -6,9 +6,11 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -197,6 +199,66 @@ def test_ray_gives_the_same_table(machines: Dataset, grid: tuple[Path, StudyDocu
     assert cases.checkpoints(tmp_path).items() <= cases.checkpoints(out).items()
 
 
+def answers(address: str) -> bool:
+    host, _, port = address.partition(":")
+    with socket.socket() as client:
+        return client.connect_ex((host, int(port))) == 0
+
+
+@pytest.fixture
+def two_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A Ray cluster of two nodes with one processor each, both on this machine; RAY_ADDRESS names it."""
+    pytest.importorskip("ray", reason="needs pip install 'mmkd-edge[ray]'")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    start = [
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        "--num-cpus",
+        "1",
+        "--disable-usage-stats",
+        "--block",
+    ]
+    head = ["--head", "--port", address.partition(":")[2], "--node-ip-address", "127.0.0.1"]
+    head += ["--include-dashboard", "false", "--temp-dir", f"/tmp/ray-{os.getpid()}"]  # sockets have short names
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+    nodes = [subprocess.Popen([*start, *head], **quiet)]
+    try:
+        wait_for(lambda: answers(address))
+        nodes.append(subprocess.Popen([*start, "--address", address], **quiet))
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        yield
+    finally:
+        for node in reversed(nodes):
+            os.killpg(node.pid, signal.SIGTERM)
+            node.wait(timeout=60)
+        shutil.rmtree(f"/tmp/ray-{os.getpid()}", ignore_errors=True)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_two_nodes_of_a_ray_cluster_share_a_study(
+    machines: Dataset, grid: tuple[Path, StudyDocument], tmp_path: Path, two_nodes: None
+) -> None:
+    import ray
+
+    ray.init(log_to_driver=False)
+    try:
+        wait_for(lambda: ray.cluster_resources().get("CPU") == 2)
+        assert len([node for node in ray.nodes() if node["Alive"]]) == 2
+        order, busy = cases.order(machines, tmp_path / "out", workers=2), []
+        run_workers(order, executor="ray", watch=lambda: busy.append(2 - ray.available_resources().get("CPU", 0.0)))
+    finally:
+        ray.shutdown()
+    assert max(busy) == 2  # each worker has the one processor of a node
+    assert set(cases.starts(tmp_path / "out").values()) == {1}
+    found = cases.checkpoints(tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("trials/*/trial.json"))) == 8
+    assert found == {name: data for name, data in cases.checkpoints(grid[0]).items() if name in found}
+
+
 def test_without_ray_the_extra_is_named(machines: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MmkdError) as error:
@@ -290,6 +352,7 @@ def test_seeds_that_count_test_on_windows_the_search_has_not_seen(machines: Data
     )
 
 
+@pytest.mark.slow
 def test_two_workers_try_no_candidate_twice_and_a_trial_has_the_same_bits_in_any_process(
     machines: Dataset, grid: tuple[Path, StudyDocument], tmp_path: Path
 ) -> None:

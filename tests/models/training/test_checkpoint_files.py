@@ -249,6 +249,20 @@ def test_a_truncated_file_is_refused(path: Path, size: int) -> None:
     assert str(caught.value) == foreign_message(path, caught.value.__cause__)
 
 
+def test_a_checkpoint_that_is_cut_short_once_it_was_read_changes_nothing(path: Path) -> None:
+    code = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from mmkd_models.training.checkpoint import read_student\n"
+        "student = read_student(Path(sys.argv[1]))\n"
+        "before = {name: tensor.clone() for name, tensor in student.state.items()}\n"
+        "os.truncate(sys.argv[1], 100)\n"
+        "print(all((student.state[name] == tensor).all() for name, tensor in before.items()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
 @pytest.mark.parametrize(
     "content", [b"hello, world", struct.pack("<Q", 2**63) + b"{}", struct.pack("<Q", 8) + b'{"a": 1}']
 )
@@ -398,7 +412,7 @@ def test_missing_and_unknown_tensors_of_the_network_are_refused(path: Path) -> N
 def test_a_student_file_that_smuggles_a_teacher_is_refused(path: Path) -> None:
     rewrite(path, tensors=lambda tensors: tensors.update({"teacher/gate.weight": torch.zeros(1)}))
     assert refusal(path) == (
-        f"{path}: expected only tensors named student/ or carried/..., got ['teacher/gate.weight']; "
+        f"{path}: expected only tensors named student/ or carried/ or novelty/..., got ['teacher/gate.weight']; "
         "the file was altered"
     )
 

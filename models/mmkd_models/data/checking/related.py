@@ -14,7 +14,7 @@ import numpy.typing as npt
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.kinds import Values, windows_at_once
-from mmkd_models.data.sources import Rows, release
+from mmkd_models.data.sources import Rows
 from mmkd_models.data.spec import SPLIT_NAMES, DatasetSpec
 from mmkd_models.data.split import WRITE_GROUPS
 from mmkd_models.data.windows import Windows
@@ -145,7 +145,6 @@ def _blocks(windows: Windows, modality: ModalitySpec, samples: int | None) -> It
     for start in range(0, len(windows), block_windows):
         rows = windows.rows[start : start + block_windows]
         yield start, windows.source.gather(modality, rows, shift_s=None)[:, :samples]
-        release(windows.source)
 
 
 def _sample_hashes(values: Values) -> Hashes:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.kinds import Values, present_of, windows_at_once
-from mmkd_models.data.sources import Floats, Rows, release
+from mmkd_models.data.sources import Floats, Rows
 from mmkd_models.data.windows import Windows
 
 
@@ -67,7 +67,6 @@ def scan_windows(windows: Windows) -> Scan:
         for modality in modalities:
             parts[modality.name].append(_scan_block(block[modality.name], modality))
         digests += _digests(list(block.values()))
-        release(windows.source)
     return Scan(modalities={name: _joined(scans) for name, scans in parts.items()}, digests=digests)
 
 

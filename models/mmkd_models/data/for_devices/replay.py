@@ -21,7 +21,7 @@ from mmkd_models.data.checking.related import overlaps_of
 from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.data.files import RECORDINGS
 from mmkd_models.data.kinds import decoded
-from mmkd_models.data.sources import Floats
+from mmkd_models.data.sources import Floats, first_sample
 from mmkd_models.data.spec import SPLIT_NAMES, SplitName
 from mmkd_models.data.windows import Windows
 
@@ -91,7 +91,7 @@ def _recordings(dataset: Dataset, modality: ModalitySpec, order: list[int]) -> I
 
 def _windows(dataset: Dataset, modality: ModalitySpec, order: list[int]) -> Iterator[Replayed]:
     windows = dataset.everything()
-    steps_s = _steps_s(windows)
+    starts_s = np.cumsum(_shared_steps_s(windows)) if windows.times is None else windows.times
 
     def kind(number: int) -> tuple[str, ...]:
         episode = "" if windows.episodes is None else str(windows.episodes[number])
@@ -101,7 +101,7 @@ def _windows(dataset: Dataset, modality: ModalitySpec, order: list[int]) -> Iter
     for _, numbers in itertools.groupby(range(len(windows)), key=kind):
         run = list(numbers)
         values = windows.source.gather(modality, windows.rows[run], shift_s=None)  # (B, T, C)
-        steps = np.rint(steps_s[run[1:]] * modality.rate_hz).astype(np.int64)
+        steps = np.diff(first_sample(starts_s[run] - starts_s[run[0]], modality.rate_hz))
         yield Replayed(
             rows=np.concatenate(_new_samples(values, steps))[:, order],
             name=f"windows {run[0]} to {run[-1]}",
@@ -111,12 +111,9 @@ def _windows(dataset: Dataset, modality: ModalitySpec, order: list[int]) -> Iter
         )
 
 
-def _steps_s(windows: Windows) -> npt.NDArray[np.float64]:
-    """(N,) seconds from the start of the window before to that of each; 0 where nobody knows."""
+def _shared_steps_s(windows: Windows) -> npt.NDArray[np.float64]:
+    """(N,) seconds from the start of the window before to that of each, by the samples they share; 0 where none."""
     steps_s = np.zeros(len(windows))
-    if windows.times is not None:
-        steps_s[1:] = np.diff(windows.times)
-        return steps_s
     shared = overlaps_of(windows)
     next_ones = shared.second == shared.first + 1
     steps_s[shared.second[next_ones]] = shared.shift[next_ones] / shared.modality.rate_hz

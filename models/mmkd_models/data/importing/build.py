@@ -47,7 +47,7 @@ from mmkd_models.data.kinds import (
     with_present,
 )
 from mmkd_models.data.labels import Labels, is_labelled, strata_of
-from mmkd_models.data.sources import CutWindows, Rows, latest_start_s, release
+from mmkd_models.data.sources import CutWindows, Rows, latest_start_s
 from mmkd_models.data.spec import SPLIT_NAMES, DatasetSpec
 from mmkd_models.data.windows import Windows
 from mmkd_models.data.writer import check_absent, write_dataset
@@ -402,7 +402,6 @@ def _stored(file: Path, source: CutWindows, modality: ModalitySpec, rows: Rows) 
             if there is not None:
                 present[first : first + block] = there
             opened.write(np.ascontiguousarray(_as_stored(values.view(np.ndarray), modality)).data)
-            release(source)
     stored: AnyArray = np.load(file, mmap_mode="r" if len(rows) else None)
     return with_present(stored, present) if modality.kind == "video" else stored
 

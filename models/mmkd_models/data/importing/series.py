@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from mmkd_models.data.files import release_pages
+from mmkd_edge.bundle.arrays import let_go
 from mmkd_models.data.importing.recipe import Duplicates
 
 Times = npt.NDArray[np.int64]
@@ -208,7 +208,7 @@ def clock_facts(series: Samples, *, max_gap_s: float | None) -> ClockFacts:
         kept = steps[steps <= _GAP_PERIODS * usual]
         regular, total = regular + len(kept), total + float(kept.sum())
         gaps, longest = gaps + int((steps > limit).sum()), max(longest, float(steps.max()))
-        release_pages(series.times)
+        let_go(series.times)
     mean = total / regular if regular else usual
     thinned = thinned[thinned <= _GAP_PERIODS * usual]
     return ClockFacts(

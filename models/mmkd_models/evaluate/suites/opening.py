@@ -114,7 +114,7 @@ def _answers_of_engine(engine: Engine, windows: Windows) -> Answers:
     kind, parts = engine.entry.task.kind, []
     for start in range(0, len(windows), _BATCH):
         index = np.arange(start, min(start + _BATCH, len(windows)))
-        logits, probabilities = answers_of(engine, windows.take(index)[engine.modality.name])
+        logits, probabilities, *_ = answers_of(engine, windows.take(index)[engine.modality.name])
         parts.append(
             logits if kind == "regression" else logits_of_probabilities(probabilities.astype(np.float64), kind=kind)
         )

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -296,8 +297,9 @@ def test_a_rate_of_film_stays_exact_over_minutes(tmp_path):
     reader = CameraReader.opened(source, FoundFile(path=tmp_path / "long.mp4", parts={}))
     assert reader.sensor.rate_hz == pytest.approx(24000 / 1001, rel=1e-5)
     with ExitStack() as stack:
+        place = SimpleNamespace(folder=tmp_path, name="lips")
         (found,) = reader.read(
-            [FoundFile(path=tmp_path / "long.mp4", parts={})], tmp_path, stack, told=lambda count: None
+            [FoundFile(path=tmp_path / "long.mp4", parts={})], place, stack, told=lambda count: None
         ).series
         assert found.times[-1] / 1e9 == pytest.approx(3199 * 1001 / 24000, abs=1e-3)
 

@@ -5,15 +5,32 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
 from mmkd_edge.errors import CheckpointError
+from mmkd_models.data import Dataset
+from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.networks.config import EncoderConfig, StudentConfig, StudentKind
 from mmkd_models.novelty import MOST_CENTRES, NoveltyScore, Seen, seen_from, seen_tensors
+from mmkd_models.train_config import TrainConfig
+from mmkd_models.training.checkpoint import read_student, write_student
+from mmkd_models.training.closed_form.students import labelled_student
 from mmkd_models.training.judging.novelty import seen_of
+from mmkd_models.training.trainings import Run, TrainingData, train_baseline
 
 WIDTH = 6
+RUN = Run(train=TrainConfig(steps=2, batch=8), augment=AugmentConfig())
+
+
+def config_of(kind: StudentKind) -> StudentConfig:
+    return StudentConfig(preset="tiny", encoder=EncoderConfig(width=8, heads=2, depth=1, most_tokens=8), kind=kind)
+
+
+def data_of(dataset: Dataset) -> TrainingData:
+    return TrainingData(train=dataset.split("train"), valid=dataset.split("valid"), sha256="d" * 64)
 
 
 def embeddings(count: int, *, seed: int = 0) -> np.ndarray:
@@ -92,6 +109,24 @@ def test_an_altered_file_is_refused(what: str) -> None:
     seen = seen_of(embeddings(100), embeddings(50, seed=1))
     with pytest.raises(CheckpointError, match=r"\Aa.ckpt: novelty: expected finite float32 scale and shift \(6,\)"):
         seen_from(altered(seen, what), width=WIDTH, path=Path("a.ckpt"))
+
+
+@pytest.mark.parametrize("kind", ["transformer", "rocket", "hybrid"])
+def test_every_training_of_a_windowed_student_measures_it(machines: Dataset, tmp_path: Path, kind: StudentKind) -> None:
+    student = labelled_student(data_of(machines), "acc", config_of(kind), RUN)
+    assert student.seen is not None
+    width = student.network().head.in_features
+    assert student.seen.centres.shape[1] == width
+    assert len(student.seen.scores) == len(machines.split("valid"))
+    write_student(tmp_path / "a.ckpt", student)
+    back = read_student(tmp_path / "a.ckpt").seen
+    assert back is not None
+    assert torch.equal(back.centres, student.seen.centres)
+
+
+def test_a_causal_student_has_none(machines: Dataset) -> None:
+    config = msgspec.structs.replace(config_of("transformer"), causal=True)
+    assert train_baseline(data_of(machines), "acc", config, RUN).seen is None
 
 
 def test_a_score_is_never_below_zero() -> None:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from mmkd_edge.bundle.arrays import let_go
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data.files import AnyArray, release_pages
+from mmkd_models.data.files import AnyArray
 from mmkd_models.data.importing.clocks.clock import time_text
 from mmkd_models.data.importing.cutting.labels import Answers, labelled_intervals, window_answers
 from mmkd_models.data.importing.grids.grids import Grids, Placed
@@ -181,5 +182,5 @@ def _filled_before(grid: AnyArray, rows: Rows) -> Rows:
         count = int(sums[-1])
         here = (rows > start) & (rows <= start + len(block))
         found[here] = sums[rows[here] - start]
-        release_pages(grid)
+        let_go(grid)
     return found

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mmkd_edge.bundle.arrays import let_go
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import TaskSpec
-from mmkd_models.data.files import AnyArray, release_pages
+from mmkd_models.data.files import AnyArray
 from mmkd_models.data.importing.grids.grids import Grids, Placed
 from mmkd_models.data.importing.intervals import covered_ns, known_labels, majority, refuse_overlaps
 from mmkd_models.data.importing.recipe import TARGET, LabelRule
@@ -199,5 +200,5 @@ def _sums_before(grid: AnyArray, rows: Rows) -> tuple[npt.NDArray[np.float64], R
         here = (rows > start) & (rows <= start + len(block))
         sums[here], counts[here] = sums_here[rows[here] - start], counts_here[rows[here] - start]
         total, count = float(sums_here[-1]), int(counts_here[-1])
-        release_pages(grid)
+        let_go(grid)
     return sums, counts

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from mmkd_models.data.files import release_pages
+from mmkd_edge.bundle.arrays import let_go
 from mmkd_models.data.importing.grids.polyphase import Polyphase
 from mmkd_models.data.importing.recipe import Resample
 from mmkd_models.data.importing.recorded import Sensor
@@ -75,7 +75,7 @@ def _frame_blocks(given: Sequence[Samples], sensor: Sensor, *, origin_ns: int, c
         chosen, near = _nearest_rows(frames[0], times, reach_ns=sensor.gap_s * SECOND_NS / 2)
         values = np.asarray(frames[0].values[chosen])
         values[~near] = 0
-        release_pages(frames[0].values)
+        let_go(frames[0].values)
         yield with_present(values, near)
 
 
@@ -160,8 +160,8 @@ def grid_blocks(
             _nearest(series, times, block, reach_ns=max_gap_s * SECOND_NS / 2)
         elif len(series):
             block = linear(first, last, at_hz=rate_hz)
-        release_pages(series.times)
-        release_pages(series.values)
+        let_go(series.times)
+        let_go(series.values)
         yield block
 
 
