@@ -19,13 +19,18 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.networks.config import EncoderConfig
 from mmkd_models.networks.dropout import Dropout
-from mmkd_models.networks.encoder import MASKED, AttentionTap, Block, Projections, Tokens, stem_strides
+from mmkd_models.networks.encoder import MASKED, AttentionTap, Block, Projections, Tokens, strides_of
 from mmkd_models.networks.fronts.causal import Blocks, CausalFront, Running
+from mmkd_models.networks.fronts.causal_sound import CausalSound, mel_series
+from mmkd_models.networks.fronts.log_mel import LogMels
 
 FORBIDDEN = 3 * MASKED
 """Additive attention score of a key that a query must not see: far below a missing one, and still finite in FP16."""
 
 _KERNEL = 5
+_BANDS_OF_MELS = 4
+"""Filters of every log-mel: how loudness moves, from slow to fast."""
+
 _HISTORY = 0.5
 """Share of the training batches whose windows follow upon another window, as all but the first do in a stream."""
 
@@ -54,33 +59,49 @@ class CausalEncoder(nn.Module):
 
     def __init__(self, modality: ModalitySpec, config: EncoderConfig) -> None:
         super().__init__()
-        if modality.kind != "series":
+        if modality.kind == "video":
             raise UsageError(
-                f"modality {modality.name!r}: expected a series for a causal student, got {modality.kind}; "
+                f"modality {modality.name!r}: expected a series or sound for a causal student, got video; "
                 "train a windowed one, which a stream asks at every hop"
             )
-        strides = stem_strides(modality.samples, config.most_tokens)
-        channels = len(modality.channels)
+        mels = LogMels(modality) if modality.kind == "audio" else None
+        series = modality if mels is None else mel_series(modality, mels)
+        strides = strides_of(modality, series.samples, config.most_tokens)
+        channels, hop = len(series.channels), 1 if mels is None else mels.hop
         self.modality = modality
-        self.stride = math.prod(strides)
-        self.length = -(-modality.samples // self.stride)
+        self.block = math.prod(strides)  # of the series; of sound its samples are frames
+        self.stride = self.block * hop
+        self.length = -(-series.samples // self.block)
         if self.length < 2:
             raise UsageError(
                 f"modality {modality.name!r}: expected windows of more than {self.stride} samples for a causal "
                 f"student, got {modality.samples}; train a windowed one"
             )
-        self.reach = (_KERNEL - 2) * (self.stride - 1)  # samples before a block that its time token sees
+        self.reach = _field(strides) - self.block  # before a block, what its time token sees of the series
         # Samples that an answer can depend on: the pool, every block and the statistics each look a window back, the
-        # statistics from the oldest samples that the stem sees.
-        self.memory = self.stride * ((config.depth + 2) * (self.length - 1) + 1 - (-self.reach // self.stride))
-        bands = config.spectrum_bands
-        self.front = CausalFront(modality, stride=self.stride, tokens=self.length, bands=bands)
+        # statistics from the oldest samples that the stem sees; of sound a frame begins with the hop before.
+        steps = (config.depth + 2) * (self.length - 1) + 1 - (-self.reach // self.block)
+        self.memory = self.stride * steps + (hop if mels is not None else 0)
+        bands, many = config.spectrum_bands, mels is not None
+        inner = CausalFront(
+            series,
+            stride=self.block,
+            tokens=self.length,
+            bands=min(bands, _BANDS_OF_MELS) if many else bands,
+            products=not many,
+        )
+        self.front = inner if mels is None else CausalSound(mels, len(modality.channels), inner)
         self.stem = _stem(3 * channels, config.width, strides)
-        self.spectrum = nn.Linear(channels * self.front.bands, config.width)
-        self.statistics = nn.Linear(self.front.statistics, config.width)
+        self.spectrum = nn.Linear(channels * inner.bands, config.width)
+        self.statistics = nn.Linear(inner.statistics, config.width)
         self.relative = nn.Parameter(_slopes(config.depth, config.heads, self.length))
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+
+    @property
+    def inner(self) -> CausalFront:
+        """The front-end of the series: the samples themselves, or the log-mels of sound."""
+        return self.front.inner if isinstance(self.front, CausalSound) else self.front
 
     def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> Tokens:
         """Encodes windows, each from its beginning.
@@ -118,14 +139,16 @@ class CausalEncoder(nn.Module):
 
     def along(self, values: Tensor, present: Tensor) -> Along:
         """Whole blocks (B, N S, C) -> time tokens and what the front-end knows."""
-        front, count = self.front, values.shape[1] // self.stride
+        if isinstance(self.front, CausalSound):
+            values, present = self.front(self.front.after_nothing(values), self.front.after_nothing(present))
+        front, count = self.inner, values.shape[1] // self.block
         scaled = front.scaled(values, present)
         band = band_of(torch.arange(count, device=values.device), count, self.length).to(values)
-        shape = (-1, count, self.stride, front.channels)
+        shape = (-1, count, self.block, front.channels)
         rows, there = scaled.reshape(shape), present.reshape(shape)  # (B, N, S, C)
         moments = front.moments(rows, there)
         running = front.running(moments, band)
-        history = (0, 0, front.taps - self.stride, 0)
+        history = (0, 0, front.taps - self.block, 0)
         blocks = front.blocks(
             rows,
             there,
@@ -160,7 +183,7 @@ class CausalEncoder(nn.Module):
 
     def extra(self, blocks: Blocks, running: Running, band: Tensor) -> Tensor:
         """Spectrum and statistics tokens (B, I, 2, D) of the stretches of time in `band` (I, M)."""
-        spectrum, statistics = self.front.summary(blocks, running, band)
+        spectrum, statistics = self.inner.summary(blocks, running, band)
         return torch.stack([self.spectrum(spectrum), self.statistics(statistics)], dim=2)
 
     def _pairs(self, steps: Tensor, count: int) -> Tensor:
@@ -196,6 +219,11 @@ def _slopes(depth: int, heads: int, length: int) -> Tensor:
     slopes = 2.0 ** (-8.0 * torch.arange(1, heads + 1) / heads)
     age = torch.arange(length - 1, -1, -1.0)
     return -(slopes[:, None] * age).expand(depth, heads, length).clone()
+
+
+def _field(strides: tuple[int, ...]) -> int:
+    """Samples that one output of a stem of these strides sees."""
+    return 1 + (_KERNEL - 1) * sum(math.prod(strides[:stage]) for stage in range(len(strides)))
 
 
 def _stem(channels: int, width: int, strides: tuple[int, ...]) -> nn.Sequential:

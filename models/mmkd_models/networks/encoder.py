@@ -288,7 +288,7 @@ class Encoder(nn.Module):
     def __init__(self, modality: ModalitySpec, config: EncoderConfig) -> None:
         super().__init__()
         front = front_of(modality, config)
-        strides = _strides(modality, front.positions, config.most_tokens)
+        strides = strides_of(modality, front.positions, config.most_tokens)
         self.modality = modality
         self.stride = math.prod(strides)
         self.length = -(-front.positions // self.stride)
@@ -364,7 +364,7 @@ def stem_strides(samples: int, most_tokens: int) -> tuple[int, ...]:
     return (2,) * halvings
 
 
-def _strides(modality: ModalitySpec, positions: int, most_tokens: int) -> tuple[int, ...]:
+def strides_of(modality: ModalitySpec, positions: int, most_tokens: int) -> tuple[int, ...]:
     """Of the stem: a series is halved at least once, and frames of sound and video only where they are too many."""
     if modality.kind != "series" and positions <= most_tokens:
         return (1,)

@@ -16,7 +16,11 @@ from torch import Tensor, nn
 from mmkd_models.networks.causal import FORBIDDEN, CausalEncoder
 from mmkd_models.networks.encoder import EXTRA_TOKENS, MASKED, Block, Pool
 from mmkd_models.networks.fronts.causal import Blocks
+from mmkd_models.networks.fronts.causal_sound import CausalSound
 from mmkd_models.networks.student import Student
+
+_OF_SERIES = 5
+"""States of the series: `history`, `moments`, `sums`, `peaks` and `series`."""
 
 
 class StepStudent(nn.Module):
@@ -51,9 +55,10 @@ class StepStudent(nn.Module):
         """Gives the name of every state, in order, its shape, and along which axis its slots are; None without slots.
 
         `history` holds samples and presence for the filters, `moments`, `sums` and `peaks` what blocks left behind,
-        `series` the stem's samples, `keys_N` and `values_N` what block N is asked for, `tokens` what is pooled.
+        `series` the stem's samples, `waveform` the last hop of sound, `keys_N` and `values_N` what block N is asked
+        for, `tokens` what is pooled.
         """
-        encoder, front = self.encoder, self.encoder.front
+        encoder, front = self.encoder, self.encoder.inner
         length, channels = encoder.length, front.channels
         width = self.head.in_features
         shapes: dict[str, tuple[tuple[int, ...], int | None]] = {
@@ -63,6 +68,8 @@ class StepStudent(nn.Module):
             "peaks": ((1, length, 2 * channels), 1),
             "series": ((1, encoder.reach, 3 * channels), None),
         }
+        if isinstance(encoder.front, CausalSound):
+            shapes["waveform"] = ((1, encoder.front.mels.hop, 2 * encoder.front.channels), None)
         for number, block in enumerate(encoder.blocks):
             heads = cast("Block", block).attention.heads
             for kind in ("keys", "values"):
@@ -94,11 +101,13 @@ class StepStudent(nn.Module):
             Logits (1, K), probabilities (1, K), or what a regression has for them, and of every state what is new: all
             of it, or one slot.
         """
-        history, moments, sums, peaks, series, *cache, tokens = state
+        *cache, tokens = state
+        values, present, waveform = self._heard(values, present, cache[_OF_SERIES:])
+        front_before, cache = cache[:_OF_SERIES], cache[_OF_SERIES + len(waveform) :]
         behind = slot - self.places - 1.0  # (1, W)
         age = behind + (behind < 0).to(behind.dtype) * self.encoder.length + 1.0  # blocks; from 1 to W
         live = (age < self.encoder.length).to(age.dtype)
-        x, there, front_state = self._front(values, present, live, (history, moments, sums, peaks, series))
+        x, there, front_state = self._front(values, present, live, front_before)
         missing = (there - 1.0)[:, None, None] * -MASKED  # (1, 1, 1, W + 1)
         codes = self.codes[:, :, torch.cat([age, torch.zeros_like(slot)], dim=1)[0].long()]  # (depth, H, W + 1)
         kept: list[Tensor] = []
@@ -109,13 +118,24 @@ class StepStudent(nn.Module):
         embedding, token = _pooled(self.pool, x, there * F.pad(live, (0, 1), value=1.0), tokens)
         logits = self.head(embedding)
         scaled = logits if self.sharpness == 1 else logits * self.sharpness
-        return logits, self.answer(scaled), *front_state, *kept, token
+        return logits, self.answer(scaled), *front_state, *waveform, *kept, token
+
+    def _heard(
+        self, values: Tensor, present: Tensor, state: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """The new samples of the series, and of sound, whose hop before stands first in the state, the newest hop."""
+        front = self.encoder.front
+        if not isinstance(front, CausalSound):
+            return values, present, ()
+        both = torch.cat([state[0], torch.cat([values, present], dim=-1)], dim=1)
+        mels, there = front(both[..., : front.channels], both[..., front.channels :])
+        return mels, there, (both[:, -front.mels.hop :],)
 
     def _front(
-        self, values: Tensor, present: Tensor, live: Tensor, state: tuple[Tensor, ...]
+        self, values: Tensor, present: Tensor, live: Tensor, state: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """New tokens (1, 3, D), presence behind the slots and the new block (1, W + 1), and news of the state."""
-        encoder, front = self.encoder, self.encoder.front
+        encoder, front = self.encoder, self.encoder.inner
         history, moments, sums, peaks, series = state
         scaled = front.scaled(values, present)
         both = torch.cat([history, torch.cat([scaled, present], dim=-1)], dim=1)

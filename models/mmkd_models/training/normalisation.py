@@ -12,6 +12,7 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.losses.goal import target_scale
 from mmkd_models.networks.encoder import Encoder, Front, FrontEnd
 from mmkd_models.networks.fronts.causal import CausalFront
+from mmkd_models.networks.fronts.causal_sound import CausalSound
 from mmkd_models.networks.fronts.log_mel import LogMelFront
 from mmkd_models.networks.student import HybridStudent, Student
 from mmkd_models.networks.teacher import Teacher
@@ -39,12 +40,12 @@ def set_normalisation(network: Student | HybridStudent | Teacher, windows: Windo
         front.std.copy_(torch.from_numpy(std))
         if isinstance(front, FrontEnd) and front.has_movement:
             front.movement.copy_(torch.from_numpy(channel_movement(windows, name)))
-        if isinstance(front, LogMelFront):
+        if isinstance(front, LogMelFront | CausalSound):
             set_mel_statistics(front, windows, name)
 
 
 @torch.no_grad()
-def set_mel_statistics(front: LogMelFront, windows: Windows, name: str) -> None:
+def set_mel_statistics(front: LogMelFront | CausalSound, windows: Windows, name: str) -> None:
     """Puts mean and standard deviation of each log-mel over the training's frames into a front-end that has `mean`."""
     spec = windows.spec.modality(name)
     one, rows = windows.with_modalities((name,)), spread_rows(windows, name)
@@ -62,7 +63,9 @@ def set_mel_statistics(front: LogMelFront, windows: Windows, name: str) -> None:
     front.mel_std.copy_(torch.where(total[0] > 0, spread, 1.0))
 
 
-def _fronts(network: Student | HybridStudent | Teacher, windows: Windows) -> dict[str, Front | CausalFront]:
+def _fronts(
+    network: Student | HybridStudent | Teacher, windows: Windows
+) -> dict[str, Front | CausalFront | CausalSound]:
     if isinstance(network, Teacher):
         return {name: cast("Encoder", network.encoders[name]).front for name in network.names}
     names = [modality.name for modality in windows.spec.modalities]

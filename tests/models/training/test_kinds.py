@@ -22,6 +22,7 @@ from mmkd_models.losses.logits import LogitTerm
 from mmkd_models.losses.task import TaskTerm
 from mmkd_models.losses.term import constant
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, StudentKind, TeacherConfig
+from mmkd_models.networks.fronts.causal_sound import CausalSound
 from mmkd_models.networks.fronts.log_mel import LogMelFront
 from mmkd_models.networks.student import Student
 from mmkd_models.tensors import read_tensors, write_tensors
@@ -196,10 +197,27 @@ def test_groups_of_a_camera_are_compared_by_brightness(kinds: Dataset) -> None:
     assert reference is None or len(reference.scales) == 1
 
 
-def test_a_causal_student_of_sound_is_refused_by_name(data: TrainingData) -> None:
+def test_a_causal_student_of_video_is_refused_by_name(data: TrainingData) -> None:
     config = StudentConfig(preset="toy", encoder=ENCODER, causal=True)
-    with pytest.raises(UsageError, match=r"^modality 'mic': expected a series for a causal student, got audio; "):
-        labelled_student(data, "mic", config, RUN)
+    with pytest.raises(UsageError, match=r"^modality 'cam': expected a series or sound for a causal student, got vid"):
+        labelled_student(data, "cam", config, RUN)
+
+
+def test_a_causal_student_of_sound_trains_with_the_log_mels_of_its_data(data: TrainingData) -> None:
+    config = StudentConfig(preset="toy", encoder=ENCODER, causal=True)
+    trained = labelled_student(data, "mic", config, RUN)
+    mean, std = channel_statistics(data.train, "mic")
+    assert trained.normalisation == {"mean": mean.tolist(), "std": std.tolist()}
+    network = trained.network()
+    assert isinstance(network, Student)
+    front = network.encoder.front
+    assert isinstance(front, CausalSound)
+    values = torch.from_numpy(
+        np.nan_to_num(data.train.with_modalities(("mic",)).take(np.arange(len(data.train)))["mic"])
+    )
+    mels, there = front.log_mels(values, torch.ones_like(values))
+    assert mels.shape == (*there.shape, front.mels.count)
+    assert float((mels.mean((0, 2)) - front.mel_mean).abs().max()) < 0.5
 
 
 def test_channel_statistics_of_frames_count_what_is_there(data: TrainingData) -> None:

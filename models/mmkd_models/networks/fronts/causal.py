@@ -63,6 +63,7 @@ class CausalFront(nn.Module):
         stride: S, samples of a block.
         tokens: W, blocks of a window.
         bands: F, filters; fewer where a window is too short for them.
+        products: whether the products of channels are summed: of many channels they are the most of all.
     """
 
     mean: Tensor
@@ -70,7 +71,7 @@ class CausalFront(nn.Module):
     filters: Tensor
     levels: Tensor
 
-    def __init__(self, modality: ModalitySpec, *, stride: int, tokens: int, bands: int) -> None:
+    def __init__(self, modality: ModalitySpec, *, stride: int, tokens: int, bands: int, products: bool = True) -> None:
         super().__init__()
         channels = len(modality.channels)
         filters = _filters(max(stride, min(stride * tokens, _LONGEST_FILTER)), bands)
@@ -81,8 +82,9 @@ class CausalFront(nn.Module):
         self.channels, self.stride, self.tokens = channels, stride, tokens
         self.taps, self.bands = filters.shape[0], filters.shape[1] // 2
         self.history = max(1, self.taps - stride)
-        self.sums = channels * (2 + len(_LEVELS) + self.bands) + channels * channels
-        self.statistics = (5 + len(_LEVELS)) * channels + channels * channels
+        self.products = channels if products else 0  # rows of their matrix
+        self.sums = channels * (2 + len(_LEVELS) + self.bands + self.products)
+        self.statistics = channels * (5 + len(_LEVELS) + self.products)
 
     def scaled(self, values: Tensor, present: Tensor) -> Tensor:
         """(B, T, C) raw values -> in standard deviations of the training data, 0 where missing."""
@@ -148,20 +150,16 @@ class CausalFront(nn.Module):
         step = ((scaled - value).abs() * pairs).sum(2)
         below = torch.sigmoid((self.levels - scaled[..., None]) * 4.0) * present[..., None]
         mean = moments.chunk(3, dim=-1)[1]
-        rest = (scaled - mean[:, :, None]) * present
-        products = rest.transpose(2, 3) @ rest  # (B, N, C, C)
         # About the mean: what is missing, and what lies before the beginning, answers nothing then.
         answer = tones[0] - running.mean[..., None] * tones[1]
         real, imaginary = answer.chunk(2, dim=-1)
         power = real * real + imaginary * imaginary  # (B, N, C, F)
         reach = torch.cat([(2 * _CLIP - scaled) * present, (2 * _CLIP + scaled) * present], dim=-1)
-        return Blocks(
-            moments=moments,
-            sums=torch.cat(
-                [step, pairs.sum(2), below.sum(2).flatten(2), power.flatten(2), products.flatten(2)], dim=-1
-            ),
-            peaks=reach.amax(2),
-        )
+        sums = [step, pairs.sum(2), below.sum(2).flatten(2), power.flatten(2)]
+        if self.products:
+            rest = (scaled - mean[:, :, None]) * present
+            sums.append((rest.transpose(2, 3) @ rest).flatten(2))  # (B, N, C C)
+        return Blocks(moments=moments, sums=torch.cat(sums, dim=-1), peaks=reach.amax(2))
 
     def summary(self, blocks: Blocks, running: Running, band: Tensor) -> tuple[Tensor, Tensor]:
         """What is known of stretches of time.
@@ -176,22 +174,30 @@ class CausalFront(nn.Module):
             statistics (B, I, S): moments, extremes, mean absolute step, soft distribution function, channel products.
         """
         channels, levels = self.channels, len(_LEVELS)
-        sizes = [channels, channels, channels * levels, channels * self.bands, channels * channels]
-        step, pairs, below, power, products = torch.split(band @ blocks.sums, sizes, dim=-1)
-        count, mean, _ = blocks.moments.chunk(3, dim=-1)
+        sizes = [channels, channels, channels * levels, channels * self.bands]
+        sizes += [channels * channels] if self.products else []
+        step, pairs, below, power, *products = torch.split(band @ blocks.sums, sizes, dim=-1)
+        count = blocks.moments.chunk(3, dim=-1)[0]
         heard = (band @ count.clamp(max=1.0)).clamp(min=1.0)  # blocks with a sample
         variance = running.spread * running.spread  # (B, I, C)
         shape = (*power.shape[:2], channels, -1)
         spectrum = (power.reshape(shape) / (heard * variance)[..., None] + 1e-3).log()
         down, up = (band[..., None] * blocks.peaks[:, None]).amax(2).chunk(2, dim=-1)
         low, high = (2 * _CLIP - down).clamp(max=_CLIP), (up - 2 * _CLIP).clamp(min=-_CLIP)
-        # The products about the common mean: inside the blocks, and of the blocks' means.
+        parts = [running.mean, running.spread.log(), low, high, step / pairs.clamp(min=1.0)]
+        parts.append((below.reshape(shape) / running.count[..., None]).flatten(2))
+        if products:
+            parts.append(self._correlation(products[0], blocks, running, band))
+        return spectrum.flatten(2), torch.cat(parts, dim=-1)
+
+    def _correlation(self, products: Tensor, blocks: Blocks, running: Running, band: Tensor) -> Tensor:
+        """(B, I, C C): products about the common mean, inside the blocks and of the blocks' means, scaled."""
+        channels = self.channels
+        count, mean, _ = blocks.moments.chunk(3, dim=-1)
         away = (mean[:, None] - running.mean[:, :, None]) * (band[..., None] * count[:, None]).sqrt()  # (B, I, M, C)
-        whole = products.reshape(*shape[:2], channels, channels) + away.transpose(2, 3) @ away
+        whole = products.reshape(*products.shape[:2], channels, channels) + away.transpose(2, 3) @ away
         scale = running.spread[..., None] * running.spread[:, :, None] * (self.stride * self.tokens)
-        one_each = [running.mean, running.spread.log(), low, high, step / pairs.clamp(min=1.0)]
-        shares = (below.reshape(shape) / running.count[..., None]).flatten(2)
-        return spectrum.flatten(2), torch.cat([*one_each, shares, (whole / scale).flatten(2)], dim=-1)
+        return (whole / scale).flatten(2)
 
 
 def _filters(taps: int, bands: int) -> Tensor:

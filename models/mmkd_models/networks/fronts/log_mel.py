@@ -75,26 +75,21 @@ class LogMels(nn.Module):
 
     def forward(self, samples: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, T), 0 where missing, and presence -> log-mels (B, C, N, M), and which frames are there (B, C, N)."""
-        blocks = self._in_blocks(samples)
+        return self.of_blocks(self._in_blocks(samples), self._in_blocks(present))
+
+    def of_blocks(self, blocks: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of any number of hops (B, C, N + 1, hop)."""
         first, second = blocks[:, :, :-1] * self.window[0], blocks[:, :, 1:] * self.window[1]  # (B, C, N, hop)
         power = torch.cat([_power((first + second) @ self.even), _power((first - second) @ self.odd)], dim=-1)
         power = power @ self.filters  # (B, C, N, M)
-        share = self._share(present)
+        share = _share(present)
         power = power / share.clamp(min=_LEAST_SHARE)[..., None]
         # No sum: the exporter takes the addition of something so small for one of nothing, and drops it.
-        return power.clamp(min=FLOOR).log(), self._is_there(share)
+        return power.clamp(min=FLOOR).log(), _is_there(share)
 
     def presence(self, present: Tensor) -> Tensor:
         """(B, T, C) -> (B, N): share of the channels that have each frame."""
-        return self._is_there(self._share(present.transpose(1, 2))).mean(1)
-
-    def _is_there(self, share: Tensor) -> Tensor:
-        return (share >= _LEAST_SHARE).to(share.dtype)
-
-    def _share(self, present: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C, N): share of each frame's samples that are there."""
-        blocks = self._in_blocks(present).mean(-1)
-        return (blocks[:, :, :-1] + blocks[:, :, 1:]) * 0.5
+        return _is_there(_share(self._in_blocks(present.transpose(1, 2)))).mean(1)
 
     def _in_blocks(self, samples: Tensor) -> Tensor:
         """(B, C, T) -> (B, C, N + 1, hop)."""
@@ -167,6 +162,16 @@ class LogMelFront(nn.Module):
     def presence(self, present: Tensor) -> Tensor:
         """(B, T, C) -> (B, N): share of the channels that have each frame."""
         return self.mels.presence(present)
+
+
+def _is_there(share: Tensor) -> Tensor:
+    return (share >= _LEAST_SHARE).to(share.dtype)
+
+
+def _share(present: Tensor) -> Tensor:
+    """(B, C, N + 1, hop) -> (B, C, N): share of each frame's samples that are there."""
+    blocks = present.mean(-1)
+    return (blocks[:, :, :-1] + blocks[:, :, 1:]) * 0.5
 
 
 def _power(parts: Tensor) -> Tensor:
