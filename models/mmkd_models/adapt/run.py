@@ -6,7 +6,7 @@ Adapts only what gets better: where no way passes the gate there is no adapted s
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -41,10 +41,12 @@ class Adaptation:
     Attributes:
         checkpoint: the adapted student; None where no way may be written.
         document: what was tried; nothing is written yet.
+        tried: the student of every way, whether it may be written or not.
     """
 
     checkpoint: StudentCheckpoint | None
     document: AdaptationDocument
+    tried: Mapping[Way, StudentCheckpoint]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,7 @@ def run_adaptation(asked: Asked, base: Task, *, on_way: OnWay | None = None) -> 
     labelled = few_labels(base.new.learn, asked.labels, seed=asked.train.seed) if asked.labels else None
     court = _court(asked, base, labelled)
     before = heard(court, asked.student)
-    found: dict[str, StudentCheckpoint] = {}
+    found: dict[Way, StudentCheckpoint] = {}
     judgements = []
     for way in _ways(asked):
         if on_way is not None:
@@ -88,8 +90,9 @@ def run_adaptation(asked: Asked, base: Task, *, on_way: OnWay | None = None) -> 
     chosen = max(passed, key=lambda one: one.estimate, default=None)
     document = _document(asked, base, court, before, tuple(judgements), chosen, labelled)
     if chosen is None:
-        return Adaptation(checkpoint=None, document=document)
-    return Adaptation(checkpoint=_finished(asked, found[chosen.way], chosen, base, labelled), document=document)
+        return Adaptation(checkpoint=None, document=document, tried=found)
+    written = next(one for way, one in found.items() if way == chosen.way)
+    return Adaptation(checkpoint=_finished(asked, written, chosen, base, labelled), document=document, tried=found)
 
 
 def task_of(asked: Asked) -> Task:
