@@ -49,6 +49,8 @@ from mmkd_report.documents.adaptation import WayJudgement
 from proofs.commissioning import JUDGES, answers_of, halves_of, oracle_of
 from proofs.script import head, parser_of, row
 
+Floats = NDArray[np.float64]
+
 ARMS = ("before", "statistics", "SHOT", "TENT", "own answers", "teacher", "gate", "gate, may forget", "oracle")
 FORGOTTEN = "it forgets"  # how the one refusal begins that does not count where all may be forgotten
 PSEUDO = 0.3  # weight of pseudo-labels: SHOT, section 4.1
@@ -161,7 +163,8 @@ def _pair(
     )
     base = task_of(asked)
     adaptation = run_adaptation(asked, base)
-    students = {"before": student, "oracle": oracle_of(base, learn), **adaptation.tried, **_rivals(base)}
+    students: dict[str, StudentCheckpoint] = {"before": student, "oracle": oracle_of(base, learn), **_rivals(base)}
+    students.update(adaptation.tried)
     unseen = target.subset(np.sort(second)).with_modalities(one)
     return PairFound(
         dataset=data.train.spec.name,
@@ -169,7 +172,7 @@ def _pair(
         kind=student.config.kind,
         source=names[0],
         target=names[1],
-        source_score=scores_of(student.network(), source[1], modality=sensor).balanced_accuracy,
+        source_score=scores_of(student.network(), source[1], modality=sensor).metric("balanced_accuracy"),
         truth=unseen.labels.tolist(),
         answers={name: answers_of(found, unseen) for name, found in students.items()},
         ways=list(adaptation.document.ways),
@@ -225,7 +228,7 @@ def _stepped(
     for step in range(base.train.steps):
         rows = torch.randperm(len(windows), generator=chance)[:BATCH]
         optimiser.zero_grad()
-        loss(step, rows, network(*(one[rows] for one in inputs)).logits).backward()
+        loss(step, rows, network(*(one[rows] for one in inputs)).logits).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     state = {key: value.detach().clone() for key, value in network.state_dict().items()}
     return replace(base.student, state=state)
@@ -249,7 +252,7 @@ def _pseudo_labels(base: Task, network: nn.Module) -> NDArray[np.int64]:
         labels = (unit @ sides.T).argmax(axis=1)
         called = [number for number in range(len(centroids)) if (labels == number).any()]
         centroids[called] = [found[labels == number].mean(axis=0) for number in called]
-    return labels.astype(np.int64)
+    return np.asarray(labels, dtype=np.int64)
 
 
 def _table(pairs: Sequence[PairFound]) -> Iterator[str]:
@@ -258,20 +261,25 @@ def _table(pairs: Sequence[PairFound]) -> Iterator[str]:
     for arm, found in scores.items():
         gains, drops = found - scores["before"], np.array([one.source_score for one in pairs]) - scores["before"]
         fell = drops > LEAST_DROP
-        recovered = _with_interval(
-            lambda rows, gains=gains[fell], drops=drops[fell]: 100 * gains[rows].sum() / drops[rows].sum(),
-            int(fell.sum()),
-        )
+        recovered = _recovered(gains[fell], drops[fell])
         is_gate = arm.startswith("gate")
         yield row(
             arm,
             len(found),
             f"{100 * found.mean():.1f}",
-            _with_interval(lambda rows, gains=gains: 100 * gains[rows].mean(), len(pairs)),
+            _gained(gains),
             recovered,
             sum(_chosen(one, arm) != "" for one in pairs) if is_gate else int((gains != 0).sum()),
             int((gains < -0.01).sum()),
         )
+
+
+def _gained(gains: Floats) -> str:
+    return _with_interval(lambda rows: 100 * float(gains[rows].mean()), len(gains))
+
+
+def _recovered(gains: Floats, drops: Floats) -> str:
+    return _with_interval(lambda rows: 100 * float(gains[rows].sum() / drops[rows].sum()), len(gains))
 
 
 def _with_interval(figure: Callable[[NDArray[np.int64]], float], count: int) -> str:

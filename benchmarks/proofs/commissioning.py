@@ -142,7 +142,8 @@ def _group(
     base = task_of(asked)
     unseen = mine.subset(np.sort(second)).with_modalities(one)
     adaptation = run_adaptation(asked, base)
-    students = {"before": student, "oracle": oracle_of(base, learn), **adaptation.tried}
+    students: dict[str, StudentCheckpoint] = {"before": student, "oracle": oracle_of(base, learn)}
+    students.update(adaptation.tried)
     return NewGroup(
         group=str(group),
         truth=unseen.labels.tolist(),

@@ -402,6 +402,39 @@ def test_a_new_class_is_learnt_from_a_few_labels(site, tmp_path, capsys, kind):
     assert recalls.min() > 0.7
 
 
+def test_old_data_are_read_by_the_names_of_their_classes(site, tmp_path, capsys):
+    three = with_a_third_class(tmp_path / "three")
+    student = with_classes(read_student(site / "transformer.ckpt"), three.spec.task)
+    domain = old_domain(student, open_dataset(site / "old"))
+    names = np.array(["busy", "stuck", "idle"])[domain.judge.labels]
+    whole = open_dataset(site / "old").split("valid")
+    assert names.tolist() == np.array(["idle", "busy"])[whole.labels].tolist()
+    old, output = str(site / "old"), tmp_path / "adapted.ckpt"
+    line = [str(site / "rocket.ckpt"), str(three.path), "-o", str(output), "--labels", "20", "--max-forget", "3"]
+    with suppress(SystemExit):
+        run_adapt([*line, "--old", old])
+    assert "old: old, 120 windows taught, 90 judged" in capsys.readouterr().out
+    assert read_student(output).task.labels == ("busy", "stuck", "idle")
+
+
+def test_old_windows_of_a_class_that_has_gone_are_left_out(site):
+    student = with_classes(read_student(site / "rocket.ckpt"), TaskSpec(labels=("idle", "new")))
+    domain = old_domain(student, open_dataset(site / "old"))
+    labels = open_dataset(site / "old").split("train").labels
+    assert domain.learn.labels.tolist() == [0] * int((labels == 0).sum())
+
+
+def test_old_data_without_a_class_of_the_student_are_refused(site, tmp_path):
+    splits = {name: split(40, 60 + n, moved=0.0, groups=2) for n, name in enumerate(("train", "valid", "test"))}
+    write_dataset(tmp_path / "other", name="other", labels=["a", "b"], modalities=MODALITIES, splits=splits)
+    with pytest.raises(UsageError) as raised:
+        command(site, tmp_path, "--old", str(tmp_path / "other"))
+    assert str(raised.value) == (
+        f"--old {tmp_path / 'other'}: expected one of the classes idle, busy, got a, b; leave --old out, the student"
+        " carries windows of its own"
+    )
+
+
 def test_a_new_class_needs_labels(site, tmp_path):
     three = with_a_third_class(tmp_path / "three")
     with pytest.raises(UsageError) as raised:
