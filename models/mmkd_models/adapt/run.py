@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mmkd_edge.bundle.lineage import Adapted
 from mmkd_edge.errors import UsageError
 from mmkd_models.adapt.domains import Domain, few_labels
-from mmkd_models.adapt.judging import Court, Heard, heard, importance, judged
+from mmkd_models.adapt.judging import Court, Heard, heard, importance, judged, shares_of
 from mmkd_models.adapt.ways import Floats, Task, Way, adapted
 from mmkd_models.carried import CarriedWindows, most_carried
 from mmkd_models.data.windows import Windows
@@ -46,7 +46,7 @@ class Adaptation:
 
     checkpoint: StudentCheckpoint | None
     document: AdaptationDocument
-    tried: Mapping[Way, StudentCheckpoint]
+    tried: Mapping[str, StudentCheckpoint]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ def run_adaptation(asked: Asked, base: Task, *, on_way: OnWay | None = None) -> 
     labelled = few_labels(base.new.learn, asked.labels, seed=asked.train.seed) if asked.labels else None
     court = _court(asked, base, labelled)
     before = heard(court, asked.student)
-    found: dict[Way, StudentCheckpoint] = {}
+    found: dict[str, StudentCheckpoint] = {}
     judgements = []
     for way in _ways(asked):
         if on_way is not None:
@@ -91,8 +91,8 @@ def run_adaptation(asked: Asked, base: Task, *, on_way: OnWay | None = None) -> 
     document = _document(asked, base, court, before, tuple(judgements), chosen, labelled)
     if chosen is None:
         return Adaptation(checkpoint=None, document=document, tried=found)
-    written = next(one for way, one in found.items() if way == chosen.way)
-    return Adaptation(checkpoint=_finished(asked, written, chosen, base, labelled), document=document, tried=found)
+    checkpoint = _finished(asked, found[chosen.way], chosen, base, labelled)
+    return Adaptation(checkpoint=checkpoint, document=document, tried=found)
 
 
 def task_of(asked: Asked) -> Task:
@@ -271,6 +271,9 @@ def _document(
         chosen=None if chosen is None else chosen.way,
         written=None,
         labels=0 if labelled is None else len(labelled),
+        classes=asked.student.task.labels,
+        shares=shares_of(before.answers, len(asked.student.task.labels)),
+        right_shares=() if court.truth is None else shares_of(court.truth, len(asked.student.task.labels)),
     )
 
 

@@ -35,6 +35,7 @@ from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.resume import FILE_NAME
 from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_models.training.trainings import Run, TrainingData, train_teacher
+from mmkd_report import render_adaptation
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
 MODALITIES = (
@@ -138,6 +139,20 @@ def test_labels_of_some_windows_adapt_too(site, tmp_path, capsys):
     assert right(output, site / "labelled") > 0.8
     carried = read_student(output).carried
     assert len(carried.windows) == 90 + 90  # the old ones, and the labelled ones that judge in the new domain
+
+
+@pytest.mark.parametrize("data", ["moved", "same"])
+def test_a_page_is_written_whatever_the_gate_says(site, tmp_path, capsys, data):
+    page = tmp_path / "report.html"
+    arguments = ["--teacher", str(site / "teacher.ckpt"), "--page", str(page), "--dry-run", "--json"]
+    with suppress(GateError):
+        command(site, tmp_path, *arguments, kind="rocket", data=data)
+    document = msgspec.json.decode(capsys.readouterr().out)
+    assert page.read_text(encoding="utf-8") == render_adaptation(document)
+    assert (document["chosen"] is None) == (data == "same")
+    assert document["classes"] == ["idle", "busy"]
+    assert sum(document["shares"]) == pytest.approx(1.0)
+    assert sum(document["right_shares"]) == pytest.approx(1.0)
 
 
 def test_a_dry_run_says_what_it_would_do_and_writes_nothing(site, tmp_path, capsys):
