@@ -255,8 +255,8 @@ BAD = {
         ["--old", "{site}/same"],
         "moved",
         (
-            "--old {site}/same: expected 20 labelled windows of train and of valid or more, got 0 and 0; label some, or "
-            "leave --old out"
+            "--old {site}/same: expected 20 labelled windows of train and of valid or more, got 0 and 0; label some, "
+            "or leave --old out"
         ),
     ),
     "no such data": ([], "nowhere", "{data}: expected a dataset directory, found none there; check the path"),
@@ -284,8 +284,8 @@ BAD = {
         ["--teacher", "{site}/teacher.ckpt"],
         "one",
         (
-            "teacher: expected a dataset with modality 'gyro', which it was trained with, got acc; train a teacher on this "
-            "dataset"
+            "teacher: expected a dataset with modality 'gyro', which it was trained with, got acc; train a teacher on "
+            "this dataset"
         ),
     ),
     "a sensor that is not there": (
@@ -335,8 +335,8 @@ def test_bad_input_is_named(site, tmp_path, case):
         (
             {"task": TaskSpec(kind="multi_label", labels=("idle", "busy"))},
             (
-                "mmkd-adapt: expected a student of classes, got one of the kind multi_label, whose answers have no shares "
-                "to guard; train it anew with mmkd-distill"
+                "mmkd-adapt: expected a student of classes, got one of the kind multi_label, whose answers have no "
+                "shares to guard; train it anew with mmkd-distill"
             ),
         ),
         (
