@@ -45,7 +45,7 @@ def test_a_pair_is_scored_by_balanced_accuracy_and_the_gate_by_what_it_writes() 
 
 def test_the_table_says_what_was_gained_and_recovered() -> None:
     lines = list(_table([PAIR, msgspec.structs.replace(PAIR, target="3")]))
-    by_arm = {line.split(" |")[0]: line for line in lines[2:]}
+    by_arm = {line.split(" |")[0]: line for line in lines[1:]}
     assert by_arm["| teacher"] == "| teacher | 2 | 75.0 | +25.0 [+25.0, +25.0] | +50.0 [+50.0, +50.0] | 2 | 0 |"
     assert by_arm["| gate"] == "| gate | 2 | 50.0 | +0.0 [+0.0, +0.0] | +0.0 [+0.0, +0.0] | 0 | 0 |"
     assert list(by_arm) == ["| before", "| teacher", "| gate", "| gate, may forget", "| oracle"]
