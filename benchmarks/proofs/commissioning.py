@@ -107,24 +107,17 @@ def _fold(path: Path, sensor: str, kind: StudentKind, seed: int) -> FoldFound:
         teachers=[teacher],
         recipe=default_recipe(data.train.spec.task),
     )
-    groups = [
-        _group(fold, student, teacher, group, seed=seed, per_group=_is_per_group(fold, sensor))
-        for group in np.unique(fold.test.groups)
-    ]
+    groups = [_group(fold, student, teacher, group, seed=seed) for group in np.unique(fold.test.groups)]
     found = [one for one in groups if one is not None]
     return FoldFound(dataset=dataset.spec.name, sensor=sensor, kind=kind, seed=seed, groups=found)
 
 
-def _is_per_group(fold: FoldData, sensor: str) -> bool:
-    return fold.test.spec.modality(sensor).normalise == "per_group"
-
-
 def _group(
-    fold: FoldData, student: StudentCheckpoint, teacher: TaughtBy, group: object, *, seed: int, per_group: bool
+    fold: FoldData, student: StudentCheckpoint, teacher: TaughtBy, group: object, *, seed: int
 ) -> NewGroup | None:
     sensor = student.modality.name
     mine = fold.test.subset(np.flatnonzero(fold.test.groups == group))
-    first, second = _halves(mine)
+    first, second = halves_of(mine)
     count = int(len(first) * (1 - JUDGES))
     learn, judge = mine.subset(np.sort(first[:count])), mine.subset(np.sort(first[count:]))
     if min(len(learn), len(judge), len(second)) < FEWEST:
@@ -148,25 +141,25 @@ def _group(
     )
     base = task_of(asked)
     unseen = mine.subset(np.sort(second)).with_modalities(one)
-    ways = [way for way in WAYS if not (way == "statistics" and per_group)]
-    students: dict[str, StudentCheckpoint] = {"before": student, "oracle": _oracle(base, learn)}
-    for way in ways:
-        students[way] = adapted(base, way)
+    adaptation = run_adaptation(asked, base)
+    students: dict[str, StudentCheckpoint] = {"before": student, "oracle": oracle_of(base, learn)}
+    students.update(adaptation.tried)
     return NewGroup(
         group=str(group),
         truth=unseen.labels.tolist(),
-        answers={name: _answers(found, unseen) for name, found in students.items()},
-        passed=run_adaptation(asked, base).document.chosen,
+        answers={name: answers_of(found, unseen) for name, found in students.items()},
+        passed=adaptation.document.chosen,
     )
 
 
-def _oracle(base: Task, learn: Windows) -> StudentCheckpoint:
+def oracle_of(base: Task, learn: Windows) -> StudentCheckpoint:
+    """Gives the student that is taught the true labels of what adapts, as it would be taught a teacher's answers."""
     truth = np.eye(len(base.student.task.labels))[learn.labels]
     return adapted(replace(base, answers=truth), "teacher")
 
 
-def _halves(windows: Windows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Of every class the first and the second half of its windows; the first turn about, so that any part has all."""
+def halves_of(windows: Windows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Gives each class's first half of windows and its second; the first turn about, so that any part has all."""
     first: list[list[int]] = []
     second: list[int] = []
     for number in np.unique(windows.labels):
@@ -178,7 +171,8 @@ def _halves(windows: Windows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return np.array(in_turn, dtype=np.int64), np.array(second, dtype=np.int64)
 
 
-def _answers(student: StudentCheckpoint, windows: Windows) -> list[int]:
+def answers_of(student: StudentCheckpoint, windows: Windows) -> list[int]:
+    """Gives the class that a student says of each window."""
     found: list[int] = logits_of(student.network(), windows, modality=student.modality.name).argmax(axis=1).tolist()
     return found
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mmkd_report.errors import DocumentError, PageError, ReportError
+    from mmkd_report.pages.adaptation.view import render_adaptation
     from mmkd_report.pages.bench.view import render_bench
     from mmkd_report.pages.data.view import render_data_report
     from mmkd_report.pages.demo.view import render_demo
@@ -24,6 +25,7 @@ __all__ = [
     "DocumentError",
     "PageError",
     "ReportError",
+    "render_adaptation",
     "render_bench",
     "render_data_report",
     "render_demo",

@@ -191,6 +191,8 @@ def _checkpoint_facts(path: Path) -> Iterator[tuple[str, str]]:
             groups = labelled["groups"]
             yield "labelled", f"{labelled['share']:.0%} of the windows" if groups is None else f"{groups} whole groups"
         yield "licence", facts["licence"] or "not stated"
+        if start := facts.get("started_from"):
+            yield "started_from", f"teacher {start}"
         if kind == "student":
             hashes = [facts["teacher_sha256"], *facts.get("further_teachers_sha256", ())]
             yield "teacher", ", ".join(one for one in hashes if one) or "none: labels alone taught"

@@ -11,10 +11,12 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.carried import CarriedWindows
+from mmkd_models.data.windows import Windows
 from mmkd_models.training.checkpoint import StudentCheckpoint
 
 _NEVER = 10.0  # logits by which a new class begins below every other, until its head is fitted
@@ -55,8 +57,28 @@ def with_classes(student: StudentCheckpoint, task: TaskSpec) -> StudentCheckpoin
     )
 
 
+def in_classes(windows: Windows, task: TaskSpec, *, where: str) -> Windows:
+    """Gives windows whose labels are numbered as a task does, by their names; of other classes they have none.
+
+    Raises UsageError where no class is left, or one of the two is no task of classes; `where` names the windows.
+    """
+    known = windows.spec.task
+    if known.kind != task.kind or not set(known.labels) & set(task.labels):
+        raise UsageError(
+            f"{where}: expected one of the classes {', '.join(task.labels)}, got {', '.join(known.labels)}; leave --old"
+            " out, the student carries windows of its own"
+        )
+    numbers = np.append(_numbers(known, task), -1)  # -1 stays -1
+    spec = msgspec.structs.replace(windows.spec, task=task)
+    return replace(windows, spec=spec, labels=numbers[windows.labels])
+
+
+def _numbers(before: TaskSpec, after: TaskSpec) -> NDArray[np.int64]:
+    """(K,) which number each class has now; -1 where it has gone."""
+    return np.array([after.labels.index(name) if name in after.labels else -1 for name in before.labels])
+
+
 def _renumbered(carried: CarriedWindows, before: TaskSpec, after: TaskSpec) -> CarriedWindows:
     """The windows of the classes that stay, numbered as they are now."""
-    number = np.array([after.labels.index(name) if name in after.labels else -1 for name in before.labels])
-    labels = number[carried.labels]
+    labels = _numbers(before, after)[carried.labels]
     return CarriedWindows(windows=carried.windows[labels >= 0], labels=labels[labels >= 0])

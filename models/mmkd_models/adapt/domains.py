@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.errors import UsageError
+from mmkd_models.adapt.classes import in_classes
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.sources import StoredWindows
 from mmkd_models.data.spec import SPLIT_NAMES, DatasetSpec
@@ -59,17 +60,21 @@ def new_domain(student: StudentCheckpoint, dataset: Dataset, names: tuple[str, .
 def old_domain(student: StudentCheckpoint, dataset: Dataset | None) -> Domain:
     """Gives the old domain: a dataset's training and validation split, else the two halves of the carried windows.
 
+    Labels are read by their names; windows of classes that the student no longer has are left out.
+
     Raises UsageError where the student carries no windows and there is no dataset, or it does not fit the student, or
-    has no label in one of the two.
+    has too few labels in one of the two.
     """
     name = student.modality.name
     if dataset is not None:
-        parts = [dataset.split(split).with_modalities((name,)) for split in SPLIT_NAMES[:2]]
+        where = f"--old {dataset.path}"
+        parts = [in_classes(dataset.split(split), student.task, where=where) for split in SPLIT_NAMES[:2]]
         check_compatible("student", student.task, (student.modality,), parts[0])
+        parts = [windows.with_modalities((name,)) for windows in parts]
         learn, judge = (windows.subset(np.flatnonzero(windows.labelled)) for windows in parts)
         if min(len(learn), len(judge)) < FEWEST:
             raise UsageError(
-                f"--old {dataset.path}: expected {FEWEST} labelled windows of train and of valid or more, got"
+                f"{where}: expected {FEWEST} labelled windows of train and of valid or more, got"
                 f" {len(learn)} and {len(judge)}; label some, or leave --old out"
             )
         return Domain(learn=learn, judge=judge, name=dataset.spec.name, sha256=dataset.sha256)

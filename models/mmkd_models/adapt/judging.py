@@ -118,6 +118,7 @@ def judged(court: Court, way: str, before: Heard, after: Heard, *, seconds: floa
         forgotten_points=forgotten,
         vanished=vanished,
         refusals=tuple(refusals),
+        shares=shares_of(after.answers, len(court.new.spec.task.labels)),
         seconds=seconds,
     )
 
@@ -127,6 +128,11 @@ _WORDS: dict[EstimateKind, str] = {
     "agreement": "agreement with the teacher",
     "weighted": "accuracy on old windows that look like new ones",
 }
+
+
+def shares_of(answers: NDArray[np.int64], classes: int) -> tuple[float, ...]:
+    """Gives the share of each class among answers (N,)."""
+    return tuple((np.bincount(answers, minlength=classes) / len(answers)).tolist())
 
 
 def importance(student: StudentCheckpoint, new: Windows, old: Windows) -> Floats:
@@ -157,6 +163,6 @@ def _vanished(court: Court, before: Heard, after: Heard) -> tuple[str, ...]:
     """Classes that had a share in what is taken for right, or in the answers before, and have hardly one now."""
     labels = court.new.spec.task.labels
     reference = before.answers if court.truth is None else court.truth
-    was, now = (np.bincount(found, minlength=len(labels)) / len(found) for found in (reference, after.answers))
+    was, now = (np.array(shares_of(found, len(labels))) for found in (reference, after.answers))
     gone = (was > _SHARE_THAT_COUNTS) & (now < _VANISHED * was)
     return tuple(name for name, is_gone in zip(labels, gone, strict=True) if is_gone)

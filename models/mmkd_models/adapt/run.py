@@ -6,7 +6,7 @@ Adapts only what gets better: where no way passes the gate there is no adapted s
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mmkd_edge.bundle.lineage import Adapted
 from mmkd_edge.errors import UsageError
 from mmkd_models.adapt.domains import Domain, few_labels
-from mmkd_models.adapt.judging import Court, Heard, heard, importance, judged
+from mmkd_models.adapt.judging import Court, Heard, heard, importance, judged, shares_of
 from mmkd_models.adapt.ways import Floats, Task, Way, adapted
 from mmkd_models.carried import CarriedWindows, most_carried
 from mmkd_models.data.windows import Windows
@@ -41,10 +41,12 @@ class Adaptation:
     Attributes:
         checkpoint: the adapted student; None where no way may be written.
         document: what was tried; nothing is written yet.
+        tried: the student of every way, whether it may be written or not.
     """
 
     checkpoint: StudentCheckpoint | None
     document: AdaptationDocument
+    tried: Mapping[str, StudentCheckpoint]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +90,9 @@ def run_adaptation(asked: Asked, base: Task, *, on_way: OnWay | None = None) -> 
     chosen = max(passed, key=lambda one: one.estimate, default=None)
     document = _document(asked, base, court, before, tuple(judgements), chosen, labelled)
     if chosen is None:
-        return Adaptation(checkpoint=None, document=document)
-    return Adaptation(checkpoint=_finished(asked, found[chosen.way], chosen, base, labelled), document=document)
+        return Adaptation(checkpoint=None, document=document, tried=found)
+    checkpoint = _finished(asked, found[chosen.way], chosen, base, labelled)
+    return Adaptation(checkpoint=checkpoint, document=document, tried=found)
 
 
 def task_of(asked: Asked) -> Task:
@@ -266,6 +269,9 @@ def _document(
         chosen=None if chosen is None else chosen.way,
         written=None,
         labels=0 if labelled is None else len(labelled),
+        classes=asked.student.task.labels,
+        shares=shares_of(before.answers, len(asked.student.task.labels)),
+        right_shares=() if court.truth is None else shares_of(court.truth, len(asked.student.task.labels)),
     )
 
 

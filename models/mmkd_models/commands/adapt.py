@@ -13,7 +13,7 @@ with loading("mmkd-adapt"):
     import msgspec
 
     from mmkd_edge.command.options import Argument, Command, Option, run_line
-    from mmkd_edge.command.run import run_command, shell_line
+    from mmkd_edge.command.run import check_page, run_command, shell_line
     from mmkd_edge.command.show import json_text, plain_table, say, show_table
     from mmkd_edge.errors import GateError, UsageError
     from mmkd_models.commands.options import NEEDS, Data, Json, Output, run_dir_of
@@ -28,11 +28,6 @@ if TYPE_CHECKING:
     from mmkd_report.documents.adaptation import AdaptationDocument
 
 _ABOUT = "Adapt a student to a new machine, person or campaign, and write it only where it is better there."
-_ESTIMATES = {
-    "labels": "right answers to the labelled new windows",
-    "agreement": "agreement with the teacher on new windows that did not teach",
-    "weighted": "right answers to old windows, those like new ones counting more; a teacher or labels tell more",
-}
 
 
 def main() -> NoReturn:
@@ -89,6 +84,9 @@ def adapt(
     knowledge: KnowledgeOptions,
     gate: GateOptions,
     learning: LearningOptions,
+    page: Annotated[
+        Path | None, Option("Also write one self-contained page, whatever the gate says.", metavar="FILE.html")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Adapt a student to a new machine, person or campaign, and write it only where it is better there.
@@ -98,6 +96,8 @@ def adapt(
     """
     from mmkd_models.adapt.run import run_adaptation, task_of
 
+    if page is not None:
+        check_page(page, extra="train")
     if not gate.dry_run:
         teachers = [knowledge.teacher] if knowledge.teacher else []
         hold_output(context, output, students=[student], teachers=teachers)
@@ -106,7 +106,7 @@ def adapt(
         folder = None if gate.dry_run else run_dir_of(output)
         task = replace(task_of(asked), run_dir=folder, resume=learning.resume, on_step=show)
         adaptation = run_adaptation(asked, task, on_way=lambda way: say(f"trying: {way}"))
-    _finish(adaptation, output, gate, json=json)
+    _finish(adaptation, output, gate, page=page, json=json)
 
 
 def _asked(
@@ -131,11 +131,6 @@ def _asked(
     seen = () if teacher is None else tuple(spec.name for spec in teacher.checkpoint.modalities)
     names = tuple(dict.fromkeys([*seen, checkpoint.modality.name]))
     old = None if knowledge.old is None else open_dataset(knowledge.old)
-    if old is not None and old.spec.task != checkpoint.task:
-        raise UsageError(
-            f"--old {knowledge.old}: expected the classes {', '.join(checkpoint.task.labels)}, got"
-            f" {', '.join(old.spec.task.labels)}; leave --old out, the student carries windows of its own"
-        )
     return Asked(
         student=checkpoint,
         student_sha256=file_sha256(student),
@@ -162,9 +157,10 @@ def _teacher(path: Path | None, dataset: Dataset) -> TaughtBy | None:
     return TaughtBy(checkpoint=teacher, sha256=file_sha256(path))
 
 
-def _finish(adaptation: Adaptation, output: Path, gate: GateOptions, *, json: bool) -> None:
-    """Writes what passed, and says what was tried."""
+def _finish(adaptation: Adaptation, output: Path, gate: GateOptions, *, page: Path | None, json: bool) -> None:
+    """Writes what passed and the page, and says what was tried."""
     from mmkd_models.training.checkpoint import write_student
+    from mmkd_report import render_adaptation, write_page
 
     document = adaptation.document
     is_written = adaptation.checkpoint is not None and not gate.dry_run
@@ -174,6 +170,8 @@ def _finish(adaptation: Adaptation, output: Path, gate: GateOptions, *, json: bo
         document = msgspec.structs.replace(document, written=str(output))
     if not gate.dry_run:
         drop_states(output)
+    if page is not None:
+        write_page(page, render_adaptation(msgspec.to_builtins(document)))
     if json:
         print(json_text(document))
     else:
@@ -193,6 +191,8 @@ def _finish(adaptation: Adaptation, output: Path, gate: GateOptions, *, json: bo
 
 
 def _show(document: AdaptationDocument) -> None:
+    from mmkd_report.pages.adaptation.view import ESTIMATES
+
     rows = [["as it is", f"{100 * document.estimate:.1f}", "", f"{100 * document.old_score:.1f}", "", ""]]
     rows += [
         [
@@ -207,7 +207,7 @@ def _show(document: AdaptationDocument) -> None:
     ]
     print(f"new: {document.new.name}, {document.new.learn} windows taught, {document.new.judge} judged")
     print(f"old: {document.old.name}, {document.old.learn} windows taught, {document.old.judge} judged")
-    print(f"estimate: {_ESTIMATES[document.estimated_by]}, %; old: {document.metric}, %")
+    print(f"estimate: {ESTIMATES[document.estimated_by]}, %; old: {document.metric}, %")
     table = plain_table(["way", "estimate", "gain", "old", "change", "verdict"], left=("verdict",))
     for row in rows:
         table.add_row(*row)

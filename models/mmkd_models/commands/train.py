@@ -42,8 +42,8 @@ with loading("mmkd-train"):
 if TYPE_CHECKING:
     import typer
 
-    from mmkd_models.networks.config import MemberKind
-    from mmkd_models.training.trainings import TrainingData
+    from mmkd_models.networks.config import MemberKind, TeacherConfig
+    from mmkd_models.training.trainings import TeacherStart, TrainingData
 
 _ABOUT = "Train a multimodal teacher, or a single-sensor student on labels alone (the baseline)."
 _AS_TEACHERS = TrainingOptions(steps=TEACHER_TRAIN.steps, learning_rate=TEACHER_TRAIN.learning_rate)
@@ -98,6 +98,13 @@ def teacher(
             min=2,
         ),
     ] = None,
+    start: Annotated[
+        Path | None,
+        Option(
+            "Teacher whose weights it starts with, for the modalities that both have: a new sensor's encoder is fresh.",
+            metavar="TEACHER.ckpt",
+        ),
+    ] = None,
     options: TrainingOptions = _AS_TEACHERS,
     json: Json = False,
 ) -> None:
@@ -110,8 +117,9 @@ def teacher(
     size = teacher_config(preset_named(preset, option="--preset"))
     if not options.practise_missing:
         size = msgspec.structs.replace(size, modality_dropout=0.0)
-    hold_output(context, output)
+    hold_output(context, output, teachers=[start] if start else [])
     training = training_data(data, options, modalities=modality)
+    old = _start(start, out_of_fold, size, training)
     chosen = _members(members, out_of_fold, training)
     run = new_run(output, training, options, TEACHER_TRAIN)
     if not (options.force or options.resume):
@@ -120,7 +128,7 @@ def teacher(
             kind="teacher" if out_of_fold is None else "teacher-set",
             modalities=[spec.name for spec in training.train.spec.modalities],
             config=size,
-            facts=planned_facts(training, run.train, run.augment),
+            facts=planned_facts(training, run.train, run.augment, started_from=old.sha256 if old else None),
             teachers=out_of_fold or 1,
             members=chosen,
         )
@@ -142,9 +150,30 @@ def teacher(
         run,
         members=chosen,
         self_training=self_training,
+        start=old,
         watch=lambda name: training_shown(name, output),
     )
     write_committee_and_report(output, trained, following=following, json=json)
+
+
+def _start(
+    path: Path | None, out_of_fold: int | None, size: TeacherConfig, training: TrainingData
+) -> TeacherStart | None:
+    """Whose weights it starts with, which fits the training; a teacher that knows what it shall judge does not."""
+    from mmkd_models.training.checkpoint import file_sha256, read_teacher
+    from mmkd_models.training.compatible import check_start
+    from mmkd_models.training.trainings import TeacherStart
+
+    if path is None:
+        return None
+    if out_of_fold is not None:
+        raise UsageError(
+            f"--start {path}: expected one teacher, got --out-of-fold {out_of_fold}; it may know the groups that are "
+            "held back: leave one of the two out"
+        )
+    start = TeacherStart(checkpoint=read_teacher(path), sha256=file_sha256(path))
+    check_start(start.checkpoint, size, training.train)
+    return start
 
 
 def _members(named: str | None, out_of_fold: int | None, training: TrainingData) -> tuple[MemberKind, ...]:

@@ -1,4 +1,4 @@
-"""A student that starts with what the teacher's own encoder of its modality knows.
+"""Networks that start with what another knows: a student with its encoder in the teacher, a teacher with an old one.
 
 The teacher's encoder has been trained beside the other modalities; before the fusion it is a student's encoder of the
 same size. (Starting from the teacher's layers: Sun et al., "Patient Knowledge Distillation for BERT", EMNLP 2019.)
@@ -48,6 +48,18 @@ def take_encoder(student: nn.Module, teacher: nn.Module, modality: str) -> tuple
     student.load_state_dict({**target, **{name: value.detach().clone() for name, value in taken.items()}})
     logger.info("student: %d tensors taken from the teacher, fresh: %s", len(taken), ", ".join(fresh))
     return fresh
+
+
+def take_teacher(teacher: Teacher, old: Teacher) -> tuple[str, ...]:
+    """Copies an old teacher's weights into one of the same size and labels, and gives the names of what stays fresh.
+
+    What belongs to a modality that only one of the two has is left alone: its encoder, its blocks of the fusion, its
+    pool. Where the old one had several modalities, the new one answers as it did while the new sensors are missing.
+    """
+    target, source = teacher.state_dict(), old.state_dict()
+    taken = {name: value.detach().clone() for name, value in source.items() if name in target}
+    teacher.load_state_dict({**target, **taken})
+    return tuple(name for name in target if name not in taken)
 
 
 def _check_shapes(taken: Mapping[str, Tensor], target: Mapping[str, Tensor], modality: str) -> None:

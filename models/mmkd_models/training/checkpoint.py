@@ -90,6 +90,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         shipped: which of `race` this is; unset where there was none.
         race: the ways of training that validation chose among.
         hybrid: how the parts of a student that was trained as a hybrid were joined; unset for others.
+        started_from: SHA-256 of the teacher whose weights a teacher started with; unset where it started fresh.
         adapted: to which domains a student was adapted since, in order; unset where to none. Its score is then that of
             the last one's windows of the old domain.
     """
@@ -113,6 +114,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     hybrid: HybridFacts | msgspec.UnsetType = msgspec.UNSET
     shipped: str | msgspec.UnsetType = msgspec.UNSET
     race: tuple[Contender, ...] | msgspec.UnsetType = msgspec.UNSET
+    started_from: str | msgspec.UnsetType = msgspec.UNSET
     adapted: tuple[Adapted, ...] | msgspec.UnsetType = msgspec.UNSET
     versions: dict[str, str] = {}
 

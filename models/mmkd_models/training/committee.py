@@ -36,7 +36,7 @@ from mmkd_models.training.closed_form.rocket import drawn_features, features_of_
 from mmkd_models.training.closed_form.targets import label_answers
 from mmkd_models.training.judging.prior import evening_bias
 from mmkd_models.training.predict import answers_to, batches_of
-from mmkd_models.training.trainings import Run, TrainingData, self_train, train_teacher
+from mmkd_models.training.trainings import Run, TeacherStart, TrainingData, self_train, train_teacher
 
 LEAST_FEATURES = 6 * KERNELS
 """Of a modality's kernels; where there are few modalities each has its share of what one alone has."""
@@ -94,6 +94,7 @@ def train_committee(
     *,
     members: Sequence[MemberKind],
     self_training: bool,
+    start: TeacherStart | None = None,
     watch: Watch | None = None,
 ) -> TrainedCommittee:
     """Trains the members on the labelled windows, and puts them together by the validation windows.
@@ -105,11 +106,12 @@ def train_committee(
         run: how transformers are trained; its `on_step` is called where there is no `watch`.
         members: as `members_named` gives them.
         self_training: let a second generation of each transformer learn from unlabelled windows.
+        start: whose first transformer all transformers start with; the other members are grown anew.
     """
     watched = watch or (lambda name: nullcontext(run.on_step))
     transformers = [kind for kind in members if kind == "transformer"]
     made = [
-        _transformer(data, config, run, number=number, self_training=self_training, watched=watched)
+        _transformer(data, config, run, number=number, self_training=self_training, start=start, watched=watched)
         for number in range(len(transformers))
     ]
     first = made[0].transformer
@@ -125,7 +127,14 @@ def train_committee(
 
 
 def _transformer(
-    data: TrainingData, config: TeacherConfig, run: Run, *, number: int, self_training: bool, watched: Watch
+    data: TrainingData,
+    config: TeacherConfig,
+    run: Run,
+    *,
+    number: int,
+    self_training: bool,
+    start: TeacherStart | None,
+    watched: Watch,
 ) -> _Member:
     """Number 0 is the teacher that would be trained alone; the others differ from it by their seed."""
     began, seed = time.monotonic(), run.train.seed + SEEDS_APART * number
@@ -133,7 +142,7 @@ def _transformer(
     folder = None if run.run_dir is None else run.run_dir if number == 0 else run.run_dir / f"transformer-{number}"
     own, name = replace(run, train=train, run_dir=folder), "teacher" if number == 0 else f"transformer {number + 1}"
     with watched(name) as on_step:
-        checkpoint = train_teacher(data, config, replace(own, on_step=on_step))
+        checkpoint = train_teacher(data, config, replace(own, on_step=on_step), start=start)
     if self_training and not data.train.labelled.all():
         second = None if folder is None else folder / "second"
         with watched(f"{name}, second generation") as on_step:

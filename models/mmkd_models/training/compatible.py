@@ -12,6 +12,7 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
 from mmkd_models.data.windows import Windows
 
 if TYPE_CHECKING:  # a bundle is judged without torch
+    from mmkd_models.networks.config import TeacherConfig
     from mmkd_models.training.checkpoint import Facts, TeacherCheckpoint
     from mmkd_models.training.teacher_set import OutOfFoldCheckpoint
 
@@ -19,6 +20,24 @@ if TYPE_CHECKING:  # a bundle is judged without torch
 def check_teacher(teacher: TeacherCheckpoint | OutOfFoldCheckpoint, windows: Windows) -> None:
     """Raises UsageError where the teacher cannot judge these windows, naming the first difference."""
     check_compatible("teacher", teacher.task, teacher.modalities, windows)
+
+
+def check_start(start: TeacherCheckpoint, config: TeacherConfig, windows: Windows) -> None:
+    """Raises UsageError where a teacher of this size, of these windows, cannot start with the weights of another."""
+    names = [modality.name for modality in windows.spec.modalities]
+    shared = [modality for modality in start.modalities if modality.name in names]
+    if not shared:
+        raise UsageError(
+            f"--start: expected a teacher of one of the modalities {', '.join(names)}, got one of "
+            f"{', '.join(modality.name for modality in start.modalities)}; leave --start out"
+        )
+    check_compatible("starting teacher", start.task, shared, windows)
+    if (start.config.encoder, start.config.fusion_depth) != (config.encoder, config.fusion_depth):
+        same = start.config.preset == config.preset
+        raise UsageError(
+            f"--start: expected a teacher of the size {config.preset}, got {start.config.preset}"
+            + (", built otherwise; leave --start out" if same else f"; give --preset {start.config.preset}")
+        )
 
 
 def check_same_fold(who: str, facts: Facts | tuple[Facts, ...], *, dataset_sha256: str, fold: int | None) -> None:

@@ -37,12 +37,13 @@ from mmkd_models.networks.committee.views import FixedViews
 from mmkd_models.networks.config import StudentConfig, TeacherConfig
 from mmkd_models.networks.encoder import blank_inputs
 from mmkd_models.networks.fake_int8 import FakeInt8Student, learnt_student
+from mmkd_models.networks.inherit import take_teacher
 from mmkd_models.networks.int8 import LearntInt8
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.train_config import OnStep, TrainConfig
 from mmkd_models.training.checkpoint import Facts, StudentCheckpoint, TeacherCheckpoint, library_versions
-from mmkd_models.training.compatible import check_compatible
+from mmkd_models.training.compatible import check_compatible, check_start
 from mmkd_models.training.drift_reference import group_reference
 from mmkd_models.training.judging.novelty import seen_by
 from mmkd_models.training.judging.prior import adjusted_fit
@@ -86,6 +87,14 @@ class TrainingData:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TeacherStart:
+    """A teacher whose weights another one starts with, and the SHA-256 of its file."""
+
+    checkpoint: TeacherCheckpoint
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """How a training is run.
 
@@ -104,24 +113,36 @@ class Run:
     on_step: OnStep | None = None
 
 
-def train_teacher(data: TrainingData, config: TeacherConfig, run: Run) -> TeacherCheckpoint:
-    """Trains a teacher on the labelled windows of all modalities of `data`."""
+def train_teacher(
+    data: TrainingData, config: TeacherConfig, run: Run, *, start: TeacherStart | None = None
+) -> TeacherCheckpoint:
+    """Trains a teacher on the labelled windows of all modalities of `data`.
+
+    Args:
+        start: whose weights it starts with, for the modalities that both have; None starts fresh.
+
+    Raises UsageError where the two differ in labels, size or a modality that both have, or have none in common.
+    """
     spec = data.train.spec
     check_labels(data)
+    if start is not None:
+        check_start(start.checkpoint, config, data.train)
     torch.manual_seed(run.train.seed)
     teacher = Teacher(spec.modalities, len(spec.task.labels), config, kind=spec.task.kind)
     set_normalisation(teacher, data.train)
+    if start is not None:
+        take_teacher(teacher, start.checkpoint.transformer())
     learner = SupervisedLearner(
         teacher, modality=None, modality_dropout=config.modality_dropout, goal=goal_of(data.train)
     )
-    origin = {"network": msgspec.to_builtins(config)}
+    origin = {"network": msgspec.to_builtins(config), **({} if start is None else {"start": start.sha256})}
     result = _fit(learner, data, run, modality=None, labelled_share=1.0, origin=origin)
     result, tau = _adjusted(teacher, result, data, run, modality=None)
     return TeacherCheckpoint(
         modalities=spec.modalities,
         task=spec.task,
         config=config,
-        facts=_facts(data, run, result, recipe=None, tau=tau),
+        facts=_facts(data, run, result, recipe=None, tau=tau, started_from=None if start is None else start.sha256),
         state=result.state,
     )
 
@@ -144,7 +165,7 @@ def self_train(data: TrainingData, first: TeacherCheckpoint, run: Run) -> Teache
     result, tau = _adjusted(teacher, result, data, run, modality=None)
     if result.scores.metric(run.train.metric) <= first.facts.score:
         return first
-    facts = _facts(data, run, result, recipe=None, tau=tau)
+    facts = _facts(data, run, result, recipe=None, tau=tau, started_from=first.facts.started_from or None)
     return replace(first, facts=facts, state=result.state)
 
 
@@ -448,9 +469,10 @@ def _facts(
     recipe: Recipe | None,
     teachers: Sequence[TaughtBy] = (),
     tau: float = 0.0,
+    started_from: str | None = None,
 ) -> Facts:
     return msgspec.structs.replace(
-        planned_facts(data, run.train, run.augment, recipe=recipe, teachers=teachers),
+        planned_facts(data, run.train, run.augment, recipe=recipe, teachers=teachers, started_from=started_from),
         score=result.scores.metric(run.train.metric),
         best_step=result.best_step,
         curve=result.curve,
@@ -465,6 +487,7 @@ def planned_facts(
     *,
     recipe: Recipe | None = None,
     teachers: Sequence[TaughtBy] = (),
+    started_from: str | None = None,
 ) -> Facts:
     """Gives what is known of a checkpoint before its training; its score is NaN."""
     hashes = tuple(one.sha256 for one in teachers)
@@ -483,6 +506,7 @@ def planned_facts(
         training=train,
         augment=augment,
         recipe=recipe,
+        started_from=started_from or msgspec.UNSET,
         versions=library_versions(),
     )
 

@@ -5,9 +5,12 @@ Fractions run from 0 to 1, gains and losses are percentage points.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import msgspec
+
+from mmkd_report.documents.reading import typed
 
 FORMAT_VERSION = 1
 
@@ -42,6 +45,7 @@ class WayJudgement(msgspec.Struct, frozen=True, kw_only=True):
         forgotten_points: what the old domain loses.
         vanished: classes that are hardly ever answered any more.
         refusals: why it may not be written, a sentence each; empty where it may.
+        shares: of each class among its answers to new windows that judge; empty in documents of earlier releases.
     """
 
     way: str
@@ -52,6 +56,7 @@ class WayJudgement(msgspec.Struct, frozen=True, kw_only=True):
     forgotten_points: float
     vanished: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
+    shares: tuple[float, ...] = ()
     seconds: float
 
 
@@ -66,6 +71,9 @@ class AdaptationDocument(msgspec.Struct, frozen=True, kw_only=True):
         chosen: the way that was, or with `--dry-run` would be, written; None where none may.
         written: the file; None where none was written.
         labels: how many labels were seen.
+        classes: of the student, as `shares` counts them.
+        shares: of each class among the answers of the student as it is to new windows that judge.
+        right_shares: the same of what is taken for right there; empty where nobody says.
     """
 
     format_version: int = FORMAT_VERSION
@@ -83,3 +91,12 @@ class AdaptationDocument(msgspec.Struct, frozen=True, kw_only=True):
     chosen: str | None
     written: str | None
     labels: int = 0
+    classes: tuple[str, ...] = ()
+    shares: tuple[float, ...] = ()
+    right_shares: tuple[float, ...] = ()
+
+
+def read_adaptation(document: Mapping[str, Any]) -> AdaptationDocument:
+    """The typed form of a document of `mmkd-adapt --json`; raises DocumentError where it breaks its contract."""
+    advice = "make it again with mmkd-adapt"
+    return typed(document, AdaptationDocument, name="adaptation", version=FORMAT_VERSION, advice=advice)

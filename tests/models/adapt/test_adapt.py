@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmkd_edge.errors import GateError, UsageError
+from mmkd_edge.errors import CheckpointError, GateError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.adapt.classes import with_classes
 from mmkd_models.adapt.domains import few_labels, new_domain, old_domain
@@ -35,6 +35,7 @@ from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.resume import FILE_NAME
 from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_models.training.trainings import Run, TrainingData, train_teacher
+from mmkd_report import render_adaptation
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
 MODALITIES = (
@@ -57,15 +58,16 @@ def split(count: int, seed: int, *, moved: float, groups: int) -> dict[str, np.n
     }
 
 
-def written(path: Path, *, moved: float, seed: int, labelled: bool = True) -> Dataset:
-    splits = {
-        name: split(count, seed + number, moved=moved, groups=6)
-        for number, (name, count) in enumerate({"train": 120, "valid": 90, "test": 60}.items())
-    }
+def written(path: Path, *, moved: float, seed: int, labelled: bool = True, modalities=MODALITIES) -> Dataset:
+    splits = {}
+    for number, (name, count) in enumerate({"train": 120, "valid": 90, "test": 60}.items()):
+        found = split(count, seed + number, moved=moved, groups=6)
+        absent = {one.name for one in MODALITIES} - {one.name for one in modalities}
+        splits[name] = {key: value for key, value in found.items() if key not in absent}
     if not labelled:
         for part in splits.values():
             part["labels"] = np.full_like(part["labels"], -1)
-    return write_dataset(path, name=path.name, labels=["idle", "busy"], modalities=MODALITIES, splits=splits)
+    return write_dataset(path, name=path.name, labels=["idle", "busy"], modalities=modalities, splits=splits)
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +80,9 @@ def site(tmp_path_factory):
     written(folder / "moved", moved=1.3, seed=20, labelled=False)
     written(folder / "labelled", moved=1.3, seed=20)
     written(folder / "same", moved=0.0, seed=30, labelled=False)
+    written(folder / "one", moved=1.3, seed=40, modalities=MODALITIES[:1])
+    written(folder / "other", moved=1.3, seed=40, modalities=MODALITIES[1:])
+    written(folder / "fast", moved=1.3, seed=40, modalities=(msgspec.structs.replace(MODALITIES[0], rate_hz=20.0),))
     data = TrainingData(train=old.split("train"), valid=old.split("valid"), sha256=old.sha256)
     run = Run(train=TRAIN, augment=AUGMENT)
     teacher = train_teacher(data, TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=1), run)
@@ -140,6 +145,20 @@ def test_labels_of_some_windows_adapt_too(site, tmp_path, capsys):
     assert len(carried.windows) == 90 + 90  # the old ones, and the labelled ones that judge in the new domain
 
 
+@pytest.mark.parametrize("data", ["moved", "same"])
+def test_a_page_is_written_whatever_the_gate_says(site, tmp_path, capsys, data):
+    page = tmp_path / "report.html"
+    arguments = ["--teacher", str(site / "teacher.ckpt"), "--page", str(page), "--dry-run", "--json"]
+    with suppress(GateError):
+        command(site, tmp_path, *arguments, kind="rocket", data=data)
+    document = msgspec.json.decode(capsys.readouterr().out)
+    assert page.read_text(encoding="utf-8") == render_adaptation(document)
+    assert (document["chosen"] is None) == (data == "same")
+    assert document["classes"] == ["idle", "busy"]
+    assert sum(document["shares"]) == pytest.approx(1.0)
+    assert sum(document["right_shares"]) == pytest.approx(1.0)
+
+
 def test_a_dry_run_says_what_it_would_do_and_writes_nothing(site, tmp_path, capsys):
     output = command(site, tmp_path, "--teacher", str(site / "teacher.ckpt"), "--old", str(site / "old"), "--dry-run")
     assert not output.exists()
@@ -193,6 +212,15 @@ def test_the_same_seed_gives_the_same_weights_killed_or_not(site, tmp_path):
         assert torch.equal(value, resumed.checkpoint.state[name]), name
 
 
+def test_features_adapt_to_the_same_weights_again(site):
+    asked = replace(asked_of(site, most_forgotten=100.0), student=read_student(site / "rocket.ckpt"))
+    first, again = (run_adaptation(asked, task_of(asked)) for _ in range(2))
+    assert first.tried.keys() == again.tried.keys() == {"statistics", "own answers", "teacher"}
+    for way, student in first.tried.items():
+        for name, value in student.state.items():
+            assert torch.equal(value, again.tried[way].state[name]), (way, name)
+
+
 def test_a_student_without_windows_needs_the_old_data(site, tmp_path):
     student = replace(read_student(site / "transformer.ckpt"), carried=None)
     write_student(tmp_path / "bare.ckpt", student)
@@ -208,15 +236,74 @@ BAD = {
     "its own data": (
         ["--dry-run"],
         "old",
-        "{data}: expected recordings of a new domain, got those that the student was",
+        "{data}: expected recordings of a new domain, got those that the student was trained on; name others",
     ),
-    "labels of none": (["--labels", "3"], "moved", "--labels 3: expected two labelled windows or more of every"),
-    "one label": (["--labels", "1"], "labelled", "--labels 1: expected 2 of each class or more, half of which judge"),
-    "old data without labels": (["--old", "{site}/same"], "moved", "--old {site}/same: expected 20 labelled windows"),
+    "labels of none": (
+        ["--labels", "3"],
+        "moved",
+        (
+            "--labels 3: expected two labelled windows or more of every class in the training split, got 0 of idle; "
+            "label some, or leave --labels out"
+        ),
+    ),
+    "one label": (
+        ["--labels", "1"],
+        "labelled",
+        "--labels 1: expected 2 of each class or more, half of which judge; label more",
+    ),
+    "old data without labels": (
+        ["--old", "{site}/same"],
+        "moved",
+        (
+            "--old {site}/same: expected 20 labelled windows of train and of valid or more, got 0 and 0; label some, "
+            "or leave --old out"
+        ),
+    ),
     "no such data": ([], "nowhere", "{data}: expected a dataset directory, found none there; check the path"),
-    "no such teacher": (["--teacher", "none.ckpt"], "moved", "none.ckpt: "),
-    "a student as teacher": (["--teacher", "{site}/rocket.ckpt"], "moved", "{site}/rocket.ckpt: expected a teacher"),
-    "no such old data": (["--old", "nowhere"], "moved", "nowhere: expected a dataset directory, found none there"),
+    "no such old data": (
+        ["--old", "nowhere"],
+        "moved",
+        "nowhere: expected a dataset directory, found none there; check the path",
+    ),
+    "no such teacher": (
+        ["--teacher", "none.ckpt"],
+        "moved",
+        "none.ckpt: expected a checkpoint of mmkd-edge, found no such file; check the path",
+    ),
+    "a student as teacher": (
+        ["--teacher", "{site}/rocket.ckpt"],
+        "moved",
+        "{site}/rocket.ckpt: expected a teacher checkpoint, got a student checkpoint; name the right file",
+    ),
+    "a page of another kind": (
+        ["--page", "report.txt"],
+        "moved",
+        "--page report.txt: expected a name that ends in .html; only such a file is overwritten",
+    ),
+    "a teacher of a sensor that is not there": (
+        ["--teacher", "{site}/teacher.ckpt"],
+        "one",
+        (
+            "teacher: expected a dataset with modality 'gyro', which it was trained with, got acc; train a teacher on "
+            "this dataset"
+        ),
+    ),
+    "a sensor that is not there": (
+        [],
+        "other",
+        (
+            "student: expected a dataset with modality 'acc', which it was trained with, got gyro; "
+            "train a student on this dataset"
+        ),
+    ),
+    "windows of another rate": (
+        [],
+        "fast",
+        (
+            "student: modality 'acc': expected windows (T, C)=(16, 1) at 10.0 Hz, got (16, 1) at 20.0 Hz; "
+            "train a student on this dataset"
+        ),
+    ),
 }
 
 
@@ -238,8 +325,42 @@ def test_bad_input_is_named(site, tmp_path, case):
     arguments, data, message = BAD[case]
     with pytest.raises(Exception) as raised:
         command(site, tmp_path, *(one.format(site=site) for one in arguments), data=data)
-    assert str(raised.value).startswith(message.format(site=site, data=site / data))
+    assert str(raised.value) == message.format(site=site, data=site / data)
     assert not (tmp_path / "adapted.ckpt").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"task": TaskSpec(kind="multi_label", labels=("idle", "busy"))},
+            (
+                "mmkd-adapt: expected a student of classes, got one of the kind multi_label, whose answers have no "
+                "shares to guard; train it anew with mmkd-distill"
+            ),
+        ),
+        (
+            {"modality": ModalitySpec(name="cam", kind="video", channels=("grey",), rate_hz=5.0, samples=8)},
+            "mmkd-adapt: expected a student of a series or of sound, got video, 'cam'; train it anew with mmkd-distill",
+        ),
+    ],
+    ids=["several labels", "video"],
+)
+def test_a_student_that_cannot_adapt_is_refused(site, change, message):
+    asked = asked_of(site)
+    with pytest.raises(UsageError) as raised:
+        task_of(replace(asked, student=replace(asked.student, **change)))
+    assert str(raised.value) == message
+
+
+def test_a_damaged_student_is_refused(site, tmp_path):
+    data = (site / "rocket.ckpt").read_bytes()
+    (tmp_path / "torn.ckpt").write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError) as raised:
+        run_adapt([str(tmp_path / "torn.ckpt"), str(site / "moved"), "-o", str(tmp_path / "adapted.ckpt")])
+    start = f"{tmp_path / 'torn.ckpt'}: expected a safetensors checkpoint of mmkd-edge, got a damaged or foreign file ("
+    assert str(raised.value).startswith(start)
+    assert str(raised.value).endswith("); copy it again from where it was made")
 
 
 def test_too_few_windows_are_named(site, tmp_path):
@@ -400,6 +521,39 @@ def test_a_new_class_is_learnt_from_a_few_labels(site, tmp_path, capsys, kind):
     windows = three.split("test").with_modalities(("acc",))
     recalls = np.diag(np.array(scores_of(student.network(), windows, modality="acc").confusion)) / 30
     assert recalls.min() > 0.7
+
+
+def test_old_data_are_read_by_the_names_of_their_classes(site, tmp_path, capsys):
+    three = with_a_third_class(tmp_path / "three")
+    student = with_classes(read_student(site / "transformer.ckpt"), three.spec.task)
+    domain = old_domain(student, open_dataset(site / "old"))
+    names = np.array(["busy", "stuck", "idle"])[domain.judge.labels]
+    whole = open_dataset(site / "old").split("valid")
+    assert names.tolist() == np.array(["idle", "busy"])[whole.labels].tolist()
+    old, output = str(site / "old"), tmp_path / "adapted.ckpt"
+    line = [str(site / "rocket.ckpt"), str(three.path), "-o", str(output), "--labels", "20", "--max-forget", "3"]
+    with suppress(SystemExit):
+        run_adapt([*line, "--old", old])
+    assert "old: old, 120 windows taught, 90 judged" in capsys.readouterr().out
+    assert read_student(output).task.labels == ("busy", "stuck", "idle")
+
+
+def test_old_windows_of_a_class_that_has_gone_are_left_out(site):
+    student = with_classes(read_student(site / "rocket.ckpt"), TaskSpec(labels=("idle", "new")))
+    domain = old_domain(student, open_dataset(site / "old"))
+    labels = open_dataset(site / "old").split("train").labels
+    assert domain.learn.labels.tolist() == [0] * int((labels == 0).sum())
+
+
+def test_old_data_without_a_class_of_the_student_are_refused(site, tmp_path):
+    splits = {name: split(40, 60 + n, moved=0.0, groups=2) for n, name in enumerate(("train", "valid", "test"))}
+    write_dataset(tmp_path / "other", name="other", labels=["a", "b"], modalities=MODALITIES, splits=splits)
+    with pytest.raises(UsageError) as raised:
+        command(site, tmp_path, "--old", str(tmp_path / "other"))
+    assert str(raised.value) == (
+        f"--old {tmp_path / 'other'}: expected one of the classes idle, busy, got a, b; leave --old out, the student"
+        " carries windows of its own"
+    )
 
 
 def test_a_new_class_needs_labels(site, tmp_path):

@@ -1,0 +1,78 @@
+"""What the proof of adapting counts, and that the methods of others change what they say they do."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+import torch
+
+from mmkd_models.adapt.domains import Domain
+from mmkd_models.adapt.ways import ADAPT_TRAIN, Task
+from mmkd_models.data import Dataset
+from mmkd_models.networks.config import student_config
+from mmkd_report.documents.adaptation import WayJudgement
+from proofs.adaptation_pairs import PairFound, _chosen, _recovered, _score, _shot, _table, _tent
+from proofs.students import untrained
+
+WAY = WayJudgement(
+    way="teacher",
+    estimate=0.9,
+    gain_points=5.0,
+    standard_error_points=1.0,
+    old_score=0.8,
+    forgotten_points=2.0,
+    refusals=("it forgets 2.0 points of the old domain, more than 1",),
+    seconds=1.0,
+)
+PAIR = PairFound(
+    dataset="d",
+    sensor="acc",
+    kind="rocket",
+    source="1",
+    target="2",
+    source_score=1.0,
+    truth=[0, 0, 0, 0, 1, 1],
+    answers={"before": [0, 0, 0, 0, 0, 0], "teacher": [0, 0, 0, 0, 0, 1], "oracle": [0, 0, 0, 0, 1, 1]},
+    ways=[WAY],
+)
+
+
+def test_a_pair_is_scored_by_balanced_accuracy_and_the_gate_by_what_it_writes() -> None:
+    assert [_score(PAIR, arm) for arm in ("before", "teacher", "gate", "oracle")] == [0.5, 0.75, 0.5, 1.0]
+    assert [_chosen(PAIR, arm) for arm in ("gate", "gate, may forget")] == ["", "teacher"]
+    assert _score(PAIR, "gate, may forget") == 0.75
+
+
+def test_the_table_says_what_was_gained_and_recovered() -> None:
+    lines = list(_table([PAIR, msgspec.structs.replace(PAIR, target="3")]))
+    by_arm = {line.split(" |")[0]: line for line in lines[1:]}
+    assert by_arm["| teacher"] == "| teacher | 2 | 75.0 | +25.0 [+25.0, +25.0] | +50.0 [+50.0, +50.0] | 2 | 0 |"
+    assert by_arm["| gate"] == "| gate | 2 | 50.0 | +0.0 [+0.0, +0.0] | +0.0 [+0.0, +0.0] | 0 | 0 |"
+    assert list(by_arm) == ["| before", "| teacher", "| gate", "| gate, may forget", "| oracle"]
+
+
+def test_one_pair_has_no_interval() -> None:
+    assert _recovered(torch.zeros(1).double().numpy(), torch.ones(1).double().numpy()) == ""
+
+
+@pytest.fixture
+def task(machines: Dataset) -> Task:
+    spec = machines.spec.modalities[0]
+    windows = machines.split("train").with_modalities((spec.name,))
+    domain = Domain(learn=windows, judge=windows, name="d", sha256="0" * 64)
+    student = untrained(spec, machines.spec.task, student_config("tiny"))
+    train = msgspec.structs.replace(ADAPT_TRAIN, steps=4)
+    return Task(student=student, new=domain, old=domain, answers=None, train=train)
+
+
+def changed(task: Task, state: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name, value in task.student.state.items() if not torch.equal(value, state[name])}
+
+
+def test_shot_leaves_the_head_alone_and_tent_all_but_the_norms(task: Task) -> None:
+    moved = changed(task, dict(_shot(task).state))
+    assert moved
+    assert not {name for name in moved if name.startswith("head.")}
+    moved = changed(task, dict(_tent(task).state))
+    assert moved
+    assert all("norm" in name for name in moved)

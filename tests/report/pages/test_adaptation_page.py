@@ -1,0 +1,122 @@
+"""What adapting was worth: sentences, figures and tables of one page."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+import pytest
+
+from mmkd_report import DocumentError, render_adaptation
+from mmkd_report.documents.adaptation import AdaptationDocument, DomainFacts, WayJudgement
+from mmkd_report.pages.adaptation.view import answer
+from mmkd_report.words.formats import for_terminal
+
+TEACHER = WayJudgement(
+    way="teacher",
+    estimate=0.851,
+    gain_points=10.6,
+    standard_error_points=4.7,
+    old_score=0.656,
+    forgotten_points=0.5,
+    shares=(0.45, 0.55),
+    seconds=2.0,
+)
+STATISTICS = WayJudgement(
+    way="statistics",
+    estimate=0.787,
+    gain_points=4.3,
+    standard_error_points=6.2,
+    old_score=0.633,
+    forgotten_points=2.8,
+    refusals=("it forgets 2.8 points of the old domain, more than 1",),
+    shares=(0.2, 0.8),
+    seconds=1.0,
+)
+DOCUMENT = AdaptationDocument(
+    student_sha256="1" * 64,
+    teacher_sha256="2" * 64,
+    modality="acc",
+    metric="balanced_accuracy",
+    new=DomainFacts(name="line two", sha256="3" * 64, learn=90, judge=45),
+    old=DomainFacts(name="carried windows", sha256=None, learn=128, judge=128),
+    estimated_by="agreement",
+    estimate=0.745,
+    old_score=0.661,
+    max_forget_points=1.0,
+    ways=(STATISTICS, TEACHER),
+    chosen="teacher",
+    written="adapted.ckpt",
+    classes=("idle", "busy"),
+    shares=(0.1, 0.9),
+    right_shares=(0.5, 0.5),
+)
+
+
+def told(**changed: object) -> list[str]:
+    return [for_terminal(one) for one in answer(msgspec.structs.replace(DOCUMENT, **changed))]
+
+
+def test_the_answer_says_what_rose_and_what_was_lost() -> None:
+    assert told() == [
+        (
+            "The way 'teacher' is written to adapted.ckpt: on line two the estimate rises from 74.5 % to 85.1 % (+10.6 "
+            "points, standard error 4.7)"
+        ),
+        "On carried windows balanced accuracy goes from 66.1 % to 65.6 %; 1.0 points may be lost",
+    ]
+    assert told(written=None)[0].startswith("The way 'teacher' is what would be written: on line two")
+
+
+def test_the_answer_says_that_nothing_may_be_written() -> None:
+    assert told(chosen=None, written=None, ways=(STATISTICS,)) == [
+        (
+            "No way of adapting to line two may be written: each is refused below. The student stays as it is, at 74.5 "
+            "% there and 66.1 % on carried windows"
+        )
+    ]
+
+
+def cells_of(page: str, row: str) -> list[str]:
+    line = re.search(rf'rowheader">{row}</th>(.*?)</tr>', page, re.DOTALL)
+    assert line is not None
+    return [for_terminal(one) for one in re.findall(r"<td[^>]*>(.*?)</td>", line[1])]
+
+
+def test_every_way_has_its_figures_and_its_verdict() -> None:
+    page = render_adaptation(msgspec.to_builtins(DOCUMENT))
+    assert cells_of(page, "as it is") == ["74.5", "", "66.1", "", ""]
+    assert cells_of(page, "teacher") == ["85.1", "+10.6 ± 4.7", "65.6", "-0.5", "chosen"]
+    assert cells_of(page, "statistics")[2:] == ["63.3", "-2.8", "it forgets 2.8 points of the old domain, more than 1"]
+
+
+def test_the_shares_of_the_classes_stand_beside_what_is_taken_for_right() -> None:
+    page = render_adaptation(msgspec.to_builtins(DOCUMENT))
+    assert cells_of(page, "idle") == ["50", "10", "20", "45"]
+    weighted = msgspec.structs.replace(DOCUMENT, estimated_by="weighted", right_shares=())
+    assert cells_of(render_adaptation(msgspec.to_builtins(weighted)), "idle") == ["10", "20", "45"]
+
+
+def test_a_document_of_an_earlier_release_has_no_shares() -> None:
+    ways = [msgspec.structs.replace(one, shares=()) for one in DOCUMENT.ways]
+    earlier = msgspec.structs.replace(DOCUMENT, classes=(), shares=(), right_shares=(), ways=tuple(ways))
+    page = render_adaptation(msgspec.to_builtins(earlier))
+    assert "Which classes" not in page
+    assert "What was tried" in page
+
+
+def test_a_document_that_lacks_a_figure_is_refused() -> None:
+    document = msgspec.to_builtins(DOCUMENT)
+    del document["ways"][0]["estimate"]
+    with pytest.raises(DocumentError) as raised:
+        render_adaptation(document)
+    assert str(raised.value) == (
+        "adaptation document: Object missing required field `estimate` - at `$.ways[0]`; make it again with mmkd-adapt"
+    )
+
+
+def test_a_name_is_shown_and_never_run() -> None:
+    named = msgspec.structs.replace(DOCUMENT, new=msgspec.structs.replace(DOCUMENT.new, name="<script>"))
+    page = render_adaptation(msgspec.to_builtins(named))
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
