@@ -64,7 +64,7 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("old", type=Path, metavar="OLD")
     parser.add_argument("new", type=Path, metavar="NEW")
-    parser.add_argument("--rounds", type=int, default=1, help="how often everything is done on a device")
+    parser.add_argument("--rounds", type=int, default=1, help="how often what is quick is killed; 0 leaves it out")
     parser.add_argument("--swap", action="store_true", help="swap too: the bundles take and answer the same")
     parser.add_argument("--checkpoint", type=Path, metavar="STUDENT.ckpt", help="is exported")
     parser.add_argument("--data", type=Path, metavar="DATASET", help="is trained on")
@@ -74,7 +74,8 @@ def main() -> None:
     once += [export_attack(options)] if options.checkpoint else []
     once += [train_attack(options)] if options.data else []
     found: list[Counter[str]] = []
-    for attack in (*device_attacks(options.old, options.new), *once):
+    often = device_attacks(options.old, options.new) if options.rounds else []
+    for attack in (*often, *once):
         rounds = 1 if attack in once else options.rounds
         counts = sum((killed(attack) for _ in range(rounds)), Counter[str]())
         bad = {what: count for what, count in counts.items() if what not in ("before", "after")}
