@@ -19,6 +19,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -302,10 +303,14 @@ def _dies(action: Action, state: Path, step: int) -> bool:
     child = os.fork()
     if child == 0:
         _kill_before(step, state)
-        with suppress(BaseException):
+        try:
             action(state)
-            os._exit(0)
-        os._exit(1)
+        except SystemExit as ended:  # so commands end
+            os._exit(0 if ended.code in (0, None) else 1)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         return True
