@@ -223,7 +223,7 @@ ITEMS = (
             *_of("export/test_export_run.py", "a_killed_export_leaves_the_earlier_bundle"),
             *_of(_SLOTS, "power_may_fail_at_every_step"),
         ),
-        script="kills.py OLD.edge NEW.edge --rounds 6 --checkpoint FILE --data SET",
+        script="kills.py OLD.edge NEW.edge --rounds 6",
     ),
     Item(
         key="D2",
