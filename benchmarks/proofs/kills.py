@@ -19,6 +19,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -64,7 +65,7 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("old", type=Path, metavar="OLD")
     parser.add_argument("new", type=Path, metavar="NEW")
-    parser.add_argument("--rounds", type=int, default=1, help="how often everything is done on a device")
+    parser.add_argument("--rounds", type=int, default=1, help="how often what is quick is killed; 0 leaves it out")
     parser.add_argument("--swap", action="store_true", help="swap too: the bundles take and answer the same")
     parser.add_argument("--checkpoint", type=Path, metavar="STUDENT.ckpt", help="is exported")
     parser.add_argument("--data", type=Path, metavar="DATASET", help="is trained on")
@@ -74,7 +75,8 @@ def main() -> None:
     once += [export_attack(options)] if options.checkpoint else []
     once += [train_attack(options)] if options.data else []
     found: list[Counter[str]] = []
-    for attack in (*device_attacks(options.old, options.new), *once):
+    often = device_attacks(options.old, options.new) if options.rounds else []
+    for attack in (*often, *once):
         rounds = 1 if attack in once else options.rounds
         counts = sum((killed(attack) for _ in range(rounds)), Counter[str]())
         bad = {what: count for what, count in counts.items() if what not in ("before", "after")}
@@ -301,10 +303,14 @@ def _dies(action: Action, state: Path, step: int) -> bool:
     child = os.fork()
     if child == 0:
         _kill_before(step, state)
-        with suppress(BaseException):
+        try:
             action(state)
-            os._exit(0)
-        os._exit(1)
+        except SystemExit as ended:  # so commands end
+            os._exit(0 if ended.code in (0, None) else 1)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         return True

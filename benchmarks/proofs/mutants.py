@@ -8,7 +8,7 @@ an ONNX graph; gives each mutant right hashes and opens it as a device does that
 onnx to check it with (`--checker` has it). Whatever opens must then pass all golden windows. A worker does so; when it
 ends by a signal, that is a crash, and another goes on behind it. `--alone` gives the same bytes to the engine itself,
 as a program does that uses no mmkd-edge. With `--log FILE` each outcome is kept as it comes, and a run that was
-interrupted goes on behind the last. Needs `mmkd-edge[export]`.
+interrupted goes on behind the last; `--again opened` asks those again that opened. Needs `mmkd-edge[export]`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ import numpy as np
 from mmkd_edge import Bundle, EdgePredictor, GateError, MmkdError, choose_artifact, prepare, write_bundle
 from mmkd_edge.backends.base import open_backend
 from mmkd_edge.bundle.digest import new_sha256
+from mmkd_edge.bundle.files import write_file
 from mmkd_edge.bundle.manifest import Manifest, member_files
 from proofs.mutations import mutated_bytes, mutated_graph
 from proofs.script import head, parser_of, row
@@ -53,10 +54,10 @@ def main() -> None:
     parser.add_argument("--checker", action="store_true", help="let the trial ask onnx's own checker first")
     parser.add_argument("--alone", action="store_true", help="what the engine does by itself with the same bytes")
     parser.add_argument("--log", type=Path, metavar="FILE", help="keeps a line for each mutant")
-    parser.add_argument("--first", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--again", metavar="OUTCOME", help="ask only those again whose kept outcome begins so")
+    parser.add_argument("--numbers", type=int, nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.worker:
+    if options.numbers:
         for number, outcome in outcomes(options):
             print(json.dumps([number, outcome]), flush=True)
         return
@@ -72,23 +73,26 @@ def main() -> None:
 def watched(options: argparse.Namespace) -> Counter[str]:
     """What a worker tells; one that dies is replaced."""
     kept = Outcomes(options.log)
-    while kept.seen < options.count:
-        place = kept.seen
-        given = [options.bundle, "--backend", options.backend, "--seed", str(options.seed)]
-        given += ["--checker"] if options.checker else []
-        given += ["--alone"] if options.alone else []
-        command = [sys.executable, __file__, *given, "--count", str(options.count), "--first", str(place), "--worker"]
-        limit_s = ALONE_S if options.alone else 2 * HANG_S
+    wanted = list(range(len(kept.found), options.count))
+    if options.again:
+        wanted = [number for number, outcome in enumerate(kept.found) if outcome.startswith(options.again)]
+    given = [options.bundle, "--backend", options.backend, "--seed", str(options.seed)]
+    given += ["--checker"] if options.checker else []
+    given += ["--alone"] if options.alone else []
+    limit_s = ALONE_S if options.alone else 2 * HANG_S
+    while wanted:
+        command = [sys.executable, __file__, *given, "--numbers", *map(str, wanted)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as worker:
             for line in lines_of(worker, limit_s=limit_s):
-                kept.add(json.loads(line)[1])
-            is_hung = worker.poll() is None and kept.seen < options.count
+                kept.note(*json.loads(line))
+                wanted.pop(0)
+            is_hung = worker.poll() is None and bool(wanted)
             if is_hung:
                 worker.kill()
         if is_hung:
-            kept.add(f"BAD: the process that opened it hung for {limit_s:.0f} s")
-        elif worker.returncode != 0:
-            kept.add(f"BAD: the process that opened it ended with {worker.returncode}")
+            kept.note(wanted.pop(0), f"BAD: the process that opened it hung for {limit_s:.0f} s")
+        elif worker.returncode != 0 and wanted:
+            kept.note(wanted.pop(0), f"BAD: the process that opened it ended with {worker.returncode}")
     return Counter(kept.found)
 
 
@@ -105,17 +109,17 @@ class Outcomes:
         if log is not None and log.exists():
             self.found = log.read_text(encoding="utf-8").splitlines()
 
-    @property
-    def seen(self) -> int:
-        """How many mutants are done."""
-        return len(self.found)
-
-    def add(self, outcome: str) -> None:
-        """Note that of the next one."""
-        self.found.append(outcome)
+    def note(self, number: int, outcome: str) -> None:
+        """Note that of the next one, or that of an earlier one which was asked again."""
+        if number == len(self.found):
+            self.found.append(outcome)
+            if self._log is not None:
+                with self._log.open("a", encoding="utf-8") as file:
+                    file.write(f"{outcome}\n")
+            return
+        self.found[number] = outcome
         if self._log is not None:
-            with self._log.open("a", encoding="utf-8") as file:
-                file.write(f"{outcome}\n")
+            write_file(self._log, "".join(f"{one}\n" for one in self.found).encode())
 
 
 def lines_of(worker: subprocess.Popen[bytes], *, limit_s: float) -> Iterator[bytes]:
@@ -141,7 +145,7 @@ def outcomes(options: argparse.Namespace) -> Iterator[tuple[int, str]]:
             (Path(folder) / "onnx.py").write_text("raise ImportError")
             sys.path.insert(0, folder)
         path = Path(folder) / "mutant.edge"
-        for number in range(options.first, options.count):
+        for number in options.numbers:
             write_mutant(options.bundle, path, backend=options.backend, seed=options.seed, number=number)
             begun = time.monotonic()
             outcome = (outcome_alone if options.alone else outcome_of)(path, options.backend)

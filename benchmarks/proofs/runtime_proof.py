@@ -1,8 +1,9 @@
-"""Does the runtime hold on this machine? Threads, hot swaps, a long stream, and what starting costs.
+"""Does the runtime hold on this machine? Threads, hot swaps, a long stream, many calls, and what starting costs.
 
     python benchmarks/proofs/runtime_proof.py threads STUDENT.edge           every backend and precision under 8 threads
     python benchmarks/proofs/runtime_proof.py swaps STUDENT.edge OTHER.edge  hot swaps back to back under 8 threads
     python benchmarks/proofs/runtime_proof.py soak STUDENT.edge              ten minutes of samples at 1 kHz
+    python benchmarks/proofs/runtime_proof.py calls STUDENT.edge             200,000 predictions, 50,000 refused calls
     python benchmarks/proofs/runtime_proof.py start STUDENT.edge             import and open in fresh processes
 
 Each prints one table in Markdown and ends with 1 where something was wrong. Linux; needs `mmkd-edge[ort]`, and takes
@@ -45,16 +46,18 @@ def main() -> int:
     """Carry out one proof; gives the exit code."""
     parser = parser_of(__doc__)
     proofs = parser.add_subparsers(dest="proof", required=True)
-    for name, seconds in (("threads", 20.0), ("swaps", 30.0), ("soak", 600.0), ("start", 0.0)):
+    for name, seconds in (("threads", 20.0), ("swaps", 30.0), ("soak", 600.0), ("calls", 0.0), ("start", 0.0)):
         proof = proofs.add_parser(name)
         proof.add_argument("bundle", type=Path, metavar="STUDENT.edge")
         if name == "swaps":
             proof.add_argument("other", type=Path, metavar="OTHER.edge")
         if name == "start":
             proof.add_argument("--repeats", type=int, default=7)
+        elif name == "calls":
+            proof.add_argument("--count", type=int, default=200_000)
         else:
             proof.add_argument("--seconds", type=float, default=seconds)
-        if name in ("swaps", "soak"):
+        if name in ("swaps", "soak", "calls"):
             proof.add_argument("--backend", default="ort")
     options = parser.parse_args()
     if options.proof == "threads":
@@ -63,6 +66,8 @@ def main() -> int:
         return prove_swaps(options.bundle, options.other, seconds=options.seconds, backend=options.backend)
     if options.proof == "soak":
         return prove_soak(options.bundle, seconds=options.seconds, backend=options.backend)
+    if options.proof == "calls":
+        return prove_calls(options.bundle, count=options.count, backend=options.backend)
     return prove_start(options.bundle, repeats=options.repeats)
 
 
@@ -283,6 +288,31 @@ def prove_soak(bundle: Path, *, seconds: float, backend: Any) -> int:
     print(f"| descriptors | {before.descriptors}, {after.descriptors} |")
     steady = (before.threads, before.descriptors) == (after.threads, after.descriptors)
     return int(growth_kb >= 1024 or not steady)
+
+
+# ---- many calls
+
+
+def prove_calls(bundle: Path, *, count: int, backend: Any) -> int:
+    """Predict so often, refuse a call after every fourth, and look at what grows and whether answers stay."""
+    with EdgePredictor.open(bundle, backend=backend, threads=1) as predictor:
+        windows = windows_of(predictor)
+        right = [answer(predictor, window) for window in windows]
+        wrong_shape, empty = windows[0][:-1], np.full_like(windows[0], np.nan)
+        before, refused, wrong = footprint(), 0, 0
+        for number in range(count):
+            wrong += answer(predictor, windows[number % len(windows)]) != right[number % len(windows)]
+            if number % 4 == 3:
+                refused += refuses(predictor, wrong_shape, empty)
+            if number == count // 20:
+                before = footprint()
+        after = footprint()
+    growth_kb = after.rss_kb - before.rss_kb
+    print(head("backend", "predictions", "other answers", "refused calls", "RSS grew by", "threads", "descriptors"))
+    counts = (f"{count:,}", wrong, f"{refused:,}", f"{growth_kb / 1024:.1f} MB")
+    steady = (before.threads, before.descriptors) == (after.threads, after.descriptors)
+    print(row(backend, *counts, f"{before.threads}, {after.threads}", f"{before.descriptors}, {after.descriptors}"))
+    return int(wrong > 0 or refused != count // 4 or growth_kb >= 4096 or not steady)
 
 
 # ---- starting

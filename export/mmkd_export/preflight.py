@@ -61,11 +61,6 @@ def _problems(plan: ExportPlan) -> Iterator[MmkdError]:
             f"{plan.source}: --dim: expected a checkpoint, because the graph of a bundle keeps its axes, got a bundle; "
             "export the checkpoint with --dim"
         )
-    if plan.from_bundle and plan.value_range != "auto":
-        yield UsageError(
-            f"{plan.source}: --range: expected a checkpoint, because a bundle keeps its range, got a bundle; "
-            "export the checkpoint with --range"
-        )
     if plan.from_bundle and plan.golden != "real":
         yield UsageError(
             f"{plan.source}: --golden {plan.golden}: expected a checkpoint, because a bundle keeps its golden windows, "

@@ -36,6 +36,7 @@ from mmkd_export.judge.parity import (
     require_parity,
     with_missing_samples,
 )
+from mmkd_export.judge.plausible import NAMED, with_named_range
 from mmkd_export.judge.proof_set import ProofSet, judging_of
 from mmkd_export.judge.step_graph import StepGraph, step_from_checkpoint, stored_step
 from mmkd_export.judge.tolerance import with_tolerance
@@ -189,13 +190,14 @@ def student_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> P
         remade: precisions whose artifacts will be made anew, so that the earlier ones are left out.
 
     Raises:
-        UsageError: the windows named in the plan do not fit.
+        UsageError: the windows or the range named in the plan do not fit.
         BundleError: the bundle is damaged, or has no fp32 graph.
-        GateError: this machine computes other answers, or an earlier artifact fails on the windows that judge now.
+        GateError: this machine computes other answers, as where golden windows are outside the range that was named, or
+            an earlier artifact fails on the windows that judge now.
     """
     with Bundle.open(plan.source) as bundle:
         manifest = bundle.manifest
-        entry = only_student(bundle)
+        entry = _with_named_range(only_student(bundle), plan)
         report = read_report(bundle)
         golden = bundle.golden(entry.name)
         stored = _stored_artifacts(bundle, entry, report)
@@ -243,11 +245,21 @@ def student_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> P
             if entry.streaming is not None
         ),
         group_reference=_reference_of_bundle(plan, entry, proof_set, graph=fp32.model),
-        range_rule=report.range_rule or None,
+        range_rule=_range_rule(report, plan),
         adapted=entry.adapted or (),
         judged_before=windows if holds else None,
         statistics=entry.statistics if fewer else None,
     )
+
+
+def _with_named_range(entry: ModelEntry, plan: ExportPlan) -> ModelEntry:
+    return msgspec.structs.replace(entry, modality=with_named_range(entry.modality, plan.value_range))
+
+
+def _range_rule(report: ExportReport, plan: ExportPlan) -> str | None:
+    if plan.value_range == "auto":
+        return report.range_rule or None
+    return None if plan.value_range == "none" else NAMED
 
 
 def _as_carried(windows: WindowFacts) -> WindowFacts:

@@ -34,7 +34,18 @@ def test_what_breaks_a_reader_is_kept(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_seeds_that_are_valid_are_read(tmp_path: Path) -> None:
-    for name in ("manifest", "archive", "signature", "profile", "golden", "graph", "checkpoint", "dataset", "slots"):
+    for name in (
+        "manifest",
+        "archive",
+        "signature",
+        "profile",
+        "golden",
+        "graph",
+        "tflite",
+        "checkpoint",
+        "dataset",
+        "slots",
+    ):
         target = TARGETS[name]
         for seed in target.seeds():
             target.read(seed, tmp_path)

@@ -56,6 +56,14 @@ def test_swaps_under_threads_are_counted(bundle: Path, other_bundle: Path, capsy
     assert int(told_apart.split()[0]) > 0
 
 
+def test_many_calls_are_answered_or_refused_and_what_grows_is_said(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert runtime_proof.prove_calls(bundle, count=400, backend="ort") == 0
+    cells = _cells(capsys.readouterr().out.splitlines()[2])
+    assert cells[:4] == ["ort", "400", "0", "100"]
+
+
 def test_a_long_stream_says_what_grows(
     bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,8 +24,10 @@ from mmkd_edge.predict.profile import decode_profile
 from mmkd_edge.trust.graphs import check_graph
 from mmkd_edge.trust.keys import read_keys
 from mmkd_edge.trust.slots import read_slots
+from mmkd_edge.trust.tflite_graphs import check_tflite
 
 BEFORE = Path(__file__).parents[3] / "tests" / "before"
+ADDITION = Path(__file__).with_name("addition.tflite")
 _TAIL_BYTES = 64
 
 _PROFILE = b"""{"format_version": 1, "origin": "contest", "bundle_sha256": "%s", "machine": {"cpu": "a", "board": null,
@@ -118,6 +120,9 @@ TARGETS: Mapping[str, Target] = {
     "golden": Target(read=_golden, refuses=(MmkdError,), seeds=lambda: [_of_bundle("acc/golden.npz")]),
     "graph": Target(
         read=lambda data, _: check_graph(data), refuses=(ValueError,), seeds=lambda: [_of_bundle("acc/model.fp32.onnx")]
+    ),
+    "tflite": Target(
+        read=lambda data, _: check_tflite(data), refuses=(ValueError,), seeds=lambda: [ADDITION.read_bytes()]
     ),
     "sidecar": Target(read=_sidecar, refuses=(MmkdError,), seeds=lambda: [_SIDECAR]),
     "checkpoint": Target(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from mmkd_edge.spec import ModalitySpec
     from mmkd_models.training.checkpoint import StudentCheckpoint
 
 RangeChoice = tuple[float, float] | Literal["auto", "none"]
@@ -43,27 +44,31 @@ def with_range(checkpoint: StudentCheckpoint, windows: NDArray[Any], choice: Ran
         choice: a range, `auto` for what the dataset declares or else the rule, `none` for no range at all.
 
     Raises:
+        UsageError: see `with_named_range`.
+    """
+    modality = with_named_range(checkpoint.modality, choice)
+    if choice == "auto" and modality.range is None and modality.kind != "video" and modality.normalise != "per_group":
+        modality = msgspec.structs.replace(modality, range=plausible_range(windows, **checkpoint.normalisation))
+    return replace(checkpoint, modality=modality)
+
+
+def with_named_range(modality: ModalitySpec, choice: RangeChoice) -> ModalitySpec:
+    """The same modality with the range that was named, with none where that was asked for, or as it is for `auto`.
+
+    Raises:
         UsageError: the modality is normalised per group and a range was named or taken away, or is video and a range
             was named.
     """
-    modality = checkpoint.modality
+    if choice == "auto" or (modality.kind == "video" and choice == "none"):
+        return modality
     if modality.kind == "video":
-        if choice not in ("auto", "none"):
-            raise UsageError(f"--range: modality {modality.name!r} is video, whose values are bytes; leave it out")
-        return checkpoint
-    if choice != "auto" and modality.normalise == "per_group":
+        raise UsageError(f"--range: modality {modality.name!r} is video, whose values are bytes; leave it out")
+    if modality.normalise == "per_group":
         raise UsageError(
             f"--range: modality {modality.name!r} is normalised per group, and its range is that of the dataset; "
             'write "range": [LOW, HIGH] into dataset.json and train again'
         )
-    if choice == "auto" and (modality.range is not None or modality.normalise == "per_group"):
-        return checkpoint
-    chosen: tuple[float, float] | None = None
-    if choice == "auto":
-        chosen = plausible_range(windows, **checkpoint.normalisation)
-    elif choice != "none":
-        chosen = choice
-    return replace(checkpoint, modality=msgspec.structs.replace(modality, range=chosen))
+    return msgspec.structs.replace(modality, range=None if choice == "none" else choice)
 
 
 def plausible_range(

@@ -166,5 +166,6 @@ def keeps_bundle(plan: ExportPlan) -> bool:
     """Whether an earlier bundle stays as it is, because nothing is asked that would change it."""
     changes = any(target.convert or target.backend for target in targets_of(plan))
     judged_anew = plan.drift_reference or plan.calibration or plan.evaluation or plan.seal != Seal()
+    judged_anew = judged_anew or plan.value_range != "auto"
     in_place = plan.from_bundle and plan.output == plan.source
     return in_place and not (changes or judged_anew or plan.lower_precisions)

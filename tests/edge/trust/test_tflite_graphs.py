@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mmkd_edge.trust.tflite_graphs import MOST_WORKING_BYTES, OPERATORS, _data_bytes, _Reading, check_tflite
+from proofs.fuzzing.targets import ADDITION
 from proofs.mutations import mutated_bytes
 
 flatbuffers = pytest.importorskip("flatbuffers", reason="needs pip install 'mmkd-edge[litert]'")
@@ -126,8 +127,9 @@ REFUSED = [
 ]
 
 
-def test_an_addition_is_taken() -> None:
+def test_an_addition_is_taken_and_is_what_fuzzing_begins_with() -> None:
     check_tflite(packed(model()))
+    assert ADDITION.read_bytes() == packed(model())
 
 
 @pytest.mark.parametrize(("change", "told"), REFUSED)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from mmkd_edge import EdgePredictor
@@ -25,6 +27,7 @@ from mmkd_export.plan import ExportPlan, export_plan
 from mmkd_export.run import ExportResult, export
 from mmkd_models.training.checkpoint import StudentCheckpoint
 
+Answer = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 RANGE = BatchRange(minimum=1, optimum=2, maximum=8)
 
 
@@ -78,6 +81,39 @@ def test_a_batch_is_answered_as_torch_answers_it(any_batch_graph: bytes, student
     session = onnxruntime.InferenceSession(any_batch_graph, providers=["CPUExecutionProvider"])
     (logits,) = session.run(["logits"], {"acc": np.nan_to_num(windows), "acc_present": present})
     np.testing.assert_allclose(logits, answers_from_student(student, windows).logits, atol=1e-5)
+
+
+@pytest.fixture(scope="module", params=["onnxruntime", "openvino"])
+def engine(request: pytest.FixtureRequest, student: StudentCheckpoint) -> Answer:
+    """An engine with a graph for 1 to 16 windows: logits of (B, T, C) windows."""
+    graph = onnx_from_student(student, batch=BatchRange(minimum=1, optimum=2, maximum=16))
+    if request.param == "onnxruntime":
+        session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        return lambda x: session.run(["logits"], {"acc": np.nan_to_num(x), "acc_present": present_in(x)})[0]
+    core = pytest.importorskip("openvino").Core()
+    compiled = core.compile_model(core.read_model(graph, b""), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda x: compiled({"acc": np.nan_to_num(x), "acc_present": present_in(x)})["logits"]
+
+
+def present_in(windows: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.isfinite(windows).astype(np.float32)
+
+
+def test_fifteen_sizes_are_answered_as_torch_answers_them(engine: Answer, student: StudentCheckpoint):
+    for size in range(1, 16):
+        windows = np.resize(student.carried.windows, (size, *student.modality.shape))
+        np.testing.assert_allclose(engine(windows), answers_from_student(student, windows).logits, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("size", "longer", "wider"), [(1, -1, 0), (1, 1, 0), (2, 1, 0), (1, 0, -1), (1, 0, 1), (3, 9, 1)]
+)
+def test_windows_of_six_other_shapes_are_refused(
+    engine: Answer, student: StudentCheckpoint, size: int, longer: int, wider: int
+):
+    samples, channels = student.modality.shape
+    with pytest.raises(Exception, match=r"(?i)shape|dimension"):
+        engine(np.zeros((size, samples + longer, channels + wider), np.float32))
 
 
 def test_for_one_window_the_graph_is_that_without_a_batch(

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from mmkd_edge import EdgePredictor, UsageError
+from mmkd_edge import EdgePredictor, GateError, UsageError
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_export.inspect.files import inspect_file
 from mmkd_export.judge.plausible import plausible_range, range_choice
@@ -86,10 +86,20 @@ def test_a_range_that_is_named_or_taken_away_is_what_the_bundle_has(
         (-16.0, 16.0),
         "given at export with --range",
     )
-    assert said(lambda: export(ExportPlan(source=named.path, output=named.path, value_range="none"))) == (
-        f"{named.path}: --range: expected a checkpoint, because a bundle keeps its range, got a bundle; "
-        "export the checkpoint with --range"
-    )
+
+
+def test_a_bundle_gets_another_range_in_place_and_keeps_its_model(student_file: Path, tmp_path: Path) -> None:
+    first = export(ExportPlan(source=student_file, output=tmp_path / "s.edge", value_range="none"))
+    again = export(ExportPlan(source=first.path, output=first.path, value_range=(-16.0, 16.0)))
+    before, after = first.manifest.models[0], again.manifest.models[0]
+    assert (after.modality.range, again.report.range_rule) == ((-16.0, 16.0), "given at export with --range")
+    assert after.artifacts[0].sha256 == before.artifacts[0].sha256
+    with EdgePredictor.open(again.path) as predictor:
+        assert predictor.predict(np.full(predictor.modality.shape, 1e38, np.float32)).status == "invalid"
+    without = export(ExportPlan(source=again.path, output=again.path, value_range="none"))
+    assert (without.manifest.models[0].modality.range, without.report.range_rule) == (None, msgspec.UNSET)
+    with pytest.raises(GateError, match=r"fp32 graph on this machine"):
+        export(ExportPlan(source=first.path, output=first.path, value_range=(-0.01, 0.01)))
 
 
 def test_a_range_that_the_dataset_declares_stays(student: StudentCheckpoint, tmp_path: Path) -> None:
