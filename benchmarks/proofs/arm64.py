@@ -2,6 +2,7 @@
 
     python benchmarks/proofs/arm64.py --root build/arm64
     python benchmarks/proofs/arm64.py --root build/arm64 --bundle student.edge --bundle causal.edge
+    python benchmarks/proofs/arm64.py --root build/arm64 --bundle student.edge --backend ort --backend litert
 
 Makes the root with debootstrap where it is not there yet, installs the project's wheel with `[ort,litert,openvino]` for
 it, and runs the same program in it and here. Prints Markdown; the exit code is 1 where a self-test fails, a damaged
@@ -29,6 +30,9 @@ from proofs.install_size import ROOT as CHECKOUT
 from proofs.install_size import wheel_of
 from proofs.script import head, parser_of, row
 
+BACKENDS = ("ort", "litert", "openvino")
+"""That have wheels for ARM64."""
+
 SLOWER = 60.0
 """How many times as long the trial of a bundle may take under an emulator."""
 
@@ -38,6 +42,7 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--root", type=Path, required=True, metavar="FOLDER", help="the root; made where it is missing")
     parser.add_argument("--bundle", action="append", type=Path, default=[], help="beside the shipped one")
+    parser.add_argument("--backend", action="append", default=[], choices=BACKENDS, help="to ask, else each (repeat)")
     parser.add_argument("--suite", default="trixie", help="Debian's release")
     parser.add_argument("--mirror", metavar="URL", help="of Debian's packages; else debootstrap's choice")
     options = parser.parse_args()
@@ -46,16 +51,16 @@ def main() -> None:
         sys.exit(3)
     root = make_root(options.root, suite=options.suite, mirror=options.mirror)
     with tempfile.TemporaryDirectory() as folder:
-        install(root, f"{wheel_of(CHECKOUT, Path(folder))}[ort,litert,openvino]")
+        install(root, f"{wheel_of(CHECKOUT, Path(folder))}[{','.join(BACKENDS)}]")
     bundles = [example_bundle(), *options.bundle]
-    there, here = asked_there(root, bundles), asked_here(bundles)
+    there, here = asked_there(root, bundles, options.backend), asked_here(bundles, options.backend)
     print(table(there, here))
     if faults := faults_of(there, here):
         sys.exit("\n".join(faults))
 
 
-def asked_there(root: Root, bundles: Sequence[Path]) -> Answers:
-    """What the root makes of the bundles."""
+def asked_there(root: Root, bundles: Sequence[Path], backends: Sequence[str]) -> Answers:
+    """What the root makes of the bundles; of no backends it asks all."""
     work = root.folder / "srv"
     shutil.rmtree(work, ignore_errors=True)
     shutil.rmtree(root.folder / "root", ignore_errors=True)  # and what an earlier call remembered
@@ -64,13 +69,18 @@ def asked_there(root: Root, bundles: Sequence[Path]) -> Answers:
     for path in (Path(answers.__file__), *bundles):
         shutil.copy(path, work)
     names = [f"/srv/{path.name}" for path in bundles]
-    return msgspec.json.decode(root.python("/srv/answers.py", "--slow", SLOWER, *names), type=Answers)
+    line = [*_words(backends), *names]
+    return msgspec.json.decode(root.python("/srv/answers.py", *line), type=Answers)
 
 
-def asked_here(bundles: Sequence[Path]) -> Answers:
+def asked_here(bundles: Sequence[Path], backends: Sequence[str]) -> Answers:
     """What this machine makes of them."""
-    line = [sys.executable, answers.__file__, "--slow", str(SLOWER), *map(str, bundles)]
+    line = [sys.executable, answers.__file__, *_words(backends), *map(str, bundles)]
     return msgspec.json.decode(subprocess.run(line, stdout=subprocess.PIPE, check=True).stdout, type=Answers)
+
+
+def _words(backends: Sequence[str]) -> list[str]:
+    return ["--slow", str(SLOWER), *(word for name in backends for word in ("--backend", name))]
 
 
 def table(there: Answers, here: Answers) -> str:

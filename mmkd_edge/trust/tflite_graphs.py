@@ -54,7 +54,7 @@ def check_tflite(model: bytes) -> None:
     require(len(graphs) == 1, f"{len(graphs)} subgraphs", "one, without control flow")
     buffers = len(root.list("<I", 4))
     require(buffers <= _MOST_BUFFERS, f"{buffers} buffers", f"at most {_MOST_BUFFERS}")
-    sizes = [_data_bytes(buffer) for buffer in root.tables(4)]
+    sizes = [_data_bytes(buffer, len(model)) for buffer in root.tables(4)]
     _check_subgraph(graphs[0], codes, sizes)
 
 
@@ -65,9 +65,15 @@ def _operator(code: _Table) -> int:
     return number
 
 
-def _data_bytes(buffer: _Table) -> int:
-    require(buffer.number("<Q", 1) == 0 == buffer.number("<Q", 2), "data behind its end", "all in this one")
-    return buffer.length(0)
+def _data_bytes(buffer: _Table, file_bytes: int) -> int:
+    """How much a buffer holds: in itself, or further back in the same file, as ai-edge-quantizer writes it."""
+    held, start, count = buffer.length(0), buffer.number("<Q", 1), buffer.number("<Q", 2)
+    if start == 0 == count:
+        return held
+    # Of places 0 and 1 the schema says that they are none.
+    is_inside = held == 0 and start > 1 and start + count <= file_bytes
+    require(is_inside, f"{count} bytes of data at byte {start}", f"all within its {file_bytes} bytes, in one place")
+    return count
 
 
 def _check_subgraph(graph: _Table, codes: Sequence[int], sizes: Sequence[int]) -> None:

@@ -275,6 +275,17 @@ def test_the_profile_is_written_shown_and_taken(with_int8: Path, cache: Path) ->
     assert len(rows) == len(profile.trials)
 
 
+def test_whoever_owns_the_cores_has_more_ways_tried() -> None:
+    ways = {}
+    for owns in ((), ("--owns-cores",)):
+        done = bench("tune", example_bundle(), "--duration-s", 0.1, "--threads", "2", "--json", *owns)
+        assert done.returncode == 0, done.stderr
+        trials = json.loads(done.stdout)["trials"]
+        ways[owns] = {one["backend"] for one in trials if one["options"]["owns_cores"]}
+    assert ways[()] == set()
+    assert "ort" in ways["--owns-cores",]  # its threads spin, from two on
+
+
 def test_ctrl_c_leaves_the_earlier_profile(cache: Path) -> None:
     path = example_bundle()
     command = [sys.executable, "-c", PROGRAM, "tune", str(path), "--duration-s", "60", "--threads", "1"]

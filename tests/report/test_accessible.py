@@ -27,7 +27,9 @@ from mmkd_report import (
     render_demo,
     render_evaluation,
     render_export,
+    render_fleet,
     render_judging,
+    render_sensors,
     render_study,
 )
 
@@ -40,6 +42,7 @@ pytestmark = [
     pytest.mark.network,
     pytest.mark.skipif(not (os.environ.get("MMKD_AXE") or NPM), reason="needs npm, or MMKD_AXE"),
 ]
+PAGES = ("demo", "bench", "data", "fleet", "judging", "sensors", "shift", "evaluation", "export", "study")
 SIZES = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark")]
 ASK = (
     "const done = arguments[arguments.length - 1];"
@@ -63,7 +66,9 @@ def _tests_of(path: str) -> ModuleType:
 _bench, _judging = _tests_of("report/pages/test_bench_page.py"), _tests_of("report/pages/test_judging_page.py")
 _live = _tests_of("edge/live/test_page.py")
 data_document = _tests_of("report/pages/test_data_page.py").document
+fleet = _tests_of("report/pages/test_fleet_page.py").fleet
 judging_document = _judging.document
+sensors_document = msgspec.to_builtins(_tests_of("report/pages/test_sensors_page.py").DOCUMENT)
 student = _tests_of("report/pages/test_evaluation_page.py").student
 three = _tests_of("report/pages/test_export_page.py").three
 searched = _tests_of("report/pages/test_study_page.py").searched
@@ -116,6 +121,7 @@ def findings(browser: Any, axe: str) -> Callable[[str, str], list[str]]:
 def rendered(
     two_sensors: Document,
     data_document: Document,
+    fleet: dict[str, Document],
     judging_document: Document,
     student: Document,
     three: Document,
@@ -126,14 +132,17 @@ def rendered(
         "demo": render_demo(two_sensors),
         "bench": render_bench([_bench.run_of()]),
         "data": render_data_report(data_document),
+        "fleet": render_fleet(list(fleet.values()), names=list(fleet), budget_ms=0.5),
         "judging": render_judging(judging_document | {"cost": msgspec.to_builtins(_judging.cost())}),
+        "sensors": render_sensors(sensors_document),
+        "shift": render_judging(judging_document | {"shift": _judging.left_out()}),
         "evaluation": render_evaluation(student),
         "export": render_export(three),
         "study": render_study(searched),
     }
 
 
-@pytest.mark.parametrize("name", ["demo", "bench", "data", "judging", "evaluation", "export", "study"])
+@pytest.mark.parametrize("name", PAGES)
 def test_a_page_of_a_report_has_no_serious_finding(
     name: str, rendered: dict[str, str], findings: Callable[[str, str], list[str]], tmp_path: Path
 ) -> None:

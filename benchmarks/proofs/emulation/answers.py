@@ -13,6 +13,7 @@ import platform
 import random
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -69,9 +70,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundles", nargs="+", type=Path, metavar="BUNDLE")
     parser.add_argument("--slow", type=float, default=1.0, help="how many times as long a trial may take")
+    parser.add_argument("--backend", action="append", choices=tuple(BACKENDS), help="each that is installed, else")
     options = parser.parse_args()
     give_time(options.slow)
-    ways = [way for bundle in options.bundles for way in ways_of(bundle)]
+    ways = [way for bundle in options.bundles for way in ways_of(bundle, options.backend or tuple(BACKENDS))]
     damaged = {bundle.name: damaged_copies(bundle) for bundle in options.bundles}
     found = Answers(machine=platform.machine(), python=platform.python_version(), ways=ways, damaged=damaged)
     print(msgspec.json.encode(found).decode())
@@ -84,14 +86,15 @@ def give_time(factor: float) -> None:
     vars(admission).update(WAY_S=way_s)
 
 
-def ways_of(path: Path) -> list[Way]:
-    """The bundle in every backend that is installed and every precision that it has an artifact of."""
+def ways_of(path: Path, backends: Sequence[BackendName]) -> list[Way]:
+    """The bundle in each of these backends that is installed and every precision that it has an artifact of."""
     with Bundle.open(path) as bundle:
         have = {(one.format, one.precision) for one in bundle.manifest.models[0].artifacts}
         golden = bundle.golden(bundle.manifest.models[0].name).windows[:WINDOWS]
     found = []
-    for backend, row in BACKENDS.items():
-        for precision in row.precisions if is_installed(backend) else ():
+    for backend in (one for one in backends if is_installed(one)):
+        row = BACKENDS[backend]
+        for precision in row.precisions:
             stored = "fp32" if precision == "bf16" else precision
             if any((format_, stored) in have for format_ in row.formats):
                 sys.stderr.write(f"{path.name} in {backend}, {precision}\n")

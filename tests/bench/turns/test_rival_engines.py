@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmkd_bench.commands.cli import main
 from mmkd_bench.measuring.jobs import RivalsJob, RivalsOutcome
 from mmkd_bench.rivals import measure_rivals
 from mmkd_bench.turns.rival_engines import time_rivals
@@ -21,7 +22,7 @@ from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.networks.student import Student
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.training.checkpoint import Facts, StudentCheckpoint, read_student, write_student
+from mmkd_models.training.checkpoint import Facts, StudentCheckpoint, file_sha256, read_student, write_student
 from mmkd_report.documents.bench_others import Rival
 
 ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), unit="g", rate_hz=20.0, samples=40)
@@ -188,6 +189,39 @@ def test_a_converter_that_crashes_is_named(student: Path, tmp_path: Path, monkey
         make_tflite(student, tmp_path, progress=lines.append)
     assert lines == ["converting for litert"]
     assert reason_in(tmp_path) == "its converter ended with -11: no layer for Gru"
+
+
+@pytest.mark.slow
+def test_what_a_checkpoint_was_converted_to_is_kept_and_taken_again(
+    student_bundle: Path,
+    student: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    kept = tmp_path / "converted"
+    line = [
+        "rivals",
+        student_bundle,
+        "--checkpoint",
+        student,
+        "--converted",
+        kept,
+        "--launches",
+        1,
+        "--duration-s",
+        0.1,
+    ]
+    monkeypatch.setattr(sys, "argv", ["mmkd-bench", *map(str, line)])
+    said = []
+    for _ in range(2):
+        with pytest.raises(SystemExit, match="0"):
+            main()
+        said.append("converting for litert" in capsys.readouterr().err)
+        (made,) = kept.glob("*/*")
+        assert made.name in ("student.tflite", "litert.reason")
+        assert made.parent.name == file_sha256(student)[:16]
+    assert said == [True, False]
 
 
 def test_the_report_joins_processes(bundle: Path) -> None:

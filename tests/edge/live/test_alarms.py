@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from mmkd_edge import ModalitySpec, TaskSpec, UsageError, example_bundle
+from mmkd_edge.commands.run import run_mmkd
 from mmkd_edge.commands.tuning import next_line
 from mmkd_edge.live.alarms import AlarmRule, Episodes
 from mmkd_edge.live.records import AlarmRecord, ResultRecord
@@ -201,6 +202,16 @@ def test_the_command_says_what_a_rule_costs_and_how_to_run_it() -> None:
     assert found["on_valid"]["false_alarms"] == 0
     assert found["on_test"]["recordings"] == 4
     assert 0.2 < found["on_test"]["normal_hours"] < 0.3
+
+
+def test_normal_operation_is_what_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    line = [str(example_bundle()), "--tune-alarm", str(shipped_dataset()), "--alarm", "FEL", "--json"]
+    with pytest.raises(SystemExit, match="0"):
+        run_mmkd([*line, "--normal", "ROW", "--normal", "PEN"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["normal"] == ["ROW", "PEN"]
+    # Of the seven exercises two are normal and one is looked for: the others are not replayed.
+    assert 0.05 < found["on_test"]["normal_hours"] < 0.1
 
 
 def test_windows_in_a_row_of_one_kind_are_one_recording(tmp_path: Path) -> None:

@@ -61,7 +61,15 @@ def with_a_second_graph(made: Any) -> None:
 
 
 def with_data_elsewhere(made: Any) -> None:
-    made.buffers[1].offset, made.buffers[1].size = 1 << 40, 8
+    made.buffers[1].data, made.buffers[1].offset, made.buffers[1].size = None, 1 << 40, 8
+
+
+def with_data_at_the_mark(made: Any) -> None:
+    made.buffers[1].data, made.buffers[1].offset, made.buffers[1].size = None, 1, 8
+
+
+def with_data_twice(made: Any) -> None:
+    made.buffers[1].offset, made.buffers[1].size = 8, 8
 
 
 def with_a_claim(made: Any) -> None:
@@ -110,7 +118,9 @@ REFUSED = [
     (with_operator(206), "the operator 206; expected one that students are made of"),  # STABLEHLO_COMPOSITE
     (with_custom_operator, "an operator of somebody else; expected LiteRT's own"),
     (with_a_second_graph, "2 subgraphs; expected one, without control flow"),
-    (with_data_elsewhere, "data behind its end; expected all in this one"),
+    (with_data_elsewhere, f"8 bytes of data at byte {1 << 40}; expected all within its BYTES bytes, in one place"),
+    (with_data_at_the_mark, "8 bytes of data at byte 1; expected all within its BYTES bytes, in one place"),
+    (with_data_twice, "8 bytes of data at byte 8; expected all within its BYTES bytes, in one place"),
     (with_a_claim, "a tensor of the shape (1, 3) in 8 bytes; expected 12"),
     (with_a_large_tensor, f"{(1 << 32) + 8} bytes to compute in; expected at most {MOST_WORKING_BYTES}"),
     (with_a_negative_size, "a tensor of the shape (1, -1); expected sizes from 0 on"),
@@ -132,13 +142,25 @@ def test_an_addition_is_taken_and_is_what_fuzzing_begins_with() -> None:
     assert ADDITION.read_bytes() == packed(model())
 
 
+def test_values_may_stand_behind_the_graph_in_the_same_file() -> None:
+    """As ai-edge-quantizer writes them."""
+    made = model()
+    made.buffers[1].data, made.buffers[1].offset, made.buffers[1].size = None, 2, 8
+    made.buffers[1].offset = len(packed(made))
+    data = packed(made) + bytes(8)
+    check_tflite(data)
+    with pytest.raises(ValueError, match="8 bytes of data at byte"):
+        check_tflite(data[:-1])
+
+
 @pytest.mark.parametrize(("change", "told"), REFUSED)
 def test_a_graph_that_could_be_turned_against_the_device_is_refused(change: Callable[[Any], None], told: str) -> None:
     made = model()
     change(made)
+    data = packed(made)
     with pytest.raises(ValueError) as caught:
-        check_tflite(packed(made))
-    assert str(caught.value) == f"the graph has {told}"
+        check_tflite(data)
+    assert str(caught.value) == f"the graph has {told.replace('BYTES', str(len(data)))}"
 
 
 def test_the_operators_are_those_of_the_schema() -> None:

@@ -31,6 +31,7 @@ from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.distil.methods import default_recipe
 from mmkd_models.train_config import TrainConfig
+from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_report import render_demo
 from mmkd_report.documents.demo import DemoBenchmark, Latency, RatioRange, read_demo
 from mmkd_report.pages.demo.answer import is_judged, recommendation, shipped
@@ -326,6 +327,23 @@ def test_the_last_words_say_what_the_rivals_say(
     assert "    with EdgePredictor.open('demo/student.edge') as predictor:" in lines
     assert lines[-2].startswith(expected)
     assert lines[-1] == "wrote demo/report.html and demo/student.edge; next: mmkd-bench run demo/student.edge"
+
+
+@pytest.mark.slow
+def test_the_teacher_and_the_students_are_made_as_they_are_asked_for(
+    tiny: Dataset, tmp_path: Path, first: First
+) -> None:
+    usual = first[0] / "demo" / "seed-0"
+    asked = ["--members", "transformer", "--self-training", "--no-choose"]
+    run(tiny, "--seeds", "1", "--workers", "1", *asked, cwd=tmp_path)
+    own = tmp_path / "demo" / "seed-0"
+    committee = read_teacher(usual / "teacher-small.ckpt").committee
+    assert committee is not None
+    assert [one.kind for one in committee.members] == ["transformer", "rocket", "trees"]
+    assert read_teacher(own / "teacher-small.ckpt").committee is None
+    assert [bool(list(fold.rglob("second/events.*"))) for fold in (usual, own)] == [False, True]
+    raced = [read_student(fold / "acc" / "student.ckpt").facts.race for fold in (usual, own)]
+    assert [bool(race) for race in raced] == [True, False]
 
 
 def message_of(*arguments: object) -> str:

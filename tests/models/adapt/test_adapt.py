@@ -6,7 +6,7 @@ to everything; `gyro` tells them as ever, and so does the teacher who has both.
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from mmkd_models.adapt.judging import Court, Heard, _standard_error, importance,
 from mmkd_models.adapt.learner import AdaptLearner, PairedSource, _uncertainty
 from mmkd_models.adapt.run import Asked, run_adaptation, task_of
 from mmkd_models.adapt.ways import ADAPT_TRAIN
+from mmkd_models.commands import adapt
 from mmkd_models.commands.adapt import run_adapt
 from mmkd_models.data import Dataset, open_dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
@@ -602,3 +603,44 @@ def test_a_dry_run_leaves_the_states_of_another_run_alone(site, tmp_path):
     state.write_bytes(b"state")
     command(site, tmp_path, "--teacher", str(site / "teacher.ckpt"), "--dry-run", kind="rocket")
     assert state.read_bytes() == b"state"
+
+
+def test_the_seed_says_which_labels_are_seen(site, tmp_path, capsys):
+    weights = []
+    for name, seed in (("one", "1"), ("again", "1"), ("other", "2")):
+        (tmp_path / name).mkdir()
+        output = command(site, tmp_path / name, "--labels", "20", "--seed", seed, kind="rocket", data="labelled")
+        student = read_student(output)
+        assert student.facts.adapted[0].way == "labels"
+        weights.append(torch.cat([value.flatten().double() for value in student.state.values()]))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_an_interrupted_command_goes_on_where_it_was(site, tmp_path, monkeypatch, capsys):
+    arguments = ["--teacher", str(site / "teacher.ckpt"), "--max-forget", "100"]
+    (tmp_path / "whole").mkdir()
+    whole = read_student(command(site, tmp_path / "whole", *arguments))
+    steps: list[int] = []
+
+    def shown(until: int | None):
+        @contextmanager
+        def show(title: str, output: Path):
+            def on_step(progress):
+                steps.append(progress.step)
+                if progress.step == until:
+                    raise KeyboardInterrupt
+
+            yield on_step
+
+        return show
+
+    monkeypatch.setattr(adapt, "training_shown", shown(50))
+    assert not command(site, tmp_path, *arguments).exists()
+    before = len(steps)
+    assert steps[-1] == 50
+    monkeypatch.setattr(adapt, "training_shown", shown(None))
+    resumed = read_student(command(site, tmp_path, *arguments, "--resume"))
+    assert 1 < steps[before] <= 51
+    for name, value in whole.state.items():
+        assert torch.equal(value, resumed.state[name]), name
