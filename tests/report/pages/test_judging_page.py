@@ -17,6 +17,8 @@ from mmkd_models.evaluate.suites.cost import result_of
 from mmkd_models.evaluate.suites.reckoning import assumed, swings_of
 from mmkd_report import DocumentError, render_judging
 from mmkd_report.documents.cost import Assumption, CostFacts, Equipment, Plant, Swing, Way
+from mmkd_report.documents.judging import read_judging
+from mmkd_report.pages.judging.view import roles_of
 
 Document = dict[str, Any]
 
@@ -276,3 +278,9 @@ def test_domains_that_were_left_out_have_a_table_with_means_and_gains(document: 
     assert "MiniRocket: aeon is not installed" in page
     assert "Trained on the first 90 windows of the campaign" in page
     assert "Accuracy, % teacher 65.0, student 65.0, labels alone 65.0" in page
+
+
+def test_a_second_rival_is_drawn_in_another_way_than_the_first(document: Document) -> None:
+    rivals = [document["models"][0] | {"name": name, "role": "rival", "path": ""} for name in ("rocket", "trees")]
+    found = read_judging(document | {"models": [*document["models"], *rivals]})
+    assert [roles_of(found)[name] for name in ("rocket", "trees")] == ["other", "another"]

@@ -48,15 +48,17 @@ def render_judging(document: Mapping[str, Any]) -> str:
 
 
 def roles_of(found: JudgingDocument) -> dict[str, str]:
-    """By model the role that colours it: teachers have theirs, then the judged one, labels alone, and all others."""
-    roles = {}
+    """By model the role that draws it: a teacher, the judged one, labels alone, another, and dotted all after that."""
+    roles: dict[str, str] = {}
     for number, one in enumerate(found.models):
         if one.role == "teacher":
             roles[one.name] = "teacher"
         elif number == 0:
             roles[one.name] = "student"
+        elif one.name == found.baseline:
+            roles[one.name] = "baseline"
         else:
-            roles[one.name] = "baseline" if one.name == found.baseline else "other"
+            roles[one.name] = "another" if "other" in roles.values() else "other"
     return roles
 
 
