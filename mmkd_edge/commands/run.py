@@ -6,7 +6,7 @@ from mmkd_edge.command.interrupts import loading
 
 with loading("mmkd-run"):
     import contextlib
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
     from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -112,9 +112,11 @@ def _served(spec: RunSpec, page: PageOptions) -> tuple[RunFacts, BaseException |
         stop.set()
 
     _log_to_stderr()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    signal.signal(signal.SIGINT, interrupt)
-    signal.signal(signal.SIGHUP, lambda *_: reload.set())
+    handlers: dict[int, Callable[..., None]] = {
+        signal.SIGTERM: lambda *_: stop.set(),
+        signal.SIGINT: interrupt,
+        signal.SIGHUP: lambda *_: reload.set(),
+    }
     boards: dict[str, Board] = {}
 
     def board_of(name: str, entries: Sequence[ModelEntry]) -> Board:
@@ -123,6 +125,7 @@ def _served(spec: RunSpec, page: PageOptions) -> tuple[RunFacts, BaseException |
 
     looking = None if page.monitor is None else board_of
     with (
+        _handled(handlers),
         service_of(spec, load_recordings=_recordings, onlooker_of=looking) as service,
         _page(service, boards, page),
     ):
@@ -133,6 +136,19 @@ def _served(spec: RunSpec, page: PageOptions) -> tuple[RunFacts, BaseException |
     if error is None and interrupted.is_set():
         error = KeyboardInterrupt()
     return facts, error
+
+
+@contextlib.contextmanager
+def _handled(handlers: Mapping[int, Callable[..., None]]) -> Iterator[None]:
+    """Answers signals with these meanwhile, and with what was there before afterwards."""
+    import signal
+
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 @contextlib.contextmanager

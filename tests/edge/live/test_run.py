@@ -382,6 +382,14 @@ def test_what_cannot_work_is_said_at_once(bundle_path: Path, tmp_path: Path) -> 
         assert str(refused.value).startswith(expected.removesuffix("\n"))
 
 
+def test_signals_are_answered_as_before_once_it_has_ended(bundle_path: Path) -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    with pytest.raises(UsageError):
+        run_mmkd([str(bundle_path), "--source", "csv:none.csv", "--backend", "ort"])
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
 def test_a_closed_standard_input_is_said_at_once(bundle_path: Path) -> None:
     line = 'exec "$@" <&-'
     done = subprocess.run(
