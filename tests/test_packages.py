@@ -185,6 +185,7 @@ IMPORTS = {
     "trt": "cuda.bindings",
     "bench": "mmkd_bench",
     "sign": "cryptography",
+    "docs": "zensical",
     "audio": "soundfile",
     "video": "cv2",
     "import": "polars",

@@ -198,6 +198,7 @@ def test_an_operator_sees_pauses_acknowledges_and_switches_the_station(browser: 
     wait(browser, lambda _: not browser.find_elements("css selector", f"button[data-episode='{episode}']"))
 
     # The token is known now: another episode is called a false alarm at once.
+    wait(browser, lambda _: browser.find_elements("css selector", "#episodes button[data-false='true']"))
     click(browser, "#pause")
     wrong = browser.find_element("css selector", "#episodes button[data-false='true']")
     episode = wrong.get_attribute("data-episode")

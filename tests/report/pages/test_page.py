@@ -483,7 +483,18 @@ def test_the_package_is_thin_until_a_page_is_made() -> None:
 
 def test_the_public_names_are_listed() -> None:
     errors = {"DocumentError", "PageError", "ReportError"}
-    named = ("bench", "data_report", "demo", "evaluation", "export", "fleet", "judging", "sensors", "study")
+    named = [
+        "adaptation",
+        "bench",
+        "data_report",
+        "demo",
+        "evaluation",
+        "export",
+        "fleet",
+        "judging",
+        "sensors",
+        "study",
+    ]
     pages = {f"render_{name}" for name in named}
     assert set(mmkd_report.__all__) == errors | pages | {"write_page"}
 
