@@ -339,7 +339,8 @@ def test_a_followed_file_loses_none_of_the_lines_that_it_has(bundle_path: Path, 
     _, errors = child.communicate(timeout=30)
     assert child.returncode == 0, errors
     assert sum(one["dropped"] for one in records) == 0
-    assert "  5,120 samples\n" in errors, errors
+    # On a busy machine a mark of silence may come behind them, and be given up.
+    assert "  5,120 samples" in errors, errors
 
 
 def test_what_cannot_work_is_said_at_once(bundle_path: Path, tmp_path: Path) -> None:
