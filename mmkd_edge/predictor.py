@@ -38,10 +38,10 @@ from mmkd_edge.predict.arguments import (
     several,
 )
 from mmkd_edge.predict.conditions import NO_CONDITIONS, Conditions, age_fault, first_living
-from mmkd_edge.predict.confidence import check_error_level, threshold_of
+from mmkd_edge.predict.confidence import check_level, threshold_of
 from mmkd_edge.predict.engine import Students, answer_of, engine_of
 from mmkd_edge.predict.info import PredictorInfo, info_of
-from mmkd_edge.predict.novelty import check_unknown_level, judged_novelty, novelty_rule
+from mmkd_edge.predict.novelty import judged_novelty, novelty_rule
 from mmkd_edge.predict.policy import Policy, apply_policy, check_policy
 from mmkd_edge.predict.postprocess import Prediction, interpret, no_answer
 from mmkd_edge.predict.preprocess import check_window, prepare
@@ -98,8 +98,8 @@ class EdgePredictor:
             reference=reference,
             artifact=artifact,
             reopen=reopen,
-            least_probability=threshold_of(entry, artifact, check_error_level(error_level)),
-            novelty=novelty_rule(entry, artifact, check_unknown_level(unknown_level)),
+            least_probability=threshold_of(entry, artifact, check_level(error_level, name="error_level")),
+            novelty=novelty_rule(entry, artifact, check_level(unknown_level, name="unknown_level")),
         )
         self._begin(Students(engines=(engine,), bundle=bundle), None, policy, checks, stale_s, observe_every)
 
@@ -183,8 +183,8 @@ class EdgePredictor:
             threads=limit,
             contest=contest,
             references=several(reference),
-            error_level=check_error_level(error_level),
-            unknown_level=check_unknown_level(unknown_level),
+            error_level=check_level(error_level, name="error_level"),
+            unknown_level=check_level(unknown_level, name="unknown_level"),
             selftest=selftest,
             trust=check_trust(trust),
             keys=keys,

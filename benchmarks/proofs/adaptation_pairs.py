@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmkd_edge.bundle.files import write_file
-from mmkd_models.adapt.domains import FEWEST, Domain
+from mmkd_models.adapt.domains import Domain
 from mmkd_models.adapt.run import Asked, run_adaptation, task_of
 from mmkd_models.adapt.ways import ADAPT_TRAIN, Task, adapted
 from mmkd_models.data.dataset import open_dataset
@@ -46,7 +46,7 @@ from mmkd_models.training.predict import embeddings_of, inputs_of, scores_of
 from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_models.training.trainings import Run, TrainingData
 from mmkd_report.documents.adaptation import WayJudgement
-from proofs.commissioning import JUDGES, answers_of, halves_of, oracle_of
+from proofs.commissioning import answers_of, oracle_of, parts_of
 from proofs.script import head, parser_of, row
 
 Floats = NDArray[np.float64]
@@ -144,11 +144,10 @@ def _pair(
     data: TrainingData, target: Windows, teacher: TaughtBy, student: StudentCheckpoint, *, names: tuple[str, str]
 ) -> PairFound | None:
     sensor = student.modality.name
-    first, second = halves_of(target)
-    count = int(len(first) * (1 - JUDGES))
-    learn, judge = target.subset(np.sort(first[:count])), target.subset(np.sort(first[count:]))
-    if min(len(learn), len(judge), len(second)) < FEWEST:
+    parts = parts_of(target)
+    if parts is None:
         return None
+    learn, judge, unseen = parts
     one = (sensor,)
     source = [windows.with_modalities(one) for windows in (data.train, data.valid)]
     asked = Asked(
@@ -165,7 +164,7 @@ def _pair(
     adaptation = run_adaptation(asked, base)
     students: dict[str, StudentCheckpoint] = {"before": student, "oracle": oracle_of(base, learn), **_rivals(base)}
     students.update(adaptation.tried)
-    unseen = target.subset(np.sort(second)).with_modalities(one)
+    unseen = unseen.with_modalities(one)
     return PairFound(
         dataset=data.train.spec.name,
         sensor=sensor,

@@ -117,11 +117,10 @@ def _group(
 ) -> NewGroup | None:
     sensor = student.modality.name
     mine = fold.test.subset(np.flatnonzero(fold.test.groups == group))
-    first, second = halves_of(mine)
-    count = int(len(first) * (1 - JUDGES))
-    learn, judge = mine.subset(np.sort(first[:count])), mine.subset(np.sort(first[count:]))
-    if min(len(learn), len(judge), len(second)) < FEWEST:
+    parts = parts_of(mine)
+    if parts is None:
         return None
+    learn, judge, unseen = parts
     one = (sensor,)
     old = Domain(
         learn=fold.training.train.with_modalities(one),
@@ -140,7 +139,7 @@ def _group(
         most_forgotten=1.0,
     )
     base = task_of(asked)
-    unseen = mine.subset(np.sort(second)).with_modalities(one)
+    unseen = unseen.with_modalities(one)
     adaptation = run_adaptation(asked, base)
     students: dict[str, StudentCheckpoint] = {"before": student, "oracle": oracle_of(base, learn)}
     students.update(adaptation.tried)
@@ -158,7 +157,15 @@ def oracle_of(base: Task, learn: Windows) -> StudentCheckpoint:
     return adapted(replace(base, answers=truth), "teacher")
 
 
-def halves_of(windows: Windows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def parts_of(windows: Windows) -> tuple[Windows, Windows, Windows] | None:
+    """Gives what adapts, what judges that, and what nobody sees before the end; None where one of them is too small."""
+    first, second = _halves_of(windows)
+    count = int(len(first) * (1 - JUDGES))
+    learn, judge, unseen = (windows.subset(np.sort(rows)) for rows in (first[:count], first[count:], second))
+    return None if min(len(learn), len(judge), len(unseen)) < FEWEST else (learn, judge, unseen)
+
+
+def _halves_of(windows: Windows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Gives each class's first half of windows and its second; the first turn about, so that any part has all."""
     first: list[list[int]] = []
     second: list[int] = []

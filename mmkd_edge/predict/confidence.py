@@ -26,22 +26,22 @@ from mmkd_edge.errors import UsageError
 _ROUNDING = 1e-9
 
 
-def check_error_level(error_level: Any) -> float | None:
-    """An error level as it can be asked for.
+def check_level(level: Any, *, name: str) -> float | None:
+    """A level as it can be asked for, of `error_level` or `unknown_level`.
 
     Raises:
         UsageError: it is no number between 0 and 1.
     """
-    if error_level is None:
+    if level is None:
         return None
-    number = isinstance(error_level, int | float) and not isinstance(error_level, bool)
-    if not (number and 0 < error_level < 1):
-        raise UsageError(f"error_level: expected a share above 0 and below 1, or None; got {error_level!r}")
-    return float(error_level)
+    number = isinstance(level, int | float) and not isinstance(level, bool)
+    if not (number and 0 < level < 1):
+        raise UsageError(f"{name}: expected a share above 0 and below 1, or None; got {level!r}")
+    return float(level)
 
 
-def smallest_error_level(windows: int) -> float:
-    """The smallest error level that so many calibration windows support, 1 / (n + 1), rounded up to four digits."""
+def smallest_level(windows: int) -> float:
+    """The smallest level that so many calibration windows support, 1 / (n + 1), rounded up to four digits."""
     return math.ceil(10_000 / (windows + 1)) / 10_000
 
 
@@ -106,7 +106,7 @@ def threshold_of(
     if least is None:
         windows = len(confidence.true_probabilities)
         raise UsageError(
-            f"{what}: error_level={error_level:g}: expected {smallest_error_level(windows):g} or more, because "
+            f"{what}: error_level={error_level:g}: expected {smallest_level(windows):g} or more, because "
             f"{windows} windows calibrated it; choose a higher level, or export with more windows (--calib DATA)"
         )
     return least

@@ -13,10 +13,8 @@ Owns the rule. What the distances were at export is in the manifest; nothing in 
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -25,6 +23,7 @@ from numpy.typing import NDArray
 from mmkd_edge.bundle.calibration import Novelty
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry
 from mmkd_edge.errors import UsageError
+from mmkd_edge.predict.confidence import smallest_level
 from mmkd_edge.predict.sensors import Fault, worse
 
 
@@ -75,28 +74,9 @@ def judged_novelty(
     return p_value, worse(rule.fault(p_value), fault)
 
 
-def check_unknown_level(unknown_level: Any) -> float | None:
-    """A level as it can be asked for.
-
-    Raises:
-        UsageError: it is no number between 0 and 1.
-    """
-    if unknown_level is None:
-        return None
-    number = isinstance(unknown_level, int | float) and not isinstance(unknown_level, bool)
-    if not (number and 0 < unknown_level < 1):
-        raise UsageError(f"unknown_level: expected a share above 0 and below 1, or None; got {unknown_level!r}")
-    return float(unknown_level)
-
-
-def smallest_unknown_level(novelty: Novelty) -> float:
-    """The smallest level at which anything can be unknown, 1 / (n + 1), rounded up to four digits."""
-    return math.ceil(10_000 / (len(novelty.scores) + 1)) / 10_000
-
-
 def novelty_text(novelty: Novelty) -> str:
     """What an artifact's novelty supports, in a few words."""
-    return f"unknown from a level of {smallest_unknown_level(novelty):g} on, by {len(novelty.scores)} windows"
+    return f"unknown from a level of {smallest_level(len(novelty.scores)):g} on, by {len(novelty.scores)} windows"
 
 
 def novelty_rule(
@@ -127,7 +107,7 @@ def novelty_rule(
     if calibration is None:
         why = _why_none(entry, is_bf16=is_bf16 and artifact is not None and bool(artifact.novelty))
         raise UsageError(f"{what}: unknown_level={unknown_level:g}: {why}, or open without unknown_level")
-    least = smallest_unknown_level(calibration)
+    least = smallest_level(len(calibration.scores))
     if unknown_level < least:
         raise UsageError(
             f"{what}: unknown_level={unknown_level:g}: expected {least:g} or more, because {len(calibration.scores)} "

@@ -12,7 +12,8 @@ from mmkd_edge import EdgePredictor, ModalitySpec, UsageError, example_bundle
 from mmkd_edge.bundle.calibration import Novelty
 from mmkd_edge.bundle.manifest import Manifest, ModelEntry, decode_manifest, encode_manifest
 from mmkd_edge.errors import ManifestError
-from mmkd_edge.predict.novelty import NoveltyRule, novelty_rule, smallest_unknown_level
+from mmkd_edge.predict.confidence import smallest_level
+from mmkd_edge.predict.novelty import NoveltyRule, novelty_rule
 from mmkd_edge.predict.policy import SensorError
 from mmkd_edge.testing import fake_entry, fake_predictor
 
@@ -124,7 +125,7 @@ def test_few_windows_support_no_small_level() -> None:
         "press.edge: 'acc/model.fp32.onnx': unknown_level=0.01: expected 0.2 or more, because 4 windows calibrated it; "
         "choose a higher level, or validate on more windows"
     )
-    assert smallest_unknown_level(FOUR) == 0.2
+    assert smallest_level(len(FOUR.scores)) == 0.2
     assert novelty_rule(entry, entry.artifacts[0], 0.2) == NoveltyRule(calibration=FOUR, unknown_level=0.2)
 
 

@@ -6,17 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mmkd_report.documents.judging import Gap, GroupMeasure, GroupsFacts, JudgingDocument
+from mmkd_report.pages.judging.rows import FigureRow
 from mmkd_report.words.formats import NOTHING, count, fixed, percent
-
-
-@dataclass(frozen=True, kw_only=True)
-class GroupRow:
-    """One value, or the gap, as written: a figure for each model."""
-
-    name: str
-    aside: str
-    windows: str
-    figures: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +17,7 @@ class GroupsSection:
     by: str
     least: int
     unknown: str
-    tables: tuple[tuple[str, tuple[GroupRow, ...]], ...]
+    tables: tuple[tuple[str, tuple[FigureRow, ...]], ...]
     changes: tuple[tuple[str, str, str], ...]
 
 
@@ -45,9 +36,9 @@ def groups_section(found: JudgingDocument, groups: GroupsFacts) -> GroupsSection
     )
 
 
-def _rows(groups: GroupsFacts, measure: GroupMeasure, names: list[str]) -> Iterator[GroupRow]:
+def _rows(groups: GroupsFacts, measure: GroupMeasure, names: list[str]) -> Iterator[FigureRow]:
     for one in groups.values:
-        yield GroupRow(
+        yield FigureRow(
             name=one.value,
             aside="" if one.is_judged else "not judged",
             windows=count(one.windows),
@@ -55,7 +46,7 @@ def _rows(groups: GroupsFacts, measure: GroupMeasure, names: list[str]) -> Itera
         )
     gaps = groups.gaps.get(measure)
     if gaps is not None:
-        yield GroupRow(name="gap", aside="points", windows="", figures=tuple(_gap(gaps[name]) for name in names))
+        yield FigureRow(name="gap", aside="points", windows="", figures=tuple(_gap(gaps[name]) for name in names))
 
 
 def _gap(gap: Gap | None) -> str:

@@ -6,17 +6,8 @@ from dataclasses import dataclass
 
 from mmkd_report.documents.figures import Measure
 from mmkd_report.documents.judging import DomainSpread, ShiftFacts
+from mmkd_report.pages.judging.rows import FigureRow
 from mmkd_report.words.formats import NOTHING, count, fixed, is_figure, percent, significant
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShiftRow:
-    """One domain, or a sum of all, as written: a figure for each contestant."""
-
-    name: str
-    aside: str
-    windows: str
-    figures: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +18,7 @@ class ShiftSection:
     by: str
     measure: str
     names: tuple[str, ...]
-    rows: tuple[ShiftRow, ...]
+    rows: tuple[FigureRow, ...]
     absent: tuple[str, ...]
     time: str
 
@@ -36,7 +27,7 @@ def shift_section(found: ShiftFacts) -> ShiftSection:
     """The section; contestants stand in the order of the document."""
     names = tuple(found.models)
     rows = [
-        ShiftRow(
+        FigureRow(
             name=one.name,
             aside=f"{one.shared_groups} groups in training too" if one.shared_groups else "",
             windows=count(one.windows),
@@ -59,8 +50,8 @@ def shift_section(found: ShiftFacts) -> ShiftSection:
         names=names,
         rows=(
             *rows,
-            ShiftRow(name="mean", aside="95 % interval", windows="", figures=means),
-            ShiftRow(name="student better by", aside=unit, windows="", figures=gains),
+            FigureRow(name="mean", aside="95 % interval", windows="", figures=means),
+            FigureRow(name="student better by", aside=unit, windows="", figures=gains),
         ),
         absent=tuple(f"{name}: {why}" for name, why in found.absent.items()),
         time=_time(found),
