@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-import msgspec
 import numpy as np
 import onnx
 import pytest
-import torch
 
 from mmkd_edge import EdgePredictor
 from mmkd_edge.backends.base import open_backend
@@ -25,9 +22,8 @@ from mmkd_export.judge.plausible import plausible_range
 from mmkd_export.judge.torch_answers import answers_from_student
 from mmkd_export.plan import ExportPlan
 from mmkd_export.run import export
-from mmkd_models.networks.rocket import fit_rocket, pruned
-from mmkd_models.networks.student import student_network
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+from tests.export.students_of_features import of_features
 
 KINDS = pytest.mark.parametrize("kind", ["rocket", "hybrid"])
 KNOWN_TO_ALL_ENGINES = {
@@ -39,21 +35,7 @@ KNOWN_TO_ALL_ENGINES = {
 @pytest.fixture(scope="module")
 def students(build_student: Callable[..., StudentCheckpoint]) -> dict[str, StudentCheckpoint]:
     """By kind: features of the carried windows, half of them pruned, and heads with random weights."""
-    found = {}
-    for kind in ("rocket", "hybrid"):
-        start = build_student()
-        assert start.carried is not None
-        values, present = prepare_batch(start.carried.windows, start.modality)
-        scale = (values.mean((0, 1)), values.std((0, 1)))
-        features = fit_rocket(start.modality, values, present, scale=scale, seed=0, features=168)
-        features = pruned(features, start.modality, np.arange(0, 168, 2))
-        config = msgspec.structs.replace(start.config, kind=kind, rocket=features.config)
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            network = student_network(start.modality, len(start.task.labels), config)
-        state = network.state_dict() | {f"rocket.{name}": value for name, value in features.state_dict().items()}
-        found[kind] = replace(start, config=config, state=state)
-    return found
+    return {kind: of_features(build_student(), kind) for kind in ("rocket", "hybrid")}
 
 
 @pytest.fixture(scope="module")

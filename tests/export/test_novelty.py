@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -32,10 +31,9 @@ from mmkd_export.plan import ExportPlan, export_plan
 from mmkd_export.precision.fp16 import half_graph
 from mmkd_export.run import ExportResult, export
 from mmkd_models.data import write_dataset
-from mmkd_models.networks.rocket import fit_rocket, pruned
-from mmkd_models.networks.student import student_network
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
 from mmkd_models.training.judging.novelty import seen_of
+from tests.export.students_of_features import of_features
 
 Build = Callable[..., StudentCheckpoint]
 MIC = ModalitySpec(name="mic", kind="audio", channels=("mono",), rate_hz=2000.0, samples=800)
@@ -53,20 +51,6 @@ def with_seen(student: StudentCheckpoint) -> StudentCheckpoint:
     with torch.no_grad():
         embeddings = student.network()(torch.from_numpy(values), torch.from_numpy(present)).embedding.numpy()
     return replace(student, seen=seen_of(embeddings, embeddings))
-
-
-def of_features(start: StudentCheckpoint, kind: str) -> StudentCheckpoint:
-    assert start.carried is not None
-    values, present = prepare_batch(start.carried.windows, start.modality)
-    scale = (values.mean((0, 1)), values.std((0, 1)))
-    features = fit_rocket(start.modality, values, present, scale=scale, seed=0, features=168)
-    features = pruned(features, start.modality, np.arange(0, 168, 2))
-    config = msgspec.structs.replace(start.config, kind=kind, rocket=features.config)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        state = student_network(start.modality, len(start.task.labels), config).state_dict()
-    state |= {f"rocket.{name}": value for name, value in features.state_dict().items()}
-    return replace(start, config=config, state=state)
 
 
 def built(build: Build, what: str) -> StudentCheckpoint:

@@ -182,6 +182,12 @@ def _grouped_split(groups: range) -> dict[str, NDArray[np.generic]]:
     return {"acc": acc, "gyro": gyro, "labels": labels, "groups": owners}
 
 
+_SENSORS = (
+    ModalitySpec(name="acc", channels=("x", "y"), rate_hz=20.0, samples=40, unit="g"),
+    ModalitySpec(name="gyro", channels=("z",), rate_hz=10.0, samples=20),
+)
+
+
 @pytest.fixture(scope="session")
 def machines(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Ten machines with six windows each: 36 to train on, 12 to validate, 12 to test; acc (40, 2), gyro (20, 1)."""
@@ -190,10 +196,7 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
         path,
         name="machines",
         labels=["idle", "ok", "worn"],
-        modalities=[
-            ModalitySpec(name="acc", channels=("x", "y"), rate_hz=20.0, samples=40, unit="g"),
-            ModalitySpec(name="gyro", channels=("z",), rate_hz=10.0, samples=20),
-        ],
+        modalities=_SENSORS,
         splits={
             "train": _grouped_split(range(6)),
             "valid": _grouped_split(range(6, 8)),
@@ -216,10 +219,7 @@ def sites_at(path: Path) -> Dataset:
         path,
         name="sites",
         labels=["idle", "ok", "worn"],
-        modalities=[
-            ModalitySpec(name="acc", channels=("x", "y"), rate_hz=20.0, samples=40, unit="g"),
-            ModalitySpec(name="gyro", channels=("z",), rate_hz=10.0, samples=20),
-        ],
+        modalities=_SENSORS,
         splits={
             "train": _site_split(range(9)),
             "valid": _site_split(range(9, 12)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -52,17 +53,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    """Runs `mmkd-evaluate` in this process; gives its exit code, stdout and stderr."""
-
-    def run(*arguments: object) -> Ran:
-        monkeypatch.setattr("sys.argv", ["mmkd-evaluate", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_info:
-            evaluate_main()
-        captured = capsys.readouterr()
-        return exit_info.value.code, captured.out, captured.err
-
-    return run
+def run(ran: Callable[..., Ran]) -> Callable[..., Ran]:
+    return partial(ran, evaluate_main, "mmkd-evaluate")
 
 
 def test_every_sensor_is_told_beside_rivals_and_teacher_and_an_interrupted_run_goes_on(

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,8 @@ NAME = "mmkd-evaluate: "
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    """Runs the command in this process; gives its exit code, stdout and stderr."""
-
-    def run(*arguments: object) -> Ran:
-        monkeypatch.setattr("sys.argv", ["mmkd-evaluate", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_info:
-            evaluate_main()
-        captured = capsys.readouterr()
-        return exit_info.value.code, captured.out, captured.err
-
-    return run
+def run(ran: Callable[..., Ran]) -> Callable[..., Ran]:
+    return partial(ran, evaluate_main, "mmkd-evaluate")
 
 
 @pytest.fixture

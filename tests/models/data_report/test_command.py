@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Callable
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -42,17 +43,8 @@ test = ["7", "8"]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    """Runs the command in this process; gives its exit code, stdout and stderr."""
-
-    def run(*arguments: object) -> Ran:
-        monkeypatch.setattr("sys.argv", ["mmkd-data", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_info:
-            main()
-        captured = capsys.readouterr()
-        return exit_info.value.code, captured.out, captured.err
-
-    return run
+def run(ran: Callable[..., Ran]) -> Callable[..., Ran]:
+    return partial(ran, main, "mmkd-data")
 
 
 def iso(seconds: float) -> str:

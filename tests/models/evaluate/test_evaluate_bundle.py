@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -27,17 +28,8 @@ Ran = tuple[object, str, str]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    """Runs the command in this process; gives its exit code, stdout and stderr."""
-
-    def run(*arguments: object) -> Ran:
-        monkeypatch.setattr("sys.argv", ["mmkd-evaluate", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_info:
-            evaluate_main()
-        captured = capsys.readouterr()
-        return exit_info.value.code, captured.out, captured.err
-
-    return run
+def run(ran: Callable[..., Ran]) -> Callable[..., Ran]:
+    return partial(ran, evaluate_main, "mmkd-evaluate")
 
 
 @pytest.fixture(scope="module")

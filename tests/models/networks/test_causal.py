@@ -42,6 +42,7 @@ from mmkd_models.training.checkpoint import (
     write_student,
 )
 from mmkd_models.training.normalisation import set_normalisation
+from tests.models.networks.stepping import stepped
 
 ENCODER = EncoderConfig(width=16, heads=2, depth=2, most_tokens=8, dropout=0.0)
 CONFIG = StudentConfig(preset="test", encoder=ENCODER, causal=True)
@@ -70,21 +71,6 @@ def recording(samples: int, *, channels: int = 2, missing: float = 0.0, seed: in
     values = torch.randn(1, samples, channels, generator=generator) + 2 * drift
     present = (torch.rand(values.shape, generator=generator) >= missing).float()
     return values * present, present
-
-
-def stepped(network: Student, values: Tensor, present: Tensor) -> Tensor:
-    """(1, N, K) logits, one block after the other."""
-    step, encoder = StepStudent(network).eval(), causal_encoder(network)
-    state, found = step.start(), []
-    values, present = encoder.padded(values), encoder.padded(present)
-    for number in range(values.shape[1] // encoder.stride):
-        block = slice(number * encoder.stride, (number + 1) * encoder.stride)
-        slot = torch.full((1, 1), float(number % encoder.length))
-        with torch.no_grad():
-            logits, _, *new = step(values[:, block], present[:, block], slot, *state)
-        state = step.kept(state, new, number)
-        found.append(logits)
-    return torch.stack(found, dim=1)
 
 
 def steps_with_samples(encoder: CausalEncoder, present: Tensor) -> list[int]:

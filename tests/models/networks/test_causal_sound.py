@@ -14,6 +14,7 @@ from mmkd_models.networks.fronts.causal_sound import CausalSound
 from mmkd_models.networks.fronts.log_mel import LogMels
 from mmkd_models.networks.step import StepStudent, answers_along, causal_encoder
 from mmkd_models.networks.student import Student
+from tests.models.networks.stepping import stepped
 
 ENCODER = EncoderConfig(width=16, heads=2, depth=2, most_tokens=8, dropout=0.0)
 CONFIG = StudentConfig(preset="test", encoder=ENCODER, causal=True)
@@ -47,21 +48,6 @@ def recording(samples: int, *, channels: int = 1, missing: float = 0.0, seed: in
     values = torch.randn(1, samples, channels, generator=generator) * loud
     present = (torch.rand(values.shape, generator=generator) >= missing).float()
     return values * present, present
-
-
-def stepped(network: Student, values: Tensor, present: Tensor) -> Tensor:
-    """(1, N, K) logits, one block of samples after the other."""
-    step, encoder = StepStudent(network).eval(), causal_encoder(network)
-    state, found = step.start(), []
-    values, present = encoder.padded(values), encoder.padded(present)
-    for number in range(values.shape[1] // encoder.stride):
-        block = slice(number * encoder.stride, (number + 1) * encoder.stride)
-        slot = torch.full((1, 1), float(number % encoder.length))
-        with torch.no_grad():
-            logits, _, *new = step(values[:, block], present[:, block], slot, *state)
-        state = step.kept(state, new, number)
-        found.append(logits)
-    return torch.stack(found, dim=1)
 
 
 @settings(max_examples=5, deadline=None)

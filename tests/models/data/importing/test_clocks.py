@@ -14,7 +14,7 @@ from scipy.signal import resample_poly
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.importing.clocks.clock import Clock
 from mmkd_models.data.importing.grids import polyphase, resample
-from mmkd_models.data.importing.grids.resample import on_grid
+from mmkd_models.data.importing.grids.resample import grid_blocks
 from mmkd_models.data.importing.readers.block import Block
 from mmkd_models.data.importing.recipe import Table
 from mmkd_models.data.importing.series import Series, clock_facts, in_order
@@ -115,6 +115,11 @@ def test_a_clock_is_measured_without_its_gaps():
     assert (facts.samples, facts.gaps, facts.longest_gap_s) == (1000, 1, pytest.approx(3.0))
     assert facts.rate_hz == pytest.approx(100.0, rel=1e-4)
     assert facts.jitter_p99_ms == pytest.approx(0.0, abs=0.01)
+
+
+def on_grid(given, **options):
+    """The blocks of a grid in one array (count, C)."""
+    return np.concatenate(list(grid_blocks(given, **options)))
 
 
 def grid(given, how, **options):

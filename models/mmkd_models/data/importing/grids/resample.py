@@ -85,31 +85,6 @@ def grid_times(origin_ns: int, rate_hz: float, first: int, count: int) -> Times:
     return origin_ns + np.rint(steps * (SECOND_NS / rate_hz)).astype(np.int64)
 
 
-def on_grid(
-    series: Series,
-    *,
-    origin_ns: int,
-    rate_hz: float,
-    count: int,
-    how: Resample,
-    native_hz: float,
-    max_gap_s: float,
-    hold_s: float | None = None,
-) -> Floats:
-    """Gives the blocks of `grid_blocks` in one array (count, C)."""
-    blocks = grid_blocks(
-        series,
-        origin_ns=origin_ns,
-        rate_hz=rate_hz,
-        count=count,
-        how=how,
-        native_hz=native_hz,
-        max_gap_s=max_gap_s,
-        hold_s=hold_s,
-    )
-    return np.concatenate([np.zeros((0, series.values.shape[1]), dtype=np.float32), *blocks])
-
-
 def grid_blocks(
     series: Series,
     *,

@@ -1,0 +1,24 @@
+"""What a causal student answers where it is asked step by step, as a device asks it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mmkd_models.networks.step import StepStudent, causal_encoder
+from mmkd_models.networks.student import Student
+
+
+def stepped(network: Student, values: Tensor, present: Tensor) -> Tensor:
+    """(1, N, K) logits, one block of samples after the other."""
+    step, encoder = StepStudent(network).eval(), causal_encoder(network)
+    state, found = step.start(), []
+    values, present = encoder.padded(values), encoder.padded(present)
+    for number in range(values.shape[1] // encoder.stride):
+        block = slice(number * encoder.stride, (number + 1) * encoder.stride)
+        slot = torch.full((1, 1), float(number % encoder.length))
+        with torch.no_grad():
+            logits, _, *new = step(values[:, block], present[:, block], slot, *state)
+        state = step.kept(state, new, number)
+        found.append(logits)
+    return torch.stack(found, dim=1)
