@@ -22,7 +22,6 @@ ROOT = DOCS.parent
 
 LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)\s#]+)")
 FIGURES = re.compile(r"^<!-- figures: ([\w/.-]+)#([\w-]+) -->$", flags=re.MULTILINE)
-FENCE = re.compile(r"^( *```)", flags=re.MULTILINE)
 LANGUAGES = {".py": "python", ".toml": "toml", ".yaml": "yaml", ".yml": "yaml", ".json": "json", ".service": "ini"}
 PICTURES = (".svg", ".png", ".webp")
 # The modules whose public names make the reference, with the part of a user's work that each serves.

@@ -52,7 +52,8 @@ def check_whole(array: NDArray[Any]) -> None:
     Raises:
         ArraysError: the file was cut short.
     """
-    name, base = _mapped(array)
+    owner = _owner_of(array)
+    name, base = str(getattr(owner, "filename", "") or ""), owner.base
     if isinstance(base, mmap.mmap) and base.size() < len(base):
         raise ArraysError(f"{name}: the file was cut short while it was in use: {len(base)} bytes became {base.size()}")
 
@@ -66,21 +67,18 @@ def let_go(array: NDArray[Any], *, least_bytes: int = 0) -> None:
     Args:
         least_bytes: the size from which a file is worth the call.
     """
-    owner, base = array, array.base
-    while isinstance(base, np.ndarray):
-        owner, base = base, base.base
+    owner = _owner_of(array)
+    base = owner.base
     is_read_only = isinstance(owner, np.memmap) and owner.mode == "r"
     if is_read_only and isinstance(base, mmap.mmap) and len(base) >= least_bytes and hasattr(base, "madvise"):
         base.madvise(mmap.MADV_DONTNEED)
 
 
-def _mapped(array: NDArray[Any]) -> tuple[str, object]:
-    """The file's name, where it has one, and what holds the memory of an array."""
-    name, base = "", array
-    while isinstance(base, np.ndarray):
-        name = str(getattr(base, "filename", "") or name)
-        base = base.base  # type: ignore[assignment]
-    return name, base
+def _owner_of(array: NDArray[Any]) -> NDArray[Any]:
+    """The array that a view is of in the end."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
 
 
 def read_npz(file: Path) -> Mapping[str, NDArray[Any]]:

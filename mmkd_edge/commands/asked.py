@@ -110,7 +110,7 @@ def with_a_sink(spec: RunSpec) -> RunSpec:
 def _sources(texts: Sequence[str]) -> str | dict[str, str]:
     if len(texts) == 1:
         return texts[0]
-    found = {text.partition("=")[0]: text.partition("=")[2] for text in texts}
+    found = dict(text.partition("=")[::2] for text in texts)
     for text in texts:
         name, mark, _ = text.partition("=")
         if not mark or ":" in name:
@@ -124,7 +124,7 @@ def _mapped(texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         if "=" not in text:
             raise UsageError(f"--map {text}: expected CHANNEL=COLUMN, got no '='; write it like ax=accel.x")
-    return {text.partition("=")[0]: text.partition("=")[2] for text in texts}
+    return dict(text.partition("=")[::2] for text in texts)
 
 
 def _choice(value: str, known: Sequence[_T], *, option: str) -> _T:

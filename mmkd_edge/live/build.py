@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmkd_edge.bundle.digest import new_sha256
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import UsageError
 from mmkd_edge.live.alarms import Episodes
@@ -18,6 +17,7 @@ from mmkd_edge.live.channels import columns_of
 from mmkd_edge.live.intake import Intake
 from mmkd_edge.live.sensor import Sensor, StationRules
 from mmkd_edge.live.service import Service
+from mmkd_edge.live.sinks.file_names import told_apart
 from mmkd_edge.live.sinks.outlet import Outlet
 from mmkd_edge.live.sinks.store import Store
 from mmkd_edge.live.sinks.table import open_sink, shown_names
@@ -32,9 +32,6 @@ from mmkd_edge.spec import ModalitySpec
 
 Load = Callable[[str, ModalitySpec], Any]
 OnlookerOf = Callable[[str, Sequence[ModelEntry]], Onlooker]
-
-# Characters of a sink's text in the name of its folder: names of files have 255 bytes, and a character up to four.
-_READABLE = 40
 
 
 @contextlib.contextmanager
@@ -123,9 +120,7 @@ def outlet_of(text: str, spec: RunSpec, *, name: str) -> Outlet:
 
 def _folder(store: Path, text: str) -> Path:
     """Where the records of a sink wait: two texts never share a folder."""
-    name = shown_names([text])[text]
-    readable = "".join(char if char.isalnum() else "_" for char in name)[:_READABLE]
-    return store / f"{readable}-{new_sha256(text.encode()).hexdigest()[:8]}"
+    return store / told_apart(shown_names([text])[text], by=text)
 
 
 def _station(

@@ -22,9 +22,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.bundle.digest import new_sha256
 from mmkd_edge.bundle.files import fault_of, write_file
 from mmkd_edge.errors import UsageError
+from mmkd_edge.live.sinks.file_names import readable, told_apart
 from mmkd_edge.predict.postprocess import Prediction
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 
@@ -35,8 +35,6 @@ _TOGETHER, _WITHIN_S = 32, 60.0
 _MOST_WAITING = 256
 # In memory, of windows that speak for an alarm, until somebody says that it was false.
 _MOST_HELD_BYTES = 16_000_000
-# Characters of a station's name in those of its files, which have 255 bytes; a character has up to four.
-_READABLE = 40
 _FILE = re.compile(r"-\d{8,}\Z")
 
 
@@ -77,12 +75,6 @@ class RingFacts(msgspec.Struct, frozen=True, kw_only=True):
     removed: int
 
 
-def _stem_of(station: str) -> str:
-    """How the files of a station begin: its name, with a hash where it has signs that files should not have."""
-    readable = "".join(char if char.isalnum() else "_" for char in station)[:_READABLE]
-    return readable if readable == station else f"{readable}-{new_sha256(station.encode()).hexdigest()[:8]}"
-
-
 class UncertainRing:
     """Keeps uncertain windows of one station, at most one in each window's length of time.
 
@@ -110,7 +102,7 @@ class UncertainRing:
         self._station = station
         self._modality = modality
         self._task = task
-        self._stem = _stem_of(station)
+        self._stem = station if readable(station) == station else told_apart(station, by=station)
         self._waiting: queue.Queue[_Kept | None] = queue.Queue(maxsize=_MOST_WAITING)
         self._last_s = self._last_held_s = -float("inf")
         self._alarms = frozenset(alarms)
@@ -134,22 +126,25 @@ class UncertainRing:
             prediction: its answer.
             time_s: of its newest sample.
         """
-        reason = self._why(prediction)
+        reason, labels = self._why(prediction), (prediction.label, *prediction.labels)
+        last_s = self._last_s if reason else self._last_held_s
+        if not (reason or self._alarms.intersection(labels)) or not self._is_apart(time_s, last_s):
+            return
         kept = _Kept(
             window=window,
             time_s=time_s,
             label=prediction.label,
             probability=prediction.probability,
             reason=reason,
-            labels=(prediction.label, *prediction.labels),
+            labels=labels,
         )
-        if reason and self._is_apart(time_s, self._last_s):
+        if reason:
             self._last_s = time_s
             self._put(kept)
-        elif not reason and self._alarms.intersection(kept.labels) and self._is_apart(time_s, self._last_held_s):
-            self._last_held_s = time_s
-            with self._lock:
-                self._held.append(kept)
+            return
+        self._last_held_s = time_s
+        with self._lock:
+            self._held.append(kept)
 
     def contradict(self, label: str, *, since_s: float, until_s: float) -> None:
         """Keep what was held of an episode that somebody called a false alarm.
@@ -159,9 +154,13 @@ class UncertainRing:
             since_s: newest sample of its first window.
             until_s: of its last.
         """
+
+        def is_of_it(one: _Kept) -> bool:
+            return label in one.labels and since_s <= one.time_s <= until_s
+
         with self._lock:
-            wrong = [one for one in self._held if label in one.labels and since_s <= one.time_s <= until_s]
-            left = [one for one in self._held if not any(one is other for other in wrong)]
+            wrong = [one for one in self._held if is_of_it(one)]
+            left = [one for one in self._held if not is_of_it(one)]
             self._held.clear()
             self._held.extend(left)
         for one in wrong:

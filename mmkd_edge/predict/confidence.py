@@ -26,6 +26,12 @@ from mmkd_edge.errors import UsageError
 _ROUNDING = 1e-9
 
 
+def named(entry: ModelEntry, artifact: Artifact | None, *, where: str) -> str:
+    """What an error is about: the artifact, or without a bundle the student."""
+    what = f"model {entry.name!r}" if artifact is None else repr(artifact.file)
+    return f"{where}: {what}" if where else what
+
+
 def check_level(level: Any, *, name: str) -> float | None:
     """A level as it can be asked for, of `error_level` or `unknown_level`.
 
@@ -93,8 +99,7 @@ def threshold_of(
         return None
     if entry.task.kind != "classification":
         raise UsageError(f"error_level={error_level:g}: expected a classifier, got {entry.task.kind}; open without it")
-    what = f"model {entry.name!r}" if artifact is None else repr(artifact.file)
-    what = f"{where}: {what}" if where else what
+    what = named(entry, artifact, where=where)
     confidence = None if artifact is None else artifact.confidence
     if confidence is None:
         raise UsageError(

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from mmkd_edge.bundle.calibration import Novelty
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry
 from mmkd_edge.errors import UsageError
-from mmkd_edge.predict.confidence import smallest_level
+from mmkd_edge.predict.confidence import named, smallest_level
 from mmkd_edge.predict.sensors import Fault, worse
 
 
@@ -102,8 +102,7 @@ def novelty_rule(
     calibration = None if artifact is None or not artifact.novelty or is_bf16 else artifact.novelty
     if unknown_level is None:
         return None if calibration is None else NoveltyRule(calibration=calibration)
-    what = f"model {entry.name!r}" if artifact is None else repr(artifact.file)
-    what = f"{where}: {what}" if where else what
+    what = named(entry, artifact, where=where)
     if calibration is None:
         why = _why_none(entry, is_bf16=is_bf16 and artifact is not None and bool(artifact.novelty))
         raise UsageError(f"{what}: unknown_level={unknown_level:g}: {why}, or open without unknown_level")

@@ -70,8 +70,12 @@ def origin_of(text: str) -> str:
             f"--monitor-origin {text}: expected what the browser shows before the path, such as "
             "https://plant.example; write it so"
         )
-    shown = f"[{host}]" if ":" in host else host
-    return f"{parts.scheme}://{shown}" + ("" if port in (None, _USUAL_PORTS[parts.scheme]) else f":{port}")
+    return f"{parts.scheme}://{in_url(host)}" + ("" if port in (None, _USUAL_PORTS[parts.scheme]) else f":{port}")
+
+
+def in_url(host: str) -> str:
+    """A host as a URL has it: IPv6 in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def token_from(file: Path | None) -> str:
@@ -109,8 +113,7 @@ class Access:
         self._is_alone = address.is_loopback and origin is None
         self._is_open = is_open and self._is_alone
         self._origin = origin
-        here = f"[{address.host}]" if ":" in address.host else address.host
-        self._names = {*_LOCAL_NAMES, here} if address.is_loopback else None
+        self._names = {*_LOCAL_NAMES, in_url(address.host)} if address.is_loopback else None
 
     @property
     def session(self) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
-
-import msgspec
+from typing import Any, get_args
 
 from mmkd_edge.live.service import RunFacts, Service
 from mmkd_edge.live.sinks.outlet import OutletFacts
 from mmkd_edge.live.station import Station, StationFacts
+from mmkd_edge.predict.sensors import Status
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.watch.health import Health
 from mmkd_edge.watch.prometheus import HealthCollector, metrics_library
@@ -33,7 +32,7 @@ _OF_SINKS: tuple[tuple[str, str, Callable[[OutletFacts], int]], ...] = (
 
 
 class _StationHealth:
-    """The health of a predictor, with what one of the stations that share it counted."""
+    """What one of the stations that share a predictor counts for itself; nothing of what is told of bundles."""
 
     def __init__(self, station: Station) -> None:
         self._station = station
@@ -41,9 +40,15 @@ class _StationHealth:
     def health(self) -> Health:
         """How it is doing."""
         facts = self._station.facts()
-        health = self._station.predictor.health()
-        results = {status: facts.results.get(status, 0) for status in health.predictions}
-        return msgspec.structs.replace(health, predictions=results, latency=facts.latency)
+        return Health(
+            predictions={status: facts.results.get(status, 0) for status in get_args(Status)},
+            backend_failures=0,
+            reopens=0,
+            swaps=0,
+            rollbacks=0,
+            models=(),
+            latency=facts.latency,
+        )
 
 
 class _HealthOfAll:

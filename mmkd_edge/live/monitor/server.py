@@ -12,7 +12,7 @@ import msgspec
 
 from mmkd_edge.bundle.files import fault_of
 from mmkd_edge.errors import UnavailableError, UsageError
-from mmkd_edge.live.monitor.access import Access, Address
+from mmkd_edge.live.monitor.access import Access, Address, in_url
 from mmkd_edge.live.monitor.app import Monitor
 from mmkd_edge.live.monitor.board import Board
 from mmkd_edge.live.service import Service
@@ -60,9 +60,8 @@ def page_of(
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listening],), name="page", daemon=True)
     thread.start()
-    shown = f"[{host}]" if ":" in host else host
     try:
-        yield Open(url=f"http://{shown}:{port}/")
+        yield Open(url=f"http://{in_url(host)}:{port}/")
     finally:
         stopping.set()
         server.should_exit = True

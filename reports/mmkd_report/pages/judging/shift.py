@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from mmkd_report.documents.figures import Measure
 from mmkd_report.documents.judging import DomainSpread, ShiftFacts
 from mmkd_report.pages.judging.rows import FigureRow
-from mmkd_report.words.formats import NOTHING, count, fixed, is_figure, percent, significant
+from mmkd_report.words.formats import NOTHING, count, fixed, is_figure, significant
+from mmkd_report.words.measures import figure, gain_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ def shift_section(found: ShiftFacts) -> ShiftSection:
             name=one.name,
             aside=f"{one.shared_groups} groups in training too" if one.shared_groups else "",
             windows=count(one.windows),
-            figures=tuple(_figure(one.figures[name], found.measure) for name in names),
+            figures=tuple(figure(one.figures[name], found.measure) for name in names),
         )
         for one in found.domains
     ]
@@ -73,7 +74,7 @@ def _time(found: ShiftFacts) -> str:
         return ""
     train, valid, test = (count(windows) for windows in found.time.windows)
     measure = found.time.measure
-    figures = ", ".join(f"{name} {_figure(value, measure)}" for name, value in found.time.figures.items())
+    figures = ", ".join(f"{name} {figure(value, measure)}" for name, value in found.time.figures.items())
     return (
         f"Trained on the first {train} windows of the campaign, chosen by the {valid} after them, judged on the last "
         f"{test}: {_title(measure)} {figures}."
@@ -84,19 +85,15 @@ def _title(measure: Measure) -> str:
     return f"{measure.title}, {measure.unit}" if measure.unit else measure.title
 
 
-def _figure(value: float, measure: Measure) -> str:
-    return percent(value) if measure.is_share else significant(value)
-
-
 def _spread(one: DomainSpread, measure: Measure) -> str:
     if not (is_figure(one.low) and is_figure(one.high)):
-        return _figure(one.mean, measure)
-    return f"{_figure(one.mean, measure)} ({_figure(one.low, measure)} to {_figure(one.high, measure)})"
+        return figure(one.mean, measure)
+    return f"{figure(one.mean, measure)} ({figure(one.low, measure)} to {figure(one.high, measure)})"
 
 
 def _gain(one: DomainSpread | None, measure: Measure) -> str:
     if one is None:
         return NOTHING
     written = fixed if measure.is_share else significant
-    ends = f" ({written(one.low)} to {written(one.high)})" if is_figure(one.low) and is_figure(one.high) else ""
+    ends = f" ({gain_interval(one.low, one.high, measure)})" if is_figure(one.low) and is_figure(one.high) else ""
     return f"{written(one.mean)}{ends}"

@@ -111,7 +111,7 @@ def headings(found: SensorsDocument) -> list[str]:
     """What stands above `cells`."""
     unit = "" if found.faults_measure == "rmse" else ", %"
     return [
-        *(f"{words}" for words in COMPETITORS.values()),
+        *COMPETITORS.values(),
         "gain",
         "95 % interval",
         f"error under faults{unit}",
