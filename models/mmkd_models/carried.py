@@ -5,7 +5,6 @@ Owns how many they are, their tensors, and the checks of a file that has some.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 from mmkd_edge.errors import CheckpointError
 from mmkd_edge.frames import bytes_of, missing_frames, with_missing
 from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype
+from mmkd_models.data.kinds import window_bytes
 from mmkd_models.data.labels import Labels, is_labelled
 from mmkd_models.data.windows import Windows
 
@@ -50,8 +50,7 @@ def most_carried(modality: ModalitySpec) -> int:
     """Gives how many windows travel at most: of sound and video fewer, where all would be too large."""
     if modality.kind == "series":
         return MOST_WINDOWS
-    window_bytes = math.prod(modality.shape) * np.dtype(modality.dtype).itemsize
-    return min(MOST_WINDOWS, max(LEAST_WINDOWS, MOST_CARRIED_BYTES // window_bytes))
+    return min(MOST_WINDOWS, max(LEAST_WINDOWS, MOST_CARRIED_BYTES // window_bytes(modality)))
 
 
 def carried_windows(valid: Windows, modality: str, *, seed: int, most: int = MOST_WINDOWS) -> CarriedWindows:

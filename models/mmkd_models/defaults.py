@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.metrics.scores import AnyMetric
 from mmkd_models.networks.config import MemberKind, Preset
 from mmkd_models.train_config import TrainConfig
 
@@ -21,3 +24,12 @@ INT8_TRAIN = TrainConfig(steps=300, learning_rate=2e-4)
 
 METHOD, METHOD_OF_OTHERS = "dist", "logit"
 """What students are taught by where nobody chooses: of three classes or more, and of everything else (decision 012)."""
+
+
+def trains_of(metric: AnyMetric, steps: int | None) -> tuple[TrainConfig, TrainConfig]:
+    """Gives how teachers and students are trained, chosen by this metric, for so many steps where a number is named."""
+    teacher, student = (
+        msgspec.structs.replace(train, metric=metric, steps=steps or train.steps)
+        for train in (TEACHER_TRAIN, STUDENT_TRAIN)
+    )
+    return teacher, student

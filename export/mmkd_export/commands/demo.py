@@ -31,9 +31,8 @@ with loading("mmkd-demo"):
         BASELINE_LEARNING_RATES,
         COMMITTEE,
         STUDENT_PRESET,
-        STUDENT_TRAIN,
         TEACHER_PRESET,
-        TEACHER_TRAIN,
+        trains_of,
     )
     from mmkd_models.metrics.scores import default_metric
     from mmkd_models.networks.config import Preset, choice, preset_named
@@ -163,10 +162,7 @@ def demo(
     context.with_resource(held(out, is_folder=True))
     data = open_dataset(shipped_dataset() if dataset is None else dataset)
     seeds = compared.seeds
-    check_seeds(data.everything(), seeds)
-    refuse_shared_samples(data.everything())
-    presets = teacher_presets(compared.teacher)
-    config = comparison_config(data, compared, presets[0], labels_seen(data, compared))
+    presets, config = asked_comparison(data, compared)
     afterwards_s = _AFTER_FOLD_S * seeds + _AFTER_SENSOR_S * len(config.modalities) + _DURATIONS * duration_s
     tried, folds = made_folds(
         data,
@@ -271,7 +267,7 @@ def _bundle(bundle: Path, reference: Path | None, *, duration_s: float) -> tuple
     return msgspec.convert(demo_document(report), DemoBenchmark), msgspec.to_builtins(report.machine)
 
 
-def teacher_presets(names: list[str] | None) -> tuple[Preset, ...]:
+def _teacher_presets(names: list[str] | None) -> tuple[Preset, ...]:
     """Gives the sizes of teachers to try, each named once."""
     chosen = tuple(preset_named(name, option="--teacher") for name in names or [TEACHER_PRESET])
     if len(set(chosen)) < len(chosen):
@@ -279,7 +275,7 @@ def teacher_presets(names: list[str] | None) -> tuple[Preset, ...]:
     return chosen
 
 
-def labels_seen(data: Dataset, options: ComparisonOptions) -> Labelled:
+def _labels_seen(data: Dataset, options: ComparisonOptions) -> Labelled:
     """Gives which labels every fold shows; refuses what a fold cannot have."""
     windows = data.everything()
     folds = [fold_indices(windows, fold=seed, seed=0) for seed in range(options.seeds)]
@@ -288,6 +284,14 @@ def labels_seen(data: Dataset, options: ComparisonOptions) -> Labelled:
     for seed, training in enumerate(trainings):
         seen_labels(training, asked, seed=seed)  # refuses what a fold cannot have, before a folder is taken
     return asked
+
+
+def asked_comparison(data: Dataset, options: ComparisonOptions) -> tuple[tuple[Preset, ...], ComparisonConfig]:
+    """Gives the sizes of teachers to try, and the comparison with the first; refuses what no fold can have."""
+    check_seeds(data.everything(), options.seeds)
+    refuse_shared_samples(data.everything())
+    presets = _teacher_presets(options.teacher)
+    return presets, comparison_config(data, options, presets[0], _labels_seen(data, options))
 
 
 def comparison_config(
@@ -303,10 +307,7 @@ def comparison_config(
     data.everything().with_modalities(names)  # refuses names that are unknown or there twice
     metric, chosen = default_metric(data.spec.task.kind), options.members
     members = default_members(data.spec.modalities) if chosen is None else members_named(chosen.split(","))
-    teacher_train, student_train = (
-        msgspec.structs.replace(train, metric=metric, steps=options.steps or train.steps)
-        for train in (TEACHER_TRAIN, STUDENT_TRAIN)
-    )
+    teacher_train, student_train = trains_of(metric, options.steps)
     return ComparisonConfig(
         label_share=labelled.share,
         labelled_groups=msgspec.UNSET if labelled.groups is None else labelled.groups,

@@ -17,17 +17,8 @@ from mmkd_edge.command.run import require_modules, shell_line
 from mmkd_edge.command.show import json_text, plain_table, say, show_table
 from mmkd_edge.errors import UsageError
 from mmkd_edge.machine import this_machine, usable_cores
-from mmkd_export.commands.demo import (
-    MOST_WORKERS,
-    ComparisonOptions,
-    comparison_config,
-    labels_seen,
-    made_folds,
-    teacher_presets,
-)
-from mmkd_models.data.checking.related import refuse_shared_samples
+from mmkd_export.commands.demo import MOST_WORKERS, ComparisonOptions, asked_comparison, made_folds
 from mmkd_models.data.dataset import open_dataset
-from mmkd_models.data.folds import check_seeds
 
 if TYPE_CHECKING:
     import typer
@@ -92,10 +83,7 @@ def sensors(
             f"{data}: expected two sensors or more, among which one is chosen, got {dataset.spec.modalities[0].name} "
             "alone; mmkd-evaluate judges a model of it"
         )
-    check_seeds(dataset.everything(), compared.seeds)
-    refuse_shared_samples(dataset.everything())
-    presets = teacher_presets(compared.teacher)
-    config = comparison_config(dataset, compared, presets[0], labels_seen(dataset, compared))
+    presets, config = asked_comparison(dataset, compared)
     order = SensorsOrder(
         data=dataset.path, folder=fold_folder(out, 0), seed=0, config=config, costs=_costs(cost, config.modalities)
     )
@@ -106,7 +94,7 @@ def sensors(
     )
     order = replace(order, config=folds[0].config)  # with the teacher's size that was chosen
     with one_thread():
-        judged = judge_sensors(order, workers=number, on_part=say)
+        judged = judge_sensors(dataset, order, workers=number, on_part=say)
         times = {} if meter is None else latencies_of(order, meter, conditions=_conditions(duration_s), on_part=say)
     document = _document(
         demo_document(dataset.spec, dataset.sha256, folds), judged, times, pairs=pairs, groups=groups_judged(folds)

@@ -7,7 +7,6 @@ are large, most stay at home in any case.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -21,6 +20,7 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.judge.artifacts import ProvenArtifact
 from mmkd_export.judge.parity import FP32_TOLERANCE, Answers, answers_from_backend
 from mmkd_export.judge.windows import as_windows, judging_half, windows_from_statistics
+from mmkd_models.data.kinds import window_bytes
 from mmkd_models.data.labels import strata_of
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def most_golden(modality: ModalitySpec) -> int | None:
     """How many windows a bundle carries at most; None for all that judged it, as of every series."""
     if modality.kind == "series":
         return None
-    return max(LEAST_GOLDEN, MOST_GOLDEN_BYTES // (math.prod(modality.shape) * np.dtype(modality.dtype).itemsize))
+    return max(LEAST_GOLDEN, MOST_GOLDEN_BYTES // window_bytes(modality))
 
 
 def of_each_kind(golden: Golden, most: int | None) -> Golden:

@@ -207,17 +207,8 @@ def _finished(
         # It would take the new domain for a drift.
         group_reference=msgspec.UNSET,
     )
-    return with_novelty(replace(student, facts=facts, carried=_carried(asked, base, labelled)), *_of_both(asked, base))
-
-
-def _of_both(asked: Asked, base: Task) -> tuple[list[Windows], list[Windows]]:
-    """Windows of the student's modality that it knows from either domain, and windows that judged."""
-    name = (asked.student.modality.name,)
-    old, new = asked.old, base.new
-    return (
-        [old.learn.with_modalities(name), new.learn.with_modalities(name)],
-        [old.judge.with_modalities(name), new.judge.with_modalities(name)],
-    )
+    adapted = replace(student, facts=facts, carried=_carried(asked, base, labelled))
+    return with_novelty(adapted, [asked.old.learn, base.new.learn], [asked.old.judge, base.new.judge])
 
 
 def _carried(asked: Asked, base: Task, labelled: NDArray[np.int64] | None) -> CarriedWindows | None:

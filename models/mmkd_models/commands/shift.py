@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
-import msgspec
-
 from mmkd_edge.command.options import Option
 from mmkd_edge.command.run import require_modules
 from mmkd_edge.command.show import plain_table, show_table
@@ -16,7 +14,7 @@ from mmkd_models.commands.options import NEEDS
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.data.left_out import LeftOut
-from mmkd_models.defaults import AUGMENT, BASELINE_LEARNING_RATES, STUDENT_PRESET, STUDENT_TRAIN, TEACHER_TRAIN
+from mmkd_models.defaults import AUGMENT, BASELINE_LEARNING_RATES, STUDENT_PRESET, trains_of
 from mmkd_models.metrics.scores import default_metric
 from mmkd_models.networks.config import Preset, preset_named
 from mmkd_report.documents.figures import Measure
@@ -97,10 +95,7 @@ def shift_order(
     from mmkd_models.training.committee import default_members
 
     metric = default_metric(dataset.spec.task.kind)
-    teacher_train, student_train = (
-        msgspec.structs.replace(train, metric=metric, steps=options.steps or train.steps)
-        for train in (TEACHER_TRAIN, STUDENT_TRAIN)
-    )
+    teacher_train, student_train = trains_of(metric, options.steps)
     labelled = Labelled(share=options.label_share)
     config = ComparisonConfig(
         label_share=labelled.share,

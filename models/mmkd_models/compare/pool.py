@@ -143,11 +143,11 @@ def fold_pool(dataset: Dataset, workers: int) -> Pool[Part]:
 
 
 def _make_part_of(dataset: Path, part: Part, on_step: Callable[[Step], None]) -> None:
-    make_part(_opened(dataset), part, on_step)
+    make_part(opened(dataset), part, on_step)
 
 
 @lru_cache(maxsize=1)
-def _opened(dataset: Path) -> Dataset:
+def opened(dataset: Path) -> Dataset:
     """What a worker learns of a dataset, such as which windows share samples, it learns once."""
     return open_dataset(dataset)
 

@@ -23,8 +23,8 @@ from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import UsageError
 from mmkd_models.compare.comparison import fold_data, teacher_path
 from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult
-from mmkd_models.compare.pool import Pool
-from mmkd_models.data.dataset import Dataset, open_dataset
+from mmkd_models.compare.pool import Pool, opened
+from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.split import split_facts
 from mmkd_models.evaluate.faults.table import NAMES as FAULT_NAMES
 from mmkd_models.evaluate.faults.table import SEVERITIES
@@ -84,7 +84,9 @@ def check_costs(dataset: Dataset, order: SensorsOrder) -> None:
         raise UsageError(f"--cost: expected one currency, got {' and '.join(currencies)}; reckon all sensors in one")
 
 
-def judge_sensors(order: SensorsOrder, *, workers: int, on_part: OnPart) -> dict[str, JudgingDocument]:
+def judge_sensors(
+    dataset: Dataset, order: SensorsOrder, *, workers: int, on_part: OnPart
+) -> dict[str, JudgingDocument]:
     """Judges the student of every sensor under faults, beside labels alone, teacher and rivals, and reckons costs.
 
     Figures are the same for every number of workers, each with one thread.
@@ -101,19 +103,24 @@ def judge_sensors(order: SensorsOrder, *, workers: int, on_part: OnPart) -> dict
         if number > 1:  # else what is judged says so itself
             on_part(f"{names[which]}: judged under faults")
 
-    with Pool(partial(_judge, order), number, here=lambda name, on_step: _judge(order, name, on_step, on_part)) as pool:
+    def here(name: str, on_step: object) -> None:
+        judge_sensor(dataset, replace(order, costs={}), name, on_part=on_part)
+
+    with Pool(partial(_judge, order), number, here=here) as pool:
         pool.make(names, on_step=lambda which, step: None, on_end=say)
-    return {name: judge_sensor(order, name, on_part=on_part) for name in names}
+    return {name: judge_sensor(dataset, order, name, on_part=on_part) for name in names}
 
 
-def _judge(order: SensorsOrder, name: str, on_step: object, on_part: OnPart = lambda part: None) -> None:
+def _judge(order: SensorsOrder, name: str, on_step: object) -> None:
     """A worker's part: what it finds is a file, which is read afterwards; costs are reckoned there."""
-    judge_sensor(replace(order, costs={}), name, on_part=on_part)
+    judge_sensor(opened(order.data), replace(order, costs={}), name)
 
 
-def judge_sensor(order: SensorsOrder, name: str, *, on_part: OnPart = lambda part: None) -> JudgingDocument:
+def judge_sensor(
+    dataset: Dataset, order: SensorsOrder, name: str, *, on_part: OnPart = lambda part: None
+) -> JudgingDocument:
     """Judges one sensor, as `judge_sensors`; what is known of the same checkpoints is not judged again."""
-    dataset, config = open_dataset(order.data), order.config
+    config = order.config
     fold = fold_data(dataset, seed=order.seed, labelled=config.labelled)
     train, valid, test = fold.training.train, fold.training.valid, fold.test
     data = DataFacts(

@@ -5,6 +5,7 @@ Owns every difference between a series of numbers, sound and video on the side o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -156,8 +157,11 @@ def storable_text(kind: ModalityKind) -> str:
             return "uint8"
 
 
+def window_bytes(modality: ModalitySpec) -> int:
+    """Gives what a window takes in memory."""
+    return math.prod(modality.shape) * np.dtype(modality.dtype).itemsize
+
+
 def windows_at_once(modality: ModalitySpec) -> int:
     """Gives how many windows are read in one go: 256, fewer of large ones."""
-    item_bytes = 1 if modality.kind == "video" else 4
-    window_bytes = max(1, int(np.prod(modality.shape)) * item_bytes)
-    return int(np.clip(_BLOCK_BYTES // window_bytes, 1, _BLOCK_WINDOWS))
+    return int(np.clip(_BLOCK_BYTES // max(1, window_bytes(modality)), 1, _BLOCK_WINDOWS))

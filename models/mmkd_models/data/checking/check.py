@@ -20,7 +20,7 @@ from mmkd_models.data.checking.scan import ModalityScan, Scan, scan_windows
 from mmkd_models.data.dataset import loaded, located, windows_of
 from mmkd_models.data.files import RECORDINGS, Arrays, file_of
 from mmkd_models.data.kinds import windows_at_once
-from mmkd_models.data.labels import Labels, is_labelled
+from mmkd_models.data.labels import Labels, absent_labels, is_labelled
 from mmkd_models.data.sources import Rows
 from mmkd_models.data.spec import SPLIT_NAMES, DatasetSpec, problem_message
 from mmkd_models.data.split import split_facts
@@ -219,7 +219,7 @@ def _warnings(windows: Windows, scan: Scan) -> Iterator[str]:
     spec = windows.spec
     split_of = split_numbers(spec)
     for number, split in enumerate(SPLIT_NAMES[1:], start=1):
-        absent = _absent(windows.labels[split_of == number], spec.task)
+        absent = absent_labels(spec.task, windows.labels[(split_of == number) & windows.labelled])
         if absent:
             yield f"{split} has no window of {', '.join(absent)}: nothing it says about them counts"
     for modality in spec.modalities:
@@ -231,15 +231,6 @@ def _warnings(windows: Windows, scan: Scan) -> Iterator[str]:
             yield from _clipped(windows, modality)
         if modality.range is None and modality.kind == "series":
             yield from _glitches(windows, modality_name=modality.name)
-
-
-def _absent(labels: Labels, task: TaskSpec) -> list[str]:
-    """Classes or labels that no window of a split has."""
-    if task.kind == "regression":
-        return []
-    if task.kind == "multi_label":
-        return [name for index, name in enumerate(task.labels) if not (labels[:, index] == 1).any()]
-    return [name for index, name in enumerate(task.labels) if not (labels == index).any()]
 
 
 def _clipped(windows: Windows, modality: ModalitySpec) -> Iterator[str]:

@@ -239,6 +239,7 @@ class _Work:
         self._done_bytes = self._total_bytes = 0
         self.clocks: list[FileClock] = []
         self.proposals: list[Proposal] = []
+        self._numbers = {key: number for number, key in enumerate(found.recordings)}
         self.marks: dict[str, Marks] = {
             "/".join(key): {source: marks_of(chosen, folder) for source, chosen in files.items()}
             for key, files in found.recordings.items()
@@ -322,7 +323,7 @@ class _Work:
         runs: dict[str, Sequence[Interval]] = {}
         is_utc = True
         known, marks = self._known(key), self.marks["/".join(key)]
-        number = list(self.found.recordings).index(key)
+        number = self._numbers[key]
         for reader in readers:
             source = reader.source.modality
             chosen = self.found.recordings[key].get(source, ())

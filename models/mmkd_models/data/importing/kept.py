@@ -126,7 +126,7 @@ class Kept:
         pieces = self._content.pieces
         if not pieces:
             return
-        left = {name: piece for name, piece in pieces.items() if _listed(marks.get(name, {})) == _listed(piece.marks)}
+        left = {name: piece for name, piece in pieces.items() if marks.get(name, {}) == piece.marks}
         self._content.pieces = left
         gone = sorted(set(pieces) - set(left))
         self.note(f"{len(left)} of {len(marks)} recordings are kept from before")
@@ -149,7 +149,7 @@ class Kept:
     def begun(self, name: str, marks: Sequence[tuple[str, int, int]]) -> tuple[int, ReadingState | None]:
         """Gives how many of these files of a source were read, and how far; 0 where another file was read."""
         found = self._content.begun.get(name)
-        if found is None or _list(marks[: len(found.marks)]) != _list(found.marks):
+        if found is None or marks[: len(found.marks)] != found.marks:
             return 0, None
         return len(found.marks), found.state
 
@@ -239,11 +239,3 @@ def marks_of(files: Sequence[FoundFile], folder: Path) -> list[tuple[str, int, i
         facts = file.path.stat()
         found.append((file.path.relative_to(folder).as_posix(), facts.st_size, facts.st_mtime_ns))
     return found
-
-
-def _list(marks: Sequence[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
-    return [(path, size, changed) for path, size, changed in marks]
-
-
-def _listed(marks: Marks) -> dict[str, list[tuple[str, int, int]]]:
-    return {name: _list(files) for name, files in marks.items()}

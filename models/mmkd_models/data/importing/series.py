@@ -87,7 +87,7 @@ class Spool:
         """
         self._shape, self._dtype = shape, dtype
         self._times, self._values = (
-            _opened(file, size_bytes) for file, size_bytes in _sizes(folder, name, shape, dtype, count).items()
+            opened_at(file, size_bytes) for file, size_bytes in _sizes(folder, name, shape, dtype, count).items()
         )
         self.count = count
 
@@ -147,7 +147,8 @@ def _sizes(
     return {folder / f"{name}{end}": count * one for end, one in zip(SPOOL_SUFFIXES, sample_bytes, strict=True)}
 
 
-def _opened(file: Path, size_bytes: int) -> BinaryIO:
+def opened_at(file: Path, size_bytes: int) -> BinaryIO:
+    """Opens a file to go on at this size; what lies behind is cut off."""
     opened = file.open("r+b" if size_bytes else "w+b")
     opened.truncate(size_bytes)
     opened.seek(size_bytes)

@@ -56,7 +56,7 @@ def judge_cost(
         for path, rates in _drawn_rates(found, seed).items()
         if path not in said and path not in entered.ranges
     }
-    assumptions = tuple(_assumptions(entered, equipment, said, found, drawn))
+    assumptions = tuple(_assumptions(entered, equipment, said, drawn))
     return CostFacts(
         currency=entered.currency,
         unit="windows" if windows.episodes is None else "episodes",
@@ -113,7 +113,6 @@ def _assumptions(
     entered: CostFile,
     equipment: Mapping[Way, Equipment],
     said: frozenset[str],
-    found: Mapping[Way, Detection],
     drawn: Mapping[str, Floats],
 ) -> Iterator[Assumption]:
     for section, values in (("plant", entered.plant), *equipment.items()):
@@ -123,12 +122,9 @@ def _assumptions(
             if path not in said and key in _RATES:
                 mark = "measured"
             assumption = assumed(path, float(value), mark)
-            if path in entered.ranges:
-                low, high = entered.ranges[path]
-                assumption = msgspec.structs.replace(assumption, low=low, high=high, follows=False)
-            elif path in drawn:
-                low, high = interval_of(drawn[path])
-                assumption = msgspec.structs.replace(assumption, low=low, high=high, follows=False)
+            reach = entered.ranges.get(path) or (interval_of(drawn[path]) if path in drawn else None)
+            if reach is not None:
+                assumption = msgspec.structs.replace(assumption, low=reach[0], high=reach[1], follows=False)
             yield assumption
 
 

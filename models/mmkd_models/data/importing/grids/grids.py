@@ -17,7 +17,7 @@ from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_models.data.files import AnyArray
 from mmkd_models.data.importing.grids.resample import sensor_blocks
 from mmkd_models.data.importing.recorded import Recorded, Sensor
-from mmkd_models.data.importing.series import SECOND_NS
+from mmkd_models.data.importing.series import SECOND_NS, opened_at
 from mmkd_models.data.kinds import present_of
 
 
@@ -59,9 +59,9 @@ class Grids:
             modality = sensor.modality(1.0)
             count = self.filled[sensor.name]
             sample_bytes = int(np.prod(modality.shape[1:])) * np.dtype(modality.dtype).itemsize
-            self._files[sensor.name] = _opened(self._grid(sensor.name), count * sample_bytes)
+            self._files[sensor.name] = opened_at(self._grid(sensor.name), count * sample_bytes)
             if sensor.kind == "video":
-                self._files[f"{sensor.name}.present"] = _opened(self._present(sensor.name), count)
+                self._files[f"{sensor.name}.present"] = opened_at(self._present(sensor.name), count)
 
     def add(self, recorded: Recorded) -> Placed:
         """Puts a recording on the grids, at the end of the files.
@@ -150,10 +150,3 @@ class Grids:
     def __exit__(self, *_: object) -> None:
         for file in self._files.values():
             file.close()
-
-
-def _opened(file: Path, size_bytes: int) -> BinaryIO:
-    opened = file.open("r+b" if size_bytes else "wb")
-    opened.truncate(size_bytes)
-    opened.seek(size_bytes)
-    return opened
