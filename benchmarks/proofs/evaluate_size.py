@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.data.spec import SPEC_FILE, DatasetSpec
+from proofs.memory import peaks
 from proofs.script import head, parser_of, row
 
 SAMPLES, CHANNELS, CLASSES = 4096, 64, 3
@@ -55,7 +56,7 @@ def main() -> None:
         process = subprocess.Popen(
             [*command("evaluate"), str(student), str(data), *suites, "--json"], stdout=subprocess.DEVNULL
         )
-        resident, own = peaks(process)
+        resident, own = peaks(process, every_s=_EVERY_S)
         if process.returncode:
             raise SystemExit(process.returncode)
         seconds = time.monotonic() - began
@@ -96,27 +97,6 @@ def blocks(count: int, *, seed: int) -> Iterator[NDArray[np.float32]]:
         size = min(_BLOCK, count - start)
         loud = (1 + (start + np.arange(size)) % CLASSES).astype(np.float32)
         yield loud[:, None, None] * noise[:size]
-
-
-def peaks(process: subprocess.Popen[bytes]) -> tuple[int, int]:
-    """Gives the most bytes that were resident until the process ended, and the most that are no file's pages."""
-    resident = own = 0
-    while process.poll() is None:
-        found = status(process.pid)
-        resident = max(resident, found.get("VmRSS", 0))
-        own = max(own, found.get("RssAnon", 0))
-        time.sleep(_EVERY_S)
-    return resident, own
-
-
-def status(pid: int) -> dict[str, int]:
-    """Gives the sizes in a process's status, in bytes; none where it has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except (FileNotFoundError, ProcessLookupError):
-        return {}
-    pairs = (line.split(":", 1) for line in lines if line.endswith(" kB"))
-    return {name: int(value.split()[0]) * 1024 for name, value in pairs}
 
 
 if __name__ == "__main__":

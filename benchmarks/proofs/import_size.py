@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from proofs.memory import peaks
 from proofs.script import head, parser_of, row
 
 RATE_HZ, CHANNELS, START_S = 1000, ("x", "y", "z"), 1_762_151_400
@@ -111,29 +112,14 @@ def _write_log(file: Path, begin_ms: int, size_bytes: float, *, seed: int) -> in
 def measured(command: list[str]) -> tuple[float, float, float, float]:
     """Runs a command; gives its seconds, those of the processor, and the most of both memories in MB."""
     begun_s, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    anonymous = resident = 0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        while process.poll() is None:
-            facts = memory_kb(process.pid)
-            anonymous = max(anonymous, facts.get("RssAnon", 0))
-            resident = max(resident, facts.get("VmRSS", 0))
-            time.sleep(_SAMPLE_S)
+        resident, anonymous = peaks(process, every_s=_SAMPLE_S)
         assert process.stderr is not None
         if process.returncode:
             raise SystemExit(process.stderr.read())
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     busy_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return time.monotonic() - begun_s, busy_s, anonymous * 1.024e-3, resident * 1.024e-3
-
-
-def memory_kb(process: int) -> dict[str, int]:
-    """What the kernel says of the memory of a process, in kB, as in proc(5); empty where it has just ended."""
-    try:
-        lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    except OSError:
-        return {}
-    pairs = (line.split(":") for line in lines if line.endswith(" kB"))
-    return {name: int(text.split()[0]) for name, text in pairs}
+    return time.monotonic() - begun_s, busy_s, anonymous / 1e6, resident / 1e6
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from mmkd_edge.live.station import Station
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_edge.watch.timing import EDGES
+from proofs.memory import resident_bytes
 from proofs.script import head, parser_of, row
 
 CHANNELS = ("x", "y", "z")
@@ -123,11 +124,6 @@ def carried(bundle: Path, options: argparse.Namespace, *, factor: float, minutes
         threading.Thread(target=watch, daemon=True).start()
         service.run(stop=stop, reload=threading.Event())
     return Carried(facts=seen[1], half=seen[0], growth_bytes=max(memory[1:]) - memory[0])
-
-
-def resident_bytes() -> int:
-    """Memory of this process (Linux)."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def cells(name: str, minutes: float, found: Carried) -> str:

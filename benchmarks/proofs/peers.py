@@ -30,6 +30,7 @@ from mmkd_edge import Bundle, EdgePredictor, MmkdError, prepare, write_bundle
 from mmkd_edge.backends.openvino import shared_core
 from mmkd_edge.backends.ort import import_onnxruntime
 from mmkd_edge.errors import first_line
+from proofs.memory import resident_bytes
 from proofs.mutants import with_model
 from proofs.script import head, parser_of, row
 
@@ -130,18 +131,14 @@ def _bomb(read: Callable[[Path], object]) -> Callable[[argparse.Namespace], str]
 
 
 def _told_of_memory(call: Callable[[], object], size: int) -> str:
-    before = _rss_bytes()
+    before = resident_bytes()
     try:
         kept = call()
     except Exception as error:
         return f"refused: {type(error).__name__}"
-    grown = _rss_bytes() - before
+    grown = resident_bytes() - before
     del kept
     return f"**took {grown / 1e6:.0f} MB** for a file of {size / 1e6:.1f} MB"
-
-
-def _rss_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def _cut_short(read: Callable[[Path], Mapping[str, Any]]) -> Callable[[argparse.Namespace], str]:

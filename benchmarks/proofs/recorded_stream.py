@@ -13,7 +13,6 @@ differs. Beside other work the seconds on the wall are more than those of the pr
 
 from __future__ import annotations
 
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -35,6 +34,7 @@ from mmkd_models.networks.config import student_config
 from mmkd_models.networks.student import Student
 from mmkd_models.training.checkpoint import write_student
 from mmkd_models.training.normalisation import set_normalisation
+from proofs.memory import resident_bytes
 from proofs.script import head, parser_of, row
 from proofs.students import untrained
 
@@ -207,16 +207,10 @@ def follow(predictor: EdgePredictor, pieces: Pieces, *, hop: int, samples: int) 
         answers += [one for one in stream.push(rows, time_s) if one.status != "warming_up"]
         seen += len(rows)
         if seen * 10 >= samples * (len(resident) + 1):
-            resident.append(resident_mb())
+            resident.append(resident_bytes() / 1e6)
     answers += stream.flush()
     took_s, busy_s = time.perf_counter() - begin, time.process_time() - busy
     return Followed(answers=answers, took_s=took_s, busy_s=busy_s, resident_mb=resident)
-
-
-def resident_mb() -> float:
-    """Memory of this process that is resident, in MB."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * resource.getpagesize() / 1e6
 
 
 def windows_along(file: Path, read: Callable[[Path], Pieces], *, samples: int, hop: int) -> list[Array]:
