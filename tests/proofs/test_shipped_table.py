@@ -1,0 +1,23 @@
+"""The table of several sets, and what stands below it, are what the proof prints of the committed documents."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from proofs.shipped_table import main
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+DOCUMENTS = ("watch_exercises-2groups", "noneeg_affect-4groups", "zema_hydraulic-28groups")
+
+
+def test_every_line_stands_in_the_results(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["shipped_table.py", *(str(RESULTS / f"{name}.json") for name in DOCUMENTS)])
+    main()
+    page = " ".join((RESULTS / "demo.md").read_text(encoding="utf-8").split()).lower()
+    printed = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert len(printed) == 2 + 4 + 1 + 1  # a head, a row a sensor, the mean, and what students cost
+    for line in printed:
+        assert " ".join(line.split()).lower() in page
