@@ -40,7 +40,13 @@ with loading("mmkd-export"):
     from mmkd_export.targets.litert import tflite_gain, with_tflite
     from mmkd_export.targets.table import TARGETS, check_target, keeps_bundle, platform_of, targets_on
     from mmkd_models.evaluate.confidence_text import SAME_GROUPS, coverage_table, reliability_text
-    from mmkd_report.documents.export import ArtifactReport, ExportDocument, ExportPreview, LeftOut, SeveralExports
+    from mmkd_report.documents.export import (
+        ArtifactReport,
+        ExportDocument,
+        ExportPreview,
+        LeftOutArtifact,
+        SeveralExports,
+    )
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -414,7 +420,7 @@ def _notes(result: ExportResult) -> Iterator[str]:
         )
 
 
-def _name(made: ArtifactReport | LeftOut) -> str:
+def _name(made: ArtifactReport | LeftOutArtifact) -> str:
     return made.precision if made.format == "onnx" else f"{made.precision} .{made.format}"
 
 
