@@ -11,15 +11,18 @@ windows adapts without labels (a third of it judges), the second half is the tru
   equations 3 to 7), without old windows; convolutional features do not learn, so the pseudo-labels teach their head;
 - TENT: scale and shift of the LayerNorms by entropy (D. Wang et al., ICLR 2021), of transformers alone, offline and for
   as many steps as the others;
-- teacher: its answers alone, without a gate;
+- teacher, 25 to 100 %: its answers alone, without a gate, taken a share of the way, of convolutional features alone;
+- teacher: as `mmkd-adapt` takes it, without a gate;
 - gate: what `mmkd-adapt --teacher` writes, else the student as it was; and the same where all may be forgotten;
 - oracle: the true labels of what adapts.
 
-Each finished pair is one file in the results folder, and is not repeated. The table counts what there is.
+Each finished pair is one file in the results folder, and is not repeated. The table counts what there is. With `--keep`
+teachers and students stay in a folder, so that another gate is measured without training anew.
 """
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,33 +35,48 @@ from torch import Tensor, nn
 
 from mmkd_edge.bundle.files import write_file
 from mmkd_models.adapt.domains import Domain
-from mmkd_models.adapt.run import AdaptationRequest, run_adaptation, task_of
-from mmkd_models.adapt.ways import ADAPT_TRAIN, Task, adapted
+from mmkd_models.adapt.run import AdaptationRequest, court_of, run_adaptation, task_of
+from mmkd_models.adapt.ways import ADAPT_TRAIN, Task, old_answers, refitted
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.data.windows import Windows
 from mmkd_models.defaults import AUGMENT, STUDENT_PRESET, STUDENT_TRAIN, TEACHER_TRAIN
 from mmkd_models.distil.methods import default_recipe
 from mmkd_models.networks.config import StudentKind, student_config, teacher_config
-from mmkd_models.training.checkpoint import StudentCheckpoint
+from mmkd_models.training.checkpoint import (
+    StudentCheckpoint,
+    TeacherCheckpoint,
+    read_student,
+    read_teacher,
+    write_student,
+    write_teacher,
+)
 from mmkd_models.training.closed_form.students import taught_student
 from mmkd_models.training.committee import default_members, train_committee
 from mmkd_models.training.predict import embeddings_of, inputs_of, scores_of
 from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_models.training.trainings import TrainingData, TrainingRun
 from mmkd_report.documents.adaptation import WayJudgement
+from proofs.adaptation_rules import SHARES, Evidence, JudgedPair, evidence_of, rule_tables, step_arm, steps_of
 from proofs.commissioning import answers_of, oracle_of, parts_of
 from proofs.script import head, parser_of, row
 
 Floats = NDArray[np.float64]
 
-ARMS = ("before", "statistics", "SHOT", "TENT", "own answers", "teacher", "gate", "gate, may forget", "oracle")
+ARMS = (
+    *("before", "statistics", "SHOT", "TENT", "own answers", *map(step_arm, SHARES), "teacher"),
+    *("gate", "gate, may forget", "oracle"),
+)
 FORGOTTEN = "it forgets"  # how the one refusal begins that does not count where all may be forgotten
 PSEUDO = 0.3  # weight of pseudo-labels: SHOT, section 4.1
 BATCH, TENT_RATE, LEAST_DROP = 32, 1e-3, 0.02
 
 
 class PairFound(msgspec.Struct, frozen=True, kw_only=True):
-    """One pair: class of every answer to the target's unseen half, by arm, the truth, and what the gate said."""
+    """One pair: class of every answer to the target's unseen half, by arm, the truth, and what the gate said.
+
+    Attributes:
+        evidence: what rules are judged by; None of other students than rocket.
+    """
 
     dataset: str
     sensor: str
@@ -69,6 +87,7 @@ class PairFound(msgspec.Struct, frozen=True, kw_only=True):
     truth: list[int]
     answers: dict[str, list[int]]
     ways: list[WayJudgement]
+    evidence: Evidence | None = None
 
 
 def main() -> None:
@@ -78,32 +97,45 @@ def main() -> None:
     parser.add_argument("--kind", choices=["rocket", "transformer"], default="rocket")
     parser.add_argument("--targets", type=int, default=3, help="of each source")
     parser.add_argument("--sources", type=int, default=None, help="at most so many; default all")
+    parser.add_argument("--keep", type=Path, default=None, help="folder of the trained teachers and students")
     parser.add_argument("--table", action="store_true", help="only the table of what there is")
+    parser.add_argument("--rules", action="store_true", help="also what other gates would have passed")
     parser.add_argument("--results", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
     text, _, sensor = options.set.rpartition(":")
     path, kind = Path(text), options.kind
     if not options.table:
-        for found in _pairs(path, sensor, kind, options.targets, options.sources, options.results):
+        for found in _pairs(path, sensor, kind, options):
             print(f"{found.source} to {found.target}", flush=True)
     kept = sorted(options.results.glob(f"{path.name}-{sensor}-{kind}-*.json"))
-    print("\n".join(_table([msgspec.json.decode(one.read_bytes(), type=PairFound) for one in kept])))
+    pairs = [msgspec.json.decode(one.read_bytes(), type=PairFound) for one in kept]
+    print("\n".join(_table(pairs)))
+    if options.rules:
+        print("\n".join(["", *rule_tables([_judgeable(one, one.evidence) for one in pairs if one.evidence])]))
 
 
-def _pairs(
-    path: Path, sensor: str, kind: StudentKind, targets: int, sources: int | None, results: Path
-) -> Iterator[PairFound]:
+def _judgeable(pair: PairFound, evidence: Evidence) -> JudgedPair:
+    before = score_of(pair, "before")
+    return JudgedPair(
+        source=pair.source,
+        evidence=evidence,
+        gains={arm: score_of(pair, arm) - before for arm in map(step_arm, SHARES)},
+    )
+
+
+def _pairs(path: Path, sensor: str, kind: StudentKind, options: Namespace) -> Iterator[PairFound]:
     windows = open_dataset(path).everything()
     names = np.unique(windows.groups)
-    for number, source in enumerate(names[:sources]):
-        after = [names[(number + step) % len(names)] for step in range(1, targets + 1)]
-        files = {target: results / f"{path.name}-{sensor}-{kind}-{source}-{target}.json" for target in after}
+    for number, source in enumerate(names[: options.sources]):
+        after = [names[(number + step) % len(names)] for step in range(1, options.targets + 1)]
+        files = {target: options.results / f"{path.name}-{sensor}-{kind}-{source}-{target}.json" for target in after}
         missing = {target: file for target, file in files.items() if not file.exists()}
         if not missing:
             continue
         data = _source(windows, source)
-        teacher, student = _trained(data, sensor, kind)
+        kept = None if options.keep is None else options.keep / f"{path.name}-{sensor}-{kind}-{source}"
+        teacher, student = _kept(data, sensor, kind, kept)
         for target, file in missing.items():
             mine = windows.subset(np.flatnonzero(windows.groups == target))
             found = _pair(data, mine, teacher, student, names=(str(source), str(target)))
@@ -122,6 +154,20 @@ def _source(windows: Windows, group: object) -> TrainingData:
         judge.append(rows[2 * len(rows) // 3 :])
     train, valid = (mine.subset(np.sort(np.concatenate(rows))) for rows in (learn, judge))
     return TrainingData(train=train, valid=valid, sha256=str(group))
+
+
+def _kept(data: TrainingData, sensor: str, kind: StudentKind, start: Path | None) -> tuple[TaughtBy, StudentCheckpoint]:
+    """Teacher and student from their files, where there are some; else trained, and written there."""
+    if start is None:
+        return _trained(data, sensor, kind)
+    teacher, student = (start.with_name(f"{start.name}.{one}.ckpt") for one in ("teacher", "student"))
+    if not student.exists():
+        start.parent.mkdir(parents=True, exist_ok=True)
+        taught_by, taught = _trained(data, sensor, kind)
+        assert isinstance(taught_by.checkpoint, TeacherCheckpoint)
+        write_teacher(teacher, taught_by.checkpoint)
+        write_student(student, taught)
+    return TaughtBy(checkpoint=read_teacher(teacher), sha256="teacher"), read_student(student)
 
 
 def _trained(data: TrainingData, sensor: str, kind: StudentKind) -> tuple[TaughtBy, StudentCheckpoint]:
@@ -164,6 +210,11 @@ def _pair(
     adaptation = run_adaptation(asked, base)
     students: dict[str, StudentCheckpoint] = {"before": student, "oracle": oracle_of(base, learn), **_rivals(base)}
     students.update(adaptation.tried)
+    evidence = None
+    if student.config.kind == "rocket":
+        steps, by_share = steps_of(base, court_of(asked, base, None))
+        students.update(by_share)
+        evidence = evidence_of(base, teacher, _both(target, learn, judge), steps)
     unseen = unseen.with_modalities(one)
     return PairFound(
         dataset=data.train.spec.name,
@@ -175,13 +226,18 @@ def _pair(
         truth=unseen.labels.tolist(),
         answers={name: answers_of(found, unseen) for name, found in students.items()},
         ways=list(adaptation.document.ways),
+        evidence=evidence,
     )
+
+
+def _both(target: Windows, learn: Windows, judge: Windows) -> Windows:
+    return target.subset(np.flatnonzero(np.isin(target.rows, [*learn.rows, *judge.rows])))
 
 
 def _rivals(base: Task) -> dict[str, StudentCheckpoint]:
     if base.student.config.kind == "rocket":
         truth = np.eye(len(base.student.task.labels))[_pseudo_labels(base, base.student.network())]
-        return {"SHOT": adapted(replace(base, answers=truth), "teacher")}
+        return {"SHOT": refitted(base.student, [(base.new.learn, truth), (base.old.learn, old_answers(base))])}
     return {"SHOT": _shot(base), "TENT": _tent(base)}
 
 
@@ -255,29 +311,30 @@ def _pseudo_labels(base: Task, network: nn.Module) -> NDArray[np.int64]:
 
 
 def _table(pairs: Sequence[PairFound]) -> Iterator[str]:
-    scores = {arm: np.array([_score(one, arm) for one in pairs]) for arm in ARMS if pairs and _has(pairs[0], arm)}
+    scores = {arm: np.array([score_of(one, arm) for one in pairs]) for arm in ARMS if pairs and _has(pairs[0], arm)}
     yield head("arm", "pairs", "balanced accuracy", "gain", "recovered of the drop, %", "changed", "worse by 1 point")
     for arm, found in scores.items():
         gains, drops = found - scores["before"], np.array([one.source_score for one in pairs]) - scores["before"]
         fell = drops > LEAST_DROP
-        recovered = _recovered(gains[fell], drops[fell])
         is_gate = arm.startswith("gate")
         yield row(
             arm,
             len(found),
             f"{100 * found.mean():.1f}",
-            _gained(gains),
-            recovered,
+            gained(gains),
+            recovered(gains[fell], drops[fell]),
             sum(_chosen(one, arm) != "" for one in pairs) if is_gate else int((gains != 0).sum()),
             int((gains < -0.01).sum()),
         )
 
 
-def _gained(gains: Floats) -> str:
+def gained(gains: Floats) -> str:
+    """Gives the mean of gains (N,) in points, with its interval."""
     return _with_interval(lambda rows: 100 * float(gains[rows].mean()), len(gains))
 
 
-def _recovered(gains: Floats, drops: Floats) -> str:
+def recovered(gains: Floats, drops: Floats) -> str:
+    """Gives the share of drops (N,) that gains (N,) win back, in percent, with its interval."""
     return _with_interval(lambda rows: 100 * float(gains[rows].sum() / drops[rows].sum()), len(gains))
 
 
@@ -303,7 +360,8 @@ def _chosen(pair: PairFound, arm: str) -> str:
     return max(passed, key=lambda one: one.estimate).way if passed else ""
 
 
-def _score(pair: PairFound, arm: str) -> float:
+def score_of(pair: PairFound, arm: str) -> float:
+    """Gives the balanced accuracy of an arm on the target's unseen half."""
     said = np.array(pair.answers[(_chosen(pair, arm) or "before") if arm.startswith("gate") else arm])
     truth = np.array(pair.truth)
     return float(np.mean([np.mean(said[truth == number] == number) for number in np.unique(truth)]))

@@ -152,20 +152,19 @@ def _group(
 
 
 def oracle_of(base: Task, learn: Windows) -> StudentCheckpoint:
-    """Gives the student that is taught the true labels of what adapts, as it would be taught a teacher's answers."""
-    truth = np.eye(len(base.student.task.labels))[learn.labels]
-    return adapted(replace(base, answers=truth), "teacher")
+    """Gives the student that is taught the true labels of what adapts."""
+    return adapted(base, "labels", labelled=np.arange(len(learn)))
 
 
 def parts_of(windows: Windows) -> tuple[Windows, Windows, Windows] | None:
     """Gives what adapts, what judges that, and what nobody sees before the end; None where one of them is too small."""
-    first, second = _halves_of(windows)
+    first, second = halves_of(windows)
     count = int(len(first) * (1 - JUDGES))
     learn, judge, unseen = (windows.subset(np.sort(rows)) for rows in (first[:count], first[count:], second))
     return None if min(len(learn), len(judge), len(unseen)) < FEWEST else (learn, judge, unseen)
 
 
-def _halves_of(windows: Windows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def halves_of(windows: Windows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Gives each class's first half of windows and its second; the first turn about, so that any part has all."""
     first: list[list[int]] = []
     second: list[int] = []

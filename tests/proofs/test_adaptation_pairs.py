@@ -11,7 +11,7 @@ from mmkd_models.adapt.ways import ADAPT_TRAIN, Task
 from mmkd_models.data import Dataset
 from mmkd_models.networks.config import student_config
 from mmkd_report.documents.adaptation import WayJudgement
-from proofs.adaptation_pairs import PairFound, _chosen, _recovered, _score, _shot, _table, _tent
+from proofs.adaptation_pairs import PairFound, _chosen, _shot, _table, _tent, recovered, score_of
 from proofs.students import untrained
 
 WAY = WayJudgement(
@@ -38,9 +38,9 @@ PAIR = PairFound(
 
 
 def test_a_pair_is_scored_by_balanced_accuracy_and_the_gate_by_what_it_writes() -> None:
-    assert [_score(PAIR, arm) for arm in ("before", "teacher", "gate", "oracle")] == [0.5, 0.75, 0.5, 1.0]
+    assert [score_of(PAIR, arm) for arm in ("before", "teacher", "gate", "oracle")] == [0.5, 0.75, 0.5, 1.0]
     assert [_chosen(PAIR, arm) for arm in ("gate", "gate, may forget")] == ["", "teacher"]
-    assert _score(PAIR, "gate, may forget") == 0.75
+    assert score_of(PAIR, "gate, may forget") == 0.75
 
 
 def test_the_table_says_what_was_gained_and_recovered() -> None:
@@ -52,7 +52,7 @@ def test_the_table_says_what_was_gained_and_recovered() -> None:
 
 
 def test_one_pair_has_no_interval() -> None:
-    assert _recovered(torch.zeros(1).double().numpy(), torch.ones(1).double().numpy()) == ""
+    assert recovered(torch.zeros(1).double().numpy(), torch.ones(1).double().numpy()) == ""
 
 
 @pytest.fixture

@@ -1,24 +1,31 @@
 """Whether an adapted student is better: an estimate on the new domain, the loss on the old one, and the gate.
 
-Without labels nobody knows accuracy. Where a teacher answered, the estimate is how often the student agrees with it on
-windows that did not teach; else it is the accuracy on old windows, those that look like new ones counting more
-(importance-weighted validation: M. Sugiyama, M. Krauledat, K. Mueller, "Covariate Shift Adaptation by Importance
-Weighted Cross Validation", JMLR 8, 2007). Confidence is no estimate: what learns from its own answers grows surer
-whether it is right or not (watch_exercises, a rocket student: 79.3 to 97.0 % sure, 84.0 to 74.0 % right).
+Without labels nobody knows accuracy. Where a teacher answered, the estimate is how close the student's probabilities
+are to the teacher's on windows that did not teach; else how close they are to the labels of old windows, those that
+look like new ones counting more (importance-weighted validation: M. Sugiyama, M. Krauledat, K. Mueller, "Covariate
+Shift Adaptation by Importance Weighted Cross Validation", JMLR 8, 2007). Closeness is a proper score (G. Brier,
+"Verification of forecasts expressed in terms of probability", 1950): a window says more by it than by whether the two
+answers are the same, and to be surer without being righter gains nothing. Confidence is no estimate: what learns from
+its own answers grows surer whether it is right or not (watch_exercises, a rocket student: 79.3 to 97.0 % sure, 84.0 to
+74.0 % right).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import NormalDist
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_models.data.windows import Groups, Windows
+from mmkd_models.data.windows import Windows
 from mmkd_models.metrics.jackknife import jackknife_error
+from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_models.metrics.scores import AnyMetric, scores_from_logits
 from mmkd_models.training.checkpoint import StudentCheckpoint
+from mmkd_models.training.closed_form.targets import label_answers
 from mmkd_models.training.predict import embeddings_of, logits_of
 from mmkd_report.documents.adaptation import EstimateKind, WayJudgement
 
@@ -28,7 +35,7 @@ _FEWEST_GROUPS = 5
 _CHANCE = 0.05  # that any of the ways passes where none gains anything
 _MOST_WEIGHT = 10.0  # of one old window, so that no single one decides
 _SHARE_THAT_COUNTS = 0.05  # of the answers, from which a class must not vanish
-_VANISHED = 0.1  # of its share before, below which a class has
+_VANISHED = 0.1  # of that share, below which a class has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,16 +44,16 @@ class Court:
 
     Attributes:
         new: windows of the new domain that did not teach.
-        truth: (N,) what is taken for right there: labels, or a teacher's answers; None where nobody says.
+        wanted: (N, K) probabilities that are taken for right there: of labels, or a teacher's; None where nobody says.
         weights: (M,) of the old windows, mean 1: how much more likely each is among new ones; used where nobody says.
-        estimated_by: what `truth` is.
+        estimated_by: what `wanted` is.
         old: labelled windows of the old domain that did not teach.
         most_forgotten: points that the old domain may lose.
         ways: how many are tried, the best of which wins: each is held to its share of the chance to pass by luck.
     """
 
     new: Windows
-    truth: NDArray[np.int64] | None
+    wanted: Floats | None
     weights: Floats | None
     estimated_by: EstimateKind
     old: Windows
@@ -59,19 +66,27 @@ class Court:
         """Standard errors above 0 from which a gain counts (Bonferroni's correction for several ways)."""
         return NormalDist().inv_cdf(1 - _CHANCE / self.ways)
 
+    @property
+    def right(self) -> NDArray[np.int64] | None:
+        """(N,) the class of each new window that is taken for right."""
+        return None if self.wanted is None else self.wanted.argmax(axis=1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Heard:
     """What a student says.
 
     Attributes:
-        hits: (N,) of each new window: 1 or 0 where `truth` is known; else (M,) of each old one, times its weight.
+        closeness: (N,) of each new window to `wanted`, 1 at most; else (M,) of each old one to its label, times its
+            weight.
         answers: (N,) class of each new window.
+        old_logits: (M, K) of each old window.
         old_score: on the old domain.
     """
 
-    hits: Floats
+    closeness: Floats
     answers: NDArray[np.int64]
+    old_logits: NDArray[np.float32]
     old_score: float
 
 
@@ -85,48 +100,64 @@ def heard(court: Court, student: StudentCheckpoint, *, new_logits: NDArray[np.fl
     old = logits_of(network, court.old, modality=name)
     new = logits_of(network, court.new, modality=name) if new_logits is None else new_logits
     answers = new.argmax(axis=1)
-    if court.truth is None:
+    if court.wanted is None:
         assert court.weights is not None
-        hits = court.weights * (old.argmax(axis=1) == court.old.labels)
+        found = court.weights * _closeness(old, label_answers(student.task, court.old.labels))
     else:
-        hits = (answers == court.truth).astype(np.float64)
-    score = scores_from_logits(court.old.labels, old, student.task).metric(court.metric)
-    return Heard(hits=hits, answers=answers, old_score=score)
+        found = _closeness(new, court.wanted)
+    return Heard(closeness=found, answers=answers, old_logits=old, old_score=_old_score(court, old))
+
+
+def _closeness(logits: NDArray[np.float32], wanted: Floats) -> Floats:
+    """(N,) 1 less half the squared distance between the probabilities: 0 where both are sure of different classes."""
+    said = probabilities_of(logits, kind="classification")
+    return np.asarray(1 - np.square(said - wanted).sum(axis=1) / 2)
+
+
+def _old_score(court: Court, logits: NDArray[np.float32], rows: NDArray[np.bool_] | None = None) -> float:
+    labels = court.old.labels if rows is None else court.old.labels[rows]
+    said = logits if rows is None else logits[rows]
+    return scores_from_logits(labels, said, court.old.spec.task).metric(court.metric)
 
 
 def judged(court: Court, way: str, before: Heard, after: Heard, *, seconds: float) -> WayJudgement:
     """Gives the judgement on a way; its `refusals` say why it may not be written."""
-    gains = 100 * (after.hits - before.hits)
-    judges = court.old if court.truth is None else court.new
-    error = _standard_error(gains, judges.groups if judges.has_groups else None)
-    gain, forgotten = float(gains.mean()), 100 * (before.old_score - after.old_score) + 0.0
-    vanished = _vanished(court, before, after)
-    refusals = []
-    if gain <= court.sure * error or gain <= 0:
-        words = _WORDS[court.estimated_by]
-        refusals.append(f"its {words} does not surely rise: {gain:+.1f} points, standard error {error:.1f}")
-    if forgotten > court.most_forgotten:
-        refusals.append(f"it forgets {forgotten:.1f} points of the old domain, more than {court.most_forgotten:g}")
-    if vanished:
-        refusals.append(f"it hardly answers {', '.join(vanished)} any more")
-    return WayJudgement(
+    gains = 100 * (after.closeness - before.closeness)
+    judges = court.old if court.wanted is None else court.new
+    error = _standard_error(lambda rows: float(gains[rows].mean()), judges, len(gains))
+    found = WayJudgement(
         way=way,
-        estimate=float(after.hits.mean()),
-        gain_points=gain,
+        estimate=float(after.closeness.mean()),
+        gain_points=float(gains.mean()),
         standard_error_points=error,
         old_score=after.old_score,
-        forgotten_points=forgotten,
-        vanished=vanished,
-        refusals=tuple(refusals),
+        forgotten_points=100 * (before.old_score - after.old_score) + 0.0,
+        forgotten_error_points=_forgotten_error(court, before, after),
+        vanished=_vanished(court, before, after),
         shares=shares_of(after.answers, len(court.new.spec.task.labels)),
         seconds=seconds,
     )
+    return msgspec.structs.replace(found, refusals=tuple(_refusals(court, found)))
+
+
+def _refusals(court: Court, found: WayJudgement) -> Iterator[str]:
+    gain, error = found.gain_points, found.standard_error_points
+    if gain <= max(0.0, court.sure * error):
+        yield f"its {_WORDS[court.estimated_by]} does not surely rise: {gain:+.1f} points, standard error {error:.1f}"
+    forgotten, unsure = found.forgotten_points, found.forgotten_error_points or 0.0
+    if forgotten - unsure > court.most_forgotten:
+        yield (
+            f"it forgets {forgotten:.1f} points of the old domain, standard error {unsure:.1f}, more than"
+            f" {court.most_forgotten:g}"
+        )
+    if found.vanished:
+        yield f"it hardly answers {', '.join(found.vanished)} any more"
 
 
 _WORDS: dict[EstimateKind, str] = {
-    "labels": "share of right answers",
-    "agreement": "agreement with the teacher",
-    "weighted": "accuracy on old windows that look like new ones",
+    "labels": "closeness to the labels",
+    "agreement": "closeness to the teacher",
+    "weighted": "closeness to the labels of old windows that look like new ones",
 }
 
 
@@ -153,16 +184,23 @@ def importance(student: StudentCheckpoint, new: Windows, old: Windows) -> Floats
     return np.asarray(weights / weights.mean())
 
 
-def _standard_error(gains: Floats, groups: Groups | None) -> float:
-    """Of the mean, by leaving out each group in turn; blocks where groups are few."""
-    known = np.zeros(len(gains)) if groups is None else groups
-    return jackknife_error(lambda rows: float(gains[rows].mean()), known, fewest_groups=_FEWEST_GROUPS)
+def _standard_error(figure: Callable[[NDArray[np.bool_]], float], judges: Windows, count: int) -> float:
+    """Of a figure of `count` judging windows, by leaving out each group in turn; blocks where groups are few."""
+    groups = judges.groups if judges.has_groups else np.zeros(count)
+    return jackknife_error(figure, groups, fewest_groups=_FEWEST_GROUPS)
+
+
+def _forgotten_error(court: Court, before: Heard, after: Heard) -> float:
+    def lost(rows: NDArray[np.bool_]) -> float:
+        return 100 * (_old_score(court, before.old_logits, rows) - _old_score(court, after.old_logits, rows))
+
+    return _standard_error(lost, court.old, len(court.old))
 
 
 def _vanished(court: Court, before: Heard, after: Heard) -> tuple[str, ...]:
-    """Classes that had a share in what is taken for right, or in the answers before, and have hardly one now."""
+    """Classes with a share in what is taken for right, which are hardly answered any more, and were before."""
     labels = court.new.spec.task.labels
-    reference = before.answers if court.truth is None else court.truth
-    was, now = (np.array(shares_of(found, len(labels))) for found in (reference, after.answers))
-    gone = (was > _SHARE_THAT_COUNTS) & (now < _VANISHED * was)
+    reference = before.answers if court.right is None else court.right
+    right, was, now = (np.array(shares_of(found, len(labels))) for found in (reference, before.answers, after.answers))
+    gone = (right > _SHARE_THAT_COUNTS) & (now < _VANISHED * right) & (now < was)
     return tuple(name for name, is_gone in zip(labels, gone, strict=True) if is_gone)

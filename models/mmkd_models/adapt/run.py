@@ -22,7 +22,7 @@ from mmkd_models.carried import CarriedWindows, most_carried
 from mmkd_models.data.windows import Windows
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint
-from mmkd_models.training.closed_form.targets import teachers_answers
+from mmkd_models.training.closed_form.targets import label_answers, teachers_answers
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_models.training.trainings import with_novelty
@@ -75,7 +75,7 @@ def run_adaptation(asked: AdaptationRequest, base: Task, *, on_way: OnWay | None
         base: as `task_of` gives it, with what its trainings are to write and tell.
     """
     labelled = few_labels(base.new.learn, asked.labels, seed=asked.train.seed) if asked.labels else None
-    court = _court(asked, base, labelled)
+    court = court_of(asked, base, labelled)
     before = heard(court, asked.student)
     found: dict[str, StudentCheckpoint] = {}
     judgements = []
@@ -140,19 +140,20 @@ def _ways(asked: AdaptationRequest) -> tuple[AdaptationWay, ...]:
     return tuple(found)
 
 
-def _court(asked: AdaptationRequest, base: Task, labelled: NDArray[np.int64] | None) -> Court:
-    truth: NDArray[np.int64] | None = None
+def court_of(asked: AdaptationRequest, base: Task, labelled: NDArray[np.int64] | None) -> Court:
+    """Gives what judges the ways; `labelled` are the rows of the new windows whose labels are seen."""
+    wanted: Floats | None = None
     estimated_by: EstimateKind = "weighted"
     new = base.new.judge
     if labelled is not None:
         new, estimated_by = base.new.learn.subset(labelled), "labels"
-        truth = new.labels.astype(np.int64)
+        wanted = label_answers(asked.student.task, new.labels)
     elif asked.teacher is not None:
-        truth, estimated_by = _answers(asked.teacher, asked.new.judge, asked.new).argmax(axis=1), "agreement"
+        wanted, estimated_by = _answers(asked.teacher, asked.new.judge, asked.new), "agreement"
     weights = importance(asked.student, base.new.judge, asked.old.judge) if estimated_by == "weighted" else None
     return Court(
         new=new,
-        truth=truth,
+        wanted=wanted,
         weights=weights,
         estimated_by=estimated_by,
         old=asked.old.judge,
@@ -257,7 +258,7 @@ def _document(
         new=_domain_facts(replace(base.new, judge=court.new)),
         old=_domain_facts(asked.old),
         estimated_by=court.estimated_by,
-        estimate=float(before.hits.mean()),
+        estimate=float(before.closeness.mean()),
         old_score=before.old_score,
         max_forget_points=asked.most_forgotten,
         ways=judgements,
@@ -266,7 +267,7 @@ def _document(
         labels=0 if labelled is None else len(labelled),
         classes=asked.student.task.labels,
         shares=shares_of(before.answers, len(asked.student.task.labels)),
-        right_shares=() if court.truth is None else shares_of(court.truth, len(asked.student.task.labels)),
+        right_shares=() if court.right is None else shares_of(court.right, len(asked.student.task.labels)),
     )
 
 

@@ -6,7 +6,7 @@ Owns how each is made; which one is better is told by `judging`, and whether it 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -80,11 +80,12 @@ def adapted(task: Task, way: AdaptationWay, *, labelled: NDArray[np.int64] | Non
         rows, wanted = np.arange(len(task.new.learn)), task.answers
     else:
         rows, wanted = _own(task)
+    taught = [(task.new.learn.subset(rows), wanted), (task.old.learn, old_answers(task))]
     if task.student.config.kind == "rocket":
-        return _refitted(task, rows, wanted)
+        return refitted(task.student, taught)
     start = task.student
     if way == "labels":  # the head first: a regression on few windows changes little, and a new class has its row
-        start = _refitted(task, rows, wanted)
+        start = refitted(task.student, taught)
     return _trained(task, way, rows, wanted, start=start, goal="certainty" if way == "own answers" else "answers")
 
 
@@ -120,19 +121,24 @@ def _with_statistics(task: Task) -> StudentCheckpoint:
     return _changed(task.student, network)
 
 
-def _refitted(task: Task, rows: NDArray[np.int64], wanted: Floats) -> StudentCheckpoint:
-    """The head of a student, changed as far as new and old windows, as many of each, ask.
+def refitted(
+    student: StudentCheckpoint, parts: Sequence[tuple[Windows, Floats]], *, share: float = 1.0
+) -> StudentCheckpoint:
+    """Gives the student with its head changed as far as these windows ask, each part counting alike.
 
     A ridge regression on what the head leaves over: where there is little to learn from, little changes. Its penalty is
     the one under which blocks of windows that are left out are told best.
+
+    Args:
+        parts: windows and the answers (N, K) that they are taught: of the new domain, and of the old one.
+        share: of the change that is made; half of it is the mean of the weights before and those learnt.
     """
-    network, name = task.student.network(), task.student.modality.name
-    parts = [(task.new.learn.subset(rows), wanted), (task.old.learn, old_answers(task))]
+    network, name = student.network(), student.modality.name
     found = [embeddings_of(network, one, modality=name) for one, _ in parts]
     inputs = np.concatenate(found).astype(np.float64)
     targets = np.concatenate([2.0 * answers - 1.0 for _, answers in parts])
     each = np.concatenate([np.full(len(one), 1.0 / max(len(one), 1)) for one, _ in parts])
-    weights = class_weights(task.student.task.kind, targets) * each
+    weights = class_weights(student.task.kind, targets) * each
     weights *= len(weights) / weights.sum()
     before = inputs @ network.head.weight.detach().numpy().T + network.head.bias.detach().numpy()
     # Logits are scores divided by a temperature, which is the factor between the two.
@@ -140,9 +146,9 @@ def _refitted(task: Task, rows: NDArray[np.int64], wanted: Floats) -> StudentChe
     left, blocks = targets - heat * before, np.concatenate([_blocks(one) for one, _ in parts])
     ridge = fit_ridge(inputs, left, weights, penalties=(_penalty(inputs, left, weights, blocks),))
     with torch.no_grad():
-        network.head.weight.add_(torch.from_numpy(ridge.weight.T / heat).float())
-        network.head.bias.add_(torch.from_numpy(ridge.bias / heat).float())
-    return _changed(task.student, network)
+        network.head.weight.add_(torch.from_numpy(share * ridge.weight.T / heat).float())
+        network.head.bias.add_(torch.from_numpy(share * ridge.bias / heat).float())
+    return _changed(student, network)
 
 
 def _blocks(windows: Windows) -> NDArray[np.int64]:

@@ -62,7 +62,9 @@ class KnowledgeOptions:
 class GateOptions:
     """What may be written."""
 
-    max_forget: Annotated[float, Option("Points that the old domain may lose.", min=0.0, metavar="POINTS")] = 1.0
+    max_forget: Annotated[
+        float, Option("Points that the old domain may lose, beside a standard error.", min=0.0, metavar="POINTS")
+    ] = 1.0
     dry_run: Annotated[bool, Option("Try and report; write nothing.", ("--dry-run",))] = False
 
 
@@ -200,7 +202,7 @@ def _show(document: AdaptationDocument) -> None:
             f"{100 * one.estimate:.1f}",
             f"{one.gain_points:+.1f} ± {one.standard_error_points:.1f}",
             f"{100 * one.old_score:.1f}",
-            f"{-one.forgotten_points:+.1f}",
+            f"{0 - one.forgotten_points:+.1f} ± {one.forgotten_error_points or 0:.1f}",
             "; ".join(one.refusals) or ("chosen" if one.way == document.chosen else "passes"),
         ]
         for one in document.ways

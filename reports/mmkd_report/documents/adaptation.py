@@ -15,8 +15,9 @@ from mmkd_report.documents.reading import typed
 FORMAT_VERSION = 1
 
 EstimateKind = Literal["labels", "agreement", "weighted"]
-"""Right answers to new windows with a label; the share of answers that are a teacher's; right answers to old windows,
-each counting as much as it looks like a new one."""
+"""How close probabilities are to the labels of new windows; to a teacher's; or to the labels of old windows, each of
+which counts as much as it looks like a new one. Closeness is 1 less half the squared distance of the two: 1 where they
+are the same, 0 where both are sure of different classes. Documents of earlier releases count equal answers."""
 
 
 class DomainFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,11 +39,12 @@ class WayJudgement(msgspec.Struct, frozen=True, kw_only=True):
     """One way to adapt, judged beside the student as it is.
 
     Attributes:
-        estimate: of the new domain's judging windows.
+        estimate: of the new domain's judging windows, as `EstimateKind` says.
         gain_points: estimate over that of the student as it is.
         standard_error_points: of the gain, groups or blocks of neighbouring windows left out in turn.
         old_score: the student's metric on the old domain's judging windows.
         forgotten_points: what the old domain loses.
+        forgotten_error_points: standard error of that; None in documents of earlier releases.
         vanished: classes that are hardly ever answered any more.
         refusals: why it may not be written, a sentence each; empty where it may.
         shares: of each class among its answers to new windows that judge; empty in documents of earlier releases.
@@ -54,6 +56,7 @@ class WayJudgement(msgspec.Struct, frozen=True, kw_only=True):
     standard_error_points: float
     old_score: float
     forgotten_points: float
+    forgotten_error_points: float | None = None
     vanished: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
     shares: tuple[float, ...] = ()

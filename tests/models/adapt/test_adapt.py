@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -19,10 +20,10 @@ from mmkd_edge.errors import CheckpointError, GateError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.adapt.classes import with_classes
 from mmkd_models.adapt.domains import few_labels, new_domain, old_domain
-from mmkd_models.adapt.judging import Court, Heard, _standard_error, importance, judged
+from mmkd_models.adapt.judging import Court, Heard, _closeness, _standard_error, importance, judged
 from mmkd_models.adapt.learner import AdaptLearner, PairedSource, _uncertainty
 from mmkd_models.adapt.run import AdaptationRequest, run_adaptation, task_of
-from mmkd_models.adapt.ways import ADAPT_TRAIN
+from mmkd_models.adapt.ways import ADAPT_TRAIN, adapted, old_answers, refitted
 from mmkd_models.commands import adapt
 from mmkd_models.commands.adapt import run_adapt
 from mmkd_models.data import Dataset, open_dataset, write_dataset
@@ -119,7 +120,7 @@ def test_a_teacher_with_another_sensor_adapts_a_student_without_labels(site, tmp
     assert lineage.from_sha256 == file_sha256(site / f"{kind}.ckpt")
     assert (lineage.dataset, lineage.labels) == ("moved", 0)
     assert lineage.teacher_sha256 == file_sha256(site / "teacher.ckpt")
-    assert "estimate: agreement with the teacher on new windows that did not teach" in told
+    assert "estimate: closeness to the teacher on new windows that did not teach" in told
     assert told.splitlines()[-1] == f"wrote {output}; next: mmkd-export {output} -o {output.with_suffix('.edge')}"
 
 
@@ -172,7 +173,9 @@ def test_forgetting_more_than_is_allowed_is_refused(site, tmp_path):
     adaptation = run_adaptation(asked, task_of(asked))
     assert adaptation.checkpoint is None
     for one in adaptation.document.ways:
-        assert f"it forgets {one.forgotten_points:.1f} points of the old domain, more than -100" in one.refusals
+        unsure = one.forgotten_error_points
+        told = f"it forgets {one.forgotten_points:.1f} points of the old domain, standard error {unsure:.1f}, more than"
+        assert f"{told} -100" in one.refusals
 
 
 def asked_of(site: Path, **changes) -> AdaptationRequest:
@@ -419,17 +422,32 @@ def test_a_window_that_is_too_unsure_does_not_count():
     assert _uncertainty(logits).item() == pytest.approx(expected.item(), abs=1e-5)
 
 
+class Judging:
+    """Eight windows of eight groups, every second one of class b."""
+
+    groups, has_groups, labels = np.arange(8), True, np.array([0, 1] * 4)
+    spec = SimpleNamespace(task=TaskSpec(labels=("a", "b")))
+
+    def __len__(self) -> int:
+        return 8
+
+
 def court(**changes) -> Court:
-    windows = type("W", (), {"groups": np.arange(8) // 1, "has_groups": True})()
-    spec = type("S", (), {"task": type("T", (), {"labels": ("a", "b")})()})()
-    windows.spec = spec
-    truth = np.array([0, 1] * 4)
-    facts = {"new": windows, "truth": truth, "weights": None, "estimated_by": "agreement", "old": windows}
+    windows = Judging()
+    facts = {
+        "new": windows,
+        "wanted": np.eye(2)[windows.labels],
+        "weights": None,
+        "estimated_by": "agreement",
+        "old": windows,
+    }
     return Court(**{**facts, "metric": "accuracy", "most_forgotten": 1.0, "ways": 1, **changes})
 
 
-def say(hits, answers, old_score=0.9) -> Heard:
-    return Heard(hits=np.array(hits, dtype=float), answers=np.array(answers), old_score=old_score)
+def say(hits, answers, old=(0, 1) * 4) -> Heard:
+    right = float(np.mean(np.array(old) == Judging.labels))
+    logits = np.eye(2, dtype=np.float32)[np.array(old)]
+    return Heard(closeness=np.array(hits, dtype=float), answers=np.array(answers), old_logits=logits, old_score=right)
 
 
 def test_a_gain_is_counted_in_points_with_its_standard_error():
@@ -448,10 +466,47 @@ def test_a_class_that_vanishes_is_named():
     assert found.refusals == ("it hardly answers b any more",)
 
 
+def test_a_class_that_was_never_answered_does_not_vanish():
+    found = judged(court(), "teacher", say([0] * 8, [0] * 8), say([1] * 8, [0] * 8), seconds=1.0)
+    assert found.vanished == ()
+
+
+def test_what_is_forgotten_has_a_standard_error_that_counts():
+    before, gained = say([0] * 8, [0, 1] * 4), [1] * 8
+    # One old window of eight is said wrong: 12.5 points, and the jackknife of a mean is its usual standard error.
+    one = judged(court(), "teacher", before, say(gained, [0, 1] * 4, old=(1, 1, 0, 1, 0, 1, 0, 1)), seconds=1.0)
+    assert (one.forgotten_points, one.forgotten_error_points) == pytest.approx((12.5, 12.5))
+    assert one.refusals == ()
+    three = judged(court(), "teacher", before, say(gained, [0, 1] * 4, old=(1, 0, 1, 1, 0, 1, 0, 1)), seconds=1.0)
+    error = 100 * np.sqrt(3 / 8 * 5 / 8 / 7)
+    assert three.forgotten_error_points == pytest.approx(error)
+    assert three.refusals == (f"it forgets 37.5 points of the old domain, standard error {error:.1f}, more than 1",)
+
+
 def test_windows_of_few_groups_are_counted_in_blocks():
     gains = np.arange(20.0)
     blocks = gains.reshape(10, 2).mean(1)
-    assert _standard_error(gains, np.zeros(20)) == pytest.approx(blocks.std(ddof=1) / np.sqrt(10))
+    judges = SimpleNamespace(groups=np.zeros(20), has_groups=True)
+    found = _standard_error(lambda rows: float(gains[rows].mean()), judges, 20)
+    assert found == pytest.approx(blocks.std(ddof=1) / np.sqrt(10))
+
+
+def test_closeness_falls_with_the_distance_of_the_probabilities():
+    even = np.zeros((1, 2), dtype=np.float32)
+    sure = np.array([[50.0, -50.0]], dtype=np.float32)
+    assert _closeness(sure, np.array([[1.0, 0.0]])) == pytest.approx(1.0)
+    assert _closeness(sure, np.array([[0.0, 1.0]])) == pytest.approx(0.0)
+    # (1 - 0.5)^2 and (0 - 0.5)^2, of which half is taken off.
+    assert _closeness(even, np.array([[1.0, 0.0]])) == pytest.approx(0.75)
+
+
+def test_a_share_of_a_regression_lies_between(site):
+    asked = replace(asked_of(site), student=read_student(site / "rocket.ckpt"))
+    task = task_of(asked)
+    parts = [(task.new.learn, task.answers), (task.old.learn, old_answers(task))]
+    before, whole = task.student.state, adapted(task, "teacher").state
+    for name, value in refitted(task.student, parts, share=0.5).state.items():
+        assert torch.allclose(value.double(), (before[name].double() + whole[name].double()) / 2, atol=1e-6), name
 
 
 def test_old_windows_that_look_new_count_more(site):
@@ -576,6 +631,12 @@ def test_a_dataset_of_other_classes_is_refused(site):
 def test_more_ways_ask_for_a_surer_gain():
     assert court(ways=1).sure == pytest.approx(1.645, abs=1e-3)
     assert court(ways=2).sure == pytest.approx(1.960, abs=1e-3)
+
+
+def test_a_gain_that_may_be_luck_is_refused():
+    before, after = say([0] * 8, [1, 0] * 4), say([1, 1] + [0] * 6, [0, 1] * 4)
+    found = judged(court(), "teacher", before, after, seconds=1.0)
+    assert found.refusals == ("its closeness to the teacher does not surely rise: +25.0 points, standard error 16.4",)
 
 
 def test_an_adapted_student_knows_the_windows_that_taught_it(site, tmp_path, capsys):

@@ -19,6 +19,7 @@ TEACHER = WayJudgement(
     standard_error_points=4.7,
     old_score=0.656,
     forgotten_points=0.5,
+    forgotten_error_points=0.7,
     shares=(0.45, 0.55),
     seconds=2.0,
 )
@@ -86,7 +87,7 @@ def cells_of(page: str, row: str) -> list[str]:
 def test_every_way_has_its_figures_and_its_verdict() -> None:
     page = render_adaptation(msgspec.to_builtins(DOCUMENT))
     assert cells_of(page, "as it is") == ["74.5", "", "66.1", "", ""]
-    assert cells_of(page, "teacher") == ["85.1", "+10.6 ± 4.7", "65.6", "-0.5", "chosen"]
+    assert cells_of(page, "teacher") == ["85.1", "+10.6 ± 4.7", "65.6", "-0.5 ± 0.7", "chosen"]
     assert cells_of(page, "statistics")[2:] == ["63.3", "-2.8", "it forgets 2.8 points of the old domain, more than 1"]
 
 

@@ -17,9 +17,9 @@ from mmkd_report.words.formats import fixed, percent, points
 from mmkd_report.words.measures import told
 
 ESTIMATES: dict[EstimateKind, str] = {
-    "labels": "right answers to the labelled new windows",
-    "agreement": "agreement with the teacher on new windows that did not teach",
-    "weighted": "right answers to old windows, those like new ones counting more; a teacher or labels tell more",
+    "labels": "closeness to the labels of new windows",
+    "agreement": "closeness to the teacher on new windows that did not teach",
+    "weighted": "closeness to the labels of old windows, like new ones counting more; a teacher or labels tell more",
 }
 _AS_IT_IS = "as it is"
 _SHARE = OF_CLASSES[0]
@@ -124,10 +124,14 @@ def _row(found: AdaptationDocument, one: WayJudgement) -> tuple[str, bool, list[
         percent(one.estimate),
         f"{points(one.gain_points)} ± {fixed(one.standard_error_points)}",
         percent(one.old_score),
-        points(0 - one.forgotten_points),
+        points(0 - one.forgotten_points) + _give_or_take(one.forgotten_error_points),
     ]
     is_chosen = one.way == found.chosen
     return one.way, is_chosen, figures, "; ".join(one.refusals) or ("chosen" if is_chosen else "passes")
+
+
+def _give_or_take(error: float | None) -> str:
+    return "" if error is None else f" ± {fixed(error)}"
 
 
 def _share_heads(found: AdaptationDocument) -> list[str]:

@@ -1,0 +1,222 @@
+"""A few labels of new people or machines: what replay of old windows is worth, and what it saves from being forgotten.
+
+    python benchmarks/proofs/adaptation_labels.py mydata:acc other:eda --labels 5 --results build/adaptation_labels
+
+Three groups are the old domain: a student of convolutional features learns the labels of the first two thirds of each
+of their classes, the next sixth judges what is forgotten, and the last sixth nobody sees. Each of the three groups
+after them is a new domain by itself: of each class the first half of its windows gives the labels, and nobody sees the
+second half. So old and new are both measured on windows that neither taught nor chose. The arms:
+
+- labels: `mmkd-adapt --labels` of the student, whether the gate lets it pass or not;
+- gate: what `mmkd-adapt --labels` writes, else the student as it was;
+- no replay: the same regression on the new labels alone, without old windows;
+- anew on both: a student that is trained from nothing on the old labels and the new ones;
+- all labels: as `labels`, with every label of the first half.
+
+Prints balanced accuracy, and gains with the middle 95 % over draws of pairs. What one old domain gave is one file in
+the results folder, and is not repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mmkd_edge.bundle.files import write_file
+from mmkd_models.adapt.domains import FEWEST, Domain, few_labels
+from mmkd_models.adapt.run import AdaptationRequest, run_adaptation, task_of
+from mmkd_models.adapt.ways import ADAPT_TRAIN, adapted, refitted
+from mmkd_models.data.dataset import open_dataset
+from mmkd_models.data.windows import Windows
+from mmkd_models.defaults import AUGMENT, STUDENT_PRESET, STUDENT_TRAIN
+from mmkd_models.networks.config import student_config
+from mmkd_models.training.checkpoint import StudentCheckpoint
+from mmkd_models.training.closed_form.students import labelled_student
+from mmkd_models.training.closed_form.targets import label_answers
+from mmkd_models.training.trainings import TrainingData, TrainingRun
+from proofs.adaptation_pairs import LEAST_DROP, gained, recovered
+from proofs.commissioning import answers_of, halves_of
+from proofs.script import head, parser_of, row
+
+Rows = NDArray[np.int64]
+
+GROUPS = 3  # that are the old domain, and that are new ones after them
+ARMS = ("before", "labels", "gate", "no replay", "anew on both", "all labels")
+
+
+class LabelledGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one new group: by arm, the class of every answer to its unseen half and to the unseen old half.
+
+    Attributes:
+        labels: how many new windows showed theirs.
+        passed: the way that the gate lets pass; None where it lets none.
+    """
+
+    group: str
+    labels: int
+    passed: str | None
+    truth: list[int]
+    old_truth: list[int]
+    new: dict[str, list[int]]
+    old: dict[str, list[int]]
+
+
+class LabelledSource(msgspec.Struct, frozen=True, kw_only=True):
+    """An old domain, and all new groups that its student was adapted to."""
+
+    dataset: str
+    sensor: str
+    count: int
+    old: list[str]
+    groups: list[LabelledGroup]
+
+
+def main() -> None:
+    """Adapt to every new group with a few labels, and print what that was worth and what it cost."""
+    parser = parser_of(__doc__)
+    parser.add_argument("sets", nargs="+", metavar="DIR:SENSOR")
+    parser.add_argument("--labels", type=int, default=5, help="of each class")
+    parser.add_argument("--sources", type=int, default=None, help="at most so many old domains; default all")
+    parser.add_argument("--table", action="store_true", help="only the tables of what there is")
+    parser.add_argument("--results", type=Path, required=True)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for text in options.sets:
+        path, _, sensor = text.rpartition(":")
+        name = f"{Path(path).name}-{sensor}-{options.labels}"
+        if not options.table:
+            _measure(Path(path), sensor, options.labels, options.sources, options.results / name)
+        files = sorted(options.results.glob(f"{name}-*.json"))
+        found = [msgspec.json.decode(file.read_bytes(), type=LabelledSource) for file in files]
+        print(f"\n{Path(path).name} {sensor}, {options.labels} labels of each class, {len(found)} old domains\n")
+        print("\n".join(_table([group for one in found for group in one.groups])), flush=True)
+
+
+def _measure(path: Path, sensor: str, count: int, sources: int | None, start: Path) -> None:
+    dataset = open_dataset(path)
+    windows = dataset.everything().with_modalities((sensor,))
+    names = np.unique(windows.groups)
+    for number in range(len(names))[:sources]:
+        kept = start.with_name(f"{start.name}-{number}.json")
+        if kept.exists():
+            continue
+        turned = np.roll(names, -number)
+        old = old_rows(windows, turned[:GROUPS])
+        student = _student(windows, old["learn"], old["judge"])
+        groups = []
+        for target in turned[GROUPS : 2 * GROUPS]:
+            mine = np.flatnonzero(windows.groups == target)
+            first, second = (np.sort(mine[rows]) for rows in halves_of(windows.subset(mine)))
+            if min(len(first), len(second)) >= FEWEST:
+                groups.append(_group(windows, old, student, first, second, count=count))
+        found = LabelledSource(
+            dataset=dataset.spec.name,
+            sensor=sensor,
+            count=count,
+            old=[str(one) for one in turned[:GROUPS]],
+            groups=groups,
+        )
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_file(kept, msgspec.json.encode(found))
+
+
+def old_rows(windows: Windows, groups: NDArray[np.generic]) -> dict[str, Rows]:
+    """Gives the rows of the groups that teach, judge, and that nobody sees: of each class by their order."""
+    parts: dict[str, list[int]] = {"learn": [], "judge": [], "unseen": []}
+    for group in groups:
+        for number in np.unique(windows.labels[windows.groups == group]):
+            rows = np.flatnonzero((windows.groups == group) & (windows.labels == number)).tolist()
+            first, second = 2 * len(rows) // 3, 5 * len(rows) // 6
+            for name, part in zip(parts, (rows[:first], rows[first:second], rows[second:]), strict=True):
+                parts[name] += part
+    return {name: np.sort(np.array(rows, dtype=np.int64)) for name, rows in parts.items()}
+
+
+def _student(windows: Windows, learn: Rows, judge: Rows) -> StudentCheckpoint:
+    data = TrainingData(train=windows.subset(learn), valid=windows.subset(judge), sha256="old")
+    run = TrainingRun(train=STUDENT_TRAIN, augment=AUGMENT)
+    config = student_config(STUDENT_PRESET, kind="rocket")
+    return labelled_student(data, windows.spec.modalities[0].name, config, run)
+
+
+def _group(
+    windows: Windows,
+    old: dict[str, Rows],
+    student: StudentCheckpoint,
+    first: Rows,
+    second: Rows,
+    *,
+    count: int,
+) -> LabelledGroup:
+    learn = windows.subset(first)
+    asked = AdaptationRequest(
+        student=student,
+        student_sha256="student",
+        # Labelled windows judge each other, so that no window of the first half is needed for it.
+        new=Domain(learn=learn, judge=learn, name="new", sha256="new"),
+        old=Domain(learn=windows.subset(old["learn"]), judge=windows.subset(old["judge"]), name="old", sha256="old"),
+        teacher=None,
+        labels=count,
+        train=ADAPT_TRAIN,
+        most_forgotten=1.0,
+    )
+    base = task_of(asked)
+    adaptation = run_adaptation(asked, base)
+    chosen = few_labels(learn, count, seed=ADAPT_TRAIN.seed)
+    shown = learn.subset(chosen)
+    students = {
+        "before": student,
+        "labels": adaptation.tried["labels"],
+        "gate": adaptation.tried.get(adaptation.document.chosen or "", student),
+        "no replay": refitted(student, [(shown, label_answers(student.task, shown.labels))]),
+        "anew on both": _student(windows, np.sort([*old["learn"], *first[chosen]]), old["judge"]),
+        "all labels": adapted(base, "labels", labelled=np.arange(len(learn))),
+    }
+    unseen = {"new": windows.subset(second), "old": windows.subset(old["unseen"])}
+    said = {name: {arm: answers_of(one, part) for arm, one in students.items()} for name, part in unseen.items()}
+    return LabelledGroup(
+        group=str(windows.groups[first[0]]),
+        labels=len(chosen),
+        passed=adaptation.document.chosen,
+        truth=unseen["new"].labels.tolist(),
+        old_truth=unseen["old"].labels.tolist(),
+        new=said["new"],
+        old=said["old"],
+    )
+
+
+def _table(groups: Sequence[LabelledGroup]) -> Iterator[str]:
+    yield head("arm", "pairs", "new", "gain", "recovered of the drop, %", "old", "change", "forgets above 1 point")
+    scores = {arm: balanced([(one.truth, one.new[arm]) for one in groups]) for arm in ARMS}
+    kept = {arm: balanced([(one.old_truth, one.old[arm]) for one in groups]) for arm in ARMS}
+    drops = kept["before"] - scores["before"]
+    fell = drops > LEAST_DROP
+    for arm in ARMS:
+        gains, changes = scores[arm] - scores["before"], kept[arm] - kept["before"]
+        yield row(
+            arm,
+            len(groups),
+            f"{100 * scores[arm].mean():.1f}",
+            gained(gains),
+            recovered(gains[fell], drops[fell]),
+            f"{100 * kept[arm].mean():.1f}",
+            gained(changes),
+            int((changes < -0.01).sum()),
+        )
+
+
+def balanced(parts: Sequence[tuple[list[int], list[int]]]) -> NDArray[np.float64]:
+    """Gives the balanced accuracy of each of these truths and answers."""
+    found = []
+    for truth, said in ((np.array(one), np.array(other)) for one, other in parts):
+        found.append(np.mean([np.mean(said[truth == number] == number) for number in np.unique(truth)]))
+    return np.array(found)
+
+
+if __name__ == "__main__":
+    main()
