@@ -19,7 +19,7 @@ from mmkd_edge.live.sources.base import Source
 from mmkd_edge.live.uncertain import UncertainRing
 from mmkd_edge.predict.conditions import lives, standing_in
 from mmkd_edge.predict.postprocess import Prediction, no_answer
-from mmkd_edge.predict.sensors import Fault
+from mmkd_edge.predict.sensors import WindowFault
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import TaskSpec
 
@@ -50,7 +50,7 @@ class StationRules(msgspec.Struct, frozen=True, kw_only=True):
 _TOGETHER = 1024
 
 
-class Step(NamedTuple):
+class StreamTurn(NamedTuple):
     """What goes into a stream, and what comes out.
 
     Attributes:
@@ -108,16 +108,16 @@ class Sensor:
             on_window=None if ring is None else self._keep,
         )
 
-    def take(self, delivery: Delivery) -> Iterator[Step]:
+    def take(self, delivery: Delivery) -> Iterator[StreamTurn]:
         """Samples that came, a part after the other."""
         times = self._clock.times_of(delivery)
         for part in _parts(len(times)):
             now_s = self._clock.now_s()
             self.now_s = float(times[part][-1]) if now_s is None else now_s
             rows = delivery.rows[part]
-            yield Step(times[part], _levels(rows), self.stream.each(rows, times[part], now_s=self.now_s))
+            yield StreamTurn(times[part], _levels(rows), self.stream.each(rows, times[part], now_s=self.now_s))
 
-    def fill_silence(self) -> Iterator[Step]:
+    def fill_silence(self) -> Iterator[StreamTurn]:
         """What a silent source should have given, as missing."""
         times = self._clock.missing_times(time.monotonic(), silence_s=self._rules.silence_s)
         now_s = self._clock.now_s()
@@ -132,7 +132,7 @@ class Sensor:
             last = times[part][-self.modality.samples if is_video else 0 :]
             missing = [None] * len(last) if is_video else levels
             found = self.stream.each(missing, last, now_s=now_s)
-            yield Step(times[part], levels, (self._silent(prediction, silent_s) for prediction in found))
+            yield StreamTurn(times[part], levels, (self._silent(prediction, silent_s) for prediction in found))
 
     def flush(self) -> list[Prediction]:
         """What is due at the end."""
@@ -172,7 +172,7 @@ class Order:
 
     def __init__(self, sensors: Sequence[Sensor], task: TaskSpec) -> None:
         self._sensors = sensors
-        unknown = Fault(status="invalid", reason="no sample came yet")
+        unknown = WindowFault(status="invalid", reason="no sample came yet")
         self._last = [no_answer(unknown, modality=sensor.modality, task=task) for sensor in sensors]
         self._began = [False] * len(sensors)
 

@@ -28,13 +28,13 @@ from mmkd_edge.live.records import (
     StationState,
     result_record,
 )
-from mmkd_edge.live.sensor import Order, Sensor, Step
+from mmkd_edge.live.sensor import Order, Sensor, StreamTurn
 from mmkd_edge.live.sinks.outlet import Outlet
 from mmkd_edge.live.uncertain import RingFacts
 from mmkd_edge.predict.postprocess import Prediction
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.stream.stream import StreamFacts
-from mmkd_edge.watch.timing import Histogram, Timing
+from mmkd_edge.watch.timing import SecondsHistogram, Timing
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ class Station:
         self._outlets = outlets
         self._alarms = alarms
         self._onlooker = onlooker
-        self._latency = Histogram()
+        self._latency = SecondsHistogram()
         self._lock = threading.Lock()  # of records and counts, which several threads make
         self._number = 0
         self._results: dict[str, int] = {}
@@ -340,12 +340,12 @@ class Station:
                 for _ in self._follow(number, self._missing(sensor)):
                     yield
 
-    def _missing(self, sensor: Sensor) -> Iterator[Step]:
+    def _missing(self, sensor: Sensor) -> Iterator[StreamTurn]:
         for step in sensor.fill_silence():
             self._missed += len(step.times)
             yield step
 
-    def _follow(self, number: int, steps: Iterator[Step]) -> Iterator[bool]:
+    def _follow(self, number: int, steps: Iterator[StreamTurn]) -> Iterator[bool]:
         """Show and say steps, a result or a step at a time; whether it was a result."""
         for step in steps:
             if self._onlooker is not None and len(step.times):
