@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_edge.backends.base import Answers
 from mmkd_edge.errors import InputError, UsageError
 from mmkd_edge.predict.arguments import check_moments
 from mmkd_edge.predict.conditions import Conditions, age_fault
@@ -25,7 +26,7 @@ from mmkd_edge.stream.causal import Stepping
 from mmkd_edge.stream.frames import FrameNumbers, frames_pushed
 from mmkd_edge.stream.resample import Grid, RisingSamples, TimeLine
 
-Ask = Callable[[NDArray[Any], Conditions, NDArray[np.float32] | None], Prediction]
+Ask = Callable[[NDArray[Any], Conditions, Answers | None], Prediction]
 OnWindow = Callable[[NDArray[Any], Prediction], None]
 Deliver = Callable[[list[Prediction]], list[Prediction]]
 
@@ -400,8 +401,8 @@ class Stream:
         rows = self._buffer[self._end - self._modality.samples : self._end]
         window: NDArray[Any] = rows.copy() if self._frames is None else self._frames.window(rows)
         fault = worse(age_fault(age_s, self._stale_s), self._wrong_rate())
-        probabilities = None if self._stepping is None else self._stepping.answer(window)
-        prediction = self._ask(window, Conditions(fault=fault, input_age_s=age_s), probabilities)
+        stepped = None if self._stepping is None else self._stepping.answer(window)
+        prediction = self._ask(window, Conditions(fault=fault, input_age_s=age_s), stepped)
         if self._on_window is not None:
             self._on_window(window, prediction)
         return prediction
