@@ -145,7 +145,7 @@ class Sensor:
         if self.ring is not None:
             self.ring.close()
 
-    def _keep(self, window: NDArray[np.float32], prediction: Prediction) -> None:
+    def _keep(self, window: NDArray[Any], prediction: Prediction) -> None:
         assert self.ring is not None
         self.ring.see(window, prediction, time_s=self.now_s - (prediction.input_age_s or 0.0))
 

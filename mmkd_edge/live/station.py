@@ -30,7 +30,7 @@ from mmkd_edge.live.records import (
 )
 from mmkd_edge.live.sensor import Order, Sensor, StreamTurn
 from mmkd_edge.live.sinks.outlet import Outlet
-from mmkd_edge.live.uncertain import RingFacts
+from mmkd_edge.live.uncertain import RingFacts, UncertainRing, kept_in_all
 from mmkd_edge.predict.postprocess import Prediction
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.stream.stream import StreamFacts
@@ -218,10 +218,10 @@ class Station:
         """
         event: AlarmEvent = "contradicted" if is_false else "acknowledged"
         self._give(partial(_numbered, msgspec.structs.replace(alarm, event=event, decided_s=time.time())))
-        ring = self._sensors[0].ring
-        if is_false and ring is not None and alarm.since_s is not None:
+        if is_false and alarm.since_s is not None:
             until_s = alarm.time_s if alarm.event == "cleared" and alarm.time_s is not None else math.inf
-            ring.contradict(alarm.label, since_s=alarm.since_s, until_s=until_s)
+            for ring in self._rings():
+                ring.contradict(alarm.label, since_s=alarm.since_s, until_s=until_s)
 
     def facts(self) -> StationFacts:
         """How it is doing."""
@@ -237,10 +237,13 @@ class Station:
                 intake=self._intake.facts(),
                 stream=_added([sensor.stream.facts for sensor in self._sensors]),
                 latency=self._latency.timing(),
-                uncertain=None if (ring := self._sensors[0].ring) is None else ring.facts(),
+                uncertain=kept_in_all([ring.facts() for ring in self._rings()]),
                 state=self._state,
                 adaptation=self._adaptation,
             )
+
+    def _rings(self) -> list[UncertainRing]:
+        return [sensor.ring for sensor in self._sensors if sensor.ring is not None]
 
     def look(self) -> None:
         """See whether a student should be adapted; says so once, until it no longer should. Takes milliseconds."""
