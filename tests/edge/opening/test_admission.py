@@ -289,13 +289,13 @@ def test_the_file_that_was_verified_is_the_one_that_is_tried(
     kit: Any, bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = kit.parts(kit.modality, name="other").write(tmp_path / "other.edge")
-    start = trial_process._start
+    start = trial_process.start_apart
 
-    def exchanged(request: Any) -> Any:
+    def exchanged(function: str, request: bytes) -> Any:
         bundle_path.write_bytes(other.read_bytes())
-        return start(request)
+        return start(function, request)
 
-    monkeypatch.setattr(trial_process, "_start", exchanged)
+    monkeypatch.setattr(trial_process, "start_apart", exchanged)
     with pytest.raises(BundleError) as caught:
         trial_of(bundle_path)
     assert str(caught.value) == f"{bundle_path}: the file was exchanged while it was opened; open it again"
