@@ -19,7 +19,7 @@ from typing import BinaryIO
 import msgspec
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
+class ProcessLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What a process may take.
 
     Attributes:
@@ -66,7 +66,7 @@ def start_apart(function: str, request: bytes) -> subprocess.Popen[bytes]:
 
 
 @contextlib.contextmanager
-def answering(limits: Limits) -> Iterator[BinaryIO]:
+def answering(limits: ProcessLimits) -> Iterator[BinaryIO]:
     """In such a process: where it answers, while nothing else that is printed gets there, and the limits hold."""
     with os.fdopen(os.dup(1), "wb") as answers:
         quiet = os.open(os.devnull, os.O_WRONLY)
@@ -76,7 +76,7 @@ def answering(limits: Limits) -> Iterator[BinaryIO]:
         yield answers
 
 
-def _limit(limits: Limits) -> None:
+def _limit(limits: ProcessLimits) -> None:
     import resource
 
     _lower(resource.RLIMIT_DATA, limits.memory_bytes)
@@ -85,7 +85,7 @@ def _limit(limits: Limits) -> None:
     limit_processor(limits)
 
 
-def limit_processor(limits: Limits) -> None:
+def limit_processor(limits: ProcessLimits) -> None:
     """In such a process: the next step may take as long; the system ends the process after that."""
     import resource
 
@@ -101,7 +101,7 @@ def _lower(kind: int, limit: int, *, hard: bool = True) -> None:
     resource.setrlimit(kind, (limit, limit if hard else most))
 
 
-class Lines:
+class ProcessLines:
     """The lines of such a process, each waited for only so long."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:

@@ -34,7 +34,7 @@ import msgspec
 import numpy as np
 
 from mmkd_edge import Bundle, EdgePredictor, GateError, MmkdError, choose_artifact, prepare, write_bundle
-from mmkd_edge.apart import Limits
+from mmkd_edge.apart import ProcessLimits
 from mmkd_edge.backends.base import BACKENDS, open_backend
 from mmkd_edge.backends.trt.build import engine_from_onnx
 from mmkd_edge.bundle.digest import new_sha256
@@ -52,7 +52,7 @@ ALONE_S = 15.0
 """The same for an engine by itself."""
 
 RTX: PlatformName = "trt-rtx"
-RTX_LIMITS = Limits(step_s=20.0, memory_bytes=2 << 30, file_bytes=1 << 28)
+RTX_LIMITS = ProcessLimits(step_s=20.0, memory_bytes=2 << 30, file_bytes=1 << 28)
 """Of a build that takes a fraction of a second."""
 
 

@@ -1,6 +1,6 @@
 """What runs in the process of a trial: opens a bundle in each way that it is told, and holds it against its answers.
 
-Limits itself before it touches the bundle: memory, processor time, files written, no core dump. Says on its output, a
+ProcessLimits itself before it touches the bundle: memory, processor time, files written, no core dump. Says on its output, a
 line of JSON for each way, how that went.
 """
 
@@ -12,7 +12,7 @@ from contextlib import closing
 
 import msgspec
 
-from mmkd_edge.apart import Limits, answering, limit_processor
+from mmkd_edge.apart import ProcessLimits, answering, limit_processor
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import BackendError, BundleError, MmkdError, first_line
@@ -39,7 +39,7 @@ class TrialRequest(msgspec.Struct, frozen=True, kw_only=True):
     bundle_sha256: str
     ways: tuple[tuple[str, Setup], ...]
     questions: bool
-    limits: Limits
+    limits: ProcessLimits
 
 
 class TrialEvent(msgspec.Struct, frozen=True, kw_only=True):

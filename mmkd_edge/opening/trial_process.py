@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from mmkd_edge.apart import Limits, Lines, end, end_of, start_apart
+from mmkd_edge.apart import ProcessLimits, ProcessLines, end, end_of, start_apart
 from mmkd_edge.errors import UnavailableError
 from mmkd_edge.opening.trial import TrialEvent, TrialRequest
 
@@ -32,11 +32,11 @@ ENGINE_BYTES = 1 << 30
 _INSTEAD = "install the bundle with mmkd-edge install and open it with trust='installed'"
 
 
-def limits_of(*, builds: bool) -> Limits:
+def limits_of(*, builds: bool) -> ProcessLimits:
     """What the process of a trial may take, where it builds engines and where it does not."""
     if builds:
-        return Limits(step_s=BUILD_S, memory_bytes=BUILD_MEMORY_BYTES, file_bytes=ENGINE_BYTES)
-    return Limits(step_s=WAY_S, memory_bytes=MEMORY_BYTES)
+        return ProcessLimits(step_s=BUILD_S, memory_bytes=BUILD_MEMORY_BYTES, file_bytes=ENGINE_BYTES)
+    return ProcessLimits(step_s=WAY_S, memory_bytes=MEMORY_BYTES)
 
 
 def hold_trial(request: TrialRequest) -> Iterator[TrialEvent | str]:
@@ -52,7 +52,7 @@ def hold_trial(request: TrialRequest) -> Iterator[TrialEvent | str]:
     except OSError as error:
         raise UnavailableError(f"a trial cannot start a process: {(error.strerror or str(error)).lower()}") from error
     try:
-        reading = Lines(process)
+        reading = ProcessLines(process)
         if reading.next(limit_s=STARTING_S) is None:
             raise UnavailableError(f"the process of a trial does not start: {end_of(process)}; {_INSTEAD}")
         for _ in request.ways:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from mmkd_edge.apart import Limits, Lines, answering, end, end_of, start_apart
+from mmkd_edge.apart import ProcessLimits, ProcessLines, answering, end, end_of, start_apart
 from mmkd_edge.bundle.manifest import Precision
 from mmkd_edge.errors import BackendError, MmkdError, UnavailableError, error_named, first_line
 from mmkd_export.plan import ExportPlan
@@ -16,7 +16,7 @@ from mmkd_export.platforms import Platform, PlatformName, platform_named
 from mmkd_export.targets.trt import build_engines
 from mmkd_report.documents.export import BuiltEngine
 
-LIMITS = Limits(step_s=600.0, memory_bytes=8 << 30, file_bytes=1 << 30)
+LIMITS = ProcessLimits(step_s=600.0, memory_bytes=8 << 30, file_bytes=1 << 30)
 """Of all engines of one call: a student takes a minute or two on a small board, ahead of time less than a second."""
 
 
@@ -24,7 +24,7 @@ class _Request(msgspec.Struct, frozen=True, kw_only=True):
     bundle: str
     platform: PlatformName
     precisions: tuple[Precision, ...] | None
-    limits: Limits
+    limits: ProcessLimits
 
 
 class _Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +43,7 @@ def build_planned_engines(plan: ExportPlan) -> tuple[BuiltEngine, ...]:
 
 
 def build_engines_apart(
-    bundle: Path, platform: Platform, *, precisions: Sequence[Precision] | None = None, limits: Limits | None = None
+    bundle: Path, platform: Platform, *, precisions: Sequence[Precision] | None = None, limits: ProcessLimits | None = None
 ) -> tuple[BuiltEngine, ...]:
     """What `build_engines` does, in a process of its own.
 
@@ -70,7 +70,7 @@ def build_engines_apart(
     except OSError as error:
         raise UnavailableError(f"{bundle}: no engine was built: cannot start a process: {error.strerror}") from error
     try:
-        line = Lines(process).next(limit_s=limits.step_s)
+        line = ProcessLines(process).next(limit_s=limits.step_s)
         told = "" if line is not None else end_of(process)
     finally:
         end(process)

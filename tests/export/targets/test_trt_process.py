@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from mmkd_edge import BackendError, Bundle, BundleError, UnavailableError
-from mmkd_edge.apart import Limits
+from mmkd_edge.apart import ProcessLimits
 from mmkd_export.platforms import platform_named
 from mmkd_export.run import ExportResult
 from mmkd_export.targets import trt_process
 from mmkd_export.targets.trt_process import build_engines_apart
 
 RTX = platform_named("trt-rtx")
-LIMITS = Limits(step_s=20.0, memory_bytes=1 << 30)
+LIMITS = ProcessLimits(step_s=20.0, memory_bytes=1 << 30)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_however_the_process_of_a_build_ends_this_one_goes_on(
 ) -> None:
     in_place_of_tensorrt(code, tmp_path, monkeypatch)
     with pytest.raises(BackendError) as caught:
-        build_engines_apart(bundle, RTX, limits=Limits(step_s=2.0, memory_bytes=1 << 30))
+        build_engines_apart(bundle, RTX, limits=ProcessLimits(step_s=2.0, memory_bytes=1 << 30))
     assert str(caught.value) == (
         f"{bundle}: no engine was built: the process that built it failed: {told}; do not use this bundle with TensorRT"
     )
