@@ -1,6 +1,6 @@
 """What runs in the process of a trial: opens a bundle in each way that it is told, and holds it against its answers.
 
-ProcessLimits itself before it touches the bundle: memory, processor time, files written, no core dump. Says on its output, a
+Limits itself before it touches the bundle: memory, processor time, files written, no core dump. Says on its output, a
 line of JSON for each way, how that went.
 """
 

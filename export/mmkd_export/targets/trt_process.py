@@ -43,7 +43,11 @@ def build_planned_engines(plan: ExportPlan) -> tuple[BuiltEngine, ...]:
 
 
 def build_engines_apart(
-    bundle: Path, platform: Platform, *, precisions: Sequence[Precision] | None = None, limits: ProcessLimits | None = None
+    bundle: Path,
+    platform: Platform,
+    *,
+    precisions: Sequence[Precision] | None = None,
+    limits: ProcessLimits | None = None,
 ) -> tuple[BuiltEngine, ...]:
     """What `build_engines` does, in a process of its own.
 
