@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import selectors
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
+
+if TYPE_CHECKING:
+    import subprocess
 
 
 class ProcessLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +48,8 @@ def start_apart(function: str, request: bytes) -> subprocess.Popen[bytes]:
     Raises:
         OSError: no process can be started.
     """
+    import subprocess  # 7 ms that most starts do not need
+
     module, _, name = function.partition(":")
     # -B: it leaves no file behind.
     command = [sys.executable, "-I", "-B", "-c", _CHILD.format(module, name), *sys.path]
@@ -111,6 +114,8 @@ class ProcessLines:
 
     def next(self, *, limit_s: float) -> bytes | None:
         """The next line; None where the process has ended, or takes longer."""
+        import selectors
+
         until = time.monotonic() + limit_s
         with selectors.DefaultSelector() as selector:  # `select` itself knows no descriptor above 1,023
             selector.register(self._descriptor, selectors.EVENT_READ)
@@ -128,6 +133,8 @@ class ProcessLines:
 
 def end_of(process: subprocess.Popen[bytes]) -> str:
     """How a process came to its end, or that it did not."""
+    import subprocess
+
     try:
         code = process.wait(timeout=1.0)
     except subprocess.TimeoutExpired:

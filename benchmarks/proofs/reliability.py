@@ -516,7 +516,7 @@ ITEMS = (
         tests=_of(_KEYS, "no_flipped_bit_of_the_signature_or_the_manifest_gets_through"),
     ),
     Item(key="H3", what="what verifying costs", tests=_of(_KEYS, "verifying_costs_milliseconds")),
-    Item(key="H4", what="OpenSSF model signing", tests=(), lacks="optional, and not done"),
+    Item(key="H4", what="OpenSSF model signing", tests=(), lacks="optional, no part of mmkd-edge: see below"),
 )
 """The acceptance list: A checkpoints, B bundles, C engines, D files, E load, F sensors, G environment, H signatures."""
 

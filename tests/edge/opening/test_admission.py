@@ -86,6 +86,18 @@ def test_a_bundle_that_is_known_here_starts_no_process(bundle_path: Path, starte
     assert started == [sys.executable]
 
 
+def test_a_start_without_a_trial_does_not_pay_for_one(bundle_path: Path) -> None:
+    trial_of(bundle_path)
+    code = (
+        "import sys\n"
+        "from mmkd_edge import EdgePredictor\n"
+        "EdgePredictor.open(sys.argv[1], backend='ort').close()\n"
+        "print([name for name in ('subprocess', 'selectors') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, bundle_path], capture_output=True, text=True, check=False)
+    assert done.stdout == "[]\n", done.stderr
+
+
 def test_a_trial_is_listened_to_with_many_files_open(bundle_path: Path, tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limits[1] < 2048:
