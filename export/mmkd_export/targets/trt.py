@@ -81,9 +81,9 @@ def build_engines(
         BundleError: the bundle is damaged, or has a graph that no engine may be handed.
     """
     try:
-        builder = _builder(platform)
         with Bundle.open(bundle) as opened:
             check_graphs(opened)
+            builder = _builder(platform)
             artifacts = only_student(opened).artifacts
             wanted = [
                 found
