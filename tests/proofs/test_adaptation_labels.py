@@ -1,0 +1,65 @@
+"""What a few labels, a new class and a new sensor are measured on, and how it is counted."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mmkd_models.data import Dataset
+from proofs.adaptation_growth import CLASS_ARMS, GrowthFound, without_class
+from proofs.adaptation_growth import _table as growth_table
+from proofs.adaptation_labels import ARMS, LabelledGroup, balanced, old_rows
+from proofs.adaptation_labels import _table as labels_table
+
+
+def test_of_each_class_of_a_group_the_first_teach_the_next_judge_and_nobody_sees_the_last(machines: Dataset) -> None:
+    windows = machines.everything()
+    groups = np.unique(windows.groups)[:2]
+    parts = old_rows(windows, groups)
+    mine = np.flatnonzero(np.isin(windows.groups, groups))
+    assert sorted(np.concatenate(list(parts.values())).tolist()) == mine.tolist()
+    rows = mine[(windows.groups[mine] == groups[0]) & (windows.labels[mine] == windows.labels[mine][0])]
+    count = len(rows)
+    assert np.isin(rows[: 2 * count // 3], parts["learn"]).all()
+    assert np.isin(rows[5 * count // 6 :], parts["unseen"]).all()
+
+
+def test_a_class_that_is_to_come_is_unknown_before(machines: Dataset) -> None:
+    windows = machines.everything()
+    known = without_class({"learn": windows}, 0)["learn"]
+    assert known.spec.task.labels == windows.spec.task.labels[1:]
+    assert len(known) == int((windows.labels > 0).sum())
+    assert known.labels.tolist() == (windows.labels[windows.labels > 0] - 1).tolist()
+
+
+def test_balanced_accuracy_counts_each_class_alike() -> None:
+    assert balanced([([0, 0, 0, 1], [0, 0, 0, 0])]).tolist() == [0.5]
+
+
+def test_the_table_of_labels_says_what_was_gained_and_forgotten() -> None:
+    new = {key: [0, 0] for key in ARMS} | {"labels": [0, 1], "no replay": [0, 1]}
+    old = {key: [0, 1] for key in ARMS} | {"no replay": [0, 0]}
+    group = LabelledGroup(group="g", labels=2, passed=None, truth=[0, 1], old_truth=[0, 1], new=new, old=old)
+    lines = {line.split(" |")[0]: line for line in labels_table([group, group])}
+    assert lines["| labels"] == (
+        "| labels | 2 | 100.0 | +50.0 [+50.0, +50.0] | +100.0 [+100.0, +100.0] | 100.0 | +0.0 [+0.0, +0.0] | 0 |"
+    )
+    assert lines["| no replay"].endswith("| 50.0 | -50.0 [-50.0, -50.0] | 2 |")
+
+
+def test_the_table_of_a_new_class_says_how_much_of_it_is_found() -> None:
+    new = {"before": [0, 0], "labels": [0, 1], "gate": [0, 0]}
+    found = GrowthFound(
+        dataset="d",
+        sensor="acc",
+        added="b",
+        old_groups=["1"],
+        passed=None,
+        truth=[0, 1],
+        old_truth=[0],
+        new=new,
+        old={key: [0] for key in CLASS_ARMS},
+        added_number=1,
+    )
+    lines = list(growth_table([found, found], CLASS_ARMS))
+    assert lines[2] == "| labels | 2 | 100.0 | +50.0 [+50.0, +50.0] | 100.0 | +0.0 [+0.0, +0.0] | 100.0 |  |"
+    assert lines[3].endswith("| 0.0 | 0 |")
