@@ -4,14 +4,16 @@
 
 Three groups are the old domain: a student of convolutional features learns the labels of the first two thirds of each
 of their classes, the next sixth judges what is forgotten, and the last sixth nobody sees. Each of the three groups
-after them is a new domain by itself: of each class the first half of its windows gives the labels, and nobody sees the
-second half. So old and new are both measured on windows that neither taught nor chose. The arms:
+after them is a new domain by itself: each class is cut into four stretches, of which the first and the third give the
+labels, and nobody sees the second and the fourth; with `--later` the first half gives them, and nobody sees the second.
+The last window of a stretch is left out, since neighbours overlap. So old and new are both measured on windows that
+neither taught nor chose. The arms:
 
 - labels: `mmkd-adapt --labels` of the student, whether the gate lets it pass or not;
 - gate: what `mmkd-adapt --labels` writes, else the student as it was;
 - no replay: the same regression on the new labels alone, without old windows;
 - anew on both: a student that is trained from nothing on the old labels and the new ones;
-- all labels: as `labels`, with every label of the first half.
+- all labels: as `labels`, with every label there is to give.
 
 Prints balanced accuracy, and gains with the middle 95 % over draws of pairs. What one old domain gave is one file in
 the results folder, and is not repeated.
@@ -19,6 +21,7 @@ the results folder, and is not repeated.
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -45,6 +48,7 @@ from proofs.script import head, parser_of, row
 
 Rows = NDArray[np.int64]
 
+STRETCHES = 4  # of each class
 GROUPS = 3  # that are the old domain, and that are new ones after them
 ARMS = ("before", "labels", "gate", "no replay", "anew on both", "all labels")
 
@@ -82,26 +86,27 @@ def main() -> None:
     parser.add_argument("sets", nargs="+", metavar="DIR:SENSOR")
     parser.add_argument("--labels", type=int, default=5, help="of each class")
     parser.add_argument("--sources", type=int, default=None, help="at most so many old domains; default all")
+    parser.add_argument("--later", action="store_true", help="judge by the later half of a recording")
     parser.add_argument("--table", action="store_true", help="only the tables of what there is")
     parser.add_argument("--results", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
     for text in options.sets:
         path, _, sensor = text.rpartition(":")
-        name = f"{Path(path).name}-{sensor}-{options.labels}"
+        name = f"{Path(path).name}-{sensor}-{options.labels}{'-later' if options.later else ''}"
         if not options.table:
-            _measure(Path(path), sensor, options.labels, options.sources, options.results / name)
-        files = sorted(options.results.glob(f"{name}-*.json"))
+            _measure(Path(path), sensor, options, options.results / name)
+        files = sorted(options.results.glob(f"{name}-[0-9]*.json"))
         found = [msgspec.json.decode(file.read_bytes(), type=LabelledSource) for file in files]
-        print(f"\n{Path(path).name} {sensor}, {options.labels} labels of each class, {len(found)} old domains\n")
+        print(f"\n{name}: {options.labels} labels of each class, {len(found)} old domains\n")
         print("\n".join(_table([group for one in found for group in one.groups])), flush=True)
 
 
-def _measure(path: Path, sensor: str, count: int, sources: int | None, start: Path) -> None:
+def _measure(path: Path, sensor: str, options: Namespace, start: Path) -> None:
     dataset = open_dataset(path)
     windows = dataset.everything().with_modalities((sensor,))
     names = np.unique(windows.groups)
-    for number in range(len(names))[:sources]:
+    for number in range(len(names))[: options.sources]:
         kept = start.with_name(f"{start.name}-{number}.json")
         if kept.exists():
             continue
@@ -111,18 +116,30 @@ def _measure(path: Path, sensor: str, count: int, sources: int | None, start: Pa
         groups = []
         for target in turned[GROUPS : 2 * GROUPS]:
             mine = np.flatnonzero(windows.groups == target)
-            first, second = (np.sort(mine[rows]) for rows in halves_of(windows.subset(mine)))
+            cut = halves_of if options.later else in_turns
+            first, second = (np.sort(mine[rows]) for rows in cut(windows.subset(mine)))
             if min(len(first), len(second)) >= FEWEST:
-                groups.append(_group(windows, old, student, first, second, count=count))
+                groups.append(_group(windows, old, student, first, second, count=options.labels))
         found = LabelledSource(
             dataset=dataset.spec.name,
             sensor=sensor,
-            count=count,
+            count=options.labels,
             old=[str(one) for one in turned[:GROUPS]],
             groups=groups,
         )
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_file(kept, msgspec.json.encode(found))
+
+
+def in_turns(windows: Windows) -> tuple[Rows, Rows]:
+    """Gives the rows of every other of four stretches of each class, and those of the others."""
+    parts: tuple[list[int], list[int]] = ([], [])
+    for number in np.unique(windows.labels):
+        stretches = np.array_split(np.flatnonzero(windows.labels == number), STRETCHES)
+        for place, rows in enumerate(stretches):
+            parts[place % 2].extend(rows[:-1].tolist())
+    first, second = (np.array(rows, dtype=np.int64) for rows in parts)
+    return first, second
 
 
 def old_rows(windows: Windows, groups: NDArray[np.generic]) -> dict[str, Rows]:

@@ -7,7 +7,7 @@ import numpy as np
 from mmkd_models.data import Dataset
 from proofs.adaptation_growth import CLASS_ARMS, GrowthFound, without_class
 from proofs.adaptation_growth import _table as growth_table
-from proofs.adaptation_labels import ARMS, LabelledGroup, balanced, old_rows
+from proofs.adaptation_labels import ARMS, LabelledGroup, balanced, in_turns, old_rows
 from proofs.adaptation_labels import _table as labels_table
 
 
@@ -21,6 +21,13 @@ def test_of_each_class_of_a_group_the_first_teach_the_next_judge_and_nobody_sees
     count = len(rows)
     assert np.isin(rows[: 2 * count // 3], parts["learn"]).all()
     assert np.isin(rows[5 * count // 6 :], parts["unseen"]).all()
+
+
+def test_labels_come_from_every_other_stretch_without_its_last_window(machines: Dataset) -> None:
+    windows = machines.everything()
+    rows = np.flatnonzero(windows.labels == 0)[:12]
+    first, second = in_turns(windows.subset(rows))
+    assert (first.tolist(), second.tolist()) == ([0, 1, 6, 7], [3, 4, 9, 10])
 
 
 def test_a_class_that_is_to_come_is_unknown_before(machines: Dataset) -> None:
