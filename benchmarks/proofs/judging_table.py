@@ -6,27 +6,35 @@ A row a document. Errors are what is missing to full balanced accuracy, in per c
 over faults and severities. Beside them the share that is left of the error of labels alone, the mean over faults, with
 its 95 % interval where five groups or more judge. Then the gaps between groups, in points, and how far the estimate
 without labels flatters. A document of shift gets a table of its own: a row a domain that nothing was trained on.
+
+Several documents of a set and sensor are folds. The first one has the rows above; a table of its own pools all of them:
+means over folds, each with other groups and trainings, with 95 % intervals by Student's t.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import numpy as np
 
+from mmkd_models.compare.domains import spread_of
 from mmkd_report.documents.figures import Measure
 from mmkd_report.documents.judging import (
     DomainSpread,
     FaultsFacts,
     Gap,
+    GroupMeasure,
     JudgingDocument,
     RelativeError,
     ShiftFacts,
     read_judging,
 )
 from proofs.script import head, parser_of, row
+
+MEASURES: tuple[GroupMeasure, ...] = get_args(GroupMeasure)
 
 
 def main() -> None:
@@ -40,14 +48,19 @@ def main() -> None:
 
 def tables(documents: Sequence[JudgingDocument]) -> Iterator[str]:
     """Give a table of each suite that a document has, in Markdown."""
-    faults = [(one, one.faults) for one in documents if one.faults is not None]
+    folds = folds_of(documents)
+    first = [several[0] for several in folds.values()]
+    faults = [(one, one.faults) for one in first if one.faults is not None]
     if faults:
         yield errors_table(faults)
         yield relative_table(faults)
-    if any(one.groups is not None for one in documents):
-        yield gaps_table(documents)
-    if any(one.confidence is not None for one in documents):
-        yield estimates_table(documents)
+    if any(one.groups is not None for one in first):
+        yield gaps_table(first)
+    if any(one.confidence is not None for one in first):
+        yield estimates_table(first)
+    pooled = [several for several in folds.values() if len(several) > 1 and several[0].faults is not None]
+    if pooled:
+        yield pooled_table(pooled)
     for one in documents:
         if one.shift is not None:
             yield shift_table(one.shift)
@@ -56,6 +69,15 @@ def tables(documents: Sequence[JudgingDocument]) -> Iterator[str]:
 def named(document: JudgingDocument) -> str:
     """Give the set and the sensor that breaks."""
     return f"{document.data.name} {', '.join(document.models[0].modalities)}"
+
+
+def folds_of(documents: Sequence[JudgingDocument]) -> dict[str, list[JudgingDocument]]:
+    """Give the documents by set and sensor; those of shift pool by themselves, and are not among them."""
+    found: dict[str, list[JudgingDocument]] = {}
+    for one in documents:
+        if one.shift is None:
+            found.setdefault(named(one), []).append(one)
+    return found
 
 
 def columns(document: JudgingDocument) -> dict[str, str]:
@@ -149,6 +171,55 @@ def estimates_table(documents: Sequence[JudgingDocument]) -> str:
                 )
             )
     return "\n".join(rows)
+
+
+def pooled_table(found: Sequence[Sequence[JudgingDocument]]) -> str:
+    """Give what the student is better by than labels alone, what is left of their error, and what gaps change by."""
+    names = [name for name in columns(found[0][0]) if name != "labels alone"]
+    better = ["student better by, points: sound", "under faults"]
+    left_of = [f"error left, %: {names[0]}", *names[1:]]
+    wider = [f"gap wider by, points: {MEASURES[0]}", *MEASURES[1:]]
+    rows = [head("mean over folds", "folds, windows, groups", *better, *left_of, *wider, texts=1)]
+    for folds in found:
+        judged = [sum(one.data.windows for one in folds), sum(one.data.groups for one in folds)]
+        cells = [spread_over([better_by(one, is_sound=is_sound) for one in folds]) for is_sound in (True, False)]
+        cells += [spread_over([left_over(one, name) for one in folds]) for name in names]
+        cells += [spread_over([wider_by(one, measure) for one in folds]) for measure in MEASURES]
+        rows.append(row(named(folds[0]), ", ".join(map(str, (len(folds), *judged))), *cells))
+    return "\n".join(rows)
+
+
+def better_by(document: JudgingDocument, *, is_sound: bool) -> float | None:
+    """Give by how many points the student errs less than labels alone."""
+    faults, known = document.faults, columns(document)
+    if faults is None or "labels alone" not in known:
+        return None
+    ours, theirs = (
+        faults.sound[name] if is_sound else float(np.mean([np.mean(one.errors[name]) for one in faults.faults]))
+        for name in (known["student"], known["labels alone"])
+    )
+    return 100 * (theirs - ours)
+
+
+def left_over(document: JudgingDocument, column: str) -> float | None:
+    """Give what is left of the error of labels alone under faults, in per cent."""
+    name = columns(document).get(column)
+    found = None if document.faults is None or name is None else document.faults.relative.get(name)
+    return None if found is None else 100 * found.mean
+
+
+def wider_by(document: JudgingDocument, measure: GroupMeasure) -> float | None:
+    """Give by how many points the student's gap between groups is wider than that of labels alone."""
+    known = columns(document)
+    gaps = {} if document.groups is None else document.groups.gaps.get(measure, {})
+    ours, theirs = (gaps.get(known.get(name, "")) for name in ("student", "labels alone"))
+    return None if ours is None or theirs is None else 100 * (ours.gap - theirs.gap)
+
+
+def spread_over(values: Sequence[float | None]) -> str:
+    """Give the mean of folds with its interval; nothing where one of them has no figure."""
+    known = [one for one in values if one is not None]
+    return spread(spread_of(known), 1.0) if len(known) == len(values) else "-"
 
 
 def shift_table(found: ShiftFacts) -> str:
