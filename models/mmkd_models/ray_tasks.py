@@ -48,12 +48,12 @@ def run_on_ray(
     if started_here:
         ray.init(log_to_driver=False, configure_logging=False, include_dashboard=False)
     try:
-        task = ray.remote(num_cpus=processors)(make)
+        task = ray.remote(num_cpus=processors)(_make)  # takes functions alone, no partial ones
         waiting, begun = deque(enumerate(jobs)), dict[object, int]()
         while waiting or begun:
             while waiting and len(begun) < at_a_time:
                 number, job = waiting.popleft()
-                begun[task.remote(job)] = number
+                begun[task.remote(make, job)] = number
             done, _ = ray.wait(list(begun), timeout=_POLL_S)
             for result in done:
                 _raise_of(ray.get, result)
@@ -62,6 +62,10 @@ def run_on_ray(
     finally:
         if started_here:
             ray.shutdown()
+
+
+def _make(make: Callable[[Job], None], job: Job) -> None:
+    make(job)
 
 
 def _raise_of(get: Callable[[object], object], result: object) -> None:
