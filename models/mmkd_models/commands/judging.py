@@ -124,11 +124,14 @@ def _show_groups(document: JudgingDocument, found: GroupsFacts) -> None:
 
 def _show_confidence(document: JudgingDocument, found: TrustFacts) -> None:
     names = [one.name for one in document.models]
-    table = plain_table(["estimated without labels / true accuracy, %", *names])
+    table = plain_table(["estimated without labels / true accuracy / label sets that hold, %", *names])
     for rows in zip(*(found.models[name].rows for name in names), strict=True):
-        cells = [f"{100 * row.estimated:.1f} / {100 * row.accuracy:.1f}" for row in rows]
+        held = ["-" if row.covered is None else f"{100 * row.covered:.1f}" for row in rows]
+        cells = [
+            f"{100 * row.estimated:.1f} / {100 * row.accuracy:.1f} / {of}" for row, of in zip(rows, held, strict=True)
+        ]
         table.add_row(rows[0].condition, *cells)
-    print(f"faults at severity {found.severity:g}:")
+    print(f"faults at severity {found.severity:g}; label sets promise {1 - found.set_level:.0%}:")
     show_table(table)
 
 

@@ -93,6 +93,13 @@ def _of_confidence(document: JudgingDocument, found: TrustFacts) -> Iterator[str
         )
     else:
         yield f"Its own estimate flatters under none of {len(broken)} faults by more than {found.misleads_beyond:.0%}"
+    covered = {one.condition: one.covered for one in broken if one.covered is not None}
+    if sound.covered is not None and covered:
+        least = min(covered, key=lambda condition: covered[condition])
+        yield (
+            f"Its label sets promise the true label in {1 - found.set_level:.0%}: they hold it in {sound.covered:.1%} "
+            f"with sound sensors, and least, in {covered[least]:.1%}, under {least}"
+        )
 
 
 def _of_cost(found: CostFacts) -> Iterator[str]:
