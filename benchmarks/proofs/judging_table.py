@@ -175,7 +175,8 @@ def estimates_table(documents: Sequence[JudgingDocument]) -> str:
 
 def pooled_table(found: Sequence[Sequence[JudgingDocument]]) -> str:
     """Give what the student is better by than labels alone, what is left of their error, and what gaps change by."""
-    names = [name for name in columns(found[0][0]) if name != "labels alone"]
+    everywhere = set.intersection(*(set(columns(one)) for folds in found for one in folds))
+    names = [name for name in columns(found[0][0]) if name in everywhere - {"labels alone"}]
     better = ["student better by, points: sound", "under faults"]
     left_of = [f"error left, %: {names[0]}", *names[1:]]
     wider = [f"gap wider by, points: {MEASURES[0]}", *MEASURES[1:]]
