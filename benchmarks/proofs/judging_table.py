@@ -4,8 +4,9 @@
 
 A row a document. Errors are what is missing to full balanced accuracy, in per cent: with sound sensors, and the mean
 over faults and severities. Beside them the share that is left of the error of labels alone, the mean over faults, with
-its 95 % interval where five groups or more judge. Then the gaps between groups, in points, and how far the estimate
-without labels flatters. A document of shift gets a table of its own: a row a domain that nothing was trained on.
+its 95 % interval where five groups or more judge, and its mean over sets, by Student's t. Then the gaps between groups,
+in points, and how far the estimate without labels flatters. A document of shift gets a table of its own: a row a domain
+that nothing was trained on.
 
 Several documents of a set and sensor are folds. The first one has the rows above; a table of its own pools all of them:
 means over folds, each with other groups and trainings, with 95 % intervals by Student's t.
@@ -89,29 +90,42 @@ def columns(document: JudgingDocument) -> dict[str, str]:
     return found | {one.name: one.name for one in document.models if one.role == "rival"}
 
 
+def columns_of(documents: Sequence[JudgingDocument]) -> list[str]:
+    """Give the columns that one of the documents has or more, as the one with most of them orders them."""
+    found = sorted((columns(one) for one in documents), key=len, reverse=True)
+    return list(dict.fromkeys(name for one in found for name in one))
+
+
 def errors_table(found: Sequence[tuple[JudgingDocument, FaultsFacts]]) -> str:
     """Give errors with sound sensors and under faults."""
-    names = list(columns(found[0][0]))
+    names = columns_of([document for document, _ in found])
     rows = [head("error, sound / under faults, %", "windows, groups", *names, "worst fault of the student", texts=1)]
     for document, faults in found:
-        cells = []
-        for name in columns(document).values():
-            broken = np.mean([np.mean(one.errors[name]) for one in faults.faults])
-            cells.append(f"{100 * faults.sound[name]:.1f} / {100 * broken:.1f}")
+        known = columns(document)
+        cells = [errors_of(faults, known[name]) if name in known else "-" for name in names]
         judged = f"{document.data.windows}, {document.data.groups}"
         rows.append(row(named(document), judged, *cells, faults.faults[0].name))
     return "\n".join(rows)
 
 
+def errors_of(faults: FaultsFacts, name: str) -> str:
+    """Give a model's error with sound sensors, and the mean under faults."""
+    broken = np.mean([np.mean(one.errors[name]) for one in faults.faults])
+    return f"{100 * faults.sound[name]:.1f} / {100 * broken:.1f}"
+
+
 def relative_table(found: Sequence[tuple[JudgingDocument, FaultsFacts]]) -> str:
     """Give errors under faults as shares of those of labels alone, and under how many faults the student errs less."""
-    names = [name for name in columns(found[0][0]) if name != "labels alone"]
+    names = [name for name in columns_of([document for document, _ in found]) if name != "labels alone"]
     rows = [head("error of labels alone that is left, %", *names, "faults with less error of the student", texts=1)]
     for document, faults in found:
         known = columns(document)
-        cells = [left(faults.relative.get(known[name])) for name in names]
+        cells = [left(faults.relative.get(known.get(name, ""))) for name in names]
         of_student = [one.relative[known["student"]] for one in faults.faults if known["student"] in one.relative]
         rows.append(row(named(document), *cells, f"{sum(one < 1 for one in of_student)} of {len(of_student)}"))
+    if len(found) > 1:
+        over = (spread_over([left_over(document, name) for document, _ in found], digits=0) for name in names)
+        rows.append(row("mean over sets", *over, ""))
     return "\n".join(rows)
 
 
@@ -217,10 +231,10 @@ def wider_by(document: JudgingDocument, measure: GroupMeasure) -> float | None:
     return None if ours is None or theirs is None else 100 * (ours.gap - theirs.gap)
 
 
-def spread_over(values: Sequence[float | None]) -> str:
-    """Give the mean of folds with its interval; nothing where one of them has no figure."""
+def spread_over(values: Sequence[float | None], *, digits: int = 1) -> str:
+    """Give the mean of folds or sets with its interval by Student's t; nothing where one of them has no figure."""
     known = [one for one in values if one is not None]
-    return spread(spread_of(known), 1.0) if len(known) == len(values) else "-"
+    return spread(spread_of(known), 1.0, digits=digits) if len(known) == len(values) else "-"
 
 
 def shift_table(found: ShiftFacts) -> str:
@@ -241,10 +255,11 @@ def cell(value: float, measure: Measure) -> str:
     return f"{measure.scale * value:.1f}"
 
 
-def spread(found: DomainSpread, scale: float) -> str:
+def spread(found: DomainSpread, scale: float, *, digits: int = 1) -> str:
     """Give a mean with its interval."""
-    ends = "" if found.low is None or found.high is None else f" ({scale * found.low:.1f} to {scale * found.high:.1f})"
-    return f"{scale * found.mean:.1f}{ends}"
+    if found.low is None or found.high is None:
+        return f"{scale * found.mean:.{digits}f}"
+    return f"{scale * found.mean:.{digits}f} ({scale * found.low:.{digits}f} to {scale * found.high:.{digits}f})"
 
 
 if __name__ == "__main__":

@@ -129,6 +129,30 @@ def test_folds_of_a_set_are_pooled_and_only_the_first_has_rows_of_its_own() -> N
     ]
 
 
+def test_a_set_without_a_teacher_has_its_models_in_the_right_columns() -> None:
+    found = FaultsFacts(
+        sensors=("acc",),
+        severities=(0.2, 0.4, 0.6, 0.8, 1.0),
+        measure="balanced_accuracy",
+        sound={"s": 0.1, "b": 0.2, "t": 0.05, "MiniRocket": 0.15},
+        faults=(fault("hum", 0.6, 1.5),),
+        left_out=(),
+        relative={"s": RelativeError(mean=0.9, low=0.8, high=1.02)},
+    )
+    whole = msgspec.structs.replace(EMPTY, faults=found)
+    data = msgspec.structs.replace(DATA, name="press")
+    lines = told_all([msgspec.structs.replace(whole, data=data, models=(STUDENT, LABELS, ROCKET)), whole])
+    assert lines[2:4] == [
+        "| press acc | 90, 6 | - | 20.0 / 40.0 | 10.0 / 60.0 | 15.0 / 30.0 | hum |",
+        "| line acc | 90, 6 | 5.0 / 10.0 | 20.0 / 40.0 | 10.0 / 60.0 | 15.0 / 30.0 | hum |",
+    ]
+    assert lines[6:9] == [
+        "| press acc | - | 90 (80 to 102) | - | 0 of 1 |",
+        "| line acc | - | 90 (80 to 102) | - | 0 of 1 |",
+        "| mean over sets | - | 90 (90 to 90) | - |  |",
+    ]
+
+
 def test_gaps_stand_beside_what_chance_gives() -> None:
     one = Gap(gap=0.1, low=0.05, high=0.2, chance=0.12, best="1", worst="2")
     groups = GroupsFacts(
