@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mmkd_models.evaluate.gains import FEWEST_GROUPS
 from mmkd_models.evaluate.suites.shift import next_of_shift, of_shift
 from mmkd_report.documents.cost import CostFacts
 from mmkd_report.documents.judging import FaultFigures, FaultsFacts, GroupsFacts, JudgingDocument, TrustFacts
@@ -75,6 +76,9 @@ def _to_record(document: JudgingDocument) -> Iterator[str]:
         both = [fault for fault in lost if fault in unseen]
         if both:
             yield f"windows of sensors that show {_listed(both, 'and')}, which no training practised"
+        relative = document.faults.relative.get(name)
+        if relative is not None and relative.low is None:
+            yield f"{FEWEST_GROUPS} groups or more that judge, for an interval under faults"
 
 
 def _of_confidence(document: JudgingDocument, found: TrustFacts) -> Iterator[str]:

@@ -105,6 +105,14 @@ def test_a_claim_needs_its_whole_interval_on_one_side() -> None:
     )
 
 
+def test_where_groups_are_too_few_more_are_to_be_recorded() -> None:
+    def last(low: float | None, high: float | None) -> str:
+        return told(faults=faults(RelativeError(mean=1.0, low=low, high=high)))[-1]
+
+    assert last(None, None).endswith("; 5 groups or more that judge, for an interval under faults")
+    assert "for an interval" not in last(0.9, 1.1)
+
+
 def groups(change: GapChange, *, chance: float = 0.1) -> GroupsFacts:
     def value(name: str, accuracy: float, windows: int) -> GroupFigures:
         figures: dict[GroupMeasure, float] = {"accuracy": accuracy, "recall": accuracy, "calibration error": 0.1}
