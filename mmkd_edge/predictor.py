@@ -15,10 +15,7 @@ from functools import partial
 from types import TracebackType
 from typing import Literal, NoReturn
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mmkd_edge.backends.base import Backend, BackendName, RunPrecision, check_backend
+from mmkd_edge.backends.base import Answers, Backend, BackendName, RunPrecision, check_backend
 from mmkd_edge.backends.handlers import let_handlers_through
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry
@@ -426,7 +423,7 @@ class EdgePredictor:
         number: int,
         window: object,
         conditions: Conditions = NO_CONDITIONS,
-        stepped: NDArray[np.float32] | None = None,
+        stepped: Answers | None = None,
     ) -> Prediction:
         """One student's prediction, whatever the policy.
 
@@ -434,7 +431,7 @@ class EdgePredictor:
             number: of the student.
             window: as `predict` takes it.
             conditions: what it is asked under.
-            stepped: probabilities (1, K) that the steps of a stream gave; the engine is not asked then.
+            stepped: outputs that the steps of a stream gave; the engine is not asked then.
         """
         service = self._service
         service.check_usable()
@@ -471,7 +468,8 @@ class EdgePredictor:
             if conditions.is_late:
                 fault = worse(WindowFault(status="stale", reason="the answer came after the deadline"), fault)
         else:
-            probabilities = stepped
+            _, probabilities, *scores = stepped
+            novelty, fault = judged_novelty(engine.step_novelty, scores, fault)
         prediction = interpret(
             probabilities,
             present,

@@ -3,6 +3,7 @@
     python benchmarks/proofs/novelty.py fit watch_exercises --modality acc --folds 2 --keep FOLDER
     python benchmarks/proofs/novelty.py score FOLDER
     python benchmarks/proofs/novelty.py graphs student.ckpt --keep FOLDER --precision fp32 int8
+    python benchmarks/proofs/novelty.py stream causal.edge watch_exercises
 
 `fit` trains one student for each class and fold, without the class, and keeps embeddings, logits and statistics of the
 windows; what is there already is not computed again, so that a run that was stopped goes on. `score` judges all that a
@@ -14,7 +15,8 @@ shared covariance (K. Lee, K. Lee, H. Lee, J. Shin, NeurIPS 2018, arXiv 1807.038
 Wolf, Journal of Multivariate Analysis 88, 2004), the largest softmax probability (D. Hendrycks, K. Gimpel, ICLR 2017),
 the energy of the logits (W. Liu et al., NeurIPS 2020), and an isolation forest on means, deviations, extremes and mean
 steps of the channels (scikit-learn). `graphs` writes a student's graphs with the output and without it, so that
-`mmkd-bench pair FOLDER/without.fp32.onnx FOLDER/with.fp32.onnx` says what it costs.
+`mmkd-bench pair FOLDER/without.fp32.onnx FOLDER/with.fp32.onnx` says what it costs. `stream` says which share of
+windows has a p-value of at most 0.01 and 0.05, each alone and along a stream of all of them end to end.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mmkd_edge import EdgePredictor
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import Precision
 from mmkd_export.plan import ExportPlan
@@ -61,6 +64,9 @@ def main() -> None:
     torch.set_num_threads(1)
     if options.do == "score":
         _score(options.folder, options.json)
+        return
+    if options.do == "stream":
+        _follow(options.bundle, options.dataset)
         return
     options.keep.mkdir(parents=True, exist_ok=True)
     if options.do == "graphs":
@@ -236,6 +242,24 @@ def _write_graphs(path: Path, folder: Path, precisions: Sequence[Precision]) -> 
                     print(target)
 
 
+def _follow(bundle: Path, dataset: str) -> None:
+    """Shares of p-values of a causal student's windows, alone and along a stream."""
+    print("| windows | p at most 0.01: alone | along the stream | at most 0.05: alone | along the stream |")
+    print("|---|---:|---:|---:|---:|")
+    with EdgePredictor.open(bundle, backend="ort") as predictor:
+        streaming, name = predictor.entry.streaming, predictor.modality.name
+        assert streaming is not None
+        for split in ("valid", "test"):
+            some = open_dataset(dataset).split(split).with_modalities([name])
+            windows = some.take(np.arange(len(some)))[name]
+            stream = predictor.stream(hop=5 * streaming.stride)
+            alone = [predictor.predict(window).novelty for window in windows]
+            along = [found.novelty for window in windows for found in stream.push(window)]
+            values = [np.array([one for one in found if one is not None]) for found in (alone, along)]
+            cells = (f"{(found <= level).mean():.1%}" for level in (0.01, 0.05) for found in values)
+            print(f"| {split}, {len(windows)} | {' | '.join(cells)} |")
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     doing = parser.add_subparsers(dest="do", required=True)
@@ -250,6 +274,9 @@ def _options() -> argparse.Namespace:
     graphs.add_argument("student", type=Path)
     graphs.add_argument("--precision", nargs="+", default=["fp32"], choices=["fp32", "fp16", "int8"])
     graphs.add_argument("--keep", type=Path, required=True)
+    stream = doing.add_parser("stream")
+    stream.add_argument("bundle", type=Path)
+    stream.add_argument("dataset")
     score = doing.add_parser("score")
     score.add_argument("folder", type=Path)
     score.add_argument("--json", type=Path)

@@ -8,19 +8,17 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.backends.base import BACKENDS, BackendName, SteppingBackend
+from mmkd_edge.backends.base import BACKENDS, Answers, BackendName, SteppingBackend
 from mmkd_edge.backends.handlers import let_handlers_through
 from mmkd_edge.backends.step_memory import StepMemory
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry, Streaming
 from mmkd_edge.errors import BackendError, first_line
 
-Answer = tuple[NDArray[np.float32], NDArray[np.float32]]
-
 
 class Steps(Protocol):
     """One stream's way through a step graph; used by one thread at a time, and done with at the first error."""
 
-    def push(self, values: NDArray[np.float32], present: NDArray[np.float32]) -> Answer:
+    def push(self, values: NDArray[np.float32], present: NDArray[np.float32]) -> Answers:
         """Take the next block of samples.
 
         Args:
@@ -28,7 +26,8 @@ class Steps(Protocol):
             present: float32 (1, S, C), 1 or 0.
 
         Returns:
-            Logits and probabilities, each float32 (1, K). They belong to the caller.
+            The outputs of the student's other graphs: logits, probabilities and perhaps novelty. They belong to the
+            caller.
 
         Raises:
             BackendError: the engine failed.
@@ -56,12 +55,13 @@ def start_steps(backend: SteppingBackend, streaming: Streaming) -> Steps:
 class _BoundSteps:
     def __init__(self, backend: SteppingBackend, memory: StepMemory) -> None:
         self._values, self._present, self._slot = (memory.inputs[name] for name in memory.fresh)
-        self._logits, self._probabilities, *_ = memory.outputs.values()
+        news = {f"next_{name}" for name in memory.states}
+        self._answers = [array for name, array in memory.outputs.items() if name not in news]
         self._memory = memory
         self._run = backend.bind(memory)
         self._backend = backend
 
-    def push(self, values: NDArray[np.float32], present: NDArray[np.float32]) -> Answer:
+    def push(self, values: NDArray[np.float32], present: NDArray[np.float32]) -> Answers:
         """Take the next block; see `Steps.push`."""
         memory = self._memory
         self._values[...] = values
@@ -78,4 +78,4 @@ class _BoundSteps:
                 f"backend {self._backend.name!r} ({self._backend.version}) failed to step: {first_line(error)}"
             ) from error
         memory.keep()
-        return self._logits.copy(), self._probabilities.copy()
+        return tuple(array.copy() for array in self._answers)

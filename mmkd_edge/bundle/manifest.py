@@ -252,10 +252,10 @@ def step_inputs(modality: ModalitySpec, streaming: Streaming) -> tuple[TensorSpe
     return (*samples, slot, *(TensorSpec(name=s.name, dtype="float32", shape=s.shape) for s in streaming.states))
 
 
-def step_outputs(task: TaskSpec, streaming: Streaming) -> tuple[TensorSpec, ...]:
+def step_outputs(task: TaskSpec, streaming: Streaming, *, novelty: bool = False) -> tuple[TensorSpec, ...]:
     """The outputs of a step graph: those of every artifact, and what is new of each state: all of it, or one slot."""
     states = (TensorSpec(name=f"next_{s.name}", dtype="float32", shape=_new_shape(s)) for s in streaming.states)
-    return (*graph_outputs(task), *states)
+    return (*graph_outputs(task, novelty=novelty), *states)
 
 
 def _new_shape(state: StateTensor) -> tuple[int, ...]:
@@ -380,7 +380,7 @@ def _check_adapted(adapted: Adapted, path: str) -> None:
 def _check_streaming(streaming: Streaming, model: ModelEntry, path: str) -> None:
     stride, samples = streaming.stride, model.modality.samples
     _require(stride <= samples, f"{path}.stride", f"expected at most a window of {samples} samples, got {stride}")
-    tensors = step_inputs(model.modality, streaming) + step_outputs(model.task, streaming)
+    tensors = step_inputs(model.modality, streaming) + step_outputs(model.task, streaming, novelty=model.has_novelty)
     _check_unique([tensor.name for tensor in tensors], f"{path}.states", "tensor's name")
     for index, state in enumerate(streaming.states):
         _check_name(state.name, f"{path}.states[{index}].name")

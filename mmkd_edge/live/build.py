@@ -71,12 +71,12 @@ def service_of(spec: RunSpec, *, load_recordings: Load, onlooker_of: OnlookerOf 
         )
 
 
-def _ring(spec: StationSpec, run: RunSpec, entry: ModelEntry) -> UncertainRing | None:
+def _ring(spec: StationSpec, run: RunSpec, entry: ModelEntry, *, among: int) -> UncertainRing | None:
     if run.keep_uncertain_bytes is None:
         return None
     rule = RingRule(folder=Path(run.keep_in), most_bytes=run.keep_uncertain_bytes, below=spec.uncertain_below)
     alarms = [one.label for one in spec.alarms]
-    return UncertainRing(rule, station=spec.name, modality=entry.modality, task=entry.task, alarms=alarms)
+    return UncertainRing(rule, station=spec.name, modality=entry.modality, task=entry.task, among=among, alarms=alarms)
 
 
 def usual_hop(entry: ModelEntry) -> int:
@@ -180,7 +180,7 @@ def _sensor(
 ) -> Sensor:
     modality = entry.modality
     mapped = _map_of(spec, modality.name, among=among)
-    _check_modality(spec, run, modality, is_mapped=bool(mapped), among=among)
+    _check_modality(spec, modality, is_mapped=bool(mapped), among=among)
     wanted = Wanted(
         columns=columns_of(modality, mapped),
         rate_hz=modality.rate_hz,
@@ -199,7 +199,7 @@ def _sensor(
             "leave it out, or add --follow for a file that grows"
         )
     rules = _rules(spec, entry, predictor.entry)
-    ring = _ring(spec, run, entry)
+    ring = _ring(spec, run, entry, among=among)
     if ring is not None:
         opened.callback(ring.close)
     return Sensor(source, text, predictor=predictor, rules=rules, ring=ring)
@@ -216,16 +216,13 @@ def _map_of(spec: StationSpec, modality: str, *, among: int) -> dict[str, str]:
     return {channel.removeprefix(own): one for channel, one in spec.map.items() if channel.startswith(own)}
 
 
-def _check_modality(spec: StationSpec, run: RunSpec, modality: ModalitySpec, *, is_mapped: bool, among: int) -> None:
-    is_kept = run.keep_uncertain_bytes is not None
-    if modality.kind == "video" and (is_mapped or is_kept):
-        option = "--map" if is_mapped else "--keep-uncertain"
+def _check_modality(spec: StationSpec, modality: ModalitySpec, *, is_mapped: bool, among: int) -> None:
+    if modality.kind == "video" and is_mapped:
         raise UsageError(
-            f"station {spec.name!r}: {option}: expected none for {modality.name!r}, which is video; leave it out"
+            f"station {spec.name!r}: --map: expected none for {modality.name!r}, which is video; leave it out"
         )
-    if among > 1 and (is_kept or spec.modality is not None):
-        option = "--keep-uncertain" if is_kept else "--modality"
-        raise UsageError(f"station {spec.name!r}: {option}: expected none beside several sources; leave it out")
+    if among > 1 and spec.modality is not None:
+        raise UsageError(f"station {spec.name!r}: --modality: expected none beside several sources; leave it out")
     if modality.normalise == "per_group" and spec.reference is None:
         raise UsageError(
             f"{spec.bundle}: modality {modality.name!r} needs the statistics of its machine; make them with "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -88,6 +88,7 @@ class Intake:
         self._most = most
         self._on_full = on_full
         self._waiting: deque[Delivery] = deque()
+        self._coming: Counter[int] = Counter()  # by sensor, those that wait for room included
         self._changed = threading.Condition()
         self._ended = False
         self._deliveries = self._samples = self._dropped = self._garbage = self._connects = 0
@@ -99,12 +100,14 @@ class Intake:
         with self._changed:
             self._deliveries += 1
             self._samples += len(delivery.rows)
+            self._coming[delivery.sensor] += 1
             while len(self._waiting) >= self._most and not self._ended:
                 if self._on_full == "drop-oldest":
-                    self._dropped += len(self._waiting.popleft().rows)
+                    self._dropped += len(self._first().rows)
                 else:
                     self._changed.wait(_WAKES_S)
             if self._ended:  # it comes too late to be answered
+                self._coming[delivery.sensor] -= 1
                 self._dropped += len(delivery.rows)
                 return
             self._waiting.append(delivery)
@@ -119,9 +122,19 @@ class Intake:
                 if left_s <= 0 or self._ended:
                     return None
                 self._changed.wait(left_s)
-            delivery = self._waiting.popleft()
+            delivery = self._first()
             self._changed.notify_all()
             return delivery
+
+    def _first(self) -> Delivery:
+        delivery = self._waiting.popleft()
+        self._coming[delivery.sensor] -= 1
+        return delivery
+
+    def awaits(self, sensor: int) -> bool:
+        """Whether a delivery of a sensor has come and was not taken."""
+        with self._changed:
+            return self._coming[sensor] > 0
 
     def end(self) -> None:
         """Answer what waits, and nothing that is put from now on."""

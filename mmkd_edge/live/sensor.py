@@ -6,7 +6,7 @@ Owns the clock and the stream of a source, and what a silent sensor is. Starts n
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -46,21 +46,22 @@ class StationRules(msgspec.Struct, frozen=True, kw_only=True):
     modality: str | None = None
 
 
+# Samples that go into a stream together: sorting and gridding so many takes a few milliseconds.
+_TOGETHER = 1024
+
+
 class StreamTurn(NamedTuple):
-    """What went into a stream, and what came out.
+    """What goes into a stream, and what comes out.
 
     Attributes:
         times: (n,) seconds.
         levels: float32 (n, C), what is drawn of the samples: they themselves, of frames the brightness of channels.
-        found: predictions that became due.
+        found: predictions that become due, each made when it is asked for; all of them before the next step.
     """
 
     times: NDArray[np.float64]
     levels: NDArray[np.float32]
-    found: list[Prediction]
-
-
-_NOTHING = StreamTurn(np.empty(0), np.empty((0, 0), dtype=np.float32), [])
+    found: Iterator[Prediction]
 
 
 class Sensor:
@@ -107,29 +108,31 @@ class Sensor:
             on_window=None if ring is None else self._keep,
         )
 
-    def take(self, delivery: Delivery) -> StreamTurn:
-        """Samples that came."""
+    def take(self, delivery: Delivery) -> Iterator[StreamTurn]:
+        """Samples that came, a part after the other."""
         times = self._clock.times_of(delivery)
-        now_s = self._clock.now_s()
-        self.now_s = float(times[-1]) if now_s is None else now_s
-        found = self.stream.push(delivery.rows, times, now_s=self.now_s)
-        return StreamTurn(times, _levels(delivery.rows), found)
+        for part in _parts(len(times)):
+            now_s = self._clock.now_s()
+            self.now_s = float(times[part][-1]) if now_s is None else now_s
+            rows = delivery.rows[part]
+            yield StreamTurn(times[part], _levels(rows), self.stream.each(rows, times[part], now_s=self.now_s))
 
-    def fill_silence(self) -> StreamTurn:
+    def fill_silence(self) -> Iterator[StreamTurn]:
         """What a silent source should have given, as missing."""
         times = self._clock.missing_times(time.monotonic(), silence_s=self._rules.silence_s)
         now_s = self._clock.now_s()
-        if now_s is None or len(times) == 0 or self.has_ended:
-            return _NOTHING
+        if now_s is None or self.has_ended:
+            return
         self.now_s = now_s
         silent_s = self._clock.silent_s()
-        levels = np.full((len(times), len(self.modality.channels)), np.nan, dtype=np.float32)
-        if self.modality.kind == "video":  # of a long silence a window of missing frames says as much
-            last = times[-self.modality.samples :]
-            found = self.stream.push([None] * len(last), last, now_s=now_s)
-        else:
-            found = self.stream.push(levels, times, now_s=now_s)
-        return StreamTurn(times, levels, [self._silent(prediction, silent_s) for prediction in found])
+        is_video = self.modality.kind == "video"
+        for part in _parts(len(times)):
+            levels = np.full((len(times[part]), len(self.modality.channels)), np.nan, dtype=np.float32)
+            # Of a long silence without frames the last window says as much.
+            last = times[part][-self.modality.samples if is_video else 0 :]
+            missing = [None] * len(last) if is_video else levels
+            found = self.stream.each(missing, last, now_s=now_s)
+            yield StreamTurn(times[part], levels, (self._silent(prediction, silent_s) for prediction in found))
 
     def flush(self) -> list[Prediction]:
         """What is due at the end."""
@@ -142,7 +145,7 @@ class Sensor:
         if self.ring is not None:
             self.ring.close()
 
-    def _keep(self, window: NDArray[np.float32], prediction: Prediction) -> None:
+    def _keep(self, window: NDArray[Any], prediction: Prediction) -> None:
         assert self.ring is not None
         self.ring.see(window, prediction, time_s=self.now_s - (prediction.input_age_s or 0.0))
 
@@ -190,6 +193,10 @@ class Order:
 def _why_not(last: Prediction, has_ended: bool) -> Prediction:
     """The last prediction of a sensor that does not live, with the reason; a good one says nothing of the end."""
     return msgspec.structs.replace(last, reason="its source has ended") if has_ended and lives(last) else last
+
+
+def _parts(count: int) -> list[slice]:
+    return [slice(start, start + _TOGETHER) for start in range(0, count, _TOGETHER)]
 
 
 def _levels(rows: NDArray[Any]) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -30,7 +30,7 @@ from mmkd_edge.live.records import (
 )
 from mmkd_edge.live.sensor import Order, Sensor, StreamTurn
 from mmkd_edge.live.sinks.outlet import Outlet
-from mmkd_edge.live.uncertain import RingFacts
+from mmkd_edge.live.uncertain import RingFacts, UncertainRing, kept_in_all
 from mmkd_edge.predict.postprocess import Prediction
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.stream.stream import StreamFacts
@@ -77,7 +77,7 @@ class StationFacts(msgspec.Struct, frozen=True, kw_only=True):
         alarms: episodes that were raised, by label.
         missed: samples that were filled in as missing while the source was silent.
         faults: deliveries that could not be answered, and why not is in the log.
-        longest_hold_s: the longest that one delivery, or filling in what a silent source owes, held up the next.
+        longest_hold_s: the longest that one turn held up the next: an answer, or a few samples that make none due.
         intake: what happened before the stream.
         stream: what happened in it.
         latency: from the arrival of samples to the records that they made due.
@@ -145,6 +145,7 @@ class Station:
         self._logged, self._logged_s = "", -_LOGS_EVERY_S
         self._filled_s = self._longest_hold_s = 0.0
         self._busy_since_s: float | None = None
+        self._at: int | None = None  # the sensor whose delivery is being answered
         self._answers = True
         self._error: Exception | None = None
         self._began_s = time.monotonic()
@@ -217,10 +218,10 @@ class Station:
         """
         event: AlarmEvent = "contradicted" if is_false else "acknowledged"
         self._give(partial(_numbered, msgspec.structs.replace(alarm, event=event, decided_s=time.time())))
-        ring = self._sensors[0].ring
-        if is_false and ring is not None and alarm.since_s is not None:
+        if is_false and alarm.since_s is not None:
             until_s = alarm.time_s if alarm.event == "cleared" and alarm.time_s is not None else math.inf
-            ring.contradict(alarm.label, since_s=alarm.since_s, until_s=until_s)
+            for ring in self._rings():
+                ring.contradict(alarm.label, since_s=alarm.since_s, until_s=until_s)
 
     def facts(self) -> StationFacts:
         """How it is doing."""
@@ -236,10 +237,13 @@ class Station:
                 intake=self._intake.facts(),
                 stream=_added([sensor.stream.facts for sensor in self._sensors]),
                 latency=self._latency.timing(),
-                uncertain=None if (ring := self._sensors[0].ring) is None else ring.facts(),
+                uncertain=kept_in_all([ring.facts() for ring in self._rings()]),
                 state=self._state,
                 adaptation=self._adaptation,
             )
+
+    def _rings(self) -> list[UncertainRing]:
+        return [sensor.ring for sensor in self._sensors if sensor.ring is not None]
 
     def look(self) -> None:
         """See whether a student should be adapted; says so once, until it no longer should. Takes milliseconds."""
@@ -288,17 +292,22 @@ class Station:
     # ---- the thread that answers
 
     def _answer(self) -> None:
-        while not self._intake.is_over:
-            delivery = self._intake.take(timeout_s=_WAITS_S)
+        """Works in turns of one answer, or of a few samples that make none due, so that nothing waits for many."""
+        # The last one first: what silent sensors owe goes before the rest of a delivery.
+        work: list[Iterator[None]] = []
+        while work or not self._intake.is_over:
+            if not work:
+                work.append(self._next())
+            elif self._order is not None and len(work) == 1 and time.monotonic() - self._filled_s > _WAITS_S:
+                work.append(self._fill_silence())
             self._tell_notes()
             began_s = self._busy_since_s = time.monotonic()
             try:
-                if delivery is not None:
-                    self._take(delivery)
-                if delivery is None or (self._order is not None and began_s - self._filled_s > _WAITS_S):
-                    self._filled_s = began_s
-                    self._fill_silence()
+                next(work[-1])
+            except StopIteration:
+                work.pop()
             except Exception as error:  # whatever a sample brings about, the next one is answered
+                work.pop()
                 self._fault(error)
             finally:
                 self._longest_hold_s = max(self._longest_hold_s, time.monotonic() - began_s)
@@ -306,33 +315,48 @@ class Station:
         for number in range(len(self._sensors)):
             self._flush(number)
 
-    def _take(self, delivery: Delivery) -> None:
+    def _next(self) -> Iterator[None]:
+        delivery = self._intake.take(timeout_s=_WAITS_S)
+        self._at = None if delivery is None else delivery.sensor
+        return self._fill_silence() if delivery is None else self._take(delivery)
+
+    def _take(self, delivery: Delivery) -> Iterator[None]:
+        number = delivery.sensor
         if not len(delivery.rows):  # the end of one of several sources
-            self._flush(delivery.sensor)
-            self._sensors[delivery.sensor].has_ended = True
+            self._flush(number)
+            self._sensors[number].has_ended = True
             return
-        found = self._follow(delivery.sensor, self._sensors[delivery.sensor].take(delivery))
-        if found:
-            with self._lock:
-                # A recording waits in the queue for as long as it takes: that says nothing of the machine.
-                is_live = self._sensors[delivery.sensor].source.live
+        # A recording waits in the queue for as long as it takes: that says nothing of the machine.
+        is_live = self._sensors[number].source.live
+        for is_result in self._follow(number, self._sensors[number].take(delivery)):
+            if is_result:
                 began_s = delivery.arrived_s if is_live else self._busy_since_s
-                self._latency.add(time.monotonic() - (began_s or delivery.arrived_s))
+                with self._lock:
+                    self._latency.add(time.monotonic() - (began_s or delivery.arrived_s))
+            yield
 
-    def _fill_silence(self) -> None:
-        """Give the streams what silent sources should have given, as missing."""
+    def _fill_silence(self) -> Iterator[None]:
+        """Give the streams what silent sources should have given, as missing; none is silent whose samples wait."""
+        self._filled_s = time.monotonic()
         for number, sensor in enumerate(self._sensors):
-            step = sensor.fill_silence()
-            self._missed += len(step.times)
-            if len(step.times):
-                self._follow(number, step)
+            if number != self._at and not self._intake.awaits(number):
+                for _ in self._follow(number, self._missing(sensor)):
+                    yield
 
-    def _follow(self, number: int, step: StreamTurn) -> bool:
-        """Show and say a step; whether it made results due."""
-        if self._onlooker is not None and len(step.times):
-            self._onlooker.samples(step.times, step.levels, sensor=number)
-        self._say_all(number, step.found)
-        return bool(step.found)
+    def _missing(self, sensor: Sensor) -> Iterator[StreamTurn]:
+        for step in sensor.fill_silence():
+            self._missed += len(step.times)
+            yield step
+
+    def _follow(self, number: int, steps: Iterator[StreamTurn]) -> Iterator[bool]:
+        """Show and say steps, a result or a step at a time; whether it was a result."""
+        for step in steps:
+            if self._onlooker is not None and len(step.times):
+                self._onlooker.samples(step.times, step.levels, sensor=number)
+            for prediction in step.found:
+                self._say_all(number, [prediction])
+                yield True
+            yield False
 
     def _flush(self, number: int) -> None:
         if self._sensors[number].has_ended:

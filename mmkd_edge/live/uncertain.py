@@ -14,7 +14,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.bundle.files import fault_of, write_file
 from mmkd_edge.errors import UsageError
+from mmkd_edge.frames import bytes_of, missing_frames
 from mmkd_edge.live.sinks.file_names import readable, told_apart
 from mmkd_edge.predict.postprocess import Prediction
 from mmkd_edge.spec import ModalitySpec, TaskSpec
@@ -33,8 +34,10 @@ logger = logging.getLogger(__name__)
 LEAST_BYTES = 1_000_000
 _TOGETHER, _WITHIN_S = 32, 60.0
 _MOST_WAITING = 256
-# In memory, of windows that speak for an alarm, until somebody says that it was false.
+# In memory: of windows that speak for an alarm, until somebody says that it was false; of one file; of what waits.
 _MOST_HELD_BYTES = 16_000_000
+_MOST_WAITING_BYTES = 64_000_000
+_LEAST_WINDOWS = 4
 _FILE = re.compile(r"-\d{8,}\Z")
 
 
@@ -53,7 +56,7 @@ class RingRule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Kept(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    window: NDArray[np.float32]
+    window: NDArray[Any]
     time_s: float
     label: str
     probability: float
@@ -75,6 +78,12 @@ class RingFacts(msgspec.Struct, frozen=True, kw_only=True):
     removed: int
 
 
+def kept_in_all(facts: Sequence[RingFacts]) -> RingFacts | None:
+    """What several rings kept together; None of none."""
+    names = RingFacts.__struct_fields__
+    return RingFacts(**{name: sum(getattr(one, name) for one in facts) for name in names}) if facts else None
+
+
 class UncertainRing:
     """Keeps uncertain windows of one station, at most one in each window's length of time.
 
@@ -83,10 +92,11 @@ class UncertainRing:
         station: whose; the files begin with its name.
         modality: of the windows.
         task: of the answers.
+        among: of the station's sensors: where it has several, each has files of its own, and its share of the bytes.
         alarms: labels of episodes; windows that name one are held in memory, the last 16 MB of them, for `contradict`.
 
     Raises:
-        UsageError: the folder cannot be made.
+        UsageError: the folder cannot be made, or a few windows are larger than all that is kept.
     """
 
     def __init__(
@@ -96,17 +106,31 @@ class UncertainRing:
         station: str,
         modality: ModalitySpec,
         task: TaskSpec,
+        among: int = 1,
         alarms: Collection[str] = (),
     ) -> None:
+        window_bytes = math.prod(modality.shape) * np.dtype(modality.dtype).itemsize
+        self._most_bytes = rule.most_bytes // among
+        least_bytes = _LEAST_WINDOWS * window_bytes
+        if self._most_bytes < least_bytes:
+            raise UsageError(
+                f"--keep-uncertain {rule.most_bytes:,}: expected {among * least_bytes:,} bytes or more: "
+                f"a window of {modality.name!r} has {window_bytes:,}; keep more"
+            )
         self._rule = rule
         self._station = station
         self._modality = modality
         self._task = task
-        self._stem = station if readable(station) == station else told_apart(station, by=station)
-        self._waiting: queue.Queue[_Kept | None] = queue.Queue(maxsize=_MOST_WAITING)
+        name = station if among == 1 else f"{station}.{modality.name}"
+        self._stem = name if readable(name) == name else told_apart(name, by=name)
+        self._together = max(
+            1, min(_TOGETHER, min(_MOST_HELD_BYTES, self._most_bytes // _LEAST_WINDOWS) // window_bytes)
+        )
+        waiting = max(1, min(_MOST_WAITING, _MOST_WAITING_BYTES // window_bytes))
+        self._waiting: queue.Queue[_Kept | None] = queue.Queue(maxsize=waiting)
         self._last_s = self._last_held_s = -float("inf")
         self._alarms = frozenset(alarms)
-        self._held: deque[_Kept] = deque(maxlen=max(1, _MOST_HELD_BYTES // (4 * math.prod(modality.shape))))
+        self._held: deque[_Kept] = deque(maxlen=max(1, _MOST_HELD_BYTES // window_bytes))
         self._lock = threading.Lock()  # of what is held
         self._kept = self._dropped = self._removed = 0
         try:
@@ -118,11 +142,11 @@ class UncertainRing:
         self._thread = threading.Thread(target=self._write, name=f"uncertain {station}", daemon=True)
         self._thread.start()
 
-    def see(self, window: NDArray[np.float32], prediction: Prediction, *, time_s: float) -> None:
-        """Keep a window (T, C) where its answer is uncertain, hold it where it names an alarm; returns at once.
+    def see(self, window: NDArray[Any], prediction: Prediction, *, time_s: float) -> None:
+        """Keep a window whose answer is uncertain, hold one whose answer names an alarm; returns at once.
 
         Args:
-            window: raw values; NaN = missing.
+            window: raw values (T, C), NaN = missing; of video (T, H, W, C), missing frames masked.
             prediction: its answer.
             time_s: of its newest sample.
         """
@@ -211,7 +235,7 @@ class UncertainRing:
                 ending = kept is None
             began_s = began_s if held else time.monotonic()
             held += [kept] if kept is not None else []
-            if held and (ending or len(held) >= _TOGETHER or time.monotonic() - began_s >= _WITHIN_S):
+            if held and (ending or len(held) >= self._together or time.monotonic() - began_s >= _WITHIN_S):
                 self._write_file(held)
                 held = []
             if ending:
@@ -234,8 +258,13 @@ class UncertainRing:
     def _arrays(self, held: list[_Kept]) -> dict[str, Any]:
         name, count = self._modality.name, len(held)
         start_s = np.array([one.time_s for one in held]) - (self._modality.samples - 1) / self._modality.rate_hz
+        windows, kind = [one.window for one in held], self._modality.kind
+        of_kind: dict[str, Any] = {f"kind_{name}": np.array(kind)} if kind == "audio" else {}
+        if kind == "video":
+            of_kind[f"frames_{name}"] = np.stack([~missing_frames(window) for window in windows]).astype(np.uint8)
         return {
-            f"x_{name}": np.stack([one.window for one in held]),
+            **of_kind,
+            f"x_{name}": np.stack([bytes_of(window) for window in windows]),
             f"rate_{name}": np.float64(self._modality.rate_hz),
             f"channels_{name}": np.array(self._modality.channels),
             f"unit_{name}": np.array(self._modality.unit),
@@ -256,7 +285,7 @@ class UncertainRing:
     def _make_room(self, size_bytes: int) -> None:
         files = self._files()
         used = sum(path.stat().st_size for path in files)
-        while files and used + size_bytes > self._rule.most_bytes:
+        while files and used + size_bytes > self._most_bytes:
             oldest = files.pop(0)
             used -= oldest.stat().st_size
             oldest.unlink()

@@ -46,6 +46,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
         novelty: what its novelty scores mean; None where it gives none that mean anything.
         statistics: of its inputs and answers.
         step: what executes the step graph of a causal student; None where there is none, or the backend runs none.
+        step_novelty: what the novelty scores of its steps mean.
         selftest: how its quick self-test ended; empty where there was none.
         trial: how its trial in a process of its own ended; empty where there was none.
     """
@@ -62,6 +63,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     selftest: str = ""
     trial: str = ""
     novelty: NoveltyRule | None = None
+    step_novelty: NoveltyRule | None = None
 
     @property
     def modality(self) -> ModalitySpec:
@@ -159,7 +161,10 @@ def open_engine(
         novelty=novelty,
     )
     try:
-        return msgspec.structs.replace(engine, step=_open_step(bundle, entry, setup))
+        # Steps are fp32 whatever the precision of windows.
+        fp32 = next((one for one in entry.artifacts if one.precision == "fp32"), artifact)
+        rule = None if entry.streaming is None else novelty_rule(entry, fp32, unknown_level, where=where)
+        return msgspec.structs.replace(engine, step=_open_step(bundle, entry, setup), step_novelty=rule)
     except BaseException:
         engine.close()
         raise
@@ -280,7 +285,8 @@ def _open_step(bundle: Bundle, entry: ModelEntry, setup: Setup) -> SteppingBacke
         return None
     backend = open_steps(setup.backend, bundle.read(artifact.file), threads=setup.threads, options=setup.options)
     try:
-        wanted = step_inputs(entry.modality, streaming), step_outputs(entry.task, streaming)
+        outputs = step_outputs(entry.task, streaming, novelty=entry.has_novelty)
+        wanted = step_inputs(entry.modality, streaming), outputs
         _check_tensors(bundle, artifact, backend, inputs=wanted[0], outputs=wanted[1])
         block = np.zeros(wanted[0][0].shape, np.float32)
         steps = start_steps(backend, streaming)

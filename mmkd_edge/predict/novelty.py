@@ -61,14 +61,14 @@ class NoveltyRule(msgspec.Struct, frozen=True, kw_only=True):
 def judged_novelty(
     rule: NoveltyRule | None, scores: Sequence[NDArray[np.float32]], fault: WindowFault | None
 ) -> tuple[float | None, WindowFault | None]:
-    """The p-value of a window, and what is known against it with that; None and the same where there is no rule.
+    """The p-value of a window, and what is known against it with that; None and the same without a rule or a score.
 
     Args:
         rule: of the student.
         scores: what its graph gave beyond logits and probabilities: (1, 1), or nothing.
         fault: what was known before.
     """
-    if rule is None:
+    if rule is None or not scores:
         return None, fault
     p_value = rule.p_value(float(scores[0][0, 0]))
     return p_value, worse(rule.fault(p_value), fault)
@@ -118,8 +118,6 @@ def novelty_rule(
 def _why_none(entry: ModelEntry, *, is_bf16: bool) -> str:
     if is_bf16:
         return "expected the precision that calibrated it, got bf16; open with precision='fp32'"
-    if entry.streaming is not None:
-        return "expected a student that looks at whole windows, got a causal one, which has no novelty; train one"
     if entry.has_novelty:
         return "expected calibrated novelty, got an artifact without; export it with recorded windows (--calib DATA)"
     return "expected a student with novelty, got one that was trained by an earlier version; train and export it again"

@@ -8,8 +8,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.backends.base import SteppingBackend
-from mmkd_edge.backends.steps import Answer, start_steps
+from mmkd_edge.backends.base import Answers, SteppingBackend
+from mmkd_edge.backends.steps import start_steps
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.golden import Golden, answer_scale, novelty_errors, same_answers
 from mmkd_edge.bundle.manifest import Streaming
@@ -79,7 +79,8 @@ def run_selftest(engine: Engine, bundle: Bundle, *, most: int | None = None) -> 
             "here than at export: do not use it on this device"
         )
     if golden.novelty is not None and engine.novelty is not None:
-        _test_novelty(engine, golden.novelty[asked], scores[0], asked=asked, where=str(bundle.path))
+        expected, tolerated = golden.novelty[asked], max(engine.novelty.calibration.tolerance, _coarseness(engine))
+        _test_novelty(engine, expected, scores[0], tolerance=tolerated, asked=asked, where=str(bundle.path))
     agreement = float(same_answers(engine.task, golden.logits[asked], logits).mean())
     if engine.step is not None:
         error = max(error, _test_steps(engine, engine.step, golden, most=most, where=str(bundle.path)))
@@ -87,11 +88,15 @@ def run_selftest(engine: Engine, bundle: Bundle, *, most: int | None = None) -> 
 
 
 def _test_novelty(
-    engine: Engine, expected: NDArray[np.float32], got: NDArray[np.float32], *, asked: NDArray[np.intp], where: str
+    engine: Engine,
+    expected: NDArray[np.float32],
+    got: NDArray[np.float32],
+    *,
+    tolerance: float,
+    asked: NDArray[np.intp],
+    where: str,
 ) -> None:
     """Hold novelty scores (N, 1) against the stored ones; coarse arithmetic is as coarse here as in the logits."""
-    assert engine.novelty is not None
-    tolerance = max(engine.novelty.calibration.tolerance, _coarseness(engine))
     errors = novelty_errors(expected, got)
     worst = int(errors.argmax())
     if not errors[worst] <= tolerance:
@@ -115,7 +120,7 @@ def _test_steps(engine: Engine, step: SteppingBackend, golden: Golden, *, most: 
     assert streaming is not None
     largest = 0.0
     for number, window in enumerate(golden.windows[: min(most or _STEPPED_WINDOWS, _STEPPED_WINDOWS)]):
-        logits, probabilities = follow_recording(step, streaming, window, engine.modality)
+        logits, probabilities, *scores = follow_recording(step, streaming, window, engine.modality)
         second = (probabilities[-1] - golden.probabilities[number]) / scale
         found = np.concatenate([logits[-1] - golden.logits[number], second])
         error = float(np.abs(found).max())
@@ -126,6 +131,9 @@ def _test_steps(engine: Engine, step: SteppingBackend, golden: Golden, *, most: 
                 "here than at export: do not use it on this device"
             )
         largest = max(largest, error)
+        if golden.novelty is not None and engine.step_novelty is not None:
+            tolerance, asked = engine.step_novelty.calibration.tolerance, np.array([number])
+            _test_novelty(engine, golden.novelty[asked], scores[0][-1:], tolerance=tolerance, asked=asked, where=where)
     return largest
 
 
@@ -149,8 +157,8 @@ def run_selftests(engines: Sequence[Engine], bundle: Bundle) -> SelfTest:
 
 def follow_recording(
     backend: SteppingBackend, streaming: Streaming, recording: NDArray[np.float32], modality: ModalitySpec
-) -> Answer:
-    """Logits and probabilities, each (N, K), after each block of a recording, from where nothing has been heard.
+) -> Answers:
+    """Every output (N, ...) after each block of a recording, from where nothing has been heard.
 
     Args:
         backend: runs the step graph.
@@ -165,4 +173,4 @@ def follow_recording(
     blocks = np.concatenate([lead, recording]).reshape(-1, streaming.stride, recording.shape[1])
     steps = start_steps(backend, streaming)
     answers = [steps.push(*prepare(block, modality)) for block in blocks]
-    return np.concatenate([logits for logits, _ in answers]), np.concatenate([shares for _, shares in answers])
+    return tuple(np.concatenate(outputs) for outputs in zip(*answers, strict=True))

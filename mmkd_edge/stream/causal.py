@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_edge.backends.base import Answers
 from mmkd_edge.backends.handlers import let_handlers_through
 from mmkd_edge.backends.steps import Steps, start_steps
 from mmkd_edge.bundle.manifest import Streaming
@@ -55,7 +56,7 @@ class Stepping:
 
     def _open(self, engine: Engine) -> None:
         self._of = engine
-        self._answer: NDArray[np.float32] | None = None
+        self._answer: Answers | None = None
         self.fresh = False
         self._steps = None
         if engine.step is None or engine.entry.streaming is None:
@@ -87,15 +88,15 @@ class Stepping:
         values, present = prepare(self._block, self._of.modality, self._of.reference)
         handled = sys.exc_info()[1]
         try:
-            _, self._answer = steps.push(values, present)
+            self._answer = steps.push(values, present)
             self.fresh = True
         except Exception as error:  # the state is lost; the next answer makes it again
             self._steps = self._answer = None
             let_handlers_through(error, handled=handled)
             self._failed()
 
-    def answer(self, window: NDArray[np.float32]) -> NDArray[np.float32] | None:
-        """Probabilities (1, K) after the newest block; None where the window must be answered as a whole.
+    def answer(self, window: NDArray[np.float32]) -> Answers | None:
+        """The outputs (1, ...) after the newest block; None where the window must be answered as a whole.
 
         Args:
             window: (T, C), what ends with that block.

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_edge.backends.base import Answers
 from mmkd_edge.errors import InputError, UsageError
 from mmkd_edge.predict.arguments import check_moments
 from mmkd_edge.predict.conditions import Conditions, age_fault
@@ -25,7 +26,7 @@ from mmkd_edge.stream.causal import Stepping
 from mmkd_edge.stream.frames import FrameNumbers, frames_pushed
 from mmkd_edge.stream.resample import Grid, RisingSamples, TimeLine
 
-Ask = Callable[[NDArray[Any], Conditions, NDArray[np.float32] | None], Prediction]
+Ask = Callable[[NDArray[Any], Conditions, Answers | None], Prediction]
 OnWindow = Callable[[NDArray[Any], Prediction], None]
 Deliver = Callable[[list[Prediction]], list[Prediction]]
 
@@ -150,23 +151,27 @@ class Stream:
             UsageError: some pushes have times and some do not, or the predictor is closed.
             SensorError: a prediction is not `ok`, and the policy is `raise`; the samples were taken.
         """
-        check_moments(now_s=now_s)
-        values = self._values_of(samples)
-        times = self._times_of(time_s, len(values))
-        if now_s is not None and times is None:
-            raise UsageError("now_s: expected time_s too, got none; an age needs the times of the samples")
-        if len(values) == 0:
-            return []
-        self._check_kind(times)
-        self._samples += len(values)
-        found: list[Prediction] = []
-        for rows, moments in self._in_parts(values, times):
-            if moments is None:
-                self._advance(rows, found)
-            else:
-                for run in self._clock.put(moments, only_valid(rows, self._answering())):
-                    self._follow(run, found, now_s)
-        return self._give(found)
+        values, times = self._checked(samples, time_s, now_s)
+        return self._give(list(self._answers(values, times, now_s)))
+
+    def each(self, samples: object, time_s: object = None, *, now_s: float | None = None) -> Iterator[Prediction]:
+        """As `push`, each prediction at once when it is made: of many samples the first need not wait for the last.
+
+        Samples are taken as far as predictions are asked for: ask for all of them before the next samples are pushed.
+
+        Args:
+            samples: as of `push`.
+            time_s: as of `push`.
+            now_s: as of `push`.
+
+        Raises:
+            InputError: as of `push`.
+            UsageError: as of `push`.
+            SensorError: a prediction is not `ok`, and the policy is `raise`; the samples behind it were not taken.
+        """
+        values, times = self._checked(samples, time_s, now_s)
+        for prediction in self._answers(values, times, now_s):
+            yield from self._give([prediction])
 
     def flush(self, *, now_s: float | None = None) -> list[Prediction]:
         """Give what is held back, and a prediction for the window that ends with the newest sample.
@@ -184,7 +189,7 @@ class Stream:
         check_moments(now_s=now_s)
         found: list[Prediction] = []
         for run in self._clock.release():
-            self._follow(run, found, now_s)
+            found += self._follow(run, now_s)
         if self._count > self._answered and (self._stepping is None or self._stepping.fresh):
             found.append(self._predict(now_s))
         return self._give(found)
@@ -244,6 +249,33 @@ class Stream:
 
     # ---- what comes
 
+    def _checked(
+        self, samples: object, time_s: object, now_s: float | None
+    ) -> tuple[NDArray[Any], NDArray[np.float64] | None]:
+        """The values and the times of what is pushed."""
+        check_moments(now_s=now_s)
+        values = self._values_of(samples)
+        times = self._times_of(time_s, len(values))
+        if now_s is not None and times is None:
+            raise UsageError("now_s: expected time_s too, got none; an age needs the times of the samples")
+        if len(values):
+            self._check_kind(times)
+            self._samples += len(values)
+        return values, times
+
+    def _answers(
+        self, values: NDArray[Any], times: NDArray[np.float64] | None, now_s: float | None
+    ) -> Iterator[Prediction]:
+        """Takes samples; gives the predictions that they make due, each when it is made."""
+        if len(values) == 0:
+            return
+        for rows, moments in self._in_parts(values, times):
+            if moments is None:
+                yield from self._advance(rows)
+            else:
+                for run in self._clock.put(moments, only_valid(rows, self._answering())):
+                    yield from self._follow(run, now_s)
+
     def _in_parts(
         self, values: NDArray[Any], times: NDArray[np.float64] | None
     ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float64] | None]]:
@@ -293,7 +325,7 @@ class Stream:
             raise UsageError(f"time_s: this stream began {wanted}; go on alike, or call reset()")
         self._timed = timed
 
-    def _follow(self, run: RisingSamples, found: list[Prediction], now_s: float | None) -> None:
+    def _follow(self, run: RisingSamples, now_s: float | None) -> Iterator[Prediction]:
         """Rows at the declared rate for one run of samples, and the predictions that they make due."""
         times, rows = run.times, run.rows
         if run.restart:
@@ -307,7 +339,7 @@ class Stream:
                     interpolates=self._frames is None,
                 )
             )
-            self._advance(rows[:1], found, now_s)
+            yield from self._advance(rows[:1], now_s)
             times, rows = times[1:], rows[1:]
         grid = self._grid
         assert grid is not None
@@ -315,9 +347,9 @@ class Stream:
             return
         grid.put(times, rows)
         while len(taken := grid.take(min(self._due - self._count, self._modality.samples))):
-            self._advance(taken, found, now_s)
+            yield from self._advance(taken, now_s)
 
-    def _advance(self, rows: NDArray[np.float32], found: list[Prediction], now_s: float | None = None) -> None:
+    def _advance(self, rows: NDArray[np.float32], now_s: float | None = None) -> Iterator[Prediction]:
         """Put rows into the buffer, and answer where a prediction is due."""
         start = 0
         while start < len(rows):
@@ -327,7 +359,7 @@ class Stream:
             self._count += len(part)
             if self._count == self._due:
                 self._due += self._hop
-                found.append(self._predict(now_s))
+                yield self._predict(now_s)
 
     def _append(self, rows: NDArray[np.float32]) -> None:
         """Rows behind those in the buffer, at most a window of them."""
@@ -369,8 +401,8 @@ class Stream:
         rows = self._buffer[self._end - self._modality.samples : self._end]
         window: NDArray[Any] = rows.copy() if self._frames is None else self._frames.window(rows)
         fault = worse(age_fault(age_s, self._stale_s), self._wrong_rate())
-        probabilities = None if self._stepping is None else self._stepping.answer(window)
-        prediction = self._ask(window, Conditions(fault=fault, input_age_s=age_s), probabilities)
+        stepped = None if self._stepping is None else self._stepping.answer(window)
+        prediction = self._ask(window, Conditions(fault=fault, input_age_s=age_s), stepped)
         if self._on_window is not None:
             self._on_window(window, prediction)
         return prediction

@@ -42,23 +42,27 @@ class TrainingEmbeddings:
 class NoveltyScore(nn.Module):
     """The square distance of an embedding from the nearest centre; in float32 whatever the rest computes in."""
 
-    scale: Tensor
-    shift: Tensor
-    weight: Tensor
+    middle: Tensor
     squares: Tensor
+    weight: Tensor
+    bias: Tensor
 
     def __init__(self, seen: TrainingEmbeddings) -> None:
         super().__init__()
-        self.register_buffer("scale", seen.scale)
-        self.register_buffer("shift", seen.shift)
-        self.register_buffer("weight", -2.0 * seen.centres.T.contiguous())
-        self.register_buffer("squares", seen.centres.square().sum(1))
+        scale, shift, centres = seen.scale.double(), seen.shift.double(), seen.centres.double()
+        self.register_buffer("middle", (-shift / scale).float())
+        self.register_buffer("squares", scale.square().float()[:, None])
+        self.register_buffer("weight", (-2.0 * scale[:, None] * centres.T).float().contiguous())
+        self.register_buffer("bias", centres.square().sum(1).float())
 
     def forward(self, embedding: Tensor) -> Tensor:
-        """(B, D) -> (B, 1): |x|^2 - 2 x c + |c|^2 of the nearest c, one product whatever the number of centres."""
-        x = embedding * self.scale + self.shift
-        nearest = (x @ self.weight + self.squares).amin(dim=-1, keepdim=True)
-        return torch.relu(x.square().sum(-1, keepdim=True) + nearest)
+        """(B, D) -> (B, 1): s^2 z^2 - 2 s z c + |c|^2 of the nearest c, where z is the embedding from the middle.
+
+        Two products, whatever the number of centres: in a small student it is operators that cost, not their size.
+        """
+        apart = embedding - self.middle
+        nearest = torch.addmm(self.bias, apart, self.weight).amin(dim=-1, keepdim=True)
+        return torch.relu(torch.addmm(nearest, apart * apart, self.squares))
 
 
 def seen_tensors(seen: TrainingEmbeddings) -> dict[str, Tensor]:

@@ -99,9 +99,9 @@ def onnx_step_from_student(checkpoint: StudentCheckpoint, *, temperature: float 
 
     streaming = steps_of(checkpoint)
     return _onnx_from_module(
-        StepStudent(checkpoint.transformer(asked_by="step graph"), temperature=temperature),
+        StepStudent(checkpoint.transformer(asked_by="step graph"), temperature=temperature, seen=checkpoint.seen),
         inputs=step_inputs(checkpoint.modality, streaming),
-        outputs=step_outputs(checkpoint.task, streaming),
+        outputs=step_outputs(checkpoint.task, streaming, novelty=checkpoint.seen is not None),
         metadata=[*_metadata((checkpoint.modality,)), ("mmkd_edge.labels", _json(checkpoint.task.labels))],
     )
 

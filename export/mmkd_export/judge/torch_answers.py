@@ -41,9 +41,16 @@ def answers_along_recording(
     """Gives torch's own answers after each block of a recording (T, C), in one pass over all of it."""
     import torch
 
-    from mmkd_models.networks.step import answers_along
+    from mmkd_models.networks.step import embeddings_along
+    from mmkd_models.novelty import NoveltyScore
 
     values, present = prepare_batch(recording[None], checkpoint.modality)
     network = checkpoint.transformer(asked_by="step graph")
-    logits = answers_along(network, torch.from_numpy(values), torch.from_numpy(present))[0]  # (N, K)
-    return NetworkAnswers(logits=logits.numpy(), probabilities=network.answer(logits / temperature).numpy())
+    with torch.no_grad():
+        embeddings = embeddings_along(network, torch.from_numpy(values), torch.from_numpy(present))[0]  # (N, D)
+        logits = network.head(embeddings)  # (N, K)
+        return NetworkAnswers(
+            logits=logits.numpy(),
+            probabilities=network.answer(logits / temperature).numpy(),
+            novelty=None if checkpoint.seen is None else NoveltyScore(checkpoint.seen)(embeddings).numpy(),
+        )

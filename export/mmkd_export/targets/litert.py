@@ -180,10 +180,10 @@ def tflite_step_from_student(checkpoint: StudentCheckpoint, *, temperature: floa
 
     streaming = steps_of(checkpoint)
     return _tflite_from_module(
-        StepStudent(checkpoint.transformer(asked_by="step graph"), temperature=temperature),
+        StepStudent(checkpoint.transformer(asked_by="step graph"), temperature=temperature, seen=checkpoint.seen),
         checkpoint,
         inputs=step_inputs(checkpoint.modality, streaming),
-        outputs=step_outputs(checkpoint.task, streaming),
+        outputs=step_outputs(checkpoint.task, streaming, novelty=checkpoint.seen is not None),
     )
 
 

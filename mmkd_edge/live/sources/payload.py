@@ -22,14 +22,18 @@ Rows = tuple[NDArray[np.float64] | None, NDArray[np.float32]]
 SAMPLES_KEY = "samples"
 # Of one message: 100 s at 1 kHz. More is a mistake, or an attack.
 MOST_ROWS = 100_000
+# Reading a larger one would stop every thread of the process for more than a tenth of a second.
+MOST_BYTES = 4 << 20
 
 
 def rows_of(data: bytes, wanted: Wanted) -> Rows:
     """The samples of one JSON text: their times (n,) or None, and float32 (n, C) in the modality's unit.
 
     Raises:
-        ValueError: it is no JSON, or no samples are in it.
+        ValueError: it is no JSON, no samples are in it, or too many.
     """
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"expected a message of at most {MOST_BYTES:,} bytes, got {len(data):,}")
     try:
         found = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -18,6 +18,7 @@ from mmkd_models.networks.encoder import EXTRA_TOKENS, MASKED, TokenPooling, Tra
 from mmkd_models.networks.fronts.causal import Blocks
 from mmkd_models.networks.fronts.causal_sound import CausalSound
 from mmkd_models.networks.student import Student
+from mmkd_models.novelty import NoveltyScore, TrainingEmbeddings
 
 _OF_SERIES = 5
 """States of the series: `history`, `moments`, `sums`, `peaks` and `series`."""
@@ -32,6 +33,7 @@ class StepStudent(nn.Module):
 
     Args:
         temperature: what the logits are divided by for the probabilities; the logits themselves stay as they are.
+        seen: what training saw, for the novelty; None gives none.
 
     Raises ValueError where the student is not causal.
     """
@@ -39,12 +41,13 @@ class StepStudent(nn.Module):
     places: Tensor
     codes: Tensor
 
-    def __init__(self, student: Student, *, temperature: float = 1.0) -> None:
+    def __init__(self, student: Student, *, temperature: float = 1.0, seen: TrainingEmbeddings | None = None) -> None:
         super().__init__()
         self.sharpness = 1 / temperature  # of the probabilities, as in `ExportStudent`
         self.encoder = causal_encoder(student)
         self.pool = student.pool
         self.head, self.answer = student.head, student.answer
+        self.novelty = None if seen is None else NoveltyScore(seen)
         places = torch.arange(self.encoder.length, dtype=torch.float32)[None]
         self.register_buffer("places", places, persistent=False)
         # By age, the newest first; a block that is as old as the window is long is not seen any more.
@@ -98,8 +101,8 @@ class StepStudent(nn.Module):
             state: in the order of `state_shapes`.
 
         Returns:
-            Logits (1, K), probabilities (1, K), or what a regression has for them, and of every state what is new: all
-            of it, or one slot.
+            Logits (1, K), probabilities (1, K), or what a regression has for them, perhaps novelty (1, 1), and of every
+            state what is new: all of it, or one slot.
         """
         *cache, tokens = state
         values, present, waveform = self._heard(values, present, cache[_OF_SERIES:])
@@ -118,7 +121,8 @@ class StepStudent(nn.Module):
         embedding, token = _pooled(self.pool, x, there * F.pad(live, (0, 1), value=1.0), tokens)
         logits = self.head(embedding)
         scaled = logits if self.sharpness == 1 else logits * self.sharpness
-        return logits, self.answer(scaled), *front_state, *waveform, *kept, token
+        novelty = () if self.novelty is None else (self.novelty(embedding),)
+        return logits, self.answer(scaled), *novelty, *front_state, *waveform, *kept, token
 
     def _heard(
         self, values: Tensor, present: Tensor, state: Sequence[Tensor]
@@ -202,9 +206,16 @@ def causal_encoder(student: Student) -> CausalEncoder:
 
 @torch.no_grad()
 def answers_along(student: Student, values: Tensor, present: Tensor) -> Tensor:
-    """The head's outputs (B, N, K) after each block of S samples of a whole recording, in one pass: a stream's answers.
+    """The head's outputs (B, N, K) along a recording; see `embeddings_along`."""
+    found: Tensor = student.head(embeddings_along(student, values, present))
+    return found
 
-    Memory grows with the square of the recording. Where a window holds no sample at all, its logits mean nothing.
+
+@torch.no_grad()
+def embeddings_along(student: Student, values: Tensor, present: Tensor) -> Tensor:
+    """The embeddings (B, N, D) after each block of S samples of a whole recording, in one pass: those of a stream.
+
+    Memory grows with the square of the recording. Where a window holds no sample at all, its embedding means nothing.
 
     Args:
         student: a causal one, in evaluation mode.
@@ -223,5 +234,4 @@ def answers_along(student: Student, values: Tensor, present: Tensor) -> Tensor:
     age = steps[:, None] - steps[None, :]
     weights = ((age >= 0) & (age < encoder.length)) * along.there[:, None]  # (B, N, N)
     mean = weights @ time / weights.sum(-1, keepdim=True).clamp(min=1.0)
-    found: Tensor = student.head(F.gelu(pool.mix(torch.cat([mean, extra[:, :, 0], extra[:, :, 1]], dim=-1))))
-    return found
+    return F.gelu(pool.mix(torch.cat([mean, extra[:, :, 0], extra[:, :, 1]], dim=-1)))

@@ -149,8 +149,7 @@ class StudentCheckpoint:
 
     Attributes:
         int8: what quantisation-aware distillation learnt; None where it had none.
-        seen: what its training saw, for the novelty of windows; None of causal students and in files of earlier
-            releases.
+        seen: what its training saw, for the novelty of windows; None in files of earlier releases.
     """
 
     modality: ModalitySpec

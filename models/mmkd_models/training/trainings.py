@@ -543,14 +543,12 @@ def _student_checkpoint(
 def with_novelty(
     checkpoint: StudentCheckpoint, train: Sequence[Windows], valid: Sequence[Windows]
 ) -> StudentCheckpoint:
-    """Gives the same student with what its training saw; a causal one as it is.
+    """Gives the same student with what its training saw.
 
     Args:
         train: windows that it learnt from.
         valid: windows that say what is usual.
     """
-    if checkpoint.config.causal:
-        return checkpoint
     seen = seen_by(checkpoint.network(), train, valid, modality=checkpoint.modality.name)
     return replace(checkpoint, seen=seen)
 

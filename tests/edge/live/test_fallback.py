@@ -107,12 +107,15 @@ def test_a_sensor_that_was_never_there_is_stood_in_for(both_path: Path, tmp_path
     (tmp_path / "acc.csv").write_text("x,y,z\n")
     child = started(
         both_path, "--source", f"acc=csv:{tmp_path}/acc.csv", "--source", f"gyro=csv:{tmp_path}/gyro.csv",
-        "--sink", "-", "--hop", "20", "--backend", "ort",
+        "--sink", "-", "--hop", "20", "--backend", "ort", "--keep-uncertain", "1MB", "--uncertain-below", "1",
+        "--keep-in", tmp_path / "kept",
     )  # fmt: skip
     output, errors = child.communicate(timeout=60)
     assert child.returncode == 0, errors
     results = [record for record in map(json.loads, output.splitlines()) if record["kind"] == "result"]
     assert [(one["modality"], one["status"], one["label"]) for one in results] == [("gyro", "degraded", "raise")] * 2
+    (kept,) = (tmp_path / "kept").iterdir()  # of the sensor that answered
+    assert kept.name.startswith("both_gyro-")
     assert {one["reason"] for one in results} == {"'gyro' answers in place of acc: no sample came yet"}
 
 

@@ -1,7 +1,7 @@
-"""Thirty-two faults, each with what happens: nothing crashes, what is lost is counted, and answers go on.
+"""Thirty-four faults, each with what happens: nothing crashes, what is lost is counted, and answers go on.
 
 A station answers good samples, then meets the fault, then good samples again. Twenty faults are of what a source sends,
-twelve of everything else. `--junitxml FILE` has how long each held up the loop: docs/results/live.md.
+fourteen of everything else. `--junitxml FILE` has how long each held up the loop: docs/results/live.md.
 """
 
 from __future__ import annotations
@@ -233,6 +233,68 @@ def test_a_queue_that_is_full_gives_up_the_oldest_and_the_next_result_says_so(
     assert facts.intake.queued == 0
 
 
+def slow_predictor(call_s: float, called: Callable[[], None] = lambda: None) -> EdgePredictor:
+    def slowly(feeds: object) -> list[float]:
+        called()
+        time.sleep(call_s)
+        return [0.25, 0.75]
+
+    return fake_predictor(slowly, modality=ACC, labels=("ok", "worn"))
+
+
+def test_a_delivery_with_many_samples_holds_up_the_loop_for_one_of_its_answers(
+    record_property: Callable[[str, object], None],
+) -> None:
+    predictor, rules = slow_predictor(0.002), StationRules(hop=1)
+
+    def run() -> tuple[list[ResultRecord], Any, Station]:
+        return answered(Texts([good(0, 400)]), predictor=predictor, rules=rules)
+
+    results, facts, _ = run()
+    assert [one.number for one in results] == list(range(2, 402))  # all of them, in their order
+    assert results[-1].decided_s - results[0].decided_s > 0.4  # each is given when it is made
+    check_hold(facts, record_property, lambda: run()[1])
+
+
+def test_what_a_long_silence_owes_holds_up_the_loop_for_one_of_its_answers(
+    record_property: Callable[[str, object], None],
+) -> None:
+    class Slept(Texts):
+        """As after a machine has slept: the samples came four seconds ago."""
+
+        def deliveries(self, listener: Listener) -> Iterator[Delivery]:
+            for delivery in super().deliveries(listener):
+                yield msgspec.structs.replace(delivery, arrived_s=delivery.arrived_s - 4.0)
+
+    predictor, rules = slow_predictor(0.001), StationRules(hop=1, time_from="arrival", silence_s=0.5)
+
+    def run() -> tuple[list[ResultRecord], Any, Station]:
+        return answered(Slept([good(0, 40), [""]], live=True, pause_s=0.3), predictor=predictor, rules=rules)
+
+    results, facts, _ = run()
+    assert (facts.missed >= 350, len(results) == 40 + facts.missed) == (True, True)
+    check_hold(facts, record_property, lambda: run()[1])
+
+
+def test_a_sensor_whose_samples_wait_behind_those_of_another_is_not_called_silent() -> None:
+    predictor = slow_predictor(0.003)
+    wanted = Texts([good(10 * number, 10) for number in range(15)], live=True, pause_s=0.1)
+    other = Texts([[""], good(0, 400)], live=True, pause_s=0.2)  # takes 1.2 s to answer
+    sensors = [
+        Sensor(wanted, "wanted", predictor=predictor, rules=StationRules(hop=10, silence_s=0.4)),
+        Sensor(other, "other", predictor=predictor, rules=StationRules(hop=1, silence_s=60.0)),
+    ]
+    intake = Intake(most=99, on_full="block")
+    station = Station("press 1", predictor=predictor, sensors=sensors, intake=intake, outlets=[])
+    station.start()
+    end_s = time.monotonic() + 20
+    while not station.is_over and time.monotonic() < end_s:
+        time.sleep(0.01)
+    station.close()
+    facts = station.facts()
+    assert (facts.intake.samples, facts.missed, facts.stream.late, facts.faults) == (550, 0, 0, 0)
+
+
 def test_an_engine_that_fails_is_an_answer_that_says_so_and_no_sign_of_life(
     record_property: Callable[[str, object], None],
 ) -> None:
@@ -416,8 +478,8 @@ def test_a_process_that_is_killed_leaves_whole_lines_and_goes_on_after_them(
         killed = run("1")
         killed.kill()
         killed.communicate()
-    # At the start thousands of lines wait in the pipe and come as one delivery: fewer answers than lines.
-    check_hold(summary_of(run("100")), record_property, lambda: summary_of(run("100")))
+    # At the start thousands of lines wait in the pipe and come as one delivery, with as many answers.
+    check_hold(summary_of(run("1")), record_property, lambda: summary_of(run("1")))
     data = path.read_bytes()
     assert data.endswith(b"\n")
     assert len([record_from_line(line) for line in data.splitlines()]) >= 150
@@ -451,3 +513,20 @@ def test_a_process_that_was_stopped_for_a_while_goes_on(bundle_path: Path, tmp_p
     records = [record_from_line(line) for line in path.read_bytes().splitlines()]
     assert sum(isinstance(one, ResultRecord) for one in records) > 10
     assert [one.number for one in records] == list(range(1, len(records) + 1))
+
+
+def test_whatever_comes_the_log_gets_few_lines_and_no_samples(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(feeds: object) -> list[float]:
+        raise RuntimeError("out of memory")
+
+    predictor = fake_predictor(fail, modality=ACC, labels=("ok", "worn"))
+    chunks = [[*good(number, 10), f"{number}.125 volts", f"[{number}.125, 2]"] for number in range(0, 1000, 10)]
+    begun = time.monotonic()
+    _, facts, _ = answered(Texts(chunks, pause_s=0.005), predictor=predictor)
+    assert facts.intake.garbage == 200
+    lines = [one.getMessage() for one in caplog.records if one.name.startswith("mmkd_edge.live")]
+    assert 1 <= len(lines) <= 1 + (time.monotonic() - begun) / 10
+    assert lines[0].startswith("press 1: no sample: ")
+    assert ".125" not in "".join(lines)

@@ -87,6 +87,7 @@ def test_samples_of_every_form_are_read(text: str, times: list[float] | None, ro
         ('{"time": [1], "a": [1, 2], "b": [1, 2]}', "expected a time for each of 2 samples, got 1"),
         ("true", "expected samples, got bool"),
         ("[" * 5000, "expected JSON, got "),
+        ("[1, 2]".ljust((4 << 20) + 1), "expected a message of at most 4,194,304 bytes, got 4,194,305"),
         (f"[{HUGE}, 1]", "samples: expected numbers, got something else"),
         (f'{{"a": 1, "b": {HUGE}}}', "column b: expected numbers, got something else"),
         (f'{{"time": {HUGE}, "a": 1, "b": 2}}', "expected a time, got a whole number beyond any"),

@@ -11,10 +11,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from mmkd_edge import ModalitySpec, Prediction, TaskSpec, example_bundle
-from mmkd_edge.live.uncertain import RingRule, UncertainRing
+from mmkd_edge import ModalitySpec, Prediction, TaskSpec, UsageError, example_bundle
+from mmkd_edge.frames import bytes_of, missing_frames, with_missing
+from mmkd_edge.live.uncertain import RingRule, UncertainRing, kept_in_all
 from mmkd_edge.testing import fake_predictor
-from mmkd_models.data import shipped_dataset
+from mmkd_models.data import Dataset, shipped_dataset
 from mmkd_models.data.importing.interchange import import_interchange
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), unit="g", rate_hz=10.0, samples=20)
@@ -100,6 +101,73 @@ def test_what_was_kept_is_labelled_and_imported(tmp_path: Path) -> None:
     assert dataset.spec.splits == {"train": 2, "valid": 2, "test": 2}
     assert (dataset.spec.modalities[0].channels, dataset.spec.modalities[0].unit) == (("x", "y"), "g")
     assert sorted(dataset.everything().columns) == ["answer", "probability", "reason"]
+
+
+def labelled_and_imported(folder: Path, name: str) -> tuple[Dataset, dict[str, np.ndarray]]:
+    """What a ring kept of four windows, with a label and a split each, as a dataset; and the arrays of its file."""
+    (file,) = (folder / "uncertain").iterdir()
+    with np.load(file) as arrays:
+        kept = dict(arrays)
+    labels = {"y": np.array([0, 1, 0, 1]), "split": np.array([0, 0, 1, 2]), "group": np.array(["a", "a", "b", "c"])}
+    np.savez(folder / "labelled.npz", **(kept | labels))
+    dataset = import_interchange(folder / "labelled.npz", folder / name).dataset
+    return dataset, kept
+
+
+def test_frames_come_back_as_video_and_missing_ones_stay_missing(tmp_path: Path) -> None:
+    camera = ModalitySpec(name="cam", channels=("gray",), rate_hz=10.0, samples=5, kind="video", height=4, width=6)
+    rule = RingRule(folder=tmp_path / "uncertain", most_bytes=10**6, below=0.6)
+    kept = UncertainRing(rule, station="press1", modality=camera, task=TASK)
+    for number in range(4):
+        frames = np.full((5, 4, 6, 1), number + 1, dtype=np.uint8)
+        lost = np.zeros(5, dtype=bool)
+        lost[number] = True
+        kept.see(with_missing(frames, lost), prediction(0.5), time_s=10.0 * number)
+    kept.close()
+    dataset, _ = labelled_and_imported(tmp_path, "data")
+    assert (dataset.spec.modalities[0].kind, dataset.spec.modalities[0].shape) == ("video", (5, 4, 6, 1))
+    windows = dataset.everything().take(np.arange(4))["cam"]
+    assert missing_frames(windows).tolist() == np.eye(5, dtype=bool)[:4].tolist()
+    assert [int(bytes_of(one)[-1, 0, 0, 0]) for one in windows] == [1, 2, 3, 4]
+
+
+def test_sound_comes_back_as_sound(tmp_path: Path) -> None:
+    mic = ModalitySpec(name="mic", channels=("0",), rate_hz=8000.0, samples=1600, kind="audio")
+    rule = RingRule(folder=tmp_path / "uncertain", most_bytes=10**6, below=0.6)
+    kept = UncertainRing(rule, station="press1", modality=mic, task=TASK)
+    for number in range(4):
+        kept.see(np.full((1600, 1), 0.1 * number, dtype=np.float32), prediction(0.5), time_s=10.0 * number)
+    kept.close()
+    dataset, arrays = labelled_and_imported(tmp_path, "data")
+    assert dataset.spec.modalities[0].kind == "audio"
+    assert arrays["x_mic"][:, 0, 0].tolist() == [pytest.approx(0.1 * number) for number in range(4)]
+
+
+def test_several_sensors_have_files_of_their_own_and_share_the_bytes(tmp_path: Path) -> None:
+    rule = RingRule(folder=tmp_path, most_bytes=12_000, below=0.6)
+    gyro = msgspec.structs.replace(ACC, name="gyro")
+    rings = [UncertainRing(rule, station="press1", modality=one, task=TASK, among=2) for one in (ACC, gyro)]
+    for number in range(200):
+        for one in rings:
+            one.see(window(number), prediction(0.5), time_s=10.0 * number)
+    for one in rings:
+        one.close()
+    files = sorted(tmp_path.iterdir())
+    assert sorted({file.name.partition("-")[0] for file in files}) == ["press1_acc", "press1_gyro"]
+    assert sum(file.stat().st_size for file in files) <= 12_000
+    assert (rings[0].facts().removed > 0, kept_in_all([one.facts() for one in rings]).kept) == (True, 400)
+
+
+def test_a_ring_that_a_few_windows_would_fill_is_refused(tmp_path: Path) -> None:
+    camera = ModalitySpec(
+        name="cam", channels=("r", "g", "b"), rate_hz=10.0, samples=50, kind="video", height=64, width=64
+    )
+    rule = RingRule(folder=tmp_path, most_bytes=1_000_000, below=0.6)
+    with pytest.raises(UsageError) as refused:
+        UncertainRing(rule, station="press1", modality=camera, task=TASK)
+    assert str(refused.value) == (
+        "--keep-uncertain 1,000,000: expected 2,457,600 bytes or more: a window of 'cam' has 614,400; keep more"
+    )
 
 
 @pytest.mark.slow

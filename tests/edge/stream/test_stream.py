@@ -63,6 +63,25 @@ def refused(kind: type[Exception], call: Callable[[], object]) -> str:
     return str(caught.value)
 
 
+def test_each_gives_what_push_gives_one_after_the_other_and_takes_no_more_than_is_asked_for() -> None:
+    whole, given = predictor().stream(hop=3), predictor().stream(hop=3)
+    times = 5.0 + np.arange(90) / 10
+    found = given.each(samples(90), times, now_s=14.0)
+    first = next(found)
+    assert (first.status, first.reason) == ("warming_up", "2 of 20 samples are there")
+    assert given.latest(14.0) is not None
+    assert given._count == 2  # what is behind it waits
+    assert said([first, *found]) == said(whole.push(samples(90), times, now_s=14.0))
+
+
+def test_each_refuses_what_push_refuses_and_raises_where_the_policy_says_so() -> None:
+    stream = predictor(policy="raise").stream(hop=20)
+    message = "modality 'acc': expected samples of shape (n, C)=(n, 2), got (4, 3); one row per sample, one column per"
+    assert refused(InputError, lambda: list(stream.each(np.zeros((4, 3))))).startswith(message)
+    with pytest.raises(SensorError):
+        list(stream.each(np.full((20, 2), np.nan)))
+
+
 # What comes out.
 
 

@@ -7,6 +7,7 @@ import itertools
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
@@ -29,10 +31,15 @@ from mmkd_edge.backends.steps import start_steps
 from mmkd_edge.bundle.bundle import write_bundle
 from mmkd_edge.bundle.manifest import decode_manifest, member_files, step_inputs, step_outputs
 from mmkd_edge.errors import BackendError, GateError, ManifestError, UsageError
+from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.predict.selftest import follow_recording
+from mmkd_export.graph.onnx_from_student import onnx_step_from_student
 from mmkd_export.plan import export_plan
 from mmkd_export.run import ExportResult, export
+from mmkd_models.networks.step import embeddings_along
+from mmkd_models.novelty import NoveltyScore
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+from mmkd_models.training.judging.novelty import seen_of
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +117,71 @@ def test_every_engine_steps_as_one_pass_of_the_network(
 def test_a_bundle_made_from_a_bundle_keeps_the_steps(exported: ExportResult, tmp_path: Path) -> None:
     again = export(export_plan(exported.path, output=tmp_path / "again.edge"))
     assert again.manifest.models[0].streaming == exported.manifest.models[0].streaming
+
+
+@pytest.fixture(scope="module")
+def knowing(checkpoint: StudentCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> tuple[StudentCheckpoint, Path]:
+    """A causal student that knows what training saw, and its bundle."""
+    windows = np.stack([recording(38, seed=seed) for seed in range(120)])
+    values, present = map(torch.from_numpy, prepare_batch(windows, ACC))
+    with torch.no_grad():
+        embeddings = checkpoint.network()(values, present).embedding.numpy()
+    student = replace(checkpoint, seen=seen_of(embeddings[:70], embeddings[70:]))
+    path = tmp_path_factory.mktemp("knowing") / "student.ckpt"
+    write_student(path, student)
+    return student, export(export_plan(path)).path
+
+
+@pytest.mark.parametrize("backend", ["ort", "openvino"])
+def test_a_stream_of_steps_has_the_novelty_of_one_pass(
+    backend: BackendName, knowing: tuple[StudentCheckpoint, Path]
+) -> None:
+    student, path = knowing
+    rows = recording(302)
+    rows[150:] = 6.0 * np.sign(rows[150:])  # as no training window
+    assert student.seen is not None
+    values, present = prepare_batch(rows[None, :300], ACC)
+    network = student.transformer(asked_by="test")
+    embeddings = embeddings_along(network, torch.from_numpy(values), torch.from_numpy(present))[0]
+    expected = NoveltyScore(student.seen)(embeddings)[:, 0].numpy()
+    with Bundle.open(path) as bundle:
+        streaming = bundle.manifest.models[0].streaming
+        assert streaming is not None
+        engine = open_steps(backend, bundle.read("acc/step.fp32.onnx"), threads=1)
+    *_, found = follow_recording(engine, streaming, rows[:300], ACC)
+    engine.close()
+    np.testing.assert_allclose(found[:, 0], expected, rtol=1e-3, atol=1e-3)
+
+    with EdgePredictor.open(path, backend=backend, unknown_level=0.05) as opened:
+        answers = [p for p in opened.stream(hop=STRIDE).push(rows[:300]) if p.status != "warming_up"]
+        alone = opened.predict(rows[:38])
+        assert opened.selftest().windows > 0
+    assert answers[0].novelty == alone.novelty
+    assert None not in [one.novelty for one in answers]
+    assert {one.status for one in answers if one.novelty is not None and one.novelty <= 0.05} == {"unknown"}
+    assert answers[-1].novelty == 1 / 51  # fifty validation windows, none as far out
+
+
+def test_steps_of_another_novelty_fail_the_self_test(knowing: tuple[StudentCheckpoint, Path], tmp_path: Path) -> None:
+    student, path = knowing
+    assert student.seen is not None
+    with Bundle.open(path) as bundle:
+        manifest, members = bundle.manifest, {e.file: bundle.read(e.file) for e in member_files(bundle.manifest)}
+    moved = replace(student, seen=replace(student.seen, shift=student.seen.shift + 0.5))
+    data = onnx_step_from_student(moved)
+    entry = manifest.models[0]
+    assert entry.streaming is not None
+    digest = hashlib.sha256(data).hexdigest()
+    artifact = msgspec.structs.replace(entry.streaming.artifacts[0], sha256=digest, size_bytes=len(data))
+    entry = msgspec.structs.replace(entry, streaming=msgspec.structs.replace(entry.streaming, artifacts=(artifact,)))
+    other = tmp_path / "other.edge"
+    write_bundle(
+        other, manifest=msgspec.structs.replace(manifest, models=(entry,)), members=members | {artifact.file: data}
+    )
+    with EdgePredictor.open(other, backend="ort", selftest=False) as opened, pytest.raises(GateError) as caught:
+        opened.selftest()
+    said_so = f"{other}: self-test: golden window 0: expected the stored novelty within 0.1%, got a difference of "
+    assert str(caught.value).startswith(said_so)
 
 
 def changed(exported: ExportResult, path: Path) -> Path:

@@ -124,9 +124,11 @@ def test_every_training_of_a_windowed_student_measures_it(machines: Dataset, tmp
     assert torch.equal(back.centres, student.seen.centres)
 
 
-def test_a_causal_student_has_none(machines: Dataset) -> None:
+def test_a_causal_student_has_it_too(machines: Dataset) -> None:
     config = msgspec.structs.replace(config_of("transformer"), causal=True)
-    assert train_baseline(data_of(machines), "acc", config, RUN).seen is None
+    seen = train_baseline(data_of(machines), "acc", config, RUN).seen
+    assert seen is not None
+    assert len(seen.scores) == len(data_of(machines).valid)
 
 
 def test_a_score_is_never_below_zero() -> None:
