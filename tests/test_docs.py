@@ -30,7 +30,9 @@ import pytest
 import mmkd_edge
 from mmkd_edge import EdgePredictor, MmkdError, Prediction, example_bundle
 from mmkd_edge.bundle import manifest
+from mmkd_edge.live.spec import read_run_spec
 from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data.importing.recipe import LabelRule, SplitRule, WindowRule, read_recipe
 from mmkd_models.distil.recipe import Recipe, Term, check_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -152,6 +154,39 @@ def test_the_example_in_an_event_loop_streams_the_bundle_it_is_given(tmp_path: P
 def test_json_blocks_are_json(path: Path) -> None:
     documents = [json.loads(block) for block in blocks_of(path.read_text(encoding="utf-8"), "json")]
     assert all(isinstance(document, dict) for document in documents)
+
+
+TOML = [path for path in DOCUMENTS if blocks_of(path.read_text(encoding="utf-8"), "toml")]
+
+
+@pytest.mark.parametrize("path", TOML, ids=name_of)
+def test_toml_of_a_document_is_taken(path: Path, tmp_path: Path) -> None:
+    for block in blocks_of(path.read_text(encoding="utf-8"), "toml"):
+        file = tmp_path / "shown.toml"
+        file.write_text(block, encoding="utf-8")
+        if "[[stations]]" in block:
+            assert read_run_spec(file).stations
+        elif "[[source]]" in block:
+            assert read_recipe(file).source
+        else:  # parts of a recipe
+            parts = {"labels": LabelRule, "windows": WindowRule, "split": SplitRule}
+            shown = msgspec.toml.decode(block.encode())
+            assert [msgspec.convert(value, type=parts[name]) for name, value in shown.items()]
+
+
+def test_dockerfiles_of_documents_are_clean(tmp_path: Path) -> None:
+    blocks = [block for path in DOCUMENTS for block in blocks_of(path.read_text(encoding="utf-8"), "dockerfile")]
+    assert blocks
+    for block in blocks:
+        (tmp_path / "Dockerfile").write_text(f"{block}\n", encoding="utf-8")
+        done = run([Path(sys.executable).with_name("hadolint"), "Dockerfile"], tmp_path)
+        assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_every_block_is_of_a_language_that_is_run_or_read(path: Path) -> None:
+    languages = {line.language for line in lines_of(path.read_text(encoding="utf-8"))}
+    assert languages <= {None, "", "sh", "python", "json", "toml", "dockerfile"}  # without one: what a command printed
 
 
 # ---------------------------------------------------------------------------------------------------------------- links
