@@ -136,7 +136,8 @@ def test_an_example_runs(path: Path, tmp_path: Path) -> None:
 
 
 def test_examples_are_short_enough_to_copy() -> None:
-    long = [path.name for path in EXAMPLES if len(path.read_text(encoding="utf-8").splitlines()) >= EXAMPLE_LINES]
+    sources = [path for path in (ROOT / "examples").rglob("*.py") if path.name != "write_logs.py"]  # plays the plant
+    long = [path.name for path in sources if len(path.read_text(encoding="utf-8").splitlines()) >= EXAMPLE_LINES]
     assert long == []
 
 

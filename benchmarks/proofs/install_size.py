@@ -7,7 +7,8 @@
 Each row is installed by pip into an empty folder, for this machine's Python, from the registry that pip knows; the
 project's own wheel is built from this checkout. Size is the sum of the files, without compiled caches. The time is the
 median of fresh interpreters, less that of an interpreter that imports nothing; `--repeats 0` leaves it out.
-`--resolve` installs nothing: it asks pip which distributions every extra would bring, alone and all of them together.
+`--resolve` installs nothing: it asks pip which distributions every extra would bring, alone and all of them together,
+to every Python from 3.10 to 3.13 on PATH.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -90,12 +92,36 @@ def wheel_of(root: Path, folder: Path) -> Path:
 
 
 def print_resolved(wheel: Path) -> None:
-    """A row for each extra alone, and one for all together."""
-    print(head("extra", "distributions"))
+    """A row for each extra alone, and one for all together; a column for each Python."""
+    pythons = pythons_here()
     names = extras_of(wheel)
-    for extras in (*((name,) for name in names), names):
-        found = resolved(f"{wheel}[{','.join(extras)}]")
-        print(row(extras[0] if len(extras) == 1 else "all together", len(found)), flush=True)
+    print(head("extra", *(f"Python {version}" for version in pythons)))
+    together = ",".join(name for name in names if name != "docs")  # which Python 3.10 cannot have
+    for name, extras in (*((one, one) for one in names), ("all but docs together", together)):
+        counts = [counted(f"{wheel}[{extras}]", python) for python in pythons.values()]
+        print(row(name, *counts), flush=True)
+
+
+def pythons_here() -> dict[str, str]:
+    """The Pythons from 3.10 to 3.13 that are on PATH and run, by their versions."""
+    found = {}
+    for minor in range(10, 14):
+        name = shutil.which(f"python3.{minor}")
+        program = "import platform, sys; print(platform.python_version(), sys.executable)"
+        done = name and subprocess.run([name, "-c", program], capture_output=True, text=True, check=False)
+        if done and done.returncode == 0:
+            version, path = done.stdout.strip().split(" ", 1)
+            found[version] = path
+    return found
+
+
+def counted(requirement: str, python: str) -> int | str:
+    """How many distributions pip would install; "none" where it finds no wheels that go together."""
+    try:
+        return len(resolved(requirement, python=python))
+    except LookupError as error:
+        sys.stderr.write(f"{error}\n")
+        return "none"
 
 
 def extras_of(wheel: Path) -> tuple[str, ...]:
@@ -106,11 +132,19 @@ def extras_of(wheel: Path) -> tuple[str, ...]:
     return tuple(re.findall(r"^Provides-Extra: (\S+)$", text, flags=re.MULTILINE))
 
 
-def resolved(requirement: str) -> dict[str, str]:
-    """The distributions that pip would install into an empty environment, name to version."""
+def resolved(requirement: str, *, python: str = sys.executable) -> dict[str, str]:
+    """The distributions that pip would install into an empty environment of a Python, name to version.
+
+    Raises:
+        LookupError: pip finds none that go together; the message is its own.
+    """
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        pip("install", "--dry-run", "--ignore-installed", "--prefer-binary", "--report", report, requirement)
+        line = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--python", python, "install"]
+        line += ["--dry-run", "--ignore-installed", "--only-binary=:all:", "--report", str(report), requirement]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise LookupError(done.stderr.strip())
         document = json.loads(report.read_bytes())
     return {entry["metadata"]["name"]: entry["metadata"]["version"] for entry in document["install"]}
 

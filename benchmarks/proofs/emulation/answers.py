@@ -111,7 +111,8 @@ def way_of(path: Path, golden: np.ndarray, backend: BackendName, precision: RunP
         return Way(bundle=path.name, backend=backend, precision=precision, refusal=str(error), failed=failed)
     with predictor:
         answers = [predictor.predict(window).probabilities for window in golden]
-        stream = predictor.stream(hop=golden.shape[1] // 2)
+        step = 1 if predictor.entry.streaming is None else predictor.entry.streaming.stride
+        stream = predictor.stream(hop=max(golden.shape[1] // 2 // step, 1) * step)
         streamed = [found.probabilities for window in golden for found in stream.push(window)]
         return Way(
             bundle=path.name,
