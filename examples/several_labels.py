@@ -18,7 +18,14 @@ from mmkd_models.defaults import AUGMENT, STUDENT_TRAIN
 from mmkd_models.distil.methods import default_recipe
 from mmkd_models.networks.config import student_config, teacher_config
 from mmkd_models.training.checkpoint import file_sha256, write_student, write_teacher
-from mmkd_models.training.trainings import Run, TrainingData, distil, train_baseline, train_teacher, visible_labels
+from mmkd_models.training.trainings import (
+    TrainingData,
+    TrainingRun,
+    distil,
+    train_baseline,
+    train_teacher,
+    visible_labels,
+)
 
 MOVES = {  # internal and external rotation bend the elbow as well, an upright row lifts it
     "rotates": ("IR", "ER"),
@@ -39,7 +46,7 @@ train = arm.split("train")
 train = train.with_labels(visible_labels(train, share=0.1, seed=0))
 data = TrainingData(train=train, valid=arm.split("valid"), sha256=arm.sha256)
 steps = int(sys.argv[1]) if len(sys.argv) > 1 else 4
-run = Run(train=msgspec.structs.replace(STUDENT_TRAIN, steps=steps, metric="macro_f1"), augment=AUGMENT)
+run = TrainingRun(train=msgspec.structs.replace(STUDENT_TRAIN, steps=steps, metric="macro_f1"), augment=AUGMENT)
 teacher, path, size = train_teacher(data, teacher_config("small"), run), Path("teacher.ckpt"), student_config("tiny")
 write_teacher(path, teacher)
 write_student(Path("baseline.ckpt"), train_baseline(data, "gyro", size, run))

@@ -20,14 +20,14 @@ from mmkd_models.losses.term import constant
 from mmkd_models.networks.config import student_config, teacher_config
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import file_sha256, write_student, write_teacher
-from mmkd_models.training.trainings import Run, TrainingData, distil, train_baseline, train_teacher
+from mmkd_models.training.trainings import TrainingData, TrainingRun, distil, train_baseline, train_teacher
 
 
 def main(steps: int) -> None:
     """Train for this many steps, each network."""
     dataset = open_dataset(shipped_dataset("watch_exercises"))
     data = TrainingData(train=dataset.split("train"), valid=dataset.split("valid"), sha256=dataset.sha256)
-    run = Run(train=TrainConfig(steps=steps, batch=16, eval_every=steps), augment=AUGMENT)
+    run = TrainingRun(train=TrainConfig(steps=steps, batch=16, eval_every=steps), augment=AUGMENT)
 
     teacher = train_teacher(data, teacher_config("tiny"), run)
     write_teacher(Path("teacher.ckpt"), teacher)

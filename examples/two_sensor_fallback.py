@@ -18,14 +18,14 @@ from mmkd_models.defaults import AUGMENT
 from mmkd_models.networks.config import student_config
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import write_student
-from mmkd_models.training.trainings import Run, TrainingData, train_baseline
+from mmkd_models.training.trainings import TrainingData, TrainingRun, train_baseline
 
 
 def bundle_of_both(folder: Path, steps: int) -> Path:
     """Train a student of each sensor and export them together, the better sensor first."""
     dataset = open_dataset(shipped_dataset("watch_exercises"))
     data = TrainingData(train=dataset.split("train"), valid=dataset.split("valid"), sha256=dataset.sha256)
-    run = Run(train=TrainConfig(steps=steps, batch=16, eval_every=steps), augment=AUGMENT)
+    run = TrainingRun(train=TrainConfig(steps=steps, batch=16, eval_every=steps), augment=AUGMENT)
     for sensor in ("acc", "gyro"):
         write_student(folder / f"{sensor}.ckpt", train_baseline(data, sensor, student_config("tiny"), run))
     plans = [export_plan(folder / f"{sensor}.ckpt") for sensor in ("acc", "gyro")]

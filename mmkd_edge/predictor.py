@@ -46,8 +46,8 @@ from mmkd_edge.predict.policy import Policy, apply_policy, check_policy
 from mmkd_edge.predict.postprocess import Prediction, interpret, no_answer
 from mmkd_edge.predict.preprocess import check_window, prepare
 from mmkd_edge.predict.selftest import SelfTest, run_selftests
-from mmkd_edge.predict.sensors import Fault, SensorChecks, check_checks, find_fault, worse
-from mmkd_edge.predict.setup import Asked, Trust
+from mmkd_edge.predict.sensors import SensorChecks, WindowFault, check_checks, find_fault, worse
+from mmkd_edge.predict.setup import OpeningRequest, Trust
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_edge.stream.causal import Stepping, check_hop
 from mmkd_edge.stream.stream import OnWindow, Stream
@@ -106,7 +106,7 @@ class EdgePredictor:
     def _begin(
         self,
         students: Students,
-        asked: Asked | None,
+        asked: OpeningRequest | None,
         policy: Policy,
         checks: SensorChecks | None,
         stale_s: float | None,
@@ -177,7 +177,7 @@ class EdgePredictor:
             ArtifactError: the bundle is damaged, or was made for a newer version.
         """
         known, limit = check_backend(backend), check_threads(threads)
-        asked = Asked(
+        asked = OpeningRequest(
             backend=known,
             precision=check_precision(precision),
             threads=limit,
@@ -444,7 +444,7 @@ class EdgePredictor:
         if engine.refusal:
             raise InputError(engine.refusal)
         if type(window) is dict and window.get(modality.name, window) is None:
-            missing = Fault(status="invalid", reason=f"modality {modality.name!r} is absent")
+            missing = WindowFault(status="invalid", reason=f"modality {modality.name!r} is absent")
             return no_answer(missing, modality=modality, task=engine.task, missing_share=1.0, input_age_s=age_s)
         array = check_window(window, modality)
         values, present = prepare(array, modality, engine.reference)
@@ -454,7 +454,7 @@ class EdgePredictor:
         novelty = None
         if stepped is None:
             if conditions.is_late:
-                late = Fault(status="stale", reason="the deadline passed before the engine was asked")
+                late = WindowFault(status="stale", reason="the deadline passed before the engine was asked")
                 return no_answer(worse(late, fault) or late, modality=modality, task=engine.task, input_age_s=age_s)
             handled = sys.exc_info()[1]
             try:
@@ -463,13 +463,13 @@ class EdgePredictor:
                 let_handlers_through(error, handled=handled)
                 if service.recover(students, engine, error):
                     return self._answer(number, array, conditions)
-                failure = Fault(status="invalid", reason=f"the engine failed: {error}")
+                failure = WindowFault(status="invalid", reason=f"the engine failed: {error}")
                 failure = worse(failure, fault) or failure
                 return no_answer(failure, modality=modality, task=engine.task, input_age_s=age_s)
             service.proven = True
             novelty, fault = judged_novelty(engine.novelty, scores, fault)
             if conditions.is_late:
-                fault = worse(Fault(status="stale", reason="the answer came after the deadline"), fault)
+                fault = worse(WindowFault(status="stale", reason="the answer came after the deadline"), fault)
         else:
             probabilities = stepped
         prediction = interpret(

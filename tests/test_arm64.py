@@ -12,15 +12,15 @@ import pytest
 
 from mmkd_edge import SelfTest, example_bundle
 from proofs.arm64 import differences, faults_of, table
-from proofs.emulation.answers import Answers, Way, damaged_copies
+from proofs.emulation.answers import EmulatedWay, MachineAnswers, damaged_copies
 from proofs.emulation.root import missing_tools
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "proofs" / "arm64.py"
 
 
-def answers(probability: float, *, refused: int = 32) -> Answers:
+def answers(probability: float, *, refused: int = 32) -> MachineAnswers:
     test = SelfTest(windows=256, max_abs_error=2e-6, tolerance=1e-4, label_agreement=1.0)
-    way = Way(
+    way = EmulatedWay(
         bundle="a.edge",
         backend="ort",
         precision="fp32",
@@ -29,8 +29,8 @@ def answers(probability: float, *, refused: int = 32) -> Answers:
         probabilities=[[probability, 1 - probability]],
         streamed=[[0.5, 0.5], [probability, 1 - probability]],
     )
-    absent = Way(bundle="a.edge", backend="openvino", precision="bf16", refusal="no bf16 here")
-    return Answers(machine="aarch64", python="3.13.5", ways=[way, absent], damaged={"a.edge": (32, refused)})
+    absent = EmulatedWay(bundle="a.edge", backend="openvino", precision="bf16", refusal="no bf16 here")
+    return MachineAnswers(machine="aarch64", python="3.13.5", ways=[way, absent], damaged={"a.edge": (32, refused)})
 
 
 def test_answers_within_the_bundles_tolerance_are_the_same() -> None:
@@ -54,7 +54,7 @@ def test_answers_beyond_it_and_damaged_files_that_were_taken_are_faults() -> Non
 
 
 def test_a_way_that_fails_there_is_a_fault() -> None:
-    failed = Way(bundle="a.edge", backend="ort", precision="fp16", refusal="self-test: too far", failed=True)
+    failed = EmulatedWay(bundle="a.edge", backend="ort", precision="fp16", refusal="self-test: too far", failed=True)
     there = msgspec.structs.replace(answers(0.75), ways=[failed])
     assert faults_of(there, answers(0.75)) == ["arm64: a.edge in ort, fp16: self-test: too far"]
 

@@ -24,7 +24,7 @@ from mmkd_models.study.results import seed_file
 from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.teacher_set import OutOfFoldCheckpoint, read_teachers
-from mmkd_models.trials.space import Conditions
+from mmkd_models.trials.space import StudyConditions
 from proofs.study.files import read_seeds, read_sizes
 
 ROOT = Path(__file__).parents[1]
@@ -146,7 +146,7 @@ def test_results_of_studies_are_read(folder: Path, seeds: int, sizes: int) -> No
 def test_conditions_of_finished_studies_say_what_they_said_and_so_name_the_same_trials() -> None:
     for path in sorted((BEFORE / "results").glob("*-seed*.json")):
         written = json.loads(path.read_bytes())["conditions"]
-        found = msgspec.json.decode(json.dumps(written), type=Conditions)
+        found = msgspec.json.decode(json.dumps(written), type=StudyConditions)
         again = json.loads(msgspec.json.encode(found))
         assert set(again) == set(written)
         assert (again["label_share"], found.labelled) == (1.0, ALL)

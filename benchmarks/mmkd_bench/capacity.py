@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import msgspec
 
 from mmkd_bench.load.offering import MAX_STREAMS, Offered
-from mmkd_bench.load.verdict import LAUNCHES, Verdict, judge_load, settle, verdict_of
+from mmkd_bench.load.verdict import LAUNCHES, LoadVerdict, judge_load, settle, verdict_of
 from mmkd_bench.machine.facts import read_machine
 from mmkd_bench.machine.interference import suspicions, worst
 from mmkd_bench.machine.power import read_power_mode
@@ -71,9 +71,9 @@ def measure_capacity(choice: Choice, question: Question, *, progress: Progress =
     searched = session.do_job(session.job, SEARCH_LIMIT_S)
     assert searched.outcome is not None
     estimate = searched.outcome.streams
-    verdicts: list[Verdict] = []
+    verdicts: list[LoadVerdict] = []
 
-    def judge(streams: int) -> Verdict:
+    def judge(streams: int) -> LoadVerdict:
         """Fresh processes."""
         session.tell(f"judging {plural(streams, 'stream')} in up to {plural(question.launches, 'launch', 'launches')}")
         verdicts.append(judge_load(session.offered, streams, launches=question.launches))
@@ -200,8 +200,8 @@ class _Session:
         self,
         *,
         streams: int,
-        shown: Verdict | None,
-        refused: Verdict | None,
+        shown: LoadVerdict | None,
+        refused: LoadVerdict | None,
         estimate: int | None,
         complete: bool,
         settled: bool,
@@ -237,7 +237,7 @@ class _Session:
         return report
 
 
-def _streams(verdict: Verdict) -> int:
+def _streams(verdict: LoadVerdict) -> int:
     return verdict.streams
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.errors import PerformanceError, UsageError
-from mmkd_report.documents.bench import BenchReport, Change, Comparison, Launch
+from mmkd_report.documents.bench import BenchReport, Comparison, ProcessStart, QuantityChange
 
 CONFIDENCE = 0.95
 MIN_LAUNCHES = 5
@@ -36,7 +36,7 @@ _CONDITION = re.compile(r"\s*(?P<quantity>[a-z0-9._]+)\s*(?P<sign>[<>])\s*(?P<pe
 
 
 @dataclass(frozen=True, kw_only=True)
-class Condition:
+class ComparisonLimit:
     """A change that fails the comparison.
 
     Attributes:
@@ -63,7 +63,7 @@ class _Quantity:
 
     unit: str
     robust: bool = False
-    of_launch: Callable[[Launch], Sequence[float | None]] | None = None
+    of_launch: Callable[[ProcessStart], Sequence[float | None]] | None = None
     of_run: Callable[[BenchReport], float | None] | None = None
 
 
@@ -92,7 +92,7 @@ _QUANTITIES: dict[str, _Quantity] = {
 }
 
 
-def parse_conditions(text: str) -> tuple[Condition, ...]:
+def parse_conditions(text: str) -> tuple[ComparisonLimit, ...]:
     """Conditions from `p50>+5%,energy>+5%`; none from an empty text.
 
     >>> [str(condition) for condition in parse_conditions("p90>+10%,throughput<-5%")]
@@ -104,7 +104,7 @@ def parse_conditions(text: str) -> tuple[Condition, ...]:
     return tuple(_condition(part) for part in text.split(",") if part.strip())
 
 
-def _condition(part: str) -> Condition:
+def _condition(part: str) -> ComparisonLimit:
     match = _CONDITION.match(part)
     if match is None:
         raise UsageError(f"condition {part.strip()!r}: expected a form like 'p90>+10%' or 'throughput<-5%'")
@@ -112,10 +112,10 @@ def _condition(part: str) -> Condition:
         names = ", ".join(_QUANTITIES)
         raise UsageError(f"condition {part.strip()!r}: unknown quantity {match['quantity']!r}; expected one of {names}")
     sign: Literal["<", ">"] = "<" if match["sign"] == "<" else ">"
-    return Condition(quantity=match["quantity"], sign=sign, limit=float(match["percent"]) / 100)
+    return ComparisonLimit(quantity=match["quantity"], sign=sign, limit=float(match["percent"]) / 100)
 
 
-def compare(before: BenchReport, after: BenchReport, *, conditions: Sequence[Condition]) -> Comparison:
+def compare(before: BenchReport, after: BenchReport, *, conditions: Sequence[ComparisonLimit]) -> Comparison:
     """Compare two runs.
 
     A condition holds when the whole interval of the change lies beyond its limit: noise alone rarely does that. A
@@ -160,7 +160,7 @@ def _check_launches(name: str, report: BenchReport) -> None:
         )
 
 
-def _change(name: str, quantity: _Quantity, before: BenchReport, after: BenchReport) -> Change:
+def _change(name: str, quantity: _Quantity, before: BenchReport, after: BenchReport) -> QuantityChange:
     first, second = _groups(quantity, before), _groups(quantity, after)
     if first is None or second is None:
         values = (None, None) if quantity.of_run is None else (quantity.of_run(before), quantity.of_run(after))
@@ -178,9 +178,9 @@ def _change(name: str, quantity: _Quantity, before: BenchReport, after: BenchRep
     return msgspec.structs.replace(plain, low=float(low), high=float(high))
 
 
-def _plain_change(name: str, unit: str, before: float | None, after: float | None) -> Change:
+def _plain_change(name: str, unit: str, before: float | None, after: float | None) -> QuantityChange:
     change = None if before is None or after is None or before <= 0 else after / before - 1
-    return Change(quantity=name, unit=unit, before=before, after=after, change=change, low=None, high=None)
+    return QuantityChange(quantity=name, unit=unit, before=before, after=after, change=change, low=None, high=None)
 
 
 def _groups(quantity: _Quantity, report: BenchReport) -> list[NDArray[np.float64]] | None:
@@ -209,7 +209,7 @@ def _resampled(groups: Sequence[NDArray[np.float64]], random: np.random.Generato
     return np.asarray(np.median(picked, axis=1))
 
 
-def _verdict(changes: Sequence[Change]) -> Literal["equal", "slower", "faster"]:
+def _verdict(changes: Sequence[QuantityChange]) -> Literal["equal", "slower", "faster"]:
     limit = parse_conditions(DEFAULT_CONDITIONS)[0].limit
     judged = [change for change in changes if change.judged]
     if any(change.low is not None and change.low > limit for change in judged):
@@ -219,7 +219,7 @@ def _verdict(changes: Sequence[Change]) -> Literal["equal", "slower", "faster"]:
     return "equal"
 
 
-def _failure(condition: Condition, change: Change) -> str:
+def _failure(condition: ComparisonLimit, change: QuantityChange) -> str:
     """The condition in words where it holds, else an empty text."""
     if change.change is None:
         raise UsageError(

@@ -20,7 +20,7 @@ from mmkd_bench.measuring.jobs import InTurnOutcome, OverheadJob, PairJob, Rival
 from mmkd_bench.measuring.process import START_LIMIT_S, Launched, Progress, run_launches, unheard
 from mmkd_bench.turns.pairs import FIRST, SECOND
 from mmkd_edge.errors import UsageError
-from mmkd_report.documents.bench_others import OverheadReport, PairReport, Spread
+from mmkd_report.documents.bench_others import OverheadReport, PairReport, RepeatSpread
 
 MAX_LAUNCHES = 100
 REPEATS = 5
@@ -171,14 +171,14 @@ def over_repeats(outcomes: Sequence[InTurnOutcome], name: str, figure: str = "p5
     return [value for one in outcomes for value in attrgetter(figure)(one.of(name))]
 
 
-def ratio_of(outcomes: Sequence[InTurnOutcome], first: str, second: str) -> Spread:
+def ratio_of(outcomes: Sequence[InTurnOutcome], first: str, second: str) -> RepeatSpread:
     """The median of one over that of the other, repeat by repeat."""
     return spread_of(list(map(truediv, over_repeats(outcomes, first), over_repeats(outcomes, second))))
 
 
-def spread_of(values: Sequence[float]) -> Spread:
+def spread_of(values: Sequence[float]) -> RepeatSpread:
     """The spread of at least one value."""
-    return Spread(
+    return RepeatSpread(
         median=float(np.median(values)),
         min=min(values),
         max=max(values),

@@ -20,7 +20,7 @@ from mmkd_bench.run import measure_bundle
 from mmkd_edge.errors import UsageError
 from mmkd_edge.machine import usable_cores
 from mmkd_report.documents.bench import BenchReport, Settings
-from mmkd_report.documents.bench_others import Forecast, Measured, PlanReport
+from mmkd_report.documents.bench_others import Forecast, MeasuredThroughput, PlanReport
 
 MAX_CORES = 1024
 ROUNDS = 3
@@ -122,7 +122,7 @@ def _report(
         complete=all(len(values) == ROUNDS for values in rounds.values()),
         subject=last.subject,
         measured=tuple(
-            Measured(cores=count, throughput_hz=value, low_hz=min(rounds[count]), high_hz=max(rounds[count]))
+            MeasuredThroughput(cores=count, throughput_hz=value, low_hz=min(rounds[count]), high_hz=max(rounds[count]))
             for count, value in by_cores.items()
         ),
         serial_share=serial_share,

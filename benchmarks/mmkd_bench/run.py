@@ -46,7 +46,7 @@ MAX_JITTER = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class BenchmarkRun:
     """A run.
 
     Attributes:
@@ -61,7 +61,7 @@ class Run:
 
 def measure_bundle(
     choice: Choice, settings: Settings, *, energy: bool = True, idle_s: float = IDLE_S, progress: Progress = unheard
-) -> Run:
+) -> BenchmarkRun:
     """Measure a bundle on this machine.
 
     Args:
@@ -74,7 +74,7 @@ def measure_bundle(
     Raises:
         UsageError: the settings make no sense.
         MmkdError: the bundle cannot be opened or run; a damaged one is never timed.
-        KeyboardInterrupt: Ctrl-C; an `Interrupted` with a `Run` where something was measured.
+        KeyboardInterrupt: Ctrl-C; an `Interrupted` with a `BenchmarkRun` where something was measured.
     """
     check_settings(settings)
     if settings.rate_hz is not None and settings.deadline_ms is None:
@@ -85,7 +85,7 @@ def measure_bundle(
     machine = read_machine(power_mode=read_power_mode(), clocks=read_clocks(), gpus=gpu_names())
     launched, spent = _launch_with_power(RunJob(choice=choice, settings=settings), energy, idle_s, progress)
     report = _report(launched, spent, settings=settings, machine=machine, created=created)
-    return launched.finish(Run(report=report, samples=joined(launched.samples)))
+    return launched.finish(BenchmarkRun(report=report, samples=joined(launched.samples)))
 
 
 def _launch_with_power(

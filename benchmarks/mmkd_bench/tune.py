@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from mmkd_bench.measuring.jobs import TuneJob, TuneOutcome, Way
+from mmkd_bench.measuring.jobs import BenchmarkedWay, TuneJob, TuneOutcome
 from mmkd_bench.measuring.process import START_LIMIT_S, Interrupted, Progress, run_job, unheard
 from mmkd_edge.backends.base import (
     BACKENDS,
@@ -25,7 +25,7 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import BackendError, UsageError
 from mmkd_edge.machine import this_machine, usable_cores
-from mmkd_edge.predict.profile import MAX_THREADS, ExecutionProfile, LeftOut, library_versions
+from mmkd_edge.predict.profile import MAX_THREADS, ExecutionProfile, UnmeasuredWay, library_versions
 from mmkd_edge.predict.setup import Setup
 
 MOST_THREADS = 8
@@ -62,11 +62,11 @@ def tune_bundle(path: Path, settings: TuneSettings, *, progress: Progress = unhe
     _check(settings)
     with Bundle.open(path) as bundle:
         sha256, entries = bundle.sha256, bundle.manifest.models
-    ways: list[Way] = []
-    left_out: list[LeftOut] = []
+    ways: list[BenchmarkedWay] = []
+    left_out: list[UnmeasuredWay] = []
     for entry in entries:
         left_out += [
-            LeftOut(model=entry.name, backend=backend, precision="fp32", reason=reason)
+            UnmeasuredWay(model=entry.name, backend=backend, precision="fp32", reason=reason)
             for backend in BACKENDS
             if (reason := why_absent(backend))
         ]
@@ -100,11 +100,11 @@ def tune_bundle(path: Path, settings: TuneSettings, *, progress: Progress = unhe
     return profile
 
 
-def ways_to_try(entry: ModelEntry, settings: TuneSettings) -> list[Way]:
+def ways_to_try(entry: ModelEntry, settings: TuneSettings) -> list[BenchmarkedWay]:
     """Every way to run a student with what is installed; the first is what the others are compared with."""
     threads = settings.threads or _thread_counts()
     return [
-        Way(model=entry.name, setup=setup)
+        BenchmarkedWay(model=entry.name, setup=setup)
         for backend in BACKENDS
         if not why_absent(backend)
         for setup in _setups(entry, backend, threads, owns_cores=settings.owns_cores)
@@ -150,7 +150,7 @@ def _check(settings: TuneSettings) -> None:
 
 
 def _require_trials(
-    path: Path, entries: Sequence[ModelEntry], outcome: TuneOutcome, left_out: Sequence[LeftOut]
+    path: Path, entries: Sequence[ModelEntry], outcome: TuneOutcome, left_out: Sequence[UnmeasuredWay]
 ) -> None:
     for entry in entries:
         if not any(trial.model == entry.name for trial in outcome.trials):

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from mmkd_edge.bundle.files import write_file
 from mmkd_models.adapt.domains import Domain
-from mmkd_models.adapt.run import Asked, run_adaptation, task_of
+from mmkd_models.adapt.run import AdaptationRequest, run_adaptation, task_of
 from mmkd_models.adapt.ways import ADAPT_TRAIN, Task, adapted
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.data.windows import Windows
@@ -44,7 +44,7 @@ from mmkd_models.training.closed_form.students import taught_student
 from mmkd_models.training.committee import default_members, train_committee
 from mmkd_models.training.predict import embeddings_of, inputs_of, scores_of
 from mmkd_models.training.teacher_set import TaughtBy
-from mmkd_models.training.trainings import Run, TrainingData
+from mmkd_models.training.trainings import TrainingData, TrainingRun
 from mmkd_report.documents.adaptation import WayJudgement
 from proofs.commissioning import answers_of, oracle_of, parts_of
 from proofs.script import head, parser_of, row
@@ -125,7 +125,7 @@ def _source(windows: Windows, group: object) -> TrainingData:
 
 
 def _trained(data: TrainingData, sensor: str, kind: StudentKind) -> tuple[TaughtBy, StudentCheckpoint]:
-    run = Run(train=TEACHER_TRAIN, augment=AUGMENT)
+    run = TrainingRun(train=TEACHER_TRAIN, augment=AUGMENT)
     members = default_members(data.train.spec.modalities)
     trained = train_committee(data, teacher_config("tiny"), run, members=members, self_training=False)
     teacher = TaughtBy(checkpoint=trained.checkpoint, sha256="teacher")
@@ -150,7 +150,7 @@ def _pair(
     learn, judge, unseen = parts
     one = (sensor,)
     source = [windows.with_modalities(one) for windows in (data.train, data.valid)]
-    asked = Asked(
+    asked = AdaptationRequest(
         student=student,
         student_sha256="student",
         new=Domain(learn=learn, judge=judge, name=names[1], sha256=names[1]),

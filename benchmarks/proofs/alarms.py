@@ -20,8 +20,8 @@ import msgspec
 
 from mmkd_edge import EdgePredictor
 from mmkd_edge.live.build import usual_hop
-from mmkd_edge.live.sources.base import Recorded
-from mmkd_edge.live.tuning import Outcome, Tuned, rate_interval, share_interval, tune_alarm
+from mmkd_edge.live.sources.base import ReplayedRecording
+from mmkd_edge.live.tuning import RuleScore, Tuned, rate_interval, share_interval, tune_alarm
 from mmkd_models.data import fold_indices, open_dataset
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import fold_count
@@ -52,7 +52,7 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
     after: Pooled
 
 
-class Document(msgspec.Struct, frozen=True, kw_only=True):
+class AlarmsDocument(msgspec.Struct, frozen=True, kw_only=True):
     """What `-o` writes."""
 
     dataset: str
@@ -94,7 +94,7 @@ def main() -> None:
                         cooldown_s=COOLDOWN_S,
                     )
                 )
-    document = Document(
+    document = AlarmsDocument(
         dataset=dataset.spec.name,
         dataset_sha256=dataset.sha256,
         modality=options.modality,
@@ -111,14 +111,16 @@ def main() -> None:
         options.out.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n")
 
 
-def dealt(dataset: Dataset, path: Path, predictor: EdgePredictor, fold: int) -> Iterator[Recorded]:
+def dealt(dataset: Dataset, path: Path, predictor: EdgePredictor, fold: int) -> Iterator[ReplayedRecording]:
     """The recordings of a dataset, in the split of a fold."""
     windows = dataset.everything()
     found = fold_indices(windows, fold=fold, seed=0)
     parts = {"train": found.train, "valid": found.valid, "test": found.test}
     split_of = {str(group): name for name, rows in parts.items() for group in set(windows.groups[rows].tolist())}
     for one in replayed(path, predictor.modality):
-        yield Recorded(rows=one.rows, name=one.name, label=one.label, group=one.group, split=split_of[one.group])
+        yield ReplayedRecording(
+            rows=one.rows, name=one.name, label=one.label, group=one.group, split=split_of[one.group]
+        )
 
 
 def judged(label: str, folds: Sequence[Tuned]) -> Judged:
@@ -131,7 +133,7 @@ def judged(label: str, folds: Sequence[Tuned]) -> Judged:
     )
 
 
-def pooled(outcomes: Sequence[Outcome]) -> Pooled:
+def pooled(outcomes: Sequence[RuleScore]) -> Pooled:
     """Outcomes of groups that are in one of them each, added."""
     hours = sum(one.normal_hours for one in outcomes)
     false_alarms = sum(one.false_alarms for one in outcomes)

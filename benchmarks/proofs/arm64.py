@@ -24,7 +24,7 @@ import numpy as np
 
 from mmkd_edge import example_bundle
 from proofs.emulation import answers
-from proofs.emulation.answers import Answers, Way
+from proofs.emulation.answers import EmulatedWay, MachineAnswers
 from proofs.emulation.root import TOOLS, Root, install, make_root, missing_tools
 from proofs.install_size import ROOT as CHECKOUT
 from proofs.install_size import wheel_of
@@ -59,7 +59,7 @@ def main() -> None:
         sys.exit("\n".join(faults))
 
 
-def asked_there(root: Root, bundles: Sequence[Path], backends: Sequence[str]) -> Answers:
+def asked_there(root: Root, bundles: Sequence[Path], backends: Sequence[str]) -> MachineAnswers:
     """What the root makes of the bundles; of no backends it asks all."""
     work = root.folder / "srv"
     shutil.rmtree(work, ignore_errors=True)
@@ -70,20 +70,20 @@ def asked_there(root: Root, bundles: Sequence[Path], backends: Sequence[str]) ->
         shutil.copy(path, work)
     names = [f"/srv/{path.name}" for path in bundles]
     line = [*_words(backends), *names]
-    return msgspec.json.decode(root.python("/srv/answers.py", *line), type=Answers)
+    return msgspec.json.decode(root.python("/srv/answers.py", *line), type=MachineAnswers)
 
 
-def asked_here(bundles: Sequence[Path], backends: Sequence[str]) -> Answers:
+def asked_here(bundles: Sequence[Path], backends: Sequence[str]) -> MachineAnswers:
     """What this machine makes of them."""
     line = [sys.executable, answers.__file__, *_words(backends), *map(str, bundles)]
-    return msgspec.json.decode(subprocess.run(line, stdout=subprocess.PIPE, check=True).stdout, type=Answers)
+    return msgspec.json.decode(subprocess.run(line, stdout=subprocess.PIPE, check=True).stdout, type=MachineAnswers)
 
 
 def _words(backends: Sequence[str]) -> list[str]:
     return ["--slow", str(SLOWER), *(word for name in backends for word in ("--backend", name))]
 
 
-def table(there: Answers, here: Answers) -> str:
+def table(there: MachineAnswers, here: MachineAnswers) -> str:
     """Both machines, way by way, and the damaged files."""
     lines = [
         f"{there.machine}, Python {there.python}; beside it {here.machine}, Python {here.python}",
@@ -107,7 +107,7 @@ def table(there: Answers, here: Answers) -> str:
     return "\n".join([*lines, "", *refusals, f"damaged copies refused with exit code 6: {', '.join(damaged)}"])
 
 
-def differences(way: Way, here: Answers) -> tuple[float | None, float | None]:
+def differences(way: EmulatedWay, here: MachineAnswers) -> tuple[float | None, float | None]:
     """The largest differences of a probability from the same way here, of windows and of a stream."""
     same = [
         one for one in here.ways if (one.bundle, one.backend, one.precision) == (way.bundle, way.backend, way.precision)
@@ -121,7 +121,7 @@ def _largest(one: list[list[float]], other: list[list[float]]) -> float:
     return float(np.abs(np.subtract(one, other)).max())
 
 
-def faults_of(there: Answers, here: Answers) -> list[str]:
+def faults_of(there: MachineAnswers, here: MachineAnswers) -> list[str]:
     """What is not as it should be."""
     found = []
     for way in there.ways:

@@ -17,12 +17,12 @@ from mmkd_models.compare.comparison import RESULT_FILE, FoldData, fold_data, tea
 from mmkd_models.compare.fold_result import FoldResult
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.evaluate.gains import FEWEST_GROUPS, gain_over_seeds
-from mmkd_models.evaluate.outcome import Outcome, outcome_on
+from mmkd_models.evaluate.outcome import TestedNetwork, outcome_on
 from mmkd_models.metrics.classes import Metric
 from mmkd_models.networks.config import student_config
 from mmkd_models.training.checkpoint import StudentCheckpoint, file_sha256, read_student, read_teacher, write_student
 from mmkd_models.training.predict import logits_of
-from mmkd_models.training.trainings import Run, distil
+from mmkd_models.training.trainings import TrainingRun, distil
 from proofs.script import parser_of, row
 
 METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "macro_f1")
@@ -63,7 +63,7 @@ def causal_student(folder: Path, modality: str, fold: FoldResult, data: FoldData
     if path.exists():
         return read_student(path)
     teacher = teacher_path(folder, fold.config.teacher)
-    run = Run(
+    run = TrainingRun(
         train=msgspec.structs.replace(fold.config.student_train, seed=fold.seed),
         augment=fold.config.augment,
         run_dir=folder / "runs" / f"{modality}-causal",
@@ -82,12 +82,14 @@ def causal_student(folder: Path, modality: str, fold: FoldResult, data: FoldData
     return student
 
 
-def judged(student: StudentCheckpoint, data: FoldData, modality: str) -> Outcome:
+def judged(student: StudentCheckpoint, data: FoldData, modality: str) -> TestedNetwork:
     """Give the student's answers to the fold's test windows."""
     return outcome_on(data.test, logits_of(student.network(), data.test, modality=modality))
 
 
-def fold_row(name: str, students: tuple[StudentCheckpoint, StudentCheckpoint], tests: tuple[Outcome, Outcome]) -> str:
+def fold_row(
+    name: str, students: tuple[StudentCheckpoint, StudentCheckpoint], tests: tuple[TestedNetwork, TestedNetwork]
+) -> str:
     """Give one fold: validation scores of the windowed and the causal student, and what they reach in each metric."""
     cells = [f"{100 * one.facts.score:.1f}" for one in students]
     for metric in METRICS:

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from mmkd_edge.bundle.files import write_file
 from mmkd_models.adapt.domains import FEWEST, Domain
-from mmkd_models.adapt.run import Asked, run_adaptation, task_of
-from mmkd_models.adapt.ways import ADAPT_TRAIN, Task, Way, adapted
+from mmkd_models.adapt.run import AdaptationRequest, run_adaptation, task_of
+from mmkd_models.adapt.ways import ADAPT_TRAIN, AdaptationWay, Task, adapted
 from mmkd_models.compare.comparison import FoldData, fold_data
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.data.labelled import ALL
@@ -36,11 +36,11 @@ from mmkd_models.training.closed_form.students import taught_student
 from mmkd_models.training.committee import default_members, train_committee
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.teacher_set import TaughtBy
-from mmkd_models.training.trainings import Run
+from mmkd_models.training.trainings import TrainingRun
 from proofs.script import head, parser_of, row
 
 JUDGES = 1 / 3  # of what adapts, the share that judges
-WAYS: tuple[Way, ...] = ("statistics", "own answers", "teacher")
+WAYS: tuple[AdaptationWay, ...] = ("statistics", "own answers", "teacher")
 
 
 class NewGroup(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +95,7 @@ def _fold(path: Path, sensor: str, kind: StudentKind, seed: int) -> FoldFound:
     fold = fold_data(dataset, seed=seed, labelled=ALL)
     data = fold.training
     specs = data.train.spec.modalities
-    run = Run(train=msgspec.structs.replace(TEACHER_TRAIN, seed=seed), augment=AUGMENT)
+    run = TrainingRun(train=msgspec.structs.replace(TEACHER_TRAIN, seed=seed), augment=AUGMENT)
     members = default_members(specs)
     trained = train_committee(data, teacher_config(TEACHER_PRESET), run, members=members, self_training=False)
     teacher = TaughtBy(checkpoint=trained.checkpoint, sha256="teacher")
@@ -128,7 +128,7 @@ def _group(
         name="old",
         sha256="old",
     )
-    asked = Asked(
+    asked = AdaptationRequest(
         student=student,
         student_sha256="student",
         new=Domain(learn=learn, judge=judge, name=str(group), sha256=str(group)),

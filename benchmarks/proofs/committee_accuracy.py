@@ -38,7 +38,7 @@ from mmkd_models.training.checkpoint import (
 )
 from mmkd_models.training.committee import default_members, train_committee
 from mmkd_models.training.predict import answers_to, logits_of
-from mmkd_models.training.trainings import Run, distil
+from mmkd_models.training.trainings import TrainingRun, distil
 from proofs.script import parser_of
 
 WAYS = ("committee", "two generations")
@@ -114,10 +114,10 @@ def student_of(path: Path, teacher: TeacherCheckpoint, data: FoldData, modality:
     return read_student(file)
 
 
-def run_of(train: TrainConfig, data: FoldData) -> Run:
+def run_of(train: TrainConfig, data: FoldData) -> TrainingRun:
     """The fold's number is the seed, as in `mmkd-demo`."""
     assert isinstance(data.training.fold, int)
-    return Run(train=msgspec.structs.replace(train, seed=data.training.fold), augment=AUGMENT)
+    return TrainingRun(train=msgspec.structs.replace(train, seed=data.training.fold), augment=AUGMENT)
 
 
 if __name__ == "__main__":

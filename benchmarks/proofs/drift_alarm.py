@@ -33,25 +33,25 @@ from mmkd_models.training.drift_reference import fit_reference
 from proofs.script import head, parser_of, row
 
 Floats = NDArray[np.float32]
-Fault = Callable[[Floats], Floats]
+DriftFault = Callable[[Floats], Floats]
 
 
-def scaled(factors: float | Floats) -> Fault:
+def scaled(factors: float | Floats) -> DriftFault:
     """Windows (N, T, C) times one factor, or one for each channel."""
     return lambda windows: windows * np.float32(factors)
 
 
-def moved(offsets: float | Floats) -> Fault:
+def moved(offsets: float | Floats) -> DriftFault:
     """Windows (N, T, C) plus one offset, or one for each channel."""
     return lambda windows: windows + np.float32(offsets)
 
 
-def reordered(order: list[int]) -> Fault:
+def reordered(order: list[int]) -> DriftFault:
     """The channels of windows (N, T, C) in another order."""
     return lambda windows: windows[:, :, order]
 
 
-def faults(channels: int) -> dict[str, Fault]:
+def faults(channels: int) -> dict[str, DriftFault]:
     """What is put into windows (N, T, C)."""
     found = {"as they are": scaled(1)}
     for c in range(channels):

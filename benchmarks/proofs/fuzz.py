@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from types import FunctionType
 
-from proofs.fuzzing.targets import TARGETS, Target, fault_of
+from proofs.fuzzing.targets import TARGETS, FuzzTarget, fault_of
 from proofs.mutations import mutated_bytes
 from proofs.script import head, parser_of, row
 
@@ -107,7 +107,7 @@ def guided(name: str, arguments: list[str]) -> None:
     """One reader under atheris, until it is broken or its time is up."""
     import atheris
 
-    target: Target = TARGETS[name]
+    target: FuzzTarget = TARGETS[name]
     with tempfile.TemporaryDirectory() as folder:  # imports what the reader imports late
         fault_of(target, target.seeds()[0], Path(folder))
     for one in gc.get_objects():  # all that is imported would take a minute

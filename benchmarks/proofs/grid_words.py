@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from mmkd_models.data import Dataset, Windows, write_dataset
 from mmkd_models.data.importing.from_recipe import import_recipe
-from mmkd_models.data.importing.recipe import LabelRule, Recipe, Source, SplitRule, WindowRule
+from mmkd_models.data.importing.recipe import ImportRecipe, LabelRule, SensorSource, SplitRule, WindowRule
 from mmkd_models.data.spec import SPLIT_NAMES
 from proofs.script import parser_of
 
@@ -45,15 +45,15 @@ def main() -> None:
     print(f"wrote {arguments.out}: {dataset!r}, {size:,} bytes")
 
 
-def recipe(folder: Path) -> Recipe:
+def recipe(folder: Path) -> ImportRecipe:
     """How the digits are cut out of the sentences; every other word is left alone."""
     with (folder / "words.csv").open(newline="") as file:
         others = {line["word"] for line in csv.DictReader(file)} - set(DIGITS)
-    return Recipe(
+    return ImportRecipe(
         version=1,
         source=(
-            Source(modality="lips", files="video/{clip}.mp4", rate_hz=25.0, region=MOUTH, height=20, width=30),
-            Source(
+            SensorSource(modality="lips", files="video/{clip}.mp4", rate_hz=25.0, region=MOUTH, height=20, width=30),
+            SensorSource(
                 modality="voice", kind="audio", files="sound/{clip}.flac", channels={"mono": "1"}, resample_hz=8000.0
             ),
         ),

@@ -40,7 +40,7 @@ Action = Callable[[Path], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attack:
+class KilledAction:
     """An action that is killed.
 
     Attributes:
@@ -89,7 +89,7 @@ def main() -> None:
     sys.exit(4 if bad_kills else 0)
 
 
-def device_attacks(old: Path, new: Path) -> list[Attack]:
+def device_attacks(old: Path, new: Path) -> list[KilledAction]:
     """Installations, first starts and rollbacks."""
 
     def nothing(state: Path) -> None:
@@ -107,9 +107,9 @@ def device_attacks(old: Path, new: Path) -> list[Attack]:
         new_installed(state)
         _start_well(state)
 
-    def of_slots(name: str, prepared: Action, action: Action) -> Attack:
+    def of_slots(name: str, prepared: Action, action: Action) -> KilledAction:
         left = partial(_left_in_slots, action)
-        return Attack(name=name, prepared=prepared, action=action, here=_current, left=left, whole=lambda _: "")
+        return KilledAction(name=name, prepared=prepared, action=action, here=_current, left=left, whole=lambda _: "")
 
     return [
         of_slots("first installation", nothing, lambda state: _install(state, old)),
@@ -121,9 +121,9 @@ def device_attacks(old: Path, new: Path) -> list[Attack]:
     ]
 
 
-def swap_attack(old: Path, new: Path) -> Attack:
+def swap_attack(old: Path, new: Path) -> KilledAction:
     """A swap to a bundle that is new here: its trial is held and kept."""
-    return Attack(
+    return KilledAction(
         name="swap to a new bundle",
         prepared=lambda state: _discard(_in_child(lambda: _opens(old, state))),
         action=partial(_swap, old, new),
@@ -133,12 +133,12 @@ def swap_attack(old: Path, new: Path) -> Attack:
     )
 
 
-def export_attack(options: Any) -> Attack:
+def export_attack(options: Any) -> KilledAction:
     """An export over an earlier bundle."""
     from mmkd_export.commands.export import run_export  # all that the children need is imported before they begin
 
     _import_for_children()
-    return Attack(
+    return KilledAction(
         name="export",
         prepared=lambda folder: _copy(options.old, folder / _EDGE),
         action=lambda folder: run_export([str(options.checkpoint), "-o", str(folder / _EDGE)]),
@@ -148,14 +148,14 @@ def export_attack(options: Any) -> Attack:
     )
 
 
-def train_attack(options: Any) -> Attack:
+def train_attack(options: Any) -> KilledAction:
     """A training over an earlier checkpoint."""
     from mmkd_models.commands.train import run_train
 
     _import_for_children()
     given = ["student", str(options.data), "--modality", "acc", "--preset", "tiny", "--steps", _STEPS, "--force"]
     earlier = Path(__file__).parents[2] / "tests" / "before" / _CHECKPOINT
-    return Attack(
+    return KilledAction(
         name="training",
         prepared=lambda folder: _copy(options.checkpoint or earlier, folder / _CHECKPOINT),
         action=lambda folder: run_train([*given, "-o", str(folder / _CHECKPOINT)]),
@@ -173,7 +173,7 @@ def _import_for_children() -> None:
     torch.set_num_threads(1)  # children have no threads of their parent
 
 
-def killed(attack: Attack) -> Counter[str]:
+def killed(attack: KilledAction) -> Counter[str]:
     """What was left after a kill before each step of an action, until it ends by itself."""
     found: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:

@@ -47,10 +47,10 @@ from mmkd_models.training.checkpoint import read_student, write_student
 from mmkd_models.training.closed_form.students import labelled_student
 from mmkd_models.training.judging.novelty import seen_of
 from mmkd_models.training.predict import embeddings_of, logits_of, series_values
-from mmkd_models.training.trainings import Run, TrainingData
+from mmkd_models.training.trainings import TrainingData, TrainingRun
 
 Floats = NDArray[np.floating[Any]]
-Kept = Mapping[str, NDArray[Any]]
+KeptArrays = Mapping[str, NDArray[Any]]
 PARTS = ("valid", "known", "novel")
 LEVEL, DRAWS, TREES = 0.01, 2000, 200
 
@@ -77,12 +77,12 @@ def main() -> None:
                 print(name, flush=True)
 
 
-def _fitted(windows: Windows, fold: int, left_out: int, sha256: str, *, kind: StudentKind, steps: int) -> Kept:
+def _fitted(windows: Windows, fold: int, left_out: int, sha256: str, *, kind: StudentKind, steps: int) -> KeptArrays:
     """Embeddings, logits and statistics of the windows of every part, by a student that never saw a class."""
     rows = fold_indices(windows, fold=fold, seed=fold)
     train, valid, test = (windows.subset(one) for one in (rows.train, rows.valid, rows.test))
     data = TrainingData(train=_without(train, left_out), valid=_without(valid, left_out), sha256=sha256, fold=fold)
-    run = Run(
+    run = TrainingRun(
         train=TrainConfig(steps=steps, seed=fold, metric="balanced_accuracy"), augment=AUGMENT, embed_windows=False
     )
     modality = windows.spec.modalities[0].name
@@ -117,12 +117,12 @@ def _statistics(values: Floats) -> Floats:
     return np.asarray(np.nan_to_num(np.concatenate([*found, np.nanmean(steps, 1)], axis=1)))
 
 
-def _ours(kept: Kept) -> dict[str, Floats]:
+def _ours(kept: KeptArrays) -> dict[str, Floats]:
     score = NoveltyScore(seen_of(kept["train_e"], kept["valid_e"]))
     return {part: score(torch.from_numpy(kept[f"{part}_e"]))[:, 0].numpy() for part in PARTS}
 
 
-def _mahalanobis(kept: Kept) -> dict[str, Floats]:
+def _mahalanobis(kept: KeptArrays) -> dict[str, Floats]:
     from sklearn.covariance import ledoit_wolf
 
     embeddings, labels = kept["train_e"].astype(np.float64), kept["train_y"]
@@ -137,7 +137,7 @@ def _mahalanobis(kept: Kept) -> dict[str, Floats]:
     return found
 
 
-def _softmax(kept: Kept) -> dict[str, Floats]:
+def _softmax(kept: KeptArrays) -> dict[str, Floats]:
     return {part: np.log(np.exp(_shifted(kept[f"{part}_l"])).sum(axis=1)) for part in PARTS}
 
 
@@ -145,18 +145,18 @@ def _shifted(logits: Floats) -> Floats:
     return np.asarray(logits - logits.max(axis=1, keepdims=True))
 
 
-def _energy(kept: Kept) -> dict[str, Floats]:
+def _energy(kept: KeptArrays) -> dict[str, Floats]:
     return {part: -np.logaddexp.reduce(kept[f"{part}_l"].astype(np.float64), axis=1) for part in PARTS}
 
 
-def _forest(kept: Kept) -> dict[str, Floats]:
+def _forest(kept: KeptArrays) -> dict[str, Floats]:
     from sklearn.ensemble import IsolationForest
 
     forest = IsolationForest(n_estimators=TREES, random_state=0).fit(np.nan_to_num(kept["train_x"]))
     return {part: -forest.score_samples(np.nan_to_num(kept[f"{part}_x"])) for part in PARTS}
 
 
-METHODS: dict[str, Callable[[Kept], dict[str, Floats]]] = {
+METHODS: dict[str, Callable[[KeptArrays], dict[str, Floats]]] = {
     "nearest centre": _ours,
     "Mahalanobis": _mahalanobis,
     "largest softmax": _softmax,

@@ -24,7 +24,7 @@ import msgspec
 
 from mmkd_models.data import shipped_dataset
 from mmkd_models.networks.config import Preset
-from mmkd_report.documents.bench_others import Rival, RivalsReport
+from mmkd_report.documents.bench_others import RivalEngine, RivalsReport
 from proofs.script import head, parser_of, row
 
 PRESETS: tuple[Preset, ...] = get_args(Preset)
@@ -114,12 +114,12 @@ def print_table(sizes: Sequence[str], reports: Sequence[RivalsReport]) -> None:
                 print(f"- {size}: {one.name}: {one.reason}")
 
 
-def rival(report: RivalsReport, name: str) -> Rival:
+def rival(report: RivalsReport, name: str) -> RivalEngine:
     """One engine of a report."""
     return next(one for one in report.rivals if one.name == name)
 
 
-def fastest(report: RivalsReport) -> Rival:
+def fastest(report: RivalsReport) -> RivalEngine:
     """The fastest engine in float32 that is not this project's."""
     timed = [
         one
@@ -129,26 +129,26 @@ def fastest(report: RivalsReport) -> Rival:
     return min(timed, key=lambda one: p50_us(one))
 
 
-def p50_us(one: Rival) -> float:
+def p50_us(one: RivalEngine) -> float:
     """Its median latency; infinite where it was not timed."""
     return float("inf") if one.p50_us is None else one.p50_us.median
 
 
-def cell(one: Rival) -> str:
+def cell(one: RivalEngine) -> str:
     """p50 and p99; a dash where it was not timed."""
     if one.p50_us is None or one.p99_us is None:
         return "-"
     return f"{one.p50_us.median:.0f}, {one.p99_us.median:.0f}"
 
 
-def times(other: Rival, ours: Rival) -> str:
+def times(other: RivalEngine, ours: RivalEngine) -> str:
     """How many times as long the other takes: the median over repeats, both held against the same calls."""
     if other.ratio is None or ours.ratio is None:
         return "-"
     return f"{other.ratio.median / ours.ratio.median:.2f} ({other.name})"
 
 
-def rate(report: RivalsReport, one: Rival) -> str:
+def rate(report: RivalsReport, one: RivalEngine) -> str:
     """Operations per second, and their share of what the core does in a product of matrices."""
     gflops = report.mflops * 1e3 / p50_us(one)
     return f"{gflops:.0f} ({gflops / report.peak_gflops:.0%} of {report.peak_gflops:.0f})"

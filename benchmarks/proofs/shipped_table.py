@@ -30,7 +30,7 @@ UNTAUGHT = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sensor:
+class ShippedSensor:
     """One sensor of one set; shares in per cent, gains in points."""
 
     dataset: str
@@ -58,7 +58,7 @@ def main() -> None:
     print(costs(found))
 
 
-def sensors(document: dict[str, Any]) -> list[Sensor]:
+def sensors(document: dict[str, Any]) -> list[ShippedSensor]:
     """Give every sensor of a document."""
     if groups := document.get("labelled_groups"):
         labelled = f"{groups['labelled']} of {max(groups['of'])} groups"
@@ -72,7 +72,7 @@ def sensors(document: dict[str, Any]) -> list[Sensor]:
         alone = sum(way == "labels alone" for way in shipped)
         gain = one["gain_points"]
         found.append(
-            Sensor(
+            ShippedSensor(
                 dataset=document["dataset"]["name"],
                 name=name,
                 labelled=labelled,
@@ -96,7 +96,7 @@ def balanced(found: dict[str, Any]) -> float:
     return 100 * float(found["balanced_accuracy"]["mean"])
 
 
-def table(found: Sequence[Sensor]) -> str:
+def table(found: Sequence[ShippedSensor]) -> str:
     """Give the table, with the mean over sets below."""
     names = ["set, sensor", "labelled", "teacher", "labels alone", "student", "best rival, untaught"]
     rows = [head(*names, "taught MiniRocket", "gain, points of accuracy (95 %)", "students taught", texts=1)]
@@ -118,7 +118,7 @@ def table(found: Sequence[Sensor]) -> str:
     return "\n".join(rows)
 
 
-def costs(found: Sequence[Sensor]) -> str:
+def costs(found: Sequence[ShippedSensor]) -> str:
     """Give what students cost beside the teacher's transformer."""
     smaller, faster = [one.times_smaller for one in found], [one.times_faster for one in found]
     return (
@@ -127,7 +127,7 @@ def costs(found: Sequence[Sensor]) -> str:
     )
 
 
-def over_sets(found: Sequence[Sensor], values: Sequence[float]) -> float:
+def over_sets(found: Sequence[ShippedSensor], values: Sequence[float]) -> float:
     """Give the mean over sets of the mean over a set's sensors."""
     by_set: dict[str, list[float]] = {}
     for one, value in zip(found, values, strict=True):
@@ -135,7 +135,7 @@ def over_sets(found: Sequence[Sensor], values: Sequence[float]) -> float:
     return float(np.mean([np.mean(each) for each in by_set.values()]))
 
 
-def pooled(found: Sequence[Sensor]) -> tuple[float, float, float]:
+def pooled(found: Sequence[ShippedSensor]) -> tuple[float, float, float]:
     """Give the mean gain over sets and its interval; sensors of one set share their people, so widths are averaged."""
     mean = over_sets(found, [one.gain[0] for one in found])
     widths: dict[str, list[float]] = {}

@@ -33,7 +33,7 @@ from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_models.training.closed_form.hybrid import fit_hybrid
 from mmkd_models.training.closed_form.rocket import fit_rocket_student
 from mmkd_models.training.predict import scores_of
-from mmkd_models.training.trainings import Run, train_baseline
+from mmkd_models.training.trainings import TrainingRun, train_baseline
 
 SHIPPED = Path(__file__).parents[2] / "models" / "mmkd_models" / "data" / "watch_exercises"
 METRIC: AnyMetric = "balanced_accuracy"
@@ -66,7 +66,7 @@ def main() -> None:
 
 def trained(fold: FoldData, name: str, *, steps: int) -> dict[StudentKind, StudentCheckpoint]:
     """A student of each kind on labels alone, of the size tiny."""
-    run = Run(train=TrainConfig(steps=steps, learning_rate=2e-3, metric=METRIC), augment=AUGMENT)
+    run = TrainingRun(train=TrainConfig(steps=steps, learning_rate=2e-3, metric=METRIC), augment=AUGMENT)
     start = time.perf_counter()
     rocket = fit_rocket_student(fold.training, name, student_config("tiny", kind="rocket"), run)
     print(f"rocket trained in {time.perf_counter() - start:.1f} s")

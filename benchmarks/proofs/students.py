@@ -11,9 +11,9 @@ from mmkd_models.defaults import AUGMENT
 from mmkd_models.networks.config import StudentConfig
 from mmkd_models.networks.student import Student
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.training.checkpoint import Facts, StudentCheckpoint
+from mmkd_models.training.checkpoint import Provenance, StudentCheckpoint
 
-FACTS = Facts(
+FACTS = Provenance(
     dataset="none",
     dataset_sha256="0" * 64,
     licence="none",

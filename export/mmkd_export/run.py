@@ -39,7 +39,7 @@ from mmkd_export.student import (
     student_from_checkpoint,
 )
 from mmkd_export.targets.table import Target, keeps_bundle, settled, targets_of
-from mmkd_report.documents.export import ArtifactReport, BuiltEngine, ExportReport, LeftOut
+from mmkd_report.documents.export import ArtifactReport, BuiltEngine, ExportReport, LeftOutArtifact
 
 if TYPE_CHECKING:
     from mmkd_models.training.checkpoint import StudentCheckpoint
@@ -182,7 +182,7 @@ class _Made:
 
     artifacts: list[ProvenArtifact]
     optional: frozenset[Precision]
-    left_out: list[LeftOut] = field(default_factory=list)
+    left_out: list[LeftOutArtifact] = field(default_factory=list)
 
 
 def _export(plan: ExportPlan, begin: _Begin) -> ExportResult:
@@ -246,7 +246,9 @@ def _seal(plan: ExportPlan) -> Seal:
     return replace(plan.seal, release=release) if isinstance(release, int) else plan.seal
 
 
-def _read(plan: ExportPlan, targets: Sequence[Target], begin: _Begin) -> tuple[ProvenStudent, list[LeftOut], list[str]]:
+def _read(
+    plan: ExportPlan, targets: Sequence[Target], begin: _Begin
+) -> tuple[ProvenStudent, list[LeftOutArtifact], list[str]]:
     """The student in every format, what was left out, and the optional targets that could not be had."""
     if plan.from_bundle:
         begin(_READ_BUNDLE)
@@ -273,8 +275,8 @@ def _read(plan: ExportPlan, targets: Sequence[Target], begin: _Begin) -> tuple[P
 
 def _converted(
     student: ProvenStudent, checkpoint: StudentCheckpoint, plan: ExportPlan, targets: Sequence[Target], begin: _Begin
-) -> tuple[ProvenStudent, list[LeftOut], list[str]]:
-    left_out: list[LeftOut] = []
+) -> tuple[ProvenStudent, list[LeftOutArtifact], list[str]]:
+    left_out: list[LeftOutArtifact] = []
     unmade: list[str] = []
     for target in targets:
         if target.convert is None:
@@ -332,12 +334,12 @@ def _run_elsewhere(made: _Made, student: ProvenStudent, plan: ExportPlan, target
             if precision not in made.optional:
                 raise
             reason = left_out_reason(error)
-            made.left_out.append(LeftOut(precision=precision, reason=reason, artifact=proven.report))
+            made.left_out.append(LeftOutArtifact(precision=precision, reason=reason, artifact=proven.report))
     made.artifacts = kept
 
 
-def _left_out(error: MmkdError, precision: Precision, file_format: ArtifactFormat) -> LeftOut:
+def _left_out(error: MmkdError, precision: Precision, file_format: ArtifactFormat) -> LeftOutArtifact:
     measured: ArtifactReport | None = error.report if isinstance(error, RejectedError) else None
     if measured is not None and (measured.gate is None or not measured.gate.finite):
         measured = None  # its answers are not numbers, which JSON lacks
-    return LeftOut(precision=precision, format=file_format, reason=left_out_reason(error), artifact=measured)
+    return LeftOutArtifact(precision=precision, format=file_format, reason=left_out_reason(error), artifact=measured)

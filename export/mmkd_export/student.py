@@ -30,7 +30,7 @@ from mmkd_export.judge.gate import GateRule, JudgingWindows, check_metric
 from mmkd_export.judge.golden_choice import SAID, golden_without_recordings
 from mmkd_export.judge.parity import (
     FP32_TOLERANCE,
-    Answers,
+    NetworkAnswers,
     answers_from_backend,
     compare,
     require_parity,
@@ -144,7 +144,7 @@ def student_from_checkpoint(
     from mmkd_export.judge.torch_answers import answers_from_student
     from mmkd_models.training.checkpoint import file_sha256
 
-    def answer(windows: NDArray[Any]) -> Answers:
+    def answer(windows: NDArray[Any]) -> NetworkAnswers:
         return answers_from_student(checkpoint, windows, temperature=temperature)
 
     proof_set = _proof_set(
@@ -324,10 +324,10 @@ def _proof_set_of_bundle(
     """The proof set of stored answers; windows without any are answered by the fp32 graph."""
     backend = OrtBackend(graph)
 
-    def answer(windows: NDArray[Any]) -> Answers:
+    def answer(windows: NDArray[Any]) -> NetworkAnswers:
         return answers_from_backend(backend, windows, entry.modality)
 
-    answers = Answers(logits=golden.logits, probabilities=golden.probabilities, novelty=golden.novelty)
+    answers = NetworkAnswers(logits=golden.logits, probabilities=golden.probabilities, novelty=golden.novelty)
     what = f"{plan.source}: fp32 graph on this machine"
     parity = compare(answers, answer(golden.windows), task=entry.task)
     require_parity(parity, tolerance=FP32_TOLERANCE, what=what)
@@ -355,8 +355,8 @@ def _proof_set(
     task: TaskSpec,
     *,
     real: RealWindows,
-    answers: Answers,
-    answer: Callable[[NDArray[np.float32]], Answers],
+    answers: NetworkAnswers,
+    answer: Callable[[NDArray[np.float32]], NetworkAnswers],
 ) -> ProofSet:
     gaps = with_missing_samples(real.windows, seed=_GAPS_SEED)
     calibrate = np.flatnonzero(~real.judge & (not real.synthetic))

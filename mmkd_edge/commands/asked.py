@@ -14,7 +14,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.live.alarms import AlarmRule
 from mmkd_edge.live.clock import TimeFrom
 from mmkd_edge.live.intake import OnFull
-from mmkd_edge.live.sources.base import TimeUnit
+from mmkd_edge.live.sources.base import SourceTimeUnit
 from mmkd_edge.live.spec import RunSpec, StationSpec, checked, size_bytes
 
 _T = TypeVar("_T")
@@ -42,7 +42,7 @@ def spec_of(
         hop=stream.hop,
         time=_choice(source.time, get_args(TimeFrom), option="--time"),
         time_column=source.time_column,
-        time_unit=_choice(source.time_unit, get_args(TimeUnit), option="--time-unit"),
+        time_unit=_choice(source.time_unit, get_args(SourceTimeUnit), option="--time-unit"),
         follow=source.follow,
         replay_speed=source.replay_speed,
         gap_s=stream.gap_s,

@@ -13,8 +13,8 @@ from mmkd_edge.errors import UsageError
 
 if TYPE_CHECKING:
     from mmkd_edge.live.alarms import AlarmRule
-    from mmkd_edge.live.sources.base import Recorded
-    from mmkd_edge.live.tuning import Outcome, Tuned
+    from mmkd_edge.live.sources.base import ReplayedRecording
+    from mmkd_edge.live.tuning import RuleScore, Tuned
     from mmkd_edge.spec import ModalitySpec
 
 
@@ -59,13 +59,13 @@ def tune(
     _show(tuned, bundle, hop=hop, reference=engine.reference)
 
 
-def recorded(place: str, modality: ModalitySpec) -> list[Recorded]:
+def recorded(place: str, modality: ModalitySpec) -> list[ReplayedRecording]:
     """The recordings of a dataset, for a student's modality."""
-    from mmkd_edge.live.sources.base import Recorded
+    from mmkd_edge.live.sources.base import ReplayedRecording
     from mmkd_models.data.for_devices.replay import replayed
 
     return [
-        Recorded(rows=one.rows, name=one.name, label=one.label, group=one.group, split=one.split)
+        ReplayedRecording(rows=one.rows, name=one.name, label=one.label, group=one.group, split=one.split)
         for one in replayed(place, modality)
     ]
 
@@ -92,7 +92,7 @@ def next_line(rule: AlarmRule, bundle: Path, *, hop: int | None, reference: Path
     return shell_line("mmkd-run", bundle, "--source", "SOURCE", *options)
 
 
-def _words(found: Outcome) -> str:
+def _words(found: RuleScore) -> str:
     parts = []
     if found.false_alarms_per_hour is not None and found.false_alarms_interval is not None:
         low, high = found.false_alarms_interval

@@ -29,7 +29,7 @@ _FEWEST_ANSWERS = 200
 _MOST_ANSWERS = 2048
 
 
-class Adaptation(msgspec.Struct, frozen=True, kw_only=True):
+class AdaptationAdvice(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a student should be adapted.
 
     Attributes:
@@ -69,7 +69,7 @@ class SureAnswers:
         return self._sum / self._count - self._expected
 
 
-def adaptation_of(drift: Drift, change: float | None) -> Adaptation:
+def adaptation_of(drift: Drift, change: float | None) -> AdaptationAdvice:
     """The rule: inputs that drift for another reason than a dead or turned sensor, or answers that are less sure."""
     due, reason = False, ""
     if drift.verdict == "drifting" and set(drift.causes) & {"dead", "axes"}:
@@ -78,4 +78,4 @@ def adaptation_of(drift: Drift, change: float | None) -> Adaptation:
         due, reason = True, f"inputs drift: {drift.reason}"
     elif change is not None and change <= DUE_CHANGE:
         due, reason = True, f"accuracy is estimated {-100 * change:.0f} points below that of the calibration windows"
-    return Adaptation(due=due, reason=reason, accuracy_change=change)
+    return AdaptationAdvice(due=due, reason=reason, accuracy_change=change)

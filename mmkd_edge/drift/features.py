@@ -239,7 +239,7 @@ def level_changes(channels: int) -> Changes:
     )
 
 
-class Measured(msgspec.Struct, frozen=True, kw_only=True):
+class KindFit(msgspec.Struct, frozen=True, kw_only=True):
     """How some windows fit the kinds, in nats a window.
 
     Attributes:
@@ -278,14 +278,14 @@ class Kinds(msgspec.Struct, frozen=True, kw_only=True):
         deviations: NDArray[np.float64] = np.sqrt(np.square(self.scales) + between)
         return deviations
 
-    def measure(self, features: NDArray[np.float64]) -> Measured:
+    def measure(self, features: NDArray[np.float64]) -> KindFit:
         """Hold the features (N, F) of windows against the kinds."""
         plain, changes = self.misfit(features), level_changes(len(self.scales))
         orders = zip(*rearrangements(len(self.scales)), strict=True)
         axes = [plain - self.misfit(rearranged(features, order, sign)) for order, sign in orders]
         tried = zip(changes.offsets * self.deviations, changes.gains, strict=True)
         levels = [plain - self.misfit(without(features, offset, gain)) for offset, gain in tried]
-        return Measured(misfit=plain, axes=np.array(axes), levels=np.array(levels))
+        return KindFit(misfit=plain, axes=np.array(axes), levels=np.array(levels))
 
     def left(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         """(F,) by how much features differ from the centres of their kinds, on average."""

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.drift.adaptation import Adaptation, SureAnswers, adaptation_of
+from mmkd_edge.drift.adaptation import AdaptationAdvice, SureAnswers, adaptation_of
 from mmkd_edge.drift.features import ROWS, ChannelStatistics, GroupReference, InputStatistics
 from mmkd_edge.drift.levels import rows_of
 from mmkd_edge.drift.verdict import Drift, DriftWatch
@@ -66,7 +66,7 @@ class ModelHealth(msgspec.Struct, frozen=True, kw_only=True):
     drift: Drift
     label_shares: dict[str, float]
     label_psi: float | None
-    adaptation: Adaptation
+    adaptation: AdaptationAdvice
 
 
 def measure_statistics(

@@ -15,8 +15,8 @@ import numpy as np
 from mmkd_edge.drift.features import (
     QUIETEST,
     GroupReference,
+    KindFit,
     Kinds,
-    Measured,
     Tolerance,
     kinds_of,
     level_changes,
@@ -139,7 +139,7 @@ class DriftWatch:
         return msgspec.structs.replace(explained, distance=distance)
 
     def _explained(
-        self, features: NDArray[np.float64], kinds: Kinds, measured: Measured, reference: GroupReference
+        self, features: NDArray[np.float64], kinds: Kinds, measured: KindFit, reference: GroupReference
     ) -> Drift:
         """What explains best that the windows are outside: what they fit best without."""
         misfit, axes, levels = measured.scores
@@ -189,7 +189,7 @@ class DriftWatch:
         return Drift(verdict="drifting", causes=tuple(causes), channels=names, reason=reason)
 
 
-def distance_of(measured: Measured, reference: GroupReference) -> float:
+def distance_of(measured: KindFit, reference: GroupReference) -> float:
     """From 1 on some measure is beyond its limit."""
     misfit, axes, levels = measured.scores
     # A misfit has no zero: nats beyond the limit count.

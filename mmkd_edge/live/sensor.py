@@ -19,7 +19,7 @@ from mmkd_edge.live.sources.base import Source
 from mmkd_edge.live.uncertain import UncertainRing
 from mmkd_edge.predict.conditions import lives, standing_in
 from mmkd_edge.predict.postprocess import Prediction, no_answer
-from mmkd_edge.predict.sensors import Fault
+from mmkd_edge.predict.sensors import WindowFault
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import TaskSpec
 
@@ -46,7 +46,7 @@ class StationRules(msgspec.Struct, frozen=True, kw_only=True):
     modality: str | None = None
 
 
-class Step(NamedTuple):
+class StreamTurn(NamedTuple):
     """What went into a stream, and what came out.
 
     Attributes:
@@ -60,7 +60,7 @@ class Step(NamedTuple):
     found: list[Prediction]
 
 
-_NOTHING = Step(np.empty(0), np.empty((0, 0), dtype=np.float32), [])
+_NOTHING = StreamTurn(np.empty(0), np.empty((0, 0), dtype=np.float32), [])
 
 
 class Sensor:
@@ -107,15 +107,15 @@ class Sensor:
             on_window=None if ring is None else self._keep,
         )
 
-    def take(self, delivery: Delivery) -> Step:
+    def take(self, delivery: Delivery) -> StreamTurn:
         """Samples that came."""
         times = self._clock.times_of(delivery)
         now_s = self._clock.now_s()
         self.now_s = float(times[-1]) if now_s is None else now_s
         found = self.stream.push(delivery.rows, times, now_s=self.now_s)
-        return Step(times, _levels(delivery.rows), found)
+        return StreamTurn(times, _levels(delivery.rows), found)
 
-    def fill_silence(self) -> Step:
+    def fill_silence(self) -> StreamTurn:
         """What a silent source should have given, as missing."""
         times = self._clock.missing_times(time.monotonic(), silence_s=self._rules.silence_s)
         now_s = self._clock.now_s()
@@ -129,7 +129,7 @@ class Sensor:
             found = self.stream.push([None] * len(last), last, now_s=now_s)
         else:
             found = self.stream.push(levels, times, now_s=now_s)
-        return Step(times, levels, [self._silent(prediction, silent_s) for prediction in found])
+        return StreamTurn(times, levels, [self._silent(prediction, silent_s) for prediction in found])
 
     def flush(self) -> list[Prediction]:
         """What is due at the end."""
@@ -169,7 +169,7 @@ class Order:
 
     def __init__(self, sensors: Sequence[Sensor], task: TaskSpec) -> None:
         self._sensors = sensors
-        unknown = Fault(status="invalid", reason="no sample came yet")
+        unknown = WindowFault(status="invalid", reason="no sample came yet")
         self._last = [no_answer(unknown, modality=sensor.modality, task=task) for sensor in sensors]
         self._began = [False] * len(sensors)
 

@@ -17,7 +17,7 @@ from mmkd_edge.errors import UsageError, first_line
 from mmkd_edge.live.alarms import AlarmRule, rule_problems
 from mmkd_edge.live.clock import TimeFrom
 from mmkd_edge.live.intake import OnFull
-from mmkd_edge.live.sources.base import TimeUnit
+from mmkd_edge.live.sources.base import SourceTimeUnit
 from mmkd_edge.live.uncertain import LEAST_BYTES
 
 MOST_QUEUED = 1_000_000
@@ -60,7 +60,7 @@ class StationSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     hop: int | None = None
     time: TimeFrom = "source"
     time_column: str = "time"
-    time_unit: TimeUnit = "s"
+    time_unit: SourceTimeUnit = "s"
     follow: bool = False
     replay_speed: float | None = None
     gap_s: float | None = None

@@ -28,13 +28,13 @@ from mmkd_edge.live.records import (
     StationState,
     result_record,
 )
-from mmkd_edge.live.sensor import Order, Sensor, Step
+from mmkd_edge.live.sensor import Order, Sensor, StreamTurn
 from mmkd_edge.live.sinks.outlet import Outlet
 from mmkd_edge.live.uncertain import RingFacts
 from mmkd_edge.predict.postprocess import Prediction
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.stream.stream import StreamFacts
-from mmkd_edge.watch.timing import Histogram, Timing
+from mmkd_edge.watch.timing import SecondsHistogram, Timing
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ class Station:
         self._outlets = outlets
         self._alarms = alarms
         self._onlooker = onlooker
-        self._latency = Histogram()
+        self._latency = SecondsHistogram()
         self._lock = threading.Lock()  # of records and counts, which several threads make
         self._number = 0
         self._results: dict[str, int] = {}
@@ -327,7 +327,7 @@ class Station:
             if len(step.times):
                 self._follow(number, step)
 
-    def _follow(self, number: int, step: Step) -> bool:
+    def _follow(self, number: int, step: StreamTurn) -> bool:
         """Show and say a step; whether it made results due."""
         if self._onlooker is not None and len(step.times):
             self._onlooker.samples(step.times, step.levels, sensor=number)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.errors import UnavailableError, UsageError
 from mmkd_edge.live.alarms import ABSTAINING, AlarmRule, check_rules
-from mmkd_edge.live.sources.base import Recorded
+from mmkd_edge.live.sources.base import ReplayedRecording
 from mmkd_edge.predictor import EdgePredictor
 
 _CONFIRM = ("1/1", "2/2", "2/3", "3/3", "3/5", "4/5", "5/5", "5/8", "8/10", "10/10")
@@ -30,7 +30,7 @@ _LEVEL = 0.95
 _DAY_H = 24.0
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+class RuleScore(msgspec.Struct, frozen=True, kw_only=True):
     """What a rule did on some recordings.
 
     Attributes:
@@ -82,9 +82,9 @@ class Tuned(msgspec.Struct, frozen=True, kw_only=True):
     most_per_hour: float
     tried: int
     normal: tuple[str, ...]
-    on_valid: Outcome
-    on_test: Outcome
-    before: Outcome
+    on_valid: RuleScore
+    on_test: RuleScore
+    before: RuleScore
 
 
 class Votes:
@@ -161,7 +161,7 @@ class _Run(msgspec.Struct, frozen=True, kw_only=True):
 
 def tune_alarm(
     predictor: EdgePredictor,
-    recordings: Sequence[Recorded],
+    recordings: Sequence[ReplayedRecording],
     *,
     label: str,
     normal: Sequence[str],
@@ -228,7 +228,7 @@ def rules_tried(label: str, *, cooldown_s: float) -> Iterator[AlarmRule]:
         yield AlarmRule(label=label, confirm=confirm, release=release, cooldown_s=cooldown_s, min_probability=least)
 
 
-def _worth(tried: tuple[AlarmRule, Outcome]) -> tuple[float, ...]:
+def _worth(tried: tuple[AlarmRule, RuleScore]) -> tuple[float, ...]:
     """More detections, then fewer false alarms, then sooner, then the rule that asks for more."""
     rule, found = tried
     return (
@@ -241,7 +241,7 @@ def _worth(tried: tuple[AlarmRule, Outcome]) -> tuple[float, ...]:
     )
 
 
-def _run_of(predictor: EdgePredictor, recording: Recorded, label: str, hop: int) -> _Run:
+def _run_of(predictor: EdgePredictor, recording: ReplayedRecording, label: str, hop: int) -> _Run:
     stream = predictor.stream(hop=hop)
     rate_hz = predictor.modality.rate_hz
     times = np.arange(len(recording.rows)) / rate_hz
@@ -259,7 +259,7 @@ def _run_of(predictor: EdgePredictor, recording: Recorded, label: str, hop: int)
     )
 
 
-def outcome_of(runs: Sequence[_Run], rule: AlarmRule) -> Outcome:
+def outcome_of(runs: Sequence[_Run], rule: AlarmRule) -> RuleScore:
     """What a rule does on the results of some recordings; each recording begins without a history."""
     hours, false_alarms, delays, positive = 0.0, 0, [], 0
     for run in runs:
@@ -270,7 +270,7 @@ def outcome_of(runs: Sequence[_Run], rule: AlarmRule) -> Outcome:
         else:
             hours += run.seconds / 3600
             false_alarms += len(raised)
-    return Outcome(
+    return RuleScore(
         normal_hours=hours,
         false_alarms=false_alarms,
         false_alarms_per_hour=false_alarms / hours if hours else None,

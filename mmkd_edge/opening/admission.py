@@ -20,11 +20,11 @@ from mmkd_edge.errors import BackendError, BundleError, MmkdError
 from mmkd_edge.machine import this_machine
 from mmkd_edge.opening.trial import TrialEvent, TrialRequest
 from mmkd_edge.predict.profile import library_versions
-from mmkd_edge.predict.setup import Asked, Setup
+from mmkd_edge.predict.setup import OpeningRequest, Setup
 from mmkd_edge.trust.verdicts import passed_before, remember_passed
 
 _UNASKED = " unasked"
-Way = tuple[ModelEntry, Setup]
+AdmissionWay = tuple[ModelEntry, Setup]
 
 
 class Admission:
@@ -36,7 +36,7 @@ class Admission:
         told: of an installed one why it is the one that answers; empty where it is the last that was installed.
     """
 
-    def __init__(self, bundle: Bundle, asked: Asked, *, told: str = "") -> None:
+    def __init__(self, bundle: Bundle, asked: OpeningRequest, *, told: str = "") -> None:
         self._installed = told
         self._bundle = bundle
         self._asked = asked
@@ -48,7 +48,7 @@ class Admission:
         self._texts: dict[tuple[str, Setup], str] = {}
         self._unsaved = ""
 
-    def text_of(self, way: Way) -> str:
+    def text_of(self, way: AdmissionWay) -> str:
         """A way in one line: what must be the same for a verdict to hold."""
         entry, setup = way
         known = self._texts.get((entry.name, setup))
@@ -62,7 +62,7 @@ class Admission:
         self._texts[entry.name, setup] = text
         return text
 
-    def try_new(self, ways: Sequence[Way]) -> None:
+    def try_new(self, ways: Sequence[AdmissionWay]) -> None:
         """Read the graphs, and hold a trial of every way that is new here.
 
         Raises:
@@ -82,7 +82,7 @@ class Admission:
         while waiting:
             self._hold_trial(waiting)
 
-    def check(self, way: Way) -> None:
+    def check(self, way: AdmissionWay) -> None:
         """Nothing, where a way may be opened here; holds its trial first where it is new.
 
         Raises:
@@ -93,20 +93,20 @@ class Admission:
         if refusal is not None:
             raise _error_of(refusal)
 
-    def asks(self, way: Way) -> bool:
+    def asks(self, way: AdmissionWay) -> bool:
         """Whether a way that was opened here has still to answer its golden windows."""
         text = self.text_of(way)
         return self._asked.selftest and not self._knew(text) and text not in self._now
 
-    def keep(self, ways: Sequence[Way]) -> None:
+    def keep(self, ways: Sequence[AdmissionWay]) -> None:
         """Keep that ways have passed, here or in a trial."""
         self._keep([self.text_of(way) for way in ways])
 
-    def told_selftest(self, way: Way) -> str:
+    def told_selftest(self, way: AdmissionWay) -> str:
         """When a way has answered its golden windows, for people; empty where nobody asks."""
         return self._when(way) if self._asked.selftest else ""
 
-    def told_trial(self, way: Way) -> str:
+    def told_trial(self, way: AdmissionWay) -> str:
         """When a way was tried in a process of its own, for people."""
         if self._asked.trust == "installed":
             told = "it was held when the bundle was installed"
@@ -115,7 +115,7 @@ class Admission:
             return "none: its graph was read; what runs on a GPU is opened in this process alone"
         return self._when(way)
 
-    def _when(self, way: Way) -> str:
+    def _when(self, way: AdmissionWay) -> str:
         if self._knew(self.text_of(way)):
             return "passed at an earlier start"
         each = f" and at each start, since it cannot be remembered: {self._unsaved}" if self._unsaved else ""
@@ -125,7 +125,7 @@ class Admission:
         """Whether a way had passed before this opening; one that has answered has opened too."""
         return text in self._earlier or text.removesuffix(_UNASKED) in self._earlier
 
-    def _hold_trial(self, waiting: dict[str, Way]) -> None:
+    def _hold_trial(self, waiting: dict[str, AdmissionWay]) -> None:
         """Try ways in one process, and take from those that wait the ones of which something is known then."""
         # Imported here: it brings subprocess, and most starts hold no trial.
         from mmkd_edge.opening.trial_process import MEMORY_BYTES, WAY_S, hold_trial

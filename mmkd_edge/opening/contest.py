@@ -20,7 +20,7 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import BackendError, MmkdError
 from mmkd_edge.predict.engine import Engine
 from mmkd_edge.predict.preprocess import prepare
-from mmkd_edge.predict.profile import LeftOut, Trial, best_trial
+from mmkd_edge.predict.profile import MeasuredWay, UnmeasuredWay, best_trial
 from mmkd_edge.predict.selftest import run_selftest
 from mmkd_edge.predict.setup import Setup
 
@@ -40,7 +40,7 @@ _BURST = 4  # timed calls in a row, after one that finds the caches as another e
 _MIN_ROUNDS = 2
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+class ContestResult(msgspec.Struct, frozen=True, kw_only=True):
     """How a contest ended.
 
     Attributes:
@@ -52,8 +52,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     engine: Engine
-    trials: tuple[Trial, ...]
-    left_out: tuple[LeftOut, ...]
+    trials: tuple[MeasuredWay, ...]
+    left_out: tuple[UnmeasuredWay, ...]
     untried: tuple[str, ...]
     spent_s: float
 
@@ -67,7 +67,7 @@ def hold_contest(
     first_s: float,
     limit_s: float,
     ratio: float = 1.0,
-) -> Outcome:
+) -> ContestResult:
     """Open the other backends as far as time allows, compare answers, and time all in turn.
 
     Args:
@@ -84,7 +84,7 @@ def hold_contest(
     """
     begun = time.perf_counter()
     end = begun + limit_s
-    left_out: list[LeftOut] = []
+    left_out: list[UnmeasuredWay] = []
     untried: list[str] = []
     rivals: list[Engine] = []
     pace = _pace(first, first_s)
@@ -114,7 +114,7 @@ def hold_contest(
     best = best_trial(trials, model=first.entry.name)
     winner = first if best is None else runners[trials.index(best)]
     _close(engine for engine in (first, *rivals) if engine is not winner)
-    return Outcome(
+    return ContestResult(
         engine=winner,
         trials=trials,
         left_out=tuple(left_out),
@@ -158,8 +158,8 @@ def _check_steps(engine: Engine, first: Engine) -> None:
         raise BackendError(f"backend {engine.backend.name!r} cannot take this student's steps, which streams need")
 
 
-def _left_out(first: Engine, setup: Setup, error: MmkdError) -> LeftOut:
-    return LeftOut(model=first.entry.name, backend=setup.backend, precision=setup.precision, reason=str(error))
+def _left_out(first: Engine, setup: Setup, error: MmkdError) -> UnmeasuredWay:
+    return UnmeasuredWay(model=first.entry.name, backend=setup.backend, precision=setup.precision, reason=str(error))
 
 
 def _close(engines: Iterable[Engine]) -> None:
@@ -167,13 +167,13 @@ def _close(engines: Iterable[Engine]) -> None:
         engine.close()
 
 
-def _trials(runners: Sequence[Engine], bundle: Bundle, *, end: float, ratio: float) -> tuple[Trial, ...]:
+def _trials(runners: Sequence[Engine], bundle: Bundle, *, end: float, ratio: float) -> tuple[MeasuredWay, ...]:
     windows = bundle.golden(runners[0].entry.name).windows[:_ASKED_WINDOWS]
     feeds = [runners[0].feeds(*prepare(window, runners[0].modality)) for window in windows]
     times_us = _times_us([engine.backend.run for engine in runners], feeds, end=end)
     medians = [float(np.median(times)) for times in times_us]
     return tuple(
-        Trial(
+        MeasuredWay(
             model=engine.entry.name,
             backend=_setup_of(engine).backend,
             precision=_setup_of(engine).precision,

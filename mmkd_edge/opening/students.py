@@ -19,18 +19,18 @@ from mmkd_edge.bundle.reference import Reference, check_reference, read_referenc
 from mmkd_edge.errors import BackendError, BundleError, MmkdError, UnavailableError, UsageError, first_line
 from mmkd_edge.machine import this_machine
 from mmkd_edge.opening.admission import Admission
-from mmkd_edge.opening.contest import CONTEST_S, Outcome, hold_contest
+from mmkd_edge.opening.contest import CONTEST_S, ContestResult, hold_contest
 from mmkd_edge.opening.first_questions import ask_quickly
 from mmkd_edge.predict.engine import Engine, Students, open_engine
 from mmkd_edge.predict.profile import (
     ExecutionProfile,
     FoundProfile,
-    Trial,
+    MeasuredWay,
     find_profile,
     library_versions,
     write_profile,
 )
-from mmkd_edge.predict.setup import Asked, Setup, setups, unsettled
+from mmkd_edge.predict.setup import OpeningRequest, Setup, setups, unsettled
 from mmkd_edge.spec import ModalitySpec
 from mmkd_edge.trust.keys import check_signed
 from mmkd_edge.trust.slots import Started, confirm, fail, forget, start
@@ -39,7 +39,7 @@ _KEEPING_S = 0.05  # of a contest, kept for remembering it
 
 
 def open_students(
-    path: str | os.PathLike[str], asked: Asked, *, check: Callable[[Students], None] | None = None
+    path: str | os.PathLike[str], asked: OpeningRequest, *, check: Callable[[Students], None] | None = None
 ) -> Students:
     """Verify a bundle, open its students, and run them until they are warm; of a state folder what is installed there.
 
@@ -76,7 +76,7 @@ def _checked(students: Students, check: Callable[[Students], None] | None) -> St
     return students
 
 
-def _open_installed(state: Path, asked: Asked, check: Callable[[Students], None] | None) -> Students:
+def _open_installed(state: Path, asked: OpeningRequest, check: Callable[[Students], None] | None) -> Students:
     """What is installed; where its first start fails, what was installed before."""
     with start(state) as started:
         try:
@@ -105,10 +105,10 @@ def _open_installed(state: Path, asked: Asked, check: Callable[[Students], None]
         return students
 
 
-def _open_bundle(path: Path, asked: Asked, *, started: Started | None = None) -> Students:
+def _open_bundle(path: Path, asked: OpeningRequest, *, started: Started | None = None) -> Students:
     bundle = Bundle.open(path)
     opened: list[Engine] = []
-    outcomes: list[Outcome | None] = []
+    outcomes: list[ContestResult | None] = []
     try:
         _check_is_installed(bundle, started)
         check_signed(bundle, asked.keys)
@@ -139,7 +139,7 @@ def _check_is_installed(bundle: Bundle, started: Started | None) -> None:
         raise BundleError(f"{bundle.path}: it is another bundle than was installed; install it again")
 
 
-def _try_new(admission: Admission, bundle: Bundle, asked: Asked, found: FoundProfile | None) -> None:
+def _try_new(admission: Admission, bundle: Bundle, asked: OpeningRequest, found: FoundProfile | None) -> None:
     """A trial of all that may be opened, before anything is timed; of the first ways where a profile settles it."""
     ways = [[(entry, setup) for setup in setups(entry, asked, found)] for entry in bundle.manifest.models]
     settled = found is not None and found.profile is not None
@@ -169,7 +169,7 @@ class _Student(msgspec.Struct, frozen=True, kw_only=True):
 
     bundle: Bundle
     entry: ModelEntry
-    asked: Asked
+    asked: OpeningRequest
     reference: Reference | None
     admission: Admission
 
@@ -186,7 +186,9 @@ class _Student(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def _open_student(student: _Student, *, found: FoundProfile | None, limit_s: float) -> tuple[Engine, Outcome | None]:
+def _open_student(
+    student: _Student, *, found: FoundProfile | None, limit_s: float
+) -> tuple[Engine, ContestResult | None]:
     """The engine of one student in the best way that opens here, and the contest that settled it, where one did."""
     failures: list[str] = []
     ways = setups(student.entry, student.asked, found)
@@ -221,7 +223,7 @@ def _open_student(student: _Student, *, found: FoundProfile | None, limit_s: flo
     raise AssertionError("setups gives at least one way")
 
 
-def _known_trial(setup: Setup, entry: ModelEntry, found: FoundProfile | None) -> Trial | None:
+def _known_trial(setup: Setup, entry: ModelEntry, found: FoundProfile | None) -> MeasuredWay | None:
     """The stored trial of a way."""
     trials = found.profile.trials if found is not None and found.profile is not None else ()
     way = (entry.name, setup.backend, setup.precision, setup.threads)
@@ -229,7 +231,7 @@ def _known_trial(setup: Setup, entry: ModelEntry, found: FoundProfile | None) ->
     return next(same, None)
 
 
-def _remember(bundle: Bundle, found: FoundProfile | None, outcomes: Sequence[Outcome | None]) -> tuple[str, str]:
+def _remember(bundle: Bundle, found: FoundProfile | None, outcomes: Sequence[ContestResult | None]) -> tuple[str, str]:
     """Keep what contests found beside what earlier ones did: the file, or why there is none; else two empty texts."""
     trials = [trial for outcome in outcomes if outcome for trial in outcome.trials]
     if not trials:
@@ -259,7 +261,7 @@ def _remember(bundle: Bundle, found: FoundProfile | None, outcomes: Sequence[Out
 
 
 def _told(
-    engines: Sequence[Engine], outcomes: Sequence[Outcome | None], *, kept: tuple[str, str]
+    engines: Sequence[Engine], outcomes: Sequence[ContestResult | None], *, kept: tuple[str, str]
 ) -> tuple[Engine, ...]:
     """The engines, which say how a contest chose them."""
     told = []

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from mmkd_edge.predict.postprocess import Prediction
-from mmkd_edge.predict.sensors import Fault, worse
+from mmkd_edge.predict.sensors import WindowFault, worse
 
 
 class Conditions(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,7 +20,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
         deadline_s: a moment of `time.monotonic()`.
     """
 
-    fault: Fault | None = None
+    fault: WindowFault | None = None
     input_age_s: float | None = None
     deadline_s: float | None = None
 
@@ -33,7 +33,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
 NO_CONDITIONS = Conditions()
 
 
-def age_fault(input_age_s: float | None, stale_s: float | None) -> Fault | None:
+def age_fault(input_age_s: float | None, stale_s: float | None) -> WindowFault | None:
     """What the age of the input says against a window: from `stale_s` on it is stale.
 
     As far in the future it is stale too: one of the clocks was set, and how old the sample is nobody can tell. Clocks
@@ -43,8 +43,8 @@ def age_fault(input_age_s: float | None, stale_s: float | None) -> Fault | None:
         return None
     if input_age_s < 0:
         reason = f"the newest sample is {-input_age_s:.3g} s in the future: the clocks disagree"
-        return Fault(status="stale", reason=reason)
-    return Fault(status="stale", reason=f"the newest sample is {input_age_s:.3g} s old")
+        return WindowFault(status="stale", reason=reason)
+    return WindowFault(status="stale", reason=f"the newest sample is {input_age_s:.3g} s old")
 
 
 def lives(prediction: Prediction) -> bool:
@@ -70,9 +70,9 @@ def standing_in(silent: Sequence[Prediction], prediction: Prediction) -> Predict
     if not silent:
         return prediction
     reason = f"{prediction.modality!r} answers in place of {'; '.join(map(_why, silent))}"
-    fault = Fault(status="degraded", reason=reason)
+    fault = WindowFault(status="degraded", reason=reason)
     if prediction.status != "ok":
-        fault = worse(fault, Fault(status=prediction.status, reason=prediction.reason)) or fault
+        fault = worse(fault, WindowFault(status=prediction.status, reason=prediction.reason)) or fault
     return msgspec.structs.replace(prediction, status=fault.status, reason=fault.reason)
 
 

@@ -24,7 +24,7 @@ from mmkd_edge.bundle.calibration import Novelty
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.confidence import named, smallest_level
-from mmkd_edge.predict.sensors import Fault, worse
+from mmkd_edge.predict.sensors import WindowFault, worse
 
 
 class NoveltyRule(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,17 +50,17 @@ class NoveltyRule(msgspec.Struct, frozen=True, kw_only=True):
         larger = len(scores) - bisect_left(scores, score) if score <= scores[-1] else 0
         return (1 + larger) / (1 + len(scores))
 
-    def fault(self, p_value: float) -> Fault | None:
+    def fault(self, p_value: float) -> WindowFault | None:
         """What a p-value says against a window."""
         if self.unknown_level is None or p_value > self.unknown_level:
             return None
         reason = f"unlike what training saw: p-value {p_value:.2g}, at most {self.unknown_level:g} is unknown"
-        return Fault(status="unknown", reason=reason)
+        return WindowFault(status="unknown", reason=reason)
 
 
 def judged_novelty(
-    rule: NoveltyRule | None, scores: Sequence[NDArray[np.float32]], fault: Fault | None
-) -> tuple[float | None, Fault | None]:
+    rule: NoveltyRule | None, scores: Sequence[NDArray[np.float32]], fault: WindowFault | None
+) -> tuple[float | None, WindowFault | None]:
     """The p-value of a window, and what is known against it with that; None and the same where there is no rule.
 
     Args:

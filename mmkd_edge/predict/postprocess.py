@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mmkd_edge.errors import BackendError
 from mmkd_edge.predict.confidence import label_set
 from mmkd_edge.predict.preprocess import nothing_missing
-from mmkd_edge.predict.sensors import Fault, Status, missing_causes, worse
+from mmkd_edge.predict.sensors import Status, WindowFault, missing_causes, worse
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 
 # From this share of missing values on, or with one channel wholly missing, a prediction is degraded. A convention:
@@ -103,7 +103,7 @@ def interpret(
     modality: ModalitySpec,
     task: TaskSpec,
     window: NDArray[Any] | None = None,
-    fault: Fault | None = None,
+    fault: WindowFault | None = None,
     input_age_s: float | None = None,
     least_probability: float | None = None,
     novelty: float | None = None,
@@ -138,7 +138,7 @@ def interpret(
         fault = worse(_missing(missing, present, modality, window), fault)
     unsound = _unsound(shares, task)
     if unsound and (fault is None or fault.status != "invalid"):
-        fault = Fault(status="invalid", reason=unsound)
+        fault = WindowFault(status="invalid", reason=unsound)
     if fault is not None and fault.status == "invalid":
         return no_answer(fault, modality=modality, task=task, missing_share=missing_share, input_age_s=input_age_s)
     numeric = task.kind == "regression"
@@ -188,7 +188,7 @@ def _inside(value: float, task: TaskSpec) -> float:
 
 
 def no_answer(
-    fault: Fault,
+    fault: WindowFault,
     *,
     modality: ModalitySpec,
     task: TaskSpec,
@@ -211,27 +211,29 @@ def no_answer(
 
 def _missing(
     missing: int, present: NDArray[np.float32], modality: ModalitySpec, window: NDArray[Any] | None
-) -> Fault | None:
+) -> WindowFault | None:
     if modality.kind == "video":
         return _missing_frames(missing, present.size)
     if missing == present.size:
-        return Fault(status="invalid", reason=f"all values are missing{_causes(window, modality)}")
+        return WindowFault(status="invalid", reason=f"all values are missing{_causes(window, modality)}")
     if missing >= modality.samples:  # else no channel can be wholly missing
         live: list[bool] = np.any(present, axis=(0, 1)).tolist()  # (C,)
         dead = [repr(name) for name, alive in zip(modality.channels, live, strict=True) if not alive]
         if dead:
-            return Fault(status="degraded", reason=f"channel {', '.join(dead)} is missing{_causes(window, modality)}")
+            return WindowFault(
+                status="degraded", reason=f"channel {', '.join(dead)} is missing{_causes(window, modality)}"
+            )
     if missing >= DEGRADED_SHARE * present.size:
         share = f"{missing / present.size:.1%} of the values are missing"
-        return Fault(status="degraded", reason=f"{share}{_causes(window, modality)}")
+        return WindowFault(status="degraded", reason=f"{share}{_causes(window, modality)}")
     return None
 
 
-def _missing_frames(missing: int, frames: int) -> Fault | None:
+def _missing_frames(missing: int, frames: int) -> WindowFault | None:
     if missing == frames:
-        return Fault(status="invalid", reason="all frames are missing")
+        return WindowFault(status="invalid", reason="all frames are missing")
     if missing >= DEGRADED_SHARE * frames:
-        return Fault(status="degraded", reason=f"{missing / frames:.1%} of the frames are missing")
+        return WindowFault(status="degraded", reason=f"{missing / frames:.1%} of the frames are missing")
     return None
 
 

@@ -36,7 +36,7 @@ Origin = Literal["tune", "contest"]
 _Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
-class Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class MeasuredWay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One way to run a student, as it was measured.
 
     Attributes:
@@ -60,7 +60,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     calls: Annotated[int, msgspec.Meta(ge=1, le=10**12)]
 
 
-class LeftOut(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class UnmeasuredWay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A way to run a student that was not measured, and why."""
 
     model: str
@@ -84,8 +84,8 @@ class ExecutionProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     machine: Machine
     created_utc: str
     libraries: dict[str, str]
-    trials: tuple[Trial, ...]
-    left_out: tuple[LeftOut, ...] = ()
+    trials: tuple[MeasuredWay, ...]
+    left_out: tuple[UnmeasuredWay, ...] = ()
 
 
 class FoundProfile(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,13 +103,13 @@ class FoundProfile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def best_trial(
-    trials: Iterable[Trial],
+    trials: Iterable[MeasuredWay],
     *,
     model: str,
     backend: BackendName | None = None,
     precision: RunPrecision | None = None,
     threads: int | None = None,
-) -> Trial | None:
+) -> MeasuredWay | None:
     """The trial that is worth most, among those that keep to what was asked for; None where none does.
 
     Lower precision and more threads are taken where they are at least 1.1 times as fast, other options of an engine
@@ -126,7 +126,7 @@ def best_trial(
     return min(fitting, key=_price, default=None)
 
 
-def _price(trial: Trial) -> float:
+def _price(trial: MeasuredWay) -> float:
     price = trial.ratio
     price *= 1.0 if trial.precision == "fp32" else _WORTH_LOWER_PRECISION
     price *= 1.0 if trial.threads == 1 else _WORTH_THREADS

@@ -28,7 +28,7 @@ _MOST_POINTS = 64
 _GRAVITY: dict[Status, int] = {"ok": 0, "degraded": 1, "unknown": 2, "stale": 3, "warming_up": 4, "invalid": 5}
 
 
-class Fault(msgspec.Struct, frozen=True, kw_only=True):
+class WindowFault(msgspec.Struct, frozen=True, kw_only=True):
     """Something that is known against a window.
 
     Attributes:
@@ -83,18 +83,18 @@ def check_checks(checks: SensorChecks, modality: ModalitySpec) -> None:
             )
 
 
-def worse(one: Fault | None, other: Fault | None) -> Fault | None:
+def worse(one: WindowFault | None, other: WindowFault | None) -> WindowFault | None:
     """Both findings as one: the graver status, and both reasons, the graver first."""
     if one is None or other is None:
         return other if one is None else one
     if _GRAVITY[other.status] > _GRAVITY[one.status]:
         one, other = other, one
-    return Fault(status=one.status, reason=f"{one.reason}; {other.reason}")
+    return WindowFault(status=one.status, reason=f"{one.reason}; {other.reason}")
 
 
 def find_fault(
     array: NDArray[Any], present: NDArray[np.float32], modality: ModalitySpec, checks: SensorChecks
-) -> Fault | None:
+) -> WindowFault | None:
     """What the checks see in one window; of video in the mean brightness of its frames.
 
     Args:
@@ -140,16 +140,16 @@ def missing_causes(array: NDArray[np.float32], modality: ModalitySpec) -> str:
     return f": {', '.join(parts)}" if parts else ""
 
 
-def _flat(array: NDArray[np.float32], modality: ModalitySpec) -> Fault | None:
+def _flat(array: NDArray[np.float32], modality: ModalitySpec) -> WindowFault | None:
     low = np.fmin.reduce(array, axis=0)  # (C,), NaN only where a channel is wholly missing
     flat = low == np.fmax.reduce(array, axis=0)
     if not flat.any():
         return None
     if flat.all():
-        return Fault(status="invalid", reason="every channel is flat: the sensor is dead")
+        return WindowFault(status="invalid", reason="every channel is flat: the sensor is dead")
     names = _names(modality, flat)
     value = float(low[int(flat.argmax())])
-    return Fault(status="degraded", reason=f"channel {names} is flat at {value:g}")
+    return WindowFault(status="degraded", reason=f"channel {names} is flat at {value:g}")
 
 
 def _may_repeat(array: NDArray[np.float32], shortest: int) -> bool:
@@ -170,17 +170,19 @@ def _may_repeat(array: NDArray[np.float32], shortest: int) -> bool:
     return False
 
 
-def _stuck(array: NDArray[np.float32], modality: ModalitySpec, shortest: int) -> Fault | None:
+def _stuck(array: NDArray[np.float32], modality: ModalitySpec, shortest: int) -> WindowFault | None:
     runs = _longest_runs(array[1:] == array[:-1]) + 1  # samples; NaN equals nothing
     stuck = runs >= shortest
     if not stuck.any():
         return None
     longest_s = int(runs[stuck].max()) / modality.rate_hz
     status: Status = "invalid" if stuck.all() and int(runs.min()) == len(array) else "degraded"
-    return Fault(status=status, reason=f"channel {_names(modality, stuck)} repeated one value for {longest_s:g} s")
+    return WindowFault(
+        status=status, reason=f"channel {_names(modality, stuck)} repeated one value for {longest_s:g} s"
+    )
 
 
-def _dropout(missing: NDArray[np.bool_], modality: ModalitySpec, dropout_s: float) -> Fault | None:
+def _dropout(missing: NDArray[np.bool_], modality: ModalitySpec, dropout_s: float) -> WindowFault | None:
     if not missing.any():
         return None
     runs = _longest_runs(missing)
@@ -188,7 +190,7 @@ def _dropout(missing: NDArray[np.bool_], modality: ModalitySpec, dropout_s: floa
     if not dropped.any():
         return None
     longest_s = int(runs.max()) / modality.rate_hz
-    return Fault(status="degraded", reason=f"channel {_names(modality, dropped)} was silent for {longest_s:g} s")
+    return WindowFault(status="degraded", reason=f"channel {_names(modality, dropped)} was silent for {longest_s:g} s")
 
 
 def _longest_runs(mask: NDArray[np.bool_]) -> NDArray[np.int64]:

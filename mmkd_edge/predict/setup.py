@@ -25,13 +25,13 @@ from mmkd_edge.backends.base import (
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import UsageError
-from mmkd_edge.predict.profile import ExecutionProfile, FoundProfile, Trial, best_trial
+from mmkd_edge.predict.profile import ExecutionProfile, FoundProfile, MeasuredWay, best_trial
 
 Trust = Literal["trial", "installed"]
 TRUSTS: tuple[Trust, ...] = ("trial", "installed")
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class OpeningRequest(msgspec.Struct, frozen=True, kw_only=True):
     """How a bundle is opened: what `EdgePredictor.open` was told.
 
     Attributes:
@@ -82,7 +82,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     profile: str = ""
 
 
-def setups(entry: ModelEntry, asked: Asked, found: FoundProfile | None) -> tuple[Setup, ...]:
+def setups(entry: ModelEntry, asked: OpeningRequest, found: FoundProfile | None) -> tuple[Setup, ...]:
     """The ways to run a student, best first: whoever opens it takes the next where one fails. At least one.
 
     More than one only where the backend was left open: a backend that is asked for is never replaced.
@@ -107,7 +107,7 @@ def setups(entry: ModelEntry, asked: Asked, found: FoundProfile | None) -> tuple
     return (*([measured] if measured else []), *_defaults(entry, asked, why=why))
 
 
-def _measured(entry: ModelEntry, asked: Asked, found: FoundProfile) -> Setup | None:
+def _measured(entry: ModelEntry, asked: OpeningRequest, found: FoundProfile) -> Setup | None:
     assert found.profile is not None
     trials = [trial for trial in found.profile.trials if _fits(entry, trial.precision, trial.backend)]
     precision, threads = None if asked.precision == "auto" else asked.precision, asked.threads
@@ -128,7 +128,7 @@ def _measured(entry: ModelEntry, asked: Asked, found: FoundProfile) -> Setup | N
     )
 
 
-def _told(best: Trial, trials: Sequence[Trial], profile: ExecutionProfile) -> str:
+def _told(best: MeasuredWay, trials: Sequence[MeasuredWay], profile: ExecutionProfile) -> str:
     count, when = sum(trial.model == best.model for trial in trials), profile.created_utc[:10]
     if profile.origin == "contest":
         return f"fastest of {count} in the contest of an earlier opening ({when}): {best.p50_us:.0f} us"
@@ -136,7 +136,7 @@ def _told(best: Trial, trials: Sequence[Trial], profile: ExecutionProfile) -> st
 
 
 def unsettled(
-    entry: ModelEntry, taken: Setup, ways: Sequence[Setup], asked: Asked, found: FoundProfile | None
+    entry: ModelEntry, taken: Setup, ways: Sequence[Setup], asked: OpeningRequest, found: FoundProfile | None
 ) -> tuple[Setup, ...]:
     """Which of the other ways a contest should compare with the one that is taken: none where tuning has judged them.
 
@@ -163,15 +163,15 @@ def unsettled(
     return tuple(way for way in ways if way.backend not in settled)
 
 
-def _default_precision(asked: Asked) -> RunPrecision:
+def _default_precision(asked: OpeningRequest) -> RunPrecision:
     return "fp32" if asked.precision == "auto" else asked.precision
 
 
-def _default_threads(asked: Asked) -> int:
+def _default_threads(asked: OpeningRequest) -> int:
     return 1 if asked.threads is None else asked.threads
 
 
-def _defaults(entry: ModelEntry, asked: Asked, *, why: str) -> tuple[Setup, ...]:
+def _defaults(entry: ModelEntry, asked: OpeningRequest, *, why: str) -> tuple[Setup, ...]:
     precision, threads = _default_precision(asked), _default_threads(asked)
     if asked.backend != "auto":
         choose_artifact(entry, precision, asked.backend)  # for its error

@@ -24,7 +24,7 @@ _INTERVALS = 64
 _FEWEST_INTERVALS = 8
 
 
-class Run(msgspec.Struct, frozen=True, kw_only=True):
+class RisingSamples(msgspec.Struct, frozen=True, kw_only=True):
     """Samples whose times rise by at most `limit_s` from one to the next.
 
     Attributes:
@@ -38,7 +38,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     rows: NDArray[np.float32]
 
 
-class Clock:
+class TimeLine:
     """Puts samples into one rising time line, and says where it breaks.
 
     A sample whose time was there already is a duplicate; one that comes too late to be put in order is late; both are
@@ -70,17 +70,17 @@ class Clock:
         """Time of the newest sample in the line; None before the first."""
         return self._last
 
-    def put(self, times: NDArray[np.float64], rows: NDArray[np.float32]) -> Iterator[Run]:
+    def put(self, times: NDArray[np.float64], rows: NDArray[np.float32]) -> Iterator[RisingSamples]:
         """Take samples; give those that have found their place, in order."""
         if self._reorder:
             yield from self._runs(self._sorted(times, rows))
         elif self._is_plain(times):
             self._last = float(times[-1])
-            yield Run(restart=False, times=times, rows=rows)
+            yield RisingSamples(restart=False, times=times, rows=rows)
         else:
             yield from self._runs(zip(times.tolist(), rows, strict=True))
 
-    def release(self) -> Iterator[Run]:
+    def release(self) -> Iterator[RisingSamples]:
         """Give what is held back."""
         held = [heapq.heappop(self._held) for _ in range(len(self._held))]
         yield from self._runs((time, row) for time, _, row in held)
@@ -102,7 +102,7 @@ class Clock:
                 earliest, _, held = heapq.heappop(self._held)
                 yield earliest, held
 
-    def _runs(self, samples: Iterator[Sample]) -> Iterator[Run]:
+    def _runs(self, samples: Iterator[Sample]) -> Iterator[RisingSamples]:
         times: list[float] = []
         rows: list[NDArray[np.float32]] = []
         restart = False
@@ -110,12 +110,12 @@ class Clock:
             for begins, found_time, found_row in self._place(time, row):
                 if begins:
                     if times:
-                        yield Run(restart=restart, times=np.array(times), rows=np.stack(rows))
+                        yield RisingSamples(restart=restart, times=np.array(times), rows=np.stack(rows))
                     times, rows, restart = [], [], True
                 times.append(found_time)
                 rows.append(found_row)
         if times:
-            yield Run(restart=restart, times=np.array(times), rows=np.stack(rows))
+            yield RisingSamples(restart=restart, times=np.array(times), rows=np.stack(rows))
 
     def _place(self, time: float, row: NDArray[np.float32]) -> list[tuple[bool, float, NDArray[np.float32]]]:
         """What one sample adds to the line: nothing, itself, or the suspect before it and itself."""

@@ -19,11 +19,11 @@ from mmkd_edge.predict.arguments import check_moments
 from mmkd_edge.predict.conditions import Conditions, age_fault
 from mmkd_edge.predict.postprocess import Prediction, no_answer
 from mmkd_edge.predict.preprocess import as_float32, only_valid, select
-from mmkd_edge.predict.sensors import Fault, worse
+from mmkd_edge.predict.sensors import WindowFault, worse
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_edge.stream.causal import Stepping
 from mmkd_edge.stream.frames import FrameNumbers, frames_pushed
-from mmkd_edge.stream.resample import Clock, Grid, Run
+from mmkd_edge.stream.resample import Grid, RisingSamples, TimeLine
 
 Ask = Callable[[NDArray[Any], Conditions, NDArray[np.float32] | None], Prediction]
 OnWindow = Callable[[NDArray[Any], Prediction], None]
@@ -115,7 +115,7 @@ class Stream:
 
     def reset(self) -> None:
         """Forget all samples, as if the stream had just begun; the counts of `facts` begin anew."""
-        self._clock = Clock(limit_s=max(self._modality.duration_s, self._gap_s), reorder=self._reorder)
+        self._clock = TimeLine(limit_s=max(self._modality.duration_s, self._gap_s), reorder=self._reorder)
         self._timed: bool | None = None
         self._samples = 0
         self._latest: Prediction | None = None
@@ -293,7 +293,7 @@ class Stream:
             raise UsageError(f"time_s: this stream began {wanted}; go on alike, or call reset()")
         self._timed = timed
 
-    def _follow(self, run: Run, found: list[Prediction], now_s: float | None) -> None:
+    def _follow(self, run: RisingSamples, found: list[Prediction], now_s: float | None) -> None:
         """Rows at the declared rate for one run of samples, and the predictions that they make due."""
         times, rows = run.times, run.rows
         if run.restart:
@@ -357,7 +357,7 @@ class Stream:
         samples = self._modality.samples
         reason = f"{self._count} of {samples} samples are there"
         return no_answer(
-            Fault(status="warming_up", reason=f"{self._restarted}: {reason}" if self._restarted else reason),
+            WindowFault(status="warming_up", reason=f"{self._restarted}: {reason}" if self._restarted else reason),
             modality=self._modality,
             task=self._task,
             missing_share=1.0 - self._count / samples,
@@ -375,12 +375,12 @@ class Stream:
             self._on_window(window, prediction)
         return prediction
 
-    def _wrong_rate(self) -> Fault | None:
+    def _wrong_rate(self) -> WindowFault | None:
         rate_hz = None if self._grid is None else self._grid.rate_hz()
         declared = self._modality.rate_hz
         if rate_hz is None or declared / _RATE_FACTOR <= rate_hz <= declared * _RATE_FACTOR:
             return None
-        return Fault(status="degraded", reason=f"samples come at {rate_hz:.3g} Hz, expected {declared:g} Hz")
+        return WindowFault(status="degraded", reason=f"samples come at {rate_hz:.3g} Hz, expected {declared:g} Hz")
 
     def _give(self, found: list[Prediction]) -> list[Prediction]:
         return self._deliver(found) if found else found

@@ -21,7 +21,7 @@ _MOST_BYTES = 1 << 16
 _MOST_PASSED = 64  # ways of one bundle: after as many the oldest are tested again
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PassedTrials(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one bundle has passed here.
 
     Attributes:
@@ -39,7 +39,7 @@ def passed_before(bundle_sha256: str) -> tuple[str, ...]:
         path = _path(bundle_sha256)
         _check_folder(path.parent)
         data = read_own_file(path, most_bytes=_MOST_BYTES)
-        verdict = convert_object(parse_object(data), Verdict)
+        verdict = convert_object(parse_object(data), PassedTrials)
     except (OSError, UsageError, JsonError):
         return ()
     sound = verdict.format_version == FORMAT_VERSION and verdict.bundle_sha256 == bundle_sha256
@@ -53,7 +53,7 @@ def remember_passed(bundle_sha256: str, ways: tuple[str, ...]) -> str:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_folder(path.parent)
         known = tuple(way for way in passed_before(bundle_sha256) if way not in ways)
-        verdict = Verdict(bundle_sha256=bundle_sha256, passed=(*known, *ways)[-_MOST_PASSED:])
+        verdict = PassedTrials(bundle_sha256=bundle_sha256, passed=(*known, *ways)[-_MOST_PASSED:])
         write_file(path, msgspec.json.format(msgspec.json.encode(verdict), indent=2) + b"\n", own=True)
     except OSError as error:
         return (error.strerror or str(error)).lower()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mmkd_edge.drift.running import ModelHealth, RunningStatistics
 from mmkd_edge.predict.postprocess import Prediction
 from mmkd_edge.predict.sensors import Status
-from mmkd_edge.watch.timing import Histogram, Timing
+from mmkd_edge.watch.timing import SecondsHistogram, Timing
 
 _SETTLED_TOGETHER = 16
 
@@ -81,7 +81,7 @@ class Monitor:
         self._most = every or _SETTLED_TOGETHER
         self._not_looked_at = 0  # answers since the last look, those in `_answers` aside
         self._lock = threading.Lock()
-        self._ages = Histogram()
+        self._ages = SecondsHistogram()
         self._predictions: dict[str, int] = dict.fromkeys(get_args(Status), 0)
         self._events = {"backend_failures": 0, "reopens": 0, "swaps": 0, "rollbacks": 0}
 

@@ -19,7 +19,7 @@ from mmkd_edge.errors import BackendError, UsageError
 from mmkd_edge.opening.students import open_students
 from mmkd_edge.predict.engine import Engine, Students
 from mmkd_edge.predict.selftest import run_selftest
-from mmkd_edge.predict.setup import Asked
+from mmkd_edge.predict.setup import OpeningRequest
 from mmkd_edge.spec import labels_text
 from mmkd_edge.watch.health import Monitor
 
@@ -44,7 +44,7 @@ class InService:
         proven: whether they have answered since their last failure, so that the next one gets an attempt of its own.
     """
 
-    def __init__(self, students: Students, *, asked: Asked | None, monitor: Monitor, raises: bool) -> None:
+    def __init__(self, students: Students, *, asked: OpeningRequest | None, monitor: Monitor, raises: bool) -> None:
         self.students = students
         self.closed = False
         self.usable = True

@@ -37,7 +37,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     counts: tuple[int, ...]
 
 
-class Histogram:
+class SecondsHistogram:
     """Counts seconds. Not for several threads at once: whoever shares it holds a lock."""
 
     def __init__(self) -> None:

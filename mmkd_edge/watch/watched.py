@@ -12,7 +12,7 @@ import msgspec
 from mmkd_edge.predict.postprocess import Prediction
 from mmkd_edge.stream.stream import Stream
 from mmkd_edge.watch.health import HasHealth, Health
-from mmkd_edge.watch.timing import Histogram
+from mmkd_edge.watch.timing import SecondsHistogram
 
 _SETTLED_TOGETHER = 64
 
@@ -43,7 +43,7 @@ class Watched:
 
     def __init__(self, predictor: Predicts) -> None:
         self._predictor = predictor
-        self._latency = Histogram()
+        self._latency = SecondsHistogram()
         self._seconds: deque[float] = deque()  # of calls that were not counted yet: that is done for many together
         self._lock = threading.Lock()
 

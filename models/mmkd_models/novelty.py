@@ -23,7 +23,7 @@ MOST_CENTRES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class TrainingEmbeddings:
     """What training saw.
 
     Attributes:
@@ -47,7 +47,7 @@ class NoveltyScore(nn.Module):
     weight: Tensor
     squares: Tensor
 
-    def __init__(self, seen: Seen) -> None:
+    def __init__(self, seen: TrainingEmbeddings) -> None:
         super().__init__()
         self.register_buffer("scale", seen.scale)
         self.register_buffer("shift", seen.shift)
@@ -61,12 +61,12 @@ class NoveltyScore(nn.Module):
         return torch.relu(x.square().sum(-1, keepdim=True) + nearest)
 
 
-def seen_tensors(seen: Seen) -> dict[str, Tensor]:
+def seen_tensors(seen: TrainingEmbeddings) -> dict[str, Tensor]:
     """Gives what a file keeps."""
     return {field.name: getattr(seen, field.name) for field in fields(seen)}
 
 
-def seen_from(tensors: Mapping[str, Tensor], *, width: int, path: Path) -> Seen:
+def seen_from(tensors: Mapping[str, Tensor], *, width: int, path: Path) -> TrainingEmbeddings:
     """Gives what training saw, from a file's tensors.
 
     Args:
@@ -74,7 +74,7 @@ def seen_from(tensors: Mapping[str, Tensor], *, width: int, path: Path) -> Seen:
 
     Raises CheckpointError where they are not what `seen_tensors` gives.
     """
-    names = [field.name for field in fields(Seen)]
+    names = [field.name for field in fields(TrainingEmbeddings)]
     found = {name: tensors.get(name, torch.empty(0)) for name in names}
     centres, scores = len(found["centres"]), len(found["scores"])
     shapes = {"scale": (width,), "shift": (width,), "centres": (centres, width), "scores": (scores,)}
@@ -92,4 +92,4 @@ def seen_from(tensors: Mapping[str, Tensor], *, width: int, path: Path) -> Seen:
             f"{path}: novelty: expected finite float32 scale and shift ({width},), centres (1 to {MOST_CENTRES}, "
             f"{width}) and rising scores, got {got}; the file was altered"
         )
-    return Seen(**found)
+    return TrainingEmbeddings(**found)

@@ -16,7 +16,7 @@ _SHELLS = ("bash", "interactive")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Launch:
+class LaunchedBy:
     """What has started this process beside others.
 
     Attributes:
@@ -31,10 +31,10 @@ class Launch:
     rank: int
 
 
-def launch_of(environment: Mapping[str, str]) -> Launch | None:
+def launch_of(environment: Mapping[str, str]) -> LaunchedBy | None:
     """What a launcher says of this process; None where none has started it."""
     if "TORCHELASTIC_RUN_ID" in environment:
-        return Launch(
+        return LaunchedBy(
             by="torchrun",
             nodes=int(environment.get("GROUP_WORLD_SIZE", "1")),
             processes=int(environment.get("LOCAL_WORLD_SIZE", "1")),
@@ -43,7 +43,7 @@ def launch_of(environment: Mapping[str, str]) -> Launch | None:
     if "SLURM_NTASKS" in environment and environment.get("SLURM_JOB_NAME") not in _SHELLS:
         nodes = int(environment.get("SLURM_NNODES", "1"))
         each = int(environment["SLURM_NTASKS"]) // nodes
-        return Launch(
+        return LaunchedBy(
             by="srun",
             nodes=nodes,
             processes=int(environment.get("SLURM_NTASKS_PER_NODE", each)),

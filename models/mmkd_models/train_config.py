@@ -13,7 +13,7 @@ import msgspec
 
 from mmkd_models.metrics.scores import AnyMetric
 
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+TrainingPrecision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
 class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,11 +47,11 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     metric: AnyMetric = "balanced_accuracy"
     near_best: float = 1.0
     seed: int = 0
-    precision: Precision = "32-true"
+    precision: TrainingPrecision = "32-true"
     devices: int = 1
 
 
-class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
+class Validation(msgspec.Struct, frozen=True, kw_only=True):
     """One validation: mean training loss since the last one, and the score."""
 
     step: int
@@ -61,7 +61,7 @@ class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class TrainingProgress:
     """What an observer of training sees after every step."""
 
     step: int
@@ -70,4 +70,4 @@ class Progress:
     best_score: float | None
 
 
-OnStep = Callable[[Progress], None]
+OnStep = Callable[[TrainingProgress], None]

@@ -31,8 +31,8 @@ from mmkd_report.documents.bench import (
     BenchReport,
     Configuration,
     Interference,
-    Launch,
     MachineFacts,
+    ProcessStart,
     Stage,
     Subject,
     TimeWindow,
@@ -208,13 +208,15 @@ def graph_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def make_launch(p50_us: float = 100.0, *, p90_us: float | None = None, spread: float = 0.0, seed: int = 0) -> Launch:
+def make_launch(
+    p50_us: float = 100.0, *, p90_us: float | None = None, spread: float = 0.0, seed: int = 0
+) -> ProcessStart:
     """A launch whose time windows lie around `p50_us` with the relative standard deviation `spread`."""
     random = np.random.default_rng(seed)
     p90_us = 1.2 * p50_us if p90_us is None else p90_us
     factors = 1 + spread * random.standard_normal(20)
     latencies_ns = np.linspace(2 * p50_us - p90_us, p90_us, 1001) * 1e3
-    return Launch(
+    return ProcessStart(
         complete=True,
         import_ms=60.0,
         load_ms=30.0,
@@ -234,7 +236,7 @@ def make_launch(p50_us: float = 100.0, *, p90_us: float | None = None, spread: f
     )
 
 
-def make_report(launches: Sequence[Launch]) -> BenchReport:
+def make_report(launches: Sequence[ProcessStart]) -> BenchReport:
     """A report of these launches on a small machine."""
     samples = [{"latency_ns": np.full(1000, round(one.windows[0].p50_us * 1e3), dtype=np.int64)} for one in launches]
     machine = MachineFacts(
@@ -302,12 +304,12 @@ def build_bundle() -> Callable[..., Path]:
 
 
 @pytest.fixture
-def launch_of() -> Callable[..., Launch]:
+def launch_of() -> Callable[..., ProcessStart]:
     """`make_launch`."""
     return make_launch
 
 
 @pytest.fixture
-def report_of() -> Callable[[Sequence[Launch]], BenchReport]:
+def report_of() -> Callable[[Sequence[ProcessStart]], BenchReport]:
     """`make_report`."""
     return make_report

@@ -9,18 +9,18 @@ import pytest
 from mmkd_bench.commands.app import make_app
 from mmkd_report.documents.bench import (
     BenchReport,
-    Change,
     Clocks,
     Comparison,
     Configuration,
     Energy,
-    Histogram,
     Interference,
+    LatencyHistogram,
     LatencySummary,
-    Launch,
     MachineFacts,
     Pace,
     Percentile,
+    ProcessStart,
+    QuantityChange,
     Result,
     Settings,
     Stability,
@@ -34,14 +34,14 @@ from mmkd_report.documents.bench_others import (
     CapacityReport,
     Forecast,
     Level,
-    Measured,
+    MeasuredThroughput,
     OverheadReport,
     PairReport,
     PlanReport,
-    Rival,
+    RepeatSpread,
+    RivalEngine,
     RivalsReport,
     SensorCost,
-    Spread,
     TeacherReport,
 )
 
@@ -52,10 +52,10 @@ TYPES: tuple[type[msgspec.Struct], ...] = (
     Clocks,
     Configuration,
     Energy,
-    Histogram,
+    LatencyHistogram,
     Interference,
     LatencySummary,
-    Launch,
+    ProcessStart,
     MachineFacts,
     Pace,
     Percentile,
@@ -80,13 +80,13 @@ def test_every_field_of_a_report_is_in_its_table() -> None:
 @pytest.mark.parametrize(
     ("command", "types"),
     [
-        ("compare", (Comparison, Change)),
+        ("compare", (Comparison, QuantityChange)),
         ("pair", (PairReport,)),
         ("overhead", (OverheadReport,)),
         ("teacher", (TeacherReport, SensorCost)),
-        ("rivals", (RivalsReport, Rival)),
+        ("rivals", (RivalsReport, RivalEngine)),
         ("capacity", (CapacityReport, Level)),
-        ("plan", (PlanReport, Measured, Forecast)),
+        ("plan", (PlanReport, MeasuredThroughput, Forecast)),
     ],
 )
 def test_every_field_of_another_document_is_in_its_row(command: str, types: tuple[type[msgspec.Struct], ...]) -> None:
@@ -103,7 +103,7 @@ def test_every_field_of_another_document_is_in_its_row(command: str, types: tupl
 def test_the_words_for_a_spread_are_its_fields() -> None:
     sentence = re.search(r"A spread is (.*?)\.\n", METHOD)
     assert sentence is not None
-    assert tuple(re.findall(r"`(\w+)`", sentence[1])) == Spread.__struct_fields__
+    assert tuple(re.findall(r"`(\w+)`", sentence[1])) == RepeatSpread.__struct_fields__
 
 
 def test_every_command_is_in_the_list() -> None:

@@ -7,10 +7,10 @@ import pytest
 
 from mmkd_bench.compare import compare, parse_conditions, require_passed
 from mmkd_edge.errors import PerformanceError, UsageError
-from mmkd_report.documents.bench import BenchReport, Change, Comparison, Energy, Launch
+from mmkd_report.documents.bench import BenchReport, Comparison, Energy, ProcessStart, QuantityChange
 
-LaunchOf = Callable[..., Launch]
-ReportOf = Callable[[Sequence[Launch]], BenchReport]
+LaunchOf = Callable[..., ProcessStart]
+ReportOf = Callable[[Sequence[ProcessStart]], BenchReport]
 
 GATE = parse_conditions("p50>+5%,p90>+5%")
 
@@ -23,7 +23,7 @@ def report_at(launch_of: LaunchOf, report_of: ReportOf) -> Callable[..., BenchRe
     return make
 
 
-def _change(comparison: Comparison, quantity: str) -> Change:
+def _change(comparison: Comparison, quantity: str) -> QuantityChange:
     return next(change for change in comparison.changes if change.quantity == quantity)
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from mmkd_bench.report_file import decode_report, encode_report, read_report, write_report
 from mmkd_edge.errors import UsageError
-from mmkd_report.documents.bench import BenchReport, Launch
+from mmkd_report.documents.bench import BenchReport, ProcessStart
 
-LaunchOf = Callable[..., Launch]
-ReportOf = Callable[[Sequence[Launch]], BenchReport]
+LaunchOf = Callable[..., ProcessStart]
+ReportOf = Callable[[Sequence[ProcessStart]], BenchReport]
 
 
 @pytest.fixture

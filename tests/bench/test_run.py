@@ -9,14 +9,14 @@ import pytest
 from mmkd_bench.demo import demo_document
 from mmkd_bench.machine.power import power_sensor
 from mmkd_bench.measuring.opening import Choice
-from mmkd_bench.run import Run, check_settings, measure_bundle, write_samples
+from mmkd_bench.run import BenchmarkRun, check_settings, measure_bundle, write_samples
 from mmkd_bench.show.text import subject_text
 from mmkd_edge.errors import BundleError, UsageError
 from mmkd_report.documents.bench import STAGES, Settings
 
 
 @pytest.fixture(scope="module")
-def run(bundle: Path) -> Run:
+def run(bundle: Path) -> BenchmarkRun:
     lines: list[str] = []
     found = measure_bundle(
         Choice(bundle=str(bundle), backend="ort"),
@@ -28,13 +28,13 @@ def run(bundle: Path) -> Run:
     return found
 
 
-def test_every_launch_is_in_the_report(run: Run) -> None:
+def test_every_launch_is_in_the_report(run: BenchmarkRun) -> None:
     assert len(run.report.launches) == 2
     assert run.report.complete
     assert run.report.result.latency.count == sum(launch.latency.count for launch in run.report.launches)
 
 
-def test_the_percentiles_are_those_of_the_kept_samples(run: Run) -> None:
+def test_the_percentiles_are_those_of_the_kept_samples(run: BenchmarkRun) -> None:
     samples = run.samples["latency_ns"]
     for quantile in (0.5, 0.9, 0.99):
         expected_us = float(np.percentile(samples, 100 * quantile)) / 1e3
@@ -42,7 +42,7 @@ def test_the_percentiles_are_those_of_the_kept_samples(run: Run) -> None:
     assert set(run.samples["launch"]) == {0, 1}
 
 
-def test_stages_are_the_runtimes_four_steps(run: Run) -> None:
+def test_stages_are_the_runtimes_four_steps(run: BenchmarkRun) -> None:
     stages = run.report.result.stages
     assert tuple(stage.name for stage in stages) == STAGES
     total_us = sum(stage.p50_us for stage in stages)
@@ -52,7 +52,7 @@ def test_stages_are_the_runtimes_four_steps(run: Run) -> None:
     assert 0.5 * latency_us < total_us < 2.0 * latency_us
 
 
-def test_start_up_is_told_apart(run: Run) -> None:
+def test_start_up_is_told_apart(run: BenchmarkRun) -> None:
     for launch in run.report.launches:
         assert launch.import_ms > 1
         assert launch.load_ms > 1
@@ -60,14 +60,14 @@ def test_start_up_is_told_apart(run: Run) -> None:
         assert launch.rss_mb > 20
 
 
-def test_the_report_names_what_was_measured(run: Run, bundle: Path) -> None:
+def test_the_report_names_what_was_measured(run: BenchmarkRun, bundle: Path) -> None:
     subject, configuration = run.report.subject, run.report.configuration
     assert (subject.bundle, subject.modality, subject.artifact) == (str(bundle), "acc", "student/model.fp32.onnx")
     assert subject.size_bytes == bundle.stat().st_size
     assert (configuration.backend, configuration.precision, configuration.threads) == ("ort", "fp32", 1)
 
 
-def test_the_demo_gets_its_figures(run: Run) -> None:
+def test_the_demo_gets_its_figures(run: BenchmarkRun) -> None:
     document = demo_document(run.report)
     assert document["latency_ms"]["samples"] == run.report.result.latency.count
     p50_us = run.report.result.latency.value_us(0.5)
@@ -77,7 +77,7 @@ def test_the_demo_gets_its_figures(run: Run) -> None:
     assert document["machine"]["cores"] >= 1
 
 
-def test_samples_are_kept_in_one_file(run: Run, tmp_path: Path) -> None:
+def test_samples_are_kept_in_one_file(run: BenchmarkRun, tmp_path: Path) -> None:
     write_samples(tmp_path / "samples.npz", run.samples)
     with np.load(tmp_path / "samples.npz", allow_pickle=False) as kept:
         assert set(kept.files) == {"launch", "client", "start_ns", "latency_ns"}

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from mmkd_bench.commands.options import whole_numbers
-from mmkd_bench.measuring.jobs import TuneJob, Way
+from mmkd_bench.measuring.jobs import BenchmarkedWay, TuneJob
 from mmkd_bench.tune import TuneSettings, tune_bundle, ways_to_try
 from mmkd_bench.turns.rounds import take_turns
 from mmkd_bench.turns.ways import BURST, MIN_ROUNDS, require_score, score, time_ways
@@ -77,7 +77,7 @@ def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def tried(ways: Sequence[Way]) -> list[tuple[str, str, int, SessionOptions]]:
+def tried(ways: Sequence[BenchmarkedWay]) -> list[tuple[str, str, int, SessionOptions]]:
     return [(way.setup.backend, way.setup.precision, way.setup.threads, way.setup.options) for way in ways]
 
 
@@ -132,7 +132,7 @@ def test_a_slower_way_has_a_larger_ratio() -> None:
     slow = msgspec.structs.replace(PLAIN, options=SessionOptions(graph="basic"), threads=1)
     job = TuneJob(
         bundle=str(example_bundle()),
-        ways=(Way(model="acc", setup=PLAIN), Way(model="acc", setup=slow)),
+        ways=(BenchmarkedWay(model="acc", setup=PLAIN), BenchmarkedWay(model="acc", setup=slow)),
         duration_s=0.4,
         max_drop_points=0.5,
     )
@@ -150,7 +150,10 @@ def test_a_stopped_measurement_has_no_outcome() -> None:
     stop = Event()
     stop.set()
     job = TuneJob(
-        bundle=str(example_bundle()), ways=(Way(model="acc", setup=PLAIN),), duration_s=5.0, max_drop_points=0.5
+        bundle=str(example_bundle()),
+        ways=(BenchmarkedWay(model="acc", setup=PLAIN),),
+        duration_s=5.0,
+        max_drop_points=0.5,
     )
     assert time_ways(job, stop=stop) is None
 
@@ -217,7 +220,9 @@ def test_an_artifact_that_answers_otherwise_here_is_never_timed(tmp_path: Path) 
     changed = msgspec.structs.replace(entry, golden=other)
     path = tmp_path / "other.edge"
     write_bundle(path, manifest=msgspec.structs.replace(manifest, models=(changed,)), members=members)
-    job = TuneJob(bundle=str(path), ways=(Way(model="acc", setup=PLAIN),), duration_s=0.1, max_drop_points=0.5)
+    job = TuneJob(
+        bundle=str(path), ways=(BenchmarkedWay(model="acc", setup=PLAIN),), duration_s=0.1, max_drop_points=0.5
+    )
     outcome = time_ways(job, stop=Event())
     assert outcome is not None
     assert outcome.trials == ()

@@ -27,7 +27,7 @@ from mmkd_models.metrics.scores import default_metric
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.networks.student import Student
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.training.checkpoint import Facts, StudentCheckpoint, write_student
+from mmkd_models.training.checkpoint import Provenance, StudentCheckpoint, write_student
 
 ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), unit="m/s^2", rate_hz=50.0, samples=64)
 TASK = TaskSpec(labels=("rest", "walk", "run", "fall"))
@@ -50,7 +50,7 @@ def make_student(
         modality=modality,
         task=task,
         config=config,
-        facts=Facts(
+        facts=Provenance(
             dataset="toy_set",
             dataset_sha256="d" * 64,
             licence="CC0",

@@ -19,7 +19,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskSpec
 from mmkd_export.inspect.files import inspect_file
 from mmkd_export.judge.gate import GateRule, JudgingWindows, gate_result, gate_summary
-from mmkd_export.judge.parity import Answers, compare
+from mmkd_export.judge.parity import NetworkAnswers, compare
 from mmkd_export.judge.torch_answers import answers_from_student
 from mmkd_export.judge.windows import windows_from_path
 from mmkd_export.plan import ExportPlan
@@ -156,7 +156,7 @@ def test_a_bundle_is_exported_again_without_its_checkpoint(bundles, tmp_path, ki
 
 
 def judging(task, labels, logits):
-    answers = Answers(logits=logits, probabilities=1200 + 150 * logits)
+    answers = NetworkAnswers(logits=logits, probabilities=1200 + 150 * logits)
     return JudgingWindows(windows=np.zeros((len(logits), 4, 1), np.float32), labels=labels, answers=answers, source="x")
 
 
@@ -165,7 +165,7 @@ def test_the_gate_of_labels_counts_windows_with_all_labels_the_same():
     labels = (logits > 0).astype(np.uint8)
     other = logits.copy()
     other[:5, 1] *= -1  # one label of 5 windows
-    got = Answers(logits=other, probabilities=other)
+    got = NetworkAnswers(logits=other, probabilities=other)
     facts = gate_result(
         got, judging(STATES, labels, logits), GateRule(metric="subset_accuracy", max_drop_points=1.0), STATES
     )
@@ -179,7 +179,7 @@ def test_the_gate_of_numbers_counts_windows_within_a_tenth_of_the_targets_spread
     logits = np.linspace(-2, 2, 200, dtype=np.float32)[:, None]
     labels = (1200 + 150 * logits[:, 0]).astype(np.float32)
     for shift, agrees in ((0.05, 1.0), (0.2, 0.0)):
-        got = Answers(logits=logits + np.float32(shift), probabilities=1200 + 150 * (logits + np.float32(shift)))
+        got = NetworkAnswers(logits=logits + np.float32(shift), probabilities=1200 + 150 * (logits + np.float32(shift)))
         facts = gate_result(got, judging(SPEED, labels, logits), GateRule(metric="r2", max_drop_points=1.0), SPEED)
         assert facts.label_agreement == agrees
         assert facts.drop_points == pytest.approx(100 * shift**2 / float(logits.var()), rel=1e-3)
@@ -188,8 +188,8 @@ def test_the_gate_of_numbers_counts_windows_within_a_tenth_of_the_targets_spread
 
 
 def test_values_are_compared_as_shares_of_the_largest_one():
-    expected = Answers(logits=np.float32([[0], [1]]), probabilities=np.float32([[1000], [2000]]))
-    got = Answers(logits=np.float32([[0], [1]]), probabilities=np.float32([[1000], [2001]]))
+    expected = NetworkAnswers(logits=np.float32([[0], [1]]), probabilities=np.float32([[1000], [2000]]))
+    got = NetworkAnswers(logits=np.float32([[0], [1]]), probabilities=np.float32([[1000], [2001]]))
     assert compare(expected, got, task=SPEED).max_abs_error == pytest.approx(1 / 2000, rel=1e-3)
 
 

@@ -19,11 +19,11 @@ from mmkd_models.compare.fold_result import (
     ComparisonConfig,
     FoldResult,
     FoldRival,
+    FoldSubsetScore,
     GroupCount,
     MissingCurve,
     ModalityResult,
     NetworkResult,
-    SubsetScore,
 )
 from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
@@ -39,8 +39,8 @@ from mmkd_models.metrics.classes import Scores
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.train_config import CurvePoint, TrainConfig
-from mmkd_models.training.checkpoint import Facts, StudentCheckpoint, TeacherCheckpoint
+from mmkd_models.train_config import TrainConfig, Validation
+from mmkd_models.training.checkpoint import Provenance, StudentCheckpoint, TeacherCheckpoint
 from mmkd_models.training.loop import Fit, fit
 from mmkd_models.training.predict import scores_of
 
@@ -86,7 +86,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     )
 
 
-_FACTS = Facts(
+_FACTS = Provenance(
     dataset="two",
     dataset_sha256="ab" * 32,
     licence="BSD-3-Clause",
@@ -97,7 +97,7 @@ _FACTS = Facts(
     training=TrainConfig(steps=6),
     augment=AugmentConfig(noise=0.1),
     recipe=Recipe(terms=(LogitTerm(weight=constant(1.0)), CrdTerm(weight=constant(0.2)))),
-    curve=(CurvePoint(step=4, train_loss=0.5, valid_score=0.75, terms={"logit": 0.5}),),
+    curve=(Validation(step=4, train_loss=0.5, valid_score=0.75, terms={"logit": 0.5}),),
     versions={"python": "3.11"},
 )
 _TASK = TaskSpec(labels=("slow", "fast"))
@@ -303,7 +303,7 @@ def _network_result(right: Mapping[int, int], windows: Mapping[int, int], valid_
         parameters=50,
         learning_rate=0.001,
         valid_score=valid_score,
-        curve=(CurvePoint(step=2, train_loss=1.0, valid_score=valid_score, terms={}),),
+        curve=(Validation(step=2, train_loss=1.0, valid_score=valid_score, terms={}),),
     )
 
 
@@ -340,8 +340,8 @@ def fold_result() -> Callable[..., FoldResult]:
             groups=9,
             teacher=msgspec.structs.replace(_network_result(teacher, windows, 0.5), parameters=500),
             teacher_subsets=(
-                SubsetScore(modalities=("acc", "gyro"), figure=0.75),
-                SubsetScore(modalities=("acc",), figure=0.5 * seed),
+                FoldSubsetScore(modalities=("acc", "gyro"), figure=0.75),
+                FoldSubsetScore(modalities=("acc",), figure=0.5 * seed),
             ),
             students=modalities,
         )

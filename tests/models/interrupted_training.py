@@ -29,7 +29,7 @@ from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherCon
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.processes import is_first_process
-from mmkd_models.train_config import Progress, TrainConfig
+from mmkd_models.train_config import TrainConfig, TrainingProgress
 from mmkd_models.training.loop import fit
 from mmkd_models.training.predict import scores_of
 
@@ -55,7 +55,7 @@ def learner(dataset: Dataset, *, distilled: bool) -> SupervisedLearner | Distill
     return DistillLearner(student, Teacher(dataset.spec.modalities, labels, config), RECIPE, modality="acc")
 
 
-def slow_step(progress: Progress) -> None:
+def slow_step(progress: TrainingProgress) -> None:
     """Says which step is done, and leaves time to be killed in."""
     sys.stdout.write(f"{progress.step}\n")
     sys.stdout.flush()

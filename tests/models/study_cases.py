@@ -13,16 +13,16 @@ from mmkd_models.distil.method import Method
 from mmkd_models.distil.methods import shipped_methods
 from mmkd_models.study.run import StudyOptions
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.trials.space import Conditions, Space, TeacherChoice
+from mmkd_models.trials.space import Space, StudyConditions, TeacherChoice
 from mmkd_models.trials.worker import WorkOrder
 
 TRAIN = TrainConfig(steps=6, batch=8, eval_every=3)
 TEACHER = TeacherChoice(modalities=("acc", "gyro"), preset="tiny")
 
 
-def conditions(dataset: Dataset, **changed: Any) -> Conditions:
+def conditions(dataset: Dataset, **changed: Any) -> StudyConditions:
     """Half of the labels of `acc`, six steps, one thread."""
-    found = Conditions(
+    found = StudyConditions(
         dataset_sha256=dataset.sha256,
         modality="acc",
         label_share=0.5,

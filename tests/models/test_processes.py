@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.processes import Launch, is_first_process, launch_of
+from mmkd_models.processes import LaunchedBy, is_first_process, launch_of
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.loop import fit
 
@@ -32,8 +32,8 @@ SRUN = {
 
 
 def test_torchrun_and_srun_say_the_same_in_their_own_words() -> None:
-    assert launch_of(TORCHRUN) == Launch(by="torchrun", nodes=2, processes=4, rank=5)
-    assert launch_of(SRUN) == Launch(by="srun", nodes=2, processes=4, rank=5)
+    assert launch_of(TORCHRUN) == LaunchedBy(by="torchrun", nodes=2, processes=4, rank=5)
+    assert launch_of(SRUN) == LaunchedBy(by="srun", nodes=2, processes=4, rank=5)
     assert launch_of({name: value for name, value in SRUN.items() if name != "SLURM_NTASKS_PER_NODE"}) == launch_of(
         SRUN
     )

@@ -39,8 +39,8 @@ from mmkd_models.training.cross_fit import cross_fit
 from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.teacher_set import TaughtBy, read_teacher_set, write_teacher_set
 from mmkd_models.training.trainings import (
-    Run,
     TrainingData,
+    TrainingRun,
     distil,
     self_train,
     train_baseline,
@@ -61,9 +61,9 @@ def data_of(dataset: Dataset, *, share: float = 1.0) -> TrainingData:
     return TrainingData(train=train, valid=dataset.split("valid"), sha256=dataset.sha256)
 
 
-def run_of(kind: str, *, steps: int = 6) -> Run:
+def run_of(kind: str, *, steps: int = 6) -> TrainingRun:
     metric = "macro_f1" if kind == "multi_label" else "r2"
-    return Run(
+    return TrainingRun(
         train=TrainConfig(steps=steps, batch=16, eval_every=max(3, steps // 4), seed=3, metric=metric, ema_decay=0.9),
         augment=AugmentConfig(channel_dropout=0.0, span_dropout=0.0),
     )

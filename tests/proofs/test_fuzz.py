@@ -10,7 +10,7 @@ import pytest
 
 from mmkd_edge import DatasetError
 from proofs import fuzz
-from proofs.fuzzing.targets import TARGETS, Target, fault_of
+from proofs.fuzzing.targets import TARGETS, FuzzTarget, fault_of
 
 INPUTS = 120
 
@@ -26,7 +26,7 @@ def test_what_breaks_a_reader_is_kept(tmp_path: Path, monkeypatch: pytest.Monkey
         if len(data) % 2:
             raise KeyError("lost")
 
-    target = Target(read=broken, refuses=(ValueError,), seeds=lambda: [b"[1, 2, 3]" * 9])
+    target = FuzzTarget(read=broken, refuses=(ValueError,), seeds=lambda: [b"[1, 2, 3]" * 9])
     monkeypatch.setattr(fuzz, "TARGETS", {"odd": target})
     _, found = fuzz.fuzz_seeded("odd", seconds=10.0, findings=tmp_path, most=50)
     assert found == [str(tmp_path / "odd-KeyError")]

@@ -15,12 +15,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.distil.methods import shipped_methods
-from mmkd_models.evaluate.outcome import GroupConfusion, Outcome
+from mmkd_models.evaluate.outcome import GroupConfusion, TestedNetwork
 from mmkd_models.metrics.classes import scores_from_answers
 from mmkd_models.study.results import SeedResults, TeacherRecord, TrialRecord
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.trials.rivals import StudyRival
-from mmkd_models.trials.space import Candidate, Conditions, Entry, TeacherChoice, Trial
+from mmkd_models.trials.space import Candidate, Entry, StudyConditions, TeacherChoice, Trial
 from mmkd_models.trials.students import TrialResult
 from mmkd_models.trials.teachers import TeacherResult
 from mmkd_report.documents.study import PairLatency, StudentSize, StudyDataset
@@ -31,7 +31,7 @@ from proofs.study.pool import DistillationResults, pooled_results
 EACH = 10  # windows of a class in a group
 
 
-def judged(right: Mapping[int, int]) -> Outcome:
+def judged(right: Mapping[int, int]) -> TestedNetwork:
     """Two classes, ten windows of each in every group; so many of the first are right, and all of the second."""
     truth, answers, groups = [], [], []
     for group, count in right.items():
@@ -48,10 +48,12 @@ def judged(right: Mapping[int, int]) -> Outcome:
         )
         for group in right
     )
-    return Outcome(class_scores=scores_from_answers(np.array(truth), np.array(answers), 2), confusions=counts)
+    return TestedNetwork(class_scores=scores_from_answers(np.array(truth), np.array(answers), 2), confusions=counts)
 
 
-def trial(seed: int, method: str, teacher: str | None, rate: float, score: float, test: Outcome | None) -> TrialRecord:
+def trial(
+    seed: int, method: str, teacher: str | None, rate: float, score: float, test: TestedNetwork | None
+) -> TrialRecord:
     candidate = Candidate(entry=Entry(student="tiny", method=method, teacher=teacher), learning_rate=rate)
     result = TrialResult(
         trial=Trial(candidate=candidate, seed=seed), state="finished", score=score, duration_s=1.0, parameters=100
@@ -59,7 +61,7 @@ def trial(seed: int, method: str, teacher: str | None, rate: float, score: float
     return TrialRecord(name=f"{method}-{rate:g}-{seed}-{teacher}", result=result, test=test)
 
 
-def teacher(seed: int, preset: str, score: float, parameters: int, test: Outcome) -> TeacherRecord:
+def teacher(seed: int, preset: str, score: float, parameters: int, test: TestedNetwork) -> TeacherRecord:
     choice = TeacherChoice(modalities=("acc", "gyro"), preset=preset)  # type: ignore[arg-type]
     result = TeacherResult(
         teacher=choice, seed=seed, score=score, duration_s=1.0, parameters=parameters, sha256="ab" * 32
@@ -94,7 +96,7 @@ def seed_results(
             groups=10,
         ),
         seed=seed,
-        conditions=Conditions(
+        conditions=StudyConditions(
             dataset_sha256="cd" * 32,
             modality=modality,
             label_share=share,

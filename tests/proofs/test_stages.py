@@ -23,7 +23,7 @@ from proofs.study.files import read_seeds
 from proofs.study.stages import (
     Plan,
     Portion,
-    Sensor,
+    StudySensor,
     best_methods,
     first_stage,
     portion_options,
@@ -33,12 +33,12 @@ from proofs.study.stages import (
     third_stage,
 )
 
-THREE = (Sensor("one", "a"), Sensor("two", "b", "tiny"), Sensor("three", "c"))
+THREE = (StudySensor("one", "a"), StudySensor("two", "b", "tiny"), StudySensor("three", "c"))
 
 
 def small_plan(machines: Dataset) -> Plan:
     return Plan(
-        sets=(Sensor(str(machines.path), "acc"),),
+        sets=(StudySensor(str(machines.path), "acc"),),
         first_seeds=1,
         seeds=1,
         best=1,
@@ -71,12 +71,12 @@ def test_stage_3_takes_what_is_left_to_the_same_sets() -> None:
 
 
 def test_a_sensor_may_name_the_size_of_its_teacher(machines: Dataset) -> None:
-    assert sensor_from_text("data/rig:acc") == Sensor("data/rig", "acc", "small")
-    assert sensor_from_text("data/rig:acc:tiny") == Sensor("data/rig", "acc", "tiny")
-    assert sensor_from_text("disk:rig:acc") == Sensor("disk:rig", "acc", "small")
+    assert sensor_from_text("data/rig:acc") == StudySensor("data/rig", "acc", "small")
+    assert sensor_from_text("data/rig:acc:tiny") == StudySensor("data/rig", "acc", "tiny")
+    assert sensor_from_text("disk:rig:acc") == StudySensor("disk:rig", "acc", "small")
     everything = "+".join(modality.name for modality in machines.spec.modalities)
     for made, name in (("", f"{everything}:tiny"), ("out-of-fold=3", f"{everything}:tiny,out-of-fold=3")):
-        sensor = Sensor(str(machines.path), "acc", "tiny")
+        sensor = StudySensor(str(machines.path), "acc", "tiny")
         portion = Portion(sensor=sensor, label_share=0.1, seeds=1, methods=("none", "logit"), made=made)
         options = portion_options(portion, Plan(sets=(sensor,)), machines, None)
         assert [teacher.name for teacher in options.space.teachers] == [name]
@@ -136,7 +136,7 @@ def test_stages_are_run_once_whatever_is_left_of_the_build_folder(machines: Data
 def test_sensors_of_a_set_share_its_teachers(machines: Dataset, tmp_path: Path) -> None:
     path = str(machines.path)
     plan = msgspec.structs.replace(
-        small_plan(machines), sets=(Sensor(path, "acc"), Sensor(path, "gyro")), further_methods=()
+        small_plan(machines), sets=(StudySensor(path, "acc"), StudySensor(path, "gyro")), further_methods=()
     )
     build = tmp_path / "build"
     assert run_stages(plan, build=build, results=tmp_path / "results", budget_hours=None)

@@ -27,7 +27,7 @@ STEP = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class LoadVerdict:
     """One load, judged.
 
     Attributes:
@@ -47,7 +47,7 @@ Offer = Callable[[int], Offered]
 """Offers a load of so many streams in a launch of its own."""
 
 
-def judge_load(offer: Offer, streams: int, *, launches: int = LAUNCHES) -> Verdict:
+def judge_load(offer: Offer, streams: int, *, launches: int = LAUNCHES) -> LoadVerdict:
     """Offer a load again and again until most of the launches, an odd number, agree."""
     needed = launches // 2 + 1
     offered: list[Offered] = []
@@ -58,9 +58,9 @@ def judge_load(offer: Offer, streams: int, *, launches: int = LAUNCHES) -> Verdi
             return verdict_of(offered, carried=votes >= needed)
 
 
-def verdict_of(offered: Sequence[Offered], *, carried: bool) -> Verdict:
+def verdict_of(offered: Sequence[Offered], *, carried: bool) -> LoadVerdict:
     """Launches of one load, at least one, as a verdict."""
-    return Verdict(
+    return LoadVerdict(
         streams=offered[0].level.streams,
         carried=carried,
         launches=tuple(one.level for one in offered),
@@ -68,7 +68,7 @@ def verdict_of(offered: Sequence[Offered], *, carried: bool) -> Verdict:
     )
 
 
-def settle(first_guess: int, judge: Callable[[int], Verdict]) -> tuple[Verdict | None, Verdict | None]:
+def settle(first_guess: int, judge: Callable[[int], LoadVerdict]) -> tuple[LoadVerdict | None, LoadVerdict | None]:
     """The largest load that is judged to be carried, and the smallest that is judged not to be.
 
     Goes down from the guess in growing steps until a load is carried, or up until one is not, and then halves the gap.
@@ -77,8 +77,8 @@ def settle(first_guess: int, judge: Callable[[int], Verdict]) -> tuple[Verdict |
         The two verdicts, their streams at most `STEP` apart; the first is None where not even one stream is carried,
         the second where `MAX_STREAMS` are.
     """
-    best: Verdict | None = None
-    worst: Verdict | None = None
+    best: LoadVerdict | None = None
+    worst: LoadVerdict | None = None
     guess, step = min(max(1, first_guess), MAX_STREAMS), STEP
     while True:
         verdict = judge(guess)

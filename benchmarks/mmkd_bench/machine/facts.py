@@ -12,10 +12,10 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
+from mmkd_edge.backends.base import BACKENDS
 from mmkd_edge.machine import ROOT, board_name, cpu_name, read_text, usable_cores
 from mmkd_report.documents.bench import Clocks, MachineFacts, Temperature
 
-VERSIONS_OF = ("mmkd-edge", "numpy", "msgspec", "onnxruntime", "openvino", "ai-edge-litert", "tensorrt", "torch")
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OMP_WAIT_POLICY",
@@ -143,7 +143,8 @@ def _in_container(root: Path) -> bool:
 
 def _versions() -> dict[str, str]:
     found = {}
-    for name in VERSIONS_OF:
+    engines = [row.library()[1] for row in BACKENDS.values()]
+    for name in ("mmkd-edge", "numpy", "msgspec", *engines, "torch"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from mmkd_bench.measuring.timing import Call, PacedSamples, Samples, closed_loop, paced_loop, phases_s
+from mmkd_bench.measuring.timing import Call, CallTimes, PacedSamples, closed_loop, paced_loop, phases_s
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,7 +31,7 @@ class ClientCalls:
         paced: the same with their schedule; None where calls followed each other at once.
     """
 
-    samples: Samples
+    samples: CallTimes
     client: NDArray[np.int64]
     paced: PacedSamples | None
 
@@ -64,7 +64,7 @@ def call_together(
 
     if rate_hz is None:
 
-        def closed(client: int) -> Samples:
+        def closed(client: int) -> CallTimes:
             """One client."""
             return closed_loop(calls[client], turned(client), duration_s=duration_s, stop=stop)
 
@@ -126,12 +126,12 @@ def beside_each_other(loop: Callable[[int], LoopT], count: int, *, stop: Event) 
     return [loops[number] for number in range(count)]
 
 
-def _merged(loops: Sequence[Samples]) -> tuple[Samples, NDArray[np.int64], NDArray[np.int64]]:
+def _merged(loops: Sequence[CallTimes]) -> tuple[CallTimes, NDArray[np.int64], NDArray[np.int64]]:
     """All samples in the order of their begins, who called, and that order."""
     start_ns = np.concatenate([loop.start_ns for loop in loops])
     order = np.argsort(start_ns, kind="stable")
     client = np.concatenate([np.full(len(loop), number, dtype=np.int64) for number, loop in enumerate(loops)])
-    samples = Samples(
+    samples = CallTimes(
         start_ns=start_ns[order],
         latency_ns=np.concatenate([loop.latency_ns for loop in loops])[order],
         elapsed_ns=max(loop.elapsed_ns for loop in loops),

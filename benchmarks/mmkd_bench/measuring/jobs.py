@@ -8,11 +8,11 @@ from __future__ import annotations
 import msgspec
 
 from mmkd_bench.measuring.opening import Choice, Opened
-from mmkd_edge.predict.profile import LeftOut, Trial
+from mmkd_edge.predict.profile import MeasuredWay, UnmeasuredWay
 from mmkd_edge.predict.setup import Setup
 from mmkd_edge.spec import ModalitySpec
-from mmkd_report.documents.bench import Interference, Launch, Settings, Subject
-from mmkd_report.documents.bench_others import Level, Rival
+from mmkd_report.documents.bench import Interference, ProcessStart, Settings, Subject
+from mmkd_report.documents.bench_others import Level, RivalEngine
 
 OUTCOME_FILE = "outcome.json"
 SAMPLES_FILE = "samples.npz"
@@ -39,7 +39,7 @@ class RunOutcome(msgspec.Struct, frozen=True, kw_only=True):
     opened: Opened
     begin_s: float
     end_s: float
-    launch: Launch
+    launch: ProcessStart
     predictions: int
     gpu_note: str
 
@@ -188,7 +188,7 @@ class RivalsOutcome(msgspec.Struct, frozen=True, kw_only=True):
     subject: Subject
     mflops: float
     tolerance: float
-    rivals: tuple[Rival, ...]
+    rivals: tuple[RivalEngine, ...]
     turns: InTurnOutcome
 
 
@@ -200,7 +200,7 @@ class TeacherOutcome(msgspec.Struct, frozen=True, kw_only=True):
     turns: InTurnOutcome
 
 
-class Way(msgspec.Struct, frozen=True, kw_only=True):
+class BenchmarkedWay(msgspec.Struct, frozen=True, kw_only=True):
     """One way to run one student of a bundle."""
 
     model: str
@@ -217,7 +217,7 @@ class TuneJob(msgspec.Struct, frozen=True, kw_only=True, tag="tune"):
     """
 
     bundle: str
-    ways: tuple[Way, ...]
+    ways: tuple[BenchmarkedWay, ...]
     duration_s: float
     max_drop_points: float
 
@@ -225,8 +225,8 @@ class TuneJob(msgspec.Struct, frozen=True, kw_only=True, tag="tune"):
 class TuneOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """What was measured, and what a gate or an engine refused."""
 
-    trials: tuple[Trial, ...]
-    left_out: tuple[LeftOut, ...]
+    trials: tuple[MeasuredWay, ...]
+    left_out: tuple[UnmeasuredWay, ...]
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):

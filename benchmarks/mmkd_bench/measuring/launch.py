@@ -24,7 +24,7 @@ from mmkd_bench.measuring.percentiles import sample_floor, summarise
 from mmkd_bench.measuring.timing import PacedSamples, clock_cost_ns, time_windows, warm_up
 from mmkd_bench.measuring.workloads import Workload, batch_workload, stream_workload, window_workload
 from mmkd_edge.predictor import EdgePredictor
-from mmkd_report.documents.bench import Launch, Pace, Settings
+from mmkd_report.documents.bench import Pace, ProcessStart, Settings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,7 +81,7 @@ def measure_launch(
         stages = workload.stages(STAGE_SHARE * duration_s, stop)
         gpu_memory_mb, gpu_note = process_memory_mb()
         samples, arrays = measured.called.samples, measured.called.arrays()
-        launch = Launch(
+        launch = ProcessStart(
             complete=complete,
             import_ms=import_ms,
             load_ms=opened.load_ms,

@@ -11,8 +11,8 @@ from mmkd_bench.machine.interference import suspicions, worst
 from mmkd_bench.measuring.clients import intervals_ns
 from mmkd_bench.measuring.launch import pace
 from mmkd_bench.measuring.percentiles import summarise
-from mmkd_bench.measuring.timing import PacedSamples, Samples, is_steady
-from mmkd_report.documents.bench import Histogram, Launch, MachineFacts, Pace, Result, Stability, Stage
+from mmkd_bench.measuring.timing import CallTimes, PacedSamples, is_steady
+from mmkd_report.documents.bench import LatencyHistogram, MachineFacts, Pace, ProcessStart, Result, Stability, Stage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,7 +24,7 @@ HISTOGRAM_BINS = 60
 
 
 def result_of(
-    launches: Sequence[Launch], samples: Sequence[Arrays], deadline_ms: float | None, *, gpu_note: str = ""
+    launches: Sequence[ProcessStart], samples: Sequence[Arrays], deadline_ms: float | None, *, gpu_note: str = ""
 ) -> Result:
     """The figures of all launches; `samples` are their raw samples, in the same order."""
     latency_ns = np.concatenate([arrays["latency_ns"] for arrays in samples])
@@ -49,17 +49,17 @@ def result_of(
     )
 
 
-def histogram(latency_ns: NDArray[np.int64]) -> Histogram:
+def histogram(latency_ns: NDArray[np.int64]) -> LatencyHistogram:
     """The distribution of samples (N,) in bins that grow by one factor, from the smallest sample to the largest."""
     low_ns = max(1.0, float(latency_ns.min()))
     high_ns = max(float(latency_ns.max()), 1.001 * low_ns)
     edges_ns = np.geomspace(low_ns, high_ns, HISTOGRAM_BINS + 1)
     edges_ns[0], edges_ns[-1] = min(low_ns, float(latency_ns.min())), high_ns  # rounding must not lose the extremes
     counts, _ = np.histogram(latency_ns, edges_ns)
-    return Histogram(edges_us=tuple((edges_ns / 1e3).tolist()), counts=tuple(counts.tolist()))
+    return LatencyHistogram(edges_us=tuple((edges_ns / 1e3).tolist()), counts=tuple(counts.tolist()))
 
 
-def _median_stages(launches: Sequence[Launch]) -> tuple[Stage, ...]:
+def _median_stages(launches: Sequence[ProcessStart]) -> tuple[Stage, ...]:
     return tuple(
         Stage(
             name=stages[0].name,
@@ -72,12 +72,12 @@ def _median_stages(launches: Sequence[Launch]) -> tuple[Stage, ...]:
     )
 
 
-def _joined_pace(launches: Sequence[Launch], samples: Sequence[Arrays], deadline_ms: float | None) -> Pace | None:
+def _joined_pace(launches: Sequence[ProcessStart], samples: Sequence[Arrays], deadline_ms: float | None) -> Pace | None:
     if launches[0].pace is None:
         return None
     together = joined(samples)
     paced = PacedSamples(
-        samples=Samples(start_ns=together["start_ns"], latency_ns=together["latency_ns"], elapsed_ns=0),
+        samples=CallTimes(start_ns=together["start_ns"], latency_ns=together["latency_ns"], elapsed_ns=0),
         lateness_ns=together["lateness_ns"],
         overloaded=any(launch.pace is not None and launch.pace.overloaded for launch in launches),
     )
@@ -96,7 +96,7 @@ def joined(samples: Sequence[Arrays]) -> Arrays:
     }
 
 
-def judge_stability(launches: Sequence[Launch], machine: MachineFacts) -> Stability:
+def judge_stability(launches: Sequence[ProcessStart], machine: MachineFacts) -> Stability:
     """Whether thirds of launches, and launches among themselves, agree within 10 %; and who disturbed them."""
     findings = []
     for number, launch in enumerate(launches, start=1):

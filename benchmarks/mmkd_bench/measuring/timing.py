@@ -31,7 +31,7 @@ Call = Callable[[Any], object]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Samples:
+class CallTimes:
     """Every call of one loop, in order.
 
     Attributes:
@@ -58,7 +58,7 @@ class PacedSamples:
         overloaded: the backlog grew until the loop was given up.
     """
 
-    samples: Samples
+    samples: CallTimes
     lateness_ns: NDArray[np.int64]
     overloaded: bool
 
@@ -68,7 +68,7 @@ class PacedSamples:
         return self.lateness_ns + self.samples.latency_ns
 
 
-def closed_loop(call: Call, windows: Sequence[Any], *, duration_s: float, stop: Event) -> Samples:
+def closed_loop(call: Call, windows: Sequence[Any], *, duration_s: float, stop: Event) -> CallTimes:
     """Call again as soon as the answer is there, until the time is over or `stop` is set. At least one call."""
     starts, latencies = array("q"), array("q")
     clock = time.perf_counter_ns
@@ -82,7 +82,7 @@ def closed_loop(call: Call, windows: Sequence[Any], *, duration_s: float, stop: 
         latencies.append(after - before)
         if after >= end or stop.is_set():
             break
-    return Samples(start_ns=_int64(starts), latency_ns=_int64(latencies), elapsed_ns=clock() - begin)
+    return CallTimes(start_ns=_int64(starts), latency_ns=_int64(latencies), elapsed_ns=clock() - begin)
 
 
 def paced_loop(
@@ -121,7 +121,7 @@ def paced_loop(
         lateness.append(before - scheduled)
         if after >= give_up or stop.is_set():
             break
-    samples = Samples(start_ns=_int64(starts), latency_ns=_int64(latencies), elapsed_ns=clock() - begin)
+    samples = CallTimes(start_ns=_int64(starts), latency_ns=_int64(latencies), elapsed_ns=clock() - begin)
     return PacedSamples(samples=samples, lateness_ns=_int64(lateness), overloaded=after >= give_up)
 
 
@@ -162,7 +162,7 @@ def is_steady(values: Sequence[float]) -> bool:
     return all(abs(value - mean) <= STABLE_WITHIN * mean for value in values)
 
 
-def time_windows(samples: Samples, *, parts: int) -> tuple[TimeWindow, ...]:
+def time_windows(samples: CallTimes, *, parts: int) -> tuple[TimeWindow, ...]:
     """Cut a loop into `parts` windows of equal length; a window in which no call began is left out."""
     length_ns = samples.elapsed_ns / parts
     part = np.minimum((samples.start_ns / length_ns).astype(np.int64), parts - 1)

@@ -56,7 +56,7 @@ class Table:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class Sentence:
     """A sentence; `style` is rich's."""
 
     text: str
@@ -74,7 +74,7 @@ class Sheet:
     """
 
     heading: str
-    parts: tuple[Table | Line, ...]
+    parts: tuple[Table | Sentence, ...]
     csv: Table
     style: str = "bold"
 
@@ -110,14 +110,14 @@ def markdown_of(sheet: Sheet) -> str:
     """A sheet as Markdown, for a pull request."""
     lines, tells = [f"### {sheet.heading}"], False
     for part in sheet.parts:
-        if isinstance(part, Line):
+        if isinstance(part, Sentence):
             lines += ["", f"- {part.text}"] if not tells else [f"- {part.text}"]
         else:
             titles = _titles(part)
             aligned = ["---" if column.is_text or not number else "---:" for number, column in enumerate(titles)]
             cells = [[column.title or "" for column in titles], aligned, *part.written()]
             lines += ["", *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells)]
-        tells = isinstance(part, Line)
+        tells = isinstance(part, Sentence)
     return "\n".join(lines) + "\n"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from mmkd_bench.compare import VERDICT_QUANTITIES
 from mmkd_bench.load.offering import MISSED_SHARE
 from mmkd_bench.measuring.percentiles import QUANTILES, quantile_name
-from mmkd_bench.show.render import Column, Line, Sheet, Table
+from mmkd_bench.show.render import Column, Sentence, Sheet, Table
 from mmkd_bench.show.text import (
     carried_text,
     duration_text,
@@ -25,8 +25,8 @@ from mmkd_bench.show.text import (
     subject_text,
     value_text,
 )
-from mmkd_edge.predict.profile import ExecutionProfile, Trial, best_trial
-from mmkd_report.documents.bench import BenchReport, Change, Comparison, LatencySummary, Launch, Result
+from mmkd_edge.predict.profile import ExecutionProfile, MeasuredWay, best_trial
+from mmkd_report.documents.bench import BenchReport, Comparison, LatencySummary, ProcessStart, QuantityChange, Result
 from mmkd_report.documents.bench_others import (
     CapacityReport,
     Level,
@@ -34,8 +34,8 @@ from mmkd_report.documents.bench_others import (
     OverheadReport,
     PairReport,
     PlanReport,
+    RepeatSpread,
     RivalsReport,
-    Spread,
     TeacherReport,
 )
 
@@ -73,7 +73,7 @@ def run_sheet(report: BenchReport) -> Sheet:
     return Sheet(
         heading=subject_text(report),
         parts=(
-            Line(text=launches if report.complete else f"{launches}, interrupted"),
+            Sentence(text=launches if report.complete else f"{launches}, interrupted"),
             Table(
                 columns=(
                     Column(title="latency"),
@@ -82,7 +82,7 @@ def run_sheet(report: BenchReport) -> Sheet:
                 ),
                 rows=(*bounded, ("max", duration_text(latency.max_us), None)),
             ),
-            *(Line(text=line, style="dim") for line in longer_lines(report)),
+            *(Sentence(text=line, style="dim") for line in longer_lines(report)),
             Table(
                 columns=(
                     Column(title="stage"),
@@ -93,8 +93,11 @@ def run_sheet(report: BenchReport) -> Sheet:
                 rows=tuple((stage.name, stage.p50_us, stage.p90_us, stage.p50_us / total_us) for stage in stages),
             ),
             Table(columns=(Column(title=""), Column(title="", is_text=True)), rows=tuple(fact_rows(report))),
-            *(Line(text=one, style="yellow" if one.startswith("unstable") else "") for one in stability_lines(report)),
-            Line(text=machine_text(report), style="dim"),
+            *(
+                Sentence(text=one, style="yellow" if one.startswith("unstable") else "")
+                for one in stability_lines(report)
+            ),
+            Sentence(text=machine_text(report), style="dim"),
         ),
         csv=_launch_table(report),
     )
@@ -112,7 +115,7 @@ def _launch_table(report: BenchReport) -> Table:
         *("max_us", *figures, *(f"{stage.name}_us" for stage in result.stages)),
     )
 
-    def row(name: object, found: Launch | Result) -> tuple[object, ...]:
+    def row(name: object, found: ProcessStart | Result) -> tuple[object, ...]:
         latency = found.latency
         return (
             *(*fixed.values(), name, latency.count, *_values_us(latency), latency.max_us),
@@ -135,10 +138,10 @@ def comparison_sheet(comparison: Comparison) -> Sheet:
                 columns=tuple(Column(title=title) for title in ("", "before", "after", "change", "95 % interval")),
                 rows=tuple(_change_row(change) for change in comparison.changes),
             ),
-            Line(text="* the verdict rests on these: medians over launches of windows", style="dim"),
-            *(Line(text=f"failed: {sentence}", style="red") for sentence in comparison.failed),
-            *(Line(text=f"differs: {difference}") for difference in comparison.differences),
-            *(Line(text=remark, style="yellow") for remark in comparison.remarks),
+            Sentence(text="* the verdict rests on these: medians over launches of windows", style="dim"),
+            *(Sentence(text=f"failed: {sentence}", style="red") for sentence in comparison.failed),
+            *(Sentence(text=f"differs: {difference}") for difference in comparison.differences),
+            *(Sentence(text=remark, style="yellow") for remark in comparison.remarks),
         ),
         csv=Table(
             columns=tuple(Column(name=name) for name in names),
@@ -147,7 +150,7 @@ def comparison_sheet(comparison: Comparison) -> Sheet:
     )
 
 
-def _change_row(change: Change) -> tuple[object, ...]:
+def _change_row(change: QuantityChange) -> tuple[object, ...]:
     interval = None
     if change.low is not None and change.high is not None:
         interval = f"{change.low:+.1%} to {change.high:+.1%}" + ("" if change.judged else ", not judged")
@@ -339,7 +342,7 @@ def _plan(report: PlanReport) -> Sheet:
 
 def profile_sheet(profile: ExecutionProfile) -> Sheet:
     """Every way to run each student, the one that `open` takes in the first row, and what was left out."""
-    parts: list[Table | Line] = []
+    parts: list[Table | Sentence] = []
     for model in dict.fromkeys(trial.model for trial in profile.trials):
         trials = [trial for trial in profile.trials if trial.model == model]
         best = best_trial(trials, model=model)
@@ -356,12 +359,12 @@ def profile_sheet(profile: ExecutionProfile) -> Sheet:
             )
         )
     parts += [
-        Line(text=f"left out: {one.model} in {one.backend} {one.precision}: {one.reason}", style="yellow")
+        Sentence(text=f"left out: {one.model} in {one.backend} {one.precision}: {one.reason}", style="yellow")
         for one in profile.left_out
     ]
     first = profile.trials[0]
     parts.append(
-        Line(
+        Sentence(
             text=f"compared with {first.backend} {first.precision}; EdgePredictor.open takes the first row of a table "
             "(lower precision and more threads have to be 1.1 times as fast)"
         )
@@ -369,7 +372,7 @@ def profile_sheet(profile: ExecutionProfile) -> Sheet:
     return Sheet(heading=str(profile.machine), parts=tuple(parts), csv=Table(columns=(), rows=()))
 
 
-def _trial_row(trial: Trial) -> tuple[object, ...]:
+def _trial_row(trial: MeasuredWay) -> tuple[object, ...]:
     options = [f"graph={trial.options.graph}"] if trial.options.graph != "all" else []
     options += ["owns cores"] if trial.options.owns_cores else []
     figures = (trial.p50_us, trial.p99_us, 1 / trial.ratio)
@@ -381,11 +384,11 @@ def _sheet(
 ) -> Sheet:
     """A sheet of one table, the same for people and programs."""
     interrupted = () if report.complete else ("interrupted: less was measured than asked for",)
-    yellow = (Line(text=line, style="yellow") for line in (*warnings, *interrupted))
-    return Sheet(heading=heading, parts=(table, *(Line(text=note) for note in notes), *yellow), csv=table)
+    yellow = (Sentence(text=line, style="yellow") for line in (*warnings, *interrupted))
+    return Sheet(heading=heading, parts=(table, *(Sentence(text=note) for note in notes), *yellow), csv=table)
 
 
-def _spread(spread: Spread | None) -> tuple[float | None, float | None, float | None]:
+def _spread(spread: RepeatSpread | None) -> tuple[float | None, float | None, float | None]:
     return (None, None, None) if spread is None else (spread.median, spread.min, spread.max)
 
 

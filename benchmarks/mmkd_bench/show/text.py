@@ -14,7 +14,7 @@ from mmkd_report.documents.bench import (
 )
 
 if TYPE_CHECKING:
-    from mmkd_report.documents.bench_others import CapacityReport, PlanReport, Spread, TeacherReport
+    from mmkd_report.documents.bench_others import CapacityReport, PlanReport, RepeatSpread, TeacherReport
 
 
 def duration_text(microseconds: float) -> str:
@@ -230,7 +230,7 @@ def carried_text(report: CapacityReport) -> str:
     return f"not known, {ended}; {plural(report.estimate, 'stream')} in short loads that do not count"
 
 
-def ratio_text(second: str, first: str, ratio: Spread) -> str:
+def ratio_text(second: str, first: str, ratio: RepeatSpread) -> str:
     """How many times as fast one of two is as the other, where the repeats agree that it differs.
 
     Args:

@@ -32,7 +32,7 @@ from mmkd_edge.errors import MmkdError
 from mmkd_edge.predict.preprocess import check_window, prepare
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import TaskSpec
-from mmkd_report.documents.bench_others import Rival
+from mmkd_report.documents.bench_others import RivalEngine
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,7 +62,7 @@ class _Opened:
 class _Entry:
     """A rival that was opened and checked, and how it is called; one that is not timed has a reason and no call."""
 
-    rival: Rival
+    rival: RivalEngine
     call: Callable[[], object] | None = None
 
 
@@ -108,7 +108,9 @@ def _entries(
     assert predictor.bundle is not None
     model = predictor.bundle.read(choose_artifact(predictor.entry, "fp32", "ort").file)
     ours = _Entry(
-        rival=Rival(name=OURS, version=f"{predictor.info().versions['mmkd-edge']} ({predictor.backend.name} fp32)"),
+        rival=RivalEngine(
+            name=OURS, version=f"{predictor.info().versions['mmkd-edge']} ({predictor.backend.name} fp32)"
+        ),
         call=turning(predictor.predict, [asked(predictor, window) for window in windows]),
     )
     names = tuple(tensor.name for tensor in predictor.entry.inputs)
@@ -151,16 +153,16 @@ def _try(
         load_ms = (time.perf_counter() - begin) * 1e3
         answers = [first, *(opened.run(values, present) for values, present in feeds[1:])]
     except ImportError as error:
-        return _Entry(rival=Rival(name=name, reason=f"not installed: {error}")), []
+        return _Entry(rival=RivalEngine(name=name, reason=f"not installed: {error}")), []
     except MmkdError as error:
-        return _Entry(rival=Rival(name=name, reason=str(error))), []
+        return _Entry(rival=RivalEngine(name=name, reason=str(error))), []
     except Exception as error:  # whatever an engine raises is its reason
-        return _Entry(rival=Rival(name=name, reason=f"{type(error).__name__}: {_first_line(error)}")), []
+        return _Entry(rival=RivalEngine(name=name, reason=f"{type(error).__name__}: {_first_line(error)}")), []
     max_abs_error = 0.0 if expected is None else largest_difference(answers, expected, task)
     reason = ""
     if not max_abs_error <= tolerance:
         reason = f"its answers differ by {max_abs_error:.2g} from onnxruntime's, more than {tolerance:.2g}: not timed"
-    rival = Rival(
+    rival = RivalEngine(
         name=name,
         version=opened.version,
         reason=reason,

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmkd_bench.measuring.jobs import TuneJob, TuneOutcome, Way
+from mmkd_bench.measuring.jobs import BenchmarkedWay, TuneJob, TuneOutcome
 from mmkd_bench.turns.rounds import take_turns, turning
 from mmkd_edge.bundle.bundle import Bundle, Golden
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import GateError, MmkdError
 from mmkd_edge.predict.engine import Engine, answers_of, open_engine
 from mmkd_edge.predict.preprocess import prepare
-from mmkd_edge.predict.profile import LeftOut, Trial, best_trial
+from mmkd_edge.predict.profile import MeasuredWay, UnmeasuredWay, best_trial
 from mmkd_edge.predict.selftest import run_selftest
 from mmkd_edge.trust.keys import check_signed
 
@@ -44,16 +44,16 @@ TIMED_WINDOWS = 64
 class _Timed:
     """A way that passed, with its times in ns and its ratio to the first way."""
 
-    way: Way
+    way: BenchmarkedWay
     engine: Engine
     times: Times
     ratio: float = 1.0
 
-    def trial(self) -> Trial:
+    def trial(self) -> MeasuredWay:
         """What a profile keeps of it."""
         setup = self.way.setup
         p50_us, p99_us = (float(value) / 1e3 for value in np.quantile(self.times, (0.5, 0.99)))
-        return Trial(
+        return MeasuredWay(
             model=self.way.model,
             backend=setup.backend,
             precision=setup.precision,
@@ -72,8 +72,8 @@ def time_ways(job: TuneJob, *, stop: Event) -> TuneOutcome | None:
     Raises:
         MmkdError: the bundle cannot be opened.
     """
-    trials: list[Trial] = []
-    left_out: list[LeftOut] = []
+    trials: list[MeasuredWay] = []
+    left_out: list[UnmeasuredWay] = []
     with Bundle.open(job.bundle) as bundle:
         check_signed(bundle)
         entries = bundle.manifest.models
@@ -94,11 +94,11 @@ def time_ways(job: TuneJob, *, stop: Event) -> TuneOutcome | None:
 
 
 def _open_all(
-    bundle: Bundle, entry: ModelEntry, ways: Sequence[Way], *, max_drop_points: float
-) -> tuple[list[_Timed], list[LeftOut]]:
+    bundle: Bundle, entry: ModelEntry, ways: Sequence[BenchmarkedWay], *, max_drop_points: float
+) -> tuple[list[_Timed], list[UnmeasuredWay]]:
     golden = bundle.golden(entry.name)
     passed: list[_Timed] = []
-    refused: dict[tuple[str, str], LeftOut] = {}
+    refused: dict[tuple[str, str], UnmeasuredWay] = {}
     for way in ways:
         setup = way.setup
         if (setup.backend, setup.precision) in refused:
@@ -114,7 +114,7 @@ def _open_all(
                 raise
         except MmkdError as error:
             # What one number of threads cannot do, others cannot either.
-            refused[setup.backend, setup.precision] = LeftOut(
+            refused[setup.backend, setup.precision] = UnmeasuredWay(
                 model=entry.name, backend=setup.backend, precision=setup.precision, reason=str(error)
             )
             continue

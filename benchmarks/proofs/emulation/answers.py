@@ -29,7 +29,7 @@ WINDOWS = 64
 FLIPS, CUTS = 24, 8
 
 
-class Way(msgspec.Struct, frozen=True, kw_only=True):
+class EmulatedWay(msgspec.Struct, frozen=True, kw_only=True):
     """One bundle in one backend and precision.
 
     Attributes:
@@ -52,7 +52,7 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
     streamed: list[list[float]] = []
 
 
-class Answers(msgspec.Struct, frozen=True, kw_only=True):
+class MachineAnswers(msgspec.Struct, frozen=True, kw_only=True):
     """What a machine made of bundles.
 
     Attributes:
@@ -61,7 +61,7 @@ class Answers(msgspec.Struct, frozen=True, kw_only=True):
 
     machine: str
     python: str
-    ways: list[Way]
+    ways: list[EmulatedWay]
     damaged: dict[str, tuple[int, int]]
 
 
@@ -75,7 +75,7 @@ def main() -> None:
     give_time(options.slow)
     ways = [way for bundle in options.bundles for way in ways_of(bundle, options.backend or tuple(BACKENDS))]
     damaged = {bundle.name: damaged_copies(bundle) for bundle in options.bundles}
-    found = Answers(machine=platform.machine(), python=platform.python_version(), ways=ways, damaged=damaged)
+    found = MachineAnswers(machine=platform.machine(), python=platform.python_version(), ways=ways, damaged=damaged)
     print(msgspec.json.encode(found).decode())
 
 
@@ -86,7 +86,7 @@ def give_time(factor: float) -> None:
     vars(admission).update(WAY_S=way_s)
 
 
-def ways_of(path: Path, backends: Sequence[BackendName]) -> list[Way]:
+def ways_of(path: Path, backends: Sequence[BackendName]) -> list[EmulatedWay]:
     """The bundle in each of these backends that is installed and every precision that it has an artifact of."""
     with Bundle.open(path) as bundle:
         have = {(one.format, one.precision) for one in bundle.manifest.models[0].artifacts}
@@ -102,19 +102,19 @@ def ways_of(path: Path, backends: Sequence[BackendName]) -> list[Way]:
     return found
 
 
-def way_of(path: Path, golden: np.ndarray, backend: BackendName, precision: RunPrecision) -> Way:
+def way_of(path: Path, golden: np.ndarray, backend: BackendName, precision: RunPrecision) -> EmulatedWay:
     """The bundle in one backend and precision."""
     try:
         predictor = EdgePredictor.open(path, backend=backend, precision=precision, threads=1)
     except MmkdError as error:
         failed = not isinstance(error, UnavailableError)
-        return Way(bundle=path.name, backend=backend, precision=precision, refusal=str(error), failed=failed)
+        return EmulatedWay(bundle=path.name, backend=backend, precision=precision, refusal=str(error), failed=failed)
     with predictor:
         answers = [predictor.predict(window).probabilities for window in golden]
         step = 1 if predictor.entry.streaming is None else predictor.entry.streaming.stride
         stream = predictor.stream(hop=max(golden.shape[1] // 2 // step, 1) * step)
         streamed = [found.probabilities for window in golden for found in stream.push(window)]
-        return Way(
+        return EmulatedWay(
             bundle=path.name,
             backend=backend,
             precision=precision,

@@ -52,7 +52,7 @@ samples = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Target:
+class FuzzTarget:
     """One reader.
 
     Attributes:
@@ -110,40 +110,42 @@ def _slots(data: bytes, folder: Path) -> None:
     read_slots(_written(folder / "slots.json", data).parent)
 
 
-TARGETS: Mapping[str, Target] = {
-    "manifest": Target(
+TARGETS: Mapping[str, FuzzTarget] = {
+    "manifest": FuzzTarget(
         read=lambda data, _: decode_manifest(data), refuses=(MmkdError,), seeds=lambda: [_of_bundle("manifest.json")]
     ),
-    "archive": Target(read=_archive, refuses=(MmkdError,), seeds=lambda: [(BEFORE / "student.edge").read_bytes()]),
-    "signature": Target(read=lambda data, _: decode_signatures(data), refuses=(MmkdError,), seeds=lambda: [_SIGNATURE]),
-    "profile": Target(read=lambda data, _: decode_profile(data), refuses=(ValueError,), seeds=lambda: [_PROFILE]),
-    "golden": Target(read=_golden, refuses=(MmkdError,), seeds=lambda: [_of_bundle("acc/golden.npz")]),
-    "graph": Target(
+    "archive": FuzzTarget(read=_archive, refuses=(MmkdError,), seeds=lambda: [(BEFORE / "student.edge").read_bytes()]),
+    "signature": FuzzTarget(
+        read=lambda data, _: decode_signatures(data), refuses=(MmkdError,), seeds=lambda: [_SIGNATURE]
+    ),
+    "profile": FuzzTarget(read=lambda data, _: decode_profile(data), refuses=(ValueError,), seeds=lambda: [_PROFILE]),
+    "golden": FuzzTarget(read=_golden, refuses=(MmkdError,), seeds=lambda: [_of_bundle("acc/golden.npz")]),
+    "graph": FuzzTarget(
         read=lambda data, _: check_graph(data), refuses=(ValueError,), seeds=lambda: [_of_bundle("acc/model.fp32.onnx")]
     ),
-    "tflite": Target(
+    "tflite": FuzzTarget(
         read=lambda data, _: check_tflite(data), refuses=(ValueError,), seeds=lambda: [ADDITION.read_bytes()]
     ),
-    "sidecar": Target(read=_sidecar, refuses=(MmkdError,), seeds=lambda: [_SIDECAR]),
-    "checkpoint": Target(
+    "sidecar": FuzzTarget(read=_sidecar, refuses=(MmkdError,), seeds=lambda: [_SIDECAR]),
+    "checkpoint": FuzzTarget(
         read=_checkpoint, refuses=(MmkdError,), seeds=lambda: [(BEFORE / "student.ckpt").read_bytes()]
     ),
-    "dataset": Target(
+    "dataset": FuzzTarget(
         read=_dataset, refuses=(MmkdError,), seeds=lambda: [(BEFORE / "two" / "dataset.json").read_bytes()]
     ),
-    "recipe": Target(read=_recipe, refuses=(MmkdError,), seeds=lambda: [_RECIPE]),
-    "calibration": Target(
+    "recipe": FuzzTarget(read=_recipe, refuses=(MmkdError,), seeds=lambda: [_RECIPE]),
+    "calibration": FuzzTarget(
         read=lambda data, folder: read_npz(_written(folder / "a.npz", data)),
         refuses=(ArraysError,),
         seeds=lambda: [_npz()],
     ),
-    "keys": Target(read=_keys, refuses=(MmkdError,), seeds=lambda: [_KEY % (b"0" * 16, b"1" * 64)]),
-    "slots": Target(read=_slots, refuses=(MmkdError,), seeds=lambda: [_SLOTS]),
+    "keys": FuzzTarget(read=_keys, refuses=(MmkdError,), seeds=lambda: [_KEY % (b"0" * 16, b"1" * 64)]),
+    "slots": FuzzTarget(read=_slots, refuses=(MmkdError,), seeds=lambda: [_SLOTS]),
 }
 """Every reader, by the name of what it reads."""
 
 
-def fault_of(target: Target, data: bytes, folder: Path) -> Exception | None:
+def fault_of(target: FuzzTarget, data: bytes, folder: Path) -> Exception | None:
     """What a reader raised that it may not; None where it read or refused."""
     try:
         target.read(data, folder)

@@ -27,7 +27,7 @@ from mmkd_models.evaluate.gains import (
     interval_of,
     spread,
 )
-from mmkd_models.evaluate.outcome import Outcome
+from mmkd_models.evaluate.outcome import TestedNetwork
 from mmkd_models.metrics.classes import Metric
 from mmkd_models.networks.config import Preset
 from mmkd_models.study.results import SeedResults
@@ -175,7 +175,7 @@ class _Tested:
     """An entry on the seeds on which it is judged, with the learning rate that validated best."""
 
     entry: Entry
-    tests: dict[int, Outcome]
+    tests: dict[int, TestedNetwork]
     valid: dict[int, float]
     rates: dict[int, float]
     parameters: int
@@ -187,7 +187,7 @@ class _BestTrial:
 
     valid: float
     rate: float
-    test: Outcome
+    test: TestedNetwork
     parameters: int
 
 
@@ -196,8 +196,8 @@ class _Pair:
     """The tests of two entries of one set on the seeds on which both are finished."""
 
     dataset: str
-    ours: list[Outcome]
-    theirs: list[Outcome]
+    ours: list[TestedNetwork]
+    theirs: list[TestedNetwork]
 
 
 def pooled_results(found: Sequence[SeedResults], sizes: Mapping[tuple[str, str], SizeResults]) -> DistillationResults:
@@ -256,7 +256,7 @@ def _table(
 ) -> SensorTable:
     first = group[0]
     teachers = _teacher_rows(group)
-    judged: dict[str, dict[int, Outcome]] = {}
+    judged: dict[str, dict[int, TestedNetwork]] = {}
     for results in group:
         for record in results.teachers:
             if record.test is not None and not record.choice.number:
@@ -358,8 +358,8 @@ def _rival_rows(group: Sequence[SeedResults]) -> tuple[ModelRow, ...]:
 def _method_row(
     one: _Tested,
     alone: _Tested | None,
-    teachers: Mapping[str, Mapping[int, Outcome]],
-    trees: Mapping[int, Outcome],
+    teachers: Mapping[str, Mapping[int, TestedNetwork]],
+    trees: Mapping[int, TestedNetwork],
     modalities: Sequence[str],
     metric: Metric,
 ) -> MethodRow:
@@ -388,7 +388,9 @@ def _method_row(
     )
 
 
-def _gains(ours: Mapping[int, Outcome], theirs: Mapping[int, Outcome], seeds: Sequence[int]) -> dict[str, SeedGain]:
+def _gains(
+    ours: Mapping[int, TestedNetwork], theirs: Mapping[int, TestedNetwork], seeds: Sequence[int]
+) -> dict[str, SeedGain]:
     return {
         metric: gain_over_seeds([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds], metric)
         for metric in METRICS
@@ -396,7 +398,7 @@ def _gains(ours: Mapping[int, Outcome], theirs: Mapping[int, Outcome], seeds: Se
 
 
 def _gap(
-    one: _Tested, alone: _Tested, teacher: Mapping[int, Outcome], seeds: Sequence[int], metric: Metric
+    one: _Tested, alone: _Tested, teacher: Mapping[int, TestedNetwork], seeds: Sequence[int], metric: Metric
 ) -> float | None:
     both = [seed for seed in seeds if seed in teacher]
     if not both:

@@ -29,7 +29,7 @@ from mmkd_models.study.progress import Snapshot
 from mmkd_models.study.results import SeedResults, write_lines
 from mmkd_models.study.run import StudyOptions, prepare_study, run_study
 from mmkd_models.trials.sizes import MeasureLatency
-from mmkd_models.trials.space import TEACHERS_FOLDER, Conditions, Space
+from mmkd_models.trials.space import TEACHERS_FOLDER, Space, StudyConditions
 from mmkd_models.trials.teacher_text import teachers_from_text
 from mmkd_report.documents.study import NONE
 from proofs.study.files import SizeResults, read_seeds, size_file
@@ -41,7 +41,7 @@ FIRST_SHARE, ALL_LABELS = 0.1, 1.0
 _FIRST_SETS = 2
 
 
-class Sensor(msgspec.Struct, frozen=True):
+class StudySensor(msgspec.Struct, frozen=True):
     """A dataset directory, the student's modality, and the size of the teacher of all modalities."""
 
     path: str
@@ -49,13 +49,13 @@ class Sensor(msgspec.Struct, frozen=True):
     teacher: Preset = TEACHER_PRESET
 
 
-def sensor_from_text(text: str) -> Sensor:
+def sensor_from_text(text: str) -> StudySensor:
     """Gives the sensor of `DIR:MODALITY` or `DIR:MODALITY:SIZE`."""
     first, _, last = text.rpartition(":")
     if ":" in first and last in get_args(Preset):
         path, _, modality = first.rpartition(":")
-        return Sensor(path, modality, preset_named(last, option=text))
-    return Sensor(first, last)
+        return StudySensor(path, modality, preset_named(last, option=text))
+    return StudySensor(first, last)
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,7 +75,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         workers: trainings at a time.
     """
 
-    sets: tuple[Sensor, ...]
+    sets: tuple[StudySensor, ...]
     first_seeds: int = 2
     seeds: int = 5
     best: int = 2
@@ -102,7 +102,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 class Portion(msgspec.Struct, frozen=True, kw_only=True):
     """One grid: a sensor, a share of labels, seeds from 0, methods, how teachers are made, and sizes to compare."""
 
-    sensor: Sensor
+    sensor: StudySensor
     label_share: float
     seeds: int
     methods: tuple[str, ...]
@@ -277,7 +277,7 @@ def portion_options(portion: Portion, plan: Plan, dataset: Dataset, hours: float
     student = msgspec.structs.replace(STUDENT_TRAIN, steps=plan.steps or STUDENT_TRAIN.steps)
     teacher = msgspec.structs.replace(TEACHER_TRAIN, steps=plan.teacher_steps or TEACHER_TRAIN.steps)
     return StudyOptions(
-        conditions=Conditions(
+        conditions=StudyConditions(
             dataset_sha256=dataset.sha256,
             modality=portion.sensor.modality,
             label_share=portion.label_share,

@@ -41,7 +41,7 @@ with loading("mmkd-demo"):
 if TYPE_CHECKING:
     import typer
 
-    from mmkd_export.demo.chain import Instruments, Measured, PairTimes
+    from mmkd_export.demo.chain import Instruments, MeasuredDemo, PairTimes
     from mmkd_models.compare.comparison import Part
     from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult
     from mmkd_models.evaluate.rivals import RivalName
@@ -194,7 +194,7 @@ def made_folds(
 ) -> tuple[tuple[TriedSize, ...], list[FoldResult]]:
     """Makes what is not there yet, phase by phase, chooses the teacher's size, and reads every fold together."""
     from mmkd_export.demo.chain import fold_folder
-    from mmkd_export.demo.watch import Watch, shown
+    from mmkd_export.demo.watch import PhaseProgress, shown
     from mmkd_models.compare.comparison import choose_teacher, compare_fold
     from mmkd_models.compare.pool import fold_pool, one_thread
 
@@ -202,7 +202,7 @@ def made_folds(
     folder = partial(fold_folder, out)
     phases = _phases(data, sized, seeds, folder)
     with saying_how_to_go_on(), shown() as tell, fold_pool(data, workers) as pool:
-        watch = Watch(phases, workers=workers, afterwards_s=afterwards_s, tell=tell)
+        watch = PhaseProgress(phases, workers=workers, afterwards_s=afterwards_s, tell=tell)
         pool.make(phases[0], on_step=partial(watch.on_step, 0), on_end=partial(watch.on_end, 0))
         tried = choose_teacher(data, seeds=seeds, presets=presets, config=config, folder=folder)
         config = sized[[size.chosen for size in tried].index(True)] if len(sized) > 1 else config
@@ -241,11 +241,11 @@ def _instruments(duration_s: float) -> Instruments:
 def _pair(first: Path, second: Path, *, duration_s: float) -> PairTimes:
     from mmkd_bench.pair import measure_pair
     from mmkd_export.demo.chain import PairTimes
-    from mmkd_report.documents.demo import Latency, RatioRange
+    from mmkd_report.documents.demo import LatencyPercentiles, RatioRange
 
     pair = measure_pair(first, second, launches=_LAUNCHES, duration_s=duration_s)
     teacher, student = (
-        Latency(p50=p50.median / 1000, p90=p90.median / 1000, p99=p99.median / 1000)
+        LatencyPercentiles(p50=p50.median / 1000, p90=p90.median / 1000, p99=p99.median / 1000)
         for p50, p90, p99 in (
             (pair.first_p50_us, pair.first_p90_us, pair.first_p99_us),
             (pair.second_p50_us, pair.second_p90_us, pair.second_p99_us),
@@ -337,7 +337,7 @@ def _document(
     data: Dataset,
     folds: list[FoldResult],
     tried: tuple[TriedSize, ...],
-    measured: Measured,
+    measured: MeasuredDemo,
     out: Path,
     *,
     began: float,
@@ -365,7 +365,7 @@ def _write(out: Path, document: DemoDocument) -> None:
     write_page(out / "report.html", render_demo(msgspec.to_builtins(document)))
 
 
-def show_demo(demo: DemoDocument, measured: Measured, *, dataset: Path) -> None:
+def show_demo(demo: DemoDocument, measured: MeasuredDemo, *, dataset: Path) -> None:
     """Prints the table of a demo, three lines of Python that use its student, what speaks for it, and what is next."""
     from mmkd_report.pages.demo.answer import is_judged, leak, recommendation, shipped
     from mmkd_report.pages.demo.tables import gap_text

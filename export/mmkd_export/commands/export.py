@@ -38,9 +38,15 @@ with loading("mmkd-export"):
         several_plans,
     )
     from mmkd_export.targets.litert import tflite_gain, with_tflite
-    from mmkd_export.targets.table import TARGETS, check_target, keeps_bundle, platform_of, targets_on
+    from mmkd_export.targets.table import TARGETS, check_target, keeps_bundle, platform_of, targets_of, targets_on
     from mmkd_models.evaluate.confidence_text import SAME_GROUPS, coverage_table, reliability_text
-    from mmkd_report.documents.export import ArtifactReport, ExportDocument, ExportPreview, LeftOut, SeveralExports
+    from mmkd_report.documents.export import (
+        ArtifactReport,
+        ExportDocument,
+        ExportPreview,
+        LeftOutArtifact,
+        SeveralExports,
+    )
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -65,9 +71,9 @@ class ArtifactOptions:
     targets: Annotated[
         list[str] | None,
         Option(
-            "openvino also tests the artifacts there; litert adds .tflite; trt also builds engines. Repeatable.",
+            "What else is made of the artifacts, or tried on them; --list-targets says what each is. Repeatable.",
             ("--target",),
-            "onnx|openvino|litert|trt",
+            "|".join(row.name for row in TARGETS),
         ),
     ] = None
     onnx_only: Annotated[
@@ -202,8 +208,9 @@ def export_(
         raise UsageError("expected a checkpoint or a bundle to export, got none; name it, or see --help")
     seal = Seal(release=sealed.release, keys=tuple(sealed.keys or ()))
     plan = replace(_plan(sources[0], output, made, quantised, judged), seal=seal)
-    if made.onnx_only and "litert" in plan.targets:
-        raise UsageError("expected --target litert or --onnx-only, got both; see --help")
+    others = [row.name for row in targets_of(plan) if row.format != "onnx"]
+    if made.onnx_only and others:
+        raise UsageError(f"expected --target {others[0]} or --onnx-only, got both; see --help")
     if len(sources) > 1:
         if output is None or page is not None:
             raise UsageError("of several students expected -o FILE, which they go into, and no --page; see --help")
@@ -414,7 +421,7 @@ def _notes(result: ExportResult) -> Iterator[str]:
         )
 
 
-def _name(made: ArtifactReport | LeftOut) -> str:
+def _name(made: ArtifactReport | LeftOutArtifact) -> str:
     return made.precision if made.format == "onnx" else f"{made.precision} .{made.format}"
 
 

@@ -24,10 +24,10 @@ from mmkd_models.compare.fold_result import FoldResult
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.for_devices.reference import measure_reference
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluate.outcome import Outcome
+from mmkd_models.evaluate.outcome import TestedNetwork
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import read_student, read_teacher
-from mmkd_report.documents.demo import Attention, DemoBenchmark, DemoDocument, Latency, RatioRange
+from mmkd_report.documents.demo import AttentionMaps, DemoBenchmark, DemoDocument, LatencyPercentiles, RatioRange
 
 Say = Callable[[str], None]
 
@@ -39,8 +39,8 @@ _ROUNDING = 1e-6  # of the answer: float32 in another order of summation
 class PairTimes:
     """Latencies of two models that were called in turn, and how many times faster the second is."""
 
-    first: Latency
-    second: Latency
+    first: LatencyPercentiles
+    second: LatencyPercentiles
     ratio: float
     ratios: RatioRange
 
@@ -65,12 +65,12 @@ class MeasuredStudent:
 
     bundle: Path
     reference: Path | None
-    attention: Attention | None
+    attention: AttentionMaps | None
     times: PairTimes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class MeasuredDemo:
     """What was exported and measured on this machine.
 
     Attributes:
@@ -91,7 +91,7 @@ class Measured:
 
 def measure(
     dataset: Dataset, folds: Sequence[FoldResult], instruments: Instruments, *, out: Path, say: Say
-) -> Measured:
+) -> MeasuredDemo:
     """Exports the students of the first fold, runs and benchmarks them on this machine."""
     fold = folds[0]
     folder = fold_folder(out, fold.seed)
@@ -111,7 +111,7 @@ def measure(
     write_file(bundle, bundles[best].read_bytes())
     say(f"benchmark: {best} student through EdgePredictor")
     benchmark, machine = instruments.bundle(bundle, references[best])
-    return Measured(
+    return MeasuredDemo(
         contests={
             name: MeasuredStudent(
                 bundle=bundles[name], reference=references[name], attention=attention[name], times=times[name]
@@ -165,7 +165,7 @@ def _right(answers: Sequence[Prediction], part: Windows) -> int:
     return int((np.array([answer.index for answer in answers]) == part.labels).sum())
 
 
-def _agreed(answers: Sequence[Prediction], part: Windows, judged: Outcome) -> int:
+def _agreed(answers: Sequence[Prediction], part: Windows, judged: TestedNetwork) -> int:
     """How many windows have the labels that training gave them, or its number."""
     task = part.spec.task
     _, trained, groups = judged.windows
@@ -200,12 +200,12 @@ def _group_reference(dataset: Dataset, name: str, group: int | str, out: Path) -
     return path
 
 
-def _attention(test: Windows, teacher: Teacher, folder: Path, name: str) -> Attention | None:
+def _attention(test: Windows, teacher: Teacher, folder: Path, name: str) -> AttentionMaps | None:
     student = read_student(folder / name / "student.ckpt").network()
     view = attention_view(teacher, student, test, modality=name)
     if view is None:
         return None
-    return Attention(
+    return AttentionMaps(
         teacher=tuple(map(tuple, np.round(view.teacher, 4).tolist())),
         student=tuple(map(tuple, np.round(view.student, 4).tolist())),
         teacher_layer=f"last cross-attention, query {name}",
@@ -227,7 +227,7 @@ def _times(bundles: dict[str, Path], teacher: bytes, instruments: Instruments, *
     return found
 
 
-def with_measured(document: DemoDocument, measured: Measured) -> DemoDocument:
+def with_measured(document: DemoDocument, measured: MeasuredDemo) -> DemoDocument:
     """Gives the document with what was measured on this machine.
 
     A baseline of the student's kind is the student with other weights; one of another kind is not measured.

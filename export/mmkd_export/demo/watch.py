@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from mmkd_export.demo.time_left import PartTime, seconds_left
-from mmkd_models.compare.comparison import Part, Step
+from mmkd_models.compare.comparison import ComparisonProgress, Part
 from mmkd_models.distil.answers import BLOCKS
 from mmkd_models.study.progress import duration_in_words
 from mmkd_models.training.choosing.race import mixings
@@ -23,7 +23,7 @@ Tell = Callable[[str, float, float | None, bool], None]
 """Gets a line, the seconds so far, the seconds left where they are known, and whether the line ends something."""
 
 
-class Follower:
+class PartProgress:
     """How far one part is: the share that is done, and what of it was done since it was begun here."""
 
     def __init__(self, part: Part, began_s: float) -> None:
@@ -33,7 +33,7 @@ class Follower:
         self._first: float | None = None
         self._done = 0.0
 
-    def hear(self, step: Step) -> None:
+    def hear(self, step: ComparisonProgress) -> None:
         """Takes in where the part stands."""
         if step.progress is None:
             return
@@ -59,7 +59,7 @@ class Follower:
         )
 
 
-class Watch:
+class PhaseProgress:
     """Follows the parts of all phases."""
 
     def __init__(
@@ -73,10 +73,10 @@ class Watch:
     ) -> None:
         self._phases, self._workers, self._afterwards_s = phases, workers, afterwards_s
         self._tell, self._clock, self._began_s = tell, clock, clock()
-        self._begun: dict[tuple[int, int], Follower] = {}
+        self._begun: dict[tuple[int, int], PartProgress] = {}
         self._made: dict[tuple[int, int], PartTime] = {}
 
-    def on_step(self, phase: int, number: int, step: Step) -> None:
+    def on_step(self, phase: int, number: int, step: ComparisonProgress) -> None:
         """Takes in where a part stands, and shows it."""
         follower = self._follower(phase, number)
         follower.hear(step)
@@ -100,9 +100,9 @@ class Watch:
         left = seconds_left(found, workers=self._workers)
         return None if left is None else left + self._afterwards_s
 
-    def _follower(self, phase: int, number: int) -> Follower:
+    def _follower(self, phase: int, number: int) -> PartProgress:
         if (phase, number) not in self._begun:
-            self._begun[phase, number] = Follower(self._phases[phase][number], self._clock())
+            self._begun[phase, number] = PartProgress(self._phases[phase][number], self._clock())
         return self._begun[phase, number]
 
     def _time(self, phase: int, number: int, part: Part, now: float) -> PartTime:

@@ -29,7 +29,7 @@ from mmkd_export.judge.latency import processor_name
 from mmkd_export.preflight import FOR_CHECKPOINT
 from mmkd_export.targets.table import TARGETS
 
-Status = Literal["ok", "missing", "problem"]
+CheckStatus = Literal["ok", "missing", "problem"]
 
 ROOT = Path("/")
 
@@ -54,7 +54,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """
 
     what: str
-    status: Status
+    status: CheckStatus
     found: str = ""
     advice: str = ""
 

@@ -23,7 +23,7 @@ from mmkd_export.judge.gate import GateRule, answer_scores, gate_result, require
 from mmkd_export.judge.parity import (
     FP32_TOLERANCE,
     NOVELTY_TOLERANCE,
-    Answers,
+    NetworkAnswers,
     answers_from_backend,
     compare,
     require_parity,
@@ -39,8 +39,8 @@ from mmkd_report.documents.export import (
     ArtifactReport,
     BackendRun,
     BatchFacts,
-    ClassScores,
 )
+from mmkd_report.documents.figures import ClassScores
 
 _SELF_TEST_FACTOR = 2.0
 """Room for another engine's rounding: INT8 and FP16 values on the edge between two steps fall to either side."""
@@ -223,7 +223,7 @@ def _calibrated(backend: Backend, proof_set: ProofSet) -> Confidence | None:
 
 
 def _with_scores(
-    proven: ProvenArtifact, answers: Answers, confidence: Confidence | None, proof_set: ProofSet
+    proven: ProvenArtifact, answers: NetworkAnswers, confidence: Confidence | None, proof_set: ProofSet
 ) -> ProvenArtifact:
     """Gives an artifact its calibration, and what its answers for the judging windows are worth."""
     task, labels = proof_set.task, proof_set.judging.labels
@@ -271,7 +271,7 @@ class _Answered:
 
     parity: ArtifactParity
     gap_parity: ArtifactParity
-    judging: Answers
+    judging: NetworkAnswers
     confidence: Confidence | None
     novelty: tuple[float, ...]
     run: BackendRun
@@ -303,7 +303,7 @@ def _answer_all(backend: Backend, proof_set: ProofSet) -> _Answered:
         backend.close()
 
 
-def _novelty_scores(backend: Backend, got: Answers, proof_set: ProofSet) -> tuple[float, ...]:
+def _novelty_scores(backend: Backend, got: NetworkAnswers, proof_set: ProofSet) -> tuple[float, ...]:
     """Scores of recorded windows, rising: of those that were answered already, where they are recorded."""
     if got.novelty is None or len(proof_set.recorded) == 0:
         return ()

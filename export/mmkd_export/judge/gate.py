@@ -15,7 +15,7 @@ import numpy as np
 
 from mmkd_edge.bundle.golden import same_answers
 from mmkd_edge.errors import CheckpointError, GateError, MmkdError
-from mmkd_export.judge.parity import Answers
+from mmkd_export.judge.parity import NetworkAnswers
 from mmkd_models.data.labels import Labels, is_labelled
 from mmkd_models.metrics.scores import metrics_of
 from mmkd_report.documents.export import GateResult
@@ -53,7 +53,7 @@ class JudgingWindows:
 
     windows: NDArray[Any]
     labels: Labels
-    answers: Answers
+    answers: NetworkAnswers
     source: str
 
 
@@ -104,7 +104,7 @@ def gate_summary(result: GateResult) -> str:
     return f"{metric} drops by {result.drop_points:.2f} points (at most {allowed:.2f}), {agreement}"
 
 
-def gate_result(got: Answers, judging: JudgingWindows, rule: GateRule, task: TaskSpec) -> GateResult:
+def gate_result(got: NetworkAnswers, judging: JudgingWindows, rule: GateRule, task: TaskSpec) -> GateResult:
     """Holds an artifact's answers for the judging windows against the reference's."""
     windows = len(judging.labels)
     same = same_answers(task, judging.answers.logits, got.logits)
@@ -124,11 +124,11 @@ def gate_result(got: Answers, judging: JudgingWindows, rule: GateRule, task: Tas
     )
 
 
-def _scores(answers: Answers) -> NDArray[np.float32]:
+def _scores(answers: NetworkAnswers) -> NDArray[np.float32]:
     return np.zeros(0, dtype=np.float32) if answers.novelty is None else answers.novelty[:, 0]
 
 
-def _novelty_agreement(got: Answers, judging: JudgingWindows) -> dict[str, float]:
+def _novelty_agreement(got: NetworkAnswers, judging: JudgingWindows) -> dict[str, float]:
     """What a gate says of novelty; nothing where either has none, or windows too few to have an order."""
     expected, scores = _scores(judging.answers), _scores(got)
     if len(expected) != len(scores) or len(scores) < LEAST_JUDGING:
@@ -139,7 +139,7 @@ def _novelty_agreement(got: Answers, judging: JudgingWindows) -> dict[str, float
 
 
 def _drop_points(
-    got: Answers, judging: JudgingWindows, known: NDArray[np.intp], *, metric: AnyMetric, task: TaskSpec
+    got: NetworkAnswers, judging: JudgingWindows, known: NDArray[np.intp], *, metric: AnyMetric, task: TaskSpec
 ) -> tuple[float | None, float]:
     """The drop, and how much of the metric one window is worth, both in percentage points."""
     if len(known) == 0:
@@ -152,7 +152,7 @@ def _drop_points(
     return round(100 * (before - after), 9), round(100 * one_window, 9)
 
 
-def answer_scores(answers: Answers, labels: Labels, rows: NDArray[np.intp], task: TaskSpec) -> AnyScores:
+def answer_scores(answers: NetworkAnswers, labels: Labels, rows: NDArray[np.intp], task: TaskSpec) -> AnyScores:
     """Scores the answers for these rows against their labels, of a regression in its unit."""
     from mmkd_models.metrics.scores import scores_from_logits
 

@@ -18,7 +18,7 @@ from mmkd_edge.bundle.golden import Golden, novelty_errors
 from mmkd_edge.errors import GateError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.judge.artifacts import ProvenArtifact
-from mmkd_export.judge.parity import FP32_TOLERANCE, Answers, answers_from_backend
+from mmkd_export.judge.parity import FP32_TOLERANCE, NetworkAnswers, answers_from_backend
 from mmkd_export.judge.windows import as_windows, judging_half, windows_from_statistics
 from mmkd_models.data.kinds import window_bytes
 from mmkd_models.data.labels import strata_of
@@ -54,7 +54,7 @@ def golden_without_recordings(
     *,
     mean: Sequence[float],
     std: Sequence[float],
-    answer: Callable[[NDArray[np.float32]], Answers],
+    answer: Callable[[NDArray[np.float32]], NetworkAnswers],
 ) -> Golden:
     """Golden windows that nobody recorded, with the checkpoint's answers.
 

@@ -34,26 +34,26 @@ hardly vary are divided by how little they do, and their rounding with them."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answers:
+class NetworkAnswers:
     """What a network answers for N windows: the graph's outputs, float32 (N, K), and novelty (N, 1) or None."""
 
     logits: NDArray[np.float32]
     probabilities: NDArray[np.float32]
     novelty: NDArray[np.float32] | None = None
 
-    def rows(self, chosen: NDArray[Any]) -> Answers:
+    def rows(self, chosen: NDArray[Any]) -> NetworkAnswers:
         """The answers for some of the windows: their numbers, or where a bool mask (N,) is true."""
         novelty = None if self.novelty is None else self.novelty[chosen]
-        return Answers(logits=self.logits[chosen], probabilities=self.probabilities[chosen], novelty=novelty)
+        return NetworkAnswers(logits=self.logits[chosen], probabilities=self.probabilities[chosen], novelty=novelty)
 
 
-def answers_from_outputs(outputs: Sequence[NDArray[np.float32]]) -> Answers:
+def answers_from_outputs(outputs: Sequence[NDArray[np.float32]]) -> NetworkAnswers:
     """A graph's outputs (N, ...), in its order, as answers."""
     logits, probabilities, *novelty = outputs
-    return Answers(logits=logits, probabilities=probabilities, novelty=novelty[0] if novelty else None)
+    return NetworkAnswers(logits=logits, probabilities=probabilities, novelty=novelty[0] if novelty else None)
 
 
-def answers_from_backend(backend: Backend, windows: NDArray[Any], modality: ModalitySpec) -> Answers:
+def answers_from_backend(backend: Backend, windows: NDArray[Any], modality: ModalitySpec) -> NetworkAnswers:
     """Runs an opened artifact over N windows, one at a time as a device does."""
     name = modality.name
     answers = []
@@ -63,7 +63,7 @@ def answers_from_backend(backend: Backend, windows: NDArray[Any], modality: Moda
     return answers_from_outputs([np.concatenate(outputs) for outputs in zip(*answers, strict=True)])
 
 
-def compare(expected: Answers, got: Answers, *, task: TaskSpec) -> ArtifactParity:
+def compare(expected: NetworkAnswers, got: NetworkAnswers, *, task: TaskSpec) -> ArtifactParity:
     """Compares two sets of answers for the same windows."""
     scale = np.float32(answer_scale(task, expected.probabilities))
     return ArtifactParity(
@@ -75,7 +75,7 @@ def compare(expected: Answers, got: Answers, *, task: TaskSpec) -> ArtifactParit
     )
 
 
-def _compare_novelty(expected: Answers, got: Answers) -> NoveltyParity | msgspec.UnsetType:
+def _compare_novelty(expected: NetworkAnswers, got: NetworkAnswers) -> NoveltyParity | msgspec.UnsetType:
     if expected.novelty is None or got.novelty is None:
         return msgspec.UNSET
     errors = novelty_errors(expected.novelty, got.novelty)

@@ -19,7 +19,7 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.graph.calibration import Feeds
 from mmkd_export.graph.onnx_graph import STATISTICS_KEY
 from mmkd_export.judge.gate import JudgingWindows
-from mmkd_export.judge.parity import Answers
+from mmkd_export.judge.parity import NetworkAnswers
 from mmkd_export.judge.windows import RealWindows
 
 if TYPE_CHECKING:
@@ -51,9 +51,9 @@ class ProofSet:
     modality: ModalitySpec
     task: TaskSpec
     real: RealWindows
-    answers: Answers
+    answers: NetworkAnswers
     gaps: NDArray[Any]
-    gap_answers: Answers
+    gap_answers: NetworkAnswers
     judging: JudgingWindows
     calibration: NDArray[Any]
     calibration_labels: NDArray[np.int64]
@@ -73,7 +73,7 @@ def feeds_of(windows: NDArray[Any], modality: ModalitySpec) -> Iterator[Feeds]:
         yield {modality.name: values, f"{modality.name}_present": present}
 
 
-def judging_of(real: RealWindows, answers: Answers) -> JudgingWindows:
+def judging_of(real: RealWindows, answers: NetworkAnswers) -> JudgingWindows:
     """Gives the judging half of the windows."""
     rows = np.flatnonzero(real.judge)
     return JudgingWindows(

@@ -17,7 +17,7 @@ from mmkd_edge.bundle.manifest import Artifact, ArtifactFormat, Streaming
 from mmkd_edge.predict.selftest import follow_recording
 from mmkd_export.graph.onnx_graph import mflops_of
 from mmkd_export.judge.artifacts import artifact_of
-from mmkd_export.judge.parity import FP32_TOLERANCE, Answers, compare, require_parity
+from mmkd_export.judge.parity import FP32_TOLERANCE, NetworkAnswers, compare, require_parity
 from mmkd_export.judge.proof_set import ProofSet
 from mmkd_report.documents.export import ArtifactParity, StepReport
 
@@ -77,7 +77,7 @@ def prove_step(
     backend, what = open_steps(backend_for(format), model, threads=1), _named(format)
     try:
         logits, probabilities = follow_recording(backend, facts, recording, proof_set.modality)
-        got = Answers(logits=logits, probabilities=probabilities)
+        got = NetworkAnswers(logits=logits, probabilities=probabilities)
         heard = _heard(recording, stride=facts.stride, samples=proof_set.modality.samples)
         parity = compare(expected.rows(heard), got.rows(heard), task=proof_set.task)
         stated = require_parity(parity, tolerance=FP32_TOLERANCE, what=f"{what}, along a recording")
@@ -153,7 +153,7 @@ def _stepped_windows(backend: SteppingBackend, streaming: Streaming, proof_set: 
     """Golden windows, each stepped through from the beginning, against the answers for them."""
     windows = proof_set.real.windows[:_MOST_GOLDEN]
     found = [follow_recording(backend, streaming, window, proof_set.modality) for window in windows]
-    got = Answers(
+    got = NetworkAnswers(
         logits=np.stack([logits[-1] for logits, _ in found]),
         probabilities=np.stack([shares[-1] for _, shares in found]),
     )

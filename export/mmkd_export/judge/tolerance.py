@@ -19,7 +19,7 @@ from mmkd_models.data.labels import Labels
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from mmkd_export.judge.parity import Answers
+    from mmkd_export.judge.parity import NetworkAnswers
 
 TOLERATED_LOSS = 0.03
 """Share of right answers, or of equal answers where there are no labels."""
@@ -34,7 +34,7 @@ _FEWEST_WINDOWS = 30  # fewer than this cannot show a loss of a few points
 # Of more channels only the whole is measured, and stands for each.
 _MOST_ALONE = 8
 
-_Answer = Callable[["NDArray[np.float32]"], "Answers"]
+_Answer = Callable[["NDArray[np.float32]"], "NetworkAnswers"]
 
 
 def with_tolerance(
@@ -61,10 +61,10 @@ def with_tolerance(
     return msgspec.structs.replace(reference, tolerance=_measured(windows, borne))
 
 
-def _judge(labels: Labels, own: Answers, *, task: TaskSpec) -> Callable[[Answers], float]:
+def _judge(labels: Labels, own: NetworkAnswers, *, task: TaskSpec) -> Callable[[NetworkAnswers], float]:
     """Share of right answers where all windows have a class, else of answers that are the unchanged windows' own."""
 
-    def said(answers: Answers) -> NDArray[Any]:
+    def said(answers: NetworkAnswers) -> NDArray[Any]:
         several = task.kind == "multi_label"
         return answers.probabilities >= task.on_from if several else answers.probabilities.argmax(axis=1)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmkd_edge.predict.preprocess import prepare_batch
-from mmkd_export.judge.parity import Answers, answers_from_outputs
+from mmkd_export.judge.parity import NetworkAnswers, answers_from_outputs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 _BATCH = 64
 
 
-def answers_from_student(checkpoint: StudentCheckpoint, windows: NDArray[Any], *, temperature: float = 1.0) -> Answers:
+def answers_from_student(
+    checkpoint: StudentCheckpoint, windows: NDArray[Any], *, temperature: float = 1.0
+) -> NetworkAnswers:
     """Gives torch's own answers for (N, T, C) windows: what every artifact is held against."""
     import torch
 
@@ -35,7 +37,7 @@ def answers_from_student(checkpoint: StudentCheckpoint, windows: NDArray[Any], *
 
 def answers_along_recording(
     checkpoint: StudentCheckpoint, recording: NDArray[np.float32], *, temperature: float = 1.0
-) -> Answers:
+) -> NetworkAnswers:
     """Gives torch's own answers after each block of a recording (T, C), in one pass over all of it."""
     import torch
 
@@ -44,4 +46,4 @@ def answers_along_recording(
     values, present = prepare_batch(recording[None], checkpoint.modality)
     network = checkpoint.transformer(asked_by="step graph")
     logits = answers_along(network, torch.from_numpy(values), torch.from_numpy(present))[0]  # (N, K)
-    return Answers(logits=logits.numpy(), probabilities=network.answer(logits / temperature).numpy())
+    return NetworkAnswers(logits=logits.numpy(), probabilities=network.answer(logits / temperature).numpy())

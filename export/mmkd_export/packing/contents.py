@@ -35,7 +35,7 @@ from mmkd_export.plan import GoldenChoice
 from mmkd_export.student import ProvenStudent
 from mmkd_models.data.labels import is_labelled
 from mmkd_models.metrics.measures import measures_of
-from mmkd_report.documents.export import ExportReport, LeftOut, Measures, WindowFacts, encode_document
+from mmkd_report.documents.export import ExportReport, LeftOutArtifact, Measures, WindowFacts, encode_document
 
 _SYNTHETIC = (
     "synthetic windows show that the graph computes what the network computes, and nothing of what it does on "
@@ -49,7 +49,7 @@ def pack_bundle(
     *,
     golden: GoldenChoice = "real",
     platform: str,
-    left_out: Sequence[LeftOut],
+    left_out: Sequence[LeftOutArtifact],
     machine: str | None,
 ) -> tuple[Manifest, dict[str, bytes]]:
     """Gives what `write_bundle` takes: the manifest, and the bundle's other members.

@@ -14,7 +14,7 @@ import numpy as np
 
 from mmkd_export.graph.calibration import CalibrationMethod, Feeds, Magnitudes, clipping_range, tensor_magnitudes
 from mmkd_export.graph.layers import Layer, learnt_layers, learnt_ranges, select_layers
-from mmkd_export.judge.parity import Answers
+from mmkd_export.judge.parity import NetworkAnswers
 from mmkd_export.precision.activations import activation_histograms
 from mmkd_export.precision.qdq import quantised_graph
 from mmkd_export.precision.smooth import smoothed_graph
@@ -69,7 +69,7 @@ class _Variant:
     smooth: bool = False
 
 
-AnswerFunction = Callable[["onnx.ModelProto"], Answers]
+AnswerFunction = Callable[["onnx.ModelProto"], NetworkAnswers]
 GateFunction = Callable[["onnx.ModelProto"], GateResult]
 
 
@@ -211,7 +211,7 @@ def _sensitivity(
     return tuple(row for _, row in sorted(rows, key=lambda found: -found[0]))
 
 
-def _divergence(expected: Answers, got: Answers) -> float:
+def _divergence(expected: NetworkAnswers, got: NetworkAnswers) -> float:
     p, q = expected.probabilities.astype(np.float64), got.probabilities.astype(np.float64)
     tiny = 1e-12
     return float((p * (np.log(np.maximum(p, tiny)) - np.log(np.maximum(q, tiny)))).sum(1).mean())

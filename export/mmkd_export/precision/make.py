@@ -18,7 +18,7 @@ from mmkd_export.graph.layers import learnt_layers
 from mmkd_export.graph.onnx_graph import any_batch, check_exported, graph_bytes
 from mmkd_export.judge.artifacts import ProvenArtifact, RejectedError, measure_lower_precision, require_passed
 from mmkd_export.judge.gate import NOTHING_WRITTEN, GateRule, gate_result, gate_summary, require_windows
-from mmkd_export.judge.parity import Answers, answers_from_backend
+from mmkd_export.judge.parity import NetworkAnswers, answers_from_backend
 from mmkd_export.judge.proof_set import check_calibration, feeds_of
 from mmkd_export.plan import ExportPlan
 from mmkd_export.precision.fp16 import FP16_LIMIT, half_graph
@@ -87,7 +87,7 @@ def _make_int8(student: ProvenStudent, plan: ExportPlan, rule: GateRule) -> Prov
     check_calibration(proof_set.calibration, model, student.modality)
     feeds = list(feeds_of(proof_set.calibration, student.modality))
 
-    def answer(graph: onnx.ModelProto) -> Answers:
+    def answer(graph: onnx.ModelProto) -> NetworkAnswers:
         return _answers(graph, proof_set.calibration, student)
 
     def judge(graph: onnx.ModelProto) -> GateResult:
@@ -160,7 +160,7 @@ def _float_layers(model: onnx.ModelProto, found: Int8Graph, options: Int8Options
     return reasons
 
 
-def _answers(graph: onnx.ModelProto, windows: NDArray[Any], student: ProvenStudent) -> Answers:
+def _answers(graph: onnx.ModelProto, windows: NDArray[Any], student: ProvenStudent) -> NetworkAnswers:
     backend = OrtBackend(graph_bytes(graph))
     try:
         return answers_from_backend(backend, windows, student.modality)

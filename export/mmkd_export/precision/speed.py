@@ -15,7 +15,7 @@ from mmkd_edge.bundle.manifest import Precision
 from mmkd_export.judge.artifacts import ProvenArtifact
 from mmkd_export.judge.latency import paired_latency_us
 from mmkd_export.judge.proof_set import ProofSet, feeds_of
-from mmkd_report.documents.export import LeftOut
+from mmkd_report.documents.export import LeftOutArtifact
 
 LEAST_SPEEDUP = 1.1
 """What an artifact must gain in speed for `auto` to keep it on a CPU: below, it costs size and accuracy for nothing."""
@@ -23,10 +23,10 @@ LEAST_SPEEDUP = 1.1
 
 def without_slow(
     timed: Sequence[ProvenArtifact], optional: Collection[Precision]
-) -> tuple[list[ProvenArtifact], list[LeftOut]]:
+) -> tuple[list[ProvenArtifact], list[LeftOutArtifact]]:
     """Gives the artifacts without those that are too slow to be kept, and what is left out; see `too_slow`."""
     kept: list[ProvenArtifact] = []
-    left_out: list[LeftOut] = []
+    left_out: list[LeftOutArtifact] = []
     for proven in timed:
         precision, kind = proven.artifact.precision, proven.artifact.format
         latencies = {
@@ -39,7 +39,7 @@ def without_slow(
         if reason is None:
             kept.append(proven)
         else:
-            left_out.append(LeftOut(precision=precision, format=kind, reason=reason, artifact=proven.report))
+            left_out.append(LeftOutArtifact(precision=precision, format=kind, reason=reason, artifact=proven.report))
     return kept, left_out
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mmkd_edge.backends.external_weights import refuse_external_weights
 from mmkd_edge.backends.handlers import let_handlers_through
-from mmkd_edge.backends.trt.build import BuiltEngine, engine_from_onnx, engine_logger, workspace_bytes
+from mmkd_edge.backends.trt.build import BuiltPlan, engine_from_onnx, engine_logger, workspace_bytes
 from mmkd_edge.backends.trt.cache import load_engine
 from mmkd_edge.backends.trt.cuda import device_facts, first_gpu, free_bytes, is_lost, load_runtime
 from mmkd_edge.backends.trt.execution import Execution
@@ -138,7 +138,7 @@ class TrtBackend:
             raise BackendError(f"TensorRT does not load the engine: {self._logger.faults()}")
         return engine
 
-    def _build(self, model: bytes) -> BuiltEngine:
+    def _build(self, model: bytes) -> BuiltPlan:
         limit = workspace_bytes(gpu_free_bytes=free_bytes(self._runtime))
         return engine_from_onnx(model, self._module, workspace_bytes=limit)
 

@@ -25,7 +25,7 @@ _LAYER_LIST = "Engine Layer Information:"
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuiltEngine:
+class BuiltPlan:
     """What a builder gave.
 
     Attributes:
@@ -48,7 +48,7 @@ def engine_from_onnx(
     workspace_bytes: int,
     profiles: Profiles | None = None,
     timing_cache: bytes | None = None,
-) -> BuiltEngine:
+) -> BuiltPlan:
     """Build a strongly typed engine from an ONNX graph.
 
     Args:
@@ -85,7 +85,7 @@ def engine_from_onnx(
             "usual cause: close other programs"
         )
     cache = None if timing_cache is None else config.get_timing_cache()
-    return BuiltEngine(
+    return BuiltPlan(
         plan=bytes(plan),
         layers=logger.layers,
         log="\n".join(logger.lines) + "\n",

@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from mmkd_edge.backends.trt.build import BuiltEngine
+from mmkd_edge.backends.trt.build import BuiltPlan
 from mmkd_edge.backends.trt.key import EngineFacts
 from mmkd_edge.bundle.digest import new_sha256
 from mmkd_edge.bundle.files import cache_folder, open_file, read_exactly, write_file
@@ -60,7 +60,7 @@ class Loaded(Generic[T]):
 
 
 def load_engine(
-    facts: EngineFacts, *, load: Callable[[bytes], T], build: Callable[[], BuiltEngine], folder: Path | None = None
+    facts: EngineFacts, *, load: Callable[[bytes], T], build: Callable[[], BuiltPlan], folder: Path | None = None
 ) -> Loaded[T]:
     """The engine for these facts: the cached one, or else a new one, which is kept if it loads.
 
@@ -153,7 +153,7 @@ def _content(path: Path, most_bytes: int) -> bytes:
         os.close(descriptor)
 
 
-def _write(folder: Path, name: str, facts: EngineFacts, built: BuiltEngine) -> None:
+def _write(folder: Path, name: str, facts: EngineFacts, built: BuiltPlan) -> None:
     sidecar = CachedEngine(facts=facts, engine_sha256=new_sha256(built.plan).hexdigest(), size_bytes=len(built.plan))
     write_file(folder / f"{name}.log", built.log.encode())
     write_file(folder / f"{name}.engine", built.plan)

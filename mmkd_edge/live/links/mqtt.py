@@ -27,7 +27,7 @@ def broker_of(text: str) -> Place:
     return place
 
 
-class Link:
+class MqttConnection:
     """One connection; a lost one is not mended, a new one is made.
 
     Args:

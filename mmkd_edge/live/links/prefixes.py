@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 from mmkd_edge.errors import UsageError
 
 
-class Kind(Protocol):
+class PrefixRow(Protocol):
     """A row of a table of sources or sinks."""
 
     @property
@@ -16,7 +16,7 @@ class Kind(Protocol):
         """How it is written."""
 
 
-_Kind = TypeVar("_Kind", bound=Kind)
+_Kind = TypeVar("_Kind", bound=PrefixRow)
 
 
 def kind_and_place(text: str, table: Mapping[str, _Kind], *, option: str) -> tuple[_Kind, str]:

@@ -16,7 +16,7 @@ from mmkd_edge.live.monitor.access import COOKIE, Access, Bucket
 from mmkd_edge.live.monitor.answering import answer, most_body_bytes
 from mmkd_edge.live.monitor.board import Board
 from mmkd_edge.live.monitor.metrics import service_metrics
-from mmkd_edge.live.monitor.view import Follower
+from mmkd_edge.live.monitor.view import PageFollower
 from mmkd_edge.live.service import Service
 from mmkd_edge.live.station import Station
 
@@ -52,7 +52,7 @@ def _needs_token() -> Refusal:
     return Refusal(HTTPStatus.UNAUTHORIZED, "this needs the token that mmkd-run named at its start")
 
 
-class Monitor:
+class MonitorApp:
     """Answers the requests of pages.
 
     Args:
@@ -160,7 +160,7 @@ class Monitor:
         return StreamingResponse(self._updates(request, name), media_type="text/event-stream", headers=unheld)
 
     async def _updates(self, request: Request, name: str) -> AsyncIterator[bytes]:
-        follower = Follower(self._service, self._boards, name)
+        follower = PageFollower(self._service, self._boards, name)
         self._pages += 1
         try:
             while not self._stopping.is_set() and not await request.is_disconnected():

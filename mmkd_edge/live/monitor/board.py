@@ -69,7 +69,7 @@ class Episode(msgspec.Struct, frozen=True, kw_only=True):
     contradicted: bool = False
 
 
-class Seen(msgspec.Struct, frozen=True, kw_only=True):
+class BoardNews(msgspec.Struct, frozen=True, kw_only=True):
     """What is new on a board since a moment.
 
     Attributes:
@@ -173,10 +173,10 @@ class Board:
         with self._lock:
             return self._answering
 
-    def seen(self, *, sensor: int, after_bin: int, after_result: int) -> Seen:
+    def seen(self, *, sensor: int, after_bin: int, after_result: int) -> BoardNews:
         """What is newer than a bin of a sensor and a result, by their numbers; the last bin is given again."""
         with self._lock:
-            return Seen(
+            return BoardNews(
                 bins=self._signals[sensor].after(after_bin),
                 results=tuple(one for one in self._results if one.number > after_result),
                 episodes=tuple(reversed(self._episodes)),

@@ -13,7 +13,7 @@ import msgspec
 from mmkd_edge.bundle.files import fault_of
 from mmkd_edge.errors import UnavailableError, UsageError
 from mmkd_edge.live.monitor.access import Access, Address, in_url
-from mmkd_edge.live.monitor.app import Monitor
+from mmkd_edge.live.monitor.app import MonitorApp
 from mmkd_edge.live.monitor.board import Board
 from mmkd_edge.live.service import Service
 
@@ -44,7 +44,7 @@ def page_of(
     listening = _listening(address)
     host, port = listening.getsockname()[:2]
     stopping = threading.Event()
-    monitor = Monitor(service, boards, access=access, stopping=stopping, serve_predict=serve_predict)
+    monitor = MonitorApp(service, boards, access=access, stopping=stopping, serve_predict=serve_predict)
     config = uvicorn.Config(
         monitor.app(),
         log_level="warning",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from mmkd_edge.live.monitor.board import Board, Seen, Shown
+from mmkd_edge.live.monitor.board import Board, BoardNews, Shown
 from mmkd_edge.live.monitor.signal import SPAN_S
 from mmkd_edge.live.service import Service
 from mmkd_edge.live.sinks.outlet import OutletFacts
@@ -18,7 +18,7 @@ from mmkd_edge.watch.timing import EDGES, Timing
 _EDGES_APART = 4
 
 
-class Bar(msgspec.Struct, frozen=True, array_like=True):
+class HistogramBar(msgspec.Struct, frozen=True, array_like=True):
     """A bar of a histogram.
 
     Attributes:
@@ -30,7 +30,7 @@ class Bar(msgspec.Struct, frozen=True, array_like=True):
     count: int
 
 
-class Latency(msgspec.Struct, frozen=True, kw_only=True):
+class ArrivalLatency(msgspec.Struct, frozen=True, kw_only=True):
     """From arrival to result.
 
     Attributes:
@@ -41,10 +41,10 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
     p50_s: float
     p99_s: float
     max_s: float
-    bars: tuple[Bar, ...]
+    bars: tuple[HistogramBar, ...]
 
 
-class Line(msgspec.Struct, frozen=True, kw_only=True):
+class StationRow(msgspec.Struct, frozen=True, kw_only=True):
     """A station in the list.
 
     Attributes:
@@ -93,9 +93,9 @@ class Detail(msgspec.Struct, frozen=True, kw_only=True):
     span_s: float
     drift: str
     sharing: int
-    seen: Seen
+    seen: BoardNews
     facts: StationFacts
-    latency: Latency | None
+    latency: ArrivalLatency | None
 
 
 class Update(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,12 +111,12 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
 
     first: bool
     uptime_s: float
-    stations: tuple[Line, ...]
+    stations: tuple[StationRow, ...]
     station: Detail
     sinks: tuple[OutletFacts, ...]
 
 
-class Follower:
+class PageFollower:
     """What one open page has seen, so that it gets only what is new.
 
     Args:
@@ -194,24 +194,24 @@ class Follower:
         return self._drift
 
 
-def latency_of(timing: Timing) -> Latency:
+def latency_of(timing: Timing) -> ArrivalLatency:
     """A histogram as it is drawn."""
     shown = [*list(zip(EDGES, timing.counts, strict=True))[::_EDGES_APART], (math.inf, timing.count)]
     bars, below = [], 0
     for edge, count in shown:
-        bars.append(Bar(edge if math.isfinite(edge) else EDGES[-1], count - below))
+        bars.append(HistogramBar(edge if math.isfinite(edge) else EDGES[-1], count - below))
         below = count
     while bars and not bars[-1].count:
         bars.pop()
     while bars and not bars[0].count:
         bars.pop(0)
-    return Latency(p50_s=timing.p50_s, p99_s=timing.p99_s, max_s=timing.max_s, bars=tuple(bars))
+    return ArrivalLatency(p50_s=timing.p50_s, p99_s=timing.p99_s, max_s=timing.max_s, bars=tuple(bars))
 
 
-def _line(station: Station, board: Board) -> Line:
+def _line(station: Station, board: Board) -> StationRow:
     latest: Shown | None = board.latest()
     label = "" if latest is None or latest.index < 0 else board.task.labels[latest.index]
-    return Line(
+    return StationRow(
         name=station.name,
         state=station.facts().state,
         status="" if latest is None else latest.status,

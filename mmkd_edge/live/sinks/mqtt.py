@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Sequence
 
 from mmkd_edge.errors import UsageError
-from mmkd_edge.live.links.mqtt import Link, broker_of, mqtt_library
+from mmkd_edge.live.links.mqtt import MqttConnection, broker_of, mqtt_library
 from mmkd_edge.live.records import AlarmRecord, Record, StateRecord, line_of
 
 _ACCEPTED_WITHIN_S = 10.0
@@ -36,7 +36,7 @@ class MqttSink:
         self._topic = self._place.path.rstrip("/")
         if not self._topic or set("+#") & set(self._topic):
             raise UsageError(f"--sink {text}: expected mqtt://HOST/TOPIC with a topic without + and #; name one")
-        self._link: Link | None = None
+        self._link: MqttConnection | None = None
 
     def write(self, records: Sequence[Record]) -> None:
         """Publish all of them. Raises OSError where the broker is away, refuses, or does not confirm."""
@@ -54,11 +54,11 @@ class MqttSink:
             self._drop()
             raise ConnectionError(f"{self._place.host}: {error}") from error
 
-    def _connected(self) -> Link:
+    def _connected(self) -> MqttConnection:
         if self._link is not None and not self._link.lost.is_set():
             return self._link
         self._drop()
-        link = Link(self._place, will=(f"{self._topic}/online", b"false"))
+        link = MqttConnection(self._place, will=(f"{self._topic}/online", b"false"))
         link.open()
         link.publish(f"{self._topic}/online", b"true", retain=True)
         self._link = link

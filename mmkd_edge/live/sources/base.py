@@ -13,8 +13,8 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.live.channels import Columns
 from mmkd_edge.live.intake import Delivery, Listener
 
-TimeUnit = Literal["s", "ms", "us", "ns"]
-SECONDS: dict[TimeUnit, float] = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+SourceTimeUnit = Literal["s", "ms", "us", "ns"]
+SECONDS: dict[SourceTimeUnit, float] = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +33,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     columns: Columns
     rate_hz: float
     time_column: str = "time"
-    time_unit: TimeUnit = "s"
+    time_unit: SourceTimeUnit = "s"
     follow: bool = False
     replay_speed: float | None = None
     frame: tuple[int, int, int] | None = None
@@ -60,7 +60,7 @@ class Source(Protocol):
         ...
 
 
-class Recorded(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+class ReplayedRecording(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """One recording to be replayed.
 
     Attributes:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from mmkd_edge.errors import UsageError, first_line
 from mmkd_edge.live.intake import Delivery, Listener
 from mmkd_edge.live.links.backoff import Backoff
-from mmkd_edge.live.links.mqtt import Link, broker_of, mqtt_library
+from mmkd_edge.live.links.mqtt import MqttConnection, broker_of, mqtt_library
 from mmkd_edge.live.sources.base import Wanted
 from mmkd_edge.live.sources.payload import rows_of
 
@@ -53,7 +53,7 @@ class MqttSource:
                         continue
                     return
 
-            link = Link(self._place, on_message=put)
+            link = MqttConnection(self._place, on_message=put)
             try:
                 link.open(topic=self._place.path)
             except OSError as error:
@@ -67,7 +67,7 @@ class MqttSource:
                 listener.connection(False, link.reason)
             link.close()
 
-    def _messages(self, link: Link, waiting: queue.Queue[bytes], listener: Listener) -> Iterator[Delivery]:
+    def _messages(self, link: MqttConnection, waiting: queue.Queue[bytes], listener: Listener) -> Iterator[Delivery]:
         while not listener.stop.is_set() and not (link.lost.is_set() and waiting.empty()):
             try:
                 payload = waiting.get(timeout=_LOOKS_S)

@@ -22,7 +22,7 @@ class Connection(Protocol):
         ...
 
 
-class Asked(Connection, Protocol):
+class PolledConnection(Connection, Protocol):
     """One connection to what is asked."""
 
     def sample(self) -> list[float]:
@@ -38,7 +38,7 @@ _Open = TypeVar("_Open", bound=Connection)
 
 
 def asked_again(
-    connect: Callable[[], Asked], *, name: str, columns: Columns, every_s: float, listener: Listener
+    connect: Callable[[], PolledConnection], *, name: str, columns: Columns, every_s: float, listener: Listener
 ) -> Iterator[Delivery]:
     """Samples at a pace, over a connection as of `made_again`.
 
@@ -89,7 +89,7 @@ def made_again(
             connection.close()
 
 
-def _samples(connection: Asked, columns: Columns, every_s: float, listener: Listener) -> Iterator[Delivery]:
+def _samples(connection: PolledConnection, columns: Columns, every_s: float, listener: Listener) -> Iterator[Delivery]:
     due_s = time.monotonic()
     while not listener.stop.is_set():
         values = connection.sample()

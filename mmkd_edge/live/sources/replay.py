@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from mmkd_edge.live.intake import Delivery, Listener
-from mmkd_edge.live.sources.base import Recorded, Wanted
+from mmkd_edge.live.sources.base import ReplayedRecording, Wanted
 
 # Samples of recordings given together: where the pace matters a tenth of a second in their own time.
 _TOGETHER_S, _MOST_TOGETHER = 0.1, 4096
@@ -50,7 +50,7 @@ class RecordingsSource:
 
     live = False
 
-    def __init__(self, recordings: Sequence[Recorded], wanted: Wanted, *, pause_s: float) -> None:
+    def __init__(self, recordings: Sequence[ReplayedRecording], wanted: Wanted, *, pause_s: float) -> None:
         self._recordings = recordings
         self._wanted = wanted
         self._pause_s = pause_s

@@ -11,7 +11,7 @@ import msgspec
 from mmkd_edge.errors import UsageError
 from mmkd_edge.live.links.place import check_no_password
 from mmkd_edge.live.links.prefixes import kind_and_place
-from mmkd_edge.live.sources.base import Recorded, Source, Wanted
+from mmkd_edge.live.sources.base import ReplayedRecording, Source, Wanted
 from mmkd_edge.live.sources.camera import CameraSource, FilmSource
 from mmkd_edge.live.sources.files import FileSource, StdinSource
 from mmkd_edge.live.sources.modbus import ModbusSource
@@ -20,7 +20,7 @@ from mmkd_edge.live.sources.opcua import OpcUaSource
 from mmkd_edge.live.sources.replay import RecordingsSource
 from mmkd_edge.live.sources.sound import MicrophoneSource, WavSource
 
-LoadRecordings = Callable[[str], Sequence[Recorded]]
+LoadRecordings = Callable[[str], Sequence[ReplayedRecording]]
 
 
 class Opening(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import Batch, BatchSource
 from mmkd_models.data.windows import Windows
 
-Goal = Literal["answers", "certainty"]
+LearnerGoal = Literal["answers", "certainty"]
 
 CERTAIN = 0.4
 """Windows above this share of the largest entropy do not count (S. Niu et al., "Towards Stable Test-Time Adaptation in
@@ -77,10 +77,10 @@ class AdaptLearner(nn.Module):
 
     targets: Tensor
 
-    def __init__(self, network: nn.Module, *, modality: str, targets: Tensor, offset: int, goal: Goal) -> None:
+    def __init__(self, network: nn.Module, *, modality: str, targets: Tensor, offset: int, goal: LearnerGoal) -> None:
         super().__init__()
         self.network, self.modality, self.offset = network, modality, offset
-        self.goal: Goal = goal
+        self.goal: LearnerGoal = goal
         self.register_buffer("targets", targets.float(), persistent=False)
 
     def forward(self, batch: Batch, share: float) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from mmkd_edge.bundle.lineage import Adapted
 from mmkd_edge.errors import UsageError
 from mmkd_models.adapt.domains import Domain, few_labels
 from mmkd_models.adapt.judging import Court, Heard, heard, importance, judged, shares_of
-from mmkd_models.adapt.ways import Floats, Task, Way, adapted
+from mmkd_models.adapt.ways import AdaptationWay, Floats, Task, adapted
 from mmkd_models.carried import CarriedWindows, most_carried
 from mmkd_models.data.windows import Windows
 from mmkd_models.train_config import TrainConfig
@@ -50,7 +50,7 @@ class Adaptation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class AdaptationRequest:
     """What is asked for.
 
     Attributes:
@@ -68,7 +68,7 @@ class Asked:
     most_forgotten: float
 
 
-def run_adaptation(asked: Asked, base: Task, *, on_way: OnWay | None = None) -> Adaptation:
+def run_adaptation(asked: AdaptationRequest, base: Task, *, on_way: OnWay | None = None) -> Adaptation:
     """Tries every way there is, and gives the best of those that pass the gate.
 
     Args:
@@ -95,7 +95,7 @@ def run_adaptation(asked: Asked, base: Task, *, on_way: OnWay | None = None) -> 
     return Adaptation(checkpoint=checkpoint, document=document, tried=found)
 
 
-def task_of(asked: Asked) -> Task:
+def task_of(asked: AdaptationRequest) -> Task:
     """Gives what is adapted with what; the teacher is asked about the new windows here.
 
     Raises UsageError where the student is of another kind of task than classes.
@@ -115,7 +115,7 @@ def task_of(asked: Asked) -> Task:
     return Task(student=student, new=_for_student(asked), old=asked.old, answers=answers, train=asked.train)
 
 
-def _for_student(asked: Asked) -> Domain:
+def _for_student(asked: AdaptationRequest) -> Domain:
     name = (asked.student.modality.name,)
     new = asked.new
     return replace(new, learn=new.learn.with_modalities(name), judge=new.judge.with_modalities(name))
@@ -125,13 +125,13 @@ def _answers(teacher: TaughtBy, windows: Windows, domain: Domain) -> Floats:
     return teachers_answers([teacher], windows, np.arange(len(windows)), dataset_sha256=domain.sha256 or "")
 
 
-def _ways(asked: Asked) -> tuple[Way, ...]:
+def _ways(asked: AdaptationRequest) -> tuple[AdaptationWay, ...]:
     student = asked.student
     # Scores of a group are statistics already; convolutional features of sound have statistics of log-mels.
     is_fixed = student.modality.normalise == "per_group" or (
         student.config.kind != "transformer" and student.modality.kind != "series"
     )
-    found: list[Way] = [] if is_fixed else ["statistics"]
+    found: list[AdaptationWay] = [] if is_fixed else ["statistics"]
     found.append("own answers")
     if asked.teacher is not None:
         found.append("teacher")
@@ -140,7 +140,7 @@ def _ways(asked: Asked) -> tuple[Way, ...]:
     return tuple(found)
 
 
-def _court(asked: Asked, base: Task, labelled: NDArray[np.int64] | None) -> Court:
+def _court(asked: AdaptationRequest, base: Task, labelled: NDArray[np.int64] | None) -> Court:
     truth: NDArray[np.int64] | None = None
     estimated_by: EstimateKind = "weighted"
     new = base.new.judge
@@ -163,7 +163,7 @@ def _court(asked: Asked, base: Task, labelled: NDArray[np.int64] | None) -> Cour
 
 
 def _heard_after(
-    court: Court, base: Task, way: Way, student: StudentCheckpoint, labelled: NDArray[np.int64] | None
+    court: Court, base: Task, way: AdaptationWay, student: StudentCheckpoint, labelled: NDArray[np.int64] | None
 ) -> Heard:
     """What an adapted student says; labels that taught it are judged by students that did not see them."""
     if way != "labels" or labelled is None:
@@ -188,7 +188,11 @@ def _parts(labels: NDArray[np.generic]) -> NDArray[np.int64]:
 
 
 def _finished(
-    asked: Asked, student: StudentCheckpoint, chosen: WayJudgement, base: Task, labelled: NDArray[np.int64] | None
+    asked: AdaptationRequest,
+    student: StudentCheckpoint,
+    chosen: WayJudgement,
+    base: Task,
+    labelled: NDArray[np.int64] | None,
 ) -> StudentCheckpoint:
     lineage = Adapted(
         from_sha256=asked.student_sha256,
@@ -211,7 +215,7 @@ def _finished(
     return with_novelty(adapted, [asked.old.learn, base.new.learn], [asked.old.judge, base.new.judge])
 
 
-def _carried(asked: Asked, base: Task, labelled: NDArray[np.int64] | None) -> CarriedWindows | None:
+def _carried(asked: AdaptationRequest, base: Task, labelled: NDArray[np.int64] | None) -> CarriedWindows | None:
     """Windows that taught nothing, so that an export can be judged by them: the old ones that judged, and new ones.
 
     New ones are those of the validation split that have a label, where labels were asked for.
@@ -237,7 +241,7 @@ def _all_of(windows: Windows, name: str) -> CarriedWindows:
 
 
 def _document(
-    asked: Asked,
+    asked: AdaptationRequest,
     base: Task,
     court: Court,
     before: Heard,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmkd_models.adapt.domains import Domain
-from mmkd_models.adapt.learner import CERTAIN, AdaptLearner, Goal, PairedSource, without_mixing
+from mmkd_models.adapt.learner import CERTAIN, AdaptLearner, LearnerGoal, PairedSource, without_mixing
 from mmkd_models.data.batches import channel_statistics
 from mmkd_models.data.windows import Windows
 from mmkd_models.metrics.likelihood import probabilities_of
@@ -33,7 +33,7 @@ from mmkd_models.training.normalisation import set_normalisation
 from mmkd_models.training.predict import embeddings_of, logits_of
 
 Floats = NDArray[np.float64]
-Way = Literal["statistics", "own answers", "teacher", "labels"]
+AdaptationWay = Literal["statistics", "own answers", "teacher", "labels"]
 """Statistics of the new windows' values; the student's own sure answers; a teacher's answers; labels of some."""
 
 _PENALTIES = (1e1, 1e2, 1e3, 1e4, 1e5)
@@ -64,7 +64,7 @@ class Task:
     on_step: OnStep | None = None
 
 
-def adapted(task: Task, way: Way, *, labelled: NDArray[np.int64] | None = None) -> StudentCheckpoint:
+def adapted(task: Task, way: AdaptationWay, *, labelled: NDArray[np.int64] | None = None) -> StudentCheckpoint:
     """Gives the student adapted in that way.
 
     Args:
@@ -165,7 +165,13 @@ def _penalty(inputs: Floats, targets: Floats, weights: Floats, block: NDArray[np
 
 
 def _trained(
-    task: Task, way: Way, rows: NDArray[np.int64], wanted: Floats, *, start: StudentCheckpoint, goal: Goal
+    task: Task,
+    way: AdaptationWay,
+    rows: NDArray[np.int64],
+    wanted: Floats,
+    *,
+    start: StudentCheckpoint,
+    goal: LearnerGoal,
 ) -> StudentCheckpoint:
     network, name = start.network().train(), start.modality.name
     new, old = task.new.learn.subset(rows), task.old.learn
@@ -200,7 +206,7 @@ def _trained(
     return _changed(task.student, network)
 
 
-def _settings(task: Task, way: Way, targets: Floats) -> Mapping[str, Any]:
+def _settings(task: Task, way: AdaptationWay, targets: Floats) -> Mapping[str, Any]:
     """What else decides the weights."""
     return {
         "way": way,

@@ -22,7 +22,7 @@ with loading("mmkd-adapt"):
 if TYPE_CHECKING:
     import typer
 
-    from mmkd_models.adapt.run import Adaptation, Asked
+    from mmkd_models.adapt.run import Adaptation, AdaptationRequest
     from mmkd_models.data.dataset import Dataset
     from mmkd_models.training.teacher_set import TaughtBy
     from mmkd_report.documents.adaptation import AdaptationDocument
@@ -111,10 +111,10 @@ def adapt(
 
 def _asked(
     student: Path, data: Path, knowledge: KnowledgeOptions, gate: GateOptions, learning: LearningOptions
-) -> Asked:
+) -> AdaptationRequest:
     from mmkd_models.adapt.classes import new_classes, with_classes
     from mmkd_models.adapt.domains import new_domain, old_domain
-    from mmkd_models.adapt.run import Asked
+    from mmkd_models.adapt.run import AdaptationRequest
     from mmkd_models.adapt.ways import ADAPT_TRAIN
     from mmkd_models.data.dataset import open_dataset
     from mmkd_models.training.checkpoint import file_sha256, read_student
@@ -131,7 +131,7 @@ def _asked(
     seen = () if teacher is None else tuple(spec.name for spec in teacher.checkpoint.modalities)
     names = tuple(dict.fromkeys([*seen, checkpoint.modality.name]))
     old = None if knowledge.old is None else open_dataset(knowledge.old)
-    return Asked(
+    return AdaptationRequest(
         student=checkpoint,
         student_sha256=file_sha256(student),
         new=new_domain(checkpoint, dataset, names),

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from mmkd_models.networks.config import StudentConfig
     from mmkd_models.training.checkpoint import StudentCheckpoint
     from mmkd_models.training.teacher_set import TaughtBy
-    from mmkd_models.training.trainings import Run, TrainingData
+    from mmkd_models.training.trainings import TrainingData, TrainingRun
 
 _ABOUT = "Distil one or more teachers into a student of one modality; windows without labels (-1) teach too."
 _EPILOG = (
@@ -152,7 +152,7 @@ class DistillationOptions(TrainingOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResultOptions:
+class DistillResultOptions:
     """What is written, and what is printed."""
 
     embed_windows: Embed = True
@@ -187,7 +187,7 @@ def distill(
     student: StudentOptions,
     taught: RecipeOptions,
     options: DistillationOptions,
-    result: ResultOptions,
+    result: DistillResultOptions,
 ) -> None:
     """Distil one or more teachers into a student of one modality; windows without labels (-1) teach too."""
     from mmkd_models.training.closed_form.students import taught_student
@@ -246,7 +246,7 @@ def _raced(
     training: TrainingData,
     modality: str,
     config: StudentConfig,
-    run: Run,
+    run: TrainingRun,
     *,
     teachers: Sequence[TaughtBy],
     recipe: Recipe,

@@ -21,7 +21,7 @@ with loading("mmkd-evaluate"):
     from mmkd_models.commands.evaluation import show_bundle, show_evaluation, show_kind
     from mmkd_models.commands.options import Data
     from mmkd_models.commands.shift import ShiftOptions
-    from mmkd_models.commands.suites import Asked, SuiteOptions, ask_share, chosen_suites, makes_shift, run_suites
+    from mmkd_models.commands.suites import Judging, SuiteOptions, ask_share, chosen_suites, makes_shift, run_suites
     from mmkd_models.data.dataset import Dataset, open_dataset
     from mmkd_models.data.folds import fold_indices
     from mmkd_models.data.spec import SplitName
@@ -31,7 +31,7 @@ with loading("mmkd-evaluate"):
     from mmkd_models.evaluate.seen import refuse_seen, split_judged, windows_seen
     from mmkd_models.metrics.classes import Metric
     from mmkd_models.networks.config import choice
-    from mmkd_report.documents.evaluation import DataFacts, Seen
+    from mmkd_report.documents.evaluation import DataFacts, SeenWindows
 
 if TYPE_CHECKING:  # a bundle is judged without torch
     from mmkd_models.evaluate.report import Contestant
@@ -252,7 +252,7 @@ def _ask_share(line: _Line, number: int, on_step: object) -> None:
     ask_share(_asked(line), number)
 
 
-def _asked(line: _Line) -> Asked:
+def _asked(line: _Line) -> Judging:
     """Opens what the line names."""
     from mmkd_export.plan import is_bundle
 
@@ -266,7 +266,7 @@ def _asked(line: _Line) -> Asked:
     known = None if knows else part
     contestants = {path: _contestant(path, dataset, windows, known) for path in checkpoints}
     seen = [one.seen for one in contestants.values()] + [None] * (len(line.paths) > len(checkpoints))
-    return Asked(
+    return Judging(
         judged=[contestants.get(path, path) for path in line.paths],
         windows=windows,
         train=_other_windows(dataset, judged, "train"),
@@ -361,7 +361,7 @@ def _contestant(path: Path, dataset: Dataset, windows: Windows, part: str | None
 
 
 def _data_facts(
-    dataset: Dataset, windows: Windows, part: str, judged: JudgedOptions, *, seen: Sequence[Seen | None]
+    dataset: Dataset, windows: Windows, part: str, judged: JudgedOptions, *, seen: Sequence[SeenWindows | None]
 ) -> DataFacts:
     """What is reported of the windows, which the models know this much of."""
     return DataFacts(

@@ -13,7 +13,7 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.confidence_text import coverage_table, groups_text, reliability_text
 from mmkd_models.evaluate.gains import gain_on_windows, interval_needs
 from mmkd_models.evaluate.guessing import guessing
-from mmkd_models.evaluate.outcome import Outcome, outcome_on
+from mmkd_models.evaluate.outcome import TestedNetwork, outcome_on
 from mmkd_models.metrics.measures import measure_named, measures_of
 from mmkd_report.documents.evaluation import (
     BundleEvaluation,
@@ -159,7 +159,9 @@ def _heading(measure: Measure) -> str:
     return measure.name.replace("_", " ") + (f", {unit}" if unit else "")
 
 
-def _gains(ours: Outcome, theirs: Outcome, *, measures: Sequence[Measure], seed: int) -> dict[str, MeasureGain]:
+def _gains(
+    ours: TestedNetwork, theirs: TestedNetwork, *, measures: Sequence[Measure], seed: int
+) -> dict[str, MeasureGain]:
     """By measure, in its `gain_unit`: what ours is better by."""
     found = {}
     for measure in measures:

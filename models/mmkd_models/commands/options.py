@@ -18,10 +18,10 @@ from mmkd_models.data.labelled import ALL, Labelled, labelled_from_options, opti
 from mmkd_models.defaults import AUGMENT, STUDENT_TRAIN
 from mmkd_models.metrics.scores import AnyMetric, default_metric, metrics_of
 from mmkd_models.networks.config import choice
-from mmkd_models.train_config import Precision, TrainConfig
+from mmkd_models.train_config import TrainConfig, TrainingPrecision
 
 if TYPE_CHECKING:
-    from mmkd_models.training.trainings import Run, TrainingData
+    from mmkd_models.training.trainings import TrainingData, TrainingRun
 
 NEEDS = ("typer", "rich", "torch", "safetensors", "lightning_fabric", "tensorboard")
 """Modules that every training imports."""
@@ -92,12 +92,12 @@ class TrainingOptions:
 
 def new_run(
     output: Path, training: TrainingData, options: TrainingOptions, usual: TrainConfig, *, embed_windows: bool = True
-) -> Run:
+) -> TrainingRun:
     """A run on these windows, with its logs and resume state beside the checkpoint; what is left open is as usual."""
-    from mmkd_models.training.trainings import Run
+    from mmkd_models.training.trainings import TrainingRun
 
     nothing_fails = msgspec.structs.replace(AUGMENT, channel_dropout=0.0, span_dropout=0.0)
-    return Run(
+    return TrainingRun(
         train=TrainConfig(
             steps=usual.steps if options.steps is None else options.steps,
             batch=options.batch,
@@ -105,7 +105,7 @@ def new_run(
             patience=options.patience,
             metric=chosen_metric(options.metric, training.train.spec.task.kind),
             seed=options.seed,
-            precision=choice(options.precision, get_args(Precision), option="--precision"),
+            precision=choice(options.precision, get_args(TrainingPrecision), option="--precision"),
             devices=options.devices,
         ),
         augment=AUGMENT if options.practise_missing else nothing_fails,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # --help needs no torch
     from torch import nn
 
     from mmkd_models.train_config import OnStep
-    from mmkd_models.training.checkpoint import Facts, StudentCheckpoint
+    from mmkd_models.training.checkpoint import Provenance, StudentCheckpoint
     from mmkd_models.training.committee import TrainedCommittee
     from mmkd_models.training.teacher_set import OutOfFoldCheckpoint
 
@@ -87,7 +87,7 @@ def _finish_one(
     output: Path,
     modalities: Sequence[ModalitySpec],
     network: nn.Module,
-    facts: Facts,
+    facts: Provenance,
     *,
     following: str,
     json: bool,
@@ -97,7 +97,7 @@ def _finish_one(
     _finish(output, modalities, [network], {"facts": facts}, rows, following=following, json=json)
 
 
-def _hybrid_rows(facts: Facts) -> dict[str, str]:
+def _hybrid_rows(facts: Provenance) -> dict[str, str]:
     """What validation said of the parts of a hybrid."""
     if not facts.hybrid:
         return {}
@@ -107,7 +107,7 @@ def _hybrid_rows(facts: Facts) -> dict[str, str]:
     return {"hybrid": f"{chosen}: transformer {scores[1.0]:.3f}, rocket {scores[0.0]:.3f}, together {together}"}
 
 
-def _race_rows(facts: Facts) -> dict[str, str]:
+def _race_rows(facts: Provenance) -> dict[str, str]:
     """Which way of training is shipped, and what validation said of all."""
     if not facts.shipped:
         return {}

@@ -13,7 +13,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.commands.options import NEEDS
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.data.left_out import LeftOut
+from mmkd_models.data.left_out import LeftOutDomains
 from mmkd_models.defaults import AUGMENT, BASELINE_LEARNING_RATES, STUDENT_PRESET, trains_of
 from mmkd_models.metrics.scores import default_metric
 from mmkd_models.networks.config import Preset, preset_named
@@ -109,7 +109,7 @@ def shift_order(
         augment=AUGMENT,
         recipe=default_recipe(dataset.spec.task),
         members=default_members(dataset.spec.modalities),
-        left_out=LeftOut(by=by or "group"),
+        left_out=LeftOutDomains(by=by or "group"),
     )
     order = ShiftOrder(
         dataset=dataset, config=config, out=options.out / "shift", in_time=options.time, workers=options.workers

@@ -31,7 +31,7 @@ with loading("mmkd-study"):
 if TYPE_CHECKING:
     from mmkd_models.study.run import StudyOptions
     from mmkd_models.trials.sizes import MeasureLatency
-    from mmkd_models.trials.space import Conditions, Space
+    from mmkd_models.trials.space import Space, StudyConditions
     from mmkd_report.documents.study import EntryRow, PairLatency, StudyDocument
 
 _LAUNCHES = 2
@@ -165,7 +165,7 @@ class WorkOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResultOptions:
+class StudyResultOptions:
     """What else is compared, read, written and printed."""
 
     compare_teacher: Annotated[
@@ -190,7 +190,7 @@ def study_command(
     training: StudyTraining,
     limits: LimitOptions,
     work: WorkOptions,
-    told: ResultOptions,
+    told: StudyResultOptions,
 ) -> None:
     """Find the best student of one sensor within limits, and show what distillation buys.
 
@@ -251,12 +251,12 @@ def _refuse_limits(limits: LimitOptions) -> None:
             )
 
 
-def _conditions(dataset: Dataset, modality: str, training: StudyTraining, *, threads: int) -> Conditions:
-    from mmkd_models.trials.space import Conditions
+def _conditions(dataset: Dataset, modality: str, training: StudyTraining, *, threads: int) -> StudyConditions:
+    from mmkd_models.trials.space import StudyConditions
 
     metric = chosen_metric(training.metric, dataset.spec.task.kind)
     labelled = labelled_from_options(training.label_share, training.labelled_groups, otherwise=ALL)
-    return Conditions(
+    return StudyConditions(
         dataset_sha256=dataset.sha256,
         modality=modality,
         label_share=labelled.share,

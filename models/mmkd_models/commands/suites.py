@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # a bundle is judged without torch
     from mmkd_models.compare.domains import ShiftOrder
     from mmkd_models.evaluate.report import Contestant
     from mmkd_models.evaluate.rivals import RivalName
-    from mmkd_models.evaluate.suites.answering import Answering
+    from mmkd_models.evaluate.suites.answering import AskedModel
 
 
 _MEASURES: tuple[GroupMeasure, ...] = get_args(GroupMeasure)
@@ -100,7 +100,7 @@ def makes_shift(options: SuiteOptions, anew: ShiftOptions) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class Judging:
     """What judges and what is judged: checkpoints, and bundles by their path."""
 
     judged: Sequence[Contestant | Path]
@@ -120,7 +120,7 @@ class Asked:
 
 
 def run_suites(
-    asked: Asked, *, side_by_side: Callable[[int, object], None] | None, page: Path | None, as_json: bool
+    asked: Judging, *, side_by_side: Callable[[int, object], None] | None, page: Path | None, as_json: bool
 ) -> None:
     """Judges models side by side and shows what was found.
 
@@ -141,7 +141,7 @@ def run_suites(
     print(f"{wrote}next: {_next_command(document)}")
 
 
-def _judged(asked: Asked, side_by_side: Callable[[int, object], None] | None) -> JudgingDocument:
+def _judged(asked: Judging, side_by_side: Callable[[int, object], None] | None) -> JudgingDocument:
     """What cannot be is refused before a rival or anything else is trained."""
     from mmkd_models.evaluate.suites.suite import check, judge
 
@@ -185,7 +185,7 @@ def _shift(order: ShiftOrder, on_part: Callable[[str], None]) -> ShiftFacts:
     return judge_shift(order, on_part=on_part)
 
 
-def ask_share(asked: Asked, number: int) -> None:
+def ask_share(asked: Judging, number: int) -> None:
     """Asks the models the portions of the worker of this number, and keeps the answers."""
     from mmkd_models.evaluate.suites.kept import ask
     from mmkd_models.evaluate.suites.suite import portions
@@ -199,9 +199,9 @@ def ask_share(asked: Asked, number: int) -> None:
 
 
 def _ask_side_by_side(make: Callable[[int, object], None], workers: int) -> None:
-    from mmkd_models.compare.pool import Pool
+    from mmkd_models.compare.pool import WorkerPool
 
-    with Pool(make, workers, here=make) as pool:
+    with WorkerPool(make, workers, here=make) as pool:
         pool.make(range(workers), on_step=lambda number, step: None, on_end=lambda number: None)
 
 
@@ -211,7 +211,7 @@ def _one_thread() -> AbstractContextManager[None]:
     return one_thread()
 
 
-def _kept(models: Sequence[Answering], out: Path, data: DataFacts) -> list[Answering]:
+def _kept(models: Sequence[AskedModel], out: Path, data: DataFacts) -> list[AskedModel]:
     from mmkd_models.evaluate.suites.kept import with_kept_answers
 
     return list(with_kept_answers(models, out / "answers", data.sha256))
@@ -328,10 +328,10 @@ def _against(document: JudgingDocument) -> list[str]:
 
 def _models(
     stack: ExitStack, judged: Sequence[Contestant | Path], windows: Windows, data: DataFacts
-) -> list[Answering]:
+) -> list[AskedModel]:
     from mmkd_models.evaluate.suites.opening import answering_bundle, answering_checkpoint, named_apart
 
-    found: list[Answering] = []
+    found: list[AskedModel] = []
     for one in judged:
         if isinstance(one, Path):
             found += answering_bundle(stack, str(one), windows, data)
@@ -340,7 +340,7 @@ def _models(
     return named_apart(found)
 
 
-def _chosen_rivals(asked: Asked, first: Answering) -> list[RivalName]:
+def _chosen_rivals(asked: Judging, first: AskedModel) -> list[RivalName]:
     """Gives the rivals that are asked for. Raises UsageError where they could not learn, or not be judged."""
     names = asked.options.rival
     if not names:
@@ -357,7 +357,7 @@ def _chosen_rivals(asked: Asked, first: Answering) -> list[RivalName]:
     return chosen
 
 
-def _rivals(chosen: Sequence[RivalName], asked: Asked, first: Answering) -> list[Answering]:
+def _rivals(chosen: Sequence[RivalName], asked: Judging, first: AskedModel) -> list[AskedModel]:
     """Rivals that see the labels that the first checkpoint's training saw; of a bundle nobody knows: then all."""
     if not chosen:
         return []

@@ -24,18 +24,18 @@ from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_models.compare.fold_result import (
     ComparisonConfig,
     FoldResult,
+    FoldSubsetScore,
     GroupCount,
     MissingCurve,
     ModalityResult,
     NetworkResult,
-    SubsetScore,
 )
 from mmkd_models.compare.fold_rivals import Rivals, are_kept, rivals_on, teach_with
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import fold_indices
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.data.labels import Labels
-from mmkd_models.data.left_out import LeftOut, fold_without
+from mmkd_models.data.left_out import LeftOutDomains, fold_without
 from mmkd_models.data.spec import DatasetSpec
 from mmkd_models.data.split import OF_GROUPS, split_facts
 from mmkd_models.data.windows import Windows
@@ -43,12 +43,12 @@ from mmkd_models.distil.answers import BLOCKS
 from mmkd_models.evaluate.gains import spread
 from mmkd_models.evaluate.label_leak import labels_spread_in_time
 from mmkd_models.evaluate.missing import scores_by_missing_share, scores_by_subset
-from mmkd_models.evaluate.outcome import GroupConfusion, Outcome, outcome_on
+from mmkd_models.evaluate.outcome import GroupConfusion, TestedNetwork, outcome_on
 from mmkd_models.evaluate.rivals import Contestants
 from mmkd_models.metrics.measures import measures_of
 from mmkd_models.networks.config import Preset, student_config, teacher_config
 from mmkd_models.networks.student import values_of
-from mmkd_models.train_config import Progress, TrainConfig
+from mmkd_models.train_config import TrainConfig, TrainingProgress
 from mmkd_models.training.checkpoint import (
     StudentCheckpoint,
     TeacherCheckpoint,
@@ -65,8 +65,8 @@ from mmkd_models.training.predict import logits_of
 from mmkd_models.training.resume import FILE_NAME
 from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_models.training.trainings import (
-    Run,
     TrainingData,
+    TrainingRun,
     distil,
     keep_answers,
     train_baseline,
@@ -86,20 +86,20 @@ NEAR_BEST = 0.005
 """How far below the best validation score, as a fraction, a smaller teacher may lie and still be taken."""
 
 
-Stage = Literal["teacher", "baseline", "answers", "student", "rivals", "taught"]
+ComparisonStage = Literal["teacher", "baseline", "answers", "student", "rivals", "taught"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class ComparisonProgress:
     """Where a comparison stands, for progress bars."""
 
     seed: int
-    stage: Stage
+    stage: ComparisonStage
     modality: str | None
-    progress: Progress | None
+    progress: TrainingProgress | None
 
 
-OnStep = Callable[[Step], None]
+OnStep = Callable[[ComparisonProgress], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +116,7 @@ class FoldData:
 
 
 def fold_data(
-    dataset: Dataset, *, seed: int, labelled: Labelled, left_out: LeftOut | msgspec.UnsetType = msgspec.UNSET
+    dataset: Dataset, *, seed: int, labelled: Labelled, left_out: LeftOutDomains | msgspec.UnsetType = msgspec.UNSET
 ) -> FoldData:
     """Gives fold number `seed`; its training windows keep some of their labels, chosen by the seed.
 
@@ -145,7 +145,7 @@ def fold_data(
     return FoldData(training=training, test=windows.subset(fold.test), truth=whole.labels)
 
 
-def spread_in_time(data: FoldData, labelled: Labelled) -> Outcome | msgspec.UnsetType:
+def spread_in_time(data: FoldData, labelled: Labelled) -> TestedNetwork | msgspec.UnsetType:
     """Judges labels spread in time on the hidden labels of a fold; whole groups leave nothing to spread."""
     if labelled.groups is not None:
         return msgspec.UNSET
@@ -162,15 +162,17 @@ class _Fold:
     out: Path
     say: OnStep
 
-    def run(self, train: TrainConfig, name: str, stage: Stage, modality: str | None = None) -> Run:
+    def run(self, train: TrainConfig, name: str, stage: ComparisonStage, modality: str | None = None) -> TrainingRun:
         """Gives how a training of the fold is run."""
-        return Run(
+        return TrainingRun(
             train=msgspec.structs.replace(train, seed=self.seed),
             augment=self.config.augment,
             run_dir=self.out / "runs" / name,
             resume=True,
             answers=self.out / ANSWERS_FOLDER,
-            on_step=lambda done: self.say(Step(seed=self.seed, stage=stage, modality=modality, progress=done)),
+            on_step=lambda done: self.say(
+                ComparisonProgress(seed=self.seed, stage=stage, modality=modality, progress=done)
+            ),
         )
 
     def drop_states(self, *names: str) -> None:
@@ -225,7 +227,7 @@ def compare_fold(
         split=split,
         teacher=_network_result(teacher, outcome_on(data.test, logits_of(network, data.test, modality=None))),
         teacher_subsets=tuple(
-            SubsetScore(modalities=subset, figure=scores.metric(_first_measure(dataset.spec)))
+            FoldSubsetScore(modalities=subset, figure=scores.metric(_first_measure(dataset.spec)))
             for subset, scores in scores_by_subset(network, data.test).items()
         ),
         spread_in_time=spread_in_time(data, config.labelled),
@@ -246,7 +248,7 @@ class Part:
     """
 
     seed: int
-    stage: Stage
+    stage: ComparisonStage
     modality: str | None
     config: ComparisonConfig
     out: Path
@@ -313,7 +315,7 @@ def _answers(fold: _Fold, part: Part) -> None:
         keep_answers(fold.data.training, own, part.block, teachers=teachers, recipe=config.recipe)
 
 
-def _silent(step: Step) -> None:
+def _silent(step: ComparisonProgress) -> None:
     return None
 
 
@@ -498,9 +500,9 @@ def _rivals(fold: _Fold, name: str, teacher: TeacherCheckpoint | None = None) ->
     """Those that nobody teaches, or with a teacher those that it teaches."""
     path, training, config = fold.out / name / RIVALS_FILE, fold.data.training, fold.config
     names = config.untaught_rivals if teacher is None else config.taught_rivals
-    stage: Stage = "rivals" if teacher is None else "taught"
+    stage: ComparisonStage = "rivals" if teacher is None else "taught"
     if not are_kept(path, names):
-        fold.say(Step(seed=fold.seed, stage=stage, modality=name, progress=None))
+        fold.say(ComparisonProgress(seed=fold.seed, stage=stage, modality=name, progress=None))
     contestants = Contestants(
         train=training.train,
         parts=(training.valid, fold.data.test),
@@ -512,7 +514,7 @@ def _rivals(fold: _Fold, name: str, teacher: TeacherCheckpoint | None = None) ->
     return rivals_on(contestants, names, metric=config.student_train.metric, path=path)
 
 
-def _network_result(checkpoint: StudentCheckpoint | TeacherCheckpoint, judged: Outcome) -> NetworkResult:
+def _network_result(checkpoint: StudentCheckpoint | TeacherCheckpoint, judged: TestedNetwork) -> NetworkResult:
     facts, of_classes = checkpoint.facts, judged.class_scores is not msgspec.UNSET
     network = checkpoint.transformer() if isinstance(checkpoint, TeacherCheckpoint) else checkpoint.network()
     return NetworkResult(

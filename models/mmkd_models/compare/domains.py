@@ -15,11 +15,11 @@ import numpy as np
 
 from mmkd_models.compare.comparison import Part, compare_fold, parts_of
 from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult, FoldRival
-from mmkd_models.compare.pool import Pool, fold_pool, one_thread
+from mmkd_models.compare.pool import WorkerPool, fold_pool, one_thread
 from mmkd_models.data.checking.related import refuse_shared_samples
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.data.left_out import Domains, LeftOut, domains_of, fold_without, shared_groups
+from mmkd_models.data.left_out import Domains, LeftOutDomains, domains_of, fold_without, shared_groups
 from mmkd_models.data.spec import DatasetSpec
 from mmkd_models.evaluate.gains import gain_on_windows
 from mmkd_models.metrics.measures import measures_of, told_by
@@ -68,9 +68,9 @@ def check_shift(order: ShiftOrder) -> None:
     windows = order.dataset.everything()
     refuse_shared_samples(windows)
     for number in range(len(domains_of(windows, order.by).names)):
-        fold_without(windows, LeftOut(by=order.by), fold=number)
+        fold_without(windows, LeftOutDomains(by=order.by), fold=number)
     if order.in_time:
-        fold_without(windows, LeftOut(by=None), fold=0)
+        fold_without(windows, LeftOutDomains(by=None), fold=0)
 
 
 def judge_shift(order: ShiftOrder, *, on_part: OnPart) -> ShiftFacts:
@@ -97,7 +97,7 @@ def judge_shift(order: ShiftOrder, *, on_part: OnPart) -> ShiftFacts:
             folds += _made(pool, order, order.config, some, named, on_part)
         in_time = None
         if order.in_time:
-            config = msgspec.structs.replace(order.config, left_out=LeftOut(by=None))
+            config = msgspec.structs.replace(order.config, left_out=LeftOutDomains(by=None))
             (in_time,) = _made(pool, order, config, {0: order.out / "time"}, ["the end"], on_part)
     facts = facts_of_domains(order.dataset.spec, domains, folds, in_time, by=order.by, shared=_shared(order, domains))
     unknown = int((domains.of_window < 0).sum())
@@ -105,7 +105,7 @@ def judge_shift(order: ShiftOrder, *, on_part: OnPart) -> ShiftFacts:
 
 
 def _made(
-    pool: Pool[Part],
+    pool: WorkerPool[Part],
     order: ShiftOrder,
     config: ComparisonConfig,
     folders: Mapping[int, Path],
@@ -126,7 +126,7 @@ def _made(
 
 
 def _shared(order: ShiftOrder, domains: Domains) -> tuple[int, ...]:
-    windows, left_out = order.dataset.everything(), LeftOut(by=order.by)
+    windows, left_out = order.dataset.everything(), LeftOutDomains(by=order.by)
     folds = (fold_without(windows, left_out, fold=number) for number in range(len(domains.names)))
     return tuple(shared_groups(windows, fold) for fold in folds)
 

@@ -9,14 +9,14 @@ import msgspec
 
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.data.left_out import LeftOut
+from mmkd_models.data.left_out import LeftOutDomains
 from mmkd_models.distil.recipe import Recipe
-from mmkd_models.evaluate.outcome import GroupConfusion, Outcome
+from mmkd_models.evaluate.outcome import GroupConfusion, TestedNetwork
 from mmkd_models.evaluate.rivals import QUICK_RIVALS, RivalName
 from mmkd_models.metrics.classes import Scores
 from mmkd_models.metrics.scores import AnyScores
 from mmkd_models.networks.config import MemberKind, Preset, StudentKind
-from mmkd_models.train_config import CurvePoint, TrainConfig
+from mmkd_models.train_config import TrainConfig, Validation
 from mmkd_report.documents.figures import Split
 
 
@@ -50,7 +50,7 @@ class ComparisonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     members: tuple[MemberKind, ...] = ("transformer",)
     further_rivals: tuple[RivalName, ...] | msgspec.UnsetType = msgspec.UNSET
     choose: bool = False
-    left_out: LeftOut | msgspec.UnsetType = msgspec.UNSET
+    left_out: LeftOutDomains | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def untaught_rivals(self) -> tuple[RivalName, ...]:
@@ -90,11 +90,11 @@ class NetworkResult(msgspec.Struct, frozen=True, kw_only=True, rename={"class_sc
 
     class_scores: Scores | msgspec.UnsetType = msgspec.UNSET
     by_group: tuple[GroupCount, ...] | msgspec.UnsetType = msgspec.UNSET
-    judged: Outcome | msgspec.UnsetType = msgspec.UNSET
+    judged: TestedNetwork | msgspec.UnsetType = msgspec.UNSET
     parameters: int
     learning_rate: float
     valid_score: float
-    curve: tuple[CurvePoint, ...]
+    curve: tuple[Validation, ...]
     kind: StudentKind | msgspec.UnsetType = msgspec.UNSET
     shipped: str | msgspec.UnsetType = msgspec.UNSET
 
@@ -104,7 +104,7 @@ class NetworkResult(msgspec.Struct, frozen=True, kw_only=True, rename={"class_sc
         return self.class_scores or self.test.scores
 
     @property
-    def test(self) -> Outcome:
+    def test(self) -> TestedNetwork:
         """What gains are counted from. Of classes it knows right and wrong, and so accuracy alone can be drawn."""
         if self.judged is not msgspec.UNSET:
             return self.judged
@@ -112,7 +112,7 @@ class NetworkResult(msgspec.Struct, frozen=True, kw_only=True, rename={"class_sc
             GroupConfusion(group=one.group, confusion=((one.right, one.windows - one.right), (0, 0)))
             for one in self.by_group or ()
         )
-        return Outcome(class_scores=self.class_scores, confusions=counts)
+        return TestedNetwork(class_scores=self.class_scores, confusions=counts)
 
 
 class FoldRival(msgspec.Struct, frozen=True, kw_only=True, rename={"class_scores": "scores"}):
@@ -125,7 +125,7 @@ class FoldRival(msgspec.Struct, frozen=True, kw_only=True, rename={"class_scores
     """
 
     class_scores: Scores | None = None
-    judged: Outcome | msgspec.UnsetType = msgspec.UNSET
+    judged: TestedNetwork | msgspec.UnsetType = msgspec.UNSET
     valid_score: float | None = None
     reason: str = ""
 
@@ -156,7 +156,7 @@ class ModalityResult(msgspec.Struct, frozen=True, kw_only=True):
     missing: MissingCurve
 
 
-class SubsetScore(msgspec.Struct, frozen=True, kw_only=True, rename={"figure": "accuracy"}):
+class FoldSubsetScore(msgspec.Struct, frozen=True, kw_only=True, rename={"figure": "accuracy"}):
     """The teacher when only these modalities are there: the first measure of the task; in files `accuracy`."""
 
     modalities: tuple[str, ...]
@@ -180,6 +180,6 @@ class FoldResult(msgspec.Struct, frozen=True, kw_only=True):
     train_groups: int | msgspec.UnsetType = msgspec.UNSET
     split: Split | msgspec.UnsetType = msgspec.UNSET
     teacher: NetworkResult
-    teacher_subsets: tuple[SubsetScore, ...]
-    spread_in_time: Outcome | msgspec.UnsetType = msgspec.UNSET
+    teacher_subsets: tuple[FoldSubsetScore, ...]
+    spread_in_time: TestedNetwork | msgspec.UnsetType = msgspec.UNSET
     students: dict[str, ModalityResult]

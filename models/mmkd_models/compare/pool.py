@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from mmkd_edge.errors import MmkdError
-from mmkd_models.compare.comparison import Part, Step, make_part
+from mmkd_models.compare.comparison import ComparisonProgress, Part, make_part
 from mmkd_models.data.dataset import Dataset, open_dataset
 
 # Read by glibc when a process begins (mallopt(3)): it keeps the memory of a training step for the next one, where it
@@ -30,10 +30,10 @@ _KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": 
 
 _TELL_EVERY_S = 0.5  # of a part; training steps are shorter
 
-OnStep = Callable[[int, Step], None]
+OnStep = Callable[[int, ComparisonProgress], None]
 OnEnd = Callable[[int], None]
 Job = TypeVar("Job")
-Make = Callable[[Job, Callable[[Step], None]], None]
+Make = Callable[[Job, Callable[[ComparisonProgress], None]], None]
 """Makes a job, and tells where it stands, if it has steps."""
 
 
@@ -50,7 +50,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class Pool(Generic[Job]):
+class WorkerPool(Generic[Job]):
     """Workers that make jobs. Leaving the `with` ends them, at once where it is left by an error or Ctrl-C.
 
     Args:
@@ -63,7 +63,7 @@ class Pool(Generic[Job]):
         self._count = workers
         self._workers: dict[Connection, BaseProcess] = {}
 
-    def __enter__(self) -> Pool[Job]:
+    def __enter__(self) -> WorkerPool[Job]:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
@@ -99,7 +99,7 @@ class Pool(Generic[Job]):
             ready = wait(list(busy))
             for pipe in [one for one in busy if one in ready]:
                 said = self._received(pipe)
-                if isinstance(said, Step):
+                if isinstance(said, ComparisonProgress):
                     on_step(busy[pipe], said)
                     continue
                 on_end(busy.pop(pipe))
@@ -121,7 +121,7 @@ class Pool(Generic[Job]):
                 theirs.close()
                 self._workers[ours] = process
 
-    def _received(self, pipe: Connection) -> Step | None:
+    def _received(self, pipe: Connection) -> ComparisonProgress | None:
         """What a worker says: where its part stands, or None where it is made."""
         try:
             said = pipe.recv()
@@ -134,15 +134,15 @@ class Pool(Generic[Job]):
             ) from error
         if isinstance(said, Exception):
             raise said
-        return said if isinstance(said, Step) else None
+        return said if isinstance(said, ComparisonProgress) else None
 
 
-def fold_pool(dataset: Dataset, workers: int) -> Pool[Part]:
+def fold_pool(dataset: Dataset, workers: int) -> WorkerPool[Part]:
     """Gives a pool for the parts of folds of a dataset."""
-    return Pool(partial(_make_part_of, dataset.path), workers, here=partial(make_part, dataset))
+    return WorkerPool(partial(_make_part_of, dataset.path), workers, here=partial(make_part, dataset))
 
 
-def _make_part_of(dataset: Path, part: Part, on_step: Callable[[Step], None]) -> None:
+def _make_part_of(dataset: Path, part: Part, on_step: Callable[[ComparisonProgress], None]) -> None:
     make_part(opened(dataset), part, on_step)
 
 
@@ -192,11 +192,11 @@ def _work(make: Make[Job], pipe: Connection) -> None:
                 pipe.send(error if known else RuntimeError(f"{type(error).__name__}: {error}"))
 
 
-def _seldom(tell: Callable[[Step], None]) -> Callable[[Step], None]:
+def _seldom(tell: Callable[[ComparisonProgress], None]) -> Callable[[ComparisonProgress], None]:
     """Passes on the first step, the last one of every training, and some between."""
     last = -_TELL_EVERY_S
 
-    def hear(step: Step) -> None:
+    def hear(step: ComparisonProgress) -> None:
         nonlocal last
         now = time.monotonic()
         progress = step.progress

@@ -23,7 +23,7 @@ from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import UsageError
 from mmkd_models.compare.comparison import fold_data, teacher_path
 from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult
-from mmkd_models.compare.pool import Pool, opened
+from mmkd_models.compare.pool import WorkerPool, opened
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.split import split_facts
 from mmkd_models.evaluate.faults.table import NAMES as FAULT_NAMES
@@ -31,7 +31,7 @@ from mmkd_models.evaluate.faults.table import SEVERITIES
 from mmkd_models.evaluate.gains import FEWEST_GROUPS
 from mmkd_models.evaluate.report import Contestant
 from mmkd_models.evaluate.rivals import RivalName
-from mmkd_models.evaluate.suites.answering import Answering
+from mmkd_models.evaluate.suites.answering import AskedModel
 from mmkd_models.evaluate.suites.beside import answering_rivals
 from mmkd_models.evaluate.suites.cost_file import read_cost
 from mmkd_models.evaluate.suites.opening import answering_checkpoint
@@ -39,7 +39,7 @@ from mmkd_models.evaluate.suites.reckoning import check_cost, judge_cost
 from mmkd_models.evaluate.suites.suite import SuiteName, judge
 from mmkd_models.evaluate.suites.verdict import verdict_of
 from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher
-from mmkd_report.documents.demo import LABELS_ALONE, Contest, DemoDocument, Network, Rival
+from mmkd_report.documents.demo import LABELS_ALONE, Contest, DemoDocument, DemoRival, Network
 from mmkd_report.documents.evaluation import DataFacts
 from mmkd_report.documents.judging import Competitor, JudgingDocument, SensorRow
 from mmkd_report.documents.study import PairLatency
@@ -106,7 +106,7 @@ def judge_sensors(
     def here(name: str, on_step: object) -> None:
         judge_sensor(dataset, replace(order, costs={}), name, on_part=on_part)
 
-    with Pool(partial(_judge, order), number, here=here) as pool:
+    with WorkerPool(partial(_judge, order), number, here=here) as pool:
         pool.make(names, on_step=lambda which, step: None, on_end=say)
     return {name: judge_sensor(dataset, order, name, on_part=on_part) for name in names}
 
@@ -195,7 +195,7 @@ def _kept(path: Path, of: type[_Known], key: str) -> _Known | None:
     return found if found.key == key else None
 
 
-def _key(models: Sequence[Answering], rivals: Sequence[RivalName]) -> str:
+def _key(models: Sequence[AskedModel], rivals: Sequence[RivalName]) -> str:
     return _hash_of([one.facts.sha256 for one in models], rivals, FAULT_NAMES, SEVERITIES)
 
 
@@ -252,7 +252,7 @@ def _row(
     compared: DemoDocument, name: str, contest: Contest, judged: JudgingDocument, latency: PairLatency | None
 ) -> SensorRow:
     measure = compared.told_by
-    who: dict[Competitor, Network | Rival | None] = {
+    who: dict[Competitor, Network | DemoRival | None] = {
         "extra_trees": contest.extra_trees,
         "mini_rocket": contest.mini_rocket,
         "labels_alone": contest.baseline,

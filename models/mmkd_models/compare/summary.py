@@ -28,13 +28,13 @@ from mmkd_report.documents.demo import (
     CurvePoint,
     DemoDataset,
     DemoDocument,
+    DemoRival,
+    DemoTeacher,
     Gain,
     MissingSamples,
-    Modality,
     Network,
-    Rival,
+    RecordedModality,
     SubsetScore,
-    Teacher,
     WindowCounts,
 )
 from mmkd_report.documents.figures import LabelledGroups, Measure, Split
@@ -98,11 +98,13 @@ def _dataset(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -> Dem
         windows=msgspec.convert(folds[0].windows, WindowCounts),
         groups=folds[0].groups,
         labels=tuple(spec.task.labels),
-        modalities=tuple(msgspec.convert(modality, Modality, from_attributes=True) for modality in spec.modalities),
+        modalities=tuple(
+            msgspec.convert(modality, RecordedModality, from_attributes=True) for modality in spec.modalities
+        ),
     )
 
 
-def _teacher(spec: DatasetSpec, folds: Sequence[FoldResult], measures: Sequence[Measure]) -> Teacher:
+def _teacher(spec: DatasetSpec, folds: Sequence[FoldResult], measures: Sequence[Measure]) -> DemoTeacher:
     network = _network([fold.teacher for fold in folds], measures, preset=folds[0].config.teacher)
     subsets = tuple(
         SubsetScore(
@@ -111,7 +113,7 @@ def _teacher(spec: DatasetSpec, folds: Sequence[FoldResult], measures: Sequence[
         )
         for row, subset in enumerate(folds[0].teacher_subsets)
     )
-    return Teacher(
+    return DemoTeacher(
         **msgspec.structs.asdict(network) | {"modalities": tuple(one.name for one in spec.modalities)},
         missing=subsets,
         members=folds[0].config.members if len(folds[0].config.members) > 1 else (),
@@ -168,21 +170,21 @@ def _figures(scores: Sequence[AnyScores], measures: Sequence[Measure]) -> dict[s
     return {one.name: spread([score.metric(one.name) for score in scores]) for one in measures}
 
 
-def _rival(results: Sequence[FoldRival], measures: Sequence[Measure]) -> Rival:
+def _rival(results: Sequence[FoldRival], measures: Sequence[Measure]) -> DemoRival:
     scores = [score for result in results if (score := result.scores) is not None]
     judged = [result.judged for result in results if result.judged is not msgspec.UNSET]
     valid = [result.valid_score for result in results if result.valid_score is not None]
     if len(scores) < len(results):
         reason = next(result.reason for result in results if result.scores is None)
-        return Rival(**dict.fromkeys([one.name for one in measures]), reason=reason)
-    return Rival(
+        return DemoRival(**dict.fromkeys([one.name for one in measures]), reason=reason)
+    return DemoRival(
         **_figures(scores, measures),
         valid_score=spread(valid) if len(valid) == len(results) else None,
         guessing=guessing(judged, measures[0].name) if len(judged) == len(results) else None,
     )
 
 
-def _further(results: Sequence[FoldRival | msgspec.UnsetType], measures: Sequence[Measure]) -> Rival | None:
+def _further(results: Sequence[FoldRival | msgspec.UnsetType], measures: Sequence[Measure]) -> DemoRival | None:
     """None where a fold has not run it."""
     known = [result for result in results if result is not msgspec.UNSET]
     return _rival(known, measures) if len(known) == len(results) else None

@@ -29,7 +29,7 @@ _VALID_FROM, _TEST_FROM = 0.6, 0.8
 """Shares of the labelled windows, in time, after which windows choose, and after which they judge."""
 
 
-class LeftOut(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LeftOutDomains(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What each fold leaves out.
 
     Attributes:
@@ -143,7 +143,7 @@ def _words(values: npt.NDArray[Any]) -> str:
     return ", ".join(few) + (f" and {more} more" if more else "")
 
 
-def fold_without(windows: Windows, left_out: LeftOut, *, fold: int) -> Fold:
+def fold_without(windows: Windows, left_out: LeftOutDomains, *, fold: int) -> Fold:
     """Gives the windows that train, choose and judge where this domain, or the end of the campaign, is left out.
 
     A domain's windows judge. Of all others a fifth of the groups chooses and the rest trains, so that validation groups

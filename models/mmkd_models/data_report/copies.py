@@ -12,7 +12,7 @@ from mmkd_models.data.checking.scan import Scan
 from mmkd_models.data.kinds import windows_at_once
 from mmkd_models.data.sources import Rows
 from mmkd_models.data.windows import Windows
-from mmkd_models.data_report.probes import Features, Looked
+from mmkd_models.data_report.probes import Features, ProbedWindows
 from mmkd_models.evaluate.confidence import share_interval
 from mmkd_models.evaluate.gains import FEWEST_GROUPS
 
@@ -60,7 +60,7 @@ def copies_of(windows: Windows, scan: Scan) -> tuple[list[tuple[int, int]], list
     return across, inside
 
 
-def near_copies(looked: Looked) -> list[NearCopy]:
+def near_copies(looked: ProbedWindows) -> list[NearCopy]:
     """Compares each window that judges with the training window whose statistics are nearest, sample by sample."""
     from sklearn.neighbors import NearestNeighbors
 
@@ -78,7 +78,7 @@ def near_copies(looked: Looked) -> list[NearCopy]:
     ]
 
 
-def _different(looked: Looked, pairs: Rows) -> npt.NDArray[np.float64]:
+def _different(looked: ProbedWindows, pairs: Rows) -> npt.NDArray[np.float64]:
     """(P,) what differs between two windows as a share of what moves, of the modality that differs most; 1 at rest."""
     worst, moved = np.zeros(len(pairs)), np.zeros(len(pairs), dtype=bool)
     block = min(map(windows_at_once, looked.windows.spec.modalities))
@@ -93,7 +93,7 @@ def _different(looked: Looked, pairs: Rows) -> npt.NDArray[np.float64]:
 
 
 def _of_modality(
-    ours: npt.NDArray[np.float32], theirs: npt.NDArray[np.float32], looked: Looked, name: str
+    ours: npt.NDArray[np.float32], theirs: npt.NDArray[np.float32], looked: ProbedWindows, name: str
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     known = ~(np.isnan(ours) | np.isnan(theirs))
     gap = np.where(known, ours - theirs, 0.0).astype(np.float64)
@@ -107,7 +107,7 @@ def _of_modality(
     return share, (movement > _LEAST_MOVEMENT**2) & (known.mean(axis=(1, 2)) >= _LEAST_KNOWN)
 
 
-def like_groups(looked: Looked) -> Iterator[LikeGroups]:
+def like_groups(looked: ProbedWindows) -> Iterator[LikeGroups]:
     """Gives groups of two splits each of which has most of its nearest neighbours, of other groups, in the other.
 
     Two people are alike in some movements; one person under two names is in all.

@@ -12,7 +12,7 @@ from mmkd_models.data.kinds import windows_at_once
 from mmkd_models.data.sources import Floats
 from mmkd_models.data.windows import Windows
 from mmkd_models.data_report.labelling import split_place
-from mmkd_models.data_report.probes import Looked, alike_labels
+from mmkd_models.data_report.probes import ProbedWindows, alike_labels
 from mmkd_report.documents.data import ExampleWindow
 
 _MOST_SAMPLES = 160
@@ -21,7 +21,7 @@ _MOST_CLASSES = 12
 _MOST_ASKED = 512  # windows of a class that are searched for gaps
 
 
-def example_windows(looked: Looked) -> Iterator[ExampleWindow]:
+def example_windows(looked: ProbedWindows) -> Iterator[ExampleWindow]:
     """Gives examples modality by modality, class by class."""
     codes, names = alike_labels(looked.windows)
     for modality in looked.windows.spec.modalities:
@@ -33,7 +33,11 @@ def example_windows(looked: Looked) -> Iterator[ExampleWindow]:
 
 
 def _of_class(
-    looked: Looked, modality: ModalitySpec, features: npt.NDArray[np.float64], here: npt.NDArray[np.int64], name: str
+    looked: ProbedWindows,
+    modality: ModalitySpec,
+    features: npt.NDArray[np.float64],
+    here: npt.NDArray[np.int64],
+    name: str,
 ) -> Iterator[ExampleWindow]:
     spread = np.maximum(features[here].std(axis=0), 1e-12)
     distance = np.abs((features[here] - np.median(features[here], axis=0)) / spread).mean(axis=1)
@@ -55,7 +59,7 @@ def _missing(windows: Windows, modality: ModalitySpec, index: npt.NDArray[np.int
     return np.concatenate([np.isnan(windows.take(part)[modality.name]).mean(axis=(1, 2)) for part in parts])
 
 
-def _example(looked: Looked, modality: ModalitySpec, values: Floats, index: int, name: str) -> ExampleWindow:
+def _example(looked: ProbedWindows, modality: ModalitySpec, values: Floats, index: int, name: str) -> ExampleWindow:
     step = -(-len(values) // _MOST_SAMPLES)
     split, window = split_place(looked, index)
     channels = modality.channels[:_MOST_CHANNELS]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
-from mmkd_models.data_report.probes import Features, Looked, Probed, alike_labels
+from mmkd_models.data_report.probes import Features, Probed, ProbedWindows, alike_labels
 from mmkd_report.documents.data import LabelSuspect, SplitFacts, WindowToLabel
 
 NEXT = 50
@@ -32,7 +32,7 @@ def agreement_of(probed: Probed) -> float:
     return float(right[sure].mean()) if sure.any() else 0.0
 
 
-def label_suspects(looked: Looked, probed: Probed) -> list[LabelSuspect]:
+def label_suspects(looked: ProbedWindows, probed: Probed) -> list[LabelSuspect]:
     """Gives windows whose label the probe contradicts, the surest first; none where it has no authority.
 
     The idea is that of C. Northcutt, L. Jiang and I. Chuang, "Confident Learning", JAIR 70, 2021: out-of-sample
@@ -58,7 +58,7 @@ def label_suspects(looked: Looked, probed: Probed) -> list[LabelSuspect]:
     ]
 
 
-def windows_to_label(looked: Looked) -> list[WindowToLabel]:
+def windows_to_label(looked: ProbedWindows) -> list[WindowToLabel]:
     """Gives the unlabelled training windows that are worth a label most, at most `NEXT`; none before two classes are.
 
     Training labels alone are asked: those that judge must not choose what is trained on.
@@ -152,7 +152,7 @@ def _nothing_to_label(train: SplitFacts) -> str:
     )
 
 
-def split_place(looked: Looked, index: int) -> tuple[str, int]:
+def split_place(looked: ProbedWindows, index: int) -> tuple[str, int]:
     """Gives the split and the number in it of one of the windows that were looked at."""
     row, splits = int(looked.rows[index]), looked.windows.spec.splits
     for name in ("train", "valid", "test"):
@@ -162,7 +162,7 @@ def split_place(looked: Looked, index: int) -> tuple[str, int]:
     raise AssertionError("a row beyond the last split")
 
 
-def _to_label(looked: Looked, index: int, likely: str, probability: float) -> WindowToLabel:
+def _to_label(looked: ProbedWindows, index: int, likely: str, probability: float) -> WindowToLabel:
     windows = looked.windows
     start = None if windows.times is None else float(windows.times[index])
     duration_s = max(spec.duration_s for spec in windows.spec.modalities)

@@ -36,7 +36,7 @@ _ENDS = (0.005, 0.995)  # a report asks ten questions and more: of 95 % interval
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Looked:
+class ProbedWindows:
     """The windows that probes see, at most `MOST_WINDOWS`, evenly chosen.
 
     Attributes:
@@ -59,7 +59,7 @@ class Probed:
     """What a probe answered.
 
     Attributes:
-        index: (n,) the windows of `Looked` that were asked.
+        index: (n,) the windows of `ProbedWindows` that were asked.
         truth: (n,) from 0.
         probabilities: (n, K).
         names: (K,) of the answers.
@@ -72,7 +72,7 @@ class Probed:
     names: tuple[str, ...]
 
 
-def look_at(everything: Windows) -> Looked:
+def look_at(everything: Windows) -> ProbedWindows:
     """Takes windows, evenly chosen where there are many, and their statistics."""
     count = min(MOST_WINDOWS, len(everything))
     rows = np.unique(np.linspace(0, len(everything) - 1, count).round().astype(np.int64))
@@ -83,7 +83,9 @@ def look_at(everything: Windows) -> Looked:
         taken = windows.take(np.arange(start, min(start + block, len(windows))))
         for spec in windows.spec.modalities:
             found[spec.name].append(_features(taken[spec.name], spec))
-    return Looked(windows=windows, rows=rows, features={name: np.concatenate(parts) for name, parts in found.items()})
+    return ProbedWindows(
+        windows=windows, rows=rows, features={name: np.concatenate(parts) for name, parts in found.items()}
+    )
 
 
 def _features(values: Floats, modality: ModalitySpec) -> Features:
@@ -106,18 +108,18 @@ def alike_labels(windows: Windows) -> tuple[Rows, tuple[str, ...]]:
             return strata, tuple(f"part {number + 1} of {task.labels[0]}" for number in range(int(strata.max()) + 1))
 
 
-def class_probe(looked: Looked, modality: str | None) -> Probed | str:
+def class_probe(looked: ProbedWindows, modality: str | None) -> Probed | str:
     """Asks for the class of windows of groups that were not fitted on; gives the reason where that cannot be done."""
     codes, names = alike_labels(looked.windows)
     return _grouped(looked, codes, names, asked="class", modality=modality)
 
 
-def split_probe(looked: Looked) -> Probed | str:
+def split_probe(looked: ProbedWindows) -> Probed | str:
     """Asks which split windows of unseen groups are of: what tells it differs between the splits as wholes."""
     return _told_of_groups(looked, looked.windows.splits, ("train", "valid", "test"), asked="split")
 
 
-def column_probe(looked: Looked, name: str) -> Probed | str:
+def column_probe(looked: ProbedWindows, name: str) -> Probed | str:
     """Asks which value of a column windows of unseen groups have."""
     values, codes = np.unique(looked.windows.columns[name].astype(str), return_inverse=True)
     if not 2 <= len(values) <= 20:
@@ -125,7 +127,7 @@ def column_probe(looked: Looked, name: str) -> Probed | str:
     return _told_of_groups(looked, codes.astype(np.int64), tuple(values.tolist()), asked=name)
 
 
-def _told_of_groups(looked: Looked, codes: Rows, names: tuple[str, ...], *, asked: str) -> Probed | str:
+def _told_of_groups(looked: ProbedWindows, codes: Rows, names: tuple[str, ...], *, asked: str) -> Probed | str:
     """Asks for what whole groups share; with few groups of an answer, one that is like another decides."""
     fewest = min(len(np.unique(looked.windows.groups[codes == code])) for code in np.unique(codes).tolist())
     if fewest < FEWEST_GROUPS:
@@ -135,7 +137,7 @@ def _told_of_groups(looked: Looked, codes: Rows, names: tuple[str, ...], *, aske
     return _grouped(looked, codes, names, asked=asked, modality=None)
 
 
-def group_probe(looked: Looked) -> Probed | str:
+def group_probe(looked: ProbedWindows) -> Probed | str:
     """Asks which group windows are of, fitted on one half of each group's windows and asked about the other."""
     windows = looked.windows
     if not windows.has_groups:
@@ -155,7 +157,9 @@ def group_probe(looked: Looked) -> Probed | str:
     return _probed(looked, asked, labels, parts, asked="group", modality=None)
 
 
-def _grouped(looked: Looked, codes: Rows, names: tuple[str, ...], *, asked: str, modality: str | None) -> Probed | str:
+def _grouped(
+    looked: ProbedWindows, codes: Rows, names: tuple[str, ...], *, asked: str, modality: str | None
+) -> Probed | str:
     """Folds of whole groups, of the answers asked for as alike as groups allow; blocks where there are none."""
     windows = looked.windows
     groups = len(np.unique(windows.groups[codes >= 0]))
@@ -174,7 +178,7 @@ def _grouped(looked: Looked, codes: Rows, names: tuple[str, ...], *, asked: str,
 
 
 def _probed(
-    looked: Looked, codes: Rows, names: tuple[str, ...], parts: Rows, *, asked: str, modality: str | None
+    looked: ProbedWindows, codes: Rows, names: tuple[str, ...], parts: Rows, *, asked: str, modality: str | None
 ) -> Probed | str:
     features = looked.together if modality is None else looked.features[modality]
     index = np.flatnonzero(codes >= 0)

@@ -19,8 +19,8 @@ from mmkd_models.data_report.examples import example_windows
 from mmkd_models.data_report.labelling import AGREES, agreement_of, label_suspects, windows_to_label
 from mmkd_models.data_report.measured import WindowMeasures, measured
 from mmkd_models.data_report.probes import (
-    Looked,
     Probed,
+    ProbedWindows,
     alike_labels,
     class_probe,
     column_probe,
@@ -83,7 +83,7 @@ def report_on(dataset: Dataset, *, on_part: Callable[[str], None]) -> DataReport
     )
 
 
-def _probes(looked: Looked) -> Iterator[Probed | str]:
+def _probes(looked: ProbedWindows) -> Iterator[Probed | str]:
     names = [modality.name for modality in looked.windows.spec.modalities]
     together = class_probe(looked, None)
     yield together
@@ -94,7 +94,7 @@ def _probes(looked: Looked) -> Iterator[Probed | str]:
     yield from (column_probe(looked, name) for name in list(looked.windows.columns)[:_MOST_COLUMNS])
 
 
-def _of_copies(windows: Windows, scan: Scan, looked: Looked) -> Iterator[Suspicion]:
+def _of_copies(windows: Windows, scan: Scan, looked: ProbedWindows) -> Iterator[Suspicion]:
     across, inside = copies_of(windows, scan)
     yield from suspicions.of_copies(windows, across, inside, near_copies(looked), overlaps_of(windows))
     yield from suspicions.of_like_groups(list(like_groups(looked)))

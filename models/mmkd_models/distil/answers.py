@@ -27,7 +27,7 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.distil.teachers import answers_of
 from mmkd_models.networks.teacher import TeacherOutput
 from mmkd_models.tensors import read_tensors, write_tensors
-from mmkd_models.train_config import OnStep, Progress, TrainConfig
+from mmkd_models.train_config import OnStep, TrainConfig, TrainingProgress
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class AnswerMemory:
         for step in steps:
             self.keep(step, answers_of(teachers, source.at(step), taps=False))
             if on_step is not None:
-                on_step(Progress(step=step - steps.start + 1, steps=len(steps), terms={}, best_score=None))
+                on_step(TrainingProgress(step=step - steps.start + 1, steps=len(steps), terms={}, best_score=None))
         self._write(path, steps)
 
     def _block_path(self, block: int) -> Path:

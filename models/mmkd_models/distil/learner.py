@@ -26,7 +26,7 @@ from mmkd_models.losses.goal import CLASSES, Goal
 from mmkd_models.losses.layers import fusion_depth, student_depth, teacher_depth
 from mmkd_models.losses.logits import logit_loss
 from mmkd_models.losses.task import TaskTerm, task_loss
-from mmkd_models.losses.term import LossTerm, Pair, Step, name_of
+from mmkd_models.losses.term import LossTerm, Pair, TrainingStep, name_of
 from mmkd_models.networks.causal import CausalEncoder
 from mmkd_models.networks.encoder import Encoder, blank_inputs
 from mmkd_models.networks.inherit import take_encoder
@@ -208,7 +208,7 @@ class DistillLearner(nn.Module):
         trust: Tensor | None,
     ) -> dict[str, Tensor]:
         """The loss of the term under its name, and what else there is to tell."""
-        step = Step(
+        step = TrainingStep(
             pair=Pair(student=student, teacher=teachers[member_of(term)], modality=self.modality),
             batch=batch,
             goal=self.goal,

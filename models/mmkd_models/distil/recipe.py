@@ -24,7 +24,7 @@ from mmkd_models.losses.task import TaskTerm
 from mmkd_models.losses.term import LossTerm, Mix, name_of
 
 Term = TaskTerm | LogitTerm | DkdTerm | DistTerm | EdamTerm | RelationTerm | FeatureTerm | CrdTerm
-Trust = Literal["none", "label", "confidence"]
+TeacherTrust = Literal["none", "label", "confidence"]
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -42,7 +42,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """
 
     terms: tuple[Term, ...]
-    trust: Trust = "none"
+    trust: TeacherTrust = "none"
     init: Literal["fresh", "teacher"] = "fresh"
     mix: Mix | msgspec.UnsetType = msgspec.UNSET
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.distil.recipe import Recipe, Term, Trust
+from mmkd_models.distil.recipe import Recipe, TeacherTrust, Term
 from mmkd_models.losses.term import Mix, Weight
 from mmkd_models.networks.config import choice
 
@@ -53,7 +53,7 @@ def chosen_recipe(
     elif terms:
         recipe = Recipe(terms=tuple(term_from_text(text) for text in terms))
     if trust is not None:
-        recipe = msgspec.structs.replace(recipe, trust=choice(trust, get_args(Trust), option="--trust"))
+        recipe = msgspec.structs.replace(recipe, trust=choice(trust, get_args(TeacherTrust), option="--trust"))
     if init is not None:
         recipe = msgspec.structs.replace(recipe, init=choice(init, ("fresh", "teacher"), option="--init"))
     if mix is not None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mmkd_edge.bundle.calibration import Confidence
 from mmkd_edge.predict.confidence import least_probability
 from mmkd_models.metrics.likelihood import probabilities_of
-from mmkd_report.documents.confidence import ConfidenceFacts, Coverage, Reliability
+from mmkd_report.documents.confidence import ConfidenceFacts, LabelSetCoverage, Reliability
 
 ERROR_LEVELS = (0.01, 0.05, 0.1, 0.2)
 """Those that reports show; an application may choose any other."""
@@ -96,14 +96,14 @@ def _coverage(
     probabilities: NDArray[np.float32],
     labels: NDArray[np.int64],
     groups: NDArray[Any] | None,
-) -> Coverage:
+) -> LabelSetCoverage:
     rows = np.arange(len(labels))
     sets = probabilities.astype(np.float64) >= least  # (N, K)
     sets[rows, probabilities.argmax(axis=1)] = True  # as `label_set` does: never empty
     covered, sizes = sets[rows, labels], sets.sum(axis=1)
     single = sizes == 1
     low, high = share_interval(int(covered.sum()), len(labels))
-    return Coverage(
+    return LabelSetCoverage(
         error_level=error_level,
         least_probability=least,
         covered=int(covered.sum()),

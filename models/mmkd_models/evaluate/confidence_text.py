@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from mmkd_report.documents.confidence import ConfidenceFacts, Coverage
+from mmkd_report.documents.confidence import ConfidenceFacts, LabelSetCoverage
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,7 +25,7 @@ SAME_GROUPS = (
 )
 
 
-def coverage_cells(coverage: Coverage) -> tuple[str, ...]:
+def coverage_cells(coverage: LabelSetCoverage) -> tuple[str, ...]:
     """One row under `HEADINGS`."""
     single = coverage.single_accuracy
     return (
@@ -38,7 +38,7 @@ def coverage_cells(coverage: Coverage) -> tuple[str, ...]:
     )
 
 
-def coverage_table(coverages: Sequence[Coverage]) -> Table:
+def coverage_table(coverages: Sequence[LabelSetCoverage]) -> Table:
     """The rows as a table for a terminal."""
     from rich.table import Table
 
@@ -60,7 +60,7 @@ def reliability_text(facts: ConfidenceFacts) -> str:
     )
 
 
-def groups_text(coverages: Sequence[Coverage]) -> Iterator[str]:
+def groups_text(coverages: Sequence[LabelSetCoverage]) -> Iterator[str]:
     """At each error level the group that is covered least, where there are several."""
     for coverage in coverages:
         if len(coverage.by_group) > 1:

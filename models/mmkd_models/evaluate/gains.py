@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_models.evaluate.outcome import Outcome, drawn_figures
+from mmkd_models.evaluate.outcome import TestedNetwork, drawn_figures
 from mmkd_models.metrics.measures import measure_named
 from mmkd_report.documents.demo import Gain
 from mmkd_report.documents.evaluation import WindowGain
@@ -27,7 +27,7 @@ ROUNDING = 1e-9
 """A difference below this share of a figure is none: sums in another order differ by less."""
 
 
-def gain_per_seed(ours: Sequence[Outcome], theirs: Sequence[Outcome], metric: str) -> tuple[float, ...]:
+def gain_per_seed(ours: Sequence[TestedNetwork], theirs: Sequence[TestedNetwork], metric: str) -> tuple[float, ...]:
     """Gives how much better ours are on each seed, in the metric's `gain_unit`."""
     scale = measure_named(metric).gain_scale
     return tuple(
@@ -36,7 +36,9 @@ def gain_per_seed(ours: Sequence[Outcome], theirs: Sequence[Outcome], metric: st
     )
 
 
-def figure_draws(tests: Sequence[Outcome], metric: str, *, seed: int = 0, draws: int = DRAWS) -> NDArray[np.float64]:
+def figure_draws(
+    tests: Sequence[TestedNetwork], metric: str, *, seed: int = 0, draws: int = DRAWS
+) -> NDArray[np.float64]:
     """Gives the mean over seeds of a figure under each draw of groups, (draws,); NaN where a draw has no window.
 
     A draw takes as many whole groups (people, machines, sessions) as there are, with replacement, the same ones for all
@@ -54,7 +56,7 @@ def figure_draws(tests: Sequence[Outcome], metric: str, *, seed: int = 0, draws:
 
 
 def gain_draws(
-    ours: Sequence[Outcome], theirs: Sequence[Outcome], metric: str, *, seed: int = 0, draws: int = DRAWS
+    ours: Sequence[TestedNetwork], theirs: Sequence[TestedNetwork], metric: str, *, seed: int = 0, draws: int = DRAWS
 ) -> NDArray[np.float64]:
     """Gives the gain under each draw of `figure_draws`, the same groups for both, in the metric's `gain_unit`.
 
@@ -64,7 +66,7 @@ def gain_draws(
     return measure_named(metric).gain_scale * _mean_over_seeds(more)
 
 
-def _drawn(tests: Sequence[Outcome], metric: str, *, seed: int, draws: int) -> NDArray[np.float64]:
+def _drawn(tests: Sequence[TestedNetwork], metric: str, *, seed: int, draws: int) -> NDArray[np.float64]:
     """The figure of every seed under each draw, (seeds, draws)."""
     groups = sorted({one.group for judged in tests for one in judged.by_group})
     rng = np.random.default_rng(seed)
@@ -84,7 +86,9 @@ def interval_of(drawn: NDArray[np.float64]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def gain_of_pairs(pairs: Sequence[tuple[Sequence[Outcome], Sequence[Outcome]]], metric: str, *, seed: int = 0) -> Gain:
+def gain_of_pairs(
+    pairs: Sequence[tuple[Sequence[TestedNetwork], Sequence[TestedNetwork]]], metric: str, *, seed: int = 0
+) -> Gain:
     """Gives what the first of each pair are better by, in the metric's `gain_unit`.
 
     The mean is over pairs and their seeds; the 95 % interval is of `gain_draws`, the same draws for all pairs.
@@ -95,7 +99,9 @@ def gain_of_pairs(pairs: Sequence[tuple[Sequence[Outcome], Sequence[Outcome]]], 
     return Gain(mean=float(np.mean(gains)), low=low, high=high)
 
 
-def gain_over_seeds(ours: Sequence[Outcome], theirs: Sequence[Outcome], metric: str, *, seed: int = 0) -> SeedGain:
+def gain_over_seeds(
+    ours: Sequence[TestedNetwork], theirs: Sequence[TestedNetwork], metric: str, *, seed: int = 0
+) -> SeedGain:
     """Gives how much better one network is than another on the test windows of the same seeds.
 
     The mean is over seeds of what ours are better by; the interval is of `gain_draws`, whose arguments these are.
@@ -105,7 +111,7 @@ def gain_over_seeds(ours: Sequence[Outcome], theirs: Sequence[Outcome], metric: 
     return SeedGain(mean=gained.mean, std=gained.std, low=low, high=high, per_seed=gained.per_seed)
 
 
-def gain_on_windows(ours: Outcome, theirs: Outcome, metric: str, *, seed: int) -> WindowGain:
+def gain_on_windows(ours: TestedNetwork, theirs: TestedNetwork, metric: str, *, seed: int) -> WindowGain:
     """Gives the gain of our answers over theirs, both for the same windows; the interval is of `gain_draws`."""
     (points,) = gain_per_seed([ours], [theirs], metric)
     if len(ours.by_group) < FEWEST_GROUPS:
@@ -120,7 +126,10 @@ def interval_needs(split: Split) -> str:
 
 
 def gap_recovered(
-    students: Sequence[Outcome], baselines: Sequence[Outcome], teachers: Sequence[Outcome], metric: str
+    students: Sequence[TestedNetwork],
+    baselines: Sequence[TestedNetwork],
+    teachers: Sequence[TestedNetwork],
+    metric: str,
 ) -> float | None:
     """Gives the share of the way from baseline to teacher that the student goes; None where that way is not measurable.
 

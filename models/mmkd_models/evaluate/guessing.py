@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_models.evaluate.gains import DRAWS, FEWEST_GROUPS, ROUNDING, figure_draws, interval_of
-from mmkd_models.evaluate.outcome import GroupAnswers, Outcome, metric_of_confusions
+from mmkd_models.evaluate.outcome import GroupAnswers, TestedNetwork, metric_of_confusions
 from mmkd_models.metrics.measures import measure_named
 from mmkd_report.documents.figures import Guessing
 
@@ -22,7 +22,7 @@ _MOST_PARTS = 200  # that windows are drawn in where groups are few
 _SURE = 9.0  # the logit of a label that a guess turns on
 
 
-def guessing(tests: Sequence[Outcome], metric: str, *, seed: int = 0) -> Guessing:
+def guessing(tests: Sequence[TestedNetwork], metric: str, *, seed: int = 0) -> Guessing:
     """Gives what guessing scores on the test windows of each seed, and whether the model is better than that.
 
     The interval resamples whole groups, as those of gains do. Below `FEWEST_GROUPS` groups it is too narrow to mean
@@ -39,7 +39,7 @@ def guessing(tests: Sequence[Outcome], metric: str, *, seed: int = 0) -> Guessin
     return Guessing(figure=figure, low=low, high=high, is_better=is_better)
 
 
-def guessed_figure(judged: Outcome, metric: str) -> float:
+def guessed_figure(judged: TestedNetwork, metric: str) -> float:
     """Gives the best figure of a guess on these windows.
 
     Example:
@@ -65,7 +65,7 @@ def _guessed_confusions(confusion: Sequence[Sequence[int]]) -> NDArray[np.float6
     return np.concatenate([constant, np.broadcast_to(truth[:, None] / classes, (1, classes, classes))])
 
 
-def _guesses(judged: Outcome) -> Iterator[NDArray[np.float64]]:
+def _guesses(judged: TestedNetwork) -> Iterator[NDArray[np.float64]]:
     """Answers (K,): of numbers median and mean, of several labels all of them on and the commonest set."""
     truth, _, _ = judged.windows
     if judged.task is not msgspec.UNSET and judged.task.kind == "regression":
@@ -76,7 +76,7 @@ def _guesses(judged: Outcome) -> Iterator[NDArray[np.float64]]:
     yield np.where(sets[counts.argmax()] > 0, _SURE, -_SURE)
 
 
-def _answered(judged: Outcome, answer: NDArray[np.float64]) -> Outcome:
+def _answered(judged: TestedNetwork, answer: NDArray[np.float64]) -> TestedNetwork:
     row = tuple(answer.tolist())
     return msgspec.structs.replace(
         judged,
@@ -84,7 +84,7 @@ def _answered(judged: Outcome, answer: NDArray[np.float64]) -> Outcome:
     )
 
 
-def _drawn_by_windows(judged: Outcome, metric: str, seed: int) -> NDArray[np.float64]:
+def _drawn_by_windows(judged: TestedNetwork, metric: str, seed: int) -> NDArray[np.float64]:
     """The figure (D,) of as many windows, drawn with replacement; of many, of neighbours together."""
     if judged.confusions is not msgspec.UNSET:
         counts = np.sum([one.confusion for one in judged.confusions], axis=0)

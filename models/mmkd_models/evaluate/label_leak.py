@@ -19,7 +19,7 @@ from mmkd_models.data.sources import CutWindows
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.gains import spread
 from mmkd_models.evaluate.guessing import guessing
-from mmkd_models.evaluate.outcome import Outcome, outcome_on
+from mmkd_models.evaluate.outcome import TestedNetwork, outcome_on
 from mmkd_models.metrics.measures import measure_named
 from mmkd_report.documents.figures import LabelLeak
 
@@ -29,7 +29,7 @@ FAR = 0.2
 _LEAST_SHARE = 1e-6  # of a label that is never on, so that its logit is finite
 
 
-def labels_spread_in_time(train: Windows, truth: Labels) -> Outcome | None:
+def labels_spread_in_time(train: Windows, truth: Labels) -> TestedNetwork | None:
     """Judges labels that are spread in time on the training windows whose labels are hidden.
 
     Numbers and shares of labels are interpolated between the nearest windows that are labelled before and after, and
@@ -58,7 +58,7 @@ def labels_spread_in_time(train: Windows, truth: Labels) -> Outcome | None:
     return outcome_on(train.with_labels(truth).subset(hidden), _logits(train, answers[hidden]))
 
 
-def label_leak(judged: Sequence[Outcome], metric: str) -> LabelLeak:
+def label_leak(judged: Sequence[TestedNetwork], metric: str) -> LabelLeak:
     """Gives what labels that are spread in time score on the hidden labels of each seed, and whether that is a leak."""
     beside = guessing(judged, metric)
     figure = spread([one.scores.metric(metric) for one in judged])
@@ -94,7 +94,7 @@ def _logits(train: Windows, answers: NDArray[np.float64]) -> NDArray[np.float64]
     return logits
 
 
-def leak_of(judged: Sequence[Outcome | msgspec.UnsetType], metric: str) -> LabelLeak | None:
+def leak_of(judged: Sequence[TestedNetwork | msgspec.UnsetType], metric: str) -> LabelLeak | None:
     """Gives the leak over all seeds; None where one of them says nothing."""
     known = [one for one in judged if one is not msgspec.UNSET]
     return label_leak(known, metric) if known and len(known) == len(judged) else None

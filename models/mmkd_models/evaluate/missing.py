@@ -15,7 +15,7 @@ from mmkd_models.metrics.scores import AnyScores, scores_from_logits
 from mmkd_models.networks.committee.network import Committee
 from mmkd_models.networks.student import AnyStudent
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.training.predict import Change, logits_of
+from mmkd_models.training.predict import WindowChange, logits_of
 
 Loss = Literal["samples", "burst"]
 """How samples go missing: each by itself, or all in one span of the window."""
@@ -92,21 +92,21 @@ def _scores(logits: NDArray[np.float32], windows: Windows) -> AnyScores:
     return scores_from_logits(windows.labels, logits, windows.spec.task)
 
 
-def _hiding(absent: Sequence[str]) -> Change:
+def _hiding(absent: Sequence[str]) -> WindowChange:
     def change(name: str, values: NDArray[Any]) -> NDArray[Any]:
         return _without(values, np.ones(values.shape[:2], dtype=bool)) if name in absent else values
 
     return change
 
 
-def _thinning(share: float, rng: np.random.Generator) -> Change:
+def _thinning(share: float, rng: np.random.Generator) -> WindowChange:
     def change(name: str, values: NDArray[Any]) -> NDArray[Any]:
         return _without(values, rng.uniform(size=values.shape[:2]) < share)
 
     return change
 
 
-def _bursting(share: float, rng: np.random.Generator) -> Change:
+def _bursting(share: float, rng: np.random.Generator) -> WindowChange:
     def change(name: str, values: NDArray[Any]) -> NDArray[Any]:
         windows, samples = values.shape[:2]
         length = round(share * samples)

@@ -20,7 +20,7 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.metrics.classes import Scores, scores_from_answers
 from mmkd_models.metrics.scores import AnyScores, scores_from_logits
 from mmkd_models.metrics.weighted import weighted_f1, weighted_precision, weighted_share, weighted_values
-from mmkd_report.documents.evaluation import ClassScores
+from mmkd_report.documents.figures import ClassScores
 
 FORMAT_VERSION = 1
 
@@ -40,7 +40,7 @@ class GroupAnswers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     answers: tuple[tuple[float, ...], ...]
 
 
-class Outcome(
+class TestedNetwork(
     msgspec.Struct,
     frozen=True,
     kw_only=True,
@@ -92,7 +92,7 @@ class Outcome(
         return self.task
 
 
-def outcome_on(test: Windows, logits: NDArray[np.floating[Any]]) -> Outcome:
+def outcome_on(test: Windows, logits: NDArray[np.floating[Any]]) -> TestedNetwork:
     """Scores logits (N, K) to the test windows, all of them labelled, altogether and by group.
 
     Of classes only their order counts: probabilities do as well.
@@ -104,9 +104,9 @@ def outcome_on(test: Windows, logits: NDArray[np.floating[Any]]) -> Outcome:
     if not np.isfinite(logits).all():
         raise MmkdError("test windows: expected finite answers, got others; train again with a smaller learning rate")
     if task.kind != "classification":
-        return Outcome(task=task, answers=tuple(_group_answers(test, logits, group) for group in names.tolist()))
+        return TestedNetwork(task=task, answers=tuple(_group_answers(test, logits, group) for group in names.tolist()))
     answers, classes = logits.argmax(1), len(task.labels)
-    return Outcome(
+    return TestedNetwork(
         class_scores=scores_from_answers(test.labels, answers, classes),
         confusions=tuple(
             GroupConfusion(
@@ -129,14 +129,14 @@ def _rows(array: NDArray[np.generic]) -> tuple[tuple[float, ...], ...]:
     return tuple(map(tuple, array.tolist()))
 
 
-def class_scores(judged: Outcome) -> ClassScores:
+def class_scores(judged: TestedNetwork) -> ClassScores:
     """Gives the scores that a document holds."""
     found = judged.scores
     return ClassScores(**{name: found.metric(name) for name in ClassScores.__struct_fields__})
 
 
 def drawn_figures(
-    judged: Outcome, groups: Sequence[int | str], weights: NDArray[np.int64], metric: str
+    judged: TestedNetwork, groups: Sequence[int | str], weights: NDArray[np.int64], metric: str
 ) -> NDArray[np.float64]:
     """Gives a metric when each of the groups counts as often as drawn.
 

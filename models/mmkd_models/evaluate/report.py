@@ -32,7 +32,7 @@ from mmkd_report.documents.evaluation import (
     EvaluationDocument,
     Judgement,
     ModelFacts,
-    Seen,
+    SeenWindows,
     ShareJudgement,
     SubsetJudgement,
 )
@@ -50,7 +50,7 @@ class Contestant:
     path: str
     sha256: str
     checkpoint: Checkpoint
-    seen: Seen | None = None
+    seen: SeenWindows | None = None
 
     def cautions(self, data: DataFacts) -> tuple[str, ...]:
         """Gives what has to be said of its scores on these windows."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from mmkd_models.data.checking.statistics import window_statistics
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluate.outcome import Outcome, outcome_on
+from mmkd_models.evaluate.outcome import TestedNetwork, outcome_on
 from mmkd_models.evaluate.rockets import (
     Transform,
     mini_rocket,
@@ -45,7 +45,7 @@ NO_TEACHER = "there is no teacher here that could teach it"
 Teach = Callable[[Windows], Answers]
 """From windows to a teacher's probabilities (N, K), or its numbers (N, 1)."""
 
-Ask = Callable[[Windows], Answers]
+Answerer = Callable[[Windows], Answers]
 """From windows that have the modality to answers (N, K)."""
 
 
@@ -54,7 +54,7 @@ class _Fitted:
     """A rival that has learnt: its settled answers to the labelled windows of each part, and to any others."""
 
     parts: tuple[Answers, ...]
-    ask: Ask
+    ask: Answerer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,14 +76,14 @@ class Contestants:
     teach: Teach | None = None
     _found: dict[RivalName, _Fitted | str] = field(default_factory=dict)
 
-    def judged(self, rival: RivalName) -> tuple[Outcome, ...] | str:
+    def judged(self, rival: RivalName) -> tuple[TestedNetwork, ...] | str:
         """Judges a rival on the labelled windows of each part, or gives the reason why that cannot be done here."""
         found = self._fitted(rival)
         if isinstance(found, str):
             return found
         return tuple(outcome_on(_labelled(part), one) for part, one in zip(self.parts, found.parts, strict=True))
 
-    def asked(self, rival: RivalName) -> Ask | str:
+    def asked(self, rival: RivalName) -> Answerer | str:
         """Gives what asks a rival about any windows, or the reason why there is none here."""
         found = self._fitted(rival)
         return found if isinstance(found, str) else found.ask
@@ -100,7 +100,7 @@ class Contestants:
             if isinstance(rocket, str) or isinstance(trees, str):
                 return rocket if isinstance(rocket, str) else str(trees)
             kind = self.train.spec.task.kind
-            raw: Ask = partial(_averaged, rocket.ask, trees.ask)
+            raw: Answerer = partial(_averaged, rocket.ask, trees.ask)
             answers = [averaged(one, other, kind=kind) for one, other in zip(rocket.parts, trees.parts, strict=True)]
         else:
             try:
@@ -115,7 +115,7 @@ class Contestants:
         settle = settling(answers[0], train=_labelled(self.train), valid=parts[0], metric=self.metric)
         return _Fitted(parts=tuple(map(settle, answers)), ask=lambda windows: settle(raw(windows)))
 
-    def _raw(self, rival: RivalName) -> Ask | None:
+    def _raw(self, rival: RivalName) -> Answerer | None:
         known, task = _labelled(self.train), self.train.spec.task
         if rival == "extra_trees":
             return _extra_trees(known, modality=self.modality, seed=self.seed)
@@ -141,16 +141,16 @@ class Contestants:
 
 def rival_judged(
     rival: RivalName, train: Windows, parts: Sequence[Windows], *, modality: str, seed: int
-) -> tuple[Outcome, ...] | str:
+) -> tuple[TestedNetwork, ...] | str:
     """Judges one rival that nobody teaches, as `Contestants.judged`."""
     return Contestants(train=train, parts=tuple(parts), modality=modality, seed=seed).judged(rival)
 
 
-def _averaged(one: Ask, other: Ask, windows: Windows) -> Answers:
+def _averaged(one: Answerer, other: Answerer, windows: Windows) -> Answers:
     return averaged(one(windows), other(windows), kind=windows.spec.task.kind)
 
 
-def _extra_trees(known: Windows, *, modality: str, seed: int) -> Ask:
+def _extra_trees(known: Windows, *, modality: str, seed: int) -> Answerer:
     """Extra-trees (Geurts et al., Machine Learning 63, 2006) on `window_statistics`.
 
     Of classes and labels the share of the trees' votes, of which each answer has got one vote more, so that a logit is

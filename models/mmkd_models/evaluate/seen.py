@@ -16,14 +16,14 @@ from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import fold_indices
 from mmkd_models.data.split import split_facts
 from mmkd_models.data.windows import Windows
-from mmkd_report.documents.evaluation import Seen
+from mmkd_report.documents.evaluation import SeenWindows
 from mmkd_report.documents.figures import Split
 
 if TYPE_CHECKING:  # a bundle is judged without torch
-    from mmkd_models.training.checkpoint import Facts
+    from mmkd_models.training.checkpoint import Provenance
 
 
-def windows_seen(facts: Facts, dataset: Dataset, windows: Windows) -> Seen | None:
+def windows_seen(facts: Provenance, dataset: Dataset, windows: Windows) -> SeenWindows | None:
     """Gives how many of these windows a model knows; None where it is of another dataset or does not say its fold."""
     if any(one.dataset_sha256 == dataset.sha256 for one in facts.adapted or ()):
         return _seen(dataset.split("train"), dataset.split("valid"), windows, fold=None)
@@ -38,15 +38,15 @@ def windows_seen(facts: Facts, dataset: Dataset, windows: Windows) -> Seen | Non
     return _seen(train, valid, windows, fold=facts.fold)
 
 
-def _seen(train: Windows, valid: Windows, windows: Windows, *, fold: int | None) -> Seen:
-    return Seen(
+def _seen(train: Windows, valid: Windows, windows: Windows, *, fold: int | None) -> SeenWindows:
+    return SeenWindows(
         trained=int(np.isin(windows.rows, train.rows).sum()),
         chosen=int(np.isin(windows.rows, valid.rows).sum()),
         fold=fold,
     )
 
 
-def refuse_seen(path: str, seen: Seen | None, windows: int, *, part: str) -> None:
+def refuse_seen(path: str, seen: SeenWindows | None, windows: int, *, part: str) -> None:
     """Raises UsageError where some of the windows that are to judge a model trained it; it names the right ones."""
     if seen is None or seen.trained == 0:
         return
@@ -58,7 +58,9 @@ def refuse_seen(path: str, seen: Seen | None, windows: int, *, part: str) -> Non
     )
 
 
-def cautions_of(path: str, dataset_sha256: str, seen: Seen | None, data_sha256: str, windows: int) -> Iterator[str]:
+def cautions_of(
+    path: str, dataset_sha256: str, seen: SeenWindows | None, data_sha256: str, windows: int
+) -> Iterator[str]:
     """Gives what has to be said of a model's scores, a sentence each, for terminals, documents and pages."""
     if seen is None and dataset_sha256 != data_sha256:
         yield f"{path} was trained on another dataset (SHA-256 {dataset_sha256[:12]}...): this one is a new domain"
@@ -70,7 +72,7 @@ def cautions_of(path: str, dataset_sha256: str, seen: Seen | None, data_sha256: 
         yield f"{path} was chosen by {seen.chosen} of these {windows} windows: its scores flatter it"
 
 
-def split_judged(dataset: Dataset, seen: Sequence[Seen | None], *, split: str, part: str) -> Split:
+def split_judged(dataset: Dataset, seen: Sequence[SeenWindows | None], *, split: str, part: str) -> Split:
     """Gives what may be said of windows that judge models which know this much of them; `part` is what they are."""
     found = split_facts(dataset.everything(), part=split)
     if any(one is not None and one.trained for one in seen):

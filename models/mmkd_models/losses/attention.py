@@ -28,7 +28,7 @@ from mmkd_models.losses.layers import (
     student_depth,
     valid_tokens,
 )
-from mmkd_models.losses.term import Member, Mix, Pair, Step, Weight
+from mmkd_models.losses.term import MemberIndex, Mix, Pair, TrainingStep, Weight
 from mmkd_models.losses.tokens import common_time, mean_over_tokens, resampled
 from mmkd_models.networks.encoder import EXTRA_TOKENS
 from mmkd_models.networks.teacher import TeacherOutput
@@ -140,9 +140,9 @@ class EdamTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     weight: Weight = Weight(start=0.5, end=0.0, until=0.6)
     layers: Layers = 1
     heads: Literal["mean", "group"] = "mean"
-    member: Member = msgspec.UNSET
+    member: MemberIndex = msgspec.UNSET
 
-    def looks_into(self) -> Member:
+    def looks_into(self) -> MemberIndex:
         """Into the member's cross-attention."""
         return self.member
 
@@ -179,7 +179,7 @@ class EdamTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def head(self, pair: Pair, *, windows: int | None) -> None:
         """None: maps are compared as they are."""
 
-    def loss(self, step: Step, head: nn.Module | None) -> dict[str, Tensor]:
+    def loss(self, step: TrainingStep, head: nn.Module | None) -> dict[str, Tensor]:
         """The mean over the pairs of layers, and its divergence, where another modality has a sample."""
         pair = step.pair
         others = [name for name in pair.teacher.valid if name != pair.modality]

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskKind
-from mmkd_models.losses.term import Member, Mix, Pair, Step, Weight, check_temperature, constant, refused
+from mmkd_models.losses.term import MemberIndex, Mix, Pair, TrainingStep, Weight, check_temperature, constant, refused
 from mmkd_models.losses.tokens import weighted_mean
 
 _QUEUE, _NEGATIVES, _MOMENTUM = 1024, 1024, 0.5
@@ -233,9 +233,9 @@ class CrdTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     queue: int = _QUEUE
     negatives: int = _NEGATIVES
     momentum: float = _MOMENTUM
-    member: Member = msgspec.UNSET
+    member: MemberIndex = msgspec.UNSET
 
-    def looks_into(self) -> Member:
+    def looks_into(self) -> MemberIndex:
         """Into the member's embedding."""
         return self.member
 
@@ -289,7 +289,7 @@ class CrdTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             own, other, width=self.width, windows=windows, negatives=self.negatives, momentum=self.momentum
         )
 
-    def loss(self, step: Step, head: nn.Module | None) -> dict[str, Tensor]:
+    def loss(self, step: TrainingStep, head: nn.Module | None) -> dict[str, Tensor]:
         """The contrast of the batch, which then joins the memory."""
         assert isinstance(head, ContrastHead | ContrastBank)  # what `head` made before the first step
         vectors = step.pair.student.embedding, step.pair.teacher.embedding, step.batch.index

@@ -16,7 +16,7 @@ from mmkd_edge.spec import TaskKind
 from mmkd_models.losses.term import (
     Mix,
     OutputTerm,
-    Step,
+    TrainingStep,
     Weight,
     check_exclusive_classes,
     check_temperature,
@@ -88,7 +88,7 @@ class DistTerm(OutputTerm, msgspec.Struct, frozen=True, kw_only=True, forbid_unk
                 "whatever the network says; set gamma above 0"
             )
 
-    def loss(self, step: Step, head: nn.Module | None) -> dict[str, Tensor]:
+    def loss(self, step: TrainingStep, head: nn.Module | None) -> dict[str, Tensor]:
         """How far the student's probabilities are from rising and falling with those of all teachers together."""
         found = dist_loss(
             step.pair.student.logits,

@@ -18,7 +18,7 @@ from mmkd_edge.spec import TaskKind
 from mmkd_models.losses.term import (
     Mix,
     OutputTerm,
-    Step,
+    TrainingStep,
     Weight,
     check_exclusive_classes,
     check_temperature,
@@ -85,7 +85,7 @@ class DkdTerm(OutputTerm, msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
                 "nothing to teach; set alpha above 0"
             )
 
-    def loss(self, step: Step, head: nn.Module | None) -> dict[str, Tensor]:
+    def loss(self, step: TrainingStep, head: nn.Module | None) -> dict[str, Tensor]:
         """A mixed window's target is the larger label; a window without one has what the teachers take for it."""
         batch, teacher = step.batch, step.together(self.temperature)
         target = torch.where(batch.labelled > 0, batch.targets.argmax(-1), teacher.argmax(-1))

@@ -32,7 +32,7 @@ from mmkd_models.losses.layers import (
     teacher_depth,
     valid_tokens,
 )
-from mmkd_models.losses.term import Member, Mix, Pair, Step, Weight, constant, refused
+from mmkd_models.losses.term import MemberIndex, Mix, Pair, TrainingStep, Weight, constant, refused
 from mmkd_models.losses.tokens import weighted_mean
 from mmkd_models.networks.encoder import EXTRA_TOKENS
 
@@ -109,9 +109,9 @@ class FeatureTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     layers: Layers = 1
     keep: float = 1.0
     project: bool = True
-    member: Member = msgspec.UNSET
+    member: MemberIndex = msgspec.UNSET
 
-    def looks_into(self) -> Member:
+    def looks_into(self) -> MemberIndex:
         """Into the member's hidden states or embedding."""
         return self.member
 
@@ -155,7 +155,7 @@ class FeatureTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         low_pass = self._low_pass(pair) if self.keep < 1 else None
         return FeatureHead(widths if self.project else (), low_pass)
 
-    def loss(self, step: Step, head: nn.Module | None) -> dict[str, Tensor]:
+    def loss(self, step: TrainingStep, head: nn.Module | None) -> dict[str, Tensor]:
         """The mean over the pairs of layers."""
         assert isinstance(head, FeatureHead)  # what `head` made before the first step
         losses = []

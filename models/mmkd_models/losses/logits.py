@@ -16,7 +16,15 @@ from mmkd_edge.spec import TaskKind
 from mmkd_models.losses.goal import Goal
 from mmkd_models.losses.multilabel import multilabel_kl_loss
 from mmkd_models.losses.regression import DELTA, regression_loss
-from mmkd_models.losses.term import Mix, OutputTerm, Step, Weight, check_exclusive_classes, check_temperature, constant
+from mmkd_models.losses.term import (
+    Mix,
+    OutputTerm,
+    TrainingStep,
+    Weight,
+    check_exclusive_classes,
+    check_temperature,
+    constant,
+)
 from mmkd_models.losses.tokens import weighted_mean
 
 _USUAL_TEMPERATURE = 2.0
@@ -114,7 +122,7 @@ class LogitTerm(OutputTerm, msgspec.Struct, frozen=True, kw_only=True, forbid_un
                 "has none; leave it out"
             )
 
-    def loss(self, step: Step, head: nn.Module | None) -> dict[str, Tensor]:
+    def loss(self, step: TrainingStep, head: nn.Module | None) -> dict[str, Tensor]:
         """The divergence from all teachers together."""
         found = logit_loss(
             step.goal,

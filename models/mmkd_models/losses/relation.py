@@ -31,7 +31,7 @@ from mmkd_models.losses.layers import (
     teacher_depth,
     valid_tokens,
 )
-from mmkd_models.losses.term import Member, Mix, Pair, Step, Weight, constant, refused
+from mmkd_models.losses.term import MemberIndex, Mix, Pair, TrainingStep, Weight, constant, refused
 from mmkd_models.losses.tokens import mean_over_tokens
 from mmkd_models.networks.encoder import Projections
 
@@ -81,9 +81,9 @@ class RelationTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     vectors: tuple[Vectors, ...] = ("query", "key", "value")
     heads: int = 8
     teacher: Literal["self", "cross"] = "self"
-    member: Member = msgspec.UNSET
+    member: MemberIndex = msgspec.UNSET
 
-    def looks_into(self) -> Member:
+    def looks_into(self) -> MemberIndex:
         """Into the member's attention."""
         return self.member
 
@@ -123,7 +123,7 @@ class RelationTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def head(self, pair: Pair, *, windows: int | None) -> None:
         """None: relations have no width."""
 
-    def loss(self, step: Step, head: nn.Module | None) -> dict[str, Tensor]:
+    def loss(self, step: TrainingStep, head: nn.Module | None) -> dict[str, Tensor]:
         """The mean over the pairs of layers and the kinds of vectors."""
         pair, losses = step.pair, []
         for own, other in self._pairs(pair):

@@ -10,7 +10,7 @@ from mmkd_edge.spec import TaskKind
 from mmkd_models.losses.goal import Goal
 from mmkd_models.losses.multilabel import label_loss
 from mmkd_models.losses.regression import DELTA, huber_loss
-from mmkd_models.losses.term import Mix, OutputTerm, Step, Weight, constant
+from mmkd_models.losses.term import Mix, OutputTerm, TrainingStep, Weight, constant
 from mmkd_models.losses.tokens import weighted_mean
 
 
@@ -47,7 +47,7 @@ class TaskTerm(OutputTerm, msgspec.Struct, frozen=True, kw_only=True, forbid_unk
     def check(self, *, kind: TaskKind, classes: int | None, mix: Mix | None) -> None:
         """Every task has labels."""
 
-    def loss(self, step: Step, head: nn.Module | None) -> dict[str, Tensor]:
+    def loss(self, step: TrainingStep, head: nn.Module | None) -> dict[str, Tensor]:
         """The labels' loss; trust in the teacher has no part in it."""
         batch = step.batch
         return {"task": task_loss(step.goal, step.pair.student.logits, batch.targets, weight=batch.labelled)}

@@ -53,7 +53,7 @@ def constant(value: float) -> Weight:
 Mix = Literal["probabilities", "logits"]
 """What is averaged where several teachers teach."""
 
-Member = int | msgspec.UnsetType
+MemberIndex = int | msgspec.UnsetType
 """Which of several teachers a term looks into, from 0 in the order they are named; unset where there is one."""
 
 
@@ -72,7 +72,7 @@ class Pair:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class TrainingStep:
     """What a term sees of one training step.
 
     Attributes:
@@ -97,7 +97,7 @@ class LossTerm(Protocol):
         """The weight over time."""
         ...
 
-    def looks_into(self) -> Member | None:
+    def looks_into(self) -> MemberIndex | None:
         """Which teacher's inside is read; None for a term that needs nothing but what all teachers answer together."""
         ...
 
@@ -134,7 +134,7 @@ class LossTerm(Protocol):
         """What is trained beside the student and never exported; `windows` is the number of training windows."""
         ...
 
-    def loss(self, step: Step, head: nn.Module | None) -> dict[str, Tensor]:
+    def loss(self, step: TrainingStep, head: nn.Module | None) -> dict[str, Tensor]:
         """The loss under the term's name, a mean over trusted windows, and what else there is to tell people."""
         ...
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mmkd_edge.spec import TaskKind
 
 
-class Answer(nn.Module):
+class AnswerHead(nn.Module):
     """The end of a network. It has nothing to learn; of a regression it carries the scale of the target.
 
     Attributes:

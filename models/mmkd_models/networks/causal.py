@@ -19,7 +19,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.networks.config import EncoderConfig
 from mmkd_models.networks.dropout import Dropout
-from mmkd_models.networks.encoder import MASKED, AttentionTap, Block, Projections, Tokens, strides_of
+from mmkd_models.networks.encoder import MASKED, AttentionTap, Projections, Tokens, TransformerBlock, strides_of
 from mmkd_models.networks.fronts.causal import Blocks, CausalFront, Running
 from mmkd_models.networks.fronts.causal_sound import CausalSound, mel_series
 from mmkd_models.networks.fronts.log_mel import LogMels
@@ -96,7 +96,7 @@ class CausalEncoder(nn.Module):
         self.statistics = nn.Linear(inner.statistics, config.width)
         self.relative = nn.Parameter(_slopes(config.depth, config.heads, self.length))
         self.dropout = Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.depth))
 
     @property
     def inner(self) -> CausalFront:

@@ -151,7 +151,7 @@ class FeedForward(nn.Module):
         return out
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Pre-norm self-attention block (Xiong et al., 2020)."""
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -302,7 +302,7 @@ class Encoder(nn.Module):
         self.statistics = nn.Linear(front.statistics, config.width)
         self.position = nn.Parameter(torch.randn(self.length + EXTRA_TOKENS, config.width) * 0.02)
         self.dropout = Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.depth))
 
     def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> Tokens:
         """Encodes a batch of windows."""
@@ -337,7 +337,7 @@ class Encoder(nn.Module):
         return torch.cat([time, whole, whole], dim=-1)
 
 
-class Pool(nn.Module):
+class TokenPooling(nn.Module):
     """Tokens -> one embedding: mean of the present time tokens beside the spectrum and statistics tokens."""
 
     def __init__(self, width: int) -> None:

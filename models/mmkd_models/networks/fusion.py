@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mmkd_models.networks.config import EncoderConfig
 from mmkd_models.networks.dropout import Dropout
-from mmkd_models.networks.encoder import Attention, AttentionTap, Block, Tokens
+from mmkd_models.networks.encoder import Attention, AttentionTap, Tokens, TransformerBlock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class CrossBlock(nn.Module):
         self.norm_query = nn.LayerNorm(config.width)
         self.norm_source = nn.LayerNorm(config.width)
         self.cross = Attention(config.width, config.heads, cross=True)
-        self.block = Block(config)
+        self.block = TransformerBlock(config)
         self.dropout = Dropout(config.dropout)
 
     def forward(

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkd_models.networks.causal import FORBIDDEN, CausalEncoder
-from mmkd_models.networks.encoder import EXTRA_TOKENS, MASKED, Block, Pool
+from mmkd_models.networks.encoder import EXTRA_TOKENS, MASKED, TokenPooling, TransformerBlock
 from mmkd_models.networks.fronts.causal import Blocks
 from mmkd_models.networks.fronts.causal_sound import CausalSound
 from mmkd_models.networks.student import Student
@@ -71,7 +71,7 @@ class StepStudent(nn.Module):
         if isinstance(encoder.front, CausalSound):
             shapes["waveform"] = ((1, encoder.front.mels.hop, 2 * encoder.front.channels), None)
         for number, block in enumerate(encoder.blocks):
-            heads = cast("Block", block).attention.heads
+            heads = cast("TransformerBlock", block).attention.heads
             for kind in ("keys", "values"):
                 shapes[f"{kind}_{number}"] = ((1, heads, length, width // heads), 2)
         return shapes | {"tokens": ((1, length, width), 1)}
@@ -113,7 +113,7 @@ class StepStudent(nn.Module):
         kept: list[Tensor] = []
         for number, block in enumerate(self.encoder.blocks):
             bias = missing + codes[number][:, None]  # (1, H, 1, W + 1)
-            x, found = _block_step(cast("Block", block), x, bias, cache[2 * number], cache[2 * number + 1])
+            x, found = _block_step(cast("TransformerBlock", block), x, bias, cache[2 * number], cache[2 * number + 1])
             kept += found
         embedding, token = _pooled(self.pool, x, there * F.pad(live, (0, 1), value=1.0), tokens)
         logits = self.head(embedding)
@@ -167,8 +167,10 @@ class StepStudent(nn.Module):
         return x, counts, (both[:, -front.history :], new, block.sums, block.peaks, series[:, -encoder.reach :])
 
 
-def _block_step(block: Block, x: Tensor, bias: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """`Block.forward` for the newest tokens (1, 3, D), which ask the time tokens in the slots and the newest one."""
+def _block_step(
+    block: TransformerBlock, x: Tensor, bias: Tensor, keys: Tensor, values: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """`TransformerBlock.forward` for the newest tokens (1, 3, D): they ask the kept time tokens and the newest one."""
     attention = block.attention
     batch, count, width = x.shape
     split = (batch, count, 3, attention.heads, width // attention.heads)
@@ -182,8 +184,8 @@ def _block_step(block: Block, x: Tensor, bias: Tensor, keys: Tensor, values: Ten
     return x, [k, v]
 
 
-def _pooled(pool: Pool, x: Tensor, there: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """`Pool.forward` over the window's time tokens; gives the embedding (1, D) and the newest token (1, 1, D)."""
+def _pooled(pool: TokenPooling, x: Tensor, there: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """`TokenPooling.forward` over time tokens: the embedding (1, D) and the newest token (1, 1, D)."""
     normed = pool.norm(x)  # (1, 3, D)
     token = normed[:, :1]
     total = (there[:, None, :-1] @ tokens + there[:, None, -1:] * token)[:, 0]

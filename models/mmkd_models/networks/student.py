@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from mmkd_edge.spec import ModalitySpec, TaskKind
-from mmkd_models.networks.answer import Answer
+from mmkd_models.networks.answer import AnswerHead
 from mmkd_models.networks.causal import CausalEncoder
 from mmkd_models.networks.config import StudentConfig
 from mmkd_models.networks.dropout import Dropout
-from mmkd_models.networks.encoder import Encoder, Pool, Projections
+from mmkd_models.networks.encoder import Encoder, Projections, TokenPooling
 from mmkd_models.networks.rocket import RocketFeatures
-from mmkd_models.novelty import NoveltyScore, Seen
+from mmkd_models.novelty import NoveltyScore, TrainingEmbeddings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +51,10 @@ class Student(nn.Module):
         super().__init__()
         encoder = CausalEncoder if config.causal else Encoder
         self.encoder: Encoder | CausalEncoder = encoder(modality, config.encoder)
-        self.pool = Pool(config.encoder.width)
+        self.pool = TokenPooling(config.encoder.width)
         self.dropout = Dropout(config.encoder.dropout)
         self.head = nn.Linear(config.encoder.width, classes)
-        self.answer = Answer(kind)
+        self.answer = AnswerHead(kind)
 
     def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> StudentOutput:
         """Answers a batch of windows."""
@@ -80,7 +80,7 @@ class RocketStudent(nn.Module):
         super().__init__()
         self.rocket = _rocket(modality, config)
         self.head = nn.Linear(self.rocket.config.features, classes)
-        self.answer = Answer(kind)
+        self.answer = AnswerHead(kind)
 
     def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> StudentOutput:
         """Answers a batch of windows; there is nothing inside to tap."""
@@ -99,10 +99,10 @@ class HybridStudent(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = Encoder(modality, config.encoder)
-        self.pool = Pool(config.encoder.width)
+        self.pool = TokenPooling(config.encoder.width)
         self.rocket = _rocket(modality, config)
         self.head = nn.Linear(config.encoder.width + self.rocket.config.features, classes)
-        self.answer = Answer(kind)
+        self.answer = AnswerHead(kind)
 
     def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> StudentOutput:
         """Answers a batch of windows; the taps are the transformer's."""
@@ -165,7 +165,9 @@ class ExportStudent(nn.Module):
         seen: what training saw, for the novelty; None gives none.
     """
 
-    def __init__(self, student: AnyStudent, *, temperature: float = 1.0, seen: Seen | None = None) -> None:
+    def __init__(
+        self, student: AnyStudent, *, temperature: float = 1.0, seen: TrainingEmbeddings | None = None
+    ) -> None:
         super().__init__()
         self.student = student
         self.sharpness = 1 / temperature

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec, TaskKind
-from mmkd_models.networks.answer import Answer
+from mmkd_models.networks.answer import AnswerHead
 from mmkd_models.networks.config import TeacherConfig
 from mmkd_models.networks.dropout import Dropout
-from mmkd_models.networks.encoder import Encoder, Pool, Projections, Tokens
+from mmkd_models.networks.encoder import Encoder, Projections, TokenPooling, Tokens
 from mmkd_models.networks.fusion import CrossTap, FusionLayer
 
 Inputs = Mapping[str, tuple[Tensor, Tensor]]
@@ -70,11 +70,11 @@ class Teacher(nn.Module):
         self.encoders = nn.ModuleDict({m.name: Encoder(m, config.encoder) for m in modalities})
         fusing = config.fusion_depth if len(self.names) > 1 else 0
         self.fusion = nn.ModuleList(FusionLayer(self.names, config.encoder) for _ in range(fusing))
-        self.pools = nn.ModuleDict({name: Pool(config.encoder.width) for name in self.names})
+        self.pools = nn.ModuleDict({name: TokenPooling(config.encoder.width) for name in self.names})
         self.gate = nn.Linear(config.encoder.width, 1)
         self.dropout = Dropout(config.encoder.dropout)
         self.head = nn.Linear(config.encoder.width, classes)
-        self.answer = Answer(kind)
+        self.answer = AnswerHead(kind)
 
     def forward(self, inputs: Inputs, *, taps: bool = False) -> TeacherOutput:
         """Answers a batch of windows; every modality of the teacher must be in `inputs` (all-missing is fine)."""

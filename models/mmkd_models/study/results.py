@@ -17,18 +17,18 @@ from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_models.data.split import OF_GROUPS, split_facts
 from mmkd_models.distil.method import Method
-from mmkd_models.evaluate.outcome import Outcome
+from mmkd_models.evaluate.outcome import TestedNetwork
 from mmkd_models.evaluate.rivals import RivalName
 from mmkd_models.training.checkpoint import library_versions
 from mmkd_models.trials.by_validation import chosen_trials
 from mmkd_models.trials.folder import FORMAT_VERSION, TEST_FILE, StudyFolder, read_result, write_result
 from mmkd_models.trials.rivals import StudyRival, rival_file, rivals_on
-from mmkd_models.trials.space import TEACHERS_FOLDER, Conditions, Entry, TeacherChoice, Trial, candidates, entries
+from mmkd_models.trials.space import TEACHERS_FOLDER, Entry, StudyConditions, TeacherChoice, Trial, candidates, entries
 from mmkd_models.trials.students import TRIAL_FILE, TrialResult, trial_outcome, trial_result
 from mmkd_models.trials.teachers import TEACHER_FILE, TeacherResult, teacher_outcome, teacher_result, teacher_results
 from mmkd_report.documents.study import StudyDataset
 
-_CONDITIONS = Conditions.__struct_fields__
+_CONDITIONS = StudyConditions.__struct_fields__
 
 
 class TrialRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,7 +36,7 @@ class TrialRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     name: str
     result: TrialResult
-    test: Outcome | None
+    test: TestedNetwork | None
 
 
 class TeacherRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,7 +45,7 @@ class TeacherRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     name: str
     choice: TeacherChoice
     result: TeacherResult | None
-    test: Outcome | None
+    test: TestedNetwork | None
 
 
 class SeedResults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,7 +60,7 @@ class SeedResults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     format_version: int = FORMAT_VERSION
     dataset: StudyDataset
     seed: int
-    conditions: Conditions
+    conditions: StudyConditions
     versions: dict[str, str]
     methods: tuple[Method, ...]
     teachers: tuple[TeacherRecord, ...]
@@ -68,7 +68,7 @@ class SeedResults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     rivals: tuple[StudyRival, ...]
 
 
-def seed_file(results: Path, dataset: str, conditions: Conditions, seed: int) -> Path:
+def seed_file(results: Path, dataset: str, conditions: StudyConditions, seed: int) -> Path:
     """Gives where the results of a seed are kept: `watch_exercises-gyro-10-seed0.json`, or `...-2groups-seed0.json`."""
     labelled = conditions.labelled
     part = f"{100 * labelled.share:g}" if labelled.groups is None else labelled.file_part
@@ -177,7 +177,7 @@ def _trial_records(folder: StudyFolder, impossible: Sequence[Entry], seed: int) 
         ended = trial_result(folder, trial)
         if ended is not None and ended.state == "finished":
             path = folder.of_trial(trial)
-            yield TrialRecord(name=path.name, result=ended, test=read_result(path / TEST_FILE, Outcome))
+            yield TrialRecord(name=path.name, result=ended, test=read_result(path / TEST_FILE, TestedNetwork))
 
 
 def _teacher_records(folder: StudyFolder, compared: Sequence[TeacherChoice], seed: int) -> Iterator[TeacherRecord]:

@@ -48,13 +48,12 @@ from mmkd_models.trials.by_validation import best_seed, finalist_candidates
 from mmkd_models.trials.executors import Executor, run_workers
 from mmkd_models.trials.folder import StudyFolder
 from mmkd_models.trials.sizes import MeasureLatency, impossible_entries, possible_methods, student_sizes
-from mmkd_models.trials.space import Conditions, Entry, Space, TeacherChoice, candidates, check_space, entries
+from mmkd_models.trials.space import Entry, Space, StudyConditions, TeacherChoice, candidates, check_space, entries
 from mmkd_models.trials.students import STUDENT_CHECKPOINT, TrialResult, student_of
 from mmkd_models.trials.teachers import TEACHER_CHECKPOINT
 from mmkd_models.trials.worker import WorkOrder
 from mmkd_report.documents.figures import LabelledGroups, SplitBy
 from mmkd_report.documents.study import (
-    Coverage,
     Recommendation,
     Skipped,
     StudentSize,
@@ -62,6 +61,7 @@ from mmkd_report.documents.study import (
     StudyDocument,
     StudyFacts,
     StudyMethod,
+    TrialCounts,
 )
 
 STUDY_FILE, STUDENT_FILE, CLAIM_FILE, JOURNAL_FILE = "study.json", "student.ckpt", "folder.json", "study.journal"
@@ -86,7 +86,7 @@ class StudyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         required: methods that must be possible; others that no pair of networks can have are left out.
     """
 
-    conditions: Conditions
+    conditions: StudyConditions
     space: Space
     grid: bool = False
     trials: int = 40
@@ -235,7 +235,7 @@ class _Owner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     split: SplitBy = OF_GROUPS.by
 
 
-def _take(out: Path, conditions: Conditions, split: SplitBy) -> None:
+def _take(out: Path, conditions: StudyConditions, split: SplitBy) -> None:
     check_folder(out)
     ours = _Owner(
         dataset_sha256=conditions.dataset_sha256,
@@ -404,11 +404,11 @@ def _facts(folder: StudyFolder, options: StudyOptions, order: WorkOrder) -> Stud
 
 def _coverage(
     order: WorkOrder, wanted: Sequence[Entry], tested: Sequence[Tested], ended: Sequence[TrialResult]
-) -> Coverage:
+) -> TrialCounts:
     states = [result.state for result in ended]
     whole = [one for one in tested if len(one.results) == len(order.seeds)]
     expected = len(candidates(order.space, order.impossible)) * len(order.seeds) if order.grid else None
-    return Coverage(
+    return TrialCounts(
         complete=len(whole) == len(wanted) and (expected is None or len(ended) >= expected),
         finished=states.count("finished"),
         pruned=states.count("pruned"),

@@ -15,7 +15,7 @@ import numpy as np
 from mmkd_models.compare.comparison import NEAR_BEST
 from mmkd_models.evaluate.gains import gain_over_seeds, gap_recovered, spread
 from mmkd_models.evaluate.guessing import guessing
-from mmkd_models.evaluate.outcome import Outcome
+from mmkd_models.evaluate.outcome import TestedNetwork
 from mmkd_models.evaluate.rivals import RivalName
 from mmkd_models.metrics.measures import measures_of, told_by
 from mmkd_models.metrics.scores import AnyScores, figures_in
@@ -46,7 +46,7 @@ class Tested:
 
     entry: Entry
     results: dict[int, TrialResult]
-    tests: dict[int, Outcome]
+    tests: dict[int, TestedNetwork]
     search_score: float | None
 
 
@@ -167,7 +167,9 @@ def _row(
     )
 
 
-def _gains(ours: dict[int, Outcome], theirs: dict[int, Outcome], metrics: Sequence[str]) -> dict[str, SeedGain] | None:
+def _gains(
+    ours: dict[int, TestedNetwork], theirs: dict[int, TestedNetwork], metrics: Sequence[str]
+) -> dict[str, SeedGain] | None:
     both = [seed for seed in ours if seed in theirs]
     if not both:
         return None

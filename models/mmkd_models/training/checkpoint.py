@@ -38,9 +38,9 @@ from mmkd_models.networks.config import StudentConfig, TeacherConfig
 from mmkd_models.networks.int8 import LearntInt8
 from mmkd_models.networks.student import AnyStudent, Student, student_network
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.novelty import Seen, seen_from, seen_tensors
+from mmkd_models.novelty import TrainingEmbeddings, seen_from, seen_tensors
 from mmkd_models.tensors import read_tensors, same_tensors, write_tensors
-from mmkd_models.train_config import CurvePoint, TrainConfig
+from mmkd_models.train_config import TrainConfig, Validation
 
 FORMAT_VERSION = 1
 
@@ -72,7 +72,7 @@ class Contender(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     log_likelihood: float
 
 
-class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where a network comes from.
 
     Attributes:
@@ -108,7 +108,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     training: TrainConfig
     augment: AugmentConfig
     recipe: Recipe | None = None
-    curve: tuple[CurvePoint, ...] = ()
+    curve: tuple[Validation, ...] = ()
     prior_tau: float | msgspec.UnsetType = msgspec.UNSET
     group_reference: GroupReference | msgspec.UnsetType = msgspec.UNSET
     hybrid: HybridFacts | msgspec.UnsetType = msgspec.UNSET
@@ -130,7 +130,7 @@ class _StudentDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     modality: ModalitySpec
     task: TaskSpec
     config: StudentConfig
-    facts: Facts
+    facts: Provenance
     int8: LearntInt8 | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -139,7 +139,7 @@ class _TeacherDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     modalities: tuple[ModalitySpec, ...]
     task: TaskSpec
     config: TeacherConfig
-    facts: Facts
+    facts: Provenance
     committee: CommitteeFacts | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -156,11 +156,11 @@ class StudentCheckpoint:
     modality: ModalitySpec
     task: TaskSpec
     config: StudentConfig
-    facts: Facts
+    facts: Provenance
     state: Mapping[str, Tensor]
     carried: CarriedWindows | None
     int8: LearntInt8 | None = None
-    seen: Seen | None = None
+    seen: TrainingEmbeddings | None = None
 
     def network(self) -> AnyStudent:
         """Gives the student with its weights, in evaluation mode."""
@@ -214,7 +214,7 @@ class TeacherCheckpoint:
     modalities: tuple[ModalitySpec, ...]
     task: TaskSpec
     config: TeacherConfig
-    facts: Facts
+    facts: Provenance
     state: Mapping[str, Tensor]
     committee: CommitteeFacts | None = None
     further: tuple[Mapping[str, Tensor], ...] = ()

@@ -23,7 +23,7 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.defaults import COMMITTEE
 from mmkd_models.metrics.scores import AnyMetric, scores_from_logits
 from mmkd_models.networks.committee.network import Committee, CommitteeFacts, MemberFacts
-from mmkd_models.networks.committee.pool import Pool, pool_of
+from mmkd_models.networks.committee.pool import MemberPooling, pool_of
 from mmkd_models.networks.committee.rocket import Rocket
 from mmkd_models.networks.committee.trees import Trees, grown_trees, statistics_of
 from mmkd_models.networks.config import MEMBERS, MemberKind, TeacherConfig
@@ -36,7 +36,7 @@ from mmkd_models.training.closed_form.rocket import drawn_features, features_of_
 from mmkd_models.training.closed_form.targets import label_answers
 from mmkd_models.training.judging.prior import evening_bias
 from mmkd_models.training.predict import answers_to, batches_of
-from mmkd_models.training.trainings import Run, TeacherStart, TrainingData, self_train, train_teacher
+from mmkd_models.training.trainings import TeacherStart, TrainingData, TrainingRun, self_train, train_teacher
 
 LEAST_FEATURES = 6 * KERNELS
 """Of a modality's kernels; where there are few modalities each has its share of what one alone has."""
@@ -90,7 +90,7 @@ def default_members(modalities: Sequence[ModalitySpec]) -> tuple[MemberKind, ...
 def train_committee(
     data: TrainingData,
     config: TeacherConfig,
-    run: Run,
+    run: TrainingRun,
     *,
     members: Sequence[MemberKind],
     self_training: bool,
@@ -129,7 +129,7 @@ def train_committee(
 def _transformer(
     data: TrainingData,
     config: TeacherConfig,
-    run: Run,
+    run: TrainingRun,
     *,
     number: int,
     self_training: bool,
@@ -220,7 +220,7 @@ def _together(
     )
 
 
-def _facts(members: Sequence[_Member], pool: Pool, scores: Sequence[float]) -> CommitteeFacts:
+def _facts(members: Sequence[_Member], pool: MemberPooling, scores: Sequence[float]) -> CommitteeFacts:
     return CommitteeFacts(
         members=tuple(
             MemberFacts(

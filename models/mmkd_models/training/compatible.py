@@ -13,7 +13,7 @@ from mmkd_models.data.windows import Windows
 
 if TYPE_CHECKING:  # a bundle is judged without torch
     from mmkd_models.networks.config import TeacherConfig
-    from mmkd_models.training.checkpoint import Facts, TeacherCheckpoint
+    from mmkd_models.training.checkpoint import Provenance, TeacherCheckpoint
     from mmkd_models.training.teacher_set import OutOfFoldCheckpoint
 
 
@@ -40,7 +40,9 @@ def check_start(start: TeacherCheckpoint, config: TeacherConfig, windows: Window
         )
 
 
-def check_same_fold(who: str, facts: Facts | tuple[Facts, ...], *, dataset_sha256: str, fold: int | None) -> None:
+def check_same_fold(
+    who: str, facts: Provenance | tuple[Provenance, ...], *, dataset_sha256: str, fold: int | None
+) -> None:
     """Raises UsageError where what a student learns from was trained on another fold of the same dataset.
 
     It would know windows that are to judge the student. What does not say its fold is let pass.

@@ -24,7 +24,7 @@ from mmkd_models.train_config import OnStep
 from mmkd_models.training.checkpoint import TeacherCheckpoint
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.teacher_set import OutOfFoldCheckpoint
-from mmkd_models.training.trainings import Run, TrainingData, self_train, train_teacher
+from mmkd_models.training.trainings import TrainingData, TrainingRun, self_train, train_teacher
 
 Watch = Callable[[str], AbstractContextManager[OnStep | None]]
 """From the name of a training to what is called after each of its steps."""
@@ -33,7 +33,7 @@ Watch = Callable[[str], AbstractContextManager[OnStep | None]]
 def cross_fit(
     data: TrainingData,
     config: TeacherConfig,
-    run: Run,
+    run: TrainingRun,
     *,
     count: int,
     self_training: bool,

@@ -25,7 +25,7 @@ from mmkd_models.data.batches import Batch
 from mmkd_models.metrics.scores import AnyScores, scores_from_document
 from mmkd_models.processes import launch_of
 from mmkd_models.tensors import same_tensors
-from mmkd_models.train_config import CurvePoint, OnStep, Progress, TrainConfig
+from mmkd_models.train_config import OnStep, TrainConfig, TrainingProgress, Validation
 from mmkd_models.training.resume import FILE_NAME, ResumeFacts, ResumeState, read_resume, write_resume
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Fit:
     state: dict[str, Tensor]
     scores: AnyScores
     best_step: int
-    curve: tuple[CurvePoint, ...]
+    curve: tuple[Validation, ...]
     stopped_at: int
 
 
@@ -55,7 +55,7 @@ class Learner(Protocol):
         ...
 
 
-class Source(Protocol):
+class StepBatches(Protocol):
     """Gives the batch of any step: the same step, the same batch."""
 
     def at(self, step: int) -> Batch:
@@ -76,7 +76,7 @@ class _Best:
 
 def fit(
     learner: nn.Module,
-    source: Source,
+    source: StepBatches,
     *,
     evaluate: Callable[[nn.Module], AnyScores],
     config: TrainConfig,
@@ -121,7 +121,7 @@ class _Loop:
         self,
         fabric: Fabric,
         learner: nn.Module,
-        source: Source,
+        source: StepBatches,
         evaluate: Callable[[nn.Module], AnyScores],
         config: TrainConfig,
         run_dir: Path | None,
@@ -139,7 +139,7 @@ class _Loop:
         # The network changes its tensors in place, so that these stay its own.
         self.current = {k: v.detach() for k, v in self.network.state_dict().items() if v.dtype.is_floating_point}
         self.best = _Best()
-        self.curve: list[CurvePoint] = []
+        self.curve: list[Validation] = []
         self.step = 0
         self.sums: dict[str, float] = {}
         self.since = 0
@@ -160,7 +160,7 @@ class _Loop:
                         self._save(run_dir)
                 if on_step is not None and self.fabric.is_global_zero:
                     best = self.best.top if self.best.scores is not None else None
-                    on_step(Progress(step=self.step, steps=config.steps, terms=terms, best_score=best))
+                    on_step(TrainingProgress(step=self.step, steps=config.steps, terms=terms, best_score=best))
         if self.best.scores is None:
             raise AssertionError("a training validates at its last step")
         return Fit(
@@ -220,7 +220,7 @@ class _Loop:
         self.network.load_state_dict(raw)
         score = scores.metric(self.config.metric)
         means = {name: total / self.since for name, total in self.sums.items()}
-        self.curve.append(CurvePoint(step=self.step, train_loss=means.pop("loss"), valid_score=score, terms=means))
+        self.curve.append(Validation(step=self.step, train_loss=means.pop("loss"), valid_score=score, terms=means))
         self.sums, self.since = {}, 0
         self._keep(scores)
 
@@ -346,7 +346,7 @@ def _scalar_log(run_dir: Path | None) -> Iterator[Any]:
         yield log
 
 
-def _write_scalars(log: Any, point: CurvePoint) -> None:
+def _write_scalars(log: Any, point: Validation) -> None:
     log.add_scalar("valid/score", point.valid_score, point.step)
     log.add_scalar("train/loss", point.train_loss, point.step)
     for name, value in point.terms.items():

@@ -20,13 +20,13 @@ from mmkd_models.networks.teacher import TeacherOutput
 
 _BATCH = 64
 
-Change = Callable[[str, NDArray[Any]], NDArray[Any]]
+WindowChange = Callable[[str, NDArray[Any]], NDArray[Any]]
 """From a modality's name and windows, as `Windows.take` gives them, to other windows."""
 
 
 @torch.no_grad()
 def logits_of(
-    network: nn.Module, windows: Windows, *, modality: str | None, change: Change | None = None
+    network: nn.Module, windows: Windows, *, modality: str | None, change: WindowChange | None = None
 ) -> NDArray[np.float32]:
     """Gives logits (N, K) of a teacher (`modality` None) or a student, in evaluation mode, which is restored.
 

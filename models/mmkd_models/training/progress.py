@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from mmkd_models.train_config import Progress
+from mmkd_models.train_config import TrainingProgress
 
 _PLAIN_EVERY_S = 10.0
 
 
 @contextmanager
-def training_bar(title: str) -> Iterator[Callable[[Progress], None]]:
+def training_bar(title: str) -> Iterator[Callable[[TrainingProgress], None]]:
     """Gives an observer of training that writes to stderr; NO_COLOR is obeyed."""
     if sys.stderr.isatty():
         with _live_bar(title) as show:
@@ -23,7 +23,7 @@ def training_bar(title: str) -> Iterator[Callable[[Progress], None]]:
 
 
 @contextmanager
-def _live_bar(title: str) -> Iterator[Callable[[Progress], None]]:
+def _live_bar(title: str) -> Iterator[Callable[[TrainingProgress], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
@@ -38,16 +38,16 @@ def _live_bar(title: str) -> Iterator[Callable[[Progress], None]]:
     with Bar(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=None, terms="")
 
-        def show(progress: Progress) -> None:
+        def show(progress: TrainingProgress) -> None:
             bar.update(task, completed=progress.step, total=progress.steps, terms=terms_in_words(progress))
 
         yield show
 
 
-def _plain_lines(title: str) -> Callable[[Progress], None]:
+def _plain_lines(title: str) -> Callable[[TrainingProgress], None]:
     last = time.monotonic()
 
-    def show(progress: Progress) -> None:
+    def show(progress: TrainingProgress) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last >= _PLAIN_EVERY_S or progress.step == progress.steps:
@@ -58,7 +58,7 @@ def _plain_lines(title: str) -> Callable[[Progress], None]:
     return show
 
 
-def terms_in_words(progress: Progress) -> str:
+def terms_in_words(progress: TrainingProgress) -> str:
     """Gives the loss terms of a step, and the best score so far where there is one."""
     parts = [f"{name} {value:.3f}" for name, value in progress.terms.items()]
     if progress.best_score is not None:

@@ -11,7 +11,7 @@ import msgspec
 from mmkd_edge.errors import UsageError
 from mmkd_models.networks.config import StudentConfig, TeacherConfig
 from mmkd_models.tensors import documents_of
-from mmkd_models.training.checkpoint import Facts
+from mmkd_models.training.checkpoint import Provenance
 
 _CURE = "choose another name, or add --force to replace it"
 _OUTCOMES = {
@@ -38,7 +38,7 @@ def check_replaced(
     kind: str,
     modalities: Sequence[str],
     config: StudentConfig | TeacherConfig,
-    facts: Facts,
+    facts: Provenance,
     teachers: int = 1,
     start_sha256: str | None = None,
     members: Sequence[str] = (),
@@ -83,7 +83,7 @@ def _earlier(document: bytes, config: type[StudentConfig | TeacherConfig]) -> di
     try:
         found = msgspec.json.decode(document)
         several = found["facts"] if isinstance(found["facts"], list) else [found["facts"]]
-        facts = msgspec.convert(several[0], Facts)
+        facts = msgspec.convert(several[0], Provenance)
         specs = found["modalities"] if "modalities" in found else [found["modality"]]
         return _traits(
             facts,
@@ -99,7 +99,7 @@ def _earlier(document: bytes, config: type[StudentConfig | TeacherConfig]) -> di
 
 
 def _traits(
-    facts: Facts,
+    facts: Provenance,
     config: StudentConfig | TeacherConfig,
     modalities: Sequence[str],
     teachers: int,
@@ -121,7 +121,7 @@ def _traits(
     }
 
 
-def _asked(config: StudentConfig | TeacherConfig, facts: Facts) -> dict[str, Any]:
+def _asked(config: StudentConfig | TeacherConfig, facts: Provenance) -> dict[str, Any]:
     """The configuration as it was asked for: without the features that training drew, and a hybrid's kind."""
     asked: dict[str, Any] = msgspec.to_builtins(config)
     asked.pop("rocket", None)

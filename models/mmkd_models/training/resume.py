@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_models.tensors import read_tensors, write_tensors
-from mmkd_models.train_config import CurvePoint
+from mmkd_models.train_config import Validation
 
 FILE_NAME = "resume.ckpt"
 _FORMAT_VERSION = 1
@@ -41,7 +41,7 @@ class ResumeFacts(msgspec.Struct, frozen=True, kw_only=True):
     best_step: int
     best_scores: dict[str, Any]
     top: tuple[float, float]
-    curve: list[CurvePoint]
+    curve: list[Validation]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from mmkd_models.networks.teacher import Teacher
 from mmkd_models.tensors import kind_of, read_tensors, same_tensors, write_tensors
 from mmkd_models.training.checkpoint import (
     FORMAT_VERSION,
-    Facts,
+    Provenance,
     TeacherCheckpoint,
     check_parts,
     check_sizes,
@@ -42,7 +42,7 @@ class _Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     modalities: tuple[ModalitySpec, ...]
     task: TaskSpec
     config: TeacherConfig
-    facts: tuple[Facts, ...]
+    facts: tuple[Provenance, ...]
     score: float
     group_names: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
@@ -60,7 +60,7 @@ class OutOfFoldCheckpoint:
     modalities: tuple[ModalitySpec, ...]
     task: TaskSpec
     config: TeacherConfig
-    facts: tuple[Facts, ...]
+    facts: tuple[Provenance, ...]
     states: tuple[Mapping[str, Tensor], ...]
     groups: Groups
     parts: NDArray[np.int64]

@@ -42,7 +42,7 @@ from mmkd_models.networks.int8 import LearntInt8
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.train_config import OnStep, TrainConfig
-from mmkd_models.training.checkpoint import Facts, StudentCheckpoint, TeacherCheckpoint, library_versions
+from mmkd_models.training.checkpoint import Provenance, StudentCheckpoint, TeacherCheckpoint, library_versions
 from mmkd_models.training.compatible import check_compatible, check_start
 from mmkd_models.training.drift_reference import group_reference
 from mmkd_models.training.judging.novelty import seen_by
@@ -95,7 +95,7 @@ class TeacherStart:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class TrainingRun:
     """How a training is run.
 
     Attributes:
@@ -114,7 +114,7 @@ class Run:
 
 
 def train_teacher(
-    data: TrainingData, config: TeacherConfig, run: Run, *, start: TeacherStart | None = None
+    data: TrainingData, config: TeacherConfig, run: TrainingRun, *, start: TeacherStart | None = None
 ) -> TeacherCheckpoint:
     """Trains a teacher on the labelled windows of all modalities of `data`.
 
@@ -147,7 +147,7 @@ def train_teacher(
     )
 
 
-def self_train(data: TrainingData, first: TeacherCheckpoint, run: Run) -> TeacherCheckpoint:
+def self_train(data: TrainingData, first: TeacherCheckpoint, run: TrainingRun) -> TeacherCheckpoint:
     """Trains a second generation of the teacher on all windows and gives the generation that validates better.
 
     The first one is given back at once where every training window is labelled.
@@ -169,7 +169,7 @@ def self_train(data: TrainingData, first: TeacherCheckpoint, run: Run) -> Teache
     return replace(first, facts=facts, state=result.state)
 
 
-def train_baseline(data: TrainingData, modality: str, config: StudentConfig, run: Run) -> StudentCheckpoint:
+def train_baseline(data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun) -> StudentCheckpoint:
     """Trains a student on the labels of one modality alone: what distillation is measured against."""
     check_labels(data)
     student = _new_student(data, modality, config, run)
@@ -184,7 +184,7 @@ def distil(
     data: TrainingData,
     modality: str,
     config: StudentConfig,
-    run: Run,
+    run: TrainingRun,
     *,
     teacher: TeacherCheckpoint | OutOfFoldCheckpoint,
     teacher_sha256: str,
@@ -214,7 +214,7 @@ def distil(
 def distil_int8(
     data: TrainingData,
     start: StudentCheckpoint,
-    run: Run,
+    run: TrainingRun,
     *,
     start_sha256: str,
     groups: Sequence[Sequence[str]],
@@ -270,7 +270,7 @@ def distil_int8(
 def _learn(
     student: nn.Module,
     data: TrainingData,
-    run: Run,
+    run: TrainingRun,
     *,
     modality: str,
     teachers: Sequence[TaughtBy],
@@ -314,7 +314,9 @@ def _learn(
     return result
 
 
-def keep_answers(data: TrainingData, run: Run, block: int, *, teachers: Sequence[TaughtBy], recipe: Recipe) -> None:
+def keep_answers(
+    data: TrainingData, run: TrainingRun, block: int, *, teachers: Sequence[TaughtBy], recipe: Recipe
+) -> None:
     """Asks the teachers about a block of the steps of a distillation, and keeps it for `distil` where `run` says.
 
     Nothing is done where the run keeps no answers, or the recipe looks inside the teachers, which nobody can keep.
@@ -327,7 +329,7 @@ def keep_answers(data: TrainingData, run: Run, block: int, *, teachers: Sequence
     memory.write_block(block, networks, source, run.on_step)
 
 
-def _memory(data: TrainingData, run: Run, teachers: Sequence[TaughtBy], recipe: Recipe) -> AnswerMemory | None:
+def _memory(data: TrainingData, run: TrainingRun, teachers: Sequence[TaughtBy], recipe: Recipe) -> AnswerMemory | None:
     return memory_of(
         None if _asks_once(run, recipe, teachers) else run.answers,
         data.train,
@@ -340,7 +342,9 @@ def _memory(data: TrainingData, run: Run, teachers: Sequence[TaughtBy], recipe: 
     )
 
 
-def _source(windows: Windows, run: Run, *, labelled_share: float, part: NDArray[np.int64] | None) -> BatchSource:
+def _source(
+    windows: Windows, run: TrainingRun, *, labelled_share: float, part: NDArray[np.int64] | None
+) -> BatchSource:
     return BatchSource(
         windows, run.augment, batch=run.train.batch, labelled_share=labelled_share, seed=run.train.seed, part=part
     )
@@ -367,7 +371,7 @@ def check_teachers(teachers: Sequence[TaughtBy], windows: Windows) -> None:
         check_compatible(who, one.checkpoint.task, one.checkpoint.modalities, windows)
 
 
-def _asks_once(run: Run, recipe: Recipe, teachers: Sequence[TaughtBy]) -> bool:
+def _asks_once(run: TrainingRun, recipe: Recipe, teachers: Sequence[TaughtBy]) -> bool:
     """Whether committees say all that they will about a window when they see it as it was recorded."""
     are_committees = all(isinstance(one.checkpoint, TeacherCheckpoint) and one.checkpoint.committee for one in teachers)
     return are_committees and run.augment.mixup == 0 and all(term.looks_into() is None for term in recipe.terms)
@@ -396,7 +400,7 @@ def _labelled_share(recipe: Recipe) -> float:
     return _LABELLED_SHARE if any(isinstance(term, TaskTerm) for term in recipe.terms) else 0.0
 
 
-def _new_student(data: TrainingData, modality: str, config: StudentConfig, run: Run) -> Student:
+def _new_student(data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun) -> Student:
     spec = data.train.spec
     torch.manual_seed(run.train.seed)
     student = Student(spec.modality(modality), len(spec.task.labels), config, kind=spec.task.kind)
@@ -407,7 +411,7 @@ def _new_student(data: TrainingData, modality: str, config: StudentConfig, run: 
 def _fit(
     learner: nn.Module,
     data: TrainingData,
-    run: Run,
+    run: TrainingRun,
     *,
     modality: str | None,
     labelled_share: float,
@@ -444,7 +448,7 @@ def _fit(
 
 
 def _adjusted(
-    network: Student | Teacher, result: Fit, data: TrainingData, run: Run, *, modality: str | None
+    network: Student | Teacher, result: Fit, data: TrainingData, run: TrainingRun, *, modality: str | None
 ) -> tuple[Fit, float]:
     return adjusted_fit(network, result, data.train.labels, data.valid, metric=run.train.metric, modality=modality)
 
@@ -463,14 +467,14 @@ def check_labels(data: TrainingData) -> None:
 
 def _facts(
     data: TrainingData,
-    run: Run,
+    run: TrainingRun,
     result: Fit,
     *,
     recipe: Recipe | None,
     teachers: Sequence[TaughtBy] = (),
     tau: float = 0.0,
     started_from: str | None = None,
-) -> Facts:
+) -> Provenance:
     return msgspec.structs.replace(
         planned_facts(data, run.train, run.augment, recipe=recipe, teachers=teachers, started_from=started_from),
         score=result.scores.metric(run.train.metric),
@@ -488,11 +492,11 @@ def planned_facts(
     recipe: Recipe | None = None,
     teachers: Sequence[TaughtBy] = (),
     started_from: str | None = None,
-) -> Facts:
+) -> Provenance:
     """Gives what is known of a checkpoint before its training; its score is NaN."""
     hashes = tuple(one.sha256 for one in teachers)
     spec = data.train.spec
-    return Facts(
+    return Provenance(
         dataset=spec.name,
         dataset_sha256=data.sha256,
         fold=data.fold,
@@ -515,7 +519,7 @@ def _student_checkpoint(
     data: TrainingData,
     modality: str,
     config: StudentConfig,
-    run: Run,
+    run: TrainingRun,
     result: Fit,
     *,
     recipe: Recipe | None,
@@ -556,6 +560,6 @@ def visible_labels(train: Windows, *, share: float = 1.0, groups: int | None = N
     return hide_labels(train.labels, seen_labels(train, Labelled(share=share, groups=groups), seed=seed))
 
 
-def with_learning_rate(run: Run, learning_rate: float) -> Run:
+def with_learning_rate(run: TrainingRun, learning_rate: float) -> TrainingRun:
     """Gives the same run with another peak learning rate."""
     return replace(run, train=msgspec.structs.replace(run.train, learning_rate=learning_rate))

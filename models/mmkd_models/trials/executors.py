@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from typing import Literal
 
 from mmkd_edge.errors import MmkdError, UnavailableError
-from mmkd_models.train_config import Progress
+from mmkd_models.train_config import TrainingProgress
 from mmkd_models.trials.phases import work
 from mmkd_models.trials.worker import WorkOrder
 
@@ -88,7 +88,7 @@ def _worker(order: WorkOrder, number: int, pipe: Connection) -> None:
     """A worker in a process of its own; it ends with the process that started it, after a training step at most."""
     parent = multiprocessing.parent_process()
 
-    def tick(progress: Progress | None) -> None:
+    def tick(progress: TrainingProgress | None) -> None:
         if parent is not None and not parent.is_alive():
             raise KeyboardInterrupt
 

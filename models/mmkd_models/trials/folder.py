@@ -16,8 +16,8 @@ from mmkd_edge.errors import CheckpointError
 from mmkd_models.compare.comparison import ANSWERS_FOLDER, FoldData, fold_data
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.train_config import OnStep, TrainConfig
-from mmkd_models.training.trainings import Run
-from mmkd_models.trials.space import Conditions, Space, TeacherChoice, Trial, teacher_folder, trial_folder
+from mmkd_models.training.trainings import TrainingRun
+from mmkd_models.trials.space import Space, StudyConditions, TeacherChoice, Trial, teacher_folder, trial_folder
 
 TEST_FILE = "test.json"
 FORMAT_VERSION = 1
@@ -29,7 +29,7 @@ class StudyFolder:
 
     out: Path
     dataset: Dataset
-    conditions: Conditions
+    conditions: StudyConditions
     space: Space
 
     def of_trial(self, trial: Trial) -> Path:
@@ -45,9 +45,9 @@ class StudyFolder:
         return fold_data(self.dataset, seed=seed, labelled=self.conditions.labelled)
 
 
-def run_in(train: TrainConfig, folder: StudyFolder, run_dir: Path, seed: int, on_step: OnStep) -> Run:
+def run_in(train: TrainConfig, folder: StudyFolder, run_dir: Path, seed: int, on_step: OnStep) -> TrainingRun:
     """Gives how a training of the study is run: resumed where it was, with the study's memory of answers."""
-    return Run(
+    return TrainingRun(
         train=msgspec.structs.replace(train, seed=seed),
         augment=folder.conditions.augment,
         run_dir=run_dir,

@@ -11,7 +11,7 @@ import numpy as np
 
 from mmkd_models.compare.fold_rivals import teach_with
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluate.outcome import Outcome
+from mmkd_models.evaluate.outcome import TestedNetwork
 from mmkd_models.evaluate.rivals import Contestants, RivalName, Teach
 from mmkd_models.evaluate.settled import Answers
 from mmkd_models.training.checkpoint import TeacherCheckpoint
@@ -30,7 +30,7 @@ class StudyRival(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     rival: RivalName
     seed: int
-    test: Outcome | None
+    test: TestedNetwork | None
     reason: str = ""
     valid_score: float | None = None
     teacher: str | msgspec.UnsetType = msgspec.UNSET

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from mmkd_models.train_config import Progress
+from mmkd_models.train_config import TrainingProgress
 from mmkd_models.trials.by_validation import baseline_candidates, scores_of_candidate
 from mmkd_models.trials.space import Candidate, Entry, Trial, candidate_key, candidates
 from mmkd_models.trials.students import TrialResult, end_trial, run_trial, trial_result
@@ -250,7 +250,7 @@ def _pruned_or_finished(worker: Worker, proposal: optuna.Trial, trial: Trial, sc
     evaluations = -(-train.steps // train.eval_every)
     best: list[float] = []
 
-    def watch(progress: Progress) -> None:
+    def watch(progress: TrainingProgress) -> None:
         worker.tick(progress)
         is_validated = progress.step % train.eval_every == 0 or progress.step == progress.steps
         if conditions.choose or not is_validated or progress.best_score is None:

@@ -22,7 +22,7 @@ from mmkd_models.networks.out_of_fold import OutOfFoldTeachers
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import (
-    Facts,
+    Provenance,
     StudentCheckpoint,
     TeacherCheckpoint,
     library_versions,
@@ -204,9 +204,9 @@ def _state(network: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
 
-def _facts(folder: StudyFolder) -> Facts:
+def _facts(folder: StudyFolder) -> Provenance:
     conditions = folder.conditions
-    return Facts(
+    return Provenance(
         dataset=folder.dataset.spec.name,
         dataset_sha256=conditions.dataset_sha256,
         licence=folder.dataset.spec.licence,

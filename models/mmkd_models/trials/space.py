@@ -78,7 +78,7 @@ def mixed_choice(choices: Sequence[TeacherChoice]) -> TeacherChoice:
     return msgspec.structs.replace(members[0], further=tuple(members[1:]) or msgspec.UNSET)
 
 
-class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class StudyConditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What all trials of a study share, and what decides their weights.
 
     Attributes:
@@ -207,7 +207,7 @@ def check_space(space: Space) -> None:
             raise UsageError(f"{option}: expected above 0, got {min(rates):g}; correct it")
 
 
-def trial_name(conditions: Conditions, space: Space, trial: Trial) -> str:
+def trial_name(conditions: StudyConditions, space: Space, trial: Trial) -> str:
     """Gives the name of a trial's folder: what people read in it, and a hash of all that decides its weights."""
     entry, rate = trial.candidate.entry, trial.candidate.learning_rate
     teacher = None if entry.teacher is None else _teacher_names(conditions, space.teacher(entry.teacher), trial.seed)
@@ -222,12 +222,12 @@ def trial_name(conditions: Conditions, space: Space, trial: Trial) -> str:
     return f"{entry.method}-{entry.student}-{rate:g}-seed{trial.seed}-{_hash(decides)}"
 
 
-def _teacher_names(conditions: Conditions, teacher: TeacherChoice, seed: int) -> str | list[str]:
+def _teacher_names(conditions: StudyConditions, teacher: TeacherChoice, seed: int) -> str | list[str]:
     names = [teacher_name(conditions, member, seed) for member in teacher.members]
     return names[0] if len(names) == 1 else names
 
 
-def teacher_name(conditions: Conditions, teacher: TeacherChoice, seed: int) -> str:
+def teacher_name(conditions: StudyConditions, teacher: TeacherChoice, seed: int) -> str:
     """Gives the name of a teacher's folder, as `trial_name`; of several members that of what they say together."""
     if len(teacher.members) > 1:
         return f"mix-seed{seed}-{_hash(_teacher_names(conditions, teacher, seed))}"
@@ -244,17 +244,17 @@ def teacher_name(conditions: Conditions, teacher: TeacherChoice, seed: int) -> s
     return f"{teacher.preset}-seed{seed}-{_hash(decides)}"
 
 
-def candidate_key(conditions: Conditions, space: Space, candidate: Candidate, seeds: Sequence[int]) -> str:
+def candidate_key(conditions: StudyConditions, space: Space, candidate: Candidate, seeds: Sequence[int]) -> str:
     """Gives a hash of a candidate on these seeds."""
     return _hash([trial_name(conditions, space, Trial(candidate=candidate, seed=seed)) for seed in seeds])
 
 
-def teacher_folder(out: Path, conditions: Conditions, teacher: TeacherChoice, seed: int) -> Path:
+def teacher_folder(out: Path, conditions: StudyConditions, teacher: TeacherChoice, seed: int) -> Path:
     """Gives where a study in `out` keeps a teacher."""
     return out / TEACHERS_FOLDER / teacher_name(conditions, teacher, seed)
 
 
-def trial_folder(out: Path, conditions: Conditions, space: Space, trial: Trial) -> Path:
+def trial_folder(out: Path, conditions: StudyConditions, space: Space, trial: Trial) -> Path:
     """Gives where a study in `out` keeps a trial."""
     return out / "trials" / trial_name(conditions, space, trial)
 

@@ -16,7 +16,7 @@ import msgspec
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.carried import carried_windows
-from mmkd_models.evaluate.outcome import Outcome, outcome_on
+from mmkd_models.evaluate.outcome import TestedNetwork, outcome_on
 from mmkd_models.networks.config import student_config
 from mmkd_models.train_config import OnStep
 from mmkd_models.training.checkpoint import StudentCheckpoint, file_sha256, read_student, write_student
@@ -145,10 +145,10 @@ def student_of(folder: StudyFolder, trial: Trial) -> StudentCheckpoint:
     return replace(checkpoint, carried=carried_windows(valid, folder.conditions.modality, seed=trial.seed))
 
 
-def trial_outcome(folder: StudyFolder, trial: Trial) -> Outcome:
+def trial_outcome(folder: StudyFolder, trial: Trial) -> TestedNetwork:
     """Judges a finished trial on the test windows of its fold, once; later calls read what was found."""
     path = folder.of_trial(trial)
-    known = read_result(path / TEST_FILE, Outcome)
+    known = read_result(path / TEST_FILE, TestedNetwork)
     if known is not None:
         return known
     network = read_student(path / STUDENT_CHECKPOINT).network()

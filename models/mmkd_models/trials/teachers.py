@@ -14,7 +14,7 @@ import msgspec
 import torch
 
 from mmkd_models.distil.mixing import together
-from mmkd_models.evaluate.outcome import Outcome, outcome_on
+from mmkd_models.evaluate.outcome import TestedNetwork, outcome_on
 from mmkd_models.losses.goal import Goal
 from mmkd_models.networks.committee.network import Committee
 from mmkd_models.networks.config import teacher_config
@@ -115,14 +115,14 @@ def taught_by(folder: StudyFolder, teacher: TeacherChoice, seed: int) -> tuple[T
     return tuple(TaughtBy(checkpoint=read_teachers(path), sha256=file_sha256(path)) for path in paths)
 
 
-def teacher_outcome(folder: StudyFolder, teacher: TeacherChoice, seed: int) -> Outcome:
+def teacher_outcome(folder: StudyFolder, teacher: TeacherChoice, seed: int) -> TestedNetwork:
     """Judges what teaches on the test windows of its fold, once; later calls read what was found.
 
     Several networks answer by the mean of their probabilities, or of their numbers. No out-of-fold teacher has seen a
     test window.
     """
     path = folder.of_teacher(teacher, seed) / TEST_FILE
-    known = read_result(path, Outcome)
+    known = read_result(path, TestedNetwork)
     if known is not None:
         return known
     test = folder.fold(seed).test

@@ -14,10 +14,10 @@ import msgspec
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.dataset import open_dataset
-from mmkd_models.train_config import Progress
+from mmkd_models.train_config import TrainingProgress
 from mmkd_models.trials.claims import Claims, open_storage
 from mmkd_models.trials.folder import StudyFolder
-from mmkd_models.trials.space import Candidate, Conditions, Entry, Space, TeacherChoice, Trial
+from mmkd_models.trials.space import Candidate, Entry, Space, StudyConditions, TeacherChoice, Trial
 from mmkd_models.trials.students import TRIAL_FILE, TrialResult, run_trial, trial_result
 from mmkd_models.trials.teachers import is_here, run_teacher, teacher_result
 
@@ -43,7 +43,7 @@ class WorkOrder(msgspec.Struct, frozen=True, kw_only=True):
     dataset: str
     out: str
     storage: str
-    conditions: Conditions
+    conditions: StudyConditions
     space: Space
     impossible: tuple[Entry, ...]
     grid: bool
@@ -56,7 +56,7 @@ class WorkOrder(msgspec.Struct, frozen=True, kw_only=True):
     compared: tuple[TeacherChoice, ...] = ()
 
 
-Tick = Callable[[Progress | None], None]
+Tick = Callable[[TrainingProgress | None], None]
 """Called after every training step, and now and then while waiting (with None)."""
 
 

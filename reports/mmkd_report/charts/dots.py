@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmkd_report.charts.plots import ROW_HEIGHT, Axis, Dot, DotPanel, DotRow, Link, Tick, row_height
+from mmkd_report.charts.plots import ROW_HEIGHT, Axis, AxisTick, Dot, DotPanel, DotRow, SeedLink, row_height
 from mmkd_report.documents.figures import Measure
 from mmkd_report.words.formats import is_figure
 from mmkd_report.words.measures import difference, figure, tick, told, with_gain_unit
@@ -63,20 +63,20 @@ def dot_panel(
         description=f"{about}: {spoken}.",
         rows=drawn,
         links=_links({row.role: row for row in rows}, drawn, over) if paired else (),
-        ticks=tuple(Tick(at=place(over, at), label=_tick(at, measure, of_gains)) for at in over.ticks),
+        ticks=tuple(AxisTick(at=place(over, at), label=_tick(at, measure, of_gains)) for at in over.ticks),
         reference_x=place(over, reference) if is_figure(reference) else None,
         height=len(drawn) * each,
     )
 
 
-def _links(rows: dict[str, SeedFigures], drawn: Sequence[DotRow], over: Axis) -> tuple[Link, ...]:
+def _links(rows: dict[str, SeedFigures], drawn: Sequence[DotRow], over: Axis) -> tuple[SeedLink, ...]:
     """From the baseline to the student of the same seed: the gain, seed by seed."""
     heights = {row.role: row.y for row in drawn}
     baseline, student = rows.get("baseline"), rows.get("student")
     if baseline is None or student is None or len(baseline.per_seed) != len(student.per_seed):
         return ()
     return tuple(
-        Link(x1=place(over, before), y1=heights["baseline"], x2=place(over, after), y2=heights["student"])
+        SeedLink(x1=place(over, before), y1=heights["baseline"], x2=place(over, after), y2=heights["student"])
         for before, after in zip(baseline.per_seed, student.per_seed, strict=True)
         if is_figure(before) and is_figure(after)
     )

@@ -40,7 +40,7 @@ class Axis:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tick:
+class AxisTick:
     """A label at a position, in percent of the width or in view-box units."""
 
     at: float
@@ -72,7 +72,7 @@ class DotRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Link:
+class SeedLink:
     """Two dots of one seed, joined: x in percent, y in pixels."""
 
     x1: float
@@ -88,14 +88,14 @@ class DotPanel:
     title: str
     description: str
     rows: tuple[DotRow, ...]
-    links: tuple[Link, ...]
-    ticks: tuple[Tick, ...]
+    links: tuple[SeedLink, ...]
+    ticks: tuple[AxisTick, ...]
     reference_x: float | None
     height: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Series:
+class PlotSeries:
     """The points of one line: None or NaN breaks it. `low` and `high` span a band around it."""
 
     role: str
@@ -107,7 +107,7 @@ class Series:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class PlotLine:
     """One drawn line: SVG path data of the line and its band, and its points where there are few."""
 
     role: str
@@ -124,9 +124,9 @@ class LineChart:
     title: str
     description: str
     x_label: str
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
-    lines: tuple[Line, ...]
+    x_ticks: tuple[AxisTick, ...]
+    y_ticks: tuple[AxisTick, ...]
+    lines: tuple[PlotLine, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +142,7 @@ class AttentionMap:
     picture: str
     low: float
     high: float
-    ticks: tuple[Tick, ...]
+    ticks: tuple[AxisTick, ...]
 
 
 def row_height(names: Iterable[str]) -> float:
@@ -191,7 +191,7 @@ def thinned(length: int, most: int = MOST_POINTS) -> list[int]:
 
 
 def line_chart(
-    series: Sequence[Series],
+    series: Sequence[PlotSeries],
     *,
     title: str,
     description: str,
@@ -206,13 +206,13 @@ def line_chart(
         title=title,
         description=description,
         x_label=x_label,
-        x_ticks=tuple(Tick(at=_chart_x(x_axis, tick), label=x_text(tick)) for tick in x_axis.ticks),
-        y_ticks=tuple(Tick(at=_chart_y(y_axis, tick), label=y_text(tick)) for tick in y_axis.ticks),
+        x_ticks=tuple(AxisTick(at=_chart_x(x_axis, tick), label=x_text(tick)) for tick in x_axis.ticks),
+        y_ticks=tuple(AxisTick(at=_chart_y(y_axis, tick), label=y_text(tick)) for tick in y_axis.ticks),
         lines=tuple(_line(one, x_axis, y_axis) for one in series),
     )
 
 
-def _line(series: Series, x_axis: Axis, y_axis: Axis) -> Line:
+def _line(series: PlotSeries, x_axis: Axis, y_axis: Axis) -> PlotLine:
     keep = thinned(len(series.x))
 
     def placed(values: Sequence[float | None]) -> list[tuple[float, float] | None]:
@@ -226,7 +226,7 @@ def _line(series: Series, x_axis: Axis, y_axis: Axis) -> Line:
         edges = [pair for pair in zip(placed(series.low), placed(series.high), strict=True) if None not in pair]
         outline = [low for low, _ in edges] + [high for _, high in reversed(edges)]
         band = _path(outline) + "Z" if len(edges) > 1 else ""
-    return Line(
+    return PlotLine(
         role=series.role, name=series.name, path=_path(middle), band=band, points=points if len(points) <= 12 else ()
     )
 
@@ -258,7 +258,7 @@ def attention_map(
     title: str,
     description: str,
     rgb: tuple[int, int, int],
-    ticks: tuple[Tick, ...],
+    ticks: tuple[AxisTick, ...],
 ) -> AttentionMap:
     """A map of (queries, keys) weights as a picture in one colour: the larger the weight, the less transparent.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from mmkd_report.charts.plots import PLOT_LEFT, PLOT_RIGHT, PLOT_TOP, Axis, Tick
+from mmkd_report.charts.plots import PLOT_LEFT, PLOT_RIGHT, PLOT_TOP, Axis, AxisTick
 
 SCATTER_BOTTOM = 190.0
 """Lower edge of the plot; the view box ends 34 below it."""
@@ -27,7 +27,7 @@ class Point:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mark:
+class DrawnPoint:
     """A drawn point."""
 
     role: str
@@ -45,9 +45,9 @@ class Scatter:
     title: str
     description: str
     x_label: str
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
-    marks: tuple[Mark, ...]
+    x_ticks: tuple[AxisTick, ...]
+    y_ticks: tuple[AxisTick, ...]
+    marks: tuple[DrawnPoint, ...]
     front: str
     floor_y: float | None
 
@@ -78,10 +78,10 @@ def scatter(
         title=title,
         description=description,
         x_label=x_label,
-        x_ticks=tuple(Tick(at=_x(x_axis, tick), label=x_text(tick)) for tick in x_axis.ticks),
-        y_ticks=tuple(Tick(at=_y(y_axis, tick), label=y_text(tick)) for tick in y_axis.ticks),
+        x_ticks=tuple(AxisTick(at=_x(x_axis, tick), label=x_text(tick)) for tick in x_axis.ticks),
+        y_ticks=tuple(AxisTick(at=_y(y_axis, tick), label=y_text(tick)) for tick in y_axis.ticks),
         marks=tuple(
-            Mark(
+            DrawnPoint(
                 role=point.role,
                 shape=point.shape,
                 title=point.title,

@@ -258,7 +258,7 @@ class TimeWindow(msgspec.Struct, frozen=True, kw_only=True):
     p90_us: float
 
 
-class Launch(msgspec.Struct, frozen=True, kw_only=True):
+class ProcessStart(msgspec.Struct, frozen=True, kw_only=True):
     """One process, from its start to its end.
 
     Attributes:
@@ -324,7 +324,7 @@ class Energy(msgspec.Struct, frozen=True, kw_only=True):
     readings: int
 
 
-class Histogram(msgspec.Struct, frozen=True, kw_only=True):
+class LatencyHistogram(msgspec.Struct, frozen=True, kw_only=True):
     """How all samples are distributed.
 
     Attributes:
@@ -358,7 +358,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     rss_peak_mb: float
     gpu_memory_mb: float | None = None
     gpu_note: str = ""
-    histogram: Histogram | None = None
+    histogram: LatencyHistogram | None = None
 
 
 class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -380,10 +380,10 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
     stability: Stability
     energy: Energy | None
     energy_note: str
-    launches: tuple[Launch, ...]
+    launches: tuple[ProcessStart, ...]
 
 
-class Change(msgspec.Struct, frozen=True, kw_only=True):
+class QuantityChange(msgspec.Struct, frozen=True, kw_only=True):
     """One quantity in both of two runs.
 
     Attributes:
@@ -418,7 +418,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     format_version: int = FORMAT_VERSION
     verdict: Literal["equal", "slower", "faster"]
-    changes: tuple[Change, ...]
+    changes: tuple[QuantityChange, ...]
     failed: tuple[str, ...]
     differences: tuple[str, ...]
     remarks: tuple[str, ...]

@@ -10,7 +10,7 @@ import msgspec
 from mmkd_report.documents.bench import FORMAT_VERSION, LatencySummary, MachineFacts, Subject
 
 
-class Spread(msgspec.Struct, frozen=True, kw_only=True):
+class RepeatSpread(msgspec.Struct, frozen=True, kw_only=True):
     """One figure over all repeats of all processes."""
 
     median: float
@@ -41,13 +41,13 @@ class PairReport(Measurement, frozen=True, kw_only=True):
     second: str
     threads: int
     count: int
-    first_p50_us: Spread
-    second_p50_us: Spread
-    first_p90_us: Spread
-    second_p90_us: Spread
-    first_p99_us: Spread
-    second_p99_us: Spread
-    ratio: Spread
+    first_p50_us: RepeatSpread
+    second_p50_us: RepeatSpread
+    first_p90_us: RepeatSpread
+    second_p90_us: RepeatSpread
+    first_p99_us: RepeatSpread
+    second_p99_us: RepeatSpread
+    ratio: RepeatSpread
 
 
 class OverheadReport(Measurement, frozen=True, kw_only=True):
@@ -64,9 +64,9 @@ class OverheadReport(Measurement, frozen=True, kw_only=True):
     count: int
     bare: str
     checks: bool
-    predict_p50_us: Spread
-    bare_p50_us: Spread
-    overhead_us: Spread
+    predict_p50_us: RepeatSpread
+    bare_p50_us: RepeatSpread
+    overhead_us: RepeatSpread
 
 
 class SensorCost(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,8 +88,8 @@ class SensorCost(msgspec.Struct, frozen=True, kw_only=True):
     channels: int
     bytes_per_s: float
     window_bytes: int
-    gather_us: Spread
-    front_end_us: Spread
+    gather_us: RepeatSpread
+    front_end_us: RepeatSpread
     power_mw: float | None
 
 
@@ -112,15 +112,15 @@ class TeacherReport(Measurement, frozen=True, kw_only=True):
     subject: Subject
     threads: int
     hop_s: float
-    teacher_us: Spread
-    student_us: Spread
-    ratio: Spread
-    teacher_engine_us: Spread
-    student_engine_us: Spread
+    teacher_us: RepeatSpread
+    student_us: RepeatSpread
+    ratio: RepeatSpread
+    teacher_engine_us: RepeatSpread
+    student_engine_us: RepeatSpread
     sensors: tuple[SensorCost, ...]
 
 
-class Rival(msgspec.Struct, frozen=True, kw_only=True):
+class RivalEngine(msgspec.Struct, frozen=True, kw_only=True):
     """One engine over all processes.
 
     Attributes:
@@ -137,9 +137,9 @@ class Rival(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     load_ms: float | None = None
     max_abs_error: float | None = None
-    p50_us: Spread | None = None
-    p99_us: Spread | None = None
-    ratio: Spread | None = None
+    p50_us: RepeatSpread | None = None
+    p99_us: RepeatSpread | None = None
+    ratio: RepeatSpread | None = None
 
 
 class RivalsReport(Measurement, frozen=True, kw_only=True):
@@ -158,7 +158,7 @@ class RivalsReport(Measurement, frozen=True, kw_only=True):
     mflops: float
     peak_gflops: float
     tolerance: float
-    rivals: tuple[Rival, ...]
+    rivals: tuple[RivalEngine, ...]
 
 
 class Level(msgspec.Struct, frozen=True, kw_only=True):
@@ -232,7 +232,7 @@ class CapacityReport(Measurement, frozen=True, kw_only=True):
     disturbances: tuple[str, ...]
 
 
-class Measured(msgspec.Struct, frozen=True, kw_only=True):
+class MeasuredThroughput(msgspec.Struct, frozen=True, kw_only=True):
     """Predictions per second with so many threads calling at once, each with a backend of one thread: over rounds."""
 
     cores: int
@@ -266,7 +266,7 @@ class PlanReport(Measurement, frozen=True, kw_only=True):
     """
 
     subject: Subject
-    measured: tuple[Measured, ...]
+    measured: tuple[MeasuredThroughput, ...]
     serial_share: float | None
     error: float | None
     forecasts: tuple[Forecast, ...]

@@ -19,7 +19,7 @@ class Reliability(msgspec.Struct, frozen=True, kw_only=True):
     log_loss: float
 
 
-class Coverage(msgspec.Struct, frozen=True, kw_only=True):
+class LabelSetCoverage(msgspec.Struct, frozen=True, kw_only=True):
     """What label sets do at one error level.
 
     Attributes:
@@ -64,4 +64,4 @@ class ConfidenceFacts(msgspec.Struct, frozen=True, kw_only=True):
     windows: int
     before: Reliability
     after: Reliability
-    coverages: tuple[Coverage, ...]
+    coverages: tuple[LabelSetCoverage, ...]

@@ -10,8 +10,8 @@ from typing import Literal
 
 import msgspec
 
-Way = Literal["teacher", "student", "rival"]
-WAYS: tuple[Way, ...] = ("teacher", "student", "rival")
+CostWay = Literal["teacher", "student", "rival"]
+WAYS: tuple[CostWay, ...] = ("teacher", "student", "rival")
 Mark = Literal["measured", "entered", "default"]
 SHARES = ("discount_rate", "avoidable_share", "spares_share", "detection", "false_alarms")
 """Numbers that are 1 at most."""
@@ -156,8 +156,8 @@ class CostFacts(msgspec.Struct, frozen=True, kw_only=True):
     unit: Literal["episodes", "windows"]
     healthy: tuple[str, ...]
     plant: Plant
-    equipment: dict[Way, Equipment]
+    equipment: dict[CostWay, Equipment]
     assumptions: tuple[Assumption, ...]
-    results: dict[Way, CostResult]
+    results: dict[CostWay, CostResult]
     swings: tuple[Swing, ...]
     student_beats_teacher: float | None

@@ -38,7 +38,7 @@ class Gain(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     method: str | None = None
 
 
-class Latency(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class LatencyPercentiles(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Percentiles of the latency of one window in milliseconds, and from how many samples."""
 
     p50: float | None = NULL
@@ -112,7 +112,7 @@ class Network(Scored, frozen=True, kw_only=True, omit_defaults=True):
     parameters: int | None = None
     preset: str | None = None
     modalities: tuple[str, ...] | None = None
-    latency_ms: Latency | None = None
+    latency_ms: LatencyPercentiles | None = None
     confusion: tuple[tuple[int, ...], ...] | None = None
     counts: tuple[tuple[int, int, int, int], ...] | None = None
     curve: tuple[CurvePoint, ...] | None = None
@@ -136,7 +136,7 @@ class SubsetScore(Scored, frozen=True, kw_only=True, omit_defaults=True):
     modalities: tuple[str, ...]
 
 
-class Teacher(Network, frozen=True, kw_only=True, omit_defaults=True):
+class DemoTeacher(Network, frozen=True, kw_only=True, omit_defaults=True):
     """The multimodal teacher, the sizes tried and its answers under every subset of modalities.
 
     Attributes:
@@ -149,7 +149,7 @@ class Teacher(Network, frozen=True, kw_only=True, omit_defaults=True):
     missing: tuple[SubsetScore, ...] | None = None
 
 
-class Rival(Scored, frozen=True, kw_only=True, omit_defaults=True):
+class DemoRival(Scored, frozen=True, kw_only=True, omit_defaults=True):
     """A classical method on the same sensor and labels, or the reason why it was not run."""
 
     reason: str | None = None
@@ -157,7 +157,7 @@ class Rival(Scored, frozen=True, kw_only=True, omit_defaults=True):
     guessing: Guessing | None = None
 
 
-class Attention(msgspec.Struct, frozen=True, kw_only=True):
+class AttentionMaps(msgspec.Struct, frozen=True, kw_only=True):
     """Attention of teacher and student on one window: (queries, keys) each, over the same stretch of time."""
 
     teacher: tuple[tuple[float, ...], ...]
@@ -185,11 +185,11 @@ class Contest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     student: Network
     baseline: Network | None = None
-    extra_trees: Rival | None = None
-    mini_rocket: Rival | None = None
-    rocket_and_trees: Rival | None = None
-    multi_rocket_hydra: Rival | None = None
-    taught_rocket: Rival | None = None
+    extra_trees: DemoRival | None = None
+    mini_rocket: DemoRival | None = None
+    rocket_and_trees: DemoRival | None = None
+    multi_rocket_hydra: DemoRival | None = None
+    taught_rocket: DemoRival | None = None
     gain_points: Gain | None = None
     over_teacher_points: Gain | None = None
     gap_points: Gain | None = None
@@ -199,11 +199,11 @@ class Contest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     latency_ratio: float | None = None
     latency_ratios: RatioRange | None = None
     parameters_ratio: float | None = None
-    attention: Attention | None = None
+    attention: AttentionMaps | None = None
     missing: MissingSamples | None = None
 
 
-class Modality(msgspec.Struct, frozen=True, kw_only=True):
+class RecordedModality(msgspec.Struct, frozen=True, kw_only=True):
     """One kind of input as it was recorded."""
 
     name: str
@@ -233,7 +233,7 @@ class DemoDataset(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     windows: WindowCounts | None = None
     groups: int | None = None
     labels: tuple[str, ...] = ()
-    modalities: tuple[Modality, ...] = ()
+    modalities: tuple[RecordedModality, ...] = ()
 
 
 class DemoBenchmark(msgspec.Struct, frozen=True, kw_only=True):
@@ -244,7 +244,7 @@ class DemoBenchmark(msgspec.Struct, frozen=True, kw_only=True):
     precision: str | None = None
     threads: int | None = None
     launches: int | None = None
-    latency_ms: Latency | None = None
+    latency_ms: LatencyPercentiles | None = None
     stages_us: dict[str, float | None] | None = None
     load_ms: float | None = None
     first_call_ms: float | None = None
@@ -264,7 +264,7 @@ class DemoDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     format_version: int
     dataset: DemoDataset
-    teacher: Teacher
+    teacher: DemoTeacher
     students: dict[str, Contest]
     command: str | None = None
     label_share: float | None = None
@@ -329,7 +329,7 @@ def _contradictions(demo: DemoDocument) -> Iterator[str]:
             )
 
 
-def _attention_contradictions(where: str, attention: Attention | None) -> Iterator[str]:
+def _attention_contradictions(where: str, attention: AttentionMaps | None) -> Iterator[str]:
     for network in ("teacher", "student"):
         rows = getattr(attention, network, None)
         if rows is not None and (not rows or not rows[0] or any(len(row) != len(rows[0]) for row in rows)):

@@ -12,19 +12,11 @@ from typing import Any
 import msgspec
 
 from mmkd_report.documents.confidence import ConfidenceFacts, Reliability
-from mmkd_report.documents.figures import OF_CLASSES, Guessing, Measure, Split
+from mmkd_report.documents.figures import OF_CLASSES, ClassScores, Guessing, Measure, Split
 from mmkd_report.documents.reading import typed
 from mmkd_report.errors import DocumentError
 
 FORMAT_VERSION = 1
-
-
-class ClassScores(msgspec.Struct, frozen=True, kw_only=True):
-    """Fractions from 0 to 1, over the classes that occur."""
-
-    accuracy: float
-    balanced_accuracy: float
-    macro_f1: float
 
 
 class WindowGain(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +59,7 @@ class ShareJudgement(Judgement, frozen=True, kw_only=True):
     share: float
 
 
-class Seen(msgspec.Struct, frozen=True, kw_only=True):
+class SeenWindows(msgspec.Struct, frozen=True, kw_only=True):
     """Which of the windows that judge a model it knows.
 
     Attributes:
@@ -101,7 +93,7 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     span_dropout: float
     channel_dropout: float
     modality_dropout: float = 0.0
-    seen: Seen | None = None
+    seen: SeenWindows | None = None
 
 
 class DataFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -214,7 +206,7 @@ class KindEvaluation(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     data: DataFacts
-    seen: dict[str, Seen | None]
+    seen: dict[str, SeenWindows | None]
     cautions: tuple[str, ...]
     kind: str
     scores: dict[str, Any]

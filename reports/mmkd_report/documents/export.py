@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from mmkd_report.documents.confidence import ConfidenceFacts
-from mmkd_report.documents.figures import OF_CLASSES, Measure
+from mmkd_report.documents.figures import OF_CLASSES, ClassScores, Measure
 from mmkd_report.documents.reading import Document, typed
 from mmkd_report.errors import DocumentError
 
@@ -76,14 +76,6 @@ class ArtifactParity(msgspec.Struct, frozen=True, kw_only=True):
         """The largest difference of any output; NaN where an answer was not a number."""
         errors = [math.nan if one.max_abs_error is None else one.max_abs_error for _, one in self.tensors]
         return math.nan if any(map(math.isnan, errors)) else max(errors)
-
-
-class ClassScores(msgspec.Struct, frozen=True, kw_only=True):
-    """How a classifier's artifact answers the labelled ones of the judging windows."""
-
-    accuracy: float
-    balanced_accuracy: float
-    macro_f1: float
 
 
 class GateResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -243,7 +235,7 @@ class ArtifactReport(msgspec.Struct, frozen=True, kw_only=True):
         return getattr(self.scores, name, None) if self.scores is not None else figures.get(name)
 
 
-class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
+class LeftOutArtifact(msgspec.Struct, frozen=True, kw_only=True):
     """An artifact that `auto`, or a default, tried and left out.
 
     Attributes:
@@ -357,7 +349,7 @@ class ExportReport(msgspec.Struct, frozen=True, kw_only=True):
     student: StudentFacts
     windows: WindowFacts
     artifacts: tuple[ArtifactReport, ...]
-    left_out: tuple[LeftOut, ...] = ()
+    left_out: tuple[LeftOutArtifact, ...] = ()
     machine: str | None = None
     tools: dict[str, str]
     others: tuple[ExportReport, ...] = ()

@@ -99,6 +99,14 @@ MEASURES = (
 )
 
 
+class ClassScores(msgspec.Struct, frozen=True, kw_only=True):
+    """Fractions from 0 to 1, over the classes that occur."""
+
+    accuracy: float
+    balanced_accuracy: float
+    macro_f1: float
+
+
 class Spread(msgspec.Struct, frozen=True, kw_only=True):
     """One measure over seeds: mean, sample standard deviation (None for a single seed) and the figure of each seed."""
 

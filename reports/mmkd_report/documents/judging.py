@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from mmkd_report.documents.confidence import Coverage
+from mmkd_report.documents.confidence import LabelSetCoverage
 from mmkd_report.documents.cost import CostFacts
 from mmkd_report.documents.evaluation import DataFacts, WindowGain
 from mmkd_report.documents.figures import CONTESTANTS, Guessing, Measure, Spread
@@ -89,7 +89,7 @@ class FaultsFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 GroupMeasure = Literal["accuracy", "recall", "calibration error"]
 """`recall` is the mean over the classes that occur."""
-Change = Literal["removed", "inherited", "amplified", "no certain difference"]
+BiasChange = Literal["removed", "inherited", "amplified", "no certain difference"]
 
 
 class GroupFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,7 +120,7 @@ class GapChange(msgspec.Struct, frozen=True, kw_only=True):
     """What teaching did to the first model's gap: the 95 % interval is of its gap minus that of labels alone."""
 
     measure: GroupMeasure
-    change: Change
+    change: BiasChange
     low: float
     high: float
 
@@ -235,7 +235,7 @@ class ModelConfidence(msgspec.Struct, frozen=True, kw_only=True):
     """One model; `coverages` are of label sets made from validation windows, with sound sensors."""
 
     rows: tuple[ConfidenceRow, ...]
-    coverages: tuple[Coverage, ...]
+    coverages: tuple[LabelSetCoverage, ...]
 
 
 class TrustFacts(msgspec.Struct, frozen=True, kw_only=True):

@@ -80,7 +80,7 @@ class StudyFacts(msgspec.Struct, frozen=True, kw_only=True):
     choose: bool | msgspec.UnsetType = msgspec.UNSET
 
 
-class Coverage(msgspec.Struct, frozen=True, kw_only=True):
+class TrialCounts(msgspec.Struct, frozen=True, kw_only=True):
     """How much of the work is done: trials by how they ended, and those a grid has (None of a search)."""
 
     complete: bool
@@ -301,7 +301,7 @@ class StudyDocument(msgspec.Struct, frozen=True, kw_only=True):
 
     format_version: int = FORMAT_VERSION
     facts: StudyFacts
-    coverage: Coverage
+    coverage: TrialCounts
     dataset: StudyDataset
     students: tuple[StudentSize, ...]
     teachers: tuple[TeacherRow, ...]

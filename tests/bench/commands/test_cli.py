@@ -13,10 +13,10 @@ import pytest
 from mmkd_bench import capacity, plan
 from mmkd_bench.commands.cli import main
 from mmkd_bench.report_file import decode_report, write_report
-from mmkd_report.documents.bench import BenchReport, Launch
+from mmkd_report.documents.bench import BenchReport, ProcessStart
 
-LaunchOf = Callable[..., Launch]
-ReportOf = Callable[[Sequence[Launch]], BenchReport]
+LaunchOf = Callable[..., ProcessStart]
+ReportOf = Callable[[Sequence[ProcessStart]], BenchReport]
 
 PROGRAM = "from mmkd_bench.commands.cli import main; main()"
 

@@ -31,7 +31,7 @@ from mmkd_bench.run import measure_bundle
 from mmkd_bench.show.render import markdown_of
 from mmkd_bench.show.sheets import sheet_of
 from mmkd_bench.show.text import carried_text, model_text
-from mmkd_report.documents.bench import BenchReport, Launch, Settings
+from mmkd_report.documents.bench import BenchReport, ProcessStart, Settings
 from mmkd_report.documents.bench_others import CapacityReport, Level
 
 PROGRAM = "from mmkd_bench.commands.cli import main; main()"
@@ -92,7 +92,7 @@ def test_before_the_first_launch_there_is_nothing_to_report(bundle: Path) -> Non
 
 
 def test_a_plan_without_every_core_count_has_no_model(
-    launch_of: Callable[..., Launch], report_of: Callable[..., BenchReport], monkeypatch: pytest.MonkeyPatch
+    launch_of: Callable[..., ProcessStart], report_of: Callable[..., BenchReport], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan, "usable_cores", lambda: 2)
     monkeypatch.setattr(plan, "_measure_count", lambda _choice, count, _s: report_of([launch_of(100.0 / count)]))

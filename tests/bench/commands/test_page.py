@@ -10,11 +10,11 @@ from mmkd_bench.commands.app import make_app
 from mmkd_bench.compare import compare
 from mmkd_bench.report_file import write_report
 from mmkd_edge.errors import PerformanceError, UsageError
-from mmkd_report.documents.bench import BenchReport, Launch
+from mmkd_report.documents.bench import BenchReport, ProcessStart
 
 
 def test_reports_become_one_page(
-    tmp_path: Path, launch_of: Callable[..., Launch], report_of: Callable[..., BenchReport]
+    tmp_path: Path, launch_of: Callable[..., ProcessStart], report_of: Callable[..., BenchReport]
 ) -> None:
     text = page_of(tmp_path, report_of([launch_of(100.0)] * 5), report_of([launch_of(150.0)] * 5))
     assert "(1) is the fastest: 100\u202fµs at the median," in text
@@ -48,7 +48,7 @@ def page_of(folder: Path, *reports: BenchReport) -> str:
 )
 def test_the_page_calls_faster_what_compare_calls_faster(
     tmp_path: Path,
-    launch_of: Callable[..., Launch],
+    launch_of: Callable[..., ProcessStart],
     report_of: Callable[..., BenchReport],
     first: float,
     second: float,
@@ -102,7 +102,7 @@ def test_the_hop_of_a_stream_is_a_second_where_nobody_says_it(bundle: Path) -> N
 
 
 def test_a_fleet_has_a_page_and_a_budget_that_fails(
-    tmp_path: Path, launch_of: Callable[..., Launch], report_of: Callable[..., BenchReport]
+    tmp_path: Path, launch_of: Callable[..., ProcessStart], report_of: Callable[..., BenchReport]
 ) -> None:
     names = []
     for number in range(14):  # more than a page of single runs holds
@@ -123,7 +123,7 @@ def test_a_fleet_has_a_page_and_a_budget_that_fails(
 
 @pytest.mark.parametrize("arguments", [["--budget-ms", "5"], ["--fleet", "--budget-ms", "0"]])
 def test_a_budget_needs_a_fleet_and_a_number_above_0(
-    tmp_path: Path, launch_of: Callable[..., Launch], report_of: Callable[..., BenchReport], arguments: list[str]
+    tmp_path: Path, launch_of: Callable[..., ProcessStart], report_of: Callable[..., BenchReport], arguments: list[str]
 ) -> None:
     write_report(tmp_path / "a.json", report_of([launch_of(100.0)] * 5))
     page = ["page", str(tmp_path / "a.json"), "-o", str(tmp_path / "fleet.html")]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mmkd_bench.capacity import confirm_s
 from mmkd_bench.load.offering import judged_level, schedule_ns
 from mmkd_bench.load.search import probe_s, search_load
-from mmkd_bench.load.verdict import STEP, Offered, Verdict, judge_load, settle
+from mmkd_bench.load.verdict import STEP, LoadVerdict, Offered, judge_load, settle
 from mmkd_bench.measuring.jobs import Demand
 from mmkd_report.documents.bench_others import Level
 
@@ -135,10 +135,10 @@ def test_the_launches_of_a_load_are_told_together() -> None:
 def test_the_answer_is_carried_and_a_little_more_is_not(limit: int, first_guess: int) -> None:
     judged: list[int] = []
 
-    def judge(streams: int) -> Verdict:
+    def judge(streams: int) -> LoadVerdict:
         judged.append(streams)
         one = level(streams, carried=streams <= limit)
-        return Verdict(streams=streams, carried=one.carried, launches=(one,), together=one)
+        return LoadVerdict(streams=streams, carried=one.carried, launches=(one,), together=one)
 
     best, worst = settle(first_guess, judge)
     low = best.streams if best else 0

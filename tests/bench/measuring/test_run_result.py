@@ -10,10 +10,10 @@ from mmkd_bench.machine.facts import read_machine
 from mmkd_bench.measuring.clients import intervals_ns
 from mmkd_bench.measuring.launch import pace
 from mmkd_bench.measuring.run_result import joined, judge_stability, result_of
-from mmkd_bench.measuring.timing import PacedSamples, Samples
-from mmkd_report.documents.bench import Launch, MachineFacts, WarmUp
+from mmkd_bench.measuring.timing import CallTimes, PacedSamples
+from mmkd_report.documents.bench import MachineFacts, ProcessStart, WarmUp
 
-LaunchOf = Callable[..., Launch]
+LaunchOf = Callable[..., ProcessStart]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_samples_are_joined_with_the_number_of_their_launch() -> None:
 
 def test_missed_deadlines_are_counted_from_the_schedule() -> None:
     arrays = _arrays([100, 100, 900], [0, 950, 50])
-    samples = Samples(start_ns=arrays["start_ns"], latency_ns=arrays["latency_ns"], elapsed_ns=1)
+    samples = CallTimes(start_ns=arrays["start_ns"], latency_ns=arrays["latency_ns"], elapsed_ns=1)
     paced = PacedSamples(samples=samples, lateness_ns=arrays["lateness_ns"], overloaded=False)
     # Answers came 0.1, 1.05 and 0.95 ms after their scheduled times.
     found = [pace(paced, intervals_ns(arrays), deadline_ms=deadline_ms) for deadline_ms in (1.0, 0.9, None)]
@@ -65,7 +65,7 @@ def test_missed_deadlines_are_counted_from_the_schedule() -> None:
 def test_the_step_between_launches_is_no_interval(launch_of: LaunchOf) -> None:
     samples = [_arrays([100] * 100, [10] * 100), _arrays([100] * 100, [30] * 100)]
     paced = PacedSamples(
-        samples=Samples(start_ns=samples[0]["start_ns"], latency_ns=samples[0]["latency_ns"], elapsed_ns=1),
+        samples=CallTimes(start_ns=samples[0]["start_ns"], latency_ns=samples[0]["latency_ns"], elapsed_ns=1),
         lateness_ns=samples[0]["lateness_ns"],
         overloaded=False,
     )

@@ -6,17 +6,17 @@ from threading import Event, Timer
 import numpy as np
 import pytest
 
-from mmkd_bench.measuring.timing import Samples, closed_loop, is_steady, paced_loop, time_windows, warm_up
+from mmkd_bench.measuring.timing import CallTimes, closed_loop, is_steady, paced_loop, time_windows, warm_up
 
 
 def _sleep(seconds: float) -> None:
     time.sleep(seconds)
 
 
-def _samples(latency_ns: list[int], *, gap_ns: int = 0) -> Samples:
+def _samples(latency_ns: list[int], *, gap_ns: int = 0) -> CallTimes:
     latency = np.array(latency_ns, dtype=np.int64)
     start = np.concatenate([[0], np.cumsum(latency + gap_ns)[:-1]])
-    return Samples(start_ns=start, latency_ns=latency, elapsed_ns=int(latency.sum() + gap_ns * len(latency)))
+    return CallTimes(start_ns=start, latency_ns=latency, elapsed_ns=int(latency.sum() + gap_ns * len(latency)))
 
 
 def test_a_closed_loop_keeps_every_call_in_order() -> None:

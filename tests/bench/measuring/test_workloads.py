@@ -22,7 +22,7 @@ from mmkd_bench.turns.pairs import time_predict
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.postprocess import Prediction
 from mmkd_edge.predictor import EdgePredictor
-from mmkd_report.documents.bench import STAGES, BenchReport, Launch, Settings
+from mmkd_report.documents.bench import STAGES, BenchReport, ProcessStart, Settings
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,7 @@ def test_every_sample_is_in_the_histogram(bundle: Path) -> None:
 
 
 def test_gpu_memory_that_is_not_measured_has_its_reason(
-    launch_of: Callable[..., Launch], report_of: Callable[..., BenchReport]
+    launch_of: Callable[..., ProcessStart], report_of: Callable[..., BenchReport]
 ) -> None:
     report = report_of([launch_of()] * 5)
     told = msgspec.structs.replace(report.result, gpu_note="nvidia-smi is not installed")

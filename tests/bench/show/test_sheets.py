@@ -13,26 +13,26 @@ from mmkd_bench.pair import spread_of
 from mmkd_bench.show.render import csv_of, markdown_of
 from mmkd_bench.show.sheets import sheet_of
 from mmkd_bench.show.text import ratio_text
-from mmkd_report.documents.bench import BenchReport, Launch
+from mmkd_report.documents.bench import BenchReport, ProcessStart
 from mmkd_report.documents.bench_others import (
     CapacityReport,
     Forecast,
-    Measured,
+    MeasuredThroughput,
     OverheadReport,
     PairReport,
     PlanReport,
-    Rival,
+    RepeatSpread,
+    RivalEngine,
     RivalsReport,
     SensorCost,
-    Spread,
     TeacherReport,
 )
 
-ONE: Spread = spread_of([100.0, 110.0, 120.0])
+ONE: RepeatSpread = spread_of([100.0, 110.0, 120.0])
 
 
 @pytest.fixture
-def run(launch_of: Callable[..., Launch], report_of: Callable[..., BenchReport]) -> BenchReport:
+def run(launch_of: Callable[..., ProcessStart], report_of: Callable[..., BenchReport]) -> BenchReport:
     """For its subject and its machine."""
     return report_of([launch_of()] * 5)
 
@@ -42,7 +42,7 @@ def _rows(text: str) -> list[dict[str, str]]:
 
 
 def test_rivals_have_a_row_each_and_a_reason_where_they_were_not_timed(run: BenchReport) -> None:
-    timed = Rival(
+    timed = RivalEngine(
         name="openvino",
         version="2026.4.1",
         reason="",
@@ -52,7 +52,7 @@ def test_rivals_have_a_row_each_and_a_reason_where_they_were_not_timed(run: Benc
         p99_us=ONE,
         ratio=ONE,
     )
-    absent = Rival(
+    absent = RivalEngine(
         name="litert",
         version="",
         reason="not installed: a, b",
@@ -132,7 +132,7 @@ def test_the_teacher_has_every_sensor(run: BenchReport) -> None:
 def test_a_plan_tells_what_was_measured_and_what_was_forecast(run: BenchReport) -> None:
     report = PlanReport(
         subject=run.subject,
-        measured=(Measured(cores=1, throughput_hz=900.0, low_hz=880.0, high_hz=910.0),),
+        measured=(MeasuredThroughput(cores=1, throughput_hz=900.0, low_hz=880.0, high_hz=910.0),),
         serial_share=0.1,
         error=-0.05,
         forecasts=(Forecast(cores=4, throughput_hz=2769.2, streams=55),),

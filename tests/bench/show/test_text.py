@@ -21,10 +21,10 @@ from mmkd_bench.show.text import (
     machine_text,
     significant,
 )
-from mmkd_report.documents.bench import BenchReport, Launch
+from mmkd_report.documents.bench import BenchReport, ProcessStart
 
-LaunchOf = Callable[..., Launch]
-ReportOf = Callable[[Sequence[Launch]], BenchReport]
+LaunchOf = Callable[..., ProcessStart]
+ReportOf = Callable[[Sequence[ProcessStart]], BenchReport]
 
 
 @pytest.fixture

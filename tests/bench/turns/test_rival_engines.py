@@ -22,8 +22,8 @@ from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.networks.student import Student
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.training.checkpoint import Facts, StudentCheckpoint, file_sha256, read_student, write_student
-from mmkd_report.documents.bench_others import Rival
+from mmkd_models.training.checkpoint import Provenance, StudentCheckpoint, file_sha256, read_student, write_student
+from mmkd_report.documents.bench_others import RivalEngine
 
 ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), unit="g", rate_hz=20.0, samples=40)
 TASK = TaskSpec(labels=("a", "b", "c", "d"))
@@ -40,7 +40,7 @@ def _checkpoint(path: Path, *, seed: int) -> Path:
         modality=ACC,
         task=TASK,
         config=config,
-        facts=Facts(
+        facts=Provenance(
             dataset="noise",
             dataset_sha256="0" * 64,
             licence="CC0",
@@ -85,7 +85,7 @@ def _outcome(job: RivalsJob) -> RivalsOutcome:
     return found
 
 
-def _rival(outcome: RivalsOutcome, name: str) -> Rival:
+def _rival(outcome: RivalsOutcome, name: str) -> RivalEngine:
     return next(rival for rival in outcome.rivals if rival.name == name)
 
 

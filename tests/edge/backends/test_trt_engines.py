@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from mmkd_edge import BackendError, Bundle, example_bundle
-from mmkd_edge.backends.trt.build import BuiltEngine, engine_from_onnx
+from mmkd_edge.backends.trt.build import BuiltPlan, engine_from_onnx
 from mmkd_edge.backends.trt.cache import MOST_ENGINES, load_engine
 from mmkd_edge.backends.trt.key import DeviceFacts, EngineFacts
 
@@ -61,9 +61,9 @@ class Shop:
         """Load an engine and say where it comes from."""
         return load_engine(facts, load=self._load, build=self._build, folder=self.folder).origin
 
-    def _build(self) -> BuiltEngine:
+    def _build(self) -> BuiltPlan:
         self.built += 1
-        return BuiltEngine(plan=self.plan, layers="", log="INFO: built\n", timing_cache=b"")
+        return BuiltPlan(plan=self.plan, layers="", log="INFO: built\n", timing_cache=b"")
 
     def _load(self, plan: bytes) -> bytes:
         self.loaded.append(plan)
@@ -228,7 +228,7 @@ def test_predictors_that_start_together_build_one_engine(shop: Shop) -> None:
     building, go_on = threading.Event(), threading.Event()
     build = shop._build
 
-    def slow() -> BuiltEngine:
+    def slow() -> BuiltPlan:
         building.set()
         go_on.wait(timeout=60)
         return build()
@@ -269,7 +269,7 @@ def test_engines_of_the_shipped_student_are_built_kept_and_verified(tmp_path: Pa
         built: list[int] = []
 
         def origin(facts: EngineFacts, model: bytes = model, built: list[int] = built) -> str:
-            def build() -> BuiltEngine:
+            def build() -> BuiltPlan:
                 built.append(1)
                 return engine_from_onnx(model, module, workspace_bytes=64 * MIB)
 

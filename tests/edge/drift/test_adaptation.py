@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor, example_bundle
-from mmkd_edge.drift.adaptation import Adaptation, SureAnswers, adaptation_of
+from mmkd_edge.drift.adaptation import AdaptationAdvice, SureAnswers, adaptation_of
 from mmkd_edge.drift.verdict import Drift
 from mmkd_models.data import open_dataset, shipped_dataset
 
@@ -35,12 +35,12 @@ def test_the_estimate_is_the_expected_probability_of_the_true_label() -> None:
 @pytest.mark.parametrize(
     ("drift", "change", "expected"),
     [
-        (FINE, None, Adaptation(due=False, reason="", accuracy_change=None)),
-        (FINE, -0.09, Adaptation(due=False, reason="", accuracy_change=-0.09)),
+        (FINE, None, AdaptationAdvice(due=False, reason="", accuracy_change=None)),
+        (FINE, -0.09, AdaptationAdvice(due=False, reason="", accuracy_change=-0.09)),
         (
             FINE,
             -0.12,
-            Adaptation(
+            AdaptationAdvice(
                 due=True,
                 reason="accuracy is estimated 12 points below that of the calibration windows",
                 accuracy_change=-0.12,
@@ -49,21 +49,23 @@ def test_the_estimate_is_the_expected_probability_of_the_true_label() -> None:
         (
             Drift(verdict="drifting", reason="ax times 3", causes=("gain",), channels=("ax",)),
             0.0,
-            Adaptation(due=True, reason="inputs drift: ax times 3", accuracy_change=0.0),
+            AdaptationAdvice(due=True, reason="inputs drift: ax times 3", accuracy_change=0.0),
         ),
         (
             Drift(verdict="drifting", reason="ax: no signal, or next to none", causes=("dead",), channels=("ax",)),
             -0.5,
-            Adaptation(due=False, reason="mend the sensor first: ax: no signal, or next to none", accuracy_change=-0.5),
+            AdaptationAdvice(
+                due=False, reason="mend the sensor first: ax: no signal, or next to none", accuracy_change=-0.5
+            ),
         ),
         (
             Drift(verdict="shifted", reason="ax times 1.1", causes=("gain",), channels=("ax",)),
             0.0,
-            Adaptation(due=False, reason="", accuracy_change=0.0),
+            AdaptationAdvice(due=False, reason="", accuracy_change=0.0),
         ),
     ],
 )
-def test_the_rule(drift: Drift, change: float | None, expected: Adaptation) -> None:
+def test_the_rule(drift: Drift, change: float | None, expected: AdaptationAdvice) -> None:
     assert adaptation_of(drift, change) == expected
 
 

@@ -17,7 +17,7 @@ from mmkd_edge.commands.run import run_mmkd
 from mmkd_edge.commands.tuning import next_line
 from mmkd_edge.live.alarms import AlarmRule, Episodes
 from mmkd_edge.live.records import AlarmRecord, ResultRecord
-from mmkd_edge.live.sources.base import Recorded
+from mmkd_edge.live.sources.base import ReplayedRecording
 from mmkd_edge.live.tuning import Votes, rules_tried, tune_alarm
 from mmkd_edge.testing import fake_predictor
 from mmkd_models.data import Recording, shipped_dataset, write_dataset, write_recordings
@@ -150,7 +150,7 @@ def test_the_rule_that_keeps_the_limit_and_detects_most_is_chosen() -> None:
     worn = np.zeros((60, 1), dtype=np.float32)
     worn[10:] = 1
     recordings = [
-        Recorded(rows=rows, name="", label=label, group=split, split=split)
+        ReplayedRecording(rows=rows, name="", label=label, group=split, split=split)
         for split in ("valid", "test")
         for label, rows in (("ok", fine), ("worn", worn))
     ]

@@ -26,7 +26,7 @@ from mmkd_edge.live.intake import Intake
 from mmkd_edge.live.monitor.access import Access, Bucket, address_of, origin_of, token_from
 from mmkd_edge.live.monitor.board import Board
 from mmkd_edge.live.monitor.metrics import service_metrics
-from mmkd_edge.live.monitor.view import Follower, latency_of
+from mmkd_edge.live.monitor.view import PageFollower, latency_of
 from mmkd_edge.live.records import AlarmRecord, result_record
 from mmkd_edge.live.sensor import Sensor, StationRules
 from mmkd_edge.live.service import Service
@@ -35,7 +35,7 @@ from mmkd_edge.live.sources.files import StdinSource
 from mmkd_edge.live.station import Station
 from mmkd_edge.testing import fake_predictor
 from mmkd_edge.watch.prometheus import metrics_text
-from mmkd_edge.watch.timing import Histogram
+from mmkd_edge.watch.timing import SecondsHistogram
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -307,9 +307,9 @@ def test_a_page_shows_the_inputs_of_the_student_of_its_station_and_of_how_many_t
     stations.append(station_of("press 3", fake_predictor([0.5, 0.5], modality=ACC, labels=("ok", "worn"))))
     service = Service(stations=stations, outlets=[], predictors=[])
     boards = {one.name: Board([ACC], TaskSpec(labels=("ok", "worn"))) for one in stations}
-    assert [Follower(service, boards, one.name).update().station.sharing for one in stations] == [2, 2, 1]
+    assert [PageFollower(service, boards, one.name).update().station.sharing for one in stations] == [2, 2, 1]
     boards["press 2"] = Board([GYRO], TaskSpec(labels=("ok", "worn")))
-    details = [Follower(service, boards, one.name).update().station for one in stations]
+    details = [PageFollower(service, boards, one.name).update().station for one in stations]
     assert [one.sharing for one in details] == [1, 1, 1]
     assert [bool(one.drift) for one in details] == [True, False, True]  # no student of it takes gyro
 
@@ -334,7 +334,7 @@ def test_a_board_keeps_the_lowest_and_highest_value_of_each_tenth_of_a_second(bo
 def test_a_page_draws_the_sensor_that_answers_and_begins_anew_when_another_does() -> None:
     predictor = fake_predictor([0.5, 0.5], modality=ACC, labels=("ok", "worn"))
     station, board = station_of("press 1", predictor), Board([ACC, GYRO], TaskSpec(labels=("ok", "worn")))
-    follower = Follower(Service(stations=[station], outlets=[], predictors=[]), {"press 1": board}, "press 1")
+    follower = PageFollower(Service(stations=[station], outlets=[], predictors=[]), {"press 1": board}, "press 1")
 
     def result(number: int, modality: str) -> None:
         prediction = msgspec.structs.replace(predictor.predict(np.zeros(ACC.shape)), modality=modality)
@@ -401,7 +401,7 @@ def test_an_episode_waits_until_somebody_takes_note_of_it(board: Board) -> None:
 
 
 def test_a_histogram_is_drawn_without_its_empty_ends() -> None:
-    histogram = Histogram()
+    histogram = SecondsHistogram()
     for seconds in (0.001, 0.0011, 0.02):
         histogram.add(seconds)
     timing = histogram.timing()

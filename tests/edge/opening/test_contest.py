@@ -18,7 +18,14 @@ from mmkd_edge.backends.ort import import_onnxruntime
 from mmkd_edge.machine import this_machine
 from mmkd_edge.opening.contest import hold_contest
 from mmkd_edge.predict.engine import Engine, engine_of
-from mmkd_edge.predict.profile import ExecutionProfile, LeftOut, Trial, decode_profile, library_versions, profile_path
+from mmkd_edge.predict.profile import (
+    ExecutionProfile,
+    MeasuredWay,
+    UnmeasuredWay,
+    decode_profile,
+    library_versions,
+    profile_path,
+)
 from mmkd_edge.predict.profile import write_profile as keep
 from mmkd_edge.predict.setup import Setup
 from mmkd_edge.testing import FakeBackend
@@ -99,7 +106,7 @@ def test_another_answer_is_left_out_however_fast(bundle: Bundle) -> None:
         f"{bundle.path}: self-test: golden window 0: expected the stored answer within 1e-05, got a difference of "
         "0.693147; fake 1 computes another result here than at export: do not use it on this device"
     )
-    assert outcome.left_out == (LeftOut(model="acc", backend="litert", precision="fp32", reason=reason),)
+    assert outcome.left_out == (UnmeasuredWay(model="acc", backend="litert", precision="fp32", reason=reason),)
 
 
 def test_the_first_gives_way_where_its_own_answers_are_others(bundle: Bundle) -> None:
@@ -139,12 +146,12 @@ def test_a_backend_that_is_not_expected_to_fit_is_not_begun(bundle: Bundle) -> N
 # Opening a bundle.
 
 
-def trial(**changes: Any) -> Trial:
+def trial(**changes: Any) -> MeasuredWay:
     fields: dict[str, Any] = {"model": "acc", "backend": "ort", "precision": "fp32", "threads": 1, "ratio": 1.0}
-    return Trial(**{**fields, "p50_us": 80.0, "p99_us": 90.0, "calls": 100, **changes})
+    return MeasuredWay(**{**fields, "p50_us": 80.0, "p99_us": 90.0, "calls": 100, **changes})
 
 
-def profile_of(path: Path, *trials: Trial, **changes: Any) -> ExecutionProfile:
+def profile_of(path: Path, *trials: MeasuredWay, **changes: Any) -> ExecutionProfile:
     with Bundle.open(path) as bundle:
         sha256 = bundle.sha256
     fields: dict[str, Any] = {"bundle_sha256": sha256, "machine": this_machine(), "libraries": {}, "trials": trials}

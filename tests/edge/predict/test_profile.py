@@ -18,7 +18,7 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.machine import Machine, this_machine
 from mmkd_edge.predict.profile import (
     ExecutionProfile,
-    Trial,
+    MeasuredWay,
     best_trial,
     decode_profile,
     find_profile,
@@ -36,7 +36,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def trial(ratio: float = 1.0, **changes: Any) -> Trial:
+def trial(ratio: float = 1.0, **changes: Any) -> MeasuredWay:
     fields: dict[str, Any] = {
         "model": "acc",
         "backend": "ort",
@@ -47,10 +47,10 @@ def trial(ratio: float = 1.0, **changes: Any) -> Trial:
         "ratio": ratio,
         "calls": 1000,
     }
-    return Trial(**{**fields, **changes})
+    return MeasuredWay(**{**fields, **changes})
 
 
-def profile_of(path: Path, *trials: Trial, **changes: Any) -> ExecutionProfile:
+def profile_of(path: Path, *trials: MeasuredWay, **changes: Any) -> ExecutionProfile:
     with Bundle.open(path) as bundle:
         sha256 = bundle.sha256
     fields: dict[str, Any] = {

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor, ModalitySpec, Prediction, SensorChecks, SensorError, UsageError
 from mmkd_edge.predict.preprocess import prepare
-from mmkd_edge.predict.sensors import Fault, find_fault, worse
+from mmkd_edge.predict.sensors import WindowFault, find_fault, worse
 from mmkd_edge.testing import fake_predictor
 
 ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), rate_hz=10.0, samples=40, range=(-16.0, 16.0))
@@ -151,8 +151,8 @@ def test_runs_are_found_as_a_plain_loop_finds_them(mask: list[bool], limit: int)
 
 
 def test_the_graver_finding_comes_first() -> None:
-    degraded, stale = Fault(status="degraded", reason="one"), Fault(status="stale", reason="two")
-    assert worse(degraded, stale) == worse(stale, degraded) == Fault(status="stale", reason="two; one")
+    degraded, stale = WindowFault(status="degraded", reason="one"), WindowFault(status="stale", reason="two")
+    assert worse(degraded, stale) == worse(stale, degraded) == WindowFault(status="stale", reason="two; one")
     assert worse(None, degraded) is degraded
     assert worse(degraded, None) is degraded
 

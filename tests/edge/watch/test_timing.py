@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mmkd_edge import EdgePredictor, ModalitySpec, Watched
 from mmkd_edge.testing import fake_predictor
 from mmkd_edge.watch.prometheus import HealthCollector, metrics_text
-from mmkd_edge.watch.timing import EDGES, Histogram
+from mmkd_edge.watch.timing import EDGES, SecondsHistogram
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=20)
 WINDOW = np.zeros((20, 2), dtype=np.float32)
@@ -24,7 +24,7 @@ def predictor() -> EdgePredictor:
 
 
 def test_figures_are_those_of_the_measurements() -> None:
-    histogram = Histogram()
+    histogram = SecondsHistogram()
     assert histogram.timing() is None
     for seconds in (0.001, 0.002, 0.004, -1.0):
         histogram.add(seconds)
@@ -41,7 +41,7 @@ def test_figures_are_those_of_the_measurements() -> None:
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.floats(2e-5, 9e3), min_size=1, max_size=200), st.sampled_from([0.5, 0.9, 0.99]))
 def test_a_quantile_is_within_a_tenth_of_the_truth(seconds: list[float], share: float) -> None:
-    histogram = Histogram()
+    histogram = SecondsHistogram()
     for one in seconds:
         histogram.add(one)
     timing = histogram.timing()
@@ -52,7 +52,7 @@ def test_a_quantile_is_within_a_tenth_of_the_truth(seconds: list[float], share: 
 
 
 def test_what_is_long_past_fades_and_nothing_grows() -> None:
-    histogram = Histogram()
+    histogram = SecondsHistogram()
     size = len(histogram._all)
     for seconds in [1.0] * 1000 + [0.001] * 200_000:
         histogram.add(seconds)

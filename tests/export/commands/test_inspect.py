@@ -27,7 +27,13 @@ from mmkd_models.networks.committee.network import CommitteeFacts, MemberFacts
 from mmkd_models.networks.config import teacher_config
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.training.checkpoint import Facts, StudentCheckpoint, TeacherCheckpoint, read_student, write_teacher
+from mmkd_models.training.checkpoint import (
+    Provenance,
+    StudentCheckpoint,
+    TeacherCheckpoint,
+    read_student,
+    write_teacher,
+)
 from mmkd_report.documents.export import EngineSidecar
 
 
@@ -290,7 +296,7 @@ def test_the_members_of_a_committee_are_listed(run: Callable[..., tuple[object, 
     """As a reader without torch sees them: from the metadata alone."""
     path, modality = tmp_path / "teacher.ckpt", ModalitySpec(name="acc", channels=("x",), rate_hz=20.0, samples=40)
     config, task = teacher_config("tiny"), TaskSpec(labels=("idle", "worn"))
-    facts = Facts(
+    facts = Provenance(
         dataset="machines",
         dataset_sha256="ab" * 32,
         licence="CC0-1.0",

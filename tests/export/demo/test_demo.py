@@ -23,7 +23,7 @@ from mmkd_edge.command.outputs import held
 from mmkd_edge.errors import GateError, MmkdError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_export.commands.demo import run_demo, show_demo
-from mmkd_export.demo.chain import Instruments, Measured, PairTimes, fold_folder, measure, with_measured
+from mmkd_export.demo.chain import Instruments, MeasuredDemo, PairTimes, fold_folder, measure, with_measured
 from mmkd_models.compare.comparison import compare_fold
 from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult
 from mmkd_models.compare.summary import demo_document
@@ -33,7 +33,7 @@ from mmkd_models.distil.methods import default_recipe
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_report import render_demo
-from mmkd_report.documents.demo import DemoBenchmark, Latency, RatioRange, read_demo
+from mmkd_report.documents.demo import DemoBenchmark, LatencyPercentiles, RatioRange, read_demo
 from mmkd_report.pages.demo.answer import is_judged, recommendation, shipped
 from mmkd_report.words.formats import for_terminal
 
@@ -41,7 +41,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "
 LIMIT_S = 300  # of one run on a busy machine
 LABELS = ("idle", "ok", "worn")
 TIMES_MS = {"p50": 0.2, "p90": 0.3, "p99": 0.4}
-TIMES = Latency(**TIMES_MS)
+TIMES = LatencyPercentiles(**TIMES_MS)
 
 
 def split_of(groups: range, names: Sequence[str]) -> dict[str, NDArray[np.generic]]:
@@ -313,7 +313,7 @@ def test_the_last_words_say_what_the_rivals_say(
     rivals = {"extra_trees": 0.6, "mini_rocket": rocket, "rocket_and_trees": 0.5, "taught_rocket": 0.95}
     for name, score in {"student": 0.8, "baseline": 0.7, **rivals}.items():
         entry[name]["valid_score"] = {"mean": score, "std": 0.0, "per_seed": [score, score]}
-    measured = Measured(
+    measured = MeasuredDemo(
         contests={},
         benchmark=DemoBenchmark(),
         best="acc",
@@ -465,14 +465,14 @@ def cheap_instruments(asked: list[tuple[Path, Path | None]]) -> Instruments:
 
 
 @pytest.fixture(scope="module")
-def measured(thermometer: tuple[Dataset, FoldResult, Path]) -> tuple[Measured, list[tuple[Path, Path | None]]]:
+def measured(thermometer: tuple[Dataset, FoldResult, Path]) -> tuple[MeasuredDemo, list[tuple[Path, Path | None]]]:
     dataset, fold, folder = thermometer
     asked: list[tuple[Path, Path | None]] = []
     return measure(dataset, [fold], cheap_instruments(asked), out=folder, say=lambda line: None), asked
 
 
 def test_a_student_that_is_normalised_per_group_comes_with_a_reference(
-    thermometer: tuple[Dataset, FoldResult, Path], measured: tuple[Measured, list[tuple[Path, Path | None]]]
+    thermometer: tuple[Dataset, FoldResult, Path], measured: tuple[MeasuredDemo, list[tuple[Path, Path | None]]]
 ) -> None:
     dataset, fold, folder = thermometer
     found, asked = measured
@@ -499,7 +499,7 @@ def split_window(dataset: Dataset, row: int) -> NDArray[np.float32]:
 
 
 def test_one_sensor_is_a_teacher_too_and_makes_a_page_without_attention(
-    thermometer: tuple[Dataset, FoldResult, Path], measured: tuple[Measured, list[tuple[Path, Path | None]]]
+    thermometer: tuple[Dataset, FoldResult, Path], measured: tuple[MeasuredDemo, list[tuple[Path, Path | None]]]
 ) -> None:
     dataset, fold, folder = thermometer
     found, _ = measured

@@ -18,7 +18,7 @@ from mmkd_edge import EdgePredictor
 from mmkd_edge.errors import GateError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.commands.demo import show_demo
-from mmkd_export.demo.chain import Instruments, Measured, PairTimes, fold_folder, measure, with_measured
+from mmkd_export.demo.chain import Instruments, MeasuredDemo, PairTimes, fold_folder, measure, with_measured
 from mmkd_models.compare.comparison import compare_fold, fold_data
 from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult
 from mmkd_models.compare.summary import demo_document
@@ -31,7 +31,7 @@ from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_models.training.predict import logits_of
 from mmkd_report import render_demo
-from mmkd_report.documents.demo import DemoBenchmark, Latency, RatioRange, read_demo
+from mmkd_report.documents.demo import DemoBenchmark, LatencyPercentiles, RatioRange, read_demo
 from mmkd_report.words.terminal import figure_text
 
 TASKS = {
@@ -39,7 +39,7 @@ TASKS = {
     "regression": TaskSpec(kind="regression", labels=("speed",), unit="rpm", range=(900.0, 1500.0)),
 }
 KINDS = pytest.mark.parametrize("kind", list(TASKS))
-TIMES = Latency(p50=0.2, p90=0.3, p99=0.4)
+TIMES = LatencyPercentiles(p50=0.2, p90=0.3, p99=0.4)
 
 
 def split_of(groups: range, kind: str) -> dict[str, NDArray[np.generic]]:
@@ -62,7 +62,7 @@ class Shown:
     dataset: Dataset
     fold: FoldResult
     out: Path
-    measured: Measured
+    measured: MeasuredDemo
     document: dict[str, Any]
 
 

@@ -8,12 +8,12 @@ import msgspec
 import pytest
 
 from mmkd_export.demo.time_left import PartTime, seconds_left
-from mmkd_export.demo.watch import Watch
-from mmkd_models.compare.comparison import Part, Stage, Step
+from mmkd_export.demo.watch import PhaseProgress
+from mmkd_models.compare.comparison import ComparisonProgress, ComparisonStage, Part
 from mmkd_models.compare.fold_result import ComparisonConfig
 from mmkd_models.distil.answers import BLOCKS
 from mmkd_models.networks.config import MemberKind
-from mmkd_models.train_config import Progress
+from mmkd_models.train_config import TrainingProgress
 
 
 def test_nothing_is_guessed_before_anything_was_measured() -> None:
@@ -60,7 +60,7 @@ class Clock:
 def test_the_time_left_is_true_on_a_clock_that_keeps_the_costs(demo_config: ComparisonConfig, tmp_path: Path) -> None:
     """Two workers: 100 s of a teacher beside a baseline, then 38 s of answers, then a student of 15 s, then 30 s."""
 
-    def part(stage: Stage, block: int | None = None) -> Part:
+    def part(stage: ComparisonStage, block: int | None = None) -> Part:
         return Part(seed=0, stage=stage, modality=None, config=demo_config, out=tmp_path, block=block)
 
     phases = [part("teacher"), part("baseline")], [part("answers", k) for k in range(BLOCKS)], [part("student")]
@@ -69,12 +69,12 @@ def test_the_time_left_is_true_on_a_clock_that_keeps_the_costs(demo_config: Comp
     def tell(line: str, so_far_s: float, left_s: float | None, is_end: bool) -> None:
         told.append(left_s)
 
-    watch = Watch(phases, workers=2, afterwards_s=30, tell=tell, clock=clock)
+    watch = PhaseProgress(phases, workers=2, afterwards_s=30, tell=tell, clock=clock)
     total_s = 100 + 16 + 30 + 30
 
-    def step(phase: int, number: int, stage: Stage, at: int, steps: int) -> None:
-        progress = Progress(step=at, steps=steps, terms={}, best_score=None)
-        watch.on_step(phase, number, Step(seed=0, stage=stage, modality=None, progress=progress))
+    def step(phase: int, number: int, stage: ComparisonStage, at: int, steps: int) -> None:
+        progress = TrainingProgress(step=at, steps=steps, terms={}, best_score=None)
+        watch.on_step(phase, number, ComparisonProgress(seed=0, stage=stage, modality=None, progress=progress))
 
     assert watch.left_s() is None
     for at in range(1, 44):  # the first generation takes 43 s, and beside it a baseline 25 s
@@ -111,12 +111,15 @@ def test_every_transformer_of_a_teacher_is_reckoned_with_from_its_first_step(
     def tell(line: str, so_far_s: float, left_s: float | None, is_end: bool) -> None:
         told.append(left_s)
 
-    watch, total_s = Watch(([teacher], [student]), workers=1, afterwards_s=0, tell=tell, clock=clock), sum(trainings)
+    watch, total_s = (
+        PhaseProgress(([teacher], [student]), workers=1, afterwards_s=0, tell=tell, clock=clock),
+        sum(trainings),
+    )
     for steps in trainings:
         for at in range(1, steps + 1):
             clock.now_s += 1
-            progress = Progress(step=at, steps=steps, terms={}, best_score=None)
-            watch.on_step(0, 0, Step(seed=0, stage="teacher", modality=None, progress=progress))
+            progress = TrainingProgress(step=at, steps=steps, terms={}, best_score=None)
+            watch.on_step(0, 0, ComparisonProgress(seed=0, stage="teacher", modality=None, progress=progress))
             total_s -= 1
             if len(told) > 1:  # what came before the first step is not known
                 assert told[-1] == pytest.approx(total_s + 30)

@@ -18,7 +18,7 @@ from mmkd_export.judge.gate import (
     require_gate,
     require_windows,
 )
-from mmkd_export.judge.parity import Answers
+from mmkd_export.judge.parity import NetworkAnswers
 from mmkd_export.judge.proof_set import check_calibration, judging_of
 from mmkd_export.judge.windows import RealWindows
 from mmkd_models.metrics.scores import AnyMetric
@@ -28,9 +28,9 @@ from mmkd_report.documents.export import GateResult
 TASK = TaskSpec(labels=("idle", "ok", "worn"))
 
 
-def _answers(labels: list[int], *, classes: int = 3) -> Answers:
+def _answers(labels: list[int], *, classes: int = 3) -> NetworkAnswers:
     logits = np.eye(classes, dtype=np.float32)[labels]
-    return Answers(logits=logits, probabilities=logits)
+    return NetworkAnswers(logits=logits, probabilities=logits)
 
 
 def _judging(labels: list[int], answers: list[int]) -> JudgingWindows:
@@ -102,7 +102,9 @@ def test_without_labels_only_agreement_counts():
 
 def test_answers_that_are_no_numbers_fail():
     judging = _judging([0, 1], [0, 1])
-    broken = Answers(logits=np.full((2, 3), np.nan, dtype=np.float32), probabilities=judging.answers.probabilities)
+    broken = NetworkAnswers(
+        logits=np.full((2, 3), np.nan, dtype=np.float32), probabilities=judging.answers.probabilities
+    )
     facts = gate_result(broken, judging, GateRule(metric="accuracy", max_drop_points=100), TASK)
     assert not facts.passed
     with pytest.raises(GateError) as error:

@@ -14,16 +14,16 @@ from mmkd_edge.errors import GateError
 from mmkd_edge.spec import TaskSpec
 from mmkd_edge.testing import FakeBackend
 from mmkd_export.judge.artifacts import prove_fp32
-from mmkd_export.judge.parity import Answers, answers_from_backend, compare, require_parity, with_missing_samples
+from mmkd_export.judge.parity import NetworkAnswers, answers_from_backend, compare, require_parity, with_missing_samples
 from mmkd_models.training.checkpoint import StudentCheckpoint
 
 TASK = TaskSpec(labels=("ok", "worn"))
 
 
-def _answers(logits: list[list[float]]) -> Answers:
+def _answers(logits: list[list[float]]) -> NetworkAnswers:
     rows = np.array(logits, dtype=np.float32)
     exponents = np.exp(rows - rows.max(1, keepdims=True))
-    return Answers(logits=rows, probabilities=exponents / exponents.sum(1, keepdims=True))
+    return NetworkAnswers(logits=rows, probabilities=exponents / exponents.sum(1, keepdims=True))
 
 
 def test_parity_is_the_largest_the_mean_and_the_angle_of_the_differences():

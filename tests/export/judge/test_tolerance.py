@@ -12,7 +12,7 @@ from mmkd_edge import EdgePredictor, example_bundle
 from mmkd_edge.drift.features import GroupReference, Tolerance
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskSpec
-from mmkd_export.judge.parity import Answers
+from mmkd_export.judge.parity import NetworkAnswers
 from mmkd_export.judge.tolerance import with_tolerance
 from mmkd_export.judge.windows import RealWindows
 from mmkd_export.plan import ExportPlan
@@ -35,10 +35,10 @@ REFERENCE = GroupReference(
 )
 
 
-def answer(windows: NDArray[np.float32]) -> Answers:
+def answer(windows: NDArray[np.float32]) -> NetworkAnswers:
     """Class 1 where the first channel's mean is above 1; the second is ignored."""
     logits = np.stack([np.ones(len(windows)), windows[:, :, 0].mean(axis=1)], axis=1).astype(np.float32)
-    return Answers(logits=logits, probabilities=np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True))
+    return NetworkAnswers(logits=logits, probabilities=np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True))
 
 
 def real() -> RealWindows:

@@ -8,7 +8,7 @@ import pytest
 
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_export.graph.onnx_from_student import onnx_from_student
-from mmkd_export.judge.parity import Answers, answers_from_backend
+from mmkd_export.judge.parity import NetworkAnswers, answers_from_backend
 from mmkd_export.judge.proof_set import feeds_of
 from mmkd_export.precision.int8 import Int8Graph, Int8Options, int8_graph
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
@@ -36,7 +36,7 @@ def search(student: StudentCheckpoint, student_graph: bytes) -> Callable[..., In
     """Runs the search with a gate that passes at the attempt of that number; 0 never passes."""
     windows = student.carried.windows
 
-    def answer(model: onnx.ModelProto) -> Answers:
+    def answer(model: onnx.ModelProto) -> NetworkAnswers:
         return answers_from_backend(OrtBackend(model.SerializeToString()), windows, student.modality)
 
     def run(*, passing: int, graph: bytes = student_graph, **options: object) -> Int8Graph:

@@ -22,7 +22,7 @@ from mmkd_export.precision.make import wanted_precisions
 from mmkd_export.precision.speed import too_slow, without_slow
 from mmkd_export.run import ExportResult, export, export_stages
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
-from mmkd_report.documents.export import ArtifactParity, ArtifactReport, BackendRun, LeftOut, TensorParity
+from mmkd_report.documents.export import ArtifactParity, ArtifactReport, BackendRun, LeftOutArtifact, TensorParity
 
 
 @pytest.fixture(scope="module")
@@ -332,7 +332,7 @@ def test_auto_holds_every_artifact_against_fp32_of_its_own_format():
     kept, left_out = without_slow(timed, {"int8"})
     assert kept == timed[:3]
     assert left_out == [
-        LeftOut(
+        LeftOutArtifact(
             precision="int8",
             format="tflite",
             reason="1.03 times as fast as fp32 on this machine; auto keeps it from 1.1 times",

@@ -32,10 +32,10 @@ from mmkd_models.distil.methods import default_recipe
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.fake_int8 import FakeInt8Student
 from mmkd_models.networks.student import Student
-from mmkd_models.train_config import Progress, TrainConfig
+from mmkd_models.train_config import TrainConfig, TrainingProgress
 from mmkd_models.training.checkpoint import StudentCheckpoint, file_sha256, read_student, write_student, write_teacher
 from mmkd_models.training.teacher_set import TaughtBy
-from mmkd_models.training.trainings import Run, TrainingData, distil_int8, train_baseline, train_teacher
+from mmkd_models.training.trainings import TrainingData, TrainingRun, distil_int8, train_baseline, train_teacher
 
 WIDTH = 16
 ENCODER = EncoderConfig(width=WIDTH, heads=2, depth=1, spectrum_bands=8, dropout=0.0)
@@ -82,7 +82,9 @@ def _hurt(student: StudentCheckpoint) -> StudentCheckpoint:
     return replace(student, state=state)
 
 
-def _practise(case_data: TrainingData, hurt: StudentCheckpoint, teacher: TaughtBy, run: Run) -> StudentCheckpoint:
+def _practise(
+    case_data: TrainingData, hurt: StudentCheckpoint, teacher: TaughtBy, run: TrainingRun
+) -> StudentCheckpoint:
     return distil_int8(
         case_data,
         hurt,
@@ -94,9 +96,9 @@ def _practise(case_data: TrainingData, hurt: StudentCheckpoint, teacher: TaughtB
     )
 
 
-def _run(steps: int, learning_rate: float) -> Run:
+def _run(steps: int, learning_rate: float) -> TrainingRun:
     train = TrainConfig(steps=steps, batch=32, eval_every=50, learning_rate=learning_rate)
-    return Run(train=train, augment=AugmentConfig())
+    return TrainingRun(train=train, augment=AugmentConfig())
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -227,12 +229,12 @@ class _StopError(Exception):
 
 @pytest.mark.slow
 def test_an_interrupted_practice_ends_on_the_weights_of_an_uninterrupted_one(case: Case, tmp_path: Path):
-    def stop(progress: Progress) -> None:
+    def stop(progress: TrainingProgress) -> None:
         if progress.step == 5:
             raise _StopError
 
     train = TrainConfig(steps=6, batch=8, eval_every=2)
-    run = Run(train=train, augment=AugmentConfig(), run_dir=tmp_path, resume=True)
+    run = TrainingRun(train=train, augment=AugmentConfig(), run_dir=tmp_path, resume=True)
     expected = _practise(case.data, case.hurt, case.teacher, replace(run, run_dir=None))
     with pytest.raises(_StopError):
         _practise(case.data, case.hurt, case.teacher, replace(run, on_step=stop))

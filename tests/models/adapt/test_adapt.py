@@ -21,7 +21,7 @@ from mmkd_models.adapt.classes import with_classes
 from mmkd_models.adapt.domains import few_labels, new_domain, old_domain
 from mmkd_models.adapt.judging import Court, Heard, _standard_error, importance, judged
 from mmkd_models.adapt.learner import AdaptLearner, PairedSource, _uncertainty
-from mmkd_models.adapt.run import Asked, run_adaptation, task_of
+from mmkd_models.adapt.run import AdaptationRequest, run_adaptation, task_of
 from mmkd_models.adapt.ways import ADAPT_TRAIN
 from mmkd_models.commands import adapt
 from mmkd_models.commands.adapt import run_adapt
@@ -35,7 +35,7 @@ from mmkd_models.training.closed_form.students import labelled_student
 from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.resume import FILE_NAME
 from mmkd_models.training.teacher_set import TaughtBy
-from mmkd_models.training.trainings import Run, TrainingData, train_teacher
+from mmkd_models.training.trainings import TrainingData, TrainingRun, train_teacher
 from mmkd_report import render_adaptation
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
@@ -85,7 +85,7 @@ def site(tmp_path_factory):
     written(folder / "other", moved=1.3, seed=40, modalities=MODALITIES[1:])
     written(folder / "fast", moved=1.3, seed=40, modalities=(msgspec.structs.replace(MODALITIES[0], rate_hz=20.0),))
     data = TrainingData(train=old.split("train"), valid=old.split("valid"), sha256=old.sha256)
-    run = Run(train=TRAIN, augment=AUGMENT)
+    run = TrainingRun(train=TRAIN, augment=AUGMENT)
     teacher = train_teacher(data, TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=1), run)
     write_teacher(folder / "teacher.ckpt", teacher)
     for kind in ("transformer", "rocket"):
@@ -175,12 +175,12 @@ def test_forgetting_more_than_is_allowed_is_refused(site, tmp_path):
         assert f"it forgets {one.forgotten_points:.1f} points of the old domain, more than -100" in one.refusals
 
 
-def asked_of(site: Path, **changes) -> Asked:
+def asked_of(site: Path, **changes) -> AdaptationRequest:
     student, dataset = read_student(site / "transformer.ckpt"), open_dataset(site / "moved")
     from mmkd_models.training.checkpoint import read_teacher
 
     teacher = TaughtBy(checkpoint=read_teacher(site / "teacher.ckpt"), sha256="t")
-    asked = Asked(
+    asked = AdaptationRequest(
         student=student,
         student_sha256="s",
         new=new_domain(student, dataset, ("acc", "gyro")),

@@ -29,7 +29,7 @@ from mmkd_models.networks.student import values_of
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher, write_student, write_teacher
 from mmkd_models.training.replaced import _left_open
-from mmkd_models.training.trainings import Run, TrainingData, train_teacher
+from mmkd_models.training.trainings import TrainingData, TrainingRun, train_teacher
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"mmkd-train": run_train, "mmkd-distill": run_distill}
 
@@ -78,7 +78,7 @@ def folder(machines: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a teacher of both sensors in it."""
     folder = tmp_path_factory.mktemp("teacher")
     data = TrainingData(train=machines.split("train"), valid=machines.split("valid"), sha256=machines.sha256)
-    run = Run(train=TrainConfig(steps=2, batch=8), augment=AugmentConfig())
+    run = TrainingRun(train=TrainConfig(steps=2, batch=8), augment=AugmentConfig())
     write_teacher(folder / "teacher.ckpt", train_teacher(data, teacher_config("tiny"), run))
     return folder
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_models.compare.comparison import (
-    Step,
+    ComparisonProgress,
     choose_teacher,
     compare_fold,
     fold_data,
@@ -33,7 +33,7 @@ from mmkd_models.networks.config import Preset, student_config, teacher_config
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import TeacherCheckpoint, file_sha256, read_student, read_teacher, write_teacher
 from mmkd_models.training.predict import scores_of
-from mmkd_models.training.trainings import Run, distil, self_train, train_baseline, train_teacher
+from mmkd_models.training.trainings import TrainingRun, distil, self_train, train_baseline, train_teacher
 
 Make = Callable[..., ComparisonConfig]
 OTHER = (
@@ -66,7 +66,7 @@ def copy(finished: tuple[Path, FoldResult], tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished[0], tmp_path / "seed-1"))
 
 
-def no_training(step: Step) -> None:
+def no_training(step: ComparisonProgress) -> None:
     assert step.progress is None, f"{step.stage} was trained again"
 
 
@@ -97,7 +97,7 @@ def test_every_network_is_what_its_training_gives_on_the_folds_labels(
 ) -> None:
     out, _ = finished
     data = fold_data(machines, seed=1, labelled=Labelled(share=0.5)).training
-    run = Run(train=msgspec.structs.replace(config.teacher_train, seed=1), augment=config.augment)
+    run = TrainingRun(train=msgspec.structs.replace(config.teacher_train, seed=1), augment=config.augment)
     teacher = self_train(data, train_teacher(data, teacher_config("tiny"), run), run)
     kept = read_teacher(teacher_path(out, "tiny"))
     assert same(kept.state, teacher.state)
@@ -121,7 +121,9 @@ def test_the_baseline_chooses_its_learning_rate_on_validation(
     tried = []
     for rate in config.baseline_learning_rates:
         train = msgspec.structs.replace(config.student_train, seed=1, learning_rate=rate)
-        tried.append(train_baseline(data, "acc", student_config("tiny"), Run(train=train, augment=config.augment)))
+        tried.append(
+            train_baseline(data, "acc", student_config("tiny"), TrainingRun(train=train, augment=config.augment))
+        )
     best = max(tried, key=lambda checkpoint: checkpoint.facts.score)  # of equals the first
     assert same(read_student(out / "acc" / "baseline.ckpt").state, best.state)
     baseline = result.students["acc"].baseline
@@ -150,7 +152,7 @@ def test_figures_are_those_of_the_kept_networks_on_the_test_windows(
 def test_the_same_fold_twice_is_read_and_not_trained(
     machines: Dataset, config: ComparisonConfig, finished: tuple[Path, FoldResult]
 ) -> None:
-    def never(step: Step) -> None:
+    def never(step: ComparisonProgress) -> None:
         raise AssertionError("a finished fold was worked on")
 
     out, result = finished
@@ -176,7 +178,7 @@ def test_finished_networks_are_not_trained_again(
 def test_an_interrupted_comparison_ends_where_an_uninterrupted_one_does(
     machines: Dataset, config: ComparisonConfig, finished: tuple[Path, FoldResult], tmp_path: Path, stage: str
 ) -> None:
-    def interrupt(step: Step) -> None:
+    def interrupt(step: ComparisonProgress) -> None:
         if step.stage == stage and step.progress is not None and step.progress.step == 4:
             raise Interrupted
 
@@ -184,7 +186,7 @@ def test_an_interrupted_comparison_ends_where_an_uninterrupted_one_does(
         compare_fold(machines, seed=1, config=config, out=tmp_path, on_step=interrupt)
     seen: list[tuple[str, int]] = []
 
-    def note(step: Step) -> None:
+    def note(step: ComparisonProgress) -> None:
         if step.progress is not None:
             seen.append((step.stage, step.progress.step))
 
@@ -279,7 +281,7 @@ def test_the_teacher_answers_the_batches_of_a_fold_once_for_all_its_students(
 ) -> None:
     kept: list[int] = []
 
-    def count(step: Step) -> None:
+    def count(step: ComparisonProgress) -> None:
         if step.stage == "rivals":
             kept.append(len(list((tmp_path / "answers").glob("*"))))
 

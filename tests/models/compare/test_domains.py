@@ -16,14 +16,14 @@ from mmkd_models.compare.comparison import compare_fold, fold_data
 from mmkd_models.compare.domains import ShiftOrder, check_shift, judge_shift, spread_of
 from mmkd_models.compare.fold_result import ComparisonConfig
 from mmkd_models.data import Dataset, write_dataset
-from mmkd_models.data.left_out import LeftOut, fold_without
+from mmkd_models.data.left_out import LeftOutDomains, fold_without
 from mmkd_models.distil.methods import default_recipe
 from mmkd_models.evaluate.suites.shift import of_shift
 from mmkd_models.metrics.scores import default_metric
 from mmkd_models.training.checkpoint import read_student
 
 Make = Callable[..., ComparisonConfig]
-SITE = LeftOut(by="site")
+SITE = LeftOutDomains(by="site")
 
 
 def order(dataset: Dataset, comparison: Make, out: Path, *, workers: int = 1, in_time: bool = False) -> ShiftOrder:
@@ -119,7 +119,7 @@ def test_a_folder_of_other_trainings_is_refused(sites: Dataset, comparison: Make
     (tmp_path / "domains").mkdir()
     first = order(sites, comparison, tmp_path)
     claim = tmp_path / "domains" / "0" / "comparison.json"
-    config = msgspec.structs.replace(first.config, left_out=LeftOut(by="group"))
+    config = msgspec.structs.replace(first.config, left_out=LeftOutDomains(by="group"))
     claim.parent.mkdir()
     claim.write_bytes(
         msgspec.json.encode({"config": config, "dataset_sha256": sites.sha256, "seed": 0, "split": "groups"})
@@ -133,7 +133,7 @@ def test_every_fold_is_looked_at_before_any_is_trained(sites: Dataset, compariso
     check_shift(few)
     windows = sites.everything()
     assert len(fold_without(windows, SITE, fold=2).train) == 80
-    by_machine = msgspec.structs.replace(few.config, left_out=LeftOut(by="group"))
+    by_machine = msgspec.structs.replace(few.config, left_out=LeftOutDomains(by="group"))
     with pytest.raises(UsageError, match="expected 20 labelled windows or more of every domain, got 10 of"):
         check_shift(ShiftOrder(dataset=sites, config=by_machine, out=tmp_path, in_time=False, workers=1))
 

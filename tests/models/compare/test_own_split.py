@@ -34,7 +34,7 @@ from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
 from mmkd_models.training.cross_fit import cross_fit
 from mmkd_models.training.teacher_set import read_teacher_set, write_teacher_set
-from mmkd_models.training.trainings import Run, TrainingData
+from mmkd_models.training.trainings import TrainingData, TrainingRun
 from mmkd_report import render_demo, render_study
 
 JUDGED_ON = "windows of the dataset's own test split; no groups: may share people and machines with training"
@@ -237,7 +237,7 @@ def test_groups_with_names_stand_in_the_files_of_a_comparison(
 
 def test_out_of_fold_teachers_know_groups_by_their_names(named: Dataset, tmp_path: Path) -> None:
     data = TrainingData(train=named.split("train"), valid=named.split("valid"), sha256=named.sha256)
-    run = Run(train=TrainConfig(steps=2, batch=8, eval_every=2), augment=AugmentConfig())
+    run = TrainingRun(train=TrainConfig(steps=2, batch=8, eval_every=2), augment=AugmentConfig())
     fitted = cross_fit(data, teacher_config("tiny"), run, count=2, self_training=False)
     write_teacher_set(tmp_path / "t.ckpt", fitted)
     found = read_teacher_set(tmp_path / "t.ckpt")

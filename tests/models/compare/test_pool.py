@@ -12,7 +12,7 @@ import pytest
 from mmkd_edge.errors import CheckpointError, MmkdError
 from mmkd_models.compare.comparison import Part, parts_of, teacher_path
 from mmkd_models.compare.fold_result import ComparisonConfig
-from mmkd_models.compare.pool import Pool, fold_pool
+from mmkd_models.compare.pool import WorkerPool, fold_pool
 from mmkd_models.data import Dataset, open_dataset, shipped_dataset
 
 
@@ -25,11 +25,11 @@ def student_of(dataset: Dataset, config: ComparisonConfig, out: Path) -> Part:
     return parts_of(dataset, seed=1, config=config, out=out)[2][0]
 
 
-def make(pool: Pool[Part], part: Part) -> None:
+def make(pool: WorkerPool[Part], part: Part) -> None:
     pool.make([part], on_step=lambda number, step: None, on_end=lambda number: None)
 
 
-def make_and_start(pool: Pool[Part], part: Part, timer: threading.Timer) -> None:
+def make_and_start(pool: WorkerPool[Part], part: Part, timer: threading.Timer) -> None:
     timer.start()
     make(pool, part)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmkd_models.compare.comparison import Step, compare_fold, make_part, parts_of
+from mmkd_models.compare.comparison import ComparisonProgress, compare_fold, make_part, parts_of
 from mmkd_models.compare.fold_result import ComparisonConfig
 from mmkd_models.data import Dataset
 from mmkd_models.training.checkpoint import read_student
@@ -39,7 +39,7 @@ def test_an_interrupted_race_ends_with_the_bytes_of_one_that_was_made_in_parts(
 ) -> None:
     steps: list[int] = []
 
-    def interrupt(step: Step) -> None:
+    def interrupt(step: ComparisonProgress) -> None:
         if step.stage == "student" and step.progress is not None:
             steps.append(step.progress.step)
             if len(steps) == 10:  # six with mixed windows, and the fourth of those without
@@ -50,7 +50,7 @@ def test_an_interrupted_race_ends_with_the_bytes_of_one_that_was_made_in_parts(
     assert steps == [1, 2, 3, 4, 5, 6, 1, 2, 3, 4]
     steps.clear()
 
-    def note(step: Step) -> None:
+    def note(step: ComparisonProgress) -> None:
         if step.progress is not None:
             assert step.stage == "student"
             steps.append(step.progress.step)

@@ -11,9 +11,9 @@ import pytest
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, Windows
-from mmkd_models.data.left_out import LeftOut, domains_of, fold_without, shared_groups
+from mmkd_models.data.left_out import LeftOutDomains, domains_of, fold_without, shared_groups
 
-SITE = LeftOut(by="site")
+SITE = LeftOutDomains(by="site")
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_windows_of_no_known_domain_neither_train_nor_choose_nor_judge(windows: 
         found = domains_of(lacking, by)
         assert found.names == names
         assert ((found.of_window == -1) == lost).all()
-        fold = fold_without(lacking, LeftOut(by=by), fold=1)
+        fold = fold_without(lacking, LeftOutDomains(by=by), fold=1)
         assert not lost[np.concatenate([fold.train, fold.valid, fold.test])].any()
 
 
@@ -157,7 +157,7 @@ class Sliding:
 
 def test_the_end_of_the_campaign_judges_what_its_beginning_taught(windows: Windows) -> None:
     assert windows.times is not None
-    fold = fold_without(windows, LeftOut(by=None), fold=0)
+    fold = fold_without(windows, LeftOutDomains(by=None), fold=0)
     times = windows.times
     assert times[fold.train].max() + 2.0 <= times[fold.valid].min()  # windows of two seconds
     assert times[fold.valid].max() + 2.0 <= times[fold.test].min()
@@ -166,7 +166,7 @@ def test_the_end_of_the_campaign_judges_what_its_beginning_taught(windows: Windo
 
 def test_windows_that_reach_over_a_border_in_time_are_left_out(windows: Windows) -> None:
     close = replace(windows, times=np.arange(150) * 1.0)  # windows of two seconds, one a second
-    fold = fold_without(close, LeftOut(by=None), fold=0)
+    fold = fold_without(close, LeftOutDomains(by=None), fold=0)
     assert (len(fold.train), len(fold.valid), len(fold.test)) == (89, 29, 30)
 
 
@@ -213,7 +213,7 @@ def test_domains_that_cannot_be_left_out_are_refused(
 
 
 def test_what_leaves_too_little_is_refused(windows: Windows) -> None:
-    def message(changed: Windows, left_out: LeftOut) -> str:
+    def message(changed: Windows, left_out: LeftOutDomains) -> str:
         with pytest.raises(UsageError) as caught:
             fold_without(changed, left_out, fold=0)
         return str(caught.value)
@@ -228,11 +228,11 @@ def test_what_leaves_too_little_is_refused(windows: Windows) -> None:
         "--by site: expected windows of two groups or more beside east, one to train on and one to choose by, got 1; "
         "record more groups"
     )
-    assert message(replace(windows, times=None), LeftOut(by=None)) == (
+    assert message(replace(windows, times=None), LeftOutDomains(by=None)) == (
         "--time: expected a dataset whose windows have times, got 'sites' without; write times.npy (UTC seconds at the "
         "start of each window), or leave --time out"
     )
-    assert message(replace(windows, times=np.zeros(150)), LeftOut(by=None)) == (
+    assert message(replace(windows, times=np.zeros(150)), LeftOutDomains(by=None)) == (
         "--time: without the end of the campaign: expected 20 labelled windows or more to train on, to choose by and "
         "to judge with, got 0 to train on and 0 to choose by; record longer"
     )

@@ -22,7 +22,7 @@ from mmkd_models.data_report.drifting import drift_of
 from mmkd_models.data_report.examples import example_windows
 from mmkd_models.data_report.labelling import label_csv, label_suspects, windows_to_label
 from mmkd_models.data_report.measured import measured
-from mmkd_models.data_report.probes import Looked, Probed, class_probe, look_at, split_probe
+from mmkd_models.data_report.probes import Probed, ProbedWindows, class_probe, look_at, split_probe
 from mmkd_models.data_report.report import report_on
 from mmkd_models.data_report.views import band_levels, brightness
 from mmkd_models.evaluate.suites.under_faults import sensors_of
@@ -401,7 +401,7 @@ def test_flipped_labels_of_the_shoulder_exercises_are_found_with_the_documents_p
     assert (len(suspects & set(flipped.tolist())), len(suspects)) == (93, 93)
 
 
-def probed_with(windows: Windows) -> tuple[Looked, Probed]:
+def probed_with(windows: Windows) -> tuple[ProbedWindows, Probed]:
     looked = look_at(windows)
     probed = class_probe(looked, None)
     assert not isinstance(probed, str)

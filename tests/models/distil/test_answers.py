@@ -24,11 +24,11 @@ from mmkd_models.networks.teacher import TeacherOutput
 from mmkd_models.tensors import read_tensors, write_tensors
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint
-from mmkd_models.training.trainings import Run, TrainingData, distil, train_teacher, with_learning_rate
+from mmkd_models.training.trainings import TrainingData, TrainingRun, distil, train_teacher, with_learning_rate
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
 STUDENT = StudentConfig(preset="test", encoder=ENCODER)
-RUN = Run(train=TrainConfig(steps=6, batch=8, eval_every=3, seed=3), augment=AugmentConfig())
+RUN = TrainingRun(train=TrainConfig(steps=6, batch=8, eval_every=3, seed=3), augment=AugmentConfig())
 ONE = constant(1.0)
 LOGIT, TASK = LogitTerm(weight=ONE), TaskTerm(weight=ONE)
 
@@ -43,7 +43,7 @@ def teacher(data: TrainingData) -> TeacherCheckpoint:
     return train_teacher(data, TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=1), RUN)
 
 
-def distilled(data: TrainingData, teacher: TeacherCheckpoint, run: Run, *terms: Term) -> StudentCheckpoint:
+def distilled(data: TrainingData, teacher: TeacherCheckpoint, run: TrainingRun, *terms: Term) -> StudentCheckpoint:
     recipe = Recipe(terms=terms, trust="label")
     return distil(data, "acc", STUDENT, run, teacher=teacher, teacher_sha256="ab" * 32, recipe=recipe)
 

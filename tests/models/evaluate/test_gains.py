@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mmkd_models.evaluate.gains import FEWEST_GROUPS, gain_on_windows
-from mmkd_models.evaluate.outcome import GroupConfusion, Outcome
+from mmkd_models.evaluate.outcome import GroupConfusion, TestedNetwork
 from mmkd_models.metrics.classes import Metric, scores_from_answers
 from mmkd_report.documents.evaluation import WindowGain
 
@@ -18,10 +18,10 @@ METRICS: tuple[Metric, ...] = get_args(Metric)
 
 def judged(
     answers: NDArray[np.int64], truth: NDArray[np.int64], groups: NDArray[np.int64], classes: int = 3
-) -> Outcome:
+) -> TestedNetwork:
     """Answers to windows of these groups."""
     rows = {int(group): groups == group for group in np.unique(groups)}
-    return Outcome(
+    return TestedNetwork(
         class_scores=scores_from_answers(truth, answers, classes),
         confusions=tuple(
             GroupConfusion(group=group, confusion=scores_from_answers(truth[its], answers[its], classes).confusion)

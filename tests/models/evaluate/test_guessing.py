@@ -10,14 +10,14 @@ import pytest
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.evaluate.gains import gap_recovered
 from mmkd_models.evaluate.guessing import guessed_figure, guessing
-from mmkd_models.evaluate.outcome import GroupAnswers, GroupConfusion, Outcome
+from mmkd_models.evaluate.outcome import GroupAnswers, GroupConfusion, TestedNetwork
 from mmkd_models.metrics.classes import scores_from_answers
 
 
-def classes(truth: Sequence[int], answers: Sequence[int], groups: Sequence[int], count: int = 2) -> Outcome:
+def classes(truth: Sequence[int], answers: Sequence[int], groups: Sequence[int], count: int = 2) -> TestedNetwork:
     """Answers of classes by group."""
     t, a, g = np.array(truth), np.array(answers), np.array(groups)
-    return Outcome(
+    return TestedNetwork(
         class_scores=scores_from_answers(t, a, count),
         confusions=tuple(
             GroupConfusion(group=int(one), confusion=scores_from_answers(t[g == one], a[g == one], count).confusion)
@@ -26,9 +26,9 @@ def classes(truth: Sequence[int], answers: Sequence[int], groups: Sequence[int],
     )
 
 
-def numbers(windows: Mapping[int, Sequence[tuple[float, float]]]) -> Outcome:
+def numbers(windows: Mapping[int, Sequence[tuple[float, float]]]) -> TestedNetwork:
     """Truth and answer of every window by group."""
-    return Outcome(
+    return TestedNetwork(
         task=TaskSpec(kind="regression", labels=("level",), unit="mm"),
         answers=tuple(
             GroupAnswers(group=group, truth=tuple((t,) for t, _ in pairs), answers=tuple((a,) for _, a in pairs))
@@ -37,7 +37,7 @@ def numbers(windows: Mapping[int, Sequence[tuple[float, float]]]) -> Outcome:
     )
 
 
-LABELS = Outcome(
+LABELS = TestedNetwork(
     task=TaskSpec(kind="multi_label", labels=("a", "b")),
     answers=(GroupAnswers(group=0, truth=((1, 0), (1, 0), (1, 1), (0, 0)), answers=((9, -9),) * 4),),
 )
@@ -138,7 +138,7 @@ def test_seeds_count_alike() -> None:
     assert found.low <= 0.75 <= found.high
 
 
-def by_right(rights: Sequence[int], windows: int = 10) -> Outcome:
+def by_right(rights: Sequence[int], windows: int = 10) -> TestedNetwork:
     """A group of ten windows for each count of right answers."""
     truth = [0] * (windows * len(rights))
     answers = [int(number >= right) for right in rights for number in range(windows)]
@@ -163,7 +163,7 @@ def test_the_gap_is_told_where_it_is_larger_than_its_uncertainty(
 
 
 def test_the_gap_of_an_error_goes_where_better_is() -> None:
-    def off(errors: Sequence[float]) -> Outcome:
+    def off(errors: Sequence[float]) -> TestedNetwork:
         return numbers({group: [(0.0, error)] for group, error in enumerate(errors)})
 
     assert gap_recovered([off([6, 6])], [off([10, 10])], [off([2, 2])], "mae") == pytest.approx(0.5)

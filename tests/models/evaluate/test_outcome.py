@@ -14,7 +14,7 @@ from mmkd_edge.errors import MmkdError
 from mmkd_edge.spec import TaskKind, TaskSpec
 from mmkd_models.data import Dataset
 from mmkd_models.evaluate.gains import gain_draws, gain_over_seeds
-from mmkd_models.evaluate.outcome import Outcome, drawn_figures, outcome_on
+from mmkd_models.evaluate.outcome import TestedNetwork, drawn_figures, outcome_on
 from mmkd_models.metrics.classes import Scores
 from mmkd_models.metrics.measures import measures_of, told_by
 from mmkd_models.metrics.scores import metrics_of, scores_from_logits
@@ -69,11 +69,11 @@ def test_a_label_that_no_drawn_window_has_and_a_target_that_never_changes_score_
     assert drawn_figures(numbers, [0, 1], weights, "pearson").tolist() == [0.0, 0.0]
 
 
-def judged_of(task: TaskSpec, windows: dict[int, tuple[list[list[float]], list[list[float]]]]) -> Outcome:
+def judged_of(task: TaskSpec, windows: dict[int, tuple[list[list[float]], list[list[float]]]]) -> TestedNetwork:
     """From truth and answers by group."""
     parts = [{"group": group, "truth": truth, "answers": answers} for group, (truth, answers) in windows.items()]
     document = {"task": msgspec.to_builtins(task), "answers": parts}
-    return msgspec.json.decode(json.dumps(document).encode(), type=Outcome)
+    return msgspec.json.decode(json.dumps(document).encode(), type=TestedNetwork)
 
 
 def test_a_gain_in_errors_is_what_is_left_of_them_in_the_targets_unit() -> None:
@@ -103,7 +103,7 @@ def test_what_is_kept_reads_back_and_classes_keep_their_form(rigs: dict[str, Dat
         test = dataset.split("test")
         logits = np.eye(3)[test.labels] if dataset is machines else answers_of(dataset, 2)
         judged = outcome_on(test, logits)
-        assert msgspec.json.decode(msgspec.json.encode(judged), type=Outcome) == judged
+        assert msgspec.json.decode(msgspec.json.encode(judged), type=TestedNetwork) == judged
     document: dict[str, Any] = json.loads(msgspec.json.encode(judged))
     assert list(document) == ["format_version", "scores", "by_group"]
     assert isinstance(judged.scores, Scores)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Windows, write_dataset
 from mmkd_models.data.checking.statistics import window_statistics
-from mmkd_models.evaluate.outcome import Outcome
+from mmkd_models.evaluate.outcome import TestedNetwork
 from mmkd_models.evaluate.rivals import Contestants, RivalName, rival_judged
 from mmkd_models.evaluate.rockets import taught_targets
 from mmkd_models.evaluate.settled import averaged, settling
@@ -119,7 +119,7 @@ def test_a_window_of_one_sample_has_finite_statistics() -> None:
     assert np.isfinite(window_statistics(np.array([[[2.0]], [[np.nan]]], dtype=np.float32))).all()
 
 
-def judged_by(rival: RivalName, train: Windows, *parts: Windows) -> tuple[Outcome, ...]:
+def judged_by(rival: RivalName, train: Windows, *parts: Windows) -> tuple[TestedNetwork, ...]:
     found = rival_judged(rival, train, parts, modality="acc", seed=0)
     assert not isinstance(found, str), found
     return found

@@ -8,18 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmkd_models.evaluate.gains import gain_over_seeds
-from mmkd_models.evaluate.outcome import GroupConfusion, Outcome, metric_of_confusions
+from mmkd_models.evaluate.outcome import GroupConfusion, TestedNetwork, metric_of_confusions
 from mmkd_models.metrics.classes import Metric, scores_from_answers
 from mmkd_models.study.effects import FactorScore, effects
 
 METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "macro_f1")
 
 
-def result(answers: dict[int, tuple[list[int], list[int]]], classes: int = 2) -> Outcome:
+def result(answers: dict[int, tuple[list[int], list[int]]], classes: int = 2) -> TestedNetwork:
     """From (truth, answers) by group."""
     truth = np.array([label for labels, _ in answers.values() for label in labels])
     given_answers = np.array([label for _, labels in answers.values() for label in labels])
-    return Outcome(
+    return TestedNetwork(
         class_scores=scores_from_answers(truth, given_answers, classes),
         confusions=tuple(
             GroupConfusion(

@@ -20,7 +20,7 @@ from mmkd_models.data.batches import channel_statistics
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import (
-    Facts,
+    Provenance,
     StudentCheckpoint,
     TeacherCheckpoint,
     file_sha256,
@@ -183,4 +183,4 @@ def test_versions_name_what_a_result_depends_on() -> None:
 
 def test_facts_survive_json(student_checkpoint: StudentCheckpoint) -> None:
     facts = student_checkpoint.facts
-    assert msgspec.json.decode(msgspec.json.encode(facts), type=Facts) == facts
+    assert msgspec.json.decode(msgspec.json.encode(facts), type=Provenance) == facts

@@ -35,7 +35,7 @@ from mmkd_models.training.closed_form.students import labelled_student, taught_s
 from mmkd_models.training.closed_form.targets import class_weights, targets_of
 from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.teacher_set import TaughtBy
-from mmkd_models.training.trainings import Run, TrainingData, train_teacher
+from mmkd_models.training.trainings import TrainingData, TrainingRun, train_teacher
 
 Floats = NDArray[np.float64]
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, spectrum_bands=4, dropout=0.0)
@@ -50,9 +50,9 @@ def data_of(dataset: Dataset) -> TrainingData:
     return TrainingData(train=dataset.split("train"), valid=dataset.split("valid"), sha256="d" * 64)
 
 
-def run_of(dataset: Dataset, *, steps: int = 4) -> Run:
+def run_of(dataset: Dataset, *, steps: int = 4) -> TrainingRun:
     train = TrainConfig(steps=steps, batch=16, metric=default_metric(dataset.spec.task.kind))
-    return Run(train=train, augment=AugmentConfig())
+    return TrainingRun(train=train, augment=AugmentConfig())
 
 
 def problem(count: int, features: int) -> tuple[Floats, Floats, Floats]:

@@ -44,10 +44,10 @@ from mmkd_models.training.committee import default_members, members_named, train
 from mmkd_models.training.judging.prior import log_prior
 from mmkd_models.training.predict import answers_to, inputs_of, logits_of, scores_of
 from mmkd_models.training.teacher_set import TaughtBy
-from mmkd_models.training.trainings import Run, TrainingData, distil, train_teacher
+from mmkd_models.training.trainings import TrainingData, TrainingRun, distil, train_teacher
 from tests.models.conftest import STUDENT, TEACHER
 
-RUN = Run(train=TrainConfig(steps=4, batch=8, eval_every=2, seed=3), augment=AugmentConfig())
+RUN = TrainingRun(train=TrainConfig(steps=4, batch=8, eval_every=2, seed=3), augment=AugmentConfig())
 MEMBERS = members_named(["transformer", "trees"])
 
 
@@ -59,7 +59,7 @@ def data(machines: Dataset) -> TrainingData:
     return TrainingData(train=train, valid=machines.split("valid"), sha256=machines.sha256)
 
 
-def trained(data: TrainingData, run: Run = RUN, **options: Any) -> TeacherCheckpoint:
+def trained(data: TrainingData, run: TrainingRun = RUN, **options: Any) -> TeacherCheckpoint:
     options = {"members": MEMBERS, "self_training": False, **options}
     return train_committee(data, TEACHER, run, **options).checkpoint
 

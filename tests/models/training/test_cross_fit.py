@@ -23,7 +23,7 @@ from mmkd_models.losses.term import constant
 from mmkd_models.metrics.classes import scores_from_answers
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.tensors import read_tensors, write_tensors
-from mmkd_models.train_config import OnStep, Progress, TrainConfig
+from mmkd_models.train_config import OnStep, TrainConfig, TrainingProgress
 from mmkd_models.training.checkpoint import TeacherCheckpoint, file_sha256, write_teacher
 from mmkd_models.training.cross_fit import cross_fit
 from mmkd_models.training.predict import logits_of
@@ -35,12 +35,12 @@ from mmkd_models.training.teacher_set import (
     read_teachers,
     write_teacher_set,
 )
-from mmkd_models.training.trainings import Run, TrainingData, distil, self_train, train_teacher, visible_labels
+from mmkd_models.training.trainings import TrainingData, TrainingRun, distil, self_train, train_teacher, visible_labels
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
 STUDENT = StudentConfig(preset="test", encoder=ENCODER)
 TEACHER = TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=1)
-RUN = Run(train=TrainConfig(steps=4, batch=12, eval_every=2, seed=3), augment=AugmentConfig())
+RUN = TrainingRun(train=TrainConfig(steps=4, batch=12, eval_every=2, seed=3), augment=AugmentConfig())
 LOGITS = Recipe(terms=(LogitTerm(weight=constant(1.0)),))
 SHA256 = "ef" * 32
 
@@ -195,7 +195,7 @@ class PowerCutError(Exception):
 
 @contextmanager
 def power_cut(name: str) -> Iterator[OnStep]:
-    def on_step(progress: Progress) -> None:
+    def on_step(progress: TrainingProgress) -> None:
         if name == "teacher 2 of 3" and progress.step == 3:
             raise PowerCutError
 

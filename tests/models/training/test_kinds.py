@@ -41,11 +41,11 @@ from mmkd_models.training.drift_reference import group_reference
 from mmkd_models.training.normalisation import set_normalisation
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.teacher_set import TaughtBy
-from mmkd_models.training.trainings import Run, TrainingData
+from mmkd_models.training.trainings import TrainingData, TrainingRun
 from tests.models.kinds_rig import CAM, MIC, kinds_dataset
 
 ENCODER = EncoderConfig(width=16, heads=2, depth=1, most_tokens=8, dropout=0.0)
-RUN = Run(
+RUN = TrainingRun(
     train=TrainConfig(steps=60, batch=12, learning_rate=5e-3, ema_decay=0.0, eval_every=20),
     augment=AugmentConfig(mixup=0.3),
 )

@@ -24,7 +24,7 @@ from mmkd_models.distil.learner import DistillLearner, SupervisedLearner
 from mmkd_models.metrics.classes import Scores, scores_from_answers
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.networks.student import Student
-from mmkd_models.train_config import Progress, TrainConfig
+from mmkd_models.train_config import TrainConfig, TrainingProgress
 from mmkd_models.training.loop import Fit, schedule
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
@@ -59,8 +59,8 @@ class Interrupted(Exception):  # noqa: N818 - not an error of the code under tes
     pass
 
 
-def interrupt_at(step: int) -> Callable[[Progress], None]:
-    def on_step(progress: Progress) -> None:
+def interrupt_at(step: int) -> Callable[[TrainingProgress], None]:
+    def on_step(progress: TrainingProgress) -> None:
         if progress.step == step:
             raise Interrupted
 
@@ -160,7 +160,7 @@ def test_training_learns(trained: Trained, dataset: Dataset) -> None:
 
 
 def test_the_curve_holds_mean_losses_since_the_last_validation(trained: Trained, short: TrainConfig) -> None:
-    seen: list[Progress] = []
+    seen: list[TrainingProgress] = []
     result = trained(msgspec.structs.replace(short, steps=5), on_step=seen.append)
     assert [point.step for point in result.curve] == [2, 4, 5]
     assert [progress.step for progress in seen] == [1, 2, 3, 4, 5]
@@ -262,7 +262,7 @@ def test_kept_weights_are_the_moving_average(
     learner = baseline(dataset)
     average = learner.network.head.weight.detach().double()
 
-    def on_step(progress: Progress) -> None:
+    def on_step(progress: TrainingProgress) -> None:
         nonlocal average
         held = min(decay, (1 + progress.step) / (10 + progress.step)) if decay else 0.0
         average = held * average + (1 - held) * learner.network.head.weight.detach().double()

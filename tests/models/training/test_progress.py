@@ -9,12 +9,12 @@ from contextlib import redirect_stderr, suppress
 
 import pytest
 
-from mmkd_models.train_config import Progress
+from mmkd_models.train_config import TrainingProgress
 from mmkd_models.training.progress import training_bar
 
 
-def at(step: int, *, best: float | None = None, steps: int = 3) -> Progress:
-    return Progress(step=step, steps=steps, terms={"task": 0.5, "loss": 1.0 / step}, best_score=best)
+def at(step: int, *, best: float | None = None, steps: int = 3) -> TrainingProgress:
+    return TrainingProgress(step=step, steps=steps, terms={"task": 0.5, "loss": 1.0 / step}, best_score=best)
 
 
 def test_a_file_gets_the_last_step_as_a_line_with_every_term(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,7 +29,7 @@ from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherCon
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.tensors import write_tensors
-from mmkd_models.train_config import CurvePoint, Progress, TrainConfig
+from mmkd_models.train_config import TrainConfig, TrainingProgress, Validation
 from mmkd_models.training.loop import Fit
 
 SCRIPT = Path(__file__).parents[1].joinpath("interrupted_training.py")
@@ -56,8 +56,8 @@ class Interrupted(Exception):  # noqa: N818 - not an error of the code under tes
     pass
 
 
-def interrupt_at(step: int) -> Callable[[Progress], None]:
-    def on_step(progress: Progress) -> None:
+def interrupt_at(step: int) -> Callable[[TrainingProgress], None]:
+    def on_step(progress: TrainingProgress) -> None:
         if progress.step == step:
             raise Interrupted
 
@@ -233,8 +233,8 @@ def test_the_state_holds_no_teacher(trained: Trained, tmp_path: Path) -> None:
 
 
 def test_curve_points_survive_json() -> None:
-    point = CurvePoint(step=3, train_loss=0.1, valid_score=0.7, terms={"logit": 1 / 3})
-    assert msgspec.json.decode(msgspec.json.encode(point), type=CurvePoint) == point
+    point = Validation(step=3, train_loss=0.1, valid_score=0.7, terms={"logit": 1 / 3})
+    assert msgspec.json.decode(msgspec.json.encode(point), type=Validation) == point
 
 
 def command(dataset: Dataset, run_dir: Path, weights: Path, *devices: str) -> list[str]:

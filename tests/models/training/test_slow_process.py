@@ -15,7 +15,7 @@ from mmkd_models.evaluate.rivals import rival_judged
 from mmkd_models.networks.config import student_config
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.predict import scores_of
-from mmkd_models.training.trainings import Run, TrainingData, train_baseline
+from mmkd_models.training.trainings import TrainingData, TrainingRun, train_baseline
 
 SENSOR = ModalitySpec(name="process", channels=("flow", "level"), rate_hz=1.0, samples=60)
 
@@ -44,7 +44,7 @@ def test_a_student_on_slow_process_data_is_within_two_points_of_extra_trees(tmp_
     dataset = slow_process(tmp_path / "slow")
     train, valid, test = (dataset.split(name) for name in ("train", "valid", "test"))
     data = TrainingData(train=train, valid=valid, sha256=dataset.sha256)
-    run = Run(train=TrainConfig(steps=400, learning_rate=2e-3), augment=AUGMENT)
+    run = TrainingRun(train=TrainConfig(steps=400, learning_rate=2e-3), augment=AUGMENT)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -23,11 +23,11 @@ from mmkd_models.networks.teacher import Teacher
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import file_sha256, read_teacher, write_teacher
 from mmkd_models.training.predict import answers_to
-from mmkd_models.training.trainings import Run, TeacherStart, TrainingData, train_teacher
+from mmkd_models.training.trainings import TeacherStart, TrainingData, TrainingRun, train_teacher
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8, dropout=0.0)
 CONFIG = TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=1)
-RUN = Run(
+RUN = TrainingRun(
     train=TrainConfig(steps=4, batch=8, eval_every=2),
     augment=AugmentConfig(unit="window", mixup=0.0, channel_dropout=0.0, span_dropout=0.0),
 )

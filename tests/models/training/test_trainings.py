@@ -28,8 +28,8 @@ from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint
 from mmkd_models.training.compatible import check_teacher
 from mmkd_models.training.predict import scores_of
 from mmkd_models.training.trainings import (
-    Run,
     TrainingData,
+    TrainingRun,
     distil,
     self_train,
     train_baseline,
@@ -43,7 +43,7 @@ STUDENT = StudentConfig(preset="test", encoder=ENCODER)
 TEACHER = TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=1)
 LOGITS = Recipe(terms=(LogitTerm(weight=constant(1.0)),))
 AND_LABELS = Recipe(terms=(LogitTerm(weight=constant(1.0)), TaskTerm(weight=constant(1.0))))
-RUN = Run(train=TrainConfig(steps=8, batch=12, eval_every=4, seed=3), augment=AugmentConfig())
+RUN = TrainingRun(train=TrainConfig(steps=8, batch=12, eval_every=4, seed=3), augment=AugmentConfig())
 SHA256 = "cd" * 32
 
 

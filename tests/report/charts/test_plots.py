@@ -66,7 +66,7 @@ def chart(y, **bands) -> plots.LineChart:
     x = [0.0, 1.0, 2.0, 3.0]
     unit = plots.Axis(low=0.0, high=1.0, ticks=(0.0, 1.0))
     return plots.line_chart(
-        [plots.Series(role="student", name="S", x=x, y=y, **bands)],
+        [plots.PlotSeries(role="student", name="S", x=x, y=y, **bands)],
         title="t",
         description="d",
         x_label="x",

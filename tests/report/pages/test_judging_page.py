@@ -16,7 +16,7 @@ import pytest
 from mmkd_models.evaluate.suites.cost import result_of
 from mmkd_models.evaluate.suites.reckoning import assumed, swings_of
 from mmkd_report import DocumentError, render_judging
-from mmkd_report.documents.cost import Assumption, CostFacts, Equipment, Plant, Swing, Way
+from mmkd_report.documents.cost import Assumption, CostFacts, CostWay, Equipment, Plant, Swing
 from mmkd_report.documents.judging import read_judging
 from mmkd_report.pages.judging.view import roles_of
 
@@ -27,7 +27,7 @@ def cost() -> CostFacts:
     plant = Plant(stations=12)
     student = Equipment(sensor_price=300, installation=200, detection=0.8, false_alarms=0.01, gateway_price=1500)
     teacher = Equipment(sensor_price=4000, installation=800, detection=0.9, false_alarms=0.002, sensor_life_years=2)
-    ways: dict[Way, Equipment] = {"student": student, "teacher": teacher}
+    ways: dict[CostWay, Equipment] = {"student": student, "teacher": teacher}
     assumptions = [
         assumed(f"{section}.{key}", float(value), "entered")
         for section, values in (("plant", plant), *ways.items())

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from mmkd_report import render_demo
-from mmkd_report.documents.demo import DemoDocument, Rival, read_demo
+from mmkd_report.documents.demo import DemoDocument, DemoRival, read_demo
 from mmkd_report.documents.figures import LabelledGroups, Spread
 from mmkd_report.pages.demo.answer import question, recommendation
 from mmkd_report.pages.demo.tables import result_groups
@@ -76,7 +76,7 @@ def test_rivals_that_were_not_run_have_no_row(two_sensors: Document) -> None:
 
 def changed(demo: DemoDocument, name: str, valid: Callable[[float], float]) -> DemoDocument:
     """Every student validates at 0.8, its rivals lower, and one more rival as told."""
-    half = Rival(accuracy=Spread(mean=0.5), valid_score=Spread(mean=0.5))
+    half = DemoRival(accuracy=Spread(mean=0.5), valid_score=Spread(mean=0.5))
     students = {
         sensor: msgspec.structs.replace(
             contest,

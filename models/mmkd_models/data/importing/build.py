@@ -34,7 +34,7 @@ from mmkd_models.data.importing.recipe import (
     split_rule_problems,
     window_problems,
 )
-from mmkd_models.data.importing.recorded import Recorded, Sensor
+from mmkd_models.data.importing.recorded import ImportedRecording, ImportedSensor
 from mmkd_models.data.importing.series import SECOND_NS
 from mmkd_models.data.kinds import (
     FULL_SCALE,
@@ -108,9 +108,9 @@ class _Plan:
 
 def import_recordings(
     path: str | Path,
-    recordings: Iterable[Recorded],
+    recordings: Iterable[ImportedRecording],
     *,
-    sensors: Sequence[Sensor],
+    sensors: Sequence[ImportedSensor],
     windows: WindowRule,
     labels: LabelRule | None = None,
     split: SplitRule | None = None,

@@ -16,13 +16,13 @@ import msgspec
 import numpy as np
 
 from mmkd_edge.errors import DatasetError, UsageError
-from mmkd_models.data.importing.clocks.clock import Clock
+from mmkd_models.data.importing.clocks.clock import TimeColumn
 from mmkd_models.data.importing.patterns import natural_key
-from mmkd_models.data.importing.readers.block import Block
+from mmkd_models.data.importing.readers.block import RowBlock
 from mmkd_models.data.importing.readers.csv_file import encoding_of, guessed_delimiter
 from mmkd_models.data.importing.readers.formats import reader_of
 from mmkd_models.data.importing.readers.video_file import video_facts
-from mmkd_models.data.importing.recipe import KNOWS_ITS_RATE, SUFFIXES, Format, Table
+from mmkd_models.data.importing.recipe import KNOWS_ITS_RATE, SUFFIXES, Format, TextTable
 from mmkd_models.data.importing.series import SECOND_NS
 
 _ENCODINGS = ("utf-8", "shift_jis", "cp1252")
@@ -39,7 +39,7 @@ _FEW = 20  # different texts, up to which a column may be one of labels or group
 
 
 @dataclass(frozen=True, kw_only=True)
-class Looked:
+class FirstLook:
     """What the beginning of one file tells.
 
     Attributes:
@@ -50,7 +50,7 @@ class Looked:
 
     file: Path
     format: Format
-    table: Table
+    table: TextTable
     names: tuple[str, ...]
     time: str = ""
     rate_hz: float | None = None
@@ -72,7 +72,7 @@ class Alike:
     pattern: str
     parts: tuple[str, ...]
     files: tuple[Path, ...]
-    looked: Looked
+    looked: FirstLook
 
 
 def draft_recipe(folder: Path, *, prefix: str = ".") -> str:
@@ -149,29 +149,29 @@ def _pattern(names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     return "".join(pieces), tuple(parts)
 
 
-def _look(file: Path) -> Looked:
+def _look(file: Path) -> FirstLook:
     form = SUFFIXES[file.suffix.lower()]
     if form == "video":
         facts = video_facts(file)
-        return Looked(file=file, format=form, table=Table(), names=("gray",), frame=(facts.height, facts.width))
+        return FirstLook(file=file, format=form, table=TextTable(), names=("gray",), frame=(facts.height, facts.width))
     if form == "csv":
         table = _text_table(file)
         reader = reader_of(form, table)
         names = reader.names(file)
         return _looked_at(file, form, table, names, next(reader.blocks(file, names), None))
-    reader = reader_of(form, Table())
+    reader = reader_of(form, TextTable())
     names = reader.names(file)
     if reader.rate_hz is not None:
-        return Looked(file=file, format=form, table=Table(), names=names)
+        return FirstLook(file=file, format=form, table=TextTable(), names=names)
     try:
         block = next(reader.blocks(file, names), None)
     except DatasetError as error:  # channels of several clocks: which belong together is the user's to say
         told = str(error).removeprefix(f"{file}: ")
-        return Looked(file=file, format=form, table=Table(), names=names, numbers=names, unsure=(told,))
-    return _looked_at(file, form, Table(), names, block)
+        return FirstLook(file=file, format=form, table=TextTable(), names=names, numbers=names, unsure=(told,))
+    return _looked_at(file, form, TextTable(), names, block)
 
 
-def _text_table(file: Path) -> Table:
+def _text_table(file: Path) -> TextTable:
     """Separator, decimal sign and encoding by the first lines."""
     with file.open("rb") as opened:
         raw = opened.read(_HEAD_BYTES)
@@ -183,7 +183,7 @@ def _text_table(file: Path) -> Table:
     fields = [text.strip() for row in csv.reader(lines[1:], delimiter=delimiter) for text in row]
     commas = sum(_DECIMAL_COMMA.fullmatch(text) is not None for text in fields)
     has_header = not all(re.fullmatch(r"[-\d.,eE+ ]*", name) for name in lines[0].split(delimiter))
-    return Table(
+    return TextTable(
         encoding="auto" if encoding in ("utf-8", marked) else encoding,
         delimiter=delimiter,
         decimal="," if commas and delimiter != "," else ".",
@@ -199,11 +199,11 @@ def _decodes(raw: bytes, encoding: str) -> bool:
     return True
 
 
-def _looked_at(file: Path, form: Format, table: Table, names: tuple[str, ...], block: Block | None) -> Looked:
+def _looked_at(file: Path, form: Format, table: TextTable, names: tuple[str, ...], block: RowBlock | None) -> FirstLook:
     import polars as pl
 
     if block is None:
-        return Looked(file=file, format=form, table=table, names=names, unsure=("the first file has no rows",))
+        return FirstLook(file=file, format=form, table=table, names=names, unsure=("the first file has no rows",))
     head = block.frame.head(_HEAD_ROWS)
     numbers, texts = [], {}
     for name in names:
@@ -217,10 +217,10 @@ def _looked_at(file: Path, form: Format, table: Table, names: tuple[str, ...], b
             numbers.append(name)
         elif 2 <= column.n_unique() <= _FEW:
             texts[name] = sorted(column.drop_nulls().cast(pl.String).unique().to_list())
-    time, rate_hz, zone, unsure = _time_of(Block(file=file, frame=head, place=block.place), table, names)
+    time, rate_hz, zone, unsure = _time_of(RowBlock(file=file, frame=head, place=block.place), table, names)
     if zone:
         table = msgspec.structs.replace(table, timezone=zone)
-    return Looked(
+    return FirstLook(
         file=file,
         format=form,
         table=table,
@@ -233,14 +233,14 @@ def _looked_at(file: Path, form: Format, table: Table, names: tuple[str, ...], b
     )
 
 
-def _time_of(block: Block, table: Table, names: Sequence[str]) -> tuple[str, float | None, str, list[str]]:
+def _time_of(block: RowBlock, table: TextTable, names: Sequence[str]) -> tuple[str, float | None, str, list[str]]:
     """The column of times, the rate, a zone where times are local, and what is unsure."""
     likely = sorted(names, key=lambda name: _TIME_NAMES.search(name) is None)
     for name in likely:
         for zone in ("", "UTC"):
-            tried = Table(encoding=table.encoding, decimal=table.decimal, timezone=zone)
+            tried = TextTable(encoding=table.encoding, decimal=table.decimal, timezone=zone)
             try:
-                times = Clock(tried, name).read(block)[0]
+                times = TimeColumn(tried, name).read(block)[0]
             except DatasetError:
                 continue
             steps = np.diff(times)
@@ -304,7 +304,7 @@ def _frame_lines(height: int, width: int) -> Iterator[str]:
     yield 'region = "whole"    # ? or "auto", where things move, or [x, y, width, height] in recorded pixels'
 
 
-def _text_lines(table: Table) -> Iterator[str]:
+def _text_lines(table: TextTable) -> Iterator[str]:
     if table.delimiter != ",":
         yield f"delimiter = {_quoted(table.delimiter)}"
     if table.decimal != ".":

@@ -12,11 +12,11 @@ from pathlib import Path
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.importing.intervals import TableLine, read_table
 from mmkd_models.data.importing.patterns import FoundFile, found_files, key_of, natural_key, parts_of
-from mmkd_models.data.importing.recipe import Recipe, refuse
+from mmkd_models.data.importing.recipe import ImportRecipe, refuse
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class FoundFiles:
     """The files of a recipe.
 
     Attributes:
@@ -31,7 +31,7 @@ class Found:
     files: Mapping[str, int]
     total_bytes: int
 
-    def read_twice(self, source: str, name: str) -> Found:
+    def read_twice(self, source: str, name: str) -> FoundFiles:
         """Gives the same files, and those of a source under another name too."""
         return replace(
             self,
@@ -42,7 +42,7 @@ class Found:
         )
 
 
-def find_recordings(recipe: Recipe, folder: Path) -> Found:
+def find_recordings(recipe: ImportRecipe, folder: Path) -> FoundFiles:
     """Looks for the files. Raises DatasetError where a pattern has none, or the table does not fit them."""
     by_source: dict[str, list[FoundFile]] = {}
     problems: list[str] = []
@@ -60,7 +60,7 @@ def find_recordings(recipe: Recipe, folder: Path) -> Found:
         for file in files:
             recordings.setdefault(key_of(file, parts), {}).setdefault(modality, []).append(file)
     ordered = sorted(recordings, key=lambda key: natural_key("/".join(key)))
-    return Found(
+    return FoundFiles(
         parts=parts,
         recordings={key: recordings[key] for key in ordered},
         facts=_facts_of(recipe, folder, parts, recordings) if recipe.labels.table else {},
@@ -70,7 +70,7 @@ def find_recordings(recipe: Recipe, folder: Path) -> Found:
 
 
 def _facts_of(
-    recipe: Recipe,
+    recipe: ImportRecipe,
     folder: Path,
     parts: Sequence[str],
     recordings: Mapping[tuple[str, ...], Mapping[str, Sequence[FoundFile]]],
@@ -107,7 +107,7 @@ def _facts_of(
     return {key: line.facts for key, line in found.items()}
 
 
-def facts_wanted(recipe: Recipe, found: Found) -> list[str]:
+def facts_wanted(recipe: ImportRecipe, found: FoundFiles) -> list[str]:
     """Gives columns that are asked for, and are no part of the path and not in the table of labels."""
     labels = recipe.labels
     label_columns = [*labels.flags.values(), *([] if labels.task == "regression" else [labels.column])]

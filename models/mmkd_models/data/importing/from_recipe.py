@@ -17,14 +17,14 @@ import numpy as np
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.importing.build import BuiltReport, build_dataset, training_recordings
 from mmkd_models.data.importing.clocks.align import Proposal, proposed
-from mmkd_models.data.importing.found import Found, facts_wanted, find_recordings
+from mmkd_models.data.importing.found import FoundFiles, facts_wanted, find_recordings
 from mmkd_models.data.importing.grids.grids import Grids, Placed
-from mmkd_models.data.importing.intervals import Labelled, read_intervals
-from mmkd_models.data.importing.kept import Kept, Marks, Piece, key_of_parts, marks_of, work_folder
+from mmkd_models.data.importing.intervals import LabelledIntervals, read_intervals
+from mmkd_models.data.importing.kept import KeptRecordings, Marks, Piece, key_of_parts, marks_of, work_folder
 from mmkd_models.data.importing.patterns import FoundFile, found_files
 from mmkd_models.data.importing.read_source import ReadSource, SourceReader
-from mmkd_models.data.importing.recipe import TARGET, Recipe, Region, Source, refuse
-from mmkd_models.data.importing.recorded import FileClock, Interval, ReadingState, Recorded, Sensor
+from mmkd_models.data.importing.recipe import TARGET, ImportRecipe, Region, SensorSource, refuse
+from mmkd_models.data.importing.recorded import FileClock, ImportedRecording, ImportedSensor, Interval, ReadingState
 from mmkd_models.data.importing.series import Samples
 from mmkd_models.data.importing.video.read_camera import CameraReader
 
@@ -48,7 +48,7 @@ class RecipeReport:
     """
 
     built: BuiltReport
-    sensors: tuple[Sensor, ...]
+    sensors: tuple[ImportedSensor, ...]
     clocks: tuple[FileClock, ...]
     proposals: tuple[Proposal, ...]
     files: Mapping[str, int]
@@ -57,7 +57,7 @@ class RecipeReport:
 
 
 def import_recipe(
-    recipe: Recipe, folder: Path, path: Path, *, tell: Tell | None = None, note: Note | None = None
+    recipe: ImportRecipe, folder: Path, path: Path, *, tell: Tell | None = None, note: Note | None = None
 ) -> RecipeReport:
     """Carries a recipe out, or goes on where another run with the same `path` ended.
 
@@ -103,13 +103,13 @@ def import_recipe(
     )
 
 
-def try_recipe(recipe: Recipe, folder: Path, *, tell: Tell | None = None) -> RecipeReport:
+def try_recipe(recipe: ImportRecipe, folder: Path, *, tell: Tell | None = None) -> RecipeReport:
     """Carries a recipe out in the system's temporary folder, where nothing is kept: errors as `import_recipe`."""
     with tempfile.TemporaryDirectory() as scratch:
         return import_recipe(recipe, folder, Path(scratch) / (recipe.dataset.name or "dataset"), tell=tell)
 
 
-def _readers(recipe: Recipe, found: Found) -> tuple[list[Reader], Found]:
+def _readers(recipe: ImportRecipe, found: FoundFiles) -> tuple[list[Reader], FoundFiles]:
     """A reader for each source, and one more, of the same files, for the column of a regression's number."""
     readers = [_reader(source, recipe, found) for source in recipe.source]
     column = recipe.labels.column if recipe.labels.task == "regression" else ""
@@ -126,18 +126,18 @@ def _readers(recipe: Recipe, found: Found) -> tuple[list[Reader], Found]:
     return [*readers, target], found.read_twice(beside.source.modality, TARGET)
 
 
-def _reader(source: Source, recipe: Recipe, found: Found) -> Reader:
+def _reader(source: SensorSource, recipe: ImportRecipe, found: FoundFiles) -> Reader:
     first = _first_file(source, found)
     if source.modality_kind == "video":
         return CameraReader.opened(source, first)
     return SourceReader.opened(source, first, facts=facts_wanted(recipe, found), apart=recipe.labels.column)
 
 
-def _first_file(source: Source, found: Found) -> FoundFile:
+def _first_file(source: SensorSource, found: FoundFiles) -> FoundFile:
     return next(files[source.modality][0] for files in found.recordings.values() if source.modality in files)
 
 
-def _key(recipe: Recipe, found: Found, readers: Sequence[Reader]) -> str:
+def _key(recipe: ImportRecipe, found: FoundFiles, readers: Sequence[Reader]) -> str:
     """What the grids depend on beside the files: not labels, windows and split, which are looked at anew."""
     regions = [reader.region if isinstance(reader, CameraReader) else None for reader in readers]
     ours = [
@@ -147,7 +147,7 @@ def _key(recipe: Recipe, found: Found, readers: Sequence[Reader]) -> str:
 
 
 def _with_regions(
-    recipe: Recipe, work: _Work, readers: Sequence[Reader], kept: Kept
+    recipe: ImportRecipe, work: _Work, readers: Sequence[Reader], kept: KeptRecordings
 ) -> tuple[list[Reader], dict[str, Region]]:
     """The readers with every region known; reads all files once more where one is to be found."""
     asking = [reader for reader in readers if isinstance(reader, CameraReader) and reader.motions is not None]
@@ -168,7 +168,7 @@ def _with_regions(
 
 
 def _found_regions(
-    recipe: Recipe, work: _Work, readers: Sequence[Reader], asking: Sequence[CameraReader], folder: Path
+    recipe: ImportRecipe, work: _Work, readers: Sequence[Reader], asking: Sequence[CameraReader], folder: Path
 ) -> dict[str, Region]:
     """Where things move in the recordings that train, which only a whole import tells."""
     sensors = [reader.sensor for reader in readers]
@@ -187,7 +187,9 @@ def _found_regions(
     return regions
 
 
-def _check_names(recipe: Recipe, found: Found, readers: Sequence[Reader], intervals: Sequence[Labelled]) -> None:
+def _check_names(
+    recipe: ImportRecipe, found: FoundFiles, readers: Sequence[Reader], intervals: Sequence[LabelledIntervals]
+) -> None:
     """Refuses parts and columns that are nowhere, and labels of recordings that there are not."""
     problems = []
     if recipe.labels.path and recipe.labels.path not in found.parts:
@@ -220,7 +222,7 @@ class _Place:
     folder: Path
     name: str
     marks: Sequence[tuple[str, int, int]]
-    kept: Kept | None
+    kept: KeptRecordings | None
 
     def begun(self) -> tuple[int, ReadingState | None]:
         return (0, None) if self.kept is None else self.kept.begun(self.name, self.marks)
@@ -233,7 +235,9 @@ class _Place:
 class _Work:
     """The reading of all recordings, one after the other."""
 
-    def __init__(self, *, folder: Path, found: Found, intervals: Sequence[Labelled], tell: Tell | None) -> None:
+    def __init__(
+        self, *, folder: Path, found: FoundFiles, intervals: Sequence[LabelledIntervals], tell: Tell | None
+    ) -> None:
         self.folder, self.found = folder, found
         self._intervals, self._tell = intervals, tell
         self._done_bytes = self._total_bytes = 0
@@ -245,12 +249,12 @@ class _Work:
             for key, files in found.recordings.items()
         }
 
-    def read_all(self, readers: Sequence[Reader], scratch: Path) -> Iterator[Recorded]:
+    def read_all(self, readers: Sequence[Reader], scratch: Path) -> Iterator[ImportedRecording]:
         """Reads each recording and keeps nothing; raises DatasetError at the end where a file had a fault."""
         self._begin(self.marks)
         return self._read_these(list(self.found.recordings), readers, scratch, None)
 
-    def placed(self, readers: Sequence[Reader], grids: Grids, kept: Kept) -> Iterator[Placed]:
+    def placed(self, readers: Sequence[Reader], grids: Grids, kept: KeptRecordings) -> Iterator[Placed]:
         """Gives each recording on the grids: as it was kept, or read now; errors as of `read_all`."""
         kept.secure = grids.secure
         names = {key: "/".join(key) for key in self.found.recordings}
@@ -288,16 +292,16 @@ class _Work:
             proposals=tuple(proposals),
         )
 
-    def _known(self, key: tuple[str, ...]) -> Recorded:
+    def _known(self, key: tuple[str, ...]) -> ImportedRecording:
         """What is known of a recording without its files."""
         parts = {**self.found.facts.get(key, {}), **dict(zip(self.found.parts, key, strict=True))}
         name = ", ".join(f"{part} {parts[part]}" for part in self.found.parts) or "the recording"
         labels = [one.interval for one in self._intervals if one.is_of(parts)]
-        return Recorded(name=name, parts=parts, series={}, labels=labels)
+        return ImportedRecording(name=name, parts=parts, series={}, labels=labels)
 
     def _read_these(
-        self, keys: Sequence[tuple[str, ...]], readers: Sequence[Reader], scratch: Path, kept: Kept | None
-    ) -> Iterator[Recorded]:
+        self, keys: Sequence[tuple[str, ...]], readers: Sequence[Reader], scratch: Path, kept: KeptRecordings | None
+    ) -> Iterator[ImportedRecording]:
         problems: list[str] = []
         for key in keys:
             with ExitStack() as stack:
@@ -315,10 +319,10 @@ class _Work:
         self,
         key: tuple[str, ...],
         readers: Sequence[Reader],
-        at: tuple[Path, Kept | None],
+        at: tuple[Path, KeptRecordings | None],
         stack: ExitStack,
         problems: list[str],
-    ) -> Recorded:
+    ) -> ImportedRecording:
         series: dict[str, Sequence[Samples]] = {}
         runs: dict[str, Sequence[Interval]] = {}
         is_utc = True

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError
-from mmkd_models.data.importing.clocks.clock import Clock
+from mmkd_models.data.importing.clocks.clock import TimeColumn
 from mmkd_models.data.importing.patterns import found_files
-from mmkd_models.data.importing.readers.block import Block, require_columns, texts
+from mmkd_models.data.importing.readers.block import RowBlock, require_columns, texts
 from mmkd_models.data.importing.readers.csv_file import csv_blocks, layout_of
 from mmkd_models.data.importing.readers.label_files import LABEL_COLUMNS, label_block
 from mmkd_models.data.importing.recipe import LabelRule
@@ -25,7 +25,7 @@ from mmkd_models.data.importing.series import SECOND_NS, Times
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelled:
+class LabelledIntervals:
     """Intervals of the recordings whose path has these parts."""
 
     parts: Mapping[str, str]
@@ -36,20 +36,20 @@ class Labelled:
         return all(parts.get(name) == value for name, value in self.parts.items())
 
 
-def read_intervals(folder: Path, rule: LabelRule) -> list[Labelled]:
+def read_intervals(folder: Path, rule: LabelRule) -> list[LabelledIntervals]:
     """Reads all interval files of a rule. Raises DatasetError with the line of the first fault."""
     files = found_files(folder, rule.files)
     if not files:
         raise DatasetError(f"'labels.files': expected files, found none at {folder / rule.files}; correct the pattern")
-    found: list[Labelled] = []
+    found: list[LabelledIntervals] = []
     for file in files:
         found += _of_file(file.path, file.parts, rule)
     return found
 
 
-def _of_file(file: Path, parts: Mapping[str, str], rule: LabelRule) -> list[Labelled]:
-    start, end = Clock(rule, rule.start), Clock(rule, rule.end)
-    found: list[Labelled] = []
+def _of_file(file: Path, parts: Mapping[str, str], rule: LabelRule) -> list[LabelledIntervals]:
+    start, end = TimeColumn(rule, rule.start), TimeColumn(rule, rule.end)
+    found: list[LabelledIntervals] = []
     for block in _blocks(file, rule):
         starts, ends = start.read(block)[0], end.read(block)[0]
         names = texts(block, rule.label, rule)
@@ -66,11 +66,11 @@ def _of_file(file: Path, parts: Mapping[str, str], rule: LabelRule) -> list[Labe
                 start_ns=int(starts[row]) + offset, end_ns=int(ends[row]) + offset, value=name, place=place
             )
             here = {part: values[row] for part, values in matched.items()}
-            found.append(Labelled(parts={**parts, **here}, interval=interval))
+            found.append(LabelledIntervals(parts={**parts, **here}, interval=interval))
     return found
 
 
-def _blocks(file: Path, rule: LabelRule) -> Iterator[Block]:
+def _blocks(file: Path, rule: LabelRule) -> Iterator[RowBlock]:
     wanted = [rule.start, rule.end, rule.label, *rule.match.values()]
     if rule.format == "csv":
         layout = layout_of(file, rule)

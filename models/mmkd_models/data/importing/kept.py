@@ -22,7 +22,7 @@ from mmkd_models.data.importing.clocks.align import Proposal
 from mmkd_models.data.importing.grids.grids import Placed
 from mmkd_models.data.importing.patterns import FoundFile
 from mmkd_models.data.importing.recipe import Region
-from mmkd_models.data.importing.recorded import FileClock, Interval, ReadingState, Recorded
+from mmkd_models.data.importing.recorded import FileClock, ImportedRecording, Interval, ReadingState
 from mmkd_models.data.importing.series import SPOOL_SUFFIXES
 
 _CONTENT = "kept"
@@ -45,10 +45,10 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
     clocks: tuple[FileClock, ...]
     proposals: tuple[Proposal, ...]
 
-    def placed(self, recorded: Recorded) -> Placed:
+    def placed(self, recorded: ImportedRecording) -> Placed:
         """Gives the recording on its grids, with the name, parts and labels that it has now."""
         return Placed(
-            recorded=Recorded(
+            recorded=ImportedRecording(
                 name=recorded.name,
                 series={},
                 parts=recorded.parts,
@@ -81,7 +81,7 @@ class _Content(msgspec.Struct, kw_only=True):
 
 
 @dataclass(kw_only=True, eq=False)
-class Kept:
+class KeptRecordings:
     """What is kept in one folder.
 
     Attributes:
@@ -94,7 +94,7 @@ class Kept:
     _content: _Content = field(default_factory=lambda: _Content(key=""))
     _next_s: float = 0.0
 
-    def of_key(self, key: str) -> Kept:
+    def of_key(self, key: str) -> KeptRecordings:
         """Throws away, and says so, what was kept of another recipe; gives itself."""
         if self._content.key and self._content.key != key:
             self.note("the sources of the recipe have changed since: nothing of what was kept is used")
@@ -196,14 +196,14 @@ class Kept:
 
 
 @contextmanager
-def work_folder(path: Path, note: Callable[[str], None]) -> Iterator[Kept]:
+def work_folder(path: Path, note: Callable[[str], None]) -> Iterator[KeptRecordings]:
     """Gives the work folder of an output, with what an earlier run kept in it; removes it at success.
 
     Where the block fails, what is finished is kept for the same command, and that is said.
     """
     folder = path.parent / f".{path.name}.import"
     folder.mkdir(parents=True, exist_ok=True)
-    kept = Kept(folder=folder, note=note, _content=_read(folder / _CONTENT))
+    kept = KeptRecordings(folder=folder, note=note, _content=_read(folder / _CONTENT))
     kept.tidy()
     try:
         yield kept

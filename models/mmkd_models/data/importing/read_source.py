@@ -14,19 +14,19 @@ import msgspec
 import numpy as np
 
 from mmkd_edge.errors import DatasetError
-from mmkd_models.data.importing.clocks.clock import Clock, start_ns, time_text
+from mmkd_models.data.importing.clocks.clock import TimeColumn, start_ns, time_text
 from mmkd_models.data.importing.intervals import RunCollector, changes
 from mmkd_models.data.importing.patterns import FoundFile
-from mmkd_models.data.importing.readers.block import Block, numbers, require_columns, texts
+from mmkd_models.data.importing.readers.block import RowBlock, numbers, require_columns, texts
 from mmkd_models.data.importing.readers.formats import Reader, reader_of
-from mmkd_models.data.importing.recipe import SUFFIXES, TARGET, Format, Resample, Source
-from mmkd_models.data.importing.recorded import Interval, ReadingPlace, ReadingState, Sensor
+from mmkd_models.data.importing.recipe import SUFFIXES, TARGET, Format, Resample, SensorSource
+from mmkd_models.data.importing.recorded import ImportedSensor, Interval, ReadingPlace, ReadingState
 from mmkd_models.data.importing.series import (
     SECOND_NS,
     ClockFacts,
     Floats,
     Samples,
-    Series,
+    SampleSeries,
     Spool,
     Times,
     clock_facts,
@@ -61,15 +61,15 @@ class SourceReader:
         rate_origin: who says which rate it has, for messages.
     """
 
-    source: Source
-    sensor: Sensor
+    source: SensorSource
+    sensor: ImportedSensor
     columns: tuple[str, ...]
     facts: tuple[str, ...]
     first_file: Path
     rate_origin: str
 
     @staticmethod
-    def opened(source: Source, first: FoundFile, *, facts: Sequence[str], apart: str = "") -> SourceReader:
+    def opened(source: SensorSource, first: FoundFile, *, facts: Sequence[str], apart: str = "") -> SourceReader:
         """Looks into the first file.
 
         Args:
@@ -91,7 +91,7 @@ class SourceReader:
         if not source.tag:
             require_columns(place, names, list(channels.values()))
         rate_hz, origin = _rate(source, first.path, beside=[] if source.tag else list(channels.values())[:1])
-        sensor = Sensor(
+        sensor = ImportedSensor(
             name=source.modality,
             kind=source.modality_kind,
             channels=tuple(channels),
@@ -238,7 +238,7 @@ class _Reading:
             place, names, wanted, like="" if file.path == reader.first_file else f" as in {reader.first_file}"
         )
         _refuse_other_rate(reader, file.path)
-        clock = Clock(source, source.time)
+        clock = TimeColumn(source, source.time)
         before = self._count
         for block in _file_reader(source, file.path).blocks(file.path, wanted):
             times, kept = clock.read(block) if source.time else self._counted(block, file)
@@ -248,7 +248,7 @@ class _Reading:
         if self._count == before:
             raise DatasetError(f"{file.path}: expected rows, got none; remove the file, or write it again")
 
-    def _counted(self, block: Block, file: FoundFile) -> tuple[Times, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
+    def _counted(self, block: RowBlock, file: FoundFile) -> tuple[Times, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
         """Times of samples that have none, one behind the other, all files of a recording too."""
         if self._origin_ns is None and self._source.start:
             text = self._source.start.format(**file.parts) if "{" in self._source.start else self._source.start
@@ -269,7 +269,7 @@ class _Reading:
             times = self._origin_ns + np.rint(since).astype(np.int64)
         return times + round(source.offset_s * SECOND_NS)
 
-    def _add(self, block: Block, times: Times, kept: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> None:
+    def _add(self, block: RowBlock, times: Times, kept: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> None:
         source, reader = self._source, self._reader
         if source.tag:
             tags = np.array(texts(block, source.tag, source), dtype=object)
@@ -286,7 +286,7 @@ class _Reading:
             places = {row: block.place(row) for row in changes(column)}
             collector.add(times, column, places)
 
-    def _append(self, number: int, block: Block, times: Times, values: Floats, rows: Times) -> None:
+    def _append(self, number: int, block: RowBlock, times: Times, values: Floats, rows: Times) -> None:
         if not len(times):
             return
         self._check_order(number, block, times, rows)
@@ -294,7 +294,7 @@ class _Reading:
         values = values if self._source.scale == 1.0 else values * np.float32(self._source.scale)
         self._spools[number].append(times, values)
 
-    def _check_order(self, number: int, block: Block, times: Times, rows: Times) -> None:
+    def _check_order(self, number: int, block: RowBlock, times: Times, rows: Times) -> None:
         source = self._source
         last = self._last[number]
         steps = np.diff(times, prepend=int(times[0]) - 1 if last is None else last)
@@ -319,7 +319,9 @@ class _Reading:
     def finished(self, file: Path) -> ReadSource:
         source = self._source
         series = [
-            in_order(Series(times=times, values=values), duplicates=source.duplicates, sort=source.unsorted == "sort")
+            in_order(
+                SampleSeries(times=times, values=values), duplicates=source.duplicates, sort=source.unsorted == "sort"
+            )
             for times, values in (spool.collected() for spool in self._spools)
         ]
         if source.unsorted == "sort" and source.duplicates == "error":
@@ -354,7 +356,7 @@ def _refuse_other_rate(reader: SourceReader, file: Path) -> None:
         )
 
 
-def _good_values(block: Block, source: Source) -> Floats:
+def _good_values(block: RowBlock, source: SensorSource) -> Floats:
     """The values of a tall table (rows, 1), NaN where the quality is none that counts."""
     values = numbers(block, [source.value], source)
     if source.quality:
@@ -363,7 +365,7 @@ def _good_values(block: Block, source: Source) -> Floats:
     return values
 
 
-def _format(source: Source, file: Path) -> Format:
+def _format(source: SensorSource, file: Path) -> Format:
     if source.format != "auto":
         return source.format
     found = SUFFIXES.get(file.suffix.lower())
@@ -372,24 +374,24 @@ def _format(source: Source, file: Path) -> Format:
     return found
 
 
-def _file_reader(source: Source, file: Path) -> Reader:
+def _file_reader(source: SensorSource, file: Path) -> Reader:
     return reader_of(_format(source, file), source)
 
 
-def _resample(source: Source, rate_hz: float) -> Resample:
+def _resample(source: SensorSource, rate_hz: float) -> Resample:
     """Sound is filtered before it is thinned: without that, what lies above half the new rate is folded into it."""
     is_other_rate = source.resample_hz is not None and source.resample_hz != rate_hz
     return "polyphase" if source.modality_kind == "audio" and is_other_rate else source.resample
 
 
-def _channels(source: Source, left: Sequence[str]) -> dict[str, str]:
+def _channels(source: SensorSource, left: Sequence[str]) -> dict[str, str]:
     """The name of each channel and its column."""
     if isinstance(source.channels, dict):
         return dict(source.channels)
     return {name: name for name in source.channels or left}
 
 
-def _rate(source: Source, file: Path, *, beside: Sequence[str]) -> tuple[float, str]:
+def _rate(source: SensorSource, file: Path, *, beside: Sequence[str]) -> tuple[float, str]:
     """The rate of the samples and who says so; measured where the recipe does not say."""
     reader = _file_reader(source, file)
     if reader.rate_hz is not None and not source.time:
@@ -399,7 +401,7 @@ def _rate(source: Source, file: Path, *, beside: Sequence[str]) -> tuple[float, 
         return rate_hz, f"as {file} says"
     if source.rate_hz is not None:
         return source.rate_hz, "as 'rate_hz' says"
-    clock = Clock(source, source.time)
+    clock = TimeColumn(source, source.time)
     # With a channel beside it: in some formats it says whose clock is meant.
     wanted = list(dict.fromkeys([source.time, *beside]))
     blocks: list[Times] = []
@@ -408,7 +410,7 @@ def _rate(source: Source, file: Path, *, beside: Sequence[str]) -> tuple[float, 
         if sum(map(len, blocks)) >= _RATE_ROWS:
             break
     times = np.concatenate(blocks)
-    facts = clock_facts(Series(times=np.unique(times), values=np.zeros((0, 0), dtype=np.float32)), max_gap_s=None)
+    facts = clock_facts(SampleSeries(times=np.unique(times), values=np.zeros((0, 0), dtype=np.float32)), max_gap_s=None)
     if not np.isfinite(facts.rate_hz):
         raise DatasetError(
             f"{file}: expected two rows or more, to tell the rate by, got {facts.samples}; set 'rate_hz'"

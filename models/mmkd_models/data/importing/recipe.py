@@ -58,7 +58,7 @@ TARGET = ".target"
 _USUAL_NULLS = ("", "NaN", "nan")
 
 
-class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class TextTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a text file is read and how its clock is; of other formats only what concerns the clock.
 
     Attributes:
@@ -85,7 +85,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     null: tuple[str, ...] = _USUAL_NULLS
 
 
-class Source(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SensorSource(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One sensor: its files and what is in them.
 
     Attributes:
@@ -148,7 +148,7 @@ class Source(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return SUFFIXES.get(Path(self.files).suffix.lower()) if self.format == "auto" else self.format
 
 
-class LabelRule(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LabelRule(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What says which class, labels or number a window has: one of `path`, `column`, `files`, `table` and `flags`.
 
     None of them where nothing is labelled yet, and unlabelled windows are kept.
@@ -252,18 +252,18 @@ class DatasetFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     licence: str = ""
 
 
-class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ImportRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The content of `recipe.toml`."""
 
     version: int
-    source: tuple[Source, ...]
+    source: tuple[SensorSource, ...]
     labels: LabelRule
     windows: WindowRule
     dataset: DatasetFacts = DatasetFacts()
     split: SplitRule = SplitRule()
 
 
-def read_recipe(file: Path) -> Recipe:
+def read_recipe(file: Path) -> ImportRecipe:
     """Reads and checks a recipe.
 
     Raises UsageError where there is no such file, DatasetError where it is no recipe; the message lists every problem.
@@ -271,7 +271,7 @@ def read_recipe(file: Path) -> Recipe:
     if not file.is_file():
         raise UsageError(f"{file}: expected a recipe (.toml), found no such file; draft one with mmkd-data recipe")
     try:
-        recipe = msgspec.toml.decode(file.read_bytes(), type=Recipe)
+        recipe = msgspec.toml.decode(file.read_bytes(), type=ImportRecipe)
     except msgspec.ValidationError as error:
         raise DatasetError(f"{file}: {error}; docs/your-own-data.md describes every key") from error
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError) as error:
@@ -290,7 +290,7 @@ def refuse(file: Path | str, problems: list[str]) -> None:
         raise DatasetError("\n  - ".join([f"{file}: {len(problems)} problems", *problems]))
 
 
-def recipe_problems(recipe: Recipe) -> Iterator[str]:
+def recipe_problems(recipe: ImportRecipe) -> Iterator[str]:
     """Gives one text for every rule that a recipe breaks beyond types."""
     if recipe.version != RECIPE_VERSION:
         yield f"'version': expected {RECIPE_VERSION}, got {recipe.version}; use the mmkd-edge that wrote it"
@@ -313,7 +313,7 @@ def recipe_problems(recipe: Recipe) -> Iterator[str]:
     yield from (f"'split.{text}" for text in split_rule_problems(recipe.split))
 
 
-def _source_problems(source: Source) -> Iterator[str]:
+def _source_problems(source: SensorSource) -> Iterator[str]:
     yield from _table_problems(source)
     if source.file_format is None:
         yield f"'files': expected a name that ends in {', '.join(SUFFIXES)}, got {source.files!r}; set 'format'"
@@ -359,7 +359,7 @@ _OF_OTHERS = {
 _OF_CAMERAS = {"height": None, "width": None, "region": "whole", "frame_times": "count"}
 
 
-def _kind_problems(source: Source) -> Iterator[str]:
+def _kind_problems(source: SensorSource) -> Iterator[str]:
     """What a recipe may not say of this kind of modality."""
     kind, has_sound = source.modality_kind, source.file_format in ("wav", "video")
     if kind == "audio" and not has_sound:
@@ -382,7 +382,7 @@ def _kind_problems(source: Source) -> Iterator[str]:
         yield f"'region': expected [x, y, width, height] of 0 or more pixels, got {list(source.region)}; correct it"
 
 
-def _table_problems(table: Table) -> Iterator[str]:
+def _table_problems(table: TextTable) -> Iterator[str]:
     if table.timezone:
         try:
             ZoneInfo(table.timezone)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalityKind, ModalitySpec, Normalise
 from mmkd_models.data.importing.recipe import Resample
-from mmkd_models.data.importing.series import SECOND_NS, ClockFacts, Samples, Series
+from mmkd_models.data.importing.series import SECOND_NS, ClockFacts, Samples, SampleSeries
 
 _GAP_PERIODS = 1.5
 
@@ -86,7 +86,7 @@ class ReadingPlace(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sensor:
+class ImportedSensor:
     """A sensor as the dataset has it, and how its samples get there.
 
     Attributes:
@@ -138,7 +138,7 @@ class Sensor:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Recorded:
+class ImportedRecording:
     """One recording.
 
     Attributes:
@@ -158,7 +158,7 @@ class Recorded:
     is_utc: bool = True
 
 
-def series_of(times_s: npt.ArrayLike, values: npt.ArrayLike) -> Series:
+def series_of(times_s: npt.ArrayLike, values: npt.ArrayLike) -> SampleSeries:
     """Gives samples (L, C), or (L,) of one channel, with their times (L,) in seconds, ascending.
 
     Raises UsageError where shapes do not fit or times do not increase.
@@ -171,4 +171,4 @@ def series_of(times_s: npt.ArrayLike, values: npt.ArrayLike) -> Series:
         )
     if not np.isfinite(times).all() or bool((np.diff(times) <= 0).any()):
         raise UsageError("series: expected times that increase, got others; sort them, each once")
-    return Series(times=np.rint(times * SECOND_NS).astype(np.int64), values=samples)
+    return SampleSeries(times=np.rint(times * SECOND_NS).astype(np.int64), values=samples)

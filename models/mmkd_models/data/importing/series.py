@@ -32,7 +32,7 @@ _BLOCK_STEPS = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Series:
+class SampleSeries:
     """Samples of one sensor: ascending times (L,) and values (L, C), NaN for missing."""
 
     times: Times
@@ -61,7 +61,7 @@ class ClockFacts:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Frames:
+class CameraFrames:
     """Frames of one camera: ascending times (L,) and values uint8 (L, H, W, C)."""
 
     times: Times
@@ -71,7 +71,7 @@ class Frames:
         return len(self.times)
 
 
-Samples = Series | Frames
+Samples = SampleSeries | CameraFrames
 
 
 class Spool:
@@ -155,7 +155,7 @@ def opened_at(file: Path, size_bytes: int) -> BinaryIO:
     return opened
 
 
-def in_order(series: Series, *, duplicates: Duplicates, sort: bool) -> Series:
+def in_order(series: SampleSeries, *, duplicates: Duplicates, sort: bool) -> SampleSeries:
     """Gives the series ascending, each time once.
 
     Args:
@@ -167,7 +167,7 @@ def in_order(series: Series, *, duplicates: Duplicates, sort: bool) -> Series:
         order = np.argsort(times, kind="stable")
         times, values = times[order], values[order]
     if duplicates == "error" or not _any_step(times, lambda step: step == 0):
-        return Series(times=times, values=values)
+        return SampleSeries(times=times, values=values)
     first = np.flatnonzero(np.concatenate([[True], times[1:] != times[:-1]]))
     last = np.concatenate([first[1:], [len(times)]]) - 1
     match duplicates:
@@ -180,7 +180,7 @@ def in_order(series: Series, *, duplicates: Duplicates, sort: bool) -> Series:
             sums = np.add.reduceat(np.where(present, values, 0).astype(np.float64), first, axis=0)
             counts = np.add.reduceat(present.astype(np.int64), first, axis=0)
             kept = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan).astype(np.float32)
-    return Series(times=times[first], values=np.asarray(kept))
+    return SampleSeries(times=times[first], values=np.asarray(kept))
 
 
 def _any_step(times: Times, is_meant: Callable[[Times], npt.NDArray[np.bool_]]) -> bool:

@@ -14,7 +14,7 @@ Samples = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sensor:
+class FaultedChannels:
     """What a fault knows of the channels that it hits, (c,) each, in raw units of the training windows.
 
     Nothing is measured of video, whose faults are told in shares of the picture.
@@ -25,5 +25,5 @@ class Sensor:
     rate_hz: float
 
 
-Apply = Callable[[NDArray[Any], Sensor, float, np.random.Generator], NDArray[Any]]
+Apply = Callable[[NDArray[Any], FaultedChannels, float, np.random.Generator], NDArray[Any]]
 """From samples of the channels that are hit, the sensor, the severity above 0 and up to 1, and a generator."""

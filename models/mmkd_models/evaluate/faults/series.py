@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmkd_models.evaluate.faults.sensor import Samples, Sensor
+from mmkd_models.evaluate.faults.sensor import FaultedChannels, Samples
 
 _HUM_HZ = 50.0
 _RATE_ERROR = 0.1
@@ -17,33 +17,33 @@ _MOST_BITS, _LEAST_BITS = 10, 2
 _FULL_SCALE = 3.0  # standard deviations either way of the mean that a converter covers
 
 
-def noise(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
+def noise(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
     """White noise of up to one standard deviation."""
     return x + severity * sensor.std * rng.standard_normal(x.shape)
 
 
-def offset(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
+def offset(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
     """A constant of up to 0.75 standard deviations, up or down."""
     return x + severity * 0.75 * sensor.std * _signs(x, rng)
 
 
-def drift(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
+def drift(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
     """A ramp that reaches up to one standard deviation at the end of the window."""
     ramp = np.linspace(0, 1, len(x))[:, None]
     return x + severity * sensor.std * _signs(x, rng) * ramp
 
 
-def gain_up(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
+def gain_up(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
     """Everything is up to twice as far from the mean."""
     return sensor.mean + (x - sensor.mean) * (1 + severity)
 
 
-def gain_down(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
+def gain_down(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
     """Everything is down to a quarter as far from the mean."""
     return sensor.mean + (x - sensor.mean) * (1 - 0.75 * severity)
 
 
-def spike(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
+def spike(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
     """One sample in fifty jumps by up to 7.5 standard deviations; at least one does."""
     count = max(1, len(x) // 50)
     at = rng.permutation(len(x))[:count]
@@ -52,7 +52,7 @@ def spike(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator)
     return found
 
 
-def stuck(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
+def stuck(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
     """The last value before it holds for the rest, up to the whole window."""
     start = len(x) - _part(x, severity)
     found: Samples = x.copy()
@@ -60,7 +60,7 @@ def stuck(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator)
     return found
 
 
-def gap(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
+def gap(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
     """One span of up to half the window is missing."""
     length = _part(x, 0.5 * severity)
     start = int(rng.uniform() * (len(x) - length + 1))
@@ -69,23 +69,23 @@ def gap(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -
     return found
 
 
-def clipping(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
+def clipping(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
     """Values end at 3 standard deviations from the mean, and at 1 at worst."""
     reach = (3 - 2 * severity) * sensor.std
     return np.asarray(np.clip(x, sensor.mean - reach, sensor.mean + reach))
 
 
-def time_stretch(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
+def time_stretch(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
     """Everything takes up to five times as long, around the middle of the window."""
     return _resampled(x, 1 / (1 + 4 * severity))
 
 
-def sample_rate(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
+def sample_rate(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
     """The sensor's clock is up to ten per cent fast or slow."""
     return _resampled(x, 1 + _RATE_ERROR * severity * float(rng.choice((-1.0, 1.0))))
 
 
-def time_shift(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
+def time_shift(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
     """The channels come late by up to half the window; what was before is missing."""
     late = _part(x, 0.5 * severity)
     found: Samples = np.full_like(x, np.nan)
@@ -93,7 +93,7 @@ def time_shift(x: Samples, sensor: Sensor, severity: float, rng: np.random.Gener
     return found
 
 
-def quantisation(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
+def quantisation(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
     """A converter of 10 bits over three standard deviations either way, and of 2 bits at worst."""
     bits = round(_MOST_BITS - (_MOST_BITS - _LEAST_BITS) * severity)
     step = 2 * _FULL_SCALE * sensor.std / 2**bits
@@ -101,19 +101,19 @@ def quantisation(x: Samples, sensor: Sensor, severity: float, rng: np.random.Gen
     return np.asarray(sensor.mean + np.round(np.clip(x - sensor.mean, -reach, reach) / step) * step)
 
 
-def hum(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
+def hum(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
     """The mains' 50 Hz, of up to one standard deviation, as the sensor samples it: folded where its rate is low."""
     seconds = np.arange(len(x))[:, None] / sensor.rate_hz
     wave: Samples = np.sin(2 * np.pi * _HUM_HZ * seconds + rng.uniform(0, 2 * np.pi))
     return x + severity * sensor.std * wave
 
 
-def channel_swap(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
+def channel_swap(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
     """Two channels are connected the wrong way round, in up to every window."""
     return np.asarray(x[:, ::-1].copy() if rng.uniform() < severity else x)
 
 
-def lost_channel(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
+def lost_channel(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
     """The channels end before the window does, and are missing throughout at worst."""
     found: Samples = x.copy()
     found[len(x) - _part(x, severity) :] = np.nan

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmkd_models.evaluate.faults.sensor import Samples, Sensor
+from mmkd_models.evaluate.faults.sensor import FaultedChannels, Samples
 
 _QUIETEST_DB = 30.0  # signal to noise towards which severity 0 goes; 0 dB at severity 1
 _LEAST_BAND = 0.25  # of half the sampling rate
 
 
-def added_noise(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
+def added_noise(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
     """White noise with a signal to noise of 24 dB to 0 dB, by the power of the window's own channels."""
     power = np.square(np.nan_to_num(x)).sum(axis=0) / np.maximum((~np.isnan(x)).sum(axis=0), 1)
     signal_to_noise_db = _QUIETEST_DB * (1 - severity)
@@ -21,12 +21,12 @@ def added_noise(x: Samples, sensor: Sensor, severity: float, rng: np.random.Gene
     return np.asarray(x + level * rng.standard_normal(x.shape))
 
 
-def treble_lost(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
+def treble_lost(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
     """Nothing above a limit that comes down to a quarter of half the sampling rate."""
     return _within(x, 0.0, 1 - (1 - _LEAST_BAND) * severity)
 
 
-def bass_lost(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
+def bass_lost(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
     """Nothing below a limit that comes up to a quarter of half the sampling rate."""
     return _within(x, _LEAST_BAND * severity, 1.0)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_models.evaluate.faults.sensor import Sensor
+from mmkd_models.evaluate.faults.sensor import FaultedChannels
 
 Frames = NDArray[Any]
 
@@ -20,12 +20,12 @@ _FARTHEST = 0.25  # of a side
 _MOST_DROPPED = 0.5  # of the frames, as a gap of a series
 
 
-def dark(x: Frames, sensor: Sensor, severity: float, rng: np.random.Generator) -> Frames:
+def dark(x: Frames, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Frames:
     """Down to a tenth of the light."""
     return np.asarray(x * (1 - (1 - _LEAST_LIGHT) * severity))
 
 
-def blur(x: Frames, sensor: Sensor, severity: float, rng: np.random.Generator) -> Frames:
+def blur(x: Frames, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Frames:
     """Out of focus: a Gaussian of up to a tenth of the shorter side; beyond an edge the picture goes on as there."""
     spread = severity * _WIDEST_BLUR * min(x.shape[1:3])
     reach = max(1, int(np.ceil(3 * spread)))
@@ -35,7 +35,7 @@ def blur(x: Frames, sensor: Sensor, severity: float, rng: np.random.Generator) -
     return x
 
 
-def dropped_frames(x: Frames, sensor: Sensor, severity: float, rng: np.random.Generator) -> Frames:
+def dropped_frames(x: Frames, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Frames:
     """Up to half of the frames are missing, here and there; one at least."""
     count = max(1, round(_MOST_DROPPED * severity * len(x)))
     found: Frames = x.copy()
@@ -43,7 +43,7 @@ def dropped_frames(x: Frames, sensor: Sensor, severity: float, rng: np.random.Ge
     return found
 
 
-def shifted_camera(x: Frames, sensor: Sensor, severity: float, rng: np.random.Generator) -> Frames:
+def shifted_camera(x: Frames, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Frames:
     """The camera was knocked: the picture is off by up to a quarter of its sides, any way; edges go on."""
     angle = rng.uniform(0, 2 * np.pi)
     for axis, way in ((1, np.sin(angle)), (2, np.cos(angle))):

@@ -17,7 +17,7 @@ Answers = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answering:
+class AskedModel:
     """One model under judgement.
 
     Attributes:

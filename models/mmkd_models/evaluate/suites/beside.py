@@ -9,13 +9,13 @@ import numpy as np
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.rivals import Contestants, RivalName
-from mmkd_models.evaluate.suites.answering import Answering
+from mmkd_models.evaluate.suites.answering import AskedModel
 from mmkd_models.metrics.scores import AnyMetric
 from mmkd_report.documents.figures import CONTESTANTS
 from mmkd_report.documents.judging import JudgedModel
 
 
-def check_rivals(first: Answering, windows: Windows, *, train: Windows, valid: Windows) -> None:
+def check_rivals(first: AskedModel, windows: Windows, *, train: Windows, valid: Windows) -> None:
     """Raises UsageError where rivals of the first model could not learn, or would be judged on what taught them."""
     modalities = first.facts.modalities
     if len(modalities) > 1:
@@ -35,14 +35,14 @@ def check_rivals(first: Answering, windows: Windows, *, train: Windows, valid: W
 
 def answering_rivals(
     names: Sequence[RivalName],
-    first: Answering,
+    first: AskedModel,
     windows: Windows,
     *,
     train: Windows,
     valid: Windows,
     metric: AnyMetric,
     seed: int,
-) -> Iterator[Answering]:
+) -> Iterator[AskedModel]:
     """Gives rivals of the first model's sensor that have learnt from these windows.
 
     Args:
@@ -60,7 +60,7 @@ def answering_rivals(
         ask = contestants.asked(name)
         if isinstance(ask, str):
             raise UsageError(f"--rival {name}: {ask}; leave it out")
-        yield Answering(
+        yield AskedModel(
             facts=JudgedModel(
                 name=CONTESTANTS[name],
                 path="",

@@ -15,10 +15,10 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.confidence import confidence_facts, reliability
 from mmkd_models.evaluate.faults.table import FaultName
-from mmkd_models.evaluate.suites.answering import Answering
+from mmkd_models.evaluate.suites.answering import AskedModel
 from mmkd_models.evaluate.suites.under_faults import faults_for, sensors_of, with_fault
 from mmkd_models.metrics.likelihood import probabilities_of
-from mmkd_report.documents.confidence import Coverage
+from mmkd_report.documents.confidence import LabelSetCoverage
 from mmkd_report.documents.judging import ConfidenceRow, ModelConfidence, TrustFacts
 
 SEVERITY = 0.6
@@ -28,7 +28,7 @@ LEAST_TRUSTED = 0.05
 
 
 def judge_confidence(
-    models: Sequence[Answering],
+    models: Sequence[AskedModel],
     windows: Windows,
     *,
     train: Windows,
@@ -77,9 +77,9 @@ def check_trust(windows: Windows, calibration: Windows) -> None:
         )
 
 
-def _of_model(one: Answering, parts: Mapping[FaultName | None, Windows], calibration: Windows) -> ModelConfidence:
+def _of_model(one: AskedModel, parts: Mapping[FaultName | None, Windows], calibration: Windows) -> ModelConfidence:
     rows: list[ConfidenceRow] = []
-    coverages: tuple[Coverage, ...] = ()
+    coverages: tuple[LabelSetCoverage, ...] = ()
     for name, windows in parts.items():
         answers = one.answers(windows)
         probabilities = probabilities_of(answers, kind="classification").astype(np.float32)
@@ -101,7 +101,7 @@ def _of_model(one: Answering, parts: Mapping[FaultName | None, Windows], calibra
     return ModelConfidence(rows=tuple(rows), coverages=coverages)
 
 
-def _calibrated(one: Answering, windows: Windows) -> Confidence:
+def _calibrated(one: AskedModel, windows: Windows) -> Confidence:
     """What label sets are made of: the probability of the true label of each validation window."""
     probabilities = probabilities_of(one.answers(windows), kind="classification")
     true = np.sort(probabilities[np.arange(len(windows)), windows.labels])

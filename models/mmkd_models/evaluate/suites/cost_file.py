@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from mmkd_edge.errors import UsageError
-from mmkd_report.documents.cost import SHARES, WHOLE, Plant, Priced, Way
+from mmkd_report.documents.cost import SHARES, WHOLE, CostWay, Plant, Priced
 
 TEMPLATE = """\
 # Assumptions of mmkd-evaluate --suite cost --cost cost.toml. Replace what is yours; what is left out is a default.
@@ -98,7 +98,7 @@ class CostFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     rival: EnteredEquipment | None = None
     ranges: dict[str, tuple[float, float]] = {}
 
-    def entered(self, way: Way) -> EnteredEquipment | None:
+    def entered(self, way: CostWay) -> EnteredEquipment | None:
         """What the file says of a way to equip; None where it has no such section."""
         found: EnteredEquipment | None = getattr(self, way)
         return found

@@ -18,9 +18,17 @@ from mmkd_models.data.left_out import is_unknown, values_by
 from mmkd_models.data.split import block_length
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.gains import interval_of
-from mmkd_models.evaluate.suites.answering import Answering
+from mmkd_models.evaluate.suites.answering import AskedModel
 from mmkd_models.metrics.likelihood import probabilities_of
-from mmkd_report.documents.judging import Change, Gap, GapChange, GroupFigures, GroupMeasure, GroupsFacts, JudgedModel
+from mmkd_report.documents.judging import (
+    BiasChange,
+    Gap,
+    GapChange,
+    GroupFigures,
+    GroupMeasure,
+    GroupsFacts,
+    JudgedModel,
+)
 
 LEAST_WINDOWS = 30
 """Below it a value is shown and not judged."""
@@ -61,7 +69,7 @@ class Counted:
 
 
 def judge_groups(
-    models: Sequence[Answering], windows: Windows, *, by: str | None, baseline: str | None, seed: int
+    models: Sequence[AskedModel], windows: Windows, *, by: str | None, baseline: str | None, seed: int
 ) -> GroupsFacts:
     """Judges models on each value of the groups, or of a column.
 
@@ -115,7 +123,7 @@ def values_of(windows: Windows, by: str | None) -> npt.NDArray[Any]:
 
 
 def _counted_by_value(
-    one: Answering, windows: Windows, values: npt.NDArray[Any], names: npt.NDArray[Any]
+    one: AskedModel, windows: Windows, values: npt.NDArray[Any], names: npt.NDArray[Any]
 ) -> dict[Any, Counted]:
     probabilities = probabilities_of(one.answers(windows), kind="classification")
     return {name: _counted(windows, probabilities, values == name) for name in names.tolist()}
@@ -201,7 +209,7 @@ def _changes(
     return found
 
 
-def change_of(ours: Floats, labels: Floats, teacher: Floats | None) -> Change:
+def change_of(ours: Floats, labels: Floats, teacher: Floats | None) -> BiasChange:
     """Gives what teaching did to a gap, from its draws (D,) for the student, labels alone and the teacher.
 
     `removed` and the others only where the whole interval of student minus labels alone lies on one side of 0; a larger

@@ -19,11 +19,11 @@ from mmkd_edge import __version__
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import CheckpointError
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluate.suites.answering import Answering, Answers
+from mmkd_models.evaluate.suites.answering import Answers, AskedModel
 from mmkd_models.evaluate.suites.under_faults import FaultySource
 
 
-def with_kept_answers(models: Iterable[Answering], folder: Path, dataset_sha256: str) -> Iterator[Answering]:
+def with_kept_answers(models: Iterable[AskedModel], folder: Path, dataset_sha256: str) -> Iterator[AskedModel]:
     """Gives the same models, whose answers to windows of this dataset are read where they are in the folder."""
     for one in models:
         if not one.facts.sha256:
@@ -32,13 +32,13 @@ def with_kept_answers(models: Iterable[Answering], folder: Path, dataset_sha256:
         yield replace(one, ask=partial(_kept, one, folder=folder, dataset_sha256=dataset_sha256))
 
 
-def ask(portions: Sequence[tuple[Answering, Windows]], *, number: int, of: int) -> None:
+def ask(portions: Sequence[tuple[AskedModel, Windows]], *, number: int, of: int) -> None:
     """Asks each portion whose place divided by `of` leaves `number`, so that its answers are kept."""
     for one, windows in portions[number::of]:
         one.answers(windows)
 
 
-def _kept(one: Answering, windows: Windows, *, folder: Path, dataset_sha256: str) -> Answers:
+def _kept(one: AskedModel, windows: Windows, *, folder: Path, dataset_sha256: str) -> Answers:
     path = folder / f"{_key(one, windows, dataset_sha256)}.npy"
     try:
         return np.asarray(np.load(path, allow_pickle=False))
@@ -53,7 +53,7 @@ def _kept(one: Answering, windows: Windows, *, folder: Path, dataset_sha256: str
     return answers
 
 
-def _key(one: Answering, windows: Windows, dataset_sha256: str) -> str:
+def _key(one: AskedModel, windows: Windows, dataset_sha256: str) -> str:
     facts, source = one.facts, windows.source
     digest = hashlib.sha256()
     said = [__version__, facts.sha256, facts.artifact, *facts.modalities, dataset_sha256]

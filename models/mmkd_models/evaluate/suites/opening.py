@@ -19,7 +19,7 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.faults.table import Practice
 from mmkd_models.evaluate.seen import cautions_of
 from mmkd_models.evaluate.settled import logits_of_probabilities
-from mmkd_models.evaluate.suites.answering import Answering, Answers
+from mmkd_models.evaluate.suites.answering import Answers, AskedModel
 from mmkd_models.training.compatible import check_compatible
 from mmkd_report.documents.evaluation import DataFacts
 from mmkd_report.documents.judging import JudgedModel
@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # a bundle is judged without torch
 _BATCH = 256
 
 
-def answering_checkpoint(one: Contestant, windows: Windows, data: DataFacts) -> Answering:
+def answering_checkpoint(one: Contestant, windows: Windows, data: DataFacts) -> AskedModel:
     """Gives a checkpoint that answers. Raises UsageError where it does not take these windows."""
     from mmkd_models.evaluate.report import check_contestants
     from mmkd_models.training.checkpoint import StudentCheckpoint
@@ -41,7 +41,7 @@ def answering_checkpoint(one: Contestant, windows: Windows, data: DataFacts) -> 
     is_student = isinstance(checkpoint, StudentCheckpoint)
     modalities = (checkpoint.modality,) if isinstance(checkpoint, StudentCheckpoint) else checkpoint.modalities
     taught = checkpoint.facts.teacher_sha256 is not None
-    return Answering(
+    return AskedModel(
         facts=JudgedModel(
             name=PurePath(one.path).name,
             path=one.path,
@@ -56,7 +56,7 @@ def answering_checkpoint(one: Contestant, windows: Windows, data: DataFacts) -> 
     )
 
 
-def answering_bundle(stack: ExitStack, path: str, windows: Windows, data: DataFacts) -> Iterator[Answering]:
+def answering_bundle(stack: ExitStack, path: str, windows: Windows, data: DataFacts) -> Iterator[AskedModel]:
     """Gives every artifact of a bundle, in its order, with one thread; `stack` keeps the engines open.
 
     Raises:
@@ -73,7 +73,7 @@ def answering_bundle(stack: ExitStack, path: str, windows: Windows, data: DataFa
             setup = Setup(backend=backend_for(artifact.format), precision=artifact.precision, threads=1, reason="")
             engine = open_engine(bundle, entry, setup)
             stack.callback(engine.backend.close)
-            yield Answering(
+            yield AskedModel(
                 facts=JudgedModel(
                     name=f"{PurePath(path).name}:{artifact.file}",
                     path=path,
@@ -89,7 +89,7 @@ def answering_bundle(stack: ExitStack, path: str, windows: Windows, data: DataFa
             )
 
 
-def named_apart(models: Sequence[Answering]) -> list[Answering]:
+def named_apart(models: Sequence[AskedModel]) -> list[AskedModel]:
     """Gives the models with their paths for names where two files have the same."""
     import msgspec
 
@@ -97,7 +97,7 @@ def named_apart(models: Sequence[Answering]) -> list[Answering]:
     if len(set(names)) == len(names):
         return list(models)
     return [
-        Answering(
+        AskedModel(
             facts=msgspec.structs.replace(
                 one.facts, name=f"{PurePath(one.facts.path).parent}/{one.facts.name}".removeprefix("./")
             ),

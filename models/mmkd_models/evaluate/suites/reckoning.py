@@ -10,7 +10,7 @@ import numpy as np
 
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.gains import FEWEST_GROUPS, interval_of
-from mmkd_models.evaluate.suites.answering import Answering
+from mmkd_models.evaluate.suites.answering import AskedModel
 from mmkd_models.evaluate.suites.cost import net_present_value, result_of
 from mmkd_models.evaluate.suites.cost_file import CostFile, read_cost
 from mmkd_models.evaluate.suites.detection import Detection, Floats, detection_of, faults_of, healthy_labels
@@ -21,11 +21,11 @@ from mmkd_report.documents.cost import (
     WHOLE,
     Assumption,
     CostFacts,
+    CostWay,
     Equipment,
     Mark,
     Plant,
     Swing,
-    Way,
 )
 
 _DRAWS = 1000
@@ -38,7 +38,7 @@ def check_cost(windows: Windows, file: Path) -> None:
 
 
 def judge_cost(
-    models: Sequence[Answering], windows: Windows, *, file: Path, baseline: str | None, seed: int
+    models: Sequence[AskedModel], windows: Windows, *, file: Path, baseline: str | None, seed: int
 ) -> CostFacts:
     """Reckons what each way to equip comes to.
 
@@ -70,11 +70,11 @@ def judge_cost(
     )
 
 
-def ways_of(models: Sequence[Answering], baseline: str | None) -> dict[Way, Answering]:
+def ways_of(models: Sequence[AskedModel], baseline: str | None) -> dict[CostWay, AskedModel]:
     """Gives who stands for which way: the first student, the first teacher, and labels alone, else the first rival."""
-    found: dict[Way, Answering] = {}
+    found: dict[CostWay, AskedModel] = {}
     for one in models:
-        way: Way = "student"
+        way: CostWay = "student"
         if one.facts.role == "teacher":
             way = "teacher"
         elif one.facts.name == baseline or one.facts.role == "rival":
@@ -83,7 +83,7 @@ def ways_of(models: Sequence[Answering], baseline: str | None) -> dict[Way, Answ
     return found
 
 
-def _equipment(entered: CostFile, way: Way, found: Detection | None) -> Equipment | None:
+def _equipment(entered: CostFile, way: CostWay, found: Detection | None) -> Equipment | None:
     """A way's numbers; None where the file has no section for it, or nobody knows what it sees."""
     section = entered.entered(way)
     if section is None:
@@ -96,7 +96,7 @@ def _equipment(entered: CostFile, way: Way, found: Detection | None) -> Equipmen
     return None if values["detection"] is None or values["false_alarms"] is None else Equipment(**values)
 
 
-def _drawn_rates(found: Mapping[Way, Detection], seed: int) -> dict[str, Floats]:
+def _drawn_rates(found: Mapping[CostWay, Detection], seed: int) -> dict[str, Floats]:
     """By path, `student.detection`, the rate under each draw of groups, the same for all ways; empty of few groups."""
     drawn: dict[str, Floats] = {}
     for way, one in found.items():
@@ -111,7 +111,7 @@ def _drawn_rates(found: Mapping[Way, Detection], seed: int) -> dict[str, Floats]
 
 def _assumptions(
     entered: CostFile,
-    equipment: Mapping[Way, Equipment],
+    equipment: Mapping[CostWay, Equipment],
     said: frozenset[str],
     drawn: Mapping[str, Floats],
 ) -> Iterator[Assumption]:
@@ -143,7 +143,7 @@ def assumed(path: str, value: float, mark: Mark) -> Assumption:
     )
 
 
-def changed(plant: Plant, way: Equipment, name: Way, path: str, value: float) -> tuple[Plant, Equipment]:
+def changed(plant: Plant, way: Equipment, name: CostWay, path: str, value: float) -> tuple[Plant, Equipment]:
     """Gives the same assumptions with one number changed, where it is the plant's or this way's."""
     section, _, key = path.partition(".")
     if section == "plant":
@@ -151,14 +151,14 @@ def changed(plant: Plant, way: Equipment, name: Way, path: str, value: float) ->
     return plant, msgspec.structs.replace(way, **{key: value}) if section == name else way
 
 
-def swings_of(plant: Plant, equipment: Mapping[Way, Equipment], assumptions: Sequence[Assumption]) -> list[Swing]:
+def swings_of(plant: Plant, equipment: Mapping[CostWay, Equipment], assumptions: Sequence[Assumption]) -> list[Swing]:
     """Gives the tornado of the student, or of the first way there is: what moves its net present value, widest first.
 
     `templates/cost.js` has the same, and a test holds both equal.
     """
     if not equipment:
         return []
-    name: Way = "student" if "student" in equipment else next(iter(equipment))
+    name: CostWay = "student" if "student" in equipment else next(iter(equipment))
     found = []
     for one in assumptions:
         if one.low < one.high and one.path.partition(".")[0] in ("plant", name):
@@ -173,7 +173,7 @@ def swings_of(plant: Plant, equipment: Mapping[Way, Equipment], assumptions: Seq
 
 def _student_beats_teacher(
     plant: Plant,
-    equipment: Mapping[Way, Equipment],
+    equipment: Mapping[CostWay, Equipment],
     assumptions: Sequence[Assumption],
     drawn: Mapping[str, Floats],
     seed: int,
@@ -192,7 +192,7 @@ def _student_beats_teacher(
     return float(np.mean(wins))
 
 
-def _drawn_value(plant: Plant, way: Equipment, name: Way, values: Mapping[str, Floats], number: int) -> float:
+def _drawn_value(plant: Plant, way: Equipment, name: CostWay, values: Mapping[str, Floats], number: int) -> float:
     """The net present value of a draw; a rate that a draw cannot tell is as it was."""
     mine: dict[str, dict[str, float]] = {"plant": {}, name: {}}
     for path, drawn in values.items():

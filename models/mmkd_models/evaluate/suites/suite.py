@@ -10,7 +10,7 @@ import msgspec
 
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.faults.table import SEVERITIES
-from mmkd_models.evaluate.suites.answering import Answering
+from mmkd_models.evaluate.suites.answering import AskedModel
 from mmkd_models.evaluate.suites.confidence import SEVERITY, check_trust, judge_confidence
 from mmkd_models.evaluate.suites.groups import judge_groups, values_of
 from mmkd_models.evaluate.suites.reckoning import check_cost, judge_cost
@@ -24,7 +24,7 @@ SUITES: tuple[SuiteName, ...] = get_args(SuiteName)
 
 
 def judge(
-    models: Sequence[Answering],
+    models: Sequence[AskedModel],
     windows: Windows,
     *,
     train: Windows,
@@ -82,8 +82,8 @@ def judge(
 
 
 def portions(
-    models: Sequence[Answering], windows: Windows, *, train: Windows, suites: Collection[SuiteName], seed: int
-) -> list[tuple[Answering, Windows]]:
+    models: Sequence[AskedModel], windows: Windows, *, train: Windows, suites: Collection[SuiteName], seed: int
+) -> list[tuple[AskedModel, Windows]]:
     """Gives what the suites will ask of the models, each a portion that needs no other."""
     found = [(one, windows) for one in models]
     if "faults" in suites or "confidence" in suites:
@@ -111,7 +111,7 @@ def check(
         check_cost(windows, cost)
 
 
-def baseline_of(models: Sequence[Answering]) -> str | None:
+def baseline_of(models: Sequence[AskedModel]) -> str | None:
     """Gives the first model beside the judged one that labels alone taught on the same sensor; None without one."""
     first = models[0].facts
     for one in models[1:]:

@@ -17,11 +17,11 @@ from mmkd_edge.spec import ModalitySpec, TaskKind
 from mmkd_models.data.kinds import Values, windows_at_once
 from mmkd_models.data.sources import Rows, WindowSource
 from mmkd_models.data.windows import Windows, mean_and_std, raw_values
-from mmkd_models.evaluate.faults.sensor import Sensor
+from mmkd_models.evaluate.faults.sensor import FaultedChannels
 from mmkd_models.evaluate.faults.table import FAULTS, NAMES, SEVERITIES, Fault, FaultName, hit_channels
 from mmkd_models.evaluate.gains import FEWEST_GROUPS, interval_of
-from mmkd_models.evaluate.outcome import Outcome, drawn_figures, outcome_on
-from mmkd_models.evaluate.suites.answering import Answering
+from mmkd_models.evaluate.outcome import TestedNetwork, drawn_figures, outcome_on
+from mmkd_models.evaluate.suites.answering import AskedModel
 from mmkd_report.documents.judging import FaultFigures, FaultsFacts, RelativeError
 
 _BLOCKS_MEASURED = 2  # of training windows, of which a sensor's usual spread is
@@ -38,7 +38,7 @@ class FaultySource:
     name: FaultName
     severity: float
     seed: int
-    sensors: Mapping[str, Sensor]
+    sensors: Mapping[str, FaultedChannels]
 
     @property
     def max_shift_s(self) -> float:
@@ -60,19 +60,19 @@ class FaultySource:
 
 
 def _broken_samples(
-    values: Values, fault: Fault, sensor: Sensor, severity: float, chances: Sequence[np.random.Generator]
+    values: Values, fault: Fault, sensor: FaultedChannels, severity: float, chances: Sequence[np.random.Generator]
 ) -> Values:
     """(B, T, C): a generator for each window."""
     found: Values = values.copy()
     for window, rng in zip(found, chances, strict=True):
         hit = hit_channels(fault, window.shape[1], rng)
-        of_these = Sensor(mean=sensor.mean[hit], std=sensor.std[hit], rate_hz=sensor.rate_hz)
+        of_these = FaultedChannels(mean=sensor.mean[hit], std=sensor.std[hit], rate_hz=sensor.rate_hz)
         window[:, hit] = fault.apply(window[:, hit].astype(np.float64), of_these, severity, rng)
     return found
 
 
 def _broken_frames(
-    values: Values, fault: Fault, sensor: Sensor, severity: float, chances: Sequence[np.random.Generator]
+    values: Values, fault: Fault, sensor: FaultedChannels, severity: float, chances: Sequence[np.random.Generator]
 ) -> Values:
     """(B, T, H, W, C): a generator for each window."""
     found, missing = bytes_of(values).copy(), missing_frames(values)
@@ -85,7 +85,7 @@ def _broken_frames(
 
 
 def with_fault(
-    windows: Windows, name: FaultName, severity: float, *, seed: int, sensors: Mapping[str, Sensor]
+    windows: Windows, name: FaultName, severity: float, *, seed: int, sensors: Mapping[str, FaultedChannels]
 ) -> Windows:
     """Gives the same windows as broken sensors would have given them."""
     return replace(
@@ -94,19 +94,19 @@ def with_fault(
     )
 
 
-def sensors_of(train: Windows, names: Sequence[str]) -> dict[str, Sensor]:
+def sensors_of(train: Windows, names: Sequence[str]) -> dict[str, FaultedChannels]:
     """Measures mean and spread of these modalities on training windows, raw; those of video are told in shares."""
     found = {}
     for name in names:
         modality = train.spec.modality(name)
         if modality.kind == "video":
             unmeasured = np.full(len(modality.channels), np.nan)
-            found[name] = Sensor(mean=unmeasured, std=unmeasured, rate_hz=modality.rate_hz)
+            found[name] = FaultedChannels(mean=unmeasured, std=unmeasured, rate_hz=modality.rate_hz)
             continue
         count = min(_BLOCKS_MEASURED * windows_at_once(modality), len(train))
         rows = train.rows[np.unique(np.linspace(0, len(train) - 1, count).round().astype(int))]
         mean, std = mean_and_std(raw_values(train, modality=modality, rows=rows))
-        found[name] = Sensor(mean=mean, std=std, rate_hz=modality.rate_hz)
+        found[name] = FaultedChannels(mean=mean, std=std, rate_hz=modality.rate_hz)
     return found
 
 
@@ -126,7 +126,7 @@ def broken_windows(
 
 
 def judge_faults(
-    models: Sequence[Answering],
+    models: Sequence[AskedModel],
     windows: Windows,
     *,
     train: Windows,
@@ -144,7 +144,7 @@ def judge_faults(
     sensors = sensors_of(train, names)
     breaking = [windows.spec.modality(name) for name in names]
     sound = {one.facts.name: outcome_on(windows, one.answers(windows)) for one in models}
-    outcomes: dict[FaultName, dict[str, list[Outcome]]] = {}
+    outcomes: dict[FaultName, dict[str, list[TestedNetwork]]] = {}
     for name in faults_for(breaking):
         on_part(f"fault: {name}")
         broken = [with_fault(windows, name, severity, seed=seed, sensors=sensors) for severity in SEVERITIES]
@@ -171,7 +171,7 @@ def judge_faults(
     )
 
 
-def error_of(judged: Outcome, kind: TaskKind) -> float:
+def error_of(judged: TestedNetwork, kind: TaskKind) -> float:
     """Gives how far answers are from the best: one minus balanced accuracy or macro-F1, or the RMSE of numbers."""
     figure = judged.scores.metric(ERROR_OF[kind])
     return figure if kind == "regression" else 1 - figure
@@ -179,8 +179,8 @@ def error_of(judged: Outcome, kind: TaskKind) -> float:
 
 def _figures(
     name: FaultName,
-    found: Mapping[str, Sequence[Outcome]],
-    models: Sequence[Answering],
+    found: Mapping[str, Sequence[TestedNetwork]],
+    models: Sequence[AskedModel],
     breaking: Sequence[ModalitySpec],
     kind: TaskKind,
     baseline: str | None,
@@ -205,7 +205,7 @@ def _figures(
 
 
 def _relative(
-    outcomes: Mapping[FaultName, Mapping[str, Sequence[Outcome]]],
+    outcomes: Mapping[FaultName, Mapping[str, Sequence[TestedNetwork]]],
     model: str,
     baseline: str,
     kind: TaskKind,
@@ -232,13 +232,13 @@ def _relative(
     return RelativeError(mean=mean, low=low, high=high)
 
 
-def _ratio(found: Mapping[str, Sequence[Outcome]], model: str, baseline: str, kind: TaskKind) -> float | None:
+def _ratio(found: Mapping[str, Sequence[TestedNetwork]], model: str, baseline: str, kind: TaskKind) -> float | None:
     ours, theirs = (sum(error_of(one, kind) for one in found[name]) for name in (model, baseline))
     return ours / theirs if theirs > 0 else None
 
 
 def _drawn_errors(
-    judged: Sequence[Outcome], groups: list[int | str], weights: npt.NDArray[np.int64], kind: TaskKind
+    judged: Sequence[TestedNetwork], groups: list[int | str], weights: npt.NDArray[np.int64], kind: TaskKind
 ) -> npt.NDArray[np.float64]:
     """(D,) the summed error over severities."""
     figures = sum(drawn_figures(one, groups, weights, ERROR_OF[kind]) for one in judged)

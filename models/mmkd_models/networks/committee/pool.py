@@ -27,7 +27,7 @@ _ROUNDS = 60
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pool:
+class MemberPooling:
     """How members of a committee are put together, in their order.
 
     Attributes:
@@ -41,7 +41,9 @@ class Pool:
     likelihoods: tuple[float, ...]
 
 
-def pool_of(logits: Sequence[NDArray[Any]], labels: NDArray[Any], groups: NDArray[Any], *, kind: TaskKind) -> Pool:
+def pool_of(
+    logits: Sequence[NDArray[Any]], labels: NDArray[Any], groups: NDArray[Any], *, kind: TaskKind
+) -> MemberPooling:
     """Calibrates and weighs members by their answers on the validation windows.
 
     Each temperature is that of `fitted_temperature`. Weights are those of the mixture that makes the labels likeliest,
@@ -66,7 +68,7 @@ def pool_of(logits: Sequence[NDArray[Any]], labels: NDArray[Any], groups: NDArra
         weights[tells] = mixture_weights(each[:, tells], groups=len(np.unique(groups)))
     else:
         weights[:] = 1 / len(weights)
-    return Pool(
+    return MemberPooling(
         temperatures=tuple(temperatures),
         weights=tuple(float(weight) for weight in weights),
         likelihoods=tuple(float(mean) for mean in each.mean(0)),

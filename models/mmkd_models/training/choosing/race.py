@@ -25,7 +25,7 @@ from mmkd_models.training.closed_form.students import labelled_student, taught_s
 from mmkd_models.training.judging.rule import Standing, preferred, standing_of
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.teacher_set import TaughtBy
-from mmkd_models.training.trainings import Run, TrainingData
+from mmkd_models.training.trainings import TrainingData, TrainingRun
 from mmkd_report.documents.demo import LABELS_ALONE
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 MIXED, UNMIXED = "transformer of mixed windows", "transformer of unmixed windows"
 ROCKET, HYBRID = "convolutional features", "hybrid"
 
-Train = Callable[[StudentConfig, Run], StudentCheckpoint]
+Train = Callable[[StudentConfig, TrainingRun], StudentCheckpoint]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ def mixings(augment: AugmentConfig) -> tuple[AugmentConfig, ...]:
     return (augment,) if augment == unmixed else (augment, unmixed)
 
 
-def labelled_race(data: TrainingData, modality: str, config: StudentConfig, run: Run) -> StudentCheckpoint:
+def labelled_race(data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun) -> StudentCheckpoint:
     """Gives the student of labels alone that validates best.
 
     Args:
@@ -65,7 +65,7 @@ def labelled_race(data: TrainingData, modality: str, config: StudentConfig, run:
         run: how each is trained, in folders of their own below its `run_dir`; finished trainings are not kept.
     """
 
-    def train(own: StudentConfig, run: Run) -> StudentCheckpoint:
+    def train(own: StudentConfig, run: TrainingRun) -> StudentCheckpoint:
         return labelled_student(data, modality, own, run)
 
     runners = _raced(data, modality, config, run, train)
@@ -76,7 +76,7 @@ def taught_race(
     data: TrainingData,
     modality: str,
     config: StudentConfig,
-    run: Run,
+    run: TrainingRun,
     *,
     teachers: Sequence[TaughtBy],
     recipe: Recipe,
@@ -89,7 +89,7 @@ def taught_race(
             somebody else compares with it.
     """
 
-    def train(own: StudentConfig, run: Run) -> StudentCheckpoint:
+    def train(own: StudentConfig, run: TrainingRun) -> StudentCheckpoint:
         return taught_student(data, modality, own, run, teachers=teachers, recipe=recipe)
 
     runners = _raced(data, modality, config, run, train)
@@ -99,7 +99,9 @@ def taught_race(
     return _shipped((_first(runners), alone), (*runners, alone))
 
 
-def _raced(data: TrainingData, modality: str, config: StudentConfig, run: Run, train: Train) -> tuple[_Runner, ...]:
+def _raced(
+    data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun, train: Train
+) -> tuple[_Runner, ...]:
     """Every way there is."""
     found = []
     for name, augment in zip((MIXED, UNMIXED), mixings(run.augment), strict=False):

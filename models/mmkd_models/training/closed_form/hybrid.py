@@ -21,7 +21,7 @@ from mmkd_models.metrics.likelihood import fitted_temperature
 from mmkd_models.training.checkpoint import HybridFacts, StudentCheckpoint
 from mmkd_models.training.judging.rule import preferred, standing_of
 from mmkd_models.training.predict import logits_of, scores_of
-from mmkd_models.training.trainings import Run, TrainingData, with_novelty
+from mmkd_models.training.trainings import TrainingData, TrainingRun, with_novelty
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ WEIGHTS = (0.5, 0.25, 0.75, 0.0, 1.0)
 
 
 def fit_hybrid(
-    data: TrainingData, transformer: StudentCheckpoint, rocket: StudentCheckpoint, run: Run
+    data: TrainingData, transformer: StudentCheckpoint, rocket: StudentCheckpoint, run: TrainingRun
 ) -> StudentCheckpoint:
     """Joins two students of one modality; the one or the other where it validates better alone.
 

@@ -36,8 +36,8 @@ from mmkd_models.training.judging.prior import adjusted
 from mmkd_models.training.predict import scores_of
 from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_models.training.trainings import (
-    Run,
     TrainingData,
+    TrainingRun,
     check_labels,
     check_teachers,
     planned_facts,
@@ -58,7 +58,7 @@ _CHUNK = 1024
 
 
 def fit_rocket_student(
-    data: TrainingData, modality: str, config: StudentConfig, run: Run, *, teachers: Sequence[TaughtBy] = ()
+    data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun, *, teachers: Sequence[TaughtBy] = ()
 ) -> StudentCheckpoint:
     """Computes a student of convolutional features: taught by teachers on all windows, or by labels alone.
 
@@ -177,7 +177,7 @@ def _checkpoint(
     data: TrainingData,
     modality: str,
     config: StudentConfig,
-    run: Run,
+    run: TrainingRun,
     network: RocketStudent,
     teachers: Sequence[TaughtBy],
 ) -> StudentCheckpoint:

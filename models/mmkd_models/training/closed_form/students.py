@@ -12,10 +12,10 @@ from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_models.training.closed_form.hybrid import fit_hybrid
 from mmkd_models.training.closed_form.rocket import fit_rocket_student
 from mmkd_models.training.teacher_set import TaughtBy
-from mmkd_models.training.trainings import Run, TrainingData, distil, train_baseline
+from mmkd_models.training.trainings import TrainingData, TrainingRun, distil, train_baseline
 
 
-def labelled_student(data: TrainingData, modality: str, config: StudentConfig, run: Run) -> StudentCheckpoint:
+def labelled_student(data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun) -> StudentCheckpoint:
     """Trains a student of any kind on the labels of one modality alone; errors as of the trainings."""
     match config.kind:
         case "transformer":
@@ -31,7 +31,7 @@ def taught_student(
     data: TrainingData,
     modality: str,
     config: StudentConfig,
-    run: Run,
+    run: TrainingRun,
     *,
     teachers: Sequence[TaughtBy],
     recipe: Recipe,
@@ -56,7 +56,7 @@ def _distilled(
     data: TrainingData,
     modality: str,
     config: StudentConfig,
-    run: Run,
+    run: TrainingRun,
     *,
     teachers: Sequence[TaughtBy],
     recipe: Recipe,

@@ -12,7 +12,7 @@ from torch import nn
 
 from mmkd_edge.bundle.calibration import MOST_NOVELTY_WINDOWS
 from mmkd_models.data.windows import Windows
-from mmkd_models.novelty import MOST_CENTRES, NoveltyScore, Seen
+from mmkd_models.novelty import MOST_CENTRES, NoveltyScore, TrainingEmbeddings
 from mmkd_models.training.drift_reference import clustered
 from mmkd_models.training.predict import embeddings_of
 
@@ -23,7 +23,9 @@ _LEAST_SPREAD = 1e-6  # of the largest standard deviation: what varies less is a
 _SEED = 20211116
 
 
-def seen_by(network: nn.Module, train: Sequence[Windows], valid: Sequence[Windows], *, modality: str) -> Seen:
+def seen_by(
+    network: nn.Module, train: Sequence[Windows], valid: Sequence[Windows], *, modality: str
+) -> TrainingEmbeddings:
     """Measures what a student's training saw.
 
     Args:
@@ -38,7 +40,7 @@ def seen_by(network: nn.Module, train: Sequence[Windows], valid: Sequence[Window
     )
 
 
-def seen_of(trained: NDArray[np.float32], unseen: NDArray[np.float32]) -> Seen:
+def seen_of(trained: NDArray[np.float32], unseen: NDArray[np.float32]) -> TrainingEmbeddings:
     """Measures what training saw, from embeddings (N, D) of its windows and of others."""
     embeddings = trained.astype(np.float64)
     middle, spread = embeddings.mean(axis=0), embeddings.std(axis=0)
@@ -49,7 +51,7 @@ def seen_of(trained: NDArray[np.float32], unseen: NDArray[np.float32]) -> Seen:
     usual = float(np.median(np.square(points - centres[kind_of]).sum(axis=1)))
     unit = 1.0 / max(np.sqrt(usual), 1e-6)
     scale, shift, middles = (_tensor(one) for one in (unit / spread, -unit * middle / spread, unit * centres))
-    seen = Seen(scale=scale, shift=shift, centres=middles, scores=torch.zeros(1))
+    seen = TrainingEmbeddings(scale=scale, shift=shift, centres=middles, scores=torch.zeros(1))
     scores = NoveltyScore(seen)(torch.from_numpy(unseen))[:, 0]
     return replace(seen, scores=scores.sort().values)
 

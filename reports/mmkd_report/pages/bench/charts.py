@@ -6,7 +6,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmkd_report.charts.plots import Axis, Dot, DotPanel, DotRow, LineChart, Series, Tick, axis, line_chart, row_height
+from mmkd_report.charts.plots import (
+    Axis,
+    AxisTick,
+    Dot,
+    DotPanel,
+    DotRow,
+    LineChart,
+    PlotSeries,
+    axis,
+    line_chart,
+    row_height,
+)
 from mmkd_report.documents.bench import BenchReport
 from mmkd_report.words.formats import NOTHING, is_figure, significant, with_unit
 
@@ -35,7 +46,7 @@ class Distribution:
     description: str
     path: str
     lines: tuple[PercentileLine, ...]
-    ticks: tuple[Tick, ...]
+    ticks: tuple[AxisTick, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,20 +106,20 @@ def distribution(document: BenchReport, *, name: str) -> Distribution | None:
     )
 
 
-def _log_ticks(low_us: float, high_us: float, place: object) -> tuple[Tick, ...]:
+def _log_ticks(low_us: float, high_us: float, place: object) -> tuple[AxisTick, ...]:
     """1, 2 and 5 times powers of ten inside the ends, thinned until labels have room."""
     assert callable(place)
     decades = range(math.floor(math.log10(low_us)), math.ceil(math.log10(high_us)) + 1)
-    found: list[Tick] = []
+    found: list[AxisTick] = []
     for value in (factor * 10.0**power for power in decades for factor in (1, 2, 5)):
         if low_us <= value <= high_us:
-            tick = Tick(at=place(value), label=time_text(value))
+            tick = AxisTick(at=place(value), label=time_text(value))
             if not found or label_ends(tick)[0] >= label_ends(found[-1])[1] + CHARACTER:
                 found.append(tick)
-    return tuple(found) or (Tick(at=PLOT_LEFT, label=time_text(low_us)),)
+    return tuple(found) or (AxisTick(at=PLOT_LEFT, label=time_text(low_us)),)
 
 
-def label_ends(tick: Tick) -> tuple[float, float]:
+def label_ends(tick: AxisTick) -> tuple[float, float]:
     """Where the label of a tick of a distribution begins and ends: the template keeps it inside the plot."""
     width = CHARACTER * len(tick.label)
     start = tick.at if tick.at < EDGE else tick.at - width if tick.at > PLOT_RIGHT + PLOT_LEFT - EDGE else None
@@ -124,7 +135,7 @@ def timeline(document: BenchReport) -> LineChart | None:
         if parts:
             middle = [window.p50_us for window in parts]
             series.append(
-                Series(
+                PlotSeries(
                     role="student",
                     name=f"launch {number + 1}",
                     x=[(number + (part + 0.5) / len(parts)) * launch_s for part in range(len(parts))],
@@ -188,7 +199,7 @@ def device_panel(documents: Sequence[BenchReport], names: Sequence[str]) -> DotP
         description=f"Median latency: {spoken}.",
         rows=rows,
         links=(),
-        ticks=tuple(Tick(at=_percent(over, tick), label=time_text(tick) if tick else "0") for tick in over.ticks),
+        ticks=tuple(AxisTick(at=_percent(over, tick), label=time_text(tick) if tick else "0") for tick in over.ticks),
         reference_x=None,
         height=len(rows) * height,
     )

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmkd_report.charts.plots import LineChart, Series, axis, line_chart, tight_axis
+from mmkd_report.charts.plots import LineChart, PlotSeries, axis, line_chart, tight_axis
 from mmkd_report.documents.data import ChannelFacts, DataReport, DriftFacts, ExampleWindow, ProbeFacts, read_data_report
 from mmkd_report.pages.page import render_page
 from mmkd_report.words.formats import NOTHING, THIN, count, fixed, percent, significant, things, with_unit
@@ -134,7 +134,7 @@ def _example_chart(one: ExampleWindow, examples: list[ExampleWindow]) -> LineCha
     where = f"{one.split} window {one.window}{gaps}"
     return line_chart(
         [
-            Series(role=role, name=channel, x=seconds, y=line)
+            PlotSeries(role=role, name=channel, x=seconds, y=line)
             for role, channel, line in zip(_ROLES, one.channels, one.values, strict=False)
         ],
         title=one.label,
@@ -155,7 +155,7 @@ def _drift_chart(one: DriftFacts) -> LineChart:
     places = [float(number + 1) for number in range(len(one.levels))]
     spoken = ", ".join(f"{level:.4g}" for level in one.levels)
     return line_chart(
-        [Series(role="student", name=one.channel, x=places, y=one.levels)],
+        [PlotSeries(role="student", name=one.channel, x=places, y=one.levels)],
         title=f"{one.modality} {one.channel}",
         description=f"Mean level of each tenth: {spoken}.",
         x_label=f"tenth of the campaign; {fixed(one.shift)} standard deviations",

@@ -10,16 +10,16 @@ from mmkd_report.charts.plots import (
     MAP_SIZE,
     AttentionMap,
     Axis,
+    AxisTick,
     DotPanel,
     LineChart,
-    Series,
-    Tick,
+    PlotSeries,
     attention_map,
     axis,
     line_chart,
     tight_axis,
 )
-from mmkd_report.documents.demo import Attention, Contest, CurvePoint, DemoDocument, MissingSamples, Network
+from mmkd_report.documents.demo import AttentionMaps, Contest, CurvePoint, DemoDocument, MissingSamples, Network
 from mmkd_report.documents.figures import Measure, Spread
 from mmkd_report.pages.demo.answer import best_student, has_spread, mean_of
 from mmkd_report.pages.demo.tables import ROLE_NAMES
@@ -134,7 +134,7 @@ def _curve_chart(
         values = [getattr(point, field) for point in curve]
         if any(is_figure(value) for value in values):
             x = [float(point.step) for point in curve]
-            series.append(Series(role=role, name=ROLE_NAMES[role], x=x, y=values))
+            series.append(PlotSeries(role=role, name=ROLE_NAMES[role], x=x, y=values))
     if not series:
         return None
     is_score = field == "valid_score"
@@ -172,7 +172,7 @@ def attention_pair(demo: DemoDocument) -> AttentionPair | None:
     return None
 
 
-def _map(role: str, attention: Attention) -> AttentionMap:
+def _map(role: str, attention: AttentionMaps) -> AttentionMap:
     teacher = role == "teacher"
     weights = attention.teacher if teacher else attention.student
     layer = attention.teacher_layer if teacher else attention.student_layer
@@ -190,11 +190,11 @@ def _map(role: str, attention: Attention) -> AttentionMap:
     )
 
 
-def _time_ticks(seconds: float | None) -> tuple[Tick, ...]:
+def _time_ticks(seconds: float | None) -> tuple[AxisTick, ...]:
     if not is_figure(seconds) or seconds <= 0:
-        return (Tick(at=0.0, label="start"), Tick(at=MAP_SIZE, label="end"))
+        return (AxisTick(at=0.0, label="start"), AxisTick(at=MAP_SIZE, label="end"))
     over = tight_axis((0.0, seconds))
-    return tuple(Tick(at=round(tick / seconds * MAP_SIZE, 1), label=plain(tick)) for tick in over.ticks)
+    return tuple(AxisTick(at=round(tick / seconds * MAP_SIZE, 1), label=plain(tick)) for tick in over.ticks)
 
 
 def missing_charts(demo: DemoDocument) -> tuple[LineChart, ...]:
@@ -237,10 +237,10 @@ def _told_in(measure: Measure) -> str:
 
 def _missing_series(
     role: str, shares: Sequence[float], spreads: Sequence[Spread | None], seeds: Sequence[int], measure: Measure
-) -> Series:
+) -> PlotSeries:
     edges = [_edges(spread, seeds, measure) if spread is not None else (None, None, None) for spread in spreads]
     banded = any(spread is not None and has_spread(spread, seeds) for spread in spreads)
-    return Series(
+    return PlotSeries(
         role=role,
         name=ROLE_NAMES[role],
         x=shares,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mmkd_report.documents.demo import Contest, DemoDocument, Latency, RatioRange, Teacher
+from mmkd_report.documents.demo import Contest, DemoDocument, DemoTeacher, LatencyPercentiles, RatioRange
 from mmkd_report.documents.figures import Measure
 from mmkd_report.pages.demo.answer import best_student, mean_of, teacher_network
 from mmkd_report.words.formats import NOTHING, TIMES, is_figure, magnitude, significant, things, with_unit
@@ -33,7 +33,7 @@ def key_figures(demo: DemoDocument) -> tuple[KeyFigure, ...]:
     return tuple(figures)
 
 
-def _after(words: str, teacher: Teacher, measure: Measure) -> str:
+def _after(words: str, teacher: DemoTeacher, measure: Measure) -> str:
     mean = mean_of(teacher.score(measure))
     return f"{words}{told(mean, measure)}" if is_figure(mean) else ""
 
@@ -70,7 +70,7 @@ def _parameters_figure(demo: DemoDocument, contest: Contest) -> Iterator[KeyFigu
 
 
 def _latency_figure(demo: DemoDocument, contest: Contest) -> Iterator[KeyFigure]:
-    student = contest.student.latency_ms or Latency()
+    student = contest.student.latency_ms or LatencyPercentiles()
     ratio = contest.latency_ratio
     own = with_unit(significant(student.p50), "ms")
     over = contest.latency_ratios

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mmkd_report.documents.demo import Contest, DemoDocument, Gain, Latency, Network, Rival, Scored, SubsetScore
+from mmkd_report.documents.demo import (
+    Contest,
+    DemoDocument,
+    DemoRival,
+    Gain,
+    LatencyPercentiles,
+    Network,
+    Scored,
+    SubsetScore,
+)
 from mmkd_report.documents.figures import Measure, Spread
 from mmkd_report.pages.demo.answer import has_spread, mean_of, teacher_network
 from mmkd_report.words.formats import (
@@ -91,7 +100,7 @@ class SubsetRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bar:
+class WidthBar:
     """One bar: its width in percent of the widest."""
 
     name: str
@@ -130,7 +139,7 @@ def _modality_group(name: str, contest: Contest, demo: DemoDocument) -> ResultGr
     return ResultGroup(title=name, rows=tuple(rows))
 
 
-def further_rivals(contest: Contest) -> dict[str, Rival]:
+def further_rivals(contest: Contest) -> dict[str, DemoRival]:
     """What was run beside the two that always are, by its field."""
     further = {
         "rocket_and_trees": contest.rocket_and_trees,
@@ -143,7 +152,7 @@ def further_rivals(contest: Contest) -> dict[str, Rival]:
 def _network_row(
     role: str, network: Network, demo: DemoDocument, *, gain: Gain | None = None, gap: str = NOTHING
 ) -> ResultRow:
-    latency = network.latency_ms or Latency()
+    latency = network.latency_ms or LatencyPercentiles()
     return ResultRow(
         role=role,
         name=ROLE_NAMES[role],
@@ -166,7 +175,7 @@ def gap_text(contest: Contest) -> str:
     return with_unit(percent(contest.gap_recovered, 0), "%")
 
 
-def _rival_row(role: str, rival: Rival | None, demo: DemoDocument) -> ResultRow:
+def _rival_row(role: str, rival: DemoRival | None, demo: DemoDocument) -> ResultRow:
     if rival is None or rival.reason:
         reason = "no reason was given" if rival is None or not rival.reason else rival.reason
         return ResultRow(role=role, name=ROLE_NAMES[role], reason=reason)
@@ -262,7 +271,7 @@ def _subset_row(score: SubsetScore, columns: Sequence[str], demo: DemoDocument, 
     )
 
 
-def latency_rows(demo: DemoDocument) -> tuple[tuple[str, Latency], ...]:
+def latency_rows(demo: DemoDocument) -> tuple[tuple[str, LatencyPercentiles], ...]:
     """Latency of one whole prediction in the runtime, and of the bare networks, where they were measured."""
     measured = [("whole prediction", demo.benchmark.latency_ms if demo.benchmark else None)]
     measured.append((f"network, {teacher_network(demo).removeprefix('the ')}", demo.teacher.latency_ms))
@@ -270,12 +279,12 @@ def latency_rows(demo: DemoDocument) -> tuple[tuple[str, Latency], ...]:
     return tuple((name, latency) for name, latency in measured if latency is not None and is_figure(latency.p50))
 
 
-def stage_bars(stages_us: Mapping[str, float | None] | None) -> tuple[Bar, ...]:
+def stage_bars(stages_us: Mapping[str, float | None] | None) -> tuple[WidthBar, ...]:
     """The stages of one prediction as bars, in their order; a stage that was not measured is left out."""
     known = {name: value for name, value in (stages_us or {}).items() if is_figure(value)}
     widest = max(known.values(), default=0.0) or 1.0
     return tuple(
-        Bar(name=name, written=with_unit(fixed(value), "µs"), width=round(100 * value / widest, 2))
+        WidthBar(name=name, written=with_unit(fixed(value), "µs"), width=round(100 * value / widest, 2))
         for name, value in known.items()
     )
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from mmkd_report.charts.plots import Axis, LineChart, Series, axis, line_chart, tight_axis
+from mmkd_report.charts.plots import Axis, LineChart, PlotSeries, axis, line_chart, tight_axis
 from mmkd_report.documents.evaluation import (
-    ClassScores,
     DataFacts,
     EvaluationDocument,
     Judgement,
@@ -20,6 +19,7 @@ from mmkd_report.documents.evaluation import (
     ShareJudgement,
     read_evaluation,
 )
+from mmkd_report.documents.figures import ClassScores
 from mmkd_report.pages.page import render_page
 from mmkd_report.words.formats import (
     NOTHING,
@@ -150,10 +150,10 @@ def _chart(
 ) -> LineChart:
     shares = [one.share for one in part]
     name, other = _names(found)
-    series = [Series(role=role, name=name, x=shares, y=[_score(found, one.scores) for one in part])]
+    series = [PlotSeries(role=role, name=name, x=shares, y=[_score(found, one.scores) for one in part])]
     if other is not None:
         beside = [_score(found, one.against) for one in part]
-        series.insert(0, Series(role="baseline", name=other, x=shares, y=beside))
+        series.insert(0, PlotSeries(role="baseline", name=other, x=shares, y=beside))
     spoken = "; ".join(f"{one.name} {' '.join(percent(value) for value in one.y)}" for one in series)
     return line_chart(
         series,

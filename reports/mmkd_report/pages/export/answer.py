@@ -17,7 +17,7 @@ NOTICEABLE = 1.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Timed:
+class TimedArtifact:
     """An artifact in a backend, with its latency in microseconds. `kept` says whether the bundle holds it."""
 
     artifact: ArtifactReport
@@ -69,13 +69,13 @@ def error_text(value: float | None) -> str:
     return plain(float(f"{value:.2g}")) if is_figure(value) else NOTHING
 
 
-def timed(export: ExportDocument) -> tuple[Timed, ...]:
+def timed(export: ExportDocument) -> tuple[TimedArtifact, ...]:
     """Everything that was timed, the fastest first."""
     report = export.report
     judged = [(artifact, True) for artifact in report.artifacts]
     judged += [(left_out.artifact, False) for left_out in report.left_out if left_out.artifact is not None]
     found = [
-        Timed(artifact=artifact, run=run, latency_us=run.latency_us, kept=kept)
+        TimedArtifact(artifact=artifact, run=run, latency_us=run.latency_us, kept=kept)
         for artifact, kept in judged
         for run in artifact.backends
         if is_figure(run.latency_us)
@@ -117,11 +117,11 @@ def _speed(export: ExportDocument) -> Iterator[str]:
         yield f"{listed(untimed)} {'was' if len(untimed) == 1 else 'were'} not timed."
 
 
-def _is_near(one: Timed, best: Timed) -> bool:
+def _is_near(one: TimedArtifact, best: TimedArtifact) -> bool:
     return one.latency_us < NOTICEABLE * best.latency_us
 
 
-def _against_fp32(kept: Sequence[Timed]) -> str:
+def _against_fp32(kept: Sequence[TimedArtifact]) -> str:
     """What lower precision gains, where both were timed, as the end of a sentence."""
     full = next((one for one in kept if one.artifact.precision == "fp32"), None)
     lower = next((one for one in kept if one.artifact.precision != "fp32"), None)

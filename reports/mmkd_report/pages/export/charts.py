@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmkd_report.charts.plots import PLOT_RIGHT, Axis, Tick, axis, tight_axis
+from mmkd_report.charts.plots import PLOT_RIGHT, Axis, AxisTick, axis, tight_axis
 from mmkd_report.charts.scatter import Point, Scatter, scatter
 from mmkd_report.documents.export import ActivationHistogram, ArtifactReport, ExportDocument, LayerSensitivity
 from mmkd_report.documents.figures import Measure
-from mmkd_report.pages.export.answer import Timed, backend_name, error_text, latency_text, timed
+from mmkd_report.pages.export.answer import TimedArtifact, backend_name, error_text, latency_text, timed
 from mmkd_report.words.formats import TIMES, count, fixed, is_figure, percent, plain, significant, with_unit
 from mmkd_report.words.measures import figure, tick
 
@@ -21,7 +21,7 @@ HISTOGRAM_LEFT, HISTOGRAM_TOP, HISTOGRAM_BOTTOM = 8.0, 6.0, 86.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pareto:
+class ArtifactPareto:
     """Accuracy against latency: the chart, its key (role, shape, name, hollow), and what its height is."""
 
     chart: Scatter
@@ -42,7 +42,7 @@ class SensitivityRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Histogram:
+class ClippingHistogram:
     """One tensor: SVG path data of what INT8 represents and of what it clips, and where the clipping begins."""
 
     title: str
@@ -51,7 +51,7 @@ class Histogram:
     path: str
     clipped_path: str
     limit_x: float | None
-    ticks: tuple[Tick, ...]
+    ticks: tuple[AxisTick, ...]
 
 
 def precision_role(precision: str) -> str:
@@ -59,7 +59,7 @@ def precision_role(precision: str) -> str:
     return precision if precision in ROLES else "other"
 
 
-def pareto(export: ExportDocument) -> Pareto | None:
+def pareto(export: ExportDocument) -> ArtifactPareto | None:
     """The chart; None where fewer than two ways to run were timed."""
     found = timed(export)
     if len(found) < 2:
@@ -87,10 +87,10 @@ def pareto(export: ExportDocument) -> Pareto | None:
         floor=floor,
     )
     key = tuple((precision_role(one.artifact.precision), _shape(one), one.name, not one.kept) for one in found)
-    return Pareto(chart=chart, key=key, measure=measure)
+    return ArtifactPareto(chart=chart, key=key, measure=measure)
 
 
-def _point(one: Timed, *, metric: Measure, scored: bool) -> Point:
+def _point(one: TimedArtifact, *, metric: Measure, scored: bool) -> Point:
     value = one.artifact.score(metric.name) if scored else one.artifact.parity.label_agreement
     height = value if is_figure(value) else 0.0
     percents = metric.is_share or not scored
@@ -110,7 +110,7 @@ def _scaled(point: Point, scale: float) -> Point:
     return Point(role=point.role, shape=point.shape, title=point.title, x=point.x / scale, y=point.y, kept=point.kept)
 
 
-def _shape(one: Timed) -> str:
+def _shape(one: TimedArtifact) -> str:
     return SHAPES.get(one.run.backend, "diamond")
 
 
@@ -145,12 +145,12 @@ def _sensitivity_row(row: LayerSensitivity, largest: float, float_layers: dict[s
     )
 
 
-def histograms(artifact: ArtifactReport) -> tuple[Histogram, ...]:
+def histograms(artifact: ArtifactReport) -> tuple[ClippingHistogram, ...]:
     """What the layers of an INT8 artifact read on the calibration windows, in their order."""
     return tuple(_histogram(one) for one in artifact.activations if one.bin_width > 0)
 
 
-def _histogram(one: ActivationHistogram) -> Histogram:
+def _histogram(one: ActivationHistogram) -> ClippingHistogram:
     end = max(one.bin_width * len(one.counts), one.represented or 0.0)
     heights = [math.log10(1 + number) for number in one.counts]
     tallest = max(heights) or 1.0
@@ -164,14 +164,14 @@ def _histogram(one: ActivationHistogram) -> Histogram:
         caption = f"up to {significant(one.largest)}; INT8 to {significant(limit)}, {_share(one, beyond)} beyond it"
     else:
         caption = f"up to {significant(one.largest)}; INT8 to {significant(limit)}"
-    return Histogram(
+    return ClippingHistogram(
         title=_title(one.layers),
         description=f"{count(sum(one.counts))} values, {caption}.",
         caption=caption,
         path=_bars(heights[:inside], tallest, one.bin_width / end, start=0),
         clipped_path=_bars(heights[inside:], tallest, one.bin_width / end, start=inside),
         limit_x=None if limit is None else _across(limit / end),
-        ticks=tuple(Tick(at=_across(tick / end), label=plain(tick)) for tick in over.ticks),
+        ticks=tuple(AxisTick(at=_across(tick / end), label=plain(tick)) for tick in over.ticks),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from mmkd_report.documents.export import ArtifactReport, ExportDocument, read_export
 from mmkd_report.pages.export.answer import answer, error_text, key_figures, latency_text, question, size_text
 from mmkd_report.pages.export.charts import (
-    Histogram,
+    ClippingHistogram,
     SensitivityRow,
     backends_of,
     histograms,
@@ -43,8 +43,8 @@ class Quantised:
     role: str
     verdict: str
     sensitivity: tuple[SensitivityRow, ...]
-    histograms: tuple[Histogram, ...]
-    folded_histograms: tuple[Histogram, ...]
+    histograms: tuple[ClippingHistogram, ...]
+    folded_histograms: tuple[ClippingHistogram, ...]
 
 
 def render_export(document: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mmkd_report.charts.plots import LineChart, Series, axis, line_chart, tight_axis
+from mmkd_report.charts.plots import LineChart, PlotSeries, axis, line_chart, tight_axis
 from mmkd_report.documents.judging import FaultFigures, FaultsFacts, JudgingDocument, RelativeError
 from mmkd_report.words.formats import NOTHING, is_figure, percent, significant
 
@@ -84,7 +84,7 @@ def _chart(
 
     spoken = "; ".join(f"{name} {' '.join(text(value) for value in line)}" for name, line in lines.items())
     return line_chart(
-        [Series(role=roles[name], name=name, x=severities, y=line) for name, line in lines.items()],
+        [PlotSeries(role=roles[name], name=name, x=severities, y=line) for name, line in lines.items()],
         title=one.name,
         description=f"Error at severities {' '.join(f'{value:g}' for value in severities)}: {spoken}.",
         x_label=f"severity; 1 is {one.what}",

@@ -18,7 +18,7 @@ _ROLE_NAMES = {"baseline": "Labels alone", "student": "Distilled", "teacher": "C
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pareto:
+class StudyPareto:
     """Accuracy against latency, and its key: role, shape, name, hollow."""
 
     chart: Scatter
@@ -130,7 +130,7 @@ def _effect_name(effect: Effect) -> str:
     return "labels alone" if effect.value == NONE and effect.factor == "method" else effect.value
 
 
-def pareto(study: StudyDocument) -> Pareto | None:
+def pareto(study: StudyDocument) -> StudyPareto | None:
     """The score of every entry against the latency of its student; None where latencies were not measured.
 
     Better is up: of an error the axis is upside down.
@@ -164,7 +164,7 @@ def pareto(study: StudyDocument) -> Pareto | None:
         y_text=lambda value: tick(measure.rank(value), measure),
     )
     roles = [role for role in _SHAPES if any(point.role == role for point in marks)]
-    return Pareto(chart=chart, key=tuple((role, _SHAPES[role], _ROLE_NAMES[role], False) for role in roles))
+    return StudyPareto(chart=chart, key=tuple((role, _SHAPES[role], _ROLE_NAMES[role], False) for role in roles))
 
 
 def _role(entry: EntryRow) -> str:

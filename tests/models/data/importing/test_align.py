@@ -9,19 +9,19 @@ from mmkd_edge.errors import DatasetError
 from mmkd_models.commands.recipes import run_recipe
 from mmkd_models.data.importing.clocks.align import proposed
 from mmkd_models.data.importing.recipe import read_recipe
-from mmkd_models.data.importing.series import Frames, Series
+from mmkd_models.data.importing.series import CameraFrames, SampleSeries
 
 START_NS = 1_762_151_400 * 10**9
 
 
-def bouts(seed: int, *, rate_hz: float, late_s: float, channels: int = 2, length_s: float = 60.0) -> Series:
+def bouts(seed: int, *, rate_hz: float, late_s: float, channels: int = 2, length_s: float = 60.0) -> SampleSeries:
     """Movement that comes and goes, the same for every seed, seen by a clock that is late; noise of its own."""
     course = np.abs(np.random.default_rng(0).normal(size=round(length_s * 2))).repeat(10)
     true_s = np.arange(round(length_s * rate_hz)) / rate_hz
     strength = np.interp(true_s, np.arange(len(course)) / 20.0, course)
     noise = np.random.default_rng(seed).normal(size=(len(true_s), channels))
     times = START_NS + np.rint((true_s + late_s) * 1e9).astype(np.int64)
-    return Series(times=times, values=(strength[:, None] * noise).astype(np.float32))
+    return SampleSeries(times=times, values=(strength[:, None] * noise).astype(np.float32))
 
 
 @pytest.mark.parametrize("late_s", [-7.4, 0.0, 3.2])
@@ -35,7 +35,7 @@ def test_the_course_of_movement_tells_the_shift(late_s):
 
 
 def test_sensors_that_saw_other_things_agree_hardly():
-    other = Series(
+    other = SampleSeries(
         times=START_NS + np.arange(3000) * 20_000_000,
         values=np.random.default_rng(5).normal(size=(3000, 1)).astype(np.float32),
     )
@@ -55,14 +55,14 @@ def test_a_clap_tells_the_shift():
 def test_a_camera_is_laid_beside_a_sensor():
     acc = bouts(1, rate_hz=50, late_s=0.0)
     seen = bouts(3, rate_hz=25, late_s=1.5, channels=48)
-    frames = Frames(
+    frames = CameraFrames(
         times=seen.times, values=np.clip(128 + 40 * seen.values, 0, 255).astype(np.uint8).reshape(-1, 6, 8, 1)
     )
     assert proposed("r", "lips", frames, "acc", acc, "xcorr").offset_s == pytest.approx(-1.5, abs=0.06)
 
 
 def test_a_sensor_that_never_moves_suggests_nothing():
-    still = Series(times=START_NS + np.arange(100) * 10**7, values=np.ones((100, 1), dtype=np.float32))
+    still = SampleSeries(times=START_NS + np.arange(100) * 10**7, values=np.ones((100, 1), dtype=np.float32))
     assert proposed("r", "gyro", still, "acc", bouts(1, rate_hz=50, late_s=0.0), "xcorr") is None
 
 

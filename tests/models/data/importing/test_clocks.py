@@ -12,17 +12,17 @@ import pytest
 from scipy.signal import resample_poly
 
 from mmkd_edge.errors import DatasetError
-from mmkd_models.data.importing.clocks.clock import Clock
+from mmkd_models.data.importing.clocks.clock import TimeColumn
 from mmkd_models.data.importing.grids import polyphase, resample
 from mmkd_models.data.importing.grids.resample import grid_blocks
-from mmkd_models.data.importing.readers.block import Block
-from mmkd_models.data.importing.recipe import Table
-from mmkd_models.data.importing.series import Series, clock_facts, in_order
+from mmkd_models.data.importing.readers.block import RowBlock
+from mmkd_models.data.importing.recipe import TextTable
+from mmkd_models.data.importing.series import SampleSeries, clock_facts, in_order
 
 
 def read(values, **table):
-    block = Block(file=Path("log.csv"), frame=pl.DataFrame({"t": values}), place=lambda row: f"log.csv:{row + 2}")
-    times, kept = Clock(Table(**table), "t").read(block)
+    block = RowBlock(file=Path("log.csv"), frame=pl.DataFrame({"t": values}), place=lambda row: f"log.csv:{row + 2}")
+    times, kept = TimeColumn(TextTable(**table), "t").read(block)
     return times[kept].tolist()
 
 
@@ -93,7 +93,7 @@ def test_the_hour_that_comes_twice_may_be_told_and_the_one_left_out_dropped():
 
 
 def series(times_s, values):
-    return Series(
+    return SampleSeries(
         times=np.rint(np.asarray(times_s) * 1e9).astype(np.int64),
         values=np.asarray(values, dtype=np.float32).reshape(len(times_s), -1),
     )

@@ -21,7 +21,7 @@ from mmkd_models.data import check_dataset
 from mmkd_models.data.importing.draft import draft_recipe
 from mmkd_models.data.importing.from_recipe import RecipeReport, import_recipe
 from mmkd_models.data.importing.patterns import FoundFile
-from mmkd_models.data.importing.recipe import Source, read_recipe
+from mmkd_models.data.importing.recipe import SensorSource, read_recipe
 from mmkd_models.data.importing.video.read_camera import CameraReader
 from mmkd_models.data.importing.video.region import Motion, moving_box
 
@@ -293,7 +293,7 @@ def test_a_rate_of_film_stays_exact_over_minutes(tmp_path):
     frames = np.zeros((3200, 16, 16), dtype=np.uint8)
     frames[np.arange(3200), np.arange(3200) % 16] = 255
     write_film(tmp_path / "long.mp4", frames, 24000 / 1001)
-    source = Source(modality="lips", files="long.mp4", height=4, width=4)
+    source = SensorSource(modality="lips", files="long.mp4", height=4, width=4)
     reader = CameraReader.opened(source, FoundFile(path=tmp_path / "long.mp4", parts={}))
     assert reader.sensor.rate_hz == pytest.approx(24000 / 1001, rel=1e-5)
     with ExitStack() as stack:

@@ -18,7 +18,7 @@ from mmkd_models.data import check_dataset, open_dataset, write_dataset
 from mmkd_models.data.importing.build import import_recordings
 from mmkd_models.data.importing.from_recipe import import_recipe
 from mmkd_models.data.importing.recipe import LabelRule, SplitRule, WindowRule, read_recipe
-from mmkd_models.data.importing.recorded import Interval, Recorded, Sensor, series_of
+from mmkd_models.data.importing.recorded import ImportedRecording, ImportedSensor, Interval, series_of
 
 START_S = 1_762_151_400
 
@@ -233,7 +233,7 @@ def test_recordings_of_a_users_own_reader(tmp_path):
             times = 1_000_000_000 + 100 * number + np.arange(80) / 20
             states = [Interval(start_ns=int(times[0]) * 10**9, end_ns=int(times[40]) * 10**9, value="on")]
             states.append(Interval(start_ns=int(times[40]) * 10**9, end_ns=int(times[40] + 2) * 10**9, value="off"))
-            yield Recorded(
+            yield ImportedRecording(
                 name=f"run {number}",
                 parts={"line": f"L{number}"},
                 series={"vib": [series_of(times, rng.normal(size=(80, 3)))]},
@@ -243,7 +243,7 @@ def test_recordings_of_a_users_own_reader(tmp_path):
     report = import_recordings(
         tmp_path / "line",
         recordings(),
-        sensors=[Sensor(name="vib", channels=("x", "y", "z"), rate_hz=20.0, unit="g")],
+        sensors=[ImportedSensor(name="vib", channels=("x", "y", "z"), rate_hz=20.0, unit="g")],
         windows=WindowRule(length_s=1.0, columns=("line",)),
         labels=LabelRule(classes=("on", "off")),
         split=SplitRule(group="line", folds=3),

@@ -8,11 +8,11 @@ import pytest
 from mmkd_edge.frames import missing_frames, with_missing
 from mmkd_models.data import Windows, open_dataset, shipped_dataset
 from mmkd_models.data.sources import StoredWindows
-from mmkd_models.evaluate.faults.sensor import Sensor
+from mmkd_models.evaluate.faults.sensor import FaultedChannels
 from mmkd_models.evaluate.faults.table import FAULTS, NAMES, FaultName
 from mmkd_models.evaluate.suites.under_faults import faults_for, sensors_of, with_fault
 
-MIC = Sensor(mean=np.zeros(1), std=np.ones(1), rate_hz=8000.0)
+MIC = FaultedChannels(mean=np.zeros(1), std=np.ones(1), rate_hz=8000.0)
 VIDEO = [name for name in NAMES if "video" in FAULTS[name].kinds]
 
 
@@ -30,7 +30,7 @@ def words() -> Windows:
 
 
 @pytest.fixture(scope="module")
-def sensors() -> dict[str, Sensor]:
+def sensors() -> dict[str, FaultedChannels]:
     return sensors_of(open_dataset(shipped_dataset("grid_words")).split("train"), ["voice", "lips"])
 
 
@@ -88,7 +88,9 @@ def test_a_knocked_camera_shows_the_same_picture_somewhere_else_in_all_frames() 
 
 
 @pytest.mark.parametrize("name", faults_for(open_dataset(shipped_dataset("grid_words")).spec.modalities))
-def test_a_word_has_the_same_fault_in_every_subset(name: FaultName, words: Windows, sensors: dict[str, Sensor]) -> None:
+def test_a_word_has_the_same_fault_in_every_subset(
+    name: FaultName, words: Windows, sensors: dict[str, FaultedChannels]
+) -> None:
     whole = with_fault(words, name, 1.0, seed=3, sensors=sensors).take([5])
     part = with_fault(words.subset(np.array([5, 7])), name, 1.0, seed=3, sensors=sensors).take([0])
     clean = words.take([5])
@@ -101,7 +103,7 @@ def test_a_word_has_the_same_fault_in_every_subset(name: FaultName, words: Windo
         assert (np.abs(np.nan_to_num(whole["voice"])) <= 1).all()
 
 
-def test_frames_that_were_missing_stay_missing(words: Windows, sensors: dict[str, Sensor]) -> None:
+def test_frames_that_were_missing_stay_missing(words: Windows, sensors: dict[str, FaultedChannels]) -> None:
     missing = np.zeros((len(words), 10), dtype=bool)
     missing[:, 2] = True
     frames = with_missing(words.take(np.arange(len(words)))["lips"], missing)

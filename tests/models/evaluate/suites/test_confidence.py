@@ -7,7 +7,7 @@ import pytest
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.data import Dataset, Windows
-from mmkd_models.evaluate.suites.answering import Answering, Answers
+from mmkd_models.evaluate.suites.answering import Answers, AskedModel
 from mmkd_models.evaluate.suites.confidence import judge_confidence
 from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_report.documents.judging import JudgedModel
@@ -20,7 +20,7 @@ def sure(windows: Windows) -> Answers:
     return np.log(np.tile([0.8, 0.1, 0.1], (len(windows), 1)))
 
 
-MODEL = Answering(facts=FACTS, practised=None, cautions=(), ask=sure)
+MODEL = AskedModel(facts=FACTS, practised=None, cautions=(), ask=sure)
 
 
 def test_the_estimate_is_the_mean_probability_of_the_answers(machines: Dataset) -> None:
@@ -42,7 +42,7 @@ def test_calibration_error_is_that_of_torchmetrics(machines: Dataset) -> None:
     def ask(windows: Windows) -> Answers:
         return np.random.default_rng(7).normal(0, 1.5, (len(windows), 3))
 
-    model = Answering(facts=FACTS, practised=None, cautions=(), ask=ask)
+    model = AskedModel(facts=FACTS, practised=None, cautions=(), ask=ask)
     test = machines.split("test")
     parts = {"train": machines.split("train"), "calibration": machines.split("valid")}
     sound = judge_confidence([model], test, **parts, seed=0, on_part=lambda part: None).models["sure"].rows[0]

@@ -12,7 +12,7 @@ import pytest
 from mmkd_edge.errors import UsageError
 from mmkd_models.data import Dataset, Windows
 from mmkd_models.evaluate.suites import cost
-from mmkd_models.evaluate.suites.answering import Answering, Answers
+from mmkd_models.evaluate.suites.answering import Answers, AskedModel
 from mmkd_models.evaluate.suites.cost_file import TEMPLATE, read_cost
 from mmkd_models.evaluate.suites.detection import detection_of, healthy_labels
 from mmkd_models.evaluate.suites.reckoning import judge_cost
@@ -247,13 +247,13 @@ def test_healthy_labels_are_checked(machines: Dataset, rigs: dict[str, Dataset])
     )
 
 
-def model(name: str, role: ModelRole, right: float) -> Answering:
+def model(name: str, role: ModelRole, right: float) -> AskedModel:
     def ask(windows: Windows) -> Answers:
         wrong = np.random.default_rng(2).uniform(size=len(windows)) > right
         return np.eye(3)[np.where(wrong, (windows.labels + 1) % 3, windows.labels)]
 
     facts = JudgedModel(name=name, path=name, sha256="0" * 64, role=role, modalities=("acc",), parameters=1)
-    return Answering(facts=facts, practised=None, cautions=(), ask=ask)
+    return AskedModel(facts=facts, practised=None, cautions=(), ask=ask)
 
 
 def test_marks_say_what_was_measured_entered_and_neither(machines: Dataset, tmp_path: Path) -> None:

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 
 from mmkd_models.data import Dataset, Windows
-from mmkd_models.evaluate.faults.sensor import Sensor
+from mmkd_models.evaluate.faults.sensor import FaultedChannels
 from mmkd_models.evaluate.faults.table import FAULTS, NAMES, SEVERITIES, FaultName, hit_channels
-from mmkd_models.evaluate.suites.answering import Answering, Answers
+from mmkd_models.evaluate.suites.answering import Answers, AskedModel
 from mmkd_models.evaluate.suites.under_faults import judge_faults, sensors_of, with_fault
 from mmkd_report.documents.judging import JudgedModel
 
-SENSOR = Sensor(mean=np.array([1.0]), std=np.array([2.0]), rate_hz=200.0)
+SENSOR = FaultedChannels(mean=np.array([1.0]), std=np.array([2.0]), rate_hz=200.0)
 RAMP = np.arange(10.0)[:, None]
 
 
 def broken(
-    name: FaultName, severity: float, x: np.ndarray = RAMP, sensor: Sensor = SENSOR, seed: int = 0
+    name: FaultName, severity: float, x: np.ndarray = RAMP, sensor: FaultedChannels = SENSOR, seed: int = 0
 ) -> np.ndarray:
     return FAULTS[name].apply(x, sensor, severity, np.random.default_rng(seed))
 
@@ -36,7 +36,7 @@ SAMPLED = [name for name in NAMES if "video" not in FAULTS[name].kinds]
 @pytest.mark.parametrize("name", SAMPLED)
 def test_a_fault_leaves_its_argument_alone_and_is_the_same_again(name: FaultName) -> None:
     x = np.random.default_rng(1).normal(size=(20, FAULTS[name].channels))
-    sensor = Sensor(mean=np.zeros(x.shape[1]), std=np.ones(x.shape[1]), rate_hz=100.0)
+    sensor = FaultedChannels(mean=np.zeros(x.shape[1]), std=np.ones(x.shape[1]), rate_hz=100.0)
     before = x.copy()
     first = broken(name, 1.0, x, sensor)
     np.testing.assert_array_equal(x, before)
@@ -49,7 +49,7 @@ def test_a_fault_leaves_its_argument_alone_and_is_the_same_again(name: FaultName
 )
 def test_what_is_missing_stays_missing(name: FaultName) -> None:
     x = np.full((20, 2), np.nan)
-    sensor = Sensor(mean=np.zeros(2), std=np.ones(2), rate_hz=100.0)
+    sensor = FaultedChannels(mean=np.zeros(2), std=np.ones(2), rate_hz=100.0)
     assert np.isnan(broken(name, 1.0, x, sensor)).all()
 
 
@@ -114,7 +114,7 @@ def test_a_window_has_the_same_fault_in_every_subset(machines: Dataset) -> None:
     assert not np.array_equal(whole["acc"], other["acc"], equal_nan=True)
 
 
-def model(name: str, right: Sequence[int], *, practised: frozenset | None = frozenset()) -> Answering:
+def model(name: str, right: Sequence[int], *, practised: frozenset | None = frozenset()) -> AskedModel:
     """Answers the class that its mean level says, always right on the windows named."""
 
     def ask(windows: Windows) -> Answers:
@@ -124,7 +124,7 @@ def model(name: str, right: Sequence[int], *, practised: frozenset | None = froz
         return answers
 
     facts = JudgedModel(name=name, path=name, sha256="0" * 64, role="labels alone", modalities=("acc",), parameters=1)
-    return Answering(facts=facts, practised=practised, cautions=(), ask=ask)
+    return AskedModel(facts=facts, practised=practised, cautions=(), ask=ask)
 
 
 def test_error_is_told_in_that_of_labels_alone(machines: Dataset) -> None:
@@ -167,7 +167,7 @@ def test_numbers_and_several_labels_have_errors_of_their_own(kind: str, measure:
         return truth + 30.0 if kind == "regression" else 20 * truth - 10
 
     facts = JudgedModel(name="ours", path="ours", sha256="0" * 64, role="distilled", modalities=("acc",), parameters=1)
-    ours = Answering(facts=facts, practised=None, cautions=(), ask=ask)
+    ours = AskedModel(facts=facts, practised=None, cautions=(), ask=ask)
     found = judge_faults([ours], test, train=rig.split("train"), baseline=None, seed=0, on_part=lambda part: None)
     assert found.measure == measure
     assert found.sound["ours"] == pytest.approx(30.0 if kind == "regression" else 0.0)

@@ -14,7 +14,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, Windows, write_dataset
 from mmkd_models.evaluate.confidence import reliability
-from mmkd_models.evaluate.suites.answering import Answering, Answers
+from mmkd_models.evaluate.suites.answering import Answers, AskedModel
 from mmkd_models.evaluate.suites.groups import change_of, judge_groups
 from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_report.documents.judging import JudgedModel, ModelRole
@@ -41,7 +41,7 @@ def windows(tmp_path: Path) -> Windows:
     ).split("test")
 
 
-def model(name: str, right: dict[str, float], role: ModelRole = "distilled") -> Answering:
+def model(name: str, right: dict[str, float], role: ModelRole = "distilled") -> AskedModel:
     """Right in a share of the windows of each press, with probabilities of its own."""
 
     def ask(windows: Windows) -> Answers:
@@ -53,7 +53,7 @@ def model(name: str, right: dict[str, float], role: ModelRole = "distilled") -> 
         return answers
 
     facts = JudgedModel(name=name, path=name, sha256="0" * 64, role=role, modalities=("vib",), parameters=1)
-    return Answering(facts=facts, practised=None, cautions=(), ask=ask)
+    return AskedModel(facts=facts, practised=None, cautions=(), ask=ask)
 
 
 OURS = model("ours", {"a": 0.9, "b": 0.8, "c": 0.5, "d": 0.1})

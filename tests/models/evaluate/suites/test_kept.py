@@ -10,7 +10,7 @@ import pytest
 
 from mmkd_edge.errors import CheckpointError
 from mmkd_models.data import Dataset, Windows
-from mmkd_models.evaluate.suites.answering import Answering, Answers
+from mmkd_models.evaluate.suites.answering import Answers, AskedModel
 from mmkd_models.evaluate.suites.kept import ask, with_kept_answers
 from mmkd_models.evaluate.suites.suite import portions
 from mmkd_models.evaluate.suites.under_faults import sensors_of, with_fault
@@ -29,9 +29,9 @@ class Counting:
         return np.stack([mean, -mean, 0 * mean], axis=1)
 
 
-def answering(counting: Counting, sha256: str = "a" * 64) -> Answering:
+def answering(counting: Counting, sha256: str = "a" * 64) -> AskedModel:
     facts = JudgedModel(name="m", path="m", sha256=sha256, role="distilled", modalities=("acc",), parameters=1)
-    return Answering(facts=facts, practised=None, cautions=(), ask=counting)
+    return AskedModel(facts=facts, practised=None, cautions=(), ask=counting)
 
 
 def test_the_same_windows_are_asked_once(sites: Dataset, tmp_path: Path) -> None:

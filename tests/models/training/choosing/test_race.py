@@ -18,10 +18,10 @@ from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
 from mmkd_models.training.choosing.race import labelled_race, mixings, taught_race
 from mmkd_models.training.teacher_set import TaughtBy
-from mmkd_models.training.trainings import Run, TrainingData, train_teacher
+from mmkd_models.training.trainings import TrainingData, TrainingRun, train_teacher
 from mmkd_report.documents.demo import LABELS_ALONE
 
-RUN = Run(train=TrainConfig(steps=4, batch=12, eval_every=2, seed=3), augment=AUGMENT)
+RUN = TrainingRun(train=TrainConfig(steps=4, batch=12, eval_every=2, seed=3), augment=AUGMENT)
 
 
 @pytest.fixture(scope="module")

@@ -14,15 +14,15 @@ from mmkd_edge.errors import CheckpointError
 from mmkd_models.data import Dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, StudentKind
-from mmkd_models.novelty import MOST_CENTRES, NoveltyScore, Seen, seen_from, seen_tensors
+from mmkd_models.novelty import MOST_CENTRES, NoveltyScore, TrainingEmbeddings, seen_from, seen_tensors
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, write_student
 from mmkd_models.training.closed_form.students import labelled_student
 from mmkd_models.training.judging.novelty import seen_of
-from mmkd_models.training.trainings import Run, TrainingData, train_baseline
+from mmkd_models.training.trainings import TrainingData, TrainingRun, train_baseline
 
 WIDTH = 6
-RUN = Run(train=TrainConfig(steps=2, batch=8), augment=AugmentConfig())
+RUN = TrainingRun(train=TrainConfig(steps=2, batch=8), augment=AugmentConfig())
 
 
 def config_of(kind: StudentKind) -> StudentConfig:
@@ -86,7 +86,7 @@ def test_a_file_keeps_it() -> None:
     assert all(torch.equal(getattr(back, name), tensor) for name, tensor in seen_tensors(seen).items())
 
 
-def altered(seen: Seen, what: str) -> dict[str, torch.Tensor]:
+def altered(seen: TrainingEmbeddings, what: str) -> dict[str, torch.Tensor]:
     tensors = seen_tensors(seen)
     match what:
         case "missing":

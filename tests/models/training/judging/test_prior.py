@@ -16,7 +16,7 @@ from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.judging.prior import adjusted_fit, chosen_tau, evening_bias, log_prior
 from mmkd_models.training.loop import Fit
 from mmkd_models.training.predict import scores_of
-from mmkd_models.training.trainings import Run, TrainingData, train_baseline
+from mmkd_models.training.trainings import TrainingData, TrainingRun, train_baseline
 
 
 def test_the_prior_is_the_share_of_each_class_among_the_known_labels() -> None:
@@ -79,7 +79,7 @@ def test_raw_answers_are_evened_out_in_their_own_unit(dataset: Dataset, size: fl
 def test_the_adjustment_is_the_bias_of_the_head(dataset: Dataset) -> None:
     """A student that tells both classes apart, and is then made to favour class 0 as labels of fifty to one would."""
     data = TrainingData(train=dataset.split("train"), valid=dataset.split("valid"), sha256="ab" * 32)
-    run = Run(train=TrainConfig(steps=40, batch=16, eval_every=20), augment=AUGMENT)
+    run = TrainingRun(train=TrainConfig(steps=40, batch=16, eval_every=20), augment=AUGMENT)
     trained = train_baseline(data, "acc", student_config("tiny"), run)
     labels = np.array([0] * 50 + [1])
     favour = torch.from_numpy(log_prior(labels, 2)).float()

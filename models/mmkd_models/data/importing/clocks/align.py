@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_models.data.importing.recipe import AlignOn
-from mmkd_models.data.importing.series import SECOND_NS, Frames, Samples
+from mmkd_models.data.importing.series import SECOND_NS, CameraFrames, Samples
 
 GRID_HZ = 50.0
 """Of the courses that are compared: a shift is told to 20 ms."""
@@ -70,7 +70,7 @@ def _course(samples: Samples) -> npt.NDArray[np.float64] | None:
     """(G,) how much a sensor moves in each step of the grid, in standard deviations; None where it never does."""
     if len(samples) < 2:
         return None
-    moved = _moved_frames(samples) if isinstance(samples, Frames) else _moved(np.asarray(samples.values))
+    moved = _moved_frames(samples) if isinstance(samples, CameraFrames) else _moved(np.asarray(samples.values))
     step = ((samples.times[1:] - samples.times[0]) * GRID_HZ / SECOND_NS).astype(np.int64)
     known = np.isfinite(moved)
     count = int(step[-1]) + 1
@@ -96,7 +96,7 @@ def _moved(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return np.where(count > 0, sums / np.maximum(count, 1), np.nan)
 
 
-def _moved_frames(frames: Frames) -> npt.NDArray[np.float64]:
+def _moved_frames(frames: CameraFrames) -> npt.NDArray[np.float64]:
     """(L - 1,) the mean change of a pixel, a few frames at a time."""
     parts = []
     for first in range(0, len(frames) - 1, _FRAMES):

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError
-from mmkd_models.data.importing.readers.block import Block, stripped
-from mmkd_models.data.importing.recipe import Table, TimeUnit
+from mmkd_models.data.importing.readers.block import RowBlock, stripped
+from mmkd_models.data.importing.recipe import TextTable, TimeUnit
 from mmkd_models.data.importing.series import SECOND_NS, Times
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ _LOCAL = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d")
 _DAY_NS = 86_400 * SECOND_NS
 
 
-class Clock:
+class TimeColumn:
     """Reads the column of times of one file, block by block; knows what the blocks before told."""
 
-    def __init__(self, table: Table, column: str) -> None:
+    def __init__(self, table: TextTable, column: str) -> None:
         self._table, self._column = table, column
         self._unit = table.time_unit
         self._last_local: int | None = None
@@ -43,7 +43,7 @@ class Clock:
         """Whether times are since 1970; numbers in a declared unit may count from anywhere."""
         return self._unit == "iso" or self._table.time_unit == "auto"
 
-    def read(self, block: Block) -> tuple[Times, npt.NDArray[np.bool_]]:
+    def read(self, block: RowBlock) -> tuple[Times, npt.NDArray[np.bool_]]:
         """Gives the time of every row, and which rows have one; a left-out hour may be told to be dropped.
 
         Raises DatasetError, with the line, where a row has no time, one that cannot be read, or one to come.
@@ -77,7 +77,7 @@ class Clock:
             self._unit = "auto" if is_number and not self._table.time_format else "iso"
         return self._unit == "iso"
 
-    def _from_numbers(self, block: Block, column: pl.Series) -> Times:
+    def _from_numbers(self, block: RowBlock, column: pl.Series) -> Times:
         import polars as pl
 
         text = column
@@ -98,7 +98,7 @@ class Clock:
             return np.asarray(whole.to_numpy() * factor)
         return np.asarray(np.rint(values.to_numpy() * factor).astype(np.int64))
 
-    def _unit_of(self, block: Block, value: float) -> TimeUnit:
+    def _unit_of(self, block: RowBlock, value: float) -> TimeUnit:
         units: tuple[TimeUnit, ...] = ("s", "ms", "us", "ns")
         for power, unit in enumerate(units):
             if _LEAST_EPOCH_S * 1e3**power <= value < _LEAST_EPOCH_S * 1e3 ** (power + 1):
@@ -108,7 +108,7 @@ class Clock:
             " set time_unit to 's', 'ms', 'us' or 'ns' if it counts from the start"
         )
 
-    def _from_text(self, block: Block, column: pl.Series) -> tuple[Times, npt.NDArray[np.bool_]]:
+    def _from_text(self, block: RowBlock, column: pl.Series) -> tuple[Times, npt.NDArray[np.bool_]]:
         import polars as pl
 
         given = self._table.time_format
@@ -137,7 +137,7 @@ class Clock:
         )
         return self._from_stamps(block, stamps)
 
-    def _from_stamps(self, block: Block, stamps: pl.Series) -> tuple[Times, npt.NDArray[np.bool_]]:
+    def _from_stamps(self, block: RowBlock, stamps: pl.Series) -> tuple[Times, npt.NDArray[np.bool_]]:
         import polars as pl
 
         stamps = stamps.cast(
@@ -153,7 +153,7 @@ class Clock:
             )
         return self._from_local(block, stamps)
 
-    def _from_local(self, block: Block, stamps: pl.Series) -> tuple[Times, npt.NDArray[np.bool_]]:
+    def _from_local(self, block: RowBlock, stamps: pl.Series) -> tuple[Times, npt.NDArray[np.bool_]]:
         import polars as pl
 
         zone = self._table.timezone
@@ -184,7 +184,7 @@ class Clock:
         take_late = twice & self._is_late(stamps.cast(pl.Int64).to_numpy(), twice)
         return np.where(take_late, late_ns, early_ns), ~absent
 
-    def _refuse_unknown_hour(self, block: Block, stamps: pl.Series) -> None:
+    def _refuse_unknown_hour(self, block: RowBlock, stamps: pl.Series) -> None:
         """Refuses a file that begins in an hour that came twice, and never jumps back to tell which it was."""
         if not bool((np.diff(stamps.dt.timestamp("ns").to_numpy()) < 0).any()):
             raise DatasetError(
@@ -203,14 +203,14 @@ class Clock:
         self._is_second_hour = bool(second[-1] and twice[-1])
         return np.asarray(second)
 
-    def _refuse(self, block: Block, wrong: pl.Series, values: pl.Series, words: str) -> None:
+    def _refuse(self, block: RowBlock, wrong: pl.Series, values: pl.Series, words: str) -> None:
         if wrong.any():
             row = int(np.flatnonzero(wrong.to_numpy())[0])
             value: Any = values[row]
             got = value.isoformat() if isinstance(value, datetime) else repr(value)
             raise DatasetError(f"{block.place(row)}: column {self._column!r}: {words.format(got)}")
 
-    def _refuse_future(self, block: Block, times: Times, kept: npt.NDArray[np.bool_]) -> None:
+    def _refuse_future(self, block: RowBlock, times: Times, kept: npt.NDArray[np.bool_]) -> None:
         now = int(datetime.now(tz=timezone.utc).timestamp()) * SECOND_NS
         wrong = kept & (times > now + _DAY_NS)
         if wrong.any():
@@ -221,7 +221,7 @@ class Clock:
             )
 
 
-def start_ns(text: str, table: Table, *, place: str) -> int:
+def start_ns(text: str, table: TextTable, *, place: str) -> int:
     """Gives when a recording began. Raises DatasetError where the text is no time, or a local one without a zone."""
     try:
         found = datetime.strptime(text, table.time_format) if table.time_format else _from_iso(text)

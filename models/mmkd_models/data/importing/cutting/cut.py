@@ -21,7 +21,7 @@ from mmkd_models.data.importing.cutting.labels import Answers, labelled_interval
 from mmkd_models.data.importing.grids.grids import Grids, Placed
 from mmkd_models.data.importing.intervals import majority
 from mmkd_models.data.importing.recipe import LabelRule, SplitRule, WindowRule
-from mmkd_models.data.importing.recorded import Interval, Recorded
+from mmkd_models.data.importing.recorded import ImportedRecording, Interval
 from mmkd_models.data.importing.series import SECOND_NS, Times
 from mmkd_models.data.sources import Rows, first_sample, latest_start_s, window_starts_s
 
@@ -138,7 +138,7 @@ def _centred(
     return np.array(starts, dtype=np.float64), np.array(labels, dtype=object)
 
 
-def _fact(recorded: Recorded, name: str, starts_ns: Times, length_ns: int) -> npt.NDArray[np.object_]:
+def _fact(recorded: ImportedRecording, name: str, starts_ns: Times, length_ns: int) -> npt.NDArray[np.object_]:
     """The value of a part of the path, or of a column where it is the same all through the window; else empty."""
     if name in recorded.parts:
         return np.full(len(starts_ns), recorded.parts[name], dtype=object)
@@ -146,7 +146,9 @@ def _fact(recorded: Recorded, name: str, starts_ns: Times, length_ns: int) -> np
     return majority(runs, starts_ns, length_ns, purity=_WHOLE)
 
 
-def _refuse_no_group(recorded: Recorded, group: str, at_start: npt.NDArray[np.object_], starts_ns: Times) -> None:
+def _refuse_no_group(
+    recorded: ImportedRecording, group: str, at_start: npt.NDArray[np.object_], starts_ns: Times
+) -> None:
     none = np.flatnonzero(at_start == "")
     if len(none):
         when = time_text(int(starts_ns[none[0]])) if recorded.is_utc else f"{starts_ns[none[0]] / SECOND_NS:g} s"

@@ -18,7 +18,7 @@ from mmkd_models.data.files import AnyArray
 from mmkd_models.data.importing.grids.grids import Grids, Placed
 from mmkd_models.data.importing.intervals import covered_ns, known_labels, majority, refuse_overlaps
 from mmkd_models.data.importing.recipe import TARGET, LabelRule
-from mmkd_models.data.importing.recorded import Interval, Recorded
+from mmkd_models.data.importing.recorded import ImportedRecording, Interval
 from mmkd_models.data.importing.series import SECOND_NS, Times
 from mmkd_models.data.labels import UNKNOWN
 from mmkd_models.data.sources import Rows, first_sample
@@ -48,7 +48,7 @@ def window_answers(placed: Placed, grids: Grids, rule: LabelRule, starts_ns: Tim
             return _objects([None if one is None else float(one) for one in found])
 
 
-def labelled_intervals(recorded: Recorded, rule: LabelRule) -> list[Interval]:
+def labelled_intervals(recorded: ImportedRecording, rule: LabelRule) -> list[Interval]:
     """Gives the intervals that have a label, in order of time; of several labels at once those of each label.
 
     Raises DatasetError where two overlap, of several labels two of one label.
@@ -94,7 +94,7 @@ def _objects(values: Sequence[Any]) -> Answers:
     return found
 
 
-def _classes(recorded: Recorded, rule: LabelRule, starts_ns: Times, length_ns: int) -> Answers:
+def _classes(recorded: ImportedRecording, rule: LabelRule, starts_ns: Times, length_ns: int) -> Answers:
     if rule.path or rule.table:
         value = recorded.parts.get(rule.path or rule.label, "")
         whole = known_labels([Interval(start_ns=0, end_ns=0, value=value, place=recorded.name)], rule)
@@ -103,7 +103,7 @@ def _classes(recorded: Recorded, rule: LabelRule, starts_ns: Times, length_ns: i
     return _objects([one or None for one in found])
 
 
-def _sets(recorded: Recorded, rule: LabelRule, starts_ns: Times, length_ns: int) -> Answers:
+def _sets(recorded: ImportedRecording, rule: LabelRule, starts_ns: Times, length_ns: int) -> Answers:
     """The labels that are on: each covers its share of the window, or hardly any of it, or the window has none."""
     if rule.path or (rule.table and not rule.flags):
         value = recorded.parts.get(rule.path or rule.label, "")
@@ -150,7 +150,7 @@ def _labels_of(one: Interval, rule: LabelRule) -> tuple[str, ...] | None:
     return found
 
 
-def _flag_intervals(recorded: Recorded, rule: LabelRule) -> Iterator[Interval]:
+def _flag_intervals(recorded: ImportedRecording, rule: LabelRule) -> Iterator[Interval]:
     """When each label is on, by its column; without a value where the column has none."""
     for label, column in rule.flags.items():
         for run in recorded.runs.get(column, ()):

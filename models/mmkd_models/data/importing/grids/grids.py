@@ -16,7 +16,7 @@ import numpy as np
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_models.data.files import AnyArray
 from mmkd_models.data.importing.grids.resample import sensor_blocks
-from mmkd_models.data.importing.recorded import Recorded, Sensor
+from mmkd_models.data.importing.recorded import ImportedRecording, ImportedSensor
 from mmkd_models.data.importing.series import SECOND_NS, opened_at
 from mmkd_models.data.kinds import present_of
 
@@ -33,7 +33,7 @@ class Placed:
         absent: sensors that it lacks.
     """
 
-    recorded: Recorded
+    recorded: ImportedRecording
     origin_ns: int
     first: Mapping[str, int]
     lengths: Mapping[str, int]
@@ -44,7 +44,12 @@ class Grids:
     """The grids of all recordings, in files of a folder that is there."""
 
     def __init__(
-        self, folder: Path, sensors: Sequence[Sensor], *, cover: Literal["all", "any"], filled: Mapping[str, int] = {}
+        self,
+        folder: Path,
+        sensors: Sequence[ImportedSensor],
+        *,
+        cover: Literal["all", "any"],
+        filled: Mapping[str, int] = {},
     ) -> None:
         """Opens the files for adding.
 
@@ -63,7 +68,7 @@ class Grids:
             if sensor.kind == "video":
                 self._files[f"{sensor.name}.present"] = opened_at(self._present(sensor.name), count)
 
-    def add(self, recorded: Recorded) -> Placed:
+    def add(self, recorded: ImportedRecording) -> Placed:
         """Puts a recording on the grids, at the end of the files.
 
         Raises:
@@ -90,7 +95,7 @@ class Grids:
             absent=tuple(sensor.name for sensor in self.sensors if not recorded.series.get(sensor.name)),
         )
 
-    def _append(self, recorded: Recorded, sensor: Sensor, *, origin_ns: int, count: int) -> None:
+    def _append(self, recorded: ImportedRecording, sensor: ImportedSensor, *, origin_ns: int, count: int) -> None:
         wanted = sensor.modality(1.0).shape[1:]
         for block in sensor_blocks(recorded.series.get(sensor.name, ()), sensor, origin_ns=origin_ns, count=count):
             if block.shape[1:] != wanted:
@@ -104,7 +109,7 @@ class Grids:
                 there = np.ones(len(block), dtype=np.uint8) if present is None else present
                 self._files[f"{sensor.name}.present"].write(there.data)
 
-    def _span_ns(self, recorded: Recorded) -> tuple[int, int]:
+    def _span_ns(self, recorded: ImportedRecording) -> tuple[int, int]:
         """The first and the last moment of the grids: while all sensors record, or while any does."""
         there = [series for one in recorded.series.values() for series in one if len(series)]
         if not there:

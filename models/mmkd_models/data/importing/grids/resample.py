@@ -14,8 +14,8 @@ import numpy.typing as npt
 from mmkd_edge.bundle.arrays import let_go
 from mmkd_models.data.importing.grids.polyphase import Polyphase
 from mmkd_models.data.importing.recipe import Resample
-from mmkd_models.data.importing.recorded import Sensor
-from mmkd_models.data.importing.series import SECOND_NS, Floats, Frames, Samples, Series, Times
+from mmkd_models.data.importing.recorded import ImportedSensor
+from mmkd_models.data.importing.series import SECOND_NS, CameraFrames, Floats, Samples, SampleSeries, Times
 from mmkd_models.data.kinds import Values, with_present
 
 _BLOCK_VALUES = 1 << 19
@@ -23,7 +23,7 @@ _BLOCK_VALUES = 1 << 19
 _SNAP = 1e-3
 
 
-def sensor_blocks(given: Sequence[Samples], sensor: Sensor, *, origin_ns: int, count: int) -> Iterator[Values]:
+def sensor_blocks(given: Sequence[Samples], sensor: ImportedSensor, *, origin_ns: int, count: int) -> Iterator[Values]:
     """Gives the grid of a sensor in blocks (B, C), of a camera (B, H, W, C); one that was absent is missing throughout.
 
     Args:
@@ -33,7 +33,7 @@ def sensor_blocks(given: Sequence[Samples], sensor: Sensor, *, origin_ns: int, c
     if sensor.kind == "video":
         yield from _frame_blocks(given, sensor, origin_ns=origin_ns, count=count)
         return
-    series = [one for one in given if isinstance(one, Series)]
+    series = [one for one in given if isinstance(one, SampleSeries)]
     if not series:
         for first, last in _blocks(count, len(sensor.channels)):
             yield np.full((last - first, len(sensor.channels)), np.nan, dtype=np.float32)
@@ -64,8 +64,8 @@ def _blocks(count: int, width: int) -> Iterator[tuple[int, int]]:
     return ((first, min(first + rows, count)) for first in range(0, count, rows))
 
 
-def _frame_blocks(given: Sequence[Samples], sensor: Sensor, *, origin_ns: int, count: int) -> Iterator[Values]:
-    frames = [one for one in given if isinstance(one, Frames) and len(one)]
+def _frame_blocks(given: Sequence[Samples], sensor: ImportedSensor, *, origin_ns: int, count: int) -> Iterator[Values]:
+    frames = [one for one in given if isinstance(one, CameraFrames) and len(one)]
     shape = sensor.modality(1.0).shape[1:]
     for first, last in _blocks(count, int(np.prod(shape))):
         if not frames:
@@ -86,7 +86,7 @@ def grid_times(origin_ns: int, rate_hz: float, first: int, count: int) -> Times:
 
 
 def grid_blocks(
-    series: Series,
+    series: SampleSeries,
     *,
     origin_ns: int,
     rate_hz: float,
@@ -149,7 +149,7 @@ def _around(series: Samples, times: Times) -> tuple[npt.NDArray[np.int64], npt.N
     return np.clip(after - 1, 0, last), np.clip(after, 0, last)
 
 
-def _nearest(series: Series, times: Times, block: Floats, *, reach_ns: float) -> None:
+def _nearest(series: SampleSeries, times: Times, block: Floats, *, reach_ns: float) -> None:
     chosen, near = _nearest_rows(series, times, reach_ns=reach_ns)
     block[near] = series.values[chosen[near]]
 
@@ -163,14 +163,14 @@ def _nearest_rows(
     return np.where(to_after < to_before, after, before), np.minimum(to_before, to_after) <= reach_ns
 
 
-def _hold(series: Series, times: Times, block: Floats, *, reach_ns: float, snap_ns: float) -> None:
+def _hold(series: SampleSeries, times: Times, block: Floats, *, reach_ns: float, snap_ns: float) -> None:
     before, _ = _around(series, times + int(np.ceil(snap_ns)))
     age = times - series.times[before]
     fresh = (age >= -np.ceil(snap_ns)) & (age <= reach_ns)
     block[fresh] = series.values[before[fresh]]
 
 
-def _linear(series: Series, times: Times, block: Floats, *, gap_ns: float, snap_ns: float) -> None:
+def _linear(series: SampleSeries, times: Times, block: Floats, *, gap_ns: float, snap_ns: float) -> None:
     before, after = _around(series, times)
     start, end = series.times[before], series.times[after]
     inside = (start <= times) & (times <= end) & (end - start <= gap_ns) & (end > start)

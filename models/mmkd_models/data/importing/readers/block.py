@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError
-from mmkd_models.data.importing.recipe import Table
+from mmkd_models.data.importing.recipe import TextTable
 from mmkd_models.data.importing.series import Floats
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Block:
+class RowBlock:
     """Rows that follow each other in a file.
 
     Attributes:
@@ -35,7 +35,7 @@ class Block:
     place: Callable[[int], str]
 
 
-def numbers(block: Block, columns: Sequence[str], table: Table) -> Floats:
+def numbers(block: RowBlock, columns: Sequence[str], table: TextTable) -> Floats:
     """Gives float32 (rows, C), NaN where there is none.
 
     Raises DatasetError where a field is no number, with its line.
@@ -43,7 +43,7 @@ def numbers(block: Block, columns: Sequence[str], table: Table) -> Floats:
     return np.stack([_column(block, column, table) for column in columns], axis=1)
 
 
-def _column(block: Block, name: str, table: Table) -> Floats:
+def _column(block: RowBlock, name: str, table: TextTable) -> Floats:
     import polars as pl
 
     column = block.frame[name]
@@ -73,7 +73,7 @@ def _column(block: Block, name: str, table: Table) -> Floats:
     return single
 
 
-def _cure(text: str, table: Table) -> str:
+def _cure(text: str, table: TextTable) -> str:
     if table.decimal == "." and text.count(",") == 1 and "." not in text:
         return "set decimal = ',' if that is its sign"
     if table.decimal == "." and "," in text and "." in text:
@@ -83,7 +83,7 @@ def _cure(text: str, table: Table) -> str:
     return f"correct it, or add {text!r} to 'null' if it means missing"
 
 
-def stripped(column: pl.Series, table: Table) -> pl.Series:
+def stripped(column: pl.Series, table: TextTable) -> pl.Series:
     """Gives a text column without blanks around, null where it says that a value is missing."""
     import polars as pl
 
@@ -91,7 +91,7 @@ def stripped(column: pl.Series, table: Table) -> pl.Series:
     return pl.select(pl.when(~text.is_in(list(table.null))).then(text)).to_series()
 
 
-def texts(block: Block, name: str, table: Table) -> list[str]:
+def texts(block: RowBlock, name: str, table: TextTable) -> list[str]:
     """Gives a column as text; empty where there is none."""
     import polars as pl
 

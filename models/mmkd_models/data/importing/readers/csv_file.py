@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from mmkd_edge.errors import DatasetError
-from mmkd_models.data.importing.readers.block import Block
-from mmkd_models.data.importing.recipe import Table
+from mmkd_models.data.importing.readers.block import RowBlock
+from mmkd_models.data.importing.recipe import TextTable
 
 BLOCK_BYTES = 1 << 23
 _SEPARATORS = ",;\t|"
@@ -38,7 +38,7 @@ class Layout:
     first_line: int
 
 
-def layout_of(file: Path, table: Table) -> Layout:
+def layout_of(file: Path, table: TextTable) -> Layout:
     """Reads the first line of a text file.
 
     Raises DatasetError where it is empty, has another encoding, or its header is none.
@@ -68,7 +68,7 @@ def layout_of(file: Path, table: Table) -> Layout:
     return Layout(encoding=encoding, delimiter=delimiter, names=names, first_line=2)
 
 
-def csv_blocks(file: Path, layout: Layout, columns: Sequence[str]) -> Iterator[Block]:
+def csv_blocks(file: Path, layout: Layout, columns: Sequence[str]) -> Iterator[RowBlock]:
     """Gives these columns of a text file in blocks of whole lines.
 
     Raises DatasetError, with the line, where a line has another number of fields than the first one.
@@ -86,7 +86,7 @@ def csv_blocks(file: Path, layout: Layout, columns: Sequence[str]) -> Iterator[B
             continue
         _check_fields(file, rows, layout, line_of)
         frame = pl.read_csv(rows, separator=layout.delimiter, has_header=False, schema=schema)
-        yield Block(file=file, frame=frame.select(columns), place=_placer(file, line_of))
+        yield RowBlock(file=file, frame=frame.select(columns), place=_placer(file, line_of))
 
 
 def encoding_of(file: Path) -> str:
@@ -101,7 +101,7 @@ def guessed_delimiter(line: str) -> str:
     return max(_SEPARATORS, key=line.count)
 
 
-def _is_number(text: str, table: Table) -> bool:
+def _is_number(text: str, table: TextTable) -> bool:
     try:
         float(text.replace(table.decimal, "."))
     except ValueError:

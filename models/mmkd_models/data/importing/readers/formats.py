@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmkd_models.data.importing.readers.block import Block
+from mmkd_models.data.importing.readers.block import RowBlock
 from mmkd_models.data.importing.readers.csv_file import csv_blocks, layout_of
 from mmkd_models.data.importing.readers.npz_file import npz_blocks, npz_names
 from mmkd_models.data.importing.readers.parquet_file import parquet_blocks, parquet_names
@@ -21,7 +21,7 @@ from mmkd_models.data.importing.readers.programs.mdf_file import mdf_blocks, mdf
 from mmkd_models.data.importing.readers.programs.tdms_file import tdms_blocks, tdms_names
 from mmkd_models.data.importing.readers.sound_file import sound_blocks, sound_facts
 from mmkd_models.data.importing.readers.video_sound import sound_of
-from mmkd_models.data.importing.recipe import Format, Table
+from mmkd_models.data.importing.recipe import Format, TextTable
 
 
 def _names_of_video(file: Path) -> tuple[str, ...]:
@@ -34,7 +34,7 @@ def _rate_of_video(file: Path) -> float:
         return sound_facts(sound)[1]
 
 
-def _blocks_of_video(file: Path, columns: Sequence[str]) -> Iterator[Block]:
+def _blocks_of_video(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
     with sound_of(file) as sound:
         yield from sound_blocks(sound, columns, called=file)
 
@@ -50,7 +50,7 @@ class Reader:
     """
 
     names: Callable[[Path], tuple[str, ...]]
-    blocks: Callable[[Path, Sequence[str]], Iterator[Block]]
+    blocks: Callable[[Path, Sequence[str]], Iterator[RowBlock]]
     rate_hz: Callable[[Path], float] | None = None
 
 
@@ -70,7 +70,7 @@ _READERS: dict[Format, Reader] = {
 }
 
 
-def reader_of(form: Format, table: Table) -> Reader:
+def reader_of(form: Format, table: TextTable) -> Reader:
     """Gives the reader of a format; of text files one that knows what the recipe says of them."""
     if form != "csv":
         return _READERS[form]

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mmkd_edge.errors import DatasetError, first_line
-from mmkd_models.data.importing.readers.block import Block
+from mmkd_models.data.importing.readers.block import RowBlock
 from mmkd_models.data.importing.recipe import LabelRule
 
 LABEL_COLUMNS = ("start", "end", "label", "file")
@@ -23,7 +23,7 @@ _ALWAYS = (-(1 << 61), 1 << 61)  # nanoseconds that no recording leaves
 _Row = tuple[Any, Any, str, str]
 
 
-def label_block(file: Path, rule: LabelRule) -> Block:
+def label_block(file: Path, rule: LabelRule) -> RowBlock:
     """Gives the intervals of one file of `rule.format`.
 
     Raises DatasetError, naming task and result or file and number, where the file is no such export.
@@ -47,7 +47,7 @@ def label_block(file: Path, rule: LabelRule) -> Block:
         ) from error
     columns = zip(*rows, strict=True) if rows else ((), (), (), ())
     frame = pl.DataFrame({name: list(one) for name, one in zip(LABEL_COLUMNS, columns, strict=True)}, strict=False)
-    return Block(file=file, frame=frame, place=lambda row: f"{file}: {places[row]}")
+    return RowBlock(file=file, frame=frame, place=lambda row: f"{file}: {places[row]}")
 
 
 def _label_studio(file: Path, tasks: Any, rule: LabelRule) -> Iterator[tuple[str, _Row]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from mmkd_edge.bundle.arrays import ArraysError, read_npz
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.files import AnyArray
-from mmkd_models.data.importing.readers.block import Block
+from mmkd_models.data.importing.readers.block import RowBlock
 
 
 def npz_names(file: Path) -> tuple[str, ...]:
@@ -17,7 +17,7 @@ def npz_names(file: Path) -> tuple[str, ...]:
     return tuple(_columns(file))
 
 
-def npz_blocks(file: Path, columns: Sequence[str]) -> Iterator[Block]:
+def npz_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
     """Gives these columns at once: an archive is read whole."""
     import polars as pl
 
@@ -27,7 +27,7 @@ def npz_blocks(file: Path, columns: Sequence[str]) -> Iterator[Block]:
         told = ", ".join(f"{name} {count}" for name, count in lengths.items())
         raise DatasetError(f"{file}: expected arrays of one length, got {told}; write one row for each sample")
     frame = pl.DataFrame({name: found[name] for name in columns})
-    yield Block(file=file, frame=frame, place=lambda row: f"{file}: row {row + 1}")
+    yield RowBlock(file=file, frame=frame, place=lambda row: f"{file}: row {row + 1}")
 
 
 def _columns(file: Path) -> dict[str, AnyArray]:

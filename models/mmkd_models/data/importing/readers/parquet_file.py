@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmkd_edge.errors import DatasetError, first_line
-from mmkd_models.data.importing.readers.block import Block
+from mmkd_models.data.importing.readers.block import RowBlock
 
 _BLOCK_ROWS = 1 << 18
 
@@ -21,7 +21,7 @@ def parquet_names(file: Path) -> tuple[str, ...]:
         raise DatasetError(f"{file}: expected a Parquet file, got {first_line(error)}; copy it again") from error
 
 
-def parquet_blocks(file: Path, columns: Sequence[str]) -> Iterator[Block]:
+def parquet_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
     """Gives these columns in blocks. Raises DatasetError where the file is damaged."""
     import polars as pl
 
@@ -34,5 +34,5 @@ def parquet_blocks(file: Path, columns: Sequence[str]) -> Iterator[Block]:
         if not len(frame):
             return
         start = first
-        yield Block(file=file, frame=frame, place=lambda row, start=start: f"{file}: row {start + row + 1}")  # type: ignore[misc]
+        yield RowBlock(file=file, frame=frame, place=lambda row, start=start: f"{file}: row {start + row + 1}")  # type: ignore[misc]
         first += len(frame)

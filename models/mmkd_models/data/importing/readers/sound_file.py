@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkd_edge.errors import DatasetError, UnavailableError, first_line
-from mmkd_models.data.importing.readers.block import Block
+from mmkd_models.data.importing.readers.block import RowBlock
 
 _BLOCK_SAMPLES = 1 << 18
 # What libsndfile notes of a WAV file that ends early, and then reads what is there.
@@ -35,7 +35,7 @@ def sound_facts(file: Path) -> tuple[tuple[str, ...], float]:
     return tuple(str(number + 1) for number in range(facts.channels)), float(facts.samplerate)
 
 
-def sound_blocks(file: Path, columns: Sequence[str], *, called: Path | None = None) -> Iterator[Block]:
+def sound_blocks(file: Path, columns: Sequence[str], *, called: Path | None = None) -> Iterator[RowBlock]:
     """Gives these channels in blocks, full scale is 1.
 
     Args:
@@ -52,7 +52,7 @@ def sound_blocks(file: Path, columns: Sequence[str], *, called: Path | None = No
         for values in soundfile.blocks(str(file), blocksize=_BLOCK_SAMPLES, dtype="float32", always_2d=True):
             frame = pl.DataFrame({name: values[:, int(name) - 1] for name in columns})
             start = first
-            yield Block(file=called, frame=frame, place=lambda row, start=start: f"{called}: sample {start + row}")  # type: ignore[misc]
+            yield RowBlock(file=called, frame=frame, place=lambda row, start=start: f"{called}: sample {start + row}")  # type: ignore[misc]
             first += len(values)
     except (RuntimeError, OSError) as error:
         raise DatasetError(f"{called}: expected sound, got {first_line(error)}; copy it again") from error

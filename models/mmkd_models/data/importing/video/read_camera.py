@@ -19,9 +19,9 @@ from mmkd_models.data.importing.clocks.clock import start_ns
 from mmkd_models.data.importing.patterns import FoundFile
 from mmkd_models.data.importing.read_source import ReadSource
 from mmkd_models.data.importing.readers.video_file import video_facts, video_frames
-from mmkd_models.data.importing.recipe import Region, Source
-from mmkd_models.data.importing.recorded import ReadingPlace, Sensor
-from mmkd_models.data.importing.series import SECOND_NS, ClockFacts, Frames, Pixels, Samples, Spool, clock_facts
+from mmkd_models.data.importing.recipe import Region, SensorSource
+from mmkd_models.data.importing.recorded import ImportedSensor, ReadingPlace
+from mmkd_models.data.importing.series import SECOND_NS, CameraFrames, ClockFacts, Pixels, Samples, Spool, clock_facts
 from mmkd_models.data.importing.video.region import Motion, MotionMeter, moving_box
 
 _RATE_TOLERANCE = 0.01
@@ -40,8 +40,8 @@ class CameraReader:
         motions: by the first file of a recording, filled by reading where the region is to be found; else None.
     """
 
-    source: Source
-    sensor: Sensor
+    source: SensorSource
+    sensor: ImportedSensor
     region: Region | None
     first_file: Path
     rate_origin: str
@@ -49,7 +49,7 @@ class CameraReader:
     motions: dict[Path, Motion] | None = None
 
     @staticmethod
-    def opened(source: Source, first: FoundFile) -> CameraReader:
+    def opened(source: SensorSource, first: FoundFile) -> CameraReader:
         """Looks into the first file. Raises DatasetError where it is no video, or smaller than the region."""
         found = video_facts(first.path)
         assert source.height is not None  # the recipe's check
@@ -61,7 +61,7 @@ class CameraReader:
         refuse_outside(first.path, region, found.height, found.width)
         return CameraReader(
             source=source,
-            sensor=Sensor(
+            sensor=ImportedSensor(
                 name=source.modality,
                 kind="video",
                 channels=tuple(source.channels) or ("gray",),
@@ -132,7 +132,7 @@ class CameraReader:
             self.motions[files[0].path] = motion
         times, values = reading.spool.collected()
         return ReadSource(
-            series=[Frames(times=times, values=values)],
+            series=[CameraFrames(times=times, values=values)],
             runs={},
             is_utc=bool(self.source.start),
             repeated=reading.repeated,

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from mmkd_edge.errors import DatasetError, first_line
-from mmkd_models.data.importing.readers.block import Block
+from mmkd_models.data.importing.readers.block import RowBlock
 
 
 class _Sensor(msgspec.Struct):
@@ -39,7 +39,7 @@ def edge_impulse_rate_hz(file: Path) -> float:
     return 1000.0 / _read(file).interval_ms
 
 
-def edge_impulse_blocks(file: Path, columns: Sequence[str]) -> Iterator[Block]:
+def edge_impulse_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
     """Gives these columns at once."""
     import polars as pl
 
@@ -53,7 +53,7 @@ def edge_impulse_blocks(file: Path, columns: Sequence[str]) -> Iterator[Block]:
                 " record it again"
             )
     frame = pl.DataFrame({name: [one[names.index(name)] for one in rows] for name in columns}, strict=False)
-    yield Block(file=file, frame=frame.cast(pl.Float64), place=lambda row: f"{file}: value {row}")
+    yield RowBlock(file=file, frame=frame.cast(pl.Float64), place=lambda row: f"{file}: value {row}")
 
 
 def _read(file: Path) -> _Payload:

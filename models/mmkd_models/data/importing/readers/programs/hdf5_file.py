@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mmkd_edge.errors import DatasetError
-from mmkd_models.data.importing.readers.block import Block
+from mmkd_models.data.importing.readers.block import RowBlock
 from mmkd_models.data.importing.readers.programs.foreign import BLOCK_ROWS, library, reading, require_one_length
 
 _WHAT = "an HDF5 or MATLAB file"
@@ -31,7 +31,7 @@ def hdf5_names(file: Path) -> tuple[str, ...]:
         return names
 
 
-def hdf5_blocks(file: Path, columns: Sequence[str]) -> Iterator[Block]:
+def hdf5_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
     """Gives these columns in blocks; they have one length."""
     import polars as pl
 
@@ -42,7 +42,7 @@ def hdf5_blocks(file: Path, columns: Sequence[str]) -> Iterator[Block]:
         for first in range(0, lengths[columns[0]], BLOCK_ROWS):
             found = {name: _rows(arrays[places[name][0]], places[name][1], first) for name in columns}
             place = lambda row, first=first: f"{file}: row {first + row + 1}"  # noqa: E731
-            yield Block(file=file, frame=pl.DataFrame(found), place=place)
+            yield RowBlock(file=file, frame=pl.DataFrame(found), place=place)
 
 
 def _columns(arrays: Mapping[str, Any]) -> dict[str, tuple[str, int | None]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkd_edge.errors import DatasetError
-from mmkd_models.data.importing.readers.block import Block
+from mmkd_models.data.importing.readers.block import RowBlock
 from mmkd_models.data.importing.readers.programs.foreign import BLOCK_ROWS, library, reading, require_one, utc
 
 TIMES = ("log_time", "publish_time")
@@ -23,7 +23,7 @@ def mcap_names(file: Path) -> tuple[str, ...]:
     return (*TIMES, *_columns(file))
 
 
-def mcap_blocks(file: Path, columns: Sequence[str]) -> Iterator[Block]:
+def mcap_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
     """Gives these columns in blocks, a row a message; they are of one topic."""
     topics = _columns(file)
     chosen = [topics[name] for name in columns if name not in TIMES] or list(topics.values())[:1]
@@ -60,13 +60,13 @@ def _columns(file: Path) -> dict[str, str]:
     return found
 
 
-def _block(file: Path, rows: Sequence[dict[str, Any]], first: int) -> Block:
+def _block(file: Path, rows: Sequence[dict[str, Any]], first: int) -> RowBlock:
     import polars as pl
 
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     times = {name: utc(columns.pop(name)) for name in TIMES if name in columns}
     frame = pl.DataFrame({**times, **columns}, strict=False)
-    return Block(file=file, frame=frame, place=lambda row: f"{file}: message {first + row + 1}")
+    return RowBlock(file=file, frame=frame, place=lambda row: f"{file}: message {first + row + 1}")
 
 
 def _fields(file: Path, schema: Any, channel: Any, message: Any) -> dict[str, Any]:

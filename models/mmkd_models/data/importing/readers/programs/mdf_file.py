@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mmkd_edge.errors import DatasetError
-from mmkd_models.data.importing.readers.block import Block
+from mmkd_models.data.importing.readers.block import RowBlock
 from mmkd_models.data.importing.readers.programs.foreign import BLOCK_ROWS, library, reading, require_one, utc
 
 TIME = "time"
@@ -35,7 +35,7 @@ def mdf_names(file: Path) -> tuple[str, ...]:
         return (TIME, *found)
 
 
-def mdf_blocks(file: Path, columns: Sequence[str]) -> Iterator[Block]:
+def mdf_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
     """Gives these columns in blocks; they are of one group."""
     import polars as pl
 
@@ -56,7 +56,7 @@ def mdf_blocks(file: Path, columns: Sequence[str]) -> Iterator[Block]:
                 seconds = next(iter(signals.values())).timestamps
                 found[TIME] = utc(start_ns + np.rint(seconds * _NS).astype(np.int64))
             place = lambda row, first=first: f"{file}: group {group}, record {first + row}"  # noqa: E731
-            yield Block(file=file, frame=pl.DataFrame(found), place=place)
+            yield RowBlock(file=file, frame=pl.DataFrame(found), place=place)
 
 
 def _channels(opened: Any) -> dict[str, tuple[int, int]]:

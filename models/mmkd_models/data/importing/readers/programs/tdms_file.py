@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mmkd_edge.errors import DatasetError
-from mmkd_models.data.importing.readers.block import Block
+from mmkd_models.data.importing.readers.block import RowBlock
 from mmkd_models.data.importing.readers.programs.foreign import (
     BLOCK_ROWS,
     library,
@@ -40,7 +40,7 @@ def tdms_names(file: Path) -> tuple[str, ...]:
         return (*([TIME] if has_clock else []), *channels)
 
 
-def tdms_blocks(file: Path, columns: Sequence[str]) -> Iterator[Block]:
+def tdms_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
     """Gives these columns in blocks; they have one length, and one clock where `time` is among them."""
     import polars as pl
 
@@ -56,7 +56,7 @@ def tdms_blocks(file: Path, columns: Sequence[str]) -> Iterator[Block]:
             found: dict[str, Any] = {} if clock is None else {TIME: clock.times(first, count)}
             found |= {name: channels[name].read_data(first, count) for name in chosen if name in columns}
             place = lambda row, first=first: f"{file}: sample {first + row}"  # noqa: E731
-            yield Block(file=file, frame=pl.DataFrame(found), place=place)
+            yield RowBlock(file=file, frame=pl.DataFrame(found), place=place)
 
 
 class _Clock:
