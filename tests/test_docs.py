@@ -229,6 +229,15 @@ def test_relative_links_resolve(path: Path) -> None:
     assert broken_links(path, path.read_text(encoding="utf-8")) == []
 
 
+OUR_FILE = re.compile(r"\b(?:tests|benchmarks|examples)/[\w/]+\.\w+")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_files_of_the_repository_that_a_document_names_are_there(path: Path) -> None:
+    named = set(OUR_FILE.findall(path.read_text(encoding="utf-8")))
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
 def test_a_broken_link_is_seen() -> None:
     text = (
         "# Here\n[a](docs/datasets.md#datasetjson) [b](docs/none.md) [c](#nowhere) [d](#here)\n"

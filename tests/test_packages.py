@@ -235,7 +235,7 @@ def test_all_that_a_device_may_have_installs_together_and_runs(wheel: Path, tmp_
 @pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.parametrize("extras", [*HEAVY, ",".join((*HEAVY, *IMPORTS))])
-def test_an_extra_for_a_workstation_resolves_to_wheels(extras: str, wheel: Path) -> None:
+def test_an_extra_for_a_workstation_resolves(extras: str, wheel: Path) -> None:
     found = resolved(f"{wheel}[{extras}]")
     assert {"mmkd-edge", "numpy", "msgspec"} <= set(found)
 

@@ -141,7 +141,7 @@ def resolved(requirement: str, *, python: str = sys.executable) -> dict[str, str
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         line = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--python", python, "install"]
-        line += ["--dry-run", "--ignore-installed", "--only-binary=:all:", "--report", str(report), requirement]
+        line += ["--dry-run", "--ignore-installed", "--prefer-binary", "--report", str(report), requirement]
         done = subprocess.run(line, capture_output=True, text=True, check=False)
         if done.returncode:
             raise LookupError(done.stderr.strip())
