@@ -52,7 +52,7 @@ def main() -> None:
     """Install, weigh, import and print a table."""
     parser = parser_of(__doc__)
     parser.add_argument(
-        "--extra", action="append", metavar="NAME", help="extras of the project; ort where none is given"
+        "--extra", action="append", metavar="NAME", help="else ort, and with --resolve each that there is (repeat)"
     )
     parser.add_argument("--repeats", type=int, default=11, help="interpreters that are started for each import")
     parser.add_argument("--resolve", action="store_true", help="count what each extra brings, and install nothing")
@@ -60,7 +60,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         wheel = wheel_of(ROOT, Path(folder) / "wheel")
         if options.resolve:
-            print_resolved(wheel)
+            print_resolved(wheel, options.extra)
             return
         rows = [("onnxruntime alone", "onnxruntime", "onnxruntime"), ("mmkd-edge", str(wheel), "mmkd_edge.predictor")]
         rows += [
@@ -91,10 +91,10 @@ def wheel_of(root: Path, folder: Path) -> Path:
     return path
 
 
-def print_resolved(wheel: Path) -> None:
-    """A row for each extra alone, and one for all together; a column for each Python."""
+def print_resolved(wheel: Path, asked: Sequence[str] | None) -> None:
+    """A row for each extra alone, and one for all together; a column for each Python. None asked for are all."""
     pythons = pythons_here()
-    names = extras_of(wheel)
+    names = asked or extras_of(wheel)
     print(head("extra", *(f"Python {version}" for version in pythons)))
     together = ",".join(name for name in names if name != "docs")  # which Python 3.10 cannot have
     for name, extras in (*((one, one) for one in names), ("all but docs together", together)):

@@ -38,7 +38,8 @@ class EmulatedWay(msgspec.Struct, frozen=True, kw_only=True):
         version: the library behind the backend.
         selftest: on all golden windows.
         probabilities: of the first `WINDOWS` golden windows, (N, K).
-        streamed: of the predictions of a stream over these windows end to end, half a window apart, (M, K).
+        streamed: of the predictions of a stream over these windows end to end, (M, K): half a window apart, or as many
+            whole steps of a causal student as that has.
     """
 
     bundle: str
