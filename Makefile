@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo docs study test test-all test-pythons test-arm64 check release-check audit fuzz bench bundle clean
+.PHONY: help setup demo docs study test test-all test-pythons test-arm64 check coverage release-check audit fuzz bench bundle clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,13 @@ check: $(READY)  ## lint and types, the images too
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile Dockerfile.jetson
+
+coverage: $(READY)  ## lines and branches of what a device trusts (bundle/, trust/) that their tests reach: all, or it fails
+	@$(BIN)/python -m coverage --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --disable-pip-version-check coverage
+	@mkdir -p build
+	COVERAGE_FILE=build/.coverage OMP_NUM_THREADS=1 $(BIN)/python -m coverage run --branch --source=mmkd_edge.bundle,mmkd_edge.trust \
+	  -m pytest -q tests/edge/bundle tests/edge/trust
+	COVERAGE_FILE=build/.coverage $(BIN)/python -m coverage report --show-missing --fail-under=100
 
 RELEASE := build/release
 release-check: $(READY)  ## build wheel and sdist, check their metadata, test them as others get them

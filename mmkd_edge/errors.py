@@ -93,3 +93,11 @@ def first_line(error: BaseException) -> str:
     """What an error says in its first line; its type where it says nothing."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
+
+
+def error_named(name: str) -> type[MmkdError]:
+    """The type of one of these errors, as another process told its name."""
+    kind = globals()[name]
+    assert isinstance(kind, type)
+    assert issubclass(kind, MmkdError)
+    return kind

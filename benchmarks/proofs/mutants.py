@@ -2,6 +2,7 @@
 
     python benchmarks/proofs/mutants.py BUNDLE --backend ort
     python benchmarks/proofs/mutants.py BUNDLE --backend openvino --count 5000
+    python benchmarks/proofs/mutants.py BUNDLE --backend trt-rtx
 
 Changes bits, bytes and pages of the bundle's fp32 artifact, and the operators, attributes, edges, shapes and values of
 an ONNX graph; gives each mutant right hashes and opens it as a device does that meets it for the first time, and has no
@@ -9,6 +10,9 @@ onnx to check it with (`--checker` has it). Whatever opens must then pass all go
 ends by a signal, that is a crash, and another goes on behind it. `--alone` gives the same bytes to the engine itself,
 as a program does that uses no mmkd-edge. With `--log FILE` each outcome is kept as it comes, and a run that was
 interrupted goes on behind the last; `--again opened` asks those again that opened. Needs `mmkd-edge[export]`.
+
+`trt-rtx` is TensorRT-RTX (`mmkd-edge[trt-rtx]`), which builds without a GPU: an engine is built of each mutant, as
+mmkd-export does so, and nothing is asked of it.
 """
 
 from __future__ import annotations
@@ -30,10 +34,14 @@ import msgspec
 import numpy as np
 
 from mmkd_edge import Bundle, EdgePredictor, GateError, MmkdError, choose_artifact, prepare, write_bundle
-from mmkd_edge.backends.base import open_backend
+from mmkd_edge.apart import ProcessLimits
+from mmkd_edge.backends.base import BACKENDS, open_backend
+from mmkd_edge.backends.trt.build import engine_from_onnx
 from mmkd_edge.bundle.digest import new_sha256
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.bundle.manifest import Manifest, member_files
+from mmkd_export.platforms import PlatformName, platform_named
+from mmkd_export.targets.trt_process import build_engines_apart
 from proofs.mutations import mutated_bytes, mutated_graph
 from proofs.script import head, parser_of, row
 
@@ -43,12 +51,16 @@ HANG_S = 60.0
 ALONE_S = 15.0
 """The same for an engine by itself."""
 
+RTX: PlatformName = "trt-rtx"
+RTX_LIMITS = ProcessLimits(step_s=20.0, memory_bytes=2 << 30, file_bytes=1 << 28)
+"""Of a build that takes a fraction of a second."""
+
 
 def main() -> None:
     """Open all mutants and print what came of them."""
     parser = parser_of(__doc__)
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
-    parser.add_argument("--backend", default="ort")
+    parser.add_argument("--backend", default="ort", choices=(*BACKENDS, RTX))
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checker", action="store_true", help="let the trial ask onnx's own checker first")
@@ -148,7 +160,7 @@ def outcomes(options: argparse.Namespace) -> Iterator[tuple[int, str]]:
         for number in options.numbers:
             write_mutant(options.bundle, path, backend=options.backend, seed=options.seed, number=number)
             begun = time.monotonic()
-            outcome = (outcome_alone if options.alone else outcome_of)(path, options.backend)
+            outcome = _OUTCOME[options.backend == RTX, options.alone](path, options.backend)
             took_s = time.monotonic() - begun
             yield number, outcome if took_s < HANG_S else f"BAD: took {took_s:.0f} s"
 
@@ -190,6 +202,41 @@ def outcome_alone(path: Path, backend: str) -> str:
     return "opened, and answers all golden windows as the checkpoint did"
 
 
+def outcome_of_build(path: Path, backend: str) -> str:
+    """What building an engine of a mutant comes to."""
+    try:
+        build_engines_apart(path, platform_named(RTX), precisions=("fp32",), limits=RTX_LIMITS)
+    except MmkdError as error:
+        return refusal_of(error)
+    except Exception as error:
+        return f"BAD: {type(error).__name__}"
+    return "an engine was built"
+
+
+def outcome_of_build_alone(path: Path, backend: str) -> str:
+    """What TensorRT-RTX itself makes of a mutant in this process."""
+    import tensorrt_rtx
+
+    with Bundle.open(path) as bundle:
+        artifact = choose_artifact(bundle.manifest.models[0], "fp32", "trt")
+        try:
+            engine_from_onnx(bundle.read(artifact.file), tensorrt_rtx, workspace_bytes=1 << 30)
+        except MmkdError:
+            return "an error"
+        except Exception as error:
+            return f"an error of another type: {type(error).__name__}"
+    return "an engine was built"
+
+
+_OUTCOME: dict[tuple[bool, bool], Callable[[Path, str], str]] = {
+    (False, False): outcome_of,
+    (False, True): outcome_alone,
+    (True, False): outcome_of_build,
+    (True, True): outcome_of_build_alone,
+}
+"""By whether an engine is built ahead of time, and whether it is left alone."""
+
+
 def refusal_of(error: MmkdError) -> str:
     """An error in a few words, the same for all of a kind."""
     text = str(error)
@@ -197,6 +244,8 @@ def refusal_of(error: MmkdError) -> str:
         return "refused: read by us"
     if "in a process of its own failed: " in text:
         return "refused: in the trial: " + text.partition("failed: ")[2].partition(";")[0]
+    if "the process that built it failed: " in text:
+        return "refused: in the process of its build: " + text.partition("it failed: ")[2].partition(";")[0]
     if "not valid ONNX" in text:
         return "refused: in the trial: by onnx.checker"
     if isinstance(error, GateError):

@@ -8,15 +8,14 @@ Owns which ways are tried, and what is remembered of them.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
-from mmkd_edge import errors
-from mmkd_edge.backends.base import BACKENDS, is_installed
+from mmkd_edge.backends.base import BACKENDS, why_absent
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import ModelEntry
-from mmkd_edge.errors import BackendError, BundleError, MmkdError
+from mmkd_edge.errors import BackendError, BundleError, error_named
 from mmkd_edge.machine import this_machine
 from mmkd_edge.opening.trial import TrialEvent, TrialRequest
 from mmkd_edge.predict.profile import library_versions
@@ -42,7 +41,6 @@ class Admission:
         self._asked = asked
         self._machine = this_machine().key
         self._earlier = passed_before(bundle.sha256)
-        self._tried: set[str] = set()
         self._now: set[str] = set()
         self._refused: dict[str, TrialEvent] = {}
         self._texts: dict[tuple[str, Setup], str] = {}
@@ -77,10 +75,11 @@ class Admission:
         if not new:
             return
         check_graphs(self._bundle)
-        waiting = {text: way for text, way in new.items() if _is_tried(way[1])}
-        self._tried |= set(waiting)
-        while waiting:
-            self._hold_trial(waiting)
+        waiting = {text: way for text, way in new.items() if not why_absent(way[1].backend)}
+        for builds in (False, True):  # what builds engines may take more, and takes nobody along where it fails
+            alike = {text: way for text, way in waiting.items() if BACKENDS[way[1].backend].on_gpu is builds}
+            while alike:
+                self._hold_trial(alike, builds=builds)
 
     def check(self, way: AdmissionWay) -> None:
         """Nothing, where a way may be opened here; holds its trial first where it is new.
@@ -91,7 +90,7 @@ class Admission:
         self.try_new([way])
         refusal = self._refused.get(self.text_of(way))
         if refusal is not None:
-            raise _error_of(refusal)
+            raise error_named(refusal.kind)(refusal.message)
 
     def asks(self, way: AdmissionWay) -> bool:
         """Whether a way that was opened here has still to answer its golden windows."""
@@ -111,8 +110,6 @@ class Admission:
         if self._asked.trust == "installed":
             told = "it was held when the bundle was installed"
             return f"{told}; {self._installed}" if self._installed else told
-        if not _is_tried(way[1]):
-            return "none: its graph was read; what runs on a GPU is opened in this process alone"
         return self._when(way)
 
     def _when(self, way: AdmissionWay) -> str:
@@ -125,18 +122,17 @@ class Admission:
         """Whether a way had passed before this opening; one that has answered has opened too."""
         return text in self._earlier or text.removesuffix(_UNASKED) in self._earlier
 
-    def _hold_trial(self, waiting: dict[str, AdmissionWay]) -> None:
+    def _hold_trial(self, waiting: dict[str, AdmissionWay], *, builds: bool) -> None:
         """Try ways in one process, and take from those that wait the ones of which something is known then."""
         # Imported here: it brings subprocess, and most starts hold no trial.
-        from mmkd_edge.opening.trial_process import MEMORY_BYTES, WAY_S, hold_trial
+        from mmkd_edge.opening.trial_process import hold_trial, limits_of
 
         request = TrialRequest(
             bundle=os.path.abspath(self._bundle.path),  # noqa: PTH100 - links stay links
             bundle_sha256=self._bundle.sha256,
             ways=tuple((entry.name, setup) for entry, setup in waiting.values()),
             questions=self._asked.selftest,
-            memory_bytes=MEMORY_BYTES,
-            processor_s=int(WAY_S) + 1,
+            limits=limits_of(builds=builds),
         )
         passed = []
         for text, event in zip(tuple(waiting), hold_trial(request), strict=False):
@@ -178,16 +174,3 @@ def check_graphs(bundle: Bundle) -> None:
                 raise BundleError(
                     f"{bundle.path}: {artifact.file!r}: no engine is given this: {error}; export the bundle again"
                 ) from error
-
-
-def _is_tried(setup: Setup) -> bool:
-    """Whether a way is tried in a process of its own: not what is not there, nor what builds engines for minutes."""
-    return is_installed(setup.backend) and not BACKENDS[setup.backend].on_gpu
-
-
-def _error_of(event: TrialEvent) -> MmkdError:
-    kinds: Mapping[str, object] = vars(errors)
-    kind = kinds.get(event.kind)
-    assert isinstance(kind, type)
-    assert issubclass(kind, MmkdError)
-    return kind(event.message)

@@ -1,18 +1,18 @@
 """What runs in the process of a trial: opens a bundle in each way that it is told, and holds it against its answers.
 
-Limits itself before it touches the bundle: memory, processor time, no files written, no core dump. Says on its output,
-a line of JSON for each way, how that went; nothing that a library prints gets there.
+Limits itself before it touches the bundle: memory, processor time, files written, no core dump. Says on its output, a
+line of JSON for each way, how that went.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import closing
 
 import msgspec
 
+from mmkd_edge.apart import ProcessLimits, answering, limit_processor
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import BackendError, BundleError, MmkdError, first_line
@@ -32,16 +32,14 @@ class TrialRequest(msgspec.Struct, frozen=True, kw_only=True):
         bundle_sha256: of the file that is meant.
         ways: the name of a student, and how it is opened.
         questions: whether it must answer its golden windows.
-        memory_bytes: what the process may allocate.
-        processor_s: of one way.
+        limits: of the process; its steps are the ways.
     """
 
     bundle: str
     bundle_sha256: str
     ways: tuple[tuple[str, Setup], ...]
     questions: bool
-    memory_bytes: int
-    processor_s: int
+    limits: ProcessLimits
 
 
 class TrialEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,11 +57,7 @@ class TrialEvent(msgspec.Struct, frozen=True, kw_only=True):
 def main() -> None:
     """Read a request on stdin, carry it out, and answer on stdout."""
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=TrialRequest)
-    with os.fdopen(os.dup(1), "wb") as answers:
-        quiet = os.open(os.devnull, os.O_WRONLY)
-        for descriptor in (1, 2):
-            os.dup2(quiet, descriptor)
-        _limit_memory(request.memory_bytes)
+    with answering(request.limits) as answers:
         for event in _events(request):
             answers.write(msgspec.json.encode(event) + b"\n")
             answers.flush()
@@ -74,7 +68,7 @@ def _events(request: TrialRequest) -> Iterator[TrialEvent]:
     yield TrialEvent()
     checked: set[str] = set()
     for model, setup in request.ways:
-        _limit_processor(request.processor_s)
+        limit_processor(request.limits)
         yield _event_of(request, model, setup, checked)
 
 
@@ -100,30 +94,6 @@ def _event_of(request: TrialRequest, model: str, setup: Setup, checked: set[str]
 def _check_is_meant(bundle: Bundle, request: TrialRequest) -> None:
     if bundle.sha256 != request.bundle_sha256:
         raise BundleError(f"{bundle.path}: the file was exchanged while it was opened; open it again")
-
-
-def _limit_memory(memory_bytes: int) -> None:
-    import resource
-
-    _lower(resource.RLIMIT_DATA, memory_bytes)
-    _lower(resource.RLIMIT_FSIZE, 0)
-    _lower(resource.RLIMIT_CORE, 0)
-
-
-def _limit_processor(processor_s: int) -> None:
-    """The next way may take as long; the system ends the process after that."""
-    import resource
-
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    _lower(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + processor_s, hard=False)
-
-
-def _lower(kind: int, limit: int, *, hard: bool = True) -> None:
-    import resource
-
-    _, most = resource.getrlimit(kind)
-    limit = limit if most == resource.RLIM_INFINITY else min(limit, most)
-    resource.setrlimit(kind, (limit, limit if hard else most))
 
 
 def _check_standard(bundle: Bundle, entry: ModelEntry) -> None:

@@ -235,9 +235,9 @@ def test_an_artifact_that_answers_otherwise_here_is_never_timed(tmp_path: Path) 
 
 
 def test_tensorrt_is_tried_in_every_precision_with_one_thread_and_timed_where_a_gpu_answers(
-    with_int8: Path, gpu_double: ModuleType, monkeypatch: pytest.MonkeyPatch
+    with_int8: Path, gpu_double: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    tensorrt = gpu_double.install(monkeypatch)
+    tensorrt = gpu_double.install(monkeypatch, tmp_path)
     with Bundle.open(with_int8) as bundle:
         ways = ways_to_try(bundle.manifest.models[0], TuneSettings(threads=(1, 2)))
     ways = [way for way in ways if way.setup.backend == "trt"]

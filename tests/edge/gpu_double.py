@@ -7,11 +7,13 @@ is an attribute. The names and parameters are those of the published bindings; `
 from __future__ import annotations
 
 import ctypes
+import ctypes.util
 import importlib.machinery
 import sys
 import threading
 from collections.abc import Callable
 from enum import IntEnum
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, Literal
 
@@ -311,16 +313,52 @@ class Network(list[bytes]):
     num_inputs = 0
 
 
-def install(monkeypatch: Any) -> Tensorrt:
-    """Let this process find a GPU, its driver, cuda-python and TensorRT."""
+_IN_A_CHILD = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("gpu_double", {file!r})
+double = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(double)
+double.put_in_place(sys.modules.__setitem__, driver={driver})
+"""
+
+
+def install(monkeypatch: Any, folder: Path) -> Tensorrt:
+    """Let this process, and those that it starts for a trial, find a GPU, its driver, cuda-python and TensorRT.
+
+    Args:
+        monkeypatch: takes it away again.
+        folder: for what those others import.
+    """
+    give_to_children(monkeypatch, folder)
+    tensorrt = put_in_place(lambda name, module: monkeypatch.setitem(sys.modules, name, module))
+    monkeypatch.setattr("mmkd_edge.backends.trt.needs._DRIVER", "libc.so.6")  # a library that loads
+    return tensorrt
+
+
+def give_to_children(monkeypatch: Any, folder: Path, *, driver: int = 12060) -> None:
+    """Let processes that are started for a trial find them, and a driver of this version."""
+    place = folder / "nvidia"
+    (place / "cuda").mkdir(parents=True, exist_ok=True)
+    for name in ("tensorrt.py", "cuda/__init__.py"):
+        (place / name).write_text(_IN_A_CHILD.format(file=__file__, driver=driver))
+    library = ctypes.util.find_library("c")
+    (found,) = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if f"/{library}" in line}
+    if not (place / "libcuda.so.1").exists():
+        (place / "libcuda.so.1").symlink_to(found)
+    monkeypatch.syspath_prepend(place)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(place))
+
+
+def put_in_place(put: Callable[[str, ModuleType], object], *, driver: int = 12060) -> Tensorrt:
+    """Put cuda-python and TensorRT where an import looks first."""
     cuda = Cuda()
+    cuda.driver = driver
     tensorrt = Tensorrt(cuda)
     top = ModuleType("cuda")
     top.__spec__ = importlib.machinery.ModuleSpec("cuda", None)
     bindings = ModuleType("cuda.bindings")
     bindings.runtime = cuda  # type: ignore[attr-defined]
     for name, module in (("cuda", top), ("cuda.bindings", bindings), ("cuda.bindings.runtime", cuda)):
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setitem(sys.modules, "tensorrt", tensorrt)
-    monkeypatch.setattr("mmkd_edge.backends.trt.needs._DRIVER", "libc.so.6")  # a library that loads
+        put(name, module)
+    put("tensorrt", tensorrt)
     return tensorrt

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mmkd_edge import Bundle, example_bundle
+from mmkd_edge import Bundle, example_bundle, write_bundle
 from mmkd_edge.trust.graphs import check_graph
 from proofs import mutants
 from proofs.mutations import mutated_bytes, mutated_graph
@@ -42,3 +42,14 @@ def test_a_mutant_is_refused_or_answers_as_the_checkpoint_did(tmp_path: Path, mo
         found[mutants.outcome_of(tmp_path / "mutant.edge", "ort")] += 1
     assert [outcome for outcome in found if outcome.startswith("BAD")] == []
     assert len(found) >= 3
+
+
+def test_a_mutant_may_end_the_process_that_builds_its_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tensorrt_rtx.py").write_text("import os; os.abort()")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "mutant.edge"
+    manifest, members = mutants.with_model(example_bundle(), "onnx", lambda model: model[:100])
+    write_bundle(path, manifest=manifest, members=members)
+    assert mutants.outcome_of_build(path, mutants.RTX) == "refused: read by us"
+    path.write_bytes(example_bundle().read_bytes())
+    assert mutants.outcome_of_build(path, mutants.RTX) == "refused: in the process of its build: it crashed: SIGABRT"

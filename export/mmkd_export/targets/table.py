@@ -19,7 +19,7 @@ from mmkd_export.judge.gate import GateRule
 from mmkd_export.plan import ExportPlan, Seal
 from mmkd_export.platforms import PLATFORMS, Platform, PlatformName, platform_named
 from mmkd_export.student import ProvenStudent
-from mmkd_export.targets import litert, trt
+from mmkd_export.targets import litert, trt, trt_process
 from mmkd_report.documents.export import ArtifactFormat, BuiltEngine
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ TARGETS: tuple[Target, ...] = (
         makes="a TensorRT engine of every ONNX artifact, beside the bundle",
         platforms=tuple(row.name for row in PLATFORMS if row.has_gpu),
         step="build engines",
-        build=trt.build_planned_engines,
+        build=trt_process.build_planned_engines,
         platform_here=trt.platform_here,
     ),
 )

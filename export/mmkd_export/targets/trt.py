@@ -26,7 +26,8 @@ from mmkd_edge.bundle.files import write_file
 from mmkd_edge.bundle.manifest import Artifact, Precision
 from mmkd_edge.command.run import shell_line
 from mmkd_edge.errors import BackendError, UnavailableError
-from mmkd_export.plan import ExportPlan, only_student
+from mmkd_edge.opening.admission import check_graphs
+from mmkd_export.plan import only_student
 from mmkd_export.platforms import Platform, PlatformName
 from mmkd_export.targets.sidecar import engine_key
 from mmkd_report.documents.export import BuiltEngine, EngineSidecar, encode_document
@@ -54,13 +55,6 @@ class _Builder:
         return f"{self.library}-{self.module.__version__}-{gpu}-cuda{self.device.cuda_runtime}.timing"
 
 
-def build_planned_engines(plan: ExportPlan) -> tuple[BuiltEngine, ...]:
-    """Builds engines of the precisions that a plan names, of all that its bundle holds where it names none."""
-    named: list[Precision] = [name for name in ("fp32", "fp16", "int8") if name in plan.precisions]
-    wanted = tuple(named) if named and "auto" not in plan.precisions else None
-    return build_engines(plan.output, plan.platform_row, precisions=wanted)
-
-
 def platform_here() -> PlatformName:
     """The platform of this machine's TensorRT, or jp6.2 where there is none."""
     if importlib.util.find_spec("tensorrt") is None:
@@ -84,10 +78,12 @@ def build_engines(
     Raises:
         UnavailableError: no engine can be built on this machine; the message has the command for the device.
         BackendError: the library refuses an artifact.
+        BundleError: the bundle is damaged, or has a graph that no engine may be handed.
     """
     try:
-        builder = _builder(platform)
         with Bundle.open(bundle) as opened:
+            check_graphs(opened)
+            builder = _builder(platform)
             artifacts = only_student(opened).artifacts
             wanted = [
                 found

@@ -16,11 +16,20 @@ import numpy as np
 import onnx
 import pytest
 
-from mmkd_edge import BackendError, Bundle, EdgePredictor, UnavailableError, UsageError
+from mmkd_edge import BackendError, Bundle, EdgePredictor, GateError, UnavailableError, UsageError
 from mmkd_edge.backends.base import BACKENDS, open_backend, why_absent
 from mmkd_edge.backends.trt.backend import TrtBackend
 from mmkd_edge.bundle.manifest import graph_inputs, graph_outputs
+from mmkd_edge.opening import trial_process
 from mmkd_edge.spec import TaskSpec
+
+OTHERWISE = """
+run = double.Context._run
+def other(self):
+    run(self)
+    self._memory("logits")[:] += 1.0
+double.Context._run = other
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +40,7 @@ def trt_absent() -> None:
 @pytest.fixture
 def tensorrt(gpu_double: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return gpu_double.install(monkeypatch)
+    return gpu_double.install(monkeypatch, tmp_path)
 
 
 @pytest.fixture
@@ -324,6 +333,69 @@ def test_a_predictor_whose_gpu_is_lost_answers_that_nothing_is_valid(
         prediction = predictor.predict(window)
     assert prediction.status == "invalid"
     assert prediction.reason.endswith("CUDA is lost to this process: start it again")
+
+
+# The first opening.
+
+
+def trial_of(path: Path) -> str:
+    with EdgePredictor.open(path, backend="trt") as predictor:
+        return predictor.info().trial
+
+
+def test_an_engine_is_first_built_and_asked_in_a_process_of_its_own_and_taken_from_there(
+    bundle_path: Path, tensorrt: Any
+) -> None:
+    assert trial_of(bundle_path) == "passed now"
+    assert (tensorrt.built, len(tensorrt.loaded)) == (0, 1)
+    assert trial_of(bundle_path) == "passed at an earlier start"
+    assert (tensorrt.built, len(tensorrt.loaded)) == (0, 2)
+
+
+def in_children(code: str, folder: Path) -> None:
+    """Have the process of a trial run this where it would import TensorRT."""
+    (folder / "nvidia" / "tensorrt.py").write_text(code)
+
+
+def test_what_ends_tensorrt_ends_the_process_of_the_trial_alone(
+    bundle_path: Path, tensorrt: Any, tmp_path: Path
+) -> None:
+    in_children("import os; os.abort()", tmp_path)
+    with pytest.raises(BackendError) as caught:
+        trial_of(bundle_path)
+    assert str(caught.value) == (
+        f"{bundle_path}: the trial of backend 'trt' in a process of its own failed: it crashed: SIGABRT; "
+        "do not use this bundle with it"
+    )
+    with EdgePredictor.open(bundle_path) as predictor:
+        info = predictor.info()
+    assert (info.backend, info.trial) == ("ort", "passed now")
+    assert "the trial of backend 'trt' in a process of its own failed: it crashed: SIGABRT" in info.reason
+    assert tensorrt.loaded == []
+
+
+def test_a_build_that_takes_too_long_or_too_much_is_told(
+    bundle_path: Path, tensorrt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial_process, "BUILD_MEMORY_BYTES", 1 << 30)
+    in_children("bytearray(1 << 32)", tmp_path)
+    with pytest.raises(BackendError) as caught:
+        trial_of(bundle_path)
+    assert str(caught.value) == "backend 'trt': it takes too much memory"
+    monkeypatch.setattr(trial_process, "BUILD_S", 1.0)
+    in_children("import time; time.sleep(60)", tmp_path)
+    with pytest.raises(BackendError, match="in a process of its own failed: it takes too long; do not use"):
+        trial_of(bundle_path)
+    assert tensorrt.loaded == []
+
+
+def test_an_engine_that_answers_otherwise_does_not_open(
+    kit: Any, bundle_path: Path, tensorrt: Any, tmp_path: Path
+) -> None:
+    in_children((tmp_path / "nvidia" / "tensorrt.py").read_text() + OTHERWISE, tmp_path)
+    with pytest.raises(GateError, match="golden window 0"):
+        trial_of(bundle_path)
+    assert tensorrt.loaded == []
 
 
 # What a machine lacks.

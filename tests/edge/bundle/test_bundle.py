@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
+import re
 import struct
 import threading
 import zipfile
@@ -27,6 +28,7 @@ from mmkd_edge import (
     write_bundle,
 )
 from mmkd_edge.bundle.archive import archive_body, end_record
+from mmkd_edge.bundle.files import read_exactly
 
 ORDER = ("manifest.json", "report.json", "README.md", "acc/model.fp32.onnx", "acc/golden.npz")
 AGAIN = "copy or export it again"
@@ -450,3 +452,54 @@ def test_an_unknown_example_is_told_those_there_are() -> None:
     with pytest.raises(UsageError) as caught:
         example_bundle("no_such_student")
     assert str(caught.value) == f"example bundle 'no_such_student' is unknown; expected one of: {names}"
+
+
+def test_the_whole_file_is_verified_once_more_when_it_is_taken(bundle_path: Path) -> None:
+    data = bundle_path.read_bytes()
+    with Bundle.open(bundle_path) as bundle:
+        assert bundle.whole() == data
+        bundle_path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        with pytest.raises(BundleError) as changed:
+            bundle.whole()
+    assert str(changed.value) == f"{bundle_path}: the file was changed while the bundle was open; open it again"
+    with pytest.raises(UsageError) as closed:
+        bundle.whole()
+    assert str(closed.value) == f"{bundle_path}: the bundle is closed; open it again"
+
+
+def test_a_bundle_that_is_too_large_is_not_written(kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmkd_edge.bundle.bundle.MAX_BUNDLE_BYTES", 1000)
+    with pytest.raises(BundleError) as caught:
+        kit.parts(kit.modality).write(tmp_path / "a.edge")
+    assert re.fullmatch(
+        rf"{tmp_path}/a\.edge: expected at most 1000 bytes, got \d{{4}}; leave an artifact out", str(caught.value)
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_that_is_cut_short_while_read_says_so(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = read_exactly
+
+    def short(descriptor: int, size: int, *, offset: int) -> bytes:
+        monkeypatch.setattr("mmkd_edge.bundle.bundle.read_exactly", cut)
+        return whole(descriptor, size, offset=offset)
+
+    def cut(descriptor: int, size: int, *, offset: int) -> bytes:
+        if size > 1000:  # neither the beginning nor the end, but all that is between
+            os.truncate(bundle_path, 0)
+        return whole(descriptor, size, offset=offset)
+
+    monkeypatch.setattr("mmkd_edge.bundle.bundle.read_exactly", short)
+    assert refusal(bundle_path) == f"{bundle_path}: the bundle became shorter while it was read; {AGAIN}"
+
+
+def test_a_huge_signature_file_is_refused_unread(bundle_path: Path) -> None:
+    with zipfile.ZipFile(bundle_path) as opened:
+        files = {name: opened.read(name) for name in opened.namelist()}
+    bundle_path.write_bytes(archive({**files, "signature.json": b" " * 65537}))
+    assert refusal(bundle_path) == f"{bundle_path}: signature.json: expected at most 65536 bytes, got 65537"
+
+
+def test_the_shipped_bundle_is_there() -> None:
+    assert example_bundle("watch_acc").name == "watch_acc.edge"
+    Bundle.open(example_bundle()).close()

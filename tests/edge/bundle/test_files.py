@@ -14,7 +14,7 @@ import pytest
 
 from mmkd_edge import Bundle, UsageError
 from mmkd_edge.bundle import files
-from mmkd_edge.bundle.files import read_own_file, write_file
+from mmkd_edge.bundle.files import cache_folder, is_of_a_path, read_own_file, write_file
 
 
 def failing(code: int) -> Callable[..., Any]:
@@ -182,3 +182,29 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_bundle(kit: Any, tmp_path:
         Bundle.open(target).close()
         # What a kill between naming and renaming leaves is whole too: nothing half-written lies about.
         assert {path.read_bytes() for path in target.parent.iterdir()} <= whole
+
+
+def test_a_user_can_correct_a_path_and_a_full_disk_and_nothing_else() -> None:
+    assert is_of_a_path(OSError(errno.EACCES, "no", "file"))
+    assert not is_of_a_path(OSError(errno.EACCES, "no"))  # a socket, for one
+    assert is_of_a_path(OSError(errno.ENOSPC, "no"))
+    assert not is_of_a_path(OSError(errno.EIO, "no", "file"))
+
+
+def test_a_file_of_ones_own_is_a_regular_one(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="it is no regular file"):
+        read_own_file(tmp_path / "pipe", most_bytes=10)
+
+
+def test_without_a_home_directory_the_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(UsageError) as caught:
+        cache_folder("profiles")
+    assert str(caught.value) == (
+        "profiles lie in the user's cache folder, and this user has no home directory; set XDG_CACHE_HOME"
+    )

@@ -11,7 +11,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from mmkd_edge import Bundle, BundleError, golden_bytes
+from mmkd_edge import Bundle, BundleError, ModalitySpec, TaskSpec, golden_bytes
+from mmkd_edge.bundle.golden import answer_scale, golden_from_bytes, novelty_errors, same_answers
+from mmkd_edge.bundle.manifest import graph_outputs
+from mmkd_edge.frames import bytes_of, missing_frames, with_missing
 
 WHERE = "acc/golden.npz"
 
@@ -150,3 +153,52 @@ def test_missing_arrays_are_named(kit: Any, tmp_path: Path, arrays: dict[str, An
         "expected the arrays judge, labels, logits, probabilities, tolerance, windows, "
         "got labels, logits, probabilities, tolerance, windows"
     )
+
+
+# What answers are held against each other by.
+
+
+def test_answers_are_the_same_by_class_by_labels_that_are_on_and_by_a_tenth_of_a_deviation() -> None:
+    ours = np.array([[1.0, 2.0], [3.0, 0.0]], dtype=np.float32)
+    theirs = np.array([[0.0, 0.1], [-1.0, 0.0]], dtype=np.float32)
+    assert same_answers(TaskSpec(labels=("a", "b")), ours, theirs).tolist() == [True, False]
+    # On from a probability of 0.75: from a logit of ln 3 = 1.0986.
+    several = TaskSpec(kind="multi_label", labels=("a", "b"), threshold=0.75)
+    assert same_answers(several, ours, np.array([[1.0, 1.1], [3.0, 1.1]], dtype=np.float32)).tolist() == [True, False]
+    number = TaskSpec(kind="regression", labels=("speed",), unit="rpm")
+    given = np.array([[0.0], [0.0]], dtype=np.float32)
+    assert same_answers(number, given, np.array([[0.09], [-0.11]], dtype=np.float32)).tolist() == [True, False]
+
+
+def test_differences_are_counted_in_the_largest_value_of_a_regression_alone() -> None:
+    answers = np.array([[-20.0], [5.0]], dtype=np.float32)
+    assert answer_scale(TaskSpec(kind="regression", labels=("speed",)), answers) == 20.0
+    assert answer_scale(TaskSpec(kind="regression", labels=("speed",)), 0 * answers) == 1.0
+    assert answer_scale(TaskSpec(labels=("a", "b")), answers) == 1.0
+
+
+def test_differences_of_novelty_are_shares_of_one_more_than_the_score() -> None:
+    expected, got = np.array([[0.0], [3.0]], dtype=np.float32), np.array([[0.5], [2.0]], dtype=np.float32)
+    assert novelty_errors(expected, got).tolist() == [0.5, 0.25]
+
+
+def test_golden_windows_of_video_and_scores_of_novelty_survive(kit: Any) -> None:
+    modality = ModalitySpec(name="cam", kind="video", channels=("y",), rate_hz=5.0, samples=3, height=4, width=5)
+    frames = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5, 1)
+    missing = np.array([[False, True, False], [False, False, False]])
+    golden = msgspec.structs.replace(
+        kit.golden(kit.modality),
+        windows=with_missing(frames, missing),
+        **{
+            name: getattr(kit.golden(kit.modality), name)[:2] for name in ("labels", "logits", "probabilities", "judge")
+        },
+        novelty=np.array([[0.25], [4.0]], dtype=np.float32),
+    )
+    entry = kit.parts(kit.modality).manifest.models[0]
+    outputs = graph_outputs(entry.task, novelty=True)
+    entry = msgspec.structs.replace(entry, modality=modality, outputs=outputs)
+    read = golden_from_bytes(golden_bytes(golden), entry)
+    assert read.novelty is not None
+    assert read.novelty.tolist() == [[0.25], [4.0]]
+    np.testing.assert_array_equal(missing_frames(read.windows), missing)
+    np.testing.assert_array_equal(bytes_of(read.windows)[~missing], frames[~missing])

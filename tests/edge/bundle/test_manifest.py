@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmkd_edge import Manifest, ManifestError, ModalitySpec, TaskSpec, decode_manifest, encode_manifest
-from mmkd_edge.bundle.manifest import MAX_MANIFEST_BYTES, FileEntry, graph_inputs, graph_outputs, member_files
+from mmkd_edge.bundle.manifest import (
+    MAX_MANIFEST_BYTES,
+    MAX_WINDOW_VALUES,
+    FileEntry,
+    graph_inputs,
+    graph_outputs,
+    member_files,
+    step_inputs,
+    step_outputs,
+)
 from mmkd_edge.printable import printable
 
 AGAIN = "; export the bundle again"
@@ -433,3 +442,182 @@ def test_a_lineage_survives_its_file(document: dict[str, Any]) -> None:
 def test_a_lineage_of_nobody_is_refused(document: dict[str, Any], changes: Any, where: str, why: str) -> None:
     altered = changed(document, "models.0.adapted", [LINEAGE | changes])
     assert message(altered) == f"manifest.json: models[0].adapted{where}: {why}{AGAIN}"
+
+
+# The steps of a causal student.
+
+
+def scores(*rising: float) -> dict[str, object]:
+    """What scores of novelty are worth."""
+    return {"scores": rising, "max_error": 0.0, "tolerance": 1e-4}
+
+
+def streaming(document: dict[str, Any], **changes: object) -> dict[str, Any]:
+    """A manifest of a student that takes steps of two samples, with one state in four slots and one without."""
+    step = changed(document, "models.0.artifacts.0.file", "acc/step.fp32.onnx")["models"][0]["artifacts"][0]
+    states = [{"name": "cache", "shape": [1, 4, 2], "axis": 1}, {"name": "sum", "shape": [1, 3], "initial": 0.5}]
+    facts = {"stride": 2, "memory": 20, "slots": 4, "states": states, "artifacts": [step]} | changes
+    return changed(document, "models.0.streaming", facts)
+
+
+def test_steps_survive_their_file_and_say_what_a_step_takes_and_gives(document: dict[str, Any]) -> None:
+    manifest = decode_manifest(json.dumps(streaming(document)).encode())
+    assert decode_manifest(encode_manifest(manifest)) == manifest
+    (model,) = manifest.models
+    assert model.streaming is not None
+    assert [(one.name, one.shape) for one in step_inputs(model.modality, model.streaming)] == [
+        ("acc", (1, 2, 3)),
+        ("acc_present", (1, 2, 3)),
+        ("slot", (1, 1)),
+        ("cache", (1, 4, 2)),
+        ("sum", (1, 3)),
+    ]
+    assert [(one.name, one.shape) for one in step_outputs(model.task, model.streaming)] == [
+        ("logits", (1, 3)),
+        ("probabilities", (1, 3)),
+        ("next_cache", (1, 1, 2)),
+        ("next_sum", (1, 3)),
+    ]
+    assert [entry.file for entry in member_files(manifest)][2:] == [
+        "acc/model.fp32.onnx",
+        "acc/step.fp32.onnx",
+        "acc/golden.npz",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "where", "why"),
+    [
+        ({"stride": 21}, "stride", "expected at most a window of 20 samples, got 21"),
+        (
+            {"states": [{"name": "slot", "shape": [1]}]},
+            "states",
+            "expected each tensor's name once, got 'slot' more than once",
+        ),
+        (
+            {"states": [{"name": "a", "shape": [1, 1 << 40]}]},
+            "states[0].shape",
+            f"expected at most {MAX_WINDOW_VALUES} values, got {1 << 40}",
+        ),
+        (
+            {"states": [{"name": "a", "shape": [1, 3], "axis": 1}]},
+            "states[0].axis",
+            "expected one of 4 slots, got 1 of (1, 3)",
+        ),
+        (
+            {"states": [{"name": "a", "shape": [4], "axis": 1}]},
+            "states[0].axis",
+            "expected one of 4 slots, got 1 of (4,)",
+        ),
+    ],
+)
+def test_steps_that_cannot_be_taken_are_refused(document: dict[str, Any], changes: Any, where: str, why: str) -> None:
+    assert message(streaming(document, **changes)) == f"manifest.json: models[0].streaming.{where}: {why}{AGAIN}"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "why"),
+    [
+        ("file", "acc/model.fp32.onnx", "expected 'acc/step.fp32.onnx', got 'acc/model.fp32.onnx'"),
+        ("batch", {"minimum": 1, "optimum": 2, "maximum": 4}, None),
+        ("novelty", scores(0.0, 1.0), "expected none in a step graph, got one"),
+    ],
+)
+def test_a_step_graph_is_one_that_takes_one_window(
+    document: dict[str, Any], field: str, value: object, why: str | None
+) -> None:
+    altered = changed(streaming(document), f"models.0.streaming.artifacts.0.{field}", value)
+    told = why or "expected none in a step graph, got BatchRange(minimum=1, optimum=2, maximum=4)"
+    assert message(altered) == f"manifest.json: models[0].streaming.artifacts[0].{field}: {told}{AGAIN}"
+
+
+# Statistics, and what scores of novelty are worth.
+
+CHANNEL = {"mean": 0.0, "std": 1.0, "missing_share": 0.0, "edges": [0.0, 1.0], "shares": [0.25, 0.5, 0.25]}
+STATISTICS = {"windows": 4, "channels": [CHANNEL] * 3, "label_shares": [0.5, 0.25, 0.25]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "where", "why"),
+    [
+        ({"channels": [CHANNEL]}, "channels", "expected one entry per channel, 3, got 1"),
+        ({"label_shares": [1.0]}, "label_shares", "expected one share per label, 3, got 1"),
+        (
+            {"channels": [CHANNEL, CHANNEL | {"edges": [1.0, 1.0]}, CHANNEL]},
+            "channels[1].edges",
+            "expected rising numbers, got [1.0, 1.0]",
+        ),
+        (
+            {"channels": [CHANNEL, CHANNEL, CHANNEL | {"shares": [1.0]}]},
+            "channels[2].shares",
+            "expected one more than edges, 3, got 1",
+        ),
+    ],
+)
+def test_statistics_of_something_else_are_refused(document: dict[str, Any], changes: Any, where: str, why: str) -> None:
+    assert message(changed(document, "models.0.statistics", STATISTICS | changes)) == (
+        f"manifest.json: models[0].statistics.{where}: {why}{AGAIN}"
+    )
+    kept = decode_manifest(json.dumps(changed(document, "models.0.statistics", STATISTICS)).encode())
+    assert decode_manifest(encode_manifest(kept)) == kept
+
+
+def test_scores_of_novelty_rise_and_stand_beside_graphs_that_give_them(document: dict[str, Any]) -> None:
+    place = "models.0.artifacts.0.novelty"
+    scored = changed(document, place, scores(0.0, 0.5, 0.25))
+    assert message(scored) == (
+        f"manifest.json: models[0].artifacts[0].novelty: expected none beside graphs without the output, got one{AGAIN}"
+    )
+    outputs = [*document["models"][0]["outputs"], {"name": "novelty", "dtype": "float32", "shape": [1, 1]}]
+    assert message(changed(scored, "models.0.outputs", outputs)) == (
+        f"manifest.json: models[0].artifacts[0].novelty.scores: expected rising numbers, got 0.5 before 0.25{AGAIN}"
+    )
+    rising = changed(changed(scored, "models.0.outputs", outputs), place, scores(0.0, 0.25, 0.5))
+    assert decode_manifest(json.dumps(rising).encode()).models[0].has_novelty
+
+
+def test_a_student_without_a_teacher_says_so(document: dict[str, Any]) -> None:
+    alone = decode_manifest(json.dumps(changed(document, "models.0.teacher_sha256", None)).encode())
+    assert alone.models[0].teacher_sha256 is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "where", "why"),
+    [
+        ({"kind": "regression"}, "labels", "expected the name of one target, got 3"),
+        ({"unit": "rpm"}, "unit", "expected none for classification, got 'rpm'"),
+    ],
+)
+def test_a_task_that_contradicts_itself_is_refused(
+    document: dict[str, Any], changes: dict[str, object], where: str, why: str
+) -> None:
+    altered = changed(document, "models.0.task", document["models"][0]["task"] | changes)
+    assert message(altered) == f"manifest.json: models[0].task.{where}: {why}{AGAIN}"
+
+
+REFERENCE = {
+    "between": "groups",
+    "groups": 2,
+    "windows": 4,
+    "fewest_windows": 2,
+    "false_alarm_rate": 0.1,
+    "scales": [1.0, 1.0, 1.0],
+    "centres": [[0.0] * 9],
+    "spreads": [[1.0] * 9],
+    "largest_misfit": 1.0,
+    "largest_axes": 1.0,
+    "largest_levels": 1.0,
+}
+
+
+def test_a_reference_of_other_channels_is_refused(document: dict[str, Any]) -> None:
+    kept = decode_manifest(json.dumps(changed(document, "models.0.group_reference", REFERENCE)).encode())
+    assert decode_manifest(encode_manifest(kept)) == kept
+    other = changed(document, "models.0.group_reference", REFERENCE | {"scales": [1.0]})
+    assert message(other) == f"manifest.json: models[0].group_reference.scales: expected 3, got 1{AGAIN}"
+
+
+def test_what_no_json_can_hold_is_never_written(manifest: Manifest) -> None:
+    with pytest.raises(ManifestError) as caught:
+        encode_manifest(msgspec.structs.replace(manifest, licence="half \ud800"))
+    assert str(caught.value).startswith("manifest.json: cannot be written as JSON: ")

@@ -98,3 +98,15 @@ def test_a_reference_must_be_of_the_modality_and_its_channels() -> None:
         with pytest.raises(UsageError) as caught:
             check_reference(reference, modality)
         assert str(caught.value) == says
+
+
+def test_a_reference_that_normalises_nothing_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "temp.json"
+    for mean, std, fault in (
+        ((float("inf"), 21.0), (0.5, 1.0), "mean[0]: expected a finite number, got inf"),
+        ((36.25, 21.0), (0.5, 0.0), "std[1]: expected a finite number above 0, got 0.0"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            write_reference(path, Reference(modality="temp", mean=mean, std=std))
+        assert str(caught.value) == f"reference of modality 'temp': {fault}"
+    assert not path.exists()

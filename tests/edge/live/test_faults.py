@@ -451,3 +451,20 @@ def test_a_process_that_was_stopped_for_a_while_goes_on(bundle_path: Path, tmp_p
     records = [record_from_line(line) for line in path.read_bytes().splitlines()]
     assert sum(isinstance(one, ResultRecord) for one in records) > 10
     assert [one.number for one in records] == list(range(1, len(records) + 1))
+
+
+def test_whatever_comes_the_log_gets_few_lines_and_no_samples(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(feeds: object) -> list[float]:
+        raise RuntimeError("out of memory")
+
+    predictor = fake_predictor(fail, modality=ACC, labels=("ok", "worn"))
+    chunks = [[*good(number, 10), f"{number}.125 volts", f"[{number}.125, 2]"] for number in range(0, 1000, 10)]
+    begun = time.monotonic()
+    _, facts, _ = answered(Texts(chunks, pause_s=0.005), predictor=predictor)
+    assert facts.intake.garbage == 200
+    lines = [one.getMessage() for one in caplog.records if one.name.startswith("mmkd_edge.live")]
+    assert 1 <= len(lines) <= 1 + (time.monotonic() - begun) / 10
+    assert lines[0].startswith("press 1: no sample: ")
+    assert ".125" not in "".join(lines)

@@ -86,6 +86,18 @@ def test_a_bundle_that_is_known_here_starts_no_process(bundle_path: Path, starte
     assert started == [sys.executable]
 
 
+def test_a_start_without_a_trial_does_not_pay_for_one(bundle_path: Path) -> None:
+    trial_of(bundle_path)
+    code = (
+        "import sys\n"
+        "from mmkd_edge import EdgePredictor\n"
+        "EdgePredictor.open(sys.argv[1], backend='ort').close()\n"
+        "print([name for name in ('subprocess', 'selectors') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, bundle_path], capture_output=True, text=True, check=False)
+    assert done.stdout == "[]\n", done.stderr
+
+
 def test_a_trial_is_listened_to_with_many_files_open(bundle_path: Path, tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limits[1] < 2048:
@@ -289,13 +301,13 @@ def test_the_file_that_was_verified_is_the_one_that_is_tried(
     kit: Any, bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = kit.parts(kit.modality, name="other").write(tmp_path / "other.edge")
-    start = trial_process._start
+    start = trial_process.start_apart
 
-    def exchanged(request: Any) -> Any:
+    def exchanged(function: str, request: bytes) -> Any:
         bundle_path.write_bytes(other.read_bytes())
-        return start(request)
+        return start(function, request)
 
-    monkeypatch.setattr(trial_process, "_start", exchanged)
+    monkeypatch.setattr(trial_process, "start_apart", exchanged)
     with pytest.raises(BundleError) as caught:
         trial_of(bundle_path)
     assert str(caught.value) == f"{bundle_path}: the file was exchanged while it was opened; open it again"

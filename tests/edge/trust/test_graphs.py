@@ -151,3 +151,20 @@ def test_students_pass(kit: Any, student: ModelProto) -> None:
     student.graph.initializer.append(numpy_helper.from_array(np.zeros((0, 3), np.float32), "none"))
     student.graph.node.append(helper.make_node("Constant", [], ["c"], value_ints=[1, -1]))
     check_graph(student.SerializeToString())
+
+
+def test_who_made_a_graph_may_be_said(student: ModelProto) -> None:
+    student.producer_name, student.producer_version, student.doc_string = "mmkd-export", "0.1.0", "a student"
+    check_graph(student.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"\x38\x01", "graph"),  # field 7 of a model, the graph, as the number 1
+        (b"\x40\x01", "opset"),
+        (b"\x42\x02\x08\x01", "domain"),  # an opset whose domain is the number 1
+    ],
+)
+def test_a_number_in_the_place_of_something_else_is_refused(data: bytes, what: str) -> None:
+    assert refusal(data) == f"the graph has a number where a {what} belongs"

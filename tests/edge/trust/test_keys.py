@@ -15,8 +15,8 @@ import pytest
 from mmkd_edge import Bundle, BundleError, EdgePredictor, SignatureError, UnavailableError, UsageError, write_bundle
 from mmkd_edge.bundle.digest import new_sha256
 from mmkd_edge.bundle.manifest import encode_manifest
-from mmkd_edge.bundle.signature import SIGNATURE_FILE, SignatureDocument
-from mmkd_edge.trust.keys import check_signed, keys_folder, make_keys, read_keys, sign
+from mmkd_edge.bundle.signature import SIGNATURE_FILE, SignatureDocument, encode_signatures
+from mmkd_edge.trust.keys import check_keys, check_signed, keys_folder, make_keys, read_keys, sign
 
 pytest.importorskip("cryptography")
 
@@ -258,3 +258,64 @@ def test_verifying_costs_milliseconds(kit: Any, tmp_path: Path, private: list[Pa
             check_signed(bundle, keys)
         spent_s.append(time.process_time() - begun_s)
     assert min(spent_s) < 0.005 + 0.001 * path.stat().st_size / 2e6
+
+
+def test_a_signature_file_of_a_later_version_asks_for_an_upgrade(
+    kit: Any, tmp_path: Path, private: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = msgspec.structs.replace(sign("0" * 64, private[:1]), format_version=2)
+    monkeypatch.setattr("mmkd_edge.bundle.bundle.encode_signatures", lambda _: encode_signatures(later))
+    path = signed(kit, tmp_path / "a.edge", private[0])
+    with pytest.raises(BundleError) as caught:
+        Bundle.open(path)
+    assert str(caught.value) == (
+        f"{path}: signature.json: format_version: this mmkd-edge reads 1, got 2; upgrade it, or sign the bundle again"
+    )
+
+
+def test_keys_that_cannot_sign_are_told_before_anything_is_made(tmp_path: Path, private: list[Path]) -> None:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import x25519
+
+    check_keys(())
+    check_keys(private)
+    path = tmp_path / "other.key"
+    with pytest.raises(UsageError) as caught:
+        check_keys([path])
+    assert str(caught.value) == (
+        f"{path}: expected a private key of mmkd-edge keygen: no such file or directory; check the path"
+    )
+    pem = x25519.X25519PrivateKey.generate().private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path.write_bytes(pem)
+    path.chmod(0o600)
+    with pytest.raises(UsageError) as caught:
+        check_keys([path])
+    assert str(caught.value) == f"{path}: expected an Ed25519 key, got another kind; mmkd-edge keygen makes one"
+
+
+def test_a_key_is_made_where_one_may_write(tmp_path: Path) -> None:
+    path = tmp_path / "nowhere" / "fleet.key"
+    with pytest.raises(UsageError) as caught:
+        make_keys(path)
+    assert str(caught.value) == f"{path}: cannot write it: no such file or directory; check the path"
+
+
+def test_more_keys_than_anyone_can_watch_are_refused(keys: Path) -> None:
+    one = (keys / "old.key.pub").read_bytes()
+    for number in range(63):
+        (keys / f"{number}.pub").write_bytes(one)
+    with pytest.raises(UsageError) as caught:
+        read_keys(keys)
+    assert str(caught.value) == f"{keys}: expected at most 64 keys, got 65"
+
+
+def test_an_end_without_a_zone_is_refused(private: list[Path], keys: Path) -> None:
+    copy(private[0], keys, expires_utc="2030-01-01T00:00:00")
+    with pytest.raises(UsageError) as caught:
+        read_keys(keys)
+    assert str(caught.value) == (
+        f"{keys}/old.key.pub: expires_utc: expected a time with its zone, got '2030-01-01T00:00:00'; "
+        "copy it again from where it was made"
+    )

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,20 @@ import numpy as np
 import pytest
 
 from mmkd_edge import Bundle, BundleError, EdgePredictor, GateError, UsageError
-from mmkd_edge.trust.slots import Slots, check_slot, install, path_of, read_slots, rollback, start
+from mmkd_edge.trust.slots import (
+    Slots,
+    Started,
+    check_slot,
+    check_state,
+    confirm,
+    fail,
+    forget,
+    install,
+    path_of,
+    read_slots,
+    rollback,
+    start,
+)
 
 ROOT = Path(__file__).parents[3]
 
@@ -295,3 +309,55 @@ def test_power_may_fail_at_every_step(releases: dict[int, Path]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith(" kills, 0 bad\n")
     assert int(done.stdout.splitlines()[-1].split()[0]) > 100
+
+
+def test_a_record_of_a_later_version_is_refused(state: Path, releases: dict[int, Path]) -> None:
+    install(state, releases[1], prove=whole)
+    record = state / "slots.json"
+    record.write_bytes(record.read_bytes().replace(b'"format_version": 1', b'"format_version": 2'))
+    with pytest.raises(BundleError, match="format_version: expected 1, got 2; remove this file and install a bundle"):
+        read_slots(state)
+
+
+def test_what_is_no_folder_is_no_state_folder(tmp_path: Path, releases: dict[int, Path]) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_state(releases[1])
+    assert str(caught.value) == f"{releases[1]}: expected a state folder, got something else"
+    below = releases[1] / "state"
+    with pytest.raises(UsageError) as caught:
+        check_state(below)
+    assert str(caught.value).startswith(f"{below}: cannot look at this state folder: not a directory")
+    with pytest.raises(UsageError) as caught:
+        install(below, releases[1], prove=whole)
+    assert str(caught.value).startswith(f"{below}: cannot make this state folder: not a directory")
+
+
+def test_what_is_installed_stays_where_it_does_not_pass_once_more(state: Path, releases: dict[int, Path]) -> None:
+    install(state, releases[1], prove=whole)
+    before = (state / "slots.json").read_bytes()
+    with pytest.raises(GateError):
+        install(state, releases[1], prove=broken)
+    assert (state / "slots.json").read_bytes() == before
+    assert answer(state)[0] == "ok"
+
+
+def test_a_bundle_that_failed_is_new_again_where_someone_returns_to_it(state: Path, releases: dict[int, Path]) -> None:
+    for number in (1, 2):
+        install(state, releases[number], prove=whole)
+    with start(state) as started:
+        assert fail(state, started, "it does not fit") is not None
+    assert conditions(read_slots(state)) == [(1, "new"), (2, "failed")]
+    slots = rollback(state)
+    assert (conditions(slots), slots.current.reason) == ([(2, "new"), (1, "new")], "")
+
+
+@pytest.mark.parametrize("end", [confirm, forget, lambda state, started: fail(state, started, "it does not fit")])
+def test_the_end_of_a_first_start_says_nothing_of_what_was_installed_meanwhile(
+    end: Callable[[Path, Started], object], state: Path, releases: dict[int, Path]
+) -> None:
+    install(state, releases[1], prove=whole)
+    with start(state) as started:
+        install(state, releases[2], prove=whole)
+        before = (state / "slots.json").read_bytes()
+        assert end(state, started) is None
+    assert (state / "slots.json").read_bytes() == before

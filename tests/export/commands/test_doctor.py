@@ -121,13 +121,13 @@ def test_a_library_that_does_not_load_is_a_problem_with_its_reason(tmp_path: Pat
     assert checks["run bundles: openvino"]["advice"] == "install it again: pip install 'mmkd-edge[openvino]'"
 
 
-def test_a_gpu_is_named_with_what_runs_on_it():
+def test_a_gpu_is_named_with_what_runs_on_it(tmp_path: Path):
     script = (
-        "import importlib.util, pytest\n"
+        "import importlib.util, pathlib, pytest\n"
         f"spec = importlib.util.spec_from_file_location('gpu_double', {str(GPU_DOUBLE)!r})\n"
         "double = importlib.util.module_from_spec(spec)\n"
         "spec.loader.exec_module(double)\n"
-        "tensorrt = double.install(pytest.MonkeyPatch())\n"
+        f"tensorrt = double.install(pytest.MonkeyPatch(), pathlib.Path({str(tmp_path)!r}))\n"
     )
     checks = {check["what"]: check for check in json.loads(_run(script).stdout)["checks"]}
     assert checks["run bundles: trt"] == {

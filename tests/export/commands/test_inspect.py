@@ -206,8 +206,9 @@ def test_the_self_test_runs_on_a_gpu_too(
     exported: ExportResult,
     gpu_double: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ):
-    gpu_double.install(monkeypatch)
+    gpu_double.install(monkeypatch, tmp_path)
     facts = json.loads(run(exported.path, "--selftest", "--json")[1])
     assert facts["selftest.fp32"].partition(" in ")[2].startswith("onnxruntime ")
     assert facts["selftest.fp32.trt"].startswith("12 windows within ")

@@ -1,0 +1,157 @@
+"""A process of its own for what may crash, hang or take all memory: started, bounded, listened to, and ended.
+
+Owns how the process is started so that it sees what this one does and nothing of a user's environment besides, and what
+its end means in words. What runs in it says so on its output, line by line; nothing that a library prints gets there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, BinaryIO
+
+import msgspec
+
+if TYPE_CHECKING:
+    import subprocess
+
+
+class ProcessLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a process may take.
+
+    Attributes:
+        step_s: until its next line, and of the processor for that.
+        memory_bytes: that it may allocate.
+        file_bytes: of each file that it writes; 0 lets it write none.
+    """
+
+    step_s: float
+    memory_bytes: int
+    file_bytes: int = 0
+
+
+# Isolated from the environment; the places to import from are those of this process.
+_CHILD = "import sys; sys.path[:] = sys.argv[1:]; from {0} import {1}; {1}()"
+
+
+def start_apart(function: str, request: bytes) -> subprocess.Popen[bytes]:
+    """A process that runs a function without arguments, and finds a request on its input.
+
+    Args:
+        function: `package.module:name`.
+        request: its bytes.
+
+    Raises:
+        OSError: no process can be started.
+    """
+    import subprocess  # 7 ms that most starts do not need
+
+    module, _, name = function.partition(":")
+    # -B: it leaves no file behind.
+    command = [sys.executable, "-I", "-B", "-c", _CHILD.format(module, name), *sys.path]
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=dict(os.environ, OMP_NUM_THREADS="1", ORT_DISABLE_TELEMETRY="1"),
+        start_new_session=True,  # Ctrl-C is for this process, and what that one starts ends with it
+    )
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(request)
+        process.stdin.close()
+    return process
+
+
+@contextlib.contextmanager
+def answering(limits: ProcessLimits) -> Iterator[BinaryIO]:
+    """In such a process: where it answers, while nothing else that is printed gets there, and the limits hold."""
+    with os.fdopen(os.dup(1), "wb") as answers:
+        quiet = os.open(os.devnull, os.O_WRONLY)
+        for descriptor in (1, 2):
+            os.dup2(quiet, descriptor)
+        _limit(limits)
+        yield answers
+
+
+def _limit(limits: ProcessLimits) -> None:
+    import resource
+
+    _lower(resource.RLIMIT_DATA, limits.memory_bytes)
+    _lower(resource.RLIMIT_FSIZE, limits.file_bytes)
+    _lower(resource.RLIMIT_CORE, 0)
+    limit_processor(limits)
+
+
+def limit_processor(limits: ProcessLimits) -> None:
+    """In such a process: the next step may take as long; the system ends the process after that."""
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _lower(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + int(limits.step_s) + 1, hard=False)
+
+
+def _lower(kind: int, limit: int, *, hard: bool = True) -> None:
+    import resource
+
+    _, most = resource.getrlimit(kind)
+    limit = limit if most == resource.RLIM_INFINITY else min(limit, most)
+    resource.setrlimit(kind, (limit, limit if hard else most))
+
+
+class ProcessLines:
+    """The lines of such a process, each waited for only so long."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        self._descriptor = process.stdout.fileno()
+        self._seen = b""
+
+    def next(self, *, limit_s: float) -> bytes | None:
+        """The next line; None where the process has ended, or takes longer."""
+        import selectors
+
+        until = time.monotonic() + limit_s
+        with selectors.DefaultSelector() as selector:  # `select` itself knows no descriptor above 1,023
+            selector.register(self._descriptor, selectors.EVENT_READ)
+            while b"\n" not in self._seen:
+                left_s = until - time.monotonic()
+                if left_s <= 0 or not selector.select(left_s):
+                    return None
+                part = os.read(self._descriptor, 1 << 16)
+                if not part:
+                    return None
+                self._seen += part
+        line, _, self._seen = self._seen.partition(b"\n")
+        return line
+
+
+def end_of(process: subprocess.Popen[bytes]) -> str:
+    """How a process came to its end, or that it did not."""
+    import subprocess
+
+    try:
+        code = process.wait(timeout=1.0)
+    except subprocess.TimeoutExpired:
+        return "it takes too long"
+    if code == -signal.SIGXCPU:
+        return "it takes too long"
+    if code == -signal.SIGKILL:
+        return "the system ended it, as a rule for want of memory"
+    return f"it crashed: {signal.Signals(-code).name}" if code < 0 else f"it ended with exit code {code}"
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process and what it has started; one that has ended is given back."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()

@@ -1,0 +1,85 @@
+"""A process of its own: what it sees, what it may take, and what its end means."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from mmkd_edge.apart import ProcessLimits, ProcessLines, end, end_of, start_apart
+
+LIMITS = ProcessLimits(step_s=20.0, memory_bytes=1 << 29, file_bytes=1000)
+MAIN = """
+import os, signal, sys, time
+import msgspec
+from mmkd_edge.apart import ProcessLimits, answering
+
+def main():
+    limits, code = msgspec.json.decode(sys.stdin.buffer.read(), type=tuple[ProcessLimits, str])
+    with answering(limits) as answers:
+        print("a library says hello")
+        exec(code)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere.py").write_text(MAIN)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def run(code: str, *, limits: ProcessLimits = LIMITS) -> bytes | str:
+    """The first line that it answers, or how it ended."""
+    process = start_apart("elsewhere:main", msgspec.json.encode((limits, code)))
+    try:
+        line = ProcessLines(process).next(limit_s=limits.step_s)
+        return end_of(process) if line is None else line
+    finally:
+        end(process)
+        assert process.poll() is not None
+
+
+def test_it_answers_on_a_line_and_nothing_that_is_printed_gets_there() -> None:
+    assert run("os.write(1, b'and so does this'); answers.write(b'7 at last\\n')") == b"7 at last"
+
+
+def test_what_a_user_has_set_for_python_does_not_reach_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text("raise SystemExit(9)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert run("answers.write(str(sys.flags.isolated).encode() + b'\\n')") == b"1"
+
+
+def test_its_files_and_its_memory_are_bounded(tmp_path: Path) -> None:
+    writes = f"signal.signal(signal.SIGXFSZ, signal.SIG_IGN); file = open({str(tmp_path / 'kept')!r}, 'wb', 0); "
+    told = "answers.write(f'{file.write(b\"x\" * 999)} {told}\\n'.encode())"
+    tried = "\ntry: bytearray(1 << 30); told = 'taken'\nexcept MemoryError: told = 'refused'\n"
+    assert run(writes + tried + told) == b"999 refused"
+    assert (tmp_path / "kept").stat().st_size == 999
+    past = "\ntry:\n  for _ in range(3): file.write(b'x' * 600)\nexcept OSError as error: answers.write(b'refused\\n')"
+    assert run(writes + past) == b"refused"
+    assert (tmp_path / "kept").stat().st_size == 1000
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("os.abort()", "it crashed: SIGABRT"),
+        ("os._exit(3)", "it ended with exit code 3"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "the system ended it, as a rule for want of memory"),
+        ("while True: pass", "it takes too long"),
+        ("time.sleep(60)", "it takes too long"),
+    ],
+)
+def test_its_end_has_a_reason(code: str, told: str) -> None:
+    limits = msgspec.structs.replace(LIMITS, step_s=1.0)
+    assert run(code, limits=limits) == told
+
+
+def test_what_it_starts_ends_with_it(tmp_path: Path) -> None:
+    started = f"import subprocess; one = subprocess.Popen(['sleep', '60'], stdout=open({os.devnull!r}, 'wb')); "
+    line = run(started + "answers.write(b'%d\\n' % one.pid)")
+    assert isinstance(line, bytes)
+    stat = Path(f"/proc/{int(line)}/stat")
+    assert not stat.exists() or stat.read_text().split()[2] == "Z"
