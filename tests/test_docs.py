@@ -30,7 +30,9 @@ import pytest
 import mmkd_edge
 from mmkd_edge import EdgePredictor, MmkdError, Prediction, example_bundle
 from mmkd_edge.bundle import manifest
+from mmkd_edge.live.spec import read_run_spec
 from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data.importing.recipe import LabelRule, SplitRule, WindowRule, read_recipe
 from mmkd_models.distil.recipe import Recipe, Term, check_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -134,7 +136,8 @@ def test_an_example_runs(path: Path, tmp_path: Path) -> None:
 
 
 def test_examples_are_short_enough_to_copy() -> None:
-    long = [path.name for path in EXAMPLES if len(path.read_text(encoding="utf-8").splitlines()) >= EXAMPLE_LINES]
+    sources = [path for path in (ROOT / "examples").rglob("*.py") if path.name != "write_logs.py"]  # plays the plant
+    long = [path.name for path in sources if len(path.read_text(encoding="utf-8").splitlines()) >= EXAMPLE_LINES]
     assert long == []
 
 
@@ -152,6 +155,39 @@ def test_the_example_in_an_event_loop_streams_the_bundle_it_is_given(tmp_path: P
 def test_json_blocks_are_json(path: Path) -> None:
     documents = [json.loads(block) for block in blocks_of(path.read_text(encoding="utf-8"), "json")]
     assert all(isinstance(document, dict) for document in documents)
+
+
+TOML = [path for path in DOCUMENTS if blocks_of(path.read_text(encoding="utf-8"), "toml")]
+
+
+@pytest.mark.parametrize("path", TOML, ids=name_of)
+def test_toml_of_a_document_is_taken(path: Path, tmp_path: Path) -> None:
+    for block in blocks_of(path.read_text(encoding="utf-8"), "toml"):
+        file = tmp_path / "shown.toml"
+        file.write_text(block, encoding="utf-8")
+        if "[[stations]]" in block:
+            assert read_run_spec(file).stations
+        elif "[[source]]" in block:
+            assert read_recipe(file).source
+        else:  # parts of a recipe
+            parts = {"labels": LabelRule, "windows": WindowRule, "split": SplitRule}
+            shown = msgspec.toml.decode(block.encode())
+            assert [msgspec.convert(value, type=parts[name]) for name, value in shown.items()]
+
+
+def test_dockerfiles_of_documents_are_clean(tmp_path: Path) -> None:
+    blocks = [block for path in DOCUMENTS for block in blocks_of(path.read_text(encoding="utf-8"), "dockerfile")]
+    assert blocks
+    for block in blocks:
+        (tmp_path / "Dockerfile").write_text(f"{block}\n", encoding="utf-8")
+        done = run([Path(sys.executable).with_name("hadolint"), "Dockerfile"], tmp_path)
+        assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_every_block_is_of_a_language_that_is_run_or_read(path: Path) -> None:
+    languages = {line.language for line in lines_of(path.read_text(encoding="utf-8"))}
+    assert languages <= {None, "", "sh", "python", "json", "toml", "dockerfile"}  # without one: what a command printed
 
 
 # ---------------------------------------------------------------------------------------------------------------- links
@@ -191,6 +227,15 @@ def broken_links(path: Path, text: str) -> list[str]:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_relative_links_resolve(path: Path) -> None:
     assert broken_links(path, path.read_text(encoding="utf-8")) == []
+
+
+OUR_FILE = re.compile(r"\b(?:tests|benchmarks|examples)/[\w/]+\.\w+")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_files_of_the_repository_that_a_document_names_are_there(path: Path) -> None:
+    named = set(OUR_FILE.findall(path.read_text(encoding="utf-8")))
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
 
 
 def test_a_broken_link_is_seen() -> None:

@@ -1,7 +1,8 @@
 """Files that earlier code wrote still open, and answer as they did.
 
 `tests/before` is never written anew. `logits.npz` holds what the networks of its checkpoints answered to the test split
-of its dataset, by the code that wrote them.
+of its dataset, by the code that wrote them. `litert` holds students of every kind with a `.tflite`, as litert-torch and
+ai-edge-quantizer 0.10 made it; tests/export/targets/test_litert_kinds.py, which needs these converters, makes such.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mmkd_edge import EdgePredictor
+from mmkd_edge import Bundle, EdgePredictor
 from mmkd_models.data import open_dataset
 from mmkd_models.data.checking.check import check_dataset
 from mmkd_models.data.labelled import ALL
@@ -28,6 +29,7 @@ from proofs.study.files import read_seeds, read_sizes
 
 ROOT = Path(__file__).parents[1]
 BEFORE = ROOT / "tests" / "before"
+TFLITES = sorted((BEFORE / "litert").glob("*.edge"))
 # Sums of float32 in another order, as another release of torch, another processor or another engine adds them up:
 # some 2**-24 each, of logits below 1 in networks of a few layers. What changed its meaning differs by far more.
 TOLERANCE = 2e-5
@@ -96,6 +98,39 @@ def test_a_causal_bundle_steps_to_the_answer_for_the_whole_window(windows: Windo
         whole = predictor.predict(window)
         (stepped,) = predictor.stream(hop=predictor.modality.samples).push(window)
     np.testing.assert_allclose(stepped.probabilities, whole.probabilities, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("path", TFLITES, ids=lambda path: path.stem)
+def test_a_tflite_that_a_converter_made_is_taken_and_answers_as_onnxruntime_does(path: Path) -> None:
+    pytest.importorskip("ai_edge_litert")
+    pytest.importorskip("onnxruntime")
+    with Bundle.open(path) as bundle:
+        entry = bundle.manifest.models[0]
+        made = [one.precision for one in entry.artifacts if one.format == "tflite"]
+        windows = bundle.golden(entry.name).windows
+    assert made == (["fp32", "int8"] if path.stem == "transformer" else ["fp32"])
+    for precision in made:
+        with (
+            EdgePredictor.open(path, backend="litert", precision=precision, threads=1) as ours,
+            EdgePredictor.open(path, backend="ort", precision="fp32", threads=1) as reference,
+        ):
+            tested = ours.selftest()
+            assert (tested.windows, tested.label_agreement) == (len(windows), 1.0)
+            answers = [[one.predict(window).probabilities for window in windows] for one in (ours, reference)]
+            np.testing.assert_allclose(*answers, rtol=0, atol=tested.tolerance + TOLERANCE)
+
+
+def test_a_tflite_steps_along_a_stream_as_onnxruntime_does() -> None:
+    pytest.importorskip("ai_edge_litert")
+    pytest.importorskip("onnxruntime")
+    path, answers = BEFORE / "litert" / "causal.edge", []
+    for backend in ("litert", "ort"):
+        with EdgePredictor.open(path, backend=backend, threads=1) as predictor:
+            assert predictor.info().step_artifact == f"acc/step.fp32.{'tflite' if backend == 'litert' else 'onnx'}"
+            rows = np.concatenate(list(predictor.bundle.golden("acc").windows[:4]))
+            answers.append([found.probabilities for found in predictor.stream(hop=4).push(rows)])
+    assert len(answers[0]) > 20
+    np.testing.assert_allclose(*answers, rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize(

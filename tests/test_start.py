@@ -1,6 +1,7 @@
-"""Pages that are followed as a new user does: command by command, in an empty folder, with the seconds of each.
+"""README.md and pages, followed as a new user does: command by command, in an empty folder, with the time.
 
-The installation stands in the environment that runs this; `tests/test_packages.py` installs the wheel elsewhere.
+README's commands begin with a clone and install everything anew. Those of pages run in the environment that runs
+this; `tests/test_packages.py` installs the wheel elsewhere.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 MOST_MINUTES = 30  # a gate against a page that grew, and no figure of speed: machines that test are busy
 
@@ -78,3 +80,23 @@ def test_the_page_of_adapting_trains_adapts_and_judges() -> None:
 def test_the_page_of_adapting_can_be_followed_to_its_end(tmp_path: Path) -> None:
     made = follow("adaptation.md", "On the shipped ", tmp_path)
     assert {"adapted.ckpt", "adaptation.html", "adapted.edge", "both.ckpt", "again.ckpt"} <= made
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_the_commands_of_the_readme_work_from_a_clone(tmp_path: Path) -> None:
+    """`make test` runs one file there: all others are what runs this."""
+    (tmp_path / "origin").mkdir()
+    (tmp_path / "origin" / "mmkd-edge").symlink_to(ROOT)
+    _, script = BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))[0]
+    script = script.replace("<this repository>", "origin/mmkd-edge")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "PYTHONPATH"))}
+    environment |= {"PYTEST_ADDOPTS": "tests/test_public_api.py", "PYTHON": sys.executable}
+    for line in script.splitlines():
+        where = tmp_path / "mmkd-edge" if line.startswith("make") else tmp_path
+        begun_s = time.monotonic()
+        done = subprocess.run(["sh", "-ec", line], cwd=where, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{line}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+        print(f"{(time.monotonic() - begun_s) / 60:5.1f} minutes  {line.partition('#')[0]}")
+    assert (tmp_path / "mmkd-edge" / "demo" / "report.html").stat().st_size > 100_000
+    assert " passed in " in done.stdout

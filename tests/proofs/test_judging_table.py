@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from mmkd_report.documents.evaluation import DataFacts
@@ -52,7 +54,11 @@ def fault(name: str, student: float, relative: float) -> FaultFigures:
 
 
 def told(document: JudgingDocument) -> list[str]:
-    return [line for table in tables([document]) for line in table.splitlines()]
+    return told_all([document])
+
+
+def told_all(documents: Sequence[JudgingDocument]) -> list[str]:
+    return [line for table in tables(documents) for line in table.splitlines()]
 
 
 def test_errors_are_means_over_faults_beside_what_is_left_of_labels_alone() -> None:
@@ -82,6 +88,68 @@ def test_errors_are_means_over_faults_beside_what_is_left_of_labels_alone() -> N
         ),
         "|---|---:|---:|---:|---:|",
         "| line acc | 25 (few groups) | 90 (80 to 102) | - | 1 of 2 |",
+    ]
+
+
+def test_folds_of_a_set_are_pooled_and_only_the_first_has_rows_of_its_own() -> None:
+    def fold(number: int, sound: float, left: float, wider: float) -> JudgingDocument:
+        gap = Gap(gap=0.1, low=0.0, high=0.2, chance=0.1, best="1", worst="2")
+        gaps = {"s": msgspec.structs.replace(gap, gap=0.1 + wider), "b": gap}
+        return msgspec.structs.replace(
+            EMPTY,
+            data=msgspec.structs.replace(DATA, part=f"windows of fold {number}"),
+            faults=FaultsFacts(
+                sensors=("acc",),
+                severities=(0.2, 0.4, 0.6, 0.8, 1.0),
+                measure="balanced_accuracy",
+                sound={"s": sound, "b": 0.2, "t": 0.05, "MiniRocket": 0.15},
+                faults=(fault("hum", sound, 0.5),),
+                left_out=(),
+                relative={"s": RelativeError(mean=left, low=None, high=None), "MiniRocket": None},
+            ),
+            groups=GroupsFacts(by="group", least_windows=30, values=(), gaps={"accuracy": gaps}, changes=()),
+        )
+
+    # means and half widths by hand: of 1 and 3 points the mean is 2, s = sqrt 2, t(1 df) = 12.706, reach 12.706
+    lines = told_all([fold(0, 0.19, 0.9, 0.01), fold(1, 0.17, 0.92, 0.03)])
+    assert [line for line in lines if line.startswith("| line acc | 90, 6 |")] == [
+        "| line acc | 90, 6 | 5.0 / 10.0 | 20.0 / 40.0 | 19.0 / 19.0 | 15.0 / 30.0 | hum |"
+    ]
+    assert lines[-3:] == [
+        (
+            "| mean over folds | folds, windows, groups | student better by, points: sound | under faults |"
+            " error left, %: teacher | student | MiniRocket | gap wider by, points: accuracy | recall |"
+            " calibration error |"
+        ),
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        (
+            "| line acc | 2, 180, 12 | 2.0 (-10.7 to 14.7) | 22.0 (9.3 to 34.7) | - | 91.0 (78.3 to 103.7) | - |"
+            " 2.0 (-10.7 to 14.7) | - | - |"
+        ),
+    ]
+
+
+def test_a_set_without_a_teacher_has_its_models_in_the_right_columns() -> None:
+    found = FaultsFacts(
+        sensors=("acc",),
+        severities=(0.2, 0.4, 0.6, 0.8, 1.0),
+        measure="balanced_accuracy",
+        sound={"s": 0.1, "b": 0.2, "t": 0.05, "MiniRocket": 0.15},
+        faults=(fault("hum", 0.6, 1.5),),
+        left_out=(),
+        relative={"s": RelativeError(mean=0.9, low=0.8, high=1.02)},
+    )
+    whole = msgspec.structs.replace(EMPTY, faults=found)
+    data = msgspec.structs.replace(DATA, name="press")
+    lines = told_all([msgspec.structs.replace(whole, data=data, models=(STUDENT, LABELS, ROCKET)), whole])
+    assert lines[2:4] == [
+        "| press acc | 90, 6 | - | 20.0 / 40.0 | 10.0 / 60.0 | 15.0 / 30.0 | hum |",
+        "| line acc | 90, 6 | 5.0 / 10.0 | 20.0 / 40.0 | 10.0 / 60.0 | 15.0 / 30.0 | hum |",
+    ]
+    assert lines[6:9] == [
+        "| press acc | - | 90 (80 to 102) | - | 0 of 1 |",
+        "| line acc | - | 90 (80 to 102) | - | 0 of 1 |",
+        "| mean over sets | - | 90 (90 to 90) | - |  |",
     ]
 
 

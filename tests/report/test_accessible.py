@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,7 +21,9 @@ from typing import Any
 import msgspec
 import pytest
 
+import mmkd_report
 from mmkd_report import (
+    render_adaptation,
     render_bench,
     render_data_report,
     render_demo,
@@ -42,7 +44,7 @@ pytestmark = [
     pytest.mark.network,
     pytest.mark.skipif(not (os.environ.get("MMKD_AXE") or NPM), reason="needs npm, or MMKD_AXE"),
 ]
-PAGES = ("demo", "bench", "data", "fleet", "judging", "sensors", "shift", "evaluation", "export", "study")
+PAGES = ("demo", "adaptation", "bench", "data", "fleet", "judging", "sensors", "shift", "evaluation", "export", "study")
 SIZES = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark")]
 ASK = (
     "const done = arguments[arguments.length - 1];"
@@ -65,6 +67,7 @@ def _tests_of(path: str) -> ModuleType:
 
 _bench, _judging = _tests_of("report/pages/test_bench_page.py"), _tests_of("report/pages/test_judging_page.py")
 _live = _tests_of("edge/live/test_page.py")
+adaptation_document = msgspec.to_builtins(_tests_of("report/pages/test_adaptation_page.py").DOCUMENT)
 data_document = _tests_of("report/pages/test_data_page.py").document
 fleet = _tests_of("report/pages/test_fleet_page.py").fleet
 judging_document = _judging.document
@@ -90,12 +93,12 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def findings(browser: Any, axe: str) -> Callable[[str, str], list[str]]:
-    """What axe-core calls serious or critical on a page, in both widths and schemes."""
+def findings(browser: Any, axe: str) -> Callable[..., list[str]]:
+    """What axe-core calls serious or critical on a page, in both widths and schemes where no others are named."""
 
-    def look(url: str, name: str) -> list[str]:
+    def look(url: str, name: str, sizes: Sequence[tuple[int, str]] = SIZES) -> list[str]:
         found = []
-        for width, scheme in SIZES:
+        for width, scheme in sizes:
             browser.get("about:blank")  # a page that is still there keeps what it was asked first
             features = [{"name": "prefers-color-scheme", "value": scheme}]
             browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
@@ -130,6 +133,7 @@ def rendered(
     """One page of each kind."""
     return {
         "demo": render_demo(two_sensors),
+        "adaptation": render_adaptation(adaptation_document),
         "bench": render_bench([_bench.run_of()]),
         "data": render_data_report(data_document),
         "fleet": render_fleet(list(fleet.values()), names=list(fleet), budget_ms=0.5),
@@ -142,23 +146,32 @@ def rendered(
     }
 
 
+def test_every_kind_of_page_is_looked_at() -> None:
+    kinds = {name for name in mmkd_report.__all__ if name.startswith("render_")}
+    assert len(PAGES) == len(kinds) + 1  # judging twice: on the dataset's own split, and by domain
+    assert {name for name in kinds if name.removeprefix("render_").removesuffix("_report") not in PAGES} == set()
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_of_a_report_has_no_serious_finding(
-    name: str, rendered: dict[str, str], findings: Callable[[str, str], list[str]], tmp_path: Path
+    name: str, rendered: dict[str, str], findings: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     (tmp_path / f"{name}.html").write_text(rendered[name], encoding="utf-8")
     assert findings((tmp_path / f"{name}.html").as_uri(), name) == []
 
 
 def test_the_page_of_a_running_station_has_no_serious_finding(
-    page: tuple[str, str], findings: Callable[[str, str], list[str]]
+    page: tuple[str, str], findings: Callable[..., list[str]]
 ) -> None:
     assert findings(page[0], "monitor") == []
 
 
-def test_the_site_has_no_serious_finding(findings: Callable[[str, str], list[str]]) -> None:
-    start = TESTS.parent / "build" / "docs" / "site" / "index.html"
-    if not start.exists():
+def test_the_site_has_no_serious_finding(findings: Callable[..., list[str]]) -> None:
+    """Pages of each sort in every size, the others in the one that is hardest: narrow and dark."""
+    site = TESTS.parent / "build" / "docs" / "site"
+    if not (site / "index.html").exists():
         pytest.skip("make docs makes the site")
-    names = ("index.html", "embedding.html", "reference/mmkd_edge.testing.html")
-    assert [one for name in names for one in findings((start.parent / name).as_uri(), Path(name).stem)] == []
+    whole = [site / name for name in ("index.html", "embedding.html", "reference/mmkd_edge.testing.html")]
+    others = [page for page in sorted(site.rglob("*.html")) if page not in whole and page.name != "404.html"]
+    found = [one for page in whole for one in findings(page.as_uri(), page.stem)]
+    assert found + [one for page in others for one in findings(page.as_uri(), page.stem, [(390, "dark")])] == []

@@ -38,7 +38,8 @@ class EmulatedWay(msgspec.Struct, frozen=True, kw_only=True):
         version: the library behind the backend.
         selftest: on all golden windows.
         probabilities: of the first `WINDOWS` golden windows, (N, K).
-        streamed: of the predictions of a stream over these windows end to end, half a window apart, (M, K).
+        streamed: of the predictions of a stream over these windows end to end, (M, K): half a window apart, or as many
+            whole steps of a causal student as that has.
     """
 
     bundle: str
@@ -110,7 +111,8 @@ def way_of(path: Path, golden: np.ndarray, backend: BackendName, precision: RunP
         return EmulatedWay(bundle=path.name, backend=backend, precision=precision, refusal=str(error), failed=failed)
     with predictor:
         answers = [predictor.predict(window).probabilities for window in golden]
-        stream = predictor.stream(hop=golden.shape[1] // 2)
+        step = 1 if predictor.entry.streaming is None else predictor.entry.streaming.stride
+        stream = predictor.stream(hop=max(golden.shape[1] // 2 // step, 1) * step)
         streamed = [found.probabilities for window in golden for found in stream.push(window)]
         return EmulatedWay(
             bundle=path.name,

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from mmkd_models.compare.comparison import Part
     from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult
     from mmkd_models.evaluate.rivals import RivalName
+    from mmkd_models.ray_tasks import Executor
     from mmkd_report.documents.demo import DemoBenchmark, DemoDocument, Gain, Scored, TriedSize
 
 _NEEDS = (
@@ -190,6 +191,7 @@ def made_folds(
     seeds: Sequence[int],
     out: Path,
     workers: int,
+    executor: Executor = "local",
     afterwards_s: float,
 ) -> tuple[tuple[TriedSize, ...], list[FoldResult]]:
     """Makes what is not there yet, phase by phase, chooses the teacher's size, and reads every fold together."""
@@ -201,7 +203,7 @@ def made_folds(
     sized = [msgspec.structs.replace(config, teacher=preset) for preset in presets]
     folder = partial(fold_folder, out)
     phases = _phases(data, sized, seeds, folder)
-    with saying_how_to_go_on(), shown() as tell, fold_pool(data, workers) as pool:
+    with saying_how_to_go_on(), shown() as tell, fold_pool(data, workers, executor=executor) as pool:
         watch = PhaseProgress(phases, workers=workers, afterwards_s=afterwards_s, tell=tell)
         pool.make(phases[0], on_step=partial(watch.on_step, 0), on_end=partial(watch.on_end, 0))
         tried = choose_teacher(data, seeds=seeds, presets=presets, config=config, folder=folder)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import msgspec
 
@@ -19,6 +19,8 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.machine import this_machine, usable_cores
 from mmkd_export.commands.demo import MOST_WORKERS, ComparisonOptions, asked_comparison, made_folds
 from mmkd_models.data.dataset import open_dataset
+from mmkd_models.networks.config import choice
+from mmkd_models.ray_tasks import Executor
 
 if TYPE_CHECKING:
     import typer
@@ -62,6 +64,7 @@ def sensors(
         float, Option("Measured seconds of each latency.", ("--duration-s",), min=0.1, max=600.0)
     ] = 4.0,
     workers: Annotated[int | None, Option("Trainings at a time, one thread each; default one a core.", min=1)] = None,
+    executor: Annotated[str, Option("Where they run: local, or ray (the cluster of RAY_ADDRESS).")] = "local",
     as_json: Annotated[bool, Option("Print one JSON document instead of a table.", ("--json",))] = False,
 ) -> None:
     """Which sensor is enough? For every single sensor of DATA: rivals, labels alone, distilled, and the teacher of all.
@@ -76,6 +79,8 @@ def sensors(
     from mmkd_models.compare.sensors import SensorsOrder, check_costs, groups_judged, judge_sensors, latencies_of
     from mmkd_models.compare.summary import demo_document
 
+    where = choice(executor, get_args(Executor), option="--executor")
+    out = out.resolve() if where == "ray" else out  # a task of Ray has a working directory of its own
     meter = latency_meter(duration_s) if latency else None
     dataset, number = open_dataset(data), workers or min(usable_cores(), MOST_WORKERS)
     if len(dataset.spec.modalities) < 2:
@@ -85,16 +90,20 @@ def sensors(
         )
     presets, config = asked_comparison(dataset, compared)
     order = SensorsOrder(
-        data=dataset.path, folder=fold_folder(out, 0), seed=0, config=config, costs=_costs(cost, config.modalities)
+        data=dataset.path.resolve(),
+        folder=fold_folder(out, 0),
+        seed=0,
+        config=config,
+        costs=_costs(cost, config.modalities),
     )
     check_costs(dataset, order)
     context.with_resource(held(out, is_folder=True))
     _, folds = made_folds(
-        dataset, presets, config, seeds=range(compared.seeds), out=out, workers=number, afterwards_s=0.0
+        dataset, presets, config, seeds=range(compared.seeds), out=out, workers=number, executor=where, afterwards_s=0.0
     )
     order = replace(order, config=folds[0].config)  # with the teacher's size that was chosen
     with one_thread():
-        judged = judge_sensors(dataset, order, workers=number, on_part=say)
+        judged = judge_sensors(dataset, order, workers=number, executor=where, on_part=say)
         times = {} if meter is None else latencies_of(order, meter, conditions=_conditions(duration_s), on_part=say)
     document = _document(
         demo_document(dataset.spec, dataset.sha256, folds), judged, times, pairs=pairs, groups=groups_judged(folds)

@@ -204,7 +204,7 @@ def _tflite_from_module(
             answers = self.module(*tensors)
             return {tensor.name: answer for tensor, answer in zip(outputs, answers, strict=True)}
 
-    examples = tuple(torch.zeros(tensor.shape) for tensor in inputs)
+    examples = tuple(torch.zeros(tensor.shape, dtype=getattr(torch, tensor.dtype)) for tensor in inputs)
     converted = litert_torch.convert(Named().eval(), examples)
     return clean_model(
         converted.model_content(),

@@ -1,4 +1,4 @@
-"""`mmkd-evaluate --suite shift`: its options, what is trained by them, and how its figures look on a terminal."""
+"""`mmkd-evaluate --suite shift`: its options, and what is trained by them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 from mmkd_edge.command.options import Option
 from mmkd_edge.command.run import require_modules
-from mmkd_edge.command.show import plain_table, show_table
 from mmkd_edge.errors import UsageError
 from mmkd_models.commands.options import NEEDS
 from mmkd_models.data.dataset import Dataset
@@ -17,8 +16,6 @@ from mmkd_models.data.left_out import LeftOutDomains
 from mmkd_models.defaults import AUGMENT, BASELINE_LEARNING_RATES, STUDENT_PRESET, trains_of
 from mmkd_models.metrics.scores import default_metric
 from mmkd_models.networks.config import Preset, preset_named
-from mmkd_report.documents.figures import Measure
-from mmkd_report.documents.judging import ShiftFacts
 
 if TYPE_CHECKING:  # a bundle is judged without torch
     from mmkd_models.compare.domains import ShiftOrder
@@ -122,45 +119,3 @@ def _student_of(first: Contestant | Path) -> Preset:
     """The size of the model that is judged, where it is one of ours."""
     name = "" if isinstance(first, Path) else first.checkpoint.config.preset
     return preset_named(name, option="MODEL") if name in get_args(Preset) else STUDENT_PRESET
-
-
-def show_shift(found: ShiftFacts) -> None:
-    """Prints a row for each domain, the mean with its interval, and what the student is better by."""
-    measure, names = found.measure, list(found.models)
-    print(
-        f"trained anew without one {found.by} at a time, for {found.sensor}; {found.labels}; {_heading(measure)} on it:"
-    )
-    if found.unknown:
-        print(f"windows without a value of {found.by}, which neither train nor judge: {found.unknown}")
-    table = plain_table([found.by, "windows", *names])
-    for one in found.domains:
-        cells = [_cell(one.figures[name], measure) for name in names]
-        table.add_row(one.name, str(one.windows), *cells)
-    table.add_row("mean", "", *(_cell(found.models[name].mean, measure) for name in names))
-    ends = [found.models[name] for name in names]
-    table.add_row("95 % interval", "", *(_ends(one.low, one.high, measure.scale) for one in ends))
-    gains = [found.gains.get(name) for name in names]
-    table.add_row("student better by", "", *("" if one is None else f"{one.mean:+.3g}" for one in gains))
-    table.add_row("95 % interval", "", *("" if one is None else _ends(one.low, one.high, 1.0) for one in gains))
-    show_table(table)
-    for name, why in found.absent.items():
-        print(f"{name}: {why}")
-    if found.time is not None:
-        train, valid, test = found.time.windows
-        figures = ", ".join(f"{name} {_cell(value, found.time.measure)}" for name, value in found.time.figures.items())
-        print(
-            f"the end of the campaign ({test} windows, trained on the first {train}, chosen by the {valid} between): "
-            f"{_heading(found.time.measure)} {figures}"
-        )
-
-
-def _heading(measure: Measure) -> str:
-    return f"{measure.words}, {measure.unit}" if measure.unit else measure.words
-
-
-def _cell(value: float, measure: Measure) -> str:
-    return f"{measure.scale * value:.1f}" if measure.is_share else f"{value:.3g}"
-
-
-def _ends(low: float | None, high: float | None, scale: float) -> str:
-    return "-" if low is None or high is None else f"{scale * low:.3g} to {scale * high:.3g}"

@@ -198,8 +198,8 @@ def study_command(
     everything), validation chooses, and the test windows are read once, by the finalists and labels alone.
     """
     from mmkd_models.evaluate.rivals import RIVALS
+    from mmkd_models.ray_tasks import Executor
     from mmkd_models.study.run import StudyOptions
-    from mmkd_models.trials.executors import Executor
     from mmkd_models.trials.teacher_text import teachers_from_text
     from mmkd_report.documents.study import NONE
 

@@ -1,4 +1,4 @@
-"""`mmkd-evaluate --suite`: which models and windows, and how their figures look on a terminal."""
+"""`mmkd-evaluate --suite`: which models and windows are judged by which suites."""
 
 from __future__ import annotations
 
@@ -14,33 +14,23 @@ import msgspec
 from mmkd_edge.command.options import Option
 from mmkd_edge.command.outputs import held
 from mmkd_edge.command.run import require_modules, shell_line
-from mmkd_edge.command.show import json_text, plain_table, say, saying_how_to_go_on, show_table
+from mmkd_edge.command.show import json_text, say, saying_how_to_go_on
 from mmkd_edge.errors import UsageError
-from mmkd_models.commands.shift import ShiftOptions, shift_order, show_shift
+from mmkd_models.commands.judging import show_judging
+from mmkd_models.commands.shift import ShiftOptions, shift_order
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.suites.suite import SUITES, SuiteName
 from mmkd_models.metrics.scores import default_metric, metrics_of
 from mmkd_models.networks.config import choice
-from mmkd_report.documents.cost import CostFacts
 from mmkd_report.documents.evaluation import DataFacts
-from mmkd_report.documents.judging import (
-    FaultsFacts,
-    GroupMeasure,
-    GroupsFacts,
-    JudgingDocument,
-    ShiftFacts,
-    TrustFacts,
-)
+from mmkd_report.documents.judging import JudgingDocument, ShiftFacts
 
 if TYPE_CHECKING:  # a bundle is judged without torch
     from mmkd_models.compare.domains import ShiftOrder
     from mmkd_models.evaluate.report import Contestant
     from mmkd_models.evaluate.rivals import RivalName
     from mmkd_models.evaluate.suites.answering import AskedModel
-
-
-_MEASURES: tuple[GroupMeasure, ...] = get_args(GroupMeasure)
 
 
 def cost_template() -> str:
@@ -225,105 +215,6 @@ def _check_options(options: SuiteOptions, suites: Sequence[SuiteName]) -> None:
         raise UsageError("--cost: expected --suite cost beside it; add it")
     if options.cost is None and "cost" in (options.suite or ()):
         raise UsageError("--suite cost: expected assumptions, got none; --print-cost prints a file to give to --cost")
-
-
-def show_judging(document: JudgingDocument) -> None:
-    """Prints the verdict, and a table for each suite."""
-    data = document.data
-    print(
-        f"{', '.join(one.name for one in document.models)} on {data.windows} {data.part} of {data.name} ({data.apart})"
-    )
-    for sentence in document.verdict:
-        print(f"{sentence}.")
-    if document.faults is not None:
-        _show_faults(document, document.faults)
-    if document.shift is not None:
-        show_shift(document.shift)
-    if document.groups is not None:
-        _show_groups(document, document.groups)
-    if document.confidence is not None:
-        _show_confidence(document, document.confidence)
-    if document.cost is not None:
-        _show_cost(document.cost)
-    for caution in document.cautions:
-        print(f"caution: {caution}")
-
-
-def _show_faults(document: JudgingDocument, found: FaultsFacts) -> None:
-    names = [one.name for one in document.models]
-    is_share = found.measure != "rmse"
-    what = f"error, {'% below full ' + found.measure.replace('_', ' ') if is_share else 'rmse'}"
-    table = plain_table([f"fault of {', '.join(found.sensors)}", *names, "practised", *_against(document)])
-    scale = 100 if is_share else 1
-    sound = [f"{scale * found.sound[name]:.3g}" for name in names]
-    table.add_row("none", *sound, "", *("" for _ in _against(document)))
-    for one in found.faults:
-        errors = [f"{scale * sum(one.errors[name]) / len(one.errors[name]):.3g}" for name in names]
-        known = one.practised[names[0]]
-        beside = [f"{one.relative[names[0]]:.0%}" if names[0] in one.relative else "-" for _ in _against(document)]
-        table.add_row(one.name, *errors, "unknown" if known is None else "yes" if known else "unseen", *beside)
-    print(f"{what}, mean of severities {', '.join(f'{one:g}' for one in found.severities)}:")
-    show_table(table)
-    if found.left_out:
-        print(f"left out, these sensors cannot have it: {', '.join(found.left_out)}")
-
-
-def _show_groups(document: JudgingDocument, found: GroupsFacts) -> None:
-    names = [one.name for one in document.models]
-    print(f"by {found.by}, in percent; below {found.least_windows} windows a value is not judged")
-    if found.unknown:
-        print(f"windows without a value of {found.by}, not judged by it: {found.unknown}")
-    for what in _MEASURES:
-        table = plain_table([what, "windows", *names])
-        for one in found.values:
-            cells = [f"{100 * one.figures[name][what]:.1f}" for name in names]
-            table.add_row(one.value + ("" if one.is_judged else " (not judged)"), str(one.windows), *cells)
-        gaps = [found.gaps.get(what, {}).get(name) for name in names]
-        if all(gap is not None for gap in gaps):
-            table.add_row("gap", "", *(f"{100 * gap.gap:.1f}" for gap in gaps if gap is not None))
-            ends = [f"{100 * gap.low:.1f} to {100 * gap.high:.1f}" for gap in gaps if gap is not None]
-            table.add_row("95 % interval", "", *ends)
-        show_table(table)
-    for change in found.changes:
-        print(f"gap of {change.measure}: {change.change} ({100 * change.low:+.1f} to {100 * change.high:+.1f} points)")
-
-
-def _show_confidence(document: JudgingDocument, found: TrustFacts) -> None:
-    names = [one.name for one in document.models]
-    table = plain_table(["estimated without labels / true accuracy, %", *names])
-    for rows in zip(*(found.models[name].rows for name in names), strict=True):
-        cells = [f"{100 * row.estimated:.1f} / {100 * row.accuracy:.1f}" for row in rows]
-        table.add_row(rows[0].condition, *cells)
-    print(f"faults at severity {found.severity:g}:")
-    show_table(table)
-
-
-def _show_cost(found: CostFacts) -> None:
-    headings = (
-        "investment",
-        "gain a year",
-        "net present value",
-        "payback month",
-        "break-even stations",
-        "a station-year",
-    )
-    table = plain_table([f"everywhere, {found.currency}", *headings, "detection", "false alarms"])
-    for way, one in found.results.items():
-        sums = [f"{value:,.0f}" for value in (one.investment, one.yearly, one.net_present_value)]
-        never = ["never" if value is None else str(value) for value in (one.payback_month, one.break_even_stations)]
-        seen = found.equipment[way]
-        shares = [f"{seen.detection:.1%}", f"{seen.false_alarms:.2%}"]
-        table.add_row(way, *sums, *never, f"{one.cost_per_station_year:,.0f}", *shares)
-    show_table(table)
-    print(f"healthy: {', '.join(found.healthy)}; detection and false alarms are shares of {found.unit}")
-    widest = [f"{one.path} ({one.at_low:,.0f} to {one.at_high:,.0f})" for one in found.swings[:3]]
-    if widest:
-        print(f"what decides most: {'; '.join(widest)}")
-
-
-def _against(document: JudgingDocument) -> list[str]:
-    """The heading of the comparison with labels alone, where there is one."""
-    return [f"of {document.baseline}'s"] if document.baseline is not None else []
 
 
 def _models(

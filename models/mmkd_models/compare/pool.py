@@ -23,6 +23,7 @@ from typing import Generic, TypeVar
 from mmkd_edge.errors import MmkdError
 from mmkd_models.compare.comparison import ComparisonProgress, Part, make_part
 from mmkd_models.data.dataset import Dataset, open_dataset
+from mmkd_models.ray_tasks import Executor, run_on_ray
 
 # Read by glibc when a process begins (mallopt(3)): it keeps the memory of a training step for the next one, where it
 # would give it back and fetch it again, which took 8 % of a teacher's training. Other systems ignore it.
@@ -56,11 +57,13 @@ class WorkerPool(Generic[Job]):
     Args:
         make: a job, in any process: it can be pickled, as jobs can.
         here: makes one in this process, where `workers` is 1.
+        executor: `ray` makes them as tasks of a Ray cluster, as many at a time as there are workers; nobody hears
+            then where a job stands.
     """
 
-    def __init__(self, make: Make[Job], workers: int, *, here: Make[Job]) -> None:
+    def __init__(self, make: Make[Job], workers: int, *, here: Make[Job], executor: Executor = "local") -> None:
         self._make, self._here = make, here
-        self._count = workers
+        self._count, self._executor = workers, executor
         self._workers: dict[Connection, BaseProcess] = {}
 
     def __enter__(self) -> WorkerPool[Job]:
@@ -84,7 +87,11 @@ class WorkerPool(Generic[Job]):
 
         Raises:
             MmkdError: what a part raised, or that a process died.
+            UnavailableError: Ray is asked for and not installed.
         """
+        if self._executor == "ray":
+            run_on_ray(partial(_make_alone, self._make), parts, processors=1, at_a_time=self._count, on_end=on_end)
+            return
         if self._count == 1:
             self._make_here(parts, on_step, on_end)
             return
@@ -137,9 +144,10 @@ class WorkerPool(Generic[Job]):
         return said if isinstance(said, ComparisonProgress) else None
 
 
-def fold_pool(dataset: Dataset, workers: int) -> WorkerPool[Part]:
+def fold_pool(dataset: Dataset, workers: int, *, executor: Executor = "local") -> WorkerPool[Part]:
     """Gives a pool for the parts of folds of a dataset."""
-    return WorkerPool(partial(_make_part_of, dataset.path), workers, here=partial(make_part, dataset))
+    path = dataset.path.resolve()  # a task of Ray has a working directory of its own
+    return WorkerPool(partial(_make_part_of, path), workers, here=partial(make_part, dataset), executor=executor)
 
 
 def _make_part_of(dataset: Path, part: Part, on_step: Callable[[ComparisonProgress], None]) -> None:
@@ -190,6 +198,12 @@ def _work(make: Make[Job], pipe: Connection) -> None:
             except Exception as error:
                 known = isinstance(error, MmkdError | OSError)
                 pipe.send(error if known else RuntimeError(f"{type(error).__name__}: {error}"))
+
+
+def _make_alone(make: Make[Job], part: Job) -> None:
+    """A task of Ray."""
+    with one_thread():
+        make(part, lambda step: None)
 
 
 def _seldom(tell: Callable[[ComparisonProgress], None]) -> Callable[[ComparisonProgress], None]:

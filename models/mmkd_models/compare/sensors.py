@@ -38,6 +38,7 @@ from mmkd_models.evaluate.suites.opening import answering_checkpoint
 from mmkd_models.evaluate.suites.reckoning import check_cost, judge_cost
 from mmkd_models.evaluate.suites.suite import SuiteName, judge
 from mmkd_models.evaluate.suites.verdict import verdict_of
+from mmkd_models.ray_tasks import Executor
 from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher
 from mmkd_report.documents.demo import LABELS_ALONE, Contest, DemoDocument, DemoRival, Network
 from mmkd_report.documents.evaluation import DataFacts
@@ -85,7 +86,7 @@ def check_costs(dataset: Dataset, order: SensorsOrder) -> None:
 
 
 def judge_sensors(
-    dataset: Dataset, order: SensorsOrder, *, workers: int, on_part: OnPart
+    dataset: Dataset, order: SensorsOrder, *, workers: int, executor: Executor = "local", on_part: OnPart
 ) -> dict[str, JudgingDocument]:
     """Judges the student of every sensor under faults, beside labels alone, teacher and rivals, and reckons costs.
 
@@ -100,13 +101,13 @@ def judge_sensors(
     number = min(workers, len(names))
 
     def say(which: int) -> None:
-        if number > 1:  # else what is judged says so itself
+        if number > 1 or executor == "ray":  # else what is judged says so itself
             on_part(f"{names[which]}: judged under faults")
 
     def here(name: str, on_step: object) -> None:
         judge_sensor(dataset, replace(order, costs={}), name, on_part=on_part)
 
-    with WorkerPool(partial(_judge, order), number, here=here) as pool:
+    with WorkerPool(partial(_judge, order), number, here=here, executor=executor) as pool:
         pool.make(names, on_step=lambda which, step: None, on_end=say)
     return {name: judge_sensor(dataset, order, name, on_part=on_part) for name in names}
 

@@ -28,6 +28,7 @@ from mmkd_models.evaluate.label_leak import leak_of
 from mmkd_models.evaluate.rivals import RivalName
 from mmkd_models.metrics.measures import measures_of, told_by, written_measures
 from mmkd_models.metrics.scores import check_metric
+from mmkd_models.ray_tasks import Executor
 from mmkd_models.study.progress import Snapshot, StudyWatch
 from mmkd_models.study.results import collect, restore
 from mmkd_models.study.table import (
@@ -45,7 +46,7 @@ from mmkd_models.study.table import (
 from mmkd_models.training.checkpoint import file_sha256, library_versions, write_student
 from mmkd_models.training.folder_owner import owner_of_folder
 from mmkd_models.trials.by_validation import best_seed, finalist_candidates
-from mmkd_models.trials.executors import Executor, run_workers
+from mmkd_models.trials.executors import run_workers
 from mmkd_models.trials.folder import StudyFolder
 from mmkd_models.trials.sizes import MeasureLatency, impossible_entries, possible_methods, student_sizes
 from mmkd_models.trials.space import Entry, Space, StudyConditions, TeacherChoice, candidates, check_space, entries

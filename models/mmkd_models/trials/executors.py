@@ -8,15 +8,15 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
-from typing import Literal
 
-from mmkd_edge.errors import MmkdError, UnavailableError
+from mmkd_edge.errors import MmkdError
+from mmkd_models.ray_tasks import Executor, run_on_ray
 from mmkd_models.train_config import TrainingProgress
 from mmkd_models.trials.phases import work
 from mmkd_models.trials.worker import WorkOrder
 
-Executor = Literal["local", "ray"]
 Watch = Callable[[], None]
 
 _POLL_S = 0.5
@@ -37,7 +37,10 @@ def run_workers(order: WorkOrder, *, executor: Executor, watch: Watch) -> None:
         UnavailableError: Ray is not installed.
     """
     if executor == "ray":
-        _run_ray(order, watch)
+        numbers = range(order.workers)
+        run_on_ray(
+            partial(work, order), numbers, processors=order.conditions.threads, at_a_time=len(numbers), watch=watch
+        )
     elif order.workers == 1:
         work(order, 0, tick=lambda progress: watch())
     else:
@@ -99,39 +102,3 @@ def _worker(order: WorkOrder, number: int, pipe: Connection) -> None:
     except Exception as error:
         pipe.send(error if isinstance(error, MmkdError) else f"{type(error).__name__}: {error}")
         raise SystemExit(1) from error
-
-
-def _run_ray(order: WorkOrder, watch: Watch) -> None:
-    try:
-        import ray
-    except ImportError as error:
-        raise UnavailableError(
-            "--executor ray needs ray, which this Python lacks; run: pip install 'mmkd-edge[ray]'"
-        ) from error
-    started_here = not ray.is_initialized()
-    if started_here:
-        ray.init(log_to_driver=False, configure_logging=False, include_dashboard=False)
-    try:
-        task = ray.remote(num_cpus=order.conditions.threads)(work)
-        waiting = [task.remote(order, number) for number in range(order.workers)]
-        while waiting:
-            done, waiting = ray.wait(waiting, timeout=_POLL_S)
-            for result in done:
-                _ray_result(ray.get, result)
-            watch()
-    finally:
-        if started_here:
-            ray.shutdown()
-
-
-def _ray_result(get: Callable[[object], object], result: object) -> None:
-    """Waits for a task; what its worker raised comes wrapped, and is raised as it was."""
-    try:
-        get(result)
-    except Exception as error:
-        cause = getattr(error, "cause", None)
-        if isinstance(cause, MmkdError):
-            raise cause from error
-        raise MmkdError(
-            f"study: a Ray task failed: {str(error).splitlines()[-1]}; the same command continues"
-        ) from error

@@ -223,12 +223,17 @@ class ShiftFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ConfidenceRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One condition, `sound` or a fault: accuracy as estimated without labels, and as it is."""
+    """One condition, `sound` or a fault: accuracy as estimated without labels, and as it is.
+
+    Attributes:
+        covered: share of the windows whose label set holds the true label; None where validation windows are too few.
+    """
 
     condition: str
     estimated: float
     accuracy: float
     calibration_error: float
+    covered: float | None = None
 
 
 class ModelConfidence(msgspec.Struct, frozen=True, kw_only=True):
@@ -245,11 +250,13 @@ class TrustFacts(msgspec.Struct, frozen=True, kw_only=True):
         severity: of the faults.
         misleads_beyond: how far an estimate may be from the truth.
         models: by name.
+        set_level: the error level of the label sets of each condition.
     """
 
     severity: float
     misleads_beyond: float
     models: dict[str, ModelConfidence]
+    set_level: float = 0.1
 
 
 class JudgingDocument(msgspec.Struct, frozen=True, kw_only=True):

@@ -186,6 +186,22 @@ def test_two_workers_find_what_one_finds(run: Callable[..., Ran], data: Dataset,
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_tasks_of_ray_find_what_this_process_finds(
+    run: Callable[..., Ran], data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", reason="needs pip install 'mmkd-edge[ray]'")
+    monkeypatch.chdir(data.path.parent)  # relative paths hold for tasks too
+    found = []
+    for executor in ("local", "ray"):
+        line = ("--sensors", data.path.name, *QUICK, "--modality", "gyro", "--modality", "temp", "--workers", 1)
+        code, text, err = run(*line, "--executor", executor, "-o", executor, "--json")
+        assert code == 0, err
+        found.append(json.loads(text)["rows"])
+    assert found[0] == found[1]
+
+
+@pytest.mark.slow
 def test_latency_is_measured_of_the_exported_student_beside_its_teacher_once(
     run: Callable[..., Ran], data: Dataset, tmp_path: Path
 ) -> None:
@@ -254,3 +270,9 @@ def test_a_sensor_that_was_judged_with_other_checkpoints_is_judged_again(
     code, _, err = run(*line, "-o", tmp_path / "out")
     assert code == 0, err
     assert "temp: fault: noise" in err.splitlines()
+
+
+def test_an_executor_that_there_is_not_is_refused(run: Callable[..., Ran], data: Dataset, tmp_path: Path) -> None:
+    wanted = "--executor: expected one of local, ray, got 'cloud'; choose one of them"
+    line = ("--sensors", data.path, "--executor", "cloud", "-o", tmp_path / "out")
+    assert run(*line) == (2, "", f"mmkd-evaluate: {wanted}\n")

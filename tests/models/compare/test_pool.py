@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from mmkd_edge.errors import CheckpointError, MmkdError
+from mmkd_edge.errors import CheckpointError, MmkdError, UnavailableError
 from mmkd_models.compare.comparison import Part, parts_of, teacher_path
 from mmkd_models.compare.fold_result import ComparisonConfig
 from mmkd_models.compare.pool import WorkerPool, fold_pool
@@ -67,3 +68,12 @@ def test_a_process_that_dies_is_told(
         "memory is short give --workers 1"
     )
     assert multiprocessing.active_children() == []
+
+
+def test_without_ray_the_extra_is_named(
+    shipped: Dataset, comparison: Callable[..., ComparisonConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UnavailableError) as caught, fold_pool(shipped, 2, executor="ray") as pool:
+        make(pool, student_of(shipped, comparison(), tmp_path))
+    assert str(caught.value) == "--executor ray needs ray, which this Python lacks; run: pip install 'mmkd-edge[ray]'"

@@ -138,7 +138,7 @@ def test_groups_have_a_table_for_each_measure_with_the_gap_below(document: Docum
 def test_an_estimate_that_misleads_is_marked(document: Document) -> None:
     def rows(estimated: float) -> Document:
         sound = {"condition": "sound", "estimated": 0.9, "accuracy": 0.88, "calibration_error": 0.02}
-        hum = {"condition": "hum", "estimated": estimated, "accuracy": 0.5, "calibration_error": 0.3}
+        hum = {"condition": "hum", "estimated": estimated, "accuracy": 0.5, "calibration_error": 0.3, "covered": 0.625}
         sets = {"error_level": 0.1, "least_probability": 0.2, "covered": 80, "coverage": 0.89, "low": 0.8, "high": 0.94}
         more = {"mean_set_size": 1.25, "single_share": 0.7, "single_accuracy": 0.95}
         return {"rows": [sound, hum], "coverages": [sets | more]}
@@ -148,6 +148,7 @@ def test_an_estimate_that_misleads_is_marked(document: Document) -> None:
     marked = re.findall(r'data-label="(.*?): estimated" class="number bad">(.*?)<', page)
     assert marked == [("student.ckpt", "80.0")]
     assert 'data-label="Labels in a set" class="number">1.25<' in page
+    assert re.findall(r'data-label="true label in the set" class="number">(.*?)<', page) == ["-", "-", "62.5", "62.5"]
 
 
 def test_an_unknown_version_is_refused(document: Document) -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from mmkd_edge.bundle.calibration import Confidence
 from mmkd_edge.errors import UsageError
+from mmkd_edge.predict.confidence import least_probability
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.confidence import confidence_facts, reliability
 from mmkd_models.evaluate.faults.table import FaultName
@@ -25,6 +27,8 @@ SEVERITY = 0.6
 """Of the faults under which the estimate is tried: the middle of the suite's."""
 LEAST_TRUSTED = 0.05
 """An estimate farther than this from the truth misleads."""
+SET_LEVEL = 0.1
+"""Error level of the label sets that are tried under faults."""
 
 
 def judge_confidence(
@@ -53,7 +57,7 @@ def judge_confidence(
     for one in models:
         on_part(f"confidence: {one.facts.name}")
         found[one.facts.name] = _of_model(one, parts, calibration)
-    return TrustFacts(severity=SEVERITY, misleads_beyond=LEAST_TRUSTED, models=found)
+    return TrustFacts(severity=SEVERITY, misleads_beyond=LEAST_TRUSTED, models=found, set_level=SET_LEVEL)
 
 
 def check_trust(windows: Windows, calibration: Windows) -> None:
@@ -80,11 +84,12 @@ def check_trust(windows: Windows, calibration: Windows) -> None:
 def _of_model(one: AskedModel, parts: Mapping[FaultName | None, Windows], calibration: Windows) -> ModelConfidence:
     rows: list[ConfidenceRow] = []
     coverages: tuple[LabelSetCoverage, ...] = ()
+    calibrated = _calibrated(one, calibration)
+    least = least_probability(calibrated, SET_LEVEL)
     for name, windows in parts.items():
         answers = one.answers(windows)
         probabilities = probabilities_of(answers, kind="classification").astype(np.float32)
         if name is None:
-            calibrated = _calibrated(one, calibration)
             groups = windows.groups if windows.has_groups else None
             facts = confidence_facts(
                 calibrated, answers.astype(np.float32), probabilities, windows.labels, groups=groups
@@ -96,9 +101,16 @@ def _of_model(one: AskedModel, parts: Mapping[FaultName | None, Windows], calibr
                 estimated=float(probabilities.max(axis=1).mean()),
                 accuracy=float((probabilities.argmax(axis=1) == windows.labels).mean()),
                 calibration_error=reliability(probabilities, windows.labels).calibration_error,
+                covered=None if least is None else _covered(probabilities, windows.labels, least),
             )
         )
     return ModelConfidence(rows=tuple(rows), coverages=coverages)
+
+
+def _covered(probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], least: float) -> float:
+    """Share of the windows whose true label is in the set: those of `least` or more, and the most probable one."""
+    true = probabilities[np.arange(len(labels)), labels]
+    return float(((true >= least) | (probabilities.argmax(axis=1) == labels)).mean())
 
 
 def _calibrated(one: AskedModel, windows: Windows) -> Confidence:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mmkd_models.evaluate.gains import FEWEST_GROUPS
 from mmkd_models.evaluate.suites.shift import next_of_shift, of_shift
 from mmkd_report.documents.cost import CostFacts
 from mmkd_report.documents.judging import FaultFigures, FaultsFacts, GroupsFacts, JudgingDocument, TrustFacts
@@ -75,6 +76,9 @@ def _to_record(document: JudgingDocument) -> Iterator[str]:
         both = [fault for fault in lost if fault in unseen]
         if both:
             yield f"windows of sensors that show {_listed(both, 'and')}, which no training practised"
+        relative = document.faults.relative.get(name)
+        if relative is not None and relative.low is None:
+            yield f"{FEWEST_GROUPS} groups or more that judge, for an interval under faults"
 
 
 def _of_confidence(document: JudgingDocument, found: TrustFacts) -> Iterator[str]:
@@ -93,6 +97,13 @@ def _of_confidence(document: JudgingDocument, found: TrustFacts) -> Iterator[str
         )
     else:
         yield f"Its own estimate flatters under none of {len(broken)} faults by more than {found.misleads_beyond:.0%}"
+    covered = {one.condition: one.covered for one in broken if one.covered is not None}
+    if sound.covered is not None and covered:
+        least = min(covered, key=lambda condition: covered[condition])
+        yield (
+            f"Its label sets promise the true label in {1 - found.set_level:.0%}: they hold it in {sound.covered:.1%} "
+            f"with sound sensors, and least, in {covered[least]:.1%}, under {least}"
+        )
 
 
 def _of_cost(found: CostFacts) -> Iterator[str]:

@@ -11,10 +11,13 @@ from mmkd_report.words.formats import fixed, percent
 
 @dataclass(frozen=True, kw_only=True)
 class TrustRow:
-    """One condition as written: by model estimate, truth and calibration error; whether the estimate misleads."""
+    """One condition as written: by model estimate, truth, calibration error and share of label sets that hold.
+
+    With each whether the estimate misleads.
+    """
 
     condition: str
-    cells: tuple[tuple[str, str, str, bool], ...]
+    cells: tuple[tuple[str, str, str, str, bool], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +26,7 @@ class ConfidenceSection:
 
     severity: str
     beyond: str
+    promised: str
     rows: tuple[TrustRow, ...]
     sets: tuple[tuple[str, ...], ...]
 
@@ -33,6 +37,7 @@ def confidence_section(found: JudgingDocument, trust: TrustFacts) -> ConfidenceS
     return ConfidenceSection(
         severity=f"{trust.severity:g}",
         beyond=percent(trust.misleads_beyond, 0),
+        promised=percent(1 - trust.set_level, 0),
         rows=tuple(
             TrustRow(condition=rows[0].condition, cells=tuple(_cells(row, trust.misleads_beyond) for row in rows))
             for rows in zip(*(one.rows for one in models), strict=True)
@@ -41,9 +46,10 @@ def confidence_section(found: JudgingDocument, trust: TrustFacts) -> ConfidenceS
     )
 
 
-def _cells(row: ConfidenceRow, beyond: float) -> tuple[str, str, str, bool]:
+def _cells(row: ConfidenceRow, beyond: float) -> tuple[str, str, str, str, bool]:
     misleads = abs(row.estimated - row.accuracy) > beyond
-    return percent(row.estimated), percent(row.accuracy), percent(row.calibration_error), misleads
+    covered = "-" if row.covered is None else percent(row.covered)
+    return percent(row.estimated), percent(row.accuracy), percent(row.calibration_error), covered, misleads
 
 
 def _sets(name: str, facts: ModelConfidence) -> Iterator[tuple[str, ...]]:

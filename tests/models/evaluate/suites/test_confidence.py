@@ -9,6 +9,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.data import Dataset, Windows
 from mmkd_models.evaluate.suites.answering import Answers, AskedModel
 from mmkd_models.evaluate.suites.confidence import judge_confidence
+from mmkd_models.evaluate.suites.under_faults import FaultySource
 from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_report.documents.judging import JudgedModel
 
@@ -61,6 +62,27 @@ def test_label_sets_are_made_from_validation_windows(machines: Dataset) -> None:
         (0.1, 1.0, 3.0),
         (0.2, 1.0, 3.0),
     ]
+
+
+def test_label_sets_of_sound_sensors_are_tried_under_every_fault(machines: Dataset) -> None:
+    def ask(windows: Windows) -> Answers:
+        """The true label has 0.8 with sound sensors, and 0.1 where a sensor is broken."""
+        share = 0.1 if isinstance(windows.source, FaultySource) else 0.8
+        shares = np.full((len(windows), 3), (1 - share) / 2)
+        shares[np.arange(len(windows)), windows.labels] = share
+        return np.log(shares)
+
+    model = AskedModel(facts=FACTS, practised=None, cautions=(), ask=ask)
+    parts = {"train": machines.split("train"), "calibration": machines.split("valid")}
+    found = judge_confidence([model], machines.split("test"), **parts, seed=0, on_part=lambda part: None)
+    assert found.set_level == 0.1
+    assert [one.covered for one in found.models["sure"].rows] == [1.0] + 16 * [0.0]
+
+
+def test_label_sets_need_validation_windows_enough(machines: Dataset) -> None:
+    parts = {"train": machines.split("train"), "calibration": machines.split("valid").subset(np.arange(8))}
+    found = judge_confidence([MODEL], machines.split("test"), **parts, seed=0, on_part=lambda part: None)
+    assert {one.covered for one in found.models["sure"].rows} == {None}  # a tenth of 8 + 1 is none
 
 
 def test_a_number_has_no_confidence(rigs: dict[str, Dataset]) -> None:

@@ -105,6 +105,14 @@ def test_a_claim_needs_its_whole_interval_on_one_side() -> None:
     )
 
 
+def test_where_groups_are_too_few_more_are_to_be_recorded() -> None:
+    def last(low: float | None, high: float | None) -> str:
+        return told(faults=faults(RelativeError(mean=1.0, low=low, high=high)))[-1]
+
+    assert last(None, None).endswith("; 5 groups or more that judge, for an interval under faults")
+    assert "for an interval" not in last(0.9, 1.1)
+
+
 def groups(change: GapChange, *, chance: float = 0.1) -> GroupsFacts:
     def value(name: str, accuracy: float, windows: int) -> GroupFigures:
         figures: dict[GroupMeasure, float] = {"accuracy": accuracy, "recall": accuracy, "calibration error": 0.1}
@@ -164,4 +172,19 @@ def test_an_estimate_that_flatters_is_told_with_its_worst_fault() -> None:
         ),
     ]
     found = told(confidence=trust(row("gap", 0.6, 0.69)))
+    assert len(found) == 2
     assert found[1] == "Its own estimate flatters under none of 1 faults by more than 5%"
+
+
+def test_what_label_sets_promise_stands_beside_what_they_hold() -> None:
+    def row(condition: str, covered: float) -> ConfidenceRow:
+        return ConfidenceRow(condition=condition, estimated=0.9, accuracy=0.9, calibration_error=0.1, covered=covered)
+
+    rows = (row("sound", 0.88), row("hum", 0.91), row("gap", 0.604))
+    trust = TrustFacts(severity=0.6, misleads_beyond=0.05, models={"s": ModelConfidence(rows=rows, coverages=())})
+    assert told(confidence=trust)[2:] == [
+        (
+            "Its label sets promise the true label in 90%: they hold it in 88.0% with sound sensors, and least, in "
+            "60.4%, under gap"
+        )
+    ]
