@@ -45,7 +45,7 @@ def guessed_figure(judged: TestedNetwork, metric: str) -> float:
     Example:
         >>> from mmkd_models.metrics.classes import scores_from_answers
         >>> truth = np.array([0, 0, 0, 1])
-        >>> judged = Outcome(class_scores=scores_from_answers(truth, truth, 2))
+        >>> judged = TestedNetwork(class_scores=scores_from_answers(truth, truth, 2))
         >>> guessed_figure(judged, "accuracy"), guessed_figure(judged, "balanced_accuracy")
         (0.75, 0.5)
     """

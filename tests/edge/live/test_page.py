@@ -159,6 +159,7 @@ def picture(browser: Any, name: str, *, width: int, scheme: str) -> None:
 def test_an_operator_sees_pauses_acknowledges_and_switches_the_station(browser: Any, page: tuple[str, str]) -> None:
     url, token = page
     browser.get(url)
+    browser.get_log("browser")  # what an earlier page missed of a server that has ended
     wait(browser, lambda _: text_of(browser, "#connection") == "live")
     wait(browser, lambda _: browser.find_elements("css selector", "#episodes tr"))
     assert text_of(browser, "#now-name") == "press 1"
