@@ -18,7 +18,8 @@ def test_it_is_asked_for_by_name_and_runs_tflite_alone() -> None:
 
 
 def test_without_litert_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)  # as if it were not installed
+    for module in ("ai_edge_litert", "ai_edge_litert.interpreter"):  # as if it were not installed
+        monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UnavailableError) as caught:
         open_backend("litert", b"", threads=1)
     assert str(caught.value) == (
