@@ -56,7 +56,7 @@ class StreamTurn(NamedTuple):
     Attributes:
         times: (n,) seconds.
         levels: float32 (n, C), what is drawn of the samples: they themselves, of frames the brightness of channels.
-        found: predictions that become due, each made when it is asked for; all of them before the next step.
+        found: predictions that become due, each made when it is asked for; all of them before the next turn.
     """
 
     times: NDArray[np.float64]

@@ -344,16 +344,16 @@ class Station:
                     yield
 
     def _missing(self, sensor: Sensor) -> Iterator[StreamTurn]:
-        for step in sensor.fill_silence():
-            self._missed += len(step.times)
-            yield step
+        for turn in sensor.fill_silence():
+            self._missed += len(turn.times)
+            yield turn
 
-    def _follow(self, number: int, steps: Iterator[StreamTurn]) -> Iterator[bool]:
-        """Show and say steps, a result or a step at a time; whether it was a result."""
-        for step in steps:
-            if self._onlooker is not None and len(step.times):
-                self._onlooker.samples(step.times, step.levels, sensor=number)
-            for prediction in step.found:
+    def _follow(self, number: int, turns: Iterator[StreamTurn]) -> Iterator[bool]:
+        """Show and say turns, a result or a turn at a time; whether it was a result."""
+        for turn in turns:
+            if self._onlooker is not None and len(turn.times):
+                self._onlooker.samples(turn.times, turn.levels, sensor=number)
+            for prediction in turn.found:
                 self._say_all(number, [prediction])
                 yield True
             yield False

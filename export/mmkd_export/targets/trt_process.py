@@ -47,7 +47,7 @@ def build_engines_apart(
     platform: Platform,
     *,
     precisions: Sequence[Precision] | None = None,
-    limits: ProcessLimits | None = None,
+    limits: ProcessLimits = LIMITS,
 ) -> tuple[BuiltEngine, ...]:
     """What `build_engines` does, in a process of its own.
 
@@ -55,14 +55,13 @@ def build_engines_apart(
         bundle: the written bundle.
         platform: what the engines are for.
         precisions: of the artifacts; None takes all.
-        limits: what the process may take; None is `LIMITS`.
+        limits: what the process may take.
 
     Raises:
         UnavailableError: no engine can be built on this machine, or no process be started.
         BackendError: the library refuses an artifact, or the process did not come to its end; the message says how.
         BundleError: the bundle is damaged, or has a graph that no engine may be handed.
     """
-    limits = LIMITS if limits is None else limits
     request = _Request(
         bundle=str(bundle),
         platform=platform.name,

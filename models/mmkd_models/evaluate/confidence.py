@@ -76,6 +76,18 @@ def reliability(probabilities: NDArray[Any], labels: NDArray[np.int64]) -> Relia
     return Reliability(calibration_error=float(np.abs(gaps).sum() / len(labels)), log_loss=float(-np.log(true).mean()))
 
 
+def label_sets(probabilities: NDArray[Any], least: float) -> NDArray[np.bool_]:
+    """Gives which labels are in the set of each window, (N, K), as `mmkd_edge.predict.confidence.label_set` does.
+
+    Args:
+        probabilities: (N, K).
+        least: what `least_probability` gives.
+    """
+    sets = probabilities.astype(np.float64) >= least
+    sets[np.arange(len(sets)), probabilities.argmax(axis=1)] = True  # never empty
+    return sets
+
+
 def share_interval(count: int, of: int) -> tuple[float, float]:
     """The 95 % interval of a share from counts of independent trials (E. B. Wilson, JASA 22, 1927).
 
@@ -97,10 +109,8 @@ def _coverage(
     labels: NDArray[np.int64],
     groups: NDArray[Any] | None,
 ) -> LabelSetCoverage:
-    rows = np.arange(len(labels))
-    sets = probabilities.astype(np.float64) >= least  # (N, K)
-    sets[rows, probabilities.argmax(axis=1)] = True  # as `label_set` does: never empty
-    covered, sizes = sets[rows, labels], sets.sum(axis=1)
+    sets = label_sets(probabilities, least)
+    covered, sizes = sets[np.arange(len(labels)), labels], sets.sum(axis=1)
     single = sizes == 1
     low, high = share_interval(int(covered.sum()), len(labels))
     return LabelSetCoverage(

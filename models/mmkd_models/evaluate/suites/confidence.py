@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from mmkd_edge.bundle.calibration import Confidence
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.confidence import least_probability
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluate.confidence import confidence_facts, reliability
+from mmkd_models.evaluate.confidence import confidence_facts, label_sets, reliability
 from mmkd_models.evaluate.faults.table import FaultName
 from mmkd_models.evaluate.suites.answering import AskedModel
 from mmkd_models.evaluate.suites.under_faults import faults_for, sensors_of, with_fault
@@ -89,6 +88,7 @@ def _of_model(one: AskedModel, parts: Mapping[FaultName | None, Windows], calibr
     for name, windows in parts.items():
         answers = one.answers(windows)
         probabilities = probabilities_of(answers, kind="classification").astype(np.float32)
+        each = np.arange(len(windows))
         if name is None:
             groups = windows.groups if windows.has_groups else None
             facts = confidence_facts(
@@ -101,16 +101,10 @@ def _of_model(one: AskedModel, parts: Mapping[FaultName | None, Windows], calibr
                 estimated=float(probabilities.max(axis=1).mean()),
                 accuracy=float((probabilities.argmax(axis=1) == windows.labels).mean()),
                 calibration_error=reliability(probabilities, windows.labels).calibration_error,
-                covered=None if least is None else _covered(probabilities, windows.labels, least),
+                covered=None if least is None else float(label_sets(probabilities, least)[each, windows.labels].mean()),
             )
         )
     return ModelConfidence(rows=tuple(rows), coverages=coverages)
-
-
-def _covered(probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], least: float) -> float:
-    """Share of the windows whose true label is in the set: those of `least` or more, and the most probable one."""
-    true = probabilities[np.arange(len(labels)), labels]
-    return float(((true >= least) | (probabilities.argmax(axis=1) == labels)).mean())
 
 
 def _calibrated(one: AskedModel, windows: Windows) -> Confidence:
