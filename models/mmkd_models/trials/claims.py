@@ -2,7 +2,8 @@
 
 A claim is the creation of a name that may exist once: an Optuna study without trials, since every storage of Optuna
 refuses a second study of the same name, whoever asks first. A claim lives as long as its owner: a dead process of this
-host is seen at once, one of another host when its heartbeat has stood still for `STALE_S`.
+host is seen at once, one of another host when its heartbeat has stood still for `STALE_S`. A claim is made first and
+signed second; one that nobody has signed within `UNSIGNED_S` is that of a process killed between the two.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 BEAT_S = 15.0
 STALE_S = 180.0
+UNSIGNED_S = 10.0
 _URL_MARK = "://"
 
 
@@ -101,12 +103,16 @@ class Claims:
         storage: what all processes share.
         scope: what all names begin with.
         stale_s: how long a heartbeat of another host may stand still.
+        unsigned_s: how long a claim may be without the name of its owner.
     """
 
-    def __init__(self, storage: BaseStorage, scope: str, *, stale_s: float = STALE_S) -> None:
+    def __init__(
+        self, storage: BaseStorage, scope: str, *, stale_s: float = STALE_S, unsigned_s: float = UNSIGNED_S
+    ) -> None:
         self.storage = storage
         self._scope = scope
         self._stale_s = stale_s
+        self._unsigned_s = unsigned_s
         self._seen: dict[int, tuple[object, float]] = {}  # claim -> last heartbeat, and when it was first seen
 
     @contextmanager
@@ -137,7 +143,10 @@ class Claims:
         attempt, claim = self._last(key)
         if claim is not None and self._is_alive(claim):
             return None
-        return self._create(self._name(key, attempt + 1))
+        ours = self._create(self._name(key, attempt + 1))
+        if ours is None or self._find(self._name(key, attempt + 2)) is None:
+            return ours
+        return None  # signed so late that another took it for abandoned
 
     def _name(self, key: str, attempt: int) -> str:
         return f"{self._scope}/claim/{key}/{attempt}"
@@ -178,7 +187,7 @@ class Claims:
         if since < 0 or last != beat:
             self._seen[claim] = (beat, time.monotonic())
             return True
-        return time.monotonic() - since < self._stale_s
+        return time.monotonic() - since < (self._unsigned_s if owner is None else self._stale_s)
 
     @contextmanager
     def _beating(self, claim: int) -> Iterator[None]:

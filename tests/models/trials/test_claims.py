@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from optuna.study import StudyDirection
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.trials.claims import Claims, open_storage
@@ -96,6 +98,34 @@ def test_a_killed_process_loses_its_claim_at_once(where: str) -> None:
             time.sleep(0.01)
         with claims.hold("trial") as mine:
             assert mine
+
+
+def test_a_process_killed_before_it_signed_its_claim_does_not_keep_it(where: str) -> None:
+    storage = open_storage(where)
+    storage.create_new_study([StudyDirection.MAXIMIZE], "study/claim/trial/0")  # and killed before it said who it is
+    claims = Claims(storage, "study", unsigned_s=0.3)
+    assert claims.is_held("trial")
+    with claims.hold("trial") as mine:
+        assert not mine
+    time.sleep(0.35)
+    with claims.hold("trial") as mine:
+        assert mine
+        assert claims.number("trial") == storage.get_study_id_from_name("study/claim/trial/1")
+
+
+def test_who_signs_too_late_has_lost_its_claim(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, quick = Claims(open_storage(where), "study"), Claims(open_storage(where), "study", unsigned_s=0.0)
+    sign = slow.storage.set_study_user_attr
+
+    def late(*signature: Any) -> None:
+        assert quick.is_held("trial")  # seen for the first time
+        with quick.hold("trial") as mine:
+            assert mine
+            sign(*signature)
+
+    monkeypatch.setattr(slow.storage, "set_study_user_attr", late)
+    with slow.hold("trial") as mine:
+        assert not mine
 
 
 def test_another_hosts_claim_ends_when_its_heart_stands_still(where: str) -> None:
