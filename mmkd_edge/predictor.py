@@ -416,7 +416,7 @@ class EdgePredictor:
     def _give(self, predictions: list[Prediction]) -> list[Prediction]:
         """Count predictions, and give the caller what the policy makes of them."""
         self._monitor.given(predictions)
-        return apply_policy(self._policy, predictions)
+        return predictions if self._policy == "predict" else apply_policy(self._policy, predictions)
 
     def _answer(
         self,
@@ -434,47 +434,50 @@ class EdgePredictor:
             stepped: outputs that the steps of a stream gave; the engine is not asked then.
         """
         service = self._service
-        service.check_usable()
+        if not service.usable:
+            service.check_usable()
         students = service.students
         engine = students.engines[number]
-        modality, age_s = engine.modality, conditions.input_age_s
+        entry, age_s = engine.entry, conditions.input_age_s
+        modality = entry.modality
         if engine.refusal:
             raise InputError(engine.refusal)
         if type(window) is dict and window.get(modality.name, window) is None:
             missing = WindowFault(status="invalid", reason=f"modality {modality.name!r} is absent")
-            return no_answer(missing, modality=modality, task=engine.task, missing_share=1.0, input_age_s=age_s)
+            return no_answer(missing, modality=modality, task=entry.task, missing_share=1.0, input_age_s=age_s)
         array = check_window(window, modality)
         values, present = prepare(array, modality, engine.reference)
+        gaps = None if present is engine.complete else present
         fault = conditions.fault
         if self._checks is not None:
-            fault = worse(find_fault(array, present, modality, self._checks), fault)
-        novelty = None
-        if stepped is None:
-            if conditions.is_late:
+            fault = worse(find_fault(array, gaps, modality, self._checks), fault)
+        answers = stepped
+        if answers is None:
+            if conditions.deadline_s is not None and conditions.is_late:
                 late = WindowFault(status="stale", reason="the deadline passed before the engine was asked")
-                return no_answer(worse(late, fault) or late, modality=modality, task=engine.task, input_age_s=age_s)
-            handled = sys.exc_info()[1]
+                return no_answer(worse(late, fault) or late, modality=modality, task=entry.task, input_age_s=age_s)
             try:
-                _, probabilities, *scores = answer_of(engine, values, present)
+                answers = answer_of(engine, values, present)
             except Exception as error:  # an engine of its own may raise anything, and the caller's loop must go on
-                let_handlers_through(error, handled=handled)
-                if service.recover(students, engine, error):
+                failure = error
+            if answers is None:
+                # What was being handled before the call, which is asked out here, since it takes microseconds.
+                let_handlers_through(failure, handled=sys.exc_info()[1])
+                if service.recover(students, engine, failure):
                     return self._answer(number, array, conditions)
-                failure = WindowFault(status="invalid", reason=f"the engine failed: {error}")
-                failure = worse(failure, fault) or failure
-                return no_answer(failure, modality=modality, task=engine.task, input_age_s=age_s)
+                failed = WindowFault(status="invalid", reason=f"the engine failed: {failure}")
+                failed = worse(failed, fault) or failed
+                return no_answer(failed, modality=modality, task=entry.task, input_age_s=age_s)
             service.proven = True
-            novelty, fault = judged_novelty(engine.novelty, scores, fault)
-            if conditions.is_late:
+            if conditions.deadline_s is not None and conditions.is_late:
                 fault = worse(WindowFault(status="stale", reason="the answer came after the deadline"), fault)
-        else:
-            _, probabilities, *scores = stepped
-            novelty, fault = judged_novelty(engine.step_novelty, scores, fault)
+        rule = engine.novelty if stepped is None else engine.step_novelty
+        novelty, fault = judged_novelty(rule, answers[2:], fault)
         prediction = interpret(
-            probabilities,
-            present,
+            answers[1],
+            gaps,
             modality=modality,
-            task=engine.task,
+            task=entry.task,
             window=array,
             fault=fault,
             input_age_s=age_s,

@@ -25,7 +25,7 @@ from mmkd_edge.errors import BackendError, BundleError
 from mmkd_edge.plausible import plausible_span
 from mmkd_edge.predict.confidence import threshold_of
 from mmkd_edge.predict.novelty import NoveltyRule, novelty_rule
-from mmkd_edge.predict.preprocess import prepare, prepare_batch
+from mmkd_edge.predict.preprocess import nothing_missing, prepare, prepare_batch
 from mmkd_edge.predict.setup import Setup
 from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
 
@@ -45,6 +45,8 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
         least_probability: that a label needs to be in the label set; None where no error level was asked for.
         novelty: what its novelty scores mean; None where it gives none that mean anything.
         statistics: of its inputs and answers.
+        refusal: why it cannot answer for raw values; empty where it can.
+        complete: what `prepare` gives as the presence of a window that misses nothing.
         step: what executes the step graph of a causal student; None where there is none, or the backend runs none.
         step_novelty: what the novelty scores of its steps mean.
         selftest: how its quick self-test ended; empty where there was none.
@@ -59,6 +61,8 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     reopen: Callable[[], Backend] | None
     least_probability: float | None
     statistics: RunningStatistics
+    refusal: str
+    complete: NDArray[np.float32]
     step: SteppingBackend | None = None
     selftest: str = ""
     trial: str = ""
@@ -74,18 +78,6 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     def task(self) -> TaskSpec:
         """What it answers."""
         return self.entry.task
-
-    @property
-    def refusal(self) -> str:
-        """Why it cannot answer for raw values; empty where it can."""
-        modality = self.entry.modality
-        if modality.normalise == "none" or self.reference is not None:
-            return ""
-        return (
-            f"modality {modality.name!r} is normalised per group and raw values need the group's statistics; "
-            f"run mmkd-data reference DATA --modality {modality.name} -o FILE on its first windows "
-            "and open the bundle with EdgePredictor.open(..., reference=FILE)"
-        )
 
     def feeds(self, values: NDArray[Any], present: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """What its backend takes, for what `prepare` gave."""
@@ -199,6 +191,8 @@ def engine_of(
         reopen=reopen,
         least_probability=least_probability,
         novelty=novelty,
+        refusal=_refusal(entry.modality, reference),
+        complete=nothing_missing(entry.modality),
         statistics=RunningStatistics(
             model=entry.name,
             modality=entry.modality,
@@ -207,6 +201,16 @@ def engine_of(
             group_reference=entry.group_reference,
             true_probability=_true_probability(artifact),
         ),
+    )
+
+
+def _refusal(modality: ModalitySpec, reference: Reference | None) -> str:
+    if modality.normalise == "none" or reference is not None:
+        return ""
+    return (
+        f"modality {modality.name!r} is normalised per group and raw values need the group's statistics; "
+        f"run mmkd-data reference DATA --modality {modality.name} -o FILE on its first windows "
+        "and open the bundle with EdgePredictor.open(..., reference=FILE)"
     )
 
 
@@ -238,6 +242,8 @@ def answer_of(engine: Engine, values: NDArray[Any], present: NDArray[np.float32]
         BackendError: it gave something else; whatever an engine of one's own raises comes as it is.
     """
     answer = engine.backend.run(engine.feeds(values, present))
+    if engine.setup is not None:  # one of ours, whose tensors and answers were looked at when it was opened
+        return answer
     outputs = engine.entry.outputs
     if not isinstance(answer, tuple | list) or len(answer) != len(outputs):
         raise BackendError(f"expected {describe_tensors(outputs)}, got {_told(answer)}")

@@ -6,8 +6,8 @@ business of streams. A window is never repaired here: the checks only say what t
 
 from __future__ import annotations
 
-from itertools import pairwise
 from numbers import Real
+from operator import eq
 from typing import Any, Literal
 
 import msgspec
@@ -93,21 +93,21 @@ def worse(one: WindowFault | None, other: WindowFault | None) -> WindowFault | N
 
 
 def find_fault(
-    array: NDArray[Any], present: NDArray[np.float32], modality: ModalitySpec, checks: SensorChecks
+    array: NDArray[Any], present: NDArray[np.float32] | None, modality: ModalitySpec, checks: SensorChecks
 ) -> WindowFault | None:
     """What the checks see in one window; of video in the mean brightness of its frames.
 
     Args:
         array: (T, C) float32 raw values, NaN = missing; of video uint8 (T, H, W, C).
-        present: float32 (1, T, C), what `prepare` gave for it; of video (1, T, 1).
+        present: float32 (1, T, C), what `prepare` gave for it; of video (1, T, 1). None where nothing is missing.
         modality: names the channels.
         checks: what to look for.
     """
     samples = modality.samples
     stuck = None if checks.stuck_s is None else max(2, round(checks.stuck_s * modality.rate_hz))
-    complete = present is nothing_missing(modality)
+    complete = present is None
     if modality.kind == "video":
-        array, present = _brightness(array, present)
+        array, present = _brightness(array, nothing_missing(modality) if present is None else present)
     if complete:
         shortest = stuck or (samples if checks.flat else 0)
         if shortest == 0 or not _may_repeat(array, shortest):
@@ -115,7 +115,7 @@ def find_fault(
     fault = _flat(array, modality) if checks.flat else None
     if fault is None and stuck is not None:
         fault = _stuck(array, modality, stuck)
-    if checks.dropout_s is not None:
+    if checks.dropout_s is not None and present is not None:
         fault = worse(fault, _dropout(present[0] == 0, modality, checks.dropout_s))
     return fault
 
@@ -161,12 +161,15 @@ def _may_repeat(array: NDArray[np.float32], shortest: int) -> bool:
     step = max(1, shortest // 2)
     if len(array) > _MOST_POINTS * step:
         return True
-    for number, column in enumerate(zip(*array[::step].tolist(), strict=True)):
-        for place, (one, next_one) in enumerate(pairwise(column)):
-            if one == next_one:
-                between = array[place * step : (place + 1) * step, number].tolist()
-                if between.count(one) == step:
-                    return True
+    channels = array.shape[1]
+    points: list[float] = array[::step].ravel().tolist()
+    if True not in map(eq, points, points[channels:]):
+        return False
+    for place, (one, next_one) in enumerate(zip(points, points[channels:], strict=False)):
+        if one == next_one:
+            start, number = place // channels * step, place % channels
+            if array[start : start + step, number].tolist().count(one) == step:
+                return True
     return False
 
 
