@@ -461,7 +461,6 @@ class EdgePredictor:
             except Exception as error:  # an engine of its own may raise anything, and the caller's loop must go on
                 failure = error
             if answers is None:
-                # What was being handled before the call, which is asked out here, since it takes microseconds.
                 let_handlers_through(failure, handled=sys.exc_info()[1])
                 if service.recover(students, engine, failure):
                     return self._answer(number, array, conditions)

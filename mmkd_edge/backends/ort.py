@@ -106,7 +106,6 @@ class OrtBackend:
             return tuple(session.run(self._answers, feeds))
         except Exception as error:
             failure = error
-        # Out here what was being handled before the call is what is being handled: to ask before takes microseconds.
         let_handlers_through(failure, handled=sys.exc_info()[1])
         raise BackendError(f"backend 'ort' ({self.version}) failed to run: {first_line(failure)}") from failure
 

@@ -67,15 +67,15 @@ class _BoundSteps:
         self._values[...] = values
         self._present[...] = present
         self._slot[...] = memory.slot
-        handled = sys.exc_info()[1]
         try:
             self._run()
+            memory.keep()
+            return tuple([array.copy() for array in self._answers])
         except BackendError:  # it is closed
             raise
         except Exception as error:
-            let_handlers_through(error, handled=handled)
-            raise BackendError(
-                f"backend {self._backend.name!r} ({self._backend.version}) failed to step: {first_line(error)}"
-            ) from error
-        memory.keep()
-        return tuple(array.copy() for array in self._answers)
+            failure = error
+        let_handlers_through(failure, handled=sys.exc_info()[1])
+        backend = self._backend
+        reason = first_line(failure)
+        raise BackendError(f"backend {backend.name!r} ({backend.version}) failed to step: {reason}") from failure

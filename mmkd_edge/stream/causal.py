@@ -86,14 +86,15 @@ class Stepping:
 
     def _step(self, steps: Steps) -> None:
         values, present = prepare(self._block, self._of.modality, self._of.reference)
-        handled = sys.exc_info()[1]
         try:
             self._answer = steps.push(values, present)
             self.fresh = True
-        except Exception as error:  # the state is lost; the next answer makes it again
-            self._steps = self._answer = None
-            let_handlers_through(error, handled=handled)
-            self._failed()
+            return
+        except Exception as error:
+            failure = error
+        self._steps = self._answer = None  # the state is lost; the next answer makes it again
+        let_handlers_through(failure, handled=sys.exc_info()[1])
+        self._failed()
 
     def answer(self, window: NDArray[np.float32]) -> Answers | None:
         """The outputs (1, ...) after the newest block; None where the window must be answered as a whole.
