@@ -238,6 +238,7 @@ def test_the_page_shows_the_scores_of_the_kind(bundles, kind):
     assert "Balanced" not in page
 
 
+@pytest.mark.slow
 @KINDS
 def test_rivals_give_the_answers_of_the_kind(bundles, kind):
     job = RivalsJob(
