@@ -106,6 +106,7 @@ def test_the_answer_agrees_with_a_direct_load(slow_bundle: Path) -> None:
     assert not carried(round(1.1 * report.streams))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short")
 def test_a_budget_that_is_over_keeps_the_best_answer_and_says_so(bundle: Path) -> None:
     lines: list[str] = []

@@ -280,6 +280,7 @@ def test_the_profile_is_written_shown_and_taken(with_int8: Path, cache: Path) ->
     assert len(rows) == len(profile.trials)
 
 
+@pytest.mark.slow
 def test_whoever_owns_the_cores_has_more_ways_tried() -> None:
     ways = {}
     for owns in ((), ("--owns-cores",)):

@@ -33,6 +33,10 @@ ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), unit="m/s^2", rate_hz=5
 TASK = TaskSpec(labels=("rest", "walk", "run", "fall"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _quick_exports(one_operator_table: None) -> None: ...
+
+
 def make_student(
     *,
     modality: ModalitySpec = ACC,

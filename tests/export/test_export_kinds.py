@@ -238,6 +238,7 @@ def test_the_page_shows_the_scores_of_the_kind(bundles, kind):
     assert "Balanced" not in page
 
 
+@pytest.mark.slow
 @KINDS
 def test_rivals_give_the_answers_of_the_kind(bundles, kind):
     job = RivalsJob(
@@ -265,7 +266,7 @@ def test_differences_of_values_are_shares_of_the_largest_one():
     assert largest_difference([(expected[0][0], np.float32([[np.nan]])), expected[1]], expected, SPEED) == np.inf
 
 
-@KINDS
+@pytest.mark.parametrize("kind", ["multi_label", pytest.param("regression", marks=pytest.mark.slow)])
 def test_a_causal_student_of_the_kind_steps_to_the_answers_of_whole_windows(build_student, tmp_path, kind):
     encoder = EncoderConfig(width=16, heads=2, depth=1, spectrum_bands=4, most_tokens=10)
     student = build_student(task=TASKS[kind], config=StudentConfig(preset="toy", encoder=encoder, causal=True))

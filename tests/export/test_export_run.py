@@ -263,7 +263,7 @@ def _killed_after(arguments: list[str], line: str) -> None:
     process.stderr.close()
 
 
-@pytest.mark.parametrize("number", [2, 4])
+@pytest.mark.parametrize("number", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_killed_export_leaves_the_earlier_bundle(
     exported: ExportResult, build_student: Callable[..., StudentCheckpoint], tmp_path: Path, number: int
 ):

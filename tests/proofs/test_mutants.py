@@ -34,6 +34,7 @@ def test_whatever_is_changed_our_reading_ends_with_a_value_error_or_nothing(grap
     assert COUNT // 3 < refused < COUNT
 
 
+@pytest.mark.slow
 def test_a_mutant_is_refused_or_answers_as_the_checkpoint_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     found: Counter[str] = Counter()

@@ -19,6 +19,7 @@ def _cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
+@pytest.mark.slow
 def test_threads_get_the_answers_that_one_gets(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert runtime_proof.prove_threads(bundle, seconds=0.3) == 0
     printed = capsys.readouterr()
@@ -76,6 +77,7 @@ def test_a_long_stream_says_what_grows(
     assert before == after
 
 
+@pytest.mark.slow
 def test_starting_is_measured_in_fresh_processes(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runtime_proof.prove_start(bundle, repeats=1)  # whether it is within the limits is this machine's mood
     rows = [_cells(line) for line in capsys.readouterr().out.splitlines()[2:]]

@@ -245,6 +245,7 @@ def test_a_load_that_is_not_carried_exits_5(
     assert "windows missed the deadline of 10 ms" in ended.stderr
 
 
+@pytest.mark.slow
 def test_a_load_that_is_carried_exits_0(bundle: Path, mmkd_bench: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capacity, "CONFIRM_S", 0.3)
     monkeypatch.setattr(capacity, "MAX_CONFIRM_S", 0.3)

@@ -139,6 +139,7 @@ def test_the_same_weights_through_torch_are_checked_and_timed(student_bundle: Pa
     assert rival.max_abs_error <= outcome.tolerance
 
 
+@pytest.mark.slow
 def test_a_bundle_with_a_temperature_is_held_against_its_checkpoint(
     student: Path, build_bundle: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -224,6 +225,7 @@ def test_what_a_checkpoint_was_converted_to_is_kept_and_taken_again(
     assert said == [True, False]
 
 
+@pytest.mark.slow
 def test_the_report_joins_processes(bundle: Path) -> None:
     lines: list[str] = []
     report = measure_rivals(bundle, launches=2, duration_s=0.2, progress=lines.append)

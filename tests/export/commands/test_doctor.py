@@ -106,6 +106,7 @@ def test_without_any_library_it_names_every_command_that_installs_them():
     assert checks["mmkd-export"]["advice"] == "pip install 'mmkd-edge[export]'"
 
 
+@pytest.mark.slow
 def test_a_library_that_does_not_load_is_a_problem_with_its_reason(tmp_path: Path):
     (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvdla_compiler.so: cannot open shared object file')\n")
     (tmp_path / "openvino.py").write_text("raise OSError('illegal instruction')\n")

@@ -57,6 +57,7 @@ def run(ran: Callable[..., Ran]) -> Callable[..., Ran]:
     return partial(ran, evaluate_main, "mmkd-evaluate")
 
 
+@pytest.mark.slow
 def test_every_sensor_is_told_beside_rivals_and_teacher_and_an_interrupted_run_goes_on(
     run: Callable[..., Ran], data: Dataset, tmp_path: Path
 ) -> None:

@@ -266,6 +266,7 @@ def without_times(entry: Any) -> Any:
     return [without_times(value) for value in entry] if isinstance(entry, list) else entry
 
 
+@pytest.mark.slow
 def test_the_same_command_again_trains_nothing_and_finds_the_same(tiny: Dataset, first: First) -> None:
     folder, _, document = first
     bundle = (folder / "demo" / "acc.edge").read_bytes()

@@ -132,6 +132,7 @@ def knowing(checkpoint: StudentCheckpoint, tmp_path_factory: pytest.TempPathFact
     return student, export(export_plan(path)).path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["ort", "openvino"])
 def test_a_stream_of_steps_has_the_novelty_of_one_pass(
     backend: BackendName, knowing: tuple[StudentCheckpoint, Path]

@@ -243,6 +243,7 @@ def test_an_interrupted_practice_ends_on_the_weights_of_an_uninterrupted_one(cas
     assert all(torch.equal(resumed.state[name], value) for name, value in expected.state.items())
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_student_that_exports_and_says_how(
     case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -43,6 +43,7 @@ def test_however_the_process_of_a_build_ends_this_one_goes_on(
     code: str, told: str, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_place_of_tensorrt(code, tmp_path, monkeypatch)
+    monkeypatch.delitem(sys.modules, "tensorrt_rtx", raising=False)
     with pytest.raises(BackendError) as caught:
         build_engines_apart(bundle, RTX, limits=ProcessLimits(step_s=2.0, memory_bytes=1 << 30))
     assert str(caught.value) == (

@@ -245,6 +245,7 @@ def test_a_missing_dataset_is_one_line_and_exit_2(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_two_processes_that_share_the_work_write_and_tell_once(machines: Dataset, tmp_path: Path) -> None:
     arguments = ["student", machines.path, "--modality", "gyro", "--steps", 2, "--devices", 2, "-o", "b.ckpt"]
     ended = run("mmkd-train", *arguments, cwd=tmp_path)
@@ -253,6 +254,7 @@ def test_two_processes_that_share_the_work_write_and_tell_once(machines: Dataset
     assert read_student(tmp_path / "b.ckpt").facts.training.devices == 2
 
 
+@pytest.mark.slow
 def test_two_processes_share_terms_that_read_a_part_of_the_student_and_end(
     machines: Dataset, folder: Path, teacher: subprocess.CompletedProcess[str], tmp_path: Path
 ) -> None:

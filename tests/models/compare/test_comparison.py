@@ -276,6 +276,7 @@ def test_damaged_scores_of_rivals_are_told(machines: Dataset, config: Comparison
     )
 
 
+@pytest.mark.slow
 def test_the_teacher_answers_the_batches_of_a_fold_once_for_all_its_students(
     machines: Dataset, comparison: Make, tmp_path: Path
 ) -> None:

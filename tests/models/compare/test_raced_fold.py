@@ -34,6 +34,7 @@ def in_parts(machines: Dataset, config: ComparisonConfig, tmp_path_factory: pyte
     return out
 
 
+@pytest.mark.slow
 def test_an_interrupted_race_ends_with_the_bytes_of_one_that_was_made_in_parts(
     machines: Dataset, config: ComparisonConfig, in_parts: Path, tmp_path: Path
 ) -> None:

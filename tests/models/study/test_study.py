@@ -267,6 +267,7 @@ def test_without_ray_the_extra_is_named(machines: Dataset, tmp_path: Path, monke
     assert error.value.exit_code == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["journal", pytest.param("sqlite", marks=pytest.mark.slow)])
 def test_processes_share_one_storage_and_a_killed_one_loses_nothing(
     machines: Dataset, grid: tuple[Path, StudyDocument], tmp_path: Path, kind: str

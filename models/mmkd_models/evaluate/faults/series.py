@@ -11,7 +11,7 @@ import numpy as np
 
 from mmkd_models.evaluate.faults.sensor import FaultedChannels, Samples
 
-_HUM_HZ = 50.0
+_MAINS_HZ = (50.0, 60.0)
 _RATE_ERROR = 0.1
 _MOST_BITS, _LEAST_BITS = 10, 2
 _FULL_SCALE = 3.0  # standard deviations either way of the mean that a converter covers
@@ -102,9 +102,10 @@ def quantisation(x: Samples, sensor: FaultedChannels, severity: float, rng: np.r
 
 
 def hum(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
-    """The mains' 50 Hz, of up to one standard deviation, as the sensor samples it: folded where its rate is low."""
+    """The mains' 50 or 60 Hz, of up to one standard deviation, as the sensor samples it: folded if its rate is low."""
     seconds = np.arange(len(x))[:, None] / sensor.rate_hz
-    wave: Samples = np.sin(2 * np.pi * _HUM_HZ * seconds + rng.uniform(0, 2 * np.pi))
+    phase = rng.uniform(0, 2 * np.pi)
+    wave: Samples = np.sin(2 * np.pi * float(rng.choice(_MAINS_HZ)) * seconds + phase)
     return x + severity * sensor.std * wave
 
 

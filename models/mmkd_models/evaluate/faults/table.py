@@ -90,7 +90,7 @@ FAULTS: dict[FaultName, Fault] = {
     "time shift": Fault(apply=series.time_shift, what="late by half the window"),
     "sample rate": Fault(apply=series.sample_rate, what="a clock that is ten per cent off"),
     "quantisation": Fault(apply=series.quantisation, what="a converter of two bits"),
-    "hum": Fault(apply=series.hum, what="50 Hz of one standard deviation"),
+    "hum": Fault(apply=series.hum, what="50 or 60 Hz of one standard deviation"),
     "channel swap": Fault(apply=series.channel_swap, what="two channels the wrong way round", channels=2),
     "lost channel": Fault(apply=series.lost_channel, what="channels missing throughout", practice="channel_dropout"),
     "added noise": Fault(apply=sound.added_noise, what="noise as loud as the sound", kinds=_SOUND, practice="noise"),

@@ -60,9 +60,15 @@ def test_additive_faults_reach_their_maxima_in_standard_deviations() -> None:
     assert sorted(jumps)[-2:] == [0.0, 15.0]
     long = np.zeros((40_000, 1))
     assert abs(broken("noise", 0.5, long).std() - 1.0) < 0.02  # 40,000 draws: a standard error of 0.4 %
-    wave = broken("hum", 1.0, np.zeros((8, 1)))  # 50 Hz at 200 Hz: four samples a wave
-    np.testing.assert_allclose(wave[:4], wave[4:], atol=1e-12)
-    assert wave[0, 0] ** 2 + wave[1, 0] ** 2 == pytest.approx(4.0)  # sine and cosine of two standard deviations
+
+
+def test_hum_is_that_of_either_mains() -> None:
+    second = np.zeros((200, 1))  # of a sensor of 200 Hz: line k of its spectrum is k Hz
+    spectra = [np.abs(np.fft.rfft(broken("hum", 1.0, second, seed=seed)[:, 0])) for seed in range(20)]
+    assert {int(spectrum.argmax()) for spectrum in spectra} == {50, 60}
+    for spectrum in spectra:
+        assert spectrum.max() == pytest.approx(2.0 * 200 / 2)  # a sine of two standard deviations, and nothing else
+        assert sorted(spectrum)[-2] == pytest.approx(0.0, abs=1e-9)
 
 
 def test_gains_are_about_the_mean_and_clipping_ends_at_one_standard_deviation() -> None:
