@@ -14,7 +14,8 @@ TYPE_CHECKING = False  # as type checkers know it, without the time that importi
 if TYPE_CHECKING:
     from mmkd_edge.backends.base import choose_artifact
     from mmkd_edge.bundle.bundle import Bundle, Golden, example_bundle, golden_bytes, write_bundle
-    from mmkd_edge.bundle.manifest import Manifest, decode_manifest, encode_manifest
+    from mmkd_edge.bundle.manifest import Manifest
+    from mmkd_edge.bundle.manifest_json import decode_manifest, encode_manifest
     from mmkd_edge.bundle.reference import Reference, read_reference, write_reference
     from mmkd_edge.errors import (
         ArtifactError,
@@ -96,7 +97,8 @@ __all__ = [
 _HOMES = {
     "mmkd_edge.backends.base": "choose_artifact",
     "mmkd_edge.bundle.bundle": "Bundle Golden example_bundle golden_bytes write_bundle",
-    "mmkd_edge.bundle.manifest": "Manifest decode_manifest encode_manifest",
+    "mmkd_edge.bundle.manifest": "Manifest",
+    "mmkd_edge.bundle.manifest_json": "decode_manifest encode_manifest",
     "mmkd_edge.bundle.reference": "Reference read_reference write_reference",
     "mmkd_edge.errors": "ArtifactError BackendError BundleError CheckpointError DatasetError GateError "
     "InputError ManifestError MmkdError PerformanceError SignatureError UnavailableError UsageError",

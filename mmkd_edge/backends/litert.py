@@ -101,10 +101,11 @@ class LitertBackend:
             interpreter = instance.interpreter
             interpreter.invoke()
             answers = tuple([interpreter.get_tensor(place) for place in self._results.values()])
-            idle.append(instance)
-            return answers
         except Exception as error:
             failure = error
+        else:
+            idle.append(instance)
+            return answers
         # The interpreter is not put back: what a failed call leaves in it is not known.
         let_handlers_through(failure, handled=sys.exc_info()[1])
         raise BackendError(f"backend 'litert' ({self.version}) failed to run: {first_line(failure)}") from failure

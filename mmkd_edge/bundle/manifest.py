@@ -1,28 +1,19 @@
 """The manifest of a bundle: what every file in it is, and what the student in it takes, answers and reached.
 
-Owns `manifest.json`: `decode_manifest` checks everything that can be checked without the other files, `encode_manifest`
-writes only what `decode_manifest` would take. Reads no files.
+`manifest_json` reads and writes it.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
-import re
-from collections import Counter
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Literal
 
 import msgspec
 
 from mmkd_edge.bundle.calibration import Confidence, Novelty
 from mmkd_edge.bundle.lineage import MOST_ADAPTED, Adapted
-from mmkd_edge.bundle.strict_json import JsonError, convert_object, parse_object
-from mmkd_edge.drift.features import GroupReference, InputStatistics, reference_fault
-from mmkd_edge.errors import ManifestError
-from mmkd_edge.plausible import MAX_FLOAT32
-from mmkd_edge.printable import unprintable_in
-from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec, frames_fault, task_fault
+from mmkd_edge.drift.features import GroupReference, InputStatistics
+from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -40,8 +31,6 @@ MOST_WINDOWS_AT_ONCE = 64
 ArtifactFormat = Literal["onnx", "tflite"]
 Precision = Literal["fp32", "fp16", "int8"]
 
-_MOST_IN_NAME = 64
-_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
 _Size = Annotated[int, msgspec.Meta(ge=1, le=MAX_FILE_BYTES)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=10**15)]
@@ -272,233 +261,6 @@ def member_files(manifest: Manifest) -> tuple[FileEntry, ...]:
     return tuple(entries)
 
 
-def encode_manifest(manifest: Manifest) -> bytes:
-    """The manifest as indented JSON.
-
-    Raises:
-        ManifestError: the manifest breaks its contract; the message has the JSON path.
-    """
-    try:
-        data = msgspec.json.encode(manifest)
-    except (UnicodeEncodeError, msgspec.MsgspecError) as error:
-        raise ManifestError(f"{MANIFEST_FILE}: cannot be written as JSON: {error}") from error
-    data = msgspec.json.format(data, indent=2) + b"\n"
-    decode_manifest(data)
-    return data
-
-
-def decode_manifest(data: bytes) -> Manifest:
-    """Read and check a manifest.
-
-    Raises:
-        ManifestError: it was written for a newer version, is no JSON, or breaks its contract; the message has the path.
-    """
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise ManifestError(f"{MANIFEST_FILE}: expected at most {MAX_MANIFEST_BYTES} bytes, got {len(data)}")
-    try:
-        document = parse_object(data)
-        _check_version(document)
-        manifest = convert_object(document, Manifest)
-    except JsonError as error:
-        _fail(error.path, error.message)
-    _check_manifest(manifest)
-    return manifest
-
-
-def _fail(path: str, message: str) -> NoReturn:
-    where = f"{MANIFEST_FILE}: {path}" if path else MANIFEST_FILE
-    raise ManifestError(f"{where}: {message}; export the bundle again")
-
-
-def _require(condition: bool, path: str, message: str) -> None:
-    if not condition:
-        _fail(path, message)
-
-
-def _check_version(document: dict[str, Any]) -> None:
-    version = document.get("format_version")
-    if isinstance(version, bool) or not isinstance(version, int):
-        _fail("format_version", f"expected {FORMAT_VERSION}, got {version!r}")
-    if version > FORMAT_VERSION:
-        raise ManifestError(
-            f"{MANIFEST_FILE}: format_version: this mmkd-edge reads up to {FORMAT_VERSION}, the bundle has {version}; "
-            "upgrade with pip install --upgrade mmkd-edge"
-        )
-    _require(version == FORMAT_VERSION, "format_version", f"expected {FORMAT_VERSION}, got {version}")
-
-
-def _check_manifest(manifest: Manifest) -> None:
-    _require(bool(manifest.model_id), "model_id", "expected a name, got none")
-    _check_printable([manifest.model_id], "model_id")
-    names = tuple(entry.file for entry in manifest.files)
-    wanted = (REPORT_FILE, README_FILE)
-    _require(names == wanted, "files", f"expected {' and '.join(wanted)}, got {', '.join(names) or 'nothing'}")
-    for index, entry in enumerate(manifest.files):
-        _check_hash(entry.sha256, f"files[{index}].sha256")
-    _check_unique([model.name.casefold() for model in manifest.models], "models", "name")
-    for index, model in enumerate(manifest.models):
-        _check_model(model, f"models[{index}]")
-
-
-def _check_model(model: ModelEntry, path: str) -> None:
-    _check_name(model.name, f"{path}.name")
-    _check_modality(model.modality, f"{path}.modality")
-    _check_task(model.task, f"{path}.task")
-    _check_tensors(model.inputs, graph_inputs(model.modality), f"{path}.inputs")
-    _check_tensors(model.outputs, graph_outputs(model.task, novelty=model.has_novelty), f"{path}.outputs")
-    _check_printable([model.dataset_name], f"{path}.dataset_name")
-    _check_hash(model.dataset_sha256, f"{path}.dataset_sha256")
-    if model.teacher_sha256 is not None:
-        _check_hash(model.teacher_sha256, f"{path}.teacher_sha256")
-    _check_unique([artifact.file for artifact in model.artifacts], f"{path}.artifacts", "file")
-    for index, artifact in enumerate(model.artifacts):
-        _check_artifact(artifact, model, f"{path}.artifacts[{index}]")
-    _check_file(model.golden.file, f"{model.name}/golden.npz", f"{path}.golden.file")
-    _check_hash(model.golden.sha256, f"{path}.golden.sha256")
-    if model.statistics is not None:
-        _check_statistics(model.statistics, model, f"{path}.statistics")
-    if model.group_reference is not None:
-        fault = reference_fault(model.group_reference, len(model.modality.channels))
-        if fault is not None:
-            _fail(f"{path}.group_reference.{fault[0]}", fault[1])
-    if model.streaming is not None:
-        _check_streaming(model.streaming, model, f"{path}.streaming")
-    for index, adapted in enumerate(model.adapted or ()):
-        _check_adapted(adapted, f"{path}.adapted[{index}]")
-
-
-def _check_adapted(adapted: Adapted, path: str) -> None:
-    _check_hash(adapted.from_sha256, f"{path}.from_sha256")
-    _check_hash(adapted.dataset_sha256, f"{path}.dataset_sha256")
-    if adapted.teacher_sha256 is not None:
-        _check_hash(adapted.teacher_sha256, f"{path}.teacher_sha256")
-    _check_printable([adapted.dataset], f"{path}.dataset")
-    _check_printable([adapted.way], f"{path}.way")
-    _require(adapted.labels >= 0, f"{path}.labels", f"expected 0 or more, got {adapted.labels}")
-
-
-def _check_streaming(streaming: Streaming, model: ModelEntry, path: str) -> None:
-    stride, samples = streaming.stride, model.modality.samples
-    _require(stride <= samples, f"{path}.stride", f"expected at most a window of {samples} samples, got {stride}")
-    tensors = step_inputs(model.modality, streaming) + step_outputs(model.task, streaming, novelty=model.has_novelty)
-    _check_unique([tensor.name for tensor in tensors], f"{path}.states", "tensor's name")
-    for index, state in enumerate(streaming.states):
-        _check_name(state.name, f"{path}.states[{index}].name")
-        values = math.prod(state.shape)
-        fits = values <= MAX_WINDOW_VALUES
-        _require(fits, f"{path}.states[{index}].shape", f"expected at most {MAX_WINDOW_VALUES} values, got {values}")
-        axis, slots = state.axis, streaming.slots
-        fits = axis is None or state.shape[axis : axis + 1] == (slots,)
-        _require(fits, f"{path}.states[{index}].axis", f"expected one of {slots} slots, got {axis} of {state.shape}")
-    _check_unique([artifact.file for artifact in streaming.artifacts], f"{path}.artifacts", "file")
-    for index, artifact in enumerate(streaming.artifacts):
-        where = f"{path}.artifacts[{index}]"
-        _check_file(artifact.file, f"{model.name}/step.{artifact.precision}.{artifact.format}", f"{where}.file")
-        _check_hash(artifact.sha256, f"{where}.sha256")
-        _require(artifact.batch is None, f"{where}.batch", f"expected none in a step graph, got {artifact.batch}")
-        _require(artifact.novelty is msgspec.UNSET, f"{where}.novelty", "expected none in a step graph, got one")
-
-
-def _check_artifact(artifact: Artifact, model: ModelEntry, path: str) -> None:
-    _check_file(artifact.file, f"{model.name}/model.{artifact.precision}.{artifact.format}", f"{path}.file")
-    _check_hash(artifact.sha256, f"{path}.sha256")
-    batch = artifact.batch
-    fits = batch is None or (artifact.format == "onnx" and batch.optimum <= batch.maximum)
-    _require(fits, f"{path}.batch", f"expected a range of an ONNX graph, got {batch}")
-    if artifact.novelty is not msgspec.UNSET:
-        _require(model.has_novelty, f"{path}.novelty", "expected none beside graphs without the output, got one")
-        _check_rising(artifact.novelty.scores, f"{path}.novelty.scores")
-    if artifact.confidence is not None:
-        kind = model.task.kind
-        _require(kind == "classification", f"{path}.confidence", f"expected none for {kind}, got one")
-        _check_rising(artifact.confidence.true_probabilities, f"{path}.confidence.true_probabilities")
-
-
-def _check_rising(numbers: Sequence[float], path: str) -> None:
-    fall = next((place for place, (low, high) in enumerate(itertools.pairwise(numbers), 1) if low > high), None)
-    if fall is not None:
-        _fail(path, f"expected rising numbers, got {numbers[fall - 1]} before {numbers[fall]}")
-
-
-def _check_statistics(statistics: InputStatistics, model: ModelEntry, path: str) -> None:
-    wanted, got = len(model.modality.channels), len(statistics.channels)
-    _require(got == wanted, f"{path}.channels", f"expected one entry per channel, {wanted}, got {got}")
-    wanted = 0 if model.task.kind == "regression" else len(model.task.labels)
-    got = len(statistics.label_shares)
-    _require(got == wanted, f"{path}.label_shares", f"expected one share per label, {wanted}, got {got}")
-    for index, channel in enumerate(statistics.channels):
-        edges, where = channel.edges, f"{path}.channels[{index}]"
-        rising = all(low < high for low, high in itertools.pairwise(edges))
-        _require(rising, f"{where}.edges", f"expected rising numbers, got {list(edges)}")
-        wanted, got = len(edges) + 1, len(channel.shares)
-        _require(got == wanted, f"{where}.shares", f"expected one more than edges, {wanted}, got {got}")
-
-
-def _check_modality(modality: ModalitySpec, path: str) -> None:
-    _check_name(modality.name, f"{path}.name")
-    _require(bool(modality.channels), f"{path}.channels", "expected one name per channel, got none")
-    _check_unique(modality.channels, f"{path}.channels", "name")
-    _check_printable(modality.channels, f"{path}.channels")
-    _check_printable([modality.unit], f"{path}.unit")
-    _require(modality.rate_hz > 0, f"{path}.rate_hz", f"expected a rate above 0, got {modality.rate_hz}")
-    _require(modality.samples >= 1, f"{path}.samples", f"expected at least 1, got {modality.samples}")
-    fault = frames_fault(modality)
-    if fault is not None:
-        _fail(f"{path}.{fault[0]}", fault[1])
-    values = math.prod(modality.shape)
-    _require(
-        values <= MAX_WINDOW_VALUES, f"{path}.samples", f"expected at most {MAX_WINDOW_VALUES} values, got {values}"
-    )
-    if modality.range is not None:
-        low, high = modality.range
-        valid = -MAX_FLOAT32 <= low < high <= MAX_FLOAT32
-        _require(valid, f"{path}.range", f"expected [low, high] with low below high, got [{low}, {high}]")
-
-
-def _check_task(task: TaskSpec, path: str) -> None:
-    fault = task_fault(task)
-    if fault is not None:
-        _fail(f"{path}.{fault[0]}", fault[1].partition(";")[0])
-    count, fewest = len(task.labels), 2 if task.kind == "classification" else 1
-    _require(fewest <= count <= MAX_LABELS, f"{path}.labels", f"expected {fewest} to {MAX_LABELS} labels, got {count}")
-    _require(all(task.labels), f"{path}.labels", "expected names, got an empty one")
-    _check_unique(task.labels, f"{path}.labels", "label")
-    _check_printable(task.labels, f"{path}.labels")
-    _check_printable([task.unit or ""], f"{path}.unit")
-
-
-def _check_tensors(tensors: tuple[TensorSpec, ...], wanted: tuple[TensorSpec, ...], path: str) -> None:
-    if tensors != wanted:
-        _fail(path, f"expected {describe_tensors(wanted)}, got {describe_tensors(tensors)}")
-
-
 def describe_tensors(tensors: Sequence[TensorSpec]) -> str:
     """Tensors in one line, for messages: `acc float32 (1, 200, 3), acc_present float32 (1, 200, 3)`."""
     return ", ".join(f"{tensor.name} {tensor.dtype} {tensor.shape}" for tensor in tensors) or "nothing"
-
-
-def _check_name(name: str, path: str) -> None:
-    """Of a folder in the archive and of a tensor: any script, no separators, nothing a shell or a file system minds."""
-    wanted = "1 to 64 letters, digits, '_', '-' or '.', not starting with '-' or '.'"
-    # What may go on an identifier: letters, the marks that belong to them in many scripts, digits and _.
-    sound = all(f"_{letter}".isidentifier() or letter in "-." for letter in name)
-    _require(sound and 0 < len(name) <= _MOST_IN_NAME and name[0] not in "-.", path, f"expected {wanted}, got {name!r}")
-
-
-def _check_printable(names: Sequence[str], path: str) -> None:
-    name = unprintable_in(names)
-    _require(not name, path, f"expected text without control characters and line breaks, got {name!a}")
-
-
-def _check_file(file: str, wanted: str, path: str) -> None:
-    _require(file == wanted, path, f"expected {wanted!r}, got {file!r}")
-
-
-def _check_hash(digest: str, path: str) -> None:
-    _require(_SHA256.match(digest) is not None, path, f"expected 64 lower-case hexadecimal digits, got {digest!r}")
-
-
-def _check_unique(names: Sequence[str], path: str, what: str) -> None:
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        _fail(path, f"expected each {what} once, got {twice[0]!r} more than once")

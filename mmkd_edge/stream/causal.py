@@ -88,10 +88,11 @@ class Stepping:
         values, present = prepare(self._block, self._of.modality, self._of.reference)
         try:
             self._answer = steps.push(values, present)
-            self.fresh = True
-            return
         except Exception as error:
             failure = error
+        else:
+            self.fresh = True
+            return
         self._steps = self._answer = None  # the state is lost; the next answer makes it again
         let_handlers_through(failure, handled=sys.exc_info()[1])
         self._failed()

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mmkd_edge.bundle.golden import Golden, answer_scale, golden_bytes, golden_from_bytes, same_answers
-from mmkd_edge.bundle.manifest import Manifest, decode_manifest, encode_manifest, graph_outputs
+from mmkd_edge.bundle.manifest import Manifest, graph_outputs
+from mmkd_edge.bundle.manifest_json import decode_manifest, encode_manifest
 from mmkd_edge.drift.running import measure_statistics
 from mmkd_edge.errors import ManifestError
 from mmkd_edge.predict.preprocess import prepare_batch

@@ -5,7 +5,8 @@ import pytest
 
 from mmkd_edge import BackendError, EdgePredictor, InputError, ModalitySpec, Reference
 from mmkd_edge.backends.base import Backend
-from mmkd_edge.bundle.manifest import Manifest, decode_manifest, encode_manifest
+from mmkd_edge.bundle.manifest import Manifest
+from mmkd_edge.bundle.manifest_json import decode_manifest, encode_manifest
 from mmkd_edge.testing import FakeBackend, Feeds, fake_entry, fake_predictor
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=4)

@@ -13,7 +13,7 @@ import pytest
 
 from mmkd_edge import write_bundle
 from mmkd_edge.bundle.digest import new_sha256
-from mmkd_edge.bundle.manifest import encode_manifest
+from mmkd_edge.bundle.manifest_json import encode_manifest
 from mmkd_edge.commands import edge
 from mmkd_edge.trust.keys import sign
 

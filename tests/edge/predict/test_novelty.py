@@ -10,7 +10,8 @@ import pytest
 
 from mmkd_edge import EdgePredictor, ModalitySpec, UsageError, example_bundle
 from mmkd_edge.bundle.calibration import Novelty
-from mmkd_edge.bundle.manifest import Manifest, ModelEntry, decode_manifest, encode_manifest
+from mmkd_edge.bundle.manifest import Manifest, ModelEntry
+from mmkd_edge.bundle.manifest_json import decode_manifest, encode_manifest
 from mmkd_edge.errors import ManifestError
 from mmkd_edge.predict.confidence import smallest_level
 from mmkd_edge.predict.novelty import NoveltyRule, novelty_rule

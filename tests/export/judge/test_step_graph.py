@@ -29,7 +29,8 @@ from mmkd_edge.backends import steps as step_module
 from mmkd_edge.backends.base import BackendName, open_steps
 from mmkd_edge.backends.steps import start_steps
 from mmkd_edge.bundle.bundle import write_bundle
-from mmkd_edge.bundle.manifest import decode_manifest, member_files, step_inputs, step_outputs
+from mmkd_edge.bundle.manifest import member_files, step_inputs, step_outputs
+from mmkd_edge.bundle.manifest_json import decode_manifest
 from mmkd_edge.errors import BackendError, GateError, ManifestError, UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.predict.selftest import follow_recording
