@@ -13,8 +13,9 @@ from pathlib import Path
 
 import msgspec
 
-from mmkd_models.compare.comparison import RESULT_FILE, FoldData, fold_data, teacher_path
+from mmkd_models.compare.comparison import teacher_path
 from mmkd_models.compare.fold_result import FoldResult
+from mmkd_models.compare.one_fold import RESULT_FILE, FoldData, fold_data
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.evaluate.gains import FEWEST_GROUPS, gain_over_seeds
 from mmkd_models.evaluate.outcome import TestedNetwork, outcome_on

@@ -24,7 +24,7 @@ from mmkd_edge.bundle.files import write_file
 from mmkd_models.adapt.domains import FEWEST, Domain
 from mmkd_models.adapt.run import AdaptationRequest, run_adaptation, task_of
 from mmkd_models.adapt.ways import ADAPT_TRAIN, AdaptationWay, Task, adapted
-from mmkd_models.compare.comparison import FoldData, fold_data
+from mmkd_models.compare.one_fold import FoldData, fold_data
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.data.labelled import ALL
 from mmkd_models.data.windows import Windows

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmkd_models.compare.comparison import FoldData, fold_data
+from mmkd_models.compare.one_fold import FoldData, fold_data
 from mmkd_models.data.dataset import open_dataset, shipped_dataset
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.defaults import AUGMENT, STUDENT_PRESET, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN

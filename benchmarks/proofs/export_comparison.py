@@ -41,7 +41,7 @@ from mmkd_export.judge.proof_set import feeds_of
 from mmkd_export.plan import ExportPlan
 from mmkd_export.run import export
 from mmkd_export.targets.litert import missing_libraries
-from mmkd_models.compare.comparison import fold_data
+from mmkd_models.compare.one_fold import fold_data
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.data.labelled import ALL
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student

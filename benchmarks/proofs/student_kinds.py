@@ -21,7 +21,7 @@ from mmkd_edge.backends.base import Backend, is_installed, open_backend
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.judge.torch_answers import answers_from_student
-from mmkd_models.compare.comparison import FoldData, fold_data
+from mmkd_models.compare.one_fold import FoldData, fold_data
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.defaults import AUGMENT

@@ -17,7 +17,7 @@ from typing import get_args
 import msgspec
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.compare.comparison import ANSWERS_FOLDER
+from mmkd_models.compare.one_fold import ANSWERS_FOLDER
 from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.data.spec import require_classification
 from mmkd_models.defaults import AUGMENT, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN

@@ -19,8 +19,9 @@ from mmkd_export.graph.onnx_from_student import onnx_from_teacher
 from mmkd_export.plan import export_plan
 from mmkd_export.run import export
 from mmkd_models.compare.attention_view import attention_view
-from mmkd_models.compare.comparison import fold_data, teacher_path
+from mmkd_models.compare.comparison import teacher_path
 from mmkd_models.compare.fold_result import FoldResult
+from mmkd_models.compare.one_fold import fold_data
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.for_devices.reference import measure_reference
 from mmkd_models.data.windows import Windows

@@ -3,8 +3,7 @@
 Owns what "fair" means: grouped folds; the same visible labels for everyone; the baseline runs the student's race with
 the same steps and seed, but labels alone (without a race it has the student's architecture and augmentation, and its
 own choice of learning rate by validation); the test windows are touched once, by finished models. A finished fold is a
-file, and so is every finished network: an interrupted comparison continues where it was. The folder of a fold belongs
-to one comparison; other options are refused.
+file, and so is every finished network: an interrupted comparison continues where it was.
 """
 
 from __future__ import annotations
@@ -14,13 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 import numpy as np
 
 from mmkd_edge.bundle.files import write_file
-from mmkd_edge.errors import CheckpointError, UsageError
+from mmkd_edge.errors import UsageError
 from mmkd_models.compare.fold_result import (
     ComparisonConfig,
     FoldResult,
@@ -31,24 +29,31 @@ from mmkd_models.compare.fold_result import (
     NetworkResult,
 )
 from mmkd_models.compare.fold_rivals import Rivals, are_kept, rivals_on, teach_with
+from mmkd_models.compare.one_fold import (
+    ANSWERS_FOLDER,
+    CLAIM_FILE,
+    RESULT_FILE,
+    ComparisonProgress,
+    ComparisonStage,
+    Fold,
+    OnStep,
+    _another_comparison,
+    finished_fold,
+    fold_of,
+    spread_in_time,
+    take_folder,
+)
 from mmkd_models.data.dataset import Dataset
-from mmkd_models.data.folds import fold_indices
-from mmkd_models.data.labelled import Labelled
-from mmkd_models.data.labels import Labels
-from mmkd_models.data.left_out import LeftOutDomains, fold_without
 from mmkd_models.data.spec import DatasetSpec
-from mmkd_models.data.split import OF_GROUPS, split_facts
-from mmkd_models.data.windows import Windows
+from mmkd_models.data.split import split_facts
 from mmkd_models.distil.answers import BLOCKS
 from mmkd_models.evaluate.gains import spread
-from mmkd_models.evaluate.label_leak import labels_spread_in_time
 from mmkd_models.evaluate.missing import scores_by_missing_share, scores_by_subset
 from mmkd_models.evaluate.outcome import GroupConfusion, TestedNetwork, outcome_on
 from mmkd_models.evaluate.rivals import Contestants
 from mmkd_models.metrics.measures import measures_of
 from mmkd_models.networks.config import Preset, student_config, teacher_config
 from mmkd_models.networks.student import values_of
-from mmkd_models.train_config import TrainConfig, TrainingProgress
 from mmkd_models.training.checkpoint import (
     StudentCheckpoint,
     TeacherCheckpoint,
@@ -60,131 +65,20 @@ from mmkd_models.training.checkpoint import (
 )
 from mmkd_models.training.choosing.race import labelled_race, mixings, taught_race
 from mmkd_models.training.committee import train_committee
-from mmkd_models.training.folder_owner import owner_of_folder
 from mmkd_models.training.predict import logits_of
-from mmkd_models.training.resume import FILE_NAME
 from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_models.training.trainings import (
-    TrainingData,
-    TrainingRun,
     distil,
     keep_answers,
     train_baseline,
-    visible_labels,
     with_learning_rate,
 )
 from mmkd_report.documents.demo import TriedSize
-from mmkd_report.documents.figures import Split, SplitBy
 
-RESULT_FILE = "fold.json"
 RIVALS_FILE = "rivals.json"
-CLAIM_FILE = "comparison.json"
-ANSWERS_FOLDER = "answers"
-"""What the teacher said to the batches of one fold: its students see the same ones, so it is asked once."""
 
 NEAR_BEST = 0.005
 """How far below the best validation score, as a fraction, a smaller teacher may lie and still be taken."""
-
-
-ComparisonStage = Literal["teacher", "baseline", "answers", "student", "rivals", "taught"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ComparisonProgress:
-    """Where a comparison stands, for progress bars."""
-
-    seed: int
-    stage: ComparisonStage
-    modality: str | None
-    progress: TrainingProgress | None
-
-
-OnStep = Callable[[ComparisonProgress], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FoldData:
-    """The windows of one fold, with the labels that training may see.
-
-    Attributes:
-        truth: all labels that the training windows have in the dataset; no training sees them.
-    """
-
-    training: TrainingData
-    test: Windows
-    truth: Labels
-
-
-def fold_data(
-    dataset: Dataset, *, seed: int, labelled: Labelled, left_out: LeftOutDomains | msgspec.UnsetType = msgspec.UNSET
-) -> FoldData:
-    """Gives fold number `seed`; its training windows keep some of their labels, chosen by the seed.
-
-    Args:
-        left_out: what the folds leave out; unset deals them by groups.
-
-    Raises:
-        UsageError: the dataset has no such fold (without groups its own split is fold 0, the only one), or not these
-            labels.
-    """
-    windows = dataset.everything()
-    if left_out is msgspec.UNSET:
-        number: int | msgspec.UnsetType = seed
-        fold = fold_indices(windows, fold=seed, seed=0)
-    else:
-        fold, number = fold_without(windows, left_out, fold=seed), msgspec.UNSET  # no fold that others deal again
-    whole = windows.subset(fold.train)
-    train = whole.with_labels(visible_labels(whole, share=labelled.share, groups=labelled.groups, seed=seed))
-    training = TrainingData(
-        train=train,
-        valid=windows.subset(fold.valid),
-        sha256=dataset.sha256,
-        fold=number,
-        labelled=labelled,
-    )
-    return FoldData(training=training, test=windows.subset(fold.test), truth=whole.labels)
-
-
-def spread_in_time(data: FoldData, labelled: Labelled) -> TestedNetwork | msgspec.UnsetType:
-    """Judges labels spread in time on the hidden labels of a fold; whole groups leave nothing to spread."""
-    if labelled.groups is not None:
-        return msgspec.UNSET
-    return labels_spread_in_time(data.training.train, data.truth) or msgspec.UNSET
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Fold:
-    """One fold of a comparison at work: what it is told, its windows, its folder, and whom it tells where it stands."""
-
-    data: FoldData
-    seed: int
-    config: ComparisonConfig
-    out: Path
-    say: OnStep
-
-    def run(self, train: TrainConfig, name: str, stage: ComparisonStage, modality: str | None = None) -> TrainingRun:
-        """Gives how a training of the fold is run."""
-        return TrainingRun(
-            train=msgspec.structs.replace(train, seed=self.seed),
-            augment=self.config.augment,
-            run_dir=self.out / "runs" / name,
-            resume=True,
-            answers=self.out / ANSWERS_FOLDER,
-            on_step=lambda done: self.say(
-                ComparisonProgress(seed=self.seed, stage=stage, modality=modality, progress=done)
-            ),
-        )
-
-    def drop_states(self, *names: str) -> None:
-        """Drops the resume states of trainings whose checkpoint is written; their TensorBoard logs stay."""
-        for name in names:
-            for state in list((self.out / "runs" / name).rglob(FILE_NAME)):
-                state.unlink()
-
-
-def _fold(dataset: Dataset, *, seed: int, config: ComparisonConfig, out: Path, say: OnStep | None) -> _Fold:
-    data = fold_data(dataset, seed=seed, labelled=config.labelled, left_out=config.left_out)
-    return _Fold(data=data, seed=seed, config=config, out=out, say=say or _silent)
 
 
 def compare_fold(
@@ -205,11 +99,11 @@ def compare_fold(
         CheckpointError: a file in it is damaged.
     """
     split = split_facts(dataset.everything())
-    finished = _finished(out / RESULT_FILE, dataset.sha256, seed, config, split)
+    finished = finished_fold(out / RESULT_FILE, dataset.sha256, seed, config, split)
     if finished is not None:
         return finished
-    _take(out / CLAIM_FILE, dataset, seed, config)
-    fold = _fold(dataset, seed=seed, config=config, out=out, say=on_step)
+    take_folder(out / CLAIM_FILE, dataset, seed, config)
+    fold = fold_of(dataset, seed=seed, config=config, out=out, say=on_step)
     data, teacher = fold.data, _teacher(fold)
     network = teacher.network()
     result = FoldResult(
@@ -267,7 +161,7 @@ def parts_of(
     """
     if (out / RESULT_FILE).exists():
         return (), (), ()
-    _take(out / CLAIM_FILE, dataset, seed, config)
+    take_folder(out / CLAIM_FILE, dataset, seed, config)
     part = partial(Part, seed=seed, config=config, out=out)
     names = config.modalities
     teacher = () if teacher_path(out, config.teacher).exists() else (part(stage="teacher", modality=None),)
@@ -286,7 +180,7 @@ def parts_of(
 
 def make_part(dataset: Dataset, part: Part, on_step: OnStep) -> None:
     """Makes a part, where it is not there yet."""
-    fold = _fold(dataset, seed=part.seed, config=part.config, out=part.out, say=on_step)
+    fold = fold_of(dataset, seed=part.seed, config=part.config, out=part.out, say=on_step)
     if part.stage == "teacher":
         _teacher(fold)
     elif part.stage == "answers":
@@ -305,7 +199,7 @@ def make_part(dataset: Dataset, part: Part, on_step: OnStep) -> None:
                 _student(fold, part.modality, teacher)
 
 
-def _answers(fold: _Fold, part: Part) -> None:
+def _answers(fold: Fold, part: Part) -> None:
     assert part.block is not None  # of answers
     path, config = teacher_path(fold.out, fold.config.teacher), fold.config
     teachers = (TaughtBy(checkpoint=read_teacher(path), sha256=file_sha256(path)),)
@@ -315,52 +209,7 @@ def _answers(fold: _Fold, part: Part) -> None:
         keep_answers(fold.data.training, own, part.block, teachers=teachers, recipe=config.recipe)
 
 
-def _silent(step: ComparisonProgress) -> None:
-    return None
-
-
-def _finished(path: Path, sha256: str, seed: int, config: ComparisonConfig, split: Split) -> FoldResult | None:
-    if not path.exists():
-        return None
-    try:
-        result = msgspec.json.decode(path.read_bytes(), type=FoldResult)
-    except msgspec.DecodeError as error:
-        raise CheckpointError(f"{path}: expected a finished fold, got a damaged file ({error}); delete it") from error
-    # Early files do not say how they were split, and windows without groups were dealt anew: that is no fold of today.
-    if (result.config, result.dataset_sha256, result.seed) != (config, sha256, seed) or (
-        (result.split or OF_GROUPS) != split
-    ):
-        raise _another_comparison(path)
-    return result
-
-
-class _Owner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Whose folder it is. The teacher's size is in the names of its files, since several may be tried."""
-
-    config: ComparisonConfig
-    dataset_sha256: str
-    seed: int
-    split: SplitBy = OF_GROUPS.by
-
-
-def _take(path: Path, dataset: Dataset, seed: int, config: ComparisonConfig) -> None:
-    """Writes down whose folder it is before anything is trained into it."""
-    split = split_facts(dataset.everything()).by
-    ours = _Owner(config=config, dataset_sha256=dataset.sha256, seed=seed, split=split)
-    found = owner_of_folder(path, ours, what="the options of a comparison", cure="delete the folder")
-    same_teacher = msgspec.structs.replace(found.config, teacher=config.teacher)
-    if msgspec.structs.replace(found, config=same_teacher) != ours:
-        raise _another_comparison(path)
-
-
-def _another_comparison(path: Path) -> UsageError:
-    return UsageError(
-        f"{path}: expected a fold of this dataset with these options, got one of another comparison; "
-        "choose another --out, or delete the folder"
-    )
-
-
-def _teacher(fold: _Fold) -> TeacherCheckpoint:
+def _teacher(fold: Fold) -> TeacherCheckpoint:
     config = fold.config
     path = teacher_path(fold.out, config.teacher)
     if path.exists():
@@ -403,11 +252,13 @@ def choose_teacher(
     if len(presets) == 1:
         return (TriedSize(preset=presets[0], parameters=None, valid_score=None, chosen=True),)
     for seed in seeds:
-        _take(folder(seed) / CLAIM_FILE, dataset, seed, config)
+        take_folder(folder(seed) / CLAIM_FILE, dataset, seed, config)
     tried = []
     for preset in presets:
         sized = msgspec.structs.replace(config, teacher=preset)
-        teachers = [_teacher(_fold(dataset, seed=seed, config=sized, out=folder(seed), say=on_step)) for seed in seeds]
+        teachers = [
+            _teacher(fold_of(dataset, seed=seed, config=sized, out=folder(seed), say=on_step)) for seed in seeds
+        ]
         parameters = sum(parameter.numel() for parameter in teachers[0].transformer().parameters())
         tried.append((parameters, preset, [teacher.facts.score for teacher in teachers]))
     best = max(float(np.mean(scores)) for _, _, scores in tried)
@@ -418,7 +269,7 @@ def choose_teacher(
     )
 
 
-def _modality(fold: _Fold, name: str, teacher: TeacherCheckpoint) -> ModalityResult:
+def _modality(fold: Fold, name: str, teacher: TeacherCheckpoint) -> ModalityResult:
     baseline, student = _baseline(fold, name), _student(fold, name, teacher)
     rivals = _rivals(fold, name) | _rivals(fold, name, teacher)
     test, seed = fold.data.test, fold.seed
@@ -444,7 +295,7 @@ def _first_measure(spec: DatasetSpec) -> str:
     return measures_of(spec.task)[0].name
 
 
-def _baseline(fold: _Fold, name: str) -> StudentCheckpoint:
+def _baseline(fold: Fold, name: str) -> StudentCheckpoint:
     path, config = fold.out / name / "baseline.ckpt", fold.config
     if path.exists():
         return read_student(path)
@@ -469,7 +320,7 @@ def _baseline(fold: _Fold, name: str) -> StudentCheckpoint:
     return best
 
 
-def _student(fold: _Fold, name: str, teacher: TeacherCheckpoint) -> StudentCheckpoint:
+def _student(fold: Fold, name: str, teacher: TeacherCheckpoint) -> StudentCheckpoint:
     path, run_name, config = fold.out / name / "student.ckpt", f"{name}-student", fold.config
     teacher_sha256 = file_sha256(teacher_path(fold.out, config.teacher))
     if path.exists():
@@ -496,7 +347,7 @@ def _student(fold: _Fold, name: str, teacher: TeacherCheckpoint) -> StudentCheck
     return student
 
 
-def _rivals(fold: _Fold, name: str, teacher: TeacherCheckpoint | None = None) -> Rivals:
+def _rivals(fold: Fold, name: str, teacher: TeacherCheckpoint | None = None) -> Rivals:
     """Those that nobody teaches, or with a teacher those that it teaches."""
     path, training, config = fold.out / name / RIVALS_FILE, fold.data.training, fold.config
     names = config.untaught_rivals if teacher is None else config.taught_rivals

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from mmkd_edge.errors import MmkdError
-from mmkd_models.compare.comparison import ComparisonProgress, Part, make_part
+from mmkd_models.compare.comparison import Part, make_part
+from mmkd_models.compare.one_fold import ComparisonProgress
 from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.ray_tasks import Executor, run_on_ray
 

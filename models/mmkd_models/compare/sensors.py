@@ -21,8 +21,9 @@ import msgspec
 from mmkd_edge import __version__
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import UsageError
-from mmkd_models.compare.comparison import fold_data, teacher_path
+from mmkd_models.compare.comparison import teacher_path
 from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult
+from mmkd_models.compare.one_fold import fold_data
 from mmkd_models.compare.pool import WorkerPool, opened
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.split import split_facts

@@ -18,7 +18,7 @@ from mmkd_edge.bundle.files import write_file
 from mmkd_edge.command.outputs import check_folder
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskSpec
-from mmkd_models.compare.comparison import spread_in_time
+from mmkd_models.compare.one_fold import spread_in_time
 from mmkd_models.data.checking.related import refuse_shared_samples
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import check_seeds, fold_count, fold_indices

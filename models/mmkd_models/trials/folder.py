@@ -13,7 +13,7 @@ import msgspec
 
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import CheckpointError
-from mmkd_models.compare.comparison import ANSWERS_FOLDER, FoldData, fold_data
+from mmkd_models.compare.one_fold import ANSWERS_FOLDER, FoldData, fold_data
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.train_config import OnStep, TrainConfig
 from mmkd_models.training.trainings import TrainingRun

@@ -15,17 +15,9 @@ import torch
 from torch import Tensor
 
 from mmkd_edge.errors import CheckpointError, UsageError
-from mmkd_models.compare.comparison import (
-    ComparisonProgress,
-    choose_teacher,
-    compare_fold,
-    fold_data,
-    make_part,
-    parts_of,
-    spread_in_time,
-    teacher_path,
-)
+from mmkd_models.compare.comparison import choose_teacher, compare_fold, make_part, parts_of, teacher_path
 from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult
+from mmkd_models.compare.one_fold import ComparisonProgress, fold_data, spread_in_time
 from mmkd_models.compare.summary import demo_document
 from mmkd_models.data import Dataset
 from mmkd_models.data.labelled import Labelled

@@ -12,9 +12,10 @@ import pytest
 
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.spec import TaskKind, TaskSpec
-from mmkd_models.compare.comparison import compare_fold, fold_data
+from mmkd_models.compare.comparison import compare_fold
 from mmkd_models.compare.domains import ShiftOrder, check_shift, judge_shift, spread_of
 from mmkd_models.compare.fold_result import ComparisonConfig
+from mmkd_models.compare.one_fold import fold_data
 from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.data.left_out import LeftOutDomains, fold_without
 from mmkd_models.distil.methods import default_recipe

@@ -21,8 +21,9 @@ from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_models.commands.distill import run_distill
 from mmkd_models.commands.study import run_study
 from mmkd_models.commands.train import run_train
-from mmkd_models.compare.comparison import RESULT_FILE, compare_fold, fold_data
+from mmkd_models.compare.comparison import compare_fold
 from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult
+from mmkd_models.compare.one_fold import RESULT_FILE, fold_data
 from mmkd_models.compare.summary import demo_document
 from mmkd_models.data import Dataset, open_dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mmkd_models.compare.comparison import ComparisonProgress, compare_fold, make_part, parts_of
+from mmkd_models.compare.comparison import compare_fold, make_part, parts_of
 from mmkd_models.compare.fold_result import ComparisonConfig
+from mmkd_models.compare.one_fold import ComparisonProgress
 from mmkd_models.data import Dataset
 from mmkd_models.training.checkpoint import read_student
 

@@ -14,7 +14,7 @@ import pytest
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.commands.study import run_study
-from mmkd_models.compare.comparison import fold_data
+from mmkd_models.compare.one_fold import fold_data
 from mmkd_models.data import Dataset
 from mmkd_models.data.labelled import ALL
 from mmkd_models.evaluate.rivals import rival_judged

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import study_cases as cases
 
 from mmkd_edge.errors import MmkdError, PerformanceError, UsageError
-from mmkd_models.compare.comparison import fold_data
+from mmkd_models.compare.one_fold import fold_data
 from mmkd_models.data import Dataset
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.study.progress import Snapshot, state_in_words, study_view

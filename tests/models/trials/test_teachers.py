@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import study_cases as cases
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.compare.comparison import fold_data
+from mmkd_models.compare.one_fold import fold_data
 from mmkd_models.data import Dataset
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.metrics.classes import scores_from_answers
