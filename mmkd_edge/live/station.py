@@ -43,8 +43,9 @@ DRAIN_S = 5.0
 """Of an end: so long the samples that wait may take to be answered."""
 # How `EdgePredictor` says that an engine gave no answer; see `EdgePredictor._answer`.
 _ENGINE_FAILED = "the engine failed"
-# A message of one kind, garbage for one, is logged this seldom.
+# A message of one kind, garbage for one, is logged this seldom, and the same words again after an hour.
 _LOGS_EVERY_S = 60.0
+_SAME_WORDS_EVERY_S = 3600.0
 
 
 class Onlooker(Protocol):
@@ -434,7 +435,7 @@ class Station:
 
     def _log_seldom(self, text: str) -> None:
         now_s = time.monotonic()
-        if now_s - self._logged_s >= _LOGS_EVERY_S and text != self._logged:
+        if now_s - self._logged_s >= (_SAME_WORDS_EVERY_S if text == self._logged else _LOGS_EVERY_S):
             logger.warning("%s: %s", self.name, text)
             self._logged_s, self._logged = now_s, text
 

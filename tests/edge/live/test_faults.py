@@ -530,3 +530,13 @@ def test_whatever_comes_the_log_gets_few_lines_and_no_samples(
     assert 1 <= len(lines) <= 1 + (time.monotonic() - begun) / 10
     assert lines[0].startswith("press 1: no sample: ")
     assert ".125" not in "".join(lines)
+
+
+def test_what_lasts_is_logged_again(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmkd_edge.live.station._SAME_WORDS_EVERY_S", 0.2)
+    predictor = fake_predictor(lambda feeds: [0.0, 1.0], modality=ACC, labels=("ok", "worn"))
+    chunks = [[*good(number, 10), "volts"] for number in range(0, 1000, 10)]
+    answered(Texts(chunks, pause_s=0.005), predictor=predictor)
+    lines = [one.getMessage() for one in caplog.records if "no sample: " in one.getMessage()]
+    assert len(lines) >= 2
+    assert len(set(lines)) == 1
