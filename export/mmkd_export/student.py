@@ -214,11 +214,7 @@ def student_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> P
             f"{plan.source}: --precision {plan.lower_precisions[0]}: expected recorded windows, got a bundle whose "
             "windows are synthetic; name some with --calib DATA or --calib FILE.npz"
         )
-    proof_set = _proof_set_of_bundle(plan, entry, golden, fp32.model, windows=windows)
-    if fp32.artifact.confidence is not None:
-        proof_set = replace(proof_set, temperature=fp32.artifact.confidence.temperature)
-    if fp32.artifact.novelty:
-        proof_set = replace(proof_set, novelty_scores=fp32.artifact.novelty.scores)
+    proof_set = _as_calibrated(_proof_set_of_bundle(plan, entry, golden, fp32.model, windows=windows), fp32.artifact)
     rule = _rule(report.student, entry.task, plan)
     fewer = windows.carried is not msgspec.UNSET
     holds = fewer and plan.evaluation is None and plan.calibration is None
@@ -250,6 +246,13 @@ def student_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> P
         judged_before=windows if holds else None,
         statistics=entry.statistics if fewer else None,
     )
+
+
+def _as_calibrated(proof_set: ProofSet, fp32: Artifact) -> ProofSet:
+    """With the temperature and the novelty scores that an earlier export found."""
+    if fp32.confidence is not None:
+        proof_set = replace(proof_set, temperature=fp32.confidence.temperature)
+    return replace(proof_set, novelty_scores=fp32.novelty.scores) if fp32.novelty else proof_set
 
 
 def _with_named_range(entry: ModelEntry, plan: ExportPlan) -> ModelEntry:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -182,32 +182,40 @@ def _checkpoint_facts(path: Path) -> Iterator[tuple[str, str]]:
         if kind == "student":
             yield "student_kind", _student_kind(config)
         yield from _committee_facts(document.get("committee"), facts["metric"])
-        yield f"validation.{facts['metric']}", ", ".join(f"{member['score']:.4f}" for member in members)
-        yield "best_step", ", ".join(str(member["best_step"]) for member in members)
-        yield "dataset", f"{facts['dataset']} {facts['dataset_sha256']}"
-        fold = facts.get("fold", "not stated")
-        yield "trained_on", f"fold {fold}" if isinstance(fold, int) else fold or "the dataset's own split"
-        if labelled := facts.get("labelled"):
-            groups = labelled["groups"]
-            yield "labelled", f"{labelled['share']:.0%} of the windows" if groups is None else f"{groups} whole groups"
-        yield "licence", facts["licence"] or "not stated"
-        if start := facts.get("started_from"):
-            yield "started_from", f"teacher {start}"
+        yield from _training_facts(facts, members)
         if kind == "student":
-            hashes = [facts["teacher_sha256"], *facts.get("further_teachers_sha256", ())]
-            yield "teacher", ", ".join(one for one in hashes if one) or "none: labels alone taught"
-            for number, one in enumerate(facts.get("adapted", ())):
-                yield f"adapted.{number}", f"from {adapted_text(msgspec.convert(one, Adapted))}"
-            carried = header.get("carried/windows", {}).get("shape", [0])
-            yield "carried_windows", str(carried[0])
-            novelty = header.get("novelty/scores", {}).get("shape")
-            yield "novelty", f"scores of {novelty[0]} validation windows" if novelty else "none"
+            yield from _facts_of_student(facts, header)
         for name, version in sorted(facts["versions"].items()):
             yield f"made_with.{name}", version
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{path}: its metadata lacks {error}; it was altered or made by another version"
         ) from error
+
+
+def _training_facts(facts: Mapping[str, Any], members: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    yield f"validation.{facts['metric']}", ", ".join(f"{member['score']:.4f}" for member in members)
+    yield "best_step", ", ".join(str(member["best_step"]) for member in members)
+    yield "dataset", f"{facts['dataset']} {facts['dataset_sha256']}"
+    fold = facts.get("fold", "not stated")
+    yield "trained_on", f"fold {fold}" if isinstance(fold, int) else fold or "the dataset's own split"
+    if labelled := facts.get("labelled"):
+        groups = labelled["groups"]
+        yield "labelled", f"{labelled['share']:.0%} of the windows" if groups is None else f"{groups} whole groups"
+    yield "licence", facts["licence"] or "not stated"
+    if start := facts.get("started_from"):
+        yield "started_from", f"teacher {start}"
+
+
+def _facts_of_student(facts: Mapping[str, Any], header: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    hashes = [facts["teacher_sha256"], *facts.get("further_teachers_sha256", ())]
+    yield "teacher", ", ".join(one for one in hashes if one) or "none: labels alone taught"
+    for number, one in enumerate(facts.get("adapted", ())):
+        yield f"adapted.{number}", f"from {adapted_text(msgspec.convert(one, Adapted))}"
+    carried = header.get("carried/windows", {}).get("shape", [0])
+    yield "carried_windows", str(carried[0])
+    novelty = header.get("novelty/scores", {}).get("shape")
+    yield "novelty", f"scores of {novelty[0]} validation windows" if novelty else "none"
 
 
 def _student_kind(config: Mapping[str, Any]) -> str:
