@@ -4,7 +4,7 @@
     chrt --rr 5 python benchmarks/proofs/against_before.py --before ../before --causal CAUSAL.edge
     python benchmarks/proofs/against_before.py --before ../before --causal CAUSAL.edge --export STUDENT.ckpt --rounds 3
 
-Both answer for the bundle that the earlier checkout ships, for the same golden windows, through ONNX Runtime on one
+Both answer for the bundle that the earlier checkout ships, for the same golden windows, through one backend on one
 thread. Every round starts a process of each, in the other order than the last; the packages are those of this
 interpreter, and the code that of a checkout. Printed are the medians of the rounds, and the median, the smallest and
 the largest ratio of a round: a machine that is busy for a while slows both of its processes down.
@@ -39,6 +39,7 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--before", type=Path, required=True, metavar="FOLDER", help="the earlier checkout")
     parser.add_argument("--causal", type=Path, required=True, metavar="CAUSAL.edge", help="a bundle that both read")
+    parser.add_argument("--backend", choices=("ort", "openvino"), default="ort")
     parser.add_argument("--export", type=Path, metavar="STUDENT.ckpt", help="time this export instead")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.5, help="of each group of calls")
@@ -49,7 +50,8 @@ def main() -> None:
         bundle = (options.before / SHIPPED).absolute()
         windows = golden_windows(bundle, folder)
         script = os.fspath(Path(__file__).with_name("timed_calls.py"))
-        asked = [script, str(bundle), str(options.causal.absolute()), str(windows), str(options.seconds)]
+        files = (bundle, options.causal.absolute(), windows)
+        asked = [script, options.backend, *map(str, files), str(options.seconds)]
         for number in range(options.rounds + 1):
             sides: dict[Path, Figures] = {}
             for root in (options.before.absolute(), ROOT)[:: 1 if number % 2 else -1]:

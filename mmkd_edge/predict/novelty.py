@@ -70,8 +70,9 @@ def judged_novelty(
     """
     if rule is None or not scores:
         return None, fault
-    p_value = rule.p_value(float(scores[0][0, 0]))
-    return p_value, worse(rule.fault(p_value), fault)
+    p_value = rule.p_value(scores[0].item())
+    found = rule.fault(p_value)
+    return p_value, fault if found is None else worse(found, fault)
 
 
 def novelty_text(novelty: Novelty) -> str:
