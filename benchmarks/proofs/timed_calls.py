@@ -24,7 +24,7 @@ HOP = 8
 Call = Callable[[int], object]
 
 
-def main() -> None:
+def measure() -> None:
     """Time everything once and print the medians, each by its name and unit."""
     backend, bundle, causal, windows_file, seconds = *sys.argv[1:5], float(sys.argv[5])
     importlib.import_module({"ort": "onnxruntime"}.get(backend, backend))  # no cost of the package that is timed
@@ -111,4 +111,4 @@ def medians(times: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    measure()
