@@ -55,7 +55,9 @@ def with_noise(dataset: Dataset, modality: str, *, snr_db: float, rng: np.random
         raise UsageError(
             f"modality {modality!r}: expected sound, got {spec.modality(modality).kind}; name a microphone"
         )
-    splits = {name: _arrays(dataset.split(name), modality, snr_db, rng) for name in SPLIT_NAMES}
+    splits: dict[str, dict[str, Any]] = {
+        name: _arrays(dataset.split(name), modality, snr_db, rng) for name in SPLIT_NAMES
+    }
     return write_dataset(
         out,
         name=f"{spec.name}_{modality}_{snr_db:g}db",
@@ -80,7 +82,12 @@ def noisy(sound: Floats, *, snr_db: float, rng: np.random.Generator) -> Floats:
 def _arrays(windows: Windows, modality: str, snr_db: float, rng: np.random.Generator) -> dict[str, Any]:
     taken: dict[str, Any] = dict(windows.take(np.arange(len(windows))))
     taken[modality] = noisy(taken[modality], snr_db=snr_db, rng=rng)
-    facts = {"labels": windows.labels, "groups": windows.groups, "folds": windows.folds, "times": windows.times}
+    facts: dict[str, Any] = {
+        "labels": windows.labels,
+        "groups": windows.groups,
+        "folds": windows.folds,
+        "times": windows.times,
+    }
     facts |= {"episodes": windows.episodes, "columns": windows.columns or None}
     return taken | {key: values for key, values in facts.items() if values is not None}
 

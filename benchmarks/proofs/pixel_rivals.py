@@ -177,7 +177,7 @@ class Convolutions(nn.Module):
         sizes = (channels, width, 2 * width, 4 * width)
         for number, (few, many) in enumerate(itertools.pairwise(sizes)):
             kernel, stride = ((3, 5, 5), (1, 2, 2)) if number == 0 else ((3, 3, 3), (number, 2, 2))
-            padding = tuple(side // 2 for side in kernel)
+            padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
             layers += [nn.Conv3d(few, many, kernel, stride, padding, bias=False), nn.BatchNorm3d(many), nn.ReLU()]
         self.layers, self.dropout, self.head = nn.Sequential(*layers), nn.Dropout(0.3), nn.Linear(4 * width, classes)
 
