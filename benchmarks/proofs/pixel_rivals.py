@@ -6,17 +6,16 @@
 Without DATA the shipped `grid_words` is taken. Folds, labels and validation are those of `mmkd-demo`. The ridge sees
 each pixel, or each value of the log-mels, in standard deviations, and validation chooses its penalty. The network, for
 video alone, has three convolutions over time, rows and columns, and so many channels that its parameters are nearest
-to `--parameters`, or to those of the student it is held against; it sees the same batches as a student of labels alone,
-as many steps, and validation chooses between mixed and unmixed windows. What is finished is in `-o`, a file for each
-fold. `--against` takes what `mmkd-demo --json` printed: points of its student over a rival, fold by fold, with a 95 %
-interval of Student's t over the folds.
+to `--parameters`, or to those of the student it is held against. It sees the windows of students of labels alone,
+varied as theirs are, for as many steps; with `--mixed` also mixed in pairs, and validation chooses. What is finished is
+in `-o`, a file for each fold. `--against` takes what `mmkd-demo --json` printed: points of its student over a rival,
+fold by fold, with a 95 % interval of Student's t over the folds.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,11 @@ from mmkd_models.training.predict import logits_of, scores_of, series_values
 from proofs.script import head, parser_of, row
 
 PENALTIES = np.logspace(-1, 5, 7)
+WAYS = ("mixed", "unmixed")
 METRICS = ("accuracy", "balanced_accuracy")
+
+
+Ways = Mapping[str, AugmentConfig]
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -56,14 +59,12 @@ class Found(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         valid_score: balanced accuracy, by which it was chosen.
         test: by metric.
         chosen: what validation chose, in words.
-        busy_s: of a processor.
     """
 
     valid_score: float
     test: dict[str, float]
     parameters: int
     chosen: str
-    busy_s: float
 
 
 def main() -> None:
@@ -79,12 +80,13 @@ def main() -> None:
     rivals = ["ridge"] if options.ridge_only or modality.kind != "video" else ["ridge", "3-D network"]
     if len(rivals) > 1 and parameters is None:
         raise UsageError("--parameters: expected a number, or --against, got neither; say how large the network is")
+    ways = dict(zip(WAYS, mixings(AUGMENT), strict=True) if options.mixed else [(WAYS[1], mixings(AUGMENT)[1])])
     found: dict[str, list[Found]] = {rival: [] for rival in rivals}
     for seed in options.folds:
         data = fold_data(dataset, seed=seed, labelled=labelled)
         for rival in rivals:
             path = options.out / f"{modality.name}-{labelled.file_part}-{rival.replace(' ', '-')}-{seed}.json"
-            found[rival].append(kept_or_made(path, rival, data, modality, parameters))
+            found[rival].append(kept_or_made(path, rival, data, modality, parameters=parameters, ways=ways))
     print(table(found, options.folds, contest))
 
 
@@ -97,12 +99,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--labelled-groups", type=int, help="whole groups of the training windows")
     parser.add_argument("--parameters", type=int, help="of the network; default those of the student")
     parser.add_argument("--ridge-only", action="store_true", help="train no network")
+    parser.add_argument("--mixed", action="store_true", help="train the network on mixed windows too")
     parser.add_argument("--against", type=Path, metavar="RESULT.json", help="what mmkd-demo --json printed")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder of what is finished")
     return parser.parse_args()
 
 
-def kept_or_made(path: Path, rival: str, data: FoldData, modality: ModalitySpec, parameters: int | None) -> Found:
+def kept_or_made(
+    path: Path, rival: str, data: FoldData, modality: ModalitySpec, *, parameters: int | None, ways: Ways
+) -> Found:
     """Gives what a fold's rival reached, from its file where it is finished."""
     if path.exists():
         return msgspec.json.decode(path.read_bytes(), type=Found)
@@ -110,7 +115,7 @@ def kept_or_made(path: Path, rival: str, data: FoldData, modality: ModalitySpec,
         found = ridge(data, modality)
     else:
         assert parameters is not None  # asked for before
-        found = convolutions(data, modality, parameters)
+        found = convolutions(data, modality, parameters, ways=ways, runs=path.with_suffix(""))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, msgspec.json.encode(found))
     return found
@@ -121,7 +126,6 @@ def ridge(data: FoldData, modality: ModalitySpec) -> Found:
     from sklearn.linear_model import RidgeClassifier
     from sklearn.preprocessing import StandardScaler
 
-    began = time.process_time()
     known = _known(data)
     scaler = StandardScaler().fit(flat(known, modality))
     train, valid, test = (scaler.transform(flat(one, modality)) for one in (known, data.training.valid, data.test))
@@ -138,7 +142,6 @@ def ridge(data: FoldData, modality: ModalitySpec) -> Found:
         test=on_test,
         parameters=values,
         chosen=f"penalty {penalty:g}",
-        busy_s=time.process_time() - began,
     )
 
 
@@ -188,33 +191,40 @@ class Convolutions(nn.Module):
         return StudentOutput(logits=self.head(self.dropout(embedding)), embedding=embedding)
 
 
-def convolutions(data: FoldData, modality: ModalitySpec, parameters: int) -> Found:
-    """The 3-D network from scratch, with mixed windows and without; validation chooses."""
-    began = time.process_time()
+def convolutions(data: FoldData, modality: ModalitySpec, parameters: int, *, ways: Ways, runs: Path) -> Found:
+    """The 3-D network from scratch, in each way of varying windows; validation chooses.
+
+    Args:
+        ways: augmentations by name.
+        runs: folder of the trainings' states, which an interrupted one continues from.
+    """
     width = width_for(parameters, modality, len(data.test.spec.task.labels))
     tried = []
-    for name, augment in zip(("mixed", "unmixed"), mixings(AUGMENT), strict=True):
+    for name, augment in ways.items():
         network = _network(data, modality, width)
-        tried.append((_learnt(network, data, modality.name, augment), name, network))
+        tried.append((_learnt(network, data, modality.name, augment, runs / name), name, network))
     score, name, network = max(tried, key=lambda one: one[0])
     return Found(
         valid_score=score,
         test=_scores(data.test, logits_of(network, _only(data.test, modality.name), modality=modality.name)),
         parameters=_parameters(network),
         chosen=f"{name} windows",
-        busy_s=time.process_time() - began,
     )
 
 
-def _learnt(network: Convolutions, data: FoldData, name: str, augment: AugmentConfig) -> float:
+def _learnt(network: Convolutions, data: FoldData, name: str, augment: AugmentConfig, folder: Path) -> float:
     """Trains the network as students of labels alone are, in place, and gives its score on validation."""
     train = msgspec.structs.replace(STUDENT_TRAIN, seed=_seed(data))
-    valid = _only(data.training.valid, name)
+    known, valid = _only(_known(data), name), _only(data.training.valid, name)
+    labels = {"dataset": data.training.sha256, "rows": known.rows.tolist(), "augment": msgspec.to_builtins(augment)}
     result = fit(
         SupervisedLearner(network, modality=name),
-        BatchSource(_only(_known(data), name), augment, batch=train.batch, labelled_share=1.0, seed=train.seed),
+        BatchSource(known, augment, batch=train.batch, labelled_share=1.0, seed=train.seed),
         evaluate=lambda one: scores_of(one, valid, modality=name),
         config=train,
+        run_dir=folder,
+        resume=True,
+        settings=labels | {"parameters": _parameters(network)},
     )
     network.load_state_dict(result.state)
     return result.scores.metric("balanced_accuracy")
@@ -262,13 +272,12 @@ def table(found: Mapping[str, Sequence[Found]], folds: Sequence[int], contest: M
     """The figures in per cent with their spread over the folds, and points of a sensor's students over each."""
     columns = ("parameters", "accuracy, %", "balanced accuracy, %", "each fold")
     ours = {} if contest is None else {"taught student": contest["student"], "labels alone": contest["baseline"]}
-    rows = [head("rival", *columns, *(f"{who} over it, points" for who in ours), "s of a processor")]
+    rows = [head("rival", *columns, *(f"{who} over it, points" for who in ours))]
     for rival, ones in found.items():
         shares = {metric: np.array([one.test[metric] for one in ones]) for metric in METRICS}
         each = ", ".join(f"{100 * one:.1f}" for one in shares["accuracy"])
         over = [np.array(one["accuracy"]["per_seed"])[list(folds)] - shares["accuracy"] for one in ours.values()]
-        took = f"{np.mean([one.busy_s for one in ones]):.0f}"
-        figures = (*map(spread, shares.values()), each, *map(points, over), took)
+        figures = (*map(spread, shares.values()), each, *map(points, over))
         rows.append(row(rival, f"{ones[0].parameters:,}", *figures))
     return "\n".join(rows)
 
