@@ -23,7 +23,6 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -37,22 +36,13 @@ from mmkd_models.adapt.run import AdaptationRequest, court_of, run_adaptation, t
 from mmkd_models.adapt.ways import ADAPT_TRAIN
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.data.windows import Windows
-from mmkd_models.defaults import AUGMENT, STUDENT_PRESET, STUDENT_TRAIN, TEACHER_TRAIN
-from mmkd_models.distil.methods import default_recipe
-from mmkd_models.networks.config import StudentKind, student_config, teacher_config
+from mmkd_models.networks.config import StudentKind
 from mmkd_models.training.checkpoint import (
     StudentCheckpoint,
-    TeacherCheckpoint,
-    read_student,
-    read_teacher,
-    write_student,
-    write_teacher,
 )
-from mmkd_models.training.closed_form.students import taught_student
-from mmkd_models.training.committee import default_members, train_committee
 from mmkd_models.training.predict import scores_of
 from mmkd_models.training.teacher_set import TaughtBy
-from mmkd_models.training.trainings import TrainingData, TrainingRun
+from mmkd_models.training.trainings import TrainingData
 from mmkd_report.documents.adaptation import WayJudgement
 from proofs.adaptation_rivals import BY_CLASS, EVENED, rivals
 from proofs.adaptation_rules import SHARES, Evidence, JudgedPair, evidence_of, rule_tables, step_arm, steps_of
@@ -60,6 +50,7 @@ from proofs.commissioning import answers_of, oracle_of, parts_of
 from proofs.domains import domains_of, one_against_others
 from proofs.gains import gained, recovered
 from proofs.script import head, parser_of, row
+from proofs.taught import taught
 
 Floats = NDArray[np.float64]
 
@@ -139,7 +130,8 @@ def _pairs(path: Path, sensor: str, kind: StudentKind, options: Namespace, start
         if not missing:
             continue
         data = _source(windows.subset(np.flatnonzero(domains == source)), source)
-        teacher, student = _kept(data, sensor, kind, options.keep and options.keep / f"{start}-{source}")
+        kept = options.keep and options.keep / f"{start}-{source}"
+        teacher, student = taught(data, sensor, kind, preset="tiny", seed=ADAPT_TRAIN.seed, kept=kept)
         for target, file in missing.items():
             mine = windows.subset(np.flatnonzero(domains == target))
             found = _pair(data, mine, teacher, student, names=(source, target))
@@ -162,36 +154,6 @@ def _source(mine: Windows, name: str) -> TrainingData:
         judge.append(rows[2 * len(rows) // 3 :])
     train, valid = (mine.subset(np.sort(np.concatenate(rows))) for rows in (learn, judge))
     return TrainingData(train=train, valid=valid, sha256=name)
-
-
-def _kept(data: TrainingData, sensor: str, kind: StudentKind, start: Path | None) -> tuple[TaughtBy, StudentCheckpoint]:
-    """Teacher and student from their files, where there are some; else trained, and written there."""
-    if start is None:
-        return _trained(data, sensor, kind)
-    teacher, student = (start.with_name(f"{start.name}.{one}.ckpt") for one in ("teacher", "student"))
-    if not student.exists():
-        start.parent.mkdir(parents=True, exist_ok=True)
-        taught_by, taught = _trained(data, sensor, kind)
-        assert isinstance(taught_by.checkpoint, TeacherCheckpoint)
-        write_teacher(teacher, taught_by.checkpoint)
-        write_student(student, taught)
-    return TaughtBy(checkpoint=read_teacher(teacher), sha256="teacher"), read_student(student)
-
-
-def _trained(data: TrainingData, sensor: str, kind: StudentKind) -> tuple[TaughtBy, StudentCheckpoint]:
-    run = TrainingRun(train=TEACHER_TRAIN, augment=AUGMENT)
-    members = default_members(data.train.spec.modalities)
-    trained = train_committee(data, teacher_config("tiny"), run, members=members, self_training=False)
-    teacher = TaughtBy(checkpoint=trained.checkpoint, sha256="teacher")
-    student = taught_student(
-        data,
-        sensor,
-        student_config(STUDENT_PRESET, kind=kind),
-        replace(run, train=STUDENT_TRAIN),
-        teachers=[teacher],
-        recipe=default_recipe(data.train.spec.task),
-    )
-    return teacher, student
 
 
 def _pair(

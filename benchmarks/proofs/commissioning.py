@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -33,17 +32,14 @@ from mmkd_models.compare.comparison import FoldData, fold_data
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.data.labelled import ALL
 from mmkd_models.data.windows import Windows
-from mmkd_models.defaults import AUGMENT, STUDENT_PRESET, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
-from mmkd_models.distil.methods import default_recipe
-from mmkd_models.networks.config import StudentKind, student_config, teacher_config
+from mmkd_models.defaults import TEACHER_PRESET
+from mmkd_models.networks.config import StudentKind
 from mmkd_models.training.checkpoint import StudentCheckpoint
-from mmkd_models.training.closed_form.students import taught_student
-from mmkd_models.training.committee import default_members, train_committee
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.teacher_set import TaughtBy
-from mmkd_models.training.trainings import TrainingRun
 from proofs.gains import gained
 from proofs.script import head, parser_of, row
+from proofs.taught import taught
 
 JUDGES = 1 / 3  # of what adapts, the share that judges
 WAYS: tuple[AdaptationWay, ...] = ("statistics", "own answers", "teacher")
@@ -83,6 +79,7 @@ def main() -> None:
     parser.add_argument("--kind", choices=["rocket", "transformer"], default="rocket")
     parser.add_argument("--together", action="store_true", help="all test groups of a fold are one new group")
     parser.add_argument("--amounts", default="", help="also adapt to these shares of what may adapt, by commas")
+    parser.add_argument("--keep", type=Path, default=None, help="folder of the trained teachers and students")
     parser.add_argument("--table", action="store_true", help="only the tables of what there is")
     parser.add_argument("--results", type=Path, required=True)
     options = parser.parse_args()
@@ -109,19 +106,8 @@ def _fold(path: Path, sensor: str, options: Namespace, seed: int) -> FoldFound:
     dataset = open_dataset(path)
     fold = fold_data(dataset, seed=seed, labelled=ALL)
     data = fold.training
-    specs = data.train.spec.modalities
-    run = TrainingRun(train=msgspec.structs.replace(TEACHER_TRAIN, seed=seed), augment=AUGMENT)
-    members = default_members(specs)
-    trained = train_committee(data, teacher_config(TEACHER_PRESET), run, members=members, self_training=False)
-    teacher = TaughtBy(checkpoint=trained.checkpoint, sha256="teacher")
-    student = taught_student(
-        data,
-        sensor,
-        student_config(STUDENT_PRESET, kind=options.kind),
-        replace(run, train=msgspec.structs.replace(STUDENT_TRAIN, seed=seed)),
-        teachers=[teacher],
-        recipe=default_recipe(data.train.spec.task),
-    )
+    kept = options.keep and options.keep / f"{path.name}-{sensor}-{options.kind}-fold{seed}"
+    teacher, student = taught(data, sensor, options.kind, preset=TEACHER_PRESET, seed=seed, kept=kept)
     shares = [1.0, *map(float, filter(None, options.amounts.split(",")))]
     groups = []
     for name, rows in _new_groups(fold.test, options.together):
