@@ -85,7 +85,7 @@ class PairFound(msgspec.Struct, frozen=True, kw_only=True):
 def main() -> None:
     """Adapt over all pairs, and print what each arm was worth."""
     parser = parser_of(__doc__)
-    parser.add_argument("set", metavar="DIR:SENSOR")
+    parser.add_argument("set", metavar="DIR:SENSOR", nargs="?", help="none: the table of all pairs that there are")
     parser.add_argument("--kind", choices=["rocket", "transformer"], default="rocket")
     parser.add_argument("--by", default=None, help="a column, or so many groups in order, is a domain; default a group")
     parser.add_argument("--against", default=None, help="this class against all others together")
@@ -97,13 +97,15 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    text, _, sensor = options.set.rpartition(":")
-    path, kind = Path(text), options.kind
-    start = "-".join([path.name, sensor, *([options.by] if options.by else []), kind])
-    if not options.table:
-        for found in _pairs(path, sensor, kind, options, start):
-            print(f"{found.source} to {found.target}", flush=True)
-    kept = sorted(options.results.glob(f"{start}-*.json"))
+    start, kind = "*", options.kind
+    if options.set is not None:
+        text, _, sensor = options.set.rpartition(":")
+        path = Path(text)
+        start = "-".join(filter(None, [path.name, sensor, options.by]))
+        if not options.table:
+            for found in _pairs(path, sensor, kind, options, f"{start}-{kind}"):
+                print(f"{found.source} to {found.target}", flush=True)
+    kept = sorted(options.results.glob(f"{start}-{kind}-*.json"))
     pairs = [msgspec.json.decode(one.read_bytes(), type=PairFound) for one in kept]
     print("\n".join(_table(pairs)))
     if options.rules:
@@ -130,7 +132,7 @@ def _pairs(path: Path, sensor: str, kind: StudentKind, options: Namespace, start
         if not missing:
             continue
         data = _source(windows.subset(np.flatnonzero(domains == source)), source)
-        kept = options.keep and options.keep / f"{start}-{source}"
+        kept = options.keep and options.keep / "-".join(filter(None, [path.name, options.by, source]))
         teacher, student = taught(data, sensor, kind, preset="tiny", seed=ADAPT_TRAIN.seed, kept=kept)
         for target, file in missing.items():
             mine = windows.subset(np.flatnonzero(domains == target))

@@ -106,7 +106,7 @@ def _fold(path: Path, sensor: str, options: Namespace, seed: int) -> FoldFound:
     dataset = open_dataset(path)
     fold = fold_data(dataset, seed=seed, labelled=ALL)
     data = fold.training
-    kept = options.keep and options.keep / f"{path.name}-{sensor}-{options.kind}-fold{seed}"
+    kept = options.keep and options.keep / f"{path.name}-fold{seed}"
     teacher, student = taught(data, sensor, options.kind, preset=TEACHER_PRESET, seed=seed, kept=kept)
     shares = [1.0, *map(float, filter(None, options.amounts.split(",")))]
     groups = []

@@ -30,19 +30,21 @@ def taught(
 
     Args:
         preset: the teacher's size.
-        kept: how the names of their files begin, from which an interrupted training goes on; None keeps nothing.
+        kept: how the names of the files begin of whoever learns from these windows, from which an interrupted training
+            goes on; None keeps nothing.
     """
-    files = None if kept is None else [kept.with_name(f"{kept.name}.{one}.ckpt") for one in ("teacher", "student")]
-    if kept is None or files is None:
+    if kept is None:
         teacher = _teacher(data, preset, seed, None)
         return TaughtBy(checkpoint=teacher, sha256="teacher"), _student(data, sensor, kind, seed, teacher)
     kept.parent.mkdir(parents=True, exist_ok=True)
-    if not files[0].exists():
-        write_teacher(files[0], _teacher(data, preset, seed, kept.with_name(f"{kept.name}.run")))
-    teacher = read_teacher(files[0])
-    if not files[1].exists():
-        write_student(files[1], _student(data, sensor, kind, seed, teacher))
-    return TaughtBy(checkpoint=teacher, sha256="teacher"), read_student(files[1])
+    file = kept.with_name(f"{kept.name}.teacher.ckpt")
+    if not file.exists():
+        write_teacher(file, _teacher(data, preset, seed, kept.with_name(f"{kept.name}.run")))
+    teacher = read_teacher(file)
+    file = kept.with_name(f"{kept.name}.{sensor}-{kind}.ckpt")
+    if not file.exists():
+        write_student(file, _student(data, sensor, kind, seed, teacher))
+    return TaughtBy(checkpoint=teacher, sha256="teacher"), read_student(file)
 
 
 def _teacher(data: TrainingData, preset: Preset, seed: int, run_dir: Path | None) -> TeacherCheckpoint:
