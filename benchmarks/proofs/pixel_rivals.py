@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.compare.comparison import FoldData, fold_data
+from mmkd_models.compare.one_fold import FoldData, fold_data
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import BatchSource, channel_statistics
 from mmkd_models.data.dataset import open_dataset, shipped_dataset

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmkd_models.compare.comparison import FoldData, fold_data
+from mmkd_models.compare.one_fold import FoldData, fold_data
 from mmkd_models.data.batches import Batch, BatchSource
 from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset
 from mmkd_models.data.folds import FOLDS, fold_indices

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mmkd_models.compare.comparison import FoldData, fold_data
+from mmkd_models.compare.one_fold import FoldData, fold_data
 from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.data.folds import FOLDS, fold_indices
 from mmkd_models.data.labelled import Labelled, usual_labelled

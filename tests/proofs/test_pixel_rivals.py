@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmkd_models.compare.comparison import FoldData, fold_data
+from mmkd_models.compare.one_fold import FoldData, fold_data
 from mmkd_models.data.dataset import open_dataset, shipped_dataset
 from mmkd_models.data.labelled import Labelled
 from proofs.pixel_rivals import Convolutions, Found, flat, points, ridge, table, width_for
