@@ -33,8 +33,10 @@ docs: $(READY)  ## the documents as a site, checked strictly: build/docs/site/in
 STUDY_SETS ?= models/mmkd_models/data/watch_exercises:gyro
 BUDGET_HOURS ?= 2
 FOLDS ?= 5
+# STUDY_OPTIONS="--whole-groups" labels a third of the groups in place of a tenth of the windows; --choose races students.
+STUDY_OPTIONS ?=
 study: $(READY)  ## compare every way to distil with labels alone, in stages; resumes; writes docs/results/distillation.md
-	$(BIN)/python benchmarks/proofs/study/distillation.py $(STUDY_SETS) --folds $(FOLDS) --budget-hours $(BUDGET_HOURS) --latency
+	$(BIN)/python benchmarks/proofs/study/distillation.py $(STUDY_SETS) --folds $(FOLDS) --budget-hours $(BUDGET_HOURS) --latency $(STUDY_OPTIONS)
 
 # Whole files go to a process each, so that what they share is made once; every process keeps to one thread.
 PROCESSES ?= 2

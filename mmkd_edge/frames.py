@@ -6,6 +6,7 @@ missing. Training and devices cut frames by the same lines.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -68,3 +69,10 @@ def with_missing(array: NDArray[np.uint8], missing: NDArray[np.bool_]) -> NDArra
         return array
     mask = np.broadcast_to(missing[..., None, None, None], array.shape)
     return np.ma.array(array, mask=mask)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Samples or frames end to end; what is masked stays masked."""
+    if any(isinstance(part, np.ma.MaskedArray) for part in parts):
+        return np.ma.concatenate(parts)  # type: ignore[no-any-return, no-untyped-call]
+    return np.concatenate(parts)

@@ -42,15 +42,19 @@ from mmkd_models.training.closed_form.students import labelled_student, taught_s
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_models.training.trainings import TeacherStart, TrainingData, TrainingRun, train_teacher
-from proofs.adaptation_labels import GROUPS, balanced, old_rows
-from proofs.adaptation_pairs import gained
+from mmkd_report.documents.adaptation import WayJudgement
+from proofs.adaptation_labels import GROUPS, balanced, old_rows, written_by
 from proofs.commissioning import answers_of
+from proofs.gains import gained
 from proofs.script import head, parser_of, row
 
 Parts = dict[str, Windows]
 
 LABELS = 10
-CLASS_ARMS, SENSOR_ARMS = ("before", "labels", "gate"), ("old", "started", "fresh", "student before", "student after")
+CLASS_ARMS, SENSOR_ARMS = (
+    ("before", "labels", "gate", "sure gate"),
+    ("old", "started", "fresh", "student before", "student after"),
+)
 
 
 class GrowthFound(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,18 +62,18 @@ class GrowthFound(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         added: the class or the sensor that comes.
-        passed: the way that the gate lets pass, of a class; None where it lets none.
+        ways: what the gate said of each way to learn a class; answers of a way are those of the arm of its name.
     """
 
     dataset: str
     sensor: str
     added: str
     old_groups: list[str]
-    passed: str | None
     truth: list[int]
     old_truth: list[int]
     new: dict[str, list[int]]
     old: dict[str, list[int]]
+    ways: list[WayJudgement] = []
     added_number: int | None = None
 
 
@@ -147,19 +151,14 @@ def _new_class(old: Parts, new: Parts, place: int, names: list[str]) -> GrowthFo
         most_forgotten=1.0,
     )
     adaptation = run_adaptation(asked, task_of(asked))
-    chosen = adaptation.document.chosen
-    students: dict[str, StudentCheckpoint] = {
-        "before": student,
-        "labels": adaptation.tried["labels"],
-        "gate": adaptation.tried.get(chosen or "", student),
-    }
+    students: dict[str, StudentCheckpoint] = {"before": student, **adaptation.tried}
     said = [{arm: answers_of(one, part["unseen"]) for arm, one in students.items()} for part in (new, back)]
     return GrowthFound(
         dataset=data.train.spec.name,
         sensor=sensor,
         added=task.labels[place],
         old_groups=names,
-        passed=chosen,
+        ways=list(adaptation.document.ways),
         truth=new["unseen"].labels.tolist(),
         old_truth=back["unseen"].labels.tolist(),
         new=said[0],
@@ -200,7 +199,6 @@ def _new_sensor(old: Parts, new: Parts, sensor: str, added: str, names: list[str
         sensor=sensor,
         added=added,
         old_groups=names,
-        passed=None,
         truth=new["unseen"].labels.tolist(),
         old_truth=old["unseen"].labels.tolist(),
         new=said[0],
@@ -235,14 +233,17 @@ def _teacher_says(teacher: TeacherCheckpoint, windows: Windows, lacks: str) -> l
 def _table(found: Sequence[GrowthFound], arms: Sequence[str]) -> Iterator[str]:
     is_class = arms == CLASS_ARMS
     yield head("arm", "cases", "new", "change", "old", "change", *(["the new class", "passed"] if is_class else []))
-    new = {arm: balanced([(one.truth, one.new[arm]) for one in found]) for arm in arms}
-    old = {arm: balanced([(one.old_truth, one.old[arm]) for one in found]) for arm in arms}
+    written = {arm: [written_by(arm, one.ways) for one in found] for arm in arms}
+    new = {arm: balanced([(g.truth, g.new[one]) for g, one in zip(found, written[arm], strict=True)]) for arm in arms}
+    old = {
+        arm: balanced([(g.old_truth, g.old[one]) for g, one in zip(found, written[arm], strict=True)]) for arm in arms
+    }
     for arm in arms:
         first = "student before" if arm.startswith("student") else arms[0]
         further: list[object] = []
         if is_class:
-            further = [f"{100 * np.mean([_recall(one, arm) for one in found]):.1f}"]
-            further += [sum(one.passed is not None for one in found) if arm == "gate" else ""]
+            further = [f"{100 * np.mean([_recall(g, one) for g, one in zip(found, written[arm], strict=True)]):.1f}"]
+            further += [sum(one != "before" for one in written[arm]) if arm.endswith("gate") else ""]
         changes = [gained(one[arm] - one[first]) if arm != first else "" for one in (new, old)]
         means = [f"{100 * one[arm].mean():.1f}" for one in (new, old)]
         yield row(arm, len(found), means[0], changes[0], means[1], changes[1], *further)

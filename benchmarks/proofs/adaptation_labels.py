@@ -11,6 +11,7 @@ neither taught nor chose. The arms:
 
 - labels: `mmkd-adapt --labels` of the student, whether the gate lets it pass or not;
 - gate: what `mmkd-adapt --labels` writes, else the student as it was;
+- sure gate: the same where the gain on the labels must be sure, as it must be without labels;
 - no replay: the same regression on the new labels alone, without old windows;
 - anew on both: a student that is trained from nothing on the old labels and the new ones;
 - all labels: as `labels`, with every label there is to give.
@@ -24,6 +25,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import NormalDist
 
 import msgspec
 import numpy as np
@@ -42,15 +44,18 @@ from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_models.training.closed_form.students import labelled_student
 from mmkd_models.training.closed_form.targets import label_answers
 from mmkd_models.training.trainings import TrainingData, TrainingRun
-from proofs.adaptation_pairs import LEAST_DROP, gained, recovered
+from mmkd_report.documents.adaptation import WayJudgement
+from proofs.adaptation_pairs import LEAST_DROP
 from proofs.commissioning import answers_of, halves_of
+from proofs.gains import gained, recovered
 from proofs.script import head, parser_of, row
 
 Rows = NDArray[np.int64]
 
 STRETCHES = 4  # of each class
+CHANCE = 0.05  # of a sure gate: that any of the ways passes where none gains anything
 GROUPS = 3  # that are the old domain, and that are new ones after them
-ARMS = ("before", "labels", "gate", "no replay", "anew on both", "all labels")
+ARMS = ("before", "labels", "gate", "sure gate", "no replay", "anew on both", "all labels")
 
 
 class LabelledGroup(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,12 +63,12 @@ class LabelledGroup(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         labels: how many new windows showed theirs.
-        passed: the way that the gate lets pass; None where it lets none.
+        ways: what the gate said of each way; answers of a way are those of the arm of its name.
     """
 
     group: str
     labels: int
-    passed: str | None
+    ways: list[WayJudgement]
     truth: list[int]
     old_truth: list[int]
     new: dict[str, list[int]]
@@ -188,8 +193,7 @@ def _group(
     shown = learn.subset(chosen)
     students = {
         "before": student,
-        "labels": adaptation.tried["labels"],
-        "gate": adaptation.tried.get(adaptation.document.chosen or "", student),
+        **adaptation.tried,
         "no replay": refitted(student, [(shown, label_answers(student.task, shown.labels))]),
         "anew on both": _student(windows, np.sort([*old["learn"], *first[chosen]]), old["judge"]),
         "all labels": adapted(base, "labels", labelled=np.arange(len(learn))),
@@ -199,7 +203,7 @@ def _group(
     return LabelledGroup(
         group=str(windows.groups[first[0]]),
         labels=len(chosen),
-        passed=adaptation.document.chosen,
+        ways=list(adaptation.document.ways),
         truth=unseen["new"].labels.tolist(),
         old_truth=unseen["old"].labels.tolist(),
         new=said["new"],
@@ -208,9 +212,15 @@ def _group(
 
 
 def _table(groups: Sequence[LabelledGroup]) -> Iterator[str]:
-    yield head("arm", "pairs", "new", "gain", "recovered of the drop, %", "old", "change", "forgets above 1 point")
-    scores = {arm: balanced([(one.truth, one.new[arm]) for one in groups]) for arm in ARMS}
-    kept = {arm: balanced([(one.old_truth, one.old[arm]) for one in groups]) for arm in ARMS}
+    yield head(
+        *("arm", "pairs", "changed", "new", "gain", "worse by 1 point"),
+        *("recovered of the drop, %", "old", "change", "forgets above 1 point"),
+    )
+    written = {arm: [written_by(arm, one.ways) for one in groups] for arm in ARMS}
+    scores, kept = (
+        {arm: balanced([_part(g, one, is_old) for g, one in zip(groups, written[arm], strict=True)]) for arm in ARMS}
+        for is_old in (False, True)
+    )
     drops = kept["before"] - scores["before"]
     fell = drops > LEAST_DROP
     for arm in ARMS:
@@ -218,13 +228,28 @@ def _table(groups: Sequence[LabelledGroup]) -> Iterator[str]:
         yield row(
             arm,
             len(groups),
+            sum(one != "before" for one in written[arm]),
             f"{100 * scores[arm].mean():.1f}",
             gained(gains),
+            int((gains < -0.01).sum()),
             recovered(gains[fell], drops[fell]),
             f"{100 * kept[arm].mean():.1f}",
             gained(changes),
             int((changes < -0.01).sum()),
         )
+
+
+def _part(group: LabelledGroup, arm: str, is_old: bool) -> tuple[list[int], list[int]]:
+    return (group.old_truth, group.old[arm]) if is_old else (group.truth, group.new[arm])
+
+
+def written_by(arm: str, ways: Sequence[WayJudgement]) -> str:
+    """Gives the arm whose student an arm writes: itself, but of a gate the best way that it lets pass, or `before`."""
+    if not arm.endswith("gate"):
+        return arm
+    bar = NormalDist().inv_cdf(1 - CHANCE / len(ways)) if ways and arm == "sure gate" else 0.0
+    passed = [one for one in ways if not one.refusals and one.gain_points > bar * one.standard_error_points]
+    return max(passed, key=lambda one: one.estimate).way if passed else "before"
 
 
 def balanced(parts: Sequence[tuple[list[int], list[int]]]) -> NDArray[np.float64]:

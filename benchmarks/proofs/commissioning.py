@@ -2,17 +2,21 @@
 
     python benchmarks/proofs/commissioning.py mydata:acc other:gyro --folds 5 --results build/commissioning
 
-A fold's training and validation groups are the old domain, all labelled; each test group is a new one by itself: of
-every class the first half of its windows adapts (a third of it judges), the second half is the truth that nobody sees.
+A fold's training and validation groups are the old domain, all labelled; each test group is a new one by itself, or
+with `--together` all of them are one: of every class the first half of its windows adapts (a third of it judges), the
+second half is the truth that nobody sees. `--amounts 0.25,0.5` also adapts to the first quarter and half of that half,
+judged by the same truth.
+
 Prints, of each sensor, balanced accuracy over all new windows before, and after every way whether the gate lets it
-pass or not; after what the gate lets pass; and beside it an oracle that is taught the true labels. What is finished is
-kept in the results folder and not repeated.
+pass or not; after what the gate lets pass; and beside it an oracle that is taught the true labels. Then what a group
+gains by the teacher over each of these, and what each amount of recording is worth, with the middle 95 % over draws of
+groups. What is finished is kept in the results folder and not repeated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -28,25 +32,30 @@ from mmkd_models.compare.one_fold import FoldData, fold_data
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.data.labelled import ALL
 from mmkd_models.data.windows import Windows
-from mmkd_models.defaults import AUGMENT, STUDENT_PRESET, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
-from mmkd_models.distil.methods import default_recipe
-from mmkd_models.networks.config import StudentKind, student_config, teacher_config
+from mmkd_models.defaults import TEACHER_PRESET
+from mmkd_models.networks.config import StudentKind
 from mmkd_models.training.checkpoint import StudentCheckpoint
-from mmkd_models.training.closed_form.students import taught_student
-from mmkd_models.training.committee import default_members, train_committee
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.teacher_set import TaughtBy
-from mmkd_models.training.trainings import TrainingRun
+from proofs.gains import gained
 from proofs.script import head, parser_of, row
+from proofs.taught import taught
 
 JUDGES = 1 / 3  # of what adapts, the share that judges
 WAYS: tuple[AdaptationWay, ...] = ("statistics", "own answers", "teacher")
 
 
 class NewGroup(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one new group: class of every answer to its unseen half, by way, and the truth."""
+    """What became of one new group: class of every answer to its unseen half, by way, and the truth.
+
+    Attributes:
+        amount: how much of the half that may adapt did.
+        windows: of that.
+    """
 
     group: str
+    amount: float
+    windows: int
     truth: list[int]
     answers: dict[str, list[int]]
     passed: str | None
@@ -68,56 +77,64 @@ def main() -> None:
     parser.add_argument("sets", nargs="+", metavar="DIR:SENSOR")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--kind", choices=["rocket", "transformer"], default="rocket")
+    parser.add_argument("--together", action="store_true", help="all test groups of a fold are one new group")
+    parser.add_argument("--amounts", default="", help="also adapt to these shares of what may adapt, by commas")
+    parser.add_argument("--keep", type=Path, default=None, help="folder of the trained teachers and students")
+    parser.add_argument("--table", action="store_true", help="only the tables of what there is")
     parser.add_argument("--results", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows = []
+    found = {}
     for text in options.sets:
         path, _, sensor = text.rpartition(":")
-        found = list(_folds(Path(path), sensor, options.kind, options.folds, options.results))
-        rows.append(_row(f"{Path(path).name} {sensor}", found))
-    names = ["sensor", "new groups", "before", *WAYS, "what the gate passes", "passed", "harmed by 1 point", "oracle"]
-    print("\n".join([head(*names, texts=1), *rows]))
+        found[f"{Path(path).name} {sensor}"] = list(_folds(Path(path), sensor, options))
+    print("\n\n".join("\n".join(lines) for lines in _tables(found)))
 
 
-def _folds(path: Path, sensor: str, kind: StudentKind, count: int, results: Path) -> Iterator[FoldFound]:
-    for seed in range(count):
-        kept = results / f"{path.name}-{sensor}-{kind}-{seed}.json"
-        if not kept.exists():
-            found = _fold(path, sensor, kind, seed)
+def _folds(path: Path, sensor: str, options: Namespace) -> Iterator[FoldFound]:
+    for seed in range(options.folds):
+        kept = options.results / f"{path.name}-{sensor}-{options.kind}-{seed}.json"
+        if not kept.exists() and not options.table:
+            found = _fold(path, sensor, options, seed)
             kept.parent.mkdir(parents=True, exist_ok=True)
             write_file(kept, msgspec.json.encode(found))
-        yield msgspec.json.decode(kept.read_bytes(), type=FoldFound)
+        if kept.exists():
+            yield msgspec.json.decode(kept.read_bytes(), type=FoldFound)
 
 
-def _fold(path: Path, sensor: str, kind: StudentKind, seed: int) -> FoldFound:
+def _fold(path: Path, sensor: str, options: Namespace, seed: int) -> FoldFound:
     dataset = open_dataset(path)
     fold = fold_data(dataset, seed=seed, labelled=ALL)
     data = fold.training
-    specs = data.train.spec.modalities
-    run = TrainingRun(train=msgspec.structs.replace(TEACHER_TRAIN, seed=seed), augment=AUGMENT)
-    members = default_members(specs)
-    trained = train_committee(data, teacher_config(TEACHER_PRESET), run, members=members, self_training=False)
-    teacher = TaughtBy(checkpoint=trained.checkpoint, sha256="teacher")
-    student = taught_student(
-        data,
-        sensor,
-        student_config(STUDENT_PRESET, kind=kind),
-        replace(run, train=msgspec.structs.replace(STUDENT_TRAIN, seed=seed)),
-        teachers=[teacher],
-        recipe=default_recipe(data.train.spec.task),
-    )
-    groups = [_group(fold, student, teacher, group, seed=seed) for group in np.unique(fold.test.groups)]
-    found = [one for one in groups if one is not None]
-    return FoldFound(dataset=dataset.spec.name, sensor=sensor, kind=kind, seed=seed, groups=found)
+    kept = options.keep and options.keep / f"{path.name}-fold{seed}"
+    teacher, student = taught(data, sensor, options.kind, preset=TEACHER_PRESET, seed=seed, kept=kept)
+    shares = [1.0, *map(float, filter(None, options.amounts.split(",")))]
+    groups = []
+    for name, rows in _new_groups(fold.test, options.together):
+        found = [_group(fold, student, teacher, (name, rows), seed=seed, share=share) for share in shares]
+        groups += [one for one in found if one is not None]
+    return FoldFound(dataset=dataset.spec.name, sensor=sensor, kind=options.kind, seed=seed, groups=groups)
+
+
+def _new_groups(windows: Windows, together: bool) -> Iterator[tuple[str, NDArray[np.int64]]]:
+    if together:
+        yield "all", np.arange(len(windows))
+        return
+    for name in np.unique(windows.groups):
+        yield str(name), np.flatnonzero(windows.groups == name)
 
 
 def _group(
-    fold: FoldData, student: StudentCheckpoint, teacher: TaughtBy, group: object, *, seed: int
+    fold: FoldData,
+    student: StudentCheckpoint,
+    teacher: TaughtBy,
+    group: tuple[str, NDArray[np.int64]],
+    *,
+    seed: int,
+    share: float,
 ) -> NewGroup | None:
-    sensor = student.modality.name
-    mine = fold.test.subset(np.flatnonzero(fold.test.groups == group))
-    parts = parts_of(mine)
+    sensor, (name, rows) = student.modality.name, group
+    parts = parts_of(fold.test.subset(rows), share=share)
     if parts is None:
         return None
     learn, judge, unseen = parts
@@ -131,7 +148,7 @@ def _group(
     asked = AdaptationRequest(
         student=student,
         student_sha256="student",
-        new=Domain(learn=learn, judge=judge, name=str(group), sha256=str(group)),
+        new=Domain(learn=learn, judge=judge, name=name, sha256=name),
         old=old,
         teacher=teacher,
         labels=0,
@@ -144,7 +161,9 @@ def _group(
     students: dict[str, StudentCheckpoint] = {"before": student, "oracle": oracle_of(base, learn)}
     students.update(adaptation.tried)
     return NewGroup(
-        group=str(group),
+        group=name,
+        amount=share,
+        windows=len(learn) + len(judge),
         truth=unseen.labels.tolist(),
         answers={name: answers_of(found, unseen) for name, found in students.items()},
         passed=adaptation.document.chosen,
@@ -156,12 +175,19 @@ def oracle_of(base: Task, learn: Windows) -> StudentCheckpoint:
     return adapted(base, "labels", labelled=np.arange(len(learn)))
 
 
-def parts_of(windows: Windows) -> tuple[Windows, Windows, Windows] | None:
-    """Gives what adapts, what judges that, and what nobody sees before the end; None where one of them is too small."""
+def parts_of(windows: Windows, *, share: float = 1.0) -> tuple[Windows, Windows, Windows] | None:
+    """Gives what adapts, what judges that, and what nobody sees before the end; None where one of them is too small.
+
+    Args:
+        share: of what may adapt, its beginning; of less than all half as many windows are enough, which `mmkd-adapt`
+            refuses.
+    """
     first, second = halves_of(windows)
+    first = first[: round(share * len(first))]
     count = int(len(first) * (1 - JUDGES))
     learn, judge, unseen = (windows.subset(np.sort(rows)) for rows in (first[:count], first[count:], second))
-    return None if min(len(learn), len(judge), len(unseen)) < FEWEST else (learn, judge, unseen)
+    fewest = FEWEST if share == 1.0 else FEWEST // 2
+    return None if min(len(learn), len(judge), len(unseen)) < fewest else (learn, judge, unseen)
 
 
 def halves_of(windows: Windows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -183,33 +209,80 @@ def answers_of(student: StudentCheckpoint, windows: Windows) -> list[int]:
     return found
 
 
+def _tables(found: Mapping[str, Sequence[FoldFound]]) -> Iterator[list[str]]:
+    names = ["sensor", "folds", "new groups", "before", *WAYS, "gate", "passed", "harmed by 1 point", "oracle"]
+    whole = {name: [_of_amount(fold, 1.0) for fold in folds] for name, folds in found.items()}
+    yield [head(*names), *(_row(name, folds) for name, folds in whole.items())]
+    over = ["before", "own answers", "oracle"]
+    lines = [head("sensor", *(f"teacher over {one}" for one in over), "better, worse by 1 point", "gate over before")]
+    for name, folds in whole.items():
+        groups = [group for fold in folds for group in fold.groups]
+        gains = {one: _gains(groups, "teacher", one) for one in over}
+        moved = [int((sign * gains["before"] > 0.01).sum()) for sign in (1, -1)]
+        gate = gained(_gains(groups, "gate", "before"))
+        lines.append(row(name, *map(gained, gains.values()), f"{moved[0]}, {moved[1]}", gate))
+    yield lines
+    if any(group.amount != 1.0 for folds in found.values() for fold in folds for group in fold.groups):
+        yield list(_amounts(found))
+
+
+def _of_amount(fold: FoldFound, amount: float) -> FoldFound:
+    return msgspec.structs.replace(fold, groups=[one for one in fold.groups if one.amount == amount])
+
+
+def _amounts(found: Mapping[str, Sequence[FoldFound]]) -> Iterator[str]:
+    """What each amount of recording is worth to the groups that have all of them."""
+    yield head(
+        *("sensor", "of the half", "windows", "groups", "teacher", "gate", "passed", "harmed by 1 point", "oracle")
+    )
+    for name, folds in found.items():
+        groups = [(fold.seed, one) for fold in folds for one in fold.groups]
+        amounts = sorted({one.amount for _, one in groups})
+        have = {amount: {(seed, one.group): one for seed, one in groups if one.amount == amount} for amount in amounts}
+        common = set.intersection(*map(set, have.values()))
+        for amount in amounts:
+            mine = [have[amount][key] for key in sorted(common)]
+            gate = _gains(mine, "gate", "before")
+            yield row(
+                name,
+                f"{amount:g}",
+                f"{np.mean([one.windows for one in mine]):.0f}",
+                len(mine),
+                gained(_gains(mine, "teacher", "before")),
+                gained(gate),
+                sum(one.passed is not None for one in mine),
+                int((gate < -0.01).sum()),
+                gained(_gains(mine, "oracle", "before")),
+            )
+
+
 def _row(name: str, folds: Sequence[FoldFound]) -> str:
     def score(way: str) -> str:
-        return f"{100 * float(np.mean([_balanced(one, way) for one in folds if one.groups])):.1f}"
+        return f"{100 * float(np.mean([_balanced(one.groups, way) for one in folds if one.groups])):.1f}"
 
     groups = [group for one in folds for group in one.groups]
-    passed = [group for group in groups if group.passed is not None]
-    harmed = [one for one in passed if _hits(one, one.passed or "") < _hits(one, "before") - 0.01]
     return row(
         name,
+        len(folds),
         len(groups),
         score("before"),
         *(score(way) if all(way in group.answers for group in groups) else "" for way in WAYS),
         score("gate"),
-        len(passed),
-        len(harmed),
+        sum(group.passed is not None for group in groups),
+        int((_gains(groups, "gate", "before") < -0.01).sum()),
         score("oracle"),
     )
 
 
-def _hits(group: NewGroup, way: str) -> float:
-    return float(np.mean(np.array(group.truth) == np.array(group.answers[way])))
+def _gains(groups: Sequence[NewGroup], way: str, over: str) -> NDArray[np.float64]:
+    """What balanced accuracy each group (N,) has more by one way than by another."""
+    return np.array([_balanced([one], way) - _balanced([one], over) for one in groups])
 
 
-def _balanced(fold: FoldFound, way: str) -> float:
-    truth = np.concatenate([np.array(group.truth) for group in fold.groups])
+def _balanced(groups: Sequence[NewGroup], way: str) -> float:
+    truth = np.concatenate([np.array(group.truth) for group in groups])
     said = np.concatenate(
-        [np.array(group.answers[(group.passed or "before") if way == "gate" else way]) for group in fold.groups]
+        [np.array(group.answers[(group.passed or "before") if way == "gate" else way]) for group in groups]
     )
     recalls = [np.mean(said[truth == number] == number) for number in np.unique(truth)]
     return float(np.mean(recalls))

@@ -101,7 +101,8 @@ def rival_camera(student: StudentCheckpoint, folder: Path) -> Way:
     front = network.encoder.front
     assert isinstance(front, FrameFront)
     mean, std = float(front.mean), float(front.std)
-    session = _session(_FromViews(network), (torch.zeros(16, 2, 96, 96), torch.zeros(1, 16, 1)), folder / "views.onnx")
+    examples = (torch.zeros(1, 16, 96 * 96), torch.zeros(1, 16, 1))
+    session = _session(_FromFrames(network), examples, folder / "frames.onnx")
 
     def answer(window: Array) -> Array:
         frames, levels = [], []
@@ -110,11 +111,9 @@ def rival_camera(student: StudentCheckpoint, folder: Path) -> Way:
             level, spread = cv2.meanStdDev(scaled)
             levels.append(level[0, 0])
             frames.append((scaled - level[0, 0]) / math.sqrt(spread[0, 0] ** 2 + 1e-2))
-        local = np.stack(frames).astype(np.float32)
-        changed = np.diff(local, axis=0, prepend=local[:1])
-        views = np.stack([local, changed], axis=1)
+        features = np.stack(frames).astype(np.float32).reshape(1, 16, -1)
         brightness = np.array(levels, dtype=np.float32)[None, :, None]
-        return np.asarray(session.run(None, {"features": views, "brightness": brightness})[0])
+        return np.asarray(session.run(None, {"features": features, "brightness": brightness})[0])
 
     return answer
 
@@ -145,22 +144,18 @@ class _FromMels(nn.Module):
         return logits
 
 
-class _FromViews(nn.Module):
-    """A student of a camera from what its stem sees: frames about themselves, and what changed."""
+class _FromFrames(nn.Module):
+    """A student of a camera from normalised frames and their brightness; what changed in them is the network's."""
 
     def __init__(self, student: Student) -> None:
         super().__init__()
         self.student = student
 
     def forward(self, features: Tensor, brightness: Tensor) -> Tensor:
-        encoder = self.student.encoder
-        front = encoder.front
+        front = self.student.encoder.front
         assert isinstance(front, FrameFront)
-        present = torch.ones(1, front.positions, 1)
-        found = front.embed(front.stem(features).flatten(1)).reshape(1, front.positions, -1)
-        mean, statistics = front._summaries(found, brightness, present)
-        front.forward = lambda values, present: (found.transpose(1, 2), mean, statistics)  # type: ignore[method-assign]
-        logits: Tensor = self.student(features, present).logits
+        front._normalised = lambda values, present: (features, brightness)  # type: ignore[method-assign]
+        logits: Tensor = self.student(features, torch.ones(1, front.positions, 1)).logits
         return logits
 
 

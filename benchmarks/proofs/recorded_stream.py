@@ -5,17 +5,18 @@
 
 The clips of `grid_words`, end to end and over again, make a WAV file and a film. A tiny untrained student of each, with
 the normalisation of a trained one, hears the file in chunks of a tenth of a second and sees the film frame by frame, as
-the files give them and with their times; reading and decoding count. Resident memory is read after every tenth.
-Afterwards the whole file is cut into windows at the same places, and `predict` must say the same of each. Ends with
-exit code 1 where the stream takes more of a processor than `--pace` times real time allows, memory grows, or an answer
-differs. Beside other work the seconds on the wall are more than those of the processor, so both are shown.
+the files give them and with their times; reading and decoding count. Resident memory is read after every tenth; of
+answers nothing is kept but their probabilities, in one array that is there from the beginning. Afterwards the whole
+file is cut into windows at the same places, and `predict` must say the same of each. Ends with exit code 1 where the
+stream takes more of a processor than `--pace` times real time allows, memory grows, or an answer differs. Beside other
+work the seconds on the wall are more than those of the processor, so both are shown.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ from proofs.students import untrained
 
 CHUNK_S = 0.1
 MOST_GROWTH_MB = 2.0
-"""From the first tenth on: pages of the allocator, and what the lists of answers take."""
+"""From the first tenth on: pages of the allocator."""
 SAME = 1e-6  # between probabilities: the same engine, the same window
 
 Array = NDArray[Any]
@@ -52,13 +53,13 @@ class Followed:
     """What a stream gave.
 
     Attributes:
-        answers: of full windows, in order.
+        answers: probabilities (N, K) for full windows, in order.
         took_s: on the wall, reading and decoding included.
         busy_s: of a processor.
         resident_mb: after every tenth of the recording.
     """
 
-    answers: list[Prediction]
+    answers: Array
     took_s: float
     busy_s: float
     resident_mb: list[float]
@@ -200,17 +201,26 @@ def film(file: Path) -> Pieces:
 def follow(predictor: EdgePredictor, pieces: Pieces, *, hop: int, samples: int) -> Followed:
     """Pushes every piece as it is read."""
     stream = predictor.stream(hop=hop)
-    answers: list[Prediction] = []
+    kept = np.ones((samples // hop + 2, len(predictor.info().labels)), dtype=np.float32)  # written to: it has its pages
     resident: list[float] = []
-    seen, begin, busy = 0, time.perf_counter(), time.process_time()
+    count, seen, begin, busy = 0, 0, time.perf_counter(), time.process_time()
     for rows, time_s in pieces:
-        answers += [one for one in stream.push(rows, time_s) if one.status != "warming_up"]
+        count = _keep(kept, count, stream.push(rows, time_s))
         seen += len(rows)
         if seen * 10 >= samples * (len(resident) + 1):
             resident.append(resident_bytes() / 1e6)
-    answers += stream.flush()
+    count = _keep(kept, count, stream.flush())
     took_s, busy_s = time.perf_counter() - begin, time.process_time() - busy
-    return Followed(answers=answers, took_s=took_s, busy_s=busy_s, resident_mb=resident)
+    return Followed(answers=kept[:count], took_s=took_s, busy_s=busy_s, resident_mb=resident)
+
+
+def _keep(kept: Array, count: int, came: Sequence[Prediction]) -> int:
+    """Writes the probabilities of full windows behind the others, and gives how many there are."""
+    for one in came:
+        if one.status != "warming_up":
+            kept[count] = one.probabilities
+            count += 1
+    return count
 
 
 def windows_along(file: Path, read: Callable[[Path], Pieces], *, samples: int, hop: int) -> list[Array]:
@@ -221,15 +231,12 @@ def windows_along(file: Path, read: Callable[[Path], Pieces], *, samples: int, h
     return [whole[end - samples : end] for end in ends]
 
 
-def largest_difference(predictor: EdgePredictor, answers: list[Prediction], windows: list[Array]) -> float:
+def largest_difference(predictor: EdgePredictor, answers: Array, windows: list[Array]) -> float:
     """Between the probabilities of a stream and those for the windows; infinite where there are more of one."""
     if len(answers) != len(windows):
         return float("inf")
     wanted = (predictor.predict(window) for window in windows)
-    return max(
-        float(np.abs(got.probabilities - expected.probabilities).max())
-        for got, expected in zip(answers, wanted, strict=True)
-    )
+    return max(float(np.abs(got - expected.probabilities).max()) for got, expected in zip(answers, wanted, strict=True))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ so that nothing is moved and little is copied.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ class StepMemory:
     """
 
     def __init__(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], streaming: Streaming) -> None:
-        self.inputs = {spec.name: np.zeros(spec.shape, np.float32) for spec in inputs}
+        self.inputs: dict[str, NDArray[Any]] = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in inputs}
         self.outputs = {spec.name: np.zeros(spec.shape, np.float32) for spec in outputs}
         self.states = tuple(state.name for state in streaming.states)
         self.fresh = tuple(name for name in self.inputs if name not in self.states)

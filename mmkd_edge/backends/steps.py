@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +18,12 @@ from mmkd_edge.errors import BackendError, first_line
 class Steps(Protocol):
     """One stream's way through a step graph; used by one thread at a time, and done with at the first error."""
 
-    def push(self, values: NDArray[np.float32], present: NDArray[np.float32]) -> Answers:
+    def push(self, values: NDArray[Any], present: NDArray[np.float32]) -> Answers:
         """Take the next block of samples.
 
         Args:
-            values: float32 (1, S, C), 0 where missing.
-            present: float32 (1, S, C), 1 or 0.
+            values: float32 (1, S, C), 0 where missing; of video uint8 (1, S, H, W, C).
+            present: float32 (1, S, C), 1 or 0; of video (1, S, 1).
 
         Returns:
             The outputs of the student's other graphs: logits, probabilities and perhaps novelty. They belong to the
@@ -61,7 +61,7 @@ class _BoundSteps:
         self._run = backend.bind(memory)
         self._backend = backend
 
-    def push(self, values: NDArray[np.float32], present: NDArray[np.float32]) -> Answers:
+    def push(self, values: NDArray[Any], present: NDArray[np.float32]) -> Answers:
         """Take the next block; see `Steps.push`."""
         memory = self._memory
         self._values[...] = values

@@ -234,9 +234,8 @@ def graph_outputs(task: TaskSpec, *, novelty: bool = False) -> tuple[TensorSpec,
 
 
 def step_inputs(modality: ModalitySpec, streaming: Streaming) -> tuple[TensorSpec, ...]:
-    """The inputs of a step graph: `<name>` and `<name>_present`, float32 (1, S, C), `slot` (1, 1), and the states."""
-    shape = (1, streaming.stride, len(modality.channels))
-    samples = tuple(TensorSpec(name=given.name, dtype="float32", shape=shape) for given in graph_inputs(modality))
+    """The inputs of a step graph: those of every artifact for S samples, `slot` (1, 1), and the states."""
+    samples = graph_inputs(msgspec.structs.replace(modality, samples=streaming.stride))
     slot = TensorSpec(name="slot", dtype="float32", shape=(1, 1))
     return (*samples, slot, *(TensorSpec(name=s.name, dtype="float32", shape=s.shape) for s in streaming.states))
 

@@ -294,10 +294,11 @@ def _open_step(bundle: Bundle, entry: ModelEntry, setup: Setup) -> SteppingBacke
         outputs = step_outputs(entry.task, streaming, novelty=entry.has_novelty)
         wanted = step_inputs(entry.modality, streaming), outputs
         _check_tensors(bundle, artifact, backend, inputs=wanted[0], outputs=wanted[1])
-        block = np.zeros(wanted[0][0].shape, np.float32)
+        values, present = wanted[0][:2]
+        block = np.zeros(values.shape, values.dtype), np.ones(present.shape, np.float32)
         steps = start_steps(backend, streaming)
         for _ in range(_WARM_UP_RUNS):
-            _check_answers(backend, entry.outputs, steps.push(block, np.ones_like(block)))
+            _check_answers(backend, entry.outputs, steps.push(*block))
     except BaseException:
         backend.close()
         raise

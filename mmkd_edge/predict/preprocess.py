@@ -133,6 +133,14 @@ def only_valid(array: NDArray[np.float32], modality: ModalitySpec) -> NDArray[np
     return array if valid.all() else np.where(valid, array, np.float32(np.nan))
 
 
+def missing_samples(modality: ModalitySpec, count: int) -> NDArray[Any]:
+    """As many samples that are all missing: NaN (n, C), of video masked frames (n, H, W, C)."""
+    shape = (count, *modality.shape[1:])
+    if modality.kind == "video":
+        return np.ma.masked_all(shape, dtype=np.uint8)  # type: ignore[no-any-return, no-untyped-call]
+    return np.full(shape, np.nan, dtype=np.float32)
+
+
 def _valid(array: NDArray[np.float32], modality: ModalitySpec) -> NDArray[np.bool_]:
     valid: NDArray[np.bool_] = np.isfinite(array)
     if modality.range is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -14,8 +15,9 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.golden import Golden, answer_scale, novelty_errors, same_answers
 from mmkd_edge.bundle.manifest import Streaming
 from mmkd_edge.errors import GateError
+from mmkd_edge.frames import joined
 from mmkd_edge.predict.engine import Engine, answers_of
-from mmkd_edge.predict.preprocess import prepare
+from mmkd_edge.predict.preprocess import missing_samples, prepare
 from mmkd_edge.spec import ModalitySpec
 
 _STEPPED_WINDOWS = 8  # of the golden ones, in the self-test of a step graph
@@ -159,21 +161,22 @@ def run_selftests(engines: Sequence[Engine], bundle: Bundle) -> SelfTest:
 
 
 def follow_recording(
-    backend: SteppingBackend, streaming: Streaming, recording: NDArray[np.float32], modality: ModalitySpec
+    backend: SteppingBackend, streaming: Streaming, recording: NDArray[Any], modality: ModalitySpec
 ) -> Answers:
     """Every output (N, ...) after each block of a recording, from where nothing has been heard.
 
     Args:
         backend: runs the step graph.
         streaming: what the manifest says of it.
-        recording: (T, C) as `prepare` takes it without a reference; what the first block lacks is missing.
+        recording: (T, C), of video (T, H, W, C), as `prepare` takes it without a reference; what the first block lacks
+            is missing.
         modality: what it is a recording of.
 
     Raises:
         BackendError: the engine failed.
     """
-    lead = np.full((-len(recording) % streaming.stride, recording.shape[1]), np.nan, dtype=np.float32)
-    blocks = np.concatenate([lead, recording]).reshape(-1, streaming.stride, recording.shape[1])
+    lead = missing_samples(modality, -len(recording) % streaming.stride)
+    blocks = joined([lead, recording]).reshape(-1, streaming.stride, *recording.shape[1:])
     steps = start_steps(backend, streaming)
     answers = [steps.push(*prepare(block, modality)) for block in blocks]
     return tuple(np.concatenate(outputs) for outputs in zip(*answers, strict=True))

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.backends.base import Answers
@@ -18,7 +18,7 @@ from mmkd_edge.backends.steps import Steps, start_steps
 from mmkd_edge.bundle.manifest import Streaming
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.engine import Engine
-from mmkd_edge.predict.preprocess import prepare
+from mmkd_edge.predict.preprocess import missing_samples, prepare
 
 
 def check_hop(hop: object, streaming: Streaming) -> None:
@@ -62,9 +62,8 @@ class Stepping:
         if engine.step is None or engine.entry.streaming is None:
             return
         streaming: Streaming = engine.entry.streaming
-        samples, channels = engine.modality.shape
-        self._block = np.full((streaming.stride, channels), np.nan, dtype=np.float32)
-        self._filled = -samples % streaming.stride
+        self._block = missing_samples(engine.modality, streaming.stride)
+        self._filled = -engine.modality.samples % streaming.stride
         handled = sys.exc_info()[1]
         try:
             self._steps = start_steps(engine.step, streaming)
@@ -72,8 +71,8 @@ class Stepping:
             let_handlers_through(error, handled=handled)
             self._failed()
 
-    def put(self, rows: NDArray[np.float32]) -> None:
-        """Take rows (n, C) of raw values; NaN = missing."""
+    def put(self, rows: NDArray[Any]) -> None:
+        """Take rows (n, C) of raw values, NaN = missing; of video frames (n, H, W, C), masked where missing."""
         start = 0
         while self._steps is not None and start < len(rows):
             part = rows[start : start + len(self._block) - self._filled]
@@ -97,11 +96,11 @@ class Stepping:
         let_handlers_through(failure, handled=sys.exc_info()[1])
         self._failed()
 
-    def answer(self, window: NDArray[np.float32]) -> Answers | None:
+    def answer(self, window: NDArray[Any]) -> Answers | None:
         """The outputs (1, ...) after the newest block; None where the window must be answered as a whole.
 
         Args:
-            window: (T, C), what ends with that block.
+            window: (T, C), of video (T, H, W, C), what ends with that block.
         """
         engine = self._engine()
         if engine.step is not self._of.step or self._steps is None:

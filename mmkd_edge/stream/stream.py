@@ -372,7 +372,7 @@ class Stream:
         if self._frames is not None:
             self._frames.forget_before(self._buffer[max(self._end - keep, 0) : self._end])
         if self._stepping is not None:
-            self._stepping.put(rows)
+            self._stepping.put(rows if self._frames is None else self._frames.window(rows))
 
     # ---- what is answered
 

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 
 from mmkd_models.data import Dataset
+from mmkd_report.documents.adaptation import WayJudgement
 from proofs.adaptation_growth import CLASS_ARMS, GrowthFound, without_class
 from proofs.adaptation_growth import _table as growth_table
-from proofs.adaptation_labels import ARMS, LabelledGroup, balanced, in_turns, old_rows
+from proofs.adaptation_labels import ARMS, LabelledGroup, balanced, in_turns, old_rows, written_by
 from proofs.adaptation_labels import _table as labels_table
+
+WAY = WayJudgement(
+    way="labels",
+    estimate=0.9,
+    gain_points=5.0,
+    standard_error_points=4.0,
+    old_score=0.8,
+    forgotten_points=0.0,
+    seconds=1.0,
+)
 
 
 def test_of_each_class_of_a_group_the_first_teach_the_next_judge_and_nobody_sees_the_last(machines: Dataset) -> None:
@@ -45,28 +57,37 @@ def test_balanced_accuracy_counts_each_class_alike() -> None:
 def test_the_table_of_labels_says_what_was_gained_and_forgotten() -> None:
     new = {key: [0, 0] for key in ARMS} | {"labels": [0, 1], "no replay": [0, 1]}
     old = {key: [0, 1] for key in ARMS} | {"no replay": [0, 0]}
-    group = LabelledGroup(group="g", labels=2, passed=None, truth=[0, 1], old_truth=[0, 1], new=new, old=old)
+    group = LabelledGroup(group="g", labels=2, ways=[], truth=[0, 1], old_truth=[0, 1], new=new, old=old)
     lines = {line.split(" |")[0]: line for line in labels_table([group, group])}
-    assert lines["| labels"] == (
-        "| labels | 2 | 100.0 | +50.0 [+50.0, +50.0] | +100.0 [+100.0, +100.0] | 100.0 | +0.0 [+0.0, +0.0] | 0 |"
-    )
+    gain = "+50.0 [+50.0, +50.0] | 0 | +100.0 [+100.0, +100.0]"
+    assert lines["| labels"] == f"| labels | 2 | 2 | 100.0 | {gain} | 100.0 | +0.0 [+0.0, +0.0] | 0 |"
+    assert lines["| gate"].startswith("| gate | 2 | 0 | 50.0 |")
     assert lines["| no replay"].endswith("| 50.0 | -50.0 [-50.0, -50.0] | 2 |")
 
 
 def test_the_table_of_a_new_class_says_how_much_of_it_is_found() -> None:
-    new = {"before": [0, 0], "labels": [0, 1], "gate": [0, 0]}
+    new = {"before": [0, 0], "labels": [0, 1]}
     found = GrowthFound(
         dataset="d",
         sensor="acc",
         added="b",
         old_groups=["1"],
-        passed=None,
         truth=[0, 1],
         old_truth=[0],
         new=new,
         old={key: [0] for key in CLASS_ARMS},
+        ways=[WAY],
         added_number=1,
     )
     lines = list(growth_table([found, found], CLASS_ARMS))
     assert lines[2] == "| labels | 2 | 100.0 | +50.0 [+50.0, +50.0] | 100.0 | +0.0 [+0.0, +0.0] | 100.0 |  |"
-    assert lines[3].endswith("| 0.0 | 0 |")
+    assert lines[3].endswith("| 100.0 | 2 |")
+    assert lines[4].endswith("| 0.0 | 0 |")
+
+
+def test_a_gate_writes_the_best_way_that_it_lets_pass() -> None:
+    ways = [WAY, msgspec.structs.replace(WAY, way="statistics", estimate=0.95, refusals=("it forgets",))]
+    assert [written_by(arm, ways) for arm in ("labels", "gate", "sure gate")] == ["labels", "labels", "before"]
+    sure = msgspec.structs.replace(WAY, standard_error_points=2.5)
+    assert written_by("sure gate", [sure]) == "labels"
+    assert written_by("sure gate", [sure, *ways[1:], *ways[1:]]) == "before"

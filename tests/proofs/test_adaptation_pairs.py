@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +12,10 @@ from mmkd_models.adapt.ways import ADAPT_TRAIN, Task
 from mmkd_models.data import Dataset
 from mmkd_models.networks.config import student_config
 from mmkd_report.documents.adaptation import WayJudgement
-from proofs.adaptation_pairs import PairFound, _chosen, _shot, _table, _tent, recovered, score_of
+from proofs.adaptation_pairs import PairFound, _chosen, _table, score_of
+from proofs.adaptation_rivals import _shot, _tent, evened, sure_by_class
+from proofs.domains import domains_of, one_against_others
+from proofs.gains import recovered
 from proofs.students import untrained
 
 WAY = WayJudgement(
@@ -76,3 +80,34 @@ def test_shot_leaves_the_head_alone_and_tent_all_but_the_norms(task: Task) -> No
     moved = changed(task, dict(_tent(task).state))
     assert moved
     assert all("norm" in name for name in moved)
+
+
+def test_a_teacher_is_sure_by_class() -> None:
+    answers = np.array([[0.9, 0.1], [0.7, 0.3], [0.45, 0.55], [0.4, 0.6]])
+    # Mean confidence 0.6875; the classes have 0.6125 and 0.3875 of the answers, so that 0.435 is enough of the second.
+    assert sure_by_class(answers).tolist() == [True, True, True, True]
+    assert sure_by_class(np.array([[0.9, 0.1], [0.6, 0.4]])).tolist() == [True, False]
+
+
+def test_evened_answers_have_the_classes_of_the_labels() -> None:
+    found = evened(np.array([[0.8, 0.2], [0.8, 0.2]]), np.array([0, 1]))
+    np.testing.assert_allclose(found, 0.5)
+
+
+def test_a_domain_is_a_group_or_so_many_of_them(machines: Dataset) -> None:
+    windows = machines.everything()
+    groups = np.unique(windows.groups)
+    assert set(domains_of(windows, None)) == set(groups.astype(str))
+    pairs = domains_of(windows, "2")
+    assert len(set(pairs)) == -(-len(groups) // 2)
+    assert len(set(pairs[np.isin(windows.groups, groups[:2])])) == 1
+    with pytest.raises(SystemExit, match="--by campaign: expected a number of groups or one of the columns"):
+        domains_of(windows, "campaign")
+
+
+def test_one_class_stands_against_all_others(machines: Dataset) -> None:
+    windows = machines.everything()
+    name = windows.spec.task.labels[1]
+    two = one_against_others(windows, name)
+    assert two.spec.task.labels == (name, "other")
+    np.testing.assert_array_equal(two.labels == 0, windows.labels == 1)

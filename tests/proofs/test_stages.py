@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
@@ -16,17 +17,21 @@ import study_cases as cases
 from test_pool import seed_results
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.data import Dataset
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.distil.methods import shipped_methods
 from mmkd_models.study.results import seed_file, write_lines
 from proofs.study.files import read_seeds
+from proofs.study.pool import pooled_results
 from proofs.study.stages import (
     Plan,
     Portion,
     StudySensor,
+    a_third,
     best_methods,
     first_stage,
     portion_options,
+    raced,
     run_stages,
     second_stage,
     sensor_from_text,
@@ -57,6 +62,44 @@ def test_stage_1_takes_the_main_methods_to_two_sets_with_few_labels() -> None:
     assert {portion.label_share for portion in portions} == {0.1}
     assert [(one.sensor.path, one.seeds) for one in portions] == [("one", 1), ("two", 1), ("one", 2), ("two", 2)]
     assert {portion.methods for portion in portions} == {plan.first_methods}
+
+
+def test_few_labels_may_be_those_of_a_third_of_the_groups(machines: Dataset) -> None:
+    sensor = StudySensor(str(machines.path), "acc")
+    plan = Plan(sets=(sensor,), whole_groups=True, seeds=2)
+    assert {(one.label_share, one.whole_groups) for one in (*first_stage(plan), *third_stage(plan))} == {(1.0, True)}
+    assert [(one.label_share, one.whole_groups) for one in second_stage(plan, [])] == 2 * [(1.0, True)] + 2 * [
+        (1.0, False)
+    ]
+    conditions = [portion_options(one, plan, machines, None).conditions for one in second_stage(plan, [])[1:3]]
+    assert [(one.label_share, one.labelled_groups or None) for one in conditions] == [(1.0, 2), (1.0, None)]
+
+
+def test_too_few_groups_have_no_third_to_label(tmp_path: Path) -> None:
+    labels = np.array([0, 1] * 3)
+    splits = {
+        name: {"acc": np.zeros((6, 20, 1), np.float32), "labels": labels, "groups": np.arange(6) // 2 + first}
+        for name, first in (("train", 0), ("valid", 3), ("test", 6))
+    }
+    acc = ModalitySpec(name="acc", channels=("x",), rate_hz=10.0, samples=20)
+    few = write_dataset(tmp_path / "few", name="few", labels=["off", "on"], modalities=[acc], splits=splits)
+    with pytest.raises(UsageError) as caught:
+        a_third(few, 2)
+    assert str(caught.value) == (
+        "--whole-groups: expected six groups to train on or more in dataset 'few', a third of which has every class on "
+        "every fold, got fewer; leave the option out, or leave out this set"
+    )
+
+
+def test_with_a_race_a_committee_teaches_what_a_race_can_learn(machines: Dataset) -> None:
+    plan = raced(Plan(sets=(StudySensor(str(machines.path), "acc"),), first_seeds=1))
+    (portion,) = first_stage(plan)
+    assert portion.methods == ("none", "logit", "dist")
+    assert third_stage(plan) == ()
+    options = portion_options(portion, plan, machines, None)
+    assert options.conditions.choose
+    assert [teacher.name.partition(":")[2] for teacher in options.space.teachers] == ["small,committee"]
+    assert options.space.baseline_learning_rates == ()
 
 
 def test_stage_3_takes_what_is_left_to_the_same_sets() -> None:
@@ -130,6 +173,20 @@ def test_stages_are_run_once_whatever_is_left_of_the_build_folder(machines: Data
     assert run_stages(small_plan(machines), build=build, results=results, budget_hours=1.0)
     assert all(cases.starts(folder) == {} for folder in build.iterdir())
     assert {path.name: path.read_bytes() for path in results.iterdir()} == before
+
+
+@pytest.mark.slow
+def test_races_on_whole_groups_have_results_and_a_table_of_their_own(machines: Dataset, tmp_path: Path) -> None:
+    plan = raced(msgspec.structs.replace(small_plan(machines), whole_groups=True))
+    assert run_stages(plan, build=tmp_path / "build", results=tmp_path / "results", budget_hours=None)
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == [
+        "machines-acc-100-seed0.json",
+        "machines-acc-2groups-seed0.json",
+    ]
+    pooled = pooled_results(read_seeds(tmp_path / "results"), {})
+    assert {(row.method, row.pair, bool(row.whole_groups)) for row in pooled.pooled} == {
+        (method, "all,committee", groups) for method in ("logit", "dist") for groups in (True, False)
+    }
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from mmkd_models.study.progress import study_view
 from proofs.study.files import read_seeds, read_sizes
 from proofs.study.page import results_page
 from proofs.study.pool import pooled_results
-from proofs.study.stages import Plan, Portion, measure_sizes, run_stages, sensor_from_text
+from proofs.study.stages import Plan, Portion, measure_sizes, raced, run_stages, sensor_from_text
 
 LATENCY_S = 4.0
 
@@ -36,6 +36,16 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="trainings at a time")
     parser.add_argument("--steps", type=int, help="training steps of students")
     parser.add_argument("--teacher-steps", type=int, help="training steps of teachers")
+    parser.add_argument(
+        "--whole-groups",
+        action="store_true",
+        help="few labels are those of about a third of the groups, not a tenth of the windows",
+    )
+    parser.add_argument(
+        "--choose",
+        action="store_true",
+        help="every student is the winner of a race, and a committee teaches; name other --build and --results",
+    )
     parser.add_argument("--latency", action="store_true", help="measure latencies here; let nothing else run meanwhile")
     parser.add_argument("--build", type=Path, default=Path("build/study"), help="folder of the trainings")
     parser.add_argument("--results", type=Path, default=Path("docs/results/study"), help="folder of what was found")
@@ -54,10 +64,13 @@ def train(arguments: argparse.Namespace) -> None:
         workers=arguments.workers,
         steps=arguments.steps,
         teacher_steps=arguments.teacher_steps,
+        whole_groups=arguments.whole_groups,
     )
+    plan = raced(plan) if arguments.choose else plan
 
     def tell(portion: Portion) -> None:
-        share = f"{portion.label_share:.0%} labelled, {portion.seeds} folds"
+        labelled = "a third of the groups" if portion.whole_groups else f"{portion.label_share:.0%}"
+        share = f"{labelled} labelled, {portion.seeds} folds"
         sys.stderr.write(f"{portion.sensor.path} {portion.sensor.modality}, {share}: {', '.join(portion.methods)}\n")
 
     with study_view() as show:

@@ -4,6 +4,9 @@ Stage 1 compares the main methods with few labels on two sets and two folds. Sta
 outputs and what validated best so far to all sets, folds and shares of labels. Stage 3 compares the remaining methods
 and teachers where stage 1 was; should one of them be better, stage 2 takes it too. A portion is a grid on one sensor up
 to one seed; what is finished goes into the results after each portion. Sensors of one set share its teachers.
+
+Few labels are a tenth of the windows, or those of a third of the groups. With a race every student is the winner of
+several kinds, so that only what a race can teach is compared: the teacher's outputs and the default recipe.
 """
 
 from __future__ import annotations
@@ -19,8 +22,10 @@ import msgspec
 from mmkd_edge.errors import UsageError
 from mmkd_models.compare.one_fold import ANSWERS_FOLDER
 from mmkd_models.data.dataset import Dataset, open_dataset
+from mmkd_models.data.folds import fold_indices
+from mmkd_models.data.labelled import usual_labelled
 from mmkd_models.data.spec import require_classification
-from mmkd_models.defaults import AUGMENT, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
+from mmkd_models.defaults import AUGMENT, METHOD, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
 from mmkd_models.distil.method import Method
 from mmkd_models.distil.methods import shipped_methods
 from mmkd_models.evaluate.rivals import RIVALS
@@ -38,6 +43,9 @@ from proofs.study.pool import ALL_MODALITIES, OUTPUTS, pooled_results
 LEARNING_RATES = (2e-3,)
 BASELINE_LEARNING_RATES = (1e-3, 3e-3)
 FIRST_SHARE, ALL_LABELS = 0.1, 1.0
+COMMITTEE_ADDED = "committee"
+"""To a teacher's size, where a race is taught: the transformer of that size is one of several members."""
+
 _FIRST_SETS = 2
 
 
@@ -73,6 +81,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         steps: of students; None for the usual number.
         teacher_steps: of teachers; None for the usual number.
         workers: trainings at a time.
+        whole_groups: few labels are those of about a third of the groups of a set, not a tenth of its windows.
+        choose: every student is the winner of a race, and a committee teaches.
     """
 
     sets: tuple[StudySensor, ...]
@@ -97,10 +107,29 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     steps: int | None = None
     teacher_steps: int | None = None
     workers: int = 1
+    whole_groups: bool = False
+    choose: bool = False
+
+
+def raced(plan: Plan) -> Plan:
+    """Gives the same plan with races: labels alone, outputs and the default recipe, each by one committee."""
+    return msgspec.structs.replace(
+        plan,
+        choose=True,
+        first_methods=(NONE, OUTPUTS, METHOD),
+        further_methods=(),
+        further_teachers=(),
+        compared=(),
+    )
 
 
 class Portion(msgspec.Struct, frozen=True, kw_only=True):
-    """One grid: a sensor, a share of labels, seeds from 0, methods, how teachers are made, and sizes to compare."""
+    """One grid: a sensor, which labels, seeds from 0, methods, how teachers are made, and sizes to compare.
+
+    Attributes:
+        label_share: of the labels; 1 where whole groups show theirs.
+        whole_groups: about a third of the groups show their labels.
+    """
 
     sensor: StudySensor
     label_share: float
@@ -108,6 +137,7 @@ class Portion(msgspec.Struct, frozen=True, kw_only=True):
     methods: tuple[str, ...]
     made: str = ""
     compared: tuple[Preset, ...] = ()
+    whole_groups: bool = False
 
 
 def first_stage(plan: Plan) -> tuple[Portion, ...]:
@@ -133,10 +163,12 @@ def third_stage(plan: Plan) -> tuple[Portion, ...]:
 def _on_first_sets(
     plan: Plan, *, methods: tuple[str, ...], made: str = "", compared: tuple[Preset, ...] = ()
 ) -> tuple[Portion, ...]:
+    share, whole_groups = few_labels(plan)
     return tuple(
         Portion(
             sensor=sensor,
-            label_share=FIRST_SHARE,
+            label_share=share,
+            whole_groups=whole_groups,
             seeds=seeds + 1,
             methods=methods,
             made=made,
@@ -151,11 +183,16 @@ def second_stage(plan: Plan, best: Sequence[str]) -> tuple[Portion, ...]:
     """Gives stage 2 with these recipes: seed by seed over all sets, few labels before all."""
     methods = tuple(dict.fromkeys([NONE, OUTPUTS, *best]))
     return tuple(
-        Portion(sensor=sensor, label_share=share, seeds=seeds + 1, methods=methods)
-        for share in (FIRST_SHARE, ALL_LABELS)
+        Portion(sensor=sensor, label_share=share, seeds=seeds + 1, methods=methods, whole_groups=whole_groups)
+        for share, whole_groups in (few_labels(plan), (ALL_LABELS, False))
         for seeds in range(plan.seeds)
         for sensor in plan.sets
     )
+
+
+def few_labels(plan: Plan) -> tuple[float, bool]:
+    """Gives what stages 1 and 3 show: the share of labels, and whether of whole groups."""
+    return (ALL_LABELS, True) if plan.whole_groups else (FIRST_SHARE, False)
 
 
 def best_methods(found: Sequence[SeedResults], count: int) -> tuple[str, ...]:
@@ -165,7 +202,11 @@ def best_methods(found: Sequence[SeedResults], count: int) -> tuple[str, ...]:
     """
     rows = pooled_results(found, {}).pooled if found else ()
     usual = [
-        row for row in rows if row.label_share == FIRST_SHARE and row.pair == ALL_MODALITIES and row.method != OUTPUTS
+        row
+        for row in rows
+        if (row.label_share == FIRST_SHARE or row.whole_groups)
+        and row.pair in (ALL_MODALITIES, f"{ALL_MODALITIES},{COMMITTEE_ADDED}")
+        and row.method != OUTPUTS
     ]
     most = max((row.folds for row in usual), default=0)
     ranked = sorted((row for row in usual if row.folds == most), key=lambda row: -row.valid_gain)
@@ -195,6 +236,8 @@ def run_stages(
     datasets = {sensor.path: open_dataset(sensor.path) for sensor in plan.sets}
     for dataset in datasets.values():
         require_classification(dataset.spec, what="a study of several sets")
+        if plan.whole_groups:
+            a_third(dataset, plan.seeds)  # refuses what has no such groups, before anything is trained
 
     def second() -> tuple[Portion, ...]:
         return second_stage(plan, best_methods(_of_first_sets(read_seeds(results), plan, datasets), plan.best))
@@ -237,7 +280,7 @@ def _of_first_sets(
         one
         for one in found
         if (one.dataset.sha256, one.conditions.modality) in sensors
-        and one.conditions.label_share == FIRST_SHARE
+        and (one.conditions.label_share, bool(one.conditions.labelled_groups)) == few_labels(plan)
         and one.seed < plan.first_seeds
     )
 
@@ -252,9 +295,10 @@ def _advance(
     on_progress: Callable[[Snapshot], None] | None,
 ) -> None:
     options = portion_options(portion, plan, dataset, hours)
-    share = f"{100 * portion.label_share:g}"
-    out = build / f"{dataset.spec.name}-{portion.sensor.modality}-{share}"
-    _share_teachers(out, build / f"{dataset.spec.name}-{share}-teachers")
+    groups = options.conditions.labelled_groups
+    labelled = f"{groups}groups" if groups else f"{100 * portion.label_share:g}"
+    out = build / f"{dataset.spec.name}-{portion.sensor.modality}-{labelled}"
+    _share_teachers(out, build / f"{dataset.spec.name}-{labelled}-teachers")
     prepared = prepare_study(dataset, options, out=out)
     run_study(prepared, options, on_progress=on_progress, results=results)
 
@@ -271,28 +315,48 @@ def _share_teachers(out: Path, shared: Path) -> None:
             (out / name).symlink_to(Path("..") / shared.name / name, target_is_directory=True)
 
 
+def a_third(dataset: Dataset, seeds: int) -> int:
+    """Gives how many groups are labelled where whole groups are, the same on every fold of so many.
+
+    Raises:
+        UsageError: there are too few groups, or no third of them has every class.
+    """
+    windows = dataset.everything()
+    folds = [fold_indices(windows, fold=seed, seed=0) for seed in range(seeds)]
+    groups = usual_labelled([windows.subset(fold.train) for fold in folds]).groups
+    if groups is None:
+        raise UsageError(
+            f"--whole-groups: expected six groups to train on or more in dataset {dataset.spec.name!r}, a third of "
+            "which has every class on every fold, got fewer; leave the option out, or leave out this set"
+        )
+    return groups
+
+
 def portion_options(portion: Portion, plan: Plan, dataset: Dataset, hours: float | None) -> StudyOptions:
     """Gives the options of a portion's study."""
     known = {method.name: method for method in shipped_methods()}
     student = msgspec.structs.replace(STUDENT_TRAIN, steps=plan.steps or STUDENT_TRAIN.steps)
     teacher = msgspec.structs.replace(TEACHER_TRAIN, steps=plan.teacher_steps or TEACHER_TRAIN.steps)
+    made = portion.made or (COMMITTEE_ADDED if plan.choose else "")
     return StudyOptions(
         conditions=StudyConditions(
             dataset_sha256=dataset.sha256,
             modality=portion.sensor.modality,
             label_share=portion.label_share,
-            self_training=True,
+            labelled_groups=a_third(dataset, plan.seeds) if portion.whole_groups else msgspec.UNSET,
+            self_training=not plan.choose,
             teacher_train=teacher,
             student_train=student,
             augment=AUGMENT,
+            choose=plan.choose or msgspec.UNSET,
             threads=1,
         ),
         space=Space(
-            teachers=teachers_from_text([",".join(filter(None, (portion.sensor.teacher, portion.made)))], dataset),
+            teachers=teachers_from_text([",".join(filter(None, (portion.sensor.teacher, made)))], dataset),
             students=("tiny",),
             methods=_known(portion.methods, known),
             learning_rates=LEARNING_RATES,
-            baseline_learning_rates=BASELINE_LEARNING_RATES,
+            baseline_learning_rates=() if plan.choose else BASELINE_LEARNING_RATES,  # a race is choice enough
         ),
         grid=True,
         seeds=portion.seeds,

@@ -7,13 +7,14 @@ network over the whole recording; and golden windows, stepped through, are held 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
 from mmkd_edge.backends.base import SteppingBackend, backend_for, is_installed, open_steps
 from mmkd_edge.bundle.manifest import Artifact, ArtifactFormat, Streaming
+from mmkd_edge.frames import joined, missing_frames
 from mmkd_edge.predict.selftest import follow_recording
 from mmkd_export.graph.onnx_graph import mflops_of
 from mmkd_export.judge.artifacts import artifact_of
@@ -125,23 +126,24 @@ def _named(format: ArtifactFormat) -> str:  # noqa: A002 - the manifest's word
     return "fp32 step graph" if format == "onnx" else f"fp32 step .{format}"
 
 
-def _recording(proof_set: ProofSet, *, stride: int) -> NDArray[np.float32]:
-    """(T, C): windows end to end, with and without gaps in turn, as whole blocks."""
+def _recording(proof_set: ProofSet, *, stride: int) -> NDArray[Any]:
+    """(T, C), of video (T, H, W, C): windows end to end, with and without gaps in turn, as whole blocks."""
     samples = proof_set.modality.samples
     wanted = max(_FEWEST_STEPS * stride, _FEWEST_WINDOWS * samples)
-    pieces: list[NDArray[np.float32]] = []
+    pieces: list[NDArray[Any]] = []
     number = 0
     while sum(len(piece) for piece in pieces) < wanted:
         index = number // 2 % len(proof_set.real.windows)
         pieces.append((proof_set.gaps if number % 2 else proof_set.real.windows)[index])
         number += 1
-    recording = np.concatenate(pieces)
+    recording = joined(pieces)
     return recording[: len(recording) // stride * stride]
 
 
-def _heard(recording: NDArray[np.float32], *, stride: int, samples: int) -> NDArray[np.bool_]:
+def _heard(recording: NDArray[Any], *, stride: int, samples: int) -> NDArray[np.bool_]:
     """(N,) whether the window that ends with each block has a sample: where none has, logits mean nothing."""
-    there = np.isfinite(recording).any(1).reshape(-1, stride).any(1)
+    whole = np.isfinite(recording).any(1) if recording.ndim == 2 else ~missing_frames(recording)
+    there = whole.reshape(-1, stride).any(1)
     length = -(-samples // stride)
     counts = np.cumsum(np.concatenate([np.zeros(length, np.int64), there]))
     heard: NDArray[np.bool_] = counts[length:] > counts[:-length]

@@ -36,9 +36,12 @@ def answers_from_student(
 
 
 def answers_along_recording(
-    checkpoint: StudentCheckpoint, recording: NDArray[np.float32], *, temperature: float = 1.0
+    checkpoint: StudentCheckpoint, recording: NDArray[Any], *, temperature: float = 1.0
 ) -> NetworkAnswers:
-    """Gives torch's own answers after each block of a recording (T, C), in one pass over all of it."""
+    """Gives torch's own answers after each block of a recording, in one pass over all of it.
+
+    The recording is (T, C), of video (T, H, W, C).
+    """
     import torch
 
     from mmkd_models.networks.step import embeddings_along

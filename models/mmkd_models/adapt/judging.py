@@ -142,8 +142,11 @@ def judged(court: Court, way: str, before: Heard, after: Heard, *, seconds: floa
 
 def _refusals(court: Court, found: WayJudgement) -> Iterator[str]:
     gain, error = found.gain_points, found.standard_error_points
-    if gain <= max(0.0, court.sure * error):
-        yield f"its {_WORDS[court.estimated_by]} does not surely rise: {gain:+.1f} points, standard error {error:.1f}"
+    told = f"{gain:+.1f} points, standard error {error:.1f}"
+    if gain <= 0:
+        yield f"its {_WORDS[court.estimated_by]} does not rise: {told}"
+    elif court.estimated_by != "labels" and gain <= court.sure * error:  # labels measure, the others only estimate
+        yield f"its {_WORDS[court.estimated_by]} does not surely rise: {told}"
     forgotten, unsure = found.forgotten_points, found.forgotten_error_points or 0.0
     if forgotten - unsure > court.most_forgotten:
         yield (

@@ -1,17 +1,20 @@
 """What a step of an adaptation teaches: answers for new windows, and what the student knew of old ones.
 
 Half of each batch is new and half is old. Old windows are taught by their labels and by what the student said of them
-before (Z. Li, D. Hoiem, "Learning without Forgetting", ECCV 2016), drawn evenly from all that is kept ("random replay";
-A. Chaudhry et al., "On Tiny Episodic Memories in Continual Learning", 2019).
+before (Z. Li, D. Hoiem, "Learning without Forgetting", ECCV 2016), drawn at random and of each class as often ("random
+replay"; A. Chaudhry et al., "On Tiny Episodic Memories in Continual Learning", 2019).
 """
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import msgspec
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmkd_models.data.augment import AugmentConfig
@@ -21,8 +24,14 @@ from mmkd_models.data.windows import Windows
 LearnerGoal = Literal["answers", "certainty"]
 
 CERTAIN = 0.4
-"""Windows above this share of the largest entropy do not count (S. Niu et al., "Towards Stable Test-Time Adaptation in
-Dynamic Wild World", ICLR 2023, section 4.1: 0.4 ln K)."""
+"""Windows above this share of the largest entropy do not count (SAR: S. Niu et al., "Towards Stable Test-Time
+Adaptation in Dynamic Wild World", ICLR 2023, section 4.1: 0.4 ln K)."""
+
+COLLAPSED = 0.2 / math.log(1000)
+"""Share of the largest entropy below which the running entropy says that a student has come to say one thing of all
+(SAR, section 4.2: 0.2, of the thousand classes of ImageNet-C)."""
+
+_KEPT = 0.9  # of the running entropy, at each step (SAR, appendix)
 
 
 class PairedSource:
@@ -72,36 +81,60 @@ class AdaptLearner(nn.Module):
         offset: how many of them are new.
         goal: `answers`: new windows are taught their row of `targets`; `certainty`: they are to be told apart surely
             and evenly, whichever way (information maximisation: J. Liang, D. Hu, J. Feng, "Do We Really Need to Access
-            the Source Data?", ICML 2020, equation 2).
+            the Source Data?", ICML 2020, equation 2). Where the running entropy of those that count collapses, the
+            network begins again with its first weights (SAR, section 4.2; the optimiser goes on).
     """
 
     targets: Tensor
+    running: Tensor
 
     def __init__(self, network: nn.Module, *, modality: str, targets: Tensor, offset: int, goal: LearnerGoal) -> None:
         super().__init__()
         self.network, self.modality, self.offset = network, modality, offset
         self.goal: LearnerGoal = goal
         self.register_buffer("targets", targets.float(), persistent=False)
+        self.register_buffer("running", torch.tensor(math.nan))  # nan before the first window that counts
+        self._first = {name: value.detach().clone() for name, value in network.state_dict().items()}
 
     def forward(self, batch: Batch, share: float) -> dict[str, Tensor]:
         """Gives the losses of new and old windows and `loss`, their mean."""
+        if self.goal == "certainty":
+            self._begin_again_if_collapsed()
         logits: Tensor = self.network(*batch.inputs[self.modality]).logits
         weight = batch.share[:, None].to(logits)  # type: ignore[index]
         wanted = weight * self.targets[batch.index] + (1 - weight) * self.targets[batch.partner]
         is_old = batch.index >= self.offset
         apart = -(wanted * F.log_softmax(logits, dim=-1)).sum(-1)  # (B,)
         old = apart[is_old].mean()
-        new = apart[~is_old].mean() if self.goal == "answers" else _uncertainty(logits[~is_old])
+        new = apart[~is_old].mean() if self.goal == "answers" else self._uncertainty(logits[~is_old])
         return {"new": new, "old": old, "loss": (new + old) / 2}
 
+    def _uncertainty(self, logits: Tensor) -> Tensor:
+        entropy = _entropy_that_counts(logits)
+        if entropy is not None and self.training:
+            last = entropy.detach().to(self.running)
+            self.running.copy_(last if self.running.isnan() else _KEPT * self.running + (1 - _KEPT) * last)
+        mean = torch.softmax(logits, dim=-1).mean(0)
+        return (0.0 * logits.sum() if entropy is None else entropy) + (mean * (mean + 1e-8).log()).sum()
 
-def _uncertainty(logits: Tensor) -> Tensor:
-    """Mean entropy of the windows that are not too unsure, less the entropy of the mean answer."""
-    chances = torch.softmax(logits, dim=-1)
-    entropy = -(chances * torch.log_softmax(logits, dim=-1)).sum(-1)
-    counts = (entropy.detach() < CERTAIN * torch.log(torch.tensor(float(logits.shape[1])))).to(entropy)
-    mean = chances.mean(0)
-    return (entropy * counts).sum() / counts.sum().clamp(min=1.0) + (mean * (mean + 1e-8).log()).sum()
+    def _begin_again_if_collapsed(self) -> None:
+        if self.running < COLLAPSED * math.log(self.targets.shape[1]):
+            self.network.load_state_dict(self._first)
+            self.running.fill_(math.nan)
+
+
+def _entropy_that_counts(logits: Tensor) -> Tensor | None:
+    """Mean entropy of the windows that are not too unsure; None where all are."""
+    entropy = -(torch.softmax(logits, dim=-1) * torch.log_softmax(logits, dim=-1)).sum(-1)
+    counts = entropy.detach() < CERTAIN * math.log(logits.shape[1])
+    return entropy[counts].mean() if counts.any() else None
+
+
+def by_class(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Gives rows of labels (N,) among which each class is as often as the most frequent one, its rows repeated."""
+    classes = [np.flatnonzero(labels == number) for number in np.unique(labels)]
+    most = max(map(len, classes))
+    return np.concatenate([np.resize(rows, most) for rows in classes]).astype(np.int64)
 
 
 def without_mixing(augment: AugmentConfig) -> AugmentConfig:

@@ -133,6 +133,8 @@ def _ways(asked: AdaptationRequest) -> tuple[AdaptationWay, ...]:
     )
     found: list[AdaptationWay] = [] if is_fixed else ["statistics"]
     found.append("own answers")
+    if student.config.kind != "rocket":  # whose features do not learn to overlook what disturbs
+        found.append("consistency")
     if asked.teacher is not None:
         found.append("teacher")
     if asked.labels:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmkd_models.adapt.domains import Domain
-from mmkd_models.adapt.learner import CERTAIN, AdaptLearner, LearnerGoal, PairedSource, without_mixing
+from mmkd_models.adapt.learner import CERTAIN, AdaptLearner, LearnerGoal, PairedSource, by_class, without_mixing
 from mmkd_models.data.batches import channel_statistics
 from mmkd_models.data.windows import Windows
 from mmkd_models.metrics.likelihood import probabilities_of
@@ -33,8 +33,9 @@ from mmkd_models.training.normalisation import set_normalisation
 from mmkd_models.training.predict import embeddings_of, logits_of
 
 Floats = NDArray[np.float64]
-AdaptationWay = Literal["statistics", "own answers", "teacher", "labels"]
-"""Statistics of the new windows' values; the student's own sure answers; a teacher's answers; labels of some."""
+AdaptationWay = Literal["statistics", "own answers", "consistency", "teacher", "labels"]
+"""Statistics of the new windows' values; the student's own sure answers; the same for windows that are disturbed; a
+teacher's answers; labels of some."""
 
 _PENALTIES = (1e1, 1e2, 1e3, 1e4, 1e5)
 _BLOCKS, _PARTS = 20, 4  # twenty blocks of neighbouring windows, of which each fourth is left out at a time
@@ -78,8 +79,10 @@ def adapted(task: Task, way: AdaptationWay, *, labelled: NDArray[np.int64] | Non
     elif way == "teacher":
         assert task.answers is not None
         rows, wanted = np.arange(len(task.new.learn)), task.answers
+    elif way == "consistency" or task.student.config.kind == "rocket":
+        rows, wanted = _sure(task)
     else:
-        rows, wanted = _own(task)
+        rows, wanted = np.arange(len(task.new.learn)), _said(task.student, task.new.learn)
     taught = [(task.new.learn.subset(rows), wanted), (task.old.learn, old_answers(task))]
     if task.student.config.kind == "rocket":
         return refitted(task.student, taught)
@@ -100,13 +103,13 @@ def _said(student: StudentCheckpoint, windows: Windows) -> Floats:
     return probabilities_of(logits, kind=student.task.kind)
 
 
-def _own(task: Task) -> tuple[NDArray[np.int64], Floats]:
-    """The student's own answers, of a regression that is fitted anew only the sure ones."""
+def _sure(task: Task) -> tuple[NDArray[np.int64], Floats]:
+    """The windows of which the student is sure, two at least, and what it says of them."""
     said = _said(task.student, task.new.learn)
-    if task.student.config.kind != "rocket":
-        return np.arange(len(said)), said
     entropy = -(said * np.log(said + 1e-12)).sum(axis=1)
-    rows = np.flatnonzero(entropy < CERTAIN * np.log(said.shape[1]))
+    sure = entropy < CERTAIN * np.log(said.shape[1])
+    sure[np.argsort(entropy, kind="stable")[:2]] = True
+    rows = np.flatnonzero(sure)
     return rows, np.eye(said.shape[1])[said[rows].argmax(axis=1)]
 
 
@@ -180,10 +183,11 @@ def _trained(
     goal: LearnerGoal,
 ) -> StudentCheckpoint:
     network, name = start.network().train(), start.modality.name
-    new, old = task.new.learn.subset(rows), task.old.learn
+    replayed = by_class(task.old.learn.labels)
+    new, old = task.new.learn.subset(rows), task.old.learn.subset(replayed)
     augment = task.student.facts.augment
     augment = augment if goal == "answers" else without_mixing(augment)
-    targets = np.concatenate([wanted, old_answers(task)])
+    targets = np.concatenate([wanted, old_answers(task)[replayed]])
     learner = AdaptLearner(
         network,
         modality=name,
@@ -194,7 +198,7 @@ def _trained(
     truth = wanted.argmax(axis=1)
 
     def evaluate(trained: nn.Module) -> AnyScores:
-        judged, labels = (old, old.labels) if goal == "certainty" else (new, truth)
+        judged, labels = (task.old.learn, task.old.learn.labels) if goal == "certainty" else (new, truth)
         return scores_from_logits(labels, logits_of(trained, judged, modality=name), task.student.task)
 
     folder = None if task.run_dir is None else task.run_dir / way.replace(" ", "-")

@@ -21,15 +21,20 @@ from mmkd_models.networks.config import EncoderConfig
 from mmkd_models.networks.dropout import Dropout
 from mmkd_models.networks.encoder import MASKED, AttentionTap, Projections, Tokens, TransformerBlock, strides_of
 from mmkd_models.networks.fronts.causal import Blocks, CausalFront, Running
+from mmkd_models.networks.fronts.causal_frames import CausalFrames, frame_series
 from mmkd_models.networks.fronts.causal_sound import CausalSound, mel_series
+from mmkd_models.networks.fronts.frames import FrameFront
 from mmkd_models.networks.fronts.log_mel import LogMels
 
 FORBIDDEN = 3 * MASKED
 """Additive attention score of a key that a query must not see: far below a missing one, and still finite in FP16."""
 
 _KERNEL = 5
-_BANDS_OF_MELS = 4
-"""Filters of every log-mel: how loudness moves, from slow to fast."""
+_BANDS_OF_MANY = 4
+"""Filters of every log-mel, and of every value of an embedding: how it moves, from slow to fast."""
+
+_SHARE_OF_FRAMES = 2
+"""The width by the values of a frame's embedding: each of them is a channel, of which much is known."""
 
 _HISTORY = 0.5
 """Share of the training batches whose windows follow upon another window, as all but the first do in a stream."""
@@ -59,15 +64,9 @@ class CausalEncoder(nn.Module):
 
     def __init__(self, modality: ModalitySpec, config: EncoderConfig) -> None:
         super().__init__()
-        if modality.kind == "video":
-            raise UsageError(
-                f"modality {modality.name!r}: expected a series or sound for a causal student, got video; "
-                "train a windowed one, which a stream asks at every hop"
-            )
-        mels = LogMels(modality) if modality.kind == "audio" else None
-        series = modality if mels is None else mel_series(modality, mels)
+        (series, hop), many = _series_of(modality, config), modality.kind != "series"
         strides = strides_of(modality, series.samples, config.most_tokens)
-        channels, hop = len(series.channels), 1 if mels is None else mels.hop
+        channels, bands = len(series.channels), config.spectrum_bands
         self.modality = modality
         self.block = math.prod(strides)  # of the series; of sound its samples are frames
         self.stride = self.block * hop
@@ -77,20 +76,19 @@ class CausalEncoder(nn.Module):
                 f"modality {modality.name!r}: expected windows of more than {self.stride} samples for a causal "
                 f"student, got {modality.samples}; train a windowed one"
             )
-        self.reach = _field(strides) - self.block  # before a block, what its time token sees of the series
-        # Samples that an answer can depend on: the pool, every block and the statistics each look a window back, the
-        # statistics from the oldest samples that the stem sees; of sound a frame begins with the hop before.
-        steps = (config.depth + 2) * (self.length - 1) + 1 - (-self.reach // self.block)
-        self.memory = self.stride * steps + (hop if mels is not None else 0)
-        bands, many = config.spectrum_bands, mels is not None
         inner = CausalFront(
             series,
             stride=self.block,
             tokens=self.length,
-            bands=min(bands, _BANDS_OF_MELS) if many else bands,
+            bands=min(bands, _BANDS_OF_MANY) if many else bands,
             products=not many,
         )
-        self.front = inner if mels is None else CausalSound(mels, len(modality.channels), inner)
+        self.front = _front_of(modality, config, inner)
+        self.reach = _field(strides) - self.block  # before a block, what its time token sees of the series
+        # Samples that an answer can depend on: the pool, every block and the statistics each look a window back, the
+        # statistics from the oldest samples that the stem sees; what the series is made of begins before them.
+        steps = (config.depth + 2) * (self.length - 1) + 1 - (-self.reach // self.block)
+        self.memory = self.stride * steps + (0 if isinstance(self.front, CausalFront) else self.front.before)
         self.stem = _stem(3 * channels, config.width, strides)
         self.spectrum = nn.Linear(channels * inner.bands, config.width)
         self.statistics = nn.Linear(inner.statistics, config.width)
@@ -100,8 +98,8 @@ class CausalEncoder(nn.Module):
 
     @property
     def inner(self) -> CausalFront:
-        """The front-end of the series: the samples themselves, or the log-mels of sound."""
-        return self.front.inner if isinstance(self.front, CausalSound) else self.front
+        """The front-end of the series: the samples themselves, log-mels of sound, or embeddings of frames."""
+        return self.front if isinstance(self.front, CausalFront) else self.front.inner
 
     def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> Tokens:
         """Encodes windows, each from its beginning.
@@ -134,13 +132,14 @@ class CausalEncoder(nn.Module):
         )
 
     def padded(self, samples: Tensor) -> Tensor:
-        """(B, T, C) -> whole blocks; what is put before the first sample is missing."""
-        return F.pad(samples, (0, 0, -samples.shape[1] % self.stride, 0))
+        """(B, T, ...) -> whole blocks; what is put before the first sample is missing."""
+        lead = -samples.shape[1] % self.stride
+        return F.pad(samples, (0, 0) * (samples.ndim - 2) + (lead, 0)) if lead else samples
 
     def along(self, values: Tensor, present: Tensor) -> Along:
-        """Whole blocks (B, N S, C) -> time tokens and what the front-end knows."""
-        if isinstance(self.front, CausalSound):
-            values, present = self.front(self.front.after_nothing(values), self.front.after_nothing(present))
+        """Whole blocks (B, N S, ...) -> time tokens and what the front-end knows."""
+        if not isinstance(self.front, CausalFront):
+            values, present = self.front.along(values, present)
         front, count = self.inner, values.shape[1] // self.block
         scaled = front.scaled(values, present)
         band = band_of(torch.arange(count, device=values.device), count, self.length).to(values)
@@ -192,6 +191,33 @@ class CausalEncoder(nn.Module):
         seen = (age >= 0) & (age < self.length) & (torch.arange(len(steps), device=steps.device) < count)
         code = self.relative[:, :, self.length - 1 - age.clamp(0, self.length - 1)]
         return torch.where(seen, code, FORBIDDEN)
+
+
+def _series_of(modality: ModalitySpec, config: EncoderConfig) -> tuple[ModalitySpec, int]:
+    """What is followed, and how many samples make one of it: log-mels of sound, embeddings of frames of video."""
+    match modality.kind:
+        case "audio":
+            mels = LogMels(modality)
+            return mel_series(modality, mels), mels.hop
+        case "video":
+            return frame_series(modality, config.width // _SHARE_OF_FRAMES), 1
+        case "series":
+            return modality, 1
+
+
+def _front_of(
+    modality: ModalitySpec, config: EncoderConfig, inner: CausalFront
+) -> CausalFront | CausalSound | CausalFrames:
+    match modality.kind:
+        case "audio":
+            return CausalSound(LogMels(modality), len(modality.channels), inner)
+        case "video":
+            frames = FrameFront(
+                modality, config.width, late_change=config.late_change, values=config.width // _SHARE_OF_FRAMES
+            )
+            return CausalFrames(frames, inner)
+        case "series":
+            return inner
 
 
 def band_of(asked: Tensor, count: int, length: int) -> Tensor:

@@ -49,6 +49,8 @@ class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         movement: whether a window is also seen about its own mean, in units of how much windows usually move: where
             levels differ between runs by a hundred times that, nothing else shows small movements. Windows that are
             taken whole have it; long ones and causal students do not.
+        late_change: whether of frames of 64 pixels and more what changed is seen in small maps of them, and not in
+            their pixels: a third of the time on a device. Networks of earlier versions do not name it.
 
     Raises ValueError where the sizes describe no network.
     """
@@ -62,6 +64,7 @@ class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     dropout: float = 0.1
     frame: int | None = None
     movement: bool = False
+    late_change: bool = False
 
     def __post_init__(self) -> None:
         """Refuses sizes that describe no network, wherever they come from."""
@@ -175,7 +178,9 @@ def student_config(preset: Preset, *, causal: bool = False, kind: StudentKind = 
     Raises UsageError where a student of that kind cannot be causal.
     """
     width, heads, depth = _STUDENTS[preset_named(preset, option="preset")]
-    encoder = EncoderConfig(width=width, heads=heads, depth=depth, dropout=0.0, frame=FRAME, movement=True)
+    encoder = EncoderConfig(
+        width=width, heads=heads, depth=depth, dropout=0.0, frame=FRAME, movement=True, late_change=True
+    )
     check_causal(kind, causal=causal)
     return StudentConfig(preset=preset, encoder=encoder, causal=causal, kind=kind)
 
@@ -213,5 +218,5 @@ def student_like(teacher: TeacherConfig, *, causal: bool = False, kind: StudentK
 def teacher_config(preset: Preset) -> TeacherConfig:
     """Gives the teacher of that size; its parameters grow with the number of modalities."""
     width, heads, depth, fusion_depth = _TEACHERS[preset_named(preset, option="preset")]
-    encoder = EncoderConfig(width=width, heads=heads, depth=depth, frame=FRAME, movement=True)
+    encoder = EncoderConfig(width=width, heads=heads, depth=depth, frame=FRAME, movement=True, late_change=True)
     return TeacherConfig(preset=preset, encoder=encoder, fusion_depth=fusion_depth)

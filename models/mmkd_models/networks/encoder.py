@@ -267,7 +267,7 @@ def front_of(modality: ModalitySpec, config: EncoderConfig) -> Front:
         case "audio":
             return LogMelFront(modality)
         case "video":
-            return FrameFront(modality, config.width)
+            return FrameFront(modality, config.width, late_change=config.late_change)
         case "series":
             if config.frame is not None and is_long(modality.samples, config.frame):
                 return LongFrontEnd(modality, config.spectrum_bands, frame=config.frame)

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from mmkd_models.networks.causal import FORBIDDEN, CausalEncoder
 from mmkd_models.networks.encoder import EXTRA_TOKENS, MASKED, TokenPooling, TransformerBlock
-from mmkd_models.networks.fronts.causal import Blocks
-from mmkd_models.networks.fronts.causal_sound import CausalSound
+from mmkd_models.networks.fronts.causal import Blocks, CausalFront
 from mmkd_models.networks.student import Student
 from mmkd_models.novelty import NoveltyScore, TrainingEmbeddings
 
@@ -58,8 +57,8 @@ class StepStudent(nn.Module):
         """Gives the name of every state, in order, its shape, and along which axis its slots are; None without slots.
 
         `history` holds samples and presence for the filters, `moments`, `sums` and `peaks` what blocks left behind,
-        `series` the stem's samples, `waveform` the last hop of sound, `keys_N` and `values_N` what block N is asked
-        for, `tokens` what is pooled.
+        `series` the stem's samples, `waveform` the last hop of sound, `picture` the last frame of video, `keys_N` and
+        `values_N` what block N is asked for, `tokens` what is pooled.
         """
         encoder, front = self.encoder, self.encoder.inner
         length, channels = encoder.length, front.channels
@@ -71,8 +70,9 @@ class StepStudent(nn.Module):
             "peaks": ((1, length, 2 * channels), 1),
             "series": ((1, encoder.reach, 3 * channels), None),
         }
-        if isinstance(encoder.front, CausalSound):
-            shapes["waveform"] = ((1, encoder.front.mels.hop, 2 * encoder.front.channels), None)
+        if not isinstance(encoder.front, CausalFront):
+            name, shape = encoder.front.state
+            shapes[name] = (shape, None)
         for number, block in enumerate(encoder.blocks):
             heads = cast("TransformerBlock", block).attention.heads
             for kind in ("keys", "values"):
@@ -95,8 +95,8 @@ class StepStudent(nn.Module):
         """Answers after one more block of samples.
 
         Args:
-            values: (1, S, C) raw values, 0 where missing.
-            present: (1, S, C) 1 or 0.
+            values: (1, S, C) raw values, 0 where missing; of video uint8 (1, S, H, W, C).
+            present: (1, S, C) 1 or 0; of video (1, S, 1).
             slot: (1, 1) which slot this block's will be: the number of the step, from 0, modulo the slots.
             state: in the order of `state_shapes`.
 
@@ -105,8 +105,8 @@ class StepStudent(nn.Module):
             state what is new: all of it, or one slot.
         """
         *cache, tokens = state
-        values, present, waveform = self._heard(values, present, cache[_OF_SERIES:])
-        front_before, cache = cache[:_OF_SERIES], cache[_OF_SERIES + len(waveform) :]
+        values, present, newest = self._sensed(values, present, cache[_OF_SERIES:])
+        front_before, cache = cache[:_OF_SERIES], cache[_OF_SERIES + len(newest) :]
         behind = slot - self.places - 1.0  # (1, W)
         age = behind + (behind < 0).to(behind.dtype) * self.encoder.length + 1.0  # blocks; from 1 to W
         live = (age < self.encoder.length).to(age.dtype)
@@ -122,18 +122,17 @@ class StepStudent(nn.Module):
         logits = self.head(embedding)
         scaled = logits if self.sharpness == 1 else logits * self.sharpness
         novelty = () if self.novelty is None else (self.novelty(embedding),)
-        return logits, self.answer(scaled), *novelty, *front_state, *waveform, *kept, token
+        return logits, self.answer(scaled), *novelty, *front_state, *newest, *kept, token
 
-    def _heard(
+    def _sensed(
         self, values: Tensor, present: Tensor, state: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """The new samples of the series, and of sound, whose hop before stands first in the state, the newest hop."""
+        """The new samples of the series, and of sound and video the newest of what was sensed, the first state here."""
         front = self.encoder.front
-        if not isinstance(front, CausalSound):
+        if isinstance(front, CausalFront):
             return values, present, ()
-        both = torch.cat([state[0], torch.cat([values, present], dim=-1)], dim=1)
-        mels, there = front(both[..., : front.channels], both[..., front.channels :])
-        return mels, there, (both[:, -front.mels.hop :],)
+        series, there, newest = front.step(values, present, state[0])
+        return series, there, (newest,)
 
     def _front(
         self, values: Tensor, present: Tensor, live: Tensor, state: Sequence[Tensor]

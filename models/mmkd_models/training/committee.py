@@ -162,9 +162,14 @@ SEEDS_APART = 1000
 
 def _grown(data: TrainingData, kind: MemberKind, *, seed: int) -> _Member:
     began = time.monotonic()
-    known = data.train.subset(np.flatnonzero(data.train.labelled))
-    network = _trees(known, seed=seed) if kind == "trees" else _rocket(data.train, known, seed=seed)
+    network = grown_network(data.train, kind, seed=seed)
     return _Member(kind=kind, seed=seed, network=network, seconds=time.monotonic() - began)
+
+
+def grown_network(train: Windows, kind: MemberKind, *, seed: int) -> Trees | Rocket:
+    """Gives a member that is no transformer, of the labelled windows; kernels are drawn on all of them."""
+    known = train.subset(np.flatnonzero(train.labelled))
+    return _trees(known, seed=seed) if kind == "trees" else _rocket(train, known, seed=seed)
 
 
 def _trees(known: Windows, *, seed: int) -> Trees:

@@ -12,6 +12,7 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.losses.goal import target_scale
 from mmkd_models.networks.encoder import Encoder, Front, FrontEnd
 from mmkd_models.networks.fronts.causal import CausalFront
+from mmkd_models.networks.fronts.causal_frames import CausalFrames
 from mmkd_models.networks.fronts.causal_sound import CausalSound
 from mmkd_models.networks.fronts.log_mel import LogMelFront
 from mmkd_models.networks.student import HybridStudent, Student
@@ -65,7 +66,7 @@ def set_mel_statistics(front: LogMelFront | CausalSound, windows: Windows, name:
 
 def _fronts(
     network: Student | HybridStudent | Teacher, windows: Windows
-) -> dict[str, Front | CausalFront | CausalSound]:
+) -> dict[str, Front | CausalFront | CausalSound | CausalFrames]:
     if isinstance(network, Teacher):
         return {name: cast("Encoder", network.encoders[name]).front for name in network.names}
     names = [modality.name for modality in windows.spec.modalities]

@@ -43,10 +43,12 @@ def student_of(kind: str, build_student: Callable[..., StudentCheckpoint]) -> St
         return of_features(build_student(), kind)
     if kind == "causal":
         return build_student(modality=STEPS, config=CAUSAL)
+    if kind == "causal_cam":
+        return build_student(modality=CAM, config=CAUSAL)
     return build_student(modality={"mic": MIC, "cam": CAM}[kind]) if kind in ("mic", "cam") else build_student()
 
 
-@pytest.mark.parametrize("kind", ["transformer", "rocket", "hybrid", "causal", "mic", "cam"])
+@pytest.mark.parametrize("kind", ["transformer", "rocket", "hybrid", "causal", "causal_cam", "mic", "cam"])
 def test_a_student_of_every_kind_runs_in_litert(
     kind: str, build_student: Callable[..., StudentCheckpoint], tmp_path: Path
 ) -> None:

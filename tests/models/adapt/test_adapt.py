@@ -21,7 +21,7 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.adapt.classes import with_classes
 from mmkd_models.adapt.domains import few_labels, new_domain, old_domain
 from mmkd_models.adapt.judging import Court, Heard, _closeness, _standard_error, importance, judged
-from mmkd_models.adapt.learner import AdaptLearner, PairedSource, _uncertainty
+from mmkd_models.adapt.learner import COLLAPSED, AdaptLearner, PairedSource, by_class
 from mmkd_models.adapt.run import AdaptationRequest, run_adaptation, task_of
 from mmkd_models.adapt.ways import ADAPT_TRAIN, adapted, old_answers, refitted
 from mmkd_models.commands import adapt
@@ -406,20 +406,73 @@ def test_old_windows_are_taught_in_any_case(site):
     assert terms["loss"].item() == pytest.approx(expected.reshape(2, 8).mean(1).mean().item(), rel=1e-5)
 
 
+class Fixed(torch.nn.Module):
+    """Says the same logits of every window."""
+
+    def __init__(self, logits) -> None:
+        super().__init__()
+        self.logits = torch.nn.Parameter(torch.tensor(logits))
+
+    def forward(self, values, present):
+        return SimpleNamespace(logits=self.logits)
+
+
+def certainty(network: torch.nn.Module) -> AdaptLearner:
+    return AdaptLearner(network, modality="acc", targets=torch.full((4, 2), 0.5), offset=4, goal="certainty")
+
+
+def uncertainty(logits) -> float:
+    return certainty(Fixed(logits))._uncertainty(torch.tensor(logits)).item()
+
+
 def test_certainty_is_best_where_answers_are_sure_and_even():
-    sure_and_even = torch.tensor([[9.0, -9.0], [-9.0, 9.0]])
-    sure_and_one = torch.tensor([[9.0, -9.0], [9.0, -9.0]])
-    assert _uncertainty(sure_and_even).item() == pytest.approx(-np.log(2), abs=1e-3)
-    assert _uncertainty(sure_and_one).item() == pytest.approx(0.0, abs=1e-3)
+    assert uncertainty([[9.0, -9.0], [-9.0, 9.0]]) == pytest.approx(-np.log(2), abs=1e-3)
+    assert uncertainty([[9.0, -9.0], [9.0, -9.0]]) == pytest.approx(0.0, abs=1e-3)
 
 
 def test_a_window_that_is_too_unsure_does_not_count():
-    logits = torch.tensor([[9.0, -9.0], [0.1, 0.0]], requires_grad=True)
+    logits = torch.tensor([[9.0, -9.0], [0.1, 0.0]])
     chances = torch.softmax(logits, -1).mean(0)
     expected = (chances * (chances + 1e-8).log()).sum()
     sure = torch.softmax(logits[:1], -1)
     expected = expected - (sure * sure.log()).sum()
-    assert _uncertainty(logits).item() == pytest.approx(expected.item(), abs=1e-5)
+    assert uncertainty(logits.tolist()) == pytest.approx(expected.item(), abs=1e-5)
+    even = [[0.1, 0.0], [0.0, 0.1]]
+    assert uncertainty(even) == pytest.approx(-np.log(2), abs=1e-3)
+
+
+def test_a_student_that_comes_to_say_one_thing_begins_again():
+    network = Fixed([[1.0, -1.5]] * 2)
+    learner = certainty(network)
+    batch = SimpleNamespace(
+        inputs={"acc": (None, None)},
+        index=torch.tensor([0, 0]),
+        partner=torch.tensor([0, 0]),
+        share=torch.ones(2),
+    )
+    learner(batch, 0.0)
+    entropy = learner.running.item()
+    assert entropy > COLLAPSED * np.log(2)
+    with torch.no_grad():
+        network.logits.copy_(torch.tensor([[9.0, -9.0]] * 2))
+    learner(batch, 0.0)
+    assert learner.running.item() == pytest.approx(0.9 * entropy, rel=1e-3)
+    learner.running.fill_(0.9 * COLLAPSED * np.log(2))
+    learner(batch, 0.0)
+    assert network.logits.tolist() == [[1.0, -1.5]] * 2
+    assert learner.running.item() == pytest.approx(entropy)
+
+
+def test_old_windows_are_replayed_by_class():
+    rows = by_class(np.array([0, 0, 0, 0, 2]))
+    assert sorted(rows.tolist()) == [0, 1, 2, 3, 4, 4, 4, 4]
+
+
+@pytest.mark.parametrize("kind", ["transformer", "rocket"])
+def test_only_a_student_that_trains_learns_to_overlook_what_disturbs(site, kind):
+    asked = replace(asked_of(site), student=read_student(site / f"{kind}.ckpt"), teacher=None)
+    tried = run_adaptation(asked, task_of(asked)).tried
+    assert ("consistency" in tried) == (kind == "transformer")
 
 
 class Judging:
@@ -637,6 +690,18 @@ def test_a_gain_that_may_be_luck_is_refused():
     before, after = say([0] * 8, [1, 0] * 4), say([1, 1] + [0] * 6, [0, 1] * 4)
     found = judged(court(), "teacher", before, after, seconds=1.0)
     assert found.refusals == ("its closeness to the teacher does not surely rise: +25.0 points, standard error 16.4",)
+
+
+def test_labels_refuse_a_loss_alone():
+    before, better, worse = (
+        say([0.5] * 8, [1, 0] * 4),
+        say([1, 1] + [0.5] * 6, [0, 1] * 4),
+        say([0.5] * 7 + [0], [0] * 8),
+    )
+    assert judged(court(estimated_by="labels"), "labels", before, better, seconds=1.0).refusals == ()
+    same, less = (judged(court(estimated_by="labels"), "labels", before, one, seconds=1.0) for one in (before, worse))
+    assert same.refusals == ("its closeness to the labels does not rise: +0.0 points, standard error 0.0",)
+    assert less.refusals[0] == "its closeness to the labels does not rise: -6.2 points, standard error 6.2"
 
 
 def test_an_adapted_student_knows_the_windows_that_taught_it(site, tmp_path, capsys):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 
+import msgspec
 import pytest
 import torch
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
+from mmkd_models.networks.config import EncoderConfig, student_config
+from mmkd_models.networks.encoder import Encoder
 from mmkd_models.networks.fronts.frames import FrameFront
 
 
@@ -109,3 +112,61 @@ def test_frames_too_small_or_too_large_are_refused(height: int, width: int) -> N
     )
     with pytest.raises(UsageError, match=f"^{re.escape(says)}$"):
         front(camera(height, width))
+
+
+def late(spec: ModalitySpec) -> FrameFront:
+    torch.manual_seed(0)
+    return FrameFront(spec, 48, late_change=True).eval()
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "small", "last"),
+    [(64, 64, (16, 8, 8), 24 * 4 * 4), (96, 96, (24, 6, 6), 24 * 3 * 3), (67, 130, (24, 3, 5), 24 * 2 * 3)],
+)
+def test_of_large_frames_changes_are_seen_in_small_maps(
+    height: int, width: int, small: tuple[int, int, int], last: int
+) -> None:
+    network = late(camera(height, width))
+    assert network.map == small
+    assert network.seen == small[0] * small[1] * small[2]
+    assert network.embed.in_features == last
+    values, present = frames(camera(height, width))
+    seen, level = network.look(values, present)
+    assert seen.shape == (2, 4, network.seen)
+    assert level.shape == (2, 4, 1)
+
+
+@pytest.mark.parametrize("where", [(0, 0), (0, 66), (69, 0), (69, 66)])
+def test_patches_reach_to_every_corner_of_a_frame(where: tuple[int, int]) -> None:
+    spec = camera(70, 67, samples=1)
+    network = late(spec)
+    values = torch.full((1, *spec.shape), 100, dtype=torch.uint8)
+    values[0, 0, 30:40, 30:40] = 180
+    other = values.clone()
+    other[0, 0, where[0], where[1]] = 255
+    present = torch.ones(1, 1, 1)
+    assert network.patches is not None
+    seen, changed = (network._normalised(one, present)[0].reshape(1, 1, 70, 67) for one in (values, other))
+    maps = [network.patches[0](one) for one in (seen, changed)]
+    place = tuple((pixel + network.patches[0].padding[axis]) // 4 for axis, pixel in enumerate(where))
+    difference = (maps[0] - maps[1]).abs().amax((0, 1))
+    assert difference[place] > 2 * difference.median()
+
+
+def test_where_nothing_moves_the_small_maps_do_not_change() -> None:
+    spec = camera(64, 64)
+    network = late(spec)
+    still = frames(spec)[0][:, :1].expand(-1, 4, -1, -1, -1).contiguous()
+    present = torch.ones(2, 4, 1)
+    series, _, statistics = network(still, present)
+    torch.testing.assert_close(series, series[..., :1].expand_as(series), atol=1e-6, rtol=0)
+    torch.testing.assert_close(statistics[:, :49], torch.zeros(2, 49), atol=1e-6, rtol=0)
+
+
+def test_small_frames_and_networks_of_before_see_changes_in_pixels() -> None:
+    assert late(camera(48, 72)).patches is None
+    of_before = msgspec.json.decode(b'{"width": 48, "heads": 4, "depth": 2}', type=EncoderConfig)
+    for config, is_late in ((of_before, False), (student_config("tiny").encoder, True)):
+        made = Encoder(camera(96, 96), config).front
+        assert isinstance(made, FrameFront)
+        assert (made.patches is not None) == is_late

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmkd_edge.errors import CheckpointError, UsageError
+from mmkd_edge.errors import CheckpointError
 from mmkd_edge.frames import bytes_of, missing_frames
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec
@@ -85,13 +85,21 @@ def test_members_that_are_no_network_hear_and_see(teacher: TaughtBy) -> None:
     assert scores["rocket"] >= 0.9
 
 
-@pytest.mark.parametrize("kind", ["transformer", "rocket", pytest.param("hybrid", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("kind", "causal"),
+    [
+        ("transformer", False),
+        ("transformer", True),
+        ("rocket", False),
+        pytest.param("hybrid", False, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("modality", ["mic", "cam"])
 def test_a_student_of_every_kind_is_taught_by_it(
-    teacher: TaughtBy, data: TrainingData, tmp_path: Path, modality: str, kind: StudentKind
+    teacher: TaughtBy, data: TrainingData, tmp_path: Path, modality: str, kind: StudentKind, causal: bool
 ) -> None:
     recipe = Recipe(terms=(TaskTerm(weight=constant(1.0)), LogitTerm(weight=constant(1.0))))
-    config = StudentConfig(preset="tiny", encoder=ENCODER, kind=kind)
+    config = StudentConfig(preset="tiny", encoder=ENCODER, kind=kind, causal=causal)
     made = taught_student(data, modality, config, RUN, teachers=[teacher], recipe=recipe)
     path = tmp_path / "student.ckpt"
     write_student(path, made)
@@ -197,10 +205,10 @@ def test_groups_of_a_camera_are_compared_by_brightness(kinds: Dataset) -> None:
     assert reference is None or len(reference.scales) == 1
 
 
-def test_a_causal_student_of_video_is_refused_by_name(data: TrainingData) -> None:
-    config = StudentConfig(preset="toy", encoder=ENCODER, causal=True)
-    with pytest.raises(UsageError, match=r"^modality 'cam': expected a series or sound for a causal student, got vid"):
-        labelled_student(data, "cam", config, RUN)
+def test_a_causal_student_of_video_trains_with_the_statistics_of_its_frames(data: TrainingData) -> None:
+    trained = labelled_student(data, "cam", StudentConfig(preset="toy", encoder=ENCODER, causal=True), RUN)
+    mean, std = channel_statistics(data.train, "cam")
+    assert trained.normalisation == {"mean": mean.tolist(), "std": std.tolist()}
 
 
 def test_a_causal_student_of_sound_trains_with_the_log_mels_of_its_data(data: TrainingData) -> None:

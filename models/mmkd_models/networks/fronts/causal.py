@@ -208,7 +208,7 @@ def _filters(taps: int, bands: int) -> Tensor:
     constant; white noise of variance 1 gives each a power of 1.
     """
     wanted = max(1, min(bands, taps // 2))
-    edges = np.geomspace(1 / max(taps, 2), 0.5, wanted + 1)
+    edges = np.geomspace(1 / max(taps, 3), 0.5, wanted + 1)
     bank = np.zeros((taps, 2 * wanted))
     for number, (low, high) in enumerate(itertools.pairwise(edges)):
         centre = math.sqrt(low * high)

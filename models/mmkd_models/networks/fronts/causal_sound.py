@@ -25,6 +25,8 @@ class CausalSound(nn.Module):
 
     Attributes:
         inner: the front-end behind this one, whose series the normalised log-mels are.
+        before: samples that a frame needs before its hop.
+        state: name and shape of what a stream keeps of the sound: samples and presence of the last hop.
     """
 
     mean: Tensor
@@ -36,6 +38,8 @@ class CausalSound(nn.Module):
     def __init__(self, mels: LogMels, channels: int, inner: CausalFront) -> None:
         super().__init__()
         self.mels, self.inner, self.channels = mels, inner, channels
+        self.before = mels.hop
+        self.state = ("waveform", (1, mels.hop, 2 * channels))
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
         self.register_buffer("mel_mean", torch.zeros(channels, mels.count))
@@ -57,9 +61,17 @@ class CausalSound(nn.Module):
         there = there[..., None] @ self.every_mel  # no expansion, which devices refuse
         return scaled.transpose(1, 2).flatten(2), there.transpose(1, 2).flatten(2)
 
-    def after_nothing(self, samples: Tensor) -> Tensor:
-        """(B, N hop, C) with a hop of missing samples before it."""
-        return F.pad(samples, (0, 0, self.mels.hop, 0))
+    def along(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """A recording (B, N hop, C) from its beginning, before which a hop is missing."""
+        before = (0, 0, self.before, 0)
+        mels, there = self(F.pad(values, before), F.pad(present, before))
+        return mels, there
+
+    def step(self, values: Tensor, present: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same after what the state keeps, and the next state."""
+        both = torch.cat([state, torch.cat([values, present], dim=-1)], dim=1)
+        mels, there = self(both[..., : self.channels], both[..., self.channels :])
+        return mels, there, both[:, -self.before :]
 
     def log_mels(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Windows (B, T, C) -> their log-mels (B, C, N, M) and which frames are there (B, C, N)."""

@@ -5,6 +5,8 @@ The graph takes the camera's bytes: its first node makes numbers of them.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +21,7 @@ MOST_PIXELS = 1024
 channel makes nothing of them."""
 
 _WIDE_FROM = 48  # pixels from which on the first convolution makes a quarter of them
+_LATE_FROM = 64  # pixels from which on what changed is seen in small maps
 _LAST = 4  # pixels of the last map, at most
 _FLAT = 1e-2  # variance below which a frame counts as flat, of the training's
 
@@ -29,13 +32,18 @@ class FrameFront(nn.Module):
     Each frame is normalised by the training's mean and standard deviation (buffers, so that they travel in the graph)
     and then about its own mean and spread, so that a lamp or a camera's gain changes little. Beside it stands what
     changed since the frame before. Convolutions that all frames share, halving by halving, and one linear layer make an
-    embedding of both.
+    embedding of both. Where frames are large and `late_change` is set, what changed is that of small maps, which
+    convolutions of patches make of each frame: passes over the pixels are most of the time on a device. (Differences
+    of features for motion: Li et al., "TEA: Temporal Excitation and Aggregation for Action Recognition", CVPR 2020.)
 
     Args:
-        width: D, of the embeddings.
+        width: of the network; its shares are the channels of the convolutions.
+        late_change: see `EncoderConfig`.
+        values: D, of an embedding.
 
     Attributes:
         positions: T, frames of a window.
+        seen: values of a frame in which changes are seen: its pixels, or those of its small maps.
         width: of the series.
         spectrum: values behind the spectrum token.
         statistics: values behind the statistics token.
@@ -46,7 +54,9 @@ class FrameFront(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, modality: ModalitySpec, width: int) -> None:
+    def __init__(
+        self, modality: ModalitySpec, width: int, *, late_change: bool = False, values: int | None = None
+    ) -> None:
         super().__init__()
         _, height, across, channels = modality.shape
         if min(height, across) < LEAST_PIXELS or max(height, across) > MOST_PIXELS:
@@ -56,12 +66,16 @@ class FrameFront(nn.Module):
             )
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
-        self.shape = (height, across, channels)
-        self.stem, last = _stem(2 * channels, width, height, across)
-        self.embed = nn.Linear(last, width)
+        self.shape = self.map = (channels, height, across)
+        self.patches: nn.Sequential | None = None
+        if late_change and min(height, across) >= _LATE_FROM:
+            self.patches, self.map = _patches(self.shape, width)
+        self.seen = math.prod(self.map)
+        self.stem, last = _stem(self.map, width, of_pixels=self.patches is None)
         self.positions = modality.samples
-        self.width = self.spectrum = width
-        self.statistics = width + 3
+        self.width = self.spectrum = width if values is None else values
+        self.embed = nn.Linear(last, self.width)
+        self.statistics = self.width + 3
 
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Computes the views of a window.
@@ -74,32 +88,44 @@ class FrameFront(nn.Module):
             series (B, D, T): each frame's embedding; spectrum (B, D): its mean; statistics (B, D + 3): its mean
             absolute step, and the step, mean and spread of the brightness.
         """
-        height, across, channels = self.shape
-        local, level = self._normalised(values.to(present.dtype), present)
-        pairs = present * _before(present)  # (B, T, 1)
-        changed = (local - _before(local)) * pairs
-        views = torch.stack([local, changed], dim=2).reshape(-1, 2 * channels, height, across)
-        found = self.embed(self.stem(views).flatten(1)).reshape(-1, self.positions, self.width) * present
+        seen, level = self.look(values, present)
+        changed = (seen - _before(seen)) * (present * _before(present))
+        found = self.embedded(seen, changed, present)
         return found.transpose(1, 2), *self._summaries(found, level * present, present)
 
     def presence(self, present: Tensor) -> Tensor:
         """(B, T, 1) -> (B, T)."""
         return present[..., 0]
 
-    def _normalised(self, pixels: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    def look(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """What each frame is seen in, (B, T, `seen`), and its brightness (B, T, 1)."""
+        local, level = self._normalised(values, present)
+        if self.patches is None:
+            return local, level
+        return self.patches(local.reshape(-1, *self.shape)).reshape(-1, values.shape[1], self.seen), level
+
+    def embedded(self, seen: Tensor, changed: Tensor, present: Tensor) -> Tensor:
+        """The embeddings of frames (B, T, D), from themselves and what changed in them; 0 of missing ones."""
+        channels, height, across = self.map
+        views = torch.stack([seen, changed], dim=2).reshape(-1, 2 * channels, height, across)
+        found: Tensor = self.embed(self.stem(views).flatten(1)).reshape(-1, seen.shape[1], self.width) * present
+        return found
+
+    def _normalised(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Frames about their own mean and spread, (B, T, C H W), and their brightness (B, T, 1).
 
         Every pass over the pixels counts: means and spreads are put together from those of the channels.
         """
-        height, across, channels = self.shape
+        channels, height, across = self.shape
+        frames, pixels = values.shape[1], values.to(present.dtype)
         if channels == 1:
-            rows = pixels.reshape(-1, self.positions, 1, height * across)  # (B, T, C, H W)
+            rows = pixels.reshape(-1, frames, 1, height * across)  # (B, T, C, H W)
         else:
-            rows = pixels.reshape(-1, self.positions, height * across, channels).transpose(2, 3)
+            rows = pixels.reshape(-1, frames, height * across, channels).transpose(2, 3)
         mean = rows.mean(-1, keepdim=True)
         rows = rows - mean
         flat = rows.reshape(-1, 1, height * across)
-        square = (flat @ flat.transpose(1, 2)).reshape(-1, self.positions, channels) / (height * across)
+        square = (flat @ flat.transpose(1, 2)).reshape(-1, frames, channels) / (height * across)
         levels = (mean[..., 0] - self.mean) / self.std  # (B, T, C)
         level = levels.mean(-1, keepdim=True)
         apart = levels - level
@@ -126,17 +152,36 @@ def _before(rows: Tensor) -> Tensor:
     return torch.cat([rows[:, :1], rows[:, :-1]], dim=1)
 
 
-def _stem(channels: int, width: int, height: int, across: int) -> tuple[nn.Sequential, int]:
-    """Convolutions until at most 4 x 4 pixels are left, and how many values that are.
+def _stem(shape: tuple[int, int, int], width: int, *, of_pixels: bool) -> tuple[nn.Sequential, int]:
+    """Convolutions of a map (C, H, W) and its changes until at most 4 x 4 pixels are left, and how many values that is.
 
     With ReLU, which engines compute inside a convolution; a GELU over so many values is a pass of its own.
     """
     layers: list[nn.Module] = []
-    out = max(4, width // 4)
+    channels, height, across = shape
+    channels, out = 2 * channels, max(4, width // (4 if of_pixels else 2))
     while max(height, across) > _LAST:
-        wide = not layers and min(height, across) >= _WIDE_FROM
+        wide = of_pixels and not layers and min(height, across) >= _WIDE_FROM
         kernel, stride = (5, 4) if wide else (3, 2)
         layers += [nn.Conv2d(channels, out, kernel, stride=stride, padding=kernel // 2), nn.ReLU()]
         height, across = (-(-size // stride) for size in (height, across))
         channels, out = out, max(4, width // 2)
     return nn.Sequential(*layers), channels * height * across
+
+
+def _patches(shape: tuple[int, int, int], width: int) -> tuple[nn.Sequential, tuple[int, int, int]]:
+    """Convolutions of patches that do not overlap, 4 x 4 and then 2 x 2, up to the last map but one, and its shape."""
+    layers: list[nn.Module] = []
+    channels, height, across = shape
+    while max(height, across) > 2 * _LAST:
+        side, share = ((4, 6), (2, 3), (2, 2))[min(len(layers) // 2, 2)]
+        out = max(8, round(width / share / 8) * 8)  # engines compute eight channels at a time
+        padding = (_margin(height, side), _margin(across, side))
+        layers += [nn.Conv2d(channels, out, side, stride=side, padding=padding), nn.ReLU()]
+        channels, height, across = out, -(-height // side), -(-across // side)
+    return nn.Sequential(*layers), (channels, height, across)
+
+
+def _margin(pixels: int, side: int) -> int:
+    """Pixels of nothing at both ends with which patches cover a row that is no multiple of them."""
+    return -(-(-pixels % side) // 2)

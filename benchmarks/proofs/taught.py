@@ -1,0 +1,67 @@
+"""A teacher of all sensors and the student of one that it teaches, from their files where they were made before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from mmkd_models.defaults import AUGMENT, STUDENT_PRESET, STUDENT_TRAIN, TEACHER_TRAIN
+from mmkd_models.distil.methods import default_recipe
+from mmkd_models.networks.config import Preset, StudentKind, student_config, teacher_config
+from mmkd_models.training.checkpoint import (
+    StudentCheckpoint,
+    TeacherCheckpoint,
+    read_student,
+    read_teacher,
+    write_student,
+    write_teacher,
+)
+from mmkd_models.training.closed_form.students import taught_student
+from mmkd_models.training.committee import default_members, train_committee
+from mmkd_models.training.teacher_set import TaughtBy
+from mmkd_models.training.trainings import TrainingData, TrainingRun
+
+
+def taught(
+    data: TrainingData, sensor: str, kind: StudentKind, *, preset: Preset, seed: int, kept: Path | None
+) -> tuple[TaughtBy, StudentCheckpoint]:
+    """Gives the teacher and the student.
+
+    Args:
+        preset: the teacher's size.
+        kept: how the names of the files begin of whoever learns from these windows, from which an interrupted training
+            goes on; None keeps nothing.
+    """
+    if kept is None:
+        teacher = _teacher(data, preset, seed, None)
+        return TaughtBy(checkpoint=teacher, sha256="teacher"), _student(data, sensor, kind, seed, teacher)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    file = kept.with_name(f"{kept.name}.teacher.ckpt")
+    if not file.exists():
+        write_teacher(file, _teacher(data, preset, seed, kept.with_name(f"{kept.name}.run")))
+    teacher = read_teacher(file)
+    file = kept.with_name(f"{kept.name}.{sensor}-{kind}.ckpt")
+    if not file.exists():
+        write_student(file, _student(data, sensor, kind, seed, teacher))
+    return TaughtBy(checkpoint=teacher, sha256="teacher"), read_student(file)
+
+
+def _teacher(data: TrainingData, preset: Preset, seed: int, run_dir: Path | None) -> TeacherCheckpoint:
+    train = msgspec.structs.replace(TEACHER_TRAIN, seed=seed)
+    run = TrainingRun(train=train, augment=AUGMENT, run_dir=run_dir, resume=run_dir is not None)
+    members = default_members(data.train.spec.modalities)
+    return train_committee(data, teacher_config(preset), run, members=members, self_training=False).checkpoint
+
+
+def _student(
+    data: TrainingData, sensor: str, kind: StudentKind, seed: int, teacher: TeacherCheckpoint
+) -> StudentCheckpoint:
+    return taught_student(
+        data,
+        sensor,
+        student_config(STUDENT_PRESET, kind=kind),
+        TrainingRun(train=msgspec.structs.replace(STUDENT_TRAIN, seed=seed), augment=AUGMENT),
+        teachers=[TaughtBy(checkpoint=teacher, sha256="teacher")],
+        recipe=default_recipe(data.train.spec.task),
+    )

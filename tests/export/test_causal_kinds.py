@@ -1,0 +1,152 @@
+"""Causal students of sound and video, exported: their step graphs follow a stream exactly, however it is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from mmkd_edge import EdgePredictor, Prediction
+from mmkd_edge.backends.base import is_installed
+from mmkd_edge.frames import with_missing
+from mmkd_edge.predict.preprocess import prepare_batch
+from mmkd_edge.spec import ModalitySpec
+from mmkd_export.plan import ExportPlan
+from mmkd_export.run import ExportResult, export
+from mmkd_models.networks.config import EncoderConfig, StudentConfig
+from mmkd_models.networks.step import answers_along, causal_encoder
+from mmkd_models.networks.student import Student
+from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+
+MIC = ModalitySpec(name="mic", kind="audio", channels=("mono",), rate_hz=1000.0, samples=500)
+CAM = ModalitySpec(name="cam", kind="video", channels=("gray",), rate_hz=25.0, samples=11, height=12, width=16)
+CONFIG = StudentConfig(
+    preset="toy", encoder=EncoderConfig(width=16, heads=2, depth=1, most_tokens=8, dropout=0.0), causal=True
+)
+KINDS = pytest.mark.parametrize("modality", [MIC, CAM], ids=["mic", "cam"])
+
+
+@pytest.fixture(scope="module")
+def made(
+    build_student: Callable[..., StudentCheckpoint], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[StudentCheckpoint, ExportResult]]:
+    found = {}
+    for modality in (MIC, CAM):
+        student = build_student(modality=modality, config=CONFIG, windows=12)
+        path = tmp_path_factory.mktemp("causal") / f"{modality.name}.ckpt"
+        write_student(path, student)
+        plan = ExportPlan(source=path, output=path.with_suffix(".edge"), targets=("onnx",))
+        found[modality.name] = student, export(plan)
+    return found
+
+
+def test_the_bundle_says_how_sound_is_followed(made: dict[str, tuple[StudentCheckpoint, ExportResult]]) -> None:
+    result = made["mic"][1]
+    streaming = result.manifest.models[0].streaming
+    assert streaming is not None
+    assert streaming.stride == 4 * 16  # two halvings of frames of 16 ms
+    assert {state.name: state.shape for state in streaming.states}["waveform"] == (1, 16, 2)
+    assert result.report.steps[0].parity.label_agreement == 1.0
+
+
+def test_the_bundle_says_how_video_is_followed(made: dict[str, tuple[StudentCheckpoint, ExportResult]]) -> None:
+    result = made["cam"][1]
+    streaming = result.manifest.models[0].streaming
+    assert streaming is not None
+    assert streaming.stride == 2  # eleven frames are halved to six tokens
+    assert {state.name: state.shape for state in streaming.states}["picture"] == (1, 1, 12 * 16 + 1)
+    assert result.report.steps[0].parity.label_agreement == 1.0
+
+
+@KINDS
+@pytest.mark.parametrize("seed", [0, 1])
+def test_answers_do_not_depend_on_how_a_recording_is_cut_into_pushes(
+    made: dict[str, tuple[StudentCheckpoint, ExportResult]], modality: ModalitySpec, seed: int
+) -> None:
+    student, result = made[modality.name]
+    recording, cuts = _recording(modality, seed)
+    stride = causal_encoder(_network(student)).stride
+    with EdgePredictor.open(result.path, backend="ort", threads=1) as predictor:
+        assert predictor.info().step_artifact == f"{modality.name}/step.fp32.onnx"
+        whole = predictor.stream(hop=stride).push(recording)
+        stream = predictor.stream(hop=stride)
+        found = [one for begin, end in pairwise(cuts) for one in stream.push(recording[begin:end])]
+    assert [one.status for one in found] == [one.status for one in whole]
+    answered = [number for number, one in enumerate(found) if one.index >= 0]
+    assert len(answered) > 30
+    for number in answered:
+        np.testing.assert_array_equal(found[number].probabilities, whole[number].probabilities)
+    _check_one_pass(found, answered, student, result, recording)
+
+
+@pytest.mark.parametrize("backend", ["ort", "openvino"])
+def test_a_gap_in_the_times_of_a_camera_is_a_missing_frame(
+    made: dict[str, tuple[StudentCheckpoint, ExportResult]], backend: str
+) -> None:
+    if not is_installed(backend):
+        pytest.skip(f"{backend} is not installed")
+    frames, _ = _recording(CAM, seed=3)
+    frames = frames.data[:60]
+    times = np.arange(60) / 25.0
+    there = np.ones(60, dtype=bool)
+    there[[20, 33, 34]] = False
+    with EdgePredictor.open(made["cam"][1].path, backend=backend, threads=1) as predictor:
+        timed = predictor.stream(hop=2).push(frames[there], times[there])
+        listed = predictor.stream(hop=2).push(
+            [frame if one else None for frame, one in zip(frames, there, strict=True)], times
+        )
+    assert [one.status for one in timed] == [one.status for one in listed]
+    for one, other in zip(timed, listed, strict=True):
+        np.testing.assert_array_equal(one.probabilities, other.probabilities)
+
+
+def _network(student: StudentCheckpoint) -> Student:
+    network = student.network()
+    assert isinstance(network, Student)
+    return network
+
+
+def _recording(modality: ModalitySpec, seed: int) -> tuple[NDArray[Any], list[int]]:
+    """Sound of 3 s or 100 frames, with a gap, and where it is cut into pushes."""
+    rng = np.random.default_rng(seed)
+    if modality.kind == "audio":
+        sound = (0.3 * rng.normal(size=(3000, 1))).astype(np.float32)
+        sound[900:1300] = np.nan
+        return sound, [0, *sorted(rng.choice(np.arange(1, 3000), size=40, replace=False).tolist()), 3000]
+    frames = rng.integers(0, 256, size=(100, 12, 16, 1), dtype=np.uint8)
+    missing = np.zeros(100, dtype=bool)
+    missing[[30, 31, 32, 47]] = True
+    return with_missing(frames, missing), [
+        0,
+        *sorted(rng.choice(np.arange(1, 100), size=20, replace=False).tolist()),
+        100,
+    ]
+
+
+def _check_one_pass(
+    found: list[Prediction],
+    answered: list[int],
+    student: StudentCheckpoint,
+    result: ExportResult,
+    recording: NDArray[Any],
+) -> None:
+    """What a stream answered is what one pass of the network over the whole recording answers."""
+    network, modality = _network(student), student.modality
+    stride = causal_encoder(network).stride
+    values, there = (torch.from_numpy(part) for part in prepare_batch(recording[None], modality))
+    lead = -modality.samples % stride  # a stream fills its first block up, so that the first window ends one
+    values, there = (torch.cat([torch.zeros_like(one[:, :lead]), one], dim=1) for one in (values, there))
+    used = values.shape[1] // stride * stride
+    expected = answers_along(network, values[:, :used], there[:, :used])[0].numpy()
+    ends = [(modality.samples % stride + stride * number + lead) // stride - 1 for number in range(len(found))]
+    confidence = result.manifest.models[0].artifacts[0].confidence
+    scale = 1.0 if confidence is None else confidence.temperature
+    for number in answered:
+        logits = expected[ends[number]] / scale
+        shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+        np.testing.assert_allclose(found[number].probabilities, shares, atol=1e-4)  # as the gate of a step graph
