@@ -27,7 +27,7 @@ from mmkd_edge.predict.arguments import (
     check_batch,
     check_every,
     check_mapping,
-    check_moments,
+    check_moment,
     check_precision,
     check_stale,
     check_threads,
@@ -216,7 +216,8 @@ class EdgePredictor:
         """
         conditions = NO_CONDITIONS
         if input_age_s is not None or deadline_s is not None:
-            check_moments(input_age_s=input_age_s, deadline_s=deadline_s)
+            check_moment("input_age_s", input_age_s)
+            check_moment("deadline_s", deadline_s)
             fault = age_fault(input_age_s, self._stale_s)
             conditions = Conditions(fault=fault, input_age_s=input_age_s, deadline_s=deadline_s)
         if len(self._service.students.engines) == 1:

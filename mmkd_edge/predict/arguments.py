@@ -139,17 +139,15 @@ def check_stale(stale_s: float | None) -> float | None:
     return stale_s
 
 
-def check_moments(**moments: Any) -> None:
-    """Refuse ages and moments that nothing can be compared with, which would count as fresh and in time.
+def check_moment(name: str, value: Any) -> None:
+    """Refuse an age or a moment that nothing can be compared with, which would count as fresh and in time.
 
     Raises:
-        UsageError: one is neither None nor a number.
+        UsageError: it is neither None nor a number.
     """
-    for name, value in moments.items():
-        if value is None or (type(value) is float and value == value):  # to ask an abstract class takes a microsecond
-            continue
-        if isinstance(value, Real) and not isinstance(value, bool) and value == value:
-            continue
+    if value is None or (type(value) is float and value == value):  # to ask an abstract class takes a microsecond
+        return
+    if not isinstance(value, Real) or isinstance(value, bool) or value != value:
         what = "a moment of time.monotonic()" if name == "deadline_s" else "seconds"
         raise UsageError(f"{name}: expected {what}, or None; got {value!r}")
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.backends.base import Answers
 from mmkd_edge.errors import InputError, UsageError
-from mmkd_edge.predict.arguments import check_moments
+from mmkd_edge.predict.arguments import check_moment
 from mmkd_edge.predict.conditions import Conditions, age_fault
 from mmkd_edge.predict.postprocess import Prediction, no_answer
 from mmkd_edge.predict.preprocess import as_float32, only_valid, select
@@ -186,7 +186,7 @@ class Stream:
         Raises:
             SensorError: a prediction is not `ok`, and the policy is `raise`.
         """
-        check_moments(now_s=now_s)
+        check_moment("now_s", now_s)
         found: list[Prediction] = []
         for run in self._clock.release():
             found += self._follow(run, now_s)
@@ -210,7 +210,7 @@ class Stream:
         """
         if self._timed is False:
             raise UsageError("latest: expected a stream whose samples have times, got one without; push with time_s")
-        check_moments(now_s=now_s)
+        check_moment("now_s", now_s)
         if self._latest is None or self._latest_s is None:
             return None
         age_s = now_s - self._latest_s
@@ -253,7 +253,7 @@ class Stream:
         self, samples: object, time_s: object, now_s: float | None
     ) -> tuple[NDArray[Any], NDArray[np.float64] | None]:
         """The values and the times of what is pushed."""
-        check_moments(now_s=now_s)
+        check_moment("now_s", now_s)
         values = self._values_of(samples)
         times = self._times_of(time_s, len(values))
         if now_s is not None and times is None:

@@ -3,10 +3,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
-from mmkd_bench.demo import demo_document
+from mmkd_bench.demo import demo_benchmark
 from mmkd_bench.machine.power import power_sensor
 from mmkd_bench.measuring.opening import Choice
 from mmkd_bench.run import BenchmarkRun, check_settings, measure_bundle, write_samples
@@ -68,7 +69,7 @@ def test_the_report_names_what_was_measured(run: BenchmarkRun, bundle: Path) -> 
 
 
 def test_the_demo_gets_its_figures(run: BenchmarkRun) -> None:
-    document = demo_document(run.report)
+    document = msgspec.to_builtins(demo_benchmark(run.report))
     assert document["latency_ms"]["samples"] == run.report.result.latency.count
     p50_us = run.report.result.latency.value_us(0.5)
     assert p50_us is not None

@@ -1,4 +1,4 @@
-"""Two checkouts beside each other: the table, what starts a command of one, and a whole run of one beside itself."""
+"""Two checkouts beside each other: the table, how a command of one is started, and a run of one beside itself."""
 
 from __future__ import annotations
 

@@ -258,15 +258,14 @@ def _pair(first: Path, second: Path, *, duration_s: float) -> PairTimes:
 
 
 def _bundle(bundle: Path, reference: Path | None, *, duration_s: float) -> tuple[DemoBenchmark, dict[str, Any]]:
-    from mmkd_bench.demo import demo_document
+    from mmkd_bench.demo import demo_benchmark
     from mmkd_bench.measuring.opening import Choice
     from mmkd_bench.run import measure_bundle
     from mmkd_report.documents.bench import Settings
-    from mmkd_report.documents.demo import DemoBenchmark
 
     choice = Choice(bundle=str(bundle), reference=None if reference is None else str(reference))
     report = measure_bundle(choice, Settings(launches=_LAUNCHES, duration_s=duration_s)).report
-    return msgspec.convert(demo_document(report), DemoBenchmark), msgspec.to_builtins(report.machine)
+    return demo_benchmark(report), msgspec.to_builtins(report.machine)
 
 
 def _teacher_presets(names: list[str] | None) -> tuple[Preset, ...]:

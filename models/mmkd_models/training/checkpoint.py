@@ -16,9 +16,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mmkd_edge.bundle.lineage import Adapted
@@ -189,16 +186,6 @@ class StudentCheckpoint:
         if self.config.causal and self.modality.kind == "video":
             part += "frames."
         return {name: self.state[f"{part}{name}"].tolist() for name in ("mean", "std")}
-
-    def with_added_bias(self, bias: NDArray[np.float32]) -> StudentCheckpoint:
-        """Gives the same student, of any kind, whose logits (K,) are that much higher, in every engine.
-
-        Raises ValueError where the task is a regression, or the bias is not one number a label.
-        """
-        before = self.state["head.bias"]
-        if self.task.kind == "regression" or bias.shape != before.shape:
-            raise ValueError(f"student: expected logits of classes and a bias {tuple(before.shape)}, got {bias.shape}")
-        return replace(self, state={**self.state, "head.bias": before + torch.from_numpy(bias).to(before.dtype)})
 
 
 @dataclass(frozen=True, kw_only=True)

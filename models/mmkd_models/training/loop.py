@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mmkd_edge.backends.ort import silence_reports
 from mmkd_edge.errors import UsageError
@@ -205,12 +206,11 @@ class _Loop:
                 "lower --learning-rate or check the data"
             )
 
-    @torch.no_grad()
     def _update_average(self) -> None:
         # The ramp lets the average forget the start (as TensorFlow's ExponentialMovingAverage with num_updates does).
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step)) if self.config.ema_decay > 0 else 0.0
         averages = [self.average[name] for name in self.current]
-        torch._foreach_lerp_(averages, list(self.current.values()), 1 - decay)
+        get_ema_multi_avg_fn(decay)(averages, list(self.current.values()), self.step)  # type: ignore[no-untyped-call]
 
     def _validate(self) -> None:
         raw = {name: value.detach().clone() for name, value in self.network.state_dict().items()}

@@ -187,14 +187,6 @@ def test_a_file_without_its_features_is_refused(rocket: StudentCheckpoint, tmp_p
     assert str(error.value) == f"{path}: metadata: expected the features of a rocket, got none; the file was altered"
 
 
-def test_an_added_bias_raises_the_logits_of_every_kind(rocket: StudentCheckpoint, machines: Dataset) -> None:
-    test, bias = machines.split("test"), np.array([0.5, 0.0, -1.0], dtype=np.float32)
-    before, after = (logits_of(one.network(), test, modality="acc") for one in (rocket, rocket.with_added_bias(bias)))
-    assert after - before == pytest.approx(np.broadcast_to(bias, before.shape), abs=1e-5)
-    with pytest.raises(ValueError, match=r"expected logits of classes and a bias \(3,\), got \(2,\)"):
-        rocket.with_added_bias(bias[:2])
-
-
 @pytest.mark.parametrize("kind", ["multi_label", "regression"])
 def test_several_labels_and_numbers_are_learnt_too(rigs: dict[str, Dataset], kind: str) -> None:
     rig = rigs[kind]
