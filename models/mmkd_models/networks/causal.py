@@ -20,9 +20,9 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_models.networks.config import EncoderConfig
 from mmkd_models.networks.dropout import Dropout
 from mmkd_models.networks.encoder import MASKED, AttentionTap, Projections, Tokens, TransformerBlock, strides_of
-from mmkd_models.networks.fronts.causal import Blocks, CausalFront, Running
-from mmkd_models.networks.fronts.causal_frames import CausalFrames, frame_series
-from mmkd_models.networks.fronts.causal_sound import CausalSound, mel_series
+from mmkd_models.networks.fronts.causal.frames import CausalFrames, frame_series
+from mmkd_models.networks.fronts.causal.series import Blocks, CausalFront, Running
+from mmkd_models.networks.fronts.causal.sound import CausalSound, mel_series
 from mmkd_models.networks.fronts.frames import FrameFront
 from mmkd_models.networks.fronts.log_mel import LogMels
 

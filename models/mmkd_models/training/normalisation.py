@@ -11,9 +11,9 @@ from mmkd_models.data.batches import channel_movement, channel_statistics, sprea
 from mmkd_models.data.windows import Windows
 from mmkd_models.losses.goal import target_scale
 from mmkd_models.networks.encoder import Encoder, Front, FrontEnd
-from mmkd_models.networks.fronts.causal import CausalFront
-from mmkd_models.networks.fronts.causal_frames import CausalFrames
-from mmkd_models.networks.fronts.causal_sound import CausalSound
+from mmkd_models.networks.fronts.causal.frames import CausalFrames
+from mmkd_models.networks.fronts.causal.series import CausalFront
+from mmkd_models.networks.fronts.causal.sound import CausalSound
 from mmkd_models.networks.fronts.log_mel import LogMelFront
 from mmkd_models.networks.student import HybridStudent, Student
 from mmkd_models.networks.teacher import Teacher

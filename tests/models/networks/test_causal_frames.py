@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
-from mmkd_models.networks.fronts.causal_frames import CausalFrames
+from mmkd_models.networks.fronts.causal.frames import CausalFrames
 from mmkd_models.networks.step import StepStudent, answers_along, causal_encoder
 from mmkd_models.networks.student import Student
 from tests.models.networks.stepping import stepped

@@ -170,3 +170,10 @@ def test_small_frames_and_networks_of_before_see_changes_in_pixels() -> None:
         made = Encoder(camera(96, 96), config).front
         assert isinstance(made, FrameFront)
         assert (made.patches is not None) == is_late
+
+
+def test_the_weights_of_large_frames_begin_at_a_size_that_keeps_what_goes_through() -> None:
+    spec = camera(96, 96)
+    network = late(spec)
+    seen, _ = network.look(*frames(spec))
+    assert 0.3 < float(seen.detach().std()) < 3.0  # of frames about themselves, with a deviation of 1

@@ -6,6 +6,7 @@ The graph takes the camera's bytes: its first node makes numbers of them.
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +73,8 @@ class FrameFront(nn.Module):
             self.patches, self.map = _patches(self.shape, width)
         self.seen = math.prod(self.map)
         self.stem, last = _stem(self.map, width, of_pixels=self.patches is None)
+        if self.patches is not None:
+            _begin_at_full_size(self.patches, self.stem)
         self.positions = modality.samples
         self.width = self.spectrum = width if values is None else values
         self.embed = nn.Linear(last, self.width)
@@ -102,7 +105,8 @@ class FrameFront(nn.Module):
         local, level = self._normalised(values, present)
         if self.patches is None:
             return local, level
-        return self.patches(local.reshape(-1, *self.shape)).reshape(-1, values.shape[1], self.seen), level
+        maps: Tensor = self.patches(local.reshape(-1, *self.shape))
+        return maps.reshape(-1, values.shape[1], self.seen), level
 
     def embedded(self, seen: Tensor, changed: Tensor, present: Tensor) -> Tensor:
         """The embeddings of frames (B, T, D), from themselves and what changed in them; 0 of missing ones."""
@@ -180,6 +184,16 @@ def _patches(shape: tuple[int, int, int], width: int) -> tuple[nn.Sequential, tu
         layers += [nn.Conv2d(channels, out, side, stride=side, padding=padding), nn.ReLU()]
         channels, height, across = out, -(-height // side), -(-across // side)
     return nn.Sequential(*layers), (channels, height, across)
+
+
+def _begin_at_full_size(*parts: nn.Sequential) -> None:
+    """Draws weights that keep the size of what goes through them: He et al., "Delving Deep into Rectifiers", ICCV 2015.
+
+    Without it layer after layer of few channels shrinks a picture, and the first hundreds of steps go by unused.
+    """
+    for layer in (layer for part in parts for layer in part if isinstance(layer, nn.Conv2d)):
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        nn.init.zeros_(cast("Tensor", layer.bias))
 
 
 def _margin(pixels: int, side: int) -> int:

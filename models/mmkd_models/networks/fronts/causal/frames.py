@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.networks.fronts.causal import CausalFront
+from mmkd_models.networks.fronts.causal.series import CausalFront
 from mmkd_models.networks.fronts.frames import FrameFront
 
 

@@ -1,0 +1,1 @@
+"""What causal students see of a series, of sound and of video."""
