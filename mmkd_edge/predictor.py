@@ -457,15 +457,14 @@ class EdgePredictor:
             if conditions.deadline_s is not None and conditions.is_late:
                 late = WindowFault(status="stale", reason="the deadline passed before the engine was asked")
                 return no_answer(worse(late, fault) or late, modality=modality, task=entry.task, input_age_s=age_s)
+            handled = sys.exc_info()[1]
             try:
                 answers = answer_of(engine, values, present)
             except Exception as error:  # an engine of its own may raise anything, and the caller's loop must go on
-                failure = error
-            if answers is None:
-                let_handlers_through(failure, handled=sys.exc_info()[1])
-                if service.recover(students, engine, failure):
+                let_handlers_through(error, handled=handled)
+                if service.recover(students, engine, error):
                     return self._answer(number, array, conditions)
-                failed = WindowFault(status="invalid", reason=f"the engine failed: {failure}")
+                failed = WindowFault(status="invalid", reason=f"the engine failed: {error}")
                 failed = worse(failed, fault) or failed
                 return no_answer(failed, modality=modality, task=entry.task, input_age_s=age_s)
             service.proven = True

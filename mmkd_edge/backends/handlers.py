@@ -17,9 +17,8 @@ def let_handlers_through(error: BaseException | None, *, handled: BaseException 
 
     Args:
         error: what came out of a call.
-        handled: what was being handled before the call, `sys.exc_info()[1]` before the `try` or behind it: a caller
-            that asks while it handles the exception of an earlier call has had that one, though Python makes it the
-            context of all that fails then. Where a call is one of many, behind it: to ask takes two microseconds.
+        handled: what was being handled before the call, `sys.exc_info()[1]`: a caller that asks while it handles the
+            exception of an earlier call has had that one, though Python makes it the context of all that fails then.
 
     Raises:
         BaseException: that of the handler, as it was raised.

@@ -94,6 +94,7 @@ class LitertBackend:
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], ...]:
         """Answer for one window; see `Backend.run`."""
         idle = self._open_pool()
+        handled = sys.exc_info()[1]
         try:
             instance = self._taken(idle)
             instance.memory = None  # its states are overwritten
@@ -102,13 +103,11 @@ class LitertBackend:
             interpreter.invoke()
             answers = tuple([interpreter.get_tensor(place) for place in self._results.values()])
         except Exception as error:
-            failure = error
-        else:
-            idle.append(instance)
-            return answers
-        # The interpreter is not put back: what a failed call leaves in it is not known.
-        let_handlers_through(failure, handled=sys.exc_info()[1])
-        raise BackendError(f"backend 'litert' ({self.version}) failed to run: {first_line(failure)}") from failure
+            let_handlers_through(error, handled=handled)
+            # The interpreter is not put back: what a failed call leaves in it is not known.
+            raise BackendError(f"backend 'litert' ({self.version}) failed to run: {first_line(error)}") from error
+        idle.append(instance)
+        return answers
 
     def bind(self, memory: StepMemory) -> Callable[[], None]:
         """Takes the steps of one stream; see `SteppingBackend.bind`."""

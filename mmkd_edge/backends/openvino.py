@@ -88,14 +88,14 @@ class OpenVinoBackend:
         with self._lock:
             self._check_open()
             request = self._request
+            handled = sys.exc_info()[1]
             try:
                 fill(self._values, feeds)
                 request.infer(share_outputs=True, decode_strings=False)
                 return tuple([answer.copy() for answer in self._answers])
             except Exception as error:
-                failure = error
-        let_handlers_through(failure, handled=sys.exc_info()[1])
-        raise BackendError(f"backend 'openvino' ({self.version}) failed to run: {_reason(failure)}") from failure
+                let_handlers_through(error, handled=handled)
+                raise BackendError(f"backend 'openvino' ({self.version}) failed to run: {_reason(error)}") from error
 
     def bind(self, memory: StepMemory) -> Callable[[], None]:
         """Takes the steps of one stream, with a request of its own; see `SteppingBackend.bind`."""

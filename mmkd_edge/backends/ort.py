@@ -102,12 +102,12 @@ class OrtBackend:
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], ...]:
         """Answer for one window; see `Backend.run`."""
         session = self._session or self._open_session()
+        handled = sys.exc_info()[1]
         try:
             return tuple(session.run(self._answers, feeds))
         except Exception as error:
-            failure = error
-        let_handlers_through(failure, handled=sys.exc_info()[1])
-        raise BackendError(f"backend 'ort' ({self.version}) failed to run: {first_line(failure)}") from failure
+            let_handlers_through(error, handled=handled)
+            raise BackendError(f"backend 'ort' ({self.version}) failed to run: {first_line(error)}") from error
 
     def bind(self, memory: StepMemory) -> Callable[[], None]:
         """Takes the steps of one stream; see `SteppingBackend.bind`."""

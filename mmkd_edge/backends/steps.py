@@ -67,6 +67,7 @@ class _BoundSteps:
         self._values[...] = values
         self._present[...] = present
         self._slot[...] = memory.slot
+        handled = sys.exc_info()[1]
         try:
             self._run()
             memory.keep()
@@ -74,8 +75,7 @@ class _BoundSteps:
         except BackendError:  # it is closed
             raise
         except Exception as error:
-            failure = error
-        let_handlers_through(failure, handled=sys.exc_info()[1])
-        backend = self._backend
-        reason = first_line(failure)
-        raise BackendError(f"backend {backend.name!r} ({backend.version}) failed to step: {reason}") from failure
+            let_handlers_through(error, handled=handled)
+            backend = self._backend
+            reason = first_line(error)
+            raise BackendError(f"backend {backend.name!r} ({backend.version}) failed to step: {reason}") from error

@@ -136,8 +136,7 @@ def interpret(
         missing = present.size - int(np.count_nonzero(present))
         missing_share = missing / present.size
         fault = worse(_missing(missing, present, modality, window), fault)
-    is_distribution = abs(sum(shares) - 1) <= SUM_TOLERANCE and min(shares) >= 0  # not where one is no number
-    unsound = "" if is_distribution and task.kind == "classification" else _unsound(shares, task)
+    unsound = _unsound(shares, task)
     if unsound and (fault is None or fault.status != "invalid"):
         fault = WindowFault(status="invalid", reason=unsound)
     if fault is not None and fault.status == "invalid":
@@ -166,7 +165,8 @@ def _unsound(shares: list[float], task: TaskSpec) -> str:
     """What is wrong with an answer; empty where nothing is. NaN and infinities fail every comparison."""
     match task.kind:
         case "classification":
-            return "the model's answer is not a distribution"
+            sound = abs(sum(shares) - 1) <= SUM_TOLERANCE and min(shares) >= 0
+            return "" if sound else "the model's answer is not a distribution"
         case "multi_label":
             sound = all(0 <= share <= 1 for share in shares)
             return "" if sound else "the model's answer has others than probabilities"

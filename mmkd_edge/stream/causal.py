@@ -85,16 +85,14 @@ class Stepping:
 
     def _step(self, steps: Steps) -> None:
         values, present = prepare(self._block, self._of.modality, self._of.reference)
+        handled = sys.exc_info()[1]
         try:
             self._answer = steps.push(values, present)
-        except Exception as error:
-            failure = error
-        else:
             self.fresh = True
-            return
-        self._steps = self._answer = None  # the state is lost; the next answer makes it again
-        let_handlers_through(failure, handled=sys.exc_info()[1])
-        self._failed()
+        except Exception as error:  # the state is lost; the next answer makes it again
+            self._steps = self._answer = None
+            let_handlers_through(error, handled=handled)
+            self._failed()
 
     def answer(self, window: NDArray[Any]) -> Answers | None:
         """The outputs (1, ...) after the newest block; None where the window must be answered as a whole.

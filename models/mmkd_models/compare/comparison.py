@@ -37,7 +37,7 @@ from mmkd_models.compare.one_fold import (
     ComparisonStage,
     Fold,
     OnStep,
-    _another_comparison,
+    another_comparison,
     finished_fold,
     fold_of,
     spread_in_time,
@@ -326,7 +326,7 @@ def _student(fold: Fold, name: str, teacher: TeacherCheckpoint) -> StudentCheckp
     if path.exists():
         finished = read_student(path)
         if finished.facts.teacher_sha256 not in (teacher_sha256, None):  # None: labels alone won
-            raise _another_comparison(path)
+            raise another_comparison(path)
         return finished
     data, size = fold.data.training, student_config(config.student)
     run = fold.run(config.student_train, run_name, "student", name)

@@ -164,7 +164,7 @@ def finished_fold(path: Path, sha256: str, seed: int, config: ComparisonConfig, 
     if (result.config, result.dataset_sha256, result.seed) != (config, sha256, seed) or (
         (result.split or OF_GROUPS) != split
     ):
-        raise _another_comparison(path)
+        raise another_comparison(path)
     return result
 
 
@@ -188,10 +188,11 @@ def take_folder(path: Path, dataset: Dataset, seed: int, config: ComparisonConfi
     found = owner_of_folder(path, ours, what="the options of a comparison", cure="delete the folder")
     same_teacher = msgspec.structs.replace(found.config, teacher=config.teacher)
     if msgspec.structs.replace(found, config=same_teacher) != ours:
-        raise _another_comparison(path)
+        raise another_comparison(path)
 
 
-def _another_comparison(path: Path) -> UsageError:
+def another_comparison(path: Path) -> UsageError:
+    """Gives the error of a folder that holds the fold of another dataset or of other options."""
     return UsageError(
         f"{path}: expected a fold of this dataset with these options, got one of another comparison; "
         "choose another --out, or delete the folder"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import signal
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import FrameType
@@ -146,6 +148,38 @@ def test_what_a_handler_raised_before_is_not_raised_again_while_the_program_hand
         with pytest.raises(TooLateError):  # a new one, in the middle of that
             model(interrupted).predict(window())
     assert (prediction.status, prediction.reason) == ("invalid", "the engine failed: the device is gone")
+
+
+@pytest.mark.usefixtures("handled")
+def test_nor_is_it_where_the_engine_cannot_be_opened_again() -> None:
+    predictor = model(failing, reopen=failing)
+    try:
+        interrupted()
+    except TooLateError:
+        assert predictor.predict(window()).reason == "the engine failed: the device is gone"
+
+
+def test_a_failed_call_keeps_nothing_in_memory(bundle_path: Any) -> None:
+    """Without the garbage collector, which may not come for long."""
+
+    class Session:
+        def run(self, names: object, feeds: dict[str, NDArray[Any]]) -> object:
+            values, _ = feeds.values()  # the other one, of what is there, is the same array for every window
+            seen.append(weakref.ref(values))
+            return failing()
+
+    seen: list[weakref.ref[NDArray[Any]]] = []
+    gc.disable()
+    try:
+        with EdgePredictor.open(bundle_path, backend="ort") as predictor:
+            backend: Any = predictor.backend
+            backend._session = Session()
+            predictor.predict(window())
+            assert seen
+            del backend
+            assert [one() for one in seen if one() is not None] == []
+    finally:
+        gc.enable()
 
 
 @pytest.mark.usefixtures("handled")
