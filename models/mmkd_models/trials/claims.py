@@ -144,9 +144,13 @@ class Claims:
         if claim is not None and self._is_alive(claim):
             return None
         ours = self._create(self._name(key, attempt + 1))
-        if ours is None or self._find(self._name(key, attempt + 2)) is None:
+        if ours is None:
+            return None
+        # Who signs late may have been taken for dead by another: whichever of the two looks last withdraws.
+        if self._find(self._name(key, attempt + 2)) is None and (claim is None or not self._is_alive(claim)):
             return ours
-        return None  # signed so late that another took it for abandoned
+        self.storage.set_study_user_attr(ours, "released", True)
+        return None
 
     def _name(self, key: str, attempt: int) -> str:
         return f"{self._scope}/claim/{key}/{attempt}"

@@ -14,7 +14,7 @@ import pytest
 from optuna.study import StudyDirection
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.trials.claims import Claims, open_storage
+from mmkd_models.trials.claims import Claims, _owner, open_storage
 
 KEYS = 12
 RACE = f"""
@@ -118,6 +118,7 @@ def test_who_signs_too_late_has_lost_its_claim(where: str, monkeypatch: pytest.M
     sign = slow.storage.set_study_user_attr
 
     def late(*signature: Any) -> None:
+        monkeypatch.undo()
         assert quick.is_held("trial")  # seen for the first time
         with quick.hold("trial") as mine:
             assert mine
@@ -125,6 +126,23 @@ def test_who_signs_too_late_has_lost_its_claim(where: str, monkeypatch: pytest.M
 
     monkeypatch.setattr(slow.storage, "set_study_user_attr", late)
     with slow.hold("trial") as mine:
+        assert not mine
+
+
+def test_who_took_one_for_dead_that_signs_after_all_withdraws(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = open_storage(where)
+    unsigned = storage.create_new_study([StudyDirection.MAXIMIZE], "study/claim/trial/0")
+    quick = Claims(open_storage(where), "study", unsigned_s=0.0)
+    create = quick.storage.create_new_study
+
+    def signed_meanwhile(*asked: Any) -> int:
+        found: int = create(*asked)
+        storage.set_study_user_attr(unsigned, "owner", _owner())
+        return found
+
+    assert quick.is_held("trial")  # seen for the first time
+    monkeypatch.setattr(quick.storage, "create_new_study", signed_meanwhile)
+    with quick.hold("trial") as mine:
         assert not mine
 
 
