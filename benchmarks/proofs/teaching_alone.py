@@ -4,8 +4,9 @@
 
 Everything is in closed form, so that five folds of a set take minutes: the teacher is a committee's rocket and trees,
 calibrated, half each; the student a ridge regression on MiniRocket features of one sensor. It learns the labels of
-about a third of the groups, as a demo shows them, or from the teacher on all windows too: the same student, features
-and penalties, so that the difference is teaching's. What is finished in the folder is not made again.
+about a third of the groups, as a demo shows them, or of a share of the windows; or from the teacher on all windows too.
+The student, its features and penalties are the same, so that the difference is teaching's. What is finished in the
+folder is not made again.
 
 The first table is balanced accuracy on test windows in per cent, means over the folds; gains are points with a 95 %
 interval that resamples whole groups, pooled over sets alike. The second is about joining: classes are the states of a
@@ -91,6 +92,7 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("sets", nargs="+", metavar="DIR:MODALITY", help="dataset directory and the student's sensor")
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder of what is finished")
+    parser.add_argument("--label-share", type=float, help="share of the windows that is labelled, not whole groups")
     parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -99,7 +101,8 @@ def main() -> None:
         path, _, modality = text.rpartition(":")
         dataset = open_dataset(path)
         name = f"{dataset.spec.name} {modality}"
-        found[name] = [kept(dataset, fold, modality, arguments.out) for fold in arguments.folds]
+        labelled = third_of_groups(dataset) if arguments.label_share is None else Labelled(share=arguments.label_share)
+        found[name] = [kept(dataset, fold, modality, labelled, arguments.out) for fold in arguments.folds]
     print(teaching_table(found))
     print()
     print(joining_table(found))
@@ -149,18 +152,17 @@ def gained(mean: float, drawn: Floats) -> str:
     return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
-def kept(dataset: Dataset, fold: int, modality: str, out: Path) -> FoldFigures:
+def kept(dataset: Dataset, fold: int, modality: str, labelled: Labelled, out: Path) -> FoldFigures:
     """Gives the figures of a fold, from the folder where they are there."""
-    path = out / f"{dataset.spec.name}-{modality}-{fold}.json"
+    path = out / f"{dataset.spec.name}-{modality}-{labelled.file_part}-{fold}.json"
     if not path.exists():
         out.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(msgspec.json.encode(measured(dataset, fold, modality)))
+        path.write_bytes(msgspec.json.encode(measured(dataset, fold, modality, labelled)))
     return msgspec.json.decode(path.read_bytes(), type=FoldFigures)
 
 
-def measured(dataset: Dataset, fold: int, modality: str) -> FoldFigures:
+def measured(dataset: Dataset, fold: int, modality: str, labelled: Labelled) -> FoldFigures:
     """Gives the figures of a fold."""
-    labelled = labelled_of(dataset)
     data = fold_data(dataset, seed=fold, labelled=labelled)
     train, valid, test = data.training.train, data.training.valid, data.test
     members = teacher_answers((train, valid, test), valid, seed=fold)
@@ -180,7 +182,7 @@ def measured(dataset: Dataset, fold: int, modality: str) -> FoldFigures:
     )
 
 
-def labelled_of(dataset: Dataset) -> Labelled:
+def third_of_groups(dataset: Dataset) -> Labelled:
     """Gives what a demo of five folds labels."""
     windows = dataset.everything()
     return usual_labelled([windows.subset(fold_indices(windows, fold=fold, seed=0).train) for fold in range(FOLDS)])
