@@ -1,1 +1,1 @@
-"""What networks see of samples: causal, long and spectral views."""
+"""What networks see of samples, kind by kind."""

@@ -112,8 +112,8 @@ class FrameFront(nn.Module):
         """The embeddings of frames (B, T, D), from themselves and what changed in them; 0 of missing ones."""
         channels, height, across = self.map
         views = torch.stack([seen, changed], dim=2).reshape(-1, 2 * channels, height, across)
-        found: Tensor = self.embed(self.stem(views).flatten(1)).reshape(-1, seen.shape[1], self.width) * present
-        return found
+        found: Tensor = self.embed(self.stem(views).flatten(1))
+        return found.reshape(-1, seen.shape[1], self.width) * present
 
     def _normalised(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Frames about their own mean and spread, (B, T, C H W), and their brightness (B, T, 1).
