@@ -107,7 +107,7 @@ def main() -> None:
                 print(f"{found.source} to {found.target}", flush=True)
     kept = sorted(options.results.glob(f"{start}-{kind}-*.json"))
     pairs = [msgspec.json.decode(one.read_bytes(), type=PairFound) for one in kept]
-    print("\n".join(_table(pairs)))
+    print("\n".join([*_table(pairs), "", _refused(pairs)]))
     if options.rules:
         print("\n".join(["", *rule_tables([_judgeable(one, one.evidence) for one in pairs if one.evidence])]))
 
@@ -223,6 +223,16 @@ def _table(pairs: Sequence[PairFound]) -> Iterator[str]:
             sum(_chosen(one, arm) != "" for one in pairs) if is_gate else int((gains != 0).sum()),
             int((gains < -0.01).sum()),
         )
+
+
+def _refused(pairs: Sequence[PairFound]) -> str:
+    """What the teacher's way would have done to the pairs that the gate leaves as they are."""
+    refused = [one for one in pairs if not _chosen(one, "gate")]
+    gains = np.array([score_of(one, "teacher") - score_of(one, "before") for one in refused])
+    better, worse = int((gains > 0.01).sum()), int((gains < -0.01).sum())
+    return (
+        f"of {len(refused)} that the gate refuses the teacher would make {better} better by a point and {worse} worse"
+    )
 
 
 def _has(pair: PairFound, arm: str) -> bool:

@@ -12,7 +12,7 @@ from mmkd_models.adapt.ways import ADAPT_TRAIN, Task
 from mmkd_models.data import Dataset
 from mmkd_models.networks.config import student_config
 from mmkd_report.documents.adaptation import WayJudgement
-from proofs.adaptation_pairs import PairFound, _chosen, _table, score_of
+from proofs.adaptation_pairs import PairFound, _chosen, _refused, _table, score_of
 from proofs.adaptation_rivals import _shot, _tent, evened, sure_by_class
 from proofs.domains import domains_of, one_against_others
 from proofs.gains import recovered
@@ -53,6 +53,12 @@ def test_the_table_says_what_was_gained_and_recovered() -> None:
     assert by_arm["| teacher"] == "| teacher | 2 | 75.0 | +25.0 [+25.0, +25.0] | +50.0 [+50.0, +50.0] | 2 | 0 |"
     assert by_arm["| gate"] == "| gate | 2 | 50.0 | +0.0 [+0.0, +0.0] | +0.0 [+0.0, +0.0] | 0 | 0 |"
     assert list(by_arm) == ["| before", "| teacher", "| gate", "| gate, may forget", "| oracle"]
+
+
+def test_what_the_gate_refuses_is_counted_by_what_the_teacher_would_do() -> None:
+    passed = msgspec.structs.replace(PAIR, ways=[msgspec.structs.replace(WAY, refusals=())])
+    told = "of 1 that the gate refuses the teacher would make 1 better by a point and 0 worse"
+    assert _refused([PAIR, passed]) == told
 
 
 def test_one_pair_has_no_interval() -> None:
