@@ -50,15 +50,15 @@ class NewGroup(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         amount: how much of the half that may adapt did.
-        windows: of that.
+        windows: of that; 0 in files of earlier versions.
     """
 
     group: str
-    amount: float
-    windows: int
     truth: list[int]
     answers: dict[str, list[int]]
     passed: str | None
+    amount: float = 1.0
+    windows: int = 0
 
 
 class FoldFound(msgspec.Struct, frozen=True, kw_only=True):
