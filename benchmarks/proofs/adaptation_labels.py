@@ -25,7 +25,6 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import NormalDist
 
 import msgspec
 import numpy as np
@@ -34,6 +33,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.bundle.files import write_file
 from mmkd_models.adapt.domains import FEWEST, Domain, few_labels
+from mmkd_models.adapt.judging import sure_errors
 from mmkd_models.adapt.run import AdaptationRequest, run_adaptation, task_of
 from mmkd_models.adapt.ways import ADAPT_TRAIN, adapted, refitted
 from mmkd_models.data.dataset import open_dataset
@@ -53,7 +53,6 @@ from proofs.script import head, parser_of, row
 Rows = NDArray[np.int64]
 
 STRETCHES = 4  # of each class
-CHANCE = 0.05  # of a sure gate: that any of the ways passes where none gains anything
 GROUPS = 3  # that are the old domain, and that are new ones after them
 ARMS = ("before", "labels", "gate", "sure gate", "no replay", "anew on both", "all labels")
 
@@ -244,11 +243,16 @@ def _part(group: LabelledGroup, arm: str, is_old: bool) -> tuple[list[int], list
 
 
 def written_by(arm: str, ways: Sequence[WayJudgement]) -> str:
-    """Gives the arm whose student an arm writes: itself, but of a gate the best way that it lets pass, or `before`."""
+    """Gives the arm whose student an arm writes: itself, but of a gate the best way that it lets pass, or `before`.
+
+    Earlier versions let also other ways than `labels` pass by any gain; what they kept is judged as it is now.
+    """
     if not arm.endswith("gate"):
         return arm
-    bar = NormalDist().inv_cdf(1 - CHANCE / len(ways)) if ways and arm == "sure gate" else 0.0
-    passed = [one for one in ways if not one.refusals and one.gain_points > bar * one.standard_error_points]
+    bars = {one.way: sure_errors(len(ways)) for one in ways}
+    if arm == "gate":
+        bars["labels"] = 0.0
+    passed = [one for one in ways if not one.refusals and one.gain_points > bars[one.way] * one.standard_error_points]
     return max(passed, key=lambda one: one.estimate).way if passed else "before"
 
 

@@ -88,6 +88,7 @@ def test_the_table_of_a_new_class_says_how_much_of_it_is_found() -> None:
 def test_a_gate_writes_the_best_way_that_it_lets_pass() -> None:
     ways = [WAY, msgspec.structs.replace(WAY, way="statistics", estimate=0.95, refusals=("it forgets",))]
     assert [written_by(arm, ways) for arm in ("labels", "gate", "sure gate")] == ["labels", "labels", "before"]
+    assert written_by("gate", [msgspec.structs.replace(WAY, way="statistics"), *ways[1:]]) == "before"
     sure = msgspec.structs.replace(WAY, standard_error_points=2.5)
     assert written_by("sure gate", [sure]) == "labels"
     assert written_by("sure gate", [sure, *ways[1:], *ways[1:]]) == "before"
