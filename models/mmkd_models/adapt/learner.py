@@ -136,7 +136,8 @@ class AdaptLearner(nn.Module):
         self.collapsed.copy_(was_even & ~self._is_even())
 
     def _is_even(self) -> Tensor:
-        return torch.special.entr(self.running).sum() >= COLLAPSED * math.log(len(self.running))
+        entropy: Tensor = torch.special.entr(self.running).sum()
+        return entropy >= COLLAPSED * math.log(len(self.running))
 
     def _begin_again_if_collapsed(self) -> None:
         self.begun_again = bool(self.collapsed)

@@ -458,7 +458,7 @@ def one_step(learner: AdaptLearner, logits: list[list[float]]) -> bool:
 
 def test_a_student_that_is_sure_and_even_keeps_what_it_learnt():
     learner = certainty(Fixed([[1.0, -1.5], [-1.5, 1.0]]))
-    assert not any([one_step(learner, EVEN) for _ in range(50)])
+    assert not any(one_step(learner, EVEN) for _ in range(50))
     assert learner.running.tolist() == pytest.approx([0.5, 0.5])
     assert learner.network.logits.tolist() == EVEN
 
@@ -480,7 +480,7 @@ def test_a_student_that_comes_to_say_one_class_begins_again():
 
 def test_a_student_that_says_one_class_from_the_start_is_left_to_learn():
     learner = certainty(Fixed(ONE))
-    assert not any([one_step(learner, ONE) for _ in range(50)])
+    assert not any(one_step(learner, ONE) for _ in range(50))
 
 
 def test_old_windows_are_replayed_by_class():
