@@ -14,8 +14,8 @@ what judges, and what nobody sees, by which everything is measured.
   windows the teachers see what there is.
 
 Prints balanced accuracy in percent, changes in points with their range over cases: these share their people, so that
-no interval can be told from them. "Of those passed" is what the old domain changes by students that a gate writes. Each case is one file in
-the results folder, and is not repeated.
+no interval can be told from them. "Of those passed" is what the old domain changes in students that a gate writes.
+Each case is one file in the results folder, and is not repeated.
 """
 
 from __future__ import annotations
