@@ -13,8 +13,9 @@ what judges, and what nobody sees, by which everything is measured.
   student of the first sensor is taught by the old teacher, and taught again by the one that started with it. Of old
   windows the teachers see what there is.
 
-Prints balanced accuracy in percent, gains in points with the middle 95 % over draws of cases. Each case is one file in
-the results folder, and is not repeated.
+Prints balanced accuracy in percent, changes in points with their range over cases: these share their people, so that
+no interval can be told from them. "Of those passed" is what the old domain changes in students that a gate writes.
+Each case is one file in the results folder, and is not repeated.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from mmkd_models.training.trainings import TeacherStart, TrainingData, TrainingR
 from mmkd_report.documents.adaptation import WayJudgement
 from proofs.adaptation_labels import GROUPS, balanced, old_rows, written_by
 from proofs.commissioning import answers_of
-from proofs.gains import gained
+from proofs.gains import mean_where, ranged
 from proofs.script import head, parser_of, row
 
 Parts = dict[str, Windows]
@@ -232,7 +233,8 @@ def _teacher_says(teacher: TeacherCheckpoint, windows: Windows, lacks: str) -> l
 
 def _table(found: Sequence[GrowthFound], arms: Sequence[str]) -> Iterator[str]:
     is_class = arms == CLASS_ARMS
-    yield head("arm", "cases", "new", "change", "old", "change", *(["the new class", "passed"] if is_class else []))
+    last = ["the new class", "passed", "of those passed"] if is_class else []
+    yield head("arm", "cases", "new", "change", "old", "change", *last)
     written = {arm: [written_by(arm, one.ways) for one in found] for arm in arms}
     new = {arm: balanced([(g.truth, g.new[one]) for g, one in zip(found, written[arm], strict=True)]) for arm in arms}
     old = {
@@ -243,8 +245,11 @@ def _table(found: Sequence[GrowthFound], arms: Sequence[str]) -> Iterator[str]:
         further: list[object] = []
         if is_class:
             further = [f"{100 * np.mean([_recall(g, one) for g, one in zip(found, written[arm], strict=True)]):.1f}"]
-            further += [sum(one != "before" for one in written[arm]) if arm.endswith("gate") else ""]
-        changes = [gained(one[arm] - one[first]) if arm != first else "" for one in (new, old)]
+        if arm.endswith("gate"):
+            passed = [one != "before" for one in written[arm]]
+            further += [sum(passed), mean_where(old[arm] - old["before"], passed)]
+        further += [""] * (len(last) - len(further))
+        changes = [ranged(one[arm] - one[first]) if arm != first else "" for one in (new, old)]
         means = [f"{100 * one[arm].mean():.1f}" for one in (new, old)]
         yield row(arm, len(found), means[0], changes[0], means[1], changes[1], *further)
 

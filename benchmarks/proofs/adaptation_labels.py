@@ -7,7 +7,8 @@ of their classes, the next sixth judges what is forgotten, and the last sixth no
 after them is a new domain by itself: each class is cut into four stretches, of which the first and the third give the
 labels, and nobody sees the second and the fourth; with `--later` the first half gives them, and nobody sees the second.
 The last window of a stretch is left out, since neighbours overlap. So old and new are both measured on windows that
-neither taught nor chose. The arms:
+neither taught nor chose; but the first window that is measured of an old class, and of a later half, may share samples
+with the one before it, which did. The arms:
 
 - labels: `mmkd-adapt --labels` of the student, whether the gate lets it pass or not;
 - gate: what `mmkd-adapt --labels` writes, else the student as it was;
@@ -16,7 +17,8 @@ neither taught nor chose. The arms:
 - anew on both: a student that is trained from nothing on the old labels and the new ones;
 - all labels: as `labels`, with every label there is to give.
 
-Prints balanced accuracy, and gains with the middle 95 % over draws of pairs. What one old domain gave is one file in
+Prints balanced accuracy, and gains with the middle 95 % over draws of pairs; what the old domain changes also of those
+students alone that an arm changes. What one old domain gave is one file in
 the results folder, and is not repeated.
 """
 
@@ -25,7 +27,6 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import NormalDist
 
 import msgspec
 import numpy as np
@@ -34,6 +35,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.bundle.files import write_file
 from mmkd_models.adapt.domains import FEWEST, Domain, few_labels
+from mmkd_models.adapt.judging import sure_errors
 from mmkd_models.adapt.run import AdaptationRequest, run_adaptation, task_of
 from mmkd_models.adapt.ways import ADAPT_TRAIN, adapted, refitted
 from mmkd_models.data.dataset import open_dataset
@@ -47,13 +49,12 @@ from mmkd_models.training.trainings import TrainingData, TrainingRun
 from mmkd_report.documents.adaptation import WayJudgement
 from proofs.adaptation_pairs import LEAST_DROP
 from proofs.commissioning import answers_of, halves_of
-from proofs.gains import gained, recovered
+from proofs.gains import gained, mean_where, recovered
 from proofs.script import head, parser_of, row
 
 Rows = NDArray[np.int64]
 
 STRETCHES = 4  # of each class
-CHANCE = 0.05  # of a sure gate: that any of the ways passes where none gains anything
 GROUPS = 3  # that are the old domain, and that are new ones after them
 ARMS = ("before", "labels", "gate", "sure gate", "no replay", "anew on both", "all labels")
 
@@ -214,7 +215,7 @@ def _group(
 def _table(groups: Sequence[LabelledGroup]) -> Iterator[str]:
     yield head(
         *("arm", "pairs", "changed", "new", "gain", "worse by 1 point"),
-        *("recovered of the drop, %", "old", "change", "forgets above 1 point"),
+        *("recovered of the drop, %", "old", "change", "of those changed", "forgets above 1 point"),
     )
     written = {arm: [written_by(arm, one.ways) for one in groups] for arm in ARMS}
     scores, kept = (
@@ -225,16 +226,18 @@ def _table(groups: Sequence[LabelledGroup]) -> Iterator[str]:
     fell = drops > LEAST_DROP
     for arm in ARMS:
         gains, changes = scores[arm] - scores["before"], kept[arm] - kept["before"]
+        is_changed = [one != "before" for one in written[arm]]
         yield row(
             arm,
             len(groups),
-            sum(one != "before" for one in written[arm]),
+            sum(is_changed),
             f"{100 * scores[arm].mean():.1f}",
             gained(gains),
             int((gains < -0.01).sum()),
             recovered(gains[fell], drops[fell]),
             f"{100 * kept[arm].mean():.1f}",
             gained(changes),
+            mean_where(changes, is_changed),
             int((changes < -0.01).sum()),
         )
 
@@ -244,11 +247,16 @@ def _part(group: LabelledGroup, arm: str, is_old: bool) -> tuple[list[int], list
 
 
 def written_by(arm: str, ways: Sequence[WayJudgement]) -> str:
-    """Gives the arm whose student an arm writes: itself, but of a gate the best way that it lets pass, or `before`."""
+    """Gives the arm whose student an arm writes: itself, but of a gate the best way that it lets pass, or `before`.
+
+    Earlier versions let also other ways than `labels` pass by any gain; what they kept is judged as it is now.
+    """
     if not arm.endswith("gate"):
         return arm
-    bar = NormalDist().inv_cdf(1 - CHANCE / len(ways)) if ways and arm == "sure gate" else 0.0
-    passed = [one for one in ways if not one.refusals and one.gain_points > bar * one.standard_error_points]
+    bars = {one.way: sure_errors(len(ways)) for one in ways}
+    if arm == "gate":
+        bars["labels"] = 0.0
+    passed = [one for one in ways if not one.refusals and one.gain_points > bars[one.way] * one.standard_error_points]
     return max(passed, key=lambda one: one.estimate).way if passed else "before"
 
 

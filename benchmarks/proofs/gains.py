@@ -1,8 +1,8 @@
-"""Gains in points with the middle 95 % over draws of cases, as the proofs of adapting print them."""
+"""Gains in points, with the middle 95 % over draws of cases or with their range, as the proofs of adapting print."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,18 @@ Floats = NDArray[np.float64]
 def gained(gains: Floats) -> str:
     """Gives the mean of gains (N,) in points, with its interval."""
     return _with_interval(lambda rows: 100 * float(gains[rows].mean()), len(gains))
+
+
+def ranged(gains: Floats) -> str:
+    """Gives the mean of gains (N,) in points, with the least and the most, of cases that are not drawn apart."""
+    mean, *ends = (f"{100 * found:+.1f}" for found in (gains.mean(), gains.min(), gains.max()))
+    return mean if len(gains) == 1 else f"{mean} ({' to '.join(ends)})"
+
+
+def mean_where(gains: Floats, counts: Sequence[bool]) -> str:
+    """Gives the mean in points of those gains (N,) that count; nothing where none does."""
+    mine = gains[np.array(counts)]
+    return f"{100 * mine.mean():+.1f}" if len(mine) else ""
 
 
 def recovered(gains: Floats, drops: Floats) -> str:

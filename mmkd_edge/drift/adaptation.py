@@ -10,7 +10,7 @@ calibration saw have 0.78 and 0.69 by this estimate, and 0.79 and 0.65 in truth 
 samples times 0.5, 2 and 9.81 it says 0.53, 0.65 and 0.51, in truth 0.54, 0.62 and 0.38; with samples times 0.1 it is
 blind (0.72, in truth 0.20), and only the drift of the inputs tells.
 
-Owns the rule. Adapts nothing: `mmkd-adapt` does, where somebody asks for it, and only what surely gets better.
+Owns the rule. Adapts nothing: `mmkd-adapt` does, where somebody asks for it, and only what is shown to get better.
 """
 
 from __future__ import annotations

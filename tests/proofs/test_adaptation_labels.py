@@ -11,6 +11,7 @@ from proofs.adaptation_growth import CLASS_ARMS, GrowthFound, without_class
 from proofs.adaptation_growth import _table as growth_table
 from proofs.adaptation_labels import ARMS, LabelledGroup, balanced, in_turns, old_rows, written_by
 from proofs.adaptation_labels import _table as labels_table
+from proofs.gains import ranged
 
 WAY = WayJudgement(
     way="labels",
@@ -60,34 +61,42 @@ def test_the_table_of_labels_says_what_was_gained_and_forgotten() -> None:
     group = LabelledGroup(group="g", labels=2, ways=[], truth=[0, 1], old_truth=[0, 1], new=new, old=old)
     lines = {line.split(" |")[0]: line for line in labels_table([group, group])}
     gain = "+50.0 [+50.0, +50.0] | 0 | +100.0 [+100.0, +100.0]"
-    assert lines["| labels"] == f"| labels | 2 | 2 | 100.0 | {gain} | 100.0 | +0.0 [+0.0, +0.0] | 0 |"
+    assert lines["| labels"] == f"| labels | 2 | 2 | 100.0 | {gain} | 100.0 | +0.0 [+0.0, +0.0] | +0.0 | 0 |"
     assert lines["| gate"].startswith("| gate | 2 | 0 | 50.0 |")
-    assert lines["| no replay"].endswith("| 50.0 | -50.0 [-50.0, -50.0] | 2 |")
+    assert lines["| gate"].endswith("| 100.0 | +0.0 [+0.0, +0.0] |  | 0 |")
+    assert lines["| no replay"].endswith("| 50.0 | -50.0 [-50.0, -50.0] | -50.0 | 2 |")
 
 
 def test_the_table_of_a_new_class_says_how_much_of_it_is_found() -> None:
-    new = {"before": [0, 0], "labels": [0, 1]}
+    new, old = {"before": [0, 0], "labels": [0, 1]}, {"before": [0, 0], "labels": [0, 1]}
     found = GrowthFound(
         dataset="d",
         sensor="acc",
         added="b",
         old_groups=["1"],
         truth=[0, 1],
-        old_truth=[0],
+        old_truth=[0, 0],
         new=new,
-        old={key: [0] for key in CLASS_ARMS},
+        old=old,
         ways=[WAY],
         added_number=1,
     )
-    lines = list(growth_table([found, found], CLASS_ARMS))
-    assert lines[2] == "| labels | 2 | 100.0 | +50.0 [+50.0, +50.0] | 100.0 | +0.0 [+0.0, +0.0] | 100.0 |  |"
-    assert lines[3].endswith("| 100.0 | 2 |")
-    assert lines[4].endswith("| 0.0 | 0 |")
+    refused = msgspec.structs.replace(found, new={**new, "labels": [1, 1]}, ways=[])
+    lines = list(growth_table([found, refused], CLASS_ARMS))
+    taught = "75.0 | +25.0 (+0.0 to +50.0) | 50.0 | -50.0 (-50.0 to -50.0) | 100.0"
+    assert lines[2] == f"| labels | 2 | {taught} |  |  |"
+    assert lines[3] == "| gate | 2 | 75.0 | +25.0 (+0.0 to +50.0) | 75.0 | -25.0 (-50.0 to +0.0) | 50.0 | 1 | -50.0 |"
+    assert lines[4].endswith("| 0.0 | 0 |  |")
+
+
+def test_a_single_case_has_no_range() -> None:
+    assert ranged(np.array([0.125])) == "+12.5"
 
 
 def test_a_gate_writes_the_best_way_that_it_lets_pass() -> None:
     ways = [WAY, msgspec.structs.replace(WAY, way="statistics", estimate=0.95, refusals=("it forgets",))]
     assert [written_by(arm, ways) for arm in ("labels", "gate", "sure gate")] == ["labels", "labels", "before"]
+    assert written_by("gate", [msgspec.structs.replace(WAY, way="statistics"), *ways[1:]]) == "before"
     sure = msgspec.structs.replace(WAY, standard_error_points=2.5)
     assert written_by("sure gate", [sure]) == "labels"
     assert written_by("sure gate", [sure, *ways[1:], *ways[1:]]) == "before"

@@ -38,6 +38,11 @@ _SHARE_THAT_COUNTS = 0.05  # of the answers, from which a class must not vanish
 _VANISHED = 0.1  # of that share, below which a class has
 
 
+def sure_errors(ways: int) -> float:
+    """Gives the standard errors above 0 from which the gain of one of several ways counts (Bonferroni's correction)."""
+    return NormalDist().inv_cdf(1 - _CHANCE / ways)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Court:
     """What judges.
@@ -49,7 +54,8 @@ class Court:
         estimated_by: what `wanted` is.
         old: labelled windows of the old domain that did not teach.
         most_forgotten: points that the old domain may lose.
-        ways: how many are tried, the best of which wins: each is held to its share of the chance to pass by luck.
+        ways: how many are tried, the best of which wins: each but `labels` is held to its share of the chance to pass
+            by luck.
     """
 
     new: Windows
@@ -63,8 +69,8 @@ class Court:
 
     @property
     def sure(self) -> float:
-        """Standard errors above 0 from which a gain counts (Bonferroni's correction for several ways)."""
-        return NormalDist().inv_cdf(1 - _CHANCE / self.ways)
+        """Standard errors above 0 from which a gain counts, but that of the way `labels`."""
+        return sure_errors(self.ways)
 
     @property
     def right(self) -> NDArray[np.int64] | None:
@@ -145,7 +151,7 @@ def _refusals(court: Court, found: WayJudgement) -> Iterator[str]:
     told = f"{gain:+.1f} points, standard error {error:.1f}"
     if gain <= 0:
         yield f"its {_WORDS[court.estimated_by]} does not rise: {told}"
-    elif court.estimated_by != "labels" and gain <= court.sure * error:  # labels measure, the others only estimate
+    elif found.way != "labels" and gain <= court.sure * error:  # each label is judged by a student that did not see it
         yield f"its {_WORDS[court.estimated_by]} does not surely rise: {told}"
     forgotten, unsure = found.forgotten_points, found.forgotten_error_points or 0.0
     if forgotten - unsure > court.most_forgotten:

@@ -18,12 +18,13 @@ import torch
 
 from mmkd_edge.errors import CheckpointError, GateError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_models.adapt import ways
 from mmkd_models.adapt.classes import with_classes
 from mmkd_models.adapt.domains import few_labels, new_domain, old_domain
 from mmkd_models.adapt.judging import Court, Heard, _closeness, _standard_error, importance, judged
-from mmkd_models.adapt.learner import COLLAPSED, AdaptLearner, PairedSource, by_class
+from mmkd_models.adapt.learner import AdaptLearner, PairedSource, by_class
 from mmkd_models.adapt.run import AdaptationRequest, run_adaptation, task_of
-from mmkd_models.adapt.ways import ADAPT_TRAIN, adapted, old_answers, refitted
+from mmkd_models.adapt.ways import ADAPT_TRAIN, _sure, adapted, old_answers, refitted
 from mmkd_models.commands import adapt
 from mmkd_models.commands.adapt import run_adapt
 from mmkd_models.data import Dataset, open_dataset, write_dataset
@@ -441,31 +442,107 @@ def test_a_window_that_is_too_unsure_does_not_count():
     assert uncertainty(even) == pytest.approx(-np.log(2), abs=1e-3)
 
 
-def test_a_student_that_comes_to_say_one_thing_begins_again():
-    network = Fixed([[1.0, -1.5]] * 2)
-    learner = certainty(network)
-    batch = SimpleNamespace(
-        inputs={"acc": (None, None)},
-        index=torch.tensor([0, 0]),
-        partner=torch.tensor([0, 0]),
-        share=torch.ones(2),
-    )
-    learner(batch, 0.0)
-    entropy = learner.running.item()
-    assert entropy > COLLAPSED * np.log(2)
+BATCH = SimpleNamespace(
+    inputs={"acc": (None, None)}, index=torch.tensor([0, 0]), partner=torch.tensor([0, 0]), share=torch.ones(2)
+)
+EVEN, ONE = [[4.0, -4.0], [-4.0, 4.0]], [[9.0, -9.0]] * 2
+
+
+def one_step(learner: AdaptLearner, logits: list[list[float]]) -> bool:
+    """What the network says after a step is this; whether that step began again."""
+    learner(BATCH, 0.0)
     with torch.no_grad():
-        network.logits.copy_(torch.tensor([[9.0, -9.0]] * 2))
-    learner(batch, 0.0)
-    assert learner.running.item() == pytest.approx(0.9 * entropy, rel=1e-3)
-    learner.running.fill_(0.9 * COLLAPSED * np.log(2))
-    learner(batch, 0.0)
-    assert network.logits.tolist() == [[1.0, -1.5]] * 2
-    assert learner.running.item() == pytest.approx(entropy)
+        learner.network.logits.copy_(torch.tensor(logits))
+    return learner.begun_again
+
+
+def test_a_student_that_is_sure_and_even_keeps_what_it_learnt():
+    learner = certainty(Fixed([[1.0, -1.5], [-1.5, 1.0]]))
+    assert not any(one_step(learner, EVEN) for _ in range(50))
+    assert learner.running.tolist() == pytest.approx([0.5, 0.5])
+    assert learner.network.logits.tolist() == EVEN
+
+
+def test_a_student_that_comes_to_say_one_class_begins_again():
+    learner = certainty(Fixed(EVEN))
+    steps = [one_step(learner, ONE) for _ in range(30)]
+    # The first step sees the first weights. The other class has 0.5 * 0.9^n of the running mean n steps later, and
+    # 3.1 % is where two classes have a fifth of their entropy: passed at n = 27, and seen by the step after that.
+    assert 0.5 * 0.9**27 < 0.0311 < 0.5 * 0.9**26
+    assert steps.index(True) == 28
+    learner = certainty(Fixed(EVEN))
+    for _ in range(28):
+        one_step(learner, ONE)
+    learner(BATCH, 0.0)
+    assert learner.network.logits.tolist() == EVEN
+    assert learner.running.tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_a_student_that_says_one_class_from_the_start_is_left_to_learn():
+    learner = certainty(Fixed(ONE))
+    assert not any(one_step(learner, ONE) for _ in range(50))
 
 
 def test_old_windows_are_replayed_by_class():
     rows = by_class(np.array([0, 0, 0, 0, 2]))
     assert sorted(rows.tolist()) == [0, 1, 2, 3, 4, 4, 4, 4]
+
+
+@pytest.fixture
+def taught(site, monkeypatch):
+    """Gives what a way of training is given to learn, its student untrained, and its old windows three of one class."""
+    asked = replace(asked_of(site), teacher=None)
+    old = asked.old.learn
+    rows = np.concatenate([np.flatnonzero(old.labels == 0)[:3], np.flatnonzero(old.labels == 1)[:9]])
+    asked = replace(asked, old=replace(asked.old, learn=old.subset(np.sort(rows))))
+    seen = []
+
+    def fit(learner, source, **_):
+        seen.append((learner, source))
+        return SimpleNamespace(state=learner.network.state_dict())
+
+    monkeypatch.setattr(ways, "fit", fit)
+
+    def teach(way):
+        task = task_of(asked)
+        adapted(task, way)
+        return (task, *seen[-1])
+
+    return teach
+
+
+def test_a_batch_has_old_windows_of_each_class_as_often_with_their_own_answers(taught):
+    task, learner, source = taught("consistency")
+    assert np.bincount(task.old.learn.labels).tolist() == [3, 9]
+    drawn = [source.at(step) for step in range(40)]
+    old = torch.cat([batch.index[batch.index >= source.offset] for batch in drawn]) - source.offset
+    labels = torch.cat([batch.targets[batch.index >= source.offset] for batch in drawn]).argmax(1)
+    assert labels.double().mean().item() == pytest.approx(0.5, abs=0.02)
+    answers = old_answers(task)
+    replayed = by_class(task.old.learn.labels)
+    np.testing.assert_allclose(learner.targets[source.offset :][old], answers[replayed][old], rtol=1e-6)
+    np.testing.assert_array_equal(task.old.learn.labels[replayed][old], labels)
+
+
+def test_consistency_teaches_disturbed_windows_what_is_said_of_them_as_they_are(taught):
+    task, learner, source = taught("consistency")
+    rows, wanted = _sure(task)
+    raw = task.new.learn.subset(rows).take(np.arange(len(rows)))["acc"]
+    batch = source.at(0)
+    mine = batch.index < source.offset
+    moved = batch.inputs["acc"][0][mine].numpy() - raw[batch.index[mine].numpy()]
+    assert (np.abs(moved).max((1, 2)) > 0.01).all()
+    said = logits_of(task.student.network(), task.new.learn.subset(rows), modality="acc").argmax(1)
+    np.testing.assert_array_equal(learner.targets[: source.offset].argmax(1), said)
+    np.testing.assert_array_equal(learner.targets[: source.offset], wanted)
+
+
+def test_a_student_that_is_sure_of_nothing_teaches_itself_two_windows(site):
+    task = task_of(replace(asked_of(site), teacher=None))
+    state = {name: value * (0.01 if name.startswith("head.") else 1.0) for name, value in task.student.state.items()}
+    rows, wanted = _sure(replace(task, student=replace(task.student, state=state)))
+    assert len(rows) == 2
+    assert wanted.sum(axis=1).tolist() == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("kind", ["transformer", "rocket"])
@@ -702,6 +779,17 @@ def test_labels_refuse_a_loss_alone():
     same, less = (judged(court(estimated_by="labels"), "labels", before, one, seconds=1.0) for one in (before, worse))
     assert same.refusals == ("its closeness to the labels does not rise: +0.0 points, standard error 0.0",)
     assert less.refusals[0] == "its closeness to the labels does not rise: -6.2 points, standard error 6.2"
+
+
+def test_with_labels_the_other_ways_must_surely_rise():
+    before, after = say([0] * 8, [1, 0] * 4), say([1, 1] + [0] * 6, [0, 1] * 4)
+    found = {
+        way: judged(court(estimated_by="labels"), way, before, after, seconds=1.0).refusals
+        for way in ("labels", "statistics", "own answers", "consistency", "teacher")
+    }
+    assert found.pop("labels") == ()
+    unsure = ("its closeness to the labels does not surely rise: +25.0 points, standard error 16.4",)
+    assert set(found.values()) == {unsure}
 
 
 def test_an_adapted_student_knows_the_windows_that_taught_it(site, tmp_path, capsys):
