@@ -27,6 +27,11 @@ _LAST = 4  # pixels of the last map, at most
 _FLAT = 1e-2  # variance below which a frame counts as flat, of the training's
 
 
+def has_large_frames(modality: ModalitySpec) -> bool:
+    """Gives whether `EncoderConfig.late_change` decides how this modality is seen."""
+    return modality.kind == "video" and min(modality.shape[1:3]) >= _LATE_FROM
+
+
 class FrameFront(nn.Module):
     """Bytes and presence of the frames of a window -> an embedding of each frame, and summaries, all masked.
 
@@ -69,7 +74,7 @@ class FrameFront(nn.Module):
         self.register_buffer("std", torch.ones(channels))
         self.shape = self.map = (channels, height, across)
         self.patches: nn.Sequential | None = None
-        if late_change and min(height, across) >= _LATE_FROM:
+        if late_change and has_large_frames(modality):
             self.patches, self.map = _patches(self.shape, width)
         self.seen = math.prod(self.map)
         self.stem, last = _stem(self.map, width, of_pixels=self.patches is None)
