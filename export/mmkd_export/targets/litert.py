@@ -124,7 +124,7 @@ def tflite_from_checkpoint(path: Path, *, temperature: float = 1.0) -> bytes:
 def tflite_step_from_checkpoint(path: Path, *, temperature: float = 1.0) -> bytes:
     """Converts the step graph of a causal student in a checkpoint file, as `tflite_from_checkpoint` does.
 
-    The signature takes `step_inputs` and gives `step_outputs`, all float32.
+    The signature takes `step_inputs` and gives `step_outputs`, float32 but for values of video, uint8.
     """
     return _converted(path, "step", temperature=temperature)
 

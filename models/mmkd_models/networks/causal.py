@@ -34,7 +34,7 @@ _BANDS_OF_MANY = 4
 """Filters of every log-mel, and of every value of an embedding: how it moves, from slow to fast."""
 
 _SHARE_OF_FRAMES = 2
-"""The width by the values of a frame's embedding: each of them is a channel, of which much is known."""
+"""An embedding of a frame has the width divided by this: each of its values is a channel with filters of its own."""
 
 _HISTORY = 0.5
 """Share of the training batches whose windows follow upon another window, as all but the first do in a stream."""
@@ -64,7 +64,8 @@ class CausalEncoder(nn.Module):
 
     def __init__(self, modality: ModalitySpec, config: EncoderConfig) -> None:
         super().__init__()
-        (series, hop), many = _series_of(modality, config), modality.kind != "series"
+        series, hop = _series_of(modality, config)
+        many = modality.kind != "series"
         strides = strides_of(modality, series.samples, config.most_tokens)
         channels, bands = len(series.channels), config.spectrum_bands
         self.modality = modality
@@ -73,8 +74,9 @@ class CausalEncoder(nn.Module):
         self.length = -(-series.samples // self.block)
         if self.length < 2:
             raise UsageError(
-                f"modality {modality.name!r}: expected windows of more than {self.stride} samples for a causal "
-                f"student, got {modality.samples}; train a windowed one"
+                f"modality {modality.name!r}: expected windows of at least {self.stride + 1} "
+                f"{'frames' if modality.kind == 'video' else 'samples'} for a causal student, got {modality.samples}; "
+                "train a windowed one"
             )
         inner = CausalFront(
             series,

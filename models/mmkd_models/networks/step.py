@@ -127,7 +127,7 @@ class StepStudent(nn.Module):
     def _sensed(
         self, values: Tensor, present: Tensor, state: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """The new samples of the series, and of sound and video the newest of what was sensed, the first state here."""
+        """New samples of the series, their presence, and of sound and video what the next step begins with."""
         front = self.encoder.front
         if isinstance(front, CausalFront):
             return values, present, ()

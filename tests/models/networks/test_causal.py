@@ -193,7 +193,7 @@ def test_a_window_of_one_token_is_refused() -> None:
     with pytest.raises(UsageError) as caught:
         Student(modality(2), 3, CONFIG)
     assert str(caught.value) == (
-        "modality 'acc': expected windows of more than 2 samples for a causal student, got 2; train a windowed one"
+        "modality 'acc': expected windows of at least 3 samples for a causal student, got 2; train a windowed one"
     )
 
 

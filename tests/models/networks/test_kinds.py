@@ -132,6 +132,6 @@ def test_blank_inputs_are_what_a_network_takes() -> None:
 
 
 def test_a_causal_student_of_a_single_frame_is_refused() -> None:
-    says = "modality 'lips': expected windows of more than 1 samples for a causal student, got 1; train a windowed one"
+    says = "modality 'lips': expected windows of at least 2 frames for a causal student, got 1; train a windowed one"
     with pytest.raises(UsageError, match=f"^{re.escape(says)}$"):
         student_network(msgspec.structs.replace(LIPS, samples=1), 3, student_config("tiny", causal=True))
