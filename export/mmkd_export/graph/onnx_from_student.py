@@ -93,8 +93,8 @@ def steps_of(checkpoint: StudentCheckpoint) -> Streaming:
 def onnx_step_from_student(checkpoint: StudentCheckpoint, *, temperature: float = 1.0) -> bytes:
     """Gives a causal student's step graph: the same checkpoint and library versions give the same bytes.
 
-    Inputs are `step_inputs`, outputs `step_outputs`, float32 but for values of video, uint8. `temperature` and errors are
-    as of `onnx_from_student`.
+    Inputs are `step_inputs`, outputs `step_outputs`, float32 but for values of video, uint8. `temperature` and errors
+    are as of `onnx_from_student`.
     """
     from mmkd_models.networks.step import StepStudent
 
