@@ -49,7 +49,7 @@ from mmkd_models.training.trainings import TrainingData, TrainingRun
 from mmkd_report.documents.adaptation import WayJudgement
 from proofs.adaptation_pairs import LEAST_DROP
 from proofs.commissioning import answers_of, halves_of
-from proofs.gains import gained, mean_where, recovered
+from proofs.gains import balanced_accuracy, gained, mean_where, recovered
 from proofs.script import head, parser_of, row
 
 Rows = NDArray[np.int64]
@@ -262,10 +262,7 @@ def written_by(arm: str, ways: Sequence[WayJudgement]) -> str:
 
 def balanced(parts: Sequence[tuple[list[int], list[int]]]) -> NDArray[np.float64]:
     """Gives the balanced accuracy of each of these truths and answers."""
-    found = []
-    for truth, said in ((np.array(one), np.array(other)) for one, other in parts):
-        found.append(np.mean([np.mean(said[truth == number] == number) for number in np.unique(truth)]))
-    return np.array(found)
+    return np.array([balanced_accuracy(truth, said) for truth, said in parts])
 
 
 if __name__ == "__main__":

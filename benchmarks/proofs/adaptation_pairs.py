@@ -48,7 +48,7 @@ from proofs.adaptation_rivals import BY_CLASS, EVENED, rivals
 from proofs.adaptation_rules import SHARES, Evidence, JudgedPair, evidence_of, rule_tables, step_arm, steps_of
 from proofs.commissioning import answers_of, oracle_of, parts_of
 from proofs.domains import domains_of, one_against_others
-from proofs.gains import gained, recovered
+from proofs.gains import balanced_accuracy, gained, recovered
 from proofs.script import head, parser_of, row
 from proofs.taught import taught
 
@@ -249,9 +249,9 @@ def _chosen(pair: PairFound, arm: str) -> str:
 
 def score_of(pair: PairFound, arm: str) -> float:
     """Gives the balanced accuracy of an arm on the target's unseen half."""
-    said = np.array(pair.answers[(_chosen(pair, arm) or "before") if arm.startswith("gate") else arm])
-    truth = np.array(pair.truth)
-    return float(np.mean([np.mean(said[truth == number] == number) for number in np.unique(truth)]))
+    return balanced_accuracy(
+        pair.truth, pair.answers[(_chosen(pair, arm) or "before") if arm.startswith("gate") else arm]
+    )
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -37,7 +38,7 @@ from mmkd_models.networks.config import StudentKind
 from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.teacher_set import TaughtBy
-from proofs.gains import gained
+from proofs.gains import balanced_accuracy, gained
 from proofs.script import head, parser_of, row
 from proofs.taught import taught
 
@@ -280,12 +281,8 @@ def _gains(groups: Sequence[NewGroup], way: str, over: str) -> NDArray[np.float6
 
 
 def _balanced(groups: Sequence[NewGroup], way: str) -> float:
-    truth = np.concatenate([np.array(group.truth) for group in groups])
-    said = np.concatenate(
-        [np.array(group.answers[(group.passed or "before") if way == "gate" else way]) for group in groups]
-    )
-    recalls = [np.mean(said[truth == number] == number) for number in np.unique(truth)]
-    return float(np.mean(recalls))
+    said = [group.answers[(group.passed or "before") if way == "gate" else way] for group in groups]
+    return balanced_accuracy([*chain(*(group.truth for group in groups))], [*chain(*said)])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Gains in points, with the middle 95 % over draws of cases or with their range, as the proofs of adapting print."""
+"""Balanced accuracy, and gains in points with the middle 95 % over draws of cases or with their range, for adapting."""
 
 from __future__ import annotations
 
@@ -30,6 +30,12 @@ def mean_where(gains: Floats, counts: Sequence[bool]) -> str:
 def recovered(gains: Floats, drops: Floats) -> str:
     """Gives the share of drops (N,) that gains (N,) win back, in percent, with its interval."""
     return _with_interval(lambda rows: 100 * float(gains[rows].sum() / drops[rows].sum()), len(gains))
+
+
+def balanced_accuracy(truth: Sequence[int], said: Sequence[int]) -> float:
+    """Gives the mean share of each class of the truth that was answered so."""
+    wanted, got = np.array(truth), np.array(said)
+    return float(np.mean([np.mean(got[wanted == number] == number) for number in np.unique(wanted)]))
 
 
 def _with_interval(figure: Callable[[NDArray[np.int64]], float], count: int) -> str:

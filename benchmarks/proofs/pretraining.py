@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from mmkd_models.compare.one_fold import FoldData, fold_data
 from mmkd_models.data.batches import Batch, BatchSource
 from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset
-from mmkd_models.data.folds import FOLDS, fold_indices
-from mmkd_models.data.labelled import Labelled, usual_labelled
+from mmkd_models.data.folds import FOLDS, trainings_of
+from mmkd_models.data.labelled import usual_labelled
 from mmkd_models.defaults import AUGMENT, TEACHER_PRESET, TEACHER_TRAIN
 from mmkd_models.distil.learner import SupervisedLearner
 from mmkd_models.metrics.scores import scores_from_logits
@@ -64,7 +64,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     dataset = open_dataset(arguments.data or shipped_dataset())
-    data = fold_data(dataset, seed=0, labelled=labelled_of(dataset))
+    data = fold_data(dataset, seed=0, labelled=usual_labelled(trainings_of(dataset.everything(), FOLDS)))
     print(head("way", "validation", "test", texts=1))
     for way in arguments.ways:
         terms, left = WAYS[way]
@@ -74,12 +74,6 @@ def main() -> None:
         rate = left * TEACHER_TRAIN.learning_rate
         valid, test = learn_labels(teacher, data, msgspec.structs.replace(TEACHER_TRAIN, learning_rate=rate))
         print(row(way, f"{100 * valid:.1f}", f"{100 * test:.1f}"), flush=True)
-
-
-def labelled_of(dataset: Dataset) -> Labelled:
-    """Gives what a demo of five folds labels."""
-    windows = dataset.everything()
-    return usual_labelled([windows.subset(fold_indices(windows, fold=fold, seed=0).train) for fold in range(FOLDS)])
 
 
 def new_teacher(dataset: Dataset, data: FoldData, size: Preset) -> Teacher:

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from mmkd_models.compare.one_fold import FoldData, fold_data
 from mmkd_models.data.dataset import Dataset, open_dataset
-from mmkd_models.data.folds import FOLDS, fold_indices
+from mmkd_models.data.folds import FOLDS, trainings_of
 from mmkd_models.data.labelled import Labelled, usual_labelled
 from mmkd_models.data.sources import CutWindows
 from mmkd_models.data.windows import Windows
@@ -101,7 +101,11 @@ def main() -> None:
         path, _, modality = text.rpartition(":")
         dataset = open_dataset(path)
         name = f"{dataset.spec.name} {modality}"
-        labelled = third_of_groups(dataset) if arguments.label_share is None else Labelled(share=arguments.label_share)
+        labelled = (
+            usual_labelled(trainings_of(dataset.everything(), FOLDS))
+            if arguments.label_share is None
+            else Labelled(share=arguments.label_share)
+        )
         found[name] = [kept(dataset, fold, modality, labelled, arguments.out) for fold in arguments.folds]
     print(teaching_table(found))
     print()
@@ -180,12 +184,6 @@ def measured(dataset: Dataset, fold: int, modality: str, labelled: Labelled) -> 
         hidden=(before, after),
         rule=rule,
     )
-
-
-def third_of_groups(dataset: Dataset) -> Labelled:
-    """Gives what a demo of five folds labels."""
-    windows = dataset.everything()
-    return usual_labelled([windows.subset(fold_indices(windows, fold=fold, seed=0).train) for fold in range(FOLDS)])
 
 
 def teacher_answers(parts: Sequence[Windows], valid: Windows, *, seed: int) -> list[tuple[Floats, ...]]:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from mmkd_edge.errors import BackendError
 from mmkd_edge.predict.confidence import label_set
-from mmkd_edge.predict.preprocess import nothing_missing
 from mmkd_edge.predict.sensors import Status, WindowFault, missing_causes, worse
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 
@@ -132,7 +131,7 @@ def interpret(
             "the backend runs another model than the manifest describes"
         )
     missing_share = 0.0
-    if present is not None and present is not nothing_missing(modality):
+    if present is not None:
         missing = present.size - int(np.count_nonzero(present))
         missing_share = missing / present.size
         fault = worse(_missing(missing, present, modality, window), fault)

@@ -22,7 +22,7 @@ import msgspec
 from mmkd_edge.errors import UsageError
 from mmkd_models.compare.one_fold import ANSWERS_FOLDER
 from mmkd_models.data.dataset import Dataset, open_dataset
-from mmkd_models.data.folds import fold_indices
+from mmkd_models.data.folds import trainings_of
 from mmkd_models.data.labelled import usual_labelled
 from mmkd_models.data.spec import require_classification
 from mmkd_models.defaults import AUGMENT, METHOD, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
@@ -321,9 +321,7 @@ def a_third(dataset: Dataset, seeds: int) -> int:
     Raises:
         UsageError: there are too few groups, or no third of them has every class.
     """
-    windows = dataset.everything()
-    folds = [fold_indices(windows, fold=seed, seed=0) for seed in range(seeds)]
-    groups = usual_labelled([windows.subset(fold.train) for fold in folds]).groups
+    groups = usual_labelled(trainings_of(dataset.everything(), seeds)).groups
     if groups is None:
         raise UsageError(
             f"--whole-groups: expected six groups to train on or more in dataset {dataset.spec.name!r}, a third of "

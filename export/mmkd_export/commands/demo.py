@@ -24,7 +24,7 @@ with loading("mmkd-demo"):
     from mmkd_edge.machine import usable_cores
     from mmkd_models.data.checking.related import refuse_shared_samples
     from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset
-    from mmkd_models.data.folds import check_seeds, fold_indices
+    from mmkd_models.data.folds import check_seeds, trainings_of
     from mmkd_models.data.labelled import Labelled, labelled_from_options, seen_labels, usual_labelled
     from mmkd_models.defaults import (
         AUGMENT,
@@ -278,9 +278,7 @@ def _teacher_presets(names: list[str] | None) -> tuple[Preset, ...]:
 
 def _labels_seen(data: Dataset, options: ComparisonOptions) -> Labelled:
     """Gives which labels every fold shows; refuses what a fold cannot have."""
-    windows = data.everything()
-    folds = [fold_indices(windows, fold=seed, seed=0) for seed in range(options.seeds)]
-    trainings = [windows.subset(fold.train) for fold in folds]
+    trainings = trainings_of(data.everything(), options.seeds)
     asked = labelled_from_options(options.label_share, options.labelled_groups, otherwise=usual_labelled(trainings))
     for seed, training in enumerate(trainings):
         seen_labels(training, asked, seed=seed)  # refuses what a fold cannot have, before a folder is taken

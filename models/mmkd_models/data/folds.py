@@ -85,6 +85,11 @@ def fold_indices(windows: Windows, *, fold: int, seed: int, folds: int = FOLDS) 
     return found
 
 
+def trainings_of(windows: Windows, folds: int) -> list[Windows]:
+    """Gives the training windows of each of so many first folds; windows and errors are as of `fold_indices`."""
+    return [windows.subset(fold_indices(windows, fold=fold, seed=0).train) for fold in range(folds)]
+
+
 def _check_fold(windows: Windows, fold: int, count: int, *, is_own_split: bool) -> None:
     name = windows.spec.name
     if count < _LEAST_FOLDS and not is_own_split:

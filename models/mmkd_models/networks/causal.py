@@ -8,7 +8,9 @@ tokens per step and keeps what later ones will ask. Token layout as everywhere: 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -64,7 +66,7 @@ class CausalEncoder(nn.Module):
 
     def __init__(self, modality: ModalitySpec, config: EncoderConfig) -> None:
         super().__init__()
-        series, hop = _series_of(modality, config)
+        series, hop, front = _sensed(modality, config)
         many = modality.kind != "series"
         strides = strides_of(modality, series.samples, config.most_tokens)
         channels, bands = len(series.channels), config.spectrum_bands
@@ -85,7 +87,7 @@ class CausalEncoder(nn.Module):
             bands=min(bands, _BANDS_OF_MANY) if many else bands,
             products=not many,
         )
-        self.front = _front_of(modality, config, inner)
+        self.front = front(inner)
         self.reach = _field(strides) - self.block  # before a block, what its time token sees of the series
         # Samples that an answer can depend on: the pool, every block and the statistics each look a window back, the
         # statistics from the oldest samples that the stem sees; what the series is made of begins before them.
@@ -195,31 +197,23 @@ class CausalEncoder(nn.Module):
         return torch.where(seen, code, FORBIDDEN)
 
 
-def _series_of(modality: ModalitySpec, config: EncoderConfig) -> tuple[ModalitySpec, int]:
-    """What is followed, and how many samples make one of it: log-mels of sound, embeddings of frames of video."""
+def _sensed(
+    modality: ModalitySpec, config: EncoderConfig
+) -> tuple[ModalitySpec, int, Callable[[CausalFront], CausalFront | CausalSound | CausalFrames]]:
+    """What is followed, how many samples make one of it, and what makes it, given the front-end behind.
+
+    Of sound these are log-mels, of video embeddings of frames, of a series its own samples.
+    """
     match modality.kind:
         case "audio":
             mels = LogMels(modality)
-            return mel_series(modality, mels), mels.hop
+            return mel_series(modality, mels), mels.hop, lambda inner: CausalSound(mels, len(modality.channels), inner)
         case "video":
-            return frame_series(modality, config.width // _SHARE_OF_FRAMES), 1
+            values = config.width // _SHARE_OF_FRAMES
+            frames = partial(FrameFront, modality, config.width, late_change=config.late_change, values=values)
+            return frame_series(modality, values), 1, lambda inner: CausalFrames(frames(), inner)
         case "series":
-            return modality, 1
-
-
-def _front_of(
-    modality: ModalitySpec, config: EncoderConfig, inner: CausalFront
-) -> CausalFront | CausalSound | CausalFrames:
-    match modality.kind:
-        case "audio":
-            return CausalSound(LogMels(modality), len(modality.channels), inner)
-        case "video":
-            frames = FrameFront(
-                modality, config.width, late_change=config.late_change, values=config.width // _SHARE_OF_FRAMES
-            )
-            return CausalFrames(frames, inner)
-        case "series":
-            return inner
+            return modality, 1, lambda inner: inner
 
 
 def band_of(asked: Tensor, count: int, length: int) -> Tensor:
