@@ -34,9 +34,10 @@ from mmkd_models.training.checkpoint import TeacherCheckpoint
 from mmkd_models.training.closed_form.ridge import fit_ridge
 from mmkd_models.training.closed_form.rocket import drawn_features, features_of_rows
 from mmkd_models.training.closed_form.targets import label_answers
+from mmkd_models.training.inputs import TeacherStart, TrainingData, TrainingRun
 from mmkd_models.training.judging.prior import evening_bias
 from mmkd_models.training.predict import answers_to, batches_of
-from mmkd_models.training.trainings import TeacherStart, TrainingData, TrainingRun, self_train, train_teacher
+from mmkd_models.training.trainings.from_labels import self_train, train_teacher
 
 LEAST_FEATURES = 6 * KERNELS
 """Of a modality's kernels; where there are few modalities each has its share of what one alone has."""

@@ -22,9 +22,10 @@ from mmkd_models.metrics.scores import AnyScores, scores_from_logits
 from mmkd_models.networks.config import TeacherConfig
 from mmkd_models.train_config import OnStep
 from mmkd_models.training.checkpoint import TeacherCheckpoint
+from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.teacher_set import OutOfFoldCheckpoint
-from mmkd_models.training.trainings import TrainingData, TrainingRun, self_train, train_teacher
+from mmkd_models.training.trainings.from_labels import self_train, train_teacher
 
 Watch = Callable[[str], AbstractContextManager[OnStep | None]]
 """From the name of a training to what is called after each of its steps."""

@@ -22,10 +22,10 @@ from mmkd_models.networks.rocket import LENGTH
 from mmkd_models.training.checkpoint import Contender, StudentCheckpoint
 from mmkd_models.training.closed_form.hybrid import fit_hybrid
 from mmkd_models.training.closed_form.students import labelled_student, taught_student
+from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.judging.rule import Standing, preferred, standing_of
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.teacher_set import TaughtBy
-from mmkd_models.training.trainings import TrainingData, TrainingRun
 from mmkd_report.documents.demo import LABELS_ALONE
 
 logger = logging.getLogger(__name__)

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from mmkd_models.metrics.likelihood import fitted_temperature
 from mmkd_models.training.checkpoint import HybridFacts, StudentCheckpoint
+from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.judging.rule import preferred, standing_of
 from mmkd_models.training.predict import logits_of, scores_of
-from mmkd_models.training.trainings import TrainingData, TrainingRun, with_novelty
+from mmkd_models.training.trainings.provenance import with_novelty
 
 logger = logging.getLogger(__name__)
 

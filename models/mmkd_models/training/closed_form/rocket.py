@@ -32,17 +32,12 @@ from mmkd_models.training.closed_form.targets import (
     teachers_answers,
 )
 from mmkd_models.training.drift_reference import group_reference
+from mmkd_models.training.inputs import TrainingData, TrainingRun, check_labels
 from mmkd_models.training.judging.prior import adjusted
 from mmkd_models.training.predict import scores_of
 from mmkd_models.training.teacher_set import TaughtBy
-from mmkd_models.training.trainings import (
-    TrainingData,
-    TrainingRun,
-    check_labels,
-    check_teachers,
-    planned_facts,
-    with_novelty,
-)
+from mmkd_models.training.trainings.distillation import check_teachers
+from mmkd_models.training.trainings.provenance import planned_facts, with_novelty
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,10 @@ from mmkd_models.networks.config import StudentConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_models.training.closed_form.hybrid import fit_hybrid
 from mmkd_models.training.closed_form.rocket import fit_rocket_student
+from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.teacher_set import TaughtBy
-from mmkd_models.training.trainings import TrainingData, TrainingRun, distil, train_baseline
+from mmkd_models.training.trainings.distillation import distil
+from mmkd_models.training.trainings.from_labels import train_baseline
 
 
 def labelled_student(data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun) -> StudentCheckpoint:
