@@ -30,9 +30,11 @@ from mmkd_models.distil.method import Method
 from mmkd_models.distil.methods import shipped_methods
 from mmkd_models.evaluate.rivals import RIVALS
 from mmkd_models.networks.config import Preset, preset_named
+from mmkd_models.study.prepare import prepare_study
 from mmkd_models.study.progress import Snapshot
 from mmkd_models.study.results import SeedResults, write_lines
-from mmkd_models.study.run import StudyOptions, prepare_study, run_study
+from mmkd_models.study.run import run_study
+from mmkd_models.study.study_options import StudyOptions
 from mmkd_models.trials.sizes import MeasureLatency
 from mmkd_models.trials.space import TEACHERS_FOLDER, Space, StudyConditions
 from mmkd_models.trials.teacher_text import teachers_from_text

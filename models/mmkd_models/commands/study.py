@@ -29,7 +29,7 @@ with loading("mmkd-study"):
     from mmkd_report.documents.figures import Measure
 
 if TYPE_CHECKING:
-    from mmkd_models.study.run import StudyOptions
+    from mmkd_models.study.study_options import StudyOptions
     from mmkd_models.trials.sizes import MeasureLatency
     from mmkd_models.trials.space import Space, StudyConditions
     from mmkd_report.documents.study import EntryRow, PairLatency, StudyDocument
@@ -199,7 +199,7 @@ def study_command(
     """
     from mmkd_models.evaluate.rivals import RIVALS
     from mmkd_models.ray_tasks import Executor
-    from mmkd_models.study.run import StudyOptions
+    from mmkd_models.study.study_options import StudyOptions
     from mmkd_models.trials.teacher_text import teachers_from_text
     from mmkd_report.documents.study import NONE
 

@@ -30,7 +30,7 @@ from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.folds import part_of_windows
 from mmkd_models.data.labelled import ALL
 from mmkd_models.networks.config import teacher_config
-from mmkd_models.study.run import prepare_study
+from mmkd_models.study.prepare import prepare_study
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
 from mmkd_models.training.cross_fit import cross_fit

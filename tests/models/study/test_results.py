@@ -17,7 +17,8 @@ import study_cases as cases
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_models.data import Dataset
 from mmkd_models.study.results import SeedResults
-from mmkd_models.study.run import StudyOptions, study
+from mmkd_models.study.run import study
+from mmkd_models.study.study_options import StudyOptions
 from mmkd_models.train_config import TrainConfig
 from mmkd_report.documents.study import StudyDocument
 from proofs.study.files import read_seeds

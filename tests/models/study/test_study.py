@@ -28,7 +28,8 @@ from mmkd_models.compare.one_fold import fold_data
 from mmkd_models.data import Dataset
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.study.progress import Snapshot, state_in_words, study_view
-from mmkd_models.study.run import seeds_that_count, study
+from mmkd_models.study.run import study
+from mmkd_models.study.study_options import seeds_that_count
 from mmkd_models.training.checkpoint import file_sha256, read_student
 from mmkd_models.training.predict import scores_of
 from mmkd_models.trials.executors import run_workers
