@@ -1,26 +1,24 @@
 """`EdgePredictor`: opens a bundle on a device and answers for windows.
 
-The door that joins the rooms `predict`, `stream` and `watch`. Every answer, of a window or of a stream, goes through
-the same four calls: `check_window`, `prepare`, `backend.run`, `interpret`. Owns what a failure of one of them becomes
-for the caller: another student's answer, or one that says so. It measures nothing, prints nothing and opens no network
-connection.
+The door that joins the rooms `predict`, `stream` and `watch`. Every answer, of a window or of a stream, comes from
+`Asking.answer`. Owns what the caller gets of it: another student's answer where one gives none, and what the policy
+makes of it. It measures nothing, prints nothing and opens no network connection.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Literal, NoReturn
 
-from mmkd_edge.backends.base import Answers, Backend, BackendName, RunPrecision, check_backend
-from mmkd_edge.backends.handlers import let_handlers_through
+from mmkd_edge.asking import Asking
+from mmkd_edge.backends.base import Backend, BackendName, RunPrecision, check_backend
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry
 from mmkd_edge.bundle.reference import Reference
-from mmkd_edge.errors import InputError, MmkdError, UsageError
+from mmkd_edge.errors import MmkdError, UsageError
 from mmkd_edge.opening.students import open_students
 from mmkd_edge.predict.arguments import (
     AnyReference,
@@ -36,14 +34,13 @@ from mmkd_edge.predict.arguments import (
 )
 from mmkd_edge.predict.conditions import NO_CONDITIONS, Conditions, age_fault, first_living
 from mmkd_edge.predict.confidence import check_level, threshold_of
-from mmkd_edge.predict.engine import Students, answer_of, engine_of
+from mmkd_edge.predict.engine import Students, engine_of
 from mmkd_edge.predict.info import PredictorInfo, info_of
-from mmkd_edge.predict.novelty import judged_novelty, novelty_rule
+from mmkd_edge.predict.novelty import novelty_rule
 from mmkd_edge.predict.policy import Policy, apply_policy, check_policy
-from mmkd_edge.predict.postprocess import Prediction, interpret, no_answer
-from mmkd_edge.predict.preprocess import check_window, prepare
+from mmkd_edge.predict.postprocess import Prediction
 from mmkd_edge.predict.selftest import SelfTest, run_selftests
-from mmkd_edge.predict.sensors import SensorChecks, WindowFault, check_checks, find_fault, worse
+from mmkd_edge.predict.sensors import SensorChecks, check_checks
 from mmkd_edge.predict.setup import OpeningRequest, Trust
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_edge.stream.causal import Stepping, check_hop
@@ -113,10 +110,10 @@ class EdgePredictor:
             for engine in students.engines:
                 check_checks(checks, engine.modality)
         self._stale_s = check_stale(stale_s)
-        self._checks = checks if checks is not None and checks.any else None
         self._monitor = Monitor(every=check_every(observe_every))
         self._policy = check_policy(policy)
         self._service = InService(students, asked=asked, monitor=self._monitor, raises=policy == "raise")
+        self._asking = Asking(self._service, self._monitor, checks if checks is not None and checks.any else None)
 
     @classmethod
     def open(
@@ -221,10 +218,11 @@ class EdgePredictor:
             fault = age_fault(input_age_s, self._stale_s)
             conditions = Conditions(fault=fault, input_age_s=input_age_s, deadline_s=deadline_s)
         if len(self._service.students.engines) == 1:
-            return self._give([self._answer(0, window, conditions)])[0]
+            return self._give([self._asking.answer(0, window, conditions)])[0]
         windows = check_mapping(window, [entry.modality for entry in self.entries])
         names = [entry.modality.name for entry in self.entries]
-        asked = (self._answer(number, {name: windows.get(name)}, conditions) for number, name in enumerate(names))
+        answer = self._asking.answer
+        asked = (answer(number, {name: windows.get(name)}, conditions) for number, name in enumerate(names))
         return self._give([first_living(asked)])[0]
 
     def predict_batch(self, windows: Iterable[object] | Mapping[str, object]) -> list[Prediction]:
@@ -268,12 +266,7 @@ class EdgePredictor:
             UsageError: an argument is out of its range, or there is no such student.
         """
         engines = self._service.students.engines
-        number = 0
-        if modality is not None:
-            names = [engine.modality.name for engine in engines]
-            if modality not in names:
-                raise UsageError(f"modality {modality!r} is unknown; expected one of {', '.join(map(repr, names))}")
-            number = names.index(modality)
+        number = 0 if modality is None else self._service.students.number_of(modality)
         entry = engines[number].entry
         if entry.streaming is not None:
             check_hop(hop, entry.streaming)
@@ -286,7 +279,7 @@ class EdgePredictor:
         return Stream(
             modality=entry.modality,
             task=entry.task,
-            ask=partial(self._answer, number),
+            ask=partial(self._asking.answer, number),
             deliver=self._give,
             hop=hop,
             gap_s=gap_s,
@@ -418,70 +411,3 @@ class EdgePredictor:
         """Count predictions, and give the caller what the policy makes of them."""
         self._monitor.given(predictions)
         return predictions if self._policy == "predict" else apply_policy(self._policy, predictions)
-
-    def _answer(
-        self,
-        number: int,
-        window: object,
-        conditions: Conditions = NO_CONDITIONS,
-        stepped: Answers | None = None,
-    ) -> Prediction:
-        """One student's prediction, whatever the policy.
-
-        Args:
-            number: of the student.
-            window: as `predict` takes it.
-            conditions: what it is asked under.
-            stepped: outputs that the steps of a stream gave; the engine is not asked then.
-        """
-        service = self._service
-        if not service.usable:
-            service.check_usable()
-        students = service.students
-        engine = students.engines[number]
-        entry, age_s = engine.entry, conditions.input_age_s
-        modality = entry.modality
-        if engine.refusal:
-            raise InputError(engine.refusal)
-        if type(window) is dict and window.get(modality.name, window) is None:
-            missing = WindowFault(status="invalid", reason=f"modality {modality.name!r} is absent")
-            return no_answer(missing, modality=modality, task=entry.task, missing_share=1.0, input_age_s=age_s)
-        array = check_window(window, modality)
-        values, present = prepare(array, modality, engine.reference)
-        gaps = None if present is engine.complete else present
-        fault = conditions.fault
-        if self._checks is not None:
-            fault = worse(find_fault(array, gaps, modality, self._checks), fault)
-        answers = stepped
-        if answers is None:
-            if conditions.deadline_s is not None and conditions.is_late:
-                late = WindowFault(status="stale", reason="the deadline passed before the engine was asked")
-                return no_answer(worse(late, fault) or late, modality=modality, task=entry.task, input_age_s=age_s)
-            handled = sys.exc_info()[1]
-            try:
-                answers = answer_of(engine, values, present)
-            except Exception as error:  # an engine of its own may raise anything, and the caller's loop must go on
-                let_handlers_through(error, handled=handled)
-                if service.recover(students, engine, error):
-                    return self._answer(number, array, conditions)
-                failed = WindowFault(status="invalid", reason=f"the engine failed: {error}")
-                failed = worse(failed, fault) or failed
-                return no_answer(failed, modality=modality, task=entry.task, input_age_s=age_s)
-            service.proven = True
-            if conditions.deadline_s is not None and conditions.is_late:
-                fault = worse(WindowFault(status="stale", reason="the answer came after the deadline"), fault)
-        rule = engine.novelty if stepped is None else engine.step_novelty
-        novelty, fault = judged_novelty(rule, answers[2:], fault)
-        prediction = interpret(
-            answers[1],
-            gaps,
-            modality=modality,
-            task=entry.task,
-            window=array,
-            fault=fault,
-            input_age_s=age_s,
-            least_probability=engine.least_probability,
-            novelty=novelty,
-        )
-        self._monitor.answered(engine.statistics, prediction, values, present)
-        return prediction

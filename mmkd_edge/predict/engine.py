@@ -21,7 +21,7 @@ from mmkd_edge.bundle.manifest import Artifact, ModelEntry, describe_tensors, st
 from mmkd_edge.bundle.reference import Reference, check_reference
 from mmkd_edge.drift.features import InputStatistics
 from mmkd_edge.drift.running import RunningStatistics, measure_statistics
-from mmkd_edge.errors import BackendError, BundleError
+from mmkd_edge.errors import BackendError, BundleError, UsageError
 from mmkd_edge.plausible import plausible_span
 from mmkd_edge.predict.confidence import threshold_of
 from mmkd_edge.predict.novelty import NoveltyRule, novelty_rule
@@ -101,6 +101,17 @@ class Students(msgspec.Struct, frozen=True, kw_only=True):
 
     engines: tuple[Engine, ...]
     bundle: Bundle | None = None
+
+    def number_of(self, modality: str) -> int:
+        """Which student takes this modality.
+
+        Raises:
+            UsageError: none does.
+        """
+        names = [engine.modality.name for engine in self.engines]
+        if modality not in names:
+            raise UsageError(f"modality {modality!r} is unknown; expected one of {', '.join(map(repr, names))}")
+        return names.index(modality)
 
     def with_backend(self, engine: Engine, backend: Backend) -> Students:
         """The same students with another backend behind one of the engines."""

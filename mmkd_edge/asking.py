@@ -1,0 +1,103 @@
+"""One student's answer for one window: what `EdgePredictor` does for windows, for streams and for steps alike.
+
+Goes through the same four calls every time: `check_window`, `prepare`, `backend.run`, `interpret`. Owns what a failure
+of one of them becomes: the answer of an engine that was opened again or of an earlier bundle, or one that says so.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from mmkd_edge.backends.base import Answers
+from mmkd_edge.backends.handlers import let_handlers_through
+from mmkd_edge.errors import InputError
+from mmkd_edge.predict.conditions import NO_CONDITIONS, Conditions
+from mmkd_edge.predict.engine import answer_of
+from mmkd_edge.predict.novelty import judged_novelty
+from mmkd_edge.predict.postprocess import Prediction, interpret, no_answer
+from mmkd_edge.predict.preprocess import check_window, prepare
+from mmkd_edge.predict.sensors import SensorChecks, WindowFault, find_fault, worse
+from mmkd_edge.watch.health import Monitor
+from mmkd_edge.watch.swap import InService
+
+
+class Asking:
+    """Asks the students that are in service. May be shared by threads.
+
+    Args:
+        service: who answers now.
+        monitor: is told of every answer.
+        checks: what is looked for in every window beyond missing values; None looks for nothing else.
+    """
+
+    def __init__(self, service: InService, monitor: Monitor, checks: SensorChecks | None) -> None:
+        self._service = service
+        self._monitor = monitor
+        self._checks = checks
+
+    def answer(
+        self,
+        number: int,
+        window: object,
+        conditions: Conditions = NO_CONDITIONS,
+        stepped: Answers | None = None,
+    ) -> Prediction:
+        """One student's prediction, whatever the policy.
+
+        Args:
+            number: of the student.
+            window: as `predict` takes it.
+            conditions: what it is asked under.
+            stepped: outputs that the steps of a stream gave; the engine is not asked then.
+        """
+        service = self._service
+        if not service.usable:
+            service.check_usable()
+        students = service.students
+        engine = students.engines[number]
+        entry, age_s = engine.entry, conditions.input_age_s
+        modality = entry.modality
+        if engine.refusal:
+            raise InputError(engine.refusal)
+        if type(window) is dict and window.get(modality.name, window) is None:
+            missing = WindowFault(status="invalid", reason=f"modality {modality.name!r} is absent")
+            return no_answer(missing, modality=modality, task=entry.task, missing_share=1.0, input_age_s=age_s)
+        array = check_window(window, modality)
+        values, present = prepare(array, modality, engine.reference)
+        gaps = None if present is engine.complete else present
+        fault = conditions.fault
+        if self._checks is not None:
+            fault = worse(find_fault(array, gaps, modality, self._checks), fault)
+        answers = stepped
+        if answers is None:
+            if conditions.deadline_s is not None and conditions.is_late:
+                late = WindowFault(status="stale", reason="the deadline passed before the engine was asked")
+                return no_answer(worse(late, fault) or late, modality=modality, task=entry.task, input_age_s=age_s)
+            handled = sys.exc_info()[1]
+            try:
+                answers = answer_of(engine, values, present)
+            except Exception as error:  # an engine of its own may raise anything, and the caller's loop must go on
+                let_handlers_through(error, handled=handled)
+                if service.recover(students, engine, error):
+                    return self.answer(number, array, conditions)
+                failed = WindowFault(status="invalid", reason=f"the engine failed: {error}")
+                failed = worse(failed, fault) or failed
+                return no_answer(failed, modality=modality, task=entry.task, input_age_s=age_s)
+            service.proven = True
+            if conditions.deadline_s is not None and conditions.is_late:
+                fault = worse(WindowFault(status="stale", reason="the answer came after the deadline"), fault)
+        rule = engine.novelty if stepped is None else engine.step_novelty
+        novelty, fault = judged_novelty(rule, answers[2:], fault)
+        prediction = interpret(
+            answers[1],
+            gaps,
+            modality=modality,
+            task=entry.task,
+            window=array,
+            fault=fault,
+            input_age_s=age_s,
+            least_probability=engine.least_probability,
+            novelty=novelty,
+        )
+        self._monitor.answered(engine.statistics, prediction, values, present)
+        return prediction
