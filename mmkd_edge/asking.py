@@ -6,10 +6,8 @@ of one of them becomes: the answer of an engine that was opened again or of an e
 
 from __future__ import annotations
 
-import sys
-
 from mmkd_edge.backends.base import Answers
-from mmkd_edge.backends.handlers import let_handlers_through
+from mmkd_edge.backends.handlers import being_handled, let_handlers_through
 from mmkd_edge.errors import InputError
 from mmkd_edge.predict.conditions import NO_CONDITIONS, Conditions
 from mmkd_edge.predict.engine import answer_of
@@ -73,7 +71,7 @@ class Asking:
             if conditions.deadline_s is not None and conditions.is_late:
                 late = WindowFault(status="stale", reason="the deadline passed before the engine was asked")
                 return no_answer(worse(late, fault) or late, modality=modality, task=entry.task, input_age_s=age_s)
-            handled = sys.exc_info()[1]
+            handled = being_handled()
             try:
                 answers = answer_of(engine, values, present)
             except Exception as error:  # an engine of its own may raise anything, and the caller's loop must go on

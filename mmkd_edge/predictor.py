@@ -217,13 +217,15 @@ class EdgePredictor:
             check_moment("deadline_s", deadline_s)
             fault = age_fault(input_age_s, self._stale_s)
             conditions = Conditions(fault=fault, input_age_s=input_age_s, deadline_s=deadline_s)
-        if len(self._service.students.engines) == 1:
-            return self._give([self._asking.answer(0, window, conditions)])[0]
-        windows = check_mapping(window, [entry.modality for entry in self.entries])
-        names = [entry.modality.name for entry in self.entries]
         answer = self._asking.answer
-        asked = (answer(number, {name: windows.get(name)}, conditions) for number, name in enumerate(names))
-        return self._give([first_living(asked)])[0]
+        if len(self._service.students.engines) == 1:
+            prediction = answer(0, window, conditions)
+        else:
+            names = [entry.modality.name for entry in self.entries]
+            windows = check_mapping(window, [entry.modality for entry in self.entries])
+            prediction = first_living(answer(n, {name: windows.get(name)}, conditions) for n, name in enumerate(names))
+        self._monitor.given((prediction,))
+        return prediction if self._policy == "predict" else apply_policy(self._policy, [prediction])[0]
 
     def predict_batch(self, windows: Iterable[object] | Mapping[str, object]) -> list[Prediction]:
         """Answer for many windows, one after the other: the graph takes one at a time.

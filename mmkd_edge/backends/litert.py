@@ -6,7 +6,6 @@ writes one line on stderr when a process opens its first artifact; nothing in it
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from mmkd_edge.backends.handlers import let_handlers_through
+from mmkd_edge.backends.handlers import being_handled, let_handlers_through
 from mmkd_edge.errors import BackendError, UnavailableError, first_line
 from mmkd_edge.spec import TensorSpec
 
@@ -74,7 +73,7 @@ class LitertBackend:
         self.version = f"ai-edge-litert {version('ai-edge-litert')}"
         self._interpreter_class: Any = Interpreter
         self._model = model
-        handled = sys.exc_info()[1]
+        handled = being_handled()
         try:
             first = self._interpreter()
             runner = first.get_signature_runner()  # fails unless there is exactly one signature
@@ -94,7 +93,7 @@ class LitertBackend:
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], ...]:
         """Answer for one window; see `Backend.run`."""
         idle = self._open_pool()
-        handled = sys.exc_info()[1]
+        handled = being_handled()
         try:
             instance = self._taken(idle)
             instance.memory = None  # its states are overwritten

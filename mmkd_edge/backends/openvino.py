@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mmkd_edge.backends.external_weights import refuse_external_weights
 from mmkd_edge.backends.feeds import fill
 from mmkd_edge.backends.forks import refuse_in_child
-from mmkd_edge.backends.handlers import let_handlers_through
+from mmkd_edge.backends.handlers import being_handled, let_handlers_through
 from mmkd_edge.bundle.manifest import GRAPH_OUTPUTS
 from mmkd_edge.errors import BackendError, UnavailableError
 from mmkd_edge.spec import TensorSpec
@@ -64,7 +64,7 @@ class OpenVinoBackend:
                 f"backend 'openvino' ({self.version}): this processor does not compute in bf16; "
                 "ask for precision 'fp32'"
             )
-        handled = sys.exc_info()[1]
+        handled = being_handled()
         # OpenVINO raises RuntimeError, and more types than its own for a bad model.
         try:
             compiled = _compiled(core, model, _settings(threads, bf16=bf16, pinning=pinning))
@@ -88,7 +88,7 @@ class OpenVinoBackend:
         with self._lock:
             self._check_open()
             request = self._request
-            handled = sys.exc_info()[1]
+            handled = being_handled()
             try:
                 fill(self._values, feeds)
                 request.infer(share_outputs=True, decode_strings=False)

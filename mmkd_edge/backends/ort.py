@@ -7,11 +7,10 @@ weights in files beside the model.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from mmkd_edge.backends.handlers import let_handlers_through
+from mmkd_edge.backends.handlers import being_handled, let_handlers_through
 from mmkd_edge.errors import BackendError, UnavailableError, first_line
 from mmkd_edge.spec import TensorSpec
 
@@ -81,7 +80,7 @@ class OrtBackend:
             ) from error
         self.threads = threads
         self.version = f"onnxruntime {onnxruntime.__version__}"
-        handled = sys.exc_info()[1]
+        handled = being_handled()
         # ONNX Runtime raises more types than its own for a bad model, UnicodeDecodeError among them.
         try:
             options = _options(onnxruntime, threads, graph=graph, spinning=spinning)
@@ -102,7 +101,7 @@ class OrtBackend:
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], ...]:
         """Answer for one window; see `Backend.run`."""
         session = self._session or self._open_session()
-        handled = sys.exc_info()[1]
+        handled = being_handled()
         try:
             return tuple(session.run(self._answers, feeds))
         except Exception as error:

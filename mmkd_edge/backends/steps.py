@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.backends.base import BACKENDS, Answers, BackendName, SteppingBackend
-from mmkd_edge.backends.handlers import let_handlers_through
+from mmkd_edge.backends.handlers import being_handled, let_handlers_through
 from mmkd_edge.backends.step_memory import StepMemory
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry, Streaming
 from mmkd_edge.errors import BackendError, first_line
@@ -67,7 +66,7 @@ class _BoundSteps:
         self._values[...] = values
         self._present[...] = present
         self._slot[...] = memory.slot
-        handled = sys.exc_info()[1]
+        handled = being_handled()
         try:
             self._run()
             memory.keep()

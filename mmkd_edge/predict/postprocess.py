@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mmkd_edge.errors import BackendError
 from mmkd_edge.predict.confidence import label_set
 from mmkd_edge.predict.sensors import Status, WindowFault, missing_causes, worse
-from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_edge.spec import ModalitySpec, TaskKind, TaskSpec
 
 # From this share of missing values on, or with one channel wholly missing, a prediction is degraded. A convention:
 # below it single samples are lost, above it a stretch of the signal. A station with another limit compares
@@ -23,6 +23,7 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec
 DEGRADED_SHARE = 0.1
 # Rounding of a softmax in float16 over many classes stays well within.
 SUM_TOLERANCE = 0.01
+_LEAST_SUM, _MOST_SUM = 1 - SUM_TOLERANCE, 1 + SUM_TOLERANCE
 
 
 # A Struct, though it is never read from a file: it is built five times faster than a frozen dataclass.
@@ -135,12 +136,18 @@ def interpret(
         missing = present.size - int(np.count_nonzero(present))
         missing_share = missing / present.size
         fault = worse(_missing(missing, present, modality, window), fault)
-    unsound = _unsound(shares, task)
+    kind = task.kind
+    if kind == "classification":
+        # NaN and infinities fail every comparison.
+        sound = _LEAST_SUM <= sum(shares) <= _MOST_SUM and min(shares) >= 0
+        unsound = "" if sound else "the model's answer is not a distribution"
+    else:
+        unsound = _unsound(shares, kind)
     if unsound and (fault is None or fault.status != "invalid"):
         fault = WindowFault(status="invalid", reason=unsound)
     if fault is not None and fault.status == "invalid":
         return no_answer(fault, modality=modality, task=task, missing_share=missing_share, input_age_s=input_age_s)
-    numeric = task.kind == "regression"
+    numeric = kind == "regression"
     probability = 0.0 if numeric else max(shares)
     index = 0 if numeric else shares.index(probability)
     return Prediction(
@@ -153,24 +160,18 @@ def interpret(
         missing_share=missing_share,
         modality=modality.name,
         input_age_s=input_age_s,
-        labels=_labels_on(shares, task) if task.kind == "multi_label" else (),
+        labels=_labels_on(shares, task) if kind == "multi_label" else (),
         value=_inside(shares[0], task) if numeric else None,
         label_set=() if least_probability is None else label_set(shares, task.labels, least=least_probability),
         novelty=novelty,
     )
 
 
-def _unsound(shares: list[float], task: TaskSpec) -> str:
-    """What is wrong with an answer; empty where nothing is. NaN and infinities fail every comparison."""
-    match task.kind:
-        case "classification":
-            sound = abs(sum(shares) - 1) <= SUM_TOLERANCE and min(shares) >= 0
-            return "" if sound else "the model's answer is not a distribution"
-        case "multi_label":
-            sound = all(0 <= share <= 1 for share in shares)
-            return "" if sound else "the model's answer has others than probabilities"
-        case "regression":
-            return "" if math.isfinite(shares[0]) else "the model's answer is not a number"
+def _unsound(shares: list[float], kind: TaskKind) -> str:
+    """What is wrong with an answer that is no distribution; empty where nothing is."""
+    if kind == "regression":
+        return "" if math.isfinite(shares[0]) else "the model's answer is not a number"
+    return "" if all(0 <= share <= 1 for share in shares) else "the model's answer has others than probabilities"
 
 
 def _labels_on(shares: list[float], task: TaskSpec) -> tuple[str, ...]:

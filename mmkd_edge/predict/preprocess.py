@@ -6,6 +6,8 @@ those it learned from. Resampling and windowing are not here (streams do that), 
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -20,6 +22,9 @@ from mmkd_edge.spec import ModalitySpec
 
 _FLOAT32 = np.dtype(np.float32)
 _FINITE = (float(np.finfo(np.float32).min), float(np.finfo(np.float32).max))
+# Where the first byte of each number stands among those of native float32: sign, and seven bits of the exponent.
+_FIRST_BYTES = slice(3 if sys.byteorder == "little" else 0, None, 4)
+_MOST_BY_BYTES = 1024
 # Kinds of dtype that hold plain numbers: boolean, signed, unsigned, floating point.
 _NUMBER_KINDS = "biuf"
 
@@ -43,7 +48,12 @@ def check_window(window: object, modality: ModalitySpec) -> NDArray[Any]:
     """
     array = window.get(modality.name) if isinstance(window, dict) and len(window) == 1 else window
     shape = (modality.samples, len(modality.channels))
-    if type(array) is np.ndarray and array.dtype == _FLOAT32 and array.shape == shape and modality.kind != "video":
+    if (
+        type(array) is np.ndarray
+        and (array.dtype is _FLOAT32 or array.dtype == _FLOAT32)  # the first is nearly always so, and costs nothing
+        and array.shape == shape
+        and modality.kind != "video"
+    ):
         return array
     return _checked(window, modality)
 
@@ -72,11 +82,28 @@ def prepare(
     if reference is not None:
         array = standardise(array, modality, mean=reference.mean, std=reference.std)
     low, high = modality.range if modality.range is not None and modality.normalise == "none" else _FINITE
-    # The first NaN counts as the smallest and as the largest value, and fails both comparisons. Between two runs of an
-    # engine these two calls take half of the time of numpy's reductions, which touch more code.
+    complete, sure = _whole(array.shape, low, high)
+    # To look at one byte of every number takes half of the time of a reduction by numpy, of which a range takes two:
+    # between two runs of an engine what counts is how much code is entered.
+    if sure and not array.tobytes()[_FIRST_BYTES].translate(None, sure):
+        return array[None], complete
+    # The first NaN counts as the smallest and as the largest value, and fails both comparisons. These two calls take
+    # half of the time of numpy's reductions, which touch more code.
     if array.item(array.argmin()) >= low and array.item(array.argmax()) <= high:
-        return array[None], all_present(array.shape)
+        return array[None], complete
     return prepare_batch(array[None], modality)
+
+
+@lru_cache(maxsize=64)
+def _whole(shape: tuple[int, ...], low: float, high: float) -> tuple[NDArray[np.float32], bytes]:
+    """The presence of a window that misses nothing, and the bytes with which a float32 surely begins from low to high.
+
+    The first byte is the sign and seven bits of the exponent. None is sure where numpy is faster: of many values.
+    """
+    ends = np.arange(256, dtype=np.uint32)[:, None] << 24 | np.array([0, 0xFFFFFF], dtype=np.uint32)
+    numbers = ends.view(np.float32)  # (256, 2): the smallest and the largest that begin so; NaN compares false
+    sure = np.flatnonzero(((numbers >= low) & (numbers <= high)).all(axis=1))
+    return all_present(shape), bytes(sure.tolist()) if math.prod(shape) <= _MOST_BY_BYTES else b""
 
 
 @lru_cache(maxsize=64)

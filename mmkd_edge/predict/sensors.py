@@ -6,6 +6,8 @@ business of streams. A window is never repaired here: the checks only say what t
 
 from __future__ import annotations
 
+from functools import lru_cache
+from itertools import chain
 from numbers import Real
 from operator import eq
 from typing import Any, Literal
@@ -104,7 +106,7 @@ def find_fault(
         checks: what to look for.
     """
     samples = modality.samples
-    stuck = None if checks.stuck_s is None else max(2, round(checks.stuck_s * modality.rate_hz))
+    stuck = None if checks.stuck_s is None else _stuck_samples(checks.stuck_s, modality.rate_hz)
     complete = present is None
     if modality.kind == "video":
         array, present = _brightness(array, nothing_missing(modality) if present is None else present)
@@ -118,6 +120,11 @@ def find_fault(
     if checks.dropout_s is not None and present is not None:
         fault = worse(fault, _dropout(present[0] == 0, modality, checks.dropout_s))
     return fault
+
+
+@lru_cache(maxsize=64)
+def _stuck_samples(stuck_s: float, rate_hz: float) -> int:
+    return max(2, round(stuck_s * rate_hz))
 
 
 def _brightness(frames: NDArray[np.uint8], present: NDArray[np.float32]) -> tuple[NDArray[np.float32], Any]:
@@ -162,7 +169,7 @@ def _may_repeat(array: NDArray[np.float32], shortest: int) -> bool:
     if len(array) > _MOST_POINTS * step:
         return True
     channels = array.shape[1]
-    points: list[float] = array[::step].ravel().tolist()
+    points: list[float] = list(chain.from_iterable(array[::step].tolist()))  # numpy's own ravel enters more functions
     if True not in map(eq, points, points[channels:]):
         return False
     for place, (one, next_one) in enumerate(zip(points, points[channels:], strict=False)):

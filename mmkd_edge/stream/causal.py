@@ -6,14 +6,13 @@ bundle took over, is made again from the last window; until then windows are ans
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
 from numpy.typing import NDArray
 
 from mmkd_edge.backends.base import Answers
-from mmkd_edge.backends.handlers import let_handlers_through
+from mmkd_edge.backends.handlers import being_handled, let_handlers_through
 from mmkd_edge.backends.steps import Steps, start_steps
 from mmkd_edge.bundle.manifest import Streaming
 from mmkd_edge.errors import UsageError
@@ -64,7 +63,7 @@ class Stepping:
         streaming: Streaming = engine.entry.streaming
         self._block = missing_samples(engine.modality, streaming.stride)
         self._filled = -engine.modality.samples % streaming.stride
-        handled = sys.exc_info()[1]
+        handled = being_handled()
         try:
             self._steps = start_steps(engine.step, streaming)
         except Exception as error:  # an engine that cannot begin is one that fails
@@ -85,7 +84,7 @@ class Stepping:
 
     def _step(self, steps: Steps) -> None:
         values, present = prepare(self._block, self._of.modality, self._of.reference)
-        handled = sys.exc_info()[1]
+        handled = being_handled()
         try:
             self._answer = steps.push(values, present)
             self.fresh = True

@@ -8,14 +8,13 @@ one call at a time in a context. A call is one CUDA graph, where that gives the 
 from __future__ import annotations
 
 import platform
-import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmkd_edge.backends.external_weights import refuse_external_weights
-from mmkd_edge.backends.handlers import let_handlers_through
+from mmkd_edge.backends.handlers import being_handled, let_handlers_through
 from mmkd_edge.backends.trt.build import BuiltPlan, engine_from_onnx, engine_logger, workspace_bytes
 from mmkd_edge.backends.trt.cache import load_engine
 from mmkd_edge.backends.trt.cuda import device_facts, first_gpu, free_bytes, is_lost, load_runtime
@@ -77,7 +76,7 @@ class TrtBackend:
             architecture=platform.machine(),
             device=device,
         )
-        handled = sys.exc_info()[1]
+        handled = being_handled()
         try:
             refuse_external_weights(model)
             self._on_gpu = first_gpu(runtime)
@@ -96,7 +95,7 @@ class TrtBackend:
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], ...]:
         """Answer for one window; see `Backend.run`."""
         execution = self._taken()
-        handled = sys.exc_info()[1]
+        handled = being_handled()
         try:
             execution.take(feeds)
         except BaseException as error:  # the GPU was asked nothing
@@ -105,7 +104,7 @@ class TrtBackend:
                 let_handlers_through(error, handled=handled)
                 raise BackendError(f"backend 'trt' ({self.version}) failed to run: {_reason(error)}") from error
             raise
-        handled = sys.exc_info()[1]
+        handled = being_handled()
         try:
             with self._on_gpu():
                 answer = execution.compute()
@@ -166,7 +165,7 @@ class TrtBackend:
                 self._pool.wait()
             else:
                 raise BackendError(f"backend 'trt' {self._ended}")
-        handled = sys.exc_info()[1]
+        handled = being_handled()
         try:
             with self._on_gpu():
                 return self._execution(engine)

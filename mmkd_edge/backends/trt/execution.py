@@ -6,14 +6,13 @@ while it is recorded leaves a graph that does nothing, and whose replay finds ol
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mmkd_edge.backends.feeds import fill
-from mmkd_edge.backends.handlers import let_handlers_through
+from mmkd_edge.backends.handlers import being_handled, let_handlers_through
 from mmkd_edge.backends.trt.cuda_stream import CudaStream
 from mmkd_edge.errors import BackendError
 from mmkd_edge.spec import TensorSpec
@@ -89,7 +88,7 @@ class Execution:
         """
         probes = self._probes()
         plain = [self.answer(feeds) for feeds in probes]
-        handled = sys.exc_info()[1]
+        handled = being_handled()
         try:
             self._stream.record(self._enqueue)
             # The memory on the GPU holds the last answer now: a graph that does nothing would give it for the first.

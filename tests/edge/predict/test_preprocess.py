@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,9 @@ from mmkd_edge.predict.preprocess import all_present, standardise
 ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), rate_hz=50.0, samples=200)
 SMALL = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=1.0, samples=3)
 RANGED = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=1.0, samples=3, range=(-2.0, 5.5))
+# In the first every number between begins with a byte of which others are outside; in the second half of the bytes go.
+HIGH = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=1.0, samples=3, range=(1.5, 1.75))
+UPWARDS = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=1.0, samples=3, range=(0.0, 4.0))
 TEMP = ModalitySpec(name="temp", channels=("t", "u"), rate_hz=1.0, samples=2, range=(20.0, 45.0), normalise="per_group")
 
 
@@ -27,6 +31,12 @@ def test_a_native_float32_window_is_kept_without_a_copy() -> None:
     window = np.zeros((200, 3), dtype=np.float32)
     assert check_window(window, ACC) is window
     assert check_window({"acc": window}, ACC) is window
+
+
+def test_so_is_one_whose_dtype_is_another_object() -> None:
+    window = pickle.loads(pickle.dumps(np.zeros((200, 3), dtype=np.float32)))
+    assert window.dtype is not np.dtype(np.float32)
+    assert check_window(window, ACC) is window
 
 
 def test_any_mapping_is_a_window() -> None:
@@ -252,12 +262,12 @@ def test_windows_that_miss_nothing_share_one_presence_that_nobody_can_change() -
 
 
 # Whatever the edge of a range is: just inside, on it, just outside, and what no range contains.
-_EDGES = [-2.0, 5.5, 1.9, -1.9, 2.1, 1e19, 3e38, np.nan, np.inf, -np.inf]
+_EDGES = [-2.0, 5.5, 1.5, 1.75, 0.0, -0.0, 4.0, 1.9, -1.9, 2.1, 1e19, 3e38, np.nan, np.inf, -np.inf]
 
 
 @given(
     arrays(np.float32, (3, 2), elements=st.one_of(st.floats(-6, 6, width=32), st.sampled_from(_EDGES).map(np.float32))),
-    st.sampled_from([SMALL, RANGED]),
+    st.sampled_from([SMALL, RANGED, HIGH, UPWARDS]),
 )
 @settings(max_examples=300, deadline=None)
 def test_presence_is_whole_exactly_where_nothing_is_missing(window: np.ndarray, modality: ModalitySpec) -> None:
