@@ -6,11 +6,16 @@ of one of them becomes: the answer of an engine that was opened again or of an e
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
 from mmkd_edge.backends.base import Answers
 from mmkd_edge.backends.handlers import being_handled, let_handlers_through
 from mmkd_edge.errors import InputError
 from mmkd_edge.predict.conditions import NO_CONDITIONS, Conditions
-from mmkd_edge.predict.engine import answer_of
+from mmkd_edge.predict.engine import Engine, Students, answer_of
 from mmkd_edge.predict.novelty import judged_novelty
 from mmkd_edge.predict.postprocess import Prediction, interpret, no_answer
 from mmkd_edge.predict.preprocess import check_window, prepare
@@ -53,13 +58,13 @@ class Asking:
             service.check_usable()
         students = service.students
         engine = students.engines[number]
-        entry, age_s = engine.entry, conditions.input_age_s
+        entry = engine.entry
         modality = entry.modality
         if engine.refusal:
             raise InputError(engine.refusal)
         if type(window) is dict and window.get(modality.name, window) is None:
             missing = WindowFault(status="invalid", reason=f"modality {modality.name!r} is absent")
-            return no_answer(missing, modality=modality, task=entry.task, missing_share=1.0, input_age_s=age_s)
+            return _without_answer(engine, conditions, missing, missing_share=1.0)
         array = check_window(window, modality)
         values, present = prepare(array, modality, engine.reference)
         gaps = None if present is engine.complete else present
@@ -70,22 +75,18 @@ class Asking:
         if answers is None:
             if conditions.deadline_s is not None and conditions.is_late:
                 late = WindowFault(status="stale", reason="the deadline passed before the engine was asked")
-                return no_answer(worse(late, fault) or late, modality=modality, task=entry.task, input_age_s=age_s)
-            handled = being_handled()
-            try:
-                answers = answer_of(engine, values, present)
-            except Exception as error:  # an engine of its own may raise anything, and the caller's loop must go on
-                let_handlers_through(error, handled=handled)
-                if service.recover(students, engine, error):
-                    return self.answer(number, array, conditions)
-                failed = WindowFault(status="invalid", reason=f"the engine failed: {error}")
-                failed = worse(failed, fault) or failed
-                return no_answer(failed, modality=modality, task=entry.task, input_age_s=age_s)
-            service.proven = True
+                return _without_answer(engine, conditions, worse(late, fault))
+            outputs = self._outputs(students, engine, values, present)
+            if outputs is None:
+                return self.answer(number, array, conditions)
+            if isinstance(outputs, WindowFault):
+                return _without_answer(engine, conditions, worse(outputs, fault))
+            answers = outputs
             if conditions.deadline_s is not None and conditions.is_late:
                 fault = worse(WindowFault(status="stale", reason="the answer came after the deadline"), fault)
-        rule = engine.novelty if stepped is None else engine.step_novelty
-        novelty, fault = judged_novelty(rule, answers[2:], fault)
+        novelty, rule = None, engine.novelty if stepped is None else engine.step_novelty
+        if rule is not None:
+            novelty, fault = judged_novelty(rule, answers[2:], fault)
         prediction = interpret(
             answers[1],
             gaps,
@@ -93,9 +94,37 @@ class Asking:
             task=entry.task,
             window=array,
             fault=fault,
-            input_age_s=age_s,
+            input_age_s=conditions.input_age_s,
             least_probability=engine.least_probability,
             novelty=novelty,
         )
         self._monitor.answered(engine.statistics, prediction, values, present)
         return prediction
+
+    def _outputs(
+        self, students: Students, engine: Engine, values: NDArray[Any], present: NDArray[np.float32]
+    ) -> Answers | WindowFault | None:
+        """What the engine gives; None where it failed and another is in its place, a fault where none is."""
+        handled = being_handled()
+        try:
+            answers = answer_of(engine, values, present)
+        except Exception as error:  # an engine of its own may raise anything, and the caller's loop must go on
+            let_handlers_through(error, handled=handled)
+            if self._service.recover(students, engine, error):
+                return None
+            return WindowFault(status="invalid", reason=f"the engine failed: {error}")
+        self._service.proven = True
+        return answers
+
+
+def _without_answer(
+    engine: Engine, conditions: Conditions, fault: WindowFault | None, *, missing_share: float = 0.0
+) -> Prediction:
+    assert fault is not None
+    return no_answer(
+        fault,
+        modality=engine.modality,
+        task=engine.task,
+        missing_share=missing_share,
+        input_age_s=conditions.input_age_s,
+    )

@@ -46,6 +46,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
         novelty: what its novelty scores mean; None where it gives none that mean anything.
         statistics: of its inputs and answers.
         refusal: why it cannot answer for raw values; empty where it can.
+        names: of its two inputs, values and presence.
         complete: what `prepare` gives as the presence of a window that misses nothing.
         step: what executes the step graph of a causal student; None where there is none, or the backend runs none.
         step_novelty: what the novelty scores of its steps mean.
@@ -62,6 +63,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     least_probability: float | None
     statistics: RunningStatistics
     refusal: str
+    names: tuple[str, str]
     complete: NDArray[np.float32]
     step: SteppingBackend | None = None
     selftest: str = ""
@@ -81,8 +83,8 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
 
     def feeds(self, values: NDArray[Any], present: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """What its backend takes, for what `prepare` gave."""
-        first, second = self.entry.inputs
-        return {first.name: values, second.name: present}
+        first, second = self.names
+        return {first: values, second: present}
 
     def close(self) -> None:
         """Give the backends back; more than once is fine."""
@@ -203,6 +205,7 @@ def engine_of(
         least_probability=least_probability,
         novelty=novelty,
         refusal=_refusal(entry.modality, reference),
+        names=(entry.inputs[0].name, entry.inputs[1].name),
         complete=nothing_missing(entry.modality),
         statistics=RunningStatistics(
             model=entry.name,
@@ -252,7 +255,8 @@ def answer_of(engine: Engine, values: NDArray[Any], present: NDArray[np.float32]
     Raises:
         BackendError: it gave something else; whatever an engine of one's own raises comes as it is.
     """
-    answer = engine.backend.run(engine.feeds(values, present))
+    first, second = engine.names
+    answer = engine.backend.run({first: values, second: present})
     if engine.setup is not None:  # one of ours, whose tensors and answers were looked at when it was opened
         return answer
     outputs = engine.entry.outputs

@@ -59,16 +59,16 @@ class NoveltyRule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def judged_novelty(
-    rule: NoveltyRule | None, scores: Sequence[NDArray[np.float32]], fault: WindowFault | None
+    rule: NoveltyRule, scores: Sequence[NDArray[np.float32]], fault: WindowFault | None
 ) -> tuple[float | None, WindowFault | None]:
-    """The p-value of a window, and what is known against it with that; None and the same without a rule or a score.
+    """The p-value of a window, and what is known against it with that; None and the same without a score.
 
     Args:
         rule: of the student.
         scores: what its graph gave beyond logits and probabilities: (1, 1), or nothing.
         fault: what was known before.
     """
-    if rule is None or not scores:
+    if not scores:
         return None, fault
     p_value = rule.p_value(scores[0].item())
     found = rule.fault(p_value)
