@@ -33,9 +33,9 @@ from mmkd_models.compare.one_fold import (
     ANSWERS_FOLDER,
     CLAIM_FILE,
     RESULT_FILE,
+    ComparedFold,
     ComparisonProgress,
     ComparisonStage,
-    Fold,
     OnStep,
     another_comparison,
     finished_fold,
@@ -199,7 +199,7 @@ def make_part(dataset: Dataset, part: Part, on_step: OnStep) -> None:
                 _student(fold, part.modality, teacher)
 
 
-def _answers(fold: Fold, part: Part) -> None:
+def _answers(fold: ComparedFold, part: Part) -> None:
     assert part.block is not None  # of answers
     path, config = teacher_path(fold.out, fold.config.teacher), fold.config
     teachers = (TaughtBy(checkpoint=read_teacher(path), sha256=file_sha256(path)),)
@@ -209,7 +209,7 @@ def _answers(fold: Fold, part: Part) -> None:
         keep_answers(fold.data.training, own, part.block, teachers=teachers, recipe=config.recipe)
 
 
-def _teacher(fold: Fold) -> TeacherCheckpoint:
+def _teacher(fold: ComparedFold) -> TeacherCheckpoint:
     config = fold.config
     path = teacher_path(fold.out, config.teacher)
     if path.exists():
@@ -269,7 +269,7 @@ def choose_teacher(
     )
 
 
-def _modality(fold: Fold, name: str, teacher: TeacherCheckpoint) -> ModalityResult:
+def _modality(fold: ComparedFold, name: str, teacher: TeacherCheckpoint) -> ModalityResult:
     baseline, student = _baseline(fold, name), _student(fold, name, teacher)
     rivals = _rivals(fold, name) | _rivals(fold, name, teacher)
     test, seed = fold.data.test, fold.seed
@@ -295,7 +295,7 @@ def _first_measure(spec: DatasetSpec) -> str:
     return measures_of(spec.task)[0].name
 
 
-def _baseline(fold: Fold, name: str) -> StudentCheckpoint:
+def _baseline(fold: ComparedFold, name: str) -> StudentCheckpoint:
     path, config = fold.out / name / "baseline.ckpt", fold.config
     if path.exists():
         return read_student(path)
@@ -320,7 +320,7 @@ def _baseline(fold: Fold, name: str) -> StudentCheckpoint:
     return best
 
 
-def _student(fold: Fold, name: str, teacher: TeacherCheckpoint) -> StudentCheckpoint:
+def _student(fold: ComparedFold, name: str, teacher: TeacherCheckpoint) -> StudentCheckpoint:
     path, run_name, config = fold.out / name / "student.ckpt", f"{name}-student", fold.config
     teacher_sha256 = file_sha256(teacher_path(fold.out, config.teacher))
     if path.exists():
@@ -347,7 +347,7 @@ def _student(fold: Fold, name: str, teacher: TeacherCheckpoint) -> StudentCheckp
     return student
 
 
-def _rivals(fold: Fold, name: str, teacher: TeacherCheckpoint | None = None) -> Rivals:
+def _rivals(fold: ComparedFold, name: str, teacher: TeacherCheckpoint | None = None) -> Rivals:
     """Those that nobody teaches, or with a teacher those that it teaches."""
     path, training, config = fold.out / name / RIVALS_FILE, fold.data.training, fold.config
     names = config.untaught_rivals if teacher is None else config.taught_rivals

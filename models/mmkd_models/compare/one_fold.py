@@ -108,7 +108,7 @@ def spread_in_time(data: FoldData, labelled: Labelled) -> TestedNetwork | msgspe
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fold:
+class ComparedFold:
     """One fold of a comparison at work: what it is told, its windows, its folder, and whom it tells where it stands."""
 
     data: FoldData
@@ -137,10 +137,10 @@ class Fold:
                 state.unlink()
 
 
-def fold_of(dataset: Dataset, *, seed: int, config: ComparisonConfig, out: Path, say: OnStep | None) -> Fold:
+def fold_of(dataset: Dataset, *, seed: int, config: ComparisonConfig, out: Path, say: OnStep | None) -> ComparedFold:
     """Gives a fold at work; errors as of `fold_data`."""
     data = fold_data(dataset, seed=seed, labelled=config.labelled, left_out=config.left_out)
-    return Fold(data=data, seed=seed, config=config, out=out, say=say or _silent)
+    return ComparedFold(data=data, seed=seed, config=config, out=out, say=say or _silent)
 
 
 def _silent(step: ComparisonProgress) -> None:
