@@ -11,7 +11,7 @@ FROM ${PYTHON_IMAGE} AS build
 RUN python -m venv /opt/mmkd
 ENV PATH=/opt/mmkd/bin:${PATH}
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY mmkd_edge ./mmkd_edge
 COPY export/mmkd_export ./export/mmkd_export
 COPY benchmarks/mmkd_bench ./benchmarks/mmkd_bench

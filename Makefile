@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml mmkd_edge/command/catalogue.py
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { rm -rf $(VENV); echo '$(PYTHON) is older than 3.10; run: make PYTHON=python3.11 $(MAKECMDGOALS)' >&2; exit 2; }

@@ -118,7 +118,7 @@ def test_without_typer_help_says_what_a_command_does_and_how_to_get_the_rest(
 def test_the_version_is_one() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", mmkd_edge.__version__)
     pyproject = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
-    assert 'dynamic = ["version"]' in pyproject
+    assert 'dynamic = ["version", ' in pyproject
     assert 'path = "mmkd_edge/__init__.py"' in pyproject
 
 

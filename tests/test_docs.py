@@ -30,6 +30,7 @@ import pytest
 import mmkd_edge
 from mmkd_edge import EdgePredictor, MmkdError, Prediction, example_bundle
 from mmkd_edge.bundle import manifest
+from mmkd_edge.command.catalogue import COMMANDS
 from mmkd_edge.live.spec import read_run_spec
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.importing.recipe import LabelRule, SplitRule, WindowRule, read_recipe
@@ -249,15 +250,7 @@ def test_a_broken_link_is_seen() -> None:
 # ------------------------------------------------------------------------------------------------------------- commands
 
 
-def console_scripts() -> dict[str, str]:
-    """Command name -> `module:function`, from pyproject.toml (Python 3.10 has no TOML reader)."""
-    section = (
-        (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("[project.scripts]\n")[2].partition("\n[")[0]
-    )
-    return dict(re.findall(r'^(mmkd-[a-z]+) = "([\w.:]+)"$', section, flags=re.MULTILINE))
-
-
-SCRIPTS = console_scripts()
+SCRIPTS = {name: command.main for name, command in COMMANDS.items()}
 MAKE_TARGETS = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
 
 

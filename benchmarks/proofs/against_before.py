@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -83,10 +84,12 @@ def exported(root: Path, checkpoint: Path, folder: Path) -> Figures:
 
 
 def program_of(root: Path, command: str) -> str:
-    """What a command of a checkout is started by."""
-    lines = (root / "pyproject.toml").read_text(encoding="utf-8").splitlines()
-    entry = next(line.split('"')[1] for line in lines if line.startswith(f"{command} = "))
-    module, function = entry.split(":")
+    """What a command of a checkout is started by: its catalogue says so, of earlier ones the project's file."""
+    files = [root / "pyproject.toml", root / "mmkd_edge" / "command" / "catalogue.py"]
+    text = "".join(file.read_text(encoding="utf-8") for file in files if file.exists())
+    found = re.search(rf'{command}"?(?: = |: Command\(\s*)"([\w.]+):(\w+)"', text)
+    assert found is not None
+    module, function = found.groups()
     return f"from {module} import {function}; {function}()"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from mmkd_edge.command.catalogue import ABOUTS, ONE_NAME, installed_commands, nearest
+from mmkd_edge.command.catalogue import COMMANDS, ONE_NAME, installed_commands, nearest
 from mmkd_edge.command.help import ALWAYS, help_page
 from mmkd_edge.command.interrupts import loading
 from mmkd_edge.command.run import run_command
@@ -61,7 +61,7 @@ def _run(arguments: list[str]) -> None:
 
 
 def _page() -> str:
-    commands = [(name.removeprefix(f"{ONE_NAME}-"), ABOUTS[name]) for name in installed_commands()]
+    commands = [(name.removeprefix(f"{ONE_NAME}-"), COMMANDS[name].about) for name in installed_commands()]
     sections = [("Options", (*_OPTIONS, *ALWAYS)), ("Commands", commands)]
     return help_page(f"{ONE_NAME} [OPTIONS] COMMAND [ARGS]...", _ABOUT, sections, _NOTE) + "\n"
 

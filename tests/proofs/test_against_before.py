@@ -20,6 +20,8 @@ def test_the_ratio_is_that_of_a_round_and_not_of_the_medians() -> None:
 def test_a_command_is_started_as_its_checkout_says(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text('[project.scripts]\nmmkd-export = "mmkd_export.cli:main"\n')
     assert against_before.program_of(tmp_path, "mmkd-export") == "from mmkd_export.cli import main; main()"
+    assert against_before.program_of(ROOT, "mmkd-bench") == "from mmkd_bench.commands.cli import main; main()"
+    assert against_before.program_of(ROOT, "mmkd-data") == "from mmkd_models.commands.data import main; main()"
 
 
 @pytest.mark.slow

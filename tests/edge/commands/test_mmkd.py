@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import mmkd_edge
-from mmkd_edge.command.catalogue import ABOUTS
+from mmkd_edge.command.catalogue import COMMANDS, ONE_MAIN, ONE_NAME
 
 BIN = Path(sys.executable).parent
 MMKD = BIN / "mmkd"
@@ -45,10 +45,9 @@ def completed(*words: str) -> list[str]:
 
 
 def test_the_table_names_every_command_of_the_distribution() -> None:
-    pyproject = (Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8")
-    scripts = re.findall(r'^(mmkd[a-z-]*) = "[\w.]+:main"$', pyproject, flags=re.MULTILINE)
-    assert set(scripts) == {"mmkd", *ABOUTS}
-    assert {one.name for one in distribution("mmkd-edge").entry_points} - {"mmkd"} == set(ABOUTS)
+    scripts = {name: command.main for name, command in COMMANDS.items()}
+    installed = {one.name: one.value for one in distribution("mmkd-edge").entry_points}
+    assert installed == {ONE_NAME: ONE_MAIN, **scripts}
 
 
 def test_help_lists_every_command_without_any_library() -> None:
@@ -56,9 +55,9 @@ def test_help_lists_every_command_without_any_library() -> None:
     assert (code, err) == (0, "")
     assert (code, out, err) == run("--help")
     listed = re.findall(r"^  ([a-z]+)  ", out.partition("Commands:\n")[2].partition("\n\n")[0], flags=re.MULTILINE)
-    assert [f"mmkd-{name}" for name in listed] == list(ABOUTS)
-    for about in ABOUTS.values():
-        assert about in " ".join(out.split())
+    assert [f"mmkd-{name}" for name in listed] == list(COMMANDS)
+    for command in COMMANDS.values():
+        assert command.about in " ".join(out.split())
     assert run("--version") == (0, f"mmkd {mmkd_edge.__version__}\n", "")
 
 
