@@ -4,7 +4,8 @@
     python benchmarks/proofs/walks.py export STUDENT.ckpt
 
 Follows a second call, so that nothing is imported meanwhile. Prints every file in the order in which its first function
-is called, with how many functions are read there. A way back is a function not read before in a file already left.
+is called, with how many functions are read there. A way back is a function not read before in a file already left; a
+climb is one that leads up, to a file that imports the one just read.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy as np
 
 from mmkd_edge import EdgePredictor
 from mmkd_export.commands.export import main as export_main
+from proofs.import_graph import below, module_graph, module_of
 from proofs.script import head, parser_of, row
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +59,14 @@ def ways_back(functions: Sequence[Function]) -> int:
     return sum(file != before and file in files[:at] for at, (before, file) in enumerate(pairwise(files), 1))
 
 
+def climbs(functions: Sequence[Function]) -> int:
+    """How many of the ways back lead to a file that imports, directly or through others, the file that they leave."""
+    modules = [module_of(file) for file, _ in functions]
+    steps = enumerate(pairwise(modules), 1)
+    back = [(left, to) for at, (left, to) in steps if to != left and to in modules[:at]]
+    return sum(left in below(module_graph(), to) for left, to in back)
+
+
 def predict_twice(bundle: Path, *, gap: bool) -> list[Function]:
     """Follow one window, whole or with a third of its samples missing."""
     with EdgePredictor.open(bundle, backend="ort", threads=1) as predictor:
@@ -86,7 +96,8 @@ def print_walk(name: str, functions: Sequence[Function]) -> None:
     print(head(name, "functions"))
     for file, count in counts.items():
         print(row(file, count))
-    print(f"\n{len(counts)} files of {len(rooms)} rooms, {ways_back(functions)} ways back\n")
+    back, up = ways_back(functions), climbs(functions)
+    print(f"\n{len(counts)} files of {len(rooms)} rooms, {back} ways back, {up} of them climbs\n")
 
 
 def main() -> None:

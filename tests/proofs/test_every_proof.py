@@ -36,6 +36,12 @@ def test_a_way_back_is_a_new_function_in_a_file_that_was_left() -> None:
     assert walks.ways_back([("a", "f"), ("a", "g"), ("b", "f"), ("a", "h"), ("c", "f"), ("b", "g")]) == 2
 
 
+def test_a_climb_leads_to_a_file_that_imports_the_one_before() -> None:
+    predictor, asking, spec = (f"mmkd_edge/{name}.py" for name in ("predictor", "asking", "spec"))
+    functions = [(predictor, "f"), (asking, "f"), (spec, "f"), (asking, "g"), (spec, "g"), (predictor, "g")]
+    assert (walks.ways_back(functions), walks.climbs(functions)) == (3, 2)
+
+
 def test_a_window_is_followed_through_the_runtime(bundle: Path) -> None:
     functions = walks.predict_twice(bundle, gap=False)
     assert functions[0][1] == "predict"
