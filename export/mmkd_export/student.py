@@ -6,7 +6,7 @@ graph was proven when it was made, and its golden windows hold the checkpoint's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -206,14 +206,8 @@ def student_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> P
     windows = _as_carried(report.windows)
     replaced = {"fp32", *remade}
     graphs = [proven for proven in stored if proven.artifact.format == "onnx"]
-    fp32 = next((proven for proven in graphs if proven.artifact.precision == "fp32"), None)
-    if fp32 is None:
-        raise UsageError(f"{plan.source}: expected a bundle with an fp32 graph, got one without; export the checkpoint")
-    if windows.synthetic and plan.calibration is None and plan.lower_precisions:
-        raise UsageError(
-            f"{plan.source}: --precision {plan.lower_precisions[0]}: expected recorded windows, got a bundle whose "
-            "windows are synthetic; name some with --calib DATA or --calib FILE.npz"
-        )
+    fp32 = _fp32_of(plan, graphs)
+    _check_recorded(plan, windows)
     proof_set = _as_calibrated(_proof_set_of_bundle(plan, entry, golden, fp32.model, windows=windows), fp32.artifact)
     rule = _rule(report.student, entry.task, plan)
     fewer = windows.carried is not msgspec.UNSET
@@ -246,6 +240,21 @@ def student_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> P
         judged_before=windows if holds else None,
         statistics=entry.statistics if fewer else None,
     )
+
+
+def _fp32_of(plan: ExportPlan, graphs: Sequence[ProvenArtifact]) -> ProvenArtifact:
+    fp32 = next((proven for proven in graphs if proven.artifact.precision == "fp32"), None)
+    if fp32 is None:
+        raise UsageError(f"{plan.source}: expected a bundle with an fp32 graph, got one without; export the checkpoint")
+    return fp32
+
+
+def _check_recorded(plan: ExportPlan, windows: WindowFacts) -> None:
+    if windows.synthetic and plan.calibration is None and plan.lower_precisions:
+        raise UsageError(
+            f"{plan.source}: --precision {plan.lower_precisions[0]}: expected recorded windows, got a bundle whose "
+            "windows are synthetic; name some with --calib DATA or --calib FILE.npz"
+        )
 
 
 def _as_calibrated(proof_set: ProofSet, fp32: Artifact) -> ProofSet:

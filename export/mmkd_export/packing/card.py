@@ -143,6 +143,17 @@ def _measured(report: ExportReport) -> Iterator[str]:
     if isinstance(windows.golden, str):
         yield f"**No recording is in here**: {SAID[windows.golden]}."
         yield ""
+    yield from _artifacts(report)
+    if windows.synthetic:
+        return
+    yield (
+        "These windows come from validation: they chose the weights, so they flatter. The test split of the dataset "
+        "is the measure of the student."
+    )
+    yield ""
+
+
+def _artifacts(report: ExportReport) -> Iterator[str]:
     names = list(report.artifacts[0].figures or ("accuracy", "balanced accuracy", "macro-F1"))
     yield f"| artifact | size | parity | parity with gaps | labels agree | {' | '.join(names)} |"
     yield f"|{'---|' * (5 + len(names))}"
@@ -163,13 +174,6 @@ def _measured(report: ExportReport) -> Iterator[str]:
             f"of a recording it stayed within {step.parity.max_abs_error:.1e} of one pass over all of it."
         )
         yield ""
-    if windows.synthetic:
-        return
-    yield (
-        "These windows come from validation: they chose the weights, so they flatter. The test split of the dataset "
-        "is the measure of the student."
-    )
-    yield ""
 
 
 def _confidence(report: ExportReport) -> Iterator[str]:
