@@ -49,6 +49,7 @@ from proofs.adaptation_rules import SHARES, Evidence, JudgedPair, evidence_of, r
 from proofs.commissioning import answers_of, oracle_of, parts_of
 from proofs.domains import domains_of, one_against_others
 from proofs.gains import balanced_accuracy, gained, recovered
+from proofs.remembered import features_remembered
 from proofs.script import head, parser_of, row
 from proofs.taught import taught
 
@@ -255,4 +256,5 @@ def score_of(pair: PairFound, arm: str) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    with features_remembered():
+        main()

@@ -40,6 +40,7 @@ from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.teacher_set import TaughtBy
 from proofs.gains import balanced_accuracy, gained
+from proofs.remembered import features_remembered
 from proofs.script import head, parser_of, row
 from proofs.taught import taught
 
@@ -306,4 +307,5 @@ def _balanced(groups: Sequence[NewGroup], way: str) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    with features_remembered():
+        main()
