@@ -11,7 +11,7 @@ neither taught nor chose; but the first window that is measured of an old class,
 with the one before it, which did. The arms:
 
 - labels: what learns from the labels, all of the way and without a gate;
-- gate: what `mmkd-adapt --labels` writes, else the student as it was: where all of the way forgets too much, a part of it;
+- gate: what `mmkd-adapt --labels` writes, a part of the way where all of it forgets too much, else the student before;
 - gate, sure: the same where the gain on the labels must be sure, as it must be without labels;
 - gate, all or nothing: all of the way, or the student as it was;
 - gate, strict: the same where no standard error is allowed beside the point that may be forgotten;

@@ -16,8 +16,9 @@ teacher has no transformer, so that it is made in seconds. The arms:
 - gate: what `mmkd-adapt --teacher` writes, else the student as it was; and the same where all may be forgotten;
 - oracle: the true labels of what adapts.
 
-Each finished pair is one file in the results folder, under the name of its options, and is not repeated. The table counts what there is. With `--keep`
-teachers and students stay in a folder, so that another gate is measured without training anew.
+Each finished pair is one file in the results folder, under the name of its options, and is not repeated. The table
+counts what there is. With `--keep` teachers and students stay in a folder, so that another gate is measured without
+training anew.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Convolutional features of batches that were seen before, not computed again: most of the time of the proofs of adapting.
+"""Convolutional features of batches seen before, not computed again: most of the time of the proofs of adapting.
 
 An adaptation changes a student's head and asks about the same windows over and over. Nothing of the product changes.
 """
