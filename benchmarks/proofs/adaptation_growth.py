@@ -47,13 +47,14 @@ from mmkd_report.documents.adaptation import WayJudgement
 from proofs.adaptation_labels import GROUPS, balanced, old_rows, written_by
 from proofs.commissioning import answers_of
 from proofs.gains import mean_where, ranged
+from proofs.remembered import features_remembered
 from proofs.script import head, parser_of, row
 
 Parts = dict[str, Windows]
 
 LABELS = 10
 CLASS_ARMS, SENSOR_ARMS = (
-    ("before", "labels", "gate", "sure gate"),
+    ("before", "labels", "gate", "gate, sure"),
     ("old", "started", "fresh", "student before", "student after"),
 )
 
@@ -245,7 +246,7 @@ def _table(found: Sequence[GrowthFound], arms: Sequence[str]) -> Iterator[str]:
         further: list[object] = []
         if is_class:
             further = [f"{100 * np.mean([_recall(g, one) for g, one in zip(found, written[arm], strict=True)]):.1f}"]
-        if arm.endswith("gate"):
+        if arm.startswith("gate"):
             passed = [one != "before" for one in written[arm]]
             further += [sum(passed), mean_where(old[arm] - old["before"], passed)]
         further += [""] * (len(last) - len(further))
@@ -261,4 +262,5 @@ def _recall(one: GrowthFound, arm: str) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    with features_remembered():
+        main()

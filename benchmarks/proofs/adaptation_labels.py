@@ -10,9 +10,12 @@ The last window of a stretch is left out, since neighbours overlap. So old and n
 neither taught nor chose; but the first window that is measured of an old class, and of a later half, may share samples
 with the one before it, which did. The arms:
 
-- labels: `mmkd-adapt --labels` of the student, whether the gate lets it pass or not;
-- gate: what `mmkd-adapt --labels` writes, else the student as it was;
-- sure gate: the same where the gain on the labels must be sure, as it must be without labels;
+- labels: what learns from the labels, all of the way and without a gate;
+- gate: what `mmkd-adapt --labels` writes, a part of the way where all of it forgets too much, else the student before;
+- gate, sure: the same where the gain on the labels must be sure, as it must be without labels;
+- gate, all or nothing: all of the way, or the student as it was;
+- gate, strict: the same where no standard error is allowed beside the point that may be forgotten;
+- gate, replay thrice: all of the way, and where it forgets too much the old windows count three times the new ones;
 - no replay: the same regression on the new labels alone, without old windows;
 - anew on both: a student that is trained from nothing on the old labels and the new ones;
 - all labels: as `labels`, with every label there is to give.
@@ -26,6 +29,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -35,9 +39,9 @@ from numpy.typing import NDArray
 
 from mmkd_edge.bundle.files import write_file
 from mmkd_models.adapt.domains import FEWEST, Domain, few_labels
-from mmkd_models.adapt.judging import sure_errors
-from mmkd_models.adapt.run import AdaptationRequest, run_adaptation, task_of
-from mmkd_models.adapt.ways import ADAPT_TRAIN, adapted, refitted
+from mmkd_models.adapt.judging import heard, judged, sure_errors
+from mmkd_models.adapt.run import FOLDS, AdaptationRequest, court_of, parts_of_labels, run_adaptation, task_of
+from mmkd_models.adapt.ways import ADAPT_TRAIN, Task, adapted, old_answers, refitted
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.data.windows import Windows
 from mmkd_models.defaults import AUGMENT, STUDENT_PRESET, STUDENT_TRAIN
@@ -45,18 +49,23 @@ from mmkd_models.networks.config import student_config
 from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_models.training.closed_form.students import labelled_student
 from mmkd_models.training.closed_form.targets import label_answers
+from mmkd_models.training.predict import logits_of
 from mmkd_models.training.trainings import TrainingData, TrainingRun
 from mmkd_report.documents.adaptation import WayJudgement
 from proofs.adaptation_pairs import LEAST_DROP
 from proofs.commissioning import answers_of, halves_of
 from proofs.gains import balanced_accuracy, gained, mean_where, recovered
+from proofs.remembered import features_remembered
 from proofs.script import head, parser_of, row
 
 Rows = NDArray[np.int64]
 
 STRETCHES = 4  # of each class
+PART = "part of the way"
 GROUPS = 3  # that are the old domain, and that are new ones after them
-ARMS = ("before", "labels", "gate", "sure gate", "no replay", "anew on both", "all labels")
+SURE, WHOLE, STRICT, THRICE = "gate, sure", "gate, all or nothing", "gate, strict", "gate, replay thrice"
+ARMS = ("before", "labels", "gate", SURE, WHOLE, STRICT, THRICE, "no replay", "anew on both", "all labels")
+MOST_FORGOTTEN = 1.0
 
 
 class LabelledGroup(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,12 +73,17 @@ class LabelledGroup(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         labels: how many new windows showed theirs.
-        ways: what the gate said of each way; answers of a way are those of the arm of its name.
+        ways: what the gate said of each way; answers of a way are those of the arm of its name, but of the labels
+            of the arm `part of the way`.
+        whole: what is to be said of the way `labels` gone to its end, whatever it forgets.
+        thrice: the same where old windows count three times.
     """
 
     group: str
     labels: int
     ways: list[WayJudgement]
+    whole: WayJudgement
+    thrice: WayJudgement
     truth: list[int]
     old_truth: list[int]
     new: dict[str, list[int]]
@@ -186,15 +200,20 @@ def _group(
         teacher=None,
         labels=count,
         train=ADAPT_TRAIN,
-        most_forgotten=1.0,
+        most_forgotten=MOST_FORGOTTEN,
     )
     base = task_of(asked)
     adaptation = run_adaptation(asked, base)
+    free = run_adaptation(replace(asked, most_forgotten=float("inf")), base)
     chosen = few_labels(learn, count, seed=ADAPT_TRAIN.seed)
     shown = learn.subset(chosen)
+    replayed, thrice = _thrice(asked, base, chosen)
     students = {
         "before": student,
         **adaptation.tried,
+        PART: adaptation.tried["labels"],
+        "labels": free.tried["labels"],
+        "replay thrice": replayed,
         "no replay": refitted(student, [(shown, label_answers(student.task, shown.labels))]),
         "anew on both": _student(windows, np.sort([*old["learn"], *first[chosen]]), old["judge"]),
         "all labels": adapted(base, "labels", labelled=np.arange(len(learn))),
@@ -205,6 +224,8 @@ def _group(
         group=str(windows.groups[first[0]]),
         labels=len(chosen),
         ways=list(adaptation.document.ways),
+        whole=free.document.ways[-1],
+        thrice=thrice,
         truth=unseen["new"].labels.tolist(),
         old_truth=unseen["old"].labels.tolist(),
         new=said["new"],
@@ -212,12 +233,32 @@ def _group(
     )
 
 
+def _thrice(asked: AdaptationRequest, base: Task, chosen: Rows) -> tuple[StudentCheckpoint, WayJudgement]:
+    """What learns from the labels where old windows count three times, and what is to be said of it."""
+    student, learn = asked.student, base.new.learn
+    old = [(base.old.learn, old_answers(base))] * 3
+
+    def learnt(rows: Rows) -> StudentCheckpoint:
+        shown = learn.subset(rows)
+        return refitted(student, [(shown, label_answers(student.task, shown.labels)), *old])
+
+    part = parts_of_labels(learn.labels[chosen])
+    logits = np.zeros((len(chosen), len(student.task.labels)), dtype=np.float32)
+    for number in range(FOLDS):
+        mine = part == number
+        network = learnt(chosen[~mine]).network()
+        logits[mine] = logits_of(network, learn.subset(chosen[mine]), modality=student.modality.name)
+    court, whole = court_of(asked, base, chosen), learnt(chosen)
+    before, after = heard(court, student), heard(court, whole, new_logits=logits)
+    return whole, judged(court, "labels", before, after, seconds=0.0)
+
+
 def _table(groups: Sequence[LabelledGroup]) -> Iterator[str]:
     yield head(
         *("arm", "pairs", "changed", "new", "gain", "worse by 1 point"),
         *("recovered of the drop, %", "old", "change", "of those changed", "forgets above 1 point"),
     )
-    written = {arm: [written_by(arm, one.ways) for one in groups] for arm in ARMS}
+    written = {arm: [_answered_by(arm, one) for one in groups] for arm in ARMS}
     scores, kept = (
         {arm: balanced([_part(g, one, is_old) for g, one in zip(groups, written[arm], strict=True)]) for arm in ARMS}
         for is_old in (False, True)
@@ -246,12 +287,29 @@ def _part(group: LabelledGroup, arm: str, is_old: bool) -> tuple[list[int], list
     return (group.old_truth, group.old[arm]) if is_old else (group.truth, group.new[arm])
 
 
+def _answered_by(arm: str, group: LabelledGroup) -> str:
+    """The arm whose answers are those of what an arm writes; `before` where it writes nothing."""
+    if arm in (WHOLE, STRICT):
+        return "labels" if _may_be_written(group.whole, strict=arm == STRICT) else "before"
+    if arm == THRICE:
+        steps = {"labels": group.whole, "replay thrice": group.thrice}
+        return next((name for name, one in steps.items() if _may_be_written(one)), "before")
+    found = written_by(arm, group.ways)
+    return PART if arm.startswith("gate") and found == "labels" else found
+
+
+def _may_be_written(found: WayJudgement, *, strict: bool = False) -> bool:
+    """Whether it gains anything, forgets no more than it may, and says every class."""
+    unsure = 0.0 if strict else found.forgotten_error_points or 0.0
+    return found.gain_points > 0 and found.forgotten_points - unsure <= MOST_FORGOTTEN and not found.vanished
+
+
 def written_by(arm: str, ways: Sequence[WayJudgement]) -> str:
-    """Gives the arm whose student an arm writes: itself, but of a gate the best way that it lets pass, or `before`.
+    """Gives the way that a gate writes, the best that it lets pass, or `before`; of other arms the arm itself.
 
     Earlier versions let also other ways than `labels` pass by any gain; what they kept is judged as it is now.
     """
-    if not arm.endswith("gate"):
+    if not arm.startswith("gate"):
         return arm
     bars = {one.way: sure_errors(len(ways)) for one in ways}
     if arm == "gate":
@@ -266,4 +324,5 @@ def balanced(parts: Sequence[tuple[list[int], list[int]]]) -> NDArray[np.float64
 
 
 if __name__ == "__main__":
-    main()
+    with features_remembered():
+        main()

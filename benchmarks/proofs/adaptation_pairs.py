@@ -5,7 +5,8 @@
 Each group, or each domain that `--by` makes of groups, is a source by itself: the first two thirds of each of its
 classes teach a teacher of all sensors and the student of one, the rest validates. Its targets are the domains after it.
 Of each class of a target the first half of the windows adapts without labels (a third of it judges), the second half is
-the truth that nobody sees. The arms:
+the truth that nobody sees, but for its first window, which may share samples with the half before. With `--grown` the
+teacher has no transformer, so that it is made in seconds. The arms:
 
 - statistics: of the new values in the front-end, nothing else;
 - SHOT, TENT (of transformers alone), and the teacher by class or evened (of convolutional features alone): the rivals
@@ -15,8 +16,9 @@ the truth that nobody sees. The arms:
 - gate: what `mmkd-adapt --teacher` writes, else the student as it was; and the same where all may be forgotten;
 - oracle: the true labels of what adapts.
 
-Each finished pair is one file in the results folder, and is not repeated. The table counts what there is. With `--keep`
-teachers and students stay in a folder, so that another gate is measured without training anew.
+Each finished pair is one file in the results folder, under the name of its options, and is not repeated. The table
+counts what there is. With `--keep` teachers and students stay in a folder, so that another gate is measured without
+training anew.
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ from proofs.adaptation_rules import SHARES, Evidence, JudgedPair, evidence_of, r
 from proofs.commissioning import answers_of, oracle_of, parts_of
 from proofs.domains import domains_of, one_against_others
 from proofs.gains import balanced_accuracy, gained, recovered
+from proofs.remembered import features_remembered
 from proofs.script import head, parser_of, row
 from proofs.taught import taught
 
@@ -67,7 +70,7 @@ class PairFound(msgspec.Struct, frozen=True, kw_only=True):
     """One pair: class of every answer to the target's unseen half, by arm, the truth, and what the gate said.
 
     Attributes:
-        evidence: what rules are judged by; None of other students than rocket.
+        evidence: what rules are judged by; None of other students than rocket, and of teachers without a transformer.
     """
 
     dataset: str
@@ -89,6 +92,7 @@ def main() -> None:
     parser.add_argument("--kind", choices=["rocket", "transformer"], default="rocket")
     parser.add_argument("--by", default=None, help="a column, or so many groups in order, is a domain; default a group")
     parser.add_argument("--against", default=None, help="this class against all others together")
+    parser.add_argument("--grown", action="store_true", help="rocket and trees teach, and no transformer")
     parser.add_argument("--targets", type=int, default=3, help="of each source")
     parser.add_argument("--sources", type=int, default=None, help="at most so many; default all")
     parser.add_argument("--keep", type=Path, default=None, help="folder of the trained teachers and students")
@@ -96,12 +100,14 @@ def main() -> None:
     parser.add_argument("--rules", action="store_true", help="also what other gates would have passed")
     parser.add_argument("--results", type=Path, required=True)
     options = parser.parse_args()
+    if options.grown and options.kind != "rocket":
+        parser.error("--grown: expected --kind rocket, got transformer, which looks into its teacher's transformer")
     torch.set_num_threads(1)
     start, kind = "*", options.kind
     if options.set is not None:
         text, _, sensor = options.set.rpartition(":")
         path = Path(text)
-        start = "-".join(filter(None, [path.name, sensor, options.by]))
+        start = "-".join(filter(None, [path.name, sensor, options.by, options.against, options.grown and "grown"]))
         if not options.table:
             for found in _pairs(path, sensor, kind, options, f"{start}-{kind}"):
                 print(f"{found.source} to {found.target}", flush=True)
@@ -132,11 +138,19 @@ def _pairs(path: Path, sensor: str, kind: StudentKind, options: Namespace, start
         if not missing:
             continue
         data = _source(windows.subset(np.flatnonzero(domains == source)), source)
-        kept = options.keep and options.keep / "-".join(filter(None, [path.name, options.by, source]))
-        teacher, student = taught(data, sensor, kind, preset="tiny", seed=ADAPT_TRAIN.seed, kept=kept)
+        parts = [path.name, options.by, options.against, source, options.grown and "grown"]
+        teacher, student = taught(
+            data,
+            sensor,
+            kind,
+            preset="tiny",
+            seed=ADAPT_TRAIN.seed,
+            kept=options.keep and options.keep / "-".join(filter(None, parts)),
+            grown=options.grown,
+        )
         for target, file in missing.items():
             mine = windows.subset(np.flatnonzero(domains == target))
-            found = _pair(data, mine, teacher, student, names=(source, target))
+            found = _pair(data, mine, teacher, student, names=(source, target), proves=not options.grown)
             if found is not None:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 write_file(file, msgspec.json.encode(found))
@@ -159,7 +173,13 @@ def _source(mine: Windows, name: str) -> TrainingData:
 
 
 def _pair(
-    data: TrainingData, target: Windows, teacher: TaughtBy, student: StudentCheckpoint, *, names: tuple[str, str]
+    data: TrainingData,
+    target: Windows,
+    teacher: TaughtBy,
+    student: StudentCheckpoint,
+    *,
+    names: tuple[str, str],
+    proves: bool,
 ) -> PairFound | None:
     sensor = student.modality.name
     parts = parts_of(target)
@@ -186,7 +206,7 @@ def _pair(
     if student.config.kind == "rocket":
         steps, by_share = steps_of(base, court_of(asked, base, None))
         students.update(by_share)
-        evidence = evidence_of(base, teacher, _both(target, learn, judge), steps)
+        evidence = evidence_of(base, teacher, _both(target, learn, judge), steps) if proves else None
     unseen = unseen.with_modalities(one)
     return PairFound(
         dataset=data.train.spec.name,
@@ -255,4 +275,5 @@ def score_of(pair: PairFound, arm: str) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    with features_remembered():
+        main()

@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 
 from mmkd_models.adapt.judging import Court, heard, judged
-from mmkd_models.adapt.ways import Task, old_answers, refitted
+from mmkd_models.adapt.ways import Task, old_answers, part_way, refitted
 from mmkd_models.data.windows import Windows
 from mmkd_models.metrics.jackknife import jackknife_error
 from mmkd_models.networks.committee.network import Committee
@@ -171,12 +171,12 @@ def steps_of(base: Task, court: Court) -> tuple[list[Step], dict[str, StudentChe
     """Gives the teacher's way of a regression by shares, judged, and the student of each by the name of its arm."""
     assert base.answers is not None
     parts = [(base.new.learn, base.answers), (base.old.learn, old_answers(base))]
-    before = heard(court, base.student)
+    before, whole = heard(court, base.student), refitted(base.student, parts)
     assert court.right is not None
     steps: list[Step] = []
     students: dict[str, StudentCheckpoint] = {}
     for share in SHARES:
-        student = refitted(base.student, parts, share=share)
+        student = part_way(base.student, whole, share)
         after = heard(court, student)
         agreed = _gains(before.answers, after.answers, court.right)
         steps.append(

@@ -4,13 +4,14 @@
 
 A fold's training and validation groups are the old domain, all labelled; each test group is a new one by itself, or
 with `--together` all of them are one: of every class the first half of its windows adapts (a third of it judges), the
-second half is the truth that nobody sees. `--amounts 0.25,0.5` also adapts to the first quarter and half of that half,
-judged by the same truth.
+second half is the truth that nobody sees, without its first window, which may share samples with the half before.
+`--amounts 0.25,0.5` also adapts to the first quarter and half of that half, judged by the same truth. With `--grown`
+the committee has no transformer, so that a fold takes seconds where it takes six minutes.
 
 Prints, of each sensor, balanced accuracy over all new windows before, and after every way whether the gate lets it
 pass or not; after what the gate lets pass; and beside it an oracle that is taught the true labels. Then what a group
 gains by the teacher over each of these, and what each amount of recording is worth, with the middle 95 % over draws of
-groups. What is finished is kept in the results folder and not repeated.
+groups. What is finished is kept in the results folder under the name of its options, and not repeated.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.teacher_set import TaughtBy
 from proofs.gains import balanced_accuracy, gained
+from proofs.remembered import features_remembered
 from proofs.script import head, parser_of, row
 from proofs.taught import taught
 
@@ -79,11 +81,14 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--kind", choices=["rocket", "transformer"], default="rocket")
     parser.add_argument("--together", action="store_true", help="all test groups of a fold are one new group")
+    parser.add_argument("--grown", action="store_true", help="rocket and trees teach, and no transformer")
     parser.add_argument("--amounts", default="", help="also adapt to these shares of what may adapt, by commas")
     parser.add_argument("--keep", type=Path, default=None, help="folder of the trained teachers and students")
     parser.add_argument("--table", action="store_true", help="only the tables of what there is")
     parser.add_argument("--results", type=Path, required=True)
     options = parser.parse_args()
+    if options.grown and options.kind != "rocket":
+        parser.error("--grown: expected --kind rocket, got transformer, which looks into its teacher's transformer")
     torch.set_num_threads(1)
     found = {}
     for text in options.sets:
@@ -94,7 +99,7 @@ def main() -> None:
 
 def _folds(path: Path, sensor: str, options: Namespace) -> Iterator[FoldFound]:
     for seed in range(options.folds):
-        kept = options.results / f"{path.name}-{sensor}-{options.kind}-{seed}.json"
+        kept = options.results / f"{_kept_name(path, sensor, options)}-{seed}.json"
         if not kept.exists() and not options.table:
             found = _fold(path, sensor, options, seed)
             kept.parent.mkdir(parents=True, exist_ok=True)
@@ -103,16 +108,29 @@ def _folds(path: Path, sensor: str, options: Namespace) -> Iterator[FoldFound]:
             yield msgspec.json.decode(kept.read_bytes(), type=FoldFound)
 
 
+def _kept_name(path: Path, sensor: str, options: Namespace) -> str:
+    """How the names of the files begin that these options make, of whatever fold."""
+    parts = [path.name, sensor, options.kind]
+    parts += [name for name in ("together", "grown") if getattr(options, name)]
+    parts += [f"{share:g}" for share in sorted(_shares(options)) if share != 1.0]
+    return "-".join(parts)
+
+
+def _shares(options: Namespace) -> list[float]:
+    return sorted({1.0, *map(float, filter(None, options.amounts.split(",")))}, reverse=True)
+
+
 def _fold(path: Path, sensor: str, options: Namespace, seed: int) -> FoldFound:
     dataset = open_dataset(path)
     fold = fold_data(dataset, seed=seed, labelled=ALL)
     data = fold.training
-    kept = options.keep and options.keep / f"{path.name}-fold{seed}"
-    teacher, student = taught(data, sensor, options.kind, preset=TEACHER_PRESET, seed=seed, kept=kept)
-    shares = [1.0, *map(float, filter(None, options.amounts.split(",")))]
+    kept = options.keep and options.keep / f"{path.name}-fold{seed}{'-grown' if options.grown else ''}"
+    teacher, student = taught(
+        data, sensor, options.kind, preset=TEACHER_PRESET, seed=seed, kept=kept, grown=options.grown
+    )
     groups = []
     for name, rows in _new_groups(fold.test, options.together):
-        found = [_group(fold, student, teacher, (name, rows), seed=seed, share=share) for share in shares]
+        found = [_group(fold, student, teacher, (name, rows), seed=seed, share=share) for share in _shares(options)]
         groups += [one for one in found if one is not None]
     return FoldFound(dataset=dataset.spec.name, sensor=sensor, kind=options.kind, seed=seed, groups=groups)
 
@@ -192,16 +210,19 @@ def parts_of(windows: Windows, *, share: float = 1.0) -> tuple[Windows, Windows,
 
 
 def halves_of(windows: Windows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Gives each class's first half of windows and its second; the first turn about, so that any part has all."""
-    first: list[list[int]] = []
-    second: list[int] = []
+    """Gives each class's first half of windows, and its second without the first window, which may overlap the half.
+
+    The first is in an order of which any beginning has the same share of each class.
+    """
+    first, second, place = [], [], []
     for number in np.unique(windows.labels):
-        rows = np.flatnonzero(windows.labels == number).tolist()
-        first.append(rows[: len(rows) // 2])
-        second += rows[len(rows) // 2 :]
-    longest = max(map(len, first))
-    in_turn = [rows[turn] for turn in range(longest) for rows in first if turn < len(rows)]
-    return np.array(in_turn, dtype=np.int64), np.array(second, dtype=np.int64)
+        rows = np.flatnonzero(windows.labels == number)
+        half = len(rows) // 2
+        first.append(rows[:half])
+        second.append(rows[half + 1 :])
+        place.append((np.arange(half) + 0.5) / max(half, 1))
+    order = np.argsort(np.concatenate(place), kind="stable")
+    return np.concatenate(first)[order], np.concatenate(second)
 
 
 def answers_of(student: StudentCheckpoint, windows: Windows) -> list[int]:
@@ -286,4 +307,5 @@ def _balanced(groups: Sequence[NewGroup], way: str) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    with features_remembered():
+        main()

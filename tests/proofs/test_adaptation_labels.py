@@ -58,7 +58,26 @@ def test_balanced_accuracy_counts_each_class_alike() -> None:
 def test_the_table_of_labels_says_what_was_gained_and_forgotten() -> None:
     new = {key: [0, 0] for key in ARMS} | {"labels": [0, 1], "no replay": [0, 1]}
     old = {key: [0, 1] for key in ARMS} | {"no replay": [0, 0]}
-    group = LabelledGroup(group="g", labels=2, ways=[], truth=[0, 1], old_truth=[0, 1], new=new, old=old)
+    worse = msgspec.structs.replace(WAY, forgotten_points=2.0, forgotten_error_points=1.5)
+    forgets = msgspec.structs.replace(WAY, forgotten_points=3.0, forgotten_error_points=1.5)
+    group = LabelledGroup(
+        group="g",
+        labels=2,
+        ways=[],
+        whole=worse,
+        thrice=forgets,
+        truth=[0, 1],
+        old_truth=[0, 1],
+        new={**new, "replay thrice": [0, 1]},
+        old={**old, "replay thrice": [0, 1]},
+    )
+    refused = msgspec.structs.replace(group, whole=forgets, thrice=worse)
+    never = msgspec.structs.replace(group, whole=forgets)
+    lines = {line.split(" |")[0]: line for line in labels_table([group, refused, never])}
+    changed = {arm: line.split(" | ")[2] for arm, line in lines.items()}
+    assert changed["| gate, all or nothing"] == "1"
+    assert changed["| gate, strict"] == "0"
+    assert changed["| gate, replay thrice"] == "2"
     lines = {line.split(" |")[0]: line for line in labels_table([group, group])}
     gain = "+50.0 [+50.0, +50.0] | 0 | +100.0 [+100.0, +100.0]"
     assert lines["| labels"] == f"| labels | 2 | 2 | 100.0 | {gain} | 100.0 | +0.0 [+0.0, +0.0] | +0.0 | 0 |"
@@ -95,8 +114,8 @@ def test_a_single_case_has_no_range() -> None:
 
 def test_a_gate_writes_the_best_way_that_it_lets_pass() -> None:
     ways = [WAY, msgspec.structs.replace(WAY, way="statistics", estimate=0.95, refusals=("it forgets",))]
-    assert [written_by(arm, ways) for arm in ("labels", "gate", "sure gate")] == ["labels", "labels", "before"]
+    assert [written_by(arm, ways) for arm in ("labels", "gate", "gate, sure")] == ["labels", "labels", "before"]
     assert written_by("gate", [msgspec.structs.replace(WAY, way="statistics"), *ways[1:]]) == "before"
     sure = msgspec.structs.replace(WAY, standard_error_points=2.5)
-    assert written_by("sure gate", [sure]) == "labels"
-    assert written_by("sure gate", [sure, *ways[1:], *ways[1:]]) == "before"
+    assert written_by("gate, sure", [sure]) == "labels"
+    assert written_by("gate, sure", [sure, *ways[1:], *ways[1:]]) == "before"

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
+import pytest
 
 from mmkd_models.adapt.domains import FEWEST
 from mmkd_models.data import Dataset, open_dataset
-from proofs.commissioning import FoldFound, NewGroup, _new_groups, _tables, parts_of
+from mmkd_models.training.trainings import TrainingData
+from proofs.commissioning import FoldFound, NewGroup, _kept_name, _new_groups, _tables, halves_of, parts_of
+from proofs.taught import _grown_teacher
 
 
 def group(name: str, *, amount: float, passed: str | None, teacher: list[int]) -> NewGroup:
@@ -65,3 +72,32 @@ def test_groups_are_new_one_by_one_or_together(machines: Dataset) -> None:
     assert [name for name, _ in _new_groups(windows, False)] == [str(one) for one in names]
     ((name, rows),) = _new_groups(windows, True)
     assert (name, len(rows)) == ("all", len(windows))
+
+
+def test_halves_do_not_touch_and_any_beginning_has_its_share_of_each_class() -> None:
+    everybody = open_dataset("watch_exercises").everything()
+    windows = everybody.subset(np.arange(48))
+    windows = replace(windows, labels=np.repeat([0, 1], [40, 8]))
+    first, second = halves_of(windows)
+    assert sorted(first.tolist()) == [*range(20), *range(40, 44)]
+    assert second.tolist() == [*range(21, 40), *range(45, 48)]
+    assert [int((first[:count] >= 40).sum()) for count in (6, 12, 18, 24)] == [1, 2, 3, 4]
+
+
+def test_results_are_kept_under_all_that_decides_them() -> None:
+    options = Namespace(kind="rocket", together=False, grown=False, amounts="")
+    name = lambda **changes: _kept_name(Path("a/d"), "acc", Namespace(**{**vars(options), **changes}))  # noqa: E731
+    assert name() == "d-acc-rocket"
+    assert name(together=True, grown=True) == "d-acc-rocket-together-grown"
+    assert name(amounts="0.5,0.25") == name(amounts="0.25,0.5,1") == "d-acc-rocket-0.25-0.5"
+
+
+@pytest.mark.slow
+def test_a_grown_teacher_does_not_hear_its_transformer(machines: Dataset) -> None:
+    data = TrainingData(train=machines.split("train"), valid=machines.split("valid"), sha256="d")
+    teacher = _grown_teacher(data, "tiny", 0, None)
+    assert teacher.committee is not None
+    assert [one.kind for one in teacher.committee.members] == ["transformer", "rocket", "trees"]
+    weights = [one.weight for one in teacher.committee.members]
+    assert weights[0] == 0.0
+    assert abs(sum(weights) - 1) < 1e-9

@@ -36,6 +36,7 @@ _CHANCE = 0.05  # that any of the ways passes where none gains anything
 _MOST_WEIGHT = 10.0  # of one old window, so that no single one decides
 _SHARE_THAT_COUNTS = 0.05  # of the answers, from which a class must not vanish
 _VANISHED = 0.1  # of that share, below which a class has
+_FEWEST_CLASSES = 2  # with such a share, in what is taken for right
 
 
 def sure_errors(ways: int) -> float:
@@ -139,7 +140,7 @@ def judged(court: Court, way: str, before: Heard, after: Heard, *, seconds: floa
         old_score=after.old_score,
         forgotten_points=100 * (before.old_score - after.old_score) + 0.0,
         forgotten_error_points=_forgotten_error(court, before, after),
-        vanished=_vanished(court, before, after),
+        vanished=vanished(court, before, after),
         shares=shares_of(after.answers, len(court.new.spec.task.labels)),
         seconds=seconds,
     )
@@ -153,14 +154,18 @@ def _refusals(court: Court, found: WayJudgement) -> Iterator[str]:
         yield f"its {_WORDS[court.estimated_by]} does not rise: {told}"
     elif found.way != "labels" and gain <= court.sure * error:  # each label is judged by a student that did not see it
         yield f"its {_WORDS[court.estimated_by]} does not surely rise: {told}"
-    forgotten, unsure = found.forgotten_points, found.forgotten_error_points or 0.0
-    if forgotten - unsure > court.most_forgotten:
+    if forgets(court, found):
         yield (
-            f"it forgets {forgotten:.1f} points of the old domain, standard error {unsure:.1f}, more than"
-            f" {court.most_forgotten:g}"
+            f"it forgets {found.forgotten_points:.1f} points of the old domain, standard error"
+            f" {found.forgotten_error_points or 0.0:.1f}, more than {court.most_forgotten:g}"
         )
     if found.vanished:
         yield f"it hardly answers {', '.join(found.vanished)} any more"
+
+
+def forgets(court: Court, found: WayJudgement) -> bool:
+    """Tells whether the old domain loses more than it may, beyond a standard error."""
+    return found.forgotten_points - (found.forgotten_error_points or 0.0) > court.most_forgotten
 
 
 _WORDS: dict[EstimateKind, str] = {
@@ -206,10 +211,16 @@ def _forgotten_error(court: Court, before: Heard, after: Heard) -> float:
     return _standard_error(lost, court.old, len(court.old))
 
 
-def _vanished(court: Court, before: Heard, after: Heard) -> tuple[str, ...]:
-    """Classes with a share in what is taken for right, which are hardly answered any more, and were before."""
+def vanished(court: Court, before: Heard, after: Heard) -> tuple[str, ...]:
+    """Gives the classes with a share in what is taken for right that are hardly answered any more, and were before.
+
+    What is taken for right has two classes or more; a teacher that says one to everything is not heard in this, since
+    it would hide what its student forgets to say.
+    """
     labels = court.new.spec.task.labels
-    reference = before.answers if court.right is None else court.right
-    right, was, now = (np.array(shares_of(found, len(labels))) for found in (reference, before.answers, after.answers))
+    was, now = (np.array(shares_of(found, len(labels))) for found in (before.answers, after.answers))
+    right = was if court.right is None else np.array(shares_of(court.right, len(labels)))
+    if (right > _SHARE_THAT_COUNTS).sum() < _FEWEST_CLASSES:
+        right = was
     gone = (right > _SHARE_THAT_COUNTS) & (now < _VANISHED * right) & (now < was)
     return tuple(name for name, is_gone in zip(labels, gone, strict=True) if is_gone)

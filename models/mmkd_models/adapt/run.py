@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from mmkd_edge.bundle.lineage import Adapted
 from mmkd_edge.errors import UsageError
 from mmkd_models.adapt.domains import Domain, few_labels
-from mmkd_models.adapt.judging import Court, Heard, heard, importance, judged, shares_of
-from mmkd_models.adapt.ways import AdaptationWay, Floats, Task, adapted
+from mmkd_models.adapt.judging import Court, Heard, forgets, heard, importance, judged, shares_of, vanished
+from mmkd_models.adapt.ways import AdaptationWay, Floats, Task, adapted, part_way
 from mmkd_models.carried import CarriedWindows, most_carried
 from mmkd_models.data.windows import Windows
 from mmkd_models.train_config import TrainConfig
@@ -31,7 +31,11 @@ from mmkd_report.documents.adaptation import AdaptationDocument, DomainFacts, Es
 OnWay = Callable[[str], None]
 """Is told which way is tried next."""
 
-_FOLDS = 2  # of the labels that are given: each half is judged by what learns from the other
+SHARES = (1.0, 0.75, 0.5, 0.25)
+"""Of the way from the student as it is to what learnt from labels, the longest first."""
+
+FOLDS = 2
+"""Of the labels that are given: each half is judged by what learns from the other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +87,12 @@ def run_adaptation(asked: AdaptationRequest, base: Task, *, on_way: OnWay | None
         if on_way is not None:
             on_way(way)
         began = time.monotonic()
-        found[way] = adapted(base, way, labelled=labelled)
-        after = _heard_after(court, base, way, found[way], labelled)
-        judgements.append(judged(court, way, before, after, seconds=time.monotonic() - began))
+        whole = adapted(base, way, labelled=labelled)
+        if way != "labels" or labelled is None:
+            found[way], judgement = whole, judged(court, way, before, heard(court, whole), seconds=0.0)
+        else:
+            found[way], judgement = _by_labels(court, base, before, whole, labelled)
+        judgements.append(msgspec.structs.replace(judgement, seconds=time.monotonic() - began))
     passed = [one for one in judgements if not one.refusals]
     chosen = max(passed, key=lambda one: one.estimate, default=None)
     document = _document(asked, base, court, before, tuple(judgements), chosen, labelled)
@@ -165,28 +172,45 @@ def court_of(asked: AdaptationRequest, base: Task, labelled: NDArray[np.int64] |
     )
 
 
-def _heard_after(
-    court: Court, base: Task, way: AdaptationWay, student: StudentCheckpoint, labelled: NDArray[np.int64] | None
-) -> Heard:
-    """What an adapted student says; labels that taught it are judged by students that did not see them."""
-    if way != "labels" or labelled is None:
-        return heard(court, student)
-    part = _parts(base.new.learn.labels[labelled])
-    logits = np.zeros((len(labelled), len(student.task.labels)), dtype=np.float32)
-    for number in range(_FOLDS):
-        mine = part == number
-        folder = None if base.run_dir is None else base.run_dir / f"fold-{number}"
-        one = adapted(replace(base, run_dir=folder), way, labelled=labelled[~mine])
-        logits[mine] = logits_of(one.network(), base.new.learn.subset(labelled[mine]), modality=student.modality.name)
-    return heard(court, student, new_logits=logits)
+def _by_labels(
+    court: Court, base: Task, before: Heard, whole: StudentCheckpoint, labelled: NDArray[np.int64]
+) -> tuple[StudentCheckpoint, WayJudgement]:
+    """What learns from labels, gone as far as it does not forget too much; all the way where it does at any length.
+
+    Labels that taught it are judged by students that did not see them. Going less far must not lose a class.
+    """
+    part = parts_of_labels(base.new.learn.labels[labelled])
+    halves = [_without_part(base, labelled, part, number) for number in range(FOLDS)]
+    goes_on: tuple[StudentCheckpoint, Heard, WayJudgement] | None = None
+    for share in SHARES:
+        student = part_way(base.student, whole, share)
+        logits = np.zeros((len(labelled), len(student.task.labels)), dtype=np.float32)
+        for number, half in enumerate(halves):
+            rows, one = labelled[part == number], part_way(base.student, half, share)
+            logits[part == number] = logits_of(
+                one.network(), base.new.learn.subset(rows), modality=student.modality.name
+            )
+        after = heard(court, student, new_logits=logits)
+        found = msgspec.structs.replace(judged(court, "labels", before, after, seconds=0.0), share=share)
+        goes_on = goes_on or (student, after, found)
+        if not forgets(court, found) and not vanished(court, goes_on[1], after):
+            return student, found
+    assert goes_on is not None
+    return goes_on[0], goes_on[2]
 
 
-def _parts(labels: NDArray[np.generic]) -> NDArray[np.int64]:
-    """(N,) a number below `_FOLDS` for each window, so that each part has some of every class."""
+def _without_part(base: Task, labelled: NDArray[np.int64], part: NDArray[np.int64], number: int) -> StudentCheckpoint:
+    """What learns from the labels of the other parts."""
+    folder = None if base.run_dir is None else base.run_dir / f"fold-{number}"
+    return adapted(replace(base, run_dir=folder), "labels", labelled=labelled[part != number])
+
+
+def parts_of_labels(labels: NDArray[np.generic]) -> NDArray[np.int64]:
+    """Gives (N,) a number below `FOLDS` for each window, so that each part has some of every class."""
     part = np.zeros(len(labels), dtype=np.int64)
     for number in np.unique(labels):
         mine = np.flatnonzero(labels == number)
-        part[mine] = np.arange(len(mine)) % _FOLDS
+        part[mine] = np.arange(len(mine)) % FOLDS
     return part
 
 

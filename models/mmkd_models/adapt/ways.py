@@ -26,7 +26,7 @@ from mmkd_models.metrics.scores import AnyScores, scores_from_logits
 from mmkd_models.networks.student import RocketStudent, Student
 from mmkd_models.train_config import OnStep, TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint
-from mmkd_models.training.closed_form.ridge import fit_ridge
+from mmkd_models.training.closed_form.ridge import fit_ridge, ridge_of_each
 from mmkd_models.training.closed_form.targets import class_weights, label_answers
 from mmkd_models.training.loop import fit
 from mmkd_models.training.normalisation import set_normalisation
@@ -124,9 +124,19 @@ def _with_statistics(task: Task) -> StudentCheckpoint:
     return _changed(task.student, network)
 
 
-def refitted(
-    student: StudentCheckpoint, parts: Sequence[tuple[Windows, Floats]], *, share: float = 1.0
-) -> StudentCheckpoint:
+def part_way(before: StudentCheckpoint, after: StudentCheckpoint, share: float) -> StudentCheckpoint:
+    """Gives a student whose weights lie between those of two, this share of the way from the first to the second.
+
+    M. Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, equation 1.
+    """
+    state = {
+        name: torch.lerp(value, after.state[name], share) if value.is_floating_point() else after.state[name]
+        for name, value in before.state.items()
+    }
+    return replace(after, state=state)
+
+
+def refitted(student: StudentCheckpoint, parts: Sequence[tuple[Windows, Floats]]) -> StudentCheckpoint:
     """Gives the student with its head changed as far as these windows ask, each part counting alike.
 
     A ridge regression on what the head leaves over: where there is little to learn from, little changes. Its penalty is
@@ -134,7 +144,6 @@ def refitted(
 
     Args:
         parts: windows and the answers (N, K) that they are taught: of the new domain, and of the old one.
-        share: of the change that is made; half of it is the mean of the weights before and those learnt.
     """
     network, name = student.network(), student.modality.name
     found = [embeddings_of(network, one, modality=name) for one, _ in parts]
@@ -149,8 +158,8 @@ def refitted(
     left, blocks = targets - heat * before, np.concatenate([_blocks(one) for one, _ in parts])
     ridge = fit_ridge(inputs, left, weights, penalties=(_penalty(inputs, left, weights, blocks),))
     with torch.no_grad():
-        network.head.weight.add_(torch.from_numpy(share * ridge.weight.T / heat).float())
-        network.head.bias.add_(torch.from_numpy(share * ridge.bias / heat).float())
+        network.head.weight.add_(torch.from_numpy(ridge.weight.T / heat).float())
+        network.head.bias.add_(torch.from_numpy(ridge.bias / heat).float())
     return _changed(student, network)
 
 
@@ -166,8 +175,7 @@ def _penalty(inputs: Floats, targets: Floats, weights: Floats, block: NDArray[np
     errors = dict.fromkeys(_PENALTIES, 0.0)
     for number in range(_PARTS):
         out = block == number
-        for penalty in _PENALTIES:
-            ridge = fit_ridge(inputs[~out], targets[~out], weights[~out], penalties=(penalty,))
+        for penalty, ridge in ridge_of_each(inputs[~out], targets[~out], weights[~out], penalties=_PENALTIES).items():
             apart = targets[out] - ridge.scores(inputs[out])
             errors[penalty] += float((weights[out, None] * apart**2).sum())
     return min(errors, key=lambda penalty: errors[penalty])

@@ -198,7 +198,7 @@ def _show(document: AdaptationDocument) -> None:
     rows = [["as it is", f"{100 * document.estimate:.1f}", "", f"{100 * document.old_score:.1f}", "", ""]]
     rows += [
         [
-            one.way,
+            one.name,
             f"{100 * one.estimate:.1f}",
             f"{one.gain_points:+.1f} ± {one.standard_error_points:.1f}",
             f"{100 * one.old_score:.1f}",

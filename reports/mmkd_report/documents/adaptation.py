@@ -48,6 +48,7 @@ class WayJudgement(msgspec.Struct, frozen=True, kw_only=True):
         vanished: classes that are hardly ever answered any more.
         refusals: why it may not be written, a sentence each; empty where it may.
         shares: of each class among its answers to new windows that judge; empty in documents of earlier releases.
+        share: of the way from the student as it is to what was learnt, where all of it forgets too much.
     """
 
     way: str
@@ -60,7 +61,13 @@ class WayJudgement(msgspec.Struct, frozen=True, kw_only=True):
     vanished: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
     shares: tuple[float, ...] = ()
+    share: float = 1.0
     seconds: float
+
+    @property
+    def name(self) -> str:
+        """Gives the way, and how much of it where not all."""
+        return self.way if self.share == 1.0 else f"{self.way}, {self.share:.0%} of the way"
 
 
 class AdaptationDocument(msgspec.Struct, frozen=True, kw_only=True):

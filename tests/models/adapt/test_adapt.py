@@ -24,7 +24,7 @@ from mmkd_models.adapt.domains import few_labels, new_domain, old_domain
 from mmkd_models.adapt.judging import Court, Heard, _closeness, _standard_error, importance, judged
 from mmkd_models.adapt.learner import AdaptLearner, PairedSource, by_class
 from mmkd_models.adapt.run import AdaptationRequest, run_adaptation, task_of
-from mmkd_models.adapt.ways import ADAPT_TRAIN, _sure, adapted, old_answers, refitted
+from mmkd_models.adapt.ways import ADAPT_TRAIN, _sure, adapted, old_answers, part_way
 from mmkd_models.commands import adapt
 from mmkd_models.commands.adapt import run_adapt
 from mmkd_models.data import Dataset, open_dataset, write_dataset
@@ -601,6 +601,12 @@ def test_a_class_that_was_never_answered_does_not_vanish():
     assert found.vanished == ()
 
 
+def test_a_teacher_that_says_one_class_hides_none_that_vanishes():
+    one_class = court(wanted=np.eye(2)[[0] * 8])
+    found = judged(one_class, "teacher", say([0] * 8, [0, 1] * 4), say([1] * 8, [0] * 8), seconds=1.0)
+    assert found.vanished == ("b",)
+
+
 def test_what_is_forgotten_has_a_standard_error_that_counts():
     before, gained = say([0] * 8, [0, 1] * 4), [1] * 8
     # One old window of eight is said wrong: 12.5 points, and the jackknife of a mean is its usual standard error.
@@ -633,10 +639,11 @@ def test_closeness_falls_with_the_distance_of_the_probabilities():
 def test_a_share_of_a_regression_lies_between(site):
     asked = replace(asked_of(site), student=read_student(site / "rocket.ckpt"))
     task = task_of(asked)
-    parts = [(task.new.learn, task.answers), (task.old.learn, old_answers(task))]
-    before, whole = task.student.state, adapted(task, "teacher").state
-    for name, value in refitted(task.student, parts, share=0.5).state.items():
-        assert torch.allclose(value.double(), (before[name].double() + whole[name].double()) / 2, atol=1e-6), name
+    before, whole = task.student, adapted(task, "teacher")
+    assert all(torch.equal(value, whole.state[name]) for name, value in part_way(before, whole, 1.0).state.items())
+    for name, value in part_way(before, whole, 0.5).state.items():
+        ends = before.state[name].double(), whole.state[name].double()
+        assert torch.allclose(value.double(), sum(ends) / 2, atol=1e-6), name
 
 
 def test_old_windows_that_look_new_count_more(site):
@@ -707,6 +714,33 @@ def test_a_new_class_is_learnt_from_a_few_labels(site, tmp_path, capsys, kind):
     windows = three.split("test").with_modalities(("acc",))
     recalls = np.diag(np.array(scores_of(student.network(), windows, modality="acc").confusion)) / 30
     assert recalls.min() > 0.7
+
+
+def by_labels(site: Path, most_forgotten: float):
+    """What learns from twenty labels of each class, under a gate; the new domain calls idle what was busy."""
+    student, dataset = read_student(site / "rocket.ckpt"), open_dataset(site / "labelled")
+    new = new_domain(student, dataset, ("acc",))
+    new = replace(new, learn=replace(new.learn, labels=1 - new.learn.labels))
+    asked = asked_of(site, most_forgotten=most_forgotten, student=student, new=new, teacher=None, labels=20)
+    adaptation = run_adaptation(asked, task_of(asked))
+    (found,) = (one for one in adaptation.document.ways if one.way == "labels")
+    return student, found, adaptation.tried["labels"]
+
+
+def test_what_learns_from_labels_goes_as_far_as_it_does_not_forget_too_much(site):
+    student, found, whole = by_labels(site, most_forgotten=100.0)
+    assert (found.share, found.name) == (1.0, "labels")
+    allowed = found.forgotten_points - found.forgotten_error_points - 0.1
+    _, less, part = by_labels(site, most_forgotten=allowed)
+    assert less.share in (0.75, 0.5, 0.25)
+    assert less.name == f"labels, {less.share:.0%} of the way"
+    assert less.forgotten_points - less.forgotten_error_points <= allowed
+    for name, value in part_way(student, whole, less.share).state.items():
+        assert torch.equal(value, part.state[name]), name
+    _, never, tried = by_labels(site, most_forgotten=-100.0)
+    assert never.share == 1.0
+    assert any(why.startswith("it forgets") for why in never.refusals)
+    assert all(torch.equal(value, whole.state[name]) for name, value in tried.state.items())
 
 
 def test_old_data_are_read_by_the_names_of_their_classes(site, tmp_path, capsys):

@@ -98,6 +98,13 @@ def test_the_shares_of_the_classes_stand_beside_what_is_taken_for_right() -> Non
     assert cells_of(render_adaptation(msgspec.to_builtins(weighted)), "idle") == ["10", "20", "45"]
 
 
+def test_a_way_that_goes_part_of_it_says_how_far() -> None:
+    half = msgspec.structs.replace(TEACHER, way="labels", share=0.5)
+    found = msgspec.structs.replace(DOCUMENT, ways=(STATISTICS, half), chosen="labels")
+    assert for_terminal(next(iter(answer(found)))).startswith("The way 'labels, 50% of the way' is written to")
+    assert render_adaptation(msgspec.to_builtins(found)).count("labels, 50% of the way") >= 3
+
+
 def test_a_document_of_an_earlier_release_has_no_shares() -> None:
     ways = [msgspec.structs.replace(one, shares=()) for one in DOCUMENT.ways]
     earlier = msgspec.structs.replace(DOCUMENT, classes=(), shares=(), right_shares=(), ways=tuple(ways))

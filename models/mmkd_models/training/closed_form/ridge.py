@@ -71,22 +71,37 @@ def fit_ridge(
         weights: (N,) above 0, of each window's square error.
     """
     problem = _problem(features, targets, weights)
-    inputs, wide = problem.inputs, features.shape[1] > len(features)
-    values, vectors = np.linalg.eigh(inputs @ inputs.T if wide else inputs.T @ inputs)
-    kept = values > max(float(values.max(initial=0.0)) * 1e-10, 1e-12)
-    values, vectors = values[kept], vectors[:, kept]
-    left = vectors if wide else inputs @ vectors / np.sqrt(values)  # (N, R) orthonormal columns
-    seen = left.T @ problem.targets  # (R, K)
+    parts = _decomposed(problem)
     loss = {}
     for penalty in penalties:
-        shrink = values / (values + penalty)
-        hat = problem.share + np.square(left) @ shrink
-        residuals = (problem.targets - left @ (shrink[:, None] * seen)) / np.maximum(1.0 - hat, 1e-9)[:, None]
+        shrink = parts.values / (parts.values + penalty)
+        hat = problem.share + np.square(parts.left) @ shrink
+        apart = problem.targets - parts.left @ (shrink[:, None] * parts.seen)
+        residuals = apart / np.maximum(1.0 - hat, 1e-9)[:, None]
         loss[penalty] = float(np.square(residuals).sum() / (weights.sum() * targets.shape[1]))
     penalty = min(loss, key=lambda tried: loss[tried])
-    right = inputs.T @ left / np.sqrt(values) if wide else vectors  # (F, R)
-    weight = right @ ((np.sqrt(values) / (values + penalty))[:, None] * seen)
+    weight = parts.weight(penalty)
     return Ridge(weight=weight, bias=problem.bias(weight), penalty=penalty, loss=loss)
+
+
+def ridge_of_each(
+    features: NDArray[np.floating],
+    targets: NDArray[np.floating],
+    weights: NDArray[np.floating],
+    *,
+    penalties: tuple[float, ...],
+) -> dict[float, Ridge]:
+    """Fits (N, F) features to (N, K) targets with each penalty, from one decomposition; no losses.
+
+    Args:
+        weights: as of `fit_ridge`.
+    """
+    problem = _problem(features, targets, weights)
+    parts, found = _decomposed(problem), {}
+    for penalty in penalties:
+        weight = parts.weight(penalty)
+        found[penalty] = Ridge(weight=weight, bias=problem.bias(weight), penalty=penalty, loss={})
+    return found
 
 
 def eliminations(
@@ -128,6 +143,32 @@ def _problem(features: NDArray[np.floating], targets: NDArray[np.floating], weig
     return _Problem(
         inputs=root * (inputs - centre), targets=root * (outputs - middle), centre=centre, middle=middle, share=share
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """The rows' eigenvalues (R,), orthonormal columns (N, R) and (F, R), and the targets seen through the first."""
+
+    values: Floats
+    left: Floats
+    right: Floats
+    seen: Floats
+
+    def weight(self, penalty: float) -> Floats:
+        """Gives the weights (F, K) under a penalty."""
+        found: Floats = self.right @ ((np.sqrt(self.values) / (self.values + penalty))[:, None] * self.seen)
+        return found
+
+
+def _decomposed(problem: _Problem) -> _Parts:
+    inputs = problem.inputs
+    wide = inputs.shape[1] > len(inputs)
+    values, vectors = np.linalg.eigh(inputs @ inputs.T if wide else inputs.T @ inputs)
+    kept = values > max(float(values.max(initial=0.0)) * 1e-10, 1e-12)
+    values, vectors = values[kept], vectors[:, kept]
+    left = vectors if wide else inputs @ vectors / np.sqrt(values)
+    right = inputs.T @ left / np.sqrt(values) if wide else vectors
+    return _Parts(values=values, left=left, right=right, seen=left.T @ problem.targets)
 
 
 def _solved(problem: _Problem, product: Floats, rows: NDArray[np.int64], *, penalty: float) -> Floats:

@@ -67,7 +67,7 @@ def answer(found: AdaptationDocument) -> Iterator[str]:
     what = f"written to {found.written}" if found.written else "what would be written"
     before, after = told(found.estimate, _SHARE), told(chosen.estimate, _SHARE)
     yield (
-        f"The way {chosen.way!r} is {what}: on {found.new.name} the estimate rises from {before} to {after} "
+        f"The way {chosen.name!r} is {what}: on {found.new.name} the estimate rises from {before} to {after} "
         f"({points(chosen.gain_points)} points, standard error "
         f"{fixed(chosen.standard_error_points)})"
     )
@@ -108,7 +108,7 @@ def _panel(
 ) -> DotPanel:
     values = [found.estimate, found.old_score]
     values += [value for one in found.ways for value in (one.estimate, one.old_score)]
-    names = [_AS_IT_IS, *(one.way for one in found.ways)]
+    names = [_AS_IT_IS, *(one.name for one in found.ways)]
     roles = ["baseline", *("student" if one.way == found.chosen else "other" for one in found.ways)]
     rows = [
         SeedFigures(role=role, name=name, mean=value, std=None, seeds=(), per_seed=())
@@ -127,7 +127,7 @@ def _row(found: AdaptationDocument, one: WayJudgement) -> tuple[str, bool, list[
         points(0 - one.forgotten_points) + _give_or_take(one.forgotten_error_points),
     ]
     is_chosen = one.way == found.chosen
-    return one.way, is_chosen, figures, "; ".join(one.refusals) or ("chosen" if is_chosen else "passes")
+    return one.name, is_chosen, figures, "; ".join(one.refusals) or ("chosen" if is_chosen else "passes")
 
 
 def _give_or_take(error: float | None) -> str:
@@ -136,7 +136,7 @@ def _give_or_take(error: float | None) -> str:
 
 def _share_heads(found: AdaptationDocument) -> list[str]:
     right = ["taken for right"] if found.right_shares else []
-    return [*right, _AS_IT_IS, *(one.way for one in found.ways if one.shares)]
+    return [*right, _AS_IT_IS, *(one.name for one in found.ways if one.shares)]
 
 
 def _shares(found: AdaptationDocument) -> Iterator[tuple[str, list[str]]]:

@@ -1,0 +1,39 @@
+"""Remembered features are the features, and those of another student or window are others."""
+
+from __future__ import annotations
+
+import torch
+
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.networks.config import RocketConfig, RocketGroup
+from mmkd_models.networks.rocket import RocketFeatures
+from proofs.remembered import features_remembered
+
+SPEC = ModalitySpec(name="acc", channels=("x",), rate_hz=10.0, samples=16)
+
+
+def network(bias: float) -> RocketFeatures:
+    config = RocketConfig(groups=(RocketGroup(dilation=1, padded=True, features=3),), stride=1)
+    found = RocketFeatures(SPEC, config).eval()
+    with torch.no_grad():
+        found.groups[0].weight.fill_(0.1)
+        found.groups[0].bias.fill_(bias)
+        found.groups[0].reads.fill_(1.0)
+    return found
+
+
+def test_features_of_a_batch_are_computed_once(monkeypatch) -> None:
+    calls = []
+    shares = RocketFeatures.shares
+    monkeypatch.setattr(RocketFeatures, "shares", lambda self, *inputs: calls.append(1) or shares(self, *inputs))
+    values, present = torch.linspace(0, 1, 16).reshape(1, 16, 1), torch.ones(1, 16, 1)
+    first, other = network(0.2), network(0.3)
+    wanted = [one(values, present) for one in (first, other)] + [first(values + 1, present)]
+    calls.clear()
+    with features_remembered():
+        for _ in range(2):
+            found = [one(values, present) for one in (first, other)] + [first(values + 1, present)]
+            assert all(torch.equal(one, two) for one, two in zip(found, wanted, strict=True))
+    assert len(calls) == 3
+    first(values, present)
+    assert len(calls) == 4
