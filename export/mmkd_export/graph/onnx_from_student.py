@@ -131,9 +131,7 @@ def onnx_from_teacher(teacher: Teacher, modalities: Sequence[ModalitySpec]) -> b
     if names != teacher.names:
         raise UsageError(f"teacher: expected the modalities {', '.join(teacher.names)}, got {', '.join(names)}")
     inputs, outputs = tensors_of_teacher(teacher, modalities)
-    return _onnx_from_module(
-        module_of_teacher(teacher), inputs=inputs, outputs=outputs, metadata=_metadata(modalities)
-    )
+    return _onnx_from_module(module_of_teacher(teacher), inputs=inputs, outputs=outputs, metadata=_metadata(modalities))
 
 
 def tensors_of_teacher(
