@@ -3,10 +3,10 @@
     python benchmarks/proofs/teaching_alone.py DIR:MODALITY [DIR:MODALITY ...] -o out
 
 Everything is in closed form, so that five folds of a set take minutes: the teacher is a committee's rocket and trees,
-calibrated, half each; the student a ridge regression on MiniRocket features of one sensor. It learns the labels of
-about a third of the groups, as a demo shows them, or of a share of the windows; or from the teacher on all windows too.
-The student, its features and penalties are the same, so that the difference is teaching's. What is finished in the
-folder is not made again.
+evened, calibrated and weighed as a committee's members are; the student a ridge regression on MiniRocket features of
+one sensor. It learns the labels of about a third of the groups, as a demo shows them, or of a share of the windows; or
+from the teacher on all windows too. The student, its features and penalties are the same, and validation evens the
+classes of both, so that the difference is teaching's. What is finished in the folder is not made again.
 
 The first table is balanced accuracy on test windows in per cent, means over the folds; gains are points with a 95 %
 interval that resamples whole groups, pooled over sets alike. The second is about joining: classes are the states of a
@@ -38,13 +38,16 @@ from mmkd_models.data.sources import CutWindows
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.gains import gain_draws, gain_per_seed, interval_of
 from mmkd_models.evaluate.outcome import TestedNetwork, outcome_on
-from mmkd_models.metrics.likelihood import fitted_temperature, probabilities_of
-from mmkd_models.metrics.scores import scores_from_logits
+from mmkd_models.metrics.likelihood import probabilities_of
+from mmkd_models.metrics.scores import AnyMetric, scores_from_logits
+from mmkd_models.networks.committee.pool import pool_of
+from mmkd_models.networks.config import MemberKind
 from mmkd_models.networks.rocket import FEATURES
 from mmkd_models.training.closed_form.ridge import fit_ridge
 from mmkd_models.training.closed_form.rocket import drawn_features, features_of_rows
 from mmkd_models.training.closed_form.targets import class_weights, targets_of
 from mmkd_models.training.committee import grown_network
+from mmkd_models.training.judging.prior import evening_bias
 from mmkd_models.training.predict import answers_to
 from proofs.script import head, parser_of, row
 
@@ -52,7 +55,8 @@ Floats = NDArray[np.float64]
 Order = Sequence[NDArray[np.int64]]
 """Numbers of windows, recording by recording, each in the order of time."""
 
-METRIC = "balanced_accuracy"
+METRIC: AnyMetric = "balanced_accuracy"
+GROWN: tuple[MemberKind, ...] = ("rocket", "trees")
 TEACHERS, STUDENTS = ("rocket", "trees", "both"), ("labels alone", "taught", "joined", "mean of both")
 STAYS = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
 POWERS = (0.1, 0.25, 0.5, 1.0)
@@ -77,13 +81,14 @@ class FoldFigures(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         tests: by `TEACHERS` and `STUDENTS`.
-        hidden: balanced accuracy of the teacher's answers and of the joined ones where labels are hidden, in per cent.
+        hidden: balanced accuracy of the teacher's answers and of the joined ones where labels are hidden, in per cent;
+            None where none are.
         rule: None where nothing was joined.
     """
 
     labelled: str
     tests: dict[str, TestedNetwork]
-    hidden: tuple[float, float]
+    hidden: tuple[float, float] | None
     rule: Joining | None
 
 
@@ -108,8 +113,9 @@ def main() -> None:
         )
         found[name] = [kept(dataset, fold, modality, labelled, arguments.out) for fold in arguments.folds]
     print(teaching_table(found))
-    print()
-    print(joining_table(found))
+    if any(fold.hidden for folds in found.values() for fold in folds):
+        print()
+        print(joining_table(found))
 
 
 def teaching_table(found: dict[str, list[FoldFigures]]) -> str:
@@ -132,7 +138,7 @@ def joining_table(found: dict[str, list[FoldFigures]]) -> str:
     names = ("hidden labels", "joined", "student, taught", "by joined answers", "by the mean of both")
     rows, shown = [head("set, sensor", "folds joined", *names, texts=1)], []
     for name, folds in found.items():
-        hidden = np.mean([fold.hidden for fold in folds], axis=0)
+        hidden = np.mean([fold.hidden or (np.nan, np.nan) for fold in folds], axis=0)
         shown.append([*hidden, *(mean_of(folds, arm) for arm in STUDENTS[1:])])
         joined = sum(fold.rule is not None for fold in folds)
         rows.append(row(name, f"{joined} of {len(folds)}", *written(shown[-1])))
@@ -169,32 +175,42 @@ def measured(dataset: Dataset, fold: int, modality: str, labelled: Labelled) -> 
     """Gives the figures of a fold."""
     data = fold_data(dataset, seed=fold, labelled=labelled)
     train, valid, test = data.training.train, data.training.valid, data.test
-    members = teacher_answers((train, valid, test), valid, seed=fold)
-    alone, on_valid, _ = (np.mean(parts, axis=0) for parts in zip(*members, strict=True))
+    *members, both = teacher_answers((train, valid, test), valid, seed=fold)
+    alone, on_valid, _ = both
     rule = chosen(on_valid, valid)
     joined = alone if rule is None else smoothed(alone, order_of(train), rule)
     hidden = ~train.labelled & (data.truth >= 0)
-    on_test = [one[2] for one in members]
+    on_test = [one[2] for one in (*members, both)]
     taught = students(data, modality, (None, alone, joined, (alone + joined) / 2), seed=fold)
-    answers = dict(zip((*TEACHERS, *STUDENTS), (*on_test, np.mean(on_test, axis=0), *taught), strict=True))
-    before, after = (balanced(train, data.truth[hidden], one[hidden]) for one in (alone, joined))
+    answers = dict(zip((*TEACHERS, *STUDENTS), (*on_test, *taught), strict=True))
+    of_hidden = [balanced(train, data.truth[hidden], one[hidden]) for one in (alone, joined) if hidden.any()]
     return FoldFigures(
         labelled=f"{labelled.groups} of {train.group_count} groups" if labelled.groups else f"{labelled.share:.0%}",
         tests={arm: outcome_on(test, one) for arm, one in answers.items()},
-        hidden=(before, after),
+        hidden=(of_hidden[0], of_hidden[1]) if of_hidden else None,
         rule=rule,
     )
 
 
 def teacher_answers(parts: Sequence[Windows], valid: Windows, *, seed: int) -> list[tuple[Floats, ...]]:
-    """Gives probabilities (N, K) of each part by each calibrated member; the first part trains them."""
-    found = []
-    for kind in ("rocket", "trees"):
+    """Gives probabilities (N, K) of each part by each member and by both; the first part trains them."""
+    logits = []
+    for kind in GROWN:
         member = grown_network(parts[0], kind, seed=seed)
         answers = [answers_to(member, windows).numpy() for windows in parts]
-        heat = fitted_temperature(answers[1], valid.labels, kind="classification")
-        found.append(tuple(probabilities_of(one / heat, kind="classification") for one in answers))
-    return found
+        logits.append([one + evening(answers[1], parts[0], valid) for one in answers])
+    pool = pool_of([one[1] for one in logits], valid.labels, valid.groups, kind="classification")
+    found = [
+        tuple(probabilities_of(one / heat, kind="classification") for one in answers)
+        for answers, heat in zip(logits, pool.temperatures, strict=True)
+    ]
+    return [*found, tuple(np.average(each, axis=0, weights=pool.weights) for each in zip(*found, strict=True))]
+
+
+def evening(on_valid: NDArray[Any], train: Windows, valid: Windows) -> Floats | float:
+    """Gives what is added to logits or scores so that classes are answered as often as validation wants; 0 if as is."""
+    bias = evening_bias(on_valid, train.labels, valid, metric=METRIC)
+    return 0.0 if bias is None else bias
 
 
 def chosen(shares: Floats, valid: Windows) -> Joining | None:
@@ -246,15 +262,16 @@ def log_of_truth(shares: Floats, labels: NDArray[Any]) -> Floats:
 
 def students(data: FoldData, modality: str, taught: Sequence[Floats | None], *, seed: int) -> list[Floats]:
     """Gives the scores of test windows by a ridge regression on one sensor, by each teaching; None is labels alone."""
-    train, test = data.training.train, data.test
+    train, valid = data.training.train, data.training.valid
     drawn = drawn_features(train, modality, seed=seed, features=FEATURES)
-    ours, theirs = (features_of_rows(drawn, one, modality, np.arange(len(one))) for one in (train, test))
+    parts = (train, valid, data.test)
+    ours, seen, theirs = (features_of_rows(drawn, one, modality, np.arange(len(one))) for one in parts)
     found = []
     for answers in taught:
         rows = np.flatnonzero(train.labelled) if answers is None else np.arange(len(train))
         targets = targets_of(train, rows, answers)
         ridge = fit_ridge(ours[rows], targets, class_weights("classification", targets))
-        found.append(ridge.scores(theirs))
+        found.append(ridge.scores(theirs) + evening(ridge.scores(seen), train, valid))
     return found
 
 

@@ -130,16 +130,23 @@ def onnx_from_teacher(teacher: Teacher, modalities: Sequence[ModalitySpec]) -> b
     names = tuple(modality.name for modality in modalities)
     if names != teacher.names:
         raise UsageError(f"teacher: expected the modalities {', '.join(teacher.names)}, got {', '.join(names)}")
+    inputs, outputs = tensors_of_teacher(teacher, modalities)
+    return _onnx_from_module(module_of_teacher(teacher), inputs=inputs, outputs=outputs, metadata=_metadata(modalities))
+
+
+def tensors_of_teacher(
+    teacher: Teacher, modalities: Sequence[ModalitySpec]
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Gives inputs and outputs of a teacher's graph."""
     labels = tuple(str(number) for number in range(teacher.head.out_features))
-    return _onnx_from_module(
-        _export_teacher(teacher),
-        inputs=tuple(tensor for modality in modalities for tensor in graph_inputs(modality)),
-        outputs=graph_outputs(TaskSpec(kind=teacher.answer.kind, labels=labels)),
-        metadata=_metadata(modalities),
+    return (
+        tuple(tensor for modality in modalities for tensor in graph_inputs(modality)),
+        graph_outputs(TaskSpec(kind=teacher.answer.kind, labels=labels)),
     )
 
 
-def _export_teacher(teacher: Teacher) -> nn.Module:
+def module_of_teacher(teacher: Teacher) -> nn.Module:
+    """Gives what a teacher's graph computes, as a module."""
     import torch
 
     class ExportTeacher(torch.nn.Module):

@@ -165,11 +165,11 @@ def tflite_from_student(checkpoint: StudentCheckpoint, *, temperature: float) ->
     """Converts a student in this process; the converter writes to the terminal. See `tflite_from_checkpoint`."""
     from mmkd_models.networks.student import ExportStudent
 
-    return _tflite_from_module(
+    return tflite_from_module(
         ExportStudent(checkpoint.network(), temperature=temperature, seen=checkpoint.seen),
-        checkpoint,
         inputs=graph_inputs(checkpoint.modality),
         outputs=graph_outputs(checkpoint.task, novelty=checkpoint.seen is not None),
+        metadata=_metadata(checkpoint),
     )
 
 
@@ -179,17 +179,29 @@ def tflite_step_from_student(checkpoint: StudentCheckpoint, *, temperature: floa
     from mmkd_models.networks.step import StepStudent
 
     streaming = steps_of(checkpoint)
-    return _tflite_from_module(
+    return tflite_from_module(
         StepStudent(checkpoint.transformer(asked_by="step graph"), temperature=temperature, seen=checkpoint.seen),
-        checkpoint,
         inputs=step_inputs(checkpoint.modality, streaming),
         outputs=step_outputs(checkpoint.task, streaming, novelty=checkpoint.seen is not None),
+        metadata=_metadata(checkpoint),
     )
 
 
-def _tflite_from_module(
-    module: nn.Module, checkpoint: StudentCheckpoint, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+def _metadata(checkpoint: StudentCheckpoint) -> dict[str, bytes]:
+    return {
+        f"mmkd_edge.modality.{checkpoint.modality.name}": msgspec.json.encode(checkpoint.modality),
+        "mmkd_edge.labels": msgspec.json.encode(checkpoint.task.labels),
+    }
+
+
+def tflite_from_module(
+    module: nn.Module,
+    *,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    metadata: Mapping[str, bytes],
 ) -> bytes:
+    """Converts a module in this process: it takes these tensors by position, and gives these."""
     import litert_torch
     import torch
 
@@ -209,10 +221,7 @@ def _tflite_from_module(
     return clean_model(
         converted.model_content(),
         names={f"args_{number}": tensor.name for number, tensor in enumerate(inputs)},
-        metadata={
-            f"mmkd_edge.modality.{checkpoint.modality.name}": msgspec.json.encode(checkpoint.modality),
-            "mmkd_edge.labels": msgspec.json.encode(checkpoint.task.labels),
-        },
+        metadata=metadata,
     )
 
 
