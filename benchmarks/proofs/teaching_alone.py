@@ -3,10 +3,10 @@
     python benchmarks/proofs/teaching_alone.py DIR:MODALITY [DIR:MODALITY ...] -o out
 
 Everything is in closed form, so that five folds of a set take minutes: the teacher is a committee's rocket and trees,
-calibrated, half each; the student a ridge regression on MiniRocket features of one sensor. It learns the labels of
-about a third of the groups, as a demo shows them, or of a share of the windows; or from the teacher on all windows too.
-The student, its features and penalties are the same, so that the difference is teaching's. What is finished in the
-folder is not made again.
+calibrated, half each, and sees all sensors, or those that `--teacher` names, since one may know more alone; the student
+is a ridge regression on MiniRocket features of one sensor. It learns the labels of about a third of the groups, as a
+demo shows them, or of a share of the windows; or from the teacher on all windows too. The student, its features and
+penalties are the same, so that the difference is teaching's. What is finished in the folder is not made again.
 
 The first table is balanced accuracy on test windows in per cent, means over the folds; gains are points with a 95 %
 interval that resamples whole groups, pooled over sets alike. The second is about joining: classes are the states of a
@@ -21,6 +21,7 @@ hidden, before and after, and of students that learnt from joined answers, and f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -77,13 +78,14 @@ class FoldFigures(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         tests: by `TEACHERS` and `STUDENTS`.
-        hidden: balanced accuracy of the teacher's answers and of the joined ones where labels are hidden, in per cent.
+        hidden: balanced accuracy of the teacher's answers and of the joined ones where labels are hidden, in per cent;
+            None where none is.
         rule: None where nothing was joined.
     """
 
     labelled: str
     tests: dict[str, TestedNetwork]
-    hidden: tuple[float, float]
+    hidden: tuple[float, float] | None
     rule: Joining | None
 
 
@@ -93,6 +95,7 @@ def main() -> None:
     parser.add_argument("sets", nargs="+", metavar="DIR:MODALITY", help="dataset directory and the student's sensor")
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder of what is finished")
     parser.add_argument("--label-share", type=float, help="share of the windows that is labelled, not whole groups")
+    parser.add_argument("--teacher", nargs="+", default=[], metavar="NAME", help="sensors that it sees; default all")
     parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -100,13 +103,16 @@ def main() -> None:
     for text in arguments.sets:
         path, _, modality = text.rpartition(":")
         dataset = open_dataset(path)
-        name = f"{dataset.spec.name} {modality}"
+        name = f"{dataset.spec.name} {modality}" + (
+            f" by {' and '.join(arguments.teacher)}" if arguments.teacher else ""
+        )
         labelled = (
             usual_labelled(trainings_of(dataset.everything(), FOLDS))
             if arguments.label_share is None
             else Labelled(share=arguments.label_share)
         )
-        found[name] = [kept(dataset, fold, modality, labelled, arguments.out) for fold in arguments.folds]
+        made = partial(kept, dataset, modality, labelled, arguments.teacher, arguments.out)
+        found[name] = [made(fold) for fold in arguments.folds]
     print(teaching_table(found))
     print()
     print(joining_table(found))
@@ -132,7 +138,7 @@ def joining_table(found: dict[str, list[FoldFigures]]) -> str:
     names = ("hidden labels", "joined", "student, taught", "by joined answers", "by the mean of both")
     rows, shown = [head("set, sensor", "folds joined", *names, texts=1)], []
     for name, folds in found.items():
-        hidden = np.mean([fold.hidden for fold in folds], axis=0)
+        hidden = np.mean([fold.hidden or (np.nan, np.nan) for fold in folds], axis=0)
         shown.append([*hidden, *(mean_of(folds, arm) for arm in STUDENTS[1:])])
         joined = sum(fold.rule is not None for fold in folds)
         rows.append(row(name, f"{joined} of {len(folds)}", *written(shown[-1])))
@@ -146,8 +152,8 @@ def mean_of(folds: Sequence[FoldFigures], arm: str) -> float:
 
 
 def written(values: Sequence[float] | Floats) -> list[str]:
-    """Gives figures with one digit."""
-    return [f"{value:.1f}" for value in values]
+    """Gives figures with one digit; `none` where nothing was measured."""
+    return ["none" if np.isnan(value) else f"{value:.1f}" for value in values]
 
 
 def gained(mean: float, drawn: Floats) -> str:
@@ -156,20 +162,26 @@ def gained(mean: float, drawn: Floats) -> str:
     return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
-def kept(dataset: Dataset, fold: int, modality: str, labelled: Labelled, out: Path) -> FoldFigures:
+def kept(
+    dataset: Dataset, modality: str, labelled: Labelled, teacher: Sequence[str], out: Path, fold: int
+) -> FoldFigures:
     """Gives the figures of a fold, from the folder where they are there."""
-    path = out / f"{dataset.spec.name}-{modality}-{labelled.file_part}-{fold}.json"
+    pair = "-by-".join([modality, *(["+".join(teacher)] if teacher else [])])
+    path = out / f"{dataset.spec.name}-{pair}-{labelled.file_part}-{fold}.json"
     if not path.exists():
         out.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(msgspec.json.encode(measured(dataset, fold, modality, labelled)))
+        path.write_bytes(msgspec.json.encode(measured(dataset, fold, modality, labelled, teacher)))
     return msgspec.json.decode(path.read_bytes(), type=FoldFigures)
 
 
-def measured(dataset: Dataset, fold: int, modality: str, labelled: Labelled) -> FoldFigures:
-    """Gives the figures of a fold."""
+def measured(
+    dataset: Dataset, fold: int, modality: str, labelled: Labelled, teacher: Sequence[str] = ()
+) -> FoldFigures:
+    """Gives the figures of a fold; the teacher sees all sensors where none is named."""
     data = fold_data(dataset, seed=fold, labelled=labelled)
-    train, valid, test = data.training.train, data.training.valid, data.test
-    members = teacher_answers((train, valid, test), valid, seed=fold)
+    parts = train, valid, test = (data.training.train, data.training.valid, data.test)
+    seen = [part.with_modalities(tuple(teacher)) if teacher else part for part in parts]
+    members = teacher_answers(seen, valid, seed=fold)
     alone, on_valid, _ = (np.mean(parts, axis=0) for parts in zip(*members, strict=True))
     rule = chosen(on_valid, valid)
     joined = alone if rule is None else smoothed(alone, order_of(train), rule)
@@ -177,11 +189,11 @@ def measured(dataset: Dataset, fold: int, modality: str, labelled: Labelled) -> 
     on_test = [one[2] for one in members]
     taught = students(data, modality, (None, alone, joined, (alone + joined) / 2), seed=fold)
     answers = dict(zip((*TEACHERS, *STUDENTS), (*on_test, np.mean(on_test, axis=0), *taught), strict=True))
-    before, after = (balanced(train, data.truth[hidden], one[hidden]) for one in (alone, joined))
+    told = [balanced(train, data.truth[hidden], one[hidden]) for one in (alone, joined) if hidden.any()]
     return FoldFigures(
         labelled=f"{labelled.groups} of {train.group_count} groups" if labelled.groups else f"{labelled.share:.0%}",
         tests={arm: outcome_on(test, one) for arm, one in answers.items()},
-        hidden=(before, after),
+        hidden=(told[0], told[1]) if told else None,
         rule=rule,
     )
 
