@@ -30,7 +30,8 @@ class CameraSource:
 
     Args:
         text: all of it.
-        place: the number of a camera, its device file, or an address such as `rtsp://HOST/PATH?credentials=FILE`.
+        place: the number of a camera, its device file, an address such as `rtsp://HOST/PATH?credentials=FILE`, or a
+            GStreamer pipeline that ends in `appsink`, as cameras of a Jetson need.
         wanted: the size of frames, and the rate that the camera is asked for.
 
     Raises:
@@ -44,7 +45,8 @@ class CameraSource:
         self._cv2 = _quiet_opencv(text)
         self._text = text
         self._place, self._region = _region_of(text, place)
-        self._is_here = self._place.isdecimal() or self._place.startswith("/dev/")
+        self._is_pipeline = "!" in self._place
+        self._is_here = self._is_pipeline or self._place.isdecimal() or self._place.startswith("/dev/")
         if not (self._is_here or "://" in self._place):
             raise UsageError(
                 f"--source {text}: expected a camera's number, its device file or an address, got {self._place!r}; "
@@ -57,8 +59,10 @@ class CameraSource:
         try:
             camera = self._opened()
         except OSError as error:
+            cure = "see that OpenCV was built with GStreamer, and gst-launch-1.0 runs it" if self._is_pipeline else ""
             raise UnavailableError(
-                f"--source {text}: expected a camera, got none that OpenCV opens; plug one in, or name another"
+                f"--source {text}: expected a camera, got none that OpenCV opens; "
+                f"{cure or 'plug one in, or name another'}"
             ) from error
         try:
             came, first = camera.read()
@@ -81,7 +85,9 @@ class CameraSource:
 
     def _opened(self) -> Any:
         cv2 = self._cv2
-        if self._is_here:
+        if self._is_pipeline:  # its caps say the rate
+            camera = cv2.VideoCapture(self._place, cv2.CAP_GSTREAMER)
+        elif self._is_here:
             camera = cv2.VideoCapture(int(self._place) if self._place.isdecimal() else self._place)
             camera.set(cv2.CAP_PROP_FPS, self._wanted.rate_hz)
         else:

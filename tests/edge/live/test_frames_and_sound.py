@@ -272,6 +272,33 @@ class Capture:
         pass
 
 
+def test_a_pipeline_is_opened_by_gstreamer(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    class Pipeline(Capture):
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(2)
+            asked.append(arguments)
+
+        def isOpened(self) -> bool:  # noqa: N802 - OpenCV's name
+            return True
+
+    monkeypatch.setattr(cv2, "VideoCapture", Pipeline)
+    pipeline = "nvarguscamerasrc ! nvvidconv ! videoconvert ! appsink"
+    source = of_camera(f"{pipeline}#region=6,4,12,8")
+    delivery = next(iter(source.deliveries(Intake(most=10, on_full="block"))))
+    assert delivery.rows.shape == (1, 8, 12, 1)
+    assert asked == [(pipeline, cv2.CAP_GSTREAMER)] * 2
+
+    monkeypatch.setattr(Pipeline, "isOpened", lambda self: False)
+    with pytest.raises(UnavailableError) as refused:
+        of_camera(pipeline)
+    assert str(refused.value) == (
+        f"--source cam:{pipeline}: expected a camera, got none that OpenCV opens; see that OpenCV was built with "
+        "GStreamer, and gst-launch-1.0 runs it"
+    )
+
+
 def test_a_camera_without_frames_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CameraSource, "_opened", lambda self: Capture(0))
     with pytest.raises(UnavailableError) as refused:
