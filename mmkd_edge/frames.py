@@ -49,6 +49,23 @@ def cut_out(
     return coloured.astype(np.uint8).reshape(height, width, 1 if is_gray else 3)
 
 
+def is_inside(region: Region | None, pixels: NDArray[np.uint8]) -> bool:
+    """Whether a region of one pixel and more lies inside the frame (H, W, C); None is the whole of it."""
+    if region is None:
+        return True
+    x, y, wide, tall = region
+    return min(x, y) >= 0 and min(wide, tall) > 0 and x + wide <= pixels.shape[1] and y + tall <= pixels.shape[0]
+
+
+def region_in(text: str) -> Region | None:
+    """Gives the region that a text `X,Y,WIDTH,HEIGHT` names; None of any other text."""
+    numbers = text.split(",")
+    if len(numbers) != 4 or not all(map(str.isdecimal, numbers)):
+        return None
+    x, y, width, height = map(int, numbers)
+    return x, y, width, height
+
+
 def missing_frames(array: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """(..., T) whether each frame of (..., T, H, W, C) is missing."""
     if not isinstance(array, np.ma.MaskedArray) or array.mask is np.ma.nomask:

@@ -3,10 +3,11 @@
     python benchmarks/proofs/teaching_alone.py DIR:MODALITY [DIR:MODALITY ...] -o out
 
 Everything is in closed form, so that five folds of a set take minutes: the teacher is a committee's rocket and trees,
-evened, calibrated and weighed as a committee's members are; the student a ridge regression on MiniRocket features of
-one sensor. It learns the labels of about a third of the groups, as a demo shows them, or of a share of the windows; or
-from the teacher on all windows too. The student, its features and penalties are the same, and validation evens the
-classes of both, so that the difference is teaching's. What is finished in the folder is not made again.
+evened, calibrated and weighed as a committee's members are, and sees all sensors, or those that `--teacher` names,
+since one may know more alone; the student is a ridge regression on MiniRocket features of one sensor. It learns the
+labels of about a third of the groups, as a demo shows them, or of a share of the windows; or from the teacher on all
+windows too. The student, its features and penalties are the same, and validation evens the classes of both, so that
+the difference is teaching's. What is finished in the folder is not made again.
 
 The first table is balanced accuracy on test windows in per cent, means over the folds; gains are points with a 95 %
 interval that resamples whole groups, pooled over sets alike. The second is about joining: classes are the states of a
@@ -21,6 +22,7 @@ hidden, before and after, and of students that learnt from joined answers, and f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -98,6 +100,7 @@ def main() -> None:
     parser.add_argument("sets", nargs="+", metavar="DIR:MODALITY", help="dataset directory and the student's sensor")
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder of what is finished")
     parser.add_argument("--label-share", type=float, help="share of the windows that is labelled, not whole groups")
+    parser.add_argument("--teacher", nargs="+", default=[], metavar="NAME", help="sensors that it sees; default all")
     parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -105,13 +108,16 @@ def main() -> None:
     for text in arguments.sets:
         path, _, modality = text.rpartition(":")
         dataset = open_dataset(path)
-        name = f"{dataset.spec.name} {modality}"
+        name = f"{dataset.spec.name} {modality}" + (
+            f" by {' and '.join(arguments.teacher)}" if arguments.teacher else ""
+        )
         labelled = (
             usual_labelled(trainings_of(dataset.everything(), FOLDS))
             if arguments.label_share is None
             else Labelled(share=arguments.label_share)
         )
-        found[name] = [kept(dataset, fold, modality, labelled, arguments.out) for fold in arguments.folds]
+        made = partial(kept, dataset, modality, labelled, arguments.teacher, arguments.out)
+        found[name] = [made(fold) for fold in arguments.folds]
     print(teaching_table(found))
     if any(fold.hidden for folds in found.values() for fold in folds):
         print()
@@ -152,8 +158,8 @@ def mean_of(folds: Sequence[FoldFigures], arm: str) -> float:
 
 
 def written(values: Sequence[float] | Floats) -> list[str]:
-    """Gives figures with one digit."""
-    return [f"{value:.1f}" for value in values]
+    """Gives figures with one digit; `none` where nothing was measured."""
+    return ["none" if np.isnan(value) else f"{value:.1f}" for value in values]
 
 
 def gained(mean: float, drawn: Floats) -> str:
@@ -162,20 +168,26 @@ def gained(mean: float, drawn: Floats) -> str:
     return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
-def kept(dataset: Dataset, fold: int, modality: str, labelled: Labelled, out: Path) -> FoldFigures:
+def kept(
+    dataset: Dataset, modality: str, labelled: Labelled, teacher: Sequence[str], out: Path, fold: int
+) -> FoldFigures:
     """Gives the figures of a fold, from the folder where they are there."""
-    path = out / f"{dataset.spec.name}-{modality}-{labelled.file_part}-{fold}.json"
+    pair = "-by-".join([modality, *(["+".join(teacher)] if teacher else [])])
+    path = out / f"{dataset.spec.name}-{pair}-{labelled.file_part}-{fold}.json"
     if not path.exists():
         out.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(msgspec.json.encode(measured(dataset, fold, modality, labelled)))
+        path.write_bytes(msgspec.json.encode(measured(dataset, fold, modality, labelled, teacher)))
     return msgspec.json.decode(path.read_bytes(), type=FoldFigures)
 
 
-def measured(dataset: Dataset, fold: int, modality: str, labelled: Labelled) -> FoldFigures:
-    """Gives the figures of a fold."""
+def measured(
+    dataset: Dataset, fold: int, modality: str, labelled: Labelled, teacher: Sequence[str] = ()
+) -> FoldFigures:
+    """Gives the figures of a fold; the teacher sees all sensors where none is named."""
     data = fold_data(dataset, seed=fold, labelled=labelled)
-    train, valid, test = data.training.train, data.training.valid, data.test
-    *members, both = teacher_answers((train, valid, test), valid, seed=fold)
+    parts = train, valid, test = (data.training.train, data.training.valid, data.test)
+    seen = [part.with_modalities(tuple(teacher)) if teacher else part for part in parts]
+    *members, both = teacher_answers(seen, valid, seed=fold)
     alone, on_valid, _ = both
     rule = chosen(on_valid, valid)
     joined = alone if rule is None else smoothed(alone, order_of(train), rule)

@@ -33,6 +33,7 @@ from mmkd_report.documents.bench import (
 from mmkd_report.documents.bench_others import (
     CapacityReport,
     Forecast,
+    FramesReport,
     Level,
     MeasuredThroughput,
     OverheadReport,
@@ -83,6 +84,7 @@ def test_every_field_of_a_report_is_in_its_table() -> None:
         ("compare", (Comparison, QuantityChange)),
         ("pair", (PairReport,)),
         ("overhead", (OverheadReport,)),
+        ("frames", (FramesReport,)),
         ("teacher", (TeacherReport, SensorCost)),
         ("rivals", (RivalsReport, RivalEngine)),
         ("capacity", (CapacityReport, Level)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from mmkd_models.data.importing.recipe import read_recipe
 from proofs import grid_words
@@ -29,8 +30,9 @@ def test_every_word_that_is_no_digit_counts_as_none(tmp_path) -> None:
     assert recipe(tmp_path).labels.classes == DIGITS
 
 
-def test_the_recipe_of_all_words_is_sound_and_looks_at_the_same_mouth() -> None:
-    whole = read_recipe(Path(grid_words.__file__).with_name("grid.toml"))
+@pytest.mark.parametrize("name", ["grid.toml", "grid_sentences.toml"])
+def test_the_recipes_of_more_words_are_sound_and_look_at_the_same_mouth(name: str) -> None:
+    whole = read_recipe(Path(grid_words.__file__).with_name(name))
     lips, voice = whole.source
     assert (lips.modality_kind, voice.modality_kind, whole.windows.at) == ("video", "audio", "intervals")
     x, y, width, height = lips.region
@@ -38,3 +40,9 @@ def test_the_recipe_of_all_words_is_sound_and_looks_at_the_same_mouth() -> None:
     assert x <= mouth_x < mouth_x + mouth_width <= x + width
     assert y <= mouth_y < mouth_y + mouth_height <= y + height
     assert whole.dataset.source == grid_words.SOURCE
+
+
+def test_the_recipe_of_sentences_leaves_out_letters_alone() -> None:
+    recipe = read_recipe(Path(grid_words.__file__).with_name("grid_sentences.toml"))
+    letters = set("abcdefghijklmnopqrstuvxyz")  # GRID has no w
+    assert set(recipe.labels.ignore) == letters | {"sil", "sp"}

@@ -10,7 +10,7 @@ import pytest
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import write_dataset
 from mmkd_models.data.windows import Windows
-from proofs.teaching_alone import Joining, chosen, order_of, smoothed
+from proofs.teaching_alone import Joining, chosen, order_of, smoothed, written
 
 
 def by_all_paths(told: np.ndarray, stay: float) -> np.ndarray:
@@ -65,3 +65,7 @@ def test_answers_are_joined_only_where_labels_stand_for_a_while(tmp_path, labels
     shares = np.full((40, 2), 0.25)
     shares[np.arange(40), right] = 0.75
     assert (chosen(shares, valid) is not None) == is_joined
+
+
+def test_where_every_label_is_seen_nothing_is_told_of_hidden_ones() -> None:
+    assert written([12.34, float("nan")]) == ["12.3", "none"]

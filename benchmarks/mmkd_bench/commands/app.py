@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from mmkd_bench.commands import ABOUT
+from mmkd_bench.commands.frames import frames
 from mmkd_bench.commands.in_turn import overhead, pair, rivals, teacher
 from mmkd_bench.commands.reports import compare, page
 from mmkd_bench.commands.run import run
@@ -16,6 +17,6 @@ from mmkd_edge.command.help import command_app, command_class
 def make_app() -> typer.Typer:
     """The whole command line."""
     app, cls = command_app(ABOUT), command_class()
-    for command in (run, compare, page, pair, teacher, overhead, rivals, capacity, plan, tune):
+    for command in (run, compare, page, pair, teacher, overhead, frames, rivals, capacity, plan, tune):
         app.command(command.__name__, cls=cls)(command)
     return app

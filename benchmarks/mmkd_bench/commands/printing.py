@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from mmkd_bench.commands.options import Form, write
 from mmkd_bench.measuring.process import Interrupted
 from mmkd_bench.show.render import Sheet, csv_of, markdown_of, show
-from mmkd_bench.show.sheets import AnyReport, sheet_of
+from mmkd_bench.show.sheets import sheet_of
 from mmkd_edge.command.show import json_text, say
 
-ReportT = TypeVar("ReportT", bound=AnyReport)
 DocumentT = TypeVar("DocumentT", bound=msgspec.Struct)
 
 
-def print_measured(measure: Callable[[], ReportT], *, form: Form, json: bool) -> ReportT:
-    """Measure, and write the report to stdout.
+def print_measured(
+    measure: Callable[[], DocumentT], *, form: Form, json: bool, sheet: Callable[[Any], Sheet] = sheet_of
+) -> DocumentT:
+    """Measure, and write the report to stdout; `sheet` makes what is shown of it.
 
     Raises:
         KeyboardInterrupt: Ctrl-C; what was measured until then has been written.
@@ -26,10 +27,10 @@ def print_measured(measure: Callable[[], ReportT], *, form: Form, json: bool) ->
     try:
         report = measure()
     except Interrupted as interrupted:
-        print_document(interrupted.report, sheet_of, form=form, json=json)
+        print_document(interrupted.report, sheet, form=form, json=json)
         say_interrupted()
         raise
-    print_document(report, sheet_of, form=form, json=json)
+    print_document(report, sheet, form=form, json=json)
     return report
 
 

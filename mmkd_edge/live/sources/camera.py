@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.errors import UnavailableError, UsageError
-from mmkd_edge.frames import Region, cut_out, opencv
+from mmkd_edge.frames import Region, cut_out, is_inside, opencv, region_in
 from mmkd_edge.live.intake import Delivery, Listener
 from mmkd_edge.live.links.place import url_with_credentials
 from mmkd_edge.live.sources.base import Wanted
@@ -30,7 +30,8 @@ class CameraSource:
 
     Args:
         text: all of it.
-        place: the number of a camera, its device file, or an address such as `rtsp://HOST/PATH?credentials=FILE`.
+        place: the number of a camera, its device file, an address such as `rtsp://HOST/PATH?credentials=FILE`, or a
+            GStreamer pipeline that ends in `appsink`, as cameras of a Jetson need.
         wanted: the size of frames, and the rate that the camera is asked for.
 
     Raises:
@@ -44,7 +45,8 @@ class CameraSource:
         self._cv2 = _quiet_opencv(text)
         self._text = text
         self._place, self._region = _region_of(text, place)
-        self._is_here = self._place.isdecimal() or self._place.startswith("/dev/")
+        self._is_pipeline = "!" in self._place
+        self._is_here = self._is_pipeline or self._place.isdecimal() or self._place.startswith("/dev/")
         if not (self._is_here or "://" in self._place):
             raise UsageError(
                 f"--source {text}: expected a camera's number, its device file or an address, got {self._place!r}; "
@@ -57,8 +59,10 @@ class CameraSource:
         try:
             camera = self._opened()
         except OSError as error:
+            cure = "see that OpenCV was built with GStreamer, and gst-launch-1.0 runs it" if self._is_pipeline else ""
             raise UnavailableError(
-                f"--source {text}: expected a camera, got none that OpenCV opens; plug one in, or name another"
+                f"--source {text}: expected a camera, got none that OpenCV opens; "
+                f"{cure or 'plug one in, or name another'}"
             ) from error
         try:
             came, first = camera.read()
@@ -81,7 +85,9 @@ class CameraSource:
 
     def _opened(self) -> Any:
         cv2 = self._cv2
-        if self._is_here:
+        if self._is_pipeline:  # its caps say the rate
+            camera = cv2.VideoCapture(self._place, cv2.CAP_GSTREAMER)
+        elif self._is_here:
             camera = cv2.VideoCapture(int(self._place) if self._place.isdecimal() else self._place)
             camera.set(cv2.CAP_PROP_FPS, self._wanted.rate_hz)
         else:
@@ -98,7 +104,7 @@ class CameraSource:
             arrived_s = time.monotonic()
             if not came:
                 raise ConnectionError("the camera gives no frames")
-            if not _is_inside(self._region, pixels):  # opened again, it may have come back in another mode
+            if not is_inside(self._region, pixels):  # opened again, it may have come back in another mode
                 height, width = pixels.shape[:2]
                 raise ConnectionError(f"the camera gives frames of {width}x{height}, which the region is not inside of")
             rows = _cut(pixels, self._region, self._wanted)
@@ -184,23 +190,15 @@ def _cut(pixels: NDArray[np.uint8], region: Region | None, wanted: Wanted) -> ND
 def _region_of(text: str, place: str) -> tuple[str, Region | None]:
     """What stands before `#region=`, and the region."""
     place, mark, rest = place.partition("#")
-    numbers = rest.removeprefix("region=").split(",")
-    if mark and (not rest.startswith("region=") or len(numbers) != 4 or not all(map(str.isdecimal, numbers))):
-        raise UsageError(f"--source {text}: expected #region=X,Y,WIDTH,HEIGHT in pixels, got #{rest}; write it so")
     if not mark:
         return place, None
-    x, y, width, height = map(int, numbers)
-    return place, (x, y, width, height)
+    region = region_in(rest.removeprefix("region="))
+    if not rest.startswith("region=") or region is None:
+        raise UsageError(f"--source {text}: expected #region=X,Y,WIDTH,HEIGHT in pixels, got #{rest}; write it so")
+    return place, region
 
 
 def _check_inside(text: str, region: Region | None, pixels: NDArray[np.uint8]) -> None:
-    if not _is_inside(region, pixels):
+    if not is_inside(region, pixels):
         height, width = pixels.shape[:2]
         raise UsageError(f"--source {text}: expected a region inside frames of {width}x{height}; correct it")
-
-
-def _is_inside(region: Region | None, pixels: NDArray[np.uint8]) -> bool:
-    if region is None:
-        return True
-    x, y, wide, tall = region
-    return wide > 0 and tall > 0 and x + wide <= pixels.shape[1] and y + tall <= pixels.shape[0]

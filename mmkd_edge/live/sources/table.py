@@ -96,7 +96,7 @@ SOURCES: dict[str, SourceKind] = {
     ),
     "cam:": SourceKind(
         form="cam:N",
-        about="a camera's number, device file or address",
+        about="a camera's number, device file, address or GStreamer pipeline",
         open=lambda asked: CameraSource(asked.text, asked.place, asked.wanted),
         frames=True,
     ),

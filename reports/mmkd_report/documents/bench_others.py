@@ -1,4 +1,6 @@
-"""The documents of `mmkd-bench pair`, `overhead`, `teacher`, `rivals`, `capacity` and `plan`, filled by `mmkd_bench`.
+"""The documents of `mmkd-bench pair`, `overhead`, `frames`, `teacher`, `rivals`, `capacity` and `plan`.
+
+They are filled by `mmkd_bench`.
 
 The document of `mmkd-bench tune` is the profile that the runtime reads (`mmkd_edge.predict.profile`).
 """
@@ -67,6 +69,33 @@ class OverheadReport(Measurement, frozen=True, kw_only=True):
     predict_p50_us: RepeatSpread
     bare_p50_us: RepeatSpread
     overhead_us: RepeatSpread
+
+
+class FramesReport(Measurement, frozen=True, kw_only=True):
+    """What the frames of a film cost beside a camera's student.
+
+    Attributes:
+        film: path of the file.
+        count: frames.
+        recorded: width and height of the film's frames.
+        region: x, y, width and height of what is kept of them; None where all is.
+        kept: width and height of the student's frames.
+        samples: frames of its window.
+        decode_us: of one frame.
+        scale_us: of one frame: cut, made gray or red to blue, and scaled.
+        predict_us: of one window, the front-end in it.
+    """
+
+    bundle: str
+    film: str
+    count: int
+    recorded: tuple[int, int]
+    region: tuple[int, int, int, int] | None
+    kept: tuple[int, int]
+    samples: int
+    decode_us: RepeatSpread
+    scale_us: RepeatSpread
+    predict_us: RepeatSpread
 
 
 class SensorCost(msgspec.Struct, frozen=True, kw_only=True):
