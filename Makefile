@@ -9,13 +9,15 @@ READY := $(VENV)/.ready
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(READY): pyproject.toml mmkd_edge/command/catalogue.py
+# pip and the build tools come first and once, so that a later change of the commands asks nothing of the network.
+$(READY): pyproject.toml hatch_build.py mmkd_edge/command/catalogue.py
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { rm -rf $(VENV); echo '$(PYTHON) is older than 3.10; run: make PYTHON=python3.11 $(MAKECMDGOALS)' >&2; exit 2; }
 	@echo "setting up $(VENV); the first time this takes minutes"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@$(BIN)/python -c 'import editables, hatchling' 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip editables hatchling
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[dev]'
 	@touch $(READY)
 
 setup: $(READY)  ## make .venv with everything a developer needs

@@ -18,14 +18,8 @@ from mmkd_models.defaults import AUGMENT, STUDENT_TRAIN
 from mmkd_models.distil.methods import default_recipe
 from mmkd_models.networks.config import student_config, teacher_config
 from mmkd_models.training.checkpoint import file_sha256, write_student, write_teacher
-from mmkd_models.training.trainings import (
-    TrainingData,
-    TrainingRun,
-    distil,
-    train_baseline,
-    train_teacher,
-    visible_labels,
-)
+from mmkd_models.training.inputs import TrainingData, TrainingRun, visible_labels
+from mmkd_models.training.trainings import distil, train_baseline, train_teacher
 
 MOVES = {  # internal and external rotation bend the elbow as well, an upright row lifts it
     "rotates": ("IR", "ER"),

@@ -20,7 +20,8 @@ from mmkd_models.losses.term import constant
 from mmkd_models.networks.config import student_config, teacher_config
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import file_sha256, write_student, write_teacher
-from mmkd_models.training.trainings import TrainingData, TrainingRun, distil, train_baseline, train_teacher
+from mmkd_models.training.inputs import TrainingData, TrainingRun
+from mmkd_models.training.trainings import distil, train_baseline, train_teacher
 
 
 def main(steps: int) -> None:

@@ -18,7 +18,8 @@ from mmkd_models.defaults import AUGMENT
 from mmkd_models.networks.config import student_config
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import write_student
-from mmkd_models.training.trainings import TrainingData, TrainingRun, train_baseline
+from mmkd_models.training.inputs import TrainingData, TrainingRun
+from mmkd_models.training.trainings import train_baseline
 
 
 def bundle_of_both(folder: Path, steps: int) -> Path:

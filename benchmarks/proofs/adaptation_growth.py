@@ -40,9 +40,10 @@ from mmkd_models.distil.methods import default_recipe
 from mmkd_models.networks.config import student_config, teacher_config
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint
 from mmkd_models.training.closed_form.students import labelled_student, taught_student
+from mmkd_models.training.inputs import TeacherStart, TrainingData, TrainingRun
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.teacher_set import TaughtBy
-from mmkd_models.training.trainings import TeacherStart, TrainingData, TrainingRun, train_teacher
+from mmkd_models.training.trainings import train_teacher
 from mmkd_report.documents.adaptation import WayJudgement
 from proofs.adaptation_labels import GROUPS, balanced, old_rows, written_by
 from proofs.commissioning import answers_of

@@ -49,8 +49,8 @@ from mmkd_models.networks.config import student_config
 from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_models.training.closed_form.students import labelled_student
 from mmkd_models.training.closed_form.targets import label_answers
+from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.predict import logits_of
-from mmkd_models.training.trainings import TrainingData, TrainingRun
 from mmkd_report.documents.adaptation import WayJudgement
 from proofs.adaptation_pairs import LEAST_DROP
 from proofs.commissioning import answers_of, halves_of

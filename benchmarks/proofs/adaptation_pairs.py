@@ -42,9 +42,9 @@ from mmkd_models.networks.config import StudentKind
 from mmkd_models.training.checkpoint import (
     StudentCheckpoint,
 )
+from mmkd_models.training.inputs import TrainingData
 from mmkd_models.training.predict import scores_of
 from mmkd_models.training.teacher_set import TaughtBy
-from mmkd_models.training.trainings import TrainingData
 from mmkd_report.documents.adaptation import WayJudgement
 from proofs.adaptation_rivals import BY_CLASS, EVENED, rivals
 from proofs.adaptation_rules import SHARES, Evidence, JudgedPair, evidence_of, rule_tables, step_arm, steps_of

@@ -22,8 +22,9 @@ from mmkd_models.evaluate.outcome import TestedNetwork, outcome_on
 from mmkd_models.metrics.classes import Metric
 from mmkd_models.networks.config import student_config
 from mmkd_models.training.checkpoint import StudentCheckpoint, file_sha256, read_student, read_teacher, write_student
+from mmkd_models.training.inputs import TrainingRun
 from mmkd_models.training.predict import logits_of
-from mmkd_models.training.trainings import TrainingRun, distil
+from mmkd_models.training.trainings import distil
 from proofs.script import parser_of, row
 
 METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "macro_f1")

@@ -37,8 +37,9 @@ from mmkd_models.training.checkpoint import (
     write_teacher,
 )
 from mmkd_models.training.committee import default_members, train_committee
+from mmkd_models.training.inputs import TrainingRun
 from mmkd_models.training.predict import answers_to, logits_of
-from mmkd_models.training.trainings import TrainingRun, distil
+from mmkd_models.training.trainings import distil
 from proofs.script import parser_of
 
 WAYS = ("committee", "two generations")

@@ -39,8 +39,8 @@ from mmkd_models.networks.fronts.log_mel import LogMelFront
 from mmkd_models.training import committee, loop
 from mmkd_models.training.checkpoint import file_sha256, write_student, write_teacher
 from mmkd_models.training.closed_form.students import taught_student
+from mmkd_models.training.inputs import TrainingData, TrainingRun, visible_labels
 from mmkd_models.training.teacher_set import TaughtBy
-from mmkd_models.training.trainings import TrainingData, TrainingRun, visible_labels
 from proofs.script import head, parser_of, row
 
 LABELLED = Labelled(share=0.1)

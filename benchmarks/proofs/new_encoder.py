@@ -40,10 +40,11 @@ from mmkd_models.networks.config import teacher_config
 from mmkd_models.networks.inherit import take_teacher
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import TeacherCheckpoint
+from mmkd_models.training.inputs import TeacherStart, TrainingRun
 from mmkd_models.training.loop import fit
 from mmkd_models.training.normalisation import set_normalisation
 from mmkd_models.training.predict import scores_of
-from mmkd_models.training.trainings import TeacherStart, TrainingRun, train_teacher
+from mmkd_models.training.trainings import train_teacher
 from proofs.adaptation_growth import _domains, _teacher_says, _training
 from proofs.gains import balanced_accuracy
 from proofs.pretraining import PretrainLearner

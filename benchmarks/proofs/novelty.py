@@ -48,9 +48,9 @@ from mmkd_models.novelty import NoveltyScore
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, write_student
 from mmkd_models.training.closed_form.students import labelled_student
+from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.judging.novelty import seen_of
 from mmkd_models.training.predict import embeddings_of, logits_of, series_values
-from mmkd_models.training.trainings import TrainingData, TrainingRun
 
 Floats = NDArray[np.floating[Any]]
 KeptArrays = Mapping[str, NDArray[Any]]

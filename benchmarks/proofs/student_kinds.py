@@ -32,8 +32,9 @@ from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_models.training.closed_form.hybrid import fit_hybrid
 from mmkd_models.training.closed_form.rocket import fit_rocket_student
+from mmkd_models.training.inputs import TrainingRun
 from mmkd_models.training.predict import scores_of
-from mmkd_models.training.trainings import TrainingRun, train_baseline
+from mmkd_models.training.trainings import train_baseline
 
 SHIPPED = Path(__file__).parents[2] / "models" / "mmkd_models" / "data" / "watch_exercises"
 METRIC: AnyMetric = "balanced_accuracy"

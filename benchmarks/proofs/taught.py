@@ -21,8 +21,8 @@ from mmkd_models.training.checkpoint import (
 )
 from mmkd_models.training.closed_form.students import taught_student
 from mmkd_models.training.committee import default_members, train_committee
+from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.teacher_set import TaughtBy
-from mmkd_models.training.trainings import TrainingData, TrainingRun
 
 
 def taught(

@@ -5,7 +5,7 @@
 
 Follows a second call, so that nothing is imported meanwhile. Prints every file in the order in which its first function
 is called, with how many functions are read there. A way back is a function not read before in a file already left; a
-climb is one that leads up, to a file that imports the one just read.
+climb is one that leads up, to a file that imports the one just read, itself or through others.
 """
 
 from __future__ import annotations

@@ -67,8 +67,8 @@ def prepare(
     where a modality is normalised per group it is applied before the z-score, so only when `reference` is given.
 
     Args:
-        array: (T, C) float32 from `check_window`: raw values; z-scores for a per-group modality without `reference`.
-            Of video uint8 (T, H, W, C).
+        array: (T, C) native float32 from `check_window`, else the presence is wrong: raw values; z-scores for a
+            per-group modality without `reference`. Of video uint8 (T, H, W, C).
         modality: what the model takes.
         reference: the group's statistics; raw values are z-scored with them.
 
@@ -102,7 +102,8 @@ def _whole(shape: tuple[int, ...], low: float, high: float) -> tuple[NDArray[np.
     """
     ends = np.arange(256, dtype=np.uint32)[:, None] << 24 | np.array([0, 0xFFFFFF], dtype=np.uint32)
     numbers = ends.view(np.float32)  # (256, 2): the smallest and the largest that begin so; NaN compares false
-    sure = np.flatnonzero(((numbers >= low) & (numbers <= high)).all(axis=1))
+    least, most = within_float32(low, high)
+    sure = np.flatnonzero(((numbers >= least) & (numbers <= most)).all(axis=1))
     return all_present(shape), bytes(sure.tolist()) if math.prod(shape) <= _MOST_BY_BYTES else b""
 
 
@@ -160,6 +161,12 @@ def only_valid(array: NDArray[np.float32], modality: ModalitySpec) -> NDArray[np
     return array if valid.all() else np.where(valid, array, np.float32(np.nan))
 
 
+def within_float32(low: float, high: float) -> tuple[float, float]:
+    """A range as far as float32 reaches: numpy warns of what lies beyond, where no finite value is."""
+    least, most = _FINITE
+    return min(max(low, least), most), max(min(high, most), least)
+
+
 def missing_samples(modality: ModalitySpec, count: int) -> NDArray[Any]:
     """As many samples that are all missing: NaN (n, C), of video masked frames (n, H, W, C)."""
     shape = (count, *modality.shape[1:])
@@ -171,8 +178,8 @@ def missing_samples(modality: ModalitySpec, count: int) -> NDArray[Any]:
 def _valid(array: NDArray[np.float32], modality: ModalitySpec) -> NDArray[np.bool_]:
     valid: NDArray[np.bool_] = np.isfinite(array)
     if modality.range is not None:
-        # NaN compares false without a warning.
-        valid &= (array >= modality.range[0]) & (array <= modality.range[1])
+        low, high = within_float32(*modality.range)
+        valid &= (array >= low) & (array <= high)  # NaN compares false without a warning.
     return valid
 
 

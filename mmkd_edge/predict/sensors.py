@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mmkd_edge.drift.levels import rows_of
 from mmkd_edge.errors import UsageError
 from mmkd_edge.frames import bytes_of, missing_frames
-from mmkd_edge.predict.preprocess import nothing_missing
+from mmkd_edge.predict.preprocess import nothing_missing, within_float32
 from mmkd_edge.spec import ModalitySpec
 
 Status = Literal["ok", "warming_up", "degraded", "unknown", "stale", "invalid"]
@@ -139,7 +139,7 @@ def missing_causes(array: NDArray[np.float32], modality: ModalitySpec) -> str:
     infinite = int(np.isinf(array).sum())
     outside = 0
     if modality.range is not None:
-        low, high = modality.range
+        low, high = within_float32(*modality.range)
         outside = int((((array < low) | (array > high)) & np.isfinite(array)).sum())
     parts = [f"{infinite} infinite"] if infinite else []
     if modality.range is not None and outside:

@@ -36,17 +36,10 @@ from mmkd_models.networks.student import ExportStudent
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, read_teacher, write_student, write_teacher
 from mmkd_models.training.cross_fit import cross_fit
+from mmkd_models.training.inputs import TrainingData, TrainingRun, visible_labels
 from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.teacher_set import TaughtBy, read_teacher_set, write_teacher_set
-from mmkd_models.training.trainings import (
-    TrainingData,
-    TrainingRun,
-    distil,
-    self_train,
-    train_baseline,
-    train_teacher,
-    visible_labels,
-)
+from mmkd_models.training.trainings import distil, self_train, train_baseline, train_teacher
 
 ENCODER = EncoderConfig(width=16, heads=2, depth=1, most_tokens=8, dropout=0.0)
 STUDENT = StudentConfig(preset="test", encoder=ENCODER)

@@ -11,7 +11,7 @@ import pytest
 
 from mmkd_models.adapt.domains import FEWEST
 from mmkd_models.data import Dataset, open_dataset
-from mmkd_models.training.trainings import TrainingData
+from mmkd_models.training.inputs import TrainingData
 from proofs.commissioning import FoldFound, NewGroup, _kept_name, _new_groups, _tables, halves_of, parts_of
 from proofs.taught import _grown_teacher
 

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from mmkd_models.distil.recipe import Recipe
     from mmkd_models.networks.config import StudentConfig
     from mmkd_models.training.checkpoint import StudentCheckpoint
+    from mmkd_models.training.inputs import TrainingData, TrainingRun
     from mmkd_models.training.teacher_set import TaughtBy
-    from mmkd_models.training.trainings import TrainingData, TrainingRun
 
 _ABOUT = "Distil one or more teachers into a student of one modality; windows without labels (-1) teach too."
 _EPILOG = (

@@ -21,7 +21,7 @@ from mmkd_models.networks.config import choice
 from mmkd_models.train_config import TrainConfig, TrainingPrecision
 
 if TYPE_CHECKING:
-    from mmkd_models.training.trainings import TrainingData, TrainingRun
+    from mmkd_models.training.inputs import TrainingData, TrainingRun
 
 NEEDS = ("typer", "rich", "torch", "safetensors", "lightning_fabric", "tensorboard")
 """Modules that every training imports."""
@@ -94,7 +94,7 @@ def new_run(
     output: Path, training: TrainingData, options: TrainingOptions, usual: TrainConfig, *, embed_windows: bool = True
 ) -> TrainingRun:
     """A run on these windows, with its logs and resume state beside the checkpoint; what is left open is as usual."""
-    from mmkd_models.training.trainings import TrainingRun
+    from mmkd_models.training.inputs import TrainingRun
 
     nothing_fails = msgspec.structs.replace(AUGMENT, channel_dropout=0.0, span_dropout=0.0)
     return TrainingRun(
@@ -125,7 +125,7 @@ def chosen_metric(metric: str | None, kind: TaskKind) -> AnyMetric:
 
 def training_data(path: Path, options: TrainingOptions, *, modalities: Sequence[str] | None) -> TrainingData:
     """The windows of the dataset's split, or of one grouped fold, with the labels that training may see."""
-    from mmkd_models.training.trainings import TrainingData, visible_labels
+    from mmkd_models.training.inputs import TrainingData, visible_labels
 
     labelled = _labelled(options)
     dataset = open_dataset(path)

@@ -253,7 +253,7 @@ def _rivals(chosen: Sequence[RivalName], asked: Judging, first: AskedModel) -> l
     if not chosen:
         return []
     from mmkd_models.evaluate.suites.beside import answering_rivals
-    from mmkd_models.training.trainings import visible_labels
+    from mmkd_models.training.inputs import visible_labels
 
     judged, train = asked.judged[0], asked.train
     metric = default_metric(train.spec.task.kind)

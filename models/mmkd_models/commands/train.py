@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     import typer
 
     from mmkd_models.networks.config import MemberKind, TeacherConfig
-    from mmkd_models.training.trainings import TeacherStart, TrainingData
+    from mmkd_models.training.inputs import TeacherStart, TrainingData
 
 _ABOUT = "Train a multimodal teacher, or a single-sensor student on labels alone (the baseline)."
 _AS_TEACHERS = TrainingOptions(steps=TEACHER_TRAIN.steps, learning_rate=TEACHER_TRAIN.learning_rate)
@@ -162,7 +162,7 @@ def _start(
     """Whose weights it starts with, which fits the training; a teacher that knows what it shall judge does not."""
     from mmkd_models.training.checkpoint import file_sha256, read_teacher
     from mmkd_models.training.compatible import check_start
-    from mmkd_models.training.trainings import TeacherStart
+    from mmkd_models.training.inputs import TeacherStart
 
     if path is None:
         return None

@@ -65,14 +65,10 @@ from mmkd_models.training.checkpoint import (
 )
 from mmkd_models.training.choosing.race import labelled_race, mixings, taught_race
 from mmkd_models.training.committee import train_committee
+from mmkd_models.training.inputs import with_learning_rate
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.teacher_set import TaughtBy
-from mmkd_models.training.trainings import (
-    distil,
-    keep_answers,
-    train_baseline,
-    with_learning_rate,
-)
+from mmkd_models.training.trainings import distil, keep_answers, train_baseline
 from mmkd_report.documents.demo import TriedSize
 
 RIVALS_FILE = "rivals.json"

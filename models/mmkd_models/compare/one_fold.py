@@ -28,12 +28,8 @@ from mmkd_models.evaluate.label_leak import labels_spread_in_time
 from mmkd_models.evaluate.outcome import TestedNetwork
 from mmkd_models.train_config import TrainConfig, TrainingProgress
 from mmkd_models.training.folder_owner import owner_of_folder
+from mmkd_models.training.inputs import TrainingData, TrainingRun, visible_labels
 from mmkd_models.training.resume import FILE_NAME
-from mmkd_models.training.trainings import (
-    TrainingData,
-    TrainingRun,
-    visible_labels,
-)
 from mmkd_report.documents.figures import Split, SplitBy
 
 RESULT_FILE = "fold.json"

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.errors import UsageError
-from mmkd_edge.predict.preprocess import standardise
+from mmkd_edge.predict.preprocess import standardise, within_float32
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.kinds import Values
 from mmkd_models.data.labels import Labels, is_labelled
@@ -168,7 +168,7 @@ def valid_values(values: Floats, *, modality: ModalitySpec) -> Floats:
     if modality.range is None:
         invalid = np.isinf(values)
     else:
-        low, high = modality.range
+        low, high = within_float32(*modality.range)
         invalid = (values < low) | (values > high)
     return np.where(invalid, np.float32(np.nan), values) if invalid.any() else values
 

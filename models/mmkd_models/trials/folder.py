@@ -16,7 +16,7 @@ from mmkd_edge.errors import CheckpointError
 from mmkd_models.compare.one_fold import ANSWERS_FOLDER, FoldData, fold_data
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.train_config import OnStep, TrainConfig
-from mmkd_models.training.trainings import TrainingRun
+from mmkd_models.training.inputs import TrainingRun
 from mmkd_models.trials.space import Space, StudyConditions, TeacherChoice, Trial, teacher_folder, trial_folder
 
 TEST_FILE = "test.json"

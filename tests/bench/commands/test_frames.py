@@ -88,6 +88,11 @@ def test_the_command_prints_one_document(
         main()
     assert ended.value.code == 0
     assert json.loads(capsys.readouterr().out)["region"] == [6, 4, 12, 8]
+    monkeypatch.setattr("sys.argv", ["mmkd-bench", *arguments, "--format", "csv"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()][:2] == ["step", "decode"]
     monkeypatch.setattr("sys.argv", ["mmkd-bench", *arguments, "--region", "6,4,12"])
     with pytest.raises(SystemExit) as ended:
         main()

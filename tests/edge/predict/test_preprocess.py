@@ -3,6 +3,7 @@ from __future__ import annotations
 import pickle
 from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 from mmkd_edge import InputError, ModalitySpec, Reference, check_window, prepare, prepare_batch
 from mmkd_edge.predict.preprocess import all_present, standardise
+from mmkd_edge.predict.sensors import missing_causes
 
 ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), rate_hz=50.0, samples=200)
 SMALL = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=1.0, samples=3)
@@ -61,6 +63,16 @@ def test_numbers_beyond_float32_become_missing_without_a_warning() -> None:
     values, present = prepare(check_window(window, SMALL), SMALL)
     np.testing.assert_array_equal(values[0], [[0, 0], [0, 0], [1, 2]])
     np.testing.assert_array_equal(present[0], [[0, 1], [1, 0], [1, 1]])
+
+
+@pytest.mark.parametrize("reach", [(-1e300, 1e300), (-1.0, 1e39), (-1e39, 1.0)])
+def test_a_range_beyond_float32_ends_where_float32_does_without_a_warning(reach: tuple[float, float]) -> None:
+    modality = msgspec.structs.replace(SMALL, range=reach)
+    whole = np.full((3, 2), 0.5, dtype=np.float32)
+    assert prepare(whole, modality)[1] is all_present(modality.shape)
+    gap = np.array([[0.5, np.nan], [np.inf, 0.25], [-np.inf, 0.0]], dtype=np.float32)
+    np.testing.assert_array_equal(prepare(gap, modality)[1][0], [[1, 0], [0, 1], [0, 1]])
+    assert missing_causes(gap, modality) == ": 2 infinite"
 
 
 def test_nested_lists_are_a_window() -> None:

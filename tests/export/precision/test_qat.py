@@ -34,8 +34,9 @@ from mmkd_models.networks.fake_int8 import FakeInt8Student
 from mmkd_models.networks.student import Student
 from mmkd_models.train_config import TrainConfig, TrainingProgress
 from mmkd_models.training.checkpoint import StudentCheckpoint, file_sha256, read_student, write_student, write_teacher
+from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.teacher_set import TaughtBy
-from mmkd_models.training.trainings import TrainingData, TrainingRun, distil_int8, train_baseline, train_teacher
+from mmkd_models.training.trainings import distil_int8, train_baseline, train_teacher
 
 WIDTH = 16
 ENCODER = EncoderConfig(width=WIDTH, heads=2, depth=1, spectrum_bands=8, dropout=0.0)

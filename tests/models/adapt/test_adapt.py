@@ -34,10 +34,11 @@ from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherCon
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import file_sha256, read_student, write_student, write_teacher
 from mmkd_models.training.closed_form.students import labelled_student
+from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.resume import FILE_NAME
 from mmkd_models.training.teacher_set import TaughtBy
-from mmkd_models.training.trainings import TrainingData, TrainingRun, train_teacher
+from mmkd_models.training.trainings import train_teacher
 from mmkd_report import render_adaptation
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)

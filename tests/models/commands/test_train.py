@@ -21,7 +21,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.commands.train import run_train
 from mmkd_models.data import Dataset
 from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher
-from mmkd_models.training.trainings import visible_labels
+from mmkd_models.training.inputs import visible_labels
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 START_S = 120  # for a process on a busy machine

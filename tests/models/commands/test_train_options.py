@@ -28,8 +28,9 @@ from mmkd_models.networks.config import teacher_config
 from mmkd_models.networks.student import values_of
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher, write_student, write_teacher
+from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.replaced import _left_open
-from mmkd_models.training.trainings import TrainingData, TrainingRun, train_teacher
+from mmkd_models.training.trainings import train_teacher
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"mmkd-train": run_train, "mmkd-distill": run_distill}
 

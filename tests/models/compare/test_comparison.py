@@ -24,8 +24,9 @@ from mmkd_models.data.labelled import Labelled
 from mmkd_models.networks.config import Preset, student_config, teacher_config
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import TeacherCheckpoint, file_sha256, read_student, read_teacher, write_teacher
+from mmkd_models.training.inputs import TrainingRun
 from mmkd_models.training.predict import scores_of
-from mmkd_models.training.trainings import TrainingRun, distil, self_train, train_baseline, train_teacher
+from mmkd_models.training.trainings import distil, self_train, train_baseline, train_teacher
 
 Make = Callable[..., ComparisonConfig]
 OTHER = (

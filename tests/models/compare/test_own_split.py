@@ -34,8 +34,8 @@ from mmkd_models.study.prepare import prepare_study
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
 from mmkd_models.training.cross_fit import cross_fit
+from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.teacher_set import read_teacher_set, write_teacher_set
-from mmkd_models.training.trainings import TrainingData, TrainingRun
 from mmkd_report import render_demo, render_study
 
 JUDGED_ON = "windows of the dataset's own test split; no groups: may share people and machines with training"

@@ -24,7 +24,8 @@ from mmkd_models.networks.teacher import TeacherOutput
 from mmkd_models.tensors import read_tensors, write_tensors
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint
-from mmkd_models.training.trainings import TrainingData, TrainingRun, distil, train_teacher, with_learning_rate
+from mmkd_models.training.inputs import TrainingData, TrainingRun, with_learning_rate
+from mmkd_models.training.trainings import distil, train_teacher
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
 STUDENT = StudentConfig(preset="test", encoder=ENCODER)

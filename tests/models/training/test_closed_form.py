@@ -33,9 +33,10 @@ from mmkd_models.training.closed_form.ridge import eliminations, fit_ridge
 from mmkd_models.training.closed_form.rocket import fit_rocket_student
 from mmkd_models.training.closed_form.students import labelled_student, taught_student
 from mmkd_models.training.closed_form.targets import class_weights, targets_of
+from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.teacher_set import TaughtBy
-from mmkd_models.training.trainings import TrainingData, TrainingRun, train_teacher
+from mmkd_models.training.trainings import train_teacher
 
 Floats = NDArray[np.float64]
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, spectrum_bands=4, dropout=0.0)

@@ -26,6 +26,7 @@ from mmkd_models.tensors import read_tensors, write_tensors
 from mmkd_models.train_config import OnStep, TrainConfig, TrainingProgress
 from mmkd_models.training.checkpoint import TeacherCheckpoint, file_sha256, write_teacher
 from mmkd_models.training.cross_fit import cross_fit
+from mmkd_models.training.inputs import TrainingData, TrainingRun, visible_labels
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.resume import FILE_NAME
 from mmkd_models.training.teacher_set import (
@@ -35,7 +36,7 @@ from mmkd_models.training.teacher_set import (
     read_teachers,
     write_teacher_set,
 )
-from mmkd_models.training.trainings import TrainingData, TrainingRun, distil, self_train, train_teacher, visible_labels
+from mmkd_models.training.trainings import distil, self_train, train_teacher
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
 STUDENT = StudentConfig(preset="test", encoder=ENCODER)

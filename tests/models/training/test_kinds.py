@@ -38,10 +38,10 @@ from mmkd_models.training.checkpoint import (
 from mmkd_models.training.closed_form.students import labelled_student, taught_student
 from mmkd_models.training.committee import default_members, train_committee
 from mmkd_models.training.drift_reference import group_reference
+from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.normalisation import set_normalisation
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.teacher_set import TaughtBy
-from mmkd_models.training.trainings import TrainingData, TrainingRun
 from tests.models.kinds_rig import CAM, MIC, kinds_dataset
 
 ENCODER = EncoderConfig(width=16, heads=2, depth=1, most_tokens=8, dropout=0.0)

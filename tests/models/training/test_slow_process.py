@@ -14,8 +14,9 @@ from mmkd_models.defaults import AUGMENT
 from mmkd_models.evaluate.rivals import rival_judged
 from mmkd_models.networks.config import student_config
 from mmkd_models.train_config import TrainConfig
+from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.predict import scores_of
-from mmkd_models.training.trainings import TrainingData, TrainingRun, train_baseline
+from mmkd_models.training.trainings import train_baseline
 
 SENSOR = ModalitySpec(name="process", channels=("flow", "level"), rate_hz=1.0, samples=60)
 

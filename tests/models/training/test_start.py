@@ -24,8 +24,9 @@ from mmkd_models.networks.teacher import Teacher
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import file_sha256, read_teacher, write_teacher
 from mmkd_models.training.compatible import check_start
+from mmkd_models.training.inputs import TeacherStart, TrainingData, TrainingRun
 from mmkd_models.training.predict import answers_to
-from mmkd_models.training.trainings import TeacherStart, TrainingData, TrainingRun, train_teacher
+from mmkd_models.training.trainings import train_teacher
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8, dropout=0.0)
 CONFIG = TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=1)

@@ -26,17 +26,9 @@ from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherCon
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint
 from mmkd_models.training.compatible import check_teacher
+from mmkd_models.training.inputs import TrainingData, TrainingRun, visible_labels, with_learning_rate
 from mmkd_models.training.predict import scores_of
-from mmkd_models.training.trainings import (
-    TrainingData,
-    TrainingRun,
-    distil,
-    self_train,
-    train_baseline,
-    train_teacher,
-    visible_labels,
-    with_learning_rate,
-)
+from mmkd_models.training.trainings import distil, self_train, train_baseline, train_teacher
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
 STUDENT = StudentConfig(preset="test", encoder=ENCODER)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from mmkd_edge.predict.preprocess import within_float32
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.kinds import Values, present_of, windows_at_once
 from mmkd_models.data.sources import Floats, Rows
@@ -96,7 +97,7 @@ def _scan_values(values: Floats, modality: ModalitySpec) -> ModalityScan:
     missing = np.isnan(values)
     outside = np.zeros_like(finite)
     if modality.range is not None:
-        low, high = modality.range
+        low, high = within_float32(*modality.range)
         outside = finite & ((values < low) | (values > high))
     lowest = np.where(finite, values, np.inf).min(axis=(0, 1)).astype(np.float64)
     highest = np.where(finite, values, -np.inf).max(axis=(0, 1)).astype(np.float64)

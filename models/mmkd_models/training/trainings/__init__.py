@@ -3,24 +3,12 @@
 Owns how a training is put together. The commands and the demo call these; neither knows more than they do.
 """
 
-from mmkd_models.training.inputs import (
-    TeacherStart,
-    TrainingData,
-    TrainingRun,
-    check_labels,
-    visible_labels,
-    with_learning_rate,
-)
 from mmkd_models.training.trainings.distillation import check_teachers, distil, keep_answers
 from mmkd_models.training.trainings.from_labels import self_train, train_baseline, train_teacher
 from mmkd_models.training.trainings.int8_practice import distil_int8
 from mmkd_models.training.trainings.provenance import planned_facts, with_novelty
 
 __all__ = [
-    "TeacherStart",
-    "TrainingData",
-    "TrainingRun",
-    "check_labels",
     "check_teachers",
     "distil",
     "distil_int8",
@@ -29,7 +17,5 @@ __all__ = [
     "self_train",
     "train_baseline",
     "train_teacher",
-    "visible_labels",
-    "with_learning_rate",
     "with_novelty",
 ]

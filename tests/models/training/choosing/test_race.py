@@ -17,8 +17,9 @@ from mmkd_models.networks.config import student_config, teacher_config
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
 from mmkd_models.training.choosing.race import labelled_race, mixings, taught_race
+from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.teacher_set import TaughtBy
-from mmkd_models.training.trainings import TrainingData, TrainingRun, train_teacher
+from mmkd_models.training.trainings import train_teacher
 from mmkd_report.documents.demo import LABELS_ALONE
 
 RUN = TrainingRun(train=TrainConfig(steps=4, batch=12, eval_every=2, seed=3), augment=AUGMENT)

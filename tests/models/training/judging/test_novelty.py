@@ -18,8 +18,9 @@ from mmkd_models.novelty import MOST_CENTRES, NoveltyScore, TrainingEmbeddings, 
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, write_student
 from mmkd_models.training.closed_form.students import labelled_student
+from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.judging.novelty import seen_of
-from mmkd_models.training.trainings import TrainingData, TrainingRun, train_baseline
+from mmkd_models.training.trainings import train_baseline
 
 WIDTH = 6
 RUN = TrainingRun(train=TrainConfig(steps=2, batch=8), augment=AugmentConfig())
