@@ -7,7 +7,8 @@ Three groups are the old domain and the next three the new one, each cut as `ada
 what judges, and what nobody sees, by which everything is measured.
 
 - class: the old domain lacks one class, each in turn. A student of convolutional features that knows the others learns
-  it from ten labels of each class of the new domain, as `mmkd-adapt --labels 10` does.
+  it from ten labels of each class of the new domain, as `mmkd-adapt --labels 10` does: all of the way ("labels"), as
+  far as it does not forget too much ("part of the way"), and what a gate writes.
 - sensor: the old domain lacks the sensor behind the second colon. A tiny transformer learns the old domain, another one
   the new one with all sensors, once with the old one's weights (`mmkd-train teacher --start`) and once afresh. The
   student of the first sensor is taught by the old teacher, and taught again by the one that started with it. Of old
@@ -21,6 +22,7 @@ Each case is one file in the results folder, and is not repeated.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -45,7 +47,7 @@ from mmkd_models.training.predict import logits_of
 from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_models.training.trainings import train_teacher
 from mmkd_report.documents.adaptation import WayJudgement
-from proofs.adaptation_labels import GROUPS, balanced, old_rows, written_by
+from proofs.adaptation_labels import GROUPS, PART, SURE, WHOLE, balanced, may_be_written, old_rows, written_by
 from proofs.commissioning import answers_of
 from proofs.gains import mean_where, ranged
 from proofs.remembered import features_remembered
@@ -55,7 +57,7 @@ Parts = dict[str, Windows]
 
 LABELS = 10
 CLASS_ARMS, SENSOR_ARMS = (
-    ("before", "labels", "gate", "gate, sure"),
+    ("before", "labels", PART, "gate", SURE, WHOLE),
     ("old", "started", "fresh", "student before", "student after"),
 )
 
@@ -65,7 +67,9 @@ class GrowthFound(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         added: the class or the sensor that comes.
-        ways: what the gate said of each way to learn a class; answers of a way are those of the arm of its name.
+        ways: what the gate said of each way to learn a class; answers of a way are those of the arm of its name, but
+            of the labels of the arm `part of the way`.
+        whole: what is to be said of the labels gone to the end of the way, whatever it forgets.
     """
 
     dataset: str
@@ -77,6 +81,7 @@ class GrowthFound(msgspec.Struct, frozen=True, kw_only=True):
     new: dict[str, list[int]]
     old: dict[str, list[int]]
     ways: list[WayJudgement] = []
+    whole: WayJudgement | None = None
     added_number: int | None = None
 
 
@@ -153,8 +158,10 @@ def _new_class(old: Parts, new: Parts, place: int, names: list[str]) -> GrowthFo
         train=ADAPT_TRAIN,
         most_forgotten=1.0,
     )
-    adaptation = run_adaptation(asked, task_of(asked))
-    students: dict[str, StudentCheckpoint] = {"before": student, **adaptation.tried}
+    base = task_of(asked)
+    adaptation, free = (run_adaptation(replace(asked, most_forgotten=most), base) for most in (1.0, float("inf")))
+    part = adaptation.tried["labels"]
+    students = {"before": student, **adaptation.tried, PART: part, "labels": free.tried["labels"]}
     said = [{arm: answers_of(one, part["unseen"]) for arm, one in students.items()} for part in (new, back)]
     return GrowthFound(
         dataset=data.train.spec.name,
@@ -162,6 +169,7 @@ def _new_class(old: Parts, new: Parts, place: int, names: list[str]) -> GrowthFo
         added=task.labels[place],
         old_groups=names,
         ways=list(adaptation.document.ways),
+        whole=free.document.ways[-1],
         truth=new["unseen"].labels.tolist(),
         old_truth=back["unseen"].labels.tolist(),
         new=said[0],
@@ -237,7 +245,7 @@ def _table(found: Sequence[GrowthFound], arms: Sequence[str]) -> Iterator[str]:
     is_class = arms == CLASS_ARMS
     last = ["the new class", "passed", "of those passed"] if is_class else []
     yield head("arm", "cases", "new", "change", "old", "change", *last)
-    written = {arm: [written_by(arm, one.ways) for one in found] for arm in arms}
+    written = {arm: [_answered_by(arm, one) for one in found] for arm in arms}
     new = {arm: balanced([(g.truth, g.new[one]) for g, one in zip(found, written[arm], strict=True)]) for arm in arms}
     old = {
         arm: balanced([(g.old_truth, g.old[one]) for g, one in zip(found, written[arm], strict=True)]) for arm in arms
@@ -254,6 +262,14 @@ def _table(found: Sequence[GrowthFound], arms: Sequence[str]) -> Iterator[str]:
         changes = [ranged(one[arm] - one[first]) if arm != first else "" for one in (new, old)]
         means = [f"{100 * one[arm].mean():.1f}" for one in (new, old)]
         yield row(arm, len(found), means[0], changes[0], means[1], changes[1], *further)
+
+
+def _answered_by(arm: str, found: GrowthFound) -> str:
+    """The arm whose answers are those of what an arm writes; `before` where it writes nothing."""
+    if arm == WHOLE:
+        return "labels" if found.whole is not None and may_be_written(found.whole) else "before"
+    way = written_by(arm, found.ways)
+    return PART if arm.startswith("gate") and way == "labels" else way
 
 
 def _recall(one: GrowthFound, arm: str) -> float:

@@ -7,8 +7,8 @@ of their classes, the next sixth judges what is forgotten, and the last sixth no
 after them is a new domain by itself: each class is cut into four stretches, of which the first and the third give the
 labels, and nobody sees the second and the fourth; with `--later` the first half gives them, and nobody sees the second.
 The last window of a stretch is left out, since neighbours overlap. So old and new are both measured on windows that
-neither taught nor chose; but the first window that is measured of an old class, and of a later half, may share samples
-with the one before it, which did. The arms:
+neither taught nor chose; but the first window that is measured of an old class may share samples with the one before
+it, which judged. The arms:
 
 - labels: what learns from the labels, all of the way and without a gate;
 - gate: what `mmkd-adapt --labels` writes, a part of the way where all of it forgets too much, else the student before;
@@ -290,16 +290,16 @@ def _part(group: LabelledGroup, arm: str, is_old: bool) -> tuple[list[int], list
 def _answered_by(arm: str, group: LabelledGroup) -> str:
     """The arm whose answers are those of what an arm writes; `before` where it writes nothing."""
     if arm in (WHOLE, STRICT):
-        return "labels" if _may_be_written(group.whole, strict=arm == STRICT) else "before"
+        return "labels" if may_be_written(group.whole, strict=arm == STRICT) else "before"
     if arm == THRICE:
         steps = {"labels": group.whole, "replay thrice": group.thrice}
-        return next((name for name, one in steps.items() if _may_be_written(one)), "before")
+        return next((name for name, one in steps.items() if may_be_written(one)), "before")
     found = written_by(arm, group.ways)
     return PART if arm.startswith("gate") and found == "labels" else found
 
 
-def _may_be_written(found: WayJudgement, *, strict: bool = False) -> bool:
-    """Whether it gains anything, forgets no more than it may, and says every class."""
+def may_be_written(found: WayJudgement, *, strict: bool = False) -> bool:
+    """Tells whether it gains anything, forgets no more than it may, and says every class."""
     unsure = 0.0 if strict else found.forgotten_error_points or 0.0
     return found.gain_points > 0 and found.forgotten_points - unsure <= MOST_FORGOTTEN and not found.vanished
 

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import msgspec
 from torch import Tensor
 
 from mmkd_models.networks.rocket import RocketFeatures
@@ -24,7 +25,7 @@ def features_remembered() -> Iterator[None]:
     computed, known = RocketFeatures.forward, OrderedDict[bytes, Tensor]()
 
     def remembered(self: RocketFeatures, values: Tensor, present: Tensor) -> Tensor:
-        key = _key([*self.state_dict().values(), values, present])
+        key = _key(msgspec.json.encode(self.config), [*self.state_dict().values(), values, present])
         found = known.pop(key) if key in known else computed(self, values, present)
         known[key] = found
         if len(known) > MOST_BATCHES:
@@ -38,8 +39,8 @@ def features_remembered() -> Iterator[None]:
         RocketFeatures.forward = computed  # type: ignore[method-assign]
 
 
-def _key(parts: list[Tensor]) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
+def _key(config: bytes, parts: list[Tensor]) -> bytes:
+    digest = hashlib.blake2b(config, digest_size=16)
     for one in parts:
         digest.update(str(tuple(one.shape)).encode())
         digest.update(one.detach().contiguous().numpy().tobytes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,12 +73,18 @@ def _grown_teacher(data: TrainingData, preset: Preset, seed: int, run_dir: Path 
     config = teacher_config("tiny")
     found = train_committee(data, config, run, members=members, self_training=False).checkpoint
     assert isinstance(found.committee, CommitteeFacts)
-    weights = [0.0, *(one.weight for one in found.committee.members[1:])]
+    weights = without_first([one.weight for one in found.committee.members])
     weighed = [
-        msgspec.structs.replace(one, weight=weight / sum(weights))
+        msgspec.structs.replace(one, weight=weight)
         for one, weight in zip(found.committee.members, weights, strict=True)
     ]
     return replace(found, committee=CommitteeFacts(members=tuple(weighed)))
+
+
+def without_first(weights: Sequence[float]) -> list[float]:
+    """Gives the weights of a committee of which the first is not heard: alike where the first had all of it."""
+    others = sum(weights[1:])
+    return [0.0, *(one / others if others > 0 else 1 / (len(weights) - 1) for one in weights[1:])]
 
 
 def _student(

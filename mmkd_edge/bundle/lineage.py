@@ -10,7 +10,7 @@ import msgspec
 MOST_ADAPTED = 1000
 
 
-class Adapted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Adapted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """An adaptation that a student went through.
 
     Attributes:
@@ -21,6 +21,7 @@ class Adapted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         labels: how many labels of the new domain it saw.
         gain_points: of the estimate that chose it.
         forgotten_points: of the old domain.
+        share: of the way from the checkpoint before to what was learnt; None, and not in the file, where all of it.
     """
 
     from_sha256: str
@@ -31,14 +32,16 @@ class Adapted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     labels: int
     gain_points: float
     forgotten_points: float
+    share: float | None = None
 
 
 def adapted_text(adapted: Adapted) -> str:
     """One adaptation in one line."""
     teacher = f", teacher {adapted.teacher_sha256}" if adapted.teacher_sha256 else ""
+    part = f", {adapted.share:.0%} of the way" if adapted.share is not None else ""
     labels = f", {adapted.labels} labels" if adapted.labels else ""
     return (
         f"checkpoint {adapted.from_sha256} to {adapted.dataset} (SHA-256 {adapted.dataset_sha256}) by"
-        f" {adapted.way!r}{teacher}{labels}: estimate {adapted.gain_points:+.1f} points, old domain"
+        f" {adapted.way!r}{part}{teacher}{labels}: estimate {adapted.gain_points:+.1f} points, old domain"
         f" {0 - adapted.forgotten_points:+.1f}"
     )

@@ -147,6 +147,8 @@ def _check_adapted(adapted: Adapted, path: str) -> None:
     _check_printable([adapted.dataset], f"{path}.dataset")
     _check_printable([adapted.way], f"{path}.way")
     _require(adapted.labels >= 0, f"{path}.labels", f"expected 0 or more, got {adapted.labels}")
+    if adapted.share is not None:
+        _require(0 < adapted.share < 1, f"{path}.share", f"expected a share between 0 and 1, got {adapted.share:g}")
 
 
 def _check_streaming(streaming: Streaming, model: ModelEntry, path: str) -> None:

@@ -87,7 +87,9 @@ def test_the_table_of_labels_says_what_was_gained_and_forgotten() -> None:
 
 
 def test_the_table_of_a_new_class_says_how_much_of_it_is_found() -> None:
-    new, old = {"before": [0, 0], "labels": [0, 1]}, {"before": [0, 0], "labels": [0, 1]}
+    part = "part of the way"
+    new = {"before": [0, 0], part: [0, 1], "labels": [1, 1]}
+    old = {"before": [0, 0], part: [0, 1], "labels": [1, 1]}
     found = GrowthFound(
         dataset="d",
         sensor="acc",
@@ -98,14 +100,21 @@ def test_the_table_of_a_new_class_says_how_much_of_it_is_found() -> None:
         new=new,
         old=old,
         ways=[WAY],
+        whole=WAY,
         added_number=1,
     )
-    refused = msgspec.structs.replace(found, new={**new, "labels": [1, 1]}, ways=[])
+    refused = msgspec.structs.replace(found, new={**new, part: [1, 1]}, ways=[])
     lines = list(growth_table([found, refused], CLASS_ARMS))
+    assert [line.split(" |")[0] for line in lines[1:]] == [f"| {arm}" for arm in CLASS_ARMS]
+    whole = "50.0 | +0.0 (+0.0 to +0.0) | 0.0 | -100.0 (-100.0 to -100.0) | 100.0"
+    assert lines[2] == f"| labels | 2 | {whole} |  |  |"
     taught = "75.0 | +25.0 (+0.0 to +50.0) | 50.0 | -50.0 (-50.0 to -50.0) | 100.0"
-    assert lines[2] == f"| labels | 2 | {taught} |  |  |"
-    assert lines[3] == "| gate | 2 | 75.0 | +25.0 (+0.0 to +50.0) | 75.0 | -25.0 (-50.0 to +0.0) | 50.0 | 1 | -50.0 |"
-    assert lines[4].endswith("| 0.0 | 0 |  |")
+    assert lines[3] == f"| part of the way | 2 | {taught} |  |  |"
+    assert lines[4] == "| gate | 2 | 75.0 | +25.0 (+0.0 to +50.0) | 75.0 | -25.0 (-50.0 to +0.0) | 50.0 | 1 | -50.0 |"
+    assert lines[5].endswith("| 0.0 | 0 |  |")
+    assert lines[6] == f"| gate, all or nothing | 2 | {whole} | 2 | -100.0 |"
+    forgets = msgspec.structs.replace(found, whole=msgspec.structs.replace(WAY, forgotten_points=3.0))
+    assert list(growth_table([forgets], CLASS_ARMS))[6].endswith("| 0.0 | 0 |  |")
 
 
 def test_a_single_case_has_no_range() -> None:

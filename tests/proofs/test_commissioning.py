@@ -13,7 +13,7 @@ from mmkd_models.adapt.domains import FEWEST
 from mmkd_models.data import Dataset, open_dataset
 from mmkd_models.training.inputs import TrainingData
 from proofs.commissioning import FoldFound, NewGroup, _kept_name, _new_groups, _tables, halves_of, parts_of
-from proofs.taught import _grown_teacher
+from proofs.taught import _grown_teacher, without_first
 
 
 def group(name: str, *, amount: float, passed: str | None, teacher: list[int]) -> NewGroup:
@@ -90,6 +90,11 @@ def test_results_are_kept_under_all_that_decides_them() -> None:
     assert name() == "d-acc-rocket"
     assert name(together=True, grown=True) == "d-acc-rocket-together-grown"
     assert name(amounts="0.5,0.25") == name(amounts="0.25,0.5,1") == "d-acc-rocket-0.25-0.5"
+
+
+def test_who_is_not_heard_leaves_its_weight_to_the_others() -> None:
+    assert without_first([0.5, 0.3, 0.2]) == pytest.approx([0.0, 0.6, 0.4])
+    assert without_first([1.0, 0.0, 0.0]) == [0.0, 0.5, 0.5]
 
 
 @pytest.mark.slow

@@ -12,8 +12,8 @@ from proofs.remembered import features_remembered
 SPEC = ModalitySpec(name="acc", channels=("x",), rate_hz=10.0, samples=16)
 
 
-def network(bias: float) -> RocketFeatures:
-    config = RocketConfig(groups=(RocketGroup(dilation=1, padded=True, features=3),), stride=1)
+def network(bias: float, *, dilation: int = 1) -> RocketFeatures:
+    config = RocketConfig(groups=(RocketGroup(dilation=dilation, padded=True, features=3),), stride=1)
     found = RocketFeatures(SPEC, config).eval()
     with torch.no_grad():
         found.groups[0].weight.fill_(0.1)
@@ -37,3 +37,14 @@ def test_features_of_a_batch_are_computed_once(monkeypatch) -> None:
     assert len(calls) == 3
     first(values, present)
     assert len(calls) == 4
+
+
+def test_features_of_the_same_weights_that_read_otherwise_are_others() -> None:
+    values, present = torch.sin(torch.arange(16.0) ** 2).reshape(1, 16, 1), torch.ones(1, 16, 1)
+    near, far = network(0.2), network(0.2, dilation=2)
+    assert all(torch.equal(one, far.state_dict()[name]) for name, one in near.state_dict().items())
+    wanted = far(values, present)
+    assert not torch.equal(near(values, present), wanted)
+    with features_remembered():
+        near(values, present)
+        assert torch.equal(far(values, present), wanted)

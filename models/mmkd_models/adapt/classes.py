@@ -27,6 +27,11 @@ def new_classes(student: StudentCheckpoint, task: TaskSpec) -> tuple[str, ...]:
     return tuple(name for name in task.labels if name not in student.task.labels)
 
 
+def unlearnt(student: StudentCheckpoint) -> NDArray[np.bool_]:
+    """Gives (K,) which classes its head knows nothing of yet: their row has no weights, as `with_classes` begins it."""
+    return np.asarray((student.state["head.weight"] == 0).all(dim=1).numpy())
+
+
 def with_classes(student: StudentCheckpoint, task: TaskSpec) -> StudentCheckpoint:
     """Gives the student with the classes of a task, in their order; itself where they are the same.
 

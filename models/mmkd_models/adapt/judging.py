@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_models.adapt.learner import sure_of
 from mmkd_models.data.windows import Windows
 from mmkd_models.metrics.jackknife import jackknife_error
 from mmkd_models.metrics.likelihood import probabilities_of
@@ -87,12 +88,14 @@ class Heard:
         closeness: (N,) of each new window to `wanted`, 1 at most; else (M,) of each old one to its label, times its
             weight.
         answers: (N,) class of each new window.
+        sure: (N,) of which of them it is sure.
         old_logits: (M, K) of each old window.
         old_score: on the old domain.
     """
 
     closeness: Floats
     answers: NDArray[np.int64]
+    sure: NDArray[np.bool_]
     old_logits: NDArray[np.float32]
     old_score: float
 
@@ -106,13 +109,13 @@ def heard(court: Court, student: StudentCheckpoint, *, new_logits: NDArray[np.fl
     name, network = student.modality.name, student.network()
     old = logits_of(network, court.old, modality=name)
     new = logits_of(network, court.new, modality=name) if new_logits is None else new_logits
-    answers = new.argmax(axis=1)
+    answers, sure = new.argmax(axis=1), sure_of(probabilities_of(new, kind="classification"))
     if court.wanted is None:
         assert court.weights is not None
         found = court.weights * _closeness(old, label_answers(student.task, court.old.labels))
     else:
         found = _closeness(new, court.wanted)
-    return Heard(closeness=found, answers=answers, old_logits=old, old_score=_old_score(court, old))
+    return Heard(closeness=found, answers=answers, sure=sure, old_logits=old, old_score=_old_score(court, old))
 
 
 def _closeness(logits: NDArray[np.float32], wanted: Floats) -> Floats:
@@ -214,13 +217,14 @@ def _forgotten_error(court: Court, before: Heard, after: Heard) -> float:
 def vanished(court: Court, before: Heard, after: Heard) -> tuple[str, ...]:
     """Gives the classes with a share in what is taken for right that are hardly answered any more, and were before.
 
-    What is taken for right has two classes or more; a teacher that says one to everything is not heard in this, since
-    it would hide what its student forgets to say.
+    Where it gives no second class a share that counts, it may be right, and all of another class false alarms; or it
+    fails, and would hide what its student forgets to say. It is contradicted then by what the student was sure of
+    before: a class that counts among these answers must not vanish.
     """
     labels = court.new.spec.task.labels
     was, now = (np.array(shares_of(found, len(labels))) for found in (before.answers, after.answers))
     right = was if court.right is None else np.array(shares_of(court.right, len(labels)))
-    if (right > _SHARE_THAT_COUNTS).sum() < _FEWEST_CLASSES:
-        right = was
+    if court.right is not None and (right > _SHARE_THAT_COUNTS).sum() < _FEWEST_CLASSES:
+        right = np.bincount(before.answers[before.sure], minlength=len(labels)) / len(before.answers)
     gone = (right > _SHARE_THAT_COUNTS) & (now < _VANISHED * right) & (now < was)
     return tuple(name for name, is_gone in zip(labels, gone, strict=True) if is_gone)

@@ -38,6 +38,16 @@ domains have them, are at 0.47."""
 _KEPT = 0.9  # of the running mean, at each step (SAR, appendix)
 
 
+def entropy_of(chances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Gives the entropy (N,) of probabilities (N, K), in nats."""
+    return np.asarray(-(chances * np.log(chances + 1e-12)).sum(axis=1))
+
+
+def sure_of(chances: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Gives of which windows (N,) a student with these probabilities (N, K) is sure (`CERTAIN`)."""
+    return np.asarray(entropy_of(chances) < CERTAIN * np.log(chances.shape[1]))
+
+
 class PairedSource:
     """Batches whose first half is of one set of windows and whose second half is of another."""
 

@@ -1,6 +1,7 @@
 """An adaptation from the student as it is to the one that may be written: every way tried, judged, and the gate.
 
-Adapts only what gets better: where no way passes the gate there is no adapted student.
+Adapts only what gets better: where no way passes the gate there is no adapted student. How far to go with labels is
+chosen and judged by the same old windows, up to four looks at them, so that what it says of forgetting is optimistic.
 """
 
 from __future__ import annotations
@@ -230,6 +231,7 @@ def _finished(
         labels=0 if labelled is None else len(labelled),
         gain_points=chosen.gain_points,
         forgotten_points=chosen.forgotten_points,
+        share=None if chosen.share == 1.0 else chosen.share,
     )
     facts = msgspec.structs.replace(
         student.facts,

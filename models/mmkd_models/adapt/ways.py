@@ -17,8 +17,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mmkd_models.adapt.classes import unlearnt
 from mmkd_models.adapt.domains import Domain
-from mmkd_models.adapt.learner import CERTAIN, AdaptLearner, LearnerGoal, PairedSource, by_class, without_mixing
+from mmkd_models.adapt.learner import (
+    AdaptLearner,
+    LearnerGoal,
+    PairedSource,
+    by_class,
+    entropy_of,
+    sure_of,
+    without_mixing,
+)
 from mmkd_models.data.batches import channel_statistics
 from mmkd_models.data.windows import Windows
 from mmkd_models.metrics.likelihood import probabilities_of
@@ -106,9 +115,8 @@ def _said(student: StudentCheckpoint, windows: Windows) -> Floats:
 def _sure(task: Task) -> tuple[NDArray[np.int64], Floats]:
     """The windows of which the student is sure, two at least, and what it says of them."""
     said = _said(task.student, task.new.learn)
-    entropy = -(said * np.log(said + 1e-12)).sum(axis=1)
-    sure = entropy < CERTAIN * np.log(said.shape[1])
-    sure[np.argsort(entropy, kind="stable")[:2]] = True
+    sure = sure_of(said)
+    sure[np.argsort(entropy_of(said), kind="stable")[:2]] = True
     rows = np.flatnonzero(sure)
     return rows, np.eye(said.shape[1])[said[rows].argmax(axis=1)]
 
@@ -127,12 +135,16 @@ def _with_statistics(task: Task) -> StudentCheckpoint:
 def part_way(before: StudentCheckpoint, after: StudentCheckpoint, share: float) -> StudentCheckpoint:
     """Gives a student whose weights lie between those of two, this share of the way from the first to the second.
 
-    M. Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, equation 1.
+    M. Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, equation 1. The row of a class that is new
+    to the first comes whole: on the way to it nothing is old that could be forgotten, and it began at "never".
     """
     state = {
         name: torch.lerp(value, after.state[name], share) if value.is_floating_point() else after.state[name]
         for name, value in before.state.items()
     }
+    is_new = torch.from_numpy(unlearnt(before))
+    for name in ("head.weight", "head.bias"):
+        state[name][is_new] = after.state[name][is_new]
     return replace(after, state=state)
 
 
@@ -153,8 +165,11 @@ def refitted(student: StudentCheckpoint, parts: Sequence[tuple[Windows, Floats]]
     weights = class_weights(student.task.kind, targets) * each
     weights *= len(weights) / weights.sum()
     before = inputs @ network.head.weight.detach().numpy().T + network.head.bias.detach().numpy()
-    # Logits are scores divided by a temperature, which is the factor between the two.
-    heat = float((weights[:, None] * before * targets).sum() / (weights[:, None] * before * before).sum())
+    # Logits are scores divided by a temperature, which is the factor between the two. A new class says nothing of it:
+    # its logits are one number that is far below all others.
+    known = ~unlearnt(student)
+    told, wanted = before[:, known], targets[:, known]
+    heat = float((weights[:, None] * told * wanted).sum() / (weights[:, None] * told * told).sum())
     left, blocks = targets - heat * before, np.concatenate([_blocks(one) for one, _ in parts])
     ridge = fit_ridge(inputs, left, weights, penalties=(_penalty(inputs, left, weights, blocks),))
     with torch.no_grad():

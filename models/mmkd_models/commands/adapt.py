@@ -179,7 +179,7 @@ def _finish(adaptation: Adaptation, output: Path, gate: GateOptions, *, page: Pa
     else:
         _show(document)
     if adaptation.checkpoint is None:
-        reasons = "; ".join(f"{one.way}: {', '.join(one.refusals)}" for one in document.ways)
+        reasons = "; ".join(f"{one.name}: {', '.join(one.refusals)}" for one in document.ways)
         raise GateError(
             f"{document.new.name}: expected a way of adapting that is better, got none ({reasons}); nothing was"
             " written, keep the student as it is, record longer, or give --teacher or --labels"
@@ -189,7 +189,11 @@ def _finish(adaptation: Adaptation, output: Path, gate: GateOptions, *, page: Pa
     if is_written:
         print(f"wrote {output}; next: {shell_line('mmkd-export', output, '-o', output.with_suffix('.edge'))}")
     else:
-        print(f"nothing was written; without --dry-run: {document.chosen}")
+        print(f"nothing was written; without --dry-run: {_chosen_name(document)}")
+
+
+def _chosen_name(document: AdaptationDocument) -> str:
+    return next(one.name for one in document.ways if one.way == document.chosen)
 
 
 def _show(document: AdaptationDocument) -> None:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import msgspec
+
 from mmkd_edge.bundle.lineage import Adapted, adapted_text
 
 
-def step(*, teacher: str | None = None, labels: int = 0, forgotten: float = 0.0) -> Adapted:
+def step(*, teacher: str | None = None, labels: int = 0, forgotten: float = 0.0, share: float | None = None) -> Adapted:
     return Adapted(
         from_sha256="1" * 64,
         dataset="line two",
@@ -13,6 +15,7 @@ def step(*, teacher: str | None = None, labels: int = 0, forgotten: float = 0.0)
         labels=labels,
         gain_points=2.5,
         forgotten_points=forgotten,
+        share=share,
     )
 
 
@@ -22,3 +25,9 @@ def test_an_adaptation_is_one_line() -> None:
     assert adapted_text(step(teacher="3" * 64, labels=40, forgotten=0.5)) == (
         f"{begin}, teacher {'3' * 64}, 40 labels: estimate +2.5 points, old domain -0.5"
     )
+
+
+def test_how_far_a_student_went_is_said_where_it_is_not_all_of_the_way() -> None:
+    assert " by 'statistics', 25% of the way, 40 labels: estimate" in adapted_text(step(labels=40, share=0.25))
+    assert msgspec.json.decode(msgspec.json.encode(step(share=0.25)), type=Adapted) == step(share=0.25)
+    assert b"share" not in msgspec.json.encode(step())

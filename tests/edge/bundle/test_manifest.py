@@ -427,12 +427,18 @@ def test_a_lineage_survives_its_file(document: dict[str, Any]) -> None:
     manifest = decode_manifest(json.dumps(changed(document, "models.0.adapted", [LINEAGE])).encode())
     (step,) = manifest.models[0].adapted or ()
     assert (step.way, step.labels, step.teacher_sha256) == ("labels", 40, None)
+    assert step.share is None
     assert decode_manifest(encode_manifest(manifest)) == manifest
+    part = decode_manifest(json.dumps(changed(document, "models.0.adapted", [LINEAGE | {"share": 0.25}])).encode())
+    assert (part.models[0].adapted or ())[0].share == 0.25
+    assert decode_manifest(encode_manifest(part)) == part
 
 
 @pytest.mark.parametrize(
     ("changes", "where", "why"),
     [
+        ({"share": 0.0}, "[0].share", "expected a share between 0 and 1, got 0"),
+        ({"share": 1.5}, "[0].share", "expected a share between 0 and 1, got 1.5"),
         ({"from_sha256": "a"}, "[0].from_sha256", "expected 64 lower-case hexadecimal digits, got 'a'"),
         ({"teacher_sha256": ""}, "[0].teacher_sha256", "expected 64 lower-case hexadecimal digits, got ''"),
         ({"labels": -1}, "[0].labels", "expected 0 or more, got -1"),

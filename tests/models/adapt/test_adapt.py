@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,13 +19,13 @@ import torch
 
 from mmkd_edge.errors import CheckpointError, GateError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_models.adapt import ways
-from mmkd_models.adapt.classes import with_classes
+from mmkd_models.adapt import run, ways
+from mmkd_models.adapt.classes import unlearnt, with_classes
 from mmkd_models.adapt.domains import few_labels, new_domain, old_domain
-from mmkd_models.adapt.judging import Court, Heard, _closeness, _standard_error, importance, judged
-from mmkd_models.adapt.learner import AdaptLearner, PairedSource, by_class
-from mmkd_models.adapt.run import AdaptationRequest, run_adaptation, task_of
-from mmkd_models.adapt.ways import ADAPT_TRAIN, _sure, adapted, old_answers, part_way
+from mmkd_models.adapt.judging import Court, Heard, _closeness, _standard_error, importance, judged, vanished
+from mmkd_models.adapt.learner import AdaptLearner, PairedSource, by_class, sure_of
+from mmkd_models.adapt.run import SHARES, AdaptationRequest, run_adaptation, task_of
+from mmkd_models.adapt.ways import ADAPT_TRAIN, _sure, adapted, old_answers, part_way, refitted
 from mmkd_models.commands import adapt
 from mmkd_models.commands.adapt import run_adapt
 from mmkd_models.data import Dataset, open_dataset, write_dataset
@@ -40,6 +41,7 @@ from mmkd_models.training.resume import FILE_NAME
 from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_models.training.trainings import train_teacher
 from mmkd_report import render_adaptation
+from mmkd_report.documents.adaptation import AdaptationDocument, DomainFacts
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
 MODALITIES = (
@@ -575,10 +577,17 @@ def court(**changes) -> Court:
     return Court(**{**facts, "metric": "accuracy", "most_forgotten": 1.0, "ways": 1, **changes})
 
 
-def say(hits, answers, old=(0, 1) * 4) -> Heard:
+def say(hits, answers, old=(0, 1) * 4, *, sure=None) -> Heard:
     right = float(np.mean(np.array(old) == Judging.labels))
     logits = np.eye(2, dtype=np.float32)[np.array(old)]
-    return Heard(closeness=np.array(hits, dtype=float), answers=np.array(answers), old_logits=logits, old_score=right)
+    said = np.array(answers)
+    return Heard(
+        closeness=np.array(hits, dtype=float),
+        answers=said,
+        sure=np.ones(len(said), dtype=bool) if sure is None else np.array(sure),
+        old_logits=logits,
+        old_score=right,
+    )
 
 
 def test_a_gain_is_counted_in_points_with_its_standard_error():
@@ -606,6 +615,56 @@ def test_a_teacher_that_says_one_class_hides_none_that_vanishes():
     one_class = court(wanted=np.eye(2)[[0] * 8])
     found = judged(one_class, "teacher", say([0] * 8, [0, 1] * 4), say([1] * 8, [0] * 8), seconds=1.0)
     assert found.vanished == ("b",)
+
+
+def test_false_alarms_that_were_unsure_may_be_cured_on_recordings_of_one_class():
+    one_class = court(wanted=np.eye(2)[[0] * 8])
+    before = say([0] * 8, [0, 1] * 4, sure=[True, False] * 4)
+    assert judged(one_class, "teacher", before, say([1] * 8, [0] * 8), seconds=1.0).refusals == ()
+
+
+@pytest.mark.parametrize(
+    ("other", "sure", "gone"), [(4, False, ()), (4, True, ("b",)), (5, True, ("b",)), (6, False, ("b",))]
+)
+def test_a_teacher_is_heard_on_a_class_of_above_five_in_a_hundred(other, sure, gone):
+    right = np.array([1] * other + [0] * (100 - other))
+    before = say([0] * 100, [1] * 30 + [0] * 70, sure=[sure] * 30 + [True] * 70)
+    assert vanished(court(wanted=np.eye(2)[right]), before, say([1] * 100, [0] * 100)) == gone
+
+
+def test_who_is_sure_is_told_by_the_entropy_of_its_answer():
+    # Of two classes 0.4 ln 2 is the entropy of 92.06 %.
+    chances = np.array([[0.93, 0.07], [0.09, 0.91], [0.5, 0.5], [0.0, 1.0]])
+    assert sure_of(chances).tolist() == [True, False, False, True]
+
+
+class Went(Judging):
+    """A student that went a share of the way; it stands for its windows too."""
+
+    def __init__(self, share: float = 0.0) -> None:
+        self.share, self.student, self.new, self.learn = share, self, self, self
+        self.task, self.modality, self.network = self.spec.task, MODALITIES[0], lambda: None
+
+    def subset(self, rows):
+        return self
+
+
+@pytest.mark.parametrize(("answers_both", "expected"), [((), 1.0), ((0.5, 0.25), 0.5), ((0.75,), 0.75)])
+def test_going_less_far_must_not_lose_a_class_that_all_of_the_way_answers(monkeypatch, answers_both, expected):
+    forgets = (1, 0, 1, 1, 0, 1, 0, 1)
+
+    def heard(court, student, *, new_logits):
+        both = student.share in (1.0, *answers_both)
+        return say([1] * 8, [0, 1] * 4 if both else [0] * 8, old=forgets if student.share == 1.0 else (0, 1) * 4)
+
+    monkeypatch.setattr(run, "_without_part", lambda *_: Went())
+    monkeypatch.setattr(run, "part_way", lambda before, after, share: Went(share))
+    monkeypatch.setattr(run, "logits_of", lambda *_, **__: np.zeros((4, 2), dtype=np.float32))
+    monkeypatch.setattr(run, "heard", heard)
+    before = say([0] * 8, [0] * 8)  # which never answered b, so that the gate alone misses nothing
+    student, found = run._by_labels(court(estimated_by="labels"), Went(), before, Went(), np.arange(8))
+    assert (student.share, found.share) == (expected, expected)
+    assert bool(found.refusals) == (expected == 1.0)
 
 
 def test_what_is_forgotten_has_a_standard_error_that_counts():
@@ -645,6 +704,35 @@ def test_a_share_of_a_regression_lies_between(site):
     for name, value in part_way(before, whole, 0.5).state.items():
         ends = before.state[name].double(), whole.state[name].double()
         assert torch.allclose(value.double(), sum(ends) / 2, atol=1e-6), name
+
+
+@pytest.fixture(scope="module")
+def hybrid(site):
+    old = open_dataset(site / "old")
+    data = TrainingData(train=old.split("train"), valid=old.split("valid"), sha256=old.sha256)
+    run = TrainingRun(train=msgspec.structs.replace(TRAIN, steps=20), augment=AUGMENT)
+    config = StudentConfig(preset="tiny", encoder=ENCODER, kind="hybrid")
+    return labelled_student(data.with_modalities(("acc",)), "acc", config, run)
+
+
+@pytest.mark.parametrize("kind", ["transformer", "hybrid"])
+def test_a_student_that_trains_goes_part_of_the_way(site, hybrid, kind):
+    student = hybrid if kind == "hybrid" else read_student(site / "transformer.ckpt")
+    new = new_domain(student, open_dataset(site / "labelled"), ("acc",))
+    asked = asked_of(site, student=student, new=new, teacher=None, labels=10, most_forgotten=100.0)
+    task = task_of(asked)
+    labelled = few_labels(task.new.learn, 10, seed=0)
+    whole = adapted(task, "labels", labelled=labelled)
+    part = part_way(student, whole, 0.25)
+    moved = [name for name, value in student.state.items() if not torch.equal(value, whole.state[name])]
+    assert {"head.weight", "head.bias"} < set(moved)
+    for name, value in part.state.items():
+        ends = student.state[name].double(), whole.state[name].double()
+        assert torch.allclose(value.double(), 0.75 * ends[0] + 0.25 * ends[1], atol=1e-6), name
+    windows = task.new.judge
+    begin, end = (logits_of(one.network(), windows, modality="acc") for one in (student, whole))
+    between = logits_of(part.network(), windows, modality="acc")
+    assert np.abs(between - begin).mean() < np.abs(end - begin).mean()
 
 
 def test_old_windows_that_look_new_count_more(site):
@@ -717,6 +805,44 @@ def test_a_new_class_is_learnt_from_a_few_labels(site, tmp_path, capsys, kind):
     assert recalls.min() > 0.7
 
 
+def grown(site: Path, tmp_path: Path, kind: str):
+    """A student with a head for a class that it does not know, and the windows that have it."""
+    three = with_a_third_class(tmp_path / "three")
+    return with_classes(read_student(site / f"{kind}.ckpt"), three.spec.task), three
+
+
+@pytest.mark.parametrize("kind", ["transformer", "rocket"])
+def test_a_new_class_is_answered_part_of_the_way_too(site, tmp_path, kind):
+    student, three = grown(site, tmp_path, kind)
+    assert unlearnt(student).tolist() == [False, True, False]
+    old = old_domain(student, None)
+    new = new_domain(student, three, ("acc",))
+    asked = asked_of(site, student=student, new=new, old=old, teacher=None, labels=20, most_forgotten=100.0)
+    task = task_of(asked)
+    whole = adapted(task, "labels", labelled=few_labels(task.new.learn, 20, seed=0))
+    windows = three.split("test").with_modalities(("acc",))
+    for share in SHARES:
+        part = part_way(student, whole, share)
+        assert torch.equal(part.state["head.weight"][1], whole.state["head.weight"][1])
+        assert part.state["head.bias"][1] == whole.state["head.bias"][1]
+        lerp = torch.lerp(student.state["head.weight"], whole.state["head.weight"], share)
+        assert torch.equal(part.state["head.weight"][[0, 2]], lerp[[0, 2]])
+        if kind == "rocket":  # whose features stay what they are, so that the row reads what it learnt to read
+            assert scores_of(part.network(), windows, modality="acc").confusion[1][1] > 0.7 * 30, share
+
+
+def test_what_the_known_classes_learn_does_not_hang_on_a_row_that_is_never_answered(site, tmp_path):
+    student = read_student(site / "rocket.ckpt")
+    more, _ = grown(site, tmp_path, "rocket")
+    windows = open_dataset(site / "labelled").split("train").with_modalities(("acc",))
+    answers = np.eye(2)[windows.labels]
+    in_three = np.stack([answers[:, 1], np.zeros(len(answers)), answers[:, 0]], axis=1)
+    two, three = refitted(student, [(windows, answers)]), refitted(more, [(windows, in_three)])
+    assert not torch.equal(two.state["head.weight"], student.state["head.weight"])
+    for name in ("head.weight", "head.bias"):
+        torch.testing.assert_close(three.state[name][[2, 0]], two.state[name], rtol=1e-4, atol=1e-5)
+
+
 def by_labels(site: Path, most_forgotten: float):
     """What learns from twenty labels of each class, under a gate; the new domain calls idle what was busy."""
     student, dataset = read_student(site / "rocket.ckpt"), open_dataset(site / "labelled")
@@ -742,6 +868,46 @@ def test_what_learns_from_labels_goes_as_far_as_it_does_not_forget_too_much(site
     assert never.share == 1.0
     assert any(why.startswith("it forgets") for why in never.refusals)
     assert all(torch.equal(value, whole.state[name]) for name, value in tried.state.items())
+
+
+def test_how_far_a_student_went_is_in_its_lineage(site):
+    asked = replace(asked_of(site), student=read_student(site / "rocket.ckpt"))
+    adaptation = run_adaptation(asked, task_of(asked))
+    judgement = next(one for one in adaptation.document.ways if one.way == adaptation.document.chosen)
+    part = msgspec.structs.replace(judgement, share=0.25)
+    finished = run._finished(asked, adaptation.checkpoint, part, task_of(asked), None)
+    assert finished.facts.adapted[-1].share == 0.25
+    assert adaptation.checkpoint.facts.adapted[-1].share is None
+
+
+@pytest.mark.parametrize("passes", [True, False])
+def test_how_far_a_student_went_is_said_with_its_way(tmp_path, capsys, passes):
+    judgement = judged(court(), "labels", say([0] * 8, [0, 1] * 4), say([1] * 8, [0, 1] * 4), seconds=1.0)
+    part = msgspec.structs.replace(judgement, share=0.5, refusals=() if passes else ("it forgets",))
+    domain = DomainFacts(name="newsite", sha256=None, learn=8, judge=8)
+    document = AdaptationDocument(
+        student_sha256="1" * 64,
+        teacher_sha256=None,
+        modality="acc",
+        metric="accuracy",
+        new=domain,
+        old=domain,
+        estimated_by="labels",
+        estimate=0.5,
+        old_score=1.0,
+        max_forget_points=1.0,
+        ways=(part,),
+        chosen="labels" if passes else None,
+        written=None,
+    )
+    adaptation = SimpleNamespace(document=document, checkpoint=object() if passes else None)
+    finish = partial(adapt._finish, adaptation, tmp_path / "a.ckpt", adapt.GateOptions(dry_run=True), page=None)
+    if passes:
+        finish(json=False)
+        assert capsys.readouterr().out.endswith("nothing was written; without --dry-run: labels, 50% of the way\n")
+    else:
+        with pytest.raises(GateError, match=r"got none \(labels, 50% of the way: it forgets\)"):
+            finish(json=False)
 
 
 def test_old_data_are_read_by_the_names_of_their_classes(site, tmp_path, capsys):

@@ -29,7 +29,7 @@ from mmkd_models.networks.config import (
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
 from mmkd_models.training.closed_form.hybrid import fit_hybrid
-from mmkd_models.training.closed_form.ridge import eliminations, fit_ridge
+from mmkd_models.training.closed_form.ridge import eliminations, fit_ridge, ridge_of_each
 from mmkd_models.training.closed_form.rocket import fit_rocket_student
 from mmkd_models.training.closed_form.students import labelled_student, taught_student
 from mmkd_models.training.closed_form.targets import class_weights, targets_of
@@ -76,6 +76,18 @@ def test_ridge_solves_the_normal_equations(count: int, features: int) -> None:
     weight, bias = solved(*given, 0.7)
     assert found.weight == pytest.approx(weight, abs=1e-9)
     assert found.bias == pytest.approx(bias, abs=1e-9)
+
+
+@pytest.mark.parametrize(("count", "features"), [(12, 5), (9, 20)])
+def test_the_ridges_of_several_penalties_are_those_of_each(count: int, features: int) -> None:
+    given, penalties = problem(count, features), (0.1, 1.0, 30.0)
+    found = ridge_of_each(*given, penalties=penalties)
+    assert tuple(found) == penalties
+    for penalty, ridge in found.items():
+        alone = fit_ridge(*given, penalties=(penalty,))
+        assert ridge.penalty == penalty
+        assert ridge.weight == pytest.approx(alone.weight, abs=1e-12)
+        assert ridge.bias == pytest.approx(alone.bias, abs=1e-12)
 
 
 @pytest.mark.parametrize(("count", "features"), [(12, 5), (9, 20)])
