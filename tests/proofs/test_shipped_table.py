@@ -10,7 +10,13 @@ import pytest
 from proofs.shipped_table import main
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
-DOCUMENTS = ("watch_exercises-2groups", "noneeg_affect-4groups", "zema_hydraulic-28groups")
+DOCUMENTS = (
+    "watch_exercises-2groups",
+    "noneeg_affect-4groups",
+    "zema_hydraulic-28groups",
+    "rosa_rotor30-46groups",
+    "spsw_har-4groups",
+)
 
 
 def test_every_line_stands_in_the_results(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -18,6 +24,6 @@ def test_every_line_stands_in_the_results(monkeypatch: pytest.MonkeyPatch, capsy
     main()
     page = " ".join((RESULTS / "demo.md").read_text(encoding="utf-8").split()).lower()
     printed = [line for line in capsys.readouterr().out.splitlines() if line]
-    assert len(printed) == 2 + 4 + 1 + 1  # a head, a row a sensor, the mean, and what students cost
+    assert len(printed) == 2 + 6 + 1 + 1  # a head, a row a sensor, the mean, and what students cost
     for line in printed:
         assert " ".join(line.split()).lower() in page

@@ -7,6 +7,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -218,13 +219,15 @@ def swung(browser: Any) -> list[tuple[str, Any, Any]]:
         "return Array.from(document.querySelectorAll('[data-swing]')).map((row) => "
         "[row.dataset.swing, row.cells[1].dataset.value, row.cells[2].dataset.value])"
     )
-    return [(path, float(low), float(high)) for path, low, high in browser.execute_script(script)]
+    rows = [(path, float(low), float(high)) for path, low, high in browser.execute_script(script)]
+    widths = [abs(high - low) for _, low, high in rows]
+    assert all(wide >= narrow * (1 - 1e-9) for wide, narrow in pairwise(widths))
+    return sorted(rows)  # two that swing alike come in either order: their last bits differ
 
 
 def as_swung(swings: Sequence[Swing]) -> list[tuple[str, Any, Any]]:
-    return [
-        (one.path, pytest.approx(one.at_low, rel=1e-9), pytest.approx(one.at_high, rel=1e-9)) for one in swings[:12]
-    ]
+    shown = sorted(swings[:12], key=lambda one: one.path)
+    return [(one.path, pytest.approx(one.at_low, rel=1e-9), pytest.approx(one.at_high, rel=1e-9)) for one in shown]
 
 
 def as_shown(plant: Plant, ways: dict[Any, Equipment]) -> Document:
