@@ -6,12 +6,13 @@ import ast
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from mmkd_edge.backends.base import BACKENDS
+from proofs.import_graph import below, module_graph
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {
@@ -146,48 +147,20 @@ def test_the_walk_sees_what_it_should(tmp_path: Path) -> None:
     ]
 
 
-def module_of(path: Path) -> str:
-    """`mmkd_edge.predict.engine`; of an `__init__.py` the package."""
-    parts = label(path).removesuffix(".py").removesuffix("/__init__").split("/")
-    return ".".join(parts)
-
-
 def room_of(module: str) -> str:
     """The first folder below the package, with all that is in it; a module of the package's own is a room."""
     return ".".join(module.split(".")[:2])
 
 
-def imported_modules(path: Path, modules: Collection[str]) -> Iterator[str]:
-    """The package's modules that a file imports anywhere, for types alone too."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name in modules)
-        elif isinstance(node, ast.ImportFrom) and node.module is not None:
-            for alias in node.names:
-                name = f"{node.module}.{alias.name}"
-                if name in modules or node.module in modules:
-                    yield name if name in modules else node.module
-
-
 def on_circles(graph: Mapping[str, set[str]]) -> list[str]:
     """Every node from which a way of two steps or more leads back to it."""
-
-    def reached(start: str) -> set[str]:
-        seen, waiting = set[str](), list(graph[start] - {start})
-        while waiting:
-            node = waiting.pop()
-            if node not in seen:
-                seen.add(node)
-                waiting.extend(graph[node] - {node})
-        return seen
-
-    return sorted(node for node in graph if node in reached(node))
+    return sorted(node for node in graph if node in below(graph, node))
 
 
 def import_graphs(package: str) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
     """Who imports whom, by file and by room."""
-    paths = {module_of(path): path for owner, path in FILES if owner == package}
-    files = {module: set(imported_modules(path, paths)) - {module} for module, path in paths.items()}
+    own = {module for module in module_graph() if module.split(".")[0] == package}
+    files = {module: set(module_graph()[module] & own) for module in own}
     rooms: dict[str, set[str]] = {}
     for module, targets in files.items():
         rooms.setdefault(room_of(module), set()).update(room_of(target) for target in targets)

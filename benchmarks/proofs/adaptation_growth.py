@@ -112,7 +112,7 @@ def main() -> None:
 def _classes(path: Path, sensor: str, sources: int, start: Path) -> None:
     windows = open_dataset(path).everything().with_modalities((sensor,))
     for number in range(sources):
-        names, old, new = _domains(windows, number)
+        names, old, new = domains_of(windows, number)
         for place, added in enumerate(windows.spec.task.labels):
             _keep(start, f"{number}-{added}", lambda: _new_class(old, new, place, names))  # noqa: B023
 
@@ -120,7 +120,7 @@ def _classes(path: Path, sensor: str, sources: int, start: Path) -> None:
 def _sensors(path: Path, sensor: str, added: str, sources: int, start: Path) -> None:
     windows = open_dataset(path).everything()
     for number in range(sources):
-        names, old, new = _domains(windows, number)
+        names, old, new = domains_of(windows, number)
         _keep(start, f"{number}-{added}", lambda: _new_sensor(old, new, sensor, added, names))  # noqa: B023
 
 
@@ -132,7 +132,7 @@ def _keep(start: Path, name: str, find: Callable[[], GrowthFound]) -> None:
         write_file(kept, msgspec.json.encode(found))
 
 
-def _domains(windows: Windows, number: int) -> tuple[list[str], Parts, Parts]:
+def domains_of(windows: Windows, number: int) -> tuple[list[str], Parts, Parts]:
     """The names of the old groups, and the windows of each part of both domains."""
     turned = np.roll(np.unique(windows.groups), -number)
     both = [old_rows(windows, turned[first : first + GROUPS]) for first in (0, GROUPS)]
@@ -188,8 +188,8 @@ def without_class(parts: Parts, place: int) -> Parts:
 
 def _new_sensor(old: Parts, new: Parts, sensor: str, added: str, names: list[str]) -> GrowthFound:
     known = tuple(one.name for one in old["learn"].spec.modalities if one.name != added)
-    before = _training({name: one.with_modalities(known) for name, one in old.items()})
-    after = _training(new)
+    before = training_of({name: one.with_modalities(known) for name, one in old.items()})
+    after = training_of(new)
     config, run = teacher_config("tiny"), TrainingRun(train=TEACHER_TRAIN, augment=AUGMENT)
     first = train_teacher(before, config, run)
     teachers = {
@@ -203,7 +203,7 @@ def _new_sensor(old: Parts, new: Parts, sensor: str, added: str, names: list[str
     }
     said = []
     for windows, lacks in ((new["unseen"], ""), (old["unseen"], added)):
-        answers = {arm: _teacher_says(one, windows, lacks) for arm, one in teachers.items()}
+        answers = {arm: teacher_says(one, windows, lacks) for arm, one in teachers.items()}
         said.append(answers | {arm: answers_of(one, windows) for arm, one in students.items()})
     return GrowthFound(
         dataset=after.train.spec.name,
@@ -217,7 +217,8 @@ def _new_sensor(old: Parts, new: Parts, sensor: str, added: str, names: list[str
     )
 
 
-def _training(parts: Parts) -> TrainingData:
+def training_of(parts: Parts) -> TrainingData:
+    """Gives what a domain trains on, and what validates it."""
     return TrainingData(train=parts["learn"], valid=parts["judge"], sha256="windows")
 
 
@@ -232,7 +233,9 @@ def _taught(data: TrainingData, sensor: str, teacher: TeacherCheckpoint) -> Stud
     )
 
 
-def _teacher_says(teacher: TeacherCheckpoint, windows: Windows, lacks: str) -> list[int]:
+def teacher_says(teacher: TeacherCheckpoint, windows: Windows, lacks: str) -> list[int]:
+    """Gives the class that a teacher answers to each window; a sensor that it lacks is missing."""
+
     def change(name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.full_like(values, np.nan) if name == lacks else values
 

@@ -39,8 +39,16 @@ from numpy.typing import NDArray
 
 from mmkd_edge.bundle.files import write_file
 from mmkd_models.adapt.domains import FEWEST, Domain, few_labels
-from mmkd_models.adapt.judging import heard, judged, sure_errors
-from mmkd_models.adapt.run import FOLDS, AdaptationRequest, court_of, parts_of_labels, run_adaptation, task_of
+from mmkd_models.adapt.judging import forgets, heard, judged, sure_errors
+from mmkd_models.adapt.run import (
+    FOLDS,
+    AdaptationRequest,
+    court_of,
+    logits_of_others,
+    parts_of_labels,
+    run_adaptation,
+    task_of,
+)
 from mmkd_models.adapt.ways import ADAPT_TRAIN, Task, adapted, old_answers, refitted
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.data.windows import Windows
@@ -50,7 +58,6 @@ from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_models.training.closed_form.students import labelled_student
 from mmkd_models.training.closed_form.targets import label_answers
 from mmkd_models.training.inputs import TrainingData, TrainingRun
-from mmkd_models.training.predict import logits_of
 from mmkd_report.documents.adaptation import WayJudgement
 from proofs.adaptation_pairs import LEAST_DROP
 from proofs.commissioning import answers_of, halves_of
@@ -243,11 +250,8 @@ def _thrice(asked: AdaptationRequest, base: Task, chosen: Rows) -> tuple[Student
         return refitted(student, [(shown, label_answers(student.task, shown.labels)), *old])
 
     part = parts_of_labels(learn.labels[chosen])
-    logits = np.zeros((len(chosen), len(student.task.labels)), dtype=np.float32)
-    for number in range(FOLDS):
-        mine = part == number
-        network = learnt(chosen[~mine]).network()
-        logits[mine] = logits_of(network, learn.subset(chosen[mine]), modality=student.modality.name)
+    others = [learnt(chosen[part != number]) for number in range(FOLDS)]
+    logits = logits_of_others(learn.subset(chosen), part, others)
     court, whole = court_of(asked, base, chosen), learnt(chosen)
     before, after = heard(court, student), heard(court, whole, new_logits=logits)
     return whole, judged(court, "labels", before, after, seconds=0.0)
@@ -300,8 +304,8 @@ def _answered_by(arm: str, group: LabelledGroup) -> str:
 
 def may_be_written(found: WayJudgement, *, strict: bool = False) -> bool:
     """Tells whether it gains anything, forgets no more than it may, and says every class."""
-    unsure = 0.0 if strict else found.forgotten_error_points or 0.0
-    return found.gain_points > 0 and found.forgotten_points - unsure <= MOST_FORGOTTEN and not found.vanished
+    too_much = found.forgotten_points > MOST_FORGOTTEN if strict else forgets(found, MOST_FORGOTTEN)
+    return found.gain_points > 0 and not too_much and not found.vanished
 
 
 def written_by(arm: str, ways: Sequence[WayJudgement]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +16,7 @@ PACKAGES: Mapping[str, str] = {
     "mmkd_report": "reports/mmkd_report",
 }
 """Every package and its folder."""
-Graph = Mapping[str, frozenset[str]]
+Graph = Mapping[str, Set[str]]
 
 
 def module_of(file: str) -> str:
@@ -58,11 +58,11 @@ def room_graph(package: str) -> Graph:
 
 
 def below(graph: Graph, start: str) -> set[str]:
-    """Everything that a node imports, directly or through others."""
-    found, waiting = set[str](), list(graph[start])
+    """Everything that a node imports, directly or through others; itself where the way comes back."""
+    found, waiting = set[str](), list(graph[start] - {start})
     while waiting:
         node = waiting.pop()
         if node not in found:
             found.add(node)
-            waiting.extend(graph[node])
+            waiting.extend(graph[node] - {node})
     return found

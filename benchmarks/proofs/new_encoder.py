@@ -34,6 +34,7 @@ from mmkd_edge.bundle.files import write_file
 from mmkd_models.adapt.domains import few_labels
 from mmkd_models.data.batches import Batch, BatchSource
 from mmkd_models.data.dataset import open_dataset
+from mmkd_models.data.labels import hide_labels
 from mmkd_models.data.windows import Windows
 from mmkd_models.defaults import AUGMENT, TEACHER_TRAIN
 from mmkd_models.networks.config import teacher_config
@@ -45,7 +46,7 @@ from mmkd_models.training.loop import fit
 from mmkd_models.training.normalisation import set_normalisation
 from mmkd_models.training.predict import scores_of
 from mmkd_models.training.trainings import train_teacher
-from proofs.adaptation_growth import _domains, _teacher_says, _training
+from proofs.adaptation_growth import domains_of, teacher_says, training_of
 from proofs.gains import balanced_accuracy
 from proofs.pretraining import PretrainLearner
 from proofs.script import head, parser_of, row
@@ -94,13 +95,13 @@ def _table(found: Sequence[EncoderFound]) -> list[str]:
 
 def _case(path: Path, added: str, options: Namespace) -> EncoderFound:
     windows = open_dataset(path).everything()
-    _, old, new = _domains(windows, 0)
+    _, old, new = domains_of(windows, 0)
     known = tuple(one.name for one in windows.spec.modalities if one.name != added)
     run = TrainingRun(train=msgspec.structs.replace(TEACHER_TRAIN, steps=options.steps), augment=AUGMENT)
     config = teacher_config("tiny")
-    before = _training({name: one.with_modalities(known) for name, one in old.items()})
+    before = training_of({name: one.with_modalities(known) for name, one in old.items()})
     first = train_teacher(before, config, run)
-    after = _training(new)
+    after = training_of(new)
     if options.labels:
         after = replace(after, train=_few(new["learn"], options.labels))
     scores = {}
@@ -109,7 +110,7 @@ def _case(path: Path, added: str, options: Namespace) -> EncoderFound:
         found = train_teacher(after, config, run, start=TeacherStart(checkpoint=start, sha256=way))
         valid = scores_of(found.network(), after.valid, modality=None).metric("balanced_accuracy")
         said = [
-            balanced_accuracy(part["unseen"].labels.tolist(), _teacher_says(found, part["unseen"], lacks))
+            balanced_accuracy(part["unseen"].labels.tolist(), teacher_says(found, part["unseen"], lacks))
             for part, lacks in ((new, ""), (old, added))
         ]
         scores[way] = (valid, said[0], said[1])
@@ -121,10 +122,8 @@ def _case(path: Path, added: str, options: Namespace) -> EncoderFound:
 
 def _few(windows: Windows, count: int) -> Windows:
     """The windows with so many labels of each class, the other windows without."""
-    shown = few_labels(windows, count, seed=0)
-    labels = np.full_like(windows.labels, -1)
-    labels[shown] = windows.labels[shown]
-    return replace(windows, labels=labels)
+    shown = np.isin(np.arange(len(windows)), few_labels(windows, count, seed=0))
+    return replace(windows, labels=hide_labels(windows.labels, shown))
 
 
 def _pretrained(

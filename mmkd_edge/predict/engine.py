@@ -255,8 +255,7 @@ def answer_of(engine: Engine, values: NDArray[Any], present: NDArray[np.float32]
     Raises:
         BackendError: it gave something else; whatever an engine of one's own raises comes as it is.
     """
-    first, second = engine.names
-    answer = engine.backend.run({first: values, second: present})
+    answer = engine.backend.run(engine.feeds(values, present))
     if engine.setup is not None:  # one of ours, whose tensors and answers were looked at when it was opened
         return answer
     outputs = engine.entry.outputs

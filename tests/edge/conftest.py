@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -41,11 +42,18 @@ def student_model(modality: ModalitySpec, *, weights: NDArray[np.float32] = WEIG
         helper.make_node("Gemm", ["means", "weights", "bias"], ["logits"]),
         helper.make_node("Softmax", ["logits"], ["probabilities"], axis=-1),
     ]
-    constants = {"axes": np.array([1], dtype=np.int64), "weights": weights, "bias": BIAS}
+    inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in (name, f"{name}_present")]
+    return graph_bytes(nodes, inputs, {"axes": np.array([1], dtype=np.int64), "weights": weights, "bias": BIAS})
+
+
+def graph_bytes(
+    nodes: Sequence[onnx.NodeProto], inputs: Sequence[onnx.ValueInfoProto], constants: Mapping[str, NDArray[Any]]
+) -> bytes:
+    """A checked ONNX model of these nodes, with logits and probabilities of three classes."""
     graph = helper.make_graph(
         nodes,
         "student",
-        [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in (name, f"{name}_present")],
+        inputs,
         [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 3]) for n in ("logits", "probabilities")],
         [numpy_helper.from_array(array, key) for key, array in constants.items()],
     )

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from mmkd_edge import Golden, ModalitySpec
-from tests.edge.conftest import bundle_parts
+from tests.edge.conftest import bundle_parts, graph_bytes
 
 LIPS = ModalitySpec(name="lips", kind="video", channels=("gray",), rate_hz=10.0, samples=4, height=8, width=12)
 WEIGHTS, BIAS = np.array([[1.0, 0.0, -1.0]], np.float32) / 64, np.array([-2.0, 0.0, 2.0], np.float32)
@@ -35,20 +34,11 @@ def level_model(modality: ModalitySpec) -> bytes:
         helper.make_node("Softmax", ["logits"], ["probabilities"], axis=-1),
     ]
     constants = {"pixels": np.array([2, 3]), "time": np.array([1]), "weights": WEIGHTS, "bias": BIAS}
-    graph = helper.make_graph(
-        nodes,
-        "student",
-        [
-            helper.make_tensor_value_info(modality.name, TensorProto.UINT8, [1, *modality.shape]),
-            helper.make_tensor_value_info(f"{modality.name}_present", TensorProto.FLOAT, [1, modality.samples, 1]),
-        ],
-        [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 3]) for n in ("logits", "probabilities")],
-        [numpy_helper.from_array(array, key) for key, array in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    onnx.checker.check_model(model)
-    data: bytes = model.SerializeToString()
-    return data
+    inputs = [
+        helper.make_tensor_value_info(modality.name, TensorProto.UINT8, [1, *modality.shape]),
+        helper.make_tensor_value_info(f"{modality.name}_present", TensorProto.FLOAT, [1, modality.samples, 1]),
+    ]
+    return graph_bytes(nodes, inputs, constants)
 
 
 def write_lips(path: Path) -> Path:

@@ -157,7 +157,7 @@ def _refusals(court: Court, found: WayJudgement) -> Iterator[str]:
         yield f"its {_WORDS[court.estimated_by]} does not rise: {told}"
     elif found.way != "labels" and gain <= court.sure * error:  # each label is judged by a student that did not see it
         yield f"its {_WORDS[court.estimated_by]} does not surely rise: {told}"
-    if forgets(court, found):
+    if forgets(found, court.most_forgotten):
         yield (
             f"it forgets {found.forgotten_points:.1f} points of the old domain, standard error"
             f" {found.forgotten_error_points or 0.0:.1f}, more than {court.most_forgotten:g}"
@@ -166,9 +166,9 @@ def _refusals(court: Court, found: WayJudgement) -> Iterator[str]:
         yield f"it hardly answers {', '.join(found.vanished)} any more"
 
 
-def forgets(court: Court, found: WayJudgement) -> bool:
-    """Tells whether the old domain loses more than it may, beyond a standard error."""
-    return found.forgotten_points - (found.forgotten_error_points or 0.0) > court.most_forgotten
+def forgets(found: WayJudgement, most: float) -> bool:
+    """Tells whether the old domain loses more points than it may, beyond a standard error."""
+    return found.forgotten_points - (found.forgotten_error_points or 0.0) > most
 
 
 _WORDS: dict[EstimateKind, str] = {

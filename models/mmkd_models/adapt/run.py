@@ -7,7 +7,7 @@ chosen and judged by the same old windows, up to four looks at them, so that wha
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -185,16 +185,11 @@ def _by_labels(
     goes_on: tuple[StudentCheckpoint, Heard, WayJudgement] | None = None
     for share in SHARES:
         student = part_way(base.student, whole, share)
-        logits = np.zeros((len(labelled), len(student.task.labels)), dtype=np.float32)
-        for number, half in enumerate(halves):
-            rows, one = labelled[part == number], part_way(base.student, half, share)
-            logits[part == number] = logits_of(
-                one.network(), base.new.learn.subset(rows), modality=student.modality.name
-            )
-        after = heard(court, student, new_logits=logits)
+        others = [part_way(base.student, half, share) for half in halves]
+        after = heard(court, student, new_logits=logits_of_others(base.new.learn.subset(labelled), part, others))
         found = msgspec.structs.replace(judged(court, "labels", before, after, seconds=0.0), share=share)
         goes_on = goes_on or (student, after, found)
-        if not forgets(court, found) and not vanished(court, goes_on[1], after):
+        if not forgets(found, court.most_forgotten) and not vanished(court, goes_on[1], after):
             return student, found
     assert goes_on is not None
     return goes_on[0], goes_on[2]
@@ -204,6 +199,18 @@ def _without_part(base: Task, labelled: NDArray[np.int64], part: NDArray[np.int6
     """What learns from the labels of the other parts."""
     folder = None if base.run_dir is None else base.run_dir / f"fold-{number}"
     return adapted(replace(base, run_dir=folder), "labels", labelled=labelled[part != number])
+
+
+def logits_of_others(
+    windows: Windows, part: NDArray[np.int64], students: Sequence[StudentCheckpoint]
+) -> NDArray[np.float32]:
+    """Gives logits (N, K) of labelled windows, those of each part by the student that did not see it."""
+    logits = np.zeros((len(windows), len(students[0].task.labels)), dtype=np.float32)
+    for number, student in enumerate(students):
+        mine = part == number
+        shown = windows.subset(np.flatnonzero(mine))
+        logits[mine] = logits_of(student.network(), shown, modality=student.modality.name)
+    return logits
 
 
 def parts_of_labels(labels: NDArray[np.generic]) -> NDArray[np.int64]:

@@ -189,11 +189,8 @@ def _finish(adaptation: Adaptation, output: Path, gate: GateOptions, *, page: Pa
     if is_written:
         print(f"wrote {output}; next: {shell_line('mmkd-export', output, '-o', output.with_suffix('.edge'))}")
     else:
-        print(f"nothing was written; without --dry-run: {_chosen_name(document)}")
-
-
-def _chosen_name(document: AdaptationDocument) -> str:
-    return next(one.name for one in document.ways if one.way == document.chosen)
+        assert document.chosen_way is not None  # of an adaptation that has a checkpoint
+        print(f"nothing was written; without --dry-run: {document.chosen_way.name}")
 
 
 def _show(document: AdaptationDocument) -> None:

@@ -105,6 +105,11 @@ class AdaptationDocument(msgspec.Struct, frozen=True, kw_only=True):
     shares: tuple[float, ...] = ()
     right_shares: tuple[float, ...] = ()
 
+    @property
+    def chosen_way(self) -> WayJudgement | None:
+        """Gives what is said of the way that was chosen; None where none may be written."""
+        return next((one for one in self.ways if one.way == self.chosen), None)
+
 
 def read_adaptation(document: Mapping[str, Any]) -> AdaptationDocument:
     """The typed form of a document of `mmkd-adapt --json`; raises DocumentError where it breaks its contract."""

@@ -56,7 +56,7 @@ def render_adaptation(document: Mapping[str, Any]) -> str:
 
 def answer(found: AdaptationDocument) -> Iterator[str]:
     """Gives what a reader wants to know first, a sentence each."""
-    chosen = next((one for one in found.ways if one.way == found.chosen), None)
+    chosen = found.chosen_way
     measure = _measure(found)
     if chosen is None:
         yield (
