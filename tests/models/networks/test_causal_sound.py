@@ -52,6 +52,7 @@ def recording(samples: int, *, channels: int = 1, missing: float = 0.0, seed: in
 
 @settings(max_examples=5, deadline=None)
 @example(samples=130, channels=2, missing=0.3, seed=3)
+@example(samples=117, channels=1, missing=0.3, seed=1)  # two frames are missing
 @given(
     samples=st.integers(64, 500),
     channels=st.sampled_from([1, 2]),
@@ -64,8 +65,13 @@ def test_stepping_through_sound_equals_one_pass_over_it(samples: int, channels: 
     values, present = recording(4 * samples, channels=channels, missing=missing, seed=seed)
     present[:, samples : samples + samples // 2] = 0  # a gap of half a window
     values = values * present
+    encoder = causal_encoder(network)
+    there = encoder.along(encoder.padded(values), encoder.padded(present)).there[0]
+    first = int(there.argmax())  # before it no frame is there, and an embedding means nothing
+    assert first < 5
     one_pass = answers_along(network, values, present)
-    torch.testing.assert_close(stepped(network, values, present)[:, 1:], one_pass[:, 1:], atol=TOLERANCE, rtol=0)
+    found = stepped(network, values, present)
+    torch.testing.assert_close(found[:, first:], one_pass[:, first:], atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("samples", [64, 250, 400, 1000])
