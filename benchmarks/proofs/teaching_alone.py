@@ -3,24 +3,26 @@
     python benchmarks/proofs/teaching_alone.py DIR:MODALITY [DIR:MODALITY ...] -o out
 
 Everything is in closed form, so that five folds of a set take minutes: the teacher is a committee's rocket and trees,
-evened, calibrated and weighed as a committee's members are, and sees all sensors, or those that `--teacher` names,
-since one may know more alone; the student is a ridge regression on MiniRocket features of one sensor. It learns the
-labels of about a third of the groups, as a demo shows them, or of a share of the windows; or from the teacher on all
-windows too. The student, its features and penalties are the same, and validation evens the classes of both, so that
-the difference is teaching's. What is finished in the folder is not made again.
+evened, calibrated and weighed as a committee's members are, and sees all sensors, or those that `--teacher` names;
+where validation wants them, rocket and trees of the best sensor join. The student is a ridge regression on MiniRocket
+features of one sensor. It learns the labels of about a third of the groups, as a demo shows them, or of a share of the
+windows; or from the teacher on all windows too. The student, its features and penalties are the same, and validation
+evens the classes of both, so that the difference is teaching's. What is finished in the folder is not made again.
 
 The first table is balanced accuracy on test windows in per cent, means over the folds; gains are points with a 95 %
 interval that resamples whole groups, pooled over sets alike. The second is about joining: classes are the states of a
 hidden Markov chain that stays where it is with one probability and goes to any other class alike; forward and backward
 recursions give each window's class from all answers of its recording (L. Rabiner, "A tutorial on hidden Markov models",
 Proceedings of the IEEE 77, 1989, section III.A). Windows that overlap do not tell it independently, so answers count
-with a power below 1. Both numbers make the validation labels likeliest, and nothing is joined unless they are likelier
-by more than a standard error over groups. Balanced accuracy of the teacher on the training windows whose labels are
-hidden, before and after, and of students that learnt from joined answers, and from the mean of both.
+with a power below 1. It is the rocket and the trees of all sensors that are joined. Both numbers make the validation
+labels likeliest, and nothing is joined unless they are likelier by more than a standard error over groups. Balanced
+accuracy of the teacher on the training windows whose labels are hidden, before and after, and of students that learnt
+from joined answers, and from the mean of both.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise, product
@@ -42,7 +44,7 @@ from mmkd_models.evaluate.gains import gain_draws, gain_per_seed, interval_of
 from mmkd_models.evaluate.outcome import TestedNetwork, outcome_on
 from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_models.metrics.scores import AnyMetric, scores_from_logits
-from mmkd_models.networks.committee.pool import pool_of
+from mmkd_models.networks.committee.pool import MemberPooling, pool_of, surely_likelier
 from mmkd_models.networks.config import MemberKind
 from mmkd_models.networks.rocket import FEATURES
 from mmkd_models.training.closed_form.ridge import fit_ridge
@@ -54,12 +56,15 @@ from mmkd_models.training.predict import answers_to
 from proofs.script import head, parser_of, row
 
 Floats = NDArray[np.float64]
+Shares = tuple[Floats, ...]
+"""Of training, validation and test windows, (N, K) each."""
 Order = Sequence[NDArray[np.int64]]
 """Numbers of windows, recording by recording, each in the order of time."""
 
 METRIC: AnyMetric = "balanced_accuracy"
 GROWN: tuple[MemberKind, ...] = ("rocket", "trees")
-TEACHERS, STUDENTS = ("rocket", "trees", "both"), ("labels alone", "taught", "joined", "mean of both")
+TEACHERS = ("rocket", "trees", "both", "committee")
+STUDENTS = ("labels alone", "taught by both", "taught", "joined", "mean of both")
 STAYS = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
 POWERS = (0.1, 0.25, 0.5, 1.0)
 LEAST = 1e-6
@@ -82,6 +87,7 @@ class FoldFigures(msgspec.Struct, frozen=True, kw_only=True):
     """What one fold showed.
 
     Attributes:
+        best: the sensor whose members join; None where none do.
         tests: by `TEACHERS` and `STUDENTS`.
         hidden: balanced accuracy of the teacher's answers and of the joined ones where labels are hidden, in per cent;
             None where none are.
@@ -89,6 +95,7 @@ class FoldFigures(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     labelled: str
+    best: str | None
     tests: dict[str, TestedNetwork]
     hidden: tuple[float, float] | None
     rule: Joining | None
@@ -126,17 +133,25 @@ def main() -> None:
 
 def teaching_table(found: dict[str, list[FoldFigures]]) -> str:
     """Gives what teaching alone is worth on each set, and over them."""
-    rows = [head("set, sensor", "labelled", *TEACHERS, "labels alone", "taught", "gain, points (95 %)", texts=2)]
+    names = (*TEACHERS, *STUDENTS[:3])
+    rows = [head("set, sensor", "labelled", "best sensor's members", *names, "gain, points (95 %)", texts=3)]
     gains, drawn, shown = [], [], []
     for name, folds in found.items():
         ours, theirs = ([fold.tests[arm] for fold in folds] for arm in ("taught", "labels alone"))
         gains.append(float(np.mean(gain_per_seed(ours, theirs, METRIC))))
         drawn.append(gain_draws(ours, theirs, METRIC))
-        shown.append([mean_of(folds, arm) for arm in (*TEACHERS, "labels alone", "taught")])
-        rows.append(row(name, folds[0].labelled, *written(shown[-1]), gained(gains[-1], drawn[-1])))
+        shown.append([mean_of(folds, arm) for arm in names])
+        joins = joining_sensors(folds)
+        rows.append(row(name, folds[0].labelled, joins, *written(shown[-1]), gained(gains[-1], drawn[-1])))
     over = gained(float(np.mean(gains)), np.nanmean(drawn, axis=0))
-    rows.append(row("mean over sets", "", *written(np.mean(shown, axis=0)), over))
+    rows.append(row("mean over sets", "", "", *written(np.mean(shown, axis=0)), over))
     return "\n".join(rows)
+
+
+def joining_sensors(folds: Sequence[FoldFigures]) -> str:
+    """Gives the sensors whose members join, and on how many folds."""
+    counts = Counter(fold.best for fold in folds if fold.best is not None)
+    return ", ".join(f"{name} on {count} of {len(folds)}" for name, count in sorted(counts.items())) or "none"
 
 
 def joining_table(found: dict[str, list[FoldFigures]]) -> str:
@@ -145,7 +160,7 @@ def joining_table(found: dict[str, list[FoldFigures]]) -> str:
     rows, shown = [head("set, sensor", "folds joined", *names, texts=1)], []
     for name, folds in found.items():
         hidden = np.mean([fold.hidden or (np.nan, np.nan) for fold in folds], axis=0)
-        shown.append([*hidden, *(mean_of(folds, arm) for arm in STUDENTS[1:])])
+        shown.append([*hidden, *(mean_of(folds, arm) for arm in ("taught by both", *STUDENTS[3:]))])
         joined = sum(fold.rule is not None for fold in folds)
         rows.append(row(name, f"{joined} of {len(folds)}", *written(shown[-1])))
     rows.append(row("mean over sets", "", *written(np.mean(shown, axis=0))))
@@ -187,36 +202,64 @@ def measured(
     data = fold_data(dataset, seed=fold, labelled=labelled)
     parts = train, valid, test = (data.training.train, data.training.valid, data.test)
     seen = [part.with_modalities(tuple(teacher)) if teacher else part for part in parts]
-    *members, both = teacher_answers(seen, valid, seed=fold)
+    rocket, trees, both, committee, best = teacher_answers(seen, valid, seed=fold)
     alone, on_valid, _ = both
     rule = chosen(on_valid, valid)
     joined = alone if rule is None else smoothed(alone, order_of(train), rule)
     hidden = ~train.labelled & (data.truth >= 0)
-    on_test = [one[2] for one in (*members, both)]
-    taught = students(data, modality, (None, alone, joined, (alone + joined) / 2), seed=fold)
+    on_test = [one[2] for one in (rocket, trees, both, committee)]
+    taught = students(data, modality, (None, alone, committee[0], joined, (alone + joined) / 2), seed=fold)
     answers = dict(zip((*TEACHERS, *STUDENTS), (*on_test, *taught), strict=True))
     of_hidden = [balanced(train, data.truth[hidden], one[hidden]) for one in (alone, joined) if hidden.any()]
     return FoldFigures(
         labelled=f"{labelled.groups} of {train.group_count} groups" if labelled.groups else f"{labelled.share:.0%}",
+        best=best,
         tests={arm: outcome_on(test, one) for arm, one in answers.items()},
         hidden=(of_hidden[0], of_hidden[1]) if of_hidden else None,
         rule=rule,
     )
 
 
-def teacher_answers(parts: Sequence[Windows], valid: Windows, *, seed: int) -> list[tuple[Floats, ...]]:
-    """Gives probabilities (N, K) of each part by each member and by both; the first part trains them."""
-    logits = []
+def teacher_answers(
+    parts: Sequence[Windows], valid: Windows, *, seed: int
+) -> tuple[Shares, Shares, Shares, Shares, str | None]:
+    """Gives what rocket, trees, both and the committee say of each part, and the sensor whose members are in it.
+
+    The first part trains them.
+    """
+    names = [modality.name for modality in parts[0].spec.modalities]
+    members = member_logits(parts, valid, seed=seed)
+    both, pool = pooled(members, valid)
+    shares = [pooled([one], valid)[0] for one in members]
+    if len(names) == 1:
+        return shares[0], shares[1], both, both, None
+    alone = {name: member_logits([one.with_modalities((name,)) for one in parts], valid, seed=seed) for name in names}
+    best = max(names, key=lambda name: max(pooled(alone[name], valid)[1].likelihoods))
+    committee, larger = pooled([*members, *alone[best]], valid)
+    if not surely_likelier(larger.together, pool.together, valid.groups):
+        return shares[0], shares[1], both, both, None
+    return shares[0], shares[1], both, committee, best
+
+
+def member_logits(parts: Sequence[Windows], valid: Windows, *, seed: int) -> list[Shares]:
+    """Gives evened logits (N, K) of each part by rocket and trees that the first part trains."""
+    found = []
     for kind in GROWN:
         member = grown_network(parts[0], kind, seed=seed)
         answers = [answers_to(member, windows).numpy() for windows in parts]
-        logits.append([one + evening(answers[1], parts[0], valid) for one in answers])
-    pool = pool_of([one[1] for one in logits], valid.labels, valid.groups, kind="classification")
-    found = [
+        bias = evening(answers[1], parts[0], valid)
+        found.append(tuple(one + bias for one in answers))
+    return found
+
+
+def pooled(members: Sequence[Shares], valid: Windows) -> tuple[Shares, MemberPooling]:
+    """Gives probabilities (N, K) of each part by members together, and how validation weighs them."""
+    pool = pool_of([one[1] for one in members], valid.labels, valid.groups, kind="classification")
+    shares = [
         tuple(probabilities_of(one / heat, kind="classification") for one in answers)
-        for answers, heat in zip(logits, pool.temperatures, strict=True)
+        for answers, heat in zip(members, pool.temperatures, strict=True)
     ]
-    return [*found, tuple(np.average(each, axis=0, weights=pool.weights) for each in zip(*found, strict=True))]
+    return tuple(np.average(each, axis=0, weights=pool.weights) for each in zip(*shares, strict=True)), pool
 
 
 def evening(on_valid: NDArray[Any], train: Windows, valid: Windows) -> Floats | float:

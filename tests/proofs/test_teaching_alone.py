@@ -10,7 +10,19 @@ import pytest
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import write_dataset
 from mmkd_models.data.windows import Windows
-from proofs.teaching_alone import Joining, chosen, order_of, smoothed, written
+from proofs.teaching_alone import (
+    Joining,
+    chosen,
+    joining_sensors,
+    member_logits,
+    order_of,
+    pooled,
+    smoothed,
+    teacher_answers,
+    written,
+)
+
+SPLITS = ("train", "valid", "test")
 
 
 def by_all_paths(told: np.ndarray, stay: float) -> np.ndarray:
@@ -69,3 +81,41 @@ def test_answers_are_joined_only_where_labels_stand_for_a_while(tmp_path, labels
 
 def test_where_every_label_is_seen_nothing_is_told_of_hidden_ones() -> None:
     assert written([12.34, float("nan")]) == ["12.3", "none"]
+
+
+@pytest.mark.parametrize("joins", [True, False])
+def test_the_sensor_that_tells_most_joins_where_validation_wants_it(
+    tmp_path, joins: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng, labels = np.random.default_rng(3), np.arange(40) % 2
+    splits = {
+        name: {
+            "acc": rng.normal(labels[:, None, None], 0.5, (40, 10, 1)).astype(np.float32),
+            "heat": rng.normal(size=(40, 10, 1)).astype(np.float32),
+            "labels": labels,
+            "groups": 4 * number + labels + 2 * (np.arange(40) // 20),
+        }
+        for number, name in enumerate(SPLITS)
+    }
+    sensors = [ModalitySpec(name=name, channels=("x",), rate_hz=10.0, samples=10) for name in ("heat", "acc")]
+    dataset = write_dataset(tmp_path / "two", name="two", labels=["a", "b"], modalities=sensors, splits=splits)
+    parts = [dataset.split(name) for name in SPLITS]
+    monkeypatch.setattr("proofs.teaching_alone.surely_likelier", lambda *given: joins)
+    rocket, trees, both, committee, best = teacher_answers(parts, parts[1], seed=0)
+    assert best == ("acc" if joins else None)
+    members = member_logits(parts, parts[1], seed=0)
+    if joins:
+        members += member_logits([one.with_modalities(("acc",)) for one in parts], parts[1], seed=0)
+    np.testing.assert_allclose(committee[2], pooled(members, parts[1])[0][2])
+    for shares in (rocket, trees, both, committee):
+        assert [one.shape for one in shares] == [(40, 2)] * 3
+        np.testing.assert_allclose(shares[2].sum(1), 1)
+
+
+def test_sensors_that_join_are_counted_over_the_folds() -> None:
+    class Fold:
+        def __init__(self, best: str | None) -> None:
+            self.best = best
+
+    assert joining_sensors([Fold("acc"), Fold(None), Fold("acc"), Fold("gyro")]) == "acc on 2 of 4, gyro on 1 of 4"  # type: ignore[list-item]
+    assert joining_sensors([Fold(None)]) == "none"  # type: ignore[list-item]

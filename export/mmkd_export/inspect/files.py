@@ -230,7 +230,8 @@ def _committee_facts(committee: dict[str, Any] | None, metric: str) -> Iterator[
     for number, member in enumerate(committee["members"] if committee else ()):
         worth = f"weight {member['weight']:.2f}, temperature {member['temperature']:.2f}"
         alone = f"{metric} {member['score']:.4f} alone"
-        yield f"member.{number}", f"{member['kind']} of seed {member['seed']}, {worth}, {alone}"
+        named = f"{member['kind']} of {member['modality']}," if "modality" in member else member["kind"]
+        yield f"member.{number}", f"{named} of seed {member['seed']}, {worth}, {alone}"
 
 
 def _checkpoint_header(path: Path) -> tuple[dict[str, Any], bytes]:

@@ -56,16 +56,17 @@ def write_committee_and_report(output: Path, trained: TrainedCommittee, *, follo
         network = checkpoint.network()
         _finish_one(output, checkpoint.modalities, network, checkpoint.facts, following=following, json=json)
         return
-    states = [checkpoint.state, *checkpoint.further]
+    members, states = checkpoint.committee.members, [checkpoint.state, *checkpoint.further]
+    longest = max(len(member.named) for member in members)
     worth = [
         {**msgspec.to_builtins(member), "values": sum(tensor.numel() for tensor in state.values()), "seconds": seconds}
-        for member, state, seconds in zip(checkpoint.committee.members, states, trained.seconds, strict=True)
+        for member, state, seconds in zip(members, states, trained.seconds, strict=True)
     ]
     rows = {"validation": f"{checkpoint.facts.metric} {checkpoint.facts.score:.3f} of the members together"}
     rows |= {
-        f"member {number}": f"{one['kind']:<11} {checkpoint.facts.metric} {one['score']:.3f}, weight "
+        f"member {number}": f"{member.named:<{longest}} {checkpoint.facts.metric} {one['score']:.3f}, weight "
         f"{one['weight']:.2f}, {one['values']:,} values, {one['seconds']:.1f} s"
-        for number, one in enumerate(worth)
+        for number, (member, one) in enumerate(zip(members, worth, strict=True))
     }
     facts = {"facts": checkpoint.facts, "members": worth}
     _finish(output, checkpoint.modalities, [checkpoint.transformer()], facts, rows, following=following, json=json)

@@ -76,7 +76,8 @@ def teacher(
         str | None,
         Option(
             "Who answers together: transformer, rocket, trees, with commas between them. A transformer alone is the "
-            "plain network; named twice, it is there with two seeds.",
+            "plain network; named twice, it is there with two seeds. Rocket and trees of the best sensor alone join "
+            "where validation wants them.",
             metavar="NAMES",
             shown=f"{','.join(COMMITTEE)}; with --out-of-fold transformer",
         ),

@@ -23,7 +23,7 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.defaults import COMMITTEE
 from mmkd_models.metrics.scores import AnyMetric, scores_from_logits
 from mmkd_models.networks.committee.network import Committee, CommitteeFacts, MemberFacts
-from mmkd_models.networks.committee.pool import MemberPooling, pool_of
+from mmkd_models.networks.committee.pool import MemberPooling, pool_of, surely_likelier
 from mmkd_models.networks.committee.rocket import Rocket
 from mmkd_models.networks.committee.trees import Trees, grown_trees, statistics_of
 from mmkd_models.networks.config import MEMBERS, MemberKind, TeacherConfig
@@ -61,6 +61,7 @@ class _Member:
     network: nn.Module
     seconds: float
     transformer: TeacherCheckpoint | None = None
+    modality: str | None = None
     bias: NDArray[np.float64] | None = None
 
 
@@ -101,7 +102,8 @@ def train_committee(
     """Trains the members on the labelled windows, and puts them together by the validation windows.
 
     A single transformer is no committee: it is the teacher that `train_teacher` gives. With `run.resume` a transformer
-    that is finished is not trained again, and an interrupted one goes on where it was.
+    that is finished is not trained again, and an interrupted one goes on where it was. The other members are grown of
+    single modalities too, and those of the best one join where validation wants them (decision 027).
 
     Args:
         run: how transformers are trained; its `on_step` is called where there is no `watch`.
@@ -119,11 +121,12 @@ def train_committee(
     assert first is not None
     if len(members) == 1:
         return TrainedCommittee(checkpoint=first, seconds=(made[0].seconds,))
-    for kind in members[len(transformers) :]:
-        made.append(_grown(data, kind, seed=run.train.seed))
+    kinds, metric = members[len(transformers) :], run.train.metric
+    made += [_grown(data, kind, seed=run.train.seed) for kind in kinds]
+    together = _with_best_sensor(made, data, metric=metric)
     return TrainedCommittee(
-        checkpoint=_together(first, made, data, metric=run.train.metric),
-        seconds=tuple(member.seconds for member in made),
+        checkpoint=_together(first, together, data, metric=metric),
+        seconds=tuple(member.seconds for member in together),
     )
 
 
@@ -161,10 +164,27 @@ SEEDS_APART = 1000
 """Between transformers of one committee: they start where no fold's seed does."""
 
 
-def _grown(data: TrainingData, kind: MemberKind, *, seed: int) -> _Member:
+def _grown(data: TrainingData, kind: MemberKind, *, seed: int, modality: str | None = None) -> _Member:
     began = time.monotonic()
-    network = grown_network(data.train, kind, seed=seed)
-    return _Member(kind=kind, seed=seed, network=network, seconds=time.monotonic() - began)
+    train = data.train if modality is None else data.train.with_modalities((modality,))
+    network = grown_network(train, kind, seed=seed)
+    return _Member(kind=kind, seed=seed, network=network, seconds=time.monotonic() - began, modality=modality)
+
+
+def _with_best_sensor(members: Sequence[_Member], data: TrainingData, *, metric: AnyMetric) -> Sequence[_Member]:
+    """Gives the members, and those of one modality where validation finds them surely likelier together.
+
+    The modality is the one that alone makes the validation labels likeliest (decision 027).
+    """
+    kinds = [(member.kind, member.seed) for member in members if member.kind != "transformer"]
+    names = [modality.name for modality in data.train.spec.modalities]
+    if len(names) == 1 or not kinds:
+        return members
+    alone = [[_grown(data, kind, seed=seed, modality=name) for kind, seed in kinds] for name in names]
+    best = max(alone, key=lambda ours: max(_judged(ours, data, metric=metric).pool.likelihoods))
+    before, after = (_judged(ones, data, metric=metric) for ones in (members, [*members, *best]))
+    better = surely_likelier(after.pool.together, before.pool.together, before.valid.groups)
+    return [*members, *best] if better else members
 
 
 def grown_network(train: Windows, kind: MemberKind, *, seed: int) -> Trees | Rocket:
@@ -203,6 +223,30 @@ def _rocket(train: Windows, known: Windows, *, seed: int) -> Rocket:
 def _together(
     first: TeacherCheckpoint, members: Sequence[_Member], data: TrainingData, *, metric: AnyMetric
 ) -> TeacherCheckpoint:
+    judged = _judged(members, data, metric=metric)
+    scores = [scores_from_logits(judged.valid.labels, one, first.task).metric(metric) for one in judged.logits]
+    facts = _facts(judged.members, judged.pool, scores)
+    committee = Committee([member.network for member in members], facts, kind=first.task.kind).eval()
+    together = scores_from_logits(judged.valid.labels, answers_to(committee, judged.valid).numpy(), first.task)
+    return replace(
+        first,
+        facts=msgspec.structs.replace(first.facts, score=together.metric(metric)),
+        committee=facts,
+        further=tuple(member.network.state_dict() for member in members[1:]),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Judged:
+    """Members with the bias that validation wants, their logits for its labelled windows, and how they are weighed."""
+
+    members: Sequence[_Member]
+    valid: Windows
+    logits: Sequence[NDArray[Any]]
+    pool: MemberPooling
+
+
+def _judged(members: Sequence[_Member], data: TrainingData, *, metric: AnyMetric) -> _Judged:
     known = data.valid.subset(np.flatnonzero(data.valid.labelled))
     logits: list[NDArray[Any]] = [answers_to(member.network, known).numpy() for member in members]
     biases = [
@@ -210,19 +254,14 @@ def _together(
         None if member.kind == "transformer" else evening_bias(one, data.train.labels, known, metric=metric)
         for member, one in zip(members, logits, strict=True)
     ]
-    members = [replace(member, bias=bias) for member, bias in zip(members, biases, strict=True)]
     logits = [
         one if bias is None else (one + bias).astype(np.float32) for one, bias in zip(logits, biases, strict=True)
     ]
-    pool = pool_of(logits, known.labels, known.groups, kind=first.task.kind)
-    facts = _facts(members, pool, [scores_from_logits(known.labels, one, first.task).metric(metric) for one in logits])
-    committee = Committee([member.network for member in members], facts, kind=first.task.kind).eval()
-    scores = scores_from_logits(known.labels, answers_to(committee, known).numpy(), first.task)
-    return replace(
-        first,
-        facts=msgspec.structs.replace(first.facts, score=scores.metric(metric)),
-        committee=facts,
-        further=tuple(member.network.state_dict() for member in members[1:]),
+    return _Judged(
+        members=[replace(member, bias=bias) for member, bias in zip(members, biases, strict=True)],
+        valid=known,
+        logits=logits,
+        pool=pool_of(logits, known.labels, known.groups, kind=known.spec.task.kind),
     )
 
 
@@ -238,6 +277,7 @@ def _facts(members: Sequence[_Member], pool: MemberPooling, scores: Sequence[flo
                 log_likelihood=pool.likelihoods[number],
                 features=member.network.configs if isinstance(member.network, Rocket) else msgspec.UNSET,
                 bias=msgspec.UNSET if member.bias is None else tuple(member.bias.tolist()),
+                modality=member.modality or msgspec.UNSET,
             )
             for number, member in enumerate(members)
         ),

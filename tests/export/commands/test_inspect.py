@@ -307,9 +307,11 @@ def test_the_members_of_a_committee_are_listed(run: Callable[..., tuple[object, 
         training=TrainConfig(),
         augment=AugmentConfig(),
     )
-    members = tuple(
-        MemberFacts(kind=kind, seed=3, temperature=0.5, weight=weight, score=0.7, log_likelihood=-0.6)
-        for kind, weight in (("transformer", 0.25), ("trees", 0.75))
+    shared = {"seed": 3, "temperature": 0.5, "score": 0.7, "log_likelihood": -0.6}
+    members = (
+        MemberFacts(kind="transformer", weight=0.25, **shared),
+        MemberFacts(kind="trees", weight=0.5, **shared),
+        MemberFacts(kind="trees", weight=0.25, modality="acc", **shared),
     )
     checkpoint = TeacherCheckpoint(
         modalities=(modality,),
@@ -318,12 +320,13 @@ def test_the_members_of_a_committee_are_listed(run: Callable[..., tuple[object, 
         facts=facts,
         state=Teacher((modality,), 2, config).state_dict(),
         committee=CommitteeFacts(members=members),
-        further=({"roots": torch.zeros(1, dtype=torch.int32)},),
+        further=tuple({"roots": torch.zeros(1, dtype=torch.int32)} for _ in range(2)),
     )
     write_teacher(path, checkpoint)
     code, out, _ = run(path)
     assert code == 0
     assert [line.split(maxsplit=1) for line in out.splitlines() if line.startswith("member.")] == [
         ["member.0", "transformer of seed 3, weight 0.25, temperature 0.50, balanced_accuracy 0.7000 alone"],
-        ["member.1", "trees of seed 3, weight 0.75, temperature 0.50, balanced_accuracy 0.7000 alone"],
+        ["member.1", "trees of seed 3, weight 0.50, temperature 0.50, balanced_accuracy 0.7000 alone"],
+        ["member.2", "trees of acc, of seed 3, weight 0.25, temperature 0.50, balanced_accuracy 0.7000 alone"],
     ]

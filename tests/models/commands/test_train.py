@@ -96,9 +96,10 @@ def test_a_teacher_is_trained_and_the_next_command_named(
     assert teacher.returncode == 0
     assert checkpoint.committee is not None
     states = [checkpoint.state, *checkpoint.further]
+    longest = max(len(member.named) for member in checkpoint.committee.members)
     members = [
-        f"member {number}      {member.kind:<11} balanced_accuracy {member.score:.3f}, weight {member.weight:.2f}, "
-        f"{sum(tensor.numel() for tensor in state.values()):,} values, {seconds} s"
+        f"member {number}      {member.named:<{longest}} balanced_accuracy {member.score:.3f}, "
+        f"weight {member.weight:.2f}, {sum(tensor.numel() for tensor in state.values()):,} values, {seconds} s"
         for number, (member, state, seconds) in enumerate(
             zip(
                 checkpoint.committee.members,

@@ -7,10 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from mmkd_models.networks.committee.pool import (
-    mixture_weights,
-    pool_of,
-)
+from mmkd_models.metrics.likelihood import log_likelihood, probabilities_of
+from mmkd_models.networks.committee.pool import mixture_weights, pool_of, surely_likelier
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 3, 240)
@@ -76,3 +74,37 @@ def test_labels_and_numbers_are_weighed_too() -> None:
     near, far = numbers[:, None] + RNG.normal(0, 10, (240, 1)), RNG.normal(100, 80, (240, 1))
     found = pool_of([near, far], numbers, GROUPS, kind="regression")
     assert (found.weights, found.temperatures) == ((1.0, 0.0), (1.0, 1.0))
+
+
+def test_what_members_say_together_is_the_likelihood_of_their_mean() -> None:
+    pool = pool_of(ones := [member(0.9, seed=1), member(0.4, seed=2)], LABELS, GROUPS, kind="classification")
+    shares = [
+        weight * probabilities_of(one / heat, kind="classification")
+        for one, heat, weight in zip(ones, pool.temperatures, pool.weights, strict=True)
+    ]
+    assert pool.together == pytest.approx(np.log(sum(shares)[np.arange(240), LABELS]))
+
+    numbers = LABELS * 100.0
+    near, far = numbers[:, None] + RNG.normal(0, 10, (240, 1)), numbers[:, None] + RNG.normal(0, 20, (240, 1))
+    found = pool_of([near, far], numbers, GROUPS, kind="regression")
+    mean = found.weights[0] * near + found.weights[1] * far
+    assert found.together == pytest.approx(log_likelihood(mean, numbers, kind="regression"))
+
+
+@pytest.mark.parametrize(
+    ("by_group", "sure"),
+    [
+        ([1.0, 1.0, 1.0], True),
+        # Of sums 0, 2, 4 over three groups of one window the mean is 2, and the standard error sqrt(4 / 3).
+        ([0.0, 2.0, 4.0], True),
+        ([-2.0, 1.0, 4.0], False),  # the mean is 1, the error sqrt(3)
+        ([-1.0, -1.0, -1.0], False),
+    ],
+)
+def test_answers_are_surely_likelier_by_more_than_a_standard_error_over_groups(
+    by_group: list[float], sure: bool
+) -> None:
+    gain = np.array(by_group)
+    assert surely_likelier(gain, np.zeros(3), np.arange(3)) is sure
+    # Labels of a window count with their group, as its windows do.
+    assert surely_likelier(np.repeat(gain, 4), np.zeros(12), np.repeat(np.arange(3), 2)) is sure

@@ -30,9 +30,10 @@ from mmkd_models.losses.attention import EdamTerm
 from mmkd_models.losses.contrast import CrdTerm
 from mmkd_models.losses.logits import LogitTerm
 from mmkd_models.losses.term import constant
-from mmkd_models.metrics.likelihood import fitted_temperature
+from mmkd_models.metrics.likelihood import fitted_temperature, log_likelihood
 from mmkd_models.metrics.scores import default_metric
 from mmkd_models.networks.committee.network import Committee, CommitteeFacts, MemberFacts
+from mmkd_models.networks.committee.pool import surely_likelier
 from mmkd_models.networks.committee.rocket import Rocket
 from mmkd_models.networks.committee.views import FixedViews
 from mmkd_models.networks.student import Student
@@ -40,7 +41,7 @@ from mmkd_models.networks.teacher import Inputs, TeacherOutput
 from mmkd_models.tensors import write_tensors
 from mmkd_models.train_config import OnStep, TrainConfig
 from mmkd_models.training.checkpoint import TeacherCheckpoint, file_sha256, read_teacher, write_teacher
-from mmkd_models.training.committee import default_members, members_named, train_committee
+from mmkd_models.training.committee import default_members, grown_network, members_named, train_committee
 from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.judging.prior import log_prior
 from mmkd_models.training.predict import answers_to, inputs_of, logits_of, scores_of
@@ -50,6 +51,14 @@ from tests.models.conftest import STUDENT, TEACHER
 
 RUN = TrainingRun(train=TrainConfig(steps=4, batch=8, eval_every=2, seed=3), augment=AugmentConfig())
 MEMBERS = members_named(["transformer", "trees"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_single_sensors() -> Iterator[None]:
+    """Of the machines one sensor is as good as two; its members join where a test wants them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mmkd_models.training.committee.surely_likelier", lambda *given: False)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -493,3 +502,95 @@ def test_the_pool_of_two_by_hand(kind: TaskKind, one: list[float], other: list[f
     inputs = {"acc": (torch.ones(1, 4, 1), torch.ones(1, 4, 1))}
     found = Committee([first, Says(other)], facts, kind=kind)(inputs).logits[0].tolist()
     assert found == pytest.approx(expected, abs=1e-6)  # logits are float32
+
+
+@pytest.fixture(scope="module")
+def single(data: TrainingData, _no_single_sensors: None) -> TeacherCheckpoint:
+    """A committee that has members of its best sensor, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mmkd_models.training.committee.surely_likelier", surely_likelier)
+        return trained(data, members=members_named(["trees", "rocket", "transformer"]))
+
+
+def test_members_of_the_sensor_that_tells_most_join_where_validation_wants_them(
+    single: TeacherCheckpoint, whole: TeacherCheckpoint, data: TrainingData
+) -> None:
+    assert single.committee is not None
+    assert whole.committee is not None
+    members = single.committee.members
+    assert [one.named for one in members] == ["transformer", "rocket", "trees", "rocket of acc", "trees of acc"]
+    assert [one.kind for one in whole.committee.members] == ["transformer", "rocket", "trees"]
+    known = data.valid
+    of_acc = [answers_to(one, known).numpy() for one in committee_of(single).members[3:]]
+    for found, facts in zip(of_acc, members[3:], strict=True):
+        alone = grown_network(data.train.with_modalities(("acc",)), facts.kind, seed=facts.seed)
+        np.testing.assert_allclose(found, answers_to(alone, known.with_modalities(("acc",))).numpy(), atol=1e-5)
+    told = [
+        log_likelihood(logits_of(one.network(), known, modality=None), known.labels, kind="classification").mean()
+        for one in (single, whole)
+    ]
+    assert told[0] > told[1]
+
+
+def test_of_one_modality_or_of_transformers_alone_nothing_is_grown_twice(
+    data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmkd_models.training.committee.surely_likelier", lambda *given: True)
+    one = trained(data.with_modalities(("acc",))).committee
+    several = trained(data, members=("transformer", "transformer")).committee
+    assert one is not None
+    assert several is not None
+    assert [member.named for member in one.members] == ["transformer", "trees"]
+    assert [member.named for member in several.members] == ["transformer", "transformer"]
+
+
+def test_members_of_a_single_sensor_are_read_as_they_were_written(
+    single: TeacherCheckpoint, data: TrainingData, tmp_path: Path
+) -> None:
+    write_teacher(tmp_path / "teacher.ckpt", single)
+    back = read_teacher(tmp_path / "teacher.ckpt")
+    assert back.committee == single.committee
+    np.testing.assert_array_equal(
+        logits_of(back.network(), data.valid, modality=None), logits_of(single.network(), data.valid, modality=None)
+    )
+
+
+def test_a_window_without_a_modality_is_answered_by_all_that_do_not_need_it(
+    single: TeacherCheckpoint, data: TrainingData
+) -> None:
+    batch = BatchSource(data.train, AugmentConfig(), batch=8, labelled_share=0.5, seed=0).at(0)
+    inputs = {name: (values.clone(), present.clone()) for name, (values, present) in batch.inputs.items()}
+    inputs["gyro"][1][:4] = 0
+    inputs["acc"][1][4:] = 0
+    network, facts = committee_of(single), single.committee
+    assert facts is not None
+    mean, total = torch.zeros(4, 3, dtype=torch.float64), 0.0
+    for number in (0, 3, 4):
+        said = network.members[number](inputs)
+        logits = said.logits if isinstance(said, TeacherOutput) else said
+        weight = facts.members[number].weight
+        mean += weight * torch.softmax(network.calibrated(number, logits), -1)[:4]
+        total += weight
+    found = network(inputs).logits
+    torch.testing.assert_close(found[:4], (mean / total).log().float())
+    alone = network.calibrated(0, network.members[0](inputs).logits)[4:]
+    torch.testing.assert_close(found[4:], torch.log_softmax(alone, -1).float())
+
+
+@pytest.mark.parametrize(
+    ("member", "altered", "message"),
+    [
+        (4, "heat", "member 4 (trees): expected a modality of the teacher, got heat"),
+        (3, "gyro", "member 3 (rocket): expected features of gyro, got of acc"),
+        (0, "acc", "committee: expected transformers of all modalities, got one of a single modality"),
+    ],
+)
+def test_altered_sensors_of_members_are_refused(
+    single: TeacherCheckpoint, member: int, altered: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "teacher.ckpt"
+    write_teacher(path, single)
+    rewrite(path, document=lambda found: members_in(found)[member].update(modality=altered))
+    with pytest.raises(CheckpointError) as caught:
+        read_teacher(path)
+    assert str(caught.value) == f"{path}: {message}; the file was altered"

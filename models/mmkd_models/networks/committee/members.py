@@ -24,6 +24,7 @@ def member_from_state(
     config: TeacherConfig,
 ) -> nn.Module:
     """Gives a member with its tensors; a transformer is of this configuration."""
+    modalities = _seen_by(facts, modalities)
     match facts.kind:
         case "trees":
             names = [modality.name for modality in modalities]
@@ -42,6 +43,13 @@ def member_fault(
     """Says what makes tensors no member of this kind that is no transformer; None where they are sound."""
     if facts.bias and (len(facts.bias) != len(task.labels) or not all(map(math.isfinite, facts.bias))):
         return f"expected a finite bias of {len(task.labels)} logits, got {', '.join(f'{one:g}' for one in facts.bias)}"
+    modalities = _seen_by(facts, modalities)
+    if not modalities:
+        return f"expected a modality of the teacher, got {facts.modality}"
     if facts.kind == "rocket":
         return rocket_fault(state, modalities, facts.features or {}, len(task.labels))
     return trees_fault(state, modalities, classes=len(task.labels))
+
+
+def _seen_by(facts: MemberFacts, modalities: Sequence[ModalitySpec]) -> Sequence[ModalitySpec]:
+    return [one for one in modalities if one.name == facts.modality] if facts.modality else modalities

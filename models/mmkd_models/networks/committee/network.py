@@ -30,6 +30,7 @@ class MemberFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         score: of its answers alone on validation, by the metric of the checkpoint.
         log_likelihood: mean, of its calibrated answers on validation, in nats.
         features: of a rocket, by modality.
+        modality: the one that it sees; unset where it sees all.
         bias: (K,) what its logits are raised by before the temperature, so that classes with few labels are answered as
             often as validation wants; unset where it wants nothing, and of transformers, whose heads have it.
     """
@@ -42,6 +43,12 @@ class MemberFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     log_likelihood: float
     features: dict[str, RocketConfig] | msgspec.UnsetType = msgspec.UNSET
     bias: tuple[float, ...] | msgspec.UnsetType = msgspec.UNSET
+    modality: str | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def named(self) -> str:
+        """Gives what it is called where people read."""
+        return f"{self.kind} of {self.modality}" if self.modality else self.kind
 
 
 class CommitteeFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,14 +70,17 @@ def committee_fault(facts: CommitteeFacts) -> str | None:
         return f"expected temperatures above 0, got {', '.join(f'{one:g}' for one in temperatures)}"
     if any(member.kind == "transformer" and member.bias for member in facts.members):
         return "expected no bias of a transformer, whose head has it, got one"
+    if any(member.kind == "transformer" and member.modality for member in facts.members):
+        return "expected transformers of all modalities, got one of a single modality"
     return None
 
 
 class Committee(nn.Module):
     """Members that answer as one teacher.
 
-    A window that lacks a whole modality is answered by the transformers, where one of them counts: they leave it out
-    of all they compute, and statistics and kernels cannot.
+    A window that lacks a whole modality is answered by the members that can do without it, where one of them counts:
+    transformers leave it out of all they compute, and some see another modality alone; other statistics and kernels
+    cannot.
 
     Args:
         members: in the order of the facts. Transformers give a `TeacherOutput`, others (B, K) logits.
@@ -141,11 +151,15 @@ class Committee(nn.Module):
         members = [self.facts.members[number] for number in counting]
         there = torch.stack([(inputs[name][1] > 0).flatten(1).any(1) for name in self.names])  # (modalities, B)
         weights = there.new_tensor([one.weight for one in members], dtype=torch.float64)[:, None]
-        leaves_out = there.new_tensor([one.kind == "transformer" for one in members], dtype=torch.bool)[:, None]
-        if not bool(leaves_out.any()):
-            return weights.expand(-1, there.shape[1])
-        able = weights * (leaves_out | there.all(0))
-        return able / able.sum(0)
+        able = weights * torch.stack([self._can_answer(one, there) for one in members])
+        total = able.sum(0)
+        return torch.where(total > 0, able / total.clamp(min=_LEAST_SHARE), weights)
+
+    def _can_answer(self, member: MemberFacts, there: Tensor) -> Tensor:
+        """(modalities, B) which are there -> (B,) whether a member sees all that it needs."""
+        if member.kind == "transformer":
+            return torch.ones_like(there[0])
+        return there[self.names.index(member.modality)] if member.modality else there.all(0)
 
     def _pooled(self, logits: Tensor, weights: Tensor) -> Tensor:
         """(M, B, K) calibrated logits and (M, B) weights -> (B, K) logits of the weighted mean of probabilities."""

@@ -34,11 +34,13 @@ class MemberPooling:
         temperatures: of each one's logits; 1 of a regression.
         weights: of each, with the sum 1.
         likelihoods: mean log-likelihood of each one's calibrated answers on validation, in nats.
+        together: (answers,) log-likelihood of the answers of all of them, in nats.
     """
 
     temperatures: tuple[float, ...]
     weights: tuple[float, ...]
     likelihoods: tuple[float, ...]
+    together: Floats
 
 
 def pool_of(
@@ -57,22 +59,42 @@ def pool_of(
         groups: (N,) whose each window is.
     """
     temperatures = [fitted_temperature(one, labels, kind=kind) for one in logits]
-    each = np.stack(
-        [log_likelihood(one / heat, labels, kind=kind) for one, heat in zip(logits, temperatures, strict=True)], axis=1
-    )  # (answers, M)
-    owners = np.repeat(groups, len(each) // len(groups))
+    calibrated = [one / heat for one, heat in zip(logits, temperatures, strict=True)]
+    each = np.stack([log_likelihood(one, labels, kind=kind) for one in calibrated], axis=1)  # (answers, M)
     constant = _of_the_constant(labels, kind=kind)
-    tells = np.array([_is_above(one - constant, owners) for one in each.T])
+    tells = np.array([surely_likelier(one, constant, groups) for one in each.T])
     weights = np.zeros(len(tells))
     if tells.any():
         weights[tells] = mixture_weights(each[:, tells], groups=len(np.unique(groups)))
     else:
         weights[:] = 1 / len(weights)
+    if kind == "regression":
+        together = log_likelihood(np.average(calibrated, axis=0, weights=weights), labels, kind=kind)
+    else:
+        most = each.max(1)
+        together = most + np.log(np.exp(each - most[:, None]) @ weights)
     return MemberPooling(
         temperatures=tuple(temperatures),
         weights=tuple(float(weight) for weight in weights),
         likelihoods=tuple(float(mean) for mean in each.mean(0)),
+        together=together,
     )
+
+
+def surely_likelier(ours: Floats, theirs: Floats, groups: NDArray[Any]) -> bool:
+    """Whether log-likelihoods (answers,) are above others by more than a standard error, where whole groups are drawn.
+
+    Args:
+        groups: (N,) whose each window is; answers are N, or as many of each window as there are labels.
+    """
+    differences = ours - theirs
+    owner = np.unique(np.repeat(groups, len(ours) // len(groups)), return_inverse=True)[1].reshape(-1)
+    if owner.max() == 0:
+        owner = np.arange(len(differences))
+    sums = np.bincount(owner, weights=differences - differences.mean())
+    count = len(sums)
+    error = math.sqrt(float((sums**2).sum()) * count / max(1, count - 1)) / len(differences)
+    return bool(differences.mean() > error)
 
 
 def mixture_weights(likelihoods: Floats, *, groups: int) -> Floats:
@@ -100,14 +122,3 @@ def _of_the_constant(labels: NDArray[Any], *, kind: TaskKind) -> Floats:
         return np.asarray(np.log(shares[labels]))
     share = np.clip(labels.mean(0), 1e-6, 1 - 1e-6)
     return np.asarray(np.where(labels > 0, np.log(share), np.log1p(-share))).ravel()
-
-
-def _is_above(differences: Floats, groups: NDArray[Any]) -> bool:
-    """Whether the mean is above 0 by more than a standard error, where whole groups are drawn."""
-    owner = np.unique(groups, return_inverse=True)[1].reshape(-1)
-    if owner.max() == 0:
-        owner = np.arange(len(differences))
-    sums = np.bincount(owner, weights=differences - differences.mean())
-    count = len(sums)
-    error = math.sqrt(float((sums**2).sum()) * count / max(1, count - 1)) / len(differences)
-    return bool(differences.mean() > error)
