@@ -56,6 +56,8 @@ class TrainedCommittee:
 
 @dataclass(frozen=True, kw_only=True)
 class _Member:
+    """A trained member; once it was asked also its logits for the labelled validation windows, raised by the bias."""
+
     kind: MemberKind
     seed: int
     network: nn.Module
@@ -63,6 +65,7 @@ class _Member:
     transformer: TeacherCheckpoint | None = None
     modality: str | None = None
     bias: NDArray[np.float64] | None = None
+    logits: NDArray[Any] | None = None
 
 
 def members_named(names: Sequence[str]) -> tuple[MemberKind, ...]:
@@ -121,9 +124,9 @@ def train_committee(
     assert first is not None
     if len(members) == 1:
         return TrainedCommittee(checkpoint=first, seconds=(made[0].seconds,))
-    kinds, metric = members[len(transformers) :], run.train.metric
-    made += [_grown(data, kind, seed=run.train.seed) for kind in kinds]
-    together = _with_best_sensor(made, data, metric=metric)
+    metric = run.train.metric
+    made += [_grown(data, kind, seed=run.train.seed) for kind in members[len(transformers) :]]
+    together = _with_best_sensor([_asked(member, data, metric=metric) for member in made], data, metric=metric)
     return TrainedCommittee(
         checkpoint=_together(first, together, data, metric=metric),
         seconds=tuple(member.seconds for member in together),
@@ -180,11 +183,14 @@ def _with_best_sensor(members: Sequence[_Member], data: TrainingData, *, metric:
     names = [modality.name for modality in data.train.spec.modalities]
     if len(names) == 1 or not kinds:
         return members
-    alone = [[_grown(data, kind, seed=seed, modality=name) for kind, seed in kinds] for name in names]
-    best = max(alone, key=lambda ours: max(_judged(ours, data, metric=metric).pool.likelihoods))
-    before, after = (_judged(ones, data, metric=metric) for ones in (members, [*members, *best]))
-    better = surely_likelier(after.pool.together, before.pool.together, before.valid.groups)
-    return [*members, *best] if better else members
+    alone = [
+        [_asked(_grown(data, kind, seed=seed, modality=name), data, metric=metric) for kind, seed in kinds]
+        for name in names
+    ]
+    best = max(alone, key=lambda ours: max(_pool(ours, data).likelihoods))
+    larger = [*members, *best]
+    better = surely_likelier(_pool(larger, data).together, _pool(members, data).together, _known(data).groups)
+    return larger if better else members
 
 
 def grown_network(train: Windows, kind: MemberKind, *, seed: int) -> Trees | Rocket:
@@ -223,46 +229,38 @@ def _rocket(train: Windows, known: Windows, *, seed: int) -> Rocket:
 def _together(
     first: TeacherCheckpoint, members: Sequence[_Member], data: TrainingData, *, metric: AnyMetric
 ) -> TeacherCheckpoint:
-    judged = _judged(members, data, metric=metric)
-    scores = [scores_from_logits(judged.valid.labels, one, first.task).metric(metric) for one in judged.logits]
-    facts = _facts(judged.members, judged.pool, scores)
+    known = _known(data)
+    facts = _facts(members, _pool(members, data), [_score(member.logits, known, metric) for member in members])
     committee = Committee([member.network for member in members], facts, kind=first.task.kind).eval()
-    together = scores_from_logits(judged.valid.labels, answers_to(committee, judged.valid).numpy(), first.task)
     return replace(
         first,
-        facts=msgspec.structs.replace(first.facts, score=together.metric(metric)),
+        facts=msgspec.structs.replace(first.facts, score=_score(answers_to(committee, known).numpy(), known, metric)),
         committee=facts,
         further=tuple(member.network.state_dict() for member in members[1:]),
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Judged:
-    """Members with the bias that validation wants, their logits for its labelled windows, and how they are weighed."""
-
-    members: Sequence[_Member]
-    valid: Windows
-    logits: Sequence[NDArray[Any]]
-    pool: MemberPooling
+def _asked(member: _Member, data: TrainingData, *, metric: AnyMetric) -> _Member:
+    """The member with what it says of validation, evened where validation wants it; transformers are so already."""
+    known = _known(data)
+    logits: NDArray[Any] = answers_to(member.network, known).numpy()
+    bias = None if member.kind == "transformer" else evening_bias(logits, data.train.labels, known, metric=metric)
+    return replace(member, bias=bias, logits=logits if bias is None else (logits + bias).astype(np.float32))
 
 
-def _judged(members: Sequence[_Member], data: TrainingData, *, metric: AnyMetric) -> _Judged:
-    known = data.valid.subset(np.flatnonzero(data.valid.labelled))
-    logits: list[NDArray[Any]] = [answers_to(member.network, known).numpy() for member in members]
-    biases = [
-        # Those of transformers are in their heads.
-        None if member.kind == "transformer" else evening_bias(one, data.train.labels, known, metric=metric)
-        for member, one in zip(members, logits, strict=True)
-    ]
-    logits = [
-        one if bias is None else (one + bias).astype(np.float32) for one, bias in zip(logits, biases, strict=True)
-    ]
-    return _Judged(
-        members=[replace(member, bias=bias) for member, bias in zip(members, biases, strict=True)],
-        valid=known,
-        logits=logits,
-        pool=pool_of(logits, known.labels, known.groups, kind=known.spec.task.kind),
-    )
+def _pool(members: Sequence[_Member], data: TrainingData) -> MemberPooling:
+    known = _known(data)
+    logits = [member.logits for member in members if member.logits is not None]
+    return pool_of(logits, known.labels, known.groups, kind=known.spec.task.kind)
+
+
+def _known(data: TrainingData) -> Windows:
+    return data.valid.subset(np.flatnonzero(data.valid.labelled))
+
+
+def _score(logits: NDArray[Any] | None, known: Windows, metric: AnyMetric) -> float:
+    assert logits is not None  # everybody was asked
+    return scores_from_logits(known.labels, logits, known.spec.task).metric(metric)
 
 
 def _facts(members: Sequence[_Member], pool: MemberPooling, scores: Sequence[float]) -> CommitteeFacts:

@@ -204,8 +204,12 @@ def test_members_that_make_no_committee_are_refused(names: list[str], message: s
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize("joins", [False, True])
 @pytest.mark.parametrize("kind", ["multi_label", "regression"])
-def test_labels_and_numbers_have_committees_too(rigs: dict[str, Dataset], kind: str, tmp_path: Path) -> None:
+def test_labels_and_numbers_have_committees_too(
+    rigs: dict[str, Dataset], kind: str, joins: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("mmkd_models.training.committee.surely_likelier", lambda *given: joins)
     rig = rigs[kind]
     rig_data = TrainingData(train=rig.split("train"), valid=rig.split("valid"), sha256=rig.sha256)
     metric = default_metric(rig.spec.task.kind)
@@ -215,6 +219,7 @@ def test_labels_and_numbers_have_committees_too(rigs: dict[str, Dataset], kind: 
     back = read_teacher(tmp_path / "teacher.ckpt")
     facts = back.committee
     assert facts is not None
+    assert len(facts.members) == (3 if joins else 2)
     best = max(member.score for member in facts.members)
     assert scores_of(back.network(), rig_data.valid, modality=None).metric(metric) == made.facts.score
     assert made.facts.score >= best - 0.1
