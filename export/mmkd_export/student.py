@@ -29,10 +29,10 @@ from mmkd_export.judge.confidence import fit_temperature
 from mmkd_export.judge.gate import GateRule, JudgingWindows, check_metric
 from mmkd_export.judge.golden_choice import SAID, golden_without_recordings
 from mmkd_export.judge.parity import (
-    FP32_TOLERANCE,
     NetworkAnswers,
     answers_from_backend,
     compare,
+    fp32_tolerance,
     require_parity,
     with_missing_samples,
 )
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from mmkd_models.training.checkpoint import StudentCheckpoint
 
 _GAPS_SEED = 0
+_ROUNDED = 64  # windows that tell how far float32 is from float64
 _NO_LICENCE = "not stated by the dataset"
 _FROM_TORCH = ("mmkd-edge", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 _FROM_BUNDLE = ("mmkd-edge", "onnx", "onnxruntime", "numpy")
@@ -150,11 +151,23 @@ def student_from_checkpoint(
     proof_set = _proof_set(
         plan, checkpoint.modality, checkpoint.task, real=real, answers=answer(real.windows), answer=answer
     )
-    proof_set = replace(proof_set, temperature=temperature, novelty_scores=_scores_of(checkpoint))
+    some = np.arange(min(len(real.windows), _ROUNDED))
+    exact = answers_from_student(checkpoint, real.windows[some], temperature=temperature, exact=True)
+    proof_set = replace(
+        proof_set,
+        temperature=temperature,
+        tolerance=fp32_tolerance(exact, proof_set.answers.rows(some), task=checkpoint.task),
+        novelty_scores=_scores_of(checkpoint),
+    )
     golden: Golden | None = None
     if plan.golden != "real":
         golden = golden_without_recordings(
-            plan.golden, checkpoint.modality, checkpoint.task, **checkpoint.normalisation, answer=answer
+            plan.golden,
+            checkpoint.modality,
+            checkpoint.task,
+            **checkpoint.normalisation,
+            answer=answer,
+            tolerance=proof_set.tolerance,
         )
     return ProvenStudent(
         modality=checkpoint.modality,
@@ -342,7 +355,7 @@ def _proof_set_of_bundle(
     answers = NetworkAnswers(logits=golden.logits, probabilities=golden.probabilities, novelty=golden.novelty)
     what = f"{plan.source}: fp32 graph on this machine"
     parity = compare(answers, answer(golden.windows), task=entry.task)
-    require_parity(parity, tolerance=FP32_TOLERANCE, what=what)
+    require_parity(parity, tolerance=golden.tolerance, what=what)
     real = RealWindows(
         windows=golden.windows,
         labels=golden.labels,
@@ -351,6 +364,7 @@ def _proof_set_of_bundle(
         synthetic=windows.synthetic,
     )
     proof_set = _proof_set(plan, entry.modality, entry.task, real=real, answers=answers, answer=answer)
+    proof_set = replace(proof_set, tolerance=golden.tolerance)
     if plan.calibration is not None:
         named = windows_from_path(plan.calibration, modality=entry.modality, task=entry.task)
         if windows.synthetic and plan.evaluation is None:  # the named windows judge too, so they are halved

@@ -244,7 +244,7 @@ def test_a_failed_gate_leaves_the_earlier_bundle(
 ):
     output = tmp_path / "student.edge"
     output.write_bytes(exported.path.read_bytes())
-    monkeypatch.setattr("mmkd_export.judge.artifacts.FP32_TOLERANCE", 1e-12)  # a gate that no float32 passes
+    monkeypatch.setattr("mmkd_export.student.fp32_tolerance", lambda *given, **named: 1e-12)  # no float32 passes
     with pytest.raises(GateError, match="no bundle was written"):
         export(export_plan(student_file, output=output))
     assert output.read_bytes() == exported.path.read_bytes()

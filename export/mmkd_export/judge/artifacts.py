@@ -21,7 +21,6 @@ from mmkd_export.judge.batch import require_batches
 from mmkd_export.judge.confidence import confidence_of
 from mmkd_export.judge.gate import GateRule, answer_scores, gate_result, require_gate, require_windows
 from mmkd_export.judge.parity import (
-    FP32_TOLERANCE,
     NOVELTY_TOLERANCE,
     NetworkAnswers,
     answers_from_backend,
@@ -92,11 +91,11 @@ def prove_fp32(
     """Runs an fp32 artifact over all windows in the backend of its format and holds it against the checkpoint.
 
     Raises:
-        GateError: an answer differs from the checkpoint's by more than `FP32_TOLERANCE`.
+        GateError: an answer differs from the checkpoint's by more than the proof set's tolerance.
     """
     answered, what = _answer_all(open_format(model, format), proof_set), file_name("fp32", format)
-    stated = require_parity(answered.parity, tolerance=FP32_TOLERANCE, what=what)
-    require_parity(answered.gap_parity, tolerance=FP32_TOLERANCE, what=f"{what}, windows with gaps")
+    stated = require_parity(answered.parity, tolerance=proof_set.tolerance, what=what)
+    require_parity(answered.gap_parity, tolerance=proof_set.tolerance, what=f"{what}, windows with gaps")
     proven = _described(model, answered, proof_set, precision="fp32", stated=stated, format=format)
     return _with_batch(proven, batch, proof_set)
 
@@ -116,7 +115,7 @@ def measure_lower_precision(
         GateError: it does not take every batch of the range.
     """
     answered = _answer_all(open_format(model, format), proof_set)
-    tolerance = _SELF_TEST_FACTOR * answered.parity.max_abs_error + FP32_TOLERANCE
+    tolerance = _SELF_TEST_FACTOR * answered.parity.max_abs_error + proof_set.tolerance
     stated = stated_parity(answered.parity, tolerance=tolerance)
     proven = _described(model, answered, proof_set, precision=precision, stated=stated, format=format)
     result = gate_result(answered.judging, proof_set.judging, rule, proof_set.task)
@@ -256,7 +255,7 @@ def proven_in(proven: ProvenArtifact, backend: Backend, proof_set: ProofSet, rul
     answered = _answer_all(backend, proof_set)
     precision, what = proven.report.precision, f"{proven.name} in {backend.version}"
     if precision == "fp32":
-        require_parity(answered.parity, tolerance=FP32_TOLERANCE, what=what)
+        require_parity(answered.parity, tolerance=proof_set.tolerance, what=what)
     else:
         result = gate_result(answered.judging, proof_set.judging, rule, proof_set.task)
         advice = f"Export without --target {backend.name}, or without --precision {precision}"

@@ -18,7 +18,7 @@ from mmkd_edge.bundle.golden import Golden, novelty_errors
 from mmkd_edge.errors import GateError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.judge.artifacts import ProvenArtifact
-from mmkd_export.judge.parity import FP32_TOLERANCE, NetworkAnswers, answers_from_backend
+from mmkd_export.judge.parity import NetworkAnswers, answers_from_backend
 from mmkd_export.judge.windows import as_windows, judging_half, windows_from_statistics
 from mmkd_models.data.kinds import window_bytes
 from mmkd_models.data.labels import strata_of
@@ -55,6 +55,7 @@ def golden_without_recordings(
     mean: Sequence[float],
     std: Sequence[float],
     answer: Callable[[NDArray[np.float32]], NetworkAnswers],
+    tolerance: float,
 ) -> Golden:
     """Golden windows that nobody recorded, with the checkpoint's answers.
 
@@ -65,6 +66,7 @@ def golden_without_recordings(
         mean: of each channel in the training data.
         std: of each channel in the training data.
         answer: of the checkpoint.
+        tolerance: of the proof set.
     """
     drawn = windows_from_statistics(modality, task, mean=mean, std=std)
     windows, labels = drawn.windows, drawn.labels
@@ -80,7 +82,7 @@ def golden_without_recordings(
         logits=answers.logits,
         probabilities=answers.probabilities,
         judge=judging_half(labels),
-        tolerance=FP32_TOLERANCE,
+        tolerance=tolerance,
         novelty=answers.novelty,
     )
 

@@ -28,6 +28,13 @@ FP32_TOLERANCE = 1e-4
 """Largest difference of a logit or a probability between torch and the fp32 graph. Both sum in float32, in another
 order: a relative 1e-6 or so on logits of about 10, and ten times that for a wide margin."""
 
+MOST_FP32_TOLERANCE = 1e-2
+"""The same of a student whose own float32 sums are less exact, as of kernels on levels that hardly move in a window. A
+probability differs by a quarter of it at most."""
+
+ROUNDING_ROOM = 4.0
+"""How many times as far as torch's float32 answers are from its float64 ones a graph's may be from the former."""
+
 NOVELTY_TOLERANCE = 1e-3
 """Largest difference of a novelty score between torch and the fp32 graph, as a share of one more than it: features that
 hardly vary are divided by how little they do, and their rounding with them."""
@@ -73,6 +80,23 @@ def compare(expected: NetworkAnswers, got: NetworkAnswers, *, task: TaskSpec) ->
         label_agreement=float(same_answers(task, expected.logits, got.logits).mean()),
         novelty=_compare_novelty(expected, got),
     )
+
+
+def fp32_tolerance(exact: NetworkAnswers, answers: NetworkAnswers, *, task: TaskSpec) -> float:
+    """Gives how far a graph may be from a student's answers in float32, by the same answers in float64.
+
+    Raises:
+        GateError: float32 is so far from float64 that another machine would give other answers.
+    """
+    rounding = compare(exact, answers, task=task).max_abs_error
+    # NaN compares false, so an answer that is not a number fails here too.
+    if not ROUNDING_ROOM * rounding <= MOST_FP32_TOLERANCE:
+        raise GateError(
+            f"student: expected answers in float32 within {MOST_FP32_TOLERANCE / ROUNDING_ROOM:g} of those in float64, "
+            f"got a difference of {rounding:.3g}: levels are too far apart for what moves within a window; no bundle "
+            "was written. Train with --kind transformer, or import the signal without its level"
+        )
+    return max(FP32_TOLERANCE, ROUNDING_ROOM * rounding)
 
 
 def _compare_novelty(expected: NetworkAnswers, got: NetworkAnswers) -> NoveltyParity | msgspec.UnsetType:

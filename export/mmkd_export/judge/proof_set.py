@@ -19,7 +19,7 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.graph.calibration import Feeds
 from mmkd_export.graph.onnx_graph import STATISTICS_KEY
 from mmkd_export.judge.gate import JudgingWindows
-from mmkd_export.judge.parity import NetworkAnswers
+from mmkd_export.judge.parity import FP32_TOLERANCE, NetworkAnswers
 from mmkd_export.judge.windows import RealWindows
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class ProofSet:
         calibration: (M, T, C) windows that ranges and confidence are taken from; none of them judges.
         calibration_labels: (M,) int64, -1 where unknown.
         temperature: that the probabilities of all answers are made with.
+        tolerance: of a logit or a probability of an fp32 artifact: `fp32_tolerance`.
         novelty_scores: of the validation windows, rising, by the fp32 network; empty where it gives none.
     """
 
@@ -58,6 +59,7 @@ class ProofSet:
     calibration: NDArray[Any]
     calibration_labels: NDArray[np.int64]
     temperature: float = 1.0
+    tolerance: float = FP32_TOLERANCE
     novelty_scores: tuple[float, ...] = ()
 
     @property

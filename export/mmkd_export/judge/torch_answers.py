@@ -18,19 +18,25 @@ _BATCH = 64
 
 
 def answers_from_student(
-    checkpoint: StudentCheckpoint, windows: NDArray[Any], *, temperature: float = 1.0
+    checkpoint: StudentCheckpoint, windows: NDArray[Any], *, temperature: float = 1.0, exact: bool = False
 ) -> NetworkAnswers:
-    """Gives torch's own answers for (N, T, C) windows: what every artifact is held against."""
+    """Gives torch's own answers for (N, T, C) windows: what every artifact is held against.
+
+    Args:
+        exact: compute in float64, which no artifact does: how much rounding alone is.
+    """
     import torch
 
     from mmkd_models.networks.student import ExportStudent
 
     student = ExportStudent(checkpoint.network(), temperature=temperature, seen=checkpoint.seen).eval()
+    dtype = torch.float64 if exact else torch.float32
+    student = student.to(dtype)
     answers = []
     with torch.no_grad():
         for start in range(0, len(windows), _BATCH):
             values, present = prepare_batch(windows[start : start + _BATCH], checkpoint.modality)
-            answer = student(torch.from_numpy(values), torch.from_numpy(present))
+            answer = student(torch.from_numpy(values).to(dtype), torch.from_numpy(present).to(dtype))
             answers.append([output.numpy() for output in answer])
     return answers_from_outputs([np.concatenate(outputs) for outputs in zip(*answers, strict=True)])
 

@@ -28,7 +28,6 @@ from mmkd_edge.spec import TaskSpec
 from mmkd_export.judge.artifacts import ProvenArtifact
 from mmkd_export.judge.gate import caution
 from mmkd_export.judge.golden_choice import most_golden, of_each_kind, steady
-from mmkd_export.judge.parity import FP32_TOLERANCE
 from mmkd_export.judge.proof_set import ProofSet
 from mmkd_export.packing.card import model_card
 from mmkd_export.plan import GoldenChoice
@@ -129,7 +128,7 @@ def _golden(proof_set: ProofSet) -> Golden:
         logits=proof_set.answers.logits,
         probabilities=proof_set.answers.probabilities,
         judge=proof_set.real.judge,
-        tolerance=FP32_TOLERANCE,
+        tolerance=proof_set.tolerance,
         novelty=proof_set.answers.novelty,
     )
 
