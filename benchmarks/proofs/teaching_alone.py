@@ -42,9 +42,9 @@ from mmkd_models.data.sources import CutWindows
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.gains import gain_draws, gain_per_seed, interval_of
 from mmkd_models.evaluate.outcome import TestedNetwork, outcome_on
-from mmkd_models.metrics.likelihood import probabilities_of
+from mmkd_models.metrics.likelihood import probabilities_of, surely_likelier
 from mmkd_models.metrics.scores import AnyMetric, scores_from_logits
-from mmkd_models.networks.committee.pool import MemberPooling, pool_of, surely_likelier
+from mmkd_models.networks.committee.pool import MemberPooling, pool_of
 from mmkd_models.networks.config import MemberKind
 from mmkd_models.networks.rocket import FEATURES
 from mmkd_models.training.closed_form.ridge import fit_ridge

@@ -1,6 +1,6 @@
 """How likely answers make the truth: from logits to probabilities, their likelihood, and the temperature they want.
 
-Owns these three for everybody who calibrates; needs numpy alone.
+Owns these three for everybody who calibrates, and whose answers are surely likelier; needs numpy alone.
 """
 
 from __future__ import annotations
@@ -45,6 +45,22 @@ def log_likelihood(logits: NDArray[Any], labels: NDArray[Any], *, kind: TaskKind
     error = z[:, 0] - labels
     spread = max(float(np.sqrt(np.mean(error**2))), 1e-12)
     return np.asarray(-0.5 * (error / spread) ** 2 - math.log(spread * math.sqrt(2 * math.pi)))
+
+
+def surely_likelier(ours: Floats, theirs: Floats, groups: NDArray[Any]) -> bool:
+    """Whether log-likelihoods (answers,) are above others by more than a standard error, where whole groups are drawn.
+
+    Args:
+        groups: (N,) whose each window is; answers are N, or as many of each window as there are labels.
+    """
+    differences = ours - theirs
+    owner = np.unique(np.repeat(groups, len(ours) // len(groups)), return_inverse=True)[1].reshape(-1)
+    if owner.max() == 0:
+        owner = np.arange(len(differences))
+    sums = np.bincount(owner, weights=differences - differences.mean())
+    count = len(sums)
+    error = math.sqrt(float((sums**2).sum()) * count / max(1, count - 1)) / len(differences)
+    return bool(differences.mean() > error)
 
 
 def fitted_temperature(logits: NDArray[Any], labels: NDArray[Any], *, kind: TaskKind) -> float:

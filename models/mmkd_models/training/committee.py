@@ -21,9 +21,10 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.windows import Windows
 from mmkd_models.defaults import COMMITTEE
+from mmkd_models.metrics.likelihood import surely_likelier
 from mmkd_models.metrics.scores import AnyMetric, scores_from_logits
 from mmkd_models.networks.committee.network import Committee, CommitteeFacts, MemberFacts
-from mmkd_models.networks.committee.pool import MemberPooling, pool_of, surely_likelier
+from mmkd_models.networks.committee.pool import MemberPooling, pool_of
 from mmkd_models.networks.committee.rocket import Rocket
 from mmkd_models.networks.committee.trees import Trees, grown_trees, statistics_of
 from mmkd_models.networks.config import MEMBERS, MemberKind, TeacherConfig

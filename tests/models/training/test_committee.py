@@ -30,10 +30,9 @@ from mmkd_models.losses.attention import EdamTerm
 from mmkd_models.losses.contrast import CrdTerm
 from mmkd_models.losses.logits import LogitTerm
 from mmkd_models.losses.term import constant
-from mmkd_models.metrics.likelihood import fitted_temperature, log_likelihood
+from mmkd_models.metrics.likelihood import fitted_temperature, log_likelihood, surely_likelier
 from mmkd_models.metrics.scores import default_metric
 from mmkd_models.networks.committee.network import Committee, CommitteeFacts, MemberFacts
-from mmkd_models.networks.committee.pool import surely_likelier
 from mmkd_models.networks.committee.rocket import Rocket
 from mmkd_models.networks.committee.views import FixedViews
 from mmkd_models.networks.student import Student

@@ -9,7 +9,6 @@ test answers from -0.40 to -0.64 and from -0.62 to -0.61. Needs numpy alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.spec import TaskKind
-from mmkd_models.metrics.likelihood import fitted_temperature, log_likelihood
+from mmkd_models.metrics.likelihood import fitted_temperature, log_likelihood, surely_likelier
 
 Floats = NDArray[np.float64]
 
@@ -79,22 +78,6 @@ def pool_of(
         likelihoods=tuple(float(mean) for mean in each.mean(0)),
         together=together,
     )
-
-
-def surely_likelier(ours: Floats, theirs: Floats, groups: NDArray[Any]) -> bool:
-    """Whether log-likelihoods (answers,) are above others by more than a standard error, where whole groups are drawn.
-
-    Args:
-        groups: (N,) whose each window is; answers are N, or as many of each window as there are labels.
-    """
-    differences = ours - theirs
-    owner = np.unique(np.repeat(groups, len(ours) // len(groups)), return_inverse=True)[1].reshape(-1)
-    if owner.max() == 0:
-        owner = np.arange(len(differences))
-    sums = np.bincount(owner, weights=differences - differences.mean())
-    count = len(sums)
-    error = math.sqrt(float((sums**2).sum()) * count / max(1, count - 1)) / len(differences)
-    return bool(differences.mean() > error)
 
 
 def mixture_weights(likelihoods: Floats, *, groups: int) -> Floats:

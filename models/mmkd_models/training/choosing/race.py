@@ -17,6 +17,7 @@ import numpy as np
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.windows import Windows
 from mmkd_models.distil.recipe import Recipe
+from mmkd_models.metrics.likelihood import surely_likelier
 from mmkd_models.networks.config import StudentConfig
 from mmkd_models.networks.rocket import LENGTH
 from mmkd_models.training.checkpoint import Contender, StudentCheckpoint
@@ -82,7 +83,10 @@ def taught_race(
     recipe: Recipe,
     labelled: StudentCheckpoint | None,
 ) -> StudentCheckpoint:
-    """Gives the taught student that validates best, or that of labels alone where it validates better.
+    """Gives the taught student that validates best, or that of labels alone where it is better and surely likelier.
+
+    Surely is by more than a standard error over the groups of validation: few groups easily favour what is worse on
+    new ones, and teaching rarely hurts (decision 018).
 
     Args:
         labelled: the student of labels alone, from `labelled_race` or any other of the same windows; None where
@@ -95,8 +99,10 @@ def taught_race(
     runners = _raced(data, modality, config, run, train)
     if labelled is None:
         return _shipped(runners, runners)
-    alone = _runner(LABELS_ALONE, labelled, data.valid)
-    return _shipped((_first(runners), alone), (*runners, alone))
+    taught, alone = _first(runners), _runner(LABELS_ALONE, labelled, data.valid)
+    groups = data.valid.groups[data.valid.labelled]
+    surely = surely_likelier(alone.standing.likelihoods, taught.standing.likelihoods, groups)
+    return _shipped((taught, alone) if surely else (taught,), (*runners, alone))
 
 
 def _raced(

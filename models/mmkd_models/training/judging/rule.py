@@ -22,12 +22,17 @@ class Standing:
     Attributes:
         score: of the metric.
         standard_error: of the score, windows taken as independent.
-        log_likelihood: mean, of calibrated answers, in nats.
+        likelihoods: (answers,) logarithms, of calibrated answers, in nats.
     """
 
     score: float
     standard_error: float
-    log_likelihood: float
+    likelihoods: NDArray[np.float64]
+
+    @property
+    def log_likelihood(self) -> float:
+        """Gives the mean."""
+        return float(self.likelihoods.mean())
 
 
 def standing_of(logits: NDArray[np.floating[Any]], labels: Labels, task: TaskSpec, *, metric: str) -> Standing:
@@ -38,7 +43,7 @@ def standing_of(logits: NDArray[np.floating[Any]], labels: Labels, task: TaskSpe
     return Standing(
         score=scores.metric(metric),
         standard_error=scores.standard_error(metric),
-        log_likelihood=float(log_likelihood(values / heat, labels, kind=task.kind).mean()),
+        likelihoods=log_likelihood(values / heat, labels, kind=task.kind),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -51,8 +52,8 @@ def test_every_way_is_in_the_facts_and_the_shipped_one_is_among_them(
     assert read_student(tmp_path / "student.ckpt").facts == labelled.facts
 
 
-def test_labels_alone_are_shipped_where_the_teacher_knows_nothing(
-    data: TrainingData, labelled: StudentCheckpoint
+def test_labels_alone_are_shipped_where_the_teacher_knows_nothing_and_validation_is_sure(
+    data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The teacher's answers are those of other windows, so what it teaches is wrong half of the time."""
     wrong = 1 - data.train.labels
@@ -63,7 +64,8 @@ def test_labels_alone_are_shipped_where_the_teacher_knows_nothing(
     strong = replace(RUN, train=msgspec.structs.replace(RUN.train, steps=30))
     alone = labelled_race(data.with_modalities(("acc",)), "acc", student_config("tiny"), strong)
     unlabelled = replace(data, train=data.train.with_labels(np.where(np.arange(len(wrong)) < 4, data.train.labels, -1)))
-    student = taught_race(
+    race = partial(
+        taught_race,
         unlabelled,
         "acc",
         student_config("tiny"),
@@ -72,10 +74,20 @@ def test_labels_alone_are_shipped_where_the_teacher_knows_nothing(
         recipe=default_recipe(data.train.spec.task),
         labelled=alone,
     )
+    student = race()
     assert student.facts.shipped == LABELS_ALONE
     assert student.facts.teacher_sha256 is None
     assert [one.name for one in student.facts.race or ()][-1] == LABELS_ALONE
     assert all((student.state[name] == alone.state[name]).all() for name in alone.state)
+    asked: list[np.ndarray] = []
+    monkeypatch.setattr("mmkd_models.training.choosing.race.surely_likelier", lambda *given: bool(asked.extend(given)))
+    unsure = race()
+    assert unsure.facts.shipped != LABELS_ALONE
+    assert unsure.facts.teacher_sha256 == "cd" * 32
+    assert unsure.facts.race == student.facts.race
+    ours, theirs, groups = asked
+    assert ours.mean() > theirs.mean()
+    np.testing.assert_array_equal(groups, data.valid.groups)
 
 
 def test_the_same_race_ends_with_the_same_bytes(

@@ -13,7 +13,7 @@ from mmkd_models.training.judging.rule import Standing, preferred, standing_of
 
 
 def standing(score: float, likelihood: float) -> Standing:
-    return Standing(score=score, standard_error=0.05, log_likelihood=likelihood)
+    return Standing(score=score, standard_error=0.05, likelihoods=np.array([likelihood - 0.1, likelihood + 0.1]))
 
 
 def test_of_those_within_a_standard_error_the_likeliest_is_preferred() -> None:
