@@ -77,7 +77,7 @@ def fit_rocket_student(
     inputs = features_of_rows(features, data.train, modality, rows)
     valid = data.valid.subset(np.flatnonzero(data.valid.labelled))
     seen = features_of_rows(features, valid, modality, np.arange(len(valid)))
-    kept, ridge = _chosen(
+    kept, ridge = chosen_features(
         inputs,
         targets,
         weights=class_weights(task.kind, targets),
@@ -121,7 +121,7 @@ def features_of_rows(
     return np.concatenate(parts)
 
 
-def _chosen(
+def chosen_features(
     inputs: NDArray[np.float32],
     targets: NDArray[np.float64],
     *,
@@ -129,7 +129,15 @@ def _chosen(
     most: int,
     judge: Callable[[NDArray[np.int64], Ridge], float],
 ) -> tuple[NDArray[np.int64], Ridge]:
-    """The features that stay, and the regression on them: what validates best, of equals the fewest features."""
+    """Gives the features that stay, and the regression on them: what validates best, of equals the fewest features.
+
+    Args:
+        inputs: (N, F) features of windows.
+        targets: (N, K) what the regression answers.
+        weights: (N,) of the windows.
+        most: how many features stay at most.
+        judge: gives what validation says of some of the features and the regression on them; more is better.
+    """
     found = []
     for penalty in sorted({fit_ridge(inputs, targets, weights).penalty, *STRONGER_PENALTIES}):
         tried = eliminations(inputs, targets, weights, penalty=penalty, most=most, fewest=FEWEST_FEATURES)
