@@ -81,7 +81,7 @@ def members_alone(teacher: TeacherCheckpoint, data: FoldData) -> Iterator[str]:
     network = teacher.network()
     members: list[nn.Module] = list(network.members) if isinstance(network, Committee) else []
     for member, facts in zip(members, teacher.committee.members if teacher.committee else (), strict=True):
-        yield f"{facts.kind} {score(data, answers_to(member, data.test).numpy())} ({facts.weight:.2f})"
+        yield f"{facts.named} {score(data, answers_to(member, data.test).numpy())} ({facts.weight:.2f})"
 
 
 def teacher_of(path: Path, way: str, data: FoldData) -> TeacherCheckpoint:

@@ -4,8 +4,8 @@
 
 `DEMO` is the folder that `mmkd-demo --out` keeps its work in. A row a set: balanced accuracy on test windows in per
 cent, means over its finished folds; members of the best sensor alone are on some folds only, so theirs is the mean over
-those. The difference between the committee and its transformer alone has a 95 % interval that resamples whole groups;
-the last row weighs every set alike.
+those. The difference to the best member is to the best of all sensors; that to its first transformer alone has a 95 %
+interval that resamples whole groups. The last row weighs every set alike, and is empty where a set has no such member.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 import torch
 
+from mmkd_edge.errors import UsageError
 from mmkd_models.compare.fold_result import FoldResult
 from mmkd_models.compare.one_fold import RESULT_FILE, fold_data
 from mmkd_models.data.dataset import Dataset, open_dataset
@@ -56,17 +57,20 @@ def members_of_fold(dataset: Dataset, folder: Path) -> Tested:
     test = fold_data(dataset, seed=result.seed, labelled=config.labelled, left_out=config.left_out).test
     teacher = read_teacher(folder / f"teacher-{config.teacher}.ckpt")
     network = teacher.network()
-    assert isinstance(network, Committee)
+    if not isinstance(network, Committee):
+        raise UsageError(f"{folder}: expected a demo that a committee taught, got a transformer; leave --members out")
     found = {"committee": outcome_on(test, answers_to(network, test).numpy())}
     for number, facts in enumerate(network.facts.members):
         logits = network.calibrated(number, answers_to(network.members[number], test))
-        found[f"{facts.kind} of one sensor" if facts.modality else facts.kind] = outcome_on(test, logits.numpy())
+        name = f"{facts.kind} of one sensor" if facts.modality else facts.kind
+        found.setdefault(name, outcome_on(test, logits.numpy()))
     return found
 
 
 def table(found: dict[str, list[Tested]]) -> str:
     """Gives a row a set, and their mean."""
-    rows = [head("set", "folds", *COLUMNS, "above its best member", "above its transformer (95 %)", texts=1)]
+    above_best, above_first = "above its best member of all sensors", "above its transformer (95 %)"
+    rows = [head("set", "folds", *COLUMNS, above_best, above_first, texts=1)]
     shown, above, gains, drawn = [], [], [], []
     for name, folds in found.items():
         shown.append([mean_of(folds, column) for column in COLUMNS])

@@ -42,9 +42,9 @@ from mmkd_models.data.sources import CutWindows
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.gains import gain_draws, gain_per_seed, interval_of
 from mmkd_models.evaluate.outcome import TestedNetwork, outcome_on
-from mmkd_models.metrics.likelihood import probabilities_of, surely_likelier
+from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_models.metrics.scores import AnyMetric, scores_from_logits
-from mmkd_models.networks.committee.pool import MemberPooling, pool_of
+from mmkd_models.networks.committee.pool import joining_sensor, pool_of
 from mmkd_models.networks.config import MemberKind
 from mmkd_models.networks.rocket import FEATURES
 from mmkd_models.training.closed_form.ridge import fit_ridge
@@ -229,15 +229,15 @@ def teacher_answers(
     """
     names = [modality.name for modality in parts[0].spec.modalities]
     members = member_logits(parts, valid, seed=seed)
-    both, pool = pooled(members, valid)
-    shares = [pooled([one], valid)[0] for one in members]
+    both = pooled(members, valid)
+    shares = [pooled([one], valid) for one in members]
     if len(names) == 1:
         return shares[0], shares[1], both, both, None
     alone = {name: member_logits([one.with_modalities((name,)) for one in parts], valid, seed=seed) for name in names}
-    best = max(names, key=lambda name: max(pooled(alone[name], valid)[1].likelihoods))
-    committee, larger = pooled([*members, *alone[best]], valid)
-    if not surely_likelier(larger.together, pool.together, valid.groups):
-        return shares[0], shares[1], both, both, None
+    of_each = {name: [one[1] for one in ours] for name, ours in alone.items()}
+    on_valid = [one[1] for one in members]
+    best = joining_sensor(on_valid, of_each, valid.labels, valid.groups, kind="classification")
+    committee = both if best is None else pooled([*members, *alone[best]], valid)
     return shares[0], shares[1], both, committee, best
 
 
@@ -252,14 +252,14 @@ def member_logits(parts: Sequence[Windows], valid: Windows, *, seed: int) -> lis
     return found
 
 
-def pooled(members: Sequence[Shares], valid: Windows) -> tuple[Shares, MemberPooling]:
-    """Gives probabilities (N, K) of each part by members together, and how validation weighs them."""
+def pooled(members: Sequence[Shares], valid: Windows) -> Shares:
+    """Gives probabilities (N, K) of each part by members together, as validation weighs them."""
     pool = pool_of([one[1] for one in members], valid.labels, valid.groups, kind="classification")
     shares = [
         tuple(probabilities_of(one / heat, kind="classification") for one in answers)
         for answers, heat in zip(members, pool.temperatures, strict=True)
     ]
-    return tuple(np.average(each, axis=0, weights=pool.weights) for each in zip(*shares, strict=True)), pool
+    return tuple(np.average(each, axis=0, weights=pool.weights) for each in zip(*shares, strict=True))
 
 
 def evening(on_valid: NDArray[Any], train: Windows, valid: Windows) -> Floats | float:

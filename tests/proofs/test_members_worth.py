@@ -21,7 +21,7 @@ from tests.models.conftest import comparison_config
 def test_members_of_a_finished_fold_answer_its_test_windows(
     machines: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mmkd_models.training.committee.surely_likelier", lambda *given: True)
+    monkeypatch.setattr("mmkd_models.training.committee.joining_sensor", lambda *given, **named: "acc")
     config = comparison_config(members=("transformer", "trees"), self_training=False)
     result = compare_fold(machines, seed=1, config=config, out=tmp_path)
     found = members_of_fold(machines, tmp_path)

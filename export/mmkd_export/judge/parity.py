@@ -29,8 +29,7 @@ FP32_TOLERANCE = 1e-4
 order: a relative 1e-6 or so on logits of about 10, and ten times that for a wide margin."""
 
 MOST_FP32_TOLERANCE = 1e-2
-"""The same of a student whose own float32 sums are less exact, as of kernels on levels that hardly move in a window. A
-probability differs by a quarter of it at most."""
+"""The same of a student whose own float32 sums are less exact, as of kernels on levels that hardly move in a window."""
 
 ROUNDING_ROOM = 4.0
 """How many times as far as torch's float32 answers are from its float64 ones a graph's may be from the former."""
@@ -82,19 +81,24 @@ def compare(expected: NetworkAnswers, got: NetworkAnswers, *, task: TaskSpec) ->
     )
 
 
-def fp32_tolerance(exact: NetworkAnswers, answers: NetworkAnswers, *, task: TaskSpec) -> float:
+def fp32_tolerance(
+    exact: NetworkAnswers, answers: NetworkAnswers, *, task: TaskSpec, what: str, is_transformer: bool
+) -> float:
     """Gives how far a graph may be from a student's answers in float32, by the same answers in float64.
 
     Raises:
-        GateError: float32 is so far from float64 that another machine would give other answers.
+        GateError: float32 is so far from float64 that another machine would give other answers, or an answer is not a
+            number.
     """
     rounding = compare(exact, answers, task=task).max_abs_error
-    # NaN compares false, so an answer that is not a number fails here too.
-    if not ROUNDING_ROOM * rounding <= MOST_FP32_TOLERANCE:
+    if not np.isfinite(rounding):
+        raise GateError(f"{what}: expected finite answers of the checkpoint, got NaN or infinity; train it again")
+    if rounding > MOST_FP32_TOLERANCE / ROUNDING_ROOM:
+        another = "" if is_transformer else "train with --kind transformer, or "
         raise GateError(
-            f"student: expected answers in float32 within {MOST_FP32_TOLERANCE / ROUNDING_ROOM:g} of those in float64, "
+            f"{what}: expected answers in float32 within {MOST_FP32_TOLERANCE / ROUNDING_ROOM:g} of those in float64, "
             f"got a difference of {rounding:.3g}: levels are too far apart for what moves within a window; no bundle "
-            "was written. Train with --kind transformer, or import the signal without its level"
+            f"was written; {another}import the signal without its level"
         )
     return max(FP32_TOLERANCE, ROUNDING_ROOM * rounding)
 

@@ -18,7 +18,7 @@ from mmkd_edge.frames import joined, missing_frames
 from mmkd_edge.predict.selftest import follow_recording
 from mmkd_export.graph.onnx_graph import mflops_of
 from mmkd_export.judge.artifacts import artifact_of
-from mmkd_export.judge.parity import FP32_TOLERANCE, answers_from_outputs, compare, require_parity
+from mmkd_export.judge.parity import answers_from_outputs, compare, require_parity
 from mmkd_export.judge.proof_set import ProofSet
 from mmkd_report.documents.export import ArtifactParity, StepReport
 
@@ -80,9 +80,9 @@ def prove_step(
         got = answers_from_outputs(follow_recording(backend, facts, recording, proof_set.modality))
         heard = _heard(recording, stride=facts.stride, samples=proof_set.modality.samples)
         parity = compare(expected.rows(heard), got.rows(heard), task=proof_set.task)
-        stated = require_parity(parity, tolerance=FP32_TOLERANCE, what=f"{what}, along a recording")
+        stated = require_parity(parity, tolerance=proof_set.tolerance, what=f"{what}, along a recording")
         windows = _stepped_windows(backend, facts, proof_set)
-        require_parity(windows, tolerance=FP32_TOLERANCE, what=f"{what}, window by window")
+        require_parity(windows, tolerance=proof_set.tolerance, what=f"{what}, window by window")
     finally:
         backend.close()
     artifact = artifact_of(model, f"{proof_set.modality.name}/step", precision="fp32", format=format, parity=stated)
@@ -118,7 +118,7 @@ def stored_step(
         windows = _stepped_windows(backend, streaming, proof_set)
     finally:
         backend.close()
-    require_parity(windows, tolerance=FP32_TOLERANCE, what=f"{_named(artifact.format)} on this machine")
+    require_parity(windows, tolerance=proof_set.tolerance, what=f"{_named(artifact.format)} on this machine")
     return StepGraph(model=model, artifact=artifact, report=msgspec.structs.replace(report, parity_of_windows=windows))
 
 

@@ -47,15 +47,18 @@ def log_likelihood(logits: NDArray[Any], labels: NDArray[Any], *, kind: TaskKind
     return np.asarray(-0.5 * (error / spread) ** 2 - math.log(spread * math.sqrt(2 * math.pi)))
 
 
-def surely_likelier(ours: Floats, theirs: Floats, groups: NDArray[Any]) -> bool:
+def surely_likelier(ours: Floats, theirs: Floats, groups: NDArray[Any], *, of_one_group: bool = False) -> bool:
     """Whether log-likelihoods (answers,) are above others by more than a standard error, where whole groups are drawn.
 
     Args:
         groups: (N,) whose each window is; answers are N, or as many of each window as there are labels.
+        of_one_group: take windows as independent where there is one group; else nothing is sure then.
     """
     differences = ours - theirs
     owner = np.unique(np.repeat(groups, len(ours) // len(groups)), return_inverse=True)[1].reshape(-1)
     if owner.max() == 0:
+        if not of_one_group:
+            return False
         owner = np.arange(len(differences))
     sums = np.bincount(owner, weights=differences - differences.mean())
     count = len(sums)

@@ -21,10 +21,9 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.windows import Windows
 from mmkd_models.defaults import COMMITTEE
-from mmkd_models.metrics.likelihood import surely_likelier
 from mmkd_models.metrics.scores import AnyMetric, scores_from_logits
 from mmkd_models.networks.committee.network import Committee, CommitteeFacts, MemberFacts
-from mmkd_models.networks.committee.pool import MemberPooling, pool_of
+from mmkd_models.networks.committee.pool import MemberPooling, joining_sensor, pool_of
 from mmkd_models.networks.committee.rocket import Rocket
 from mmkd_models.networks.committee.trees import Trees, grown_trees, statistics_of
 from mmkd_models.networks.config import MEMBERS, MemberKind, TeacherConfig
@@ -184,14 +183,13 @@ def _with_best_sensor(members: Sequence[_Member], data: TrainingData, *, metric:
     names = [modality.name for modality in data.train.spec.modalities]
     if len(names) == 1 or not kinds:
         return members
-    alone = [
-        [_asked(_grown(data, kind, seed=seed, modality=name), data, metric=metric) for kind, seed in kinds]
+    alone = {
+        name: [_asked(_grown(data, kind, seed=seed, modality=name), data, metric=metric) for kind, seed in kinds]
         for name in names
-    ]
-    best = max(alone, key=lambda ours: max(_pool(ours, data).likelihoods))
-    larger = [*members, *best]
-    better = surely_likelier(_pool(larger, data).together, _pool(members, data).together, _known(data).groups)
-    return larger if better else members
+    }
+    known, of_each = _known(data), {name: _logits(ours) for name, ours in alone.items()}
+    best = joining_sensor(_logits(members), of_each, known.labels, known.groups, kind=known.spec.task.kind)
+    return members if best is None else [*members, *alone[best]]
 
 
 def grown_network(train: Windows, kind: MemberKind, *, seed: int) -> Trees | Rocket:
@@ -231,7 +229,9 @@ def _together(
     first: TeacherCheckpoint, members: Sequence[_Member], data: TrainingData, *, metric: AnyMetric
 ) -> TeacherCheckpoint:
     known = _known(data)
-    facts = _facts(members, _pool(members, data), [_score(member.logits, known, metric) for member in members])
+    logits = _logits(members)
+    pool = pool_of(logits, known.labels, known.groups, kind=first.task.kind)
+    facts = _facts(members, pool, [_score(one, known, metric) for one in logits])
     committee = Committee([member.network for member in members], facts, kind=first.task.kind).eval()
     return replace(
         first,
@@ -244,23 +244,22 @@ def _together(
 def _asked(member: _Member, data: TrainingData, *, metric: AnyMetric) -> _Member:
     """The member with what it says of validation, evened where validation wants it; transformers are so already."""
     known = _known(data)
-    logits: NDArray[Any] = answers_to(member.network, known).numpy()
+    seen = known if member.modality is None else known.with_modalities((member.modality,))
+    logits: NDArray[Any] = answers_to(member.network, seen).numpy()
     bias = None if member.kind == "transformer" else evening_bias(logits, data.train.labels, known, metric=metric)
     return replace(member, bias=bias, logits=logits if bias is None else (logits + bias).astype(np.float32))
 
 
-def _pool(members: Sequence[_Member], data: TrainingData) -> MemberPooling:
-    known = _known(data)
-    logits = [member.logits for member in members if member.logits is not None]
-    return pool_of(logits, known.labels, known.groups, kind=known.spec.task.kind)
+def _logits(members: Sequence[_Member]) -> list[NDArray[Any]]:
+    assert all(member.logits is not None for member in members)  # everybody was asked
+    return [member.logits for member in members if member.logits is not None]
 
 
 def _known(data: TrainingData) -> Windows:
     return data.valid.subset(np.flatnonzero(data.valid.labelled))
 
 
-def _score(logits: NDArray[Any] | None, known: Windows, metric: AnyMetric) -> float:
-    assert logits is not None  # everybody was asked
+def _score(logits: NDArray[Any], known: Windows, metric: AnyMetric) -> float:
     return scores_from_logits(known.labels, logits, known.spec.task).metric(metric)
 
 

@@ -14,7 +14,14 @@ from mmkd_edge.errors import GateError
 from mmkd_edge.spec import TaskSpec
 from mmkd_edge.testing import FakeBackend
 from mmkd_export.judge.artifacts import prove_fp32
-from mmkd_export.judge.parity import NetworkAnswers, answers_from_backend, compare, require_parity, with_missing_samples
+from mmkd_export.judge.parity import (
+    NetworkAnswers,
+    answers_from_backend,
+    compare,
+    fp32_tolerance,
+    require_parity,
+    with_missing_samples,
+)
 from mmkd_models.training.checkpoint import StudentCheckpoint
 
 TASK = TaskSpec(labels=("ok", "worn"))
@@ -45,6 +52,33 @@ def test_a_comparison_within_tolerance_gives_what_the_manifest_says():
     assert require_parity(parity, tolerance=0.5, what="fp32 graph") == Parity(
         windows=1, max_abs_error=0.5, mean_abs_error=0.25, label_agreement=1.0, tolerance=0.5
     )
+
+
+@pytest.mark.parametrize(("rounding", "tolerance"), [(0.0, 1e-4), (2**-16, 1e-4), (2**-10, 2**-8)])
+def test_a_graph_may_differ_by_four_times_what_float32_does(rounding: float, tolerance: float):
+    exact, answers = _answers([[0.5, 0.0]]), _answers([[0.5 + rounding, 0.0]])
+    assert fp32_tolerance(exact, answers, task=TASK, what="a.ckpt", is_transformer=False) == tolerance
+
+
+FAR = (
+    "expected answers in float32 within 0.0025 of those in float64, got a difference of 0.0312: levels are too far "
+    "apart for what moves within a window; no bundle was written; "
+)
+
+
+@pytest.mark.parametrize(
+    ("logit", "is_transformer", "message"),
+    [
+        (0.53125, False, f"{FAR}train with --kind transformer, or import the signal without its level"),
+        (0.53125, True, f"{FAR}import the signal without its level"),
+        (np.nan, False, "expected finite answers of the checkpoint, got NaN or infinity; train it again"),
+    ],
+)
+def test_a_student_that_float32_cannot_hold_is_refused(logit: float, is_transformer: bool, message: str):
+    exact, answers = _answers([[0.5, 0.0]]), _answers([[logit, 0.0]])
+    with pytest.raises(GateError) as caught:
+        fp32_tolerance(exact, answers, task=TASK, what="a.ckpt", is_transformer=is_transformer)
+    assert str(caught.value) == f"a.ckpt: {message}"
 
 
 def test_a_difference_above_tolerance_is_refused():

@@ -55,6 +55,22 @@ def exported(checkpoint: StudentCheckpoint, tmp_path_factory: pytest.TempPathFac
     return export(export_plan(folder / "student.ckpt"))
 
 
+def test_it_is_held_to_the_tolerance_of_the_student(
+    checkpoint: StudentCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmkd_export.student.fp32_tolerance", lambda *given, **named: 0.003)
+    write_student(tmp_path / "student.ckpt", checkpoint)
+    bundle = export(export_plan(tmp_path / "student.ckpt")).path
+    again = export(export_plan(bundle, output=tmp_path / "again.edge")).path
+    for path in (bundle, again):
+        with Bundle.open(path) as opened:
+            (entry,) = opened.manifest.models
+            assert opened.golden("acc").tolerance == 0.003
+        assert entry.streaming
+        assert [step.parity.tolerance for step in entry.streaming.artifacts] == [0.003]
+        assert entry.artifacts[0].parity.tolerance == 0.003
+
+
 @pytest.fixture(scope="module")
 def predictor(exported: ExportResult) -> Iterator[EdgePredictor]:
     with EdgePredictor.open(exported.path, backend="ort") as opened:

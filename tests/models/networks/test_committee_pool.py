@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mmkd_models.metrics.likelihood import log_likelihood, probabilities_of, surely_likelier
-from mmkd_models.networks.committee.pool import mixture_weights, pool_of
+from mmkd_models.networks.committee.pool import joining_sensor, mixture_weights, pool_of
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 3, 240)
@@ -89,6 +89,20 @@ def test_what_members_say_together_is_the_likelihood_of_their_mean() -> None:
     found = pool_of([near, far], numbers, GROUPS, kind="regression")
     mean = found.weights[0] * near + found.weights[1] * far
     assert found.together == pytest.approx(log_likelihood(mean, numbers, kind="regression"))
+
+
+def test_of_one_group_nothing_is_sure_unless_windows_are_taken_as_independent() -> None:
+    gain, group = np.array([1.0, 1.0, 1.1]), np.zeros(3)
+    assert not surely_likelier(gain, np.zeros(3), group)
+    assert surely_likelier(gain, np.zeros(3), group, of_one_group=True)
+
+
+def test_the_sensor_with_the_likeliest_member_joins_where_the_committee_is_surely_likelier_with_it() -> None:
+    weak, strong = [member(0.4, seed=1), member(0.5, seed=2)], [member(0.2, seed=3), member(0.95, seed=4)]
+    alone = {"gyro": [member(0.6, seed=5)], "acc": strong}
+    assert joining_sensor(weak, alone, LABELS, GROUPS, kind="classification") == "acc"
+    assert joining_sensor(strong, {"gyro": weak}, LABELS, GROUPS, kind="classification") is None
+    assert joining_sensor(weak, alone, LABELS, np.zeros(240), kind="classification") is None  # of one group
 
 
 @pytest.mark.parametrize(

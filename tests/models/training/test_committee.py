@@ -30,9 +30,10 @@ from mmkd_models.losses.attention import EdamTerm
 from mmkd_models.losses.contrast import CrdTerm
 from mmkd_models.losses.logits import LogitTerm
 from mmkd_models.losses.term import constant
-from mmkd_models.metrics.likelihood import fitted_temperature, log_likelihood, surely_likelier
+from mmkd_models.metrics.likelihood import fitted_temperature, log_likelihood
 from mmkd_models.metrics.scores import default_metric
 from mmkd_models.networks.committee.network import Committee, CommitteeFacts, MemberFacts
+from mmkd_models.networks.committee.pool import joining_sensor
 from mmkd_models.networks.committee.rocket import Rocket
 from mmkd_models.networks.committee.views import FixedViews
 from mmkd_models.networks.student import Student
@@ -56,7 +57,7 @@ MEMBERS = members_named(["transformer", "trees"])
 def _no_single_sensors() -> Iterator[None]:
     """Of the machines one sensor is as good as two; its members join where a test wants them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mmkd_models.training.committee.surely_likelier", lambda *given: False)
+        patch.setattr("mmkd_models.training.committee.joining_sensor", lambda *given, **named: None)
         yield
 
 
@@ -208,7 +209,8 @@ def test_members_that_make_no_committee_are_refused(names: list[str], message: s
 def test_labels_and_numbers_have_committees_too(
     rigs: dict[str, Dataset], kind: str, joins: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("mmkd_models.training.committee.surely_likelier", lambda *given: joins)
+    joining = "mmkd_models.training.committee.joining_sensor"
+    monkeypatch.setattr(joining, lambda members, alone, *given, **named: min(alone) if joins else None)
     rig = rigs[kind]
     rig_data = TrainingData(train=rig.split("train"), valid=rig.split("valid"), sha256=rig.sha256)
     metric = default_metric(rig.spec.task.kind)
@@ -512,7 +514,7 @@ def test_the_pool_of_two_by_hand(kind: TaskKind, one: list[float], other: list[f
 def single(data: TrainingData, _no_single_sensors: None) -> TeacherCheckpoint:
     """A committee that has members of its best sensor, too."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mmkd_models.training.committee.surely_likelier", surely_likelier)
+        patch.setattr("mmkd_models.training.committee.joining_sensor", joining_sensor)
         return trained(data, members=members_named(["trees", "rocket", "transformer"]))
 
 
@@ -539,7 +541,7 @@ def test_members_of_the_sensor_that_tells_most_join_where_validation_wants_them(
 def test_of_one_modality_or_of_transformers_alone_nothing_is_grown_twice(
     data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mmkd_models.training.committee.surely_likelier", lambda *given: True)
+    monkeypatch.delattr("mmkd_models.training.committee.joining_sensor")  # nobody asks
     one = trained(data.with_modalities(("acc",))).committee
     several = trained(data, members=("transformer", "transformer")).committee
     assert one is not None

@@ -9,7 +9,7 @@ test answers from -0.40 to -0.64 and from -0.62 to -0.61. Needs numpy alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,8 @@ class MemberPooling:
         temperatures: of each one's logits; 1 of a regression.
         weights: of each, with the sum 1.
         likelihoods: mean log-likelihood of each one's calibrated answers on validation, in nats.
-        together: (answers,) log-likelihood of the answers of all of them, in nats.
+        together: (answers,) log-likelihood of the answers of all of them, in nats, as if everybody
+            answered windows that lack a modality.
     """
 
     temperatures: tuple[float, ...]
@@ -61,7 +62,7 @@ def pool_of(
     calibrated = [one / heat for one, heat in zip(logits, temperatures, strict=True)]
     each = np.stack([log_likelihood(one, labels, kind=kind) for one in calibrated], axis=1)  # (answers, M)
     constant = _of_the_constant(labels, kind=kind)
-    tells = np.array([surely_likelier(one, constant, groups) for one in each.T])
+    tells = np.array([surely_likelier(one, constant, groups, of_one_group=True) for one in each.T])
     weights = np.zeros(len(tells))
     if tells.any():
         weights[tells] = mixture_weights(each[:, tells], groups=len(np.unique(groups)))
@@ -78,6 +79,30 @@ def pool_of(
         likelihoods=tuple(float(mean) for mean in each.mean(0)),
         together=together,
     )
+
+
+def joining_sensor(
+    members: Sequence[NDArray[Any]],
+    alone: Mapping[str, Sequence[NDArray[Any]]],
+    labels: NDArray[Any],
+    groups: NDArray[Any],
+    *,
+    kind: TaskKind,
+) -> str | None:
+    """Gives the sensor whose own members should join; None where validation is not sure of it.
+
+    It is the one that has the likeliest member, and the committee must be likelier with its members by more than a
+    standard error over the groups (decision 027).
+
+    Args:
+        members: logits (N, K) of the members of all sensors; of a regression (N, 1) numbers.
+        alone: those of the members of each sensor.
+        labels: as `Windows.labels`, all known.
+        groups: (N,) whose each window is.
+    """
+    best = max(alone, key=lambda name: max(pool_of(alone[name], labels, groups, kind=kind).likelihoods))
+    before, after = (pool_of(ones, labels, groups, kind=kind) for ones in (members, [*members, *alone[best]]))
+    return best if surely_likelier(after.together, before.together, groups) else None
 
 
 def mixture_weights(likelihoods: Floats, *, groups: int) -> Floats:
