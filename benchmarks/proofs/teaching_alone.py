@@ -118,17 +118,20 @@ def main() -> None:
         name = f"{dataset.spec.name} {modality}" + (
             f" by {' and '.join(arguments.teacher)}" if arguments.teacher else ""
         )
-        labelled = (
-            usual_labelled(trainings_of(dataset.everything(), FOLDS))
-            if arguments.label_share is None
-            else Labelled(share=arguments.label_share)
-        )
+        labelled = labelled_as(dataset, arguments.label_share)
         made = partial(kept, dataset, modality, labelled, arguments.teacher, arguments.out)
         found[name] = [made(fold) for fold in arguments.folds]
     print(teaching_table(found))
     if any(fold.hidden for folds in found.values() for fold in folds):
         print()
         print(joining_table(found))
+
+
+def labelled_as(dataset: Dataset, share: float | None) -> Labelled:
+    """Gives what is labelled: this share of the windows, or as many whole groups as a demo shows."""
+    if share is None:
+        return usual_labelled(trainings_of(dataset.everything(), FOLDS))
+    return Labelled(share=share)
 
 
 def teaching_table(found: dict[str, list[FoldFigures]]) -> str:

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from mmkd_models.compare.one_fold import FoldData, fold_data
 from mmkd_models.data.dataset import Dataset, open_dataset
-from mmkd_models.data.folds import FOLDS, trainings_of
-from mmkd_models.data.labelled import Labelled, usual_labelled
+from mmkd_models.data.folds import FOLDS
+from mmkd_models.data.labelled import Labelled
 from mmkd_models.metrics.likelihood import surely_likelier
 from mmkd_models.networks.config import rocket_features_of
 from mmkd_models.training.closed_form.ridge import Ridge
@@ -31,7 +31,7 @@ from mmkd_models.training.closed_form.rocket import chosen_features, drawn_featu
 from mmkd_models.training.closed_form.targets import class_weights, rows_to_learn_from, targets_of
 from mmkd_models.training.judging.rule import Standing, preferred, standing_of
 from proofs.script import head, parser_of, row
-from proofs.teaching_alone import METRIC, Floats, balanced, evening, teacher_answers
+from proofs.teaching_alone import METRIC, Floats, balanced, evening, labelled_as, teacher_answers
 
 HARMED = 0.5
 """Points below labels alone."""
@@ -73,11 +73,7 @@ def main() -> None:
     for text in arguments.sets:
         path, _, modality = text.rpartition(":")
         dataset = open_dataset(path)
-        labelled = (
-            usual_labelled(trainings_of(dataset.everything(), FOLDS))
-            if arguments.label_share is None
-            else Labelled(share=arguments.label_share)
-        )
+        labelled = labelled_as(dataset, arguments.label_share)
         name = f"{dataset.spec.name} {modality}"
         found[name] = [kept(dataset, modality, labelled, arguments.out, fold) for fold in arguments.folds]
     print(table(found))
