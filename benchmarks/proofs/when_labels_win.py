@@ -24,12 +24,11 @@ from mmkd_models.compare.one_fold import FoldData, fold_data
 from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.data.folds import FOLDS
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.metrics.likelihood import surely_likelier
 from mmkd_models.networks.config import rocket_features_of
 from mmkd_models.training.closed_form.ridge import Ridge
 from mmkd_models.training.closed_form.rocket import chosen_features, drawn_features, features_of_rows
 from mmkd_models.training.closed_form.targets import class_weights, rows_to_learn_from, targets_of
-from mmkd_models.training.judging.rule import Standing, preferred, standing_of
+from mmkd_models.training.judging.rule import Standing, labels_win, preferred, standing_of
 from proofs.script import head, parser_of, row
 from proofs.teaching_alone import METRIC, Floats, balanced, evening, labelled_as, teacher_answers
 
@@ -92,8 +91,8 @@ def ships_the_better(contest: Contest) -> Contestant:
 
 def ships_the_surely_better(contest: Contest) -> Contestant:
     """Gives labels alone only where validation is sure of them."""
-    taught, alone = (np.array(one.likelihoods) for one in (contest.taught, contest.alone))
-    return ships_the_better(contest) if surely_likelier(alone, taught, np.array(contest.groups)) else contest.taught
+    taught, alone = contest.taught, contest.alone
+    return alone if labels_win(taught.standing, alone.standing, np.array(contest.groups)) else taught
 
 
 RULES: dict[str, Callable[[Contest], Contestant]] = {

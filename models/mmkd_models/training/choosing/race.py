@@ -17,14 +17,13 @@ import numpy as np
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.windows import Windows
 from mmkd_models.distil.recipe import Recipe
-from mmkd_models.metrics.likelihood import surely_likelier
 from mmkd_models.networks.config import StudentConfig
 from mmkd_models.networks.rocket import LENGTH
 from mmkd_models.training.checkpoint import Contender, StudentCheckpoint
 from mmkd_models.training.closed_form.hybrid import fit_hybrid
 from mmkd_models.training.closed_form.students import labelled_student, taught_student
 from mmkd_models.training.inputs import TrainingData, TrainingRun
-from mmkd_models.training.judging.rule import Standing, preferred, standing_of
+from mmkd_models.training.judging.rule import Standing, labels_win, preferred, standing_of
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_report.documents.demo import LABELS_ALONE
@@ -85,9 +84,6 @@ def taught_race(
 ) -> StudentCheckpoint:
     """Gives the taught student that validates best, or that of labels alone where it is better and surely likelier.
 
-    Surely is by more than a standard error over the groups of validation: few groups easily favour what is worse on
-    new ones, and teaching rarely hurts (decision 018).
-
     Args:
         labelled: the student of labels alone, from `labelled_race` or any other of the same windows; None where
             somebody else compares with it.
@@ -101,8 +97,8 @@ def taught_race(
         return _shipped(runners, runners)
     taught, alone = _first(runners), _runner(LABELS_ALONE, labelled, data.valid)
     groups = data.valid.groups[data.valid.labelled]
-    surely = surely_likelier(alone.standing.likelihoods, taught.standing.likelihoods, groups)
-    return _shipped((taught, alone) if surely else (taught,), (*runners, alone))
+    winner = alone if labels_win(taught.standing, alone.standing, groups) else taught
+    return _shipped((winner,), (*runners, alone))
 
 
 def _raced(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.labels import Labels
-from mmkd_models.metrics.likelihood import fitted_temperature, log_likelihood
+from mmkd_models.metrics.likelihood import fitted_temperature, log_likelihood, surely_likelier
 from mmkd_models.metrics.scores import scores_from_logits
 
 
@@ -52,3 +52,11 @@ def preferred(standings: Sequence[Standing]) -> int:
     best = max(standings, key=lambda one: one.score)
     near = [number for number, one in enumerate(standings) if one.score >= best.score - best.standard_error]
     return max(near, key=lambda number: standings[number].log_likelihood)
+
+
+def labels_win(taught: Standing, alone: Standing, groups: NDArray[Any]) -> bool:
+    """Whether a student of labels alone is preferred to a taught one, and surely likelier over the groups (N,).
+
+    Few groups easily favour what is worse on new ones, and teaching rarely hurts (decision 018).
+    """
+    return preferred([taught, alone]) == 1 and surely_likelier(alone.likelihoods, taught.likelihoods, groups)

@@ -80,7 +80,7 @@ def test_labels_alone_are_shipped_where_the_teacher_knows_nothing_and_validation
     assert [one.name for one in student.facts.race or ()][-1] == LABELS_ALONE
     assert all((student.state[name] == alone.state[name]).all() for name in alone.state)
     asked: list[np.ndarray] = []
-    monkeypatch.setattr("mmkd_models.training.choosing.race.surely_likelier", lambda *given: bool(asked.extend(given)))
+    monkeypatch.setattr("mmkd_models.training.judging.rule.surely_likelier", lambda *given: bool(asked.extend(given)))
     unsure = race()
     assert unsure.facts.shipped != LABELS_ALONE
     assert unsure.facts.teacher_sha256 == "cd" * 32
