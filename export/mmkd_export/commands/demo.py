@@ -157,7 +157,7 @@ def demo(
     Trains a multimodal teacher, and for every single sensor a labels-only baseline, a distilled student and
     classical rivals; exports the students, runs them in the device runtime, benchmarks them, and writes one page.
     """
-    from mmkd_export.demo.chain import measure
+    from mmkd_export.demo.chain import measure, with_measured
 
     began = time.monotonic()
     context.with_resource(held(out, is_folder=True))
@@ -174,9 +174,11 @@ def demo(
         workers=workers or min(usable_cores(), MOST_WORKERS),
         afterwards_s=afterwards_s,
     )
+    document = _document(data, folds, tried, out)
+    _write(out, document, began=began)  # what was learnt stays where a student cannot be exported
+    say(f"wrote {document.report}, still without what this machine measures")
     measured = measure(data, folds, _instruments(duration_s), out=out, say=say)
-    document = _document(data, folds, tried, measured, out, began=began)
-    _write(out, document)
+    document = _write(out, with_measured(document, measured), began=began)
     if as_json:
         print(json_text(document, indent=1))
     else:
@@ -332,20 +334,11 @@ def _further_rivals(names: list[str] | None) -> tuple[RivalName, ...]:
     return tuple(name for name in asked if name not in QUICK_RIVALS)
 
 
-def _document(
-    data: Dataset,
-    folds: list[FoldResult],
-    tried: tuple[TriedSize, ...],
-    measured: MeasuredDemo,
-    out: Path,
-    *,
-    began: float,
-) -> DemoDocument:
-    from mmkd_export.demo.chain import with_measured
+def _document(data: Dataset, folds: list[FoldResult], tried: tuple[TriedSize, ...], out: Path) -> DemoDocument:
     from mmkd_models.compare.summary import demo_document as comparison_document
     from mmkd_models.training.checkpoint import library_versions
 
-    document = with_measured(comparison_document(data.spec, data.sha256, folds), measured)
+    document = comparison_document(data.spec, data.sha256, folds)
     sizes = tried if len(tried) > 1 else None
     return msgspec.structs.replace(
         document,
@@ -353,15 +346,17 @@ def _document(
         command=shell_line("mmkd-demo", *sys.argv[1:]),
         versions=library_versions(),
         report=str(out / "report.html"),
-        duration_s=round(time.monotonic() - began, 1),
     )
 
 
-def _write(out: Path, document: DemoDocument) -> None:
+def _write(out: Path, document: DemoDocument, *, began: float) -> DemoDocument:
+    """Writes document and page; gives the document with the seconds it took."""
     from mmkd_report import render_demo, write_page
 
+    document = msgspec.structs.replace(document, duration_s=round(time.monotonic() - began, 1))
     write_file(out / "demo.json", json_text(document, indent=1).encode())
     write_page(out / "report.html", render_demo(msgspec.to_builtins(document)))
+    return document
 
 
 def show_demo(demo: DemoDocument, measured: MeasuredDemo, *, dataset: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -251,6 +252,7 @@ def test_progress_is_on_stderr_and_the_result_alone_on_stdout(first: First) -> N
     assert json.loads(ended.stdout) == document  # and nothing else
     said = [line for line in ended.stderr.splitlines() if ": step" not in line and not line.startswith("seed ")]
     assert said == [
+        "wrote demo/report.html, still without what this machine measures",
         "export: acc student",
         "check: acc student in the runtime",
         "latency: teacher against acc student",
@@ -277,6 +279,26 @@ def test_the_same_command_again_trains_nothing_and_finds_the_same(tiny: Dataset,
     assert without_times(json.loads((folder / "demo" / "demo.json").read_text())) == without_times(document)
     assert (folder / "demo" / "acc.edge").read_bytes() == bundle
     check_words(again.stdout, document)
+
+
+def test_a_refused_export_leaves_what_was_learnt(
+    tiny: Dataset, first: First, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, ended, document = first
+    shutil.copytree(folder / "demo", tmp_path / "demo")
+    monkeypatch.chdir(tmp_path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise GateError("acc: refused")
+
+    monkeypatch.setattr("mmkd_export.demo.chain.export", refuse)
+    with pytest.raises(GateError, match="acc: refused"):
+        run_demo(list(map(str, ended.args[1:])))
+    left = json.loads((tmp_path / "demo" / "demo.json").read_text())
+    assert without_times(left["students"]["acc"]["student"]) == without_times(document["students"]["acc"]["student"])
+    assert left["students"]["acc"]["gain_points"] == document["students"]["acc"]["gain_points"]
+    assert "benchmark" not in left
+    assert "line 3" in (tmp_path / "demo" / "report.html").read_text()
 
 
 def check_words(stdout: str, document: dict[str, Any]) -> None:
