@@ -32,6 +32,7 @@ from mmkd_models.training.judging.rule import Standing, labels_win, preferred, s
 from proofs.script import head, parser_of, row
 from proofs.teaching_alone import METRIC, Floats, balanced, evening, labelled_as, teacher_answers
 
+MOST_FEATURES = rocket_features_of("tiny")
 HARMED = 0.5
 """Points below labels alone."""
 
@@ -152,8 +153,13 @@ def student(
     rows: NDArray[np.int64],
     learnt: NDArray[np.int64],
     answers: Floats | None,
+    *,
+    most: int = MOST_FEATURES,
 ) -> Contestant:
-    """Gives a student of those of the rows that it learns from, taught where there are answers (N, K)."""
+    """Gives a student of those of the rows that it learns from, taught where there are answers (N, K).
+
+    At most so many features stay.
+    """
     train, valid, test = data.training.train, data.training.valid, data.test
     ours, seen, theirs = features
     targets = targets_of(train, rows[learnt], None if answers is None else answers[rows[learnt]])
@@ -165,7 +171,7 @@ def student(
         ours[learnt],
         targets,
         weights=class_weights("classification", targets),
-        most=rocket_features_of("tiny"),
+        most=most,
         judge=judge,
     )
     on_valid = ridge.scores(seen[:, columns])
