@@ -382,7 +382,7 @@ def show_demo(demo: DemoDocument, measured: MeasuredDemo, *, dataset: Path) -> N
     show_table(table, width=150)  # seven competitors with their spreads
     print(f"teacher (all sensors) {_score(demo.teacher, measure)}, {demo.teacher.parameters:,} parameters")
     gain, ends = _gain(demo.mean_gain_points, measure)
-    print(f"mean gain {with_gain_unit(gain, measure)} ({ends})")
+    print(f"mean gain {with_gain_unit(gain, measure)} ({'no interval of so few groups' if ends == '-' else ends})")
     for said in (shipped(demo), leak(demo)):
         if said:
             print(for_terminal(said))

@@ -15,7 +15,7 @@ import numpy as np
 from mmkd_models.compare.fold_result import FoldResult, FoldRival, ModalityResult, NetworkResult
 from mmkd_models.data.spec import DatasetSpec
 from mmkd_models.data.split import OF_GROUPS
-from mmkd_models.evaluate.gains import gain_of_pairs, gap_recovered, spread
+from mmkd_models.evaluate.gains import gain_of_pairs, gap_recovered, interval_needs, spread
 from mmkd_models.evaluate.guessing import guessing
 from mmkd_models.evaluate.label_leak import leak_of
 from mmkd_models.metrics.classes import Scores
@@ -74,9 +74,11 @@ def gain_of_folds(folds: Sequence[FoldResult], modalities: Sequence[str], measur
         for name in modalities
     ]
     gained = "baseline's error minus student's" if measure.lower_is_better else "student minus baseline"
-    resampled = _split(folds).resampled
-    interval = _INTERVAL.format(_PEOPLE if resampled == OF_GROUPS.resampled else resampled)
-    gain = gain_of_pairs(pairs, measure.name, seed=seed)
+    split, gain = _split(folds), gain_of_pairs(pairs, measure.name, seed=seed)
+    resampled = _PEOPLE if split.resampled == OF_GROUPS.resampled else split.resampled
+    interval = _INTERVAL.format(resampled)
+    if gain.low is None:
+        interval = interval_needs(split) + (", and more seeds test further ones" if split == OF_GROUPS else "")
     return msgspec.structs.replace(gain, method=f"mean over seeds of {gained}; {interval}")
 
 

@@ -91,9 +91,12 @@ def gain_of_pairs(
 ) -> Gain:
     """Gives what the first of each pair are better by, in the metric's `gain_unit`.
 
-    The mean is over pairs and their seeds; the 95 % interval is of `gain_draws`, the same draws for all pairs.
+    The mean is over pairs and their seeds; the 95 % interval is of `gain_draws`, the same draws for all pairs. Below
+    `FEWEST_GROUPS` tested groups there is none.
     """
     gains = [gain_per_seed(ours, theirs, metric) for ours, theirs in pairs]
+    if len({one.group for ours, _ in pairs for judged in ours for one in judged.by_group}) < FEWEST_GROUPS:
+        return Gain(mean=float(np.mean(gains)))
     drawn = [gain_draws(ours, theirs, metric, seed=seed, draws=_DRAWS_OF_FOLDS) for ours, theirs in pairs]
     low, high = interval_of(np.mean(drawn, axis=0))
     return Gain(mean=float(np.mean(gains)), low=low, high=high)

@@ -195,7 +195,8 @@ def is_spread(entry: Any, seeds: int) -> bool:
 
 
 def is_gain(entry: Any) -> bool:
-    return all(isinstance(entry[key], float) for key in ("mean", "low", "high")) and entry["low"] <= entry["high"]
+    """Four machines were tested, which make no interval."""
+    return isinstance(entry["mean"], float) and not {"low", "high"} & set(entry)
 
 
 def is_latency(entry: Any) -> bool:

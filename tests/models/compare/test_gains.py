@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -21,6 +21,14 @@ WINDOWS = {10: 8, 11: 4, 12: 20}
 NAMES = ("acc", "gyro")
 counts = st.tuples(*(st.integers(0, size) for size in WINDOWS.values()))
 results = st.lists(st.tuples(counts, counts, counts, counts), min_size=1, max_size=4)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _intervals_of_few_groups() -> Iterator[None]:
+    """Few groups can be counted by hand."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mmkd_models.evaluate.gains.FEWEST_GROUPS", 1)
+        yield
 
 
 def fold_of(make: MakeFold, seed: int, rights: Sequence[Sequence[int]]) -> FoldResult:

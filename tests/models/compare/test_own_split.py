@@ -81,8 +81,7 @@ def test_document_and_page_of_a_comparison_say_what_the_split_was(
     document = msgspec.to_builtins(demo_document(dataset.spec, dataset.sha256, [fold]))
     assert document["split"] == OWN_SPLIT
     assert document["mean_gain_points"]["method"] == (
-        "mean over seeds of student minus baseline; 95 % interval by resampling blocks of 6 consecutive windows with "
-        "replacement, the same draw for every sensor"
+        "mean over seeds of student minus baseline; an interval needs 5 blocks or more"
     )
     page = render_demo(document).replace("&#39;", "'")
     assert f"Judged on {JUDGED_ON}." in page

@@ -225,8 +225,11 @@ def _sensor_sentence(demo: DemoDocument, best: str) -> str:
 def _against_teacher(demo: DemoDocument, best: str, scores: str) -> str:
     """What the interval of student minus teacher allows to say; `scores` are those of both."""
     measure, over = demo.told_by, demo.students[best].over_teacher_points
+    claim = _claim(demo, best, mean_of(demo.students[best].student.score(measure)) or 0.0)
     if over is None or not (is_figure(over.low) and is_figure(over.high)):
-        return f"With {best} alone, the {scores}; no interval says which is better."
+        if len(demo.students) == 1:
+            return f"With {best} alone, the {scores}; no interval says which is better."
+        return f"Of the single sensors, {claim}: its {scores}; no interval says which is better."
     span = f"difference {gain_interval(over.low, over.high, measure)}"
     if over.low > 0:
         return f"One sensor does better than all together here: with {best} alone, the {scores} ({span})."
@@ -234,7 +237,6 @@ def _against_teacher(demo: DemoDocument, best: str, scores: str) -> str:
         return f"With {best} alone, the {scores}: no certain difference ({span}, includes 0)."
     if len(demo.students) == 1:
         return f"One sensor falls short of all together: with {best} alone, the {scores} ({span})."
-    claim = _claim(demo, best, mean_of(demo.students[best].student.score(measure)) or 0.0)
     return f"Of the single sensors, {claim}: its {scores} ({span})."
 
 
@@ -287,15 +289,17 @@ def _each(gains: dict[str, Gain | None], measure: Measure) -> str:
     written = [(gain.mean or 0.0, name, gain) for name, gain in gains.items() if gain is not None]
     if len(written) < 2:
         return ""
+    has_intervals = any(is_figure(gain.low) for _, _, gain in written)
     if len(written) <= MOST_NAMED:
-        parts = [f"{name} {difference(mean, measure)} ({_span(gain, measure)})" for mean, name, gain in written]
-        return f": {listed(parts)}"
+        spans = [f" ({_span(gain, measure)})" if has_intervals else "" for _, _, gain in written]
+        parts = (f"{name} {difference(mean, measure)}" for mean, name, _ in written)
+        return f": {listed([part + span for part, span in zip(parts, spans, strict=True)])}"
     ordered = sorted(written, key=lambda one: one[0])
     certain = sum(is_figure(gain.low) and gain.low > 0 for _, _, gain in written)
+    above = f", with an interval above 0 for {certain} of {len(written)} sensors" if has_intervals else ""
     return (
         f": from {difference(ordered[0][0], measure)} ({ordered[0][1]}) to "
-        f"{difference(ordered[-1][0], measure)} ({ordered[-1][1]}), "
-        f"with an interval above 0 for {certain} of {len(written)} sensors"
+        f"{difference(ordered[-1][0], measure)} ({ordered[-1][1]}){above}"
     )
 
 
