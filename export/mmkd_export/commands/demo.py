@@ -307,7 +307,11 @@ def comparison_config(
     names = options.modality or [spec.name for spec in data.spec.modalities]
     data.everything().with_modalities(names)  # refuses names that are unknown or there twice
     metric, chosen = default_metric(data.spec.task.kind), options.members
-    members = default_members(data.spec.modalities) if chosen is None else members_named(chosen.split(","))
+    members = (
+        default_members(data.spec.modalities)
+        if chosen is None
+        else members_named(chosen.split(","), data.spec.modalities)
+    )
     teacher_train, student_train = trains_of(metric, options.steps)
     return ComparisonConfig(
         label_share=labelled.share,

@@ -76,7 +76,7 @@ def sensors(
     from mmkd_export.demo.chain import fold_folder
     from mmkd_models.commands.study import latency_meter
     from mmkd_models.compare.pool import one_thread
-    from mmkd_models.compare.sensors import SensorsOrder, check_costs, groups_judged, judge_sensors, latencies_of
+    from mmkd_models.compare.sensors import SensorsOrder, check_costs, judge_sensors, latencies_of
     from mmkd_models.compare.summary import demo_document
 
     where = choice(executor, get_args(Executor), option="--executor")
@@ -105,9 +105,7 @@ def sensors(
     with one_thread():
         judged = judge_sensors(dataset, order, workers=number, executor=where, on_part=say)
         times = {} if meter is None else latencies_of(order, meter, conditions=_conditions(duration_s), on_part=say)
-    document = _document(
-        demo_document(dataset.spec, dataset.sha256, folds), judged, times, pairs=pairs, groups=groups_judged(folds)
-    )
+    document = _document(demo_document(dataset.spec, dataset.sha256, folds), judged, times, pairs=pairs)
     _write(out, document, judged)
     if as_json:
         print(json_text(document, indent=1))
@@ -152,7 +150,6 @@ def _document(
     times: Mapping[str, PairLatency],
     *,
     pairs: bool,
-    groups: int,
 ) -> SensorsDocument:
     from mmkd_models.compare.sensors import pair_rows, sensor_rows
     from mmkd_report.documents.judging import SensorsDocument
@@ -168,7 +165,7 @@ def _document(
         seeds=compared.seeds,
         measure=compared.told_by,
         faults_measure="" if first.faults is None else first.faults.measure,
-        rows=sensor_rows(compared, judged, times, groups=groups),
+        rows=sensor_rows(compared, judged, times),
         pairs=pair_rows(compared) if pairs else (),
         currency=next(iter(currencies), ""),
         pages={name: f"{_PAGES}/{name}.html" for name in judged},

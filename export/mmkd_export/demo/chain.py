@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,12 +11,15 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor, Prediction
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.bundle.reference import write_reference
-from mmkd_edge.errors import GateError
+from mmkd_edge.errors import GateError, UsageError
+from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_export.graph.onnx_from_student import onnx_from_teacher
+from mmkd_export.judge.parity import MOST_FP32_TOLERANCE
 from mmkd_export.plan import export_plan
 from mmkd_export.run import export
 from mmkd_models.compare.attention_view import attention_view
@@ -27,12 +31,12 @@ from mmkd_models.data.for_devices.reference import measure_reference
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.outcome import TestedNetwork
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.training.checkpoint import read_student, read_teacher
+from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, read_teacher
+from mmkd_models.training.predict import logits_of
 from mmkd_report.documents.demo import AttentionMaps, DemoBenchmark, DemoDocument, LatencyPercentiles, RatioRange
 
 Say = Callable[[str], None]
 
-_NEAR = 1e-3  # of the spread of a regression's targets: what parity allows an FP32 graph, and a little more
 _ROUNDING = 1e-6  # of the answer: float32 in another order of summation
 
 
@@ -99,13 +103,14 @@ def measure(
     modalities = fold.config.modalities
     bundles = {name: _bundle(folder, name, out=out, say=say) for name in modalities}
     test = fold_data(dataset, seed=fold.seed, labelled=fold.config.labelled).test
-    references = {name: _group_reference(dataset, name, test.groups[0].item(), out) for name in modalities}
+    references = {name: _any_reference(dataset, name, test, out) for name in modalities}
     teacher = read_teacher(teacher_path(folder, fold.config.teacher)).transformer()
     attention = {}
     for name in modalities:
         say(f"check: {name} student in the runtime")
-        _check_runtime(dataset, fold, name, bundles[name], test)
-        attention[name] = _attention(test, teacher, folder, name)
+        student = read_student(folder / name / "student.ckpt")
+        _check_runtime(dataset, fold, name, student, bundles[name], test, say=say)
+        attention[name] = _attention(test, teacher, student)
     times = _times(bundles, onnx_from_teacher(teacher, dataset.spec.modalities), instruments, say=say)
     best = max(modalities, key=lambda name: np.mean([one.students[name].student.valid_score for one in folds]))
     bundle = out / "student.edge"
@@ -140,34 +145,52 @@ def _bundle(folder: Path, name: str, *, out: Path, say: Say) -> Path:
     return path
 
 
-def _check_runtime(dataset: Dataset, fold: FoldResult, name: str, bundle: Path, test: Windows) -> None:
-    """The runtime must answer as the training side did, window by window on the test split."""
-    judged = fold.students[name].student.test
-    agreed = 0
+def _check_runtime(
+    dataset: Dataset, fold: FoldResult, name: str, student: StudentCheckpoint, bundle: Path, test: Windows, *, say: Say
+) -> None:
+    """The runtime must answer as the training side did, window by window on the test split.
+
+    A window without any sample is answered in training, and has no answer on a device.
+    """
+    judged, spec = fold.students[name].student.test, dataset.spec.modality(name)
+    right = {one.group: int(np.trace(one.confusion)) for one in judged.confusions or ()}
+    agreed = expected = compared = 0
     with TemporaryDirectory() as temporary:
         for part in _parts(test.with_modalities((name,)), name):
-            reference = _group_reference(dataset, name, part.groups[0].item(), Path(temporary))
+            try:
+                reference = _group_reference(dataset, name, part.groups[0].item(), Path(temporary))
+            except UsageError as error:
+                say(f"check: {name}: group {part.groups[0]} is left out: {error}")
+                continue
             windows = replace(part, statistics=None).take(np.arange(len(part)))[name]  # raw, as a device sees them
+            there = prepare_batch(windows, spec)[1].reshape(len(part), -1).any(axis=1)
             with EdgePredictor.open(bundle, reference=reference) as predictor:
                 answers = predictor.predict_batch(windows)
-            agreed += _right(answers, part) if judged.answers is msgspec.UNSET else _agreed(answers, part, judged)
-    expected = len(test)
-    if judged.confusions is not msgspec.UNSET:
-        expected = sum(int(np.trace(one.confusion)) for one in judged.confusions)
+            compared += int(there.sum())
+            if judged.answers is msgspec.UNSET:
+                agreed += int((np.array([answer.index for answer in answers]) == part.labels)[there].sum())
+                expected += sum(right[group] for group in np.unique(part.groups).tolist())
+                if not there.all():
+                    absent = part.subset(np.flatnonzero(~there))
+                    found = logits_of(student.network(), absent, modality=name).argmax(axis=1)
+                    expected -= int((found == absent.labels).sum())
+            else:
+                agreed += int(_same(answers, part, judged, spread=float(test.labels.std()))[there].sum())
+                expected += int(there.sum())
     if abs(agreed - expected) > 1:  # one window may sit on a tie
         what = "right" if judged.answers is msgspec.UNSET else "answered"
         raise GateError(
-            f"{bundle}: runtime on the test split: expected {expected} of {len(test)} windows {what} as in training, "
+            f"{bundle}: runtime on the test split: expected {expected} of {compared} windows {what} as in training, "
             f"got {agreed}; the export is wrong, please report it"
         )
 
 
-def _right(answers: Sequence[Prediction], part: Windows) -> int:
-    return int((np.array([answer.index for answer in answers]) == part.labels).sum())
+def _same(answers: Sequence[Prediction], part: Windows, judged: TestedNetwork, *, spread: float) -> NDArray[np.bool_]:
+    """(N,) which windows have the labels that training gave them, or its number.
 
-
-def _agreed(answers: Sequence[Prediction], part: Windows, judged: TestedNetwork) -> int:
-    """How many windows have the labels that training gave them, or its number."""
+    Args:
+        spread: of a regression's targets.
+    """
     task = part.spec.task
     _, trained, groups = judged.windows
     same = np.zeros(len(part), dtype=bool)
@@ -180,9 +203,9 @@ def _agreed(answers: Sequence[Prediction], part: Windows, judged: TestedNetwork)
         else:
             low, high = task.range or (-np.inf, np.inf)
             wanted = np.clip(expected[:, 0], low, high)
-            values = np.array([answers[row].value for row in rows], dtype=np.float64)
-            same[rows] = np.abs(values - wanted) <= _NEAR * float(part.labels.std()) + _ROUNDING * np.abs(wanted)
-    return int(same.sum())
+            values = np.array([np.nan if (value := answers[row].value) is None else value for row in rows])
+            same[rows] = np.abs(values - wanted) <= MOST_FP32_TOLERANCE * spread + _ROUNDING * np.abs(wanted)
+    return same
 
 
 def _parts(test: Windows, name: str) -> list[Windows]:
@@ -201,9 +224,22 @@ def _group_reference(dataset: Dataset, name: str, group: int | str, out: Path) -
     return path
 
 
-def _attention(test: Windows, teacher: Teacher, folder: Path, name: str) -> AttentionMaps | None:
-    student = read_student(folder / name / "student.ckpt").network()
-    view = attention_view(teacher, student, test, modality=name)
+def _any_reference(dataset: Dataset, name: str, test: Windows, out: Path) -> Path | None:
+    """The reference of the first test group that can have one.
+
+    Raises:
+        UsageError: a channel is missing in all of them.
+    """
+    *groups, last = dict.fromkeys(test.groups.tolist())
+    for group in groups:
+        with suppress(UsageError):
+            return _group_reference(dataset, name, group, out)
+    return _group_reference(dataset, name, last, out)
+
+
+def _attention(test: Windows, teacher: Teacher, student: StudentCheckpoint) -> AttentionMaps | None:
+    name = student.modality.name
+    view = attention_view(teacher, student.network(), test, modality=name)
     if view is None:
         return None
     return AttentionMaps(
@@ -231,14 +267,15 @@ def _times(bundles: dict[str, Path], teacher: bytes, instruments: Instruments, *
 def with_measured(document: DemoDocument, measured: MeasuredDemo) -> DemoDocument:
     """Gives the document with what was measured on this machine.
 
-    A baseline of the student's kind is the student with other weights; one of another kind is not measured.
+    Where both are transformers the baseline is the student with other weights; else its features are others, and it is
+    not measured.
     """
     replace_in = msgspec.structs.replace
     students = {}
     for name, one in measured.contests.items():
         contest, times = document.students[name], one.times
         assert contest.baseline is not None  # folds have one
-        is_alike = contest.baseline.kinds[:1] == contest.student.kinds[:1]  # the first seed's are measured
+        is_alike = contest.baseline.kinds[:1] == contest.student.kinds[:1] == ("transformer",)  # the first seed's
         students[name] = replace_in(
             contest,
             student=replace_in(contest.student, latency_ms=times.second),

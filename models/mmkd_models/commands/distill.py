@@ -28,7 +28,7 @@ with loading("mmkd-distill"):
         new_run,
         training_data,
     )
-    from mmkd_models.commands.outputs import hold_output, training_shown, write_student_and_report
+    from mmkd_models.commands.outputs import drop_states, hold_output, training_shown, write_student_and_report
     from mmkd_models.defaults import INT8_TRAIN, METHOD, STUDENT_PRESET, STUDENT_TRAIN
     from mmkd_models.networks.config import kind_named, preset_named, student_config, student_like
 
@@ -223,6 +223,8 @@ def distill(
             start_sha256=None if start is None else start.sha256,
             choose=student.choose,
         )
+    if not options.resume:
+        drop_states(output)
     with training_shown(f"{modality} student in INT8" if start else f"{modality} student", output) as show:
         run = replace(run, on_step=show)
         if start is not None:

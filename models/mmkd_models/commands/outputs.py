@@ -185,6 +185,7 @@ def _states(output: Path) -> Iterator[Path]:
 
 
 def drop_states(output: Path) -> None:
-    """Drops the resume states of finished trainings; their TensorBoard logs stay."""
-    for state in list(_states(output)):
-        state.unlink()
+    """Drops the resume states of trainings that are finished, or that nobody goes on with; TensorBoard logs stay."""
+    if is_first_process():
+        for state in list(_states(output)):
+            state.unlink()

@@ -30,6 +30,7 @@ with loading("mmkd-train"):
         training_data,
     )
     from mmkd_models.commands.outputs import (
+        drop_states,
         hold_output,
         training_shown,
         write_committee_and_report,
@@ -133,6 +134,8 @@ def teacher(
             teachers=out_of_fold or 1,
             members=chosen,
         )
+    if not options.resume:
+        drop_states(output)
     following = _distill_command(output, data, training) + same_windows(options)
     if out_of_fold is not None:
         teachers = cross_fit(
@@ -183,7 +186,7 @@ def _members(named: str | None, out_of_fold: int | None, training: TrainingData)
 
     if named is None:
         return ("transformer",) if out_of_fold is not None else default_members(training.train.spec.modalities)
-    chosen = members_named(named.split(","))
+    chosen = members_named(named.split(","), training.train.spec.modalities)
     if out_of_fold is not None and len(chosen) > 1:
         raise UsageError(
             f"--out-of-fold {out_of_fold}: expected transformers alone, got --members {named}; a committee is not "
@@ -218,6 +221,8 @@ def student(
     if not (options.force or options.resume):
         facts = planned_facts(training, run.train, run.augment)
         check_replaced(output, kind="student", modalities=[modality], config=size, facts=facts)
+    if not options.resume:
+        drop_states(output)
     with training_shown(f"{modality} baseline", output) as show:
         checkpoint = labelled_student(training, modality, size, replace(run, on_step=show))
     write_student_and_report(output, checkpoint, json=json)

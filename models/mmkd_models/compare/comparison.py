@@ -50,7 +50,7 @@ from mmkd_models.distil.answers import BLOCKS
 from mmkd_models.evaluate.gains import spread
 from mmkd_models.evaluate.missing import scores_by_missing_share, scores_by_subset
 from mmkd_models.evaluate.outcome import GroupConfusion, TestedNetwork, outcome_on
-from mmkd_models.evaluate.rivals import Contestants
+from mmkd_models.evaluate.rivals import Contestants, RivalName
 from mmkd_models.metrics.measures import measures_of
 from mmkd_models.networks.config import Preset, student_config, teacher_config
 from mmkd_models.networks.student import values_of
@@ -70,8 +70,6 @@ from mmkd_models.training.predict import logits_of
 from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_models.training.trainings import distil, keep_answers, train_baseline
 from mmkd_report.documents.demo import TriedSize
-
-RIVALS_FILE = "rivals.json"
 
 NEAR_BEST = 0.005
 """How far below the best validation score, as a fraction, a smaller teacher may lie and still be taken."""
@@ -155,16 +153,15 @@ def parts_of(
     Raises:
         UsageError: the folder belongs to another comparison.
     """
+    take_folder(out / CLAIM_FILE, dataset, seed, config)
     if (out / RESULT_FILE).exists():
         return (), (), ()
-    take_folder(out / CLAIM_FILE, dataset, seed, config)
     part = partial(Part, seed=seed, config=config, out=out)
     names = config.modalities
     teacher = () if teacher_path(out, config.teacher).exists() else (part(stage="teacher", modality=None),)
     baselines = [part(stage="baseline", modality=one) for one in names if not (out / one / "baseline.ckpt").exists()]
-    apart = [(one, out / one / RIVALS_FILE) for one in names]
-    rivals = [part(stage="rivals", modality=one) for one, path in apart if not are_kept(path, config.untaught_rivals)]
-    taught = [part(stage="taught", modality=one) for one, path in apart if not are_kept(path, config.taught_rivals)]
+    rivals = [part(stage="rivals", modality=one) for one in names if not are_kept(*_untaught(out, one, config))]
+    taught = [part(stage="taught", modality=one) for one in names if not are_kept(*_taught(out, one, config))]
     students = [part(stage="student", modality=one) for one in names if not (out / one / "student.ckpt").exists()]
     looks_inside = any(term.compares_layers() for term in config.recipe.terms)
     answers = [
@@ -343,10 +340,20 @@ def _student(fold: ComparedFold, name: str, teacher: TeacherCheckpoint) -> Stude
     return student
 
 
+def _untaught(out: Path, name: str, config: ComparisonConfig) -> tuple[Path, tuple[RivalName, ...]]:
+    """Where those of a modality are kept that nobody teaches, and who they are."""
+    return out / name / "rivals.json", config.untaught_rivals
+
+
+def _taught(out: Path, name: str, config: ComparisonConfig) -> tuple[Path, tuple[RivalName, ...]]:
+    """Those that the teacher of this size teaches: several sizes may be tried in a folder."""
+    return out / name / f"rivals-{config.teacher}.json", config.taught_rivals
+
+
 def _rivals(fold: ComparedFold, name: str, teacher: TeacherCheckpoint | None = None) -> Rivals:
     """Those that nobody teaches, or with a teacher those that it teaches."""
-    path, training, config = fold.out / name / RIVALS_FILE, fold.data.training, fold.config
-    names = config.untaught_rivals if teacher is None else config.taught_rivals
+    training, config = fold.data.training, fold.config
+    path, names = (_untaught if teacher is None else _taught)(fold.out, name, config)
     stage: ComparisonStage = "rivals" if teacher is None else "taught"
     if not are_kept(path, names):
         fold.say(ComparisonProgress(seed=fold.seed, stage=stage, modality=name, progress=None))

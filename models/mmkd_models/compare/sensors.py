@@ -21,15 +21,15 @@ import msgspec
 from mmkd_edge import __version__
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import ModalitySpec
 from mmkd_models.compare.comparison import teacher_path
-from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult
+from mmkd_models.compare.fold_result import ComparisonConfig
 from mmkd_models.compare.one_fold import fold_data
 from mmkd_models.compare.pool import WorkerPool, opened
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.split import split_facts
 from mmkd_models.evaluate.faults.table import NAMES as FAULT_NAMES
 from mmkd_models.evaluate.faults.table import SEVERITIES
-from mmkd_models.evaluate.gains import FEWEST_GROUPS
 from mmkd_models.evaluate.report import Contestant
 from mmkd_models.evaluate.rivals import RivalName
 from mmkd_models.evaluate.suites.answering import AskedModel
@@ -39,6 +39,8 @@ from mmkd_models.evaluate.suites.opening import answering_checkpoint
 from mmkd_models.evaluate.suites.reckoning import check_cost, judge_cost
 from mmkd_models.evaluate.suites.suite import SuiteName, judge
 from mmkd_models.evaluate.suites.verdict import verdict_of
+from mmkd_models.networks.fronts.as_series import series_spec
+from mmkd_models.networks.rocket import LENGTH
 from mmkd_models.ray_tasks import Executor
 from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher
 from mmkd_report.documents.demo import LABELS_ALONE, Contest, DemoDocument, DemoRival, Network
@@ -48,7 +50,10 @@ from mmkd_report.documents.study import PairLatency
 
 JUDGED_FILE, LATENCY_FILE = "judged.json", "latency.json"
 _SUITES: tuple[SuiteName, ...] = ("faults",)
-_RIVALS: tuple[RivalName, ...] = ("extra_trees", "mini_rocket")
+_RIVALS: tuple[RivalName, ...] = (
+    "extra_trees",
+    "mini_rocket",
+)  # the second where it is installed and fits
 
 _WITHOUT_TEACHER: tuple[Competitor, ...] = ("extra_trees", "mini_rocket")
 
@@ -118,6 +123,10 @@ def _judge(order: SensorsOrder, name: str, on_step: object) -> None:
     judge_sensor(opened(order.data), replace(order, costs={}), name)
 
 
+def _rivals_of(modality: ModalitySpec) -> tuple[RivalName, ...]:
+    return _RIVALS if find_spec("aeon") and series_spec(modality).samples >= LENGTH else _RIVALS[:1]
+
+
 def judge_sensor(
     dataset: Dataset, order: SensorsOrder, name: str, *, on_part: OnPart = lambda part: None
 ) -> JudgingDocument:
@@ -135,7 +144,7 @@ def judge_sensor(
         labels=dataset.spec.task.labels,
     )
     models = [answering_checkpoint(one, test, data) for one in _contestants(order, name)]
-    names = _RIVALS if find_spec("aeon") else _RIVALS[:1]
+    names = _rivals_of(dataset.spec.modality(name))
     path, key = order.folder / name / JUDGED_FILE, _key(models, names)
     kept = _kept(path, _Judged, key)
     if kept is None:
@@ -227,26 +236,13 @@ def latencies_of(
     return found
 
 
-def groups_judged(folds: Sequence[FoldResult]) -> int:
-    """Gives how many groups, or blocks of a dataset without, judge in all folds together."""
-    return len({one.group for fold in folds for one in fold.teacher.test.by_group})
-
-
 def sensor_rows(
     compared: DemoDocument,
     judged: Mapping[str, JudgingDocument],
     latencies: Mapping[str, PairLatency],
-    *,
-    groups: int,
 ) -> tuple[SensorRow, ...]:
-    """Gives a row for each sensor, that whose student validates best first.
-
-    Args:
-        groups: that judge, of `groups_judged`: where they are few, gains have no interval.
-    """
+    """Gives a row for each sensor, that whose student validates best first."""
     rows = [_row(compared, name, one, judged[name], latencies.get(name)) for name, one in compared.students.items()]
-    if groups < FEWEST_GROUPS:
-        rows = [msgspec.structs.replace(row, low=None, high=None) for row in rows]
     return tuple(sorted(rows, key=lambda row: math.inf if row.valid_score is None else -row.valid_score))
 
 

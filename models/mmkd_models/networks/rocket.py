@@ -191,7 +191,9 @@ def fit_rocket(
     network.mean.copy_(mean)
     network.std.copy_(std)
     _keep_raw_scale(network, scale)
-    found = features_of(network, values, present)
+    is_there = present.reshape(len(present), -1).any(axis=1)  # a window without a sample has features of 0, the mean
+    rows = np.flatnonzero(is_there) if is_there.any() else np.arange(len(values))
+    found = features_of(network, values[rows], present[rows])
     spread = found.std(axis=0)
     network.feature_mean.copy_(torch.from_numpy(found.mean(axis=0)))
     network.feature_std.copy_(torch.from_numpy(np.where(spread > _CONSTANT, spread, 1.0)))

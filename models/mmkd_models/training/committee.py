@@ -68,10 +68,11 @@ class _Member:
     logits: NDArray[Any] | None = None
 
 
-def members_named(names: Sequence[str]) -> tuple[MemberKind, ...]:
+def members_named(names: Sequence[str], modalities: Sequence[ModalitySpec]) -> tuple[MemberKind, ...]:
     """Gives the members of these names, transformers first.
 
-    Raises UsageError where a name is unknown, there is no transformer, or another kind is there twice.
+    Raises UsageError where a name is unknown, there is no transformer, another kind is there twice, or windows are
+    shorter than a rocket's kernels.
     """
     unknown = [name for name in names if name not in MEMBERS]
     if unknown:
@@ -83,13 +84,23 @@ def members_named(names: Sequence[str]) -> tuple[MemberKind, ...]:
     twice = [name for name in MEMBERS[1:] if list(names).count(name) > 1]
     if twice:
         raise UsageError(f"--members: expected {twice[0]} once, got it twice; only transformers differ by their seed")
+    short = _too_short_for_a_rocket(modalities)
+    if "rocket" in names and short is not None:
+        raise UsageError(
+            f"--members: rocket: expected windows of at least {LENGTH} samples, got {series_spec(short).samples} of "
+            f"{short.name!r}; leave rocket out, or take longer windows"
+        )
     return tuple(kind for kind in MEMBERS for name in names if name == kind)
 
 
 def default_members(modalities: Sequence[ModalitySpec]) -> tuple[MemberKind, ...]:
     """Gives who answers together where nobody chose: no rocket where windows are shorter than its kernels."""
-    is_long = all(series_spec(modality).samples >= LENGTH for modality in modalities)
-    return tuple(kind for kind in COMMITTEE if kind != "rocket" or is_long)
+    short = _too_short_for_a_rocket(modalities)
+    return tuple(kind for kind in COMMITTEE if kind != "rocket" or short is None)
+
+
+def _too_short_for_a_rocket(modalities: Sequence[ModalitySpec]) -> ModalitySpec | None:
+    return next((one for one in modalities if series_spec(one).samples < LENGTH), None)
 
 
 def train_committee(

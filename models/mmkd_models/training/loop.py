@@ -306,8 +306,11 @@ def _fabric(config: TrainConfig) -> Fabric:
             f"training: expected --devices {launch.processes}, as many processes as {launch.by} starts on a machine, "
             f"got {config.devices}; give the same number to both"
         )
+    kind = (
+        "cpu" if torch.backends.mps.is_available() else "auto"
+    )  # an Apple GPU lacks float64, in which committees answer
     try:
-        fabric = Fabric(accelerator="auto", devices=config.devices, num_nodes=nodes, precision=config.precision)
+        fabric = Fabric(accelerator=kind, devices=config.devices, num_nodes=nodes, precision=config.precision)
     except (RuntimeError, ValueError) as error:
         raise UsageError(f"training: expected {config.devices} device(s) that can be used, got: {error}") from error
     if config.devices > 1 or nodes > 1:

@@ -16,7 +16,7 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_export.commands.demo import ComparisonOptions, comparison_config
 from mmkd_models.commands.evaluate import main as evaluate_main
 from mmkd_models.compare.comparison import teacher_path
-from mmkd_models.compare.sensors import JUDGED_FILE, LATENCY_FILE, SensorsOrder, latencies_of, pair_rows
+from mmkd_models.compare.sensors import JUDGED_FILE, LATENCY_FILE, SensorsOrder, _rivals_of, latencies_of, pair_rows
 from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.data.labelled import Labelled
 from mmkd_report import render_sensors
@@ -135,6 +135,12 @@ def test_a_latency_is_kept_for_the_same_conditions_and_a_damaged_one_is_measured
     assert measured(2.0) == 4
     monkeypatch.setattr("mmkd_models.compare.sensors.__version__", "0.0.0")
     assert measured(2.0) == 5
+
+
+def test_windows_shorter_than_a_kernel_have_no_rocket_beside_them() -> None:
+    pytest.importorskip("aeon")
+    brief = ModalitySpec(name="temp", channels=("t",), rate_hz=1.0, samples=8)
+    assert [_rivals_of(one) for one in (TEMP, brief)] == [("extra_trees", "mini_rocket"), ("extra_trees",)]
 
 
 def test_two_sensors_have_no_pair_beside_their_teacher(tmp_path: Path) -> None:

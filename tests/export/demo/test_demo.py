@@ -27,10 +27,12 @@ from mmkd_export.commands.demo import run_demo, show_demo
 from mmkd_export.demo.chain import Instruments, MeasuredDemo, PairTimes, fold_folder, measure, with_measured
 from mmkd_models.compare.comparison import compare_fold
 from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult
+from mmkd_models.compare.one_fold import fold_data
 from mmkd_models.compare.summary import demo_document
-from mmkd_models.data import Dataset, write_dataset
+from mmkd_models.data import Dataset, open_dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.distil.methods import default_recipe
+from mmkd_models.data.labelled import Labelled
+from mmkd_models.distil.methods import default_recipe, taught_by
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_report import render_demo
@@ -43,6 +45,7 @@ LIMIT_S = 300  # of one run on a busy machine
 LABELS = ("idle", "ok", "worn")
 TIMES_MS = {"p50": 0.2, "p90": 0.3, "p99": 0.4}
 TIMES = LatencyPercentiles(**TIMES_MS)
+SPLITS = ("train", "valid", "test")
 
 
 def split_of(groups: range, names: Sequence[str]) -> dict[str, NDArray[np.generic]]:
@@ -219,7 +222,7 @@ def test_the_document_has_every_figure(first: First) -> None:
             assert all(is_spread(network[key], 2) for key in scores)
             assert 0 < network["parameters"] < teacher["parameters"]
         assert is_latency(entry["student"]["latency_ms"])
-        alike = entry["baseline"]["kinds"][0] == entry["student"]["kinds"][0]
+        alike = entry["baseline"]["kinds"][0] == entry["student"]["kinds"][0] == "transformer"
         assert is_latency(entry["baseline"]["latency_ms"]) if alike else "latency_ms" not in entry["baseline"]
         for rival in (entry["extra_trees"], entry["mini_rocket"]):
             assert all(is_spread(rival[key], 2) for key in scores)
@@ -382,7 +385,7 @@ def test_options_of_another_run_are_refused(tiny: Dataset, first: First, other: 
     out = folder / "demo"
     found = message_of("--dataset", tiny.path, "--out", out, "--modality", "acc", "--seeds", 2, *other)
     assert found == (
-        f"{out / 'seed-0' / 'fold.json'}: expected a fold of this dataset with these options, got one of another "
+        f"{out / 'seed-0' / 'comparison.json'}: expected a fold of this dataset with these options, got one of another "
         "comparison; choose another --out, or delete the folder"
     )
 
@@ -454,25 +457,28 @@ def test_a_second_demo_is_refused_while_the_first_runs(tiny: Dataset, tmp_path: 
     )
 
 
+TEMP = ModalitySpec(name="temp", channels=("t",), rate_hz=1.0, samples=6, unit="degC", normalise="per_group")
+SHORT = TrainConfig(steps=12, batch=16)
+THERMOMETER = ComparisonConfig(
+    label_share=1.0,
+    modalities=("temp",),
+    teacher="tiny",
+    student="tiny",
+    self_training=True,
+    teacher_train=SHORT,
+    student_train=SHORT,
+    baseline_learning_rates=(3e-3,),
+    augment=AugmentConfig(),
+    recipe=taught_by("logit"),
+)
+
+
 @pytest.fixture(scope="module")
 def thermometer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, FoldResult, Path]:
     """A finished fold of a dataset with one modality, normalised per group, too short for MiniRocket."""
     folder = tmp_path_factory.mktemp("thermometer")
-    temp = ModalitySpec(name="temp", channels=("t",), rate_hz=1.0, samples=6, unit="degC", normalise="per_group")
-    dataset = dataset_of(folder / "data", temp)
-    train = TrainConfig(steps=12, batch=16)
-    config = ComparisonConfig(
-        label_share=1.0,
-        modalities=("temp",),
-        teacher="tiny",
-        student="tiny",
-        self_training=True,
-        teacher_train=train,
-        student_train=train,
-        baseline_learning_rates=(3e-3,),
-        augment=AugmentConfig(),
-        recipe=default_recipe(dataset.spec.task),
-    )
+    dataset = dataset_of(folder / "data", TEMP)
+    config = msgspec.structs.replace(THERMOMETER, recipe=default_recipe(dataset.spec.task))
     return dataset, compare_fold(dataset, seed=0, config=config, out=fold_folder(folder, 0)), folder
 
 
@@ -555,3 +561,21 @@ def test_a_runtime_that_answers_otherwise_than_training_is_an_error(
         f"{tmp_path / 'temp.edge'}: runtime on the test split: expected 0 of 12 windows right as in training, "
         f"got {right}; the export is wrong, please report it"
     )
+
+
+def test_windows_and_groups_that_a_device_cannot_answer_are_not_held_against_the_export(tmp_path: Path) -> None:
+    """Training answers windows without a sample; on a device they are invalid, and a dead group has no reference."""
+    machines = dataset_of(tmp_path / "data", TEMP)
+    tested = np.unique(fold_data(machines, seed=0, labelled=Labelled(share=1.0)).test.groups)
+    for split in SPLITS:
+        temp, groups = np.load(machines.path / split / "temp.npy"), np.load(machines.path / split / "groups.npy")
+        first = np.concatenate([np.flatnonzero(groups == group)[:3] for group in np.unique(groups)])
+        temp[first] = np.nan  # one window of each class: training answers them alike, and so is right in a third
+        temp[groups == tested[0]] = np.nan
+        np.save(machines.path / split / "temp.npy", temp)
+    dataset, said = open_dataset(machines.path), list[str]()
+    fold = compare_fold(dataset, seed=0, config=THERMOMETER, out=fold_folder(tmp_path, 0))
+    found = measure(dataset, [fold], cheap_instruments([]), out=tmp_path, say=said.append)
+    assert found.reference == tmp_path / "temp.reference.json"
+    (left_out,) = (line for line in said if "left out" in line)
+    assert left_out.startswith(f"check: temp: group {tested[0]} is left out: ")

@@ -258,6 +258,23 @@ def test_a_fold_with_a_committee_is_judged_by_what_its_members_say_together(
     assert demo.teacher.members == members
 
 
+def test_a_rocket_taught_by_a_teacher_of_another_size_is_another_one(
+    machines: Dataset, config: ComparisonConfig, copy: Path
+) -> None:
+    (copy / "fold.json").unlink()
+    kept = rivals_kept(copy / "acc" / "rivals-tiny.json")
+    left = {}
+    for size in ("tiny", "small"):
+        _, _, last = parts_of(machines, seed=1, config=msgspec.structs.replace(config, teacher=size), out=copy)
+        left[size] = [part.stage for part in last]
+    assert left == {"tiny": [] if kept else ["taught"], "small": ["taught"]}
+
+
+def rivals_kept(path: Path) -> bool:
+    """MiniRocket may not be installed."""
+    return path.exists() and "taught_rocket" in path.read_text()
+
+
 def test_damaged_scores_of_rivals_are_told(machines: Dataset, config: ComparisonConfig, copy: Path) -> None:
     (copy / "fold.json").unlink()
     path = copy / "acc" / "rivals.json"
@@ -304,6 +321,10 @@ def test_a_finished_fold_of_other_options_is_refused(
     with pytest.raises(UsageError) as caught:
         compare_fold(machines, seed=1, config=comparison(**changed), out=out)
     assert str(caught.value) == f"{out / 'fold.json'}: {OTHER}"
+    if "teacher" not in changed:
+        with pytest.raises(UsageError) as caught:  # before other folds are trained
+            parts_of(machines, seed=1, config=comparison(**changed), out=out)
+        assert str(caught.value) == f"{out / 'comparison.json'}: {OTHER}"
 
 
 def test_a_finished_fold_of_another_seed_is_refused(

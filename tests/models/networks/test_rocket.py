@@ -126,6 +126,18 @@ def test_features_are_standardised_over_the_training_windows() -> None:
     assert found.std(0) == pytest.approx(1.0, abs=1e-3)
 
 
+def test_windows_without_a_sample_do_not_count_where_features_are_standardised() -> None:
+    values, present = windows(40, 60, 3), np.ones((40, 60, 3), np.float32)
+    values[::4], present[::4] = 0.0, 0.0
+    scale = (np.zeros(3, np.float32), np.ones(3, np.float32))
+    network = fit_rocket(modality(60, 3), values, present, scale=scale, seed=0, features=168)
+    found = features_of(network, values, present)
+    there = present[:, 0, 0] > 0
+    assert found[there].mean(0) == pytest.approx(0.0, abs=1e-4)
+    assert found[there].std(0) == pytest.approx(1.0, abs=1e-3)
+    assert not found[~there].any()
+
+
 def test_the_same_seed_draws_the_same_features() -> None:
     values = windows(10, 30, 3)
     one, same, other = (fitted(values, seed=seed).state_dict() for seed in (3, 3, 4))

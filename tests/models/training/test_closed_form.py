@@ -152,6 +152,27 @@ def test_a_rocket_student_learns_from_labels_and_keeps_a_few_features(
     assert (rocket.facts.teacher_sha256, rocket.facts.best_step, rocket.facts.recipe) == (None, 0, None)
 
 
+@pytest.mark.parametrize(("metric", "even"), [("balanced_accuracy", True), ("accuracy", False)])
+def test_accuracy_wants_classes_as_frequent_as_they_are(
+    metric: Any, even: bool, machines: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = data_of(machines)
+    ones = np.flatnonzero(data.train.labels == 1)
+    rare = data.train.subset(np.setdiff1d(np.arange(len(data.train)), ones[1:]))
+    weighed: list[Floats] = []
+
+    def stop(inputs: object, targets: object, *, weights: Floats, **_: object) -> None:
+        weighed.append(weights)
+        raise InterruptedError
+
+    monkeypatch.setattr("mmkd_models.training.closed_form.rocket.chosen_features", stop)
+    run = run_of(machines)
+    run = replace(run, train=msgspec.structs.replace(run.train, metric=metric))
+    with pytest.raises(InterruptedError):
+        fit_rocket_student(replace(data, train=rare), "acc", student_config("tiny", kind="rocket"), run)
+    assert (np.ptp(weighed[0]) > 0) == even
+
+
 def test_the_same_seed_gives_the_same_student(rocket: StudentCheckpoint, machines: Dataset) -> None:
     again = fit_rocket_student(data_of(machines), "acc", student_config("tiny", kind="rocket"), run_of(machines))
     assert again.config == rocket.config

@@ -36,6 +36,7 @@ from mmkd_models.networks.committee.network import Committee, CommitteeFacts, Me
 from mmkd_models.networks.committee.pool import joining_sensor
 from mmkd_models.networks.committee.rocket import Rocket
 from mmkd_models.networks.committee.views import FixedViews
+from mmkd_models.networks.rocket import LENGTH
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Inputs, TeacherOutput
 from mmkd_models.tensors import write_tensors
@@ -50,7 +51,9 @@ from mmkd_models.training.trainings import distil, train_teacher
 from tests.models.conftest import STUDENT, TEACHER
 
 RUN = TrainingRun(train=TrainConfig(steps=4, batch=8, eval_every=2, seed=3), augment=AugmentConfig())
-MEMBERS = members_named(["transformer", "trees"])
+LONG = (ModalitySpec(name="acc", channels=("x",), rate_hz=10.0, samples=LENGTH),)
+SHORT = (ModalitySpec(name="temp", channels=("t",), rate_hz=1.0, samples=LENGTH - 1),)
+MEMBERS = members_named(["transformer", "trees"], SHORT)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -156,7 +159,7 @@ def test_a_committee_that_was_interrupted_trains_no_finished_transformer_again(
     def watch(name: str) -> Iterator[OnStep]:
         yield lambda progress: steps.append(name)
 
-    members = members_named(["trees", "transformer", "transformer"])
+    members = members_named(["trees", "transformer", "transformer"], SHORT)
     first = trained(data, run, members=members, watch=watch)
     assert (steps.count("teacher"), steps.count("transformer 2")) == (4, 4)
     assert [member.seed for member in first.committee.members] == [3, 1003, 3] if first.committee else False
@@ -196,12 +199,20 @@ def test_members_that_are_no_transformer_are_evened_out_where_validation_wants_i
             ["transformer", "trees", "trees"],
             "--members: expected trees once, got it twice; only transformers differ by their seed",
         ),
+        (
+            ["transformer", "rocket"],
+            (
+                "--members: rocket: expected windows of at least 9 samples, got 8 of 'temp'; leave rocket out, or take "
+                "longer windows"
+            ),
+        ),
     ],
 )
 def test_members_that_make_no_committee_are_refused(names: list[str], message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        members_named(names)
+        members_named(names, (*LONG, *SHORT))
     assert str(caught.value) == message
+    assert members_named(["rocket", "transformer"], LONG) == ("transformer", "rocket")
 
 
 @pytest.mark.parametrize("joins", [False, True])
@@ -352,7 +363,7 @@ def test_a_students_checkpoint_is_the_same_with_answers_that_were_kept(
 @pytest.fixture(scope="module")
 def whole(data: TrainingData) -> TeacherCheckpoint:
     """A committee of every kind of member."""
-    return trained(data, members=members_named(["trees", "rocket", "transformer"]))
+    return trained(data, members=members_named(["trees", "rocket", "transformer"], LONG))
 
 
 def test_a_rocket_is_read_as_it_was_written(whole: TeacherCheckpoint, data: TrainingData, tmp_path: Path) -> None:
@@ -515,7 +526,7 @@ def single(data: TrainingData, _no_single_sensors: None) -> TeacherCheckpoint:
     """A committee that has members of its best sensor, too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mmkd_models.training.committee.joining_sensor", joining_sensor)
-        return trained(data, members=members_named(["trees", "rocket", "transformer"]))
+        return trained(data, members=members_named(["trees", "rocket", "transformer"], LONG))
 
 
 def test_members_of_the_sensor_that_tells_most_join_where_validation_wants_them(

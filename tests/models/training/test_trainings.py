@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -286,3 +287,13 @@ def test_a_teacher_may_know_fewer_sensors_than_the_dataset(machines: Dataset) ->
     of_one = train_teacher(narrow, TEACHER, RUN)
     check_teacher(of_one, data.train)
     assert distilled(narrow, of_one).modality.name == "acc"
+
+
+def test_a_training_goes_on_with_its_own_windows_alone(machines: Dataset, tmp_path: Path) -> None:
+    """Folds whose groups follow one protocol are labelled alike."""
+    data, run = data_of(machines), replace(RUN, run_dir=tmp_path, resume=True)
+    first, other = (replace(data, train=data.train.subset(rows)) for rows in np.split(np.arange(36), 2))
+    np.testing.assert_array_equal(first.train.labels, other.train.labels)
+    train_baseline(first, "acc", STUDENT, run)
+    with pytest.raises(UsageError, match="expected a training with windows="):
+        train_baseline(other, "acc", STUDENT, run)

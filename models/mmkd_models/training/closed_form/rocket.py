@@ -80,7 +80,7 @@ def fit_rocket_student(
     kept, ridge = chosen_features(
         inputs,
         targets,
-        weights=class_weights(task.kind, targets),
+        weights=np.ones(len(targets)) if run.train.metric == "accuracy" else class_weights(task.kind, targets),
         most=rocket_features_of(config.preset),
         judge=lambda rows, ridge: _judged(data, ridge.scores(seen[:, rows]), metric=run.train.metric),
     )

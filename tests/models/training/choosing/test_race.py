@@ -10,11 +10,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from mmkd_models.data import Dataset
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.defaults import AUGMENT
 from mmkd_models.distil.methods import default_recipe
 from mmkd_models.metrics.scores import default_metric
 from mmkd_models.networks.config import student_config, teacher_config
+from mmkd_models.networks.fronts.as_series import series_spec
+from mmkd_models.networks.rocket import LENGTH
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
 from mmkd_models.training.choosing.race import labelled_race, mixings, taught_race
@@ -108,6 +111,24 @@ def test_a_causal_student_races_as_a_transformer_alone(data: TrainingData) -> No
         "transformer of unmixed windows",
     ]
     assert student.config.causal
+
+
+def test_sound_of_fewer_frames_than_a_kernel_races_as_a_transformer_alone(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    sound = ModalitySpec(name="mic", kind="audio", channels=("m",), rate_hz=16000.0, samples=1600)
+    assert series_spec(sound).samples < LENGTH < sound.samples
+    splits = {
+        name: {"mic": rng.normal(0, 0.1, (8, 1600, 1)).astype(np.float32), "labels": np.arange(8) % 2}
+        for name in ("train", "valid", "test")
+    }
+    brief = write_dataset(tmp_path / "brief", name="brief", labels=("a", "b"), modalities=(sound,), splits=splits)
+    run = replace(RUN, train=msgspec.structs.replace(RUN.train, steps=1, batch=4))
+    seen = TrainingData(train=brief.split("train"), valid=brief.split("valid"), sha256=brief.sha256)
+    student = labelled_race(seen, "mic", student_config("tiny"), run)
+    assert [one.name for one in student.facts.race or ()] == [
+        "transformer of mixed windows",
+        "transformer of unmixed windows",
+    ]
 
 
 @pytest.mark.parametrize("kind", ["multi_label", "regression"])
