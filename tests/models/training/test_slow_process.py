@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, write_dataset
-from mmkd_models.defaults import AUGMENT
+from mmkd_models.defaults import AUGMENT, COMMITTEE
 from mmkd_models.evaluate.rivals import rival_judged
-from mmkd_models.networks.config import student_config
+from mmkd_models.networks.config import student_config, teacher_config
 from mmkd_models.train_config import TrainConfig
+from mmkd_models.training.committee import train_committee
 from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.predict import scores_of
 from mmkd_models.training.trainings import train_baseline
@@ -59,3 +61,16 @@ def test_a_student_on_slow_process_data_is_within_two_points_of_extra_trees(tmp_
     )
     assert theirs > 0.95
     assert ours >= theirs - 0.02  # with noise and gain of the whole set's spread it was at chance
+
+
+@pytest.mark.slow
+def test_a_committee_on_slow_process_data_is_within_a_point_of_extra_trees(tmp_path: Path) -> None:
+    dataset = slow_process(tmp_path / "slow")
+    train, valid, test = (dataset.split(name) for name in ("train", "valid", "test"))
+    data = TrainingData(train=train, valid=valid, sha256=dataset.sha256)
+    run = TrainingRun(train=TrainConfig(steps=300, learning_rate=2e-3), augment=AUGMENT)
+    made = train_committee(data, teacher_config("tiny"), run, members=COMMITTEE, self_training=False).checkpoint
+    judged = rival_judged("extra_trees", train, (valid, test), modality="process", seed=0)
+    assert not isinstance(judged, str)
+    ours = scores_of(made.network(), test, modality=None).metric("balanced_accuracy")
+    assert ours > judged[1].scores.metric("balanced_accuracy") - 0.01
