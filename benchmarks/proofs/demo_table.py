@@ -84,13 +84,14 @@ def written(spread: dict[str, Any], measure: Measure) -> str:
 
 def gained(gain: dict[str, Any], measure: Measure) -> str:
     """Give a gain with its interval, where there is one."""
-    mean, ends = gain_text(gain["mean"], measure), [gain["low"], gain["high"]]
+    mean, ends = gain_text(gain["mean"], measure), [gain.get("low"), gain.get("high")]
     return mean if None in ends else f"{mean} ({' to '.join(gain_text(end, measure) for end in ends)})"
 
 
 def recovered(found: dict[str, Any], teacher: dict[str, Any], measure: Measure) -> str:
     """Give the recovered share of the gap where the whole interval of teacher minus baseline is above 0."""
-    low = found["gap_points"]["low"] if "gap_points" in found else low_by_folds(found["baseline"], teacher, measure)
+    gap = found.get("gap_points")
+    low = low_by_folds(found["baseline"], teacher, measure) if gap is None else gap.get("low", 0.0)
     return "not measurable" if low <= 0 or found["gap_recovered"] is None else f"{found['gap_recovered']:.0%}"
 
 

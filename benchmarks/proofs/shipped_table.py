@@ -82,7 +82,7 @@ def sensors(document: dict[str, Any]) -> list[ShippedSensor]:
                 rival=rivals[best],
                 rival_name=UNTAUGHT[best],
                 taught_rocket=balanced(one["taught_rocket"]),
-                gain=(gain["mean"], gain["low"], gain["high"]),
+                gain=(gain["mean"], gain.get("low", np.nan), gain.get("high", np.nan)),
                 ways=f"{len(shipped) - alone} of {len(shipped)}",
                 times_smaller=one["parameters_ratio"],
                 times_faster=one["latency_ratio"],
@@ -146,8 +146,8 @@ def pooled(found: Sequence[ShippedSensor]) -> tuple[float, float, float]:
 
 
 def gain_of(gain: tuple[float, float, float]) -> str:
-    """Give a gain with its interval."""
-    return f"{gain[0]:+.1f} ({gain[1]:+.1f} to {gain[2]:+.1f})"
+    """Give a gain, with its interval where there is one: not of a few groups."""
+    return f"{gain[0]:+.1f}" if np.isnan(gain[1]) else f"{gain[0]:+.1f} ({gain[1]:+.1f} to {gain[2]:+.1f})"
 
 
 if __name__ == "__main__":

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
 import pytest
 
-from proofs.shipped_table import main
+from mmkd_models.metrics.measures import measure_named
+from proofs.demo_table import gained, recovered
+from proofs.shipped_table import gain_of, main
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 GROUPS = (
@@ -31,3 +34,11 @@ def test_every_line_stands_in_the_results(
     assert len(printed) == 2 + sensors + 1 + 1  # a head, a row a sensor, the mean, and what students cost
     for line in printed:
         assert " ".join(line.split()).lower() in page
+
+
+def test_a_gain_of_few_groups_has_no_interval() -> None:
+    assert gain_of((2.04, math.nan, math.nan)) == "+2.0"
+    assert gain_of((2.04, -0.96, 5.0)) == "+2.0 (-1.0 to +5.0)"
+    assert gained({"mean": 2.04}, measure_named("accuracy")) == "+2.0"
+    judged = {"gap_points": {"mean": 3.0}, "gap_recovered": 0.5}  # of two people
+    assert recovered(judged, {}, measure_named("accuracy")) == "not measurable"
