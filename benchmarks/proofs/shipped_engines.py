@@ -6,10 +6,10 @@ The teacher's transformer, the students, and `tiny` as it was before committees:
 sensor without the part for slow signals and without novelty, whose weights are random, which changes no time. All are
 called in turn in one process through torch, onnxruntime, OpenVINO and, where litert-torch converts them, LiteRT:
 float32, one thread, the second of two calls in a turn. A graph that is kept is not made again: another student wants
-another folder. `--thinner` adds the last student, a hybrid, with kernels that look at every second position, and with
-84 and 42 of its features, without novelty: what they would save, not how well they answer. Parity is the largest
-difference between an engine's logits and torch's on windows of the dataset's validation split. Figures are medians of
-repeats; of ratios the smallest and the largest stand beside them.
+another folder. `--thinner` adds the last student, a hybrid, with kernels that look at every second or third position,
+and with 84 and 42 of its features, without novelty: what they would save; `thinner_features.py` tells how well they
+answer. Parity is the largest difference between an engine's logits and torch's on windows of the dataset's validation
+split. Figures are medians of repeats; of ratios the smallest and the largest stand beside them.
 """
 
 from __future__ import annotations
@@ -137,10 +137,14 @@ def thinner(name: str, student: StudentCheckpoint) -> dict[str, StudentCheckpoin
     """A hybrid with fewer positions, or fewer features."""
     rocket = student.config.rocket
     assert rocket is not None
-    strided = msgspec.structs.replace(rocket, stride=2 * rocket.stride)
-    halved = replace(student, config=msgspec.structs.replace(student.config, rocket=strided), seen=None)
+    strided = {}
+    for step, words in ((2, "every second"), (3, "every third")):
+        config = msgspec.structs.replace(
+            student.config, rocket=msgspec.structs.replace(rocket, stride=step * rocket.stride)
+        )
+        strided[f"{name}, {words} position"] = replace(student, config=config, seen=None)
     fewer = {f"{name}, {count} features": _with_features(student, count) for count in (84, 42)}
-    return {f"{name}, every second position": halved, **fewer}
+    return strided | fewer
 
 
 def _with_features(student: StudentCheckpoint, count: int) -> StudentCheckpoint:
