@@ -65,6 +65,7 @@ _COMPETITORS = (
 )
 """Fields of a sensor's contest, and what stands above their columns where one was run."""
 
+_DOCUMENT = "demo.json"
 _LAUNCHES = 2
 MOST_WORKERS = 8
 """By default; each takes some hundred megabytes of memory."""
@@ -175,9 +176,13 @@ def demo(
         afterwards_s=afterwards_s,
     )
     document = _document(data, folds, tried, out)
-    _write(out, document, began=began)  # what was learnt stays where a student cannot be exported
-    say(f"wrote {document.report}, still without what this machine measures")
-    measured = measure(data, folds, _instruments(duration_s), out=out, say=say)
+    try:
+        measured = measure(data, folds, _instruments(duration_s), out=out, say=say)
+    except BaseException:
+        if not (out / _DOCUMENT).exists():  # what was learnt is told all the same
+            _write(out, document, began=began)
+            say(f"wrote {document.report}, without what this machine measures")
+        raise
     document = _write(out, with_measured(document, measured), began=began)
     if as_json:
         print(json_text(document, indent=1))
@@ -358,7 +363,7 @@ def _write(out: Path, document: DemoDocument, *, began: float) -> DemoDocument:
     from mmkd_report import render_demo, write_page
 
     document = msgspec.structs.replace(document, duration_s=round(time.monotonic() - began, 1))
-    write_file(out / "demo.json", json_text(document, indent=1).encode())
+    write_file(out / _DOCUMENT, json_text(document, indent=1).encode())
     write_page(out / "report.html", render_demo(msgspec.to_builtins(document)))
     return document
 

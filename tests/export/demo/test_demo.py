@@ -256,7 +256,6 @@ def test_progress_is_on_stderr_and_the_result_alone_on_stdout(first: First) -> N
     assert json.loads(ended.stdout) == document  # and nothing else
     said = [line for line in ended.stderr.splitlines() if ": step" not in line and not line.startswith("seed ")]
     assert said == [
-        "wrote demo/report.html, still without what this machine measures",
         "export: acc student",
         "check: acc student in the runtime",
         "latency: teacher against acc student",
@@ -291,13 +290,18 @@ def test_a_refused_export_leaves_what_was_learnt(
     folder, ended, document = first
     shutil.copytree(folder / "demo", tmp_path / "demo")
     monkeypatch.chdir(tmp_path)
+    whole = (tmp_path / "demo" / "demo.json").read_bytes()
 
     def refuse(*_: object, **__: object) -> None:
         raise GateError("acc: refused")
 
     monkeypatch.setattr("mmkd_export.demo.chain.export", refuse)
-    with pytest.raises(GateError, match="acc: refused"):
-        run_demo(list(map(str, ended.args[1:])))
+    for name in ("", "demo.json"):  # a document of everything that was measured stays
+        if name:
+            (tmp_path / "demo" / name).unlink()
+        with pytest.raises(GateError, match="acc: refused"):
+            run_demo(list(map(str, ended.args[1:])))
+        assert ((tmp_path / "demo" / "demo.json").read_bytes() == whole) == (not name)
     left = json.loads((tmp_path / "demo" / "demo.json").read_text())
     assert without_times(left["students"]["acc"]["student"]) == without_times(document["students"]["acc"]["student"])
     assert left["students"]["acc"]["gain_points"] == document["students"]["acc"]["gain_points"]
