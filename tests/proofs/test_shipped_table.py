@@ -20,10 +20,11 @@ GROUPS = (
     "rosa_rotor30-46groups",
     "spsw_har-4groups",
 )
+ALL = ("watch_exercises-1", "noneeg_affect-1", "zema_hydraulic-1", "rosa_rotor30-1", "spsw_har-1")
 A_TENTH = ("watch_exercises-0.1", "noneeg_affect-0.1", "zema_hydraulic-0.1", "rosa_rotor30-0.1", "spsw_har-0.1")
 
 
-@pytest.mark.parametrize(("documents", "sensors"), [(GROUPS, 6), (A_TENTH, 5)])
+@pytest.mark.parametrize(("documents", "sensors"), [(GROUPS, 6), (A_TENTH, 5), (ALL, 5)])
 def test_every_line_stands_in_the_results(
     documents: tuple[str, ...], sensors: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
