@@ -22,6 +22,7 @@ from joined answers, and from the mean of both.
 
 from __future__ import annotations
 
+import argparse
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -103,12 +104,8 @@ class FoldFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 def main() -> None:
     """Make what is missing, and print both tables."""
-    parser = parser_of(__doc__)
-    parser.add_argument("sets", nargs="+", metavar="DIR:MODALITY", help="dataset directory and the student's sensor")
-    parser.add_argument("-o", "--out", type=Path, required=True, help="folder of what is finished")
-    parser.add_argument("--label-share", type=float, help="share of the windows that is labelled, not whole groups")
+    parser = parser_of_sets(__doc__)
     parser.add_argument("--teacher", nargs="+", default=[], metavar="NAME", help="sensors that it sees; default all")
-    parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     found: dict[str, list[FoldFigures]] = {}
@@ -125,6 +122,16 @@ def main() -> None:
     if any(fold.hidden for folds in found.values() for fold in folds):
         print()
         print(joining_table(found))
+
+
+def parser_of_sets(doc: str | None) -> argparse.ArgumentParser:
+    """A parser of sets and a sensor of each, what is labelled, the folds, and the folder of what is finished."""
+    parser = parser_of(doc)
+    parser.add_argument("sets", nargs="+", metavar="DIR:MODALITY", help="dataset directory and the students' sensor")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="folder of what is finished")
+    parser.add_argument("--label-share", type=float, help="share of the windows that is labelled, not whole groups")
+    parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)))
+    return parser
 
 
 def labelled_as(dataset: Dataset, share: float | None) -> Labelled:

@@ -12,8 +12,6 @@ made again.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import msgspec
 import numpy as np
 import torch
@@ -21,12 +19,11 @@ import torch
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.compare.one_fold import FoldData, fold_data
 from mmkd_models.data.dataset import open_dataset
-from mmkd_models.data.folds import FOLDS
 from mmkd_models.networks.rocket import RocketFeatures
 from mmkd_models.training.closed_form.rocket import FEWEST_FEATURES, drawn_features, features_of_rows
 from mmkd_models.training.closed_form.targets import rows_to_learn_from
-from proofs.script import head, parser_of, row
-from proofs.teaching_alone import labelled_as, teacher_answers
+from proofs.script import head, row
+from proofs.teaching_alone import labelled_as, parser_of_sets, teacher_answers
 from proofs.when_labels_win import MOST_FEATURES, student
 
 EVERY = "every position"
@@ -44,12 +41,7 @@ Found = dict[str, float]
 
 def main() -> None:
     """Make what is missing, and print the table."""
-    parser = parser_of(__doc__)
-    parser.add_argument("sets", nargs="+", metavar="DIR:MODALITY", help="dataset directory and the students' sensor")
-    parser.add_argument("-o", "--out", type=Path, required=True, help="folder of what is finished")
-    parser.add_argument("--label-share", type=float, help="share of the windows that is labelled, not whole groups")
-    parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)))
-    arguments = parser.parse_args()
+    arguments = parser_of_sets(__doc__).parse_args()
     torch.set_num_threads(1)
     found: dict[str, list[Found]] = {}
     for text in arguments.sets:
@@ -90,10 +82,8 @@ def measured(data: FoldData, modality: str, *, seed: int) -> Found:
     drawn = drawn_features(train, modality, seed=seed)
     found = {}
     for way, (step, most) in WAYS.items():
-        features = [
-            features_of_rows(stepping(drawn, train.spec.modality(modality), step), windows, modality, chosen)
-            for windows, chosen in parts
-        ]
+        network = stepping(drawn, train.spec.modality(modality), step)
+        features = [features_of_rows(network, windows, modality, chosen) for windows, chosen in parts]
         found[way] = student(data, features, rows, np.arange(len(rows)), committee[0], most=most).test
     return found
 

@@ -22,15 +22,14 @@ from numpy.typing import NDArray
 
 from mmkd_models.compare.one_fold import FoldData, fold_data
 from mmkd_models.data.dataset import Dataset, open_dataset
-from mmkd_models.data.folds import FOLDS
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.networks.config import rocket_features_of
 from mmkd_models.training.closed_form.ridge import Ridge
 from mmkd_models.training.closed_form.rocket import chosen_features, drawn_features, features_of_rows
 from mmkd_models.training.closed_form.targets import class_weights, rows_to_learn_from, targets_of
 from mmkd_models.training.judging.rule import Standing, labels_win, preferred, standing_of
-from proofs.script import head, parser_of, row
-from proofs.teaching_alone import METRIC, Floats, balanced, evening, labelled_as, teacher_answers
+from proofs.script import head, row
+from proofs.teaching_alone import METRIC, Floats, balanced, evening, labelled_as, parser_of_sets, teacher_answers
 
 MOST_FEATURES = rocket_features_of("tiny")
 HARMED = 0.5
@@ -62,12 +61,7 @@ class Contest(msgspec.Struct, frozen=True, kw_only=True):
 
 def main() -> None:
     """Make what is missing, and print the table."""
-    parser = parser_of(__doc__)
-    parser.add_argument("sets", nargs="+", metavar="DIR:MODALITY", help="dataset directory and the students' sensor")
-    parser.add_argument("-o", "--out", type=Path, required=True, help="folder of what is finished")
-    parser.add_argument("--label-share", type=float, help="share of the windows that is labelled, not whole groups")
-    parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)))
-    arguments = parser.parse_args()
+    arguments = parser_of_sets(__doc__).parse_args()
     torch.set_num_threads(1)
     found: dict[str, list[Contest]] = {}
     for text in arguments.sets:

@@ -39,8 +39,7 @@ from mmkd_models.evaluate.suites.opening import answering_checkpoint
 from mmkd_models.evaluate.suites.reckoning import check_cost, judge_cost
 from mmkd_models.evaluate.suites.suite import SuiteName, judge
 from mmkd_models.evaluate.suites.verdict import verdict_of
-from mmkd_models.networks.fronts.as_series import series_spec
-from mmkd_models.networks.rocket import LENGTH
+from mmkd_models.networks.rocket import fits_kernels
 from mmkd_models.ray_tasks import Executor
 from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher
 from mmkd_report.documents.demo import LABELS_ALONE, Contest, DemoDocument, DemoRival, Network
@@ -124,7 +123,7 @@ def _judge(order: SensorsOrder, name: str, on_step: object) -> None:
 
 
 def _rivals_of(modality: ModalitySpec) -> tuple[RivalName, ...]:
-    return _RIVALS if find_spec("aeon") and series_spec(modality).samples >= LENGTH else _RIVALS[:1]
+    return _RIVALS if find_spec("aeon") and fits_kernels(modality) else _RIVALS[:1]
 
 
 def judge_sensor(

@@ -143,6 +143,11 @@ def _centres(present: Tensor, reach: int, *, padded: bool, stride: int) -> Tenso
     return present[..., first:end:stride]
 
 
+def fits_kernels(modality: ModalitySpec) -> bool:
+    """Whether its windows, as series, are at least as long as a kernel."""
+    return series_spec(modality).samples >= LENGTH
+
+
 def fit_rocket(
     modality: ModalitySpec,
     values: NDArray[Any],
@@ -165,7 +170,7 @@ def fit_rocket(
     Raises UsageError where windows are shorter than a kernel, or there are none, or too few features are asked for.
     """
     samples = series_spec(modality).samples
-    if samples < LENGTH or len(values) == 0 or features < KERNELS:
+    if not fits_kernels(modality) or len(values) == 0 or features < KERNELS:
         raise UsageError(
             f"modality {modality.name!r}: rocket: expected windows of at least {LENGTH} samples, one window or more "
             f"and at least {KERNELS} features, got {samples} samples, {len(values)} windows and {features} features; "

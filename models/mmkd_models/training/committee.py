@@ -28,7 +28,7 @@ from mmkd_models.networks.committee.rocket import Rocket
 from mmkd_models.networks.committee.trees import Trees, grown_trees, statistics_of
 from mmkd_models.networks.config import MEMBERS, MemberKind, TeacherConfig
 from mmkd_models.networks.fronts.as_series import series_spec, series_views
-from mmkd_models.networks.rocket import FEATURES, KERNELS, LENGTH
+from mmkd_models.networks.rocket import FEATURES, KERNELS, LENGTH, fits_kernels
 from mmkd_models.train_config import OnStep
 from mmkd_models.training.checkpoint import TeacherCheckpoint
 from mmkd_models.training.closed_form.ridge import fit_ridge
@@ -100,7 +100,7 @@ def default_members(modalities: Sequence[ModalitySpec]) -> tuple[MemberKind, ...
 
 
 def _too_short_for_a_rocket(modalities: Sequence[ModalitySpec]) -> ModalitySpec | None:
-    return next((one for one in modalities if series_spec(one).samples < LENGTH), None)
+    return next((one for one in modalities if not fits_kernels(one)), None)
 
 
 def train_committee(

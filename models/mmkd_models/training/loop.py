@@ -306,9 +306,8 @@ def _fabric(config: TrainConfig) -> Fabric:
             f"training: expected --devices {launch.processes}, as many processes as {launch.by} starts on a machine, "
             f"got {config.devices}; give the same number to both"
         )
-    kind = (
-        "cpu" if torch.backends.mps.is_available() else "auto"
-    )  # an Apple GPU lacks float64, in which committees answer
+    # An Apple GPU lacks float64, in which committees answer.
+    kind = "cpu" if torch.backends.mps.is_available() else "auto"
     try:
         fabric = Fabric(accelerator=kind, devices=config.devices, num_nodes=nodes, precision=config.precision)
     except (RuntimeError, ValueError) as error:

@@ -18,8 +18,7 @@ from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.windows import Windows
 from mmkd_models.distil.recipe import Recipe
 from mmkd_models.networks.config import StudentConfig
-from mmkd_models.networks.fronts.as_series import series_spec
-from mmkd_models.networks.rocket import LENGTH
+from mmkd_models.networks.rocket import fits_kernels
 from mmkd_models.training.checkpoint import Contender, StudentCheckpoint
 from mmkd_models.training.closed_form.hybrid import fit_hybrid
 from mmkd_models.training.closed_form.students import labelled_student, taught_student
@@ -110,7 +109,7 @@ def _raced(
     for name, augment in zip((MIXED, UNMIXED), mixings(run.augment), strict=False):
         folder = None if run.run_dir is None else run.run_dir / name.split()[2]
         found.append(_runner(name, train(config, replace(run, augment=augment, run_dir=folder)), data.valid))
-    if config.causal or series_spec(data.train.spec.modality(modality)).samples < LENGTH:
+    if config.causal or not fits_kernels(data.train.spec.modality(modality)):
         return tuple(found)
     rocket = train(msgspec.structs.replace(config, kind="rocket"), run)
     found.append(_runner(ROCKET, rocket, data.valid))

@@ -69,9 +69,8 @@ def fit_learner(
     settings = {
         "dataset": data.sha256,
         "labels": hashlib.sha256(train.labels.tobytes()).hexdigest(),
-        "windows": hashlib.sha256(
-            train.rows.tobytes() + valid.rows.tobytes()
-        ).hexdigest(),  # folds may be labelled alike
+        # Folds may be labelled alike.
+        "windows": hashlib.sha256(train.rows.tobytes() + valid.rows.tobytes()).hexdigest(),
         "modality": modality,
         "augment": msgspec.to_builtins(run.augment),
         **({} if data.held_back is None else {"held_back": data.held_back}),
