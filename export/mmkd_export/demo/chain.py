@@ -109,7 +109,7 @@ def measure(
     for name in modalities:
         say(f"check: {name} student in the runtime")
         student = read_student(folder / name / "student.ckpt")
-        _check_runtime(dataset, fold, name, student, bundles[name], test, say=say)
+        _check_runtime(dataset, fold, student, bundles[name], test, say=say)
         attention[name] = _attention(test, teacher, student)
     times = _times(bundles, onnx_from_teacher(teacher, dataset.spec.modalities), instruments, say=say)
     best = max(modalities, key=lambda name: np.mean([one.students[name].student.valid_score for one in folds]))
@@ -146,13 +146,14 @@ def _bundle(folder: Path, name: str, *, out: Path, say: Say) -> Path:
 
 
 def _check_runtime(
-    dataset: Dataset, fold: FoldResult, name: str, student: StudentCheckpoint, bundle: Path, test: Windows, *, say: Say
+    dataset: Dataset, fold: FoldResult, student: StudentCheckpoint, bundle: Path, test: Windows, *, say: Say
 ) -> None:
     """The runtime must answer as the training side did, window by window on the test split.
 
     A window without any sample is answered in training, and has no answer on a device.
     """
-    judged, spec = fold.students[name].student.test, dataset.spec.modality(name)
+    name = student.modality.name
+    judged = fold.students[name].student.test
     right = {one.group: int(np.trace(one.confusion)) for one in judged.confusions or ()}
     agreed = expected = compared = 0
     with TemporaryDirectory() as temporary:
@@ -163,7 +164,7 @@ def _check_runtime(
                 say(f"check: {name}: group {part.groups[0]} is left out: {error}")
                 continue
             windows = replace(part, statistics=None).take(np.arange(len(part)))[name]  # raw, as a device sees them
-            there = prepare_batch(windows, spec)[1].reshape(len(part), -1).any(axis=1)
+            there = prepare_batch(windows, student.modality)[1].reshape(len(part), -1).any(axis=1)
             with EdgePredictor.open(bundle, reference=reference) as predictor:
                 answers = predictor.predict_batch(windows)
             compared += int(there.sum())

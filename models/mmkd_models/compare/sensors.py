@@ -49,10 +49,7 @@ from mmkd_report.documents.study import PairLatency
 
 JUDGED_FILE, LATENCY_FILE = "judged.json", "latency.json"
 _SUITES: tuple[SuiteName, ...] = ("faults",)
-_RIVALS: tuple[RivalName, ...] = (
-    "extra_trees",
-    "mini_rocket",
-)  # the second where it is installed and fits
+_RIVALS: tuple[RivalName, ...] = ("extra_trees", "mini_rocket")
 
 _WITHOUT_TEACHER: tuple[Competitor, ...] = ("extra_trees", "mini_rocket")
 
@@ -123,6 +120,7 @@ def _judge(order: SensorsOrder, name: str, on_step: object) -> None:
 
 
 def _rivals_of(modality: ModalitySpec) -> tuple[RivalName, ...]:
+    """MiniRocket where it is installed and the windows are long enough for it."""
     return _RIVALS if find_spec("aeon") and fits_kernels(modality) else _RIVALS[:1]
 
 
