@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from mmkd_edge import EdgePredictor, ModalitySpec
 from mmkd_edge.testing import FakeBackend, fake_entry
 from proofs import runtime_proof
+from proofs.runtime_proof import Footprint
 
 ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), rate_hz=10.0, samples=20)
 
@@ -57,20 +60,28 @@ def test_swaps_under_threads_are_counted(bundle: Path, other_bundle: Path, capsy
     assert int(told_apart.split()[0]) > 0
 
 
-def test_many_calls_are_answered_or_refused_and_what_grows_is_said(
-    bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert runtime_proof.prove_calls(bundle, count=400, backend="ort") == 0
-    cells = _cells(capsys.readouterr().out.splitlines()[2])
+def test_what_grew_is_told_from_what_ended() -> None:
+    before = Footprint(rss_kb=1000, threads=4, descriptors=9)
+    assert not before.grew_to(Footprint(rss_kb=1099, threads=3, descriptors=8), by_kb=100)
+    assert before.grew_to(Footprint(rss_kb=1100, threads=4, descriptors=9), by_kb=100)
+    assert before.grew_to(Footprint(rss_kb=1000, threads=5, descriptors=9), by_kb=100)
+    assert before.grew_to(Footprint(rss_kb=1000, threads=4, descriptors=10), by_kb=100)
+
+
+def _rows_of_a_process(*arguments: str) -> list[list[str]]:
+    """The table that the script prints: in its own process, since what other tests leave behind counts in this one."""
+    done = subprocess.run([sys.executable, runtime_proof.__file__, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [_cells(line) for line in done.stdout.splitlines()[2:]]
+
+
+def test_many_calls_are_answered_or_refused_and_what_grows_is_said(bundle: Path) -> None:
+    (cells,) = _rows_of_a_process("calls", str(bundle), "--count", "400")
     assert cells[:4] == ["ort", "400", "0", "100"]
 
 
-def test_a_long_stream_says_what_grows(
-    bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runtime_proof, "WARM_UP_S", 0.2)
-    assert runtime_proof.prove_soak(bundle, seconds=1.0, backend="ort") == 0
-    found = dict(_cells(line) for line in capsys.readouterr().out.splitlines()[2:])
+def test_a_long_stream_says_what_grows(bundle: Path) -> None:
+    found = dict(_rows_of_a_process("soak", str(bundle), "--seconds", "1"))
     assert found["samples, pushed 10 at a time at 1000 Hz"] == "1,000"
     assert found["predictions"] == "100"
     before, after = found["threads"].split(", ")
