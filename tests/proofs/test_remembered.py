@@ -15,10 +15,8 @@ SPEC = ModalitySpec(name="acc", channels=("x",), rate_hz=10.0, samples=16)
 def network(bias: float, *, dilation: int = 1) -> RocketFeatures:
     config = RocketConfig(groups=(RocketGroup(dilation=dilation, padded=True, features=3),), stride=1)
     found = RocketFeatures(SPEC, config).eval()
-    with torch.no_grad():
-        found.groups[0].weight.fill_(0.1)
-        found.groups[0].bias.fill_(bias)
-        found.groups[0].reads.fill_(1.0)
+    drawn = {"weight": torch.full((3, 1, 9), 0.1), "bias": torch.full((3,), bias), "reads": torch.ones(3, 1)}
+    found.load_state_dict(found.state_dict() | {f"groups.0.{name}": value for name, value in drawn.items()})
     return found
 
 

@@ -7,8 +7,8 @@ share of positive values (PPV). A kernel of several channels reads a random few 
 
 Two things differ from the paper, both for engines that round differently. The step at the bias is a ramp as wide as a
 tenth of the spread of the kernel's answer, so that no rounding flips a position, and a Clip does the work of a
-comparison. And of windows of more than `MOST_POSITIONS` samples a kernel looks at every n-th position: a share of a
-thousand positions is as good as one of ten thousand, and memory stays bounded.
+comparison. And of windows of more samples than a student's `positions` a kernel looks at every n-th: a share of a
+thousand is as good as one of ten thousand, memory stays bounded, and small students answer sooner.
 
 Owns the features and how they are drawn and pruned; what is made of them is the student's.
 """
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.networks.config import RocketConfig, RocketGroup
+from mmkd_models.networks.config import MOST_POSITIONS, RocketConfig, RocketGroup
 from mmkd_models.networks.fronts.as_series import series_spec, series_view
 
 KERNELS = 84
@@ -39,9 +39,6 @@ FEATURES = 2016
 MOST_DILATIONS = 8
 """Of each kernel. The paper takes up to 32; each is a convolution of its own, which costs an engine time."""
 
-MOST_POSITIONS = 1024
-"""A share of that many positions is known within 1.6 points; FP16 still counts them one by one."""
-
 LENGTH = 9
 """Of a kernel, in samples."""
 
@@ -52,11 +49,11 @@ _NARROWEST = 1e-3  # of a ramp, in standard deviations of the training: FP16 hol
 _CONSTANT = 1e-6  # standard deviation up to which a feature is as good as constant
 _GOLDEN = (5**0.5 + 1) / 2
 _VIEWED = 32  # windows of sound or video that are made series at a time
-_CHUNK_VALUES = 2**20  # numbers of one intermediate tensor while many windows are transformed: what a cache holds
+_CHUNK_VALUES = 2**19  # numbers of one intermediate tensor while many windows are transformed: what a cache holds
 
 
 class _Group(nn.Module):
-    """Features of one dilation, all padded or all not.
+    """Kernels of one dilation, all padded or all not, as files hold them.
 
     Attributes:
         weight: (F, C, 9), divided by the width of the ramp; 0 for channels that a kernel does not read.
@@ -70,28 +67,57 @@ class _Group(nn.Module):
 
     def __init__(self, config: RocketGroup, channels: int) -> None:
         super().__init__()
-        self.dilation, self.padded = config.dilation, config.padded
         self.register_buffer("weight", torch.zeros(config.features, channels, LENGTH))
         self.register_buffer("bias", torch.zeros(config.features))
         self.register_buffer("reads", torch.zeros(config.features, channels))
 
-    def forward(self, series: Tensor, present: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-        """(B, C, T), (B, C, T) -> (B, F) sums over the positions that count, and how many count."""
-        reach = _REACH * self.dilation
-        padding = reach if self.padded else 0
+
+class _Kernels(nn.Module):
+    """All kernels of one dilation as one convolution: an engine takes as long to begin an operator as for a small one.
+
+    Attributes:
+        weight: (F, C, 9), of the groups `numbers`, as is the bias (F,).
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, dilation: int, numbers: Sequence[int], groups: nn.ModuleList) -> None:
+        super().__init__()
+        self.dilation, self.numbers = dilation, tuple(numbers)
+        self.join(groups)
+
+    def join(self, groups: nn.ModuleList) -> None:
+        """Takes what the groups hold now."""
+        for name in ("weight", "bias"):
+            joined = torch.cat([groups[number].get_buffer(name) for number in self.numbers])
+            self.register_buffer(name, joined, persistent=False)
+
+    def forward(self, series: Tensor, stride: int) -> Tensor:
+        """(B, C, T) -> (B, F, P): 1 above the bias, 0 below, and the ramp between."""
+        padding = _REACH * self.dilation
         found = F.conv1d(series, self.weight, self.bias, stride=stride, padding=padding, dilation=self.dilation)
-        centres = _centres(present, reach, padded=self.padded, stride=stride)  # (B, C, positions)
-        by_channel = found.clamp(0.0, 1.0) @ centres.transpose(1, 2)  # (B, F, C)
-        return (by_channel * self.reads).sum(-1), centres.sum(-1) @ self.reads.T
+        return found.clamp(0.0, 1.0)
 
 
 class RocketFeatures(nn.Module):
     """Raw values and presence of a window -> standardised features.
 
     A position counts as far as the samples at a kernel's centre are there, so that a gap adds nothing; of a window
-    without any sample every feature is 0, the training's mean.
+    without any sample every feature is 0, the training's mean. All kernels look at the same positions; those that are
+    not padded do not count near the ends.
+
+    Attributes:
+        of_dilation: (F, D) 1 where a feature has a dilation.
+        padded: (F, 1) 1 where a feature's kernel reaches over the ends.
+        counted: (2 D, 1, P) 1 where a position counts: of each dilation padded, and not.
+        reads: (F, 2 C) which channels a kernel reads where padded ones count, and where others do.
     """
 
+    of_dilation: Tensor
+    padded: Tensor
+    counted: Tensor
+    reads: Tensor
     mean: Tensor
     std: Tensor
     raw_mean: Tensor
@@ -110,6 +136,19 @@ class RocketFeatures(nn.Module):
         self.config = config
         self.samples = spec.samples
         self.groups = nn.ModuleList(_Group(group, channels) for group in config.groups)
+        neighbours = itertools.groupby(range(len(config.groups)), key=lambda number: config.groups[number].dilation)
+        dilations = [(dilation, tuple(numbers)) for dilation, numbers in neighbours]
+        self.kernels = nn.ModuleList(_Kernels(*one, self.groups) for one in dilations)
+        sizes = [sum(config.groups[number].features for number in numbers) for _, numbers in dilations]
+        padded = torch.tensor([float(group.padded) for group in config.groups for _ in range(group.features)])
+        edges = [edge for dilation, _ in dilations for edge in (0, _REACH * dilation)]
+        counted = torch.stack([_inside(self.samples, edge, config.stride) for edge in edges])
+        of_dilation = torch.eye(len(sizes)).repeat_interleave(torch.tensor(sizes), 0)
+        self.register_buffer("of_dilation", of_dilation, persistent=False)
+        self.register_buffer("padded", padded[:, None], persistent=False)
+        self.register_buffer("counted", counted[:, None].float(), persistent=False)
+        self.register_buffer("reads", torch.zeros(config.features, 2 * channels), persistent=False)
+        self.register_load_state_dict_post_hook(_join)  # type: ignore[no-untyped-call]
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
         self.register_buffer("feature_mean", torch.zeros(config.features))
@@ -124,10 +163,17 @@ class RocketFeatures(nn.Module):
         """(B, T, C), (B, T, C) -> (B, F) PPV, and 1 where a position counted, else 0."""
         values, present = self.as_series(values, present)
         series = (((values - self.mean) / self.std).clamp(-_CLIP, _CLIP) * present).transpose(1, 2)
-        there = present.transpose(1, 2)
-        found = [group(series, there, self.config.stride) for group in self.groups]
-        sums, counts = (torch.cat(parts, dim=-1) for parts in zip(*found, strict=True))
-        return sums / counts.clamp(min=1.0), counts.clamp(max=1.0)
+        there = present[:, :: self.config.stride].transpose(1, 2)[:, None]
+        centres = (there * self.counted).flatten(1, 2)  # (B, 2 D C, P)
+        each = torch.split(centres, 2 * series.shape[1], dim=1)
+        sums = [
+            centre @ kernels(series, self.config.stride).transpose(1, 2)
+            for kernels, centre in zip(self.kernels, each, strict=True)
+        ]  # (B, 2 C, F) of each dilation
+        counts = self.of_dilation @ centres.sum(-1).reshape(len(series), len(each), -1)  # (B, F, 2 C)
+        total = (torch.cat(sums, dim=-1) * self.reads.T).sum(1)
+        counts = (counts * self.reads).sum(-1)
+        return total / counts.clamp(min=1.0), counts.clamp(max=1.0)
 
     def as_series(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Windows of any kind as series, in standard deviations of the training's raw values where they are none."""
@@ -137,10 +183,19 @@ class RocketFeatures(nn.Module):
         return values, present
 
 
-def _centres(present: Tensor, reach: int, *, padded: bool, stride: int) -> Tensor:
-    """(B, C, T) -> (B, C, positions): presence of the samples at the centre of a kernel."""
-    first, end = (0, present.shape[-1]) if padded else (reach, present.shape[-1] - reach)
-    return present[..., first:end:stride]
+def _join(network: RocketFeatures, _: object) -> None:
+    """After a state is loaded: what is computed with follows from the groups in it."""
+    for kernels in network.kernels:
+        assert isinstance(kernels, _Kernels)
+        kernels.join(network.groups)
+    reads = torch.cat([group.get_buffer("reads") for group in network.groups])
+    network.reads = torch.cat([reads * network.padded, reads * (1 - network.padded)], dim=1)
+
+
+def _inside(samples: int, edge: int, stride: int) -> Tensor:
+    """(P,) which positions are so far from both ends."""
+    positions = torch.arange(0, samples, stride)
+    return (positions >= edge) & (positions < samples - edge)
 
 
 def fits_kernels(modality: ModalitySpec) -> bool:
@@ -156,7 +211,7 @@ def fit_rocket(
     scale: tuple[NDArray[np.float32], NDArray[np.float32]],
     seed: int,
     features: int = FEATURES,
-    most_dilations: int = MOST_DILATIONS,
+    positions: int = MOST_POSITIONS,
 ) -> RocketFeatures:
     """Draws the features of a modality from training windows; no labels are needed.
 
@@ -166,6 +221,7 @@ def fit_rocket(
         scale: mean and standard deviation (C,) of each channel over the training windows.
         seed: of the channels, and of the windows that the biases come from.
         features: rounded down to a multiple of 84.
+        positions: how many a kernel looks at, at most.
 
     Raises UsageError where windows are shorter than a kernel, or there are none, or too few features are asked for.
     """
@@ -177,13 +233,13 @@ def fit_rocket(
             "take longer windows, or the student kind 'transformer'"
         )
     rng = np.random.default_rng(seed)
+    stride = stride_of(samples, positions)
     seen, there, mean, std = _as_series(modality, values, present, scale)
     series = ((seen - mean) / std).clamp(-_CLIP, _CLIP) * there
-    there = there.transpose(1, 2)
-    stride = -(-samples // MOST_POSITIONS)
+    there = there[:, ::stride].transpose(1, 2)
     levels = itertools.count(1)
     drawn: list[tuple[RocketGroup, dict[str, Tensor]]] = []
-    for number, (dilation, quantiles) in enumerate(dilations_of(samples, features // KERNELS, most=most_dilations)):
+    for number, (dilation, quantiles) in enumerate(dilations_of(samples, features // KERNELS, most=MOST_DILATIONS)):
         for padded in (True, False):
             kernels = np.arange(number % 2 if padded else 1 - number % 2, KERNELS, 2)
             share = [[next(levels) * _GOLDEN % 1.0 for _ in range(quantiles)] for _ in kernels]
@@ -191,8 +247,7 @@ def fit_rocket(
             state = _drawn(series.transpose(1, 2), there, kernels, group, stride=stride, levels=share, rng=rng)
             drawn.append((group, state))
     network = RocketFeatures(modality, RocketConfig(groups=tuple(group for group, _ in drawn), stride=stride))
-    for part, (_, state) in zip(network.groups, drawn, strict=True):
-        part.load_state_dict(state)
+    _load_groups(network, [state for _, state in drawn])
     network.mean.copy_(mean)
     network.std.copy_(std)
     _keep_raw_scale(network, scale)
@@ -203,6 +258,11 @@ def fit_rocket(
     network.feature_mean.copy_(torch.from_numpy(found.mean(axis=0)))
     network.feature_std.copy_(torch.from_numpy(np.where(spread > _CONSTANT, spread, 1.0)))
     return network.eval()
+
+
+def _load_groups(network: RocketFeatures, states: Sequence[dict[str, Tensor]]) -> None:
+    drawn = {f"groups.{number}.{name}": value for number, one in enumerate(states) for name, value in one.items()}
+    network.load_state_dict(network.state_dict() | drawn)
 
 
 @torch.no_grad()
@@ -236,8 +296,8 @@ def _keep_raw_scale(network: RocketFeatures, scale: tuple[NDArray[np.float32], N
 
 def features_of(network: RocketFeatures, values: NDArray[Any], present: NDArray[np.float32]) -> NDArray[np.float32]:
     """(N, T, C), (N, T, C) -> (N, F) standardised features of many windows, a few at a time."""
-    positions = network.samples // network.config.stride
-    rows = max(1, _CHUNK_VALUES // (positions * max(group.features for group in network.config.groups)))
+    positions = network.counted.shape[-1]
+    rows = max(1, int(_CHUNK_VALUES / (positions * network.of_dilation.sum(0).max())))
     parts = []
     with torch.no_grad():
         for start in range(0, len(values), rows):
@@ -257,8 +317,7 @@ def pruned(network: RocketFeatures, modality: ModalitySpec, keep: Sequence[int] 
             groups.append(RocketGroup(dilation=group.dilation, padded=group.padded, features=len(mine)))
             states.append({name: tensor[mine].clone() for name, tensor in part.state_dict().items()})
     smaller = RocketFeatures(modality, RocketConfig(groups=tuple(groups), stride=network.config.stride))
-    for part, state in zip(smaller.groups, states, strict=True):
-        part.load_state_dict(state)
+    _load_groups(smaller, states)
     smaller.mean.copy_(network.mean)
     smaller.std.copy_(network.std)
     if network.view is not None:
@@ -286,10 +345,24 @@ def dilations_of(samples: int, features: int, *, most: int) -> list[tuple[int, i
     return [(int(dilation), int(number)) for dilation, number in zip(found, quantiles, strict=True)]
 
 
+def stride_of(samples: int, positions: int) -> int:
+    """Gives how far a kernel steps to look at so many positions at most: always odd.
+
+    Of an even stride kernels of an even dilation would read every second sample alone.
+
+    Example:
+        >>> stride_of(200, 200), stride_of(200, 199), stride_of(200, 50)
+        (1, 3, 5)
+    """
+    stride = -(-samples // positions)
+    return stride + 1 - stride % 2
+
+
 def claims_of(config: RocketConfig, modality: ModalitySpec) -> dict[str, tuple[int, int]]:
-    """What features from a file claim of such windows, with the most it may be: else no position is left."""
+    """What features from a file claim of such windows, with the most it may be: else no position or memory is left."""
     samples = series_spec(modality).samples
     return {
+        "groups": (len(config.groups), 2 * MOST_DILATIONS),
         "dilation": (max(group.dilation for group in config.groups), (samples - 1) // (LENGTH - 1)),
         "stride": (config.stride, samples),
     }
@@ -322,25 +395,27 @@ def _drawn(
     levels: Sequence[Sequence[float]],
     rng: np.random.Generator,
 ) -> dict[str, Tensor]:
-    """The state of a group: per kernel its channels, and biases at `levels` of its answer on one training window."""
+    """The state of a group: per kernel its channels, and biases at `levels` of its answer on one training window.
+
+    The series is (N, C, T), presence (N, C, P).
+    """
     count, channels = len(kernels), series.shape[1]
     reads = _drawn_channels(count, channels, rng)
     weight = _kernel_weights(kernels)[:, None, :] * reads[:, :, None]  # (n, C, 9)
     reach = _REACH * group.dilation
+    inside = _inside(series.shape[-1], 0 if group.padded else reach, stride)
     weights, biases, reading = [], [], []
     for kernel, wanted in enumerate(levels):
         answer = torch.zeros(0)
         for row in rng.permutation(len(series)):
-            there = _centres(present[row : row + 1], reach, padded=group.padded, stride=stride)[0]
-            padding = reach if group.padded else 0
             found = F.conv1d(
                 series[row : row + 1],
                 weight[kernel : kernel + 1],
                 stride=stride,
-                padding=padding,
+                padding=reach,
                 dilation=group.dilation,
             )
-            answer = found[0, 0][reads[kernel] @ there > 0]
+            answer = found[0, 0][(reads[kernel] @ present[row] > 0) & inside]
             if len(answer):
                 break
         width = max(_RAMP * float(answer.std(correction=0)), _NARROWEST) if len(answer) else 1.0

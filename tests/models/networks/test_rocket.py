@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.networks.config import RocketConfig, RocketGroup
-from mmkd_models.networks.rocket import RocketFeatures, dilations_of, features_of, fit_rocket, pruned
+from mmkd_models.networks.config import RocketConfig, RocketGroup, rocket_positions_of
+from mmkd_models.networks.rocket import RocketFeatures, dilations_of, features_of, fit_rocket, pruned, stride_of
 
 HEAVY = list(combinations(range(9), 3))
 
@@ -26,10 +26,11 @@ def windows(count: int, samples: int, channels: int, *, seed: int = 0) -> NDArra
     return np.random.default_rng(seed).normal(size=(count, samples, channels)).astype(np.float32)
 
 
-def fitted(values: NDArray[np.float32], *, features: int = 168, seed: int = 0) -> RocketFeatures:
+def fitted(values: NDArray[np.float32], *, features: int = 168, seed: int = 0, positions: int = 1024) -> RocketFeatures:
     scale = (values.mean((0, 1)), values.std((0, 1)))
     spec = modality(values.shape[1], values.shape[2])
-    return fit_rocket(spec, values, np.ones_like(values), scale=scale, seed=seed, features=features)
+    present = np.ones_like(values)
+    return fit_rocket(spec, values, present, scale=scale, seed=seed, features=features, positions=positions)
 
 
 def one_kernel(*, padded: bool, samples: int, bias: float, width: float) -> RocketFeatures:
@@ -37,10 +38,12 @@ def one_kernel(*, padded: bool, samples: int, bias: float, width: float) -> Rock
     config = RocketConfig(groups=(RocketGroup(dilation=1, padded=padded, features=1),))
     network = RocketFeatures(modality(samples), config)
     weights = torch.tensor([2.0, 2, 2, -1, -1, -1, -1, -1, -1])
-    group = network.groups[0]
-    group.load_state_dict(
-        {"weight": weights[None, None] / width, "bias": torch.tensor([0.5 - bias / width]), "reads": torch.ones(1, 1)}
-    )
+    drawn = {
+        "weight": weights[None, None] / width,
+        "bias": torch.tensor([0.5 - bias / width]),
+        "reads": torch.ones(1, 1),
+    }
+    network.load_state_dict(network.state_dict() | {f"groups.0.{name}": value for name, value in drawn.items()})
     return network
 
 
@@ -75,10 +78,12 @@ def test_at_the_bias_the_ramp_is_a_half() -> None:
     assert network.shares(values, torch.ones_like(values))[0].item() == 0.75
 
 
-def test_the_features_are_those_of_plain_loops() -> None:
+@pytest.mark.parametrize(("positions", "stride"), [(40, 1), (20, 3)])
+def test_the_features_are_those_of_plain_loops(positions: int, stride: int) -> None:
     """Every feature anew, from the drawn weights, with the exact step of the paper: the ramp moves little."""
     values = windows(6, 40, 2)
-    network = fitted(values)
+    network = fitted(values, positions=positions)
+    assert network.config.stride == stride
     scaled = ((values - values.mean((0, 1))) / values.std((0, 1))).clip(-8, 8)
     wanted = []
     for group, drawn in zip(network.config.groups, network.groups, strict=True):
@@ -90,6 +95,7 @@ def test_the_features_are_those_of_plain_loops() -> None:
             answers = [
                 sum(padded[:, t + step] @ (weight[:, j] * width) for j, step in enumerate(steps))
                 for t in range(padded.shape[1] - 2 * reach)
+                if (t if group.padded else t + reach) % stride == 0
             ]
             wanted.append((np.stack(answers) > (0.5 - bias) * width).mean(0))
     present = torch.ones(6, 40, 2)
@@ -97,7 +103,7 @@ def test_the_features_are_those_of_plain_loops() -> None:
     off = np.abs(shares.numpy() - np.stack(wanted, axis=1))
     # Within the ramp, a tenth of the spread, lie some 4 % of the positions, each off by a quarter on average.
     assert off.mean() < 0.01
-    assert off.max() < 0.1
+    assert off.max() < 0.1 * stride
 
 
 def test_every_kernel_has_three_weights_of_two_and_six_of_minus_one() -> None:
@@ -191,9 +197,30 @@ def test_long_windows_are_read_at_every_nth_position() -> None:
     network = fitted(values, features=84)
     assert network.config.stride == 5
     found, _ = network.shares(torch.from_numpy(values), torch.ones(3, 5000, 1))
-    network.config = RocketConfig(groups=network.config.groups, stride=1)
-    exact, _ = network.shares(torch.from_numpy(values), torch.ones(3, 5000, 1))
+    everywhere = RocketFeatures(modality(5000, 1), RocketConfig(groups=network.config.groups, stride=1))
+    everywhere.load_state_dict(network.state_dict())
+    exact, _ = everywhere.shares(torch.from_numpy(values), torch.ones(3, 5000, 1))
     assert found.numpy() == pytest.approx(exact.numpy(), abs=0.08)  # 5 standard errors of a half among 1,000
+
+
+@pytest.mark.parametrize(
+    ("samples", "positions", "stride"), [(100, 100, 1), (101, 100, 3), (300, 100, 3), (301, 100, 5)]
+)
+def test_a_kernel_steps_on_an_odd_number_of_positions(samples: int, positions: int, stride: int) -> None:
+    """Where it stepped on two, kernels of an even dilation would never read a sample of an odd number."""
+    assert stride_of(samples, positions) == stride
+
+
+def test_a_tiny_student_looks_at_a_hundred_positions_at_most() -> None:
+    assert [rocket_positions_of(preset) for preset in ("tiny", "small", "teacher")] == [100, 1024, 1024]
+
+
+def test_what_is_computed_with_follows_a_state_that_is_loaded_anew() -> None:
+    values = windows(4, 50, 2)
+    first, second = (fitted(values, seed=seed) for seed in (0, 1))
+    wanted = features_of(second, values, np.ones_like(values))
+    first.load_state_dict(second.state_dict())
+    assert np.array_equal(features_of(first, values, np.ones_like(values)), wanted)
 
 
 def test_dilations_reach_from_neighbours_to_the_whole_window() -> None:

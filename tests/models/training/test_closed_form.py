@@ -197,6 +197,7 @@ def test_a_rocket_student_survives_its_file(rocket: StudentCheckpoint, machines:
         (lambda found: found["groups"][0].update(dilation=10**9), "dilation: expected at most 4, got 1000000000"),
         (lambda found: found.update(stride=41), "stride: expected at most 40, got 41"),
         (lambda found: found["groups"][0].update(features=10**9), "features: expected at most "),
+        (lambda found: found.update(groups=found["groups"][:1] * 17), "groups: expected at most 16, got 17"),
     ],
 )
 def test_features_that_no_window_has_are_refused(

@@ -20,7 +20,7 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.losses.goal import target_scale
 from mmkd_models.metrics.likelihood import fitted_temperature
 from mmkd_models.metrics.scores import AnyMetric, check_metric, scores_from_logits
-from mmkd_models.networks.config import StudentConfig, rocket_features_of
+from mmkd_models.networks.config import MOST_POSITIONS, StudentConfig, rocket_features_of, rocket_positions_of
 from mmkd_models.networks.rocket import FEATURES, RocketFeatures, features_of, fit_rocket, pruned
 from mmkd_models.networks.student import RocketStudent
 from mmkd_models.training.checkpoint import StudentCheckpoint
@@ -73,7 +73,7 @@ def fit_rocket_student(
     rows = rows_to_learn_from(data.train, taught=bool(teachers), seed=run.train.seed)
     answers = teachers_answers(teachers, data.train, rows, dataset_sha256=data.sha256) if teachers else None
     targets = targets_of(data.train, rows, answers)
-    features = drawn_features(data.train, modality, seed=run.train.seed)
+    features = drawn_features(data.train, modality, seed=run.train.seed, positions=rocket_positions_of(config.preset))
     inputs = features_of_rows(features, data.train, modality, rows)
     valid = data.valid.subset(np.flatnonzero(data.valid.labelled))
     seen = features_of_rows(features, valid, modality, np.arange(len(valid)))
@@ -98,7 +98,9 @@ def fit_rocket_student(
     return _checkpoint(data, modality, config, run, network, teachers)
 
 
-def drawn_features(windows: Windows, modality: str, *, seed: int, features: int = FEATURES) -> RocketFeatures:
+def drawn_features(
+    windows: Windows, modality: str, *, seed: int, features: int = FEATURES, positions: int = MOST_POSITIONS
+) -> RocketFeatures:
     """Draws the features of a modality from training windows, labelled or not; arguments and errors as `fit_rocket`.
 
     At most 512 windows are in memory.
@@ -107,7 +109,8 @@ def drawn_features(windows: Windows, modality: str, *, seed: int, features: int 
     spec = windows.spec.modality(modality)
     one = windows.with_modalities([modality])
     values, present = prepare_batch(one.take(rows)[modality], spec)
-    return fit_rocket(spec, values, present, scale=channel_statistics(one, modality), seed=seed, features=features)
+    scale = channel_statistics(one, modality)
+    return fit_rocket(spec, values, present, scale=scale, seed=seed, features=features, positions=positions)
 
 
 def features_of_rows(
