@@ -17,7 +17,7 @@ from mmkd_models.compare.comparison import teacher_path
 from mmkd_models.compare.fold_result import FoldResult
 from mmkd_models.compare.one_fold import RESULT_FILE, FoldData, fold_data
 from mmkd_models.data.dataset import open_dataset
-from mmkd_models.evaluate.gains import FEWEST_GROUPS, gain_over_seeds
+from mmkd_models.evaluate.gains import gain_over_seeds
 from mmkd_models.evaluate.outcome import TestedNetwork, outcome_on
 from mmkd_models.metrics.classes import Metric
 from mmkd_models.networks.config import student_config
@@ -52,10 +52,9 @@ def main() -> None:
         ours.append(judged(causal, data, arguments.modality))
         theirs.append(judged(windowed, data, arguments.modality))
         print(fold_row(str(fold.seed), (windowed, causal), (theirs[-1], ours[-1])), flush=True)
-    groups = len({one.group for fold_of_groups in ours for one in fold_of_groups.by_group})
     for metric in METRICS:
         gain = gain_over_seeds(ours, theirs, metric)
-        interval = f" ({gain.low:+.1f} to {gain.high:+.1f})" if groups >= FEWEST_GROUPS else ""
+        interval = "" if gain.low is None else f" ({gain.low:+.1f} to {gain.high:+.1f})"
         print(f"causal minus windowed, {metric}: {gain.mean:+.1f} points{interval}")
 
 

@@ -6,8 +6,8 @@ The teacher's transformer, the students, and `tiny` as it was before committees:
 sensor without the part for slow signals and without novelty, whose weights are random, which changes no time. All are
 called in turn in one process through torch, onnxruntime, OpenVINO and, where litert-torch converts them, LiteRT:
 float32, one thread, the second of two calls in a turn. A graph that is kept is not made again: another student wants
-another folder. `--thinner` adds the last student, a hybrid, with kernels that look at every second or third position,
-and with 84 and 42 of its features, without novelty: what they would save; `thinner_features.py` tells how well they
+another folder. `--thinner` adds the last student, a hybrid, with kernels that look at every position and every second,
+and with 84 and 42 of its features, without novelty: what fewer save; `thinner_features.py` tells how well they
 answer. Parity is the largest difference between an engine's logits and torch's on windows of the dataset's validation
 split. Figures are medians of repeats; of ratios the smallest and the largest stand beside them.
 """
@@ -92,7 +92,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=12.0, help="of timing, each engine")
     parser.add_argument("--kept", type=Path, required=True, help="folder of converted graphs, which are not made again")
     parser.add_argument("--convert-only", action="store_true", help="make them, and time nothing")
-    parser.add_argument("--thinner", action="store_true", help="also the last student with less of its features")
+    parser.add_argument(
+        "--thinner", action="store_true", help="also the last student with more and with less to compute"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     students = {name: read_student(file) for name, _, file in (one.partition("=") for one in arguments.students)}
@@ -134,14 +136,12 @@ def former(student: StudentCheckpoint) -> StudentCheckpoint:
 
 
 def thinner(name: str, student: StudentCheckpoint) -> dict[str, StudentCheckpoint]:
-    """A hybrid with fewer positions, or fewer features."""
+    """A hybrid with more positions, or fewer features."""
     rocket = student.config.rocket
     assert rocket is not None
     strided = {}
-    for step, words in ((2, "every second"), (3, "every third")):
-        config = msgspec.structs.replace(
-            student.config, rocket=msgspec.structs.replace(rocket, stride=step * rocket.stride)
-        )
+    for stride, words in ((1, "every"), (2, "every second")):
+        config = msgspec.structs.replace(student.config, rocket=msgspec.structs.replace(rocket, stride=stride))
         strided[f"{name}, {words} position"] = replace(student, config=config, seen=None)
     fewer = {f"{name}, {count} features": _with_features(student, count) for count in (84, 42)}
     return strided | fewer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mmkd_models.evaluate.gains import FEWEST_GROUPS
 from mmkd_report.documents.figures import Spread
 from mmkd_report.documents.study import NONE, ScoreTable, SeedGain
 from proofs.study.pool import (
@@ -62,14 +61,14 @@ def _pooled(results: DistillationResults, share: float, whole_groups: bool) -> I
 
 def _pooled_row(row: PooledRow) -> str:
     name = row.method if row.pair == ALL_MODALITIES else f"{row.method}, {row.pair}"
-    over = "" if row.over_outputs is None else _pooled_gain(row.over_outputs)
+    over = "" if row.over_outputs is None else _gain(row.over_outputs)
     return (
-        f"| {name} | {len(row.sets)} | {row.folds} | {_pooled_gain(row.gain)} | {row.valid_gain:+.1f} | {over} "
+        f"| {name} | {len(row.sets)} | {row.folds} | {_gain(row.gain)} | {row.valid_gain:+.1f} | {over} "
         f"| {_names(row.below_baseline)} | {_names(row.below_extra_trees)} |"
     )
 
 
-def _pooled_gain(gain: PooledGain) -> str:
+def _gain(gain: PooledGain | SeedGain) -> str:
     return _points(gain.mean, None if gain.low is None or gain.high is None else (gain.low, gain.high))
 
 
@@ -124,18 +123,13 @@ def _model_row(row: ModelRow) -> str:
 
 def _method_row(row: MethodRow, metric: str, *, with_pair: bool) -> str:
     how = "labels alone" if row.method == NONE else f"{row.method}, {row.pair}" if with_pair else row.method
-    gain = "" if row.gain_points is None else _gain(row.gain_points[metric], row.groups)
-    trees = "" if row.over_extra_trees is None else _gain(row.over_extra_trees[metric], row.groups)
+    gain = "" if row.gain_points is None else _gain(row.gain_points[metric])
+    trees = "" if row.over_extra_trees is None else _gain(row.over_extra_trees[metric])
     gap = "" if row.gap_recovered is None else f"{row.gap_recovered:.0%}"
     return (
         f"| {row.student}, {how} | {len(row.seeds)} | {_scores(row.test)} | {gain} | {trees} | {gap} "
         f"| {row.parameters:,} |"
     )
-
-
-def _gain(gain: SeedGain, groups: int) -> str:
-    """Without its interval where so few groups were resampled that it would be too narrow."""
-    return _points(gain.mean, (gain.low, gain.high) if groups >= FEWEST_GROUPS else None)
 
 
 def _points(mean: float, interval: tuple[float, float] | None) -> str:

@@ -475,9 +475,7 @@ def _pooled_row(
         folds=gain.folds,
         gain=gain,
         over_outputs=_pooled_gain(over_outputs, metric),
-        below_baseline=tuple(
-            name for name, row in named if row.groups >= FEWEST_GROUPS and (row.gain_points or {})[metric].high < 0
-        ),
+        below_baseline=tuple(name for name, row in named if _is_below((row.gain_points or {})[metric])),
         below_extra_trees=tuple(
             name for name, row in named if row.over_extra_trees is not None and row.over_extra_trees[metric].mean < 0
         ),
@@ -485,6 +483,10 @@ def _pooled_row(
             _over_sets([table.dataset for table, _ in found], [row.valid_gain_points or 0.0 for _, row in found])
         ),
     )
+
+
+def _is_below(gain: SeedGain) -> bool:
+    return gain.high is not None and gain.high < 0
 
 
 def _pair(table: SensorTable, entries: Mapping[Entry, _Tested], own: Entry, other: Entry) -> _Pair:

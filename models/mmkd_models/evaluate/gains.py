@@ -5,7 +5,7 @@ Knows nothing of folds and their files: takes judged answers, one for each seed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,6 @@ DRAWS = 2000
 _DRAWS_OF_FOLDS = 4000
 FEWEST_GROUPS = 5
 """Below it a bootstrap over groups has so few different draws that its interval is too narrow to mean anything."""
-_FEWEST_GROUPS_OF_A_GAP = 2  # the draws of one group are all the same
 _NOUNS: dict[SplitBy, str] = {"groups": "groups", "own folds": "blocks", "own split": "blocks"}
 ROUNDING = 1e-9
 """A difference below this share of a figure is none: sums in another order differ by less."""
@@ -95,7 +94,7 @@ def gain_of_pairs(
     `FEWEST_GROUPS` tested groups there is none.
     """
     gains = [gain_per_seed(ours, theirs, metric) for ours, theirs in pairs]
-    if len({one.group for ours, _ in pairs for judged in ours for one in judged.by_group}) < FEWEST_GROUPS:
+    if _groups_in(judged for ours, _ in pairs for judged in ours) < FEWEST_GROUPS:
         return Gain(mean=float(np.mean(gains)))
     drawn = [gain_draws(ours, theirs, metric, seed=seed, draws=_DRAWS_OF_FOLDS) for ours, theirs in pairs]
     low, high = interval_of(np.mean(drawn, axis=0))
@@ -107,20 +106,32 @@ def gain_over_seeds(
 ) -> SeedGain:
     """Gives how much better one network is than another on the test windows of the same seeds.
 
-    The mean is over seeds of what ours are better by; the interval is of `gain_draws`, whose arguments these are.
+    The mean is over seeds of what ours are better by; the interval is of `gain_draws`, whose arguments these are. Below
+    `FEWEST_GROUPS` tested groups there is none.
     """
     gained = spread(gain_per_seed(ours, theirs, metric))
-    low, high = interval_of(gain_draws(ours, theirs, metric, seed=seed))
+    low, high = _interval(ours, theirs, metric, seed=seed)
     return SeedGain(mean=gained.mean, std=gained.std, low=low, high=high, per_seed=gained.per_seed)
 
 
 def gain_on_windows(ours: TestedNetwork, theirs: TestedNetwork, metric: str, *, seed: int) -> WindowGain:
     """Gives the gain of our answers over theirs, both for the same windows; the interval is of `gain_draws`."""
     (points,) = gain_per_seed([ours], [theirs], metric)
-    if len(ours.by_group) < FEWEST_GROUPS:
-        return WindowGain(points=points, low=None, high=None)
-    low, high = interval_of(gain_draws([ours], [theirs], metric, seed=seed))
+    low, high = _interval([ours], [theirs], metric, seed=seed)
     return WindowGain(points=points, low=low, high=high)
+
+
+def _interval(
+    ours: Sequence[TestedNetwork], theirs: Sequence[TestedNetwork], metric: str, *, seed: int = 0
+) -> tuple[float, float] | tuple[None, None]:
+    if _groups_in(ours) < FEWEST_GROUPS:
+        return None, None
+    return interval_of(gain_draws(ours, theirs, metric, seed=seed))
+
+
+def _groups_in(tests: Iterable[TestedNetwork]) -> int:
+    """How many groups were tested, over all seeds."""
+    return len({one.group for judged in tests for one in judged.by_group})
 
 
 def interval_needs(split: Split) -> str:
@@ -136,13 +147,11 @@ def gap_recovered(
 ) -> float | None:
     """Gives the share of the way from baseline to teacher that the student goes; None where that way is not measurable.
 
-    It is where the whole interval of teacher minus baseline, of two groups or more, lies above 0.
+    It is where the whole interval of teacher minus baseline lies above 0.
     """
-    if len({one.group for judged in teachers for one in judged.by_group}) < _FEWEST_GROUPS_OF_A_GAP:
-        return None
-    low, _ = interval_of(gain_draws(teachers, baselines, metric))
+    low, _ = _interval(teachers, baselines, metric)
     scale = abs(measure_named(metric).gain_scale * np.mean([judged.scores.metric(metric) for judged in baselines]))
-    if low <= ROUNDING * scale:
+    if low is None or low <= ROUNDING * scale:
         return None
     gain, way = (np.mean(gain_per_seed(ours, baselines, metric)) for ours in (students, teachers))
     return float(gain / way)

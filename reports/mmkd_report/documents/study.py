@@ -26,13 +26,13 @@ ScoreTable = dict[str, Spread]
 class SeedGain(msgspec.Struct, frozen=True, kw_only=True):
     """What one is better by than another on the same seeds: mean, sample deviation, 95 % interval, every seed.
 
-    Of a share in percentage points; of other measures in their own unit.
+    Of a share in percentage points; of other measures in their own unit. There is no interval below five groups.
     """
 
     mean: float
     std: float | None
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     per_seed: tuple[float, ...]
 
 

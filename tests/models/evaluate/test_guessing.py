@@ -148,11 +148,11 @@ def by_right(rights: Sequence[int], windows: int = 10) -> TestedNetwork:
 @pytest.mark.parametrize(
     ("baseline", "teacher", "student", "expected"),
     [
-        ([5, 5], [9, 7], [6, 6], 1 / 3),
-        ([5, 5], [9, 5], [6, 6], None),  # one of the draws has no gap at all
-        ([5, 5], [9, 4], [6, 6], None),
-        ([5, 5], [4, 4], [6, 6], None),
-        ([5], [9], [6], None),  # one group: its interval has no width and means nothing
+        ([5] * 5, [9, 7, 8, 8, 8], [6] * 5, 1 / 3),
+        ([5] * 5, [9, 5, 5, 5, 5], [6] * 5, None),  # a third of the draws have no gap at all
+        ([5] * 5, [9, 4, 4, 4, 4], [6] * 5, None),
+        ([5] * 5, [4] * 5, [6] * 5, None),
+        ([5] * 4, [9] * 4, [6] * 4, None),  # of four groups there is no interval
     ],
 )
 def test_the_gap_is_told_where_it_is_larger_than_its_uncertainty(
@@ -166,5 +166,6 @@ def test_the_gap_of_an_error_goes_where_better_is() -> None:
     def off(errors: Sequence[float]) -> TestedNetwork:
         return numbers({group: [(0.0, error)] for group, error in enumerate(errors)})
 
-    assert gap_recovered([off([6, 6])], [off([10, 10])], [off([2, 2])], "mae") == pytest.approx(0.5)
-    assert gap_recovered([off([6, 6])], [off([10, 10])], [off([12, 2])], "mae") is None
+    assert gap_recovered([off([6] * 5)], [off([10] * 5)], [off([2] * 5)], "mae") == pytest.approx(0.5)
+    # In one of eleven draws of five four or more are the groups of 12.
+    assert gap_recovered([off([6] * 5)], [off([10] * 5)], [off([12, 12, 2, 2, 2])], "mae") is None

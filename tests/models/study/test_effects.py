@@ -55,12 +55,24 @@ def test_a_gain_is_the_mean_of_the_differences_of_the_seeds() -> None:
     assert found.std == pytest.approx(35.355, abs=1e-3)
 
 
-def test_with_one_group_the_interval_is_the_gain_itself() -> None:
-    right, half = result({7: ([0, 1], [0, 1])}), result({7: ([0, 1], [0, 0])})
-    found = gain_over_seeds([right], [half], "balanced_accuracy")
-    assert (found.mean, found.std, found.low, found.high) == (50.0, None, 50.0, 50.0)
+def test_below_five_groups_there_is_no_interval() -> None:
+    def both(groups: int) -> tuple[TestedNetwork, TestedNetwork]:
+        truth = range(groups)
+        return result({one: ([0, 1], [0, 1]) for one in truth}), result({one: ([0, 1], [0, 0]) for one in truth})
+
+    for groups, interval in ((4, (None, None)), (5, (50.0, 50.0))):
+        right, half = both(groups)
+        found = gain_over_seeds([right], [half], "balanced_accuracy")
+        assert (found.mean, found.std, found.low, found.high) == (50.0, None, *interval)
 
 
+@pytest.fixture
+def any_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intervals of as few groups as can be reckoned by hand."""
+    monkeypatch.setattr("mmkd_models.evaluate.gains.FEWEST_GROUPS", 1)
+
+
+@pytest.mark.usefixtures("any_groups")
 def test_the_interval_resamples_whole_groups() -> None:
     ours = result({1: ([0, 1], [0, 1]), 2: ([0, 1], [0, 1])})
     theirs = result({1: ([0, 1], [0, 1]), 2: ([0, 1], [1, 0])})
@@ -69,6 +81,7 @@ def test_the_interval_resamples_whole_groups() -> None:
     assert (found.mean, found.low, found.high) == (50.0, 0.0, 100.0)
 
 
+@pytest.mark.usefixtures("any_groups")
 def test_equal_networks_gain_nothing() -> None:
     one = result({1: ([0, 1, 1], [0, 1, 0]), 2: ([0, 1], [1, 1])})
     for metric in METRICS:
@@ -76,6 +89,7 @@ def test_equal_networks_gain_nothing() -> None:
         assert (found.mean, found.low, found.high) == (0.0, 0.0, 0.0)
 
 
+@pytest.mark.usefixtures("any_groups")
 def test_seeds_with_other_groups_count_where_they_are_drawn() -> None:
     ours = [result({1: ([0, 1], [0, 1])}), result({2: ([0, 1], [0, 1])})]
     theirs = [result({1: ([0, 1], [0, 0])}), result({2: ([0, 1], [0, 0])})]

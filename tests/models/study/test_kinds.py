@@ -83,7 +83,7 @@ def test_scores_and_gains_are_those_of_the_checkpoints(
         assert alone["test"][name]["mean"] == pytest.approx(theirs[name], rel=1e-5)
         gain = taught["gain_points"][name]
         assert gain["mean"] == pytest.approx(scale * (figure - theirs[name]), rel=1e-3, abs=1e-4)
-        assert gain["low"] <= gain["mean"] <= gain["high"]
+        assert gain["low"] is gain["high"] is None  # of one fold's few groups
 
 
 @KINDS

@@ -416,6 +416,9 @@ def test_a_gain_that_is_negative_or_uncertain_is_said_to_be(searched, parse) -> 
     gains |= {"mean": 1.0, "low": -1.0, "high": 3.0}
     words = "+1.0 points, no certain effect, since the interval \u22121.0 to 3.0 includes 0"
     assert words in parse(render_study(searched)).text
+    gains |= {"low": None, "high": None}
+    assert "+1.0 points, from too few groups to say how certain." in parse(render_study(searched)).text
+    assert any(one.caption.endswith("labels alone") for one in key_figures(read_study(searched)))
 
 
 def test_the_question_names_the_limits(searched, grid, parse) -> None:

@@ -157,13 +157,15 @@ def _scores(score: str, measure: Measure) -> str:
 
 
 def _verdict(gain: SeedGain, measure: Measure) -> str:
+    mean = with_gain_unit(difference(gain.mean, measure), measure)
+    if not (is_figure(gain.low) and is_figure(gain.high)):
+        return f"{mean}, from too few groups to say how certain"
     span = f"interval {gain_interval(gain.low, gain.high, measure)}"
     more, less = ("takes off", "adds") if measure.lower_is_better else ("adds", "costs")
     if gain.low > 0:
         return f"distillation {more} {size_of(gain.mean, measure)} ({span})"
     if gain.high < 0:
         return f"distillation {less} {size_of(gain.mean, measure)} ({span})"
-    mean = with_gain_unit(difference(gain.mean, measure), measure)
     return f"{mean}, no certain effect, since the {span} includes 0"
 
 
@@ -220,8 +222,8 @@ def key_figures(study: StudyDocument) -> tuple[KeyFigure, ...]:
     if entry.gain_points is not None and not is_refuted(entry.guessing):
         gain = entry.gain_points[measure.name]
         better = f"{measure.gain_unit} better than" if measure.lower_is_better else f"{measure.gain_unit} over"
-        span = gain_interval(gain.low, gain.high, measure)
-        caption = f"{better.lstrip()} labels alone, {span}"
+        span = f", {gain_interval(gain.low, gain.high, measure)}" if is_figure(gain.low) else ""
+        caption = f"{better.lstrip()} labels alone{span}"
         figures.append(KeyFigure(figure=difference(gain.mean, measure), caption=caption))
     figures.append(KeyFigure(figure=magnitude(entry.parameters), caption="parameters"))
     if latency is not None:

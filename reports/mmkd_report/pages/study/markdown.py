@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from mmkd_report.documents.study import StudyDocument
 from mmkd_report.pages.study.answer import RACE, study_leak
 from mmkd_report.pages.study.table import TableRow, result_groups
-from mmkd_report.words.formats import NOTHING, for_terminal, listed, plain, things
+from mmkd_report.words.formats import NOTHING, for_terminal, is_figure, listed, plain, things
 from mmkd_report.words.labelled import labelled_title
 from mmkd_report.words.measures import difference, gain_interval, with_gain_unit
 
@@ -47,7 +47,7 @@ def _line(cells: Sequence[str]) -> str:
 
 def _cells(title: str, row: TableRow) -> tuple[str, ...]:
     name = f"{title.removesuffix(' student')}, {row.name}" if title.endswith(" student") else row.name
-    gain = row.gain if row.gain == NOTHING else f"{row.gain} ({row.gain_interval})"
+    gain = row.gain if row.gain_interval == NOTHING else f"{row.gain} ({row.gain_interval})"
     name = f"**{name}**" if row.mark == "chosen" else name
     return (name, *row.scores, gain, row.gap_recovered, row.parameters, row.latency)
 
@@ -75,7 +75,8 @@ def _notes(study: StudyDocument) -> Iterator[str]:
     if study.selection is not None and len(facts.seeds) > 1:
         gain = study.selection.gain_points[told.name]
         written = with_gain_unit(difference(gain.mean, told), told)
-        yield f"Chosen anew inside every fold, the gain is {written} ({gain_interval(gain.low, gain.high, told)})."
+        span = f" ({gain_interval(gain.low, gain.high, told)})" if is_figure(gain.low) else ""
+        yield f"Chosen anew inside every fold, the gain is {written}{span}."
 
 
 def _numbers(seeds: Sequence[int]) -> str:
