@@ -318,7 +318,8 @@ def _student(fold: ComparedFold, name: str, teacher: TeacherCheckpoint) -> Stude
     teacher_sha256 = file_sha256(teacher_path(fold.out, config.teacher))
     if path.exists():
         finished = read_student(path)
-        if finished.facts.teacher_sha256 not in (teacher_sha256, None):  # None: labels alone won
+        asked = finished.facts.teachers_sha256 or finished.facts.beaten_teachers_sha256
+        if asked and asked != (teacher_sha256,):  # an earlier file does not say whom labels alone have beaten
             raise another_comparison(path)
         return finished
     data, size = fold.data.training, student_config(config.student)

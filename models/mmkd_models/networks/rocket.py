@@ -16,7 +16,7 @@ Owns the features and how they are drawn and pruned; what is made of them is the
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -251,11 +251,13 @@ def fit_rocket(
     network.mean.copy_(mean)
     network.std.copy_(std)
     _keep_raw_scale(network, scale)
-    is_there = present.reshape(len(present), -1).any(axis=1)  # a window without a sample has features of 0, the mean
-    rows = np.flatnonzero(is_there) if is_there.any() else np.arange(len(values))
-    found = features_of(network, values[rows], present[rows])
-    spread = found.std(axis=0)
-    network.feature_mean.copy_(torch.from_numpy(found.mean(axis=0)))
+    shares = [network.shares(*batch) for batch in _batches(network, values, present)]
+    found: NDArray[np.float32] = torch.cat([share for share, _ in shares]).numpy()
+    # A window without a sample of what a kernel reads tells nothing of its feature.
+    known: NDArray[np.bool_] = torch.cat([seen for _, seen in shares]).numpy() > 0
+    known |= ~known.any(axis=0)
+    spread = found.std(axis=0, where=known)
+    network.feature_mean.copy_(torch.from_numpy(found.mean(axis=0, where=known)))
     network.feature_std.copy_(torch.from_numpy(np.where(spread > _CONSTANT, spread, 1.0)))
     return network.eval()
 
@@ -296,14 +298,18 @@ def _keep_raw_scale(network: RocketFeatures, scale: tuple[NDArray[np.float32], N
 
 def features_of(network: RocketFeatures, values: NDArray[Any], present: NDArray[np.float32]) -> NDArray[np.float32]:
     """(N, T, C), (N, T, C) -> (N, F) standardised features of many windows, a few at a time."""
+    with torch.no_grad():
+        parts = [network(*batch).numpy() for batch in _batches(network, values, present)]
+    return np.concatenate(parts) if parts else np.zeros((0, network.config.features), dtype=np.float32)
+
+
+def _batches(
+    network: RocketFeatures, values: NDArray[Any], present: NDArray[np.float32]
+) -> Iterator[tuple[Tensor, Tensor]]:
     positions = network.counted.shape[-1]
     rows = max(1, int(_CHUNK_VALUES / (positions * network.of_dilation.sum(0).max())))
-    parts = []
-    with torch.no_grad():
-        for start in range(0, len(values), rows):
-            window, there = (torch.from_numpy(part[start : start + rows]) for part in (values, present))
-            parts.append(network(window, there).numpy())
-    return np.concatenate(parts) if parts else np.zeros((0, network.config.features), dtype=np.float32)
+    for start in range(0, len(values), rows):
+        yield torch.from_numpy(values[start : start + rows]), torch.from_numpy(present[start : start + rows])
 
 
 def pruned(network: RocketFeatures, modality: ModalitySpec, keep: Sequence[int] | NDArray[np.int64]) -> RocketFeatures:

@@ -86,6 +86,8 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             was not measured.
         shipped: which of `race` this is; unset where there was none.
         race: the ways of training that validation chose among.
+        beaten_teachers_sha256: of the files of those who taught the others of the race, where labels alone won it;
+            unset in files of earlier releases.
         hybrid: how the parts of a student that was trained as a hybrid were joined; unset for others.
         started_from: SHA-256 of the teacher whose weights a teacher started with; unset where it started fresh.
         adapted: to which domains a student was adapted since, in order; unset where to none. Its score is then that of
@@ -111,6 +113,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     hybrid: HybridFacts | msgspec.UnsetType = msgspec.UNSET
     shipped: str | msgspec.UnsetType = msgspec.UNSET
     race: tuple[Contender, ...] | msgspec.UnsetType = msgspec.UNSET
+    beaten_teachers_sha256: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
     started_from: str | msgspec.UnsetType = msgspec.UNSET
     adapted: tuple[Adapted, ...] | msgspec.UnsetType = msgspec.UNSET
     versions: dict[str, str] = {}

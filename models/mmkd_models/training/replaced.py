@@ -26,6 +26,7 @@ _OUTCOMES = {
     "prior_tau",
     "shipped",
     "race",
+    "beaten_teachers_sha256",
     "versions",
 }
 _MOST_TOLD = 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,14 @@ from mmkd_models.data import Dataset
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.networks.config import Preset, student_config, teacher_config
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.training.checkpoint import TeacherCheckpoint, file_sha256, read_student, read_teacher, write_teacher
+from mmkd_models.training.checkpoint import (
+    TeacherCheckpoint,
+    file_sha256,
+    read_student,
+    read_teacher,
+    write_student,
+    write_teacher,
+)
 from mmkd_models.training.inputs import TrainingRun
 from mmkd_models.training.predict import scores_of
 from mmkd_models.training.trainings import distil, self_train, train_baseline, train_teacher
@@ -325,6 +333,23 @@ def test_a_finished_fold_of_other_options_is_refused(
         with pytest.raises(UsageError) as caught:  # before other folds are trained
             parts_of(machines, seed=1, config=comparison(**changed), out=out)
         assert str(caught.value) == f"{out / 'comparison.json'}: {OTHER}"
+
+
+def test_labels_alone_that_have_beaten_another_teacher_are_refused(
+    machines: Dataset, config: ComparisonConfig, copy: Path
+) -> None:
+    (copy / "fold.json").unlink()
+    path = copy / "acc" / "student.ckpt"
+    student, ours = read_student(path), file_sha256(teacher_path(copy, config.teacher))
+    for beaten in ("ab" * 32, ours):
+        facts = msgspec.structs.replace(student.facts, teacher_sha256=None, beaten_teachers_sha256=(beaten,))
+        write_student(path, replace(student, facts=facts))
+        if beaten == ours:
+            compare_fold(machines, seed=1, config=config, out=copy, on_step=no_training)
+        else:
+            with pytest.raises(UsageError) as caught:
+                compare_fold(machines, seed=1, config=config, out=copy, on_step=no_training)
+            assert str(caught.value) == f"{path}: {OTHER}"
 
 
 def test_a_finished_fold_of_another_seed_is_refused(

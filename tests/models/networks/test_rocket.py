@@ -144,6 +144,21 @@ def test_windows_without_a_sample_do_not_count_where_features_are_standardised()
     assert not found[~there].any()
 
 
+def test_windows_that_lack_a_channel_do_not_count_for_features_that_read_it_alone() -> None:
+    values, present = windows(40, 60, 2), np.ones((40, 60, 2), np.float32)
+    values[::4, :, 0], present[::4, :, 0] = 0.0, 0.0
+    scale = (np.zeros(2, np.float32), np.ones(2, np.float32))
+    network = fit_rocket(modality(60, 2), values, present, scale=scale, seed=0, features=168)
+    reads = torch.cat([group.get_buffer("reads") for group in network.groups])
+    alone = (reads[:, 0] == 1).numpy()
+    assert alone.any()
+    found = features_of(network, values, present)[:, alone]
+    there = present[:, 0, 0] > 0
+    assert found[there].mean(0) == pytest.approx(0.0, abs=1e-4)
+    assert found[there].std(0) == pytest.approx(1.0, abs=1e-3)
+    assert not found[~there].any()
+
+
 def test_the_same_seed_draws_the_same_features() -> None:
     values = windows(10, 30, 3)
     one, same, other = (fitted(values, seed=seed).state_dict() for seed in (3, 3, 4))

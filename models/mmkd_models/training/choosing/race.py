@@ -97,8 +97,11 @@ def taught_race(
         return _shipped(runners, runners)
     taught, alone = _first(runners), _runner(LABELS_ALONE, labelled, data.valid)
     groups = data.valid.groups[data.valid.labelled]
-    winner = alone if labels_win(taught.standing, alone.standing, groups) else taught
-    return _shipped((winner,), (*runners, alone))
+    if not labels_win(taught.standing, alone.standing, groups):
+        return _shipped((taught,), (*runners, alone))
+    shipped = _shipped((alone,), (*runners, alone))
+    beaten = tuple(one.sha256 for one in teachers)
+    return replace(shipped, facts=msgspec.structs.replace(shipped.facts, beaten_teachers_sha256=beaten))
 
 
 def _raced(

@@ -80,6 +80,7 @@ def test_labels_alone_are_shipped_where_the_teacher_knows_nothing_and_validation
     student = race()
     assert student.facts.shipped == LABELS_ALONE
     assert student.facts.teacher_sha256 is None
+    assert student.facts.beaten_teachers_sha256 == ("cd" * 32,)
     assert [one.name for one in student.facts.race or ()][-1] == LABELS_ALONE
     assert all((student.state[name] == alone.state[name]).all() for name in alone.state)
     asked: list[np.ndarray] = []
@@ -87,6 +88,7 @@ def test_labels_alone_are_shipped_where_the_teacher_knows_nothing_and_validation
     unsure = race()
     assert unsure.facts.shipped != LABELS_ALONE
     assert unsure.facts.teacher_sha256 == "cd" * 32
+    assert not unsure.facts.beaten_teachers_sha256
     assert unsure.facts.race == student.facts.race
     ours, theirs, groups = asked
     assert ours.mean() > theirs.mean()
