@@ -4,10 +4,10 @@
 
 `shipped_engines.py --thinner` tells what they save in time. Students are pruned convolutional features as `mmkd-distill
 --kind rocket` computes them, taught by the closed committee of `teaching_alone.py`; validation evens their classes.
-Kernels and biases are drawn once a fold, at every position; the regression and what is pruned are found for each way
-anew. Balanced accuracy on test windows in per cent, means over the folds, and the difference to every position with all
-the features that a `tiny` student may have, with its standard error over folds. What is finished in the folder is not
-made again.
+Kernels and biases are drawn once a fold, at every position, where a `tiny` student of more than 100 samples has every
+third; the regression and what is pruned are found for each way anew. Balanced accuracy on test windows in per cent,
+means over the folds, and the difference to every position with all the features that a `tiny` student may have, with
+its standard error over folds. What is finished in the folder is not made again.
 """
 
 from __future__ import annotations

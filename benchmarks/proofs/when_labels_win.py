@@ -2,12 +2,13 @@
 
     python benchmarks/proofs/when_labels_win.py DIR:MODALITY [DIR:MODALITY ...] [--label-share 0.1] -o out
 
-Two students of one sensor compete, pruned convolutional features as `mmkd-distill --kind rocket` computes them: one of
-labels alone, one taught by the closed committee of `teaching_alone.py`. Validation evens the classes of both. The
-rules: the taught one always; the likelier of those whose score is within a standard error of the best; and the same,
-but labels alone only where they are likelier by more than a standard error over the groups of validation, which is what
-ships. Points of balanced accuracy on test windows above labels alone, means over the folds; a fold is harmed where what
-ships is more than half a point below labels alone. What is finished in the folder is not made again.
+Two students of one sensor compete, pruned convolutional features as `mmkd-distill --kind rocket` computes them, but at
+up to 1,024 positions: one of labels alone, one taught by the closed committee of `teaching_alone.py`. Validation evens
+the classes of both. The rules: the taught one always; the likelier of those whose score is within a standard error of
+the best; and the same, but labels alone only where they are likelier by more than a standard error over the groups of
+validation, which is what ships. Points of balanced accuracy on test windows above labels alone, means over the folds; a
+fold is harmed where what ships is more than half a point below labels alone. What is finished in the folder is not made
+again.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ class MethodRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     Attributes:
         pair: the teacher's name with `all` for all modalities of the set.
         seeds: on which it and labels alone are finished.
-        groups: of their test windows; an interval that resamples few groups is too narrow to mean anything.
+        groups: of their test windows; below five there are no intervals.
         learning_rates: that validation chose, for each seed.
         valid_gain_points: over labels alone on validation, mean over the seeds.
         test: scores on the test windows.

@@ -369,6 +369,8 @@ def _report(document: StudyDocument, output: Path, *, json: bool) -> None:
 
 
 def _show_table(document: StudyDocument) -> None:
+    from mmkd_models.data.split import OF_GROUPS
+    from mmkd_models.evaluate.gains import interval_needs
     from mmkd_report.pages.study.markdown import judged_on
 
     facts = document.facts
@@ -380,6 +382,8 @@ def _show_table(document: StudyDocument) -> None:
     for row in document.entries:
         table.add_row(*_cells(row, told))
     show_table(table, width=120)
+    if not document.has_intervals:
+        print(interval_needs(document.dataset.split or OF_GROUPS))
     if not document.coverage.complete:
         print("The study is not complete; the same command continues it.")
 

@@ -46,6 +46,7 @@ _REACH = LENGTH // 2
 _CLIP = 8.0  # standard deviations, as in the transformer's front-end
 _RAMP = 0.1  # width of the ramp in standard deviations of the kernel's answer in the window that gave the bias
 _NARROWEST = 1e-3  # of a ramp, in standard deviations of the training: FP16 holds what is divided by it
+_FEWEST_POSITIONS = 3  # that have a spread; where a window holds fewer, a kernel reaches over its ends
 _CONSTANT = 1e-6  # standard deviation up to which a feature is as good as constant
 _GOLDEN = (5**0.5 + 1) / 2
 _VIEWED = 32  # windows of sound or video that are made series at a time
@@ -134,7 +135,6 @@ class RocketFeatures(nn.Module):
         spec = modality if self.view is None else self.view.spec
         channels = len(spec.channels)
         self.config = config
-        self.samples = spec.samples
         self.groups = nn.ModuleList(_Group(group, channels) for group in config.groups)
         neighbours = itertools.groupby(range(len(config.groups)), key=lambda number: config.groups[number].dilation)
         dilations = [(dilation, tuple(numbers)) for dilation, numbers in neighbours]
@@ -142,7 +142,7 @@ class RocketFeatures(nn.Module):
         sizes = [sum(config.groups[number].features for number in numbers) for _, numbers in dilations]
         padded = torch.tensor([float(group.padded) for group in config.groups for _ in range(group.features)])
         edges = [edge for dilation, _ in dilations for edge in (0, _REACH * dilation)]
-        counted = torch.stack([_inside(self.samples, edge, config.stride) for edge in edges])
+        counted = torch.stack([_inside(spec.samples, edge, config.stride) for edge in edges])
         of_dilation = torch.eye(len(sizes)).repeat_interleave(torch.tensor(sizes), 0)
         self.register_buffer("of_dilation", of_dilation, persistent=False)
         self.register_buffer("padded", padded[:, None], persistent=False)
@@ -240,9 +240,11 @@ def fit_rocket(
     levels = itertools.count(1)
     drawn: list[tuple[RocketGroup, dict[str, Tensor]]] = []
     for number, (dilation, quantiles) in enumerate(dilations_of(samples, features // KERNELS, most=MOST_DILATIONS)):
-        for padded in (True, False):
-            kernels = np.arange(number % 2 if padded else 1 - number % 2, KERNELS, 2)
+        inner = int(_inside(samples, _REACH * dilation, stride).sum())
+        for first in (number % 2, 1 - number % 2):
+            kernels = np.arange(first, KERNELS, 2)
             share = [[next(levels) * _GOLDEN % 1.0 for _ in range(quantiles)] for _ in kernels]
+            padded = first == number % 2 or inner < _FEWEST_POSITIONS
             group = RocketGroup(dilation=dilation, padded=padded, features=quantiles * len(kernels))
             state = _drawn(series.transpose(1, 2), there, kernels, group, stride=stride, levels=share, rng=rng)
             drawn.append((group, state))

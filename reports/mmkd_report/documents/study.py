@@ -187,7 +187,7 @@ class EntryRow(msgspec.Struct, frozen=True, kw_only=True):
         search_score: mean validation score on the search's seeds; None in a grid.
         gain_points: by metric, over labels alone in the same size and on the same seeds; None for labels alone.
         gap_recovered: share of the way from labels alone to the teacher; None where that way is not
-            above 0 with its whole interval.
+            above 0 with its whole interval, which needs five tested groups.
         latency_ms: p50 of the student; None where latencies were not measured.
         on_front: no other entry is better on test (by the study's metric) without being slower.
         guessing: on the test windows, in what gains are told in.
@@ -333,6 +333,12 @@ class StudyDocument(msgspec.Struct, frozen=True, kw_only=True):
     def told_by(self) -> Measure:
         """What scores and gains are told in."""
         return next(one for one in self.measures if one.name == (self.facts.told_by or self.facts.metric))
+
+    @property
+    def has_intervals(self) -> bool:
+        """Whether groups enough were tested for some gain to have one."""
+        gains = [entry.gain_points[self.told_by.name] for entry in self.entries if entry.gain_points is not None]
+        return any(gain.low is not None for gain in gains)
 
 
 def read_study(document: Mapping[str, Any]) -> StudyDocument:

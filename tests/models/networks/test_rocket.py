@@ -226,6 +226,17 @@ def test_a_kernel_steps_on_an_odd_number_of_positions(samples: int, positions: i
     assert stride_of(samples, positions) == stride
 
 
+@pytest.mark.parametrize("samples", [101, 250, 300, 512, 1000])
+def test_every_feature_of_a_whole_window_has_positions_with_a_spread(samples: int) -> None:
+    """The longest dilation leaves an unpadded kernel few positions; where they are none or one, it is padded."""
+    values = windows(4, samples, 1)
+    network = fitted(values, features=2016, positions=100)
+    _, seen = network.shares(torch.from_numpy(values), torch.ones(values.shape))
+    assert seen.numpy() == pytest.approx(1.0)
+    narrowest = max(float(group.get_buffer("weight").abs().max()) for group in network.groups)
+    assert narrowest < 2 / 0.01  # a ramp of a hundredth of the windows' spread, ten times the least there is
+
+
 def test_a_tiny_student_looks_at_a_hundred_positions_at_most() -> None:
     assert [rocket_positions_of(preset) for preset in ("tiny", "small", "teacher")] == [100, 1024, 1024]
 

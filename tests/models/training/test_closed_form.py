@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from mmkd_edge.errors import CheckpointError, UsageError
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.data.dataset import Dataset
 from mmkd_models.distil.methods import taught_by
 from mmkd_models.metrics.scores import default_metric
 from mmkd_models.networks.config import (
@@ -150,6 +151,23 @@ def test_a_rocket_student_learns_from_labels_and_keeps_a_few_features(
     assert rocket.config.rocket is not None
     assert 84 <= rocket.config.rocket.features <= 336
     assert (rocket.facts.teacher_sha256, rocket.facts.best_step, rocket.facts.recipe) == (None, 0, None)
+
+
+@pytest.mark.parametrize(("preset", "stride"), [("tiny", 3), ("small", 1)])
+def test_a_tiny_student_of_long_windows_looks_at_every_third_position(preset: Any, stride: int, tmp_path: Path) -> None:
+    def split(groups: range) -> dict[str, NDArray[Any]]:
+        labels = np.arange(12) % 2
+        noise = np.random.default_rng(groups.start).normal(size=(12, 200))
+        swings = np.sin(np.arange(200) * (0.2 + 0.3 * labels[:, None])) + noise / 4
+        return {"acc": swings[..., None], "labels": labels, "groups": np.repeat(np.array(groups), 6)}
+
+    spec = ModalitySpec(name="acc", channels=("x",), rate_hz=50.0, samples=200)
+    splits = {name: split(range(first, first + 2)) for name, first in (("train", 0), ("valid", 2), ("test", 4))}
+    names = {"name": "long", "labels": ["slow", "fast"], "source": "a test rig", "licence": "CC0-1.0"}
+    dataset = write_dataset(tmp_path / "long", modalities=(spec,), splits=splits, **names)
+    student = fit_rocket_student(data_of(dataset), "acc", student_config(preset, kind="rocket"), run_of(dataset))
+    assert student.config.rocket is not None
+    assert student.config.rocket.stride == stride
 
 
 @pytest.mark.parametrize(("metric", "even"), [("balanced_accuracy", True), ("accuracy", False)])
