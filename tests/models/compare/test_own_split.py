@@ -124,12 +124,11 @@ def test_a_study_without_groups_searches_and_judges_on_the_own_split(
     page = render_study(document).replace("&#39;", "'")
     assert f"Judged on {JUDGED_ON}." in page
     assert "A search looked at the validation windows; the table is of what it found, on the test windows." in page
-    assert "interval resamples blocks of 6 consecutive windows." in page
+    assert "it has no interval, which resamples blocks of 6 consecutive windows and needs five." in page
     assert "never seen" not in page
-    assert (
-        f"Judged on {JUDGED_ON}, 100% labelled; intervals by resampling blocks of 6 consecutive windows."
-        in table.read_text(encoding="utf-8")
-    )
+    judged = f"Judged on {JUDGED_ON}, 100% labelled"
+    resampled = "no intervals, which resample blocks of 6 consecutive windows and need five."
+    assert f"{judged}; {resampled}" in table.read_text(encoding="utf-8")
 
 
 def test_a_folder_of_a_study_that_dealt_windows_one_by_one_is_not_taken(dataset: Dataset, tmp_path: Path) -> None:

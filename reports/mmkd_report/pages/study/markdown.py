@@ -55,7 +55,8 @@ def _cells(title: str, row: TableRow) -> tuple[str, ...]:
 def _notes(study: StudyDocument) -> Iterator[str]:
     facts, coverage, chosen, told = study.facts, study.coverage, study.recommendation, study.told_by
     resampled = "whole groups" if study.dataset.split is None else study.dataset.split.resampled
-    intervals = f"intervals by resampling {resampled}" if study.has_intervals else "too few groups for intervals"
+    needed = f"no intervals, which resample {resampled} and need five"
+    intervals = f"intervals by resampling {resampled}" if study.has_intervals else needed
     yield f"Judged on {judged_on(study)}; {intervals}."
     expected = f" of {coverage.expected}" if coverage.expected is not None else ""
     end = "." if coverage.complete else "; not complete."
