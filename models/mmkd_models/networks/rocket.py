@@ -5,10 +5,11 @@ Classification", KDD 2021 (arXiv 2012.08791), written from the paper. 84 kernels
 that grow exponentially, biases that are quantiles of what a kernel answers on one training window, and of each the
 share of positive values (PPV). A kernel of several channels reads a random few of them and adds up.
 
-Two things differ from the paper, both for engines that round differently. The step at the bias is a ramp as wide as a
-tenth of the spread of the kernel's answer, so that no rounding flips a position, and a Clip does the work of a
-comparison. And of windows of more samples than a student's `positions` a kernel looks at every n-th: a share of a
-thousand is as good as one of ten thousand, memory stays bounded, and small students answer sooner.
+Three things differ from the paper. The step at the bias is a ramp as wide as a tenth of the spread of the kernel's
+answer, so that no rounding flips a position, whatever the engine, and a Clip does the work of a comparison. Of windows
+of more samples than a student's `positions` a kernel looks at every n-th: a share of a thousand is as good as one of
+ten thousand, memory stays bounded, and small students answer sooner. And a kernel reaches over the ends of the window
+where it would otherwise have fewer than three positions.
 
 Owns the features and how they are drawn and pruned; what is made of them is the student's.
 """
