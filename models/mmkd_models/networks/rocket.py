@@ -111,13 +111,11 @@ class RocketFeatures(nn.Module):
 
     Attributes:
         of_dilation: (F, D) 1 where a feature has a dilation.
-        padded: (F, 1) 1 where a feature's kernel reaches over the ends.
         counted: (2 D, 1, P) 1 where a position counts: of each dilation padded, and not.
         reads: (F, 2 C) which channels a kernel reads where padded ones count, and where others do.
     """
 
     of_dilation: Tensor
-    padded: Tensor
     counted: Tensor
     reads: Tensor
     mean: Tensor
@@ -141,12 +139,10 @@ class RocketFeatures(nn.Module):
         dilations = [(dilation, tuple(numbers)) for dilation, numbers in neighbours]
         self.kernels = nn.ModuleList(_Kernels(*one, self.groups) for one in dilations)
         sizes = [sum(config.groups[number].features for number in numbers) for _, numbers in dilations]
-        padded = torch.tensor([float(group.padded) for group in config.groups for _ in range(group.features)])
         edges = [edge for dilation, _ in dilations for edge in (0, _REACH * dilation)]
         counted = torch.stack([_inside(spec.samples, edge, config.stride) for edge in edges])
         of_dilation = torch.eye(len(sizes)).repeat_interleave(torch.tensor(sizes), 0)
         self.register_buffer("of_dilation", of_dilation, persistent=False)
-        self.register_buffer("padded", padded[:, None], persistent=False)
         self.register_buffer("counted", counted[:, None].float(), persistent=False)
         self.register_buffer("reads", torch.zeros(config.features, 2 * channels), persistent=False)
         self.register_load_state_dict_post_hook(_join)  # type: ignore[no-untyped-call]
@@ -189,8 +185,13 @@ def _join(network: RocketFeatures, _: object) -> None:
     for kernels in network.kernels:
         assert isinstance(kernels, _Kernels)
         kernels.join(network.groups)
-    reads = torch.cat([group.get_buffer("reads") for group in network.groups])
-    network.reads = torch.cat([reads * network.padded, reads * (1 - network.padded)], dim=1)
+    channels = len(network.mean)
+    network.reads = torch.cat(
+        [
+            F.pad(group.get_buffer("reads"), (0, channels) if config.padded else (channels, 0))
+            for config, group in zip(network.config.groups, network.groups, strict=True)
+        ]
+    )
 
 
 def _inside(samples: int, edge: int, stride: int) -> Tensor:
