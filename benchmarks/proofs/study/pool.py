@@ -24,6 +24,7 @@ from mmkd_models.evaluate.gains import (
     gain_over_seeds,
     gain_per_seed,
     gap_recovered,
+    groups_tested,
     interval_of,
     spread,
 )
@@ -375,7 +376,7 @@ def _method_row(
         teacher=entry.teacher,
         pair=None if entry.teacher is None else entry.teacher.replace("+".join(modalities), ALL_MODALITIES),
         seeds=seeds,
-        groups=len({group.group for seed in seeds for group in one.tests[seed].by_group}),
+        groups=len(groups_tested(one.tests[seed] for seed in seeds)),
         learning_rates=tuple(one.rates[seed] for seed in seeds),
         valid_gain_points=100 * float(np.mean([one.valid[seed] - other.valid[seed] for seed in seeds]))
         if is_taught
@@ -503,8 +504,7 @@ def _pooled_gain(pairs: Sequence[_Pair], metric: Metric) -> PooledGain | None:
     means = [np.mean(gain_per_seed(pair.ours, pair.theirs, metric)) for pair in pairs]
     drawn = [gain_draws(pair.ours, pair.theirs, metric) for pair in pairs]
     low, high = interval_of(_over_sets(sets, drawn))
-    groups = [{one.group for judged in pair.ours for one in judged.by_group} for pair in pairs]
-    is_known = min(map(len, groups)) >= FEWEST_GROUPS
+    is_known = min(len(groups_tested(pair.ours)) for pair in pairs) >= FEWEST_GROUPS
     return PooledGain(
         mean=float(_over_sets(sets, means)),
         low=low if is_known else None,

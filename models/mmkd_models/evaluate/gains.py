@@ -67,7 +67,7 @@ def gain_draws(
 
 def _drawn(tests: Sequence[TestedNetwork], metric: str, *, seed: int, draws: int) -> NDArray[np.float64]:
     """The figure of every seed under each draw, (seeds, draws)."""
-    groups = sorted({one.group for judged in tests for one in judged.by_group})
+    groups = groups_tested(tests)
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=draws)  # (draws, groups)
     return np.stack([drawn_figures(judged, groups, weights, metric) for judged in tests])
@@ -94,7 +94,7 @@ def gain_of_pairs(
     `FEWEST_GROUPS` tested groups there is none.
     """
     gains = [gain_per_seed(ours, theirs, metric) for ours, theirs in pairs]
-    if _groups_in(judged for ours, _ in pairs for judged in ours) < FEWEST_GROUPS:
+    if len(groups_tested(judged for ours, _ in pairs for judged in ours)) < FEWEST_GROUPS:
         return Gain(mean=float(np.mean(gains)))
     drawn = [gain_draws(ours, theirs, metric, seed=seed, draws=_DRAWS_OF_FOLDS) for ours, theirs in pairs]
     low, high = interval_of(np.mean(drawn, axis=0))
@@ -124,14 +124,14 @@ def gain_on_windows(ours: TestedNetwork, theirs: TestedNetwork, metric: str, *, 
 def _interval(
     ours: Sequence[TestedNetwork], theirs: Sequence[TestedNetwork], metric: str, *, seed: int = 0
 ) -> tuple[float, float] | tuple[None, None]:
-    if _groups_in(ours) < FEWEST_GROUPS:
+    if len(groups_tested(ours)) < FEWEST_GROUPS:
         return None, None
     return interval_of(gain_draws(ours, theirs, metric, seed=seed))
 
 
-def _groups_in(tests: Iterable[TestedNetwork]) -> int:
-    """How many groups were tested, over all seeds."""
-    return len({one.group for judged in tests for one in judged.by_group})
+def groups_tested(tests: Iterable[TestedNetwork]) -> list[int | str]:
+    """Gives the groups of the test windows of all seeds, each once, in order."""
+    return sorted({one.group for judged in tests for one in judged.by_group})
 
 
 def interval_needs(split: Split) -> str:

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_models.evaluate.gains import DRAWS, FEWEST_GROUPS, ROUNDING, figure_draws, interval_of
+from mmkd_models.evaluate.gains import DRAWS, FEWEST_GROUPS, ROUNDING, figure_draws, groups_tested, interval_of
 from mmkd_models.evaluate.outcome import GroupAnswers, TestedNetwork, metric_of_confusions
 from mmkd_models.metrics.measures import measure_named
 from mmkd_report.documents.figures import Guessing
@@ -30,7 +30,7 @@ def guessing(tests: Sequence[TestedNetwork], metric: str, *, seed: int = 0) -> G
     """
     figure = float(np.mean([guessed_figure(judged, metric) for judged in tests]))
     ends = [interval_of(figure_draws(tests, metric, seed=seed))]
-    if len({one.group for judged in tests for one in judged.by_group}) < FEWEST_GROUPS:
+    if len(groups_tested(tests)) < FEWEST_GROUPS:
         drawn = [_drawn_by_windows(judged, metric, seed) for judged in tests]
         ends.append(interval_of(np.nanmean(drawn, axis=0)))
     low, high = min(low for low, _ in ends), max(high for _, high in ends)
