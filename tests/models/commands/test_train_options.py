@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -470,11 +471,14 @@ def test_a_committee_is_not_cross_fitted(call: Call, machines: Dataset) -> None:
     )
 
 
-def test_a_student_whose_bias_was_evened_out_is_trained_again(call: Call, machines: Dataset, tmp_path: Path) -> None:
+@pytest.mark.parametrize("found", [{"prior_tau": 0.5}, {"beaten_teachers_sha256": ("ab" * 32,)}])
+def test_a_student_is_trained_again_whatever_its_training_found(
+    call: Call, machines: Dataset, tmp_path: Path, found: dict[str, Any]
+) -> None:
     baseline_of(call, machines)
     path = tmp_path / "baseline.ckpt"
     first = read_student(path)
-    write_student(path, replace(first, facts=msgspec.structs.replace(first.facts, prior_tau=0.5)))
+    write_student(path, replace(first, facts=msgspec.structs.replace(first.facts, **found)))
     baseline_of(call, machines)
     assert read_student(path).facts == first.facts
 
