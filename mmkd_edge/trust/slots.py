@@ -3,8 +3,8 @@
 A state folder that nobody else can write. `slots.json` says all that is true, and is written all or nothing; `slots/`
 has the bundles by their hash. A bundle is copied, tried and tested before `slots.json` names it, so that power that is
 lost at any moment leaves the earlier one in its place, whole. The first start after an installation is on probation:
-where it fails, or does not end, the one before it answers again. Owns that folder; what a bundle must pass is an
-argument.
+where it fails, or does not end, the one before it answers again. Later starts are counted until they end: where two in
+a row ended their process, the one before answers too. Owns that folder; what a bundle must pass is an argument.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from mmkd_edge.errors import BundleError, UsageError
 FORMAT_VERSION = 1
 SLOTS_FILE = "slots.json"
 SLOTS_FOLDER = "slots"
+STARTS_FILE = "starts"
+MOST_CRASHES = 2
 _CHANGE, _INSTALLATION, _START = "change.lock", "installation.lock", "start.lock"
 _MOST_BYTES = 1 << 16
 
@@ -225,9 +227,6 @@ def start(state: Path) -> Iterator[Started]:
         BundleError: what is installed is damaged, and there is nothing to return to.
     """
     slots = read_slots(state)
-    if slots.current.condition == "good":
-        yield _started(state, slots, "")
-        return
     with contextlib.ExitStack() as held:
         if not _alone(state, held):  # the folder is read-only, or another start is on its way and will tell
             yield _started(state, slots, "")
@@ -239,7 +238,10 @@ def start(state: Path) -> Iterator[Started]:
             elif slots.current.condition == "new":
                 slots = msgspec.structs.replace(slots, starting=True)
                 _write(state, slots)
-        yield _started(state, slots, told, on_probation=slots.starting)
+            elif slots.current.condition == "good" and _count_crashes(state, slots.current) >= MOST_CRASHES:
+                slots, told = _after_failure(state, slots, f"its last {MOST_CRASHES} starts ended their process")
+        with _counted_start(state, slots.current):
+            yield _started(state, slots, told, on_probation=slots.starting)
 
 
 def confirm(state: Path, started: Started) -> None:
@@ -283,6 +285,29 @@ def _after_failure(state: Path, slots: Slots, reason: str) -> tuple[Slots, str]:
 
 def _named(slot: Slot) -> str:
     return f"release {slot.release} ({slot.model_id}, {slot.sha256[:8]})"
+
+
+def _count_crashes(state: Path, slot: Slot) -> int:
+    """Starts of a slot in a row that ended their process before they were done."""
+    try:
+        digest, _, count = read_own_file(state / STARTS_FILE, most_bytes=_MOST_BYTES).decode("ascii").partition(" ")
+        return int(count) if digest == slot.sha256 else 0
+    except (OSError, UsageError, ValueError):
+        return 0
+
+
+@contextmanager
+def _counted_start(state: Path, slot: Slot) -> Iterator[None]:
+    """Count a start for as long as it lasts. Only the end of the process leaves the count: no flush is needed."""
+    path = state / STARTS_FILE
+    with contextlib.suppress(OSError):  # a full disk
+        count = 1 + _count_crashes(state, slot)
+        _remove(path)
+        path.write_text(f"{slot.sha256} {count}", encoding="ascii")
+    try:
+        yield
+    finally:
+        _remove(path)
 
 
 def _started(state: Path, slots: Slots, told: str, *, on_probation: bool = False) -> Started:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -55,6 +56,13 @@ def with_manifest(parts: Any, manifest: Any) -> Any:
 
 def whole(path: Path) -> None:
     Bundle.open(path).close()
+
+
+def crash_at_start(state: Path) -> None:
+    lines = "import os, pathlib, signal, sys", "from mmkd_edge.trust.slots import start"
+    code = "\n".join((*lines, "with start(pathlib.Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGSEGV)"))
+    done = subprocess.run([sys.executable, "-c", code, state], check=False)
+    assert done.returncode == -signal.SIGSEGV
 
 
 def broken(_: Path) -> None:
@@ -147,14 +155,42 @@ def test_where_the_first_start_did_not_end_the_one_before_answers(state: Path, r
     install(state, releases[1], prove=whole)
     answer(state)
     install(state, releases[2], prove=whole)
-    lines = "import os, sys, pathlib", "from mmkd_edge.trust.slots import start"
-    code = "\n".join((*lines, "with start(pathlib.Path(sys.argv[1])): os._exit(1)"))
-    subprocess.run([sys.executable, "-c", code, state], check=False)
+    crash_at_start(state)
     assert read_slots(state).starting
     status, told = answer(state)
     assert status == "ok"
     assert told.endswith("failed: its first start did not end")
     assert conditions(read_slots(state)) == [(1, "good"), (2, "failed")]
+
+
+def test_after_two_starts_that_crashed_the_one_before_answers_and_says_why(
+    state: Path, releases: dict[int, Path]
+) -> None:
+    for number in (1, 2):
+        install(state, releases[number], prove=whole)
+        answer(state)
+    crash_at_start(state)
+    assert answer(state) == ("ok", "it was held when the bundle was installed")  # a good start ends the count
+    crash_at_start(state)
+    crash_at_start(state)
+    one, two = read_slots(state).previous, read_slots(state).current
+    assert one is not None
+    told = (
+        f"it was held when the bundle was installed; returned to release 1 (made-up-acc, {one.sha256[:8]}), since "
+        f"release 2 (made-up-acc, {two.sha256[:8]}) failed: its last 2 starts ended their process"
+    )
+    assert answer(state) == ("ok", told)
+    assert conditions(read_slots(state)) == [(1, "good"), (2, "failed")]
+    assert answer(state) == ("ok", "it was held when the bundle was installed")
+
+
+def test_starts_that_crash_with_nothing_to_return_to_are_tried_again(state: Path, releases: dict[int, Path]) -> None:
+    install(state, releases[1], prove=whole)
+    answer(state)
+    for _ in range(2):
+        crash_at_start(state)
+    assert answer(state) == ("ok", "it was held when the bundle was installed")
+    assert read_slots(state).current.reason == "its last 2 starts ended their process"
 
 
 def test_two_starts_at_once_are_not_taken_for_a_failed_one(state: Path, releases: dict[int, Path]) -> None:
