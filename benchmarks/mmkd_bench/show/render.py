@@ -6,8 +6,6 @@ nobody watches, NO_COLOR obeyed.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +15,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from mmkd_edge.command.tables import WholeWords
+from mmkd_edge.csv_text import csv_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,11 +98,8 @@ def rich_of(sheet: Sheet) -> RenderableType:
 def csv_of(sheet: Sheet) -> str:
     """A sheet as CSV: plain numbers, None as an empty cell."""
     kept = [number for number, column in enumerate(sheet.csv.columns) if column.name is not None]
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([sheet.csv.columns[number].name for number in kept])
-    writer.writerows([[row[number] for number in kept] for row in sheet.csv.rows])
-    return buffer.getvalue()
+    header = [sheet.csv.columns[number].name for number in kept]
+    return csv_text([header, *([row[number] for number in kept] for row in sheet.csv.rows)])
 
 
 def markdown_of(sheet: Sheet) -> str:

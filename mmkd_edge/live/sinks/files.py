@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import sys
 from collections.abc import Sequence
@@ -12,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from mmkd_edge.bundle.files import fault_of
+from mmkd_edge.csv_text import csv_text
 from mmkd_edge.errors import UsageError
 from mmkd_edge.live.records import Record, ResultRecord, line_of
 from mmkd_edge.live.sinks.base import GoneError
@@ -118,16 +117,13 @@ class CsvSink:
 
     def write(self, records: Sequence[Record]) -> None:
         """Append. Raises OSError where it cannot be written."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        if self._file.is_empty:
-            writer.writerow(_CSV_FIELDS)
+        rows: list[Sequence[object]] = [_CSV_FIELDS] if self._file.is_empty else []
         for record in records:
             if isinstance(record, ResultRecord):
                 fields = msgspec.structs.asdict(record)
                 fields["probabilities"] = " ".join(f"{share:.6g}" for share in record.probabilities)
-                writer.writerow([fields[name] for name in _CSV_FIELDS])
-        self._file.append(text.getvalue().encode())
+                rows.append([fields[name] for name in _CSV_FIELDS])
+        self._file.append(csv_text(rows).encode())
 
     def close(self) -> None:
         """Close the file."""

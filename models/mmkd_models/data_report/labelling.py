@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 
 import numpy as np
 import numpy.typing as npt
 
+from mmkd_edge.csv_text import csv_text
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
 from mmkd_models.data_report.probes import Features, Probed, ProbedWindows, alike_labels
@@ -133,12 +132,9 @@ def label_csv(rows: Sequence[WindowToLabel], train: SplitFacts) -> str:
             "--label-next: expected a dataset with times, which tell an importer whose label is whose, got one "
             "without; import it with a recipe, or give write_dataset 'times'"
         )
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["start", "end", "label", "group", "likely"])
-    for row in sorted(rows, key=lambda one: (one.group, one.start or "")):
-        writer.writerow([row.start, row.end, "", row.group, row.likely])
-    return text.getvalue()
+    in_order = sorted(rows, key=lambda one: (one.group, one.start or ""))
+    header = ["start", "end", "label", "group", "likely"]
+    return csv_text([header, *([row.start, row.end, "", row.group, row.likely] for row in in_order)])
 
 
 def _nothing_to_label(train: SplitFacts) -> str:

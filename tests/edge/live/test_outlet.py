@@ -66,6 +66,17 @@ def test_a_record_is_one_line_that_can_be_read_back() -> None:
     }  # fmt: skip
 
 
+def test_a_label_that_a_spreadsheet_would_run_is_escaped_in_the_csv_sink(tmp_path: Path) -> None:
+    acc = ModalitySpec(name="acc", channels=("x",), rate_hz=1.0, samples=2)
+    prediction = fake_predictor([0.25, 0.75], modality=acc, labels=("ok", "=HYPERLINK(1)")).predict([[0.0], [1.0]])
+    sink = open_sink(f"csv:{tmp_path / 'results.csv'}")
+    sink.write([result_record(prediction, station="@press", number=3, time_s=-2.5, decided_s=5.0)])
+    sink.close()
+    header, row = (tmp_path / "results.csv").read_text().splitlines()
+    found = dict(zip(header.split(","), row.split(","), strict=True))
+    assert [found[name] for name in ("station", "time_s", "label")] == ["'@press", "-2.5", "'=HYPERLINK(1)"]
+
+
 def test_records_wait_in_memory_and_the_oldest_are_given_up_and_counted() -> None:
     sink = Flaky()
     outlet = Outlet("away", sink, most=5, backoff=quick)

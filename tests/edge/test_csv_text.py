@@ -1,0 +1,39 @@
+"""CSV files that a spreadsheet opens without running anything."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import io
+from pathlib import Path
+
+import pytest
+
+from mmkd_edge.csv_text import csv_text
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    "text", ['=HYPERLINK("http://evil.example")', "+1+1", "-cmd", "@SUM(A1)", "\t=1+1", "\r=1+1", "=", "--1"]
+)
+def test_a_text_that_a_spreadsheet_would_run_is_escaped(text: str) -> None:
+    assert list(csv.reader(io.StringIO(csv_text([[text]]), newline=""))) == [["'" + text.replace("\r", "\n")]]
+
+
+@pytest.mark.parametrize("value", [-1, -0.5, "-0.5", "+3", "-1e-05", "-inf", "a=b", "", None, "1 = 1"])
+def test_numbers_and_other_texts_stay_as_they_are(value: object) -> None:
+    expected = "" if value is None else str(value)
+    assert next(csv.reader(io.StringIO(csv_text([[value, 1]])))) == [expected, "1"]
+
+
+def test_a_carriage_return_begins_no_row() -> None:
+    assert csv_text([["a\r=1+1", 2]]) == '"a\n=1+1",2\n'
+
+
+def test_no_other_file_writes_csv() -> None:
+    for folder in ("mmkd_edge", "models", "export", "benchmarks/mmkd_bench", "reports"):
+        for file in (REPOSITORY / folder).rglob("*.py"):
+            names = {node.attr for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Attribute)}
+            writes = bool(names & {"DictWriter", "write_csv", "to_csv"}) or "csv.writer" in file.read_text()
+            assert writes == (file.name == "csv_text.py"), file
