@@ -35,7 +35,7 @@ _CODES: Mapping[int, tuple[str, str]] = {
     INTERNAL_EXIT_CODE: ("an internal error", "run it again with `--debug`, and report what it prints"),
     2: ("usage, or an input file or output that you can correct", "follow the message: it says what was expected"),
     3: (
-        "a library, device or backend is missing or fails",
+        "a library, device or backend is missing or fails; a sink lost records",
         "install the extra that the message names; `mmkd-doctor` shows the rest",
     ),
     4: (

@@ -103,6 +103,7 @@ def _served(spec: RunSpec, page: PageOptions) -> tuple[RunFacts, BaseException |
     from mmkd_edge.bundle.manifest import ModelEntry
     from mmkd_edge.live.build import service_of
     from mmkd_edge.live.monitor.board import Board
+    from mmkd_edge.live.summary import lost_records
 
     stop, reload = threading.Event(), threading.Event()
     interrupted = threading.Event()
@@ -133,6 +134,8 @@ def _served(spec: RunSpec, page: PageOptions) -> tuple[RunFacts, BaseException |
     error: BaseException | None = next((one.error for one in service.stations if one.error is not None), None)
     if error is None and any(outlet.is_gone for outlet in service.outlets):
         error = BrokenPipeError()
+    if error is None:
+        error = lost_records(facts.sinks)
     if error is None and interrupted.is_set():
         error = KeyboardInterrupt()
     return facts, error

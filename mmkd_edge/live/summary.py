@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from mmkd_edge.errors import UnavailableError
 from mmkd_edge.live.service import RunFacts
 from mmkd_edge.live.sinks.outlet import OutletFacts
 from mmkd_edge.live.station import StationFacts
@@ -15,6 +16,18 @@ def summary_lines(facts: RunFacts) -> Iterator[str]:
         yield from _station_lines(station)
     for sink in facts.sinks:
         yield _sink_line(sink)
+
+
+def lost_records(sinks: Sequence[OutletFacts]) -> UnavailableError | None:
+    """The error with which a run ends whose sinks did not take every record; None where they did."""
+    lost = [
+        f"{sink.sink}: {sink.dropped:,} of {sink.written + sink.dropped + sink.waiting:,} records were lost"
+        + (f": {sink.fault}" if sink.fault else "")
+        for sink in sinks
+        if sink.dropped
+    ]
+    advice = "make the sink work; --store FOLDER keeps records on disk while it does not"
+    return UnavailableError(f"{'; '.join(lost)}; {advice}") if lost else None
 
 
 def _station_lines(facts: StationFacts) -> Iterator[str]:

@@ -452,6 +452,23 @@ def test_a_file_of_stations_that_cannot_be_lists_every_problem(tmp_path: Path) -
     assert "unknown field `sauce`" in str(refused.value) or "missing required field `source`" in str(refused.value)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_run_that_lost_records_ends_with_a_code_and_a_last_line_that_say_so(
+    bundle_path: Path, tmp_path: Path, rows: NDArray[np.float32]
+) -> None:
+    (tmp_path / "log.csv").write_text(csv_text(rows))
+    at = ("--source", f"csv:{tmp_path}/log.csv", "--hop", "20", "--sink")
+    done = run(bundle_path, *at, "jsonl:/dev/full", "--sink", f"jsonl:{tmp_path}/r.jsonl")
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        "mmkd-run: jsonl:/dev/full: 6 of 6 records were lost: [Errno 28] No space left on device; "
+        "make the sink work; --store FOLDER keeps records on disk while it does not"
+    )
+    assert len(records_in((tmp_path / "r.jsonl").read_text())) == 4
+    kept = run(bundle_path, *at, "jsonl:/dev/full", "--store", tmp_path / "store")
+    assert (kept.returncode, "0 records written, 6 wait" in kept.stdout) == (0, True), kept.stderr
+
+
 def test_a_reader_that_goes_away_ends_it(bundle_path: Path, rows: NDArray[np.float32]) -> None:
     child = started(bundle_path, "--source", "stdin", "--sink", "-", "--hop", "1")
     assert child.stdin is not None
