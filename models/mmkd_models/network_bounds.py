@@ -1,7 +1,7 @@
-"""The sizes that a checkpoint claims, held against what is in the file, before any network is built from them.
+"""The sizes that a checkpoint claims, checked before any network is built from them.
 
-A file of kilobytes can claim a width of 48 million: building that network first and comparing its tensors then would
-take all memory. Owns the bounds of what is built.
+The shapes of the tensors are compared with those of a network without memory (torch's meta device). This module bounds
+what such a comparison does not see: the number of layers, and matrices that a network computes and no file contains.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from mmkd_edge.bundle.manifest import MAX_LABELS, MAX_WINDOW_VALUES
 from mmkd_edge.errors import CheckpointError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.networks.config import EncoderConfig, RocketConfig
+from mmkd_models.networks.encoder import strides_of
+from mmkd_models.networks.fronts.log_mel import hop_of
+from mmkd_models.networks.fronts.spectrum import is_long
 from mmkd_models.networks.rocket import claims_of
 
 _MOST_MODALITIES = 64
-_MOST_WHOLE_SAMPLES = 1 << 14
-"""Of a window that is taken whole: its spectrum is a matrix of samples x samples, here of 1 GiB."""
-_MOST_FRAMES = 1 << 14
-"""Of a window of video: which token a frame belongs to is a matrix of frames x tokens."""
-_LARGEST = {"spectrum_bands": 1 << 12, "most_tokens": 1 << 14, "frame": 1 << 14, "feedforward_ratio": 64}
+_MOST_PIXELS = 1 << 14
+_MOST_CONSTANT_VALUES = 1 << 24
+"""Of one matrix that a network computes: the spectrum of a window of 4,096 samples that is taken whole."""
+_LARGEST = {"spectrum_bands": 1 << 12, "most_tokens": 1 << 14, "frame": 1 << 11, "feedforward_ratio": 64}
 
 
 def check_bounds(
@@ -35,6 +37,7 @@ def check_bounds(
     path: Path,
     fusion_depth: int = 0,
     rocket: RocketConfig | None = None,
+    causal: bool = False,
 ) -> None:
     """Refuse sizes that the tensors of the file cannot have, or that no machine builds.
 
@@ -46,6 +49,7 @@ def check_bounds(
         path: of the file, for the message.
         fusion_depth: further layers of a teacher.
         rocket: its convolutional features; None of a network that has none.
+        causal: whether its encoder is causal.
 
     Raises:
         CheckpointError: a size is beyond them.
@@ -55,10 +59,24 @@ def check_bounds(
         "modalities": (len(modalities), _MOST_MODALITIES),
         "labels": (len(task.labels), MAX_LABELS),
         **{f"{m.name}: values of a window": (math.prod(m.shape), MAX_WINDOW_VALUES) for m in modalities},
-        **({} if encoder is None else _of_encoders(encoder, modalities, state, values, fusion_depth)),
+        **{f"{m.name}: pixels of a side": (max(m.shape[1:3]), _MOST_PIXELS) for m in modalities if m.kind == "video"},
         **({} if rocket is None else {"features": (rocket.features, values)}),
         **({} if rocket is None else claims_of(rocket, modalities[0])),
     }
+    _refuse_larger(claims, path)
+    if encoder is not None:
+        _refuse_larger(_sizes_of_encoders(encoder, modalities, state, values, fusion_depth), path)
+        constants = {
+            f"{m.name}: values of a constant matrix": (
+                _constant_values(m, encoder, causal=causal),
+                _MOST_CONSTANT_VALUES,
+            )
+            for m in modalities
+        }
+        _refuse_larger(constants, path)
+
+
+def _refuse_larger(claims: Mapping[str, tuple[int, int]], path: Path) -> None:
     for name, (claimed, most) in claims.items():
         if claimed > most:
             raise CheckpointError(
@@ -66,7 +84,7 @@ def check_bounds(
             )
 
 
-def _of_encoders(
+def _sizes_of_encoders(
     encoder: EncoderConfig,
     modalities: Sequence[ModalitySpec],
     state: Mapping[str, Tensor],
@@ -79,10 +97,18 @@ def _of_encoders(
         "layers": (layers, len(state)),
         "values in attention": (4 * layers * encoder.width**2, values),
         **{name: (getattr(encoder, name) or 0, most) for name, most in _LARGEST.items()},
-        **{
-            f"{m.name}: samples": (m.samples, _MOST_WHOLE_SAMPLES)
-            for m in modalities
-            if encoder.frame is None and m.kind == "series"
-        },
-        **{f"{m.name}: frames": (m.samples, _MOST_FRAMES) for m in modalities if m.kind == "video"},
     }
+
+
+def _constant_values(modality: ModalitySpec, encoder: EncoderConfig, *, causal: bool) -> int:
+    """Return the size of the largest matrix that an encoder computes: a spectrum, filters, or which tokens see what."""
+    positions = max(1, modality.samples // max(1, hop_of(modality)) if modality.kind == "audio" else modality.samples)
+    stride = math.prod(strides_of(modality, positions, encoder.most_tokens))
+    if causal:
+        return 2 * encoder.spectrum_bands * stride
+    tokens = -(-positions // stride)
+    if modality.kind != "series":
+        return positions * tokens
+    if encoder.frame is not None and is_long(modality.samples, encoder.frame):
+        return (2 * encoder.frame) ** 2
+    return positions * max(positions, tokens)

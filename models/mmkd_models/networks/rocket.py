@@ -51,6 +51,7 @@ _FEWEST_POSITIONS = 3  # that have a spread; where a window holds fewer, a kerne
 _CONSTANT = 1e-6  # standard deviation up to which a feature is as good as constant
 _GOLDEN = (5**0.5 + 1) / 2
 _VIEWED = 32  # windows of sound or video that are made series at a time
+_MOST_POSITIONS_READ = 1 << 16  # of a window, in a file
 _CHUNK_VALUES = 2**19  # numbers of one intermediate tensor while many windows are transformed: what a cache holds
 
 
@@ -141,7 +142,7 @@ class RocketFeatures(nn.Module):
         sizes = [sum(config.groups[number].features for number in numbers) for _, numbers in dilations]
         edges = [edge for dilation, _ in dilations for edge in (0, _REACH * dilation)]
         counted = torch.stack([_inside(spec.samples, edge, config.stride) for edge in edges])
-        of_dilation = torch.eye(len(sizes)).repeat_interleave(torch.tensor(sizes), 0)
+        of_dilation = torch.cat([row.expand(size, -1) for row, size in zip(torch.eye(len(sizes)), sizes, strict=True)])
         self.register_buffer("of_dilation", of_dilation, persistent=False)
         self.register_buffer("counted", counted[:, None].float(), persistent=False)
         self.register_buffer("reads", torch.zeros(config.features, 2 * channels), persistent=False)
@@ -375,6 +376,7 @@ def claims_of(config: RocketConfig, modality: ModalitySpec) -> dict[str, tuple[i
         "groups": (len(config.groups), 2 * MOST_DILATIONS),
         "dilation": (max(group.dilation for group in config.groups), (samples - 1) // (LENGTH - 1)),
         "stride": (config.stride, samples),
+        "positions": (-(-samples // config.stride), _MOST_POSITIONS_READ),
     }
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+import torch
 from torch import Tensor
 
 from mmkd_edge.bundle.lineage import Adapted
@@ -266,8 +267,9 @@ def read_student(path: Path) -> StudentCheckpoint:
         )
     config = document.config
     encoder = None if config.kind == "rocket" else config.encoder
-    check_bounds((document.modality,), task, encoder, state, path=path, rocket=config.rocket)
-    network = student_network(document.modality, len(task.labels), document.config, kind=task.kind)
+    check_bounds((document.modality,), task, encoder, state, path=path, rocket=config.rocket, causal=config.causal)
+    with torch.device("meta"):  # shapes alone: no number in the metadata allocates memory
+        network = student_network(document.modality, len(task.labels), document.config, kind=task.kind)
     same_tensors(network.state_dict(), state, path=path)
     int8 = document.int8 or None
     if int8 is not None:
@@ -311,7 +313,8 @@ def read_teacher(path: Path) -> TeacherCheckpoint:
     check_sizes(document.modalities, document.task, path)
     task, config = document.task, document.config
     check_bounds(document.modalities, task, config.encoder, state, path=path, fusion_depth=config.fusion_depth)
-    network = Teacher(document.modalities, len(task.labels), document.config, kind=task.kind)
+    with torch.device("meta"):  # shapes alone: no number in the metadata allocates memory
+        network = Teacher(document.modalities, len(task.labels), document.config, kind=task.kind)
     same_tensors(network.state_dict(), state, path=path)
     checkpoint = TeacherCheckpoint(
         modalities=document.modalities,

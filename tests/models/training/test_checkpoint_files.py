@@ -478,7 +478,23 @@ def test_carried_labels_out_of_range_are_refused(path: Path) -> None:
         (lambda d: d["config"]["encoder"].update(feedforward_ratio=1 << 31), "feedforward_ratio"),
         (lambda d: d["config"]["encoder"].update(frame=1 << 31), "frame"),
         (lambda d: d["modality"].update(samples=1 << 31), "acc: values of a window"),
-        (lambda d: d["modality"].update(samples=1 << 20), "acc: samples"),
+        (lambda d: d["modality"].update(samples=1 << 20), "acc: values of a constant matrix"),
+        (lambda d: d["modality"].update(samples=4097), "acc: values of a constant matrix"),
+        (
+            lambda d: (
+                d["modality"].update(kind="audio", samples=1 << 24, channels=["1"], rate_hz=1.0),
+                d["config"]["encoder"].update(most_tokens=1 << 14),
+            ),
+            "acc: values of a constant matrix",
+        ),
+        (
+            lambda d: (
+                d["modality"].update(samples=1 << 22),
+                d["config"].update(causal=True),
+                d["config"]["encoder"].update(spectrum_bands=1 << 12, frame=256),
+            ),
+            "acc: values of a constant matrix",
+        ),
         (lambda d: d["task"].update(labels=[str(n) for n in range(10_001)]), "labels"),
     ],
 )
@@ -489,6 +505,31 @@ def test_sizes_that_no_file_has_are_refused_before_anything_is_built(
     begun = time.perf_counter()
     assert refusal(path).startswith(f"{path}: metadata: {name}: expected at most ")
     assert time.perf_counter() - begun < 10
+
+
+_MANY_CHANNELS = 100_000  # of which every network multiplies each with each: 320 GB of weights
+
+
+def test_a_student_file_of_a_megabyte_cannot_claim_gigabytes_of_weights(path: Path) -> None:
+    names = [str(number) for number in range(_MANY_CHANNELS)]
+    rewrite(path, document=lambda d: d["modality"].update(channels=names))
+    assert refusal(path) == (
+        f"{path}: tensor 'encoder.front.mean': expected shape (100000,) of float32, got shape (2,) of float32; "
+        "the file was altered or made by another version"
+    )
+
+
+def test_a_teacher_file_of_a_megabyte_cannot_claim_gigabytes_of_weights(
+    tmp_path: Path, teacher_checkpoint: TeacherCheckpoint
+) -> None:
+    path = tmp_path / "teacher.ckpt"
+    write_teacher(path, teacher_checkpoint)
+    names = [str(number) for number in range(_MANY_CHANNELS)]
+    rewrite(path, document=lambda d: d["modalities"][0].update(channels=names), kind="teacher")
+    assert refusal(path, read_teacher) == (
+        f"{path}: tensor 'encoders.acc.front.mean': expected shape (100000,) of float32, got shape (2,) of float32; "
+        "the file was altered or made by another version"
+    )
 
 
 def test_a_header_of_a_million_tensors_is_not_read(path: Path) -> None:

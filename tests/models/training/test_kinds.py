@@ -187,7 +187,7 @@ def test_carried_frames_of_another_shape_are_refused(
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"samples": 1 << 15}, "metadata: cam: frames: expected at most 16384, got 32768"),
+        ({"height": 1 << 15}, "metadata: cam: pixels of a side: expected at most 16384, got 32768"),
         ({"height": 1 << 20}, "metadata: cam: values of a window: expected at most 16777216, got 167772160"),
     ],
 )

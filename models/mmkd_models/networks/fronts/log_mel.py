@@ -65,7 +65,7 @@ class LogMels(nn.Module):
                 f"modality {modality.name!r}: expected windows of at least {LEAST_SAMPLES} samples of sound, got "
                 f"{samples}; take longer windows, or the kind series"
             )
-        self.hop = min(max(LEAST_SAMPLES // 4, round(HOP_S * modality.rate_hz)), LARGEST_HOP, samples // 4)
+        self.hop = hop_of(modality)
         names = ("window", "even", "odd", "filters")
         for name, matrix in zip(names, mel_matrices(2 * self.hop, modality.rate_hz), strict=True):
             self.register_buffer(name, matrix, persistent=False)
@@ -95,6 +95,11 @@ class LogMels(nn.Module):
         """(B, C, T) -> (B, C, N + 1, hop)."""
         used = samples[..., : self.blocks * self.hop]
         return used.reshape(-1, samples.shape[1], self.blocks, self.hop)
+
+
+def hop_of(modality: ModalitySpec) -> int:
+    """Return the samples from one frame to the next."""
+    return min(max(LEAST_SAMPLES // 4, round(HOP_S * modality.rate_hz)), LARGEST_HOP, modality.samples // 4)
 
 
 class LogMelFront(nn.Module):
