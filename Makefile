@@ -37,8 +37,8 @@ BUDGET_HOURS ?= 2
 FOLDS ?= 5
 # STUDY_OPTIONS="--whole-groups" labels a third of the groups in place of a tenth of the windows; --choose races students.
 STUDY_OPTIONS ?=
-study: $(READY)  ## compare every way to distil with labels alone, in stages; resumes; writes docs/results/distillation.md
-	$(BIN)/python benchmarks/proofs/study/distillation.py $(STUDY_SETS) --folds $(FOLDS) --budget-hours $(BUDGET_HOURS) --latency $(STUDY_OPTIONS)
+study: $(READY)  ## compare every way to distil with labels alone, in stages; resumes; writes build/study/distillation.md
+	$(BIN)/python benchmarks/checks/study/distillation.py $(STUDY_SETS) --folds $(FOLDS) --budget-hours $(BUDGET_HOURS) --latency $(STUDY_OPTIONS)
 
 # Whole files go to a process each, so that what they share is made once; every process keeps to one thread.
 PROCESSES ?= 2
@@ -54,7 +54,7 @@ test-pythons: $(READY)  ## the wheel with [ort], with every Python from 3.10 to 
 
 BUNDLES ?=
 test-arm64: $(READY)  ## the runtime on ARM64 made of software, beside this machine; downloads, and takes minutes
-	$(BIN)/python benchmarks/proofs/arm64.py --root build/arm64 $(BUNDLES:%=--bundle %)
+	$(BIN)/python benchmarks/checks/arm64.py --root build/arm64 $(BUNDLES:%=--bundle %)
 
 check: $(READY)  ## lint and types, the images too
 	$(BIN)/ruff check .
@@ -88,7 +88,7 @@ audit: $(READY)  ## known weaknesses of what is installed, by pip-audit; says so
 
 MINUTES ?= 10
 fuzz: $(READY)  ## give every reader of files what nobody has thought of; guided where atheris is installed
-	$(BIN)/python benchmarks/proofs/fuzz.py --minutes $(MINUTES)
+	$(BIN)/python benchmarks/checks/fuzz.py --minutes $(MINUTES)
 
 bench: $(READY)  ## benchmark the shipped student on this machine
 	$(BIN)/mmkd-bench run mmkd_edge/bundles/watch_acc.edge

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from mmkd_edge.backends.base import BACKENDS
-from proofs.import_graph import below, module_graph
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {
@@ -147,6 +148,38 @@ def test_the_walk_sees_what_it_should(tmp_path: Path) -> None:
     ]
 
 
+def module_of(path: Path) -> str:
+    """`mmkd_edge.predict.engine`; of an `__init__.py` its folder."""
+    return ".".join(Path(label(path)).with_suffix("").parts).removesuffix(".__init__")
+
+
+@cache
+def module_graph() -> Mapping[str, Set[str]]:
+    """Every module of the packages, and those that it imports anywhere, for types alone too."""
+    paths = {module_of(path): path for _, path in FILES}
+    return {name: frozenset(modules_imported(path, paths)) - {name} for name, path in paths.items()}
+
+
+def modules_imported(path: Path, known: Mapping[str, Path]) -> Iterator[str]:
+    for _, _, node in imports(path):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in known else node.module for name in names if {name, node.module} & known.keys())
+
+
+def below(graph: Mapping[str, Set[str]], start: str) -> set[str]:
+    """Everything that a node imports, directly or through others; itself if the way comes back."""
+    found, waiting = set[str](), list(graph[start] - {start})
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting.extend(graph[node] - {node})
+    return found
+
+
 def room_of(module: str) -> str:
     """The first folder below the package, with all that is in it; a module of the package's own is a room."""
     return ".".join(module.split(".")[:2])
@@ -178,6 +211,22 @@ def test_circles_are_seen_and_straight_lines_are_not() -> None:
     assert on_circles(straight) == []
     assert on_circles({**straight, "c": {"b"}}) == ["b", "c"]
     assert on_circles({**straight, "c": {"c"}}) == []
+
+
+@pytest.mark.parametrize("package", sorted(PACKAGES))
+def test_a_room_imports_only_rooms_above_it_in_the_architecture(package: str) -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = page.partition(f"### `{package}`\n")[2].partition("\n#")[0]
+    rows = [re.findall(r"`(\w+)/?`", line.split("|")[1]) for line in table.splitlines() if line.startswith("| `")]
+    graph = {room.partition(".")[2]: targets for room, targets in import_graphs(package)[1].items()}
+    rooms = {room for row in rows for room in row if room in graph}
+    above, wrong = set[str](), []
+    for row in rows:
+        above.update(row)
+        for room in row:
+            below_it = {target.partition(".")[2] for target in graph[room]} & rooms - above
+            wrong += [(room, sorted(below_it))] if below_it else []
+    assert wrong == []
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=label)
@@ -290,8 +339,8 @@ def test_the_package_itself_imports_nothing_so_that_a_command_answers_at_once() 
 
 def test_one_place_makes_openvinos_root_object() -> None:
     # A second one in a process makes the next signal a crash on processors with AMX: mmkd_edge/backends/openvino.py.
-    proofs = sorted((ROOT / "benchmarks" / "proofs").rglob("*.py"))
-    files = [path for _, path in FILES] + proofs
+    checks = sorted((ROOT / "benchmarks" / "checks").rglob("*.py"))
+    files = [path for _, path in FILES] + checks
     assert [path.name for path in files if ".Core()" in path.read_text(encoding="utf-8")] == ["openvino.py"]
 
 

@@ -1,4 +1,4 @@
-"""ARM64 made of software answers as this machine does: the whole of `benchmarks/proofs/arm64.py`, and its verdicts."""
+"""ARM64 made of software answers as this machine does: the whole of `benchmarks/checks/arm64.py`, and its verdicts."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from checks.arm64 import differences, faults_of, table
+from checks.emulation.answers import EmulatedWay, MachineAnswers, damaged_copies
+from checks.emulation.root import missing_tools
 from mmkd_edge import SelfTest, example_bundle
-from proofs.arm64 import differences, faults_of, table
-from proofs.emulation.answers import EmulatedWay, MachineAnswers, damaged_copies
-from proofs.emulation.root import missing_tools
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "proofs" / "arm64.py"
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "checks" / "arm64.py"
 
 
 def answers(probability: float, *, refused: int = 32) -> MachineAnswers:

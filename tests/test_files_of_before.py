@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from checks.study.files import read_seeds, read_sizes
 from mmkd_edge import Bundle, EdgePredictor
 from mmkd_models.data import open_dataset
 from mmkd_models.data.checking.check import check_dataset
@@ -25,7 +26,6 @@ from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.teacher_set import OutOfFoldCheckpoint, read_teachers
 from mmkd_models.trials.space import StudyConditions
-from proofs.study.files import read_seeds, read_sizes
 
 ROOT = Path(__file__).parents[1]
 BEFORE = ROOT / "tests" / "before"

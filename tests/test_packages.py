@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 import mmkd_edge
+from checks.install_size import resolved
 from mmkd_edge import example_bundle
-from proofs.install_size import resolved
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = re.findall(

@@ -63,17 +63,15 @@ def test_a_link_in_code_stays_as_it_is(stage: ModuleType) -> None:
 
 def test_figures_come_from_the_page_of_results(stage: ModuleType) -> None:
     page = DOCS / "any.md"
-    text = "before\n<!-- figures: results/streaming.md#%s -->\nafter\n"
-    headings = re.findall(r"^#+ (.*)$", (DOCS / "results" / "streaming.md").read_text("utf-8"), flags=re.MULTILINE)
+    text = "before\n<!-- figures: results/live.md#%s -->\nafter\n"
+    headings = re.findall(r"^#+ (.*)$", (DOCS / "results" / "live.md").read_text("utf-8"), flags=re.MULTILINE)
     anchors = [stage.heading_anchor(heading) for heading in headings]
     shown = stage.with_figures(page, text % anchors[0]).splitlines()
     assert (shown[0], shown[-1]) == ("before", "after")
     assert all(line.startswith("|") for line in shown[1:-1])
     with pytest.raises(SystemExit) as refused:
         stage.with_figures(page, text % "nowhere")
-    assert str(refused.value) == (
-        "docs/any.md: expected a table at results/streaming.md#nowhere, found none; correct it"
-    )
+    assert str(refused.value) == ("docs/any.md: expected a table at results/live.md#nowhere, found none; correct it")
 
 
 def test_a_link_out_of_the_repository_is_refused(stage: ModuleType) -> None:

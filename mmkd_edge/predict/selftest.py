@@ -28,7 +28,7 @@ _BF16_TOLERANCE = 0.1
 # The same for half precision, whose 11 bits are eight times as fine: what a sum of some 600 products strays by where
 # each is rounded to half precision, sqrt(n) * 2**-11 (Higham and Mary, "A new approach to probabilistic rounding error
 # analysis", SIAM J. Sci. Comput. 41, 2019). An export judges an fp16 artifact on x86-64, where onnxruntime computes it
-# in float32; on ARM64 and on a GPU engines add in half precision itself. docs/results/arm64.md has what it was there,
+# in float32; on ARM64 and on a GPU engines add in half precision itself. docs/results/devices.md has what it was there,
 # and what a self-test still sees.
 FP16_TOLERANCE = _BF16_TOLERANCE / 8
 

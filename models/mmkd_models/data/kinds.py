@@ -25,8 +25,8 @@ FULL_SCALE = 32768
 """What int16 sound is divided by: PCM of 16 bits runs from -1 to just below 1 (AES17, full scale)."""
 
 MOST_WINDOW_VALUES = 1 << 20
-"""Samples times channels of one window: training on 32 of them takes a few GB, and a tiny student some 40 ms a window
-(`benchmarks/proofs/high_rate.py`). One of sound at 16 kHz lasts a minute."""
+"""Samples times channels of one window: training on 32 of them takes a few GB, and a tiny student some 40 ms a window.
+One of sound at 16 kHz lasts a minute."""
 MOST_WINDOW_BYTES = 1 << 24
 """Of one window of video: 32 of them are half a GB as bytes and 2 GB as the float32 that a network makes of them."""
 MOST_SIDE_PIXELS = 1024

@@ -38,7 +38,7 @@ MOST_POSITIONS = 1024
 
 _ROCKET_POSITIONS = {"tiny": 100}
 """Where a size looks at fewer. Every third of 200 and 240 positions costs 0.4 ± 0.6 points of balanced accuracy, and
-saves a `tiny` student 6 to 27 % of its time, by engine (docs/results/export.md)."""
+saves a `tiny` student 6 to 27 % of its time, by engine."""
 
 
 class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

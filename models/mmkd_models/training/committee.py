@@ -117,7 +117,7 @@ def train_committee(
 
     A single transformer is no committee: it is the teacher that `train_teacher` gives. With `run.resume` a transformer
     that is finished is not trained again, and an interrupted one goes on where it was. The other members are grown of
-    single modalities too, and those of the best one join where validation wants them (decision 027).
+    single modalities too, and those of the best one join where validation wants them.
 
     Args:
         run: how transformers are trained; its `on_step` is called where there is no `watch`.
@@ -188,7 +188,7 @@ def _grown(data: TrainingData, kind: MemberKind, *, seed: int, modality: str | N
 def _with_best_sensor(members: Sequence[_Member], data: TrainingData, *, metric: AnyMetric) -> Sequence[_Member]:
     """Gives the members, and those of one modality where validation finds them surely likelier together.
 
-    The modality is the one that alone makes the validation labels likeliest (decision 027).
+    The modality is the one that alone makes the validation labels likeliest.
     """
     kinds = [(member.kind, member.seed) for member in members if member.kind != "transformer"]
     names = [modality.name for modality in data.train.spec.modalities]

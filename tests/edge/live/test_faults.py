@@ -1,7 +1,7 @@
 """Thirty-four faults, each with what happens: nothing crashes, what is lost is counted, and answers go on.
 
 A station answers good samples, then meets the fault, then good samples again. Twenty faults are of what a source sends,
-fourteen of everything else. `--junitxml FILE` has how long each held up the loop: docs/results/live.md.
+fourteen of everything else. `--junitxml FILE` has how long each held up the loop.
 """
 
 from __future__ import annotations

@@ -338,7 +338,7 @@ def test_installers_at_the_same_time_leave_one_whole_state(state: Path, releases
 
 
 def test_power_may_fail_at_every_step(releases: dict[int, Path]) -> None:
-    script = ROOT / "benchmarks" / "proofs" / "kills.py"
+    script = ROOT / "benchmarks" / "checks" / "kills.py"
     done = subprocess.run(
         [sys.executable, script, releases[1], releases[2]], capture_output=True, text=True, check=False
     )

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from checks.fuzzing.targets import ADDITION
+from checks.mutations import mutated_bytes
 from mmkd_edge.trust.tflite_graphs import MOST_WORKING_BYTES, OPERATORS, _data_bytes, _Reading, check_tflite
-from proofs.fuzzing.targets import ADDITION
-from proofs.mutations import mutated_bytes
 
 flatbuffers = pytest.importorskip("flatbuffers", reason="needs pip install 'mmkd-edge[litert]'")
 schema = pytest.importorskip("ai_edge_litert.schema_py_generated", reason="needs pip install 'mmkd-edge[litert]'")

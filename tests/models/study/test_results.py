@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import study_cases as cases
 
+from checks.study.files import read_seeds
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_models.data import Dataset
 from mmkd_models.study.results import SeedResults
@@ -21,7 +22,6 @@ from mmkd_models.study.run import study
 from mmkd_models.study.study_options import StudyOptions
 from mmkd_models.train_config import TrainConfig
 from mmkd_report.documents.study import StudyDocument
-from proofs.study.files import read_seeds
 
 ONE_RATE = {"learning_rates": (1e-3,)}
 

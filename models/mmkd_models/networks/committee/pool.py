@@ -92,7 +92,7 @@ def joining_sensor(
     """Gives the sensor whose own members should join; None where validation is not sure of it.
 
     It is the one that has the likeliest member, and the committee must be likelier with its members by more than a
-    standard error over the groups (decision 027).
+    standard error over the groups.
 
     Args:
         members: logits (N, K) of the members of all sensors; of a regression (N, 1) numbers.

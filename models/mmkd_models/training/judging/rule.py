@@ -57,6 +57,6 @@ def preferred(standings: Sequence[Standing]) -> int:
 def labels_win(taught: Standing, alone: Standing, groups: NDArray[Any]) -> bool:
     """Whether a student of labels alone is preferred to a taught one, and surely likelier over the groups (N,).
 
-    Few groups easily favour what is worse on new ones, and teaching rarely hurts (decision 018).
+    Few groups easily favour what is worse on new ones, and teaching rarely hurts.
     """
     return preferred([taught, alone]) == 1 and surely_likelier(alone.likelihoods, taught.likelihoods, groups)

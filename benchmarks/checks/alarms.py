@@ -1,0 +1,182 @@
+"""What the rules of alarms cost on machines that chose nothing: false alarms an hour, and what is detected.
+
+    python benchmarks/checks/alarms.py DATA FOLDER --modality imu --normal healthy -o alarms.json
+
+For every fold of the dataset a rocket student learns from the training groups, as `mmkd-train student --kind rocket`,
+and is exported. `mmkd-run --tune-alarm`'s search chooses a rule for each label that is not normal on the validation
+groups; recordings of the test groups, which neither trained nor chose, are then replayed in their order, before episode
+logic (every result that names the label is an alarm) and after it. Counts of the folds are added; each group is judged
+once. Prints Markdown. Needs `mmkd-edge[train,export,import]`; students stay in FOLDER.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from checks.script import head, parser_of, row
+from mmkd_edge import EdgePredictor
+from mmkd_edge.live.build import usual_hop
+from mmkd_edge.live.sources.base import ReplayedRecording
+from mmkd_edge.live.tuning import RuleScore, Tuned, rate_interval, share_interval, tune_alarm
+from mmkd_models.data import fold_indices, open_dataset
+from mmkd_models.data.dataset import Dataset
+from mmkd_models.data.folds import fold_count
+from mmkd_models.data.for_devices.replay import replayed
+
+COOLDOWN_S = 60.0
+
+
+class Pooled(msgspec.Struct, frozen=True, kw_only=True):
+    """Counts of all folds, with exact intervals at 95 %."""
+
+    normal_hours: float
+    false_alarms: int
+    false_alarms_per_hour: float
+    false_alarms_interval: tuple[float, float]
+    recordings: int
+    detected: int
+    detected_interval: tuple[float, float]
+
+
+class Judged(msgspec.Struct, frozen=True, kw_only=True):
+    """One label: what was tuned in each fold, and what it did on the groups that were left."""
+
+    label: str
+    folds: tuple[Tuned, ...]
+    before: Pooled
+    after: Pooled
+
+
+class AlarmsDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """What `-o` writes."""
+
+    dataset: str
+    dataset_sha256: str
+    modality: str
+    normal: str
+    most_per_hour: float
+    groups: int
+    labels: tuple[Judged, ...]
+
+
+def main() -> None:
+    """Train, export, tune and judge in every fold."""
+    parser = parser_of(__doc__)
+    parser.add_argument("data", type=Path, metavar="DATA")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="keeps the students")
+    parser.add_argument("--modality", required=True, help="the one sensor that is left")
+    parser.add_argument("--normal", required=True, help="the class that is taken as normal operation")
+    parser.add_argument("--hop", type=int, help="samples from one result to the next; else as of mmkd-run")
+    parser.add_argument("--most", type=float, default=1.0, help="false alarms an hour on the validation groups")
+    parser.add_argument("-o", "--out", type=Path, help="JSON document to write")
+    options = parser.parse_args()
+    dataset = open_dataset(options.data)
+    labels = [one for one in dataset.spec.task.labels if one != options.normal]
+    tuned: dict[str, list[Tuned]] = {label: [] for label in labels}
+    for fold in range(fold_count(dataset.everything())):
+        bundle = exported(options.folder, options.data, options.modality, fold)
+        with EdgePredictor.open(bundle, backend="ort", threads=1) as predictor:
+            recordings = list(dealt(dataset, options.data, predictor, fold))
+            for label in labels:
+                tuned[label].append(
+                    tune_alarm(
+                        predictor,
+                        recordings,
+                        label=label,
+                        normal=[options.normal],
+                        most_per_hour=options.most,
+                        hop=options.hop or usual_hop(predictor.entry),
+                        cooldown_s=COOLDOWN_S,
+                    )
+                )
+    document = AlarmsDocument(
+        dataset=dataset.spec.name,
+        dataset_sha256=dataset.sha256,
+        modality=options.modality,
+        normal=options.normal,
+        most_per_hour=options.most,
+        groups=dataset.everything().group_count,
+        labels=tuple(judged(label, folds) for label, folds in tuned.items()),
+    )
+    print(head("alarm", "", "false alarms", "in hours", "an hour", "interval", "detected", "interval", texts=2))
+    for one in document.labels:
+        print(cells(one.label, "each result", one.before))
+        print(cells(one.label, "episodes", one.after))
+    if options.out is not None:
+        options.out.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n")
+
+
+def dealt(dataset: Dataset, path: Path, predictor: EdgePredictor, fold: int) -> Iterator[ReplayedRecording]:
+    """The recordings of a dataset, in the split of a fold."""
+    windows = dataset.everything()
+    found = fold_indices(windows, fold=fold, seed=0)
+    parts = {"train": found.train, "valid": found.valid, "test": found.test}
+    split_of = {str(group): name for name, rows in parts.items() for group in set(windows.groups[rows].tolist())}
+    for one in replayed(path, predictor.modality):
+        yield ReplayedRecording(
+            rows=one.rows, name=one.name, label=one.label, group=one.group, split=split_of[one.group]
+        )
+
+
+def judged(label: str, folds: Sequence[Tuned]) -> Judged:
+    """The counts of all folds together."""
+    return Judged(
+        label=label,
+        folds=tuple(folds),
+        before=pooled([one.before for one in folds]),
+        after=pooled([one.on_test for one in folds]),
+    )
+
+
+def pooled(outcomes: Sequence[RuleScore]) -> Pooled:
+    """Outcomes of groups that are in one of them each, added."""
+    hours = sum(one.normal_hours for one in outcomes)
+    false_alarms = sum(one.false_alarms for one in outcomes)
+    recordings, detected = sum(one.recordings for one in outcomes), sum(one.detected for one in outcomes)
+    return Pooled(
+        normal_hours=hours,
+        false_alarms=false_alarms,
+        false_alarms_per_hour=false_alarms / hours,
+        false_alarms_interval=rate_interval(false_alarms, hours),
+        recordings=recordings,
+        detected=detected,
+        detected_interval=share_interval(detected, recordings),
+    )
+
+
+def cells(label: str, what: str, found: Pooled) -> str:
+    """One row of the table."""
+    low, high = found.false_alarms_interval
+    least, most = found.detected_interval
+    return row(
+        label, what, found.false_alarms, f"{found.normal_hours:.2f}", f"{found.false_alarms_per_hour:.2f}",
+        f"{low:.2f} to {high:.2f}", f"{found.detected} of {found.recordings}",
+        f"{100 * least:.0f} to {100 * most:.0f} %",
+    )  # fmt: skip
+
+
+def exported(folder: Path, data: Path, modality: str, fold: int) -> Path:
+    """The student of a fold as a bundle."""
+    bundle = folder / f"{data.name}-{modality}-{fold}.edge"
+    if not bundle.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        options = ["--modality", modality, "--kind", "rocket", "--fold", fold, "--force"]
+        run("train", "student", data, *options, "-o", bundle.with_suffix(".ckpt"))
+        run("export", bundle.with_suffix(".ckpt"), "-o", bundle)
+    return bundle
+
+
+def run(command: str, *arguments: object) -> None:
+    """One of the commands, in a process of its own."""
+    package = "mmkd_models" if command == "train" else "mmkd_export"
+    code = f"from {package}.commands.{command} import main; main()"
+    subprocess.run([sys.executable, "-c", code, *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""What `mmkd-run`'s loop carries: many stations in one process, for hours, then at a multiple of the rate.
+
+    python benchmarks/checks/live_load.py FOLDER --hours 2
+    python benchmarks/checks/live_load.py FOLDER --hours 0.1 --beyond-minutes 1 --stations 20 --rate-hz 1000 --times 5
+
+Each station reads noise of three channels in blocks of 20 ms, through the same intake, stream and sink as `mmkd-run`,
+and answers every half second by a student with random weights. A first run at the rate says how memory grows after a
+warm-up of a tenth of the time, how long it took from the arrival of samples to their result, and what was dropped. A
+second comes at `--times` the rate: what is dropped then is counted, and results must not wait longer and longer, so
+that the longest of the second half stands beside that of the first. Prints Markdown. Needs `mmkd-edge[export,live]`;
+the student stays in FOLDER.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from checks.memory import resident_bytes
+from checks.script import head, parser_of, row
+from mmkd_edge.live.intake import Delivery, Intake, Listener
+from mmkd_edge.live.sensor import Sensor, StationRules
+from mmkd_edge.live.service import RunFacts, Service
+from mmkd_edge.live.sinks.outlet import Outlet
+from mmkd_edge.live.sinks.table import open_sink
+from mmkd_edge.live.station import Station
+from mmkd_edge.predictor import EdgePredictor
+from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_edge.watch.timing import EDGES
+
+CHANNELS = ("x", "y", "z")
+BLOCK_S, HOP_S, QUEUE = 0.02, 0.5, 64
+
+
+class Noise:
+    """A source that gives blocks of noise at a pace; when it cannot keep it, the blocks come as fast as they can."""
+
+    live = True
+
+    def __init__(self, rate_hz: float) -> None:
+        self._count = max(1, round(rate_hz * BLOCK_S))
+        self._rows = np.random.default_rng(0).normal(size=(self._count, len(CHANNELS))).astype(np.float32)
+
+    def deliveries(self, listener: Listener) -> Iterator[Delivery]:
+        """The blocks."""
+        due_s = time.monotonic()
+        while not listener.stop.wait(max(0.0, due_s - time.monotonic())):
+            yield Delivery(rows=self._rows, times=None, arrived_s=time.monotonic())
+            due_s += BLOCK_S
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def main() -> None:
+    """Make the student, run both loads, and print what they did."""
+    parser = parser_of(__doc__)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="keeps the student")
+    parser.add_argument("--hours", type=float, default=2.0, help="of the first load")
+    parser.add_argument("--beyond-minutes", type=float, default=12.0, help="of the second load")
+    parser.add_argument("--stations", type=int, default=20)
+    parser.add_argument("--rate-hz", type=float, default=1000.0)
+    parser.add_argument("--times", type=float, default=5.0, help="the rate of the second load, in rates of the first")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    bundle = exported(options.folder, options.rate_hz)
+    columns = ("minutes", "RSS growth, MB", "p50, ms", "p99.9, ms", "p99.9 of 1st and 2nd half, ms", "longest, ms")
+    print(head("load", *columns, "results", "dropped samples", "share"))
+    for name, factor, minutes in (
+        ("the rate", 1.0, 60 * options.hours),
+        (f"{options.times:g} times the rate", options.times, options.beyond_minutes),
+    ):
+        print(cells(name, minutes, carried(bundle, options, factor=factor, minutes=minutes)), flush=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Carried:
+    """What a load did, also until half of its time, and by how much memory grew after the first tenth."""
+
+    facts: RunFacts
+    half: RunFacts
+    growth_bytes: int
+
+
+def carried(bundle: Path, options: argparse.Namespace, *, factor: float, minutes: float) -> Carried:
+    """Runs a load for so long."""
+    stop = threading.Event()
+    memory: list[int] = []
+    seen: list[RunFacts] = []  # at half of the time and at its end: what an end leaves unanswered is no part of a load
+    outlet = Outlet("jsonl", open_sink(f"jsonl:{os.devnull}"))
+    with EdgePredictor.open(bundle, backend="ort", threads=1) as predictor:
+        rules = StationRules(hop=round(HOP_S * options.rate_hz), time_from="arrival")
+        stations = [
+            Station(
+                f"station {number}",
+                predictor=predictor,
+                sensors=[Sensor(Noise(factor * options.rate_hz), "noise", predictor=predictor, rules=rules)],
+                intake=Intake(most=QUEUE, on_full="drop-oldest"),
+                outlets=[outlet],
+            )
+            for number in range(options.stations)
+        ]
+        service = Service(stations=stations, outlets=[outlet], predictors=[(bundle, predictor)])
+
+        def watch() -> None:
+            stop.wait(60 * minutes / 10)
+            for hundredth in range(101):
+                memory.append(resident_bytes())
+                if hundredth == 44:  # of the nine tenths that are left: half of all
+                    seen.append(service.facts())
+                stop.wait(0.9 * 60 * minutes / 100)
+            seen.append(service.facts())
+            stop.set()
+
+        threading.Thread(target=watch, daemon=True).start()
+        service.run(stop=stop, reload=threading.Event())
+    return Carried(facts=seen[1], half=seen[0], growth_bytes=max(memory[1:]) - memory[0])
+
+
+def cells(name: str, minutes: float, found: Carried) -> str:
+    """One row of the table."""
+    facts = found.facts
+    counts, first = latencies(facts), latencies(found.half)
+    halves = " and ".join(f"{1000 * quantile(part, 0.999):.1f}" for part in (first, counts - first))
+    results = sum(sum(one.results.values()) for one in facts.stations)
+    samples = sum(one.intake.samples for one in facts.stations)
+    dropped = sum(one.intake.dropped for one in facts.stations)
+    longest_s = max(one.latency.max_s for one in facts.stations if one.latency is not None)
+    within = [f"{1000 * quantile(counts, share):.1f}" for share in (0.5, 0.999)]
+    return row(
+        name, f"{minutes:g}", f"{found.growth_bytes / 1e6:.2f}", *within, halves, f"{1000 * longest_s:.1f}",
+        f"{results:,}", f"{dropped:,}", f"{dropped / samples:.2%}",
+    )  # fmt: skip
+
+
+def latencies(facts: RunFacts) -> np.ndarray:
+    """How many results took at most as long as each of `EDGES`, of all stations."""
+    counts: np.ndarray = np.sum([one.latency.counts for one in facts.stations if one.latency is not None], axis=0)
+    return counts
+
+
+def quantile(counts: np.ndarray, share: float) -> float:
+    """The upper edge of the bin that holds it, in seconds."""
+    return EDGES[min(int(np.searchsorted(counts, share * counts[-1])), len(EDGES) - 1)]
+
+
+def exported(folder: Path, rate_hz: float) -> Path:
+    """The student as a bundle: a window of a second."""
+    from checks.students import untrained
+    from mmkd_models.networks.config import student_config
+    from mmkd_models.training.checkpoint import write_student
+
+    bundle = folder / f"noise-{rate_hz:g}.edge"
+    if not bundle.exists():
+        modality = ModalitySpec(name="vibration", channels=CHANNELS, unit="g", rate_hz=rate_hz, samples=round(rate_hz))
+        student = untrained(modality, TaskSpec(labels=("sound", "worn")), student_config("tiny"), carried=128)
+        write_student(bundle.with_suffix(".ckpt"), student)
+        line = [sys.executable, "-c", "from mmkd_export.commands.export import main; main()"]
+        subprocess.run([*line, bundle.with_suffix(".ckpt"), "-o", bundle], check=True, stdout=subprocess.DEVNULL)
+    return bundle
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Ways to distil, measured on several sets in stages: what `make study` runs. What is finished is not repeated.
+
+python benchmarks/checks/study/distillation.py mydata:gyro mydata:audio --budget-hours 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from checks.study.files import read_seeds, read_sizes
+from checks.study.page import results_page
+from checks.study.pool import pooled_results
+from checks.study.stages import Plan, Portion, measure_sizes, raced, run_stages, sensor_from_text
+from mmkd_edge.bundle.files import write_file
+from mmkd_models.commands.study import latency_meter
+from mmkd_models.study.progress import study_view
+
+LATENCY_S = 4.0
+
+
+def main() -> None:
+    """Train what is missing within the budget, then write the page from all results there are."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "sets",
+        nargs="*",
+        metavar="DIR:MODALITY[:TEACHER]",
+        help="dataset directory, the student's sensor, and the teacher's size (small)",
+    )
+    parser.add_argument("--budget-hours", type=float, help="begin no training after this time")
+    parser.add_argument("--folds", type=int, default=5, help="of every set in stage 2")
+    parser.add_argument("--workers", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--steps", type=int, help="training steps of students")
+    parser.add_argument("--teacher-steps", type=int, help="training steps of teachers")
+    parser.add_argument(
+        "--whole-groups",
+        action="store_true",
+        help="few labels are those of about a third of the groups, not a tenth of the windows",
+    )
+    parser.add_argument(
+        "--choose",
+        action="store_true",
+        help="every student is the winner of a race, and a committee teaches; name other --build and --results",
+    )
+    parser.add_argument("--latency", action="store_true", help="measure latencies here; let nothing else run meanwhile")
+    parser.add_argument("--build", type=Path, default=Path("build/study"), help="folder of the trainings")
+    parser.add_argument("--results", type=Path, default=Path("build/study/results"), help="folder of what was found")
+    parser.add_argument("--page", type=Path, default=Path("build/study/distillation.md"), help="page to write")
+    arguments = parser.parse_args()
+    if arguments.sets:
+        train(arguments)
+    write_page(arguments.results, arguments.page)
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Go through the stages, and say on stderr what is at hand."""
+    plan = Plan(
+        sets=tuple(map(sensor_from_text, arguments.sets)),
+        seeds=arguments.folds,
+        workers=arguments.workers,
+        steps=arguments.steps,
+        teacher_steps=arguments.teacher_steps,
+        whole_groups=arguments.whole_groups,
+    )
+    plan = raced(plan) if arguments.choose else plan
+
+    def tell(portion: Portion) -> None:
+        labelled = "a third of the groups" if portion.whole_groups else f"{portion.label_share:.0%}"
+        share = f"{labelled} labelled, {portion.seeds} folds"
+        sys.stderr.write(f"{portion.sensor.path} {portion.sensor.modality}, {share}: {', '.join(portion.methods)}\n")
+
+    with study_view() as show:
+        done = run_stages(
+            plan,
+            build=arguments.build,
+            results=arguments.results,
+            budget_hours=arguments.budget_hours,
+            tell=tell,
+            on_progress=show,
+        )
+    if arguments.latency:
+        measure_sizes(plan, build=arguments.build, results=arguments.results, measure_latency=latency_meter(LATENCY_S))
+    sys.stderr.write("all stages are done\n" if done else "the time is used up; the same command continues\n")
+
+
+def write_page(results: Path, page: Path) -> None:
+    """Write the page of all results there are."""
+    found = read_seeds(results)
+    if not found:
+        sys.exit(f"{results}: no results yet; name sets, or allow more time")
+    text = results_page(pooled_results(found, read_sizes(results)))
+    write_file(page, f"# Ways to distil, measured\n\n{text}".encode())
+    print(f"wrote {page} from {len(found)} files of results")
+
+
+if __name__ == "__main__":
+    main()

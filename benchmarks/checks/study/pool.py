@@ -1,0 +1,521 @@
+"""Figures over several sets: from compact results of studies to a table for each sensor, and what methods gain overall.
+
+Reads results alone, no dataset and no checkpoint, so that results of other machines and days count like those of today.
+Validation has chosen the learning rates; nothing here chooses by a test.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import msgspec
+import numpy as np
+
+from checks.study.files import SizeResults
+from mmkd_edge.errors import UsageError
+from mmkd_models.compare.comparison import NEAR_BEST
+from mmkd_models.data.labelled import Labelled
+from mmkd_models.distil.method import Method
+from mmkd_models.evaluate.gains import (
+    FEWEST_GROUPS,
+    gain_draws,
+    gain_over_seeds,
+    gain_per_seed,
+    gap_recovered,
+    groups_tested,
+    interval_of,
+    spread,
+)
+from mmkd_models.evaluate.outcome import TestedNetwork
+from mmkd_models.metrics.classes import Metric
+from mmkd_models.networks.config import Preset
+from mmkd_models.study.results import SeedResults
+from mmkd_models.study.table import score_table
+from mmkd_models.trials.space import Entry
+from mmkd_report.documents.figures import Spread
+from mmkd_report.documents.study import NONE, ScoreTable, SeedGain
+
+FORMAT_VERSION = 1
+ALL_MODALITIES = "all"
+OUTPUTS = "logit"
+"""The method that learns from the teacher's outputs alone: what every further term has to be better than."""
+METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "macro_f1")
+_SIZE = re.compile(":" + "|:".join(get_args(Preset)))
+
+
+class ModelRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A teacher or a rival of one sensor's table.
+
+    Attributes:
+        seeds: on which it is finished.
+        test: scores on the test windows.
+        valid_score: of a single teacher.
+        parameters: of a teacher.
+        is_reference: the smallest single teacher within half a point of the best on validation, of those that are
+            finished on the same seeds.
+    """
+
+    name: str
+    seeds: tuple[int, ...]
+    test: ScoreTable
+    valid_score: Spread | None = None
+    parameters: int | None = None
+    is_reference: bool = False
+
+
+class MethodRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A student of one sensor's table.
+
+    Attributes:
+        pair: the teacher's name with `all` for all modalities of the set.
+        seeds: on which it and labels alone are finished.
+        groups: of their test windows; below five there are no intervals.
+        learning_rates: that validation chose, for each seed.
+        valid_gain_points: over labels alone on validation, mean over the seeds.
+        test: scores on the test windows.
+        gain_points: by metric, over labels alone on the same seeds; None for labels alone.
+        over_extra_trees: by metric; None where extra-trees are not finished on these seeds.
+        gap_recovered: share of the way from labels alone to the teacher; None where that way is not above 0
+            with its whole interval.
+    """
+
+    student: str
+    method: str
+    teacher: str | None
+    pair: str | None
+    seeds: tuple[int, ...]
+    groups: int
+    learning_rates: tuple[float, ...]
+    valid_gain_points: float | None
+    test: ScoreTable
+    gain_points: dict[str, SeedGain] | None
+    over_extra_trees: dict[str, SeedGain] | None
+    gap_recovered: float | None
+    parameters: int
+
+
+class SensorTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything about one sensor of one set with one share of labels; `latency` is that of `latency_teacher`."""
+
+    dataset: str
+    dataset_sha256: str
+    modality: str
+    label_share: float
+    labelled_groups: int | msgspec.UnsetType = msgspec.UNSET
+    seeds: tuple[int, ...]
+    trainings: int
+    teachers: tuple[ModelRow, ...]
+    rivals: tuple[ModelRow, ...]
+    students: tuple[MethodRow, ...]
+    fewer_parameters: float | None
+    latency_teacher: str | None
+    latency: dict[str, Any] | None
+
+
+class PooledGain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one method is better by than another where both are finished: the mean over sets of the mean over sensors.
+
+    `low` and `high` are of its 95 % interval; None where a sensor has fewer than `FEWEST_GROUPS` groups.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    folds: int
+
+
+class PooledRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A method over all sets on which it is finished.
+
+    Attributes:
+        student: size.
+        pair: its teacher's modalities, `all` where it has all of a set, and how it was made; of any size.
+        label_share: of the labels.
+        whole_groups: set where whole groups of each set were labelled; unset where a share was.
+        sets: names; sensors of a set count as their mean.
+        folds: seeds, summed over sensors.
+        gain: over labels alone, in points of the metric.
+        over_outputs: over the teacher's outputs alone, from the same teachers; None for these.
+        below_baseline: sensors of enough groups where the whole interval lies below 0.
+        below_extra_trees: sensors where the student's mean is below that of extra-trees.
+        valid_gain: mean over sets of the gain on validation, by which recipes are chosen.
+    """
+
+    student: str
+    method: str
+    pair: str
+    label_share: float
+    whole_groups: bool | msgspec.UnsetType = msgspec.UNSET
+    sets: tuple[str, ...]
+    folds: int
+    gain: PooledGain
+    over_outputs: PooledGain | None
+    below_baseline: tuple[str, ...]
+    below_extra_trees: tuple[str, ...]
+    valid_gain: float
+
+
+class DistillationResults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole document: a table for each sensor and label share, and what methods gain over the sets."""
+
+    format_version: int = FORMAT_VERSION
+    metric: Metric
+    student_steps: int
+    teacher_steps: int
+    methods: tuple[Method, ...]
+    tables: tuple[SensorTable, ...]
+    pooled: tuple[PooledRow, ...]
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tested:
+    """An entry on the seeds on which it is judged, with the learning rate that validated best."""
+
+    entry: Entry
+    tests: dict[int, TestedNetwork]
+    valid: dict[int, float]
+    rates: dict[int, float]
+    parameters: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _BestTrial:
+    """The trial of an entry on a seed whose learning rate validated best."""
+
+    valid: float
+    rate: float
+    test: TestedNetwork
+    parameters: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pair:
+    """The tests of two entries of one set on the seeds on which both are finished."""
+
+    dataset: str
+    ours: list[TestedNetwork]
+    theirs: list[TestedNetwork]
+
+
+def pooled_results(found: Sequence[SeedResults], sizes: Mapping[tuple[str, str], SizeResults]) -> DistillationResults:
+    """Gives the tables and pooled figures of all results of classes; errors in units of their own have no mean.
+
+    Raises:
+        UsageError: there is no result of classes.
+    """
+    found = [one for one in found if one.dataset.kind == "classification"]
+    if not found:
+        raise UsageError("results: expected some of a task with classes, got none; run a study of one first")
+    groups: dict[tuple[str, str, Labelled], list[SeedResults]] = {}
+    for one in found:
+        key = (one.dataset.name, one.conditions.modality, one.conditions.labelled)
+        groups.setdefault(key, []).append(one)
+    metric = next(one for one in METRICS if one == found[0].conditions.student_train.metric)
+    tables, tested = [], []
+    for (dataset, modality, _), group in groups.items():
+        entries = _tested(group)
+        tables.append(_table(group, entries, metric, sizes.get((dataset, modality))))
+        tested.append(entries)
+    methods = {method.name: method for one in found for method in one.methods}
+    last = found[-1]
+    return DistillationResults(
+        metric=metric,
+        student_steps=last.conditions.student_train.steps,
+        teacher_steps=last.conditions.teacher_train.steps,
+        methods=tuple(methods[name] for name in sorted(methods)),
+        tables=tuple(tables),
+        pooled=_pooled(tables, tested, metric),
+        versions=last.versions,
+    )
+
+
+def _tested(group: Sequence[SeedResults]) -> dict[Entry, _Tested]:
+    best: dict[tuple[Entry, int], _BestTrial] = {}
+    for results in group:
+        for record in results.trials:
+            candidate, score = record.result.trial.candidate, record.result.score
+            if record.test is None or score is None or record.result.parameters is None:
+                continue
+            key = (candidate.entry, results.seed)
+            if key not in best or score > best[key].valid:
+                best[key] = _BestTrial(
+                    valid=score, rate=candidate.learning_rate, test=record.test, parameters=record.result.parameters
+                )
+    found: dict[Entry, _Tested] = {}
+    for (entry, seed), trial in sorted(best.items(), key=lambda item: item[0]):
+        one = found.setdefault(entry, _Tested(entry=entry, tests={}, valid={}, rates={}, parameters=trial.parameters))
+        one.tests[seed], one.valid[seed], one.rates[seed] = trial.test, trial.valid, trial.rate
+    return found
+
+
+def _table(
+    group: Sequence[SeedResults], tested: Mapping[Entry, _Tested], metric: Metric, sizes: SizeResults | None
+) -> SensorTable:
+    first = group[0]
+    teachers = _teacher_rows(group)
+    judged: dict[str, dict[int, TestedNetwork]] = {}
+    for results in group:
+        for record in results.teachers:
+            if record.test is not None and not record.choice.number:
+                judged.setdefault(record.choice.name, {})[results.seed] = record.test
+    trees = {
+        results.seed: rival.test
+        for results in group
+        for rival in results.rivals
+        if rival.rival == "extra_trees" and rival.test is not None
+    }
+    students = [
+        _method_row(one, _alone(tested, one.entry), judged, trees, first.dataset.modalities, metric)
+        for one in tested.values()
+    ]
+    reference = next((row for row in teachers if row.is_reference), None)
+    smallest = min((row.parameters for row in students), default=None)
+    measured = None if sizes is None else next((one for one in sizes.students if one.latency is not None), None)
+    return SensorTable(
+        dataset=first.dataset.name,
+        dataset_sha256=first.dataset.sha256,
+        modality=first.conditions.modality,
+        label_share=first.conditions.label_share,
+        labelled_groups=first.conditions.labelled_groups,
+        seeds=tuple(results.seed for results in group),
+        trainings=sum(len(results.trials) for results in group),
+        teachers=teachers,
+        rivals=_rival_rows(group),
+        students=tuple(
+            sorted(students, key=lambda row: (row.method != NONE, row.student, -row.test["balanced_accuracy"].mean))
+        ),
+        fewer_parameters=reference.parameters / smallest
+        if reference is not None and reference.parameters and smallest
+        else None,
+        latency_teacher=None if measured is None or sizes is None else sizes.teacher,
+        latency=None if measured is None else msgspec.to_builtins(measured.latency),
+    )
+
+
+def _alone(tested: Mapping[Entry, _Tested], entry: Entry) -> _Tested | None:
+    return tested.get(Entry(student=entry.student, method=NONE, teacher=None))
+
+
+def _teacher_rows(group: Sequence[SeedResults]) -> tuple[ModelRow, ...]:
+    rows = []
+    names = dict.fromkeys(record.choice.name for results in group for record in results.teachers)
+    for name in names:
+        records = {
+            results.seed: record
+            for results in group
+            for record in results.teachers
+            if record.choice.name == name and not record.choice.number and record.test is not None
+        }
+        if not records:
+            continue
+        one = next(iter(records.values()))
+        single = one.result is not None and not one.choice.out_of_fold
+        scores = [record.result.score for record in records.values() if record.result is not None]
+        rows.append(
+            ModelRow(
+                name=name,
+                seeds=tuple(records),
+                test=score_table([record.test.scores for record in records.values() if record.test is not None]),
+                valid_score=spread(scores) if single else None,
+                parameters=None if one.result is None else one.result.parameters,
+            )
+        )
+    reference = _reference(rows)
+    return tuple(msgspec.structs.replace(row, is_reference=row.name == reference) for row in rows)
+
+
+def _reference(rows: Sequence[ModelRow]) -> str | None:
+    """The smallest near the best, by validation on the seeds that all single teachers have."""
+    single = [row for row in rows if row.valid_score is not None]
+    common = set.intersection(*(set(row.seeds) for row in single)) if single else set()
+    if not common:
+        return None
+    ranked = []
+    for row in single:
+        assert row.valid_score is not None  # single ones have it
+        scores = [score for seed, score in zip(row.seeds, row.valid_score.per_seed, strict=True) if seed in common]
+        ranked.append((row.parameters or 0, row.name, float(np.mean(scores))))
+    best = max(score for _, _, score in ranked)
+    return next(name for _, name, score in sorted(ranked) if score >= best - NEAR_BEST)
+
+
+def _rival_rows(group: Sequence[SeedResults]) -> tuple[ModelRow, ...]:
+    rows = []
+    for name in dict.fromkeys(rival.rival for results in group for rival in results.rivals):
+        tests = {
+            results.seed: rival.test
+            for results in group
+            for rival in results.rivals
+            if rival.rival == name and rival.test is not None
+        }
+        rows.append(ModelRow(name=name, seeds=tuple(tests), test=score_table([one.scores for one in tests.values()])))
+    return tuple(rows)
+
+
+def _method_row(
+    one: _Tested,
+    alone: _Tested | None,
+    teachers: Mapping[str, Mapping[int, TestedNetwork]],
+    trees: Mapping[int, TestedNetwork],
+    modalities: Sequence[str],
+    metric: Metric,
+) -> MethodRow:
+    entry = one.entry
+    other = one if alone is None else alone
+    seeds = tuple(seed for seed in one.tests if seed in other.tests)
+    is_taught = entry.method != NONE and alone is not None and bool(seeds)
+    seeds = seeds if is_taught else tuple(one.tests)
+    with_trees = [seed for seed in seeds if seed in trees]
+    return MethodRow(
+        student=entry.student,
+        method=entry.method,
+        teacher=entry.teacher,
+        pair=None if entry.teacher is None else entry.teacher.replace("+".join(modalities), ALL_MODALITIES),
+        seeds=seeds,
+        groups=len(groups_tested(one.tests[seed] for seed in seeds)),
+        learning_rates=tuple(one.rates[seed] for seed in seeds),
+        valid_gain_points=100 * float(np.mean([one.valid[seed] - other.valid[seed] for seed in seeds]))
+        if is_taught
+        else None,
+        test=score_table([one.tests[seed].scores for seed in seeds]),
+        gain_points=_gains(one.tests, other.tests, seeds) if is_taught else None,
+        over_extra_trees=_gains(one.tests, trees, with_trees) if with_trees else None,
+        gap_recovered=_gap(one, other, teachers.get(entry.teacher or "", {}), seeds, metric) if is_taught else None,
+        parameters=one.parameters,
+    )
+
+
+def _gains(
+    ours: Mapping[int, TestedNetwork], theirs: Mapping[int, TestedNetwork], seeds: Sequence[int]
+) -> dict[str, SeedGain]:
+    return {
+        metric: gain_over_seeds([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds], metric)
+        for metric in METRICS
+    }
+
+
+def _gap(
+    one: _Tested, alone: _Tested, teacher: Mapping[int, TestedNetwork], seeds: Sequence[int], metric: Metric
+) -> float | None:
+    both = [seed for seed in seeds if seed in teacher]
+    if not both:
+        return None
+    own, base, top = ([tests[seed] for seed in both] for tests in (one.tests, alone.tests, teacher))
+    return gap_recovered(own, base, top, metric)
+
+
+def _pooled(
+    tables: Sequence[SensorTable], tested: Sequence[Mapping[Entry, _Tested]], metric: Metric
+) -> tuple[PooledRow, ...]:
+    keys = dict.fromkeys(
+        (row.student, row.method, _of_any_size(row), _layout(table))
+        for table in tables
+        for row in table.students
+        if row.gain_points is not None
+    )
+    rows = [_pooled_row(key, tables, tested, metric) for key in keys]
+    return tuple(
+        sorted(
+            rows, key=lambda row: (bool(row.whole_groups), -row.label_share, -len(row.sets), -row.folds, -row.gain.mean)
+        )
+    )
+
+
+def _layout(table: SensorTable) -> tuple[float, bool]:
+    """The share of labels, and whether whole groups were labelled, however many of a set."""
+    return table.label_share, bool(table.labelled_groups)
+
+
+def _of_any_size(row: MethodRow) -> str:
+    return _SIZE.sub("", row.pair or "")
+
+
+def _row_of(key: tuple[str, str, str, tuple[float, bool]], table: SensorTable) -> MethodRow | None:
+    """Gives the table's row; where teachers of several sizes taught, that of the student that validates best."""
+    rows = [
+        row
+        for row in table.students
+        if (row.student, row.method, _of_any_size(row), _layout(table)) == key and row.gain_points is not None
+    ]
+    return max(rows, key=lambda row: row.valid_gain_points or 0.0, default=None)
+
+
+def _pooled_row(
+    key: tuple[str, str, str, tuple[float, bool]],
+    tables: Sequence[SensorTable],
+    tested: Sequence[Mapping[Entry, _Tested]],
+    metric: Metric,
+) -> PooledRow:
+    student, method, pair, (label_share, whole_groups) = key
+    found: list[tuple[SensorTable, MethodRow]] = []
+    over_alone, over_outputs = [], []
+    for table, entries in zip(tables, tested, strict=True):
+        row = _row_of(key, table)
+        if row is None:
+            continue
+        found.append((table, row))
+        own = next(one for one in entries if (one.student, one.method, one.teacher) == (student, method, row.teacher))
+        over_alone.append(_pair(table, entries, own, msgspec.structs.replace(own, method=NONE, teacher=None)))
+        outputs = msgspec.structs.replace(own, method=OUTPUTS)
+        if method != OUTPUTS and outputs in entries:
+            over_outputs.append(_pair(table, entries, own, outputs))
+    gain = _pooled_gain(over_alone, metric)
+    assert gain is not None  # a row of a table has a gain
+    named = [(f"{table.dataset} {table.modality}", row) for table, row in found]
+    return PooledRow(
+        student=student,
+        method=method,
+        pair=pair,
+        label_share=label_share,
+        whole_groups=whole_groups or msgspec.UNSET,
+        sets=tuple(dict.fromkeys(table.dataset for table, _ in found)),
+        folds=gain.folds,
+        gain=gain,
+        over_outputs=_pooled_gain(over_outputs, metric),
+        below_baseline=tuple(name for name, row in named if _is_below((row.gain_points or {})[metric])),
+        below_extra_trees=tuple(
+            name for name, row in named if row.over_extra_trees is not None and row.over_extra_trees[metric].mean < 0
+        ),
+        valid_gain=float(
+            _over_sets([table.dataset for table, _ in found], [row.valid_gain_points or 0.0 for _, row in found])
+        ),
+    )
+
+
+def _is_below(gain: SeedGain) -> bool:
+    return gain.high is not None and gain.high < 0
+
+
+def _pair(table: SensorTable, entries: Mapping[Entry, _Tested], own: Entry, other: Entry) -> _Pair:
+    ours, theirs = entries[own].tests, entries[other].tests
+    seeds = [seed for seed in ours if seed in theirs]
+    return _Pair(dataset=table.dataset, ours=[ours[seed] for seed in seeds], theirs=[theirs[seed] for seed in seeds])
+
+
+def _pooled_gain(pairs: Sequence[_Pair], metric: Metric) -> PooledGain | None:
+    pairs = [pair for pair in pairs if pair.ours]
+    if not pairs:
+        return None
+    sets = [pair.dataset for pair in pairs]
+    means = [np.mean(gain_per_seed(pair.ours, pair.theirs, metric)) for pair in pairs]
+    drawn = [gain_draws(pair.ours, pair.theirs, metric) for pair in pairs]
+    low, high = interval_of(_over_sets(sets, drawn))
+    is_known = min(len(groups_tested(pair.ours)) for pair in pairs) >= FEWEST_GROUPS
+    return PooledGain(
+        mean=float(_over_sets(sets, means)),
+        low=low if is_known else None,
+        high=high if is_known else None,
+        folds=sum(len(pair.ours) for pair in pairs),
+    )
+
+
+def _over_sets(sets: Sequence[str], figures: Sequence[Any]) -> Any:
+    """The mean over sets of the mean over a set's sensors, of numbers or of arrays."""
+    by_set: dict[str, list[Any]] = {}
+    for dataset, figure in zip(sets, figures, strict=True):
+        by_set.setdefault(dataset, []).append(figure)
+    return np.nanmean([np.nanmean(own, axis=0) for own in by_set.values()], axis=0)

@@ -1,0 +1,371 @@
+"""A study of several sets in stages: what is trained in which order, until the time is used up.
+
+Stage 1 compares the main methods with few labels on two sets and two folds. Stage 2 takes labels alone, the teacher's
+outputs and what validated best so far to all sets, folds and shares of labels. Stage 3 compares the remaining methods
+and teachers where stage 1 was; should one of them be better, stage 2 takes it too. A portion is a grid on one sensor up
+to one seed; what is finished goes into the results after each portion. Sensors of one set share its teachers.
+
+Few labels are a tenth of the windows, or those of a third of the groups. With a race every student is the winner of
+several kinds, so that only what a race can teach is compared: the teacher's outputs and the default recipe.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import get_args
+
+import msgspec
+
+from checks.study.files import SizeResults, read_seeds, size_file
+from checks.study.pool import ALL_MODALITIES, OUTPUTS, pooled_results
+from mmkd_edge.errors import UsageError
+from mmkd_models.compare.one_fold import ANSWERS_FOLDER
+from mmkd_models.data.dataset import Dataset, open_dataset
+from mmkd_models.data.folds import trainings_of
+from mmkd_models.data.labelled import usual_labelled
+from mmkd_models.data.spec import require_classification
+from mmkd_models.defaults import AUGMENT, METHOD, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
+from mmkd_models.distil.method import Method
+from mmkd_models.distil.methods import shipped_methods
+from mmkd_models.evaluate.rivals import RIVALS
+from mmkd_models.networks.config import Preset, preset_named
+from mmkd_models.study.prepare import prepare_study
+from mmkd_models.study.progress import Snapshot
+from mmkd_models.study.results import SeedResults, write_lines
+from mmkd_models.study.run import run_study
+from mmkd_models.study.study_options import StudyOptions
+from mmkd_models.trials.sizes import MeasureLatency
+from mmkd_models.trials.space import TEACHERS_FOLDER, Space, StudyConditions
+from mmkd_models.trials.teacher_text import teachers_from_text
+from mmkd_report.documents.study import NONE
+
+LEARNING_RATES = (2e-3,)
+BASELINE_LEARNING_RATES = (1e-3, 3e-3)
+FIRST_SHARE, ALL_LABELS = 0.1, 1.0
+COMMITTEE_ADDED = "committee"
+"""To a teacher's size, where a race is taught: the transformer of that size is one of several members."""
+
+_FIRST_SETS = 2
+
+
+class StudySensor(msgspec.Struct, frozen=True):
+    """A dataset directory, the student's modality, and the size of the teacher of all modalities."""
+
+    path: str
+    modality: str
+    teacher: Preset = TEACHER_PRESET
+
+
+def sensor_from_text(text: str) -> StudySensor:
+    """Gives the sensor of `DIR:MODALITY` or `DIR:MODALITY:SIZE`."""
+    first, _, last = text.rpartition(":")
+    if ":" in first and last in get_args(Preset):
+        path, _, modality = first.rpartition(":")
+        return StudySensor(path, modality, preset_named(last, option=text))
+    return StudySensor(first, last)
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the stages go.
+
+    Attributes:
+        sets: the sensors; the first two are those of stages 1 and 3.
+        first_seeds: of stages 1 and 3.
+        seeds: of stage 2.
+        best: how many recipes stage 2 takes, beside labels alone and outputs.
+        first_methods: of stage 1.
+        further_methods: of stage 3; None for all others.
+        further_teachers: how else a sensor's teacher is made in stage 3, where each teaches by outputs.
+        compared: sizes of teachers that teach nobody in stage 3, for the rule of the smallest near the best.
+        steps: of students; None for the usual number.
+        teacher_steps: of teachers; None for the usual number.
+        workers: trainings at a time.
+        whole_groups: few labels are those of about a third of the groups of a set, not a tenth of its windows.
+        choose: every student is the winner of a race, and a committee teaches.
+    """
+
+    sets: tuple[StudySensor, ...]
+    first_seeds: int = 2
+    seeds: int = 5
+    best: int = 2
+    first_methods: tuple[str, ...] = (
+        "none",
+        "logit",
+        "logit+task",
+        "dist",
+        "crd",
+        "edam@last",
+        "relation@last",
+        "logit+crd",
+        "logit+edam@last",
+        "logit+relation@last",
+    )
+    further_methods: tuple[str, ...] | None = None
+    further_teachers: tuple[str, ...] = ("out-of-fold=3", "ensemble=2")
+    compared: tuple[Preset, ...] = ("tiny", "small")
+    steps: int | None = None
+    teacher_steps: int | None = None
+    workers: int = 1
+    whole_groups: bool = False
+    choose: bool = False
+
+
+def raced(plan: Plan) -> Plan:
+    """Gives the same plan with races: labels alone, outputs and the default recipe, each by one committee."""
+    return msgspec.structs.replace(
+        plan,
+        choose=True,
+        first_methods=(NONE, OUTPUTS, METHOD),
+        further_methods=(),
+        further_teachers=(),
+        compared=(),
+    )
+
+
+class Portion(msgspec.Struct, frozen=True, kw_only=True):
+    """One grid: a sensor, which labels, seeds from 0, methods, how teachers are made, and sizes to compare.
+
+    Attributes:
+        label_share: of the labels; 1 where whole groups show theirs.
+        whole_groups: about a third of the groups show their labels.
+    """
+
+    sensor: StudySensor
+    label_share: float
+    seeds: int
+    methods: tuple[str, ...]
+    made: str = ""
+    compared: tuple[Preset, ...] = ()
+    whole_groups: bool = False
+
+
+def first_stage(plan: Plan) -> tuple[Portion, ...]:
+    """Gives stage 1: the main methods, fold by fold on the first sets."""
+    return _on_first_sets(plan, methods=plan.first_methods)
+
+
+def third_stage(plan: Plan) -> tuple[Portion, ...]:
+    """Gives stage 3: what stage 1 left out, methods first, then teachers, then teachers' sizes."""
+    rest = plan.further_methods
+    if rest is None:
+        rest = tuple(method.name for method in shipped_methods() if method.name not in plan.first_methods)
+    portions: list[Portion] = []
+    if rest:
+        portions += _on_first_sets(plan, methods=(NONE, *rest))
+    for one in plan.further_teachers:
+        portions += _on_first_sets(plan, methods=(NONE, OUTPUTS), made=one)
+    if plan.compared:
+        portions += _on_first_sets(plan, methods=(NONE,), compared=plan.compared)
+    return tuple(portions)
+
+
+def _on_first_sets(
+    plan: Plan, *, methods: tuple[str, ...], made: str = "", compared: tuple[Preset, ...] = ()
+) -> tuple[Portion, ...]:
+    share, whole_groups = few_labels(plan)
+    return tuple(
+        Portion(
+            sensor=sensor,
+            label_share=share,
+            whole_groups=whole_groups,
+            seeds=seeds + 1,
+            methods=methods,
+            made=made,
+            compared=tuple(size for size in compared if size != sensor.teacher),
+        )
+        for seeds in range(plan.first_seeds)
+        for sensor in plan.sets[:_FIRST_SETS]
+    )
+
+
+def second_stage(plan: Plan, best: Sequence[str]) -> tuple[Portion, ...]:
+    """Gives stage 2 with these recipes: seed by seed over all sets, few labels before all."""
+    methods = tuple(dict.fromkeys([NONE, OUTPUTS, *best]))
+    return tuple(
+        Portion(sensor=sensor, label_share=share, seeds=seeds + 1, methods=methods, whole_groups=whole_groups)
+        for share, whole_groups in (few_labels(plan), (ALL_LABELS, False))
+        for seeds in range(plan.seeds)
+        for sensor in plan.sets
+    )
+
+
+def few_labels(plan: Plan) -> tuple[float, bool]:
+    """Gives what stages 1 and 3 show: the share of labels, and whether of whole groups."""
+    return (ALL_LABELS, True) if plan.whole_groups else (FIRST_SHARE, False)
+
+
+def best_methods(found: Sequence[SeedResults], count: int) -> tuple[str, ...]:
+    """Gives the recipes that validate best in results of stages 1 and 3, apart from outputs; fewer where few are known.
+
+    Only recipes on as many folds as any other one count, so that a lucky first fold does not.
+    """
+    rows = pooled_results(found, {}).pooled if found else ()
+    usual = [
+        row
+        for row in rows
+        if (row.label_share == FIRST_SHARE or row.whole_groups)
+        and row.pair in (ALL_MODALITIES, f"{ALL_MODALITIES},{COMMITTEE_ADDED}")
+        and row.method != OUTPUTS
+    ]
+    most = max((row.folds for row in usual), default=0)
+    ranked = sorted((row for row in usual if row.folds == most), key=lambda row: -row.valid_gain)
+    return tuple(row.method for row in ranked[:count])
+
+
+Tell = Callable[[Portion], None]
+
+
+def run_stages(
+    plan: Plan,
+    *,
+    build: Path,
+    results: Path,
+    budget_hours: float | None,
+    tell: Tell | None = None,
+    on_progress: Callable[[Snapshot], None] | None = None,
+) -> bool:
+    """Trains what the results lack, portion by portion; gives whether all is there.
+
+    Raises:
+        UsageError: a set or modality is not there, or results are of other conditions.
+    """
+    if not plan.sets:
+        raise UsageError("study: expected one or more sets, got none; name DIR:MODALITY")
+    deadline = None if budget_hours is None else time.time() + 3600 * budget_hours
+    datasets = {sensor.path: open_dataset(sensor.path) for sensor in plan.sets}
+    for dataset in datasets.values():
+        require_classification(dataset.spec, what="a study of several sets")
+        if plan.whole_groups:
+            a_third(dataset, plan.seeds)  # refuses what has no such groups, before anything is trained
+
+    def second() -> tuple[Portion, ...]:
+        return second_stage(plan, best_methods(_of_first_sets(read_seeds(results), plan, datasets), plan.best))
+
+    for portions in (partial(first_stage, plan), second, partial(third_stage, plan), second):
+        for portion in portions():
+            left = None if deadline is None else (deadline - time.time()) / 3600
+            if left is not None and left <= 0:
+                return False
+            if tell is not None:
+                tell(portion)
+            _advance(portion, plan, datasets[portion.sensor.path], build, results, left, on_progress)
+    return deadline is None or time.time() < deadline
+
+
+def measure_sizes(plan: Plan, *, build: Path, results: Path, measure_latency: MeasureLatency) -> None:
+    """Writes what the students of every sensor cost, and their latency beside the usual teacher's on this machine."""
+    for sensor in plan.sets:
+        dataset = open_dataset(sensor.path)
+        portion = Portion(sensor=sensor, label_share=FIRST_SHARE, seeds=1, methods=(NONE, OUTPUTS))
+        options = portion_options(portion, plan, dataset, None)
+        out = build / f"{dataset.spec.name}-{sensor.modality}-sizes"
+        prepared = prepare_study(dataset, options, out=out, measure_latency=measure_latency)
+        found = SizeResults(
+            dataset=dataset.spec.name,
+            dataset_sha256=dataset.sha256,
+            modality=sensor.modality,
+            teacher=options.space.teachers[0].name,
+            students=prepared.sizes,
+        )
+        write_lines(size_file(results, dataset.spec.name, sensor.modality), found)
+
+
+def _of_first_sets(
+    found: Sequence[SeedResults], plan: Plan, datasets: Mapping[str, Dataset]
+) -> tuple[SeedResults, ...]:
+    """What recipes are judged by, whatever stage 2 has added: only the sensors, folds and labels of stage 1."""
+    sensors = {(datasets[sensor.path].sha256, sensor.modality) for sensor in plan.sets[:_FIRST_SETS]}
+    return tuple(
+        one
+        for one in found
+        if (one.dataset.sha256, one.conditions.modality) in sensors
+        and (one.conditions.label_share, bool(one.conditions.labelled_groups)) == few_labels(plan)
+        and one.seed < plan.first_seeds
+    )
+
+
+def _advance(
+    portion: Portion,
+    plan: Plan,
+    dataset: Dataset,
+    build: Path,
+    results: Path,
+    hours: float | None,
+    on_progress: Callable[[Snapshot], None] | None,
+) -> None:
+    options = portion_options(portion, plan, dataset, hours)
+    groups = options.conditions.labelled_groups
+    labelled = f"{groups}groups" if groups else f"{100 * portion.label_share:g}"
+    out = build / f"{dataset.spec.name}-{portion.sensor.modality}-{labelled}"
+    _share_teachers(out, build / f"{dataset.spec.name}-{labelled}-teachers")
+    prepared = prepare_study(dataset, options, out=out)
+    run_study(prepared, options, on_progress=on_progress, results=results)
+
+
+def _share_teachers(out: Path, shared: Path) -> None:
+    """Lets the sensor's study find what another sensor's has taught; names follow from all that decides them.
+
+    The links are relative, so that they hold where the build folder is moved or copied.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    for name in (TEACHERS_FOLDER, ANSWERS_FOLDER):
+        (shared / name).mkdir(parents=True, exist_ok=True)
+        if not (out / name).exists():
+            (out / name).symlink_to(Path("..") / shared.name / name, target_is_directory=True)
+
+
+def a_third(dataset: Dataset, seeds: int) -> int:
+    """Gives how many groups are labelled where whole groups are, the same on every fold of so many.
+
+    Raises:
+        UsageError: there are too few groups, or no third of them has every class.
+    """
+    groups = usual_labelled(trainings_of(dataset.everything(), seeds)).groups
+    if groups is None:
+        raise UsageError(
+            f"--whole-groups: expected six groups to train on or more in dataset {dataset.spec.name!r}, a third of "
+            "which has every class on every fold, got fewer; leave the option out, or leave out this set"
+        )
+    return groups
+
+
+def portion_options(portion: Portion, plan: Plan, dataset: Dataset, hours: float | None) -> StudyOptions:
+    """Gives the options of a portion's study."""
+    known = {method.name: method for method in shipped_methods()}
+    student = msgspec.structs.replace(STUDENT_TRAIN, steps=plan.steps or STUDENT_TRAIN.steps)
+    teacher = msgspec.structs.replace(TEACHER_TRAIN, steps=plan.teacher_steps or TEACHER_TRAIN.steps)
+    made = portion.made or (COMMITTEE_ADDED if plan.choose else "")
+    return StudyOptions(
+        conditions=StudyConditions(
+            dataset_sha256=dataset.sha256,
+            modality=portion.sensor.modality,
+            label_share=portion.label_share,
+            labelled_groups=a_third(dataset, plan.seeds) if portion.whole_groups else msgspec.UNSET,
+            self_training=not plan.choose,
+            teacher_train=teacher,
+            student_train=student,
+            augment=AUGMENT,
+            choose=plan.choose or msgspec.UNSET,
+            threads=1,
+        ),
+        space=Space(
+            teachers=teachers_from_text([",".join(filter(None, (portion.sensor.teacher, made)))], dataset),
+            students=("tiny",),
+            methods=_known(portion.methods, known),
+            learning_rates=LEARNING_RATES,
+            baseline_learning_rates=() if plan.choose else BASELINE_LEARNING_RATES,  # a race is choice enough
+        ),
+        grid=True,
+        seeds=portion.seeds,
+        budget_hours=hours,
+        workers=plan.workers,
+        rivals=RIVALS,
+        compared=teachers_from_text(portion.compared, dataset),
+    )
+
+
+def _known(names: Sequence[str], known: dict[str, Method]) -> tuple[Method, ...]:
+    return tuple(known[name] for name in names)

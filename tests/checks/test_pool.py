@@ -1,0 +1,249 @@
+"""Figures over several sets: computed again by hand from the counts that results hold, and the page that tells them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+
+from checks.study.files import SizeResults
+from checks.study.page import results_page
+from checks.study.pool import DistillationResults, pooled_results
+from mmkd_edge.errors import UsageError
+from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.distil.methods import shipped_methods
+from mmkd_models.evaluate.outcome import GroupConfusion, TestedNetwork
+from mmkd_models.metrics.classes import scores_from_answers
+from mmkd_models.study.results import SeedResults, TeacherRecord, TrialRecord
+from mmkd_models.train_config import TrainConfig
+from mmkd_models.trials.rivals import StudyRival
+from mmkd_models.trials.space import Candidate, Entry, StudyConditions, TeacherChoice, Trial
+from mmkd_models.trials.students import TrialResult
+from mmkd_models.trials.teachers import TeacherResult
+from mmkd_report.documents.study import PairLatency, StudentSize, StudyDataset
+
+EACH = 10  # windows of a class in a group
+
+
+def judged(right: Mapping[int, int]) -> TestedNetwork:
+    """Two classes, ten windows of each in every group; so many of the first are right, and all of the second."""
+    truth, answers, groups = [], [], []
+    for group, count in right.items():
+        truth += [0] * EACH + [1] * EACH
+        answers += [0] * count + [1] * (EACH - count) + [1] * EACH
+        groups += [group] * 2 * EACH
+    rows = np.array(groups)
+    counts = tuple(
+        GroupConfusion(
+            group=group,
+            confusion=scores_from_answers(
+                np.array(truth)[rows == group], np.array(answers)[rows == group], 2
+            ).confusion,
+        )
+        for group in right
+    )
+    return TestedNetwork(class_scores=scores_from_answers(np.array(truth), np.array(answers), 2), confusions=counts)
+
+
+def trial(
+    seed: int, method: str, teacher: str | None, rate: float, score: float, test: TestedNetwork | None
+) -> TrialRecord:
+    candidate = Candidate(entry=Entry(student="tiny", method=method, teacher=teacher), learning_rate=rate)
+    result = TrialResult(
+        trial=Trial(candidate=candidate, seed=seed), state="finished", score=score, duration_s=1.0, parameters=100
+    )
+    return TrialRecord(name=f"{method}-{rate:g}-{seed}-{teacher}", result=result, test=test)
+
+
+def teacher(seed: int, preset: str, score: float, parameters: int, test: TestedNetwork) -> TeacherRecord:
+    choice = TeacherChoice(modalities=("acc", "gyro"), preset=preset)  # type: ignore[arg-type]
+    result = TeacherResult(
+        teacher=choice, seed=seed, score=score, duration_s=1.0, parameters=parameters, sha256="ab" * 32
+    )
+    return TeacherRecord(name=f"{preset}-{seed}", choice=choice, result=result, test=test)
+
+
+def seed_results(
+    dataset: str,
+    seed: int,
+    *,
+    groups: Sequence[int],
+    alone: int,
+    taught: int,
+    trees: int = 2,
+    modality: str = "acc",
+    share: float = 0.1,
+    sizes: Sequence[str] = ("small",),
+    dist: int | None = None,
+) -> SeedResults:
+    """One fold where labels alone, logits and extra-trees get so many of ten windows of the first class right."""
+    of = {who: judged(dict.fromkeys(groups, count)) for who, count in {"a": alone, "t": taught, "x": trees}.items()}
+    return SeedResults(
+        dataset=StudyDataset(
+            name=dataset,
+            sha256="cd" * 32,
+            source="",
+            licence="",
+            labels=("no", "yes"),
+            modalities=("acc", "gyro"),
+            windows=100,
+            groups=10,
+        ),
+        seed=seed,
+        conditions=StudyConditions(
+            dataset_sha256="cd" * 32,
+            modality=modality,
+            label_share=share,
+            self_training=True,
+            teacher_train=TrainConfig(steps=3),
+            student_train=TrainConfig(steps=8),
+            augment=AugmentConfig(),
+            threads=1,
+        ),
+        versions={"torch": "2"},
+        methods=tuple(method for method in shipped_methods() if method.name in ("none", "logit", "dist")),
+        teachers=(
+            teacher(seed, "small", 0.9, 1000, judged(dict.fromkeys(groups, 10))),
+            teacher(seed, "tiny", 0.8951, 400, judged(dict.fromkeys(groups, 9))),
+        ),
+        trials=(
+            trial(seed, "none", None, 1e-3, 0.6, of["a"]),
+            trial(seed, "none", None, 3e-3, 0.5, judged(dict.fromkeys(groups, 10))),  # a test that is not to count
+            *(trial(seed, "logit", f"acc+gyro:{size}", 2e-3, 0.7 + 0.01 * n, of["t"]) for n, size in enumerate(sizes)),
+            *(
+                []
+                if dist is None
+                else [trial(seed, "dist", "acc+gyro:small", 2e-3, 0.7, judged(dict.fromkeys(groups, dist)))]
+            ),
+        ),
+        rivals=(StudyRival(rival="extra_trees", seed=seed, test=of["x"]),),
+    )
+
+
+@pytest.fixture
+def results() -> DistillationResults:
+    """Two sets: one of two sensors that gain 10 and 20 points, one that loses 5 and lies below extra-trees."""
+    five = range(5)
+    found = [
+        seed_results("rig", 0, groups=five, alone=4, taught=6),
+        seed_results("rig", 1, groups=range(5, 10), alone=4, taught=6),
+        seed_results("rig", 0, groups=five, alone=4, taught=8, modality="gyro"),
+        seed_results("walk", 0, groups=five, alone=6, taught=5, trees=7),
+    ]
+    latency = PairLatency(student_ms={"p50": 0.1}, teacher_ms={"p50": 0.6}, ratio=6.0, machine={})
+    size = StudentSize(preset="tiny", parameters=100, mflops=1.0, latency=latency, excluded="")
+    sizes = SizeResults(
+        dataset="rig", dataset_sha256="cd" * 32, modality="acc", teacher="acc+gyro:small", students=(size,)
+    )
+    return pooled_results(found, {("rig", "acc"): sizes})
+
+
+def test_a_row_has_the_rate_that_validates_best_and_its_gain(results: DistillationResults) -> None:
+    table = next(one for one in results.tables if (one.dataset, one.modality) == ("rig", "acc"))
+    alone, taught = table.students
+    assert (alone.method, alone.learning_rates, alone.test["balanced_accuracy"].mean) == ("none", (1e-3, 1e-3), 0.7)
+    assert taught.gain_points is not None
+    gain = taught.gain_points["balanced_accuracy"]
+    # every group gains two of twenty windows, so every draw does
+    assert (gain.mean, gain.low, gain.high) == pytest.approx((10.0, 10.0, 10.0))
+    assert taught.over_extra_trees is not None
+    assert taught.over_extra_trees["accuracy"].mean == pytest.approx(20.0)
+    assert taught.gap_recovered == pytest.approx((0.8 - 0.7) / (1.0 - 0.7))
+    assert taught.valid_gain_points == pytest.approx(10.0)
+    assert (taught.pair, taught.groups, taught.seeds) == ("all:small", 10, (0, 1))
+
+
+def test_pooled_gains_are_means_over_sets_of_means_over_sensors(results: DistillationResults) -> None:
+    (row,) = results.pooled
+    assert row.gain.mean == pytest.approx(((10 + 20) / 2 - 5) / 2)
+    assert (row.gain.low, row.gain.high) == pytest.approx((5.0, 5.0))
+    assert (row.sets, row.folds, row.over_outputs) == (("rig", "walk"), 4, None)
+    assert row.below_baseline == ("walk acc",)
+    assert row.below_extra_trees == ("walk acc",)
+
+
+def test_the_smallest_teacher_near_the_best_is_the_reference(results: DistillationResults) -> None:
+    table = results.tables[0]
+    assert [(row.name, row.is_reference) for row in table.teachers] == [
+        ("acc+gyro:small", False),
+        ("acc+gyro:tiny", True),
+    ]
+    assert table.fewer_parameters == 4.0
+
+
+def test_results_without_classes_have_no_part_in_it() -> None:
+    found = seed_results("rig", 0, groups=range(5), alone=4, taught=6)
+    other = msgspec.structs.replace(found, dataset=msgspec.structs.replace(found.dataset, kind="regression"))
+    assert pooled_results([other, found], {}) == pooled_results([found], {})
+    with pytest.raises(UsageError) as caught:
+        pooled_results([other], {})
+    assert str(caught.value) == ("results: expected some of a task with classes, got none; run a study of one first")
+
+
+def test_an_interval_of_few_groups_is_not_shown() -> None:
+    found = pooled_results([seed_results("rig", 0, groups=range(4), alone=6, taught=5)], {})
+    (row,) = found.pooled
+    assert (row.gain.mean, row.gain.low, row.gain.high, row.below_baseline) == (pytest.approx(-5.0), None, None, ())
+    page = results_page(found)
+    assert "| logit | 1 | 1 | -5.0 | +10.0 |  | none | none |" in page.splitlines()
+
+
+def test_sets_whose_teachers_differ_in_size_are_pooled() -> None:
+    rig = seed_results("rig", 0, groups=range(5), alone=4, taught=6, sizes=("small", "tiny"))
+    walk = seed_results("walk", 0, groups=range(5), alone=6, taught=5, sizes=("tiny",))
+    found = pooled_results([rig, walk], {})
+    (row,) = found.pooled
+    assert (row.pair, row.sets, row.folds, row.gain.mean) == ("all", ("rig", "walk"), 2, pytest.approx((10 - 5) / 2))
+    assert row.valid_gain == pytest.approx((11 + 10) / 2)  # of two sizes, that which validates better
+    lines = results_page(found).splitlines()
+    assert "| logit | 2 | 2 | +2.5 (+2.5 to +2.5) | +10.5 |  | walk acc | none |" in lines
+    assert [line.split(" | ")[0] for line in lines if "logit, all" in line] == [
+        "| tiny, logit, all:small",
+        "| tiny, logit, all:tiny",
+    ]
+
+
+def test_what_a_method_adds_to_outputs_is_told_where_both_are_finished() -> None:
+    found = pooled_results(
+        [
+            seed_results("rig", 0, groups=range(5), alone=4, taught=6, dist=7),
+            seed_results("rig", 1, groups=range(5, 10), alone=4, taught=9),
+            seed_results("walk", 0, groups=range(5), alone=4, taught=6, dist=4),
+        ],
+        {},
+    )
+    rows = {row.method: row for row in found.pooled}
+    over = rows["dist"].over_outputs
+    assert over is not None
+    # one of twenty windows more on rig, two fewer on walk
+    assert (over.mean, over.low, over.high, over.folds) == (*3 * [pytest.approx((5 - 10) / 2)], 2)
+    assert rows["logit"].over_outputs is None
+    assert any(
+        line.startswith("| dist | 2 | 2 | +7.5 (+7.5 to +7.5) | +10.0 | -2.5 (-2.5 to -2.5) |")
+        for line in results_page(found).splitlines()
+    )
+
+
+def test_the_page_states_what_it_covers(results: DistillationResults) -> None:
+    assert msgspec.json.decode(msgspec.json.encode(results), type=DistillationResults) == results
+    lines = results_page(results).splitlines()
+    assert lines[0] == "## Over the sets, 10% labelled"
+    assert lines[2].startswith("Covered: 2 sets (rig, walk); sensors: 3; folds: 4; trainings: 12. ")
+    assert "| logit | 2 | 4 | +5.0 (+5.0 to +5.0) | +10.0 |  | walk acc | walk acc |" in lines
+    assert "## rig, acc, 10% labelled" in lines
+    assert "Coverage: folds 0, 1; 6 trainings. Teaching: acc+gyro:small." in lines
+    assert (
+        "Teacher by the rule (the smallest within half a point of the best on validation): acc+gyro:tiny. The smallest "
+        "student has 4.0 times fewer parameters and answers 6.0 times faster than acc+gyro:small (0.100 ms against "
+        "0.600 ms, median, one thread, called in turn)."
+    ) in lines
+    assert (
+        "| tiny, logit | 2 | 80.0 ± 0.0 | 80.0 ± 0.0 | 79.2 ± 0.0 | +10.0 (+10.0 to +10.0) | +20.0 (+20.0 to +20.0) "
+        "| 33% | 100 |"
+    ) in lines

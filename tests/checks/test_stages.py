@@ -1,0 +1,220 @@
+"""Stages of a study of several sets: what comes first, what stage 1 decides, and that nothing is trained twice."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+sys.path.insert(0, str(Path(__file__).parent))
+
+import study_cases as cases
+from test_pool import seed_results
+
+from checks.study.files import read_seeds
+from checks.study.pool import pooled_results
+from checks.study.stages import (
+    Plan,
+    Portion,
+    StudySensor,
+    a_third,
+    best_methods,
+    first_stage,
+    portion_options,
+    raced,
+    run_stages,
+    second_stage,
+    sensor_from_text,
+    third_stage,
+)
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data import Dataset, write_dataset
+from mmkd_models.distil.methods import shipped_methods
+from mmkd_models.study.results import seed_file, write_lines
+
+THREE = (StudySensor("one", "a"), StudySensor("two", "b", "tiny"), StudySensor("three", "c"))
+
+
+def small_plan(machines: Dataset) -> Plan:
+    return Plan(
+        sets=(StudySensor(str(machines.path), "acc"),),
+        first_seeds=1,
+        seeds=1,
+        best=1,
+        first_methods=("none", "logit"),
+        further_methods=("dist",),
+        further_teachers=(),
+        compared=(),
+        steps=2,
+        teacher_steps=2,
+    )
+
+
+def test_stage_1_takes_the_main_methods_to_two_sets_with_few_labels() -> None:
+    plan = Plan(sets=THREE, first_seeds=2)
+    portions = first_stage(plan)
+    assert {portion.label_share for portion in portions} == {0.1}
+    assert [(one.sensor.path, one.seeds) for one in portions] == [("one", 1), ("two", 1), ("one", 2), ("two", 2)]
+    assert {portion.methods for portion in portions} == {plan.first_methods}
+
+
+def test_few_labels_may_be_those_of_a_third_of_the_groups(machines: Dataset) -> None:
+    sensor = StudySensor(str(machines.path), "acc")
+    plan = Plan(sets=(sensor,), whole_groups=True, seeds=2)
+    assert {(one.label_share, one.whole_groups) for one in (*first_stage(plan), *third_stage(plan))} == {(1.0, True)}
+    assert [(one.label_share, one.whole_groups) for one in second_stage(plan, [])] == 2 * [(1.0, True)] + 2 * [
+        (1.0, False)
+    ]
+    conditions = [portion_options(one, plan, machines, None).conditions for one in second_stage(plan, [])[1:3]]
+    assert [(one.label_share, one.labelled_groups or None) for one in conditions] == [(1.0, 2), (1.0, None)]
+
+
+def test_too_few_groups_have_no_third_to_label(tmp_path: Path) -> None:
+    labels = np.array([0, 1] * 3)
+    splits = {
+        name: {"acc": np.zeros((6, 20, 1), np.float32), "labels": labels, "groups": np.arange(6) // 2 + first}
+        for name, first in (("train", 0), ("valid", 3), ("test", 6))
+    }
+    acc = ModalitySpec(name="acc", channels=("x",), rate_hz=10.0, samples=20)
+    few = write_dataset(tmp_path / "few", name="few", labels=["off", "on"], modalities=[acc], splits=splits)
+    with pytest.raises(UsageError) as caught:
+        a_third(few, 2)
+    assert str(caught.value) == (
+        "--whole-groups: expected six groups to train on or more in dataset 'few', a third of which has every class on "
+        "every fold, got fewer; leave the option out, or leave out this set"
+    )
+
+
+def test_with_a_race_a_committee_teaches_what_a_race_can_learn(machines: Dataset) -> None:
+    plan = raced(Plan(sets=(StudySensor(str(machines.path), "acc"),), first_seeds=1))
+    (portion,) = first_stage(plan)
+    assert portion.methods == ("none", "logit", "dist")
+    assert third_stage(plan) == ()
+    options = portion_options(portion, plan, machines, None)
+    assert options.conditions.choose
+    assert [teacher.name.partition(":")[2] for teacher in options.space.teachers] == ["small,committee"]
+    assert options.space.baseline_learning_rates == ()
+
+
+def test_stage_3_takes_what_is_left_to_the_same_sets() -> None:
+    plan = Plan(sets=THREE, first_seeds=2)
+    portions = third_stage(plan)
+    assert [(one.sensor.path, one.seeds) for one in portions[:4]] == [("one", 1), ("two", 1), ("one", 2), ("two", 2)]
+    named = {name for portion in [*first_stage(plan), *portions] for name in portion.methods}
+    assert named == {method.name for method in shipped_methods()}
+    assert portions[0].methods[0] == "none"
+    assert [one.made for one in portions if one.made][::4] == ["out-of-fold=3", "ensemble=2"]
+    assert [one.compared for one in portions[-2:]] == [("tiny",), ("small",)]  # the sizes that do not teach there
+
+
+def test_a_sensor_may_name_the_size_of_its_teacher(machines: Dataset) -> None:
+    assert sensor_from_text("data/rig:acc") == StudySensor("data/rig", "acc", "small")
+    assert sensor_from_text("data/rig:acc:tiny") == StudySensor("data/rig", "acc", "tiny")
+    assert sensor_from_text("disk:rig:acc") == StudySensor("disk:rig", "acc", "small")
+    everything = "+".join(modality.name for modality in machines.spec.modalities)
+    for made, name in (("", f"{everything}:tiny"), ("out-of-fold=3", f"{everything}:tiny,out-of-fold=3")):
+        sensor = StudySensor(str(machines.path), "acc", "tiny")
+        portion = Portion(sensor=sensor, label_share=0.1, seeds=1, methods=("none", "logit"), made=made)
+        options = portion_options(portion, Plan(sets=(sensor,)), machines, None)
+        assert [teacher.name for teacher in options.space.teachers] == [name]
+
+
+def test_stage_2_takes_the_best_recipes_to_all_sets_folds_and_shares() -> None:
+    portions = second_stage(Plan(sets=THREE, seeds=5), ["dist", "logit"])
+    assert len(portions) == 3 * 5 * 2
+    assert portions[0] == Portion(sensor=THREE[0], label_share=0.1, seeds=1, methods=("none", "logit", "dist"))
+    assert [portion.label_share for portion in portions] == [0.1] * 15 + [1.0] * 15
+
+
+def test_recipes_are_best_by_validation_where_all_folds_of_stage_1_know_them(tmp_path: Path) -> None:
+    assert best_methods((), 2) == ()
+    for seed in (0, 1):
+        found = seed_results("rig", seed, groups=range(5), alone=4, taught=6)
+        write_lines(seed_file(tmp_path, "rig", found.conditions, seed), found)
+    assert best_methods(read_seeds(tmp_path), 2) == ()  # outputs alone are in stage 2 anyway
+    renamed = {"lucky": 1, "crd": 2, "dist": 2}
+    for seed in (0, 1):
+        path = seed_file(tmp_path, "rig", found.conditions, seed)
+        text = path.read_text()
+        line = next(line for line in text.splitlines() if '"method":"logit"' in line)
+        more = [
+            line.rstrip(",").replace("logit", name).replace('"score":0.7', f'"score":{score}')
+            for name, score in (("lucky", 0.99), ("crd", 0.65), ("dist", 0.68))
+            if seed < renamed[name]
+        ]
+        path.write_text(text.replace(line, ",\n".join([line.rstrip(","), *more]) + line[len(line.rstrip(",")) :]))
+    assert best_methods(read_seeds(tmp_path), 2) == ("dist", "crd")
+
+
+@pytest.mark.slow
+def test_stages_are_run_once_whatever_is_left_of_the_build_folder(machines: Dataset, tmp_path: Path) -> None:
+    build, results = tmp_path / "build", tmp_path / "results"
+    told: list[Portion] = []
+    assert run_stages(small_plan(machines), build=build, results=results, budget_hours=None, tell=told.append)
+    assert [portion.methods for portion in told] == [
+        ("none", "logit"),
+        *2 * [("none", "logit")],  # few labels and all; nothing else is known to be good yet
+        ("none", "dist"),
+        *2 * [("none", "logit", "dist")],
+    ]
+    found = read_seeds(results)
+    assert [(one.conditions.label_share, one.seed) for one in found] == [(1.0, 0), (0.1, 0)]
+    assert {one.result.trial.candidate.entry.method for one in found[1].trials} == {"none", "logit", "dist"}
+    assert {one.result.trial.candidate.entry.method for one in found[0].trials} == {"none", "logit", "dist"}
+    assert {rival.rival for rival in found[0].rivals} >= {"extra_trees"}
+    shutil.rmtree(build)
+    before = {path.name: path.read_bytes() for path in results.iterdir()}
+    assert run_stages(small_plan(machines), build=build, results=results, budget_hours=1.0)
+    assert all(cases.starts(folder) == {} for folder in build.iterdir())
+    assert {path.name: path.read_bytes() for path in results.iterdir()} == before
+
+
+@pytest.mark.slow
+def test_races_on_whole_groups_have_results_and_a_table_of_their_own(machines: Dataset, tmp_path: Path) -> None:
+    plan = raced(msgspec.structs.replace(small_plan(machines), whole_groups=True))
+    assert run_stages(plan, build=tmp_path / "build", results=tmp_path / "results", budget_hours=None)
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == [
+        "machines-acc-100-seed0.json",
+        "machines-acc-2groups-seed0.json",
+    ]
+    pooled = pooled_results(read_seeds(tmp_path / "results"), {})
+    assert {(row.method, row.pair, bool(row.whole_groups)) for row in pooled.pooled} == {
+        (method, "all,committee", groups) for method in ("logit", "dist") for groups in (True, False)
+    }
+
+
+@pytest.mark.slow
+def test_sensors_of_a_set_share_its_teachers(machines: Dataset, tmp_path: Path) -> None:
+    path = str(machines.path)
+    plan = msgspec.structs.replace(
+        small_plan(machines), sets=(StudySensor(path, "acc"), StudySensor(path, "gyro")), further_methods=()
+    )
+    build = tmp_path / "build"
+    assert run_stages(plan, build=build, results=tmp_path / "results", budget_hours=None)
+    starts = [cases.starts(build / f"{machines.spec.name}-{sensor}-10") for sensor in ("acc", "gyro")]
+    teachers = [{name: count for name, count in one.items() if name.startswith("small-")} for one in starts]
+    assert teachers[0] == teachers[1]
+    assert list(teachers[0].values()) == [1]
+    few = [one for one in read_seeds(tmp_path / "results") if one.conditions.label_share < 1]
+    assert few[0].teachers[0].test == few[1].teachers[0].test
+    moved = build.rename(tmp_path / "moved")
+    assert run_stages(plan, build=moved, results=tmp_path / "results", budget_hours=None)
+    assert cases.starts(moved / f"{machines.spec.name}-acc-10") == starts[0]
+
+
+def test_without_time_nothing_begins(machines: Dataset, tmp_path: Path) -> None:
+    plan = small_plan(machines)
+    assert not run_stages(plan, build=tmp_path / "build", results=tmp_path / "results", budget_hours=0.0)
+    assert not (tmp_path / "build").exists()
+
+
+def test_without_sets_there_is_nothing_to_study(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        run_stages(Plan(sets=()), build=tmp_path, results=tmp_path, budget_hours=None)
+    assert str(caught.value) == "study: expected one or more sets, got none; name DIR:MODALITY"
