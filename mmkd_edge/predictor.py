@@ -13,6 +13,8 @@ from functools import partial
 from types import TracebackType
 from typing import Literal, NoReturn
 
+import msgspec
+
 from mmkd_edge.asking import Asking
 from mmkd_edge.backends.base import Backend, BackendName, RunPrecision, check_backend
 from mmkd_edge.bundle.bundle import Bundle
@@ -294,7 +296,9 @@ class EdgePredictor:
 
     def health(self) -> Health:
         """What was answered and what failed since `open`, and how inputs and answers compare with the training."""
-        return self._monitor.health([engine.statistics for engine in self._service.students.engines])
+        students = self._service.students
+        health = self._monitor.health([engine.statistics for engine in students.engines])
+        return msgspec.structs.replace(health, returned=students.returned)
 
     def swap(self, path: str | os.PathLike[str]) -> PredictorInfo:
         """Let another bundle take over, under load: no call fails or waits for it.

@@ -32,11 +32,11 @@ class Admission:
     Args:
         bundle: whose students they are.
         asked: how it is opened.
-        told: of an installed one why it is the one that answers; empty where it is the last that was installed.
+        returned: why it answers instead of the bundle installed last; empty if it is that one.
     """
 
-    def __init__(self, bundle: Bundle, asked: OpeningRequest, *, told: str = "") -> None:
-        self._installed = told
+    def __init__(self, bundle: Bundle, asked: OpeningRequest, *, returned: str = "") -> None:
+        self._returned = returned
         self._bundle = bundle
         self._asked = asked
         self._machine = this_machine().key
@@ -109,7 +109,7 @@ class Admission:
         """When a way was tried in a process of its own, for people."""
         if self._asked.trust == "installed":
             told = "it was held when the bundle was installed"
-            return f"{told}; {self._installed}" if self._installed else told
+            return f"{told}; {self._returned}" if self._returned else told
         return self._when(way)
 
     def _when(self, way: AdmissionWay) -> str:

@@ -16,7 +16,15 @@ import msgspec
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.bundle.reference import Reference, check_reference, read_reference
-from mmkd_edge.errors import BackendError, BundleError, MmkdError, UnavailableError, UsageError, first_line
+from mmkd_edge.errors import (
+    ArtifactError,
+    BackendError,
+    BundleError,
+    MmkdError,
+    UnavailableError,
+    UsageError,
+    first_line,
+)
 from mmkd_edge.machine import this_machine
 from mmkd_edge.opening.admission import Admission
 from mmkd_edge.opening.contest import CONTEST_S, ContestResult, hold_contest
@@ -33,7 +41,7 @@ from mmkd_edge.predict.profile import (
 from mmkd_edge.predict.setup import OpeningRequest, Setup, setups, unsettled
 from mmkd_edge.spec import ModalitySpec
 from mmkd_edge.trust.keys import check_signed
-from mmkd_edge.trust.slots import Started, confirm, fail, forget, start
+from mmkd_edge.trust.slots import Started, condemns, confirm, fail, forget, start
 
 _KEEPING_S = 0.05  # of a contest, kept for remembering it
 
@@ -77,15 +85,10 @@ def _checked(students: Students, check: Callable[[Students], None] | None) -> St
 
 
 def _open_installed(state: Path, asked: OpeningRequest, check: Callable[[Students], None] | None) -> Students:
-    """What is installed; where its first start fails, what was installed before."""
+    """What is installed; the bundle before if it is damaged, or fails at its first start."""
     with start(state) as started:
         try:
-            students = _open_bundle(started.path, asked, started=started)
-        except MmkdError as error:
-            instead = fail(state, started, first_line(error)) if started.on_probation else None
-            if instead is None:
-                raise
-            return _checked(_open_bundle(instead.path, asked, started=instead), check)
+            students = _open_current_or_earlier(state, asked, started)
         except BaseException:
             if started.on_probation:
                 forget(state, started)
@@ -100,21 +103,37 @@ def _open_installed(state: Path, asked: OpeningRequest, check: Callable[[Student
             if started.on_probation:
                 forget(state, started)
             raise
+        if students.returned:
+            import logging  # takes milliseconds, and few starts need it
+
+            logging.getLogger(__name__).warning("%s: %s", state, students.returned)
         if started.on_probation:
             confirm(state, started)
         return students
 
 
+def _open_current_or_earlier(state: Path, asked: OpeningRequest, started: Started) -> Students:
+    try:
+        return _open_bundle(started.path, asked, started=started)
+    except MmkdError as error:
+        earlier = fail(state, started, first_line(error)) if condemns(error, started) else None
+        if earlier is None:
+            raise
+        try:
+            return _open_bundle(earlier.path, asked, started=earlier)
+        except ArtifactError as another:
+            raise BundleError(f"{error}; the bundle before cannot answer either: {another}") from another
+
+
 def _open_bundle(path: Path, asked: OpeningRequest, *, started: Started | None = None) -> Students:
-    bundle = Bundle.open(path)
+    bundle = Bundle.open(path) if started is None else _open_slot(started)
     opened: list[Engine] = []
     outcomes: list[ContestResult | None] = []
     try:
-        _check_is_installed(bundle, started)
         check_signed(bundle, asked.keys)
         references = _references(asked.references, [entry.modality for entry in bundle.manifest.models])
         found = find_profile(bundle.sha256) if asked.leaves_a_choice else None
-        admission = Admission(bundle, asked, told=started.told if started else "")
+        admission = Admission(bundle, asked, returned=started.returned if started else "")
         _try_new(admission, bundle, asked, found)
         left_s = CONTEST_S - _KEEPING_S
         for entry in bundle.manifest.models:
@@ -131,12 +150,23 @@ def _open_bundle(path: Path, asked: OpeningRequest, *, started: Started | None =
             engine.close()
         bundle.close()
         raise
-    return Students(engines=engines, bundle=bundle)
+    return Students(engines=engines, bundle=bundle, returned=started.returned if started else "")
 
 
-def _check_is_installed(bundle: Bundle, started: Started | None) -> None:
-    if started is not None and bundle.sha256 != started.sha256:
+def _open_slot(started: Started) -> Bundle:
+    """The bundle that was installed.
+
+    Raises:
+        BundleError: it is damaged, gone or another one.
+    """
+    try:
+        bundle = Bundle.open(started.path)
+    except UsageError as error:
+        raise BundleError(str(error)) from error
+    if bundle.sha256 != started.sha256:
+        bundle.close()
         raise BundleError(f"{bundle.path}: it is another bundle than was installed; install it again")
+    return bundle
 
 
 def _try_new(admission: Admission, bundle: Bundle, asked: OpeningRequest, found: FoundProfile | None) -> None:

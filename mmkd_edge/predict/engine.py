@@ -99,10 +99,12 @@ class Students(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         engines: at least one.
         bundle: where they come from; closed with them.
+        returned: why they answer instead of the bundle installed last; empty if they are from that one.
     """
 
     engines: tuple[Engine, ...]
     bundle: Bundle | None = None
+    returned: str = ""
 
     def number_of(self, modality: str) -> int:
         """Which student takes this modality.

@@ -32,6 +32,7 @@ PUBLIC_SUFFIX = ".pub"
 REVOKED_FILE = "revoked.txt"
 KEYS_VARIABLE = "MMKD_KEYS"
 _MOST_KEY_BYTES = 1 << 16
+_MOST_REVOKED_BYTES = 1 << 20
 _MOST_KEYS = 64
 _PRIVATE_MODE = 0o600
 _KEY_ID = re.compile(r"[0-9a-f]{16}\Z")
@@ -166,8 +167,6 @@ def read_keys(folder: Path) -> tuple[dict[str, PublicKey], frozenset[str]]:
         if facts.st_uid not in (0, os.geteuid()) or facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise UsageError(f"{folder}: others can write this folder of keys; give it to this user alone: chmod 755")
         paths = sorted(folder.glob(f"*{PUBLIC_SUFFIX}"))
-        revoked = folder / REVOKED_FILE
-        lines = read_own_file(revoked, most_bytes=_MOST_KEY_BYTES).split(b"\n") if revoked.exists() else []
         files = [(path, read_own_file(path, most_bytes=_MOST_KEY_BYTES)) for path in paths[:_MOST_KEYS]]
     except OSError as error:
         raise UsageError(f"{folder}: this folder of keys cannot be read: {fault_of(error)}") from error
@@ -176,7 +175,21 @@ def read_keys(folder: Path) -> tuple[dict[str, PublicKey], frozenset[str]]:
     if len(paths) > _MOST_KEYS:
         raise UsageError(f"{folder}: expected at most {_MOST_KEYS} keys, got {len(paths)}")
     public = {key.key_id: key for key in (_decode_public(path, data) for path, data in files)}
-    return public, frozenset(_revoked_id(revoked, line) for line in lines if line.split(b"#")[0].strip())
+    return public, _read_revoked(folder / REVOKED_FILE)
+
+
+def _read_revoked(path: Path) -> frozenset[str]:
+    """The ids in the list of revoked keys; none if there is no such file. A link that leads nowhere is a file."""
+    if not os.path.lexists(path):
+        return frozenset()
+    refusal = f"{path}: the list of revoked keys cannot be read, so no bundle is opened"
+    try:
+        data = read_own_file(path, most_bytes=_MOST_REVOKED_BYTES)
+    except OSError as error:
+        raise UsageError(f"{refusal}: {fault_of(error)}") from error
+    if len(data) > _MOST_REVOKED_BYTES:
+        raise UsageError(f"{refusal}: expected at most {_MOST_REVOKED_BYTES} bytes, got more; remove comments")
+    return frozenset(_revoked_id(path, line) for line in data.split(b"\n") if line.split(b"#")[0].strip())
 
 
 def _why_not(signature: Signature, public: dict[str, PublicKey], revoked: frozenset[str], manifest_sha256: str) -> str:

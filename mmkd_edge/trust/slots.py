@@ -4,7 +4,9 @@ A state folder that nobody else can write. `slots.json` says all that is true, a
 has the bundles by their hash. A bundle is copied, tried and tested before `slots.json` names it, so that power that is
 lost at any moment leaves the earlier one in its place, whole. The first start after an installation is on probation:
 where it fails, or does not end, the one before it answers again. Later starts are counted until they end: where two in
-a row ended their process, the one before answers too. Owns that folder; what a bundle must pass is an argument.
+a row ended their process, the one before answers too. So it does where a bundle was damaged later. A disk that is full
+or read-only stops no start: what cannot be recorded then holds for that start. Owns that folder; what a bundle must
+pass is an argument.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import fault_of, flush_folder, read_own_file, write_file
 from mmkd_edge.bundle.manifest import MAX_RELEASE, release_of
 from mmkd_edge.bundle.strict_json import JsonError, convert_object, parse_object
-from mmkd_edge.errors import BundleError, UsageError
+from mmkd_edge.errors import ArtifactError, BundleError, MmkdError, SignatureError, UnavailableError, UsageError
 
 FORMAT_VERSION = 1
 SLOTS_FILE = "slots.json"
@@ -34,6 +36,9 @@ STARTS_FILE = "starts"
 MOST_CRASHES = 2
 _CHANGE, _INSTALLATION, _START = "change.lock", "installation.lock", "start.lock"
 _MOST_BYTES = 1 << 16
+# Space for the next record on a full disk: removed when it is needed, set aside again when there is room.
+_RESERVE = "reserve"
+_RESERVE_BYTES = 8192
 
 Condition = Literal["new", "good", "failed"]
 _Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
@@ -81,13 +86,13 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         path: the bundle.
         sha256: what it must have.
-        told: why it is this one, for people.
-        on_probation: whether its end is to be told, by `confirm` or `fail`.
+        returned: why the bundle before answers; empty if the one installed last does.
+        on_probation: whether its end is to be told, by `confirm`, `fail` or `forget`.
     """
 
     path: Path
     sha256: str
-    told: str
+    returned: str
     on_probation: bool
 
 
@@ -228,59 +233,97 @@ def start(state: Path) -> Iterator[Started]:
     """
     slots = read_slots(state)
     with contextlib.ExitStack() as held:
-        if not _alone(state, held):  # the folder is read-only, or another start is on its way and will tell
-            yield _started(state, slots, "")
+        alone = _alone(state, held)
+        begun = _change(state, slots.current.sha256, lambda slots: _begin(state, slots)) if alone else None
+        if begun is None:  # another start is on its way and will tell, or no start can leave a mark here
+            slots = read_slots(state)
+            yield _started(state, slots, on_probation=alone is None and slots.current.condition == "new")
             return
-        with _locked(state, _CHANGE):
-            slots, told = read_slots(state), ""
-            if slots.starting:
-                slots, told = _after_failure(state, slots, "its first start did not end")
-            elif slots.current.condition == "new":
-                slots = msgspec.structs.replace(slots, starting=True)
-                _write(state, slots)
-            elif slots.current.condition == "good" and _count_crashes(state, slots.current) >= MOST_CRASHES:
-                slots, told = _after_failure(state, slots, f"its last {MOST_CRASHES} starts ended their process")
-        with _counted_start(state, slots.current):
-            yield _started(state, slots, told, on_probation=slots.starting)
+        returned = "" if begun.current.sha256 == slots.current.sha256 else _return_reason(begun)
+        with _counted_start(state, begun.current):
+            yield _started(state, begun, returned=returned, on_probation=begun.starting)
 
 
 def confirm(state: Path, started: Started) -> None:
     """The first start of a bundle has succeeded: the next ones are starts like others."""
-    with _locked(state, _CHANGE):
-        slots = read_slots(state)
-        if slots.current.sha256 == started.sha256:
-            good = msgspec.structs.replace(slots.current, condition="good", reason="")
-            _write(state, msgspec.structs.replace(slots, current=good, starting=False))
+
+    def change(slots: Slots) -> Slots:
+        good = msgspec.structs.replace(slots.current, condition="good", reason="")
+        return msgspec.structs.replace(slots, current=good, starting=False)
+
+    _change(state, started.sha256, change)
 
 
 def fail(state: Path, started: Started, reason: str) -> Started | None:
-    """The first start of a bundle has failed: what to open instead; None where there is nothing."""
-    with _locked(state, _CHANGE):
-        slots = read_slots(state)
-        if slots.current.sha256 != started.sha256:  # another was installed meanwhile
-            return None
-        slots, told = _after_failure(state, slots, reason)
-    return _started(state, slots, told) if told else None
+    """An installed bundle cannot answer: what to open instead; None where there is nothing."""
+    slots = _change(state, started.sha256, lambda slots: _after_failure(slots, reason))
+    if slots is None or slots.current.sha256 == started.sha256:
+        return None
+    return _started(state, slots, returned=_return_reason(slots))
 
 
 def forget(state: Path, started: Started) -> None:
-    """The first start of a bundle was interrupted, which says nothing of the bundle: the next one is its first."""
-    with _locked(state, _CHANGE):
+    """The first start of a bundle ended without saying anything of the bundle: the next one is its first."""
+    _change(state, started.sha256, lambda slots: msgspec.structs.replace(slots, starting=False))
+
+
+def condemns(error: MmkdError, started: Started) -> bool:
+    """Whether the bundle before should answer after this error of opening an installed one.
+
+    On probation whatever concerns the bundle does; later on only damage. What the caller asked for, and what this
+    machine lacks, concern both bundles.
+    """
+    if started.on_probation:
+        return not isinstance(error, UsageError | UnavailableError)
+    return isinstance(error, ArtifactError) and not isinstance(error, SignatureError)
+
+
+def _change(state: Path, sha256: str, change: Callable[[Slots], Slots]) -> Slots | None:
+    """Change the record; None where another bundle was installed meanwhile.
+
+    Where the folder cannot be written, what comes back holds for this start alone, and a log line says so.
+    """
+    try:
+        with _locked(state, _CHANGE):
+            slots = read_slots(state)
+            if slots.current.sha256 != sha256:
+                return None
+            changed = change(slots)
+            if changed != slots:
+                _write(state, changed)
+    except UsageError as error:
         slots = read_slots(state)
-        if slots.current.sha256 == started.sha256:
-            _write(state, msgspec.structs.replace(slots, starting=False))
+        if slots.current.sha256 != sha256:
+            return None
+        import logging  # takes milliseconds, and few starts need it
+
+        logging.getLogger(__name__).warning("%s; this start goes on without a record of it", error)
+        changed = change(slots)
+    return changed
 
 
-def _after_failure(state: Path, slots: Slots, reason: str) -> tuple[Slots, str]:
-    """The one before takes over; the text is empty where there is none."""
+def _begin(state: Path, slots: Slots) -> Slots:
+    """The record of a start that begins; the bundle before takes over if earlier starts did not end."""
+    if slots.starting:
+        return _after_failure(slots, "its first start did not end")
+    if slots.current.condition == "good" and _count_crashes(state, slots.current) >= MOST_CRASHES:
+        return _after_failure(slots, f"its last {MOST_CRASHES} starts ended their process")
+    return msgspec.structs.replace(slots, starting=slots.current.condition == "new")
+
+
+def _after_failure(slots: Slots, reason: str) -> Slots:
+    """The record in which the bundle before takes over, if there is one that has not failed."""
     failed = msgspec.structs.replace(slots.current, condition="failed", reason=reason)
     if slots.previous is None or slots.previous.condition == "failed":
-        slots = msgspec.structs.replace(slots, current=failed, starting=False)
-        _write(state, slots)
-        return slots, ""
-    returned = msgspec.structs.replace(slots, current=slots.previous, previous=failed, starting=False)
-    _write(state, returned)
-    return returned, f"returned to {_named(slots.previous)}, since {_named(failed)} failed: {reason}"
+        return msgspec.structs.replace(slots, current=failed, starting=False)
+    return msgspec.structs.replace(slots, current=slots.previous, previous=failed, starting=False)
+
+
+def _return_reason(slots: Slots) -> str:
+    """Why the bundle before answers, in a record that `_after_failure` made."""
+    failed = slots.previous
+    assert failed is not None
+    return f"returned to {_named(slots.current)}, since {_named(failed)} failed: {failed.reason}"
 
 
 def _named(slot: Slot) -> str:
@@ -310,11 +353,11 @@ def _counted_start(state: Path, slot: Slot) -> Iterator[None]:
         _remove(path)
 
 
-def _started(state: Path, slots: Slots, told: str, *, on_probation: bool = False) -> Started:
+def _started(state: Path, slots: Slots, *, returned: str = "", on_probation: bool = False) -> Started:
     return Started(
         path=path_of(state, slots.current),
         sha256=slots.current.sha256,
-        told=told,
+        returned=returned,
         on_probation=on_probation,
     )
 
@@ -350,14 +393,25 @@ def _kept(slots: Slots) -> set[str]:
 
 
 def _write(state: Path, slots: Slots) -> None:
-    write_file(state / SLOTS_FILE, msgspec.json.format(msgspec.json.encode(slots), indent=2) + b"\n", own=True)
+    record = msgspec.json.format(msgspec.json.encode(slots), indent=2) + b"\n"
+    reserve = state / _RESERVE
+    try:
+        write_file(state / SLOTS_FILE, record, own=True)
+    except UsageError:
+        if not reserve.exists():
+            raise
+        _remove(reserve)
+        write_file(state / SLOTS_FILE, record, own=True)
+    if not reserve.exists():
+        with contextlib.suppress(UsageError):  # the next change tries again
+            write_file(reserve, bytes(_RESERVE_BYTES), own=True)
 
 
 def _sweep(state: Path, slots: Slots) -> None:
     """Remove bundles that nothing names, and what an interrupted installation left."""
     kept = {f"{digest}.edge" for digest in _kept(slots)}
     with contextlib.suppress(OSError):  # the next installation looks again
-        for path in (*(state / SLOTS_FOLDER).iterdir(), *state.glob(f".{SLOTS_FILE}.*.tmp")):
+        for path in (*(state / SLOTS_FOLDER).iterdir(), *state.glob(".*.tmp")):
             if path.name not in kept:
                 _remove(path)
 
@@ -397,12 +451,15 @@ def _open_lock(state: Path, name: str) -> int:
     return os.open(state / name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
 
 
-def _alone(state: Path, held: contextlib.ExitStack) -> bool:
-    """Whether this start alone decides what becomes of a new bundle; it does until `held` is closed."""
+def _alone(state: Path, held: contextlib.ExitStack) -> bool | None:
+    """Whether this start alone decides what becomes of a new bundle; it does until `held` is closed.
+
+    None if no lock can be had here: then a start cannot leave a mark for the next one.
+    """
     try:
         descriptor = _open_lock(state, _START)
     except OSError:
-        return False
+        return None
     held.callback(os.close, descriptor)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

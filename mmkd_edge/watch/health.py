@@ -32,6 +32,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
         reopens: how often an engine was opened again after a failure.
         swaps: how often another bundle took over.
         rollbacks: how often the earlier bundle took over again.
+        returned: why the bundle before answers instead of the one installed last; empty if it does not.
         latency: of the calls of a `Watched` predictor; None elsewhere, and before the first.
         input_age: from the newest sample of a window to its answer; None where nobody told the ages.
     """
@@ -44,6 +45,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[ModelHealth, ...]
     latency: Timing | None = None
     input_age: Timing | None = None
+    returned: str = ""
 
     @property
     def drifting(self) -> tuple[str, ...]:
