@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import venv
 import zipfile
 from pathlib import Path
@@ -19,7 +20,6 @@ from pathlib import Path
 import pytest
 
 import mmkd_edge
-from checks.install_size import resolved
 from mmkd_edge import example_bundle
 
 ROOT = Path(__file__).parents[1]
@@ -27,6 +27,18 @@ PACKAGES = re.findall(
     r'"([^"]+)"',
     re.findall(r"^packages = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), flags=re.MULTILINE)[0],
 )
+
+
+def resolved(requirement: str) -> dict[str, str]:
+    """The distributions that pip would install into an empty environment of this Python, name to version."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        line = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
+        line += ["--dry-run", "--ignore-installed", "--prefer-binary", "--report", str(report), requirement]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        document = json.loads(report.read_bytes())
+    return {entry["metadata"]["name"]: entry["metadata"]["version"] for entry in document["install"]}
 
 
 def run(command: list[object], **settings: str) -> subprocess.CompletedProcess[str]:
@@ -125,6 +137,7 @@ def test_the_sdist_holds_all_that_git_tracks(artefacts: Path) -> None:
 
 ANSWER = """
 import sys
+import tempfile
 from pathlib import Path
 import mmkd_edge
 from mmkd_edge import EdgePredictor, example_bundle

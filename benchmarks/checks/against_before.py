@@ -1,16 +1,12 @@
-"""Two checkouts of this project beside each other: what a change costs at run time and at export.
+"""Two checkouts of this project beside each other: what a change costs at run time.
 
     git worktree add ../before COMMIT
     chrt --rr 5 python benchmarks/checks/against_before.py --before ../before --causal CAUSAL.edge
-    chrt --rr 5 python benchmarks/checks/against_before.py --before ../before --export STUDENT.ckpt --rounds 3 \
-        --with "--target openvino --precision fp16 --precision int8"
 
 Both answer for the bundle that the earlier checkout ships, for the same golden windows, through one backend on one
 thread. Every round starts a process of each, in the other order than the last; the packages are those of this
 interpreter, and the code that of a checkout. Printed are the medians of the rounds, and the median, the smallest and
 the largest ratio of a round: a machine that is busy for a while slows both of its processes down.
-With `--export` a process of each exports the checkpoint instead, from its start to its end, with the words of `--with`
-as options of `mmkd-export`; the rows are what the bundles' manifests say of the artifacts.
 """
 
 from __future__ import annotations
@@ -18,12 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
-import shlex
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -43,27 +36,19 @@ def main() -> None:
     """Time both in turn and print the table."""
     parser = parser_of(__doc__)
     parser.add_argument("--before", type=Path, required=True, metavar="FOLDER", help="the earlier checkout")
-    parser.add_argument("--causal", type=Path, metavar="CAUSAL.edge", help="a bundle that both read, to time calls")
+    parser.add_argument("--causal", type=Path, required=True, metavar="CAUSAL.edge", help="a bundle that both read")
     parser.add_argument("--backend", choices=("ort", "openvino"), default="ort")
-    parser.add_argument("--export", type=Path, metavar="STUDENT.ckpt", help="compare exports of it instead")
-    parser.add_argument("--with", dest="words", default="", help="options of mmkd-export")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.5, help="of each group of calls")
     options = parser.parse_args()
-    if options.export is None and options.causal is None:
-        parser.error("expected --causal or --export, got neither; name one")
     rounds: list[tuple[Figures, Figures]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        asked = [] if options.export else calls_of(options, folder)
+        arguments = calls_of(options, folder)
         for number in range(options.rounds + 1):
             sides: dict[Path, Figures] = {}
             for root in (options.before.absolute(), ROOT)[:: 1 if number % 2 else -1]:
-                if options.export is None:
-                    told = run(root, asked, folder)
-                    sides[root] = json.loads(told.splitlines()[-1])
-                else:
-                    sides[root] = exported(root, options.export.absolute(), folder, shlex.split(options.words))
+                sides[root] = json.loads(run(root, arguments, folder).splitlines()[-1])
             if number:  # the first compiles modules, and makes the bundles known
                 rounds.append((sides[options.before.absolute()], sides[ROOT]))
     print(table(rounds))
@@ -83,35 +68,6 @@ def golden_windows(bundle: Path, folder: Path) -> Path:
         windows = opened.golden(opened.manifest.models[0].name).windows[:WINDOWS]
     np.save(folder / "windows.npy", windows)
     return folder / "windows.npy"
-
-
-def exported(root: Path, checkpoint: Path, folder: Path, options: Sequence[str]) -> Figures:
-    """Seconds of an export, the size of its bundle and engines, and of every artifact in it size and parity."""
-    output = folder / "exported.edge"
-    for earlier in folder.glob("exported.*"):
-        earlier.unlink()
-    started_s = time.monotonic()
-    run(root, ["-c", program_of(root, "mmkd-export"), str(checkpoint), "-o", str(output), *options], folder)
-    figures = {"mmkd-export, s": time.monotonic() - started_s, "bundle, kB": output.stat().st_size / 1e3}
-    engines = sorted(folder.glob("exported.*.engine"))
-    with Bundle.open(output) as bundle:
-        for artifact in bundle.manifest.models[0].artifacts:
-            name, parity = f"{artifact.precision} .{artifact.format}", artifact.parity
-            figures[f"{name}, kB"] = len(bundle.read(artifact.file)) / 1e3
-            figures[f"{name}, largest error of a logit"] = parity.max_abs_error
-            figures[f"{name}, same label, %"] = 100 * parity.label_agreement
-    figures |= {f"{engine.suffixes[-2][1:]} engine, kB": engine.stat().st_size / 1e3 for engine in engines}
-    return figures
-
-
-def program_of(root: Path, command: str) -> str:
-    """What a command of a checkout is started by: its catalogue says so, of earlier ones the project's file."""
-    files = [root / "pyproject.toml", root / "mmkd_edge" / "command" / "catalogue.py"]
-    text = "".join(file.read_text(encoding="utf-8") for file in files if file.exists())
-    found = re.search(rf'{command}"?(?: = |: Command\(\s*)"([\w.]+):(\w+)"', text)
-    assert found is not None
-    module, function = found.groups()
-    return f"from {module} import {function}; {function}()"
 
 
 def run(root: Path, arguments: Sequence[str], folder: Path) -> str:

@@ -1,6 +1,6 @@
 """What the rules of alarms cost on machines that chose nothing: false alarms an hour, and what is detected.
 
-    python benchmarks/checks/alarms.py DATA FOLDER --modality imu --normal healthy -o alarms.json
+    python benchmarks/checks/alarms.py DATA FOLDER --modality imu --normal healthy
 
 For every fold of the dataset a rocket student learns from the training groups, as `mmkd-train student --kind rocket`,
 and is exported. `mmkd-run --tune-alarm`'s search chooses a rule for each label that is not normal on the validation
@@ -43,27 +43,6 @@ class Pooled(msgspec.Struct, frozen=True, kw_only=True):
     detected_interval: tuple[float, float]
 
 
-class Judged(msgspec.Struct, frozen=True, kw_only=True):
-    """One label: what was tuned in each fold, and what it did on the groups that were left."""
-
-    label: str
-    folds: tuple[Tuned, ...]
-    before: Pooled
-    after: Pooled
-
-
-class AlarmsDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """What `-o` writes."""
-
-    dataset: str
-    dataset_sha256: str
-    modality: str
-    normal: str
-    most_per_hour: float
-    groups: int
-    labels: tuple[Judged, ...]
-
-
 def main() -> None:
     """Train, export, tune and judge in every fold."""
     parser = parser_of(__doc__)
@@ -73,7 +52,6 @@ def main() -> None:
     parser.add_argument("--normal", required=True, help="the class that is taken as normal operation")
     parser.add_argument("--hop", type=int, help="samples from one result to the next; else as of mmkd-run")
     parser.add_argument("--most", type=float, default=1.0, help="false alarms an hour on the validation groups")
-    parser.add_argument("-o", "--out", type=Path, help="JSON document to write")
     options = parser.parse_args()
     dataset = open_dataset(options.data)
     labels = [one for one in dataset.spec.task.labels if one != options.normal]
@@ -94,21 +72,10 @@ def main() -> None:
                         cooldown_s=COOLDOWN_S,
                     )
                 )
-    document = AlarmsDocument(
-        dataset=dataset.spec.name,
-        dataset_sha256=dataset.sha256,
-        modality=options.modality,
-        normal=options.normal,
-        most_per_hour=options.most,
-        groups=dataset.everything().group_count,
-        labels=tuple(judged(label, folds) for label, folds in tuned.items()),
-    )
     print(head("alarm", "", "false alarms", "in hours", "an hour", "interval", "detected", "interval", texts=2))
-    for one in document.labels:
-        print(cells(one.label, "each result", one.before))
-        print(cells(one.label, "episodes", one.after))
-    if options.out is not None:
-        options.out.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n")
+    for label, folds in tuned.items():
+        print(cells(label, "each result", pooled([one.before for one in folds])))
+        print(cells(label, "episodes", pooled([one.on_test for one in folds])))
 
 
 def dealt(dataset: Dataset, path: Path, predictor: EdgePredictor, fold: int) -> Iterator[ReplayedRecording]:
@@ -121,16 +88,6 @@ def dealt(dataset: Dataset, path: Path, predictor: EdgePredictor, fold: int) -> 
         yield ReplayedRecording(
             rows=one.rows, name=one.name, label=one.label, group=one.group, split=split_of[one.group]
         )
-
-
-def judged(label: str, folds: Sequence[Tuned]) -> Judged:
-    """The counts of all folds together."""
-    return Judged(
-        label=label,
-        folds=tuple(folds),
-        before=pooled([one.before for one in folds]),
-        after=pooled([one.on_test for one in folds]),
-    )
 
 
 def pooled(outcomes: Sequence[RuleScore]) -> Pooled:

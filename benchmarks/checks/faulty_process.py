@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,19 +53,13 @@ def main() -> None:
     serve(parser.parse_args())
 
 
+@dataclass(frozen=True)
 class Case:
-    """A window that is asked, and what may come of it.
+    """A window, the other arguments of `predict`, and the right answers: none if it must be refused."""
 
-    Attributes:
-        window: what `predict` is given.
-        named: its other arguments.
-        right: the answers of both students, in `told_of`'s words; empty where it must be refused.
-    """
-
-    def __init__(self, window: object, named: dict[str, float], right: set[Told]) -> None:
-        self.window = window
-        self.named = named
-        self.right = right
+    window: object
+    named: dict[str, float]
+    right: set[Told]
 
 
 def told_of(prediction: Prediction) -> Told:
@@ -123,7 +118,7 @@ def serve(options: argparse.Namespace) -> None:
     ):
         cases = cases_of((one, two), dice)
         setattr(OrtBackend, "run", lambda backend, feeds: breaking.run(backend, feeds))  # noqa: B010 - of its type not
-        given = Given(len(tally))
+        given = [0] * len(tally)  # predictions, by thread
         work = [
             threading.Thread(target=stream_until, args=(stop, predictor, (one, two), breaking, tally, place, given))
             for place in range(SERVERS, len(tally))
@@ -136,15 +131,8 @@ def serve(options: argparse.Namespace) -> None:
         for thread in work:
             thread.join()
         counted = sum(predictor.health().predictions.values())
-    disturbing.done["BAD: predictions that the runtime did not count"] = abs(counted - sum(given.each))
+    disturbing.done["BAD: predictions that the runtime did not count"] = abs(counted - sum(given))
     print(json.dumps(disturbing.done | breaking.broken | offered))
-
-
-class Given:
-    """How many predictions each thread was given."""
-
-    def __init__(self, threads: int) -> None:
-        self.each = [0] * threads
 
 
 def cases_of(alone: Sequence[EdgePredictor], dice: random.Random) -> list[Case]:
@@ -177,7 +165,7 @@ def _broken(window: Any, dice: random.Random) -> list[Any]:
 
 
 def load_until(
-    stop: threading.Event, predictor: EdgePredictor, cases: Sequence[Case], tally: Any, given: Given
+    stop: threading.Event, predictor: EdgePredictor, cases: Sequence[Case], tally: Any, given: list[int]
 ) -> dict[str, int]:
     """Offer the load in rounds, as `mmkd-bench` does; gives what was due and given up for want of time."""
     places: dict[int, int] = {}
@@ -197,7 +185,7 @@ def load_until(
     return {"rounds of load": rounds}
 
 
-def one_call(predictor: EdgePredictor, case: Case, tally: Any, given: Given, place: int) -> None:
+def one_call(predictor: EdgePredictor, case: Case, tally: Any, given: list[int], place: int) -> None:
     """Ask once, and count what came of it."""
     tally[0] += 1
     try:
@@ -211,7 +199,7 @@ def one_call(predictor: EdgePredictor, case: Case, tally: Any, given: Given, pla
         tally[4] += 1
         tell_bad(f"{type(error).__name__}: {error}")
         return
-    given.each[place] += 1
+    given[place] += 1
     tally[column_of(prediction, case.right)] += 1
 
 
@@ -240,7 +228,7 @@ def stream_until(
     breaking: Breaking,
     tally: Any,
     place: int,
-    given: Given,
+    given: list[int],
 ) -> None:
     """Push recordings with every fault of time, and hold the answers against those of the students by themselves."""
     dice = random.Random(time.monotonic_ns())
@@ -253,7 +241,7 @@ def stream_until(
         right = [_streamed(one, pushes, hop) for one in alone]
         breaking.spared.yes = False
         found = _streamed(predictor, pushes, hop)
-        given.each[place] += len(found)
+        given[place] += len(found)
         tally[place, 0] += max(len(found), *map(len, right))
         for number in range(max(len(found), *map(len, right))):
             may_be = {told_of(one[number]) for one in right if number < len(one)}

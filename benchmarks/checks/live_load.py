@@ -25,7 +25,6 @@ from pathlib import Path
 
 import numpy as np
 
-from checks.memory import resident_bytes
 from checks.script import head, parser_of, row
 from mmkd_edge.live.intake import Delivery, Intake, Listener
 from mmkd_edge.live.sensor import Sensor, StationRules
@@ -148,6 +147,11 @@ def latencies(facts: RunFacts) -> np.ndarray:
     return counts
 
 
+def resident_bytes() -> int:
+    """Return the resident memory of this process."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def quantile(counts: np.ndarray, share: float) -> float:
     """The upper edge of the bin that holds it, in seconds."""
     return EDGES[min(int(np.searchsorted(counts, share * counts[-1])), len(EDGES) - 1)]
@@ -155,18 +159,42 @@ def quantile(counts: np.ndarray, share: float) -> float:
 
 def exported(folder: Path, rate_hz: float) -> Path:
     """The student as a bundle: a window of a second."""
-    from checks.students import untrained
-    from mmkd_models.networks.config import student_config
-    from mmkd_models.training.checkpoint import write_student
-
     bundle = folder / f"noise-{rate_hz:g}.edge"
     if not bundle.exists():
         modality = ModalitySpec(name="vibration", channels=CHANNELS, unit="g", rate_hz=rate_hz, samples=round(rate_hz))
-        student = untrained(modality, TaskSpec(labels=("sound", "worn")), student_config("tiny"), carried=128)
-        write_student(bundle.with_suffix(".ckpt"), student)
+        write_untrained(bundle.with_suffix(".ckpt"), modality)
         line = [sys.executable, "-c", "from mmkd_export.commands.export import main; main()"]
         subprocess.run([*line, bundle.with_suffix(".ckpt"), "-o", bundle], check=True, stdout=subprocess.DEVNULL)
     return bundle
+
+
+def write_untrained(path: Path, modality: ModalitySpec) -> None:
+    """Write a student that learnt nothing: weights do not change its time."""
+    import torch
+
+    from mmkd_models.carried import CarriedWindows
+    from mmkd_models.defaults import AUGMENT
+    from mmkd_models.networks.config import student_config
+    from mmkd_models.networks.student import Student
+    from mmkd_models.train_config import TrainConfig
+    from mmkd_models.training.checkpoint import Provenance, StudentCheckpoint, write_student
+
+    torch.manual_seed(0)
+    task, config = TaskSpec(labels=("sound", "worn")), student_config("tiny")
+    windows = np.random.default_rng(1).normal(size=(128, *modality.shape)).astype(np.float32)
+    facts = Provenance(
+        dataset="none", dataset_sha256="0" * 64, licence="none", metric="accuracy", score=0.0, best_step=0,
+        training=TrainConfig(), augment=AUGMENT,
+    )  # fmt: skip
+    student = StudentCheckpoint(
+        modality=modality,
+        task=task,
+        config=config,
+        facts=facts,
+        state=Student(modality, len(task.labels), config).state_dict(),
+        carried=CarriedWindows(windows=windows, labels=np.arange(len(windows)) % len(task.labels)),
+    )
+    write_student(path, student)
 
 
 if __name__ == "__main__":

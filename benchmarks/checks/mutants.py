@@ -6,10 +6,8 @@
 
 Changes bits, bytes and pages of the bundle's fp32 artifact, and the operators, attributes, edges, shapes and values of
 an ONNX graph; gives each mutant right hashes and opens it as a device does that meets it for the first time, and has no
-onnx to check it with (`--checker` has it). Whatever opens must then pass all golden windows. A worker does so; when it
-ends by a signal, that is a crash, and another goes on behind it. `--alone` gives the same bytes to the engine itself,
-as a program does that uses no mmkd-edge. With `--log FILE` each outcome is kept as it comes, and a run that was
-interrupted goes on behind the last; `--again opened` asks those again that opened. Needs `mmkd-edge[export]`.
+onnx to check it with. Whatever opens must then pass all golden windows. A worker does so; when it ends by a signal,
+that is a crash, and another continues. With `--log FILE` an interrupted run continues. Needs `mmkd-edge[export]`.
 
 `trt-rtx` is TensorRT-RTX (`mmkd-edge[trt-rtx]`), which builds without a GPU: an engine is built of each mutant, as
 mmkd-export does so, and nothing is asked of it.
@@ -31,25 +29,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from checks.mutations import mutated_bytes, mutated_graph
 from checks.script import head, parser_of, row
-from mmkd_edge import Bundle, EdgePredictor, GateError, MmkdError, choose_artifact, prepare, write_bundle
+from mmkd_edge import Bundle, EdgePredictor, GateError, MmkdError, write_bundle
 from mmkd_edge.apart import ProcessLimits
-from mmkd_edge.backends.base import BACKENDS, open_backend
-from mmkd_edge.backends.trt.build import engine_from_onnx
+from mmkd_edge.backends.base import BACKENDS
 from mmkd_edge.bundle.digest import new_sha256
-from mmkd_edge.bundle.files import write_file
 from mmkd_edge.bundle.manifest import Manifest, member_files
 from mmkd_export.platforms import PlatformName, platform_named
 from mmkd_export.targets.trt_process import build_engines_apart
 
 HANG_S = 60.0
 """From this on an opening counts as a hang: two ways, their limits, and what a loaded machine adds."""
-
-ALONE_S = 15.0
-"""The same for an engine by itself."""
 
 RTX: PlatformName = "trt-rtx"
 RTX_LIMITS = ProcessLimits(step_s=20.0, memory_bytes=2 << 30, file_bytes=1 << 28)
@@ -63,10 +55,7 @@ def main() -> None:
     parser.add_argument("--backend", default="ort", choices=(*BACKENDS, RTX))
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--checker", action="store_true", help="let the trial ask onnx's own checker first")
-    parser.add_argument("--alone", action="store_true", help="what the engine does by itself with the same bytes")
     parser.add_argument("--log", type=Path, metavar="FILE", help="keeps a line for each mutant")
-    parser.add_argument("--again", metavar="OUTCOME", help="ask only those again whose kept outcome begins so")
     parser.add_argument("--numbers", type=int, nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.numbers:
@@ -86,52 +75,43 @@ def watched(options: argparse.Namespace) -> Counter[str]:
     """What a worker tells; one that dies is replaced."""
     kept = Outcomes(options.log)
     wanted = list(range(len(kept.found), options.count))
-    if options.again:
-        wanted = [number for number, outcome in enumerate(kept.found) if outcome.startswith(options.again)]
     given = [options.bundle, "--backend", options.backend, "--seed", str(options.seed)]
-    given += ["--checker"] if options.checker else []
-    given += ["--alone"] if options.alone else []
-    limit_s = ALONE_S if options.alone else 2 * HANG_S
+    limit_s = 2 * HANG_S
     while wanted:
         command = [sys.executable, __file__, *given, "--numbers", *map(str, wanted)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as worker:
             for line in lines_of(worker, limit_s=limit_s):
-                kept.note(*json.loads(line))
+                kept.note(json.loads(line)[1])
                 wanted.pop(0)
             is_hung = worker.poll() is None and bool(wanted)
             if is_hung:
                 worker.kill()
         if is_hung:
-            kept.note(wanted.pop(0), f"BAD: the process that opened it hung for {limit_s:.0f} s")
+            wanted.pop(0)
+            kept.note(f"BAD: the process that opened it hung for {limit_s:.0f} s")
         elif worker.returncode != 0 and wanted:
-            kept.note(wanted.pop(0), f"BAD: the process that opened it ended with {worker.returncode}")
+            wanted.pop(0)
+            kept.note(f"BAD: the process that opened it ended with {worker.returncode}")
     return Counter(kept.found)
 
 
 class Outcomes:
-    """What came of each mutant in turn, kept in a file where one is named.
+    """What came of each mutant in turn, kept in a file if one is named.
 
     Attributes:
         found: in the order of the mutants.
     """
 
     def __init__(self, log: Path | None) -> None:
-        self.found: list[str] = []
         self._log = log
-        if log is not None and log.exists():
-            self.found = log.read_text(encoding="utf-8").splitlines()
+        self.found = log.read_text(encoding="utf-8").splitlines() if log is not None and log.exists() else []
 
-    def note(self, number: int, outcome: str) -> None:
-        """Note that of the next one, or that of an earlier one which was asked again."""
-        if number == len(self.found):
-            self.found.append(outcome)
-            if self._log is not None:
-                with self._log.open("a", encoding="utf-8") as file:
-                    file.write(f"{outcome}\n")
-            return
-        self.found[number] = outcome
+    def note(self, outcome: str) -> None:
+        """Note the outcome of the next one."""
+        self.found.append(outcome)
         if self._log is not None:
-            write_file(self._log, "".join(f"{one}\n" for one in self.found).encode())
+            with self._log.open("a", encoding="utf-8") as file:
+                file.write(f"{outcome}\n")
 
 
 def lines_of(worker: subprocess.Popen[bytes], *, limit_s: float) -> Iterator[bytes]:
@@ -153,14 +133,13 @@ def outcomes(options: argparse.Namespace) -> Iterator[tuple[int, str]]:
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder
-        if not options.checker:  # a trial imports from where this process does; this process has its onnx already
-            (Path(folder) / "onnx.py").write_text("raise ImportError")
-            sys.path.insert(0, folder)
+        (Path(folder) / "onnx.py").write_text("raise ImportError")
+        sys.path.insert(0, folder)  # a trial imports from where this process does, which has its onnx already
         path = Path(folder) / "mutant.edge"
         for number in options.numbers:
             write_mutant(options.bundle, path, backend=options.backend, seed=options.seed, number=number)
             begun = time.monotonic()
-            outcome = _OUTCOME[options.backend == RTX, options.alone](path, options.backend)
+            outcome = outcome_of_build(path) if options.backend == RTX else outcome_of(path, options.backend)
             took_s = time.monotonic() - begun
             yield number, outcome if took_s < HANG_S else f"BAD: took {took_s:.0f} s"
 
@@ -181,28 +160,7 @@ def outcome_of(path: Path, backend: str) -> str:
         return "opened, and answers all golden windows as the checkpoint did"
 
 
-def outcome_alone(path: Path, backend: str) -> str:
-    """What the engine itself makes of a mutant: nobody reads it first, and nobody holds it against anything."""
-    with Bundle.open(path) as bundle:
-        entry = bundle.manifest.models[0]
-        artifact = choose_artifact(entry, "fp32", backend)  # type: ignore[arg-type]
-        golden = bundle.golden(entry.name)
-        try:
-            engine = open_backend(backend, bundle.read(artifact.file), threads=1)  # type: ignore[arg-type]
-            first, second = entry.inputs
-            for window, expected in zip(golden.windows, golden.logits, strict=True):
-                values, present = prepare(window, entry.modality)
-                logits, *_ = engine.run({first.name: values, second.name: present})
-                if logits.shape != (1, len(expected)) or not np.abs(logits[0] - expected).max() <= golden.tolerance:
-                    return "BAD: answers otherwise than the checkpoint, and says nothing"
-        except MmkdError:
-            return "an error"
-        except Exception as error:
-            return f"an error of another type: {type(error).__name__}"
-    return "opened, and answers all golden windows as the checkpoint did"
-
-
-def outcome_of_build(path: Path, backend: str) -> str:
+def outcome_of_build(path: Path) -> str:
     """What building an engine of a mutant comes to."""
     try:
         build_engines_apart(path, platform_named(RTX), precisions=("fp32",), limits=RTX_LIMITS)
@@ -211,30 +169,6 @@ def outcome_of_build(path: Path, backend: str) -> str:
     except Exception as error:
         return f"BAD: {type(error).__name__}"
     return "an engine was built"
-
-
-def outcome_of_build_alone(path: Path, backend: str) -> str:
-    """What TensorRT-RTX itself makes of a mutant in this process."""
-    import tensorrt_rtx
-
-    with Bundle.open(path) as bundle:
-        artifact = choose_artifact(bundle.manifest.models[0], "fp32", "trt")
-        try:
-            engine_from_onnx(bundle.read(artifact.file), tensorrt_rtx, workspace_bytes=1 << 30)
-        except MmkdError:
-            return "an error"
-        except Exception as error:
-            return f"an error of another type: {type(error).__name__}"
-    return "an engine was built"
-
-
-_OUTCOME: dict[tuple[bool, bool], Callable[[Path, str], str]] = {
-    (False, False): outcome_of,
-    (False, True): outcome_alone,
-    (True, False): outcome_of_build,
-    (True, True): outcome_of_build_alone,
-}
-"""By whether an engine is built ahead of time, and whether it is left alone."""
 
 
 def refusal_of(error: MmkdError) -> str:

@@ -17,13 +17,6 @@ def test_the_ratio_is_that_of_a_round_and_not_of_the_medians() -> None:
     assert against_before.table(rounds).splitlines()[-1] == "| step, µs | 25 | 25 | 1.38 | 0.75 to 2.00 |"
 
 
-def test_a_command_is_started_as_its_checkout_says(tmp_path: Path) -> None:
-    (tmp_path / "pyproject.toml").write_text('[project.scripts]\nmmkd-export = "mmkd_export.cli:main"\n')
-    assert against_before.program_of(tmp_path, "mmkd-export") == "from mmkd_export.cli import main; main()"
-    assert against_before.program_of(ROOT, "mmkd-bench") == "from mmkd_bench.commands.cli import main; main()"
-    assert against_before.program_of(ROOT, "mmkd-data") == "from mmkd_models.commands.data import main; main()"
-
-
 @pytest.mark.slow
 def test_a_checkout_beside_itself(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     causal = ROOT / "tests" / "before" / "causal.edge"

@@ -51,6 +51,6 @@ def test_a_mutant_may_end_the_process_that_builds_its_engine(tmp_path: Path, mon
     path = tmp_path / "mutant.edge"
     manifest, members = mutants.with_model(example_bundle(), "onnx", lambda model: model[:100])
     write_bundle(path, manifest=manifest, members=members)
-    assert mutants.outcome_of_build(path, mutants.RTX) == "refused: read by us"
+    assert mutants.outcome_of_build(path) == "refused: read by us"
     path.write_bytes(example_bundle().read_bytes())
-    assert mutants.outcome_of_build(path, mutants.RTX) == "refused: in the process of its build: it crashed: SIGABRT"
+    assert mutants.outcome_of_build(path) == "refused: in the process of its build: it crashed: SIGABRT"

@@ -18,7 +18,6 @@ from checks.study.files import SizeResults
 from mmkd_edge.errors import UsageError
 from mmkd_models.compare.comparison import NEAR_BEST
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.distil.method import Method
 from mmkd_models.evaluate.gains import (
     FEWEST_GROUPS,
     gain_draws,
@@ -38,7 +37,6 @@ from mmkd_models.trials.space import Entry
 from mmkd_report.documents.figures import Spread
 from mmkd_report.documents.study import NONE, ScoreTable, SeedGain
 
-FORMAT_VERSION = 1
 ALL_MODALITIES = "all"
 OUTPUTS = "logit"
 """The method that learns from the teacher's outputs alone: what every further term has to be better than."""
@@ -46,14 +44,10 @@ METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "macro_f1")
 _SIZE = re.compile(":" + "|:".join(get_args(Preset)))
 
 
-class ModelRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
     """A teacher or a rival of one sensor's table.
 
     Attributes:
-        seeds: on which it is finished.
-        test: scores on the test windows.
-        valid_score: of a single teacher.
-        parameters: of a teacher.
         is_reference: the smallest single teacher within half a point of the best on validation, of those that are
             finished on the same seeds.
     """
@@ -66,20 +60,16 @@ class ModelRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     is_reference: bool = False
 
 
-class MethodRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class MethodRow(msgspec.Struct, frozen=True, kw_only=True):
     """A student of one sensor's table.
 
     Attributes:
         pair: the teacher's name with `all` for all modalities of the set.
         seeds: on which it and labels alone are finished.
-        groups: of their test windows; below five there are no intervals.
-        learning_rates: that validation chose, for each seed.
-        valid_gain_points: over labels alone on validation, mean over the seeds.
-        test: scores on the test windows.
-        gain_points: by metric, over labels alone on the same seeds; None for labels alone.
-        over_extra_trees: by metric; None where extra-trees are not finished on these seeds.
-        gap_recovered: share of the way from labels alone to the teacher; None where that way is not above 0
-            with its whole interval.
+        learning_rates: chosen by validation, for each seed.
+        gain_points: by metric, over labels alone on the same seeds.
+        over_extra_trees: by metric.
+        gap_recovered: fraction of the gap between labels alone and the teacher; None if the gap's interval includes 0.
     """
 
     student: str
@@ -97,11 +87,10 @@ class MethodRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     parameters: int
 
 
-class SensorTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SensorTable(msgspec.Struct, frozen=True, kw_only=True):
     """Everything about one sensor of one set with one share of labels; `latency` is that of `latency_teacher`."""
 
     dataset: str
-    dataset_sha256: str
     modality: str
     label_share: float
     labelled_groups: int | msgspec.UnsetType = msgspec.UNSET
@@ -115,7 +104,7 @@ class SensorTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     latency: dict[str, Any] | None
 
 
-class PooledGain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PooledGain(msgspec.Struct, frozen=True, kw_only=True):
     """What one method is better by than another where both are finished: the mean over sets of the mean over sensors.
 
     `low` and `high` are of its 95 % interval; None where a sensor has fewer than `FEWEST_GROUPS` groups.
@@ -127,19 +116,14 @@ class PooledGain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     folds: int
 
 
-class PooledRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PooledRow(msgspec.Struct, frozen=True, kw_only=True):
     """A method over all sets on which it is finished.
 
     Attributes:
-        student: size.
-        pair: its teacher's modalities, `all` where it has all of a set, and how it was made; of any size.
-        label_share: of the labels.
-        whole_groups: set where whole groups of each set were labelled; unset where a share was.
-        sets: names; sensors of a set count as their mean.
+        pair: its teacher's modalities, `all` if it has all of a set, and how it was made; of any size.
         folds: seeds, summed over sensors.
-        gain: over labels alone, in points of the metric.
-        over_outputs: over the teacher's outputs alone, from the same teachers; None for these.
-        below_baseline: sensors of enough groups where the whole interval lies below 0.
+        over_outputs: gain over the teacher's outputs alone, from the same teachers.
+        below_baseline: sensors where the whole interval is below 0.
         below_extra_trees: sensors where the student's mean is below that of extra-trees.
         valid_gain: mean over sets of the gain on validation, by which recipes are chosen.
     """
@@ -158,14 +142,12 @@ class PooledRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     valid_gain: float
 
 
-class DistillationResults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DistillationResults(msgspec.Struct, frozen=True, kw_only=True):
     """The whole document: a table for each sensor and label share, and what methods gain over the sets."""
 
-    format_version: int = FORMAT_VERSION
     metric: Metric
     student_steps: int
     teacher_steps: int
-    methods: tuple[Method, ...]
     tables: tuple[SensorTable, ...]
     pooled: tuple[PooledRow, ...]
     versions: dict[str, str]
@@ -220,13 +202,11 @@ def pooled_results(found: Sequence[SeedResults], sizes: Mapping[tuple[str, str],
         entries = _tested(group)
         tables.append(_table(group, entries, metric, sizes.get((dataset, modality))))
         tested.append(entries)
-    methods = {method.name: method for one in found for method in one.methods}
     last = found[-1]
     return DistillationResults(
         metric=metric,
         student_steps=last.conditions.student_train.steps,
         teacher_steps=last.conditions.teacher_train.steps,
-        methods=tuple(methods[name] for name in sorted(methods)),
         tables=tuple(tables),
         pooled=_pooled(tables, tested, metric),
         versions=last.versions,
@@ -277,7 +257,6 @@ def _table(
     measured = None if sizes is None else next((one for one in sizes.students if one.latency is not None), None)
     return SensorTable(
         dataset=first.dataset.name,
-        dataset_sha256=first.dataset.sha256,
         modality=first.conditions.modality,
         label_share=first.conditions.label_share,
         labelled_groups=first.conditions.labelled_groups,

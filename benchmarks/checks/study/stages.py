@@ -72,17 +72,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """How far the stages go.
 
     Attributes:
-        sets: the sensors; the first two are those of stages 1 and 3.
-        first_seeds: of stages 1 and 3.
-        seeds: of stage 2.
+        sets: the first two are those of stages 1 and 3.
+        first_seeds: of stages 1 and 3; `seeds` is of stage 2.
         best: how many recipes stage 2 takes, beside labels alone and outputs.
-        first_methods: of stage 1.
         further_methods: of stage 3; None for all others.
         further_teachers: how else a sensor's teacher is made in stage 3, where each teaches by outputs.
-        compared: sizes of teachers that teach nobody in stage 3, for the rule of the smallest near the best.
-        steps: of students; None for the usual number.
-        teacher_steps: of teachers; None for the usual number.
-        workers: trainings at a time.
+        compared: sizes of teachers that teach nobody in stage 3.
         whole_groups: few labels are those of about a third of the groups of a set, not a tenth of its windows.
         choose: every student is the winner of a race, and a committee teaches.
     """
