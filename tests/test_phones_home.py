@@ -133,7 +133,7 @@ def test_training_does_nothing_of_the_kind(tmp_path: Path) -> None:
 
 
 def test_exporting_does_nothing_of_the_kind(tmp_path: Path) -> None:
-    checkpoint = Path(__file__).parent / "before" / "student.ckpt"
+    checkpoint = Path(__file__).parent / "files" / "student.ckpt"
     works_quietly("mmkd_export.commands.export", checkpoint, "-o", tmp_path / "s.edge", tmp_path=tmp_path)
 
 

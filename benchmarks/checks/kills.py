@@ -154,7 +154,7 @@ def train_attack(options: Any) -> KilledAction:
 
     _import_for_children()
     given = ["student", str(options.data), "--modality", "acc", "--preset", "tiny", "--steps", _STEPS, "--force"]
-    earlier = Path(__file__).parents[2] / "tests" / "before" / _CHECKPOINT
+    earlier = Path(__file__).parents[2] / "tests" / "files" / _CHECKPOINT
     return KilledAction(
         name="training",
         prepared=lambda folder: _copy(options.checkpoint or earlier, folder / _CHECKPOINT),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-BEFORE = Path(__file__).parents[1] / "before"
+FILES = Path(__file__).parents[1] / "files"
 _FILE = Path(__file__).parents[1] / "models" / "conftest.py"
 _SPEC = importlib.util.spec_from_file_location("models_conftest", _FILE)
 assert _SPEC is not None
@@ -20,9 +20,9 @@ machines, one_thread = _shared.machines, _shared.one_thread
 
 @pytest.fixture(scope="session")
 def bundle() -> Path:
-    return BEFORE / "student.edge"
+    return FILES / "student.edge"
 
 
 @pytest.fixture(scope="session")
 def other_bundle() -> Path:
-    return BEFORE / "causal.edge"
+    return FILES / "causal.edge"

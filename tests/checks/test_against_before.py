@@ -19,7 +19,7 @@ def test_the_ratio_is_that_of_a_round_and_not_of_the_medians() -> None:
 
 @pytest.mark.slow
 def test_a_checkout_beside_itself(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    causal = ROOT / "tests" / "before" / "causal.edge"
+    causal = ROOT / "tests" / "files" / "causal.edge"
     options = ["--before", str(ROOT), "--causal", str(causal), "--rounds", "1", "--seconds", "0.05"]
     monkeypatch.setattr(sys, "argv", ["against_before.py", *options])
     against_before.main()

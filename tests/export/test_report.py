@@ -1,4 +1,4 @@
-"""The report in a bundle: those that earlier versions wrote, and those that nobody can read."""
+"""The report in a bundle is read and written with the same keys; one that nobody can read is refused."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mmkd_export.report import read_report
 from mmkd_report import DocumentError
 from mmkd_report.documents.export import decode_report, encode_document
 
-BEFORE = Path(__file__).parents[1] / "before"
+FILES = Path(__file__).parents[1] / "files"
 
 
-@pytest.mark.parametrize("path", [BEFORE / "student.edge", BEFORE / "causal.edge", example_bundle()])
-def test_reports_of_earlier_versions_are_read_and_written_with_the_same_keys(path: Path):
+@pytest.mark.parametrize("path", [FILES / "student.edge", FILES / "causal.edge", example_bundle()])
+def test_reports_are_read_and_written_with_the_same_keys(path: Path):
     with Bundle.open(path) as bundle:
         data = bundle.read("report.json")
         assert read_report(bundle).model_id == bundle.manifest.model_id
@@ -25,7 +25,7 @@ def test_reports_of_earlier_versions_are_read_and_written_with_the_same_keys(pat
 
 
 def report_with(**changes: object) -> bytes:
-    with Bundle.open(BEFORE / "student.edge") as bundle:
+    with Bundle.open(FILES / "student.edge") as bundle:
         return json.dumps(json.loads(bundle.read("report.json")) | changes).encode()
 
 

@@ -1,6 +1,6 @@
 """Every reader of files that are not trusted, as a function from bytes: it may refuse, and must do nothing else.
 
-Owns which readers these are, what each may raise, and the seeds that mutations start from: files of `tests/before`, and
+Owns which readers these are, what each may raise, and the seeds that mutations start from: files of `tests/files`, and
 what is written here for the formats that have none there.
 """
 
@@ -26,7 +26,7 @@ from mmkd_edge.trust.keys import read_keys
 from mmkd_edge.trust.slots import read_slots
 from mmkd_edge.trust.tflite_graphs import check_tflite
 
-BEFORE = Path(__file__).parents[3] / "tests" / "before"
+FILES = Path(__file__).parents[3] / "tests" / "files"
 ADDITION = Path(__file__).with_name("addition.tflite")
 _TAIL_BYTES = 64
 
@@ -74,7 +74,7 @@ def _archive(data: bytes, folder: Path) -> None:
 
 
 def _golden(data: bytes, folder: Path) -> None:
-    with Bundle.open(BEFORE / "student.edge") as bundle:
+    with Bundle.open(FILES / "student.edge") as bundle:
         golden_from_bytes(data, bundle.manifest.models[0])
 
 
@@ -114,7 +114,7 @@ TARGETS: Mapping[str, FuzzTarget] = {
     "manifest": FuzzTarget(
         read=lambda data, _: decode_manifest(data), refuses=(MmkdError,), seeds=lambda: [_of_bundle("manifest.json")]
     ),
-    "archive": FuzzTarget(read=_archive, refuses=(MmkdError,), seeds=lambda: [(BEFORE / "student.edge").read_bytes()]),
+    "archive": FuzzTarget(read=_archive, refuses=(MmkdError,), seeds=lambda: [(FILES / "student.edge").read_bytes()]),
     "signature": FuzzTarget(
         read=lambda data, _: decode_signatures(data), refuses=(MmkdError,), seeds=lambda: [_SIGNATURE]
     ),
@@ -128,10 +128,10 @@ TARGETS: Mapping[str, FuzzTarget] = {
     ),
     "sidecar": FuzzTarget(read=_sidecar, refuses=(MmkdError,), seeds=lambda: [_SIDECAR]),
     "checkpoint": FuzzTarget(
-        read=_checkpoint, refuses=(MmkdError,), seeds=lambda: [(BEFORE / "student.ckpt").read_bytes()]
+        read=_checkpoint, refuses=(MmkdError,), seeds=lambda: [(FILES / "student.ckpt").read_bytes()]
     ),
     "dataset": FuzzTarget(
-        read=_dataset, refuses=(MmkdError,), seeds=lambda: [(BEFORE / "two" / "dataset.json").read_bytes()]
+        read=_dataset, refuses=(MmkdError,), seeds=lambda: [(FILES / "two" / "dataset.json").read_bytes()]
     ),
     "recipe": FuzzTarget(read=_recipe, refuses=(MmkdError,), seeds=lambda: [_RECIPE]),
     "calibration": FuzzTarget(
@@ -162,7 +162,7 @@ def _written(path: Path, data: bytes) -> Path:
 
 
 def _of_bundle(member: str) -> bytes:
-    with Bundle.open(BEFORE / "student.edge") as bundle:
+    with Bundle.open(FILES / "student.edge") as bundle:
         return encode_manifest(bundle.manifest) if member == "manifest.json" else bundle.read(member)
 
 

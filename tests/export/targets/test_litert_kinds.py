@@ -1,7 +1,7 @@
 """Students of every kind as a real `.tflite`, read, tried and run as a device does.
 
-Needs pip install 'mmkd-edge[litert-export]'. `MMKD_KEEP=FOLDER` keeps the bundles: those in tests/before/litert, which
-tests/test_files_of_before.py opens with ai-edge-litert alone, were made so.
+Needs pip install 'mmkd-edge[litert-export]'. `MMKD_KEEP=FOLDER` keeps the bundles: those in tests/files/litert, which
+tests/edge/backends/test_litert_bundles.py opens with ai-edge-litert alone, were made so.
 """
 
 from __future__ import annotations
