@@ -148,9 +148,9 @@ class SinkOptions:
     )
     store: Annotated[
         Path | None,
-        Option("Keep records here while a sink is away, also over a restart.", metavar="FOLDER", shown="in memory"),
+        Option("Keep records and open episodes here over a restart.", metavar="FOLDER", shown="in memory"),
     ] = None
-    store_size: Annotated[str, Option("Of what waits there for one sink.", metavar="SIZE")] = "64MB"
+    store_size: Annotated[str, Option("Maximum disk space per sink.", metavar="SIZE")] = "64MB"
     keep_uncertain: Annotated[
         str | None,
         Option("Keep windows with an uncertain answer, to be labelled: so much of them.", metavar="SIZE"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 
@@ -88,17 +89,29 @@ class Episodes:
     Args:
         rules: one for each label.
         task: what the results are answers to.
+        last: the last alarm of each label in earlier runs.
     """
 
-    def __init__(self, rules: Sequence[AlarmRule], task: TaskSpec) -> None:
+    def __init__(self, rules: Sequence[AlarmRule], task: TaskSpec, *, last: Sequence[AlarmRecord] = ()) -> None:
         check_rules(rules, task)
-        self._followed = [_Followed(rule, task) for rule in rules]
-        self._count = 0
+        self._followed = {rule.label: _Followed(rule, task) for rule in rules}
+        self._last = last
+        self._count = max((alarm.episode for alarm in last), default=0)
+
+    def resume(self) -> list[AlarmRecord]:
+        """Take up what earlier runs left: each open episode is `continued`, or `cleared` if its label has no rule."""
+        resumed = []
+        for alarm in self._last:
+            if alarm.label in self._followed:
+                self._followed[alarm.label].resume(alarm)
+            if alarm.event != "cleared":
+                resumed.append(resumed_alarm(alarm, is_followed=alarm.label in self._followed))
+        return resumed
 
     def see(self, result: ResultRecord) -> list[AlarmRecord]:
         """The alarms that a result raises or clears, with the result's number."""
         found = []
-        for one in self._followed:
+        for one in self._followed.values():
             event = one.vote(result)
             if event == "raised":
                 self._count += 1
@@ -106,6 +119,16 @@ class Episodes:
             if event is not None:
                 found.append(one.record(event, result))
         return found
+
+
+def resumed_alarm(alarm: AlarmRecord, *, is_followed: bool) -> AlarmRecord:
+    """What is said at a start of an episode that an earlier run left open; its number is set by the station."""
+    return msgspec.structs.replace(
+        alarm,
+        event="continued" if is_followed else "cleared",
+        decided_s=time.time(),
+        reason="open when the run before ended" if is_followed else "no rule or station follows it any more",
+    )
 
 
 class _Followed:
@@ -123,6 +146,15 @@ class _Followed:
         self._probability = 0.0
         self.open = False
         self.episode = 0
+
+    def resume(self, alarm: AlarmRecord) -> None:
+        self.episode = alarm.episode
+        self._last_s = alarm.decided_s if alarm.time_s is None else alarm.time_s
+        if alarm.event == "cleared":
+            self._quiet_until_s = self._last_s + self._rule.cooldown_s
+            return
+        self.open, self._since_s = True, self._last_s if alarm.since_s is None else alarm.since_s
+        self._windows, self._probability = alarm.windows, alarm.probability
 
     def vote(self, result: ResultRecord) -> str | None:
         """`raised` or `cleared` where this result decides it."""

@@ -6,13 +6,16 @@ Owns the order in which things are opened, and that all of it is closed again wh
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import UsageError
-from mmkd_edge.live.alarms import Episodes
+from mmkd_edge.live.alarms import Episodes, resumed_alarm
 from mmkd_edge.live.channels import columns_of
 from mmkd_edge.live.intake import Intake
 from mmkd_edge.live.sensor import Sensor, StationRules
@@ -55,14 +58,22 @@ def service_of(spec: RunSpec, *, load_recordings: Load, onlooker_of: OnlookerOf 
             if key not in predictors:
                 predictors[key] = Path(station.bundle), stack.enter_context(_opened(station))
             stations.append((station, predictors[key][1]))
+        store = None
+        if spec.store is not None:
+            store = Store(Path(spec.store), most_bytes=spec.store_bytes)
+            stack.callback(store.close)
         texts = list(dict.fromkeys([*spec.sinks, *(text for one in spec.stations for text in one.sinks)]))
         for text, name in shown_names(texts).items():
-            outlets[text] = outlet_of(text, spec, name=name)
+            outlets[text] = outlet_of(text, store, name=name)
             stack.callback(outlets[text].close, drain_s=0.0)
         built = []
         for station, predictor in stations:
             given = [outlets[text] for text in dict.fromkeys([*spec.sinks, *station.sinks])]
-            built.append(_station(station, predictor, given, spec, load_recordings, onlooker_of, opened=stack))
+            built.append(
+                _station(station, predictor, given, spec, load_recordings, onlooker_of, store=store, opened=stack)
+            )
+        if store is not None:
+            _clear_orphans(store, [outlets[text] for text in spec.sinks], names=[one.name for one in spec.stations])
         yield Service(
             stations=built,
             outlets=list(outlets.values()),
@@ -102,25 +113,25 @@ def _opened(spec: StationSpec) -> EdgePredictor:
     )
 
 
-def outlet_of(text: str, spec: RunSpec, *, name: str) -> Outlet:
-    """Opens a sink, with its folder in the store where there is one.
+def outlet_of(text: str, store: Store | None, *, name: str) -> Outlet:
+    """Opens a sink, whose records in the store are found again by its text, of which only a hash is there.
 
     Raises:
-        UsageError: it cannot be opened, or another has its folder.
+        UsageError: it cannot be opened.
         UnavailableError: a library is missing.
     """
-    sink = open_sink(text)
-    try:
-        store = None if spec.store is None else Store(_folder(Path(spec.store), text), most_bytes=spec.store_bytes)
-    except BaseException:
-        sink.close()
-        raise
-    return Outlet(name, sink, store=store)
+    return Outlet(name, open_sink(text), store=store, key=told_apart(shown_names([text])[text], by=text))
 
 
-def _folder(store: Path, text: str) -> Path:
-    """Where the records of a sink wait: two texts never share a folder."""
-    return store / told_apart(shown_names([text])[text], by=text)
+def _clear_orphans(store: Store, outlets: Sequence[Outlet], *, names: Sequence[str]) -> None:
+    """Clear the episodes that an earlier run left open in stations that are none of this run."""
+    boot = secrets.token_hex(8)
+    for number, alarm in enumerate(store.last_alarms(), start=1):
+        if alarm.event != "cleared" and alarm.station not in names:
+            cleared = msgspec.structs.replace(resumed_alarm(alarm, is_followed=False), number=number, boot=boot)
+            with store.together(cleared):
+                for outlet in outlets:
+                    outlet.put(cleared)
 
 
 def _station(
@@ -131,9 +142,11 @@ def _station(
     load_recordings: Load,
     onlooker_of: OnlookerOf | None,
     *,
+    store: Store | None,
     opened: contextlib.ExitStack,
 ) -> Station:
     asked = _asked(spec, predictor)
+    last = [] if store is None else [alarm for alarm in store.last_alarms() if alarm.station == spec.name]
     sensors = [
         _sensor(spec, predictor, run, load_recordings, entry=entry, text=text, among=len(asked), opened=opened)
         for entry, text in asked
@@ -145,8 +158,9 @@ def _station(
         sensors=sensors,
         intake=_intake(spec, [sensor.source for sensor in sensors]),
         outlets=outlets,
-        alarms=Episodes(spec.alarms, entry.task) if spec.alarms else None,
+        alarms=Episodes(spec.alarms, entry.task, last=last) if spec.alarms or last else None,
         onlooker=None if onlooker_of is None else onlooker_of(spec.name, [one for one, _ in asked]),
+        store=store,
     )
 
 

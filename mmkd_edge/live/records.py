@@ -1,7 +1,8 @@
 """What a running station says: results, alarms and states, each one JSON object.
 
 Owns the schema that every sink writes. `kind` tells the records apart; a reader that meets another kind leaves it out.
-Times are seconds: `time_s` on the clock of the samples, `decided_s` in UTC on the clock of this machine.
+Times are seconds: `time_s` on the clock of the samples, `decided_s` in UTC on the clock of this machine. `station`,
+`boot` and `number` name a record for ever.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from mmkd_edge.predict.sensors import Status
 StationState = Literal[
     "started", "connected", "disconnected", "swapped", "refused", "adaptation_due", "failed", "stopped"
 ]
-AlarmEvent = Literal["raised", "cleared", "acknowledged", "contradicted"]
+AlarmEvent = Literal["raised", "continued", "cleared", "acknowledged", "contradicted"]
 
 
 class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="result"):
@@ -24,13 +25,14 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", 
 
     Attributes:
         station: its name.
-        number: counts the records of a station from 1; a reader that misses one knows that it was lost.
+        number: counts the records of a station from 1 at each start; a reader that misses one knows that it was lost.
         time_s: of the newest sample of the window; None where samples have no times.
         decided_s: when it was decided.
         status: how far it can be trusted, and so the next ten: as of `Prediction`.
         dropped: samples that left the full queue since the result before.
         late: samples left out since then because later ones were there already.
         novelty: as of `Prediction`.
+        boot: names the start of the station, at random.
     """
 
     station: str
@@ -52,22 +54,25 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", 
     dropped: int
     late: int
     novelty: float | None = None
+    boot: str = ""
 
 
 class AlarmRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="alarm"):
-    """The beginning or the end of an episode, or what somebody said of it: noted, or a false alarm.
+    """What happened to an episode, or what somebody said of it: noted, or a false alarm.
 
     Attributes:
         station: its name.
         number: as of `ResultRecord`; all records of a station share the count.
         time_s: of the newest sample of the window that decided it.
         decided_s: when it was decided.
-        event: what happened to the episode.
+        event: what happened to the episode; `continued` is one that an earlier run left open.
         label: what it is an episode of.
         episode: counts the episodes of a station from 1.
         since_s: `time_s` of the first window that spoke for it.
         windows: how many windows spoke for it so far.
         probability: the highest of `label` so far.
+        boot: as of `ResultRecord`.
+        reason: why an episode continues, or was cleared without results that decided it; else empty.
     """
 
     station: str
@@ -80,6 +85,8 @@ class AlarmRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
     since_s: float | None
     windows: int
     probability: float
+    boot: str = ""
+    reason: str = ""
 
 
 class StateRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="state"):
@@ -92,6 +99,7 @@ class StateRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
         state: what happened: it runs, its source is there or gone, another bundle took over or was refused, its student
             should be adapted, it failed, it stopped.
         reason: in words, for people.
+        boot: as of `ResultRecord`.
     """
 
     station: str
@@ -99,6 +107,7 @@ class StateRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
     decided_s: float
     state: StationState
     reason: str
+    boot: str = ""
 
 
 Record = ResultRecord | AlarmRecord | StateRecord
@@ -113,6 +122,7 @@ def result_record(
     decided_s: float,
     dropped: int = 0,
     late: int = 0,
+    boot: str = "",
 ) -> ResultRecord:
     """A prediction as a record."""
     return ResultRecord(
@@ -135,6 +145,7 @@ def result_record(
         input_age_s=prediction.input_age_s,
         dropped=dropped,
         late=late,
+        boot=boot,
     )
 
 

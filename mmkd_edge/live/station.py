@@ -5,8 +5,10 @@ Owns the order of things: source -> intake -> clock and stream -> alarms -> outl
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +32,7 @@ from mmkd_edge.live.records import (
 )
 from mmkd_edge.live.sensor import Order, Sensor, StreamTurn
 from mmkd_edge.live.sinks.outlet import Outlet
+from mmkd_edge.live.sinks.store import Store
 from mmkd_edge.live.uncertain import RingFacts, UncertainRing, kept_in_all
 from mmkd_edge.predict.postprocess import Prediction
 from mmkd_edge.predictor import EdgePredictor
@@ -62,6 +65,10 @@ class Onlooker(Protocol):
 
 class Alarms(Protocol):
     """Makes episodes of results."""
+
+    def resume(self) -> list[AlarmRecord]:
+        """The alarms of episodes that earlier runs left open; their number is set by the station."""
+        ...
 
     def see(self, result: ResultRecord) -> list[AlarmRecord]:
         """The alarms that a result raises or clears; their number is set by the station."""
@@ -113,6 +120,7 @@ class Station:
         outlets: where records go; they stay yours to close.
         alarms: what makes episodes; None makes none.
         onlooker: who looks on; None is nobody.
+        store: the one of the outlets; has each alarm on the disk before a sink sees it.
     """
 
     def __init__(
@@ -125,6 +133,7 @@ class Station:
         outlets: Sequence[Outlet],
         alarms: Alarms | None = None,
         onlooker: Onlooker | None = None,
+        store: Store | None = None,
     ) -> None:
         self.name = name
         self.predictor = predictor
@@ -134,9 +143,10 @@ class Station:
         self._outlets = outlets
         self._alarms = alarms
         self._onlooker = onlooker
+        self._store = store
         self._latency = SecondsHistogram()
         self._lock = threading.Lock()  # of records and counts, which several threads make
-        self._number = 0
+        self._boot, self._number = secrets.token_hex(8), 0
         self._results: dict[str, int] = {}
         self._raised: dict[str, int] = {}
         self._missed = self._faults = 0
@@ -159,6 +169,8 @@ class Station:
 
     def start(self) -> None:
         """Begin to read and to answer."""
+        for alarm in [] if self._alarms is None else self._alarms.resume():
+            self._give(partial(self._numbered, alarm))
         sensors = ", then ".join(f"{one.modality.name} from {one.text}" for one in self._sensors)
         self.say("started", f"{self.predictor.info().model_id}: {sensors}")
         for thread in self._reading:
@@ -206,7 +218,14 @@ class Station:
         logger.info("%s: %s: %s", self.name, state, reason)
 
         def record(number: int) -> StateRecord:
-            return StateRecord(station=self.name, number=number, decided_s=time.time(), state=state, reason=reason)
+            return StateRecord(
+                station=self.name,
+                number=number,
+                decided_s=time.time(),
+                state=state,
+                reason=reason,
+                boot=self._boot,
+            )
 
         self._give(record)
 
@@ -218,7 +237,8 @@ class Station:
             is_false: whether they say that it was a false alarm; then its windows are kept where uncertain ones are.
         """
         event: AlarmEvent = "contradicted" if is_false else "acknowledged"
-        self._give(partial(_numbered, msgspec.structs.replace(alarm, event=event, decided_s=time.time())))
+        said = msgspec.structs.replace(alarm, event=event, decided_s=time.time(), reason="")
+        self._give(partial(self._numbered, said))
         if is_false and alarm.since_s is not None:
             until_s = alarm.time_s if alarm.event == "cleared" and alarm.time_s is not None else math.inf
             for ring in self._rings():
@@ -397,12 +417,16 @@ class Station:
                 decided_s=time.time(),
                 dropped=dropped,
                 late=late,
+                boot=self._boot,
             )
 
         result = self._give(record)
         assert isinstance(result, ResultRecord)
         for alarm in [] if self._alarms is None else self._alarms.see(result):
-            self._give(partial(_numbered, alarm))
+            self._give(partial(self._numbered, alarm))
+
+    def _numbered(self, alarm: AlarmRecord, number: int) -> AlarmRecord:
+        return msgspec.structs.replace(alarm, number=number, boot=self._boot)
 
     def _give(self, record_of: Callable[[int], Record]) -> Record:
         """Number a record, count it, and hand it to whoever wants it."""
@@ -416,8 +440,11 @@ class Station:
                     self._raised[record.label] = self._raised.get(record.label, 0) + 1
                 case StateRecord(state=state) if state != "adaptation_due":  # it goes on as it did
                     self._state = state
-            for outlet in self._outlets:
-                outlet.put(record)
+            with contextlib.ExitStack() as stack:
+                if self._store is not None and isinstance(record, AlarmRecord):
+                    stack.enter_context(self._store.together(record))
+                for outlet in self._outlets:
+                    outlet.put(record)
         if self._onlooker is not None:
             self._onlooker.record(record)
         return record
@@ -438,10 +465,6 @@ class Station:
         if now_s - self._logged_s >= (_SAME_WORDS_EVERY_S if text == self._logged else _LOGS_EVERY_S):
             logger.warning("%s: %s", self.name, text)
             self._logged_s, self._logged = now_s, text
-
-
-def _numbered(record: AlarmRecord, number: int) -> AlarmRecord:
-    return msgspec.structs.replace(record, number=number)
 
 
 def _added(facts: Sequence[StreamFacts]) -> StreamFacts:

@@ -107,6 +107,23 @@ class MqttConnection:
         """Hand a message to the connection; gives what tells whether the broker has it."""
         return self._client.publish(topic, payload, qos=self.qos, retain=retain)
 
+    def retained(self, topic: str, *, within_s: float) -> list[tuple[str, bytes]]:
+        """The messages that the broker keeps for topics, of a connection that listens to nothing else.
+
+        Raises:
+            ConnectionError: the broker did not answer in time.
+        """
+        messages: list[tuple[str, bytes]] = []
+        self._client.on_message = lambda client, data, one: messages.append((one.topic, one.payload))
+        answered = threading.Event()
+        self._client.on_subscribe = lambda *_: None  # who may not read there may still publish
+        self._client.on_unsubscribe = lambda *_: answered.set()
+        self._client.subscribe(topic, qos=self.qos)
+        self._client.unsubscribe(topic)  # a broker takes one after the other, and what it keeps comes in between
+        if not answered.wait(within_s) or self.lost.is_set():
+            raise ConnectionError(f"{self._place.host}:{self._place.port}: {self.reason or 'no answer'}")
+        return messages
+
     def close(self) -> None:
         """Say goodbye, and end the thread."""
         self._client.disconnect()

@@ -125,7 +125,7 @@ class Board:
                     self._states.append(record)
 
     def _follow(self, alarm: AlarmRecord) -> None:
-        if alarm.event == "raised":
+        if alarm.event in ("raised", "continued"):
             self._episodes.append(
                 Episode(
                     episode=alarm.episode,

@@ -47,7 +47,7 @@ class LastKnown:
         return None if last is None else Told(result=last, episodes=len(self._open))
 
     def _follow(self, alarm: AlarmRecord) -> None:
-        if alarm.event == "raised":
+        if alarm.event in ("raised", "continued"):
             self._open.add((alarm.station, alarm.episode))
         elif alarm.event == "cleared":
             self._open.discard((alarm.station, alarm.episode))

@@ -2,21 +2,26 @@
 
 `TOPIC/STATION/result` has each result; `TOPIC/STATION/alarm/LABEL` and `TOPIC/STATION/state` keep the last one for
 whoever comes later (retained); `TOPIC/online` is `true`, and the broker makes it `false` when this program is gone
-(last will).
+(last will). When a station starts, the broker forgets its alarms of earlier runs that are open and not continued.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.live.links.mqtt import MqttConnection, broker_of, mqtt_library
-from mmkd_edge.live.records import AlarmRecord, Record, StateRecord, line_of
+from mmkd_edge.live.records import AlarmRecord, Record, StateRecord, line_of, record_from_line
 
 _ACCEPTED_WITHIN_S = 10.0
-# Of a topic they have a meaning.
-_OF_TOPICS = str.maketrans("/+#\0", "____")
+# What has a meaning in topics, or may not be in one (MQTT 5.0, sections 1.5.4 and 4.7), and the sign that encodes it.
+_NOT_IN_LEVELS = re.compile("[/+#%\0-\x1f\x7f-\x9f]")
 
 
 class MqttSink:
@@ -42,17 +47,29 @@ class MqttSink:
         """Publish all of them. Raises OSError where the broker is away, refuses, or does not confirm."""
         link = self._connected()
         try:
-            sent = [
-                link.publish(self._topic_of(record), line_of(record).rstrip(), retain=_is_kept(record))
-                for record in records
-            ]
-            for one in sent:
-                one.wait_for_publish(_ACCEPTED_WITHIN_S)
-                if not one.is_published() or link.lost.is_set():
-                    raise ConnectionError(f"{self._place.host}: {link.reason or 'it did not confirm'}")
+            sent = []
+            for record in records:
+                is_kept = isinstance(record, AlarmRecord | StateRecord)
+                sent.append(link.publish(self._topic_of(record), line_of(record).rstrip(), retain=is_kept))
+                if isinstance(record, StateRecord) and record.state == "started":
+                    self._confirm(link, sent)
+                    self._forget_earlier(link, record)
+            self._confirm(link, sent)
         except (OSError, ValueError, RuntimeError) as error:  # what paho raises of a connection that broke
             self._drop()
             raise ConnectionError(f"{self._place.host}: {error}") from error
+
+    def _confirm(self, link: MqttConnection, sent: Sequence[Any]) -> None:
+        for message in sent:
+            message.wait_for_publish(_ACCEPTED_WITHIN_S)
+            if not message.is_published() or link.lost.is_set():
+                raise ConnectionError(f"{self._place.host}: {link.reason or 'it did not confirm'}")
+
+    def _forget_earlier(self, link: MqttConnection, started: StateRecord) -> None:
+        """Have the broker forget alarms that a run before left open: what continues was published before `started`."""
+        kept = link.retained(f"{self._topic}/{_level_of(started.station)}/alarm/+", within_s=_ACCEPTED_WITHIN_S)
+        earlier = [topic for topic, payload in kept if _is_open_alarm(payload, not_of=started.boot)]
+        self._confirm(link, [link.publish(topic, b"", retain=True) for topic in earlier])
 
     def _connected(self) -> MqttConnection:
         if self._link is not None and not self._link.lost.is_set():
@@ -65,10 +82,10 @@ class MqttSink:
         return link
 
     def _topic_of(self, record: Record) -> str:
-        below = f"{self._topic}/{record.station.translate(_OF_TOPICS)}"
+        below = f"{self._topic}/{_level_of(record.station)}"
         match record:
             case AlarmRecord():
-                return f"{below}/alarm/{record.label.translate(_OF_TOPICS)}"
+                return f"{below}/alarm/{_level_of(record.label)}"
             case StateRecord():
                 return f"{below}/state"
             case _:
@@ -89,5 +106,14 @@ class MqttSink:
         self._drop()
 
 
-def _is_kept(record: Record) -> bool:
-    return isinstance(record, AlarmRecord | StateRecord)
+def _level_of(text: str) -> str:
+    """A text as one level of a topic; two texts never give the same."""
+    return _NOT_IN_LEVELS.sub(lambda match: quote(match[0], safe=""), text)
+
+
+def _is_open_alarm(payload: bytes, *, not_of: str) -> bool:
+    try:
+        alarm = record_from_line(payload)
+    except msgspec.MsgspecError:  # of another program
+        return False
+    return isinstance(alarm, AlarmRecord) and alarm.event != "cleared" and alarm.boot != not_of

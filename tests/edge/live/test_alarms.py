@@ -94,6 +94,40 @@ def test_no_episode_begins_while_the_last_one_cools_down() -> None:
     ]
 
 
+def resumed(rule: AlarmRule, probabilities: Sequence[float]) -> Episodes:
+    """Episodes of a process that was killed after these results, in the next one."""
+    return Episodes([rule], TASK, last=alarms(rule, probabilities)[-1:])
+
+
+def test_an_open_episode_goes_on_in_the_next_process_and_the_one_after_has_the_next_number() -> None:
+    rule = AlarmRule(label="worn", confirm="2/2", release=1, cooldown_s=0.0)
+    episodes = resumed(rule, [0.9, 0.95])
+    found = episodes.resume()
+    for number, share in enumerate([0.9, 0.97, 0.1, 0.9, 0.9], start=10):
+        found += episodes.see(result(number, share))
+    assert [(one.event, one.episode, one.since_s, one.windows, one.probability, one.reason) for one in found] == [
+        ("continued", 1, 1.0, 2, 0.95, "open when the run before ended"),
+        ("cleared", 1, 1.0, 4, 0.97, ""),
+        ("raised", 2, 13.0, 2, 0.9, ""),
+    ]
+
+
+def test_a_cooldown_goes_on_in_the_next_process() -> None:
+    rule = AlarmRule(label="worn", confirm="1/1", release=1, cooldown_s=10.0)
+    episodes = resumed(rule, [0.9, 0.1])
+    assert episodes.resume() == []
+    found = [one for number in range(3, 15) for one in episodes.see(result(number, 0.9))]
+    assert [(one.event, one.episode, one.number) for one in found] == [("raised", 2, 12)]
+
+
+def test_an_open_episode_whose_rule_is_gone_is_cleared_and_says_why() -> None:
+    last = alarms(AlarmRule(label="worn", confirm="1/1"), [0.9])
+    found = Episodes([AlarmRule(label="ok")], TASK, last=last).resume()
+    assert [(one.event, one.label, one.episode, one.reason) for one in found] == [
+        ("cleared", "worn", 1, "no rule or station follows it any more")
+    ]
+
+
 def test_a_clock_that_was_set_back_ends_a_cooldown() -> None:
     episodes = Episodes([AlarmRule(label="worn", confirm="1/1", release=1, cooldown_s=60.0)], TASK)
     times = [(1000.0, 0.9), (1001.0, 0.1), (1002.0, 0.9), (500.0, 0.9)]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.live import build
+from mmkd_edge.live.records import AlarmRecord, record_from_line
+from mmkd_edge.live.sinks.store import Store
 from mmkd_edge.live.spec import RunSpec, StationSpec
 
 
@@ -80,3 +84,27 @@ def test_sources_are_closed_where_the_service_never_runs(bundle_path: Path, open
     ):
         raise OSError("no port")
     assert [one.closed for one in opened] == [1]
+
+
+def test_an_open_episode_of_a_station_that_is_no_more_is_cleared_once_and_says_why(
+    bundle_path: Path, opened: list[Counted], tmp_path: Path
+) -> None:
+    alarm = AlarmRecord(
+        station="press 9", number=7, time_s=None, decided_s=1.0, event="raised", label="worn", episode=3, since_s=None,
+        windows=3, probability=0.9, boot="a",
+    )  # fmt: skip
+    store = Store(tmp_path / "store", most_bytes=10**6)
+    with store.together(alarm):
+        pass
+    store.close()
+    spec = spec_of(bundle_path, "good")
+    spec = msgspec.structs.replace(spec, sinks=(f"jsonl:{tmp_path}/all.jsonl",), store=str(tmp_path / "store"))
+    for _ in range(2):
+        with build.service_of(spec, load_recordings=lambda *_: None) as service:
+            service.run(stop=threading.Event(), reload=threading.Event())
+    records = [record_from_line(line) for line in (tmp_path / "all.jsonl").read_bytes().splitlines()]
+    (cleared,) = [one for one in records if isinstance(one, AlarmRecord)]
+    reason = "no rule or station follows it any more"
+    changed = {"decided_s": cleared.decided_s, "boot": cleared.boot, "number": 1, "event": "cleared", "reason": reason}
+    assert cleared == msgspec.structs.replace(alarm, **changed)
+    assert cleared.boot != alarm.boot

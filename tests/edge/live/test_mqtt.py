@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from mmkd_edge import ModalitySpec, UsageError
 from mmkd_edge.live.channels import columns_of
 from mmkd_edge.live.intake import Intake
 from mmkd_edge.live.links.place import place_of
-from mmkd_edge.live.records import AlarmRecord, ResultRecord, StateRecord
+from mmkd_edge.live.records import AlarmEvent, AlarmRecord, ResultRecord, StateRecord, line_of
 from mmkd_edge.live.sinks.mqtt import MqttSink
 from mmkd_edge.live.sources.base import Wanted
 from mmkd_edge.live.sources.mqtt import MqttSource
@@ -158,8 +159,8 @@ def test_states_are_kept_and_the_broker_says_when_the_program_is_gone(broker: Br
     until(lambda: len(late.heard) == 3)
     kept = {topic: (json.loads(payload), retained) for topic, payload, retained in late.heard}
     assert kept["plant/online"] == (True, True)
-    assert kept["plant/press_1/state"][0]["state"] == "connected"
-    assert kept["plant/press_1/alarm/worn"][0]["event"] == "raised"
+    assert kept["plant/press%2F1/state"][0]["state"] == "connected"
+    assert kept["plant/press%2F1/alarm/worn"][0]["event"] == "raised"
     result = ResultRecord(
         station="press/1", number=3, time_s=1.0, decided_s=1.0, status="ok", reason="", label="worn", index=0,
         probability=1.0, probabilities=(1.0,), labels=(), value=None, label_set=(), missing_share=0.0, modality="acc",
@@ -167,15 +168,75 @@ def test_states_are_kept_and_the_broker_says_when_the_program_is_gone(broker: Br
     )  # fmt: skip
     sink.write([result])
     until(lambda: len(late.heard) == 4)
-    assert late.heard[3][0] == "plant/press_1/result"
+    assert late.heard[3][0] == "plant/press%2F1/result"
     assert sink._link is not None
     sink._link._client.socket().shutdown(socket.SHUT_RDWR)  # a cable is cut: nobody says goodbye
     until(lambda: ("plant/online", b"false", False) in late.heard)
     until(lambda: is_written(sink, state(4)))  # and comes back by itself: what is refused is tried again
-    until(lambda: late.heard[-1][0] == "plant/press_1/state")
+    until(lambda: late.heard[-1][0] == "plant/press%2F1/state")
     sink.close()
     until(lambda: late.heard[-1][:2] == ("plant/online", b"false"))
     late.close()
+
+
+def alarm_of(label: str, *, number: int, boot: str = "a", event: AlarmEvent = "raised") -> AlarmRecord:
+    return AlarmRecord(
+        station="press/1", number=number, time_s=None, decided_s=1.0, event=event, label=label, episode=number,
+        since_s=None, windows=3, probability=0.9, boot=boot,
+    )  # fmt: skip
+
+
+def kept_at(broker: Broker, topic: str) -> dict[str, Any]:
+    """What the broker keeps, by topic: the event of an alarm."""
+    late = Client(broker.port, topic)
+    late.say(f"{topic[:-1]}last", b"{}")  # comes behind what is kept
+    until(lambda: any(topic.endswith("/last") for topic, *_ in late.heard))
+    late.close()
+    return {topic: json.loads(payload).get("event") for topic, payload, retained in late.heard if retained}
+
+
+@needs_mosquitto
+def test_each_label_has_a_topic_of_its_own(broker: Broker) -> None:
+    sink = MqttSink(f"mqtt://127.0.0.1:{broker.port}/plant")
+    labels = ["a/b", "a+b", "a#b", "a_b", "a%2Fb", "a b", "\u00e4\0"]
+    sink.write([alarm_of(label, number=number) for number, label in enumerate(labels, start=1)])
+    names = ["a%2Fb", "a%2Bb", "a%23b", "a_b", "a%252Fb", "a b", "\u00e4%00"]
+    assert sorted(kept_at(broker, "plant/press%2F1/alarm/#")) == sorted(
+        f"plant/press%2F1/alarm/{name}" for name in names
+    )
+    sink.close()
+
+
+@needs_mosquitto
+def test_the_broker_forgets_what_an_earlier_run_left_open_and_keeps_what_continues_and_what_others_say(
+    broker: Broker,
+) -> None:
+    another = Client(broker.port)
+    other = msgspec.structs.replace(alarm_of("w", number=1), station="press 2")
+    for topic, payload in (("press%2F1/alarm/other", b"{}"), ("press 2/alarm/w", line_of(other))):
+        another._client.publish(f"plant/{topic}", payload, qos=1, retain=True).wait_for_publish(10)
+    another.close()
+    place = f"mqtt://127.0.0.1:{broker.port}/plant"
+    before = MqttSink(place)
+    before.write([state(1), *(alarm_of(label, number=number) for number, label in enumerate("uvwx", start=2))])
+    before.write([alarm_of("x", number=6, event="cleared")])
+    before.close()
+    started = StateRecord(station="press/1", number=3, decided_s=1.0, state="started", reason="x", boot="b")
+    after = MqttSink(place)
+    after.write(
+        [
+            alarm_of("v", number=1, boot="b", event="continued"),
+            alarm_of("u", number=2, boot="b", event="cleared"),
+            started,
+            alarm_of("y", number=4, boot="b"),
+        ]
+    )
+    events = {"other": None, "u": "cleared", "v": "continued", "x": "cleared", "y": "raised"}
+    assert kept_at(broker, "plant/press%2F1/alarm/#") == {
+        f"plant/press%2F1/alarm/{label}": event for label, event in events.items()
+    }
+    assert kept_at(broker, "plant/press 2/alarm/#") == {"plant/press 2/alarm/w": "raised"}
+    after.close()
 
 
 def certificates(folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,11 +13,10 @@ import pytest
 from mmkd_edge import ModalitySpec, UsageError
 from mmkd_edge.live.build import outlet_of
 from mmkd_edge.live.links.backoff import Backoff
-from mmkd_edge.live.records import Record, StateRecord, line_of, record_from_line, result_record
+from mmkd_edge.live.records import AlarmRecord, Record, StateRecord, line_of, record_from_line, result_record
 from mmkd_edge.live.sinks.outlet import Outlet
-from mmkd_edge.live.sinks.store import Store
+from mmkd_edge.live.sinks.store import FILE_NAME, Store
 from mmkd_edge.live.sinks.table import open_sink, shown_names
-from mmkd_edge.live.spec import RunSpec, StationSpec
 from mmkd_edge.testing import fake_predictor
 
 
@@ -41,6 +40,13 @@ def state(number: int) -> StateRecord:
     return StateRecord(station="press 1", number=number, decided_s=1.5, state="connected", reason="x" * 100)
 
 
+def alarm(number: int) -> AlarmRecord:
+    return AlarmRecord(
+        station="press 1", number=number, time_s=None, decided_s=1.5, event="raised", label="worn", episode=1,
+        since_s=None, windows=3, probability=0.9,
+    )  # fmt: skip
+
+
 def quick() -> Backoff:
     return Backoff(first_s=0.01, most_s=0.02)
 
@@ -62,7 +68,7 @@ def test_a_record_is_one_line_that_can_be_read_back() -> None:
         "kind": "result", "station": "press 1", "number": 3, "time_s": 2.0, "decided_s": 5.0, "status": "ok",
         "reason": "", "label": "worn", "index": 1, "probability": 0.75, "probabilities": [0.25, 0.75], "labels": [],
         "value": None, "label_set": [], "missing_share": 0.0, "modality": "acc", "input_age_s": None, "dropped": 4,
-        "late": 0, "novelty": None,
+        "late": 0, "novelty": None, "boot": "",
     }  # fmt: skip
 
 
@@ -107,8 +113,24 @@ def test_a_sink_that_hangs_holds_up_nobody() -> None:
     hung.set()
 
 
-def test_records_wait_on_the_disk_over_a_restart_and_come_in_order(tmp_path: Path) -> None:
-    outlet = Outlet("away", Flaky(), store=Store(tmp_path, most_bytes=10**6), backoff=quick)
+@pytest.fixture
+def open_store(tmp_path: Path) -> Iterator[Callable[..., Store]]:
+    """Opens stores in one folder, each of which ends the one before."""
+    opened: list[Store] = []
+
+    def open_one(most_bytes: int = 10**6) -> Store:
+        for store in opened:
+            store.close()
+        opened.append(Store(tmp_path / "store", most_bytes=most_bytes))
+        return opened[-1]
+
+    yield open_one
+    for store in opened:
+        store.close()
+
+
+def test_records_wait_on_the_disk_over_a_restart_and_come_in_order(open_store: Callable[..., Store]) -> None:
+    outlet = Outlet("sink", Flaky(), store=open_store(), backoff=quick)
     for number in range(1, 301):
         outlet.put(state(number))
     until(lambda: outlet.facts().failures >= 2)
@@ -116,12 +138,17 @@ def test_records_wait_on_the_disk_over_a_restart_and_come_in_order(tmp_path: Pat
     assert outlet.facts().dropped == 0
     sink = Flaky()
     sink.there.set()
-    again = Outlet("back", sink, store=Store(tmp_path, most_bytes=10**6), backoff=quick)
+    again = Outlet("sink", sink, store=open_store(), backoff=quick)
     again.put(state(301))
     until(lambda: again.facts().written >= 301)
     again.close()
     assert sink.taken == list(range(1, 302))
-    assert list(tmp_path.iterdir()) == []
+    assert stored(open_store()) == []
+
+
+def stored(store: Store) -> list[int]:
+    """Numbers of the records on the disk, in their order."""
+    return [record_from_line(line).number for (line,) in store.rows("SELECT line FROM records ORDER BY id")]
 
 
 class Hung(Flaky):
@@ -137,18 +164,101 @@ class Hung(Flaky):
         super().write(records)
 
 
-def test_what_a_sink_was_trying_when_the_run_ended_waits_on_the_disk(tmp_path: Path) -> None:
+def test_what_a_sink_was_trying_when_the_run_ended_waits_on_the_disk(open_store: Callable[..., Store]) -> None:
     hung = Hung()
-    outlet = Outlet("hangs", hung, store=Store(tmp_path, most_bytes=10**6), backoff=quick)
+    outlet = Outlet("hangs", hung, store=open_store(), backoff=quick)
     outlet.put(state(1))
     assert hung.tries.wait(10)
     outlet.put(state(2))
     outlet.close(drain_s=0.1)
-    store = Store(tmp_path, most_bytes=10**6)
-    assert [record.number for record in [*store.oldest(1), *store.oldest(9)]] == [1, 1]
-    assert store.count == 2
-    store.close()
+    assert stored(open_store()) == [1, 2]
     hung.there.set()
+
+
+def test_what_a_sink_does_not_take_at_once_is_on_the_disk_soon_and_nothing_else_is(
+    open_store: Callable[..., Store],
+) -> None:
+    store, hung, healthy = open_store(), Hung(), Flaky()
+    healthy.there.set()
+    outlets = Outlet("hangs", hung, store=store), Outlet("healthy", healthy, store=store)
+    for number in range(1, 4):
+        for outlet in outlets:
+            outlet.put(state(number))
+    until(lambda: stored(store) == [1, 2, 3])
+    assert healthy.taken == [1, 2, 3]
+    hung.there.set()
+    until(lambda: stored(store) == [])
+    assert hung.taken == [1, 2, 3]
+    for outlet in outlets:
+        outlet.close()
+
+
+def test_an_alarm_is_on_the_disk_for_every_sink_before_any_sees_it(open_store: Callable[..., Store]) -> None:
+    store = open_store()
+    seen: list[list[int]] = []
+
+    class Looking(Flaky):
+        def write(self, records: Sequence[Record]) -> None:
+            if any(isinstance(record, AlarmRecord) for record in records):
+                seen.append(stored(store))
+
+    outlets = [Outlet("looks", Looking(), store=store), Outlet("away", Flaky(), store=store)]
+    with store.together(alarm(7)):
+        for outlet in outlets:
+            outlet.put(alarm(7))
+    until(lambda: seen)
+    assert seen == [[7, 7]]
+    assert store.last_alarms() == [alarm(7)]
+    for outlet in outlets:
+        outlet.close(drain_s=0.1)
+
+
+def test_a_disk_that_takes_nothing_leaves_records_in_memory_until_it_does(
+    open_store: Callable[..., Store], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmkd_edge.live.sinks.store._TRIES_AGAIN_S", 0.05)
+    store, sink = open_store(), Flaky()
+    pages = store.rows("PRAGMA page_count")[0][0]
+    store.rows(f"PRAGMA max_page_count = {pages}")  # the file can grow no more, as on a full disk
+    outlet = Outlet("away", sink, store=store, most=30, backoff=quick)
+    for number in range(1, 201):
+        outlet.put(state(number))
+    until(lambda: "cannot be used" in caplog.text)
+    facts = outlet.facts()
+    assert (facts.waiting + facts.dropped, stored(store)) == (200, [])
+    store.rows("PRAGMA max_page_count = 1000")
+    until(lambda: len(stored(store)) == facts.waiting)
+    sink.there.set()
+    outlet.close()
+    assert sink.taken == list(range(201 - facts.waiting, 201))
+    path = store._path
+    assert [one.getMessage() for one in caplog.records if one.name.endswith("store")] == [
+        f"{path}: cannot be used: database or disk is full; records wait in memory",
+        f"{path}: can be written again",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("place", "damage"), [(0, "file is not a database"), (4096, "database disk image is malformed")]
+)
+def test_a_damaged_file_is_kept_aside_and_said_in_one_line(
+    place: int, damage: str, open_store: Callable[..., Store], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    outlet = Outlet("away", Flaky(), store=open_store(), backoff=quick)
+    for number in range(1, 201):
+        outlet.put(state(number))
+    outlet.close(drain_s=0.1)
+    open_store().close()
+    path = tmp_path / "store" / FILE_NAME
+    data = path.read_bytes()
+    path.write_bytes(data[:place] + bytes(4096) + data[place + 4096 :])
+    store = open_store()
+    assert stored(store) == []
+    aside = path.with_name(f"{FILE_NAME}.damaged")
+    assert len(aside.read_bytes()) == len(data)
+    assert [one.getMessage() for one in caplog.records if one.name.endswith("store")] == [
+        f"{path}: damaged: {damage}; kept as {aside.name}, and a new file is begun"
+    ]
 
 
 def test_what_a_sink_was_trying_when_the_run_ended_is_counted_without_a_store() -> None:
@@ -161,9 +271,11 @@ def test_what_a_sink_was_trying_when_the_run_ended_is_counted_without_a_store() 
     hung.there.set()
 
 
-def test_with_a_store_nothing_is_given_up_while_a_sink_hangs_and_all_comes_once_and_in_order(tmp_path: Path) -> None:
-    hung = Hung()
-    outlet = Outlet("hangs", hung, store=Store(tmp_path, most_bytes=10**6), most=5, backoff=quick)
+def test_with_a_store_nothing_is_given_up_while_a_sink_hangs_and_all_comes_once_and_in_order(
+    open_store: Callable[..., Store],
+) -> None:
+    hung, store = Hung(), open_store()
+    outlet = Outlet("hangs", hung, store=store, most=5, backoff=quick)
     outlet.put(state(1))
     assert hung.tries.wait(10)
     for number in range(2, 24):
@@ -174,12 +286,14 @@ def test_with_a_store_nothing_is_given_up_while_a_sink_hangs_and_all_comes_once_
     outlet.close()
     assert hung.taken == list(range(1, 24))
     assert (outlet.facts().written, outlet.facts().dropped) == (23, 0)
-    assert list(tmp_path.iterdir()) == []
+    assert stored(open_store()) == []
 
 
-def test_with_a_store_nothing_is_given_up_while_a_try_that_failed_is_waited_after(tmp_path: Path) -> None:
+def test_with_a_store_nothing_is_given_up_while_a_try_that_failed_is_waited_after(
+    open_store: Callable[..., Store],
+) -> None:
     slow = Backoff(first_s=20.0, most_s=30.0)
-    outlet = Outlet("away", Flaky(), store=Store(tmp_path, most_bytes=10**6), most=5, backoff=lambda: slow)
+    outlet = Outlet("away", Flaky(), store=open_store(), most=5, backoff=lambda: slow)
     outlet.put(state(1))
     until(lambda: outlet.facts().failures == 1)
     for number in range(2, 24):
@@ -189,41 +303,47 @@ def test_with_a_store_nothing_is_given_up_while_a_try_that_failed_is_waited_afte
     assert (outlet.facts().waiting, outlet.facts().dropped) == (23, 0)
 
 
-def test_the_store_keeps_within_its_bytes_and_counts_what_it_gives_up(tmp_path: Path) -> None:
-    store = Store(tmp_path, most_bytes=10_000)
+def test_the_store_keeps_within_its_bytes_of_each_sink_and_counts_what_it_gives_up(
+    open_store: Callable[..., Store],
+) -> None:
+    slow = Backoff(first_s=20.0, most_s=30.0)
     size_bytes = len(line_of(state(100)))
-    for first in range(100, 200, 10):
-        store.append([state(number) for number in range(first, first + 10)])
-    assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 10_000
-    kept = 10_000 // (10 * size_bytes) * 10
-    assert (store.count, store.dropped) == (kept, 100 - kept)
-    assert store.oldest(1)[0].number == 200 - kept
+    store = open_store(most_bytes=4 * size_bytes)
+    outlet = Outlet("away", Flaky(), store=store, backoff=lambda: slow)
+    outlet.put(state(100))
+    until(lambda: outlet.facts().failures == 1)
+    for number in range(101, 120):
+        outlet.put(state(number))
+    store.save(everything=True)
+    assert stored(store) == [116, 117, 118, 119]
+    assert (outlet.facts().waiting, outlet.facts().dropped) == (4, 16)
+    outlet.close(drain_s=0.1)
 
 
-def test_a_line_that_a_power_failure_cut_is_left_out(tmp_path: Path) -> None:
-    (tmp_path / "0000000001.jsonl").write_bytes(line_of(state(1)) + b"{broken}\n" + line_of(state(2)) + b'{"kind')
-    store = Store(tmp_path, most_bytes=10**6)
-    found = store.oldest(10)
-    assert [record.number for record in found] == [1, 2]
-    assert store.dropped == 1
-    store.sent(2)
-    assert (store.count, store.oldest(10)) == (0, [])
+def test_what_a_sink_is_trying_is_not_given_up(open_store: Callable[..., Store]) -> None:
+    hung = Hung()
+    store = open_store(most_bytes=2 * len(line_of(state(10))))
+    outlet = Outlet("hangs", hung, store=store)
+    outlet.put(state(10))
+    assert hung.tries.wait(10)
+    for number in range(11, 16):
+        outlet.put(state(number))
+    store.save(everything=True)
+    assert stored(store) == [10, 15]
+    hung.there.set()
+    outlet.close()
+    assert (hung.taken, outlet.facts().written, outlet.facts().dropped) == ([10, 15], 2, 4)
 
 
-def test_a_segment_that_was_cut_before_its_first_line_break_is_never_written_over(tmp_path: Path) -> None:
-    (tmp_path / "0000000001.jsonl").write_bytes(b'{"kind')
-    store = Store(tmp_path, most_bytes=10**6)
-    store.append([state(1)])
-    assert (store.count, store.dropped) == (1, 0)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["0000000001.jsonl", "0000000002.jsonl"]
-
-
-def test_a_file_that_is_in_the_way_of_a_segment_stays(tmp_path: Path) -> None:
-    store = Store(tmp_path, most_bytes=10**6)
-    (tmp_path / "0000000001.jsonl").write_bytes(line_of(state(7)))
-    store.append([state(1)])
-    assert store.dropped == 1
-    assert (tmp_path / "0000000001.jsonl").read_bytes() == line_of(state(7))
+def test_a_record_that_cannot_be_read_is_left_out_and_counted(open_store: Callable[..., Store]) -> None:
+    store, sink = open_store(), Flaky()
+    sink.there.set()
+    rows = [line_of(state(1)), b"{broken}", line_of(state(2))]
+    store._connection.executemany("INSERT INTO records VALUES ('sink', ?, ?)", enumerate(rows, start=1))  # type: ignore[union-attr]
+    store._connection.commit()  # type: ignore[union-attr]
+    outlet = Outlet("sink", sink, store=open_store())
+    outlet.close()
+    assert (sink.taken, outlet.facts().dropped, outlet.facts().waiting) == ([1, 2], 1, 0)
 
 
 def test_a_store_that_another_has_is_refused_until_it_is_closed(tmp_path: Path) -> None:
@@ -231,32 +351,36 @@ def test_a_store_that_another_has_is_refused_until_it_is_closed(tmp_path: Path) 
     with pytest.raises(UsageError) as refused:
         Store(tmp_path, most_bytes=10**6)
     assert str(refused.value) == (
-        f"{tmp_path}: expected a folder for the records of one sink, got one that another mmkd-run has; stop that one, "
-        "or name another --store"
+        f"{tmp_path}: expected a folder for the records of one mmkd-run, got one that another mmkd-run has; stop that "
+        "one, or name another --store"
     )
     first.close()
     Store(tmp_path, most_bytes=10**6).close()
 
 
-def test_records_that_were_given_up_while_they_were_sent_do_not_count_for_the_next_ones(tmp_path: Path) -> None:
-    size_bytes = len(line_of(state(10)))
-    store = Store(tmp_path, most_bytes=4 * size_bytes)
-    store.append([state(10), state(11), state(12)])
-    assert [record.number for record in store.oldest(10)] == [10, 11, 12]
-    store.append([state(13), state(14), state(15)])
-    assert (store.count, store.dropped) == (3, 3)
-    store.sent(3)
-    assert (store.count, store.dropped) == (3, 0)
+def test_a_store_in_the_place_of_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError) as refused:
+        Store(tmp_path / "file", most_bytes=10**6)
+    assert (
+        str(refused.value)
+        == f"{tmp_path}/file: expected a folder for records that wait: file exists; choose another name"
+    )
 
 
-def test_sinks_whose_names_differ_in_a_sign_alone_have_folders_of_their_own(tmp_path: Path) -> None:
-    texts = [f"jsonl:{tmp_path}/a-b", f"jsonl:{tmp_path}/a_b"]
-    station = StationSpec(name="press 1", bundle="none.edge", source="stdin")
-    spec = RunSpec(stations=(station,), store=str(tmp_path / "store"))
-    outlets = [outlet_of(text, spec, name=text) for text in texts]
-    assert len(list((tmp_path / "store").iterdir())) == 2
+def test_sinks_whose_names_differ_in_a_sign_alone_have_records_of_their_own(
+    open_store: Callable[..., Store], tmp_path: Path
+) -> None:
+    store = open_store()
+    outlets = [outlet_of(f"jsonl:{tmp_path}/{name}", store, name=name) for name in ("a-b", "a_b")]
     for outlet in outlets:
-        outlet.close()
+        (tmp_path / outlet.name).unlink()
+        (tmp_path / outlet.name).mkdir()  # it can be written no more
+        outlet.put(state(1))
+    store.save(everything=True)
+    assert len(store.rows("SELECT DISTINCT sink FROM records")) == 2
+    for outlet in outlets:
+        outlet.close(drain_s=0.1)
 
 
 def test_a_file_that_was_moved_away_is_begun_anew(tmp_path: Path) -> None:
