@@ -86,6 +86,13 @@ def import_(
     try_only: Annotated[
         bool, Option("Of a recipe: show what would be made and every problem; write nothing.", ("--check",))
     ] = False,
+    allow_outside: Annotated[
+        list[Path] | None, Option("A folder outside that of the recipe that it may read; repeatable.", metavar="FOLDER")
+    ] = None,
+    max_gb: Annotated[
+        float | None,
+        Option("Most that a recipe may write; else 1 GiB or 100 times its recordings, the larger.", metavar="GB"),
+    ] = None,
     per_group: Annotated[str, Option("Modalities to z-score per group, separated by commas.", metavar="NAMES")] = "",
     name: Annotated[str | None, Option("Name of the dataset; else the file's.")] = None,
     source: Annotated[str, Option("Where the measurements come from.")] = "",
@@ -110,8 +117,12 @@ def import_(
     """Read recordings by a recipe (.toml), or an interchange file (.npz), and write a dataset directory."""
     if file.suffix == ".toml":
         given = [per_group, name, source, licence, target, unit, targets, columns]
-        _import_recipe(context, file, None if try_only else _needed(out), is_bare=not any(given))
+        if any(given):
+            raise UsageError(f"{file}: a recipe says itself what the options for .npz files say; leave them out")
+        _import_recipe(context, file, None if try_only else _needed(out), outside=allow_outside or (), max_gb=max_gb)
         return
+    if allow_outside or max_gb is not None:
+        raise UsageError(f"--allow-outside, --max-gb: expected a recipe (.toml), got {file}; leave the options out")
     if try_only:
         raise UsageError(f"--check: expected a recipe (.toml), got {file}; leave the option out")
     out = _needed(out)
@@ -141,15 +152,15 @@ def _needed(out: Path | None) -> Path:
     return out
 
 
-def _import_recipe(context: typer.Context, file: Path, out: Path | None, *, is_bare: bool) -> None:
+def _import_recipe(
+    context: typer.Context, file: Path, out: Path | None, *, outside: Sequence[Path], max_gb: float | None
+) -> None:
     from mmkd_models.commands.recipes import run_recipe
 
-    if not is_bare:
-        raise UsageError(f"{file}: a recipe says itself what the options for .npz files say; leave them out")
     if out is not None:
         check_absent(out)
         context.with_resource(held(out))
-    for line in run_recipe(file, out):
+    for line in run_recipe(file, out, outside=outside, max_gb=max_gb):
         print(line)
     if out is None:
         print(f"nothing was written; next: {shell_line('mmkd-data', 'import', file, '-o', 'DIR')}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -23,8 +23,14 @@ _PLAIN_EVERY_S = 10.0
 _MEGABYTE = 1e6
 
 
-def run_recipe(file: Path, out: Path | None) -> list[str]:
+def run_recipe(file: Path, out: Path | None, *, outside: Sequence[Path] = (), max_gb: float | None = None) -> list[str]:
     """Carries a recipe out, or tries it where `out` is None, and gives what to say about it."""
+    for folder in outside:
+        if not folder.is_dir():
+            raise UsageError(f"--allow-outside {folder}: expected a folder, found none there; check the path")
+    if max_gb is not None and not 0 < max_gb < float("inf"):
+        raise UsageError(f"--max-gb {max_gb:g}: expected a number above 0; give the disk space in GB")
+    most_bytes = None if max_gb is None else round(max_gb * 1e9)
     require_modules(("polars",), by="mmkd-data import of a recipe", extra="import")
     from mmkd_models.data.importing.from_recipe import import_recipe, try_recipe
     from mmkd_models.data.importing.recipe import read_recipe
@@ -32,9 +38,11 @@ def run_recipe(file: Path, out: Path | None) -> list[str]:
     recipe = read_recipe(file)
     with reading_bar(f"reading {file}") as tell:
         if out is None:
-            report = try_recipe(recipe, file.parent, tell=tell)
+            report = try_recipe(recipe, file.parent, outside=outside, most_bytes=most_bytes, tell=tell)
         else:
-            report = import_recipe(recipe, file.parent, out, tell=tell, note=say)
+            report = import_recipe(
+                recipe, file.parent, out, outside=outside, most_bytes=most_bytes, tell=tell, note=say
+            )
     return [*clock_lines(report), *offset_lines(report), *window_lines(report)]
 
 

@@ -166,21 +166,24 @@ def _text_problems(spec: DatasetSpec) -> Iterator[str]:
             yield f"{SPEC_FILE}: '{key}': {wanted}, got {name!a}; rename it"
 
 
-def _can_be_named(name: str) -> bool:
-    """Whether a modality can have this name, a file's stem and, with `_present` behind it, a tensor's name in engines.
+def name_problem(name: str) -> str | None:
+    """Return what is wrong with a modality's name; None if nothing is.
 
-    Any script will do. The same letters written in two ways (NFC, NFD) would be two names to all but the reader.
+    It is a file's stem and, with `_present` behind it, a tensor's name in engines. Any script will do. The same letters
+    written in two ways (NFC, NFD) would be two names to all but the reader.
     """
     is_word = name.isidentifier() and name[0] != "_" and unicodedata.is_normalized("NFC", name)
-    return is_word and name not in _RESERVED_NAMES
+    if is_word and name not in _RESERVED_NAMES:
+        return None
+    return (
+        f"expected a name of letters, digits and _ that starts with a letter and is none of"
+        f" {', '.join(_RESERVED_NAMES)}; rename it"
+    )
 
 
 def _modality_problems(modality: ModalitySpec) -> Iterator[str]:
-    if not _can_be_named(modality.name):
-        yield (
-            f"expected a name of letters, digits and _ that starts with a letter and is none of"
-            f" {', '.join(_RESERVED_NAMES)}; rename it"
-        )
+    if text := name_problem(modality.name):
+        yield text
     if not modality.channels or len(set(modality.channels)) < len(modality.channels):
         yield f"expected one or more different channels, got {list(modality.channels)}; name each column"
     if not 0 < modality.rate_hz < float("inf"):

@@ -20,10 +20,11 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.data.checking.scan import scan_windows
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.files import AnyArray
-from mmkd_models.data.importing.cutting.cut import Cut, cut
+from mmkd_models.data.importing.cutting.cut import Cut, cut, most_windows
 from mmkd_models.data.importing.cutting.deal import Dealt, apart, deal_as_named, deal_by_time, deal_groups
 from mmkd_models.data.importing.cutting.labels import encoded, task_of
 from mmkd_models.data.importing.grids.grids import Grids, Placed
+from mmkd_models.data.importing.limits import WINDOW_FACTS_BYTES, refuse_more
 from mmkd_models.data.importing.recipe import (
     TARGET,
     DatasetFacts,
@@ -43,12 +44,13 @@ from mmkd_models.data.kinds import (
     kind_problems,
     present_of,
     size_problem,
+    window_bytes,
     windows_at_once,
     with_present,
 )
 from mmkd_models.data.labels import Labels, is_labelled, strata_of
 from mmkd_models.data.sources import CutWindows, Rows, latest_start_s
-from mmkd_models.data.spec import SPLIT_NAMES, DatasetSpec
+from mmkd_models.data.spec import SPLIT_NAMES, DatasetSpec, name_problem
 from mmkd_models.data.windows import Windows
 from mmkd_models.data.writer import check_absent, write_dataset
 
@@ -134,6 +136,7 @@ def import_recordings(
     refuse(
         "import_recordings",
         [
+            *(f"sensor {one.name!r}: {text}" for one in sensors if (text := name_problem(one.name))),
             *(f"'windows.{text}" for text in window_problems(windows)),
             *(f"'split.{text}" for text in split_rule_problems(split)),
         ],
@@ -219,10 +222,20 @@ def _prepared(
 ) -> _Prepared:
     modalities = [sensor.modality(windows.length_s) for sensor in grids.sensors if sensor.name != TARGET]
     refuse("windows", [text for modality in modalities for text in _window_faults(modality)])
-    done = [
-        _OnGrid(placed=placed, cut=cut(placed, grids, modalities, labels=labels, windows=windows, split=split))
-        for placed in recordings
-    ]
+    done: list[_OnGrid] = []
+    bytes_each, count = sum(map(window_bytes, modalities)) + WINDOW_FACTS_BYTES, 0
+    for placed in recordings:
+        refuse_more(
+            (count + most_windows(placed, modalities, windows)) * bytes_each,
+            grids.most_bytes,
+            where=placed.recorded.name,
+            what=f"windows every {windows.hop_s:g} s",
+            cure="lengthen 'windows.stride_s'",
+        )
+        done.append(
+            _OnGrid(placed=placed, cut=cut(placed, grids, modalities, labels=labels, windows=windows, split=split))
+        )
+        count += len(done[-1].cut.starts_s)
     left_out: Counter[str] = Counter()
     for one in done:
         left_out.update(one.cut.left_out)

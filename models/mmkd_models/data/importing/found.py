@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.importing.intervals import TableLine, read_table
-from mmkd_models.data.importing.patterns import FoundFile, found_files, key_of, natural_key, parts_of
+from mmkd_models.data.importing.patterns import FoundFile, RecipeFolder, key_of, natural_key, parts_of
 from mmkd_models.data.importing.recipe import ImportRecipe, refuse
 
 
@@ -42,17 +41,18 @@ class FoundFiles:
         )
 
 
-def find_recordings(recipe: ImportRecipe, folder: Path) -> FoundFiles:
+def find_recordings(recipe: ImportRecipe, folder: RecipeFolder) -> FoundFiles:
     """Looks for the files. Raises DatasetError where a pattern has none, or the table does not fit them."""
     by_source: dict[str, list[FoundFile]] = {}
     problems: list[str] = []
     for number, source in enumerate(recipe.source):
-        by_source[source.modality] = found_files(folder, source.files)
+        by_source[source.modality] = folder.files(source.files, key=f"source[{number}].files")
         if not by_source[source.modality]:
             problems.append(
-                f"'source[{number}].files': expected files, found none at {folder / source.files}; correct the pattern"
+                f"'source[{number}].files': expected files, found none at {folder.path / source.files}; correct the"
+                " pattern"
             )
-    refuse(folder, problems)
+    refuse(folder.path, problems)
     named = [parts_of(source.files) for source in recipe.source]
     parts = tuple(name for name in named[0] if all(name in names for names in named))
     recordings: dict[tuple[str, ...], dict[str, list[FoundFile]]] = {}
@@ -71,7 +71,7 @@ def find_recordings(recipe: ImportRecipe, folder: Path) -> FoundFiles:
 
 def _facts_of(
     recipe: ImportRecipe,
-    folder: Path,
+    folder: RecipeFolder,
     parts: Sequence[str],
     recordings: Mapping[tuple[str, ...], Mapping[str, Sequence[FoundFile]]],
 ) -> dict[tuple[str, ...], Mapping[str, str]]:
@@ -79,7 +79,7 @@ def _facts_of(
     lines = read_table(folder, recipe.labels)
     found: dict[tuple[str, ...], TableLine] = {}
     by_file = {
-        file.path.relative_to(folder).as_posix(): key
+        file.path.relative_to(folder.path).as_posix(): key
         for key, sources in recordings.items()
         for files in sources.values()
         for file in files
@@ -101,7 +101,7 @@ def _facts_of(
         if key not in found:
             file = next(iter(sources.values()))[0].path
             raise DatasetError(
-                f"{folder / recipe.labels.table}: expected a line for every recording, found none for {file};"
+                f"{folder.path / recipe.labels.table}: expected a line for every recording, found none for {file};"
                 " add it, or remove the file"
             )
     return {key: line.facts for key, line in found.items()}

@@ -21,7 +21,8 @@ from mmkd_models.data.importing.found import FoundFiles, facts_wanted, find_reco
 from mmkd_models.data.importing.grids.grids import Grids, Placed
 from mmkd_models.data.importing.intervals import LabelledIntervals, read_intervals
 from mmkd_models.data.importing.kept import KeptRecordings, Marks, Piece, key_of_parts, marks_of, work_folder
-from mmkd_models.data.importing.patterns import FoundFile, found_files
+from mmkd_models.data.importing.limits import written_limit
+from mmkd_models.data.importing.patterns import FoundFile, RecipeFolder
 from mmkd_models.data.importing.read_source import ReadSource, SourceReader
 from mmkd_models.data.importing.recipe import TARGET, ImportRecipe, Region, SensorSource, refuse
 from mmkd_models.data.importing.recorded import FileClock, ImportedRecording, ImportedSensor, Interval, ReadingState
@@ -57,29 +58,40 @@ class RecipeReport:
 
 
 def import_recipe(
-    recipe: ImportRecipe, folder: Path, path: Path, *, tell: Tell | None = None, note: Note | None = None
+    recipe: ImportRecipe,
+    folder: Path,
+    path: Path,
+    *,
+    outside: Sequence[Path] = (),
+    most_bytes: int | None = None,
+    tell: Tell | None = None,
+    note: Note | None = None,
 ) -> RecipeReport:
     """Carries a recipe out, or goes on where another run with the same `path` ended.
 
     Args:
-        folder: where its patterns begin.
+        folder: where its patterns begin; nothing outside is read.
         path: the dataset directory to make.
+        outside: further folders that may be read.
+        most_bytes: what may be written; None follows from the size of the recordings.
         tell: is told how far the reading is.
 
     Raises DatasetError with every file's first fault; `path` is not written, and recordings that were finished are
     kept beside it.
     """
-    found = find_recordings(recipe, folder)
+    place = RecipeFolder(folder, outside)
+    found = find_recordings(recipe, place)
+    most_bytes = written_limit(found.total_bytes) if most_bytes is None else most_bytes
     with work_folder(path, note or (lambda _: None)) as kept:
         readers, found = _readers(recipe, found)
-        intervals = read_intervals(folder, recipe.labels) if recipe.labels.files else []
+        intervals = read_intervals(place, recipe.labels) if recipe.labels.files else []
         _check_names(recipe, found, readers, intervals)
-        work = _Work(folder=folder, found=found, intervals=intervals, tell=tell)
+        work = _Work(folder=place, found=found, intervals=intervals, most_bytes=most_bytes, tell=tell)
         readers, regions = _with_regions(recipe, work, readers, kept)
         kept.of_key(_key(recipe, found, readers)).use(work.marks)
         sensors = [reader.sensor for reader in readers]
         with (
-            Grids(kept.folder, sensors, cover=recipe.windows.cover, filled=kept.filled) as grids,
+            Grids(kept.folder, sensors, cover=recipe.windows.cover, filled=kept.filled, most_bytes=most_bytes) as grids,
             tempfile.TemporaryDirectory(prefix="windows.", dir=kept.folder) as scratch,
         ):
             built = build_dataset(
@@ -103,10 +115,18 @@ def import_recipe(
     )
 
 
-def try_recipe(recipe: ImportRecipe, folder: Path, *, tell: Tell | None = None) -> RecipeReport:
+def try_recipe(
+    recipe: ImportRecipe,
+    folder: Path,
+    *,
+    outside: Sequence[Path] = (),
+    most_bytes: int | None = None,
+    tell: Tell | None = None,
+) -> RecipeReport:
     """Carries a recipe out in the system's temporary folder, where nothing is kept: errors as `import_recipe`."""
     with tempfile.TemporaryDirectory() as scratch:
-        return import_recipe(recipe, folder, Path(scratch) / (recipe.dataset.name or "dataset"), tell=tell)
+        path = Path(scratch) / "dataset"
+        return import_recipe(recipe, folder, path, outside=outside, most_bytes=most_bytes, tell=tell)
 
 
 def _readers(recipe: ImportRecipe, found: FoundFiles) -> tuple[list[Reader], FoundFiles]:
@@ -153,8 +173,9 @@ def _with_regions(
     asking = [reader for reader in readers if isinstance(reader, CameraReader) and reader.motions is not None]
     if not asking:
         return list(readers), {}
-    labelled = found_files(work.folder, recipe.labels.files) if recipe.labels.files else []
-    key = key_of_parts(recipe, work.marks, marks_of(labelled, work.folder), work.found.facts)
+    labels = recipe.labels.files
+    labelled = work.folder.files(labels, key="labels.files") if labels else []
+    key = key_of_parts(recipe, work.marks, marks_of(labelled, work.folder.path), work.found.facts)
     regions = kept.regions(key)
     if not regions:
         regions = _found_regions(recipe, work, readers, asking, kept.folder)
@@ -174,7 +195,7 @@ def _found_regions(
     sensors = [reader.sensor for reader in readers]
     with (
         tempfile.TemporaryDirectory(prefix="regions.", dir=folder) as scratch,
-        Grids(Path(scratch), sensors, cover=recipe.windows.cover) as grids,
+        Grids(Path(scratch), sensors, cover=recipe.windows.cover, most_bytes=work.most_bytes) as grids,
     ):
         placed = (grids.add(recorded) for recorded in work.read_all(readers, Path(scratch)))
         chosen = training_recordings(placed, grids, windows=recipe.windows, labels=recipe.labels, split=recipe.split)
@@ -221,6 +242,7 @@ class _Place:
 
     folder: Path
     name: str
+    most_bytes: int
     marks: Sequence[tuple[str, int, int]]
     kept: KeptRecordings | None
 
@@ -236,16 +258,22 @@ class _Work:
     """The reading of all recordings, one after the other."""
 
     def __init__(
-        self, *, folder: Path, found: FoundFiles, intervals: Sequence[LabelledIntervals], tell: Tell | None
+        self,
+        *,
+        folder: RecipeFolder,
+        found: FoundFiles,
+        intervals: Sequence[LabelledIntervals],
+        most_bytes: int,
+        tell: Tell | None,
     ) -> None:
-        self.folder, self.found = folder, found
+        self.folder, self.found, self.most_bytes = folder, found, most_bytes
         self._intervals, self._tell = intervals, tell
         self._done_bytes = self._total_bytes = 0
         self.clocks: list[FileClock] = []
         self.proposals: list[Proposal] = []
         self._numbers = {key: number for number, key in enumerate(found.recordings)}
         self.marks: dict[str, Marks] = {
-            "/".join(key): {source: marks_of(chosen, folder) for source, chosen in files.items()}
+            "/".join(key): {source: marks_of(chosen, folder.path) for source, chosen in files.items()}
             for key, files in found.recordings.items()
         }
 
@@ -333,7 +361,13 @@ class _Work:
             chosen = self.found.recordings[key].get(source, ())
             if not chosen:
                 continue
-            place = _Place(folder=at[0], name=f"{source}-{number}", marks=marks[source], kept=at[1])
+            place = _Place(
+                folder=at[0],
+                name=f"{source}-{number}",
+                most_bytes=self.most_bytes,
+                marks=marks[source],
+                kept=at[1],
+            )
             try:
                 read = reader.read(chosen, place, stack, told=self._told)
                 self.clocks += _checked_clocks(reader, read, known.name, chosen[0].path)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.importing.clocks.clock import TimeColumn
-from mmkd_models.data.importing.patterns import found_files
+from mmkd_models.data.importing.patterns import RecipeFolder
 from mmkd_models.data.importing.readers.block import RowBlock, require_columns, texts
 from mmkd_models.data.importing.readers.csv_file import csv_blocks, layout_of
 from mmkd_models.data.importing.readers.label_files import LABEL_COLUMNS, label_block
@@ -36,11 +36,12 @@ class LabelledIntervals:
         return all(parts.get(name) == value for name, value in self.parts.items())
 
 
-def read_intervals(folder: Path, rule: LabelRule) -> list[LabelledIntervals]:
+def read_intervals(folder: RecipeFolder, rule: LabelRule) -> list[LabelledIntervals]:
     """Reads all interval files of a rule. Raises DatasetError with the line of the first fault."""
-    files = found_files(folder, rule.files)
+    files = folder.files(rule.files, key="labels.files")
     if not files:
-        raise DatasetError(f"'labels.files': expected files, found none at {folder / rule.files}; correct the pattern")
+        path = folder.path / rule.files
+        raise DatasetError(f"'labels.files': expected files, found none at {path}; correct the pattern")
     found: list[LabelledIntervals] = []
     for file in files:
         found += _of_file(file.path, file.parts, rule)
@@ -99,9 +100,9 @@ class TableLine:
     place: str
 
 
-def read_table(folder: Path, rule: LabelRule) -> list[TableLine]:
+def read_table(folder: RecipeFolder, rule: LabelRule) -> list[TableLine]:
     """Reads the table of recordings of a rule. Raises DatasetError where it is missing, or lacks a column."""
-    file = folder / rule.table
+    file = folder.file(rule.table, key="labels.table")
     if not file.is_file():
         raise DatasetError(f"'labels.table': expected a file, found none at {file}; correct the name")
     layout = layout_of(file, rule)
@@ -234,13 +235,16 @@ def majority(
     Args:
         starts_ns: (W,) ascending.
     """
-    names = sorted({one.value for one in intervals})
-    covered = np.zeros((len(starts_ns), max(1, len(names))), dtype=np.int64)
+    by_value: dict[str, list[Interval]] = {}
+    for one in intervals:
+        by_value.setdefault(one.value, []).append(one)
+    names = sorted(by_value)
+    best, most = np.zeros((2, len(starts_ns)), dtype=np.int64)
     for number, name in enumerate(names):
-        covered[:, number] = covered_ns([one for one in intervals if one.value == name], starts_ns, length_ns)
-    best = covered.argmax(axis=1)
+        covered = covered_ns(by_value[name], starts_ns, length_ns)
+        best[covered > most] = number
+        most = np.maximum(most, covered)
     # Times are rounded to the nanosecond, and so is what a window shares with an interval.
-    most = covered[np.arange(len(best)), best]
     pure = (most > 0) & (most >= purity * length_ns - 2 * (1 + len(intervals)))
     found = np.full(len(starts_ns), "", dtype=object)
     if names:

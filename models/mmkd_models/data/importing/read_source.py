@@ -16,10 +16,11 @@ import numpy as np
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.importing.clocks.clock import TimeColumn, start_ns, time_text
 from mmkd_models.data.importing.intervals import RunCollector, changes
-from mmkd_models.data.importing.patterns import FoundFile
+from mmkd_models.data.importing.limits import MOST_THINNING, refuse_late, refuse_more
+from mmkd_models.data.importing.patterns import FoundFile, with_parts
 from mmkd_models.data.importing.readers.block import RowBlock, numbers, require_columns, texts
 from mmkd_models.data.importing.readers.formats import Reader, reader_of
-from mmkd_models.data.importing.recipe import SUFFIXES, TARGET, Format, Resample, SensorSource
+from mmkd_models.data.importing.recipe import SUFFIXES, TARGET, Format, Resample, SensorSource, rate_problem
 from mmkd_models.data.importing.recorded import ImportedSensor, Interval, ReadingPlace, ReadingState
 from mmkd_models.data.importing.series import (
     SECOND_NS,
@@ -91,6 +92,14 @@ class SourceReader:
         if not source.tag:
             require_columns(place, names, list(channels.values()))
         rate_hz, origin = _rate(source, first.path, beside=[] if source.tag else list(channels.values())[:1])
+        if text := rate_problem(rate_hz):
+            raise DatasetError(f"{first.path}: rate in Hz, {origin}: {text}")
+        resample = _resample(source, rate_hz)
+        if resample == "polyphase" and rate_hz > MOST_THINNING * (source.resample_hz or rate_hz):
+            raise DatasetError(
+                f"{first.path}: expected 'resample_hz' of {rate_hz / MOST_THINNING:g} or more for {rate_hz:g} Hz, got"
+                f" {source.resample_hz:g}; raise it, or set resample = 'linear'"
+            )
         sensor = ImportedSensor(
             name=source.modality,
             kind=source.modality_kind,
@@ -101,7 +110,7 @@ class SourceReader:
             normalise=source.normalise,
             native_hz=rate_hz,
             max_gap_s=source.max_gap_s,
-            resample=_resample(source, rate_hz),
+            resample=resample,
             hold_s=source.hold_s,
         )
         return SourceReader(
@@ -186,7 +195,7 @@ class _Reading:
     """The reading of one recording: what is known between blocks and files."""
 
     def __init__(self, reader: SourceReader, place: ReadingPlace, stack: ExitStack, state: ReadingState | None) -> None:
-        self._reader, self._source = reader, reader.source
+        self._reader, self._source, self._most_bytes = reader, reader.source, place.most_bytes
         tall = bool(self._source.tag)
         spools = len(reader.columns) if tall else 1
         if state is None:
@@ -245,15 +254,23 @@ class _Reading:
             self._is_utc = self._is_utc and (clock.is_utc if source.time else bool(source.start))
             self._add(block, self._corrected(times), kept)
             self._count += len(times)
+            refuse_more(
+                sum(spool.size_bytes for spool in self._spools),
+                self._most_bytes,
+                where=str(file.path),
+                what=f"its first {self._count:,} rows",
+                cure="look whether it was unpacked from few bytes",
+            )
         if self._count == before:
             raise DatasetError(f"{file.path}: expected rows, got none; remove the file, or write it again")
 
     def _counted(self, block: RowBlock, file: FoundFile) -> tuple[Times, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
         """Times of samples that have none, one behind the other, all files of a recording too."""
         if self._origin_ns is None and self._source.start:
-            text = self._source.start.format(**file.parts) if "{" in self._source.start else self._source.start
+            text = with_parts(self._source.start, file.parts)
             self._origin_ns = start_ns(text, self._source, place=str(file.path))
         rate_hz = self._reader.sensor.own_hz
+        refuse_late(file.path, self._count + len(block.frame), rate_hz)
         steps = np.arange(self._count, self._count + len(block.frame), dtype=np.float64)
         times = (self._origin_ns or 0) + np.rint(steps * (SECOND_NS / rate_hz)).astype(np.int64)
         return times, np.ones(len(times), dtype=bool)
@@ -291,7 +308,8 @@ class _Reading:
             return
         self._check_order(number, block, times, rows)
         self._last[number] = int(times[-1])
-        values = values if self._source.scale == 1.0 else values * np.float32(self._source.scale)
+        with np.errstate(over="ignore"):  # infinity, which no dataset may have
+            values = values if self._source.scale == 1.0 else values * np.float32(self._source.scale)
         self._spools[number].append(times, values)
 
     def _check_order(self, number: int, block: RowBlock, times: Times, rows: Times) -> None:
@@ -404,7 +422,7 @@ def _rate(source: SensorSource, file: Path, *, beside: Sequence[str]) -> tuple[f
     clock = TimeColumn(source, source.time)
     # With a channel beside it: in some formats it says whose clock is meant.
     wanted = list(dict.fromkeys([source.time, *beside]))
-    blocks: list[Times] = []
+    blocks: list[Times] = [np.zeros(0, dtype=np.int64)]
     for block in reader.blocks(file, wanted):
         blocks.append(clock.read(block)[0])
         if sum(map(len, blocks)) >= _RATE_ROWS:

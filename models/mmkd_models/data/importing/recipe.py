@@ -15,6 +15,9 @@ import msgspec
 
 from mmkd_edge.errors import DatasetError, UsageError, first_line
 from mmkd_edge.spec import ModalityKind, Normalise, TaskKind
+from mmkd_models.data.importing.limits import MOST_OFFSET_S, MOST_RECIPE_BYTES, MOST_SCALE, MOST_SECONDS, RATES_HZ
+from mmkd_models.data.importing.patterns import parts_of, pattern_problem
+from mmkd_models.data.spec import name_problem
 
 RECIPE_VERSION = 1
 
@@ -56,6 +59,8 @@ Region = tuple[int, int, int, int]
 TARGET = ".target"
 """The name among the sensors of the column whose number is to be predicted; no modality is called so."""
 _USUAL_NULLS = ("", "NaN", "nan")
+_NOT_OF_FILES = ("idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape")
+"""Encodings of Python that no text file has."""
 
 
 class TextTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -270,6 +275,11 @@ def read_recipe(file: Path) -> ImportRecipe:
     """
     if not file.is_file():
         raise UsageError(f"{file}: expected a recipe (.toml), found no such file; draft one with mmkd-data recipe")
+    if file.stat().st_size > MOST_RECIPE_BYTES:
+        raise DatasetError(
+            f"{file}: expected a recipe of at most {MOST_RECIPE_BYTES:,} bytes, got {file.stat().st_size:,}; name the"
+            " right file"
+        )
     try:
         recipe = msgspec.toml.decode(file.read_bytes(), type=ImportRecipe)
     except msgspec.ValidationError as error:
@@ -315,6 +325,10 @@ def recipe_problems(recipe: ImportRecipe) -> Iterator[str]:
 
 def _source_problems(source: SensorSource) -> Iterator[str]:
     yield from _table_problems(source)
+    if text := name_problem(source.modality):
+        yield f"'modality': {text}"
+    if text := pattern_problem(source.files):
+        yield f"'files': {text}"
     if source.file_format is None:
         yield f"'files': expected a name that ends in {', '.join(SUFFIXES)}, got {source.files!r}; set 'format'"
     yield from _kind_problems(source)
@@ -322,11 +336,20 @@ def _source_problems(source: SensorSource) -> Iterator[str]:
         yield "expected 'time' or 'rate_hz', got neither; name the column of times, or the samples per second"
     if source.time and source.start:
         yield "expected 'time' or 'start', got both; remove 'start', the times say when samples were taken"
-    for key in ("rate_hz", "resample_hz", "max_gap_s", "hold_s"):
+    for key in ("rate_hz", "resample_hz"):
+        if text := rate_problem(getattr(source, key)):
+            yield f"{key!r}: {text}"
+    for key in ("max_gap_s", "hold_s"):
         value = getattr(source, key)
-        if value is not None and not 0 < value < float("inf"):
-            yield f"{key!r}: expected a number above 0, got {value}; correct it"
-    if abs(source.clock_ppm) >= 1e5:
+        if value is not None and not 0 < value <= MOST_SECONDS:
+            yield f"{key!r}: expected seconds above 0, up to {MOST_SECONDS:g}, got {value}; correct it"
+    unknown = [name for name in parts_of(source.start) if name not in parts_of(source.files)]
+    if unknown:
+        known = ", ".join(parts_of(source.files)) or "none"
+        yield f"'start': expected parts of the path in braces, got {{{unknown[0]}}}; 'files' has {known}"
+    if not 1 / MOST_SCALE <= abs(source.scale) <= MOST_SCALE:
+        yield f"'scale': expected a number from {1 / MOST_SCALE:g} to {MOST_SCALE:g}, got {source.scale}; correct it"
+    if not abs(source.clock_ppm) < 1e5:
         yield f"'clock_ppm': expected millionths, below 100000, got {source.clock_ppm}; set 'rate_hz' for a wrong rate"
     if source.range is not None and not source.range[0] < source.range[1]:
         yield f"'range': expected [low, high] with low below high, got {list(source.range)}; swap or correct it"
@@ -386,15 +409,25 @@ def _table_problems(table: TextTable) -> Iterator[str]:
     if table.timezone:
         try:
             ZoneInfo(table.timezone)
-        except (ZoneInfoNotFoundError, ValueError):
+        except (ZoneInfoNotFoundError, ValueError, OSError):
             yield f"'timezone': expected a name such as 'Europe/Berlin' or 'UTC', got {table.timezone!r}; correct it"
     if table.encoding != "auto":
         try:
-            codecs.lookup(table.encoding)
-        except LookupError:
-            yield f"'encoding': expected a name such as 'utf-8' or 'shift_jis', got {table.encoding!r}; correct it"
-    if table.delimiter != "auto" and len(table.delimiter.encode()) != 1:
-        yield f"'delimiter': expected one character, got {table.delimiter!r}; correct it"
+            is_of_text = codecs.lookup(table.encoding).name not in _NOT_OF_FILES
+            "a".encode(table.encoding)  # raises LookupError for codecs that do not encode text, such as zlib
+        except (LookupError, ValueError):
+            is_of_text = False
+        if not is_of_text:
+            wanted = "the name of an encoding of text, such as 'utf-8' or 'shift_jis'"
+            yield f"'encoding': expected {wanted}, got {table.encoding!r}; correct it"
+    if table.delimiter != "auto" and (
+        len(table.delimiter.encode(errors="replace")) != 1
+        or not (table.delimiter.isprintable() or table.delimiter == "\t")
+        or table.delimiter == '"'
+    ):
+        yield f"'delimiter': expected one character of ASCII, not a quote, got {table.delimiter!r}; correct it"
+    if not abs(table.offset_s) <= MOST_OFFSET_S:
+        yield f"'offset_s': expected seconds up to {MOST_OFFSET_S:g}, got {table.offset_s}; correct it"
     if table.decimal in (table.delimiter, table.thousands):
         key = "delimiter" if table.decimal == table.delimiter else "thousands"
         yield f"'decimal': expected another sign than {key!r}, got {table.decimal!r} for both; correct one of them"
@@ -409,8 +442,11 @@ def _label_problems(labels: LabelRule) -> Iterator[str]:
         got = " and ".join(named) or "none"
         yield f"expected one of 'path', 'column', 'files' and 'table', got {got}; say where labels come from"
     yield from _task_problems(labels)
-    if labels.rate_hz is not None and not 0 < labels.rate_hz < float("inf"):
-        yield f"'rate_hz': expected a number above 0, got {labels.rate_hz}; correct it"
+    if text := rate_problem(labels.rate_hz):
+        yield f"'rate_hz': {text}"
+    for key, pattern in (("files", labels.files), ("table", labels.table)):
+        if pattern and (text := pattern_problem(pattern)):
+            yield f"{key!r}: {text}"
     if labels.format == "csv" and Path(labels.files).suffix.lower() == ".json":
         yield "'format': expected 'label_studio' or 'edge_impulse' for a JSON file, got none; say which tool wrote it"
     if not 0.5 < labels.purity <= 1:
@@ -439,8 +475,8 @@ def window_problems(windows: WindowRule) -> Iterator[str]:
     if windows.at == "intervals" and windows.stride_s is not None:
         yield f"stride_s': expected none with at = 'intervals', got {windows.stride_s:g}; remove one of them"
     for key, value in (("length_s", windows.length_s), ("stride_s", windows.hop_s)):
-        if not 0 < value < float("inf"):
-            yield f"{key}': expected seconds above 0, got {value}; correct it"
+        if not 1 / RATES_HZ[1] <= value <= MOST_SECONDS:
+            yield f"{key}': expected seconds from {1 / RATES_HZ[1]:g} to {MOST_SECONDS:g}, got {value}; correct it"
 
 
 def split_rule_problems(split: SplitRule) -> Iterator[str]:
@@ -454,5 +490,14 @@ def split_rule_problems(split: SplitRule) -> Iterator[str]:
         yield "group': expected the part of the path that 'valid' and 'test' name, got none; say which"
     if split.folds is not None and (split.folds < 3 or len(shares) < 2 or not split.group):
         yield f"folds': expected 3 or more with a 'group' and without names of groups, got {split.folds}; correct it"
-    if split.gap_s < 0:
-        yield f"gap_s': expected 0 or more seconds, got {split.gap_s:g}; correct it"
+    if not 0 <= split.gap_s <= MOST_SECONDS:
+        yield f"gap_s': expected seconds from 0 to {MOST_SECONDS:g}, got {split.gap_s:g}; correct it"
+    if split.seed < 0:
+        yield f"seed': expected 0 or more, got {split.seed}; correct it"
+
+
+def rate_problem(rate_hz: float | None) -> str | None:
+    """Return what is wrong with a rate; None if nothing is, or there is none."""
+    if rate_hz is None or RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
+        return None
+    return f"expected a number from {RATES_HZ[0]:g} to {RATES_HZ[1]:g}, got {rate_hz:g}; correct it"

@@ -78,6 +78,10 @@ class ReadingPlace(Protocol):
     def name(self) -> str:
         """What their names begin with."""
 
+    @property
+    def most_bytes(self) -> int:
+        """What an import may write."""
+
     def begun(self) -> tuple[int, ReadingState | None]:
         """Gives how many files were read, and how far that is."""
 

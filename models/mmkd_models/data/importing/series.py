@@ -91,6 +91,11 @@ class Spool:
         )
         self.count = count
 
+    @property
+    def size_bytes(self) -> int:
+        """Size of both files."""
+        return sum(_sizes(Path(), "", self._shape, self._dtype, self.count).values())
+
     @staticmethod
     def holds(
         folder: Path, name: str, shape: tuple[int, ...], dtype: type[np.float32 | np.uint8], *, count: int

@@ -381,7 +381,7 @@ CASES = [
         says=(
             "DIR/recipe.toml: 2 problems\n  - 'source[0]' (acc): 'timezone': expected a name such as"
             " 'Europe/Berlin' or 'UTC', got 'Berlin'; correct it\n  - 'source[0]' (acc): 'encoding':"
-            " expected a name such as 'utf-8' or 'shift_jis', got 'sjis-x'; correct it"
+            " expected the name of an encoding of text, such as 'utf-8' or 'shift_jis', got 'sjis-x'; correct it"
         ),
     ),
     Broken(

@@ -11,6 +11,7 @@ from mmkd_edge.errors import DatasetError
 from mmkd_models.data import open_dataset
 from mmkd_models.data.importing.from_recipe import import_recipe
 from mmkd_models.data.importing.intervals import read_intervals
+from mmkd_models.data.importing.patterns import RecipeFolder
 from mmkd_models.data.importing.recipe import LabelRule, read_recipe
 
 START_S = 1_762_151_400
@@ -32,7 +33,7 @@ def drawn(label: str, start: float, end: float, kind: str = "timeserieslabels") 
 
 def of(tmp_path, content, **rule):
     (tmp_path / "labels.json").write_text(json.dumps(content))
-    found = read_intervals(tmp_path, LabelRule(files="labels.json", **rule))
+    found = read_intervals(RecipeFolder(tmp_path), LabelRule(files="labels.json", **rule))
     return [(one.parts, one.interval.start_ns / 1e9, one.interval.end_ns / 1e9, one.interval.value) for one in found]
 
 

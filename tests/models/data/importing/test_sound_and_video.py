@@ -297,7 +297,7 @@ def test_a_rate_of_film_stays_exact_over_minutes(tmp_path):
     reader = CameraReader.opened(source, FoundFile(path=tmp_path / "long.mp4", parts={}))
     assert reader.sensor.rate_hz == pytest.approx(24000 / 1001, rel=1e-5)
     with ExitStack() as stack:
-        place = SimpleNamespace(folder=tmp_path, name="lips")
+        place = SimpleNamespace(folder=tmp_path, name="lips", most_bytes=1 << 30)
         (found,) = reader.read(
             [FoundFile(path=tmp_path / "long.mp4", parts={})], place, stack, told=lambda count: None
         ).series

@@ -12,7 +12,8 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import numpy.typing as npt
 
-from mmkd_edge.errors import DatasetError
+from mmkd_edge.errors import DatasetError, first_line
+from mmkd_models.data.importing.limits import MOST_TIME_NS
 from mmkd_models.data.importing.readers.block import RowBlock, stripped
 from mmkd_models.data.importing.recipe import TextTable, TimeUnit
 from mmkd_models.data.importing.series import SECOND_NS, Times
@@ -48,6 +49,17 @@ class TimeColumn:
 
         Raises DatasetError, with the line, where a row has no time, one that cannot be read, or one to come.
         """
+        import polars as pl
+
+        try:
+            return self._read(block)
+        except pl.exceptions.PolarsError as error:
+            raise DatasetError(
+                f"{block.place(0)}: column {self._column!r}: expected times, got {first_line(error)}; correct"
+                " 'time_format' or 'timezone'"
+            ) from error
+
+    def _read(self, block: RowBlock) -> tuple[Times, npt.NDArray[np.bool_]]:
         import polars as pl
 
         column = block.frame[self._column]
@@ -94,6 +106,9 @@ class TimeColumn:
         if self._unit == "auto":
             self._unit = self._unit_of(block, float(values[0]))
         factor = _UNIT_NS[self._unit]
+        with np.errstate(over="ignore"):
+            far = pl.Series(~(np.abs(values.to_numpy() * factor) <= MOST_TIME_NS))
+        self._refuse(block, far, text, "expected a time within 146 years of 1970, got {}; correct it, or 'time_unit'")
         if whole.dtype == pl.Int64 and whole.null_count() == 0:
             return np.asarray(whole.to_numpy() * factor)
         return np.asarray(np.rint(values.to_numpy() * factor).astype(np.int64))
@@ -233,7 +248,10 @@ def start_ns(text: str, table: TextTable, *, place: str) -> int:
         if not table.timezone:
             raise DatasetError(f"{place}: 'start': expected an offset or 'timezone', got local time {text!r}; set it")
         found = found.replace(tzinfo=ZoneInfo(table.timezone))
-    return int(found.timestamp()) * SECOND_NS + found.microsecond * 1000
+    started_ns = int(found.timestamp()) * SECOND_NS + found.microsecond * 1000
+    if abs(started_ns) > MOST_TIME_NS:
+        raise DatasetError(f"{place}: 'start': expected a time within 146 years of 1970, got {text!r}; correct it")
+    return started_ns
 
 
 def _from_iso(text: str) -> datetime:

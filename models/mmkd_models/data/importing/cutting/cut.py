@@ -51,6 +51,15 @@ class Cut:
     left_out: Mapping[str, int]
 
 
+def most_windows(placed: Placed, modalities: Sequence[ModalitySpec], windows: WindowRule) -> int:
+    """Return how many windows a recording may have at most, before any is planned."""
+    recorded = placed.recorded
+    if windows.at == "intervals":
+        return len(recorded.labels) + sum(map(len, recorded.runs.values()))
+    latest_s = latest_start_s([placed.lengths[modality.name] for modality in modalities], modalities)
+    return int(max(0.0, latest_s) / windows.hop_s) + 2
+
+
 def cut(
     placed: Placed,
     grids: Grids,

@@ -5,6 +5,7 @@ Owns these files and where each recording lies in them. Memory holds one block o
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ import numpy as np
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_models.data.files import AnyArray
 from mmkd_models.data.importing.grids.resample import sensor_blocks
+from mmkd_models.data.importing.limits import refuse_more
 from mmkd_models.data.importing.recorded import ImportedRecording, ImportedSensor
 from mmkd_models.data.importing.series import SECOND_NS, opened_at
 from mmkd_models.data.kinds import present_of
@@ -50,21 +52,21 @@ class Grids:
         *,
         cover: Literal["all", "any"],
         filled: Mapping[str, int] = {},
+        most_bytes: int | None = None,
     ) -> None:
         """Opens the files for adding.
 
         Args:
+            most_bytes: of all files; None is without a limit.
             filled: how many samples of each sensor they hold already; what lies behind is cut off.
         """
-        self.sensors = sensors
+        self.sensors, self.most_bytes = sensors, most_bytes
         self._cover, self._folder = cover, folder
         self.filled = {sensor.name: filled.get(sensor.name, 0) for sensor in sensors}
         self._files: dict[str, BinaryIO] = {}
         for sensor in sensors:
-            modality = sensor.modality(1.0)
             count = self.filled[sensor.name]
-            sample_bytes = int(np.prod(modality.shape[1:])) * np.dtype(modality.dtype).itemsize
-            self._files[sensor.name] = opened_at(self._grid(sensor.name), count * sample_bytes)
+            self._files[sensor.name] = opened_at(self._grid(sensor.name), count * _sample_bytes(sensor))
             if sensor.kind == "video":
                 self._files[f"{sensor.name}.present"] = opened_at(self._present(sensor.name), count)
 
@@ -81,10 +83,10 @@ class Grids:
                     f"{recorded.name}: sensor {name!r}: expected one of 'sensors', got another; describe it there"
                 )
         first_ns, last_ns = self._span_ns(recorded)
-        first, lengths = dict(self.filled), {}
+        first, seconds = dict(self.filled), max(0, last_ns - first_ns) / SECOND_NS
+        lengths = {one.name: int(np.floor(seconds * one.rate_hz + 1e-3)) + 1 for one in self.sensors}
+        self._refuse_more(recorded, lengths, seconds)
         for sensor in self.sensors:
-            seconds = max(0, last_ns - first_ns) / SECOND_NS
-            lengths[sensor.name] = int(np.floor(seconds * sensor.rate_hz + 1e-3)) + 1
             self._append(recorded, sensor, origin_ns=first_ns, count=lengths[sensor.name])
         self.filled = {name: first[name] + lengths[name] for name in first}
         return Placed(
@@ -94,6 +96,19 @@ class Grids:
             lengths=lengths,
             absent=tuple(sensor.name for sensor in self.sensors if not recorded.series.get(sensor.name)),
         )
+
+    def _refuse_more(self, recorded: ImportedRecording, lengths: Mapping[str, int], seconds: float) -> None:
+        """Raise DatasetError if the files would become too large."""
+        for sensor in self.sensors:
+            # What is filtered is first laid on a grid of its own rate.
+            factor = max(1.0, sensor.own_hz / sensor.rate_hz) if sensor.resample == "polyphase" else 1.0
+            refuse_more(
+                round((self.filled[sensor.name] + factor * lengths[sensor.name]) * _sample_bytes(sensor)),
+                self.most_bytes,
+                where=f"{recorded.name}: sensor {sensor.name!r}",
+                what=f"{seconds:g} s at {factor * sensor.rate_hz:g} Hz",
+                cure="correct the times or 'resample_hz'",
+            )
 
     def _append(self, recorded: ImportedRecording, sensor: ImportedSensor, *, origin_ns: int, count: int) -> None:
         wanted = sensor.modality(1.0).shape[1:]
@@ -155,3 +170,8 @@ class Grids:
     def __exit__(self, *_: object) -> None:
         for file in self._files.values():
             file.close()
+
+
+def _sample_bytes(sensor: ImportedSensor) -> int:
+    modality = sensor.modality(1.0)
+    return math.prod(modality.shape[1:]) * np.dtype(modality.dtype).itemsize

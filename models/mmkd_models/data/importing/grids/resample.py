@@ -6,6 +6,7 @@ gap, nor between frames.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -123,7 +124,9 @@ def grid_blocks(
             native_hz=native_hz,
             rate_hz=rate_hz,
         )
-    for first, last in _blocks(count, width or channels):
+    # A filter reads more samples than it gives.
+    read = max(1, math.ceil(native_hz / rate_hz)) if filtered is not None else 1
+    for first, last in _blocks(count, (width or channels) * read):
         block = np.full((last - first, channels), np.nan, dtype=np.float32)
         times = grid_times(origin_ns, rate_hz, first, last - first)
         if filtered is not None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from mmkd_edge.errors import DatasetError
+from mmkd_edge.errors import first_line as error_line
+from mmkd_models.data.importing.limits import MOST_LINE_BYTES, refuse_columns
 from mmkd_models.data.importing.readers.block import RowBlock
 from mmkd_models.data.importing.recipe import TextTable
 
@@ -48,7 +50,8 @@ def layout_of(file: Path, table: TextTable) -> Layout:
     if not head:
         raise DatasetError(f"{file}: expected a table, got an empty file; remove it, or write it again")
     delimiter = guessed_delimiter(head[0]) if table.delimiter == "auto" else table.delimiter
-    fields = next(csv.reader([head[0]], delimiter=delimiter))
+    fields = _rows_of(file, 1, [head[0]], delimiter)[0]
+    refuse_columns(f"{file}:1", len(fields))
     if not table.header:
         return Layout(
             encoding=encoding, delimiter=delimiter, names=tuple(map(str, range(1, len(fields) + 1))), first_line=1
@@ -85,7 +88,13 @@ def csv_blocks(file: Path, layout: Layout, columns: Sequence[str]) -> Iterator[R
         if not rows.strip():
             continue
         _check_fields(file, rows, layout, line_of)
-        frame = pl.read_csv(rows, separator=layout.delimiter, has_header=False, schema=schema)
+        try:
+            frame = pl.read_csv(rows, separator=layout.delimiter, has_header=False, schema=schema)
+        except pl.exceptions.PolarsError as error:
+            raise DatasetError(
+                f"{file}:{first_line}: expected lines of {len(layout.names)} fields from there on, got"
+                f" {error_line(error)}; correct the quotes of the file"
+            ) from error
         yield RowBlock(file=file, frame=frame.select(columns), place=_placer(file, line_of))
 
 
@@ -120,8 +129,20 @@ def _lines(file: Path, encoding: str) -> Iterator[tuple[bytes, int]]:
     with file.open("rb") as opened:
         while raw := opened.read(BLOCK_BYTES):
             data = rest + _decoded(file, decoder, raw, line + rest.count(b"\n"), encoding)
+            if b"\0" in data:
+                at = line + data.count(b"\n", 0, data.index(b"\0"))
+                raise DatasetError(
+                    f"{file}:{at}: expected text in {encoding}, got a NUL byte; set 'encoding', or 'format' if it is no"
+                    " text"
+                )
             end = data.rfind(b"\n") + 1
             rest = data[end:]
+            if len(rest) > MOST_LINE_BYTES:
+                at = line + data.count(b"\n")
+                raise DatasetError(
+                    f"{file}:{at}: expected lines of at most {MOST_LINE_BYTES:,} bytes, got a longer one; write line"
+                    " ends into the file"
+                )
             if end:
                 yield data[:end], line
                 line += data.count(b"\n", 0, end)
@@ -135,7 +156,11 @@ def _decoded(
 ) -> bytes:
     try:
         return decoder.decode(raw, final).encode()
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:
+        if not isinstance(error, UnicodeDecodeError):
+            raise DatasetError(
+                f"{file}:{line}: expected text in {encoding}, got {error_line(error)}; correct 'encoding'"
+            ) from error
         line += error.object[: error.start].count(b"\n")
         byte = error.object[error.start]
         guess = next((name for name in ("shift_jis", "cp1252") if _is_decodable(raw, name)), "latin-1")
@@ -187,7 +212,8 @@ def _check_fields(file: Path, rows: bytes, layout: Layout, line_of: Callable[[in
     """Refuses a line with more or fewer fields than the header: a file cut off, or another separator."""
     expected = len(layout.names)
     if b'"' in rows:
-        counts = [len(row) for row in csv.reader(io.StringIO(rows.decode()), delimiter=layout.delimiter)]
+        lines = _rows_of(file, line_of(0), io.StringIO(rows.decode()), layout.delimiter)
+        counts = [len(row) for row in lines]
         wrong = [number for number, count in enumerate(counts) if count != expected]
         found = None if not wrong else (wrong[0], counts[wrong[0]])
     else:
@@ -205,6 +231,16 @@ def _check_fields(file: Path, rows: bytes, layout: Layout, line_of: Callable[[in
     raise DatasetError(
         f"{file}:{line_of(row)}: expected {expected} fields separated by {layout.delimiter!r}, got {count}; {cure}"
     )
+
+
+def _rows_of(file: Path, line: int, lines: Iterable[str], delimiter: str) -> list[list[str]]:
+    try:
+        return list(csv.reader(lines, delimiter=delimiter))
+    except csv.Error as error:
+        raise DatasetError(
+            f"{file}:{line}: expected fields of at most {csv.field_size_limit():,} characters from there on, got"
+            f" {error_line(error)}; close the quotes of the file"
+        ) from error
 
 
 def _odd_line(rows: bytes, delimiter: bytes, expected: int) -> tuple[int, int] | None:

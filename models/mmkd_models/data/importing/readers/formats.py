@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mmkd_models.data.importing.limits import refuse_columns
 from mmkd_models.data.importing.readers.block import RowBlock
 from mmkd_models.data.importing.readers.csv_file import csv_blocks, layout_of
 from mmkd_models.data.importing.readers.npz_file import npz_blocks, npz_names
@@ -73,8 +74,14 @@ _READERS: dict[Format, Reader] = {
 def reader_of(form: Format, table: TextTable) -> Reader:
     """Gives the reader of a format; of text files one that knows what the recipe says of them."""
     if form != "csv":
-        return _READERS[form]
+        return replace(_READERS[form], names=lambda file: _few_names(file, _READERS[form]))
     return Reader(
         names=lambda file: layout_of(file, table).names,
         blocks=lambda file, columns: csv_blocks(file, layout_of(file, table), columns),
     )
+
+
+def _few_names(file: Path, reader: Reader) -> tuple[str, ...]:
+    names = reader.names(file)
+    refuse_columns(str(file), len(names))
+    return names

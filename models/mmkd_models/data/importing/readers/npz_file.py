@@ -9,6 +9,7 @@ from pathlib import Path
 from mmkd_edge.bundle.arrays import ArraysError, read_npz
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.files import AnyArray
+from mmkd_models.data.importing.limits import refuse_columns
 from mmkd_models.data.importing.readers.block import RowBlock
 
 
@@ -44,5 +45,6 @@ def _columns(file: Path) -> dict[str, AnyArray]:
         if array.ndim == 1:
             columns[name] = array
         elif array.ndim == 2:
+            refuse_columns(f"{file}: array {name!r}", array.shape[1])
             columns.update({f"{name}[{number}]": array[:, number] for number in range(array.shape[1])})
     return columns

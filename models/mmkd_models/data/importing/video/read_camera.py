@@ -16,10 +16,11 @@ import numpy.typing as npt
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.frames import cut_out
 from mmkd_models.data.importing.clocks.clock import start_ns
-from mmkd_models.data.importing.patterns import FoundFile
+from mmkd_models.data.importing.limits import MOST_TIME_NS, refuse_more
+from mmkd_models.data.importing.patterns import FoundFile, with_parts
 from mmkd_models.data.importing.read_source import ReadSource
 from mmkd_models.data.importing.readers.video_file import video_facts, video_frames
-from mmkd_models.data.importing.recipe import Region, SensorSource
+from mmkd_models.data.importing.recipe import Region, SensorSource, rate_problem
 from mmkd_models.data.importing.recorded import ImportedSensor, ReadingPlace
 from mmkd_models.data.importing.series import SECOND_NS, CameraFrames, ClockFacts, Pixels, Samples, Spool, clock_facts
 from mmkd_models.data.importing.video.region import Motion, MotionMeter, moving_box
@@ -57,6 +58,8 @@ class CameraReader:
         if source.rate_hz is None and not 0 < found.rate_hz < float("inf"):
             raise DatasetError(f"{first.path}: expected a container that knows its rate, got none; set 'rate_hz'")
         rate_hz = source.rate_hz or float(f"{found.rate_hz:.{_DIGITS}g}")
+        if text := rate_problem(rate_hz):
+            raise DatasetError(f"{first.path}: frames a second: {text}")
         region = source.region if isinstance(source.region, tuple) else None
         refuse_outside(first.path, region, found.height, found.width)
         return CameraReader(
@@ -122,7 +125,8 @@ class CameraReader:
 
         Where an earlier run read some of them, all are read again.
         """
-        reading = _Reading(self, stack.enter_context(Spool(place.folder, place.name, self._shape, np.uint8)))
+        spool = stack.enter_context(Spool(place.folder, place.name, self._shape, np.uint8))
+        reading = _Reading(self, spool, place.most_bytes)
         reading.origin_ns = self._origin_ns(files[0])
         for file in files:
             reading.add_file(file.path)
@@ -148,7 +152,7 @@ class CameraReader:
         offset_ns = round(self.source.offset_s * SECOND_NS)
         if not self.source.start:
             return offset_ns
-        text = self.source.start.format(**file.parts) if "{" in self.source.start else self.source.start
+        text = with_parts(self.source.start, file.parts)
         return start_ns(text, self.source, place=str(file.path)) + offset_ns
 
     def kept(self, file: Path, pixels: Pixels) -> Pixels:
@@ -161,8 +165,8 @@ class CameraReader:
 class _Reading:
     """The reading of one recording: where the next file begins, and what was seen."""
 
-    def __init__(self, reader: CameraReader, spool: Spool) -> None:
-        self._reader = reader
+    def __init__(self, reader: CameraReader, spool: Spool, most_bytes: int) -> None:
+        self._reader, self._most_bytes = reader, most_bytes
         self.spool = spool
         self.meter = MotionMeter()
         self.origin_ns = 0
@@ -180,7 +184,19 @@ class _Reading:
             by_count_s = (len(times_s) - 1) / reader.sensor.own_hz
             since_s = by_count_s if reader.source.frame_times == "count" else frame.time_s - times_s[0]
             time_ns = self.origin_ns + round(since_s * SECOND_NS)
+            if abs(time_ns) > MOST_TIME_NS:
+                raise DatasetError(
+                    f"{file}: frame {len(times_s) - 1}: expected a time within 146 years of 1970, got"
+                    f" {time_ns / SECOND_NS:g} s; correct 'rate_hz' or 'start'"
+                )
             self.spool.append(np.array([time_ns]), reader.kept(file, frame.pixels)[None])
+            refuse_more(
+                self.spool.size_bytes,
+                self._most_bytes,
+                where=str(file),
+                what=f"its first {len(times_s):,} frames",
+                cure="lower 'height' and 'width'",
+            )
         if not times_s:
             raise DatasetError(f"{file}: expected frames, got none; remove the file, or copy it again")
         _refuse_times(file, np.array(times_s), reader)

@@ -5,6 +5,7 @@ MATLAB writes the axes of its HDF5 files (v7.3) the other way round, and vectors
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from mmkd_edge.errors import DatasetError
+from mmkd_models.data.importing.limits import MOST_COLUMNS, unpacked_problem
 from mmkd_models.data.importing.readers.block import RowBlock
 from mmkd_models.data.importing.readers.programs.foreign import BLOCK_ROWS, library, reading, require_one_length
 
 _WHAT = "an HDF5 or MATLAB file"
 _MAGIC = b"\x89HDF\r\n\x1a\n"
 _NUMBERS = "biuf"
-_MOST_COLUMNS = 4096
+_LARGEST_NUMBER = 8  # bytes
 
 
 def hdf5_names(file: Path) -> tuple[str, ...]:
@@ -51,7 +53,7 @@ def _columns(arrays: Mapping[str, Any]) -> dict[str, tuple[str, int | None]]:
     for name, array in arrays.items():
         if array.ndim == 1 or 1 in array.shape:
             found[name] = (name, None)
-        elif array.shape[1] <= _MOST_COLUMNS:
+        elif array.shape[1] <= MOST_COLUMNS:
             found.update({f"{name}[{number}]": (name, number) for number in range(array.shape[1])})
     return found
 
@@ -89,22 +91,36 @@ def _opened(file: Path) -> Iterator[Mapping[str, Any]]:
         if _MAGIC in head:
             h5py = library("h5py", package="h5py", what="HDF5 files")
             with h5py.File(file, "r") as opened:
-                yield _stored(h5py, opened, is_matlab=not head.startswith(_MAGIC))
+                yield _stored(file, h5py, opened, is_matlab=not head.startswith(_MAGIC))
         else:
-            from scipy.io import loadmat
+            from scipy.io import loadmat, whosmat
 
+            unpacked = sum(_LARGEST_NUMBER * math.prod(shape) for _, shape, _ in whosmat(file))
+            _refuse_unpacked(file, "the arrays", unpacked)
             yield _flat(loadmat(file, simplify_cells=True), "")
 
 
-def _stored(h5py: Any, opened: Any, *, is_matlab: bool) -> dict[str, Any]:
+def _stored(file: Path, h5py: Any, opened: Any, *, is_matlab: bool) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def add(name: str, one: Any) -> None:
         if isinstance(one, h5py.Dataset) and one.ndim in (1, 2) and one.dtype.kind in _NUMBERS and one.size:
+            _refuse_unpacked(file, f"array {name!r}", one.nbytes)
+            if one.external or one.is_virtual:
+                raise DatasetError(
+                    f"{file}: array {name!r}: expected values in the file itself, got those of another file; copy them"
+                    " into one"
+                )
             found[name] = _Turned(one) if is_matlab and one.ndim == 2 else one
 
     opened.visititems(add)
     return found
+
+
+def _refuse_unpacked(file: Path, what: str, unpacked_bytes: int) -> None:
+    problem = unpacked_problem(unpacked_bytes, file.stat().st_size)
+    if problem is not None:
+        raise DatasetError(f"{file}: {what}: {problem}; write the file again, without unused space")
 
 
 def _flat(values: Mapping[str, Any], before: str) -> dict[str, Any]:
