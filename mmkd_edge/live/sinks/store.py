@@ -89,7 +89,7 @@ class Store:
     def backlog(self, sink: str, queue: Queue) -> Backlog:
         """The records of a sink on the disk; what stays in its queue for a tick is added to them."""
         with self.lock:
-            backlog = Backlog(self, sink, queue, last_id=self._last_id)
+            backlog = Backlog(self, sink, queue)
             self._backlogs.append(backlog)
             return backlog
 
@@ -231,7 +231,7 @@ class Backlog:
         deleted_until: id of the last one that was deleted for it.
     """
 
-    def __init__(self, store: Store, sink: str, queue: Queue, *, last_id: int) -> None:
+    def __init__(self, store: Store, sink: str, queue: Queue) -> None:
         self.sink = sink
         self.store = store
         self.dropped = 0
