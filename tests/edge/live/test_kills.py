@@ -7,20 +7,26 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mmkd_edge.live.records import AlarmRecord, Record, record_from_line
 
+MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
 MMKD_RUN = [sys.executable, "-c", "from mmkd_edge.commands.run import main; main()"]
+RULE = ("--alarm", "raise", "--confirm", "2/3", "--release", "2", "--cooldown", "0s", "--min-probability", "0.3")
+REST, RAISE = b"[1, 0, 0]\n", b"[0, 1, 0]\n"
 MODES = ("answers", "refuses", "hangs")
 
 
@@ -60,16 +66,14 @@ def hook() -> Iterator[Hook]:
     found.server.server_close()
 
 
-def feed(child: subprocess.Popen[bytes], stop: threading.Event) -> None:
-    """Samples of two labels by turns, so that episodes begin and end all the time."""
+def feed(child: subprocess.Popen[bytes], samples: Iterator[bytes], stop: threading.Event) -> None:
     assert child.stdin is not None
     with contextlib.suppress(OSError, ValueError):
-        for turn in itertools.count():
-            for _ in range(40):
-                child.stdin.write(b"[0, 1, 0]\n" if turn % 2 else b"[1, 0, 0]\n")
-                child.stdin.flush()
-                if stop.wait(0.002):
-                    return
+        for sample in samples:
+            child.stdin.write(sample)
+            child.stdin.flush()
+            if stop.wait(0.002):
+                return
 
 
 def first_of_each(records: list[Record]) -> dict[tuple[str, str, int], Record]:
@@ -98,14 +102,14 @@ def check_complete(records: dict[tuple[str, str, int], Record]) -> int:
 class Run:
     """One process of `mmkd-run` that is fed; its standard error goes to a file."""
 
-    def __init__(self, command: list[str | Path], log: Path) -> None:
+    def __init__(self, command: Sequence[str | Path], samples: Iterator[bytes], log: Path) -> None:
         self._log = log
         with log.open("wb") as errors:
             self.child = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=errors, stderr=errors, env=os.environ | {"OMP_NUM_THREADS": "1"}
             )
         self._stop = threading.Event()
-        self._feeding = threading.Thread(target=feed, args=(self.child, self._stop))
+        self._feeding = threading.Thread(target=feed, args=(self.child, samples, self._stop))
         self._feeding.start()
 
     def wait_until_longer(self, path: Path, size_bytes: int) -> None:
@@ -116,8 +120,7 @@ class Run:
             time.sleep(0.01)
 
     def end(self, *, kill: bool) -> None:
-        if kill:
-            self.child.kill()
+        self.child.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
         self._stop.set()
         self._feeding.join()
         assert self.child.stdin is not None
@@ -132,16 +135,15 @@ def test_no_alarm_is_lost_and_no_name_has_two_contents_however_often_the_process
     kills: int, hook: Hook, bundle_path: Path, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     dice, log = random.Random(kills), tmp_path / "all.jsonl"
-    rule = ("--alarm", "raise", "--confirm", "2/3", "--release", "2", "--cooldown", "0s", "--min-probability", "0.3")
     command: list[str | Path] = [
-        *MMKD_RUN, bundle_path, "--backend", "ort", "--name", "press 1", "--source", "stdin", "--hop", "5", *rule,
+        *MMKD_RUN, bundle_path, "--backend", "ort", "--name", "press 1", "--source", "stdin", "--hop", "5", *RULE,
         "--sink", f"jsonl:{log}", "--sink", f"webhook:http://127.0.0.1:{hook.server.server_port}/",
         "--store", tmp_path / "store",
     ]  # fmt: skip
     for left in range(kills, -1, -1):
         hook.mode = dice.choice(MODES) if left else "answers"
         size_bytes = log.stat().st_size if log.exists() else 0
-        run = Run(command, tmp_path / "errors.txt")
+        run = Run(command, itertools.cycle([REST] * 40 + [RAISE] * 40), tmp_path / "errors.txt")
         if not left or dice.random() < 0.9:  # else it is killed while it starts
             run.wait_until_longer(log, size_bytes)
         time.sleep(dice.uniform(0, 0.7))
@@ -157,3 +159,66 @@ def test_no_alarm_is_lost_and_no_name_has_two_contents_however_often_the_process
     assert alarms[0] == alarms[1]
     for name, value in {"episodes": episodes, "alarms": len(alarms[0]), "records": len(written | posted)}.items():
         record_property(name, value)
+
+
+@pytest.mark.skipif(MOSQUITTO is None, reason="needs Debian's mosquitto")
+@pytest.mark.parametrize(
+    ("has_store", "kill", "events"),
+    [
+        (True, True, ["raised", "continued", "cleared"]),
+        (True, False, ["raised", "continued", "cleared"]),
+        (False, True, ["raised", None]),
+    ],
+)
+def test_an_alarm_that_a_broker_keeps_ends_after_a_restart_on_normal_data(
+    has_store: bool, kill: bool, events: list[str | None], bundle_path: Path, tmp_path: Path
+) -> None:
+    mqtt = pytest.importorskip("paho.mqtt.client")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (tmp_path / "mosquitto.conf").write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
+    assert MOSQUITTO is not None
+    heard: dict[tuple[str | None, int | None], None] = {}  # a record may come twice
+    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
+    client.on_connect = lambda client, *_: client.subscribe("plant/press 1/alarm/#", qos=1)
+
+    def on_message(client: object, data: object, message: Any) -> None:
+        alarm = json.loads(message.payload or b"{}")
+        heard[alarm.get("event"), alarm.get("episode")] = None
+
+    client.on_message = on_message
+    store = ("--store", str(tmp_path / "store")) if has_store else ()
+    command: list[str | Path] = [
+        *MMKD_RUN, bundle_path, "--backend", "ort", "--name", "press 1", "--source", "stdin", "--hop", "5", *RULE,
+        "--sink", f"mqtt://127.0.0.1:{port}/plant", *store,
+    ]  # fmt: skip
+    with subprocess.Popen([MOSQUITTO, "-c", tmp_path / "mosquitto.conf"], stderr=subprocess.DEVNULL) as broker:
+        try:
+            until(lambda: connects(client, port))
+            client.loop_start()
+            run = Run(command, itertools.repeat(RAISE), tmp_path / "errors.txt")
+            until(lambda: len(heard) == 1)
+            run.end(kill=kill)
+            run = Run(command, itertools.repeat(REST), tmp_path / "errors.txt")
+            until(lambda: len(heard) == len(events))
+            run.end(kill=False)
+            assert list(heard) == [(event, None if event is None else 1) for event in events]
+        finally:
+            client.loop_stop()
+            client.disconnect()
+            broker.kill()
+
+
+def connects(client: Any, port: int) -> bool:
+    with contextlib.suppress(ConnectionRefusedError):
+        client.connect("127.0.0.1", port)
+        return True
+    return False
+
+
+def until(condition: Callable[[], object]) -> None:
+    end_s = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end_s, "it did not come about"
+        time.sleep(0.01)
