@@ -145,7 +145,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         validation_metric: what `validation_score` is.
         teacher_sha256: of the teacher's checkpoint; None where the student learned from labels alone.
         golden: `<model>/golden.npz`: windows with the answers that the checkpoint gave.
-        statistics: of the golden windows; None in a bundle of an earlier version.
+        statistics: of the golden windows; None if these are noise.
         group_reference: how the groups of the training differ from each other; None where it was not measured.
         streaming: the steps of a causal student; None of a windowed one.
         adapted: to which domains it was adapted after its training, in order; absent where to none.

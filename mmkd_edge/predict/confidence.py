@@ -104,7 +104,7 @@ def threshold_of(
     if confidence is None:
         raise UsageError(
             f"{what}: error_level={error_level:g}: expected an artifact that was calibrated, got one that was "
-            "exported without labelled windows or by an earlier version; export the checkpoint again (with --calib "
+            "exported without labelled windows; export the checkpoint again (with --calib "
             "DATA where it carries no windows), or open without error_level"
         )
     least = least_probability(confidence, error_level)

@@ -6,7 +6,6 @@ again puts new students in the place of the old ones.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -20,12 +19,12 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry, describe_tensors, step_inputs, step_outputs
 from mmkd_edge.bundle.reference import Reference, check_reference
 from mmkd_edge.drift.features import InputStatistics
-from mmkd_edge.drift.running import RunningStatistics, measure_statistics
+from mmkd_edge.drift.running import RunningStatistics
 from mmkd_edge.errors import BackendError, BundleError, UsageError
 from mmkd_edge.plausible import plausible_span
 from mmkd_edge.predict.confidence import threshold_of
 from mmkd_edge.predict.novelty import NoveltyRule, novelty_rule
-from mmkd_edge.predict.preprocess import nothing_missing, prepare, prepare_batch
+from mmkd_edge.predict.preprocess import nothing_missing, prepare
 from mmkd_edge.predict.setup import Setup
 from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
 
@@ -163,7 +162,7 @@ def open_engine(
         artifact=artifact,
         setup=setup,
         reopen=opened,
-        statistics=entry.statistics or _statistics_of_golden(bundle, entry),
+        statistics=entry.statistics,
         least_probability=least_probability,
         novelty=novelty,
     )
@@ -273,14 +272,6 @@ def _told(found: object) -> str:
     if isinstance(found, np.ndarray):
         return f"{found.dtype} {found.shape}"
     return f"{type(found).__name__} of {len(found)}" if isinstance(found, tuple | list) else type(found).__name__
-
-
-def _statistics_of_golden(bundle: Bundle, entry: ModelEntry) -> InputStatistics | None:
-    """What a bundle of an earlier version lacks, from the windows that it carries; golden windows are checked later."""
-    with contextlib.suppress(BundleError):
-        golden = bundle.golden(entry.name)
-        return measure_statistics(*prepare_batch(golden.windows, entry.modality), golden.probabilities, task=entry.task)
-    return None
 
 
 def _open_artifact(bundle: Bundle, entry: ModelEntry, artifact: Artifact, setup: Setup) -> Backend:

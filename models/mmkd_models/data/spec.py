@@ -24,8 +24,7 @@ FORMAT_VERSION = 1
 SPEC_FILE = "dataset.json"
 
 _CALLED: dict[TaskKind, str] = {"classification": "class", "multi_label": "label", "regression": "target"}
-_RESERVED_NAMES = ("labels", "groups", "folds", "lengths", "splits")
-_RESERVED_SINCE = ("times", "episodes")  # a dataset of an earlier version may have a modality of this name
+_RESERVED_NAMES = ("labels", "groups", "folds", "lengths", "splits", "times", "episodes")
 
 
 class RecordingsSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -196,16 +195,11 @@ def _modality_problems(modality: ModalitySpec) -> Iterator[str]:
 
 
 def size_problems(spec: DatasetSpec) -> Iterator[str]:
-    """Gives one text for every modality that no new dataset may have: too large to train on, or called as other files.
+    """Gives one text for every modality that is too large to train on.
 
     They are not among `spec_problems`: a dataset that is there opens all the same.
     """
     for number, modality in enumerate(spec.modalities):
-        if modality.name in _RESERVED_SINCE:
-            yield (
-                f"{SPEC_FILE}: 'modalities[{number}]' ({modality.name}): expected a name that is none of"
-                f" {', '.join(_RESERVED_SINCE)}, which are files of their own; rename it"
-            )
         if text := size_problem(modality):
             yield f"{SPEC_FILE}: 'modalities[{number}]' ({modality.name}): {text}"
 

@@ -57,7 +57,7 @@ class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             levels differ between runs by a hundred times that, nothing else shows small movements. Windows that are
             taken whole have it; long ones and causal students do not.
         late_change: whether of frames of 64 pixels and more what changed is seen in small maps of them, and not in
-            their pixels: a third of the time on a device. Networks of earlier versions do not name it.
+            their pixels: a third of the time on a device.
 
     Raises ValueError where the sizes describe no network.
     """

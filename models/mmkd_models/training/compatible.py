@@ -12,7 +12,7 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
 from mmkd_models.data.windows import Windows
 
 if TYPE_CHECKING:  # a bundle is judged without torch
-    from mmkd_models.networks.config import EncoderConfig, TeacherConfig
+    from mmkd_models.networks.config import TeacherConfig
     from mmkd_models.training.checkpoint import Provenance, TeacherCheckpoint
     from mmkd_models.training.teacher_set import OutOfFoldCheckpoint
 
@@ -32,22 +32,12 @@ def check_start(start: TeacherCheckpoint, config: TeacherConfig, windows: Window
             f"{', '.join(modality.name for modality in start.modalities)}; leave --start out"
         )
     check_compatible("starting teacher", start.task, shared, windows)
-    theirs, ours = (_as_built(one.encoder, shared) for one in (start.config, config))
-    if (theirs, start.config.fusion_depth) != (ours, config.fusion_depth):
+    if (start.config.encoder, start.config.fusion_depth) != (config.encoder, config.fusion_depth):
         same = start.config.preset == config.preset
         raise UsageError(
             f"--start: expected a teacher of the size {config.preset}, got {start.config.preset}"
             + (", built otherwise; leave --start out" if same else f"; give --preset {start.config.preset}")
         )
-
-
-def _as_built(encoder: EncoderConfig, modalities: Sequence[ModalitySpec]) -> EncoderConfig:
-    """The encoder without what no network of these modalities has: earlier versions did not name it."""
-    from mmkd_models.networks.fronts.frames import has_large_frames
-
-    if any(map(has_large_frames, modalities)):
-        return encoder
-    return msgspec.structs.replace(encoder, late_change=False)
 
 
 def check_same_fold(

@@ -187,7 +187,7 @@ def test_a_bundle_without_calibration_opens_but_not_for_an_error_level(bundle_pa
         EdgePredictor.open(bundle_path, error_level=0.05)
     assert str(caught.value) == (
         f"{bundle_path}: 'acc/model.fp32.onnx': error_level=0.05: expected an artifact that was calibrated, got one "
-        "that was exported without labelled windows or by an earlier version; export the checkpoint again (with "
+        "that was exported without labelled windows; export the checkpoint again (with "
         "--calib DATA where it carries no windows), or open without error_level"
     )
 

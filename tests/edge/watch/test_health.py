@@ -215,13 +215,13 @@ def test_nothing_is_looked_at_when_nobody_asked() -> None:
     assert str(caught.value) == "observe_every: expected a whole number from 0 on, got -1"
 
 
-def test_a_bundle_without_statistics_is_compared_with_its_golden_windows(kit: Any, bundle_path: Path) -> None:
+def test_a_bundle_without_statistics_is_compared_with_nothing(bundle_path: Path) -> None:
     rng = np.random.default_rng(0)
     with EdgePredictor.open(bundle_path, observe_every=1) as model:
         assert model.entry.statistics is None
         for _ in range(60):
             model.predict(rng.normal(50, 1, size=(20, 3)))
-        assert all(channel.psi is not None and channel.psi > 0.25 for channel in model.health().models[0].channels)
+        assert all(channel.psi is None for channel in model.health().models[0].channels)
 
 
 # In the manifest.

@@ -262,7 +262,7 @@ def test_a_name_that_cannot_be_a_file_and_a_tensor(rig, edit, name):
     edit(lambda document: document["modalities"][0].update(name=name))
     assert _refusal(rig.path) == (
         f"dataset {rig.path}: dataset.json: 'modalities[0]' ({name}): expected a name of letters, digits and _ that"
-        " starts with a letter and is none of labels, groups, folds, lengths, splits; rename it"
+        " starts with a letter and is none of labels, groups, folds, lengths, splits, times, episodes; rename it"
     )
 
 

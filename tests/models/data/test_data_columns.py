@@ -111,8 +111,8 @@ def test_a_new_modality_may_not_be_called_as_a_file_of_times(splits, write):
     with pytest.raises(DatasetError) as error:
         write(splits, modalities=(ModalitySpec(name="vib", channels=("x", "y", "z"), rate_hz=100.0, samples=20), times))
     assert str(error.value).endswith(
-        "dataset.json: 'modalities[1]' (times): expected a name that is none of times, episodes, which are files of"
-        " their own; rename it"
+        "dataset.json: 'modalities[1]' (times): expected a name of letters, digits and _ that starts with a letter and"
+        " is none of labels, groups, folds, lengths, splits, times, episodes; rename it"
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -23,7 +22,6 @@ from mmkd_models.networks.inherit import take_teacher
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import file_sha256, read_teacher, write_teacher
-from mmkd_models.training.compatible import check_start
 from mmkd_models.training.inputs import TeacherStart, TrainingData, TrainingRun
 from mmkd_models.training.predict import answers_to
 from mmkd_models.training.trainings import train_teacher
@@ -162,24 +160,6 @@ def test_a_teacher_that_is_no_start_is_refused(line, tmp_path, case):
     with pytest.raises(UsageError) as raised:
         train_teacher(data_of(dataset), config, RUN, start=start)
     assert str(raised.value) == message
-
-
-def test_a_teacher_of_an_earlier_version_is_a_start_where_no_large_frames_are_seen(line):
-    newer = msgspec.structs.replace(CONFIG, encoder=msgspec.structs.replace(ENCODER, late_change=True))
-    data, old = data_of(open_dataset(line / "two")), read_teacher(line / "old.ckpt")
-    start = TeacherStart(checkpoint=old, sha256="5" * 64)
-    found, same = (train_teacher(data, config, RUN, start=start) for config in (newer, CONFIG))
-    assert all(torch.equal(found.state[name], same.state[name]) for name in same.state)
-
-
-def test_large_frames_are_seen_otherwise_than_by_a_teacher_of_an_earlier_version(line):
-    camera = modality("cam", kind="video", channels=("gray",), samples=4, height=64, width=64)
-    old = replace(read_teacher(line / "old.ckpt"), modalities=(camera,))
-    windows = SimpleNamespace(spec=SimpleNamespace(modalities=(camera,), task=old.task, modality=lambda name: camera))
-    newer = msgspec.structs.replace(CONFIG, encoder=msgspec.structs.replace(ENCODER, late_change=True))
-    check_start(old, CONFIG, windows)
-    with pytest.raises(UsageError, match="got test, built otherwise; leave --start out"):
-        check_start(old, newer, windows)
 
 
 def command(*arguments: object) -> None:
