@@ -25,7 +25,7 @@ from mmkd_edge.errors import BundleError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.graph.onnx_graph import mflops_of
 from mmkd_export.judge.artifacts import ProvenArtifact, answers_as_before, prove_again, prove_fp32, rescored
-from mmkd_export.judge.confidence import fit_temperature
+from mmkd_export.judge.confidence import helpful_temperature
 from mmkd_export.judge.gate import GateRule, JudgingWindows, check_metric
 from mmkd_export.judge.golden_choice import SAID, golden_without_recordings
 from mmkd_export.judge.parity import (
@@ -118,18 +118,16 @@ class ProvenStudent:
 
 
 def fitted_temperature(checkpoint: StudentCheckpoint, real: RealWindows) -> float:
-    """Gives the temperature that fits the windows that calibrate.
-
-    1 where they are too few or drawn, and for tasks that are no classification.
-    """
+    """The temperature that fits the calibrating windows and helps the judging ones; 1 where there is none."""
     from mmkd_export.judge.torch_answers import answers_from_student
 
     if checkpoint.task.kind != "classification":
         return 1.0
-    rows = np.flatnonzero(~real.judge & (real.labels >= 0))
+    rows = np.flatnonzero(real.labels >= 0)
     if len(rows) == 0:
         return 1.0
-    return fit_temperature(answers_from_student(checkpoint, real.windows[rows]).logits, real.labels[rows])
+    logits = answers_from_student(checkpoint, real.windows[rows]).logits
+    return helpful_temperature(logits, real.labels[rows], real.judge[rows])
 
 
 def student_from_checkpoint(

@@ -53,6 +53,11 @@ def coverage_table(coverages: Sequence[LabelSetCoverage]) -> Table:
 def reliability_text(facts: ConfidenceFacts) -> str:
     """What the temperature did."""
     before, after = facts.before, facts.after
+    if facts.temperature == 1.0:
+        return (
+            f"temperature 1.00 (none was fitted, or it did not help the judging windows); on {facts.windows} windows "
+            f"the calibration error is {after.calibration_error:.3f}, the log loss {after.log_loss:.3f}"
+        )
     return (
         f"temperature {facts.temperature:.2f} from {facts.calibrated_by} windows; on {facts.windows} others the "
         f"calibration error is {before.calibration_error:.3f} before and {after.calibration_error:.3f} after, the log "

@@ -15,7 +15,7 @@ from mmkd_edge import Bundle, EdgePredictor, UsageError
 from mmkd_edge.bundle.golden import Golden
 from mmkd_edge.bundle.manifest import README_FILE, ModelEntry
 from mmkd_edge.predict.confidence import least_probability
-from mmkd_export.judge.confidence import FEWEST_WINDOWS, confidence_of, fit_temperature
+from mmkd_export.judge.confidence import FEWEST_WINDOWS, confidence_of, fit_temperature, helpful_temperature
 from mmkd_export.judge.torch_answers import answers_from_student
 from mmkd_export.plan import ExportPlan, export_plan
 from mmkd_export.run import ExportResult, export
@@ -73,6 +73,18 @@ def test_few_or_unlabelled_windows_fit_no_temperature() -> None:
     assert fit_temperature(logits[1:], labels[1:]) == 1.0
     labels[0] = -1
     assert fit_temperature(logits, labels) == 1.0
+
+
+def test_a_temperature_is_kept_only_where_it_helps_the_judging_windows() -> None:
+    (hot, hot_labels), (right, right_labels) = drawn(200, temperature=3.0), drawn(200, temperature=1.0, seed=1)
+    labels, judge = np.concatenate([hot_labels, right_labels]), np.arange(400) >= 200
+    assert fit_temperature(hot, hot_labels) > 2
+    # Both halves overconfident: kept. The judging half calibrated already: it would only spoil it.
+    both = np.concatenate([hot, 3 * right])
+    assert helpful_temperature(both, labels, judge) == fit_temperature(hot, hot_labels)
+    assert helpful_temperature(np.concatenate([hot, right]), labels, judge) == 1.0
+    # No window that judges has a label: nothing shows that it helps.
+    assert helpful_temperature(both, np.where(judge, -1, labels), judge) == 1.0
 
 
 def test_scores_rise_and_are_rounded_down() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -91,4 +92,8 @@ def test_the_words_give_the_figures() -> None:
     assert reliability_text(facts) == (
         "temperature 2.00 from 4 windows; on 4 others the calibration error is 0.250 before and 0.250 after, the log "
         "loss 0.590 and 0.590"
+    )
+    assert reliability_text(msgspec.structs.replace(facts, temperature=1.0)) == (
+        "temperature 1.00 (none was fitted, or it did not help the judging windows); on 4 windows the calibration "
+        "error is 0.250, the log loss 0.590"
     )
