@@ -114,7 +114,8 @@ def window_lines(report: RecipeReport) -> list[str]:
         told = f"{target[0]:.4g} to {target[2]:.4g}, mean {target[1]:.4g}" if target else "no label"
         lines.append(f"  {task_text(spec.task)}, {split}: {told}")
     lines += [f"left out: {count} windows {reason}" for reason, count in built.left_out.items()]
-    lines += [f"absent: {text}; its windows are NaN there" for text in built.absent]
+    fate = "its windows are left out (cover = 'all')" if built.cover == "all" else "its windows are NaN there"
+    lines += [f"absent: {text}; {fate}" for text in built.absent]
     if not built.has_times:
         lines.append("no times: a source counts from its start; give 'start' or times since 1970 to have them")
     return [*lines, *_absent_labels(report)]

@@ -45,6 +45,7 @@ class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     Attributes:
         splits: number of windows of train, valid and test.
         recordings: present when windows are cut from whole recordings.
+        left_out: number of windows that an import did not take, by reason.
     """
 
     format_version: int = FORMAT_VERSION
@@ -55,6 +56,7 @@ class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     source: str = ""
     licence: str = ""
     recordings: RecordingsSpec | None = None
+    left_out: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def shapes_text(self) -> str:

@@ -23,6 +23,7 @@ from mmkd_edge.bundle.files import fault_of
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype
 from mmkd_models.data.checking.check import content_problems
+from mmkd_models.data.checking.odd_recordings import ODD_ADVICE, odd_warnings
 from mmkd_models.data.checking.related import group_warnings, overlaps_of
 from mmkd_models.data.checking.scan import scan_windows
 from mmkd_models.data.dataset import Dataset, open_dataset, window_counts, windows_of
@@ -83,6 +84,8 @@ def write_dataset(
     splits: Mapping[str, Mapping[str, npt.ArrayLike | Mapping[str, npt.ArrayLike]]],
     source: str = "",
     licence: str = "",
+    left_out: Mapping[str, int] = {},
+    episode_names: Sequence[str] = (),
 ) -> Dataset:
     """Writes a dataset directory from arrays of windows and opens it.
 
@@ -96,7 +99,9 @@ def write_dataset(
             mapping of facts such as machine or campaign, (N,) text or numbers each. Numbers are converted to the
             dtypes of the contract. Without groups nothing is dealt into folds, and nobody knows
             whether scores are of people and machines never seen; windows that overlap and have none are named in the
-            log.
+            log, as are recordings of another unit or gain.
+        left_out: number of windows that are not in the dataset, by reason.
+        episode_names: names of the episodes by number, for the log.
 
     Raises:
         DatasetError: the arrays break the contract of docs/datasets.md; nothing is written.
@@ -109,9 +114,11 @@ def write_dataset(
         splits={split: len(np.atleast_1d(np.asarray(arrays.get("labels", [])))) for split, arrays in splits.items()},
         source=source,
         licence=licence,
+        left_out=dict(left_out) or msgspec.UNSET,
     )
     _check_spec(Path(path), spec)
-    return _write_checked(Path(path), spec, _arrays_of_splits(Path(path), spec, splits), cut=False)
+    arrays = _arrays_of_splits(Path(path), spec, splits)
+    return _write_checked(Path(path), spec, arrays, cut=False, episode_names=episode_names)
 
 
 def write_recordings(
@@ -345,15 +352,18 @@ def _end_to_end(
     return found
 
 
-def _write_checked(path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray], *, cut: bool) -> Dataset:
+def _write_checked(
+    path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray], *, cut: bool, episode_names: Sequence[str] = ()
+) -> Dataset:
     problems = list(structure_problems(spec, arrays, cut=cut))
     if not problems:
         windows = windows_of(spec, arrays, cut=cut)
-        overlaps = overlaps_of(windows)
-        problems = list(content_problems(windows, scan_windows(windows), overlaps, cut=cut))
+        scan, overlaps = scan_windows(windows), overlaps_of(windows)
+        problems = list(content_problems(windows, scan, overlaps, cut=cut))
     if problems:
         raise DatasetError(problem_message(path, problems))
-    for warning in group_warnings(windows, overlaps):
+    odd = (f"{text}; {ODD_ADVICE}" for text in odd_warnings(windows, scan, names=episode_names))
+    for warning in (*group_warnings(windows, overlaps), *odd):
         _LOG.warning("dataset %s: %s", path, warning)
     try:
         _write(path, spec, arrays)

@@ -65,14 +65,14 @@ def measured(windows: Windows, scan: Scan) -> dict[str, WindowMeasures]:
 def _measured(windows: Windows, modality: ModalitySpec, scan: Scan) -> WindowMeasures:
     found = scan.modalities[modality.name]
     parts = [_block(values, found.low, found.high) for values in _blocks(windows, modality)]
-    missing, flat, at_limit, level, power, different = (np.concatenate(part) for part in zip(*parts, strict=True))
+    missing, flat, at_limit, different = (np.concatenate(part) for part in zip(*parts, strict=True))
     return WindowMeasures(
         modality=modality,
         missing=missing,
         flat=flat.astype(bool),
         at_limit=at_limit,
-        level=level,
-        power=power,
+        level=found.level,
+        power=found.power,
         different=different,
     )
 
@@ -87,9 +87,6 @@ def _blocks(windows: Windows, modality: ModalitySpec) -> Iterator[Floats]:
 def _block(values: Floats, low: Numbers, high: Numbers) -> tuple[npt.NDArray[np.generic], ...]:
     known = ~np.isnan(values)
     count = known.sum(axis=1)
-    filled = np.where(known, values, 0.0).astype(np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        level, power = filled.sum(axis=1) / count, (filled**2).sum(axis=1) / count
     least = np.where(known, values, np.inf).min(axis=1)
     most = np.where(known, values, -np.inf).max(axis=1)
     ordered = np.sort(values, axis=1)  # NaN last
@@ -99,8 +96,6 @@ def _block(values: Floats, low: Numbers, high: Numbers) -> tuple[npt.NDArray[np.
         1 - count / values.shape[1],
         (count >= 2) & (least == most),
         limit.mean(axis=1),
-        level,
-        power,
         np.where(count > 0, steps + 1, 0).astype(np.float64),
     )
 

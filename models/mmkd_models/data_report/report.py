@@ -58,6 +58,7 @@ def report_on(dataset: Dataset, *, on_part: Callable[[str], None]) -> DataReport
         *suspicions.of_labels(suspects, int(looked.windows.labelled.sum()), agreement),
         *(one for found in channels.values() for one in suspicions.of_channels(windows, found)),
         *(one for found in channels.values() for one in suspicions.of_gaps(windows, found)),
+        *suspicions.of_recordings(windows, scan),
         *suspicions.of_balance(windows),
         *suspicions.of_drift(drift),
     ]

@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mmkd_models.data.checking.check import ABSENT_ADVICE, absent_warnings, left_out_text
+from mmkd_models.data.checking.odd_recordings import ODD_ADVICE, odd_warnings
 from mmkd_models.data.checking.related import Overlaps, place
+from mmkd_models.data.checking.scan import Scan
 from mmkd_models.data.spec import SPLIT_NAMES
 from mmkd_models.data.windows import Windows
 from mmkd_models.data_report.copies import LikeGroups, NearCopy
@@ -227,6 +230,15 @@ def of_gaps(windows: Windows, found: WindowMeasures) -> Iterator[Suspicion]:
             f"{least}: the gaps tell the class",
             "find out why; a student that learns it knows the logger and not the machine",
         )
+
+
+def of_recordings(windows: Windows, scan: Scan) -> Iterator[Suspicion]:
+    """Gives recordings of another unit or gain, windows that lack a sensor, and what an import left out."""
+    yield from (_grave("unit", sentence, ODD_ADVICE) for sentence in odd_warnings(windows, scan))
+    for name, found in scan.modalities.items():
+        yield from (_known("gaps", sentence, ABSENT_ADVICE) for sentence in absent_warnings(windows, name, found))
+    if windows.spec.left_out:
+        yield _known("left out", f"the import left out {left_out_text(windows.spec)}", "mend it, or know what lacks")
 
 
 def of_balance(windows: Windows) -> Iterator[Suspicion]:

@@ -15,7 +15,18 @@ from mmkd_report.documents.reading import typed
 FORMAT_VERSION = 1
 
 SuspicionKind = Literal[
-    "copies", "leak", "labels", "gaps", "dead channel", "stuck channel", "clipped channel", "balance", "drift", "origin"
+    "copies",
+    "leak",
+    "labels",
+    "unit",
+    "gaps",
+    "left out",
+    "dead channel",
+    "stuck channel",
+    "clipped channel",
+    "balance",
+    "drift",
+    "origin",
 ]
 
 

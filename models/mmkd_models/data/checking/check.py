@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
+from mmkd_models.data.checking.odd_recordings import ODD_ADVICE, odd_warnings
 from mmkd_models.data.checking.related import Overlaps, group_warnings, overlaps_of, place, split_problems
 from mmkd_models.data.checking.scan import ModalityScan, Scan, scan_windows
 from mmkd_models.data.dataset import loaded, located, windows_of
@@ -32,6 +33,8 @@ _LEAST_FOLDS = 3  # train, valid and test in one fold of cross-validation
 _GLITCH_RATIO = 10.0
 _GLITCH_SHARE = 0.999
 _MOST_GLITCH_VALUES = 2_000_000
+_MOST_NAMED = 3
+ABSENT_ADVICE = "a student of this sensor can only guess there; leave them out, as cover = 'all' of a recipe does"
 _FULL = 32766 / 32768  # of sound; the largest count of int16 is 32767
 
 
@@ -156,6 +159,8 @@ def _facts(windows: Windows, scan: Scan) -> Iterator[str]:
     spec = windows.spec
     counts = ", ".join(f"{split} {spec.splits[split]}" for split in SPLIT_NAMES)
     yield f"{len(windows)} windows: {counts}"
+    if spec.left_out:
+        yield f"left out at import: {left_out_text(spec)}"
     if windows.has_groups:
         yield f"{windows.group_count} groups, none in two splits"
     else:
@@ -231,6 +236,27 @@ def _warnings(windows: Windows, scan: Scan) -> Iterator[str]:
             yield from _clipped(windows, modality)
         if modality.range is None and modality.kind == "series":
             yield from _glitches(windows, modality_name=modality.name)
+        yield from (f"{text}: {ABSENT_ADVICE}" for text in absent_warnings(windows, modality.name, found))
+    yield from (f"{text}; {ODD_ADVICE}" for text in odd_warnings(windows, scan))
+
+
+def left_out_text(spec: DatasetSpec) -> str:
+    """What an import left out and why: `9 windows without a value of temp`; empty if nothing."""
+    return ", ".join(f"{_counted(count, 'window')} {reason}" for reason, count in (spec.left_out or {}).items())
+
+
+def absent_warnings(windows: Windows, name: str, found: ModalityScan) -> Iterator[str]:
+    """Yield a sentence if a sensor has no value in some windows, with the groups where it has fewest."""
+    absent = found.unusable == found.values
+    if not absent.any():
+        return
+    where = ""
+    if windows.has_groups:
+        groups, counts = np.unique(windows.groups[absent], return_counts=True)
+        most = [groups[number].item() for number in np.argsort(-counts, kind="stable")[:_MOST_NAMED]]
+        more = f" and {len(groups) - len(most)} more" if len(groups) > len(most) else ""
+        where = f", in {'group' if len(groups) == 1 else 'groups'} {', '.join(map(repr, most))}{more}"
+    yield f"{name}: no value in {_counted(int(absent.sum()), 'window')} of {len(windows)} ({absent.mean():.1%}){where}"
 
 
 def _clipped(windows: Windows, modality: ModalitySpec) -> Iterator[str]:

@@ -28,6 +28,8 @@ class ModalityScan:
         values: how many values a window has; of video how many frames.
         low: the smallest finite value of each channel (C,), in the modality's unit; NaN where there is none.
         high: the largest.
+        level: the mean of each channel in each window (N, C); NaN where there is none, and for video.
+        power: the mean square.
     """
 
     missing: Rows
@@ -36,6 +38,8 @@ class ModalityScan:
     values: int
     low: npt.NDArray[np.float64]
     high: npt.NDArray[np.float64]
+    level: npt.NDArray[np.float64]
+    power: npt.NDArray[np.float64]
 
     @property
     def unusable(self) -> Rows:
@@ -89,6 +93,8 @@ def _scan_frames(values: Values, modality: ModalitySpec) -> ModalityScan:
         values=modality.samples,
         low=flat.min(axis=0).astype(np.float64) if len(flat) else unknown,
         high=flat.max(axis=0).astype(np.float64) if len(flat) else unknown,
+        level=np.full((count, channels), np.nan),
+        power=np.full((count, channels), np.nan),
     )
 
 
@@ -101,6 +107,11 @@ def _scan_values(values: Floats, modality: ModalitySpec) -> ModalityScan:
         outside = finite & ((values < low) | (values > high))
     lowest = np.where(finite, values, np.inf).min(axis=(0, 1)).astype(np.float64)
     highest = np.where(finite, values, -np.inf).max(axis=(0, 1)).astype(np.float64)
+    usable = finite & ~outside
+    count = usable.sum(axis=1)  # (B, C)
+    filled = np.where(usable, values, 0.0).astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        level, power = filled.sum(axis=1) / count, (filled**2).sum(axis=1) / count
     return ModalityScan(
         missing=missing.sum(axis=(1, 2)),
         infinite=(~finite & ~missing).sum(axis=(1, 2)),
@@ -108,6 +119,8 @@ def _scan_values(values: Floats, modality: ModalitySpec) -> ModalityScan:
         values=modality.samples * len(modality.channels),
         low=np.where(np.isposinf(lowest), np.nan, lowest),
         high=np.where(np.isneginf(highest), np.nan, highest),
+        level=level,
+        power=power,
     )
 
 
@@ -119,6 +132,8 @@ def _joined(scans: list[ModalityScan]) -> ModalityScan:
         values=scans[0].values,
         low=np.fmin.reduce([scan.low for scan in scans]),
         high=np.fmax.reduce([scan.high for scan in scans]),
+        level=np.concatenate([scan.level for scan in scans]),
+        power=np.concatenate([scan.power for scan in scans]),
     )
 
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +62,7 @@ class BuiltReport:
 
     Attributes:
         dataset: where it is; gone again where it was only tried.
+        cover: which windows were to be taken, as in the recipe.
         left_out: how many windows are not in it, by reason.
         absent: sensors that were not there, as `recording: sensor`.
         has_times: whether windows know when they start.
@@ -70,6 +72,7 @@ class BuiltReport:
 
     dataset: Dataset
     recordings: int
+    cover: Literal["all", "any"]
     left_out: Mapping[str, int]
     absent: tuple[str, ...]
     has_times: bool
@@ -170,6 +173,7 @@ def build_dataset(
         scratch: a folder for the windows, which takes as much as the dataset.
     """
     made = _prepared(recordings, grids, windows=windows, labels=labels, split=split)
+    left_out = {reason: count for reason, count in made.left_out.items() if count}
     dataset = write_dataset(
         path,
         name=(facts.name if facts else "") or path.name,
@@ -178,11 +182,14 @@ def build_dataset(
         splits=_arrays(scratch, made),
         source=facts.source if facts else "",
         licence=facts.licence if facts else "",
+        left_out=left_out,
+        episode_names=[one.placed.recorded.name for one in made.done],
     )
     return BuiltReport(
         dataset=dataset,
         recordings=len(made.done),
-        left_out={reason: count for reason, count in made.left_out.items() if count},
+        cover=windows.cover,
+        left_out=left_out,
         absent=tuple(
             f"{one.placed.recorded.name}: {name}" for one in made.done for name in one.placed.absent if name != TARGET
         ),

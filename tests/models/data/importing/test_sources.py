@@ -198,21 +198,58 @@ def test_copies_in_another_split_are_left_out_where_told(plant, recipe):
     assert report.built.dataset.spec.splits == {"train": 36, "valid": 9, "test": 10}
 
 
-def test_a_sensor_of_another_rate_and_an_absent_one(plant, recipe):
+def with_temp(plant, recipe, *, cover):
+    """Adds a sensor at 4 Hz that machine M5 lacks."""
     for machine in range(5):
         start = START_S + 1000 * machine
         rows = [f"{(start + k / 4) * 1000:.0f},{k}" for k in range(-8, 48)]
         (plant / f"M{machine}" / "temp.csv").write_text("\n".join(["ms,t", *rows]))
     second = '[[source]]\nmodality = "temp"\nfiles = "{machine}/temp.csv"\ntime = "ms"\nresample_hz = 2.0\n[labels]'
-    recipe(("[labels]", second))
+    recipe(("[labels]", second), ("length_s = 1.0", f'length_s = 1.0\ncover = "{cover}"'))
+
+
+def test_a_sensor_of_another_rate_and_an_absent_one(plant, recipe):
+    with_temp(plant, recipe, cover="any")
     report = run(plant)
     assert report.built.absent == ("machine M5: temp",)
+    assert "absent: machine M5: temp; its windows are NaN there" in window_lines(report)
     windows = open_dataset(plant / "out").everything()
     temp = windows.take(np.arange(len(windows)))["temp"][:, :, 0]
     since = windows.times - np.array([START_S + 1000 * int(name[1]) for name in windows.groups])
     there = windows.groups != "M5"
     np.testing.assert_array_equal(temp[there], (4 * since[there])[:, None] + [0, 2])
+    assert (~there).sum() == 10
     assert np.isnan(temp[~there]).all()
+    (warning,) = [text for text in check_dataset(plant / "out").warnings if text.startswith("temp")]
+    assert warning == (
+        f"temp: no value in 10 windows of {len(windows)} ({10 / len(windows):.1%}), in group 'M5': a student of this "
+        "sensor can only guess there; leave them out, as cover = 'all' of a recipe does"
+    )
+
+
+def test_where_every_sensor_must_record_a_recording_that_lacks_one_is_left_out_and_named(plant, recipe):
+    with_temp(plant, recipe, cover="all")
+    report = run(plant)
+    assert report.built.left_out == {"without a value of temp": 10}
+    assert [line for line in window_lines(report) if "temp" in line] == [
+        "left out: 10 windows without a value of temp",
+        "absent: machine M5: temp; its windows are left out (cover = 'all')",
+    ]
+    assert "M5" not in open_dataset(plant / "out").everything().groups
+    check = check_dataset(plant / "out")
+    assert "left out at import: 10 windows without a value of temp" in check.facts
+    assert not [text for text in check.warnings if "temp" in text]
+
+
+def test_where_every_sensor_must_record_windows_in_a_long_gap_of_one_are_left_out(plant, recipe):
+    with_temp(plant, recipe, cover="all")
+    file = plant / "M0" / "temp.csv"
+    rows = file.read_text().splitlines()
+    file.write_text("\n".join(rows[:1] + [row for row in rows[1:] if not 8 <= int(row.split(",")[1]) <= 20]))
+    report = run(plant)
+    windows = open_dataset(plant / "out").everything()
+    assert report.built.left_out == {"without a value of temp": 13}  # 10 of M5, and those from 2, 3 and 4 s of M0
+    assert (windows.groups == "M0").sum() == 7
 
 
 def test_an_offset_and_a_fast_clock_are_corrected(plant, recipe):

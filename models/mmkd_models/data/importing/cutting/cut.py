@@ -91,7 +91,12 @@ def cut(
     group = split.group
     names = dict.fromkeys(name for name in (*windows.columns, group, split.column) if name)
     facts = {name: _fact(recorded, name, starts_ns, length_ns) for name in names}
-    reasons = {"without any value": ~_filled(placed, grids, modalities, starts_s)}
+    filled = _filled(placed, grids, modalities, starts_s)
+    reasons = {"without any value": ~filled.any(axis=1)}
+    if windows.cover == "all":
+        reasons |= {
+            f"without a value of {modality.name}": ~filled[:, number] for number, modality in enumerate(modalities)
+        }
     if group:
         groups, at_start = facts[group], _fact(recorded, group, starts_ns, 2)
         reasons[f"with more than one {group}"] = (groups == "") & (at_start != "")
@@ -170,15 +175,15 @@ def _refuse_no_group(
 def _filled(
     placed: Placed, grids: Grids, modalities: Sequence[ModalitySpec], starts_s: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.bool_]:
-    """(W,) whether any sensor has a value in the window."""
-    filled = np.zeros(len(starts_s), dtype=bool)
+    """(W, M) whether each sensor has a value in the window."""
+    filled = np.zeros((len(starts_s), len(modalities)), dtype=bool)
     samples, present = grids.mapped()
-    for modality in modalities:
+    for number, modality in enumerate(modalities):
         begin, length = placed.first[modality.name], placed.lengths[modality.name]
         grid = present[modality.name] if modality.kind == "video" else samples[modality.name]
         first = first_sample(starts_s, modality.rate_hz)
         before = _filled_before(grid[begin : begin + length], np.concatenate([first, first + modality.samples]))
-        filled |= before[len(first) :] > before[: len(first)]
+        filled[:, number] = before[len(first) :] > before[: len(first)]
     return filled
 
 
