@@ -168,6 +168,7 @@ def _document(
         rows=sensor_rows(compared, judged, times),
         pairs=pair_rows(compared) if pairs else (),
         currency=next(iter(currencies), ""),
+        costs_to_enter=tuple(dict.fromkeys(path for one in judged.values() if one.cost for path in one.cost.to_enter)),
         pages={name: f"{_PAGES}/{name}.html" for name in judged},
         command=shell_line("mmkd-evaluate", *sys.argv[1:]),
     )

@@ -144,7 +144,8 @@ def _show_cost(found: CostFacts) -> None:
         "break-even stations",
         "a station-year",
     )
-    table = plain_table([f"everywhere, {found.currency}", *headings, "detection", "false alarms"])
+    example = "example, " if found.to_enter else ""
+    table = plain_table([f"{example}everywhere, {found.currency}", *headings, "detection", "false alarms"])
     for way, one in found.results.items():
         sums = [f"{value:,.0f}" for value in (one.investment, one.yearly, one.net_present_value)]
         never = ["never" if value is None else str(value) for value in (one.payback_month, one.break_even_stations)]

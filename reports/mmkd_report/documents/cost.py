@@ -6,6 +6,7 @@ to be replaced; the page and the document mark each as a default.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -150,6 +151,7 @@ class CostFacts(msgspec.Struct, frozen=True, kw_only=True):
         equipment: by way; what is missing was neither measured nor entered.
         swings: the widest first.
         student_beats_teacher: share of draws of groups and ranges in which it does; None without both.
+        to_enter: paths of values that decide and were not entered; while there are any, the table is an example.
     """
 
     currency: str
@@ -161,3 +163,9 @@ class CostFacts(msgspec.Struct, frozen=True, kw_only=True):
     results: dict[CostWay, CostResult]
     swings: tuple[Swing, ...]
     student_beats_teacher: float | None
+    to_enter: tuple[str, ...] = ()
+
+
+def example_text(to_enter: Sequence[str]) -> str:
+    """Why a table of costs is an example, and what makes it a verdict."""
+    return f"The costs are an example and no verdict: enter {', '.join(to_enter)} in the file of --cost"

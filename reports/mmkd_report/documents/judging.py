@@ -347,6 +347,7 @@ class SensorsDocument(msgspec.Struct, frozen=True, kw_only=True):
         rows: one a sensor, that which validation prefers first.
         pairs: what the teacher knows of two sensors, in the dataset's order; empty where nobody asked.
         currency: empty without costs.
+        costs_to_enter: as `CostFacts.to_enter`, of all sensors.
         pages: by sensor the file of its own page.
     """
 
@@ -361,6 +362,7 @@ class SensorsDocument(msgspec.Struct, frozen=True, kw_only=True):
     rows: tuple[SensorRow, ...]
     pairs: tuple[SensorRow, ...]
     currency: str = ""
+    costs_to_enter: tuple[str, ...] = ()
     pages: dict[str, str] = {}
     command: str = ""
 

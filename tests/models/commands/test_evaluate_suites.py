@@ -315,7 +315,10 @@ def test_costs_are_reckoned_from_the_printed_template(
     code, out, err = run(*given, "--cost", file)
     assert (code, err) == (0, "cost\n")
     assert sum(row.startswith(("teacher ", "student ", "rival ")) for row in out.splitlines()) == 3
-    assert "assumptions are defaults: enter your own before you decide." in out
+    example = "The costs are an example and no verdict: enter healthy, plant.missed_cost, teacher.sensor_price, "
+    assert example in " ".join(out.split())
+    assert "example, everywhere, EUR" in out
+    assert "worth most" not in out
     assert "\nhealthy: idle; detection and false alarms are shares of windows\n" in out
     code, out, _ = run(*given, "--cost", file, "--json")
     document = json.loads(out)["cost"]

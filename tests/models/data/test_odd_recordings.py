@@ -87,7 +87,7 @@ def test_a_spread_that_grows_around_the_same_level_is_named(tmp_path: Path) -> N
     def change(number: int, windows: np.ndarray, labels: np.ndarray) -> np.ndarray:
         middle = np.array([9.8, 9.8])
         windows = windows * [1, 1] + [0, 9.8]
-        return middle + (windows - middle) * (12 if number == 5 else 0.05)
+        return np.asarray(middle + (windows - middle) * (12 if number == 5 else 0.05))
 
     (warning,) = warnings_of(plant(tmp_path / "plant", change))
     assert warning.startswith("acc: the spread of channel a")

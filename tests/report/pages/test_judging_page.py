@@ -113,6 +113,18 @@ def test_a_page_of_costs_runs_its_own_script_alone(document: Document) -> None:
     assert f"script-src 'sha256-{digest}'" in page
     assert "unsafe-inline'; script" not in page
     assert "The student is worth more than the teacher in 75 % of the draws" in page
+    assert '<h2 id="cost">Does it pay?</h2>' in page
+
+
+def test_a_page_of_costs_that_nobody_entered_is_an_example(document: Document) -> None:
+    example = msgspec.structs.replace(cost(), to_enter=("healthy", "plant.missed_cost"))
+    page = render_judging(document | {"cost": msgspec.to_builtins(example)})
+    assert '<h2 id="cost">Does it pay? An example</h2>' in page
+    assert (
+        '<p class="about">The costs are an example and no verdict: enter healthy, plant.missed_cost in the file of '
+        "--cost. In EUR, beside doing nothing."
+    ) in page
+    assert "of the draws" not in page
 
 
 def test_groups_have_a_table_for_each_measure_with_the_gap_below(document: Document) -> None:

@@ -129,6 +129,9 @@ def test_the_page_says_on_what_and_of_which_seed_its_figures_are() -> None:
 
 def test_it_is_told_where_no_sensor_pays() -> None:
     poor = msgspec.structs.replace(GYRO, worth={"student": -100.0})
+    assert told(rows=(GYRO, ACC), costs_to_enter=("healthy", "acc"))[-1] == (
+        "The costs are an example and no verdict: enter healthy, acc in the file of --cost"
+    )
     assert told(rows=(poor, ACC))[-1] == "With the costs entered no sensor pays: the best, gyro, is worth -100 EUR"
     assert not any("costs" in one for one in told(rows=(msgspec.structs.replace(GYRO, worth={}),)))
 

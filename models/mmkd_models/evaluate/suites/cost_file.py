@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ from mmkd_report.documents.cost import SHARES, WHOLE, CostWay, Plant, Priced
 
 TEMPLATE = """\
 # Assumptions of mmkd-evaluate --suite cost --cost cost.toml. Replace what is yours; what is left out is a default.
+# A verdict needs your own values of the lines marked "enter": remove their '#'. Until then the table is an example.
 # Money is in the currency. Sources: (1) Eurostat nrg_pc_205, EU non-household consumers, first half of 2025.
 # (2) f7i.ai, a vendor: wireless MEMS 150-400 USD, piezo 1,200-2,500 USD a point, gateway 1,500-5,000 USD.
 # (3) ifactoryapp.com, a vendor: CPU node 10-35 W, Jetson 15-75 W, GPU node 70-150 W. Without a number: an example.
 version = 1
 currency = "EUR"
-# healthy = ["ok"]                # labels that need no action; else the first label
+# healthy = ["ok"]                # enter: the labels that need no action; else the first label
 
 [plant]
 stations = 20
@@ -27,17 +28,17 @@ discount_rate = 0.08
 price_per_kwh = 0.190             # (1)
 faults_per_station_year = 0.5
 avoidable_share = 0.5             # of the cost of a missed fault that is saved where it is seen
-missed_cost = 20000
+# missed_cost = 20000             # enter: of a fault that nobody saw coming
 false_alarm_cost = 150
 checks_per_station_year = 365     # how often somebody acts on an answer, if it is an alarm
 hourly_rate = 60
 
 [teacher]                         # every sensor at every station
-sensor_price = 4000               # (2) two piezo points
+# sensor_price = 4000             # enter: (2) two piezo points
 installation = 800
 sensor_life_years = 10
 spares_share = 0.05
-node_price = 1500
+# node_price = 1500               # enter
 node_life_years = 5
 gateway_price = 0                 # (2) for wireless sensors
 stations_per_gateway = 10
@@ -52,9 +53,9 @@ maintenance_hours = 2             # a year and a station
 # false_alarms = 0.01             # share of the checks of a healthy station
 
 [student]                         # one sensor, taught by the teacher
-sensor_price = 300                # (2) wireless MEMS
+# sensor_price = 300              # enter: (2) wireless MEMS
 installation = 200
-node_price = 400
+# node_price = 400                # enter
 idle_w = 10                       # (3) CPU node
 campaign_cost = 10000
 labelling_hours = 80
@@ -62,9 +63,9 @@ training_hours = 60
 maintenance_hours = 1
 
 [rival]                           # the same sensor, taught by labels alone
-sensor_price = 300                # (2)
+# sensor_price = 300              # enter: (2)
 installation = 200
-node_price = 400
+# node_price = 400                # enter
 idle_w = 10                       # (3)
 campaign_cost = 5000
 labelling_hours = 80
@@ -72,9 +73,13 @@ training_hours = 40
 maintenance_hours = 1
 
 [ranges]                          # for the tornado and the chance that the student wins; else 30 % either way
-"plant.missed_cost" = [10000, 40000]
+# "plant.missed_cost" = [10000, 40000]
 "plant.faults_per_station_year" = [0.2, 1.0]
 """
+
+_PRICES = ("sensor_price", "node_price")
+_EXAMPLE_PRICES: dict[CostWay, dict[str, float]] = {"teacher": {"sensor_price": 4000.0, "node_price": 1500.0}}
+"""Of the template, where they are not the defaults of `Priced`."""
 
 _ABOVE_ZERO = ("stations", "years", "sensor_life_years", "node_life_years", "stations_per_gateway")
 
@@ -107,6 +112,8 @@ class CostFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 def read_cost(file: Path) -> tuple[CostFile, frozenset[str]]:
     """Reads and checks assumptions; gives them with the paths of those that the file says.
 
+    Prices that it does not say are those of the template.
+
     Raises UsageError where there is no such file or it breaks a rule; the message lists every problem found.
     """
     if not file.is_file():
@@ -125,13 +132,28 @@ def read_cost(file: Path) -> tuple[CostFile, frozenset[str]]:
         raise UsageError(
             "\n  - ".join([f"--cost {file}:", *problems]) if len(problems) > 1 else f"--cost {file}: {problems[0]}"
         )
-    return found, frozenset(_paths(said))
+    paths = frozenset(_paths(said))
+    for way, prices in _EXAMPLE_PRICES.items():
+        section = found.entered(way)
+        if section is not None:
+            missing = {key: price for key, price in prices.items() if f"{way}.{key}" not in paths}
+            found = msgspec.structs.replace(found, **{way: msgspec.structs.replace(section, **missing)})
+    return found, paths
+
+
+def values_to_enter(found: CostFile, said: frozenset[str], ways: Iterable[CostWay]) -> tuple[str, ...]:
+    """Paths of the values that decide between these ways and were not entered: a verdict needs all of them."""
+    entered = said if found.healthy else said - {"healthy"}
+    deciding = ("healthy", "plant.missed_cost", *(f"{way}.{key}" for way in ways for key in _PRICES))
+    return tuple(path for path in deciding if path not in entered)
 
 
 def _paths(said: dict[str, Any]) -> Iterator[str]:
-    for section, values in said.items():
-        if isinstance(values, dict):
-            yield from (f"{section}.{key}" for key in values)
+    for key, value in said.items():
+        if isinstance(value, dict):
+            yield from (f"{key}.{inner}" for inner in value)
+        else:
+            yield key
 
 
 def _problems(found: CostFile) -> Iterator[str]:

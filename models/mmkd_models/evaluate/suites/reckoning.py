@@ -12,7 +12,7 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.gains import FEWEST_GROUPS, interval_of
 from mmkd_models.evaluate.suites.answering import AskedModel
 from mmkd_models.evaluate.suites.cost import net_present_value, result_of
-from mmkd_models.evaluate.suites.cost_file import CostFile, read_cost
+from mmkd_models.evaluate.suites.cost_file import CostFile, read_cost, values_to_enter
 from mmkd_models.evaluate.suites.detection import Detection, Floats, detection_of, faults_of, healthy_labels
 from mmkd_report.documents.cost import (
     EITHER_WAY,
@@ -66,6 +66,7 @@ def judge_cost(
         assumptions=assumptions,
         results={way: result_of(entered.plant, one) for way, one in equipment.items()},
         swings=tuple(swings_of(entered.plant, equipment, assumptions)),
+        to_enter=values_to_enter(entered, said, equipment),
         student_beats_teacher=_student_beats_teacher(entered.plant, equipment, assumptions, drawn, seed),
     )
 

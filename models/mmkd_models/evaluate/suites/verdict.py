@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from mmkd_models.evaluate.gains import FEWEST_GROUPS
 from mmkd_models.evaluate.suites.shift import next_of_shift, of_shift
-from mmkd_report.documents.cost import CostFacts
+from mmkd_report.documents.cost import CostFacts, example_text
 from mmkd_report.documents.judging import FaultFigures, FaultsFacts, GroupsFacts, JudgingDocument, TrustFacts
 
 _MOST_NAMED = 5
@@ -109,6 +109,9 @@ def _of_confidence(document: JudgingDocument, found: TrustFacts) -> Iterator[str
 def _of_cost(found: CostFacts) -> Iterator[str]:
     if not found.results:
         yield "Whether it pays is not known: no way to equip has both a section in the file and figures of what it sees"
+        return
+    if found.to_enter:
+        yield example_text(found.to_enter)
         return
     best = max(found.results, key=lambda way: found.results[way].net_present_value)
     result, currency = found.results[best], found.currency

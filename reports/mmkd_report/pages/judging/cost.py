@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from mmkd_report.documents.cost import EITHER_WAY, SHARES, WHOLE, Assumption, CostFacts, CostResult, Swing
+from mmkd_report.documents.cost import EITHER_WAY, SHARES, WHOLE, Assumption, CostFacts, CostResult, Swing, example_text
 from mmkd_report.pages.page import TEMPLATES
 from mmkd_report.words.formats import count, percent
 
@@ -57,6 +57,7 @@ class CostSection:
     """All of the section; `rows` are by way, with key and text of each figure."""
 
     currency: str
+    example: str
     unit: str
     healthy: str
     headings: tuple[str, ...]
@@ -78,6 +79,7 @@ def cost_section(found: CostFacts) -> CostSection:
     sections = ["plant", *found.equipment]
     return CostSection(
         currency=found.currency,
+        example=example_text(found.to_enter) if found.to_enter else "",
         unit=found.unit,
         healthy=", ".join(found.healthy),
         headings=tuple(FIGURES.values()),
@@ -88,7 +90,7 @@ def cost_section(found: CostFacts) -> CostSection:
         ),
         swings=swings,
         zero=zero,
-        beats="" if found.student_beats_teacher is None else percent(found.student_beats_teacher, 0),
+        beats="" if found.student_beats_teacher is None or found.to_enter else percent(found.student_beats_teacher, 0),
         data={
             "plant": msgspec.to_builtins(found.plant),
             "equipment": msgspec.to_builtins(found.equipment),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mmkd_report.documents.cost import example_text
 from mmkd_report.documents.judging import COMPETITORS, SensorRow, SensorsDocument
 from mmkd_report.words.formats import count, is_figure, listed, percent, significant
 from mmkd_report.words.guessing import beside_guessing, is_refuted
@@ -76,6 +77,9 @@ def _of_worth(found: SensorsDocument) -> Iterator[str]:
     worth = {row.sensors[0]: row.worth["student"] for row in found.rows if "student" in row.worth}
     if not worth:
         return
+    if found.costs_to_enter:
+        yield example_text(found.costs_to_enter)
+        return
     best = max(worth, key=lambda name: worth[name])
     if worth[best] <= 0:
         yield f"With the costs entered no sensor pays: the best, {best}, is worth {count(worth[best])} {found.currency}"
@@ -119,5 +123,5 @@ def headings(found: SensorsDocument) -> list[str]:
         "parameters",
         "ms",
         "teacher, ms",
-        *([f"worth, {found.currency}"] if found.currency else []),
+        *([f"{'example ' if found.costs_to_enter else ''}worth, {found.currency}"] if found.currency else []),
     ]

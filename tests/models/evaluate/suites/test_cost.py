@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from mmkd_models.evaluate.suites.answering import Answers, AskedModel
 from mmkd_models.evaluate.suites.cost_file import TEMPLATE, read_cost
 from mmkd_models.evaluate.suites.detection import detection_of, healthy_labels
 from mmkd_models.evaluate.suites.reckoning import judge_cost
+from mmkd_models.evaluate.suites.verdict import verdict_of
 from mmkd_report.documents.cost import Equipment, Plant
-from mmkd_report.documents.judging import JudgedModel, ModelRole
+from mmkd_report.documents.evaluation import DataFacts
+from mmkd_report.documents.judging import JudgedModel, JudgingDocument, ModelRole
 
 PLANT = Plant(
     stations=10,
@@ -120,14 +123,49 @@ def test_changing_an_assumption_of_a_way_changes_what_it_should(key: str) -> Non
     assert cost.net_present_value(PLANT, more) != cost.net_present_value(PLANT, WAY)
 
 
+def entered(template: str) -> str:
+    """The template with every line that a verdict needs made one's own."""
+    return re.sub(r"^# (.*# enter)", r"\1", template, flags=re.MULTILINE).replace('["ok"]', '["idle"]')
+
+
 def test_the_template_is_a_sound_file_and_says_every_default_of_the_plant(tmp_path: Path) -> None:
     file = tmp_path / "cost.toml"
     file.write_text(TEMPLATE)
+    untouched, _ = read_cost(file)
+    file.write_text(entered(TEMPLATE))
     found, said = read_cost(file)
     assert found.plant == Plant()
     assert {f"plant.{name}" for name in Plant.__struct_fields__} <= said
     assert found.student is not None
     assert found.student.detection is None
+    assert msgspec.structs.replace(found, healthy=()) == untouched  # the examples of the template are the defaults
+
+
+def test_a_file_that_was_not_touched_gives_an_example_and_no_verdict(machines: Dataset, tmp_path: Path) -> None:
+    file, windows = tmp_path / "cost.toml", machines.everything()
+    models = [model("s", "distilled", 0.8), model("t", "teacher", 0.95)]
+
+    def told(text: str) -> tuple[tuple[str, ...], list[str]]:
+        file.write_text(text)
+        found = judge_cost(models, windows, file=file, baseline=None, seed=0)
+        return found.to_enter, list(verdict_of(msgspec.structs.replace(EMPTY, cost=found)))
+
+    needed = (
+        "healthy", "plant.missed_cost", "teacher.sensor_price", "teacher.node_price", "student.sensor_price",
+        "student.node_price",
+    )  # fmt: skip
+    assert told(TEMPLATE) == (
+        needed,
+        [f"The costs are an example and no verdict: enter {', '.join(needed)} in the file of --cost"],
+    )
+    without = re.sub(r"^missed_cost.*$", "", entered(TEMPLATE), flags=re.MULTILINE)
+    assert told(without)[1] == [
+        "The costs are an example and no verdict: enter plant.missed_cost in the file of --cost"
+    ]
+    assert told(entered(TEMPLATE).replace('["idle"]', "[]"))[0] == ("healthy",)
+    to_enter, (worth, *_) = told(entered(TEMPLATE))
+    assert to_enter == ()
+    assert worth.startswith("As entered, student everywhere is worth most: ")
 
 
 @pytest.mark.parametrize(
@@ -190,6 +228,17 @@ def test_a_file_that_is_not_there_says_how_to_get_one(tmp_path: Path) -> None:
         read_cost(tmp_path / "cost.toml")
     expected = "found no such file; mmkd-evaluate --print-cost prints one to fill in"
     assert str(error.value) == f"--cost {tmp_path / 'cost.toml'}: {expected}"
+
+
+EMPTY = JudgingDocument(
+    data=DataFacts(name="plant", sha256="0" * 64, part="test windows", windows=1, groups=1, split=None, labels=("a",)),
+    kind="classification",
+    seed=0,
+    models=(JudgedModel(name="s", path="s", sha256="0" * 64, role="distilled", modalities=("acc",), parameters=1),),
+    baseline=None,
+    cautions=(),
+    verdict=(),
+)
 
 
 def answers(labels: list[int]) -> Answers:
