@@ -165,7 +165,10 @@ def test_a_file_that_was_not_touched_gives_an_example_and_no_verdict(machines: D
     assert told(entered(TEMPLATE).replace('["idle"]', "[]"))[0] == ("healthy",)
     to_enter, (worth, *_) = told(entered(TEMPLATE))
     assert to_enter == ()
-    assert worth.startswith("As entered, student everywhere is worth most: ")
+    assert worth == (
+        "As entered, teacher everywhere is worth most: 233,185 EUR in 5 years, is paid back in month 19 and pays with "
+        "2 or more stations"
+    )
 
 
 @pytest.mark.parametrize(
