@@ -16,7 +16,7 @@ from mmkd_edge.backends.handlers import being_handled, let_handlers_through
 from mmkd_edge.errors import InputError
 from mmkd_edge.predict.conditions import NO_CONDITIONS, Conditions
 from mmkd_edge.predict.engine import Engine, Students, answer_of
-from mmkd_edge.predict.novelty import judged_novelty
+from mmkd_edge.predict.novelty import judged_novelty, magnitude_fault
 from mmkd_edge.predict.postprocess import Prediction, interpret, no_answer
 from mmkd_edge.predict.preprocess import check_window, prepare
 from mmkd_edge.predict.sensors import SensorChecks, WindowFault, find_fault, worse
@@ -71,6 +71,8 @@ class Asking:
         fault = conditions.fault
         if self._checks is not None:
             fault = worse(find_fault(array, gaps, modality, self._checks), fault)
+        if engine.magnitude is not None:
+            fault = worse(magnitude_fault(engine.magnitude, values, present, modality=modality.name), fault)
         answers = stepped
         if answers is None:
             if conditions.deadline_s is not None and conditions.is_late:

@@ -97,6 +97,22 @@ class Tolerance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     gain_together: _Factor
 
 
+class MagnitudeLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How large the values of a window usually are; see `magnitudes`. Beyond the limits no answer is to be believed.
+
+    Attributes:
+        usual: of each channel, the root mean square that nine in ten training windows stay below, in its unit.
+        lowest: smallest magnitude of a window that is no surprise.
+        highest: largest one.
+        outside_rate: share of healthy windows outside of limits that were made without their group, 0 to 1.
+    """
+
+    usual: tuple[_Positive, ...]
+    lowest: _NotNegative
+    highest: _Positive
+    outside_rate: _Share
+
+
 class GroupReference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The windows of the training, and how its groups differ from each other.
 
@@ -113,6 +129,7 @@ class GroupReference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         largest_axes: limit of how much better other orders and signs of the channels may fit, in nats a window.
         largest_levels: limit of how much better windows may fit without an offset or a gain, in nats a window.
         tolerance: what the student bears; None where it was not measured.
+        magnitude: how large values usually are; unset for video and in files of earlier versions.
     """
 
     between: Literal["groups", "recordings", "blocks"]
@@ -127,6 +144,32 @@ class GroupReference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     largest_axes: _Positive
     largest_levels: _Positive
     tolerance: Tolerance | None = None
+    magnitude: MagnitudeLimits | msgspec.UnsetType = msgspec.UNSET
+
+
+def channel_magnitudes(values: NDArray[np.float32], present: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The root mean square (N, C) of each channel of windows; NaN where nothing is there.
+
+    Args:
+        values: (N, T, C) as `prepare` gives them, 0 where missing.
+        present: (N, T, C), 1 or 0.
+    """
+    squares = np.square(values, dtype=np.float64).sum(axis=1)
+    counts = present.sum(axis=1)
+    return np.sqrt(np.divide(squares, counts, out=np.full(squares.shape, np.nan), where=counts > 0))
+
+
+def magnitudes(of_channels: NDArray[np.float64], usual: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The magnitude (N,) of windows: the root mean square over channels of `channel_magnitudes` / `usual`.
+
+    One number for a sensor: a wrong unit or gain concerns all of its channels, and one axis alone may well be near 0.
+    NaN where nothing is there.
+    """
+    squares = np.square(of_channels / usual)
+    there = ~np.isnan(squares)
+    counts = there.sum(axis=1)
+    sums = np.where(there, squares, 0.0).sum(axis=1)
+    return np.sqrt(np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0))
 
 
 def window_features(rows: NDArray[np.float32], there: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -341,6 +384,8 @@ def reference_fault(reference: GroupReference, channels: int) -> tuple[str, str]
     if reference.tolerance is not None:
         for name in ("offsets", "offsets_together", "gains"):
             lists[f"tolerance.{name}"] = (getattr(reference.tolerance, name), channels)
+    if reference.magnitude:
+        lists["magnitude.usual"] = (reference.magnitude.usual, channels)
     for name, (numbers, wanted) in lists.items():
         if len(numbers) != wanted:
             return name, f"expected {wanted}, got {len(numbers)}"

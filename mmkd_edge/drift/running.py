@@ -146,6 +146,7 @@ class RunningStatistics:
         true_probability: of the labels of the windows that calibrated the student, on average; None where none did.
 
     Attributes:
+        modality: name of what the student takes.
         watch: holds the last windows against the training.
         sure: how probable its answers are.
     """
@@ -162,6 +163,7 @@ class RunningStatistics:
     ) -> None:
         channels = len(modality.channels)
         self._model = model
+        self.modality = modality.name
         self._modality = modality
         self._task = task
         self._expected = expected

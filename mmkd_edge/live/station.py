@@ -37,6 +37,7 @@ from mmkd_edge.live.uncertain import RingFacts, UncertainRing, kept_in_all
 from mmkd_edge.predict.postprocess import Prediction
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.stream.stream import StreamFacts
+from mmkd_edge.watch.health import LatestAnswers
 from mmkd_edge.watch.timing import SecondsHistogram, Timing
 
 logger = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ class StationFacts(msgspec.Struct, frozen=True, kw_only=True):
         uncertain: windows that were kept; None where none are.
         state: as of the last `StateRecord`.
         adaptation: why a student should be adapted, as of the last look; empty where none should.
+        unlike_training: what to check where most of the last hundred windows were `unknown`; empty elsewhere.
     """
 
     station: str
@@ -107,6 +109,7 @@ class StationFacts(msgspec.Struct, frozen=True, kw_only=True):
     uncertain: RingFacts | None
     state: StationState
     adaptation: str
+    unlike_training: str
 
 
 class Station:
@@ -148,6 +151,7 @@ class Station:
         self._lock = threading.Lock()  # of records and counts, which several threads make
         self._boot, self._number = secrets.token_hex(8), 0
         self._results: dict[str, int] = {}
+        self._latest = LatestAnswers()
         self._raised: dict[str, int] = {}
         self._missed = self._faults = 0
         self._seen_dropped = self._seen_late = 0
@@ -261,13 +265,20 @@ class Station:
                 uncertain=kept_in_all([ring.facts() for ring in self._rings()]),
                 state=self._state,
                 adaptation=self._adaptation,
+                unlike_training=self._latest.warning(sensor.modality.name for sensor in self._sensors),
             )
 
     def _rings(self) -> list[UncertainRing]:
         return [sensor.ring for sensor in self._sensors if sensor.ring is not None]
 
     def look(self) -> None:
-        """See whether a student should be adapted; says so once, until it no longer should. Takes milliseconds."""
+        """See whether windows are unlike the training, and whether a student should be adapted. Takes milliseconds.
+
+        That a student should be adapted is said once, until it no longer should.
+        """
+        unlike_training = self.facts().unlike_training
+        if unlike_training:
+            self._log_seldom(unlike_training)
         names = {sensor.modality.name for sensor in self._sensors}
         health = self.predictor.health()
         pairs = zip(self.predictor.entries, health.models, strict=False)  # a swap may come between
@@ -436,6 +447,7 @@ class Station:
             match record:
                 case ResultRecord():
                     self._results[record.status] = self._results.get(record.status, 0) + 1
+                    self._latest.add(record.status)
                 case AlarmRecord(event="raised"):
                     self._raised[record.label] = self._raised.get(record.label, 0) + 1
                 case StateRecord(state=state) if state != "adaptation_due":  # it goes on as it did

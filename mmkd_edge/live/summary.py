@@ -11,11 +11,14 @@ from mmkd_edge.live.station import StationFacts
 
 
 def summary_lines(facts: RunFacts) -> Iterator[str]:
-    """The lines: three for each station, one for each sink."""
+    """The lines: three for each station, one for each sink; at the end what makes the answers worthless."""
     for station in facts.stations:
         yield from _station_lines(station)
     for sink in facts.sinks:
         yield _sink_line(sink)
+    for station in facts.stations:
+        if station.unlike_training:
+            yield f"{station.station}: {station.unlike_training}"
 
 
 def lost_records(sinks: Sequence[OutletFacts]) -> UnavailableError | None:

@@ -18,7 +18,7 @@ from mmkd_edge.backends.steps import start_steps, step_artifact
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry, describe_tensors, step_inputs, step_outputs
 from mmkd_edge.bundle.reference import Reference, check_reference
-from mmkd_edge.drift.features import InputStatistics
+from mmkd_edge.drift.features import InputStatistics, MagnitudeLimits
 from mmkd_edge.drift.running import RunningStatistics
 from mmkd_edge.errors import BackendError, BundleError, UsageError
 from mmkd_edge.plausible import plausible_span
@@ -49,6 +49,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
         complete: what `prepare` gives as the presence of a window that misses nothing.
         step: what executes the step graph of a causal student; None where there is none, or the backend runs none.
         step_novelty: what the novelty scores of its steps mean.
+        magnitude: how large values usually are; None where the bundle does not say.
         selftest: how its quick self-test ended; empty where there was none.
         trial: how its trial in a process of its own ended; empty where there was none.
     """
@@ -69,6 +70,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     trial: str = ""
     novelty: NoveltyRule | None = None
     step_novelty: NoveltyRule | None = None
+    magnitude: MagnitudeLimits | None = None
 
     @property
     def modality(self) -> ModalitySpec:
@@ -205,6 +207,7 @@ def engine_of(
         reopen=reopen,
         least_probability=least_probability,
         novelty=novelty,
+        magnitude=_magnitude_limits(entry),
         refusal=_refusal(entry.modality, reference),
         names=(entry.inputs[0].name, entry.inputs[1].name),
         complete=nothing_missing(entry.modality),
@@ -227,6 +230,12 @@ def _refusal(modality: ModalitySpec, reference: Reference | None) -> str:
         f"run mmkd-data reference DATA --modality {modality.name} -o FILE on its first windows "
         "and open the bundle with EdgePredictor.open(..., reference=FILE)"
     )
+
+
+def _magnitude_limits(entry: ModelEntry) -> MagnitudeLimits | None:
+    if entry.group_reference is None or entry.modality.kind == "video":
+        return None
+    return entry.group_reference.magnitude or None
 
 
 def _true_probability(artifact: Artifact | None) -> float | None:

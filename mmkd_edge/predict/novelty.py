@@ -1,14 +1,15 @@
 """Novelty: how unlike everything that training saw a window is, and from when on nobody should believe the answer.
 
-A graph that has the output `novelty` gives a distance of the window's embedding from what training saw. What a distance
-means is told by the distances of n validation windows: of those let r be as large as the window's or larger, and its
-p-value is (1 + r) / (n + 1), the conformal p-value (Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random
-World", 2005, ch. 2; S. Bates, E. Candes, L. Lei, Y. Romano, M. Sesia, "Testing for Outliers with Conformal p-Values",
-Annals of Statistics 51, 2023, equation 2). Where a window is exchangeable with the validation windows, its p-value is
-at most `unknown_level` with a probability of at most that. Another person, machine or place is not exchangeable with
-them.
+Two things tell. A wrong unit or gain changes the magnitude of a window's values: it is looked at wherever the bundle
+has limits for it. And a graph with the output `novelty` gives a distance of the window's embedding from what training
+saw. What a distance means is told by the distances of n validation windows: of those let r be as large as the window's
+or larger, and its p-value is (1 + r) / (n + 1), the conformal p-value (Vovk, Gammerman and Shafer, "Algorithmic
+Learning in a Random World", 2005, ch. 2; S. Bates, E. Candes, L. Lei, Y. Romano, M. Sesia, "Testing for Outliers with
+Conformal p-Values", Annals of Statistics 51, 2023, equation 2). Where a window is exchangeable with the validation
+windows, its p-value is at most `unknown_level` with a probability of at most that. Another person, machine or place is
+not exchangeable with them.
 
-Owns the rule. What the distances were at export is in the manifest; nothing in here runs an engine.
+Owns the rules. What both were at export is in the manifest; nothing in here runs an engine.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.bundle.calibration import Novelty
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry
+from mmkd_edge.drift.features import MagnitudeLimits, channel_magnitudes, magnitudes
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.confidence import named, smallest_level
 from mmkd_edge.predict.sensors import WindowFault, worse
@@ -56,6 +58,20 @@ class NoveltyRule(msgspec.Struct, frozen=True, kw_only=True):
             return None
         reason = f"unlike what training saw: p-value {p_value:.2g}, at most {self.unknown_level:g} is unknown"
         return WindowFault(status="unknown", reason=reason)
+
+
+def magnitude_fault(
+    limits: MagnitudeLimits, values: NDArray[np.float32], present: NDArray[np.float32], *, modality: str
+) -> WindowFault | None:
+    """What the magnitude of one window, (1, T, C) as `prepare` gives it, says against it; nothing of an empty one."""
+    magnitude = magnitudes(channel_magnitudes(values, present), np.array(limits.usual)).item()
+    if not (magnitude < limits.lowest or magnitude > limits.highest):
+        return None
+    reason = (
+        f"{modality} has {magnitude:.3g} times its usual size in training, expected {limits.lowest:.2g} to "
+        f"{limits.highest:.2g} times; check its unit and scale"
+    )
+    return WindowFault(status="unknown", reason=reason)
 
 
 def judged_novelty(

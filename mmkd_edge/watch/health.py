@@ -21,6 +21,30 @@ from mmkd_edge.predict.sensors import Status
 from mmkd_edge.watch.timing import SecondsHistogram, Timing
 
 _SETTLED_TOGETHER = 16
+_LATEST = 100
+
+
+class LatestAnswers:
+    """Whether most of the latest windows were unlike the training: the last hundred that have an answer."""
+
+    def __init__(self) -> None:
+        self._unknown: deque[bool] = deque(maxlen=_LATEST)
+        self._answers = 0
+
+    def add(self, status: str) -> None:
+        """Count an answer."""
+        if status not in ("warming_up", "invalid"):
+            self._unknown.append(status == "unknown")
+            self._answers += 1
+
+    def warning(self, modalities: Iterable[str]) -> str:
+        """What to check where more than half were unknown; empty elsewhere."""
+        unknown, looked_at = sum(self._unknown), len(self._unknown)
+        if 2 * unknown <= looked_at:
+            return ""
+        of = f"{looked_at}" if self._answers == looked_at else f"the last {looked_at}"
+        names = " and ".join(modalities)
+        return f"{unknown} of {of} windows are far from the training data; check unit and scale of {names}"
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +59,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
         returned: why the bundle before answers instead of the one installed last; empty if it does not.
         latency: of the calls of a `Watched` predictor; None elsewhere, and before the first.
         input_age: from the newest sample of a window to its answer; None where nobody told the ages.
+        unlike_training: what to check where most of the last hundred windows were `unknown`; empty elsewhere.
     """
 
     predictions: dict[str, int]
@@ -46,6 +71,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     latency: Timing | None = None
     input_age: Timing | None = None
     returned: str = ""
+    unlike_training: str = ""
 
     @property
     def drifting(self) -> tuple[str, ...]:
@@ -85,6 +111,7 @@ class Monitor:
         self._lock = threading.Lock()
         self._ages = SecondsHistogram()
         self._predictions: dict[str, int] = dict.fromkeys(get_args(Status), 0)
+        self._latest = LatestAnswers()
         self._events = {"backend_failures": 0, "reopens": 0, "swaps": 0, "rollbacks": 0}
 
     def answered(
@@ -124,6 +151,7 @@ class Monitor:
         for _ in range(len(self._given)):
             prediction = self._given.popleft()
             self._predictions[prediction.status] += 1
+            self._latest.add(prediction.status)
             if prediction.index >= 0 and prediction.input_age_s is not None:
                 self._ages.add(prediction.input_age_s)
 
@@ -148,4 +176,5 @@ class Monitor:
                 rollbacks=self._events["rollbacks"],
                 models=tuple(student.health(drift) for student, drift in zip(students, drifts, strict=True)),
                 input_age=self._ages.timing(),
+                unlike_training=self._latest.warning(student.modality for student in students),
             )

@@ -189,7 +189,11 @@ class MonitorApp:
             raise _needs_token()
         told: dict[str, object] = {"well": self._service.is_well}
         if may_look:
-            told["stations"] = {station.name: station.facts().state for station in self._service.stations}
+            found = [station.facts() for station in self._service.stations]
+            told["stations"] = {facts.station: facts.state for facts in found}
+            unlike_training = {facts.station: facts.unlike_training for facts in found if facts.unlike_training}
+            if unlike_training:
+                told["unlike_training"] = unlike_training
         status = HTTPStatus.OK if told["well"] else HTTPStatus.SERVICE_UNAVAILABLE
         return JSONResponse(told, status_code=status)
 

@@ -12,10 +12,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.drift.features import QUIETEST, ROWS, GroupReference, Kinds, window_features
+from mmkd_edge.drift.features import (
+    QUIETEST,
+    ROWS,
+    GroupReference,
+    Kinds,
+    MagnitudeLimits,
+    channel_magnitudes,
+    magnitudes,
+    window_features,
+)
 from mmkd_edge.drift.levels import rows_of
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_models.data.sources import CutWindows
@@ -38,6 +48,11 @@ _WINDOWS_OF_KIND = 10
 _ROUNDS = 20
 _PARTS = 20
 _SEED = 20211116
+# Of a group, the share of windows beyond its own limits; of groups, the share whose own limits are beyond those of all.
+_WINDOWS_BEYOND, _GROUPS_BEYOND = 0.01, 0.05
+_MARGIN = 2.0
+"""How much a new group may differ from all of the training. Less calls healthy people unknown (1.5: up to 2 % on five
+sets), more misses a factor of 8 (3: up to a third of the windows); docs/confidence.md has the figures."""
 # What no window has is never far.
 _BOUNDLESS = 1e30
 # Nats a window below which nothing is called different, however alike the groups are.
@@ -70,8 +85,50 @@ def group_reference(train: Windows, valid: Windows, modality: str) -> GroupRefer
         ]
     kept = [groups[number] for number in _spaced(len(groups), MOST_GROUPS)]
     measured = [_features(group, modality) for group in kept]
-    channels = len(train.spec.modality(modality).channels)
-    return fit_reference(measured, channels=channels, between=between)
+    spec = train.spec.modality(modality)
+    reference = fit_reference(measured, channels=len(spec.channels), between=between)
+    if spec.kind == "video":  # bytes have one scale
+        return reference
+    magnitude = magnitude_limits([_channel_magnitudes(group, modality) for group in kept])
+    return msgspec.structs.replace(reference, magnitude=magnitude)
+
+
+def magnitude_limits(groups: Sequence[Features]) -> MagnitudeLimits:
+    """Limits of a window's magnitude from the channels' (N, C) of each group; how often they are wrong on a new one.
+
+    Quantiles over groups of each group's own quantile: many windows of one group do not outvote the others, and one
+    glitch is no limit.
+    """
+    part_of = np.arange(len(groups)) % min(_PARTS, len(groups))
+    outside: list[NDArray[np.bool_]] = []
+    for part in range(int(part_of.max()) + 1):
+        usual, lowest, highest = _magnitude_limits([groups[number] for number in np.flatnonzero(part_of != part)])
+        for number in np.flatnonzero(part_of == part):
+            found = magnitudes(groups[number], usual)
+            outside.append((found < lowest) | (found > highest))
+    usual, lowest, highest = _magnitude_limits(groups)
+    return MagnitudeLimits(
+        usual=tuple(usual.tolist()),
+        lowest=lowest,
+        highest=highest,
+        outside_rate=float(np.concatenate(outside).mean()),
+    )
+
+
+def _magnitude_limits(groups: Sequence[Features]) -> tuple[NDArray[np.float64], float, float]:
+    """The usual root mean square of channels (C,), and the lowest and highest magnitude that is no surprise."""
+    everything = np.concatenate(groups)
+    empty = np.isnan(everything).all(axis=0)
+    usual = np.nanquantile(np.where(empty, 0.0, everything), 0.9, axis=0)
+    usual = np.where(usual > 0, usual, 1.0)
+    found = [magnitudes(group, usual) for group in groups]
+    ends = np.array(
+        [np.nanquantile(one, [_WINDOWS_BEYOND, 1 - _WINDOWS_BEYOND]) for one in found if np.isfinite(one).any()]
+    )
+    if not len(ends):  # no window has a sample
+        return usual, 0.0, _BOUNDLESS
+    lowest, highest = np.quantile(ends[:, 0], _GROUPS_BEYOND), np.quantile(ends[:, 1], 1 - _GROUPS_BEYOND)
+    return usual, float(lowest / _MARGIN), max(float(highest * _MARGIN), 1e-12)
 
 
 def fit_reference(
@@ -127,14 +184,22 @@ def _spaced(count: int, most: int) -> list[int]:
 
 def _features(windows: Windows, modality: str) -> Features:
     """(N, F) features of the windows of one group."""
-    spec = windows.spec.modality(modality)
-    step, found = max(1, spec.samples // ROWS), []
-    for start in range(0, len(windows), 32):  # a few at a time: a window may be long
-        taken = windows.take(np.arange(start, min(start + 32, len(windows))))[modality]
-        values, present = rows_of(*prepare_batch(taken, spec))
+    step, found = max(1, windows.spec.modality(modality).samples // ROWS), []
+    for values, present in _prepared(windows, modality):
         pairs = zip(values[:, ::step], present[:, ::step] > 0, strict=True)
         found += [window_features(one, there) for one, there in pairs]
     return np.array(found)
+
+
+def _channel_magnitudes(windows: Windows, modality: str) -> Features:
+    return np.concatenate([channel_magnitudes(*prepared) for prepared in _prepared(windows, modality)])
+
+
+def _prepared(windows: Windows, modality: str) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Values and presence (B, T, C) of all windows, a few at a time: a window may be long."""
+    for start in range(0, len(windows), 32):
+        taken = windows.take(np.arange(start, min(start + 32, len(windows))))[modality]
+        yield rows_of(*prepare_batch(taken, windows.spec.modality(modality)))
 
 
 def _kinds(features: Features, channels: int) -> Kinds:

@@ -621,6 +621,9 @@ def test_a_reference_of_other_channels_is_refused(document: dict[str, Any]) -> N
     assert decode_manifest(encode_manifest(kept)) == kept
     other = changed(document, "models.0.group_reference", REFERENCE | {"scales": [1.0]})
     assert message(other) == f"manifest.json: models[0].group_reference.scales: expected 3, got 1{AGAIN}"
+    limits = {"usual": [1.0, 1.0], "lowest": 0.1, "highest": 10.0, "outside_rate": 0.01}
+    short = changed(document, "models.0.group_reference", REFERENCE | {"magnitude": limits})
+    assert message(short) == f"manifest.json: models[0].group_reference.magnitude.usual: expected 3, got 2{AGAIN}"
 
 
 def test_what_no_json_can_hold_is_never_written(manifest: Manifest) -> None:

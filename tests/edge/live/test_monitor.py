@@ -92,7 +92,7 @@ def test_health_metrics_and_predictions_are_answered_on_this_machine() -> None:
         assert 'mmkd_live_garbage_total{station="press 1"} 1.0' in text
         assert 'mmkd_predictions_total{predictor="press 1",status="ok"}' in text
 
-        window = np.zeros((200, 3))
+        window = np.ones((200, 3))
         npy = io.BytesIO()
         np.save(npy, window)
         code, said = ask(f"{url}predict", json.dumps(window.tolist()).encode())
@@ -135,6 +135,18 @@ def test_health_metrics_and_predictions_are_answered_on_this_machine() -> None:
         assert ask(f"{url}static/../app.py")[0] == 404
         codes = [ask(f"{url}login", b'{"token": "x"}', content_type="application/json")[0] for _ in range(7)]
         assert codes == [401] * 5 + [429] * 2
+
+
+def test_the_health_says_when_most_windows_are_far_from_the_training() -> None:
+    far = "6 of 6 windows are far from the training data; check unit and scale of acc"
+    wanted = f'{{"well":true,"stations":{{"press 1":"started"}},"unlike_training":{{"press 1":"{far}"}}}}'
+    with running("--monitor", "127.0.0.1:0") as (url, child, _):
+        assert child.stdin is not None
+        child.stdin.write("[0, 0, 100]\n" * 450)  # a first window of 200 samples, and one a second
+        child.stdin.flush()
+        while (found := ask(f"{url}healthz")[1]) != wanted:
+            assert "6 of 6" not in found
+            time.sleep(0.05)
 
 
 def test_an_episode_that_an_operator_calls_false_is_a_record_and_its_windows_are_kept(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mmkd_edge import ModalitySpec
+from mmkd_edge import Bundle, ModalitySpec, example_bundle
 from mmkd_edge.commands.run import run_mmkd
 from mmkd_edge.errors import UsageError
 from mmkd_edge.trust.slots import install, read_slots
@@ -96,6 +96,23 @@ def csv_text(rows: NDArray[np.float32], times: Sequence[float] | None = None) ->
         first = [] if times is None else [f"{times[number]:.6f}"]
         lines.append(",".join([*first, *(f"{value:.6f}" for value in row)]))
     return "\n".join(lines) + "\n"
+
+
+def test_a_log_in_another_unit_is_no_ok_and_the_last_line_says_what_to_check(tmp_path: Path) -> None:
+    with Bundle.open(example_bundle()) as bundle:
+        recorded = np.concatenate(list(bundle.golden("acc").windows[:12]))
+    for name, unit in (("g", 1), ("mg", 1000)):
+        np.savetxt(tmp_path / f"{name}.csv", unit * recorded, delimiter=",", header="ax,ay,az", comments="")
+    found = {
+        name: run(example_bundle(), "--name", "press 1", "--source", f"csv:{tmp_path / name}.csv", "--hop", "200")
+        for name in ("g", "mg")
+    }
+    assert {one["status"] for one in records_in(found["g"].stdout)} == {"ok"}
+    assert "windows are far" not in found["g"].stderr
+    assert {one["status"] for one in records_in(found["mg"].stdout)} == {"unknown"}
+    assert found["mg"].stderr.splitlines()[-1] == (
+        "press 1: 12 of 12 windows are far from the training data; check unit and scale of acc"
+    )
 
 
 @pytest.fixture

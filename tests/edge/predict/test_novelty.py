@@ -12,9 +12,10 @@ from mmkd_edge import EdgePredictor, ModalitySpec, UsageError, example_bundle
 from mmkd_edge.bundle.calibration import Novelty
 from mmkd_edge.bundle.manifest import Manifest, ModelEntry
 from mmkd_edge.bundle.manifest_json import decode_manifest, encode_manifest
+from mmkd_edge.drift.features import MagnitudeLimits
 from mmkd_edge.errors import ManifestError
 from mmkd_edge.predict.confidence import smallest_level
-from mmkd_edge.predict.novelty import NoveltyRule, novelty_rule
+from mmkd_edge.predict.novelty import NoveltyRule, magnitude_fault, novelty_rule
 from mmkd_edge.predict.policy import SensorError
 from mmkd_edge.testing import fake_entry, fake_predictor
 
@@ -169,3 +170,58 @@ def test_a_manifest_refuses_scores_that_fall() -> None:
     falling = msgspec.structs.replace(FOUR, scores=(1.0, 0.5))
     with pytest.raises(ManifestError, match=r"novelty.scores: expected rising numbers, got 1.0 before 0.5"):
         encode_manifest(manifest_of(entry_with(falling)))
+
+
+LIMITS = MagnitudeLimits(usual=(1.0, 2.0), lowest=0.25, highest=4.0, outside_rate=0.0)
+
+
+def fault_of(window: Any) -> str:
+    values = np.array([window], dtype=np.float32)
+    present = np.isfinite(values).astype(np.float32)
+    fault = magnitude_fault(LIMITS, np.where(present > 0, values, np.float32(0)), present, modality="acc")
+    return "" if fault is None else f"{fault.status}: {fault.reason}"
+
+
+@pytest.mark.parametrize(
+    ("window", "times"),
+    [
+        ([[1.0, 2.0]] * 4, None),
+        ([[-4.0, 8.0]] * 4, None),
+        ([[8.0, 16.0]] * 4, "8"),
+        ([[0.125, 0.25]] * 4, "0.125"),
+        ([[0.0, 0.0]] * 4, "0"),
+        ([[np.nan, 16.0]] * 4, "8"),  # of what is there
+        ([[np.nan, np.nan]] * 4, None),
+        ([[1.0, 2.0]] * 3 + [[1.0, 1e38]], "1.77e+37"),  # 1e38 / 2 / sqrt(4 rows) / sqrt(2 channels)
+    ],
+)
+def test_a_wrong_unit_is_seen_by_the_magnitude_of_all_channels(window: list[list[float]], times: str | None) -> None:
+    expected = (
+        f"unknown: acc has {times} times its usual size in training, expected 0.25 to 4 times; check its unit and scale"
+    )
+    assert fault_of(window) == ("" if times is None else expected)
+
+
+@pytest.mark.parametrize(("factor", "times"), [(101.97, "109"), (8.0, "8.55"), (1 / 8, "0.134")])
+def test_the_shipped_bundle_says_that_its_unit_is_wrong(factor: float, times: str) -> None:
+    with EdgePredictor.open(example_bundle(), backend="ort") as predictor:
+        windows = predictor.bundle.golden("acc").windows
+        assert {predictor.predict(window).status for window in windows[:40]} == {"ok"}
+        found = [predictor.predict(window * np.float32(factor)) for window in windows]
+        health = predictor.health()
+    assert {one.status for one in found} == {"unknown"}
+    assert found[0].reason == (
+        f"acc has {times} times its usual size in training, expected 0.25 to 3.3 times; check its unit and scale"
+    )
+    assert found[0].label  # the answer is there
+    assert health.unlike_training == (
+        "100 of the last 100 windows are far from the training data; check unit and scale of acc"
+    )
+
+
+def test_one_value_that_cannot_be_is_never_ok_and_one_that_is_missing_may_be() -> None:
+    with EdgePredictor.open(example_bundle(), backend="ort") as predictor:
+        windows = np.repeat(predictor.bundle.golden("acc").windows[:1], 3, axis=0)
+        windows[:, 77, 1] = np.nan, np.inf, 500.0  # inside of the range, 880 g
+        statuses = [predictor.predict(window).status for window in windows]
+    assert statuses == ["ok", "ok", "unknown"]

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mmkd_edge.drift.features import ROWS, GroupReference, window_features
+from mmkd_edge.drift.features import ROWS, GroupReference, channel_magnitudes, magnitudes, window_features
 from mmkd_edge.drift.verdict import Drift, DriftWatch
 from mmkd_models.data import open_dataset, shipped_dataset
-from mmkd_models.training.drift_reference import fit_reference, group_reference
+from mmkd_models.training.drift_reference import fit_reference, group_reference, magnitude_limits
 
 NAMES = ("ax", "ay", "az")
 
@@ -103,3 +103,34 @@ def test_a_channel_that_is_never_there_is_never_far() -> None:
     reference = fit_reference(features, channels=2, between="groups")
     watch = DriftWatch(reference, names=("a", "b"), unit="")
     assert watch.judge(np.concatenate(features)).verdict == "as_trained"
+
+
+def test_people_never_seen_are_within_the_limits_and_a_wrong_unit_is_not(
+    people: dict[int, NDArray[np.float32]],
+) -> None:
+    of_people = {person: channel_magnitudes(one, np.ones_like(one)) for person, one in people.items()}
+    for person, found in of_people.items():
+        limits = magnitude_limits([one for other, one in of_people.items() if other != person])
+
+        def outside(factor: float) -> float:
+            sizes = magnitudes(factor * found, np.array(limits.usual))  # noqa: B023 - called here alone
+            return float(((sizes < limits.lowest) | (sizes > limits.highest)).mean())  # noqa: B023
+
+        assert outside(1) <= 0.02
+        assert [outside(factor) for factor in (8, 1 / 8, 1000 / 9.81)] == [1, 1, 1]
+        assert limits.outside_rate <= 0.02
+
+
+def test_the_limits_are_those_of_groups_twice_as_far_out_and_the_rate_is_that_of_groups_left_out() -> None:
+    usual = [np.full((10, 1), 1.0) for _ in range(9)]
+    limits = magnitude_limits([*usual, np.array([[1.0]] * 9 + [[80.0]])])
+    # Of the tenth group 1 in 100 is above 1 + 0.91 x 79 = 72.89; of groups 5 in 100 above 1 + 0.55 x 71.89.
+    assert (limits.usual, limits.lowest) == ((1.0,), 0.5)
+    assert limits.highest == pytest.approx(2 * (1 + 0.55 * 71.89))
+    assert limits.outside_rate == 0.01  # without the tenth group its one window is outside
+
+
+def test_a_channel_without_signal_limits_nothing() -> None:
+    limits = magnitude_limits([np.array([[np.nan, 3.0, 0.0]] * 5)] * 4)
+    assert limits.usual == (1.0, 3.0, 1.0)
+    assert magnitudes(np.array([[np.nan, 3.0, 0.0]]), np.array(limits.usual)).tolist() == [np.sqrt(0.5)]
