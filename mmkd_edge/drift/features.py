@@ -154,9 +154,9 @@ def channel_magnitudes(values: NDArray[np.float32], present: NDArray[np.float32]
         values: (N, T, C) as `prepare` gives them, 0 where missing.
         present: (N, T, C), 1 or 0.
     """
-    squares = np.square(values, dtype=np.float64).sum(axis=1)
-    counts = present.sum(axis=1)
-    return np.sqrt(np.divide(squares, counts, out=np.full(squares.shape, np.nan), where=counts > 0))
+    sums, counts = np.square(values, dtype=np.float64).sum(axis=1), present.sum(axis=1)
+    found: NDArray[np.float64] = np.sqrt(np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0))
+    return found
 
 
 def magnitudes(of_channels: NDArray[np.float64], usual: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -169,7 +169,8 @@ def magnitudes(of_channels: NDArray[np.float64], usual: NDArray[np.float64]) -> 
     there = ~np.isnan(squares)
     counts = there.sum(axis=1)
     sums = np.where(there, squares, 0.0).sum(axis=1)
-    return np.sqrt(np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0))
+    found: NDArray[np.float64] = np.sqrt(np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0))
+    return found
 
 
 def window_features(rows: NDArray[np.float32], there: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -96,6 +96,14 @@ def novelty_text(novelty: Novelty) -> str:
     return f"unknown from a level of {smallest_level(len(novelty.scores)):g} on, by {len(novelty.scores)} windows"
 
 
+def magnitude_text(limits: MagnitudeLimits) -> str:
+    """What limits of the magnitude say, in a few words, with how often they were wrong."""
+    return (
+        f"unknown below {limits.lowest:.2g} and above {limits.highest:.2g} times the usual size, as "
+        f"{limits.outside_rate:.1%} of healthy windows of groups that were left out"
+    )
+
+
 def novelty_rule(
     entry: ModelEntry,
     artifact: Artifact | None,

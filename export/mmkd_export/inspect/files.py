@@ -22,7 +22,7 @@ from mmkd_edge.bundle.files import open_file, read_exactly
 from mmkd_edge.bundle.lineage import Adapted, adapted_text
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import ArtifactError, BundleError, CheckpointError, UsageError
-from mmkd_edge.predict.novelty import novelty_text
+from mmkd_edge.predict.novelty import magnitude_text, novelty_text
 from mmkd_edge.spec import ModalitySpec, TaskSpec, labels_text
 from mmkd_export.judge.gate import gate_summary
 from mmkd_export.plan import is_bundle
@@ -115,6 +115,8 @@ def _model_facts(bundle: Bundle, entry: ModelEntry) -> Iterator[tuple[str, str]]
     for number, one in enumerate(entry.adapted or ()):
         yield f"{prefix}.adapted.{number}", f"from {adapted_text(one)}"
     yield f"{prefix}.golden", f"{len(golden.labels)} windows, {int(golden.judge.sum())} of them only judge"
+    if entry.group_reference is not None and entry.group_reference.magnitude:
+        yield f"{prefix}.magnitude", magnitude_text(entry.group_reference.magnitude)
     for artifact in entry.artifacts:
         parity = artifact.parity
         value = (

@@ -11,7 +11,7 @@ import msgspec
 
 from mmkd_edge.bundle.lineage import adapted_text
 from mmkd_edge.bundle.manifest import ModelEntry
-from mmkd_edge.predict.novelty import novelty_text
+from mmkd_edge.predict.novelty import magnitude_text, novelty_text
 from mmkd_edge.printable import printable
 from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
 from mmkd_export.judge.gate import LEAST_JUDGING
@@ -203,20 +203,29 @@ def _confidence(report: ExportReport) -> Iterator[str]:
 
 
 def _novelty(entry: ModelEntry) -> Iterator[str]:
+    limits = entry.group_reference.magnitude if entry.group_reference is not None else msgspec.UNSET
     known = [(artifact.file, artifact.novelty) for artifact in entry.artifacts if artifact.novelty]
-    if not known:
+    if not (limits or known):
         return
     yield "## What it has never seen"
     yield ""
-    yield (
-        "`EdgePredictor.open(..., unknown_level=0.01)` gives the status `unknown` to windows that are less like what "
-        "training saw than all but one in a hundred of the validation windows; `Prediction.novelty` is the p-value. A "
-        "person, machine or place that validation did not have is further away, so that more is called unknown there."
-    )
-    yield ""
-    for file, novelty in known:
-        yield f"- `{file}`: {novelty_text(novelty)}."
-    yield ""
+    if limits:
+        yield (
+            "A window of another magnitude than the training's, as in another unit, has the status `unknown`: "
+            f"{magnitude_text(limits)}."
+        )
+        yield ""
+    if known:
+        yield (
+            "`EdgePredictor.open(..., unknown_level=0.01)` also gives it to windows that are less like what training "
+            "saw than all but one in a hundred of the validation windows; `Prediction.novelty` is the p-value. A "
+            "person, machine or place that validation did not have is further away, so that more is called unknown "
+            "there."
+        )
+        yield ""
+        for file, novelty in known:
+            yield f"- `{file}`: {novelty_text(novelty)}."
+        yield ""
 
 
 def _row(artifact: ArtifactReport) -> str:

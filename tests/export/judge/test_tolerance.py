@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from mmkd_edge import EdgePredictor, example_bundle
 from mmkd_edge.drift.features import GroupReference, Tolerance
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskSpec
+from mmkd_export.inspect.files import inspect_file
 from mmkd_export.judge.parity import NetworkAnswers
 from mmkd_export.judge.tolerance import with_tolerance
 from mmkd_export.judge.windows import RealWindows
@@ -82,6 +84,14 @@ def test_a_bundle_gets_its_reference_from_a_dataset_and_keeps_its_graph(tmp_path
     assert reference is not None
     assert (reference.between, reference.groups) == ("groups", 8)
     assert reference.tolerance is not None
+    said = (
+        "unknown below 0.25 and above 3.3 times the usual size, as 0.0% of healthy windows of groups that were left out"
+    )
+    assert inspect_file(path)["acc.magnitude"] == said
+    assert (
+        f"A window of another magnitude than the training's, as in another unit, has the status `unknown`: {said}.\n"
+        in (zipfile.ZipFile(path).read("README.md").decode())
+    )
     # Its x axis may be a whole g off; its y axis may not.
     assert reference.tolerance.offsets[0] > 1 > 0.5 > reference.tolerance.offsets[1]
 
