@@ -6,11 +6,13 @@ gives a dozen types of exceptions. Pickles are never read.
 
 from __future__ import annotations
 
+import io
+import math
 import mmap
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +43,25 @@ def map_array(file: Path) -> NDArray[Any]:
     if not isinstance(array, np.ndarray):
         array.close()
         raise ArraysError("an archive of several arrays")
+    return array
+
+
+def read_npy(data: bytes) -> NDArray[Any]:
+    """The array in the bytes of a `.npy` file, which it shares; a header that claims more bytes allocates nothing.
+
+    Raises:
+        ArraysError: it is none that can be read.
+    """
+    file, numpy_format = io.BytesIO(data), cast(Any, np.lib.format)  # its functions have no types
+    readers = {(1, 0): numpy_format.read_array_header_1_0, (2, 0): numpy_format.read_array_header_2_0}
+    try:
+        shape, is_fortran, dtype = readers[numpy_format.read_magic(file)](file)
+        values: NDArray[Any] = np.frombuffer(data, dtype, count=math.prod(shape), offset=file.tell())
+        array: NDArray[Any] = values.reshape(shape, order="F" if is_fortran else "C")
+    except Exception as error:
+        raise ArraysError(_said(error)) from error
+    if array.shape != shape:  # NumPy takes one of -1 for whatever is left
+        raise ArraysError(f"the shape {shape}")
     return array
 
 

@@ -24,6 +24,7 @@ from mmkd_edge.errors import UsageError
 
 COOKIE = "mmkd_session"
 _LEAST_TOKEN = 16
+_MOST_ADDRESSES = 1024
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 # What proxies add: RFC 7239, and the older custom.
 _FORWARDED = ("forwarded", "x-forwarded-for")
@@ -158,6 +159,21 @@ class Access:
 
 def _is_forwarded(headers: Mapping[str, str]) -> bool:
     return any(name in headers for name in _FORWARDED)
+
+
+class Guesses:
+    """Wrong tokens: a few at once and then seldom, for each of the addresses that guessed last."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[str, Bucket] = {}
+
+    def take(self, address: str) -> bool:
+        """Whether this address may be wrong once more now."""
+        bucket = self._buckets.pop(address, None) or Bucket(rate_hz=0.2, burst=5)
+        self._buckets[address] = bucket
+        if len(self._buckets) > _MOST_ADDRESSES:
+            del self._buckets[next(iter(self._buckets))]
+        return bucket.take()
 
 
 class Bucket:

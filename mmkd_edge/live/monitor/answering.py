@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import math
 
 import msgspec
 import numpy as np
 
+from mmkd_edge.bundle.arrays import ArraysError, read_npy
 from mmkd_edge.errors import InputError
 from mmkd_edge.predictor import EdgePredictor
 
@@ -39,12 +39,9 @@ def answer(predictor: EdgePredictor, body: bytes, content_type: str) -> bytes:
 
 def _npy(body: bytes) -> object:
     try:
-        array = np.load(io.BytesIO(body), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        return read_npy(body)
+    except ArraysError as error:
         raise InputError(f"expected an array in the npy format, got something else: {error}") from error
-    if not isinstance(array, np.ndarray):
-        raise InputError("expected one array in the npy format, got an archive; send npy, not npz")
-    return array
 
 
 def _json(body: bytes) -> object:

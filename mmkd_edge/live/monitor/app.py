@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from http import HTTPStatus
 from pathlib import Path
@@ -12,18 +14,22 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mmkd_edge.errors import InputError, MmkdError, UsageError
-from mmkd_edge.live.monitor.access import COOKIE, Access, Bucket
+from mmkd_edge.live.monitor.access import COOKIE, Access, Bucket, Guesses
 from mmkd_edge.live.monitor.answering import answer, most_body_bytes
 from mmkd_edge.live.monitor.board import Board
 from mmkd_edge.live.monitor.metrics import service_metrics
 from mmkd_edge.live.monitor.view import PageFollower
 from mmkd_edge.live.service import Service
 from mmkd_edge.live.station import Station
+from mmkd_edge.printable import printable
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
+    from starlette.routing import Route
+
+logger = logging.getLogger(__name__)
 
 STATIC = Path(__file__).parent / "static"
 _TICK_S = 0.5
@@ -77,42 +83,51 @@ class MonitorApp:
         self._access = access
         self._stopping = stopping
         self._serve_predict = serve_predict
-        self._pages = 0
-        self._logins = Bucket(rate_hz=0.2, burst=5)
+        self._pages: weakref.WeakSet[PageFollower] = weakref.WeakSet()  # a page that never began leaves it too
+        self._guesses = Guesses()
         self._predictions = Bucket(rate_hz=50.0, burst=100)
 
     def app(self) -> Starlette:
         """The application. Needs starlette."""
         from starlette.applications import Starlette
-        from starlette.routing import Route
 
         routes = [
-            Route("/", self._guarded(self._page, look=False)),
-            Route("/static/{name}", self._guarded(self._static, look=False)),
-            Route("/login", self._guarded(self._login, look=False), methods=["POST"]),
-            Route("/events", self._guarded(self._events)),
-            Route("/acknowledge", self._guarded(self._acknowledge, touch=True), methods=["POST"]),
-            Route("/healthz", self._guarded(self._healthz, look=False)),
-            Route("/metrics", self._guarded(self._metrics)),
-            Route("/predict", self._guarded(self._predict), methods=["POST"]),
+            self._route("/", self._page, look=False),
+            self._route("/static/{name}", self._static, look=False),
+            self._route("/login", self._login, look=False, method="POST"),
+            self._route("/events", self._events),
+            self._route("/acknowledge", self._acknowledge, touch=True, method="POST"),
+            self._route("/healthz", self._healthz, look=False),
+            self._route("/metrics", self._metrics),
+            self._route("/predict", self._predict, method="POST"),
         ]
         return Starlette(routes=routes)
 
-    def _guarded(
-        self, handler: Callable[[Request], Awaitable[Response]], *, look: bool = True, touch: bool = False
-    ) -> Callable[[Request], Awaitable[Response]]:
+    def _route(
+        self,
+        path: str,
+        handler: Callable[[Request], Awaitable[Response]],
+        *,
+        look: bool = True,
+        touch: bool = False,
+        method: str = "GET",
+    ) -> Route:
         from starlette.responses import JSONResponse
+        from starlette.routing import Route
 
         async def guarded(request: Request) -> Response:
             try:
                 self._check(request, look=look, touch=touch)
                 response = await handler(request)
             except Refusal as refusal:
+                reason = printable(f"{refusal.reason} (from {_address(request)})")
+                # The server logs a message once a minute, whatever its arguments.
+                logger.info(f"page: {path} answers {refusal.status}: %s", reason)
                 response = JSONResponse({"error": refusal.reason}, status_code=refusal.status)
             response.headers.update({name: text for name, text in _HEADERS.items() if name not in response.headers})
             return response
 
-        return guarded
+        return Route(path, guarded, methods=[method])
 
     def _check(self, request: Request, *, look: bool, touch: bool) -> None:
         headers, cookies = request.headers, request.cookies
@@ -139,10 +154,10 @@ class MonitorApp:
     async def _login(self, request: Request) -> Response:
         from starlette.responses import JSONResponse
 
-        if not self._logins.take():
-            raise Refusal(HTTPStatus.TOO_MANY_REQUESTS, "too many tries; wait a few seconds")
         given = await _json_object(request)
         if not self._access.is_token(str(given.get("token", ""))):
+            if not self._guesses.take(_address(request)):
+                raise Refusal(HTTPStatus.TOO_MANY_REQUESTS, "too many wrong tokens; wait a few seconds")
             raise Refusal(HTTPStatus.UNAUTHORIZED, "this is not the token")
         response = JSONResponse({"ok": True})
         response.set_cookie(COOKIE, self._access.session, httponly=True, samesite="strict")
@@ -153,21 +168,21 @@ class MonitorApp:
 
         name = request.query_params.get("station", self._service.stations[0].name)
         self._station(name)
-        if self._pages >= _MOST_PAGES:
+        if len(self._pages) >= _MOST_PAGES:
             raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, f"{_MOST_PAGES} pages are open already; close one")
+        follower = PageFollower(self._service, self._boards, name)
+        self._pages.add(follower)
         # nginx would hold events back until some kilobytes are there.
         unheld = {"X-Accel-Buffering": "no"}
-        return StreamingResponse(self._updates(request, name), media_type="text/event-stream", headers=unheld)
+        return StreamingResponse(self._updates(request, follower), media_type="text/event-stream", headers=unheld)
 
-    async def _updates(self, request: Request, name: str) -> AsyncIterator[bytes]:
-        follower = PageFollower(self._service, self._boards, name)
-        self._pages += 1
+    async def _updates(self, request: Request, follower: PageFollower) -> AsyncIterator[bytes]:
         try:
             while not self._stopping.is_set() and not await request.is_disconnected():
                 yield b"data: " + msgspec.json.encode(follower.update()) + b"\n\n"
                 await asyncio.sleep(_TICK_S)
         finally:
-            self._pages -= 1
+            self._pages.discard(follower)
 
     async def _acknowledge(self, request: Request) -> Response:
         from starlette.responses import JSONResponse
@@ -233,17 +248,26 @@ async def _json_object(request: Request) -> dict[str, Any]:
         raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "expected application/json")
     try:
         return msgspec.json.decode(body, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refusal(HTTPStatus.BAD_REQUEST, "expected a JSON object") from error
 
 
 async def _body(request: Request, *, most_bytes: int) -> bytes:
     """The body, read no further than it may be long."""
+    from starlette.requests import ClientDisconnect
+
     parts: list[bytes] = []
     size_bytes = 0
-    async for part in request.stream():
-        size_bytes += len(part)
-        if size_bytes > most_bytes:
-            raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"expected at most {most_bytes:,} bytes")
-        parts.append(part)
+    try:
+        async for part in request.stream():
+            size_bytes += len(part)
+            if size_bytes > most_bytes:
+                raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"expected at most {most_bytes:,} bytes")
+            parts.append(part)
+    except ClientDisconnect as error:
+        raise Refusal(HTTPStatus.BAD_REQUEST, "the connection ended before the body did") from error
     return b"".join(parts)
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client else ""

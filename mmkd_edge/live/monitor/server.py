@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -14,10 +16,13 @@ from mmkd_edge.bundle.files import fault_of
 from mmkd_edge.errors import UnavailableError, UsageError
 from mmkd_edge.live.monitor.access import Access, Address, in_url
 from mmkd_edge.live.monitor.app import MonitorApp
+from mmkd_edge.live.monitor.app import logger as app_logger
 from mmkd_edge.live.monitor.board import Board
 from mmkd_edge.live.service import Service
 
 _ENDS_WITHIN_S = 3.0
+_SAME_LOG_LINE_S = 60.0
+_SPARE_CONNECTIONS = 64  # above the limit that closes waiting ones: if so many are being answered, uvicorn refuses
 
 
 class Open(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,7 +45,10 @@ def page_of(
         UsageError: the address cannot be used.
         UnavailableError: starlette or uvicorn is not installed.
     """
-    uvicorn = _uvicorn()
+    uvicorn, protocol = _uvicorn()
+    from mmkd_edge.live.monitor.connections import MOST_CONNECTIONS, Connections
+
+    connections = Connections(protocol)
     listening = _listening(address)
     host, port = listening.getsockname()[:2]
     stopping = threading.Event()
@@ -52,11 +60,17 @@ def page_of(
         lifespan="off",
         ws="none",
         loop="asyncio",
-        http="h11",
+        http=connections.connect,
+        callback_notify=connections.close_late,
+        timeout_notify=-(1 << 60),  # at each tick of a second, also after the clock was set back
+        backlog=128,
         server_header=False,
         timeout_graceful_shutdown=1,
-        limit_concurrency=256,
+        limit_concurrency=MOST_CONNECTIONS + _SPARE_CONNECTIONS,
     )
+    loggers, is_new = (app_logger, logging.getLogger("uvicorn.error")), _repetition_filter()
+    for logger in loggers:
+        logger.addFilter(is_new)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listening],), name="page", daemon=True)
     thread.start()
@@ -67,6 +81,23 @@ def page_of(
         server.should_exit = True
         thread.join(_ENDS_WITHIN_S)
         listening.close()
+        for logger in loggers:
+            logger.removeFilter(is_new)
+
+
+def _repetition_filter() -> Callable[[logging.LogRecord], bool]:
+    """Lets each message pass once a minute, whatever its arguments: clients must not fill a disk with log lines."""
+    seen: dict[tuple[str, object], float] = {}
+
+    def is_new(record: logging.LogRecord) -> bool:
+        key = record.msg, record.exc_info and record.exc_info[0]
+        now_s = time.monotonic()
+        if now_s - seen.get(key, -_SAME_LOG_LINE_S) < _SAME_LOG_LINE_S:
+            return False
+        seen[key] = now_s
+        return True
+
+    return is_new
 
 
 def _listening(address: Address) -> socket.socket:
@@ -86,12 +117,14 @@ def _listening(address: Address) -> socket.socket:
     return listening
 
 
-def _uvicorn() -> Any:
+def _uvicorn() -> tuple[Any, Any]:
+    """uvicorn, and its class of a connection."""
     try:
         import starlette  # noqa: F401 - the page needs both
         import uvicorn
+        from uvicorn.protocols.http.h11_impl import H11Protocol
     except ImportError as error:
         raise UnavailableError(
             "--monitor needs starlette and uvicorn, which this Python lacks; run: pip install 'mmkd-edge[monitor]'"
         ) from error
-    return uvicorn
+    return uvicorn, H11Protocol
