@@ -8,13 +8,15 @@ Owns which ways are tried, and what is remembered of them.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from mmkd_edge.backends.base import BACKENDS, why_absent
 from mmkd_edge.bundle.bundle import Bundle
-from mmkd_edge.bundle.manifest import ModelEntry
+from mmkd_edge.bundle.manifest import Artifact, ModelEntry
 from mmkd_edge.errors import BackendError, BundleError, error_named
 from mmkd_edge.machine import this_machine
 from mmkd_edge.opening.trial import TrialEvent, TrialRequest
@@ -22,6 +24,13 @@ from mmkd_edge.predict.profile import library_versions
 from mmkd_edge.predict.setup import OpeningRequest, Setup
 from mmkd_edge.trust.verdicts import passed_before, remember_passed
 
+if TYPE_CHECKING:
+    from mmkd_edge.trust.graph_shapes import GraphCost
+
+MOST_OPERATIONS = 20_000_000_000
+"""Of one prediction of every student of a bundle: some seconds on a PC, where a student takes milliseconds."""
+MOST_MEMORY_BYTES = 2 << 30
+"""The same of the tensors that are computed; a student takes some MB."""
 _UNASKED = " unasked"
 AdmissionWay = tuple[ModelEntry, Setup]
 
@@ -45,6 +54,7 @@ class Admission:
         self._refused: dict[str, TrialEvent] = {}
         self._texts: dict[tuple[str, Setup], str] = {}
         self._unsaved = ""
+        self._spent_s = {False: 0.0, True: 0.0}  # by trials that build engines, and by others
 
     def text_of(self, way: AdmissionWay) -> str:
         """A way in one line: what must be the same for a verdict to hold."""
@@ -125,7 +135,7 @@ class Admission:
     def _hold_trial(self, waiting: dict[str, AdmissionWay], *, builds: bool) -> None:
         """Try ways in one process, and take from those that wait the ones of which something is known then."""
         # Imported here: it brings subprocess, and most starts hold no trial.
-        from mmkd_edge.opening.trial_process import hold_trial, limits_of
+        from mmkd_edge.opening.trial_process import BUNDLE_BUILD_S, BUNDLE_S, hold_trial, limits_of
 
         request = TrialRequest(
             bundle=os.path.abspath(self._bundle.path),  # noqa: PTH100 - links stay links
@@ -135,7 +145,9 @@ class Admission:
             limits=limits_of(builds=builds),
         )
         passed = []
-        for text, event in zip(tuple(waiting), hold_trial(request), strict=False):
+        begun = time.monotonic()
+        left_s = (BUNDLE_BUILD_S if builds else BUNDLE_S) - self._spent_s[builds]
+        for text, event in zip(tuple(waiting), hold_trial(request, limit_s=left_s), strict=False):
             setup = waiting.pop(text)[1]
             if isinstance(event, str):
                 self._refused[text] = TrialEvent(
@@ -147,6 +159,7 @@ class Admission:
                 self._refused[text] = event
             else:
                 passed.append(text)
+        self._spent_s[builds] += time.monotonic() - begun
         self._keep(passed)
 
     def _keep(self, texts: Sequence[str]) -> None:
@@ -157,20 +170,37 @@ class Admission:
 
 
 def check_graphs(bundle: Bundle) -> None:
-    """Nothing, where every graph of a bundle is one that an engine may be handed.
+    """Check that an engine may be given every graph of a bundle, and that all students together fit the budget.
 
     Raises:
-        BundleError: one is not.
+        BundleError: a graph is refused, or one prediction of all students costs too much.
     """
+    operations = memory = 0
+    for entry in bundle.manifest.models:
+        steps, slots = ((), 0) if entry.streaming is None else (entry.streaming.artifacts, entry.streaming.slots)
+        # Of each list one artifact is open at a time.
+        for costs in (
+            [_cost_of(bundle, one) for one in entry.artifacts],
+            [_cost_of(bundle, one, slots) for one in steps],
+        ):
+            operations += max((cost.operations for cost in costs), default=0)
+            memory += max((cost.memory_bytes for cost in costs), default=0)
+    for cost, most, unit in ((operations, MOST_OPERATIONS, "operations"), (memory, MOST_MEMORY_BYTES, "bytes")):
+        if cost > most:
+            raise BundleError(
+                f"{bundle.path}: one prediction of every student: expected at most {most:.3g} {unit}, got {cost:.3g}; "
+                "export smaller students"
+            )
+
+
+def _cost_of(bundle: Bundle, artifact: Artifact, slots: int = 0) -> GraphCost:
     from mmkd_edge.trust.graphs import check_graph  # most starts read no graph
     from mmkd_edge.trust.tflite_graphs import check_tflite
 
-    for entry in bundle.manifest.models:
-        for artifact in (*entry.artifacts, *(entry.streaming.artifacts if entry.streaming else ())):
-            check = check_graph if artifact.format == "onnx" else check_tflite
-            try:
-                check(bundle.read(artifact.file))
-            except ValueError as error:
-                raise BundleError(
-                    f"{bundle.path}: {artifact.file!r}: no engine is given this: {error}; export the bundle again"
-                ) from error
+    model = bundle.read(artifact.file)
+    try:
+        return check_graph(model, slots=slots) if artifact.format == "onnx" else check_tflite(model)
+    except ValueError as error:
+        raise BundleError(
+            f"{bundle.path}: {artifact.file!r}: no engine is given this: {error}; export the bundle again"
+        ) from error

@@ -2,9 +2,11 @@
 
 Owns the list of operators that a student may use there, and the bounds on operators, tensors and memory, as
 `mmkd_edge.trust.graphs` does for ONNX. Refuses control flow, custom operators, variables, data outside of the file,
-places that lie outside of it, and tensors of other sizes than their values have. What a convolution makes of a stride
-of 0 is for the trial. Places of fields are those of tensorflow/compiler/mlir/lite/schema/schema.fbs (version 3), the
-layout is that of flatbuffers (google.github.io/flatbuffers/md__internals.html).
+places that lie outside of it, tensors of other sizes than their values have, and shapes that are computed from a
+window: LiteRT plans all memory when it opens a file, and a sandboxed process opens it first. LiteRT itself checks
+indices at every run. What a convolution makes of a stride of 0 is for that process too. Places of fields are those of
+tensorflow/compiler/mlir/lite/schema/schema.fbs (version 3), the layout is that of flatbuffers
+(google.github.io/flatbuffers/md__internals.html).
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import math
 import struct
 from collections.abc import Sequence
 
-from mmkd_edge.trust.graphs import MOST_NODES, MOST_TENSORS, require
+from mmkd_edge.trust.graph_shapes import GraphCost, require
+from mmkd_edge.trust.graphs import MOST_NODES, MOST_TENSORS
 
 _TAKEN = """
 ADD=0 AVERAGE_POOL_2D=1 CONCATENATION=2 CONV_2D=3 DEPTHWISE_CONV_2D=4 DEQUANTIZE=6 FLOOR=8 FULLY_CONNECTED=9
@@ -31,6 +34,19 @@ OPERATORS = {int(number): name for name, _, number in (one.partition("=") for on
 MOST_WORKING_BYTES = 1 << 30
 """What all tensors that are computed may take together: half of what a trial may allocate."""
 
+_CONSTANT_INPUTS = {
+    "ARG_MAX": (1,), "BROADCAST_TO": (1,), "EXPAND_DIMS": (1,), "MEAN": (1,), "PAD": (1,), "PADV2": (1,),
+    "REDUCE_MAX": (1,), "REDUCE_MIN": (1,), "RESHAPE": (1,), "SLICE": (1, 2), "SPLIT": (0,), "SPLIT_V": (1, 2),
+    "STRIDED_SLICE": (1, 2, 3), "SUM": (1,), "TRANSPOSE": (1,),
+}  # fmt: skip
+"""The inputs that say what shape comes out."""
+
+_DEPTH_AXES = {
+    "BATCH_MATMUL": (-2,), "CONV_2D": (-3, -2, -1), "CONV_3D": (-5, -4, -3, -2), "DEPTHWISE_CONV_2D": (-3, -2),
+    "FULLY_CONNECTED": (-1,),
+}  # fmt: skip
+"""The axes of the weights that one value of the output sums over."""
+
 _MOST_ITEMS = 1_000_000  # of all lists together, which may overlap
 _MOST_BUFFERS = 2 * MOST_TENSORS  # one of each tensor, and metadata
 _MOST_RANK = 16
@@ -39,8 +55,8 @@ _VERSION = 3
 _BITS = {0: 32, 1: 16, 2: 32, 3: 8, 4: 64, 6: 8, 7: 16, 9: 8, 17: 4}
 
 
-def check_tflite(model: bytes) -> None:
-    """Nothing, where a `.tflite` is one that an engine may be handed.
+def check_tflite(model: bytes) -> GraphCost:
+    """Return what one run of a `.tflite` costs by the shapes that it states, if an engine may be given it.
 
     Raises:
         ValueError: it is not; the message says what stands in the way.
@@ -55,7 +71,7 @@ def check_tflite(model: bytes) -> None:
     buffers = len(root.list("<I", 4))
     require(buffers <= _MOST_BUFFERS, f"{buffers} buffers", f"at most {_MOST_BUFFERS}")
     sizes = [_data_bytes(buffer, len(model)) for buffer in root.tables(4)]
-    _check_subgraph(graphs[0], codes, sizes)
+    return _check_subgraph(graphs[0], codes, sizes)
 
 
 def _operator(code: _Table) -> int:
@@ -76,19 +92,45 @@ def _data_bytes(buffer: _Table, file_bytes: int) -> int:
     return count
 
 
-def _check_subgraph(graph: _Table, codes: Sequence[int], sizes: Sequence[int]) -> None:
+def _check_subgraph(graph: _Table, codes: Sequence[int], sizes: Sequence[int]) -> GraphCost:
     tensors, nodes = graph.tables(0), graph.tables(3)
     require(len(tensors) <= MOST_TENSORS, "more tensors", f"at most {MOST_TENSORS}")
     require(0 < len(nodes) <= MOST_NODES, f"{len(nodes)} operators", f"1 to {MOST_NODES}")
     working = sum(_working_bytes(tensor, sizes) for tensor in tensors)
     require(working <= MOST_WORKING_BYTES, f"{working} bytes to compute in", f"at most {MOST_WORKING_BYTES}")
     _check_places((*graph.list("<i", 1), *graph.list("<i", 2)), range(len(tensors)), "an input or output")
+    shapes = [tensor.list("<i", 0) for tensor in tensors]
+    is_constant = [sizes[tensor.number("<I", 2)] > 0 for tensor in tensors]
+    computed: set[int] = set()
+    operations = 0
     for node in nodes:
         _check_places((node.number("<I", 0),), range(len(codes)), "an operator")
         _check_places(node.list("<i", 1), range(-1, len(tensors)), "an operator's input")  # -1: it is left out
         _check_places(node.list("<i", 2), range(len(tensors)), "an operator's output")
         foreign = any(node.has(field) for field in (5, 7, 8, 9, 10, 11, 12))
         require(not foreign, "an operator with options of its own or variables", "LiteRT's own without a state")
+        name, inputs, outputs = OPERATORS[codes[node.number("<I", 0)]], node.list("<i", 1), node.list("<i", 2)
+        fixed = [inputs[place] for place in _CONSTANT_INPUTS.get(name, ()) if place < len(inputs)]
+        require(
+            all(place < 0 or is_constant[place] for place in fixed),
+            f"an operator {name} whose output's shape is computed from a window",
+            "a constant one",
+        )
+        computed |= set(outputs)
+        operations += _operations(name, [shapes[one] for one in inputs if one >= 0], [shapes[one] for one in outputs])
+    written = all(place in computed and not is_constant[place] for place in graph.list("<i", 2))
+    require(written, "an output that no operator gives", "an operator's")
+    return GraphCost(operations=operations, memory_bytes=working)
+
+
+def _operations(name: str, inputs: Sequence[Sequence[int]], outputs: Sequence[Sequence[int]]) -> int:
+    """One for each value that is read or written, and the products of layers."""
+    moved = sum(map(math.prod, (*inputs, *outputs)))
+    if name not in _DEPTH_AXES or len(inputs) < 2 or not outputs:
+        return moved
+    weights = inputs[1]
+    depth = math.prod(weights[axis] for axis in range(len(weights)) if axis - len(weights) in _DEPTH_AXES[name])
+    return moved + math.prod(outputs[0]) * depth
 
 
 def _working_bytes(tensor: _Table, sizes: Sequence[int]) -> int:

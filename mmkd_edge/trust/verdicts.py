@@ -16,7 +16,7 @@ from mmkd_edge.bundle.files import cache_folder, read_own_file, write_file
 from mmkd_edge.bundle.strict_json import JsonError, convert_object, parse_object
 from mmkd_edge.errors import UsageError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # of 1 graphs were tried whose cost and indices nobody had looked at
 _MOST_BYTES = 1 << 16
 _MOST_PASSED = 64  # ways of one bundle: after as many the oldest are tested again
 

@@ -104,6 +104,7 @@ def onnx_step_from_student(checkpoint: StudentCheckpoint, *, temperature: float 
         inputs=step_inputs(checkpoint.modality, streaming),
         outputs=step_outputs(checkpoint.task, streaming, novelty=checkpoint.seen is not None),
         metadata=[*_metadata((checkpoint.modality,)), ("mmkd_edge.labels", _json(checkpoint.task.labels))],
+        slots=streaming.slots,
     )
 
 
@@ -180,6 +181,7 @@ def _onnx_from_module(
     outputs: Sequence[TensorSpec],
     metadata: Sequence[tuple[str, str]],
     batch: BatchRange | None = None,
+    slots: int = 0,
 ) -> bytes:
     import torch
 
@@ -211,7 +213,7 @@ def _onnx_from_module(
     model = clean_graph(program.model_proto, metadata=metadata)
     if batch is not None:
         inputs, outputs = any_batch(inputs), any_batch(outputs)
-    check_exported(model, inputs=inputs, outputs=outputs)
+    check_exported(model, inputs=inputs, outputs=outputs, slots=slots)
     return graph_bytes(model)
 
 

@@ -73,7 +73,12 @@ def _parts(graph: onnx.GraphProto) -> Iterable[Any]:
 
 
 def check_exported(
-    model: onnx.ModelProto, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], opset: int = OPSET
+    model: onnx.ModelProto,
+    *,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    opset: int = OPSET,
+    slots: int = 0,
 ) -> None:
     """Checks a graph with onnx's full checker, and that it is what the manifest will say.
 
@@ -99,7 +104,7 @@ def check_exported(
                 f"the exported graph: expected {describe_tensors(wanted)}, got {describe_tensors(got)}; {_REPORT}"
             )
     try:
-        check_graph(graph_bytes(model))
+        check_graph(graph_bytes(model), slots=slots)
     except ValueError as error:
         raise GateError(f"the exported graph would be refused by every device: {error}; {_REPORT}") from error
 

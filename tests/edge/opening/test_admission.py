@@ -9,6 +9,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from mmkd_edge import BackendError, BundleError, EdgePredictor, UnavailableError, write_bundle
-from mmkd_edge.opening import trial_process
+from mmkd_edge import BackendError, Bundle, BundleError, EdgePredictor, UnavailableError, write_bundle
+from mmkd_edge.opening import admission, trial_process
+from mmkd_edge.opening.admission import check_graphs
+from mmkd_edge.trust.graphs import check_graph
 from mmkd_edge.trust.slots import install
 
 FAILED = "the trial of backend 'ort' in a process of its own failed: "
@@ -66,6 +69,19 @@ def in_the_trial(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "first" / "onnx").mkdir(parents=True)
     (tmp_path / "first" / "onnx" / "__init__.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path / "first")
+
+
+def many_students(kit: Any, count: int) -> Any:
+    """The same student under several names."""
+    parts = [
+        kit.parts(msgspec.structs.replace(kit.modality, name=f"acc{number}"), name=f"acc{number}")
+        for number in range(count)
+    ]
+    models = tuple(one.manifest.models[0] for one in parts)
+    manifest = msgspec.structs.replace(parts[0].manifest, models=models)
+    return type(parts[0])(
+        manifest=manifest, members={name: data for one in parts for name, data in one.members.items()}
+    )
 
 
 def refused(path: Path) -> str:
@@ -224,7 +240,9 @@ def test_a_tflite_that_is_refused_starts_no_process(kit: Any, tmp_path: Path, st
     assert started == []
 
 
-def test_a_graph_that_multiplies_what_it_is_given_does_so_elsewhere(kit: Any, tmp_path: Path) -> None:
+def test_a_graph_that_multiplies_what_it_is_given_starts_no_process(
+    kit: Any, tmp_path: Path, started: list[str]
+) -> None:
     """600 KB that ask for 22 GB: small constants, one product."""
     model = onnx.load_from_string(kit.model(kit.modality))
     tall = helper.make_tensor("tall", TensorProto.FLOAT, [75_000, 1], np.ones(75_000, np.float32).tobytes(), raw=True)
@@ -235,16 +253,50 @@ def test_a_graph_that_multiplies_what_it_is_given_does_so_elsewhere(kit: Any, tm
     model.graph.node.insert(4, helper.make_node("ReduceMax", ["huge"], ["one"], keepdims=0))
     model.graph.node.insert(5, helper.make_node("Mul", ["small", "one"], ["logits"]))
     path = kit.parts(kit.modality, model=model.SerializeToString()).write(tmp_path / "huge.edge")
-    with pytest.raises(BackendError) as caught:
+    with pytest.raises(BundleError) as caught:
         trial_of(path)
-    assert "lloc" in str(caught.value) or "memory" in str(caught.value)
+    assert str(caught.value) == (
+        f"{path}: one prediction of every student: expected at most 2.15e+09 bytes, got 2.25e+10; export smaller "
+        "students"
+    )
+    assert started == []
+
+
+def test_all_students_of_a_bundle_share_one_budget(
+    kit: Any, tmp_path: Path, started: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = many_students(kit, 3).write(tmp_path / "three.edge")
+    with Bundle.open(path) as bundle:
+        cost = check_graph(bundle.read("acc0/model.fp32.onnx"))
+        monkeypatch.setattr(admission, "MOST_OPERATIONS", 3 * cost.operations)
+        check_graphs(bundle)
+    monkeypatch.setattr(admission, "MOST_OPERATIONS", 3 * cost.operations - 1)
+    with pytest.raises(BundleError) as caught:
+        trial_of(path)
+    assert str(caught.value) == (
+        f"{path}: one prediction of every student: expected at most {3 * cost.operations - 1} operations, got "
+        f"{3 * cost.operations}; export smaller students"
+    )
+    assert started == []
+
+
+def test_all_students_of_a_bundle_share_one_limit_of_time(
+    kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = many_students(kit, 16).write(tmp_path / "slow.edge")
+    slow = "import time\nclass checker:\n    check_model = staticmethod(lambda *a, **k: time.sleep(1))"
+    in_the_trial(slow, tmp_path, monkeypatch)
+    monkeypatch.setattr(trial_process, "BUNDLE_S", 4.0)
+    begun = time.monotonic()
+    assert refused(path) == "all students of the bundle together take too long"
+    assert time.monotonic() - begun < 16  # what they would take, each within its own limit
 
 
 def test_an_invalid_graph_is_told_by_onnx_itself(kit: Any, tmp_path: Path) -> None:
     model = onnx.load_from_string(kit.model(kit.modality))
-    model.graph.node[2].input[1] = "nobody"
+    model.graph.node[3].attribute.append(helper.make_attribute("colour", 1))
     path = kit.parts(kit.modality, model=model.SerializeToString()).write(tmp_path / "bad.edge")
-    with pytest.raises(BundleError, match=r"'acc/model\.fp32\.onnx': not valid ONNX: .*nobody") as caught:
+    with pytest.raises(BundleError, match=r"'acc/model\.fp32\.onnx': not valid ONNX: .*colour") as caught:
         trial_of(path)
     assert str(caught.value).endswith("; export the bundle again")
 

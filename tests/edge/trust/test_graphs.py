@@ -161,9 +161,9 @@ def test_who_made_a_graph_may_be_said(student: ModelProto) -> None:
 @pytest.mark.parametrize(
     ("data", "what"),
     [
-        (b"\x38\x01", "graph"),  # field 7 of a model, the graph, as the number 1
-        (b"\x40\x01", "opset"),
-        (b"\x42\x02\x08\x01", "domain"),  # an opset whose domain is the number 1
+        (b"\x38\x01\x42\x02\x10\x14", "graph"),  # field 7 of a model, the graph, as the number 1; opset 20
+        (b"\x3a\x00\x40\x01", "opset"),
+        (b"\x3a\x00\x42\x02\x08\x01", "domain"),  # an opset whose domain is the number 1
     ],
 )
 def test_a_number_in_the_place_of_something_else_is_refused(data: bytes, what: str) -> None:

@@ -10,8 +10,12 @@ from typing import Any
 
 import pytest
 
+<<<<<<< HEAD
 from checks.fuzzing.targets import ADDITION
 from checks.mutations import mutated_bytes
+=======
+from mmkd_edge.trust.graph_shapes import GraphCost
+>>>>>>> 7467ee08 (Refuse graphs whose shapes, indices or cost are not known before they run)
 from mmkd_edge.trust.tflite_graphs import MOST_WORKING_BYTES, OPERATORS, _data_bytes, _Reading, check_tflite
 
 flatbuffers = pytest.importorskip("flatbuffers", reason="needs pip install 'mmkd-edge[litert]'")
@@ -112,7 +116,26 @@ def with_options_of_its_own(made: Any) -> None:
     made.subgraphs[0].operators[0].customOptions = [1, 2, 3]
 
 
+def with_a_computed_shape(made: Any) -> None:
+    made.operatorCodes[0].builtinCode = 22  # RESHAPE
+    made.subgraphs[0].operators[0].inputs = [1, 0]
+
+
+def with_a_constant_as_output(made: Any) -> None:
+    made.subgraphs[0].outputs = [1]
+
+
+def with_an_input_as_output(made: Any) -> None:
+    made.subgraphs[0].outputs = [0]
+
+
 REFUSED = [
+    (
+        with_a_computed_shape,
+        "an operator RESHAPE whose output's shape is computed from a window; expected a constant one",
+    ),
+    (with_a_constant_as_output, "an output that no operator gives; expected an operator's"),
+    (with_an_input_as_output, "an output that no operator gives; expected an operator's"),
     (with_operator(119), "the operator 119; expected one that students are made of"),  # WHILE
     (with_operator(118), "the operator 118; expected one that students are made of"),  # IF
     (with_operator(206), "the operator 206; expected one that students are made of"),  # STABLEHLO_COMPOSITE
@@ -140,6 +163,16 @@ REFUSED = [
 def test_an_addition_is_taken_and_is_what_fuzzing_begins_with() -> None:
     check_tflite(packed(model()))
     assert ADDITION.read_bytes() == packed(model())
+
+
+def test_the_cost_of_a_layer_is_counted() -> None:
+    assert check_tflite(packed(model())) == GraphCost(operations=6, memory_bytes=16)
+    made = model()
+    made.operatorCodes[0].builtinCode = 9  # FULLY_CONNECTED: (1, 2) by (3, 2)
+    made.buffers[1].data = list(bytes(24))
+    graph = made.subgraphs[0]
+    graph.tensors = [tensor([1, 2]), tensor([3, 2], buffer=1), tensor([1, 3])]
+    assert check_tflite(packed(made)) == GraphCost(operations=2 + 6 + 3 + 3 * 2, memory_bytes=4 * 5)
 
 
 def test_values_may_stand_behind_the_graph_in_the_same_file() -> None:
