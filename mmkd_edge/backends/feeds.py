@@ -1,12 +1,14 @@
-"""Filling an engine's own memory with what a caller gives."""
+"""An engine's own memory: filled with what a caller gives, and without an earlier answer."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+_NAN = float("nan")
 
 
 def fill(places: Mapping[str, NDArray[Any]], feeds: Mapping[str, NDArray[Any]]) -> None:
@@ -23,3 +25,9 @@ def fill(places: Mapping[str, NDArray[Any]], feeds: Mapping[str, NDArray[Any]]) 
         if values.shape != place.shape or values.dtype != place.dtype:
             raise ValueError(f"input {name!r}: expected {place.dtype} {place.shape}, got {values.dtype} {values.shape}")
         place[:] = values
+
+
+def erase(answers: Iterable[NDArray[Any]]) -> None:
+    """Overwrite earlier answers with NaN, so that one that a call does not write cannot be taken for its answer."""
+    for answer in answers:
+        answer.fill(_NAN)

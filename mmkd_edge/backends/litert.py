@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from mmkd_edge.backends.feeds import erase
 from mmkd_edge.backends.handlers import being_handled, let_handlers_through
 from mmkd_edge.errors import BackendError, UnavailableError, first_line
 from mmkd_edge.spec import TensorSpec
@@ -99,6 +100,7 @@ class LitertBackend:
             instance.memory = None  # its states are overwritten
             self._fill(instance, feeds)
             interpreter = instance.interpreter
+            erase(interpreter.tensor(place)() for place in self._results.values())
             interpreter.invoke()
             answers = tuple([interpreter.get_tensor(place) for place in self._results.values()])
         except Exception as error:
@@ -122,6 +124,7 @@ class LitertBackend:
         instance.held.clear()  # what `run` left there is overwritten
         for name in memory.fresh if there else memory.inputs:
             interpreter.set_tensor(places[name], memory.inputs[name])
+        erase(interpreter.tensor(place)() for place in self._results.values())
         interpreter.invoke()
         for name, array in memory.outputs.items():
             array[...] = interpreter.tensor(self._results[name])()

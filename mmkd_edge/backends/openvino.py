@@ -3,7 +3,11 @@
 Reads the ONNX artifact as it is, and refuses one with weights in files beside it: OpenVINO would read them from the
 working directory. Nothing is converted, written or sent anywhere: OpenVINO's converter is not used, and its telemetry
 is never imported. An opened graph answers one call at a time, so calls in parallel wait for each other: OpenVINO's own
-shared call mixes their answers up.
+shared call mixes their answers up. A signal handler that calls in the middle of a call of its thread does not wait: it
+gets a request of its own.
+
+OpenVINO raises nothing when some operators fail, and leaves the answer of the call before in its memory. So outputs are
+NaN before every call, and what was not written is no answer.
 """
 
 from __future__ import annotations
@@ -14,8 +18,10 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
+
 from mmkd_edge.backends.external_weights import refuse_external_weights
-from mmkd_edge.backends.feeds import fill
+from mmkd_edge.backends.feeds import erase, fill
 from mmkd_edge.backends.forks import refuse_in_child
 from mmkd_edge.backends.handlers import being_handled, let_handlers_through
 from mmkd_edge.bundle.manifest import GRAPH_OUTPUTS
@@ -34,6 +40,14 @@ _DTYPES: Mapping[str, Literal["float32", "float16", "int8", "uint8"]] = {
     "i8": "int8",
     "u8": "uint8",
 }
+
+
+class _Request(msgspec.Struct, frozen=True):
+    """A request and its own memory: filling that is cheaper than handing arrays over."""
+
+    request: Any
+    values: dict[str, NDArray[Any]]
+    answers: tuple[NDArray[np.float32], ...]
 
 
 class OpenVinoBackend:
@@ -70,32 +84,40 @@ class OpenVinoBackend:
             compiled = _compiled(core, model, _settings(threads, bf16=bf16, pinning=pinning))
             self.inputs = tuple(_tensor(port) for port in compiled.inputs)
             self.outputs = tuple(_tensor(port) for port in compiled.outputs)
-            request = compiled.create_infer_request()
-            # The request's own memory: filling it is cheaper than handing arrays over.
-            self._values = {tensor.name: request.get_tensor(tensor.name).data for tensor in self.inputs}
-            self._answers = tuple(request.get_tensor(name).data for name in (tensor.name for tensor in self.outputs))
+            self._compiled: Any = compiled
+            self._idle: _Request | None = self._request()
         except Exception as error:
             let_handlers_through(error, handled=handled)
             raise BackendError(
                 f"backend 'openvino' ({self.version}) cannot open the artifact: {_reason(error)}"
             ) from error
-        self._request: Any = request
-        self._compiled: Any = compiled
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], ...]:
         """Answer for one window; see `Backend.run`."""
         with self._lock:
             self._check_open()
-            request = self._request
+            one, self._idle = self._idle, None
             handled = being_handled()
             try:
-                fill(self._values, feeds)
-                request.infer(share_outputs=True, decode_strings=False)
-                return tuple([answer.copy() for answer in self._answers])
+                one = one or self._request()
+                fill(one.values, feeds)
+                erase(one.answers)
+                one.request.infer(share_outputs=True, decode_strings=False)
+                return tuple([answer.copy() for answer in one.answers])
             except Exception as error:
                 let_handlers_through(error, handled=handled)
                 raise BackendError(f"backend 'openvino' ({self.version}) failed to run: {_reason(error)}") from error
+            finally:
+                self._idle = one
+
+    def _request(self) -> _Request:
+        request = self._compiled.create_infer_request()
+        return _Request(
+            request,
+            {tensor.name: request.get_tensor(tensor.name).data for tensor in self.inputs},
+            tuple(request.get_tensor(tensor.name).data for tensor in self.outputs),
+        )
 
     def bind(self, memory: StepMemory) -> Callable[[], None]:
         """Takes the steps of one stream, with a request of its own; see `SteppingBackend.bind`."""
@@ -109,14 +131,13 @@ class OpenVinoBackend:
         return lambda: request.infer(share_outputs=True, decode_strings=False) and None
 
     def _check_open(self) -> None:
-        if self._request is None:
+        if self._compiled is None:
             raise BackendError("backend 'openvino' is closed; open it again")
 
     def close(self) -> None:
         """Give the request back, after a `run` in another thread has ended; more than once is fine."""
         with self._lock:
-            self._request = self._compiled = None
-            self._values, self._answers = {}, ()
+            self._idle = self._compiled = None
 
     def __repr__(self) -> str:
         return f"OpenVinoBackend({self.version}, threads={self.threads})"

@@ -6,6 +6,7 @@ so that nothing is moved and little is copied.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,13 +16,16 @@ from numpy.typing import NDArray
 from mmkd_edge.bundle.manifest import Streaming
 from mmkd_edge.spec import TensorSpec
 
+_ALIGNED = 16  # values: 64 bytes, the longest that a processor reads at once
+_NAN = float("nan")
+
 
 class StepMemory:
     """The arrays that one stream's steps read and write.
 
     Attributes:
         inputs: what the graph takes, by name: a block of samples, the slot, the states.
-        outputs: what it gives, by name: the answer, and what is new of each state.
+        outputs: what it gives, by name: the answer, and what is new of each state; parts of one piece of memory.
         states: names of the states.
         fresh: names of the other inputs, which are new in each step.
         step: number of the next step, from 0.
@@ -29,7 +33,14 @@ class StepMemory:
 
     def __init__(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], streaming: Streaming) -> None:
         self.inputs: dict[str, NDArray[Any]] = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in inputs}
-        self.outputs = {spec.name: np.zeros(spec.shape, np.float32) for spec in outputs}
+        sizes = [-(-math.prod(spec.shape) // _ALIGNED) * _ALIGNED for spec in outputs]
+        self._written = np.zeros(sum(sizes), np.float32)
+        parts = np.split(self._written, np.cumsum(sizes)[:-1])
+        self.outputs = {
+            spec.name: part[: math.prod(spec.shape)].reshape(spec.shape)
+            for spec, part in zip(outputs, parts, strict=True)
+        }
+        self._gaps = len(self._written) - sum(array.size for array in self.outputs.values())
         self.states = tuple(state.name for state in streaming.states)
         self.fresh = tuple(name for name in self.inputs if name not in self.states)
         self.step = 0
@@ -44,6 +55,19 @@ class StepMemory:
     def slot(self) -> int:
         """Which slot the next step fills."""
         return self.step % self._slots
+
+    def erase(self) -> None:
+        """Overwrite what the last step gave with NaN, so that what a step does not write is not taken for it."""
+        self._written.fill(_NAN)
+
+    def check_written(self) -> None:
+        """Check that a step wrote a number to every output.
+
+        Raises:
+            ValueError: it did not.
+        """
+        if np.count_nonzero(np.isnan(self._written)) != self._gaps:
+            raise ValueError("it gave NaN, or no answer")
 
     def keep_in(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
         """Put what the last step gave where the next one looks for it: into arrays of the states."""

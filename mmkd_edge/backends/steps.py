@@ -68,7 +68,9 @@ class _BoundSteps:
         self._slot[...] = memory.slot
         handled = being_handled()
         try:
+            memory.erase()
             self._run()
+            memory.check_written()
             memory.keep()
             return tuple([array.copy() for array in self._answers])
         except BackendError:  # it is closed

@@ -162,6 +162,11 @@ class Call:
             raise ValueError(f"the graph's operator {self.operator!r} lacks input {place}")
         return found
 
+    def tensors(self, count: int = 0) -> list[Tensor]:
+        """All inputs: so many, or any number of them."""
+        self.require(len(self.inputs) == count or not count, f"has {len(self.inputs)} inputs")
+        return [self.tensor(place) for place in range(len(self.inputs))]
+
     def number(self, name: str, default: int) -> int:
         """A whole number among the attributes."""
         found = self.attributes.get(name, default)
@@ -241,9 +246,9 @@ def _folded(call: Call, shape: Shape, kind: int, compute: Callable[..., Any]) ->
     return [Tensor(shape=shape, kind=kind, values=values)]
 
 
-def _broadcast(compute: Callable[..., Any] | None = None, *, gives: int = 0) -> Rule:
+def _broadcast(compute: Callable[..., Any] | None = None, *, gives: int = 0, count: int = 2) -> Rule:
     def rule(call: Call) -> Sequence[Tensor]:
-        given = [call.tensor(place) for place in range(len(call.inputs))]
+        given = call.tensors(count)
         first = call.tensor(0)
         shape = call.broadcast(*(one.shape for one in given))
         kind = gives or first.kind
@@ -277,14 +282,15 @@ def _power(call: Call) -> Sequence[Tensor]:
 
 
 def _where(call: Call) -> Sequence[Tensor]:
-    shape = call.broadcast(*(call.tensor(place).shape for place in range(3)))
+    shape = call.broadcast(*(one.shape for one in call.tensors(3)))
     return [Tensor(shape=shape, kind=call.tensor(1).kind)]
 
 
 def _cast(call: Call) -> Sequence[Tensor]:
     kind = call.number("to", 0)
     call.require(kind in ITEM_BYTES, f"gives the type {kind}")
-    return _folded(call, call.tensor(0).shape, kind, lambda values: values.astype(DTYPES[kind]))
+    (first,) = call.tensors(1)
+    return _folded(call, first.shape, kind, lambda values: values.astype(DTYPES[kind]))
 
 
 def _identity(call: Call) -> Sequence[Tensor]:
@@ -345,10 +351,10 @@ def _reduced(shape: Shape, axes: Sequence[int], *, keeps: int) -> Shape:
 
 
 def _concat(call: Call) -> Sequence[Tensor]:
-    parts = [call.tensor(place) for place in range(len(call.inputs))]
-    first = call.tensor(0)
+    parts, first = call.tensors(), call.tensor(0)
     axis = call.axis(call.number("axis", 0), len(first.shape))
     fits = all(_without(one.shape, axis) == _without(first.shape, axis) for one in parts)
+    fits = fits and len({len(one.shape) for one in parts}) == 1
     call.require(fits and len({one.kind for one in parts}) == 1, "joins what does not fit together")
     shape = list(first.shape)
     shape[axis] = sum(one.shape[axis] for one in parts)
@@ -437,7 +443,7 @@ def _split(call: Call) -> Sequence[Tensor]:
 
 
 def _gather(call: Call) -> Sequence[Tensor]:
-    first, indices = call.tensor(0), call.tensor(1)
+    first, indices = call.tensors(2)
     axis = call.axis(call.number("axis", 0), len(first.shape))
     _check_indices(call, call.values(1), first.shape[axis])
     shape = (*first.shape[:axis], *indices.shape, *first.shape[axis + 1 :])
@@ -584,7 +590,7 @@ _COMPARED = _broadcast(gives=_BOOL)
 _CHEAP, _COSTLY = _same(), _same(weight=10)
 _RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("And", "Equal", "Greater", "GreaterOrEqual", "LessOrEqual", "Or"), _COMPARED),
-    **dict.fromkeys(("Max", "Mean", "Min", "Sum"), _broadcast()),
+    **dict.fromkeys(("Max", "Mean", "Min", "Sum"), _broadcast(count=0)),
     **dict.fromkeys(("Abs", "Clip", "Floor", "HardSigmoid", "HardSwish", "LeakyRelu", "Neg", "PRelu"), _CHEAP),
     **dict.fromkeys(("Not", "Reciprocal", "Relu", "Round", "Sign"), _CHEAP),
     **dict.fromkeys(("Cos", "Erf", "Exp", "Gelu", "Log", "Sigmoid", "Sin", "Softplus", "Sqrt", "Tanh"), _COSTLY),

@@ -108,7 +108,7 @@ class Monitor:
         self._every = every
         self._most = every or _SETTLED_TOGETHER
         self._not_looked_at = 0  # answers since the last look, those in `_answers` aside
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may ask in the middle of a call of its thread
         self._ages = SecondsHistogram()
         self._predictions: dict[str, int] = dict.fromkeys(get_args(Status), 0)
         self._latest = LatestAnswers()
@@ -139,17 +139,23 @@ class Monitor:
                 self._settle()
 
     def _settle(self) -> None:
-        settled = len(self._answers)
-        self._not_looked_at += settled if self._every else 0
-        for _ in range(settled):
-            statistics, prediction = self._answers.popleft()
+        counted = 1 if self._every else 0
+        for _ in range(len(self._answers)):
+            try:
+                statistics, prediction = self._answers.popleft()
+            except IndexError:  # a signal handler has settled the last
+                break
+            self._not_looked_at += counted
             if prediction.index >= 0:
                 statistics.answer(prediction.label, prediction.labels)
                 # A window that misses values is less sure for another reason; one that is new for the very reason.
                 if prediction.status in ("ok", "unknown"):
                     statistics.sure.add(prediction.probabilities)
         for _ in range(len(self._given)):
-            prediction = self._given.popleft()
+            try:
+                prediction = self._given.popleft()
+            except IndexError:
+                break
             self._predictions[prediction.status] += 1
             self._latest.add(prediction.status)
             if prediction.index >= 0 and prediction.input_age_s is not None:

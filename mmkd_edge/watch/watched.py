@@ -45,7 +45,7 @@ class Watched:
         self._predictor = predictor
         self._latency = SecondsHistogram()
         self._seconds: deque[float] = deque()  # of calls that were not counted yet: that is done for many together
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may ask in the middle of a call of its thread
 
     def predict(
         self, window: object, *, input_age_s: float | None = None, deadline_s: float | None = None
@@ -81,4 +81,8 @@ class Watched:
 
     def _settle(self) -> None:
         for _ in range(len(self._seconds)):
-            self._latency.add(self._seconds.popleft())
+            try:
+                seconds = self._seconds.popleft()
+            except IndexError:  # a signal handler has settled the last
+                break
+            self._latency.add(seconds)

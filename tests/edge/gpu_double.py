@@ -138,6 +138,10 @@ class Cuda(ModuleType):
         self.stream(stream).put(lambda: ctypes.memmove(dst, src, count) and None)
         return (self.broken,)
 
+    def cudaMemsetAsync(self, devPtr: int, value: int, count: int, stream: int) -> Any:  # noqa: N802
+        self.stream(stream).put(lambda: ctypes.memset(devPtr, value, count) and None)
+        return (self.broken,)
+
     def cudaStreamSynchronize(self, stream: int) -> Any:  # noqa: N802
         waiting = self.stream(stream).waiting
         while waiting and not self.broken:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     Held = list[tuple[Callable[[Any], object], Any]]
 
+_NAN_BYTE = 0xFF  # four of them are a NaN
 _ALIGNMENT_BYTES = 256  # what TensorRT wants of a tensor's address
 
 
@@ -68,9 +69,11 @@ class CudaStream:
         return self._graph is not None
 
     def copy_in(self) -> None:
-        """Enqueue the copy of all inputs to the GPU."""
+        """Enqueue the copy of all inputs to the GPU, and NaN over the answers of the call before."""
         host, device, size = self._up
         runtime = self._runtime
+        _, answers, answers_size = self._down
+        checked(runtime, runtime.cudaMemsetAsync(answers, _NAN_BYTE, answers_size, self._stream))
         kind = runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
         checked(runtime, runtime.cudaMemcpyAsync(device, host, size, kind, self._stream))
 

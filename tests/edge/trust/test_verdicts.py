@@ -29,7 +29,7 @@ def test_what_has_passed_is_known_later_the_latest_last_and_not_for_ever(cache: 
     assert passed_before(SHA256) == tuple(map(str, range(64)))
 
 
-@pytest.mark.parametrize("change", [{"format_version": 2}, {"bundle_sha256": "b" * 64}, {"surprise": 1}])
+@pytest.mark.parametrize("change", [{"format_version": 1}, {"bundle_sha256": "b" * 64}, {"surprise": 1}])
 def test_a_verdict_of_something_else_says_nothing(cache: Path, change: dict[str, object]) -> None:
     remember_passed(SHA256, ("one",))
     (file,) = (cache / "mmkd-edge" / "verdicts").iterdir()

@@ -1,0 +1,111 @@
+"""An answer that a call did not write is no answer: engines that fail in silence leave the one before in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from mmkd_edge import BackendError, Bundle, EdgePredictor
+from mmkd_edge.backends.base import open_backend, open_steps
+from mmkd_edge.backends.steps import start_steps
+from mmkd_edge.backends.trt.backend import TrtBackend
+from mmkd_edge.bundle.manifest import Streaming
+
+BEFORE = Path(__file__).parents[2] / "before"
+
+
+@pytest.fixture(autouse=True)
+def openvino_absent() -> None:
+    """It is present here."""
+
+
+@pytest.fixture(autouse=True)
+def trt_absent() -> None:
+    """Its double is present here."""
+
+
+def split_model(kit: Any) -> bytes:
+    """The test student, whose logits also go through a split at a place that the window says."""
+    model = onnx.load_from_string(kit.model(kit.modality))
+    graph = model.graph
+    graph.node[2].output[0] = "first"
+    nodes = [
+        helper.make_node("ReduceMax", ["first"], ["top"], keepdims=0),
+        helper.make_node("Cast", ["top"], ["whole"], to=TensorProto.INT64),
+        helper.make_node("Reshape", ["whole", "axes"], ["before"]),
+        helper.make_node("Concat", ["before", "six"], ["sizes"], axis=0),
+        helper.make_node("Concat", ["first", "first"], ["twice"], axis=1),
+        helper.make_node("Split", ["twice", "sizes"], ["none", "all"], axis=1),
+        helper.make_node("ReduceSum", ["all", "axes"], ["sum"]),
+        helper.make_node("Add", ["first", "sum"], ["logits"]),
+    ]
+    for place, node in enumerate(nodes, 3):
+        graph.node.insert(place, node)
+    graph.initializer.append(numpy_helper.from_array(np.array([6]), "six"))
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def test_a_split_that_fails_in_openvino_is_never_the_answer_before(kit: Any) -> None:
+    pytest.importorskip("openvino", reason="needs pip install 'mmkd-edge[openvino]'")
+    backend = open_backend("openvino", split_model(kit), threads=1)
+    entry = kit.parts(kit.modality).manifest.models[0]
+    with EdgePredictor(entry=entry, backend=backend) as predictor:
+        assert predictor.predict(np.zeros((20, 3))).status == "ok"
+        failed = predictor.predict(np.full((20, 3), 9.0))
+        assert (failed.status, failed.reason) == ("invalid", "the model's answer is not a distribution")
+        assert predictor.predict(np.zeros((20, 3))).status == "ok"
+
+
+@pytest.mark.parametrize("name", ["openvino", "litert"])
+def test_what_an_engine_does_not_write_is_nan(name: Any) -> None:
+    with Bundle.open(BEFORE / "litert" / "transformer.edge") as bundle:
+        model = bundle.read(f"acc/model.fp32.{'tflite' if name == 'litert' else 'onnx'}")
+        windows, (values, present) = bundle.golden("acc").windows, bundle.manifest.models[0].inputs
+    pytest.importorskip({"litert": "ai_edge_litert"}.get(name, name), reason=f"needs pip install 'mmkd-edge[{name}]'")
+    backend: Any = open_backend(name, model, threads=1)
+    feeds = {values.name: np.nan_to_num(windows[:1]), present.name: np.ones(present.shape, np.float32)}
+    assert np.isfinite(backend.run(feeds)).all()
+    if name == "openvino":
+        backend._idle = msgspec.structs.replace(backend._idle, request=SimpleNamespace(infer=lambda **_: None))
+    else:
+        engine = backend._idle[0].interpreter
+        backend._idle[0].interpreter = SimpleNamespace(
+            set_tensor=engine.set_tensor, tensor=engine.tensor, get_tensor=engine.get_tensor, invoke=lambda: None
+        )
+    assert np.isnan(backend.run(feeds)).all()
+    backend.close()
+
+
+def test_what_tensorrt_does_not_write_is_nan(kit: Any, gpu_double: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    gpu_double.install(monkeypatch, tmp_path).cuda.graphs = "are refused"
+    backend = TrtBackend(kit.model(kit.modality))
+    assert np.isfinite(backend.run(kit.feeds())).all()
+    monkeypatch.setattr(gpu_double.Context, "_run", lambda _: None)
+    assert np.isnan(backend.run(kit.feeds())).all()
+    backend.close()
+
+
+@pytest.mark.parametrize("name", ["ort", "openvino"])
+def test_a_step_that_writes_nothing_is_an_error(name: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip({"ort": "onnxruntime"}.get(name, name), reason=f"needs pip install 'mmkd-edge[{name}]'")
+    with Bundle.open(BEFORE / "causal.edge") as bundle:
+        streaming = bundle.manifest.models[0].streaming
+        assert isinstance(streaming, Streaming)
+        backend = open_steps(name, bundle.read(streaming.artifacts[0].file), threads=1)
+    values, present = (np.zeros(tensor.shape, np.float32) for tensor in backend.inputs[:2])
+    steps: Any = start_steps(backend, streaming)
+    assert np.isfinite(steps.push(values, present)[1]).all()
+    steps._run = lambda: None
+    with pytest.raises(BackendError) as caught:
+        steps.push(values, present)
+    assert str(caught.value) == f"backend {name!r} ({backend.version}) failed to step: it gave NaN, or no answer"
+    backend.close()
