@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-BUNDLE = Path(__file__).parents[1] / "before" / "litert" / "transformer.edge"
+BUNDLE = Path(__file__).parents[1] / "files" / "litert" / "transformer.edge"
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from mmkd_edge.backends.steps import start_steps
 from mmkd_edge.backends.trt.backend import TrtBackend
 from mmkd_edge.bundle.manifest import Streaming
 
-BEFORE = Path(__file__).parents[2] / "before"
+FILES = Path(__file__).parents[2] / "files"
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +66,7 @@ def test_a_split_that_fails_in_openvino_is_never_the_answer_before(kit: Any) -> 
 
 @pytest.mark.parametrize("name", ["openvino", "litert"])
 def test_what_an_engine_does_not_write_is_nan(name: Any) -> None:
-    with Bundle.open(BEFORE / "litert" / "transformer.edge") as bundle:
+    with Bundle.open(FILES / "litert" / "transformer.edge") as bundle:
         model = bundle.read(f"acc/model.fp32.{'tflite' if name == 'litert' else 'onnx'}")
         windows, (values, present) = bundle.golden("acc").windows, bundle.manifest.models[0].inputs
     pytest.importorskip({"litert": "ai_edge_litert"}.get(name, name), reason=f"needs pip install 'mmkd-edge[{name}]'")
@@ -97,7 +97,7 @@ def test_what_tensorrt_does_not_write_is_nan(kit: Any, gpu_double: Any, tmp_path
 @pytest.mark.parametrize("name", ["ort", "openvino"])
 def test_a_step_that_writes_nothing_is_an_error(name: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip({"ort": "onnxruntime"}.get(name, name), reason=f"needs pip install 'mmkd-edge[{name}]'")
-    with Bundle.open(BEFORE / "causal.edge") as bundle:
+    with Bundle.open(FILES / "causal.edge") as bundle:
         streaming = bundle.manifest.models[0].streaming
         assert isinstance(streaming, Streaming)
         backend = open_steps(name, bundle.read(streaming.artifacts[0].file), threads=1)

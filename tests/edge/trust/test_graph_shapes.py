@@ -16,7 +16,7 @@ from mmkd_edge.opening.admission import check_graphs
 from mmkd_edge.trust.graph_shapes import OPERATORS, GraphCost
 from mmkd_edge.trust.graphs import check_graph
 
-BEFORE = Path(__file__).parents[2] / "before"
+FILES = Path(__file__).parents[2] / "files"
 X = np.arange(1, 49, dtype=np.float32).reshape(1, 6, 8) / 10
 IMAGE = np.arange(1, 129, dtype=np.float32).reshape(1, 2, 8, 8) / 100
 WHERE = TensorProto.FLOAT
@@ -266,7 +266,7 @@ def test_the_cost_of_a_product_and_of_functions_is_counted() -> None:
 
 
 def test_a_step_graph_may_look_up_what_the_number_of_a_step_says() -> None:
-    with Bundle.open(BEFORE / "causal.edge") as bundle:
+    with Bundle.open(FILES / "causal.edge") as bundle:
         streaming = bundle.manifest.models[0].streaming
         assert streaming is not None
         step = bundle.read(streaming.artifacts[0].file)
@@ -277,7 +277,7 @@ def test_a_step_graph_may_look_up_what_the_number_of_a_step_says() -> None:
         check_graph(step, slots=streaming.slots + 2)
 
 
-@pytest.mark.parametrize("path", [example_bundle(), *sorted(BEFORE.rglob("*.edge"))], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [example_bundle(), *sorted(FILES.rglob("*.edge"))], ids=lambda path: path.stem)
 def test_what_was_exported_is_admitted(path: Path) -> None:
     with Bundle.open(path) as bundle:
         check_graphs(bundle)
