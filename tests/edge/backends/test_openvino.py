@@ -134,7 +134,7 @@ def test_weights_outside_the_verified_bytes_are_never_read(
 
 def test_a_call_leaves_the_threads_cores_alone(kit: Any, backend: OpenVinoBackend) -> None:
     # By default OpenVINO ties the calling thread to a core for the time of a call, however busy that core is.
-    compiled = backend._request.get_compiled_model()
+    compiled = backend._compiled
     assert compiled.get_property("ENABLE_CPU_PINNING") is False
     assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
     assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"

@@ -10,12 +10,9 @@ from typing import Any
 
 import pytest
 
-<<<<<<< HEAD
 from checks.fuzzing.targets import ADDITION
 from checks.mutations import mutated_bytes
-=======
 from mmkd_edge.trust.graph_shapes import GraphCost
->>>>>>> 7467ee08 (Refuse graphs whose shapes, indices or cost are not known before they run)
 from mmkd_edge.trust.tflite_graphs import MOST_WORKING_BYTES, OPERATORS, _data_bytes, _Reading, check_tflite
 
 flatbuffers = pytest.importorskip("flatbuffers", reason="needs pip install 'mmkd-edge[litert]'")
