@@ -1,6 +1,6 @@
 """Numbers in, one self-contained HTML page out.
 
-Pages are imported when one is first asked for: who fills a document, a measuring process for one, needs none of them.
+Pages are imported when one is first asked for: a process that only fills a document needs none of them.
 """
 
 from __future__ import annotations
@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mmkd_report.errors import DocumentError, PageError, ReportError
-    from mmkd_report.pages.adaptation.view import render_adaptation
-    from mmkd_report.pages.bench.view import render_bench
-    from mmkd_report.pages.data.view import render_data_report
-    from mmkd_report.pages.demo.view import render_demo
-    from mmkd_report.pages.evaluation.view import render_evaluation
-    from mmkd_report.pages.export.view import render_export
-    from mmkd_report.pages.fleet.view import render_fleet
-    from mmkd_report.pages.judging.view import render_judging
-    from mmkd_report.pages.page import write_page
-    from mmkd_report.pages.sensors.view import render_sensors
-    from mmkd_report.pages.study.view import render_study
+    from mmkd_report.page import write_page
+    from mmkd_report.pages.adaptation import render_adaptation
+    from mmkd_report.pages.bench import render_bench, render_fleet
+    from mmkd_report.pages.data import render_data_report
+    from mmkd_report.pages.demo import render_demo
+    from mmkd_report.pages.evaluation import render_evaluation
+    from mmkd_report.pages.export import render_export
+    from mmkd_report.pages.judging import render_judging
+    from mmkd_report.pages.sensors import render_sensors
+    from mmkd_report.pages.study import render_study
 
 __all__ = [
     "DocumentError",
@@ -46,9 +45,11 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name.endswith("Error"):
         home = "errors"
+    elif name == "write_page":
+        home = "page"
     else:
         page = name.removeprefix("render_").removesuffix("_report")
-        home = "pages.page" if name == "write_page" else f"pages.{page}.view"
+        home = f"pages.{'bench' if page == 'fleet' else page}"
     value: object = getattr(import_module(f"{__name__}.{home}"), name)
     globals()[name] = value
     return value

@@ -30,7 +30,7 @@ from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.training.checkpoint import write_student
 from mmkd_report import render_export
 from mmkd_report.documents.export import decode_report
-from mmkd_report.words.formats import percent, significant, with_unit
+from mmkd_report.words import percent, significant, with_unit
 
 STATES = TaskSpec(kind="multi_label", labels=("hot", "worn", "loose"), threshold=0.45)
 SPEED = TaskSpec(kind="regression", labels=("speed",), unit="rpm")

@@ -22,7 +22,7 @@ from mmkd_edge.errors import PerformanceError, UsageError
 from mmkd_report.documents.bench import BenchReport
 
 if TYPE_CHECKING:
-    from mmkd_report.pages.bench.view import Lead
+    from mmkd_report.pages.bench import Lead
 
 MOST_TOLD = 5
 """Reports over the budget that the terminal names; the page has all."""
@@ -74,12 +74,12 @@ def page(
 def _write_fleet(found: Sequence[BenchReport], names: Sequence[str], output: Path, *, budget_ms: float | None) -> None:
     """Write the page; raise where a run is over the budget, after that."""
     from mmkd_report import render_fleet, write_page
-    from mmkd_report.pages.fleet.groups import fleet_of
+    from mmkd_report.pages.bench import group_fleet
 
     documents = [msgspec.to_builtins(report) for report in found]
     write_page(output, render_fleet(documents, names=names, budget_ms=budget_ms))
     say(f"wrote {output}; next: open it in a browser")
-    over = [alert for alert in fleet_of(found, names, budget_ms=budget_ms).alerts if alert.over_budget]
+    over = [alert for alert in group_fleet(found, names, budget_ms=budget_ms).alerts if alert.over_budget]
     if over:
         more = f" and {len(over) - MOST_TOLD} more" if len(over) > MOST_TOLD else ""
         told = "; ".join(f"{alert.name}: {alert.text}" for alert in over[:MOST_TOLD])
@@ -110,7 +110,7 @@ def write_page_of(reports: Sequence[BenchReport], path: Path) -> None:
 
 def _lead(reports: Sequence[BenchReport]) -> Lead | None:
     """What `compare` says of the two fastest runs; None where there are not two with enough complete launches."""
-    from mmkd_report.pages.bench.view import Lead, fastest_two
+    from mmkd_report.pages.bench import Lead, fastest_two
 
     two = fastest_two([report.result.latency.value_us(0.5) for report in reports])
     if two is None or any(sum(one.complete for one in reports[number].launches) < MIN_LAUNCHES for number in two):

@@ -370,13 +370,11 @@ def _write(out: Path, document: DemoDocument, *, began: float) -> DemoDocument:
 
 def show_demo(demo: DemoDocument, measured: MeasuredDemo, *, dataset: Path) -> None:
     """Prints the table of a demo, three lines of Python that use its student, what speaks for it, and what is next."""
-    from mmkd_report.pages.demo.answer import is_judged, leak, recommendation, shipped
-    from mmkd_report.pages.demo.tables import gap_text
-    from mmkd_report.words.formats import for_terminal
-    from mmkd_report.words.labelled import labelled_title
-    from mmkd_report.words.measures import with_gain_unit
+    from mmkd_report.pages.demo import gap_text
+    from mmkd_report.pages.demo_answer import is_judged, leak, recommendation, shipped
+    from mmkd_report.words import for_terminal, labelled_title, with_gain_unit
 
-    measure = demo.told_by
+    measure = demo.reported_metric
     counted = f" in {measure.unit}" if measure.unit and not measure.is_share else ""
     judged_on = "" if demo.split is None else f" on {demo.split.judged_on}"
     labelled = labelled_title(demo.label_share, demo.labelled_groups)
@@ -391,7 +389,8 @@ def show_demo(demo: DemoDocument, measured: MeasuredDemo, *, dataset: Path) -> N
     show_table(table, width=150)  # seven competitors with their spreads
     print(f"teacher (all sensors) {_score(demo.teacher, measure)}, {demo.teacher.parameters:,} parameters")
     gain, ends = _gain(demo.mean_gain_points, measure)
-    print(f"mean gain {with_gain_unit(gain, measure)} ({'no interval of so few groups' if ends == '-' else ends})")
+    ends = "no confidence interval: too few groups" if ends == "-" else ends
+    print(f"mean gain {with_gain_unit(gain, measure)} ({ends})")
     for said in (shipped(demo), leak(demo)):
         if said:
             print(for_terminal(said))
@@ -413,13 +412,15 @@ def show_demo(demo: DemoDocument, measured: MeasuredDemo, *, dataset: Path) -> N
 
 
 def _gain(gain: Gain | None, measure: Measure) -> tuple[str, str]:
-    from mmkd_report.words.terminal import gain_text, interval_text
+    from mmkd_report.words import terminal_gain, terminal_interval
 
-    return ("-", "-") if gain is None else (gain_text(gain.mean, measure), interval_text(gain.low, gain.high, measure))
+    if gain is None:
+        return "-", "-"
+    return terminal_gain(gain.mean, measure), terminal_interval(gain.low, gain.high, measure)
 
 
 def _score(scored: Scored | None, measure: Measure) -> str:
-    from mmkd_report.words.terminal import spread_text
+    from mmkd_report.words import terminal_spread
 
     score = None if scored is None else scored.score(measure)
-    return "-" if score is None else spread_text(score.mean, score.std, measure)
+    return "-" if score is None else terminal_spread(score.mean, score.std, measure)

@@ -153,7 +153,7 @@ def _document(
 ) -> SensorsDocument:
     from mmkd_models.compare.sensors import pair_rows, sensor_rows
     from mmkd_report.documents.judging import SensorsDocument
-    from mmkd_report.words.labelled import labelled_title
+    from mmkd_report.words import labelled_title
 
     first = next(iter(judged.values()))
     currencies = {one.cost.currency for one in judged.values() if one.cost is not None}
@@ -163,7 +163,7 @@ def _document(
         judged_on=f"{first.data.windows} {first.data.part}" if compared.split is None else compared.split.judged_on,
         labelled=labelled_title(compared.label_share, compared.labelled_groups),
         seeds=compared.seeds,
-        measure=compared.told_by,
+        measure=compared.reported_metric,
         faults_measure="" if first.faults is None else first.faults.measure,
         rows=sensor_rows(compared, judged, times),
         pairs=pair_rows(compared) if pairs else (),
@@ -186,9 +186,8 @@ def _write(out: Path, document: SensorsDocument, judged: Mapping[str, JudgingDoc
 
 def _show(document: SensorsDocument) -> None:
     """Prints the verdict, and the table that it follows from."""
-    from mmkd_report.pages.sensors.answer import cells, headings, verdict
-    from mmkd_report.words.formats import for_terminal
-    from mmkd_report.words.measures import figure
+    from mmkd_report.pages.sensors import cells, headings, verdict
+    from mmkd_report.words import for_terminal, score_text
 
     for sentence in verdict(document):
         print(for_terminal(f"{sentence}."))
@@ -202,5 +201,5 @@ def _show(document: SensorsDocument) -> None:
     if document.pairs:
         table = plain_table(["two sensors", "teacher"])
         for row in document.pairs:
-            table.add_row(" + ".join(row.sensors), for_terminal(figure(row.scores["teacher"].mean, measure)))
+            table.add_row(" + ".join(row.sensors), for_terminal(score_text(row.scores["teacher"].mean, measure)))
         show_table(table)

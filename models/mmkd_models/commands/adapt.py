@@ -194,7 +194,7 @@ def _finish(adaptation: Adaptation, output: Path, gate: GateOptions, *, page: Pa
 
 
 def _show(document: AdaptationDocument) -> None:
-    from mmkd_report.pages.adaptation.view import ESTIMATES
+    from mmkd_report.pages.adaptation import ESTIMATES
 
     rows = [["as it is", f"{100 * document.estimate:.1f}", "", f"{100 * document.old_score:.1f}", "", ""]]
     rows += [

@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # a bundle is judged without torch
 
 def show_bundle(report: BundleEvaluation) -> None:
     """Prints the scores of a bundle, its calibration, and label sets at several error levels."""
-    from mmkd_report.words.terminal import guessing_line
+    from mmkd_report.words import chance_line
 
     data = report.data
     print(f"{report.bundle}: {report.model_id}, on {data.windows} {data.part} of {data.name} ({data.apart})")
@@ -43,7 +43,7 @@ def show_bundle(report: BundleEvaluation) -> None:
             f"{artifact.file} in {artifact.backend}: accuracy {scores.accuracy:.1%}, balanced accuracy "
             f"{scores.balanced_accuracy:.1%}, macro-F1 {scores.macro_f1:.1%}"
         )
-        print(guessing_line(artifact.guessing, measure_named("balanced_accuracy")))
+        print(chance_line(artifact.guessing, measure_named("balanced_accuracy")))
         facts = artifact.confidence
         if facts is None:
             error = artifact.reliability.calibration_error
@@ -57,7 +57,7 @@ def show_bundle(report: BundleEvaluation) -> None:
 
 def show_evaluation(report: EvaluationDocument) -> None:
     """Prints the scores of a teacher or a student on every condition."""
-    from mmkd_report.words.terminal import guessing_line
+    from mmkd_report.words import chance_line
 
     model, data = report.model, report.data
     print(
@@ -75,7 +75,7 @@ def show_evaluation(report: EvaluationDocument) -> None:
         table.add_row(name, *_cells(judgement, report))
     show_table(table)
     measure = measure_named(report.metric)
-    print(guessing_line(report.complete.guessing, measure))
+    print(chance_line(report.complete.guessing, measure))
     if report.complete.gain is not None and report.complete.gain.low is None:
         print(interval_needs(data.split or OF_GROUPS))
     for caution in report.cautions:
@@ -118,8 +118,7 @@ def show_kind(
     A gain has an interval, by resampling whole groups or blocks, where there are `FEWEST_GROUPS` or more.
     """
     from mmkd_models.evaluate.report import check_contestants, logits_from
-    from mmkd_report.words.formats import for_terminal, significant
-    from mmkd_report.words.terminal import guessing_line
+    from mmkd_report.words import chance_line, for_terminal, significant
 
     check_contestants(contestants[0], contestants[1] if len(contestants) > 1 else None, windows)
     judged = {one.path: outcome_on(windows, logits_from(one, windows)) for one in contestants}
@@ -147,7 +146,7 @@ def show_kind(
     print(f"{data.windows} {data.part} of {data.name} ({data.apart})")
     show_table(table)
     for path, found in beside.items():
-        print(f"{path}: {guessing_line(found, measures[0])}")
+        print(f"{path}: {chance_line(found, measures[0])}")
     if any(gain.low is None for gain in gains.values()):
         print(interval_needs(data.split or OF_GROUPS))
     for caution in cautions:
@@ -171,7 +170,7 @@ def _gains(
 
 
 def _gain_text(gain: MeasureGain, measure: Measure) -> str:
-    from mmkd_report.words.terminal import gain_text, interval_text
+    from mmkd_report.words import terminal_gain, terminal_interval
 
-    text = gain_text(gain.gain, measure) + (" points" if measure.is_share else "")
-    return text if gain.low is None else f"{text} ({interval_text(gain.low, gain.high, measure)})"
+    text = terminal_gain(gain.gain, measure) + (" points" if measure.is_share else "")
+    return text if gain.low is None else f"{text} ({terminal_interval(gain.low, gain.high, measure)})"

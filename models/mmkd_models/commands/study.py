@@ -234,7 +234,7 @@ def study_command(
     meter = latency_meter(limits.duration_s) if limits.latency else None
     document = _run(dataset, options, output, meter=meter, results=told.results)
     if told.table is not None:
-        from mmkd_report.pages.study.markdown import study_section
+        from mmkd_report.pages.study_answer import study_section
 
         write_file(told.table, study_section(document).encode())
     _report(document, output, json=told.json)
@@ -344,8 +344,8 @@ def _check_limits(document: StudyDocument) -> None:
 def _report(document: StudyDocument, output: Path, *, json: bool) -> None:
     from mmkd_report import render_study, write_page
     from mmkd_report.documents.study import read_study
-    from mmkd_report.pages.study.answer import study_leak, verdict
-    from mmkd_report.words.formats import for_terminal
+    from mmkd_report.pages.study_answer import study_leak, verdict
+    from mmkd_report.words import for_terminal
 
     page, told = output / "report.html", msgspec.to_builtins(document)
     write_page(page, render_study(told))
@@ -371,10 +371,10 @@ def _report(document: StudyDocument, output: Path, *, json: bool) -> None:
 def _show_table(document: StudyDocument) -> None:
     from mmkd_models.data.split import OF_GROUPS
     from mmkd_models.evaluate.gains import interval_needs
-    from mmkd_report.pages.study.markdown import judged_on
+    from mmkd_report.pages.study_answer import judged_on
 
     facts = document.facts
-    told = document.told_by
+    told = document.reported_metric
     counted = f" in {told.unit}" if told.unit and not told.is_share else ""
     title = f"{document.dataset.name}, {facts.modality}: {told.words}{counted} on {judged_on(document)}"
     headings = ("student", "method", "teacher", "score", "gain", "95 % interval", "gap", "parameters", "ms")
@@ -389,16 +389,16 @@ def _show_table(document: StudyDocument) -> None:
 
 
 def _cells(row: EntryRow, told: Measure) -> tuple[str, ...]:
-    from mmkd_report.words.terminal import gain_text, interval_text, spread_text
+    from mmkd_report.words import terminal_gain, terminal_interval, terminal_spread
 
     score, gain = row.test[told.name], None if row.gain_points is None else row.gain_points[told.name]
     return (
         row.student,
         f"{row.method} *" if row.chosen else row.method,
         row.teacher or "-",
-        spread_text(score.mean, score.std, told),
-        "-" if gain is None else gain_text(gain.mean, told),
-        "-" if gain is None else interval_text(gain.low, gain.high, told),
+        terminal_spread(score.mean, score.std, told),
+        "-" if gain is None else terminal_gain(gain.mean, told),
+        "-" if gain is None else terminal_interval(gain.low, gain.high, told),
         "-" if row.gap_recovered is None else f"{row.gap_recovered:.0%}",
         f"{row.parameters:,}",
         "-" if row.latency_ms is None else f"{row.latency_ms:.3f}",

@@ -246,7 +246,7 @@ def sensor_rows(
 def _row(
     compared: DemoDocument, name: str, contest: Contest, judged: JudgingDocument, latency: PairLatency | None
 ) -> SensorRow:
-    measure = compared.told_by
+    measure = compared.reported_metric
     who: dict[Competitor, Network | DemoRival | None] = {
         "extra_trees": contest.extra_trees,
         "mini_rocket": contest.mini_rocket,
@@ -286,7 +286,7 @@ def pair_rows(compared: DemoDocument) -> tuple[SensorRow, ...]:
 
     Of two sensors in all the pair is the teacher, and there is none.
     """
-    measure, teacher = compared.told_by, compared.teacher
+    measure, teacher = compared.reported_metric, compared.teacher
     names = [one.name for one in compared.dataset.modalities]
     if len(names) == 2:
         return ()

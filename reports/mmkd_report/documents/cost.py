@@ -167,5 +167,5 @@ class CostFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def example_text(to_enter: Sequence[str]) -> str:
-    """Why a table of costs is an example, and what makes it a verdict."""
+    """Return why a table of costs is an example, and how to make it a verdict."""
     return f"The costs are an example and no verdict: enter {', '.join(to_enter)} in the file of --cost"

@@ -283,14 +283,14 @@ class DemoDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     measures: tuple[Measure, ...] = OF_CLASSES
 
     @property
-    def told_by(self) -> Measure:
+    def reported_metric(self) -> Measure:
         """What the page tells scores and gains in."""
         return self.measures[0]
 
     @property
     def chosen_by(self) -> Measure:
         """What validation maximised; of classes, whose documents do not say which, a share."""
-        return next((one for one in self.measures if one.name == self.metric), self.told_by)
+        return next((one for one in self.measures if one.name == self.metric), self.reported_metric)
 
 
 def read_demo(document: Mapping[str, Any]) -> DemoDocument:

@@ -358,19 +358,19 @@ class ExportReport(msgspec.Struct, frozen=True, kw_only=True):
     range_rule: str | msgspec.UnsetType = msgspec.UNSET
 
     @property
-    def told_in(self) -> Measures:
+    def reported_metrics(self) -> Measures:
         """What the figures of the artifacts are."""
         return self.measures or OF_CLASSES
 
     @property
     def chosen_by(self) -> Measure:
         """What the student was chosen by."""
-        return next((one for one in self.told_in if one.name == self.student.metric), self.told_in[0])
+        return next((one for one in self.reported_metrics if one.name == self.student.metric), self.reported_metrics[0])
 
     @property
     def answered(self) -> str:
         """What a window gets, in a word."""
-        return "answer" if self.told_in[0].lower_is_better else "label"
+        return "answer" if self.reported_metrics[0].lower_is_better else "label"
 
 
 class EngineSidecar(msgspec.Struct, frozen=True, kw_only=True):

@@ -330,14 +330,16 @@ class StudyDocument(msgspec.Struct, frozen=True, kw_only=True):
         return next(one for one in self.measures if one.name == self.facts.metric)
 
     @property
-    def told_by(self) -> Measure:
+    def reported_metric(self) -> Measure:
         """What scores and gains are told in."""
         return next(one for one in self.measures if one.name == (self.facts.told_by or self.facts.metric))
 
     @property
     def has_intervals(self) -> bool:
         """Whether groups enough were tested for some gain to have one."""
-        gains = [entry.gain_points[self.told_by.name] for entry in self.entries if entry.gain_points is not None]
+        gains = [
+            entry.gain_points[self.reported_metric.name] for entry in self.entries if entry.gain_points is not None
+        ]
         return any(gain.low is not None for gain in gains)
 
 

@@ -1,1 +1,1 @@
-"""From a document to one page of HTML."""
+"""One file for each page: its sentences, tables and charts."""

@@ -36,13 +36,13 @@ def page_of(folder: Path, *reports: BenchReport) -> str:
     ("first", "second", "launches", "expected"),
     [
         # As `compare` says: 100 and 96 µs are equal, since nothing below 5 % is told.
-        (100.0, 96.0, 5, "(1) are equally fast within noise"),
+        (100.0, 96.0, 5, "(1) do not differ significantly"),
         (100.0, 90.0, 5, "(2) is the fastest: 90.0\u202fµs at the median"),
         (
             100.0,
             50.0,
             4,
-            "whether that is more than noise is not known, since a comparison needs five complete launches",
+            "whether the difference is significant is not known, since a comparison needs five complete launches",
         ),
     ],
 )

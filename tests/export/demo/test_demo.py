@@ -37,8 +37,8 @@ from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_report import render_demo
 from mmkd_report.documents.demo import DemoBenchmark, LatencyPercentiles, RatioRange, read_demo
-from mmkd_report.pages.demo.answer import is_judged, recommendation, shipped
-from mmkd_report.words.formats import for_terminal
+from mmkd_report.pages.demo_answer import is_judged, recommendation, shipped
+from mmkd_report.words import for_terminal
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 LIMIT_S = 300  # of one run on a busy machine

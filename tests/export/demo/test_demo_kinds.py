@@ -33,7 +33,7 @@ from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_models.training.predict import logits_of
 from mmkd_report import render_demo
 from mmkd_report.documents.demo import DemoBenchmark, LatencyPercentiles, RatioRange, read_demo
-from mmkd_report.words.terminal import figure_text
+from mmkd_report.words import terminal_score
 
 TASKS = {
     "multi_label": TaskSpec(kind="multi_label", labels=("fast", "high"), threshold=0.4),
@@ -185,7 +185,7 @@ def test_the_page_says_what_the_figures_are(shown: dict[str, Shown], kind: str) 
             "All right, %",
             "2 labels, each on or off",
             "Label by label",
-            "better than guessing",  # a few steps teach nothing, and so nothing is concluded
+            "better than chance",  # a few steps teach nothing, and so nothing is concluded
         )
         counts = shown[kind].document["students"]["gyro"]["student"]["counts"]
         assert all(f'<td class="number">{sum(row[0::2])}</td>' in page for row in counts)  # windows in which it was on
@@ -203,7 +203,9 @@ def test_the_terminal_shows_the_first_measure(shown: dict[str, Shown], kind: str
     entry, lines = one.document["students"]["gyro"], said.getvalue().splitlines()
     if kind == "regression":
         assert lines[0].strip() == "rig: mean absolute error in rpm on people and machines never seen, 50% labelled"
-        assert figure_text(entry["student"]["mae"]["mean"], read_demo(one.document).told_by) in said.getvalue()
+        assert (
+            terminal_score(entry["student"]["mae"]["mean"], read_demo(one.document).reported_metric) in said.getvalue()
+        )
         assert any(line.startswith("mean gain ") and " rpm (" in line for line in lines)
     else:
         assert lines[0].strip() == "rig: macro-F1 on people and machines never seen, 50% labelled"

@@ -189,7 +189,7 @@ def test_without_missing_the_plain_scores_are_told_and_what_comes_next(
     assert "on 12 valid windows of machines (2 groups)" in lines[0]
     assert lines[-4].startswith("everything there")
     assert lines[-3] == (
-        "not better than guessing, so nothing is concluded: balanced accuracy 33.3 to 33.3 %, guessing 33.3 %"
+        "no better than chance, so no conclusion is drawn: balanced accuracy 33.3 to 33.3 %, chance 33.3 %"
     )
     assert lines[-2] == f"caution: {path} was chosen by 12 of these 12 windows: its scores flatter it"
     assert lines[-1] == f"next: mmkd-evaluate {path} {machines.path} --missing"

@@ -15,7 +15,7 @@ from mmkd_models.compare.summary import demo_document
 from mmkd_models.data import Dataset
 from mmkd_models.metrics.classes import Scores
 from mmkd_report.documents.demo import read_demo
-from mmkd_report.pages.demo.answer import answer
+from mmkd_report.pages.demo_answer import answer
 
 MakeFold = Callable[..., FoldResult]
 WINDOWS = {1: 10, 2: 10}
@@ -128,8 +128,8 @@ def test_random_numbers_end_in_no_verdict(fold_result: MakeFold, machines: Datas
     demo = read_demo(document_of([fold], machines))
     assert demo.students["acc"].gap_recovered is None
     (sentence,) = answer(demo)
-    assert sentence.startswith("No sensor can be judged: nothing here is better than guessing (accuracy: acc 65.0")
-    assert sentence.endswith("guessing 50.0\u202f%).")
+    assert sentence.startswith("No sensor can be judged: nothing here is better than chance (accuracy: acc 65.0")
+    assert sentence.endswith("chance 50.0\u202f%).")
 
 
 @pytest.mark.parametrize("teacher", [3, 2])

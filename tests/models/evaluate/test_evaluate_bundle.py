@@ -93,7 +93,7 @@ def test_the_table_names_the_group_that_is_covered_least(
     assert lines[1] == f"caution: {bundle} does not say which windows trained it: some of these may have"
     lines = [line for line in lines if not line.startswith("caution: ")]
     assert lines[1].startswith("acc/model.fp32.onnx in onnxruntime")
-    assert lines[2].startswith(("better than guessing: balanced accuracy ", "not better than guessing, so nothing "))
+    assert lines[2].startswith(("better than chance: balanced accuracy ", "no better than chance, so no "))
     assert lines[3].startswith("temperature 1.00 from 6 windows; on 12 others the calibration error is ")
     assert lines[4].split("  ")[0].startswith("error level")
     assert lines[5].split()[0] == "0.2"  # six windows support no smaller one that is shown

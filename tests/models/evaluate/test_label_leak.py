@@ -13,8 +13,7 @@ from mmkd_models.data import Windows, write_dataset
 from mmkd_models.evaluate.label_leak import label_leak, labels_spread_in_time
 from mmkd_models.metrics.classes import Scores
 from mmkd_report.documents.figures import OF_CLASSES, Guessing, LabelLeak, Split, Spread
-from mmkd_report.words.formats import for_terminal
-from mmkd_report.words.labelled import leak_sentence
+from mmkd_report.words import for_terminal, leak_sentence
 
 
 def windows_of(path: Path, labels: Sequence[int], groups: Sequence[int]) -> Windows:
@@ -75,7 +74,7 @@ def test_a_leak_is_said_with_what_to_do() -> None:
     groups = Split(by="groups", judged_on="people", resampled="whole groups")
     assert for_terminal(leak_sentence(leak, 0.1, OF_CLASSES[0], split=groups)) == (
         "A random 10 % of labels leaks through time: labels of neighbouring windows tell 72.7 % of the unlabelled ones "
-        "without any sensor (guessing: 52.0 %). Label whole groups instead (--labelled-groups)."
+        "without any sensor (chance: 52.0 %). Label whole groups instead (--labelled-groups)."
     )
     own = Split(by="own split", judged_on="its own", resampled="blocks")
     assert for_terminal(leak_sentence(leak, 0.1, OF_CLASSES[0], split=own)).endswith(

@@ -9,8 +9,8 @@ import pytest
 
 from mmkd_report import DocumentError, render_adaptation
 from mmkd_report.documents.adaptation import AdaptationDocument, DomainFacts, WayJudgement
-from mmkd_report.pages.adaptation.view import answer
-from mmkd_report.words.formats import for_terminal
+from mmkd_report.pages.adaptation import answer
+from mmkd_report.words import for_terminal
 
 TEACHER = WayJudgement(
     way="teacher",
@@ -61,18 +61,18 @@ def told(**changed: object) -> list[str]:
 def test_the_answer_says_what_rose_and_what_was_lost() -> None:
     assert told() == [
         (
-            "The way 'teacher' is written to adapted.ckpt: on line two the estimate rises from 74.5 % to 85.1 % (+10.6 "
-            "points, standard error 4.7)"
+            "The method 'teacher' was written to adapted.ckpt: on line two the estimate rises from 74.5 % to 85.1 % "
+            "(+10.6 points, standard error 4.7)"
         ),
-        "On carried windows balanced accuracy goes from 66.1 % to 65.6 %; 1.0 points may be lost",
+        "On carried windows balanced accuracy goes from 66.1 % to 65.6 %; a loss of 1.0 points is allowed",
     ]
-    assert told(written=None)[0].startswith("The way 'teacher' is what would be written: on line two")
+    assert told(written=None)[0].startswith("The method 'teacher' would be written: on line two")
 
 
 def test_the_answer_says_that_nothing_may_be_written() -> None:
     assert told(chosen=None, written=None, ways=(STATISTICS,)) == [
         (
-            "No way of adapting to line two may be written: each is refused below. The student stays as it is, at 74.5 "
+            "No method of adapting to line two passed: the reasons are below. The student stays unchanged, at 74.5 "
             "% there and 66.1 % on carried windows"
         )
     ]
@@ -86,7 +86,7 @@ def cells_of(page: str, row: str) -> list[str]:
 
 def test_every_way_has_its_figures_and_its_verdict() -> None:
     page = render_adaptation(msgspec.to_builtins(DOCUMENT))
-    assert cells_of(page, "as it is") == ["74.5", "", "66.1", "", ""]
+    assert cells_of(page, "unchanged") == ["74.5", "", "66.1", "", ""]
     assert cells_of(page, "teacher") == ["85.1", "+10.6 ± 4.7", "65.6", "-0.5 ± 0.7", "chosen"]
     assert cells_of(page, "statistics")[2:] == ["63.3", "-2.8", "it forgets 2.8 points of the old domain, more than 1"]
 
@@ -101,7 +101,7 @@ def test_the_shares_of_the_classes_stand_beside_what_is_taken_for_right() -> Non
 def test_a_way_that_goes_part_of_it_says_how_far() -> None:
     half = msgspec.structs.replace(TEACHER, way="labels", share=0.5)
     found = msgspec.structs.replace(DOCUMENT, ways=(STATISTICS, half), chosen="labels")
-    assert for_terminal(next(iter(answer(found)))).startswith("The way 'labels, 50% of the way' is written to")
+    assert for_terminal(next(iter(answer(found)))).startswith("The method 'labels, 50% of the way' was written to")
     assert render_adaptation(msgspec.to_builtins(found)).count("labels, 50% of the way") >= 3
 
 
@@ -110,7 +110,7 @@ def test_a_document_of_an_earlier_release_has_no_shares() -> None:
     earlier = msgspec.structs.replace(DOCUMENT, classes=(), shares=(), right_shares=(), ways=tuple(ways))
     page = render_adaptation(msgspec.to_builtins(earlier))
     assert "Which classes" not in page
-    assert "What was tried" in page
+    assert "Methods and verdicts" in page
 
 
 def test_a_document_that_lacks_a_figure_is_refused() -> None:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from mmkd_report.documents.demo import read_demo
-from mmkd_report.pages.demo.answer import answer, is_judged, question, recommendation, shipped
+from mmkd_report.pages.demo_answer import answer, is_judged, question, recommendation, shipped
 
 S = "\u202f"
 M = "\u2212"
@@ -121,7 +121,7 @@ GYRO = (
             (0.5, 2.0),
             f"One sensor does better than all together here: with gyro alone, {GYRO} (difference 0.5 to 2.0).",
         ),
-        ((-1.0, 2.0), f"With gyro alone, {GYRO}: no certain difference (difference {M}1.0 to 2.0, includes 0)."),
+        ((-1.0, 2.0), f"With gyro alone, {GYRO}: no significant difference (difference {M}1.0 to 2.0)."),
         (
             (-2.0, -1.0),
             f"One sensor falls short of all together: with gyro alone, {GYRO} (difference {M}2.0 to {M}1.0).",
@@ -134,35 +134,35 @@ def test_one_sensor_is_held_against_all_as_the_interval_of_their_difference_allo
 
 
 GUESSED = {"acc": (0.55, (9.0, 4.0, 14.0), {"guess": 0.5, "valid": 0.6, "extra_trees": 0.5})}
-COIN = f"acc 55.0{S}% (interval 45.0 to 65.0), guessing 50.0{S}%"
+COIN = f"acc 55.0{S}% (interval 45.0 to 65.0), chance 50.0{S}%"
 
 
 @pytest.mark.parametrize(
     ("students", "better", "expected"),
     [
-        (GUESSED, (), f"No sensor can be judged: nothing here is better than guessing (accuracy: {COIN})."),
+        (GUESSED, (), f"No sensor can be judged: nothing here is better than chance (accuracy: {COIN})."),
         (
             GUESSED,
             ("teacher", "extra_trees"),
             (
-                f"No sensor can be judged: no student is better than guessing (accuracy: {COIN}). "
-                "Better than guessing: the teacher and extra-trees on acc."
+                f"No sensor can be judged: no student is better than chance (accuracy: {COIN}). "
+                "Better than chance: the teacher and extra-trees on acc."
             ),
         ),
         (
             GUESSED | {"gyro": (0.45, None, {"guess": 0.5, "valid": 0.5})},
             (),
             (
-                f"No sensor can be judged: nothing here is better than guessing (accuracy: {COIN}; "
-                f"gyro 45.0{S}% (interval 45.0 to 55.0), guessing 50.0{S}%)."
+                f"No sensor can be judged: nothing here is better than chance (accuracy: {COIN}; "
+                f"gyro 45.0{S}% (interval 45.0 to 55.0), chance 50.0{S}%)."
             ),
         ),
         (
             GUESSED | {"gyro": (0.9, None, {"guess": 0.5, "valid": 0.5})},
             ("gyro",),
             (
-                "The student of acc, which validation chooses, is not better than guessing, so nothing is concluded "
-                f"(accuracy: {COIN}). Better than guessing: the student of gyro."
+                "The student of acc, which validation chooses, is no better than chance, so no conclusion is drawn "
+                f"(accuracy: {COIN}). Better than chance: the student of gyro."
             ),
         ),
     ],
@@ -177,7 +177,7 @@ def test_a_student_that_is_not_better_than_guessing_concludes_nothing(students, 
 def test_a_student_that_is_better_than_guessing_is_judged() -> None:
     demo = build(GUESSED, better=("acc",))
     assert is_judged(demo)
-    assert answer(demo)[1] == "Distillation adds 9.0 points on acc (interval 4.0 to 14.0)."
+    assert answer(demo)[1] == "Distillation adds 9.0 points on acc (95 % interval 4.0 to 14.0)."
 
 
 RAN = {"valid": 0.8, "valid_baseline": 0.75, "valid_extra_trees": 0.7, "valid_mini_rocket": 0.79}
@@ -245,27 +245,27 @@ def test_without_any_student_there_is_no_answer() -> None:
 
 def test_a_gain_above_zero_is_an_addition() -> None:
     assert answer(build(TWO, mean_gain=(6.66, 3.2, 9.9)))[1] == (
-        "Distillation adds 6.7 points on average over the 2 sensors (interval 3.2 to 9.9): "
+        "Distillation adds 6.7 points on average over the 2 sensors (95 % interval 3.2 to 9.9): "
         "acc +1.0 (\u22121.0 to 3.0, includes 0) and gyro +12.3 (8.1 to 15.5)."
     )
 
 
 def test_a_gain_whose_interval_includes_zero_is_not_certain() -> None:
     assert answer(build(TWO, mean_gain=(1.1, -0.4, 2.6)))[1].startswith(
-        "Distillation has no certain effect on average over the 2 sensors: +1.1 points, "
-        "and the interval \u22120.4 to 2.6 includes 0: acc"
+        "The gain of distillation on average over the 2 sensors is not significant: +1.1 points "
+        "(95 % interval \u22120.4 to 2.6): acc"
     )
 
 
 def test_a_gain_below_zero_is_a_cost() -> None:
     assert answer(build({"acc": (0.7, (-3.0, -5.0, -1.0), {})}))[1] == (
-        "Distillation costs 3.0 points on acc (interval \u22125.0 to \u22121.0)."
+        "Distillation costs 3.0 points on acc (95 % interval \u22125.0 to \u22121.0)."
     )
 
 
 def test_a_gain_without_an_interval_is_not_judged() -> None:
     assert answer(build({"acc": (0.7, (2.0, None, None), {})}))[1] == (
-        "Distillation changes accuracy by +2.0 points on acc, with no interval to judge it by."
+        "Distillation changes accuracy by +2.0 points on acc (no confidence interval)."
     )
 
 
@@ -278,12 +278,12 @@ def test_of_several_sensors_without_intervals_gains_alone_are_told() -> None:
         "no interval says which is better."
     )
     assert gains == (
-        "Distillation changes accuracy by +1.5 points on average over the 2 sensors, with no interval to judge it by: "
+        "Distillation changes accuracy by +1.5 points on average over the 2 sensors (no confidence interval): "
         f"acc +4.0 and gyro {M}1.0."
     )
     many = {f"s{index}": (0.5, (float(index), None, None), {}) for index in range(1, 6)}
     assert answer(build(many, mean_gain=(3.0, None, None)))[1] == (
-        "Distillation changes accuracy by +3.0 points on average over the 5 sensors, with no interval to judge it by: "
+        "Distillation changes accuracy by +3.0 points on average over the 5 sensors (no confidence interval): "
         "from +1.0 (s1) to +5.0 (s5)."
     )
 
@@ -291,7 +291,7 @@ def test_of_several_sensors_without_intervals_gains_alone_are_told() -> None:
 def test_many_sensors_are_given_as_a_range() -> None:
     many = {f"s{index}": (0.5, (float(index), index - 1.5, index + 1.5), {}) for index in range(1, 6)}
     assert answer(build(many, mean_gain=(3.0, 1.0, 5.0)))[1] == (
-        "Distillation adds 3.0 points on average over the 5 sensors (interval 1.0 to 5.0): "
+        "Distillation adds 3.0 points on average over the 5 sensors (95 % interval 1.0 to 5.0): "
         "from +1.0 (s1) to +5.0 (s5), with an interval above 0 for 4 of 5 sensors."
     )
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from mmkd_report import DocumentError, render_bench
+from mmkd_report.charts import label_ends
 from mmkd_report.documents.bench import read_bench
-from mmkd_report.pages.bench.charts import distribution, label_ends, timeline
-from mmkd_report.pages.bench.view import Lead, manner_text, run_names
+from mmkd_report.pages.bench import Lead, latency_chart, manner_text, run_names, timeline
 
 Document = dict[str, Any]
 
@@ -212,19 +212,24 @@ def test_a_percentile_that_lacks_calls_says_how_many_it_needs(parse: Any) -> Non
 
 
 def test_the_distribution_has_every_bin_and_three_percentiles() -> None:
-    drawn = distribution(read_bench(run_of()), name="x")
+    drawn = latency_chart(read_bench(run_of()), name="x")
     assert drawn is not None
-    assert drawn.path.count("H") == 3
-    assert [line.name for line in drawn.lines] == ["p50", "p90", "p99"]
-    assert all(left.x < right.x for left, right in zip(drawn.lines, drawn.lines[1:], strict=False))
-    assert drawn.description == ("5000 calls: p50 200\u202fµs, p90 240\u202fµs, p99 400\u202fµs, largest 1.80\u202fms.")
+    (path,) = re.findall(r'class="bars role-student" d="([^"]*)"', drawn.svg)
+    assert path.count("H") == 3
+    lines = [float(x) for x in re.findall(r'class="limit" x1="([\d.]+)"', drawn.svg)]
+    assert lines == sorted(lines)
+    assert re.findall(r">(p\d+)</text>", drawn.svg) == ["p50", "p90", "p99"]
+    assert (
+        "<desc>5000 calls: p50 200\u202fµs, p90 240\u202fµs, p99 400\u202fµs, largest 1.80\u202fms.</desc>" in drawn.svg
+    )
 
 
 def test_the_timeline_has_one_line_per_launch_with_a_band() -> None:
-    drawn = timeline(read_bench(run_of()))
+    drawn, unit = timeline(read_bench(run_of()))
     assert drawn is not None
-    assert [line.name for line in drawn.lines] == [f"launch {number}" for number in range(1, 6)]
-    assert all(line.band for line in drawn.lines)
+    names = re.findall(r'<path class="line"[^>]*><title>(launch \d)</title>', drawn.svg)
+    assert (names, unit) == ([f"launch {number}" for number in range(1, 6)], "µs")
+    assert drawn.svg.count('class="band"') == 5
 
 
 def test_stage_bars_are_shares_of_their_sum(parse: Any) -> None:
@@ -255,15 +260,15 @@ def test_energy_has_its_sensor_or_its_reason(parse: Any) -> None:
         (
             Lead(is_certain=False, low=-0.4, high=0.05),
             (
-                "Thor and Cortex-A78AE are equally fast within noise: Thor 100\u202fµs at the median, Cortex-A78AE "
+                "Thor and Cortex-A78AE do not differ significantly: Thor 100\u202fµs at the median, Cortex-A78AE "
                 "150\u202fµs (95 % interval of the change \u221240.0 to 5.0\u202f%)."
             ),
         ),
         (
             None,
             (
-                "Thor has 100\u202fµs at the median, Cortex-A78AE 150\u202fµs; whether that is more than noise is not "
-                "known, since a comparison needs five complete launches of each."
+                "Thor has 100\u202fµs at the median, Cortex-A78AE 150\u202fµs; whether the difference is significant "
+                "is not known, since a comparison needs five complete launches of each."
             ),
         ),
     ],
@@ -279,11 +284,12 @@ def test_no_label_of_a_distribution_covers_another(p50_us: float, spread: float)
     document = run_of(p50_us)
     edges = [0.99 * p50_us, p50_us, spread * p50_us]
     document["result"]["histogram"] = {"edges_us": edges, "counts": [90, 10]}
-    drawn = distribution(read_bench(document), name="x")
+    drawn = latency_chart(read_bench(document), name="x")
     assert drawn is not None
-    ends = [label_ends(tick) for tick in drawn.ticks]
+    ticks = re.findall(r'<text class="tick" x="([\d.]+)" y="136"[^>]*>([^<]+)</text>', drawn.svg)
+    ends = [label_ends(float(x), label) for x, label in ticks]
     assert all(left[1] < right[0] for left, right in itertools.pairwise(ends))
-    heights = [line.label_y for line in drawn.lines]
+    heights = [float(y) for y in re.findall(r'class="limit" [^>]*y1="([\d.]+)"', drawn.svg)]
     assert all(below - above >= 11 for above, below in itertools.pairwise(heights))  # a label's own height
 
 

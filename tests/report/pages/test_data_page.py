@@ -69,7 +69,7 @@ def document() -> Document:
 def test_the_answer_counts_findings_and_names_the_best_sensor(document: Document) -> None:
     page = render_data_report(document)
     assert "1 finding would make scores or students wrong; 1 more is worth knowing." in page
-    assert "Of single sensors vib tells the classes best: a quick probe reaches 80.0\u202f% balanced accuracy" in page
+    assert "The best single sensor is vib: a quick probe reaches 80.0\u202f% balanced accuracy" in page
     assert "Group &#39;a&#39; is twice there.</span> <em>Ask who it is.</em>" in page
     assert "Not judged: drift over the campaign: the dataset does not say when its windows were." in page
 
@@ -83,8 +83,8 @@ def test_percent_signs_of_sentences_are_set_as_those_of_figures(document: Docume
 
 def test_clean_data_says_what_was_looked_for(document: Document) -> None:
     page = render_data_report(document | {"suspicions": []})
-    assert "Nothing was found that is to be doubted." in page
-    assert "Copies, groups under two names, gaps that tell the class" in page
+    assert "No problems were found." in page
+    assert "Copies, groups under two names, gaps that reveal the class" in page
 
 
 def test_a_gap_breaks_the_line(document: Document) -> None:
@@ -121,4 +121,4 @@ def test_all_labels_to_look_at_are_not_called_the_surest_of_them(document: Docum
     page = render_data_report(document | {"label_suspects": suspects[:2]})
     assert "the votes for another class are farthest ahead.</caption>" in page
     page = render_data_report(document | {"label_suspects": suspects})
-    assert "farthest ahead. These are the 50 surest of 51.</caption>" in page
+    assert "farthest ahead. These are the first 50 of 51.</caption>" in page

@@ -96,16 +96,16 @@ def rows(page) -> dict[tuple[str, str], list[str]]:
 def test_the_answer_tells_what_is_left_of_the_student(student, parse) -> None:
     texts = [node.text for node in section(parse(render_evaluation(student)), "answer").all("p")]
     assert texts[0] == (
-        "With everything there, student.ckpt reaches 80.0\u202f% balanced accuracy: 0.0 points beside baseline.ckpt, "
-        "no certain difference (95 % interval \u22122.0 to 2.0)."
+        "With all data present, student.ckpt reaches 80.0\u202f% balanced accuracy: 0.0 points compared with "
+        "baseline.ckpt, not significant (95 % interval \u22122.0 to 2.0)."
     )
     assert texts[1] == (
-        "With half of the samples missing, 67.5\u202f% are left: +12.5 points beside baseline.ckpt (95 % interval 10.5 "
-        "to 14.5)."
+        "With half of the samples missing, it reaches 67.5\u202f%: +12.5 points compared with baseline.ckpt (95 % "
+        "interval 10.5 to 14.5)."
     )
     assert texts[2] == (
-        "With a burst of half of the window missing, 55.0\u202f% are left: 0.0 points beside baseline.ckpt, no certain "
-        "difference (95 % interval \u22122.0 to 2.0)."
+        "With a burst of half of the window missing, it reaches 55.0\u202f%: 0.0 points compared with baseline.ckpt, "
+        "not significant (95 % interval \u22122.0 to 2.0)."
     )
     assert len(texts) == 3
 
@@ -114,21 +114,24 @@ def test_the_answer_tells_what_is_left_of_the_student(student, parse) -> None:
     ("complete", "expected"),
     [
         (judgement(0.8), "."),
-        (judgement(0.8, 0.9), ": \u221210.0 points beside baseline.ckpt (95 % interval \u221212.0 to \u22128.0)."),
+        (
+            judgement(0.8, 0.9),
+            ": \u221210.0 points compared with baseline.ckpt (95 % interval \u221212.0 to \u22128.0).",
+        ),
         (
             judgement(0.8, 0.81),
-            ": \u22121.0 points beside baseline.ckpt, no certain difference (95 % interval \u22123.0 to 1.0).",
+            ": \u22121.0 points compared with baseline.ckpt, not significant (95 % interval \u22123.0 to 1.0).",
         ),
         (
             judgement(0.8, 0.9, interval=False),
-            ": \u221210.0 points beside baseline.ckpt, with no interval to judge it by.",
+            ": \u221210.0 points compared with baseline.ckpt (no confidence interval).",
         ),
     ],
 )
 def test_the_answer_does_not_leave_out_what_the_other_model_is_better_by(student, parse, complete, expected) -> None:
     student["complete"] = complete
     texts = [node.text for node in section(parse(render_evaluation(student)), "answer").all("p")]
-    assert texts[0] == f"With everything there, student.ckpt reaches 80.0\u202f% balanced accuracy{expected}"
+    assert texts[0] == f"With all data present, student.ckpt reaches 80.0\u202f% balanced accuracy{expected}"
 
 
 GUESS = {"figure": 0.5, "low": 0.45, "high": 0.6, "is_better": False}
@@ -139,8 +142,8 @@ def test_a_model_that_is_not_better_than_guessing_concludes_nothing(student, par
     texts = [node.text for node in section(parse(render_evaluation(student)), "answer").all("p")]
     assert texts == [
         (
-            "student.ckpt is not better than guessing, so nothing is concluded (balanced accuracy 55.0\u202f% "
-            "(interval 45.0 to 60.0), guessing 50.0\u202f%)."
+            "student.ckpt is no better than chance, so no conclusion is drawn (balanced accuracy 55.0\u202f% "
+            "(interval 45.0 to 60.0), chance 50.0\u202f%)."
         )
     ]
 
@@ -150,13 +153,13 @@ def test_a_condition_that_leaves_no_more_than_guessing_is_said_to(teacher, parse
         one["guessing"] = GUESS | {"is_better": one["share"] < 0.5}
     texts = [node.text for node in section(parse(render_evaluation(teacher)), "answer").all("p")]
     assert texts[2] == (
-        "With half of the samples missing, 65.0\u202f% are left, no better than guessing (50.0\u202f%)."
+        "With half of the samples missing, it reaches 65.0\u202f%, no better than chance (50.0\u202f%)."
     )
 
 
 def test_a_title_speaks_of_failing_sensors_where_some_failed(student, parse) -> None:
     page = parse(render_evaluation(student))
-    assert page.all("h1")[0].text == "What is left of student.ckpt when sensors fail?"
+    assert page.all("h1")[0].text == "How well does student.ckpt work when sensors fail?"
     page = parse(render_evaluation(student | {"samples": [], "bursts": []}))
     assert page.all("h1")[0].text == "How good is student.ckpt?"
     assert page.all("title")[0].text.startswith("student.ckpt: how good it is")
@@ -165,13 +168,13 @@ def test_a_title_speaks_of_failing_sensors_where_some_failed(student, parse) -> 
 
 def test_the_answer_names_the_best_single_sensor_of_a_teacher(teacher, parse) -> None:
     texts = [node.text for node in section(parse(render_evaluation(teacher)), "answer").all("p")]
-    assert texts[1] == "With gyro alone, its best single sensor, 75.0\u202f% are left."
-    assert texts[2] == "With half of the samples missing, 65.0\u202f% are left."
+    assert texts[1] == "With gyro alone, its best single sensor, it reaches 75.0\u202f%."
+    assert texts[2] == "With half of the samples missing, it reaches 65.0\u202f%."
 
 
 def test_the_table_holds_every_condition(student, teacher, parse) -> None:
     found = rows(parse(render_evaluation(student)))
-    assert found["Everything there", "acc"] == ["81.0", "80.0", "79.0", "80.0", "0.0 \u22122.0 to 2.0"]
+    assert found["All data present", "acc"] == ["81.0", "80.0", "79.0", "80.0", "0.0 \u22122.0 to 2.0"]
     assert found["Samples missing", "90\u202f%"] == ["58.5", "57.5", "56.5", "35.0", "+22.5 20.5 to 24.5"]
     assert found["A burst missing", "10\u202f%"] == ["76.0", "75.0", "74.0", "75.0", "0.0 \u22122.0 to 2.0"]
     assert len(found) == 1 + 3 + 3
@@ -193,8 +196,8 @@ def test_the_curves_are_those_of_both_models_over_one_scale(student, parse) -> N
 def test_models_of_one_file_name_are_told_apart_by_their_paths(student, parse) -> None:
     student["against"]["path"] = "earlier/student.ckpt"
     text = parse(render_evaluation(student)).text
-    assert "What is left of runs/student.ckpt when sensors fail?" in text
-    assert "Beside it earlier/student.ckpt, on the same windows" in text
+    assert "How well does runs/student.ckpt work when sensors fail?" in text
+    assert "Compared with earlier/student.ckpt, on the same windows" in text
 
 
 def test_what_was_hidden_in_training_is_told(student, teacher, parse) -> None:
@@ -210,7 +213,7 @@ def test_what_was_hidden_in_training_is_told(student, teacher, parse) -> None:
 
 def test_too_few_groups_show_no_interval(student, parse) -> None:
     student["complete"] = judgement(0.8, 0.75, interval=False)
-    assert rows(parse(render_evaluation(student)))["Everything there", "acc"][-1] == "+5.0"
+    assert rows(parse(render_evaluation(student)))["All data present", "acc"][-1] == "+5.0"
 
 
 def test_without_missing_there_are_no_curves(student, parse) -> None:

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from mmkd_report import DocumentError, render_export
-from mmkd_report.charts.plots import Axis
-from mmkd_report.charts.scatter import Point, pareto_front, scatter
+from mmkd_report.charts import Axis, Point, pareto_front, scatter
 
 Document = dict[str, Any]
 OPTIONAL = "Expected `str`, got `int` - at `{place}`; correct the value, or leave it out where it is optional"
@@ -474,7 +473,7 @@ def test_figures_that_json_lacks_are_left_out(three, parse) -> None:
     int8["scores"] = None
     rows = cells(section(parse(render_export(three)), "parity").all("table")[0])
     assert rows[8] == ["int8", "as recorded", "logits", "–", "–", "–"]
-    assert "share of windows with the checkpoint's label" in parse(render_export(three)).text
+    assert "fraction of windows with the checkpoint's label" in parse(render_export(three)).text
 
 
 @pytest.mark.parametrize(
@@ -520,8 +519,8 @@ def test_the_front_is_drawn_as_a_staircase_to_the_right_end() -> None:
         [point(0, 0), point(5, 10)],
         title="t", description="d", x_label="x", x_axis=over, y_axis=over, x_text=str, y_text=str, floor=5.0,
     )  # fmt: skip
-    assert chart.front == "M42 190H187V10H332"
-    assert chart.floor_y == 100.0
+    assert 'class="front" d="M42 190H187V10H332"' in chart.svg
+    assert 'class="floor" x1="42" x2="332" y1="100"' in chart.svg
 
 
 def confidence() -> Document:

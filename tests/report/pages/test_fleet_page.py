@@ -12,7 +12,7 @@ import pytest
 
 from mmkd_report import DocumentError, render_fleet
 from mmkd_report.documents.bench import read_bench
-from mmkd_report.pages.fleet.groups import fleet_of
+from mmkd_report.pages.bench import group_fleet
 
 Document = dict[str, Any]
 
@@ -53,7 +53,7 @@ def fleet() -> dict[str, Document]:
 
 
 def test_runs_of_a_device_and_a_bundle_share_a_row(fleet: dict[str, Document]) -> None:
-    found = fleet_of([read_bench(one) for one in fleet.values()], list(fleet), budget_ms=None)
+    found = group_fleet([read_bench(one) for one in fleet.values()], list(fleet), budget_ms=None)
     told = [(group.first.machine.name, group.names, group.p50_us, group.slowest) for group in found.groups]
     assert told == [
         ("Raspberry Pi 5", ("pi.json",), 900.0, ("pi.json", 900.0)),
@@ -68,7 +68,7 @@ def test_runs_of_a_device_and_a_bundle_share_a_row(fleet: dict[str, Document]) -
 def test_what_was_asked_in_another_manner_has_a_row_of_its_own(fleet: dict[str, Document]) -> None:
     fleet["b.json"]["configuration"] |= {"threads": 4}
     fleet["c.json"]["machine"] |= {"power_mode": "7W"}
-    found = fleet_of([read_bench(one) for one in fleet.values()], list(fleet), budget_ms=None)
+    found = group_fleet([read_bench(one) for one in fleet.values()], list(fleet), budget_ms=None)
     assert sorted(group.names for group in found.groups) == [(name,) for name in sorted(fleet)]
 
 
@@ -82,7 +82,7 @@ def test_a_budget_is_held_against_99_of_100_calls(fleet: dict[str, Document]) ->
         "overloaded": False,
     }
     # p99 is twice the median: 0.8 ms of c.json and 1.8 of pi.json are over, 0.42 of b.json is not.
-    found = fleet_of([read_bench(one) for one in fleet.values()], list(fleet), budget_ms=0.5)
+    found = group_fleet([read_bench(one) for one in fleet.values()], list(fleet), budget_ms=0.5)
     told = [(one.name, one.device, one.text, one.over_budget) for one in found.alerts]
     assert told == [
         ("c.json", "Orin Nano", "99 of 100 calls take up to 0.8 ms, the budget is 0.5 ms", True),
@@ -111,7 +111,7 @@ def test_the_page_says_it_all(fleet: dict[str, Document], parse: Any) -> None:
 def test_without_a_budget_there_is_no_column_for_it(fleet: dict[str, Document], parse: Any) -> None:
     text = render_fleet([fleet["a.json"]], names=["a.json"])
     assert "budget" not in text.lower()
-    assert "Nothing." in parse(text).text
+    assert "None." in parse(text).text
 
 
 def test_a_hostile_name_is_text(fleet: dict[str, Document]) -> None:

@@ -19,7 +19,7 @@ from mmkd_models.evaluate.suites.reckoning import assumed, swings_of
 from mmkd_report import DocumentError, render_judging
 from mmkd_report.documents.cost import Assumption, CostFacts, CostWay, Equipment, Plant, Swing
 from mmkd_report.documents.judging import read_judging
-from mmkd_report.pages.judging.view import roles_of
+from mmkd_report.pages.judging import assign_roles
 
 Document = dict[str, Any]
 
@@ -122,7 +122,7 @@ def test_a_page_of_costs_that_nobody_entered_is_an_example(document: Document) -
     assert '<h2 id="cost">Does it pay? An example</h2>' in page
     assert (
         '<p class="about">The costs are an example and no verdict: enter healthy, plant.missed_cost in the file of '
-        "--cost. In EUR, beside doing nothing."
+        "--cost. In EUR, compared with doing nothing."
     ) in page
     assert "of the draws" not in page
 
@@ -145,7 +145,9 @@ def test_groups_have_a_table_for_each_measure_with_the_gap_below(document: Docum
     assert [f"<caption>{name}</caption>" in page for name in ("Accuracy", "Recall", "Calibration error")] == [True] * 3
     assert '<th scope="row" role="rowheader">two <span class="interval">not judged</span></th>' in page
     assert '<td role="cell" data-label="student.ckpt" class="number">20.0 (10.0 to 30.0)</td>' in page
-    assert "The gap of accuracy of student.ckpt, beside that of labels.ckpt: amplified (2.0 to 8.0 points)." in page
+    assert (
+        "The gap of accuracy of student.ckpt, compared with that of labels.ckpt: amplified (2.0 to 8.0 points)." in page
+    )
 
 
 def test_an_estimate_that_misleads_is_marked(document: Document) -> None:
@@ -285,7 +287,7 @@ def left_out() -> Document:
 
 def test_domains_that_were_left_out_have_a_table_with_means_and_gains(document: Document) -> None:
     page = render_judging({**document, "shift": left_out()})
-    assert "On what training never saw" in page
+    assert "On unseen domains" in page
     assert "press &lt;b&gt;" in page
     assert "press <b>" not in page
     assert "2 groups in training too" in page
@@ -299,4 +301,4 @@ def test_domains_that_were_left_out_have_a_table_with_means_and_gains(document: 
 def test_a_second_rival_is_drawn_in_another_way_than_the_first(document: Document) -> None:
     rivals = [document["models"][0] | {"name": name, "role": "rival", "path": ""} for name in ("rocket", "trees")]
     found = read_judging(document | {"models": [*document["models"], *rivals]})
-    assert [roles_of(found)[name] for name in ("rocket", "trees")] == ["other", "another"]
+    assert [assign_roles(found)[name] for name in ("rocket", "trees")] == ["other", "another"]

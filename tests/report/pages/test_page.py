@@ -156,7 +156,7 @@ def test_many_labels_are_told_by_their_largest_confusions(two_sensors, parse) ->
         network["confusion"] = matrix
     tables = section(parse(render_demo(two_sensors)), "confusion").all("table")
     assert len(tables) == 5
-    rows = [[cell.text for cell in row.all("td")] for row in tables[0].all("tr")[1:]]
+    rows = [[cell.text for cell in (*row.all("th"), *row.all("td"))] for row in tables[0].all("tr")[1:]]
     assert rows == [["1\u202f412", "class 3", "class 7"], ["5", "class 0", "class 29"]]
 
 
@@ -166,7 +166,8 @@ def test_every_subset_of_sensors_is_in_the_table(five_sensors, parse) -> None:
     for table in page.all("table", "subsets"):
         names = [head.text for head in table.all("th", "upright")]
         for row in table.all("tr")[1:]:
-            used = [name for name, cell in zip(names, row.all("td", "member"), strict=True) if cell.text == "there"]
+            cells = [*row.all("th"), *row.all("td", "member")]
+            used = [name for name, cell in zip(names, cells, strict=True) if cell.text == "there"]
             shown[frozenset(used)] = row.all("td", "number")[0].text
     expected = {frozenset(s["modalities"]): plus_minus(s["accuracy"]) for s in five_sensors["teacher"]["missing"]}
     assert shown == expected
@@ -269,7 +270,7 @@ def test_a_latency_whose_repeats_do_not_agree_is_no_difference(two_sensors, pars
     for contest in two_sensors["students"].values():
         contest["latency_ratios"].update(min=0.95, max=1.2)
     assert parse(render_demo(two_sensors)).all("ul", "key-figures")[0].all("li")[-1].text == (
-        "0.113\u202fms per window, no certain difference to the teacher (0.95 to 1.2 in 10 repeats)"
+        "0.113\u202fms per window, no significant difference to the teacher (0.95 to 1.2 in 10 repeats)"
     )
 
 
@@ -279,10 +280,10 @@ def test_a_student_that_is_not_better_than_guessing_has_no_gain_and_no_gap_on_th
     page = parse(render_demo(two_sensors))
     assert len(section(page, "answer").all("p")) == 1
     figures = [item.text for item in page.all("ul", "key-figures")[0].all("li")]
-    assert figures[0].endswith("· guessing 80.0\u202f%")
+    assert figures[0].endswith("· chance 80.0\u202f%")
     assert not any("from distillation" in text for text in figures)
     assert result_rows(page)["acc", "Distilled student"][4] == "–"
-    assert "Guessing scores 80.0\u202f%: the commonest answer every time" in section(page, "results").text
+    assert "Chance scores 80.0\u202f%: the commonest answer every time" in section(page, "results").text
 
 
 @pytest.mark.parametrize(

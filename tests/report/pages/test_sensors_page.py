@@ -10,8 +10,8 @@ import pytest
 from mmkd_report import DocumentError, render_sensors
 from mmkd_report.documents.figures import OF_CLASSES, Guessing, Spread
 from mmkd_report.documents.judging import Competitor, RelativeError, SensorRow, SensorsDocument
-from mmkd_report.pages.sensors.answer import cells, headings, verdict
-from mmkd_report.words.formats import for_terminal
+from mmkd_report.pages.sensors import cells, headings, verdict
+from mmkd_report.words import for_terminal
 
 
 def scores(*values: float) -> dict[Competitor, Spread]:
@@ -68,10 +68,10 @@ def test_the_verdict_names_the_sensor_that_validates_best_and_what_teaching_buys
     best, *others = told()
     assert best == (
         "gyro is the sensor whose student validates best: accuracy 90.0 % on groups of machines never seen, 86.0 % "
-        "from labels alone, 95.0 % with all sensors"
+        "with labels only, 95.0 % with all sensors"
     )
     assert others == [
-        "Teaching pays on gyro: +4.0 points over labels alone (95 % interval +1.5 to +6.0)",
+        "Distillation helps on gyro: +4.0 points over labels only (95 % interval +1.5 to +6.0)",
         "The next is acc, with 75.0 %; the worst fault of gyro is stuck",
         "With the costs entered gyro is worth most: 12 500 EUR",
     ]
@@ -79,25 +79,26 @@ def test_the_verdict_names_the_sensor_that_validates_best_and_what_teaching_buys
 
 def test_a_claim_on_teaching_needs_its_whole_interval_on_one_side() -> None:
     assert with_gain(1.0, -0.5, 2.5) == (
-        "Whether teaching helps on gyro is not certain: +1.0 points over labels alone (95 % interval -0.5 to +2.5)"
+        "The gain of distillation on gyro is not significant: +1.0 points over labels only (95 % interval -0.5 to +2.5)"
     )
     assert with_gain(-2.0, -3.0, -1.0) == (
-        "Teaching hurts on gyro: -2.0 points beside labels alone (95 % interval -3.0 to -1.0)"
+        "Distillation hurts on gyro: -2.0 points compared with labels only (95 % interval -3.0 to -1.0)"
     )
     assert told(rows=(msgspec.structs.replace(GYRO, gain=0.0, low=0.0, high=0.0, is_taught=False),))[1] == (
-        "Teaching buys nothing on gyro: validation preferred labels alone, and they are shipped"
+        "Distillation gains nothing on gyro: labels only validated better and is shipped"
     )
     assert (
-        with_gain(1.0, None, None) == "Teaching changed gyro by +1.0 points; there are too few groups for an interval"
+        with_gain(1.0, None, None)
+        == "Distillation changes gyro by +1.0 points; there are too few groups for a confidence interval"
     )
 
 
 def test_rivals_that_validate_better_are_named_and_no_pair_is_the_best() -> None:
     one = msgspec.structs.replace(GYRO, ahead=("mini_rocket",))
     both = msgspec.structs.replace(GYRO, ahead=("extra_trees", "mini_rocket"))
-    assert told(rows=(one,))[2] == "On gyro MiniRocket validates better, without a teacher: look there first"
+    assert told(rows=(one,))[2] == "On gyro MiniRocket validates better, without a teacher: consider that first"
     assert told(rows=(both,))[2] == (
-        "On gyro extra-trees and MiniRocket validate better, without a teacher: look there first"
+        "On gyro extra-trees and MiniRocket validate better, without a teacher: consider that first"
     )
     pair = SensorRow(sensors=("acc", "gyro"), scores={"teacher": Spread(mean=0.94)}, parameters=1)
     assert told(rows=(GYRO,), pairs=(pair,)) == told(rows=(GYRO,))
@@ -108,16 +109,16 @@ def test_nothing_is_concluded_of_a_student_that_is_not_better_than_guessing() ->
     poor = msgspec.structs.replace(GYRO, guessing=guess)
     (said,) = told(rows=(poor, ACC))
     assert said == (
-        "The student of gyro, which validates best, is not better than guessing, so nothing is concluded (accuracy: "
-        "gyro 90.0 % (interval 80.0 to 95.0), guessing 90.0 %); better than guessing are the students of acc"
+        "The student of gyro, which validates best, is no better than chance: no conclusion is drawn (accuracy: "
+        "gyro 90.0 % (interval 80.0 to 95.0), chance 90.0 %); better than chance are the students of acc"
     )
     both = (poor, msgspec.structs.replace(ACC, guessing=msgspec.structs.replace(guess, low=0.6)))
     (said,) = told(rows=both)
     assert said == (
-        "No sensor can be judged: no student is better than guessing (accuracy: gyro 90.0 % (interval 80.0 to 95.0), "
-        "guessing 90.0 %; acc 75.0 % (interval 60.0 to 95.0), guessing 90.0 %)"
+        "No sensor can be judged: no student is better than chance (accuracy: gyro 90.0 % (interval 80.0 to 95.0), "
+        "chance 90.0 %; acc 75.0 % (interval 60.0 to 95.0), chance 90.0 %)"
     )
-    assert told(rows=(GYRO, both[1]))[2].startswith("The next is acc, with 75.0 %, which is not better than guessing; ")
+    assert told(rows=(GYRO, both[1]))[2].startswith("The next is acc, with 75.0 %, no better than chance; ")
 
 
 def test_the_page_says_on_what_and_of_which_seed_its_figures_are() -> None:
@@ -147,7 +148,7 @@ def test_the_table_has_a_cell_under_every_heading() -> None:
         "gain": "+4.0",
         "95 % interval": "+1.5 to +6.0",
         "error under faults, %": "25.0",
-        "of labels alone, %": "80",
+        "of labels only, %": "80",
         "parameters": "61 432",
         "ms": "0.250",
         "teacher, ms": "2.50",

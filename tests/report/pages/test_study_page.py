@@ -11,8 +11,7 @@ import pytest
 
 from mmkd_report import DocumentError, render_study
 from mmkd_report.documents.study import read_study
-from mmkd_report.pages.study.answer import answer, key_figures
-from mmkd_report.pages.study.markdown import study_section
+from mmkd_report.pages.study_answer import answer, key_figures, study_section
 
 Document = dict[str, Any]
 
@@ -226,7 +225,7 @@ def searched() -> Document:
 
 @pytest.fixture
 def grid(searched: Document) -> Document:
-    """A grid of one size where labels alone are chosen, on one seed, without latencies."""
+    """A grid of one size where labels only are chosen, on one seed, without latencies."""
     document = copy.deepcopy(searched)
     alone, taught = [0.7], [0.65]
     rows = [entry("tiny", "none", alone, alone, chosen=True), entry("tiny", "logit", taught, alone)]
@@ -271,7 +270,7 @@ def test_the_recommendation_is_a_sentence_with_its_evidence(searched, parse) -> 
     row = searched["entries"][2]
     ours, alone = row["test"]["balanced_accuracy"], searched["entries"][0]["test"]["balanced_accuracy"]
     found = row["gain_points"]["balanced_accuracy"]
-    spans = f"interval {found['low']:.1f} to {found['high']:.1f}"
+    spans = f"95 % interval {found['low']:.1f} to {found['high']:.1f}"
     assert texts == [
         (
             "Use the small student distilled with logit+edam@last from the teacher acc+gyro:small: of 8 trainings, "
@@ -279,12 +278,12 @@ def test_the_recommendation_is_a_sentence_with_its_evidence(searched, parse) -> 
         ),
         (
             f"On test windows of 3 folds it scores {percent(ours['mean'])}\u202f% (± {percent(ours['std'])}) balanced "
-            f"accuracy, labels alone with the same budget {percent(alone['mean'])}\u202f% (± {percent(alone['std'])}): "
+            f"accuracy, labels only with the same budget {percent(alone['mean'])}\u202f% (± {percent(alone['std'])}): "
             f"distillation adds {found['mean']:.1f} points ({spans})."
         ),
         (
             "The teacher acc+gyro:small scores 79.0\u202f% (± 1.0) with 3.93 times as many parameters and in 3.48 "
-            "times the time; the student goes 44\u202f% of the way from labels alone to it."
+            "times the time; the student goes 44\u202f% of the way from labels only to it."
         ),
         "Extra-trees on window statistics of the same sensor score 61.0\u202f% (± 2.6).",
     ]
@@ -294,7 +293,7 @@ def test_labels_alone_are_recommended_where_nothing_beats_them(grid, parse) -> N
     texts = [node.text for node in section(parse(render_study(grid)), "answer").all("p")]
     assert texts == [
         (
-            "Use the tiny student trained on labels alone: of 8 trainings, no distillation did better on the "
+            "Use the tiny student trained on labels only: of 8 trainings, no distillation did better on the "
             "validation windows of all folds."
         ),
         "On test windows of 1 fold it scores 69.0\u202f% balanced accuracy.",
@@ -375,11 +374,11 @@ def test_a_student_that_is_not_better_than_guessing_concludes_nothing(searched: 
     page = parse(render_study(searched))
     assert [node.text for node in section(page, "answer").all("p")] == [
         (
-            f"No student can be judged: {CHOSEN}, which validation chose, is not better than guessing (balanced "
-            f"accuracy {mean}\u202f% (interval 65.0 to 80.0), guessing 70.0\u202f%)."
+            f"No student can be judged: {CHOSEN}, which validation chose, is no better than chance (balanced "
+            f"accuracy {mean}\u202f% (interval 65.0 to 80.0), chance 70.0\u202f%)."
         )
     ]
-    assert "labels alone" not in section(page, "answer").all("ul", "key-figures")[0].text
+    assert "labels only" not in section(page, "answer").all("ul", "key-figures")[0].text
     entry["guessing"] |= {"figure": 0.6, "is_better": True}
     assert first_sentence(searched).startswith("Use the small student")
 
@@ -387,14 +386,14 @@ def test_a_student_that_is_not_better_than_guessing_concludes_nothing(searched: 
 def test_a_gap_that_is_not_certain_is_not_told(searched: Document) -> None:
     searched["entries"][2]["gap_recovered"] = None
     assert answer(read_study(searched))[2].endswith(
-        "and in 3.48 times the time; its lead over labels alone is not certain."
+        "and in 3.48 times the time; its lead over labels only is not significant."
     )
 
 
 def test_a_student_that_is_slower_than_its_teacher_is_said_to_be(searched: Document) -> None:
     searched["recommendation"]["latency"]["ratio"] = 0.5
-    assert key_figures(read_study(searched))[-1].caption == "slower than its teacher"
-    assert key_figures(read_study(searched))[-1].figure == "2.00\u00d7"
+    assert key_figures(read_study(searched))[-1][1] == "slower than its teacher"
+    assert key_figures(read_study(searched))[-1][0] == "2.00\u00d7"
 
 
 def test_a_grid_tells_what_choosing_inside_every_fold_gives(searched, parse) -> None:
@@ -405,20 +404,20 @@ def test_a_grid_tells_what_choosing_inside_every_fold_gives(searched, parse) -> 
     texts = [node.text for node in section(parse(render_study(searched)), "answer").all("p")]
     assert texts[2] == (
         "One fold validates on what another one tests on, so this choice may flatter itself; chosen anew inside every "
-        "fold, distillation adds 2.0 points (interval 0.5 to 3.5)."
+        "fold, distillation adds 2.0 points (95 % interval 0.5 to 3.5)."
     )
 
 
 def test_a_gain_that_is_negative_or_uncertain_is_said_to_be(searched, parse) -> None:
     gains = searched["entries"][2]["gain_points"]["balanced_accuracy"]
     gains |= {"mean": -3.0, "low": -5.0, "high": -1.0}
-    assert "distillation costs 3.0 points (interval \u22125.0 to \u22121.0)" in parse(render_study(searched)).text
+    assert "distillation costs 3.0 points (95 % interval \u22125.0 to \u22121.0)" in parse(render_study(searched)).text
     gains |= {"mean": 1.0, "low": -1.0, "high": 3.0}
-    words = "+1.0 points, no certain effect, since the interval \u22121.0 to 3.0 includes 0"
+    words = "+1.0 points, not significant (95 % interval \u22121.0 to 3.0)"
     assert words in parse(render_study(searched)).text
     gains |= {"low": None, "high": None}
-    assert "+1.0 points, from too few groups to say how certain." in parse(render_study(searched)).text
-    assert any(one.caption.endswith("labels alone") for one in key_figures(read_study(searched)))
+    assert "+1.0 points, from too few groups for a confidence interval." in parse(render_study(searched)).text
+    assert any(one[1].endswith("labels only") for one in key_figures(read_study(searched)))
 
 
 def test_the_question_names_the_limits(searched, grid, parse) -> None:
@@ -436,10 +435,10 @@ def test_the_table_holds_the_figures_of_the_document(searched, parse) -> None:
         "teachers",
         "acc+gyro:small",
         "small student",
-        "labels alone",
+        "labels only",
         "logit+edam@last chosen",
         "tiny student",
-        "labels alone",
+        "labels only",
         "logit",
         "crd",
         "without a network",
@@ -494,7 +493,7 @@ def test_every_seed_is_a_point_of_scores_gains_and_effects(searched, parse) -> N
     assert f"logit+edam@last, seed 3: {value}\u202f%" in titles
     assert len(section(page, "gains").all("circle", "dot")) == 3 * len(SEEDS)
     effects = [node.text for node in section(page, "effects").all("circle", "dot")]
-    assert effects[:2] == ["labels alone, seed 0: \u22122.0 points", "labels alone, seed 3: \u22123.0 points"]
+    assert effects[:2] == ["labels only, seed 0: \u22122.0 points", "labels only, seed 3: \u22123.0 points"]
     assert len(effects) == 11
 
 
@@ -511,12 +510,11 @@ def test_accuracy_against_latency_has_every_entry_and_the_front(searched, grid, 
 def test_what_was_tried_is_told_with_its_end(searched, parse) -> None:
     tried = section(parse(render_study(searched)), "tried")
     assert tried.all("p", "about")[0].text == (
-        "44 trainings finished, 9 given up by the search as hopeless, 1 failed. "
-        "Every student had 600 steps, every teacher 300."
+        "44 trainings finished, 9 pruned by the search, 1 failed. Every student had 600 steps, every teacher 300."
     )
     sizes, skipped, trials = (cells(table) for table in tried.all("table"))
     assert sizes[0] == ["tiny", "60\u202f871", "5.25", "0.212", "0.297"]
-    assert tried.all("div", "notes")[0].text == "base was left out: 2,700,000 parameters, more than 1,000,000."
+    assert tried.all("p", "notes")[0].text == "base was left out: 2,700,000 parameters, more than 1,000,000."
     assert skipped == [["edam@last", "tiny", "gyro:tiny", "it has no cross-attention"]]
     assert trials[0] == ["logit", "tiny", TEACHER, "0.001", "6", "50.6", "pruned"]
     assert trials[-1] == ["logit", "tiny", TEACHER, "0.001", "7", "–", "failed: the loss is not finite"]
@@ -602,7 +600,7 @@ def test_the_section_of_markdown_has_the_rows_of_the_page_in_plain_signs(grid: D
         "| parameters | latency |\n"
         "|---|---|---|---|---|---|---|---|\n"
         "| acc+gyro:small | 90.0 | 89.0 | 88.0 |  |  | 743 k |  |\n"
-        "| **tiny, labels alone** | 70.0 | 69.0 | 68.0 |  |  | 60.9 k |  |\n"
+        "| **tiny, labels only** | 70.0 | 69.0 | 68.0 |  |  | 60.9 k |  |\n"
         "| tiny, logit | 65.0 | 64.0 | 63.0 | -5.0 (-7.5 to -2.7) | 44 % | 60.9 k |  |\n"
         "| extra-trees | 75.0 | 74.0 | 73.0 |  |  |  |  |\n\n"
         "Judged on people and machines never seen (1 fold), 100% labelled; intervals by resampling whole groups.\n"

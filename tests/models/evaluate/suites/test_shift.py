@@ -8,7 +8,7 @@ from mmkd_models.evaluate.suites.shift import next_of_shift, of_shift
 from mmkd_models.metrics.measures import measure_named
 from mmkd_report.documents.evaluation import WindowGain
 from mmkd_report.documents.judging import DomainFigures, DomainSpread, ShiftFacts, TimeFigures
-from mmkd_report.pages.judging.shift import shift_section
+from mmkd_report.pages.judging import shift_section
 
 
 def facts(
@@ -87,11 +87,11 @@ def test_a_student_that_loses_keeps_nothing_of_the_teachers_lead() -> None:
 
 def test_the_page_says_of_groups_and_missing_values_what_the_dataset_says() -> None:
     found = facts([0.8, 0.7], [0.74, 0.68], teacher_gain=CERTAIN, gain=CERTAIN)
-    assert "Groups that chose are unseen in training too. Intervals" in shift_section(found).about
-    about = shift_section(msgspec.structs.replace(found, has_groups=False, unknown=12)).about
-    assert "unseen" not in about
+    assert "The groups that choose are not trained on either. Intervals" in shift_section(found).lead
+    about = shift_section(msgspec.structs.replace(found, has_groups=False, unknown=12)).lead
+    assert "not trained on" not in about
     assert (
-        "The dataset has no groups: its own validation windows chose, and nobody knows whose they are. 12 windows "
+        "The dataset has no groups: its own validation windows choose, and whose they are is unknown. 12 windows "
         "without a value of machine were left out."
     ) in about
 

@@ -1,0 +1,647 @@
+"""Charts as inline SVG: dot panels, lines, scatter, histograms and attention maps.
+
+Numbers go in, finished markup comes out. Colours come from the style sheet by role; every mark carries its value as a
+title, which browsers show on hover. Positions in dot panels are percentages of the width, so that text keeps its size
+on every screen; the other charts have a fixed view box.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mmkd_report.documents.figures import Measure
+from mmkd_report.words import (
+    is_number,
+    percent,
+    plain,
+    score_text,
+    score_with_unit,
+    signed_gain,
+    significant,
+    tick,
+    with_gain_unit,
+)
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+LEFT, RIGHT, TOP = 42.0, 332.0, 10.0
+LINE_BOTTOM, SCATTER_BOTTOM = 138.0, 190.0
+MOST_POINTS = 160  # per line: more than a phone shows, and enough for every bend of a training run
+MAP_SIZE = 240.0
+MOST_MAP_CELLS = 96  # per side: a cell of a larger map would be smaller than a point on a phone
+ROW_HEIGHT = 30.0
+NAME_LINE = 15.0  # height of a line of a name in a dot panel, see page.css
+NAME_CHARACTERS = 13  # that fit a line of 7rem, with room for words that break
+SELF_CLOSING = ("line", "rect", "circle", "path", "image", "input")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """A range of numbers and the round numbers in it that get a label."""
+
+    low: float
+    high: float
+    ticks: tuple[float, ...]
+
+    def place(self, value: float) -> float:
+        """Return the position of `value` between the ends, 0 to 1; values outside stay at the nearer end."""
+        return min(1.0, max(0.0, (value - self.low) / (self.high - self.low)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """A drawn chart: `caption` stands above it, `note` below."""
+
+    svg: Markup
+    caption: str = ""
+    note: str = ""
+    style: str = ""
+
+
+def axis(values: Iterable[float | None], *, floor: float = -math.inf, ceiling: float = math.inf, most: int = 5) -> Axis:
+    """Return an axis with round ends around `values` and at most `most` steps of 1, 2 or 5 times a power of ten.
+
+    The ends never pass `floor` and `ceiling`. Missing values do not count; without any, the axis runs from 0 to 1.
+    """
+    known = [value for value in values if is_number(value)] or [0.0, 1.0]
+    low, high = min(known), max(known)
+    if high - low < 1e-9 * max(1.0, abs(high)):
+        pad = max(0.1 * abs(high), 1e-3)
+        low, high = max(floor, low - pad), min(ceiling, high + pad)
+    rough = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1.0, 2.0, 5.0, 10.0) if factor * power >= rough * (1 - 1e-9))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    ticks = [index * step for index in range(first, last + 1)]
+    inside = tuple(round(value, 12) for value in ticks if floor - 1e-9 <= value <= ceiling + 1e-9)
+    return Axis(low=max(floor, ticks[0]), high=min(ceiling, ticks[-1]), ticks=inside)
+
+
+def tight_axis(values: Iterable[float | None]) -> Axis:
+    """Return an axis that ends where `values` end, with the round numbers between: for time and training steps."""
+    known = [value for value in values if is_number(value)] or [0.0, 1.0]
+    low, high = min(known), max(known)
+    return axis(known, floor=low, ceiling=high) if high > low else axis(known)
+
+
+def element(name: str, *content: str, **attributes: object) -> Markup:
+    """Return one escaped XML element; `_` in attribute names stands for `-`, a trailing one is dropped."""
+    from markupsafe import Markup
+
+    head = Markup("").join(
+        Markup(' {}="{}"').format(
+            key.rstrip("_").replace("_", "-"), f"{value:g}" if isinstance(value, float) else value
+        )
+        for key, value in attributes.items()
+        if value is not None and value != ""
+    )
+    inner = Markup("").join(content)
+    if name in SELF_CLOSING and not content:
+        return Markup("<{}{}/>").format(Markup(name), head)
+    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), head, inner)
+
+
+def svg(title: str, description: str, *content: str, class_: str, **attributes: object) -> Markup:
+    """Return an SVG image with its accessible name and description."""
+    texts = (element("title", title), element("desc", description))
+    return element("svg", *texts, *content, class_=class_, role="img", **attributes)
+
+
+def bar(width: float, role: str) -> Markup:
+    """Return a horizontal bar of `width` percent in the colour of a role."""
+    track = element("rect", class_="bar-track", width="100%", height=12, rx=2)
+    fill = element("rect", class_="bar-fill", width=f"{width}%", height=12, rx=2)
+    return element("svg", track, fill, class_=f"bar role-{role}", aria_hidden="true", width="100%", height=12)
+
+
+# --- dot panels -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class DotRow:
+    """One row of a dot panel: a dot for each value in `dots` (value and title), a bar at `mean`."""
+
+    role: str
+    name: str
+    mean: float | None
+    text: str
+    spread: str = ""
+    dots: tuple[tuple[float, str], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DotPanel:
+    """Rows of dots over an axis; `links` join two values of two rows, as (row, value, row, value)."""
+
+    title: str
+    description: str
+    rows: tuple[DotRow, ...]
+    over: Axis
+    tick_text: Callable[[float], str]
+    row_height: float = ROW_HEIGHT
+    links: tuple[tuple[int, float, int, float], ...] = ()
+    reference: float | None = None
+
+
+def row_height(names: Iterable[str]) -> float:
+    """Return the row height in pixels that shows the longest name whole on a narrow screen."""
+    lines = max((math.ceil(len(name) / NAME_CHARACTERS) for name in names), default=1)
+    return max(ROW_HEIGHT, NAME_LINE * lines)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedScores:
+    """The score of one model over seeds; `std` is None for a single seed."""
+
+    role: str
+    name: str
+    mean: float
+    std: float | None = None
+    seeds: Sequence[int] = ()
+    per_seed: Sequence[float | None] = ()
+
+
+def seed_panel(
+    scores: Sequence[SeedScores],
+    over: Axis,
+    measure: Measure,
+    *,
+    title: str,
+    about: str,
+    reference: float | None,
+    paired: bool = False,
+    are_gains: bool = False,
+) -> DotPanel:
+    """Return a dot panel with a dot for each seed; `about` begins its description.
+
+    Values are scores of `measure`, or differences of scores (`are_gains`). Paired panels join the baseline and the
+    student of the same seed by a line.
+    """
+    write = signed_gain if are_gains else score_text
+
+    def with_unit(value: float) -> str:
+        return with_gain_unit(signed_gain(value, measure), measure) if are_gains else score_with_unit(value, measure)
+
+    def tick_text(at: float) -> str:
+        if not are_gains:
+            return tick(at, measure)
+        rounded = at if measure.is_share else float(f"{at:g}")
+        return signed_gain(rounded, measure).removesuffix(".0") if measure.is_share else signed_gain(rounded, measure)
+
+    rows = tuple(
+        DotRow(
+            role=one.role,
+            name=one.name,
+            mean=one.mean,
+            text=write(one.mean, measure),
+            spread=write(one.std, measure).lstrip("+") if is_number(one.std) else "",
+            dots=tuple(
+                (value, f"seed {seed}: {with_unit(value)}")
+                for seed, value in zip(one.seeds, one.per_seed, strict=False)
+                if is_number(value)
+            ),
+        )
+        for one in scores
+    )
+    unit = "" if are_gains else measure.unit
+    spoken = "; ".join(f"{row.name} {row.text} {unit}".rstrip() for row in rows)
+    return DotPanel(
+        title=title,
+        description=f"{about}: {spoken}.",
+        rows=rows,
+        over=over,
+        tick_text=tick_text,
+        row_height=ROW_HEIGHT if paired else row_height(row.name for row in rows),
+        links=_seed_links(scores) if paired else (),
+        reference=reference if is_number(reference) else None,
+    )
+
+
+def _seed_links(scores: Sequence[SeedScores]) -> tuple[tuple[int, float, int, float], ...]:
+    numbers = {one.role: number for number, one in enumerate(scores)}
+    first, second = numbers.get("baseline"), numbers.get("student")
+    if first is None or second is None or len(scores[first].per_seed) != len(scores[second].per_seed):
+        return ()
+    pairs = zip(scores[first].per_seed, scores[second].per_seed, strict=True)
+    return tuple((first, a, second, b) for a, b in pairs if is_number(a) and is_number(b))
+
+
+def draw_panels(panels: Sequence[DotPanel], *, note: str, named: bool = False) -> Chart:
+    """Draw panels below each other over one scale, whose labels stand below the last; `named` leaves room for names."""
+    from markupsafe import Markup
+
+    drawn = [_draw_panel(panel, with_ticks=panel is panels[-1]) for panel in panels]
+    return Chart(svg=Markup("").join(drawn), note=note, style="panels named" if named else "panels")
+
+
+def _draw_panel(panel: DotPanel, *, with_ticks: bool) -> Markup:
+    height = len(panel.rows) * panel.row_height
+
+    def at(value: float) -> str:
+        return f"{round(100 * panel.over.place(value), 2)}%"
+
+    def middle(number: int) -> float:
+        return (number + 0.5) * panel.row_height
+
+    parts = []
+    for number, value in enumerate(panel.over.ticks):
+        parts.append(element("line", class_="grid", x1=at(value), x2=at(value), y1=0, y2=height))
+        if with_ticks:
+            inner = 0 < number < len(panel.over.ticks) - 1
+            style = "tick between" if inner else "tick"
+            label = panel.tick_text(value)
+            parts.append(element("text", label, class_=style, x=at(value), y=height + 17, text_anchor="middle"))
+    if panel.reference is not None:
+        x = at(panel.reference)
+        parts.append(element("line", class_="reference role-teacher", x1=x, x2=x, y1=0, y2=height))
+    for first, start, second, end in panel.links:
+        y1, y2 = middle(first), middle(second)
+        parts.append(element("line", class_="link", x1=at(start), y1=y1, x2=at(end), y2=y2))
+    for number, row in enumerate(panel.rows):
+        y = middle(number)
+        marks = [
+            element("circle", element("title", f"{row.name}, {title}"), class_="dot", cx=at(value), cy=y, r=4.5)
+            for value, title in row.dots
+        ]
+        if row.mean is not None:
+            marks.append(element("line", class_="mean", x1=at(row.mean), x2=at(row.mean), y1=y - 9, y2=y + 9))
+        parts.append(element("g", *marks, class_=f"role-{row.role}"))
+    names = [element("li", row.name, class_=f"role-{row.role}") for row in panel.rows]
+    values = [
+        element("li", row.text, *([element("span", f" ± {row.spread}")] if row.spread else [])) for row in panel.rows
+    ]
+    plot_height = height + (22 if with_ticks else 4)
+    return element(
+        "div",
+        element("h3", panel.title),
+        element("ul", *names, class_="dots-names"),
+        svg(panel.title, panel.description, *parts, class_="dots-plot", width="100%", height=plot_height),
+        element("ul", *values, class_="dots-values"),
+        class_="dots",
+        style=f"--row:{panel.row_height:.0f}px",
+    )
+
+
+# --- lines ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """The points of one line: None or NaN breaks it. `low` and `high` span a band around it."""
+
+    role: str
+    name: str
+    x: Sequence[float]
+    y: Sequence[float | None]
+    low: Sequence[float | None] = ()
+    high: Sequence[float | None] = ()
+
+
+def thin_out(length: int, most: int = MOST_POINTS) -> list[int]:
+    """Return at most `most` evenly spread indexes of `length` points, the first and the last among them."""
+    if length <= most:
+        return list(range(length))
+    return sorted({round(index * (length - 1) / (most - 1)) for index in range(most)})
+
+
+def line_chart(
+    lines: Sequence[Line],
+    *,
+    title: str,
+    description: str,
+    x_label: str,
+    x_axis: Axis,
+    y_axis: Axis,
+    x_text: Callable[[float], str] = lambda value: f"{value:g}",
+    y_text: Callable[[float], str] = plain,
+    caption: str | None = None,
+    note: str = "",
+) -> Chart:
+    """Draw lines over two axes; `x_text` and `y_text` write the tick labels, `caption` replaces the title above."""
+    parts = _axes(x_axis, y_axis, LINE_BOTTOM, x_label, x_text, y_text)
+    for line in lines:
+        keep = thin_out(len(line.x))
+        middle = _placed(line.x, line.y, keep, x_axis, y_axis)
+        marks = []
+        if line.low and line.high:
+            low, high = (_placed(line.x, edge, keep, x_axis, y_axis) for edge in (line.low, line.high))
+            edges = [(a, b) for a, b in zip(low, high, strict=True) if a is not None and b is not None]
+            if len(edges) > 1:
+                outline = [a for a, _ in edges] + [b for _, b in reversed(edges)]
+                marks.append(element("path", class_="band", d=_path(outline) + "Z"))
+        marks.append(element("path", element("title", line.name), class_="line", d=_path(middle)))
+        points = [(point, index) for point, index in zip(middle, keep, strict=True) if point is not None]
+        if len(points) <= 12:
+            for (x, y), index in points:
+                value = line.y[index]
+                name = f"{line.name}: {x_text(line.x[index])}, {y_text(value)}" if is_number(value) else line.name
+                marks.append(element("circle", element("title", name), class_="point", cx=x, cy=y, r=3))
+        parts.append(element("g", *marks, class_=f"role-{line.role}"))
+    drawn = svg(title, description, *parts, class_="chart", viewBox="0 0 340 172")
+    return Chart(svg=drawn, caption=title if caption is None else caption, note=note)
+
+
+def _axes(
+    x_axis: Axis,
+    y_axis: Axis,
+    bottom: float,
+    x_label: str,
+    x_text: Callable[[float], str],
+    y_text: Callable[[float], str],
+) -> list[Markup]:
+    parts = []
+    for value in y_axis.ticks:
+        y = _y(y_axis, value, bottom)
+        parts.append(element("line", class_="grid", x1=42, x2=332, y1=y, y2=y))
+        parts.append(element("text", y_text(value), class_="tick", x=36, y=y + 4, text_anchor="end"))
+    for value in x_axis.ticks:
+        x = _x(x_axis, value)
+        parts.append(element("line", class_="notch", x1=x, x2=x, y1=bottom, y2=bottom + 4))
+        parts.append(element("text", x_text(value), class_="tick", x=x, y=bottom + 16, text_anchor="middle"))
+    return [*parts, element("text", x_label, class_="axis", x=332, y=bottom + 31, text_anchor="end")]
+
+
+def _x(over: Axis, value: float) -> float:
+    return round(LEFT + over.place(value) * (RIGHT - LEFT), 1)
+
+
+def _y(over: Axis, value: float, bottom: float) -> float:
+    return round(bottom - over.place(value) * (bottom - TOP), 1)
+
+
+def _placed(
+    x: Sequence[float], y: Sequence[float | None], keep: Sequence[int], x_axis: Axis, y_axis: Axis
+) -> list[tuple[float, float] | None]:
+    picked = ((x[index], y[index]) for index in keep)
+    return [(_x(x_axis, a), _y(y_axis, b, LINE_BOTTOM)) if is_number(b) else None for a, b in picked]
+
+
+def _path(points: Iterable[tuple[float, float] | None]) -> str:
+    """Return SVG path data; a missing point lifts the pen."""
+    written, pen = [], "M"
+    for point in points:
+        if point is None:
+            pen = "M"
+            continue
+        written.append(f"{pen}{point[0]:g} {point[1]:g}")
+        pen = "L"
+    return "".join(written)
+
+
+# --- scatter ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One measured configuration: small `x` and large `y` are good. Only a `kept` one may be on the front."""
+
+    role: str
+    shape: str
+    title: str
+    x: float
+    y: float
+    kept: bool = True
+
+
+def pareto_front(points: Sequence[Point]) -> tuple[Point, ...]:
+    """Return the kept points that no other kept point beats, from left to right."""
+    front: list[Point] = []
+    for point in sorted((point for point in points if point.kept), key=lambda point: (point.x, -point.y)):
+        if not front or point.y > front[-1].y:
+            front.append(point)
+    return tuple(front)
+
+
+def scatter(
+    points: Sequence[Point],
+    *,
+    title: str,
+    description: str,
+    x_label: str,
+    x_axis: Axis,
+    y_axis: Axis,
+    x_text: Callable[[float], str],
+    y_text: Callable[[float], str],
+    floor: float | None = None,
+) -> Chart:
+    """Draw points and the staircase of those that no other beats; `floor` is a value of y with a dashed line."""
+    parts = _axes(x_axis, y_axis, SCATTER_BOTTOM, x_label, x_text, y_text)
+    if floor is not None:
+        y = _y(y_axis, floor, SCATTER_BOTTOM)
+        parts.append(element("line", class_="floor", x1=42, x2=332, y1=y, y2=y))
+        parts.append(element("text", "least that passes the gate", class_="tick", x=46, y=y - 4))
+    corners = [(_x(x_axis, one.x), _y(y_axis, one.y, SCATTER_BOTTOM)) for one in pareto_front(points)]
+    if corners:
+        path = f"M{corners[0][0]:g} {corners[0][1]:g}" + "".join(f"H{x:g}V{y:g}" for x, y in corners[1:])
+        parts.append(element("path", class_="front", d=f"{path}H{RIGHT:g}"))
+    for one in points:
+        mark = _mark(one.shape, _x(x_axis, one.x), _y(y_axis, one.y, SCATTER_BOTTOM), one.title)
+        parts.append(element("g", mark, class_=f"role-{one.role} mark{'' if one.kept else ' hollow'}"))
+    return Chart(svg=svg(title, description, *parts, class_="chart scatter", viewBox="0 0 340 224"))
+
+
+def scatter_key(entries: Iterable[tuple[str, str, str, bool]]) -> Markup:
+    """Return the legend of a scatter chart from (role, shape, name, is hollow)."""
+    rows = []
+    for role, shape, name, hollow in entries:
+        mark = element("g", _mark(shape, 7, 7, ""), class_="mark hollow" if hollow else "mark")
+        image = element("svg", mark, class_=f"role-{role}", aria_hidden="true", width=14, height=14)
+        rows.append(element("li", image, name + (", left out" if hollow else "")))
+    return element("ul", *rows, class_="mark-key")
+
+
+def _mark(shape: str, x: float, y: float, title: str) -> Markup:
+    inner = [element("title", title)] if title else []
+    if shape == "circle":
+        return element("circle", *inner, cx=x, cy=y, r=5)
+    if shape == "square":
+        return element("rect", *inner, x=round(x - 4.5, 1), y=round(y - 4.5, 1), width=9, height=9)
+    return element("path", *inner, d=f"M{x:g} {y - 6:g}l6 6-6 6-6-6Z")
+
+
+# --- histograms -------------------------------------------------------------------------------------------------------
+
+BARS_LEFT, CHARACTER_WIDTH, EDGE = 8.0, 6.2, 24.0
+
+
+def outline_bars(heights: Sequence[float], place: Callable[[float], float], bottom: float, *, start: int = 0) -> str:
+    """Return the outline of touching bars as one path: `heights` in pixels, `place` maps a bar's number to x."""
+    if not heights:
+        return ""
+    path = f"M{place(start):g} {bottom:g}"
+    for number, height in enumerate(heights, start=start):
+        path += f"V{round(bottom - height, 1):g}H{place(number + 1):g}"
+    return f"{path}V{bottom:g}Z"
+
+
+def clipping_histogram(
+    counts: Sequence[int], bin_width: float, *, limit: float | None, title: str, caption: str, role: str
+) -> Chart:
+    """Draw the magnitudes of a tensor on a logarithmic count scale; what lies beyond `limit` is clipped by INT8."""
+    end = max(bin_width * len(counts), limit or 0.0)
+    heights = [math.log10(1 + number) for number in counts]
+    scale = 80.0 / (max(heights) or 1.0)
+    inside = len(heights) if limit is None else min(len(heights), math.ceil(limit / bin_width - 1e-9))
+
+    def across(value: float) -> float:
+        return round(BARS_LEFT + min(1.0, value / end) * (RIGHT - BARS_LEFT), 1)
+
+    def place(number: float) -> float:
+        return across(number * bin_width)
+
+    drawn = [height * scale for height in heights]
+    style = "bars plain" if limit is None else "bars"
+    parts = [element("path", class_=style, d=outline_bars(drawn[:inside], place, 86.0))] if inside else []
+    if drawn[inside:]:
+        clipped = outline_bars(drawn[inside:], place, 86.0, start=inside)
+        parts.append(element("path", class_="bars clipped", d=clipped))
+    if limit is not None:
+        parts.append(element("line", class_="limit", x1=across(limit), x2=across(limit), y1=2, y2=86))
+    parts.append(element("line", class_="notch", x1=8, x2=332, y1=86, y2=86))
+    for number, value in enumerate(tight_axis((0.0, end)).ticks):
+        anchor = "start" if number == 0 else "middle"
+        parts.append(element("text", plain(value), class_="tick", x=across(value), y=101, text_anchor=anchor))
+    image = svg(title, caption, *parts, class_="chart", viewBox="0 0 340 106")
+    return Chart(svg=image, caption=f"{title} {caption}", style=f"histogram role-{role}")
+
+
+def log_histogram(
+    edges: Sequence[float],
+    counts: Sequence[int],
+    marks: Sequence[tuple[str, float]],
+    *,
+    title: str,
+    description: str,
+    text: Callable[[float], str],
+) -> Chart:
+    """Draw counts over a logarithmic axis, with `marks` (name, value) as labelled lines.
+
+    Heights grow with the root of the counts, so that a bin with few samples stays visible beside one with thousands.
+    """
+    bottom, top = 120.0, 44.0  # three labels of marks stand above the bars
+    low, high, most = math.log10(edges[0]), math.log10(edges[-1]), max(counts)
+
+    def place(value: float) -> float:
+        return round(BARS_LEFT + min(1.0, max(0.0, (math.log10(value) - low) / (high - low))) * (RIGHT - BARS_LEFT), 1)
+
+    heights = [math.sqrt(count / most) * (bottom - top) for count in counts]
+    path = outline_bars(heights, lambda number: place(edges[int(number)]), bottom)
+    parts = [element("path", class_="bars role-student", d=path)]
+    for number, (name, value) in enumerate(marks):
+        x, y = place(value), 8.0 + 12.0 * number
+        side, anchor = (-3, "end") if x > 290 else (3, "start")
+        parts.append(element("line", class_="limit", x1=x, x2=x, y1=y, y2=bottom))
+        parts.append(element("text", name, class_="tick", x=x + side, y=y + 4, text_anchor=anchor))
+    parts.append(element("line", class_="notch", x1=8, x2=332, y1=bottom, y2=bottom))
+    for x, label in log_ticks(edges[0], edges[-1], place, text):
+        anchor = "start" if x < EDGE else "end" if x > RIGHT + BARS_LEFT - EDGE else "middle"
+        parts.append(element("line", class_="notch", x1=x, x2=x, y1=bottom, y2=bottom + 4))
+        parts.append(element("text", label, class_="tick", x=x, y=bottom + 16, text_anchor=anchor))
+    return Chart(svg=svg(title, description, *parts, class_="chart distribution", viewBox="0 0 340 140"))
+
+
+def log_ticks(
+    low: float, high: float, place: Callable[[float], float], text: Callable[[float], str]
+) -> list[tuple[float, str]]:
+    """Return position and label of 1, 2 and 5 times powers of ten inside the ends, thinned until labels have room."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks: list[tuple[float, str]] = []
+    for value in (factor * 10.0**power for power in decades for factor in (1, 2, 5)):
+        if low <= value <= high:
+            found = (place(value), text(value))
+            if not ticks or label_ends(*found)[0] >= label_ends(*ticks[-1])[1] + CHARACTER_WIDTH:
+                ticks.append(found)
+    return ticks or [(BARS_LEFT, text(low))]
+
+
+def label_ends(x: float, label: str) -> tuple[float, float]:
+    """Return where the label of a tick begins and ends; near the picture's ends it stands beside its tick."""
+    width = CHARACTER_WIDTH * len(label)
+    if x < EDGE:
+        return x, x + width
+    return (x - width, x) if x > RIGHT + BARS_LEFT - EDGE else (x - width / 2, x + width / 2)
+
+
+# --- attention maps ---------------------------------------------------------------------------------------------------
+
+
+def attention_map(
+    weights: Sequence[Sequence[float]],
+    *,
+    role: str,
+    title: str,
+    description: str,
+    rgb: tuple[int, int, int],
+    ticks: Sequence[tuple[float, str]],
+) -> Chart:
+    """Draw (queries, keys) weights in one colour: the larger the weight, the less transparent.
+
+    No colour stands for the 1st percentile of the weights and full colour for the 99th, so that neither one peak nor a
+    common floor hides the rest; both are written below, since a flat map would look as lively as any other.
+    """
+    rows, columns = _blocks(len(weights)), _blocks(len(weights[0]))
+    pooled = [
+        [
+            math.fsum(weights[row][column] for row in range(*tall) for column in range(*wide))
+            / ((tall[1] - tall[0]) * (wide[1] - wide[0]))
+            for wide in columns
+        ]
+        for tall in rows
+    ]
+    known = sorted(weight for row in pooled for weight in row if is_number(weight)) or [0.0]
+    low, high = known[math.floor(0.01 * (len(known) - 1))], known[math.ceil(0.99 * (len(known) - 1))]
+    scale = 255.0 / (high - low) if high > low else 0.0
+    shades = [
+        bytes(round(min(255.0, max(0.0, (weight - low) * scale))) if is_number(weight) else 0 for weight in row)
+        for row in pooled
+    ]
+    picture = base64.b64encode(png_from_shades(shades, rgb)).decode("ascii")
+    parts = [
+        element(
+            "image",
+            class_="pixels",
+            href=f"data:image/png;base64,{picture}",
+            width=240,
+            height=240,
+            preserveAspectRatio="none",
+        ),
+        element("rect", class_="frame", width=240, height=240),
+    ]
+    for at, label in ticks:
+        parts.append(element("text", label, class_="tick", x=at, y=256, text_anchor="middle"))
+        parts.append(element("text", label, class_="tick", x=-6, y=at + 4, text_anchor="end"))
+    image = svg(title, description, *parts, class_="pixels-frame", viewBox="-34 -6 282 284")
+    note = f"{title} weights {significant(low)} (no colour) to {significant(high)} (full colour)"
+    return Chart(svg=image, note=note, style=f"map role-{role}")
+
+
+def _blocks(length: int) -> list[tuple[int, int]]:
+    parts = min(length, MOST_MAP_CELLS)
+    return [(index * length // parts, (index + 1) * length // parts) for index in range(parts)]
+
+
+def png_from_shades(shades: Sequence[bytes], rgb: tuple[int, int, int]) -> bytes:
+    """Return a PNG whose pixels all have the colour `rgb` and the opacity of `shades` (rows of bytes).
+
+    Format: PNG specification (ISO/IEC 15948), an 8-bit palette of one colour with a transparency table (tRNS).
+    """
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", len(shades[0]), len(shades), 8, 3, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row for row in shades), 9)
+    chunks = ((b"IHDR", header), (b"PLTE", bytes(rgb) * 256), (b"tRNS", bytes(range(256))), (b"IDAT", pixels))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in chunks) + chunk(b"IEND", b"")
+
+
+def percent_text(digits: int = 0) -> Callable[[float], str]:
+    """Return a tick label writer for fractions, in percent."""
+    return lambda value: percent(value, digits)

@@ -1,1 +1,0 @@
-"""The page of a fleet: many benchmark runs of several devices, grouped."""

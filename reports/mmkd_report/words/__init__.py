@@ -1,1 +1,0 @@
-"""How figures and measures are written."""

@@ -1,0 +1,165 @@
+"""The geometry of figures, by hand-computed places, properties and the PNG format."""
+
+from __future__ import annotations
+
+import base64
+import math
+import re
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmkd_report import charts as plots
+
+FIGURES = st.lists(st.floats(min_value=-1e6, max_value=1e6), min_size=1, max_size=8)
+
+
+@settings(max_examples=60, derandomize=True)
+@given(FIGURES)
+def test_an_axis_holds_every_figure_between_round_ticks(values: list[float]) -> None:
+    over = plots.axis(values)
+    slack = 1e-6 + 1e-9 * (max(values) - min(values))  # a figure this close to a round end is on it
+    assert over.low <= min(values) + slack
+    assert over.high >= max(values) - slack
+    steps = np.diff(over.ticks)
+    assert 1 <= len(steps) <= 7
+    assert np.allclose(steps, steps[0])
+    mantissa = steps[0] / 10 ** math.floor(math.log10(steps[0]) + 1e-9)
+    assert min(abs(mantissa - round_step) for round_step in (1, 2, 5, 10)) < 1e-6
+
+
+def test_an_axis_of_accuracies_stays_within_its_bounds() -> None:
+    over = plots.axis([0.93, 0.991], floor=0.0, ceiling=1.0)
+    assert (over.low, over.high, over.ticks) == (pytest.approx(0.92), 1.0, (0.92, 0.94, 0.96, 0.98, 1.0))
+
+
+def test_an_axis_of_one_figure_or_none_is_still_an_axis() -> None:
+    assert plots.axis([1.0], ceiling=1.0).high == 1.0
+    assert plots.axis([1.0], ceiling=1.0).low < 1.0
+    assert (plots.axis([None, math.nan]).low, plots.axis([]).high) == (0.0, 1.0)
+
+
+def test_a_tight_axis_ends_where_the_data_end() -> None:
+    over = plots.tight_axis([0, 40, 1600])
+    assert (over.low, over.high, over.ticks) == (0, 1600, (0.0, 500.0, 1000.0, 1500.0))
+
+
+def test_places_are_clipped_to_the_axis() -> None:
+    over = plots.Axis(low=0.5, high=1.0, ticks=(0.5, 1.0))
+    assert [over.place(value) for value in (0.4, 0.5, 0.75, 1.2)] == [0.0, 0.0, 0.5, 1.0]
+
+
+@settings(max_examples=40, derandomize=True)
+@given(st.integers(min_value=1, max_value=5000))
+def test_thinning_keeps_the_ends_and_the_limit(length: int) -> None:
+    kept = plots.thin_out(length)
+    assert kept[0] == 0
+    assert kept[-1] == length - 1
+    assert len(kept) == min(length, plots.MOST_POINTS)
+    assert kept == sorted(set(kept))
+
+
+def chart(y, **bands) -> str:
+    x = [0.0, 1.0, 2.0, 3.0]
+    unit = plots.Axis(low=0.0, high=1.0, ticks=(0.0, 1.0))
+    return plots.line_chart(
+        [plots.Line(role="student", name="S", x=x, y=y, **bands)],
+        title="t",
+        description="d",
+        x_label="x",
+        x_axis=plots.Axis(low=0.0, high=3.0, ticks=(0.0, 3.0)),
+        y_axis=unit,
+    ).svg
+
+
+def path(svg: str, style: str) -> str:
+    (found,) = re.findall(rf'<path class="{style}" d="([^"]*)"', svg)
+    return found
+
+
+def test_a_line_runs_from_corner_to_corner_of_the_plot() -> None:
+    svg = chart([0.0, 0.25, 0.5, 1.0])
+    assert path(svg, "line") == "M42 138L138.7 106L235.3 74L332 10"
+    assert re.findall(r'class="point" cx="([\d.]+)" cy="([\d.]+)"', svg) == [
+        ("42", "138"),
+        ("138.7", "106"),
+        ("235.3", "74"),
+        ("332", "10"),
+    ]
+    assert "<title>S: 1, 0.25</title>" in svg  # a reader sees the value on hover
+
+
+@pytest.mark.parametrize("gap", [None, math.nan])
+def test_a_missing_figure_lifts_the_pen(gap) -> None:
+    assert path(chart([0.0, gap, 0.5, 1.0]), "line") == "M42 138M235.3 74L332 10"
+
+
+def test_a_band_goes_along_the_low_edge_and_back_along_the_high_one() -> None:
+    svg = chart([0.5] * 4, low=[0.25, None, 0.25, 0.25], high=[0.75, None, 0.75, 0.75])
+    assert path(svg, "band") == "M42 106L235.3 106L332 106L332 42L235.3 42L42 42Z"
+
+
+def test_texts_of_a_chart_are_escaped() -> None:
+    hostile = '</svg><script>"&'
+    svg = plots.svg(hostile, hostile, plots.element("text", hostile, class_=hostile), class_="chart")
+    assert "<script" not in svg
+    assert svg.count("&lt;/svg&gt;&lt;script&gt;&#34;&amp;") == 4
+
+
+def decoded(one: plots.Chart) -> np.ndarray:
+    """The (rows, columns, RGBA) bytes of a picture, read as the PNG specification says."""
+    (data,) = re.findall(r'href="data:image/png;base64,([^"]+)"', one.svg)
+    raw = base64.b64decode(data)
+    assert raw[:8] == b"\x89PNG\r\n\x1a\n"
+    chunks, at = {}, 8
+    while at < len(raw):
+        (length,) = struct.unpack_from(">I", raw, at)
+        name, body = raw[at + 4 : at + 8], raw[at + 8 : at + 8 + length]
+        assert struct.unpack_from(">I", raw, at + 8 + length) == (zlib.crc32(name + body),)
+        chunks[name] = body
+        at += 12 + length
+    assert list(chunks) == [b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"]
+    width, height, depth, colour_type, *methods = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
+    assert (depth, colour_type, methods) == (8, 3, [0, 0, 0])
+    lines = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(height, width + 1)
+    assert not lines[:, 0].any()  # no filter
+    palette = np.frombuffer(chunks[b"PLTE"], np.uint8).reshape(-1, 3)
+    opacity = np.frombuffer(chunks[b"tRNS"], np.uint8)
+    return np.concatenate([palette[lines[:, 1:]], opacity[lines[:, 1:], None]], axis=-1)
+
+
+def drawn(weights) -> plots.Chart:
+    return plots.attention_map(weights, role="teacher", title="t", description="d", rgb=(10, 20, 30), ticks=())
+
+
+def test_a_map_is_a_png_whose_opacity_is_the_weight_between_its_ends() -> None:
+    one = drawn([[0.1, 0.2], [0.3, 0.15], [math.nan, 0.1]])
+    assert one.note == "t weights 0.100 (no colour) to 0.300 (full colour)"
+    pixels = decoded(one)
+    assert np.all(pixels[..., :3] == (10, 20, 30))
+    assert pixels[..., 3].tolist() == [[0, 128], [255, 64], [0, 0]]
+
+
+def test_neither_a_peak_nor_a_floor_hides_the_rest_of_a_map() -> None:
+    weights = np.tile(np.linspace(0.4, 0.6, 20), (20, 1))
+    weights[0, 0], weights[1, 1] = 50.0, -50.0
+    one = drawn(weights.tolist())
+    assert one.note == "t weights 0.400 (no colour) to 0.600 (full colour)"
+    assert np.allclose(decoded(one)[5, :, 3], np.linspace(0, 255, 20), atol=0.51)  # whole bytes
+
+
+def test_a_large_map_is_pooled_by_means() -> None:
+    weights = np.add.outer(np.zeros(192), np.arange(192) % 2 + np.repeat([0, 2], 96)).tolist()
+    pixels = decoded(drawn(weights))
+    assert pixels.shape == (96, 96, 4)
+    assert np.all(pixels[:, :48, 3] == 0)  # every block holds a 0 and a 1
+    assert np.all(pixels[:, 48:, 3] == 255)  # every block holds a 2 and a 3
+
+
+@pytest.mark.parametrize("weights", [[[0.0, 0.0]], [[0.5, 0.5], [0.5, 0.5]], [[math.nan]]])
+def test_a_flat_map_has_no_colour(weights) -> None:
+    assert not decoded(drawn(weights))[..., 3].any()

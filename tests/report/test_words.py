@@ -1,0 +1,108 @@
+"""How figures are written, against python's own formatting and by properties."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmkd_report import words as formats
+
+FINITE = st.floats(min_value=-1e9, max_value=1e9, allow_nan=False)
+WRITERS = [
+    formats.fixed,
+    formats.count,
+    formats.percent,
+    formats.points,
+    formats.significant,
+    formats.plain,
+    formats.magnitude,
+    formats.share,
+    formats.duration,
+]
+
+
+def as_number(written: str) -> float:
+    return float(written.replace("\u202f", "").replace("\u2212", "-"))
+
+
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize("nothing", [None, math.nan, math.inf, -math.inf])
+def test_what_is_missing_or_not_finite_is_written_as_a_dash(write, nothing) -> None:
+    assert write(nothing) == "–"
+
+
+@settings(max_examples=60, derandomize=True)
+@given(FINITE)
+def test_a_fixed_figure_reads_back_within_half_of_its_last_digit(value: float) -> None:
+    assert abs(as_number(formats.fixed(value, 2)) - value) <= 0.005 * (1 + 1e-9) + 1e-9 * abs(value)
+
+
+@settings(max_examples=60, derandomize=True)
+@given(st.floats(min_value=1e-5, max_value=9e8))
+def test_significant_figures_read_back_within_half_of_the_third_digit(value: float) -> None:
+    assert as_number(formats.significant(value)) == pytest.approx(value, rel=0.005 * (1 + 1e-9))
+
+
+@settings(max_examples=60, derandomize=True)
+@given(FINITE)
+def test_zero_never_carries_a_sign(value: float) -> None:
+    written = formats.points(value)
+    assert written.startswith(("+", "\u2212")) == any(digit in written for digit in "123456789")
+
+
+@settings(max_examples=30, derandomize=True)
+@given(st.integers(min_value=0, max_value=10**9))
+def test_thousands_are_set_apart_by_narrow_spaces(number: int) -> None:
+    assert re.fullmatch(r"\d{1,3}(\u202f\d{3})*", formats.count(number))
+    assert as_number(formats.count(number)) == number
+
+
+@pytest.mark.parametrize(
+    ("number", "written"),
+    [
+        (0, "0"),
+        (999, "999"),
+        (999.6, "1.00\u202fk"),
+        (61_432, "61.4\u202fk"),
+        (999_600, "1.00\u202fM"),
+        (4.9e6, "4.90\u202fM"),
+    ],
+)
+def test_parameters_are_written_in_thousands_and_millions(number: float, written: str) -> None:
+    assert formats.magnitude(number) == written
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [(0.0995, "0.0995"), (0.09996, "0.100"), (99.96, "100"), (1e-8, "1.00e\u221208"), (-2.345, "\u22122.35")],
+)
+def test_three_significant_digits_stay_three_when_rounding_up(value: float, written: str) -> None:
+    assert formats.significant(value) == written
+
+
+@pytest.mark.parametrize(
+    ("fraction", "written"), [(1, "100"), (0.1, "10"), (0.05, "5"), (0.125, "12.5"), (0.3333, "33.33"), (0.0, "0")]
+)
+def test_a_share_has_no_digits_that_say_nothing(fraction: float, written: str) -> None:
+    assert formats.share(fraction) == f"{written}\u202f%"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"),
+    [(0.42, "0.42\u202fs"), (59.7, "60\u202fs"), (60, "1 min 0 s"), (3599.6, "1 h 0 min"), (7321, "2 h 2 min")],
+)
+def test_durations_read_as_people_say_them(seconds: float, written: str) -> None:
+    assert formats.duration(seconds) == written
+
+
+def test_words_are_listed_with_one_and() -> None:
+    assert [formats.join_words(words) for words in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
+        "",
+        "a",
+        "a and b",
+        "a, b and c",
+    ]
