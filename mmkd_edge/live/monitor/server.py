@@ -63,7 +63,7 @@ def page_of(
         http=connections.connect,
         callback_notify=connections.close_late,
         timeout_notify=-(1 << 60),  # at each tick of a second, also after the clock was set back
-        backlog=128,
+        backlog=64,  # of which so many are accepted at once: each is read before 256 later ones take its place
         server_header=False,
         timeout_graceful_shutdown=1,
         limit_concurrency=MOST_CONNECTIONS + _SPARE_CONNECTIONS,
