@@ -44,6 +44,8 @@ def test_seeds_that_are_valid_are_read(tmp_path: Path) -> None:
         "tflite",
         "checkpoint",
         "dataset",
+        "recipe",
+        "log",
         "slots",
     ):
         target = TARGETS[name]

@@ -42,13 +42,20 @@ _SIDECAR = b"""{"format_version": 2, "model_id": "a", "bundle_sha256": "b", "art
 "onnx_sha256": "a", "precision": "fp32", "engine": "a.engine", "engine_sha256": "a", "size_bytes": 5}"""
 _RECIPE = b"""version = 1
 [[source]]
-files = "*.csv"
 modality = "acc"
+files = "{machine}.csv"
+time = "t"
+time_unit = "s"
+encoding = "utf-8"
+offset_s = 0.5
+resample_hz = 20.0
 [labels]
-from = "path"
+path = "machine"
 [windows]
-samples = 10
+length_s = 1.0
+stride_s = 0.5
 """
+_LOG = b"\n".join([b"t,ax,ay", *(b"%d.%d,%d,0.5" % (number // 10, number % 10, number) for number in range(100))])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +104,20 @@ def _dataset(data: bytes, folder: Path) -> None:
 
 
 def _recipe(data: bytes, folder: Path) -> None:
+    _import(data, _LOG, folder)
+
+
+def _log(data: bytes, folder: Path) -> None:
+    _import(_RECIPE, data, folder)
+
+
+def _import(recipe: bytes, log: bytes, folder: Path) -> None:
+    from mmkd_models.data.importing.from_recipe import try_recipe
     from mmkd_models.data.importing.recipe import read_recipe
 
-    read_recipe(_written(folder / "a.toml", data))
+    for name, data in (("a.csv", log), ("b.csv", _LOG)):
+        _written(folder / name, data)
+    try_recipe(read_recipe(_written(folder / "a.toml", recipe)), folder)
 
 
 def _keys(data: bytes, folder: Path) -> None:
@@ -134,6 +152,7 @@ TARGETS: Mapping[str, FuzzTarget] = {
         read=_dataset, refuses=(MmkdError,), seeds=lambda: [(FILES / "two" / "dataset.json").read_bytes()]
     ),
     "recipe": FuzzTarget(read=_recipe, refuses=(MmkdError,), seeds=lambda: [_RECIPE]),
+    "log": FuzzTarget(read=_log, refuses=(MmkdError,), seeds=lambda: [_LOG]),
     "calibration": FuzzTarget(
         read=lambda data, folder: read_npz(_written(folder / "a.npz", data)),
         refuses=(ArraysError,),

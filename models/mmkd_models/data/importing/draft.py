@@ -28,6 +28,7 @@ from mmkd_models.data.importing.series import SECOND_NS
 _ENCODINGS = ("utf-8", "shift_jis", "cp1252")
 _HEAD_BYTES = 1 << 20
 _HEAD_ROWS = 2000
+_HEAD_CHARACTERS = 2000
 _TIME_NAMES = re.compile(r"time|zeit|date|stamp|datum|時刻|日時|^t$|^ts$|^(ms|us|ns|s|sec|seconds)$", re.IGNORECASE)
 _END_NAMES = re.compile(r"^(end|ende|stop|finish|to|until|bis)", re.IGNORECASE)
 _START_NAMES = re.compile(r"^(start|begin|from|onset|von)", re.IGNORECASE)
@@ -180,7 +181,8 @@ def _text_table(file: Path) -> TextTable:
     encoding = next((name for name in encodings if _decodes(raw, name)), "latin-1")
     lines = raw.decode(encoding, errors="ignore").splitlines()[:50] or [""]
     delimiter = guessed_delimiter(lines[0])
-    fields = [text.strip() for row in csv.reader(lines[1:], delimiter=delimiter) for text in row]
+    heads = [line[:_HEAD_CHARACTERS] for line in lines[1:]]  # together below the csv module's limit of a field
+    fields = [text.strip() for row in csv.reader(heads, delimiter=delimiter) for text in row]
     commas = sum(_DECIMAL_COMMA.fullmatch(text) is not None for text in fields)
     has_header = not all(re.fullmatch(r"[-\d.,eE+ ]*", name) for name in lines[0].split(delimiter))
     return TextTable(
