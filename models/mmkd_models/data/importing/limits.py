@@ -25,6 +25,8 @@ MOST_TIME_NS = 1 << 62
 """From 1970, in either direction: 146 years."""
 MOST_SCALE = 1e30
 """Of a factor; the smallest is 1 divided by it."""
+MOST_ALIGNED_S = 4e5
+"""Of a recording whose clocks are compared: its course takes about a gigabyte of memory."""
 MOST_THINNING = 1000
 """Samples of a sensor for one of the dataset, where they are filtered."""
 MOST_UNPACKED_BYTES, MOST_UNPACKED_RATIO = 256 << 20, 20

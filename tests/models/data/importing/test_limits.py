@@ -226,6 +226,18 @@ def test_more_than_the_recordings_are_worth_is_not_written(
     assert sum(file.stat().st_size for file in plant.rglob("*") if file.is_file()) < 1 << 20
 
 
+def test_clocks_of_recordings_of_months_are_not_compared(plant: Path, recipe: Callable[..., None]) -> None:
+    recipe(
+        (TIME, f'{TIME}\ntime_unit = "s"\nrate_hz = 1e-6'),
+        ("[labels]", f'[[source]]\nmodality = "twin"\n{FILES}\n{TIME}\nalign_on = "xcorr"\n[labels]'),
+    )
+    (plant / "M0" / "acc.csv").write_text(rows([1_751_000_000 + 1e6 * number for number in range(10)]))
+    assert refusal(plant) == (
+        "machine M0: sensor 'twin': expected at most 400000 s to align, got 9e+06 s; remove 'align_on', or correct the"
+        " times"
+    )
+
+
 def test_the_limit_of_what_is_written_can_be_changed(plant: Path, recipe: Callable[..., None]) -> None:
     recipe(("length_s = 1.0", "length_s = 1.0\nstride_s = 0.1"))
     assert refusal(plant, most_bytes=10_000) == (

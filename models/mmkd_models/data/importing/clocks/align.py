@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from mmkd_edge.errors import DatasetError
+from mmkd_models.data.importing.limits import MOST_ALIGNED_S
 from mmkd_models.data.importing.recipe import AlignOn
 from mmkd_models.data.importing.series import SECOND_NS, CameraFrames, Samples
 
@@ -45,7 +47,17 @@ class Proposal:
 
 
 def proposed(recording: str, sensor: str, ours: Samples, beside: str, theirs: Samples, how: AlignOn) -> Proposal | None:
-    """Gives what a recording suggests for `sensor`; None where one of the two never moves or is too short."""
+    """Gives what a recording suggests for `sensor`; None where one of the two never moves or is too short.
+
+    Raises DatasetError where a recording is too long to compare.
+    """
+    for name, samples in ((sensor, ours), (beside, theirs)):
+        lasts_s = (int(samples.times[-1]) - int(samples.times[0])) / SECOND_NS if len(samples) else 0.0
+        if lasts_s > MOST_ALIGNED_S:
+            raise DatasetError(
+                f"{recording}: sensor {name!r}: expected at most {MOST_ALIGNED_S:g} s to align, got {lasts_s:g} s;"
+                " remove 'align_on', or correct the times"
+            )
     mine, other = _course(ours), _course(theirs)
     if mine is None or other is None:
         return None
