@@ -17,10 +17,10 @@ from mmkd_edge.predict.confidence import label_set
 from mmkd_edge.predict.sensors import Status, WindowFault, missing_causes, worse
 from mmkd_edge.spec import ModalitySpec, TaskKind, TaskSpec
 
-# From this share of missing values on, or with one channel wholly missing, a prediction is degraded. A convention:
-# below it single samples are lost, above it a stretch of the signal. A station with another limit compares
-# `missing_share`.
-DEGRADED_SHARE = 0.1
+# From this share of missing values on, or with one channel wholly missing, a prediction is degraded: docs/runtime.md
+# has the accuracy that missing values cost. Of frames it is a convention: below it single ones are lost.
+DEGRADED_SHARE = 0.02
+DEGRADED_SHARE_OF_FRAMES = 0.1
 # Rounding of a softmax in float16 over many classes stays well within.
 SUM_TOLERANCE = 0.01
 _LEAST_SUM, _MOST_SUM = 1 - SUM_TOLERANCE, 1 + SUM_TOLERANCE
@@ -232,7 +232,7 @@ def _missing(
 def _missing_frames(missing: int, frames: int) -> WindowFault | None:
     if missing == frames:
         return WindowFault(status="invalid", reason="all frames are missing")
-    if missing >= DEGRADED_SHARE * frames:
+    if missing >= DEGRADED_SHARE_OF_FRAMES * frames:
         return WindowFault(status="degraded", reason=f"{missing / frames:.1%} of the frames are missing")
     return None
 

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmkd_edge import BackendError, ModalitySpec, Prediction, TaskSpec, interpret
-from mmkd_edge.predict.postprocess import DEGRADED_SHARE
 from mmkd_edge.testing import fake_predictor
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=10)
@@ -42,17 +41,18 @@ def test_the_first_of_equal_classes_is_named() -> None:
     assert interpret(shares(0.2, 0.4, 0.4), presence(), modality=ACC, task=TASK).label == "raise"
 
 
-def test_a_few_missing_values_are_counted_and_forgiven() -> None:
-    prediction = interpret(shares(1, 0, 0), presence(1), modality=ACC, task=TASK)
-    assert (prediction.status, prediction.reason, prediction.missing_share) == ("ok", "", 0.05)
-
-
-def test_from_a_tenth_missing_a_prediction_is_degraded() -> None:
-    assert DEGRADED_SHARE == 0.1
-    prediction = interpret(shares(1, 0, 0), presence(2), modality=ACC, task=TASK)
-    assert (prediction.status, prediction.missing_share) == ("degraded", 0.1)
-    assert prediction.reason == "10.0% of the values are missing"
-    assert prediction.label == "rest"
+@pytest.mark.parametrize(("missing", "status", "reason"), [
+    (1, "ok", ""),
+    (11, "ok", ""),
+    (12, "degraded", "2.0% of the values are missing"),
+])  # fmt: skip
+def test_of_600_values_fewer_than_12_may_be_missing(missing: int, status: str, reason: str) -> None:
+    long = ModalitySpec(name="acc", channels=("x", "y", "z"), rate_hz=50.0, samples=200)
+    present = np.ones(600, dtype=np.float32)
+    present[np.linspace(0, 599, missing).astype(int)] = 0
+    prediction = interpret(shares(1, 0, 0), present.reshape(1, 200, 3), modality=long, task=TASK)
+    assert (prediction.status, prediction.reason, prediction.label) == (status, reason, "rest")
+    assert prediction.missing_share == missing / 600
 
 
 def test_a_dead_channel_is_named() -> None:
