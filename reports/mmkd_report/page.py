@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Text:
     """A paragraph; `style` is `about`, `caution`, `notes` or empty."""
 
@@ -36,7 +36,7 @@ class Text:
     style: str = "about"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Heading:
     """A heading inside a section."""
 
@@ -44,7 +44,7 @@ class Heading:
     text: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Code:
     """A command or a snippet."""
 
@@ -52,7 +52,7 @@ class Code:
     text: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Cell:
     """A table cell: text, with a smaller `note` beside it, drawn `content` or a link; `shade` (0 to 1) colours it."""
 
@@ -67,7 +67,7 @@ class Cell:
     data: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Column:
     """A column of a table: numbers stand right-aligned."""
 
@@ -77,7 +77,7 @@ class Column:
     hidden: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Row:
     """A row: its head, the cells under the further columns, and a role that colours it."""
 
@@ -103,9 +103,14 @@ class Table:
 Heads: TypeAlias = list[Column | str]
 
 
+def label(title: str, style: str = "", *, hidden: bool = False) -> Column:
+    """Return a column of text."""
+    return Column(title, number=False, style=style, hidden=hidden)
+
+
 def table(columns: Sequence[Column | str], rows: Sequence[Row], *, caption: str, **options: object) -> Table:
     """Return a table of one group; a column given as text is a column of numbers."""
-    made = tuple(Column(title=one) if isinstance(one, str) else one for one in columns)
+    made = tuple(Column(one) if isinstance(one, str) else one for one in columns)
     return Table(columns=made, groups=(("", rows),), caption=caption, **options)  # type: ignore[arg-type]
 
 
@@ -120,7 +125,7 @@ class Facts:
     hashes: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Picture:
     """A chart as a figure."""
 
@@ -128,7 +133,7 @@ class Picture:
     chart: Chart
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Legend:
     """What the colours of lines stand for: role and name."""
 
@@ -163,7 +168,7 @@ class Findings:
     items: Sequence[tuple[str, str, str, bool]]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Drawing:
     """Markup that is drawn as it is."""
 

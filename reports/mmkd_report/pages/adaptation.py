@@ -8,7 +8,7 @@ from typing import Any
 from mmkd_report.charts import DotPanel, SeedScores, axis, draw_panels, seed_panel
 from mmkd_report.documents.adaptation import AdaptationDocument, EstimateKind, WayJudgement, read_adaptation
 from mmkd_report.documents.figures import MEASURES, OF_CLASSES, Measure
-from mmkd_report.page import Cell, Column, Facts, Heads, Page, Picture, Row, Section, Table, render, table
+from mmkd_report.page import Cell, Facts, Heads, Page, Picture, Row, Section, Table, label, render, table
 from mmkd_report.words import count, fixed, percent, points, score_with_unit
 
 ESTIMATES: dict[EstimateKind, str] = {
@@ -99,15 +99,13 @@ def _domains(found: AdaptationDocument) -> Section:
         f"New: {ESTIMATES[found.estimated_by]}, in percent. Old: {_measure(found).words} on windows that were not "
         "trained on. The dashed line is the unchanged student."
     )
-    picture = Picture(chart=draw_panels(panels, note="", named=True))
+    picture = Picture(draw_panels(panels, note="", named=True))
     return Section(key="domains", title="New and old, before and after", lead=lead, blocks=[picture])
 
 
 def _methods(found: AdaptationDocument) -> Section:
-    heads: Heads = [Column(title="Method", number=False), "New", "Gain", "Old", "Change"]
-    unchanged = Row(
-        head=UNCHANGED, cells=[percent(found.estimate), "", percent(found.old_score), "", ""], role="baseline"
-    )
+    heads: Heads = [label("Method"), "New", "Gain", "Old", "Change"]
+    unchanged = Row(UNCHANGED, [percent(found.estimate), "", percent(found.old_score), "", ""], role="baseline")
     rows = [unchanged, *(_row(one, is_chosen=one.way == found.chosen) for one in found.ways)]
     lead = (
         "In percent and points. A method passes if its gain is significantly above 0, it forgets at most "
@@ -115,7 +113,7 @@ def _methods(found: AdaptationDocument) -> Section:
         "best estimate wins."
     )
     methods = table(
-        [*heads, Column(title="Verdict", number=False, style="reason")],
+        [*heads, label("Verdict", "reason")],
         rows,
         caption="Methods with their effect and verdict",
         style="results",
@@ -133,7 +131,7 @@ def _row(one: WayJudgement, *, is_chosen: bool) -> Row:
         points(0 - one.forgotten_points) + error,
         "; ".join(one.refusals) or ("chosen" if is_chosen else "passes"),
     ]
-    return Row(head=one.name, cells=cells, role="student" if is_chosen else "")
+    return Row(one.name, cells, role="student" if is_chosen else "")
 
 
 def _classes(found: AdaptationDocument) -> Iterator[Section]:
@@ -145,7 +143,7 @@ def _classes(found: AdaptationDocument) -> Iterator[Section]:
     heads = [*(["Reference"] if found.right_shares else []), UNCHANGED.capitalize()]
     heads += [one.name.capitalize() for one in found.ways if one.shares]
     rows = [
-        Row(head=name, cells=[percent(one[number], 0) if number < len(one) else "" for one in columns])
+        Row(name, [percent(one[number], 0) if number < len(one) else "" for one in columns])
         for number, name in enumerate(found.classes)
     ]
     reference = ", compared with the reference labels" if found.right_shares else ""
@@ -153,9 +151,7 @@ def _classes(found: AdaptationDocument) -> Iterator[Section]:
         f"Fraction of each class among the answers to the new judging windows, in percent{reference}. A class above 5 "
         "% must not nearly vanish."
     )
-    shares: Table = table(
-        [Column(title="Class", number=False), *heads], rows, caption="Answers by class", hide_caption=True
-    )
+    shares: Table = table([label("Class"), *heads], rows, caption="Answers by class", hide_caption=True)
     yield Section(key="classes", title="Which classes it answers", lead=lead, blocks=[shares])
 
 

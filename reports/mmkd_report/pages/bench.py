@@ -24,7 +24,6 @@ from mmkd_report.errors import DocumentError
 from mmkd_report.page import (
     Block,
     Cell,
-    Column,
     Columns,
     Facts,
     Heading,
@@ -35,6 +34,7 @@ from mmkd_report.page import (
     Section,
     Table,
     Text,
+    label,
     render,
     table,
 )
@@ -272,21 +272,11 @@ def _side_by_side(named: Sequence[tuple[BenchReport, str]]) -> Section:
         tick_text=lambda value: time_text(value) if value else "0",
         row_height=row_height(row.name for row in rows),
     )
-    heads: Heads = [
-        Column(title="Run", number=False),
-        "p50",
-        "p90",
-        "p95",
-        "p99",
-        "p99.9",
-        "Per second",
-        "Memory",
-        "Energy",
-    ]
+    heads: Heads = [label("Run"), "p50", "p90", "p95", "p99", "p99.9", "Per second", "Memory", "Energy"]
     cells = [
         Row(
-            head=name,
-            cells=[
+            name,
+            [
                 *(time_text(run.result.latency.value_us(quantile)) for quantile in QUANTILES),
                 magnitude(run.result.throughput_hz),
                 with_unit(significant(run.result.rss_mb), "MB"),
@@ -302,7 +292,7 @@ def _side_by_side(named: Sequence[tuple[BenchReport, str]]) -> Section:
         title="Side by side",
         lead="One dot is the median of one launch, a process of its own; the bar is the median of all calls.",
         blocks=[
-            Picture(chart=draw_panels([panel], note="", named=True)),
+            Picture(draw_panels([panel], note="", named=True)),
             table([*heads, "Stable"], cells, caption=caption, style="results"),
         ],
     )
@@ -314,20 +304,20 @@ def _distribution(named: Sequence[tuple[BenchReport, str]]) -> Section:
         latency = run.result.latency
         rows = [
             Row(
-                head=f"p{100 * one.quantile:.10g}",
-                cells=[
+                f"p{100 * one.quantile:.10g}",
+                [
                     time_text(one.value_us) if one.value_us is not None else f"needs {count(one.floor)} calls",
                     time_text(one.upper_us),
                 ],
             )
             for one in latency.percentiles
         ]
-        rows.append(Row(head="largest", cells=[time_text(latency.max_us), NOTHING]))
-        heads: Heads = [Column(title="Latency", number=False), "of one call", "at most"]
+        rows.append(Row("largest", [time_text(latency.max_us), NOTHING]))
+        heads: Heads = [label("Latency"), "of one call", "at most"]
         caption = f"Percentiles of {name}"
         percentiles = table(heads, rows, caption=caption, style="compact", hide_caption=True)
         chart = latency_chart(run, name=name)
-        items.append([Heading(text=name), *([] if chart is None else [Picture(chart=chart)]), percentiles])
+        items.append([Heading(name), *([] if chart is None else [Picture(chart)]), percentiles])
     return Section(
         key="distribution",
         title="Distribution",
@@ -362,9 +352,9 @@ def _over_time(named: Sequence[tuple[BenchReport, str]]) -> Section:
         disturbances = (f"at the same time {one}" for one in run.stability.disturbances)
         sentences = [one[:1].upper() + one[1:] + "." for one in (*run.stability.findings, *disturbances)]
         verdict = "Stable." if run.stability.stable else "Unstable."
-        drawn = [] if chart is None else [Picture(chart=chart)]
-        text = Text(text=" ".join([verdict, *sentences]), style="notes")
-        items.append([Heading(text=f"{name}, {unit}"), *drawn, text])
+        drawn = [] if chart is None else [Picture(chart)]
+        text = Text(" ".join([verdict, *sentences]), style="notes")
+        items.append([Heading(f"{name}, {unit}"), *drawn, text])
     return Section(
         key="time",
         title="Over time",
@@ -407,19 +397,14 @@ def timeline(run: BenchReport) -> tuple[Chart | None, str]:
 
 
 def _stages(named: Sequence[tuple[BenchReport, str]]) -> Section:
-    heads: Heads = [
-        Column(title="Step", number=False),
-        Column(title="Bar", number=False, style="wide", hidden=True),
-        "p50",
-        "p90",
-    ]
+    heads: Heads = [label("Step"), label("Bar", "wide", hidden=True), "p50", "p90"]
     items: list[list[Block]] = []
     for run, name in named:
         total = sum(stage.p50_us for stage in run.result.stages) or 1.0
         rows = [
             Row(
-                head=stage.name,
-                cells=[
+                stage.name,
+                [
                     Cell(content=bar(round(100 * stage.p50_us / total, 2), "student")),
                     time_text(stage.p50_us),
                     time_text(stage.p90_us),
@@ -428,7 +413,7 @@ def _stages(named: Sequence[tuple[BenchReport, str]]) -> Section:
             for stage in run.result.stages
         ]
         steps = table(heads, rows, caption=f"Steps of one call, {name}", style="stages", hide_caption=True)
-        items.append([Heading(text=name), steps])
+        items.append([Heading(name), steps])
     lead = "The runtime's own steps, timed one after another after the calls themselves: median and p90."
     return Section(key="stages", title="Where the time goes", lead=lead, blocks=[Columns(items=items)])
 
@@ -687,14 +672,7 @@ def _fleet_answer(fleet: Fleet, budget_ms: float | None) -> list[str]:
 
 
 def _fleet_table(fleet: Fleet, budget_ms: float | None) -> Table:
-    heads: Heads = [
-        Column(title="Device, bundle", number=False),
-        "Reports",
-        "p50",
-        "Slowest p50",
-        "Largest p99",
-        "Unsteady",
-    ]
+    heads: Heads = [label("Device, bundle"), "Reports", "p50", "Slowest p50", "Largest p99", "Unsteady"]
     rows = []
     for group in fleet.groups:
         slowest = NOTHING if group.slowest is None else f"{time_text(group.slowest[1])}, {group.slowest[0]}"
@@ -706,7 +684,7 @@ def _fleet_table(fleet: Fleet, budget_ms: float | None) -> Table:
             count(group.unsteady),
         ]
         cells += [] if group.over is None else [count(group.over)]
-        rows.append(Row(head=Cell(text=group.title, note=manner_text(group.first)), cells=cells))
+        rows.append(Row(Cell(group.title, note=manner_text(group.first)), cells))
     caption = (
         "Runs of one kind of device with the same bundle, called in the same manner, share a row. p50 is the median of "
         "their medians; the slowest is named by its file."
@@ -716,13 +694,13 @@ def _fleet_table(fleet: Fleet, budget_ms: float | None) -> Table:
 
 def _alert_blocks(fleet: Fleet) -> list[Block]:
     if not fleet.alerts:
-        return [Text(text="None.")]
-    heads = [Column(title=name, number=False) for name in ("Report", "Device", "Problem")]
+        return [Text("None.")]
+    heads = [label(name) for name in ("Report", "Device", "Problem")]
     rows = [
-        Row(head=one.name, cells=[one.device, one.text], role="student" if one.over_budget else "")
+        Row(one.name, [one.device, one.text], role="student" if one.over_budget else "")
         for one in fleet.alerts[:MOST_ALERTS]
     ]
     caption = "Alerts, those over the budget first"
     left_out = len(fleet.alerts) - MOST_ALERTS
-    more = [Text(text=f"{count(left_out)} more are left out.")] if left_out > 0 else []
+    more = [Text(f"{count(left_out)} more are left out.")] if left_out > 0 else []
     return [table(heads, rows, caption=caption, style="compact", hide_caption=True), *more]

@@ -11,7 +11,6 @@ from mmkd_report.documents.data import ChannelFacts, DataReport, DriftFacts, Exa
 from mmkd_report.page import (
     Block,
     Cell,
-    Column,
     Columns,
     Findings,
     Heading,
@@ -22,6 +21,7 @@ from mmkd_report.page import (
     Row,
     Section,
     Text,
+    label,
     render,
     table,
 )
@@ -109,7 +109,7 @@ def _findings(data: DataReport) -> Section:
         "Copies, groups under two names, gaps that reveal the class, dead, stuck and clipped channels, wrong labels, "
         "drift and balance were checked; no problems were found."
     )
-    blocks: list[Block] = [Text(text=looked_for)]
+    blocks: list[Block] = [Text(looked_for)]
     if data.suspicions:
         items = [
             (
@@ -123,7 +123,7 @@ def _findings(data: DataReport) -> Section:
         blocks = [Findings(items=items)]
     if data.not_judged:
         reasons = "; ".join(_sentence(text)[:-1][:1].lower() + _sentence(text)[1:-1] for text in data.not_judged)
-        blocks.append(Text(text=f"Not judged: {reasons}."))
+        blocks.append(Text(f"Not judged: {reasons}."))
     return Section(key="findings", title="Warnings", blocks=blocks)
 
 
@@ -136,8 +136,8 @@ def _sensors(probes: Sequence[ProbeFacts]) -> Iterator[Section]:
         return
     rows = [
         Row(
-            head=one.modality or "all sensors",
-            cells=[
+            one.modality or "all sensors",
+            [
                 percent(one.score),
                 Cell(content=bar(round(100 * one.score, 1), "student" if number else "teacher")),
                 _interval(one),
@@ -145,8 +145,8 @@ def _sensors(probes: Sequence[ProbeFacts]) -> Iterator[Section]:
         )
         for number, one in enumerate(probes)
     ]
-    heads: Heads = [Column(title="Sensor", number=False), "Balanced"]
-    heads += [Column(title="Bar", number=False, style="wide", hidden=True), "Interval"]
+    heads: Heads = [label("Sensor"), "Balanced"]
+    heads += [label("Bar", "wide", hidden=True), "Interval"]
     caption = (
         "Balanced accuracy in percent of extra-trees on window statistics, for groups they never saw; chance is "
         f"{percent(probes[0].guessing)}. The 99 % interval resamples whole groups."
@@ -160,15 +160,12 @@ def _other_probes(probes: Sequence[ProbeFacts]) -> Iterator[Section]:
     if not probes:
         return
     rows = [
-        Row(
-            head=one.asked,
-            cells=[percent(one.score), _interval(one), percent(one.guessing), "yes" if one.is_better else "no"],
-        )
+        Row(one.asked, [percent(one.score), _interval(one), percent(one.guessing), "yes" if one.is_better else "no"])
         for one in probes
     ]
-    heads: Heads = [Column(title="Predicted", number=False), "Balanced, %", "Interval", "Chance, %"]
+    heads: Heads = [label("Predicted"), "Balanced, %", "Interval", "Chance, %"]
     caption = "Probes of facts that a model should not need. A fact leaks if its interval begins above chance."
-    leaks = table([*heads, Column(title="Leaks", number=False)], rows, caption=caption)
+    leaks = table([*heads, label("Leaks")], rows, caption=caption)
     yield Section(key="leaks", title="What else windows reveal", blocks=[leaks])
 
 
@@ -178,9 +175,9 @@ def _signals(data: DataReport) -> Section:
         examples = [one for one in data.examples if one.modality == name]
         unit = next(one.unit for one in data.channels if one.modality == name)
         blocks += [
-            Heading(text=f"{name}, {unit}" if unit else name),
-            Legend(entries=list(zip(LINE_ROLES, examples[0].channels, strict=False))),
-            Columns(items=[[Picture(chart=_example(one, examples))] for one in examples]),
+            Heading(f"{name}, {unit}" if unit else name),
+            Legend(list(zip(LINE_ROLES, examples[0].channels, strict=False))),
+            Columns(items=[[Picture(_example(one, examples))] for one in examples]),
         ]
     lead = (
         "For each class the window most like the others, and one with gaps if there are any. A gap is a break of the "
@@ -209,14 +206,14 @@ def _example(one: ExampleWindow, examples: Sequence[ExampleWindow]) -> Chart:
 
 def _balance(data: DataReport) -> Section:
     splits = data.splits
-    rows = [Row(head=name, cells=[count(one.classes[name]) for one in splits]) for name in splits[0].classes]
+    rows = [Row(name, [count(one.classes[name]) for one in splits]) for name in splits[0].classes]
     rows += [
-        Row(head="unlabelled", cells=[count(one.unlabelled) for one in splits]),
-        Row(head="all", cells=[count(one.windows) for one in splits]),
-        Row(head="groups", cells=[count(one.groups) for one in splits]),
-        Row(head="largest group, %", cells=[percent(one.largest_group) for one in splits]),
+        Row("unlabelled", [count(one.unlabelled) for one in splits]),
+        Row("all", [count(one.windows) for one in splits]),
+        Row("groups", [count(one.groups) for one in splits]),
+        Row("largest group, %", [percent(one.largest_group) for one in splits]),
     ]
-    heads: Heads = [Column(title="", number=False), *(one.split for one in splits)]
+    heads: Heads = [label(""), *(one.split for one in splits)]
     return Section(
         key="balance", title="Classes and groups", blocks=[table(heads, rows, caption="Windows of each split.")]
     )
@@ -234,10 +231,7 @@ def _channels(data: DataReport) -> Section:
         "At the limit, %",
     ]
     rows = [
-        Row(
-            head=Cell(text=f"{one.modality} {one.channel}", note="" if one.is_continuous else "few values"),
-            cells=_channel_cells(one),
-        )
+        Row(Cell(f"{one.modality} {one.channel}", note="" if one.is_continuous else "few values"), _channel_cells(one))
         for one in data.channels
     ]
     caption = (
@@ -245,7 +239,7 @@ def _channels(data: DataReport) -> Section:
         "samples three times in a row at the lowest or highest value. Flat and limit are judged for channels with many "
         "different values."
     )
-    channels = table([Column(title="Channel", number=False), *heads], rows, caption=caption, style="results")
+    channels = table([label("Channel"), *heads], rows, caption=caption, style="results")
     return Section(key="channels", title="Channels", blocks=[channels])
 
 
@@ -269,7 +263,7 @@ def _drift(data: DataReport) -> Iterator[Section]:
             "Mean level of each tenth of the windows in order of time, without the part that the classes explain; the "
             "channels that move most."
         )
-        charts = Columns(items=[[Picture(chart=_drift_chart(one))] for one in largest])
+        charts = Columns(items=[[Picture(_drift_chart(one))] for one in largest])
         yield Section(key="drift", title="Over the campaign", lead=lead, blocks=[charts])
 
 
@@ -293,12 +287,12 @@ def _suspects(data: DataReport) -> Iterator[Section]:
         return
     rows = [
         Row(
-            head=f"{one.split} {one.window}",
-            cells=[one.group or NOTHING, one.label, one.likely, percent(one.likely_probability, 0)],
+            f"{one.split} {one.window}",
+            [one.group or NOTHING, one.label, one.likely, percent(one.likely_probability, 0)],
         )
         for one in suspects
     ]
-    heads = [Column(title=name, number=False) for name in ("Window", "Group", "Label", "Probably")]
+    heads = [label(name) for name in ("Window", "Group", "Label", "Probably")]
     first = f" These are the first {len(suspects)} of {total}." if len(suspects) < total else ""
     caption = (
         "Labels that a probe contradicts which never saw the window's group; first those for which the votes for "
@@ -312,12 +306,11 @@ def _label_next(data: DataReport) -> Iterator[Section]:
         return
     rows = [
         Row(
-            head=f"train {one.window}",
-            cells=[one.group or NOTHING, one.start or NOTHING, one.likely, percent(one.probability, 0)],
+            f"train {one.window}", [one.group or NOTHING, one.start or NOTHING, one.likely, percent(one.probability, 0)]
         )
         for one in data.to_label
     ]
-    heads = [Column(title=name, number=False) for name in ("Window", "Group", "From", "Probably")]
+    heads = [label(name) for name in ("Window", "Group", "From", "Probably")]
     caption = (
         "Unlabelled training windows that a probe is least certain about, far from each other. mmkd-data report DIR "
         "--label-next FILE.csv writes them for the importer."

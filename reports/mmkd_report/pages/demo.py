@@ -52,6 +52,7 @@ from mmkd_report.page import (
     Section,
     Table,
     Text,
+    label,
     render,
     table,
 )
@@ -178,20 +179,17 @@ def _lede(demo: DemoDocument) -> Iterator[str]:
 def _results(demo: DemoDocument) -> Section:
     measure = demo.reported_metric
     columns = [
-        Column(title="Model", number=False),
-        *(Column(title=one.heading, style="main" if one is measure else "") for one in demo.measures),
-        Column(title=measure.gain_heading, style="gain"),
-        Column(title="Gap recovered"),
-        Column(title="Parameters"),
-        Column(title="Latency, p50"),
+        label("Model"),
+        *(Column(one.heading, style="main" if one is measure else "") for one in demo.measures),
+        Column(measure.gain_heading, style="gain"),
+        Column("Gap recovered"),
+        Column("Parameters"),
+        Column("Latency, p50"),
     ]
     groups = [
-        (
-            Cell(text="All sensors", note=join_words(demo.teacher.modalities or ())),
-            [_row("teacher", demo.teacher, demo)],
-        )
+        (Cell("All sensors", note=join_words(demo.teacher.modalities or ())), [_row("teacher", demo.teacher, demo)])
     ]
-    groups += [(Cell(text=name), list(_rows(contest, demo))) for name, contest in demo.students.items()]
+    groups += [(Cell(name), list(_rows(contest, demo))) for name, contest in demo.students.items()]
     seeds = len(demo.seeds)
     spread = (
         "One seed, no spread. "
@@ -204,7 +202,7 @@ def _results(demo: DemoDocument) -> Section:
     if not measure.lower_is_better:
         gain = "student minus labels only" + (f" in {measure.words}" if measure.name != "accuracy" else "")
     caption = f"{spread}Every model of a sensor sees the same labels; the gain is {gain}, with its 95 % interval."
-    notes = [Text(text=note, style="notes") for note in _notes(demo)]
+    notes = [Text(note, style="notes") for note in _notes(demo)]
     results = Table(columns=columns, groups=groups, caption=caption, style="results")
     return Section(key="results", title="All results", blocks=[results, *notes])
 
@@ -239,11 +237,11 @@ def _rows(contest: Contest, demo: DemoDocument) -> Iterator[Row]:
             yield _row(role, contest.student, demo, gain=contest.gain_points, gap=gap_text(contest))
         elif role in ALWAYS_SHOWN and (model is None or model.reason):
             reason = model.reason if model is not None and model.reason else "no reason was given"
-            wide = Cell(text=f"not run: {reason}", style="reason", span=len(demo.measures) + 4)
-            yield Row(head=Cell(text=ROLE_NAMES[role], role=role), cells=[wide], role=role)
+            wide = Cell(f"not run: {reason}", style="reason", span=len(demo.measures) + 4)
+            yield Row(Cell(ROLE_NAMES[role], role=role), [wide], role=role)
         elif model is not None and getattr(model, "reason", None):
-            wide = Cell(text=f"not run: {model.reason}", style="reason", span=len(demo.measures) + 4)
-            yield Row(head=Cell(text=ROLE_NAMES[role], role=role), cells=[wide], role=role)
+            wide = Cell(f"not run: {model.reason}", style="reason", span=len(demo.measures) + 4)
+            yield Row(Cell(ROLE_NAMES[role], role=role), [wide], role=role)
         elif model is not None:
             yield _row(role, model, demo)
 
@@ -257,12 +255,12 @@ def _row(
     ends = NOTHING if gain is None else gain_interval(gain.low, gain.high, measure)
     cells: list[Cell | str] = [written_score(model.score(one), demo.seeds, one) for one in demo.measures]
     cells += [
-        Cell(text=NOTHING if gain is None else signed_gain(gain.mean, measure), note="" if ends == NOTHING else ends),
+        Cell(NOTHING if gain is None else signed_gain(gain.mean, measure), note="" if ends == NOTHING else ends),
         gap,
         magnitude(parameters),
         with_unit(significant(latency.p50), "ms"),
     ]
-    return Row(head=Cell(text=ROLE_NAMES[role], role=role), cells=cells, role=role)
+    return Row(Cell(ROLE_NAMES[role], role=role), cells, role=role)
 
 
 def written_score(spread: Spread | None, seeds: Sequence[int], measure: Measure) -> str:
@@ -325,7 +323,7 @@ def _seeds(demo: DemoDocument) -> Section:
         link="Seed by seed",
         lead=f"{dots} Thin lines join labels only and the distilled student of the same seed; the dashed line is the "
         "teacher with all sensors.",
-        blocks=[Picture(chart=draw_panels(panels, note=note))],
+        blocks=[Picture(draw_panels(panels, note=note))],
     )
 
 
@@ -345,10 +343,10 @@ def _confusion(demo: DemoDocument) -> Iterator[Section]:
     first: list[list[Block]] = []
     if len(labels) <= MOST_MATRIX_LABELS:
         first.append([Facts(title="Classes", rows=[(str(n), label) for n, label in enumerate(labels, start=1)])])
-    first += [[Heading(text="All sensors"), one] for one in teacher]
+    first += [[Heading("All sensors"), one] for one in teacher]
     blocks: list[Block] = [Columns(items=first)]
     for name, tables in pairs:
-        blocks += [Heading(text=name), Columns(items=[[one] for one in tables])] if tables else []
+        blocks += [Heading(name), Columns(items=[[one] for one in tables])] if tables else []
     summed = ", summed over seeds" if len(demo.seeds) > 1 else ""
     yield Section(
         key="confusion",
@@ -371,22 +369,20 @@ def _confusion_table(title: str, role: str, network: Network | None, labels: Seq
             for column, cell in enumerate(cells)
             if row != column and cell
         ]
-        rows = [
-            Row(head=count(cell), cells=[true, given]) for cell, true, given in sorted(wrong, key=lambda o: -o[0])[:8]
-        ]
-        columns = [Column(title="Windows"), *(Column(title=one, number=False) for one in ("True class", "Answer"))]
+        rows = [Row(count(cell), [true, given]) for cell, true, given in sorted(wrong, key=lambda o: -o[0])[:8]]
+        columns = [label("Windows"), *(Column(one) for one in ("True class", "Answer"))]
         return [table(columns, rows, caption=title, style=f"compact role-{role}")]
     dense = " dense" if len(labels) > 10 else ""
     matrix = []
     for number, cells in enumerate(network.confusion):
         windows = sum(cells) or 1
         shaded = [
-            Cell(text=str(cell), style="right" if number == column else "", shade=cell / windows)
+            Cell(str(cell), style="right" if number == column else "", shade=cell / windows)
             for column, cell in enumerate(cells)
         ]
-        matrix.append(Row(head=Cell(text=str(number + 1)), cells=shaded))
-    columns = [Column(title="true class", hidden=True, number=False)]
-    columns += [Column(title=str(number + 1), number=False) for number in range(len(labels))]
+        matrix.append(Row(Cell(str(number + 1)), shaded))
+    columns = [label("true class", hidden=True)]
+    columns += [label(str(number + 1)) for number in range(len(labels))]
     return [table(columns, matrix, caption=title, style=f"confusion role-{role}{dense}")]
 
 
@@ -398,12 +394,12 @@ def _labels(demo: DemoDocument) -> Iterator[Section]:
     for title, network in networks:
         if network.counts is not None:
             rows = [
-                Row(head=label, cells=[count(hit + miss), count(hit), count(miss), count(false)])
+                Row(label, [count(hit + miss), count(hit), count(miss), count(false)])
                 for label, (hit, false, miss, _) in zip(demo.dataset.labels, network.counts, strict=True)
             ]
-            columns: Heads = [Column(title="Label", number=False), "On", "Found", "Missed", "False"]
+            columns: Heads = [label("Label"), "On", "Found", "Missed", "False"]
             hidden = table(columns, rows, caption=f"{title}: windows by label", style="compact", hide_caption=True)
-            items.append([Heading(text=title), hidden])
+            items.append([Heading(title), hidden])
     if items:
         summed = ", summed over seeds" if len(demo.seeds) > 1 else ""
         lead = (
@@ -431,7 +427,7 @@ def _curves(demo: DemoDocument) -> Iterator[Section]:
             *_curve(f"{title}: training loss", curves, "train_loss", steps, losses, measure),
         ]
         if charts:
-            items.append([Heading(text=title), *(Picture(chart=chart) for chart in charts)])
+            items.append([Heading(title), *(Picture(chart) for chart in charts)])
     if items:
         legend = [("teacher", "Teacher"), ("baseline", "Labels only"), ("student", "Distilled student")]
         yield Section(
@@ -439,17 +435,12 @@ def _curves(demo: DemoDocument) -> Iterator[Section]:
             title="Learning curves",
             lead="One training run of each network. Validation scores share one scale; losses do not compare, since "
             "the student's includes the distillation terms.",
-            blocks=[Legend(entries=legend), Columns(items=items)],
+            blocks=[Legend(legend), Columns(items=items)],
         )
 
 
 def _curve(
-    title: str,
-    curves: Mapping[str, tuple[CurvePoint, ...]],
-    field: str,
-    steps: Axis,
-    over: Axis,
-    measure: Measure,
+    title: str, curves: Mapping[str, tuple[CurvePoint, ...]], field: str, steps: Axis, over: Axis, measure: Measure
 ) -> Iterator[Chart]:
     lines, ends = [], []
     is_score = field == "valid_score"
@@ -486,7 +477,7 @@ def _attention(demo: DemoDocument) -> Iterator[Section]:
         return
     truth = "true class" if demo.kind == "classification" else "true value"
     label = f", {truth} {found.window_label}" if found.window_label else ""
-    maps = [[Picture(chart=_map("teacher", found))], [Picture(chart=_map("student", found))]]
+    maps = [[Picture(_map("teacher", found))], [Picture(_map("student", found))]]
     yield Section(
         key="attention",
         title="Where teacher and student look",
@@ -529,7 +520,7 @@ def _missing(demo: DemoDocument) -> Iterator[Section]:
             f"A filled dot is a sensor that is there; a missing one is masked, nothing is made up in its place. {bars}"
         )
         caption = f"{measure.title} of the teacher under subsets of its sensors"
-        blocks += [Heading(text="The teacher with some of its sensors"), Text(text=about)]
+        blocks += [Heading("The teacher with some of its sensors"), Text(about)]
         blocks.append(_subset_table(shown, columns, demo, caption))
         if folded:
             more = _subset_table(folded, columns, demo, "Further subsets")
@@ -538,10 +529,10 @@ def _missing(demo: DemoDocument) -> Iterator[Section]:
         unit = " in percent" if measure.is_share else f" in {measure.unit}" if measure.unit else ""
         bands = "; bands are one standard deviation over seeds" if len(demo.seeds) != 1 else ""
         blocks += [
-            Heading(text="One sensor with missing samples"),
-            Text(text=f"{measure.title}{unit} against the fraction of samples missing in every window{bands}."),
-            Legend(entries=[("baseline", "Labels only"), ("student", "Distilled student")]),
-            Columns(items=[[Picture(chart=chart)] for chart in charts]),
+            Heading("One sensor with missing samples"),
+            Text(f"{measure.title}{unit} against the fraction of samples missing in every window{bands}."),
+            Legend([("baseline", "Labels only"), ("student", "Distilled student")]),
+            Columns(items=[[Picture(chart)] for chart in charts]),
         ]
     if blocks:
         title = "When a sensor fails" if failed else "When samples are missing"
@@ -573,15 +564,15 @@ def _subset_table(rows: Sequence[SubsetScore], names: Sequence[str], demo: DemoD
     measure = demo.reported_metric
     means = [mean_of(score.score(measure)) for score in demo.teacher.missing or ()]
     widest = 1.0 if measure.is_share else max((mean for mean in means if is_number(mean)), default=1.0) or 1.0
-    columns = [Column(title=name, number=False, style="upright") for name in names]
-    columns += [Column(title=f"{measure.title} of the teacher", number=False, style="wide"), Column(title=measure.unit)]
+    columns = [label(name, "upright") for name in names]
+    columns += [label(f"{measure.title} of the teacher", "wide"), Column(measure.unit)]
     drawn = []
     for row in rows:
         found = row.score(measure)
         dots = [_presence(name in row.modalities) for name in names]
         width = round(100 * min(1.0, max(0.0, (mean_of(found) or 0.0) / widest)), 2)
         text = written_score(found, demo.seeds, measure)
-        drawn.append(Row(head=dots[0], cells=[*dots[1:], Cell(content=bar(width, "teacher")), text]))
+        drawn.append(Row(dots[0], [*dots[1:], Cell(content=bar(width, "teacher")), text]))
     return table(columns, drawn, caption=caption, style="subsets", hide_caption=True)
 
 
@@ -646,11 +637,11 @@ def _benchmark(demo: DemoDocument) -> Iterator[Section]:
         return
     items: list[list[Block]] = []
     if latencies:
-        rows = [Row(head=n, cells=[significant(v) for v in (one.p50, one.p90, one.p99)]) for n, one in latencies]
-        columns: Heads = [Column(title="ms", number=False), "p50", "p90", "p99"]
+        rows = [Row(n, [significant(v) for v in (one.p50, one.p90, one.p99)]) for n, one in latencies]
+        columns: Heads = [label("ms"), "p50", "p90", "p99"]
         caption = "Percentiles of the latency of one window in milliseconds"
         percentiles = table(columns, rows, caption=caption, style="compact", hide_caption=True)
-        items.append([Heading(text="Latency of one window"), percentiles])
+        items.append([Heading("Latency of one window"), percentiles])
     about = "The bare networks, one window at a time; the runtime was not measured."
     if bench:
         samples = bench.latency_ms.samples if bench.latency_ms else None
@@ -661,7 +652,7 @@ def _benchmark(demo: DemoDocument) -> Iterator[Section]:
         if latencies and facts:
             items[0].append(Facts(rows=facts))
         if stages := _stages(bench.stages_us):
-            items.append([Heading(text="Where the time goes"), stages])
+            items.append([Heading("Where the time goes"), stages])
         if machine := machine_facts(bench.machine):
             items.append([Facts(title="Machine", rows=machine)])
         where = [f" {bench.bundle}" if bench.bundle else "", " in the device runtime"]
@@ -679,17 +670,10 @@ def _stages(stages_us: Mapping[str, float | None] | None) -> Table | None:
         return None
     widest = max(known.values()) or 1.0
     rows = [
-        Row(
-            head=name,
-            cells=[Cell(content=bar(round(100 * value / widest, 2), "student")), with_unit(fixed(value), "µs")],
-        )
+        Row(name, [Cell(content=bar(round(100 * value / widest, 2), "student")), with_unit(fixed(value), "µs")])
         for name, value in known.items()
     ]
-    columns: Heads = [
-        Column(title="Stage", number=False),
-        Column(title="Bar", number=False, style="wide", hidden=True),
-        "Time",
-    ]
+    columns: Heads = [label("Stage"), label("Bar", "wide", hidden=True), "Time"]
     caption = "Median time of each stage of one prediction"
     return table(columns, rows, caption=caption, style="stages", hide_caption=True)
 
@@ -699,8 +683,8 @@ def _sizes(demo: DemoDocument) -> Iterator[Section]:
         return
     rows = [
         Row(
-            head=size.preset,
-            cells=[
+            size.preset,
+            [
                 magnitude(size.parameters),
                 written_score(size.valid_score, demo.seeds, demo.chosen_by),
                 "chosen" if size.chosen else "",
@@ -710,12 +694,7 @@ def _sizes(demo: DemoDocument) -> Iterator[Section]:
         for size in demo.teacher.sizes_tried
     ]
     unit = ", %" if demo.chosen_by.is_share else ""
-    columns: Heads = [
-        Column(title="Size", number=False),
-        "Parameters",
-        f"Validation score{unit}",
-        Column(title="", number=False),
-    ]
+    columns: Heads = [label("Size"), "Parameters", f"Validation score{unit}", label("")]
     caption = "Teacher sizes tried, with their validation score"
     sizes = table(columns, rows, caption=caption, style="compact", hide_caption=True)
     lead = "Validation chooses the teacher, so that no student looks good against a teacher larger than it needs to be."
@@ -726,14 +705,14 @@ def _reproduce(demo: DemoDocument) -> Section:
     data, seeds = demo.dataset, demo.seeds
     machine = machine_facts(demo.machine)
     shown = machine_facts(demo.benchmark.machine if demo.benchmark else None)
-    blocks: list[Block] = [Code(text=demo.command)] if demo.command else []
+    blocks: list[Block] = [Code(demo.command)] if demo.command else []
     named = f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}" if seeds else ""
     if demo.duration_s is not None:
         where = f" on the machine {'above' if machine == shown else 'below'}" if machine else ""
         tail = f", with {named}." if named else "."
-        blocks.append(Text(text=f"Took {duration(demo.duration_s)}{where}{tail}"))
+        blocks.append(Text(f"Took {duration(demo.duration_s)}{where}{tail}"))
     elif named:
-        blocks.append(Text(text=f"With {named}."))
+        blocks.append(Text(f"With {named}."))
     rows = [("name", data.name), ("source", data.source or ""), ("licence", data.licence or "")]
     for one in data.modalities:
         text = ", ".join(one.channels) + (f" in {one.unit}" if one.unit else "")
@@ -756,7 +735,7 @@ def _reproduce(demo: DemoDocument) -> Section:
         reference = demo.students[best].reference
         more = f", reference={reference!r}" if reference else ""
         code = f"from mmkd_edge import EdgePredictor\npredictor = EdgePredictor.open({bundle!r}{more})\n"
-        blocks += [Heading(text="Use the student"), Code(text=f"{code}print(predictor.predict(window))")]
+        blocks += [Heading("Use the student"), Code(f"{code}print(predictor.predict(window))")]
     return Section(key="reproduce", title="How to reproduce", link="Reproduce", blocks=blocks)
 
 

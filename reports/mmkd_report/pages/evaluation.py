@@ -16,7 +16,21 @@ from mmkd_report.documents.evaluation import (
     read_evaluation,
 )
 from mmkd_report.documents.figures import ClassScores
-from mmkd_report.page import Cell, Column, Columns, Facts, Legend, Page, Picture, Row, Section, Table, Text, render
+from mmkd_report.page import (
+    Cell,
+    Column,
+    Columns,
+    Facts,
+    Legend,
+    Page,
+    Picture,
+    Row,
+    Section,
+    Table,
+    Text,
+    label,
+    render,
+)
 from mmkd_report.words import (
     NOTHING,
     count,
@@ -142,7 +156,7 @@ def _curves(found: EvaluationDocument) -> Iterator[Section]:
             "probability; "
             "a burst is one span of every window, missing as a whole. Missing samples are masked; nothing is made up "
             "in their place.",
-            blocks=[Legend(entries=legend), Columns(items=[[Picture(chart=chart)] for chart in charts])],
+            blocks=[Legend(legend), Columns(items=[[Picture(chart)] for chart in charts])],
         )
 
 
@@ -167,14 +181,11 @@ def _chart(found: EvaluationDocument, title: str, label: str, part: Sequence[Sha
 
 def _results(found: EvaluationDocument) -> Section:
     name, baseline = _names(found)
-    columns = [
-        Column(title="Condition", number=False),
-        *(Column(title=t) for t in ("Accuracy", "Balanced", "Macro-F1")),
-    ]
-    columns.append(Column(title=f"Bar of the {found.measure.words}", number=False, style="wide", hidden=True))
+    columns = [label("Condition"), *(Column(t) for t in ("Accuracy", "Balanced", "Macro-F1"))]
+    columns.append(label(f"Bar of the {found.measure.words}", "wide", hidden=True))
     caption = "In percent."
     if baseline:
-        columns += [Column(title=baseline), Column(title="Gain, points", style="gain")]
+        columns += [Column(baseline), Column("Gain, points", style="gain")]
         split = found.data.split
         caption = (
             f"In percent; the gain is {name} minus {baseline} in points of {found.measure.words}, its interval "
@@ -203,8 +214,8 @@ def _row(found: EvaluationDocument, name: str, one: Judgement) -> Row:
     if found.against is not None:
         ends = NOTHING if gain is None else interval(gain.low, gain.high)
         text = NOTHING if gain is None else points(gain.points)
-        cells += [percent(_score(found, one.against)), Cell(text=text, note="" if ends == NOTHING else ends)]
-    return Row(head=name, cells=cells)
+        cells += [percent(_score(found, one.against)), Cell(text, note="" if ends == NOTHING else ends)]
+    return Row(name, cells)
 
 
 def _origin(found: EvaluationDocument) -> Section:
@@ -216,7 +227,7 @@ def _origin(found: EvaluationDocument) -> Section:
     ]
     if found.against is not None and baseline is not None:
         items.append([Facts(title=baseline, rows=_model_facts(found.against, data))])
-    seed = [Text(text=f"Seed {found.seed} chooses which samples go missing.")] if found.has_failures else []
+    seed = [Text(f"Seed {found.seed} chooses which samples go missing.")] if found.has_failures else []
     return Section(key="origin", title="Where it comes from", blocks=[Columns(items=items), *seed])
 
 

@@ -7,17 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmkd_report.charts import (
-    Axis,
-    Chart,
-    Point,
-    axis,
-    bar,
-    clipping_histogram,
-    element,
-    scatter,
-    scatter_key,
-)
+from mmkd_report.charts import Axis, Chart, Point, axis, bar, clipping_histogram, element, scatter, scatter_key
 from mmkd_report.documents.confidence import ConfidenceFacts
 from mmkd_report.documents.export import (
     ActivationHistogram,
@@ -44,6 +34,7 @@ from mmkd_report.page import (
     Row,
     Section,
     Text,
+    label,
     render,
     table,
 )
@@ -326,16 +317,16 @@ def measured_artifacts(export: ExportDocument) -> list[ArtifactReport]:
 
 
 def _head(artifact: ArtifactReport) -> Cell:
-    return Cell(text=artifact.name, role=precision_role(artifact.precision))
+    return Cell(artifact.name, role=precision_role(artifact.precision))
 
 
 def _artifacts(export: ExportDocument) -> Section:
     report = export.report
     backends = tuple(dict.fromkeys(backend_name(one.run.backend) for one in timed(export)))
-    columns = [Column(title="Artifact", number=False), Column(title="Size")]
-    columns += [Column(title=one.short if one.is_share else one.heading) for one in report.reported_metrics]
-    columns += [Column(title="Agreement"), *(Column(title=name) for name in backends)]
-    columns.append(Column(title="Verdict", number=False))
+    columns = [label("Artifact"), Column("Size")]
+    columns += [Column(one.short if one.is_share else one.heading) for one in report.reported_metrics]
+    columns += [Column("Agreement"), *(Column(name) for name in backends)]
+    columns.append(label("Verdict"))
     measured = measured_artifacts(export)
     largest = max(artifact.size_bytes for artifact in measured)
     rows = []
@@ -346,13 +337,13 @@ def _artifacts(export: ExportDocument) -> Section:
         scores = [score_text(artifact.score(one.name), one, digits=2) for one in report.reported_metrics]
         file = element("code", artifact.file)
         cells: list[Cell | str] = [
-            Cell(text=size_text(artifact.size_bytes), content=bar(width, role)),
+            Cell(size_text(artifact.size_bytes), content=bar(width, role)),
             *scores,
             share(artifact.parity.label_agreement),
             *(latencies.get(name, NOTHING) for name in backends),
             _verdict(artifact.gate, is_left_out=number >= len(report.artifacts)),
         ]
-        rows.append(Row(head=Cell(text=artifact.name, role=role, content=file), cells=cells, role=role))
+        rows.append(Row(Cell(artifact.name, role=role, content=file), cells, role=role))
     machine = f", on {report.machine}" if report.machine else ""
     timing = f"Latencies are medians of one run on one thread, all artifacts in turns{machine}."
     caption = (
@@ -364,8 +355,8 @@ def _artifacts(export: ExportDocument) -> Section:
     if export.engines:
         engines = [
             Row(
-                head=one.path,
-                cells=[
+                one.path,
+                [
                     one.sidecar.precision,
                     size_text(one.sidecar.size_bytes),
                     f"{one.sidecar.library} {one.sidecar.library_version}",
@@ -373,10 +364,10 @@ def _artifacts(export: ExportDocument) -> Section:
             )
             for one in export.engines
         ]
-        heads: Heads = [Column(title="File", number=False), Column(title="Precision", number=False), "Size"]
-        heads.append(Column(title="Built with", number=False))
+        heads: Heads = [label("File"), label("Precision"), "Size"]
+        heads.append(label("Built with"))
         built = table(heads, engines, caption="Engines built beside the bundle", style="compact", hide_caption=True)
-        blocks += [Heading(text="Engines"), built]
+        blocks += [Heading("Engines"), built]
     return Section(key="artifacts", title="Artifacts", blocks=blocks)
 
 
@@ -418,7 +409,7 @@ def _pareto(export: ExportDocument) -> Iterator[Section]:
         title="Accuracy against latency",
         lead="Up and to the left is better. The line is the best accuracy that the bundle has for a latency: nothing "
         f"below or to the right of it is worth running here. Height is {height}.",
-        blocks=[Columns(items=[[Picture(chart=chart)], [Drawing(markup=scatter_key(names))]], style="pareto")],
+        blocks=[Columns(items=[[Picture(chart)], [Drawing(scatter_key(names))]], style="pareto")],
     )
 
 
@@ -450,8 +441,8 @@ def _digits(over: Axis) -> int:
 def _gate_table(export: ExportDocument, measured: Sequence[ArtifactReport]) -> Iterator[Section]:
     rows = [
         Row(
-            head=_head(one),
-            cells=[
+            _head(one),
+            [
                 _drop(one.gate),
                 fixed(one.gate.allowed_drop_points, 2),
                 share(one.gate.label_agreement),
@@ -464,20 +455,12 @@ def _gate_table(export: ExportDocument, measured: Sequence[ArtifactReport]) -> I
         if one.gate is not None
     ]
     if rows:
-        columns: Heads = [
-            Column(title="Artifact", number=False),
-            "Drop, points",
-            "At most",
-            "Agreement",
-            "At least",
-            "Windows",
-        ]
-        columns.append(Column(title="Verdict", number=False))
+        columns: Heads = [label("Artifact"), "Drop, points", "At most", "Agreement", "At least", "Windows"]
+        columns.append(label("Verdict"))
         caption = "Gates of the artifacts of lower precision"
         gates = table(columns, rows, caption=caption, hide_caption=True)
         reasons = [
-            Text(text=f"{one.precision} was left out: {one.reason.partition(chr(10))[0]}")
-            for one in export.report.left_out
+            Text(f"{one.precision} was left out: {one.reason.partition(chr(10))[0]}") for one in export.report.left_out
         ]
         lead = (
             "An artifact of lower precision enters the bundle only if, on windows that did nothing else, the metric "
@@ -502,15 +485,15 @@ def _confidence(report: ExportReport) -> Iterator[Section]:
     calibrated = [(one, one.confidence) for one in report.artifacts if one.confidence is not None]
     if not calibrated:
         return
-    columns: Heads = [Column(title="Error level", number=False), "True label in the set", "95 % interval"]
+    columns: Heads = [label("Error level"), "True label in the set", "95 % interval"]
     columns += ["Labels in a set", "Sets of one label", "Right of these"]
     blocks: list[Block] = []
     for artifact, facts in calibrated:
         role = precision_role(artifact.precision)
         rows = [
             Row(
-                head=percent(one.error_level),
-                cells=[
+                percent(one.error_level),
+                [
                     percent(one.coverage),
                     f"{percent(one.low)} to {percent(one.high)}",
                     fixed(one.mean_set_size, 2),
@@ -523,7 +506,7 @@ def _confidence(report: ExportReport) -> Iterator[Section]:
         ]
         caption = f"Label sets of {artifact.name} at several error levels"
         sets = table(columns, rows, caption=caption, hide_caption=True)
-        blocks += [Heading(text=artifact.name), Text(text=_calibration(facts)), sets]
+        blocks += [Heading(artifact.name), Text(_calibration(facts)), sets]
     same = report.windows.judged_by == report.windows.source
     caution = (
         " Calibration and judging windows are of the same people, machines or sessions: new ones may be covered less."
@@ -548,15 +531,15 @@ def _calibration(facts: ConfidenceFacts) -> str:
 
 
 def _tried(quantised: Sequence[ArtifactReport], measured: Sequence[ArtifactReport]) -> Section:
-    columns: Heads = [Column(title="Remedy", number=False), Column(title="Ranges", number=False)]
-    columns += ["INT8 layers", "Drop, points", "Agreement", Column(title="Gate", number=False)]
+    columns: Heads = [label("Remedy"), label("Ranges")]
+    columns += ["INT8 layers", "Drop, points", "Agreement", label("Gate")]
     blocks: list[Block] = []
     for one in quantised:
         more = " Every row keeps what the rows above it changed." if len(one.attempts) > 1 else ""
         rows = [
             Row(
-                head=row.remedy,
-                cells=[
+                row.remedy,
+                [
                     METHOD_NAMES[row.method],
                     count(row.layers),
                     _drop(row.gate),
@@ -568,7 +551,7 @@ def _tried(quantised: Sequence[ArtifactReport], measured: Sequence[ArtifactRepor
         ]
         caption = f"Attempts to quantise {one.name}, in order"
         attempts = table(columns, rows, caption=caption, hide_caption=True)
-        blocks += [Heading(text=one.name), Text(text=_remedy(one) + more), attempts]
+        blocks += [Heading(one.name), Text(_remedy(one) + more), attempts]
     for one in measured:
         if one.float_layers:
             summary = f"{counted(len(one.float_layers), 'layer')} of {one.name} in float32, and why"
@@ -587,9 +570,9 @@ def _remedy(artifact: ArtifactReport) -> str:
 
 
 def _sensitivity(quantised: Sequence[ArtifactReport]) -> Section:
-    columns: Heads = [Column(title="Layer", number=False)]
-    columns.append(Column(title=f"Rows {TIMES} inputs {TIMES} outputs", number=False, style="product"))
-    columns += [Column(title="Fraction of the largest", number=False, style="wide", hidden=True), "Divergence", "Logit"]
+    columns: Heads = [label("Layer")]
+    columns.append(label(f"Rows {TIMES} inputs {TIMES} outputs", "product"))
+    columns += [label("Fraction of the largest", "wide", hidden=True), "Divergence", "Logit"]
     blocks: list[Block] = []
     for one in quantised:
         role = precision_role(one.precision)
@@ -606,10 +589,10 @@ def _sensitivity(quantised: Sequence[ArtifactReport]) -> Section:
                 error_text(row.divergence),
                 error_text(row.max_abs_error),
             ]
-            rows.append(Row(head=Cell(text=row.layer, content=aside), cells=cells))
+            rows.append(Row(Cell(row.layer, content=aside), cells))
         caption = f"Sensitivity of the layers of {one.name}, the most sensitive first"
         style = f"compact sensitivity role-{role}"
-        blocks += [Heading(text=one.name), table(columns, rows, caption=caption, style=style, hide_caption=True)]
+        blocks += [Heading(one.name), table(columns, rows, caption=caption, style=style, hide_caption=True)]
     lead = (
         "The change of the answers if only this layer computes in INT8: the mean divergence of the probabilities from "
         "those in float32 (in nats; the bar), and the largest change of a logit."
@@ -621,9 +604,9 @@ def _activations(quantised: Sequence[ArtifactReport]) -> Section:
     blocks: list[Block] = []
     for one in quantised:
         role = precision_role(one.precision)
-        charts = [[Picture(chart=_histogram(tensor, role))] for tensor in one.activations if tensor.bin_width > 0]
+        charts = [[Picture(_histogram(tensor, role))] for tensor in one.activations if tensor.bin_width > 0]
         shown, folded = charts[:MOST_OPEN_HISTOGRAMS], charts[MOST_OPEN_HISTOGRAMS:]
-        blocks += [Heading(text=one.name), Columns(items=shown)]
+        blocks += [Heading(one.name), Columns(items=shown)]
         if folded:
             blocks.append(Details(summary=counted(len(folded), "further tensor"), blocks=[Columns(items=folded)]))
     lead = (
@@ -652,11 +635,10 @@ def _histogram(one: ActivationHistogram, role: str) -> Chart:
 
 def _parity_tables(export: ExportDocument, measured: Sequence[ArtifactReport]) -> Section:
     windows = export.report.windows
-    text = [Column(title=name, number=False) for name in ("Artifact", "Windows", "Output")]
+    text = [label(name) for name in ("Artifact", "Windows", "Output")]
     rows = [
-        Row(
-            head=_head(one),
-            cells=[which, name, error_text(tensor.max_abs_error), error_text(tensor.mean_abs_error),
+        Row(_head(one),
+            [which, name, error_text(tensor.max_abs_error), error_text(tensor.mean_abs_error),
                    fixed(tensor.cosine, 6)],
         )
         for one in measured
@@ -665,19 +647,14 @@ def _parity_tables(export: ExportDocument, measured: Sequence[ArtifactReport]) -
     ]  # fmt: skip
     runs = [
         Row(
-            head=_head(one),
-            cells=[
-                run.version,
-                error_text(run.max_abs_error),
-                share(run.label_agreement),
-                latency_text(run.latency_us),
-            ],
+            _head(one),
+            [run.version, error_text(run.max_abs_error), share(run.label_agreement), latency_text(run.latency_us)],
         )
         for one in measured
         for run in one.backends
     ]
     differences = "Differences of each output from that of the checkpoint"
-    backends = [Column(title=name, number=False) for name in ("Artifact", "Backend")]
+    backends = [label(name) for name in ("Artifact", "Backend")]
     return Section(
         key="parity",
         title="Parity with the checkpoint",
@@ -687,7 +664,7 @@ def _parity_tables(export: ExportDocument, measured: Sequence[ArtifactReport]) -
         "them that miss a span, a channel or everything.",
         blocks=[
             table([*text, "Largest", "Mean", "Smallest cosine"], rows, caption=differences, hide_caption=True),
-            Heading(text="In each backend"),
+            Heading("In each backend"),
             table(
                 [*backends, "Largest difference", "Agreement", "Latency"],
                 runs,

@@ -40,6 +40,7 @@ from mmkd_report.page import (
     Row,
     Section,
     Text,
+    label,
     render,
     table,
 )
@@ -166,22 +167,22 @@ def _faults(found: JudgingDocument, faults: FaultsFacts) -> Section:
             for name, one in faults.relative.items()
         )
         text = f"Mean over faults of the summed error, relative to {found.baseline} (labels only): {relative}."
-        blocks.append(Text(text=f"{text} Below 100 % is better."))
-    heads: Heads = [Column(title="Fault", number=False), *names]
+        blocks.append(Text(f"{text} Below 100 % is better."))
+    heads: Heads = [label("Fault"), *names]
     heads += ["Of labels only, %"] if found.baseline else []
     relative_cell = [NOTHING] if found.baseline else []
-    rows = [Row(head="none", cells=[*(write(faults.sound[name]) for name in names), *relative_cell, NOTHING])]
+    rows = [Row("none", [*(write(faults.sound[name]) for name in names), *relative_cell, NOTHING])]
     for one in faults.faults:
         errors = [write(sum(one.errors[name]) / len(one.errors[name])) for name in names]
         relative_cell = [percent(one.relative.get(names[0]), 0)] if found.baseline else []
         practised = one.practised.get(names[0])
         trained = NOTHING if practised is None else "practised" if practised else "unseen"
-        rows.append(Row(head=Cell(text=one.name, note=one.what), cells=[*errors, *relative_cell, trained]))
-    charts = Columns(items=[[Picture(chart=_fault_chart(one, faults, names, roles))] for one in faults.faults])
+        rows.append(Row(Cell(one.name, note=one.what), [*errors, *relative_cell, trained]))
+    charts = Columns(items=[[Picture(_fault_chart(one, faults, names, roles))] for one in faults.faults])
     blocks += [
-        Legend(entries=[(role, name) for name, role in roles.items()]),
+        Legend([(role, name) for name, role in roles.items()]),
         table(
-            [*heads, Column(title="In training", number=False)],
+            [*heads, label("In training")],
             rows,
             caption=f"Mean error over severities, the worst fault for {names[0]} first.",
             style="results narrow names",
@@ -228,16 +229,16 @@ def shift_section(found: ShiftFacts) -> Section:
     names, measure = tuple(found.models), found.measure
     rows = [
         Row(
-            head=Cell(text=one.name, note=f"{one.shared_groups} groups in training too" if one.shared_groups else ""),
-            cells=[count(one.windows), *(score_text(one.figures[name], measure) for name in names)],
+            Cell(one.name, note=f"{one.shared_groups} groups in training too" if one.shared_groups else ""),
+            [count(one.windows), *(score_text(one.figures[name], measure) for name in names)],
         )
         for one in found.domains
     ]
     means = [_spread(found.models[name], measure) for name in names]
     gains = [_gain(found.gains.get(name), measure) for name in names]
     rows += [
-        Row(head=Cell(text="mean", note="95 % interval"), cells=["", *means]),
-        Row(head=Cell(text="student better by", note=measure.gain_unit), cells=["", *gains]),
+        Row(Cell("mean", note="95 % interval"), ["", *means]),
+        Row(Cell("student better by", note=measure.gain_unit), ["", *gains]),
     ]
     chosen = (
         "The groups that choose are not trained on either."
@@ -253,13 +254,13 @@ def shift_section(found: ShiftFacts) -> Section:
     )
     title = f"{measure.title}, {measure.unit}" if measure.unit else measure.title
     domains = table(
-        [Column(title=found.by, number=False), "Windows", *names],
+        [label(found.by), "Windows", *names],
         rows,
         caption=f"{title} on the {found.by} that was left out.",
         style="results narrow names",
     )
     texts = [*(f"{name}: {why}" for name, why in found.absent.items()), *_time(found)]
-    more = [Text(text=text) for text in texts]
+    more = [Text(text) for text in texts]
     return Section(key="shift", title="On unseen domains", lead=lead, blocks=[domains, *more])
 
 
@@ -296,20 +297,20 @@ def _groups(found: JudgingDocument, groups: GroupsFacts) -> Section:
     for measure in groups.values[0].figures[names[0]]:
         rows = [
             Row(
-                head=Cell(text=one.value, note="" if one.is_judged else "not judged"),
-                cells=[count(one.windows), *(percent(one.figures[name][measure]) for name in names)],
+                Cell(one.value, note="" if one.is_judged else "not judged"),
+                [count(one.windows), *(percent(one.figures[name][measure]) for name in names)],
             )
             for one in groups.values
         ]
         gaps = groups.gaps.get(measure)
         if gaps is not None:
-            rows.append(Row(head=Cell(text="gap", note="points"), cells=["", *(_gap(gaps[name]) for name in names)]))
-        heads: Heads = [Column(title=groups.by, number=False), "Windows", *names]
+            rows.append(Row(Cell("gap", note="points"), ["", *(_gap(gaps[name]) for name in names)]))
+        heads: Heads = [label(groups.by), "Windows", *names]
         blocks.append(table(heads, rows, caption=measure.capitalize(), style="results narrow names"))
     for one in groups.changes:
         ends = f"{fixed(100 * one.low)} to {fixed(100 * one.high)}"
         gap = f"The gap of {one.measure} of {names[0]}, compared with that of {found.baseline}"
-        blocks.append(Text(text=f"{gap}: {one.change} ({ends} points)."))
+        blocks.append(Text(f"{gap}: {one.change} ({ends} points)."))
     unknown = f" {count(groups.unknown)} windows have no value and are not judged here." if groups.unknown else ""
     lead = (
         f"By {groups.by}, in percent. Recall is the mean over the classes that occur; the calibration error is large "
@@ -330,11 +331,11 @@ def _gap(gap: Gap | None) -> str:
 def _confidence(found: JudgingDocument, trust: TrustFacts) -> Section:
     names = [one.name for one in found.models]
     models = [trust.models[name] for name in names]
-    heads: Heads = [Column(title="Condition", number=False)]
+    heads: Heads = [label("Condition")]
     for name in names:
         heads += [f"{name}: estimated", "true", "calibration error", "true label in the set"]
     rows = [
-        Row(head=of_all[0].condition, cells=[cell for one in of_all for cell in _condition(one, trust.misleads_beyond)])
+        Row(of_all[0].condition, [cell for one in of_all for cell in _condition(one, trust.misleads_beyond)])
         for of_all in zip(*(one.rows for one in models), strict=True)
     ]
     blocks: list[Block] = [
@@ -342,8 +343,8 @@ def _confidence(found: JudgingDocument, trust: TrustFacts) -> Section:
     ]
     sets = [
         Row(
-            head=name,
-            cells=[
+            name,
+            [
                 f"{one.error_level:g}",
                 percent(one.coverage),
                 f"{percent(one.low)} to {percent(one.high)}",
@@ -355,7 +356,7 @@ def _confidence(found: JudgingDocument, trust: TrustFacts) -> Section:
     ]
     if sets:
         caption = "How often label sets made from the validation windows hold the true label, in percent."
-        columns: Heads = [Column(title="Model", number=False), "Error level", "Inside", "Interval", "Labels in a set"]
+        columns: Heads = [label("Model"), "Error level", "Inside", "Interval", "Labels in a set"]
         blocks.append(table(columns, sets, caption=caption, style="results narrow names"))
     lead = (
         "The accuracy that a device would estimate without labels (the mean probability of its answers), and the true "
@@ -369,12 +370,7 @@ def _confidence(found: JudgingDocument, trust: TrustFacts) -> Section:
 def _condition(row: ConfidenceRow, beyond: float) -> list[Cell | str]:
     style = "bad" if abs(row.estimated - row.accuracy) > beyond else ""
     covered = "-" if row.covered is None else percent(row.covered)
-    return [
-        Cell(text=percent(row.estimated), style=style),
-        percent(row.accuracy),
-        percent(row.calibration_error),
-        covered,
-    ]
+    return [Cell(percent(row.estimated), style=style), percent(row.accuracy), percent(row.calibration_error), covered]
 
 
 # --- cost -------------------------------------------------------------------------------------------------------------
@@ -386,16 +382,16 @@ def _cost(found: CostFacts) -> Section:
     for option, result in found.results.items():
         values = msgspec.to_builtins(result)
         cells = [
-            Cell(text="never" if values[key] is None else count(values[key]), data={"way": option, "figure": key})
+            Cell("never" if values[key] is None else count(values[key]), data={"way": option, "figure": key})
             for key in COST_FIGURES
         ]
-        rows.append(Row(head=option, cells=cells))
+        rows.append(Row(option, cells))
     beats = found.student_beats_teacher
     drawn = "" if beats is None or found.to_enter else percent(beats, 0)
     example = f"{example_text(found.to_enter)}. " if found.to_enter else ""
     blocks: list[Block] = [
         table(
-            [Column(title="Option", number=False), *COST_FIGURES.values()],
+            [label("Option"), *COST_FIGURES.values()],
             rows,
             caption="Costs and gains of each option",
             style="results",
@@ -405,9 +401,9 @@ def _cost(found: CostFacts) -> Section:
     for number, section in enumerate(["plant", *found.equipment]):
         assumptions = [one for one in found.assumptions if one.path.partition(".")[0] == section]
         sliders = element("div", *(_slider(one) for one in assumptions), class_="sliders")
-        blocks.append(Details(summary=f"Assumptions: {section}", blocks=[Drawing(markup=sliders)], is_open=number == 0))
+        blocks.append(Details(summary=f"Assumptions: {section}", blocks=[Drawing(sliders)], is_open=number == 0))
     if found.swings:
-        blocks += [Heading(text="What decides"), *_swings(found.swings[:MOST_SWINGS])]
+        blocks += [Heading("What decides"), *_swings(found.swings[:MOST_SWINGS])]
     state = {
         "plant": msgspec.to_builtins(found.plant),
         "equipment": msgspec.to_builtins(found.equipment),
@@ -419,7 +415,7 @@ def _cost(found: CostFacts) -> Section:
         "either_way": EITHER_WAY,
         "most_swings": MOST_SWINGS,
     }
-    blocks.append(Drawing(markup=_json_script(state)))
+    blocks.append(Drawing(_json_script(state)))
     better = (
         f"The student is worth more than the teacher in {drawn} % of the draws of groups and ranges. " if drawn else ""
     )
@@ -481,18 +477,11 @@ def _swings(swings: Sequence[Swing]) -> Iterator[Block]:
             height=12,
         )  # fmt: skip
         name = one.path.replace("_", " ").replace(".", ": ")
-        rows.append(
-            Row(head=name, cells=[count(one.at_low), count(one.at_high), Cell(content=drawn)], data={"swing": one.path})
-        )
-    columns = [
-        Column(title="Assumption", number=False),
-        Column(title="At its low end"),
-        Column(title="At its high end"),
-    ]
-    columns.append(Column(title="Bar", number=False, style="wide", hidden=True))
+        rows.append(Row(name, [count(one.at_low), count(one.at_high), Cell(content=drawn)], data={"swing": one.path}))
+    columns = [label("Assumption"), Column("At its low end"), Column("At its high end")]
+    columns.append(label("Bar", "wide", hidden=True))
     yield Text(
-        text="Net present value of the student, or of the first option, with one assumption at the ends of its range; "
-        "the "
-        "widest first. The line is 0."
+        "Net present value of the student, or of the first option, with one assumption at the ends of its range; "
+        "the widest first. The line is 0."
     )
     yield table(columns, rows, caption="Assumptions by their effect", hide_caption=True, body_id="swings")

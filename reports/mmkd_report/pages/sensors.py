@@ -7,7 +7,7 @@ from typing import Any
 
 from mmkd_report.documents.cost import example_text
 from mmkd_report.documents.judging import COMPETITORS, SensorRow, SensorsDocument, read_sensors
-from mmkd_report.page import Cell, Column, Facts, Heads, Page, Row, Section, render, table
+from mmkd_report.page import Cell, Facts, Heads, Page, Row, Section, label, render, table
 from mmkd_report.words import (
     count,
     is_chance_level,
@@ -180,8 +180,7 @@ def headings(found: SensorsDocument) -> list[str]:
 def _table(found: SensorsDocument) -> Section:
     heads = [name if name == "ms" else name[:1].upper() + name[1:] for name in headings(found)]
     rows = [
-        Row(head=Cell(text=row.sensors[0], link=found.pages.get(row.sensors[0], "")), cells=cells(row, found))
-        for row in found.rows
+        Row(Cell(row.sensors[0], link=found.pages.get(row.sensors[0], "")), cells(row, found)) for row in found.rows
     ]
     worth = " Worth is the net present value of equipping every station with the student." if found.currency else ""
     also = ", worth" if found.currency else ""
@@ -194,11 +193,7 @@ def _table(found: SensorsDocument) -> Section:
         f"student, and of the teacher in turn with it) are of seed {found.seeds[0]}.{worth}"
     )
     by_sensor = table(
-        [Column(title="Sensor", number=False), *heads],
-        rows,
-        caption="Sensors side by side",
-        style="results",
-        hide_caption=True,
+        [label("Sensor"), *heads], rows, caption="Sensors side by side", style="results", hide_caption=True
     )
     return Section(key="sensors", title="Sensor by sensor", lead=lead, blocks=[by_sensor])
 
@@ -206,13 +201,12 @@ def _table(found: SensorsDocument) -> Section:
 def _pairs(found: SensorsDocument) -> Iterator[Section]:
     if found.pairs:
         rows = [
-            Row(head=" + ".join(row.sensors), cells=[score_text(row.scores["teacher"].mean, found.measure)])
-            for row in found.pairs
+            Row(" + ".join(row.sensors), [score_text(row.scores["teacher"].mean, found.measure)]) for row in found.pairs
         ]
         lead = (
             "The teacher's score with two sensors while the others are absent. It was trained with some of its sensors "
             "hidden; a student sees one."
         )
-        heads: Heads = [Column(title="Sensors", number=False), "Teacher"]
+        heads: Heads = [label("Sensors"), "Teacher"]
         pairs = table(heads, rows, caption="Pairs of sensors", hide_caption=True)
         yield Section(key="pairs", title="Two sensors", lead=lead, blocks=[pairs])

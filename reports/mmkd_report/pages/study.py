@@ -6,16 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mmkd_report.charts import (
-    DotPanel,
-    Point,
-    SeedScores,
-    axis,
-    draw_panels,
-    scatter,
-    scatter_key,
-    seed_panel,
-)
+from mmkd_report.charts import DotPanel, Point, SeedScores, axis, draw_panels, scatter, scatter_key, seed_panel
 from mmkd_report.documents.figures import Measure
 from mmkd_report.documents.study import NONE, EntryRow, StudyDocument, TrialRow, chosen_entry, read_study, teacher_of
 from mmkd_report.page import (
@@ -35,19 +26,12 @@ from mmkd_report.page import (
     Section,
     Table,
     Text,
+    label,
     render,
     table,
 )
 from mmkd_report.pages.demo import facts, machine_facts
-from mmkd_report.pages.study_answer import (
-    RACE,
-    answer,
-    caution,
-    entry_name,
-    key_figures,
-    question,
-    result_groups,
-)
+from mmkd_report.pages.study_answer import RACE, answer, caution, entry_name, key_figures, question, result_groups
 from mmkd_report.words import (
     NOTHING,
     count,
@@ -131,9 +115,9 @@ def _lede(study: StudyDocument) -> Iterator[str]:
 
 def _table(study: StudyDocument) -> Section:
     measure, setup = study.reported_metric, study.facts
-    columns = [Column(title="Method", number=False), *(Column(title=one.heading) for one in study.measures)]
-    columns += [Column(title=measure.gain_heading, style="gain"), Column(title="Gap recovered")]
-    columns += [Column(title="Parameters"), Column(title="Latency, p50")]
+    columns = [label("Method"), *(Column(one.heading) for one in study.measures)]
+    columns += [Column(measure.gain_heading, style="gain"), Column("Gap recovered")]
+    columns += [Column("Parameters"), Column("Latency, p50")]
     groups = []
     for title, rows in result_groups(study):
         made = []
@@ -141,12 +125,12 @@ def _table(study: StudyDocument) -> Section:
             ends = "" if row.gain_interval == NOTHING else row.gain_interval
             cells: list[Cell | str] = [
                 *row.scores,
-                Cell(text=row.gain, note=ends),
+                Cell(row.gain, note=ends),
                 row.gap_recovered,
                 row.parameters,
                 row.latency,
             ]
-            made.append(Row(head=Cell(text=row.name, note=row.mark, role=row.role), cells=cells, role=row.role))
+            made.append(Row(Cell(row.name, note=row.mark, role=row.role), cells, role=row.role))
         groups.append((title, made))
     seeds = (
         "one seed, no spread" if len(setup.seeds) == 1 else f"mean ± standard deviation over {len(setup.seeds)} seeds"
@@ -170,7 +154,7 @@ def _table(study: StudyDocument) -> Section:
         "much of the distance from labels only to the teacher the student makes up."
     )
     results = Table(columns=columns, groups=groups, caption=caption, style="results")
-    blocks: list[Block] = [results, Text(text=note, style="notes")]
+    blocks: list[Block] = [results, Text(note, style="notes")]
     return Section(key="table", title="Every method compared with labels only", link="The table", blocks=blocks)
 
 
@@ -208,7 +192,7 @@ def _scores(study: StudyDocument) -> Section:
     note = f"{measure.title} on the test windows{f', {measure.unit}' if measure.unit else ''}"
     lead = "One dot is one seed, the bar is the mean; the dashed line is the best teacher of the panel."
     chart = draw_panels(panels, note=note, named=True)
-    return Section(key="scores", title="Scores, seed by seed", link="Scores", lead=lead, blocks=[Picture(chart=chart)])
+    return Section(key="scores", title="Scores, seed by seed", link="Scores", lead=lead, blocks=[Picture(chart)])
 
 
 def _gains(study: StudyDocument) -> Iterator[Section]:
@@ -247,7 +231,7 @@ def _gains(study: StudyDocument) -> Iterator[Section]:
             title="Gain of each method, seed by seed",
             link="Gains, seed by seed",
             lead="One dot is one seed, the bar is the mean; the dashed line is no gain over labels only.",
-            blocks=[Picture(chart=draw_panels(panels, note=f"{note} on the test windows", named=True))],
+            blocks=[Picture(draw_panels(panels, note=f"{note} on the test windows", named=True))],
         )
 
 
@@ -283,7 +267,7 @@ def _effects(study: StudyDocument) -> Iterator[Section]:
             lead=f"{points} due to a choice, all others the same: a least-squares fit over the finished trainings, "
             "without "
             "interactions. 0 is the mean of the trainings; one dot is one seed by itself.",
-            blocks=[Picture(chart=draw_panels(panels, note=f"{note} on validation windows", named=True))],
+            blocks=[Picture(draw_panels(panels, note=f"{note} on validation windows", named=True))],
         )
 
 
@@ -321,7 +305,7 @@ def _pareto(study: StudyDocument) -> Iterator[Section]:
         lead="Up and to the left is better. The line is the best score for a latency. Students of one size are equally "
         "fast, whatever they were trained with; latencies are of the exported student, one thread, on this "
         f"machine{limit}.",
-        blocks=[Columns(items=[[Picture(chart=chart)], [Drawing(markup=legend)]], style="pareto")],
+        blocks=[Columns(items=[[Picture(chart)], [Drawing(legend)]], style="pareto")],
     )
 
 
@@ -349,35 +333,33 @@ def _tried(study: StudyDocument) -> Section:
         times = size.latency.student_ms if size.latency is not None else {}
         cells = [count(size.parameters), significant(size.mflops)]
         cells += [significant(times.get("p50")), significant(times.get("p99"))]
-        rows.append(Row(head=size.preset, cells=cells, role="student" if size.preset == best.student else ""))
+        rows.append(Row(size.preset, cells, role="student" if size.preset == best.student else ""))
     excluded = [f"{size.preset} was left out: {size.excluded}." for size in study.students if size.excluded]
     methods = [(method.name, _recipe_text(method.recipe)) for method in study.methods]
-    heads: Heads = [Column(title="Size", number=False), "Parameters", "MFLOPs", "p50, ms", "p99, ms"]
+    heads: Heads = [label("Size"), "Parameters", "MFLOPs", "p50, ms", "p99, ms"]
     sizes = table(heads, rows, caption="Student sizes with their costs", style="compact", hide_caption=True)
     blocks: list[Block] = [
-        Heading(text="Student sizes"),
+        Heading("Student sizes"),
         sizes,
-        *(Text(text=text, style="notes") for text in excluded),
+        *(Text(text, style="notes") for text in excluded),
         Facts(title="Methods", rows=methods),
     ]
     if study.skipped:
-        columns = [Column(title=name, number=False) for name in ("Method", "Student", "Teacher", "Reason")]
-        skipped = [
-            Row(head=one.method, cells=[one.student, one.teacher or NOTHING, one.reason]) for one in study.skipped
-        ]
+        columns = [label(name) for name in ("Method", "Student", "Teacher", "Reason")]
+        skipped = [Row(one.method, [one.student, one.teacher or NOTHING, one.reason]) for one in study.skipped]
         caption = "Combinations that cannot be trained"
         reasons = table(columns, skipped, caption=caption, style="compact", hide_caption=True)
         summary = f"{counted(len(study.skipped), 'combination')} that cannot be trained"
         blocks.append(Details(summary=summary, blocks=[reasons]))
     trials = sorted(study.trials, key=lambda trial: math.inf if trial.score is None else -trial.score)
     unit = ", %" if study.chosen_by.is_share else ""
-    columns = [Column(title=name, number=False) for name in ("Method", "Student", "Teacher")]
-    columns += [Column(title=name) for name in ("Rate", "Seed", f"Validation{unit}")]
-    columns.append(Column(title="State", number=False))
+    columns = [label(name) for name in ("Method", "Student", "Teacher")]
+    columns += [Column(name) for name in ("Rate", "Seed", f"Validation{unit}")]
+    columns.append(label("State"))
     made = [_trial(trial, study.chosen_by) for trial in trials[:MOST_TRIALS]]
     listed = table(columns, made, caption="Trainings with their validation score", style="compact", hide_caption=True)
     hidden = len(trials) - MOST_TRIALS
-    more = [Text(text=f"{counted(hidden, 'more training')} in study.json.")] if hidden > 0 else []
+    more = [Text(f"{counted(hidden, 'more training')} in study.json.")] if hidden > 0 else []
     summary = f"{counted(len(trials), 'training')}, the best first"
     blocks.append(Details(summary=summary, blocks=[listed, *more]))
     return Section(key="tried", title="What was tried", lead=lead, blocks=blocks)
@@ -386,7 +368,7 @@ def _tried(study: StudyDocument) -> Section:
 def _trial(trial: TrialRow, measure: Measure) -> Row:
     state = f"{trial.state}: {trial.reason}" if trial.reason else trial.state
     cells = [trial.student, trial.teacher or NOTHING, plain(trial.learning_rate), str(trial.seed)]
-    return Row(head=trial.method, cells=[*cells, score_text(trial.score, measure), state])
+    return Row(trial.method, [*cells, score_text(trial.score, measure), state])
 
 
 def _recipe_text(recipe: Mapping[str, Any] | None) -> str:
@@ -450,10 +432,6 @@ def _reproduce(study: StudyDocument) -> Section:
         f"Took {duration(study.duration_s)} in this run; trainings finished by an earlier run are not included. The "
         f"same versions, machine and {counted(study.facts.threads, 'thread')} give the same weights, bit by bit."
     )
-    blocks: list[Block] = [
-        *([Code(text=study.command)] if study.command else []),
-        Text(text=took),
-        Columns(items=items),
-    ]
+    blocks: list[Block] = [*([Code(study.command)] if study.command else []), Text(took), Columns(items=items)]
     blocks.append(Facts(title="SHA-256", rows=hashes, hashes=True))
     return Section(key="reproduce", title="How to reproduce", link="Reproduce", blocks=blocks)
