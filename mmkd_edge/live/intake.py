@@ -27,12 +27,14 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
         times: float64 (n,) seconds on the source's clock, or None where it gives none.
         arrived_s: a moment of `time.monotonic()`.
         sensor: of the station's sensors the number of the one that they are of.
+        waited: whether they waited for their reader, as lines of a file do: their arrival says little of their time.
     """
 
     rows: NDArray[Any]
     times: NDArray[np.float64] | None
     arrived_s: float
     sensor: int = 0
+    waited: bool = False
 
 
 class Listener(Protocol):

@@ -13,13 +13,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.live.clock import SampleClock, TimeFrom
+from mmkd_edge.live.clock import SampleClock, TimeFault, TimeFrom
 from mmkd_edge.live.intake import Delivery
 from mmkd_edge.live.sources.base import Source
 from mmkd_edge.live.uncertain import UncertainRing
-from mmkd_edge.predict.conditions import lives, standing_in
+from mmkd_edge.predict.conditions import lives, standing_in, with_fault
 from mmkd_edge.predict.postprocess import Prediction, no_answer
-from mmkd_edge.predict.sensors import WindowFault
+from mmkd_edge.predict.sensors import Status, WindowFault
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import TaskSpec
 
@@ -98,7 +98,17 @@ class Sensor:
         self._rules = rules if source.live else msgspec.structs.replace(rules, stale_s=None)
         entry = next(one for one in predictor.entries if rules.modality in (None, one.modality.name))
         self.modality = entry.modality
-        self._clock = SampleClock(rate_hz=self.modality.rate_hz, time_from=rules.time_from, live=source.live)
+        self._clock = SampleClock(
+            rate_hz=self.modality.rate_hz,
+            time_from=rules.time_from,
+            live=source.live,
+            silence_s=rules.silence_s,
+            stale_s=rules.stale_s,
+            back_s=max(self.modality.duration_s, rules.gap_s or 0.0, rules.reorder / self.modality.rate_hz),
+        )
+        self._came = 0
+        self._answered = False  # since the last delivery
+        self._before = 0, 0  # samples that had come and were left out before those that the next result is of
         self.stream = predictor.stream(
             hop=rules.hop,
             modality=rules.modality,
@@ -109,22 +119,26 @@ class Sensor:
         )
 
     def take(self, delivery: Delivery) -> Iterator[StreamTurn]:
-        """Samples that came, a part after the other."""
+        """Samples that came, a part after the other; none where their times cannot be trusted."""
+        if self._answered:
+            self._before, self._answered = (self._came, self.left_out), False
+        self._came += len(delivery.rows)
         times = self._clock.times_of(delivery)
-        for part in _parts(len(times)):
+        for part in [] if times is None else _parts(len(times)):
+            assert times is not None
             now_s = self._clock.now_s()
             self.now_s = float(times[part][-1]) if now_s is None else now_s
             rows = delivery.rows[part]
-            yield StreamTurn(times[part], _levels(rows), self.stream.each(rows, times[part], now_s=self.now_s))
+            found = self.stream.each(rows, times[part], now_s=self.now_s)
+            yield StreamTurn(times[part], _levels(rows), map(self._judged, found))
 
     def fill_silence(self) -> Iterator[StreamTurn]:
         """What a silent source should have given, as missing."""
-        times = self._clock.missing_times(time.monotonic(), silence_s=self._rules.silence_s)
+        times = self._clock.missing_times(time.monotonic())
         now_s = self._clock.now_s()
         if now_s is None or self.has_ended:
             return
-        self.now_s = now_s
-        silent_s = self._clock.silent_s()
+        self.now_s, silent_s = now_s, self._clock.silent_s()
         is_video = self.modality.kind == "video"
         for part in _parts(len(times)):
             levels = np.full((len(times[part]), len(self.modality.channels)), np.nan, dtype=np.float32)
@@ -132,12 +146,33 @@ class Sensor:
             last = times[part][-self.modality.samples if is_video else 0 :]
             missing = [None] * len(last) if is_video else levels
             found = self.stream.each(missing, last, now_s=now_s)
-            yield StreamTurn(times[part], levels, (self._silent(prediction, silent_s) for prediction in found))
+            yield StreamTurn(times[part], levels, (self._judged(one, silent_s=silent_s) for one in found))
 
     def flush(self) -> list[Prediction]:
         """What is due at the end."""
         self.now_s = self._clock.now_s() or self.now_s
-        return self.stream.flush(now_s=self.now_s)
+        return [self._judged(prediction) for prediction in self.stream.flush(now_s=self.now_s)]
+
+    @property
+    def refused(self) -> int:
+        """Samples that were left out because their times cannot be trusted."""
+        return self._clock.watch.refused
+
+    @property
+    def is_refusing(self) -> bool:
+        """Whether the times of the last samples that came cannot be trusted."""
+        return bool(self._clock.watch.reason)
+
+    @property
+    def left_out(self) -> int:
+        """Samples that were left out because of their times."""
+        facts = self.stream.facts
+        return facts.late + facts.strays + self.refused
+
+    @property
+    def time_fault(self) -> TimeFault | None:
+        """What is known against the times of samples now, or was a moment ago."""
+        return self._clock.watch.fault
 
     def close(self) -> None:
         """Close the source, and write what waits in the ring."""
@@ -149,17 +184,32 @@ class Sensor:
         assert self.ring is not None
         self.ring.see(window, prediction, time_s=self.now_s - (prediction.input_age_s or 0.0))
 
-    def _silent(self, prediction: Prediction, silent_s: float) -> Prediction:
-        """A prediction while no sample comes: its input is as old as the last one, and stale from `stale_s` on."""
-        stale_s = self._rules.stale_s
-        if stale_s is None or silent_s <= stale_s:
+    def _judged(self, prediction: Prediction, *, silent_s: float = 0.0) -> Prediction:
+        """A prediction with what is known against the times of its samples.
+
+        While no sample comes that can be trusted its input is as old as the last one, and stale.
+
+        Args:
+            prediction: of the stream.
+            silent_s: for how long no sample has come.
+        """
+        self._answered = True
+        stale_s, reason = self._rules.stale_s, self._clock.watch.reason
+        if not reason and stale_s is not None and silent_s > stale_s:
+            reason = f"no sample for {silent_s:.1f} s"
+        if reason:
+            reason = f"{reason}; {prediction.reason}" if prediction.reason else reason
+            return msgspec.structs.replace(prediction, status="stale", reason=reason)
+        came, left_out = self._came - self._before[0], self.left_out - self._before[1]
+        if not left_out:
             return prediction
-        reason = f"no sample for {silent_s:.1f} s"
-        return msgspec.structs.replace(
-            prediction,
-            status="stale",
-            reason=f"{reason}; {prediction.reason}" if prediction.reason else reason,
-        )
+        if 2 * left_out > came:
+            self._clock.watch.tell("late")
+            status: Status = "invalid"
+        else:
+            self._before, status = (self._came, self.left_out), "degraded"
+        reason = f"{left_out:,} of {came:,} samples were left out because of their times"
+        return with_fault(prediction, WindowFault(status=status, reason=reason))
 
 
 class Order:

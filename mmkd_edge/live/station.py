@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.errors import MmkdError, first_line
+from mmkd_edge.live.clock import TIME_FAULTS
 from mmkd_edge.live.intake import Delivery, Intake, IntakeFacts
 from mmkd_edge.live.records import (
     AlarmEvent,
@@ -34,7 +35,9 @@ from mmkd_edge.live.sensor import Order, Sensor, StreamTurn
 from mmkd_edge.live.sinks.outlet import Outlet
 from mmkd_edge.live.sinks.store import Store
 from mmkd_edge.live.uncertain import RingFacts, UncertainRing, kept_in_all
+from mmkd_edge.predict.conditions import with_fault
 from mmkd_edge.predict.postprocess import Prediction
+from mmkd_edge.predict.sensors import WindowFault
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.stream.stream import StreamFacts
 from mmkd_edge.watch.health import LatestAnswers
@@ -85,6 +88,7 @@ class StationFacts(msgspec.Struct, frozen=True, kw_only=True):
         results: how many, by status.
         alarms: episodes that were raised, by label.
         missed: samples that were filled in as missing while the source was silent.
+        untrusted: samples that were left out because their times ran ahead of their arrival, went back or stood still.
         faults: deliveries that could not be answered, and why not is in the log.
         longest_hold_s: the longest that one turn held up the next: an answer, or a few samples that make none due.
         intake: what happened before the stream.
@@ -101,6 +105,7 @@ class StationFacts(msgspec.Struct, frozen=True, kw_only=True):
     results: dict[str, int]
     alarms: dict[str, int]
     missed: int
+    untrusted: int
     faults: int
     longest_hold_s: float
     intake: IntakeFacts
@@ -157,7 +162,7 @@ class Station:
         self._seen_dropped = self._seen_late = 0
         self._state: StationState = "started"
         self._adaptation = ""
-        self._logged, self._logged_s = "", -_LOGS_EVERY_S
+        self._logged: dict[str, tuple[str, float]] = {}  # by the kind of message, the last one and when
         self._filled_s = self._longest_hold_s = 0.0
         self._busy_since_s: float | None = None
         self._at: int | None = None  # the sensor whose delivery is being answered
@@ -195,6 +200,12 @@ class Station:
         """Whether a watchdog may hear that all is well: no call hangs, and the engine answers or has nothing to."""
         since_s = self._busy_since_s
         return self._answers and (since_s is None or time.monotonic() - since_s < within_s)
+
+    @property
+    def time_faults(self) -> dict[str, str]:
+        """What is known against the times of samples now, by modality; empty where they can be trusted."""
+        faults = {sensor.modality.name: sensor.time_fault for sensor in self._sensors}
+        return {name: TIME_FAULTS[fault] for name, fault in faults.items() if fault is not None}
 
     def stop(self) -> None:
         """Stop reading; what waits is answered."""
@@ -257,6 +268,7 @@ class Station:
                 results=dict(self._results),
                 alarms=dict(self._raised),
                 missed=self._missed,
+                untrusted=sum(sensor.refused for sensor in self._sensors),
                 faults=self._faults,
                 longest_hold_s=self._longest_hold_s,
                 intake=self._intake.facts(),
@@ -348,6 +360,9 @@ class Station:
             self._flush(number)
 
     def _next(self) -> Iterator[None]:
+        if time.monotonic() - self._filled_s > _WAITS_S:  # also where samples that cannot be trusted come all the time
+            self._at = None
+            return self._fill_silence()
         delivery = self._intake.take(timeout_s=_WAITS_S)
         self._at = None if delivery is None else delivery.sensor
         return self._fill_silence() if delivery is None else self._take(delivery)
@@ -368,10 +383,13 @@ class Station:
             yield
 
     def _fill_silence(self) -> Iterator[None]:
-        """Give the streams what silent sources should have given, as missing; none is silent whose samples wait."""
+        """Give the streams what silent sources should have given, as missing.
+
+        None is silent whose samples wait, unless the last ones could not be trusted.
+        """
         self._filled_s = time.monotonic()
         for number, sensor in enumerate(self._sensors):
-            if number != self._at and not self._intake.awaits(number):
+            if number != self._at and (sensor.is_refusing or not self._intake.awaits(number)):
                 for _ in self._follow(number, self._missing(sensor)):
                     yield
 
@@ -403,12 +421,16 @@ class Station:
     def _say_all(self, number: int, predictions: Sequence[Prediction]) -> None:
         if not predictions:
             return
-        facts, dropped = [sensor.stream.facts for sensor in self._sensors], self._intake.facts().dropped
-        late = sum(one.late + one.strays for one in facts)
+        dropped = self._intake.facts().dropped
+        late = sum(sensor.left_out for sensor in self._sensors)
         for given in predictions:
             prediction = given if self._order is None else self._order.given(number, given)
             if prediction is not None:
-                self._say_one(number, prediction, dropped=dropped - self._seen_dropped, late=late - self._seen_late)
+                gave_up = dropped - self._seen_dropped
+                if gave_up:
+                    reason = f"{gave_up:,} samples were dropped because the queue was full"
+                    prediction = with_fault(prediction, WindowFault(status="degraded", reason=reason))
+                self._say_one(number, prediction, dropped=gave_up, late=late - self._seen_late)
                 self._seen_dropped, self._seen_late = dropped, late
 
     def _say_one(self, sensor_number: int, prediction: Prediction, *, dropped: int, late: int) -> None:
@@ -466,17 +488,20 @@ class Station:
             self.say("connected" if connected else "disconnected", reason)
         garbage = self._intake.last_garbage
         if garbage:
-            self._log_seldom(f"no sample: {garbage}")
+            self._log_seldom("no sample", garbage)
+        for name, fault in self.time_faults.items():
+            self._log_seldom(f"{name}: {fault}", "they are left out, and results say so")
 
     def _fault(self, error: Exception) -> None:
         self._faults += 1
-        self._log_seldom(f"not answered: {first_line(error)}")
+        self._log_seldom("not answered", first_line(error))
 
-    def _log_seldom(self, text: str) -> None:
+    def _log_seldom(self, kind: str, text: str) -> None:
         now_s = time.monotonic()
-        if now_s - self._logged_s >= (_SAME_WORDS_EVERY_S if text == self._logged else _LOGS_EVERY_S):
-            logger.warning("%s: %s", self.name, text)
-            self._logged_s, self._logged = now_s, text
+        logged, logged_s = self._logged.get(kind, ("", -math.inf))
+        if now_s - logged_s >= (_SAME_WORDS_EVERY_S if text == logged else _LOGS_EVERY_S):
+            logger.warning("%s: %s: %s", self.name, kind, text)
+            self._logged[kind] = text, now_s
 
 
 def _added(facts: Sequence[StreamFacts]) -> StreamFacts:

@@ -43,6 +43,7 @@ def _station_lines(facts: StationFacts) -> Iterator[str]:
         "duplicate": stream.duplicates,
         "stray": stream.strays,
         "missed": facts.missed,
+        "with times that cannot be trusted": facts.untrusted,
         "not answered": facts.faults,
         "no samples": intake.garbage,
     }

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 import msgspec
+import numpy as np
 
 from mmkd_edge.predict.postprocess import Prediction
 from mmkd_edge.predict.sensors import WindowFault, worse
@@ -70,10 +71,27 @@ def standing_in(silent: Sequence[Prediction], prediction: Prediction) -> Predict
     if not silent:
         return prediction
     reason = f"{prediction.modality!r} answers in place of {'; '.join(map(_why, silent))}"
-    fault = WindowFault(status="degraded", reason=reason)
+    return with_fault(prediction, WindowFault(status="degraded", reason=reason))
+
+
+def with_fault(prediction: Prediction, fault: WindowFault) -> Prediction:
+    """The same prediction with something that is known against it besides."""
     if prediction.status != "ok":
         fault = worse(fault, WindowFault(status=prediction.status, reason=prediction.reason)) or fault
-    return msgspec.structs.replace(prediction, status=fault.status, reason=fault.reason)
+    marked = msgspec.structs.replace(prediction, status=fault.status, reason=fault.reason)
+    if fault.status != "invalid" or prediction.index < 0:
+        return marked
+    return msgspec.structs.replace(
+        marked,
+        label="",
+        index=-1,
+        probability=0.0,
+        probabilities=np.zeros_like(prediction.probabilities),
+        labels=(),
+        value=None,
+        label_set=(),
+        novelty=None,
+    )
 
 
 def _why(prediction: Prediction) -> str:

@@ -202,13 +202,16 @@ class MonitorApp:
         may_look = self._access.may_look(request.headers, request.cookies)
         if not (may_look or self._access.may_probe(request.headers)):
             raise _needs_token()
-        told: dict[str, object] = {"well": self._service.is_well}
+        faults = {one.name: one.time_faults for one in self._service.stations if one.time_faults}
+        told: dict[str, object] = {"well": self._service.is_well and not faults}
         if may_look:
             found = [station.facts() for station in self._service.stations]
             told["stations"] = {facts.station: facts.state for facts in found}
             unlike_training = {facts.station: facts.unlike_training for facts in found if facts.unlike_training}
             if unlike_training:
                 told["unlike_training"] = unlike_training
+            if faults:
+                told["time_faults"] = faults
         status = HTTPStatus.OK if told["well"] else HTTPStatus.SERVICE_UNAVAILABLE
         return JSONResponse(told, status_code=status)
 

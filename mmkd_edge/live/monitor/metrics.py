@@ -18,6 +18,7 @@ _OF_STATIONS: tuple[tuple[str, str, Callable[[StationFacts], int]], ...] = (
     ("dropped_samples", "Samples given up because the queue was full.", lambda facts: facts.intake.dropped),
     ("late_samples", "Samples left out because later ones were there.", lambda facts: facts.stream.late),
     ("missed_samples", "Samples filled in while the source was silent.", lambda facts: facts.missed),
+    ("untrusted_samples", "Samples left out because their times cannot be trusted.", lambda facts: facts.untrusted),
     ("garbage", "Messages and lines that were no samples.", lambda facts: facts.intake.garbage),
     ("faults", "Deliveries that could not be answered.", lambda facts: facts.faults),
     ("connects", "How often the source was there.", lambda facts: facts.intake.connects),

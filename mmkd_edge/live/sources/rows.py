@@ -57,7 +57,7 @@ class LineReader:
             try:
                 if self._is_json:
                     moments, values = rows_of(text.encode(), self._wanted)
-                    parts.append(Delivery(rows=values, times=moments, arrived_s=arrived_s))
+                    parts.append(Delivery(rows=values, times=moments, arrived_s=arrived_s, waited=True))
                     continue
                 moment, row = self._sample(text)
             except ValueError as error:
@@ -71,7 +71,7 @@ class LineReader:
         if not rows:
             return None
         values = self._wanted.columns.scaled(np.array(rows, dtype=np.float64).astype(np.float32))
-        return Delivery(rows=values, times=np.array(times) if times else None, arrived_s=arrived_s)
+        return Delivery(rows=values, times=np.array(times) if times else None, arrived_s=arrived_s, waited=True)
 
     def begin_again(self) -> None:
         """The next line is a first line: the file was exchanged."""
@@ -132,6 +132,7 @@ class LineReader:
             rows=np.concatenate([part.rows for part in kept]),
             times=np.concatenate(times) if times else None,
             arrived_s=kept[0].arrived_s,
+            waited=True,
         )
 
     def _number(self, field: str) -> float:

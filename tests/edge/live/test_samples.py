@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from mmkd_edge import ModalitySpec, UsageError
 from mmkd_edge.live.channels import Columns, columns_of
@@ -35,6 +36,12 @@ def delivery(count: int, *, arrived_s: float, times: list[float] | None = None) 
         times=None if times is None else np.array(times),
         arrived_s=arrived_s,
     )
+
+
+def times_of(clock: SampleClock, given: Delivery) -> NDArray[np.float64]:
+    times = clock.times_of(given)
+    assert times is not None
+    return times
 
 
 def test_a_channel_is_a_column_times_a_factor_plus_an_offset(acc: ModalitySpec) -> None:
@@ -173,9 +180,9 @@ def test_a_full_queue_that_blocks_waits_until_there_is_room() -> None:
 
 def test_samples_without_times_are_counted_and_arrival_corrects_the_count() -> None:
     clock = SampleClock(rate_hz=10.0, time_from="arrival", live=True)
-    first = clock.times_of(delivery(5, arrived_s=100.4))
-    second = clock.times_of(delivery(5, arrived_s=100.93))  # 30 ms late: jitter
-    third = clock.times_of(delivery(1, arrived_s=103.0))  # 2 s late: samples were lost
+    first = times_of(clock, delivery(5, arrived_s=100.4))
+    second = times_of(clock, delivery(5, arrived_s=100.93))  # 30 ms late: jitter
+    third = times_of(clock, delivery(1, arrived_s=103.0))  # 2 s late: samples were lost
     np.testing.assert_allclose(np.diff(np.concatenate([first, second])), 0.1, atol=1e-3)
     assert third[0] - second[-1] == pytest.approx(103.0 - 100.9, abs=0.01)
     utc_s = time.time() - time.monotonic()
@@ -184,9 +191,9 @@ def test_samples_without_times_are_counted_and_arrival_corrects_the_count() -> N
 
 def test_a_clock_of_the_machine_that_is_set_does_not_move_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SampleClock(rate_hz=10.0, time_from="arrival", live=True)
-    first = clock.times_of(delivery(1, arrived_s=100.0))
+    first = times_of(clock, delivery(1, arrived_s=100.0))
     monkeypatch.setattr(time, "time", lambda: 0.0)  # an hour back, or to 1970
-    second = clock.times_of(delivery(1, arrived_s=100.1))
+    second = times_of(clock, delivery(1, arrived_s=100.1))
     assert second[0] - first[0] == pytest.approx(0.1, abs=1e-3)
     now_s = clock.now_s()
     assert now_s is not None
@@ -195,9 +202,9 @@ def test_a_clock_of_the_machine_that_is_set_does_not_move_samples(monkeypatch: p
 
 def test_a_recording_is_counted_from_zero_and_is_never_silent() -> None:
     clock = SampleClock(rate_hz=10.0, time_from="source", live=False)
-    assert clock.times_of(delivery(2, arrived_s=5.0)).tolist() == [0.0, 0.1]
-    assert clock.times_of(delivery(2, arrived_s=50.0)).tolist() == pytest.approx([0.2, 0.3])
-    assert len(clock.missing_times(1e6, silence_s=0.1)) == 0
+    assert times_of(clock, delivery(2, arrived_s=5.0)).tolist() == [0.0, 0.1]
+    assert times_of(clock, delivery(2, arrived_s=50.0)).tolist() == pytest.approx([0.2, 0.3])
+    assert len(clock.missing_times(1e6)) == 0
     assert clock.now_s() is None
 
 
@@ -216,27 +223,37 @@ def test_a_clock_of_the_source_that_is_not_utc_tells_this_moment_by_its_newest_t
     assert now_after([499.0], 19.0) == 502.0  # a late sample
     assert now_after([500.5], 19.0) == 501.5
     assert clock.silent_s() == 1.0
-    assert now_after([5e9], 19.5) == 501.5  # a stray
+    assert now_after([5e9], 19.5) == 501.5  # not believed
     assert now_after([501.0], 19.5) == 501.5
-    assert [now_after([1.0], 19.5), now_after([1.5], 20.0)] == [501.5, 1.5]  # switched on anew
-    assert [now_after([1.7e9 - 80_000], 20.0), now_after([1.7e9 - 79_999], 20.0)] == [1.5, 1.7e9]  # UTC, set badly
+
+
+def test_a_clock_of_the_source_that_was_set_is_believed_when_it_has_kept_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: 1.7e9)
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
+    clock = SampleClock(rate_hz=10.0, time_from="source", live=True, back_s=2.0, stale_s=3.0)
+    given = [clock.times_of(delivery(1, arrived_s=97.0, times=[500.0]))]
+    given += [clock.times_of(delivery(1, arrived_s=97.0 + number, times=[1.0 + number])) for number in range(4)]
+    assert [one is None for one in given] == [False, True, True, True, False]
+    assert (clock.watch.refused, clock.now_s()) == (3, 4.0)
+    clock.times_of(delivery(1, arrived_s=100.0, times=[1.7e9 - 80_000]))  # UTC, set badly
+    assert clock.now_s() == 1.7e9
 
 
 def test_silence_is_filled_up_to_what_may_still_be_under_way() -> None:
-    clock = SampleClock(rate_hz=10.0, time_from="source", live=True)
+    clock = SampleClock(rate_hz=10.0, time_from="source", live=True, silence_s=0.5)
     clock.times_of(delivery(1, arrived_s=10.0, times=[500.0]))
-    assert len(clock.missing_times(10.4, silence_s=0.5)) == 0
-    np.testing.assert_allclose(clock.missing_times(10.85, silence_s=0.5), [500.1, 500.2, 500.3])
-    assert len(clock.missing_times(10.86, silence_s=0.5)) == 0
-    np.testing.assert_allclose(clock.missing_times(11.05, silence_s=0.5), [500.4, 500.5])
+    assert len(clock.missing_times(10.4)) == 0
+    np.testing.assert_allclose(clock.missing_times(10.85), [500.1, 500.2, 500.3])
+    assert len(clock.missing_times(10.86)) == 0
+    np.testing.assert_allclose(clock.missing_times(11.05), [500.4, 500.5])
 
 
 def test_a_source_that_comes_in_batches_is_not_silent_between_them() -> None:
     clock = SampleClock(rate_hz=10.0, time_from="source", live=True)
     for number in range(3):
         clock.times_of(delivery(1, arrived_s=4.0 * number, times=[4.0 * number]))
-    assert len(clock.missing_times(8.0 + 11.9, silence_s=None)) == 0
-    assert len(clock.missing_times(8.0 + 12.25, silence_s=None)) == 2
+    assert len(clock.missing_times(8.0 + 11.9)) == 0
+    assert len(clock.missing_times(8.0 + 12.25)) == 2
 
 
 def test_waits_double_from_one_second_to_thirty_with_jitter() -> None:
