@@ -78,7 +78,7 @@ class TimeWatch:
         Args:
             times: (n,) of its samples.
             arrived_s: when it arrived, a moment of `time.monotonic()`.
-            utc_s: the same moment in UTC.
+            utc_s: the same moment in UTC; NaN where the times are not of UTC.
             still_s: for how long times may stand still.
             waited: as of `Delivery`: only times in UTC are compared with the arrival then.
         """
@@ -175,7 +175,10 @@ class SampleClock:
         self._is_source_time = self._time_from == "source" and delivery.times is not None
         times = delivery.times if self._is_source_time and delivery.times is not None else self._counted(delivery)
         if self._live:
-            utc_s = time.time() - time.monotonic() if self._is_source_time else self._utc_s
+            if self._is_source_time:
+                utc_s = time.time() - time.monotonic()
+            else:  # lines that waited are counted on from the first, at no pace
+                utc_s = math.nan if delivery.waited else self._utc_s
             before, was_refused, arrived_s = self.watch.newest, bool(self.watch.reason), delivery.arrived_s
             is_trusted = self.watch.accept(
                 times,

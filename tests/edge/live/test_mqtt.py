@@ -471,7 +471,7 @@ def test_times_that_cannot_be_trusted_leave_no_result_ok_and_are_said_until_they
         for name in SENT
     )
     (tmp_path / "stations.toml").write_text(f'sinks = ["jsonl:{log_file}"]\n{stations}')
-    arguments = [tmp_path / "stations.toml", "--json", "--monitor", "127.0.0.1:0"]
+    arguments = [str(tmp_path / "stations.toml"), "--json", "--monitor", "127.0.0.1:0"]
     with (tmp_path / "log").open("w") as stderr:
         child = subprocess.Popen(
             [sys.executable, "-c", "from mmkd_edge.commands.run import main; main()", *arguments],

@@ -76,9 +76,8 @@ def test_delays_jitter_and_clocks_that_drift_are_not_held_against_a_source(begin
     jitter = verdicts(lambda real_s: begins_s + real_s, delay_at=lambda _: float(random.uniform(0, 0.8)))
     stalled = verdicts(lambda real_s: begins_s + real_s, delay_at=lambda real_s: max(0.0, 20 - real_s) * (real_s >= 10))
     assert not any([*jitter, *stalled])
-    for rate in (1.01, 0.99):
-        drift = verdicts(lambda real_s, rate=rate: 1000 + rate * real_s, every_s=10.0, seconds=100_000)
-        assert not any(drift)
+    assert not any(verdicts(lambda real_s: 1000 + 1.01 * real_s, every_s=10.0, seconds=100_000))
+    assert not any(verdicts(lambda real_s: 1000 + 0.99 * real_s, every_s=10.0, seconds=100_000))
 
 
 def test_a_backlog_in_utc_may_catch_up() -> None:
