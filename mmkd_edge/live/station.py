@@ -290,7 +290,7 @@ class Station:
         """
         unlike_training = self.facts().unlike_training
         if unlike_training:
-            self._log_seldom(unlike_training)
+            self._log_seldom(unlike_training, kind="unlike training")
         names = {sensor.modality.name for sensor in self._sensors}
         health = self.predictor.health()
         pairs = zip(self.predictor.entries, health.models, strict=False)  # a swap may come between
@@ -435,7 +435,7 @@ class Station:
 
     def _say_one(self, sensor_number: int, prediction: Prediction, *, dropped: int, late: int) -> None:
         sensor = self._sensors[sensor_number]
-        self._answers = not prediction.reason.startswith(_ENGINE_FAILED)
+        self._answers = _ENGINE_FAILED not in prediction.reason
         age_s = prediction.input_age_s
         time_s = None if age_s is None else round(sensor.now_s - age_s, 6)
         if not sensor.source.live:  # a recording has no age
@@ -488,19 +488,19 @@ class Station:
             self.say("connected" if connected else "disconnected", reason)
         garbage = self._intake.last_garbage
         if garbage:
-            self._log_seldom("no sample", garbage)
+            self._log_seldom(f"no sample: {garbage}", kind="no sample")
         for name, fault in self.time_faults.items():
-            self._log_seldom(f"{name}: {fault}", "they are left out, and results say so")
+            self._log_seldom(f"{name}: {fault}; they are left out, and results say so", kind=f"{name}: {fault}")
 
     def _fault(self, error: Exception) -> None:
         self._faults += 1
-        self._log_seldom("not answered", first_line(error))
+        self._log_seldom(f"not answered: {first_line(error)}", kind="not answered")
 
-    def _log_seldom(self, kind: str, text: str) -> None:
+    def _log_seldom(self, text: str, *, kind: str) -> None:
         now_s = time.monotonic()
         logged, logged_s = self._logged.get(kind, ("", -math.inf))
         if now_s - logged_s >= (_SAME_WORDS_EVERY_S if text == logged else _LOGS_EVERY_S):
-            logger.warning("%s: %s: %s", self.name, kind, text)
+            logger.warning("%s: %s", self.name, text)
             self._logged[kind] = text, now_s
 
 

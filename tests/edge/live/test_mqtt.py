@@ -544,5 +544,5 @@ def test_times_that_cannot_be_trusted_leave_no_result_ok_and_are_said_until_they
     for summary in json.loads(output)["stations"]:
         name = summary["station"]
         assert (summary["untrusted"] > 30) == (name != "ten times the rate"), name
-        said = f" WARNING {name}: acc: {SENT[name][1]}: they are left out, and results say so\n"
+        said = f" WARNING {name}: acc: {SENT[name][1]}; they are left out, and results say so\n"
         assert log.count(said) == 1, name
