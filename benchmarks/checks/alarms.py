@@ -16,8 +16,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import msgspec
-
 from checks.script import head, parser_of, row
 from mmkd_edge import EdgePredictor
 from mmkd_edge.live.build import usual_hop
@@ -29,18 +27,6 @@ from mmkd_models.data.folds import fold_count
 from mmkd_models.data.for_devices.replay import replayed
 
 COOLDOWN_S = 60.0
-
-
-class Pooled(msgspec.Struct, frozen=True, kw_only=True):
-    """Counts of all folds, with exact intervals at 95 %."""
-
-    normal_hours: float
-    false_alarms: int
-    false_alarms_per_hour: float
-    false_alarms_interval: tuple[float, float]
-    recordings: int
-    detected: int
-    detected_interval: tuple[float, float]
 
 
 def main() -> None:
@@ -74,8 +60,8 @@ def main() -> None:
                 )
     print(head("alarm", "", "false alarms", "in hours", "an hour", "interval", "detected", "interval", texts=2))
     for label, folds in tuned.items():
-        print(cells(label, "each result", pooled([one.before for one in folds])))
-        print(cells(label, "episodes", pooled([one.on_test for one in folds])))
+        print(cells(label, "each result", [one.before for one in folds]))
+        print(cells(label, "episodes", [one.on_test for one in folds]))
 
 
 def dealt(dataset: Dataset, path: Path, predictor: EdgePredictor, fold: int) -> Iterator[ReplayedRecording]:
@@ -90,30 +76,15 @@ def dealt(dataset: Dataset, path: Path, predictor: EdgePredictor, fold: int) -> 
         )
 
 
-def pooled(outcomes: Sequence[RuleScore]) -> Pooled:
-    """Outcomes of groups that are in one of them each, added."""
-    hours = sum(one.normal_hours for one in outcomes)
-    false_alarms = sum(one.false_alarms for one in outcomes)
+def cells(label: str, what: str, outcomes: Sequence[RuleScore]) -> str:
+    """One row of the table: the counts of all folds, whose test groups differ, with exact intervals at 95 %."""
+    hours, alarms = sum(one.normal_hours for one in outcomes), sum(one.false_alarms for one in outcomes)
     recordings, detected = sum(one.recordings for one in outcomes), sum(one.detected for one in outcomes)
-    return Pooled(
-        normal_hours=hours,
-        false_alarms=false_alarms,
-        false_alarms_per_hour=false_alarms / hours,
-        false_alarms_interval=rate_interval(false_alarms, hours),
-        recordings=recordings,
-        detected=detected,
-        detected_interval=share_interval(detected, recordings),
-    )
-
-
-def cells(label: str, what: str, found: Pooled) -> str:
-    """One row of the table."""
-    low, high = found.false_alarms_interval
-    least, most = found.detected_interval
+    low, high = rate_interval(alarms, hours)
+    least, most = share_interval(detected, recordings)
     return row(
-        label, what, found.false_alarms, f"{found.normal_hours:.2f}", f"{found.false_alarms_per_hour:.2f}",
-        f"{low:.2f} to {high:.2f}", f"{found.detected} of {found.recordings}",
-        f"{100 * least:.0f} to {100 * most:.0f} %",
+        label, what, alarms, f"{hours:.2f}", f"{alarms / hours:.2f}", f"{low:.2f} to {high:.2f}",
+        f"{detected} of {recordings}", f"{100 * least:.0f} to {100 * most:.0f} %",
     )  # fmt: skip
 
 

@@ -28,13 +28,7 @@ _MEGABYTE = 1e6
 
 @dataclass(frozen=True, kw_only=True)
 class Installed:
-    """What one call of pip brought.
-
-    Attributes:
-        size_bytes: of all files.
-        own_bytes: of those in `mmkd_*` folders.
-        packages: names of the distributions, the project's own among them.
-    """
+    """What one call of pip brought; `own_bytes` are those in `mmkd_*` folders."""
 
     size_bytes: int
     own_bytes: int

@@ -44,9 +44,7 @@ class KilledAction:
     """An action that is killed.
 
     Attributes:
-        name: for the table.
         prepared: makes what is there before, in an empty folder.
-        action: what is killed.
         here: names what is there; an empty text where nothing is.
         left: `before` or `after`, or what is wrong, once the action was killed; the text is what was there before.
         whole: what is wrong once the action has ended by itself; an empty text where nothing is.

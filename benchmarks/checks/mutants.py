@@ -73,45 +73,34 @@ def main() -> None:
 
 def watched(options: argparse.Namespace) -> Counter[str]:
     """What a worker tells; one that dies is replaced."""
-    kept = Outcomes(options.log)
-    wanted = list(range(len(kept.found), options.count))
+    log: Path | None = options.log
+    found = log.read_text(encoding="utf-8").splitlines() if log is not None and log.exists() else []
+
+    def note(outcome: str) -> None:
+        found.append(outcome)
+        if log is not None:
+            with log.open("a", encoding="utf-8") as file:
+                file.write(f"{outcome}\n")
+
+    wanted = list(range(len(found), options.count))
     given = [options.bundle, "--backend", options.backend, "--seed", str(options.seed)]
     limit_s = 2 * HANG_S
     while wanted:
         command = [sys.executable, __file__, *given, "--numbers", *map(str, wanted)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as worker:
             for line in lines_of(worker, limit_s=limit_s):
-                kept.note(json.loads(line)[1])
+                note(json.loads(line)[1])
                 wanted.pop(0)
             is_hung = worker.poll() is None and bool(wanted)
             if is_hung:
                 worker.kill()
         if is_hung:
             wanted.pop(0)
-            kept.note(f"BAD: the process that opened it hung for {limit_s:.0f} s")
+            note(f"BAD: the process that opened it hung for {limit_s:.0f} s")
         elif worker.returncode != 0 and wanted:
             wanted.pop(0)
-            kept.note(f"BAD: the process that opened it ended with {worker.returncode}")
-    return Counter(kept.found)
-
-
-class Outcomes:
-    """What came of each mutant in turn, kept in a file if one is named.
-
-    Attributes:
-        found: in the order of the mutants.
-    """
-
-    def __init__(self, log: Path | None) -> None:
-        self._log = log
-        self.found = log.read_text(encoding="utf-8").splitlines() if log is not None and log.exists() else []
-
-    def note(self, outcome: str) -> None:
-        """Note the outcome of the next one."""
-        self.found.append(outcome)
-        if self._log is not None:
-            with self._log.open("a", encoding="utf-8") as file:
-                file.write(f"{outcome}\n")
+            note(f"BAD: the process that opened it ended with {worker.returncode}")
+    return Counter(found)
 
 
 def lines_of(worker: subprocess.Popen[bytes], *, limit_s: float) -> Iterator[bytes]:
