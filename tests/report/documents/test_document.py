@@ -6,7 +6,6 @@ import copy
 import json
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from mmkd_report import DocumentError, render_demo
@@ -88,9 +87,3 @@ def test_the_document_is_not_changed(any_document) -> None:
     before = copy.deepcopy(any_document)
     render_demo(any_document)
     assert any_document == before
-
-
-def test_a_document_of_the_first_release_is_read_as_it_was_written() -> None:
-    old = json.loads((ROOT / "docs" / "results" / "watch_exercises-10.json").read_bytes())
-    again = json.loads(msgspec.json.encode(read_demo(old)))
-    assert again == old
