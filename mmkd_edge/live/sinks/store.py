@@ -298,6 +298,7 @@ class Backlog:
             self.count -= self._offered_count
             self.size_bytes -= self._offered_bytes
             self.dropped += self._unreadable
+            self._offered_count = self._offered_bytes = self._unreadable = 0
 
 
 def _connected(path: Path) -> sqlite3.Connection:

@@ -238,6 +238,28 @@ def test_a_disk_that_takes_nothing_leaves_records_in_memory_until_it_does(
     ]
 
 
+def test_what_a_sink_takes_after_the_end_of_a_run_on_a_full_disk_is_not_counted_as_one_less(
+    open_store: Callable[..., Store],
+) -> None:
+    store, hung = open_store(), Hung()
+    hung.there.set()
+    outlet = Outlet("hangs", hung, store=store)
+    with store.together(alarm(1)):
+        outlet.put(alarm(1))
+    until(lambda: hung.taken == [1] and stored(store) == [])
+    store.rows(f"PRAGMA max_page_count = {store.rows('PRAGMA page_count')[0][0]}")
+    hung.there.clear()
+    hung.tries.clear()
+    for number in range(2, 202):
+        outlet.put(state(number))
+    assert hung.tries.wait(10)
+    outlet.close(drain_s=0.1)
+    hung.there.set()
+    until(lambda: 2 in hung.taken)
+    until(lambda: outlet.facts().written > 1)
+    assert outlet.facts().waiting == 0
+
+
 @pytest.mark.parametrize(
     ("place", "damage"), [(0, "file is not a database"), (4096, "database disk image is malformed")]
 )
