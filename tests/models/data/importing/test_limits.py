@@ -280,12 +280,24 @@ def test_the_limit_of_what_is_written_can_be_changed(plant: Path, recipe: Callab
             "time,ax,ay\n1e300,2,3\n",
             "2: column 'time': expected a time within 146 years of 1970, got '1e300'; correct it, or 'time_unit'",
         ),
+        (
+            "time,ax,ay\n9999-12-31T00:00:00Z,2,3\n",
+            "2: column 'time': expected a time within 146 years of 1970, got '9999-12-31T00:00:00Z'; correct it",
+        ),
+        (
+            "time,ax,ay\n0001-01-01T00:00:00.123456789Z,2,3\n",
+            (
+                "2: column 'time': expected a time within 146 years of 1970, got '0001-01-01T00:00:00.123456789Z'; correct"
+                " it"
+            ),
+        ),
     ],
 )
 def test_a_text_file_that_is_no_table_is_refused(
     plant: Path, recipe: Callable[..., None], text: str, says: str
 ) -> None:
-    recipe((TIME, f'{TIME}\ntime_unit = "s"'))
+    if "Z" not in text:
+        recipe((TIME, f'{TIME}\ntime_unit = "s"'))
     (plant / "M0" / "acc.csv").write_text(text)
     assert refusal(plant) == f"DIR/M0/acc.csv:{says}"
 

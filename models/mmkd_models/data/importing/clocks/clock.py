@@ -137,11 +137,15 @@ class TimeColumn:
         stamps = pl.Series(
             [None] * len(column), dtype=pl.Datetime("ns", "UTC" if "%z" in formats[0].replace(":", "") else None)
         )
+        coarse = stamps.dt.cast_time_unit("ms")  # nanoseconds of far times do not fit, and are others
         for one in formats:
             missing = stamps.is_null()
             if missing.any():
                 found = column.str.to_datetime(one, time_unit="ns", strict=False, ambiguous="earliest")
                 stamps = stamps.fill_null(found)
+                coarse = coarse.fill_null(
+                    column.str.to_datetime(one, time_unit="ms", strict=False, ambiguous="earliest")
+                )
         shape = (
             f"as {given!r}"
             if given
@@ -150,11 +154,17 @@ class TimeColumn:
         self._refuse(
             block, stamps.is_null(), text, f"expected a time {shape}, got {{}}; correct it, or set 'time_format'"
         )
+        self._refuse_far(block, coarse, text)
         return self._from_stamps(block, stamps)
+
+    def _refuse_far(self, block: RowBlock, stamps: pl.Series, values: pl.Series) -> None:
+        far = stamps.dt.timestamp("ms").abs() > MOST_TIME_NS // 1_000_000
+        self._refuse(block, far, values, "expected a time within 146 years of 1970, got {}; correct it")
 
     def _from_stamps(self, block: RowBlock, stamps: pl.Series) -> tuple[Times, npt.NDArray[np.bool_]]:
         import polars as pl
 
+        self._refuse_far(block, stamps.cast(pl.Datetime("ms")), stamps)
         stamps = stamps.cast(
             pl.Datetime("ns", stamps.dtype.time_zone if isinstance(stamps.dtype, pl.Datetime) else None)
         )
