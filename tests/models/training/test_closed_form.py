@@ -232,6 +232,14 @@ def test_features_that_no_window_has_are_refused(
     assert str(error.value).endswith("; the file was altered")
 
 
+def test_a_window_of_millions_of_positions_is_refused(rocket: StudentCheckpoint, tmp_path: Path) -> None:
+    path, modality = tmp_path / "student.ckpt", msgspec.structs.replace(rocket.modality, samples=(1 << 16) + 1)
+    write_student(path, replace(rocket, modality=modality))
+    with pytest.raises(CheckpointError) as error:
+        read_student(path)
+    assert str(error.value) == (f"{path}: metadata: positions: expected at most 65536, got 65537; the file was altered")
+
+
 def test_a_file_without_its_features_is_refused(rocket: StudentCheckpoint, tmp_path: Path) -> None:
     path = tmp_path / "student.ckpt"
     write_student(path, replace(rocket, config=msgspec.structs.replace(rocket.config, rocket=None)))

@@ -287,8 +287,8 @@ def test_the_limit_of_what_is_written_can_be_changed(plant: Path, recipe: Callab
         (
             "time,ax,ay\n0001-01-01T00:00:00.123456789Z,2,3\n",
             (
-                "2: column 'time': expected a time within 146 years of 1970, got '0001-01-01T00:00:00.123456789Z'; correct"
-                " it"
+                "2: column 'time': expected a time within 146 years of 1970, got '0001-01-01T00:00:00.123456789Z';"
+                " correct it"
             ),
         ),
     ],
