@@ -26,7 +26,7 @@ FILES = 'files = "{machine}/acc.csv"'
 LABELS = 'files = "{machine}/states.csv"'
 NAMES = (
     "expected a name of letters, digits and _ that starts with a letter and is none of labels, groups, folds, lengths,"
-    " splits; rename it"
+    " splits, times, episodes; rename it"
 )
 ENCODING = "'encoding': expected the name of an encoding of text, such as 'utf-8' or 'shift_jis', got "
 
