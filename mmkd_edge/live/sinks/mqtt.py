@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
@@ -20,6 +21,8 @@ from mmkd_edge.live.links.mqtt import MqttConnection, broker_of, mqtt_library
 from mmkd_edge.live.records import AlarmRecord, Record, StateRecord, line_of, record_from_line
 
 _ACCEPTED_WITHIN_S = 10.0
+# Some brokers disconnect whoever may not read a topic: records must come through there too.
+_MOST_TRIES_TO_FORGET = 3
 # What has a meaning in topics, or may not be in one (MQTT 5.0, sections 1.5.4 and 4.7), and the sign that encodes it.
 _NOT_IN_LEVELS = re.compile("[/+#%\0-\x1f\x7f-\x9f]")
 
@@ -42,6 +45,7 @@ class MqttSink:
         if not self._topic or set("+#") & set(self._topic):
             raise UsageError(f"--sink {text}: expected mqtt://HOST/TOPIC with a topic without + and #; name one")
         self._link: MqttConnection | None = None
+        self._tries_to_forget: Counter[str] = Counter()  # by boot
 
     def write(self, records: Sequence[Record]) -> None:
         """Publish all of them. Raises OSError where the broker is away, refuses, or does not confirm."""
@@ -67,6 +71,9 @@ class MqttSink:
 
     def _forget_earlier(self, link: MqttConnection, started: StateRecord) -> None:
         """Have the broker forget alarms that a run before left open: what continues was published before `started`."""
+        self._tries_to_forget[started.boot] += 1
+        if self._tries_to_forget[started.boot] > _MOST_TRIES_TO_FORGET:
+            return
         kept = link.retained(f"{self._topic}/{_level_of(started.station)}/alarm/+", within_s=_ACCEPTED_WITHIN_S)
         earlier = [topic for topic, payload in kept if _is_open_alarm(payload, not_of=started.boot)]
         self._confirm(link, [link.publish(topic, b"", retain=True) for topic in earlier])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -241,6 +242,57 @@ def test_the_broker_forgets_what_an_earlier_run_left_open_and_keeps_what_continu
     }
     assert kept_at(broker, "plant/press 2/alarm/#") == {"plant/press 2/alarm/w": "raised"}
     after.close()
+
+
+class WriteOnlyBroker:
+    """Speaks as much MQTT 3.1.1 as a sink needs, and hangs up on whoever subscribes."""
+
+    def __init__(self) -> None:
+        self.topics: list[str] = []
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listening.getsockname()[1]
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):  # it was closed
+            while True:
+                link, _ = self._listening.accept()
+                with link, link.makefile("rb") as incoming:
+                    while self._answers(link, incoming):
+                        pass
+
+    def _answers(self, link: socket.socket, incoming: Any) -> bool:
+        first = incoming.read(1)
+        if not first or first[0] >> 4 in (8, 14):  # SUBSCRIBE, DISCONNECT
+            return False
+        size, shift, byte = 0, 0, 128
+        while byte & 128:
+            byte = incoming.read(1)[0]
+            size, shift = size | (byte & 127) << shift, shift + 7
+        body = incoming.read(size)
+        if first[0] >> 4 == 1:  # CONNECT
+            link.sendall(b"\x20\x02\x00\x00")
+        elif first[0] >> 4 == 3:  # PUBLISH
+            length = int.from_bytes(body[:2], "big")
+            self.topics.append(body[2 : 2 + length].decode())
+            link.sendall(b"\x40\x02" + body[2 + length : 4 + length])
+        return True
+
+    def close(self) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+
+
+def test_records_come_through_a_broker_that_hangs_up_on_whoever_reads() -> None:
+    broker = WriteOnlyBroker()
+    sink = MqttSink(f"mqtt://127.0.0.1:{broker.port}/plant?version=3.1.1")
+    started = StateRecord(station="press 1", number=1, decided_s=1.0, state="started", reason="x", boot="b")
+    for _ in range(3):
+        assert not is_written(sink, started)
+    assert is_written(sink, started)
+    assert [topic for topic in broker.topics if topic.endswith("/state")] == ["plant/press 1/state"] * 4
+    sink.close()
+    broker.close()
 
 
 def certificates(folder: Path) -> None:
