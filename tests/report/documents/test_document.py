@@ -6,6 +6,7 @@ import copy
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from mmkd_report import DocumentError, render_demo
@@ -87,3 +88,8 @@ def test_the_document_is_not_changed(any_document) -> None:
     before = copy.deepcopy(any_document)
     render_demo(any_document)
     assert any_document == before
+
+
+def test_a_document_that_mmkd_demo_wrote_is_read_and_written_as_it_was() -> None:
+    written = json.loads((ROOT / "docs" / "results" / "watch_exercises-2groups.json").read_bytes())
+    assert json.loads(msgspec.json.encode(read_demo(written))) == written
