@@ -79,6 +79,8 @@ class ProvenStudent:
         golden: what a device tests itself with, in place of the windows of the proof set; None for those.
         range_rule: where the range of its values comes from; None where the dataset declares it.
         adapted: to which domains it was adapted, in order.
+        fold: whose windows trained it, as in the manifest.
+        training_hashes: of what trained it, as in the manifest.
         judged_before: the windows that an earlier bundle was judged by, where its judgement holds.
         statistics: of the windows that an earlier bundle was made with, where it carries fewer; None to measure them.
     """
@@ -97,6 +99,8 @@ class ProvenStudent:
     range_rule: str | None = None
     golden: Golden | None = None
     adapted: tuple[Adapted, ...] = ()
+    fold: int | msgspec.UnsetType | None = msgspec.UNSET
+    training_hashes: bytes | msgspec.UnsetType = msgspec.UNSET
     judged_before: WindowFacts | None = None
     statistics: InputStatistics | None = None
 
@@ -192,6 +196,8 @@ def student_from_checkpoint(
             answer=answer,
         ),
         adapted=checkpoint.facts.adapted or (),
+        fold=checkpoint.facts.fold,
+        training_hashes=checkpoint.facts.training_hashes,
     )
 
 
@@ -255,6 +261,8 @@ def student_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> P
         group_reference=_reference_of_bundle(plan, entry, proof_set, graph=fp32.model),
         range_rule=_range_rule(report, plan),
         adapted=entry.adapted or (),
+        fold=entry.fold,
+        training_hashes=entry.training_hashes,
         judged_before=windows if holds else None,
         statistics=entry.statistics if fewer else None,
     )

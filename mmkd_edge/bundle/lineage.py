@@ -5,9 +5,16 @@ Owns one step of a lineage, as a checkpoint and a bundle's manifest keep it, and
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 MOST_ADAPTED = 1000
+TRAINING_HASH_BYTES = 8
+MOST_TRAINING_HASHES = 8192
+
+TrainingHashes = Annotated[bytes, msgspec.Meta(max_length=TRAINING_HASH_BYTES * MOST_TRAINING_HASHES)]
+"""Keyed hashes of the groups and windows that trained a student, sorted, little-endian: evaluation knows them again."""
 
 
 class Adapted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

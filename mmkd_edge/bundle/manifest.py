@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from mmkd_edge.bundle.calibration import Confidence, Novelty
-from mmkd_edge.bundle.lineage import MOST_ADAPTED, Adapted
+from mmkd_edge.bundle.lineage import MOST_ADAPTED, Adapted, TrainingHashes
 from mmkd_edge.drift.features import GroupReference, InputStatistics
 from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
 
@@ -149,6 +149,8 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         group_reference: how the groups of the training differ from each other; None where it was not measured.
         streaming: the steps of a causal student; None of a windowed one.
         adapted: to which domains it was adapted after its training, in order; absent where to none.
+        fold: number of the fold whose windows trained; None for the dataset's own split, absent where nobody knows.
+        training_hashes: of the groups and windows that trained; absent in a bundle of an earlier version.
     """
 
     name: str
@@ -170,6 +172,8 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     group_reference: GroupReference | None = None
     streaming: Streaming | None = None
     adapted: _Lineage | msgspec.UnsetType = msgspec.UNSET
+    fold: _Count | msgspec.UnsetType | None = msgspec.UNSET
+    training_hashes: TrainingHashes | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def has_novelty(self) -> bool:

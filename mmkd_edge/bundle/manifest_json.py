@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from mmkd_edge.bundle.lineage import Adapted
+from mmkd_edge.bundle.lineage import TRAINING_HASH_BYTES, Adapted
 from mmkd_edge.bundle.manifest import (
     FORMAT_VERSION,
     MANIFEST_FILE,
@@ -135,6 +135,9 @@ def _check_model(model: ModelEntry, path: str) -> None:
             _fail(f"{path}.group_reference.{fault[0]}", fault[1])
     if model.streaming is not None:
         _check_streaming(model.streaming, model, f"{path}.streaming")
+    length = len(model.training_hashes or b"")
+    whole = length % TRAINING_HASH_BYTES == 0
+    _require(whole, f"{path}.training_hashes", f"expected hashes of {TRAINING_HASH_BYTES} bytes, got {length} bytes")
     for index, adapted in enumerate(model.adapted or ()):
         _check_adapted(adapted, f"{path}.adapted[{index}]")
 

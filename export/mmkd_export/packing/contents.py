@@ -155,6 +155,8 @@ def _entry(student: ProvenStudent, artifacts: Sequence[ProvenArtifact], *, golde
         group_reference=student.group_reference,
         streaming=_streaming(student),
         adapted=student.adapted or msgspec.UNSET,
+        fold=student.fold,
+        training_hashes=student.training_hashes or msgspec.UNSET,
     )
 
 

@@ -20,6 +20,7 @@ from mmkd_models.adapt.domains import Domain, few_labels
 from mmkd_models.adapt.judging import Court, Heard, forgets, heard, importance, judged, shares_of, vanished
 from mmkd_models.adapt.ways import AdaptationWay, Floats, Task, adapted, part_way
 from mmkd_models.carried import CarriedWindows, most_carried
+from mmkd_models.data.training_hashes import joined_hashes, training_hashes
 from mmkd_models.data.windows import Windows
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint
@@ -240,8 +241,11 @@ def _finished(
         forgotten_points=chosen.forgotten_points,
         share=None if chosen.share == 1.0 else chosen.share,
     )
+    name, key = student.modality.name, student.facts.dataset_sha256
+    taught = [training_hashes(windows, name, key=key) for windows in (asked.old.learn, base.new.learn)]
     facts = msgspec.structs.replace(
         student.facts,
+        training_hashes=joined_hashes([student.facts.training_hashes or b"", *taught]),
         score=chosen.old_score,
         adapted=(*(student.facts.adapted or ()), lineage),
         # It would take the new domain for a drift.

@@ -14,6 +14,7 @@ with loading("mmkd-evaluate"):
     import msgspec
     import numpy as np
 
+    from mmkd_edge.bundle.bundle import Bundle
     from mmkd_edge.command.options import Argument, Command, Option, run_line
     from mmkd_edge.command.run import check_page, require_modules, run_command, shell_line
     from mmkd_edge.command.show import json_text, say
@@ -28,7 +29,7 @@ with loading("mmkd-evaluate"):
     from mmkd_models.data.windows import Windows
     from mmkd_models.evaluate.bundle import evaluate_bundle
     from mmkd_models.evaluate.confidence import ERROR_LEVELS
-    from mmkd_models.evaluate.seen import refuse_seen, split_judged, windows_seen
+    from mmkd_models.evaluate.seen import check_seen, split_judged
     from mmkd_models.metrics.classes import Metric
     from mmkd_models.networks.config import choice
     from mmkd_report.documents.evaluation import DataFacts, SeenWindows
@@ -138,7 +139,7 @@ def evaluate(
     _refuse_without_suite(suites, anew)
     if is_bundle(model):
         _refuse(
-            {**of_classes, "--page": page, "--against": against, "--training-windows": judged.training_windows},
+            {**of_classes, "--page": page, "--against": against},
             "expected a checkpoint, got a bundle; judge the checkpoint it was exported from",
         )
         _evaluate_bundle(model, data, judged, error_levels=error_levels, as_json=as_json)
@@ -264,13 +265,21 @@ def _asked(line: _Line) -> Judging:
     windows, part = _windows(dataset, judged)
     knows = judged.training_windows or chosen_suites(line.suites.suite or ()) == ("shift",)  # judges others, made anew
     known = None if knows else part
-    contestants = {path: _contestant(path, dataset, windows, known) for path in checkpoints}
-    seen = [one.seen for one in contestants.values()] + [None] * (len(line.paths) > len(checkpoints))
+    costs = line.suites.cost is not None and "cost" in chosen_suites(line.suites.suite or ())
+    contestants = {path: _contestant(path, dataset, windows, known, costs=costs) for path in checkpoints}
+    bundles = {
+        path: _seen_by_bundle(path, dataset, windows, known, costs=costs)
+        for path in line.paths
+        if path not in contestants
+    }
+    seen = [one.seen for one in contestants.values()]
+    seen += [one for students in bundles.values() for one in students.values()]
     return Judging(
         judged=[contestants.get(path, path) for path in line.paths],
         windows=windows,
         train=_other_windows(dataset, judged, "train"),
         calibration=_other_windows(dataset, judged, "valid"),
+        bundles=bundles,
         data=_data_facts(dataset, windows, part, judged, seen=seen),
         options=line.suites,
         dataset=dataset,
@@ -317,8 +326,9 @@ def _evaluate_bundle(
     if kind != "classification":
         raise UsageError(f"{path}: expected a dataset of classes, got one of {kind}; judge the bundle's checkpoint")
     windows, part = _windows(dataset, judged)
-    facts = _data_facts(dataset, windows, part, judged, seen=[None])
-    report = evaluate_bundle(path, windows, data=facts, error_levels=levels, on_part=say)
+    seen = _seen_by_bundle(path, dataset, windows, None if judged.training_windows else part)
+    facts = _data_facts(dataset, windows, part, judged, seen=list(seen.values()))
+    report = evaluate_bundle(path, windows, data=facts, seen=seen, error_levels=levels, on_part=say)
     if as_json:
         print(json_text(report))
         return
@@ -340,11 +350,11 @@ def _windows(dataset: Dataset, judged: JudgedOptions) -> tuple[Windows, str]:
     return known, f"{name} windows"
 
 
-def _contestant(path: Path, dataset: Dataset, windows: Windows, part: str | None) -> Contestant:
+def _contestant(path: Path, dataset: Dataset, windows: Windows, part: str | None, *, costs: bool = False) -> Contestant:
     """Reads a checkpoint; refuses one that was trained on these windows, unless there is no `part` to name them by."""
     from mmkd_models.evaluate.report import Contestant
     from mmkd_models.tensors import kind_of
-    from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher
+    from mmkd_models.training.checkpoint import TeacherCheckpoint, file_sha256, read_student, read_teacher
 
     kind = kind_of(path)
     if kind == "teacher-set":
@@ -354,10 +364,20 @@ def _contestant(path: Path, dataset: Dataset, windows: Windows, part: str | None
             "judge"
         )
     checkpoint = read_teacher(path) if kind == "teacher" else read_student(path)
-    seen = windows_seen(checkpoint.facts, dataset, windows)
-    if part is not None:
-        refuse_seen(str(path), seen, len(windows), part=part)
+    modality = checkpoint.modalities[0] if isinstance(checkpoint, TeacherCheckpoint) else checkpoint.modality
+    seen = check_seen(str(path), checkpoint.facts, modality.name, dataset, windows, part=part, costs=costs)
     return Contestant(path=str(path), sha256=file_sha256(path), checkpoint=checkpoint, seen=seen)
+
+
+def _seen_by_bundle(
+    path: Path, dataset: Dataset, windows: Windows, part: str | None, *, costs: bool = False
+) -> dict[str, SeenWindows | None]:
+    """What each student of a bundle knows of the windows, by its name; refuses as `_contestant`."""
+    with Bundle.open(path) as bundle:
+        return {
+            entry.name: check_seen(str(path), entry, entry.modality.name, dataset, windows, part=part, costs=costs)
+            for entry in bundle.manifest.models
+        }
 
 
 def _data_facts(

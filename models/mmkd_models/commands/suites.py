@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +23,7 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.suites.suite import SUITES, SuiteName
 from mmkd_models.metrics.scores import default_metric, metrics_of
 from mmkd_models.networks.config import choice
-from mmkd_report.documents.evaluation import DataFacts
+from mmkd_report.documents.evaluation import DataFacts, SeenWindows
 from mmkd_report.documents.judging import JudgingDocument, ShiftFacts
 
 if TYPE_CHECKING:  # a bundle is judged without torch
@@ -91,9 +91,14 @@ def makes_shift(options: SuiteOptions, anew: ShiftOptions) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Judging:
-    """What judges and what is judged: checkpoints, and bundles by their path."""
+    """What judges and what is judged: checkpoints, and bundles by their path.
+
+    Attributes:
+        bundles: by path, what each student of a bundle knows of the windows, by name.
+    """
 
     judged: Sequence[Contestant | Path]
+    bundles: Mapping[Path, Mapping[str, SeenWindows | None]]
     windows: Windows
     train: Windows
     calibration: Windows
@@ -137,7 +142,7 @@ def _judged(asked: Judging, side_by_side: Callable[[int, object], None] | None) 
 
     options, anew, windows = asked.options, asked.anew, asked.windows
     with ExitStack() as stack:
-        models = _models(stack, asked.judged, windows, asked.data)
+        models = _models(stack, asked)
         shift = None
         if makes_shift(options, anew):
             order = shift_order(asked.judged[0], models[0].facts.modalities, asked.dataset, anew, options.by)
@@ -182,7 +187,7 @@ def ask_share(asked: Judging, number: int) -> None:
 
     assert asked.anew.out is not None  # of several workers
     with ExitStack() as stack:
-        opened = _models(stack, asked.judged, asked.windows, asked.data)
+        opened = _models(stack, asked)
         models = _kept(opened, asked.anew.out, asked.data)
         every = portions(models, asked.windows, train=asked.train, suites=asked.suites, seed=asked.seed)
         ask(every, number=number, of=asked.anew.workers)
@@ -217,17 +222,15 @@ def _check_options(options: SuiteOptions, suites: Sequence[SuiteName]) -> None:
         raise UsageError("--suite cost: expected assumptions, got none; --print-cost prints a file to give to --cost")
 
 
-def _models(
-    stack: ExitStack, judged: Sequence[Contestant | Path], windows: Windows, data: DataFacts
-) -> list[AskedModel]:
+def _models(stack: ExitStack, asked: Judging) -> list[AskedModel]:
     from mmkd_models.evaluate.suites.opening import answering_bundle, answering_checkpoint, named_apart
 
     found: list[AskedModel] = []
-    for one in judged:
+    for one in asked.judged:
         if isinstance(one, Path):
-            found += answering_bundle(stack, str(one), windows, data)
+            found += answering_bundle(stack, str(one), asked.windows, asked.data, seen=asked.bundles[one])
         else:
-            found.append(answering_checkpoint(one, windows, data))
+            found.append(answering_checkpoint(one, asked.windows, asked.data))
     return named_apart(found)
 
 

@@ -6,7 +6,7 @@ others than those that calibrated the bundle.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from mmkd_models.evaluate.guessing import guessing
 from mmkd_models.evaluate.outcome import class_scores, outcome_on
 from mmkd_models.evaluate.seen import cautions_of
 from mmkd_models.training.compatible import check_compatible
-from mmkd_report.documents.evaluation import ArtifactEvaluation, BundleEvaluation, DataFacts
+from mmkd_report.documents.evaluation import ArtifactEvaluation, BundleEvaluation, DataFacts, SeenWindows
 
 
 def evaluate_bundle(
@@ -31,10 +31,14 @@ def evaluate_bundle(
     windows: Windows,
     *,
     data: DataFacts,
+    seen: Mapping[str, SeenWindows | None],
     error_levels: tuple[float, ...] = ERROR_LEVELS,
     on_part: Callable[[str], None],
 ) -> BundleEvaluation:
     """Runs every artifact of a bundle over windows.
+
+    Args:
+        seen: what each of its students knows of the windows, by name.
 
     Raises:
         UsageError: a student does not take these windows.
@@ -62,9 +66,13 @@ def evaluate_bundle(
             data=data,
             artifacts=tuple(found),
             cautions=tuple(
-                text
-                for trained_on in dict.fromkeys(entry.dataset_sha256 for entry in bundle.manifest.models)
-                for text in cautions_of(str(path), trained_on, None, data.sha256, data.windows)
+                dict.fromkeys(
+                    text
+                    for entry in bundle.manifest.models
+                    for text in cautions_of(
+                        str(path), entry.dataset_sha256, seen[entry.name], data.sha256, data.windows
+                    )
+                )
             ),
         )
 

@@ -19,7 +19,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from mmkd_edge.bundle.lineage import Adapted
+from mmkd_edge.bundle.lineage import Adapted, TrainingHashes
 from mmkd_edge.bundle.strict_json import JsonError, parse_object
 from mmkd_edge.drift.features import GroupReference
 from mmkd_edge.errors import CheckpointError, UsageError
@@ -93,6 +93,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         started_from: SHA-256 of the teacher whose weights a teacher started with; unset where it started fresh.
         adapted: to which domains a student was adapted since, in order; unset where to none. Its score is then that of
             the last one's windows of the old domain.
+        training_hashes: of the groups and windows that trained; unset in files of earlier releases.
     """
 
     dataset: str
@@ -117,6 +118,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     beaten_teachers_sha256: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
     started_from: str | msgspec.UnsetType = msgspec.UNSET
     adapted: tuple[Adapted, ...] | msgspec.UnsetType = msgspec.UNSET
+    training_hashes: TrainingHashes | msgspec.UnsetType = msgspec.UNSET
     versions: dict[str, str] = {}
 
     @property

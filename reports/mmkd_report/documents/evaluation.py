@@ -64,12 +64,13 @@ class SeenWindows(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         chosen: how many chose its weights, as validation windows.
-        fold: whose windows it was trained on; None for the dataset's own split.
+        fold: whose windows it was trained on; None for the dataset's own split, unset where hashes of what trained it
+            tell: then `trained` may be more.
     """
 
     trained: int
     chosen: int
-    fold: int | None
+    fold: int | msgspec.UnsetType | None
 
 
 class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):

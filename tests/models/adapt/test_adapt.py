@@ -996,9 +996,9 @@ def test_with_labels_the_other_ways_must_surely_rise():
 def test_an_adapted_student_knows_the_windows_that_taught_it(site, tmp_path, capsys):
     output = command(site, tmp_path, "--labels", "20", "--old", str(site / "old"), kind="rocket", data="labelled")
     facts, dataset = read_student(output).facts, open_dataset(site / "labelled")
-    seen = windows_seen(facts, dataset, dataset.split("train"))
+    seen = windows_seen(facts, "acc", dataset, dataset.split("train"))
     assert (seen.trained, seen.chosen) == (120, 0)
-    assert windows_seen(facts, dataset, dataset.split("test")).trained == 0
+    assert windows_seen(facts, "acc", dataset, dataset.split("test")).trained == 0
     (caution,) = cautions_of("a.ckpt", facts.dataset_sha256, seen, dataset.sha256, 120)
     assert caution == "a.ckpt was trained on 120 of these 120 windows: its scores say nothing about new ones"
 

@@ -20,7 +20,8 @@ from mmkd_export.plan import export_plan
 from mmkd_export.run import export
 from mmkd_models.carried import carried_windows
 from mmkd_models.commands.evaluate import main as evaluate_main
-from mmkd_models.data import Dataset
+from mmkd_models.data import Dataset, write_dataset
+from mmkd_models.data.training_hashes import training_hashes
 from mmkd_models.networks.student import Student
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 
@@ -94,7 +95,9 @@ def test_the_table_names_the_group_that_is_covered_least(
     lines = [line for line in lines if not line.startswith("caution: ")]
     assert lines[1].startswith("acc/model.fp32.onnx in onnxruntime")
     assert lines[2].startswith(("better than chance: balanced accuracy ", "no better than chance, so no "))
-    assert lines[3].startswith("temperature 1.00 from 6 windows; on 12 others the calibration error is ")
+    assert lines[3].startswith(
+        "temperature 1.00 (none was fitted, or it did not help the judging windows); on 12 windows the calibration "
+    )
     assert lines[4].split("  ")[0].startswith("error level")
     assert lines[5].split()[0] == "0.2"  # six windows support no smaller one that is shown
     assert lines[6].startswith("error level 0.2: of 2 groups, group ")
@@ -128,3 +131,145 @@ def test_a_bundle_of_another_task_is_refused(run: Callable[..., Ran], bundle: Pa
     code, _, err = run(bundle, dataset.path)
     assert code == 2
     assert f"{bundle}: student: expected the classes {', '.join(dataset.spec.task.labels)} of the dataset, got" in err
+
+
+# ---- windows that trained it
+
+
+def refused(message: str) -> Ran:
+    return 2, "", f"mmkd-evaluate: {message}\n"
+
+
+@pytest.fixture
+def both(machines: Dataset, student_checkpoint: StudentCheckpoint, tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
+    """A checkpoint that was trained on the training windows of a dataset, and its bundle."""
+
+    def make(
+        dataset: Dataset = machines, *, fold: int | msgspec.UnsetType | None = msgspec.UNSET, has_hashes: bool = True
+    ) -> tuple[Path, Path]:
+        spec = dataset.spec.modality("acc")
+        hashes = training_hashes(dataset.split("train"), "acc", key=dataset.sha256)
+        facts = msgspec.structs.replace(
+            student_checkpoint.facts,
+            dataset_sha256=dataset.sha256,
+            fold=fold,
+            training_hashes=hashes if has_hashes else msgspec.UNSET,
+        )
+        torch.manual_seed(0)
+        path = tmp_path / "acc.ckpt"
+        made = replace(
+            student_checkpoint,
+            modality=spec,
+            task=dataset.spec.task,
+            facts=facts,
+            state=Student(spec, 3, student_checkpoint.config).state_dict(),
+            carried=carried_windows(dataset.split("valid"), "acc", seed=0),
+        )
+        write_student(path, made)
+        return path, export(export_plan(path)).path
+
+    return make
+
+
+@pytest.fixture
+def cost(tmp_path: Path) -> Path:
+    file = tmp_path / "cost.toml"
+    file.write_text(
+        'version = 1\nhealthy = ["idle"]\n[plant]\nmissed_cost = 5\n[student]\nsensor_price = 1\nnode_price = 1\n'
+    )
+    return file
+
+
+@pytest.mark.parametrize(
+    ("fold", "known", "right"), [(None, "the dataset's own split", "--split test"), (0, "fold 0", "--fold 0")]
+)
+def test_a_bundle_is_refused_as_its_checkpoint_is_on_windows_that_trained_it(
+    run: Callable[..., Ran], both: Callable[..., tuple[Path, Path]], machines: Dataset, cost: Path,
+    fold: int | None, known: str, right: str,
+) -> None:  # fmt: skip
+    for path in both(fold=fold):
+        for line in ((), ("--suite", "cost", "--cost", cost)):
+            code, out, err = run(path, machines.path, "--fold", "3", *line)
+            trained = 6 if fold is None else 12
+            assert (code, out, err) == refused(
+                f"{path}: expected windows that did not train it, got test windows of fold 3, of which "
+                f"{trained} of 12 did: it was trained on {known}; use {right}, or --training-windows to score them all "
+                "the same"
+            )
+            assert run(path, machines.path, *right.split(), *line)[0] == 0
+
+
+def test_no_price_is_put_on_a_model_by_windows_that_trained_it(
+    run: Callable[..., Ran], both: Callable[..., tuple[Path, Path]], machines: Dataset, cost: Path
+) -> None:
+    for path in both(fold=None):
+        line = (path, machines.path, "--split", "train", "--training-windows")
+        code, out, err = run(*line)
+        assert code == 0, err
+        assert (
+            f"caution: {path} was trained on 36 of these 36 windows: its scores say nothing about new ones"
+            in out.splitlines()
+        )
+        assert run(*line, "--suite", "cost", "--cost", cost) == refused(
+            f"--suite cost: expected windows that did not train {path}, got 36 that did: what a model "
+            "saw in training says nothing about money; leave --training-windows out, or the suite"
+        )
+
+
+def test_no_price_is_put_on_a_model_that_does_not_say_what_trained_it(
+    run: Callable[..., Ran], both: Callable[..., tuple[Path, Path]], machines: Dataset, cost: Path
+) -> None:
+    for path in both(has_hashes=False):
+        assert run(path, machines.path, "--suite", "cost", "--cost", cost) == refused(
+            f"--suite cost: {path} does not say which windows of this dataset trained it; export or train "
+            "it again, or leave the suite out"
+        )
+
+
+def rewritten(dataset: Dataset, path: Path, *, name: str, groups: bool, shift: float = 0.0) -> Dataset:
+    """The same windows in another dataset, with training and test exchanged, perhaps without groups or changed."""
+    splits = {}
+    for split, origin in (("train", "test"), ("valid", "valid"), ("test", "train")):
+        windows = dataset.split(origin)  # type: ignore[arg-type]
+        values = windows.take(np.arange(len(windows)))
+        found = {one: values[one] + shift for one in values} | {"labels": windows.labels}
+        splits[split] = found | ({"groups": windows.groups} if groups else {})
+    return write_dataset(path, name=name, labels=dataset.spec.task, modalities=dataset.spec.modalities, splits=splits)
+
+
+@pytest.mark.parametrize(
+    ("name", "groups", "shift"),
+    [("machines", True, 0.001), ("copy", False, 0.0)],
+    ids=["the groups in other windows", "the windows in another dataset without groups"],
+)
+def test_what_trained_a_model_is_known_again_in_another_dataset(
+    run: Callable[..., Ran], both: Callable[..., tuple[Path, Path]], machines: Dataset, cost: Path, tmp_path: Path,
+    name: str, groups: bool, shift: float,
+) -> None:  # fmt: skip
+    other = rewritten(machines, tmp_path / "other", name=name, groups=groups, shift=shift)
+    for path in both(fold=None):
+        assert run(path, other.path, "--suite", "cost", "--cost", cost) == refused(
+            f"{path}: expected windows that did not train it, got test windows, of which at least 36 of "
+            "36 did, or are of a group that did: judge by other recordings, or rename the dataset if its groups are "
+            "others; --training-windows scores them all the same"
+        )
+        code, out, err = run(path, other.path, "--split", "train")
+        assert code == 0, err
+        assert (
+            f"caution: {path} was trained on another dataset (SHA-256 {machines.sha256[:12]}...): this one is a " in out
+        )
+
+
+def test_the_bundle_keeps_hashes_that_have_no_name_in_them(
+    both: Callable[..., tuple[Path, Path]], machines: Dataset
+) -> None:
+    _, path = both(fold=0)
+    with Bundle.open(path) as bundle:
+        (entry,) = bundle.manifest.models
+    assert entry.fold == 0
+    assert entry.training_hashes == training_hashes(machines.split("train"), "acc", key=machines.sha256)
+    assert entry.training_hashes
+    assert len(entry.training_hashes) == 8 * (36 + 6)  # windows and machines
+    again = export(export_plan(path, output=path.with_name("again.edge"))).path
+    with Bundle.open(again) as bundle:
+        assert bundle.manifest.models[0].training_hashes == entry.training_hashes

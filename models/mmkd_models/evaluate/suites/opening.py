@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import PurePath
@@ -21,7 +21,7 @@ from mmkd_models.evaluate.seen import cautions_of
 from mmkd_models.evaluate.settled import logits_of_probabilities
 from mmkd_models.evaluate.suites.answering import Answers, AskedModel
 from mmkd_models.training.compatible import check_compatible
-from mmkd_report.documents.evaluation import DataFacts
+from mmkd_report.documents.evaluation import DataFacts, SeenWindows
 from mmkd_report.documents.judging import JudgedModel
 
 if TYPE_CHECKING:  # a bundle is judged without torch
@@ -56,8 +56,13 @@ def answering_checkpoint(one: Contestant, windows: Windows, data: DataFacts) -> 
     )
 
 
-def answering_bundle(stack: ExitStack, path: str, windows: Windows, data: DataFacts) -> Iterator[AskedModel]:
+def answering_bundle(
+    stack: ExitStack, path: str, windows: Windows, data: DataFacts, *, seen: Mapping[str, SeenWindows | None]
+) -> Iterator[AskedModel]:
     """Gives every artifact of a bundle, in its order, with one thread; `stack` keeps the engines open.
+
+    Args:
+        seen: what each of its students knows of the windows, by name.
 
     Raises:
         UsageError: a student does not take these windows.
@@ -84,7 +89,7 @@ def answering_bundle(stack: ExitStack, path: str, windows: Windows, data: DataFa
                     artifact=artifact.file,
                 ),
                 practised=None,
-                cautions=tuple(cautions_of(path, entry.dataset_sha256, None, data.sha256, data.windows)),
+                cautions=tuple(cautions_of(path, entry.dataset_sha256, seen[entry.name], data.sha256, data.windows)),
                 ask=partial(_answers_of_engine, engine),
             )
 

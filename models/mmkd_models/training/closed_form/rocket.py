@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_models.carried import carried_windows
 from mmkd_models.data.batches import channel_statistics
+from mmkd_models.data.training_hashes import training_hashes
 from mmkd_models.data.windows import Windows
 from mmkd_models.losses.goal import target_scale
 from mmkd_models.metrics.likelihood import fitted_temperature
@@ -204,6 +205,7 @@ def _checkpoint(
             score=scores.metric(run.train.metric),
             prior_tau=tau or msgspec.UNSET,
             group_reference=reference or msgspec.UNSET,
+            training_hashes=training_hashes(data.train, modality, key=data.sha256),
         ),
         state={name: value.detach().clone() for name, value in state.items()},
         carried=carried_windows(data.valid, modality, seed=run.train.seed) if run.embed_windows else None,

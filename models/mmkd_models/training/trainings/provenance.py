@@ -10,6 +10,7 @@ import msgspec
 
 from mmkd_models.carried import carried_windows
 from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.data.training_hashes import training_hashes
 from mmkd_models.data.windows import Windows
 from mmkd_models.distil.recipe import Recipe
 from mmkd_models.networks.config import StudentConfig
@@ -62,14 +63,17 @@ def facts_of(
     teachers: Sequence[TaughtBy] = (),
     tau: float = 0.0,
     started_from: str | None = None,
+    modality: str | None = None,
 ) -> Provenance:
-    """Gives what is known of a checkpoint after its training."""
+    """Gives what is known of a checkpoint after its training; a student has a modality."""
+    hashed = modality or data.train.spec.modalities[0].name
     return msgspec.structs.replace(
         planned_facts(data, run.train, run.augment, recipe=recipe, teachers=teachers, started_from=started_from),
         score=result.scores.metric(run.train.metric),
         best_step=result.best_step,
         curve=result.curve,
         prior_tau=tau or msgspec.UNSET,
+        training_hashes=training_hashes(data.train, hashed, key=data.sha256),
     )
 
 
@@ -86,7 +90,7 @@ def student_checkpoint(
 ) -> StudentCheckpoint:
     """Gives the trained student with what travels with it: facts, windows, references and what its training saw."""
     carried = carried_windows(data.valid, modality, seed=run.train.seed) if run.embed_windows else None
-    facts = facts_of(data, run, result, recipe=recipe, teachers=teachers, tau=tau)
+    facts = facts_of(data, run, result, recipe=recipe, teachers=teachers, tau=tau, modality=modality)
     reference = group_reference(data.train, data.valid, modality)
     checkpoint = StudentCheckpoint(
         modality=data.train.spec.modality(modality),

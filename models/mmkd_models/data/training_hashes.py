@@ -1,0 +1,83 @@
+"""Hashes of the groups and windows that trained a model: enough to recognise them, and nothing of them to read.
+
+A group is recognised in every dataset of the same name, a window in every dataset.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from mmkd_edge.bundle.lineage import MOST_TRAINING_HASHES, TRAINING_HASH_BYTES
+from mmkd_models.data.kinds import windows_at_once
+from mmkd_models.data.windows import Windows
+
+_MOST_WINDOWS = 1024  # of a training, evenly spread; 8 kB
+_LEAST_DIFFERENT = 8  # values in a window: two that hardly move are soon equal
+
+Hashes = npt.NDArray[np.uint64]
+
+
+def training_hashes(train: Windows, modality: str, *, key: str) -> bytes:
+    """Hash the groups of these windows, and up to 1,024 of the windows themselves.
+
+    Args:
+        modality: whose values are hashed.
+        key: SHA-256 of the dataset that trained the model: the same name has another hash in every dataset.
+    """
+    rows = np.unique(np.linspace(0, len(train) - 1, min(len(train), _MOST_WINDOWS)).round().astype(np.int64))
+    windows = _window_hashes(train.subset(rows), modality, key=key)
+    groups = _group_hashes(train, key=key)[1] if train.has_groups else np.zeros(0, dtype=np.uint64)
+    return _packed(np.concatenate([windows[windows > 0], groups]))
+
+
+def joined_hashes(parts: Sequence[bytes]) -> bytes:
+    """Hashes of several trainings with one key, thinned out evenly where there are too many."""
+    return _packed(np.concatenate([np.frombuffer(part, dtype="<u8") for part in parts]))
+
+
+def trained_windows(windows: Windows, modality: str, hashes: bytes, *, key: str) -> npt.NDArray[np.bool_]:
+    """(N,) True where a window or its group is among the hashes; arguments as `training_hashes`."""
+    known = np.frombuffer(hashes, dtype="<u8")
+    if modality not in [one.name for one in windows.spec.modalities]:
+        return np.zeros(len(windows), dtype=bool)
+    found = np.isin(_window_hashes(windows, modality, key=key), known)
+    if windows.has_groups:
+        number, groups = _group_hashes(windows, key=key)
+        found |= np.isin(groups, known)[number]
+    return found
+
+
+def _group_hashes(windows: Windows, *, key: str) -> tuple[npt.NDArray[np.int64], Hashes]:
+    """The number of each window's group (N,), and the hash of each group (G,)."""
+    names, number = np.unique(windows.groups, return_inverse=True)
+    hashes = [_hash(f"{windows.spec.name}\0{name}".encode(), key) for name in names.tolist()]
+    return number, np.array(hashes, dtype=np.uint64)
+
+
+def _window_hashes(windows: Windows, modality: str, *, key: str) -> Hashes:
+    """(N,) 0 for a window that hardly moves."""
+    narrowed = windows.with_modalities([modality])
+    hashes = np.zeros(len(windows), dtype=np.uint64)
+    step = windows_at_once(narrowed.spec.modalities[0])
+    for start in range(0, len(windows), step):
+        block = narrowed.take(np.arange(start, min(start + step, len(windows))))[modality]
+        for offset, values in enumerate(block):
+            plain = np.ascontiguousarray(np.ma.filled(values, 0))
+            if len(np.unique(plain[~np.isnan(plain)] if plain.dtype.kind == "f" else plain)) >= _LEAST_DIFFERENT:
+                hashes[start + offset] = _hash(plain.tobytes(), key)
+    return hashes
+
+
+def _hash(data: bytes, key: str) -> int:
+    digest = hashlib.blake2b(data, digest_size=TRAINING_HASH_BYTES, key=key.encode()[:64])
+    return int.from_bytes(digest.digest(), "little")
+
+
+def _packed(hashes: Hashes) -> bytes:
+    unique = np.unique(hashes)
+    step = -(-len(unique) // MOST_TRAINING_HASHES) or 1
+    return unique[::step].astype("<u8").tobytes()
