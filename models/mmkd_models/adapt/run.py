@@ -20,7 +20,6 @@ from mmkd_models.adapt.domains import Domain, few_labels
 from mmkd_models.adapt.judging import Court, Heard, forgets, heard, importance, judged, shares_of, vanished
 from mmkd_models.adapt.ways import AdaptationWay, Floats, Task, adapted, part_way
 from mmkd_models.carried import CarriedWindows, most_carried
-from mmkd_models.data.training_hashes import joined_hashes, training_hashes
 from mmkd_models.data.windows import Windows
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint
@@ -28,6 +27,7 @@ from mmkd_models.training.closed_form.targets import label_answers, teachers_ans
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_models.training.trainings import with_novelty
+from mmkd_models.training_hashes import joined_hashes, training_hashes
 from mmkd_report.documents.adaptation import AdaptationDocument, DomainFacts, EstimateKind, WayJudgement
 
 OnWay = Callable[[str], None]

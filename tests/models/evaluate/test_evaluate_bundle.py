@@ -21,9 +21,9 @@ from mmkd_export.run import export
 from mmkd_models.carried import carried_windows
 from mmkd_models.commands.evaluate import main as evaluate_main
 from mmkd_models.data import Dataset, write_dataset
-from mmkd_models.data.training_hashes import training_hashes
 from mmkd_models.networks.student import Student
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+from mmkd_models.training_hashes import training_hashes
 
 Ran = tuple[object, str, str]
 

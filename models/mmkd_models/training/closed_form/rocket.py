@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_models.carried import carried_windows
 from mmkd_models.data.batches import channel_statistics
-from mmkd_models.data.training_hashes import training_hashes
 from mmkd_models.data.windows import Windows
 from mmkd_models.losses.goal import target_scale
 from mmkd_models.metrics.likelihood import fitted_temperature
@@ -39,6 +38,7 @@ from mmkd_models.training.predict import scores_of
 from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_models.training.trainings.distillation import check_teachers
 from mmkd_models.training.trainings.provenance import planned_facts, with_novelty
+from mmkd_models.training_hashes import training_hashes
 
 logger = logging.getLogger(__name__)
 

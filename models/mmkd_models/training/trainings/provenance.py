@@ -10,7 +10,6 @@ import msgspec
 
 from mmkd_models.carried import carried_windows
 from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.data.training_hashes import training_hashes
 from mmkd_models.data.windows import Windows
 from mmkd_models.distil.recipe import Recipe
 from mmkd_models.networks.config import StudentConfig
@@ -21,6 +20,7 @@ from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.judging.novelty import seen_by
 from mmkd_models.training.loop import Fit
 from mmkd_models.training.teacher_set import TaughtBy
+from mmkd_models.training_hashes import training_hashes
 
 
 def planned_facts(
