@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -30,6 +30,10 @@ MOST_WINDOWS_AT_ONCE = 64
 
 ArtifactFormat = Literal["onnx", "tflite"]
 Precision = Literal["fp32", "fp16", "int8"]
+
+MOST_TOLERANCE: Mapping[Precision, float] = {"fp32": 0.01, "fp16": 1.0, "int8": 8.0}
+"""The largest difference of a logit that may count as the same answer: what an export allows in float32, and far more
+than the 11 bits of fp16 and the 8 of INT8 cost a student whose answers mean anything."""
 
 
 _Size = Annotated[int, msgspec.Meta(ge=1, le=MAX_FILE_BYTES)]

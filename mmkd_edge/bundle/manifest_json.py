@@ -21,6 +21,7 @@ from mmkd_edge.bundle.manifest import (
     MAX_LABELS,
     MAX_MANIFEST_BYTES,
     MAX_WINDOW_VALUES,
+    MOST_TOLERANCE,
     README_FILE,
     REPORT_FILE,
     Artifact,
@@ -172,6 +173,7 @@ def _check_streaming(streaming: Streaming, model: ModelEntry, path: str) -> None
         where = f"{path}.artifacts[{index}]"
         _check_file(artifact.file, f"{model.name}/step.{artifact.precision}.{artifact.format}", f"{where}.file")
         _check_hash(artifact.sha256, f"{where}.sha256")
+        _check_tolerance(artifact.parity.tolerance, MOST_TOLERANCE["fp32"], f"{where}.parity.tolerance")
         _require(artifact.batch is None, f"{where}.batch", f"expected none in a step graph, got {artifact.batch}")
         _require(artifact.novelty is msgspec.UNSET, f"{where}.novelty", "expected none in a step graph, got one")
 
@@ -179,16 +181,23 @@ def _check_streaming(streaming: Streaming, model: ModelEntry, path: str) -> None
 def _check_artifact(artifact: Artifact, model: ModelEntry, path: str) -> None:
     _check_file(artifact.file, f"{model.name}/model.{artifact.precision}.{artifact.format}", f"{path}.file")
     _check_hash(artifact.sha256, f"{path}.sha256")
+    most = MOST_TOLERANCE[artifact.precision]
+    _check_tolerance(artifact.parity.tolerance, most, f"{path}.parity.tolerance")
     batch = artifact.batch
     fits = batch is None or (artifact.format == "onnx" and batch.optimum <= batch.maximum)
     _require(fits, f"{path}.batch", f"expected a range of an ONNX graph, got {batch}")
     if artifact.novelty is not msgspec.UNSET:
         _require(model.has_novelty, f"{path}.novelty", "expected none beside graphs without the output, got one")
         _check_rising(artifact.novelty.scores, f"{path}.novelty.scores")
+        _check_tolerance(artifact.novelty.tolerance, most, f"{path}.novelty.tolerance")
     if artifact.confidence is not None:
         kind = model.task.kind
         _require(kind == "classification", f"{path}.confidence", f"expected none for {kind}, got one")
         _check_rising(artifact.confidence.true_probabilities, f"{path}.confidence.true_probabilities")
+
+
+def _check_tolerance(tolerance: float, most: float, path: str) -> None:
+    _require(tolerance <= most, path, f"expected at most {most:g}, got {tolerance:g}")
 
 
 def _check_rising(numbers: Sequence[float], path: str) -> None:

@@ -14,12 +14,12 @@ import numpy as np
 
 from mmkd_edge.backends.base import Backend, backend_for, open_backend
 from mmkd_edge.bundle.calibration import MOST_NOVELTY_WINDOWS, Confidence, Novelty
-from mmkd_edge.bundle.manifest import Artifact, ArtifactFormat, BatchRange, Parity, Precision
+from mmkd_edge.bundle.manifest import MOST_TOLERANCE, Artifact, ArtifactFormat, BatchRange, Parity, Precision
 from mmkd_edge.errors import GateError
 from mmkd_export.graph.onnx_graph import FORMAT_VERSIONS
 from mmkd_export.judge.batch import require_batches
 from mmkd_export.judge.confidence import confidence_of
-from mmkd_export.judge.gate import GateRule, answer_scores, gate_result, require_gate, require_windows
+from mmkd_export.judge.gate import NOTHING_WRITTEN, GateRule, answer_scores, gate_result, require_gate, require_windows
 from mmkd_export.judge.parity import (
     NOVELTY_TOLERANCE,
     NetworkAnswers,
@@ -113,6 +113,7 @@ def measure_lower_precision(
 
     Raises:
         GateError: it does not take every batch of the range.
+        RejectedError: its answers differ from the checkpoint's by more than a device allows.
     """
     answered = _answer_all(open_format(model, format), proof_set)
     tolerance = _SELF_TEST_FACTOR * answered.parity.max_abs_error + proof_set.tolerance
@@ -124,7 +125,16 @@ def measure_lower_precision(
         artifact=msgspec.structs.replace(proven.artifact, unjudged=result.unjudged),
         report=msgspec.structs.replace(proven.report, gate=result),
     )
-    return _with_batch(proven, batch, proof_set) if result.passed else proven
+    if not result.passed:
+        return proven
+    most = MOST_TOLERANCE[precision]
+    if tolerance > most:
+        raise RejectedError(
+            f"{proven.name}: expected logits within {most / _SELF_TEST_FACTOR:g} of the checkpoint's, got a difference "
+            f"of {answered.parity.max_abs_error:.3g}{NOTHING_WRITTEN}. Leave this precision out",
+            report=proven.report,
+        )
+    return _with_batch(proven, batch, proof_set)
 
 
 def require_passed(proven: ProvenArtifact, *, what: str, advice: str) -> ProvenArtifact:
@@ -318,7 +328,10 @@ def _novelty(answered: _Answered, proof_set: ProofSet, *, precision: Precision) 
     if parity is msgspec.UNSET or not scores or not math.isfinite(parity.max_error):
         return msgspec.UNSET
     found = parity.max_error if precision != "fp32" else 0.0
-    return Novelty(scores=scores, max_error=parity.max_error, tolerance=_SELF_TEST_FACTOR * found + NOVELTY_TOLERANCE)
+    tolerance = _SELF_TEST_FACTOR * found + NOVELTY_TOLERANCE
+    if tolerance > MOST_TOLERANCE[precision]:
+        return msgspec.UNSET
+    return Novelty(scores=scores, max_error=parity.max_error, tolerance=tolerance)
 
 
 def artifact_of(model: bytes, file: str, *, precision: Precision, format: ArtifactFormat, parity: Parity) -> Artifact:  # noqa: A002 - the manifest's word

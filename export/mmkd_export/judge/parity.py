@@ -14,7 +14,7 @@ import numpy as np
 
 from mmkd_edge.backends.base import Backend
 from mmkd_edge.bundle.golden import answer_scale, novelty_errors, same_answers
-from mmkd_edge.bundle.manifest import Parity
+from mmkd_edge.bundle.manifest import MOST_TOLERANCE, Parity
 from mmkd_edge.errors import GateError
 from mmkd_edge.frames import bytes_of, missing_frames, with_missing
 from mmkd_edge.predict.preprocess import prepare
@@ -28,7 +28,7 @@ FP32_TOLERANCE = 1e-4
 """Largest difference of a logit or a probability between torch and the fp32 graph. Both sum in float32, in another
 order: a relative 1e-6 or so on logits of about 10, and ten times that for a wide margin."""
 
-MOST_FP32_TOLERANCE = 1e-2
+MOST_FP32_TOLERANCE = MOST_TOLERANCE["fp32"]
 """The same of a student whose own float32 sums are less exact, as of kernels on levels that hardly move in a window."""
 
 ROUNDING_ROOM = 4.0

@@ -132,8 +132,9 @@ def test_a_header_that_lies_is_refused(kit: Any, tmp_path: Path, arrays: dict[st
         ("logits", np.zeros((4, 2), np.float32), "logits: expected float32 (4, 3), got float32 (4, 2)"),
         ("logits", np.full((4, 3), np.nan, np.float32), "expected finite logits and probabilities, got others"),
         ("judge", np.zeros(3, np.bool_), "judge: expected bool (4,), got bool (3,)"),
-        ("tolerance", np.float64(0), "tolerance: expected a finite number above 0, got 0.0"),
-        ("tolerance", np.float64(np.nan), "tolerance: expected a finite number above 0, got nan"),
+        ("tolerance", np.float64(0), "tolerance: expected a number above 0 and at most 0.01, got 0"),
+        ("tolerance", np.float64(np.nan), "tolerance: expected a number above 0 and at most 0.01, got nan"),
+        ("tolerance", np.float64(1e9), "tolerance: expected a number above 0 and at most 0.01, got 1e+09"),
     ],
 )
 def test_arrays_that_do_not_fit_the_student_are_named(

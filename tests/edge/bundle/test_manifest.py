@@ -582,6 +582,28 @@ def test_scores_of_novelty_rise_and_stand_beside_graphs_that_give_them(document:
     assert decode_manifest(json.dumps(rising).encode()).models[0].has_novelty
 
 
+@pytest.mark.parametrize(("precision", "most"), [("fp32", "0.01"), ("fp16", "1"), ("int8", "8")])
+def test_a_tolerance_is_bounded_by_the_precision(document: dict[str, Any], precision: str, most: str) -> None:
+    path = "models.0.artifacts.0"
+    lower = changed(changed(document, f"{path}.precision", precision), f"{path}.file", f"acc/model.{precision}.onnx")
+    decode_manifest(json.dumps(changed(lower, f"{path}.parity.tolerance", float(most))).encode())
+    assert message(changed(lower, f"{path}.parity.tolerance", 1e9)) == (
+        f"manifest.json: models[0].artifacts[0].parity.tolerance: expected at most {most}, got 1e+09{AGAIN}"
+    )
+    outputs = [*document["models"][0]["outputs"], {"name": "novelty", "dtype": "float32", "shape": [1, 1]}]
+    novel = changed(changed(lower, "models.0.outputs", outputs), f"{path}.novelty", scores(0.0, 0.5))
+    assert message(changed(novel, f"{path}.novelty.tolerance", 1e9)) == (
+        f"manifest.json: models[0].artifacts[0].novelty.tolerance: expected at most {most}, got 1e+09{AGAIN}"
+    )
+
+
+def test_the_tolerance_of_a_step_graph_is_that_of_float32(document: dict[str, Any]) -> None:
+    altered = changed(streaming(document), "models.0.streaming.artifacts.0.parity.tolerance", 1.0)
+    assert message(altered) == (
+        "manifest.json: models[0].streaming.artifacts[0].parity.tolerance: expected at most 0.01, got 1" + AGAIN
+    )
+
+
 def test_a_student_without_a_teacher_says_so(document: dict[str, Any]) -> None:
     alone = decode_manifest(json.dumps(changed(document, "models.0.teacher_sha256", None)).encode())
     assert alone.models[0].teacher_sha256 is None
