@@ -130,6 +130,8 @@ def _pattern(names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     Example:
         >>> _pattern(["person_1/acc.csv", "person_2/acc.csv"])
         ('person_{person}/acc.csv', ('person',))
+        >>> _pattern(["ann1/x1y1.csv", "bob2/x2y2.csv"])
+        ('{folder}/x{x}y*.csv', ('folder', 'x'))
     """
     split = [re.split(r"(\d+|/|\.)", name) for name in names]
     if len({len(one) for one in split}) > 1:
@@ -137,7 +139,7 @@ def _pattern(names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     parts: list[str] = []
     made: dict[tuple[str, ...], str] = {}
     pieces: list[str] = []
-    for values in zip(*split, strict=True):
+    for values in _columns(split):
         if len(set(values)) == 1:
             pieces.append(values[0])
             continue
@@ -146,8 +148,21 @@ def _pattern(names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
             name = before[-1].lower() if before else ("folder" if "/" not in pieces else f"part{len(parts) + 1}")
             made[values] = name if name not in parts else f"{name}{len(parts) + 1}"
             parts.append(made[values])
-        pieces.append("{" + made[values] + "}")
+        part = "{" + made[values] + "}"
+        pieces.append("*" if part in "".join(pieces).rpartition("/")[2] else part)
     return "".join(pieces), tuple(parts)
+
+
+def _columns(split: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+    """The pieces of all names, one place after the other; places beside each other that differ are one."""
+    columns: list[tuple[str, ...]] = []
+    for values in zip(*split, strict=True):
+        if not any(values):
+            continue
+        if columns and len(set(values)) > 1 and len(set(columns[-1])) > 1:
+            values = tuple(first + second for first, second in zip(columns.pop(), values, strict=True))
+        columns.append(values)
+    return columns
 
 
 def _look(file: Path) -> FirstLook:

@@ -83,7 +83,7 @@ def pattern_problem(pattern: str) -> str | None:
         odd = next((name for name in names if not name.isidentifier() or names.count(name) > 1), None)
         if odd is not None:
             wanted = "names of letters, digits and _ in braces, each once in a folder's or file's name"
-            return f"expected {wanted}, got {{{odd}}} in {segment!r}; rename it"
+            return f"expected {wanted}, got {{{odd}}} in {segment!r}; rename it, or write *"
         if any(two in segment for two in _ADJACENT):
             return (
                 f"expected text between two parts of a name, got {segment!r}; name one part, or write what is between"

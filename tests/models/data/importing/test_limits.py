@@ -61,7 +61,7 @@ def refusal(plant: Path, **options: Any) -> str:
             (
                 "'source[0]' (acc): 'files': expected names of letters, digits and _ in braces, each once in a"
                 " folder's or"
-                " file's name, got {1} in '{1}'; rename it"
+                " file's name, got {1} in '{1}'; rename it, or write *"
             ),
         ),
         (
