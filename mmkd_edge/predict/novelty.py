@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.bundle.calibration import Novelty
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry
-from mmkd_edge.drift.features import MagnitudeLimits, channel_magnitudes, magnitudes
+from mmkd_edge.drift.features import MagnitudeLimits, channel_magnitudes, magnitude
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.confidence import named, smallest_level
 from mmkd_edge.predict.sensors import WindowFault, worse
@@ -64,11 +64,11 @@ def magnitude_fault(
     limits: MagnitudeLimits, values: NDArray[np.float32], present: NDArray[np.float32], *, modality: str
 ) -> WindowFault | None:
     """What the magnitude of one window, (1, T, C) as `prepare` gives it, says against it; nothing of an empty one."""
-    magnitude = magnitudes(channel_magnitudes(values, present), np.array(limits.usual)).item()
-    if not (magnitude < limits.lowest or magnitude > limits.highest):
+    size = magnitude(channel_magnitudes(values, present)[0].tolist(), limits.usual)
+    if not (size < limits.lowest or size > limits.highest):
         return None
     reason = (
-        f"{modality} has {magnitude:.3g} times its usual size in training, expected {limits.lowest:.2g} to "
+        f"{modality} has {size:.3g} times its usual size in training, expected {limits.lowest:.2g} to "
         f"{limits.highest:.2g} times; check its unit and scale"
     )
     return WindowFault(status="unknown", reason=reason)

@@ -23,7 +23,7 @@ from mmkd_edge.drift.features import (
     Kinds,
     MagnitudeLimits,
     channel_magnitudes,
-    magnitudes,
+    magnitude,
     window_features,
 )
 from mmkd_edge.drift.levels import rows_of
@@ -89,8 +89,8 @@ def group_reference(train: Windows, valid: Windows, modality: str) -> GroupRefer
     reference = fit_reference(measured, channels=len(spec.channels), between=between)
     if spec.kind == "video":  # bytes have one scale
         return reference
-    magnitude = magnitude_limits([_channel_magnitudes(group, modality) for group in kept])
-    return msgspec.structs.replace(reference, magnitude=magnitude)
+    limits = magnitude_limits([_channel_magnitudes(group, modality) for group in kept])
+    return msgspec.structs.replace(reference, magnitude=limits)
 
 
 def magnitude_limits(groups: Sequence[Features]) -> MagnitudeLimits:
@@ -104,7 +104,7 @@ def magnitude_limits(groups: Sequence[Features]) -> MagnitudeLimits:
     for part in range(int(part_of.max()) + 1):
         usual, lowest, highest = _magnitude_limits([groups[number] for number in np.flatnonzero(part_of != part)])
         for number in np.flatnonzero(part_of == part):
-            found = magnitudes(groups[number], usual)
+            found = _magnitudes(groups[number], usual)
             outside.append((found < lowest) | (found > highest))
     usual, lowest, highest = _magnitude_limits(groups)
     return MagnitudeLimits(
@@ -115,13 +115,18 @@ def magnitude_limits(groups: Sequence[Features]) -> MagnitudeLimits:
     )
 
 
+def _magnitudes(group: Features, usual: NDArray[np.float64]) -> NDArray[np.float64]:
+    expected = usual.tolist()
+    return np.array([magnitude(row, expected) for row in group.tolist()])
+
+
 def _magnitude_limits(groups: Sequence[Features]) -> tuple[NDArray[np.float64], float, float]:
     """The usual root mean square of channels (C,), and the lowest and highest magnitude that is no surprise."""
     everything = np.concatenate(groups)
     empty = np.isnan(everything).all(axis=0)
     usual = np.nanquantile(np.where(empty, 0.0, everything), 0.9, axis=0)
     usual = np.where(usual > 0, usual, 1.0)
-    found = [magnitudes(group, usual) for group in groups]
+    found = [_magnitudes(group, usual) for group in groups]
     ends = np.array(
         [np.nanquantile(one, [_WINDOWS_BEYOND, 1 - _WINDOWS_BEYOND]) for one in found if np.isfinite(one).any()]
     )

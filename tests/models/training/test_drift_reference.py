@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mmkd_edge.drift.features import ROWS, GroupReference, channel_magnitudes, magnitudes, window_features
+from mmkd_edge.drift.features import ROWS, GroupReference, channel_magnitudes, magnitude, window_features
 from mmkd_edge.drift.verdict import Drift, DriftWatch
 from mmkd_models.data import open_dataset, shipped_dataset
 from mmkd_models.training.drift_reference import fit_reference, group_reference, magnitude_limits
@@ -113,7 +113,7 @@ def test_people_never_seen_are_within_the_limits_and_a_wrong_unit_is_not(
         limits = magnitude_limits([one for other, one in of_people.items() if other != person])
 
         def outside(factor: float) -> float:
-            sizes = magnitudes(factor * found, np.array(limits.usual))  # noqa: B023 - called here alone
+            sizes = np.array([magnitude(factor * row, limits.usual) for row in found])  # noqa: B023 - called here alone
             return float(((sizes < limits.lowest) | (sizes > limits.highest)).mean())  # noqa: B023
 
         assert outside(1) <= 0.02
@@ -133,4 +133,4 @@ def test_the_limits_are_those_of_groups_twice_as_far_out_and_the_rate_is_that_of
 def test_a_channel_without_signal_limits_nothing() -> None:
     limits = magnitude_limits([np.array([[np.nan, 3.0, 0.0]] * 5)] * 4)
     assert limits.usual == (1.0, 3.0, 1.0)
-    assert magnitudes(np.array([[np.nan, 3.0, 0.0]]), np.array(limits.usual)).tolist() == [np.sqrt(0.5)]
+    assert magnitude((np.nan, 3.0, 0.0), limits.usual) == np.sqrt(0.5)
