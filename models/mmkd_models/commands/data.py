@@ -87,11 +87,11 @@ def import_(
         bool, Option("Of a recipe: show what would be made and every problem; write nothing.", ("--check",))
     ] = False,
     allow_outside: Annotated[
-        list[Path] | None, Option("A folder outside that of the recipe that it may read; repeatable.", metavar="FOLDER")
+        list[Path] | None, Option("Let the recipe read this folder outside its own. Repeatable.", metavar="FOLDER")
     ] = None,
     max_gb: Annotated[
         float | None,
-        Option("Most that a recipe may write; else 1 GiB or 100 times its recordings, the larger.", metavar="GB"),
+        Option("Maximum that a recipe may write; default 1 GiB, or 100 times its recordings if larger.", metavar="GB"),
     ] = None,
     per_group: Annotated[str, Option("Modalities to z-score per group, separated by commas.", metavar="NAMES")] = "",
     name: Annotated[str | None, Option("Name of the dataset; else the file's.")] = None,
