@@ -61,7 +61,7 @@ def windows_seen(model: Trained, modality: str, dataset: Dataset, windows: Windo
         return _seen(everything.subset(fold.train), everything.subset(fold.valid), windows, fold=model.fold)
     if model.training_hashes:
         known = trained_windows(windows, modality, model.training_hashes, key=model.dataset_sha256)
-        if is_own or known.any():
+        if known.any() or (is_own and windows.has_groups):  # all groups are hashed, of the windows a part
             return SeenWindows(trained=int(known.sum()), chosen=0, fold=msgspec.UNSET)
     return None
 
