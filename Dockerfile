@@ -17,6 +17,7 @@ COPY export/mmkd_export ./export/mmkd_export
 COPY benchmarks/mmkd_bench ./benchmarks/mmkd_bench
 COPY models/mmkd_models ./models/mmkd_models
 COPY reports/mmkd_report ./reports/mmkd_report
+COPY station/mmkd_station ./station/mmkd_station
 # What is installed is this folder.
 # hadolint ignore=DL3013
 RUN pip install --no-cache-dir '.[ort,litert,live,monitor]'

@@ -10,7 +10,7 @@ help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # pip and the build tools come first and once, so that a later change of the commands asks nothing of the network.
-$(READY): pyproject.toml hatch_build.py mmkd_edge/command/catalogue.py
+$(READY): pyproject.toml hatch_build.py mmkd_edge/cli/catalogue.py
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { rm -rf $(VENV); echo '$(PYTHON) is older than 3.10; run: make PYTHON=python3.11 $(MAKECMDGOALS)' >&2; exit 2; }
@@ -65,8 +65,8 @@ check: $(READY)  ## lint and types, the images too
 coverage: $(READY)  ## lines and branches of what a device trusts (bundle/, trust/) that their tests reach: all, or it fails
 	@$(BIN)/python -m coverage --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --disable-pip-version-check coverage
 	@mkdir -p build
-	COVERAGE_FILE=build/.coverage OMP_NUM_THREADS=1 $(BIN)/python -m coverage run --branch --source=mmkd_edge.bundle,mmkd_edge.trust \
-	  -m pytest -q tests/edge/bundle tests/edge/trust
+	COVERAGE_FILE=build/.coverage OMP_NUM_THREADS=1 $(BIN)/python -m coverage run --branch --source=mmkd_edge.bundle,mmkd_edge.install \
+	  -m pytest -q tests/edge/bundle tests/edge/install
 	COVERAGE_FILE=build/.coverage $(BIN)/python -m coverage report --show-missing --fail-under=100
 
 RELEASE := build/release

@@ -1,4 +1,4 @@
-"""Gives a build the commands of `mmkd_edge/command/catalogue.py`, so that they are written down once."""
+"""Gives a build the commands of `mmkd_edge/cli/catalogue.py`, so that they are written down once."""
 
 from __future__ import annotations
 

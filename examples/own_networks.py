@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from mmkd_models.data import open_dataset, shipped_dataset
 from mmkd_models.data.batches import BatchSource
 from mmkd_models.defaults import AUGMENT
-from mmkd_models.distil.learner import DistillLearner, SupervisedLearner
-from mmkd_models.distil.recipe import Recipe
+from mmkd_models.distillation.learner import DistillLearner, SupervisedLearner
+from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.losses.contrast import CrdTerm
 from mmkd_models.losses.logits import LogitTerm
 from mmkd_models.losses.term import constant

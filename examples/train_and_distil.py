@@ -13,7 +13,7 @@ from mmkd_export.plan import export_plan
 from mmkd_export.run import export
 from mmkd_models.data import open_dataset, shipped_dataset
 from mmkd_models.defaults import AUGMENT
-from mmkd_models.distil.recipe import Recipe
+from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.losses.logits import LogitTerm
 from mmkd_models.losses.task import TaskTerm
 from mmkd_models.losses.term import constant

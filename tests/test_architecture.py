@@ -22,17 +22,19 @@ PACKAGES = {
     "mmkd_bench": ROOT / "benchmarks" / "mmkd_bench",
     "mmkd_models": ROOT / "models" / "mmkd_models",
     "mmkd_report": ROOT / "reports" / "mmkd_report",
+    "mmkd_station": ROOT / "station" / "mmkd_station",
 }
 MAY_IMPORT = {
     "mmkd_edge": set[str](),
     "mmkd_report": set[str](),
+    "mmkd_station": {"mmkd_edge"},
     "mmkd_bench": {"mmkd_edge", "mmkd_report"},
     "mmkd_models": {"mmkd_edge"},
     "mmkd_export": {"mmkd_edge", "mmkd_models"},
 }
 # The schemas of documents are for whoever writes them, with the error of a document that is none.
 MAY_IMPORT_DOCUMENTS = {"mmkd_bench", "mmkd_models", "mmkd_export"}
-DOCUMENTS = ("mmkd_report.documents", "mmkd_report.errors")
+DOCUMENTS = ("mmkd_report.schema", "mmkd_report.errors")
 # Joining the packages is the work of commands; they and these may import any of them, inside their functions.
 JOINERS = ("mmkd_bench/turns/rival", "mmkd_export/demo/")
 # What a module may import while it is being imported, the standard library and the project aside.
@@ -42,6 +44,7 @@ AT_THE_TOP = {
     "mmkd_export": {"numpy", "msgspec", "typer", "rich"},
     "mmkd_models": {"numpy", "msgspec", "typer", "rich", "torch", "safetensors", "lightning", "lightning_fabric"},
     "mmkd_report": {"numpy", "msgspec"},
+    "mmkd_station": {"numpy", "msgspec", "typer", "rich"},
 }
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 BLOCKED = ("torch", "onnx", "onnxruntime", "openvino", "cv2")

@@ -30,11 +30,11 @@ import pytest
 import mmkd_edge
 from mmkd_edge import EdgePredictor, MmkdError, Prediction, example_bundle
 from mmkd_edge.bundle import manifest
-from mmkd_edge.command.catalogue import COMMANDS
-from mmkd_edge.live.spec import read_run_spec
+from mmkd_edge.cli.catalogue import COMMANDS
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.importing.recipe import LabelRule, SplitRule, WindowRule, read_recipe
-from mmkd_models.distil.recipe import Recipe, Term, check_recipe
+from mmkd_models.distillation.recipe import Recipe, Term, check_recipe
+from mmkd_station.spec import read_run_spec
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -460,7 +460,14 @@ def test_every_decision_has_its_parts_and_is_in_the_index() -> None:
     assert "](decisions/README.md)" in (DOCS / "architecture.md").read_text(encoding="utf-8")
 
 
-PACKAGES = ("mmkd_edge", "models/mmkd_models", "export/mmkd_export", "benchmarks/mmkd_bench", "reports/mmkd_report")
+PACKAGES = (
+    "mmkd_edge",
+    "models/mmkd_models",
+    "export/mmkd_export",
+    "benchmarks/mmkd_bench",
+    "reports/mmkd_report",
+    "station/mmkd_station",
+)
 
 
 @pytest.mark.parametrize("package", PACKAGES)

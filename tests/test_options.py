@@ -64,7 +64,7 @@ MODULES = {
     "mmkd-data": "mmkd_models.commands.data",
     "mmkd-demo": "mmkd_export.commands.demo",
     "mmkd-edge": "mmkd_edge.commands.edge",
-    "mmkd-run": "mmkd_edge.commands.run",
+    "mmkd-run": "mmkd_station.commands.run",
 }
 
 

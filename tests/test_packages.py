@@ -102,7 +102,7 @@ def test_the_wheel_holds_every_file_of_every_package_and_no_other(wheel: Path) -
     # What a page, a command or a type checker would miss only when it is used.
     for name in (
         "mmkd_edge/bundles/watch_acc.edge",
-        "mmkd_edge/live/monitor/static/page.js",
+        "station/mmkd_station/monitor/static/page.js",
         "mmkd_models/data/watch_exercises/recordings/acc.npy",
         "mmkd_models/data/grid_words/dataset.json",
         "mmkd_report/templates/base.html.j2",

@@ -146,5 +146,5 @@ def test_running_a_station_does_nothing_of_the_kind(tmp_path: Path) -> None:
     source = tmp_path / "log.csv"
     source.write_text("ax,ay,az\n" + "0.1,0.2,0.9\n" * 500)
     station = [example_bundle(), "--source", f"csv:{source}", "--sink", f"jsonl:{tmp_path / 'results.jsonl'}"]
-    works_quietly("mmkd_edge.commands.run", *station, tmp_path=tmp_path)
+    works_quietly("mmkd_station.commands.run", *station, tmp_path=tmp_path)
     assert len((tmp_path / "results.jsonl").read_text().splitlines()) > 0

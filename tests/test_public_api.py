@@ -12,7 +12,7 @@ import pytest
 
 import mmkd_edge
 
-PACKAGES = ["mmkd_edge", "mmkd_export", "mmkd_bench", "mmkd_models", "mmkd_report"]
+PACKAGES = ["mmkd_edge", "mmkd_export", "mmkd_bench", "mmkd_models", "mmkd_report", "mmkd_station"]
 
 
 def shown(module: types.ModuleType) -> set[str]:

@@ -33,7 +33,7 @@ from checks.faulty_process import COLUMNS, THREADS
 from checks.mutants import write_mutant
 from checks.script import head, parser_of, row
 from mmkd_edge import EdgePredictor, MmkdError, UsageError
-from mmkd_edge.trust.slots import SLOTS_FILE, install, rollback
+from mmkd_edge.install.slots import SLOTS_FILE, install, rollback
 
 PROCESS = Path(__file__).with_name("faulty_process.py")
 DAMAGED = 4
@@ -166,7 +166,7 @@ class Attack:
 
     def _child_of_installation(self) -> subprocess.Popen[bytes]:
         code = (
-            "import sys; from pathlib import Path; from mmkd_edge.trust.slots import install\n"
+            "import sys; from pathlib import Path; from mmkd_edge.install.slots import install\n"
             "install(Path(sys.argv[1]), Path(sys.argv[2]), prove=lambda path: None, allow_downgrade=True)"
         )
         bundle = self._dice.choice((self._options.bundle, self._options.other))

@@ -26,15 +26,15 @@ from pathlib import Path
 import numpy as np
 
 from checks.script import head, parser_of, row
-from mmkd_edge.live.intake import Delivery, Intake, Listener
-from mmkd_edge.live.sensor import Sensor, StationRules
-from mmkd_edge.live.service import RunFacts, Service
-from mmkd_edge.live.sinks.outlet import Outlet
-from mmkd_edge.live.sinks.table import open_sink
-from mmkd_edge.live.station import Station
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_edge.watch.timing import EDGES
+from mmkd_station.intake import Delivery, Intake, Listener
+from mmkd_station.sensor import Sensor, StationRules
+from mmkd_station.service import RunFacts, Service
+from mmkd_station.sinks.outlet import Outlet
+from mmkd_station.sinks.table import open_sink
+from mmkd_station.station import Station
 
 CHANNELS = ("x", "y", "z")
 BLOCK_S, HOP_S, QUEUE = 0.02, 0.5, 64

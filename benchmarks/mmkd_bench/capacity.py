@@ -26,7 +26,7 @@ from mmkd_bench.show.text import plural
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import UsageError
 from mmkd_edge.machine import usable_cores
-from mmkd_report.documents.bench_others import CapacityReport, Level
+from mmkd_report.schema.bench_others import CapacityReport, Level
 
 MAX_SERVERS = 256
 SEARCH_LIMIT_S = 900.0

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.errors import PerformanceError, UsageError
-from mmkd_report.documents.bench import BenchReport, Comparison, ProcessStart, QuantityChange
+from mmkd_report.schema.bench import BenchReport, Comparison, ProcessStart, QuantityChange
 
 CONFIDENCE = 0.95
 MIN_LAUNCHES = 5

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mmkd_report.documents.bench import BenchReport
-from mmkd_report.documents.demo import DemoBenchmark, LatencyPercentiles
+from mmkd_report.schema.bench import BenchReport
+from mmkd_report.schema.demo import DemoBenchmark, LatencyPercentiles
 
 
 def demo_benchmark(report: BenchReport) -> DemoBenchmark:

@@ -22,7 +22,7 @@ from mmkd_edge.backends.base import check_backend
 from mmkd_edge.errors import UsageError
 from mmkd_edge.frames import Region, cut_out, is_inside, opencv
 from mmkd_edge.predictor import EdgePredictor
-from mmkd_report.documents.bench_others import FramesReport
+from mmkd_report.schema.bench_others import FramesReport
 
 Times = dict[str, list[int]]
 """Nanoseconds of every `decode`, `scale` and `predict` of a stretch."""

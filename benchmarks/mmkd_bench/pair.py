@@ -20,7 +20,7 @@ from mmkd_bench.measuring.jobs import InTurnOutcome, OverheadJob, PairJob, Rival
 from mmkd_bench.measuring.process import START_LIMIT_S, Launched, Progress, run_launches, unheard
 from mmkd_bench.turns.pairs import FIRST, SECOND
 from mmkd_edge.errors import UsageError
-from mmkd_report.documents.bench_others import OverheadReport, PairReport, RepeatSpread
+from mmkd_report.schema.bench_others import OverheadReport, PairReport, RepeatSpread
 
 MAX_LAUNCHES = 100
 REPEATS = 5

@@ -19,8 +19,8 @@ from mmkd_bench.measuring.process import Interrupted, Progress, unheard
 from mmkd_bench.run import measure_bundle
 from mmkd_edge.errors import UsageError
 from mmkd_edge.machine import usable_cores
-from mmkd_report.documents.bench import BenchReport, Settings
-from mmkd_report.documents.bench_others import Forecast, MeasuredThroughput, PlanReport
+from mmkd_report.schema.bench import BenchReport, Settings
+from mmkd_report.schema.bench_others import Forecast, MeasuredThroughput, PlanReport
 
 MAX_CORES = 1024
 ROUNDS = 3

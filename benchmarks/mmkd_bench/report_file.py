@@ -8,7 +8,7 @@ import msgspec
 
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import UsageError
-from mmkd_report.documents.bench import FORMAT_VERSION, BenchReport
+from mmkd_report.schema.bench import FORMAT_VERSION, BenchReport
 
 
 class _Version(msgspec.Struct, frozen=True):

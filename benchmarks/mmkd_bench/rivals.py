@@ -19,7 +19,7 @@ from mmkd_bench.measuring.process import Progress, unheard
 from mmkd_bench.pair import REPEATS, check_pairing, launch_in_turn, over_repeats, ratio_of, spread_of
 from mmkd_bench.turns.rival_tflite import make_tflite
 from mmkd_edge.bundle.bundle import Bundle
-from mmkd_report.documents.bench_others import RivalEngine, RivalsReport
+from mmkd_report.schema.bench_others import RivalEngine, RivalsReport
 
 START_LIMIT_S = 900.0
 """How long a launch may take beyond its measured time: torch.compile alone takes a minute on a small processor."""

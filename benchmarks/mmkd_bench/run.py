@@ -31,7 +31,7 @@ from mmkd_bench.measuring.workloads import MAX_HOP
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import UnavailableError, UsageError
-from mmkd_report.documents.bench import BenchReport, Configuration, MachineFacts, Settings
+from mmkd_report.schema.bench import BenchReport, Configuration, MachineFacts, Settings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -18,7 +18,7 @@ from mmkd_bench.turns.from_samples import STUDENT, STUDENT_ENGINE, TEACHER, TEAC
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_report.documents.bench_others import SensorCost, TeacherReport
+from mmkd_report.schema.bench_others import SensorCost, TeacherReport
 
 BYTES_PER_VALUE = 4
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from checks.script import head, parser_of, row
 from mmkd_edge.bundle.files import write_file
-from mmkd_edge.command.interrupts import INTERRUPTED_EXIT_CODE
-from mmkd_edge.command.run import BROKEN_PIPE_EXIT_CODE, INTERNAL_EXIT_CODE
+from mmkd_edge.cli.interrupts import INTERRUPTED_EXIT_CODE
+from mmkd_edge.cli.run import BROKEN_PIPE_EXIT_CODE, INTERNAL_EXIT_CODE
 from mmkd_edge.errors import MmkdError
 from mmkd_report.errors import ReportError
 

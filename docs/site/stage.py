@@ -30,7 +30,7 @@ REFERENCE = {
     "mmkd_edge.testing": "tests of an application",
     "mmkd_models.data": "datasets",
     "mmkd_models.training.trainings": "training and distilling",
-    "mmkd_models.distil.recipe": "recipes",
+    "mmkd_models.distillation.recipe": "recipes",
     "mmkd_export.run": "export",
     "mmkd_bench.run": "measuring",
     "mmkd_report": "pages",

@@ -13,8 +13,8 @@ from mmkd_edge.bundle.files import open_file, read_exactly
 from mmkd_edge.bundle.manifest import MANIFEST_FILE, BatchRange, ModelEntry
 from mmkd_edge.errors import UsageError
 from mmkd_export.graph.calibration import CalibrationMethod
-from mmkd_export.judge.plausible import RangeChoice
 from mmkd_export.platforms import Platform, PlatformName, platform_named
+from mmkd_export.verify.plausible import RangeChoice
 
 PrecisionChoice = Literal["fp32", "fp16", "int8", "auto"]
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmkd_edge.bundle.files import open_file
-from mmkd_edge.command.outputs import check_file, check_name
+from mmkd_edge.cli.outputs import check_file, check_name
 from mmkd_edge.errors import MmkdError, UnavailableError, UsageError
-from mmkd_edge.trust.keys import check_keys
+from mmkd_edge.install.keys import check_keys
 from mmkd_export.plan import BUNDLE_SUFFIX, ExportPlan, is_bundle
 from mmkd_export.targets.table import keeps_bundle, platform_of, targets_of
 

@@ -1,12 +1,12 @@
-"""A bundle's `report.json`, as the rest of the package reads it; its schema is `mmkd_report.documents.export`."""
+"""A bundle's `report.json`, as the rest of the package reads it; its schema is `mmkd_report.schema.export`."""
 
 from __future__ import annotations
 
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import REPORT_FILE
 from mmkd_edge.errors import BundleError
-from mmkd_report.documents.export import ExportReport, decode_report
 from mmkd_report.errors import DocumentError
+from mmkd_report.schema.export import ExportReport, decode_report
 
 
 def read_report(bundle: Bundle) -> ExportReport:

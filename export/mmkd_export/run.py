@@ -15,13 +15,9 @@ from typing import TYPE_CHECKING
 from mmkd_edge.backends.base import open_backend
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import ArtifactFormat, Manifest, Precision
-from mmkd_edge.command.outputs import held
+from mmkd_edge.cli.outputs import held
 from mmkd_edge.errors import GateError, MmkdError, UsageError
 from mmkd_export.inspect.files import inspect_file
-from mmkd_export.judge.artifacts import ProvenArtifact, RejectedError, proven_in
-from mmkd_export.judge.gate import left_out_reason
-from mmkd_export.judge.latency import processor_name
-from mmkd_export.judge.plausible import NAMED, RULE, with_range
 from mmkd_export.packing.contents import pack_bundle
 from mmkd_export.packing.join import check_students, join_bundles
 from mmkd_export.packing.seal import write_sealed
@@ -39,7 +35,11 @@ from mmkd_export.student import (
     student_from_checkpoint,
 )
 from mmkd_export.targets.table import Target, keeps_bundle, settled, targets_of
-from mmkd_report.documents.export import ArtifactReport, BuiltEngine, ExportReport, LeftOutArtifact
+from mmkd_export.verify.artifacts import ProvenArtifact, RejectedError, proven_in
+from mmkd_export.verify.gate import left_out_reason
+from mmkd_export.verify.latency import processor_name
+from mmkd_export.verify.plausible import NAMED, RULE, with_range
+from mmkd_report.schema.export import ArtifactReport, BuiltEngine, ExportReport, LeftOutArtifact
 
 if TYPE_CHECKING:
     from mmkd_models.training.checkpoint import StudentCheckpoint

@@ -24,11 +24,13 @@ from mmkd_edge.drift.features import GroupReference, InputStatistics
 from mmkd_edge.errors import BundleError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.graph.onnx_graph import mflops_of
-from mmkd_export.judge.artifacts import ProvenArtifact, answers_as_before, prove_again, prove_fp32, rescored
-from mmkd_export.judge.confidence import helpful_temperature
-from mmkd_export.judge.gate import GateRule, JudgingWindows, check_metric
-from mmkd_export.judge.golden_choice import SAID, golden_without_recordings
-from mmkd_export.judge.parity import (
+from mmkd_export.plan import ExportPlan, only_student
+from mmkd_export.report import read_report
+from mmkd_export.verify.artifacts import ProvenArtifact, answers_as_before, prove_again, prove_fp32, rescored
+from mmkd_export.verify.confidence import helpful_temperature
+from mmkd_export.verify.gate import GateRule, JudgingWindows, check_metric
+from mmkd_export.verify.golden_choice import SAID, golden_without_recordings
+from mmkd_export.verify.parity import (
     NetworkAnswers,
     answers_from_backend,
     compare,
@@ -36,11 +38,11 @@ from mmkd_export.judge.parity import (
     require_parity,
     with_missing_samples,
 )
-from mmkd_export.judge.plausible import NAMED, with_named_range
-from mmkd_export.judge.proof_set import ProofSet, judging_of
-from mmkd_export.judge.step_graph import StepGraph, step_from_checkpoint, stored_step
-from mmkd_export.judge.tolerance import with_tolerance
-from mmkd_export.judge.windows import (
+from mmkd_export.verify.plausible import NAMED, with_named_range
+from mmkd_export.verify.proof_set import ProofSet, judging_of
+from mmkd_export.verify.step_graph import StepGraph, step_from_checkpoint, stored_step
+from mmkd_export.verify.tolerance import with_tolerance
+from mmkd_export.verify.windows import (
     RealWindows,
     check_fit,
     others_than,
@@ -48,9 +50,7 @@ from mmkd_export.judge.windows import (
     windows_from_path,
     windows_from_statistics,
 )
-from mmkd_export.plan import ExportPlan, only_student
-from mmkd_export.report import read_report
-from mmkd_report.documents.export import ExportReport, StepReport, StudentFacts, WindowFacts
+from mmkd_report.schema.export import ExportReport, StepReport, StudentFacts, WindowFacts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -123,7 +123,7 @@ class ProvenStudent:
 
 def fitted_temperature(checkpoint: StudentCheckpoint, real: RealWindows) -> float:
     """The temperature that fits the calibrating windows and helps the judging ones; 1 where there is none."""
-    from mmkd_export.judge.torch_answers import answers_from_student
+    from mmkd_export.verify.torch_answers import answers_from_student
 
     if checkpoint.task.kind != "classification":
         return 1.0
@@ -144,7 +144,7 @@ def student_from_checkpoint(
         GateError: the graph does not answer as the checkpoint does.
     """
     from mmkd_export.graph.onnx_from_student import steps_of
-    from mmkd_export.judge.torch_answers import answers_from_student
+    from mmkd_export.verify.torch_answers import answers_from_student
     from mmkd_models.training.checkpoint import file_sha256
 
     def answer(windows: NDArray[Any]) -> NetworkAnswers:

@@ -1,7 +1,7 @@
 """`signature.json`, the last member of a bundle that was signed: by which keys, over the manifest's hash.
 
 Owns the document and what exactly is signed. The manifest has the hashes of all other members, so that a signature over
-its hash is one over the whole bundle. Who is trusted is `mmkd_edge.trust.keys`.
+its hash is one over the whole bundle. Who is trusted is `mmkd_edge.install.keys`.
 """
 
 from __future__ import annotations

@@ -11,11 +11,11 @@ import msgspec
 from mmkd_edge.backends.base import RUN_PRECISIONS, RunPrecision, check_backend
 from mmkd_edge.commands.options import AlarmOptions, EngineOptions, SinkOptions, SourceOptions, StreamOptions
 from mmkd_edge.errors import UsageError
-from mmkd_edge.live.alarms import AlarmRule
-from mmkd_edge.live.clock import TimeFrom
-from mmkd_edge.live.intake import OnFull
-from mmkd_edge.live.sources.base import SourceTimeUnit
-from mmkd_edge.live.spec import RunSpec, StationSpec, checked, size_bytes
+from mmkd_station.alarms import AlarmRule
+from mmkd_station.clock import TimeFrom
+from mmkd_station.intake import OnFull
+from mmkd_station.sources.base import SourceTimeUnit
+from mmkd_station.spec import RunSpec, StationSpec, checked, size_bytes
 
 _T = TypeVar("_T")
 

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from mmkd_edge.command.help import CommandParser, commands_page
-from mmkd_edge.command.interrupts import loading
-from mmkd_edge.command.run import run_command, shell_line
+from mmkd_edge.cli.help import CommandParser, commands_page
+from mmkd_edge.cli.interrupts import loading
+from mmkd_edge.cli.run import run_command, shell_line
 from mmkd_edge.errors import UsageError
 
 if TYPE_CHECKING:
-    from mmkd_edge.trust.slots import Slot, Slots
+    from mmkd_edge.install.slots import Slot, Slots
 
 _NAME = "mmkd-edge"
 _ABOUT = "Keys for signatures, and the bundles that are installed on this device."
@@ -43,7 +43,7 @@ def _keygen(arguments: list[str], about: str) -> None:
     if options.valid_days is not None and options.valid_days < 1:
         raise UsageError(f"--valid-days {options.valid_days}: expected at least 1")
     with loading(_NAME):
-        from mmkd_edge.trust.keys import make_keys
+        from mmkd_edge.install.keys import make_keys
     public, path = make_keys(options.file, valid_days=options.valid_days)
     print(f"key {public.key_id}, {f'until {public.expires_utc}' if public.expires_utc else 'without an end'}")
     print(f"{options.file} signs and stays where bundles are exported; {path} goes into a folder on each device")
@@ -61,8 +61,8 @@ def _install(arguments: list[str], about: str) -> None:
     options = parser.parse_args(arguments)
     with loading(_NAME):
         from mmkd_edge import Bundle, EdgePredictor
-        from mmkd_edge.trust.keys import check_signed
-        from mmkd_edge.trust.slots import install
+        from mmkd_edge.install.keys import check_signed
+        from mmkd_edge.install.slots import install
     with Bundle.open(options.bundle) as bundle:
         check_signed(bundle, options.keys)
 
@@ -82,8 +82,8 @@ def _list(arguments: list[str], about: str) -> None:
     parser.add_argument("--json", action="store_true", help="Print one JSON document.")
     options = parser.parse_args(arguments)
     with loading(_NAME):
-        from mmkd_edge.command.show import json_text
-        from mmkd_edge.trust.slots import read_slots
+        from mmkd_edge.cli.show import json_text
+        from mmkd_edge.install.slots import read_slots
     slots = read_slots(options.state)
     print(json_text(slots) if options.json else _told(slots))
 
@@ -93,7 +93,7 @@ def _rollback(arguments: list[str], about: str) -> None:
     parser.add_argument("state", type=Path, metavar="STATE", help=_STATE)
     options = parser.parse_args(arguments)
     with loading(_NAME):
-        from mmkd_edge.trust.slots import rollback
+        from mmkd_edge.install.slots import rollback
     print(_told(rollback(options.state)))
     print(f"wrote {options.state}; next: restart the service")
 
@@ -105,8 +105,8 @@ def _verify(arguments: list[str], about: str) -> None:
     options = parser.parse_args(arguments)
     with loading(_NAME):
         from mmkd_edge import Bundle
-        from mmkd_edge.trust.keys import check_signed
-        from mmkd_edge.trust.slots import check_slot, path_of, read_slots
+        from mmkd_edge.install.keys import check_signed
+        from mmkd_edge.install.slots import check_slot, path_of, read_slots
     slots = read_slots(options.state)
     for slot in filter(None, (slots.current, slots.previous)):
         check_slot(options.state, slot)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from mmkd_edge.command.catalogue import COMMANDS, ONE_NAME, installed_commands, nearest
-from mmkd_edge.command.help import ALWAYS, help_page
-from mmkd_edge.command.interrupts import loading
-from mmkd_edge.command.run import run_command
+from mmkd_edge.cli.catalogue import COMMANDS, ONE_NAME, installed_commands, nearest
+from mmkd_edge.cli.help import ALWAYS, help_page
+from mmkd_edge.cli.interrupts import loading
+from mmkd_edge.cli.run import run_command
 from mmkd_edge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -75,13 +75,13 @@ def _unknown(word: str) -> str:
 
 
 def _show(words: Sequence[str]) -> None:
-    from mmkd_edge.command.shells import script_of, shell_named
+    from mmkd_edge.cli.shells import script_of, shell_named
 
     sys.stdout.write(script_of(shell_named(_only(words)), _names()))
 
 
 def _install(words: Sequence[str]) -> None:
-    from mmkd_edge.command.shells import install_script, shell_named
+    from mmkd_edge.cli.shells import install_script, shell_named
 
     shell = shell_named(_only(words))
     script, start = install_script(shell, _names())
@@ -101,7 +101,7 @@ def _names() -> list[str]:
 
 
 def _complete(words: Sequence[str]) -> None:
-    from mmkd_edge.command.completion import candidates
+    from mmkd_edge.cli.completion import candidates
 
     if len(words) < 2:
         raise UsageError("--complete: expected a command and the word to complete; give both after --")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
-from mmkd_edge.command.options import Option
+from mmkd_edge.cli.options import Option
 from mmkd_edge.errors import UsageError
 
 

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmkd_edge.command.run import shell_line
-from mmkd_edge.command.show import json_text
+from mmkd_edge.cli.run import shell_line
+from mmkd_edge.cli.show import json_text
 from mmkd_edge.commands.options import AlarmOptions, EngineOptions
 from mmkd_edge.errors import UsageError
 
 if TYPE_CHECKING:
-    from mmkd_edge.live.alarms import AlarmRule
-    from mmkd_edge.live.sources.base import ReplayedRecording
-    from mmkd_edge.live.tuning import RuleScore, Tuned
     from mmkd_edge.spec import ModalitySpec
+    from mmkd_station.alarms import AlarmRule
+    from mmkd_station.sources.base import ReplayedRecording
+    from mmkd_station.tuning import RuleScore, Tuned
 
 
 def tune(
@@ -31,9 +31,9 @@ def tune(
     """Chooses a rule for the one label of `rules` and prints what it costs."""
     from mmkd_edge.backends.base import check_backend
     from mmkd_edge.commands.asked import precision_of
-    from mmkd_edge.live.build import usual_hop
-    from mmkd_edge.live.tuning import tune_alarm
     from mmkd_edge.predictor import EdgePredictor
+    from mmkd_station.build import usual_hop
+    from mmkd_station.tuning import tune_alarm
 
     if len(rules) != 1:
         raise UsageError(f"--tune-alarm: expected one --alarm LABEL to choose a rule for, got {len(rules)}; name one")
@@ -61,8 +61,8 @@ def tune(
 
 def recorded(place: str, modality: ModalitySpec) -> list[ReplayedRecording]:
     """The recordings of a dataset, for a student's modality."""
-    from mmkd_edge.live.sources.base import ReplayedRecording
     from mmkd_models.data.for_devices.replay import replayed
+    from mmkd_station.sources.base import ReplayedRecording
 
     return [
         ReplayedRecording(rows=one.rows, name=one.name, label=one.label, group=one.group, split=one.split)

@@ -18,14 +18,14 @@ from mmkd_edge.backends.base import BACKENDS, why_absent
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry
 from mmkd_edge.errors import BackendError, BundleError, error_named
+from mmkd_edge.install.verdicts import passed_before, remember_passed
 from mmkd_edge.machine import this_machine
 from mmkd_edge.opening.trial import TrialEvent, TrialRequest
 from mmkd_edge.predict.profile import library_versions
 from mmkd_edge.predict.setup import OpeningRequest, Setup
-from mmkd_edge.trust.verdicts import passed_before, remember_passed
 
 if TYPE_CHECKING:
-    from mmkd_edge.trust.graph_shapes import GraphCost
+    from mmkd_edge.install.graph_shapes import GraphCost
 
 MOST_OPERATIONS = 20_000_000_000
 """Of one prediction of every student of a bundle: some seconds on a PC, where a student takes milliseconds."""
@@ -194,8 +194,8 @@ def check_graphs(bundle: Bundle) -> None:
 
 
 def _cost_of(bundle: Bundle, artifact: Artifact, slots: int = 0) -> GraphCost:
-    from mmkd_edge.trust.graphs import check_graph  # most starts read no graph
-    from mmkd_edge.trust.tflite_graphs import check_tflite
+    from mmkd_edge.install.graphs import check_graph  # most starts read no graph
+    from mmkd_edge.install.tflite_graphs import check_tflite
 
     model = bundle.read(artifact.file)
     try:

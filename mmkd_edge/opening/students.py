@@ -25,6 +25,8 @@ from mmkd_edge.errors import (
     UsageError,
     first_line,
 )
+from mmkd_edge.install.keys import check_signed
+from mmkd_edge.install.slots import Started, condemns, confirm, fail, forget, start
 from mmkd_edge.machine import this_machine
 from mmkd_edge.opening.admission import Admission
 from mmkd_edge.opening.contest import CONTEST_S, ContestResult, hold_contest
@@ -40,8 +42,6 @@ from mmkd_edge.predict.profile import (
 )
 from mmkd_edge.predict.setup import OpeningRequest, Setup, setups, unsettled
 from mmkd_edge.spec import ModalitySpec
-from mmkd_edge.trust.keys import check_signed
-from mmkd_edge.trust.slots import Started, condemns, confirm, fail, forget, start
 
 _KEEPING_S = 0.05  # of a contest, kept for remembering it
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mmkd_report.documents.figures import Measure
+from mmkd_report.schema.figures import Measure
 from mmkd_report.words import (
     is_number,
     percent,

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import TypeGuard
 
-from mmkd_report.documents.figures import Guessing, LabelLeak, LabelledGroups, Measure, Split
+from mmkd_report.schema.figures import Guessing, LabelLeak, LabelledGroups, Measure, Split
 
 NOTHING = "\u2013"  # an en dash: nothing was measured
 THIN = "\u202f"
@@ -190,7 +190,7 @@ def task_labels_text(kind: str, labels: Sequence[str]) -> str:
 def score_text(value: float | None, measure: Measure, digits: int = 1) -> str:
     r"""A figure in its unit, without the unit.
 
-    >>> from mmkd_report.documents.figures import OF_CLASSES
+    >>> from mmkd_report.schema.figures import OF_CLASSES
     >>> error = Measure(name="mae", words="error", short="MAE", unit="bar")
     >>> score_text(0.7125, OF_CLASSES[0]), score_text(0.01234, error)
     ('71.2', '0.0123')
@@ -201,7 +201,7 @@ def score_text(value: float | None, measure: Measure, digits: int = 1) -> str:
 def score_with_unit(value: float | None, measure: Measure) -> str:
     r"""A figure with its unit.
 
-    >>> from mmkd_report.documents.figures import OF_CLASSES
+    >>> from mmkd_report.schema.figures import OF_CLASSES
     >>> score_with_unit(0.7125, OF_CLASSES[0])
     '71.2\u202f%'
     """
@@ -222,7 +222,7 @@ def score_with_std(mean: float | None, std: float | None, measure: Measure) -> s
 def signed_gain(value: float | None, measure: Measure) -> str:
     r"""A signed signed_gain in the measure's `gain_unit`, without the unit.
 
-    >>> from mmkd_report.documents.figures import OF_CLASSES
+    >>> from mmkd_report.schema.figures import OF_CLASSES
     >>> signed_gain(3.16, OF_CLASSES[0]), signed_gain(0.0, Measure(name="mae", words="error", short="MAE"))
     ('+3.2', '0')
     """
@@ -257,7 +257,7 @@ def is_chance_level(found: Guessing | None) -> bool:
 def score_and_chance(name: str, mean: float | None, found: Guessing, measure: Measure) -> str:
     r"""A model's figure with its interval beside that of guessing, as part of a sentence.
 
-    >>> from mmkd_report.documents.figures import OF_CLASSES
+    >>> from mmkd_report.schema.figures import OF_CLASSES
     >>> score_and_chance("acc", 0.55, Guessing(figure=0.5, low=0.35, high=0.75, is_better=False), OF_CLASSES[0])
     'acc 55.0\u202f% (interval 35.0 to 75.0), chance 50.0\u202f%'
     """
@@ -312,7 +312,7 @@ def terminal_score(value: float | None, measure: Measure) -> str:
 def terminal_gain(value: float | None, measure: Measure) -> str:
     """A signed signed_gain in the measure's `gain_unit`, without the unit.
 
-    >>> from mmkd_report.documents.figures import OF_CLASSES
+    >>> from mmkd_report.schema.figures import OF_CLASSES
     >>> terminal_gain(-3.16, OF_CLASSES[0])
     '-3.2'
     """
@@ -331,7 +331,7 @@ def terminal_interval(low: float | None, high: float | None, measure: Measure) -
 def terminal_spread(mean: float | None, std: float | None, measure: Measure) -> str:
     """A figure with its spread: shares as fractions, errors in their unit.
 
-    >>> from mmkd_report.documents.figures import OF_CLASSES
+    >>> from mmkd_report.schema.figures import OF_CLASSES
     >>> terminal_spread(0.8125, 0.025, OF_CLASSES[0])
     '0.812 ± 0.025'
     """
@@ -342,7 +342,7 @@ def terminal_spread(mean: float | None, std: float | None, measure: Measure) -> 
 def chance_line(found: Guessing | None, measure: Measure) -> str:
     """What is said of a model beside guessing, and empty text where it was not asked.
 
-    >>> from mmkd_report.documents.figures import OF_CLASSES
+    >>> from mmkd_report.schema.figures import OF_CLASSES
     >>> chance_line(Guessing(figure=0.5, low=0.35, high=0.75, is_better=False), OF_CLASSES[0])
     'no better than chance, so no conclusion is drawn: accuracy 35.0 to 75.0 %, chance 50.0 %'
     """

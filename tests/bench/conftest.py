@@ -26,7 +26,7 @@ from mmkd_edge.bundle.manifest import (
     graph_outputs,
 )
 from mmkd_edge.spec import ModalitySpec, Normalise, TaskSpec
-from mmkd_report.documents.bench import (
+from mmkd_report.schema.bench import (
     STAGES,
     BenchReport,
     Configuration,

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from mmkd_bench.commands.app import make_app
-from mmkd_report.documents.bench import (
+from mmkd_report.schema.bench import (
     BenchReport,
     Clocks,
     Comparison,
@@ -30,7 +30,7 @@ from mmkd_report.documents.bench import (
     TimeWindow,
     WarmUp,
 )
-from mmkd_report.documents.bench_others import (
+from mmkd_report.schema.bench_others import (
     CapacityReport,
     Forecast,
     FramesReport,

@@ -19,7 +19,7 @@ from mmkd_bench.show.render import markdown_of, rich_of
 from mmkd_bench.show.sheets import sheet_of
 from mmkd_bench.show.text import carried_text
 from mmkd_edge.errors import BundleError, UsageError
-from mmkd_report.documents.bench_others import CapacityReport
+from mmkd_report.schema.bench_others import CapacityReport
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 from mmkd_bench.compare import compare, parse_conditions, require_passed
 from mmkd_edge.errors import PerformanceError, UsageError
-from mmkd_report.documents.bench import BenchReport, Comparison, Energy, ProcessStart, QuantityChange
+from mmkd_report.schema.bench import BenchReport, Comparison, Energy, ProcessStart, QuantityChange
 
 LaunchOf = Callable[..., ProcessStart]
 ReportOf = Callable[[Sequence[ProcessStart]], BenchReport]

@@ -8,7 +8,7 @@ import pytest
 
 from mmkd_bench.report_file import decode_report, encode_report, read_report, write_report
 from mmkd_edge.errors import UsageError
-from mmkd_report.documents.bench import BenchReport, ProcessStart
+from mmkd_report.schema.bench import BenchReport, ProcessStart
 
 LaunchOf = Callable[..., ProcessStart]
 ReportOf = Callable[[Sequence[ProcessStart]], BenchReport]

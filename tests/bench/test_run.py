@@ -13,7 +13,7 @@ from mmkd_bench.measuring.opening import Choice
 from mmkd_bench.run import BenchmarkRun, check_settings, measure_bundle, write_samples
 from mmkd_bench.show.text import subject_text
 from mmkd_edge.errors import BundleError, UsageError
-from mmkd_report.documents.bench import STAGES, Settings
+from mmkd_report.schema.bench import STAGES, Settings
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_export.graph.onnx_from_student import onnx_from_teacher
 from mmkd_models.networks.config import EncoderConfig, TeacherConfig
 from mmkd_models.networks.teacher import Teacher
-from mmkd_report.documents.bench_others import TeacherReport
+from mmkd_report.schema.bench_others import TeacherReport
 
 ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), unit="g", rate_hz=20.0, samples=40)
 GYRO = ModalitySpec(name="gyro", channels=("x", "y"), unit="deg/s", rate_hz=50.0, samples=100, range=(-500.0, 500.0))

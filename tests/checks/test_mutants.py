@@ -11,7 +11,7 @@ import pytest
 from checks import mutants
 from checks.mutations import mutated_bytes, mutated_graph
 from mmkd_edge import Bundle, example_bundle, write_bundle
-from mmkd_edge.trust.graphs import check_graph
+from mmkd_edge.install.graphs import check_graph
 
 COUNT = 300
 OPENED = 16

@@ -17,8 +17,8 @@ from checks.study.page import results_page
 from checks.study.pool import DistillationResults, pooled_results
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.distil.methods import shipped_methods
-from mmkd_models.evaluate.outcome import GroupConfusion, TestedNetwork
+from mmkd_models.distillation.methods import shipped_methods
+from mmkd_models.evaluation.outcome import GroupConfusion, TestedNetwork
 from mmkd_models.metrics.classes import scores_from_answers
 from mmkd_models.study.results import SeedResults, TeacherRecord, TrialRecord
 from mmkd_models.train_config import TrainConfig
@@ -26,7 +26,7 @@ from mmkd_models.trials.rivals import StudyRival
 from mmkd_models.trials.space import Candidate, Entry, StudyConditions, TeacherChoice, Trial
 from mmkd_models.trials.students import TrialResult
 from mmkd_models.trials.teachers import TeacherResult
-from mmkd_report.documents.study import PairLatency, StudentSize, StudyDataset
+from mmkd_report.schema.study import PairLatency, StudentSize, StudyDataset
 
 EACH = 10  # windows of a class in a group
 

@@ -24,7 +24,7 @@ def run(program: str) -> tuple[int, str, str]:
     [
         ("mmkd_edge.commands.mmkd", ["mmkd"]),
         ("mmkd_edge.commands.mmkd", ["mmkd", "edge", "list", "state"]),
-        ("mmkd_edge.commands.run", ["mmkd-run", "student.edge"]),
+        ("mmkd_station.commands.run", ["mmkd-run", "student.edge"]),
         ("mmkd_export.commands.export", ["mmkd-export", "student.ckpt"]),
         ("mmkd_models.commands.data", ["mmkd-data", "check", "mydata"]),
         ("mmkd_bench.commands.cli", ["mmkd-bench", "run", "student.edge"]),

@@ -18,18 +18,18 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskSpec
 from mmkd_export.inspect.files import inspect_file
-from mmkd_export.judge.gate import GateRule, JudgingWindows, gate_result, gate_summary
-from mmkd_export.judge.parity import NetworkAnswers, compare
-from mmkd_export.judge.torch_answers import answers_from_student
-from mmkd_export.judge.windows import windows_from_path
 from mmkd_export.plan import ExportPlan
 from mmkd_export.run import export
+from mmkd_export.verify.gate import GateRule, JudgingWindows, gate_result, gate_summary
+from mmkd_export.verify.parity import NetworkAnswers, compare
+from mmkd_export.verify.torch_answers import answers_from_student
+from mmkd_export.verify.windows import windows_from_path
 from mmkd_models.metrics.labels import label_scores
 from mmkd_models.metrics.values import value_scores
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.training.checkpoint import write_student
 from mmkd_report import render_export
-from mmkd_report.documents.export import decode_report
+from mmkd_report.schema.export import decode_report
 from mmkd_report.words import percent, significant, with_unit
 
 STATES = TaskSpec(kind="multi_label", labels=("hot", "worn", "loose"), threshold=0.45)

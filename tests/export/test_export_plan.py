@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mmkd_edge.bundle.manifest import BatchRange
-from mmkd_edge.command.outputs import held
+from mmkd_edge.cli.outputs import held
 from mmkd_edge.errors import UnavailableError, UsageError
 from mmkd_export.plan import ExportPlan, export_plan
 from mmkd_export.preflight import check_plan

@@ -17,19 +17,19 @@ import torch
 from mmkd_edge import EdgePredictor, GateError, ModalitySpec, TaskSpec
 from mmkd_edge.backends.base import BackendName, is_installed, open_backend
 from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.install.graphs import check_graph
 from mmkd_edge.predict.preprocess import prepare_batch
-from mmkd_edge.trust.graphs import check_graph
 from mmkd_export.graph.calibration import tensor_magnitudes
 from mmkd_export.graph.layers import after_first_layer, learnt_layers
 from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.inspect.files import inspect_file
-from mmkd_export.judge.gate import GateRule, gate_result, gate_summary
-from mmkd_export.judge.parity import NOVELTY_TOLERANCE, with_missing_samples
-from mmkd_export.judge.proof_set import ProofSet, feeds_of
-from mmkd_export.judge.torch_answers import answers_from_student
 from mmkd_export.plan import ExportPlan, export_plan
 from mmkd_export.precision.fp16 import half_graph
 from mmkd_export.run import ExportResult, export
+from mmkd_export.verify.gate import GateRule, gate_result, gate_summary
+from mmkd_export.verify.parity import NOVELTY_TOLERANCE, with_missing_samples
+from mmkd_export.verify.proof_set import ProofSet, feeds_of
+from mmkd_export.verify.torch_answers import answers_from_student
 from mmkd_models.data import write_dataset
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
 from mmkd_models.training.judging.novelty import seen_of

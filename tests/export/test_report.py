@@ -11,7 +11,7 @@ from mmkd_edge.bundle.bundle import Bundle, example_bundle
 from mmkd_edge.errors import BundleError
 from mmkd_export.report import read_report
 from mmkd_report import DocumentError
-from mmkd_report.documents.export import decode_report, encode_document
+from mmkd_report.schema.export import decode_report, encode_document
 
 FILES = Path(__file__).parents[1] / "files"
 

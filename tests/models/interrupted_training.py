@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from mmkd_models.data import Dataset, open_dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import BatchSource
-from mmkd_models.distil.learner import DistillLearner, SupervisedLearner
-from mmkd_models.distil.recipe import Recipe
+from mmkd_models.distillation.learner import DistillLearner, SupervisedLearner
+from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.losses.attention import EdamTerm
 from mmkd_models.losses.contrast import CrdTerm
 from mmkd_models.losses.logits import LogitTerm

@@ -9,8 +9,8 @@ import msgspec
 
 from mmkd_models.data import Dataset
 from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.distil.method import Method
-from mmkd_models.distil.methods import shipped_methods
+from mmkd_models.distillation.method import Method
+from mmkd_models.distillation.methods import shipped_methods
 from mmkd_models.study.study_options import StudyOptions
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.trials.space import Space, StudyConditions, TeacherChoice

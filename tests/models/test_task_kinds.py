@@ -18,10 +18,10 @@ from mmkd_models.commands.train import run_train
 from mmkd_models.data import Dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import BatchSource
-from mmkd_models.distil.mixing import together
-from mmkd_models.distil.recipe import Recipe, check_terms
-from mmkd_models.distil.trust import trust_of
-from mmkd_models.evaluate.rivals import RIVALS, Contestants, RivalName
+from mmkd_models.distillation.mixing import together
+from mmkd_models.distillation.recipe import Recipe, check_terms
+from mmkd_models.distillation.trust import trust_of
+from mmkd_models.evaluation.rivals import RIVALS, Contestants, RivalName
 from mmkd_models.losses.correlation import DistTerm
 from mmkd_models.losses.decoupled import DkdTerm
 from mmkd_models.losses.goal import Goal, goal_of

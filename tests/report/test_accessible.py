@@ -66,7 +66,7 @@ def _tests_of(path: str) -> ModuleType:
 
 
 _bench, _judging = _tests_of("report/pages/test_bench_page.py"), _tests_of("report/pages/test_judging_page.py")
-_live = _tests_of("edge/live/test_page.py")
+_live = _tests_of("station/test_page.py")
 adaptation_document = msgspec.to_builtins(_tests_of("report/pages/test_adaptation_page.py").DOCUMENT)
 data_document = _tests_of("report/pages/test_data_page.py").document
 fleet = _tests_of("report/pages/test_fleet_page.py").fleet

@@ -20,11 +20,11 @@ from mmkd_edge.bundle.golden import golden_from_bytes
 from mmkd_edge.bundle.manifest_json import decode_manifest, encode_manifest
 from mmkd_edge.bundle.signature import decode_signatures
 from mmkd_edge.errors import MmkdError
+from mmkd_edge.install.graphs import check_graph
+from mmkd_edge.install.keys import read_keys
+from mmkd_edge.install.slots import read_slots
+from mmkd_edge.install.tflite_graphs import check_tflite
 from mmkd_edge.predict.profile import decode_profile
-from mmkd_edge.trust.graphs import check_graph
-from mmkd_edge.trust.keys import read_keys
-from mmkd_edge.trust.slots import read_slots
-from mmkd_edge.trust.tflite_graphs import check_tflite
 
 FILES = Path(__file__).parents[3] / "tests" / "files"
 ADDITION = Path(__file__).with_name("addition.tflite")

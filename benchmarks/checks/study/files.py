@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from mmkd_models.study.results import SeedResults, read_compact
-from mmkd_report.documents.study import StudentSize
+from mmkd_report.schema.study import StudentSize
 
 FORMAT_VERSION = 1
 

@@ -18,7 +18,7 @@ from checks.study.files import SizeResults
 from mmkd_edge.errors import UsageError
 from mmkd_models.compare.comparison import NEAR_BEST
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.evaluate.gains import (
+from mmkd_models.evaluation.gains import (
     FEWEST_GROUPS,
     gain_draws,
     gain_over_seeds,
@@ -28,14 +28,14 @@ from mmkd_models.evaluate.gains import (
     interval_of,
     spread,
 )
-from mmkd_models.evaluate.outcome import TestedNetwork
+from mmkd_models.evaluation.outcome import TestedNetwork
 from mmkd_models.metrics.classes import Metric
 from mmkd_models.networks.config import Preset
 from mmkd_models.study.results import SeedResults
 from mmkd_models.study.table import score_table
 from mmkd_models.trials.space import Entry
-from mmkd_report.documents.figures import Spread
-from mmkd_report.documents.study import NONE, ScoreTable, SeedGain
+from mmkd_report.schema.figures import Spread
+from mmkd_report.schema.study import NONE, ScoreTable, SeedGain
 
 ALL_MODALITIES = "all"
 OUTPUTS = "logit"

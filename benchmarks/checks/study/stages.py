@@ -28,9 +28,9 @@ from mmkd_models.data.folds import trainings_of
 from mmkd_models.data.labelled import usual_labelled
 from mmkd_models.data.spec import require_classification
 from mmkd_models.defaults import AUGMENT, METHOD, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
-from mmkd_models.distil.method import Method
-from mmkd_models.distil.methods import shipped_methods
-from mmkd_models.evaluate.rivals import RIVALS
+from mmkd_models.distillation.method import Method
+from mmkd_models.distillation.methods import shipped_methods
+from mmkd_models.evaluation.rivals import RIVALS
 from mmkd_models.networks.config import Preset, preset_named
 from mmkd_models.study.prepare import prepare_study
 from mmkd_models.study.progress import Snapshot
@@ -40,7 +40,7 @@ from mmkd_models.study.study_options import StudyOptions
 from mmkd_models.trials.sizes import MeasureLatency
 from mmkd_models.trials.space import TEACHERS_FOLDER, Space, StudyConditions
 from mmkd_models.trials.teacher_text import teachers_from_text
-from mmkd_report.documents.study import NONE
+from mmkd_report.schema.study import NONE
 
 LEARNING_RATES = (2e-3,)
 BASELINE_LEARNING_RATES = (1e-3, 3e-3)

@@ -11,7 +11,7 @@ from mmkd_bench.commands.reports import compare, page
 from mmkd_bench.commands.run import run
 from mmkd_bench.commands.scaling import capacity, plan
 from mmkd_bench.commands.tune import tune
-from mmkd_edge.command.help import command_app, command_class
+from mmkd_edge.cli.help import command_app, command_class
 
 
 def make_app() -> typer.Typer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mmkd_bench.commands import ABOUT
-from mmkd_edge.command.interrupts import loading
+from mmkd_edge.cli.interrupts import loading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ _NEEDS = ("typer", "rich", "psutil")
 def main() -> NoReturn:
     """Runs `mmkd-bench`."""
     with loading("mmkd-bench"):
-        from mmkd_edge.command.run import run_command
+        from mmkd_edge.cli.run import run_command
 
     run_command("mmkd-bench", _bench, needs=_NEEDS, extra="bench", about=ABOUT)
 

@@ -11,7 +11,7 @@ from mmkd_bench.commands.options import BackendOption, BundleArgument, DurationO
 from mmkd_bench.commands.printing import print_measured
 from mmkd_bench.frames import measure_frames
 from mmkd_bench.show.frames import frames_sheet
-from mmkd_edge.command.show import say
+from mmkd_edge.cli.show import say
 from mmkd_edge.errors import UsageError
 from mmkd_edge.frames import region_in
 

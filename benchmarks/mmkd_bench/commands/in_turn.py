@@ -25,9 +25,9 @@ from mmkd_bench.pair import measure_overhead, measure_pair
 from mmkd_bench.rivals import measure_rivals
 from mmkd_bench.teacher import measure_teacher
 from mmkd_bench.turns.pairs import is_zip
-from mmkd_edge.command.show import say
+from mmkd_edge.cli.show import say
 from mmkd_edge.errors import PerformanceError, UsageError
-from mmkd_report.documents.bench_others import OverheadReport
+from mmkd_report.schema.bench_others import OverheadReport
 
 CHECKPOINT_START = b"{"
 """A checkpoint is a safetensors file: eight bytes of length, then JSON. An ONNX graph has no brace there."""

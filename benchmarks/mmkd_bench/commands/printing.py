@@ -11,7 +11,7 @@ from mmkd_bench.commands.options import Form, write
 from mmkd_bench.measuring.process import Interrupted
 from mmkd_bench.show.render import Sheet, csv_of, markdown_of, show
 from mmkd_bench.show.sheets import sheet_of
-from mmkd_edge.command.show import json_text, say
+from mmkd_edge.cli.show import json_text, say
 
 DocumentT = TypeVar("DocumentT", bound=msgspec.Struct)
 

@@ -16,10 +16,10 @@ from mmkd_bench.compare import DEFAULT_CONDITIONS, MIN_LAUNCHES, parse_condition
 from mmkd_bench.compare import compare as compare_runs
 from mmkd_bench.report_file import read_report
 from mmkd_bench.show.sheets import comparison_sheet
-from mmkd_edge.command.run import check_page
-from mmkd_edge.command.show import say
+from mmkd_edge.cli.run import check_page
+from mmkd_edge.cli.show import say
 from mmkd_edge.errors import PerformanceError, UsageError
-from mmkd_report.documents.bench import BenchReport
+from mmkd_report.schema.bench import BenchReport
 
 if TYPE_CHECKING:
     from mmkd_report.pages.bench import Lead

@@ -28,12 +28,12 @@ from mmkd_bench.report_file import write_report
 from mmkd_bench.run import measure_bundle, write_samples
 from mmkd_bench.show.sheets import run_sheet
 from mmkd_edge.bundle.bundle import Bundle
-from mmkd_edge.command.interrupts import INTERRUPTED_EXIT_CODE
-from mmkd_edge.command.outputs import check_file
-from mmkd_edge.command.run import shell_line
-from mmkd_edge.command.show import say
+from mmkd_edge.cli.interrupts import INTERRUPTED_EXIT_CODE
+from mmkd_edge.cli.outputs import check_file
+from mmkd_edge.cli.run import shell_line
+from mmkd_edge.cli.show import say
 from mmkd_edge.errors import UsageError
-from mmkd_report.documents.bench import Settings
+from mmkd_report.schema.bench import Settings
 
 
 def run(

@@ -25,9 +25,9 @@ from mmkd_bench.load.offering import MISSED_SHARE
 from mmkd_bench.load.verdict import LAUNCHES
 from mmkd_bench.plan import measure_plan
 from mmkd_bench.show.text import plural
-from mmkd_edge.command.show import say
+from mmkd_edge.cli.show import say
 from mmkd_edge.errors import PerformanceError
-from mmkd_report.documents.bench_others import CapacityReport
+from mmkd_report.schema.bench_others import CapacityReport
 
 
 def capacity(

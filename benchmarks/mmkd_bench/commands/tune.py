@@ -15,8 +15,8 @@ from mmkd_bench.show.sheets import profile_sheet
 from mmkd_bench.tune import TuneSettings, tune_bundle
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import cache_folder
-from mmkd_edge.command.run import shell_line
-from mmkd_edge.command.show import json_text, say
+from mmkd_edge.cli.run import shell_line
+from mmkd_edge.cli.show import json_text, say
 from mmkd_edge.predict.profile import ExecutionProfile, find_profile, write_profile
 
 

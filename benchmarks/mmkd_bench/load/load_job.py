@@ -15,7 +15,7 @@ from mmkd_bench.measuring.jobs import LoadJob, LoadOutcome
 from mmkd_bench.measuring.opening import asked, describe, open_predictor, raw_windows
 from mmkd_bench.measuring.timing import warm_up
 from mmkd_edge.predictor import EdgePredictor
-from mmkd_report.documents.bench_others import Level
+from mmkd_report.schema.bench_others import Level
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -21,7 +21,7 @@ import numpy as np
 from mmkd_bench.measuring.jobs import Demand
 from mmkd_bench.measuring.percentiles import summarise
 from mmkd_bench.measuring.timing import Call, phases_s
-from mmkd_report.documents.bench_others import Level
+from mmkd_report.schema.bench_others import Level
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -16,7 +16,7 @@ import numpy as np
 from mmkd_bench.load.offering import MAX_STREAMS, offer_load
 from mmkd_bench.measuring.jobs import Demand
 from mmkd_bench.measuring.timing import Call, closed_loop
-from mmkd_report.documents.bench_others import Level
+from mmkd_report.schema.bench_others import Level
 
 PROBE_S = 1.0
 """Length of a short load, unless too few windows come due in it."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from mmkd_bench.load.offering import MAX_STREAMS, Offered
 from mmkd_bench.measuring.percentiles import summarise
-from mmkd_report.documents.bench_others import Level
+from mmkd_report.schema.bench_others import Level
 
 LAUNCHES = 5
 """Launches that judge one load, unless most of them agree before."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mmkd_bench.machine.facts import read_number
 from mmkd_edge.machine import ROOT
-from mmkd_report.documents.bench import Clocks
+from mmkd_report.schema.bench import Clocks
 
 PROGRAM = "jetson_clocks"
 TIMEOUT_S = 10.0

@@ -15,7 +15,7 @@ import numpy as np
 
 from mmkd_bench.machine.power import PowerSensor
 from mmkd_edge.errors import UnavailableError
-from mmkd_report.documents.bench import Energy
+from mmkd_report.schema.bench import Energy
 
 INTERVAL_S = 0.1
 IDLE_S = 3.0

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mmkd_edge.backends.base import BACKENDS
 from mmkd_edge.machine import ROOT, board_name, cpu_name, read_text, usable_cores
-from mmkd_report.documents.bench import Clocks, MachineFacts, Temperature
+from mmkd_report.schema.bench import Clocks, MachineFacts, Temperature
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",

@@ -14,7 +14,7 @@ from typing import Any
 
 from mmkd_bench.machine.facts import highest_mhz, read_number, read_temperatures
 from mmkd_edge.machine import ROOT, read_text
-from mmkd_report.documents.bench import Interference, MachineFacts
+from mmkd_report.schema.bench import Interference, MachineFacts
 
 OTHERS_SHARE = 0.05
 STEAL_SHARE = 0.01

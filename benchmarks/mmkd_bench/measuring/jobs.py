@@ -1,6 +1,6 @@
 """What a measuring process is asked to do, and what it hands back: the words between `process` and `dispatch`.
 
-Jobs and outcomes travel as JSON between two processes of one release; documents are in `mmkd_report.documents`.
+Jobs and outcomes travel as JSON between two processes of one release; documents are in `mmkd_report.schema`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from mmkd_bench.measuring.opening import Choice, Opened
 from mmkd_edge.predict.profile import MeasuredWay, UnmeasuredWay
 from mmkd_edge.predict.setup import Setup
 from mmkd_edge.spec import ModalitySpec
-from mmkd_report.documents.bench import Interference, ProcessStart, Settings, Subject
-from mmkd_report.documents.bench_others import Level, RivalEngine
+from mmkd_report.schema.bench import Interference, ProcessStart, Settings, Subject
+from mmkd_report.schema.bench_others import Level, RivalEngine
 
 OUTCOME_FILE = "outcome.json"
 SAMPLES_FILE = "samples.npz"

@@ -24,7 +24,7 @@ from mmkd_bench.measuring.percentiles import sample_floor, summarise
 from mmkd_bench.measuring.timing import PacedSamples, clock_cost_ns, time_windows, warm_up
 from mmkd_bench.measuring.workloads import Workload, batch_workload, stream_workload, window_workload
 from mmkd_edge.predictor import EdgePredictor
-from mmkd_report.documents.bench import Pace, ProcessStart, Settings
+from mmkd_report.schema.bench import Pace, ProcessStart, Settings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -19,7 +19,7 @@ from mmkd_edge.predict.profile import find_profile
 from mmkd_edge.predict.sensors import SensorChecks
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import ModalitySpec
-from mmkd_report.documents.bench import Subject
+from mmkd_report.schema.bench import Subject
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

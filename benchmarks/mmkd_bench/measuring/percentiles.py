@@ -16,7 +16,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_report.documents.bench import LatencySummary, Percentile
+from mmkd_report.schema.bench import LatencySummary, Percentile
 
 CONFIDENCE = 0.99
 """One-sided confidence of floors and bounds; the value of the MLPerf rules."""

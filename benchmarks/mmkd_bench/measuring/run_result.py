@@ -12,7 +12,7 @@ from mmkd_bench.measuring.clients import intervals_ns
 from mmkd_bench.measuring.launch import pace
 from mmkd_bench.measuring.percentiles import summarise
 from mmkd_bench.measuring.timing import CallTimes, PacedSamples, is_steady
-from mmkd_report.documents.bench import LatencyHistogram, MachineFacts, Pace, ProcessStart, Result, Stability, Stage
+from mmkd_report.schema.bench import LatencyHistogram, MachineFacts, Pace, ProcessStart, Result, Stability, Stage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_report.documents.bench import TimeWindow, WarmUp
+from mmkd_report.schema.bench import TimeWindow, WarmUp
 
 STABLE_WITHIN = 0.10
 """Three windows are stable when each lies this close to their mean (perf_analyzer's stability criterion)."""

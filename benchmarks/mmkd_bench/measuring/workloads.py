@@ -25,7 +25,7 @@ from mmkd_edge.predict.preprocess import check_window, prepare, prepare_batch
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_edge.stream.stream import Stream
-from mmkd_report.documents.bench import AT_ONCE, GATHER, STAGES, Stage
+from mmkd_report.schema.bench import AT_ONCE, GATHER, STAGES, Stage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mmkd_bench.show.render import Column, Sentence, Sheet, Table
 from mmkd_bench.show.text import duration_text
-from mmkd_report.documents.bench_others import FramesReport, RepeatSpread
+from mmkd_report.schema.bench_others import FramesReport, RepeatSpread
 
 
 def frames_sheet(report: FramesReport) -> Sheet:

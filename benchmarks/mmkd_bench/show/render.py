@@ -14,7 +14,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from mmkd_edge.command.tables import WholeWords
+from mmkd_edge.cli.tables import WholeWords
 from mmkd_edge.csv_text import csv_text
 
 

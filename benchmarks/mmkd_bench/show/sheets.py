@@ -26,8 +26,8 @@ from mmkd_bench.show.text import (
     value_text,
 )
 from mmkd_edge.predict.profile import ExecutionProfile, MeasuredWay, best_trial
-from mmkd_report.documents.bench import BenchReport, Comparison, LatencySummary, ProcessStart, QuantityChange, Result
-from mmkd_report.documents.bench_others import (
+from mmkd_report.schema.bench import BenchReport, Comparison, LatencySummary, ProcessStart, QuantityChange, Result
+from mmkd_report.schema.bench_others import (
     CapacityReport,
     Level,
     Measurement,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from mmkd_report.documents.bench import (
+from mmkd_report.schema.bench import (
     BenchReport,
     Clocks,
     LatencySummary,
@@ -14,7 +14,7 @@ from mmkd_report.documents.bench import (
 )
 
 if TYPE_CHECKING:
-    from mmkd_report.documents.bench_others import CapacityReport, PlanReport, RepeatSpread, TeacherReport
+    from mmkd_report.schema.bench_others import CapacityReport, PlanReport, RepeatSpread, TeacherReport
 
 
 def duration_text(microseconds: float) -> str:

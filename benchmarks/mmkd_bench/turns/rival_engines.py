@@ -32,7 +32,7 @@ from mmkd_edge.errors import MmkdError
 from mmkd_edge.predict.preprocess import check_window, prepare
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import TaskSpec
-from mmkd_report.documents.bench_others import RivalEngine
+from mmkd_report.schema.bench_others import RivalEngine
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -19,11 +19,11 @@ from mmkd_bench.turns.rounds import take_turns, turning
 from mmkd_edge.bundle.bundle import Bundle, Golden
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import GateError, MmkdError
+from mmkd_edge.install.keys import check_signed
 from mmkd_edge.predict.engine import Engine, answers_of, open_engine
 from mmkd_edge.predict.preprocess import prepare
 from mmkd_edge.predict.profile import MeasuredWay, UnmeasuredWay, best_trial
 from mmkd_edge.predict.selftest import run_selftest
-from mmkd_edge.trust.keys import check_signed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

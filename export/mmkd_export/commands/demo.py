@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmkd_edge.command.interrupts import loading
+from mmkd_edge.cli.interrupts import loading
 
 with loading("mmkd-demo"):
     import sys
@@ -16,10 +16,10 @@ with loading("mmkd-demo"):
     import msgspec
 
     from mmkd_edge.bundle.files import write_file
-    from mmkd_edge.command.options import Command, Option, run_line
-    from mmkd_edge.command.outputs import held
-    from mmkd_edge.command.run import run_command, shell_line
-    from mmkd_edge.command.show import json_text, plain_table, say, saying_how_to_go_on, show_table
+    from mmkd_edge.cli.options import Command, Option, run_line
+    from mmkd_edge.cli.outputs import held
+    from mmkd_edge.cli.run import run_command, shell_line
+    from mmkd_edge.cli.show import json_text, plain_table, say, saying_how_to_go_on, show_table
     from mmkd_edge.errors import UsageError
     from mmkd_edge.machine import usable_cores
     from mmkd_models.data.checking.related import refuse_shared_samples
@@ -36,7 +36,7 @@ with loading("mmkd-demo"):
     )
     from mmkd_models.metrics.scores import default_metric
     from mmkd_models.networks.config import Preset, choice, preset_named
-    from mmkd_report.documents.figures import Measure
+    from mmkd_report.schema.figures import Measure
 
 if TYPE_CHECKING:
     import typer
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from mmkd_export.demo.chain import Instruments, MeasuredDemo, PairTimes
     from mmkd_models.compare.comparison import Part
     from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult
-    from mmkd_models.evaluate.rivals import RivalName
+    from mmkd_models.evaluation.rivals import RivalName
     from mmkd_models.ray_tasks import Executor
-    from mmkd_report.documents.demo import DemoBenchmark, DemoDocument, Gain, Scored, TriedSize
+    from mmkd_report.schema.demo import DemoBenchmark, DemoDocument, Gain, Scored, TriedSize
 
 _NEEDS = (
     *("torch", "lightning_fabric", "sklearn", "onnx", "onnxscript", "onnxruntime", "psutil", "jinja2", "typer", "rich"),
@@ -250,7 +250,7 @@ def _instruments(duration_s: float) -> Instruments:
 def _pair(first: Path, second: Path, *, duration_s: float) -> PairTimes:
     from mmkd_bench.pair import measure_pair
     from mmkd_export.demo.chain import PairTimes
-    from mmkd_report.documents.demo import LatencyPercentiles, RatioRange
+    from mmkd_report.schema.demo import LatencyPercentiles, RatioRange
 
     pair = measure_pair(first, second, launches=_LAUNCHES, duration_s=duration_s)
     teacher, student = (
@@ -268,7 +268,7 @@ def _bundle(bundle: Path, reference: Path | None, *, duration_s: float) -> tuple
     from mmkd_bench.demo import demo_benchmark
     from mmkd_bench.measuring.opening import Choice
     from mmkd_bench.run import measure_bundle
-    from mmkd_report.documents.bench import Settings
+    from mmkd_report.schema.bench import Settings
 
     choice = Choice(bundle=str(bundle), reference=None if reference is None else str(reference))
     report = measure_bundle(choice, Settings(launches=_LAUNCHES, duration_s=duration_s)).report
@@ -305,7 +305,7 @@ def comparison_config(
 ) -> ComparisonConfig:
     """Gives everything that decides the comparison of these options."""
     from mmkd_models.compare.fold_result import ComparisonConfig
-    from mmkd_models.distil.methods import default_recipe, taught_by
+    from mmkd_models.distillation.methods import default_recipe, taught_by
     from mmkd_models.training.committee import default_members, members_named
 
     size = preset_named(options.student, option="--student")
@@ -337,7 +337,7 @@ def comparison_config(
 
 
 def _further_rivals(names: list[str] | None) -> tuple[RivalName, ...]:
-    from mmkd_models.evaluate.rivals import QUICK_RIVALS, RIVALS
+    from mmkd_models.evaluation.rivals import QUICK_RIVALS, RIVALS
 
     asked = (choice(name, RIVALS, option="--rival") for name in dict.fromkeys(names or ()))
     return tuple(name for name in asked if name not in QUICK_RIVALS)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn
 
-from mmkd_edge.command.help import CommandParser
-from mmkd_edge.command.interrupts import loading
+from mmkd_edge.cli.help import CommandParser
+from mmkd_edge.cli.interrupts import loading
 from mmkd_edge.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _ABOUT = "Show what this machine can run, what is missing, and the command that 
 def main() -> NoReturn:
     """Runs `mmkd-doctor`; exits with 3 where no bundle can be run."""
     with loading("mmkd-doctor"):
-        from mmkd_edge.command.run import run_command
+        from mmkd_edge.cli.run import run_command
     run_command("mmkd-doctor", _run)
 
 

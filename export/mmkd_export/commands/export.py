@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmkd_edge.command.interrupts import loading
+from mmkd_edge.cli.interrupts import loading
 
 with loading("mmkd-export"):
     import math
@@ -15,16 +15,12 @@ with loading("mmkd-export"):
     import msgspec
 
     from mmkd_edge.bundle.manifest import MAX_RELEASE
-    from mmkd_edge.command.options import Argument, Command, Option, run_line
-    from mmkd_edge.command.run import check_page, run_command, shell_line
-    from mmkd_edge.command.show import json_text, plain_table, say, show_table
+    from mmkd_edge.cli.options import Argument, Command, Option, run_line
+    from mmkd_edge.cli.run import check_page, run_command, shell_line
+    from mmkd_edge.cli.show import json_text, plain_table, say, show_table
     from mmkd_edge.errors import UsageError
     from mmkd_edge.printable import printable
     from mmkd_export.graph.calibration import CalibrationMethod
-    from mmkd_export.judge.batch import batch_from_dim
-    from mmkd_export.judge.gate import LEAST_JUDGING, gate_summary
-    from mmkd_export.judge.golden_choice import SAID
-    from mmkd_export.judge.plausible import range_choice
     from mmkd_export.plan import ExportPlan, GoldenChoice, PrecisionChoice, Seal, export_plan
     from mmkd_export.platforms import PLATFORMS, PlatformName
     from mmkd_export.preflight import check_plan
@@ -39,8 +35,12 @@ with loading("mmkd-export"):
     )
     from mmkd_export.targets.litert import tflite_gain, with_tflite
     from mmkd_export.targets.table import TARGETS, check_target, keeps_bundle, platform_of, targets_of, targets_on
-    from mmkd_models.evaluate.confidence_text import SAME_GROUPS, coverage_table, reliability_text
-    from mmkd_report.documents.export import (
+    from mmkd_export.verify.batch import batch_from_dim
+    from mmkd_export.verify.gate import LEAST_JUDGING, gate_summary
+    from mmkd_export.verify.golden_choice import SAID
+    from mmkd_export.verify.plausible import range_choice
+    from mmkd_models.evaluation.confidence_text import SAME_GROUPS, coverage_table, reliability_text
+    from mmkd_report.schema.export import (
         ArtifactReport,
         ExportDocument,
         ExportPreview,

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from mmkd_edge.command.help import CommandParser
-from mmkd_edge.command.interrupts import loading
+from mmkd_edge.cli.help import CommandParser
+from mmkd_edge.cli.interrupts import loading
 
 if TYPE_CHECKING:
     from mmkd_edge.backends.base import BackendName
@@ -19,7 +19,7 @@ _ABOUT = "Show what is inside a bundle, a checkpoint or an engine, verified; or 
 def main() -> NoReturn:
     """Runs `mmkd-inspect`."""
     with loading("mmkd-inspect"):
-        from mmkd_edge.command.run import run_command
+        from mmkd_edge.cli.run import run_command
     run_command("mmkd-inspect", _run)
 
 
@@ -81,7 +81,7 @@ def _show_differences(one: Path, other: Path, *, as_json: bool) -> None:
 
 
 def _show_bill(path: Path) -> None:
-    from mmkd_edge.command.show import json_text
+    from mmkd_edge.cli.show import json_text
     from mmkd_export.inspect.bill import bill_of
 
     print(json_text(bill_of(path)))
@@ -90,7 +90,7 @@ def _show_bill(path: Path) -> None:
 def _signature_facts(path: Path, keys: Path) -> dict[str, str]:
     """Which key has signed it; raises SignatureError where none that counts has."""
     from mmkd_edge.bundle.bundle import Bundle
-    from mmkd_edge.trust.keys import check_signed
+    from mmkd_edge.install.keys import check_signed
 
     with Bundle.open(path) as bundle:
         return {"signature": f"by key {check_signed(bundle, keys)}, which is in {keys}"}
@@ -131,7 +131,7 @@ def _backends_for(artifact: Artifact) -> tuple[BackendName, ...]:
 
 
 def _next_line(path: Path, facts: dict[str, str]) -> str:
-    from mmkd_edge.command.run import shell_line
+    from mmkd_edge.cli.run import shell_line
 
     kind = facts["kind"]
     if kind.startswith("bundle"):

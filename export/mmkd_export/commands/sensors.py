@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import msgspec
 
 from mmkd_edge.bundle.files import write_file
-from mmkd_edge.command.options import Argument, Command, Option, run_line
-from mmkd_edge.command.outputs import held
-from mmkd_edge.command.run import require_modules, shell_line
-from mmkd_edge.command.show import json_text, plain_table, say, show_table
+from mmkd_edge.cli.options import Argument, Command, Option, run_line
+from mmkd_edge.cli.outputs import held
+from mmkd_edge.cli.run import require_modules, shell_line
+from mmkd_edge.cli.show import json_text, plain_table, say, show_table
 from mmkd_edge.errors import UsageError
 from mmkd_edge.machine import this_machine, usable_cores
 from mmkd_export.commands.demo import MOST_WORKERS, ComparisonOptions, asked_comparison, made_folds
@@ -25,9 +25,9 @@ from mmkd_models.ray_tasks import Executor
 if TYPE_CHECKING:
     import typer
 
-    from mmkd_report.documents.demo import DemoDocument
-    from mmkd_report.documents.judging import JudgingDocument, SensorsDocument
-    from mmkd_report.documents.study import PairLatency
+    from mmkd_report.schema.demo import DemoDocument
+    from mmkd_report.schema.judging import JudgingDocument, SensorsDocument
+    from mmkd_report.schema.study import PairLatency
 
 SENSORS_FILE, PAGE_FILE = "sensors.json", "sensors.html"
 _PAGES = "pages"
@@ -152,7 +152,7 @@ def _document(
     pairs: bool,
 ) -> SensorsDocument:
     from mmkd_models.compare.sensors import pair_rows, sensor_rows
-    from mmkd_report.documents.judging import SensorsDocument
+    from mmkd_report.schema.judging import SensorsDocument
     from mmkd_report.words import labelled_title
 
     first = next(iter(judged.values()))

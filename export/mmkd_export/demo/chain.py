@@ -19,9 +19,9 @@ from mmkd_edge.bundle.reference import write_reference
 from mmkd_edge.errors import GateError, UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_export.graph.onnx_from_student import onnx_from_teacher
-from mmkd_export.judge.parity import MOST_FP32_TOLERANCE
 from mmkd_export.plan import export_plan
 from mmkd_export.run import export
+from mmkd_export.verify.parity import MOST_FP32_TOLERANCE
 from mmkd_models.compare.attention_view import attention_view
 from mmkd_models.compare.comparison import teacher_path
 from mmkd_models.compare.fold_result import FoldResult
@@ -29,11 +29,11 @@ from mmkd_models.compare.one_fold import fold_data
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.for_devices.reference import measure_reference
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluate.outcome import TestedNetwork
+from mmkd_models.evaluation.outcome import TestedNetwork
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, read_teacher
 from mmkd_models.training.predict import logits_of
-from mmkd_report.documents.demo import AttentionMaps, DemoBenchmark, DemoDocument, LatencyPercentiles, RatioRange
+from mmkd_report.schema.demo import AttentionMaps, DemoBenchmark, DemoDocument, LatencyPercentiles, RatioRange
 
 Say = Callable[[str], None]
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from mmkd_export.demo.time_left import PartTime, seconds_left
 from mmkd_models.compare.comparison import Part
 from mmkd_models.compare.one_fold import ComparisonProgress
-from mmkd_models.distil.answers import BLOCKS
+from mmkd_models.distillation.answers import BLOCKS
 from mmkd_models.study.progress import duration_in_words
 from mmkd_models.training.choosing.race import mixings
 from mmkd_models.training.progress import terms_in_words

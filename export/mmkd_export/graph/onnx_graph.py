@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from mmkd_edge.bundle.manifest import ArtifactFormat, describe_tensors
 from mmkd_edge.errors import GateError, first_line
+from mmkd_edge.install.graphs import check_graph
 from mmkd_edge.spec import TensorSpec
-from mmkd_edge.trust.graphs import check_graph
 
 if TYPE_CHECKING:
     import onnx

@@ -13,7 +13,7 @@ from pathlib import Path
 from mmkd_edge.backends.base import BACKENDS
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import FileEntry, member_files, release_of
-from mmkd_report.documents.bill import (
+from mmkd_report.schema.bill import (
     BillOfMaterials,
     Component,
     ComponentType,

@@ -25,9 +25,9 @@ from mmkd_edge.backends.ort import import_onnxruntime
 from mmkd_edge.backends.trt.cuda import device_facts, load_runtime
 from mmkd_edge.backends.trt.needs import installed_library, load_library
 from mmkd_edge.errors import UnavailableError, first_line
-from mmkd_export.judge.latency import processor_name
 from mmkd_export.preflight import FOR_CHECKPOINT
 from mmkd_export.targets.table import TARGETS
+from mmkd_export.verify.latency import processor_name
 
 CheckStatus = Literal["ok", "missing", "problem"]
 

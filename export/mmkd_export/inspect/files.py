@@ -24,12 +24,12 @@ from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import ArtifactError, BundleError, CheckpointError, UsageError
 from mmkd_edge.predict.novelty import magnitude_text, novelty_text
 from mmkd_edge.spec import ModalitySpec, TaskSpec, labels_text
-from mmkd_export.judge.gate import gate_summary
 from mmkd_export.plan import is_bundle
 from mmkd_export.report import read_report
 from mmkd_export.targets.sidecar import device_of, read_sidecar
+from mmkd_export.verify.gate import gate_summary
 from mmkd_models.content_hash import CONTENT_KEY, TensorContent, check_content, content_digest
-from mmkd_report.documents.export import ExportReport
+from mmkd_report.schema.export import ExportReport
 
 Facts = dict[str, str]
 """Dotted name to value, in the order in which people read."""

@@ -14,10 +14,10 @@ from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.predict.novelty import magnitude_text, novelty_text
 from mmkd_edge.printable import printable
 from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
-from mmkd_export.judge.gate import LEAST_JUDGING
-from mmkd_export.judge.golden_choice import SAID
-from mmkd_models.evaluate.confidence_text import HEADINGS, SAME_GROUPS, coverage_cells, reliability_text
-from mmkd_report.documents.export import ArtifactReport, ExportReport
+from mmkd_export.verify.gate import LEAST_JUDGING
+from mmkd_export.verify.golden_choice import SAID
+from mmkd_models.evaluation.confidence_text import HEADINGS, SAME_GROUPS, coverage_cells, reliability_text
+from mmkd_report.schema.export import ArtifactReport, ExportReport
 
 
 def model_card(report: ExportReport, entry: ModelEntry, *, licence: str) -> str:

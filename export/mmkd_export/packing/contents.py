@@ -25,16 +25,16 @@ from mmkd_edge.drift.features import InputStatistics
 from mmkd_edge.drift.running import measure_statistics
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import TaskSpec
-from mmkd_export.judge.artifacts import ProvenArtifact
-from mmkd_export.judge.gate import caution
-from mmkd_export.judge.golden_choice import most_golden, of_each_kind, steady
-from mmkd_export.judge.proof_set import ProofSet
 from mmkd_export.packing.card import model_card
 from mmkd_export.plan import GoldenChoice
 from mmkd_export.student import ProvenStudent
+from mmkd_export.verify.artifacts import ProvenArtifact
+from mmkd_export.verify.gate import caution
+from mmkd_export.verify.golden_choice import most_golden, of_each_kind, steady
+from mmkd_export.verify.proof_set import ProofSet
 from mmkd_models.data.labels import is_labelled
 from mmkd_models.metrics.measures import measures_of
-from mmkd_report.documents.export import ExportReport, LeftOutArtifact, Measures, WindowFacts, encode_document
+from mmkd_report.schema.export import ExportReport, LeftOutArtifact, Measures, WindowFacts, encode_document
 
 _SYNTHETIC = (
     "synthetic windows show that the graph computes what the network computes, and nothing of what it does on "

@@ -19,7 +19,7 @@ from mmkd_export.packing.contents import file_entry
 from mmkd_export.packing.seal import write_sealed
 from mmkd_export.plan import Seal
 from mmkd_export.report import read_report
-from mmkd_report.documents.export import ExportReport, encode_document
+from mmkd_report.schema.export import ExportReport, encode_document
 
 
 def join_bundles(paths: Sequence[Path], output: Path, *, seal: Seal = Seal()) -> None:  # noqa: B008 - it is frozen

@@ -14,7 +14,7 @@ from mmkd_edge.bundle.bundle import write_bundle
 from mmkd_edge.bundle.digest import new_sha256
 from mmkd_edge.bundle.manifest import Manifest
 from mmkd_edge.bundle.manifest_json import encode_manifest
-from mmkd_edge.trust.keys import sign
+from mmkd_edge.install.keys import sign
 from mmkd_export.plan import Seal
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from mmkd_export.graph.calibration import BINS, Magnitudes
 from mmkd_export.graph.layers import Layer
-from mmkd_report.documents.export import ActivationHistogram
+from mmkd_report.schema.export import ActivationHistogram
 
 REPORTED_BINS = 64
 

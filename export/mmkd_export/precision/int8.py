@@ -14,11 +14,11 @@ import numpy as np
 
 from mmkd_export.graph.calibration import CalibrationMethod, Feeds, Magnitudes, clipping_range, tensor_magnitudes
 from mmkd_export.graph.layers import Layer, learnt_layers, learnt_ranges, select_layers
-from mmkd_export.judge.parity import NetworkAnswers
 from mmkd_export.precision.activations import activation_histograms
 from mmkd_export.precision.qdq import quantised_graph
 from mmkd_export.precision.smooth import smoothed_graph
-from mmkd_report.documents.export import ActivationHistogram, Attempt, GateResult, LayerSensitivity, RangeSource
+from mmkd_export.verify.parity import NetworkAnswers
+from mmkd_report.schema.export import ActivationHistogram, Attempt, GateResult, LayerSensitivity, RangeSource
 
 if TYPE_CHECKING:
     import onnx

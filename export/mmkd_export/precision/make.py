@@ -12,19 +12,19 @@ import msgspec
 
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.bundle.manifest import Precision, graph_inputs, graph_outputs
-from mmkd_edge.command.run import shell_line
+from mmkd_edge.cli.run import shell_line
 from mmkd_edge.errors import GateError, UsageError
 from mmkd_export.graph.layers import learnt_layers
 from mmkd_export.graph.onnx_graph import any_batch, check_exported, graph_bytes
-from mmkd_export.judge.artifacts import ProvenArtifact, RejectedError, measure_lower_precision, require_passed
-from mmkd_export.judge.gate import NOTHING_WRITTEN, GateRule, gate_result, gate_summary, require_windows
-from mmkd_export.judge.parity import NetworkAnswers, answers_from_backend
-from mmkd_export.judge.proof_set import check_calibration, feeds_of
 from mmkd_export.plan import ExportPlan
 from mmkd_export.precision.fp16 import FP16_LIMIT, half_graph
 from mmkd_export.precision.int8 import Int8Graph, Int8Options, int8_graph
 from mmkd_export.student import ProvenStudent
-from mmkd_report.documents.export import ArtifactReport, GateResult
+from mmkd_export.verify.artifacts import ProvenArtifact, RejectedError, measure_lower_precision, require_passed
+from mmkd_export.verify.gate import NOTHING_WRITTEN, GateRule, gate_result, gate_summary, require_windows
+from mmkd_export.verify.parity import NetworkAnswers, answers_from_backend
+from mmkd_export.verify.proof_set import check_calibration, feeds_of
+from mmkd_report.schema.export import ArtifactReport, GateResult
 
 if TYPE_CHECKING:
     import onnx

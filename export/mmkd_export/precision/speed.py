@@ -12,10 +12,10 @@ import msgspec
 
 from mmkd_edge.backends.base import Backend, check_backend, is_installed, open_backend
 from mmkd_edge.bundle.manifest import Precision
-from mmkd_export.judge.artifacts import ProvenArtifact
-from mmkd_export.judge.latency import paired_latency_us
-from mmkd_export.judge.proof_set import ProofSet, feeds_of
-from mmkd_report.documents.export import LeftOutArtifact
+from mmkd_export.verify.artifacts import ProvenArtifact
+from mmkd_export.verify.latency import paired_latency_us
+from mmkd_export.verify.proof_set import ProofSet, feeds_of
+from mmkd_report.schema.export import LeftOutArtifact
 
 LEAST_SPEEDUP = 1.1
 """What an artifact must gain in speed for `auto` to keep it on a CPU: below, it costs size and accuracy for nothing."""

@@ -22,14 +22,14 @@ import msgspec
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.bundle.manifest import graph_inputs, graph_outputs, step_inputs, step_outputs
 from mmkd_edge.errors import GateError, MmkdError, UnavailableError
-from mmkd_edge.trust.tflite_graphs import check_tflite
-from mmkd_export.judge.artifacts import ProvenArtifact, measure_lower_precision, prove_fp32, require_passed
-from mmkd_export.judge.gate import GateRule, require_windows
-from mmkd_export.judge.step_graph import prove_step
+from mmkd_edge.install.tflite_graphs import check_tflite
 from mmkd_export.plan import ExportPlan
 from mmkd_export.platforms import PlatformName
 from mmkd_export.precision.int8_tflite import int8_tflite
 from mmkd_export.student import ProvenStudent
+from mmkd_export.verify.artifacts import ProvenArtifact, measure_lower_precision, prove_fp32, require_passed
+from mmkd_export.verify.gate import GateRule, require_windows
+from mmkd_export.verify.step_graph import prove_step
 
 if TYPE_CHECKING:
     from torch import nn

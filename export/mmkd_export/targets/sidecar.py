@@ -1,6 +1,6 @@
 """The sidecar of a TensorRT engine, `<engine>.json`: its key, which says when another engine is needed.
 
-The schema is `mmkd_report.documents.export`. Builds nothing and needs no TensorRT.
+The schema is `mmkd_report.schema.export`. Builds nothing and needs no TensorRT.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import msgspec
 
 from mmkd_edge.backends.trt.key import DeviceFacts, EngineFacts
 from mmkd_edge.errors import ArtifactError
-from mmkd_report.documents.export import EngineSidecar, decode_sidecar
 from mmkd_report.errors import DocumentError
+from mmkd_report.schema.export import EngineSidecar, decode_sidecar
 
 
 def engine_key(sidecar: EngineSidecar) -> str:

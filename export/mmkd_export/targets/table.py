@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 from mmkd_edge.backends.base import BackendName
 from mmkd_edge.errors import MmkdError, UnavailableError, UsageError
-from mmkd_export.judge.artifacts import ProvenArtifact
-from mmkd_export.judge.gate import GateRule
 from mmkd_export.plan import ExportPlan, Seal
 from mmkd_export.platforms import PLATFORMS, Platform, PlatformName, platform_named
 from mmkd_export.student import ProvenStudent
 from mmkd_export.targets import litert, trt, trt_process
-from mmkd_report.documents.export import ArtifactFormat, BuiltEngine
+from mmkd_export.verify.artifacts import ProvenArtifact
+from mmkd_export.verify.gate import GateRule
+from mmkd_report.schema.export import ArtifactFormat, BuiltEngine
 
 if TYPE_CHECKING:
     from mmkd_models.training.checkpoint import StudentCheckpoint

@@ -24,13 +24,13 @@ from mmkd_edge.backends.trt.needs import load_library
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.bundle.manifest import Artifact, Precision
-from mmkd_edge.command.run import shell_line
+from mmkd_edge.cli.run import shell_line
 from mmkd_edge.errors import BackendError, UnavailableError
 from mmkd_edge.opening.admission import check_graphs
 from mmkd_export.plan import only_student
 from mmkd_export.platforms import Platform, PlatformName
 from mmkd_export.targets.sidecar import engine_key
-from mmkd_report.documents.export import BuiltEngine, EngineSidecar, encode_document
+from mmkd_report.schema.export import BuiltEngine, EngineSidecar, encode_document
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from mmkd_edge.errors import BackendError, MmkdError, UnavailableError, error_na
 from mmkd_export.plan import ExportPlan
 from mmkd_export.platforms import Platform, PlatformName, platform_named
 from mmkd_export.targets.trt import build_engines
-from mmkd_report.documents.export import BuiltEngine
+from mmkd_report.schema.export import BuiltEngine
 
 LIMITS = ProcessLimits(step_s=600.0, memory_bytes=8 << 30, file_bytes=1 << 30)
 """Of all engines of one call: a student takes a minute or two on a small board, ahead of time less than a second."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmkd_edge.command.interrupts import loading
+from mmkd_edge.cli.interrupts import loading
 
 with loading("mmkd-adapt"):
     from collections.abc import Sequence
@@ -12,9 +12,9 @@ with loading("mmkd-adapt"):
 
     import msgspec
 
-    from mmkd_edge.command.options import Argument, Command, Option, run_line
-    from mmkd_edge.command.run import check_page, run_command, shell_line
-    from mmkd_edge.command.show import json_text, plain_table, say, show_table
+    from mmkd_edge.cli.options import Argument, Command, Option, run_line
+    from mmkd_edge.cli.run import check_page, run_command, shell_line
+    from mmkd_edge.cli.show import json_text, plain_table, say, show_table
     from mmkd_edge.errors import GateError, UsageError
     from mmkd_models.commands.options import NEEDS, Data, Json, Output, run_dir_of
     from mmkd_models.commands.outputs import drop_states, hold_output, training_shown
@@ -22,10 +22,10 @@ with loading("mmkd-adapt"):
 if TYPE_CHECKING:
     import typer
 
-    from mmkd_models.adapt.run import Adaptation, AdaptationRequest
+    from mmkd_models.adaptation.run import Adaptation, AdaptationRequest
     from mmkd_models.data.dataset import Dataset
     from mmkd_models.training.teacher_set import TaughtBy
-    from mmkd_report.documents.adaptation import AdaptationDocument
+    from mmkd_report.schema.adaptation import AdaptationDocument
 
 _ABOUT = "Adapt a student to a new machine, person or campaign, and write it only where it is better there."
 
@@ -96,7 +96,7 @@ def adapt(
     The training split of DATA teaches, its validation split judges; neither needs labels. Where no way of adapting is
     better, or one forgets too much, nothing is written and the exit code is 4.
     """
-    from mmkd_models.adapt.run import run_adaptation, task_of
+    from mmkd_models.adaptation.run import run_adaptation, task_of
 
     if page is not None:
         check_page(page, extra="train")
@@ -114,10 +114,10 @@ def adapt(
 def _asked(
     student: Path, data: Path, knowledge: KnowledgeOptions, gate: GateOptions, learning: LearningOptions
 ) -> AdaptationRequest:
-    from mmkd_models.adapt.classes import new_classes, with_classes
-    from mmkd_models.adapt.domains import new_domain, old_domain
-    from mmkd_models.adapt.run import AdaptationRequest
-    from mmkd_models.adapt.ways import ADAPT_TRAIN
+    from mmkd_models.adaptation.classes import new_classes, with_classes
+    from mmkd_models.adaptation.domains import new_domain, old_domain
+    from mmkd_models.adaptation.run import AdaptationRequest
+    from mmkd_models.adaptation.ways import ADAPT_TRAIN
     from mmkd_models.data.dataset import open_dataset
     from mmkd_models.training.checkpoint import file_sha256, read_student
 

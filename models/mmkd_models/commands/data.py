@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmkd_edge.command.interrupts import loading
+from mmkd_edge.cli.interrupts import loading
 
 with loading("mmkd-data"):
     from collections.abc import Sequence
@@ -11,10 +11,10 @@ with loading("mmkd-data"):
 
     from mmkd_edge.bundle.files import write_file
     from mmkd_edge.bundle.reference import write_reference
-    from mmkd_edge.command.options import Argument, Command, Option, run_line
-    from mmkd_edge.command.outputs import check_file, held
-    from mmkd_edge.command.run import run_command, shell_line
-    from mmkd_edge.command.show import json_text, plain_table, say, show_table
+    from mmkd_edge.cli.options import Argument, Command, Option, run_line
+    from mmkd_edge.cli.outputs import check_file, held
+    from mmkd_edge.cli.run import run_command, shell_line
+    from mmkd_edge.cli.show import json_text, plain_table, say, show_table
     from mmkd_edge.errors import DatasetError, UsageError
     from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
     from mmkd_models.commands.reporting import after_looking

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmkd_edge.command.interrupts import loading
+from mmkd_edge.cli.interrupts import loading
 
 with loading("mmkd-distill"):
     import importlib.util
@@ -11,9 +11,9 @@ with loading("mmkd-distill"):
     from pathlib import Path
     from typing import TYPE_CHECKING, Annotated, NoReturn
 
-    from mmkd_edge.command.options import Argument, Command, Option, run_line
-    from mmkd_edge.command.run import run_command
-    from mmkd_edge.command.show import json_text
+    from mmkd_edge.cli.options import Argument, Command, Option, run_line
+    from mmkd_edge.cli.run import run_command
+    from mmkd_edge.cli.show import json_text
     from mmkd_edge.errors import UnavailableError, UsageError
     from mmkd_models.commands.options import (
         NEEDS,
@@ -35,7 +35,7 @@ with loading("mmkd-distill"):
 if TYPE_CHECKING:
     import typer
 
-    from mmkd_models.distil.recipe import Recipe
+    from mmkd_models.distillation.recipe import Recipe
     from mmkd_models.networks.config import StudentConfig
     from mmkd_models.training.checkpoint import StudentCheckpoint
     from mmkd_models.training.inputs import TrainingData, TrainingRun
@@ -60,13 +60,13 @@ def run_distill(arguments: Sequence[str]) -> None:
 
 
 def _recipe_json() -> str:
-    from mmkd_models.distil.methods import taught_by
+    from mmkd_models.distillation.methods import taught_by
 
     return json_text(taught_by(METHOD))
 
 
 def _terms() -> str:
-    from mmkd_models.distil.recipe_text import terms_text
+    from mmkd_models.distillation.recipe_text import terms_text
 
     return terms_text()
 
@@ -304,8 +304,8 @@ def _check_kind(student: StudentOptions, taught: RecipeOptions) -> None:
 
 
 def _recipe(options: RecipeOptions, training: TrainingData) -> Recipe:
-    from mmkd_models.distil.methods import default_recipe
-    from mmkd_models.distil.recipe_text import chosen_recipe
+    from mmkd_models.distillation.methods import default_recipe
+    from mmkd_models.distillation.recipe_text import chosen_recipe
 
     return chosen_recipe(
         default_recipe(training.train.spec.task),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmkd_edge.command.interrupts import loading
+from mmkd_edge.cli.interrupts import loading
 
 with loading("mmkd-evaluate"):
     from collections.abc import Mapping, Sequence
@@ -15,9 +15,9 @@ with loading("mmkd-evaluate"):
     import numpy as np
 
     from mmkd_edge.bundle.bundle import Bundle
-    from mmkd_edge.command.options import Argument, Command, Option, run_line
-    from mmkd_edge.command.run import check_page, require_modules, run_command, shell_line
-    from mmkd_edge.command.show import json_text, say
+    from mmkd_edge.cli.options import Argument, Command, Option, run_line
+    from mmkd_edge.cli.run import check_page, require_modules, run_command, shell_line
+    from mmkd_edge.cli.show import json_text, say
     from mmkd_edge.errors import UsageError
     from mmkd_models.commands.evaluation import show_bundle, show_evaluation, show_kind
     from mmkd_models.commands.options import Data
@@ -27,16 +27,16 @@ with loading("mmkd-evaluate"):
     from mmkd_models.data.folds import fold_indices
     from mmkd_models.data.spec import SplitName
     from mmkd_models.data.windows import Windows
-    from mmkd_models.evaluate.bundle import evaluate_bundle
-    from mmkd_models.evaluate.confidence import ERROR_LEVELS
-    from mmkd_models.evaluate.seen import check_seen, split_judged
+    from mmkd_models.evaluation.bundle import evaluate_bundle
+    from mmkd_models.evaluation.confidence import ERROR_LEVELS
+    from mmkd_models.evaluation.seen import check_seen, split_judged
     from mmkd_models.metrics.classes import Metric
     from mmkd_models.networks.config import choice
-    from mmkd_report.documents.evaluation import DataFacts, SeenWindows
+    from mmkd_report.schema.evaluation import DataFacts, SeenWindows
 
 if TYPE_CHECKING:  # a bundle is judged without torch
-    from mmkd_models.evaluate.report import Contestant
-    from mmkd_report.documents.evaluation import EvaluationDocument
+    from mmkd_models.evaluation.report import Contestant
+    from mmkd_report.schema.evaluation import EvaluationDocument
 
 _ABOUT = "Judge a teacher or a student on a dataset, also with sensors, samples and whole spans missing."
 _NEEDS = ("torch", "safetensors", "lightning_fabric")
@@ -173,7 +173,7 @@ class _Scores:
 
 def _evaluate_checkpoint(asked: _Scores, *, metric: str | None, page: Path | None, as_json: bool) -> None:
     require_modules(_NEEDS, by="mmkd-evaluate of a checkpoint", extra="train")
-    from mmkd_models.evaluate import report as reports
+    from mmkd_models.evaluation import report as reports
 
     model, others, judged = asked.model, asked.others, asked.judged
     if len(others) > 1:
@@ -352,7 +352,7 @@ def _windows(dataset: Dataset, judged: JudgedOptions) -> tuple[Windows, str]:
 
 def _contestant(path: Path, dataset: Dataset, windows: Windows, part: str | None, *, costs: bool = False) -> Contestant:
     """Reads a checkpoint; refuses one that was trained on these windows, unless there is no `part` to name them by."""
-    from mmkd_models.evaluate.report import Contestant
+    from mmkd_models.evaluation.report import Contestant
     from mmkd_models.tensors import kind_of
     from mmkd_models.training.checkpoint import TeacherCheckpoint, file_sha256, read_student, read_teacher
 

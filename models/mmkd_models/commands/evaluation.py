@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mmkd_edge.command.show import json_text, plain_table, show_table
+from mmkd_edge.cli.show import json_text, plain_table, show_table
 from mmkd_models.data.split import OF_GROUPS
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluate.confidence_text import coverage_table, groups_text, reliability_text
-from mmkd_models.evaluate.gains import gain_on_windows, interval_needs
-from mmkd_models.evaluate.guessing import guessing
-from mmkd_models.evaluate.outcome import TestedNetwork, outcome_on
+from mmkd_models.evaluation.confidence_text import coverage_table, groups_text, reliability_text
+from mmkd_models.evaluation.gains import gain_on_windows, interval_needs
+from mmkd_models.evaluation.guessing import guessing
+from mmkd_models.evaluation.outcome import TestedNetwork, outcome_on
 from mmkd_models.metrics.measures import measure_named, measures_of
-from mmkd_report.documents.evaluation import (
+from mmkd_report.schema.evaluation import (
     BundleEvaluation,
     DataFacts,
     EvaluationDocument,
@@ -23,10 +23,10 @@ from mmkd_report.documents.evaluation import (
     KindEvaluation,
     MeasureGain,
 )
-from mmkd_report.documents.figures import Measure
+from mmkd_report.schema.figures import Measure
 
 if TYPE_CHECKING:  # a bundle is judged without torch
-    from mmkd_models.evaluate.report import Contestant
+    from mmkd_models.evaluation.report import Contestant
 
 
 def show_bundle(report: BundleEvaluation) -> None:
@@ -117,7 +117,7 @@ def show_kind(
 
     A gain has an interval, by resampling whole groups or blocks, where there are `FEWEST_GROUPS` or more.
     """
-    from mmkd_models.evaluate.report import check_contestants, logits_from
+    from mmkd_models.evaluation.report import check_contestants, logits_from
     from mmkd_report.words import chance_line, for_terminal, significant
 
     check_contestants(contestants[0], contestants[1] if len(contestants) > 1 else None, windows)

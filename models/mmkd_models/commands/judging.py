@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import get_args
 
-from mmkd_edge.command.show import plain_table, show_table
-from mmkd_report.documents.cost import CostFacts
-from mmkd_report.documents.figures import Measure
-from mmkd_report.documents.judging import (
+from mmkd_edge.cli.show import plain_table, show_table
+from mmkd_report.schema.cost import CostFacts
+from mmkd_report.schema.figures import Measure
+from mmkd_report.schema.judging import (
     FaultsFacts,
     GroupMeasure,
     GroupsFacts,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import msgspec
 
-from mmkd_edge.command.options import Argument, Option
+from mmkd_edge.cli.options import Argument, Option
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskKind
 from mmkd_models.data.dataset import open_dataset

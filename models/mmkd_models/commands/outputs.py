@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mmkd_edge.command.outputs import check_name, held
-from mmkd_edge.command.run import shell_line
-from mmkd_edge.command.show import json_text
+from mmkd_edge.cli.outputs import check_name, held
+from mmkd_edge.cli.run import shell_line
+from mmkd_edge.cli.show import json_text
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.commands.options import run_dir_of

@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from mmkd_edge.command.run import require_modules
-from mmkd_edge.command.show import say
+from mmkd_edge.cli.run import require_modules
+from mmkd_edge.cli.show import say
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import task_text
 from mmkd_models.data.spec import SPLIT_NAMES

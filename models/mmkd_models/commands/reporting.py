@@ -8,11 +8,11 @@ from pathlib import Path
 import msgspec
 
 from mmkd_edge.bundle.files import write_file
-from mmkd_edge.command.outputs import check_file
-from mmkd_edge.command.run import check_page, require_modules, shell_line
-from mmkd_edge.command.show import json_text, plain_table, say, show_table
+from mmkd_edge.cli.outputs import check_file
+from mmkd_edge.cli.run import check_page, require_modules, shell_line
+from mmkd_edge.cli.show import json_text, plain_table, say, show_table
 from mmkd_models.data.dataset import open_dataset
-from mmkd_report.documents.data import DataReport
+from mmkd_report.schema.data import DataReport
 
 
 def run_report(directory: Path, *, page: Path | None, label_next: Path | None, as_json: bool) -> None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
-from mmkd_edge.command.options import Option
-from mmkd_edge.command.run import require_modules
+from mmkd_edge.cli.options import Option
+from mmkd_edge.cli.run import require_modules
 from mmkd_edge.errors import UsageError
 from mmkd_models.commands.options import NEEDS
 from mmkd_models.data.dataset import Dataset
@@ -19,7 +19,7 @@ from mmkd_models.networks.config import Preset, preset_named
 
 if TYPE_CHECKING:  # a bundle is judged without torch
     from mmkd_models.compare.domains import ShiftOrder
-    from mmkd_models.evaluate.report import Contestant
+    from mmkd_models.evaluation.report import Contestant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def shift_order(
     require_modules(NEEDS, by="--suite shift", extra="train")
     from mmkd_models.compare.domains import ShiftOrder, check_shift
     from mmkd_models.compare.fold_result import ComparisonConfig
-    from mmkd_models.distil.methods import default_recipe
+    from mmkd_models.distillation.methods import default_recipe
     from mmkd_models.training.committee import default_members
 
     metric = default_metric(dataset.spec.task.kind)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmkd_edge.command.interrupts import loading
+from mmkd_edge.cli.interrupts import loading
 
 with loading("mmkd-study"):
     import sys
@@ -15,10 +15,10 @@ with loading("mmkd-study"):
     import msgspec
 
     from mmkd_edge.bundle.files import write_file
-    from mmkd_edge.command.options import Argument, Command, Option, run_line
-    from mmkd_edge.command.outputs import check_file, check_folder
-    from mmkd_edge.command.run import require_modules, run_command, shell_line
-    from mmkd_edge.command.show import json_text, plain_table, saying_how_to_go_on, show_table
+    from mmkd_edge.cli.options import Argument, Command, Option, run_line
+    from mmkd_edge.cli.outputs import check_file, check_folder
+    from mmkd_edge.cli.run import require_modules, run_command, shell_line
+    from mmkd_edge.cli.show import json_text, plain_table, saying_how_to_go_on, show_table
     from mmkd_edge.errors import PerformanceError, UsageError
     from mmkd_models.commands.options import NEEDS, LabelledGroups, Metric, Modality, chosen_metric
     from mmkd_models.data.dataset import Dataset, open_dataset
@@ -26,13 +26,13 @@ with loading("mmkd-study"):
     from mmkd_models.data.labelled import ALL, labelled_from_options
     from mmkd_models.defaults import AUGMENT, BASELINE_LEARNING_RATES, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
     from mmkd_models.networks.config import choice, preset_named
-    from mmkd_report.documents.figures import Measure
+    from mmkd_report.schema.figures import Measure
 
 if TYPE_CHECKING:
     from mmkd_models.study.study_options import StudyOptions
     from mmkd_models.trials.sizes import MeasureLatency
     from mmkd_models.trials.space import Space, StudyConditions
-    from mmkd_report.documents.study import EntryRow, PairLatency, StudyDocument
+    from mmkd_report.schema.study import EntryRow, PairLatency, StudyDocument
 
 _LAUNCHES = 2
 _ABOUT = "Find the best student of one sensor within limits, and show what distillation buys."
@@ -54,7 +54,7 @@ def run_study(arguments: Sequence[str]) -> None:
 
 
 def _methods() -> str:
-    from mmkd_models.distil.methods import shipped_methods
+    from mmkd_models.distillation.methods import shipped_methods
 
     return json_text({method.name: method.recipe for method in shipped_methods()}, indent=1)
 
@@ -197,11 +197,11 @@ def study_command(
     Combines teachers, student sizes, methods and learning rates on grouped folds. Optuna searches (or --grid trains
     everything), validation chooses, and the test windows are read once, by the finalists and labels alone.
     """
-    from mmkd_models.evaluate.rivals import RIVALS
+    from mmkd_models.evaluation.rivals import RIVALS
     from mmkd_models.ray_tasks import Executor
     from mmkd_models.study.study_options import StudyOptions
     from mmkd_models.trials.teacher_text import teachers_from_text
-    from mmkd_report.documents.study import NONE
+    from mmkd_report.schema.study import NONE
 
     check_folder(output)
     if told.table is not None:
@@ -271,7 +271,7 @@ def _conditions(dataset: Dataset, modality: str, training: StudyTraining, *, thr
 
 
 def _space(dataset: Dataset, options: SpaceOptions) -> Space:
-    from mmkd_models.distil.methods import chosen_methods
+    from mmkd_models.distillation.methods import chosen_methods
     from mmkd_models.trials.space import Space
     from mmkd_models.trials.teacher_text import teachers_from_text
 
@@ -312,7 +312,7 @@ def latency_meter(duration_s: float) -> MeasureLatency:
         from mmkd_export.plan import export_plan
         from mmkd_export.run import export
         from mmkd_models.training.checkpoint import read_teacher
-        from mmkd_report.documents.study import PairLatency
+        from mmkd_report.schema.study import PairLatency
 
         taught_by = read_teacher(teacher)
         with TemporaryDirectory() as temporary:
@@ -343,8 +343,8 @@ def _check_limits(document: StudyDocument) -> None:
 
 def _report(document: StudyDocument, output: Path, *, json: bool) -> None:
     from mmkd_report import render_study, write_page
-    from mmkd_report.documents.study import read_study
     from mmkd_report.pages.study_answer import study_leak, verdict
+    from mmkd_report.schema.study import read_study
     from mmkd_report.words import for_terminal
 
     page, told = output / "report.html", msgspec.to_builtins(document)
@@ -370,7 +370,7 @@ def _report(document: StudyDocument, output: Path, *, json: bool) -> None:
 
 def _show_table(document: StudyDocument) -> None:
     from mmkd_models.data.split import OF_GROUPS
-    from mmkd_models.evaluate.gains import interval_needs
+    from mmkd_models.evaluation.gains import interval_needs
     from mmkd_report.pages.study_answer import judged_on
 
     facts = document.facts

@@ -11,31 +11,31 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import msgspec
 
-from mmkd_edge.command.options import Option
-from mmkd_edge.command.outputs import held
-from mmkd_edge.command.run import require_modules, shell_line
-from mmkd_edge.command.show import json_text, say, saying_how_to_go_on
+from mmkd_edge.cli.options import Option
+from mmkd_edge.cli.outputs import held
+from mmkd_edge.cli.run import require_modules, shell_line
+from mmkd_edge.cli.show import json_text, say, saying_how_to_go_on
 from mmkd_edge.errors import UsageError
 from mmkd_models.commands.judging import show_judging
 from mmkd_models.commands.shift import ShiftOptions, shift_order
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluate.suites.suite import SUITES, SuiteName
+from mmkd_models.evaluation.suites.suite import SUITES, SuiteName
 from mmkd_models.metrics.scores import default_metric, metrics_of
 from mmkd_models.networks.config import choice
-from mmkd_report.documents.evaluation import DataFacts, SeenWindows
-from mmkd_report.documents.judging import JudgingDocument, ShiftFacts
+from mmkd_report.schema.evaluation import DataFacts, SeenWindows
+from mmkd_report.schema.judging import JudgingDocument, ShiftFacts
 
 if TYPE_CHECKING:  # a bundle is judged without torch
     from mmkd_models.compare.domains import ShiftOrder
-    from mmkd_models.evaluate.report import Contestant
-    from mmkd_models.evaluate.rivals import RivalName
-    from mmkd_models.evaluate.suites.answering import AskedModel
+    from mmkd_models.evaluation.report import Contestant
+    from mmkd_models.evaluation.rivals import RivalName
+    from mmkd_models.evaluation.suites.answering import AskedModel
 
 
 def cost_template() -> str:
     """What `--print-cost` prints."""
-    from mmkd_models.evaluate.suites.cost_file import TEMPLATE
+    from mmkd_models.evaluation.suites.cost_file import TEMPLATE
 
     return TEMPLATE.rstrip("\n")
 
@@ -138,7 +138,7 @@ def run_suites(
 
 def _judged(asked: Judging, side_by_side: Callable[[int, object], None] | None) -> JudgingDocument:
     """What cannot be is refused before a rival or anything else is trained."""
-    from mmkd_models.evaluate.suites.suite import check, judge
+    from mmkd_models.evaluation.suites.suite import check, judge
 
     options, anew, windows = asked.options, asked.anew, asked.windows
     with ExitStack() as stack:
@@ -182,8 +182,8 @@ def _shift(order: ShiftOrder, on_part: Callable[[str], None]) -> ShiftFacts:
 
 def ask_share(asked: Judging, number: int) -> None:
     """Asks the models the portions of the worker of this number, and keeps the answers."""
-    from mmkd_models.evaluate.suites.kept import ask
-    from mmkd_models.evaluate.suites.suite import portions
+    from mmkd_models.evaluation.suites.kept import ask
+    from mmkd_models.evaluation.suites.suite import portions
 
     assert asked.anew.out is not None  # of several workers
     with ExitStack() as stack:
@@ -207,7 +207,7 @@ def _one_thread() -> AbstractContextManager[None]:
 
 
 def _kept(models: Sequence[AskedModel], out: Path, data: DataFacts) -> list[AskedModel]:
-    from mmkd_models.evaluate.suites.kept import with_kept_answers
+    from mmkd_models.evaluation.suites.kept import with_kept_answers
 
     return list(with_kept_answers(models, out / "answers", data.sha256))
 
@@ -223,7 +223,7 @@ def _check_options(options: SuiteOptions, suites: Sequence[SuiteName]) -> None:
 
 
 def _models(stack: ExitStack, asked: Judging) -> list[AskedModel]:
-    from mmkd_models.evaluate.suites.opening import answering_bundle, answering_checkpoint, named_apart
+    from mmkd_models.evaluation.suites.opening import answering_bundle, answering_checkpoint, named_apart
 
     found: list[AskedModel] = []
     for one in asked.judged:
@@ -240,8 +240,8 @@ def _chosen_rivals(asked: Judging, first: AskedModel) -> list[RivalName]:
     if not names:
         return []
     require_modules(("torch", "sklearn"), by="mmkd-evaluate --rival", extra="train")
-    from mmkd_models.evaluate.rivals import RIVALS
-    from mmkd_models.evaluate.suites.beside import check_rivals
+    from mmkd_models.evaluation.rivals import RIVALS
+    from mmkd_models.evaluation.suites.beside import check_rivals
 
     untaught = tuple(name for name in RIVALS if name != "taught_rocket")
     chosen = [choice(name, untaught, option="--rival") for name in dict.fromkeys(names)]
@@ -255,7 +255,7 @@ def _rivals(chosen: Sequence[RivalName], asked: Judging, first: AskedModel) -> l
     """Rivals that see the labels that the first checkpoint's training saw; of a bundle nobody knows: then all."""
     if not chosen:
         return []
-    from mmkd_models.evaluate.suites.beside import answering_rivals
+    from mmkd_models.evaluation.suites.beside import answering_rivals
     from mmkd_models.training.inputs import visible_labels
 
     judged, train = asked.judged[0], asked.train

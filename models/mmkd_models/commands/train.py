@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmkd_edge.command.interrupts import loading
+from mmkd_edge.cli.interrupts import loading
 
 with loading("mmkd-train"):
     from collections.abc import Sequence
@@ -12,8 +12,8 @@ with loading("mmkd-train"):
 
     import msgspec
 
-    from mmkd_edge.command.options import Command, Option, run_line
-    from mmkd_edge.command.run import run_command, shell_line
+    from mmkd_edge.cli.options import Command, Option, run_line
+    from mmkd_edge.cli.run import run_command, shell_line
     from mmkd_edge.errors import UsageError
     from mmkd_models.commands.options import (
         NEEDS,

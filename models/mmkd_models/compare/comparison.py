@@ -46,11 +46,11 @@ from mmkd_models.compare.one_fold import (
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.spec import DatasetSpec
 from mmkd_models.data.split import split_facts
-from mmkd_models.distil.answers import BLOCKS
-from mmkd_models.evaluate.gains import spread
-from mmkd_models.evaluate.missing import scores_by_missing_share, scores_by_subset
-from mmkd_models.evaluate.outcome import GroupConfusion, TestedNetwork, outcome_on
-from mmkd_models.evaluate.rivals import Contestants, RivalName
+from mmkd_models.distillation.answers import BLOCKS
+from mmkd_models.evaluation.gains import spread
+from mmkd_models.evaluation.missing import scores_by_missing_share, scores_by_subset
+from mmkd_models.evaluation.outcome import GroupConfusion, TestedNetwork, outcome_on
+from mmkd_models.evaluation.rivals import Contestants, RivalName
 from mmkd_models.metrics.measures import measures_of
 from mmkd_models.networks.config import Preset, student_config, teacher_config
 from mmkd_models.networks.student import values_of
@@ -69,7 +69,7 @@ from mmkd_models.training.inputs import with_learning_rate
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_models.training.trainings import distil, keep_answers, train_baseline
-from mmkd_report.documents.demo import TriedSize
+from mmkd_report.schema.demo import TriedSize
 
 NEAR_BEST = 0.005
 """How far below the best validation score, as a fraction, a smaller teacher may lie and still be taken."""

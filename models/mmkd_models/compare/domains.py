@@ -21,11 +21,11 @@ from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.data.left_out import Domains, LeftOutDomains, domains_of, fold_without, shared_groups
 from mmkd_models.data.spec import DatasetSpec
-from mmkd_models.evaluate.gains import gain_on_windows
+from mmkd_models.evaluation.gains import gain_on_windows
 from mmkd_models.metrics.measures import measures_of, told_by
-from mmkd_report.documents.demo import LABELS_ALONE
-from mmkd_report.documents.figures import CONTESTANTS, Measure
-from mmkd_report.documents.judging import STUDENT, TEACHER, DomainFigures, DomainSpread, ShiftFacts, TimeFigures
+from mmkd_report.schema.demo import LABELS_ALONE
+from mmkd_report.schema.figures import CONTESTANTS, Measure
+from mmkd_report.schema.judging import STUDENT, TEACHER, DomainFigures, DomainSpread, ShiftFacts, TimeFigures
 
 _T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """Student's t for a 95 % interval with 1 to 9 degrees of freedom: NIST/SEMATECH e-Handbook, section 1.3.6.7.2."""

@@ -10,14 +10,14 @@ import msgspec
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.data.left_out import LeftOutDomains
-from mmkd_models.distil.recipe import Recipe
-from mmkd_models.evaluate.outcome import GroupConfusion, TestedNetwork
-from mmkd_models.evaluate.rivals import QUICK_RIVALS, RivalName
+from mmkd_models.distillation.recipe import Recipe
+from mmkd_models.evaluation.outcome import GroupConfusion, TestedNetwork
+from mmkd_models.evaluation.rivals import QUICK_RIVALS, RivalName
 from mmkd_models.metrics.classes import Scores
 from mmkd_models.metrics.scores import AnyScores
 from mmkd_models.networks.config import MemberKind, Preset, StudentKind
 from mmkd_models.train_config import TrainConfig, Validation
-from mmkd_report.documents.figures import Split
+from mmkd_report.schema.figures import Split
 
 
 class ComparisonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

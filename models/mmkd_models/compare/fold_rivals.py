@@ -12,8 +12,8 @@ from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import CheckpointError
 from mmkd_models.compare.fold_result import FoldRival
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluate.rivals import Contestants, RivalName, Teach
-from mmkd_models.evaluate.settled import Answers
+from mmkd_models.evaluation.rivals import Contestants, RivalName, Teach
+from mmkd_models.evaluation.settled import Answers
 from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_models.training.predict import logits_of
 

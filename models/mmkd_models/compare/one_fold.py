@@ -24,13 +24,13 @@ from mmkd_models.data.labels import Labels
 from mmkd_models.data.left_out import LeftOutDomains, fold_without
 from mmkd_models.data.split import OF_GROUPS, split_facts
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluate.label_leak import labels_spread_in_time
-from mmkd_models.evaluate.outcome import TestedNetwork
+from mmkd_models.evaluation.label_leak import labels_spread_in_time
+from mmkd_models.evaluation.outcome import TestedNetwork
 from mmkd_models.train_config import TrainConfig, TrainingProgress
 from mmkd_models.training.folder_owner import owner_of_folder
 from mmkd_models.training.inputs import TrainingData, TrainingRun, visible_labels
 from mmkd_models.training.resume import FILE_NAME
-from mmkd_report.documents.figures import Split, SplitBy
+from mmkd_report.schema.figures import Split, SplitBy
 
 RESULT_FILE = "fold.json"
 CLAIM_FILE = "comparison.json"

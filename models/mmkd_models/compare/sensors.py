@@ -28,24 +28,24 @@ from mmkd_models.compare.one_fold import fold_data
 from mmkd_models.compare.pool import WorkerPool, opened
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.split import split_facts
-from mmkd_models.evaluate.faults.table import NAMES as FAULT_NAMES
-from mmkd_models.evaluate.faults.table import SEVERITIES
-from mmkd_models.evaluate.report import Contestant
-from mmkd_models.evaluate.rivals import RivalName
-from mmkd_models.evaluate.suites.answering import AskedModel
-from mmkd_models.evaluate.suites.beside import answering_rivals
-from mmkd_models.evaluate.suites.cost_file import read_cost
-from mmkd_models.evaluate.suites.opening import answering_checkpoint
-from mmkd_models.evaluate.suites.reckoning import check_cost, judge_cost
-from mmkd_models.evaluate.suites.suite import SuiteName, judge
-from mmkd_models.evaluate.suites.verdict import verdict_of
+from mmkd_models.evaluation.faults.table import NAMES as FAULT_NAMES
+from mmkd_models.evaluation.faults.table import SEVERITIES
+from mmkd_models.evaluation.report import Contestant
+from mmkd_models.evaluation.rivals import RivalName
+from mmkd_models.evaluation.suites.answering import AskedModel
+from mmkd_models.evaluation.suites.beside import answering_rivals
+from mmkd_models.evaluation.suites.cost_file import read_cost
+from mmkd_models.evaluation.suites.opening import answering_checkpoint
+from mmkd_models.evaluation.suites.reckoning import check_cost, judge_cost
+from mmkd_models.evaluation.suites.suite import SuiteName, judge
+from mmkd_models.evaluation.suites.verdict import verdict_of
 from mmkd_models.networks.rocket import fits_kernels
 from mmkd_models.ray_tasks import Executor
 from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher
-from mmkd_report.documents.demo import LABELS_ALONE, Contest, DemoDocument, DemoRival, Network
-from mmkd_report.documents.evaluation import DataFacts
-from mmkd_report.documents.judging import Competitor, JudgingDocument, SensorRow
-from mmkd_report.documents.study import PairLatency
+from mmkd_report.schema.demo import LABELS_ALONE, Contest, DemoDocument, DemoRival, Network
+from mmkd_report.schema.evaluation import DataFacts
+from mmkd_report.schema.judging import Competitor, JudgingDocument, SensorRow
+from mmkd_report.schema.study import PairLatency
 
 JUDGED_FILE, LATENCY_FILE = "judged.json", "latency.json"
 _SUITES: tuple[SuiteName, ...] = ("faults",)

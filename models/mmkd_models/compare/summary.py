@@ -15,14 +15,14 @@ import numpy as np
 from mmkd_models.compare.fold_result import FoldResult, FoldRival, ModalityResult, NetworkResult
 from mmkd_models.data.spec import DatasetSpec
 from mmkd_models.data.split import OF_GROUPS
-from mmkd_models.evaluate.gains import gain_of_pairs, gap_recovered, interval_needs, spread
-from mmkd_models.evaluate.guessing import guessing
-from mmkd_models.evaluate.label_leak import leak_of
+from mmkd_models.evaluation.gains import gain_of_pairs, gap_recovered, interval_needs, spread
+from mmkd_models.evaluation.guessing import guessing
+from mmkd_models.evaluation.label_leak import leak_of
 from mmkd_models.metrics.classes import Scores
 from mmkd_models.metrics.labels import LabelScores
 from mmkd_models.metrics.measures import measures_of
 from mmkd_models.metrics.scores import AnyScores
-from mmkd_report.documents.demo import (
+from mmkd_report.schema.demo import (
     FORMAT_VERSION,
     Contest,
     CurvePoint,
@@ -37,7 +37,7 @@ from mmkd_report.documents.demo import (
     SubsetScore,
     WindowCounts,
 )
-from mmkd_report.documents.figures import LabelledGroups, Measure, Split
+from mmkd_report.schema.figures import LabelledGroups, Measure, Split
 
 _PEOPLE = f"{OF_GROUPS.resampled} (people, machines, sessions)"
 _INTERVAL = "95 % interval by resampling {} with replacement, the same draw for every sensor"

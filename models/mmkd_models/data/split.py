@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from mmkd_report.documents.figures import Split
+from mmkd_report.schema.figures import Split
 
 if TYPE_CHECKING:
     from mmkd_models.data.windows import Windows

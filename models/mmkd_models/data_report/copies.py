@@ -13,8 +13,8 @@ from mmkd_models.data.kinds import windows_at_once
 from mmkd_models.data.sources import Rows
 from mmkd_models.data.windows import Windows
 from mmkd_models.data_report.probes import Features, ProbedWindows
-from mmkd_models.evaluate.confidence import share_interval
-from mmkd_models.evaluate.gains import FEWEST_GROUPS
+from mmkd_models.evaluation.confidence import share_interval
+from mmkd_models.evaluation.gains import FEWEST_GROUPS
 
 _NEAR = 0.01  # what differs, as a share of what moves: 20 dB, a sensor's noise upon the same movement
 _LEAST_MOVEMENT = 0.1  # of the channel's own spread: below it a window is rest, and all rest is alike

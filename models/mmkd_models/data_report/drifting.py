@@ -10,7 +10,7 @@ import numpy.typing as npt
 from mmkd_models.data.windows import Windows
 from mmkd_models.data_report.measured import WindowMeasures
 from mmkd_models.data_report.probes import alike_labels
-from mmkd_report.documents.data import DriftFacts
+from mmkd_report.schema.data import DriftFacts
 
 _PARTS = 10
 _BLOCKS = 10  # of a fifth, for its standard error: neighbouring windows tell much the same

@@ -13,7 +13,7 @@ from mmkd_models.data.sources import Floats
 from mmkd_models.data.windows import Windows
 from mmkd_models.data_report.labelling import split_place
 from mmkd_models.data_report.probes import ProbedWindows, alike_labels
-from mmkd_report.documents.data import ExampleWindow
+from mmkd_report.schema.data import ExampleWindow
 
 _MOST_SAMPLES = 160
 _MOST_CHANNELS = 4

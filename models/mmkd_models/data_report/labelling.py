@@ -12,7 +12,7 @@ from mmkd_edge.csv_text import csv_text
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
 from mmkd_models.data_report.probes import Features, Probed, ProbedWindows, alike_labels
-from mmkd_report.documents.data import LabelSuspect, SplitFacts, WindowToLabel
+from mmkd_report.schema.data import LabelSuspect, SplitFacts, WindowToLabel
 
 NEXT = 50
 CONTRADICTS = 0.4

@@ -22,9 +22,9 @@ from mmkd_models.data.sources import Floats, Rows
 from mmkd_models.data.split import block_length
 from mmkd_models.data.windows import Windows
 from mmkd_models.data_report.views import band_levels
-from mmkd_models.evaluate.gains import FEWEST_GROUPS, figure_draws
-from mmkd_models.evaluate.outcome import outcome_on
-from mmkd_report.documents.data import ProbeFacts
+from mmkd_models.evaluation.gains import FEWEST_GROUPS, figure_draws
+from mmkd_models.evaluation.outcome import outcome_on
+from mmkd_report.schema.data import ProbeFacts
 
 Features = npt.NDArray[np.float64]
 

@@ -29,7 +29,7 @@ from mmkd_models.data_report.probes import (
     split_probe,
 )
 from mmkd_models.data_report.views import as_samples
-from mmkd_report.documents.data import ChannelFacts, DataReport, SplitFacts, Suspicion
+from mmkd_report.schema.data import ChannelFacts, DataReport, SplitFacts, Suspicion
 
 _MOST_COLUMNS = 5
 

@@ -20,7 +20,7 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.data_report.copies import LikeGroups, NearCopy
 from mmkd_models.data_report.measured import WindowMeasures
 from mmkd_models.data_report.probes import alike_labels
-from mmkd_report.documents.data import DriftFacts, LabelSuspect, ProbeFacts, Suspicion, SuspicionKind
+from mmkd_report.schema.data import DriftFacts, LabelSuspect, ProbeFacts, Suspicion, SuspicionKind
 
 _STUCK_IN_GROUP = 0.9  # of a group's windows, where of all others
 _STUCK_ELSEWHERE = 0.1

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from mmkd_edge.spec import TaskKind, TaskSpec
-from mmkd_report.documents.figures import MEASURES, Measure
+from mmkd_report.schema.figures import MEASURES, Measure
 
 _OF_KIND: dict[TaskKind, tuple[str, ...]] = {
     "classification": ("accuracy", "balanced_accuracy", "macro_f1"),

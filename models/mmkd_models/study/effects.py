@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmkd_models.metrics.measures import measure_named
-from mmkd_report.documents.study import Effect
+from mmkd_report.schema.study import Effect
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from mmkd_edge.command.outputs import check_folder
+from mmkd_edge.cli.outputs import check_folder
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.split import OF_GROUPS, split_facts
@@ -21,8 +21,8 @@ from mmkd_models.trials.folder import StudyFolder
 from mmkd_models.trials.sizes import MeasureLatency, impossible_entries, possible_methods, student_sizes
 from mmkd_models.trials.space import Entry, StudyConditions
 from mmkd_models.trials.worker import WorkOrder
-from mmkd_report.documents.figures import SplitBy
-from mmkd_report.documents.study import Skipped, StudentSize
+from mmkd_report.schema.figures import SplitBy
+from mmkd_report.schema.study import Skipped, StudentSize
 
 CLAIM_FILE = "folder.json"
 

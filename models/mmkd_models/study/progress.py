@@ -17,7 +17,7 @@ from mmkd_models.trials.space import Trial, candidates, teacher_name, trial_name
 from mmkd_models.trials.students import TRIAL_FILE, TrialResult
 from mmkd_models.trials.teachers import TEACHER_FILE, TeacherResult
 from mmkd_models.trials.worker import WorkOrder
-from mmkd_report.documents.study import NONE
+from mmkd_report.schema.study import NONE
 
 _EVERY_S = 1.0
 _PLAIN_EVERY_S = 10.0

@@ -16,9 +16,9 @@ import msgspec
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_models.data.split import OF_GROUPS, split_facts
-from mmkd_models.distil.method import Method
-from mmkd_models.evaluate.outcome import TestedNetwork
-from mmkd_models.evaluate.rivals import RivalName
+from mmkd_models.distillation.method import Method
+from mmkd_models.evaluation.outcome import TestedNetwork
+from mmkd_models.evaluation.rivals import RivalName
 from mmkd_models.training.checkpoint import library_versions
 from mmkd_models.trials.by_validation import chosen_trials
 from mmkd_models.trials.folder import FORMAT_VERSION, TEST_FILE, StudyFolder, read_result, write_result
@@ -26,7 +26,7 @@ from mmkd_models.trials.rivals import StudyRival, rival_file, rivals_on
 from mmkd_models.trials.space import TEACHERS_FOLDER, Entry, StudyConditions, TeacherChoice, Trial, candidates, entries
 from mmkd_models.trials.students import TRIAL_FILE, TrialResult, trial_outcome, trial_result
 from mmkd_models.trials.teachers import TEACHER_FILE, TeacherResult, teacher_outcome, teacher_result, teacher_results
-from mmkd_report.documents.study import StudyDataset
+from mmkd_report.schema.study import StudyDataset
 
 _CONDITIONS = StudyConditions.__struct_fields__
 

@@ -21,7 +21,7 @@ from mmkd_models.study.study_document import dataset_facts, document_of
 from mmkd_models.study.study_options import StudyOptions
 from mmkd_models.trials.executors import run_workers
 from mmkd_models.trials.sizes import MeasureLatency
-from mmkd_report.documents.study import StudyDocument
+from mmkd_report.schema.study import StudyDocument
 
 STUDY_FILE = "study.json"
 

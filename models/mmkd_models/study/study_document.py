@@ -12,7 +12,7 @@ from mmkd_edge.spec import TaskSpec
 from mmkd_models.compare.one_fold import spread_in_time
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.split import split_facts
-from mmkd_models.evaluate.label_leak import leak_of
+from mmkd_models.evaluation.label_leak import leak_of
 from mmkd_models.metrics.measures import measures_of, told_by, written_measures
 from mmkd_models.study.prepare import PreparedStudy
 from mmkd_models.study.study_options import StudyOptions
@@ -36,8 +36,8 @@ from mmkd_models.trials.space import Entry, candidates, entries
 from mmkd_models.trials.students import STUDENT_CHECKPOINT, TrialResult, student_of
 from mmkd_models.trials.teachers import TEACHER_CHECKPOINT
 from mmkd_models.trials.worker import WorkOrder
-from mmkd_report.documents.figures import LabelledGroups
-from mmkd_report.documents.study import (
+from mmkd_report.schema.figures import LabelledGroups
+from mmkd_report.schema.study import (
     Recommendation,
     StudyDataset,
     StudyDocument,

@@ -10,7 +10,7 @@ from mmkd_models.data.checking.related import refuse_shared_samples
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import check_seeds, fold_count, fold_indices
 from mmkd_models.data.labelled import seen_labels
-from mmkd_models.evaluate.rivals import RivalName
+from mmkd_models.evaluation.rivals import RivalName
 from mmkd_models.metrics.scores import check_metric
 from mmkd_models.ray_tasks import Executor
 from mmkd_models.trials.sizes import MeasureLatency

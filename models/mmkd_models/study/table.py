@@ -13,10 +13,10 @@ import msgspec
 import numpy as np
 
 from mmkd_models.compare.comparison import NEAR_BEST
-from mmkd_models.evaluate.gains import gain_over_seeds, gap_recovered, spread
-from mmkd_models.evaluate.guessing import guessing
-from mmkd_models.evaluate.outcome import TestedNetwork
-from mmkd_models.evaluate.rivals import RivalName
+from mmkd_models.evaluation.gains import gain_over_seeds, gap_recovered, spread
+from mmkd_models.evaluation.guessing import guessing
+from mmkd_models.evaluation.outcome import TestedNetwork
+from mmkd_models.evaluation.rivals import RivalName
 from mmkd_models.metrics.measures import measures_of, told_by
 from mmkd_models.metrics.scores import AnyScores, figures_in
 from mmkd_models.study.effects import FactorScore, effects
@@ -26,7 +26,7 @@ from mmkd_models.trials.rivals import rivals_on
 from mmkd_models.trials.space import Candidate, Entry, TeacherChoice, Trial, candidates
 from mmkd_models.trials.students import TrialResult, trial_outcome, trial_result
 from mmkd_models.trials.teachers import teacher_outcome, teacher_results
-from mmkd_report.documents.study import (
+from mmkd_report.schema.study import (
     NONE,
     Effect,
     EntryRow,

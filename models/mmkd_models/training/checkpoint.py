@@ -28,7 +28,7 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec, frames_fault, task_fault
 from mmkd_models.carried import CarriedWindows, carried_from, tensors_of
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.distil.recipe import Recipe
+from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.network_bounds import check_bounds
 from mmkd_models.networks.committee.members import member_fault, member_from_state
 from mmkd_models.networks.committee.network import Committee, CommitteeFacts, committee_fault

@@ -9,7 +9,7 @@ import numpy as np
 from mmkd_models.trials.folder import StudyFolder
 from mmkd_models.trials.space import Candidate, Entry, Space, Trial, candidates
 from mmkd_models.trials.students import TrialResult, trial_result
-from mmkd_report.documents.study import NONE
+from mmkd_report.schema.study import NONE
 
 
 def baseline_candidates(space: Space) -> tuple[Candidate, ...]:

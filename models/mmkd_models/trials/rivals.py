@@ -11,9 +11,9 @@ import numpy as np
 
 from mmkd_models.compare.fold_rivals import teach_with
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluate.outcome import TestedNetwork
-from mmkd_models.evaluate.rivals import Contestants, RivalName, Teach
-from mmkd_models.evaluate.settled import Answers
+from mmkd_models.evaluation.outcome import TestedNetwork
+from mmkd_models.evaluation.rivals import Contestants, RivalName, Teach
+from mmkd_models.evaluation.settled import Answers
 from mmkd_models.training.checkpoint import TeacherCheckpoint
 from mmkd_models.trials.folder import StudyFolder, read_result, write_result
 from mmkd_models.trials.space import TeacherChoice

@@ -20,7 +20,7 @@ from mmkd_models.trials.space import Candidate, Entry, Trial, candidate_key, can
 from mmkd_models.trials.students import TrialResult, end_trial, run_trial, trial_result
 from mmkd_models.trials.teachers import teacher_results
 from mmkd_models.trials.worker import WAIT_S, Worker, share, teacher_trainings
-from mmkd_report.documents.study import NONE
+from mmkd_report.schema.study import NONE
 
 if TYPE_CHECKING:
     import optuna  # pragma: no cover

@@ -13,8 +13,8 @@ from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import CheckpointError, PerformanceError, UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.carried import carried_windows
-from mmkd_models.distil.learner import DistillLearner
-from mmkd_models.distil.method import Method
+from mmkd_models.distillation.learner import DistillLearner
+from mmkd_models.distillation.method import Method
 from mmkd_models.losses.goal import Goal
 from mmkd_models.networks.config import Preset, student_config, teacher_config
 from mmkd_models.networks.encoder import blank_inputs
@@ -32,7 +32,7 @@ from mmkd_models.training.checkpoint import (
 from mmkd_models.training.normalisation import set_normalisation
 from mmkd_models.trials.folder import StudyFolder
 from mmkd_models.trials.space import Entry, Space, TeacherChoice, entries
-from mmkd_report.documents.study import NONE, PairLatency, Skipped, StudentSize
+from mmkd_report.schema.study import NONE, PairLatency, Skipped, StudentSize
 
 _FEW = 2  # windows of a memory bank that is made to see whether it can be
 

@@ -19,10 +19,10 @@ import msgspec
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.distil.method import Method
+from mmkd_models.distillation.method import Method
 from mmkd_models.networks.config import MemberKind, Preset, student_config, teacher_config
 from mmkd_models.train_config import TrainConfig
-from mmkd_report.documents.study import NONE
+from mmkd_report.schema.study import NONE
 
 TEACHERS_FOLDER = "teachers"
 

@@ -16,7 +16,7 @@ import msgspec
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.carried import carried_windows
-from mmkd_models.evaluate.outcome import TestedNetwork, outcome_on
+from mmkd_models.evaluation.outcome import TestedNetwork, outcome_on
 from mmkd_models.networks.config import student_config
 from mmkd_models.train_config import OnStep
 from mmkd_models.training.checkpoint import StudentCheckpoint, file_sha256, read_student, write_student

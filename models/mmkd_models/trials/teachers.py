@@ -13,8 +13,8 @@ from pathlib import Path
 import msgspec
 import torch
 
-from mmkd_models.distil.mixing import together
-from mmkd_models.evaluate.outcome import TestedNetwork, outcome_on
+from mmkd_models.distillation.mixing import together
+from mmkd_models.evaluation.outcome import TestedNetwork, outcome_on
 from mmkd_models.losses.goal import Goal
 from mmkd_models.networks.committee.network import Committee
 from mmkd_models.networks.config import teacher_config

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmkd_report.charts import DotPanel, SeedScores, axis, draw_panels, seed_panel
-from mmkd_report.documents.adaptation import AdaptationDocument, EstimateKind, WayJudgement, read_adaptation
-from mmkd_report.documents.figures import MEASURES, OF_CLASSES, Measure
 from mmkd_report.page import Cell, Facts, Heads, Page, Picture, Row, Section, Table, label, render, table
+from mmkd_report.schema.adaptation import AdaptationDocument, EstimateKind, WayJudgement, read_adaptation
+from mmkd_report.schema.figures import MEASURES, OF_CLASSES, Measure
 from mmkd_report.words import count, fixed, percent, points, score_with_unit
 
 ESTIMATES: dict[EstimateKind, str] = {

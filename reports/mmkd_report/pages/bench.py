@@ -19,7 +19,6 @@ from mmkd_report.charts import (
     log_histogram,
     row_height,
 )
-from mmkd_report.documents.bench import BenchReport, MachineFacts, read_bench
 from mmkd_report.errors import DocumentError
 from mmkd_report.page import (
     Block,
@@ -38,6 +37,7 @@ from mmkd_report.page import (
     render,
     table,
 )
+from mmkd_report.schema.bench import BenchReport, MachineFacts, read_bench
 from mmkd_report.words import NOTHING, count, fixed, is_number, magnitude, percent, significant, with_unit
 
 MOST_RUNS = 12

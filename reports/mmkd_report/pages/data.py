@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmkd_report.charts import Chart, Line, axis, bar, line_chart, tight_axis
-from mmkd_report.documents.data import ChannelFacts, DataReport, DriftFacts, ExampleWindow, ProbeFacts, read_data_report
 from mmkd_report.page import (
     Block,
     Cell,
@@ -25,6 +24,7 @@ from mmkd_report.page import (
     render,
     table,
 )
+from mmkd_report.schema.data import ChannelFacts, DataReport, DriftFacts, ExampleWindow, ProbeFacts, read_data_report
 from mmkd_report.words import NOTHING, THIN, count, counted, fixed, percent, plain, significant, with_unit
 
 LINE_ROLES = ("student", "teacher", "other", "baseline")

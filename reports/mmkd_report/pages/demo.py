@@ -21,20 +21,6 @@ from mmkd_report.charts import (
     seed_panel,
     tight_axis,
 )
-from mmkd_report.documents.demo import (
-    AttentionMaps,
-    Contest,
-    CurvePoint,
-    DemoDocument,
-    DemoRival,
-    Gain,
-    LatencyPercentiles,
-    MissingSamples,
-    Network,
-    SubsetScore,
-    read_demo,
-)
-from mmkd_report.documents.figures import Measure, Spread
 from mmkd_report.page import (
     Block,
     Cell,
@@ -66,6 +52,20 @@ from mmkd_report.pages.demo_answer import (
     question,
     teacher_network,
 )
+from mmkd_report.schema.demo import (
+    AttentionMaps,
+    Contest,
+    CurvePoint,
+    DemoDocument,
+    DemoRival,
+    Gain,
+    LatencyPercentiles,
+    MissingSamples,
+    Network,
+    SubsetScore,
+    read_demo,
+)
+from mmkd_report.schema.figures import Measure, Spread
 from mmkd_report.words import (
     MINUS,
     NOTHING,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mmkd_report.documents.demo import (
+from mmkd_report.schema.demo import (
     LABELS_ALONE,
     Contest,
     DemoDocument,
@@ -16,7 +16,7 @@ from mmkd_report.documents.demo import (
     LatencyPercentiles,
     RatioRange,
 )
-from mmkd_report.documents.figures import CONTESTANTS, Measure, Spread
+from mmkd_report.schema.figures import CONTESTANTS, Measure, Spread
 from mmkd_report.words import (
     NOTHING,
     TIMES,

@@ -7,15 +7,6 @@ from pathlib import PurePath
 from typing import Any
 
 from mmkd_report.charts import Axis, Chart, Line, axis, bar, line_chart, percent_text, tight_axis
-from mmkd_report.documents.evaluation import (
-    DataFacts,
-    EvaluationDocument,
-    Judgement,
-    ModelFacts,
-    ShareJudgement,
-    read_evaluation,
-)
-from mmkd_report.documents.figures import ClassScores
 from mmkd_report.page import (
     Cell,
     Column,
@@ -31,6 +22,15 @@ from mmkd_report.page import (
     label,
     render,
 )
+from mmkd_report.schema.evaluation import (
+    DataFacts,
+    EvaluationDocument,
+    Judgement,
+    ModelFacts,
+    ShareJudgement,
+    read_evaluation,
+)
+from mmkd_report.schema.figures import ClassScores
 from mmkd_report.words import (
     NOTHING,
     count,

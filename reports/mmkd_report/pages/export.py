@@ -8,17 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmkd_report.charts import Axis, Chart, Point, axis, bar, clipping_histogram, element, scatter, scatter_key
-from mmkd_report.documents.confidence import ConfidenceFacts
-from mmkd_report.documents.export import (
-    ActivationHistogram,
-    ArtifactReport,
-    BackendRun,
-    ExportDocument,
-    ExportReport,
-    GateResult,
-    read_export,
-)
-from mmkd_report.documents.figures import Measure
 from mmkd_report.page import (
     Block,
     Cell,
@@ -38,6 +27,17 @@ from mmkd_report.page import (
     render,
     table,
 )
+from mmkd_report.schema.confidence import ConfidenceFacts
+from mmkd_report.schema.export import (
+    ActivationHistogram,
+    ArtifactReport,
+    BackendRun,
+    ExportDocument,
+    ExportReport,
+    GateResult,
+    read_export,
+)
+from mmkd_report.schema.figures import Measure
 from mmkd_report.words import (
     NOTHING,
     TIMES,

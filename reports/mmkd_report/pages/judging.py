@@ -8,21 +8,6 @@ from typing import Any
 import msgspec
 
 from mmkd_report.charts import Chart, Line, axis, element, line_chart, tight_axis
-from mmkd_report.documents.cost import EITHER_WAY, SHARES, WHOLE, Assumption, CostFacts, Swing, example_text
-from mmkd_report.documents.figures import Measure
-from mmkd_report.documents.judging import (
-    ConfidenceRow,
-    DomainSpread,
-    FaultFigures,
-    FaultsFacts,
-    Gap,
-    GroupsFacts,
-    JudgedModel,
-    JudgingDocument,
-    ShiftFacts,
-    TrustFacts,
-    read_judging,
-)
 from mmkd_report.page import (
     TEMPLATES,
     Block,
@@ -43,6 +28,21 @@ from mmkd_report.page import (
     label,
     render,
     table,
+)
+from mmkd_report.schema.cost import EITHER_WAY, SHARES, WHOLE, Assumption, CostFacts, Swing, example_text
+from mmkd_report.schema.figures import Measure
+from mmkd_report.schema.judging import (
+    ConfidenceRow,
+    DomainSpread,
+    FaultFigures,
+    FaultsFacts,
+    Gap,
+    GroupsFacts,
+    JudgedModel,
+    JudgingDocument,
+    ShiftFacts,
+    TrustFacts,
+    read_judging,
 )
 from mmkd_report.words import (
     NOTHING,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mmkd_report.documents.cost import example_text
-from mmkd_report.documents.judging import COMPETITORS, SensorRow, SensorsDocument, read_sensors
 from mmkd_report.page import Cell, Facts, Heads, Page, Row, Section, label, render, table
+from mmkd_report.schema.cost import example_text
+from mmkd_report.schema.judging import COMPETITORS, SensorRow, SensorsDocument, read_sensors
 from mmkd_report.words import (
     count,
     is_chance_level,

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmkd_report.charts import DotPanel, Point, SeedScores, axis, draw_panels, scatter, scatter_key, seed_panel
-from mmkd_report.documents.figures import Measure
-from mmkd_report.documents.study import NONE, EntryRow, StudyDocument, TrialRow, chosen_entry, read_study, teacher_of
 from mmkd_report.page import (
     Block,
     Cell,
@@ -32,6 +30,8 @@ from mmkd_report.page import (
 )
 from mmkd_report.pages.demo import facts, machine_facts
 from mmkd_report.pages.study_answer import RACE, answer, caution, entry_name, key_figures, question, result_groups
+from mmkd_report.schema.figures import Measure
+from mmkd_report.schema.study import NONE, EntryRow, StudyDocument, TrialRow, chosen_entry, read_study, teacher_of
 from mmkd_report.words import (
     NOTHING,
     count,

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from mmkd_report.documents.figures import CONTESTANTS, Measure, Spread
-from mmkd_report.documents.study import (
+from mmkd_report.schema.figures import CONTESTANTS, Measure, Spread
+from mmkd_report.schema.study import (
     NONE,
     EntryRow,
     ScoreTable,

@@ -1,5 +1,5 @@
 "use strict";
-// The formulas of mmkd_models/evaluate/suites/cost.py; a test holds both equal.
+// The formulas of mmkd_models/evaluation/suites/cost.py; a test holds both equal.
 const HOURS = 8760, SECONDS = 3600 * HOURS, MJ_PER_KWH = 3.6e9, MOST = 10000;
 const state = JSON.parse(document.getElementById("cost-data").textContent);
 

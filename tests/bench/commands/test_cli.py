@@ -13,7 +13,7 @@ import pytest
 from mmkd_bench import capacity, plan
 from mmkd_bench.commands.cli import main
 from mmkd_bench.report_file import decode_report, write_report
-from mmkd_report.documents.bench import BenchReport, ProcessStart
+from mmkd_report.schema.bench import BenchReport, ProcessStart
 
 LaunchOf = Callable[..., ProcessStart]
 ReportOf = Callable[[Sequence[ProcessStart]], BenchReport]

@@ -31,8 +31,8 @@ from mmkd_bench.run import measure_bundle
 from mmkd_bench.show.render import markdown_of
 from mmkd_bench.show.sheets import sheet_of
 from mmkd_bench.show.text import carried_text, model_text
-from mmkd_report.documents.bench import BenchReport, ProcessStart, Settings
-from mmkd_report.documents.bench_others import CapacityReport, Level
+from mmkd_report.schema.bench import BenchReport, ProcessStart, Settings
+from mmkd_report.schema.bench_others import CapacityReport, Level
 
 PROGRAM = "from mmkd_bench.commands.cli import main; main()"
 

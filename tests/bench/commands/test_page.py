@@ -10,7 +10,7 @@ from mmkd_bench.commands.app import make_app
 from mmkd_bench.compare import compare
 from mmkd_bench.report_file import write_report
 from mmkd_edge.errors import PerformanceError, UsageError
-from mmkd_report.documents.bench import BenchReport, ProcessStart
+from mmkd_report.schema.bench import BenchReport, ProcessStart
 
 
 def test_reports_become_one_page(

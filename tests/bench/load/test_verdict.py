@@ -16,7 +16,7 @@ from mmkd_bench.load.offering import judged_level, schedule_ns
 from mmkd_bench.load.search import probe_s, search_load
 from mmkd_bench.load.verdict import STEP, LoadVerdict, Offered, judge_load, settle
 from mmkd_bench.measuring.jobs import Demand
-from mmkd_report.documents.bench_others import Level
+from mmkd_report.schema.bench_others import Level
 
 RATE_HZ, DEADLINE_MS = 50.0, 10.0
 DEMAND = Demand(rate_hz=RATE_HZ, deadline_ms=DEADLINE_MS, servers=1)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mmkd_bench.machine.clocks import parse_jetson_clocks, read_clocks
-from mmkd_report.documents.bench import Clocks
+from mmkd_report.schema.bench import Clocks
 
 RECORDED = Path(__file__).parents[1] / "recorded"
 

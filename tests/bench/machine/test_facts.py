@@ -13,7 +13,7 @@ from mmkd_bench.machine.facts import (
     resident_mb,
     resident_peak_mb,
 )
-from mmkd_report.documents.bench import MachineFacts, Temperature
+from mmkd_report.schema.bench import MachineFacts, Temperature
 
 
 def _write(root: Path, files: dict[str, str]) -> Path:

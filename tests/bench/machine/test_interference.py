@@ -7,7 +7,7 @@ import pytest
 
 from mmkd_bench.machine.facts import read_machine
 from mmkd_bench.machine.interference import Counters, interference, read_counters, suspicions
-from mmkd_report.documents.bench import Interference
+from mmkd_report.schema.bench import Interference
 
 QUIET = Counters(
     time_s=100.0,

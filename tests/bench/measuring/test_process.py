@@ -17,7 +17,7 @@ from mmkd_bench.measuring.launch import measure_launch
 from mmkd_bench.measuring.opening import Choice
 from mmkd_bench.measuring.process import run_job
 from mmkd_edge.errors import BackendError, BundleError, UsageError
-from mmkd_report.documents.bench import Settings
+from mmkd_report.schema.bench import Settings
 
 
 def _job(bundle: Path | str, *, duration_s: float = 0.05) -> RunJob:

@@ -11,7 +11,7 @@ from mmkd_bench.measuring.clients import intervals_ns
 from mmkd_bench.measuring.launch import pace
 from mmkd_bench.measuring.run_result import joined, judge_stability, result_of
 from mmkd_bench.measuring.timing import CallTimes, PacedSamples
-from mmkd_report.documents.bench import MachineFacts, ProcessStart, WarmUp
+from mmkd_report.schema.bench import MachineFacts, ProcessStart, WarmUp
 
 LaunchOf = Callable[..., ProcessStart]
 

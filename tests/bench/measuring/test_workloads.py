@@ -22,7 +22,7 @@ from mmkd_bench.turns.pairs import time_predict
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.postprocess import Prediction
 from mmkd_edge.predictor import EdgePredictor
-from mmkd_report.documents.bench import STAGES, BenchReport, ProcessStart, Settings
+from mmkd_report.schema.bench import STAGES, BenchReport, ProcessStart, Settings
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from mmkd_bench.show.render import rich_of
 from mmkd_bench.show.sheets import run_sheet
-from mmkd_report.documents.bench import BenchReport
+from mmkd_report.schema.bench import BenchReport
 
 
 def words(report: BenchReport, *, width: int) -> set[str]:

@@ -13,8 +13,8 @@ from mmkd_bench.pair import spread_of
 from mmkd_bench.show.render import csv_of, markdown_of
 from mmkd_bench.show.sheets import sheet_of
 from mmkd_bench.show.text import ratio_text
-from mmkd_report.documents.bench import BenchReport, ProcessStart
-from mmkd_report.documents.bench_others import (
+from mmkd_report.schema.bench import BenchReport, ProcessStart
+from mmkd_report.schema.bench_others import (
     CapacityReport,
     Forecast,
     MeasuredThroughput,

@@ -21,7 +21,7 @@ from mmkd_bench.show.text import (
     machine_text,
     significant,
 )
-from mmkd_report.documents.bench import BenchReport, ProcessStart
+from mmkd_report.schema.bench import BenchReport, ProcessStart
 
 LaunchOf = Callable[..., ProcessStart]
 ReportOf = Callable[[Sequence[ProcessStart]], BenchReport]

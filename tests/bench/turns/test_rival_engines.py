@@ -23,7 +23,7 @@ from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.networks.student import Student
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import Provenance, StudentCheckpoint, file_sha256, read_student, write_student
-from mmkd_report.documents.bench_others import RivalEngine
+from mmkd_report.schema.bench_others import RivalEngine
 
 ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), unit="g", rate_hz=20.0, samples=40)
 TASK = TaskSpec(labels=("a", "b", "c", "d"))

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import mmkd_edge
-from mmkd_edge.command.catalogue import COMMANDS, ONE_MAIN, ONE_NAME
+from mmkd_edge.cli.catalogue import COMMANDS, ONE_MAIN, ONE_NAME
 
 BIN = Path(sys.executable).parent
 MMKD = BIN / "mmkd"

@@ -102,7 +102,7 @@ def test_mmkd_run_says_once_that_adaptation_is_due(windows: NDArray[np.float32],
     (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
     mapped = [part for name in channels for part in ("--map", f"{name}={name}*9.81")]
     done = subprocess.run(
-        [sys.executable, "-c", "from mmkd_edge.commands.run import main; main()", example_bundle(), "--source",
+        [sys.executable, "-c", "from mmkd_station.commands.run import main; main()", example_bundle(), "--source",
          f"csv:{tmp_path}/log.csv", "--backend", "ort", "--hop", "200", "--sink", f"jsonl:{tmp_path}/r.jsonl", *mapped],
         capture_output=True, text=True, check=False,
     )  # fmt: skip

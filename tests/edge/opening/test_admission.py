@@ -20,10 +20,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from mmkd_edge import BackendError, Bundle, BundleError, EdgePredictor, UnavailableError, write_bundle
+from mmkd_edge.install.graphs import check_graph
+from mmkd_edge.install.slots import install
 from mmkd_edge.opening import admission, trial_process
 from mmkd_edge.opening.admission import check_graphs
-from mmkd_edge.trust.graphs import check_graph
-from mmkd_edge.trust.slots import install
 
 FAILED = "the trial of backend 'ort' in a process of its own failed: "
 KILLED = "the system ended it, as a rule for want of memory"

@@ -13,7 +13,7 @@ import pytest
 
 from mmkd_edge import EdgePredictor, GateError
 from mmkd_edge.backends.ort import OrtBackend
-from mmkd_edge.trust.slots import install
+from mmkd_edge.install.slots import install
 
 
 @pytest.fixture(autouse=True)

@@ -34,7 +34,7 @@ from mmkd_models.training.checkpoint import (
     read_student,
     write_teacher,
 )
-from mmkd_report.documents.export import EngineSidecar
+from mmkd_report.schema.export import EngineSidecar
 
 
 @pytest.fixture

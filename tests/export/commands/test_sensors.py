@@ -20,8 +20,8 @@ from mmkd_models.compare.sensors import JUDGED_FILE, LATENCY_FILE, SensorsOrder,
 from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.data.labelled import Labelled
 from mmkd_report import render_sensors
-from mmkd_report.documents.demo import DemoDocument
-from mmkd_report.documents.study import PairLatency
+from mmkd_report.schema.demo import DemoDocument
+from mmkd_report.schema.study import PairLatency
 
 pytest.importorskip("sklearn")
 

@@ -20,7 +20,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor
-from mmkd_edge.command.outputs import held
+from mmkd_edge.cli.outputs import held
 from mmkd_edge.errors import GateError, MmkdError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_export.commands.demo import run_demo, show_demo
@@ -32,12 +32,12 @@ from mmkd_models.compare.summary import demo_document
 from mmkd_models.data import Dataset, open_dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.distil.methods import default_recipe, taught_by
+from mmkd_models.distillation.methods import default_recipe, taught_by
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_report import render_demo
-from mmkd_report.documents.demo import DemoBenchmark, LatencyPercentiles, RatioRange, read_demo
 from mmkd_report.pages.demo_answer import is_judged, recommendation, shipped
+from mmkd_report.schema.demo import DemoBenchmark, LatencyPercentiles, RatioRange, read_demo
 from mmkd_report.words import for_terminal
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

@@ -26,13 +26,13 @@ from mmkd_models.compare.summary import demo_document
 from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.distil.methods import default_recipe
+from mmkd_models.distillation.methods import default_recipe
 from mmkd_models.metrics.scores import default_metric
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_models.training.predict import logits_of
 from mmkd_report import render_demo
-from mmkd_report.documents.demo import DemoBenchmark, LatencyPercentiles, RatioRange, read_demo
+from mmkd_report.schema.demo import DemoBenchmark, LatencyPercentiles, RatioRange, read_demo
 from mmkd_report.words import terminal_score
 
 TASKS = {

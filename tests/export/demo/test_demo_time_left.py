@@ -12,7 +12,7 @@ from mmkd_export.demo.watch import PhaseProgress
 from mmkd_models.compare.comparison import Part
 from mmkd_models.compare.fold_result import ComparisonConfig
 from mmkd_models.compare.one_fold import ComparisonProgress, ComparisonStage
-from mmkd_models.distil.answers import BLOCKS
+from mmkd_models.distillation.answers import BLOCKS
 from mmkd_models.networks.config import MemberKind
 from mmkd_models.train_config import TrainingProgress
 

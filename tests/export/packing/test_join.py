@@ -19,7 +19,7 @@ from mmkd_export.inspect.files import inspect_file
 from mmkd_export.plan import export_plan
 from mmkd_export.run import ExportResult, export, export_several, several_plans
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
-from mmkd_report.documents.export import decode_report
+from mmkd_report.schema.export import decode_report
 
 GYRO = ModalitySpec(name="gyro", channels=("u", "v"), rate_hz=25.0, samples=32)
 

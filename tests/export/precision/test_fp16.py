@@ -6,8 +6,8 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from mmkd_export.judge.proof_set import feeds_of
 from mmkd_export.precision.fp16 import FP16_LIMIT, HalfGraph, half_graph
+from mmkd_export.verify.proof_set import feeds_of
 from mmkd_models.training.checkpoint import StudentCheckpoint
 
 HALF, SINGLE = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT

@@ -8,12 +8,12 @@ import pytest
 
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_export.graph.onnx_from_student import onnx_from_student
-from mmkd_export.judge.parity import NetworkAnswers, answers_from_backend
-from mmkd_export.judge.proof_set import feeds_of
 from mmkd_export.precision.int8 import Int8Graph, Int8Options, int8_graph
+from mmkd_export.verify.parity import NetworkAnswers, answers_from_backend
+from mmkd_export.verify.proof_set import feeds_of
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint
-from mmkd_report.documents.export import GateResult
+from mmkd_report.schema.export import GateResult
 
 BLOCK = "encoder.blocks.0."
 

@@ -15,14 +15,14 @@ from mmkd_edge import EdgePredictor
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import Artifact, ArtifactFormat, Parity, Precision
 from mmkd_edge.errors import GateError, UsageError
-from mmkd_export.judge.artifacts import ProvenArtifact
-from mmkd_export.judge.torch_answers import answers_from_student
 from mmkd_export.plan import ExportPlan
 from mmkd_export.precision.make import wanted_precisions
 from mmkd_export.precision.speed import too_slow, without_slow
 from mmkd_export.run import ExportResult, export, export_stages
+from mmkd_export.verify.artifacts import ProvenArtifact
+from mmkd_export.verify.torch_answers import answers_from_student
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
-from mmkd_report.documents.export import ArtifactParity, ArtifactReport, BackendRun, LeftOutArtifact, TensorParity
+from mmkd_report.schema.export import ArtifactParity, ArtifactReport, BackendRun, LeftOutArtifact, TensorParity
 
 
 @pytest.fixture(scope="module")

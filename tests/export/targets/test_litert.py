@@ -19,11 +19,11 @@ from mmkd_edge.bundle.manifest import graph_inputs, graph_outputs
 from mmkd_edge.errors import BackendError, GateError, MmkdError, UsageError
 from mmkd_edge.spec import TaskSpec
 from mmkd_export.graph.onnx_from_student import onnx_from_student
-from mmkd_export.judge.artifacts import prove_fp32
-from mmkd_export.judge.proof_set import ProofSet, feeds_of
-from mmkd_export.judge.torch_answers import answers_from_student
 from mmkd_export.plan import ExportPlan
 from mmkd_export.run import ExportResult, export
+from mmkd_export.verify.artifacts import prove_fp32
+from mmkd_export.verify.proof_set import ProofSet, feeds_of
+from mmkd_export.verify.torch_answers import answers_from_student
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 

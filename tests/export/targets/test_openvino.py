@@ -13,11 +13,11 @@ from onnx import numpy_helper
 
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.errors import BackendError, GateError
-from mmkd_export.judge.artifacts import ProvenArtifact, prove_fp32, proven_in
-from mmkd_export.judge.gate import GateRule
-from mmkd_export.judge.proof_set import feeds_of
 from mmkd_export.plan import ExportPlan
 from mmkd_export.run import ExportResult, export
+from mmkd_export.verify.artifacts import ProvenArtifact, prove_fp32, proven_in
+from mmkd_export.verify.gate import GateRule
+from mmkd_export.verify.proof_set import feeds_of
 from mmkd_models.training.checkpoint import StudentCheckpoint
 
 pytest.importorskip("openvino", reason="needs pip install 'mmkd-edge[openvino]'")
@@ -111,7 +111,7 @@ def test_ctrl_c_after_the_gate_is_an_interrupt(exported: ExportResult, tmp_path:
     script = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from mmkd_edge.command.run import run_command\n"
+        "from mmkd_edge.cli.run import run_command\n"
         "from mmkd_export.plan import ExportPlan\n"
         "from mmkd_export.run import export\n"
         "def work(arguments):\n"

@@ -7,10 +7,10 @@ import pytest
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.testing import FakeBackend
-from mmkd_export.judge.latency import paired_latency_us, processor_name
 from mmkd_export.plan import ExportPlan
 from mmkd_export.platforms import PLATFORMS, platform_named
 from mmkd_export.targets.table import TARGETS, check_target, platform_of, targets_on
+from mmkd_export.verify.latency import paired_latency_us, processor_name
 
 
 def _plan(*targets: str) -> ExportPlan:

@@ -16,7 +16,7 @@ import torch
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.commands.evaluate import main as evaluate_main
 from mmkd_models.data import Dataset
-from mmkd_models.evaluate.missing import (
+from mmkd_models.evaluation.missing import (
     MISSING_SHARES,
     logits_by_missing_share,
     scores_by_missing_share,

@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from mmkd_edge import example_bundle
+from mmkd_edge.install.keys import make_keys
 from mmkd_edge.spec import TaskSpec, task_text
-from mmkd_edge.trust.keys import make_keys
 from mmkd_models.commands.evaluate import main as evaluate_main
 from mmkd_models.data import Dataset, open_dataset, shipped_dataset, write_dataset
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.evaluate.faults.table import NAMES
-from mmkd_models.evaluate.rivals import RIVALS
+from mmkd_models.evaluation.faults.table import NAMES
+from mmkd_models.evaluation.rivals import RIVALS
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import (

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mmkd_edge import example_bundle
-from mmkd_edge.command.outputs import held
+from mmkd_edge.cli.outputs import held
 from mmkd_edge.errors import MmkdError
 from mmkd_models.commands.train import run_train
 from mmkd_models.data import Dataset

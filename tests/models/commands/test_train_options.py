@@ -22,9 +22,9 @@ from mmkd_models.commands.train import run_train
 from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.distil.methods import taught_by
-from mmkd_models.distil.recipe import Recipe
-from mmkd_models.distil.recipe_text import chosen_recipe, terms_text
+from mmkd_models.distillation.methods import taught_by
+from mmkd_models.distillation.recipe import Recipe
+from mmkd_models.distillation.recipe_text import chosen_recipe, terms_text
 from mmkd_models.networks.config import teacher_config
 from mmkd_models.networks.student import values_of
 from mmkd_models.train_config import TrainConfig

@@ -18,8 +18,8 @@ from mmkd_models.compare.fold_result import ComparisonConfig
 from mmkd_models.compare.one_fold import fold_data
 from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.data.left_out import LeftOutDomains, fold_without
-from mmkd_models.distil.methods import default_recipe
-from mmkd_models.evaluate.suites.shift import of_shift
+from mmkd_models.distillation.methods import default_recipe
+from mmkd_models.evaluation.suites.shift import of_shift
 from mmkd_models.metrics.scores import default_metric
 from mmkd_models.training.checkpoint import read_student
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from mmkd_models.compare.fold_result import FoldResult
 from mmkd_models.compare.summary import gain_of_folds
-from mmkd_models.evaluate.gains import spread
+from mmkd_models.evaluation.gains import spread
 from mmkd_models.metrics.measures import measure_named
-from mmkd_report.documents.figures import Spread
+from mmkd_report.schema.figures import Spread
 
 MakeFold = Callable[..., FoldResult]
 WINDOWS = {10: 8, 11: 4, 12: 20}
@@ -27,7 +27,7 @@ results = st.lists(st.tuples(counts, counts, counts, counts), min_size=1, max_si
 def _intervals_of_few_groups() -> Iterator[None]:
     """Few groups can be counted by hand."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mmkd_models.evaluate.gains.FEWEST_GROUPS", 1)
+        patch.setattr("mmkd_models.evaluation.gains.FEWEST_GROUPS", 1)
         yield
 
 

@@ -14,8 +14,8 @@ from mmkd_models.compare.fold_result import FoldResult, FoldRival, GroupCount, N
 from mmkd_models.compare.summary import demo_document
 from mmkd_models.data import Dataset
 from mmkd_models.metrics.classes import Scores
-from mmkd_report.documents.demo import read_demo
 from mmkd_report.pages.demo_answer import answer
+from mmkd_report.schema.demo import read_demo
 
 MakeFold = Callable[..., FoldResult]
 WINDOWS = {1: 10, 2: 10}
@@ -82,7 +82,7 @@ def test_the_gap_recovered_is_the_share_of_the_teachers_lead(
     fold_result: MakeFold, machines: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert document_of(two_folds(fold_result), machines)["students"]["acc"].get("gap_recovered") is None
-    monkeypatch.setattr("mmkd_models.evaluate.gains.FEWEST_GROUPS", 2)
+    monkeypatch.setattr("mmkd_models.evaluation.gains.FEWEST_GROUPS", 2)
     document = document_of(two_folds(fold_result), machines)
     assert document["students"]["acc"]["gap_recovered"] == pytest.approx((0.8 - 0.6) / (0.9 - 0.6))
 
@@ -92,7 +92,7 @@ def test_what_the_teacher_has_over_both_is_told(
 ) -> None:
     entry = document_of(two_folds(fold_result), machines)["students"]["acc"]
     assert entry["gap_points"] == {"mean": pytest.approx(30.0)}
-    monkeypatch.setattr("mmkd_models.evaluate.gains.FEWEST_GROUPS", 2)
+    monkeypatch.setattr("mmkd_models.evaluation.gains.FEWEST_GROUPS", 2)
     entry = document_of(two_folds(fold_result), machines)["students"]["acc"]
     assert entry["gap_points"] == {key: pytest.approx(30.0) for key in ("mean", "low", "high")}
     assert entry["over_teacher_points"] == {key: pytest.approx(-10.0) for key in ("mean", "low", "high")}

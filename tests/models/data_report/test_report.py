@@ -25,8 +25,8 @@ from mmkd_models.data_report.measured import measured
 from mmkd_models.data_report.probes import Probed, ProbedWindows, class_probe, look_at, split_probe
 from mmkd_models.data_report.report import report_on
 from mmkd_models.data_report.views import band_levels, brightness
-from mmkd_models.evaluate.suites.under_faults import sensors_of
-from mmkd_report.documents.data import DataReport, SplitFacts, WindowToLabel
+from mmkd_models.evaluation.suites.under_faults import sensors_of
+from mmkd_report.schema.data import DataReport, SplitFacts, WindowToLabel
 from tests.models.kinds_rig import kinds_dataset
 
 pytest.importorskip("sklearn")

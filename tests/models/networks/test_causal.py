@@ -21,8 +21,8 @@ from mmkd_models.commands.distill import run_distill
 from mmkd_models.commands.train import run_train
 from mmkd_models.data import Dataset
 from mmkd_models.data.batches import Batch
-from mmkd_models.distil.learner import DistillLearner
-from mmkd_models.distil.recipe import Recipe
+from mmkd_models.distillation.learner import DistillLearner
+from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.losses.attention import EdamTerm
 from mmkd_models.losses.features import FeatureTerm
 from mmkd_models.losses.logits import LogitTerm

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmkd_models.evaluate.gains import gain_over_seeds
-from mmkd_models.evaluate.outcome import GroupConfusion, TestedNetwork, metric_of_confusions
+from mmkd_models.evaluation.gains import gain_over_seeds
+from mmkd_models.evaluation.outcome import GroupConfusion, TestedNetwork, metric_of_confusions
 from mmkd_models.metrics.classes import Metric, scores_from_answers
 from mmkd_models.study.effects import FactorScore, effects
 
@@ -69,7 +69,7 @@ def test_below_five_groups_there_is_no_interval() -> None:
 @pytest.fixture
 def any_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Intervals of as few groups as can be reckoned by hand."""
-    monkeypatch.setattr("mmkd_models.evaluate.gains.FEWEST_GROUPS", 1)
+    monkeypatch.setattr("mmkd_models.evaluation.gains.FEWEST_GROUPS", 1)
 
 
 @pytest.mark.usefixtures("any_groups")

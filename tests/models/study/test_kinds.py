@@ -17,7 +17,7 @@ from mmkd_models.commands.study import run_study
 from mmkd_models.compare.one_fold import fold_data
 from mmkd_models.data import Dataset
 from mmkd_models.data.labelled import ALL
-from mmkd_models.evaluate.rivals import rival_judged
+from mmkd_models.evaluation.rivals import rival_judged
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student
 from mmkd_models.training.predict import logits_of
 

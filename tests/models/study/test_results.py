@@ -21,7 +21,7 @@ from mmkd_models.study.results import SeedResults
 from mmkd_models.study.run import study
 from mmkd_models.study.study_options import StudyOptions
 from mmkd_models.train_config import TrainConfig
-from mmkd_report.documents.study import StudyDocument
+from mmkd_report.schema.study import StudyDocument
 
 ONE_RATE = {"learning_rates": (1e-3,)}
 

@@ -39,7 +39,7 @@ from mmkd_models.trials.search import distributions, open_study, search
 from mmkd_models.trials.space import Candidate, Entry, TeacherChoice, Trial, trial_name
 from mmkd_models.trials.students import run_trial, trial_result
 from mmkd_models.trials.worker import WorkOrder, open_worker
-from mmkd_report.documents.study import PairLatency, StudyDocument
+from mmkd_report.schema.study import PairLatency, StudyDocument
 
 WORK = """
 import sys, torch

@@ -14,7 +14,7 @@ from mmkd_models.commands.study import run_study
 from mmkd_models.data import Dataset
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.training.checkpoint import read_student
-from mmkd_report.documents.study import StudyDocument
+from mmkd_report.schema.study import StudyDocument
 
 SHORT = "--modality acc --grid --seeds 1 --steps 6 --teacher-steps 6 --teacher tiny --student tiny --no-latency"
 OPTIONS = [*SHORT.split(), "--method", "logit", "--learning-rate", "0.01", "--rival", "extra_trees"]

@@ -17,7 +17,7 @@ from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.distil.methods import taught_by
+from mmkd_models.distillation.methods import taught_by
 from mmkd_models.metrics.scores import default_metric
 from mmkd_models.networks.config import (
     EncoderConfig,

@@ -23,9 +23,9 @@ from mmkd_models.data import Dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import BatchSource
 from mmkd_models.data.labels import hide_labels
-from mmkd_models.distil.learner import DistillLearner
-from mmkd_models.distil.recipe import Recipe
-from mmkd_models.distil.teachers import answers_of
+from mmkd_models.distillation.learner import DistillLearner
+from mmkd_models.distillation.recipe import Recipe
+from mmkd_models.distillation.teachers import answers_of
 from mmkd_models.losses.attention import EdamTerm
 from mmkd_models.losses.contrast import CrdTerm
 from mmkd_models.losses.logits import LogitTerm

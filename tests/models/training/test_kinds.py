@@ -17,7 +17,7 @@ from mmkd_models.carried import LEAST_WINDOWS, carried_windows
 from mmkd_models.data import Dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import channel_statistics, spread_rows
-from mmkd_models.distil.recipe import Recipe
+from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.losses.logits import LogitTerm
 from mmkd_models.losses.task import TaskTerm
 from mmkd_models.losses.term import constant

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_models.data import Dataset
 from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.distil.learner import DistillLearner
-from mmkd_models.distil.recipe import Recipe
-from mmkd_models.distil.recipe_text import term_from_text
+from mmkd_models.distillation.learner import DistillLearner
+from mmkd_models.distillation.recipe import Recipe
+from mmkd_models.distillation.recipe_text import term_from_text
 from mmkd_models.metrics.classes import Scores
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import Student

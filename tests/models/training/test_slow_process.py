@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.defaults import AUGMENT, COMMITTEE
-from mmkd_models.evaluate.rivals import rival_judged
+from mmkd_models.evaluation.rivals import rival_judged
 from mmkd_models.networks.config import student_config, teacher_config
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.committee import train_committee

@@ -14,9 +14,9 @@ import study_cases as cases
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.data import Dataset
-from mmkd_models.distil.method import Method
-from mmkd_models.distil.methods import shipped_methods
-from mmkd_models.distil.recipe import Recipe
+from mmkd_models.distillation.method import Method
+from mmkd_models.distillation.methods import shipped_methods
+from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.losses.logits import LogitTerm
 from mmkd_models.losses.term import constant
 from mmkd_models.networks.config import Preset

@@ -28,7 +28,7 @@ from mmkd_models.trials.folder import StudyFolder
 from mmkd_models.trials.space import TeacherChoice
 from mmkd_models.trials.teacher_text import teachers_from_text
 from mmkd_models.trials.teachers import teacher_result
-from mmkd_report.documents.study import StudyDocument, TeacherRow
+from mmkd_report.schema.study import StudyDocument, TeacherRow
 
 ONE, FITTED, MIXED = "tiny", "tiny,out-of-fold=2", "tiny,ensemble=2/gyro:tiny"
 
@@ -170,7 +170,7 @@ def test_several_teachers_are_not_compared_as_one(machines: Dataset, tmp_path: P
 
 
 def teacher_row(name: str, parameters: int, score: float | None) -> TeacherRow:
-    from mmkd_models.evaluate.gains import spread
+    from mmkd_models.evaluation.gains import spread
 
     return TeacherRow(
         name=name,

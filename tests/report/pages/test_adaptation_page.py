@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from mmkd_report import DocumentError, render_adaptation
-from mmkd_report.documents.adaptation import AdaptationDocument, DomainFacts, WayJudgement
 from mmkd_report.pages.adaptation import answer
+from mmkd_report.schema.adaptation import AdaptationDocument, DomainFacts, WayJudgement
 from mmkd_report.words import for_terminal
 
 TEACHER = WayJudgement(

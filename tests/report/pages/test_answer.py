@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from mmkd_report.documents.demo import read_demo
 from mmkd_report.pages.demo_answer import answer, is_judged, question, recommendation, shipped
+from mmkd_report.schema.demo import read_demo
 
 S = "\u202f"
 M = "\u2212"

@@ -12,8 +12,8 @@ import pytest
 
 from mmkd_report import DocumentError, render_bench
 from mmkd_report.charts import label_ends
-from mmkd_report.documents.bench import read_bench
 from mmkd_report.pages.bench import Lead, latency_chart, manner_text, run_names, timeline
+from mmkd_report.schema.bench import read_bench
 
 Document = dict[str, Any]
 

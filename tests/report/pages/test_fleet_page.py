@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from mmkd_report import DocumentError, render_fleet
-from mmkd_report.documents.bench import read_bench
 from mmkd_report.pages.bench import group_fleet
+from mmkd_report.schema.bench import read_bench
 
 Document = dict[str, Any]
 

@@ -14,12 +14,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from mmkd_models.evaluate.suites.cost import result_of
-from mmkd_models.evaluate.suites.reckoning import assumed, swings_of
+from mmkd_models.evaluation.suites.cost import result_of
+from mmkd_models.evaluation.suites.reckoning import assumed, swings_of
 from mmkd_report import DocumentError, render_judging
-from mmkd_report.documents.cost import Assumption, CostFacts, CostWay, Equipment, Plant, Swing
-from mmkd_report.documents.judging import read_judging
 from mmkd_report.pages.judging import assign_roles
+from mmkd_report.schema.cost import Assumption, CostFacts, CostWay, Equipment, Plant, Swing
+from mmkd_report.schema.judging import read_judging
 
 Document = dict[str, Any]
 

@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from mmkd_report import render_demo
-from mmkd_report.documents.demo import DemoDocument, DemoRival, read_demo
-from mmkd_report.documents.figures import LabelledGroups, Spread
 from mmkd_report.pages.demo_answer import question, recommendation
+from mmkd_report.schema.demo import DemoDocument, DemoRival, read_demo
+from mmkd_report.schema.figures import LabelledGroups, Spread
 from mmkd_report.words import labelled_title
 
 S = "\u202f"

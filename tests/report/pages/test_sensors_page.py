@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from mmkd_report import DocumentError, render_sensors
-from mmkd_report.documents.figures import OF_CLASSES, Guessing, Spread
-from mmkd_report.documents.judging import Competitor, RelativeError, SensorRow, SensorsDocument
 from mmkd_report.pages.sensors import cells, headings, verdict
+from mmkd_report.schema.figures import OF_CLASSES, Guessing, Spread
+from mmkd_report.schema.judging import Competitor, RelativeError, SensorRow, SensorsDocument
 from mmkd_report.words import for_terminal
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from mmkd_report import DocumentError, render_study
-from mmkd_report.documents.study import read_study
 from mmkd_report.pages.study_answer import answer, key_figures, study_section
+from mmkd_report.schema.study import read_study
 
 Document = dict[str, Any]
 

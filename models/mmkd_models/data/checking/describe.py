@@ -19,7 +19,7 @@ from mmkd_models.data.sources import Rows
 from mmkd_models.data.spec import SPLIT_NAMES, SplitName
 from mmkd_models.data.split import split_facts
 from mmkd_models.data.windows import Windows
-from mmkd_report.documents.figures import Split
+from mmkd_report.schema.figures import Split
 
 
 @dataclass(frozen=True, kw_only=True)

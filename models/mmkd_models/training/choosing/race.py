@@ -16,7 +16,7 @@ import numpy as np
 
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.windows import Windows
-from mmkd_models.distil.recipe import Recipe
+from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.networks.config import StudentConfig
 from mmkd_models.networks.rocket import fits_kernels
 from mmkd_models.training.checkpoint import Contender, StudentCheckpoint
@@ -26,7 +26,7 @@ from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.judging.rule import Standing, labels_win, preferred, standing_of
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.teacher_set import TaughtBy
-from mmkd_report.documents.demo import LABELS_ALONE
+from mmkd_report.schema.demo import LABELS_ALONE
 
 logger = logging.getLogger(__name__)
 

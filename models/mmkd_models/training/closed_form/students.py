@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from mmkd_models.distil.recipe import Recipe
+from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.networks.config import StudentConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_models.training.closed_form.hybrid import fit_hybrid

@@ -12,9 +12,9 @@ from torch import nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
-from mmkd_models.distil.answers import AnswerMemory, memory_of
-from mmkd_models.distil.learner import DistillLearner
-from mmkd_models.distil.recipe import Recipe
+from mmkd_models.distillation.answers import AnswerMemory, memory_of
+from mmkd_models.distillation.learner import DistillLearner
+from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.losses.goal import goal_of
 from mmkd_models.losses.task import TaskTerm
 from mmkd_models.networks.committee.network import Committee

@@ -14,7 +14,7 @@ from torch import nn
 
 from mmkd_models.data.batches import BatchSource
 from mmkd_models.data.windows import Windows
-from mmkd_models.distil.learner import SupervisedLearner
+from mmkd_models.distillation.learner import SupervisedLearner
 from mmkd_models.metrics.scores import check_metric
 from mmkd_models.networks.config import StudentConfig
 from mmkd_models.networks.student import Student

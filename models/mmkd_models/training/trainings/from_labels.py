@@ -7,7 +7,7 @@ from dataclasses import replace
 import msgspec
 import torch
 
-from mmkd_models.distil.learner import SelfTrainingLearner, SupervisedLearner
+from mmkd_models.distillation.learner import SelfTrainingLearner, SupervisedLearner
 from mmkd_models.losses.goal import goal_of
 from mmkd_models.networks.config import StudentConfig, TeacherConfig
 from mmkd_models.networks.inherit import take_teacher

@@ -11,7 +11,7 @@ import torch
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_models.carried import MOST_WINDOWS
-from mmkd_models.distil.recipe import Recipe
+from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.networks.fake_int8 import FakeInt8Student, learnt_student
 from mmkd_models.networks.int8 import LearntInt8
 from mmkd_models.training.checkpoint import StudentCheckpoint

@@ -11,7 +11,7 @@ import msgspec
 from mmkd_models.carried import carried_windows
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.windows import Windows
-from mmkd_models.distil.recipe import Recipe
+from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.networks.config import StudentConfig
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import Provenance, StudentCheckpoint, library_versions

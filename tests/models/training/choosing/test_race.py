@@ -13,7 +13,7 @@ import pytest
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.defaults import AUGMENT
-from mmkd_models.distil.methods import default_recipe
+from mmkd_models.distillation.methods import default_recipe
 from mmkd_models.metrics.scores import default_metric
 from mmkd_models.networks.config import student_config, teacher_config
 from mmkd_models.networks.fronts.as_series import series_spec
@@ -24,7 +24,7 @@ from mmkd_models.training.choosing.race import labelled_race, mixings, taught_ra
 from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_models.training.trainings import train_teacher
-from mmkd_report.documents.demo import LABELS_ALONE
+from mmkd_report.schema.demo import LABELS_ALONE
 
 RUN = TrainingRun(train=TrainConfig(steps=4, batch=12, eval_every=2, seed=3), augment=AUGMENT)
 

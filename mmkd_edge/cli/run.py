@@ -1,0 +1,181 @@
+"""What every command does around its work: errors into messages and exit codes, `--debug`, `--version`, Ctrl-C.
+
+Owns the first and the last lines of a command's life. Parses nothing but those two, and whether help is asked for;
+imports the standard library alone, so that any command of any package may use it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import importlib
+import io
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from mmkd_edge.bundle.files import fault_of, is_of_a_path
+from mmkd_edge.cli.help import bare_help, version_line
+from mmkd_edge.cli.interrupts import INTERRUPTED_EXIT_CODE, loading
+from mmkd_edge.cli.outputs import check_folder
+from mmkd_edge.errors import UnavailableError, UsageError
+from mmkd_edge.printable import printable
+from mmkd_edge.system import check_system
+
+INTERNAL_EXIT_CODE = 1
+BAD_INPUT_EXIT_CODE = 2
+BROKEN_PIPE_EXIT_CODE = 141  # 128 + SIGPIPE, as shells report it
+
+_HELP = {"-h", "--help"}
+
+
+def run_command(
+    name: str,
+    command: Callable[[list[str]], object],
+    *,
+    arguments: Sequence[str] | None = None,
+    needs: Sequence[str] = (),
+    extra: str = "",
+    about: str = "",
+) -> NoReturn:
+    """Runs `command` with the command line and ends the process with the exit code that fits.
+
+    A `MmkdError` becomes one message on stderr and its own exit code; any other exception becomes one line and exit 1.
+    `--debug`, anywhere before a `--`, is taken out of the arguments and shows the traceback as well; `--version` there
+    shows the version instead. Help needs nothing of `needs`, and is short where typer is not installed.
+
+    Args:
+        name: what the user typed; it starts every message.
+        command: takes the arguments that are left; it fails by raising, and what it returns is ignored.
+        arguments: the command line without the program; None reads `sys.argv`.
+        needs: modules that `command` imports; a missing one ends in exit 3 before `command` is called.
+        extra: the extra of `mmkd-edge` that installs them.
+        about: what the command does, for the short help.
+
+    Raises SystemExit in any case.
+    """
+    given, options = _without_own(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in options
+    _print_any_script()
+    try:
+        if "--version" in options:
+            sys.stdout.write(version_line(name) + "\n")
+        elif _HELP & options and "typer" in needs and not _can_import("typer"):
+            sys.stdout.write(bare_help(name, about, extra=extra) + "\n")
+        else:
+            check_system()
+            with loading(name):
+                require_modules(() if _HELP & options else needs, by=name, extra=extra)
+            command(given)
+        sys.stdout.flush()
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if isinstance(ended, SystemExit) and ended.code != INTERRUPTED_EXIT_CODE:  # typer's, which says nothing
+            raise
+        _say(f"{name}: interrupted", debug=debug)
+        sys.exit(INTERRUPTED_EXIT_CODE)
+    except BrokenPipeError:  # the reader (head, less) has gone
+        _flush_stdout()
+        sys.exit(BROKEN_PIPE_EXIT_CODE)
+    except Exception as error:
+        message, exit_code = _message_and_exit_code(error)
+        _say(f"{name}: {printable(message, lines=True)}", debug=debug)
+        _flush_stdout()
+        sys.exit(exit_code)
+    sys.exit(0)
+
+
+def shell_line(*words: object) -> str:
+    """A command as a shell takes it, for the line that names the next one: paths with spaces come quoted."""
+    return shlex.join(str(word) for word in words)
+
+
+def require_modules(needs: Sequence[str], *, by: str, extra: str) -> None:
+    """Checks that the modules can be imported.
+
+    Raises UnavailableError, which names the missing modules and the extra that installs them.
+    """
+    missing = [module for module in needs if not _can_import(module)]
+    if missing:
+        raise UnavailableError(
+            f"{by} needs {' and '.join(missing)}, which this Python lacks; run: pip install 'mmkd-edge[{extra}]'"
+        )
+
+
+def check_page(page: Path, *, extra: str) -> None:
+    """Refuses a `--page FILE.html` that could not be made or written, or would replace another file: before the work.
+
+    Raises:
+        UnavailableError: jinja2 is missing.
+        UsageError: the name does not fit.
+    """
+    require_modules(("jinja2",), by="--page", extra=extra)
+    if page.is_dir():
+        raise UsageError(f"--page {page}: expected the name of an HTML file, got a directory; name a file in it")
+    if not page.parent.is_dir():
+        raise UsageError(f"--page {page}: cannot be written: there is no directory {page.parent}; make it first")
+    check_folder(page.parent)
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--page {page}: expected a name that ends in .html; only such a file is overwritten")
+
+
+def _can_import(module: str) -> bool:
+    from mmkd_edge.backends.ort import silence_reports
+
+    silence_reports()  # some libraries import ONNX Runtime where they find it
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        return False
+    return True
+
+
+def _without_own(arguments: Sequence[str]) -> tuple[list[str], set[str]]:
+    """The arguments that are the command's, and everything before a `--`."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    kept = [argument for argument in arguments[:end] if argument not in ("--debug", "--version")]
+    return kept + list(arguments[end:]), set(arguments[:end])
+
+
+def _print_any_script() -> None:
+    """Lets stdout and stderr take names in any script: what a terminal cannot show is written as JSON escapes it."""
+    codecs.register_error("mmkd.escape", _escaped)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="mmkd.escape")
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[start : start + 4]}" for start in range(0, len(units), 4)), error.end
+
+
+def _message_and_exit_code(error: Exception) -> tuple[str, int]:
+    exit_code = getattr(error, "exit_code", None)
+    if isinstance(exit_code, int):  # of a package that stands alone, too
+        return str(error), exit_code
+    if isinstance(error, OSError) and is_of_a_path(error):
+        where = "cannot write" if error.filename is None else error.filename
+        return f"{where}: {fault_of(error)}", BAD_INPUT_EXIT_CODE
+    if isinstance(error, OSError):
+        return str(error), INTERNAL_EXIT_CODE
+    text = f"internal error: {type(error).__name__}: {error}; add --debug to see where, and please report it"
+    return text, INTERNAL_EXIT_CODE
+
+
+def _flush_stdout() -> None:
+    """Writes what is left; what cannot be written is dropped, or Python would complain once more at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _say(message: str, *, debug: bool) -> None:
+    if debug:
+        traceback.print_exc(file=sys.stderr)
+    sys.stderr.write(message + "\n")

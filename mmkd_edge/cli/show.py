@@ -1,0 +1,62 @@
+"""What commands show, and how: tables, one form of JSON, lines of progress.
+
+rich, which the extras of the commands install, is imported where something is shown.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from mmkd_edge.cli.tables import WholeWords
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_WIDTH_WITHOUT_TERMINAL = 160
+
+
+def show_table(table: Table, *, width: int = _WIDTH_WITHOUT_TERMINAL) -> None:
+    """Prints a table; `width` is that of a file or a pipe, which has none that a table must fit."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, width=width)
+    console.print(WholeWords(table))
+
+
+def plain_table(headings: Sequence[str], *, left: Collection[str] = (), title: str | None = None) -> Table:
+    """A table without lines unless it has a title; columns stand right, but the first and those that are `left`."""
+    from rich.box import HEAVY_HEAD
+    from rich.table import Table
+
+    table = Table(title=title, box=None if title is None else HEAVY_HEAD, pad_edge=title is not None)
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if number == 0 or heading in left else "right")
+    return table
+
+
+def json_text(document: Any, *, indent: int = 2) -> str:
+    """A document as people read JSON."""
+    import msgspec
+
+    return msgspec.json.format(msgspec.json.encode(document), indent=indent).decode()
+
+
+def say(line: str) -> None:
+    """Writes a line of progress to stderr at once."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+@contextmanager
+def saying_how_to_go_on() -> Iterator[None]:
+    """Says on Ctrl-C that the same command continues: of work that is kept as it is made."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("the same command continues")
+        raise

@@ -1,0 +1,172 @@
+"""What frozen teachers answer to the batches of a training, kept for trainings that see the same batches.
+
+Batches follow from seed and step (docs/decisions/002), and what a frozen teacher says from the batch. So trainings that
+differ in nothing but the recipe or the learning rate hear the same answers, and one of them is enough to ask. A memory
+returns what was said, bit for bit; what is not in it is asked anew. It holds outputs and embeddings alone: what a
+teacher has inside is too large to keep.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mmkd_edge.errors import CheckpointError
+from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.data.batches import BatchSource
+from mmkd_models.data.windows import Windows
+from mmkd_models.distillation.teachers import answers_of
+from mmkd_models.networks.teacher import TeacherOutput
+from mmkd_models.tensors import read_tensors, write_tensors
+from mmkd_models.train_config import OnStep, TrainConfig, TrainingProgress
+
+logger = logging.getLogger(__name__)
+
+_KIND = "answers"
+_DIGITS = 16
+
+
+BLOCKS = 4
+"""In how many files of steps that follow one another answers may be kept, so that they can be made side by side."""
+
+
+def steps_of_block(block: int, steps: int) -> range:
+    """Gives the steps of a block, by its number from 0.
+
+    Example:
+        >>> [steps_of_block(block, 10) for block in range(BLOCKS)]
+        [range(0, 2), range(2, 5), range(5, 7), range(7, 10)]
+    """
+    return range(steps * block // BLOCKS, steps * (block + 1) // BLOCKS)
+
+
+class AnswerMemory:
+    """The answers to every step of one training, in one file or in one of each block of steps; of use once complete.
+
+    Args:
+        decides: all that decides the answers, as JSON values; another memory for anything else.
+    """
+
+    def __init__(self, folder: Path, decides: Mapping[str, Any], *, steps: int) -> None:
+        decided = msgspec.json.encode({**decides, "steps": steps}, order="sorted")
+        self.path = folder / f"{hashlib.sha256(decided).hexdigest()[:_DIGITS]}.safetensors"
+        self._document = decided
+        self._steps = steps
+        self._known: tuple[tuple[Tensor, Tensor], ...] | None = None
+        self._was_read = False
+        self._new: dict[int, tuple[TeacherOutput, ...]] = {}
+
+    def recall(self, step: int | None, device: torch.device) -> tuple[TeacherOutput, ...] | None:
+        """Gives what each teacher said to the batch of that step, or None where nobody has kept it."""
+        if step is None:
+            return None
+        if not self._was_read:
+            self._was_read, self._known = True, self._read()
+        if self._known is None:
+            return None
+        return tuple(
+            TeacherOutput(logits=logits[step].to(device), embedding=embedding[step].to(device))
+            for logits, embedding in self._known
+        )
+
+    def keep(self, step: int | None, answers: Sequence[TeacherOutput]) -> None:
+        """Keeps outputs and embeddings until `write`."""
+        if step is not None:
+            self._new[step] = tuple(
+                TeacherOutput(logits=one.logits.cpu(), embedding=one.embedding.cpu()) for one in answers
+            )
+
+    def write(self) -> None:
+        """Writes the file where every step of the training was asked for; a training that was resumed has a part."""
+        if self._known is not None or len(self._new) < self._steps:
+            return
+        self._write(self.path, range(self._steps))
+
+    def write_block(
+        self, block: int, teachers: Sequence[nn.Module], source: BatchSource, on_step: OnStep | None = None
+    ) -> None:
+        """Asks the teachers about the block's steps and writes what they say, so that blocks can be made side by side.
+
+        A block that is there, or a whole file, is left alone.
+        """
+        path = self._block_path(block)
+        if self.path.exists() or path.exists():
+            return
+        steps = steps_of_block(block, self._steps)
+        for step in steps:
+            self.keep(step, answers_of(teachers, source.at(step), taps=False))
+            if on_step is not None:
+                on_step(TrainingProgress(step=step - steps.start + 1, steps=len(steps), terms={}, best_score=None))
+        self._write(path, steps)
+
+    def _block_path(self, block: int) -> Path:
+        return self.path.with_name(f"{self.path.stem}-{block}{self.path.suffix}")
+
+    def _write(self, path: Path, steps: range) -> None:
+        each = list(zip(*(self._new[step] for step in steps), strict=True))  # teachers x steps
+        tensors = {
+            f"{number}/{what}": torch.stack([getattr(answer, what) for answer in answers])
+            for number, answers in enumerate(each)
+            for what in ("logits", "embedding")
+        }
+        write_tensors(path, tensors, kind=_KIND, document=self._document)
+
+    def _read(self) -> tuple[tuple[Tensor, Tensor], ...] | None:
+        paths = [self.path] if self.path.exists() else [self._block_path(block) for block in range(BLOCKS)]
+        if not all(path.exists() for path in paths):
+            return None
+        try:
+            read = [read_tensors(path, kind=_KIND) for path in paths]
+        except CheckpointError as error:
+            logger.warning("%s; the teachers are asked anew", error)
+            return None
+        if any(document != self._document for _, document in read):
+            return None
+        tensors = {name: torch.cat([part[name] for part, _ in read]) for name in read[0][0]}
+        return tuple((tensors[f"{one}/logits"], tensors[f"{one}/embedding"]) for one in range(len(tensors) // 2))
+
+
+def memory_of(
+    folder: Path | None,
+    windows: Windows,
+    *,
+    dataset_sha256: str,
+    teachers: Sequence[str],
+    train: TrainConfig,
+    augment: AugmentConfig,
+    labelled_share: float,
+    part: NDArray[np.int64] | None,
+) -> AnswerMemory | None:
+    """Gives the memory of the batches that a training sees, or None where no folder is named.
+
+    Args:
+        windows: the training windows, with the modalities that batches are made of, in their order.
+        teachers: hashes of what answers, in order.
+        part: of each window, where windows are mixed inside parts alone.
+    """
+    if folder is None:
+        return None
+    decides = {
+        "dataset": dataset_sha256,
+        "windows": [_sha256(array) for array in (windows.labels, windows.groups)],
+        "modalities": windows.spec.modalities,
+        "teachers": list(teachers),
+        "batch": [train.batch, train.seed, train.precision, labelled_share],
+        "augment": augment,
+        "part": None if part is None else _sha256(part),
+        "arithmetic": [str(torch.__version__), torch.get_num_threads()],
+    }
+    return AnswerMemory(folder, decides, steps=train.steps)
+
+
+def _sha256(array: NDArray[np.generic]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()

@@ -1,0 +1,144 @@
+"""Faults of anything that gives samples (T, c): one function each.
+
+Maxima are those of SensorFault-Bench (arXiv 2605.10822) where it has the fault, in standard deviations of the training:
+offset 0.75, drift 1, attenuation x0.25, scaling x2, noise 1, spike 7.5, clipping at 3 to 1, a gap of half the window,
+time stretch x5. The others are chosen here, and stand at their function. NaN stays missing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mmkd_models.evaluation.faults.sensor import FaultedChannels, Samples
+
+_MAINS_HZ = (50.0, 60.0)
+_RATE_ERROR = 0.1
+_MOST_BITS, _LEAST_BITS = 10, 2
+_FULL_SCALE = 3.0  # standard deviations either way of the mean that a converter covers
+
+
+def noise(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
+    """White noise of up to one standard deviation."""
+    return x + severity * sensor.std * rng.standard_normal(x.shape)
+
+
+def offset(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
+    """A constant of up to 0.75 standard deviations, up or down."""
+    return x + severity * 0.75 * sensor.std * _signs(x, rng)
+
+
+def drift(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
+    """A ramp that reaches up to one standard deviation at the end of the window."""
+    ramp = np.linspace(0, 1, len(x))[:, None]
+    return x + severity * sensor.std * _signs(x, rng) * ramp
+
+
+def gain_up(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
+    """Everything is up to twice as far from the mean."""
+    return sensor.mean + (x - sensor.mean) * (1 + severity)
+
+
+def gain_down(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
+    """Everything is down to a quarter as far from the mean."""
+    return sensor.mean + (x - sensor.mean) * (1 - 0.75 * severity)
+
+
+def spike(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
+    """One sample in fifty jumps by up to 7.5 standard deviations; at least one does."""
+    count = max(1, len(x) // 50)
+    at = rng.permutation(len(x))[:count]
+    found: Samples = x.copy()
+    found[at] += severity * 7.5 * sensor.std * rng.choice((-1.0, 1.0), (count, x.shape[1]))
+    return found
+
+
+def stuck(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
+    """The last value before it holds for the rest, up to the whole window."""
+    start = len(x) - _part(x, severity)
+    found: Samples = x.copy()
+    found[start:] = x[max(0, start - 1)]
+    return found
+
+
+def gap(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
+    """One span of up to half the window is missing."""
+    length = _part(x, 0.5 * severity)
+    start = int(rng.uniform() * (len(x) - length + 1))
+    found: Samples = x.copy()
+    found[start : start + length] = np.nan
+    return found
+
+
+def clipping(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
+    """Values end at 3 standard deviations from the mean, and at 1 at worst."""
+    reach = (3 - 2 * severity) * sensor.std
+    return np.asarray(np.clip(x, sensor.mean - reach, sensor.mean + reach))
+
+
+def time_stretch(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
+    """Everything takes up to five times as long, around the middle of the window."""
+    return _resampled(x, 1 / (1 + 4 * severity))
+
+
+def sample_rate(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
+    """The sensor's clock is up to ten per cent fast or slow."""
+    return _resampled(x, 1 + _RATE_ERROR * severity * float(rng.choice((-1.0, 1.0))))
+
+
+def time_shift(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
+    """The channels come late by up to half the window; what was before is missing."""
+    late = _part(x, 0.5 * severity)
+    found: Samples = np.full_like(x, np.nan)
+    found[late:] = x[: len(x) - late]
+    return found
+
+
+def quantisation(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
+    """A converter of 10 bits over three standard deviations either way, and of 2 bits at worst."""
+    bits = round(_MOST_BITS - (_MOST_BITS - _LEAST_BITS) * severity)
+    step = 2 * _FULL_SCALE * sensor.std / 2**bits
+    reach = _FULL_SCALE * sensor.std
+    return np.asarray(sensor.mean + np.round(np.clip(x - sensor.mean, -reach, reach) / step) * step)
+
+
+def hum(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
+    """The mains' 50 or 60 Hz, of up to one standard deviation, as the sensor samples it: folded if its rate is low."""
+    seconds = np.arange(len(x))[:, None] / sensor.rate_hz
+    phase = rng.uniform(0, 2 * np.pi)
+    wave: Samples = np.sin(2 * np.pi * float(rng.choice(_MAINS_HZ)) * seconds + phase)
+    return x + severity * sensor.std * wave
+
+
+def channel_swap(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
+    """Two channels are connected the wrong way round, in up to every window."""
+    return np.asarray(x[:, ::-1].copy() if rng.uniform() < severity else x)
+
+
+def lost_channel(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
+    """The channels end before the window does, and are missing throughout at worst."""
+    found: Samples = x.copy()
+    found[len(x) - _part(x, severity) :] = np.nan
+    return found
+
+
+def _signs(x: Samples, rng: np.random.Generator) -> Samples:
+    return np.asarray(rng.choice((-1.0, 1.0), x.shape[1]))
+
+
+def _part(x: Samples, share: float) -> int:
+    return max(1, round(share * len(x)))
+
+
+def _resampled(x: Samples, speed: float) -> Samples:
+    """What a clock of another speed reads, linear between samples; beyond the ends nothing is known.
+
+    A neighbour that is missing makes a value missing.
+    """
+    middle = (len(x) - 1) / 2
+    at = middle + (np.arange(len(x)) - middle) * speed
+    low = np.clip(np.floor(at).astype(np.int64), 0, len(x) - 1)
+    high = np.clip(low + 1, 0, len(x) - 1)
+    weight = (at - low)[:, None]
+    found: Samples = np.where(weight == 0, x[low], (1 - weight) * x[low] + weight * x[high])
+    found[(at < 0) | (at > len(x) - 1)] = np.nan
+    return found

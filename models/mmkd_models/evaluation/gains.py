@@ -1,0 +1,168 @@
+"""Figures over seeds and what one model is better by than another, with intervals by a bootstrap over groups.
+
+Knows nothing of folds and their files: takes judged answers, one for each seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_models.evaluation.outcome import TestedNetwork, drawn_figures
+from mmkd_models.metrics.measures import measure_named
+from mmkd_report.schema.demo import Gain
+from mmkd_report.schema.evaluation import WindowGain
+from mmkd_report.schema.figures import Split, SplitBy, Spread
+from mmkd_report.schema.study import SeedGain
+
+DRAWS = 2000
+_DRAWS_OF_FOLDS = 4000
+FEWEST_GROUPS = 5
+"""Below it a bootstrap over groups has so few different draws that its interval is too narrow to mean anything."""
+_NOUNS: dict[SplitBy, str] = {"groups": "groups", "own folds": "blocks", "own split": "blocks"}
+ROUNDING = 1e-9
+"""A difference below this share of a figure is none: sums in another order differ by less."""
+
+
+def gain_per_seed(ours: Sequence[TestedNetwork], theirs: Sequence[TestedNetwork], metric: str) -> tuple[float, ...]:
+    """Gives how much better ours are on each seed, in the metric's `gain_unit`."""
+    scale = measure_named(metric).gain_scale
+    return tuple(
+        scale * (our.scores.metric(metric) - their.scores.metric(metric))
+        for our, their in zip(ours, theirs, strict=True)
+    )
+
+
+def figure_draws(
+    tests: Sequence[TestedNetwork], metric: str, *, seed: int = 0, draws: int = DRAWS
+) -> NDArray[np.float64]:
+    """Gives the mean over seeds of a figure under each draw of groups, (draws,); NaN where a draw has no window.
+
+    A draw takes as many whole groups (people, machines, sessions) as there are, with replacement, the same ones for all
+    seeds: a percentile bootstrap over clusters (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993,
+    chapters 8 and 13). With as many groups the same seed draws the same groups. Of a dataset without groups it takes
+    recordings, or blocks of consecutive windows (`block_length`).
+
+    Args:
+        tests: one result per seed.
+        metric: whose figure.
+        seed: of the draws.
+        draws: how many.
+    """
+    return _mean_over_seeds(_drawn(tests, metric, seed=seed, draws=draws))
+
+
+def gain_draws(
+    ours: Sequence[TestedNetwork], theirs: Sequence[TestedNetwork], metric: str, *, seed: int = 0, draws: int = DRAWS
+) -> NDArray[np.float64]:
+    """Gives the gain under each draw of `figure_draws`, the same groups for both, in the metric's `gain_unit`.
+
+    It is above 0 where ours are better.
+    """
+    more = _drawn(ours, metric, seed=seed, draws=draws) - _drawn(theirs, metric, seed=seed, draws=draws)
+    return measure_named(metric).gain_scale * _mean_over_seeds(more)
+
+
+def _drawn(tests: Sequence[TestedNetwork], metric: str, *, seed: int, draws: int) -> NDArray[np.float64]:
+    """The figure of every seed under each draw, (seeds, draws)."""
+    groups = groups_tested(tests)
+    rng = np.random.default_rng(seed)
+    weights = rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=draws)  # (draws, groups)
+    return np.stack([drawn_figures(judged, groups, weights, metric) for judged in tests])
+
+
+def _mean_over_seeds(drawn: NDArray[np.float64]) -> NDArray[np.float64]:
+    known = ~np.isnan(drawn)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.where(known, drawn, 0.0).sum(axis=0) / known.sum(axis=0))
+
+
+def interval_of(drawn: NDArray[np.float64]) -> tuple[float, float]:
+    """Gives the ends of the 95 % interval of draws (D,), by percentiles; draws that are NaN do not count."""
+    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def gain_of_pairs(
+    pairs: Sequence[tuple[Sequence[TestedNetwork], Sequence[TestedNetwork]]], metric: str, *, seed: int = 0
+) -> Gain:
+    """Gives what the first of each pair are better by, in the metric's `gain_unit`.
+
+    The mean is over pairs and their seeds; the 95 % interval is of `gain_draws`, the same draws for all pairs. Below
+    `FEWEST_GROUPS` tested groups there is none.
+    """
+    gains = [gain_per_seed(ours, theirs, metric) for ours, theirs in pairs]
+    if len(groups_tested(judged for ours, _ in pairs for judged in ours)) < FEWEST_GROUPS:
+        return Gain(mean=float(np.mean(gains)))
+    drawn = [gain_draws(ours, theirs, metric, seed=seed, draws=_DRAWS_OF_FOLDS) for ours, theirs in pairs]
+    low, high = interval_of(np.mean(drawn, axis=0))
+    return Gain(mean=float(np.mean(gains)), low=low, high=high)
+
+
+def gain_over_seeds(
+    ours: Sequence[TestedNetwork], theirs: Sequence[TestedNetwork], metric: str, *, seed: int = 0
+) -> SeedGain:
+    """Gives how much better one network is than another on the test windows of the same seeds.
+
+    The mean is over seeds of what ours are better by; the interval is of `gain_draws`, whose arguments these are. Below
+    `FEWEST_GROUPS` tested groups there is none.
+    """
+    gained = spread(gain_per_seed(ours, theirs, metric))
+    low, high = _interval(ours, theirs, metric, seed=seed)
+    return SeedGain(mean=gained.mean, std=gained.std, low=low, high=high, per_seed=gained.per_seed)
+
+
+def gain_on_windows(ours: TestedNetwork, theirs: TestedNetwork, metric: str, *, seed: int) -> WindowGain:
+    """Gives the gain of our answers over theirs, both for the same windows; the interval is of `gain_draws`."""
+    (points,) = gain_per_seed([ours], [theirs], metric)
+    low, high = _interval([ours], [theirs], metric, seed=seed)
+    return WindowGain(points=points, low=low, high=high)
+
+
+def _interval(
+    ours: Sequence[TestedNetwork], theirs: Sequence[TestedNetwork], metric: str, *, seed: int = 0
+) -> tuple[float, float] | tuple[None, None]:
+    if len(groups_tested(ours)) < FEWEST_GROUPS:
+        return None, None
+    return interval_of(gain_draws(ours, theirs, metric, seed=seed))
+
+
+def groups_tested(tests: Iterable[TestedNetwork]) -> list[int | str]:
+    """Gives the groups of the test windows of all seeds, each once, in order."""
+    return sorted({one.group for judged in tests for one in judged.by_group})
+
+
+def interval_needs(split: Split) -> str:
+    """Gives why there is no interval."""
+    return f"an interval needs {FEWEST_GROUPS} {_NOUNS[split.by]} or more"
+
+
+def gap_recovered(
+    students: Sequence[TestedNetwork],
+    baselines: Sequence[TestedNetwork],
+    teachers: Sequence[TestedNetwork],
+    metric: str,
+) -> float | None:
+    """Gives the share of the way from baseline to teacher that the student goes; None where that way is not measurable.
+
+    It is where the whole interval of teacher minus baseline lies above 0.
+    """
+    low, _ = _interval(teachers, baselines, metric)
+    scale = abs(measure_named(metric).gain_scale * np.mean([judged.scores.metric(metric) for judged in baselines]))
+    if low is None or low <= ROUNDING * scale:
+        return None
+    gain, way = (np.mean(gain_per_seed(ours, baselines, metric)) for ours in (students, teachers))
+    return float(gain / way)
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Gives the spread of a figure over seeds.
+
+    Example:
+        >>> spread([0.25, 0.75]).mean
+        0.5
+    """
+    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return Spread(mean=float(np.mean(values)), std=std, per_seed=tuple(values))

@@ -1,0 +1,104 @@
+"""Whether a model does better than somebody who guesses without having looked at any sensor.
+
+Owns what guessing scores: the best single answer for all windows of a fold (its commonest class, the median or mean of
+its numbers, its commonest set of labels), or of classes each label as often as every other one, whichever is better. A
+guess that knows the truth's shares is the strictest one to beat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_models.evaluation.gains import DRAWS, FEWEST_GROUPS, ROUNDING, figure_draws, groups_tested, interval_of
+from mmkd_models.evaluation.outcome import GroupAnswers, TestedNetwork, metric_of_confusions
+from mmkd_models.metrics.measures import measure_named
+from mmkd_report.schema.figures import Guessing
+
+_MOST_PARTS = 200  # that windows are drawn in where groups are few
+_SURE = 9.0  # the logit of a label that a guess turns on
+
+
+def guessing(tests: Sequence[TestedNetwork], metric: str, *, seed: int = 0) -> Guessing:
+    """Gives what guessing scores on the test windows of each seed, and whether the model is better than that.
+
+    The interval resamples whole groups, as those of gains do. Below `FEWEST_GROUPS` groups it is too narrow to mean
+    anything, and reaches as far as one that resamples windows.
+    """
+    figure = float(np.mean([guessed_figure(judged, metric) for judged in tests]))
+    ends = [interval_of(figure_draws(tests, metric, seed=seed))]
+    if len(groups_tested(tests)) < FEWEST_GROUPS:
+        drawn = [_drawn_by_windows(judged, metric, seed) for judged in tests]
+        ends.append(interval_of(np.nanmean(drawn, axis=0)))
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    more = figure - high if measure_named(metric).lower_is_better else low - figure
+    is_better = more > ROUNDING * abs(figure)
+    return Guessing(figure=figure, low=low, high=high, is_better=is_better)
+
+
+def guessed_figure(judged: TestedNetwork, metric: str) -> float:
+    """Gives the best figure of a guess on these windows.
+
+    Example:
+        >>> from mmkd_models.metrics.classes import scores_from_answers
+        >>> truth = np.array([0, 0, 0, 1])
+        >>> judged = TestedNetwork(class_scores=scores_from_answers(truth, truth, 2))
+        >>> guessed_figure(judged, "accuracy"), guessed_figure(judged, "balanced_accuracy")
+        (0.75, 0.5)
+    """
+    if judged.class_scores is not msgspec.UNSET:
+        return float(metric_of_confusions(_guessed_confusions(judged.class_scores.confusion), metric).max())
+    if metric == "pearson":
+        return 0.0  # an answer that never changes has no correlation, whichever it is
+    figures = [_answered(judged, answer).scores.metric(metric) for answer in _guesses(judged)]
+    return min(figures) if measure_named(metric).lower_is_better else max(figures)
+
+
+def _guessed_confusions(confusion: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+    """Of each class given every time, and of all given equally often: (K + 1, K, K)."""
+    truth: NDArray[np.float64] = np.array(confusion, dtype=np.float64).sum(axis=1)
+    classes = len(truth)
+    constant = np.eye(classes)[:, None, :] * truth[:, None]
+    return np.concatenate([constant, np.broadcast_to(truth[:, None] / classes, (1, classes, classes))])
+
+
+def _guesses(judged: TestedNetwork) -> Iterator[NDArray[np.float64]]:
+    """Answers (K,): of numbers median and mean, of several labels all of them on and the commonest set."""
+    truth, _, _ = judged.windows
+    if judged.task is not msgspec.UNSET and judged.task.kind == "regression":
+        yield from (np.median(truth, axis=0), truth.mean(axis=0))
+        return
+    sets, counts = np.unique(truth, axis=0, return_counts=True)
+    yield np.full(truth.shape[1], _SURE)
+    yield np.where(sets[counts.argmax()] > 0, _SURE, -_SURE)
+
+
+def _answered(judged: TestedNetwork, answer: NDArray[np.float64]) -> TestedNetwork:
+    row = tuple(answer.tolist())
+    return msgspec.structs.replace(
+        judged,
+        answers=tuple(msgspec.structs.replace(part, answers=(row,) * len(part.truth)) for part in judged.answers or ()),
+    )
+
+
+def _drawn_by_windows(judged: TestedNetwork, metric: str, seed: int) -> NDArray[np.float64]:
+    """The figure (D,) of as many windows, drawn with replacement; of many, of neighbours together."""
+    if judged.confusions is not msgspec.UNSET:
+        counts = np.sum([one.confusion for one in judged.confusions], axis=0)
+        windows = int(counts.sum())
+        drawn = np.random.default_rng(seed).multinomial(windows, counts.ravel() / windows, size=DRAWS)
+        return metric_of_confusions(drawn.reshape(DRAWS, *counts.shape).astype(np.float64), metric)
+    truth, answers, _ = judged.windows
+    parts = np.array_split(np.arange(len(truth)), min(len(truth), _MOST_PARTS))
+    split = tuple(
+        GroupAnswers(group=number, truth=_rows(truth[rows]), answers=_rows(answers[rows]))
+        for number, rows in enumerate(parts)
+    )
+    return figure_draws([msgspec.structs.replace(judged, answers=split)], metric, seed=seed)
+
+
+def _rows(array: NDArray[np.float64]) -> tuple[tuple[float, ...], ...]:
+    return tuple(map(tuple, array.tolist()))

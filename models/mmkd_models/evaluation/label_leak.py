@@ -1,0 +1,100 @@
+"""Labels spread in time: a rival without any sensor, which says how much a random share of labels gives away.
+
+Of each recording (else of each group's rows, in their order) the labels that are seen are drawn out to the windows
+between them. Where that tells the hidden labels, a teacher or student that learns the windows' neighbourhood looks
+better on its own training windows than it is, and unlabelled windows are no test of what it would do elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_models.data.labels import Labels, is_labelled
+from mmkd_models.data.sources import CutWindows
+from mmkd_models.data.windows import Windows
+from mmkd_models.evaluation.gains import spread
+from mmkd_models.evaluation.guessing import guessing
+from mmkd_models.evaluation.outcome import TestedNetwork, outcome_on
+from mmkd_models.metrics.measures import measure_named
+from mmkd_report.schema.figures import LabelLeak
+
+FAR = 0.2
+"""Share of the way from guessing to no error at all, from which labels that are spread in time are a leak."""
+
+_LEAST_SHARE = 1e-6  # of a label that is never on, so that its logit is finite
+
+
+def labels_spread_in_time(train: Windows, truth: Labels) -> TestedNetwork | None:
+    """Judges labels that are spread in time on the training windows whose labels are hidden.
+
+    Numbers and shares of labels are interpolated between the nearest windows that are labelled before and after, and
+    stay as they are beyond the first and last; of classes this is the nearer one. A recording without any label gets
+    the mean of all.
+
+    Args:
+        train: with the labels that are seen.
+        truth: (N,) or (N, K), the labels that the dataset has.
+
+    Returns:
+        None where no label is hidden or none is seen.
+    """
+    seen, hidden = train.labelled, is_labelled(truth) & ~train.labelled
+    if not (seen.any() and hidden.any()):
+        return None
+    columns = _columns(train)  # (N, K)
+    answers = np.tile(columns[seen].mean(axis=0), (len(train), 1))
+    owner, position = _places(train)
+    for one in np.unique(owner[hidden]).tolist():
+        known, asked = seen & (owner == one), hidden & (owner == one)
+        if known.any():
+            order = np.argsort(position[known], kind="stable")
+            at, values = position[known][order], columns[known][order]
+            answers[asked] = np.stack([np.interp(position[asked], at, value) for value in values.T], axis=1)
+    return outcome_on(train.with_labels(truth).subset(hidden), _logits(train, answers[hidden]))
+
+
+def label_leak(judged: Sequence[TestedNetwork], metric: str) -> LabelLeak:
+    """Gives what labels that are spread in time score on the hidden labels of each seed, and whether that is a leak."""
+    beside = guessing(judged, metric)
+    figure = spread([one.scores.metric(metric) for one in judged])
+    best = 0.0 if measure_named(metric).lower_is_better else 1.0
+    is_far = abs(best - figure.mean) <= (1 - FAR) * abs(best - beside.figure)
+    return LabelLeak(figure=figure, guessing=beside, leaks=beside.is_better and is_far)
+
+
+def _columns(train: Windows) -> NDArray[np.float64]:
+    """(N, K): a column for each class or label, 1 where it is on, or the one of the number."""
+    if train.spec.task.kind == "classification":
+        return np.asarray(train.labels[:, None] == np.arange(len(train.spec.task.labels)), dtype=np.float64)
+    return train.labels.reshape(len(train), -1).astype(np.float64)
+
+
+def _places(train: Windows) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Whose each window is (N,), and where in it (N,): seconds of its recording, or its row among those of its group.
+
+    Without groups all stored windows are one row of neighbours.
+    """
+    source = train.source
+    if isinstance(source, CutWindows):
+        return source.recording[train.rows], source.start_s[train.rows]
+    owner = train.groups if train.has_groups else np.zeros(len(train), dtype=np.int64)
+    return owner, train.rows.astype(np.float64)
+
+
+def _logits(train: Windows, answers: NDArray[np.float64]) -> NDArray[np.float64]:
+    if train.spec.task.kind != "multi_label":
+        return answers  # shares of classes, of which the largest counts, or numbers
+    shares = np.clip(answers, _LEAST_SHARE, 1 - _LEAST_SHARE)
+    logits: NDArray[np.float64] = np.log(shares / (1 - shares))
+    return logits
+
+
+def leak_of(judged: Sequence[TestedNetwork | msgspec.UnsetType], metric: str) -> LabelLeak | None:
+    """Gives the leak over all seeds; None where one of them says nothing."""
+    known = [one for one in judged if one is not msgspec.UNSET]
+    return label_leak(known, metric) if known and len(known) == len(judged) else None

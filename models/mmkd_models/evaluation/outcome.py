@@ -1,0 +1,199 @@
+"""A network's or a rival's answers on test windows: scores, and what is needed to draw its groups again.
+
+Owns the form in which comparisons and studies keep them. Of classes these are counts, from which every score follows;
+of several labels and of numbers the answers themselves, since average precision needs them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_edge.errors import MmkdError
+from mmkd_edge.spec import TaskSpec
+from mmkd_models.data.windows import Windows
+from mmkd_models.metrics.classes import Scores, scores_from_answers
+from mmkd_models.metrics.scores import AnyScores, scores_from_logits
+from mmkd_models.metrics.weighted import weighted_f1, weighted_precision, weighted_share, weighted_values
+from mmkd_report.schema.figures import ClassScores
+
+FORMAT_VERSION = 1
+
+
+class GroupConfusion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The answers on the test windows of one group: K rows (truth) of K counts (answers)."""
+
+    group: int | str
+    confusion: tuple[tuple[int, ...], ...]
+
+
+class GroupAnswers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Truth and answers of the test windows of one group, a row of K each: labels and logits, or numbers (K = 1)."""
+
+    group: int | str
+    truth: tuple[tuple[float, ...], ...]
+    answers: tuple[tuple[float, ...], ...]
+
+
+class TestedNetwork(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    rename={"class_scores": "scores", "confusions": "by_group"},
+):
+    """A finished network on the test windows of its fold.
+
+    Attributes:
+        class_scores: of classes; in files `scores`. Unset of other kinds.
+        confusions: of classes; in files `by_group`. Unset of other kinds.
+        task: of other kinds.
+        answers: of other kinds.
+    """
+
+    format_version: int = FORMAT_VERSION
+    class_scores: Scores | msgspec.UnsetType = msgspec.UNSET
+    confusions: tuple[GroupConfusion, ...] | msgspec.UnsetType = msgspec.UNSET
+    task: TaskSpec | msgspec.UnsetType = msgspec.UNSET
+    answers: tuple[GroupAnswers, ...] | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def scores(self) -> AnyScores:
+        """The scores on all windows."""
+        if self.class_scores is not msgspec.UNSET:
+            return self.class_scores
+        truth, answers, _ = self.windows
+        labels = truth[:, 0] if self._task.kind == "regression" else truth.astype(np.uint8)
+        return scores_from_logits(labels, answers, self._task)
+
+    @property
+    def by_group(self) -> tuple[GroupConfusion, ...] | tuple[GroupAnswers, ...]:
+        """What is kept of each group."""
+        return self.confusions or self.answers or ()
+
+    @property
+    def windows(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[Any]]:
+        """Truth (N, K), answers (N, K) and group (N,) of the windows, group by group; of several labels and numbers."""
+        parts = self.answers or ()
+        return (
+            np.concatenate([np.array(part.truth, dtype=np.float64) for part in parts]),
+            np.concatenate([np.array(part.answers, dtype=np.float64) for part in parts]),
+            np.repeat([part.group for part in parts], [len(part.truth) for part in parts]),
+        )
+
+    @property
+    def _task(self) -> TaskSpec:
+        assert self.task is not msgspec.UNSET  # there are answers where there are no counts
+        return self.task
+
+
+def outcome_on(test: Windows, logits: NDArray[np.floating[Any]]) -> TestedNetwork:
+    """Scores logits (N, K) to the test windows, all of them labelled, altogether and by group.
+
+    Of classes only their order counts: probabilities do as well.
+
+    Raises:
+        MmkdError: an answer is not finite.
+    """
+    task, names = test.spec.task, np.unique(test.groups)
+    if not np.isfinite(logits).all():
+        raise MmkdError("test windows: expected finite answers, got others; train again with a smaller learning rate")
+    if task.kind != "classification":
+        return TestedNetwork(task=task, answers=tuple(_group_answers(test, logits, group) for group in names.tolist()))
+    answers, classes = logits.argmax(1), len(task.labels)
+    return TestedNetwork(
+        class_scores=scores_from_answers(test.labels, answers, classes),
+        confusions=tuple(
+            GroupConfusion(
+                group=group,
+                confusion=scores_from_answers(test.labels[rows], answers[rows], classes).confusion,
+            )
+            for group in names.tolist()
+            for rows in [test.groups == group]
+        ),
+    )
+
+
+def _group_answers(test: Windows, logits: NDArray[np.floating[Any]], group: int | str) -> GroupAnswers:
+    rows = test.groups == group
+    truth = test.labels[rows].reshape(int(rows.sum()), -1)
+    return GroupAnswers(group=group, truth=_rows(truth), answers=_rows(logits[rows]))
+
+
+def _rows(array: NDArray[np.generic]) -> tuple[tuple[float, ...], ...]:
+    return tuple(map(tuple, array.tolist()))
+
+
+def class_scores(judged: TestedNetwork) -> ClassScores:
+    """Gives the scores that a document holds."""
+    found = judged.scores
+    return ClassScores(**{name: found.metric(name) for name in ClassScores.__struct_fields__})
+
+
+def drawn_figures(
+    judged: TestedNetwork, groups: Sequence[int | str], weights: NDArray[np.int64], metric: str
+) -> NDArray[np.float64]:
+    """Gives a metric when each of the groups counts as often as drawn.
+
+    Args:
+        judged: by group, each of them among `groups`.
+        groups: (G,) their names.
+        weights: (D, G) how often each counts.
+        metric: its name.
+
+    Returns:
+        (D,); NaN where a draw has none of its windows.
+    """
+    if judged.confusions is not msgspec.UNSET:
+        classes = len(judged.confusions[0].confusion)
+        counts = np.zeros((len(groups), classes, classes))
+        for one in judged.confusions:
+            counts[groups.index(one.group)] = one.confusion
+        return metric_of_confusions(np.tensordot(weights, counts, axes=1), metric)
+    truth, answers, group = judged.windows
+    place = {name: number for number, name in enumerate(groups)}
+    owner = np.array([place[one] for one in group.tolist()])
+    drawn = weights.astype(np.float64)
+    task = judged.task
+    assert task is not msgspec.UNSET  # there are answers
+    if task.kind == "regression":
+        return weighted_values(truth[:, 0], answers[:, 0], owner, drawn)[metric]
+    on, is_on = truth == 1, answers >= math.log(task.on_from / (1 - task.on_from))
+    match metric:
+        case "macro_f1":
+            return weighted_f1(on, is_on, owner, drawn)
+        case "subset_accuracy":
+            return weighted_share((on == is_on).all(1), owner, drawn)
+        case _:
+            return weighted_precision(on, answers, owner, drawn)
+
+
+def metric_of_confusions(confusions: NDArray[np.float64], metric: str) -> NDArray[np.float64]:
+    """Gives the metric of each confusion matrix, as `scores_from_answers` does for one.
+
+    Args:
+        confusions: (N, K, K), rows are the truth.
+        metric: which.
+
+    Returns:
+        (N,); NaN where a matrix is empty.
+    """
+    right = np.diagonal(confusions, axis1=1, axis2=2)  # (N, K)
+    truth, answers = confusions.sum(2), confusions.sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        match metric:
+            case "accuracy":
+                return np.asarray(right.sum(1) / truth.sum(1))
+            case "balanced_accuracy":
+                return _mean_where(right / truth, truth > 0)
+            case _:
+                return _mean_where(2 * right / (truth + answers), truth + answers > 0)
+
+
+def _mean_where(values: NDArray[np.float64], there: NDArray[np.bool_]) -> NDArray[np.float64]:
+    return np.asarray(np.where(there, values, 0.0).sum(1) / there.sum(1))

@@ -1,0 +1,142 @@
+"""Rocket rivals: features of random convolutions as aeon computes them, and ridge regressions on top.
+
+Owns what is around aeon: its libraries' threads, filling of missing samples, targets, and answers (N, K) for every kind
+of task. aeon is BSD-3-Clause; nothing of it is copied here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mmkd_edge.spec import TaskSpec
+from mmkd_models.data.windows import Windows
+from mmkd_models.evaluation.settled import Answers
+from mmkd_models.training.closed_form.targets import label_answers
+from mmkd_models.training.predict import series_values
+
+Features = NDArray[Any]
+Transform = Callable[[NDArray[np.float64]], Features]
+Answering = Callable[[Features], Answers]
+
+_PENALTIES = np.logspace(-3, 3, 10)
+"""As in aeon's classifiers; leave-one-out decides."""
+
+
+@contextmanager
+def rocket_threads() -> Iterator[None]:
+    """Lets numba use threads of its own kind where it has not begun yet, and gives torch its own back.
+
+    Two OpenMP libraries in one process, numba's and torch's, were measured to slow each later training step 50 times,
+    and numba sets the thread count of the one that it shares with torch.
+
+    Raises:
+        ImportError: aeon is not installed (`pip install 'mmkd-edge[rivals]'`).
+    """
+    import aeon  # noqa: F401
+    from numba import config
+
+    config.THREADING_LAYER = "workqueue"
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def series_of(windows: Windows, modality: str) -> NDArray[np.float64]:
+    """Gives (N, C, T), as aeon wants it; missing samples are 0. Of sound and video see `series_values`."""
+    values = series_values(windows, modality).astype(np.float64)
+    series: NDArray[np.float64] = np.nan_to_num(values, nan=0.0).transpose(0, 2, 1)
+    return series
+
+
+def mini_rocket(series: NDArray[np.float64], *, seed: int) -> Transform:
+    """Gives MiniRocket's features (Dempster et al., KDD 2021), fitted and scaled on these series.
+
+    Raises:
+        ValueError: the windows are too short for its kernels.
+    """
+    from aeon.transformations.collection.convolution_based import MiniRocket
+    from sklearn.preprocessing import StandardScaler
+
+    rocket = MiniRocket(random_state=seed)
+    scaler = StandardScaler(with_mean=False).fit(rocket.fit_transform(series))
+    return lambda asked: np.asarray(scaler.transform(rocket.transform(asked)))
+
+
+def multi_rocket_hydra(series: NDArray[np.float64], *, seed: int) -> Transform:
+    """Gives features of MultiRocket (Tan et al., DMKD 2022) and Hydra (Dempster et al., DMKD 2023), as `mini_rocket`.
+
+    Hydra's counts are scaled as its authors do: the root, centred and scaled by the spread plus the fourth power of the
+    share of zeros, and zeros stay zeros.
+    """
+    from aeon.transformations.collection.convolution_based import HydraTransformer, MultiRocket
+    from sklearn.preprocessing import StandardScaler
+
+    rocket, hydra = MultiRocket(random_state=seed), HydraTransformer(random_state=seed)
+    scaler = StandardScaler().fit(rocket.fit_transform(series))
+    counts = _roots(hydra.fit_transform(series))
+    mean, spread = counts.mean(axis=0), counts.std(axis=0, ddof=1) + (counts == 0).mean(axis=0) ** 4 + 1e-8
+
+    def features(asked: NDArray[np.float64]) -> Features:
+        found = _roots(hydra.transform(asked))
+        return np.concatenate(
+            [np.where(found == 0, 0.0, (found - mean) / spread), scaler.transform(rocket.transform(asked))], axis=1
+        )
+
+    return features
+
+
+def _roots(counts: Any) -> NDArray[np.float64]:
+    return np.asarray(np.sqrt(np.clip(np.asarray(counts, dtype=np.float64), 0.0, None)))
+
+
+def ridge_on_labels(features: Features, labels: NDArray[Any], task: TaskSpec) -> Answering:
+    """Gives a ridge on labels: of classes a regression for each against the others, whose values are the logits.
+
+    A class without a label has -1, what the ridge is told of every other class.
+    """
+    from sklearn.linear_model import RidgeClassifierCV
+
+    if task.kind != "classification":
+        targets = labels.reshape(len(labels), -1).astype(np.float64)
+        return ridge_on_targets(features, targets if task.kind == "regression" else 2 * targets - 1)
+    ridge = RidgeClassifierCV(alphas=_PENALTIES).fit(features, labels)
+
+    def answers(asked: Features) -> Answers:
+        values = np.asarray(ridge.decision_function(asked), dtype=np.float64)
+        values = np.stack([-values, values], axis=1) if values.ndim == 1 else values
+        found = np.full((len(values), len(task.labels)), -1.0)
+        found[:, ridge.classes_] = values
+        return found
+
+    return answers
+
+
+def ridge_on_targets(features: Features, targets: NDArray[np.float64]) -> Answering:
+    """Gives a ridge on targets (N, K), which it answers with."""
+    from sklearn.linear_model import RidgeCV
+
+    ridge = RidgeCV(alphas=_PENALTIES).fit(features, targets)
+    return lambda asked: np.asarray(ridge.predict(asked), dtype=np.float64).reshape(len(asked), -1)
+
+
+def taught_targets(train: Windows, taught: Answers) -> NDArray[np.float64]:
+    """Gives (N, K) what a taught ridge learns: 2 q - 1 of probabilities q, or numbers.
+
+    q is the teacher's answer, and on labelled windows half of it and half of the label.
+
+    Args:
+        train: with the labels that are seen.
+        taught: the teacher's probabilities (N, K) of these windows, or its numbers (N, 1).
+    """
+    task, seen = train.spec.task, train.labelled
+    mixed = taught.astype(np.float64).copy()
+    mixed[seen] = (mixed[seen] + label_answers(task, train.labels[seen])) / 2
+    return mixed if task.kind == "regression" else np.asarray(2 * mixed - 1)

@@ -1,0 +1,255 @@
+"""When a sample was taken, how long a source has been silent, and whether its times can be trusted."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_station.intake import Delivery
+
+TimeFrom = Literal["source", "arrival"]
+TimeFault = Literal["ahead", "back", "still", "late"]
+
+TIME_FAULTS: dict[TimeFault, str] = {
+    "ahead": "the times of samples run ahead of their arrival",
+    "back": "the times of samples go back",
+    "still": "the times of samples stand still",
+    "late": "most samples come late, or faster than the bundle's rate",
+}
+"""What is said of a fault in the log and by `/healthz`."""
+
+# How far the count of samples may run away from their arrival before the arrival is believed.
+_MOST_APART_S = 0.5
+# The share of a difference that each delivery corrects: jitter of deliveries stays out of the times of samples.
+_CORRECTED = 0.02
+# Silence is this many times the longest of the recent intervals between deliveries, and at least a second.
+_SILENT_TIMES, _SILENT_FROM_S, _INTERVALS = 3.0, 1.0, 16
+# After a machine has slept its sensors need not be made up for every second of it.
+_MOST_MISSING = 1_000_000
+# A clock of the source further than this from UTC is one of its own, such as seconds since it was switched on.
+_OWN_CLOCK_S = 86_400.0
+# How far the times of samples may run ahead of their arrival without `--stale`, and at least with it.
+_AHEAD_S, _LEAST_AHEAD_S = 10.0, 1.0
+# Less is no step forward but rounding of doubles of seconds since 1970.
+_LEAST_STEP_S = 1e-6
+# The most by which a clock of the source may gain or lose against this machine's, per second: a crystal stays far
+# below. A source that catches up with a delay gains at once, and may.
+_GAINS, _LOSES = 0.05, 0.001
+# Of a sampling period, which doubles of seconds since 1970 round by at 1 MHz.
+_ROUNDING = 0.25
+
+
+class TimeWatch:
+    """Compares the times of a live source's samples with their arrival, one delivery after the other.
+
+    A delivery is refused whose times run ahead of their arrival, go back, or stand still. A clock that was set is
+    believed when its times have kept pace with their arrival for `limit_s`.
+
+    Args:
+        limit_s: how far times may run ahead: of UTC, or where the source has a clock of its own of the pace so far.
+        back_s: how far times may go back; samples that go back by less are late.
+
+    Attributes:
+        newest: the newest time that was accepted, and when it arrived; None before the first.
+        reason: why the last delivery was refused; empty where it was accepted.
+        refused: samples that were refused.
+    """
+
+    def __init__(self, *, limit_s: float, back_s: float) -> None:
+        self._limit_s = limit_s
+        self._back_s = back_s
+        self._offset_s = 0.0  # from the moment of arrival to the source's time, without delays
+        self._other_line: tuple[float, float] | None = None
+        self._fault: tuple[TimeFault, float] | None = None
+        self.newest: tuple[float, float] | None = None
+        self.reason = ""
+        self.refused = 0
+
+    def accept(
+        self, times: NDArray[np.float64], *, arrived_s: float, utc_s: float, still_s: float, waited: bool
+    ) -> bool:
+        """Return whether the times of a delivery can be trusted.
+
+        Args:
+            times: (n,) of its samples.
+            arrived_s: when it arrived, a moment of `time.monotonic()`.
+            utc_s: the same moment in UTC; NaN where the times are not of UTC.
+            still_s: for how long times may stand still.
+            waited: as of `Delivery`: only times in UTC are compared with the arrival then.
+        """
+        time_s = float(times.max())
+        is_utc = abs(time_s - utc_s) <= _OWN_CLOCK_S
+        last_s, last_arrived_s = (-math.inf, arrived_s) if self.newest is None else self.newest
+        own_ahead_s = 0.0 if self.newest is None else time_s - arrived_s - self._offset_s
+        ahead_s, back_s = time_s - utc_s if is_utc else own_ahead_s, last_s + _LEAST_STEP_S - time_s
+        is_paced = is_utc or not waited
+        fault: tuple[TimeFault, str] | None = None
+        if is_paced and ahead_s > self._limit_s:
+            fault = "ahead", f"the times of samples are {ahead_s:,.1f} s ahead of their arrival"
+        elif is_paced and back_s > self._back_s:
+            fault = "back", f"the times of samples went back {back_s:,.1f} s"
+        elif 0 <= back_s <= self._back_s and arrived_s - last_arrived_s > still_s:
+            fault = "still", f"the times of samples have stood still for {arrived_s - last_arrived_s:,.1f} s"
+        is_set = fault is not None and not (is_utc and fault[0] == "ahead") and self._keeps_pace(time_s, arrived_s)
+        if fault is not None and not is_set:
+            self.reason = fault[1]
+            self.refused += len(times)
+            self.tell(fault[0])
+            return False
+        if is_set or self.newest is None:
+            self._offset_s = time_s - arrived_s
+        elif not 0 <= back_s <= self._back_s:
+            elapsed_s = arrived_s - last_arrived_s
+            self._offset_s += min(max(own_ahead_s, -_LOSES * elapsed_s), _GAINS * elapsed_s)
+        else:
+            return True  # late
+        self.newest, self.reason, self._other_line = (time_s, arrived_s), "", None
+        return True
+
+    def _keeps_pace(self, time_s: float, arrived_s: float) -> bool:
+        """Whether refused times have kept pace with their arrival for long enough to be another time line."""
+        if self._other_line is not None:
+            elapsed_s = arrived_s - self._other_line[1]
+            if abs(time_s - self._other_line[0] - elapsed_s) <= 0.5 * self._limit_s:
+                return elapsed_s >= self._limit_s
+        self._other_line = time_s, arrived_s
+        return False
+
+    def tell(self, fault: TimeFault) -> None:
+        """Note a fault for `fault`."""
+        self._fault = fault, time.monotonic()
+
+    @property
+    def fault(self) -> TimeFault | None:
+        """The last fault, until `limit_s` have passed without one."""
+        is_over = self._fault is None or (not self.reason and time.monotonic() - self._fault[1] > self._limit_s)
+        return None if is_over or self._fault is None else self._fault[0]
+
+
+class SampleClock:
+    """Gives every sample of a station a time in seconds.
+
+    Args:
+        rate_hz: at which samples are expected.
+        time_from: whether the source's times are taken, or the moments of arrival.
+        live: whether samples are of now; else those without times are counted from 0.
+        silence_s: from when on a source is silent; None is three times the longest of the recent intervals between
+            its deliveries, at least a second.
+        stale_s: as of `StationRules`.
+        back_s: as of `TimeWatch`.
+
+    Attributes:
+        watch: compares times with arrivals; it accepts all of what is not live.
+    """
+
+    def __init__(
+        self,
+        *,
+        rate_hz: float,
+        time_from: TimeFrom,
+        live: bool,
+        silence_s: float | None = None,
+        stale_s: float | None = None,
+        back_s: float = math.inf,
+    ) -> None:
+        self._rate_hz = rate_hz
+        self._time_from = time_from
+        self._live = live
+        self._silence_s = silence_s
+        self._stale_s = math.inf if stale_s is None else stale_s
+        limit_s = _AHEAD_S if stale_s is None else max(stale_s, _LEAST_AHEAD_S)
+        self.watch = TimeWatch(limit_s=limit_s, back_s=back_s)
+        # UTC at the start, and monotonic from then on: whoever sets the clock does not move the samples.
+        self._utc_s = time.time() - time.monotonic()
+        self._last_s: float | None = None
+        self._intervals: deque[float] = deque(maxlen=_INTERVALS)
+        self._is_source_time = False
+
+    def times_of(self, delivery: Delivery) -> NDArray[np.float64] | None:
+        """The time of each sample (n,); None where the times cannot be trusted, and the samples are to be left out."""
+        self._is_source_time = self._time_from == "source" and delivery.times is not None
+        times = delivery.times if self._is_source_time and delivery.times is not None else self._counted(delivery)
+        if self._live:
+            if self._is_source_time:
+                utc_s = time.time() - time.monotonic()
+            else:  # lines that waited are counted on from the first, at no pace
+                utc_s = math.nan if delivery.waited else self._utc_s
+            before, was_refused, arrived_s = self.watch.newest, bool(self.watch.reason), delivery.arrived_s
+            is_trusted = self.watch.accept(
+                times,
+                arrived_s=arrived_s,
+                utc_s=utc_s + arrived_s,
+                still_s=min(self._usual_silence_s, self._stale_s),
+                waited=delivery.waited,
+            )
+            if not is_trusted:
+                return None
+            if self.watch.newest is before:  # nothing new: no sign of life
+                return times
+            if before is not None and not was_refused:
+                self._intervals.append(arrived_s - before[1])
+        self._last_s = float(times[-1])
+        return times
+
+    def _counted(self, delivery: Delivery) -> NDArray[np.float64]:
+        count, period_s = len(delivery.rows), 1 / self._rate_hz
+        steps: NDArray[np.float64] = np.arange(count, dtype=np.float64) * period_s
+        if not self._live:
+            return steps + (0.0 if self._last_s is None else self._last_s + period_s)
+        arrived_s = self._utc_s + delivery.arrived_s - (count - 1) * period_s
+        if self._last_s is None:
+            return steps + arrived_s
+        first_s = self._last_s + period_s
+        late_s = arrived_s - first_s
+        if late_s > _MOST_APART_S:
+            first_s = arrived_s
+        else:  # a backlog is counted on, and the time lines meet again by and by
+            first_s += min(max(_CORRECTED * late_s, -0.5 * period_s), 0.5 * period_s)
+        return steps + first_s
+
+    def now_s(self) -> float | None:
+        """This moment on the clock of the samples; before the first, and where samples are not of now, None."""
+        if not self._live or self.watch.newest is None:
+            return None
+        if not self._is_source_time:
+            return self._utc_s + time.monotonic()
+        time_s, arrived_s = self.watch.newest
+        # The clock of the machine that gave the times is this one's or set by the same server, or it is no UTC at all.
+        own_s, utc_s = time_s + time.monotonic() - arrived_s, time.time()
+        return own_s if abs(own_s - utc_s) > _OWN_CLOCK_S else utc_s
+
+    @property
+    def _usual_silence_s(self) -> float:
+        """From when on the source is silent."""
+        if self._silence_s is not None:
+            return self._silence_s
+        return max([_SILENT_FROM_S, *(_SILENT_TIMES * interval_s for interval_s in self._intervals)])
+
+    def missing_times(self, monotonic_s: float) -> NDArray[np.float64]:
+        """Times (n,) at which a live source should have given samples and did not; each is given once.
+
+        They stay as far behind this moment as silence takes to be one: samples that are under way find their place.
+        """
+        if not self._live or self._last_s is None or self.watch.newest is None:
+            return np.empty(0)
+        time_s, arrived_s = self.watch.newest
+        # What is refused finds no place any more.
+        behind_s = min(self._usual_silence_s, self._stale_s) if self.watch.reason else self._usual_silence_s
+        until_s = time_s + (monotonic_s - arrived_s) - behind_s
+        count = int((until_s - self._last_s) * self._rate_hz + _ROUNDING)
+        if count <= 0:
+            return np.empty(0)
+        steps = np.arange(max(1, count - _MOST_MISSING + 1), count + 1, dtype=np.float64)
+        times: NDArray[np.float64] = self._last_s + steps / self._rate_hz
+        self._last_s = float(times[-1])
+        return times
+
+    def silent_s(self) -> float:
+        """How old the newest sample that came is, on the clock of the samples."""
+        now_s = self.now_s()
+        return 0.0 if now_s is None or self.watch.newest is None else now_s - self.watch.newest[0]

@@ -1,0 +1,276 @@
+"""The routes of the page: what may be asked for, and what each answer is."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mmkd_edge.errors import InputError, MmkdError, UsageError
+from mmkd_edge.printable import printable
+from mmkd_station.monitor.access import COOKIE, Access, Bucket, Guesses
+from mmkd_station.monitor.answering import answer, most_body_bytes
+from mmkd_station.monitor.board import Board
+from mmkd_station.monitor.metrics import service_metrics
+from mmkd_station.monitor.view import PageFollower
+from mmkd_station.service import Service
+from mmkd_station.station import Station
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.routing import Route
+
+logger = logging.getLogger(__name__)
+
+STATIC = Path(__file__).parent / "static"
+_TICK_S = 0.5
+_MOST_PAGES = 32
+_MOST_SMALL_BODY = 4096
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; "
+    "form-action 'self'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+_TYPES = {"page.css": "text/css"} | dict.fromkeys(("page.js", "drawing.js", "login.js"), "text/javascript")
+
+
+class Refusal(Exception):  # noqa: N818 - it is an answer, not an error of ours
+    """An answer other than what was asked for."""
+
+    def __init__(self, status: HTTPStatus, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+def _needs_token() -> Refusal:
+    return Refusal(HTTPStatus.UNAUTHORIZED, "this needs the token that mmkd-run named at its start")
+
+
+class MonitorApp:
+    """Answers the requests of pages.
+
+    Args:
+        service: that is shown.
+        boards: of its stations, by name.
+        access: who may look and touch.
+        stopping: set when no answer is to go on.
+        serve_predict: whether `/predict` answers.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        boards: Mapping[str, Board],
+        *,
+        access: Access,
+        stopping: threading.Event,
+        serve_predict: bool,
+    ) -> None:
+        self._service = service
+        self._boards = boards
+        self._access = access
+        self._stopping = stopping
+        self._serve_predict = serve_predict
+        self._pages: weakref.WeakSet[PageFollower] = weakref.WeakSet()  # a page that never began leaves it too
+        self._guesses = Guesses()
+        self._predictions = Bucket(rate_hz=50.0, burst=100)
+
+    def app(self) -> Starlette:
+        """The application. Needs starlette."""
+        from starlette.applications import Starlette
+
+        routes = [
+            self._route("/", self._page, look=False),
+            self._route("/static/{name}", self._static, look=False),
+            self._route("/login", self._login, look=False, method="POST"),
+            self._route("/events", self._events),
+            self._route("/acknowledge", self._acknowledge, touch=True, method="POST"),
+            self._route("/healthz", self._healthz, look=False),
+            self._route("/metrics", self._metrics),
+            self._route("/predict", self._predict, method="POST"),
+        ]
+        return Starlette(routes=routes)
+
+    def _route(
+        self,
+        path: str,
+        handler: Callable[[Request], Awaitable[Response]],
+        *,
+        look: bool = True,
+        touch: bool = False,
+        method: str = "GET",
+    ) -> Route:
+        from starlette.responses import JSONResponse
+        from starlette.routing import Route
+
+        async def guarded(request: Request) -> Response:
+            try:
+                self._check(request, look=look, touch=touch)
+                response = await handler(request)
+            except Refusal as refusal:
+                reason = printable(f"{refusal.reason} (from {_address(request)})")
+                # The server logs a message once a minute, whatever its arguments.
+                logger.info(f"page: {path} answers {refusal.status}: %s", reason)
+                response = JSONResponse({"error": refusal.reason}, status_code=refusal.status)
+            response.headers.update({name: text for name, text in _HEADERS.items() if name not in response.headers})
+            return response
+
+        return Route(path, guarded, methods=[method])
+
+    def _check(self, request: Request, *, look: bool, touch: bool) -> None:
+        headers, cookies = request.headers, request.cookies
+        if not self._access.is_from_here(headers):
+            raise Refusal(HTTPStatus.FORBIDDEN, "asked from another origin, or by another name")
+        may = self._access.knows_token(headers, cookies) if touch else self._access.may_look(headers, cookies)
+        if (look or touch) and not may:
+            raise _needs_token()
+
+    async def _page(self, request: Request) -> Response:
+        from starlette.responses import FileResponse
+
+        may_look = self._access.may_look(request.headers, request.cookies)
+        return FileResponse(STATIC / ("index.html" if may_look else "login.html"), media_type="text/html")
+
+    async def _static(self, request: Request) -> Response:
+        from starlette.responses import FileResponse
+
+        name = request.path_params["name"]
+        if name not in _TYPES:
+            raise Refusal(HTTPStatus.NOT_FOUND, "there is no such file")
+        return FileResponse(STATIC / name, media_type=_TYPES[name])
+
+    async def _login(self, request: Request) -> Response:
+        from starlette.responses import JSONResponse
+
+        given = await _json_object(request)
+        if not self._access.is_token(str(given.get("token", ""))):
+            if not self._guesses.take(_address(request)):
+                raise Refusal(HTTPStatus.TOO_MANY_REQUESTS, "too many wrong tokens; wait a few seconds")
+            raise Refusal(HTTPStatus.UNAUTHORIZED, "this is not the token")
+        response = JSONResponse({"ok": True})
+        response.set_cookie(COOKIE, self._access.session, httponly=True, samesite="strict")
+        return response
+
+    async def _events(self, request: Request) -> Response:
+        from starlette.responses import StreamingResponse
+
+        name = request.query_params.get("station", self._service.stations[0].name)
+        self._station(name)
+        if len(self._pages) >= _MOST_PAGES:
+            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, f"{_MOST_PAGES} pages are open already; close one")
+        follower = PageFollower(self._service, self._boards, name)
+        self._pages.add(follower)
+        # nginx would hold events back until some kilobytes are there.
+        unheld = {"X-Accel-Buffering": "no"}
+        return StreamingResponse(self._updates(request, follower), media_type="text/event-stream", headers=unheld)
+
+    async def _updates(self, request: Request, follower: PageFollower) -> AsyncIterator[bytes]:
+        try:
+            while not self._stopping.is_set() and not await request.is_disconnected():
+                yield b"data: " + msgspec.json.encode(follower.update()) + b"\n\n"
+                await asyncio.sleep(_TICK_S)
+        finally:
+            self._pages.discard(follower)
+
+    async def _acknowledge(self, request: Request) -> Response:
+        from starlette.responses import JSONResponse
+
+        given = await _json_object(request)
+        name, episode = str(given.get("station", "")), given.get("episode")
+        station = self._station(name)
+        alarm = self._boards[name].alarm(episode) if isinstance(episode, int) else None
+        if alarm is None:
+            raise Refusal(HTTPStatus.NOT_FOUND, "there is no such episode that waits")
+        station.acknowledge(alarm, is_false=given.get("false") is True)
+        return JSONResponse({"ok": True})
+
+    async def _healthz(self, request: Request) -> Response:
+        from starlette.responses import JSONResponse
+
+        may_look = self._access.may_look(request.headers, request.cookies)
+        if not (may_look or self._access.may_probe(request.headers)):
+            raise _needs_token()
+        faults = {one.name: one.time_faults for one in self._service.stations if one.time_faults}
+        told: dict[str, object] = {"well": self._service.is_well and not faults}
+        if may_look:
+            found = [station.facts() for station in self._service.stations]
+            told["stations"] = {facts.station: facts.state for facts in found}
+            unlike_training = {facts.station: facts.unlike_training for facts in found if facts.unlike_training}
+            if unlike_training:
+                told["unlike_training"] = unlike_training
+            if faults:
+                told["time_faults"] = faults
+        status = HTTPStatus.OK if told["well"] else HTTPStatus.SERVICE_UNAVAILABLE
+        return JSONResponse(told, status_code=status)
+
+    async def _metrics(self, request: Request) -> Response:
+        from starlette.responses import PlainTextResponse
+
+        return PlainTextResponse(await asyncio.to_thread(service_metrics, self._service))
+
+    async def _predict(self, request: Request) -> Response:
+        from starlette.responses import Response
+
+        if not self._serve_predict:
+            raise Refusal(HTTPStatus.NOT_FOUND, "mmkd-run was started without --serve-predict")
+        if not self._predictions.take():
+            raise Refusal(HTTPStatus.TOO_MANY_REQUESTS, "too many windows; ask for at most 50 a second")
+        predictor = self._station(request.query_params.get("station", self._service.stations[0].name)).predictor
+        body = await _body(request, most_bytes=most_body_bytes(predictor))
+        kind = request.headers.get("content-type", "")
+        try:
+            found = await asyncio.to_thread(answer, predictor, body, kind)
+        except (InputError, UsageError) as error:
+            raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from error
+        except MmkdError as error:
+            raise Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, str(error)) from error
+        return Response(found, media_type="application/json")
+
+    def _station(self, name: str) -> Station:
+        for station in self._service.stations:
+            if station.name == name:
+                return station
+        raise Refusal(HTTPStatus.NOT_FOUND, "there is no such station")
+
+
+async def _json_object(request: Request) -> dict[str, Any]:
+    body = await _body(request, most_bytes=_MOST_SMALL_BODY)
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "expected application/json")
+    try:
+        return msgspec.json.decode(body, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refusal(HTTPStatus.BAD_REQUEST, "expected a JSON object") from error
+
+
+async def _body(request: Request, *, most_bytes: int) -> bytes:
+    """The body, read no further than it may be long."""
+    from starlette.requests import ClientDisconnect
+
+    parts: list[bytes] = []
+    size_bytes = 0
+    try:
+        async for part in request.stream():
+            size_bytes += len(part)
+            if size_bytes > most_bytes:
+                raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"expected at most {most_bytes:,} bytes")
+            parts.append(part)
+    except ClientDisconnect as error:
+        raise Refusal(HTTPStatus.BAD_REQUEST, "the connection ended before the body did") from error
+    return b"".join(parts)
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client else ""

@@ -1,0 +1,331 @@
+"""What outlives the process: records that wait for their sinks, and the last alarm of each label, in one SQLite file.
+
+A record may be offered twice, never changed: its station, boot and number name it for ever. While the disk takes
+nothing, records stay in memory, and the store tries again every second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from mmkd_edge.bundle.files import fault_of
+from mmkd_edge.errors import UsageError
+from mmkd_station.records import AlarmRecord, Record, line_of, record_from_line
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "records.sqlite"
+_TICK_S = 0.1
+_TRIES_AGAIN_S = 1.0
+# A disk that is full or failed; anything else is a folder that was named wrongly.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS records (sink TEXT, id INTEGER, line BLOB, PRIMARY KEY (sink, id)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS alarms (station TEXT, label TEXT, line BLOB, PRIMARY KEY (station, label)) WITHOUT ROWID;
+"""
+
+
+class Queue(Protocol):
+    """Records of one sink in memory, which are newer than those on the disk. Called with the lock of the store."""
+
+    def unsaved(self, *, everything: bool) -> tuple[Sequence[Record], Sequence[Record]]:
+        """Those that the sink is trying now, and those that wait: all, or nothing if they came since the last tick."""
+        ...
+
+    def saved(self) -> None:
+        """What `unsaved` returned is on the disk."""
+        ...
+
+
+class Store:
+    """Records and alarms on the disk. May be shared by threads.
+
+    Args:
+        folder: of the file; created if it does not exist, and locked until `close`.
+        most_bytes: of the records of one sink; beyond it the oldest are given up.
+
+    Attributes:
+        lock: held while records move between memory and disk.
+
+    Raises:
+        UsageError: the folder cannot be used, or another process has it.
+    """
+
+    def __init__(self, folder: Path, *, most_bytes: int) -> None:
+        self.lock = threading.RLock()
+        self._path = folder / FILE_NAME
+        self._most_bytes = most_bytes
+        self._backlogs: list[Backlog] = []
+        self._alarms: dict[tuple[str, str], AlarmRecord] = {}  # not on the disk yet
+        self._fault, self._tried_s = "", 0.0
+        self._connection: sqlite3.Connection | None = None
+        self._last_id = 0
+        try:
+            self._open()
+        except (OSError, sqlite3.Error) as error:
+            if isinstance(error, OSError) and error.errno not in _DISK_ERRORS:
+                raise UsageError(f"{folder}: expected a folder for records that wait: {fault_of(error)}") from error
+            if "locked" in str(error):
+                raise UsageError(
+                    f"{folder}: expected a folder for the records of one mmkd-run, got one that another mmkd-run has; "
+                    "stop that one, or name another --store"
+                ) from error
+            self._fail(error)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="store", daemon=True)
+        self._thread.start()
+
+    def backlog(self, sink: str, queue: Queue) -> Backlog:
+        """The records of a sink on the disk; what stays in its queue for a tick is added to them."""
+        with self.lock:
+            backlog = Backlog(self, sink, queue)
+            self._backlogs.append(backlog)
+            return backlog
+
+    def last_alarms(self) -> list[AlarmRecord]:
+        """The last alarm that raised, continued or cleared an episode, of each label of each station."""
+        records = _readable([line for (line,) in self.rows("SELECT line FROM alarms ORDER BY station, label")])
+        return [record for record in records if isinstance(record, AlarmRecord)]
+
+    @contextlib.contextmanager
+    def together(self, alarm: AlarmRecord) -> Iterator[None]:
+        """Put an alarm into queues meanwhile: no sink is offered it before it is on the disk for all of them."""
+        with self.lock:
+            yield
+            if alarm.event in ("raised", "continued", "cleared"):
+                self._alarms[alarm.station, alarm.label] = alarm
+            self.save(everything=True)
+
+    def save(self, *, everything: bool) -> None:
+        """Write what waits in memory and delete what was sent, in one transaction.
+
+        Args:
+            everything: whether to write also what came since the last tick.
+        """
+        with self.lock:
+            if self._fault and time.monotonic() - self._tried_s < _TRIES_AGAIN_S:
+                return
+            for backlog in self._backlogs:
+                backlog.collect(everything=everything)
+            if not (self._alarms or any(backlog.is_changed for backlog in self._backlogs)):
+                return
+            try:
+                self._write()
+            except (OSError, sqlite3.Error) as error:
+                self._fail(error)
+                return
+            if self._fault:
+                logger.warning("%s: can be written again", self._path)
+            self._fault = ""
+
+    def rows(self, query: str, *values: object) -> list[Any]:
+        """What a query finds; nothing if the file cannot be read."""
+        with self.lock:
+            try:
+                return [] if self._connection is None else self._connection.execute(query, values).fetchall()
+            except sqlite3.Error as error:
+                self._fail(error)
+                return []
+
+    def close(self) -> None:
+        """Save what waits, and let another process have the folder; more than once is fine."""
+        self._closing.set()
+        self._thread.join()
+        with self.lock:
+            if self._connection is not None:
+                self.save(everything=True)
+                self._connection.close()
+                self._connection = None
+                self._backlogs.clear()
+
+    def _run(self) -> None:
+        while not self._closing.wait(_TICK_S):
+            self.save(everything=False)
+
+    def _open(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            connection = _connected(self._path)
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            aside = self._path.with_name(f"{FILE_NAME}.damaged")
+            logger.warning("%s: damaged: %s; kept as %s, and a new file is begun", self._path, error, aside.name)
+            self._path.replace(aside)
+            with contextlib.suppress(FileNotFoundError):  # its changes, which are of no other file
+                self._path.with_name(f"{FILE_NAME}-wal").replace(aside.with_name(f"{aside.name}-wal"))
+            connection = _connected(self._path)
+        self._last_id = connection.execute("SELECT COALESCE(MAX(id), 0) FROM records").fetchone()[0]
+        for backlog in self._backlogs:  # what an earlier run left waits for the next start
+            backlog.sent_until = backlog.deleted_until = self._last_id
+        self._connection = connection
+
+    def _write(self) -> None:
+        if self._connection is None:
+            self._open()
+        assert self._connection is not None
+        last_id = self._last_id
+        with self._connection as connection:
+            for backlog in self._backlogs:
+                rows = [(backlog.sink, number, line) for number, line in enumerate(backlog.lines, start=last_id + 1)]
+                last_id += len(rows)
+                connection.executemany("INSERT INTO records VALUES (?, ?, ?)", rows)
+                sent = backlog.sink, backlog.deleted_until, backlog.sent_until
+                connection.execute("DELETE FROM records WHERE sink = ? AND id > ? AND id <= ?", sent)
+            alarms = [(alarm.station, alarm.label, line_of(alarm)) for alarm in self._alarms.values()]
+            connection.executemany("INSERT OR REPLACE INTO alarms VALUES (?, ?, ?)", alarms)
+        self._alarms.clear()
+        for backlog in self._backlogs:
+            self._last_id = backlog.written(after=self._last_id)
+        for backlog in self._backlogs:
+            self._give_up(connection, backlog)
+
+    def _give_up(self, connection: sqlite3.Connection, backlog: Backlog) -> None:
+        """Delete the oldest records of a sink that are more than fit, but for those that it is trying."""
+        excess_bytes = backlog.size_bytes - self._most_bytes
+        if excess_bytes <= 0:
+            return
+        after = until = max(backlog.sent_until, backlog.offered_until)
+        query = "SELECT id, LENGTH(line) FROM records WHERE sink = ? AND id > ? ORDER BY id"
+        count = size_bytes = 0
+        for until, length in connection.execute(query, (backlog.sink, after)):  # noqa: B007 - the last one is used
+            count, size_bytes = count + 1, size_bytes + length
+            if size_bytes >= excess_bytes:
+                break
+        with connection:
+            connection.execute(
+                "DELETE FROM records WHERE sink = ? AND id > ? AND id <= ?", (backlog.sink, after, until)
+            )
+        backlog.count -= count
+        backlog.size_bytes -= size_bytes
+        backlog.dropped += count
+
+    def _fail(self, error: Exception) -> None:
+        text = fault_of(error) if isinstance(error, OSError) else str(error)
+        if not self._fault:
+            logger.warning("%s: cannot be used: %s; records wait in memory", self._path, text)
+        self._fault, self._tried_s = text, time.monotonic()
+
+
+class Backlog:
+    """The records of one sink on the disk: all of them older than those in memory.
+
+    Attributes:
+        count: records that wait.
+        size_bytes: of them.
+        dropped: records that were given up, or could not be read.
+        lines: what the next transaction adds.
+        offered_until: id of the last record that the sink is trying, or tried last.
+        sent_until: id of the last record that needs not be offered again.
+        deleted_until: id of the last one that was deleted for it.
+    """
+
+    def __init__(self, store: Store, sink: str, queue: Queue) -> None:
+        self.sink = sink
+        self.store = store
+        self.dropped = 0
+        self.lines: list[bytes] = []
+        self.offered_until = self.sent_until = self.deleted_until = 0
+        self._queue = queue
+        self._tried = 0
+        self._offered_count = self._offered_bytes = self._unreadable = 0
+        totals = store.rows("SELECT COUNT(*), COALESCE(SUM(LENGTH(line)), 0) FROM records WHERE sink = ?", sink)
+        self.count: int = totals[0][0] if totals else 0
+        self.size_bytes: int = totals[0][1] if totals else 0
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether the next transaction concerns it."""
+        return bool(self.lines) or self.sent_until > self.deleted_until
+
+    def collect(self, *, everything: bool) -> None:
+        """Take from memory what the next transaction adds."""
+        tried, waiting = self._queue.unsaved(everything=everything)
+        self._tried = len(tried)
+        self.lines = [line_of(record) for record in (*tried, *waiting)]
+
+    def written(self, *, after: int) -> int:
+        """The transaction is on the disk, with ids after this one; returns the last one."""
+        self.deleted_until = self.sent_until
+        if not self.lines:
+            return after
+        self.count += len(self.lines)
+        self.size_bytes += sum(map(len, self.lines))
+        if self._tried:
+            self._offer(self.lines[: self._tried], until=after + self._tried)
+        last_id, self.lines = after + len(self.lines), []
+        self._queue.saved()
+        return last_id
+
+    def oldest(self, most: int) -> list[Record]:
+        """The records that wait longest, at most so many; those that cannot be read are dropped."""
+        query = "SELECT id, line FROM records WHERE sink = ? AND id > ? ORDER BY id LIMIT ?"
+        with self.store.lock:
+            while self.count:
+                rows = self.store.rows(query, self.sink, self.sent_until, most)
+                if not rows:
+                    self.dropped += self.count
+                    self.count = self.size_bytes = 0
+                    break
+                records = self._offer([line for _, line in rows], until=rows[-1][0])
+                if records:
+                    return records
+                self.sent()
+            return []
+
+    def _offer(self, lines: Sequence[bytes], *, until: int) -> list[Record]:
+        records = _readable(lines)
+        self.offered_until = until
+        self._offered_count, self._offered_bytes = len(lines), sum(map(len, lines))
+        self._unreadable = len(lines) - len(records)
+        return records
+
+    def sent(self) -> None:
+        """What was offered last needs not be offered again."""
+        with self.store.lock:
+            self.sent_until = self.offered_until
+            self.count -= self._offered_count
+            self.size_bytes -= self._offered_bytes
+            self.dropped += self._unreadable
+            self._offered_count = self._offered_bytes = self._unreadable = 0
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    """A connection that no other process has at the same time. Raises sqlite3.DatabaseError if the file is damaged."""
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    connection = sqlite3.connect(path, timeout=0.0, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.executescript(_SCHEMA)
+        _check(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _check(connection: sqlite3.Connection) -> None:
+    if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+
+def _readable(lines: Sequence[bytes]) -> list[Record]:
+    records = []
+    for line in lines:
+        with contextlib.suppress(msgspec.MsgspecError):
+            records.append(record_from_line(line))
+    return records

@@ -1,0 +1,109 @@
+"""`webhook:URL`: records posted as a JSON array.
+
+Behind a `#`, which is never sent: `kinds=alarm,state` posts these alone, `headers=FILE` adds a `Name: value` for each
+line of a file, for instance `Authorization`.
+"""
+
+from __future__ import annotations
+
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from mmkd_edge.bundle.files import fault_of
+from mmkd_edge.errors import UsageError
+from mmkd_station.records import AlarmRecord, Record, ResultRecord, StateRecord
+from mmkd_station.sinks.base import RefusedError
+
+_KINDS: dict[str, type] = {"result": ResultRecord, "alarm": AlarmRecord, "state": StateRecord}
+_TIMEOUT_S = 10.0
+# What another try may change: it took too long, too early, too many, or the server failed.
+_TRANSIENT = (408, 425, 429)
+
+
+class _Unmoved(urllib.request.HTTPRedirectHandler):
+    """Follows nothing: the records would not go along, and the headers would go to another host."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(_Unmoved)
+
+
+def host_of(url: str) -> str:
+    """The URL up to its host: what follows is a secret with many services, and a page and a log are read by others."""
+    scheme, mark, rest = url.partition("://")
+    return scheme + mark + re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
+
+
+class WebhookSink:
+    """Posts records; what the server refuses for good is dropped and counted.
+
+    Args:
+        text: the URL, with options behind a `#`.
+
+    Raises:
+        UsageError: it is no URL, or an option is wrong.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._url, _, options = text.partition("#")
+        if not self._url.startswith(("http://", "https://")) or len(self._url.partition("://")[2]) == 0:
+            raise UsageError(f"--sink webhook:{text}: expected an address with http:// or https://; write it out")
+        given = dict(part.partition("=")[::2] for part in options.split("&") if part)
+        unknown = sorted(set(given) - {"kinds", "headers"})
+        names = given.get("kinds", "result,alarm,state").split(",")
+        unknown += [name for name in names if name not in _KINDS]
+        if unknown:
+            raise UsageError(
+                f"--sink webhook:{text}: expected #kinds=result,alarm,state and headers=FILE, got {unknown[0]!r}; "
+                "correct it"
+            )
+        self._kinds = tuple(_KINDS[name] for name in names)
+        self._headers = {"Content-Type": "application/json"} | _headers(given.get("headers"))
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Post them.
+
+        Raises:
+            OSError: nobody answers, or the server failed.
+            RefusedError: it refuses them, and would again.
+        """
+        posted = [record for record in records if isinstance(record, self._kinds)]
+        if not posted:
+            return
+        request = urllib.request.Request(self._url, data=msgspec.json.encode(posted), headers=self._headers)
+        try:
+            with _OPENER.open(request, timeout=_TIMEOUT_S) as answer:
+                answer.read(1)
+        except urllib.error.HTTPError as error:
+            error.close()
+            if 300 <= error.code < 400:
+                there = error.headers.get("Location", "an address it does not name")
+                raise RefusedError(
+                    f"{host_of(self._url)}: {error.code}, moved to {there}; name that address"
+                ) from error
+            if 400 <= error.code < 500 and error.code not in _TRANSIENT:
+                raise RefusedError(f"{host_of(self._url)}: {error.code} {error.reason}") from error
+            raise ConnectionError(f"{host_of(self._url)}: {error.code} {error.reason}") from error
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _headers(file: str | None) -> dict[str, str]:
+    if file is None:
+        return {}
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UsageError(f"{file}: expected a file of headers: {fault_of(error)}") from error
+    pairs = [line.partition(":") for line in lines if line.strip()]
+    if not all(mark and name.strip().replace("-", "").isalnum() for name, mark, _ in pairs):
+        raise UsageError(f"{file}: expected lines of 'Name: value', got another; correct it")
+    return {name.strip(): value.strip() for name, _, value in pairs}

@@ -1,0 +1,204 @@
+"""`cam:N` and `video:FILE`: frames of a camera, as they come, and of a film; read by OpenCV.
+
+Frames are cut to `#region=X,Y,WIDTH,HEIGHT` and scaled as they were for the training (`mmkd_edge.frames.cut_out`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_edge.errors import UnavailableError, UsageError
+from mmkd_edge.frames import Region, cut_out, is_inside, opencv, region_in
+from mmkd_station.intake import Delivery, Listener
+from mmkd_station.links.place import url_with_credentials
+from mmkd_station.sources.base import Wanted
+from mmkd_station.sources.polling import made_again
+from mmkd_station.sources.replay import paced
+
+# Of a camera in the network: less than an end may take. OpenCV waits half a minute where nobody says otherwise.
+_TIMEOUT_MS = 4000
+
+
+class CameraSource:
+    """Frames of a camera, with the moments at which they came. One that goes away is opened again.
+
+    Args:
+        text: all of it.
+        place: the number of a camera, its device file, an address such as `rtsp://HOST/PATH?credentials=FILE`, or a
+            GStreamer pipeline that ends in `appsink`, as cameras of a Jetson need.
+        wanted: the size of frames, and the rate that the camera is asked for.
+
+    Raises:
+        UsageError: the region is none, or not inside the frames; or the credentials cannot be read.
+        UnavailableError: there is no such camera, it gives no frame, or OpenCV is not installed.
+    """
+
+    live = True
+
+    def __init__(self, text: str, place: str, wanted: Wanted) -> None:
+        self._cv2 = _quiet_opencv(text)
+        self._text = text
+        self._place, self._region = _region_of(text, place)
+        self._is_pipeline = "!" in self._place
+        self._is_here = self._is_pipeline or self._place.isdecimal() or self._place.startswith("/dev/")
+        if not (self._is_here or "://" in self._place):
+            raise UsageError(
+                f"--source {text}: expected a camera's number, its device file or an address, got {self._place!r}; "
+                "read a film with video:FILE"
+            )
+        self._shown, self._url = (self._place, "") if self._is_here else url_with_credentials(text, self._place)
+        self._wanted = wanted
+        # UTC at the start, and monotonic from then on: whoever sets the clock does not move the frames.
+        self._utc_s = time.time() - time.monotonic()
+        try:
+            camera = self._opened()
+        except OSError as error:
+            cure = "see that OpenCV was built with GStreamer, and gst-launch-1.0 runs it" if self._is_pipeline else ""
+            raise UnavailableError(
+                f"--source {text}: expected a camera, got none that OpenCV opens; "
+                f"{cure or 'plug one in, or name another'}"
+            ) from error
+        try:
+            came, first = camera.read()
+            if not came:
+                raise UnavailableError(
+                    f"--source {text}: expected frames, got none; see whether another program has the camera"
+                )
+            _check_inside(text, self._region, first)
+        finally:
+            camera.release()
+
+    def deliveries(self, listener: Listener) -> Iterator[Delivery]:
+        """A frame at a time."""
+        yield from made_again(
+            lambda: _Open(self._opened()),
+            lambda camera: self._frames(camera.capture, listener),
+            name=self._shown,
+            listener=listener,
+        )
+
+    def _opened(self) -> Any:
+        cv2 = self._cv2
+        if self._is_pipeline:  # its caps say the rate
+            camera = cv2.VideoCapture(self._place, cv2.CAP_GSTREAMER)
+        elif self._is_here:
+            camera = cv2.VideoCapture(int(self._place) if self._place.isdecimal() else self._place)
+            camera.set(cv2.CAP_PROP_FPS, self._wanted.rate_hz)
+        else:
+            limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _TIMEOUT_MS]
+            camera = cv2.VideoCapture(self._url, cv2.CAP_FFMPEG, limits)
+        if not camera.isOpened():
+            camera.release()
+            raise ConnectionError("no camera answers")
+        return camera
+
+    def _frames(self, camera: Any, listener: Listener) -> Iterator[Delivery]:
+        while not listener.stop.is_set():
+            came, pixels = camera.read()
+            arrived_s = time.monotonic()
+            if not came:
+                raise ConnectionError("the camera gives no frames")
+            if not is_inside(self._region, pixels):  # opened again, it may have come back in another mode
+                height, width = pixels.shape[:2]
+                raise ConnectionError(f"the camera gives frames of {width}x{height}, which the region is not inside of")
+            rows = _cut(pixels, self._region, self._wanted)
+            yield Delivery(rows=rows, times=np.array([self._utc_s + arrived_s]), arrived_s=arrived_s)
+
+    def close(self) -> None:
+        """The camera is given back by `deliveries`."""
+
+
+class _Open:
+    """A camera that `made_again` can close."""
+
+    def __init__(self, capture: Any) -> None:
+        self.capture = capture
+
+    def close(self) -> None:
+        self.capture.release()
+
+
+class FilmSource:
+    """The frames of a file, with the times of its container.
+
+    Args:
+        text: all of it.
+        place: the path, and the region behind a `#`.
+        wanted: the size of frames, and the pace.
+
+    Raises:
+        UsageError: it is no film that OpenCV can decode, or the region is not inside its frames.
+        UnavailableError: OpenCV is not installed.
+    """
+
+    live = False
+
+    def __init__(self, text: str, place: str, wanted: Wanted) -> None:
+        cv2 = self._cv2 = _quiet_opencv(text)
+        path, self._region = _region_of(text, place)
+        self._film = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
+        self._wanted = wanted
+        came, self._first = self._film.read()
+        self._first_s = self._film.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        if not came:
+            self._film.release()
+            what = "a file of another kind, or a damaged one" if Path(path).is_file() else "no such file"
+            raise UsageError(f"{path}: expected video that OpenCV can decode, got {what}; check the path")
+        _check_inside(text, self._region, self._first)
+
+    def deliveries(self, listener: Listener) -> Iterator[Delivery]:
+        """A frame at a time, with times that begin at 0."""
+        yield from paced(self._frames(), self._wanted, listener.stop)
+
+    def _frames(self) -> Iterator[Delivery]:
+        pixels, time_s = self._first, 0.0
+        while True:
+            rows = _cut(pixels, self._region, self._wanted)
+            yield Delivery(rows=rows, times=np.array([time_s]), arrived_s=time.monotonic())
+            came, pixels = self._film.read()
+            if not came:
+                return
+            read_s = self._film.get(self._cv2.CAP_PROP_POS_MSEC) / 1000 - self._first_s
+            # A container without times says 0 of every frame.
+            time_s = read_s if read_s > time_s else time_s + 1 / self._wanted.rate_hz
+
+    def close(self) -> None:
+        """Close the file."""
+        self._film.release()
+
+
+def _quiet_opencv(text: str) -> Any:
+    """OpenCV, which no longer says on stderr what a record or an error says."""
+    cv2 = opencv(f"--source {text} needs")
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    return cv2
+
+
+def _cut(pixels: NDArray[np.uint8], region: Region | None, wanted: Wanted) -> NDArray[np.uint8]:
+    """A frame (H, W, 3) as the student takes it: (1, H, W, C)."""
+    assert wanted.frame is not None  # the table opens these sources for video alone
+    height, width, channels = wanted.frame
+    return cut_out(pixels, region, height=height, width=width, is_gray=channels == 1)[None]
+
+
+def _region_of(text: str, place: str) -> tuple[str, Region | None]:
+    """What stands before `#region=`, and the region."""
+    place, mark, rest = place.partition("#")
+    if not mark:
+        return place, None
+    region = region_in(rest.removeprefix("region="))
+    if not rest.startswith("region=") or region is None:
+        raise UsageError(f"--source {text}: expected #region=X,Y,WIDTH,HEIGHT in pixels, got #{rest}; write it so")
+    return place, region
+
+
+def _check_inside(text: str, region: Region | None, pixels: NDArray[np.uint8]) -> None:
+    if not is_inside(region, pixels):
+        height, width = pixels.shape[:2]
+        raise UsageError(f"--source {text}: expected a region inside frames of {width}x{height}; correct it")

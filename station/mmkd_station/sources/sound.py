@@ -1,0 +1,220 @@
+"""`wav:FILE`: sound, or any signal that was stored as sound, read by soundfile; `mic`: a microphone, by arecord."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_edge.bundle.files import fault_of
+from mmkd_edge.errors import UnavailableError, UsageError, first_line
+from mmkd_station.intake import Delivery, Listener
+from mmkd_station.sources.base import Wanted
+from mmkd_station.sources.polling import made_again
+from mmkd_station.sources.replay import paced
+
+_TOGETHER_S = 0.1
+# A recorder that gives nothing for so long has lost its device.
+_SILENT_S = 5.0
+_LOOKS_S = 0.2
+
+
+class WavSource:
+    """A sound file from its beginning to its end; a channel is called `0`, `1` ... or like the student's, in order.
+
+    Args:
+        path: of a file that soundfile reads: WAV, FLAC, OGG.
+        wanted: the rate, and which channels.
+
+    Raises:
+        UsageError: it cannot be read, or has another rate or too few channels.
+        UnavailableError: soundfile is not installed.
+    """
+
+    live = False
+
+    def __init__(self, path: Path, wanted: Wanted) -> None:
+        self._file = _opened(path)
+        self._wanted = wanted
+        channels = self._file.channels
+        if self._file.samplerate != wanted.rate_hz:
+            rate_hz = self._file.samplerate
+            self._file.close()
+            raise UsageError(f"{path}: expected sound at {wanted.rate_hz:g} Hz, got {rate_hz} Hz; resample the file")
+        names = wanted.columns.names
+        self._places = _places_of(wanted)
+        if max(self._places) >= channels:
+            self._file.close()
+            raise UsageError(
+                f"{path}: expected {len(names)} channels, got {channels}; name them with --map CHANNEL=NUMBER"
+            )
+
+    def deliveries(self, listener: Listener) -> Iterator[Delivery]:
+        """The samples, from -1 to 1 before --map, with times that begin at 0."""
+        yield from paced(self._pieces(), self._wanted, listener.stop)
+
+    def _pieces(self) -> Iterator[Delivery]:
+        rate_hz, given = self._wanted.rate_hz, 0
+        for block in self._file.blocks(blocksize=max(1, round(_TOGETHER_S * rate_hz)), dtype="float32", always_2d=True):
+            times = (given + np.arange(len(block))) / rate_hz
+            given += len(block)
+            rows = self._wanted.columns.scaled(block[:, self._places])
+            yield Delivery(rows=rows, times=times, arrived_s=time.monotonic())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class MicrophoneSource:
+    """What ALSA's arecord records, at the student's rate, as it comes. One that ends is started again.
+
+    Args:
+        text: all of it.
+        device: as `arecord -L` names it; empty is the default.
+        wanted: the rate, and which channels.
+
+    Raises:
+        UsageError: the rate is none that a recorder has.
+        UnavailableError: there is no arecord, or it cannot record from the device at that rate.
+    """
+
+    live = True
+
+    def __init__(self, text: str, device: str, wanted: Wanted) -> None:
+        if wanted.rate_hz != round(wanted.rate_hz):
+            raise UsageError(f"--source {text}: expected a student of whole Hz, got {wanted.rate_hz:g} Hz; use stdin")
+        self._wanted = wanted
+        self._places = _places_of(wanted)
+        self._channels = max(self._places) + 1
+        self._device = device
+        try:
+            recorder = self._started()
+        except FileNotFoundError as error:
+            raise UnavailableError(
+                f"--source {text} needs arecord, which this machine lacks; run: apt install alsa-utils"
+            ) from error
+        try:
+            if not len(recorder.block(_SILENT_S)):
+                raise ConnectionError(f"nothing within {_SILENT_S:g} s")
+        except OSError as error:
+            raise UnavailableError(
+                f"--source {text}: expected a microphone, got: {error}; plug one in, or name one of: arecord -L"
+            ) from error
+        finally:
+            recorder.close()
+
+    def deliveries(self, listener: Listener) -> Iterator[Delivery]:
+        """A tenth of a second at a time, from -1 to 1 before --map; without times."""
+        name = self._device or "the default microphone"
+        yield from made_again(
+            self._started, lambda recorder: self._pieces(recorder, listener), name=name, listener=listener
+        )
+
+    def _started(self) -> _Recorder:
+        return _Recorder(self._device, rate_hz=round(self._wanted.rate_hz), channels=self._channels)
+
+    def _pieces(self, recorder: _Recorder, listener: Listener) -> Iterator[Delivery]:
+        heard_s = time.monotonic()
+        while not listener.stop.is_set():
+            block = recorder.block(_LOOKS_S)
+            arrived_s = time.monotonic()
+            for said in recorder.said():
+                listener.garbage(f"the recorder says: {said}")
+            if len(block):
+                heard_s = arrived_s
+                sound = block[:, self._places] / np.float32(32768)
+                yield Delivery(rows=self._wanted.columns.scaled(sound), times=None, arrived_s=arrived_s)
+            elif arrived_s - heard_s > _SILENT_S:
+                raise ConnectionError(f"the recorder gives nothing for {_SILENT_S:g} s")
+
+    def close(self) -> None:
+        """The recorder ends with `deliveries`."""
+
+
+class _Recorder:
+    """A process of arecord, and what it says of samples that it lost."""
+
+    def __init__(self, device: str, *, rate_hz: int, channels: int) -> None:
+        options = ["-t", "raw", "-f", "S16_LE", "-r", str(rate_hz), "-c", str(channels)]
+        options += ["-D", device] if device else []
+        self._process = subprocess.Popen(
+            ["arecord", *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"LC_ALL": "C"},
+        )
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        self._sound, self._words = self._process.stdout.fileno(), self._process.stderr.fileno()
+        self._sample_bytes = 2 * channels
+        self._most_bytes = max(1, round(_TOGETHER_S * rate_hz)) * self._sample_bytes
+        self._channels = channels
+        self._rest = self._text = b""
+
+    def block(self, timeout_s: float) -> NDArray[np.int16]:
+        """Samples (n, C), none where none came in time. Raises ConnectionError where the recorder has ended."""
+        until_s = time.monotonic() + timeout_s
+        while (left_s := until_s - time.monotonic()) > 0:
+            ready, _, _ = select.select([self._sound, self._words], [], [], left_s)
+            if self._words in ready:
+                self._text += os.read(self._words, 4096)
+                if b"rate is not accurate" in self._text:
+                    raise ConnectionError(_last_line(self._text, of=b"rate is not accurate"))
+            if self._sound in ready:
+                data = os.read(self._sound, self._most_bytes)
+                if not data:
+                    self._process.wait(_SILENT_S)
+                    self._text += os.read(self._words, 4096)
+                    raise ConnectionError(_last_line(self._text) or "the recorder ended")
+                data = self._rest + data
+                whole = len(data) // self._sample_bytes * self._sample_bytes
+                self._rest = data[whole:]
+                return np.frombuffer(data[:whole], dtype="<i2").reshape(-1, self._channels)
+        return np.empty((0, self._channels), dtype=np.int16)
+
+    def said(self) -> list[str]:
+        """Whole lines of what it complained about since the last call."""
+        *lines, self._text = self._text.split(b"\n")
+        return [text for line in lines if (text := line.decode(errors="replace").strip()) and "Recording" not in text]
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdout, self._process.stderr):
+            assert pipe is not None
+            pipe.close()
+
+
+def _last_line(text: bytes, *, of: bytes = b"") -> str:
+    lines = [line.strip().decode(errors="replace") for line in text.splitlines() if of in line and line.strip()]
+    return lines[-1] if lines else ""
+
+
+def _places_of(wanted: Wanted) -> list[int]:
+    """Which channel of the sound is each of the student's: the number that --map names, else in order."""
+    return [int(name) if name.isdecimal() else place for place, name in enumerate(wanted.columns.names)]
+
+
+def _opened(path: Path) -> Any:
+    try:
+        import soundfile
+    except ImportError as error:
+        raise UnavailableError(
+            "wav:FILE needs soundfile, which this Python lacks; run: pip install 'mmkd-edge[import]'"
+        ) from error
+    try:
+        path.open("rb").close()
+        return soundfile.SoundFile(str(path))
+    except OSError as error:
+        raise UsageError(f"{path}: expected a sound file: {fault_of(error)}") from error
+    except soundfile.LibsndfileError as error:
+        raise UsageError(f"{path}: expected a sound file, got {first_line(error)}; convert it to WAV") from error

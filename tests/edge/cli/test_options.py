@@ -1,0 +1,107 @@
+"""Options and groups of options, as typer reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+
+from mmkd_edge.cli.options import Argument, Command, Option, run_line
+
+SEEN: list[object] = []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cooking:
+    minutes: Annotated[int, Option("How long.", min=1)] = 7
+    salt: Annotated[bool, Option("Whether it is salted.", ("--salt/--no-salt",))] = True
+    spices: Annotated[list[str] | None, Option("One of them (repeat).", ("--spice",), "NAME")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slowly(Cooking):
+    minutes: Annotated[int, Option("How long.", min=1, shown="long")] = 90
+
+
+QUICKLY = Cooking(minutes=3)
+
+
+def boil(
+    egg: Annotated[Path, Argument("EGG", "What is boiled.")],
+    *,
+    cooking: Cooking = QUICKLY,
+    out: Annotated[Path, Option("Where to.", ("-o", "--out"), "PLATE")],
+    recipe: Annotated[bool, Option("Print the recipe and stop.", ("--recipe",), says=lambda: "water")] = False,
+) -> None:
+    """Boil an egg."""
+    SEEN.append((egg, cooking, out))
+
+
+def bake(*, cooking: Slowly) -> None:
+    """Bake. More of it."""
+    SEEN.append(cooking)
+
+
+def ended(*line: str, commands: Sequence[Command] = (Command(function=boil, epilog="Enjoy."),)) -> int | str | None:
+    SEEN.clear()
+    with pytest.raises(SystemExit) as caught:
+        run_line("kitchen", line, commands, about="Cook.")
+    return caught.value.code
+
+
+def test_a_group_is_filled_and_what_is_not_named_is_as_in_the_default_group() -> None:
+    assert ended("egg", "--out", "plate", "--no-salt") == 0
+    assert [(Path("egg"), Cooking(minutes=3, salt=False), Path("plate"))] == SEEN
+    assert ended("egg", "--spice", "dill", "--spice", "chive", "-o", "plate", "--minutes", "4") == 0
+    assert [(Path("egg"), Cooking(minutes=4, spices=["dill", "chive"]), Path("plate"))] == SEEN
+
+
+def test_help_shows_options_in_the_order_of_parameters_and_fields(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert ended("--help") == 0
+    assert capsys.readouterr().out.rstrip("\n") == (
+        "Usage: kitchen [OPTIONS] EGG\n\n"
+        "  Boil an egg.\n\n"
+        "Arguments:\n"
+        "  EGG  What is boiled.  [required]\n\n"
+        "Options:\n"
+        "  --minutes N         How long.  [default: 3; x>=1]\n"
+        "  --salt / --no-salt  Whether it is salted.  [default: salt]\n"
+        "  --spice NAME        One of them (repeat).\n"
+        "  -o, --out PLATE     Where to.  [required]\n"
+        "  --recipe            Print the recipe and stop.\n"
+        "  --version           Show the version and exit.\n"
+        "  --debug             Show the traceback of an error.\n"
+        "  -h, --help          Show this message and exit.\n\n"
+        "  Enjoy."
+    )
+
+
+def test_an_option_that_says_something_stops_whatever_else_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended("--recipe") == 0
+    assert (capsys.readouterr().out, SEEN) == ("water\n", [])
+
+
+def test_what_is_required_or_out_of_bounds_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended("egg") == 2
+    assert "Missing option '-o' / '--out'." in capsys.readouterr().err
+    assert ended("egg", "-o", "plate", "--minutes", "0") == 2
+    assert "Invalid value for '--minutes': " in capsys.readouterr().err
+
+
+def test_of_several_commands_the_first_word_says_which(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    commands = (Command(function=boil), Command(function=bake, name="bake-slowly"))
+    assert ended("bake-slowly", "--no-salt", commands=commands) == 0
+    assert [Slowly(minutes=90, salt=False)] == SEEN
+    assert ended("bake-slowly", "--help", commands=commands) == 0
+    assert "  --minutes N         How long.  [default: (long); x>=1]\n" in capsys.readouterr().out
+    assert ended("--help", commands=commands) == 0
+    assert "Commands:\n  boil         Boil an egg\n  bake-slowly  Bake. More of it\n" in capsys.readouterr().out

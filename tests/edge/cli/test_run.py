@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import errno
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from mmkd_edge.cli.run import require_modules, run_command, shell_line
+from mmkd_edge.errors import GateError, UnavailableError, UsageError
+
+
+def _exit_code(exit_info: pytest.ExceptionInfo[SystemExit]) -> object:
+    return exit_info.value.code
+
+
+def _raising(error: BaseException):
+    def command(arguments: list[str]) -> None:
+        raise error
+
+    return command
+
+
+def _script(tmp_path: Path, body: str) -> list[str]:
+    path = tmp_path / "script.py"
+    path.write_text("import sys, time\nfrom mmkd_edge.cli.run import run_command\n" + textwrap.dedent(body))
+    return [sys.executable, str(path)]
+
+
+def test_a_command_that_returns_ends_with_zero_and_its_arguments_arrive():
+    seen: list[list[str]] = []
+    with pytest.raises(SystemExit) as exit_info:
+        run_command("mmkd-x", seen.append, arguments=["check", "DIR"])
+    assert _exit_code(exit_info) == 0
+    assert seen == [["check", "DIR"]]
+
+
+@pytest.mark.parametrize(("error", "code"), [(UsageError("a: b"), 2), (GateError("a: b"), 4)])
+def test_an_error_of_the_tree_is_one_line_and_its_own_exit_code(error, code, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        run_command("mmkd-x", _raising(error), arguments=[])
+    assert _exit_code(exit_info) == code
+    assert capsys.readouterr() == ("", "mmkd-x: a: b\n")
+
+
+def test_an_internal_error_is_one_line_without_traceback(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        run_command("mmkd-x", _raising(ValueError("odd")), arguments=[])
+    assert _exit_code(exit_info) == 1
+    expected = "mmkd-x: internal error: ValueError: odd; add --debug to see where, and please report it\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_debug_shows_the_traceback_and_is_taken_out_of_the_arguments(capsys):
+    seen: list[list[str]] = []
+
+    def command(arguments: list[str]) -> None:
+        seen.append(arguments)
+        raise UsageError("a: b")
+
+    with pytest.raises(SystemExit):
+        run_command("mmkd-x", command, arguments=["check", "--debug", "DIR"])
+    error_text = capsys.readouterr().err
+    assert seen == [["check", "DIR"]]
+    assert error_text.startswith("Traceback (most recent call last):\n")
+    assert error_text.endswith("mmkd-x: a: b\n")
+
+
+def test_debug_after_a_double_dash_belongs_to_the_command():
+    seen: list[list[str]] = []
+    with pytest.raises(SystemExit):
+        run_command("mmkd-x", seen.append, arguments=["--", "--debug"])
+    assert seen == [["--", "--debug"]]
+
+
+def test_a_path_that_is_not_there_is_bad_input(capsys, tmp_path):
+    missing = tmp_path / "no.npz"
+    with pytest.raises(SystemExit) as exit_info:
+        run_command("mmkd-x", lambda arguments: missing.open(), arguments=[])
+    assert _exit_code(exit_info) == 2
+    assert capsys.readouterr().err == f"mmkd-x: {missing}: no such file or directory; check the path\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (errno.EROFS, "read-only file system; choose another folder"),
+        (errno.ENOSPC, "no space left on device; free some space, or choose another folder"),
+        (errno.EDQUOT, "disk quota exceeded; free some space, or choose another folder"),
+        (errno.EFBIG, "file too large; choose another folder, or raise the limit (ulimit -f)"),
+        (errno.EACCES, "permission denied; choose a path that this user may use"),
+        (errno.ENOTDIR, "not a directory; a part of the path is a file; correct it"),
+        (errno.EISDIR, "is a directory; name a file in it"),
+        (errno.ENOTEMPTY, "directory not empty; choose another name"),
+    ],
+)
+def test_a_path_that_cannot_be_used_says_why_and_what_to_do(code, said, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        run_command("mmkd-x", _raising(OSError(code, os.strerror(code), "a.edge")), arguments=[])
+    assert _exit_code(exit_info) == 2
+    assert capsys.readouterr().err == f"mmkd-x: a.edge: {said}\n"
+
+
+def test_what_the_system_lacks_otherwise_is_not_the_users_mistake(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        run_command("mmkd-x", _raising(OSError(errno.EMFILE, "Too many open files", "a.edge")), arguments=[])
+    assert _exit_code(exit_info) == 1
+    assert capsys.readouterr().err == "mmkd-x: [Errno 24] Too many open files: 'a.edge'\n"
+
+
+def test_a_result_that_goes_to_a_full_disk_is_one_line(tmp_path):
+    script = _script(tmp_path, "run_command('mmkd-x', lambda arguments: print('result'))")
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(script, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    said = "mmkd-x: cannot write: no space left on device; free some space, or choose another folder\n"
+    assert (ended.returncode, ended.stderr) == (2, said)
+
+
+def test_missing_modules_name_the_extra_and_the_command_never_starts(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        run_command("mmkd-x", _raising(AssertionError()), arguments=[], needs=("no_such_a", "no_such_b"), extra="train")
+    assert _exit_code(exit_info) == 3
+    expected = (
+        "mmkd-x: mmkd-x needs no_such_a and no_such_b, which this Python lacks; run: pip install 'mmkd-edge[train]'\n"
+    )
+    assert capsys.readouterr().err == expected
+
+
+def test_modules_that_are_there_pass_and_a_blocked_one_is_missing(monkeypatch):
+    require_modules(["json"], by="it", extra="train")
+    monkeypatch.setitem(sys.modules, "json", None)
+    with pytest.raises(UnavailableError, match=r"^it needs json, which this Python lacks"):
+        require_modules(["json"], by="it", extra="train")
+
+
+def test_a_command_that_is_named_is_one_that_a_shell_takes():
+    named = shell_line("mmkd-export", Path("line 3/a.ckpt"), "--batch", 4)
+    assert named == "mmkd-export 'line 3/a.ckpt' --batch 4"
+
+
+def test_no_next_command_holds_a_path_that_is_not_quoted():
+    root = Path(__file__).parents[3]
+    files = [path for part in ("mmkd_edge", "export", "benchmarks", "models") for path in (root / part).rglob("*.py")]
+    assert len(files) > 100
+    unquoted = [
+        f"{path.name}: {line.strip()}"
+        for path in files
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(r"next: (mmkd-[a-z]+|python)[^{]*\{", line) or re.search(r'f"mmkd-[a-z]+ [^"]*\{', line)
+    ]
+    assert unquoted == []
+
+
+def test_the_commands_own_exit_code_is_kept():
+    with pytest.raises(SystemExit) as exit_info:
+        run_command("mmkd-x", _raising(SystemExit(5)), arguments=[])
+    assert _exit_code(exit_info) == 5
+
+
+def test_ctrl_c_ends_with_130_and_no_traceback(tmp_path):
+    # A shell that starts tests in the background ignores SIGINT, and children inherit that.
+    body = """
+    import signal
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    def command(arguments):
+        print("ready", flush=True)
+        time.sleep(30)
+    run_command("mmkd-x", command)
+    """
+    process = subprocess.Popen(
+        _script(tmp_path, body), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    os.kill(process.pid, signal.SIGINT)
+    _, error_text = process.communicate(timeout=20)
+    assert (process.returncode, error_text) == (130, "mmkd-x: interrupted\n")
+
+
+def test_a_reader_that_leaves_early_causes_no_noise(tmp_path):
+    body = """
+    def command(arguments):
+        for number in range(100000):
+            print("line", number)
+    run_command("mmkd-x", command)
+    """
+    process = subprocess.Popen(_script(tmp_path, body), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    error_text = process.stderr.read()
+    process.stderr.close()
+    assert (process.wait(timeout=20), error_text) == (141, "")
+
+
+def test_what_an_error_repeats_from_a_file_cannot_repaint_the_terminal(capsys):
+    with pytest.raises(SystemExit):
+        run_command("mmkd-x", _raising(UsageError("two:\n  - \x1b[2Jok\r\u202e")), arguments=[])
+    assert capsys.readouterr().err == "mmkd-x: two:\n  - \\x1b[2Jok\\r\\u202e\n"

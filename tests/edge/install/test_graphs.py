@@ -1,0 +1,170 @@
+"""What no engine is given: told from the bytes of a graph, by us."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from mmkd_edge.install.graphs import MOST_NODES, check_graph
+
+Change = Callable[[ModelProto], object]
+
+
+@pytest.fixture
+def student(kit: Any) -> ModelProto:
+    return onnx.load_from_string(kit.model(kit.modality))
+
+
+def refusal(model: ModelProto | bytes) -> str:
+    with pytest.raises(ValueError) as caught:
+        check_graph(model if isinstance(model, bytes) else model.SerializeToString())
+    return str(caught.value)
+
+
+def with_loop(model: ModelProto) -> None:
+    body = helper.make_graph([], "body", [], [])
+    model.graph.node.append(helper.make_node("Loop", ["count", "on"], [], body=body))
+
+
+def with_branch(model: ModelProto) -> None:
+    inner = helper.make_graph([], "inner", [], [])
+    node = helper.make_node("Identity", ["acc"], ["same"])
+    node.attribute.append(helper.make_attribute("then_branch", inner))
+    model.graph.node.append(node)
+
+
+def with_function(model: ModelProto) -> None:
+    model.functions.append(helper.make_function("own", "F", ["x"], ["y"], [], [helper.make_opsetid("", 20)]))
+
+
+def with_claim(model: ModelProto) -> None:
+    model.graph.initializer.append(TensorProto(name="bomb", data_type=1, dims=[1 << 20, 1 << 20]))
+
+
+def with_constant_claim(model: ModelProto) -> None:
+    bomb = TensorProto(name="bomb", data_type=1, dims=[1 << 40])
+    model.graph.node.append(helper.make_node("Constant", [], ["c"], value=bomb))
+
+
+def with_external(model: ModelProto) -> None:
+    model.graph.initializer.append(TensorProto(name="w", data_type=1, dims=[0], data_location=1))
+
+
+def with_padding(model: ModelProto) -> None:
+    model.graph.node.append(helper.make_node("MaxPool", ["acc"], ["p"], kernel_shape=[2], pads=[0, 1 << 40]))
+
+
+def with_left_out_input(model: ModelProto) -> None:
+    model.graph.node.append(helper.make_node("LayerNormalization", ["acc", "weights", ""], ["n"]))
+
+
+def with_sparse(model: ModelProto) -> None:
+    values = helper.make_tensor("v", 1, [1], [1.0])
+    places = helper.make_tensor("i", 7, [1], [0])
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [1 << 40]))
+
+
+def with_many_nodes(model: ModelProto) -> None:
+    model.graph.node.extend(helper.make_node("Identity", ["acc"], [f"n{n}"]) for n in range(MOST_NODES))
+
+
+def with_large_input(model: ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1 << 40
+
+
+def with_sequence_input(model: ModelProto) -> None:
+    model.graph.input[0].CopyFrom(helper.make_tensor_sequence_value_info("acc", 1, [1, 20, 3]))
+
+
+def with_own_operator(model: ModelProto) -> None:
+    model.graph.node.append(helper.make_node("MatMul", ["acc"], ["x"], domain="com.microsoft"))
+
+
+def with_domain(model: ModelProto) -> None:
+    model.opset_import[0].domain = "com.microsoft"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (with_loop, "the graph has the operator 'Loop'; expected one that students are made of"),
+        (with_branch, "the graph has field 6 of a attribute; expected only what mmkd-export writes"),
+        (with_function, "the graph has field 25 of a model; expected only what mmkd-export writes"),
+        (with_claim, "the graph has a tensor of the shape (1048576, 1048576) in "),
+        (with_constant_claim, "the graph has a tensor of the shape (1099511627776,) in "),
+        (with_external, "the graph has weights in another file; expected all in this one, which is verified"),
+        (with_padding, "the graph has an attribute of 'MaxPool' of 1099511627776; expected up to 2147483647"),
+        (with_left_out_input, "the graph has an empty last input of 'LayerNormalization'; expected none"),
+        (with_sparse, "the graph has field 15 of a graph; expected only what mmkd-export writes"),
+        (with_many_nodes, "the graph has more nodes; expected at most 5000"),
+        (with_large_input, "the graph has an input or output of the shape [1, 1099511627776, 3]; "),
+        (with_sequence_input, "the graph has an input or output of the shape []; "),
+        (with_own_operator, "the graph has an operator of the domain 'com.microsoft'; expected ONNX's own"),
+        (with_domain, "the graph has the domain com.microsoft; expected ONNX's own"),
+    ],
+)
+def test_a_graph_that_could_be_turned_against_the_device_is_refused(
+    student: ModelProto, change: Change, told: str
+) -> None:
+    change(student)
+    assert refusal(student).startswith(told)
+
+
+def test_versions_that_no_export_writes_are_refused(student: ModelProto) -> None:
+    student.opset_import[0].version = 99
+    assert refusal(student) == "the graph has opset 99; expected 17 to 21"
+    student.opset_import[0].version = 20
+    student.ir_version = 999
+    assert refusal(student) == "the graph has IR version 999; expected 8 to 10"
+
+
+def test_a_second_graph_does_not_hide_behind_the_first(student: ModelProto) -> None:
+    data = student.SerializeToString()  # a protobuf parser merges both
+    assert refusal(data + data) == "the graph has 2 graphs and 2 opsets; expected one of each"
+
+
+def test_bytes_that_are_no_graph_are_refused() -> None:
+    assert refusal(b"") == "the graph has 0 graphs and 0 opsets; expected one of each"
+    assert refusal(b"not a model") == "a field of wire type 6, which no engine takes"
+    assert refusal(b"\x3a\xff\x01") == "a field is longer than its message"
+
+
+def test_fields_are_counted_so_that_reading_ends(student: ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmkd_edge.install.graphs.MOST_FIELDS", 40)
+    assert refusal(student) == "the graph has more fields; expected at most 40"
+
+
+def test_every_truncation_of_a_student_is_refused_with_a_value_error(kit: Any) -> None:
+    data = kit.model(kit.modality)
+    for size in range(len(data)):
+        refusal(data[:size])
+
+
+def test_students_pass(kit: Any, student: ModelProto) -> None:
+    check_graph(kit.model(kit.modality))
+    student.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    student.graph.initializer.append(numpy_helper.from_array(np.zeros((0, 3), np.float32), "none"))
+    student.graph.node.append(helper.make_node("Constant", [], ["c"], value_ints=[1, -1]))
+    check_graph(student.SerializeToString())
+
+
+def test_who_made_a_graph_may_be_said(student: ModelProto) -> None:
+    student.producer_name, student.producer_version, student.doc_string = "mmkd-export", "0.1.0", "a student"
+    check_graph(student.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"\x38\x01\x42\x02\x10\x14", "graph"),  # field 7 of a model, the graph, as the number 1; opset 20
+        (b"\x3a\x00\x40\x01", "opset"),
+        (b"\x3a\x00\x42\x02\x08\x01", "domain"),  # an opset whose domain is the number 1
+    ],
+)
+def test_a_number_in_the_place_of_something_else_is_refused(data: bytes, what: str) -> None:
+    assert refusal(data) == f"the graph has a number where a {what} belongs"

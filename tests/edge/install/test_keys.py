@@ -1,0 +1,321 @@
+"""Signatures: which keys count, and what is refused once a folder of keys is named."""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from mmkd_edge import Bundle, BundleError, EdgePredictor, SignatureError, UnavailableError, UsageError, write_bundle
+from mmkd_edge.bundle.digest import new_sha256
+from mmkd_edge.bundle.manifest_json import encode_manifest
+from mmkd_edge.bundle.signature import SIGNATURE_FILE, SignatureDocument, encode_signatures
+from mmkd_edge.install.keys import check_keys, check_signed, keys_folder, make_keys, read_keys, sign
+
+pytest.importorskip("cryptography")
+
+
+@pytest.fixture(scope="module")
+def private(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three private keys, each with its public one beside it."""
+    folder = tmp_path_factory.mktemp("private")
+    paths = [folder / f"{name}.key" for name in ("old", "new", "other")]
+    for path in paths:
+        make_keys(path)
+    return paths
+
+
+@pytest.fixture
+def keys(tmp_path: Path, private: list[Path]) -> Path:
+    """The folder of a device that knows the first two."""
+    folder = tmp_path / "keys"
+    folder.mkdir(mode=0o755)
+    for path in private[:2]:
+        copy(path, folder)
+    return folder
+
+
+def copy(private: Path, folder: Path, **changes: object) -> None:
+    public = msgspec.json.decode(Path(f"{private}.pub").read_bytes()) | changes
+    (folder / f"{private.name}.pub").write_bytes(msgspec.json.encode(public))
+    (folder / f"{private.name}.pub").chmod(0o644)
+
+
+def key_id(private: Path) -> str:
+    found: str = msgspec.json.decode(Path(f"{private}.pub").read_bytes())["key_id"]
+    return found
+
+
+def signed(kit: Any, path: Path, *private: Path, of: str = "") -> Path:
+    parts = kit.parts(kit.modality)
+    digest = of or new_sha256(encode_manifest(parts.manifest)).hexdigest()
+    write_bundle(path, manifest=parts.manifest, members=parts.members, signatures=sign(digest, private))
+    return path
+
+
+def refused(path: Path, keys: Path) -> str:
+    with Bundle.open(path) as bundle, pytest.raises(SignatureError) as caught:
+        check_signed(bundle, keys)
+    assert caught.value.exit_code == 6
+    return str(caught.value)
+
+
+def test_a_bundle_that_a_known_key_has_signed_opens(
+    kit: Any, tmp_path: Path, private: list[Path], keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = signed(kit, tmp_path / "a.edge", private[1])
+    with Bundle.open(path) as bundle:
+        assert check_signed(bundle) == ""  # nobody asks
+        assert check_signed(bundle, keys) == key_id(private[1])
+        monkeypatch.setenv("MMKD_KEYS", str(keys))
+        assert check_signed(bundle) == key_id(private[1])
+    with EdgePredictor.open(path, backend="ort") as predictor:
+        assert predictor.info().backend == "ort"
+
+
+def test_while_keys_are_rolled_over_either_signature_counts(
+    kit: Any, tmp_path: Path, private: list[Path], keys: Path
+) -> None:
+    with Bundle.open(signed(kit, tmp_path / "a.edge", private[2], private[0])) as bundle:
+        assert check_signed(bundle, keys) == key_id(private[0])
+
+
+def test_unsigned_bundles_are_refused_everywhere_once_keys_are_named(
+    kit: Any, tmp_path: Path, private: list[Path], keys: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = f"{bundle_path}: it is not signed, and {keys} names the keys that must have; export it with --sign"
+    assert refused(bundle_path, keys) == told
+    with pytest.raises(SignatureError) as caught:
+        EdgePredictor.open(bundle_path, keys=keys)
+    assert str(caught.value) == told
+    with EdgePredictor.open(signed(kit, tmp_path / "a.edge", private[0]), backend="ort", keys=keys) as predictor:
+        with pytest.raises(SignatureError):
+            predictor.swap(bundle_path)
+        assert predictor.bundle is not None
+        assert predictor.bundle.path == tmp_path / "a.edge"
+    monkeypatch.setenv("MMKD_KEYS", str(keys))
+    with pytest.raises(SignatureError):
+        EdgePredictor.open(bundle_path)
+
+
+def test_every_other_key_is_refused_with_its_reason(kit: Any, tmp_path: Path, private: list[Path], keys: Path) -> None:
+    wrong = signed(kit, tmp_path / "wrong.edge", private[2])
+    start, end = f"{tmp_path}/", "; have it signed by one that counts"
+    unknown = f"key {key_id(private[2])} is not among them"
+    assert refused(wrong, keys) == f"{start}wrong.edge: no key of {keys} has signed it: {unknown}{end}"
+    foreign = signed(kit, tmp_path / "foreign.edge", private[0], of="7" * 64)
+    another = f"key {key_id(private[0])} has signed something else"
+    assert refused(foreign, keys) == f"{start}foreign.edge: no key of {keys} has signed it: {another}{end}"
+    good = signed(kit, tmp_path / "good.edge", private[0])
+    (keys / "revoked.txt").write_text(f"# stolen\n\n{key_id(private[0])}  # in May\n")
+    assert f": key {key_id(private[0])} is revoked;" in refused(good, keys)
+    (keys / "revoked.txt").unlink()
+    copy(private[0], keys, expires_utc="2020-01-01T00:00:00+00:00")
+    assert f": key {key_id(private[0])} has expired (2020-01-01T00:00:00+00:00);" in refused(good, keys)
+    tomorrow = (datetime.now(timezone.utc) + timedelta(days=1)).isoformat()
+    copy(private[0], keys, expires_utc=tomorrow)
+    with Bundle.open(good) as bundle:
+        assert check_signed(bundle, keys) == key_id(private[0])
+
+
+def test_a_key_under_the_id_of_another_is_refused(kit: Any, tmp_path: Path, private: list[Path], keys: Path) -> None:
+    stolen = msgspec.json.decode(Path(f"{private[2]}.pub").read_bytes())["ed25519"]
+    copy(private[0], keys, ed25519=stolen)
+    with pytest.raises(UsageError, match=f"expected a public key with its own id, got the id {key_id(private[0])}"):
+        read_keys(keys)
+
+
+@pytest.mark.parametrize("damage", ["absent", "empty", "file", "others", "other's file", "text", "revoked", "unknown"])
+def test_a_folder_of_keys_that_cannot_be_trusted_lets_nothing_through(
+    damage: str, kit: Any, tmp_path: Path, private: list[Path], keys: Path
+) -> None:
+    path = signed(kit, tmp_path / "a.edge", private[0])
+    public = keys / "old.key.pub"
+    if damage in ("absent", "empty"):
+        for file in keys.iterdir():
+            file.unlink()
+        if damage == "absent":
+            keys.rmdir()
+    elif damage == "file":
+        keys = public
+    elif damage == "others":
+        keys.chmod(0o777)
+    elif damage == "other's file":
+        public.chmod(0o666)
+    elif damage == "text":
+        public.write_text("{")
+    elif damage == "revoked":
+        (keys / "revoked.txt").write_text("not an id\n")
+    else:
+        copy(private[0], keys, surprise=1)
+    with Bundle.open(path) as bundle, pytest.raises(UsageError) as caught:
+        check_signed(bundle, keys)
+    assert str(caught.value).startswith(str(keys))
+
+
+def test_no_flipped_bit_of_the_signature_or_the_manifest_gets_through(
+    kit: Any, tmp_path: Path, private: list[Path], keys: Path
+) -> None:
+    """Bits of a bundle whose own hash was reckoned anew after each flip."""
+    path = signed(kit, tmp_path / "a.edge", private[0])
+    whole = path.read_bytes()
+    parts = kit.parts(kit.modality)
+    dice = random.Random(0)
+    document = sign(new_sha256(encode_manifest(parts.manifest)).hexdigest(), private[:1])
+    for number in range(200):
+        text = bytearray(document.signatures[0].ed25519.encode())
+        place = dice.randrange(len(text))
+        text[place] = ord("0123456789abcdef"[(int(chr(text[place]), 16) + 1) % 16])
+        flipped = msgspec.structs.replace(document.signatures[0], ed25519=text.decode())
+        manifest = parts.manifest
+        if number % 2:
+            flipped = document.signatures[0]
+            manifest = msgspec.structs.replace(manifest, model_id=f"made-up-{number}")
+        write_bundle(
+            tmp_path / "b.edge",
+            manifest=manifest,
+            members=parts.members,
+            signatures=SignatureDocument(signatures=(flipped,)),
+        )
+        assert "has signed something else" in refused(tmp_path / "b.edge", keys)
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"format_version":1,"signatures":[]}', b"\xff", b"{" * 999])
+def test_a_signature_file_that_is_none_is_refused_by_every_reader(
+    content: bytes, kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, private: list[Path]
+) -> None:
+    monkeypatch.setattr("mmkd_edge.bundle.bundle.encode_signatures", lambda _: content)
+    path = signed(kit, tmp_path / "a.edge", private[0])
+    with pytest.raises(BundleError) as caught:
+        Bundle.open(path)
+    assert str(caught.value).startswith(f"{path}: {SIGNATURE_FILE}")
+
+
+def test_a_bundle_may_not_say_that_a_model_is_its_signature(kit: Any, tmp_path: Path, private: list[Path]) -> None:
+    path = signed(kit, tmp_path / "a.edge", private[0])
+    with Bundle.open(path) as bundle, pytest.raises(UsageError):
+        bundle.read(SIGNATURE_FILE)
+    with Bundle.open(path) as bundle:
+        assert bundle.whole() == path.read_bytes()
+
+
+def test_private_keys_are_for_one_user_and_are_never_overwritten(tmp_path: Path, private: list[Path]) -> None:
+    path = tmp_path / "fleet.key"
+    public, public_path = make_keys(path, valid_days=30)
+    assert (path.stat().st_mode & 0o777, public_path) == (0o600, tmp_path / "fleet.key.pub")
+    assert public.expires_utc is not None
+    assert datetime.fromisoformat(public.expires_utc) - datetime.now(timezone.utc) > timedelta(days=29)
+    with pytest.raises(UsageError, match="exists, and keys are never overwritten; choose another name"):
+        make_keys(path)
+    path.chmod(0o644)
+    with pytest.raises(UsageError, match="others can read or write this private key"):
+        sign("0" * 64, [path])
+    with pytest.raises(UsageError, match="this key was given twice"):
+        sign("0" * 64, [private[0], private[0]])
+    (tmp_path / "none.key").write_text("none")
+    (tmp_path / "none.key").chmod(0o600)
+    with pytest.raises(UsageError, match="expected a private key of mmkd-edge keygen, got another file"):
+        sign("0" * 64, [tmp_path / "none.key"])
+
+
+def test_without_cryptography_the_extra_is_named(
+    kit: Any, tmp_path: Path, private: list[Path], keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = signed(kit, tmp_path / "a.edge", private[0])
+    for name in [name for name in sys.modules if name.split(".")[0] == "cryptography"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with Bundle.open(path) as bundle, pytest.raises(UnavailableError) as caught:
+        check_signed(bundle, keys)
+    assert str(caught.value) == (
+        "signatures need cryptography, which is not installed; install it with pip install 'mmkd-edge[sign]'"
+    )
+
+
+def test_an_empty_text_for_keys_does_not_switch_signatures_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMKD_KEYS", "/etc/mmkd/keys")
+    with pytest.raises(UsageError) as refused:
+        keys_folder("")
+    assert str(refused.value) == (
+        "keys: expected a folder of public keys, got an empty text; name it, or leave keys out for MMKD_KEYS"
+    )
+    assert keys_folder() == Path("/etc/mmkd/keys")
+
+
+def test_verifying_costs_milliseconds(kit: Any, tmp_path: Path, private: list[Path], keys: Path) -> None:
+    """5 ms and 1 ms for every 2 MB, in time of the processor: other programs do not count."""
+    path = signed(kit, tmp_path / "a.edge", private[0])
+    spent_s = []
+    for _ in range(10):
+        begun_s = time.process_time()
+        with Bundle.open(path) as bundle:
+            check_signed(bundle, keys)
+        spent_s.append(time.process_time() - begun_s)
+    assert min(spent_s) < 0.005 + 0.001 * path.stat().st_size / 2e6
+
+
+def test_a_signature_file_of_a_later_version_asks_for_an_upgrade(
+    kit: Any, tmp_path: Path, private: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = msgspec.structs.replace(sign("0" * 64, private[:1]), format_version=2)
+    monkeypatch.setattr("mmkd_edge.bundle.bundle.encode_signatures", lambda _: encode_signatures(later))
+    path = signed(kit, tmp_path / "a.edge", private[0])
+    with pytest.raises(BundleError) as caught:
+        Bundle.open(path)
+    assert str(caught.value) == (
+        f"{path}: signature.json: format_version: this mmkd-edge reads 1, got 2; upgrade it, or sign the bundle again"
+    )
+
+
+def test_keys_that_cannot_sign_are_told_before_anything_is_made(tmp_path: Path, private: list[Path]) -> None:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import x25519
+
+    check_keys(())
+    check_keys(private)
+    path = tmp_path / "other.key"
+    with pytest.raises(UsageError) as caught:
+        check_keys([path])
+    assert str(caught.value) == (
+        f"{path}: expected a private key of mmkd-edge keygen: no such file or directory; check the path"
+    )
+    pem = x25519.X25519PrivateKey.generate().private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path.write_bytes(pem)
+    path.chmod(0o600)
+    with pytest.raises(UsageError) as caught:
+        check_keys([path])
+    assert str(caught.value) == f"{path}: expected an Ed25519 key, got another kind; mmkd-edge keygen makes one"
+
+
+def test_a_key_is_made_where_one_may_write(tmp_path: Path) -> None:
+    path = tmp_path / "nowhere" / "fleet.key"
+    with pytest.raises(UsageError) as caught:
+        make_keys(path)
+    assert str(caught.value) == f"{path}: cannot write it: no such file or directory; check the path"
+
+
+def test_more_keys_than_anyone_can_watch_are_refused(keys: Path) -> None:
+    one = (keys / "old.key.pub").read_bytes()
+    for number in range(63):
+        (keys / f"{number}.pub").write_bytes(one)
+    with pytest.raises(UsageError) as caught:
+        read_keys(keys)
+    assert str(caught.value) == f"{keys}: expected at most 64 keys, got 65"
+
+
+def test_an_end_without_a_zone_is_refused(private: list[Path], keys: Path) -> None:
+    copy(private[0], keys, expires_utc="2030-01-01T00:00:00")
+    with pytest.raises(UsageError) as caught:
+        read_keys(keys)
+    assert str(caught.value) == (
+        f"{keys}/old.key.pub: expires_utc: expected a time with its zone, got '2030-01-01T00:00:00'; "
+        "copy it again from where it was made"
+    )

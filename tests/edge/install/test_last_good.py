@@ -1,0 +1,259 @@
+"""The last good bundle answers: on a full or read-only disk, and where an installed bundle was damaged."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from mmkd_edge import Bundle, BundleError, EdgePredictor, UsageError
+from mmkd_edge.install.slots import Slots, install, path_of, read_slots
+
+HELD = "it was held when the bundle was installed"
+
+# Runs in a mount namespace of its own, on a small disk. Prints one JSON line for each thing that it saw.
+ON_A_DISK = """
+import json, subprocess, sys
+from pathlib import Path
+import numpy as np
+from mmkd_edge import Bundle, EdgePredictor, MmkdError
+from mmkd_edge.install.slots import install, path_of, read_slots, rollback, start
+
+disk, old, new = map(Path, sys.argv[1:4])
+state = disk / "state"
+
+def started():
+    try:
+        with EdgePredictor.open(state, backend="ort") as predictor:
+            predictor.predict(np.zeros((20, 3)))
+            print(json.dumps([predictor.bundle.manifest.release, predictor.health().returned]))
+    except MmkdError as error:
+        print(json.dumps([type(error).__name__, str(error)]))
+
+def fill():
+    with (disk / "full").open("wb", buffering=0) as file:
+        try:
+            while file.write(bytes(4096)):
+                pass
+        except OSError:
+            pass
+
+def conditions():
+    slots = read_slots(state)
+    print(json.dumps([[slot.release, slot.condition] for slot in (slots.current, slots.previous)]))
+
+def whole(path):
+    Bundle.open(path).close()
+
+install(state, old, prove=whole)
+started()
+install(state, new, prove=whole)
+"""
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def releases(kit: Any, tmp_path: Path) -> dict[int, Path]:
+    found = {}
+    for number in (1, 2):
+        parts = kit.parts(kit.modality)
+        manifest = msgspec.structs.replace(parts.manifest, release=number)
+        found[number] = type(parts)(manifest=manifest, members=parts.members).write(tmp_path / f"{number}.edge")
+    return found
+
+
+def whole(path: Path) -> None:
+    Bundle.open(path).close()
+
+
+def on_a_small_disk(script: str, releases: dict[int, Path], tmp_path: Path) -> tuple[list[Any], str]:
+    """What a script printed in a namespace where a folder is a disk of half a megabyte, and its log."""
+    disk = tmp_path / "disk"
+    disk.mkdir(exist_ok=True)
+    mount = 'mount -t tmpfs -o size=512k tmpfs "$1" && shift && exec "$@"'
+    words = [disk, sys.executable, "-c", ON_A_DISK + script, disk, releases[1], releases[2]]
+    program = ["unshare", "-rm", "bash", "-c", mount, "-", *map(str, words)]
+    ended = subprocess.run(program, capture_output=True, text=True, check=False)
+    if not ended.stdout and ("unshare" in ended.stderr or "mount" in ended.stderr):
+        pytest.skip("needs user namespaces")
+    assert ended.returncode == 0, ended.stderr
+    return [json.loads(line) for line in ended.stdout.splitlines()], ended.stderr
+
+
+def conditions(slots: Slots) -> list[tuple[int, str]]:
+    return [(slot.release, slot.condition) for slot in (slots.current, slots.previous) if slot is not None]
+
+
+def return_reason(slots: Slots, reason: str) -> str:
+    """What is said when `slots` was on the disk before the current bundle failed."""
+    assert slots.previous is not None
+    one, two = slots.previous.sha256[:8], slots.current.sha256[:8]
+    return f"returned to release 1 (made-up-acc, {one}), since release 2 (made-up-acc, {two}) failed: {reason}"
+
+
+def test_a_disk_that_fills_up_after_an_installation_stops_neither_a_start_nor_a_rollback(
+    releases: dict[int, Path], tmp_path: Path
+) -> None:
+    script = "fill(); started(); conditions(); rollback(state); conditions(); started(); rollback(state); started()"
+    seen, log = on_a_small_disk(script, releases, tmp_path)
+    assert seen == [
+        [1, ""],
+        [2, ""],
+        [[2, "good"], [1, "good"]],
+        [[1, "good"], [2, "good"]],
+        [1, ""],
+        [2, ""],
+    ]
+    assert log == ""
+
+
+def test_on_a_full_disk_the_bundle_before_answers_where_the_first_start_does_not_end_or_fails(
+    releases: dict[int, Path], tmp_path: Path
+) -> None:
+    script = """
+fill()
+lines = "import os, sys, pathlib", "from mmkd_edge.install.slots import start"
+code = "\\n".join((*lines, "with start(pathlib.Path(sys.argv[1])): os._exit(9)"))
+subprocess.run([sys.executable, "-c", code, state])
+started()
+rollback(state)
+path_of(state, read_slots(state).current).write_bytes(b"")
+started()
+"""
+    seen, log = on_a_small_disk(script, releases, tmp_path)
+    assert [release for release, _ in seen] == [1, 1, 1]
+    assert seen[1][1].endswith(" failed: its first start did not end")
+    assert seen[2][1].endswith(": expected a bundle written by mmkd-export, got an empty file")
+    assert log.count("\n") == 2
+    assert all(returned in log for _, returned in seen[1:])
+
+
+@pytest.mark.parametrize("disk", ["full", "read-only"])
+def test_where_nothing_can_be_recorded_each_start_finds_out_by_itself(
+    disk: str, releases: dict[int, Path], tmp_path: Path
+) -> None:
+    closed = {
+        "full": "(state / 'reserve').unlink(); fill()",
+        "read-only": "subprocess.run(['mount', '-o', 'remount,ro', disk], check=True)",
+    }[disk]
+    seen, log = on_a_small_disk(f"{closed}; started()", releases, tmp_path)
+    assert seen == [[1, ""], [2, ""]]
+    assert "; this start goes on without a record of it\n" in log
+
+    damage = "path_of(state, read_slots(state).current).write_bytes(b'')"
+    seen, log = on_a_small_disk(f"{damage}; {closed}; started(); started(); conditions()", releases, tmp_path)
+    assert [release for release, _ in seen[:3]] == [1, 1, 1]
+    assert seen[1] == seen[2]
+    assert seen[2][1].endswith(": expected a bundle written by mmkd-export, got an empty file")
+    assert seen[3] == [[2, "new"], [1, "good"]]
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_where_a_good_bundle_was_damaged_the_one_before_answers_with_one_log_line_and_a_note(
+    place: float, state: Path, releases: dict[int, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in (1, 2):
+        install(state, releases[number], prove=whole)
+        EdgePredictor.open(state, backend="ort").close()
+    slots = read_slots(state)
+    assert conditions(slots) == [(2, "good"), (1, "good")]
+    path = path_of(state, slots.current)
+    flip(path, place)
+    with pytest.raises(BundleError) as damage:
+        Bundle.open(path)
+    with caplog.at_level(logging.INFO, "mmkd_edge"), EdgePredictor.open(state, backend="ort") as predictor:
+        assert predictor.predict(np.zeros((20, 3))).status == "ok"
+        assert predictor.bundle is not None
+        assert predictor.bundle.manifest.release == 1
+        returned = return_reason(slots, str(damage.value))
+        assert predictor.health().returned == returned
+        assert predictor.info().trial == f"{HELD}; {returned}"
+    assert caplog.messages == [f"{state}: {returned}"]
+    assert conditions(read_slots(state)) == [(1, "good"), (2, "failed")]
+
+
+def flip(path: Path, place: float) -> None:
+    """Change one bit of a file."""
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * place)] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_good_bundle_that_is_gone_is_replaced_by_the_one_before(state: Path, releases: dict[int, Path]) -> None:
+    for number in (1, 2):
+        install(state, releases[number], prove=whole)
+        EdgePredictor.open(state, backend="ort").close()
+    slots = read_slots(state)
+    path = path_of(state, slots.current)
+    path.unlink()
+    with EdgePredictor.open(state, backend="ort") as predictor:
+        reason = f"{path}: expected a bundle written by mmkd-export, found no such file; check the path"
+        assert predictor.health().returned == return_reason(slots, reason)
+
+
+def test_where_both_are_damaged_the_error_names_both(state: Path, releases: dict[int, Path]) -> None:
+    for number in (1, 2):
+        install(state, releases[number], prove=whole)
+        EdgePredictor.open(state, backend="ort").close()
+    slots = read_slots(state)
+    assert slots.previous is not None
+    one, two = path_of(state, slots.previous), path_of(state, slots.current)
+    for path in (one, two):
+        path.write_bytes(b"")
+    with pytest.raises(BundleError) as caught:
+        EdgePredictor.open(state)
+    assert str(caught.value) == (
+        f"{two}: expected a bundle written by mmkd-export, got an empty file; the bundle before cannot answer either: "
+        f"{one}: expected a bundle written by mmkd-export, got an empty file"
+    )
+
+
+def loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+NOT_READ: dict[str, tuple[Callable[[Path], object], str]] = {
+    "dangling": (lambda path: path.symlink_to("nowhere"), "no such file or directory; check the path"),
+    "loop": (loop, "too many levels of symbolic links; a link of the path leads back to itself; correct it"),
+    "folder": (Path.mkdir, "it is no regular file"),
+    "large": (
+        lambda path: path.write_bytes(b"#" * ((1 << 20) + 1)),
+        "expected at most 1048576 bytes, got more; remove comments",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NOT_READ)
+def test_where_the_list_of_revoked_keys_cannot_be_read_nothing_opens_and_no_bundle_is_blamed(
+    name: str, state: Path, releases: dict[int, Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("cryptography")
+    from mmkd_edge.install.keys import make_keys
+
+    keys = tmp_path / "keys"
+    keys.mkdir(mode=0o755)
+    make_keys(keys / "key")
+    make, reason = NOT_READ[name]
+    make(keys / "revoked.txt")
+    for number in (1, 2):
+        install(state, releases[number], prove=whole)
+    before = (state / "slots.json").read_bytes()
+    for path in (releases[1], state):
+        with pytest.raises(UsageError) as caught:
+            EdgePredictor.open(path, backend="ort", keys=keys)
+        assert str(caught.value) == (
+            f"{keys / 'revoked.txt'}: the list of revoked keys cannot be read, so no bundle is opened: {reason}"
+        )
+    assert (state / "slots.json").read_bytes() == before

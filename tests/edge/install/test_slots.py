@@ -1,0 +1,399 @@
+"""What is installed on a device: one bundle answers, one is there to return to, and power may fail at any moment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from mmkd_edge import Bundle, BundleError, EdgePredictor, GateError, UsageError
+from mmkd_edge.install.slots import (
+    Slots,
+    Started,
+    check_slot,
+    check_state,
+    confirm,
+    fail,
+    forget,
+    install,
+    path_of,
+    read_slots,
+    rollback,
+    start,
+)
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def releases(kit: Any, tmp_path: Path) -> dict[int, Path]:
+    """The same student in releases 1 to 3."""
+    found = {}
+    for number in (1, 2, 3):
+        parts = kit.parts(kit.modality)
+        manifest = msgspec.structs.replace(parts.manifest, release=number)
+        found[number] = with_manifest(parts, manifest).write(tmp_path / f"{number}.edge")
+    return found
+
+
+def with_manifest(parts: Any, manifest: Any) -> Any:
+    return type(parts)(manifest=manifest, members=parts.members)
+
+
+def whole(path: Path) -> None:
+    Bundle.open(path).close()
+
+
+def crash_at_start(state: Path) -> None:
+    lines = "import os, pathlib, signal, sys", "from mmkd_edge.install.slots import start"
+    code = "\n".join((*lines, "with start(pathlib.Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGSEGV)"))
+    done = subprocess.run([sys.executable, "-c", code, state], check=False)
+    assert done.returncode == -signal.SIGSEGV
+
+
+def broken(_: Path) -> None:
+    raise GateError("it answers otherwise")
+
+
+def conditions(slots: Slots) -> list[tuple[int, str]]:
+    return [(slot.release, slot.condition) for slot in (slots.current, slots.previous) if slot is not None]
+
+
+def answer(state: Path) -> tuple[str, str]:
+    """What a service would get: the status of a prediction, and how the bundle came to answer."""
+    with EdgePredictor.open(state, backend="ort") as predictor:
+        return predictor.predict(np.zeros((20, 3))).status, predictor.info().trial
+
+
+def test_what_is_installed_answers_and_the_one_before_stays(state: Path, releases: dict[int, Path]) -> None:
+    for number in (1, 2):
+        install(state, releases[number], prove=whole)
+        assert answer(state) == ("ok", "it was held when the bundle was installed")
+    slots = read_slots(state)
+    assert conditions(slots) == [(2, "good"), (1, "good")]
+    assert path_of(state, slots.current).read_bytes() == releases[2].read_bytes()
+    install(state, releases[3], prove=whole)
+    assert conditions(read_slots(state)) == [(3, "new"), (2, "good")]
+    assert len(list((state / "slots").iterdir())) == 2
+
+
+def test_what_has_started_well_is_kept_to_return_to(state: Path, releases: dict[int, Path]) -> None:
+    install(state, releases[1], prove=whole)
+    answer(state)
+    for number in (2, 3):
+        install(state, releases[number], prove=whole)
+    assert conditions(read_slots(state)) == [(3, "new"), (1, "good")]
+    install(state, releases[1], prove=whole, allow_downgrade=True)
+    assert conditions(read_slots(state)) == [(1, "new"), (3, "new")]
+
+
+def test_what_does_not_pass_is_not_installed(state: Path, releases: dict[int, Path]) -> None:
+    install(state, releases[1], prove=whole)
+    before = (state / "slots.json").read_bytes()
+    with pytest.raises(GateError):
+        install(state, releases[2], prove=broken)
+    assert (state / "slots.json").read_bytes() == before
+    assert len(list((state / "slots").iterdir())) == 1
+
+
+def test_an_earlier_release_is_refused_unless_it_is_asked_for(state: Path, releases: dict[int, Path]) -> None:
+    install(state, releases[2], prove=whole)
+    with pytest.raises(BundleError) as caught:
+        install(state, releases[1], prove=whole)
+    assert str(caught.value) == (
+        f"{releases[1]}: release 1 is earlier than 2, which was installed here; install a later one, or say "
+        "--allow-downgrade"
+    )
+    assert caught.value.exit_code == 6
+    install(state, releases[1], prove=whole, allow_downgrade=True)
+    assert conditions(read_slots(state)) == [(1, "new"), (2, "new")]
+
+
+def test_a_rollback_does_not_open_the_way_for_earlier_releases(state: Path, releases: dict[int, Path]) -> None:
+    install(state, releases[2], prove=whole)
+    install(state, releases[3], prove=whole)
+    assert conditions(rollback(state)) == [(2, "new"), (3, "new")]
+    with pytest.raises(BundleError, match="release 1 is earlier than 3"):
+        install(state, releases[1], prove=whole)
+    with pytest.raises(BundleError, match="release 2 is earlier than 3"):
+        install(state, releases[2], prove=whole)
+
+
+def test_where_the_first_start_fails_the_one_before_answers(state: Path, releases: dict[int, Path]) -> None:
+    install(state, releases[1], prove=whole)
+    answer(state)
+    install(state, releases[2], prove=whole)
+    slots = read_slots(state)
+    path_of(state, slots.current).write_bytes(b"not a bundle")
+    status, told = answer(state)
+    assert (status, conditions(read_slots(state))) == ("ok", [(1, "good"), (2, "failed")])
+    one, two = slots.previous, slots.current
+    assert one is not None
+    assert told == (
+        f"it was held when the bundle was installed; returned to release 1 (made-up-acc, {one.sha256[:8]}), since "
+        f"release 2 (made-up-acc, {two.sha256[:8]}) failed: {path_of(state, two)}: expected a bundle written by "
+        "mmkd-export, got something else"
+    )
+    assert answer(state) == ("ok", "it was held when the bundle was installed")
+
+
+def test_where_the_first_start_did_not_end_the_one_before_answers(state: Path, releases: dict[int, Path]) -> None:
+    install(state, releases[1], prove=whole)
+    answer(state)
+    install(state, releases[2], prove=whole)
+    crash_at_start(state)
+    assert read_slots(state).starting
+    status, told = answer(state)
+    assert status == "ok"
+    assert told.endswith("failed: its first start did not end")
+    assert conditions(read_slots(state)) == [(1, "good"), (2, "failed")]
+
+
+def test_after_two_starts_that_crashed_the_one_before_answers_and_says_why(
+    state: Path, releases: dict[int, Path]
+) -> None:
+    for number in (1, 2):
+        install(state, releases[number], prove=whole)
+        answer(state)
+    crash_at_start(state)
+    assert answer(state) == ("ok", "it was held when the bundle was installed")  # a good start ends the count
+    crash_at_start(state)
+    crash_at_start(state)
+    one, two = read_slots(state).previous, read_slots(state).current
+    assert one is not None
+    told = (
+        f"it was held when the bundle was installed; returned to release 1 (made-up-acc, {one.sha256[:8]}), since "
+        f"release 2 (made-up-acc, {two.sha256[:8]}) failed: its last 2 starts ended their process"
+    )
+    assert answer(state) == ("ok", told)
+    assert conditions(read_slots(state)) == [(1, "good"), (2, "failed")]
+    assert answer(state) == ("ok", "it was held when the bundle was installed")
+
+
+def test_starts_that_crash_with_nothing_to_return_to_are_tried_again(state: Path, releases: dict[int, Path]) -> None:
+    install(state, releases[1], prove=whole)
+    answer(state)
+    for _ in range(2):
+        crash_at_start(state)
+    assert answer(state) == ("ok", "it was held when the bundle was installed")
+    assert read_slots(state).current.reason == "its last 2 starts ended their process"
+
+
+def test_two_starts_at_once_are_not_taken_for_a_failed_one(state: Path, releases: dict[int, Path]) -> None:
+    install(state, releases[1], prove=whole)
+    answer(state)
+    install(state, releases[2], prove=whole)
+    with start(state) as first:
+        assert answer(state) == ("ok", "it was held when the bundle was installed")
+        assert first.on_probation
+    assert [condition for _, condition in conditions(read_slots(state))] == ["new", "good"]
+
+
+def test_an_interrupted_first_start_says_nothing_of_the_bundle(
+    state: Path, releases: dict[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(state, releases[1], prove=whole)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mmkd_edge.opening.students.check_signed", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            answer(state)
+    assert not read_slots(state).starting
+    assert answer(state)[0] == "ok"
+
+
+def test_what_may_not_follow_a_running_bundle_has_not_started_well(
+    state: Path, releases: dict[int, Path], kit: Any, tmp_path: Path
+) -> None:
+    longer = msgspec.structs.replace(kit.modality, samples=21)
+    parts = kit.parts(longer, model=kit.model(longer), golden=kit.golden(longer))
+    foreign = with_manifest(parts, msgspec.structs.replace(parts.manifest, release=2)).write(tmp_path / "foreign.edge")
+    install(state, releases[1], prove=whole)
+    with EdgePredictor.open(state, backend="ort") as predictor:
+        install(state, foreign, prove=whole)
+        with pytest.raises(UsageError, match="swap: expected a bundle that takes and answers"):
+            predictor.swap(state)
+    assert conditions(read_slots(state)) == [(1, "good"), (2, "failed")]
+
+
+def test_a_damaged_record_of_the_slots_says_the_way_out_and_it_works(state: Path, releases: dict[int, Path]) -> None:
+    install(state, releases[1], prove=whole)
+    (state / "slots.json").write_text("{")
+    with pytest.raises(BundleError) as caught:
+        install(state, releases[2], prove=whole)
+    assert str(caught.value).startswith(f"{state / 'slots.json'}: ")
+    assert str(caught.value).endswith(
+        "; remove this file and install a bundle again; the earlier bundle, and which releases are too early, are then "
+        "forgotten"
+    )
+    (state / "slots.json").unlink()
+    assert conditions(install(state, releases[2], prove=whole)) == [(2, "new")]
+
+
+def test_with_nothing_to_return_to_the_failure_is_told(state: Path, releases: dict[int, Path]) -> None:
+    install(state, releases[1], prove=whole)
+    path_of(state, read_slots(state).current).write_bytes(b"")
+    for _ in range(2):
+        with pytest.raises(BundleError, match="got an empty file"):
+            answer(state)
+    assert conditions(read_slots(state)) == [(1, "failed")]
+    with pytest.raises(UsageError) as caught:
+        rollback(state)
+    assert str(caught.value) == f"{state}: there is no earlier bundle to return to"
+
+
+def test_another_bundle_under_the_name_of_an_installed_one_is_refused(state: Path, releases: dict[int, Path]) -> None:
+    install(state, releases[1], prove=whole)
+    answer(state)
+    path = path_of(state, read_slots(state).current)
+    path.write_bytes(releases[2].read_bytes())
+    with pytest.raises(BundleError) as caught:
+        answer(state)
+    assert str(caught.value) == f"{path}: it is another bundle than was installed; install it again"
+    with pytest.raises(BundleError):
+        check_slot(state, read_slots(state).current)
+
+
+def test_a_running_predictor_takes_what_was_installed_and_returns_by_itself(
+    state: Path, releases: dict[int, Path]
+) -> None:
+    install(state, releases[1], prove=whole)
+    with EdgePredictor.open(state, backend="ort") as predictor:
+        install(state, releases[2], prove=whole)
+        assert predictor.swap(state).bundle == str(path_of(state, read_slots(state).current))
+        assert conditions(read_slots(state)) == [(2, "good"), (1, "good")]
+
+
+@pytest.mark.parametrize("damage", ["others", "slots", "file", "text", "absent", "empty"])
+def test_a_state_folder_that_cannot_be_trusted_is_refused(damage: str, state: Path, releases: dict[int, Path]) -> None:
+    install(state, releases[1], prove=whole)
+    if damage == "others":
+        state.chmod(0o777)
+    elif damage == "slots":
+        (state / "slots").chmod(0o777)
+    elif damage == "file":
+        (state / "slots.json").chmod(0o666)
+    elif damage == "text":
+        (state / "slots.json").write_text("{}")
+    elif damage == "absent":
+        state = state / "nowhere"
+    else:
+        (state / "slots.json").unlink()
+    with pytest.raises((UsageError, BundleError)) as caught:
+        EdgePredictor.open(state, trust="installed")
+    assert str(caught.value).startswith(str(state))
+
+
+def test_a_bundle_that_was_not_installed_is_refused_where_only_such_are_asked_for(bundle_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        EdgePredictor.open(bundle_path, trust="installed")
+    assert str(caught.value) == (
+        f"{bundle_path}: trust='installed': expected the state folder that mmkd-edge install keeps, got something else"
+    )
+
+
+def test_a_state_folder_that_cannot_be_written_still_starts(state: Path, releases: dict[int, Path]) -> None:
+    install(state, releases[1], prove=whole)
+    if os.geteuid() == 0:  # root may write anywhere: a lock that is no file does as well
+        (state / "start.lock").mkdir()
+    else:
+        state.chmod(0o555)
+    try:
+        assert answer(state)[0] == "ok"
+    finally:
+        state.chmod(0o755)
+
+
+def test_installers_at_the_same_time_leave_one_whole_state(state: Path, releases: dict[int, Path]) -> None:
+    def installed(number: int) -> None:
+        for _ in range(5):
+            install(state, releases[number], prove=whole, allow_downgrade=True)
+
+    threads = [threading.Thread(target=installed, args=(number,)) for number in releases]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    slots = read_slots(state)
+    for slot in filter(None, (slots.current, slots.previous)):
+        check_slot(state, slot)
+    assert len(list((state / "slots").iterdir())) == len(conditions(slots)) == 2
+
+
+def test_power_may_fail_at_every_step(releases: dict[int, Path]) -> None:
+    script = ROOT / "benchmarks" / "checks" / "kills.py"
+    done = subprocess.run(
+        [sys.executable, script, releases[1], releases[2]], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith(" kills, 0 bad\n")
+    assert int(done.stdout.splitlines()[-1].split()[0]) > 100
+
+
+def test_a_record_of_a_later_version_is_refused(state: Path, releases: dict[int, Path]) -> None:
+    install(state, releases[1], prove=whole)
+    record = state / "slots.json"
+    record.write_bytes(record.read_bytes().replace(b'"format_version": 1', b'"format_version": 2'))
+    with pytest.raises(BundleError, match="format_version: expected 1, got 2; remove this file and install a bundle"):
+        read_slots(state)
+
+
+def test_what_is_no_folder_is_no_state_folder(tmp_path: Path, releases: dict[int, Path]) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_state(releases[1])
+    assert str(caught.value) == f"{releases[1]}: expected a state folder, got something else"
+    below = releases[1] / "state"
+    with pytest.raises(UsageError) as caught:
+        check_state(below)
+    assert str(caught.value).startswith(f"{below}: cannot look at this state folder: not a directory")
+    with pytest.raises(UsageError) as caught:
+        install(below, releases[1], prove=whole)
+    assert str(caught.value).startswith(f"{below}: cannot make this state folder: not a directory")
+
+
+def test_what_is_installed_stays_where_it_does_not_pass_once_more(state: Path, releases: dict[int, Path]) -> None:
+    install(state, releases[1], prove=whole)
+    before = (state / "slots.json").read_bytes()
+    with pytest.raises(GateError):
+        install(state, releases[1], prove=broken)
+    assert (state / "slots.json").read_bytes() == before
+    assert answer(state)[0] == "ok"
+
+
+def test_a_bundle_that_failed_is_new_again_where_someone_returns_to_it(state: Path, releases: dict[int, Path]) -> None:
+    for number in (1, 2):
+        install(state, releases[number], prove=whole)
+    with start(state) as started:
+        assert fail(state, started, "it does not fit") is not None
+    assert conditions(read_slots(state)) == [(1, "new"), (2, "failed")]
+    slots = rollback(state)
+    assert (conditions(slots), slots.current.reason) == ([(2, "new"), (1, "new")], "")
+
+
+@pytest.mark.parametrize("end", [confirm, forget, lambda state, started: fail(state, started, "it does not fit")])
+def test_the_end_of_a_first_start_says_nothing_of_what_was_installed_meanwhile(
+    end: Callable[[Path, Started], object], state: Path, releases: dict[int, Path]
+) -> None:
+    install(state, releases[1], prove=whole)
+    with start(state) as started:
+        install(state, releases[2], prove=whole)
+        before = (state / "slots.json").read_bytes()
+        assert end(state, started) is None
+    assert (state / "slots.json").read_bytes() == before

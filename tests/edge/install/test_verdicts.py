@@ -1,0 +1,53 @@
+"""What a bundle has passed on this machine: kept where this user alone can write, and doubted wherever else."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from mmkd_edge.install.verdicts import passed_before, remember_passed
+
+SHA256 = "a" * 64
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_what_has_passed_is_known_later_the_latest_last_and_not_for_ever(cache: Path) -> None:
+    assert passed_before(SHA256) == ()
+    assert remember_passed(SHA256, ("one", "two")) == ""
+    assert remember_passed(SHA256, ("one",)) == ""
+    assert passed_before(SHA256) == ("two", "one")
+    assert passed_before("b" * 64) == ()
+    remember_passed(SHA256, tuple(map(str, range(64))))
+    assert passed_before(SHA256) == tuple(map(str, range(64)))
+
+
+@pytest.mark.parametrize("change", [{"format_version": 1}, {"bundle_sha256": "b" * 64}, {"surprise": 1}])
+def test_a_verdict_of_something_else_says_nothing(cache: Path, change: dict[str, object]) -> None:
+    remember_passed(SHA256, ("one",))
+    (file,) = (cache / "mmkd-edge" / "verdicts").iterdir()
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    assert passed_before(SHA256) == ()
+
+
+def test_a_folder_that_others_can_write_is_neither_read_nor_written(cache: Path) -> None:
+    remember_passed(SHA256, ("one",))
+    folder = cache / "mmkd-edge" / "verdicts"
+    folder.chmod(0o770)
+    assert passed_before(SHA256) == ()
+    assert remember_passed(SHA256, ("two",)) == f"{folder}: others can write it; give it to this user alone: chmod 700"
+    folder.chmod(0o700)
+    assert passed_before(SHA256) == ("one",)
+
+
+def test_where_nothing_can_be_kept_the_reason_is_given(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.write_text("a file")
+    assert remember_passed(SHA256, ("one",)) == os.strerror(20).lower()  # ENOTDIR
+    assert passed_before(SHA256) == ()

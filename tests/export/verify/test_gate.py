@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+
+from mmkd_edge.errors import GateError
+from mmkd_edge.spec import TaskSpec
+from mmkd_export.verify.gate import (
+    GateRule,
+    JudgingWindows,
+    caution,
+    gate_result,
+    gate_summary,
+    require_gate,
+    require_windows,
+)
+from mmkd_export.verify.parity import NetworkAnswers
+from mmkd_export.verify.proof_set import check_calibration, judging_of
+from mmkd_export.verify.windows import RealWindows
+from mmkd_models.metrics.scores import AnyMetric
+from mmkd_models.training.checkpoint import StudentCheckpoint
+from mmkd_report.schema.export import GateResult
+
+TASK = TaskSpec(labels=("idle", "ok", "worn"))
+
+
+def _answers(labels: list[int], *, classes: int = 3) -> NetworkAnswers:
+    logits = np.eye(classes, dtype=np.float32)[labels]
+    return NetworkAnswers(logits=logits, probabilities=logits)
+
+
+def _judging(labels: list[int], answers: list[int]) -> JudgingWindows:
+    windows = np.zeros((len(labels), 4, 1), dtype=np.float32)
+    return JudgingWindows(windows=windows, labels=np.array(labels), answers=_answers(answers), source="windows")
+
+
+def _facts(
+    labels: list[int], before: list[int], after: list[int], *, metric: AnyMetric = "accuracy", drop: float = 0.5
+) -> GateResult:
+    rule = GateRule(metric=metric, max_drop_points=drop)
+    return gate_result(_answers(after), _judging(labels, before), rule, TASK)
+
+
+def test_a_drop_is_paired_and_in_percentage_points():
+    truth = [0, 1, 2] * 100
+    after = list(truth)
+    after[:3] = [1, 2, 0]
+    facts = _facts(truth, truth, after)
+    assert facts.drop_points == pytest.approx(1.0)
+    assert facts.label_agreement == pytest.approx(0.99)
+    assert not facts.passed  # 1 point is more than 0.5 and more than one of 300 windows
+    assert _facts(truth, truth, after, drop=1.0).passed
+
+
+def test_an_artifact_that_is_better_has_a_negative_drop():
+    truth = [0, 1, 2] * 100
+    before = list(truth)
+    before[0] = 1
+    facts = _facts(truth, before, truth)
+    assert facts.drop_points == pytest.approx(-100 / 300)
+    assert facts.passed
+
+
+def test_one_window_of_few_may_always_differ():
+    truth = [0, 1, 2, 0]
+    facts = _facts(truth, truth, [0, 1, 2, 1])
+    assert (facts.drop_points, facts.allowed_drop_points) == (25.0, 25.0)
+    assert (facts.label_agreement, facts.least_agreement) == (0.75, 0.75)
+    assert facts.passed
+    assert not _facts(truth, truth, [0, 1, 1, 1]).passed
+
+
+def test_one_window_of_the_rarest_class_is_what_balanced_accuracy_may_lose():
+    truth = [0] * 90 + [1] * 8 + [2] * 2
+    after = [0] * 90 + [1] * 8 + [2, 0]
+    facts = _facts(truth, truth, after, metric="balanced_accuracy")
+    assert facts.allowed_drop_points == pytest.approx(100 / 3 / 2)
+    assert facts.drop_points == pytest.approx(100 / 3 / 2)
+    assert facts.passed
+
+
+def test_disagreement_fails_even_where_the_metric_does_not_drop():
+    truth = [0] * 400
+    before = [1] * 10 + [0] * 390
+    after = [0] * 390 + [1] * 10
+    facts = _facts(truth, before, after)
+    assert facts.drop_points == 0
+    assert not facts.passed
+
+
+def test_without_labels_only_agreement_counts():
+    facts = _facts([-1] * 100, [0] * 100, [0] * 99 + [1])
+    assert facts.drop_points is None
+    assert facts.labelled == 0
+    assert facts.passed
+    assert gate_summary(facts) == "labels agree on 99.0% of 100 (at least 99.0%), no labels to score"
+
+
+def test_answers_that_are_no_numbers_fail():
+    judging = _judging([0, 1], [0, 1])
+    broken = NetworkAnswers(
+        logits=np.full((2, 3), np.nan, dtype=np.float32), probabilities=judging.answers.probabilities
+    )
+    facts = gate_result(broken, judging, GateRule(metric="accuracy", max_drop_points=100), TASK)
+    assert not facts.passed
+    with pytest.raises(GateError) as error:
+        require_gate(facts, what="fp16 graph", advice="Export without it")
+    assert str(error.value) == "fp16 graph: some answers are not numbers; no bundle was written. Export without it"
+
+
+def test_a_failed_gate_says_what_was_lost():
+    truth = [0, 1, 2] * 100
+    after = [1] * 6 + truth[6:]
+    with pytest.raises(GateError) as error:
+        require_gate(_facts(truth, truth, after, metric="macro_f1"), what="int8 graph", advice="Allow more")
+    message = str(error.value)
+    assert message.startswith("int8 graph: macro f1 drops by 1.3")
+    assert message.endswith(
+        " points (at most 0.50), labels agree on 98.7% of 300 (at least 99.0%); no bundle was written. Allow more"
+    )
+
+
+def test_fewer_windows_than_the_gates_one_percent_are_refused_unless_accepted():
+    strict = GateRule(metric="accuracy", max_drop_points=0.5)
+    require_windows(100, what="int8 graph", rule=strict)
+    require_windows(2, what="int8 graph", rule=replace(strict, accept_unjudged=True))
+    with pytest.raises(GateError) as error:
+        require_windows(2, what="int8 graph", rule=strict)
+    assert str(error.value) == (
+        "int8 graph: expected 100 or more windows to judge by, so that the one that may always differ is at most 1% of "
+        "them, got 2, of which it is 50%; no bundle was written. Name more with --eval DATA, or take it unjudged with "
+        "--accept-unjudged"
+    )
+
+
+def test_facts_of_too_few_windows_say_that_nothing_was_judged():
+    assert gate_summary(_facts([0, 1, 2], [0, 1, 2], [0, 1, 2])) == (
+        "accuracy drops by 0.00 points (at most 33.33), labels agree on 100.0% of 3 (at least 66.7%), unjudged: fewer "
+        "than 100 windows"
+    )
+    assert _facts([0] * 99, [0] * 99, [0] * 99).unjudged is True
+    assert _facts([0] * 100, [0] * 100, [0] * 100).unjudged is msgspec.UNSET
+
+
+def test_few_windows_are_said_to_prove_little():
+    assert caution(200) is None
+    assert caution(60) == (
+        "60 judging windows prove little: even without one disagreement, up to 5.0% remain possible; "
+        "name more with --eval DATA"
+    )
+
+
+def test_facts_survive_the_report():
+    facts = _facts([0, 1], [0, 1], [0, 1])
+    assert msgspec.json.decode(msgspec.json.encode(facts), type=GateResult) == facts
+
+
+def test_the_judging_half_keeps_its_answers():
+    real = RealWindows(
+        windows=np.arange(4, dtype=np.float32).reshape(4, 1, 1),
+        labels=np.array([0, 1, 2, 0]),
+        judge=np.array([False, True, False, True]),
+        source="carried",
+    )
+    judging = judging_of(real, _answers([0, 1, 2, 1]))
+    assert judging.windows.ravel().tolist() == [1, 3]
+    assert judging.labels.tolist() == [1, 0]
+    assert judging.answers.logits.argmax(1).tolist() == [1, 1]
+
+
+def test_calibration_windows_like_those_of_training_pass(student: StudentCheckpoint, student_graph: bytes):
+    check_calibration(student.carried.windows, onnx.load_from_string(student_graph), student.modality)
+
+
+def test_calibration_windows_in_another_unit_are_refused(student: StudentCheckpoint, student_graph: bytes):
+    windows = student.carried.windows.copy()
+    windows[:, :, 1] *= 9.81  # as if m/s^2 were given for g
+    deviation, mean = np.nanstd(windows[:, :, 1], dtype=np.float64), np.nanmean(windows[:, :, 1], dtype=np.float64)
+    with pytest.raises(GateError) as error:
+        check_calibration(windows, onnx.load_from_string(student_graph), student.modality)
+    assert str(error.value) == (
+        "calibration windows: channel 'y' of 'acc': expected values like in training, mean 0 and standard deviation 1 "
+        f"m/s^2, got mean {mean:.3g} and standard deviation {deviation:.3g}: a factor of {deviation:.3g}, where 0.2 to "
+        f"5 is allowed, and a shift of {abs(mean):.3g} standard deviations, where 5 is; check the unit and the "
+        "sensor's range"
+    )

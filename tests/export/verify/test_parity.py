@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import numpy_helper
+
+from mmkd_edge.bundle.manifest import Parity
+from mmkd_edge.errors import GateError
+from mmkd_edge.spec import TaskSpec
+from mmkd_edge.testing import FakeBackend
+from mmkd_export.verify.artifacts import prove_fp32
+from mmkd_export.verify.parity import (
+    NetworkAnswers,
+    answers_from_backend,
+    compare,
+    fp32_tolerance,
+    require_parity,
+    with_missing_samples,
+)
+from mmkd_models.training.checkpoint import StudentCheckpoint
+
+TASK = TaskSpec(labels=("ok", "worn"))
+
+
+def _answers(logits: list[list[float]]) -> NetworkAnswers:
+    rows = np.array(logits, dtype=np.float32)
+    exponents = np.exp(rows - rows.max(1, keepdims=True))
+    return NetworkAnswers(logits=rows, probabilities=exponents / exponents.sum(1, keepdims=True))
+
+
+def test_parity_is_the_largest_the_mean_and_the_angle_of_the_differences():
+    parity = compare(_answers([[3.0, 4.0], [1.0, 0.0]]), _answers([[3.0, 4.5], [0.0, 1.0]]), task=TASK)
+    assert parity.windows == 2
+    assert parity.logits.max_abs_error == 1.0
+    assert parity.logits.mean_abs_error == (0.0 + 0.5 + 1.0 + 1.0) / 4
+    assert parity.logits.cosine == 0.0  # (1, 0) against (0, 1)
+    assert parity.label_agreement == 0.5
+
+
+def test_equal_answers_are_in_parity_even_where_they_are_zero():
+    parity = compare(_answers([[0.0, 0.0]]), _answers([[0.0, 0.0]]), task=TASK)
+    assert (parity.max_abs_error, parity.logits.cosine, parity.label_agreement) == (0.0, 1.0, 1.0)
+
+
+def test_a_comparison_within_tolerance_gives_what_the_manifest_says():
+    parity = compare(_answers([[3.0, 4.0]]), _answers([[3.0, 4.5]]), task=TASK)
+    assert require_parity(parity, tolerance=0.5, what="fp32 graph") == Parity(
+        windows=1, max_abs_error=0.5, mean_abs_error=0.25, label_agreement=1.0, tolerance=0.5
+    )
+
+
+@pytest.mark.parametrize(("rounding", "tolerance"), [(0.0, 1e-4), (2**-16, 1e-4), (2**-10, 2**-8)])
+def test_a_graph_may_differ_by_four_times_what_float32_does(rounding: float, tolerance: float):
+    exact, answers = _answers([[0.5, 0.0]]), _answers([[0.5 + rounding, 0.0]])
+    assert fp32_tolerance(exact, answers, task=TASK, what="a.ckpt", is_transformer=False) == tolerance
+
+
+FAR = (
+    "expected answers in float32 within 0.0025 of those in float64, got a difference of 0.0312: levels are too far "
+    "apart for what moves within a window; no bundle was written; "
+)
+
+
+@pytest.mark.parametrize(
+    ("logit", "is_transformer", "message"),
+    [
+        (0.53125, False, f"{FAR}train with --kind transformer, or import the signal without its level"),
+        (0.53125, True, f"{FAR}import the signal without its level"),
+        (np.nan, False, "expected finite answers of the checkpoint, got NaN or infinity; train it again"),
+    ],
+)
+def test_a_student_that_float32_cannot_hold_is_refused(logit: float, is_transformer: bool, message: str):
+    exact, answers = _answers([[0.5, 0.0]]), _answers([[logit, 0.0]])
+    with pytest.raises(GateError) as caught:
+        fp32_tolerance(exact, answers, task=TASK, what="a.ckpt", is_transformer=is_transformer)
+    assert str(caught.value) == f"a.ckpt: {message}"
+
+
+def test_a_difference_above_tolerance_is_refused():
+    parity = compare(_answers([[3.0, 4.0]]), _answers([[3.0, 2.5]]), task=TASK)
+    with pytest.raises(GateError) as error:
+        require_parity(parity, tolerance=1e-4, what="fp32 graph")
+    assert str(error.value) == (
+        "fp32 graph: expected the checkpoint's answers within 0.0001 on 1 windows, got a difference of 1.5 "
+        "(labels agree on 0.0%); no bundle was written. Please report it with the versions of torch and onnxruntime"
+    )
+
+
+@pytest.mark.parametrize("tensor", ["logits", "probabilities"])
+def test_an_answer_that_is_no_number_is_refused(tensor: str):
+    expected = _answers([[3.0, 4.0]])
+    parity = compare(expected, replace(expected, **{tensor: np.full((1, 2), np.nan, dtype=np.float32)}), task=TASK)
+    with pytest.raises(GateError, match="got a difference of nan"):
+        require_parity(parity, tolerance=1e6, what="fp32 graph")
+
+
+def test_a_backend_is_asked_as_on_a_device(student: StudentCheckpoint):
+    backend = FakeBackend([0.1, 0.7, 0.1, 0.1])
+    answers = answers_from_backend(backend, student.carried.windows[:3], student.modality)
+    np.testing.assert_array_equal(answers.probabilities, np.float32([[0.1, 0.7, 0.1, 0.1]] * 3))
+    assert [feeds["acc"].shape for feeds in backend.feeds] == [(1, 64, 3)] * 3
+    gap = np.isnan(student.carried.windows[1])
+    assert gap.any()  # a missing sample goes in as a zero that is not there
+    assert (backend.feeds[1]["acc"][0][gap] == 0).all()
+    assert (backend.feeds[1]["acc_present"][0] == ~gap).all()
+
+
+def test_the_graph_of_a_student_passes(student: StudentCheckpoint, student_graph: bytes, build_proof_set):
+    proven = prove_fp32(student_graph, build_proof_set(student))
+    assert proven.artifact.file == "acc/model.fp32.onnx"
+    assert proven.artifact.parity.windows == 12
+    assert proven.artifact.parity.max_abs_error < 1e-5
+    assert proven.report.parity_with_gaps.max_abs_error < 1e-5
+    assert proven.report.parity_with_gaps.logits.max_abs_error > 0  # other windows, so other rounding
+    assert proven.report.scores is not None
+
+
+def test_doubled_head_weights_are_caught(student: StudentCheckpoint, student_graph: bytes, build_proof_set):
+    model = onnx.load_from_string(student_graph)
+    head = next(tensor for tensor in model.graph.initializer if tensor.name == "student.head.weight")
+    head.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(head), head.name))
+    proof_set = build_proof_set(student)
+    with pytest.raises(GateError) as error:
+        prove_fp32(model.SerializeToString(), proof_set)
+    bias = numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == "student.head.bias"))
+    # Doubled weights add W e once more to W e + b, so the difference is the logits without their bias.
+    difference = np.abs(proof_set.answers.logits - bias).max()
+    assert f"got a difference of {difference:.3g} " in str(error.value)
+
+
+def test_a_graph_that_is_only_wrong_on_gaps_is_caught(
+    student: StudentCheckpoint, student_graph: bytes, build_proof_set
+):
+    whole = student.carried.windows.copy()
+    whole[np.isnan(whole)] = 0
+    complete = replace(student, carried=replace(student.carried, windows=whole))
+    model = onnx.load_from_string(student_graph)
+    # Presence is ignored: every use of the input becomes a constant one.
+    ones = numpy_helper.from_array(np.ones((1, 64, 3), dtype=np.float32), "always")
+    model.graph.initializer.append(ones)
+    for node in model.graph.node:
+        node.input[:] = ["always" if name == "acc_present" else name for name in node.input]
+    with pytest.raises(GateError, match="fp32 graph, windows with gaps: expected the checkpoint's answers within"):
+        prove_fp32(model.SerializeToString(), build_proof_set(complete))
+
+
+@settings(max_examples=20, deadline=None)
+@given(count=st.integers(1, 9), samples=st.integers(1, 20), channels=st.integers(1, 3), seed=st.integers(0, 9))
+def test_gaps_only_remove_samples(count: int, samples: int, channels: int, seed: int):
+    windows = np.ones((count, samples, channels), dtype=np.float32)
+    gaps = with_missing_samples(windows, seed=seed)
+    assert np.isnan(gaps[0]).all()
+    assert np.isnan(gaps).any(axis=(1, 2)).all()
+    assert (gaps[~np.isnan(gaps)] == 1).all()
+    assert not np.isnan(windows).any()

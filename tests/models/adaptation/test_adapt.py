@@ -1,0 +1,1061 @@
+"""A student in a new domain: adapted where it gets better there, left alone where it does not.
+
+The case: `acc` tells two classes by its level, which is moved in the new domain so far that the student says one class
+to everything; `gyro` tells them as ever, and so does the teacher who has both.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from mmkd_edge.errors import CheckpointError, GateError, UsageError
+from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_models.adaptation import run, ways
+from mmkd_models.adaptation.classes import unlearnt, with_classes
+from mmkd_models.adaptation.domains import few_labels, new_domain, old_domain
+from mmkd_models.adaptation.judging import Court, Heard, _closeness, _standard_error, importance, judged, vanished
+from mmkd_models.adaptation.learner import AdaptLearner, PairedSource, by_class, sure_of
+from mmkd_models.adaptation.run import SHARES, AdaptationRequest, run_adaptation, task_of
+from mmkd_models.adaptation.ways import ADAPT_TRAIN, _sure, adapted, old_answers, part_way, refitted
+from mmkd_models.commands import adapt
+from mmkd_models.commands.adapt import run_adapt
+from mmkd_models.data import Dataset, open_dataset, write_dataset
+from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.evaluation.seen import cautions_of, windows_seen
+from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
+from mmkd_models.train_config import TrainConfig
+from mmkd_models.training.checkpoint import file_sha256, read_student, write_student, write_teacher
+from mmkd_models.training.closed_form.students import labelled_student
+from mmkd_models.training.inputs import TrainingData, TrainingRun
+from mmkd_models.training.predict import logits_of, scores_of
+from mmkd_models.training.resume import FILE_NAME
+from mmkd_models.training.teacher_set import TaughtBy
+from mmkd_models.training.trainings import train_teacher
+from mmkd_report import render_adaptation
+from mmkd_report.schema.adaptation import AdaptationDocument, DomainFacts
+
+ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
+MODALITIES = (
+    ModalitySpec(name="acc", channels=("x",), rate_hz=10.0, samples=16),
+    ModalitySpec(name="gyro", channels=("x",), rate_hz=10.0, samples=16),
+)
+TRAIN = TrainConfig(steps=60, batch=32, eval_every=20, learning_rate=5e-3)
+AUGMENT = AugmentConfig(unit="window", mixup=0.0, channel_dropout=0.0, span_dropout=0.0)
+
+
+def split(count: int, seed: int, *, moved: float, groups: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.arange(count) % 2)
+    level = np.where(labels, 1.0, -1.0)[:, None, None]
+    return {
+        "acc": level + moved + rng.normal(0, 0.4, (count, 16, 1)),
+        "gyro": 2 * level + rng.normal(0, 0.5, (count, 16, 1)),
+        "labels": labels,
+        "groups": 100 * seed + np.arange(count) * groups // count,
+    }
+
+
+def written(path: Path, *, moved: float, seed: int, labelled: bool = True, modalities=MODALITIES) -> Dataset:
+    splits = {}
+    for number, (name, count) in enumerate({"train": 120, "valid": 90, "test": 60}.items()):
+        found = split(count, seed + number, moved=moved, groups=6)
+        absent = {one.name for one in MODALITIES} - {one.name for one in modalities}
+        splits[name] = {key: value for key, value in found.items() if key not in absent}
+    if not labelled:
+        for part in splits.values():
+            part["labels"] = np.full_like(part["labels"], -1)
+    return write_dataset(path, name=path.name, labels=["idle", "busy"], modalities=modalities, splits=splits)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A folder with the old dataset, a moved one without labels, the same with labels, one that is like the old one,
+    a teacher, and students of two kinds."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("site")
+    old = written(folder / "old", moved=0.0, seed=10)
+    written(folder / "moved", moved=1.3, seed=20, labelled=False)
+    written(folder / "labelled", moved=1.3, seed=20)
+    written(folder / "same", moved=0.0, seed=30, labelled=False)
+    written(folder / "one", moved=1.3, seed=40, modalities=MODALITIES[:1])
+    written(folder / "other", moved=1.3, seed=40, modalities=MODALITIES[1:])
+    written(folder / "fast", moved=1.3, seed=40, modalities=(msgspec.structs.replace(MODALITIES[0], rate_hz=20.0),))
+    data = TrainingData(train=old.split("train"), valid=old.split("valid"), sha256=old.sha256)
+    run = TrainingRun(train=TRAIN, augment=AUGMENT)
+    teacher = train_teacher(data, TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=1), run)
+    write_teacher(folder / "teacher.ckpt", teacher)
+    for kind in ("transformer", "rocket"):
+        config = StudentConfig(preset="tiny", encoder=ENCODER, kind=kind)
+        student = labelled_student(data.with_modalities(("acc",)), "acc", config, run)
+        write_student(folder / f"{kind}.ckpt", student)
+    return folder
+
+
+def right(path: Path, dataset: Path) -> float:
+    student = read_student(path)
+    windows = open_dataset(dataset).split("test").with_modalities(("acc",))
+    return scores_of(student.network(), windows, modality="acc").balanced_accuracy
+
+
+def command(site: Path, tmp_path: Path, *arguments: str, kind: str = "transformer", data: str = "moved") -> Path:
+    output = tmp_path / "adapted.ckpt"
+    with suppress(SystemExit):  # its way to say that all went well
+        run_adapt([str(site / f"{kind}.ckpt"), str(site / data), "-o", str(output), "--steps", "60", *arguments])
+    return output
+
+
+@pytest.mark.parametrize("kind", ["transformer", "rocket"])
+def test_a_teacher_with_another_sensor_adapts_a_student_without_labels(site, tmp_path, capsys, kind):
+    assert right(site / f"{kind}.ckpt", site / "labelled") < 0.6
+    output = command(site, tmp_path, "--teacher", str(site / "teacher.ckpt"), "--old", str(site / "old"), kind=kind)
+    told = capsys.readouterr().out
+    assert right(output, site / "labelled") > 0.8
+    assert right(output, site / "old") > right(site / f"{kind}.ckpt", site / "old") - 0.02
+    (lineage,) = read_student(output).facts.adapted
+    assert lineage.from_sha256 == file_sha256(site / f"{kind}.ckpt")
+    assert (lineage.dataset, lineage.labels) == ("moved", 0)
+    assert lineage.teacher_sha256 == file_sha256(site / "teacher.ckpt")
+    assert "estimate: closeness to the teacher on new windows that did not teach" in told
+    assert told.splitlines()[-1] == f"wrote {output}; next: mmkd-export {output} -o {output.with_suffix('.edge')}"
+
+
+def test_where_nothing_is_better_nothing_is_written(site, tmp_path, capsys):
+    with pytest.raises(GateError) as raised:
+        command(site, tmp_path, "--teacher", str(site / "teacher.ckpt"), "--old", str(site / "old"), data="same")
+    assert str(raised.value).startswith("same: expected a way of adapting that is better, got none (statistics: its")
+    assert str(raised.value).endswith(
+        "nothing was written, keep the student as it is, record longer, or give --teacher or --labels"
+    )
+    assert not (tmp_path / "adapted.ckpt").exists()
+
+
+def test_labels_of_some_windows_adapt_too(site, tmp_path, capsys):
+    output = command(
+        site, tmp_path, "--labels", "20", "--old", str(site / "old"), "--json", kind="rocket", data="labelled"
+    )
+    document = msgspec.json.decode(capsys.readouterr().out)
+    assert document["estimated_by"] == "labels"
+    assert document["labels"] == 40
+    assert document["written"] == str(output)
+    assert right(output, site / "labelled") > 0.8
+    carried = read_student(output).carried
+    assert len(carried.windows) == 90 + 90  # the old ones, and the labelled ones that judge in the new domain
+
+
+@pytest.mark.parametrize("data", ["moved", "same"])
+def test_a_page_is_written_whatever_the_gate_says(site, tmp_path, capsys, data):
+    page = tmp_path / "report.html"
+    arguments = ["--teacher", str(site / "teacher.ckpt"), "--page", str(page), "--dry-run", "--json"]
+    with suppress(GateError):
+        command(site, tmp_path, *arguments, kind="rocket", data=data)
+    document = msgspec.json.decode(capsys.readouterr().out)
+    assert page.read_text(encoding="utf-8") == render_adaptation(document)
+    assert (document["chosen"] is None) == (data == "same")
+    assert document["classes"] == ["idle", "busy"]
+    assert sum(document["shares"]) == pytest.approx(1.0)
+    assert sum(document["right_shares"]) == pytest.approx(1.0)
+
+
+def test_a_dry_run_says_what_it_would_do_and_writes_nothing(site, tmp_path, capsys):
+    output = command(site, tmp_path, "--teacher", str(site / "teacher.ckpt"), "--old", str(site / "old"), "--dry-run")
+    assert not output.exists()
+    assert not list(tmp_path.iterdir())
+    assert capsys.readouterr().out.splitlines()[-1].startswith("nothing was written; without --dry-run: ")
+
+
+def test_forgetting_more_than_is_allowed_is_refused(site, tmp_path):
+    asked = asked_of(site, most_forgotten=-100.0)
+    adaptation = run_adaptation(asked, task_of(asked))
+    assert adaptation.checkpoint is None
+    for one in adaptation.document.ways:
+        unsure = one.forgotten_error_points
+        told = f"it forgets {one.forgotten_points:.1f} points of the old domain, standard error {unsure:.1f}, more than"
+        assert f"{told} -100" in one.refusals
+
+
+def asked_of(site: Path, **changes) -> AdaptationRequest:
+    student, dataset = read_student(site / "transformer.ckpt"), open_dataset(site / "moved")
+    from mmkd_models.training.checkpoint import read_teacher
+
+    teacher = TaughtBy(checkpoint=read_teacher(site / "teacher.ckpt"), sha256="t")
+    asked = AdaptationRequest(
+        student=student,
+        student_sha256="s",
+        new=new_domain(student, dataset, ("acc", "gyro")),
+        old=old_domain(student, None),
+        teacher=teacher,
+        labels=0,
+        train=msgspec.structs.replace(ADAPT_TRAIN, steps=20, eval_every=10),
+        most_forgotten=1.0,
+    )
+    return replace(asked, **changes)
+
+
+def test_the_same_seed_gives_the_same_weights_killed_or_not(site, tmp_path):
+    asked = asked_of(site, most_forgotten=100.0)
+    whole = run_adaptation(asked, task_of(asked))
+
+    class KilledError(Exception):
+        pass
+
+    def die(progress):
+        if progress.step == 15:
+            raise KilledError
+
+    task = replace(task_of(asked), run_dir=tmp_path / "run")
+    with pytest.raises(KilledError):
+        run_adaptation(asked, replace(task, on_step=die))
+    resumed = run_adaptation(asked, replace(task, resume=True))
+    assert resumed.document.chosen == whole.document.chosen
+    for name, value in whole.checkpoint.state.items():
+        assert torch.equal(value, resumed.checkpoint.state[name]), name
+
+
+def test_features_adapt_to_the_same_weights_again(site):
+    asked = replace(asked_of(site, most_forgotten=100.0), student=read_student(site / "rocket.ckpt"))
+    first, again = (run_adaptation(asked, task_of(asked)) for _ in range(2))
+    assert first.tried.keys() == again.tried.keys() == {"statistics", "own answers", "teacher"}
+    for way, student in first.tried.items():
+        for name, value in student.state.items():
+            assert torch.equal(value, again.tried[way].state[name]), (way, name)
+
+
+def test_a_student_without_windows_needs_the_old_data(site, tmp_path):
+    student = replace(read_student(site / "transformer.ckpt"), carried=None)
+    write_student(tmp_path / "bare.ckpt", student)
+    with pytest.raises(UsageError) as raised:
+        run_adapt([str(tmp_path / "bare.ckpt"), str(site / "moved"), "-o", str(tmp_path / "adapted.ckpt")])
+    assert str(raised.value) == (
+        "student: expected 40 carried windows or more, which tell what it must not forget, got 0; give the data that it"
+        " was trained on with --old"
+    )
+
+
+BAD = {
+    "its own data": (
+        ["--dry-run"],
+        "old",
+        "{data}: expected recordings of a new domain, got those that the student was trained on; name others",
+    ),
+    "labels of none": (
+        ["--labels", "3"],
+        "moved",
+        (
+            "--labels 3: expected two labelled windows or more of every class in the training split, got 0 of idle; "
+            "label some, or leave --labels out"
+        ),
+    ),
+    "one label": (
+        ["--labels", "1"],
+        "labelled",
+        "--labels 1: expected 2 of each class or more, half of which judge; label more",
+    ),
+    "old data without labels": (
+        ["--old", "{site}/same"],
+        "moved",
+        (
+            "--old {site}/same: expected 20 labelled windows of train and of valid or more, got 0 and 0; label some, "
+            "or leave --old out"
+        ),
+    ),
+    "no such data": ([], "nowhere", "{data}: expected a dataset directory, found none there; check the path"),
+    "no such old data": (
+        ["--old", "nowhere"],
+        "moved",
+        "nowhere: expected a dataset directory, found none there; check the path",
+    ),
+    "no such teacher": (
+        ["--teacher", "none.ckpt"],
+        "moved",
+        "none.ckpt: expected a checkpoint of mmkd-edge, found no such file; check the path",
+    ),
+    "a student as teacher": (
+        ["--teacher", "{site}/rocket.ckpt"],
+        "moved",
+        "{site}/rocket.ckpt: expected a teacher checkpoint, got a student checkpoint; name the right file",
+    ),
+    "a page of another kind": (
+        ["--page", "report.txt"],
+        "moved",
+        "--page report.txt: expected a name that ends in .html; only such a file is overwritten",
+    ),
+    "a teacher of a sensor that is not there": (
+        ["--teacher", "{site}/teacher.ckpt"],
+        "one",
+        (
+            "teacher: expected a dataset with modality 'gyro', which it was trained with, got acc; train a teacher on "
+            "this dataset"
+        ),
+    ),
+    "a sensor that is not there": (
+        [],
+        "other",
+        (
+            "student: expected a dataset with modality 'acc', which it was trained with, got gyro; "
+            "train a student on this dataset"
+        ),
+    ),
+    "windows of another rate": (
+        [],
+        "fast",
+        (
+            "student: modality 'acc': expected windows (T, C)=(16, 1) at 10.0 Hz, got (16, 1) at 20.0 Hz; "
+            "train a student on this dataset"
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("whose", ["student", "teacher"])
+def test_what_is_read_is_not_replaced(site, whose):
+    files = {"student": site / "transformer.ckpt", "teacher": site / "teacher.ckpt"}
+    before = files[whose].read_bytes()
+    line = [files["student"], site / "moved", "--teacher", files["teacher"], "-o", files[whose]]
+    with pytest.raises(UsageError) as raised:
+        run_adapt([str(word) for word in line])
+    assert str(raised.value) == (
+        f"--out {files[whose]}: expected another file than the {whose}'s, got the same; choose another name"
+    )
+    assert files[whose].read_bytes() == before
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_named(site, tmp_path, case):
+    arguments, data, message = BAD[case]
+    with pytest.raises(Exception) as raised:
+        command(site, tmp_path, *(one.format(site=site) for one in arguments), data=data)
+    assert str(raised.value) == message.format(site=site, data=site / data)
+    assert not (tmp_path / "adapted.ckpt").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"task": TaskSpec(kind="multi_label", labels=("idle", "busy"))},
+            (
+                "mmkd-adapt: expected a student of classes, got one of the kind multi_label, whose answers have no "
+                "shares to guard; train it anew with mmkd-distill"
+            ),
+        ),
+        (
+            {"modality": ModalitySpec(name="cam", kind="video", channels=("grey",), rate_hz=5.0, samples=8)},
+            "mmkd-adapt: expected a student of a series or of sound, got video, 'cam'; train it anew with mmkd-distill",
+        ),
+    ],
+    ids=["several labels", "video"],
+)
+def test_a_student_that_cannot_adapt_is_refused(site, change, message):
+    asked = asked_of(site)
+    with pytest.raises(UsageError) as raised:
+        task_of(replace(asked, student=replace(asked.student, **change)))
+    assert str(raised.value) == message
+
+
+def test_a_damaged_student_is_refused(site, tmp_path):
+    data = (site / "rocket.ckpt").read_bytes()
+    (tmp_path / "torn.ckpt").write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError) as raised:
+        run_adapt([str(tmp_path / "torn.ckpt"), str(site / "moved"), "-o", str(tmp_path / "adapted.ckpt")])
+    start = f"{tmp_path / 'torn.ckpt'}: expected a safetensors checkpoint of mmkd-edge, got a damaged or foreign file ("
+    assert str(raised.value).startswith(start)
+    assert str(raised.value).endswith("); copy it again from where it was made")
+
+
+def test_too_few_windows_are_named(site, tmp_path):
+    splits = {name: split(12, 40 + n, moved=1.3, groups=1) for n, name in enumerate(("train", "valid", "test"))}
+    write_dataset(tmp_path / "few", name="few", labels=["idle", "busy"], modalities=MODALITIES, splits=splits)
+    with pytest.raises(UsageError) as raised:
+        run_adapt([str(site / "transformer.ckpt"), str(tmp_path / "few"), "-o", str(tmp_path / "adapted.ckpt")])
+    assert str(raised.value) == f"{tmp_path / 'few'}: expected 20 windows of train or more, got 12; record longer"
+
+
+def test_few_labels_are_as_many_of_each_class(site):
+    windows = open_dataset(site / "labelled").split("train")
+    rows = few_labels(windows, 7, seed=0)
+    assert np.bincount(windows.labels[rows]).tolist() == [7, 7]
+    assert rows.tolist() == sorted(rows.tolist())
+    assert not np.array_equal(rows, few_labels(windows, 7, seed=1))
+
+
+def test_old_windows_stand_behind_the_new_ones_in_a_batch(site):
+    new, old = (open_dataset(site / name).split("train").with_modalities(("acc",)) for name in ("moved", "old"))
+    batch = PairedSource(new, old, AUGMENT, batch=16, seed=0).at(3)
+    assert (batch.index[:8] < len(new)).all()
+    assert (batch.index[8:] >= len(new)).all()
+    level = batch.inputs["acc"][0].mean((1, 2))
+    assert level[:8].mean() > 0.65 > level[8:].mean()
+
+
+def test_old_windows_are_taught_in_any_case(site):
+    student = read_student(site / "transformer.ckpt").network()
+    new, old = (open_dataset(site / name).split("train").with_modalities(("acc",)) for name in ("moved", "old"))
+    targets = torch.full((len(new) + len(old), 2), 0.5)
+    learner = AdaptLearner(student, modality="acc", targets=targets, offset=len(new), goal="answers")
+    batch = PairedSource(new, old, AUGMENT, batch=16, seed=0).at(0)
+    terms = learner(batch, 0.0)
+    log = torch.log_softmax(student(*batch.inputs["acc"]).logits, dim=-1)
+    expected = -(0.5 * log).sum(-1)
+    assert terms["new"].item() == pytest.approx(expected[:8].mean().item(), rel=1e-5)
+    assert terms["old"].item() == pytest.approx(expected[8:].mean().item(), rel=1e-5)
+    assert terms["loss"].item() == pytest.approx(expected.reshape(2, 8).mean(1).mean().item(), rel=1e-5)
+
+
+class Fixed(torch.nn.Module):
+    """Says the same logits of every window."""
+
+    def __init__(self, logits) -> None:
+        super().__init__()
+        self.logits = torch.nn.Parameter(torch.tensor(logits))
+
+    def forward(self, values, present):
+        return SimpleNamespace(logits=self.logits)
+
+
+def certainty(network: torch.nn.Module) -> AdaptLearner:
+    return AdaptLearner(network, modality="acc", targets=torch.full((4, 2), 0.5), offset=4, goal="certainty")
+
+
+def uncertainty(logits) -> float:
+    return certainty(Fixed(logits))._uncertainty(torch.tensor(logits)).item()
+
+
+def test_certainty_is_best_where_answers_are_sure_and_even():
+    assert uncertainty([[9.0, -9.0], [-9.0, 9.0]]) == pytest.approx(-np.log(2), abs=1e-3)
+    assert uncertainty([[9.0, -9.0], [9.0, -9.0]]) == pytest.approx(0.0, abs=1e-3)
+
+
+def test_a_window_that_is_too_unsure_does_not_count():
+    logits = torch.tensor([[9.0, -9.0], [0.1, 0.0]])
+    chances = torch.softmax(logits, -1).mean(0)
+    expected = (chances * (chances + 1e-8).log()).sum()
+    sure = torch.softmax(logits[:1], -1)
+    expected = expected - (sure * sure.log()).sum()
+    assert uncertainty(logits.tolist()) == pytest.approx(expected.item(), abs=1e-5)
+    even = [[0.1, 0.0], [0.0, 0.1]]
+    assert uncertainty(even) == pytest.approx(-np.log(2), abs=1e-3)
+
+
+BATCH = SimpleNamespace(
+    inputs={"acc": (None, None)}, index=torch.tensor([0, 0]), partner=torch.tensor([0, 0]), share=torch.ones(2)
+)
+EVEN, ONE = [[4.0, -4.0], [-4.0, 4.0]], [[9.0, -9.0]] * 2
+
+
+def one_step(learner: AdaptLearner, logits: list[list[float]]) -> bool:
+    """What the network says after a step is this; whether that step began again."""
+    learner(BATCH, 0.0)
+    with torch.no_grad():
+        learner.network.logits.copy_(torch.tensor(logits))
+    return learner.begun_again
+
+
+def test_a_student_that_is_sure_and_even_keeps_what_it_learnt():
+    learner = certainty(Fixed([[1.0, -1.5], [-1.5, 1.0]]))
+    assert not any(one_step(learner, EVEN) for _ in range(50))
+    assert learner.running.tolist() == pytest.approx([0.5, 0.5])
+    assert learner.network.logits.tolist() == EVEN
+
+
+def test_a_student_that_comes_to_say_one_class_begins_again():
+    learner = certainty(Fixed(EVEN))
+    steps = [one_step(learner, ONE) for _ in range(30)]
+    # The first step sees the first weights. The other class has 0.5 * 0.9^n of the running mean n steps later, and
+    # 3.1 % is where two classes have a fifth of their entropy: passed at n = 27, and seen by the step after that.
+    assert 0.5 * 0.9**27 < 0.0311 < 0.5 * 0.9**26
+    assert steps.index(True) == 28
+    learner = certainty(Fixed(EVEN))
+    for _ in range(28):
+        one_step(learner, ONE)
+    learner(BATCH, 0.0)
+    assert learner.network.logits.tolist() == EVEN
+    assert learner.running.tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_a_student_that_says_one_class_from_the_start_is_left_to_learn():
+    learner = certainty(Fixed(ONE))
+    assert not any(one_step(learner, ONE) for _ in range(50))
+
+
+def test_old_windows_are_replayed_by_class():
+    rows = by_class(np.array([0, 0, 0, 0, 2]))
+    assert sorted(rows.tolist()) == [0, 1, 2, 3, 4, 4, 4, 4]
+
+
+@pytest.fixture
+def taught(site, monkeypatch):
+    """Gives what a way of training is given to learn, its student untrained, and its old windows three of one class."""
+    asked = replace(asked_of(site), teacher=None)
+    old = asked.old.learn
+    rows = np.concatenate([np.flatnonzero(old.labels == 0)[:3], np.flatnonzero(old.labels == 1)[:9]])
+    asked = replace(asked, old=replace(asked.old, learn=old.subset(np.sort(rows))))
+    seen = []
+
+    def fit(learner, source, **_):
+        seen.append((learner, source))
+        return SimpleNamespace(state=learner.network.state_dict())
+
+    monkeypatch.setattr(ways, "fit", fit)
+
+    def teach(way):
+        task = task_of(asked)
+        adapted(task, way)
+        return (task, *seen[-1])
+
+    return teach
+
+
+def test_a_batch_has_old_windows_of_each_class_as_often_with_their_own_answers(taught):
+    task, learner, source = taught("consistency")
+    assert np.bincount(task.old.learn.labels).tolist() == [3, 9]
+    drawn = [source.at(step) for step in range(40)]
+    old = torch.cat([batch.index[batch.index >= source.offset] for batch in drawn]) - source.offset
+    labels = torch.cat([batch.targets[batch.index >= source.offset] for batch in drawn]).argmax(1)
+    assert labels.double().mean().item() == pytest.approx(0.5, abs=0.02)
+    answers = old_answers(task)
+    replayed = by_class(task.old.learn.labels)
+    np.testing.assert_allclose(learner.targets[source.offset :][old], answers[replayed][old], rtol=1e-6)
+    np.testing.assert_array_equal(task.old.learn.labels[replayed][old], labels)
+
+
+def test_consistency_teaches_disturbed_windows_what_is_said_of_them_as_they_are(taught):
+    task, learner, source = taught("consistency")
+    rows, wanted = _sure(task)
+    raw = task.new.learn.subset(rows).take(np.arange(len(rows)))["acc"]
+    batch = source.at(0)
+    mine = batch.index < source.offset
+    moved = batch.inputs["acc"][0][mine].numpy() - raw[batch.index[mine].numpy()]
+    assert (np.abs(moved).max((1, 2)) > 0.01).all()
+    said = logits_of(task.student.network(), task.new.learn.subset(rows), modality="acc").argmax(1)
+    np.testing.assert_array_equal(learner.targets[: source.offset].argmax(1), said)
+    np.testing.assert_array_equal(learner.targets[: source.offset], wanted)
+
+
+def test_a_student_that_is_sure_of_nothing_teaches_itself_two_windows(site):
+    task = task_of(replace(asked_of(site), teacher=None))
+    state = {name: value * (0.01 if name.startswith("head.") else 1.0) for name, value in task.student.state.items()}
+    rows, wanted = _sure(replace(task, student=replace(task.student, state=state)))
+    assert len(rows) == 2
+    assert wanted.sum(axis=1).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("kind", ["transformer", "rocket"])
+def test_only_a_student_that_trains_learns_to_overlook_what_disturbs(site, kind):
+    asked = replace(asked_of(site), student=read_student(site / f"{kind}.ckpt"), teacher=None)
+    tried = run_adaptation(asked, task_of(asked)).tried
+    assert ("consistency" in tried) == (kind == "transformer")
+
+
+class Judging:
+    """Eight windows of eight groups, every second one of class b."""
+
+    groups, has_groups, labels = np.arange(8), True, np.array([0, 1] * 4)
+    spec = SimpleNamespace(task=TaskSpec(labels=("a", "b")))
+
+    def __len__(self) -> int:
+        return 8
+
+
+def court(**changes) -> Court:
+    windows = Judging()
+    facts = {
+        "new": windows,
+        "wanted": np.eye(2)[windows.labels],
+        "weights": None,
+        "estimated_by": "agreement",
+        "old": windows,
+    }
+    return Court(**{**facts, "metric": "accuracy", "most_forgotten": 1.0, "ways": 1, **changes})
+
+
+def say(hits, answers, old=(0, 1) * 4, *, sure=None) -> Heard:
+    right = float(np.mean(np.array(old) == Judging.labels))
+    logits = np.eye(2, dtype=np.float32)[np.array(old)]
+    said = np.array(answers)
+    return Heard(
+        closeness=np.array(hits, dtype=float),
+        answers=said,
+        sure=np.ones(len(said), dtype=bool) if sure is None else np.array(sure),
+        old_logits=logits,
+        old_score=right,
+    )
+
+
+def test_a_gain_is_counted_in_points_with_its_standard_error():
+    before, after = say([0] * 8, [1, 0] * 4), say([1] * 4 + [0] * 4, [0, 1] * 4)
+    found = judged(court(), "teacher", before, after, seconds=1.0)
+    assert found.gain_points == 50.0
+    gains = 100 * np.array([1.0] * 4 + [0.0] * 4)
+    # The jackknife of a mean is its usual standard error.
+    assert found.standard_error_points == pytest.approx(gains.std(ddof=1) / np.sqrt(8))
+    assert found.refusals == ()
+
+
+def test_a_class_that_vanishes_is_named():
+    found = judged(court(), "teacher", say([0] * 8, [0, 1] * 4), say([1] * 8, [0] * 8), seconds=1.0)
+    assert found.vanished == ("b",)
+    assert found.refusals == ("it hardly answers b any more",)
+
+
+def test_a_class_that_was_never_answered_does_not_vanish():
+    found = judged(court(), "teacher", say([0] * 8, [0] * 8), say([1] * 8, [0] * 8), seconds=1.0)
+    assert found.vanished == ()
+
+
+def test_a_teacher_that_says_one_class_hides_none_that_vanishes():
+    one_class = court(wanted=np.eye(2)[[0] * 8])
+    found = judged(one_class, "teacher", say([0] * 8, [0, 1] * 4), say([1] * 8, [0] * 8), seconds=1.0)
+    assert found.vanished == ("b",)
+
+
+def test_false_alarms_that_were_unsure_may_be_cured_on_recordings_of_one_class():
+    one_class = court(wanted=np.eye(2)[[0] * 8])
+    before = say([0] * 8, [0, 1] * 4, sure=[True, False] * 4)
+    assert judged(one_class, "teacher", before, say([1] * 8, [0] * 8), seconds=1.0).refusals == ()
+
+
+@pytest.mark.parametrize(
+    ("other", "sure", "gone"), [(4, False, ()), (4, True, ("b",)), (5, True, ("b",)), (6, False, ("b",))]
+)
+def test_a_teacher_is_heard_on_a_class_of_above_five_in_a_hundred(other, sure, gone):
+    right = np.array([1] * other + [0] * (100 - other))
+    before = say([0] * 100, [1] * 30 + [0] * 70, sure=[sure] * 30 + [True] * 70)
+    assert vanished(court(wanted=np.eye(2)[right]), before, say([1] * 100, [0] * 100)) == gone
+
+
+def test_who_is_sure_is_told_by_the_entropy_of_its_answer():
+    # Of two classes 0.4 ln 2 is the entropy of 92.06 %.
+    chances = np.array([[0.93, 0.07], [0.09, 0.91], [0.5, 0.5], [0.0, 1.0]])
+    assert sure_of(chances).tolist() == [True, False, False, True]
+
+
+class Went(Judging):
+    """A student that went a share of the way; it stands for its windows too."""
+
+    def __init__(self, share: float = 0.0) -> None:
+        self.share, self.student, self.new, self.learn = share, self, self, self
+        self.task, self.modality, self.network = self.spec.task, MODALITIES[0], lambda: None
+
+    def subset(self, rows):
+        return self
+
+
+@pytest.mark.parametrize(("answers_both", "expected"), [((), 1.0), ((0.5, 0.25), 0.5), ((0.75,), 0.75)])
+def test_going_less_far_must_not_lose_a_class_that_all_of_the_way_answers(monkeypatch, answers_both, expected):
+    forgets = (1, 0, 1, 1, 0, 1, 0, 1)
+
+    def heard(court, student, *, new_logits):
+        both = student.share in (1.0, *answers_both)
+        return say([1] * 8, [0, 1] * 4 if both else [0] * 8, old=forgets if student.share == 1.0 else (0, 1) * 4)
+
+    monkeypatch.setattr(run, "_without_part", lambda *_: Went())
+    monkeypatch.setattr(run, "part_way", lambda before, after, share: Went(share))
+    monkeypatch.setattr(run, "logits_of", lambda *_, **__: np.zeros((4, 2), dtype=np.float32))
+    monkeypatch.setattr(run, "heard", heard)
+    before = say([0] * 8, [0] * 8)  # which never answered b, so that the gate alone misses nothing
+    student, found = run._by_labels(court(estimated_by="labels"), Went(), before, Went(), np.arange(8))
+    assert (student.share, found.share) == (expected, expected)
+    assert bool(found.refusals) == (expected == 1.0)
+
+
+def test_what_is_forgotten_has_a_standard_error_that_counts():
+    before, gained = say([0] * 8, [0, 1] * 4), [1] * 8
+    # One old window of eight is said wrong: 12.5 points, and the jackknife of a mean is its usual standard error.
+    one = judged(court(), "teacher", before, say(gained, [0, 1] * 4, old=(1, 1, 0, 1, 0, 1, 0, 1)), seconds=1.0)
+    assert (one.forgotten_points, one.forgotten_error_points) == pytest.approx((12.5, 12.5))
+    assert one.refusals == ()
+    three = judged(court(), "teacher", before, say(gained, [0, 1] * 4, old=(1, 0, 1, 1, 0, 1, 0, 1)), seconds=1.0)
+    error = 100 * np.sqrt(3 / 8 * 5 / 8 / 7)
+    assert three.forgotten_error_points == pytest.approx(error)
+    assert three.refusals == (f"it forgets 37.5 points of the old domain, standard error {error:.1f}, more than 1",)
+
+
+def test_windows_of_few_groups_are_counted_in_blocks():
+    gains = np.arange(20.0)
+    blocks = gains.reshape(10, 2).mean(1)
+    judges = SimpleNamespace(groups=np.zeros(20), has_groups=True)
+    found = _standard_error(lambda rows: float(gains[rows].mean()), judges, 20)
+    assert found == pytest.approx(blocks.std(ddof=1) / np.sqrt(10))
+
+
+def test_closeness_falls_with_the_distance_of_the_probabilities():
+    even = np.zeros((1, 2), dtype=np.float32)
+    sure = np.array([[50.0, -50.0]], dtype=np.float32)
+    assert _closeness(sure, np.array([[1.0, 0.0]])) == pytest.approx(1.0)
+    assert _closeness(sure, np.array([[0.0, 1.0]])) == pytest.approx(0.0)
+    # (1 - 0.5)^2 and (0 - 0.5)^2, of which half is taken off.
+    assert _closeness(even, np.array([[1.0, 0.0]])) == pytest.approx(0.75)
+
+
+def test_a_share_of_a_regression_lies_between(site):
+    asked = replace(asked_of(site), student=read_student(site / "rocket.ckpt"))
+    task = task_of(asked)
+    before, whole = task.student, adapted(task, "teacher")
+    assert all(torch.equal(value, whole.state[name]) for name, value in part_way(before, whole, 1.0).state.items())
+    for name, value in part_way(before, whole, 0.5).state.items():
+        ends = before.state[name].double(), whole.state[name].double()
+        assert torch.allclose(value.double(), sum(ends) / 2, atol=1e-6), name
+
+
+@pytest.fixture(scope="module")
+def hybrid(site):
+    old = open_dataset(site / "old")
+    data = TrainingData(train=old.split("train"), valid=old.split("valid"), sha256=old.sha256)
+    run = TrainingRun(train=msgspec.structs.replace(TRAIN, steps=20), augment=AUGMENT)
+    config = StudentConfig(preset="tiny", encoder=ENCODER, kind="hybrid")
+    return labelled_student(data.with_modalities(("acc",)), "acc", config, run)
+
+
+@pytest.mark.parametrize("kind", ["transformer", "hybrid"])
+def test_a_student_that_trains_goes_part_of_the_way(site, hybrid, kind):
+    student = hybrid if kind == "hybrid" else read_student(site / "transformer.ckpt")
+    new = new_domain(student, open_dataset(site / "labelled"), ("acc",))
+    asked = asked_of(site, student=student, new=new, teacher=None, labels=10, most_forgotten=100.0)
+    task = task_of(asked)
+    labelled = few_labels(task.new.learn, 10, seed=0)
+    whole = adapted(task, "labels", labelled=labelled)
+    part = part_way(student, whole, 0.25)
+    moved = [name for name, value in student.state.items() if not torch.equal(value, whole.state[name])]
+    assert {"head.weight", "head.bias"} < set(moved)
+    for name, value in part.state.items():
+        ends = student.state[name].double(), whole.state[name].double()
+        assert torch.allclose(value.double(), 0.75 * ends[0] + 0.25 * ends[1], atol=1e-6), name
+    windows = task.new.judge
+    begin, end = (logits_of(one.network(), windows, modality="acc") for one in (student, whole))
+    between = logits_of(part.network(), windows, modality="acc")
+    assert np.abs(between - begin).mean() < np.abs(end - begin).mean()
+
+
+def test_old_windows_that_look_new_count_more(site):
+    student = read_student(site / "transformer.ckpt")
+    new = open_dataset(site / "moved").split("valid").with_modalities(("acc",))
+    old = open_dataset(site / "old").split("valid").with_modalities(("acc",))
+    weights = importance(student, new, old)
+    assert weights.mean() == pytest.approx(1.0)
+    assert weights[old.labels == 1].mean() > weights[old.labels == 0].mean()
+
+
+def with_a_third_class(path: Path) -> Dataset:
+    """As `moved=0`, with a class between the two that the student knows, which stand in another order."""
+    splits = {}
+    for number, (name, count) in enumerate({"train": 180, "valid": 90, "test": 90}.items()):
+        rng = np.random.default_rng(50 + number)
+        labels = rng.permutation(np.arange(count) % 3)
+        level = np.array([1.0, 4.0, -1.0])[labels][:, None, None]
+        splits[name] = {
+            "acc": level + rng.normal(0, 0.4, (count, 16, 1)),
+            "gyro": level + rng.normal(0, 0.5, (count, 16, 1)),
+            "labels": labels,
+            "groups": 1000 * number + np.arange(count) // 15,
+        }
+    return write_dataset(path, name="three", labels=["busy", "stuck", "idle"], modalities=MODALITIES, splits=splits)
+
+
+def test_a_head_follows_the_classes_and_says_the_rest_as_before(site):
+    student = read_student(site / "transformer.ckpt")
+    grown = with_classes(student, TaskSpec(labels=("busy", "stuck", "idle")))
+    windows = open_dataset(site / "old").split("test").with_modalities(("acc",))
+    before, after = (logits_of(one.network(), windows, modality="acc") for one in (student, grown))
+    np.testing.assert_allclose(after[:, [2, 0]], before, rtol=1e-5)
+    assert (after[:, 1] < after[:, [0, 2]].min(axis=1)).all()
+    assert (
+        np.bincount(grown.carried.labels, minlength=3)[[2, 0]].tolist() == np.bincount(student.carried.labels).tolist()
+    )
+
+
+def test_windows_of_a_class_that_goes_are_carried_no_longer(site):
+    student = read_student(site / "transformer.ckpt")
+    left = with_classes(student, TaskSpec(labels=("idle", "new")))
+    assert (left.carried.labels == 0).all()
+    assert len(left.carried.windows) == int((student.carried.labels == 0).sum())
+
+
+@pytest.mark.parametrize("kind", ["transformer", "rocket"])
+def test_a_new_class_is_learnt_from_a_few_labels(site, tmp_path, capsys, kind):
+    three = with_a_third_class(tmp_path / "three")
+    output = tmp_path / "adapted.ckpt"
+    with suppress(SystemExit):
+        run_adapt(
+            [
+                str(site / f"{kind}.ckpt"),
+                str(three.path),
+                "-o",
+                str(output),
+                "--labels",
+                "20",
+                "--max-forget",
+                "3",
+                "--steps",
+                "60",
+            ]
+        )
+    student = read_student(output)
+    assert student.task.labels == ("busy", "stuck", "idle")
+    windows = three.split("test").with_modalities(("acc",))
+    recalls = np.diag(np.array(scores_of(student.network(), windows, modality="acc").confusion)) / 30
+    assert recalls.min() > 0.7
+
+
+def grown(site: Path, tmp_path: Path, kind: str):
+    """A student with a head for a class that it does not know, and the windows that have it."""
+    three = with_a_third_class(tmp_path / "three")
+    return with_classes(read_student(site / f"{kind}.ckpt"), three.spec.task), three
+
+
+@pytest.mark.parametrize("kind", ["transformer", "rocket"])
+def test_a_new_class_is_answered_part_of_the_way_too(site, tmp_path, kind):
+    student, three = grown(site, tmp_path, kind)
+    assert unlearnt(student).tolist() == [False, True, False]
+    old = old_domain(student, None)
+    new = new_domain(student, three, ("acc",))
+    asked = asked_of(site, student=student, new=new, old=old, teacher=None, labels=20, most_forgotten=100.0)
+    task = task_of(asked)
+    whole = adapted(task, "labels", labelled=few_labels(task.new.learn, 20, seed=0))
+    windows = three.split("test").with_modalities(("acc",))
+    for share in SHARES:
+        part = part_way(student, whole, share)
+        assert torch.equal(part.state["head.weight"][1], whole.state["head.weight"][1])
+        assert part.state["head.bias"][1] == whole.state["head.bias"][1]
+        lerp = torch.lerp(student.state["head.weight"], whole.state["head.weight"], share)
+        assert torch.equal(part.state["head.weight"][[0, 2]], lerp[[0, 2]])
+        if kind == "rocket":  # whose features stay what they are, so that the row reads what it learnt to read
+            assert scores_of(part.network(), windows, modality="acc").confusion[1][1] > 0.7 * 30, share
+
+
+def test_what_the_known_classes_learn_does_not_hang_on_a_row_that_is_never_answered(site, tmp_path):
+    student = read_student(site / "rocket.ckpt")
+    more, _ = grown(site, tmp_path, "rocket")
+    windows = open_dataset(site / "labelled").split("train").with_modalities(("acc",))
+    answers = np.eye(2)[windows.labels]
+    in_three = np.stack([answers[:, 1], np.zeros(len(answers)), answers[:, 0]], axis=1)
+    two, three = refitted(student, [(windows, answers)]), refitted(more, [(windows, in_three)])
+    assert not torch.equal(two.state["head.weight"], student.state["head.weight"])
+    for name in ("head.weight", "head.bias"):
+        torch.testing.assert_close(three.state[name][[2, 0]], two.state[name], rtol=1e-4, atol=1e-5)
+
+
+def by_labels(site: Path, most_forgotten: float):
+    """What learns from twenty labels of each class, under a gate; the new domain calls idle what was busy."""
+    student, dataset = read_student(site / "rocket.ckpt"), open_dataset(site / "labelled")
+    new = new_domain(student, dataset, ("acc",))
+    new = replace(new, learn=replace(new.learn, labels=1 - new.learn.labels))
+    asked = asked_of(site, most_forgotten=most_forgotten, student=student, new=new, teacher=None, labels=20)
+    adaptation = run_adaptation(asked, task_of(asked))
+    (found,) = (one for one in adaptation.document.ways if one.way == "labels")
+    return student, found, adaptation.tried["labels"]
+
+
+def test_what_learns_from_labels_goes_as_far_as_it_does_not_forget_too_much(site):
+    student, found, whole = by_labels(site, most_forgotten=100.0)
+    assert (found.share, found.name) == (1.0, "labels")
+    allowed = found.forgotten_points - found.forgotten_error_points - 0.1
+    _, less, part = by_labels(site, most_forgotten=allowed)
+    assert less.share in (0.75, 0.5, 0.25)
+    assert less.name == f"labels, {less.share:.0%} of the way"
+    assert less.forgotten_points - less.forgotten_error_points <= allowed
+    for name, value in part_way(student, whole, less.share).state.items():
+        assert torch.equal(value, part.state[name]), name
+    _, never, tried = by_labels(site, most_forgotten=-100.0)
+    assert never.share == 1.0
+    assert any(why.startswith("it forgets") for why in never.refusals)
+    assert all(torch.equal(value, whole.state[name]) for name, value in tried.state.items())
+
+
+def test_how_far_a_student_went_is_in_its_lineage(site):
+    asked = replace(asked_of(site), student=read_student(site / "rocket.ckpt"))
+    adaptation = run_adaptation(asked, task_of(asked))
+    judgement = next(one for one in adaptation.document.ways if one.way == adaptation.document.chosen)
+    part = msgspec.structs.replace(judgement, share=0.25)
+    finished = run._finished(asked, adaptation.checkpoint, part, task_of(asked), None)
+    assert finished.facts.adapted[-1].share == 0.25
+    assert adaptation.checkpoint.facts.adapted[-1].share is None
+
+
+@pytest.mark.parametrize("passes", [True, False])
+def test_how_far_a_student_went_is_said_with_its_way(tmp_path, capsys, passes):
+    judgement = judged(court(), "labels", say([0] * 8, [0, 1] * 4), say([1] * 8, [0, 1] * 4), seconds=1.0)
+    part = msgspec.structs.replace(judgement, share=0.5, refusals=() if passes else ("it forgets",))
+    domain = DomainFacts(name="newsite", sha256=None, learn=8, judge=8)
+    document = AdaptationDocument(
+        student_sha256="1" * 64,
+        teacher_sha256=None,
+        modality="acc",
+        metric="accuracy",
+        new=domain,
+        old=domain,
+        estimated_by="labels",
+        estimate=0.5,
+        old_score=1.0,
+        max_forget_points=1.0,
+        ways=(part,),
+        chosen="labels" if passes else None,
+        written=None,
+    )
+    adaptation = SimpleNamespace(document=document, checkpoint=object() if passes else None)
+    finish = partial(adapt._finish, adaptation, tmp_path / "a.ckpt", adapt.GateOptions(dry_run=True), page=None)
+    if passes:
+        finish(json=False)
+        assert capsys.readouterr().out.endswith("nothing was written; without --dry-run: labels, 50% of the way\n")
+    else:
+        with pytest.raises(GateError, match=r"got none \(labels, 50% of the way: it forgets\)"):
+            finish(json=False)
+
+
+def test_old_data_are_read_by_the_names_of_their_classes(site, tmp_path, capsys):
+    three = with_a_third_class(tmp_path / "three")
+    student = with_classes(read_student(site / "transformer.ckpt"), three.spec.task)
+    domain = old_domain(student, open_dataset(site / "old"))
+    names = np.array(["busy", "stuck", "idle"])[domain.judge.labels]
+    whole = open_dataset(site / "old").split("valid")
+    assert names.tolist() == np.array(["idle", "busy"])[whole.labels].tolist()
+    old, output = str(site / "old"), tmp_path / "adapted.ckpt"
+    line = [str(site / "rocket.ckpt"), str(three.path), "-o", str(output), "--labels", "20", "--max-forget", "3"]
+    with suppress(SystemExit):
+        run_adapt([*line, "--old", old])
+    assert "old: old, 120 windows taught, 90 judged" in capsys.readouterr().out
+    assert read_student(output).task.labels == ("busy", "stuck", "idle")
+
+
+def test_old_windows_of_a_class_that_has_gone_are_left_out(site):
+    student = with_classes(read_student(site / "rocket.ckpt"), TaskSpec(labels=("idle", "new")))
+    domain = old_domain(student, open_dataset(site / "old"))
+    labels = open_dataset(site / "old").split("train").labels
+    assert domain.learn.labels.tolist() == [0] * int((labels == 0).sum())
+
+
+def test_old_data_without_a_class_of_the_student_are_refused(site, tmp_path):
+    splits = {name: split(40, 60 + n, moved=0.0, groups=2) for n, name in enumerate(("train", "valid", "test"))}
+    write_dataset(tmp_path / "other", name="other", labels=["a", "b"], modalities=MODALITIES, splits=splits)
+    with pytest.raises(UsageError) as raised:
+        command(site, tmp_path, "--old", str(tmp_path / "other"))
+    assert str(raised.value) == (
+        f"--old {tmp_path / 'other'}: expected one of the classes idle, busy, got a, b; leave --old out, the student"
+        " carries windows of its own"
+    )
+
+
+def test_a_new_class_needs_labels(site, tmp_path):
+    three = with_a_third_class(tmp_path / "three")
+    with pytest.raises(UsageError) as raised:
+        run_adapt([str(site / "rocket.ckpt"), str(three.path), "-o", str(tmp_path / "adapted.ckpt")])
+    assert str(raised.value) == f"{three.path}: expected --labels N to learn stuck from, got none; give it"
+
+
+def test_a_dataset_of_other_classes_is_refused(site):
+    with pytest.raises(UsageError) as raised:
+        with_classes(read_student(site / "rocket.ckpt"), TaskSpec(labels=("a", "b")))
+    assert str(raised.value) == (
+        "student: expected a dataset that has one of its classes idle, busy, got a, b; name classes as the student"
+        " does, or train it anew"
+    )
+
+
+def test_more_ways_ask_for_a_surer_gain():
+    assert court(ways=1).sure == pytest.approx(1.645, abs=1e-3)
+    assert court(ways=2).sure == pytest.approx(1.960, abs=1e-3)
+
+
+def test_a_gain_that_may_be_luck_is_refused():
+    before, after = say([0] * 8, [1, 0] * 4), say([1, 1] + [0] * 6, [0, 1] * 4)
+    found = judged(court(), "teacher", before, after, seconds=1.0)
+    assert found.refusals == ("its closeness to the teacher does not surely rise: +25.0 points, standard error 16.4",)
+
+
+def test_labels_refuse_a_loss_alone():
+    before, better, worse = (
+        say([0.5] * 8, [1, 0] * 4),
+        say([1, 1] + [0.5] * 6, [0, 1] * 4),
+        say([0.5] * 7 + [0], [0] * 8),
+    )
+    assert judged(court(estimated_by="labels"), "labels", before, better, seconds=1.0).refusals == ()
+    same, less = (judged(court(estimated_by="labels"), "labels", before, one, seconds=1.0) for one in (before, worse))
+    assert same.refusals == ("its closeness to the labels does not rise: +0.0 points, standard error 0.0",)
+    assert less.refusals[0] == "its closeness to the labels does not rise: -6.2 points, standard error 6.2"
+
+
+def test_with_labels_the_other_ways_must_surely_rise():
+    before, after = say([0] * 8, [1, 0] * 4), say([1, 1] + [0] * 6, [0, 1] * 4)
+    found = {
+        way: judged(court(estimated_by="labels"), way, before, after, seconds=1.0).refusals
+        for way in ("labels", "statistics", "own answers", "consistency", "teacher")
+    }
+    assert found.pop("labels") == ()
+    unsure = ("its closeness to the labels does not surely rise: +25.0 points, standard error 16.4",)
+    assert set(found.values()) == {unsure}
+
+
+def test_an_adapted_student_knows_the_windows_that_taught_it(site, tmp_path, capsys):
+    output = command(site, tmp_path, "--labels", "20", "--old", str(site / "old"), kind="rocket", data="labelled")
+    facts, dataset = read_student(output).facts, open_dataset(site / "labelled")
+    seen = windows_seen(facts, "acc", dataset, dataset.split("train"))
+    assert (seen.trained, seen.chosen) == (120, 0)
+    assert windows_seen(facts, "acc", dataset, dataset.split("test")).trained == 0
+    (caution,) = cautions_of("a.ckpt", facts.dataset_sha256, seen, dataset.sha256, 120)
+    assert caution == "a.ckpt was trained on 120 of these 120 windows: its scores say nothing about new ones"
+
+
+def test_windows_that_taught_are_not_carried_on(site):
+    asked = replace(asked_of(site, most_forgotten=100.0), old=old_domain(read_student(site / "rocket.ckpt"), None))
+    adaptation = run_adaptation(asked, task_of(asked))
+    before, after = asked.student.carried.windows, adaptation.checkpoint.carried.windows
+    assert len(after) == len(before) // 2
+    np.testing.assert_array_equal(after, before[len(before) // 2 :])
+    assert adaptation.checkpoint.seen is not None  # measured anew: its embeddings are others
+
+
+def test_a_dry_run_leaves_the_states_of_another_run_alone(site, tmp_path):
+    state = tmp_path / "adapted.ckpt.run" / "teacher" / FILE_NAME
+    state.parent.mkdir(parents=True)
+    state.write_bytes(b"state")
+    command(site, tmp_path, "--teacher", str(site / "teacher.ckpt"), "--dry-run", kind="rocket")
+    assert state.read_bytes() == b"state"
+
+
+def test_the_seed_says_which_labels_are_seen(site, tmp_path, capsys):
+    weights = []
+    for name, seed in (("one", "1"), ("again", "1"), ("other", "2")):
+        (tmp_path / name).mkdir()
+        output = command(site, tmp_path / name, "--labels", "20", "--seed", seed, kind="rocket", data="labelled")
+        student = read_student(output)
+        assert student.facts.adapted[0].way == "labels"
+        weights.append(torch.cat([value.flatten().double() for value in student.state.values()]))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_an_interrupted_command_goes_on_where_it_was(site, tmp_path, monkeypatch, capsys):
+    arguments = ["--teacher", str(site / "teacher.ckpt"), "--max-forget", "100"]
+    (tmp_path / "whole").mkdir()
+    whole = read_student(command(site, tmp_path / "whole", *arguments))
+    steps: list[int] = []
+
+    def shown(until: int | None):
+        @contextmanager
+        def show(title: str, output: Path):
+            def on_step(progress):
+                steps.append(progress.step)
+                if progress.step == until:
+                    raise KeyboardInterrupt
+
+            yield on_step
+
+        return show
+
+    monkeypatch.setattr(adapt, "training_shown", shown(50))
+    assert not command(site, tmp_path, *arguments).exists()
+    before = len(steps)
+    assert steps[-1] == 50
+    monkeypatch.setattr(adapt, "training_shown", shown(None))
+    resumed = read_student(command(site, tmp_path, *arguments, "--resume"))
+    assert 1 < steps[before] <= 51
+    for name, value in whole.state.items():
+        assert torch.equal(value, resumed.state[name]), name

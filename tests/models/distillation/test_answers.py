@@ -1,0 +1,127 @@
+"""Kept answers of teachers: read where the batches are the same, and never a bit different from asking anew."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+from mmkd_models.data import Dataset
+from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.distillation.answers import AnswerMemory
+from mmkd_models.distillation.recipe import Recipe, Term
+from mmkd_models.losses.attention import EdamTerm
+from mmkd_models.losses.contrast import CrdTerm
+from mmkd_models.losses.features import FeatureTerm
+from mmkd_models.losses.logits import LogitTerm
+from mmkd_models.losses.task import TaskTerm
+from mmkd_models.losses.term import Weight, constant
+from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
+from mmkd_models.networks.teacher import TeacherOutput
+from mmkd_models.tensors import read_tensors, write_tensors
+from mmkd_models.train_config import TrainConfig
+from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint
+from mmkd_models.training.inputs import TrainingData, TrainingRun, with_learning_rate
+from mmkd_models.training.trainings import distil, train_teacher
+
+ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
+STUDENT = StudentConfig(preset="test", encoder=ENCODER)
+RUN = TrainingRun(train=TrainConfig(steps=6, batch=8, eval_every=3, seed=3), augment=AugmentConfig())
+ONE = constant(1.0)
+LOGIT, TASK = LogitTerm(weight=ONE), TaskTerm(weight=ONE)
+
+
+@pytest.fixture(scope="module")
+def data(machines: Dataset) -> TrainingData:
+    return TrainingData(train=machines.split("train"), valid=machines.split("valid"), sha256=machines.sha256)
+
+
+@pytest.fixture(scope="module")
+def teacher(data: TrainingData) -> TeacherCheckpoint:
+    return train_teacher(data, TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=1), RUN)
+
+
+def distilled(data: TrainingData, teacher: TeacherCheckpoint, run: TrainingRun, *terms: Term) -> StudentCheckpoint:
+    recipe = Recipe(terms=terms, trust="label")
+    return distil(data, "acc", STUDENT, run, teacher=teacher, teacher_sha256="ab" * 32, recipe=recipe)
+
+
+def is_same(one: StudentCheckpoint, other: StudentCheckpoint) -> bool:
+    return all(torch.equal(one.state[name], other.state[name]) for name in one.state)
+
+
+def turned(path: Path) -> None:
+    """Writes a memory in which the teacher says the contrary."""
+    tensors, document = read_tensors(path, kind="answers")
+    contrary = {name: -tensor if "logits" in name else tensor for name, tensor in tensors.items()}
+    write_tensors(path, contrary, kind="answers", document=document)
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        (LOGIT,),
+        (TASK, LOGIT, CrdTerm(weight=ONE, width=4, memory="bank", negatives=4)),
+        (TASK, FeatureTerm(weight=ONE, level="embedding")),
+        # Attention is read in the first half: the second half may come from a memory, the first one never does.
+        (TASK, LOGIT, EdamTerm(weight=Weight(start=1.0, end=0.0, until=0.5))),
+    ],
+    ids=["outputs", "bank", "embedding", "attention"],
+)
+def test_weights_are_bit_equal_with_kept_answers_and_without(
+    data: TrainingData, teacher: TeacherCheckpoint, tmp_path: Path, terms: tuple[Term, ...]
+) -> None:
+    kept = replace(RUN, answers=tmp_path)
+    plain = distilled(data, teacher, RUN, *terms)
+    distilled(data, teacher, kept, *(term for term in terms if not isinstance(term, EdamTerm)))
+    assert len(list(tmp_path.iterdir())) == 1
+    assert is_same(distilled(data, teacher, kept, *terms), plain)
+    turned(next(tmp_path.iterdir()))
+    assert not is_same(distilled(data, teacher, kept, *terms), plain)  # so it was read
+
+
+def test_recipes_and_learning_rates_share_answers_where_they_see_the_same_batches(
+    data: TrainingData, teacher: TeacherCheckpoint, tmp_path: Path
+) -> None:
+    kept = replace(RUN, answers=tmp_path)
+    distilled(data, teacher, kept, LOGIT, TASK)
+    distilled(data, teacher, with_learning_rate(kept, 1e-4), TASK, CrdTerm(weight=ONE, width=4))
+    assert len(list(tmp_path.iterdir())) == 1
+    distilled(data, teacher, kept, LOGIT)  # without labels other windows are drawn
+    assert len(list(tmp_path.iterdir())) == 2
+    other = replace(kept, train=msgspec.structs.replace(RUN.train, seed=4))
+    distilled(data, teacher, other, LOGIT)
+    distilled(data, teacher, replace(kept, augment=AugmentConfig(noise=0.5)), LOGIT)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_damaged_memory_is_not_believed_and_made_anew(
+    data: TrainingData, teacher: TeacherCheckpoint, tmp_path: Path
+) -> None:
+    kept = replace(RUN, answers=tmp_path)
+    plain = distilled(data, teacher, kept, LOGIT)
+    path = next(tmp_path.iterdir())
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-8] + b"\0" * 8)
+    assert is_same(distilled(data, teacher, kept, LOGIT), plain)
+    assert path.read_bytes() == whole
+
+
+def test_a_part_of_the_steps_is_not_kept(tmp_path: Path) -> None:
+    memory = AnswerMemory(tmp_path, {"of": "a resumed training"}, steps=2)
+    answer = TeacherOutput(logits=torch.zeros(2, 3), embedding=torch.ones(2, 4))
+    memory.keep(1, [answer])
+    memory.keep(None, [answer])
+    memory.write()
+    assert memory.recall(1, torch.device("cpu")) is None
+    assert list(tmp_path.iterdir()) == []
+    memory.keep(0, [answer])
+    memory.write()
+    again = AnswerMemory(tmp_path, {"of": "a resumed training"}, steps=2)
+    found = again.recall(1, torch.device("cpu"))
+    assert found is not None
+    assert torch.equal(found[0].embedding, answer.embedding)
+    assert again.recall(None, torch.device("cpu")) is None

@@ -1,0 +1,477 @@
+"""A recipe's terms between two networks: what is compared, what is masked, and what cannot be tied."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data.batches import Batch
+from mmkd_models.distillation.learner import DistillLearner
+from mmkd_models.distillation.recipe import Recipe, Term
+from mmkd_models.losses.attention import EdamTerm
+from mmkd_models.losses.contrast import CrdTerm
+from mmkd_models.losses.correlation import DistTerm, dist_loss
+from mmkd_models.losses.decoupled import DkdTerm, dkd_loss
+from mmkd_models.losses.features import FeatureTerm, feature_loss, low_pass_matrix
+from mmkd_models.losses.logits import LogitTerm
+from mmkd_models.losses.relation import RelationTerm, relation_loss
+from mmkd_models.losses.task import TaskTerm
+from mmkd_models.losses.term import constant
+from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
+from mmkd_models.networks.student import Student, StudentOutput
+from mmkd_models.networks.teacher import Teacher, TeacherOutput
+
+ENCODER = EncoderConfig(width=8, heads=2, depth=2, most_tokens=8)
+WIDE = EncoderConfig(width=12, heads=3, depth=3, most_tokens=8)
+SPECS = [
+    ModalitySpec(name="acc", channels=("x", "y"), rate_hz=20.0, samples=40),
+    ModalitySpec(name="gyro", channels=("z",), rate_hz=10.0, samples=15),
+]
+ONE = constant(1.0)
+RELATION = RelationTerm(weight=ONE, heads=4)
+EVERY = (
+    TaskTerm(weight=ONE),
+    LogitTerm(weight=ONE),
+    DkdTerm(weight=ONE),
+    DistTerm(weight=ONE),
+    EdamTerm(weight=ONE, layers="uniform"),
+    RELATION,
+    FeatureTerm(weight=ONE, layers=2, keep=0.5),
+    CrdTerm(weight=ONE, memory="bank", negatives=6, width=4),
+)
+
+
+def student(encoder: EncoderConfig = ENCODER, classes: int = 3) -> Student:
+    torch.manual_seed(0)
+    return Student(SPECS[0], classes, StudentConfig(preset="test", encoder=encoder))
+
+
+def teacher(encoder: EncoderConfig = WIDE, classes: int = 3, count: int = 2) -> Teacher:
+    torch.manual_seed(1)
+    return Teacher(SPECS[:count], classes, TeacherConfig(preset="test", encoder=encoder, fusion_depth=2)).eval()
+
+
+def batch(*, size: int = 4, classes: int = 3, missing: float = 0.1) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    inputs = {}
+    for spec in SPECS:
+        values = torch.randn(size, *spec.shape, generator=generator)
+        present = (torch.rand(values.shape, generator=generator) >= missing).float()
+        present[:, : spec.samples // 3] = 0  # tokens without a sample behind them
+        inputs[spec.name] = values * present, present
+    targets = F.one_hot(torch.arange(size) % classes, classes).float()
+    return Batch(inputs=inputs, targets=targets, labelled=torch.ones(size), index=torch.arange(size))
+
+
+def learner(*terms: Term, own: Student | None = None, other: Teacher | None = None, **recipe: Any) -> DistillLearner:
+    network = student() if own is None else own
+    return DistillLearner(
+        network,
+        teacher() if other is None else other,
+        Recipe(terms=terms, **recipe),
+        modality="acc",
+        windows=9,
+    ).eval()
+
+
+def refusal(*terms: Term, own: Student | None = None, other: Teacher | None = None, **recipe: Any) -> str:
+    with pytest.raises(UsageError) as caught:
+        learner(*terms, own=own, other=other, **recipe)
+    return str(caught.value)
+
+
+def outputs(data: Batch) -> tuple[StudentOutput, TeacherOutput]:
+    return student().eval()(*data.inputs["acc"], taps=True), teacher()(data.inputs, taps=True)
+
+
+# ----------------------------------------------------------------------------------------------------- what is compared
+
+
+def test_outputs_are_compared_by_the_losses_of_their_terms() -> None:
+    data = msgspec.structs.replace(batch(), labelled=torch.tensor([1.0, 1.0, 0.0, 1.0]))
+    ours, theirs = outputs(data)
+    terms = learner(DkdTerm(weight=ONE, beta=3.0), DistTerm(weight=ONE, beta=0.5))(data, 0.0)
+    target = data.targets.argmax(-1)
+    target[2] = theirs.logits[2].argmax()  # nobody knows the label: what the teacher takes for it
+    expected = dkd_loss(ours.logits, theirs.logits, target, temperature=2.0, alpha=1.0, beta=3.0)
+    torch.testing.assert_close(terms["dkd"], expected)
+    torch.testing.assert_close(
+        terms["dist"], dist_loss(ours.logits, theirs.logits, temperature=1.0, beta=0.5, gamma=1.0)
+    )
+
+
+def test_relations_are_means_over_pairs_and_vectors() -> None:
+    data = batch()
+    ours, theirs = outputs(data)
+    term = RelationTerm(weight=ONE, layers=((0, 1), (1, 4)), vectors=("query", "value"), heads=4)
+    expected = []
+    for own, other in term.layers:
+        for kind in term.vectors:
+            pair = getattr(ours.projections[own], kind), getattr(theirs.projections["acc"][other], kind)
+            expected.append(relation_loss(*pair, heads=4, valid=ours.valid))
+    torch.testing.assert_close(learner(term)(data, 0.0)["relation"], torch.stack(expected).mean())
+
+
+def test_the_queries_of_a_cross_attention_teach_those_of_the_student() -> None:
+    data = batch()
+    ours, theirs = outputs(data)
+    term = RelationTerm(weight=ONE, vectors=("query",), heads=4, teacher="cross")
+    pair = ours.projections[-1].query, theirs.cross_projections["acc"][-1].query
+    torch.testing.assert_close(learner(term)(data, 0.0)["relation"], relation_loss(*pair, heads=4, valid=ours.valid))
+
+
+def test_hidden_states_are_compared_through_projectors_and_without_high_frequencies() -> None:
+    data = batch()
+    ours, theirs = outputs(data)
+    term = FeatureTerm(weight=ONE, layers=((1, 4),), keep=0.4)
+    module = learner(term)
+    low_pass = torch.eye(7)
+    low_pass[:5, :5] = low_pass_matrix(5, 0.4)  # time tokens only
+    projected = module.heads["feature"].projectors[0](ours.hidden[1])
+    expected = feature_loss(projected, theirs.hidden["acc"][4], valid=ours.valid, low_pass=low_pass)
+    torch.testing.assert_close(module(data, 0.0)["feature"], expected)
+
+
+@pytest.mark.parametrize("keep", [1.0, 0.3])
+def test_embeddings_are_compared_channel_by_channel(keep: float) -> None:
+    data = batch()
+    ours, theirs = outputs(data)
+    module = learner(FeatureTerm(weight=ONE, level="embedding", keep=keep))
+    projected = module.heads["feature"].projectors[0](ours.embedding)
+    difference = projected - F.layer_norm(theirs.embedding, (12,))
+    expected = (difference @ low_pass_matrix(12, keep)).square().mean()
+    torch.testing.assert_close(module(data, 0.0)["feature"], expected, atol=1e-6, rtol=1e-5)
+
+
+def test_edam_by_groups_teaches_each_head_its_own_map() -> None:
+    # Two heads of the student, four of the teacher, one group each; the mean of what each learns is another loss.
+    four = msgspec.structs.replace(WIDE, heads=4)
+    terms = [
+        learner(EdamTerm(weight=ONE, heads=heads), other=teacher(four))(batch(), 0.0) for heads in ("mean", "group")
+    ]
+    assert terms[0]["edam"].item() != terms[1]["edam"].item()
+    assert all(0 <= found["edam_kl"].item() < found["edam"].item() for found in terms)
+
+
+@pytest.mark.parametrize("most_tokens", [4, 16, 32])
+def test_tokens_of_another_length_are_tied_by_their_time(most_tokens: int) -> None:
+    own = student(msgspec.structs.replace(ENCODER, most_tokens=most_tokens))
+    module = learner(EdamTerm(weight=ONE), RELATION, FeatureTerm(weight=ONE, keep=0.5), own=own)
+    terms = module(batch(), 0.0)
+    terms["loss"].backward()
+    assert all(bool(value.isfinite()) and value.item() > 0 for value in terms.values())
+
+
+# ------------------------------------------------------------------------------------------------ masks and small cases
+
+
+@pytest.mark.parametrize(("size", "classes"), [(1, 3), (4, 2), (1, 2)])
+@pytest.mark.parametrize("trust", ["none", "label", "confidence"])
+def test_one_window_or_two_classes_are_enough_for_every_term(size: int, classes: int, trust: str) -> None:
+    module = learner(*EVERY, own=student(classes=classes), other=teacher(classes=classes), trust=trust)
+    terms = module(batch(size=size, classes=classes), 0.0)
+    terms["loss"].backward()
+    assert {term.__struct_config__.tag for term in EVERY} <= set(terms)
+    assert all(bool(value.isfinite()) for value in terms.values())
+    assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in module.parameters())
+
+
+@pytest.mark.parametrize("term", EVERY[2:])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_every_term_alone_teaches_the_student(term: Term, classes: int) -> None:
+    module = learner(term, own=student(classes=classes), other=teacher(classes=classes))
+    module(batch(classes=classes), 0.0)["loss"].backward()
+    gradients = [p.grad for p in module.network.parameters() if p.grad is not None]
+    assert max(float(gradient.abs().max()) for gradient in gradients) > 1e-5  # a vanished term has 1e-7 or nothing
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients)
+
+
+@pytest.mark.parametrize("trust", ["none", "label"])
+def test_empty_windows_give_finite_losses_and_gradients(trust: str) -> None:
+    nothing = {name: (torch.zeros_like(v), torch.zeros_like(p)) for name, (v, p) in batch().inputs.items()}
+    module = learner(*EVERY, trust=trust)
+    terms = module(msgspec.structs.replace(batch(), inputs=nothing), 0.0)
+    terms["loss"].backward()
+    assert all(bool(value.isfinite()) for value in terms.values())
+    assert [terms[kind].item() for kind in ("edam", "relation", "feature")] == [0.0] * 3
+    assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in module.parameters())
+
+
+@pytest.mark.parametrize("term", [EdamTerm(weight=ONE), RELATION, FeatureTerm(weight=ONE, keep=0.5)])
+def test_what_stands_in_missing_samples_teaches_nothing(term: Term) -> None:
+    data = batch()
+    values, present = data.inputs["acc"]
+    garbage = {**data.inputs, "acc": (values + (1 - present) * 1e3, present)}
+    module = learner(term)
+    clean, dirty = (module(one, 0.0)["loss"].item() for one in (data, msgspec.structs.replace(data, inputs=garbage)))
+    assert dirty == pytest.approx(clean, rel=1e-5)
+
+
+def test_every_term_is_computed_in_float32_under_autocast() -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        terms = learner(*EVERY)(batch(), 0.0)
+    assert {name: value.dtype for name, value in terms.items()} == dict.fromkeys(terms, torch.float32)
+    assert all(bool(value.isfinite()) for value in terms.values())
+
+
+def test_projectors_and_banks_are_in_the_state_and_the_teacher_is_not() -> None:
+    names = {name.split(".")[0] for name in learner(*EVERY).state_dict()}
+    assert names == {"network", "heads"}
+    shapes = {name: tuple(value.shape) for name, value in learner(*EVERY).state_dict().items() if "bank" in name}
+    assert shapes == {"heads.crd.bank_student": (9, 4), "heads.crd.bank_teacher": (9, 4)}
+
+
+# ---------------------------------------------------------------------------------------------------------------- trust
+
+
+def test_without_trust_nothing_changes_and_with_it_a_term_is_a_sum_over_the_batch() -> None:
+    data = batch()
+    module = learner(LogitTerm(weight=ONE), trust="label")
+    terms = module(data, 0.0)
+    ours, theirs = outputs(data)
+    trust = (theirs.logits.softmax(-1) * data.targets).sum(-1)
+    rows = F.kl_div((ours.logits / 2).log_softmax(-1), (theirs.logits / 2).softmax(-1), reduction="none").sum(-1)
+    torch.testing.assert_close(terms["logit"], 4 * (trust * rows).sum() / 4)
+    torch.testing.assert_close(terms["trust"], trust.mean())
+    assert set(learner(LogitTerm(weight=ONE))(data, 0.0)) == {"logit", "loss"}
+
+
+class Sure(torch.nn.Module):
+    """A teacher that names one class, whatever it sees."""
+
+    def __init__(self, network: Teacher, answer: int) -> None:
+        super().__init__()
+        self.network, self.answer = network, answer
+
+    def forward(self, inputs: Any, *, taps: bool = False) -> TeacherOutput:
+        output = self.network(inputs, taps=taps)
+        logits = F.one_hot(torch.full((len(output.logits),), self.answer), 3) * 60.0
+        return replace(output, logits=logits)
+
+
+def sure(data: Batch, answer: int, trust: str) -> dict[str, Tensor]:
+    module = DistillLearner(
+        student(),
+        Sure(teacher(), answer),
+        Recipe(terms=EVERY, trust=trust),
+        modality="acc",
+        windows=9,
+        example=data.inputs,
+    ).eval()
+    return module(data, 0.0)
+
+
+def test_a_wrong_teacher_teaches_nothing_and_labels_still_do() -> None:
+    data = msgspec.structs.replace(batch(), targets=F.one_hot(torch.zeros(4, dtype=torch.int64), 3).float())
+    wrong, right = (sure(data, answer, "label") for answer in (1, 0))
+    kinds = [term.__struct_config__.tag for term in EVERY if not isinstance(term, TaskTerm)]
+    assert max(wrong[kind].item() for kind in kinds) < 1e-6
+    assert min(right[kind].item() for kind in kinds) > 1e-3
+    torch.testing.assert_close(wrong["loss"], wrong["task"])
+    assert wrong["task"].item() == right["task"].item() > 0
+
+
+@pytest.mark.parametrize("trust", ["label", "confidence"])
+def test_windows_without_labels_are_trusted(trust: str) -> None:
+    data = msgspec.structs.replace(batch(), targets=torch.zeros(4, 3), labelled=torch.zeros(4))
+    _ours, theirs = outputs(data)
+    expected = 1.0 if trust == "label" else theirs.logits.softmax(-1).amax(-1).mean().item()
+    found = learner(LogitTerm(weight=ONE), trust=trust)(data, 0.0)
+    assert found["trust"].item() == pytest.approx(expected)
+    assert found["logit"].item() > 0
+
+
+# -------------------------------------------------------------------------------------------------- what cannot be tied
+
+
+@pytest.mark.parametrize("term", [LogitTerm(weight=ONE), DkdTerm(weight=ONE), DistTerm(weight=ONE)])
+def test_other_classes_cannot_be_tied(term: Term) -> None:
+    kind = type(term).__struct_config__.tag
+    assert refusal(term, other=teacher(classes=4)) == (
+        f"recipe: term {kind!r}: outputs (B, K)=(1, 3) of the student and (1, 4) of the teacher cannot be tied; "
+        "train both on the same classes"
+    )
+
+
+def test_heads_that_do_not_divide_cannot_be_tied_one_by_one() -> None:
+    assert refusal(EdamTerm(weight=ONE, layers=((0, 1),), heads="group")) == (
+        "recipe: term 'edam': self-attention (H, L, L)=(2, 7, 7) of student layer 0 and cross-attention "
+        "(H, Lq, Lk)=(3, 7, 10) of teacher layer 1 cannot be tied head by head, 3 is no multiple of 2; "
+        "set heads to 'mean'"
+    )
+
+
+def test_relations_of_widths_without_those_heads_cannot_be_tied() -> None:
+    assert refusal(RelationTerm(weight=ONE, layers=((1, 4),), heads=8)) == (
+        "recipe: term 'relation': query vectors (L, D)=(7, 8) of student layer 1 and (7, 12) of teacher self-attention "
+        "layer 4 cannot both be split into 8 heads; choose one of 1, 2, 4"
+    )
+
+
+def test_keys_of_other_modalities_cannot_be_tied() -> None:
+    assert refusal(RelationTerm(weight=ONE, layers=((1, 0),), heads=4, teacher="cross")) == (
+        "recipe: term 'relation': key vectors (L, D)=(7, 8) of student layer 1 and (10, 12) of teacher cross-attention "
+        "layer 0 cannot be tied, since the teacher's belong to the tokens of other modalities; "
+        "set vectors to query alone, or teacher to 'self'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("level", "shapes"),
+    [
+        ("hidden", "(7, 8) of student layer 1 and (7, 12) of teacher layer 4"),
+        ("embedding", "(8,) of the student's embedding and (12,) of the teacher's embedding"),
+    ],
+)
+def test_widths_that_differ_cannot_be_tied_without_a_projector(level: Any, shapes: str) -> None:
+    assert refusal(FeatureTerm(weight=ONE, level=level, project=False)) == (
+        f"recipe: term 'feature': {shapes} cannot be tied without a projector; "
+        "set project to true, or choose a student of the teacher's width"
+    )
+    learner(FeatureTerm(weight=ONE, level=level, project=False), other=teacher(ENCODER))
+
+
+def test_a_bank_without_the_number_of_windows_is_refused() -> None:
+    with pytest.raises(UsageError) as caught:
+        DistillLearner(student(), teacher(), Recipe(terms=(CrdTerm(weight=ONE, memory="bank"),)), modality="acc")
+    assert str(caught.value) == (
+        "recipe: term 'crd' with a memory bank needs the number of training windows, two or more, got None; "
+        "give it, or set memory to 'queue'"
+    )
+
+
+def test_a_teacher_of_one_modality_teaches_hidden_states_and_relations() -> None:
+    module = learner(RELATION, FeatureTerm(weight=ONE), other=teacher(count=1))
+    assert module(batch(), 0.0)["loss"].item() > 0
+
+
+class Plain(torch.nn.Module):
+    """A student of one's own that shows nothing but its outputs and, where told to, its hidden states."""
+
+    def __init__(self, *, shown: int = 0) -> None:
+        super().__init__()
+        self.linear, self.head, self.shown = torch.nn.Linear(80, 5), torch.nn.Linear(5, 3), shown
+
+    def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> StudentOutput:
+        embedding = self.linear((values * present).flatten(1)).tanh()
+        hidden = (embedding[:, None].expand(-1, 7, -1),) * self.shown if taps else ()
+        return StudentOutput(logits=self.head(embedding), embedding=embedding, hidden=hidden)
+
+
+def test_a_network_of_ones_own_learns_what_it_can() -> None:
+    data = batch()
+    terms = (LogitTerm(weight=ONE), FeatureTerm(weight=ONE), CrdTerm(weight=ONE, width=4))
+    module = DistillLearner(
+        Plain(shown=1), teacher(), Recipe(terms=terms, trust="label"), modality="acc", example=data.inputs
+    )
+    module(data, 0.0)["loss"].backward()
+    assert all(p.grad is not None for p in module.network.parameters())
+
+
+def test_a_network_of_ones_own_that_hides_its_layers_is_told_so() -> None:
+    data = batch()
+    for network, term, message in (
+        (Plain(), FeatureTerm(weight=ONE), "needs self-attention layers of the student, which has none; drop the term"),
+        (
+            Plain(shown=2),
+            RELATION,
+            (
+                "needs the projections of layer 1 of the student, which gives those of 0 layers; let its forward "
+                "return them where it is called with taps=True"
+            ),
+        ),
+    ):
+        with pytest.raises(UsageError) as caught:
+            DistillLearner(network, teacher(), Recipe(terms=(term,)), modality="acc", example=data.inputs)
+        assert str(caught.value) == f"recipe: term {term.__struct_config__.tag!r} {message}"
+
+
+class Narrow(torch.nn.Module):
+    """A teacher of one's own around one of ours: it changes what that gives."""
+
+    def __init__(self, **changed: Any) -> None:
+        super().__init__()
+        self.network, self.changed = teacher(), changed
+
+    def forward(self, inputs: Any, *, taps: bool = False) -> TeacherOutput:
+        return replace(self.network(inputs, taps=taps), **(self.changed if taps else {}))
+
+
+def own_refusal(term: Term, network: torch.nn.Module, modality: str = "acc") -> str:
+    with pytest.raises(UsageError) as caught:
+        DistillLearner(student(), network, Recipe(terms=(term,)), modality=modality, example=batch().inputs)
+    return str(caught.value)
+
+
+def test_maps_whose_keys_belong_to_nobody_cannot_be_tied() -> None:
+    assert own_refusal(EdamTerm(weight=ONE), Narrow(valid={})) == (
+        "recipe: term 'edam': self-attention (H, L, L)=(2, 7, 7) of student layer 1 and cross-attention "
+        "(H, Lq, Lk)=(3, 7, 10) of teacher layer 1 cannot be tied: its keys are 10, and TeacherOutput.valid has 0 "
+        "tokens of modalities other than 'acc'; give the validity of every modality's tokens, in the order of the keys"
+    )
+
+
+def test_one_token_and_many_cannot_be_tied_by_time() -> None:
+    hidden = {"acc": (torch.zeros(4, 1, 12),) * 5}
+    assert own_refusal(FeatureTerm(weight=ONE), Narrow(hidden=hidden)) == (
+        "recipe: term 'feature': (7, 8) of student layer 1 and (1, 12) of teacher layer 4 cannot be tied by time: the "
+        "last 2 tokens sum up the window, and one side has no others; give both as many tokens, or tie embeddings"
+    )
+
+
+def test_without_validity_all_tokens_of_a_teacher_count() -> None:
+    data = batch(missing=0.0)
+    hidden = {"acc": (torch.randn(4, 10, 12, generator=torch.Generator().manual_seed(0)),) * 5}
+    found = [
+        DistillLearner(
+            student(),
+            Narrow(hidden=hidden, valid=valid),
+            Recipe(terms=(FeatureTerm(weight=ONE, project=True),)),
+            modality="acc",
+            example=data.inputs,
+        )
+        .eval()(data, 0.0)["feature"]
+        .item()
+        for valid in ({}, {"acc": torch.ones(4, 10)})
+    ]
+    assert found[0] == found[1] > 0
+
+
+def test_a_modality_that_the_example_lacks_is_refused() -> None:
+    assert own_refusal(LogitTerm(weight=ONE), Narrow(), modality="heat") == (
+        "modality 'heat': expected one of the example's (acc, gyro); name the student's"
+    )
+
+
+class Bare(torch.nn.Linear):
+    """A student that gives its logits bare."""
+
+    def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> Tensor:
+        return super().forward(values.flatten(1))
+
+
+def test_a_network_of_ones_own_that_answers_otherwise_is_told_how() -> None:
+    with pytest.raises(UsageError) as caught:
+        DistillLearner(
+            Bare(80, 3), teacher(), Recipe(terms=(LogitTerm(weight=ONE),)), modality="acc", example=batch().inputs
+        )
+    assert str(caught.value) == (
+        "distillation: expected the student to give a StudentOutput, got Tensor; "
+        "wrap what it gives in mmkd_models.networks.student.StudentOutput"
+    )
+
+
+def test_a_network_of_ones_own_needs_an_example() -> None:
+    with pytest.raises(UsageError) as caught:
+        DistillLearner(Plain(), teacher(), Recipe(terms=(LogitTerm(weight=ONE),)), modality="acc")
+    assert str(caught.value) == (
+        "distillation: networks of your own need example=, the inputs of any batch, to see what they give"
+    )

@@ -1,0 +1,385 @@
+"""Recipes, and the step in which a student learns from a teacher."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data.batches import Batch
+from mmkd_models.distillation.learner import DistillLearner, SupervisedLearner
+from mmkd_models.distillation.recipe import Recipe, Term, check_recipe
+from mmkd_models.losses.attention import EdamTerm
+from mmkd_models.losses.contrast import CrdTerm
+from mmkd_models.losses.features import FeatureTerm
+from mmkd_models.losses.logits import LogitTerm, kl_loss
+from mmkd_models.losses.task import TaskTerm, soft_cross_entropy
+from mmkd_models.losses.term import Weight, constant
+from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
+from mmkd_models.networks.student import Student
+from mmkd_models.networks.teacher import Teacher
+
+ENCODER = EncoderConfig(width=8, heads=2, depth=2, most_tokens=8)
+SPECS = [
+    ModalitySpec(name="acc", channels=("x", "y"), rate_hz=20.0, samples=40),
+    ModalitySpec(name="gyro", channels=("z",), rate_hz=10.0, samples=15),
+    ModalitySpec(name="audio", channels=("a",), rate_hz=100.0, samples=200),
+]
+TASK = TaskTerm(weight=constant(1.0))
+LOGIT = LogitTerm(weight=constant(2.0), temperature=2.0)
+EDAM = EdamTerm(weight=constant(0.5))
+CRD = CrdTerm(weight=constant(0.1), queue=16, width=4)
+
+
+def student(encoder: EncoderConfig = ENCODER, classes: int = 3) -> Student:
+    torch.manual_seed(0)
+    return Student(SPECS[0], classes, StudentConfig(preset="test", encoder=encoder))
+
+
+def teacher(count: int = 3, classes: int = 3) -> Teacher:
+    torch.manual_seed(1)
+    return Teacher(SPECS[:count], classes, TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=2))
+
+
+def batch(*, size: int = 4, classes: int = 3, missing: float = 0.1, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    inputs = {}
+    for spec in SPECS:
+        values = torch.randn(size, *spec.shape, generator=generator)
+        present = (torch.rand(values.shape, generator=generator) >= missing).float()
+        inputs[spec.name] = values * present, present
+    targets = F.one_hot(torch.arange(size) % classes, classes).float()
+    return Batch(inputs=inputs, targets=targets, labelled=torch.ones(size), index=torch.arange(size))
+
+
+def learner(*terms: Term, count: int = 3, classes: int = 3) -> DistillLearner:
+    network = student(classes=classes)
+    return DistillLearner(network, teacher(count, classes), Recipe(terms=terms), modality="acc").eval()
+
+
+def refusal(*terms: Term, student_layers: int = 2, teacher_layers: int = 2) -> str:
+    with pytest.raises(UsageError) as caught:
+        check_recipe(Recipe(terms=terms), student_layers=student_layers, teacher_layers=teacher_layers)
+    return str(caught.value)
+
+
+def test_a_weight_follows_half_a_cosine_and_then_stays() -> None:
+    weight = Weight(start=1.0, end=0.2, until=0.5)
+    assert weight.at(0.0) == 1.0
+    assert weight.at(0.25) == pytest.approx(0.6)
+    assert weight.at(0.125) == pytest.approx(0.2 + 0.8 * (1 + math.cos(math.pi / 4)) / 2)
+    assert weight.at(0.5) == weight.at(1.0) == 0.2
+
+
+@given(st.floats(0, 10), st.floats(0, 10), st.floats(0.01, 1), st.floats(0, 1))
+@settings(max_examples=30, deadline=None)
+def test_a_weight_stays_between_its_ends(start: float, end: float, until: float, share: float) -> None:
+    low, high = min(start, end), max(start, end)
+    assert low - 1e-12 <= Weight(start=start, end=end, until=until).at(share) <= high + 1e-12
+
+
+def test_a_constant_weight_stays() -> None:
+    assert [constant(0.7).at(share) for share in (0.0, 0.3, 1.0)] == [0.7, 0.7, 0.7]
+
+
+def test_a_recipe_survives_json() -> None:
+    recipe = Recipe(terms=(TASK, LOGIT, EDAM, CRD))
+    assert msgspec.json.decode(msgspec.json.encode(recipe), type=Recipe) == recipe
+
+
+def test_an_empty_recipe_is_refused() -> None:
+    assert refusal() == "recipe: expected one or more terms of different kinds, got none; name each kind once"
+
+
+def test_a_kind_that_stands_twice_is_refused() -> None:
+    expected = "recipe: expected one or more terms of different kinds, got logit, task, logit; name each kind once"
+    assert refusal(LOGIT, TASK, LOGIT) == expected
+
+
+def test_a_student_layer_that_is_not_there_is_refused() -> None:
+    assert refusal(EdamTerm(weight=constant(1.0), layers=((2, -1),))) == (
+        "recipe: term 'edam' names self-attention layer 2 of the student, which has 2; choose -2 to 1"
+    )
+
+
+def test_a_teacher_layer_that_is_not_there_is_refused() -> None:
+    assert refusal(EdamTerm(weight=constant(1.0), layers=((-1, -4),)), teacher_layers=3) == (
+        "recipe: term 'edam' names cross-attention layer -4 of the teacher, which has 3; choose -3 to 2"
+    )
+
+
+def test_a_teacher_without_cross_attention_has_no_map_to_give() -> None:
+    with pytest.raises(UsageError) as caught:
+        learner(EDAM, count=1)
+    assert str(caught.value) == (
+        "recipe: term 'edam' needs cross-attention layers of the teacher, which has none; "
+        "use a teacher of two or more modalities, or drop the term"
+    )
+
+
+@pytest.mark.parametrize("layer", [-2, -1, 0, 1])
+def test_every_layer_that_is_there_is_taken(layer: int) -> None:
+    term = EdamTerm(weight=constant(1.0), layers=((layer, layer),))
+    check_recipe(Recipe(terms=(term,)), student_layers=2, teacher_layers=2)
+
+
+@pytest.mark.parametrize("weight", [constant(-1.0), Weight(start=1.0, end=math.nan), constant(math.inf)])
+def test_a_weight_below_zero_or_not_finite_is_refused(weight: Weight) -> None:
+    assert refusal(LogitTerm(weight=weight)) == (
+        "recipe: term 'logit': expected a weight of start >= 0 and end >= 0, reached at 0 < until <= 1, "
+        f"got {weight.start}, {weight.end} and 1.0; correct it"
+    )
+
+
+@pytest.mark.parametrize("until", [0.0, 1.5])
+def test_a_weight_reached_before_the_start_or_after_the_end_is_refused(until: float) -> None:
+    assert refusal(TASK, EdamTerm(weight=Weight(start=1.0, end=0.0, until=until))) == (
+        "recipe: term 'edam': expected a weight of start >= 0 and end >= 0, reached at 0 < until <= 1, "
+        f"got 1.0, 0.0 and {until}; correct it"
+    )
+
+
+@pytest.mark.parametrize("kind", ["logit", "crd"])
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf])
+def test_a_temperature_that_is_not_above_zero_is_refused(kind: str, temperature: float) -> None:
+    make = LogitTerm if kind == "logit" else CrdTerm
+    assert refusal(make(weight=constant(1.0), temperature=temperature)) == (
+        f"recipe: term {kind!r}: expected a temperature above 0, got {temperature}; correct it"
+    )
+
+
+def test_a_projection_without_width_is_refused() -> None:
+    assert refusal(CrdTerm(weight=constant(1.0), width=0, queue=-1)) == (
+        "recipe: term 'crd': expected width >= 1 and queue >= 0, got 0 and -1; correct them"
+    )
+
+
+@pytest.mark.parametrize("weight", [constant(0.0), Weight(start=1.0, end=0.0, until=0.6), Weight(start=0.0, end=1.0)])
+def test_a_recipe_that_teaches_nothing_at_some_time_is_refused(weight: Weight) -> None:
+    assert refusal(EdamTerm(weight=weight)) == (
+        "recipe: expected a term whose weight stays above 0 during the whole training, got none; "
+        "keep one term on, or let its weight end above 0"
+    )
+
+
+def deaf_teacher() -> Teacher:
+    """A teacher that does not see the student's modality."""
+    torch.manual_seed(1)
+    return Teacher(SPECS[1:], 3, TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=2))
+
+
+def test_a_teacher_of_other_modalities_teaches_outputs_and_embeddings() -> None:
+    terms = (LOGIT, FeatureTerm(weight=constant(1.0), level="embedding"), CRD)
+    module = DistillLearner(student(), deaf_teacher(), Recipe(terms=terms), modality="acc").eval()
+    data = batch()
+    found = module(data, 0.0)
+    theirs = deaf_teacher().eval()({name: data.inputs[name] for name in ("gyro", "audio")})
+    ours = module.network(*data.inputs["acc"])
+    torch.testing.assert_close(found["logit"], kl_loss(ours.logits, theirs.logits, temperature=2.0))
+    assert all(bool(value.isfinite()) for value in found.values())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "reads"),
+    [
+        (Recipe(terms=(LOGIT, EDAM)), "term 'edam'"),
+        (Recipe(terms=(FeatureTerm(weight=constant(1.0)),)), "term 'feature'"),
+        (Recipe(terms=(LOGIT,), init="teacher"), "init 'teacher'"),
+    ],
+)
+def test_tokens_of_a_modality_that_the_teacher_does_not_see_are_refused(recipe: Recipe, reads: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        DistillLearner(student(), deaf_teacher(), recipe, modality="acc")
+    assert str(caught.value) == (
+        f"recipe: {reads} needs a teacher that sees 'acc', and this one sees gyro, audio; "
+        "train a teacher with it, or learn from outputs and embedding alone"
+    )
+
+
+@pytest.mark.parametrize("most_tokens", [4, 32])
+def test_maps_of_another_length_are_tied_by_the_time_they_show(most_tokens: int) -> None:
+    other = student(msgspec.structs.replace(ENCODER, most_tokens=most_tokens))
+    assert other.encoder.length != student().encoder.length
+    terms = DistillLearner(other, teacher(), Recipe(terms=(EDAM,)), modality="acc").eval()(batch(), 0.0)
+    # Averages of rows that sum to 1 sum to 1, so that the divergence is one.
+    assert 0 < terms["edam_kl"].item() < terms["edam"].item() < 2 * math.log(other.encoder.length + 2)
+
+
+def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
+    terms = learner(TASK, LOGIT, EDAM, CRD)(batch(), 0.3)
+    assert set(terms) == {"task", "logit", "edam", "edam_kl", "crd", "loss"}
+    expected = 1.0 * terms["task"] + 2.0 * terms["logit"] + 0.5 * terms["edam"] + 0.1 * terms["crd"]
+    torch.testing.assert_close(terms["loss"], expected)
+
+
+def test_the_terms_are_the_losses_of_both_networks_on_the_same_batch() -> None:
+    module, data = learner(TASK, LOGIT), batch()
+    terms = module(data, 0.0)
+    ours, theirs = module.network(*data.inputs["acc"]), teacher().eval()(data.inputs)
+    torch.testing.assert_close(terms["task"], soft_cross_entropy(ours.logits, data.targets))
+    torch.testing.assert_close(terms["logit"], kl_loss(ours.logits, theirs.logits, temperature=2.0))
+
+
+def test_weights_move_with_the_share_of_training() -> None:
+    module = learner(TASK, EdamTerm(weight=Weight(start=0.5, end=0.0, until=0.6)))
+    early, late = module(batch(), 0.0), module(batch(), 0.7)
+    torch.testing.assert_close(early["loss"], early["task"] + 0.5 * early["edam"])
+    assert set(late) == {"task", "loss"}  # a term of weight 0 is not even computed
+    torch.testing.assert_close(late["loss"], late["task"])
+
+
+@pytest.mark.parametrize("term", [TASK, LOGIT, EDAM, CRD])
+def test_every_term_alone_teaches_the_student(term: Term) -> None:
+    module = learner(term)
+    module(batch(), 0.0)["loss"].backward()
+    gradients = [p.grad for p in module.network.encoder.parameters() if p.grad is not None]
+    assert any(bool(gradient.any()) for gradient in gradients)
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients)
+
+
+@pytest.mark.parametrize(("size", "classes"), [(1, 3), (4, 2), (1, 2)])
+def test_one_window_or_two_classes_are_enough(size: int, classes: int) -> None:
+    module = learner(TASK, LOGIT, EDAM, CRD, classes=classes)
+    terms = module(batch(size=size, classes=classes), 0.0)
+    terms["loss"].backward()
+    assert all(bool(value.isfinite()) for value in terms.values())
+    head = module.network.head.weight.grad
+    assert head is not None
+    assert head.abs().max() > 1e-3  # two classes must not silence the outputs
+
+
+def test_windows_without_labels_teach_by_the_teacher_alone() -> None:
+    data = msgspec.structs.replace(batch(), targets=torch.zeros(4, 3), labelled=torch.zeros(4))
+    terms = learner(TASK, LOGIT)(data, 0.0)
+    assert terms["task"].item() == 0.0
+    torch.testing.assert_close(terms["loss"], 2.0 * terms["logit"])
+
+
+def test_empty_windows_give_finite_losses_and_gradients() -> None:
+    nothing = {name: (torch.zeros_like(v), torch.zeros_like(p)) for name, (v, p) in batch().inputs.items()}
+    module = learner(TASK, LOGIT, EDAM, CRD)
+    terms = module(msgspec.structs.replace(batch(), inputs=nothing), 0.0)
+    terms["loss"].backward()
+    assert all(bool(value.isfinite()) for value in terms.values())
+    assert terms["edam"].item() == 0.0
+    assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in module.parameters())
+
+
+def without(data: Batch, name: str, rows: slice) -> Batch:
+    inputs = {key: (v.clone(), p.clone()) for key, (v, p) in data.inputs.items()}
+    for tensor in inputs[name]:
+        tensor[rows] = 0
+    return msgspec.structs.replace(data, inputs=inputs)
+
+
+def part_of(data: Batch, rows: slice) -> Batch:
+    inputs = {name: (v[rows], p[rows]) for name, (v, p) in data.inputs.items()}
+    return Batch(inputs=inputs, targets=data.targets[rows], labelled=data.labelled[rows], index=data.index[rows])
+
+
+def test_a_window_in_which_no_other_modality_is_there_has_no_map_to_teach() -> None:
+    data = without(without(batch(), "gyro", slice(2, 4)), "audio", slice(2, 4))
+    module = learner(TASK, EDAM)
+    expected = module(part_of(data, slice(0, 2)), 0.0)
+    torch.testing.assert_close(module(data, 0.0)["edam"], expected["edam"])
+
+
+def test_the_map_target_leaves_out_what_the_student_cannot_see() -> None:
+    data = batch(missing=0.0)
+    for tensor in data.inputs["acc"]:
+        tensor[:, :16] = 0  # the first two of five tokens of the student's own modality
+    terms = learner(TASK, EDAM)(data, 0.0)
+    # Attention of the teacher on a token that the student cannot see would cost -log(1e-6) = 13.8 for its share.
+    assert terms["edam"].item() < math.log(7) + 0.5
+    assert terms["edam_kl"].item() < 1.0
+
+
+def test_the_teacher_stays_in_evaluation_mode_and_frozen_when_the_student_trains() -> None:
+    network = teacher().train()
+    module = DistillLearner(student(), network, Recipe(terms=(TASK, LOGIT, EDAM, CRD)), modality="acc")
+    module.train()
+    assert module.network.training
+    assert not any(part.training for part in network.modules())
+    module(batch(), 0.0)["loss"].backward()
+    assert all(p.grad is None and not p.requires_grad for p in network.parameters())
+
+
+def test_the_teacher_is_in_no_state_and_no_optimiser_of_the_learner() -> None:
+    network, module = student(), learner(TASK, LOGIT, EDAM, CRD)
+    expected = {f"network.{name}" for name in network.state_dict()}
+    contrast = {f"heads.crd.{part}.{kind}" for part in ("student", "teacher") for kind in ("weight", "bias")}
+    queue = {f"heads.crd.queue_{part}" for part in ("student", "teacher", "index")}
+    assert set(module.state_dict()) == expected | contrast | queue
+    assert {name for name, _ in module.named_parameters()} == {
+        f"network.{name}" for name, _ in network.named_parameters()
+    } | contrast
+
+
+def test_a_recipe_without_contrast_has_no_projectors() -> None:
+    assert len(learner(TASK, LOGIT).heads) == 0
+
+
+def test_a_student_with_contrast_alone_moves_towards_its_own_teacher_embedding() -> None:
+    module = learner(CrdTerm(weight=constant(1.0), queue=0, width=4))
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.05)
+    data = batch()
+    losses = []
+    for _ in range(20):
+        loss = module(data, 0.0)["loss"]
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_map_distillation_brings_the_maps_together() -> None:
+    module = learner(EDAM)
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
+    data = batch()
+    divergences = []
+    for _ in range(30):
+        terms = module(data, 0.0)
+        divergences.append(terms["edam_kl"].item())
+        optimizer.zero_grad()
+        terms["loss"].backward()
+        optimizer.step()
+    assert 0 <= divergences[-1] < 0.5 * divergences[0]
+
+
+def test_a_supervised_student_learns_from_labels_alone() -> None:
+    network, data = student().eval(), batch()
+    terms = SupervisedLearner(network, modality="acc").eval()(data, 0.0)
+    logits = network(*data.inputs["acc"]).logits
+    assert set(terms) == {"loss"}
+    torch.testing.assert_close(terms["loss"], soft_cross_entropy(logits, data.targets))
+
+
+def hidden_share(module: SupervisedLearner, data: Batch) -> float:
+    """Share of the teacher's encoder inputs that arrive empty."""
+    seen: list[Tensor] = []
+    handles = [
+        encoder.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1]))
+        for encoder in module.network.encoders.values()  # type: ignore[operator]
+    ]
+    torch.manual_seed(0)
+    module(data, 0.0)
+    for handle in handles:
+        handle.remove()
+    return float(np.mean([not bool(present[row].any()) for present in seen for row in range(len(present))]))
+
+
+def test_a_teacher_loses_modalities_in_training_only() -> None:
+    module = SupervisedLearner(teacher(), modality=None, modality_dropout=1.0)
+    data = batch(size=6)
+    assert hidden_share(module.train(), data) == pytest.approx(1 / 3)  # one of three in every window
+    assert hidden_share(module.eval(), data) == 0.0

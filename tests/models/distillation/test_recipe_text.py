@@ -1,0 +1,138 @@
+"""Recipes on a command line: the short form of terms, and the text that teaches it."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from mmkd_edge.errors import UsageError
+from mmkd_models.distillation.recipe import Recipe, Term
+from mmkd_models.distillation.recipe_text import chosen_recipe, term_from_text, terms_text
+from mmkd_models.losses.attention import EdamTerm
+from mmkd_models.losses.contrast import CrdTerm
+from mmkd_models.losses.features import FeatureTerm
+from mmkd_models.losses.logits import LogitTerm
+from mmkd_models.losses.relation import RelationTerm
+from mmkd_models.losses.task import TaskTerm
+from mmkd_models.losses.term import Weight, constant
+
+DEFAULT = Recipe(terms=(LogitTerm(weight=constant(1.0)),))
+
+
+@pytest.mark.parametrize(
+    ("text", "term"),
+    [
+        ("task", TaskTerm(weight=constant(1.0))),
+        ("logit,temperature=4,standardise=true", LogitTerm(weight=constant(1.0), temperature=4.0, standardise=True)),
+        ("edam", EdamTerm(weight=Weight(start=0.5, end=0.0, until=0.6))),
+        (
+            "edam,weight=1..0.25@0.5,layers=uniform",
+            EdamTerm(weight=Weight(start=1, end=0.25, until=0.5), layers="uniform"),
+        ),
+        ("edam,weight=1..0,heads=group", EdamTerm(weight=Weight(start=1.0, end=0.0), heads="group")),
+        (
+            "relation,weight=2,layers=0:1+-1:-1,vectors=query+value,heads=4,teacher=self",
+            RelationTerm(weight=constant(2.0), layers=((0, 1), (-1, -1)), vectors=("query", "value"), heads=4),
+        ),
+        (
+            "feature,level=embedding,keep=0.5,project=false",
+            FeatureTerm(weight=constant(1.0), level="embedding", keep=0.5, project=False),
+        ),
+        ("edam,member=1", EdamTerm(weight=Weight(start=0.5, end=0.0, until=0.6), member=1)),
+        ("feature,layers=3", FeatureTerm(weight=constant(1.0), layers=3)),
+        ("crd,memory=bank,negatives=64", CrdTerm(weight=constant(0.1), memory="bank", negatives=64)),
+    ],
+)
+def test_a_short_form_is_the_term_that_it_says(text: str, term: Term) -> None:
+    assert term_from_text(text) == term
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("edm", "expected one of task, logit, dkd, dist, edam, relation, feature, crd, got 'edm'"),
+        ("edam,head=mean", "expected NAME=VALUE with a name of weight, layers, heads, member, got 'head=mean'"),
+        ("task,2", "expected NAME=VALUE with a name of weight, got '2'"),
+        ("logit,temperature=hot", "Expected `float`, got `str` - at `$.temperature`"),
+        ("edam,heads=all", "Invalid enum value 'all' - at `$.heads`"),
+        ("logit,weight=big", "weight: could not convert string to float: 'big'"),
+        ("edam,layers=all", "layers: invalid literal for int() with base 10: 'all'"),
+    ],
+)
+def test_what_is_no_term_says_what_is_wrong_and_where_to_look(text: str, problem: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        term_from_text(text)
+    assert str(caught.value) == f"--term {text!r}: {problem}; --list-terms shows them all"
+
+
+def test_the_text_names_every_kind_and_every_setting_and_its_settings_can_be_given_back() -> None:
+    lines = terms_text().splitlines()
+    for line, after in itertools.pairwise(lines):
+        kind = re.match(r"^(task|logit|dkd|dist|edam|relation|feature|crd) ", line)
+        if kind is None:
+            continue
+        settings = [re.sub(r"\|.*", "", setting) for setting in after.split()]
+        shown = term_from_text(",".join([kind[1], *settings]))
+        assert shown == term_from_text(kind[1])
+        unset = {name for name in shown.__struct_fields__ if getattr(shown, name) is msgspec.UNSET}
+        assert unset <= {"member"}  # nothing to show: it is for several teachers alone
+        assert [setting.split("=")[0] for setting in settings] == [n for n in shown.__struct_fields__ if n not in unset]
+    assert max(len(line) for line in lines) <= 120
+
+
+def test_the_example_of_the_text_is_a_recipe() -> None:
+    example = terms_text().splitlines()[-1].removeprefix("Example: ").split()
+    recipe = chosen_recipe(DEFAULT, file=None, terms=example[1::2], trust=None, init=None)
+    assert [type(term) for term in recipe.terms] == [TaskTerm, LogitTerm, EdamTerm]
+
+
+def test_a_file_or_terms_or_the_default_are_the_recipe(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.json"
+    kept = Recipe(terms=(TaskTerm(weight=constant(3.0)),), trust="label")
+    file.write_bytes(msgspec.json.encode(kept))
+    nothing: dict[str, Any] = {"file": None, "terms": (), "trust": None, "init": None}
+    assert chosen_recipe(DEFAULT, **nothing) == DEFAULT
+    assert chosen_recipe(DEFAULT, **{**nothing, "file": file}) == kept
+    assert chosen_recipe(DEFAULT, **{**nothing, "file": file, "trust": "none"}).trust == "none"
+    terms = chosen_recipe(DEFAULT, **{**nothing, "terms": ["task"], "trust": "confidence", "init": "teacher"})
+    assert terms == Recipe(terms=(TaskTerm(weight=constant(1.0)),), trust="confidence", init="teacher")
+    assert chosen_recipe(DEFAULT, **nothing, mix="logits") == msgspec.structs.replace(DEFAULT, mix="logits")
+    with pytest.raises(UsageError) as caught:
+        chosen_recipe(DEFAULT, **nothing, mix="both")
+    assert str(caught.value) == ("--mix: expected one of probabilities, logits, got 'both'; choose one of them")
+
+
+def test_what_is_for_several_teachers_alone_leaves_other_recipes_as_they_were() -> None:
+    written = msgspec.json.encode(Recipe(terms=(EdamTerm(weight=constant(1.0)), CrdTerm(weight=constant(1.0)))))
+    assert b"mix" not in written
+    assert b"member" not in written
+
+
+def test_a_file_and_terms_together_are_refused() -> None:
+    with pytest.raises(UsageError) as caught:
+        chosen_recipe(DEFAULT, file=Path("r.json"), terms=["task"], trust=None, init=None)
+    assert str(caught.value) == (
+        "--recipe r.json: expected a recipe or --term, got both; write the terms into the file"
+    )
+
+
+@pytest.mark.parametrize(("option", "allowed"), [("trust", "none, label, confidence"), ("init", "fresh, teacher")])
+def test_words_that_are_none_name_all_of_them(option: str, allowed: str) -> None:
+    options: dict[str, Any] = {"trust": None, "init": None, option: "much"}
+    with pytest.raises(UsageError) as caught:
+        chosen_recipe(DEFAULT, file=None, terms=(), **options)
+    assert str(caught.value) == f"--{option}: expected one of {allowed}, got 'much'; choose one of them"
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "none.json"
+    with pytest.raises(UsageError) as caught:
+        chosen_recipe(DEFAULT, file=path, terms=(), trust=None, init=None)
+    assert str(caught.value) == (
+        f"{path}: expected a JSON file with a recipe, No such file or directory; check the path"
+    )

@@ -1,0 +1,342 @@
+"""The reckoning of an investment: by hand to the cent, one assumption at a time, the file, and what it refuses."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from mmkd_edge.errors import UsageError
+from mmkd_models.data import Dataset, Windows
+from mmkd_models.evaluation.suites import cost
+from mmkd_models.evaluation.suites.answering import Answers, AskedModel
+from mmkd_models.evaluation.suites.cost_file import TEMPLATE, read_cost
+from mmkd_models.evaluation.suites.detection import detection_of, healthy_labels
+from mmkd_models.evaluation.suites.reckoning import judge_cost
+from mmkd_models.evaluation.suites.verdict import verdict_of
+from mmkd_report.schema.cost import Equipment, Plant
+from mmkd_report.schema.evaluation import DataFacts
+from mmkd_report.schema.judging import JudgedModel, JudgingDocument, ModelRole
+
+PLANT = Plant(
+    stations=10,
+    years=3,
+    discount_rate=0.1,
+    price_per_kwh=0.2,
+    faults_per_station_year=0.5,
+    avoidable_share=0.4,
+    missed_cost=10_000.0,
+    false_alarm_cost=100.0,
+    checks_per_station_year=100.0,
+    hourly_rate=50.0,
+)
+WAY = Equipment(
+    sensor_price=200.0,
+    installation=100.0,
+    sensor_life_years=2.0,
+    spares_share=0.1,
+    node_price=300.0,
+    node_life_years=5.0,
+    gateway_price=1000.0,
+    stations_per_gateway=4.0,
+    idle_w=10.0,
+    inference_mj=36.0,
+    inferences_per_s=10.0,
+    campaign_cost=2000.0,
+    labelling_hours=20.0,
+    training_hours=10.0,
+    maintenance_hours=2.0,
+    detection=0.9,
+    false_alarms=0.02,
+)
+
+
+def test_the_investment_is_equipment_gateways_and_the_making_of_the_model() -> None:
+    # 10 x (200 x 1.1 + 100 + 300) = 6,200; three gateways 3,000; campaign 2,000; 30 h at 50 = 1,500
+    assert cost.investment(PLANT, WAY) == pytest.approx(12_700.00, abs=0.005)
+
+
+def test_energy_is_rest_and_answers() -> None:
+    # 10 W x 8,760 h = 87.6 kWh; 36 mJ x 10 a second = 0.36 W = 3.1536 kWh
+    assert cost.kwh_per_station_year(WAY) == pytest.approx(90.7536)
+
+
+def test_a_year_is_what_is_saved_less_alarms_energy_and_maintenance() -> None:
+    # saved: 10 x 0.5 x 0.9 x 0.4 x 10,000 = 18,000
+    # spent: 10 x (100 x 0.02 x 100 + 90.7536 x 0.2 + 2 x 50) = 10 x (200 + 18.15072 + 100) = 3,181.5072
+    assert cost.yearly(PLANT, WAY) == pytest.approx(14_818.49, abs=0.005)
+
+
+def test_sensors_are_bought_anew_after_their_life_and_nothing_in_the_last_year() -> None:
+    assert [cost.replacement(PLANT, WAY, year) for year in (1, 2, 3)] == [0.0, 3000.0, 0.0]
+    odd = msgspec.structs.replace(WAY, sensor_life_years=1.5)
+    assert [cost.replacement(msgspec.structs.replace(PLANT, years=5), odd, year) for year in (1, 2, 3, 4)] == [
+        0.0,
+        3000.0,
+        3000.0,
+        0.0,
+    ]
+
+
+def test_the_net_present_value_is_that_of_a_table_by_hand() -> None:
+    # 14,818.4928 / 1.1 + 11,818.4928 / 1.21 + 14,818.4928 / 1.331 - 12,700
+    # = 13,471.3571 + 9,767.3494 + 11,133.3529 - 12,700
+    assert cost.net_present_value(PLANT, WAY) == pytest.approx(21_672.06, abs=0.005)
+
+
+def test_payback_counts_months_and_replacements() -> None:
+    # 14,818.4928 / 12 = 1,234.8744 a month: 11 months are 13,583.62, 10 are 12,348.74
+    assert cost.payback_month(PLANT, WAY) == 11
+    assert cost.payback_month(PLANT, msgspec.structs.replace(WAY, detection=0.1)) is None
+
+
+def test_break_even_is_the_fewest_stations_that_pay() -> None:
+    found = cost.break_even_stations(PLANT, WAY)
+    assert found is not None
+    values = [cost.net_present_value(msgspec.structs.replace(PLANT, stations=n), WAY) for n in (found - 1, found)]
+    assert values[0] < 0 <= values[1]
+    assert cost.break_even_stations(PLANT, msgspec.structs.replace(WAY, detection=0.0)) is None
+
+
+def test_the_cost_of_a_station_and_year_is_what_is_spent_as_equal_sums() -> None:
+    # annuity 1/1.1 + 1/1.21 + 1/1.331 = 2.486852; spent 12,700 + 3,181.5072 x 2.486852 + 3,000 / 1.21 = 23,091.28
+    assert cost.cost_per_station_year(PLANT, WAY) == pytest.approx(928.53, abs=0.005)
+    free = msgspec.structs.replace(PLANT, discount_rate=0.0)
+    assert cost.cost_per_station_year(free, WAY) == pytest.approx((12_700 + 3 * 3_181.5072 + 3_000) / 30)
+
+
+@pytest.mark.parametrize("key", [name for name in Equipment.__struct_fields__ if name not in ("detection", "idle_w")])
+def test_changing_an_assumption_of_a_way_changes_what_it_should(key: str) -> None:
+    more = msgspec.structs.replace(WAY, **{key: getattr(WAY, key) * 1.5 if key != "node_life_years" else 1.0})
+    invests = key in (
+        "sensor_price", "installation", "spares_share", "node_price", "gateway_price", "stations_per_gateway",
+        "campaign_cost", "labelling_hours", "training_hours",
+    )  # fmt: skip
+    runs = key in ("inference_mj", "inferences_per_s", "maintenance_hours", "false_alarms")
+    assert (cost.investment(PLANT, more) != cost.investment(PLANT, WAY)) == invests
+    assert (cost.running(PLANT, more) != cost.running(PLANT, WAY)) == runs
+    assert cost.savings(PLANT, more) == cost.savings(PLANT, WAY)
+    assert cost.net_present_value(PLANT, more) != cost.net_present_value(PLANT, WAY)
+
+
+def entered(template: str) -> str:
+    """The template with every line that a verdict needs made one's own."""
+    return re.sub(r"^# (.*# enter)", r"\1", template, flags=re.MULTILINE).replace('["ok"]', '["idle"]')
+
+
+def test_the_template_is_a_sound_file_and_says_every_default_of_the_plant(tmp_path: Path) -> None:
+    file = tmp_path / "cost.toml"
+    file.write_text(TEMPLATE)
+    untouched, _ = read_cost(file)
+    file.write_text(entered(TEMPLATE))
+    found, said = read_cost(file)
+    assert found.plant == Plant()
+    assert {f"plant.{name}" for name in Plant.__struct_fields__} <= said
+    assert found.student is not None
+    assert found.student.detection is None
+    assert msgspec.structs.replace(found, healthy=()) == untouched  # the examples of the template are the defaults
+
+
+def test_a_file_that_was_not_touched_gives_an_example_and_no_verdict(machines: Dataset, tmp_path: Path) -> None:
+    file, windows = tmp_path / "cost.toml", machines.everything()
+    models = [model("s", "distilled", 0.8), model("t", "teacher", 0.95)]
+
+    def told(text: str) -> tuple[tuple[str, ...], list[str]]:
+        file.write_text(text)
+        found = judge_cost(models, windows, file=file, baseline=None, seed=0)
+        return found.to_enter, list(verdict_of(msgspec.structs.replace(EMPTY, cost=found)))
+
+    needed = (
+        "healthy", "plant.missed_cost", "teacher.sensor_price", "teacher.node_price", "student.sensor_price",
+        "student.node_price",
+    )  # fmt: skip
+    assert told(TEMPLATE) == (
+        needed,
+        [f"The costs are an example and no verdict: enter {', '.join(needed)} in the file of --cost"],
+    )
+    without = re.sub(r"^missed_cost.*$", "", entered(TEMPLATE), flags=re.MULTILINE)
+    assert told(without)[1] == [
+        "The costs are an example and no verdict: enter plant.missed_cost in the file of --cost"
+    ]
+    assert told(entered(TEMPLATE).replace('["idle"]', "[]"))[0] == ("healthy",)
+    to_enter, (worth, *_) = told(entered(TEMPLATE))
+    assert to_enter == ()
+    assert worth == (
+        "As entered, teacher everywhere is worth most: 233,185 EUR in 5 years, is paid back in month 19 and pays with "
+        "2 or more stations"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("version = 2", "'version': expected 1, got 2; use the mmkd-edge that wrote it"),
+        ("version = 1\n[plant]\nmissed_cost = -5", "'plant.missed_cost': expected 0 or more, got -5; correct it"),
+        ("version = 1\n[plant]\nyears = 0", "'plant.years': expected above 0, got 0; correct it"),
+        ("version = 1\n[plant]\nstations = 2.5", "'plant.stations': expected a whole number, got 2.5; correct it"),
+        (
+            "version = 1\n[student]\nfalse_alarms = 5",
+            "'student.false_alarms': expected a share of at most 1, got 5; 0.05 is five per cent",
+        ),
+        (
+            'version = 1\n[ranges]\n"plant.cost" = [1, 2]',
+            (
+                "'ranges.plant.cost': expected the path of a number, as plant.missed_cost, in a section of the file, "
+                "got another; correct it"
+            ),
+        ),
+        (
+            'version = 1\n[ranges]\n"plant.missed_cost" = [2, 1]',
+            "'ranges.plant.missed_cost': expected [low, high], got [2, 1]; swap them",
+        ),
+        (
+            'version = 1\n[student]\n[ranges]\n"student.sensor_life_years" = [0, 5]',
+            "'ranges.student.sensor_life_years': expected above 0, got 0; correct it",
+        ),
+        (
+            'version = 1\n[student]\n[ranges]\n"student.detection" = [0.5, 7.0]',
+            "'ranges.student.detection': expected a share of at most 1, got 7; 0.05 is five per cent",
+        ),
+        (
+            'version = 1\n[ranges]\n"plant.missed_cost" = [0, inf]',
+            "'ranges.plant.missed_cost': expected 0 or more, got inf; correct it",
+        ),
+        (
+            'version = 1\n[ranges]\n"student.detection" = [0.5, 0.7]',
+            (
+                "'ranges.student.detection': expected the path of a number, as plant.missed_cost, in a section of the "
+                "file, got another; correct it"
+            ),
+        ),
+        (
+            "version = 1\n[plant]\nprice = 1",
+            "Object contains unknown field `price` - at `$.plant`; docs/evaluation.md describes every key",
+        ),
+    ],
+)
+def test_a_file_that_breaks_a_rule_is_refused_with_the_path(text: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "cost.toml"
+    file.write_text(text)
+    with pytest.raises(UsageError) as error:
+        read_cost(file)
+    assert str(error.value) == f"--cost {file}: {message}"
+
+
+def test_a_file_that_is_not_there_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as error:
+        read_cost(tmp_path / "cost.toml")
+    expected = "found no such file; mmkd-evaluate --print-cost prints one to fill in"
+    assert str(error.value) == f"--cost {tmp_path / 'cost.toml'}: {expected}"
+
+
+EMPTY = JudgingDocument(
+    data=DataFacts(name="plant", sha256="0" * 64, part="test windows", windows=1, groups=1, split=None, labels=("a",)),
+    kind="classification",
+    seed=0,
+    models=(JudgedModel(name="s", path="s", sha256="0" * 64, role="distilled", modalities=("acc",), parameters=1),),
+    baseline=None,
+    cautions=(),
+    verdict=(),
+)
+
+
+def answers(labels: list[int]) -> Answers:
+    return np.eye(3)[labels]
+
+
+def test_detection_is_counted_by_window_and_by_episode(machines: Dataset) -> None:
+    test = machines.split("test").subset(np.arange(6))
+    test = replace(test, labels=np.array([0, 0, 0, 1, 2, 2]), groups=np.zeros(6, dtype=np.int64))
+    given = answers([0, 1, 1, 1, 0, 1])
+    by_window = detection_of(test, given, ["idle"])
+    assert [one[0] for one in by_window.rates(np.ones((1, 1)))] == pytest.approx([2 / 3, 2 / 3])
+    runs = replace(test, labels=np.array([0, 0, 0, 2, 2, 2]), episodes=np.array([5, 5, 5, 6, 6, 6]))
+    by_episode = detection_of(runs, given, ["idle"])
+    assert [one[0] for one in by_episode.rates(np.ones((1, 1)))] == [1.0, 1.0]  # 2 of 3 say alarm in both
+    with pytest.raises(UsageError) as error:
+        detection_of(test, given, ["idle", "ok", "worn"])
+    assert str(error.value) == (
+        "--suite cost: expected faults among those that judge, got none; name other 'healthy' labels, or another "
+        "--split"
+    )
+
+
+def test_a_run_with_two_states_is_an_episode_for_each_stretch_of_one(machines: Dataset) -> None:
+    test = machines.split("test").subset(np.arange(8))
+    run = replace(
+        test,
+        labels=np.array([0, 0, 0, 2, 2, 2, 0, 0]),
+        groups=np.zeros(8, dtype=np.int64),
+        episodes=np.zeros(8, dtype=np.int64),
+        times=None,
+    )
+    found = detection_of(run, answers([0, 0, 1, 2, 2, 0, 1, 1]), ["idle"])
+    # idle (1 of 3 alarms), worn (2 of 3), idle again (2 of 2)
+    assert (found.seen[0], found.faults[0], found.alarms[0], found.healthy[0]) == (1, 1, 1, 2)
+    late = replace(run, times=np.array([0, 2, 4, 6, 8, 10, 1, 3], dtype=np.float64))
+    assert detection_of(late, answers([0, 0, 1, 2, 2, 0, 1, 1]), ["idle"]).healthy[0] == 1  # all idle before worn
+
+
+def test_healthy_labels_are_checked(machines: Dataset, rigs: dict[str, Dataset]) -> None:
+    test = machines.split("test")
+    assert healthy_labels(test, ()) == ("idle",)
+
+    def refused(windows: Windows, *names: str) -> str:
+        with pytest.raises(UsageError) as error:
+            healthy_labels(windows, names)
+        return str(error.value)
+
+    assert refused(test, "good") == "--cost: 'healthy': expected labels of idle, ok, worn, got 'good'; correct it"
+    assert refused(test, "idle", "ok", "worn") == (
+        "--cost: 'healthy': expected at least one label that needs action, got none left; correct it"
+    )
+    assert refused(rigs["regression"].split("test")) == (
+        "--suite cost: expected a dataset of classes, got 'rig' of the kind regression; leave the suite out"
+    )
+
+
+def model(name: str, role: ModelRole, right: float) -> AskedModel:
+    def ask(windows: Windows) -> Answers:
+        wrong = np.random.default_rng(2).uniform(size=len(windows)) > right
+        return np.eye(3)[np.where(wrong, (windows.labels + 1) % 3, windows.labels)]
+
+    facts = JudgedModel(name=name, path=name, sha256="0" * 64, role=role, modalities=("acc",), parameters=1)
+    return AskedModel(facts=facts, practised=None, cautions=(), ask=ask)
+
+
+def test_marks_say_what_was_measured_entered_and_neither(machines: Dataset, tmp_path: Path) -> None:
+    windows = machines.everything()
+    file = tmp_path / "cost.toml"
+    file.write_text(
+        "version = 1\n[plant]\nstations = 50\n[student]\nsensor_price = 150\n[teacher]\ndetection = 1.0\n"
+        '[ranges]\n"plant.missed_cost" = [1000, 90000]\n'
+    )
+    models = [model("s", "distilled", 0.8), model("t", "teacher", 0.95), model("b", "labels alone", 0.7)]
+    found = judge_cost(models, windows, file=file, baseline="b", seed=0)
+    marks = {one.path: one.mark for one in found.assumptions}
+    assert (marks["plant.stations"], marks["plant.years"]) == ("entered", "default")
+    assert (marks["student.sensor_price"], marks["student.detection"]) == ("entered", "measured")
+    assert (marks["teacher.detection"], marks["teacher.false_alarms"]) == ("entered", "measured")
+    assert sorted(found.equipment) == ["student", "teacher"]  # the file has no section for the rival
+    assert found.equipment["teacher"].detection == 1.0
+    assert found.results["student"] == cost.result_of(found.plant, found.equipment["student"])
+    assert found.swings[0].path == "plant.missed_cost"
+    assert found.student_beats_teacher is not None
+    assert 0 <= found.student_beats_teacher <= 1
+    (range_,) = [(one.low, one.high) for one in found.assumptions if one.path == "student.sensor_price"]
+    assert range_ == (pytest.approx(105), pytest.approx(195))
+
+
+def test_a_range_of_what_is_measured_takes_the_place_of_its_interval(machines: Dataset, tmp_path: Path) -> None:
+    file = tmp_path / "cost.toml"
+    ways = "[student]\n[teacher]\nsensor_price = 300\nnode_price = 400\nidle_w = 10\nmaintenance_hours = 1\n"
+    file.write_text(f'version = 1\n{ways}[ranges]\n"student.detection" = [0.0, 0.0]\n"teacher.detection" = [1, 1]\n')
+    models = [model("s", "distilled", 0.95), model("t", "teacher", 0.95)]
+    found = judge_cost(models, machines.everything(), file=file, baseline=None, seed=0)
+    (ends,) = [(one.low, one.high) for one in found.assumptions if one.path == "student.detection"]
+    assert ends == (0.0, 0.0)
+    assert found.student_beats_teacher == 0.0  # it sees nothing in any draw

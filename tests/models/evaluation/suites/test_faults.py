@@ -1,0 +1,180 @@
+"""Faults of sensors: each by hand, the same for every model, and what they cost beside labels alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+
+from mmkd_models.data import Dataset, Windows
+from mmkd_models.evaluation.faults.sensor import FaultedChannels
+from mmkd_models.evaluation.faults.table import FAULTS, NAMES, SEVERITIES, FaultName, hit_channels
+from mmkd_models.evaluation.suites.answering import Answers, AskedModel
+from mmkd_models.evaluation.suites.under_faults import judge_faults, sensors_of, with_fault
+from mmkd_report.schema.judging import JudgedModel
+
+SENSOR = FaultedChannels(mean=np.array([1.0]), std=np.array([2.0]), rate_hz=200.0)
+RAMP = np.arange(10.0)[:, None]
+
+
+def broken(
+    name: FaultName, severity: float, x: np.ndarray = RAMP, sensor: FaultedChannels = SENSOR, seed: int = 0
+) -> np.ndarray:
+    return FAULTS[name].apply(x, sensor, severity, np.random.default_rng(seed))
+
+
+def test_the_table_has_every_fault_once() -> None:
+    assert tuple(FAULTS) == NAMES
+
+
+SAMPLED = [name for name in NAMES if "video" not in FAULTS[name].kinds]
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_a_fault_leaves_its_argument_alone_and_is_the_same_again(name: FaultName) -> None:
+    x = np.random.default_rng(1).normal(size=(20, FAULTS[name].channels))
+    sensor = FaultedChannels(mean=np.zeros(x.shape[1]), std=np.ones(x.shape[1]), rate_hz=100.0)
+    before = x.copy()
+    first = broken(name, 1.0, x, sensor)
+    np.testing.assert_array_equal(x, before)
+    np.testing.assert_array_equal(first, broken(name, 1.0, x, sensor))
+    assert not np.array_equal(first, x, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in SAMPLED if name not in ("gap", "lost channel", "stuck", "time shift")]
+)
+def test_what_is_missing_stays_missing(name: FaultName) -> None:
+    x = np.full((20, 2), np.nan)
+    sensor = FaultedChannels(mean=np.zeros(2), std=np.ones(2), rate_hz=100.0)
+    assert np.isnan(broken(name, 1.0, x, sensor)).all()
+
+
+def test_additive_faults_reach_their_maxima_in_standard_deviations() -> None:
+    assert set(np.abs(broken("offset", 1.0) - RAMP).ravel()) == {0.75 * 2}
+    np.testing.assert_allclose(np.abs(broken("drift", 0.5) - RAMP).ravel(), np.linspace(0, 1.0, 10))
+    jumps = np.abs(broken("spike", 1.0) - RAMP).ravel()
+    assert sorted(jumps)[-2:] == [0.0, 15.0]
+    long = np.zeros((40_000, 1))
+    assert abs(broken("noise", 0.5, long).std() - 1.0) < 0.02  # 40,000 draws: a standard error of 0.4 %
+
+
+def test_hum_is_that_of_either_mains() -> None:
+    second = np.zeros((200, 1))  # of a sensor of 200 Hz: line k of its spectrum is k Hz
+    spectra = [np.abs(np.fft.rfft(broken("hum", 1.0, second, seed=seed)[:, 0])) for seed in range(20)]
+    assert {int(spectrum.argmax()) for spectrum in spectra} == {50, 60}
+    for spectrum in spectra:
+        assert spectrum.max() == pytest.approx(2.0 * 200 / 2)  # a sine of two standard deviations, and nothing else
+        assert sorted(spectrum)[-2] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_gains_are_about_the_mean_and_clipping_ends_at_one_standard_deviation() -> None:
+    x = np.array([[-3.0], [1.0], [5.0]])
+    assert broken("gain up", 1.0, x).ravel().tolist() == [-7, 1, 9]
+    assert broken("gain down", 1.0, x).ravel().tolist() == [0, 1, 2]
+    assert broken("clipping", 1.0, x).ravel().tolist() == [-1, 1, 3]
+    assert broken("clipping", 0.5, x).ravel().tolist() == [-3, 1, 5]
+
+
+def test_spans_are_as_long_as_severity_says() -> None:
+    assert broken("stuck", 0.4).ravel().tolist() == [0, 1, 2, 3, 4, 5, 5, 5, 5, 5]
+    assert np.isnan(broken("gap", 1.0)).sum() == 5
+    assert np.isnan(broken("lost channel", 0.3)).ravel().tolist() == [False] * 7 + [True] * 3
+    late = broken("time shift", 0.4).ravel()
+    np.testing.assert_array_equal(late, [np.nan, np.nan, 0, 1, 2, 3, 4, 5, 6, 7])
+
+
+def test_clocks_are_read_between_samples_and_unknown_beyond_the_ends() -> None:
+    x = np.arange(9.0)[:, None]
+    np.testing.assert_allclose(broken("time stretch", 1.0, x).ravel(), 4 + (np.arange(9) - 4) / 5)
+    rates = {float(np.nanmean(np.diff(broken("sample rate", 1.0, x, seed=seed).ravel()))) for seed in range(8)}
+    np.testing.assert_allclose(sorted(rates)[0], 0.9)
+    np.testing.assert_allclose(sorted(rates)[-1], 1.1)
+
+
+def test_a_converter_of_two_bits_has_steps_of_a_quarter_of_its_range() -> None:
+    found = broken("quantisation", 1.0, np.linspace(-8, 10, 200)[:, None])
+    assert np.unique(np.diff(np.unique(found))).tolist() == [3.0]  # 2 x 3 x 2 over 4
+
+
+def test_at_most_half_of_the_channels_are_hit_and_one_at_least() -> None:
+    rng = np.random.default_rng(0)
+    counts = {n: {len(hit_channels(FAULTS["noise"], n, rng)) for _ in range(9)} for n in (1, 2, 3, 6)}
+    assert counts == {1: {1}, 2: {1}, 3: {1}, 6: {3}}
+    assert len(hit_channels(FAULTS["channel swap"], 3, rng)) == 2
+
+
+def test_a_window_has_the_same_fault_in_every_subset(machines: Dataset) -> None:
+    test = machines.split("test")
+    sensors = sensors_of(machines.split("train"), ["acc"])
+    whole = with_fault(test, "noise", 0.6, seed=3, sensors=sensors).take([5])
+    part = with_fault(test.subset(np.array([5, 7])), "noise", 0.6, seed=3, sensors=sensors).take([0])
+    np.testing.assert_array_equal(whole["acc"], part["acc"])
+    np.testing.assert_array_equal(whole["gyro"], test.take([5])["gyro"])
+    changed = ~np.isclose(whole["acc"], test.take([5])["acc"], equal_nan=True)
+    assert changed.any(axis=1).sum() == 1  # of two channels one is hit
+    other = with_fault(test, "noise", 0.6, seed=4, sensors=sensors).take([5])
+    assert not np.array_equal(whole["acc"], other["acc"], equal_nan=True)
+
+
+def model(name: str, right: Sequence[int], *, practised: frozenset | None = frozenset()) -> AskedModel:
+    """Answers the class that its mean level says, always right on the windows named."""
+
+    def ask(windows: Windows) -> Answers:
+        answers = np.zeros((len(windows), 3))
+        answers[np.arange(len(windows)), windows.labels] = np.isin(np.arange(len(windows)), right)
+        answers[:, 2] += 0.5
+        return answers
+
+    facts = JudgedModel(name=name, path=name, sha256="0" * 64, role="labels alone", modalities=("acc",), parameters=1)
+    return AskedModel(facts=facts, practised=practised, cautions=(), ask=ask)
+
+
+def test_error_is_told_in_that_of_labels_alone(machines: Dataset) -> None:
+    test = machines.split("test")
+    ours, theirs = model("ours", range(12), practised=frozenset({"noise"})), model("labels", [], practised=None)
+    found = judge_faults(
+        [ours, theirs], test, train=machines.split("train"), baseline="labels", seed=0, on_part=lambda part: None
+    )
+    assert found.sound == {"ours": 0.0, "labels": pytest.approx(2 / 3)}  # it always says the third class
+    (noise,) = [one for one in found.faults if one.name == "noise"]
+    assert noise.errors == {"ours": (0.0,) * 5, "labels": (pytest.approx(2 / 3),) * 5}
+    assert noise.relative == {"ours": 0.0}
+    assert noise.practised == {"ours": True, "labels": None}
+    assert [one.practised["ours"] for one in found.faults if one.name == "gain up"] == [False]
+    relative = found.relative["ours"]
+    assert relative is not None
+    assert (relative.mean, relative.low) == (0.0, None)  # two groups are too few
+    assert (found.severities, found.left_out, len(found.faults)) == (SEVERITIES, (), 16)
+
+
+def test_the_only_channel_of_a_sensor_is_never_practised_as_lost(machines: Dataset) -> None:
+    def practised(modality: str) -> bool | None:
+        one = model("ours", [], practised=frozenset({"channel_dropout"}))
+        one = replace(one, facts=msgspec.structs.replace(one.facts, modalities=(modality,)))
+        parts = {"train": machines.split("train"), "baseline": None, "seed": 0, "on_part": lambda part: None}
+        faults = judge_faults([one], machines.split("test"), **parts).faults
+        return next(fault.practised["ours"] for fault in faults if fault.name == "lost channel")
+
+    assert practised("acc") is True
+    assert practised("gyro") is False
+
+
+@pytest.mark.parametrize(("kind", "measure"), [("regression", "rmse"), ("multi_label", "macro_f1")])
+def test_numbers_and_several_labels_have_errors_of_their_own(kind: str, measure: str, rigs: dict[str, Dataset]) -> None:
+    rig = rigs[kind]
+    test = rig.split("test")
+
+    def ask(windows: Windows) -> Answers:
+        truth = windows.labels.reshape(len(windows), -1).astype(np.float64)
+        return truth + 30.0 if kind == "regression" else 20 * truth - 10
+
+    facts = JudgedModel(name="ours", path="ours", sha256="0" * 64, role="distilled", modalities=("acc",), parameters=1)
+    ours = AskedModel(facts=facts, practised=None, cautions=(), ask=ask)
+    found = judge_faults([ours], test, train=rig.split("train"), baseline=None, seed=0, on_part=lambda part: None)
+    assert found.measure == measure
+    assert found.sound["ours"] == pytest.approx(30.0 if kind == "regression" else 0.0)
+    assert found.relative == {}

@@ -1,0 +1,187 @@
+"""Gaps between groups and columns: as fairlearn has them, what teaching did to them, and what is not judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data import Dataset, Windows, write_dataset
+from mmkd_models.evaluation.confidence import reliability
+from mmkd_models.evaluation.suites.answering import Answers, AskedModel
+from mmkd_models.evaluation.suites.groups import change_of, judge_groups
+from mmkd_models.metrics.likelihood import probabilities_of
+from mmkd_report.schema.judging import JudgedModel, ModelRole
+
+VIB = ModalitySpec(name="vib", channels=("x",), rate_hz=4.0, samples=4)
+
+
+@pytest.fixture
+def windows(tmp_path: Path) -> Windows:
+    """Four presses of 100, 80, 60 and 20 windows that judge; two sites as a column."""
+    sizes = {"train": {"t": 30}, "valid": {"v": 30}, "test": {"a": 100, "b": 80, "c": 60, "d": 20}}
+    splits = {}
+    for name, of in sizes.items():
+        count = sum(of.values())
+        groups = np.repeat(list(of), list(of.values()))
+        splits[name] = {
+            "vib": np.random.default_rng(list(sizes).index(name)).normal(size=(count, 4, 1)),
+            "labels": np.arange(count) % 3,
+            "groups": groups,
+            "columns": {"site": np.where(np.isin(groups, ["a", "b"]), "north", "south"), "load": np.arange(count) / 7},
+        }
+    return write_dataset(
+        tmp_path / "rig", name="rig", labels=("idle", "ok", "worn"), modalities=[VIB], splits=splits
+    ).split("test")
+
+
+def model(name: str, right: dict[str, float], role: ModelRole = "distilled") -> AskedModel:
+    """Right in a share of the windows of each press, with probabilities of its own."""
+
+    def ask(windows: Windows) -> Answers:
+        rng = np.random.default_rng(4)
+        shares = np.array([right[group] for group in windows.groups.tolist()])
+        labels = np.where(rng.uniform(size=len(windows)) < shares, windows.labels, (windows.labels + 1) % 3)
+        answers = rng.normal(0, 0.3, (len(windows), 3))
+        answers[np.arange(len(windows)), labels] += 2.5
+        return answers
+
+    facts = JudgedModel(name=name, path=name, sha256="0" * 64, role=role, modalities=("vib",), parameters=1)
+    return AskedModel(facts=facts, practised=None, cautions=(), ask=ask)
+
+
+OURS = model("ours", {"a": 0.9, "b": 0.8, "c": 0.5, "d": 0.1})
+
+
+def test_a_gap_is_held_against_that_of_chance(windows: Windows) -> None:
+    def gap_and_chance(right: dict[str, float]) -> tuple[float, float]:
+        found = judge_groups([model("m", right)], windows, by=None, baseline=None, seed=0).gaps["accuracy"]["m"]
+        assert found is not None
+        return found.gap, found.chance
+
+    gap, chance = gap_and_chance({"a": 0.6, "b": 0.6, "c": 0.6, "d": 0.6})
+    assert 0 < gap < chance
+    gap, chance = gap_and_chance({"a": 0.9, "b": 0.8, "c": 0.5, "d": 0.1})
+    assert gap > chance
+    # The range of three normal deviates exceeds 3.31 of their spread in one of twenty; of 60 to 100 windows the spread
+    # of an accuracy of 0.5 to 0.9 is 0.03 to 0.065. Blocks make it uncertain.
+    assert 0.08 < chance < 0.25
+
+
+def test_figures_and_gaps_are_those_of_fairlearn(windows: Windows) -> None:
+    metrics = pytest.importorskip("fairlearn.metrics")
+    sklearn = pytest.importorskip("sklearn.metrics")
+    found = judge_groups([OURS], windows, by=None, baseline=None, seed=0)
+    answers = OURS.answers(windows).argmax(1)
+    judged = windows.groups != "d"
+    frame = metrics.MetricFrame(
+        metrics={"accuracy": sklearn.accuracy_score, "recall": sklearn.balanced_accuracy_score},
+        y_true=windows.labels[judged],
+        y_pred=answers[judged],
+        sensitive_features=windows.groups[judged],
+    )
+    for measure in ("accuracy", "recall"):
+        ours = {one.value: one.figures["ours"][measure] for one in found.values if one.is_judged}
+        assert ours == pytest.approx(frame.by_group[measure].to_dict())
+        gap = found.gaps[measure]["ours"]
+        assert gap is not None
+        assert gap.gap == pytest.approx(frame.difference()[measure])
+        assert gap.low < gap.gap < gap.high
+
+
+def test_calibration_error_is_that_of_the_rest_of_the_product(windows: Windows) -> None:
+    found = judge_groups([OURS], windows, by=None, baseline=None, seed=0)
+    probabilities = probabilities_of(OURS.answers(windows), kind="classification")
+    for one in found.values:
+        here = windows.groups == one.value
+        expected = reliability(probabilities[here], windows.labels[here]).calibration_error
+        assert one.figures["ours"]["calibration error"] == pytest.approx(expected)
+
+
+def test_few_windows_are_shown_and_not_judged(windows: Windows) -> None:
+    found = judge_groups([OURS], windows, by="group", baseline=None, seed=0)
+    assert [(one.value, one.windows, one.is_judged) for one in found.values] == [
+        ("a", 100, True),
+        ("b", 80, True),
+        ("c", 60, True),
+        ("d", 20, False),
+    ]
+    gap = found.gaps["accuracy"]["ours"]
+    assert gap is not None
+    assert (gap.worst, gap.best) == ("c", "a")  # d is worse, and too few
+
+
+def test_columns_are_judged_as_groups_are(windows: Windows) -> None:
+    found = judge_groups([OURS], windows, by="site", baseline=None, seed=0)
+    assert [(one.value, one.windows) for one in found.values] == [("north", 180), ("south", 80)]
+
+
+def test_windows_without_a_value_are_counted_and_of_no_group(windows: Windows) -> None:
+    site = windows.columns["site"].copy()
+    site[:12] = ""
+    load = np.where(np.arange(260) < 130, 1.0, 2.0)
+    load[:12] = np.nan
+    lacking = replace(windows, columns={"site": site, "load": load, "none": np.full(260, "")})
+    for by, values in (("site", ["north", "south"]), ("load", ["1.0", "2.0"])):
+        found = judge_groups([OURS], lacking, by=by, baseline=None, seed=0)
+        assert [one.value for one in found.values] == values
+        assert found.unknown == 12
+    assert refused(lambda: judge_groups([OURS], lacking, by="none", baseline=None, seed=0)) == (
+        "--by none: expected a value of some windows that judge, got none; name another column"
+    )
+
+
+def test_what_teaching_did_is_told_where_the_interval_is_certain(windows: Windows) -> None:
+    even = {"a": 0.8, "b": 0.8, "c": 0.8, "d": 0.8}
+    uneven = {"a": 0.95, "b": 0.9, "c": 0.3, "d": 0.1}
+
+    def changes(ours: dict[str, float], labels: dict[str, float], teacher: dict[str, float]) -> str:
+        models = [model("ours", ours), model("labels", labels, "labels alone"), model("teacher", teacher, "teacher")]
+        found = judge_groups(models, windows, by=None, baseline="labels", seed=0)
+        return next(one.change for one in found.changes if one.measure == "accuracy")
+
+    assert changes(uneven, even, uneven) == "inherited"
+    assert changes(uneven, even, even) == "amplified"
+    assert changes(even, uneven, even) == "removed"
+    assert changes(even, even, uneven) == "no certain difference"
+
+
+def test_a_change_follows_from_the_ends_of_intervals() -> None:
+    labels = np.zeros(100)
+    wide = np.linspace(-1, 1, 100)
+    assert change_of(labels + 0.1, labels, None) == "amplified"
+    assert change_of(labels + 0.1, labels, labels + 0.1) == "inherited"
+    assert change_of(labels + 0.3, labels, labels + 0.1) == "amplified"  # more than the teacher's
+    assert change_of(labels + 0.1, labels, wide) == "amplified"  # the teacher's is not certainly larger
+    assert change_of(labels - 0.1, labels, None) == "removed"
+    assert change_of(wide, labels, None) == "no certain difference"
+
+
+def refused(act: Callable[[], Any]) -> str:
+    with pytest.raises(UsageError) as error:
+        act()
+    return str(error.value)
+
+
+def test_what_cannot_be_judged_is_refused_whole(windows: Windows, rigs: dict[str, Dataset]) -> None:
+    assert refused(lambda: judge_groups([OURS], windows, by="shift", baseline=None, seed=0)) == (
+        "--by shift: expected a column of dataset 'rig', got another; choose one of group, site, load"
+    )
+    assert refused(lambda: judge_groups([OURS], windows, by="load", baseline=None, seed=0)) == (
+        "--by load: expected at most 50 values, got 260; write a column that pools them"
+    )
+    lone = replace(windows, has_groups=False)
+    assert refused(lambda: judge_groups([OURS], lone, by=None, baseline=None, seed=0)) == (
+        "--suite groups: dataset 'rig' has no groups; write groups.npy (the person, machine or session of each window),"
+        " or name a column by --by"
+    )
+    speed = rigs["regression"].split("test")
+    assert refused(lambda: judge_groups([OURS], speed, by=None, baseline=None, seed=0)) == (
+        "--suite groups: expected a dataset of classes, got 'rig' of the kind regression; leave the suite out"
+    )

@@ -1,0 +1,238 @@
+"""The rivals: window statistics against plain loops, and what they learn from."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data import Windows, write_dataset
+from mmkd_models.data.checking.statistics import window_statistics
+from mmkd_models.evaluation.outcome import TestedNetwork
+from mmkd_models.evaluation.rivals import Contestants, RivalName, rival_judged
+from mmkd_models.evaluation.rockets import taught_targets
+from mmkd_models.evaluation.settled import averaged, settling
+from mmkd_models.metrics.classes import Scores
+from mmkd_models.metrics.likelihood import probabilities_of
+from mmkd_models.training.judging.prior import log_prior
+
+QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+MakeWindows = Callable[..., tuple[Windows, Windows]]
+
+
+@pytest.fixture
+def swings(tmp_path: Path) -> MakeWindows:
+    """Gives training and test windows of 64 samples: class 1 swings four times as fast as class 0."""
+
+    def split(seed: int, unlabelled: bool) -> dict[str, NDArray[np.generic]]:
+        rng = np.random.default_rng(seed)
+        labels = np.arange(16) % 2
+        time = np.arange(64) / 64
+        values = np.sin(2 * np.pi * (3 + 9 * labels)[:, None, None] * time[:, None] + rng.uniform(0, 6, (16, 1, 1)))
+        values += 0.1 * rng.standard_normal(values.shape)
+        values[::3, 5:9] = np.nan
+        if unlabelled:  # windows that would teach the opposite
+            labels = np.concatenate([labels, np.full(16, -1)])
+            values = np.concatenate([values, values[::-1]])
+        return {"acc": values, "labels": labels}
+
+    def make(*, unlabelled: bool = False) -> tuple[Windows, Windows]:
+        dataset = write_dataset(
+            tmp_path / f"swings-{unlabelled}",
+            name="swings",
+            labels=["slow", "fast"],
+            modalities=[ModalitySpec(name="acc", channels=("x",), rate_hz=64.0, samples=64)],
+            splits={"train": split(0, unlabelled), "valid": split(1, False), "test": split(2, False)},
+        )
+        return dataset.split("train"), dataset.split("test")
+
+    return make
+
+
+def statistics_by_loops(window: NDArray[np.float32]) -> list[float]:
+    """What `window_statistics` gives for one window (T, 1), value by value."""
+    series = [float(value) for value in window[:, 0]]
+    known = [value for value in series if not math.isnan(value)]
+    if not known:
+        return [0.0] * 10 + [math.log(1e-6)] * min(32, len(series) // 2)
+    mean = sum(known) / len(known)
+    std = math.sqrt(sum((value - mean) ** 2 for value in known) / len(known))
+    steps = [abs(b - a) for a, b in itertools.pairwise(series) if not (math.isnan(a) or math.isnan(b))]
+    step = sum(steps) / len(steps) if steps else 0.0
+    power = []
+    for bin_number in range(1, min(32, len(series) // 2) + 1):
+        real = imaginary = 0.0
+        for sample, value in enumerate(series):
+            height = 0.0 if math.isnan(value) else value - mean
+            angle = -2 * math.pi * bin_number * sample / len(series)
+            real, imaginary = real + height * math.cos(angle), imaginary + height * math.sin(angle)
+        power.append(math.log(real**2 + imaginary**2 + 1e-6))
+    return [mean, std, *np.quantile(known, QUANTILES).tolist(), step, *power]
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(
+    window=hnp.arrays(
+        np.float32,
+        st.tuples(st.integers(2, 24), st.just(1)),
+        elements=st.one_of(st.floats(-100, 100, width=32), st.just(np.nan)),
+    )
+)
+def test_statistics_are_those_of_plain_loops_over_the_known_samples(window: NDArray[np.float32]) -> None:
+    found = window_statistics(window[None])[0]
+    assert np.isfinite(found).all()
+    # Near the floor of 1e-6 rounding decides the logarithm of a power that should be 0: float64 sums of squares up to
+    # 1e4 times 24 samples are off by 1e-9 or so, which is 1e-3 of the floor.
+    np.testing.assert_allclose(found, statistics_by_loops(window), rtol=1e-6, atol=2e-3)
+
+
+def test_gaps_in_a_window_with_an_offset_are_no_steps() -> None:
+    window = np.full((1, 8, 1), 9.81, dtype=np.float32)
+    window[0, 2:5] = np.nan
+    mean, std, *quantiles, step = window_statistics(window)[0, :10]
+    assert (mean, *quantiles) == pytest.approx((9.81,) * 8)
+    assert (std, step) == pytest.approx((0.0, 0.0), abs=1e-6)
+
+
+def test_channels_keep_their_own_statistics() -> None:
+    windows = np.random.default_rng(0).normal(size=(3, 20, 2)).astype(np.float32)
+    both = window_statistics(windows)
+    first, second = (window_statistics(windows[..., channel : channel + 1]) for channel in (0, 1))
+    assert both.shape == (3, 2 * (10 + 10))
+    np.testing.assert_allclose(
+        np.sort(both, axis=1), np.sort(np.concatenate([first, second], axis=1), axis=1), atol=1e-9
+    )
+
+
+def test_a_window_of_one_sample_has_finite_statistics() -> None:
+    assert np.isfinite(window_statistics(np.array([[[2.0]], [[np.nan]]], dtype=np.float32))).all()
+
+
+def judged_by(rival: RivalName, train: Windows, *parts: Windows) -> tuple[TestedNetwork, ...]:
+    found = rival_judged(rival, train, parts, modality="acc", seed=0)
+    assert not isinstance(found, str), found
+    return found
+
+
+def test_extra_trees_tell_slow_from_fast(swings: MakeWindows) -> None:
+    train, test = swings()
+    for judged in judged_by("extra_trees", train, test, test):  # once trained, twice asked
+        scores = judged.class_scores
+        assert isinstance(scores, Scores)
+        assert (scores.accuracy, scores.confusion) == (1.0, ((8, 0), (0, 8)))
+
+
+def test_extra_trees_of_the_same_seed_answer_the_same(swings: MakeWindows) -> None:
+    train, test = swings()
+    few = train.subset(np.arange(4))
+    assert judged_by("extra_trees", few, test) == judged_by("extra_trees", few, test)
+
+
+def test_windows_without_labels_teach_the_trees_nothing(swings: MakeWindows) -> None:
+    plain, test = swings()
+    mixed, _ = swings(unlabelled=True)
+    assert len(mixed) == 2 * len(plain)
+    expected = judged_by("extra_trees", plain.subset(np.arange(3)), test)
+    hidden = mixed.with_labels(np.where(np.arange(32) < 3, mixed.labels, -1))
+    assert judged_by("extra_trees", hidden, test) == expected
+
+
+def test_mini_rocket_tells_slow_from_fast_and_leaves_torch_its_threads(swings: MakeWindows) -> None:
+    pytest.importorskip("aeon")
+    train, test = swings(unlabelled=True)
+    threads = torch.get_num_threads()
+    for judged in judged_by("mini_rocket", train, test, train):
+        assert judged.scores.metric("accuracy") == 1.0
+    assert torch.get_num_threads() == threads
+    # Other kinds of numba's threads bring a second OpenMP beside torch's, which slows every later training.
+    assert numba.threading_layer() == "workqueue"
+
+
+def test_mini_rocket_answers_as_the_classifier_of_aeon_does(swings: MakeWindows) -> None:
+    rockets = pytest.importorskip("aeon.classification.convolution_based")
+    train, test = swings()
+    (judged,) = judged_by("mini_rocket", train.subset(np.arange(5)), test)
+    series = [np.nan_to_num(one.take(np.arange(len(one)))["acc"]).transpose(0, 2, 1) for one in (train, test)]
+    classifier = rockets.MiniRocketClassifier(random_state=0).fit(series[0][:5], train.labels[:5])
+    assert judged.scores.metric("accuracy") == np.mean(classifier.predict(series[1]) == test.labels)
+
+
+def test_a_rocket_learns_from_a_teacher_on_windows_without_labels(swings: MakeWindows) -> None:
+    pytest.importorskip("aeon")
+    train, test = swings()
+    few = train.with_labels(np.where(np.arange(16) < 2, train.labels, -1))
+    swapped = Contestants(
+        train=few,
+        parts=(test, test),
+        modality="acc",
+        seed=0,
+        teach=lambda windows: np.eye(2)[1 - train.labels],  # a teacher that always errs
+    )
+    judged = swapped.judged("taught_rocket")
+    assert not isinstance(judged, str)
+    assert judged[1].scores.metric("accuracy") == 0.0
+    assert Contestants(train=few, parts=(test, test), modality="acc", seed=0).judged("taught_rocket") == (
+        "there is no teacher here that could teach it"
+    )
+
+
+@pytest.mark.parametrize("rival", ["extra_trees", "mini_rocket", "rocket_and_trees"])
+def test_a_rival_that_has_learnt_answers_other_windows_as_it_answered_those_that_judged(
+    swings: MakeWindows, rival: RivalName
+) -> None:
+    pytest.importorskip("aeon")
+    train, test = swings()
+    contestants = Contestants(train=train.subset(np.arange(6)), parts=(train, test), modality="acc", seed=0)
+    ask, judged = contestants.asked(rival), contestants.judged(rival)
+    assert not isinstance(ask, str)
+    assert not isinstance(judged, str)
+    answers = np.concatenate([ask(test.subset(test.labels == label)) for label in (0, 1)])
+    right = answers.argmax(1) == np.repeat([0, 1], 8)
+    assert right.mean() == judged[1].scores.metric("accuracy")
+
+
+def test_a_taught_rocket_learns_half_the_label_and_half_the_answer_where_there_is_a_label(swings: MakeWindows) -> None:
+    train, _ = swings()
+    two = train.subset(np.arange(2)).with_labels(np.array([1, -1]))
+    taught = np.array([[0.8, 0.2], [0.8, 0.2]])
+    # q = (0.4, 0.6) and (0.8, 0.2); the target is 2 q - 1
+    np.testing.assert_allclose(taught_targets(two, taught), [[-0.2, 0.2], [0.6, -0.6]])
+
+
+def test_rockets_and_trees_are_averaged_as_probabilities() -> None:
+    certain, unsure = np.log([[0.9, 0.1]]), np.log([[0.5, 0.5]])
+    mean = probabilities_of(averaged(certain, unsure, kind="classification"), kind="classification")
+    np.testing.assert_allclose(mean, [[0.7, 0.3]])
+    numbers = averaged(np.array([[1.0]]), np.array([[4.0]]), kind="regression")
+    np.testing.assert_allclose(numbers, [[2.5]])
+
+
+def test_settling_changes_no_answer_of_classes(swings: MakeWindows) -> None:
+    train, test = swings()
+    raw = np.random.default_rng(0).normal(size=(16, 2))
+    settled = settling(raw, train=train, valid=test, metric="accuracy")(raw)
+    np.testing.assert_array_equal(settled.argmax(1), raw.argmax(1))
+    assert settled[0, 0] / raw[0, 0] == pytest.approx(settled[5, 1] / raw[5, 1])
+
+
+def test_rivals_are_adjusted_for_unequal_labels_as_networks_are(swings: MakeWindows) -> None:
+    """Labels of seven to one hide class 1 in these answers; taking all of that back finds it again."""
+    train, test = swings()
+    few = train.with_labels(np.where(np.cumsum(train.labels == 1) > 1, np.minimum(train.labels, 0), train.labels))
+    prior = log_prior(few.labels, 2)
+    raw = np.where(test.labels[:, None] == np.arange(2), 0.9, 0.0) * -prior[1] + prior
+    plain = settling(raw, train=few, valid=test, metric="accuracy")(raw)
+    adjusted = settling(raw, train=few, valid=test, metric="balanced_accuracy")(raw)
+    assert (plain.argmax(1) == 0).all()
+    np.testing.assert_array_equal(adjusted.argmax(1), test.labels)

@@ -1,0 +1,95 @@
+"""The door of the demo page: what is refused, with which words, and what is let through."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from mmkd_report import DocumentError, render_demo
+from mmkd_report.schema.demo import read_demo
+
+ROOT = Path(__file__).parents[3]
+
+
+def refusal(document) -> str:
+    with pytest.raises(DocumentError) as caught:
+        render_demo(document)
+    return str(caught.value)
+
+
+def test_an_unknown_format_version_is_refused(two_sensors) -> None:
+    assert refusal(two_sensors | {"format_version": 2}) == (
+        "demo document: expected format_version 1, got 2; make the page with the release that made the document"
+    )
+
+
+def test_a_document_without_a_format_version_is_refused() -> None:
+    assert refusal({}) == (
+        "demo document: expected format_version 1, got None; make the page with the release that made the document"
+    )
+
+
+def test_a_missing_part_is_named(two_sensors) -> None:
+    del two_sensors["teacher"]
+    assert refusal(two_sensors) == (
+        "demo document: Object missing required field `teacher`; "
+        "correct the value, or leave it out where it is optional"
+    )
+
+
+def test_a_mistyped_value_is_named_with_its_place(two_sensors) -> None:
+    two_sensors["teacher"]["accuracy"]["mean"] = "high"
+    assert refusal(two_sensors) == (
+        "demo document: Expected `float`, got `str` - at `$.teacher.accuracy.mean`; "
+        "correct the value, or leave it out where it is optional"
+    )
+
+
+def test_a_confusion_matrix_that_does_not_fit_the_labels_is_refused(one_seed) -> None:
+    one_seed["students"]["drive"]["baseline"]["confusion"] = [[1, 2, 3], [4, 5, 6]]
+    assert refusal(one_seed) == (
+        "demo document: students.drive.baseline.confusion: expected 2 rows of 2 (one per label), got rows of [3, 3]; "
+        "count every label, also one that never occurs"
+    )
+
+
+def test_a_ragged_attention_map_is_refused(two_sensors) -> None:
+    two_sensors["students"]["gyro"]["attention"]["student"] = [[0.5, 0.5], [1.0]]
+    assert refusal(two_sensors) == (
+        "demo document: students.gyro.attention.student: expected rows of one length, got lengths [2, 1]; "
+        "give a rectangular map"
+    )
+
+
+def test_missing_sample_figures_must_match_their_shares(two_sensors) -> None:
+    two_sensors["students"]["acc"]["missing"]["baseline"].pop()
+    assert refusal(two_sensors) == (
+        "demo document: students.acc.missing.baseline: expected 5 figures (one per share), got 4; "
+        "write null for a share that was not tested"
+    )
+
+
+def test_a_document_that_went_through_json_reads_the_same(any_document) -> None:
+    assert read_demo(json.loads(json.dumps(any_document))) == read_demo(any_document)
+
+
+def test_unknown_keys_are_left_alone(two_sensors) -> None:
+    grown = copy.deepcopy(two_sensors)
+    grown["teacher"]["energy_mj"] = 3.0
+    grown["later"] = {"x": 1}
+    assert render_demo(grown) == render_demo(two_sensors)
+
+
+def test_the_document_is_not_changed(any_document) -> None:
+    before = copy.deepcopy(any_document)
+    render_demo(any_document)
+    assert any_document == before
+
+
+def test_a_document_that_mmkd_demo_wrote_is_read_and_written_as_it_was() -> None:
+    written = json.loads((ROOT / "docs" / "results" / "watch_exercises-2groups.json").read_bytes())
+    assert json.loads(msgspec.json.encode(read_demo(written))) == written

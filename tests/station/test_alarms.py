@@ -1,0 +1,376 @@
+"""From results to episodes, and the rule chosen on recordings."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from mmkd_edge import ModalitySpec, TaskSpec, UsageError, example_bundle
+from mmkd_edge.commands.tuning import next_line
+from mmkd_edge.testing import fake_predictor
+from mmkd_models.data import Recording, shipped_dataset, write_dataset, write_recordings
+from mmkd_models.data.for_devices.replay import replayed
+from mmkd_station.alarms import AlarmRule, Episodes
+from mmkd_station.commands.run import run_mmkd
+from mmkd_station.records import AlarmRecord, ResultRecord
+from mmkd_station.sources.base import ReplayedRecording
+from mmkd_station.tuning import Votes, rules_tried, tune_alarm
+
+TASK = TaskSpec(labels=("ok", "worn"))
+
+
+def result(number: int, probability: float | None, *, status: str = "ok") -> ResultRecord:
+    """One result a second; None has no answer."""
+    share = probability or 0.0
+    return ResultRecord(
+        station="press 1",
+        number=number,
+        time_s=float(number),
+        decided_s=0.0,
+        status=status,  # type: ignore[arg-type]
+        reason="",
+        label="" if probability is None else "worn" if share >= 0.5 else "ok",
+        index=-1 if probability is None else int(share >= 0.5),
+        probability=max(share, 1 - share),
+        probabilities=(1 - share, share),
+        labels=(),
+        value=None,
+        label_set=(),
+        missing_share=0.0,
+        modality="acc",
+        input_age_s=None,
+        dropped=0,
+        late=0,
+    )
+
+
+def alarms(rule: AlarmRule, probabilities: Sequence[float | None]) -> list[AlarmRecord]:
+    episodes = Episodes([rule], TASK)
+    return [
+        alarm for number, share in enumerate(probabilities, start=1) for alarm in episodes.see(result(number, share))
+    ]
+
+
+def test_windows_that_nobody_should_believe_neither_begin_an_episode_nor_end_one() -> None:
+    rule = AlarmRule(label="worn", confirm="2/3", release=2)
+    episodes = Episodes([rule], TASK)
+    assert not [one for number in range(1, 9) for one in episodes.see(result(number, 0.99, status="unknown"))]
+    raised = [one for number in range(9, 11) for one in episodes.see(result(number, 0.99))]
+    assert [one.event for one in raised] == ["raised"]
+    assert not [one for number in range(11, 20) for one in episodes.see(result(number, 0.01, status="unknown"))]
+
+
+def test_three_of_five_begin_an_episode_and_two_in_a_row_without_it_end_it() -> None:
+    rule = AlarmRule(label="worn", confirm="3/5", release=2, cooldown_s=0.0, min_probability=0.8)
+    #        1    2    3    4    5    6     7    8    9    10
+    found = alarms(rule, [0.9, 0.1, 0.9, 0.7, 0.9, 0.95, 0.1, 0.9, 0.7, 0.1])
+    assert [(one.event, one.number, one.since_s, one.windows, one.probability) for one in found] == [
+        ("raised", 5, 1.0, 3, 0.9),
+        ("cleared", 10, 1.0, 5, 0.95),
+    ]
+    assert {one.episode for one in found} == {1}
+
+
+def test_results_without_an_answer_speak_neither_for_nor_against() -> None:
+    rule = AlarmRule(label="worn", confirm="2/2", release=1, cooldown_s=0.0)
+    found = alarms(rule, [0.9, None, 0.9, None, None, 0.9, 0.1])
+    assert [(one.event, one.number) for one in found] == [("raised", 3), ("cleared", 7)]
+
+
+def test_no_episode_begins_while_the_last_one_cools_down() -> None:
+    rule = AlarmRule(label="worn", confirm="1/1", release=1, cooldown_s=3.0)
+    found = alarms(rule, [0.9, 0.1, 0.9, 0.9, 0.9, 0.9])
+    assert [(one.event, one.number, one.episode) for one in found] == [
+        ("raised", 1, 1),
+        ("cleared", 2, 1),
+        ("raised", 5, 2),
+    ]
+
+
+def resumed(rule: AlarmRule, probabilities: Sequence[float]) -> Episodes:
+    """Episodes of a process that was killed after these results, in the next one."""
+    return Episodes([rule], TASK, last=alarms(rule, probabilities)[-1:])
+
+
+def test_an_open_episode_goes_on_in_the_next_process_and_the_one_after_has_the_next_number() -> None:
+    rule = AlarmRule(label="worn", confirm="2/2", release=1, cooldown_s=0.0)
+    episodes = resumed(rule, [0.9, 0.95])
+    found = episodes.resume()
+    for number, share in enumerate([0.9, 0.97, 0.1, 0.9, 0.9], start=10):
+        found += episodes.see(result(number, share))
+    assert [(one.event, one.episode, one.since_s, one.windows, one.probability, one.reason) for one in found] == [
+        ("continued", 1, 1.0, 2, 0.95, "open when the run before ended"),
+        ("cleared", 1, 1.0, 4, 0.97, ""),
+        ("raised", 2, 13.0, 2, 0.9, ""),
+    ]
+
+
+def test_a_cooldown_goes_on_in_the_next_process() -> None:
+    rule = AlarmRule(label="worn", confirm="1/1", release=1, cooldown_s=10.0)
+    episodes = resumed(rule, [0.9, 0.1])
+    assert episodes.resume() == []
+    found = [one for number in range(3, 15) for one in episodes.see(result(number, 0.9))]
+    assert [(one.event, one.episode, one.number) for one in found] == [("raised", 2, 12)]
+
+
+def test_an_open_episode_whose_rule_is_gone_is_cleared_and_says_why() -> None:
+    last = alarms(AlarmRule(label="worn", confirm="1/1"), [0.9])
+    found = Episodes([AlarmRule(label="ok")], TASK, last=last).resume()
+    assert [(one.event, one.label, one.episode, one.reason) for one in found] == [
+        ("cleared", "worn", 1, "no rule or station follows it any more")
+    ]
+
+
+def test_a_clock_that_was_set_back_ends_a_cooldown() -> None:
+    episodes = Episodes([AlarmRule(label="worn", confirm="1/1", release=1, cooldown_s=60.0)], TASK)
+    times = [(1000.0, 0.9), (1001.0, 0.1), (1002.0, 0.9), (500.0, 0.9)]
+    found = [
+        alarm
+        for moment_s, share in times
+        for alarm in episodes.see(msgspec.structs.replace(result(1, share), time_s=moment_s))
+    ]
+    assert [(one.event, one.time_s) for one in found] == [("raised", 1000.0), ("cleared", 1001.0), ("raised", 500.0)]
+
+
+def test_of_several_labels_each_that_is_on_speaks() -> None:
+    task = TaskSpec(kind="multi_label", labels=("hot", "worn"))
+    episodes = Episodes([AlarmRule(label="hot", confirm="1/1", min_probability=0.6)], task)
+    both = msgspec.structs.replace(
+        result(1, 0.9), label="worn", labels=("hot", "worn"), probabilities=(0.7, 0.9), probability=0.9
+    )
+    assert [(one.label, one.probability) for one in episodes.see(both)] == [("hot", 0.7)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (AlarmRule(label="old"), "--alarm old: expected one of ok, worn; choose one of them"),
+        (
+            AlarmRule(label="worn", confirm="5/3"),
+            "--alarm worn: confirm: expected N/M with 1 <= N <= M <= 1000, got '5/3'; for instance 3/5",
+        ),
+        (AlarmRule(label="worn", release=0), "--alarm worn: release: expected 1 to 1000 results, got 0; correct it"),
+    ],
+)
+def test_a_rule_that_cannot_be_is_refused(rule: AlarmRule, said: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        Episodes([rule], TASK)
+    assert str(refused.value) == said
+
+
+def test_a_number_has_no_episodes() -> None:
+    with pytest.raises(UsageError, match="got one that answers a number"):
+        Episodes([AlarmRule(label="level")], TaskSpec(kind="regression", labels=("level",)))
+
+
+def test_the_rule_that_keeps_the_limit_and_detects_most_is_chosen() -> None:
+    """A student that calls a sample of 1 worn; normal operation has single ones, worn recordings many in a row."""
+    acc = ModalitySpec(name="acc", channels=("x",), rate_hz=1.0, samples=1)
+
+    def answer(feeds: object) -> list[float]:
+        value = float(feeds["acc"].reshape(-1)[0])  # type: ignore[index]
+        return [1 - 0.9 * value, 0.9 * value]
+
+    predictor = fake_predictor(answer, modality=acc, labels=("ok", "worn"))
+    fine = np.zeros((600, 1), dtype=np.float32)
+    fine[::60] = 1  # ten single false answers in ten minutes
+    worn = np.zeros((60, 1), dtype=np.float32)
+    worn[10:] = 1
+    recordings = [
+        ReplayedRecording(rows=rows, name="", label=label, group=split, split=split)
+        for split in ("valid", "test")
+        for label, rows in (("ok", fine), ("worn", worn))
+    ]
+    tuned = tune_alarm(predictor, recordings, label="worn", normal=(), most_per_hour=1.0, hop=1, cooldown_s=0.0)
+    assert tuned.rule.votes == (2, 2)  # the quickest that two answers in a row are enough for
+    assert (tuned.before.false_alarms, tuned.before.normal_hours) == (10, pytest.approx(1 / 6))
+    assert tuned.on_test.false_alarms == 0
+    # Exact Poisson: none seen, at most -ln(0.025) = 3.689 in ten minutes.
+    assert tuned.on_test.false_alarms_interval == (0.0, pytest.approx(3.689 * 6, abs=0.01))
+    # One of one: at least 0.025.
+    assert tuned.on_test.detected_interval == (pytest.approx(0.025), 1.0)
+    assert tuned.on_test.delay_s == 11.0  # the second worn sample is taken at second 11
+    assert tuned.on_test.false_alarms_per_day is None
+    with pytest.raises(UsageError, match="expected valid recordings of 'worn' and of normal operation, got 0 and 1"):
+        tune_alarm(predictor, recordings[:1], label="worn", normal=(), most_per_hour=1.0, hop=1, cooldown_s=0.0)
+
+
+def test_many_rules_are_tried_as_episodes_would_be_made() -> None:
+    draw = np.random.default_rng(0)
+    for _ in range(8):
+        # Runs of both, with results without an answer among them.
+        states = np.repeat(draw.uniform(size=30), draw.integers(1, 6, size=30))
+        shares = np.clip(states + draw.normal(0, 0.15, size=len(states)), 0, 1)
+        given = [None if draw.uniform() < 0.05 else float(share) for share in shares]
+        told = [(number, share) for number, share in enumerate(given, start=1) if share is not None]
+        named = np.array([share if share >= 0.5 else -1.0 for _, share in told])
+        votes = Votes([float(number) for number, _ in told], named)
+        for rule in rules_tried("worn", cooldown_s=float(draw.integers(0, 8))):
+            expected = [one.time_s for one in alarms(rule, given) if one.event == "raised"]
+            assert votes.raised(rule) == expected, rule
+
+
+def test_the_next_line_runs_what_was_tuned() -> None:
+    rule = AlarmRule(label="worn", confirm="2/3", release=4, cooldown_s=30.0, min_probability=0.7)
+    line = "mmkd-run a.edge --source SOURCE --alarm worn --confirm 2/3 --release 4 --cooldown 30s --min-probability 0.7"
+    assert next_line(rule, Path("a.edge"), hop=None, reference=None) == line
+    found = next_line(rule, Path("a.edge"), hop=50, reference=Path("my press.json"))
+    assert found == f"{line} --hop 50 --reference 'my press.json'"
+
+
+@pytest.mark.slow
+def test_the_command_says_what_a_rule_costs_and_how_to_run_it() -> None:
+    code = "from mmkd_station.commands.run import main; main()"
+    arguments = [str(example_bundle()), "--tune-alarm", str(shipped_dataset()), "--alarm", "FEL", "--json"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["rule"]["label"] == "FEL"
+    assert found["on_valid"]["false_alarms"] == 0
+    assert found["on_test"]["recordings"] == 4
+    assert 0.2 < found["on_test"]["normal_hours"] < 0.3
+
+
+def test_normal_operation_is_what_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    line = [str(example_bundle()), "--tune-alarm", str(shipped_dataset()), "--alarm", "FEL", "--json"]
+    with pytest.raises(SystemExit, match="0"):
+        run_mmkd([*line, "--normal", "ROW", "--normal", "PEN"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["normal"] == ["ROW", "PEN"]
+    # Of the seven exercises two are normal and one is looked for: the others are not replayed.
+    assert 0.05 < found["on_test"]["normal_hours"] < 0.1
+
+
+def test_windows_in_a_row_of_one_kind_are_one_recording(tmp_path: Path) -> None:
+    acc = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=2.0, samples=4)
+    values = np.arange(24.0).reshape(3, 4, 2)
+    write_dataset(
+        tmp_path / "data",
+        name="made_up",
+        labels=("ok", "worn"),
+        modalities=[acc],
+        splits={
+            name: {"acc": 100 * number + values, "labels": [0, 0, 1], "groups": [number] * 3}
+            for number, name in enumerate(("train", "valid", "test"))
+        },
+    )
+    turned = ModalitySpec(name="acc", channels=("y", "x"), rate_hz=2.0, samples=4)
+    found = replayed(tmp_path / "data", turned)
+    assert [(one.name, one.label, one.split, len(one.rows)) for one in found[:3]] == [
+        ("windows 0 to 1", "ok", "train", 8),
+        ("windows 2 to 2", "worn", "train", 4),
+        ("windows 3 to 4", "ok", "valid", 8),
+    ]
+    assert found[0].rows[:2].tolist() == [[1.0, 0.0], [3.0, 2.0]]
+    with pytest.raises(UsageError, match="expected x, z at 2 Hz, got x, y at 2 Hz"):
+        replayed(tmp_path / "data", ModalitySpec(name="acc", channels=("x", "z"), rate_hz=2.0, samples=4))
+
+
+def _write_windows(path: Path, acc: ModalitySpec, times: Sequence[float]) -> None:
+    """Each split has windows of one run whose sample k is worth k, at these moments; the last is worn."""
+    first = np.rint(np.asarray(times) * acc.rate_hz)
+    values = (first[:, None] + np.arange(acc.samples))[:, :, None]
+    write_dataset(
+        path,
+        name="made_up",
+        labels=("ok", "worn"),
+        modalities=[acc],
+        splits={
+            name: {
+                "acc": 1000.0 * number + values,
+                "labels": [0] * (len(times) - 1) + [1],
+                "groups": [number] * len(times),
+                "episodes": [number] * len(times),
+                "times": 1_762_151_400.0 + np.asarray(times),
+            }
+            for number, name in enumerate(("train", "valid", "test"))
+        },
+    )
+
+
+def test_what_windows_with_times_share_is_replayed_once(tmp_path: Path) -> None:
+    acc = ModalitySpec(name="acc", channels=("x",), rate_hz=2.0, samples=4)
+    # by 1 and 2 samples on, then by more than a window
+    _write_windows(tmp_path / "data", acc, [0.0, 0.5, 1.5, 4.5, 9.0])
+    found = replayed(tmp_path / "data", acc)
+    assert [one.name for one in found[:3]] == ["windows 0 to 3", "windows 4 to 4", "windows 5 to 8"]
+    assert found[0].rows[:, 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 9, 10, 11, 12]
+
+
+def test_windows_that_begin_between_samples_are_replayed_without_a_gap(tmp_path: Path) -> None:
+    acc = ModalitySpec(name="acc", channels=("x",), rate_hz=12.5, samples=25)
+    _write_windows(tmp_path / "data", acc, [0.5 * number for number in range(51)])  # 6.25 samples on, each
+    found = replayed(tmp_path / "data", acc)
+    assert found[0].name == "windows 0 to 49"
+    assert found[0].rows[:, 0].tolist() == list(range(306 + 25))
+
+
+def test_what_windows_without_times_share_is_found_in_their_samples(tmp_path: Path) -> None:
+    acc = ModalitySpec(name="acc", channels=("x",), rate_hz=10.0, samples=40)
+    signals = np.random.default_rng(4).normal(size=(3, 100, 1)).astype(np.float32)
+    write_dataset(
+        tmp_path / "data",
+        name="made_up",
+        labels=("ok", "worn"),
+        modalities=[acc],
+        splits={
+            # Three windows, one every 30 samples, and one that shares nothing with them.
+            name: {
+                "acc": [*(signal[start : start + 40] for start in (0, 30, 60)), -signal[:40]],
+                "labels": [0, 0, 0, 1],
+                "groups": [name] * 4,
+            }
+            for name, signal in zip(("train", "valid", "test"), signals, strict=True)
+        },
+    )
+    found = replayed(tmp_path / "data", acc)
+    assert [(one.name, len(one.rows)) for one in found[:2]] == [("windows 0 to 2", 100), ("windows 3 to 3", 40)]
+    np.testing.assert_array_equal(found[0].rows, signals[0])
+
+
+def test_sound_of_16_bits_is_replayed_from_minus_one_to_one(tmp_path: Path) -> None:
+    mic = ModalitySpec(name="mic", kind="audio", channels=("mono",), rate_hz=8.0, samples=4)
+    counts = np.array([-32767, -16384, -32768, 8192, 16384, 1, 2, 3], dtype=np.int16)[:, None]
+    write_recordings(
+        tmp_path / "data",
+        name="made_up",
+        labels=("ok", "worn"),
+        modalities=[mic],
+        recordings=[
+            Recording(samples={"mic": np.roll(counts, number)}, label=number % 2, group=number, split=split)
+            for number, split in enumerate(("train", "train", "valid", "test"))
+        ],
+        hop_s=0.5,
+    )
+    rows = replayed(tmp_path / "data", mic)[0].rows
+    assert rows.dtype == np.float32
+    assert rows[:2, 0].tolist() == [-32767 / 32768, -0.5]
+    assert np.isnan(rows[2, 0])
+    assert rows[3:5, 0].tolist() == [0.25, 0.5]
+
+
+def test_video_is_not_replayed(tmp_path: Path) -> None:
+    lips = ModalitySpec(name="lips", kind="video", channels=("gray",), rate_hz=2.0, samples=2, height=4, width=4)
+    rng = np.random.default_rng(1)
+    write_dataset(
+        tmp_path / "data",
+        name="made_up",
+        labels=("ok", "worn"),
+        modalities=[lips],
+        splits={
+            name: {"lips": rng.integers(0, 255, (2, 2, 4, 4, 1), dtype=np.uint8), "labels": [0, 1]}
+            for name in ("train", "valid", "test")
+        },
+    )
+    with pytest.raises(UsageError) as refused:
+        replayed(tmp_path / "data", lips)
+    assert str(refused.value) == (
+        f"{tmp_path / 'data'}: modality 'lips': expected a series or sound, got video; replay a dataset without it"
+    )

@@ -1,0 +1,110 @@
+"""What a service opens is closed again, whatever comes later."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from mmkd_edge.errors import UsageError
+from mmkd_station import build
+from mmkd_station.records import AlarmRecord, record_from_line
+from mmkd_station.sinks.store import Store
+from mmkd_station.spec import RunSpec, StationSpec
+
+
+class Counted:
+    """A source that counts how often it was closed."""
+
+    live = False
+
+    def __init__(self) -> None:
+        self.closed = 0
+
+    def deliveries(self, listener: object) -> Iterator[Any]:
+        yield from ()
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Counted]:
+    """The sources of a service, of which the second cannot be opened where it is called `bad`."""
+    found: list[Counted] = []
+
+    def open_source(text: str, *_: object, **__: object) -> Counted:
+        if text == "bad":
+            raise UsageError("no such source")
+        found.append(Counted())
+        return found[-1]
+
+    monkeypatch.setattr(build, "open_source", open_source)
+    return found
+
+
+def spec_of(path: Path, *sources: str) -> RunSpec:
+    stations = [
+        StationSpec(name=f"press {number}", bundle=str(path), source=source, backend="ort")
+        for number, source in enumerate(sources, 1)
+    ]
+    return RunSpec(stations=tuple(stations), sinks=())
+
+
+def test_sources_are_closed_where_the_next_station_cannot_be_opened(bundle_path: Path, opened: list[Counted]) -> None:
+    with (
+        pytest.raises(UsageError, match="no such source"),
+        build.service_of(spec_of(bundle_path, "good", "bad"), load_recordings=lambda *_: None),
+    ):
+        pass
+    assert [one.closed for one in opened] == [1]
+
+
+def test_sources_are_closed_where_what_looks_on_cannot_be_made(bundle_path: Path, opened: list[Counted]) -> None:
+    def onlooker_of(*_: object) -> Any:
+        raise UsageError("no page")
+
+    spec = spec_of(bundle_path, "good")
+    with (
+        pytest.raises(UsageError, match="no page"),
+        build.service_of(spec, load_recordings=lambda *_: None, onlooker_of=onlooker_of),
+    ):
+        pass
+    assert [one.closed for one in opened] == [1]
+
+
+def test_sources_are_closed_where_the_service_never_runs(bundle_path: Path, opened: list[Counted]) -> None:
+    with (
+        pytest.raises(OSError, match="no port"),
+        build.service_of(spec_of(bundle_path, "good"), load_recordings=lambda *_: None),
+    ):
+        raise OSError("no port")
+    assert [one.closed for one in opened] == [1]
+
+
+def test_an_open_episode_of_a_station_that_is_no_more_is_cleared_once_and_says_why(
+    bundle_path: Path, opened: list[Counted], tmp_path: Path
+) -> None:
+    alarm = AlarmRecord(
+        station="press 9", number=7, time_s=None, decided_s=1.0, event="raised", label="worn", episode=3, since_s=None,
+        windows=3, probability=0.9, boot="a",
+    )  # fmt: skip
+    store = Store(tmp_path / "store", most_bytes=10**6)
+    with store.together(alarm):
+        pass
+    store.close()
+    spec = spec_of(bundle_path, "good")
+    spec = msgspec.structs.replace(spec, sinks=(f"jsonl:{tmp_path}/all.jsonl",), store=str(tmp_path / "store"))
+    for _ in range(2):
+        with build.service_of(spec, load_recordings=lambda *_: None) as service:
+            service.run(stop=threading.Event(), reload=threading.Event())
+    records = [record_from_line(line) for line in (tmp_path / "all.jsonl").read_bytes().splitlines()]
+    (cleared,) = [one for one in records if isinstance(one, AlarmRecord)]
+    reason = "no rule or station follows it any more"
+    changed = {"decided_s": cleared.decided_s, "boot": cleared.boot, "number": 1, "event": "cleared", "reason": reason}
+    assert cleared == msgspec.structs.replace(alarm, **changed)
+    assert cleared.boot != alarm.boot

@@ -1,0 +1,158 @@
+"""Several sensors of one station: the first in the bundle's order that lives answers, and says for whom."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+import pytest
+
+from mmkd_edge import ModalitySpec
+from mmkd_edge.errors import UsageError
+from mmkd_station.commands.run import run_mmkd
+
+MMKD_RUN = [sys.executable, "-c", "from mmkd_station.commands.run import main; main()"]
+GYRO = ModalitySpec(name="gyro", channels=("a", "b", "c"), unit="deg/s", rate_hz=20.0, samples=40)
+
+
+@pytest.fixture
+def both_path(kit: Any, acc: ModalitySpec, tmp_path: Path) -> Path:
+    """A bundle of two students: of acc, and of gyro where acc is dead."""
+    first, second = kit.parts(acc), kit.parts(GYRO, model=kit.model(GYRO), golden=kit.golden(GYRO), name="gyro")
+    manifest = msgspec.structs.replace(first.manifest, models=(*first.manifest.models, *second.manifest.models))
+    parts = type(first)(manifest=manifest, members={**second.members, **first.members})
+    written: Path = parts.write(tmp_path / "both.edge")
+    return written
+
+
+def started(*arguments: object) -> subprocess.Popen[str]:
+    child = subprocess.Popen(
+        [*MMKD_RUN, *map(str, arguments)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    limit = threading.Timer(90, child.kill)
+    limit.daemon = True
+    limit.start()
+    return child
+
+
+def until(stream: IO[str], **wanted: str) -> dict[str, Any]:
+    for line in stream:
+        record: dict[str, Any] = json.loads(line)
+        if all(record.get(key) == value for key, value in wanted.items()):
+            return record
+    raise AssertionError(f"the output ended without {wanted}")
+
+
+def test_the_next_sensor_answers_while_the_first_is_silent_and_says_so(both_path: Path, tmp_path: Path) -> None:
+    log = tmp_path / "gyro.csv"
+    log.write_text("a,b,c\n")
+    child = started(
+        both_path, "--source", f"gyro=csv:{log}", "--source", "acc=stdin", "--follow", "--sink", "-", "--hop", "5",
+        "--silence", "0.4", "--backend", "ort",
+    )  # fmt: skip
+    assert child.stdin is not None
+    assert child.stdout is not None
+    told = until(child.stdout, kind="state", state="started")["reason"]
+    assert told == f"made-up-acc: acc from stdin, then gyro from csv:{log}"
+    ending, dead = threading.Event(), threading.Event()
+
+    def turn() -> None:
+        with log.open("a") as file:
+            while not ending.wait(0.05):
+                file.write("0,1,0\n")
+                file.flush()
+
+    def shake() -> None:
+        assert child.stdin is not None
+        while not ending.wait(0.1):
+            if not dead.is_set():
+                child.stdin.write("[1, 0, 0]\n")
+                child.stdin.flush()
+
+    threads = [threading.Thread(target=one, daemon=True) for one in (turn, shake)]
+    for thread in threads:
+        thread.start()
+    record = until(child.stdout, kind="result", status="ok")
+    assert (record["modality"], record["label"], record["reason"]) == ("acc", "rest", "")
+    dead.set()
+    record = until(child.stdout, kind="result", modality="gyro")
+    assert (record["status"], record["label"]) == ("degraded", "raise")
+    assert record["reason"].startswith("'gyro' answers in place of acc: ")
+    assert until(child.stdout, kind="result")["modality"] == "gyro"
+    dead.clear()
+    record = until(child.stdout, kind="result", modality="acc", status="ok")
+    assert record["label"] == "rest"
+    ending.set()
+    for thread in threads:
+        thread.join()
+    child.send_signal(signal.SIGTERM)
+    output, errors = child.communicate(timeout=30)
+    assert child.returncode == 0, errors
+    numbers = [json.loads(line)["number"] for line in output.splitlines()]
+    assert numbers == sorted(set(numbers))
+
+
+def test_a_sensor_that_was_never_there_is_stood_in_for(both_path: Path, tmp_path: Path) -> None:
+    rows = "a,b,c\n" + "0,1,0\n" * 80
+    (tmp_path / "gyro.csv").write_text(rows)
+    (tmp_path / "acc.csv").write_text("x,y,z\n")
+    child = started(
+        both_path, "--source", f"acc=csv:{tmp_path}/acc.csv", "--source", f"gyro=csv:{tmp_path}/gyro.csv",
+        "--sink", "-", "--hop", "20", "--backend", "ort", "--keep-uncertain", "1MB", "--uncertain-below", "1",
+        "--keep-in", tmp_path / "kept",
+    )  # fmt: skip
+    output, errors = child.communicate(timeout=60)
+    assert child.returncode == 0, errors
+    results = [record for record in map(json.loads, output.splitlines()) if record["kind"] == "result"]
+    assert [(one["modality"], one["status"], one["label"]) for one in results] == [("gyro", "degraded", "raise")] * 2
+    (kept,) = (tmp_path / "kept").iterdir()  # of the sensor that answered
+    assert kept.name.startswith("both_gyro-")
+    assert {one["reason"] for one in results} == {"'gyro' answers in place of acc: no sample came yet"}
+
+
+def test_stations_of_several_sensors_are_written_in_the_file(both_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "gyro.csv").write_text("a,b,c\n" + "0,1,0\n" * 40)
+    (tmp_path / "acc.csv").write_text("accel,y,z\n" + "1,0,0\n" * 20)
+    (tmp_path / "stations.toml").write_text(
+        f'[[stations]]\nbundle = "{both_path}"\nbackend = "ort"\n'
+        f'map = {{"acc.x" = "accel"}}\nsinks = ["jsonl:{tmp_path}/r.jsonl"]\n'
+        f'source = {{gyro = "csv:{tmp_path}/gyro.csv", acc = "csv:{tmp_path}/acc.csv"}}\n'
+    )
+    child = started(tmp_path / "stations.toml")
+    _, errors = child.communicate(timeout=60)
+    assert child.returncode == 0, errors
+    results = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+    assert {one["label"] for one in results if one["kind"] == "result" and one["modality"] == "acc"} >= {"rest"}
+
+
+def test_sources_that_cannot_be_together_are_refused(both_path: Path) -> None:
+    def refusal(*arguments: str) -> str:
+        with pytest.raises(UsageError) as refused:
+            run_mmkd([str(both_path), *arguments, "--backend", "ort"])
+        return str(refused.value)
+
+    both = ("--source", "acc=stdin", "--source", "gyro=mqtt://h/t")
+    assert refusal("--source", "stdin", "--source", "gyro=stdin") == (
+        "--source stdin: expected MODALITY=SOURCE, since there are several; write it so"
+    )
+    assert refusal("--source", "acc=stdin", "--source", "ecg=stdin") == (
+        "station 'both': --source ecg=...: the bundle has no such modality; expected acc, gyro"
+    )
+    assert refusal(*both, "--map", "x=accel") == (
+        "--map x=accel: expected MODALITY.CHANNEL beside several sources; write it so"
+    )
+    assert (
+        refusal(*both, "--follow") == "--follow: expected a file that grows among the sources, got none; leave it out"
+    )
+    assert refusal(*both, "--modality", "acc") == (
+        "station 'both': --modality: expected none beside several sources; leave it out"
+    )

@@ -1,0 +1,449 @@
+"""Microphones, cameras and films as sources: real files, real recorders, real processes."""
+
+from __future__ import annotations
+
+import base64
+import http.server
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from mmkd_edge import Golden, ModalitySpec
+from mmkd_edge.errors import UnavailableError, UsageError
+from mmkd_station.channels import columns_of
+from mmkd_station.commands.run import run_mmkd
+from mmkd_station.intake import Intake
+from mmkd_station.links.backoff import Backoff
+from mmkd_station.sources import sound
+from mmkd_station.sources.base import Wanted
+from mmkd_station.sources.camera import CameraSource
+from mmkd_station.sources.table import open_source
+
+cv2 = pytest.importorskip("cv2")
+
+from tests.edge.level_rig import BIAS, LIPS, WEIGHTS, shares_of, write_film, write_lips  # noqa: E402
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+MMKD_RUN = [sys.executable, "-c", "from mmkd_station.commands.run import main; main()"]
+MIC = ModalitySpec(name="mic", kind="audio", channels=("mono",), rate_hz=8000.0, samples=1600)
+
+
+@pytest.fixture
+def lips_path(tmp_path: Path) -> Path:
+    return write_lips(tmp_path / "lips.edge")
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*MMKD_RUN, *map(str, arguments), "--backend", "ort"],
+        capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120,
+    )  # fmt: skip
+
+
+def started(*arguments: object, **environment: str) -> subprocess.Popen[str]:
+    child = subprocess.Popen(
+        [*MMKD_RUN, *map(str, arguments), "--backend", "ort"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", **environment},
+    )  # fmt: skip
+    limit = threading.Timer(90, child.kill)
+    limit.daemon = True
+    limit.start()
+    return child
+
+
+def results_of(text: str) -> list[dict[str, Any]]:
+    return [one for one in map(json.loads, text.splitlines()) if one["kind"] == "result"]
+
+
+def until(stream: IO[str], **wanted: str) -> dict[str, Any]:
+    for line in stream:
+        record: dict[str, Any] = json.loads(line)
+        if all(record.get(key) == value for key, value in wanted.items()):
+            return record
+    raise AssertionError(f"the output ended without {wanted}")
+
+
+def refusal(kind: type[Exception], *arguments: object) -> str:
+    with pytest.raises(kind) as refused:
+        run_mmkd([*map(str, arguments), "--backend", "ort"])
+    return str(refused.value)
+
+
+def test_a_film_is_cut_and_answered_at_its_own_times(lips_path: Path, tmp_path: Path) -> None:
+    levels = [40, 60, 80, 100, 160, 180, 200, 220]
+    write_film(tmp_path / "film.avi", levels)
+    source = f"video:{tmp_path / 'film.avi'}#region=6,4,12,8"
+    done = run(lips_path, "--source", source, "--sink", "-", "--hop", "4")
+    assert done.returncode == 0, done.stderr
+    found = results_of(done.stdout)
+    assert [one["status"] for one in found] == ["ok", "ok"]
+    assert [one["time_s"] for one in found] == pytest.approx([0.3, 0.7], abs=1e-3)
+    for one, part in zip(found, (levels[:4], levels[4:]), strict=True):
+        # Gray of equal blue, green and red is that level; float32 sums of 96 pixels.
+        np.testing.assert_allclose(one["probabilities"], shares_of(float(np.mean(part))), atol=1e-4)
+    assert "8 samples" in done.stderr
+
+
+def test_a_film_and_a_region_that_cannot_be_are_refused(lips_path: Path, bundle_path: Path, tmp_path: Path) -> None:
+    write_film(tmp_path / "film.avi", [0])
+    (tmp_path / "none.avi").write_bytes(b"no film")
+    film = f"video:{tmp_path / 'film.avi'}"
+    assert refusal(UsageError, lips_path, "--source", f"{film}#region=20,4,12,8") == (
+        f"--source {film}#region=20,4,12,8: expected a region inside frames of 24x16; correct it"
+    )
+    assert refusal(UsageError, lips_path, "--source", f"{film}#area=1") == (
+        f"--source {film}#area=1: expected #region=X,Y,WIDTH,HEIGHT in pixels, got #area=1; write it so"
+    )
+    assert refusal(UsageError, lips_path, "--source", f"video:{tmp_path}/none.avi") == (
+        f"{tmp_path}/none.avi: expected video that OpenCV can decode, got a file of another kind, or a damaged one; "
+        "check the path"
+    )
+    assert refusal(UsageError, lips_path, "--source", "video:away.avi") == (
+        "away.avi: expected video that OpenCV can decode, got no such file; check the path"
+    )
+    assert refusal(UsageError, bundle_path, "--source", film) == (
+        f"--source {film}: expected samples for this student, got a source of video; use csv:FILE, stdin, "
+        "mqtt://HOST/TOPIC, mqtts://HOST/TOPIC, opcua://HOST, modbus://HOST, wav:FILE, mic, mic:DEVICE, "
+        "recordings:DATASET"
+    )
+    assert refusal(UsageError, lips_path, "--source", "stdin") == (
+        "--source stdin: expected video for this student, got a source of samples; use cam:N, video:FILE"
+    )
+    assert refusal(UsageError, lips_path, "--source", film, "--map", "gray=r") == (
+        "station 'lips': --map: expected none for 'lips', which is video; leave it out"
+    )
+    assert refusal(UsageError, lips_path, "--source", f"cam:{tmp_path / 'film.avi'}") == (
+        f"--source cam:{tmp_path / 'film.avi'}: expected a camera's number, its device file or an address, got "
+        f"'{tmp_path / 'film.avi'}'; read a film with video:FILE"
+    )
+
+
+def test_a_device_that_is_not_there_is_one_clear_error(lips_path: Path, bundle_path: Path) -> None:
+    assert refusal(UnavailableError, lips_path, "--source", "cam:/dev/video77") == (
+        "--source cam:/dev/video77: expected a camera, got none that OpenCV opens; plug one in, or name another"
+    )
+    done = run(lips_path, "--source", "cam:/dev/video77")
+    assert (done.returncode, len(done.stderr.splitlines())) == (3, 1), done.stderr
+    if shutil.which("arecord"):
+        said = refusal(UnavailableError, bundle_path, "--source", "mic:no_such_device")
+        assert said.startswith("--source mic:no_such_device: expected a microphone, got: arecord: main:")
+        assert said.endswith("No such file or directory; plug one in, or name one of: arecord -L")
+
+
+def test_a_machine_without_a_recorder_says_what_to_install(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert refusal(UnavailableError, bundle_path, "--source", "mic") == (
+        "--source mic needs arecord, which this machine lacks; run: apt install alsa-utils"
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "named"),
+    [("stdin", "stdin"), ("wav:a.wav", "wav:a.wav"), ("mqtt://h/t", "mqtt://h/t")],
+)
+def test_only_a_file_that_grows_is_followed(source: str, named: str, bundle_path: Path) -> None:
+    assert refusal(UsageError, bundle_path, "--source", source, "--follow") == (
+        f"--follow: expected csv:FILE, a file that grows, got --source {named}; leave it out"
+    )
+
+
+class Camera(http.server.ThreadingHTTPServer):
+    """A camera in the network: JPEG after JPEG, as such cameras send them, until it is unplugged."""
+
+    daemon_threads = True
+
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Frames)
+        self.unplugged = threading.Event()
+        self.takes: str | None = None
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+
+    def unplug(self) -> None:
+        self.unplugged.set()
+        self.shutdown()
+        self.server_close()
+
+
+class _Frames(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        server = self.server
+        assert isinstance(server, Camera)
+        if server.takes not in (None, self.headers.get("Authorization")):
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="camera"')
+            self.end_headers()
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        jpeg = cv2.imencode(".jpg", np.full((16, 24, 3), 200, np.uint8))[1].tobytes()
+        try:
+            while not server.unplugged.wait(0.1):
+                self.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg))
+                self.wfile.write(jpeg + b"\r\n")
+        except OSError:
+            pass
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def camera() -> Iterator[Camera]:
+    found = Camera()
+    yield found
+    found.unplug()
+
+
+def test_the_example_of_a_camera_gives_frames_as_the_student_takes_them(tmp_path: Path) -> None:
+    write_film(tmp_path / "film.avi", [40, 220])
+    spec = importlib.util.spec_from_file_location("live_camera", EXAMPLES / "live_camera.py")
+    assert spec is not None
+    assert spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    colours = msgspec.structs.replace(LIPS, channels=("red", "green", "blue"))
+    for modality in (LIPS, colours):
+        found = list(example.frames(str(tmp_path / "film.avi"), (6, 4, 12, 8), modality))
+        assert [when for when, _ in found] == pytest.approx([0.0, 0.1])
+        assert [frame.shape for _, frame in found] == [modality.shape[1:]] * 2
+        assert [int(frame.mean()) for _, frame in found] == [40, 220]
+
+
+def of_camera(place: str) -> CameraSource:
+    wanted = Wanted(columns=columns_of(LIPS, {}), rate_hz=LIPS.rate_hz, frame=(8, 12, 1))
+    source = open_source(f"cam:{place}", wanted, load_recordings=lambda _: [], pause_s=1.0)
+    assert isinstance(source, CameraSource)
+    return source
+
+
+def test_a_camera_takes_its_password_from_a_file_and_repeats_it_nowhere(camera: Camera, tmp_path: Path) -> None:
+    (tmp_path / "camera").write_text("eve:s3cret @/\n")
+    camera.takes = "Basic " + base64.b64encode(b"eve:s3cret @/").decode()
+    address = f"http://127.0.0.1:{camera.server_address[1]}/?channel=1"
+    with pytest.raises(UnavailableError):
+        of_camera(address)
+    source = of_camera(f"{address}&credentials={tmp_path}/camera")
+    intake = Intake(most=10, on_full="block")
+    delivery = next(iter(source.deliveries(intake)))
+    assert abs(int(delivery.rows.mean()) - 200) <= 1
+    assert intake.notes() == [(True, address)]
+
+
+@pytest.mark.parametrize(
+    "text", ["cam:rtsp://eve:pw@host/1", "cam:rtsp://eve:p#w@host/1", "cam:rtsp://eve:p/?w@host", "video:rtsp://e:p@h"]
+)
+def test_a_password_in_the_text_is_refused_without_being_repeated(
+    text: str, lips_path: Path, bundle_path: Path
+) -> None:
+    form = text.partition("://")[0]
+    for path in (lips_path, bundle_path):  # the latter takes no frames
+        assert refusal(UsageError, path, "--source", text) == (
+            f"{form}://...: expected no password in the text, where others see it; use ?credentials=FILE"
+        )
+
+
+class Capture:
+    """A camera that opens, and gives so many gray frames of one size."""
+
+    def __init__(self, frames: int, height: int = 16, width: int = 24) -> None:
+        self._frames, self._shape = frames, (height, width, 3)
+
+    def read(self) -> tuple[bool, Any]:
+        self._frames -= 1
+        return (True, np.zeros(self._shape, np.uint8)) if self._frames >= 0 else (False, None)
+
+    def release(self) -> None:
+        pass
+
+
+def test_a_pipeline_is_opened_by_gstreamer(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    class Pipeline(Capture):
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(2)
+            asked.append(arguments)
+
+        def isOpened(self) -> bool:  # noqa: N802 - OpenCV's name
+            return True
+
+    monkeypatch.setattr(cv2, "VideoCapture", Pipeline)
+    pipeline = "nvarguscamerasrc ! nvvidconv ! videoconvert ! appsink"
+    source = of_camera(f"{pipeline}#region=6,4,12,8")
+    delivery = next(iter(source.deliveries(Intake(most=10, on_full="block"))))
+    assert delivery.rows.shape == (1, 8, 12, 1)
+    assert asked == [(pipeline, cv2.CAP_GSTREAMER)] * 2
+
+    monkeypatch.setattr(Pipeline, "isOpened", lambda self: False)
+    with pytest.raises(UnavailableError) as refused:
+        of_camera(pipeline)
+    assert str(refused.value) == (
+        f"--source cam:{pipeline}: expected a camera, got none that OpenCV opens; see that OpenCV was built with "
+        "GStreamer, and gst-launch-1.0 runs it"
+    )
+
+
+def test_a_camera_without_frames_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CameraSource, "_opened", lambda self: Capture(0))
+    with pytest.raises(UnavailableError) as refused:
+        of_camera("0")
+    assert str(refused.value) == (
+        "--source cam:0: expected frames, got none; see whether another program has the camera"
+    )
+
+
+def test_a_camera_that_comes_back_with_smaller_frames_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    captures = iter([Capture(1), Capture(2), Capture(1, height=8)])
+    monkeypatch.setattr(CameraSource, "_opened", lambda self: next(captures))
+    monkeypatch.setattr(Backoff, "wait", lambda self, stop: None)
+    source, intake = of_camera("0#region=6,4,12,8"), Intake(most=10, on_full="block")
+    with pytest.raises(RuntimeError):  # the fourth capture is not there
+        for _ in source.deliveries(intake):
+            pass
+    assert [reason for _, reason in intake.notes()] == [
+        "0",
+        "the camera gives no frames",
+        "0",
+        "the camera gives frames of 24x8, which the region is not inside of",
+    ]
+
+
+@pytest.mark.parametrize("region", ["²,1,2,3", "1,2,3", "1,2,-3,4", ""])
+def test_a_region_of_other_than_four_numbers_is_one_clear_error(region: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        of_camera(f"0#region={region}")
+    assert str(refused.value) == (
+        f"--source cam:0#region={region}: expected #region=X,Y,WIDTH,HEIGHT in pixels, got #region={region}; "
+        "write it so"
+    )
+
+
+def test_a_recorder_that_gives_nothing_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "arecord").write_text("#!/bin/sh\nexec sleep 20\n")
+    (tmp_path / "arecord").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(sound, "_SILENT_S", 0.3)
+    wanted = Wanted(columns=columns_of(MIC, {}), rate_hz=MIC.rate_hz)
+    with pytest.raises(UnavailableError) as refused:
+        sound.MicrophoneSource("mic", "", wanted)
+    assert str(refused.value) == (
+        "--source mic: expected a microphone, got: nothing within 0.3 s; plug one in, or name one of: arecord -L"
+    )
+
+
+@pytest.mark.slow
+def test_a_camera_that_goes_away_is_missing_and_is_opened_again(lips_path: Path, camera: Camera) -> None:
+    port = camera.server_address[1]
+    child = started(
+        lips_path, "--source", f"cam:http://127.0.0.1:{port}/", "--sink", "-", "--hop", "2", "--silence", "0.5"
+    )
+    assert child.stdout is not None
+    until(child.stdout, kind="state", state="connected")
+    record = until(child.stdout, kind="result", status="ok")
+    np.testing.assert_allclose(record["probabilities"], shares_of(200.0), atol=0.01)  # a JPEG is a level off
+    assert 0 <= record["input_age_s"] < 5
+    camera.unplug()
+    until(child.stdout, kind="state", state="disconnected")
+    until(child.stdout, kind="result", status="invalid")
+    again = Camera(port)
+    until(child.stdout, kind="state", state="connected")
+    until(child.stdout, kind="result", status="ok")
+    child.send_signal(signal.SIGTERM)
+    _, errors = child.communicate(timeout=30)
+    again.unplug()
+    assert child.returncode == 0, errors
+
+
+@pytest.fixture
+def recorder(tmp_path: Path) -> dict[str, str]:
+    """ALSA with a device whose sound comes from a file: a real arecord, and no sound card."""
+    if not shutil.which("arecord"):
+        pytest.skip("arecord (Debian: alsa-utils) is not installed")
+    wave = (np.sin(np.arange(8000 * 20) * 0.3) * 16384).astype("<i2")
+    (tmp_path / "sound.raw").write_bytes(wave.tobytes())
+    (tmp_path / "asound.conf").write_text(
+        "</usr/share/alsa/alsa.conf>\n"
+        f'pcm.recorded {{ type file slave.pcm null file "/dev/null" infile "{tmp_path / "sound.raw"}" format raw }}\n'
+    )
+    return {"ALSA_CONFIG_PATH": str(tmp_path / "asound.conf")}
+
+
+def test_a_microphone_is_recorded_by_arecord(kit: Any, tmp_path: Path, recorder: dict[str, str]) -> None:
+    bundle = kit.parts(MIC, model=one_channel(), golden=one_channel_golden(), name="mic").write(tmp_path / "mic.edge")
+    child = started(bundle, "--source", "mic:recorded", "--sink", "-", "--hop", "1600", **recorder)
+    assert child.stdout is not None
+    assert until(child.stdout, kind="state", state="connected")["reason"] == "recorded"
+    record = until(child.stdout, kind="result", status="ok")
+    assert (record["modality"], record["missing_share"]) == ("mic", 0.0)
+    wave = (np.sin(np.arange(1600) * 0.3) * 16384).astype("<i2") / 32768
+    logits = wave.mean() * WEIGHTS[0].astype(np.float64) + BIAS
+    np.testing.assert_allclose(record["probabilities"], np.exp(logits) / np.exp(logits).sum(), atol=1e-5)
+    child.send_signal(signal.SIGTERM)
+    _, errors = child.communicate(timeout=30)
+    assert child.returncode == 0, errors
+
+
+@pytest.mark.slow
+def test_a_recorder_that_ends_is_started_again(kit: Any, tmp_path: Path, recorder: dict[str, str]) -> None:
+    bundle = kit.parts(MIC, model=one_channel(), golden=one_channel_golden(), name="mic").write(tmp_path / "mic.edge")
+    child = started(bundle, "--source", "mic:recorded", "--sink", "-", "--hop", "1600", **recorder)
+    assert child.stdout is not None
+    until(child.stdout, kind="result", status="ok")
+    children = Path(f"/proc/{child.pid}/task/{child.pid}/children")
+    for pid in [int(pid) for task in children.parents[1].iterdir() for pid in (task / "children").read_text().split()]:
+        os.kill(pid, signal.SIGKILL)
+    assert "ended" in until(child.stdout, kind="state", state="disconnected")["reason"]
+    until(child.stdout, kind="state", state="connected")
+    child.send_signal(signal.SIGTERM)
+    _, errors = child.communicate(timeout=30)
+    assert child.returncode == 0, errors
+
+
+def one_channel() -> bytes:
+    """The mean over time of a waveform, then one linear layer and a softmax."""
+    nodes = [
+        helper.make_node("Mul", ["mic", "mic_present"], ["seen"]),
+        helper.make_node("ReduceMean", ["seen", "time"], ["means"], keepdims=0),
+        helper.make_node("Gemm", ["means", "weights", "bias"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=-1),
+    ]
+    constants = {"time": np.array([1]), "weights": WEIGHTS, "bias": BIAS}
+    graph = helper.make_graph(
+        nodes,
+        "student",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, *MIC.shape]) for n in ("mic", "mic_present")],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 3]) for n in ("logits", "probabilities")],
+        [numpy_helper.from_array(array, key) for key, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def one_channel_golden() -> Golden:
+    windows = np.random.default_rng(1).uniform(-1, 1, (4, *MIC.shape)).astype(np.float32)
+    logits = windows.mean(axis=1) * WEIGHTS[0] + BIAS
+    return Golden(
+        windows=windows,
+        labels=np.array([0, 1, 2, -1]),
+        logits=logits.astype(np.float32),
+        probabilities=(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).astype(np.float32),
+        judge=np.array([True, False, True, False]),
+        tolerance=1e-4,
+    )

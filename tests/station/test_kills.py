@@ -1,0 +1,224 @@
+"""`mmkd-run` is killed again and again while a webhook answers, refuses and hangs: no alarm is lost or changed."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmkd_station.records import AlarmRecord, Record, record_from_line
+
+MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
+MMKD_RUN = [sys.executable, "-c", "from mmkd_station.commands.run import main; main()"]
+RULE = ("--alarm", "raise", "--confirm", "2/3", "--release", "2", "--cooldown", "0s", "--min-probability", "0.3")
+REST, RAISE = b"[1, 0, 0]\n", b"[0, 1, 0]\n"
+MODES = ("answers", "refuses", "hangs")
+
+
+class Hook:
+    """A server of a webhook that answers, refuses or hangs, and keeps the records that it accepted."""
+
+    def __init__(self) -> None:
+        self.mode = "answers"
+        self.taken: list[Record] = []
+        hook = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if hook.mode == "hangs":
+                    time.sleep(60)
+                    return
+                if hook.mode == "answers":
+                    hook.taken += [record_from_line(json.dumps(one).encode()) for one in json.loads(body)]
+                with contextlib.suppress(OSError):  # whoever asked was killed
+                    self.send_response(200 if hook.mode == "answers" else 503)
+                    self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def hook() -> Iterator[Hook]:
+    found = Hook()
+    yield found
+    found.server.shutdown()
+    found.server.server_close()
+
+
+def feed(child: subprocess.Popen[bytes], samples: Iterator[bytes], stop: threading.Event) -> None:
+    assert child.stdin is not None
+    with contextlib.suppress(OSError, ValueError):
+        for sample in samples:
+            child.stdin.write(sample)
+            child.stdin.flush()
+            if stop.wait(0.002):
+                return
+
+
+def first_of_each(records: list[Record]) -> dict[tuple[str, str, int], Record]:
+    """Records by what names them for ever, in the order in which each came first; the same name is the same record."""
+    found: dict[tuple[str, str, int], Record] = {}
+    for record in records:
+        assert found.setdefault((record.station, record.boot, record.number), record) == record
+    return found
+
+
+def check_complete(records: dict[tuple[str, str, int], Record]) -> int:
+    """The records of each boot have no gap, and those of all boots are whole episodes; returns how many."""
+    for boot, own in itertools.groupby(records, key=lambda name: name[1]):
+        numbers = [number for _, _, number in own]
+        assert numbers == list(range(1, len(numbers) + 1)), boot
+    state, episode = "cleared", 0
+    for record in records.values():
+        if not isinstance(record, AlarmRecord):
+            continue
+        expected = {"raised": ("cleared", episode + 1), "continued": ("open", episode), "cleared": ("open", episode)}
+        assert (state, record.episode) == expected[record.event], record
+        state, episode = "cleared" if record.event == "cleared" else "open", record.episode
+    return episode
+
+
+class Run:
+    """One process of `mmkd-run` that is fed; its standard error goes to a file."""
+
+    def __init__(self, command: Sequence[str | Path], samples: Iterator[bytes], log: Path) -> None:
+        self._log = log
+        with log.open("wb") as errors:
+            self.child = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=errors, stderr=errors, env=os.environ | {"OMP_NUM_THREADS": "1"}
+            )
+        self._stop = threading.Event()
+        self._feeding = threading.Thread(target=feed, args=(self.child, samples, self._stop))
+        self._feeding.start()
+
+    def wait_until_longer(self, path: Path, size_bytes: int) -> None:
+        end_s = time.monotonic() + 60
+        while not path.exists() or path.stat().st_size == size_bytes:
+            assert time.monotonic() < end_s
+            assert self.child.poll() is None, self._log.read_text()
+            time.sleep(0.01)
+
+    def end(self, *, kill: bool) -> None:
+        self.child.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
+        self._stop.set()
+        self._feeding.join()
+        assert self.child.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.child.stdin.close()
+        code = self.child.wait(60)
+        assert code == (-signal.SIGKILL if kill else 0), self._log.read_text()
+
+
+@pytest.mark.parametrize("kills", [6, pytest.param(100, marks=pytest.mark.slow)])
+def test_no_alarm_is_lost_and_no_name_has_two_contents_however_often_the_process_is_killed(
+    kills: int, hook: Hook, bundle_path: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    dice, log = random.Random(kills), tmp_path / "all.jsonl"
+    command: list[str | Path] = [
+        *MMKD_RUN, bundle_path, "--backend", "ort", "--name", "press 1", "--source", "stdin", "--hop", "5", *RULE,
+        "--sink", f"jsonl:{log}", "--sink", f"webhook:http://127.0.0.1:{hook.server.server_port}/",
+        "--store", tmp_path / "store",
+    ]  # fmt: skip
+    for left in range(kills, -1, -1):
+        hook.mode = dice.choice(MODES) if left else "answers"
+        size_bytes = log.stat().st_size if log.exists() else 0
+        run = Run(command, itertools.cycle([REST] * 40 + [RAISE] * 40), tmp_path / "errors.txt")
+        if not left or dice.random() < 0.9:  # else it is killed while it starts
+            run.wait_until_longer(log, size_bytes)
+        time.sleep(dice.uniform(0, 0.7))
+        hook.mode = dice.choice(MODES) if left else "answers"
+        time.sleep(dice.uniform(0, 0.7))
+        run.end(kill=left > 0)
+    written = first_of_each([record_from_line(line) for line in log.read_bytes().splitlines()])
+    posted = first_of_each(hook.taken)
+    first_of_each([*written.values(), *posted.values()])
+    episodes = check_complete(written)
+    assert check_complete(posted) == episodes >= kills / 2
+    alarms = [{name for name, one in records.items() if isinstance(one, AlarmRecord)} for records in (written, posted)]
+    assert alarms[0] == alarms[1]
+    for name, value in {"episodes": episodes, "alarms": len(alarms[0]), "records": len(written | posted)}.items():
+        record_property(name, value)
+
+
+@pytest.mark.skipif(MOSQUITTO is None, reason="needs Debian's mosquitto")
+@pytest.mark.parametrize(
+    ("has_store", "kill", "events"),
+    [
+        (True, True, ["raised", "continued", "cleared"]),
+        (True, False, ["raised", "continued", "cleared"]),
+        (False, True, ["raised", None]),
+    ],
+)
+def test_an_alarm_that_a_broker_keeps_ends_after_a_restart_on_normal_data(
+    has_store: bool, kill: bool, events: list[str | None], bundle_path: Path, tmp_path: Path
+) -> None:
+    mqtt = pytest.importorskip("paho.mqtt.client")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (tmp_path / "mosquitto.conf").write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
+    assert MOSQUITTO is not None
+    heard: dict[tuple[str | None, int | None], None] = {}  # a record may come twice
+    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
+    client.on_connect = lambda client, *_: client.subscribe("plant/press 1/alarm/#", qos=1)
+
+    def on_message(client: object, data: object, message: Any) -> None:
+        alarm = json.loads(message.payload or b"{}")
+        heard[alarm.get("event"), alarm.get("episode")] = None
+
+    client.on_message = on_message
+    store = ("--store", str(tmp_path / "store")) if has_store else ()
+    command: list[str | Path] = [
+        *MMKD_RUN, bundle_path, "--backend", "ort", "--name", "press 1", "--source", "stdin", "--hop", "5", *RULE,
+        "--sink", f"mqtt://127.0.0.1:{port}/plant", *store,
+    ]  # fmt: skip
+    with subprocess.Popen([MOSQUITTO, "-c", tmp_path / "mosquitto.conf"], stderr=subprocess.DEVNULL) as broker:
+        try:
+            until(lambda: connects(client, port))
+            client.loop_start()
+            run = Run(command, itertools.repeat(RAISE), tmp_path / "errors.txt")
+            until(lambda: len(heard) == 1)
+            run.end(kill=kill)
+            run = Run(command, itertools.repeat(REST), tmp_path / "errors.txt")
+            until(lambda: len(heard) == len(events))
+            run.end(kill=False)
+            assert list(heard) == [(event, None if event is None else 1) for event in events]
+        finally:
+            client.loop_stop()
+            client.disconnect()
+            broker.kill()
+
+
+def connects(client: Any, port: int) -> bool:
+    with contextlib.suppress(ConnectionRefusedError):
+        client.connect("127.0.0.1", port)
+        return True
+    return False
+
+
+def until(condition: Callable[[], object]) -> None:
+    end_s = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end_s, "it did not come about"
+        time.sleep(0.01)

@@ -1,0 +1,462 @@
+"""Sources that ask machines, each against a real server of its protocol; sound; and a webhook's server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mmkd_edge import UsageError
+from mmkd_station.channels import Columns
+from mmkd_station.intake import Intake
+from mmkd_station.records import AlarmRecord, ResultRecord, StateRecord
+from mmkd_station.sinks.base import RefusedError
+from mmkd_station.sinks.machine import Told
+from mmkd_station.sinks.opcua import value_of
+from mmkd_station.sinks.outlet import Outlet
+from mmkd_station.sinks.table import open_sink
+from mmkd_station.sources.base import Source, Wanted
+from mmkd_station.sources.modbus import ModbusSource, Register, blocks_of
+from mmkd_station.sources.opcua import OpcUaSource
+from mmkd_station.sources.sound import WavSource
+
+NAN = float("nan")
+
+
+def wanted(*names: str, factor: float = 1.0, rate_hz: float = 50.0, speed: float | None = None) -> Wanted:
+    count = len(names)
+    columns = Columns(names=names, factors=(factor,) * count, offsets=(0.0,) * count)
+    return Wanted(columns=columns, rate_hz=rate_hz, replay_speed=speed)
+
+
+def until(condition: Callable[[], object], *, within_s: float = 20.0) -> None:
+    end_s = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < end_s, "it did not come about"
+        time.sleep(0.02)
+
+
+class Reading:
+    """A source that is read in a thread."""
+
+    def __init__(self, source: Source) -> None:
+        self.intake = Intake(most=10_000, on_full="drop-oldest")
+        self._source = source
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        for delivery in self._source.deliveries(self.intake):
+            self.intake.put(delivery)
+        self.intake.end()
+
+    def rows(self) -> list[list[float]]:
+        found = []
+        while (delivery := self.intake.take(timeout_s=0)) is not None:
+            found += delivery.rows.tolist()
+        return found
+
+    def close(self) -> None:
+        self.intake.stop.set()
+        self._thread.join(15)
+        assert not self._thread.is_alive()
+        self._source.close()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+class InLoop:
+    """A server that lives in an event loop of its own thread."""
+
+    def __init__(self, start: Callable[[], Any], stop: Callable[[Any], Any]) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self._thread.start()
+        self._stop = stop
+        self.server = self.run(start())
+
+    def run(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(20)
+
+    def close(self) -> None:
+        self.run(self._stop(self.server))
+        self.run(self._end_tasks())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(10)
+        self.loop.close()
+
+    async def _end_tasks(self) -> None:
+        left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+
+def plc(port: int, *, far: int | None = None) -> InLoop:
+    """A PLC with 8 registers in all tables: 1.5 as float32 in 2 and 3, -7 in 5; 42 in a far one, none between."""
+    pytest.importorskip("pymodbus")
+    from pymodbus.server import ModbusTcpServer
+    from pymodbus.simulator import DataType, SimData, SimDevice
+
+    async def start() -> Any:
+        words = [1000, 0, 0x3FC0, 0, 0, 0xFFF9, 0, 0]
+        data = [SimData(0, values=words, datatype=DataType.REGISTERS)]
+        data += [] if far is None else [SimData(far, values=[42], datatype=DataType.REGISTERS)]
+        device = SimDevice(id=1, simdata=data)
+        server = ModbusTcpServer(device, address=("127.0.0.1", port))
+        await server.serve_forever(background=True)
+        return server
+
+    async def stop(server: Any) -> None:
+        await server.shutdown()
+
+    return InLoop(start, stop)
+
+
+def test_registers_of_a_plc_are_read_with_their_types_and_what_it_lacks_is_missing() -> None:
+    server = plc(port := free_port())
+    columns = ("h0", "h2:float32", "h5:int16", "i5", "h900")
+    reading = Reading(ModbusSource(f"modbus://127.0.0.1:{port}?every=0.02", wanted(*columns)))
+    until(lambda: reading.intake.facts().samples >= 5)
+    reading.close()
+    assert reading.intake.notes() == [(True, f"127.0.0.1:{port}")]
+    np.testing.assert_array_equal(reading.rows()[0], [1000, 1.5, -7, 65529, NAN])
+    server.close()
+
+
+def test_a_plc_that_refuses_what_lies_between_is_read_one_by_one(caplog: pytest.LogCaptureFixture) -> None:
+    server = plc(port := free_port(), far=50)
+    columns = ("h0", "h2:float32", "h50", "h60")
+    reading = Reading(ModbusSource(f"modbus://127.0.0.1:{port}?every=0.02", wanted(*columns)))
+    until(lambda: reading.intake.facts().samples >= 3)
+    reading.close()
+    np.testing.assert_array_equal(reading.rows()[:3], [[1000, 1.5, 42, NAN]] * 3)
+    told = [one.message for one in caplog.records if one.name == "mmkd_station.sources.modbus"]
+    assert told == ["the PLC refuses h0 to 60 at once; read one by one"]
+    server.close()
+
+
+def test_a_plc_that_goes_away_is_asked_again() -> None:
+    server = plc(port := free_port())
+    reading = Reading(ModbusSource(f"modbus://127.0.0.1:{port}", wanted("h0", factor=0.001)))
+    until(lambda: reading.intake.facts().samples >= 3)
+    server.close()
+    until(lambda: any(not connected for connected, _ in reading.intake.notes()))
+    server = plc(port)
+    before = reading.intake.facts().samples
+    until(lambda: reading.intake.facts().samples > before + 3)
+    assert reading.intake.facts().connects == 2
+    reading.close()
+    assert reading.rows()[-1] == [1.0]
+    server.close()
+
+
+def alarm(number: int) -> AlarmRecord:
+    return AlarmRecord(
+        station="press 1", number=number, time_s=None, decided_s=1.0, event="raised", label="worn", episode=number,
+        since_s=None, windows=3, probability=0.9,
+    )  # fmt: skip
+
+
+def result(number: int, *, station: str, index: int) -> ResultRecord:
+    return ResultRecord(
+        station=station, number=number, time_s=1.0, decided_s=1.0, status="degraded", reason="", label="worn",
+        index=index, probability=0.876, probabilities=(0.124, 0.876), labels=(), value=None, label_set=(),
+        missing_share=0.0, modality="acc", input_age_s=None, dropped=0, late=0,
+    )  # fmt: skip
+
+
+def test_the_last_result_is_written_to_five_registers_that_are_named() -> None:
+    server = plc(port := free_port())
+    outlet = Outlet("plc", open_sink(f"modbus-write://127.0.0.1:{port}?at=1&station=press 1"))
+    for record in (
+        alarm(1),
+        result(65538, station="press 1", index=1),
+        result(9, station="press 2", index=0),
+    ):
+        outlet.put(record)
+    until(lambda: outlet.facts().written == 3)
+    reading = Reading(ModbusSource(f"modbus://127.0.0.1:{port}", wanted(*(f"h{number}" for number in range(7)))))
+    until(lambda: reading.intake.facts().samples)
+    assert reading.rows()[0] == [1000, 2, 1, 2, 876, 1, 0]
+    reading.close()
+    outlet.close()
+    server.close()
+
+
+def test_registers_are_read_in_few_readings() -> None:
+    def register(kind: str, number: int, of: str = "uint16") -> Register:
+        return Register(kind=kind, number=number, type=of)
+
+    found = blocks_of([register("h", 300), register("h", 10), register("i", 4), register("h", 133, "float32")])
+    assert list(found) == [("h", 10, 125), ("h", 300, 1), ("i", 4, 1)]
+    far = blocks_of([register("h", 10), register("h", 134, "float32")])  # 126 registers from 10 on
+    assert list(far) == [("h", 10, 1), ("h", 134, 2)]
+
+
+@pytest.mark.parametrize(
+    ("text", "column", "said"),
+    [
+        ("modbus://plc", "40001", "expected a register such as h100:int16 or i7:float32, got '40001'"),
+        ("modbus://plc", "h65535:int32", "expected a register such as h100:int16"),
+        ("modbus://plc?unit=300", "h1", "unit: expected a number from 0 to 255, got '300'; correct it"),
+        ("modbus://plc?every=soon", "h1", "every: expected a number from 0.0001 to 86400, got 'soon'; correct it"),
+    ],
+)
+def test_what_is_no_register_says_why(text: str, column: str, said: str) -> None:
+    pytest.importorskip("pymodbus")
+    with pytest.raises(UsageError) as refused:
+        ModbusSource(text, wanted(column))
+    assert said in str(refused.value)
+
+
+@pytest.fixture
+def opcua() -> Iterator[tuple[int, InLoop, list[Any]]]:
+    """An OPC UA server with two numbers and a text; gives its port and its variables."""
+    asyncua = pytest.importorskip("asyncua")
+    logging.getLogger("asyncua").setLevel(logging.CRITICAL)
+    port, variables = free_port(), list[Any]()
+
+    async def start() -> Any:
+        server = asyncua.Server()
+        await server.init()
+        server.set_endpoint(f"opc.tcp://127.0.0.1:{port}/")
+        space = await server.register_namespace("press")
+        for name, value in (("AccX", 1.5), ("AccY", 2), ("Name", "press 1")):
+            node = asyncua.ua.NodeId(name, space)
+            variables.append(await server.nodes.objects.add_variable(node, name, value))
+        for name, kind in (("Label", "String"), ("Code", "Byte"), ("Share", "UInt16"), ("P", "Float"), ("N", "Int16")):
+            node, of = asyncua.ua.NodeId(name, space), asyncua.ua.VariantType[kind]
+            variables.append(await server.nodes.objects.add_variable(node, name, "" if kind == "String" else 0, of))
+            await variables[-1].set_writable()
+        await server.start()
+        return server
+
+    async def stop(server: Any) -> None:
+        await server.stop()
+
+    found = InLoop(start, stop)
+    yield port, found, variables
+    found.close()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_nodes_of_a_server_are_read_and_bad_values_are_missing(
+    opcua: tuple[int, InLoop, list[Any]],
+) -> None:
+    from asyncua import ua
+
+    port, server, variables = opcua
+    columns = ("ns=2;s=AccX", "ns=2;s=AccY", "ns=2;s=Name")
+    reading = Reading(OpcUaSource(f"opcua://127.0.0.1:{port}?every=0.05", wanted(*columns)))
+    until(lambda: reading.intake.facts().samples >= 3)
+    first = reading.intake.take(timeout_s=1)
+    assert first is not None
+    assert first.times is None
+    np.testing.assert_array_equal(first.rows, np.array([[1.5, 2, NAN]], dtype=np.float32))
+    bad = ua.DataValue(ua.Variant(9.0), ua.StatusCode(ua.UInt32(ua.StatusCodes.BadSensorFailure)))
+    server.run(variables[0].write_value(bad))
+    until(lambda: any(np.isnan(row[0]) for row in reading.rows()))
+    reading.close()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_the_last_result_is_written_to_the_nodes_that_are_named_and_to_no_other(
+    opcua: tuple[int, InLoop, list[Any]],
+) -> None:
+    port, server, variables = opcua
+    named = "label=ns=2;s=Label&status=ns=2;s=Code&probability=ns=2;s=Share&episodes=ns=2;s=P&count=ns=2;s=N"
+    sink = open_sink(f"opcua-write://127.0.0.1:{port}?{named}&station=press 1")
+    sink.write([alarm(1), result(32768 + 7, station="press 1", index=1), result(9, station="press 2", index=0)])
+    found = [server.run(one.read_value()) for one in variables]
+    assert found == [1.5, 2, "press 1", "worn", 1, 876, 1.0, 7]
+    sink.write([alarm(2)])  # no result: nothing is written
+    assert [server.run(one.read_value()) for one in variables] == found
+    sink.close()
+
+    def refusal(node: str) -> str:
+        refusing = open_sink(f"opcua-write://127.0.0.1:{port}?{node}")
+        with pytest.raises(ConnectionError) as refused:
+            refusing.write([result(1, station="press 1", index=1)])
+        return str(refused.value)
+
+    assert refusal("label=ns=2;s=Name") == (
+        f"127.0.0.1:{port}: node ns=2;s=Name: BadUserAccessDenied: User does not have permission to perform the "
+        "requested operation."
+    )
+    assert refusal("count=ns=2;s=None").startswith(f"127.0.0.1:{port}: node ns=2;s=None: ")
+    assert refusal("probability=ns=2;s=Code") == (
+        f"127.0.0.1:{port}: node ns=2;s=Code: expected one of Int16, UInt16, Int32, UInt32, Int64, UInt64, Float, "
+        "Double, String for probability, got Byte; name another node"
+    )
+
+
+@pytest.mark.parametrize(
+    ("thing", "type_name", "value"),
+    [
+        ("count", "Byte", 2),  # 258 modulo 256
+        ("count", "String", "258"),
+        ("status", "String", "degraded"),
+        ("label", "Int32", 2),
+        ("probability", "Double", 0.876),
+        ("probability", "String", "0.876"),
+        ("episodes", "SByte", 127),  # the most that it holds
+        ("value", "String", ""),
+        ("value", "Float", pytest.approx(NAN, nan_ok=True)),
+    ],
+)
+def test_a_result_becomes_a_value_of_the_type_of_its_node(thing: str, type_name: str, value: object) -> None:
+    told = Told(result=result(258, station="press 1", index=1), episodes=300)
+    assert value_of(thing, told, type_name) == value
+
+
+def test_what_names_no_node_to_write_says_why() -> None:
+    pytest.importorskip("asyncua")
+
+    def said(text: str) -> str:
+        with pytest.raises(UsageError) as refused:
+            open_sink(text)
+        return str(refused.value)
+
+    things = "count, status, label, probability, value, episodes"
+    assert said("opcua-write://plc") == (
+        f"--sink opcua-write://plc: expected a node that it may write for one of {things}, "
+        "?label=ns=2;s=Press1.Label; name it"
+    )
+    assert said("opcua-write://plc?label=Label") == (
+        "--sink opcua-write://plc?label=Label: label: expected a node such as ns=2;s=Press1.AccX, got 'Label'; "
+        "correct it"
+    )
+    assert said("opcua-write://plc?lable=i=1") == (
+        f"opcua-write://plc?lable=i=1: expected options among {things}, station, credentials, policy, mode, cert, key, "
+        "got 'lable'; correct it"
+    )
+
+
+def test_what_is_no_node_says_why() -> None:
+    pytest.importorskip("asyncua")
+    with pytest.raises(UsageError, match=r"expected a node such as ns=2;s=Press1.AccX, got 'x'"):
+        OpcUaSource("opcua://plc", wanted("x"))
+    with pytest.raises(UsageError, match=r"policy Basic256Sha256: expected cert=FILE and key=FILE beside it"):
+        OpcUaSource("opcua://plc?policy=Basic256Sha256", wanted("i=1"))
+
+
+def test_a_server_that_is_not_there_is_asked_again_and_ends_when_told() -> None:
+    pytest.importorskip("asyncua")
+    reading = Reading(OpcUaSource(f"opcua://127.0.0.1:{free_port()}", wanted("i=1")))
+    until(lambda: reading.intake.notes())
+    reading.close()
+    assert reading.intake.facts().connects == 0
+
+
+def test_a_sound_file_is_read_from_its_beginning_to_its_end(tmp_path: Path) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    sound = np.linspace(-0.5, 0.5, 2000, dtype=np.float32).reshape(1000, 2)
+    soundfile.write(tmp_path / "log.wav", sound, 4000, subtype="FLOAT")
+    reading = Reading(WavSource(tmp_path / "log.wav", wanted("1", "0", factor=2.0, rate_hz=4000.0)))
+    until(lambda: reading.intake.facts().samples == 1000)
+    np.testing.assert_array_equal(reading.rows(), 2 * sound[:, ::-1])
+    reading.close()
+    with pytest.raises(UsageError, match="expected sound at 50 Hz, got 4000 Hz; resample the file"):
+        WavSource(tmp_path / "log.wav", wanted("0"))
+    (tmp_path / "text.wav").write_text("no sound")
+    with pytest.raises(UsageError, match=r"text.wav: expected a sound file, got "):
+        WavSource(tmp_path / "text.wav", wanted("0"))
+
+
+def test_a_webhook_is_tried_again_until_it_takes_records_and_what_it_refuses_is_dropped(tmp_path: Path) -> None:
+    asked: list[tuple[str, list[int]]] = []
+    codes = [503, 200, 400, 200]
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            asked.append((self.headers["X-Key"], [one["number"] for one in body]))
+            self.send_response(codes[len(asked) - 1])
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Hook)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    (tmp_path / "headers").write_text("X-Key: secret\n")
+    url = f"webhook:http://127.0.0.1:{server.server_port}/hook#headers={tmp_path}/headers&kinds=state"
+    outlet = Outlet("hook", open_sink(url))
+
+    def say(number: int) -> None:
+        outlet.put(StateRecord(station="press 1", number=number, decided_s=1.0, state="connected", reason=""))
+
+    say(1)
+    until(lambda: outlet.facts().written == 1)
+    say(2)
+    until(lambda: outlet.facts().dropped == 1)
+    assert outlet.facts().fault.endswith("400 Bad Request")
+    say(3)
+    until(lambda: outlet.facts().written == 2)
+    outlet.close()
+    server.shutdown()
+    server.server_close()
+    assert asked == [("secret", [1]), ("secret", [1]), ("secret", [2]), ("secret", [3])]
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_a_webhook_that_moved_gets_nothing_at_its_new_address_and_the_fault_names_it(tmp_path: Path, code: int) -> None:
+    asked: list[str] = []
+
+    class Moved(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            asked.append(f"POST {self.path}")
+            self.send_response(code)
+            self.send_header("Location", "/new")
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            asked.append(f"GET {self.path} {self.headers['Authorization']}")
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    (tmp_path / "headers").write_text("Authorization: Bearer secret\n")
+    with HTTPServer(("127.0.0.1", 0), Moved) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        sink = open_sink(f"webhook:http://127.0.0.1:{server.server_port}/old#headers={tmp_path}/headers")
+        with pytest.raises(RefusedError) as refused:
+            sink.write([StateRecord(station="press 1", number=1, decided_s=1.0, state="connected", reason="")])
+        server.shutdown()
+    assert str(refused.value).endswith(f": {code}, moved to /new; name that address")
+    assert asked == ["POST /old"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("webhook:ftp://x", "expected an address with http:// or https://; write it out"),
+        ("webhook:http://x#kinds=all", "got 'all'; correct it"),
+        ("modbus-write://plc", "expected the first of five registers that it may write, ?at=100; name it"),
+        ("kafka:x", "--sink kafka:x: expected one of -, jsonl:FILE, csv:FILE, webhook:URL, modbus-write://HOST?at=N, "),
+    ],
+)
+def test_what_is_no_sink_says_why(text: str, said: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        open_sink(text)
+    assert said in str(refused.value)

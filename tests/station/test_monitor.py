@@ -1,0 +1,426 @@
+"""What the page's server answers, and whom it refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from mmkd_edge import EdgePredictor, ModalitySpec, TaskSpec, UsageError, example_bundle
+from mmkd_edge.testing import fake_predictor
+from mmkd_edge.watch.prometheus import metrics_text
+from mmkd_edge.watch.timing import SecondsHistogram
+from mmkd_station.channels import columns_of
+from mmkd_station.intake import Intake
+from mmkd_station.monitor.access import Access, Bucket, address_of, origin_of, token_from
+from mmkd_station.monitor.board import Board
+from mmkd_station.monitor.metrics import service_metrics
+from mmkd_station.monitor.view import PageFollower, latency_of
+from mmkd_station.records import AlarmRecord, result_record
+from mmkd_station.sensor import Sensor, StationRules
+from mmkd_station.service import Service
+from mmkd_station.sources.base import Wanted
+from mmkd_station.sources.files import StdinSource
+from mmkd_station.station import Station
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+pytest.importorskip("prometheus_client")
+
+Answer = tuple[int, str]
+
+
+@contextlib.contextmanager
+def running(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str], str]]:
+    """A station with a page; gives its address, and what is said of its token."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", "from mmkd_station.commands.run import main; main()",
+         example_bundle(), "--source", "stdin",
+         "--name", "press 1", "--backend", "ort", *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert child.stderr is not None
+    try:
+        for line in child.stderr:
+            if found := re.match(r"page: (\S+) \((.*)\)", line):
+                yield found[1], child, found[2]
+                break
+        else:
+            raise AssertionError("it ended without a page")
+    finally:
+        child.terminate()
+        child.communicate(timeout=30)
+    assert child.returncode == 0
+
+
+def ask(url: str, body: bytes | None = None, **headers: str) -> Answer:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data=body, headers=named), timeout=20) as answer:
+            return answer.status, answer.read(1 << 20).decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_health_metrics_and_predictions_are_answered_on_this_machine() -> None:
+    with running("--monitor", "127.0.0.1:0", "--serve-predict") as (url, child, token):
+        assert ask(f"{url}healthz") == (200, '{"well":true,"stations":{"press 1":"started"}}')
+
+        assert child.stdin is not None
+        child.stdin.write("\n".join(["[0, 0, 1]"] * 250 + ["no sample"]) + "\n")
+        child.stdin.flush()
+        wanted = ('mmkd_live_samples_total{station="press 1"} 250.0', "mmkd_latency_seconds_bucket")
+        while not all(one in (text := ask(f"{url}metrics")[1]) for one in wanted):
+            pass
+        assert 'mmkd_live_garbage_total{station="press 1"} 1.0' in text
+        assert 'mmkd_predictions_total{predictor="press 1",status="ok"}' in text
+
+        window = np.ones((200, 3))
+        npy = io.BytesIO()
+        np.save(npy, window)
+        code, said = ask(f"{url}predict", json.dumps(window.tolist()).encode())
+        assert (code, json.loads(said)["status"]) == (200, "ok")
+        assert ask(f"{url}predict", npy.getvalue(), content_type="application/x-npy") == (200, said)
+        assert ask(f"{url}predict", json.dumps({"acc": window.tolist()}).encode()) == (200, said)
+        rows = [[None] * 3] * 200
+        assert json.loads(ask(f"{url}predict", json.dumps(rows).encode())[1])["status"] == "invalid"
+
+        wrong = {
+            b"[[1, 2, 3]]": (422, "modality 'acc': expected shape (T, C)=(200, 3), got (1, 3)"),
+            b"{": (422, "expected JSON, got something else: "),
+            b'["a"]': (422, "expected rows of numbers, one for each sample, got something else; null is missing"),
+            b"[[" + b"9" * 400 + b", 2, 3]]": (
+                422,
+                "expected rows of numbers, one for each sample, got something else; null is missing",
+            ),
+            b"1" * 30_000: (413, "expected at most 23,296 bytes"),
+        }
+        for body, (code, said) in wrong.items():
+            found = ask(f"{url}predict", body)
+            assert (found[0], json.loads(found[1])["error"].startswith(said)) == (code, True), found
+        pickled = b"\x93NUMPY\x01\x00F\x00{'descr': '|O', 'fortran_order': False, 'shape': (1,), }".ljust(80) + b"\n."
+        assert ask(f"{url}predict", pickled, content_type="application/x-npy")[0] == 422
+        assert ask(f"{url}predict?station=none", b"[]")[0] == 404
+
+        # A page of another site, and a name of another site that was made to point here.
+        other = (403, '{"error":"asked from another origin, or by another name"}')
+        assert ask(f"{url}predict", b"[]", origin="http://evil.example") == other
+        assert ask(f"{url}healthz", host="evil.example") == other
+        assert ask(f"{url}events", sec_fetch_site="cross-site", sec_fetch_mode="cors") == other
+        assert ask(url, sec_fetch_site="cross-site", sec_fetch_mode="navigate")[0] == 200  # a link on another page
+
+        needs = (401, '{"error":"this needs the token that mmkd-run named at its start"}')
+        noted = json.dumps({"station": "press 1", "episode": 1}).encode()
+        assert ask(f"{url}acknowledge", noted, content_type="application/json") == needs
+        bearer = "Bearer " + token.removeprefix("its token: ")
+        found = ask(f"{url}acknowledge", noted, content_type="application/json", authorization=bearer)
+        assert found == (404, '{"error":"there is no such episode that waits"}')
+        assert ask(f"{url}static/../app.py")[0] == 404
+        codes = [ask(f"{url}login", b'{"token": "x"}', content_type="application/json")[0] for _ in range(7)]
+        assert codes == [401] * 5 + [429] * 2
+
+
+def test_the_health_says_when_most_windows_are_far_from_the_training() -> None:
+    far = "6 of 6 windows are far from the training data; check unit and scale of acc"
+    wanted = f'{{"well":true,"stations":{{"press 1":"started"}},"unlike_training":{{"press 1":"{far}"}}}}'
+    with running("--monitor", "127.0.0.1:0") as (url, child, _):
+        assert child.stdin is not None
+        child.stdin.write("[0, 0, 100]\n" * 450)  # a first window of 200 samples, and one a second
+        child.stdin.flush()
+        while (found := ask(f"{url}healthz")[1]) != wanted:
+            assert "6 of 6" not in found
+            time.sleep(0.05)
+
+
+def test_an_episode_that_an_operator_calls_false_is_a_record_and_its_windows_are_kept(tmp_path: Path) -> None:
+    options = ["--alarm", "ER", "--confirm", "1/1", "--min-probability", "0", "--uncertain-below", "0"]
+    kept = ["--keep-uncertain", "10MB", "--keep-in", f"{tmp_path}/kept", "--sink", f"jsonl:{tmp_path}/log"]
+    with running("--monitor", "127.0.0.1:0", *options, *kept) as (url, child, token):
+        said = json.dumps({"station": "press 1", "episode": 1, "false": True}).encode()
+        assert ask(f"{url}acknowledge", said, content_type="application/json")[0] == 401
+        assert child.stdin is not None
+        child.stdin.write("\n".join(["[0, 0, 1]"] * 450) + "\n")  # at 50 Hz, a result a second: ER each time
+        child.stdin.flush()
+        bearer = "Bearer " + token.removeprefix("its token: ")
+        while (ask(f"{url}acknowledge", said, content_type="application/json", authorization=bearer))[0] != 200:
+            time.sleep(0.05)
+    records = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    alarms = [(one["event"], one["episode"], one["label"]) for one in records if one["kind"] == "alarm"]
+    assert alarms == [("raised", 1, "ER"), ("contradicted", 1, "ER")]
+    (file,) = (tmp_path / "kept").iterdir()
+    with np.load(file) as arrays:
+        assert set(arrays["column_reason"]) == {"contradicted"}
+        assert set(arrays["column_answer"]) == {"ER"}
+        assert arrays["x_acc"][0].tolist() == [[0, 0, 1]] * 200
+
+
+def test_beyond_this_machine_everything_asks_for_the_token(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("a token of the plant\n")
+    with running("--monitor", "0.0.0.0:0", "--monitor-token", f"{tmp_path}/token") as (url, *_):
+        here = url.replace("0.0.0.0", "127.0.0.1")
+        for path in ("events", "healthz", "metrics"):
+            assert ask(here + path)[0] == 401, path
+        assert 'id="login"' in ask(here)[1]
+        bearer = "Bearer a token of the plant"
+        assert ask(f"{here}healthz", authorization=bearer)[0] == 200
+        assert ask(f"{here}predict", b"[]", authorization=bearer) == (
+            404,
+            '{"error":"mmkd-run was started without --serve-predict"}',
+        )
+        assert (
+            'id="stations"'
+            in ask(here, cookie=f"mmkd_session={Access('a token of the plant', ANY, is_open=False).session}")[1]
+        )
+
+
+def test_a_probe_on_this_machine_learns_without_the_token_that_all_is_well_and_no_more(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("a token of the plant\n")
+    with running("--monitor", "127.0.0.1:0", "--monitor-token", f"{tmp_path}/token") as (url, *_):
+        assert ask(f"{url}healthz") == (200, '{"well":true}')
+        bearer = "Bearer a token of the plant"
+        assert ask(f"{url}healthz", authorization=bearer) == (200, '{"well":true,"stations":{"press 1":"started"}}')
+        assert ask(f"{url}healthz", x_forwarded_for="10.0.0.9")[0] == 401
+        assert ask(f"{url}healthz", host="evil.example")[0] == 403
+        assert ask(f"{url}events")[0] == 401
+
+
+ANY = address_of("127.0.0.1:1")
+
+
+def test_behind_a_proxy_everything_asks_for_the_token_and_works_with_it(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("a token of the plant\n")
+    options = ("--monitor-token", f"{tmp_path}/token", "--monitor-origin", "https://plant.example")
+    with running("--monitor", "127.0.0.1:0", *options) as (url, *_):
+        # nginx as it comes, with the Host of the page; then with `proxy_set_header Host $host`.
+        for host in (url.split("/")[2], "plant.example"):
+            sent = {"host": host, "origin": "https://plant.example", "sec_fetch_site": "same-origin"}
+            assert [ask(url + path, **sent)[0] for path in ("events", "healthz", "metrics")] == [401] * 3
+            assert 'id="login"' in ask(url, host=host)[1]
+            body = b'{"token": "a token of the plant"}'
+            assert ask(f"{url}login", body, content_type="application/json", **sent) == (200, '{"ok":true}')
+            session = f"mmkd_session={Access('a token of the plant', ANY, is_open=False).session}"
+            noted = b'{"station": "press 1", "episode": 1}'
+            found = ask(f"{url}acknowledge", noted, content_type="application/json", cookie=session, **sent)
+            assert found == (404, '{"error":"there is no such episode that waits"}')
+        bearer = "Bearer a token of the plant"
+        assert ask(f"{url}healthz", host="evil.example", authorization=bearer)[0] == 403
+        assert ask(f"{url}healthz", origin="http://plant.example", authorization=bearer)[0] == 403
+
+
+def may_look(address: str, headers: dict[str, str], *, is_open: bool = True) -> bool:
+    access = Access("a token of the plant", address_of(address), is_open=is_open)
+    return access.is_from_here(headers) and access.may_look(headers, {})
+
+
+def test_what_was_forwarded_and_a_page_with_a_token_of_its_own_ask_for_it_here_too() -> None:
+    here = {"host": "127.0.0.1:1"}
+    bearer = {"authorization": "Bearer a token of the plant"}
+    assert may_look("127.0.0.1:1", here)
+    for name in ("forwarded", "x-forwarded-for"):
+        assert not may_look("127.0.0.1:1", here | {name: ""})
+        assert may_look("127.0.0.1:1", here | {name: "10.0.0.7"} | bearer)
+    assert not may_look("127.0.0.1:1", here, is_open=False)
+    assert may_look("127.0.0.1:1", here | bearer, is_open=False)
+
+
+def test_every_address_of_the_loopback_interface_is_a_name_of_this_machine() -> None:
+    assert may_look("127.0.0.2:1", {"host": "127.0.0.2:1"})
+    assert not may_look("127.0.0.2:1", {"host": "127.0.0.3:1"})
+
+
+def test_an_origin_is_what_a_browser_writes() -> None:
+    assert origin_of("https://Plant.example:443/") == "https://plant.example"
+    assert origin_of("http://[::1]:80") == "http://[::1]"
+    assert origin_of("http://plant.example:8443") == "http://plant.example:8443"
+    for wrong in ("plant.example", "https://plant.example/line", "ftp://plant", "https://a@plant", "http://plant:x"):
+        with pytest.raises(UsageError) as refused:
+            origin_of(wrong)
+        expected = f"--monitor-origin {wrong}: expected what the browser shows before the path, such as "
+        assert str(refused.value) == f"{expected}https://plant.example; write it so"
+
+
+def test_addresses_and_tokens_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    assert (address_of("8090").host, address_of(":8090").port, address_of("[::1]:80").host) == (
+        "127.0.0.1",
+        8090,
+        "::1",
+    )
+    assert [address_of(f"{host}:1").is_loopback for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "press1")] == [
+        True, True, True, False, False,
+    ]  # fmt: skip
+    with pytest.raises(UsageError) as refused:
+        address_of("localhost")
+    expected = "--monitor localhost: expected HOST:PORT, such as 127.0.0.1:8090, got no port; write it so"
+    assert str(refused.value) == expected
+    with pytest.raises(UsageError, match="--monitor :\u00b2: expected HOST:PORT, "):
+        address_of(":\u00b2")
+    (tmp_path / "token").write_text("short")
+    with pytest.raises(UsageError, match="expected a token of 16 characters or more, got 5; make it longer"):
+        token_from(tmp_path / "token")
+    assert len(token_from(None)) >= 24
+
+
+def test_a_bucket_lets_a_few_through_at_once() -> None:
+    bucket = Bucket(rate_hz=1e-6, burst=3)
+    assert [bucket.take() for _ in range(5)] == [True, True, True, False, False]
+
+
+ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=100.0, samples=20)
+GYRO = ModalitySpec(name="gyro", channels=("x",), rate_hz=100.0, samples=20)
+
+
+def station_of(name: str, predictor: EdgePredictor, modality: str | None = None) -> Station:
+    source = StdinSource(Wanted(columns=columns_of(ACC, {}), rate_hz=100.0))
+    return Station(
+        name,
+        predictor=predictor,
+        sensors=[Sensor(source, "stdin", predictor=predictor, rules=StationRules(hop=10, modality=modality))],
+        intake=Intake(most=1, on_full="block"),
+        outlets=[],
+    )
+
+
+def test_inputs_of_stations_with_one_bundle_are_those_of_the_bundle() -> None:
+    with (
+        EdgePredictor.open(example_bundle(), backend="ort") as one,
+        EdgePredictor.open(example_bundle(), backend="ort") as other,
+    ):
+        one.predict(np.zeros((200, 3)))
+        stations = [station_of("press 1", one), station_of("press 2", one), station_of("press 3", other)]
+        text = service_metrics(Service(stations=stations, outlets=[], predictors=[]))
+    bundle = str(example_bundle())
+    found = re.findall(r'mmkd_reopens_total\{predictor="(.*)"\} ', text)
+    assert found == [bundle, f"{bundle} 2"]
+    shares = re.findall(r'mmkd_input_missing_share\{.*predictor="(.*?)"\}', text)
+    assert set(shares) <= {bundle, f"{bundle} 2"}
+    assert set(re.findall(r'mmkd_predictions_total\{predictor="(.*?)"', text)) == {"press 1", "press 2", "press 3"}
+
+
+def test_a_page_shows_the_inputs_of_the_student_of_its_station_and_of_how_many_they_are() -> None:
+    predictor = fake_predictor([0.5, 0.5], modality=ACC, labels=("ok", "worn"))
+    stations = [station_of(name, predictor) for name in ("press 1", "press 2")]
+    stations.append(station_of("press 3", fake_predictor([0.5, 0.5], modality=ACC, labels=("ok", "worn"))))
+    service = Service(stations=stations, outlets=[], predictors=[])
+    boards = {one.name: Board([ACC], TaskSpec(labels=("ok", "worn"))) for one in stations}
+    assert [PageFollower(service, boards, one.name).update().station.sharing for one in stations] == [2, 2, 1]
+    boards["press 2"] = Board([GYRO], TaskSpec(labels=("ok", "worn")))
+    details = [PageFollower(service, boards, one.name).update().station for one in stations]
+    assert [one.sharing for one in details] == [1, 1, 1]
+    assert [bool(one.drift) for one in details] == [True, False, True]  # no student of it takes gyro
+
+
+@pytest.fixture
+def board() -> Board:
+    return Board([ACC], TaskSpec(labels=("ok", "worn")))
+
+
+def test_a_board_keeps_the_lowest_and_highest_value_of_each_tenth_of_a_second(board: Board) -> None:
+    rows = np.array([[1, np.nan], [5, np.nan], [3, 7]], dtype=np.float32)
+    board.samples(np.array([10.01, 10.05, 10.11]), rows, sensor=0)
+    board.samples(np.array([10.15]), np.array([[-2, 8]], dtype=np.float32), sensor=0)
+    found = board.seen(sensor=0, after_bin=-1, after_result=-1).bins
+    assert [(one.number, one.time_s) for one in found] == [(100, 10.0), (101, 10.1)]
+    np.testing.assert_array_equal(found[0].lowest, [1, np.nan])
+    np.testing.assert_array_equal(found[0].highest, [5, np.nan])
+    assert (found[1].lowest, found[1].highest) == ((-2.0, 7.0), (3.0, 8.0))
+    assert [one.number for one in board.seen(sensor=0, after_bin=101, after_result=-1).bins] == [101]
+
+
+def test_a_page_draws_the_sensor_that_answers_and_begins_anew_when_another_does() -> None:
+    predictor = fake_predictor([0.5, 0.5], modality=ACC, labels=("ok", "worn"))
+    station, board = station_of("press 1", predictor), Board([ACC, GYRO], TaskSpec(labels=("ok", "worn")))
+    follower = PageFollower(Service(stations=[station], outlets=[], predictors=[]), {"press 1": board}, "press 1")
+
+    def result(number: int, modality: str) -> None:
+        prediction = msgspec.structs.replace(predictor.predict(np.zeros(ACC.shape)), modality=modality)
+        board.record(result_record(prediction, station="press 1", number=number, time_s=1.0, decided_s=1.0))
+
+    def shown() -> tuple[bool, str, tuple[str, ...], list[int], list[int]]:
+        update = follower.update()
+        seen, detail = update.station.seen, update.station
+        bins, results = [one.number for one in seen.bins], [one.number for one in seen.results]
+        return update.first, detail.modality, detail.channels, bins, results
+
+    board.samples(np.array([10.01]), np.zeros((1, 2), dtype=np.float32), sensor=0)
+    board.samples(np.array([50.01]), np.zeros((1, 1), dtype=np.float32), sensor=1)
+    assert shown() == (True, "acc", ("x", "y"), [100], [])
+    result(1, "acc")
+    assert shown() == (False, "acc", ("x", "y"), [100], [1])
+    result(2, "gyro")
+    assert shown() == (True, "gyro", ("x",), [500], [1, 2])
+    assert shown() == (False, "gyro", ("x",), [500], [])
+
+
+def test_a_board_and_metrics_show_what_is_unknown(board: Board) -> None:
+    predictor = fake_predictor([0.5, 0.5], modality=ACC, labels=("ok", "worn"), novelty=2.0)
+    prediction = predictor.predict(np.zeros(ACC.shape))
+    board.record(result_record(prediction, station="press 1", number=1, time_s=1.0, decided_s=1.0))
+    (shown,) = board.seen(sensor=0, after_bin=-1, after_result=-1).results
+    assert (shown.status, shown.novelty) == ("unknown", 0.5)
+    assert 'mmkd_predictions_total{predictor="mmkd",status="unknown"} 1.0' in metrics_text(predictor)
+
+
+def test_a_board_stays_small_and_forgets_an_earlier_time_line(board: Board) -> None:
+    times = np.arange(0, 300, 0.01)
+    board.samples(times, np.zeros((len(times), 2), dtype=np.float32), sensor=0)
+    assert len(board.seen(sensor=0, after_bin=-1, after_result=-1).bins) == 600
+    for _ in range(5):  # the clock was set
+        board.samples(np.array([5.0]), np.zeros((1, 2), dtype=np.float32), sensor=0)
+    assert [one.time_s for one in board.seen(sensor=0, after_bin=2999, after_result=-1).bins] == [5.0]
+
+
+def test_late_samples_widen_their_bins_and_clear_nothing(board: Board) -> None:
+    board.samples(np.array([10.01, 10.11, 10.31]), np.zeros((3, 2), dtype=np.float32), sensor=0)
+    for late_s in (10.05, 10.25, 3.0):  # of a bin, of a gap, and of long ago
+        board.samples(np.array([late_s]), np.array([[-1, 2]], dtype=np.float32), sensor=0)
+    board.samples(np.array([10.41]), np.zeros((1, 2), dtype=np.float32), sensor=0)
+    found = board.seen(sensor=0, after_bin=-1, after_result=-1).bins
+    assert [one.number for one in found] == [100, 101, 103, 104]
+    assert (found[0].lowest, found[0].highest) == ((-1.0, 0.0), (0.0, 2.0))
+
+
+def test_an_episode_waits_until_somebody_takes_note_of_it(board: Board) -> None:
+    def alarm(event: Any, windows: int) -> AlarmRecord:
+        return AlarmRecord(
+            station="press 1", number=1, time_s=4.0, decided_s=9.0 + windows, event=event, label="worn", episode=1,
+            since_s=2.0, windows=windows, probability=0.9,
+        )  # fmt: skip
+
+    board.record(alarm("raised", 3))
+    assert (board.unacknowledged(), board.alarm(1), board.alarm(2)) == (1, alarm("raised", 3), None)
+    board.record(alarm("acknowledged", 4))
+    board.record(alarm("cleared", 5))
+    (episode,) = board.seen(sensor=0, after_bin=-1, after_result=-1).episodes
+    assert (episode.acknowledged, episode.cleared_s, episode.windows) == (True, 14.0, 5)
+    assert (board.unacknowledged(), board.alarm(1)) == (0, None)
+
+
+def test_a_histogram_is_drawn_without_its_empty_ends() -> None:
+    histogram = SecondsHistogram()
+    for seconds in (0.001, 0.0011, 0.02):
+        histogram.add(seconds)
+    timing = histogram.timing()
+    assert timing is not None
+    bars = latency_of(timing).bars
+    # Three bars in a decade, of which 0.001 is an edge.
+    assert [(f"{bar.up_to_s:.3g}", bar.count) for bar in bars] == [
+        ("0.001", 1), ("0.00215", 1), ("0.00464", 0), ("0.01", 0), ("0.0215", 1),
+    ]  # fmt: skip

@@ -1,0 +1,603 @@
+"""MQTT against a real mosquitto: samples in, decisions out, TLS, credentials, and a broker that is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from mmkd_edge import ModalitySpec, UsageError
+from mmkd_station.channels import columns_of
+from mmkd_station.clock import TIME_FAULTS
+from mmkd_station.intake import Intake
+from mmkd_station.links.place import place_of
+from mmkd_station.records import AlarmEvent, AlarmRecord, ResultRecord, StateRecord, line_of
+from mmkd_station.sinks.mqtt import MqttSink
+from mmkd_station.sources.base import Wanted
+from mmkd_station.sources.mqtt import MqttSource
+
+mqtt = pytest.importorskip("paho.mqtt.client")
+MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
+needs_mosquitto = pytest.mark.skipif(MOSQUITTO is None, reason="needs Debian's mosquitto")
+
+
+class Broker:
+    """A mosquitto on a port of this machine."""
+
+    def __init__(self, folder: Path, *lines: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port: int = free.getsockname()[1]
+        self._config = folder / "mosquitto.conf"
+        self._config.write_text("\n".join([f"listener {self.port} 127.0.0.1", *(lines or ("allow_anonymous true",))]))
+        self.start()
+
+    def start(self) -> None:
+        assert MOSQUITTO is not None
+        self.process = subprocess.Popen([MOSQUITTO, "-c", self._config], stdout=subprocess.DEVNULL, stderr=-1)
+        until(self._answers)
+
+    def _answers(self) -> bool:
+        with socket.socket() as asking:
+            return asking.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+def until(condition: Callable[[], object], *, within_s: float = 20.0) -> None:
+    end_s = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < end_s, "it did not come about"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    found = Broker(tmp_path)
+    yield found
+    found.kill()
+
+
+class Client:
+    """Someone else at the broker: publishes, and keeps what comes."""
+
+    def __init__(self, port: int, topic: str = "") -> None:
+        self.heard: list[tuple[str, bytes, bool]] = []
+        self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
+        self._client.on_message = lambda client, data, one: self.heard.append((one.topic, one.payload, one.retain))
+        self._client.on_connect = lambda client, *_: client.subscribe(topic, qos=1) if topic else None
+        self._client.reconnect_delay_set(1, 1)
+        self._client.connect("127.0.0.1", port)
+        self._client.loop_start()
+        until(self._client.is_connected)
+
+    def say(self, topic: str, document: Any) -> None:
+        payload = document if isinstance(document, bytes) else json.dumps(document).encode()
+        self._client.publish(topic, payload, qos=1).wait_for_publish(10)
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+@pytest.fixture
+def wanted(acc: ModalitySpec) -> Wanted:
+    return Wanted(columns=columns_of(acc, {}), rate_hz=acc.rate_hz)
+
+
+def reading(source: MqttSource) -> tuple[Intake, threading.Thread]:
+    """A source that is read into an intake."""
+    intake = Intake(most=100, on_full="drop-oldest")
+
+    def read() -> None:
+        for delivery in source.deliveries(intake):
+            intake.put(delivery)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    return intake, thread
+
+
+def state(number: int) -> StateRecord:
+    return StateRecord(station="press/1", number=number, decided_s=1.0, state="connected", reason="x")
+
+
+@needs_mosquitto
+def test_samples_come_from_a_topic_with_wildcards(broker: Broker, wanted: Wanted) -> None:
+    intake, thread = reading(MqttSource(f"mqtt://127.0.0.1:{broker.port}/plant/+/acc", wanted))
+    until(lambda: intake.facts().connects)
+    sensor = Client(broker.port)
+    sensor.say("plant/1/acc", {"time": 5.0, "x": 1, "y": 2, "z": None})
+    sensor.say("plant/2/acc", b"\xff no sample")
+    sensor.say("plant/2/acc", [[1, 2, 3], [4, 5, 6]])
+    until(lambda: intake.facts().samples == 3)
+    assert intake.facts().garbage == 1
+    first = intake.take(timeout_s=1)
+    assert first is not None
+    assert first.times is not None
+    assert first.times.tolist() == [5.0]
+    intake.stop.set()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert intake.notes() == [(True, f"127.0.0.1:{broker.port}")]
+    sensor.close()
+
+
+def is_written(sink: MqttSink, record: StateRecord) -> bool:
+    """Whether the sink took the record, as an outlet asks it again and again."""
+    try:
+        sink.write([record])
+    except OSError:
+        return False
+    return True
+
+
+@needs_mosquitto
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+def test_states_are_kept_and_the_broker_says_when_the_program_is_gone(broker: Broker, version: str) -> None:
+    sink = MqttSink(f"mqtt://127.0.0.1:{broker.port}/plant?version={version}")
+    alarm = AlarmRecord(
+        station="press/1", number=2, time_s=None, decided_s=1.0, event="raised", label="worn", episode=1, since_s=None,
+        windows=3, probability=0.9,
+    )  # fmt: skip
+    sink.write([state(1), alarm])
+    late = Client(broker.port, "plant/#")
+    until(lambda: len(late.heard) == 3)
+    kept = {topic: (json.loads(payload), retained) for topic, payload, retained in late.heard}
+    assert kept["plant/online"] == (True, True)
+    assert kept["plant/press%2F1/state"][0]["state"] == "connected"
+    assert kept["plant/press%2F1/alarm/worn"][0]["event"] == "raised"
+    result = ResultRecord(
+        station="press/1", number=3, time_s=1.0, decided_s=1.0, status="ok", reason="", label="worn", index=0,
+        probability=1.0, probabilities=(1.0,), labels=(), value=None, label_set=(), missing_share=0.0, modality="acc",
+        input_age_s=None, dropped=0, late=0,
+    )  # fmt: skip
+    sink.write([result])
+    until(lambda: len(late.heard) == 4)
+    assert late.heard[3][0] == "plant/press%2F1/result"
+    assert sink._link is not None
+    sink._link._client.socket().shutdown(socket.SHUT_RDWR)  # a cable is cut: nobody says goodbye
+    until(lambda: ("plant/online", b"false", False) in late.heard)
+    until(lambda: is_written(sink, state(4)))  # and comes back by itself: what is refused is tried again
+    until(lambda: late.heard[-1][0] == "plant/press%2F1/state")
+    sink.close()
+    until(lambda: late.heard[-1][:2] == ("plant/online", b"false"))
+    late.close()
+
+
+def alarm_of(label: str, *, number: int, boot: str = "a", event: AlarmEvent = "raised") -> AlarmRecord:
+    return AlarmRecord(
+        station="press/1", number=number, time_s=None, decided_s=1.0, event=event, label=label, episode=number,
+        since_s=None, windows=3, probability=0.9, boot=boot,
+    )  # fmt: skip
+
+
+def kept_at(broker: Broker, topic: str) -> dict[str, Any]:
+    """What the broker keeps, by topic: the event of an alarm."""
+    late = Client(broker.port, topic)
+    late.say(f"{topic[:-1]}last", b"{}")  # comes behind what is kept
+    until(lambda: any(topic.endswith("/last") for topic, *_ in late.heard))
+    late.close()
+    return {topic: json.loads(payload).get("event") for topic, payload, retained in late.heard if retained}
+
+
+@needs_mosquitto
+def test_each_label_has_a_topic_of_its_own(broker: Broker) -> None:
+    sink = MqttSink(f"mqtt://127.0.0.1:{broker.port}/plant")
+    labels = ["a/b", "a+b", "a#b", "a_b", "a%2Fb", "a b", "\u00e4\0"]
+    sink.write([alarm_of(label, number=number) for number, label in enumerate(labels, start=1)])
+    names = ["a%2Fb", "a%2Bb", "a%23b", "a_b", "a%252Fb", "a b", "\u00e4%00"]
+    assert sorted(kept_at(broker, "plant/press%2F1/alarm/#")) == sorted(
+        f"plant/press%2F1/alarm/{name}" for name in names
+    )
+    sink.close()
+
+
+@needs_mosquitto
+def test_the_broker_forgets_what_an_earlier_run_left_open_and_keeps_what_continues_and_what_others_say(
+    broker: Broker,
+) -> None:
+    another = Client(broker.port)
+    other = msgspec.structs.replace(alarm_of("w", number=1), station="press 2")
+    for topic, payload in (("press%2F1/alarm/other", b"{}"), ("press 2/alarm/w", line_of(other))):
+        another._client.publish(f"plant/{topic}", payload, qos=1, retain=True).wait_for_publish(10)
+    another.close()
+    place = f"mqtt://127.0.0.1:{broker.port}/plant"
+    before = MqttSink(place)
+    before.write([state(1), *(alarm_of(label, number=number) for number, label in enumerate("uvwx", start=2))])
+    before.write([alarm_of("x", number=6, event="cleared")])
+    before.close()
+    started = StateRecord(station="press/1", number=3, decided_s=1.0, state="started", reason="x", boot="b")
+    after = MqttSink(place)
+    after.write(
+        [
+            alarm_of("v", number=1, boot="b", event="continued"),
+            alarm_of("u", number=2, boot="b", event="cleared"),
+            started,
+            alarm_of("y", number=4, boot="b"),
+        ]
+    )
+    events = {"other": None, "u": "cleared", "v": "continued", "x": "cleared", "y": "raised"}
+    assert kept_at(broker, "plant/press%2F1/alarm/#") == {
+        f"plant/press%2F1/alarm/{label}": event for label, event in events.items()
+    }
+    assert kept_at(broker, "plant/press 2/alarm/#") == {"plant/press 2/alarm/w": "raised"}
+    after.close()
+
+
+class WriteOnlyBroker:
+    """Speaks as much MQTT 3.1.1 as a sink needs, and hangs up on whoever subscribes."""
+
+    def __init__(self) -> None:
+        self.topics: list[str] = []
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listening.getsockname()[1]
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):  # it was closed
+            while True:
+                link, _ = self._listening.accept()
+                with link, link.makefile("rb") as incoming:
+                    while self._answers(link, incoming):
+                        pass
+
+    def _answers(self, link: socket.socket, incoming: Any) -> bool:
+        first = incoming.read(1)
+        if not first or first[0] >> 4 in (8, 14):  # SUBSCRIBE, DISCONNECT
+            return False
+        size, shift, byte = 0, 0, 128
+        while byte & 128:
+            byte = incoming.read(1)[0]
+            size, shift = size | (byte & 127) << shift, shift + 7
+        body = incoming.read(size)
+        if first[0] >> 4 == 1:  # CONNECT
+            link.sendall(b"\x20\x02\x00\x00")
+        elif first[0] >> 4 == 3:  # PUBLISH
+            length = int.from_bytes(body[:2], "big")
+            self.topics.append(body[2 : 2 + length].decode())
+            link.sendall(b"\x40\x02" + body[2 + length : 4 + length])
+        return True
+
+    def close(self) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+
+
+def test_records_come_through_a_broker_that_hangs_up_on_whoever_reads() -> None:
+    broker = WriteOnlyBroker()
+    sink = MqttSink(f"mqtt://127.0.0.1:{broker.port}/plant?version=3.1.1")
+    started = StateRecord(station="press 1", number=1, decided_s=1.0, state="started", reason="x", boot="b")
+    for _ in range(3):
+        assert not is_written(sink, started)
+    assert is_written(sink, started)
+    assert [topic for topic in broker.topics if topic.endswith("/state")] == ["plant/press 1/state"] * 4
+    sink.close()
+    broker.close()
+
+
+def certificates(folder: Path) -> None:
+    """A certificate for 127.0.0.1 that signs itself."""
+    x509 = pytest.importorskip("cryptography.x509")
+    from ipaddress import ip_address
+
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+
+
+# paho leaves the socket of a handshake that failed to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+@needs_mosquitto
+def test_tls_and_a_password_from_a_file_are_asked_for(tmp_path: Path) -> None:
+    certificates(tmp_path)
+    passwd = shutil.which("mosquitto_passwd") or "/usr/bin/mosquitto_passwd"
+    subprocess.run([passwd, "-c", "-b", tmp_path / "users", "press", "secret"], check=True, capture_output=True)
+    (tmp_path / "users").chmod(0o600)
+    broker = Broker(
+        tmp_path, f"certfile {tmp_path}/cert.pem", f"keyfile {tmp_path}/key.pem", "allow_anonymous false",
+        f"password_file {tmp_path}/users", "user root",
+    )  # fmt: skip
+    try:
+        place = f"mqtts://127.0.0.1:{broker.port}/plant?ca={tmp_path}/cert.pem"
+        (tmp_path / "right").write_text("press:secret\n")
+        (tmp_path / "wrong").write_text("press:guess\n")
+        sink = MqttSink(f"{place}&credentials={tmp_path}/right")
+        sink.write([state(1)])
+        sink.close()
+        for refused in (f"{place}&credentials={tmp_path}/wrong", place):
+            with pytest.raises(ConnectionError, match=r"Not authorized|Bad user"):
+                MqttSink(refused).write([state(1)])
+        untrusted = f"mqtts://127.0.0.1:{broker.port}/plant?credentials={tmp_path}/right"
+        with pytest.raises(OSError, match="certificate verify failed"):
+            MqttSink(untrusted).write([state(1)])
+    finally:
+        broker.kill()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("mqtt://host", "mqtt://HOST/TOPIC, got no topic"),
+        ("mqtt:///topic", "got no host or no port; write it so"),
+        ("mqtt://host:x/topic", "got no host or no port; write it so"),
+        ("mqtt://user:pw@host/topic", "expected no password in the text, where others see it; use ?credentials=FILE"),
+        ("mqtt://host/topic?quality=1", "got 'quality'; correct it"),
+        ("mqtt://host/topic?qos=2", "qos: expected one of 0, 1, got '2'; choose one of them"),
+        ("mqtt://host/topic?ca=/none", "ca: /none: no such file or directory; check the path"),
+    ],
+)
+def test_a_text_that_names_no_broker_says_why(text: str, said: str, wanted: Wanted) -> None:
+    with pytest.raises(UsageError) as refused:
+        MqttSource(text, wanted)
+    assert said in str(refused.value)
+
+
+def test_a_place_may_have_an_address_of_version_6_and_no_port() -> None:
+    place = place_of("mqtt://[::1]/a/b?qos=0", scheme="mqtt://", options=("qos",), port=1883)
+    assert (place.host, place.port, place.path, place.options) == ("::1", 1883, "a/b", {"qos": "0"})
+
+
+@needs_mosquitto
+def test_two_rates_in_and_decisions_out_through_one_process(
+    broker: Broker, kit: Any, acc: ModalitySpec, tmp_path: Path
+) -> None:
+    fast = ModalitySpec(name="acc", channels=("x", "y", "z"), rate_hz=200.0, samples=100)
+    kit.parts(acc).write(tmp_path / "slow.edge")
+    kit.parts(fast, model=kit.model(fast)).write(tmp_path / "fast.edge")
+    at = f"mqtt://127.0.0.1:{broker.port}"
+    stations = "".join(
+        f'[[stations]]\nname = "{name}"\nbundle = "{tmp_path}/{name}.edge"\nbackend = "ort"\n'
+        f'source = "{at}/in/{name}"\nhop = {hop}\ntime = "source"\n'
+        for name, hop in (("slow", 10), ("fast", 50))
+    )
+    (tmp_path / "stations.toml").write_text(f'sinks = ["{at}/out"]\n{stations}')
+    listener = Client(broker.port, "out/#")
+    child = subprocess.Popen(
+        [sys.executable, "-c", "from mmkd_station.commands.run import main; main()",
+         tmp_path / "stations.toml", "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    until(lambda: sum(b'"connected"' in payload for _, payload, _ in listener.heard) == 2)
+    sensor = Client(broker.port)
+    now_s = time.time()
+    for second in range(6):
+        sensor.say("in/slow", {"time": now_s + second - 5, "samples": [[1, 0, 0]] * 10})
+        sensor.say("in/fast", {"time": now_s + second - 5, "samples": [[0, 1, 0]] * 200})
+    until(lambda: sum(topic.endswith("/fast/result") for topic, *_ in listener.heard) >= 20)
+    child.send_signal(signal.SIGTERM)
+    output, errors = child.communicate(timeout=30)
+    assert child.returncode == 0, errors
+    summary = {one["station"]: one for one in json.loads(output)["stations"]}
+    assert (summary["slow"]["intake"]["samples"], summary["fast"]["intake"]["samples"]) == (60, 1200)
+    results = [json.loads(payload) for topic, payload, _ in listener.heard if topic.endswith("/result")]
+    by_name = {name: [one for one in results if one["station"] == name] for name in ("slow", "fast")}
+    assert [len(found) for found in by_name.values()] == [sum(summary[name]["results"].values()) for name in by_name]
+    assert {one["label"] for one in by_name["slow"] if one["index"] >= 0} == {"rest"}
+    assert {one["label"] for one in by_name["fast"] if one["index"] >= 0} == {"raise"}
+    sensor.close()
+    listener.close()
+
+
+@pytest.mark.slow
+@needs_mosquitto
+def test_a_broker_that_is_killed_loses_no_result_and_is_back_within_thirty_seconds(
+    broker: Broker, bundle_path: Path, tmp_path: Path
+) -> None:
+    at = f"mqtt://127.0.0.1:{broker.port}"
+    log = tmp_path / "all.jsonl"
+    child = subprocess.Popen(
+        [sys.executable, "-c", "from mmkd_station.commands.run import main; main()",
+         bundle_path, "--backend", "ort",
+         "--source", f"{at}/in", "--sink", f"{at}/out", "--sink", f"jsonl:{log}", "--hop", "5", "--silence", "60",
+         "--time", "arrival", "--store", tmp_path / "store", "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    limit = threading.Timer(120, child.kill)  # what is waited for may never come
+    limit.start()
+    listener, sensor = Client(broker.port, "out/#"), Client(broker.port)
+    until(lambda: any(b'"connected"' in payload for _, payload, _ in listener.heard))
+    for _ in range(20):
+        sensor.say("in", [[1, 0, 0]] * 5)
+    until(lambda: sum(topic.endswith("/result") for topic, *_ in listener.heard) >= 15)
+    broker.kill()
+    until(lambda: '"disconnected"' in log.read_text())
+    time.sleep(4)
+    broker.start()
+    began_s = time.monotonic()
+    until(lambda: log.read_text().count('"connected"') == 2, within_s=35)
+    assert time.monotonic() - began_s < 31
+    for _ in range(20):
+        sensor.say("in", [[0, 1, 0]] * 5)
+    until(lambda: log.read_text().count('"kind":"result"') >= 34)
+    written = {json.loads(line)["number"] for line in log.read_text().splitlines()}
+    heard = lambda: {json.loads(payload)["number"] for topic, payload, _ in listener.heard if "online" not in topic}  # noqa: E731
+    # What the sink could not say meanwhile comes after all: every record that the file has.
+    until(lambda: written <= heard(), within_s=40)
+    child.send_signal(signal.SIGTERM)
+    output, errors = child.communicate(timeout=30)
+    assert child.returncode == 0, errors
+    summary = json.loads(output)
+    limit.cancel()
+    assert summary["stations"][0]["intake"]["connects"] == 2
+    assert summary["stations"][0]["intake"]["samples"] == 200
+    assert {one["sink"].split(":")[0]: one["dropped"] for one in summary["sinks"]} == {"mqtt": 0, "jsonl": 0}
+    sensor.close()
+    listener.close()
+
+
+# What a sensor of 10 Hz sends at tenth of a second k after a moment t, until which all was well; what the log and
+# `/healthz` say of it; status and first reason of the last result.
+ROW = [1, 0, 0]
+STILL, BACK, AHEAD, LATE = TIME_FAULTS["still"], TIME_FAULTS["back"], TIME_FAULTS["ahead"], TIME_FAULTS["late"]
+OWN_S = -1e9
+SENT: dict[str, tuple[Callable[[float, int], Any], str, tuple[str, str]]] = {
+    "still": (
+        lambda t, k: {"time": t, "samples": [ROW]},
+        STILL, ("stale", "the times of samples have stood still for N s"),
+    ),
+    "backwards": (
+        lambda t, k: {"time": t - 0.1 * k, "samples": [ROW]},
+        BACK, ("stale", "the times of samples went back N s"),
+    ),
+    "back a second each second": (
+        lambda t, k: {"time": t - 0.1 * (9 - k % 10), "samples": [ROW]},
+        STILL, ("stale", "the times of samples have stood still for N s"),
+    ),
+    "an hour back and forth": (
+        lambda t, k: {"time": t + 0.1 * k - 3600 * (k % 2), "samples": [ROW]},
+        BACK, ("degraded", "N of N samples were left out because of their times"),
+    ),
+    "ten times the rate": (
+        lambda t, k: {"time": t + 0.1 * k, "samples": [ROW] * 10},
+        LATE, ("invalid", "N of N samples were left out because of their times"),
+    ),
+    "ten times the rate, without times": (
+        lambda t, k: [ROW] * 10,
+        AHEAD, ("invalid", "N of N samples were left out because of their times"),
+    ),
+    "a fast clock": (
+        lambda t, k: {"time": t + k, "samples": [ROW] * 10},
+        AHEAD, ("stale", "the times of samples are N s ahead of their arrival"),
+    ),
+    "a fast clock of its own": (
+        lambda t, k: {"time": OWN_S + t + k, "samples": [ROW] * 10},
+        AHEAD, ("stale", "the times of samples are N s ahead of their arrival"),
+    ),
+    "an hour ahead": (
+        lambda t, k: {"time": t + 3600 + 0.1 * k, "samples": [ROW]},
+        AHEAD, ("stale", "the times of samples are N s ahead of their arrival"),
+    ),
+    "100,000 rows": (
+        lambda t, k: {"time": t + 0.1 * k, "samples": [ROW] * (1 if k else 100_000)}, AHEAD, ("ok", ""),
+    ),
+    "100,000 rows without times": (lambda t, k: [ROW] * (1 if k else 100_000), AHEAD, ("ok", "")),
+}  # fmt: skip
+LASTING = [name for name in SENT if not name.startswith("100,000")]
+
+
+@needs_mosquitto
+def test_times_that_cannot_be_trusted_leave_no_result_ok_and_are_said_until_they_can_be(
+    broker: Broker, bundle_path: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    at, stale_s, log_file = f"mqtt://127.0.0.1:{broker.port}", 2.0, tmp_path / "all.jsonl"
+    stations = "".join(
+        f'[[stations]]\nname = "{name}"\nbundle = "{bundle_path}"\nbackend = "ort"\nsource = "{at}/{name}"\n'
+        f"hop = 5\nstale_s = {stale_s}\n"
+        for name in SENT
+    )
+    (tmp_path / "stations.toml").write_text(f'sinks = ["jsonl:{log_file}"]\n{stations}')
+    arguments = [str(tmp_path / "stations.toml"), "--json", "--monitor", "127.0.0.1:0"]
+    with (tmp_path / "log").open("w") as stderr:
+        child = subprocess.Popen(
+            [sys.executable, "-c", "from mmkd_station.commands.run import main; main()",
+         *arguments],
+            stdout=subprocess.PIPE, stderr=stderr, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+    limit = threading.Timer(120, child.kill)  # what is waited for may never come
+    limit.start()
+
+    def records(name: str, kind: str = "result") -> list[dict[str, Any]]:
+        found = [json.loads(line) for line in log_file.read_text().splitlines()] if log_file.exists() else []
+        return [one for one in found if (one["station"], one["kind"]) == (name, kind)]
+
+    def healthz() -> tuple[int, dict[str, Any]]:
+        page = re.search(r"page: (\S+)", (tmp_path / "log").read_text())
+        assert page is not None
+        try:
+            with urllib.request.urlopen(f"{page[1]}healthz", timeout=20) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+    sensor = Client(broker.port)
+    request.addfinalizer(sensor.close)
+    request.addfinalizer(child.communicate)
+    request.addfinalizer(child.kill)
+
+    def send_good(count: int) -> None:
+        for name, (message, _, _) in SENT.items():
+            own_s = OWN_S if name.endswith("of its own") else 0.0
+            rows = [ROW] * count
+            timed = {"time": time.time() + own_s - 0.1 * (count - 1), "samples": rows}
+            sensor.say(name, timed if isinstance(message(0, 1), dict) else rows)
+
+    until(lambda: all(len(records(name, "state")) == 2 for name in SENT))  # started, connected
+    send_good(25)
+    until(lambda: all(any(one["status"] == "ok" for one in records(name)) for name in SENT))
+    assert healthz()[0] == 200
+
+    began_s = time.time()
+    for tick in range(80):
+        for name, (message, _, _) in SENT.items():
+            sensor.say(name, message(began_s, tick))
+        time.sleep(max(0.0, began_s + 0.1 * (tick + 1) - time.time()))
+    code, told = healthz()
+    assert (code, told["well"]) == (503, False)
+    assert told["time_faults"] == {name: {"acc": SENT[name][1]} for name in LASTING}
+    ended_s = time.time()
+    for name, (_, _, last) in SENT.items():
+        results = [one for one in records(name) if began_s < one["decided_s"] < ended_s]
+        statuses = [one["status"] for one in results]
+        first = next(number for number, status in enumerate(statuses) if status != "ok")
+        # A second of silence, or what may run ahead, and what a busy machine adds.
+        assert results[first]["decided_s"] - began_s < stale_s + 3, name
+        assert ("ok" in statuses[first:]) == (name not in LASTING), name
+        assert (statuses[-1], re.sub(r"[\d,.]+", "N", results[-1]["reason"].split(";")[0])) == last, name
+        assert all(one["time_s"] < one["decided_s"] + stale_s for one in results), name
+        assert sum(one["late"] for one in results) > 30, name
+
+    def is_well_after_a_good_sample() -> bool:
+        send_good(1)
+        time.sleep(0.1)
+        return healthz() == (200, {"well": True, "stations": dict.fromkeys(SENT, "connected")})
+
+    until(is_well_after_a_good_sample)
+    child.send_signal(signal.SIGTERM)
+    output, _ = child.communicate(timeout=30)
+    limit.cancel()
+    log = (tmp_path / "log").read_text()
+    assert child.returncode == 0, log
+    for summary in json.loads(output)["stations"]:
+        name = summary["station"]
+        assert (summary["untrusted"] > 30) == (name != "ten times the rate"), name
+        said = f" WARNING {name}: acc: {SENT[name][1]}; they are left out, and results say so\n"
+        assert log.count(said) == 1, name

@@ -1,0 +1,170 @@
+"""Which of several sensors answers, a prediction at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mmkd_edge import ModalitySpec, Prediction, TaskSpec
+from mmkd_edge.predict.conditions import first_living
+from mmkd_edge.predict.sensors import Status
+from mmkd_edge.testing import fake_predictor
+from mmkd_station.intake import Delivery, Intake, Listener
+from mmkd_station.records import Record, StateRecord
+from mmkd_station.sensor import Order, Sensor, StationRules
+from mmkd_station.station import Station
+
+TASK = TaskSpec(labels=("rest", "turn"))
+NAMES = ("acc", "gyro", "mic")
+
+
+def answer(modality: str, status: Status = "ok", reason: str = "", *, index: int = 0) -> Prediction:
+    return Prediction(
+        label=TASK.labels[index] if index >= 0 else "",
+        index=index,
+        probability=0.75 if index >= 0 else 0.0,
+        probabilities=np.array([0.75, 0.25], np.float32),
+        status=status,
+        reason=reason,
+        modality=modality,
+    )
+
+
+def dead(modality: str, reason: str = "all values are missing") -> Prediction:
+    return answer(modality, "invalid", reason, index=-1)
+
+
+@pytest.fixture
+def sensors() -> list[Any]:
+    specs = [ModalitySpec(name=name, channels=("x",), rate_hz=10.0, samples=2) for name in NAMES]
+    return [SimpleNamespace(modality=spec, has_ended=False) for spec in specs]
+
+
+@pytest.fixture
+def order(sensors: list[Any]) -> Order:
+    return Order(sensors, TASK)
+
+
+def test_the_last_sensor_says_that_it_is_dead_after_a_better_one_has_ended(order: Order, sensors: list[Any]) -> None:
+    assert order.given(0, answer("acc")) is not None
+    assert order.given(1, answer("gyro")) is None
+    sensors[0].has_ended = True
+    found = order.given(1, dead("gyro"))
+    assert found is not None
+    assert (found.status, found.modality, found.reason) == ("invalid", "gyro", "all values are missing")
+
+
+def test_of_dead_sensors_the_first_that_may_come_back_says_so(order: Order, sensors: list[Any]) -> None:
+    order.given(0, dead("acc"))
+    assert order.given(1, dead("gyro")) is None
+    assert order.given(0, dead("acc")) is not None
+    sensors[0].has_ended = True
+    assert order.given(1, dead("gyro")) is not None
+    assert order.given(2, dead("mic")) is None
+
+
+def test_who_stands_in_for_a_sensor_that_has_ended_says_so(order: Order, sensors: list[Any]) -> None:
+    order.given(0, answer("acc"))
+    sensors[0].has_ended = True
+    found = order.given(1, answer("gyro"))
+    assert found is not None
+    assert (found.status, found.reason) == ("degraded", "'gyro' answers in place of acc: its source has ended")
+
+
+def test_a_sensor_that_was_dead_before_its_end_keeps_its_reason(order: Order, sensors: list[Any]) -> None:
+    order.given(0, dead("acc", "every channel is flat: the sensor is dead"))
+    sensors[0].has_ended = True
+    found = order.given(1, answer("gyro"))
+    assert found is not None
+    assert found.reason == "'gyro' answers in place of acc: every channel is flat: the sensor is dead"
+
+
+def test_a_sensor_whose_window_is_new_to_it_answers_and_a_stale_one_does_not(order: Order) -> None:
+    assert order.given(0, answer("acc", "unknown", "new")) is not None
+    assert order.given(1, answer("gyro")) is None
+    order.given(0, answer("acc", "stale", "no sample for 9.0 s"))
+    found = order.given(1, answer("gyro"))
+    assert found is not None
+    assert found.reason == "'gyro' answers in place of acc: no sample for 9.0 s"
+
+
+@pytest.mark.parametrize("status", ["unknown", "stale"])
+def test_a_call_asks_nobody_after_a_student_that_is(status: Status) -> None:
+    asked = iter([answer("acc", status, "so"), answer("gyro")])
+    found = first_living(asked)
+    assert (found.modality, found.status, found.reason) == ("acc", status, "so")
+    assert next(asked).modality == "gyro"
+
+
+class Failing:
+    """A live source that gives some samples and then fails for good."""
+
+    live = True
+
+    def __init__(self, samples: int, *, after: threading.Event | None = None) -> None:
+        self.over = threading.Event()
+        self._samples, self._after = samples, after
+
+    def deliveries(self, listener: Listener) -> Iterator[Delivery]:
+        if self._after is not None:
+            assert self._after.wait(20)
+        for _ in range(self._samples):
+            yield Delivery(rows=np.ones((1, 1), np.float32), times=None, arrived_s=time.monotonic())
+        self.over.set()
+        raise OSError(f"gone after {self._samples}")
+
+    def close(self) -> None:
+        pass
+
+
+def ended(*sources: Any) -> tuple[Station, list[Record]]:
+    """A station that ran to the end of its sources, and what it said."""
+    acc = ModalitySpec(name="acc", channels=("x",), rate_hz=10.0, samples=2)
+    predictor = fake_predictor([0.25, 0.75], modality=acc, labels=TASK.labels)
+    said: list[Record] = []
+    station = Station(
+        "press 1",
+        predictor=predictor,
+        sensors=[Sensor(one, "made up", predictor=predictor, rules=StationRules(hop=1)) for one in sources],
+        intake=Intake(most=100, on_full="block"),
+        outlets=[],
+        onlooker=SimpleNamespace(samples=lambda times, rows: None, record=said.append),  # type: ignore[arg-type]
+    )
+    station.start()
+    end_s = time.monotonic() + 20
+    while not station.is_over:
+        assert time.monotonic() < end_s, "the station hangs"
+        time.sleep(0.005)
+    station.close()
+    return station, said
+
+
+def states(said: list[Record]) -> list[tuple[str, str]]:
+    return [(one.state, one.reason) for one in said if isinstance(one, StateRecord)][1:-1]
+
+
+def test_a_source_that_fails_beside_another_is_lost_and_the_station_goes_on() -> None:
+    first = Failing(1)
+
+    class Good(Failing):
+        def deliveries(self, listener: Listener) -> Iterator[Delivery]:
+            with contextlib.suppress(OSError):
+                yield from super().deliveries(listener)
+
+    station, said = ended(first, Good(4, after=first.over))
+    assert station.error is None
+    assert states(said) == [("disconnected", "acc is lost for good: gone after 1")]
+
+
+def test_a_station_fails_with_its_last_source() -> None:
+    first = Failing(1)
+    station, said = ended(first, Failing(4, after=first.over))
+    assert str(station.error) == "gone after 4"
+    assert states(said) == [("disconnected", "acc is lost for good: gone after 1"), ("failed", "gone after 4")]

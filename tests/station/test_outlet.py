@@ -1,0 +1,455 @@
+"""Sinks that fail, hang and come back: what waits, what is lost, and that it is counted."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from mmkd_edge import ModalitySpec, UsageError
+from mmkd_edge.testing import fake_predictor
+from mmkd_station.build import outlet_of
+from mmkd_station.links.backoff import Backoff
+from mmkd_station.records import AlarmRecord, Record, StateRecord, line_of, record_from_line, result_record
+from mmkd_station.sinks.outlet import Outlet
+from mmkd_station.sinks.store import FILE_NAME, Store
+from mmkd_station.sinks.table import open_sink, shown_names
+
+
+class Flaky:
+    """A sink that is away until it is told to be there."""
+
+    def __init__(self) -> None:
+        self.there = threading.Event()
+        self.taken: list[int] = []
+
+    def write(self, records: Sequence[Record]) -> None:
+        if not self.there.is_set():
+            raise ConnectionError("nobody there")
+        self.taken += [record.number for record in records]
+
+    def close(self) -> None:
+        pass
+
+
+def state(number: int) -> StateRecord:
+    return StateRecord(station="press 1", number=number, decided_s=1.5, state="connected", reason="x" * 100)
+
+
+def alarm(number: int) -> AlarmRecord:
+    return AlarmRecord(
+        station="press 1", number=number, time_s=None, decided_s=1.5, event="raised", label="worn", episode=1,
+        since_s=None, windows=3, probability=0.9,
+    )  # fmt: skip
+
+
+def quick() -> Backoff:
+    return Backoff(first_s=0.01, most_s=0.02)
+
+
+def until(condition: object, *, within_s: float = 10.0) -> None:
+    end_s = time.monotonic() + within_s
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end_s
+        time.sleep(0.005)
+
+
+def test_a_record_is_one_line_that_can_be_read_back() -> None:
+    acc = ModalitySpec(name="acc", channels=("x",), rate_hz=1.0, samples=2)
+    prediction = fake_predictor([0.25, 0.75], modality=acc, labels=("ok", "worn")).predict([[0.0], [1.0]])
+    record = result_record(prediction, station="press 1", number=3, time_s=2.0, decided_s=5.0, dropped=4)
+    line = line_of(record)
+    assert record_from_line(line) == record
+    assert json.loads(line) == {
+        "kind": "result", "station": "press 1", "number": 3, "time_s": 2.0, "decided_s": 5.0, "status": "ok",
+        "reason": "", "label": "worn", "index": 1, "probability": 0.75, "probabilities": [0.25, 0.75], "labels": [],
+        "value": None, "label_set": [], "missing_share": 0.0, "modality": "acc", "input_age_s": None, "dropped": 4,
+        "late": 0, "novelty": None, "boot": "",
+    }  # fmt: skip
+
+
+def test_a_label_that_a_spreadsheet_would_run_is_escaped_in_the_csv_sink(tmp_path: Path) -> None:
+    acc = ModalitySpec(name="acc", channels=("x",), rate_hz=1.0, samples=2)
+    prediction = fake_predictor([0.25, 0.75], modality=acc, labels=("ok", "=HYPERLINK(1)")).predict([[0.0], [1.0]])
+    sink = open_sink(f"csv:{tmp_path / 'results.csv'}")
+    sink.write([result_record(prediction, station="@press", number=3, time_s=-2.5, decided_s=5.0)])
+    sink.close()
+    header, row = (tmp_path / "results.csv").read_text().splitlines()
+    found = dict(zip(header.split(","), row.split(","), strict=True))
+    assert [found[name] for name in ("station", "time_s", "label")] == ["'@press", "-2.5", "'=HYPERLINK(1)"]
+
+
+def test_records_wait_in_memory_and_the_oldest_are_given_up_and_counted() -> None:
+    sink = Flaky()
+    outlet = Outlet("away", sink, most=5, backoff=quick)
+    for number in range(1, 21):
+        outlet.put(state(number))
+    until(lambda: outlet.facts().failures >= 2)
+    sink.there.set()
+    outlet.close()
+    facts = outlet.facts()
+    assert sink.taken == sorted(sink.taken)
+    assert sink.taken[-5:] == [16, 17, 18, 19, 20]
+    assert (facts.written, facts.written + facts.dropped, facts.fault) == (len(sink.taken), 20, "")
+
+
+def test_a_sink_that_hangs_holds_up_nobody() -> None:
+    hung = threading.Event()
+
+    class Hanging(Flaky):
+        def write(self, records: Sequence[Record]) -> None:
+            hung.wait(20)
+
+    outlet = Outlet("hangs", Hanging(), most=10, backoff=quick)
+    began_s = time.monotonic()
+    for number in range(1000):
+        outlet.put(state(number))
+    outlet.close(drain_s=0.1)
+    assert time.monotonic() - began_s < 5
+    hung.set()
+
+
+@pytest.fixture
+def open_store(tmp_path: Path) -> Iterator[Callable[..., Store]]:
+    """Opens stores in one folder, each of which ends the one before."""
+    opened: list[Store] = []
+
+    def open_one(most_bytes: int = 10**6) -> Store:
+        for store in opened:
+            store.close()
+        opened.append(Store(tmp_path / "store", most_bytes=most_bytes))
+        return opened[-1]
+
+    yield open_one
+    for store in opened:
+        store.close()
+
+
+def test_records_wait_on_the_disk_over_a_restart_and_come_in_order(open_store: Callable[..., Store]) -> None:
+    outlet = Outlet("sink", Flaky(), store=open_store(), backoff=quick)
+    for number in range(1, 301):
+        outlet.put(state(number))
+    until(lambda: outlet.facts().failures >= 2)
+    outlet.close(drain_s=0.1)
+    assert outlet.facts().dropped == 0
+    sink = Flaky()
+    sink.there.set()
+    again = Outlet("sink", sink, store=open_store(), backoff=quick)
+    again.put(state(301))
+    until(lambda: again.facts().written >= 301)
+    again.close()
+    assert sink.taken == list(range(1, 302))
+    assert stored(open_store()) == []
+
+
+def stored(store: Store) -> list[int]:
+    """Numbers of the records on the disk, in their order."""
+    return [record_from_line(line).number for (line,) in store.rows("SELECT line FROM records ORDER BY id")]
+
+
+class Hung(Flaky):
+    """A sink that hangs in its first write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tries = threading.Event()
+
+    def write(self, records: Sequence[Record]) -> None:
+        self.tries.set()
+        self.there.wait(20)
+        super().write(records)
+
+
+def test_what_a_sink_was_trying_when_the_run_ended_waits_on_the_disk(open_store: Callable[..., Store]) -> None:
+    hung = Hung()
+    outlet = Outlet("hangs", hung, store=open_store(), backoff=quick)
+    outlet.put(state(1))
+    assert hung.tries.wait(10)
+    outlet.put(state(2))
+    outlet.close(drain_s=0.1)
+    assert stored(open_store()) == [1, 2]
+    hung.there.set()
+
+
+def test_what_a_sink_does_not_take_at_once_is_on_the_disk_soon_and_nothing_else_is(
+    open_store: Callable[..., Store],
+) -> None:
+    store, hung, healthy = open_store(), Hung(), Flaky()
+    healthy.there.set()
+    outlets = Outlet("hangs", hung, store=store), Outlet("healthy", healthy, store=store)
+    for number in range(1, 4):
+        for outlet in outlets:
+            outlet.put(state(number))
+    until(lambda: stored(store) == [1, 2, 3])
+    assert healthy.taken == [1, 2, 3]
+    hung.there.set()
+    until(lambda: stored(store) == [])
+    assert hung.taken == [1, 2, 3]
+    for outlet in outlets:
+        outlet.close()
+
+
+def test_an_alarm_is_on_the_disk_for_every_sink_before_any_sees_it(open_store: Callable[..., Store]) -> None:
+    store = open_store()
+    seen: list[list[int]] = []
+
+    class Looking(Flaky):
+        def write(self, records: Sequence[Record]) -> None:
+            if any(isinstance(record, AlarmRecord) for record in records):
+                seen.append(stored(store))
+
+    outlets = [Outlet("looks", Looking(), store=store), Outlet("away", Flaky(), store=store)]
+    with store.together(alarm(7)):
+        for outlet in outlets:
+            outlet.put(alarm(7))
+    until(lambda: seen)
+    assert seen == [[7, 7]]
+    assert store.last_alarms() == [alarm(7)]
+    for outlet in outlets:
+        outlet.close(drain_s=0.1)
+
+
+def test_a_disk_that_takes_nothing_leaves_records_in_memory_until_it_does(
+    open_store: Callable[..., Store], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmkd_station.sinks.store._TRIES_AGAIN_S", 0.05)
+    store, sink = open_store(), Flaky()
+    pages = store.rows("PRAGMA page_count")[0][0]
+    store.rows(f"PRAGMA max_page_count = {pages}")  # the file can grow no more, as on a full disk
+    outlet = Outlet("away", sink, store=store, most=30, backoff=quick)
+    for number in range(1, 201):
+        outlet.put(state(number))
+    until(lambda: "cannot be used" in caplog.text)
+    facts = outlet.facts()
+    assert (facts.waiting + facts.dropped, stored(store)) == (200, [])
+    store.rows("PRAGMA max_page_count = 1000")
+    until(lambda: len(stored(store)) == facts.waiting)
+    sink.there.set()
+    outlet.close()
+    assert sink.taken == list(range(201 - facts.waiting, 201))
+    path = store._path
+    assert [one.getMessage() for one in caplog.records if one.name.endswith("store")] == [
+        f"{path}: cannot be used: database or disk is full; records wait in memory",
+        f"{path}: can be written again",
+    ]
+
+
+def test_what_a_sink_takes_after_the_end_of_a_run_on_a_full_disk_is_not_counted_as_one_less(
+    open_store: Callable[..., Store],
+) -> None:
+    store, hung = open_store(), Hung()
+    hung.there.set()
+    outlet = Outlet("hangs", hung, store=store)
+    with store.together(alarm(1)):
+        outlet.put(alarm(1))
+    until(lambda: hung.taken == [1] and stored(store) == [])
+    store.rows(f"PRAGMA max_page_count = {store.rows('PRAGMA page_count')[0][0]}")
+    hung.there.clear()
+    hung.tries.clear()
+    for number in range(2, 202):
+        outlet.put(state(number))
+    assert hung.tries.wait(10)
+    outlet.close(drain_s=0.1)
+    hung.there.set()
+    until(lambda: 2 in hung.taken)
+    until(lambda: outlet.facts().written > 1)
+    assert outlet.facts().waiting == 0
+
+
+@pytest.mark.parametrize(
+    ("place", "damage"), [(0, "file is not a database"), (4096, "database disk image is malformed")]
+)
+def test_a_damaged_file_is_kept_aside_and_said_in_one_line(
+    place: int, damage: str, open_store: Callable[..., Store], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    outlet = Outlet("away", Flaky(), store=open_store(), backoff=quick)
+    for number in range(1, 201):
+        outlet.put(state(number))
+    outlet.close(drain_s=0.1)
+    open_store().close()
+    path = tmp_path / "store" / FILE_NAME
+    data = path.read_bytes()
+    path.write_bytes(data[:place] + bytes(4096) + data[place + 4096 :])
+    store = open_store()
+    assert stored(store) == []
+    aside = path.with_name(f"{FILE_NAME}.damaged")
+    assert len(aside.read_bytes()) == len(data)
+    assert [one.getMessage() for one in caplog.records if one.name.endswith("store")] == [
+        f"{path}: damaged: {damage}; kept as {aside.name}, and a new file is begun"
+    ]
+
+
+def test_what_a_sink_was_trying_when_the_run_ended_is_counted_without_a_store() -> None:
+    hung = Hung()
+    outlet = Outlet("hangs", hung, backoff=quick)
+    outlet.put(state(1))
+    assert hung.tries.wait(10)
+    outlet.close(drain_s=0.1)
+    assert (outlet.facts().dropped, outlet.facts().waiting) == (1, 0)
+    hung.there.set()
+
+
+def test_with_a_store_nothing_is_given_up_while_a_sink_hangs_and_all_comes_once_and_in_order(
+    open_store: Callable[..., Store],
+) -> None:
+    hung, store = Hung(), open_store()
+    outlet = Outlet("hangs", hung, store=store, most=5, backoff=quick)
+    outlet.put(state(1))
+    assert hung.tries.wait(10)
+    for number in range(2, 24):
+        outlet.put(state(number))
+    facts = outlet.facts()
+    assert (facts.waiting, facts.dropped) == (23, 0)
+    hung.there.set()
+    outlet.close()
+    assert hung.taken == list(range(1, 24))
+    assert (outlet.facts().written, outlet.facts().dropped) == (23, 0)
+    assert stored(open_store()) == []
+
+
+def test_with_a_store_nothing_is_given_up_while_a_try_that_failed_is_waited_after(
+    open_store: Callable[..., Store],
+) -> None:
+    slow = Backoff(first_s=20.0, most_s=30.0)
+    outlet = Outlet("away", Flaky(), store=open_store(), most=5, backoff=lambda: slow)
+    outlet.put(state(1))
+    until(lambda: outlet.facts().failures == 1)
+    for number in range(2, 24):
+        outlet.put(state(number))
+    assert (outlet.facts().waiting, outlet.facts().dropped) == (23, 0)
+    outlet.close(drain_s=0.1)
+    assert (outlet.facts().waiting, outlet.facts().dropped) == (23, 0)
+
+
+def test_the_store_keeps_within_its_bytes_of_each_sink_and_counts_what_it_gives_up(
+    open_store: Callable[..., Store],
+) -> None:
+    slow = Backoff(first_s=20.0, most_s=30.0)
+    size_bytes = len(line_of(state(100)))
+    store = open_store(most_bytes=4 * size_bytes)
+    outlet = Outlet("away", Flaky(), store=store, backoff=lambda: slow)
+    outlet.put(state(100))
+    until(lambda: outlet.facts().failures == 1)
+    for number in range(101, 120):
+        outlet.put(state(number))
+    store.save(everything=True)
+    assert stored(store) == [116, 117, 118, 119]
+    assert (outlet.facts().waiting, outlet.facts().dropped) == (4, 16)
+    outlet.close(drain_s=0.1)
+
+
+def test_what_a_sink_is_trying_is_not_given_up(open_store: Callable[..., Store]) -> None:
+    hung = Hung()
+    store = open_store(most_bytes=2 * len(line_of(state(10))))
+    outlet = Outlet("hangs", hung, store=store)
+    outlet.put(state(10))
+    assert hung.tries.wait(10)
+    for number in range(11, 16):
+        outlet.put(state(number))
+    store.save(everything=True)
+    assert stored(store) == [10, 15]
+    hung.there.set()
+    outlet.close()
+    assert (hung.taken, outlet.facts().written, outlet.facts().dropped) == ([10, 15], 2, 4)
+
+
+def test_a_record_that_cannot_be_read_is_left_out_and_counted(open_store: Callable[..., Store]) -> None:
+    store, sink = open_store(), Flaky()
+    sink.there.set()
+    rows = [line_of(state(1)), b"{broken}", line_of(state(2))]
+    store._connection.executemany("INSERT INTO records VALUES ('sink', ?, ?)", enumerate(rows, start=1))  # type: ignore[union-attr]
+    store._connection.commit()  # type: ignore[union-attr]
+    outlet = Outlet("sink", sink, store=open_store())
+    outlet.close()
+    assert (sink.taken, outlet.facts().dropped, outlet.facts().waiting) == ([1, 2], 1, 0)
+
+
+def test_a_store_that_another_has_is_refused_until_it_is_closed(tmp_path: Path) -> None:
+    first = Store(tmp_path, most_bytes=10**6)
+    with pytest.raises(UsageError) as refused:
+        Store(tmp_path, most_bytes=10**6)
+    assert str(refused.value) == (
+        f"{tmp_path}: expected a folder for the records of one mmkd-run, got one that another mmkd-run has; stop that "
+        "one, or name another --store"
+    )
+    first.close()
+    Store(tmp_path, most_bytes=10**6).close()
+
+
+def test_a_store_in_the_place_of_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError) as refused:
+        Store(tmp_path / "file", most_bytes=10**6)
+    assert (
+        str(refused.value)
+        == f"{tmp_path}/file: expected a folder for records that wait: file exists; choose another name"
+    )
+
+
+def test_sinks_whose_names_differ_in_a_sign_alone_have_records_of_their_own(
+    open_store: Callable[..., Store], tmp_path: Path
+) -> None:
+    store = open_store()
+    outlets = [outlet_of(f"jsonl:{tmp_path}/{name}", store, name=name) for name in ("a-b", "a_b")]
+    for outlet in outlets:
+        (tmp_path / outlet.name).unlink()
+        (tmp_path / outlet.name).mkdir()  # it can be written no more
+        outlet.put(state(1))
+    store.save(everything=True)
+    assert len(store.rows("SELECT DISTINCT sink FROM records")) == 2
+    for outlet in outlets:
+        outlet.close(drain_s=0.1)
+
+
+def test_a_file_that_was_moved_away_is_begun_anew(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    sink = open_sink(f"jsonl:{path}")
+    sink.write([state(1)])
+    path.rename(tmp_path / "results.jsonl.1")
+    sink.write([state(2)])
+    sink.close()
+    assert [record_from_line(line).number for line in path.read_bytes().splitlines()] == [2]
+
+
+def test_a_full_disk_leaves_no_half_line_and_records_wait(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    (tmp_path / "full").symlink_to("/dev/full")
+    outlet = Outlet("full", open_sink(f"jsonl:{tmp_path / 'full'}"), backoff=quick)
+    outlet.put(state(1))
+    until(lambda: outlet.facts().failures >= 2)
+    facts = outlet.facts()
+    assert "No space left on device" in facts.fault
+    outlet.close(drain_s=0.1)
+    assert outlet.facts().dropped == 1
+
+
+def test_a_connection_that_breaks_is_a_fault_of_its_sink_and_ends_no_run() -> None:
+    class Broken(Flaky):
+        def write(self, records: Sequence[Record]) -> None:
+            if not self.there.is_set():
+                raise BrokenPipeError(32, "Broken pipe")
+            super().write(records)
+
+    sink = Broken()
+    outlet = Outlet("broken", sink, backoff=quick)
+    outlet.put(state(1))
+    until(lambda: outlet.facts().failures >= 2)
+    assert not outlet.is_gone
+    sink.there.set()
+    outlet.close()
+    assert sink.taken == [1]
+
+
+def test_a_webhook_is_shown_without_its_secret_and_no_two_sinks_alike() -> None:
+    hook = "webhook:https://user:pw@hooks.example.com"
+    texts = [f"{hook}/services/T0/secret", f"{hook}/services/T1/other#kinds=alarm", "jsonl:a/b.jsonl"]
+    assert list(shown_names(texts).values()) == [
+        "webhook:https://hooks.example.com",
+        "webhook:https://hooks.example.com (2)",
+        "jsonl:a/b.jsonl",
+    ]

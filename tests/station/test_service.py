@@ -1,0 +1,113 @@
+"""Bundles that take over while stations run: when that is tried, and what is said of it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from mmkd_station.service import Service
+
+
+class Swapping:
+    """A predictor whose swaps last until they are let go, and end as they are told to."""
+
+    def __init__(self, *ends: Exception | None) -> None:
+        self.began: list[Path] = []
+        self.let_go = threading.Semaphore(0)
+        self._ends = iter(ends)
+
+    def swap(self, path: Path) -> Any:
+        self.began.append(path)
+        self.let_go.acquire(timeout=20)
+        if (error := next(self._ends)) is not None:
+            raise error
+        return SimpleNamespace(model_id="acc", bundle_sha256="0" * 64)
+
+
+class Idle:
+    """A station that says what it is told to say, and does nothing besides."""
+
+    def __init__(self, predictor: object) -> None:
+        self.predictor = predictor
+        self.said: list[tuple[str, str]] = []
+        self.is_over = False
+
+    def say(self, state: str, reason: str) -> None:
+        self.said.append((state, reason))
+
+    def is_well(self, *, within_s: float) -> bool:
+        return True
+
+    def look(self) -> None:
+        pass
+
+    def facts(self) -> Any:
+        return SimpleNamespace(results={})
+
+    def close(self, *, until_s: float) -> None:
+        pass
+
+    def start(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+
+def until(condition: Callable[[], object]) -> None:
+    end_s = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end_s
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def running(predictor: Any, station: Any, path: Path) -> Iterator[threading.Event]:
+    """Runs a service of one station; gives what has its bundle opened again."""
+    stop, reload = threading.Event(), threading.Event()
+    service = Service(stations=[station], outlets=[], predictors=[(path, predictor)])
+    thread = threading.Thread(target=run, args=(service, stop, reload), daemon=True)
+    thread.start()
+    try:
+        yield reload
+    finally:
+        stop.set()
+        thread.join(20)
+
+
+def run(service: Service, stop: threading.Event, reload: threading.Event) -> None:
+    with contextlib.suppress(TypeError):  # the facts at the end take a real station
+        service.run(stop=stop, reload=reload)
+
+
+def test_a_reload_during_a_swap_waits_for_its_end(tmp_path: Path) -> None:
+    predictor = Swapping(None, None)
+    station = Idle(predictor)
+    with running(predictor, station, tmp_path / "a.edge") as reload:
+        reload.set()
+        until(lambda: len(predictor.began) == 1)
+        reload.set()
+        time.sleep(0.6)  # two looks of the service
+        assert len(predictor.began) == 1
+        predictor.let_go.release(2)
+        until(lambda: len(station.said) == 2)
+    assert station.said == [("swapped", "acc, 000000000000")] * 2
+
+
+def test_whatever_a_swap_raises_is_said_and_the_next_one_is_tried(tmp_path: Path) -> None:
+    predictor = Swapping(ValueError("filedescriptor out of range in select()"), None)
+    station = Idle(predictor)
+    predictor.let_go.release(2)
+    with running(predictor, station, tmp_path / "a.edge") as reload:
+        for count in (1, 2):
+            reload.set()
+            until(lambda count=count: len(station.said) == count)
+    assert station.said == [
+        ("refused", "filedescriptor out of range in select()"),
+        ("swapped", "acc, 000000000000"),
+    ]

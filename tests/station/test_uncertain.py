@@ -1,0 +1,216 @@
+"""Windows that were uncertain, on the disk and back in a dataset."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from mmkd_edge import ModalitySpec, Prediction, TaskSpec, UsageError, example_bundle
+from mmkd_edge.frames import bytes_of, missing_frames, with_missing
+from mmkd_edge.testing import fake_predictor
+from mmkd_models.data import Dataset, shipped_dataset
+from mmkd_models.data.importing.interchange import import_interchange
+from mmkd_station.uncertain import RingRule, UncertainRing, kept_in_all
+
+ACC = ModalitySpec(name="acc", channels=("x", "y"), unit="g", rate_hz=10.0, samples=20)
+TASK = TaskSpec(labels=("ok", "worn"))
+PER_WINDOW = ("x_acc", "time", "column_answer", "column_probability", "column_reason")
+
+
+def ring(folder: Path, *, most_bytes: int = 10**7, station: str = "press1") -> UncertainRing:
+    rule = RingRule(folder=folder, most_bytes=most_bytes, below=0.6)
+    return UncertainRing(rule, station=station, modality=ACC, task=TASK)
+
+
+def prediction(probability: float, **changes: object) -> Prediction:
+    predictor = fake_predictor([1 - probability, probability], modality=ACC, labels=TASK)
+    return msgspec.structs.replace(predictor.predict(np.ones((20, 2))), **changes)
+
+
+def window(number: int) -> np.ndarray:
+    return np.full((20, 2), number, dtype=np.float32)
+
+
+def test_only_what_is_uncertain_is_kept_and_neighbours_are_not_kept_twice(tmp_path: Path) -> None:
+    kept = ring(tmp_path)
+    kept.see(window(1), prediction(0.9), time_s=100.0)
+    kept.see(window(2), prediction(0.55), time_s=102.0)
+    kept.see(window(3), prediction(0.55), time_s=103.0)  # overlaps the one before by half
+    kept.see(window(4), prediction(0.9, label_set=("worn", "ok")), time_s=104.0)
+    kept.see(window(5), prediction(0.55, status="stale"), time_s=110.0)
+    kept.close()
+    assert kept.facts().kept == 2
+    (file,) = tmp_path.iterdir()
+    assert file.name == "press1-00000001.npz"
+    with np.load(file) as arrays:
+        assert arrays["x_acc"][:, 0, 0].tolist() == [2, 4]
+        assert arrays["y"].tolist() == [-1, -1]
+        assert arrays["time"].tolist() == [pytest.approx(100.1), pytest.approx(102.1)]
+        assert arrays["column_reason"].tolist() == ["low probability", "several labels"]
+        assert arrays["column_answer"].tolist() == ["worn", "worn"]
+
+
+def test_windows_that_training_never_saw_are_kept_however_sure_the_answer(tmp_path: Path) -> None:
+    kept = ring(tmp_path)
+    kept.see(window(1), prediction(0.99, status="unknown"), time_s=100.0)
+    kept.see(window(2), prediction(0.99, status="unknown", index=-1), time_s=110.0)  # there is no answer to correct
+    kept.close()
+    (file,) = tmp_path.iterdir()
+    with np.load(file) as arrays:
+        assert arrays["column_reason"].tolist() == ["unknown"]
+
+
+def test_windows_of_an_episode_that_was_called_false_are_kept_and_no_others(tmp_path: Path) -> None:
+    rule = RingRule(folder=tmp_path, most_bytes=10**7, below=0.6)
+    kept = UncertainRing(rule, station="press1", modality=ACC, task=TASK, alarms=["worn"])
+    for number, probability in enumerate([0.9, 0.9, 0.1, 0.55, 0.9, 0.9]):  # at 100, 102, ... 110 s
+        kept.see(window(number), prediction(probability), time_s=100.0 + 2 * number)
+        kept.see(window(number), prediction(probability), time_s=101.0 + 2 * number)  # overlaps it by half
+    kept.contradict("worn", since_s=102.0, until_s=108.0)
+    kept.contradict("worn", since_s=102.0, until_s=108.0)  # said twice
+    kept.close()
+    (file,) = tmp_path.iterdir()
+    with np.load(file) as arrays:
+        found = zip(arrays["x_acc"][:, 0, 0].tolist(), arrays["column_reason"].tolist(), strict=True)
+        assert list(found) == [(3, "low probability"), (1, "contradicted"), (4, "contradicted")]
+        assert arrays["column_answer"].tolist() == ["worn"] * 3
+
+
+def test_what_was_kept_is_labelled_and_imported(tmp_path: Path) -> None:
+    kept = ring(tmp_path / "uncertain")
+    for number in range(6):
+        kept.see(
+            np.random.default_rng(number).normal(size=(20, 2)).astype(np.float32), prediction(0.5), time_s=5.0 * number
+        )
+    kept.close()
+    (file,) = (tmp_path / "uncertain").iterdir()
+    with np.load(file) as arrays:
+        labelled = dict(arrays) | {
+            "y": np.array([0, 1] * 3),
+            "split": np.array([0, 0, 1, 1, 2, 2]),
+            "group": np.array(["a", "a", "b", "b", "c", "c"]),
+        }
+    np.savez(tmp_path / "labelled.npz", **labelled)
+    dataset = import_interchange(tmp_path / "labelled.npz", tmp_path / "data").dataset
+    assert dataset.spec.splits == {"train": 2, "valid": 2, "test": 2}
+    assert (dataset.spec.modalities[0].channels, dataset.spec.modalities[0].unit) == (("x", "y"), "g")
+    assert sorted(dataset.everything().columns) == ["answer", "probability", "reason"]
+
+
+def labelled_and_imported(folder: Path, name: str) -> tuple[Dataset, dict[str, np.ndarray]]:
+    """What a ring kept of four windows, with a label and a split each, as a dataset; and the arrays of its file."""
+    (file,) = (folder / "uncertain").iterdir()
+    with np.load(file) as arrays:
+        kept = dict(arrays)
+    labels = {"y": np.array([0, 1, 0, 1]), "split": np.array([0, 0, 1, 2]), "group": np.array(["a", "a", "b", "c"])}
+    np.savez(folder / "labelled.npz", **(kept | labels))
+    dataset = import_interchange(folder / "labelled.npz", folder / name).dataset
+    return dataset, kept
+
+
+def test_frames_come_back_as_video_and_missing_ones_stay_missing(tmp_path: Path) -> None:
+    camera = ModalitySpec(name="cam", channels=("gray",), rate_hz=10.0, samples=5, kind="video", height=4, width=6)
+    rule = RingRule(folder=tmp_path / "uncertain", most_bytes=10**6, below=0.6)
+    kept = UncertainRing(rule, station="press1", modality=camera, task=TASK)
+    for number in range(4):
+        frames = np.full((5, 4, 6, 1), number + 1, dtype=np.uint8)
+        lost = np.zeros(5, dtype=bool)
+        lost[number] = True
+        kept.see(with_missing(frames, lost), prediction(0.5), time_s=10.0 * number)
+    kept.close()
+    dataset, _ = labelled_and_imported(tmp_path, "data")
+    assert (dataset.spec.modalities[0].kind, dataset.spec.modalities[0].shape) == ("video", (5, 4, 6, 1))
+    windows = dataset.everything().take(np.arange(4))["cam"]
+    assert missing_frames(windows).tolist() == np.eye(5, dtype=bool)[:4].tolist()
+    assert [int(bytes_of(one)[-1, 0, 0, 0]) for one in windows] == [1, 2, 3, 4]
+
+
+def test_sound_comes_back_as_sound(tmp_path: Path) -> None:
+    mic = ModalitySpec(name="mic", channels=("0",), rate_hz=8000.0, samples=1600, kind="audio")
+    rule = RingRule(folder=tmp_path / "uncertain", most_bytes=10**6, below=0.6)
+    kept = UncertainRing(rule, station="press1", modality=mic, task=TASK)
+    for number in range(4):
+        kept.see(np.full((1600, 1), 0.1 * number, dtype=np.float32), prediction(0.5), time_s=10.0 * number)
+    kept.close()
+    dataset, arrays = labelled_and_imported(tmp_path, "data")
+    assert dataset.spec.modalities[0].kind == "audio"
+    assert arrays["x_mic"][:, 0, 0].tolist() == [pytest.approx(0.1 * number) for number in range(4)]
+
+
+def test_several_sensors_have_files_of_their_own_and_share_the_bytes(tmp_path: Path) -> None:
+    rule = RingRule(folder=tmp_path, most_bytes=12_000, below=0.6)
+    gyro = msgspec.structs.replace(ACC, name="gyro")
+    rings = [UncertainRing(rule, station="press1", modality=one, task=TASK, among=2) for one in (ACC, gyro)]
+    for number in range(200):
+        for one in rings:
+            one.see(window(number), prediction(0.5), time_s=10.0 * number)
+    for one in rings:
+        one.close()
+    files = sorted(tmp_path.iterdir())
+    assert sorted({file.name.partition("-")[0] for file in files}) == ["press1_acc", "press1_gyro"]
+    assert sum(file.stat().st_size for file in files) <= 12_000
+    assert (rings[0].facts().removed > 0, kept_in_all([one.facts() for one in rings]).kept) == (True, 400)
+
+
+def test_a_ring_that_a_few_windows_would_fill_is_refused(tmp_path: Path) -> None:
+    camera = ModalitySpec(
+        name="cam", channels=("r", "g", "b"), rate_hz=10.0, samples=50, kind="video", height=64, width=64
+    )
+    rule = RingRule(folder=tmp_path, most_bytes=1_000_000, below=0.6)
+    with pytest.raises(UsageError) as refused:
+        UncertainRing(rule, station="press1", modality=camera, task=TASK)
+    assert str(refused.value) == (
+        "--keep-uncertain 1,000,000: expected 2,457,600 bytes or more: a window of 'cam' has 614,400; keep more"
+    )
+
+
+@pytest.mark.slow
+def test_windows_of_a_run_are_labelled_imported_and_train_a_student(tmp_path: Path) -> None:
+    def call(module: str, *arguments: object) -> None:
+        line = [sys.executable, "-c", f"from {module} import main; main()", *map(str, arguments)]
+        subprocess.run(line, check=True, cwd=tmp_path, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+    source = f"recordings:{shipped_dataset()}"
+    kept = ("--keep-uncertain", "50MB", "--keep-in", "kept", "--uncertain-below", "1.0")
+    call("mmkd_station.commands.run", example_bundle(), "--source", source, "--sink", "jsonl:log", *kept)
+    files = [dict(np.load(path)) for path in sorted((tmp_path / "kept").iterdir())]
+    count = sum(len(one["y"]) for one in files)
+    assert count > 100
+    labelled = files[0] | {name: np.concatenate([one[name] for one in files]) for name in PER_WINDOW}
+    classes = labelled["classes"].tolist()
+    labelled["y"] = np.array([classes.index(one) for one in labelled["column_answer"]])  # somebody says so
+    labelled["group"] = np.arange(count) // 10
+    labelled["split"] = labelled["group"] % 3
+    np.savez(tmp_path / "labelled.npz", **labelled)
+    call("mmkd_models.commands.data", "import", "labelled.npz", "-o", "data")
+    call("mmkd_models.commands.train", "student", "data", "--modality", "acc", "--steps", "2", "-o", "new.ckpt")
+    assert (tmp_path / "new.ckpt").stat().st_size > 10_000
+
+
+def test_the_ring_keeps_within_its_bytes_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    size_bytes = 0
+    for number in range(5):
+        kept = ring(tmp_path, most_bytes=2 * size_bytes + 100 if size_bytes else 10**6)
+        kept.see(window(number), prediction(0.5), time_s=0.0)
+        kept.close()
+        size_bytes = next(tmp_path.iterdir()).stat().st_size
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["press1-00000004.npz", "press1-00000005.npz"]
+    assert kept.facts().removed == 1
+
+
+def test_stations_whose_names_differ_in_a_sign_alone_have_files_of_their_own(tmp_path: Path) -> None:
+    for _ in range(2):
+        rings = [ring(tmp_path, station=station) for station in ("press 1", "press-1", "press_1", "press")]
+        for kept in rings:
+            kept.see(window(1), prediction(0.5), time_s=0.0)
+            kept.close()
+    files = sorted(tmp_path.iterdir())
+    assert [path.name.partition("-")[0] for path in files] == ["press"] * 2 + ["press_1"] * 6
+    stations = [str(np.load(path)["group"][0]) for path in files]
+    assert sorted(stations) == ["press", "press", "press 1", "press 1", "press-1", "press-1", "press_1", "press_1"]
