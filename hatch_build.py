@@ -14,6 +14,6 @@ class Scripts(MetadataHookInterface):
 
     def update(self, metadata: dict[str, Any]) -> None:
         """Add the scripts."""
-        catalogue = runpy.run_path(str(Path(self.root, "mmkd_edge", "command", "catalogue.py")))
+        catalogue = runpy.run_path(str(Path(self.root, "mmkd_edge", "cli", "catalogue.py")))
         commands = {name: command.main for name, command in catalogue["COMMANDS"].items()}
         metadata["scripts"] = {catalogue["ONE_NAME"]: catalogue["ONE_MAIN"], **commands}
