@@ -28,6 +28,7 @@ from mmkd_edge.predict.profile import decode_profile
 
 FILES = Path(__file__).parents[3] / "tests" / "files"
 ADDITION = Path(__file__).with_name("addition.tflite")
+_SLOTS_OF_STEPS = 5  # of causal.edge
 _TAIL_BYTES = 64
 
 _PROFILE = b"""{"format_version": 1, "origin": "contest", "bundle_sha256": "%s", "machine": {"cpu": "a", "board": null,
@@ -139,7 +140,9 @@ TARGETS: Mapping[str, FuzzTarget] = {
     "profile": FuzzTarget(read=lambda data, _: decode_profile(data), refuses=(ValueError,), seeds=lambda: [_PROFILE]),
     "golden": FuzzTarget(read=_golden, refuses=(MmkdError,), seeds=lambda: [_of_bundle("acc/golden.npz")]),
     "graph": FuzzTarget(
-        read=lambda data, _: check_graph(data), refuses=(ValueError,), seeds=lambda: [_of_bundle("acc/model.fp32.onnx")]
+        read=lambda data, _: check_graph(data, slots=_SLOTS_OF_STEPS),
+        refuses=(ValueError,),
+        seeds=lambda: [_of_bundle("acc/model.fp32.onnx"), _of_bundle("acc/step.fp32.onnx", of="causal.edge")],
     ),
     "tflite": FuzzTarget(
         read=lambda data, _: check_tflite(data), refuses=(ValueError,), seeds=lambda: [ADDITION.read_bytes()]
@@ -180,8 +183,8 @@ def _written(path: Path, data: bytes) -> Path:
     return path
 
 
-def _of_bundle(member: str) -> bytes:
-    with Bundle.open(FILES / "student.edge") as bundle:
+def _of_bundle(member: str, *, of: str = "student.edge") -> bytes:
+    with Bundle.open(FILES / of) as bundle:
         return encode_manifest(bundle.manifest) if member == "manifest.json" else bundle.read(member)
 
 
