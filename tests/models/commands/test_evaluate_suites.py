@@ -356,7 +356,7 @@ def test_rivals_stand_beside_the_models_in_every_suite(
     assert all(list(one["figures"]) == names for one in document["groups"]["values"])
     assert list(document["confidence"]["models"]) == names
     assert sorted(document["cost"]["results"]) == ["rival", "student"]  # extra-trees, the first rival
-    assert "extra-trees</dt><dd>a rival that learnt from the same labels, acc</dd>" in render_judging(document)
+    assert "extra-trees</dt><dd>a rival trained on the same labels, acc</dd>" in render_judging(document)
 
 
 def test_a_rival_that_cannot_be_is_refused_whole(
