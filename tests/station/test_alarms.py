@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from mmkd_edge import ModalitySpec, TaskSpec, UsageError, example_bundle
-from mmkd_edge.commands.tuning import next_line
 from mmkd_edge.testing import fake_predictor
 from mmkd_models.data import Recording, shipped_dataset, write_dataset, write_recordings
 from mmkd_models.data.for_devices.replay import replayed
 from mmkd_station.alarms import AlarmRule, Episodes
 from mmkd_station.commands.run import run_mmkd
+from mmkd_station.commands.tuning import next_line
 from mmkd_station.records import AlarmRecord, ResultRecord
 from mmkd_station.sources.base import ReplayedRecording
 from mmkd_station.tuning import Votes, rules_tried, tune_alarm

@@ -12,7 +12,8 @@ with loading("mmkd-run"):
 
     from mmkd_edge.cli.options import Argument, Command, Option, run_line
     from mmkd_edge.cli.run import run_command
-    from mmkd_edge.commands.options import (
+    from mmkd_edge.errors import UsageError
+    from mmkd_station.commands.options import (
         NOT_TUNING,
         AlarmOptions,
         EngineOptions,
@@ -24,7 +25,6 @@ with loading("mmkd-run"):
         given,
         refuse,
     )
-    from mmkd_edge.errors import UsageError
 
 if TYPE_CHECKING:
     from mmkd_station.monitor.board import Board
@@ -67,12 +67,12 @@ def run(
 
     It ends when its sources do, or on SIGTERM and Ctrl-C, after what came is answered.
     """
-    from mmkd_edge.commands.asked import rules_of, spec_of, with_a_sink
+    from mmkd_station.commands.asked import rules_of, spec_of, with_a_sink
     from mmkd_station.spec import read_run_spec
 
     check_needs(source, sinks, stream, alarms, page, engine)
     if alarms.tune_alarm is not None:
-        from mmkd_edge.commands.tuning import tune
+        from mmkd_station.commands.tuning import tune
 
         names = [name for name in given(alarms, engine) if name in NOT_TUNING]
         names += [name for name in given(source, sinks, stream, page) if name != "--hop"]
@@ -177,7 +177,7 @@ def _page(service: Service, boards: Mapping[str, Board], options: PageOptions) -
 
 def _recordings(place: str, modality: Any) -> Any:
     """The recordings of a dataset, for `recordings:DATASET`."""
-    from mmkd_edge.commands.tuning import recorded
+    from mmkd_station.commands.tuning import recorded
 
     return recorded(place, modality)
 

@@ -9,10 +9,10 @@ from typing import Literal, TypeVar, get_args
 import msgspec
 
 from mmkd_edge.backends.base import RUN_PRECISIONS, RunPrecision, check_backend
-from mmkd_edge.commands.options import AlarmOptions, EngineOptions, SinkOptions, SourceOptions, StreamOptions
 from mmkd_edge.errors import UsageError
 from mmkd_station.alarms import AlarmRule
 from mmkd_station.clock import TimeFrom
+from mmkd_station.commands.options import AlarmOptions, EngineOptions, SinkOptions, SourceOptions, StreamOptions
 from mmkd_station.intake import OnFull
 from mmkd_station.sources.base import SourceTimeUnit
 from mmkd_station.spec import RunSpec, StationSpec, checked, size_bytes

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from mmkd_edge.cli.run import shell_line
 from mmkd_edge.cli.show import json_text
-from mmkd_edge.commands.options import AlarmOptions, EngineOptions
 from mmkd_edge.errors import UsageError
+from mmkd_station.commands.options import AlarmOptions, EngineOptions
 
 if TYPE_CHECKING:
     from mmkd_edge.spec import ModalitySpec
@@ -30,9 +30,9 @@ def tune(
 ) -> None:
     """Chooses a rule for the one label of `rules` and prints what it costs."""
     from mmkd_edge.backends.base import check_backend
-    from mmkd_edge.commands.asked import precision_of
     from mmkd_edge.predictor import EdgePredictor
     from mmkd_station.build import usual_hop
+    from mmkd_station.commands.asked import precision_of
     from mmkd_station.tuning import tune_alarm
 
     if len(rules) != 1:
