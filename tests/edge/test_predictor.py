@@ -28,6 +28,7 @@ from mmkd_edge import (
     prepare,
     write_reference,
 )
+from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.testing import FakeBackend, fake_predictor
 
 TEMP = ModalitySpec(name="temp", channels=("a", "b", "c"), rate_hz=4.0, samples=8, normalise="per_group")
@@ -497,3 +498,23 @@ def test_whatever_the_window_the_answer_is_that_of_the_four_steps(predictor: Edg
         np.testing.assert_array_equal(found.probabilities, wanted.probabilities)
         for field in ("label", "index", "probability", "status", "missing_share", "modality"):
             assert getattr(found, field) == getattr(wanted, field)
+
+
+@pytest.mark.parametrize(
+    ("broken", "got"),
+    [
+        (lambda outputs: None, "NoneType"),
+        (lambda outputs: [outputs[0].tolist()], "list of 1"),
+        (lambda outputs: tuple(output[:, :1] for output in outputs), "float32 (1, 1)"),
+    ],
+)
+def test_an_answer_of_an_engine_that_is_not_what_the_bundle_declares_is_never_raised(
+    bundle_path: Path, monkeypatch: pytest.MonkeyPatch, broken: Any, got: str
+) -> None:
+    run = OrtBackend.run
+    with EdgePredictor.open(bundle_path, backend="ort") as predictor:
+        monkeypatch.setattr(OrtBackend, "run", lambda backend, feeds: broken(run(backend, feeds)))
+        prediction = predictor.predict(windows(1)[0])
+    assert prediction.status == "invalid"
+    assert prediction.reason.startswith("the engine failed: expected ")
+    assert prediction.reason.endswith(f", got {got}")

@@ -95,18 +95,18 @@ def test_a_channel_is_stuck_after_the_time_that_was_set(length: int, status: str
 
 def test_a_silence_is_seen_however_short_beside_the_window() -> None:
     values = window()
-    values[10:13, 0] = np.nan
+    values[10:12, 0] = np.nan
     assert judged(values).status == "ok"
-    prediction = judged(values, checks=SensorChecks(dropout_s=0.3))
-    assert (prediction.status, prediction.reason) == ("degraded", "channel 'x' was silent for 0.3 s")
+    prediction = judged(values, checks=SensorChecks(dropout_s=0.2))
+    assert (prediction.status, prediction.reason) == ("degraded", "channel 'x' was silent for 0.2 s")
 
 
 def test_several_findings_are_all_said() -> None:
     values = window()
     values[:, 1] = 0.0
-    values[10:13, 0] = np.nan
-    prediction = judged(values, checks=SensorChecks(flat=True, dropout_s=0.3))
-    assert prediction.reason == "channel 'y' is flat at 0; channel 'x' was silent for 0.3 s"
+    values[10:12, 0] = np.nan
+    prediction = judged(values, checks=SensorChecks(flat=True, dropout_s=0.2))
+    assert prediction.reason == "channel 'y' is flat at 0; channel 'x' was silent for 0.2 s"
 
 
 def test_durations_that_no_window_shows_are_refused() -> None:
