@@ -38,12 +38,12 @@ _Json = Annotated[bool, Option("Print one JSON document.", ("--json",))]
 
 
 def main() -> NoReturn:
-    """Runs `mmkd-data`."""
+    """Run `mmkd-data`."""
     run_command("mmkd-data", run_data, needs=("typer", "rich"), extra="train", about=_ABOUT)
 
 
 def run_data(arguments: Sequence[str]) -> None:
-    """Runs `mmkd-data` with these arguments."""
+    """Run `mmkd-data` with these arguments."""
     commands = (
         Command(function=recipe),
         Command(function=import_, name="import"),
@@ -98,8 +98,7 @@ def import_(
     source: Annotated[str, Option("Where the measurements come from.")] = "",
     licence: Annotated[str, Option("What may be done with them.")] = "",
     target: Annotated[
-        str | None,
-        Option("Make a regression of this one of the file's targets, not classes of y.", metavar="NAME"),
+        str | None, Option("Make a regression of this one of the file's targets, not classes of y.", metavar="NAME")
     ] = None,
     unit: Annotated[str, Option("Unit of --target.")] = "",
     targets: Annotated[

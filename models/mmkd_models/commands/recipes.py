@@ -24,7 +24,7 @@ _MEGABYTE = 1e6
 
 
 def run_recipe(file: Path, out: Path | None, *, outside: Sequence[Path] = (), max_gb: float | None = None) -> list[str]:
-    """Carries a recipe out, or tries it where `out` is None, and gives what to say about it."""
+    """Carry a recipe out, or tries it where `out` is None, and gives what to say about it."""
     for folder in outside:
         if not folder.is_dir():
             raise UsageError(f"--allow-outside {folder}: expected a folder, found none there; check the path")
@@ -47,7 +47,7 @@ def run_recipe(file: Path, out: Path | None, *, outside: Sequence[Path] = (), ma
 
 
 def draft(folder: Path, beside: Path) -> str:
-    """Gives the text of a recipe for a folder, with patterns that begin where the recipe will lie."""
+    """Return the text of a recipe for a folder, with patterns that begin where the recipe will lie."""
     require_modules(("polars",), by="mmkd-data recipe", extra="import")
     from mmkd_models.data.importing.draft import draft_recipe
 
@@ -139,7 +139,7 @@ def _absent_labels(report: RecipeReport) -> list[str]:
 
 @contextmanager
 def reading_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Gives an observer of the bytes that are read: a bar with the time left, plain lines where nobody watches."""
+    """Yield an observer of the bytes that are read: a bar with the time left, plain lines where nobody watches."""
     if not sys.stderr.isatty():
         yield _plain_lines(title)
         return

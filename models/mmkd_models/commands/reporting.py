@@ -16,7 +16,7 @@ from mmkd_report.schema.data import DataReport
 
 
 def run_report(directory: Path, *, page: Path | None, label_next: Path | None, as_json: bool) -> None:
-    """Reports on a dataset directory; writes the page and the CSV where they are asked for."""
+    """Report on a dataset directory; writes the page and the CSV where they are asked for."""
     require_modules(("sklearn",), by="mmkd-data report", extra="train")
     from mmkd_models.data_report.labelling import label_csv
     from mmkd_models.data_report.report import report_on
@@ -44,7 +44,7 @@ def run_report(directory: Path, *, page: Path | None, label_next: Path | None, a
 
 
 def after_looking(directory: Path, *, has_labels: bool) -> str:
-    """Gives the command that a dataset is ready for: training, or without any label in train what needs none."""
+    """Return the command that a dataset is ready for: training, or without any label in train what needs none."""
     if has_labels:
         return shell_line("mmkd-train", "teacher", directory, "-o", "teacher.ckpt")
     adapt = shell_line("mmkd-adapt", "student.ckpt", directory, "-o", "adapted.ckpt")

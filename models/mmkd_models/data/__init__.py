@@ -1,7 +1,4 @@
-"""Datasets: a directory of windows with labels and splits, opened, checked, written and split into folds.
-
-Owns everything between files and windows. Trains nothing, imports no torch.
-"""
+"""Datasets: a directory of windows with labels and splits, opened, checked, written and split into folds."""
 
 from mmkd_models.data.checking.check import CheckReport, check_dataset
 from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset, shipped_names

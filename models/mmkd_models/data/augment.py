@@ -1,7 +1,4 @@
-"""How training windows are varied: the numbers, as they stand in checkpoints, and what they do to each kind.
-
-Missing stays missing: what is varied are values, and more of them are hidden. Needs numpy alone.
-"""
+"""How training windows are varied: the numbers, as they stand in checkpoints, and what they do to each kind."""
 
 from __future__ import annotations
 
@@ -65,7 +62,7 @@ def disturbed(
     config: AugmentConfig,
     rng: np.random.Generator,
 ) -> tuple[Floats, Floats]:
-    """Gives a batch of windows of one modality varied anew.
+    """Return a batch of windows of one modality varied anew.
 
     Args:
         values: (B, T, C); of video (B, T, H, W, C).

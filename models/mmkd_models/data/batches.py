@@ -1,8 +1,4 @@
-"""Training batches: which windows, at which offset, mixed and disturbed how. One view for teacher and student.
-
-A batch is a pure function of (seed, step), so an interrupted training needs no sampler state to continue exactly.
-Missing stays missing: augmentation moves, mixes and hides samples, and never invents one.
-"""
+"""Training batches: which windows, at which offset, mixed and disturbed how. One view for teacher and student."""
 
 from __future__ import annotations
 
@@ -39,8 +35,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             row of zeros where any part of the window is unlabelled.
         labelled: (B,) 1 where `targets` holds, else 0.
         index: (B,) int64 row of the (first) window, for losses that remember windows.
-        step: whose batch it is; None where it is no whole batch of a step.
-        partner: (B,) int64 row of the window that each is mixed with; None where none is mixed.
+        step: whose batch it is; None if it is no whole batch of a step.
+        partner: (B,) int64 row of the window that each is mixed with; None if none is mixed.
         share: (B,) of the first window in the mixture.
     """
 
@@ -53,7 +49,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     share: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
-        """Gives the same batch on that device."""
+        """Return the same batch on that device."""
         return Batch(
             inputs={name: (v.to(device), p.to(device)) for name, (v, p) in self.inputs.items()},
             targets=self.targets.to(device),
@@ -101,7 +97,7 @@ class BatchSource:
         self._scales = {name: scale(windows, name) for name in series}
 
     def at(self, step: int) -> Batch:
-        """Gives the batch of that step; the same step gives the same batch."""
+        """Return the batch of that step; the same step gives the same batch."""
         rng = np.random.default_rng([self._seed, step])
         rows = self._rows(rng, step)
         pairs, lam = self._mixing(rng, rows)
@@ -209,7 +205,7 @@ def _as_targets(labels: Labels, *, classes: int) -> Tensor:
 
 
 def channel_statistics(windows: Windows, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Gives mean and standard deviation per channel over at most 2,048 evenly spaced windows, (C,) each.
+    """Return mean and standard deviation per channel over at most 2,048 evenly spaced windows, (C,) each.
 
     Only values between the 0.1 % and 99.9 % quantiles count, so that one glitch cannot move them; std is at least 1e-6
     of the largest value and never 0. Of video all bytes of the frames that are there count.
@@ -231,7 +227,7 @@ def channel_statistics(windows: Windows, name: str) -> tuple[NDArray[np.float32]
 
 
 def channel_movement(windows: Windows, name: str) -> NDArray[np.float32]:
-    """Gives how much windows usually move about their own mean, (C,): the median of their standard deviations.
+    """Return how much windows usually move about their own mean, (C,): the median of their standard deviations.
 
     Over at most 2,048 evenly spaced windows. Where half of them stand still it is the mean, and never less than 1e-4 of
     the channel's standard deviation over the whole set.
@@ -258,7 +254,7 @@ def _about_the_window(windows: Windows, name: str) -> tuple[NDArray[np.float32],
 
 
 def spread_rows(windows: Windows, name: str) -> NDArray[np.int64]:
-    """Gives at most 2,048 evenly spaced numbers of windows; of sound and video no more than memory has room for."""
+    """Return at most 2,048 evenly spaced numbers of windows; of sound and video no more than memory has room for."""
     modality, most = windows.spec.modality(name), 2048
     if modality.kind != "series":
         most = min(most, max(_LEAST_WINDOWS, _MOST_VALUES // math.prod(modality.shape)))

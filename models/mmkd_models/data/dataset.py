@@ -1,7 +1,4 @@
-"""A dataset directory: opened, memory-mapped, and given out as windows.
-
-Owns the way from files to `Windows`. `docs/datasets.md` describes the directory.
-"""
+"""A dataset directory: opened, memory-mapped, and given out as windows."""
 
 from __future__ import annotations
 
@@ -60,14 +57,14 @@ class Dataset:
         return digest.hexdigest()
 
     def split(self, name: SplitName) -> Windows:
-        """Gives the windows of one split. Raises UsageError where the name is none of train, valid and test."""
+        """Return the windows of one split. Raise UsageError if the name is none of train, valid and test."""
         if name not in SPLIT_NAMES:
             raise UsageError(f"split {name!r}: expected train, valid or test; choose one of them")
         first = sum(self.spec.splits[earlier] for earlier in SPLIT_NAMES[: SPLIT_NAMES.index(name)])
         return self._everything.subset(np.arange(first, first + self.spec.splits[name]))
 
     def everything(self) -> Windows:
-        """Gives the windows of train, valid and test, in this order: for cross-validation."""
+        """Return the windows of train, valid and test, in this order: for cross-validation."""
         return self._everything
 
     @cached_property
@@ -78,14 +75,14 @@ class Dataset:
 
 
 def open_dataset(path: str | Path) -> Dataset:
-    """Opens a dataset directory: checks `dataset.json`, dtypes, shapes, labels and groups, and maps the arrays.
+    """Open a dataset directory: checks `dataset.json`, dtypes, shapes, labels and groups, and maps the arrays.
 
     The values of the windows are not read; `check_dataset` does that.
 
     Args:
         path: the directory, or the name of a shipped dataset where there is no such directory.
 
-    Raises DatasetError where the directory breaks its contract; the message lists every problem found.
+    Raise DatasetError if the directory breaks its contract; the message lists every problem found.
     """
     path = located(path)
     spec, arrays, _ = loaded(path)
@@ -93,7 +90,7 @@ def open_dataset(path: str | Path) -> Dataset:
 
 
 def loaded(path: Path) -> tuple[DatasetSpec, Arrays, bool]:
-    """Gives `dataset.json`, the arrays, and whether windows are cut from recordings; errors as `open_dataset`."""
+    """Return `dataset.json`, the arrays, and whether windows are cut from recordings; errors as `open_dataset`."""
     spec = read_dataset_spec(path)
     cut = is_cut_from_recordings(path, spec)
     arrays, problems = load_arrays(path, spec)
@@ -106,15 +103,15 @@ def loaded(path: Path) -> tuple[DatasetSpec, Arrays, bool]:
 
 
 def located(path: str | Path) -> Path:
-    """Gives the directory of a dataset: the path itself, or where there is none, that of a shipped one of that name."""
+    """Return a dataset directory: the path itself or, if it does not exist, the shipped dataset of that name."""
     is_name = not Path(path).exists() and str(path) in shipped_names()
     return shipped_dataset(str(path)) if is_name else Path(path)
 
 
 def shipped_dataset(name: str = "watch_exercises") -> Path:
-    """Gives the directory of a dataset that is part of this package.
+    """Return the directory of a dataset that is part of this package.
 
-    Raises UsageError where there is none of that name; the message lists the names.
+    Raise UsageError if there is none of that name; the message lists the names.
     """
     names = shipped_names()
     if name not in names:
@@ -123,12 +120,12 @@ def shipped_dataset(name: str = "watch_exercises") -> Path:
 
 
 def shipped_names() -> list[str]:
-    """Gives the names of the datasets that are part of this package."""
+    """Return the names of the datasets that are part of this package."""
     return sorted(file.parent.name for file in Path(__file__).parent.glob(f"*/{SPEC_FILE}"))
 
 
 def windows_of(spec: DatasetSpec, arrays: Arrays, *, cut: bool) -> Windows:
-    """Gives all windows of checked arrays, train, valid and test in this order, without group statistics."""
+    """Return all windows of checked arrays, train, valid and test in this order, without group statistics."""
     columns = columns_of(arrays, cut=cut)
     has_groups = "groups" in columns
     if not cut:
@@ -200,14 +197,14 @@ def _starts(counts: Rows) -> Rows:
 
 
 def window_counts(spec: DatasetSpec, arrays: Arrays) -> dict[str, int]:
-    """Gives how many windows of each split can be cut from checked recordings."""
+    """Return how many windows of each split can be cut from checked recordings."""
     source = _cut_windows(spec, arrays)
     numbers = arrays[f"{RECORDINGS}/splits.npy"][source.recording]
     return {name: int((numbers == number).sum()) for number, name in enumerate(SPLIT_NAMES)}
 
 
 def _count_problems(spec: DatasetSpec, arrays: Arrays) -> list[str]:
-    """Gives one text for every split of checked recordings that `dataset.json` counts wrongly."""
+    """Return a message for every split of checked recordings that `dataset.json` counts wrongly."""
     found = window_counts(spec, arrays)
     return [
         f"{SPEC_FILE}: split {name!r}: expected {spec.splits[name]} windows, got {found[name]} cut from {RECORDINGS}/;"

@@ -1,7 +1,4 @@
-"""The array files of a dataset directory: which there are, how they are mapped, what they must look like.
-
-Owns the rules that need no look into the windows themselves: dtypes, shapes, labels, groups and folds. Refuses pickles.
-"""
+"""The array files of a dataset directory: which there are, how they are mapped, what they must look like."""
 
 from __future__ import annotations
 
@@ -39,10 +36,10 @@ def is_cut_from_recordings(path: Path, spec: DatasetSpec) -> bool:
 
 
 def load_arrays(path: Path, spec: DatasetSpec) -> tuple[dict[str, AnyArray], list[str]]:
-    """Maps every array file of the dataset.
+    """Map every array file of the dataset.
 
     Returns:
-        The arrays by file name, memory-mapped read-only, and one text for every file that is missing or damaged.
+        The arrays by file name, memory-mapped read-only, and a message for every file that is missing or damaged.
     """
     arrays: dict[str, AnyArray] = {}
     problems: list[str] = []
@@ -91,22 +88,22 @@ def _per_window(spec: DatasetSpec) -> list[str]:
 
 
 def presence_file(folder: str, modality: str) -> str:
-    """Gives the name of the file that says which frames of a video are there: `train/lips.frames.npy`."""
+    """Return the name of the file that says which frames of a video are there: `train/lips.frames.npy`."""
     return f"{folder}/{modality}.frames.npy"
 
 
 def column_key(split: str, column: str) -> str:
-    """Gives under which name a column's array is among the arrays of a dataset: `train/columns.npz:machine`."""
+    """Return under which name a column's array is among the arrays of a dataset: `train/columns.npz:machine`."""
     return f"{split}/{COLUMNS}:{column}"
 
 
 def file_of(name: str) -> str:
-    """Gives the file in which an array of this name lies."""
+    """Return the file in which an array of this name lies."""
     return name.partition(":")[0]
 
 
 def column_names(arrays: Arrays, split: str = "train") -> list[str]:
-    """Gives the names of the columns of one split, in the order of the file."""
+    """Return the names of the columns of one split, in the order of the file."""
     prefix = column_key(split, "")
     return [name.removeprefix(prefix) for name in arrays if name.startswith(prefix)]
 
@@ -116,7 +113,7 @@ def _map_columns(file: Path, name: str) -> dict[str, AnyArray]:
 
 
 def structure_problems(spec: DatasetSpec, arrays: Arrays, *, cut: bool) -> Iterator[str]:
-    """Gives one text for every array that does not fit `dataset.json`; arrays that are not there are passed over."""
+    """Yield a message for every array that does not fit `dataset.json`; arrays that are not there are passed over."""
     found = list(_recording_problems(spec, arrays) if cut else _split_problems(spec, arrays))
     yield from found
     needed = (
@@ -333,7 +330,7 @@ def _group_problems(spec: DatasetSpec, arrays: Arrays, *, cut: bool) -> Iterator
 
 
 def columns_of(arrays: Arrays, *, cut: bool) -> dict[str, AnyArray]:
-    """Gives labels, splits and, where they exist, groups and folds: one row per window, or per recording when cut."""
+    """Return labels, splits and, where they exist, groups and folds: one row per window, or per recording when cut."""
     if cut:
         names = {column: f"{RECORDINGS}/{column}.npy" for column in ("labels", "splits", "groups", "folds")}
         found = {column: np.array(arrays[name]) for column, name in names.items() if name in arrays}
@@ -349,7 +346,7 @@ def columns_of(arrays: Arrays, *, cut: bool) -> dict[str, AnyArray]:
 
 
 def facts_of(arrays: Arrays) -> dict[str, AnyArray]:
-    """Gives the columns of a dataset of stored windows, one row per window, train, valid and test in this order."""
+    """Return the columns of a dataset of stored windows, one row per window, train, valid and test in this order."""
     return {
         name: np.concatenate([arrays[column_key(split, name)] for split in SPLIT_NAMES])
         for name in column_names(arrays)

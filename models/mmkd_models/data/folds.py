@@ -1,7 +1,4 @@
-"""Cross-validation folds over whole groups, and a share of labels.
-
-Owns which window is trained on, chosen by and judged with. Everything here is repeatable by its seed.
-"""
+"""Cross-validation folds over whole groups, and a share of labels."""
 
 from __future__ import annotations
 
@@ -31,14 +28,14 @@ class Fold:
 
 
 def fold_count(windows: Windows, *, folds: int = FOLDS) -> int:
-    """Gives how many folds `fold_indices` can give; 1 where the dataset's own split is all there is."""
+    """Return how many folds `fold_indices` can give; 1 where the dataset's own split is all there is."""
     if windows.folds is not None:
         return len(np.unique(windows.folds))
     return min(folds, windows.group_count) if windows.has_groups else 1
 
 
 def check_seeds(windows: Windows, seeds: int) -> None:
-    """Raises UsageError where a comparison is asked for more seeds than there are folds to judge on."""
+    """Raise UsageError if a comparison is asked for more seeds than there are folds to judge on."""
     count = fold_count(windows)
     if seeds > count:
         raise UsageError(
@@ -48,7 +45,7 @@ def check_seeds(windows: Windows, seeds: int) -> None:
 
 
 def fold_indices(windows: Windows, *, fold: int, seed: int, folds: int = FOLDS) -> Fold:
-    """Splits the windows: test is one fold, valid the next one, train all others.
+    """Split the windows: test is one fold, valid the next one, train all others.
 
     Where the dataset has folds they are used, whatever `seed` and `folds` say. Elsewhere whole groups are dealt into
     `folds` folds by `seed`, classes balanced as far as the groups allow. Without groups nothing is dealt: windows that
@@ -60,7 +57,7 @@ def fold_indices(windows: Windows, *, fold: int, seed: int, folds: int = FOLDS) 
         fold: which, from 0 to `fold_count` - 1.
         folds: k, where the dataset has no folds of its own; fewer where it has fewer groups.
 
-    Raises UsageError where there is no such fold, there are fewer than three folds or groups, or no labelled window to
+    Raise UsageError if there is no such fold, there are fewer than three folds or groups, or no labelled window to
     choose by or to judge with.
     """
     count = fold_count(windows, folds=folds)
@@ -86,7 +83,7 @@ def fold_indices(windows: Windows, *, fold: int, seed: int, folds: int = FOLDS) 
 
 
 def trainings_of(windows: Windows, folds: int) -> list[Windows]:
-    """Gives the training windows of each of so many first folds; windows and errors are as of `fold_indices`."""
+    """Return the training windows of each of so many first folds; windows and errors are as of `fold_indices`."""
     return [windows.subset(fold_indices(windows, fold=fold, seed=0).train) for fold in range(folds)]
 
 
@@ -111,7 +108,7 @@ def _folds_in_words(windows: Windows, count: int) -> str:
 
 
 def part_of_windows(windows: Windows, *, parts: int, seed: int) -> Rows:
-    """Deals whole groups into parts, classes balanced as far as the groups allow: for cross-fitting.
+    """Deal whole groups into parts, classes balanced as far as the groups allow: for cross-fitting.
 
     Args:
         windows: usually those to train on; folds of the dataset's own are not looked at.
@@ -119,7 +116,7 @@ def part_of_windows(windows: Windows, *, parts: int, seed: int) -> Rows:
     Returns:
         int64 (N,): the part of each window, from 0.
 
-    Raises UsageError where there are fewer groups than parts, or windows without groups that share samples.
+    Raise UsageError if there are fewer groups than parts, or windows without groups that share samples.
     """
     groups = len(np.unique(windows.groups))
     if not 2 <= parts <= groups:
@@ -140,7 +137,7 @@ def part_of_windows(windows: Windows, *, parts: int, seed: int) -> Rows:
 
 
 def label_subset(labels: Labels, *, share: float, seed: int) -> npt.NDArray[np.bool_]:
-    """Chooses the windows whose labels may be used, for "a tenth was labelled".
+    """Choose the windows whose labels may be used, for "a tenth was labelled".
 
     Of each class (of other tasks: of the windows that `strata_of` calls alike) `round(share * count)` windows are
     chosen (halves to the even number), at least one. For one seed a smaller share is part of a larger one.
@@ -151,7 +148,7 @@ def label_subset(labels: Labels, *, share: float, seed: int) -> npt.NDArray[np.b
     Returns:
         bool (N,).
 
-    Raises UsageError where the share is not above 0 and up to 1.
+    Raise UsageError if the share is not above 0 and up to 1.
     """
     if not 0 < share <= 1:
         raise UsageError(f"label share: expected above 0 and up to 1, got {share}; 0.1 keeps a tenth of the labels")
@@ -164,7 +161,7 @@ def label_subset(labels: Labels, *, share: float, seed: int) -> npt.NDArray[np.b
 
 
 def _dealt(windows: Windows, *, seed: int, folds: int) -> Rows:
-    """Gives int64 (N,): the fold of each window's group.
+    """Return int64 (N,): the fold of each window's group.
 
     Groups are dealt one by one, larger ones mostly first, each to the fold that has least of its classes. This keeps
     the sum over folds and classes of the squared shares low, the aim of scikit-learn's StratifiedGroupKFold.

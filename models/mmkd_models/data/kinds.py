@@ -1,7 +1,4 @@
-"""The kinds of modalities: what `dataset.json` may say of each, how its files look, and what they become when read.
-
-Owns every difference between a series of numbers, sound and video on the side of data. Opens no files.
-"""
+"""The kinds of modalities: what `dataset.json` may say of each, how its files look, and what they become when read."""
 
 from __future__ import annotations
 
@@ -36,7 +33,7 @@ _BLOCK_WINDOWS = 256
 
 
 def kind_problems(modality: ModalitySpec) -> Iterator[str]:
-    """Gives one text for every rule of its kind that a modality breaks."""
+    """Yield a message for every rule of its kind that a modality breaks."""
     sides = {"height": modality.height, "width": modality.width}
     if modality.kind != "video":
         for key, side in sides.items():
@@ -60,7 +57,7 @@ def kind_problems(modality: ModalitySpec) -> Iterator[str]:
 
 
 def size_problem(modality: ModalitySpec) -> str | None:
-    """Gives what is wrong with a window too large to train on, and what to do; None where it is not."""
+    """Return what is wrong with a window too large to train on, and what to do; None if it is not."""
     if modality.kind == "video":
         return _video_size_problem(modality)
     samples, channels = modality.shape
@@ -87,7 +84,7 @@ def _video_size_problem(modality: ModalitySpec) -> str | None:
 
 
 def stored_dtypes(kind: ModalityKind) -> tuple[Literal["float32", "int16", "uint8"], ...]:
-    """Gives the dtypes that a file of windows of this kind may have, the usual one first."""
+    """Return the dtypes that a file of windows of this kind may have, the usual one first."""
     match kind:
         case "series":
             return ("float32",)
@@ -98,12 +95,12 @@ def stored_dtypes(kind: ModalityKind) -> tuple[Literal["float32", "int16", "uint
 
 
 def sample_letters(kind: ModalityKind) -> str:
-    """Gives the letters of one sample's shape: `C`, of a frame `H, W, C`."""
+    """Return the letters of one sample's shape: `C`, of a frame `H, W, C`."""
     return "H, W, C" if kind == "video" else "C"
 
 
 def decoded(stored: Values, *, kind: ModalityKind, scale: Values | None = None) -> Values:
-    """Gives windows in memory from what their file holds; float32 and uint8 as they are.
+    """Return windows in memory from what their file holds; float32 and uint8 as they are.
 
     Args:
         stored: (B, T, ...) of a dtype that the kind allows, or int16 counts of a series with its `scale`.
@@ -118,12 +115,12 @@ def decoded(stored: Values, *, kind: ModalityKind, scale: Values | None = None) 
 
 
 def with_present(frames: Values, present: Values) -> Values:
-    """Gives frames (..., T, H, W, C), those masked that are not present (..., T); the array itself where all are."""
+    """Return frames (..., T, H, W, C), those masked that are not present (..., T); the array itself where all are."""
     return with_missing(frames, np.asarray(present) == 0)
 
 
 def present_of(frames: Values) -> npt.NDArray[np.uint8] | None:
-    """Gives which frames (..., T, H, W, C) are there, uint8 (..., T); None where nothing is masked.
+    """Return which frames (..., T, H, W, C) are there, uint8 (..., T); None if nothing is masked.
 
     A frame counts as missing where any of it is masked.
     """
@@ -132,7 +129,7 @@ def present_of(frames: Values) -> npt.NDArray[np.uint8] | None:
 
 
 def storable(values: Values, kind: ModalityKind) -> Values | None:
-    """Gives samples as a file holds them: float32, int16 of sound, uint8 of video; None where they are neither.
+    """Return samples as a file holds them: float32, int16 of sound, uint8 of video; None if they are neither.
 
     Floating-point numbers of other widths become float32; of a series every number does.
     """
@@ -147,7 +144,7 @@ def storable(values: Values, kind: ModalityKind) -> Values | None:
 
 
 def storable_text(kind: ModalityKind) -> str:
-    """Gives what `storable` takes, in words."""
+    """Return what `storable` takes, in words."""
     match kind:
         case "series":
             return "numbers that fit float32"
@@ -158,10 +155,10 @@ def storable_text(kind: ModalityKind) -> str:
 
 
 def window_bytes(modality: ModalitySpec) -> int:
-    """Gives what a window takes in memory."""
+    """Return what a window takes in memory."""
     return math.prod(modality.shape) * np.dtype(modality.dtype).itemsize
 
 
 def windows_at_once(modality: ModalitySpec) -> int:
-    """Gives how many windows are read in one go: 256, fewer of large ones."""
+    """Return how many windows are read in one go: 256, fewer of large ones."""
     return int(np.clip(_BLOCK_BYTES // max(1, window_bytes(modality)), 1, _BLOCK_WINDOWS))

@@ -1,8 +1,4 @@
-"""Which training windows show their labels: a share of each class, or whole groups.
-
-Owns the choice, which the seed makes. A random share leaves no room for what a factory has, two machines labelled of
-six that were recorded: where windows follow one another it tells the labels of nearly all of them.
-"""
+"""Which training windows show their labels: a share of each class, or whole groups."""
 
 from __future__ import annotations
 
@@ -26,7 +22,7 @@ class Labelled(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Attributes:
         share: above 0 and up to 1; 1 where `groups` says what is labelled.
-        groups: how many groups show all the labels they have, and all others none; None where a share does.
+        groups: how many groups show all the labels they have, and all others none; None if a share does.
     """
 
     share: float = 1.0
@@ -34,12 +30,12 @@ class Labelled(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def is_all(self) -> bool:
-        """Says whether nothing is hidden."""
+        """Say whether nothing is hidden."""
         return self.groups is None and self.share == 1
 
     @property
     def file_part(self) -> str:
-        """Gives what stands in names of files: `0.1`, or `2groups`."""
+        """Return what stands in names of files: `0.1`, or `2groups`."""
         return f"{self.share:g}" if self.groups is None else f"{self.groups}groups"
 
 
@@ -48,7 +44,7 @@ A_TENTH = Labelled(share=0.1)
 
 
 def labelled_from_options(share: float | None, groups: int | None, *, otherwise: Labelled) -> Labelled:
-    """Gives what `--label-share` and `--labelled-groups` say. Raises UsageError where both are given."""
+    """Return what `--label-share` and `--labelled-groups` say. Raise UsageError if both are given."""
     if share is not None and groups is not None:
         raise UsageError(
             f"--labelled-groups {groups}: expected it without --label-share, got --label-share {share:g} too; "
@@ -60,14 +56,14 @@ def labelled_from_options(share: float | None, groups: int | None, *, otherwise:
 
 
 def options_of(labelled: Labelled) -> str:
-    """Gives the option that says it on a command line; empty where everything is labelled."""
+    """Return the option that says it on a command line; empty where everything is labelled."""
     if labelled.groups is not None:
         return f"--labelled-groups {labelled.groups}"
     return "" if labelled.is_all else f"--label-share {labelled.share:g}"
 
 
 def seen_labels(train: Windows, labelled: Labelled, *, seed: int) -> npt.NDArray[np.bool_]:
-    """Chooses (N,) the training windows whose labels may be used; one seed always chooses the same.
+    """Choose (N,) the training windows whose labels may be used; one seed always chooses the same.
 
     Raises:
         UsageError: as `label_subset` or `group_subset`.
@@ -78,7 +74,7 @@ def seen_labels(train: Windows, labelled: Labelled, *, seed: int) -> npt.NDArray
 
 
 def group_subset(train: Windows, *, count: int, seed: int) -> npt.NDArray[np.bool_]:
-    """Chooses whole groups that show their labels, for "two of six people were labelled".
+    """Choose whole groups that show their labels, for "two of six people were labelled".
 
     Groups are drawn at random until a draw has every class (of several labels each of them in a window) that the
     training windows have between them. Where a thousand draws have not, groups are searched for that do.
@@ -112,7 +108,7 @@ def group_subset(train: Windows, *, count: int, seed: int) -> npt.NDArray[np.boo
 
 
 def usual_labelled(trainings: Sequence[Windows]) -> Labelled:
-    """Gives what is labelled where nobody says it: about a third of the groups, two or more, else a tenth by share.
+    """Return what is labelled where nobody says it: about a third of the groups, two or more, else a tenth by share.
 
     It is a tenth where there are no groups, fewer than six to train on, or no choice of a third that has every class.
 
@@ -140,7 +136,7 @@ def _classes_of_groups(train: Windows) -> tuple[npt.NDArray[np.generic], npt.NDA
 
 
 def _drawn(has: npt.NDArray[np.bool_], count: int, random: np.random.Generator) -> npt.NDArray[np.int64] | None:
-    """Numbers of `count` groups with every class; None where there is no such choice."""
+    """Numbers of `count` groups with every class; None if there is no such choice."""
     for _ in range(_DRAWS):
         chosen = random.permutation(len(has))[:count]
         if has[chosen].any(axis=0).all():
@@ -160,7 +156,7 @@ def _cover(has: npt.NDArray[np.bool_], count: int) -> list[int] | None:
 
 
 def _searched(groups: Sequence[int], missing: int, left: int, failed: set[tuple[int, int]]) -> list[int] | None:
-    """Groups (as bits of their classes) for the missing classes; what is known to fail is not searched again."""
+    """Group (as bits of their classes) for the missing classes; what is known to fail is not searched again."""
     if not missing:
         return []
     if left == 0 or (missing, left) in failed:

@@ -22,7 +22,7 @@ _STRATA = 10
 
 
 def unlabelled_mark(kind: TaskKind) -> str:
-    """Gives what stands for a window without a label, for messages."""
+    """Return what stands for a window without a label, for messages."""
     match kind:
         case "classification":
             return "-1"
@@ -33,7 +33,7 @@ def unlabelled_mark(kind: TaskKind) -> str:
 
 
 def is_labelled(labels: Labels) -> npt.NDArray[np.bool_]:
-    """Gives (N,) whether each window has a label."""
+    """Return (N,) whether each window has a label."""
     if labels.dtype.kind == "f":
         return ~np.isnan(labels)
     if labels.ndim == 2:
@@ -42,7 +42,7 @@ def is_labelled(labels: Labels) -> npt.NDArray[np.bool_]:
 
 
 def absent_labels(task: TaskSpec, labels: Labels) -> list[str]:
-    """Gives the classes that none of these labelled windows has, or the labels that are on in none; none of numbers."""
+    """Return the classes or labels that no labelled window has; empty for a regression."""
     if task.kind == "regression":
         return []
     several = task.kind == "multi_label"
@@ -51,7 +51,7 @@ def absent_labels(task: TaskSpec, labels: Labels) -> list[str]:
 
 
 def hide_labels(labels: Labels, keep: npt.NDArray[np.bool_]) -> Labels:
-    """Gives the same labels, unlabelled where `keep` (N,) is false."""
+    """Return the same labels, unlabelled where `keep` (N,) is false."""
     if labels.dtype.kind == "f":
         return np.where(keep, labels, np.float32(np.nan))
     if labels.ndim == 2:
@@ -60,7 +60,7 @@ def hide_labels(labels: Labels, keep: npt.NDArray[np.bool_]) -> Labels:
 
 
 def strata_of(labels: Labels) -> npt.NDArray[np.int64]:
-    """Gives (N,) which windows are alike, from 0, so that shares and folds can hold some of each kind; -1 unlabelled.
+    """Return (N,) which windows are alike, from 0, so that shares and folds can hold some of each kind; -1 unlabelled.
 
     The class itself; of several labels the rarest one that is on (K where none is); of numbers the tenth of the
     labelled ones that they lie in, fewer where many are equal.

@@ -1,7 +1,4 @@
-"""Folds that leave out what a model will meet: a domain (machine, person, campaign), or the end of the campaign.
-
-Owns what a domain is, and which windows train, choose and judge without it. Draws nothing that a seed does not repeat.
-"""
+"""Folds that leave out what a model will meet: a domain (machine, person, campaign), or the end of the campaign."""
 
 from __future__ import annotations
 
@@ -53,7 +50,7 @@ class Domains:
 
 
 def values_by(windows: Windows, by: str | None, *, suite: str) -> npt.NDArray[Any]:
-    """Gives (N,) the group of each window, or its value in a column. Raises UsageError where there are none."""
+    """Return (N,) the group of each window, or its value in a column. Raise UsageError if there are none."""
     name = windows.spec.name
     if by is None or by == "group":
         if not windows.has_groups:
@@ -68,7 +65,7 @@ def values_by(windows: Windows, by: str | None, *, suite: str) -> npt.NDArray[An
 
 
 def is_unknown(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Gives (N,) whether a value is missing: an empty text, or NaN.
+    """Return (N,) whether a value is missing: an empty text, or NaN.
 
     Example:
         >>> is_unknown(np.array([1.5, np.nan])), is_unknown(np.array(["", "east"]))
@@ -80,12 +77,12 @@ def is_unknown(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
 
 
 def domains_of(windows: Windows, by: str) -> Domains:
-    """Gives the domains: the values of a column, or the groups; where there are more than ten, ten pools of them.
+    """Return the domains: the values of a column, or the groups; where there are more than ten, ten pools of them.
 
     Numbers with a point are pooled by their order, everything else so that classes are alike in every pool. A missing
     value is no domain.
 
-    Raises UsageError where there is no such column, one domain alone, or one with few labelled windows.
+    Raise UsageError if there is no such column, one domain alone, or one with few labelled windows.
     """
     values = values_by(windows, by, suite="shift")
     known = np.flatnonzero(~is_unknown(values))
@@ -144,7 +141,7 @@ def _words(values: npt.NDArray[Any]) -> str:
 
 
 def fold_without(windows: Windows, left_out: LeftOutDomains, *, fold: int) -> Fold:
-    """Gives the windows that train, choose and judge where this domain, or the end of the campaign, is left out.
+    """Return the windows that train, choose and judge where this domain, or the end of the campaign, is left out.
 
     A domain's windows judge. Of all others a fifth of the groups chooses and the rest trains, so that validation groups
     are unseen too; without groups the dataset's own validation windows choose. Where a domain is not made of whole
@@ -156,7 +153,7 @@ def fold_without(windows: Windows, left_out: LeftOutDomains, *, fold: int) -> Fo
         windows: usually `Dataset.everything()`.
         fold: number of the domain; 0 in time.
 
-    Raises UsageError where what trains lacks a class, or there is too little to choose or to judge by.
+    Raise UsageError if what trains lacks a class, or there is too little to choose or to judge by.
     """
     if left_out.by is None:
         return _checked(windows, _fold_in_time(windows), "--time: without the end of the campaign")
@@ -175,15 +172,13 @@ def fold_without(windows: Windows, left_out: LeftOutDomains, *, fold: int) -> Fo
     else:
         chooses = others.splits == 1
     found = Fold(
-        train=rest[~chooses],
-        valid=rest[chooses & others.labelled],
-        test=np.flatnonzero(here & windows.labelled),
+        train=rest[~chooses], valid=rest[chooses & others.labelled], test=np.flatnonzero(here & windows.labelled)
     )
     return _checked(windows, found, f"--by {left_out.by}: without {domains.names[fold]}")
 
 
 def shared_groups(windows: Windows, fold: Fold) -> int:
-    """Gives how many of the groups that judge have windows that train or choose; 0 where nobody knows groups."""
+    """Return how many of the groups that judge have windows that train or choose; 0 where nobody knows groups."""
     if not windows.has_groups:
         return 0
     known = np.concatenate([windows.groups[fold.train], windows.groups[fold.valid]])

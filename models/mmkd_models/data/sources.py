@@ -1,8 +1,4 @@
-"""Where the values of windows come from: arrays of ready windows, or whole recordings that windows are cut from.
-
-Owns the gather and nothing else: values leave here raw, in `unit`, NaN where a sample is missing, frames masked where
-they are. No labels here.
-"""
+"""Where the values of windows come from: arrays of ready windows, or whole recordings that windows are cut from."""
 
 from __future__ import annotations
 
@@ -34,7 +30,7 @@ class WindowSource(Protocol):
         """How far a window may usefully be moved either way, in seconds; 0 where windows cannot be moved."""
 
     def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Values:
-        """Gives new float32 (B, T, C) in raw units, NaN and Inf as stored; of video uint8 (B, T, H, W, C)."""
+        """Return new float32 (B, T, C) in raw units, NaN and Inf as stored; of video uint8 (B, T, H, W, C)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,7 +53,7 @@ class StoredWindows:
         return 0.0
 
     def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Values:
-        """Gives new windows as the protocol says; `shift_s` is ignored."""
+        """Return new windows as the protocol says; `shift_s` is ignored."""
         parts = self.parts[modality.name]
         _check_whole(parts)
         part_of = np.searchsorted(self.offsets, rows, side="right") - 1
@@ -114,7 +110,7 @@ class CutWindows:
         return self.hop_s / 2
 
     def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Values:
-        """Gives new windows, each moved by its `shift_s` as far as its recording reaches."""
+        """Return new windows, each moved by its `shift_s` as far as its recording reaches."""
         recording = self.recording[rows]
         start_s = self.start_s[rows]
         if shift_s is not None:
@@ -131,7 +127,7 @@ class CutWindows:
 
 
 def _windows_at(flat: AnyArray, first: Rows, samples: int) -> AnyArray:
-    """Gives a new (B, T, ...): so many samples of the flat array (L, ...) from each first one on."""
+    """Return a new (B, T, ...): so many samples of the flat array (L, ...) from each first one on."""
     width = int(np.prod(flat.shape[1:]))
     # (L - T + 1, T * width): row i is the window that starts at sample i, without a copy
     views = np.lib.stride_tricks.sliding_window_view(np.asarray(flat).reshape(-1), samples * width)[::width]
@@ -148,12 +144,12 @@ def _check_whole(arrays: Sequence[AnyArray]) -> None:
 
 
 def first_sample(start_s: npt.NDArray[np.float64], rate_hz: float) -> Rows:
-    """Gives the number of the sample nearest to each start; halves go to the even number, as in Python's `round`."""
+    """Return the number of the sample nearest to each start; halves go to the even number, as in Python's `round`."""
     return np.rint(start_s * rate_hz).astype(np.int64)
 
 
 def window_starts_s(lengths: Sequence[int], modalities: Sequence[ModalitySpec], *, hop_s: float) -> list[float]:
-    """Gives the starts k * hop_s of all windows of one recording that fit into every modality."""
+    """Return the starts k * hop_s of all windows of one recording that fit into every modality."""
     # Rounding to the nearest sample lets a window start up to half a sample late.
     latest_s = latest_start_s(lengths, modalities) + max(0.5 / modality.rate_hz for modality in modalities)
     starts: npt.NDArray[np.float64] = np.arange(max(int(latest_s / hop_s) + 2, 0), dtype=np.float64) * hop_s
@@ -165,7 +161,7 @@ def window_starts_s(lengths: Sequence[int], modalities: Sequence[ModalitySpec], 
 
 
 def latest_start_s(lengths: Sequence[int], modalities: Sequence[ModalitySpec]) -> float:
-    """Gives the latest start at which a whole window of every modality fits; negative where none does."""
+    """Return the latest start at which a whole window of every modality fits; negative where none does."""
     return min(
         (length - modality.samples) / modality.rate_hz for length, modality in zip(lengths, modalities, strict=True)
     )

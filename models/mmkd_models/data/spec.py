@@ -1,7 +1,4 @@
-"""`dataset.json`: what a dataset holds, and the gate it passes when it is read.
-
-Owns the words of `dataset.json` and their checks. Reads no arrays.
-"""
+"""`dataset.json`: what a dataset holds, and the gate it passes when it is read."""
 
 from __future__ import annotations
 
@@ -64,7 +61,7 @@ class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return ", ".join(f"{modality.name} {modality.shape}" for modality in self.modalities)
 
     def modality(self, name: str) -> ModalitySpec:
-        """Gives the modality of that name. Raises UsageError where there is none; the message lists the names."""
+        """Return the modality of that name. Raise UsageError if there is none; the message lists the names."""
         for modality in self.modalities:
             if modality.name == name:
                 return modality
@@ -73,9 +70,9 @@ class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 def read_dataset_spec(path: Path) -> DatasetSpec:
-    """Reads and checks `dataset.json` in the directory `path`.
+    """Read and checks `dataset.json` in the directory `path`.
 
-    Raises DatasetError where there is no such file, it is no JSON, or it breaks the contract.
+    Raise DatasetError if there is no such file, it is no JSON, or it breaks the contract.
     """
     file = path / SPEC_FILE
     if not path.is_dir():
@@ -93,7 +90,7 @@ def read_dataset_spec(path: Path) -> DatasetSpec:
 
 
 def require_classification(spec: DatasetSpec, *, what: str) -> None:
-    """Raises UsageError where the dataset is of another task than `what`, a command, takes."""
+    """Raise UsageError if the dataset is of another task than `what`, a command, takes."""
     if spec.task.kind != "classification":
         raise UsageError(
             f"{what}: expected a dataset of classes, got {spec.name!r} of the kind {spec.task.kind}, whose figures"
@@ -102,7 +99,7 @@ def require_classification(spec: DatasetSpec, *, what: str) -> None:
 
 
 def problem_message(path: Path, problems: list[str]) -> str:
-    """Joins the problems of one dataset into one message: a line for one, a list for more."""
+    """Join the problems of one dataset into one message: a line for one, a list for more."""
     if len(problems) == 1:
         return f"dataset {path}: {problems[0]}"
     return "\n  - ".join([f"dataset {path}: {len(problems)} problems", *problems])
@@ -125,7 +122,7 @@ def _decode(file: Path) -> DatasetSpec:
 
 
 def spec_problems(spec: DatasetSpec) -> Iterator[str]:
-    """Gives one text for every rule that `dataset.json` breaks beyond types."""
+    """Yield a message for every rule that `dataset.json` breaks beyond types."""
     yield from _task_problems(spec.task)
     yield from _text_problems(spec)
     if not spec.modalities:
@@ -197,7 +194,7 @@ def _modality_problems(modality: ModalitySpec) -> Iterator[str]:
 
 
 def size_problems(spec: DatasetSpec) -> Iterator[str]:
-    """Gives one text for every modality that is too large to train on.
+    """Yield a message for every modality that is too large to train on.
 
     They are not among `spec_problems`: a dataset that is there opens all the same.
     """

@@ -1,7 +1,4 @@
-"""How windows came to be judged apart from those that trained: what is said of it, and what intervals resample.
-
-Owns the words, once for titles, tables, pages and documents. Deals nothing; that is done in `folds.py`.
-"""
+"""How windows came to be judged apart from those that trained: what is said of it, and what intervals resample."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ OF_GROUPS = Split(by="groups", judged_on="people and machines never seen", resam
 
 
 def split_facts(windows: Windows, *, part: str = "test") -> Split:
-    """Gives what may be said of a part of these windows.
+    """Return what may be said of a part of these windows.
 
     Args:
         part: `test`, or another split of the dataset that judges in its place.
@@ -51,7 +48,7 @@ def _resampled(windows: Windows, part: str | None) -> str:
 
 
 def block_length(count: int) -> int:
-    """Gives how many of so many consecutive windows make a block, for a bootstrap over blocks.
+    """Return how many of so many consecutive windows make a block, for a bootstrap over blocks.
 
     Neighbouring windows tell much the same, so that resampling single ones makes an interval too narrow. The length is
     that of E. Carlstein, "The Use of Subseries Values for Estimating the Variance of a General Statistic from a
@@ -67,7 +64,7 @@ def block_length(count: int) -> int:
 
 
 def blocks_of(splits: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Gives int64 (N,): the number of each window's block, from 0; no block is in two splits.
+    """Return int64 (N,): the number of each window's block, from 0; no block is in two splits.
 
     Args:
         splits: (N,) the number of each window's split, ascending.

@@ -1,7 +1,4 @@
-"""Windows: what training, calibration and judging see of a dataset, addressed by index.
-
-Owns the order of steps from stored values to windows: gather, missing where invalid, per-group normalisation.
-"""
+"""Windows: what training, calibration and judging see of a dataset, addressed by index."""
 
 from __future__ import annotations
 
@@ -93,7 +90,7 @@ class Windows:
         return self.source.max_shift_s
 
     def take(self, index: npt.ArrayLike, *, shift_s: npt.ArrayLike | None = None) -> dict[str, Values]:
-        """Gives the windows of these numbers.
+        """Return the windows of these numbers.
 
         Values outside a modality's `range` and infinite values come as NaN. A modality with `normalise: per_group`
         comes z-scored with the statistics of the window's group over the whole dataset (no label is used).
@@ -125,7 +122,7 @@ class Windows:
         return standardise(values, modality, mean=mean, std=std)
 
     def subset(self, index: npt.NDArray[Any]) -> Windows:
-        """Gives the windows of these numbers, or where a bool mask (N,) is true."""
+        """Return the windows of these numbers, or where a bool mask (N,) is true."""
         return replace(
             self,
             labels=self.labels[index],
@@ -139,9 +136,9 @@ class Windows:
         )
 
     def with_labels(self, labels: npt.NDArray[Any]) -> Windows:
-        """Gives the same windows with other labels, of the same shape: integers (N,), -1 for unlabelled.
+        """Return the same windows with other labels, of the same shape: integers (N,), -1 for unlabelled.
 
-        Raises UsageError where there is not one label per window.
+        Raise UsageError if there is not one label per window.
         """
         if labels.shape != self.labels.shape:
             letters = "(N, K)" if self.labels.ndim == 2 else "(N,)"
@@ -151,9 +148,9 @@ class Windows:
         return replace(self, labels=labels.astype(self.labels.dtype))
 
     def with_modalities(self, names: Sequence[str]) -> Windows:
-        """Gives the same windows with these modalities only, in this order.
+        """Return the same windows with these modalities only, in this order.
 
-        Raises UsageError where a name is unknown or there twice, or there is none.
+        Raise UsageError if a name is unknown or there twice, or there is none.
         """
         if not names:
             raise UsageError("modalities: expected one or more names, got none; name a modality of the dataset")
@@ -164,7 +161,7 @@ class Windows:
 
 
 def valid_values(values: Floats, *, modality: ModalitySpec) -> Floats:
-    """Gives the values with NaN for everything infinite or outside the modality's range."""
+    """Return the values with NaN for everything infinite or outside the modality's range."""
     if modality.range is None:
         invalid = np.isinf(values)
     else:
@@ -174,7 +171,7 @@ def valid_values(values: Floats, *, modality: ModalitySpec) -> Floats:
 
 
 def mean_and_std(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Gives mean and population standard deviation of each channel over the values that are there.
+    """Return mean and population standard deviation of each channel over the values that are there.
 
     Args:
         values: (n, C); NaN means missing.
@@ -194,7 +191,7 @@ def mean_and_std(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt
 
 
 def group_statistics(windows: Windows) -> GroupStatistics | None:
-    """Computes the statistics of every group over all its windows; None where no modality is normalised per group."""
+    """Compute the statistics of every group over all its windows; None if no modality is normalised per group."""
     modalities = [modality for modality in windows.spec.modalities if modality.normalise == "per_group"]
     if not modalities:
         return None
@@ -212,6 +209,6 @@ def group_statistics(windows: Windows) -> GroupStatistics | None:
 
 
 def raw_values(windows: Windows, *, modality: ModalitySpec, rows: Rows) -> Floats:
-    """Gives all valid raw values of these rows of the source, float32 (n, C); nothing is normalised."""
+    """Return all valid raw values of these rows of the source, float32 (n, C); nothing is normalised."""
     values = valid_values(windows.source.gather(modality, rows, shift_s=None), modality=modality)
     return values.reshape(-1, len(modality.channels))

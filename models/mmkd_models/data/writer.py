@@ -1,7 +1,4 @@
-"""Datasets from arrays: checked first, written to a temporary sibling, then renamed. All or nothing.
-
-Owns the way from arrays to files. Never replaces a directory that exists.
-"""
+"""Datasets from arrays: checked first, written to a temporary sibling, then renamed. All or nothing."""
 
 from __future__ import annotations
 
@@ -87,7 +84,7 @@ def write_dataset(
     left_out: Mapping[str, int] = {},
     episode_names: Sequence[str] = (),
 ) -> Dataset:
-    """Writes a dataset directory from arrays of windows and opens it.
+    """Write a dataset directory from arrays of windows and opens it.
 
     Args:
         labels: class names in the order of the label numbers; a `TaskSpec` where the task is no classification.
@@ -133,7 +130,7 @@ def write_recordings(
     source: str = "",
     licence: str = "",
 ) -> Dataset:
-    """Writes a dataset directory from whole recordings, from which windows are cut at every multiple of `hop_s`.
+    """Write a dataset directory from whole recordings, from which windows are cut at every multiple of `hop_s`.
 
     Args:
         labels: class names in the order of the label numbers; a `TaskSpec` where the task is no classification.
@@ -164,9 +161,9 @@ def write_recordings(
 
 
 def check_absent(path: Path) -> None:
-    """Refuses a directory that exists: a dataset is never replaced.
+    """Refuse a directory that exists: a dataset is never replaced.
 
-    Raises UsageError where there is something at the path.
+    Raise UsageError if there is something at the path.
     """
     if path.exists():
         raise UsageError(
@@ -260,14 +257,14 @@ def _dtype(spec: DatasetSpec, key: str) -> str:
 
 
 def _names(values: AnyArray) -> AnyArray | None:
-    """Gives text as text, also where it comes as objects, as pandas has it; None where it is no text."""
+    """Return text as text, also where it comes as objects, as pandas has it; None if it is no text."""
     if values.dtype.kind == "O" and all(isinstance(value, str) for value in values.flat):
         return values.astype(np.str_)
     return values if values.dtype.kind == "U" else None
 
 
 def _converted(values: AnyArray, *, dtype: str) -> AnyArray | None:
-    """Gives the values in that dtype, or None where that would lose more than precision."""
+    """Return the values in that dtype, or None where that would lose more than precision."""
     allowed = "biuf" if dtype.startswith("float") else "biu"
     if values.dtype.kind not in allowed or (dtype == "uint8" and not np.isin(values, (0, 1, UNKNOWN)).all()):
         return None
@@ -394,7 +391,7 @@ def _write(path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray]) -> Non
 
 
 def _save_columns(file: Path, columns: Mapping[str, AnyArray]) -> None:
-    """Writes an archive as `np.savez` does, which takes no array by a name of its own parameters, such as `file`."""
+    """Write an archive as `np.savez` does, which takes no array by a name of its own parameters, such as `file`."""
     with zipfile.ZipFile(file, "w") as archive:
         for name, array in columns.items():
             with archive.open(f"{name}.npy", "w") as member:
@@ -402,7 +399,7 @@ def _save_columns(file: Path, columns: Mapping[str, AnyArray]) -> None:
 
 
 def _save(file: Path, array: AnyArray) -> None:
-    """Writes an array as `np.save` does, which takes a file for whole when the disk was full at its very end."""
+    """Write an array as `np.save` does, which takes a file for whole when the disk was full at its very end."""
     array = np.ascontiguousarray(array)
     with file.open("wb") as opened:
         header = np.lib.format.header_data_from_array_1_0(array)  # type: ignore[no-untyped-call]

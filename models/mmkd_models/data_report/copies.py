@@ -48,7 +48,7 @@ class LikeGroups:
 
 
 def copies_of(windows: Windows, scan: Scan) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """Gives pairs of equal windows: of two splits, and inside one."""
+    """Return pairs of equal windows: of two splits, and inside one."""
     first_seen: dict[bytes, int] = {}
     across: list[tuple[int, int]] = []
     inside: list[tuple[int, int]] = []
@@ -61,7 +61,7 @@ def copies_of(windows: Windows, scan: Scan) -> tuple[list[tuple[int, int]], list
 
 
 def near_copies(looked: ProbedWindows) -> list[NearCopy]:
-    """Compares each window that judges with the training window whose statistics are nearest, sample by sample."""
+    """Compare each window that judges with the training window whose statistics are nearest, sample by sample."""
     from sklearn.neighbors import NearestNeighbors
 
     train, others = np.flatnonzero(looked.windows.splits == 0), np.flatnonzero(looked.windows.splits != 0)
@@ -108,7 +108,7 @@ def _of_modality(
 
 
 def like_groups(looked: ProbedWindows) -> Iterator[LikeGroups]:
-    """Gives groups of two splits each of which has most of its nearest neighbours, of other groups, in the other.
+    """Yield groups of two splits each of which has most of its nearest neighbours, of other groups, in the other.
 
     Two people are alike in some movements; one person under two names is in all.
     """

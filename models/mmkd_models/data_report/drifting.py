@@ -20,7 +20,7 @@ _CLEAR_ERRORS = 4.0
 
 
 def drift_of(windows: Windows, found: WindowMeasures) -> Iterator[DriftFacts]:
-    """Gives the drift of each channel of a modality; nothing without times or of few windows."""
+    """Yield the drift of each channel of a modality; nothing without times or of few windows."""
     if windows.times is None or len(windows) < _LEAST_WINDOWS:
         return
     order = np.argsort(windows.times, kind="stable")

@@ -22,7 +22,7 @@ _MOST_ASKED = 512  # windows of a class that are searched for gaps
 
 
 def example_windows(looked: ProbedWindows) -> Iterator[ExampleWindow]:
-    """Gives examples modality by modality, class by class."""
+    """Yield examples modality by modality, class by class."""
     codes, names = alike_labels(looked.windows)
     for modality in looked.windows.spec.modalities:
         features = looked.features[modality.name]

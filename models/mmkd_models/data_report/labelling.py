@@ -25,14 +25,14 @@ _CANDIDATES = 10  # times as many uncertain windows as are chosen, among which t
 
 
 def agreement_of(probed: Probed) -> float:
-    """Gives the share of the labels that a probe agrees with where it is sure; 0 where it never is."""
+    """Return the share of the labels that a probe agrees with where it is sure; 0 where it never is."""
     sure = probed.probabilities.max(axis=1) >= CONTRADICTS
     right = probed.probabilities.argmax(axis=1) == probed.truth
     return float(right[sure].mean()) if sure.any() else 0.0
 
 
 def label_suspects(looked: ProbedWindows, probed: Probed) -> list[LabelSuspect]:
-    """Gives windows whose label the probe contradicts, the surest first; none where it has no authority.
+    """Return windows whose label the probe contradicts, the surest first; none where it has no authority.
 
     The idea is that of C. Northcutt, L. Jiang and I. Chuang, "Confident Learning", JAIR 70, 2021: out-of-sample
     probabilities that contradict the label confidently. The thresholds are stricter, since people differ.
@@ -58,7 +58,7 @@ def label_suspects(looked: ProbedWindows, probed: Probed) -> list[LabelSuspect]:
 
 
 def windows_to_label(looked: ProbedWindows) -> list[WindowToLabel]:
-    """Gives the unlabelled training windows that are worth a label most, at most `NEXT`; none before two classes are.
+    """Return the unlabelled training windows that are worth a label most, at most `NEXT`; none before two classes are.
 
     Training labels alone are asked: those that judge must not choose what is trained on.
     A window beside a labelled one of its group may be unlabelled since two states share it, and is left out.
@@ -117,13 +117,13 @@ def _farthest_first(points: Features) -> list[int]:
 
 
 def label_csv(rows: Sequence[WindowToLabel], train: SplitFacts) -> str:
-    """Gives the windows as an interval file of a recipe, in order of time, with an empty label to fill in.
+    """Return the windows as an interval file of a recipe, in order of time, with an empty label to fill in.
 
     Args:
         rows: of a report.
         train: its facts of the training split, which tell why there are no rows.
 
-    Raises UsageError where there are none, or the dataset does not say when its windows were.
+    Raise UsageError if there are none, or the dataset does not say when its windows were.
     """
     if not rows:
         raise UsageError(f"--label-next: {_nothing_to_label(train)}")
@@ -149,7 +149,7 @@ def _nothing_to_label(train: SplitFacts) -> str:
 
 
 def split_place(looked: ProbedWindows, index: int) -> tuple[str, int]:
-    """Gives the split and the number in it of one of the windows that were looked at."""
+    """Return the split and the number in it of one of the windows that were looked at."""
     row, splits = int(looked.rows[index]), looked.windows.spec.splits
     for name in ("train", "valid", "test"):
         if row < splits[name]:

@@ -1,7 +1,4 @@
-"""One more pass over every value: what each channel does inside each window.
-
-Owns the counting; `suspicions` judges it. Memory holds a block of windows and one number per window and channel.
-"""
+"""One more pass over every value: what each channel does inside each window."""
 
 from __future__ import annotations
 
@@ -58,7 +55,7 @@ class WindowMeasures:
 
 
 def measured(windows: Windows, scan: Scan) -> dict[str, WindowMeasures]:
-    """Measures every window, raw; `scan` is of the same windows."""
+    """Measure every window, raw; `scan` is of the same windows."""
     return {one.name: _measured(windows, one, scan) for one in windows.spec.modalities}
 
 

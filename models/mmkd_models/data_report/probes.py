@@ -1,7 +1,4 @@
-"""What extra-trees can tell from windows they were not fitted on: the class, the split, the group, a column.
-
-Owns features, folds and figures. A probe is quick and plain on purpose: what it finds, a network finds too.
-"""
+"""What extra-trees can tell from windows they were not fitted on: the class, the split, the group, a column."""
 
 from __future__ import annotations
 
@@ -73,7 +70,7 @@ class Probed:
 
 
 def look_at(everything: Windows) -> ProbedWindows:
-    """Takes windows, evenly chosen where there are many, and their statistics."""
+    """Take windows, evenly chosen where there are many, and their statistics."""
     count = min(MOST_WINDOWS, len(everything))
     rows = np.unique(np.linspace(0, len(everything) - 1, count).round().astype(np.int64))
     windows = everything.subset(rows)
@@ -97,7 +94,7 @@ def _features(values: Floats, modality: ModalitySpec) -> Features:
 
 
 def alike_labels(windows: Windows) -> tuple[Rows, tuple[str, ...]]:
-    """Gives (N,) from 0, -1 unlabelled, and names: classes, or what stands for them in other tasks."""
+    """Return (N,) from 0, -1 unlabelled, and names: classes, or what stands for them in other tasks."""
     strata, task = strata_of(windows.labels), windows.spec.task
     match task.kind:
         case "classification":
@@ -109,18 +106,18 @@ def alike_labels(windows: Windows) -> tuple[Rows, tuple[str, ...]]:
 
 
 def class_probe(looked: ProbedWindows, modality: str | None) -> Probed | str:
-    """Asks for the class of windows of groups that were not fitted on; gives the reason where that cannot be done."""
+    """Ask for the class of windows of groups that were not fitted on; gives the reason where that cannot be done."""
     codes, names = alike_labels(looked.windows)
     return _grouped(looked, codes, names, asked="class", modality=modality)
 
 
 def split_probe(looked: ProbedWindows) -> Probed | str:
-    """Asks which split windows of unseen groups are of: what tells it differs between the splits as wholes."""
+    """Ask which split windows of unseen groups are of: what tells it differs between the splits as wholes."""
     return _told_of_groups(looked, looked.windows.splits, ("train", "valid", "test"), asked="split")
 
 
 def column_probe(looked: ProbedWindows, name: str) -> Probed | str:
-    """Asks which value of a column windows of unseen groups have."""
+    """Ask which value of a column windows of unseen groups have."""
     values, codes = np.unique(looked.windows.columns[name].astype(str), return_inverse=True)
     if not 2 <= len(values) <= 20:
         return f"column {name}: it has {len(values)} values; probes ask for 2 to 20"
@@ -128,7 +125,7 @@ def column_probe(looked: ProbedWindows, name: str) -> Probed | str:
 
 
 def _told_of_groups(looked: ProbedWindows, codes: Rows, names: tuple[str, ...], *, asked: str) -> Probed | str:
-    """Asks for what whole groups share; with few groups of an answer, one that is like another decides."""
+    """Ask for what whole groups share; with few groups of an answer, one that is like another decides."""
     fewest = min(len(np.unique(looked.windows.groups[codes == code])) for code in np.unique(codes).tolist())
     if fewest < FEWEST_GROUPS:
         return (
@@ -138,7 +135,7 @@ def _told_of_groups(looked: ProbedWindows, codes: Rows, names: tuple[str, ...], 
 
 
 def group_probe(looked: ProbedWindows) -> Probed | str:
-    """Asks which group windows are of, fitted on one half of each group's windows and asked about the other."""
+    """Ask which group windows are of, fitted on one half of each group's windows and asked about the other."""
     windows = looked.windows
     if not windows.has_groups:
         return "whether groups can be told: the dataset has none"
@@ -165,11 +162,7 @@ def _grouped(
     groups = len(np.unique(windows.groups[codes >= 0]))
     if groups < 3:
         return f"whether the {asked} can be told: it takes three groups or more with it, and there are {groups}"
-    known = replace(
-        windows,
-        spec=msgspec.structs.replace(windows.spec, task=TaskSpec(labels=names)),
-        labels=codes,
-    )
+    known = replace(windows, spec=msgspec.structs.replace(windows.spec, task=TaskSpec(labels=names)), labels=codes)
     if windows.has_groups:
         parts = part_of_windows(known, parts=min(_PARTS, windows.group_count), seed=0)
     else:

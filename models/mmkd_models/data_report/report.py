@@ -35,9 +35,9 @@ _MOST_COLUMNS = 5
 
 
 def report_on(dataset: Dataset, *, on_part: Callable[[str], None]) -> DataReport:
-    """Reads a dataset three times and asks probes about at most `probes.MOST_WINDOWS` of its windows.
+    """Read a dataset three times and asks probes about at most `probes.MOST_WINDOWS` of its windows.
 
-    Raises UnavailableError where scikit-learn is not installed.
+    Raise UnavailableError if scikit-learn is not installed.
     """
     windows = as_samples(dataset.everything())
     on_part("reading every value")

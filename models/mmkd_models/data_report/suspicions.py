@@ -1,7 +1,4 @@
-"""What is to be doubted, in sentences with their figure and what to do; the thresholds stand here.
-
-Owns judging. Every sentence is of figures that others measured.
-"""
+"""What is to be doubted, in sentences with their figure and what to do; the thresholds stand here."""
 
 from __future__ import annotations
 
@@ -43,7 +40,7 @@ def of_copies(
     near: Sequence[NearCopy],
     overlaps: Overlaps,
 ) -> Iterator[Suspicion]:
-    """Gives what is there twice."""
+    """Yield what is there twice."""
     spec = windows.spec
     if across:
         first, second = (place(spec, row) for row in across[0])
@@ -75,7 +72,7 @@ def of_copies(
 
 
 def of_like_groups(pairs: Sequence[LikeGroups]) -> Iterator[Suspicion]:
-    """Gives groups that may be one under two names."""
+    """Yield groups that may be one under two names."""
     for one in pairs:
         yield _grave(
             "leak",
@@ -86,7 +83,7 @@ def of_like_groups(pairs: Sequence[LikeGroups]) -> Iterator[Suspicion]:
 
 
 def of_probes(probes: Sequence[ProbeFacts]) -> Iterator[Suspicion]:
-    """Gives what windows tell beside their class."""
+    """Yield what windows tell beside their class."""
     for one in probes:
         if one.asked == "class" or not one.is_better:
             continue
@@ -116,7 +113,7 @@ def of_probes(probes: Sequence[ProbeFacts]) -> Iterator[Suspicion]:
 
 
 def of_labels(suspects: Sequence[LabelSuspect], asked: int, agreement: float) -> Iterator[Suspicion]:
-    """Gives labels that are contradicted."""
+    """Yield labels that are contradicted."""
     if len(suspects) >= _LEAST_LABELS:
         one = suspects[0]
         yield _known(
@@ -130,7 +127,7 @@ def of_labels(suspects: Sequence[LabelSuspect], asked: int, agreement: float) ->
 
 
 def of_channels(windows: Windows, found: WindowMeasures) -> Iterator[Suspicion]:
-    """Gives channels of a modality that are dead, stuck or clipped."""
+    """Yield channels of a modality that are dead, stuck or clipped."""
     name, known = found.modality.name, ~np.isnan(found.level)
     continuous = found.continuous
     for number, channel in enumerate(found.modality.channels):
@@ -181,7 +178,7 @@ def _stuck(
 
 
 def _stuck_values(values: npt.NDArray[Any], flat: npt.NDArray[np.bool_], there: npt.NDArray[np.bool_]) -> Iterator[Any]:
-    """Groups, or values of a column, in which a channel hardly moves while it does in all others."""
+    """Group, or values of a column, in which a channel hardly moves while it does in all others."""
     for value in np.unique(values).tolist():
         here, others = (values == value) & there, (values != value) & there
         enough = min(here.sum(), others.sum()) >= _LEAST_STUCK
@@ -207,7 +204,7 @@ def _clipped(found: WindowMeasures, number: int, name: str) -> Iterator[Suspicio
 
 
 def of_gaps(windows: Windows, found: WindowMeasures) -> Iterator[Suspicion]:
-    """Gives gaps that tell something."""
+    """Yield gaps that tell something."""
     name, missing = found.modality.name, found.missing.mean(axis=1)
     for number, split in enumerate(SPLIT_NAMES):
         here = windows.splits == number
@@ -233,7 +230,7 @@ def of_gaps(windows: Windows, found: WindowMeasures) -> Iterator[Suspicion]:
 
 
 def of_recordings(windows: Windows, scan: Scan) -> Iterator[Suspicion]:
-    """Gives recordings of another unit or gain, windows that lack a sensor, and what an import left out."""
+    """Yield recordings of another unit or gain, windows that lack a sensor, and what an import left out."""
     yield from (_grave("unit", sentence, ODD_ADVICE) for sentence in odd_warnings(windows, scan))
     for name, found in scan.modalities.items():
         yield from (_known("gaps", sentence, ABSENT_ADVICE) for sentence in absent_warnings(windows, name, found))
@@ -242,7 +239,7 @@ def of_recordings(windows: Windows, scan: Scan) -> Iterator[Suspicion]:
 
 
 def of_balance(windows: Windows) -> Iterator[Suspicion]:
-    """Gives classes and groups that are few or too many."""
+    """Yield classes and groups that are few or too many."""
     codes, names = alike_labels(windows)
     train = windows.splits == 0
     counts = np.bincount(codes[train & (codes >= 0)], minlength=len(names))
@@ -273,7 +270,7 @@ def of_balance(windows: Windows) -> Iterator[Suspicion]:
 
 
 def of_drift(drift: Sequence[DriftFacts]) -> Iterator[Suspicion]:
-    """Gives channels whose level moves over the campaign."""
+    """Yield channels whose level moves over the campaign."""
     for one in drift:
         if one.is_clear:
             yield _known(

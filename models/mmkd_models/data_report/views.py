@@ -1,8 +1,4 @@
-"""Sound and video as a report looks at them: the loudness of bands, and the brightness of parts of the picture.
-
-Video becomes a series, before anything else is measured, of the mean of each cell of a grid, colours apart. Sound stays
-what it is; probes see its bands beside it. NumPy alone.
-"""
+"""Sound and video as a report looks at them: the loudness of bands, and the brightness of parts of the picture."""
 
 from __future__ import annotations
 
@@ -40,7 +36,7 @@ class BrightnessSource:
         return self.source.max_shift_s
 
     def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Values:
-        """Gives new float32 (B, T, cells) of a camera, NaN where a frame is missing; else what the source has."""
+        """Return new float32 (B, T, cells) of a camera, NaN where a frame is missing; else what the source has."""
         camera = self.cameras.get(modality.name)
         if camera is None:
             return self.source.gather(modality, rows, shift_s=shift_s)
@@ -48,7 +44,7 @@ class BrightnessSource:
 
 
 def as_samples(windows: Windows) -> Windows:
-    """Gives the same windows with every camera as a series of the brightness of its picture's parts."""
+    """Return the same windows with every camera as a series of the brightness of its picture's parts."""
     cameras = {one.name: one for one in windows.spec.modalities if one.kind == "video"}
     if not cameras:
         return windows
@@ -61,7 +57,7 @@ def as_samples(windows: Windows) -> Windows:
 
 
 def brightness(frames: npt.NDArray[np.uint8]) -> Floats:
-    """Gives the mean of each cell (B, T, cells x C) of frames (B, T, H, W, C), NaN where a frame is missing."""
+    """Return the mean of each cell (B, T, cells x C) of frames (B, T, H, W, C), NaN where a frame is missing."""
     values = bytes_of(frames)
     down, across = (np.array_split(np.arange(side), min(_CELLS, side)) for side in values.shape[2:4])
     cells = [values[:, :, rows][:, :, :, columns].mean(axis=(2, 3)) for rows, columns in product(down, across)]
@@ -71,7 +67,7 @@ def brightness(frames: npt.NDArray[np.uint8]) -> Floats:
 
 
 def band_levels(sound: Floats, rate_hz: float) -> npt.NDArray[Any]:
-    """Gives the log power of bands (B, N, bands x C) of sound (B, T, C), frame by frame; what is missing is silence."""
+    """Return the log power of bands (B, N, bands x C) of sound (B, T, C), by frame; missing samples count as 0."""
     length = min(sound.shape[1], max(2, round(_FRAME_S * rate_hz)))
     count = sound.shape[1] // length
     frames = np.nan_to_num(sound[:, : count * length]).reshape(len(sound), count, length, sound.shape[2])

@@ -1,7 +1,4 @@
-"""The full check of a dataset: every rule of docs/datasets.md, the values of the windows included.
-
-Owns the rules that need a look into the windows, and what is allowed but worth knowing. Changes nothing.
-"""
+"""The full check of a dataset: every rule of docs/datasets.md, the values of the windows included."""
 
 from __future__ import annotations
 
@@ -54,9 +51,9 @@ class CheckReport:
 
 
 def check_dataset(path: str | Path) -> CheckReport:
-    """Checks every rule of the dataset directory, and reads every value once.
+    """Check every rule of the dataset directory, and reads every value once.
 
-    Raises DatasetError where the directory breaks its contract; the message lists every problem found.
+    Raise DatasetError if the directory breaks its contract; the message lists every problem found.
     """
     path = located(path)
     spec, arrays, cut = loaded(path)
@@ -71,7 +68,7 @@ def check_dataset(path: str | Path) -> CheckReport:
 
 
 def content_problems(windows: Windows, scan: Scan, overlaps: Overlaps, *, cut: bool) -> Iterator[str]:
-    """Gives one text for every rule that the windows of a dataset of sound structure break."""
+    """Yield a message for every rule that the windows of a dataset of sound structure break."""
     spec = windows.spec
     split_of = split_numbers(spec)
     yield from _label_problems(windows.labels[split_of == 0], spec.task)
@@ -110,7 +107,7 @@ def _label_problems(labels: Labels, task: TaskSpec) -> Iterator[str]:
 
 
 def split_numbers(spec: DatasetSpec) -> Rows:
-    """Gives int64 (N,): 0 train, 1 valid, 2 test for every window of `Dataset.everything()`."""
+    """Return int64 (N,): 0 train, 1 valid, 2 test for every window of `Dataset.everything()`."""
     return np.repeat(np.arange(len(SPLIT_NAMES)), [spec.splits[split] for split in SPLIT_NAMES])
 
 
@@ -184,14 +181,14 @@ def _facts(windows: Windows, scan: Scan) -> Iterator[str]:
 
 
 def columns_text(windows: Windows) -> str:
-    """Gives the columns and how many values each has: `machine (3 values), shift (2 values)`."""
+    """Return the columns and how many values each has: `machine (3 values), shift (2 values)`."""
     return ", ".join(
         f"{name} ({_counted(len(np.unique(values)), 'value')})" for name, values in windows.columns.items()
     )
 
 
 def times_text(times: npt.NDArray[np.float64]) -> str:
-    """Gives the first and the last start of a window: `2026-11-02T06:00:00Z to 2026-11-06T21:59:58Z`."""
+    """Return the first and the last start of a window: `2026-11-02T06:00:00Z to 2026-11-06T21:59:58Z`."""
     return " to ".join(
         datetime.fromtimestamp(float(seconds), tz=timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
         for seconds in (times.min(), times.max())

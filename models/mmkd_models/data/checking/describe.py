@@ -1,7 +1,4 @@
-"""What a dataset holds, as facts: for the table of `mmkd-data describe` and its JSON.
-
-Owns the facts; how they look on a terminal is the command's.
-"""
+"""What a dataset holds, as facts: for the table of `mmkd-data describe` and its JSON."""
 
 from __future__ import annotations
 
@@ -44,7 +41,7 @@ class ModalityFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetFacts:
-    """The target of a regression in the labelled windows of one split, in its unit; None where none is labelled."""
+    """The target of a regression in the labelled windows of one split, in its unit; None if none is labelled."""
 
     low: float | None
     mean: float | None
@@ -111,7 +108,7 @@ class Description:
 
 
 def describe_dataset(dataset: Dataset) -> Description:
-    """Counts what the dataset holds; reads every value once."""
+    """Count what the dataset holds; reads every value once."""
     windows = dataset.everything()
     split_of = split_numbers(dataset.spec)
     scan = scan_windows(windows)

@@ -1,7 +1,4 @@
-"""Windows that share samples: the end of one is the beginning of another, as where a recording was cut with overlap.
-
-Owns the finding, by equal samples at a shift, and its words. In two parts of a dataset such windows are a leak.
-"""
+"""Windows that share samples: the end of one is the beginning of another, as where a recording was cut with overlap."""
 
 from __future__ import annotations
 
@@ -46,13 +43,13 @@ class Overlaps:
     shift: Rows
 
     def subset(self, index: npt.NDArray[np.bool_]) -> Overlaps:
-        """Gives the pairs where the mask is true."""
+        """Return the pairs where the mask is true."""
         return Overlaps(
             modality=self.modality, first=self.first[index], second=self.second[index], shift=self.shift[index]
         )
 
     def words(self, spec: DatasetSpec) -> str:
-        """Gives the first of these pairs as the start of a sentence."""
+        """Return the first of these pairs as the start of a sentence."""
         first, second = place(spec, int(self.first[0])), place(spec, int(self.second[0]))
         shared = self.modality.samples - int(self.shift[0])
         return (
@@ -62,7 +59,7 @@ class Overlaps:
 
 
 def overlaps_of(windows: Windows) -> Overlaps:
-    """Finds windows that share samples, in the modality with most samples; reads them twice, once asked.
+    """Find windows that share samples, in the modality with most samples; reads them twice, once asked.
 
     Looked for is where the first samples of a window lie inside others. That costs about as much as reading, and finds
     every overlap of a quarter of a window or 16 samples, unless what is shared hardly moves or was changed.
@@ -87,7 +84,7 @@ def _overlaps_of(windows: Windows) -> Overlaps:
 
 
 def split_problems(windows: Windows, overlaps: Overlaps) -> Iterator[str]:
-    """Gives one text where windows of two splits, or of two folds of a dataset without groups, share samples."""
+    """Yield one text where windows of two splits, or of two folds of a dataset without groups, share samples."""
     parts = {"splits": windows.splits}
     if windows.folds is not None and not windows.has_groups:
         parts["folds"] = windows.folds
@@ -101,7 +98,7 @@ def split_problems(windows: Windows, overlaps: Overlaps) -> Iterator[str]:
 
 
 def refuse_shared_samples(windows: Windows) -> None:
-    """Raises DatasetError where windows that share samples are in two splits, or may be dealt into two folds."""
+    """Raise DatasetError if windows that share samples are in two splits, or may be dealt into two folds."""
     overlaps = overlaps_of(windows)
     problems = [*split_problems(windows, overlaps), *(group_warnings(windows, overlaps) if windows.has_groups else ())]
     if problems:
@@ -109,7 +106,7 @@ def refuse_shared_samples(windows: Windows) -> None:
 
 
 def group_warnings(windows: Windows, overlaps: Overlaps) -> Iterator[str]:
-    """Gives one text where windows that share samples have different groups, or the dataset has none."""
+    """Yield one text where windows that share samples have different groups, or the dataset has none."""
     apart = overlaps.subset(
         (windows.splits[overlaps.first] == windows.splits[overlaps.second])
         & (windows.groups[overlaps.first] != windows.groups[overlaps.second])
@@ -127,7 +124,7 @@ def group_warnings(windows: Windows, overlaps: Overlaps) -> Iterator[str]:
 
 
 def place(spec: DatasetSpec, row: int) -> str:
-    """Gives where a window of `Dataset.everything()` is: `valid window 3`."""
+    """Return where a window of `Dataset.everything()` is: `valid window 3`."""
     for split in SPLIT_NAMES:
         if row < spec.splits[split]:
             return f"{split} window {row}"

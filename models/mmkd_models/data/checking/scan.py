@@ -1,7 +1,4 @@
-"""One pass over every value of a dataset: what is missing, infinite or out of range, and which windows are the same.
-
-Owns the counting. `check` judges the counts, `describe` shows them.
-"""
+"""One pass over every value of a dataset: what is missing, infinite or out of range, and which windows are the same."""
 
 from __future__ import annotations
 
@@ -61,7 +58,7 @@ class Scan:
 
 
 def scan_windows(windows: Windows) -> Scan:
-    """Reads every window once, in blocks, raw."""
+    """Read every window once, in blocks, raw."""
     modalities = windows.spec.modalities
     parts: dict[str, list[ModalityScan]] = {modality.name: [] for modality in modalities}
     digests: list[bytes] = []

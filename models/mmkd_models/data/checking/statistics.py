@@ -10,7 +10,7 @@ _SPECTRUM_BINS = 32
 
 
 def window_statistics(values: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Gives per channel mean, standard deviation, quantiles, mean absolute step and log power of the lowest bins.
+    """Return per channel mean, standard deviation, quantiles, mean absolute step and log power of the lowest bins.
 
     Args:
         values: (N, T, C); NaN = missing, ignored by the statistics and 0 in the spectrum.

@@ -1,7 +1,4 @@
-"""The reference of a per-group modality, measured on the first windows of one group.
-
-Owns the measuring; `mmkd_edge.bundle.reference` owns the file and its use. Uses no labels.
-"""
+"""The reference of a per-group modality, measured on the first windows of one group."""
 
 from __future__ import annotations
 
@@ -38,15 +35,15 @@ def measure_reference(
     windows: int | None = None,
     seconds: float | None = None,
 ) -> MeasuredReference:
-    """Measures mean and standard deviation over the first windows of a group, in the order of the dataset.
+    """Measure mean and standard deviation over the first windows of a group, in the order of the dataset.
 
     Args:
         modality: its name; it must be normalised per group.
-        group: whose windows, a number also as text; None where the dataset has one group only.
+        group: whose windows, a number also as text; None if the dataset has one group only.
         windows: how many of them; None for all.
         seconds: instead of `windows`: as many as cover this time. Ready windows are counted as if they did not overlap.
 
-    Raises UsageError where the modality takes raw values, the group is not there or not named, or has no valid value.
+    Raise UsageError if the modality takes raw values, the group is not there or not named, or has no valid value.
     """
     spec = dataset.spec.modality(modality)
     if spec.normalise != "per_group":

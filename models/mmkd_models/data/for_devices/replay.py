@@ -46,7 +46,7 @@ class Replayed:
 
 
 def replayed(path: str | Path, modality: ModalitySpec) -> list[Replayed]:
-    """Gives the recordings of a dataset for the modality of a student, channels in the student's order.
+    """Return the recordings of a dataset for the modality of a student, channels in the student's order.
 
     Raises:
         DatasetError: it is no dataset.
@@ -121,7 +121,7 @@ def _shared_steps_s(windows: Windows) -> npt.NDArray[np.float64]:
 
 
 def _new_samples(values: Floats, steps: npt.NDArray[np.int64]) -> list[Floats]:
-    """Gives of each window (B, T, C) the samples that the one before, so many steps (B - 1,) ago, does not have."""
+    """Return of each window (B, T, C) the samples that the one before, so many steps (B - 1,) ago, does not have."""
     samples = values.shape[1]
     new = np.where((steps > 0) & (steps < samples), steps, samples)
     return [values[0], *(window[samples - count :] for window, count in zip(values[1:], new.tolist(), strict=True))]

@@ -1,8 +1,4 @@
-"""Recordings become a dataset directory: onto grids, cut into windows, split, written. All or nothing.
-
-Owns the order of these steps. The grids lie in a scratch folder beside the directory, so that memory holds one block
-of samples and one of windows, whatever the size of the whole.
-"""
+"""Recordings become a dataset directory: onto grids, cut into windows, split, written. All or nothing."""
 
 from __future__ import annotations
 
@@ -121,7 +117,7 @@ def import_recordings(
     split: SplitRule | None = None,
     facts: DatasetFacts | None = None,
 ) -> BuiltReport:
-    """Makes a dataset directory of recordings, whatever they were read from.
+    """Make a dataset directory of recordings, whatever they were read from.
 
     Args:
         recordings: one after the other; each is let go before the next is asked for.
@@ -166,7 +162,7 @@ def build_dataset(
     split: SplitRule,
     facts: DatasetFacts | None,
 ) -> BuiltReport:
-    """Makes a dataset directory of recordings on their grids; arguments and errors as of `import_recordings`.
+    """Make a dataset directory of recordings on their grids; arguments and errors as of `import_recordings`.
 
     Args:
         recordings: asked for one after the other; each puts its samples on the grids before it comes.
@@ -202,7 +198,7 @@ def build_dataset(
 def training_recordings(
     recordings: Iterable[Placed], grids: Grids, *, windows: WindowRule, labels: LabelRule, split: SplitRule
 ) -> list[int]:
-    """Gives the numbers of the recordings that windows of train come from; arguments and errors of the import."""
+    """Return the numbers of the recordings that windows of train come from; arguments and errors of the import."""
     made = _prepared(recordings, grids, windows=windows, labels=labels, split=split)
     found: list[int] = np.unique(made.plan.recording[made.plan.dealt.splits == 0]).tolist()
     return found
@@ -252,14 +248,7 @@ def _prepared(
     source = _source(grids, done, modalities, plan, hop_s=windows.hop_s)
     plan, source = _leaks_removed(plan, source, modalities, windows, split, left_out)
     plan, source = _partly_unlabelled_removed(plan, source, left_out)
-    return _Prepared(
-        modalities=modalities,
-        done=done,
-        task=task,
-        plan=plan,
-        source=source,
-        left_out=left_out,
-    )
+    return _Prepared(modalities=modalities, done=done, task=task, plan=plan, source=source, left_out=left_out)
 
 
 def _window_faults(modality: ModalitySpec) -> Iterator[str]:

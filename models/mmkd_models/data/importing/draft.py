@@ -1,7 +1,4 @@
-"""A first recipe by looking into a folder: what the files tell, and in comments what they do not.
-
-Owns the looking and the wording. Reads the beginning of each file alone; changes nothing.
-"""
+"""A first recipe by looking into a folder: what the files tell, and in comments what they do not."""
 
 from __future__ import annotations
 
@@ -77,12 +74,12 @@ class Alike:
 
 
 def draft_recipe(folder: Path, *, prefix: str = ".") -> str:
-    """Gives the text of a recipe for a folder of logs.
+    """Return the text of a recipe for a folder of logs.
 
     Args:
         prefix: the way to the folder from where the recipe will lie.
 
-    Raises UsageError where there is no such folder, or nothing in it that could be read.
+    Raise UsageError if there is no such folder, or nothing in it that could be read.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: expected a folder of logs, found none there; check the path")
@@ -112,7 +109,7 @@ def draft_recipe(folder: Path, *, prefix: str = ".") -> str:
 
 
 def _kinds(folder: Path, prefix: str, files: Sequence[Path]) -> Iterator[Alike]:
-    """Groups files whose names differ in numbers or folders alone, and that have the same columns."""
+    """Group files whose names differ in numbers or folders alone, and that have the same columns."""
     by_shape: dict[tuple[str, int], list[Path]] = {}
     for file in files:
         relative = file.relative_to(folder)
@@ -125,7 +122,7 @@ def _kinds(folder: Path, prefix: str, files: Sequence[Path]) -> Iterator[Alike]:
 
 
 def _pattern(names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    """Gives a pattern that finds these names, with a name in braces for each part that differs.
+    """Return a pattern that finds these names, with a name in braces for each part that differs.
 
     Example:
         >>> _pattern(["person_1/acc.csv", "person_2/acc.csv"])
@@ -270,7 +267,7 @@ def _time_of(block: RowBlock, table: TextTable, names: Sequence[str]) -> tuple[s
 
 
 def _round_rate(rate_hz: float) -> float:
-    """Gives the rate in few digits: three where a clock could be so far off, else four.
+    """Return the rate in few digits: three where a clock could be so far off, else four.
 
     Example:
         >>> _round_rate(49.987), _round_rate(1024.02)

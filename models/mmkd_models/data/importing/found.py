@@ -1,7 +1,4 @@
-"""The files of a recipe, put together to recordings by the parts of their paths, and what its table says of each.
-
-Opens no recording.
-"""
+"""The files of a recipe, put together to recordings by the parts of their paths, and what its table says of each."""
 
 from __future__ import annotations
 
@@ -31,7 +28,7 @@ class FoundFiles:
     total_bytes: int
 
     def read_twice(self, source: str, name: str) -> FoundFiles:
-        """Gives the same files, and those of a source under another name too."""
+        """Return the same files, and those of a source under another name too."""
         return replace(
             self,
             recordings={
@@ -42,7 +39,7 @@ class FoundFiles:
 
 
 def find_recordings(recipe: ImportRecipe, folder: RecipeFolder) -> FoundFiles:
-    """Looks for the files. Raises DatasetError where a pattern has none, or the table does not fit them."""
+    """Look for the files. Raise DatasetError if a pattern has none, or the table does not fit them."""
     by_source: dict[str, list[FoundFile]] = {}
     problems: list[str] = []
     for number, source in enumerate(recipe.source):
@@ -75,7 +72,7 @@ def _facts_of(
     parts: Sequence[str],
     recordings: Mapping[tuple[str, ...], Mapping[str, Sequence[FoundFile]]],
 ) -> dict[tuple[str, ...], Mapping[str, str]]:
-    """What the table of labels says of each recording. Raises DatasetError where it says nothing, or says it twice."""
+    """What the table of labels says of each recording. Raise DatasetError if it says nothing, or says it twice."""
     lines = read_table(folder, recipe.labels)
     found: dict[tuple[str, ...], TableLine] = {}
     by_file = {
@@ -108,7 +105,7 @@ def _facts_of(
 
 
 def facts_wanted(recipe: ImportRecipe, found: FoundFiles) -> list[str]:
-    """Gives columns that are asked for, and are no part of the path and not in the table of labels."""
+    """Return columns that are asked for, and are no part of the path and not in the table of labels."""
     labels = recipe.labels
     label_columns = [*labels.flags.values(), *([] if labels.task == "regression" else [labels.column])]
     wanted = [*label_columns, recipe.split.group, recipe.split.column, *recipe.windows.columns]

@@ -1,8 +1,4 @@
-"""A recipe carried out: files read block by block, their clocks checked, laid on grids, and made a dataset.
-
-Owns what a recipe's keys do to a file. A fault in a file does not hide those in the others: all are told together.
-What is finished is kept, should the import end early.
-"""
+"""A recipe carried out: files read block by block, their clocks checked, laid on grids, and made a dataset."""
 
 from __future__ import annotations
 
@@ -67,7 +63,7 @@ def import_recipe(
     tell: Tell | None = None,
     note: Note | None = None,
 ) -> RecipeReport:
-    """Carries a recipe out, or goes on where another run with the same `path` ended.
+    """Carry a recipe out, or goes on where another run with the same `path` ended.
 
     Args:
         folder: where its patterns begin; nothing outside is read.
@@ -76,7 +72,7 @@ def import_recipe(
         most_bytes: what may be written; None follows from the size of the recordings.
         tell: is told how far the reading is.
 
-    Raises DatasetError with every file's first fault; `path` is not written, and recordings that were finished are
+    Raise DatasetError with every file's first fault; `path` is not written, and recordings that were finished are
     kept beside it.
     """
     place = RecipeFolder(folder, outside)
@@ -123,7 +119,7 @@ def try_recipe(
     most_bytes: int | None = None,
     tell: Tell | None = None,
 ) -> RecipeReport:
-    """Carries a recipe out in the system's temporary folder, where nothing is kept: errors as `import_recipe`."""
+    """Carry a recipe out in the system's temporary folder, where nothing is kept: errors as `import_recipe`."""
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "dataset"
         return import_recipe(recipe, folder, path, outside=outside, most_bytes=most_bytes, tell=tell)
@@ -211,7 +207,7 @@ def _found_regions(
 def _check_names(
     recipe: ImportRecipe, found: FoundFiles, readers: Sequence[Reader], intervals: Sequence[LabelledIntervals]
 ) -> None:
-    """Refuses parts and columns that are nowhere, and labels of recordings that there are not."""
+    """Refuse parts and columns that are nowhere, and labels of recordings that there are not."""
     problems = []
     if recipe.labels.path and recipe.labels.path not in found.parts:
         problems.append(
@@ -278,12 +274,12 @@ class _Work:
         }
 
     def read_all(self, readers: Sequence[Reader], scratch: Path) -> Iterator[ImportedRecording]:
-        """Reads each recording and keeps nothing; raises DatasetError at the end where a file had a fault."""
+        """Read each recording and keeps nothing; raises DatasetError at the end where a file had a fault."""
         self._begin(self.marks)
         return self._read_these(list(self.found.recordings), readers, scratch, None)
 
     def placed(self, readers: Sequence[Reader], grids: Grids, kept: KeptRecordings) -> Iterator[Placed]:
-        """Gives each recording on the grids: as it was kept, or read now; errors as of `read_all`."""
+        """Yield each recording on the grids: as it was kept, or read now; errors as of `read_all`."""
         kept.secure = grids.secure
         names = {key: "/".join(key) for key in self.found.recordings}
         missing = [key for key in self.found.recordings if kept.piece(names[key]) is None]
@@ -362,11 +358,7 @@ class _Work:
             if not chosen:
                 continue
             place = _Place(
-                folder=at[0],
-                name=f"{source}-{number}",
-                most_bytes=self.most_bytes,
-                marks=marks[source],
-                kept=at[1],
+                folder=at[0], name=f"{source}-{number}", most_bytes=self.most_bytes, marks=marks[source], kept=at[1]
             )
             try:
                 read = reader.read(chosen, place, stack, told=self._told)
@@ -397,7 +389,7 @@ class _Work:
 
 
 def _checked_clocks(reader: Reader, read: ReadSource, name: str, file: Path) -> list[FileClock]:
-    """The clock of a recording. Raises DatasetError where it runs at another rate than the recipe says."""
+    """The clock of a recording. Raise DatasetError if it runs at another rate than the recipe says."""
     if not reader.has_clock:
         return []
     clocks = []

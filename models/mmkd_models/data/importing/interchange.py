@@ -64,7 +64,7 @@ def import_interchange(
     targets: Sequence[str] = (),
     columns: Sequence[str] = (),
 ) -> ImportReport:
-    """Reads an interchange file and writes a dataset directory.
+    """Read an interchange file and writes a dataset directory.
 
     Values of series are stored as float32, sound and video as they are. Infinite values become NaN, missing, and are
     counted: a sensor cannot measure infinity, it is what overflows leave behind.
@@ -115,7 +115,7 @@ def import_interchange(
 
 
 def unpacked_bytes(file: Path) -> int:
-    """Gives the size of an interchange file's arrays, about that of the dataset; 0 of a file that is none."""
+    """Return the size of an interchange file's arrays, about that of the dataset; 0 of a file that is none."""
     try:
         with zipfile.ZipFile(file) as archive:
             return sum(member.file_size for member in archive.infolist())
@@ -192,12 +192,7 @@ def _facts(file: Path, arrays: Mapping[str, AnyArray], wanted: Sequence[str]) ->
 
 
 def _check(
-    file: Path,
-    arrays: Mapping[str, AnyArray],
-    names: Sequence[str],
-    *,
-    required: Sequence[str],
-    facts: Iterable[str],
+    file: Path, arrays: Mapping[str, AnyArray], names: Sequence[str], *, required: Sequence[str], facts: Iterable[str]
 ) -> None:
     missing = [key for key in required if key not in arrays]
     missing += [

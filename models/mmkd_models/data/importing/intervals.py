@@ -1,7 +1,4 @@
-"""Stretches of time with a value: read from files, made of columns, refused where they overlap, asked about windows.
-
-Owns what a label file says. Cuts nothing.
-"""
+"""Stretches of time with a value: read from files, made of columns, refused where they overlap, asked about windows."""
 
 from __future__ import annotations
 
@@ -37,7 +34,7 @@ class LabelledIntervals:
 
 
 def read_intervals(folder: RecipeFolder, rule: LabelRule) -> list[LabelledIntervals]:
-    """Reads all interval files of a rule. Raises DatasetError with the line of the first fault."""
+    """Read all interval files of a rule. Raise DatasetError with the line of the first fault."""
     files = folder.files(rule.files, key="labels.files")
     if not files:
         path = folder.path / rule.files
@@ -101,7 +98,7 @@ class TableLine:
 
 
 def read_table(folder: RecipeFolder, rule: LabelRule) -> list[TableLine]:
-    """Reads the table of recordings of a rule. Raises DatasetError where it is missing, or lacks a column."""
+    """Read the table of recordings of a rule. Raise DatasetError if it is missing, or lacks a column."""
     file = folder.file(rule.table, key="labels.table")
     if not file.is_file():
         raise DatasetError(f"'labels.table': expected a file, found none at {file}; correct the name")
@@ -125,7 +122,7 @@ def read_table(folder: RecipeFolder, rule: LabelRule) -> list[TableLine]:
 
 
 def known_labels(intervals: Sequence[Interval], rule: LabelRule) -> list[Interval]:
-    """Gives the intervals that have a label. Raises DatasetError where one is none of the classes, or no number."""
+    """Return the intervals that have a label. Raise DatasetError if one is none of the classes, or no number."""
     kept = [one for one in intervals if one.value and one.value not in rule.ignore]
     for one in kept:
         if rule.task == "regression" and not _is_number(one.value):
@@ -149,7 +146,7 @@ def _is_number(text: str) -> bool:
 
 
 def refuse_overlaps(intervals: Sequence[Interval]) -> None:
-    """Raises DatasetError, naming both places, where two intervals share time."""
+    """Raise DatasetError, naming both places, if two intervals share time."""
     ordered = sorted(intervals, key=lambda one: (one.start_ns, one.end_ns))
     for first, second in itertools.pairwise(ordered):
         if second.start_ns < first.end_ns:
@@ -164,7 +161,7 @@ class RunCollector:
     """Makes intervals of a column that comes block by block: one as long as the value stays."""
 
     def __init__(self, *, still_open: tuple[int, str, str] | None = None, ended: Sequence[Interval] = ()) -> None:
-        """Goes on where another one was: `still_open` and `ended` are its own."""
+        """Go on where another one was: `still_open` and `ended` are its own."""
         self._open = still_open
         self._closed = list(ended)
 
@@ -174,7 +171,7 @@ class RunCollector:
         return self._open
 
     def add(self, times: Times, values: Sequence[str], places: Mapping[int, str]) -> None:
-        """Adds rows in order of time.
+        """Add rows in order of time.
 
         Args:
             places: where each row is whose value differs from the one before.
@@ -187,7 +184,7 @@ class RunCollector:
             self._open = (int(times[row]), value, place)
 
     def close(self, end_ns: int) -> None:
-        """Ends the interval that is open."""
+        """End the interval that is open."""
         if self._open is not None and end_ns > self._open[0]:
             start_ns, value, place = self._open
             self._closed.append(Interval(start_ns=start_ns, end_ns=end_ns, value=value, place=place))
@@ -200,7 +197,7 @@ class RunCollector:
 
 
 def changes(values: Sequence[str]) -> list[int]:
-    """Gives the rows whose value differs from the row before, the first one included.
+    """Return the rows whose value differs from the row before, the first one included.
 
     Example:
         >>> changes(["a", "a", "b", "a"])
@@ -212,7 +209,7 @@ def changes(values: Sequence[str]) -> list[int]:
 
 
 def covered_ns(intervals: Sequence[Interval], starts_ns: Times, length_ns: int) -> Times:
-    """Gives (W,) how much of each window these intervals cover.
+    """Return (W,) how much of each window these intervals cover.
 
     Args:
         starts_ns: (W,) ascending.
@@ -230,7 +227,7 @@ def covered_ns(intervals: Sequence[Interval], starts_ns: Times, length_ns: int) 
 def majority(
     intervals: Sequence[Interval], starts_ns: Times, length_ns: int, *, purity: float
 ) -> npt.NDArray[np.object_]:
-    """Gives for each window the value that covers at least this share of it, above one half; empty where none does.
+    """Return for each window the value that covers at least this share of it, above one half; empty where none does.
 
     Args:
         starts_ns: (W,) ascending.

@@ -1,8 +1,4 @@
-"""The work folder of an import, beside its output: what was finished when it ended is kept, and not done again.
-
-Owns what is kept and whether it still holds: of a recording while the recipe's sources and its files (size and time of
-change) stay as they are. The output is made of it; nothing here is part of a dataset.
-"""
+"""The work folder of an import, beside its output: what was finished when it ended is kept, and not done again."""
 
 from __future__ import annotations
 
@@ -46,7 +42,7 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
     proposals: tuple[Proposal, ...]
 
     def placed(self, recorded: ImportedRecording) -> Placed:
-        """Gives the recording on its grids, with the name, parts and labels that it has now."""
+        """Return the recording on its grids, with the name, parts and labels that it has now."""
         return Placed(
             recorded=ImportedRecording(
                 name=recorded.name,
@@ -95,7 +91,7 @@ class KeptRecordings:
     _next_s: float = 0.0
 
     def of_key(self, key: str) -> KeptRecordings:
-        """Throws away, and says so, what was kept of another recipe; gives itself."""
+        """Throw away, and says so, what was kept of another recipe; gives itself."""
         if self._content.key and self._content.key != key:
             self.note("the sources of the recipe have changed since: nothing of what was kept is used")
         if self._content.key != key:
@@ -118,7 +114,7 @@ class KeptRecordings:
         return not (self._content.pieces or self._content.begun or self._content.regions)
 
     def use(self, marks: Mapping[str, Marks]) -> None:
-        """Throws away pieces whose files have changed or are gone, and says how much is left.
+        """Throw away pieces whose files have changed or are gone, and says how much is left.
 
         Args:
             marks: of the files that there are, by recording.
@@ -137,17 +133,17 @@ class KeptRecordings:
             )
 
     def piece(self, recording: str) -> Piece | None:
-        """Gives a recording that is finished."""
+        """Return a recording that is finished."""
         return self._content.pieces.get(recording)
 
     def add(self, recording: str, piece: Piece) -> None:
-        """Keeps a recording that was added to the grids."""
+        """Keep a recording that was added to the grids."""
         self._content.pieces[recording] = piece
         self._content.begun = {}
         self.write(self.secure)
 
     def begun(self, name: str, marks: Sequence[tuple[str, int, int]]) -> tuple[int, ReadingState | None]:
-        """Gives how many of these files of a source were read, and how far; 0 where another file was read."""
+        """Return how many of these files of a source were read, and how far; 0 where another file was read."""
         found = self._content.begun.get(name)
         if found is None or marks[: len(found.marks)] != found.marks:
             return 0, None
@@ -156,16 +152,16 @@ class KeptRecordings:
     def go_on(
         self, name: str, marks: Sequence[tuple[str, int, int]], state: ReadingState, secure: Callable[[], None]
     ) -> None:
-        """Keeps how far the reading of a source is, after these files."""
+        """Keep how far the reading of a source is, after these files."""
         self._content.begun[name] = _Begun(marks=marks, state=state)
         self.write(secure)
 
     def forget_begun(self) -> None:
-        """Keeps nothing of a recording that was not finished."""
+        """Keep nothing of a recording that was not finished."""
         self._content.begun = {}
 
     def tidy(self) -> None:
-        """Removes scratch files that no run goes on with."""
+        """Remove scratch files that no run goes on with."""
         for path in self.folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
@@ -173,16 +169,16 @@ class KeptRecordings:
                 path.unlink()
 
     def regions(self, key: str) -> dict[str, Region]:
-        """Gives the regions that were found for this recipe and these files."""
+        """Return the regions that were found for this recipe and these files."""
         return self._content.regions if self._content.regions_of == key else {}
 
     def add_regions(self, key: str, regions: Mapping[str, Region]) -> None:
-        """Keeps regions, which all files were read for."""
+        """Keep regions, which all files were read for."""
         self._content.regions, self._content.regions_of = dict(regions), key
         self.write(lambda: None, at_once=True)
 
     def write(self, secure: Callable[[], None], *, at_once: bool = False) -> None:
-        """Writes what is kept, unless that was done a moment ago.
+        """Write what is kept, unless that was done a moment ago.
 
         Args:
             secure: brings on the disk what it tells of.
@@ -197,7 +193,7 @@ class KeptRecordings:
 
 @contextmanager
 def work_folder(path: Path, note: Callable[[str], None]) -> Iterator[KeptRecordings]:
-    """Gives the work folder of an output, with what an earlier run kept in it; removes it at success.
+    """Yield the work folder of an output, with what an earlier run kept in it; removes it at success.
 
     Where the block fails, what is finished is kept for the same command, and that is said.
     """
@@ -228,12 +224,12 @@ def _read(file: Path) -> _Content:
 
 
 def key_of_parts(*parts: object) -> str:
-    """Gives a key of what a piece depends on: everything that these say, and the version of this package."""
+    """Return a key of what a piece depends on: everything that these say, and the version of this package."""
     return hashlib.sha256(repr((__version__, *parts)).encode()).hexdigest()
 
 
 def marks_of(files: Sequence[FoundFile], folder: Path) -> list[tuple[str, int, int]]:
-    """Gives path, size and time of change of each file."""
+    """Return path, size and time of change of each file."""
     found = []
     for file in files:
         facts = file.path.stat()

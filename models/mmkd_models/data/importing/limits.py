@@ -1,7 +1,4 @@
-"""What an import takes at most: sizes are checked against these before anything is read or allocated.
-
-docs/your-own-data.md has the same table for users.
-"""
+"""What an import takes at most: sizes are checked against these before anything is read or allocated."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Files of a pattern, and what their paths say: `{person}/acc_*.csv` finds files and the person of each.
-
-Owns the patterns, and that they find nothing outside the folders of a recipe. Opens nothing.
-"""
+"""Files of a pattern, and what their paths say: `{person}/acc_*.csv` finds files and the person of each."""
 
 from __future__ import annotations
 
@@ -92,7 +89,7 @@ def pattern_problem(pattern: str) -> str | None:
 
 
 def parts_of(pattern: str) -> tuple[str, ...]:
-    """Gives the names in braces, each once.
+    """Return the names in braces, each once.
 
     Example:
         >>> parts_of("{person}/{day}/{person}_acc.csv")
@@ -112,12 +109,12 @@ def with_parts(text: str, parts: Mapping[str, str]) -> str:
 
 
 def natural_key(text: str) -> list[tuple[int, int | str]]:
-    """Gives a key by which `run2` comes before `run10`."""
+    """Return a key by which `run2` comes before `run10`."""
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", text) if part]
 
 
 def key_of(file: FoundFile, names: Sequence[str]) -> tuple[str, ...]:
-    """Gives the parts of these names."""
+    """Return the parts of these names."""
     return tuple(file.parts[name] for name in names)
 
 

@@ -1,7 +1,4 @@
-"""One source of a recipe: which columns its files have, and how they become series.
-
-Owns the way from a sensor's files to its samples in order, with the line of every fault.
-"""
+"""One source of a recipe: which columns its files have, and how they become series."""
 
 from __future__ import annotations
 
@@ -71,13 +68,13 @@ class SourceReader:
 
     @staticmethod
     def opened(source: SensorSource, first: FoundFile, *, facts: Sequence[str], apart: str = "") -> SourceReader:
-        """Looks into the first file.
+        """Look into the first file.
 
         Args:
             facts: columns that are wanted beside the samples, where this source has them.
             apart: a column that is no channel, unless 'channels' names it.
 
-        Raises DatasetError where a column is missing.
+        Raise DatasetError if a column is missing.
         """
         names = _file_reader(source, first.path).names(first.path)
         found = tuple(name for name in facts if name in names)
@@ -123,7 +120,7 @@ class SourceReader:
         )
 
     def with_target(self, first: FoundFile, column: str) -> SourceReader | None:
-        """Gives a reader of one column of the same files, a number to be predicted; None where they have no such.
+        """Return a reader of one column of the same files, a number to be predicted; None if they have no such.
 
         Args:
             first: the first file.
@@ -152,20 +149,20 @@ class SourceReader:
         return bool(self.source.time) and self.source.resample != "hold"
 
     def clock_facts(self, series: Samples) -> ClockFacts:
-        """Measures the clock of a series of this sensor."""
+        """Measure the clock of a series of this sensor."""
         return clock_facts(series, max_gap_s=self.sensor.gap_s)
 
     def read(
         self, files: Sequence[FoundFile], place: ReadingPlace, stack: ExitStack, *, told: Callable[[int], None]
     ) -> ReadSource:
-        """Reads the files of one recording one behind the other.
+        """Read the files of one recording one behind the other.
 
         Args:
             place: of the scratch files; where an earlier run read some of the files, the others alone are read.
             stack: closes the scratch files of the series.
             told: is told the size of each file when it is read.
 
-        Raises DatasetError with the line of the first fault.
+        Raise DatasetError with the line of the first fault.
         """
         done, state = place.begun()
         if state is not None and not self._is_there(place, state):
@@ -232,7 +229,7 @@ class _Reading:
         )
 
     def secure(self) -> None:
-        """Returns when everything that was read is on the disk."""
+        """Return when everything that was read is on the disk."""
         for spool in self._spools:
             spool.secure()
 

@@ -1,7 +1,4 @@
-"""The recipe: which files hold which sensor, how their clocks are read, and how windows are cut, labelled and split.
-
-Owns the words of `recipe.toml` and their checks; docs/your-own-data.md describes every key. Opens no recording.
-"""
+"""The recipe: which files hold which sensor, how their clocks are read, and how windows are cut, labelled and split."""
 
 from __future__ import annotations
 
@@ -149,7 +146,7 @@ class SensorSource(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def file_format(self) -> Format | None:
-        """The format of its files, by their name's end where the recipe does not say; None where that tells nothing."""
+        """The format of its files, by their name's end where the recipe does not say; None if that tells nothing."""
         return SUFFIXES.get(Path(self.files).suffix.lower()) if self.format == "auto" else self.format
 
 
@@ -269,9 +266,9 @@ class ImportRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 def read_recipe(file: Path) -> ImportRecipe:
-    """Reads and checks a recipe.
+    """Read and checks a recipe.
 
-    Raises UsageError where there is no such file, DatasetError where it is no recipe; the message lists every problem.
+    Raise UsageError if there is no such file, DatasetError where it is no recipe; the message lists every problem.
     """
     if not file.is_file():
         raise UsageError(f"{file}: expected a recipe (.toml), found no such file; draft one with mmkd-data recipe")
@@ -293,7 +290,7 @@ def read_recipe(file: Path) -> ImportRecipe:
 
 
 def refuse(file: Path | str, problems: list[str]) -> None:
-    """Raises DatasetError with all problems, in a list where there is more than one; does nothing without any."""
+    """Raise DatasetError with all problems, in a list where there is more than one; does nothing without any."""
     if len(problems) == 1:
         raise DatasetError(f"{file}: {problems[0]}")
     if problems:
@@ -301,7 +298,7 @@ def refuse(file: Path | str, problems: list[str]) -> None:
 
 
 def recipe_problems(recipe: ImportRecipe) -> Iterator[str]:
-    """Gives one text for every rule that a recipe breaks beyond types."""
+    """Yield a message for every rule that a recipe breaks beyond types."""
     if recipe.version != RECIPE_VERSION:
         yield f"'version': expected {RECIPE_VERSION}, got {recipe.version}; use the mmkd-edge that wrote it"
     names = [source.modality for source in recipe.source]
@@ -471,7 +468,7 @@ def _task_problems(labels: LabelRule) -> Iterator[str]:
 
 
 def window_problems(windows: WindowRule) -> Iterator[str]:
-    """Gives one text for every wrong rule, starting with its key."""
+    """Yield a message for every wrong rule, starting with its key."""
     if windows.at == "intervals" and windows.stride_s is not None:
         yield f"stride_s': expected none with at = 'intervals', got {windows.stride_s:g}; remove one of them"
     for key, value in (("length_s", windows.length_s), ("stride_s", windows.hop_s)):
@@ -480,7 +477,7 @@ def window_problems(windows: WindowRule) -> Iterator[str]:
 
 
 def split_rule_problems(split: SplitRule) -> Iterator[str]:
-    """Gives one text for every rule that a split breaks, starting with its key."""
+    """Yield a message for every rule that a split breaks, starting with its key."""
     shares = [share for share in (split.valid, split.test) if isinstance(share, float | int)]
     if not all(0 < share < 1 for share in shares) or sum(shares) >= 1:
         yield f"valid': expected shares above 0, below 1 together with 'test', got {shares}; leave some for train"

@@ -1,7 +1,4 @@
-"""One recording as it was read: the samples of each sensor with their times, and what is known of stretches of it.
-
-Owns these words, which readers of files and a user's own reader share.
-"""
+"""One recording as it was read: the samples of each sensor with their times, and what is known of stretches of it."""
 
 from __future__ import annotations
 
@@ -83,7 +80,7 @@ class ReadingPlace(Protocol):
         """What an import may write."""
 
     def begun(self) -> tuple[int, ReadingState | None]:
-        """Gives how many files were read, and how far that is."""
+        """Return how many files were read, and how far that is."""
 
     def go_on(self, files: int, state: ReadingState, secure: Callable[[], None]) -> None:
         """Is told how far the reading is after so many files; `secure` brings the samples on the disk."""
@@ -126,7 +123,7 @@ class ImportedSensor:
         return _GAP_PERIODS / self.own_hz if self.max_gap_s is None else self.max_gap_s
 
     def modality(self, length_s: float) -> ModalitySpec:
-        """Gives what `dataset.json` says of it, for windows of this length."""
+        """Return what `dataset.json` says of it, for windows of this length."""
         return ModalitySpec(
             name=self.name,
             kind=self.kind,
@@ -163,9 +160,9 @@ class ImportedRecording:
 
 
 def series_of(times_s: npt.ArrayLike, values: npt.ArrayLike) -> SampleSeries:
-    """Gives samples (L, C), or (L,) of one channel, with their times (L,) in seconds, ascending.
+    """Return samples (L, C), or (L,) of one channel, with their times (L,) in seconds, ascending.
 
-    Raises UsageError where shapes do not fit or times do not increase.
+    Raise UsageError if shapes do not fit or times do not increase.
     """
     times, samples = np.asarray(times_s, dtype=np.float64), np.asarray(values, dtype=np.float32)
     samples = samples[:, None] if samples.ndim == 1 else samples

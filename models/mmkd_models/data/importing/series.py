@@ -1,7 +1,4 @@
-"""A sensor's samples, or a camera's frames, with the time of each: collected on disk, put in order, measured.
-
-Owns the order of times and what is said of a clock. Nothing is resampled here.
-"""
+"""A sensor's samples, or a camera's frames, with the time of each: collected on disk, put in order, measured."""
 
 from __future__ import annotations
 
@@ -80,7 +77,7 @@ class Spool:
     def __init__(
         self, folder: Path, name: str, shape: tuple[int, ...], dtype: type[np.float32 | np.uint8], *, count: int = 0
     ) -> None:
-        """Opens the files.
+        """Open the files.
 
         Args:
             count: samples that are in them already; what lies behind is cut off.
@@ -105,19 +102,19 @@ class Spool:
         return all(file.is_file() and file.stat().st_size >= size_bytes for file, size_bytes in sizes.items())
 
     def append(self, times: Times, values: npt.NDArray[Any]) -> None:
-        """Adds samples (B, ...) at the end."""
+        """Add samples (B, ...) at the end."""
         self._times.write(np.ascontiguousarray(times, dtype=np.int64).data)
         self._values.write(np.ascontiguousarray(values, dtype=self._dtype).data)
         self.count += len(times)
 
     def secure(self) -> None:
-        """Returns when everything that was added is on the disk."""
+        """Return when everything that was added is on the disk."""
         for file in (self._times, self._values):
             file.flush()
             os.fsync(file.fileno())
 
     def collected(self) -> tuple[Times, npt.NDArray[Any]]:
-        """Gives times (L,) and values (L, ...) of what was collected, mapped; valid until the files are closed."""
+        """Return times (L,) and values (L, ...) of what was collected, mapped; valid until the files are closed."""
         self._times.flush()
         self._values.flush()
         if not self.count:
@@ -126,7 +123,7 @@ class Spool:
         return times, np.memmap(self._values, dtype=self._dtype, mode="r", shape=(self.count, *self._shape))
 
     def close(self) -> None:
-        """Closes and removes the files; a map that is still used keeps its content."""
+        """Close and removes the files; a map that is still used keeps its content."""
         for file in (self._times, self._values):
             file.close()
             Path(file.name).unlink(missing_ok=True)
@@ -153,7 +150,7 @@ def _sizes(
 
 
 def opened_at(file: Path, size_bytes: int) -> BinaryIO:
-    """Opens a file to go on at this size; what lies behind is cut off."""
+    """Open a file to go on at this size; what lies behind is cut off."""
     opened = file.open("r+b" if size_bytes else "w+b")
     opened.truncate(size_bytes)
     opened.seek(size_bytes)
@@ -161,7 +158,7 @@ def opened_at(file: Path, size_bytes: int) -> BinaryIO:
 
 
 def in_order(series: SampleSeries, *, duplicates: Duplicates, sort: bool) -> SampleSeries:
-    """Gives the series ascending, each time once.
+    """Return the series ascending, each time once.
 
     Args:
         duplicates: which of several samples of one time is kept; `mean` averages those that are there.
@@ -195,7 +192,7 @@ def _any_step(times: Times, is_meant: Callable[[Times], npt.NDArray[np.bool_]]) 
 
 
 def clock_facts(series: Samples, *, max_gap_s: float | None) -> ClockFacts:
-    """Measures the clock of a series or of frames.
+    """Measure the clock of a series or of frames.
 
     Args:
         max_gap_s: from which a step is a gap; None is three usual steps.

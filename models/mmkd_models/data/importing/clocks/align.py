@@ -47,9 +47,9 @@ class Proposal:
 
 
 def proposed(recording: str, sensor: str, ours: Samples, beside: str, theirs: Samples, how: AlignOn) -> Proposal | None:
-    """Gives what a recording suggests for `sensor`; None where one of the two never moves or is too short.
+    """Return what a recording suggests for `sensor`; None if one of the two never moves or is too short.
 
-    Raises DatasetError where a recording is too long to compare.
+    Raise DatasetError if a recording is too long to compare.
     """
     for name, samples in ((sensor, ours), (beside, theirs)):
         lasts_s = (int(samples.times[-1]) - int(samples.times[0])) / SECOND_NS if len(samples) else 0.0
@@ -69,17 +69,12 @@ def proposed(recording: str, sensor: str, ours: Samples, beside: str, theirs: Sa
     # A shift counts grid steps from the two beginnings, which may lie apart.
     offset_s = round(shift_s - start_s, 3) + 0.0
     return Proposal(
-        recording=recording,
-        sensor=sensor,
-        beside=beside,
-        offset_s=offset_s,
-        agreement=agreement,
-        next_best=next_best,
+        recording=recording, sensor=sensor, beside=beside, offset_s=offset_s, agreement=agreement, next_best=next_best
     )
 
 
 def _course(samples: Samples) -> npt.NDArray[np.float64] | None:
-    """(G,) how much a sensor moves in each step of the grid, in standard deviations; None where it never does."""
+    """(G,) how much a sensor moves in each step of the grid, in standard deviations; None if it never does."""
     if len(samples) < 2:
         return None
     moved = _moved_frames(samples) if isinstance(samples, CameraFrames) else _moved(np.asarray(samples.values))

@@ -1,7 +1,4 @@
-"""Times as logs write them, read to nanoseconds since 1970 in UTC.
-
-Owns units, formats, time zones and the hours that clocks repeat or leave out. Guesses nothing in silence.
-"""
+"""Times as logs write them, read to nanoseconds since 1970 in UTC."""
 
 from __future__ import annotations
 
@@ -45,9 +42,9 @@ class TimeColumn:
         return self._unit == "iso" or self._table.time_unit == "auto"
 
     def read(self, block: RowBlock) -> tuple[Times, npt.NDArray[np.bool_]]:
-        """Gives the time of every row, and which rows have one; a left-out hour may be told to be dropped.
+        """Return the time of every row, and which rows have one; a left-out hour may be told to be dropped.
 
-        Raises DatasetError, with the line, where a row has no time, one that cannot be read, or one to come.
+        Raise DatasetError, with the line, if a row has no time, one that cannot be read, or one to come.
         """
         import polars as pl
 
@@ -210,7 +207,7 @@ class TimeColumn:
         return np.where(take_late, late_ns, early_ns), ~absent
 
     def _refuse_unknown_hour(self, block: RowBlock, stamps: pl.Series) -> None:
-        """Refuses a file that begins in an hour that came twice, and never jumps back to tell which it was."""
+        """Refuse a file that begins in an hour that came twice, and never jumps back to tell which it was."""
         if not bool((np.diff(stamps.dt.timestamp("ns").to_numpy()) < 0).any()):
             raise DatasetError(
                 f"{block.place(0)}: column {self._column!r}: expected a line before the hour that came twice, to infer"
@@ -247,7 +244,7 @@ class TimeColumn:
 
 
 def start_ns(text: str, table: TextTable, *, place: str) -> int:
-    """Gives when a recording began. Raises DatasetError where the text is no time, or a local one without a zone."""
+    """Return when a recording began. Raise DatasetError if the text is no time, or a local one without a zone."""
     try:
         found = datetime.strptime(text, table.time_format) if table.time_format else _from_iso(text)
     except ValueError as error:
@@ -269,6 +266,6 @@ def _from_iso(text: str) -> datetime:
 
 
 def time_text(time_ns: int) -> str:
-    """Gives a time as people write it, `2026-11-03T06:40:00.250Z`."""
+    """Return a time as people write it, `2026-11-03T06:40:00.250Z`."""
     moment = datetime.fromtimestamp(time_ns // SECOND_NS, tz=timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
     return f"{moment}.{time_ns % SECOND_NS // 1_000_000:03d}Z"

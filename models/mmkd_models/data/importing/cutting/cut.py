@@ -1,7 +1,4 @@
-"""Windows of recordings on their grids: where each starts, what it is of, and which are left out.
-
-Owns the plan of an import. Holds no values.
-"""
+"""Windows of recordings on their grids: where each starts, what it is of, and which are left out."""
 
 from __future__ import annotations
 
@@ -69,9 +66,9 @@ def cut(
     windows: WindowRule,
     split: SplitRule,
 ) -> Cut:
-    """Plans the windows of a recording.
+    """Plan the windows of a recording.
 
-    Raises DatasetError where labels overlap or are unknown, or a window has no group.
+    Raise DatasetError if labels overlap or are unknown, or a window has no group.
     """
     recorded, origin_ns = placed.recorded, placed.origin_ns
     lengths = [placed.lengths[modality.name] for modality in modalities]
@@ -130,7 +127,7 @@ def _centred(
     A window starts on a sample of the slowest sensor, so that all sensors begin at one moment, and is moved into the
     recording where it would reach beyond an end. One that then misses the middle of its interval is left out.
 
-    Raises DatasetError where an interval lies outside the recording.
+    Raise DatasetError if an interval lies outside the recording.
     """
     end_s = min(length / modality.rate_hz for length, modality in zip(lengths, modalities, strict=True))
     slowest_hz = min(modality.rate_hz for modality in modalities)

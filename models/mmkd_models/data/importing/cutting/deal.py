@@ -1,7 +1,4 @@
-"""Which windows train, choose and judge: whole groups, or each recording by time; overlaps are taken out.
-
-Owns the dealing of an import. Folds of datasets that exist are dealt in `folds.py`.
-"""
+"""Which windows train, choose and judge: whole groups, or each recording by time; overlaps are taken out."""
 
 from __future__ import annotations
 
@@ -28,12 +25,12 @@ class Dealt:
 
 
 def deal_groups(groups: npt.NDArray[np.str_], strata: Rows, rule: SplitRule) -> Dealt:
-    """Deals whole groups, classes balanced as far as the groups allow, or as the rule names them.
+    """Deal whole groups, classes balanced as far as the groups allow, or as the rule names them.
 
     Args:
         strata: (N,) which windows are alike by their labels, -1 for unlabelled.
 
-    Raises DatasetError where there are too few groups, or one that is named is not there.
+    Raise DatasetError if there are too few groups, or one that is named is not there.
     """
     names, group = np.unique(groups, return_inverse=True)
     least = rule.folds or len(SPLIT_NAMES)
@@ -78,7 +75,7 @@ def _splits_of(names: npt.NDArray[np.str_], counts: npt.NDArray[np.float64], rul
 
 
 def _dealt(counts: npt.NDArray[np.float64], shares: npt.NDArray[np.float64], *, seed: int) -> Rows:
-    """Gives the part of each group, so that parts hold about their share of every class; no part stays empty.
+    """Return the part of each group, so that parts hold about their share of every class; no part stays empty.
 
     Groups come one by one, larger ones mostly first, each to the part that lacks most of its classes.
     """
@@ -100,12 +97,12 @@ def _dealt(counts: npt.NDArray[np.float64], shares: npt.NDArray[np.float64], *, 
 
 
 def deal_as_named(names: Sequence[str], recordings: Sequence[str], *, column: str) -> Dealt:
-    """Takes the split of each window as it is named.
+    """Take the split of each window as it is named.
 
     Args:
         recordings: (N,) of which each window is, for messages.
 
-    Raises DatasetError where a name is none of train, valid and test.
+    Raise DatasetError if a name is none of train, valid and test.
     """
     for name, recording in zip(names, recordings, strict=True):
         if name not in SPLIT_NAMES:
@@ -119,7 +116,7 @@ def deal_as_named(names: Sequence[str], recordings: Sequence[str], *, column: st
 
 
 def deal_by_time(recordings: Rows, strata: Rows, rule: SplitRule) -> Dealt:
-    """Splits the windows of each recording and class by time: the first train, the next choose, the last judge."""
+    """Split the windows of each recording and class by time: the first train, the next choose, the last judge."""
     assert isinstance(rule.valid, float | int)  # the recipe's check: names need a group
     assert isinstance(rule.test, float | int)
     splits = np.zeros(len(recordings), dtype=np.int64)
@@ -136,7 +133,7 @@ def deal_by_time(recordings: Rows, strata: Rows, rule: SplitRule) -> Dealt:
 def apart(
     splits: Rows, recordings: Rows, starts_s: npt.NDArray[np.float64], *, least_s: float
 ) -> npt.NDArray[np.bool_]:
-    """Gives which windows stay, so that those of one recording in different splits start at least so far apart.
+    """Return which windows stay, so that those of one recording in different splits start at least so far apart.
 
     Windows that train make way for those that choose, and both for those that judge.
 

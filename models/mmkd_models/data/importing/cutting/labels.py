@@ -1,7 +1,4 @@
-"""What windows are of, by what is known of stretches of time: a class, the labels that are on, or a number.
-
-Owns the rules of `purity` and the way to the labels of a dataset. A window that no rule decides has None.
-"""
+"""What windows are of, by what is known of stretches of time: a class, the labels that are on, or a number."""
 
 from __future__ import annotations
 
@@ -31,9 +28,9 @@ _ON, _OFF = ("1", "1.0", "true", "on", "yes"), ("0", "0.0", "false", "off", "no"
 
 
 def window_answers(placed: Placed, grids: Grids, rule: LabelRule, starts_ns: Times, length_ns: int) -> Answers:
-    """Gives the answer of each window of a recording that starts at these times, ascending.
+    """Return the answer of each window of a recording that starts at these times, ascending.
 
-    Raises DatasetError where labels overlap, are unknown, or are no numbers where these are asked for.
+    Raise DatasetError if labels overlap, are unknown, or are no numbers where these are asked for.
     """
     recorded = placed.recorded
     match rule.task:
@@ -49,9 +46,9 @@ def window_answers(placed: Placed, grids: Grids, rule: LabelRule, starts_ns: Tim
 
 
 def labelled_intervals(recorded: ImportedRecording, rule: LabelRule) -> list[Interval]:
-    """Gives the intervals that have a label, in order of time; of several labels at once those of each label.
+    """Return the intervals that have a label, in order of time; of several labels at once those of each label.
 
-    Raises DatasetError where two overlap, of several labels two of one label.
+    Raise DatasetError if two overlap, of several labels two of one label.
     """
     given = recorded.runs.get(rule.column, ()) if rule.column else recorded.labels
     if rule.task == "multi_label":
@@ -65,7 +62,7 @@ def labelled_intervals(recorded: ImportedRecording, rule: LabelRule) -> list[Int
 
 
 def encoded(answers: Sequence[Any], task: TaskSpec) -> AnyArray:
-    """Gives labels as a dataset has them: int64 (N,), of several labels uint8 (N, K), of numbers float32 (N,)."""
+    """Return labels as a dataset has them: int64 (N,), of several labels uint8 (N, K), of numbers float32 (N,)."""
     numbers = {name: number for number, name in enumerate(task.labels)}
     match task.kind:
         case "classification":
@@ -80,7 +77,7 @@ def encoded(answers: Sequence[Any], task: TaskSpec) -> AnyArray:
 
 
 def task_of(answers: Sequence[Any], rule: LabelRule) -> TaskSpec:
-    """Gives the task that these answers are of: the labels of the rule, or those that are there, sorted."""
+    """Return the task that these answers are of: the labels of the rule, or those that are there, sorted."""
     if rule.task == "regression":
         return TaskSpec(kind="regression", labels=(rule.target_name,), unit=rule.unit)
     known = [one for one in answers if one is not None]
@@ -142,7 +139,7 @@ def _of_labels(given: Sequence[Interval], rule: LabelRule) -> Iterator[Interval]
 
 
 def _labels_of(one: Interval, rule: LabelRule) -> tuple[str, ...] | None:
-    """The labels that a text names; none where it is empty; None where it counts as no label."""
+    """The labels that a text names; none where it is empty; None if it counts as no label."""
     if one.value in rule.ignore:
         return None
     found = tuple(text.strip() for text in one.value.split(rule.separator) if text.strip())

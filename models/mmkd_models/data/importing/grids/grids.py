@@ -1,7 +1,4 @@
-"""The samples of all recordings at the dataset's rates, end to end, one scratch file a sensor.
-
-Owns these files and where each recording lies in them. Memory holds one block of one recording.
-"""
+"""The samples of all recordings at the dataset's rates, end to end, one scratch file a sensor."""
 
 from __future__ import annotations
 
@@ -54,7 +51,7 @@ class Grids:
         filled: Mapping[str, int] = {},
         most_bytes: int | None = None,
     ) -> None:
-        """Opens the files for adding.
+        """Open the files for adding.
 
         Args:
             most_bytes: of all files; None is without a limit.
@@ -71,7 +68,7 @@ class Grids:
                 self._files[f"{sensor.name}.present"] = opened_at(self._present(sensor.name), count)
 
     def add(self, recorded: ImportedRecording) -> Placed:
-        """Puts a recording on the grids, at the end of the files.
+        """Put a recording on the grids, at the end of the files.
 
         Raises:
             DatasetError: it has no samples.
@@ -135,14 +132,14 @@ class Grids:
         return (max(firsts), min(lasts)) if self._cover == "all" else (min(firsts), max(lasts))
 
     def secure(self) -> None:
-        """Returns when everything that was added is on the disk."""
+        """Return when everything that was added is on the disk."""
         for file in self._files.values():
             if not file.closed:
                 file.flush()
                 os.fsync(file.fileno())
 
     def mapped(self) -> tuple[dict[str, AnyArray], dict[str, AnyArray]]:
-        """Gives the samples of each sensor (L, ...), and of cameras which frames are there (L,), mapped, until now."""
+        """Return the samples of each sensor (L, ...), and of cameras which frames are there (L,), mapped, until now."""
         samples: dict[str, AnyArray] = {}
         present: dict[str, AnyArray] = {}
         for file in self._files.values():

@@ -29,7 +29,7 @@ class Polyphase:
     def __init__(
         self, native: Callable[[int, int], Floats], *, channels: int, count: int, native_hz: float, rate_hz: float
     ) -> None:
-        """Looks for the first and the last value of each channel.
+        """Look for the first and the last value of each channel.
 
         Args:
             native: gives the samples of these numbers (B, C) at `native_hz`, NaN for missing.
@@ -46,7 +46,7 @@ class Polyphase:
         self._seen: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]] = [nothing] * channels
 
     def block(self, first: int, last: int) -> Floats:
-        """Gives the samples `first` to `last` (exclusive) at the new rate (B, C)."""
+        """Return the samples `first` to `last` (exclusive) at the new rate (B, C)."""
         from scipy.signal import resample_poly
 
         reach = _REACH * max(self._up, self._down)  # in steps that samples of both rates are whole numbers of

@@ -1,8 +1,4 @@
-"""From samples at any times to samples at a fixed rate: nearest, linear, polyphase or held; missing stays missing.
-
-Owns the resampling, in blocks, so that memory does not grow with a recording. Nothing is ever interpolated across a
-gap, nor between frames.
-"""
+"""From samples at any times to samples at a fixed rate: nearest, linear, polyphase or held; missing stays missing."""
 
 from __future__ import annotations
 
@@ -25,7 +21,7 @@ _SNAP = 1e-3
 
 
 def sensor_blocks(given: Sequence[Samples], sensor: ImportedSensor, *, origin_ns: int, count: int) -> Iterator[Values]:
-    """Gives the grid of a sensor in blocks (B, C), of a camera (B, H, W, C); one that was absent is missing throughout.
+    """Yield the grid of a sensor in blocks (B, C), of a camera (B, H, W, C); one that was absent is missing throughout.
 
     Args:
         given: the series that hold the sensor's channels in order, or its frames.
@@ -81,7 +77,7 @@ def _frame_blocks(given: Sequence[Samples], sensor: ImportedSensor, *, origin_ns
 
 
 def grid_times(origin_ns: int, rate_hz: float, first: int, count: int) -> Times:
-    """Gives int64 (count,): the times of the samples `first`... of a grid, to the nanosecond."""
+    """Return int64 (count,): the times of the samples `first`... of a grid, to the nanosecond."""
     steps = np.arange(first, first + count, dtype=np.float64)
     return origin_ns + np.rint(steps * (SECOND_NS / rate_hz)).astype(np.int64)
 
@@ -98,7 +94,7 @@ def grid_blocks(
     hold_s: float | None = None,
     width: int | None = None,
 ) -> Iterator[Floats]:
-    """Gives float32 blocks (B, C), one behind the other: the series at `origin_ns + k / rate_hz`, k from 0 to `count`.
+    """Yield float32 blocks (B, C), one behind the other: the series at `origin_ns + k / rate_hz`, k from 0 to `count`.
 
     Args:
         native_hz: the rate of the series itself.

@@ -1,7 +1,4 @@
-"""A block of a file's rows as a table, with the place of each row for messages, and the numbers in it.
-
-Owns the way from columns to numbers. Knows no file format.
-"""
+"""A block of a file's rows as a table, with the place of each row for messages, and the numbers in it."""
 
 from __future__ import annotations
 
@@ -36,10 +33,7 @@ class RowBlock:
 
 
 def numbers(block: RowBlock, columns: Sequence[str], table: TextTable) -> Floats:
-    """Gives float32 (rows, C), NaN where there is none.
-
-    Raises DatasetError where a field is no number, with its line.
-    """
+    """Return float32 (rows, C), NaN where there is none. Raise DatasetError if a field is no number, with its line."""
     return np.stack([_column(block, column, table) for column in columns], axis=1)
 
 
@@ -84,7 +78,7 @@ def _cure(text: str, table: TextTable) -> str:
 
 
 def stripped(column: pl.Series, table: TextTable) -> pl.Series:
-    """Gives a text column without blanks around, null where it says that a value is missing."""
+    """Return a text column without blanks around, null where it says that a value is missing."""
     import polars as pl
 
     text = column.str.strip_chars()
@@ -92,7 +86,7 @@ def stripped(column: pl.Series, table: TextTable) -> pl.Series:
 
 
 def texts(block: RowBlock, name: str, table: TextTable) -> list[str]:
-    """Gives a column as text; empty where there is none."""
+    """Return a column as text; empty where there is none."""
     import polars as pl
 
     column = block.frame[name]
@@ -103,7 +97,7 @@ def texts(block: RowBlock, name: str, table: TextTable) -> list[str]:
 
 
 def require_columns(place: str, found: Sequence[str], wanted: Sequence[str], *, like: str = "") -> None:
-    """Raises DatasetError where a column is missing."""
+    """Raise DatasetError if a column is missing."""
     missing = [name for name in wanted if name not in found]
     if missing:
         raise DatasetError(

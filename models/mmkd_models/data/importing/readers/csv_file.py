@@ -1,7 +1,4 @@
-"""Text tables in blocks: any encoding, any separator, each row with its line.
-
-Owns the way from bytes to fields. Every field comes as text; what it means is read later.
-"""
+"""Text tables in blocks: any encoding, any separator, each row with its line."""
 
 from __future__ import annotations
 
@@ -41,9 +38,9 @@ class Layout:
 
 
 def layout_of(file: Path, table: TextTable) -> Layout:
-    """Reads the first line of a text file.
+    """Read the first line of a text file.
 
-    Raises DatasetError where it is empty, has another encoding, or its header is none.
+    Raise DatasetError if it is empty, has another encoding, or its header is none.
     """
     encoding = encoding_of(file) if table.encoding == "auto" else table.encoding
     head = next(_lines(file, encoding), (b"", 1))[0].decode().lstrip("\ufeff").splitlines()
@@ -72,9 +69,9 @@ def layout_of(file: Path, table: TextTable) -> Layout:
 
 
 def csv_blocks(file: Path, layout: Layout, columns: Sequence[str]) -> Iterator[RowBlock]:
-    """Gives these columns of a text file in blocks of whole lines.
+    """Yield these columns of a text file in blocks of whole lines.
 
-    Raises DatasetError, with the line, where a line has another number of fields than the first one.
+    Raise DatasetError, with the line, if a line has another number of fields than the first one.
     """
     import polars as pl
 
@@ -99,14 +96,14 @@ def csv_blocks(file: Path, layout: Layout, columns: Sequence[str]) -> Iterator[R
 
 
 def encoding_of(file: Path) -> str:
-    """Gives the encoding that a byte order mark says, else UTF-8, which is checked when the file is read."""
+    """Return the encoding that a byte order mark says, else UTF-8, which is checked when the file is read."""
     with file.open("rb") as opened:
         head = opened.read(4)
     return next((name for mark, name in _BOMS if head.startswith(mark)), "utf-8")
 
 
 def guessed_delimiter(line: str) -> str:
-    """Gives the commonest separator of a line; a comma where there is none."""
+    """Return the commonest separator of a line; a comma where there is none."""
     return max(_SEPARATORS, key=line.count)
 
 
@@ -193,10 +190,10 @@ def _has_blank_lines(data: bytes) -> bool:
 
 
 def _line_counter(data: bytes | None, first_line: int) -> Callable[[int], int]:
-    """Gives the line of a row, from 0, of what is left of a block without its blank lines.
+    """Return the line of a row, from 0, of what is left of a block without its blank lines.
 
     Args:
-        data: the block; None where it has no blank lines.
+        data: the block; None if it has no blank lines.
     """
 
     def line_of(row: int) -> int:
@@ -209,7 +206,7 @@ def _line_counter(data: bytes | None, first_line: int) -> Callable[[int], int]:
 
 
 def _check_fields(file: Path, rows: bytes, layout: Layout, line_of: Callable[[int], int]) -> None:
-    """Refuses a line with more or fewer fields than the header: a file cut off, or another separator."""
+    """Refuse a line with more or fewer fields than the header: a file cut off, or another separator."""
     expected = len(layout.names)
     if b'"' in rows:
         lines = _rows_of(file, line_of(0), io.StringIO(rows.decode()), layout.delimiter)
@@ -244,7 +241,7 @@ def _rows_of(file: Path, line: int, lines: Iterable[str], delimiter: str) -> lis
 
 
 def _odd_line(rows: bytes, delimiter: bytes, expected: int) -> tuple[int, int] | None:
-    """The first line with another number of fields, and that number; None where all are alike."""
+    """The first line with another number of fields, and that number; None if all are alike."""
     data = np.frombuffer(rows if rows.endswith(b"\n") else rows + b"\n", dtype=np.uint8)
     ends = np.flatnonzero(data == ord("\n"))
     signs = np.flatnonzero(data == ord(delimiter))

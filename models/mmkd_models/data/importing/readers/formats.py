@@ -47,7 +47,7 @@ class Reader:
     Attributes:
         names: the names of the columns.
         blocks: these columns, in blocks of rows.
-        rate_hz: the rate that a file declares itself; None where only its times tell.
+        rate_hz: the rate that a file declares itself; None if only its times tell.
     """
 
     names: Callable[[Path], tuple[str, ...]]
@@ -72,7 +72,7 @@ _READERS: dict[Format, Reader] = {
 
 
 def reader_of(form: Format, table: TextTable) -> Reader:
-    """Gives the reader of a format; of text files one that knows what the recipe says of them."""
+    """Return the reader of a format; of text files one that knows what the recipe says of them."""
     if form != "csv":
         return replace(_READERS[form], names=lambda file: _few_names(file, _READERS[form]))
     return Reader(

@@ -24,9 +24,9 @@ _Row = tuple[Any, Any, str, str]
 
 
 def label_block(file: Path, rule: LabelRule) -> RowBlock:
-    """Gives the intervals of one file of `rule.format`.
+    """Return the intervals of one file of `rule.format`.
 
-    Raises DatasetError, naming task and result or file and number, where the file is no such export.
+    Raise DatasetError, naming task and result or file and number, if the file is no such export.
     """
     import polars as pl
 

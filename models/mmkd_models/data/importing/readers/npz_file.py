@@ -14,12 +14,12 @@ from mmkd_models.data.importing.readers.block import RowBlock
 
 
 def npz_names(file: Path) -> tuple[str, ...]:
-    """Gives the names of the columns. Raises DatasetError where the file is no archive of plain arrays."""
+    """Return the names of the columns. Raise DatasetError if the file is no archive of plain arrays."""
     return tuple(_columns(file))
 
 
 def npz_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
-    """Gives these columns at once: an archive is read whole."""
+    """Yield these columns at once: an archive is read whole."""
     import polars as pl
 
     found = _columns(file)

@@ -12,7 +12,7 @@ _BLOCK_ROWS = 1 << 18
 
 
 def parquet_names(file: Path) -> tuple[str, ...]:
-    """Gives the names of the columns. Raises DatasetError where the file is no Parquet."""
+    """Return the names of the columns. Raise DatasetError if the file is no Parquet."""
     import polars as pl
 
     try:
@@ -22,7 +22,7 @@ def parquet_names(file: Path) -> tuple[str, ...]:
 
 
 def parquet_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
-    """Gives these columns in blocks. Raises DatasetError where the file is damaged."""
+    """Yield these columns in blocks. Raise DatasetError if the file is damaged."""
     import polars as pl
 
     first = 0

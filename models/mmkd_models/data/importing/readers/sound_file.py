@@ -1,7 +1,4 @@
-"""Sound files in blocks: samples at the rate that the file says, channels numbered from 1.
-
-PCM of 8, 16, 24 and 32 bits comes scaled to -1 to 1, floats as they are.
-"""
+"""Sound files in blocks: samples at the rate that the file says, channels numbered from 1."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ _SHORT_DATA = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
 
 
 def sound_facts(file: Path) -> tuple[tuple[str, ...], float]:
-    """Gives the names of the channels and the rate in Hz. Raises DatasetError where the file is no sound."""
+    """Return the names of the channels and the rate in Hz. Raise DatasetError if the file is no sound."""
     soundfile = _soundfile()
     try:
         facts = soundfile.info(str(file), verbose=True)
@@ -36,12 +33,12 @@ def sound_facts(file: Path) -> tuple[tuple[str, ...], float]:
 
 
 def sound_blocks(file: Path, columns: Sequence[str], *, called: Path | None = None) -> Iterator[RowBlock]:
-    """Gives these channels in blocks, full scale is 1.
+    """Yield these channels in blocks, full scale is 1.
 
     Args:
         called: the name in messages, where the file is a copy of what lies in another.
 
-    Raises DatasetError where the file ends before its header says.
+    Raise DatasetError if the file ends before its header says.
     """
     import polars as pl
 

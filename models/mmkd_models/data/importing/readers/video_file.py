@@ -1,7 +1,4 @@
-"""Video files frame by frame, decoded by OpenCV, with the time that the container gives each.
-
-Owns the calls of OpenCV's reader. Knows nothing of recipes.
-"""
+"""Video files frame by frame, decoded by OpenCV, with the time that the container gives each."""
 
 from __future__ import annotations
 
@@ -38,7 +35,7 @@ class Frame:
 
 
 def video_facts(file: Path) -> VideoFacts:
-    """Looks at the container. Raises DatasetError where it is no video that OpenCV can decode."""
+    """Look at the container. Raise DatasetError if it is no video that OpenCV can decode."""
     cv2 = opencv("video files need")
     video = _opened(cv2, file)
     try:
@@ -52,9 +49,9 @@ def video_facts(file: Path) -> VideoFacts:
 
 
 def video_frames(file: Path) -> Iterator[Frame]:
-    """Gives the frames in their order.
+    """Yield the frames in their order.
 
-    Raises DatasetError where fewer can be decoded than the container says, or their size changes.
+    Raise DatasetError if fewer can be decoded than the container says, or their size changes.
     """
     cv2 = opencv("video files need")
     video = _opened(cv2, file)

@@ -1,7 +1,4 @@
-"""The sound in a video file, taken out by the user's own ffmpeg.
-
-Owns the call of that program. Decodes nothing itself: the codecs of films are not ours to ship.
-"""
+"""The sound in a video file, taken out by the user's own ffmpeg."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ _HEAD_S = "1"
 
 @contextmanager
 def sound_of(file: Path, *, head_only: bool = False) -> Iterator[Path]:
-    """Gives a WAV file with the first sound of a video file, 16 bits, all channels, its own rate; gone afterwards.
+    """Yield a WAV file with the first sound of a video file, 16 bits, all channels, its own rate; gone afterwards.
 
     Args:
         head_only: the first second alone, to see what there is.

@@ -1,7 +1,4 @@
-"""One source of a recipe that is a camera: its files become frames with times.
-
-Owns the times of frames: by count where the rate is constant, by the container where it is not, and both are checked.
-"""
+"""One source of a recipe that is a camera: its files become frames with times."""
 
 from __future__ import annotations
 
@@ -51,7 +48,7 @@ class CameraReader:
 
     @staticmethod
     def opened(source: SensorSource, first: FoundFile) -> CameraReader:
-        """Looks into the first file. Raises DatasetError where it is no video, or smaller than the region."""
+        """Look into the first file. Raise DatasetError if it is no video, or smaller than the region."""
         found = video_facts(first.path)
         assert source.height is not None  # the recipe's check
         assert source.width is not None
@@ -88,13 +85,13 @@ class CameraReader:
         return True
 
     def with_region(self, region: Region) -> CameraReader:
-        """Gives the same camera, of whose frames this part is kept."""
+        """Return the same camera, of whose frames this part is kept."""
         return replace(self, region=region, motions=None)
 
     def found_region(self, first_files: Sequence[Path]) -> Region:
-        """Gives the box where things move in these recordings, which were read.
+        """Return the box where things move in these recordings, which were read.
 
-        Raises DatasetError where nothing moves, or their frames differ in size.
+        Raise DatasetError if nothing moves, or their frames differ in size.
         """
         assert self.motions is not None
         found = {file: self.motions[file] for file in first_files if file in self.motions}
@@ -115,13 +112,13 @@ class CameraReader:
         return region
 
     def clock_facts(self, frames: Samples) -> ClockFacts:
-        """Measures the clock of frames."""
+        """Measure the clock of frames."""
         return clock_facts(frames, max_gap_s=self.sensor.gap_s)
 
     def read(
         self, files: Sequence[FoundFile], place: ReadingPlace, stack: ExitStack, *, told: Callable[[int], None]
     ) -> ReadSource:
-        """Reads the files of one recording one behind the other; arguments and errors as of `SourceReader.read`.
+        """Read the files of one recording one behind the other; arguments and errors as of `SourceReader.read`.
 
         Where an earlier run read some of them, all are read again.
         """
@@ -156,7 +153,7 @@ class CameraReader:
         return start_ns(text, self.source, place=str(file.path)) + offset_ns
 
     def kept(self, file: Path, pixels: Pixels) -> Pixels:
-        """Gives of a recorded frame (H, W, 3) what the dataset has. Raises DatasetError where the region is outside."""
+        """Return of a recorded frame (H, W, 3) what the dataset has. Raise DatasetError if the region is outside."""
         height, width, channels = self._shape
         refuse_outside(file, self.region, *pixels.shape[:2])
         return cut_out(pixels, self.region, height=height, width=width, is_gray=channels == 1)
@@ -204,7 +201,7 @@ class _Reading:
 
 
 def refuse_outside(file: Path, region: Region | None, height: int, width: int) -> None:
-    """Raises DatasetError where a region reaches beyond frames of this size."""
+    """Raise DatasetError if a region reaches beyond frames of this size."""
     if region is not None and (region[0] + region[2] > width or region[1] + region[3] > height):
         raise DatasetError(
             f"{file}: expected frames that hold the region {list(region)}, got frames of {width}x{height};"
@@ -213,7 +210,7 @@ def refuse_outside(file: Path, region: Region | None, height: int, width: int) -
 
 
 def _refuse_times(file: Path, times_s: npt.NDArray[np.float64], reader: CameraReader) -> None:
-    """Refuses a container whose times go back, or are not those that counting gives."""
+    """Refuse a container whose times go back, or are not those that counting gives."""
     if not times_s.any() and len(times_s) > 1:  # this container has no times
         if reader.source.frame_times == "container":
             raise DatasetError(f"{file}: expected a container with times, got one without; set frame_times = 'count'")

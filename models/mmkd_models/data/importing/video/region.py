@@ -1,7 +1,4 @@
-"""Which part of a frame is kept, and how large it becomes: a fixed box, or the one where things move.
-
-Owns the geometry. Knows no files and no detector.
-"""
+"""Which part of a frame is kept, and how large it becomes: a fixed box, or the one where things move."""
 
 from __future__ import annotations
 
@@ -38,7 +35,7 @@ class MotionMeter:
         self._steps = 0
 
     def add(self, pixels: Pixels) -> None:
-        """Takes the next frame (H, W, 3)."""
+        """Take the next frame (H, W, 3)."""
         import cv2
 
         height, width = pixels.shape[:2]
@@ -53,14 +50,14 @@ class MotionMeter:
         self._before, self._size = now, (height, width)
 
     def motion(self) -> Motion | None:
-        """Gives what was measured; None of fewer than two frames."""
+        """Return what was measured; None of fewer than two frames."""
         if self._sum is None:
             return None
         return Motion(cells=self._sum / self._steps, height=self._size[0], width=self._size[1])
 
 
 def moving_box(motions: Sequence[Motion], *, height: int, width: int) -> Region | None:
-    """Gives the box where things move, of the proportions of the frames in the dataset; None where nothing does.
+    """Return the box where things move, of the proportions of the frames in the dataset; None if nothing does.
 
     The median cell's motion is taken for noise, and cells that move little beside the liveliest do not count. Along
     each side the box holds nine tenths of the rest, and is widened to the proportions, as far as the frame reaches.

@@ -30,17 +30,17 @@ class _Recording(msgspec.Struct):
 
 
 def edge_impulse_names(file: Path) -> tuple[str, ...]:
-    """Gives the names of the sensors. Raises DatasetError where the file is none of this format."""
+    """Return the names of the sensors. Raise DatasetError if the file is none of this format."""
     return tuple(sensor.name for sensor in _read(file).sensors)
 
 
 def edge_impulse_rate_hz(file: Path) -> float:
-    """Gives the rate in Hz."""
+    """Return the rate in Hz."""
     return 1000.0 / _read(file).interval_ms
 
 
 def edge_impulse_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
-    """Gives these columns at once."""
+    """Yield these columns at once."""
     import polars as pl
 
     payload = _read(file)

@@ -15,7 +15,7 @@ BLOCK_ROWS = 1 << 18
 
 @contextmanager
 def reading(file: Path, what: str) -> Iterator[None]:
-    """Turns whatever a parser stumbles over in the block into a DatasetError: `expected a TDMS file, got ...`."""
+    """Turn whatever a parser stumbles over in the block into a DatasetError: `expected a TDMS file, got ...`."""
     try:
         yield
     except MmkdError:
@@ -26,7 +26,7 @@ def reading(file: Path, what: str) -> Iterator[None]:
 
 
 def library(module: str, *, package: str, what: str) -> Any:
-    """Imports a library that only some formats need. Raises UnavailableError where it is missing."""
+    """Import a library that only some formats need. Raise UnavailableError if it is missing."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -34,14 +34,14 @@ def library(module: str, *, package: str, what: str) -> Any:
 
 
 def utc(times_ns: Any) -> Any:
-    """Gives nanoseconds since 1970 as a column of times in UTC."""
+    """Return nanoseconds since 1970 as a column of times in UTC."""
     import polars as pl
 
     return pl.Series(times_ns, dtype=pl.Int64).cast(pl.Datetime("ns", "UTC"))
 
 
 def require_one_length(file: Path, lengths: dict[str, int]) -> None:
-    """Raises DatasetError where columns that are read together have different numbers of rows."""
+    """Raise DatasetError if columns that are read together have different numbers of rows."""
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{name} {count}" for name, count in lengths.items())
         raise DatasetError(
@@ -50,7 +50,7 @@ def require_one_length(file: Path, lengths: dict[str, int]) -> None:
 
 
 def require_one(file: Path, found: Sequence[object], *, what: str) -> None:
-    """Raises DatasetError where columns that are read together are of several groups or topics."""
+    """Raise DatasetError if columns that are read together are of several groups or topics."""
     names = list(dict.fromkeys(str(one) for one in found))
     if len(names) > 1:
         raise DatasetError(

@@ -25,7 +25,7 @@ _LARGEST_NUMBER = 8  # bytes
 
 
 def hdf5_names(file: Path) -> tuple[str, ...]:
-    """Gives the names of the columns. Raises DatasetError where the file is none of these."""
+    """Return the names of the columns. Raise DatasetError if the file is none of these."""
     with _opened(file) as arrays:
         names = tuple(_columns(arrays))
         if not names:
@@ -34,7 +34,7 @@ def hdf5_names(file: Path) -> tuple[str, ...]:
 
 
 def hdf5_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
-    """Gives these columns in blocks; they have one length."""
+    """Yield these columns in blocks; they have one length."""
     import polars as pl
 
     with _opened(file) as arrays:

@@ -1,7 +1,4 @@
-"""MCAP files in blocks: columns are `topic.field`, with `log_time` and `publish_time` in UTC.
-
-Messages in JSON are decoded here, those of ROS 2 by mcap-ros2-support where it is installed.
-"""
+"""MCAP files in blocks: columns are `topic.field`, with `log_time` and `publish_time` in UTC."""
 
 from __future__ import annotations
 
@@ -19,12 +16,12 @@ _WHAT = "an MCAP file"
 
 
 def mcap_names(file: Path) -> tuple[str, ...]:
-    """Gives the names of the columns, from the first message of each topic. Raises DatasetError where it is no MCAP."""
+    """Return the names of the columns, from the first message of each topic. Raise DatasetError if it is no MCAP."""
     return (*TIMES, *_columns(file))
 
 
 def mcap_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
-    """Gives these columns in blocks, a row a message; they are of one topic."""
+    """Yield these columns in blocks, a row a message; they are of one topic."""
     topics = _columns(file)
     chosen = [topics[name] for name in columns if name not in TIMES] or list(topics.values())[:1]
     require_one(file, chosen, what="topic")

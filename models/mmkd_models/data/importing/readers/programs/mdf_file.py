@@ -27,7 +27,7 @@ _FIRST_BLOCK = 64
 
 
 def mdf_names(file: Path) -> tuple[str, ...]:
-    """Gives the names of the columns. Raises DatasetError where the file is no MDF."""
+    """Return the names of the columns. Raise DatasetError if the file is no MDF."""
     with _opened(file) as opened:
         found = _channels(opened)
         if not found:
@@ -36,7 +36,7 @@ def mdf_names(file: Path) -> tuple[str, ...]:
 
 
 def mdf_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
-    """Gives these columns in blocks; they are of one group."""
+    """Yield these columns in blocks; they are of one group."""
     import polars as pl
 
     with _opened(file) as opened:
@@ -89,7 +89,7 @@ def _opened(file: Path) -> Iterator[Any]:
 
 
 def _check_blocks(file: Path) -> None:
-    """Follows every link of the file: asammdf leaves objects that cannot be closed where one leads beyond its end.
+    """Follow every link of the file: asammdf leaves objects that cannot be closed where one leads beyond its end.
 
     A block is an id, its length, how many links it has, and these (ASAM MDF 4.1, section 4.3).
     """

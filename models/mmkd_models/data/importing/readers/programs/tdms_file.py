@@ -30,7 +30,7 @@ _NS = 1_000_000_000
 
 
 def tdms_names(file: Path) -> tuple[str, ...]:
-    """Gives the names of the columns. Raises DatasetError where the file is no TDMS."""
+    """Return the names of the columns. Raise DatasetError if the file is no TDMS."""
     nptdms = _nptdms()
     with reading(file, _WHAT), nptdms.TdmsFile.open(file) as opened:
         channels = _channels(opened)
@@ -41,7 +41,7 @@ def tdms_names(file: Path) -> tuple[str, ...]:
 
 
 def tdms_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
-    """Gives these columns in blocks; they have one length, and one clock where `time` is among them."""
+    """Yield these columns in blocks; they have one length, and one clock where `time` is among them."""
     import polars as pl
 
     nptdms = _nptdms()
