@@ -6,8 +6,8 @@
 A process (`faulty_process.py`) opens an installed student, answers a load as `mmkd-bench` offers it, in several
 threads, and streams beside it, while sensors, callers and the engine fail at random. Around it bundles are installed,
 refused and rolled back, installers are killed or have no room to write, the cache folder is emptied or filled with
-rubbish, and the process itself is ended by SIGTERM or SIGKILL. What a thread was asked and what came of it is counted
-in memory that outlives the process: a kill may cost one call of each thread, and no more.
+rubbish. The process gets signals whose handler calls the predictor, and is ended by SIGTERM or SIGKILL. What a thread
+was asked and what came of it is counted in memory that outlives the process: a kill may cost one call of each thread.
 """
 
 from __future__ import annotations
@@ -99,6 +99,8 @@ class Attack:
             while time.monotonic() < until and process.poll() is None:
                 time.sleep(self._dice.uniform(0.5, 4))
                 self._disturb()
+                if process.poll() is None:
+                    process.send_signal(signal.SIGUSR1)
             ended_by_us = process.poll() is None
             how = self._dice.choice((signal.SIGTERM, signal.SIGKILL))
             process.send_signal(how)
