@@ -21,7 +21,7 @@ from mmkd_edge import EdgePredictor
 from mmkd_models.data import fold_indices, open_dataset
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import fold_count
-from mmkd_models.data.for_devices.replay import replayed
+from mmkd_models.data.for_devices import replayed
 from mmkd_station.build import usual_hop
 from mmkd_station.sources.base import ReplayedRecording
 from mmkd_station.tuning import RuleScore, Tuned, rate_interval, share_interval, tune_alarm

@@ -15,7 +15,7 @@ import pytest
 from mmkd_edge import ModalitySpec, TaskSpec, UsageError, example_bundle
 from mmkd_edge.testing import fake_predictor
 from mmkd_models.data import Recording, shipped_dataset, write_dataset, write_recordings
-from mmkd_models.data.for_devices.replay import replayed
+from mmkd_models.data.for_devices import replayed
 from mmkd_station.alarms import AlarmRule, Episodes
 from mmkd_station.commands.run import run_mmkd
 from mmkd_station.commands.tuning import next_line

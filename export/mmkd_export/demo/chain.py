@@ -27,7 +27,7 @@ from mmkd_models.compare.comparison import teacher_path
 from mmkd_models.compare.fold_result import FoldResult
 from mmkd_models.compare.one_fold import fold_data
 from mmkd_models.data.dataset import Dataset
-from mmkd_models.data.for_devices.reference import measure_reference
+from mmkd_models.data.for_devices import measure_reference
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.outcome import TestedNetwork
 from mmkd_models.networks.teacher import Teacher

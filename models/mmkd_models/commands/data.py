@@ -21,10 +21,10 @@ with loading("mmkd-data"):
     from mmkd_models.data.checking.check import check_dataset
     from mmkd_models.data.checking.describe import Description, ModalityFacts, describe_dataset
     from mmkd_models.data.dataset import open_dataset, shipped_dataset, shipped_names
-    from mmkd_models.data.for_devices.reference import measure_reference
+    from mmkd_models.data.for_devices import measure_reference
     from mmkd_models.data.importing.interchange import ImportReport, import_interchange, unpacked_bytes
+    from mmkd_models.data.labels import WRITE_GROUPS
     from mmkd_models.data.spec import SPLIT_NAMES
-    from mmkd_models.data.split import WRITE_GROUPS
     from mmkd_models.data.writer import check_absent
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mmkd_edge.cli.show import json_text, plain_table, show_table
-from mmkd_models.data.split import OF_GROUPS
-from mmkd_models.data.windows import Windows
+from mmkd_models.data.windows import OF_GROUPS, Windows
 from mmkd_models.evaluation.confidence_text import coverage_table, groups_text, reliability_text
 from mmkd_models.evaluation.gains import gain_on_windows, interval_needs
 from mmkd_models.evaluation.guessing import guessing

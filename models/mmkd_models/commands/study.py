@@ -369,7 +369,7 @@ def _report(document: StudyDocument, output: Path, *, json: bool) -> None:
 
 
 def _show_table(document: StudyDocument) -> None:
-    from mmkd_models.data.split import OF_GROUPS
+    from mmkd_models.data.windows import OF_GROUPS
     from mmkd_models.evaluation.gains import interval_needs
     from mmkd_report.pages.study_answer import judged_on
 

@@ -45,7 +45,7 @@ from mmkd_models.compare.one_fold import (
 )
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.spec import DatasetSpec
-from mmkd_models.data.split import split_facts
+from mmkd_models.data.windows import split_facts
 from mmkd_models.distillation.answers import BLOCKS
 from mmkd_models.evaluation.gains import spread
 from mmkd_models.evaluation.missing import scores_by_missing_share, scores_by_subset

@@ -22,8 +22,7 @@ from mmkd_models.data.folds import fold_indices
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.data.labels import Labels
 from mmkd_models.data.left_out import LeftOutDomains, fold_without
-from mmkd_models.data.split import OF_GROUPS, split_facts
-from mmkd_models.data.windows import Windows
+from mmkd_models.data.windows import OF_GROUPS, Windows, split_facts
 from mmkd_models.evaluation.label_leak import labels_spread_in_time
 from mmkd_models.evaluation.outcome import TestedNetwork
 from mmkd_models.train_config import TrainConfig, TrainingProgress

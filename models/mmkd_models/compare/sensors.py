@@ -27,7 +27,7 @@ from mmkd_models.compare.fold_result import ComparisonConfig
 from mmkd_models.compare.one_fold import fold_data
 from mmkd_models.compare.pool import WorkerPool, opened
 from mmkd_models.data.dataset import Dataset
-from mmkd_models.data.split import split_facts
+from mmkd_models.data.windows import split_facts
 from mmkd_models.evaluation.faults.table import NAMES as FAULT_NAMES
 from mmkd_models.evaluation.faults.table import SEVERITIES
 from mmkd_models.evaluation.report import Contestant

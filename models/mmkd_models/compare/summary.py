@@ -14,7 +14,7 @@ import numpy as np
 
 from mmkd_models.compare.fold_result import FoldResult, FoldRival, ModalityResult, NetworkResult
 from mmkd_models.data.spec import DatasetSpec
-from mmkd_models.data.split import OF_GROUPS
+from mmkd_models.data.windows import OF_GROUPS
 from mmkd_models.evaluation.gains import gain_of_pairs, gap_recovered, interval_needs, spread
 from mmkd_models.evaluation.guessing import guessing
 from mmkd_models.evaluation.label_leak import leak_of

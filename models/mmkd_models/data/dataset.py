@@ -21,9 +21,9 @@ from mmkd_models.data.files import (
     presence_file,
     structure_problems,
 )
+from mmkd_models.data.labels import blocks_of
 from mmkd_models.data.sources import CutWindows, Rows, StoredWindows, WindowSource, latest_start_s, window_starts_s
 from mmkd_models.data.spec import SPEC_FILE, SPLIT_NAMES, DatasetSpec, SplitName, problem_message, read_dataset_spec
-from mmkd_models.data.split import blocks_of
 from mmkd_models.data.windows import Windows, group_statistics
 
 _HASHED_BLOCK_BYTES = 1 << 20

@@ -9,9 +9,8 @@ import numpy.typing as npt
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.checking.related import overlaps_of
-from mmkd_models.data.labels import Labels, strata_of
+from mmkd_models.data.labels import WRITE_GROUPS, Labels, strata_of
 from mmkd_models.data.sources import Rows
-from mmkd_models.data.split import WRITE_GROUPS
 from mmkd_models.data.windows import Windows
 
 FOLDS = 5

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.folds import label_subset
-from mmkd_models.data.split import WRITE_GROUPS
+from mmkd_models.data.labels import WRITE_GROUPS
 from mmkd_models.data.windows import Windows
 
 _DRAWS = 1000  # of groups at random, before groups are searched for that have every class

@@ -6,6 +6,7 @@ of: int64 (N,) class numbers, uint8 (N, K) labels that are off (0) or on (1), fl
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -77,3 +78,39 @@ def strata_of(labels: Labels) -> npt.NDArray[np.int64]:
     else:
         return labels
     return np.where(known, found, -1).astype(np.int64)
+
+
+WRITE_GROUPS = "write groups.npy (the person, machine or session of each window)"
+# How alike the answers to neighbouring windows are taken to be: windows that overlap by half and more are close to it.
+_CORRELATION = 0.8
+
+
+def block_length(count: int) -> int:
+    """Return how many of so many consecutive windows make a block, for a bootstrap over blocks.
+
+    Neighbouring windows tell much the same, so that resampling single ones makes an interval too narrow. The length is
+    that of E. Carlstein, "The Use of Subseries Values for Estimating the Variance of a General Statistic from a
+    Stationary Sequence", Annals of Statistics 14, 1986: (2 r / (1 - r^2))^(2/3) n^(1/3) for a first-order
+    autoregressive series of correlation r.
+
+    Example:
+        >>> block_length(1000), block_length(1)
+        (28, 1)
+    """
+    wanted: float = (2 * _CORRELATION / (1 - _CORRELATION**2)) ** (2 / 3) * count ** (1 / 3)
+    return min(count, math.ceil(wanted))
+
+
+def blocks_of(splits: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return int64 (N,): the number of each window's block, from 0; no block is in two splits.
+
+    Args:
+        splits: (N,) the number of each window's split, ascending.
+    """
+    found: list[npt.NDArray[np.int64]] = []
+    first = 0
+    for count in np.bincount(splits).tolist():
+        if count:
+            found.append(first + np.arange(count) // block_length(count))
+            first = int(found[-1][-1]) + 1
+    return np.concatenate(found)

@@ -13,9 +13,8 @@ import numpy.typing as npt
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.checking.related import overlaps_of
 from mmkd_models.data.folds import FOLDS, Fold, part_of_windows
-from mmkd_models.data.labels import absent_labels
+from mmkd_models.data.labels import WRITE_GROUPS, absent_labels
 from mmkd_models.data.sources import Rows
-from mmkd_models.data.split import WRITE_GROUPS
 from mmkd_models.data.windows import Windows
 
 MOST_DOMAINS = 10

@@ -14,12 +14,16 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import standardise, within_float32
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.kinds import Values
-from mmkd_models.data.labels import Labels, is_labelled
+from mmkd_models.data.labels import Labels, block_length, is_labelled
 from mmkd_models.data.sources import Floats, Rows, WindowSource
 from mmkd_models.data.spec import DatasetSpec
+from mmkd_report.schema.figures import Split
 
 Groups = npt.NDArray[Any]
 """int64 or text (N,): whom each window is of."""
+
+_NO_GROUPS = "no groups: may share people and machines with training"
+OF_GROUPS = Split(by="groups", judged_on="people and machines never seen", resampled="whole groups")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -212,3 +216,28 @@ def raw_values(windows: Windows, *, modality: ModalitySpec, rows: Rows) -> Float
     """Return all valid raw values of these rows of the source, float32 (n, C); nothing is normalised."""
     values = valid_values(windows.source.gather(modality, rows, shift_s=None), modality=modality)
     return values.reshape(-1, len(modality.channels))
+
+
+def split_facts(windows: Windows, *, part: str = "test") -> Split:
+    """Return what may be said of a part of these windows.
+
+    Args:
+        part: `test`, or another split of the dataset that judges in its place.
+    """
+    if windows.has_groups:
+        return OF_GROUPS
+    if windows.folds is not None:
+        return Split(
+            by="own folds", judged_on=f"the dataset's own folds; {_NO_GROUPS}", resampled=_resampled(windows, None)
+        )
+    return Split(
+        by="own split",
+        judged_on=f"windows of the dataset's own {part} split; {_NO_GROUPS}",
+        resampled=_resampled(windows, part),
+    )
+
+
+def _resampled(windows: Windows, part: str | None) -> str:
+    if windows.max_shift_s > 0:
+        return "whole recordings"
+    return f"blocks of {'' if part is None else f'{block_length(windows.spec.splits[part])} '}consecutive windows"

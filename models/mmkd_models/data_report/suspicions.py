@@ -15,7 +15,7 @@ from mmkd_models.data.checking.scan import Scan
 from mmkd_models.data.spec import SPLIT_NAMES
 from mmkd_models.data.windows import Windows
 from mmkd_models.data_report.copies import LikeGroups, NearCopy
-from mmkd_models.data_report.measured import WindowMeasures
+from mmkd_models.data_report.measures import WindowMeasures
 from mmkd_models.data_report.probes import alike_labels
 from mmkd_report.schema.data import DriftFacts, LabelSuspect, ProbeFacts, Suspicion, SuspicionKind
 

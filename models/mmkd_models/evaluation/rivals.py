@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from mmkd_models.data.checking.statistics import window_statistics
+from mmkd_models.data.checking.scan import window_statistics
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.outcome import TestedNetwork, outcome_on
 from mmkd_models.evaluation.rockets import (

@@ -15,8 +15,7 @@ from mmkd_edge.bundle.lineage import Adapted
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import fold_indices
-from mmkd_models.data.split import split_facts
-from mmkd_models.data.windows import Windows
+from mmkd_models.data.windows import Windows, split_facts
 from mmkd_models.training_hashes import trained_windows
 from mmkd_report.schema.evaluation import SeenWindows
 from mmkd_report.schema.figures import Split

@@ -14,7 +14,7 @@ import msgspec
 from mmkd_edge.cli.outputs import check_folder
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.dataset import Dataset
-from mmkd_models.data.split import OF_GROUPS, split_facts
+from mmkd_models.data.windows import OF_GROUPS, split_facts
 from mmkd_models.study.study_options import StudyOptions, check_study, seeds_that_count
 from mmkd_models.training.folder_owner import owner_of_folder
 from mmkd_models.trials.folder import StudyFolder

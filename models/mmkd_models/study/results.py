@@ -15,7 +15,7 @@ import msgspec
 
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import CheckpointError, UsageError
-from mmkd_models.data.split import OF_GROUPS, split_facts
+from mmkd_models.data.windows import OF_GROUPS, split_facts
 from mmkd_models.distillation.method import Method
 from mmkd_models.evaluation.outcome import TestedNetwork
 from mmkd_models.evaluation.rivals import RivalName

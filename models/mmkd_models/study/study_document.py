@@ -11,7 +11,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.compare.one_fold import spread_in_time
 from mmkd_models.data.dataset import Dataset
-from mmkd_models.data.split import split_facts
+from mmkd_models.data.windows import split_facts
 from mmkd_models.evaluation.label_leak import leak_of
 from mmkd_models.metrics.measures import measures_of, told_by, written_measures
 from mmkd_models.study.prepare import PreparedStudy

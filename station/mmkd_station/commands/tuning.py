@@ -61,7 +61,7 @@ def tune(
 
 def recorded(place: str, modality: ModalitySpec) -> list[ReplayedRecording]:
     """The recordings of a dataset, for a student's modality."""
-    from mmkd_models.data.for_devices.replay import replayed
+    from mmkd_models.data.for_devices import replayed
     from mmkd_station.sources.base import ReplayedRecording
 
     return [

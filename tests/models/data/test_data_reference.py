@@ -6,7 +6,7 @@ import pytest
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data.for_devices.reference import measure_reference
+from mmkd_models.data.for_devices import measure_reference
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_models.data import Dataset, Recording, check_dataset, fold_indices, label_subset, write_dataset
 from mmkd_models.data.checking.related import overlaps_of, refuse_shared_samples
 from mmkd_models.data.folds import check_seeds, fold_count, part_of_windows
-from mmkd_models.data.for_devices.reference import measure_reference
-from mmkd_models.data.split import block_length, split_facts
+from mmkd_models.data.for_devices import measure_reference
+from mmkd_models.data.labels import block_length
+from mmkd_models.data.windows import split_facts
 
 NAMES = np.array(["", "高橋", "Ana", "press 3", "Łucja", "d", "e", "f"])
 

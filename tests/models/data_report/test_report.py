@@ -18,13 +18,18 @@ from mmkd_models.data import Dataset, Windows, open_dataset, shipped_dataset, wr
 from mmkd_models.data.checking.scan import scan_windows
 from mmkd_models.data_report import suspicions
 from mmkd_models.data_report.copies import like_groups, near_copies
-from mmkd_models.data_report.drifting import drift_of
-from mmkd_models.data_report.examples import example_windows
 from mmkd_models.data_report.labelling import label_csv, label_suspects, windows_to_label
-from mmkd_models.data_report.measured import measured
-from mmkd_models.data_report.probes import Probed, ProbedWindows, class_probe, look_at, split_probe
-from mmkd_models.data_report.report import report_on
-from mmkd_models.data_report.views import band_levels, brightness
+from mmkd_models.data_report.measures import drift_of, measured
+from mmkd_models.data_report.probes import (
+    Probed,
+    ProbedWindows,
+    band_levels,
+    brightness,
+    class_probe,
+    look_at,
+    split_probe,
+)
+from mmkd_models.data_report.report import example_windows, report_on
 from mmkd_models.evaluation.suites.under_faults import sensors_of
 from mmkd_report.schema.data import DataReport, SplitFacts, WindowToLabel
 from tests.models.kinds_rig import kinds_dataset

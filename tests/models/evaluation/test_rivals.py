@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Windows, write_dataset
-from mmkd_models.data.checking.statistics import window_statistics
+from mmkd_models.data.checking.scan import window_statistics
 from mmkd_models.evaluation.outcome import TestedNetwork
 from mmkd_models.evaluation.rivals import Contestants, RivalName, rival_judged
 from mmkd_models.evaluation.rockets import taught_targets

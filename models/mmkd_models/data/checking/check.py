@@ -21,8 +21,7 @@ from mmkd_models.data.kinds import windows_at_once
 from mmkd_models.data.labels import Labels, absent_labels, is_labelled
 from mmkd_models.data.sources import Rows
 from mmkd_models.data.spec import SPLIT_NAMES, DatasetSpec, problem_message
-from mmkd_models.data.split import split_facts
-from mmkd_models.data.windows import Windows
+from mmkd_models.data.windows import Windows, split_facts
 
 _UNKNOWN = "may share people and machines with training; with groups they cannot"
 _LEAST_FOLDS = 3  # train, valid and test in one fold of cross-validation

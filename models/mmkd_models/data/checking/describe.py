@@ -14,8 +14,7 @@ from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.files import RECORDINGS, is_cut_from_recordings
 from mmkd_models.data.sources import Rows
 from mmkd_models.data.spec import SPLIT_NAMES, SplitName
-from mmkd_models.data.split import split_facts
-from mmkd_models.data.windows import Windows
+from mmkd_models.data.windows import Windows, split_facts
 from mmkd_report.schema.figures import Split
 
 

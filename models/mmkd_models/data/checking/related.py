@@ -12,9 +12,9 @@ import numpy.typing as npt
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.kinds import Values, windows_at_once
+from mmkd_models.data.labels import WRITE_GROUPS
 from mmkd_models.data.sources import Rows
 from mmkd_models.data.spec import SPLIT_NAMES, DatasetSpec
-from mmkd_models.data.split import WRITE_GROUPS
 from mmkd_models.data.windows import Windows
 
 _MOST_COMPARED = 16  # samples of a window's beginning that are looked for

@@ -20,7 +20,6 @@ from mmkd_models.data.files import AnyArray
 from mmkd_models.data.importing.cutting.cut import Cut, cut, most_windows
 from mmkd_models.data.importing.cutting.deal import Dealt, apart, deal_as_named, deal_by_time, deal_groups
 from mmkd_models.data.importing.cutting.labels import encoded, task_of
-from mmkd_models.data.importing.grids.grids import Grids, Placed
 from mmkd_models.data.importing.limits import WINDOW_FACTS_BYTES, refuse_more
 from mmkd_models.data.importing.recipe import (
     TARGET,
@@ -32,8 +31,8 @@ from mmkd_models.data.importing.recipe import (
     split_rule_problems,
     window_problems,
 )
-from mmkd_models.data.importing.recorded import ImportedRecording, ImportedSensor
-from mmkd_models.data.importing.series import SECOND_NS
+from mmkd_models.data.importing.recorded import SECOND_NS, ImportedRecording, ImportedSensor
+from mmkd_models.data.importing.timing.grids import Grids, Placed
 from mmkd_models.data.kinds import (
     FULL_SCALE,
     MISSING_COUNT,

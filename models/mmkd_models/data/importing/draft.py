@@ -13,14 +13,14 @@ import msgspec
 import numpy as np
 
 from mmkd_edge.errors import DatasetError, UsageError
-from mmkd_models.data.importing.clocks.clock import TimeColumn
 from mmkd_models.data.importing.patterns import natural_key
-from mmkd_models.data.importing.readers.block import RowBlock
 from mmkd_models.data.importing.readers.csv_file import encoding_of, guessed_delimiter
 from mmkd_models.data.importing.readers.formats import reader_of
+from mmkd_models.data.importing.readers.table import RowBlock
 from mmkd_models.data.importing.readers.video_file import video_facts
 from mmkd_models.data.importing.recipe import KNOWS_ITS_RATE, SUFFIXES, Format, TextTable
-from mmkd_models.data.importing.series import SECOND_NS
+from mmkd_models.data.importing.recorded import SECOND_NS
+from mmkd_models.data.importing.timing.clock import TimeColumn
 
 _ENCODINGS = ("utf-8", "shift_jis", "cp1252")
 _HEAD_BYTES = 1 << 20

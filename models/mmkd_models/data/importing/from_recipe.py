@@ -12,18 +12,24 @@ import numpy as np
 
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.importing.build import BuiltReport, build_dataset, training_recordings
-from mmkd_models.data.importing.clocks.align import Proposal, proposed
-from mmkd_models.data.importing.found import FoundFiles, facts_wanted, find_recordings
-from mmkd_models.data.importing.grids.grids import Grids, Placed
-from mmkd_models.data.importing.intervals import LabelledIntervals, read_intervals
-from mmkd_models.data.importing.kept import KeptRecordings, Marks, Piece, key_of_parts, marks_of, work_folder
+from mmkd_models.data.importing.camera import CameraReader
+from mmkd_models.data.importing.cutting.labels import LabelledIntervals, read_intervals
 from mmkd_models.data.importing.limits import written_limit
 from mmkd_models.data.importing.patterns import FoundFile, RecipeFolder
 from mmkd_models.data.importing.read_source import ReadSource, SourceReader
 from mmkd_models.data.importing.recipe import TARGET, ImportRecipe, Region, SensorSource, refuse
-from mmkd_models.data.importing.recorded import FileClock, ImportedRecording, ImportedSensor, Interval, ReadingState
-from mmkd_models.data.importing.series import Samples
-from mmkd_models.data.importing.video.read_camera import CameraReader
+from mmkd_models.data.importing.recorded import (
+    FileClock,
+    ImportedRecording,
+    ImportedSensor,
+    Interval,
+    ReadingState,
+    Samples,
+)
+from mmkd_models.data.importing.recording_files import FoundFiles, facts_wanted, find_recordings
+from mmkd_models.data.importing.timing.align import Proposal, proposed
+from mmkd_models.data.importing.timing.grids import Grids, Placed
+from mmkd_models.data.importing.work_folder import KeptRecordings, Marks, Piece, key_of_parts, marks_of, work_folder
 
 Reader = SourceReader | CameraReader
 Tell = Callable[[int, int], None]

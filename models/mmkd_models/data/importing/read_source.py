@@ -11,18 +11,20 @@ import msgspec
 import numpy as np
 
 from mmkd_edge.errors import DatasetError
-from mmkd_models.data.importing.clocks.clock import TimeColumn, start_ns, time_text
-from mmkd_models.data.importing.intervals import RunCollector, changes
+from mmkd_models.data.importing.cutting.labels import RunCollector, changes
 from mmkd_models.data.importing.limits import MOST_THINNING, refuse_late, refuse_more
 from mmkd_models.data.importing.patterns import FoundFile, with_parts
-from mmkd_models.data.importing.readers.block import RowBlock, numbers, require_columns, texts
 from mmkd_models.data.importing.readers.formats import Reader, reader_of
+from mmkd_models.data.importing.readers.table import RowBlock, numbers, require_columns, texts
 from mmkd_models.data.importing.recipe import SUFFIXES, TARGET, Format, Resample, SensorSource, rate_problem
-from mmkd_models.data.importing.recorded import ImportedSensor, Interval, ReadingPlace, ReadingState
-from mmkd_models.data.importing.series import (
+from mmkd_models.data.importing.recorded import (
     SECOND_NS,
     ClockFacts,
     Floats,
+    ImportedSensor,
+    Interval,
+    ReadingPlace,
+    ReadingState,
     Samples,
     SampleSeries,
     Spool,
@@ -30,6 +32,7 @@ from mmkd_models.data.importing.series import (
     clock_facts,
     in_order,
 )
+from mmkd_models.data.importing.timing.clock import TimeColumn, start_ns, time_text
 
 _RATE_DIGITS = 4
 _RATE_ROWS = 1 << 20  # by which a rate is told

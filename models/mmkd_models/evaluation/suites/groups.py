@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.errors import UsageError
+from mmkd_models.data.labels import block_length
 from mmkd_models.data.left_out import is_unknown, values_by
-from mmkd_models.data.split import block_length
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.gains import interval_of
 from mmkd_models.evaluation.suites.answering import AskedModel

@@ -7,9 +7,9 @@ import pytest
 
 from mmkd_edge.errors import DatasetError
 from mmkd_models.commands.recipes import run_recipe
-from mmkd_models.data.importing.clocks.align import proposed
 from mmkd_models.data.importing.recipe import read_recipe
-from mmkd_models.data.importing.series import CameraFrames, SampleSeries
+from mmkd_models.data.importing.recorded import CameraFrames, SampleSeries
+from mmkd_models.data.importing.timing.align import proposed
 
 START_NS = 1_762_151_400 * 10**9
 

@@ -12,12 +12,12 @@ import pytest
 from scipy.signal import resample_poly
 
 from mmkd_edge.errors import DatasetError
-from mmkd_models.data.importing.clocks.clock import TimeColumn
-from mmkd_models.data.importing.grids import polyphase, resample
-from mmkd_models.data.importing.grids.resample import grid_blocks
-from mmkd_models.data.importing.readers.block import RowBlock
+from mmkd_models.data.importing.readers.table import RowBlock
 from mmkd_models.data.importing.recipe import TextTable
-from mmkd_models.data.importing.series import SampleSeries, clock_facts, in_order
+from mmkd_models.data.importing.recorded import SampleSeries, clock_facts, in_order
+from mmkd_models.data.importing.timing import resample
+from mmkd_models.data.importing.timing.clock import TimeColumn
+from mmkd_models.data.importing.timing.resample import grid_blocks
 
 
 def read(values, **table):
@@ -154,7 +154,7 @@ def test_polyphase_takes_away_what_the_lower_rate_cannot_hold():
 @pytest.mark.parametrize(("native_hz", "rate_hz"), [(48.0, 16.0), (44.1, 16.0), (10.0, 25.0), (50.0, 48.3)])
 def test_polyphase_in_blocks_is_that_of_the_whole(native_hz, rate_hz, monkeypatch):
     monkeypatch.setattr(resample, "_BLOCK_VALUES", 128)
-    monkeypatch.setattr(polyphase, "_SCAN", 64)
+    monkeypatch.setattr(resample, "_SCAN", 64)
     rng = np.random.default_rng(0)
     values = 3 + rng.normal(size=3000).cumsum() / 100
     values[:70], values[900:1500], values[2990:] = np.nan, np.nan, np.nan

@@ -9,8 +9,8 @@ import pytest
 
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data import open_dataset
+from mmkd_models.data.importing.cutting.labels import read_intervals
 from mmkd_models.data.importing.from_recipe import import_recipe
-from mmkd_models.data.importing.intervals import read_intervals
 from mmkd_models.data.importing.patterns import RecipeFolder
 from mmkd_models.data.importing.recipe import LabelRule, read_recipe
 

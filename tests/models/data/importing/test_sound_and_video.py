@@ -18,12 +18,11 @@ from mmkd_edge.errors import DatasetError, UnavailableError
 from mmkd_edge.frames import cut_out
 from mmkd_models.commands.recipes import clock_lines
 from mmkd_models.data import check_dataset
+from mmkd_models.data.importing.camera import CameraReader, Motion, moving_box
 from mmkd_models.data.importing.draft import draft_recipe
 from mmkd_models.data.importing.from_recipe import RecipeReport, import_recipe
 from mmkd_models.data.importing.patterns import FoundFile
 from mmkd_models.data.importing.recipe import SensorSource, read_recipe
-from mmkd_models.data.importing.video.read_camera import CameraReader
-from mmkd_models.data.importing.video.region import Motion, moving_box
 
 pytest.importorskip("cv2")
 soundfile = pytest.importorskip("soundfile")

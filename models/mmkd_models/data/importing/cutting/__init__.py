@@ -1,1 +1,1 @@
-"""The plan of windows: where each starts, what it is of, and who sees it."""
+"""Which windows are cut from a recording, with which label and split."""

@@ -13,13 +13,11 @@ from mmkd_edge.bundle.arrays import let_go
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.files import AnyArray
-from mmkd_models.data.importing.clocks.clock import time_text
-from mmkd_models.data.importing.cutting.labels import Answers, labelled_intervals, window_answers
-from mmkd_models.data.importing.grids.grids import Grids, Placed
-from mmkd_models.data.importing.intervals import majority
+from mmkd_models.data.importing.cutting.labels import Answers, labelled_intervals, majority, window_answers
 from mmkd_models.data.importing.recipe import LabelRule, SplitRule, WindowRule
-from mmkd_models.data.importing.recorded import ImportedRecording, Interval
-from mmkd_models.data.importing.series import SECOND_NS, Times
+from mmkd_models.data.importing.recorded import SECOND_NS, ImportedRecording, Interval, Times
+from mmkd_models.data.importing.timing.clock import time_text
+from mmkd_models.data.importing.timing.grids import Grids, Placed
 from mmkd_models.data.sources import Rows, first_sample, latest_start_s, window_starts_s
 
 _BLOCK_ROWS = 1 << 16

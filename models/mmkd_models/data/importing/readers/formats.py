@@ -7,21 +7,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmkd_models.data.importing.limits import refuse_columns
-from mmkd_models.data.importing.readers.block import RowBlock
 from mmkd_models.data.importing.readers.csv_file import csv_blocks, layout_of
-from mmkd_models.data.importing.readers.npz_file import npz_blocks, npz_names
-from mmkd_models.data.importing.readers.parquet_file import parquet_blocks, parquet_names
-from mmkd_models.data.importing.readers.programs.edge_impulse_file import (
+from mmkd_models.data.importing.readers.edge_impulse_file import (
     edge_impulse_blocks,
     edge_impulse_names,
     edge_impulse_rate_hz,
 )
-from mmkd_models.data.importing.readers.programs.hdf5_file import hdf5_blocks, hdf5_names
-from mmkd_models.data.importing.readers.programs.mcap_file import mcap_blocks, mcap_names
-from mmkd_models.data.importing.readers.programs.mdf_file import mdf_blocks, mdf_names
-from mmkd_models.data.importing.readers.programs.tdms_file import tdms_blocks, tdms_names
-from mmkd_models.data.importing.readers.sound_file import sound_blocks, sound_facts
-from mmkd_models.data.importing.readers.video_sound import sound_of
+from mmkd_models.data.importing.readers.hdf5_file import hdf5_blocks, hdf5_names
+from mmkd_models.data.importing.readers.mcap_file import mcap_blocks, mcap_names
+from mmkd_models.data.importing.readers.mdf_file import mdf_blocks, mdf_names
+from mmkd_models.data.importing.readers.npz_file import npz_blocks, npz_names
+from mmkd_models.data.importing.readers.parquet_file import parquet_blocks, parquet_names
+from mmkd_models.data.importing.readers.sound_file import sound_blocks, sound_facts, sound_of
+from mmkd_models.data.importing.readers.table import RowBlock
+from mmkd_models.data.importing.readers.tdms_file import tdms_blocks, tdms_names
 from mmkd_models.data.importing.recipe import Format, TextTable
 
 

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mmkd_edge.errors import DatasetError, first_line
-from mmkd_models.data.importing.readers.block import RowBlock
+from mmkd_models.data.importing.readers.table import RowBlock
 from mmkd_models.data.importing.recipe import LabelRule
 
 LABEL_COLUMNS = ("start", "end", "label", "file")

@@ -10,7 +10,7 @@ from mmkd_edge.bundle.arrays import ArraysError, read_npz
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.files import AnyArray
 from mmkd_models.data.importing.limits import refuse_columns
-from mmkd_models.data.importing.readers.block import RowBlock
+from mmkd_models.data.importing.readers.table import RowBlock
 
 
 def npz_names(file: Path) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmkd_edge.errors import DatasetError, first_line
-from mmkd_models.data.importing.readers.block import RowBlock
+from mmkd_models.data.importing.readers.table import RowBlock
 
 _BLOCK_ROWS = 1 << 18
 

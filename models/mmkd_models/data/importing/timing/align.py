@@ -15,7 +15,7 @@ import numpy.typing as npt
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.importing.limits import MOST_ALIGNED_S
 from mmkd_models.data.importing.recipe import AlignOn
-from mmkd_models.data.importing.series import SECOND_NS, CameraFrames, Samples
+from mmkd_models.data.importing.recorded import SECOND_NS, CameraFrames, Samples
 
 GRID_HZ = 50.0
 """Of the courses that are compared: a shift is told to 20 ms."""

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkd_edge.errors import DatasetError
-from mmkd_models.data.importing.readers.block import RowBlock
-from mmkd_models.data.importing.readers.programs.foreign import BLOCK_ROWS, library, reading, require_one, utc
+from mmkd_models.data.importing.readers.table import BLOCK_ROWS, RowBlock, library, reading, require_one, utc
 
 TIMES = ("log_time", "publish_time")
 _WHAT = "an MCAP file"

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from mmkd_edge.errors import DatasetError, first_line
-from mmkd_models.data.importing.readers.block import RowBlock
+from mmkd_models.data.importing.readers.table import RowBlock
 
 
 class _Sensor(msgspec.Struct):

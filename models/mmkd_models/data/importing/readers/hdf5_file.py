@@ -15,8 +15,7 @@ import numpy as np
 
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.importing.limits import MOST_COLUMNS, unpacked_problem
-from mmkd_models.data.importing.readers.block import RowBlock
-from mmkd_models.data.importing.readers.programs.foreign import BLOCK_ROWS, library, reading, require_one_length
+from mmkd_models.data.importing.readers.table import BLOCK_ROWS, RowBlock, library, reading, require_one_length
 
 _WHAT = "an HDF5 or MATLAB file"
 _MAGIC = b"\x89HDF\r\n\x1a\n"

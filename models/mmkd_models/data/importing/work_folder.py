@@ -14,12 +14,11 @@ import msgspec
 
 from mmkd_edge import __version__
 from mmkd_edge.bundle.files import write_file
-from mmkd_models.data.importing.clocks.align import Proposal
-from mmkd_models.data.importing.grids.grids import Placed
 from mmkd_models.data.importing.patterns import FoundFile
 from mmkd_models.data.importing.recipe import Region
-from mmkd_models.data.importing.recorded import FileClock, ImportedRecording, Interval, ReadingState
-from mmkd_models.data.importing.series import SPOOL_SUFFIXES
+from mmkd_models.data.importing.recorded import SPOOL_SUFFIXES, FileClock, ImportedRecording, Interval, ReadingState
+from mmkd_models.data.importing.timing.align import Proposal
+from mmkd_models.data.importing.timing.grids import Placed
 
 _CONTENT = "kept"
 _TIMES_COST = 10  # after writing what is kept, nothing is written again for so many times as long

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mmkd_edge.errors import DatasetError
-from mmkd_models.data.importing.intervals import TableLine, read_table
+from mmkd_models.data.importing.cutting.labels import TableLine, read_table
 from mmkd_models.data.importing.patterns import FoundFile, RecipeFolder, key_of, natural_key, parts_of
 from mmkd_models.data.importing.recipe import ImportRecipe, refuse
 

@@ -13,10 +13,9 @@ import numpy as np
 
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_models.data.files import AnyArray
-from mmkd_models.data.importing.grids.resample import sensor_blocks
 from mmkd_models.data.importing.limits import refuse_more
-from mmkd_models.data.importing.recorded import ImportedRecording, ImportedSensor
-from mmkd_models.data.importing.series import SECOND_NS, opened_at
+from mmkd_models.data.importing.recorded import SECOND_NS, ImportedRecording, ImportedSensor, opened_at
+from mmkd_models.data.importing.timing.resample import sensor_blocks
 from mmkd_models.data.kinds import present_of
 
 

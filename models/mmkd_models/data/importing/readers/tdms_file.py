@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from mmkd_edge.errors import DatasetError
-from mmkd_models.data.importing.readers.block import RowBlock
-from mmkd_models.data.importing.readers.programs.foreign import (
+from mmkd_models.data.importing.readers.table import (
     BLOCK_ROWS,
+    RowBlock,
     library,
     reading,
     require_one,

@@ -1,0 +1,1 @@
+"""The clocks of sensors, and samples at the rates of the dataset."""

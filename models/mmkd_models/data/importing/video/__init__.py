@@ -1,1 +1,0 @@
-"""Frames of cameras: read from video files, cut to a region, scaled, and given their times."""
