@@ -3,7 +3,7 @@
 #   docker build -t mmkd-edge .
 #   docker buildx build --platform linux/amd64,linux/arm64 -t mmkd-edge .
 #
-# docs/docker.md has the lines that run it, with a read-only root. A Jetson's GPU needs Dockerfile.jetson instead.
+# docs/devices.md#containers has the lines that run it, with a read-only root. A Jetson's GPU needs Dockerfile.jetson instead.
 
 ARG PYTHON_IMAGE=python:3.12-slim-bookworm
 

@@ -385,7 +385,7 @@ def _blocks(document: str) -> list[str]:
 
 
 def test_the_commands_for_other_tools_fit_the_shipped_student():
-    document = (Path(__file__).parents[3] / "docs" / "engines.md").read_text()
+    document = (Path(__file__).parents[3] / "docs" / "devices.md").read_text()
     blocks = _blocks(document)
     with Bundle.open(example_bundle("watch_acc")) as bundle:
         entry = bundle.manifest.models[0]
