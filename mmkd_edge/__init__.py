@@ -13,8 +13,9 @@ TYPE_CHECKING = False  # as type checkers know it, without the time that importi
 
 if TYPE_CHECKING:
     from mmkd_edge.backends.base import choose_artifact
+    from mmkd_edge.bundle.arrays import read_npy
     from mmkd_edge.bundle.bundle import Bundle, Golden, example_bundle, golden_bytes, write_bundle
-    from mmkd_edge.bundle.manifest import Manifest
+    from mmkd_edge.bundle.manifest import Manifest, ModelEntry
     from mmkd_edge.bundle.manifest_json import decode_manifest, encode_manifest
     from mmkd_edge.bundle.reference import Reference, read_reference, write_reference
     from mmkd_edge.errors import (
@@ -32,17 +33,21 @@ if TYPE_CHECKING:
         UnavailableError,
         UsageError,
     )
+    from mmkd_edge.install.slots import read_slots
+    from mmkd_edge.predict.conditions import with_fault
     from mmkd_edge.predict.info import PredictorInfo
     from mmkd_edge.predict.policy import SensorError
     from mmkd_edge.predict.postprocess import Prediction, interpret
     from mmkd_edge.predict.preprocess import check_window, prepare, prepare_batch
     from mmkd_edge.predict.selftest import SelfTest
-    from mmkd_edge.predict.sensors import SensorChecks
+    from mmkd_edge.predict.sensors import SensorChecks, Status, WindowFault
     from mmkd_edge.predictor import EdgePredictor
     from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
+    from mmkd_edge.stream.fallback import SensorFallback
     from mmkd_edge.stream.stream import Stream, StreamFacts
-    from mmkd_edge.watch.health import Health
-    from mmkd_edge.watch.timing import Timing
+    from mmkd_edge.watch.health import Health, LatestAnswers
+    from mmkd_edge.watch.prometheus import HealthCollector
+    from mmkd_edge.watch.timing import SecondsHistogram, Timing
     from mmkd_edge.watch.watched import Watched
 
 __version__ = "0.1.0"
@@ -58,19 +63,25 @@ __all__ = [
     "GateError",
     "Golden",
     "Health",
+    "HealthCollector",
     "InputError",
+    "LatestAnswers",
     "Manifest",
     "ManifestError",
     "MmkdError",
     "ModalitySpec",
+    "ModelEntry",
     "PerformanceError",
     "Prediction",
     "PredictorInfo",
     "Reference",
+    "SecondsHistogram",
     "SelfTest",
     "SensorChecks",
     "SensorError",
+    "SensorFallback",
     "SignatureError",
+    "Status",
     "Stream",
     "StreamFacts",
     "TaskSpec",
@@ -79,6 +90,7 @@ __all__ = [
     "UnavailableError",
     "UsageError",
     "Watched",
+    "WindowFault",
     "check_window",
     "choose_artifact",
     "decode_manifest",
@@ -88,7 +100,10 @@ __all__ = [
     "interpret",
     "prepare",
     "prepare_batch",
+    "read_npy",
     "read_reference",
+    "read_slots",
+    "with_fault",
     "write_bundle",
     "write_reference",
 ]
@@ -96,23 +111,28 @@ __all__ = [
 # Where each name of `__all__` lives, as the imports above tell it to type checkers.
 _HOMES = {
     "mmkd_edge.backends.base": "choose_artifact",
+    "mmkd_edge.bundle.arrays": "read_npy",
     "mmkd_edge.bundle.bundle": "Bundle Golden example_bundle golden_bytes write_bundle",
-    "mmkd_edge.bundle.manifest": "Manifest",
+    "mmkd_edge.bundle.manifest": "Manifest ModelEntry",
     "mmkd_edge.bundle.manifest_json": "decode_manifest encode_manifest",
     "mmkd_edge.bundle.reference": "Reference read_reference write_reference",
     "mmkd_edge.errors": "ArtifactError BackendError BundleError CheckpointError DatasetError GateError "
     "InputError ManifestError MmkdError PerformanceError SignatureError UnavailableError UsageError",
+    "mmkd_edge.install.slots": "read_slots",
+    "mmkd_edge.predict.conditions": "with_fault",
     "mmkd_edge.predict.info": "PredictorInfo",
     "mmkd_edge.predict.policy": "SensorError",
     "mmkd_edge.predict.postprocess": "Prediction interpret",
     "mmkd_edge.predict.preprocess": "check_window prepare prepare_batch",
     "mmkd_edge.predict.selftest": "SelfTest",
-    "mmkd_edge.predict.sensors": "SensorChecks",
+    "mmkd_edge.predict.sensors": "SensorChecks Status WindowFault",
     "mmkd_edge.predictor": "EdgePredictor",
     "mmkd_edge.spec": "ModalitySpec TaskSpec TensorSpec",
+    "mmkd_edge.stream.fallback": "SensorFallback",
     "mmkd_edge.stream.stream": "Stream StreamFacts",
-    "mmkd_edge.watch.health": "Health",
-    "mmkd_edge.watch.timing": "Timing",
+    "mmkd_edge.watch.health": "Health LatestAnswers",
+    "mmkd_edge.watch.prometheus": "HealthCollector",
+    "mmkd_edge.watch.timing": "SecondsHistogram Timing",
     "mmkd_edge.watch.watched": "Watched",
 }
 

@@ -22,6 +22,25 @@ A message has four parts: where, what was expected, what came, how to fix it.
 
 from __future__ import annotations
 
+import errno
+
+CURES = {
+    errno.ENOENT: "check the path",
+    errno.EEXIST: "choose another name",
+    errno.ENOTEMPTY: "choose another name",
+    errno.ENOTDIR: "a part of the path is a file; correct it",
+    errno.EISDIR: "name a file in it",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "a link of the path leads back to itself; correct it",
+    errno.EACCES: "choose a path that this user may use",
+    errno.EPERM: "choose a path that this user may use",
+    errno.EROFS: "choose another folder",
+    errno.ENOSPC: "free some space, or choose another folder",
+    errno.EDQUOT: "free some space, or choose another folder",
+    errno.EFBIG: "choose another folder, or raise the limit (ulimit -f)",
+}
+"""How to correct what the system says of a path."""
+
 
 class MmkdError(Exception):
     """The root: `exit_code` is what a command returns when it ends with this error."""
@@ -93,6 +112,13 @@ def first_line(error: BaseException) -> str:
     """What an error says in its first line; its type where it says nothing."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
+
+
+def fault_of(error: OSError) -> str:
+    """Return what the system says of a path, and the cure: `read-only file system; choose another folder`."""
+    reason = (error.strerror or str(error)).lower()
+    cure = CURES.get(error.errno or 0)
+    return reason if cure is None else f"{reason}; {cure}"
 
 
 def error_named(name: str) -> type[MmkdError]:

@@ -125,6 +125,18 @@ def test_one_place_imports_onnxruntime() -> None:
     assert found == ["mmkd_edge/backends/ort.py"]
 
 
+def test_a_station_imports_only_what_a_users_own_program_may() -> None:
+    files = [path for package, path in FILES if package == "mmkd_station"]
+    found = {
+        node.module
+        for path in files
+        for name, _, node in imports(path)
+        if name == "mmkd_edge" and isinstance(node, ast.ImportFrom) and node.module
+    }
+    public = {"mmkd_edge", "mmkd_edge.errors", "mmkd_edge.frames", "mmkd_edge.testing"}
+    assert {module for module in found - public if not module.startswith("mmkd_edge.cli.")} == set()
+
+
 def test_every_package_has_modules() -> None:
     assert {package for package, _ in FILES} == set(PACKAGES)
 

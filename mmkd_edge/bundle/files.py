@@ -13,23 +13,8 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from mmkd_edge.errors import UsageError
+from mmkd_edge.errors import CURES, UsageError, fault_of
 
-_CURES = {
-    errno.ENOENT: "check the path",
-    errno.EEXIST: "choose another name",
-    errno.ENOTEMPTY: "choose another name",
-    errno.ENOTDIR: "a part of the path is a file; correct it",
-    errno.EISDIR: "name a file in it",
-    errno.ENAMETOOLONG: "choose a shorter name",
-    errno.ELOOP: "a link of the path leads back to itself; correct it",
-    errno.EACCES: "choose a path that this user may use",
-    errno.EPERM: "choose a path that this user may use",
-    errno.EROFS: "choose another folder",
-    errno.ENOSPC: "free some space, or choose another folder",
-    errno.EDQUOT: "free some space, or choose another folder",
-    errno.EFBIG: "choose another folder, or raise the limit (ulimit -f)",
-}
 _WRITTEN_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _OF_WRITING = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -39,14 +24,7 @@ def is_of_a_path(error: OSError) -> bool:
 
     Of an error that names no file only those of writing are: a result that went to a full disk, for one.
     """
-    return error.errno in _CURES and (error.filename is not None or error.errno in _OF_WRITING)
-
-
-def fault_of(error: OSError) -> str:
-    """What the system says of a file, and what to do about it: `read-only file system; choose another folder`."""
-    reason = (error.strerror or str(error)).lower()
-    cure = _CURES.get(error.errno or 0)
-    return reason if cure is None else f"{reason}; {cure}"
+    return error.errno in CURES and (error.filename is not None or error.errno in _OF_WRITING)
 
 
 def open_file(path: Path, *, expected: str) -> int:

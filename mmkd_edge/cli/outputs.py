@@ -16,8 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmkd_edge.bundle.files import fault_of
-from mmkd_edge.errors import UsageError
+from mmkd_edge.errors import UsageError, fault_of
 
 logger = logging.getLogger(__name__)
 

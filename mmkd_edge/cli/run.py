@@ -17,11 +17,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from mmkd_edge.bundle.files import fault_of, is_of_a_path
+from mmkd_edge.bundle.files import is_of_a_path
 from mmkd_edge.cli.help import bare_help, version_line
 from mmkd_edge.cli.interrupts import INTERRUPTED_EXIT_CODE, loading
 from mmkd_edge.cli.outputs import check_folder
-from mmkd_edge.errors import UnavailableError, UsageError
+from mmkd_edge.errors import UnavailableError, UsageError, fault_of
 from mmkd_edge.printable import printable
 from mmkd_edge.system import check_system
 

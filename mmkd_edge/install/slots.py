@@ -24,10 +24,18 @@ from typing import Annotated, Literal
 import msgspec
 
 from mmkd_edge.bundle.bundle import Bundle
-from mmkd_edge.bundle.files import fault_of, flush_folder, read_own_file, write_file
+from mmkd_edge.bundle.files import flush_folder, read_own_file, write_file
 from mmkd_edge.bundle.manifest import MAX_RELEASE, release_of
 from mmkd_edge.bundle.strict_json import JsonError, convert_object, parse_object
-from mmkd_edge.errors import ArtifactError, BundleError, MmkdError, SignatureError, UnavailableError, UsageError
+from mmkd_edge.errors import (
+    ArtifactError,
+    BundleError,
+    MmkdError,
+    SignatureError,
+    UnavailableError,
+    UsageError,
+    fault_of,
+)
 
 FORMAT_VERSION = 1
 SLOTS_FILE = "slots.json"

@@ -18,9 +18,7 @@ from typing import Any, get_args
 from mmkd_edge.drift.verdict import Verdict
 from mmkd_edge.errors import UnavailableError
 from mmkd_edge.watch.health import HasHealth, Health
-from mmkd_edge.watch.timing import EDGES, Timing
-
-_EDGES_APART = 4
+from mmkd_edge.watch.timing import Timing
 
 
 class HealthCollector:
@@ -132,9 +130,7 @@ def _histograms(library: Any, found: Mapping[str, Health]) -> Iterator[Any]:
 
 
 def _buckets(timing: Timing) -> list[tuple[str, float]]:
-    """Three in each decade: all of them would be a hundred series."""
-    shown = list(zip(EDGES, timing.counts, strict=True))[::_EDGES_APART]
-    return [(str(float(f"{edge:.3g}")), float(count)) for edge, count in shown] + [("+Inf", float(timing.count))]
+    return [("+Inf" if edge == math.inf else str(float(f"{edge:.3g}")), float(count)) for edge, count in timing.buckets]
 
 
 def _drift_gauges(library: Any, found: Mapping[str, Health]) -> Iterator[Any]:

@@ -10,6 +10,7 @@ import msgspec
 # Edges in seconds: 12 in each decade, so that a figure is within a tenth of the truth.
 _PER_DECADE = 12
 _FROM, _TO = -5, 4
+_EDGES_APART = 4  # of the buckets that are shown: all would be a hundred
 EDGES = tuple(10 ** (_FROM + step / _PER_DECADE) for step in range((_TO - _FROM) * _PER_DECADE + 1))
 # Then the recent counts are halved: what is long past fades.
 _MOST_RECENT = 65536
@@ -35,6 +36,11 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     max_s: float
     sum_s: float
     counts: tuple[int, ...]
+
+    @property
+    def buckets(self) -> list[tuple[float, int]]:
+        """Upper edges, three in each decade and infinity, each with how many took at most as long."""
+        return [*list(zip(EDGES, self.counts, strict=True))[::_EDGES_APART], (math.inf, self.count)]
 
 
 class SecondsHistogram:

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from mmkd_edge import TaskSpec
 from mmkd_edge.errors import UsageError
-from mmkd_edge.spec import TaskSpec
 from mmkd_station.records import AlarmRecord, ResultRecord
 
 MOST_CONFIRM = 1000

@@ -13,10 +13,8 @@ from typing import Any
 
 import msgspec
 
-from mmkd_edge.bundle.manifest import ModelEntry
+from mmkd_edge import EdgePredictor, ModalitySpec, ModelEntry
 from mmkd_edge.errors import UsageError
-from mmkd_edge.predictor import EdgePredictor
-from mmkd_edge.spec import ModalitySpec
 from mmkd_station.alarms import Episodes, resumed_alarm
 from mmkd_station.channels import columns_of
 from mmkd_station.intake import Intake
@@ -104,8 +102,8 @@ def _predictor_key(spec: StationSpec) -> tuple[object, ...]:
 def _opened(spec: StationSpec) -> EdgePredictor:
     return EdgePredictor.open(
         spec.bundle,
-        backend=spec.backend,
-        precision=spec.precision,
+        backend=spec.backend,  # type: ignore[arg-type] # it refuses what is none
+        precision=spec.precision,  # type: ignore[arg-type]
         threads=spec.threads,
         reference=spec.reference,
         error_level=spec.error_level,

@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_edge import ModalitySpec
 from mmkd_edge.errors import UsageError
-from mmkd_edge.spec import ModalitySpec
 
 _NUMBER = r"[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?|\.[0-9]+"
 # The column, then a factor, then an offset; a column whose name ends alike is named in quotes.

@@ -11,8 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from mmkd_edge.predict.postprocess import Prediction
-from mmkd_edge.predict.sensors import Status
+from mmkd_edge import Prediction, Status
 
 StationState = Literal[
     "started", "connected", "disconnected", "swapped", "refused", "adaptation_due", "failed", "stopped"

@@ -6,18 +6,14 @@ Owns the clock and the stream of a source, and what a silent sensor is. Starts n
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.predict.conditions import lives, standing_in, with_fault
-from mmkd_edge.predict.postprocess import Prediction, no_answer
-from mmkd_edge.predict.sensors import Status, WindowFault
-from mmkd_edge.predictor import EdgePredictor
-from mmkd_edge.spec import TaskSpec
+from mmkd_edge import EdgePredictor, Prediction, Status, WindowFault, with_fault
 from mmkd_station.clock import SampleClock, TimeFault, TimeFrom
 from mmkd_station.intake import Delivery
 from mmkd_station.sources.base import Source
@@ -210,39 +206,6 @@ class Sensor:
             self._before, status = (self._came, self.left_out), "degraded"
         reason = f"{left_out:,} of {came:,} samples were left out because of their times"
         return with_fault(prediction, WindowFault(status=status, reason=reason))
-
-
-class Order:
-    """Which of several sensors answers: the first, in the bundle's order, that lives.
-
-    Args:
-        sensors: in that order.
-        task: what they answer.
-    """
-
-    def __init__(self, sensors: Sequence[Sensor], task: TaskSpec) -> None:
-        self._sensors = sensors
-        unknown = WindowFault(status="invalid", reason="no sample came yet")
-        self._last = [no_answer(unknown, modality=sensor.modality, task=task) for sensor in sensors]
-        self._began = [False] * len(sensors)
-
-    def given(self, number: int, prediction: Prediction) -> Prediction | None:
-        """What is said of a sensor's prediction: nothing while a better sensor lives, or where this one does not."""
-        self._last[number], self._began[number] = prediction, True
-        ended = [one.has_ended for one in self._sensors]
-        alive = [lives(last) and not over for last, over in zip(self._last, ended, strict=True)]
-        if any(alive[:number]):
-            return None
-        if alive[number]:
-            return standing_in(list(map(_why_not, self._last[:number], ended)), prediction)
-        # Nobody lives: the first that began and may live again says so.
-        waited_for = [began and not over for began, over in zip(self._began, ended, strict=True)]
-        return None if any(alive) or any(waited_for[:number]) else prediction
-
-
-def _why_not(last: Prediction, has_ended: bool) -> Prediction:
-    """The last prediction of a sensor that does not live, with the reason; a good one says nothing of the end."""
-    return msgspec.structs.replace(last, reason="its source has ended") if has_ended and lives(last) else last
 
 
 def _parts(count: int) -> list[slice]:

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import msgspec
 
+from mmkd_edge import EdgePredictor, read_slots
 from mmkd_edge.errors import MmkdError, first_line
-from mmkd_edge.install.slots import read_slots
-from mmkd_edge.predictor import EdgePredictor
 from mmkd_station.notify import notify, watchdog_s
 from mmkd_station.sinks.outlet import Outlet, OutletFacts
 from mmkd_station.station import DRAIN_S, Station, StationFacts

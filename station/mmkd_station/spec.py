@@ -8,11 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
-from mmkd_edge.backends.base import BackendName, RunPrecision
 from mmkd_edge.errors import UsageError, first_line
 from mmkd_station.alarms import AlarmRule, rule_problems
 from mmkd_station.clock import TimeFrom
@@ -69,8 +68,8 @@ class StationSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     silence_s: float | None = None
     queue: int = 1024
     on_full: OnFull | None = None
-    backend: BackendName | Literal["auto"] = "auto"
-    precision: RunPrecision | Literal["auto"] = "auto"
+    backend: str = "auto"
+    precision: str = "auto"
     threads: int | None = None
     reference: str | None = None
     error_level: float | None = None

@@ -19,14 +19,18 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_edge import (
+    EdgePredictor,
+    LatestAnswers,
+    Prediction,
+    SecondsHistogram,
+    SensorFallback,
+    StreamFacts,
+    Timing,
+    WindowFault,
+    with_fault,
+)
 from mmkd_edge.errors import MmkdError, first_line
-from mmkd_edge.predict.conditions import with_fault
-from mmkd_edge.predict.postprocess import Prediction
-from mmkd_edge.predict.sensors import WindowFault
-from mmkd_edge.predictor import EdgePredictor
-from mmkd_edge.stream.stream import StreamFacts
-from mmkd_edge.watch.health import LatestAnswers
-from mmkd_edge.watch.timing import SecondsHistogram, Timing
 from mmkd_station.clock import TIME_FAULTS
 from mmkd_station.intake import Delivery, Intake, IntakeFacts
 from mmkd_station.records import (
@@ -38,7 +42,7 @@ from mmkd_station.records import (
     StationState,
     result_record,
 )
-from mmkd_station.sensor import Order, Sensor, StreamTurn
+from mmkd_station.sensor import Sensor, StreamTurn
 from mmkd_station.sinks.outlet import Outlet
 from mmkd_station.sinks.store import Store
 from mmkd_station.uncertain import RingFacts, UncertainRing, kept_in_all
@@ -146,7 +150,8 @@ class Station:
         self.name = name
         self.predictor = predictor
         self._sensors = tuple(sensors)
-        self._order = Order(self._sensors, predictor.task) if len(self._sensors) > 1 else None
+        modalities = [sensor.modality for sensor in self._sensors]
+        self._fallback = SensorFallback(modalities, predictor.task) if len(modalities) > 1 else None
         self._intake = intake
         self._outlets = outlets
         self._alarms = alarms
@@ -342,7 +347,7 @@ class Station:
         while work or not self._intake.is_over:
             if not work:
                 work.append(self._next())
-            elif self._order is not None and len(work) == 1 and time.monotonic() - self._filled_s > _WAITS_S:
+            elif self._fallback is not None and len(work) == 1 and time.monotonic() - self._filled_s > _WAITS_S:
                 work.append(self._fill_silence())
             self._tell_notes()
             began_s = self._busy_since_s = time.monotonic()
@@ -372,6 +377,8 @@ class Station:
         if not len(delivery.rows):  # the end of one of several sources
             self._flush(number)
             self._sensors[number].has_ended = True
+            if self._fallback is not None:
+                self._fallback.end(number)
             return
         # A recording waits in the queue for as long as it takes: that says nothing of the machine.
         is_live = self._sensors[number].source.live
@@ -424,7 +431,7 @@ class Station:
         dropped = self._intake.facts().dropped
         late = sum(sensor.left_out for sensor in self._sensors)
         for given in predictions:
-            prediction = given if self._order is None else self._order.given(number, given)
+            prediction = given if self._fallback is None else self._fallback.choose(number, given)
             if prediction is not None:
                 gave_up = dropped - self._seen_dropped
                 if gave_up:

@@ -17,8 +17,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_edge import EdgePredictor
 from mmkd_edge.errors import UnavailableError, UsageError
-from mmkd_edge.predictor import EdgePredictor
 from mmkd_station.alarms import ABSTAINING, AlarmRule, check_rules
 from mmkd_station.sources.base import ReplayedRecording
 

@@ -22,11 +22,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.bundle.files import fault_of, write_file
-from mmkd_edge.errors import UsageError
+from mmkd_edge import ModalitySpec, Prediction, TaskSpec
+from mmkd_edge.errors import UsageError, fault_of
 from mmkd_edge.frames import bytes_of, missing_frames
-from mmkd_edge.predict.postprocess import Prediction
-from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_station.sinks.file_names import readable, told_apart
 
 logger = logging.getLogger(__name__)
@@ -248,7 +246,9 @@ class UncertainRing:
         path = self._rule.folder / f"{self._stem}-{self._number:08d}.npz"
         try:
             self._make_room(len(data.getvalue()))
-            write_file(path, data.getvalue())
+            partial = path.with_suffix(".part")
+            partial.write_bytes(data.getvalue())
+            partial.replace(path)
         except (OSError, UsageError) as error:
             logger.warning("uncertain windows of %s: %s", self._station, error)
             self._dropped += len(held)

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmkd_edge import ModalitySpec, Prediction, TaskSpec
+from mmkd_edge import ModalitySpec, Prediction, SensorFallback, TaskSpec
 from mmkd_edge.predict.conditions import first_living
 from mmkd_edge.predict.sensors import Status
 from mmkd_edge.testing import fake_predictor
 from mmkd_station.intake import Delivery, Intake, Listener
 from mmkd_station.records import Record, StateRecord
-from mmkd_station.sensor import Order, Sensor, StationRules
+from mmkd_station.sensor import Sensor, StationRules
 from mmkd_station.station import Station
 
 TASK = TaskSpec(labels=("rest", "turn"))
@@ -42,55 +42,49 @@ def dead(modality: str, reason: str = "all values are missing") -> Prediction:
 
 
 @pytest.fixture
-def sensors() -> list[Any]:
-    specs = [ModalitySpec(name=name, channels=("x",), rate_hz=10.0, samples=2) for name in NAMES]
-    return [SimpleNamespace(modality=spec, has_ended=False) for spec in specs]
+def order() -> SensorFallback:
+    return SensorFallback([ModalitySpec(name=name, channels=("x",), rate_hz=10.0, samples=2) for name in NAMES], TASK)
 
 
-@pytest.fixture
-def order(sensors: list[Any]) -> Order:
-    return Order(sensors, TASK)
-
-
-def test_the_last_sensor_says_that_it_is_dead_after_a_better_one_has_ended(order: Order, sensors: list[Any]) -> None:
-    assert order.given(0, answer("acc")) is not None
-    assert order.given(1, answer("gyro")) is None
-    sensors[0].has_ended = True
-    found = order.given(1, dead("gyro"))
+def test_the_last_sensor_says_that_it_is_dead_after_a_better_one_has_ended(order: SensorFallback) -> None:
+    assert order.choose(0, answer("acc")) is not None
+    assert order.choose(1, answer("gyro")) is None
+    order.end(0)
+    found = order.choose(1, dead("gyro"))
     assert found is not None
     assert (found.status, found.modality, found.reason) == ("invalid", "gyro", "all values are missing")
 
 
-def test_of_dead_sensors_the_first_that_may_come_back_says_so(order: Order, sensors: list[Any]) -> None:
-    order.given(0, dead("acc"))
-    assert order.given(1, dead("gyro")) is None
-    assert order.given(0, dead("acc")) is not None
-    sensors[0].has_ended = True
-    assert order.given(1, dead("gyro")) is not None
-    assert order.given(2, dead("mic")) is None
+def test_of_dead_sensors_the_first_that_may_come_back_says_so(order: SensorFallback) -> None:
+    order.choose(0, dead("acc"))
+    assert order.choose(1, dead("gyro")) is None
+    assert order.choose(0, dead("acc")) is not None
+    order.end(0)
+    assert order.choose(1, dead("gyro")) is not None
+    assert order.choose(2, dead("mic")) is None
 
 
-def test_who_stands_in_for_a_sensor_that_has_ended_says_so(order: Order, sensors: list[Any]) -> None:
-    order.given(0, answer("acc"))
-    sensors[0].has_ended = True
-    found = order.given(1, answer("gyro"))
+def test_who_stands_in_for_a_sensor_that_has_ended_says_so(order: SensorFallback) -> None:
+    order.choose(0, answer("acc"))
+    order.end(0)
+    found = order.choose(1, answer("gyro"))
     assert found is not None
     assert (found.status, found.reason) == ("degraded", "'gyro' answers in place of acc: its source has ended")
 
 
-def test_a_sensor_that_was_dead_before_its_end_keeps_its_reason(order: Order, sensors: list[Any]) -> None:
-    order.given(0, dead("acc", "every channel is flat: the sensor is dead"))
-    sensors[0].has_ended = True
-    found = order.given(1, answer("gyro"))
+def test_a_sensor_that_was_dead_before_its_end_keeps_its_reason(order: SensorFallback) -> None:
+    order.choose(0, dead("acc", "every channel is flat: the sensor is dead"))
+    order.end(0)
+    found = order.choose(1, answer("gyro"))
     assert found is not None
     assert found.reason == "'gyro' answers in place of acc: every channel is flat: the sensor is dead"
 
 
-def test_a_sensor_whose_window_is_new_to_it_answers_and_a_stale_one_does_not(order: Order) -> None:
-    assert order.given(0, answer("acc", "unknown", "new")) is not None
-    assert order.given(1, answer("gyro")) is None
-    order.given(0, answer("acc", "stale", "no sample for 9.0 s"))
-    found = order.given(1, answer("gyro"))
+def test_a_sensor_whose_window_is_new_to_it_answers_and_a_stale_one_does_not(order: SensorFallback) -> None:
+    assert order.choose(0, answer("acc", "unknown", "new")) is not None
+    assert order.choose(1, answer("gyro")) is None
+    order.choose(0, answer("acc", "stale", "no sample for 9.0 s"))
+    found = order.choose(1, answer("gyro"))
     assert found is not None
     assert found.reason == "'gyro' answers in place of acc: no sample for 9.0 s"
 

@@ -14,8 +14,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from mmkd_edge.cli.csv_text import csv_text
 from mmkd_edge.cli.tables import WholeWords
-from mmkd_edge.csv_text import csv_text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.bundle.arrays import let_go
-from mmkd_edge.bundle.files import fault_of
-from mmkd_edge.errors import DatasetError, UsageError
+from mmkd_edge.errors import DatasetError, UsageError, fault_of
 from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype
 from mmkd_models.data.checking.check import content_problems
 from mmkd_models.data.checking.odd_recordings import ODD_ADVICE, odd_warnings

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 import numpy as np
 import numpy.typing as npt
 
-from mmkd_edge.csv_text import csv_text
+from mmkd_edge.cli.csv_text import csv_text
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
 from mmkd_models.data_report.probes import Features, Probed, ProbedWindows, alike_labels

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import TypeVar, get_args
 
 import msgspec
 
-from mmkd_edge.backends.base import RUN_PRECISIONS, RunPrecision, check_backend
 from mmkd_edge.errors import UsageError
 from mmkd_station.alarms import AlarmRule
 from mmkd_station.clock import TimeFrom
@@ -51,8 +50,8 @@ def spec_of(
         silence_s=stream.silence_s,
         queue=stream.queue,
         on_full=None if stream.on_full is None else _choice(stream.on_full, get_args(OnFull), option="--on-full"),
-        backend=check_backend(engine.backend),
-        precision=precision_of(engine),
+        backend=engine.backend,
+        precision=engine.precision,
         threads=engine.threads,
         reference=None if engine.reference is None else str(engine.reference),
         error_level=engine.error_level,
@@ -72,13 +71,6 @@ def spec_of(
             keep_in=str(sinks.keep_in),
         )
     )
-
-
-def precision_of(engine: EngineOptions) -> RunPrecision | Literal["auto"]:
-    """The precision that was asked for. Raises UsageError where there is none of that name."""
-    if engine.precision == "auto":
-        return "auto"
-    return _choice(engine.precision, RUN_PRECISIONS, option="--precision")
 
 
 def rules_of(options: AlarmOptions) -> tuple[AlarmRule, ...]:

@@ -100,7 +100,7 @@ def _served(spec: RunSpec, page: PageOptions) -> tuple[RunFacts, BaseException |
     import signal
     import threading
 
-    from mmkd_edge.bundle.manifest import ModelEntry
+    from mmkd_edge import ModelEntry
     from mmkd_station.build import service_of
     from mmkd_station.monitor.board import Board
     from mmkd_station.summary import lost_records
@@ -189,7 +189,8 @@ def _log_to_stderr() -> None:
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
     )
-    logging.getLogger("mmkd_edge").setLevel(logging.INFO)
+    for package in ("mmkd_edge", "mmkd_station"):
+        logging.getLogger(package).setLevel(logging.INFO)
 
 
 def _show(facts: RunFacts, *, as_json: bool, to_stdout: bool) -> None:

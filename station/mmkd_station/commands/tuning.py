@@ -12,7 +12,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_station.commands.options import AlarmOptions, EngineOptions
 
 if TYPE_CHECKING:
-    from mmkd_edge.spec import ModalitySpec
+    from mmkd_edge import ModalitySpec
     from mmkd_station.alarms import AlarmRule
     from mmkd_station.sources.base import ReplayedRecording
     from mmkd_station.tuning import RuleScore, Tuned
@@ -29,18 +29,16 @@ def tune(
     as_json: bool,
 ) -> None:
     """Chooses a rule for the one label of `rules` and prints what it costs."""
-    from mmkd_edge.backends.base import check_backend
-    from mmkd_edge.predictor import EdgePredictor
+    from mmkd_edge import EdgePredictor
     from mmkd_station.build import usual_hop
-    from mmkd_station.commands.asked import precision_of
     from mmkd_station.tuning import tune_alarm
 
     if len(rules) != 1:
         raise UsageError(f"--tune-alarm: expected one --alarm LABEL to choose a rule for, got {len(rules)}; name one")
     with EdgePredictor.open(
         bundle,
-        backend=check_backend(engine.backend),
-        precision=precision_of(engine),
+        backend=engine.backend,  # type: ignore[arg-type] # it refuses what is none
+        precision=engine.precision,  # type: ignore[arg-type]
         threads=engine.threads,
         reference=engine.reference,
     ) as predictor:

@@ -11,8 +11,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from mmkd_edge.bundle.files import fault_of
-from mmkd_edge.errors import UsageError
+from mmkd_edge.errors import UsageError, fault_of
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):

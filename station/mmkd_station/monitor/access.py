@@ -19,8 +19,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from mmkd_edge.bundle.files import fault_of
-from mmkd_edge.errors import UsageError
+from mmkd_edge.errors import UsageError, fault_of
 
 COOKIE = "mmkd_session"
 _LEAST_TOKEN = 16

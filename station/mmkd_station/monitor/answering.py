@@ -7,9 +7,8 @@ import math
 import msgspec
 import numpy as np
 
-from mmkd_edge.bundle.arrays import ArraysError, read_npy
+from mmkd_edge import EdgePredictor, read_npy
 from mmkd_edge.errors import InputError
-from mmkd_edge.predictor import EdgePredictor
 
 NPY = "application/x-npy"
 # Beside the window itself: brackets, commas and digits of JSON for each value, and a header.
@@ -40,7 +39,7 @@ def answer(predictor: EdgePredictor, body: bytes, content_type: str) -> bytes:
 def _npy(body: bytes) -> object:
     try:
         return read_npy(body)
-    except ArraysError as error:
+    except ValueError as error:
         raise InputError(f"expected an array in the npy format, got something else: {error}") from error
 
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mmkd_edge.errors import InputError, MmkdError, UsageError
-from mmkd_edge.printable import printable
 from mmkd_station.monitor.access import COOKIE, Access, Bucket, Guesses
 from mmkd_station.monitor.answering import answer, most_body_bytes
 from mmkd_station.monitor.board import Board
@@ -120,7 +119,7 @@ class MonitorApp:
                 self._check(request, look=look, touch=touch)
                 response = await handler(request)
             except Refusal as refusal:
-                reason = printable(f"{refusal.reason} (from {_address(request)})")
+                reason = ascii(f"{refusal.reason} (from {_address(request)})")[1:-1]
                 # The server logs a message once a minute, whatever its arguments.
                 logger.info(f"page: {path} answers {refusal.status}: %s", reason)
                 response = JSONResponse({"error": refusal.reason}, status_code=refusal.status)

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_edge import ModalitySpec, TaskSpec
 from mmkd_station.monitor.signal import Bin, Signal
 from mmkd_station.records import AlarmRecord, Record, ResultRecord, StateRecord
 

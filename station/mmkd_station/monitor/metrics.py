@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, get_args
 
-from mmkd_edge.predict.sensors import Status
-from mmkd_edge.predictor import EdgePredictor
-from mmkd_edge.watch.health import Health
-from mmkd_edge.watch.prometheus import HealthCollector, metrics_library
+from mmkd_edge import EdgePredictor, Health, HealthCollector, Status
 from mmkd_station.service import RunFacts, Service
 from mmkd_station.sinks.outlet import OutletFacts
 from mmkd_station.station import Station, StationFacts
@@ -83,19 +80,19 @@ class ServiceCollector:
     Args:
         service: whose.
 
-    Raises:
-        UnavailableError: prometheus-client is not installed.
     """
 
     def __init__(self, service: Service) -> None:
+        from prometheus_client import core
+
         self._service = service
-        self._library = metrics_library()
+        self._core = core
 
     def collect(self) -> Iterator[Any]:
         """The metric families, as prometheus-client takes them."""
         facts = self._service.facts()
         yield from self._counters(facts)
-        queue = self._library.core.GaugeMetricFamily(
+        queue = self._core.GaugeMetricFamily(
             "mmkd_live_queued", "Deliveries that wait for an answer.", labels=["station"]
         )
         for station in facts.stations:
@@ -103,7 +100,7 @@ class ServiceCollector:
         yield queue
 
     def _counters(self, facts: RunFacts) -> Iterator[Any]:
-        family = self._library.core.CounterMetricFamily
+        family = self._core.CounterMetricFamily
         for name, text, value_of in _OF_STATIONS:
             counter = family(f"mmkd_live_{name}", text, labels=["station"])
             for station in facts.stations:
@@ -123,9 +120,10 @@ class ServiceCollector:
 
 def service_metrics(service: Service) -> str:
     """Everything in the text format of Prometheus. Raises UnavailableError where prometheus-client is not installed."""
-    library = metrics_library()
-    registry = library.CollectorRegistry()
-    registry.register(_HealthOfAll(service.stations))
+    health = _HealthOfAll(service.stations)
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    registry = CollectorRegistry()
+    registry.register(health)
     registry.register(ServiceCollector(service))
-    text: str = library.generate_latest(registry).decode()
-    return text
+    return generate_latest(registry).decode()

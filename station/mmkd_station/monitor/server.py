@@ -12,8 +12,7 @@ from typing import Any
 
 import msgspec
 
-from mmkd_edge.bundle.files import fault_of
-from mmkd_edge.errors import UnavailableError, UsageError
+from mmkd_edge.errors import UnavailableError, UsageError, fault_of
 from mmkd_station.monitor.access import Access, Address, in_url
 from mmkd_station.monitor.app import MonitorApp
 from mmkd_station.monitor.app import logger as app_logger

@@ -7,15 +7,12 @@ from collections.abc import Mapping
 
 import msgspec
 
-from mmkd_edge.watch.timing import EDGES, Timing
+from mmkd_edge import Timing
 from mmkd_station.monitor.board import Board, BoardNews, Shown
 from mmkd_station.monitor.signal import SPAN_S
 from mmkd_station.service import Service
 from mmkd_station.sinks.outlet import OutletFacts
 from mmkd_station.station import Station, StationFacts
-
-# Of the edges of a latency histogram those that stand a third of a decade apart.
-_EDGES_APART = 4
 
 
 class HistogramBar(msgspec.Struct, frozen=True, array_like=True):
@@ -196,10 +193,9 @@ class PageFollower:
 
 def latency_of(timing: Timing) -> ArrivalLatency:
     """A histogram as it is drawn."""
-    shown = [*list(zip(EDGES, timing.counts, strict=True))[::_EDGES_APART], (math.inf, timing.count)]
-    bars, below = [], 0
-    for edge, count in shown:
-        bars.append(HistogramBar(edge if math.isfinite(edge) else EDGES[-1], count - below))
+    bars, below, highest_s = [], 0, timing.buckets[-2][0]
+    for edge_s, count in timing.buckets:
+        bars.append(HistogramBar(min(edge_s, highest_s), count - below))
         below = count
     while bars and not bars[-1].count:
         bars.pop()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmkd_edge.bundle.digest import new_sha256
+import hashlib
 
 _MOST = 40  # characters: names of files have 255 bytes, and a character up to four
 
@@ -14,4 +14,4 @@ def readable(text: str) -> str:
 
 def told_apart(text: str, *, by: str) -> str:
     """A readable name with a hash of what tells it from others."""
-    return f"{readable(text)}-{new_sha256(by.encode()).hexdigest()[:8]}"
+    return f"{readable(text)}-{hashlib.sha256(by.encode()).hexdigest()[:8]}"

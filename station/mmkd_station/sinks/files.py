@@ -9,9 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from mmkd_edge.bundle.files import fault_of
-from mmkd_edge.csv_text import csv_text
-from mmkd_edge.errors import UsageError
+from mmkd_edge.cli.csv_text import csv_text
+from mmkd_edge.errors import UsageError, fault_of
 from mmkd_station.records import Record, ResultRecord, line_of
 from mmkd_station.sinks.base import GoneError
 

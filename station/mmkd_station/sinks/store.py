@@ -19,8 +19,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from mmkd_edge.bundle.files import fault_of
-from mmkd_edge.errors import UsageError
+from mmkd_edge.errors import UsageError, fault_of
 from mmkd_station.records import AlarmRecord, Record, line_of, record_from_line
 
 logger = logging.getLogger(__name__)

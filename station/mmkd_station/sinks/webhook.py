@@ -14,8 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from mmkd_edge.bundle.files import fault_of
-from mmkd_edge.errors import UsageError
+from mmkd_edge.errors import UsageError, fault_of
 from mmkd_station.records import AlarmRecord, Record, ResultRecord, StateRecord
 from mmkd_station.sinks.base import RefusedError
 

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from mmkd_edge.bundle.files import open_file
-from mmkd_edge.errors import UsageError
+from mmkd_edge.errors import UsageError, fault_of
 from mmkd_station.intake import Delivery, Listener
 from mmkd_station.sources.base import Wanted
 from mmkd_station.sources.replay import paced
@@ -127,7 +126,18 @@ class StdinSource:
 
 
 def _opened(path: Path) -> BinaryIO:
-    return os.fdopen(open_file(path, expected="a file of samples, CSV or JSON lines"), "rb", buffering=0)
+    expected = f"{path}: expected a file of samples, CSV or JSON lines"
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe is refused, not waited for
+    except FileNotFoundError as error:
+        raise UsageError(f"{expected}, found no such file; check the path") from error
+    except OSError as error:
+        raise UsageError(f"{expected}, cannot open it: {fault_of(error)}") from error
+    if not path.is_file():
+        os.close(descriptor)
+        got = "a directory" if path.is_dir() else "something that is not a regular file"
+        raise UsageError(f"{expected}, got {got}; name the file itself")
+    return os.fdopen(descriptor, "rb", buffering=0)
 
 
 def _split(data: bytes, listener: Listener) -> tuple[list[str], bytes]:

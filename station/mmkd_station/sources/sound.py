@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.bundle.files import fault_of
-from mmkd_edge.errors import UnavailableError, UsageError, first_line
+from mmkd_edge.errors import UnavailableError, UsageError, fault_of, first_line
 from mmkd_station.intake import Delivery, Listener
 from mmkd_station.sources.base import Wanted
 from mmkd_station.sources.polling import made_again

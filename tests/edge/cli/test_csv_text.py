@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mmkd_edge.csv_text import csv_text
+from mmkd_edge.cli.csv_text import csv_text
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_a_carriage_return_begins_no_row() -> None:
 
 
 def test_no_other_file_writes_csv() -> None:
-    for folder in ("mmkd_edge", "models", "export", "benchmarks/mmkd_bench", "reports"):
+    for folder in ("mmkd_edge", "models", "export", "benchmarks/mmkd_bench", "reports", "station"):
         for file in (REPOSITORY / folder).rglob("*.py"):
             names = {node.attr for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Attribute)}
             writes = bool(names & {"DictWriter", "write_csv", "to_csv"}) or "csv.writer" in file.read_text()

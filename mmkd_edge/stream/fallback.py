@@ -1,0 +1,51 @@
+"""Several sensors, each with a stream of its own: which of them answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from mmkd_edge.predict.conditions import lives, standing_in
+from mmkd_edge.predict.postprocess import Prediction, no_answer
+from mmkd_edge.predict.sensors import WindowFault
+from mmkd_edge.spec import ModalitySpec, TaskSpec
+
+
+class SensorFallback:
+    """Choose among the predictions of several streams: the first sensor that works answers.
+
+    Args:
+        modalities: of the sensors, the best first.
+        task: that they all answer.
+    """
+
+    def __init__(self, modalities: Sequence[ModalitySpec], task: TaskSpec) -> None:
+        nothing = WindowFault(status="invalid", reason="no sample came yet")
+        self._last = [no_answer(nothing, modality=modality, task=task) for modality in modalities]
+        self._began = [False] * len(modalities)
+        self._ended = [False] * len(modalities)
+
+    def end(self, sensor: int) -> None:
+        """Note that a sensor will give nothing more."""
+        self._ended[sensor] = True
+
+    def choose(self, sensor: int, prediction: Prediction) -> Prediction | None:
+        """Return the answer that a sensor's prediction gives; None while a better sensor works, or if this one fails.
+
+        Where no sensor works, the first that began and has not ended says so.
+        """
+        self._last[sensor], self._began[sensor] = prediction, True
+        working = [lives(last) and not ended for last, ended in zip(self._last, self._ended, strict=True)]
+        if any(working[:sensor]):
+            return None
+        if working[sensor]:
+            return standing_in([self._failed(better) for better in range(sensor)], prediction)
+        expected = [began and not ended for began, ended in zip(self._began, self._ended, strict=True)]
+        return None if any(working) or any(expected[:sensor]) else prediction
+
+    def _failed(self, sensor: int) -> Prediction:
+        last = self._last[sensor]
+        if self._ended[sensor] and lives(last):  # a good prediction says nothing of the end
+            return msgspec.structs.replace(last, reason="its source has ended")
+        return last

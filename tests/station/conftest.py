@@ -1,0 +1,15 @@
+"""The students and the settings of the tests of the runtime."""
+
+from __future__ import annotations
+
+from tests.edge.conftest import (
+    _no_contest_of_another_test,
+    acc,
+    bundle_path,
+    kit,
+    openvino_absent,
+    trt_absent,
+    verdicts,
+)
+
+__all__ = ["_no_contest_of_another_test", "acc", "bundle_path", "kit", "openvino_absent", "trt_absent", "verdicts"]
