@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     dice = random.Random(options.seed)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a process that has no predictor yet inherits this
     with tempfile.TemporaryDirectory() as folder:
         totals = Attack(options, Path(folder), dice).run()
     print(head("what", "count"))

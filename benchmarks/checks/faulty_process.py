@@ -110,7 +110,6 @@ def serve(options: argparse.Namespace) -> None:
     tally = np.memmap(options.tally, dtype=np.int64, mode="r+", shape=(THREADS, len(COLUMNS)))
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until there is a predictor to ask
     breaking = Breaking(dice)
     breaking.spared.yes = True
     with (
@@ -276,6 +275,7 @@ def _streamed(predictor: EdgePredictor, pushes: Sequence[tuple[Any, Any]], hop: 
 
 def _pushes(rows: Any, rate_hz: float, dice: random.Random) -> list[tuple[Any, Any]]:
     """Some seconds of samples with jitter, gaps, duplicates, strays and a clock that is set."""
+    rows = np.tile(rows, (1 + 2400 // len(rows), 1))  # a small bundle carries few windows
     begin = dice.randrange(len(rows) - 1200)
     samples = rows[begin : begin + 1200].copy()
     steps = np.array([dice.uniform(0.7, 1.3) for _ in samples]) / rate_hz
