@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 SETTINGS = (DOCS / "site" / "zensical.toml").read_text(encoding="utf-8")
 NAVIGATION = re.findall(r'"([\w./-]+\.md)"', SETTINGS)
+GENERATED = ("documents.md", "commands.md")  # as long as the code makes them
 PAGES = sorted([*DOCS.glob("*.md"), *(DOCS / "results").glob("*.md")])
 MOST_LINES = 300
 NEAR_THE_TOP = 40
@@ -164,7 +165,7 @@ def test_the_site_is_built_strictly_and_no_link_leads_nowhere(stage: ModuleType,
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
 def test_a_page_is_short_and_can_be_tried_near_its_top(page: Path) -> None:
     lines = page.read_text(encoding="utf-8").splitlines()
-    assert len(lines) <= MOST_LINES
+    assert len(lines) <= MOST_LINES or page.name in GENERATED
     if page.parent == DOCS:  # results name their commands where the figures are
         top = "\n".join(lines[:NEAR_THE_TOP])
         assert re.search(r"^```|^    |`(make|mmkd-\w+) ", top, flags=re.MULTILINE)

@@ -1,0 +1,75 @@
+"""Write docs/documents.md: the fields of every JSON document that a command prints or writes.
+
+python docs/site/documents.py
+"""
+
+from __future__ import annotations
+
+import importlib
+import typing
+from pathlib import Path
+
+import msgspec
+
+PAGE = Path(__file__).parents[1] / "documents.md"
+DOCUMENTS = {
+    "mmkd-bench run": "mmkd_report.schema.bench.BenchReport",
+    "mmkd-bench compare": "mmkd_report.schema.bench.Comparison",
+    "mmkd-bench pair": "mmkd_report.schema.bench_others.PairReport",
+    "mmkd-bench overhead": "mmkd_report.schema.bench_others.OverheadReport",
+    "mmkd-bench frames": "mmkd_report.schema.bench_others.FramesReport",
+    "mmkd-bench teacher": "mmkd_report.schema.bench_others.TeacherReport",
+    "mmkd-bench rivals": "mmkd_report.schema.bench_others.RivalsReport",
+    "mmkd-bench capacity": "mmkd_report.schema.bench_others.CapacityReport",
+    "mmkd-bench plan": "mmkd_report.schema.bench_others.PlanReport",
+    "mmkd-demo": "mmkd_report.schema.demo.DemoDocument",
+    "mmkd-study": "mmkd_report.schema.study.StudyDocument",
+    "mmkd-data report": "mmkd_report.schema.data.DataReport",
+    "mmkd-evaluate": "mmkd_report.schema.evaluation.EvaluationDocument",
+    "mmkd-evaluate --suite": "mmkd_report.schema.judging.JudgingDocument",
+    "mmkd-evaluate --sensors": "mmkd_report.schema.judging.SensorsDocument",
+    "mmkd-adapt": "mmkd_report.schema.adaptation.AdaptationDocument",
+    "mmkd-export": "mmkd_report.schema.export.ExportDocument",
+    "manifest.json of a bundle": "mmkd_edge.bundle.manifest.Manifest",
+}
+HEAD = """# Fields of every JSON document
+
+Made by `python docs/site/documents.py`. Numbers carry their unit in their name; fractions run from 0 to 1; null means
+not measured. A reader refuses a `format_version` that it does not know.
+`msgspec.json.schema(TYPE)` gives the JSON Schema.
+"""
+
+
+def main() -> None:
+    """Write the page."""
+    PAGE.write_text(page_of_documents(), encoding="utf-8")
+
+
+def page_of_documents() -> str:
+    """Return the page as Markdown."""
+    parts = [HEAD]
+    for title, name in DOCUMENTS.items():
+        module, _, struct = name.rpartition(".")
+        root = getattr(importlib.import_module(module), struct)
+        parts += [f"\n## {title}\n", f"`{name}`\n", "| part | fields |", "|---|---|"]
+        for part in _structs(root):
+            fields = ", ".join(f"`{field.encode_name}`" for field in msgspec.structs.fields(part))
+            parts.append(f"| {part.__name__} | {fields} |")
+    return "\n".join(parts) + "\n"
+
+
+def _structs(root: type[msgspec.Struct]) -> list[type[msgspec.Struct]]:
+    """Return a struct and all that its fields mention, in the order of first mention."""
+    found = [root]
+    for struct in found:
+        waiting: list[typing.Any] = list(typing.get_type_hints(struct, include_extras=True).values())
+        while waiting:
+            kind = waiting.pop(0)
+            waiting += typing.get_args(kind)
+            if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind not in found:
+                found.append(kind)
+    return found
+
+
+if __name__ == "__main__":
+    main()
