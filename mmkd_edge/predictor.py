@@ -1,9 +1,4 @@
-"""`EdgePredictor`: opens a bundle on a device and answers for windows.
-
-The door that joins the rooms `predict`, `stream` and `watch`. Every answer, of a window or of a stream, comes from
-`Asking.answer`. Owns what the caller gets of it: another student's answer where one gives none, and what the policy
-makes of it. It measures nothing, prints nothing and opens no network connection.
-"""
+"""`EdgePredictor`: opens a bundle on a device and answers for windows."""
 
 from __future__ import annotations
 
@@ -11,17 +6,19 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
-from mmkd_edge.asking import Asking
-from mmkd_edge.backends.base import Backend, BackendName, RunPrecision, check_backend
+from mmkd_edge.backends.base import Answers, Backend, BackendName, RunPrecision, check_backend
+from mmkd_edge.backends.handlers import being_handled, let_handlers_through
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry
 from mmkd_edge.bundle.reference import Reference
-from mmkd_edge.errors import MmkdError, UsageError
-from mmkd_edge.opening.students import open_students
+from mmkd_edge.errors import InputError, MmkdError, UsageError
+from mmkd_edge.opening import open_students
 from mmkd_edge.predict.arguments import (
     AnyReference,
     check_batch,
@@ -34,16 +31,17 @@ from mmkd_edge.predict.arguments import (
     check_trust,
     several,
 )
-from mmkd_edge.predict.conditions import NO_CONDITIONS, Conditions, age_fault, first_living
+from mmkd_edge.predict.conditions import NO_CONDITIONS, Conditions, age_fault, first_available
 from mmkd_edge.predict.confidence import check_level, threshold_of
-from mmkd_edge.predict.engine import Students, engine_of
+from mmkd_edge.predict.config import OpeningRequest, Trust
+from mmkd_edge.predict.engine import Engine, Students, answer_of, engine_of
 from mmkd_edge.predict.info import PredictorInfo, info_of
-from mmkd_edge.predict.novelty import novelty_rule
+from mmkd_edge.predict.novelty import judged_novelty, magnitude_fault, novelty_rule
 from mmkd_edge.predict.policy import Policy, apply_policy, check_policy
-from mmkd_edge.predict.postprocess import Prediction
+from mmkd_edge.predict.postprocess import Prediction, interpret, no_answer
+from mmkd_edge.predict.preprocess import check_window, prepare
 from mmkd_edge.predict.selftest import SelfTest, run_selftests
-from mmkd_edge.predict.sensors import SensorChecks, check_checks
-from mmkd_edge.predict.setup import OpeningRequest, Trust
+from mmkd_edge.predict.sensors import SensorChecks, WindowFault, check_checks, find_fault, worse
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_edge.stream.causal import Stepping, check_hop
 from mmkd_edge.stream.stream import OnWindow, Stream
@@ -54,22 +52,15 @@ from mmkd_edge.watch.swap import InService
 class EdgePredictor:
     """Answers for windows. Open it with `EdgePredictor.open`; use it in `with`, or call `close()`.
 
-    One predictor may be shared by threads, not by processes. The constructor is for tests and for backends of your own;
-    it trusts that the backend fits the entry.
+    One predictor may be shared by threads, not by processes. The constructor is for tests and for your own backends; it
+    trusts that the backend fits the entry. Options that `open` has too mean the same.
 
     Args:
         entry: what the student takes and answers.
         backend: what executes it; the predictor closes it.
-        reference: statistics for a modality that is normalised per group.
         bundle: where the entry comes from; the predictor closes it.
         artifact: what the backend executes.
         reopen: opens the backend once more after it failed.
-        policy: what a prediction that is not `ok` becomes; see `open`.
-        checks: what is looked for in every window beyond missing values.
-        stale_s: from this age of its input on a prediction is stale.
-        error_level: of label sets; the artifact must have been calibrated.
-        unknown_level: from this p-value down an answer is `unknown`; the artifact must have been calibrated.
-        observe_every: the statistics of `health` look at one window in this many; 0 looks at none.
     """
 
     def __init__(
@@ -102,7 +93,7 @@ class EdgePredictor:
     def _begin(
         self,
         students: Students,
-        asked: OpeningRequest | None,
+        request: OpeningRequest | None,
         policy: Policy,
         checks: SensorChecks | None,
         stale_s: float | None,
@@ -111,11 +102,11 @@ class EdgePredictor:
         if checks is not None:
             for engine in students.engines:
                 check_checks(checks, engine.modality)
+        self._checks = checks if checks is not None and checks.any else None
         self._stale_s = check_stale(stale_s)
         self._monitor = Monitor(every=check_every(observe_every))
         self._policy = check_policy(policy)
-        self._service = InService(students, asked=asked, monitor=self._monitor, raises=policy == "raise")
-        self._asking = Asking(self._service, self._monitor, checks if checks is not None and checks.any else None)
+        self._service = InService(students, asked=request, monitor=self._monitor, raises=policy == "raise")
 
     @classmethod
     def open(
@@ -123,7 +114,6 @@ class EdgePredictor:
         path: str | os.PathLike[str],
         *,
         backend: BackendName | Literal["auto"] = "auto",
-        contest: bool = True,
         precision: RunPrecision | Literal["auto"] = "auto",
         threads: int | None = None,
         reference: AnyReference | Sequence[AnyReference] | None = None,
@@ -134,50 +124,44 @@ class EdgePredictor:
         unknown_level: float | None = None,
         observe_every: int = 16,
         selftest: bool = True,
-        trust: Trust = "trial",
+        trust: Trust = "sandbox",
         keys: str | os.PathLike[str] | None = None,
     ) -> EdgePredictor:
-        """Verify a bundle, open its students, and run them until they are warm.
+        """Open a bundle: verify it, choose a config for each student, load it, and run its first self-test.
 
         Args:
             path: the bundle, or the state folder of `mmkd-edge install`.
-            backend: what executes the students; `auto` is what `mmkd-bench tune` or a contest found fastest here, else
-                TensorRT, OpenVINO, onnxruntime or LiteRT, the first that opens it. See `info()` for which, and why.
-            contest: whether, for `auto`, the first opening of a bundle may take 0.3 s more to find the fastest backend.
-            precision: of the arithmetic; `auto` is the profile's choice, else fp32.
-            threads: of one prediction; None is the profile's choice, else one, the fastest for small students.
+            backend: what executes the students; `auto` takes what `mmkd-bench tune` measured as fastest here, else
+                TensorRT, OpenVINO, onnxruntime or LiteRT, the first that opens it. `info()` says which, and why.
+            precision: of the arithmetic; `auto` takes the profile's, else fp32.
+            threads: per prediction; None takes the profile's, else one, the fastest for small students.
             reference: for modalities normalised per group: what `mmkd-data reference` wrote, its path, or several.
-            policy: what a prediction that is not `ok` becomes: `predict` answers where it can and says so in the
-                status, `abstain` keeps the status and names no class, `raise` raises a `SensorError`.
-            checks: what is looked for in every window beyond missing values; None looks for nothing else.
-            stale_s: from this age of its input on a prediction is stale, and so it is where the input is as far in the
-                future: the clocks disagree. None never says so.
-            error_level: share of windows whose true label may be missing from `label_set`; None names no label sets.
-            unknown_level: share of windows like those of the validation that may be called `unknown`, so that others
-                are; None calls none so. Of bundles whose students know what training saw: see `Prediction.novelty`.
-            observe_every: the statistics of `health` look at one window in this many; 0 looks at none.
-            selftest: whether the first opening of a bundle on this machine asks each student a few golden windows, for
-                about 20 ms; later openings remember that they were answered as by the checkpoint.
-            trust: `trial` reads the graphs of a bundle that is new on this machine and opens it in a process of its own
-                first; `installed`, which a state folder is always opened with, opens none but what was tried when it
-                was installed.
+            policy: what becomes of a prediction that is not `ok`: `predict` answers if possible and reports the status,
+                `abstain` keeps the status without an answer, `raise` raises a `SensorError`.
+            checks: faults to look for in every window beyond missing values.
+            stale_s: a prediction is stale if its input is older, or as far in the future (the clocks disagree).
+            error_level: return label sets that miss the true label at most this often.
+            unknown_level: report at most this fraction of windows like those of the validation as `unknown`; see
+                `Prediction.novelty`.
+            observe_every: the statistics of `health` use one window in this many; 0 uses none.
+            selftest: compare some golden windows at the first opening of a bundle on this machine.
+            trust: `sandbox` opens a bundle that is new on this machine in a child process first; `installed`, which
+                always holds for a state folder, relies on the check at installation.
             keys: a folder of public keys, one of which must have signed the bundle; None takes `MMKD_KEYS` from the
-                environment, and asks for no signature where that is empty.
+                environment, and requires no signature if that is empty.
 
         Raises:
             SignatureError: keys are named, and none of them has signed the bundle.
             GateError: a student answers its golden windows differently here.
             UsageError: a file is absent, or an argument does not fit this bundle.
             UnavailableError: the backend's library is not installed.
-            BackendError: the backend cannot open or run the student.
+            BackendError: no backend can open the student; the message says why each was rejected.
             ArtifactError: the bundle is damaged, or was made for a newer version.
         """
-        known, limit = check_backend(backend), check_threads(threads)
-        asked = OpeningRequest(
-            backend=known,
+        request = OpeningRequest(
+            backend=check_backend(backend),
             precision=check_precision(precision),
-            threads=limit,
-            contest=contest,
+            threads=check_threads(threads),
             references=several(reference),
             error_level=check_level(error_level, name="error_level"),
             unknown_level=check_level(unknown_level, name="unknown_level"),
@@ -185,10 +169,10 @@ class EdgePredictor:
             trust=check_trust(trust),
             keys=keys,
         )
-        students = open_students(path, asked)
+        students = open_students(path, request)
         predictor = cls.__new__(cls)
         try:
-            predictor._begin(students, asked, policy, checks, stale_s, observe_every)
+            predictor._begin(students, request, policy, checks, stale_s, observe_every)
         except BaseException:
             students.close()
             raise
@@ -201,11 +185,11 @@ class EdgePredictor:
 
         Args:
             window: a mapping from the modality's name to an array (T, C), or the bare array; raw values, NaN = missing.
-                Of a bundle with several students a mapping; the first student whose modality lives answers, and a
+                For a bundle with several students a mapping: the first student whose sensor is alive answers; a
                 modality that is None or not in the mapping is absent.
-            input_age_s: how old the newest sample of the window is; below 0 its clock is ahead of yours.
-            deadline_s: a moment of `time.monotonic()`: when it has passed the engine is not asked any more, and an
-                answer that comes later is `stale`. An engine that runs is not interrupted.
+            input_age_s: age of the newest sample of the window; negative if its clock is ahead of yours.
+            deadline_s: a moment of `time.monotonic()`: after it the engine is not asked any more, and an answer that
+                comes later is `stale`. A running engine is not interrupted.
 
         Raises:
             InputError: the window does not fit, or the modality needs a reference and none was given.
@@ -219,15 +203,105 @@ class EdgePredictor:
             check_moment("deadline_s", deadline_s)
             fault = age_fault(input_age_s, self._stale_s)
             conditions = Conditions(fault=fault, input_age_s=input_age_s, deadline_s=deadline_s)
-        answer = self._asking.answer
         if len(self._service.students.engines) == 1:
-            prediction = answer(0, window, conditions)
+            prediction = self._answer(0, window, conditions)
         else:
-            names = [entry.modality.name for entry in self.entries]
-            windows = check_mapping(window, [entry.modality for entry in self.entries])
-            prediction = first_living(answer(n, {name: windows.get(name)}, conditions) for n, name in enumerate(names))
-        self._monitor.given((prediction,))
-        return prediction if self._policy == "predict" else apply_policy(self._policy, [prediction])[0]
+            modalities = [entry.modality for entry in self.entries]
+            windows = check_mapping(window, modalities)
+            prediction = first_available(
+                self._answer(number, {modality.name: windows.get(modality.name)}, conditions)
+                for number, modality in enumerate(modalities)
+            )
+        return self._deliver([prediction])[0]
+
+    def _answer(
+        self, number: int, window: object, conditions: Conditions = NO_CONDITIONS, stepped: Answers | None = None
+    ) -> Prediction:
+        """Answer for one window with one student, whatever the policy: windows, streams and steps all come here.
+
+        Args:
+            stepped: outputs of the steps of a stream; the engine is not asked then.
+        """
+        service = self._service
+        if not service.usable:
+            service.check_usable()
+        students = service.students
+        engine = students.engines[number]
+        modality = engine.entry.modality
+        if engine.refusal:
+            raise InputError(engine.refusal)
+        if type(window) is dict and window.get(modality.name, window) is None:
+            absent = WindowFault(status="invalid", reason=f"modality {modality.name!r} is absent")
+            return _no_answer(engine, conditions, absent, missing_share=1.0)
+        array = check_window(window, modality)
+        values, present = prepare(array, modality, engine.reference)
+        gaps = None if present is engine.complete else present
+        fault = self._window_fault(engine, array, values, present, gaps, conditions)
+        outputs: Answers | WindowFault | None = stepped
+        if outputs is None:
+            if conditions.is_late:
+                late = WindowFault(status="stale", reason="the deadline passed before the engine was asked")
+                return _no_answer(engine, conditions, worse(late, fault))
+            outputs = self._run(students, engine, values, present)
+            if outputs is None:
+                return self._answer(number, array, conditions)
+            if isinstance(outputs, WindowFault):
+                return _no_answer(engine, conditions, worse(outputs, fault))
+            if conditions.is_late:
+                fault = worse(WindowFault(status="stale", reason="the answer came after the deadline"), fault)
+        assert not isinstance(outputs, WindowFault)
+        novelty, rule = None, engine.novelty if stepped is None else engine.step_novelty
+        if rule is not None:
+            novelty, fault = judged_novelty(rule, outputs[2:], fault)
+        prediction = interpret(
+            outputs[1],
+            gaps,
+            modality=modality,
+            task=engine.entry.task,
+            window=array,
+            fault=fault,
+            input_age_s=conditions.input_age_s,
+            least_probability=engine.least_probability,
+            novelty=novelty,
+        )
+        self._monitor.answered(engine.statistics, prediction, values, present)
+        return prediction
+
+    def _window_fault(
+        self,
+        engine: Engine,
+        array: NDArray[Any],
+        values: NDArray[Any],
+        present: NDArray[np.float32],
+        gaps: NDArray[np.float32] | None,
+        conditions: Conditions,
+    ) -> WindowFault | None:
+        fault = conditions.fault
+        if self._checks is not None:
+            fault = worse(find_fault(array, gaps, engine.modality, self._checks), fault)
+        if engine.magnitude is not None:
+            fault = worse(magnitude_fault(engine.magnitude, values, present, modality=engine.modality.name), fault)
+        return fault
+
+    def _run(
+        self, students: Students, engine: Engine, values: NDArray[Any], present: NDArray[np.float32]
+    ) -> Answers | WindowFault | None:
+        """Run the engine; None if it failed and another has taken its place, a fault if none could."""
+        handled = being_handled()
+        try:
+            answers = answer_of(engine, values, present)
+        except Exception as error:  # your own backend may raise anything, and the caller's loop must go on
+            let_handlers_through(error, handled=handled)
+            if self._service.recover(students, engine, error):
+                return None
+            return WindowFault(status="invalid", reason=f"the engine failed: {error}")
+        self._service.proven = True
+        return answers
+
+    def _deliver(self, predictions: list[Prediction]) -> list[Prediction]:
+        """Count predictions, and return what the policy makes of them."""
+        self._monitor.given(predictions)
+        return predictions if self._policy == "predict" else apply_policy(self._policy, predictions)
 
     def predict_batch(self, windows: Iterable[object] | Mapping[str, object]) -> list[Prediction]:
         """Answer for many windows, one after the other: the graph takes one at a time.
@@ -255,16 +329,15 @@ class EdgePredictor:
         stale_s: float | None = None,
         on_window: OnWindow | None = None,
     ) -> Stream:
-        """A stream of samples that this predictor answers for; several may share it, each in one thread at a time.
+        """Begin a stream of samples; several may share the predictor, each in one thread at a time.
 
         Args:
             hop: samples at the modality's rate from one prediction to the next.
             modality: which of the bundle's students; None is the first.
-            gap_s: a longer space between two samples is a gap, and missing; None is two and a half sampling periods.
-            reorder: how many samples are held back so that later ones can be put in order.
-            stale_s: from this age of its input on a prediction is stale; None is the predictor's.
-            on_window: is called with each full window (T, C), raw, and its prediction, before that is given: for a
-                program that keeps some of them.
+            gap_s: a longer time between two samples is a gap, and missing; None is two and a half sampling periods.
+            reorder: number of samples that are held back so that later ones can be put in order.
+            stale_s: as in `open`; None is the predictor's.
+            on_window: called with each full window (T, C), raw, and its prediction, before that is returned.
 
         Raises:
             UsageError: an argument is out of its range, or there is no such student.
@@ -283,8 +356,8 @@ class EdgePredictor:
         return Stream(
             modality=entry.modality,
             task=entry.task,
-            ask=partial(self._asking.answer, number),
-            deliver=self._give,
+            ask=partial(self._answer, number),
+            deliver=self._deliver,
             hop=hop,
             gap_s=gap_s,
             reorder=reorder,
@@ -295,7 +368,7 @@ class EdgePredictor:
         )
 
     def health(self) -> Health:
-        """What was answered and what failed since `open`, and how inputs and answers compare with the training."""
+        """Return what was answered and what failed since `open`, and how inputs and answers compare with training."""
         students = self._service.students
         health = self._monitor.health([engine.statistics for engine in students.engines])
         return msgspec.structs.replace(health, returned=students.returned)
@@ -303,9 +376,9 @@ class EdgePredictor:
     def swap(self, path: str | os.PathLike[str]) -> PredictorInfo:
         """Let another bundle take over, under load: no call fails or waits for it.
 
-        The bundle is verified, opened as this predictor was, warmed up and tested on a part of its golden windows;
-        then it answers. Whatever fails before leaves the earlier one in its place. The earlier one stays open until the
-        next swap: `rollback` returns to it, and an engine that fails after the swap does so by itself.
+        The bundle is verified, opened as this predictor was, warmed up and tested on some of its golden windows; then
+        it answers. If any of that fails, the earlier bundle stays. The earlier one remains open until the next swap:
+        `rollback` returns to it, and an engine that fails after the swap does so by itself.
 
         Raises:
             UsageError: this predictor was made without a bundle, or the new one takes or answers something else, or is
@@ -337,7 +410,7 @@ class EdgePredictor:
     def selftest(self) -> SelfTest:
         """Answer the bundle's golden windows on this device and compare with what the checkpoint answered.
 
-        Of several students all are tested; the result adds their windows and has the worst of their figures.
+        All students are tested; the result adds their windows and has the worst of their figures.
 
         Raises:
             GateError: an answer differs by more than the stored tolerance.
@@ -353,10 +426,10 @@ class EdgePredictor:
                 return run_selftests(students.engines, students.bundle)
             except MmkdError:
                 if self._service.students is students:
-                    raise  # else a swap, or an engine opened again, has closed what was asked: ask who answers now
+                    raise  # else a swap or a reopened engine has closed what was tested: test who answers now
 
     def info(self) -> PredictorInfo:
-        """What answers, and with what; of several students the first."""
+        """Return what answers, and with what, for the first student."""
         return info_of(self._service.students)
 
     @property
@@ -367,21 +440,21 @@ class EdgePredictor:
     @property
     def modality(self) -> ModalitySpec:
         """What one window of the first student is."""
-        return self._service.students.engines[0].entry.modality
+        return self.entry.modality
 
     @property
     def task(self) -> TaskSpec:
         """What is predicted."""
-        return self._service.students.engines[0].entry.task
+        return self.entry.task
 
     @property
     def entry(self) -> ModelEntry:
-        """Everything the manifest says of the first student."""
+        """The manifest's entry of the first student."""
         return self._service.students.engines[0].entry
 
     @property
     def entries(self) -> tuple[ModelEntry, ...]:
-        """Everything the manifest says of the students, in the order in which they are asked."""
+        """The manifest's entries of the students, in the order in which they are asked."""
         return tuple(engine.entry for engine in self._service.students.engines)
 
     @property
@@ -395,7 +468,7 @@ class EdgePredictor:
         return self._service.students.bundle
 
     def close(self) -> None:
-        """Give engines and bundles back; more than once is fine."""
+        """Close engines and bundles; more than once is fine."""
         self._service.close()
 
     def __enter__(self) -> EdgePredictor:
@@ -413,7 +486,15 @@ class EdgePredictor:
         state = "closed" if self._service.closed else "open"
         return f"EdgePredictor({self.entry.name!r}, backend={self.backend.name!r}, {state})"
 
-    def _give(self, predictions: list[Prediction]) -> list[Prediction]:
-        """Count predictions, and give the caller what the policy makes of them."""
-        self._monitor.given(predictions)
-        return predictions if self._policy == "predict" else apply_policy(self._policy, predictions)
+
+def _no_answer(
+    engine: Engine, conditions: Conditions, fault: WindowFault | None, *, missing_share: float = 0.0
+) -> Prediction:
+    assert fault is not None
+    return no_answer(
+        fault,
+        modality=engine.modality,
+        task=engine.task,
+        missing_share=missing_share,
+        input_age_s=conditions.input_age_s,
+    )

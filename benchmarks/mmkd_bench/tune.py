@@ -25,8 +25,8 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import BackendError, UsageError
 from mmkd_edge.machine import this_machine, usable_cores
-from mmkd_edge.predict.profile import MAX_THREADS, ExecutionProfile, UnmeasuredWay, library_versions
-from mmkd_edge.predict.setup import Setup
+from mmkd_edge.predict.config import Config
+from mmkd_edge.predict.profile import MAX_THREADS, ExecutionProfile, RejectedConfig, library_versions
 
 MOST_THREADS = 8
 OPEN_LIMIT_S = 10.0
@@ -63,10 +63,10 @@ def tune_bundle(path: Path, settings: TuneSettings, *, progress: Progress = unhe
     with Bundle.open(path) as bundle:
         sha256, entries = bundle.sha256, bundle.manifest.models
     ways: list[BenchmarkedWay] = []
-    left_out: list[UnmeasuredWay] = []
+    left_out: list[RejectedConfig] = []
     for entry in entries:
         left_out += [
-            UnmeasuredWay(model=entry.name, backend=backend, precision="fp32", reason=reason)
+            RejectedConfig(model=entry.name, backend=backend, precision="fp32", reason=reason)
             for backend in BACKENDS
             if (reason := why_absent(backend))
         ]
@@ -111,7 +111,7 @@ def ways_to_try(entry: ModelEntry, settings: TuneSettings) -> list[BenchmarkedWa
     ]
 
 
-def _setups(entry: ModelEntry, backend: BackendName, threads: Sequence[int], *, owns_cores: bool) -> Iterator[Setup]:
+def _setups(entry: ModelEntry, backend: BackendName, threads: Sequence[int], *, owns_cores: bool) -> Iterator[Config]:
     row = BACKENDS[backend]
     for precision in row.precisions:
         if precision in row.without_gain:
@@ -122,7 +122,7 @@ def _setups(entry: ModelEntry, backend: BackendName, threads: Sequence[int], *, 
             continue
         for count in (1,) if row.on_gpu else threads:  # the GPU's threads are its own
             for options in _options(backend, count, owns_cores=owns_cores):
-                yield Setup(backend=backend, precision=precision, threads=count, options=options, reason="tried")
+                yield Config(backend=backend, precision=precision, threads=count, options=options, reason="tried")
 
 
 def _options(backend: BackendName, threads: int, *, owns_cores: bool) -> Iterator[SessionOptions]:
@@ -150,7 +150,7 @@ def _check(settings: TuneSettings) -> None:
 
 
 def _require_trials(
-    path: Path, entries: Sequence[ModelEntry], outcome: TuneOutcome, left_out: Sequence[UnmeasuredWay]
+    path: Path, entries: Sequence[ModelEntry], outcome: TuneOutcome, left_out: Sequence[RejectedConfig]
 ) -> None:
     for entry in entries:
         if not any(trial.model == entry.name for trial in outcome.trials):

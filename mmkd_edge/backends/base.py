@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.backends.step_memory import StepMemory
-from mmkd_edge.backends.trt.needs import installed_distribution, seems_made_for_trt, why_no_engines
+from mmkd_edge.backends.trt.needs import installed_distribution, why_no_engines
 from mmkd_edge.bundle.manifest import Artifact, ArtifactFormat, ModelEntry
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TensorSpec
@@ -117,15 +117,11 @@ class BackendRow(msgspec.Struct, frozen=True, kw_only=True):
         library: gives the module that it imports, and the distribution that this comes from.
         lacks: gives everything beyond an installed library that it needs and that is missing, with the commands for
             it; None where it needs no more.
-        seems_meant: whether this machine seems to be made for it, so that its absence is told.
         open: opens the bytes of an artifact, with threads, bf16 or not, and options; see `open_backend`.
         open_steps: opens those of the step graph of a causal student; None where it runs none.
         on_gpu: it computes on a GPU, so that threads are nothing to it, and opening may build an engine.
         has_graph_option: `SessionOptions.graph` is something to it.
         owns_cores_from: threads from which on `SessionOptions.owns_cores` is something to it; None for never.
-        rank: place in the order in which `auto` tries what is there, without a profile and a contest.
-        opening_s: import, opening and self-test of a student of 60 k parameters: processor time in a fresh process on
-            one core of a PC. How long the first backend took tells what other machines and larger students make of it.
     """
 
     formats: tuple[ArtifactFormat, ...]
@@ -133,14 +129,11 @@ class BackendRow(msgspec.Struct, frozen=True, kw_only=True):
     without_gain: tuple[RunPrecision, ...] = ()
     library: Callable[[], tuple[str, str]]
     lacks: Callable[[], str] | None = None
-    seems_meant: Callable[[], bool] = lambda: False
     open: Callable[[bytes, int, bool, SessionOptions], Backend]
     open_steps: Callable[[bytes, int, bool, SessionOptions], SteppingBackend] | None = None
     on_gpu: bool = False
     has_graph_option: bool = False
     owns_cores_from: int | None = None
-    rank: int
-    opening_s: float
 
 
 def _ort(model: bytes, threads: int, bf16: bool, options: SessionOptions) -> SteppingBackend:
@@ -176,8 +169,6 @@ BACKENDS: Mapping[BackendName, BackendRow] = {
         open_steps=_ort,
         has_graph_option=True,
         owns_cores_from=2,
-        rank=3,
-        opening_s=0.07,
     ),
     "openvino": BackendRow(
         formats=("onnx",),
@@ -187,8 +178,6 @@ BACKENDS: Mapping[BackendName, BackendRow] = {
         open=_openvino,
         open_steps=_openvino,
         owns_cores_from=1,
-        rank=2,
-        opening_s=0.27,
     ),
     "litert": BackendRow(
         formats=("tflite",),
@@ -196,22 +185,20 @@ BACKENDS: Mapping[BackendName, BackendRow] = {
         library=lambda: ("ai_edge_litert", "ai-edge-litert"),
         open=_litert,
         open_steps=_litert,
-        rank=4,
-        opening_s=0.04,
     ),
     "trt": BackendRow(
         formats=("onnx",),
         precisions=("fp32", "fp16", "int8"),
         library=installed_distribution,
         lacks=why_no_engines,
-        seems_meant=seems_made_for_trt,
         open=_trt,
         on_gpu=True,
-        rank=1,
-        opening_s=1.0,
     ),
 }
-"""Every backend, by its name."""
+"""Every backend, by its name; artifacts are judged in the first one that runs their format."""
+
+AUTO_ORDER: tuple[BackendName, ...] = ("trt", "openvino", "ort", "litert")
+"""The order in which `auto` tries them without a profile."""
 
 
 def check_backend(name: str) -> BackendName | Literal["auto"]:

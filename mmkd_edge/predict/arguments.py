@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from mmkd_edge.backends.base import RUN_PRECISIONS, RunPrecision
 from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import InputError, UsageError
+from mmkd_edge.predict.config import TRUSTS, Trust
 from mmkd_edge.predict.preprocess import as_float32, check_window, columns_of, select
 from mmkd_edge.predict.profile import MAX_THREADS
-from mmkd_edge.predict.setup import TRUSTS, Trust
 from mmkd_edge.predict.video import check_frame_batch
 from mmkd_edge.spec import ModalitySpec
 

@@ -53,7 +53,7 @@ def lives(prediction: Prediction) -> bool:
     return prediction.index >= 0 and prediction.status != "stale"
 
 
-def first_living(asked: Iterable[Prediction]) -> Prediction:
+def first_available(asked: Iterable[Prediction]) -> Prediction:
     """Asks one student after the other until one's modality lives; says for whom it stands in, or why none does.
 
     A stale one ends the asking: the age and the deadline of a call hold for all of its windows.

@@ -23,9 +23,9 @@ from mmkd_edge.drift.running import RunningStatistics
 from mmkd_edge.errors import BackendError, BundleError, UsageError
 from mmkd_edge.plausible import plausible_span
 from mmkd_edge.predict.confidence import threshold_of
+from mmkd_edge.predict.config import Config
 from mmkd_edge.predict.novelty import NoveltyRule, novelty_rule
 from mmkd_edge.predict.preprocess import nothing_missing, prepare
-from mmkd_edge.predict.setup import Setup
 from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
 
 _WARM_UP_RUNS = 5
@@ -39,7 +39,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
         backend: what executes it.
         reference: for a modality that is normalised per group.
         artifact: what the backend executes; None without a bundle.
-        setup: how it was opened, and why so; None without a bundle.
+        config: how it was opened; None without a bundle.
         reopen: opens the backend once more; None where nothing can.
         least_probability: that a label needs to be in the label set; None where no error level was asked for.
         novelty: what its novelty scores mean; None where it gives none that mean anything.
@@ -50,15 +50,16 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
         step: what executes the step graph of a causal student; None where there is none, or the backend runs none.
         step_novelty: what the novelty scores of its steps mean.
         magnitude: how large values usually are; None where the bundle does not say.
-        selftest: how its quick self-test ended; empty where there was none.
-        trial: how its trial in a process of its own ended; empty where there was none.
+        selftest: when it passed its first self-test; empty without one.
+        sandbox_check: when it passed its sandbox check; empty without one.
+        rejected: why each better config was not taken.
     """
 
     entry: ModelEntry
     backend: Backend
     reference: Reference | None
     artifact: Artifact | None
-    setup: Setup | None
+    config: Config | None
     reopen: Callable[[], Backend] | None
     least_probability: float | None
     statistics: RunningStatistics
@@ -67,7 +68,8 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     complete: NDArray[np.float32]
     step: SteppingBackend | None = None
     selftest: str = ""
-    trial: str = ""
+    sandbox_check: str = ""
+    rejected: tuple[str, ...] = ()
     novelty: NoveltyRule | None = None
     step_novelty: NoveltyRule | None = None
     magnitude: MagnitudeLimits | None = None
@@ -135,7 +137,7 @@ class Students(msgspec.Struct, frozen=True, kw_only=True):
 def open_engine(
     bundle: Bundle,
     entry: ModelEntry,
-    setup: Setup,
+    config: Config,
     *,
     reference: Reference | None = None,
     error_level: float | None = None,
@@ -149,20 +151,20 @@ def open_engine(
         BackendError: the backend cannot open or run it.
         BundleError: the artifact is not what the manifest says.
     """
-    artifact = choose_artifact(entry, setup.precision, setup.backend)
+    artifact = choose_artifact(entry, config.precision, config.backend)
     where = str(bundle.path)
     least_probability = threshold_of(entry, artifact, error_level, where=where)
-    novelty = novelty_rule(entry, artifact, unknown_level, where=where, is_bf16=setup.precision == "bf16")
+    novelty = novelty_rule(entry, artifact, unknown_level, where=where, is_bf16=config.precision == "bf16")
 
     def opened() -> Backend:
-        return _open_artifact(bundle, entry, artifact, setup)
+        return _open_artifact(bundle, entry, artifact, config)
 
     engine = engine_of(
         entry=entry,
         backend=opened(),
         reference=reference,
         artifact=artifact,
-        setup=setup,
+        config=config,
         reopen=opened,
         statistics=entry.statistics,
         least_probability=least_probability,
@@ -172,7 +174,7 @@ def open_engine(
         # Steps are fp32 whatever the precision of windows.
         fp32 = next((one for one in entry.artifacts if one.precision == "fp32"), artifact)
         rule = None if entry.streaming is None else novelty_rule(entry, fp32, unknown_level, where=where)
-        return msgspec.structs.replace(engine, step=_open_step(bundle, entry, setup), step_novelty=rule)
+        return msgspec.structs.replace(engine, step=_open_step(bundle, entry, config), step_novelty=rule)
     except BaseException:
         engine.close()
         raise
@@ -184,7 +186,7 @@ def engine_of(
     backend: Backend,
     reference: Reference | None = None,
     artifact: Artifact | None = None,
-    setup: Setup | None = None,
+    config: Config | None = None,
     reopen: Callable[[], Backend] | None = None,
     statistics: InputStatistics | None = None,
     least_probability: float | None = None,
@@ -203,7 +205,7 @@ def engine_of(
         backend=backend,
         reference=reference,
         artifact=artifact,
-        setup=setup,
+        config=config,
         reopen=reopen,
         least_probability=least_probability,
         novelty=novelty,
@@ -281,13 +283,13 @@ def _told(found: object) -> str:
     return f"{type(found).__name__} of {len(found)}" if isinstance(found, tuple | list) else type(found).__name__
 
 
-def _open_artifact(bundle: Bundle, entry: ModelEntry, artifact: Artifact, setup: Setup) -> Backend:
+def _open_artifact(bundle: Bundle, entry: ModelEntry, artifact: Artifact, config: Config) -> Backend:
     backend = open_backend(
-        setup.backend,
+        config.backend,
         bundle.read(artifact.file),
-        threads=setup.threads,
-        bf16=setup.precision == "bf16",
-        options=setup.options,
+        threads=config.threads,
+        bf16=config.precision == "bf16",
+        options=config.options,
     )
     try:
         _check_tensors(bundle, artifact, backend, inputs=entry.inputs, outputs=entry.outputs)
@@ -298,12 +300,12 @@ def _open_artifact(bundle: Bundle, entry: ModelEntry, artifact: Artifact, setup:
     return backend
 
 
-def _open_step(bundle: Bundle, entry: ModelEntry, setup: Setup) -> SteppingBackend | None:
+def _open_step(bundle: Bundle, entry: ModelEntry, config: Config) -> SteppingBackend | None:
     """The step graph of a causal student, where the backend runs such graphs; it is fp32 whatever the precision."""
-    streaming, artifact = entry.streaming, step_artifact(entry, setup.backend)
+    streaming, artifact = entry.streaming, step_artifact(entry, config.backend)
     if streaming is None or artifact is None:
         return None
-    backend = open_steps(setup.backend, bundle.read(artifact.file), threads=setup.threads, options=setup.options)
+    backend = open_steps(config.backend, bundle.read(artifact.file), threads=config.threads, options=config.options)
     try:
         outputs = step_outputs(entry.task, streaming, novelty=entry.has_novelty)
         wanted = step_inputs(entry.modality, streaming), outputs

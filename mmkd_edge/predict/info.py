@@ -27,7 +27,8 @@ class PredictorInfo(msgspec.Struct, frozen=True, kw_only=True):
         bundle: the path that was opened; empty without a bundle.
         bundle_sha256: of the whole bundle, as `sha256sum` prints it; empty without a bundle.
         selftest: when the quick self-test at opening was passed; empty where there was none.
-        trial: when it was opened in a process of its own first, or why not; empty without a bundle.
+        sandbox_check: when it passed its sandbox check; empty without a bundle.
+        rejected: why each better config was not taken.
         least_probability: from which on a label is in the label set; None where no error level was asked for.
         versions: of mmkd-edge, numpy and Python.
     """
@@ -49,7 +50,8 @@ class PredictorInfo(msgspec.Struct, frozen=True, kw_only=True):
     bundle: str
     bundle_sha256: str
     selftest: str
-    trial: str
+    sandbox_check: str
+    rejected: tuple[str, ...]
     least_probability: float | None
     versions: dict[str, str]
 
@@ -59,8 +61,8 @@ def info_of(students: Students) -> PredictorInfo:
     from importlib.metadata import version
 
     engine, bundle = students.engines[0], students.bundle
-    entry, artifact, setup = engine.entry, engine.artifact, engine.setup
-    step = step_artifact(entry, setup.backend) if setup else None
+    entry, artifact, config = engine.entry, engine.artifact, engine.config
+    step = step_artifact(entry, config.backend) if config else None
     return PredictorInfo(
         model_id=bundle.manifest.model_id if bundle else "",
         model=entry.name,
@@ -70,16 +72,17 @@ def info_of(students: Students) -> PredictorInfo:
         backend=engine.backend.name,
         backend_version=engine.backend.version,
         threads=engine.backend.threads,
-        precision=setup.precision if setup else artifact.precision if artifact else "",
-        reason=setup.reason if setup else "",
-        profile=setup.profile if setup else "",
+        precision=config.precision if config else artifact.precision if artifact else "",
+        reason=config.reason if config else "",
+        profile=config.profile if config else "",
         artifact=artifact.file if artifact else "",
         artifact_sha256=artifact.sha256 if artifact else "",
         step_artifact=step.file if step else "",
         bundle=str(bundle.path) if bundle else "",
         bundle_sha256=bundle.sha256 if bundle else "",
         selftest=engine.selftest,
-        trial=engine.trial,
+        sandbox_check=engine.sandbox_check,
+        rejected=engine.rejected,
         least_probability=engine.least_probability,
         versions={
             "mmkd-edge": version("mmkd-edge"),

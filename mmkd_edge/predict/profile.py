@@ -1,7 +1,7 @@
-"""The profile: what `mmkd-bench tune`, or a contest, measured of one bundle on one machine, and which way is best.
+"""The profile: what `mmkd-bench tune` measured of one bundle on one machine, and which config is best.
 
-A JSON file in the user's cache folder. Reading never fails: what is damaged, stale or of another machine is left alone,
-and the reason is told. It decides how fast a student answers, never what: every trial passed the same gates.
+A JSON file in the user's cache folder. A damaged or stale profile, or one of another machine, is ignored with a
+reason. It decides how fast a student answers, never what: every measured config passed the same gates.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 
@@ -32,11 +32,10 @@ _WORTH_LOWER_PRECISION = 1.1
 _WORTH_THREADS = 1.1
 _WORTH_OPTIONS = 1.03
 
-Origin = Literal["tune", "contest"]
 _Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
-class MeasuredWay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class MeasuredConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One way to run a student, as it was measured.
 
     Attributes:
@@ -60,7 +59,7 @@ class MeasuredWay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     calls: Annotated[int, msgspec.Meta(ge=1, le=10**12)]
 
 
-class UnmeasuredWay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RejectedConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A way to run a student that was not measured, and why."""
 
     model: str
@@ -73,28 +72,26 @@ class ExecutionProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """What was measured of one bundle on one kind of machine.
 
     Attributes:
-        origin: `mmkd-bench tune`, or the contest that opening a bundle holds between backends alone.
         created_utc: when, in ISO 8601.
         libraries: the engines' distributions, name to version.
     """
 
     format_version: int = FORMAT_VERSION
-    origin: Origin = "tune"
     bundle_sha256: str
     machine: Machine
     created_utc: str
     libraries: dict[str, str]
-    trials: tuple[MeasuredWay, ...]
-    left_out: tuple[UnmeasuredWay, ...] = ()
+    trials: tuple[MeasuredConfig, ...]
+    left_out: tuple[RejectedConfig, ...] = ()
 
 
-class FoundProfile(msgspec.Struct, frozen=True, kw_only=True):
+class ProfileLookup(msgspec.Struct, frozen=True, kw_only=True):
     """The profile for a bundle on this machine, or why there is none.
 
     Attributes:
         profile: what applies here.
         path: where it lies, or would lie; None where this user has no cache folder.
-        reason: why none applies, or only that of a contest; empty where all is well.
+        reason: why no profile applies; empty if one does.
     """
 
     profile: ExecutionProfile | None
@@ -103,13 +100,13 @@ class FoundProfile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def best_trial(
-    trials: Iterable[MeasuredWay],
+    trials: Iterable[MeasuredConfig],
     *,
     model: str,
     backend: BackendName | None = None,
     precision: RunPrecision | None = None,
     threads: int | None = None,
-) -> MeasuredWay | None:
+) -> MeasuredConfig | None:
     """The trial that is worth most, among those that keep to what was asked for; None where none does.
 
     Lower precision and more threads are taken where they are at least 1.1 times as fast, other options of an engine
@@ -126,21 +123,20 @@ def best_trial(
     return min(fitting, key=_price, default=None)
 
 
-def _price(trial: MeasuredWay) -> float:
+def _price(trial: MeasuredConfig) -> float:
     price = trial.ratio
     price *= 1.0 if trial.precision == "fp32" else _WORTH_LOWER_PRECISION
     price *= 1.0 if trial.threads == 1 else _WORTH_THREADS
     return price * (1.0 if trial.options == DEFAULT_OPTIONS else _WORTH_OPTIONS)
 
 
-def profile_path(bundle_sha256: str, machine: Machine, origin: Origin = "tune") -> Path:
-    """Where the profile of a bundle for a kind of machine lies; a contest never overwrites what tuning measured.
+def profile_path(bundle_sha256: str, machine: Machine) -> Path:
+    """Return where the profile of a bundle for a kind of machine lies.
 
     Raises:
         UsageError: this user has no cache folder; see `cache_folder`.
     """
-    suffix = "" if origin == "tune" else f".{origin}"
-    return cache_folder("profiles") / f"{bundle_sha256[:16]}-{machine.key}{suffix}.json"
+    return cache_folder("profiles") / f"{bundle_sha256[:16]}-{machine.key}.json"
 
 
 def write_profile(profile: ExecutionProfile) -> Path:
@@ -149,7 +145,7 @@ def write_profile(profile: ExecutionProfile) -> Path:
     Raises:
         UsageError: it cannot be written.
     """
-    path = profile_path(profile.bundle_sha256, profile.machine, profile.origin)
+    path = profile_path(profile.bundle_sha256, profile.machine)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -159,36 +155,24 @@ def write_profile(profile: ExecutionProfile) -> Path:
     return path
 
 
-def find_profile(bundle_sha256: str) -> FoundProfile:
-    """The profile for a bundle on this machine, else that of a contest; never raises."""
+def find_profile(bundle_sha256: str) -> ProfileLookup:
+    """Look up the profile of a bundle for this machine; never raises."""
     machine = this_machine()
-    tuned = _find(bundle_sha256, machine, "tune")
-    if tuned.profile is not None or tuned.path is None:
-        return tuned
-    contest = _find(bundle_sha256, machine, "contest")
-    reason = "" if tuned.reason == _ABSENT else tuned.reason
-    return tuned if contest.profile is None else msgspec.structs.replace(contest, reason=reason)
-
-
-def _find(bundle_sha256: str, machine: Machine, origin: Origin) -> FoundProfile:
     try:
-        path = profile_path(bundle_sha256, machine, origin)
+        path = profile_path(bundle_sha256, machine)
     except UsageError as error:
-        return FoundProfile(profile=None, path=None, reason=str(error))
+        return ProfileLookup(profile=None, path=None, reason=str(error))
+    profile = None
     try:
-        data = read_own_file(path, most_bytes=_MAX_PROFILE_BYTES)
+        profile = decode_profile(read_own_file(path, most_bytes=_MAX_PROFILE_BYTES))
+        reason = _mismatch(profile, bundle_sha256, machine)
     except FileNotFoundError:
-        return FoundProfile(profile=None, path=path, reason=_why_absent(path, bundle_sha256))
+        reason = _why_absent(path, bundle_sha256)
     except OSError as error:
         reason = f"the profile {path} cannot be read: {(error.strerror or str(error)).lower()}"
-        return FoundProfile(profile=None, path=path, reason=reason)
-    try:
-        profile = decode_profile(data)
     except ValueError as error:
         reason = f"the profile {path} is damaged: {error}; {_AGAIN}"
-        return FoundProfile(profile=None, path=path, reason=reason)
-    reason = _why_not(profile, bundle_sha256, machine)
-    return FoundProfile(profile=None if reason else profile, path=path, reason=reason)
+    return ProfileLookup(profile=None if reason else profile, path=path, reason=reason)
 
 
 def decode_profile(data: bytes) -> ExecutionProfile:
@@ -248,8 +232,7 @@ def _version_in_place(distribution: str) -> str | None:
 
 
 def _why_absent(path: Path, bundle_sha256: str) -> str:
-    others = [other for other in sorted(path.parent.glob(f"{bundle_sha256[:16]}-*.json")) if other.stem.count(".") == 0]
-    for other in others:
+    for other in sorted(path.parent.glob(f"{bundle_sha256[:16]}-*.json")):
         try:
             machine = decode_profile(read_own_file(other, most_bytes=_MAX_PROFILE_BYTES)).machine
         except (OSError, ValueError):
@@ -258,7 +241,7 @@ def _why_absent(path: Path, bundle_sha256: str) -> str:
     return _ABSENT
 
 
-def _why_not(profile: ExecutionProfile, bundle_sha256: str, machine: Machine) -> str:
+def _mismatch(profile: ExecutionProfile, bundle_sha256: str, machine: Machine) -> str:
     """Why a profile does not apply; empty where it does."""
     if profile.bundle_sha256 != bundle_sha256:
         return f"the profile was measured of another bundle; {_AGAIN}"

@@ -114,7 +114,7 @@ def _test_novelty(
 
 def _coarseness(engine: Engine) -> float:
     """What an engine's arithmetic may differ by, as a share of the largest logit; 0 where it is that of the export."""
-    if engine.setup is not None and engine.setup.precision == "bf16":
+    if engine.config is not None and engine.config.precision == "bf16":
         return _BF16_TOLERANCE
     return FP16_TOLERANCE if engine.artifact is not None and engine.artifact.precision == "fp16" else 0.0
 

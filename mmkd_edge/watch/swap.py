@@ -16,10 +16,10 @@ from mmkd_edge.backends.base import Backend
 from mmkd_edge.backends.handlers import let_handlers_through
 from mmkd_edge.bundle.manifest import ModelEntry, release_of
 from mmkd_edge.errors import BackendError, UsageError
-from mmkd_edge.opening.students import open_students
+from mmkd_edge.opening import open_students
+from mmkd_edge.predict.config import OpeningRequest
 from mmkd_edge.predict.engine import Engine, Students
 from mmkd_edge.predict.selftest import run_selftest
-from mmkd_edge.predict.setup import OpeningRequest
 from mmkd_edge.spec import labels_text
 from mmkd_edge.watch.health import Monitor
 

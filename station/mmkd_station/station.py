@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 _WAITS_S = 0.1
 DRAIN_S = 5.0
 """Of an end: so long the samples that wait may take to be answered."""
-# How `EdgePredictor` says that an engine gave no answer; see `Asking.answer`.
+# How `EdgePredictor` says that an engine gave no answer; see `EdgePredictor`.
 _ENGINE_FAILED = "the engine failed"
 # A message of one kind, garbage for one, is logged this seldom, and the same words again after an hour.
 _LOGS_EVERY_S = 60.0

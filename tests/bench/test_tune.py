@@ -27,13 +27,13 @@ from mmkd_edge.backends.base import SessionOptions
 from mmkd_edge.bundle.golden import Golden
 from mmkd_edge.bundle.manifest import Artifact
 from mmkd_edge.errors import BackendError
+from mmkd_edge.predict.config import Config
 from mmkd_edge.predict.engine import engine_of
 from mmkd_edge.predict.profile import decode_profile, find_profile
-from mmkd_edge.predict.setup import Setup
 from mmkd_edge.testing import FakeBackend
 
 PROGRAM = "from mmkd_bench.commands.cli import main; main()"
-PLAIN = Setup(backend="ort", precision="fp32", threads=1, reason="tried")
+PLAIN = Config(backend="ort", precision="fp32", threads=1, reason="tried")
 
 
 @pytest.fixture(autouse=True)

@@ -201,15 +201,15 @@ class Kit:
 
 @pytest.fixture(scope="session")
 def verdicts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What has passed a trial: for all tests, since a trial starts a process."""
+    """What has passed a sandbox check: for all tests, since a check starts a process."""
     return tmp_path_factory.mktemp("verdicts")
 
 
 @pytest.fixture(autouse=True)
-def _no_contest_of_another_test(
+def _cache_of_one_test(
     verdicts: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Made-up bundles are alike to the last byte, so that what one test found out of backends would decide another."""
+    """Made-up bundles are alike to the last byte: a profile that one test writes would decide another."""
     cache = tmp_path_factory.mktemp("cache")
     (cache / "mmkd-edge").mkdir()
     (cache / "mmkd-edge" / "verdicts").symlink_to(verdicts)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mmkd_edge import ModalitySpec, Prediction, SensorFallback, TaskSpec
-from mmkd_edge.predict.conditions import first_living
+from mmkd_edge.predict.conditions import first_available
 from mmkd_edge.predict.sensors import Status
 from mmkd_edge.testing import fake_predictor
 from mmkd_station.intake import Delivery, Intake, Listener
@@ -92,7 +92,7 @@ def test_a_sensor_whose_window_is_new_to_it_answers_and_a_stale_one_does_not(ord
 @pytest.mark.parametrize("status", ["unknown", "stale"])
 def test_a_call_asks_nobody_after_a_student_that_is(status: Status) -> None:
     asked = iter([answer("acc", status, "so"), answer("gyro")])
-    found = first_living(asked)
+    found = first_available(asked)
     assert (found.modality, found.status, found.reason) == ("acc", status, "so")
     assert next(asked).modality == "gyro"
 

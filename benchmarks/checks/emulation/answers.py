@@ -21,7 +21,7 @@ import numpy as np
 
 from mmkd_edge import Bundle, EdgePredictor, MmkdError, SelfTest, UnavailableError
 from mmkd_edge.backends.base import BACKENDS, BackendName, RunPrecision, is_installed
-from mmkd_edge.opening import trial_process
+from mmkd_edge.install import sandbox
 
 WINDOWS = 64
 """Golden windows that are compared between machines, and laid end to end for the stream."""
@@ -82,8 +82,8 @@ def main() -> None:
 
 def give_time(factor: float) -> None:
     """Let the trial of a bundle take longer, as a machine made of software does."""
-    way_s, starting_s = factor * trial_process.WAY_S, factor * trial_process.STARTING_S
-    vars(trial_process).update(WAY_S=way_s, STARTING_S=starting_s)
+    way_s, starting_s = factor * sandbox.CONFIG_S, factor * sandbox.STARTING_S
+    vars(sandbox).update(CONFIG_S=way_s, STARTING_S=starting_s)
 
 
 def ways_of(path: Path, backends: Sequence[BackendName]) -> list[EmulatedWay]:

@@ -31,7 +31,7 @@ ADDITION = Path(__file__).with_name("addition.tflite")
 _SLOTS_OF_STEPS = 5  # of causal.edge
 _TAIL_BYTES = 64
 
-_PROFILE = b"""{"format_version": 1, "origin": "contest", "bundle_sha256": "%s", "machine": {"cpu": "a", "board": null,
+_PROFILE = b"""{"format_version": 1, "bundle_sha256": "%s", "machine": {"cpu": "a", "board": null,
 "architecture": "x86_64", "cores": 2}, "created_utc": "2026-01-01T00:00:00+00:00", "libraries": {"onnxruntime": "1"},
 "trials": [{"model": "acc", "backend": "ort", "precision": "fp32", "threads": 1, "p50_us": 1.0, "p99_us": 2.0,
 "ratio": 1.0, "calls": 9}]}""" % (b"0" * 64)

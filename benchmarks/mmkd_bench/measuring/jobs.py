@@ -8,8 +8,8 @@ from __future__ import annotations
 import msgspec
 
 from mmkd_bench.measuring.opening import Choice, Opened
-from mmkd_edge.predict.profile import MeasuredWay, UnmeasuredWay
-from mmkd_edge.predict.setup import Setup
+from mmkd_edge.predict.config import Config
+from mmkd_edge.predict.profile import MeasuredConfig, RejectedConfig
 from mmkd_edge.spec import ModalitySpec
 from mmkd_report.schema.bench import Interference, ProcessStart, Settings, Subject
 from mmkd_report.schema.bench_others import Level, RivalEngine
@@ -204,7 +204,7 @@ class BenchmarkedWay(msgspec.Struct, frozen=True, kw_only=True):
     """One way to run one student of a bundle."""
 
     model: str
-    setup: Setup
+    setup: Config
 
 
 class TuneJob(msgspec.Struct, frozen=True, kw_only=True, tag="tune"):
@@ -225,8 +225,8 @@ class TuneJob(msgspec.Struct, frozen=True, kw_only=True, tag="tune"):
 class TuneOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """What was measured, and what a gate or an engine refused."""
 
-    trials: tuple[MeasuredWay, ...]
-    left_out: tuple[UnmeasuredWay, ...]
+    trials: tuple[MeasuredConfig, ...]
+    left_out: tuple[RejectedConfig, ...]
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):

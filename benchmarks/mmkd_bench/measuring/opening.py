@@ -68,7 +68,7 @@ def open_predictor(choice: Choice) -> EdgePredictor:
 
 
 def settle_backend(bundle: Bundle, choice: Choice) -> None:
-    """Hold the contest of a first opening before anything is measured: no launch then holds it, and all agree.
+    """Open a bundle once before anything is measured, so that no launch includes its sandbox check.
 
     Raises:
         MmkdError: the bundle cannot be opened with this choice.

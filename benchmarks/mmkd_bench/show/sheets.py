@@ -25,7 +25,7 @@ from mmkd_bench.show.text import (
     subject_text,
     value_text,
 )
-from mmkd_edge.predict.profile import ExecutionProfile, MeasuredWay, best_trial
+from mmkd_edge.predict.profile import ExecutionProfile, MeasuredConfig, best_trial
 from mmkd_report.schema.bench import BenchReport, Comparison, LatencySummary, ProcessStart, QuantityChange, Result
 from mmkd_report.schema.bench_others import (
     CapacityReport,
@@ -372,7 +372,7 @@ def profile_sheet(profile: ExecutionProfile) -> Sheet:
     return Sheet(heading=str(profile.machine), parts=tuple(parts), csv=Table(columns=(), rows=()))
 
 
-def _trial_row(trial: MeasuredWay) -> tuple[object, ...]:
+def _trial_row(trial: MeasuredConfig) -> tuple[object, ...]:
     options = [f"graph={trial.options.graph}"] if trial.options.graph != "all" else []
     options += ["owns cores"] if trial.options.owns_cores else []
     figures = (trial.p50_us, trial.p99_us, 1 / trial.ratio)

@@ -22,7 +22,7 @@ from mmkd_edge.errors import GateError, MmkdError
 from mmkd_edge.install.keys import check_signed
 from mmkd_edge.predict.engine import Engine, answers_of, open_engine
 from mmkd_edge.predict.preprocess import prepare
-from mmkd_edge.predict.profile import MeasuredWay, UnmeasuredWay, best_trial
+from mmkd_edge.predict.profile import MeasuredConfig, RejectedConfig, best_trial
 from mmkd_edge.predict.selftest import run_selftest
 
 if TYPE_CHECKING:
@@ -49,11 +49,11 @@ class _Timed:
     times: Times
     ratio: float = 1.0
 
-    def trial(self) -> MeasuredWay:
+    def trial(self) -> MeasuredConfig:
         """What a profile keeps of it."""
         setup = self.way.setup
         p50_us, p99_us = (float(value) / 1e3 for value in np.quantile(self.times, (0.5, 0.99)))
-        return MeasuredWay(
+        return MeasuredConfig(
             model=self.way.model,
             backend=setup.backend,
             precision=setup.precision,
@@ -72,8 +72,8 @@ def time_ways(job: TuneJob, *, stop: Event) -> TuneOutcome | None:
     Raises:
         MmkdError: the bundle cannot be opened.
     """
-    trials: list[MeasuredWay] = []
-    left_out: list[UnmeasuredWay] = []
+    trials: list[MeasuredConfig] = []
+    left_out: list[RejectedConfig] = []
     with Bundle.open(job.bundle) as bundle:
         check_signed(bundle)
         entries = bundle.manifest.models
@@ -95,10 +95,10 @@ def time_ways(job: TuneJob, *, stop: Event) -> TuneOutcome | None:
 
 def _open_all(
     bundle: Bundle, entry: ModelEntry, ways: Sequence[BenchmarkedWay], *, max_drop_points: float
-) -> tuple[list[_Timed], list[UnmeasuredWay]]:
+) -> tuple[list[_Timed], list[RejectedConfig]]:
     golden = bundle.golden(entry.name)
     passed: list[_Timed] = []
-    refused: dict[tuple[str, str], UnmeasuredWay] = {}
+    refused: dict[tuple[str, str], RejectedConfig] = {}
     for way in ways:
         setup = way.setup
         if (setup.backend, setup.precision) in refused:
@@ -114,7 +114,7 @@ def _open_all(
                 raise
         except MmkdError as error:
             # What one number of threads cannot do, others cannot either.
-            refused[setup.backend, setup.precision] = UnmeasuredWay(
+            refused[setup.backend, setup.precision] = RejectedConfig(
                 model=entry.name, backend=setup.backend, precision=setup.precision, reason=str(error)
             )
             continue

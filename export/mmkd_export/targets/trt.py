@@ -26,7 +26,7 @@ from mmkd_edge.bundle.files import write_file
 from mmkd_edge.bundle.manifest import Artifact, Precision
 from mmkd_edge.cli.run import shell_line
 from mmkd_edge.errors import BackendError, UnavailableError
-from mmkd_edge.opening.admission import check_graphs
+from mmkd_edge.install.sandbox import check_graphs
 from mmkd_export.plan import only_student
 from mmkd_export.platforms import Platform, PlatformName
 from mmkd_export.targets.sidecar import engine_key

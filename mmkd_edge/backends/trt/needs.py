@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import importlib
 import importlib.util
-from pathlib import Path
 from typing import Any
 
 from mmkd_edge.backends.trt.key import EngineLibrary
@@ -13,8 +12,6 @@ from mmkd_edge.errors import UnavailableError
 
 LIBRARIES: tuple[EngineLibrary, ...] = ("tensorrt", "tensorrt_rtx")
 _DRIVER = "libcuda.so.1"
-# What the kernel's driver shows without being asked anything: of a GPU on PCIe, and of a Jetson's.
-_SIGNS = ("proc/driver/nvidia/version", "dev/nvhost-gpu", "dev/nvidiactl")
 _INSTALL_LIBRARY = (
     "TensorRT (on a Jetson: sudo apt-get install python3-libnvinfer, in an environment made with "
     "--system-site-packages; for GeForce RTX: pip install 'mmkd-edge[trt-rtx]')"
@@ -35,11 +32,6 @@ def installed_distribution() -> tuple[str, str]:
     return library, "tensorrt" if library == "tensorrt" else "tensorrt-rtx-cu13"
 
 
-def seems_made_for_trt() -> bool:
-    """Whether this machine has a TensorRT or shows a GPU, so that it seems to be made for engines."""
-    return installed_library() is not None or shows_gpu()
-
-
 def why_no_engines() -> str:
     """Everything that is missing here for running engines, with the commands for it; empty where nothing is."""
     missing = []
@@ -50,11 +42,6 @@ def why_no_engines() -> str:
     if not _has_driver():
         missing.append(f"an NVIDIA GPU with its driver ({_DRIVER} does not load)")
     return f"this machine lacks {', '.join(missing)}" if missing else ""
-
-
-def shows_gpu(root: Path = Path("/")) -> bool:
-    """Whether the kernel shows an NVIDIA driver; nothing is loaded or asked for that."""
-    return any((root / sign).exists() for sign in _SIGNS)
 
 
 def load_library(library: EngineLibrary) -> Any:

@@ -15,8 +15,8 @@ from mmkd_edge.backends.base import backend_for
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry
 from mmkd_edge.install.keys import check_signed
+from mmkd_edge.predict.config import Config
 from mmkd_edge.predict.engine import Engine, answers_of, open_engine
-from mmkd_edge.predict.setup import Setup
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.confidence import ERROR_LEVELS, confidence_facts, reliability
 from mmkd_models.evaluation.guessing import guessing
@@ -79,7 +79,7 @@ def evaluate_bundle(
 
 def _opened(bundle: Bundle, entry: ModelEntry, artifact: Artifact) -> Engine:
     """An artifact in the backend of its format, with one thread."""
-    setup = Setup(backend=backend_for(artifact.format), precision=artifact.precision, threads=1, reason="")
+    setup = Config(backend=backend_for(artifact.format), precision=artifact.precision, threads=1, reason="")
     return open_engine(bundle, entry, setup)
 
 

@@ -20,7 +20,7 @@ from mmkd_edge import BackendError, Bundle, EdgePredictor, GateError, Unavailabl
 from mmkd_edge.backends.base import BACKENDS, open_backend, why_absent
 from mmkd_edge.backends.trt.backend import TrtBackend
 from mmkd_edge.bundle.manifest import graph_inputs, graph_outputs
-from mmkd_edge.opening import trial_process
+from mmkd_edge.install import sandbox
 from mmkd_edge.spec import TaskSpec
 
 OTHERWISE = """
@@ -100,7 +100,7 @@ def test_a_bundle_runs_and_passes_its_self_test(bundle_path: Path, tensorrt: Any
         assert predictor.selftest().windows == 4
         info = predictor.info()
     assert (info.backend, info.backend_version, info.threads, info.precision) == ("trt", VERSION, 1, "fp32")
-    assert info.reason == "backend 'trt' as asked; no profile of this bundle on this machine"
+    assert info.reason == "backend 'trt' as requested; no profile of this bundle on this machine"
     assert tensorrt.cuda.live == {}
 
 
@@ -338,54 +338,51 @@ def test_a_predictor_whose_gpu_is_lost_answers_that_nothing_is_valid(
 # The first opening.
 
 
-def trial_of(path: Path) -> str:
+def check_of(path: Path) -> str:
     with EdgePredictor.open(path, backend="trt") as predictor:
-        return predictor.info().trial
+        return predictor.info().sandbox_check
 
 
 def test_an_engine_is_first_built_and_asked_in_a_process_of_its_own_and_taken_from_there(
     bundle_path: Path, tensorrt: Any
 ) -> None:
-    assert trial_of(bundle_path) == "passed now"
+    assert check_of(bundle_path) == "passed now"
     assert (tensorrt.built, len(tensorrt.loaded)) == (0, 1)
-    assert trial_of(bundle_path) == "passed at an earlier start"
+    assert check_of(bundle_path) == "passed at an earlier start"
     assert (tensorrt.built, len(tensorrt.loaded)) == (0, 2)
 
 
 def in_children(code: str, folder: Path) -> None:
-    """Have the process of a trial run this where it would import TensorRT."""
+    """Have the sandbox process run this where it would import TensorRT."""
     (folder / "nvidia" / "tensorrt.py").write_text(code)
 
 
-def test_what_ends_tensorrt_ends_the_process_of_the_trial_alone(
-    bundle_path: Path, tensorrt: Any, tmp_path: Path
-) -> None:
+def test_what_ends_tensorrt_ends_the_sandbox_process_alone(bundle_path: Path, tensorrt: Any, tmp_path: Path) -> None:
     in_children("import os; os.abort()", tmp_path)
     with pytest.raises(BackendError) as caught:
-        trial_of(bundle_path)
+        check_of(bundle_path)
     assert str(caught.value) == (
-        f"{bundle_path}: the trial of backend 'trt' in a process of its own failed: it crashed: SIGABRT; "
-        "do not use this bundle with it"
+        f"{bundle_path}: the sandbox check of backend 'trt' failed: it crashed: SIGABRT; do not use this bundle with it"
     )
     with EdgePredictor.open(bundle_path) as predictor:
         info = predictor.info()
-    assert (info.backend, info.trial) == ("ort", "passed now")
-    assert "the trial of backend 'trt' in a process of its own failed: it crashed: SIGABRT" in info.reason
+    assert (info.backend, info.sandbox_check) == ("ort", "passed now")
+    assert "the sandbox check of backend 'trt' failed: it crashed: SIGABRT" in info.rejected[0]
     assert tensorrt.loaded == []
 
 
 def test_a_build_that_takes_too_long_or_too_much_is_told(
     bundle_path: Path, tensorrt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trial_process, "BUILD_MEMORY_BYTES", 1 << 30)
+    monkeypatch.setattr(sandbox, "BUILD_MEMORY_BYTES", 1 << 30)
     in_children("bytearray(1 << 32)", tmp_path)
     with pytest.raises(BackendError) as caught:
-        trial_of(bundle_path)
+        check_of(bundle_path)
     assert str(caught.value) == "backend 'trt': it takes too much memory"
-    monkeypatch.setattr(trial_process, "BUILD_S", 1.0)
+    monkeypatch.setattr(sandbox, "BUILD_S", 1.0)
     in_children("import time; time.sleep(60)", tmp_path)
-    with pytest.raises(BackendError, match="in a process of its own failed: it takes too long; do not use"):
-        trial_of(bundle_path)
+    with pytest.raises(BackendError, match="failed: it takes too long; do not use"):
+        check_of(bundle_path)
     assert tensorrt.loaded == []
 
 
@@ -394,7 +391,7 @@ def test_an_engine_that_answers_otherwise_does_not_open(
 ) -> None:
     in_children((tmp_path / "nvidia" / "tensorrt.py").read_text() + OTHERWISE, tmp_path)
     with pytest.raises(GateError, match="golden window 0"):
-        trial_of(bundle_path)
+        check_of(bundle_path)
     assert tensorrt.loaded == []
 
 
@@ -430,10 +427,10 @@ def test_a_driver_without_a_gpu_is_told(kit: Any, tensorrt: Any) -> None:
 
 
 def test_auto_takes_tensorrt_where_a_gpu_answers(bundle_path: Path, tensorrt: Any) -> None:
-    with EdgePredictor.open(bundle_path, contest=False) as predictor:
+    with EdgePredictor.open(bundle_path) as predictor:
         info = predictor.info()
     assert info.backend == "trt"
-    assert info.reason == "no profile of this bundle on this machine; tensorrt and a GPU's driver are here"
+    assert info.reason == "no profile of this bundle on this machine; tensorrt and a GPU's driver are installed"
 
 
 def test_auto_goes_on_where_no_gpu_answers_and_says_why(bundle_path: Path, tensorrt: Any) -> None:
@@ -441,28 +438,22 @@ def test_auto_goes_on_where_no_gpu_answers_and_says_why(bundle_path: Path, tenso
     with EdgePredictor.open(bundle_path) as predictor:
         info = predictor.info()
     assert info.backend != "trt"
-    assert info.reason.endswith(
-        "; backend 'trt' cannot run here: no GPU answers: cudaErrorInsufficientDriver: text of 35; "
+    assert info.rejected[0] == (
+        "backend 'trt' cannot run here: no GPU answers: cudaErrorInsufficientDriver: text of 35; "
         "check the driver with nvidia-smi or tegrastats"
     )
 
 
-def test_auto_says_why_not_tensorrt_where_it_is_installed_and_else_nothing(
-    bundle_path: Path, tensorrt: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_says_why_not_tensorrt(bundle_path: Path, tensorrt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mmkd_edge.backends.trt.needs._DRIVER", "libnone.so.1")
-    monkeypatch.setattr("mmkd_edge.backends.trt.needs._SIGNS", ("no/such/file",))
     with EdgePredictor.open(bundle_path) as predictor:
-        assert predictor.info().reason.endswith(
-            "; 'trt' is left out: this machine lacks an NVIDIA GPU with its driver (libnone.so.1 does not load)"
+        assert predictor.info().rejected[0] == (
+            "backend 'trt': this machine lacks an NVIDIA GPU with its driver (libnone.so.1 does not load)"
         )
     for name in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, name, None)
     with EdgePredictor.open(bundle_path) as predictor:
-        assert "trt" not in predictor.info().reason
-    monkeypatch.setattr("mmkd_edge.backends.trt.needs._SIGNS", (str(bundle_path)[1:],))  # a driver shows
-    with EdgePredictor.open(bundle_path) as predictor:
-        assert "; 'trt' is left out: this machine lacks TensorRT (on a Jetson: " in predictor.info().reason
+        assert predictor.info().rejected[0] == "backend 'trt': tensorrt is not installed"
 
 
 def test_auto_loads_nothing_of_nvidia_where_no_tensorrt_is_installed(bundle_path: Path) -> None:

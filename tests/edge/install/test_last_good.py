@@ -17,7 +17,7 @@ import pytest
 from mmkd_edge import Bundle, BundleError, EdgePredictor, UsageError
 from mmkd_edge.install.slots import Slots, install, path_of, read_slots
 
-HELD = "it was held when the bundle was installed"
+HELD = "passed when the bundle was installed"
 
 # Runs in a mount namespace of its own, on a small disk. Prints one JSON line for each thing that it saw.
 ON_A_DISK = """
@@ -179,7 +179,7 @@ def test_where_a_good_bundle_was_damaged_the_one_before_answers_with_one_log_lin
         assert predictor.bundle.manifest.release == 1
         returned = return_reason(slots, str(damage.value))
         assert predictor.health().returned == returned
-        assert predictor.info().trial == f"{HELD}; {returned}"
+        assert predictor.info().sandbox_check == f"{HELD}; {returned}"
     assert caplog.messages == [f"{state}: {returned}"]
     assert conditions(read_slots(state)) == [(1, "good"), (2, "failed")]
 

@@ -76,13 +76,13 @@ def conditions(slots: Slots) -> list[tuple[int, str]]:
 def answer(state: Path) -> tuple[str, str]:
     """What a service would get: the status of a prediction, and how the bundle came to answer."""
     with EdgePredictor.open(state, backend="ort") as predictor:
-        return predictor.predict(np.zeros((20, 3))).status, predictor.info().trial
+        return predictor.predict(np.zeros((20, 3))).status, predictor.info().sandbox_check
 
 
 def test_what_is_installed_answers_and_the_one_before_stays(state: Path, releases: dict[int, Path]) -> None:
     for number in (1, 2):
         install(state, releases[number], prove=whole)
-        assert answer(state) == ("ok", "it was held when the bundle was installed")
+        assert answer(state) == ("ok", "passed when the bundle was installed")
     slots = read_slots(state)
     assert conditions(slots) == [(2, "good"), (1, "good")]
     assert path_of(state, slots.current).read_bytes() == releases[2].read_bytes()
@@ -144,11 +144,11 @@ def test_where_the_first_start_fails_the_one_before_answers(state: Path, release
     one, two = slots.previous, slots.current
     assert one is not None
     assert told == (
-        f"it was held when the bundle was installed; returned to release 1 (made-up-acc, {one.sha256[:8]}), since "
+        f"passed when the bundle was installed; returned to release 1 (made-up-acc, {one.sha256[:8]}), since "
         f"release 2 (made-up-acc, {two.sha256[:8]}) failed: {path_of(state, two)}: expected a bundle written by "
         "mmkd-export, got something else"
     )
-    assert answer(state) == ("ok", "it was held when the bundle was installed")
+    assert answer(state) == ("ok", "passed when the bundle was installed")
 
 
 def test_where_the_first_start_did_not_end_the_one_before_answers(state: Path, releases: dict[int, Path]) -> None:
@@ -170,18 +170,18 @@ def test_after_two_starts_that_crashed_the_one_before_answers_and_says_why(
         install(state, releases[number], prove=whole)
         answer(state)
     crash_at_start(state)
-    assert answer(state) == ("ok", "it was held when the bundle was installed")  # a good start ends the count
+    assert answer(state) == ("ok", "passed when the bundle was installed")  # a good start ends the count
     crash_at_start(state)
     crash_at_start(state)
     one, two = read_slots(state).previous, read_slots(state).current
     assert one is not None
     told = (
-        f"it was held when the bundle was installed; returned to release 1 (made-up-acc, {one.sha256[:8]}), since "
+        f"passed when the bundle was installed; returned to release 1 (made-up-acc, {one.sha256[:8]}), since "
         f"release 2 (made-up-acc, {two.sha256[:8]}) failed: its last 2 starts ended their process"
     )
     assert answer(state) == ("ok", told)
     assert conditions(read_slots(state)) == [(1, "good"), (2, "failed")]
-    assert answer(state) == ("ok", "it was held when the bundle was installed")
+    assert answer(state) == ("ok", "passed when the bundle was installed")
 
 
 def test_starts_that_crash_with_nothing_to_return_to_are_tried_again(state: Path, releases: dict[int, Path]) -> None:
@@ -189,7 +189,7 @@ def test_starts_that_crash_with_nothing_to_return_to_are_tried_again(state: Path
     answer(state)
     for _ in range(2):
         crash_at_start(state)
-    assert answer(state) == ("ok", "it was held when the bundle was installed")
+    assert answer(state) == ("ok", "passed when the bundle was installed")
     assert read_slots(state).current.reason == "its last 2 starts ended their process"
 
 
@@ -198,7 +198,7 @@ def test_two_starts_at_once_are_not_taken_for_a_failed_one(state: Path, releases
     answer(state)
     install(state, releases[2], prove=whole)
     with start(state) as first:
-        assert answer(state) == ("ok", "it was held when the bundle was installed")
+        assert answer(state) == ("ok", "passed when the bundle was installed")
         assert first.on_probation
     assert [condition for _, condition in conditions(read_slots(state))] == ["new", "good"]
 
@@ -212,7 +212,7 @@ def test_an_interrupted_first_start_says_nothing_of_the_bundle(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("mmkd_edge.opening.students.check_signed", interrupted)
+        patch.setattr("mmkd_edge.opening.check_signed", interrupted)
         with pytest.raises(KeyboardInterrupt):
             answer(state)
     assert not read_slots(state).starting
@@ -305,7 +305,7 @@ def test_a_bundle_that_was_not_installed_is_refused_where_only_such_are_asked_fo
     with pytest.raises(UsageError) as caught:
         EdgePredictor.open(bundle_path, trust="installed")
     assert str(caught.value) == (
-        f"{bundle_path}: trust='installed': expected the state folder that mmkd-edge install keeps, got something else"
+        f"{bundle_path}: trust='installed': expected the state folder of mmkd-edge install, got a file"
     )
 
 

@@ -18,7 +18,7 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.machine import Machine, this_machine
 from mmkd_edge.predict.profile import (
     ExecutionProfile,
-    MeasuredWay,
+    MeasuredConfig,
     best_trial,
     decode_profile,
     find_profile,
@@ -36,7 +36,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def trial(ratio: float = 1.0, **changes: Any) -> MeasuredWay:
+def trial(ratio: float = 1.0, **changes: Any) -> MeasuredConfig:
     fields: dict[str, Any] = {
         "model": "acc",
         "backend": "ort",
@@ -47,10 +47,10 @@ def trial(ratio: float = 1.0, **changes: Any) -> MeasuredWay:
         "ratio": ratio,
         "calls": 1000,
     }
-    return MeasuredWay(**{**fields, **changes})
+    return MeasuredConfig(**{**fields, **changes})
 
 
-def profile_of(path: Path, *trials: MeasuredWay, **changes: Any) -> ExecutionProfile:
+def profile_of(path: Path, *trials: MeasuredConfig, **changes: Any) -> ExecutionProfile:
     with Bundle.open(path) as bundle:
         sha256 = bundle.sha256
     fields: dict[str, Any] = {
@@ -190,10 +190,10 @@ def test_what_is_named_is_not_overruled(bundle_path: Path) -> None:
     )
     assert opened(bundle_path, threads=3)[2:] == (
         3,
-        "the profile has no measurement of what was asked for; run mmkd-bench tune again; onnxruntime is installed",
+        "the profile has no measurement of what was requested; run mmkd-bench tune again; onnxruntime is installed",
         "",
     )
-    assert opened(bundle_path, backend="ort", precision="fp32", threads=1) == ("ort", "fp32", 1, "as asked", "")
+    assert opened(bundle_path, backend="ort", precision="fp32", threads=1) == ("ort", "fp32", 1, "as requested", "")
 
 
 def test_a_precision_that_the_bundle_lacks_is_never_chosen(bundle_path: Path) -> None:
@@ -255,11 +255,13 @@ def test_a_swap_follows_the_profile_of_the_new_bundle(kit: Any, bundle_path: Pat
 
 def test_a_backend_that_cannot_open_gives_way_to_the_next_with_its_reason(bundle_path: Path) -> None:
     write_profile(profile_of(bundle_path, trial(0.5, backend="openvino")))  # absent in these tests
-    backend, _, _, reason, file = opened(bundle_path)
-    assert (backend, file) == ("ort", "")
-    assert reason == (
-        "onnxruntime is installed; backend 'openvino' needs openvino, which is not installed; "
-        "install it with pip install 'mmkd-edge[openvino]'"
+    with EdgePredictor.open(bundle_path) as predictor:
+        info = predictor.info()
+    assert (info.backend, info.profile, info.reason) == ("ort", "", "onnxruntime is installed")
+    assert info.rejected == (
+        "backend 'openvino' needs openvino, which is not installed; install it with pip install 'mmkd-edge[openvino]'",
+        "backend 'trt': tensorrt is not installed",
+        "backend 'openvino': openvino is not installed; pip install 'mmkd-edge[openvino]'",
     )
 
 
@@ -271,10 +273,28 @@ def test_a_backend_that_was_asked_for_is_never_replaced(bundle_path: Path) -> No
         EdgePredictor.open(bundle_path, backend="openvino")
 
 
-def test_a_graph_that_no_backend_opens_is_the_last_ones_error(kit: Any, tmp_path: Path) -> None:
+def test_a_graph_that_no_backend_opens_says_why_each_was_rejected(kit: Any, tmp_path: Path) -> None:
     path = kit.parts(kit.modality, model=kit.unrunnable(kit.modality)).write(tmp_path / "bad.edge")
-    with pytest.raises(BackendError, match=r"^backend 'ort' "):
+    with pytest.raises(BackendError) as asked_for:
+        EdgePredictor.open(path, backend="ort")
+    assert str(asked_for.value).startswith("backend 'ort' (onnxruntime ")
+    with pytest.raises(BackendError) as caught:
         EdgePredictor.open(path)
+    assert str(caught.value) == (
+        f"{path}: no backend can run model 'acc' here: {asked_for.value}; backend 'trt': tensorrt is not installed; "
+        "backend 'openvino': openvino is not installed; pip install 'mmkd-edge[openvino]'"
+    )
+
+
+def test_without_any_backend_the_error_says_what_to_install(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UnavailableError) as caught:
+        EdgePredictor.open(bundle_path)
+    assert str(caught.value) == (
+        f"{bundle_path}: no backend can run model 'acc' here: backend 'trt': tensorrt is not installed; "
+        "backend 'openvino': openvino is not installed; pip install 'mmkd-edge[openvino]'; "
+        "backend 'ort': onnxruntime is not installed; pip install 'mmkd-edge[ort]'"
+    )
 
 
 def test_an_unknown_precision_is_named(bundle_path: Path) -> None:
@@ -283,12 +303,12 @@ def test_an_unknown_precision_is_named(bundle_path: Path) -> None:
     assert str(caught.value) == ("precision 'fp8' is unknown; expected 'auto', 'fp32', 'fp16', 'int8' or 'bf16'")
 
 
-def test_without_a_profile_and_a_contest_openvino_comes_before_onnxruntime(bundle_path: Path) -> None:
+def test_without_a_profile_openvino_comes_before_onnxruntime(bundle_path: Path) -> None:
     if not library_versions(("openvino",)):
         pytest.skip("needs pip install 'mmkd-edge[openvino]'")
     script = (
         "import sys; from mmkd_edge import EdgePredictor\n"
-        "with EdgePredictor.open(sys.argv[1], contest=False) as predictor:\n"
+        "with EdgePredictor.open(sys.argv[1]) as predictor:\n"
         "    print(predictor.backend.name, '|', predictor.info().reason)\n"
     )
     done = subprocess.run(

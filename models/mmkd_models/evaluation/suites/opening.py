@@ -13,8 +13,8 @@ import numpy as np
 from mmkd_edge.backends.base import backend_for
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.install.keys import check_signed
+from mmkd_edge.predict.config import Config
 from mmkd_edge.predict.engine import Engine, answers_of, open_engine
-from mmkd_edge.predict.setup import Setup
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.faults.table import Practice
 from mmkd_models.evaluation.seen import cautions_of
@@ -75,7 +75,7 @@ def answering_bundle(
     for entry in bundle.manifest.models:
         check_compatible(f"{path}: student", entry.task, (entry.modality,), windows)
         for artifact in entry.artifacts:
-            setup = Setup(backend=backend_for(artifact.format), precision=artifact.precision, threads=1, reason="")
+            setup = Config(backend=backend_for(artifact.format), precision=artifact.precision, threads=1, reason="")
             engine = open_engine(bundle, entry, setup)
             stack.callback(engine.backend.close)
             yield AskedModel(

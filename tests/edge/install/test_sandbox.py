@@ -19,13 +19,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from mmkd_edge import BackendError, Bundle, BundleError, EdgePredictor, UnavailableError, write_bundle
+from mmkd_edge import BackendError, Bundle, BundleError, EdgePredictor, UnavailableError, apart, write_bundle
+from mmkd_edge.install import sandbox
 from mmkd_edge.install.graphs import check_graph
+from mmkd_edge.install.sandbox import check_graphs
 from mmkd_edge.install.slots import install
-from mmkd_edge.opening import admission, trial_process
-from mmkd_edge.opening.admission import check_graphs
 
-FAILED = "the trial of backend 'ort' in a process of its own failed: "
+FAILED = "the sandbox check of backend 'ort' failed: "
 KILLED = "the system ended it, as a rule for want of memory"
 WRITES = """
 import os
@@ -59,12 +59,12 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return processes
 
 
-def trial_of(path: Path, **options: Any) -> str:
+def check_of(path: Path, **options: Any) -> str:
     with EdgePredictor.open(path, backend="ort", **options) as predictor:
-        return predictor.info().trial
+        return predictor.info().sandbox_check
 
 
-def in_the_trial(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_the_sandbox(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the process of a trial run this where it would look for onnx; this process has imported its own before."""
     (tmp_path / "first" / "onnx").mkdir(parents=True)
     (tmp_path / "first" / "onnx" / "__init__.py").write_text(code)
@@ -86,7 +86,7 @@ def many_students(kit: Any, count: int) -> Any:
 
 def refused(path: Path) -> str:
     with pytest.raises(BackendError) as caught:
-        trial_of(path)
+        check_of(path)
     start, end = f"{path}: {FAILED}", "; do not use this bundle with it"
     told = str(caught.value)
     assert told.startswith(start)
@@ -95,15 +95,15 @@ def refused(path: Path) -> str:
 
 
 def test_a_bundle_that_is_known_here_starts_no_process(bundle_path: Path, started: list[str]) -> None:
-    assert trial_of(bundle_path) == "passed now"
+    assert check_of(bundle_path) == "passed now"
     assert started == [sys.executable]
-    assert trial_of(bundle_path) == "passed at an earlier start"
-    assert trial_of(bundle_path, selftest=False) == "passed at an earlier start"
+    assert check_of(bundle_path) == "passed at an earlier start"
+    assert check_of(bundle_path, selftest=False) == "passed at an earlier start"
     assert started == [sys.executable]
 
 
-def test_a_start_without_a_trial_does_not_pay_for_one(bundle_path: Path) -> None:
-    trial_of(bundle_path)
+def test_a_start_without_a_sandbox_check_does_not_pay_for_one(bundle_path: Path) -> None:
+    check_of(bundle_path)
     code = (
         "import sys\n"
         "from mmkd_edge import EdgePredictor\n"
@@ -114,7 +114,7 @@ def test_a_start_without_a_trial_does_not_pay_for_one(bundle_path: Path) -> None
     assert done.stdout == "[]\n", done.stderr
 
 
-def test_a_trial_is_listened_to_with_many_files_open(bundle_path: Path, tmp_path: Path) -> None:
+def test_a_check_works_with_many_files_open(bundle_path: Path, tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limits[1] < 2048:
         pytest.skip("this system lets a process have fewer than 2,048 files open")
@@ -123,21 +123,21 @@ def test_a_trial_is_listened_to_with_many_files_open(bundle_path: Path, tmp_path
         with contextlib.ExitStack() as held:
             for _ in range(1024):
                 held.callback(os.close, os.open(tmp_path, os.O_RDONLY))
-            assert trial_of(bundle_path) == "passed now"
+            assert check_of(bundle_path) == "passed now"
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_what_opened_without_answering_must_still_answer(bundle_path: Path, started: list[str]) -> None:
-    assert trial_of(bundle_path, selftest=False) == "passed now"
-    assert trial_of(bundle_path, selftest=False) == "passed at an earlier start"
-    assert trial_of(bundle_path) == "passed now"
+    assert check_of(bundle_path, selftest=False) == "passed now"
+    assert check_of(bundle_path, selftest=False) == "passed at an earlier start"
+    assert check_of(bundle_path) == "passed now"
     assert len(started) == 2
 
 
 def test_installed_bundles_need_no_process(bundle_path: Path, tmp_path: Path, started: list[str]) -> None:
     install(tmp_path / "state", bundle_path, prove=lambda _: None)
-    assert trial_of(tmp_path / "state") == "it was held when the bundle was installed"
+    assert check_of(tmp_path / "state") == "passed when the bundle was installed"
     assert started == []
 
 
@@ -150,46 +150,46 @@ def test_installed_bundles_need_no_process(bundle_path: Path, tmp_path: Path, st
         ("import time; time.sleep(60)", "it takes too long"),
     ],
 )
-def test_however_the_process_of_a_trial_ends_this_one_goes_on(
+def test_however_the_sandbox_process_ends_this_one_goes_on(
     code: str, told: str, bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_the_trial(code, tmp_path, monkeypatch)
-    monkeypatch.setattr(trial_process, "WAY_S", 0.5)
+    in_the_sandbox(code, tmp_path, monkeypatch)
+    monkeypatch.setattr(sandbox, "CONFIG_S", 0.5)
     assert refused(bundle_path) == told
 
 
 def test_a_refusal_is_not_remembered_as_anything_else(
     bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_the_trial("import os; os._exit(3)", tmp_path, monkeypatch)
+    in_the_sandbox("import os; os._exit(3)", tmp_path, monkeypatch)
     for _ in range(2):
         assert refused(bundle_path) == "it ended with exit code 3"
 
 
 def test_memory_is_bounded(bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    in_the_trial("bytearray(1 << 32)", tmp_path, monkeypatch)
+    in_the_sandbox("bytearray(1 << 32)", tmp_path, monkeypatch)
     with pytest.raises(BackendError) as caught:
-        trial_of(bundle_path)
+        check_of(bundle_path)
     assert str(caught.value) == "backend 'ort': it takes too much memory"
 
 
 def test_processor_time_is_bounded(bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    in_the_trial("while True: pass", tmp_path, monkeypatch)
-    monkeypatch.setattr(trial_process, "WAY_S", 0.0)  # what the system allows; this process would wait for longer
+    in_the_sandbox("while True: pass", tmp_path, monkeypatch)
+    monkeypatch.setattr(sandbox, "CONFIG_S", 0.0)  # what the system allows; this process would wait for longer
     assert refused(bundle_path) == "it takes too long"
 
 
-def test_a_trial_writes_no_file_and_says_nothing(
+def test_a_check_writes_no_file_and_says_nothing(
     bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     place = tmp_path / "written"
-    in_the_trial(WRITES.format(str(place)), tmp_path, monkeypatch)
-    assert trial_of(bundle_path) == "passed now"
+    in_the_sandbox(WRITES.format(str(place)), tmp_path, monkeypatch)
+    assert check_of(bundle_path) == "passed now"
     assert place.read_bytes() == b""
     assert capfd.readouterr() == ("", "")
 
 
-def test_one_way_that_ends_its_process_leaves_the_others_their_trial(
+def test_one_config_that_ends_its_process_leaves_the_others_their_check(
     bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("onnxruntime")
@@ -199,8 +199,11 @@ def test_one_way_that_ends_its_process_leaves_the_others_their_trial(
     monkeypatch.delitem(sys.modules, "openvino")
     with EdgePredictor.open(bundle_path) as predictor:
         info = predictor.info()
-    assert (info.backend, info.trial) == ("ort", "passed now")
-    assert "the trial of backend 'openvino' in a process of its own failed: it crashed: SIGABRT" in info.reason
+    assert (info.backend, info.sandbox_check) == ("ort", "passed now")
+    assert info.rejected[0] == (
+        f"{bundle_path}: the sandbox check of backend 'openvino' failed: it crashed: SIGABRT; do not use this bundle "
+        "with it"
+    )
 
 
 def test_a_graph_that_is_refused_starts_no_process(kit: Any, tmp_path: Path, started: list[str]) -> None:
@@ -208,7 +211,7 @@ def test_a_graph_that_is_refused_starts_no_process(kit: Any, tmp_path: Path, sta
     model.graph.node.append(helper.make_node("Loop", ["acc"], []))
     path = kit.parts(kit.modality, model=model.SerializeToString()).write(tmp_path / "loop.edge")
     with pytest.raises(BundleError) as caught:
-        trial_of(path)
+        check_of(path)
     assert str(caught.value) == (
         f"{path}: 'acc/model.fp32.onnx': no engine is given this: the graph has the operator 'Loop'; expected one that "
         "students are made of; export the bundle again"
@@ -232,7 +235,7 @@ def test_a_tflite_that_is_refused_starts_no_process(kit: Any, tmp_path: Path, st
     path = tmp_path / "else.edge"
     write_bundle(path, manifest=manifest, members={**parts.members, tflite.file: data})
     with pytest.raises(BundleError) as caught:
-        trial_of(path)
+        check_of(path)
     assert str(caught.value) == (
         f"{path}: 'acc/model.fp32.tflite': no engine is given this: the graph has the mark b'ELSE'; expected b'TFL3'; "
         "export the bundle again"
@@ -254,7 +257,7 @@ def test_a_graph_that_multiplies_what_it_is_given_starts_no_process(
     model.graph.node.insert(5, helper.make_node("Mul", ["small", "one"], ["logits"]))
     path = kit.parts(kit.modality, model=model.SerializeToString()).write(tmp_path / "huge.edge")
     with pytest.raises(BundleError) as caught:
-        trial_of(path)
+        check_of(path)
     assert str(caught.value) == (
         f"{path}: one prediction of every student: expected at most 2.15e+09 bytes, got 2.25e+10; export smaller "
         "students"
@@ -268,11 +271,11 @@ def test_all_students_of_a_bundle_share_one_budget(
     path = many_students(kit, 3).write(tmp_path / "three.edge")
     with Bundle.open(path) as bundle:
         cost = check_graph(bundle.read("acc0/model.fp32.onnx"))
-        monkeypatch.setattr(admission, "MOST_OPERATIONS", 3 * cost.operations)
+        monkeypatch.setattr(sandbox, "MOST_OPERATIONS", 3 * cost.operations)
         check_graphs(bundle)
-    monkeypatch.setattr(admission, "MOST_OPERATIONS", 3 * cost.operations - 1)
+    monkeypatch.setattr(sandbox, "MOST_OPERATIONS", 3 * cost.operations - 1)
     with pytest.raises(BundleError) as caught:
-        trial_of(path)
+        check_of(path)
     assert str(caught.value) == (
         f"{path}: one prediction of every student: expected at most {3 * cost.operations - 1} operations, got "
         f"{3 * cost.operations}; export smaller students"
@@ -285,8 +288,8 @@ def test_all_students_of_a_bundle_share_one_limit_of_time(
 ) -> None:
     path = many_students(kit, 16).write(tmp_path / "slow.edge")
     slow = "import time\nclass checker:\n    check_model = staticmethod(lambda *a, **k: time.sleep(1))"
-    in_the_trial(slow, tmp_path, monkeypatch)
-    monkeypatch.setattr(trial_process, "BUNDLE_S", 4.0)
+    in_the_sandbox(slow, tmp_path, monkeypatch)
+    monkeypatch.setattr(sandbox, "BUNDLE_S", 4.0)
     begun = time.monotonic()
     assert refused(path) == "all students of the bundle together take too long"
     assert time.monotonic() - begun < 16  # what they would take, each within its own limit
@@ -297,45 +300,45 @@ def test_an_invalid_graph_is_told_by_onnx_itself(kit: Any, tmp_path: Path) -> No
     model.graph.node[3].attribute.append(helper.make_attribute("colour", 1))
     path = kit.parts(kit.modality, model=model.SerializeToString()).write(tmp_path / "bad.edge")
     with pytest.raises(BundleError, match=r"'acc/model\.fp32\.onnx': not valid ONNX: .*colour") as caught:
-        trial_of(path)
+        check_of(path)
     assert str(caught.value).endswith("; export the bundle again")
 
 
-def test_another_version_of_the_engine_is_tried_anew(bundle_path: Path, started: list[str]) -> None:
-    trial_of(bundle_path)
+def test_another_version_of_the_engine_is_checked_anew(bundle_path: Path, started: list[str]) -> None:
+    check_of(bundle_path)
     (verdict,) = (Path(os.environ["XDG_CACHE_HOME"]) / "mmkd-edge" / "verdicts").glob("*.json")
     known = json.loads(verdict.read_text())
     known["passed"] = [way.replace("onnxruntime ", "onnxruntime 0.") for way in known["passed"]]
     verdict.write_text(json.dumps(known))
-    assert trial_of(bundle_path) == "passed now"
+    assert check_of(bundle_path) == "passed now"
     assert len(started) == 2
 
 
-def test_without_a_folder_of_ones_own_the_trial_is_held_at_each_start(
+def test_without_a_folder_of_ones_own_the_check_runs_at_each_start(
     bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[str]
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     for count in (1, 2):
-        assert trial_of(bundle_path).startswith("passed now and at each start, since it cannot be remembered: ")
+        assert check_of(bundle_path).startswith("passed now and at each start, since it cannot be remembered: ")
         assert len(started) == count
 
 
 def test_a_folder_that_others_can_write_is_not_used(bundle_path: Path, started: list[str]) -> None:
-    trial_of(bundle_path)
+    check_of(bundle_path)
     folder = Path(os.environ["XDG_CACHE_HOME"]) / "mmkd-edge" / "verdicts"
     folder.chmod(0o777)
-    assert trial_of(bundle_path).endswith(f"{folder}: others can write it; give it to this user alone: chmod 700")
+    assert check_of(bundle_path).endswith(f"{folder}: others can write it; give it to this user alone: chmod 700")
     assert len(started) == 2
 
 
 def test_a_program_without_an_interpreter_is_told_so(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     with pytest.raises(UnavailableError) as caught:
-        trial_of(bundle_path)
+        check_of(bundle_path)
     assert str(caught.value) == (
-        "a trial needs a Python interpreter, and this program has none of its own; install the bundle with mmkd-edge "
-        "install and open it with trust='installed'"
+        "a sandbox check needs a Python interpreter, and this program has none of its own; install the bundle with "
+        "mmkd-edge install and open it with trust='installed'"
     )
 
 
@@ -349,23 +352,23 @@ def test_a_swap_to_a_hostile_bundle_leaves_the_earlier_one(kit: Any, bundle_path
         assert predictor.predict(np.zeros((20, 3))).status == "ok"
 
 
-def test_the_file_that_was_verified_is_the_one_that_is_tried(
+def test_the_file_that_was_verified_is_the_one_that_is_checked(
     kit: Any, bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = kit.parts(kit.modality, name="other").write(tmp_path / "other.edge")
-    start = trial_process.start_apart
+    start = apart.start_apart
 
     def exchanged(function: str, request: bytes) -> Any:
         bundle_path.write_bytes(other.read_bytes())
         return start(function, request)
 
-    monkeypatch.setattr(trial_process, "start_apart", exchanged)
+    monkeypatch.setattr(apart, "start_apart", exchanged)
     with pytest.raises(BundleError) as caught:
-        trial_of(bundle_path)
+        check_of(bundle_path)
     assert str(caught.value) == f"{bundle_path}: the file was exchanged while it was opened; open it again"
 
 
-def test_a_start_with_its_trial_fits_into_256_mb(bundle_path: Path) -> None:
+def test_a_start_with_its_check_fits_into_256_mb(bundle_path: Path) -> None:
     # Not this process's ru_maxrss, which begins with that of the one that forked it.
     code = (
         "import resource, sys\n"
@@ -373,7 +376,7 @@ def test_a_start_with_its_trial_fits_into_256_mb(bundle_path: Path) -> None:
         "from mmkd_edge import EdgePredictor\n"
         "with EdgePredictor.open(sys.argv[1], backend='ort') as predictor:\n"
         "    predictor.selftest()\n"
-        "    print(predictor.info().trial)\n"
+        "    print(predictor.info().sandbox_check)\n"
         "(own,) = [line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')]\n"
         "print(int(own) + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
     )

@@ -1,0 +1,265 @@
+"""The sandbox check: a bundle that is new on this machine is opened in a child process first.
+
+Its graphs are read by us, then a child process opens every config that may be used and asks it the golden windows. What
+crashes, hangs or takes all memory does so there. A config that has passed is remembered by the hash of the bundle.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mmkd_edge.backends.base import BACKENDS, why_absent
+from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.bundle.manifest import Artifact, ModelEntry
+from mmkd_edge.errors import BackendError, BundleError, UnavailableError, error_named
+from mmkd_edge.install.verdicts import passed_before, remember_passed
+from mmkd_edge.machine import this_machine
+from mmkd_edge.predict.config import Config, OpeningRequest
+from mmkd_edge.predict.engine import Engine
+from mmkd_edge.predict.profile import library_versions
+
+if TYPE_CHECKING:
+    from mmkd_edge.install.graph_shapes import GraphCost
+    from mmkd_edge.install.sandbox_process import SandboxRequest, SandboxResult
+
+MOST_OPERATIONS = 20_000_000_000
+"""For one prediction of every student of a bundle: some seconds on a PC, where a student takes milliseconds."""
+MOST_MEMORY_BYTES = 2 << 30
+"""The same for the tensors that are computed; a student takes some MB."""
+
+STARTING_S = 20.0
+"""Time for the child process to start."""
+CONFIG_S, BUNDLE_S = 10.0, 60.0
+"""Time for one config, and for all of a bundle; a student takes tenths of a second."""
+BUILD_S, BUNDLE_BUILD_S = 600.0, 3600.0
+"""The same where engines are built: a student takes a minute or two on a small board."""
+MEMORY_BYTES, BUILD_MEMORY_BYTES = 2 << 30, 8 << 30
+"""Memory of the child process, and where it builds an engine: kernels, and up to 1 GiB to try them in."""
+ENGINE_BYTES = 1 << 30
+"""Size of a file that it may write where it builds an engine, which it leaves to the start that asked for it."""
+
+_SLOW_BUNDLE = "all students of the bundle together take too long"
+_ADVICE = "install the bundle with mmkd-edge install and open it with trust='installed'"
+_UNTESTED = " without self-test"
+Candidate = tuple[ModelEntry, Config]
+
+
+class SandboxPolicy:
+    """Which configs of a bundle's students may be opened in this process.
+
+    Args:
+        returned: why this bundle answers instead of the one installed last; empty if it is that one.
+    """
+
+    def __init__(self, bundle: Bundle, request: OpeningRequest, *, returned: str = "") -> None:
+        self._bundle = bundle
+        self._request = request
+        self._returned = returned
+        self._machine = this_machine().key
+        self._keys: dict[tuple[str, Config], str] = {}
+        self._passed_before = passed_before(bundle.sha256)
+        self._passed_now: set[str] = set()
+        self._refused: dict[str, tuple[str, str]] = {}  # name of the error, and its message
+        self._unsaved = ""
+        self._spent_s = {False: 0.0, True: 0.0}  # by checks that build engines, and by others
+
+    def check(self, entry: ModelEntry, config: Config) -> None:
+        """Check that a config may be opened here; runs the sandbox check if it is new.
+
+        Raises:
+            MmkdError: whatever the sandbox check met; a `BackendError` says how its process ended.
+        """
+        self.check_all([(entry, config)])
+        if refusal := self._refused.get(self._key(entry, config)):
+            raise error_named(refusal[0])(refusal[1])
+
+    def check_all(self, candidates: Sequence[Candidate]) -> None:
+        """Run the sandbox check of all configs that are new here, together; `check` raises what it met.
+
+        Raises:
+            BundleError: a graph is refused.
+            UnavailableError: no process can be started.
+        """
+        if self._request.trust == "installed":
+            return
+        keys = {self._key(*candidate): candidate for candidate in candidates}
+        new = {key: pair for key, pair in keys.items() if not self._is_known(key) and key not in self._refused}
+        if not new:
+            return
+        check_graphs(self._bundle)
+        for builds in (False, True):  # one that builds engines may take more, and takes no other with it if it fails
+            waiting = {
+                key: (entry, config)
+                for key, (entry, config) in new.items()
+                if BACKENDS[config.backend].on_gpu is builds and not why_absent(config.backend)
+            }
+            while waiting:
+                self._run_check(waiting, builds=builds)
+
+    def needs_selftest(self, engine: Engine) -> bool:
+        """Whether an opened student has still to answer its golden windows."""
+        return self._request.selftest and not self._is_known(self._key_of(engine))
+
+    def remember(self, engines: Sequence[Engine]) -> None:
+        """Remember that students have passed their self-test."""
+        self._remember([self._key_of(engine) for engine in engines])
+
+    def describe_selftest(self, engine: Engine) -> str:
+        """When a student has passed its self-test, for people; empty without one."""
+        return self._when_passed(engine) if self._request.selftest else ""
+
+    def describe_check(self, engine: Engine) -> str:
+        """When a student has passed its sandbox check, for people."""
+        if self._request.trust == "installed":
+            return "; ".join(part for part in ("passed when the bundle was installed", self._returned) if part)
+        return self._when_passed(engine)
+
+    def _key_of(self, engine: Engine) -> str:
+        assert engine.config is not None
+        return self._key(engine.entry, engine.config)
+
+    def _key(self, entry: ModelEntry, config: Config) -> str:
+        """A config in one line: everything that must be the same for a result to hold."""
+        if key := self._keys.get((entry.name, config)):
+            return key
+        versions = library_versions((config.backend,)).items()
+        library = " ".join(f"{name} {version}" for name, version in versions) or "of an unknown version"
+        options = msgspec.json.encode(config.options).decode()
+        tested = "" if self._request.selftest else _UNTESTED
+        named = f"{entry.name} {config.precision} {config.backend} {library}"
+        key = f"{named} threads={config.threads} {options} {self._machine}{tested}"
+        self._keys[entry.name, config] = key
+        return key
+
+    def _is_known(self, key: str) -> bool:
+        """Whether a config has passed; one that has passed its self-test has opened too."""
+        return self._passed_earlier(key) or key in self._passed_now
+
+    def _passed_earlier(self, key: str) -> bool:
+        return key in self._passed_before or key.removesuffix(_UNTESTED) in self._passed_before
+
+    def _when_passed(self, engine: Engine) -> str:
+        if self._passed_earlier(self._key_of(engine)):
+            return "passed at an earlier start"
+        each = f" and at each start, since it cannot be remembered: {self._unsaved}" if self._unsaved else ""
+        return f"passed now{each}"
+
+    def _run_check(self, waiting: dict[str, Candidate], *, builds: bool) -> None:
+        """Check configs in one process, and remove those from `waiting` whose result is known then."""
+        # Imported here: most starts run no sandbox check.
+        from mmkd_edge.apart import ProcessLimits
+        from mmkd_edge.install.sandbox_process import SandboxRequest
+
+        request = SandboxRequest(
+            bundle=os.path.abspath(self._bundle.path),  # noqa: PTH100 - links stay links
+            bundle_sha256=self._bundle.sha256,
+            configs=tuple((entry.name, config) for entry, config in waiting.values()),
+            selftest=self._request.selftest,
+            limits=ProcessLimits(
+                step_s=BUILD_S if builds else CONFIG_S,
+                memory_bytes=BUILD_MEMORY_BYTES if builds else MEMORY_BYTES,
+                file_bytes=ENGINE_BYTES if builds else 0,
+            ),
+        )
+        passed = []
+        begun_s = time.monotonic()
+        left_s = (BUNDLE_BUILD_S if builds else BUNDLE_S) - self._spent_s[builds]
+        for key, result in zip(tuple(waiting), _results(request, limit_s=left_s), strict=False):
+            backend = waiting.pop(key)[1].backend
+            if isinstance(result, str):
+                message = (
+                    f"{self._bundle.path}: the sandbox check of backend {backend!r} failed: {result}; do not use this "
+                    "bundle with it"
+                )
+                self._refused[key] = (BackendError.__name__, message)
+            elif result.error:
+                self._refused[key] = (result.error, result.message)
+            else:
+                passed.append(key)
+        self._spent_s[builds] += time.monotonic() - begun_s
+        self._remember(passed)
+
+    def _remember(self, keys: Sequence[str]) -> None:
+        new = tuple(key for key in keys if key not in self._passed_now)
+        if new:
+            self._passed_now.update(new)
+            self._unsaved = remember_passed(self._bundle.sha256, new)
+
+
+def _results(request: SandboxRequest, *, limit_s: float) -> Iterator[SandboxResult | str]:
+    """Run the child process: the result of each config in turn; a text says how the process ended, and is the last.
+
+    Raises:
+        UnavailableError: no process can be started here.
+    """
+    from mmkd_edge.apart import ProcessLines, end, end_of, start_apart
+    from mmkd_edge.install.sandbox_process import SandboxResult
+
+    if getattr(sys, "frozen", False) or not sys.executable:
+        raise UnavailableError(
+            f"a sandbox check needs a Python interpreter, and this program has none of its own; {_ADVICE}"
+        )
+    end_s = time.monotonic() + limit_s
+    if limit_s <= 0:
+        yield from [_SLOW_BUNDLE] * len(request.configs)
+        return
+    try:
+        process = start_apart("mmkd_edge.install.sandbox_process:main", msgspec.json.encode(request))
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UnavailableError(f"a sandbox check cannot start a process: {reason}") from error
+    try:
+        lines = ProcessLines(process)
+        if lines.next(limit_s=STARTING_S) is None:
+            raise UnavailableError(f"the process of a sandbox check does not start: {end_of(process)}; {_ADVICE}")
+        for _ in request.configs:
+            line = lines.next(limit_s=min(end_s - time.monotonic(), request.limits.step_s))
+            if line is None:
+                yield _SLOW_BUNDLE if time.monotonic() >= end_s else end_of(process)
+                return
+            yield msgspec.json.decode(line, type=SandboxResult)
+    finally:
+        end(process)
+
+
+def check_graphs(bundle: Bundle) -> None:
+    """Check that an engine may be given every graph of a bundle, and that all students together fit the budget.
+
+    Raises:
+        BundleError: a graph is refused, or one prediction of all students costs too much.
+    """
+    operations = memory = 0
+    for entry in bundle.manifest.models:
+        steps, slots = ((), 0) if entry.streaming is None else (entry.streaming.artifacts, entry.streaming.slots)
+        # Of each list one artifact is open at a time.
+        for costs in (
+            [_graph_cost(bundle, artifact) for artifact in entry.artifacts],
+            [_graph_cost(bundle, artifact, slots) for artifact in steps],
+        ):
+            operations += max((cost.operations for cost in costs), default=0)
+            memory += max((cost.memory_bytes for cost in costs), default=0)
+    for cost, most, unit in ((operations, MOST_OPERATIONS, "operations"), (memory, MOST_MEMORY_BYTES, "bytes")):
+        if cost > most:
+            raise BundleError(
+                f"{bundle.path}: one prediction of every student: expected at most {most:.3g} {unit}, got {cost:.3g}; "
+                "export smaller students"
+            )
+
+
+def _graph_cost(bundle: Bundle, artifact: Artifact, slots: int = 0) -> GraphCost:
+    from mmkd_edge.install.graphs import check_graph  # most starts read no graph
+    from mmkd_edge.install.tflite_graphs import check_tflite
+
+    model = bundle.read(artifact.file)
+    try:
+        return check_graph(model, slots=slots) if artifact.format == "onnx" else check_tflite(model)
+    except ValueError as error:
+        raise BundleError(
+            f"{bundle.path}: {artifact.file!r}: no engine is given this: {error}; export the bundle again"
+        ) from error

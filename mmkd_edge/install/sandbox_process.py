@@ -1,0 +1,118 @@
+"""The child process of a sandbox check: opens a bundle with each config that it is given, and asks its golden windows.
+
+Limits itself before it touches the bundle: memory, processor time, files written, no core dump. Answers with one line
+of JSON for each config.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import closing
+
+import msgspec
+
+from mmkd_edge.apart import ProcessLimits, answering, limit_processor
+from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.bundle.manifest import ModelEntry
+from mmkd_edge.errors import BackendError, BundleError, MmkdError, first_line
+from mmkd_edge.predict.config import Config
+from mmkd_edge.predict.engine import Engine, open_engine
+from mmkd_edge.predict.selftest import run_selftest
+
+SELFTEST_S = 3.0
+"""Time for the golden windows of one config."""
+
+
+class SandboxRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What to open, and within which limits.
+
+    Attributes:
+        configs: name of a student, and how to open it.
+        selftest: whether it must answer its golden windows.
+        limits: of the process; one step is one config.
+    """
+
+    bundle: str
+    bundle_sha256: str
+    configs: tuple[tuple[str, Config], ...]
+    selftest: bool
+    limits: ProcessLimits
+
+
+class SandboxResult(msgspec.Struct, frozen=True, kw_only=True):
+    """How one config went; the first result of a process says that it has begun.
+
+    Attributes:
+        error: name of an error in `mmkd_edge.errors`; empty for a success.
+        message: of the error.
+    """
+
+    error: str = ""
+    message: str = ""
+
+
+def main() -> None:
+    """Read a request on stdin, carry it out, and answer on stdout."""
+    request = msgspec.json.decode(sys.stdin.buffer.read(), type=SandboxRequest)
+    checked: set[str] = set()
+    with answering(request.limits) as answers:
+        answers.write(msgspec.json.encode(SandboxResult()) + b"\n")
+        answers.flush()
+        for model, config in request.configs:
+            limit_processor(request.limits)
+            result = _open(request, model, config, checked)
+            answers.write(msgspec.json.encode(result) + b"\n")
+            answers.flush()
+
+
+def _open(request: SandboxRequest, model: str, config: Config, checked: set[str]) -> SandboxResult:
+    try:
+        with Bundle.open(request.bundle) as bundle:
+            _check_same(bundle, request)
+            entry = bundle.model(model)
+            if model not in checked:
+                _check_with_onnx(bundle, entry)
+                checked.add(model)
+            with closing(open_engine(bundle, entry, config)) as engine:
+                if request.selftest:
+                    _run_selftest(bundle, engine)
+    except MmkdError as error:
+        return SandboxResult(error=type(error).__name__, message=str(error))
+    except Exception as error:
+        reason = "it takes too much memory" if isinstance(error, MemoryError) else first_line(error)
+        return SandboxResult(error=BackendError.__name__, message=f"backend {config.backend!r}: {reason}")
+    return SandboxResult()
+
+
+def _check_same(bundle: Bundle, request: SandboxRequest) -> None:
+    if bundle.sha256 != request.bundle_sha256:
+        raise BundleError(f"{bundle.path}: the file was exchanged while it was opened; open it again")
+
+
+def _run_selftest(bundle: Bundle, engine: Engine) -> None:
+    """Ask all golden windows, fewer if they would take too long; each round asks four times as many as the last."""
+    end_s, most, spent_s = time.monotonic() + SELFTEST_S, 1, 0.0
+    while time.monotonic() + 4 * spent_s < end_s:
+        begun_s = time.monotonic()
+        if run_selftest(engine, bundle, most=most).windows < most:
+            return
+        spent_s = time.monotonic() - begun_s
+        most *= 4
+
+
+def _check_with_onnx(bundle: Bundle, entry: ModelEntry) -> None:
+    """Run onnx's own checker where it is installed: it refuses what makes some engines crash."""
+    try:
+        import onnx
+    except ImportError:
+        return
+    for artifact in (*entry.artifacts, *(entry.streaming.artifacts if entry.streaming else ())):
+        if artifact.format != "onnx":
+            continue
+        try:
+            onnx.checker.check_model(bundle.read(artifact.file), full_check=True)
+        except Exception as error:
+            raise BundleError(
+                f"{bundle.path}: {artifact.file!r}: not valid ONNX: {first_line(error)}; export the bundle again"
+            ) from error

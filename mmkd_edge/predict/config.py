@@ -1,0 +1,174 @@
+"""Configs: backend, precision and threads of a student, and the order in which they are tried on this machine."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+import msgspec
+
+from mmkd_edge.backends.base import (
+    AUTO_ORDER,
+    BACKENDS,
+    DEFAULT_OPTIONS,
+    BackendName,
+    RunPrecision,
+    SessionOptions,
+    backend_for,
+    choose_artifact,
+    is_installed,
+    why_absent,
+)
+from mmkd_edge.bundle.manifest import ModelEntry
+from mmkd_edge.bundle.reference import Reference
+from mmkd_edge.errors import UsageError
+from mmkd_edge.predict.profile import ProfileLookup, best_trial
+
+Trust = Literal["sandbox", "installed"]
+TRUSTS: tuple[Trust, ...] = ("sandbox", "installed")
+
+
+class OpeningRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """How to open a bundle: the arguments of `EdgePredictor.open`."""
+
+    backend: BackendName | Literal["auto"] = "auto"
+    precision: RunPrecision | Literal["auto"] = "auto"
+    threads: int | None = None
+    references: tuple[Reference | str | os.PathLike[str], ...] = ()
+    error_level: float | None = None
+    unknown_level: float | None = None
+    selftest: bool = True
+    trust: Trust = "sandbox"
+    keys: str | os.PathLike[str] | None = None
+
+    @property
+    def leaves_a_choice(self) -> bool:
+        """Whether a profile may decide anything."""
+        return "auto" in (self.backend, self.precision) or self.threads is None
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """One way to run a student.
+
+    Attributes:
+        options: of the engine.
+        reason: why this config, for people.
+        profile: path of the profile that measured it; empty without one.
+    """
+
+    backend: BackendName
+    precision: RunPrecision
+    threads: int
+    options: SessionOptions = DEFAULT_OPTIONS
+    reason: str
+    profile: str = ""
+
+
+class ConfigChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """The configs to try, best first, and why others are not among them.
+
+    Attributes:
+        configs: at least one, unless every backend was rejected; exactly one where the request names a backend.
+        rejected: one sentence for each backend that cannot run here.
+    """
+
+    configs: tuple[Config, ...]
+    rejected: tuple[str, ...] = ()
+
+
+def choose_configs(entry: ModelEntry, request: OpeningRequest, lookup: ProfileLookup | None) -> ConfigChoice:
+    """Choose the configs of a student: the profile's, then those of the table's backends in its order.
+
+    Args:
+        lookup: the profile of the bundle; None where the request leaves no choice.
+
+    Raises:
+        UsageError: no artifact of the student fits the request.
+    """
+    if lookup is None:
+        return _default_configs(entry, request, why="as requested")
+    measured, why = _measured_config(entry, request, lookup), lookup.reason
+    if lookup.profile is not None and measured is None:
+        why = "the profile has no measurement of what was requested; run mmkd-bench tune again"
+    if measured is not None and request.backend != "auto":
+        return ConfigChoice(configs=(measured,))
+    defaults = _default_configs(entry, request, why=why)
+    return ConfigChoice(configs=(*([measured] if measured else []), *defaults.configs), rejected=defaults.rejected)
+
+
+def _measured_config(entry: ModelEntry, request: OpeningRequest, lookup: ProfileLookup) -> Config | None:
+    if lookup.profile is None:
+        return None
+    trials = [
+        trial
+        for trial in lookup.profile.trials
+        if trial.model == entry.name and _fits(entry, trial.precision, trial.backend)
+    ]
+    best = best_trial(
+        trials,
+        model=entry.name,
+        backend=None if request.backend == "auto" else request.backend,
+        precision=None if request.precision == "auto" else request.precision,
+        threads=request.threads,
+    )
+    if best is None:
+        return None
+    when = lookup.profile.created_utc[:10]
+    return Config(
+        backend=best.backend,
+        precision=best.precision,
+        threads=best.threads,
+        options=best.options,
+        reason=f"best of {len(trials)} measured on this machine by mmkd-bench tune ({when}): {best.p50_us:.0f} us",
+        profile=str(lookup.path),
+    )
+
+
+def _default_configs(entry: ModelEntry, request: OpeningRequest, *, why: str) -> ConfigChoice:
+    precision = "fp32" if request.precision == "auto" else request.precision
+    threads = 1 if request.threads is None else request.threads
+    if request.backend != "auto":
+        choose_artifact(entry, precision, request.backend)  # for its error
+        reason = why if why == "as requested" else f"backend {request.backend!r} as requested; {why}"
+        config = Config(backend=request.backend, precision=precision, threads=threads, reason=reason)
+        return ConfigChoice(configs=(config,))
+    fitting = [backend for backend in AUTO_ORDER if _fits(entry, precision, backend)]
+    if not fitting:  # for its error
+        able = [backend for backend in AUTO_ORDER if precision in BACKENDS[backend].precisions]
+        usual = backend_for(entry.artifacts[0].format)
+        choose_artifact(entry, precision, usual if usual in able else able[0])
+    absent = {backend: reason for backend in fitting if (reason := _why_rejected(backend))}
+    return ConfigChoice(
+        configs=tuple(
+            Config(
+                backend=backend,
+                precision=precision,
+                threads=threads,
+                reason="; ".join(part for part in (why, _presence(backend)) if part),
+            )
+            for backend in fitting
+            if backend not in absent
+        ),
+        rejected=tuple(f"backend {backend!r}: {reason}" for backend, reason in absent.items()),
+    )
+
+
+def _fits(entry: ModelEntry, precision: RunPrecision, backend: BackendName) -> bool:
+    try:
+        choose_artifact(entry, precision, backend)
+    except UsageError:
+        return False
+    return True
+
+
+def _why_rejected(backend: BackendName) -> str:
+    """Why a backend cannot run here; empty if it can. Looks for a driver only if the library is installed."""
+    if is_installed(backend) or BACKENDS[backend].lacks is None:
+        return why_absent(backend)
+    return f"{BACKENDS[backend].library()[1]} is not installed"
+
+
+def _presence(backend: BackendName) -> str:
+    row = BACKENDS[backend]
+    distribution = row.library()[1]
+    return f"{distribution} and a GPU's driver are installed" if row.on_gpu else f"{distribution} is installed"
