@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.edge.conftest import (
-    _no_contest_of_another_test,
+    _cache_of_one_test,
     acc,
     bundle_path,
     kit,
@@ -12,4 +12,4 @@ from tests.edge.conftest import (
     verdicts,
 )
 
-__all__ = ["_no_contest_of_another_test", "acc", "bundle_path", "kit", "openvino_absent", "trt_absent", "verdicts"]
+__all__ = ["_cache_of_one_test", "acc", "bundle_path", "kit", "openvino_absent", "trt_absent", "verdicts"]
