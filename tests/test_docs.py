@@ -410,14 +410,14 @@ def errors_below(root: type[MmkdError]) -> list[type[MmkdError]]:
     return [root, *(error for child in root.__subclasses__() for error in errors_below(child))]
 
 
-def test_the_runtime_page_names_every_error_with_its_exit_code() -> None:
-    rows = table_rows((DOCS / "runtime.md").read_text(encoding="utf-8"), "error")
+def test_the_embedding_page_names_every_error_with_its_exit_code() -> None:
+    rows = table_rows((DOCS / "embedding.md").read_text(encoding="utf-8"), "error")
     public = [error for error in errors_below(MmkdError) if error.__name__ in mmkd_edge.__all__]
     assert {row[0]: row[1] for row in rows} == {error.__name__: str(error.exit_code) for error in public}
 
 
-def test_the_runtime_page_names_every_argument_and_every_field() -> None:
-    text = (DOCS / "runtime.md").read_text(encoding="utf-8")
+def test_the_embedding_page_names_every_argument_and_every_field() -> None:
+    text = (DOCS / "embedding.md").read_text(encoding="utf-8")
     arguments = [name for name in inspect.signature(EdgePredictor.open).parameters if name != "cls"]
     assert [row[0] for row in table_rows(text, "argument of `open`")] == arguments
     fields = [name for row in table_rows(text, "field") for name in re.findall(r"\w+", row[0])]

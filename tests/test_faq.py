@@ -20,7 +20,7 @@ def test_there_are_fifteen_answers_of_a_few_lines() -> None:
 
 @pytest.mark.parametrize("section", SECTIONS, ids=[section.splitlines()[0] for section in SECTIONS])
 def test_an_answer_has_a_link_and_tests_that_exist(section: str) -> None:
-    assert re.search(r"\]\((export|devices|embedding|runtime|benchmark)\.md", section)
+    assert re.search(r"\]\((export|devices|embedding|benchmark)\.md", section)
     tests = HELD_BY.findall(section)
     assert tests
     for file, name in tests:

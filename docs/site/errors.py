@@ -59,7 +59,7 @@ mmkd-inspect student.edge --debug; echo $?   # 0, or one of the codes below; --d
 
 A message says where, what was expected, what was found, and how to correct it. It is on stderr, in one line or a few,
 after the command's name; the exit code is the class of the problem, the same in every command. In Python every error is
-an `MmkdError` ([how to catch them](runtime.md#errors-and-exit-codes)).
+an `MmkdError` ([how to catch them](embedding.md#errors-and-exit-codes)).
 
 This page is written by `python docs/site/errors.py`.
 

@@ -17,7 +17,7 @@ from mmkd_edge.predict.confidence import label_set
 from mmkd_edge.predict.sensors import Status, WindowFault, missing_causes, worse
 from mmkd_edge.spec import ModalitySpec, TaskKind, TaskSpec
 
-# From this share of missing values on, or with one channel wholly missing, a prediction is degraded: docs/runtime.md
+# From this share of missing values on, or with one channel wholly missing, a prediction is degraded: docs/embedding.md
 # has the accuracy that missing values cost. Of frames it is a convention: below it single ones are lost.
 DEGRADED_SHARE = 0.02
 DEGRADED_SHARE_OF_FRAMES = 0.1
