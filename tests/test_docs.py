@@ -429,7 +429,7 @@ def test_the_embedding_page_names_every_argument_and_every_field() -> None:
     [manifest.Manifest, manifest.ModelEntry, manifest.Artifact, manifest.Parity, manifest.Novelty, ModalitySpec],
 )
 def test_the_bundle_page_names_every_key(struct: type[msgspec.Struct]) -> None:
-    prose = [line.text for line in lines_of((DOCS / "bundle.md").read_text(encoding="utf-8")) if line.language is None]
+    prose = [line.text for line in lines_of((DOCS / "formats.md").read_text(encoding="utf-8")) if line.language is None]
     named = {code for line in prose for code in INLINE_CODE.findall(line)}
     assert [name for name in struct.__struct_fields__ if name not in named] == []
 
