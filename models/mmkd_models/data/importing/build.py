@@ -28,8 +28,7 @@ from mmkd_models.data.importing.recipe import (
     SplitRule,
     WindowRule,
     refuse,
-    split_rule_problems,
-    window_problems,
+    rule_problems,
 )
 from mmkd_models.data.importing.recorded import SECOND_NS, ImportedRecording, ImportedSensor
 from mmkd_models.data.importing.timing.grids import Grids, Placed
@@ -135,8 +134,8 @@ def import_recordings(
         "import_recordings",
         [
             *(f"sensor {one.name!r}: {text}" for one in sensors if (text := name_problem(one.name))),
-            *(f"'windows.{text}" for text in window_problems(windows)),
-            *(f"'split.{text}" for text in split_rule_problems(split)),
+            *rule_problems(windows, "windows"),
+            *rule_problems(split, "split"),
         ],
     )
     path.parent.mkdir(parents=True, exist_ok=True)

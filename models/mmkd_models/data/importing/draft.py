@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from mmkd_edge.errors import DatasetError, UsageError
+from mmkd_models.data.importing.keys import keys_of, toml_lines
 from mmkd_models.data.importing.patterns import natural_key
 from mmkd_models.data.importing.readers.csv_file import encoding_of, guessed_delimiter
-from mmkd_models.data.importing.readers.formats import reader_of
-from mmkd_models.data.importing.readers.table import RowBlock
+from mmkd_models.data.importing.readers.formats import Format, knows_its_rate, reader_of, suffixes
+from mmkd_models.data.importing.readers.table import RowBlock, TextTable
 from mmkd_models.data.importing.readers.video_file import video_facts
-from mmkd_models.data.importing.recipe import KNOWS_ITS_RATE, SUFFIXES, Format, TextTable
+from mmkd_models.data.importing.recipe import LabelRule, SensorSource, SplitRule, WindowRule
 from mmkd_models.data.importing.recorded import SECOND_NS
 from mmkd_models.data.importing.timing.clock import TimeColumn
 
@@ -70,7 +71,7 @@ class Alike:
     pattern: str
     parts: tuple[str, ...]
     files: tuple[Path, ...]
-    looked: FirstLook
+    look: FirstLook
 
 
 def draft_recipe(folder: Path, *, prefix: str = ".") -> str:
@@ -86,25 +87,33 @@ def draft_recipe(folder: Path, *, prefix: str = ".") -> str:
     files = [
         file
         for file in folder.rglob("*")
-        if file.suffix.lower() in SUFFIXES and file.suffix.lower() not in _NOT_LOOKED_AT and file.is_file()
+        if file.suffix.lower() in suffixes() and file.suffix.lower() not in _NOT_LOOKED_AT and file.is_file()
     ]
     if not files:
-        known = ", ".join(suffix for suffix in SUFFIXES if suffix not in _NOT_LOOKED_AT)
+        known = ", ".join(suffix for suffix in suffixes() if suffix not in _NOT_LOOKED_AT)
         raise UsageError(f"{folder}: expected files that end in {known}, found none; name their folder")
     kinds = list(_kinds(folder, prefix, sorted(files, key=lambda file: natural_key(file.as_posix()))))
-    labels = [kind for kind in kinds if kind.looked.is_intervals]
-    sources = [kind for kind in kinds if not kind.looked.is_intervals]
+    labels = [kind for kind in kinds if kind.look.is_intervals]
+    sources = [kind for kind in kinds if not kind.look.is_intervals]
     if not sources:
         raise UsageError(f"{folder}: expected logs of sensors, found files of intervals alone; name the folder of both")
     lines = [
-        "# Drafted by mmkd-data recipe; lines with '?' are guesses. docs/your-own-data.md describes every key.",
+        "# Drafted by mmkd-data recipe; lines with '?' are guesses. docs/your-own-data.md lists every key.",
         "version = 1",
     ]
     names: list[str] = []
     for kind in sources:
         names.append(_modality(kind, names))
-        lines += ["", *_source_lines(kind, names[-1])]
-    lines += ["", *_label_lines(sources, labels), "", *_closing_lines(sources)]
+        lines += _table("[[source]]", SensorSource, _source_keys(kind, names[-1]))
+        lines += [f"# ? {text}" for text in kind.look.unsure]
+    lines += _table("[labels]", LabelRule, _label_keys(sources, labels))
+    windows = [("length_s", 2.0, "? as long as what is to be told apart"), ("stride_s", 1.0, "")]
+    lines += _table("[windows]", WindowRule, windows)
+    parts = _shared_parts(sources)
+    groups = [("group", parts[0], f"? what no two splits share: {', '.join(parts)}")] if parts else []
+    lines += _table("[split]", SplitRule, groups)
+    if not parts:
+        lines.append("# ? no part of the path tells recordings apart: each is split by time")
     return "\n".join(lines) + "\n"
 
 
@@ -118,7 +127,7 @@ def _kinds(folder: Path, prefix: str, files: Sequence[Path]) -> Iterator[Alike]:
     for found in by_shape.values():
         pattern, parts = _pattern([file.relative_to(folder).as_posix() for file in found])
         pattern = pattern if prefix == "." else f"{prefix}/{pattern}"
-        yield Alike(pattern=pattern, parts=parts, files=tuple(found), looked=_look(found[0]))
+        yield Alike(pattern=pattern, parts=parts, files=tuple(found), look=_look(found[0]))
 
 
 def _pattern(names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
@@ -163,7 +172,7 @@ def _columns(split: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
 
 
 def _look(file: Path) -> FirstLook:
-    form = SUFFIXES[file.suffix.lower()]
+    form = suffixes()[file.suffix.lower()]
     if form == "video":
         facts = video_facts(file)
         return FirstLook(file=file, format=form, table=TextTable(), names=("gray",), frame=(facts.height, facts.width))
@@ -283,90 +292,61 @@ def _modality(kind: Alike, taken: Sequence[str]) -> str:
     return name if name not in taken else f"{name}_{len(taken) + 1}"
 
 
-def _source_lines(kind: Alike, modality: str) -> Iterator[str]:
-    looked, table = kind.looked, kind.looked.table
-    yield "[[source]]"
-    yield f"modality = {_quoted(modality)}"
-    yield f"files = {_quoted(kind.pattern)}    # {len(kind.files)} files"
-    for text in looked.unsure:
-        yield f"# ? {text}"
-    if looked.time:
-        yield f"time = {_quoted(looked.time)}"
-        if table.timezone:
-            yield f"timezone = {_quoted(table.timezone)}    # ? such as 'Europe/Berlin'"
-    if looked.rate_hz is not None:
-        yield f"rate_hz = {looked.rate_hz!r}    # ? measured in the first rows"
-    elif looked.format not in KNOWS_ITS_RATE and not looked.time:
-        yield "rate_hz = 1.0    # ? samples per second"
-    if looked.format == "csv":
-        yield from _text_lines(table)
-    if looked.frame is not None:
-        yield from _frame_lines(*looked.frame)
-    elif looked.format not in KNOWS_ITS_RATE:
-        yield f"channels = [{', '.join(map(_quoted, looked.numbers))}]"
-    if looked.format == "wav":
-        yield 'kind = "audio"    # ? or "series", of a vibration that was recorded as sound'
-    if looked.frame is None:
-        yield 'unit = ""'
+def _source_keys(kind: Alike, modality: str) -> Iterator[tuple[str, Any, str]]:
+    look, table = kind.look, kind.look.table
+    yield "modality", modality, ""
+    yield "files", kind.pattern, f"{len(kind.files)} files"
+    if look.format == "wav":
+        yield "kind", "audio", '? or "series", for a vibration that was recorded as sound'
+    if look.time:
+        yield "time", look.time, ""
+    if look.rate_hz is not None:
+        yield "rate_hz", look.rate_hz, "? measured in the first rows"
+    elif not knows_its_rate(look.format) and not look.time:
+        yield "rate_hz", 1.0, "? samples per second"
+    yield from _text_keys(table)
+    if look.frame is not None:
+        height, width = look.frame
+        scale = min(1.0, _USUAL_SIDE / max(height, width))
+        yield "channels", ["gray"], '? or ["r", "g", "b"]'
+        yield "height", max(1, round(height * scale)), f"? {height} recorded"
+        yield "width", max(1, round(width * scale)), f"? {width} recorded"
+        yield "region", "whole", '? or "auto", where things move, or [x, y, width, height] in recorded pixels'
+        return
+    if not knows_its_rate(look.format):
+        yield "channels", look.numbers, ""
+    yield "unit", "", ""
 
 
-def _frame_lines(height: int, width: int) -> Iterator[str]:
-    scale = min(1.0, _USUAL_SIDE / max(height, width))
-    yield 'channels = ["gray"]    # ? or ["r", "g", "b"]'
-    yield f"height = {max(1, round(height * scale))}    # ? of {height} recorded"
-    yield f"width = {max(1, round(width * scale))}    # ? of {width}"
-    yield 'region = "whole"    # ? or "auto", where things move, or [x, y, width, height] in recorded pixels'
+def _text_keys(table: TextTable) -> Iterator[tuple[str, Any, str]]:
+    comments = {"timezone": "? such as 'Europe/Berlin'", "encoding": "? it is not UTF-8"}
+    for name, _, default, _ in keys_of(TextTable):
+        value = getattr(table, name)
+        if value != default and (name, value) != ("delimiter", ","):
+            yield name, value, comments.get(name, "")
 
 
-def _text_lines(table: TextTable) -> Iterator[str]:
-    if table.delimiter != ",":
-        yield f"delimiter = {_quoted(table.delimiter)}"
-    if table.decimal != ".":
-        yield f"decimal = {_quoted(table.decimal)}"
-    if table.encoding != "auto":
-        yield f"encoding = {_quoted(table.encoding)}    # ? it is not UTF-8"
-    if not table.header:
-        yield "header = false"
-
-
-def _label_lines(sources: Sequence[Alike], labels: Sequence[Alike]) -> Iterator[str]:
-    yield "[labels]"
-    columns = [name for kind in sources for name in kind.looked.texts]
+def _label_keys(sources: Sequence[Alike], labels: Sequence[Alike]) -> Iterator[tuple[str, Any, str]]:
+    columns = [name for kind in sources for name in kind.look.texts]
     parts = _shared_parts(sources)
     if labels:
-        looked = labels[0].looked
-        start, end = (next(name for name in looked.names if one.match(name)) for one in (_START_NAMES, _END_NAMES))
-        names = [name for name in looked.texts if name not in (start, end)]
-        yield f"files = {_quoted(labels[0].pattern)}"
-        yield f"start = {_quoted(start)}"
-        yield f"end = {_quoted(end)}"
-        yield f"label = {_quoted(names[0] if names else 'label')}    # ? of {', '.join(looked.names)}"
-        if looked.table.timezone:
-            yield f"timezone = {_quoted(looked.table.timezone)}    # ? as of the sources"
-        yield from _text_lines(looked.table)
+        look = labels[0].look
+        start, end = (next(name for name in look.names if names.match(name)) for names in (_START_NAMES, _END_NAMES))
+        names = [name for name in look.texts if name not in (start, end)]
+        yield "files", labels[0].pattern, ""
+        yield "start", start, ""
+        yield "end", end, ""
+        yield "label", names[0] if names else "label", f"? one of {', '.join(look.names)}"
+        yield from _text_keys(look.table)
     elif columns:
-        yield f"column = {_quoted(columns[0])}    # ? columns of few texts: {', '.join(dict.fromkeys(columns))}"
+        yield "column", columns[0], f"? columns with few texts: {', '.join(dict.fromkeys(columns))}"
     else:
-        yield f"path = {_quoted(parts[-1] if parts else 'state')}    # ? no column and no file of labels was found"
+        yield "path", parts[-1] if parts else "state", "? no column and no file of labels was found"
 
 
-def _closing_lines(sources: Sequence[Alike]) -> Iterator[str]:
-    parts = _shared_parts(sources)
-    yield "[windows]"
-    yield "length_s = 2.0    # ? as long as what is to be told apart"
-    yield "stride_s = 1.0"
-    yield ""
-    yield "[split]"
-    if parts:
-        yield f"group = {_quoted(parts[0])}    # ? what never is in two splits: {', '.join(parts)}"
-    else:
-        yield "# ? no part of the path tells recordings apart: each is split by time"
+def _table(name: str, rule: type[msgspec.Struct], keys: Iterable[tuple[str, Any, str]]) -> Iterator[str]:
+    yield from ("", name, *toml_lines(rule, {key: (value, comment) for key, value, comment in keys}))
 
 
 def _shared_parts(sources: Sequence[Alike]) -> list[str]:
     return [part for part in sources[0].parts if all(part in kind.parts for kind in sources)]
-
-
-def _quoted(text: str) -> str:
-    """A text as TOML writes it, which for what logs hold is as JSON does."""
-    return json.dumps(text, ensure_ascii=False)

@@ -14,9 +14,9 @@ from mmkd_edge.errors import DatasetError
 from mmkd_models.data.importing.cutting.labels import RunCollector, changes
 from mmkd_models.data.importing.limits import MOST_THINNING, refuse_late, refuse_more
 from mmkd_models.data.importing.patterns import FoundFile, with_parts
-from mmkd_models.data.importing.readers.formats import Reader, reader_of
+from mmkd_models.data.importing.readers.formats import Format, Reader, format_of, reader_of, suffixes
 from mmkd_models.data.importing.readers.table import RowBlock, numbers, require_columns, texts
-from mmkd_models.data.importing.recipe import SUFFIXES, TARGET, Format, Resample, SensorSource, rate_problem
+from mmkd_models.data.importing.recipe import TARGET, SensorSource, rate_problem
 from mmkd_models.data.importing.recorded import (
     SECOND_NS,
     ClockFacts,
@@ -25,6 +25,7 @@ from mmkd_models.data.importing.recorded import (
     Interval,
     ReadingPlace,
     ReadingState,
+    Resample,
     Samples,
     SampleSeries,
     Spool,
@@ -386,9 +387,9 @@ def _good_values(block: RowBlock, source: SensorSource) -> Floats:
 def _format(source: SensorSource, file: Path) -> Format:
     if source.format != "auto":
         return source.format
-    found = SUFFIXES.get(file.suffix.lower())
+    found = format_of(file)
     if found is None:
-        raise DatasetError(f"{file}: expected a name that ends in {', '.join(SUFFIXES)}; set 'format'")
+        raise DatasetError(f"{file}: expected a name that ends in {', '.join(suffixes())}; set 'format'")
     return found
 
 

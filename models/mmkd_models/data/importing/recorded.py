@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -16,7 +16,6 @@ import numpy.typing as npt
 from mmkd_edge.bundle.arrays import let_go
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalityKind, ModalitySpec, Normalise
-from mmkd_models.data.importing.recipe import Duplicates, Resample
 
 Times = npt.NDArray[np.int64]
 """(L,) nanoseconds since 1970 in UTC, or since the start where nobody knows when that was."""
@@ -24,6 +23,8 @@ Floats = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
 
 SECOND_NS = 1_000_000_000
+Resample = Literal["linear", "nearest", "polyphase", "hold"]
+Duplicates = Literal["error", "first", "last", "mean"]
 _STEP_PERIODS = 3.0  # a step of more than so many usual ones is no step of the clock, whatever the declared rate
 SPOOL_SUFFIXES = (".times", ".values")
 """Of the files in which samples are collected."""

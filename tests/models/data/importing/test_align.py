@@ -84,11 +84,11 @@ def test_an_import_prints_the_proposal_and_moves_nothing(plant, recipe):
     assert again.startswith("gyro: beside acc 6 recordings suggest offset_s = -0.6")
 
 
-def test_the_first_source_is_laid_beside_none(plant, recipe):
+def test_the_first_source_is_aligned_with_no_other(plant, recipe):
     recipe(('time = "time"', 'time = "time"\nalign_on = "event"'))
     with pytest.raises(DatasetError) as raised:
         read_recipe(plant / "recipe.toml")
     assert str(raised.value) == (
-        f"{plant / 'recipe.toml'}: 'source[0]': 'align_on': expected none at the first source, which others are laid"
-        " beside; move it"
+        f"{plant / 'recipe.toml'}: 'source[0].align_on': the first source is the one that others are aligned"
+        " with; move it to another"
     )

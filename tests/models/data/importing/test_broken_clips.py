@@ -290,47 +290,46 @@ CASES = [
         name="frames of no size",
         recipe=(("height = 15\n", ""),),
         says=(
-            "DIR/recipe.toml: 'source[0]' (lips): expected 'height' and 'width' in pixels, got none; "
-            "say how large frames are in the dataset"
+            "DIR/recipe.toml: 'source[0]' (lips): 'height' and 'width' are missing; "
+            "give the size of the frames in the dataset, in pixels"
         ),
     ),
     Broken(
         name="channels that no camera has",
         recipe=(("height = 15", 'channels = ["hue"]\nheight = 15'),),
         says=(
-            "DIR/recipe.toml: 'source[0]' (lips): 'channels': expected ['gray'] or ['r', 'g', 'b'], "
+            "DIR/recipe.toml: 'source[0].channels' (lips): expected ['gray'] or ['r', 'g', 'b'], "
             "got ['hue']; correct it"
         ),
     ),
     Broken(
         name="a size of sound",
         recipe=(('kind = "audio"', 'kind = "audio"\nheight = 9'),),
-        says=("DIR/recipe.toml: 'source[1]' (voice): 'height': expected it of kind 'video' alone, got 9; remove it"),
+        says=("DIR/recipe.toml: 'source[1].height' (voice): only for kind = 'video', got 9; remove it"),
     ),
     Broken(
         name="a film as a series",
         recipe=(('modality = "lips"', 'modality = "lips"\nkind = "series"'),),
         says=(
-            "DIR/recipe.toml: 3 problems\n  - 'source[0]' (lips): 'kind': expected 'video' or 'audio' "
-            "of video files, and 'video' of no others, got 'series' of video; correct it\n  - "
-            "'source[0]' (lips): 'height': expected it of kind 'video' alone, got 15; remove it\n  - "
-            "'source[0]' (lips): 'width': expected it of kind 'video' alone, got 20; remove it"
+            "DIR/recipe.toml: 3 problems\n  - 'source[0].height' (lips): only for kind = 'video', got 15; remove it\n"
+            "  - 'source[0].width' (lips): only for kind = 'video', got 20; remove it\n  - "
+            "'source[0].kind' (lips): 'series' does not fit files of format 'video'; correct it"
         ),
     ),
     Broken(
         name="keys of other sensors",
         recipe=(("height = 15", 'clock_ppm = 20.0\nresample = "hold"\nheight = 15'),),
         says=(
-            "DIR/recipe.toml: 3 problems\n  - 'source[0]' (lips): 'clock_ppm': expected none of kind "
-            "'video', got 20.0; remove it\n  - 'source[0]' (lips): 'resample': expected none of kind "
-            "'video', got 'hold'; remove it\n  - 'source[0]' (lips): expected resample = 'hold' and "
-            "'hold_s' together, got one of them; set both, or none"
+            "DIR/recipe.toml: 3 problems\n  - 'source[0].clock_ppm' (lips): not for kind = "
+            "'video', got 20.0; remove it\n  - 'source[0].resample' (lips): not for kind = "
+            "'video', got 'hold'; remove it\n  - 'source[0]' (lips): resample = 'hold' and "
+            "'hold_s' belong together; set both, or none"
         ),
     ),
     Broken(
         name="a stride and intervals",
         recipe=(('at = "intervals"', 'at = "intervals"\nstride_s = 0.2'),),
-        says=("DIR/recipe.toml: 'windows.stride_s': expected none with at = 'intervals', got 0.2; remove one of them"),
+        says=("DIR/recipe.toml: 'windows.stride_s': not with at = 'intervals'; remove one of them"),
     ),
 ]
 

@@ -349,17 +349,13 @@ CASES = [
     Broken(
         name="a key that is unknown",
         recipe=(('modality = "acc"', 'modality = "acc"\nspeed = 3'),),
-        says=(
-            "DIR/recipe.toml: Object contains unknown field `speed` - at `$.source[0]`;"
-            " docs/your-own-data.md describes every key"
-        ),
+        says=("DIR/recipe.toml: 'source[0]': unknown key 'speed'; docs/your-own-data.md lists every key"),
     ),
     Broken(
         name="a value of the wrong kind",
         recipe=(("length_s = 1.0", 'length_s = "1 s"'),),
         says=(
-            "DIR/recipe.toml: Expected `float`, got `str` - at `$.windows.length_s`;"
-            " docs/your-own-data.md describes every key"
+            "DIR/recipe.toml: 'windows.length_s': expected a number, got text; docs/your-own-data.md lists every key"
         ),
     ),
     Broken(
@@ -379,9 +375,9 @@ CASES = [
         name="a zone and an encoding that are none",
         recipe=(('time = "time"', 'time = "time"\ntimezone = "Berlin"\nencoding = "sjis-x"'),),
         says=(
-            "DIR/recipe.toml: 2 problems\n  - 'source[0]' (acc): 'timezone': expected a name such as"
-            " 'Europe/Berlin' or 'UTC', got 'Berlin'; correct it\n  - 'source[0]' (acc): 'encoding':"
-            " expected the name of an encoding of text, such as 'utf-8' or 'shift_jis', got 'sjis-x'; correct it"
+            "DIR/recipe.toml: 2 problems\n  - 'source[0].timezone' (acc): expected a name such as"
+            " 'Europe/Berlin' or 'UTC', got 'Berlin'; correct it\n  - 'source[0].encoding' (acc):"
+            " expected the name of a text encoding, such as 'utf-8' or 'shift_jis', got 'sjis-x'; correct it"
         ),
     ),
     Broken(

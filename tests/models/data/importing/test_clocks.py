@@ -12,8 +12,7 @@ import pytest
 from scipy.signal import resample_poly
 
 from mmkd_edge.errors import DatasetError
-from mmkd_models.data.importing.readers.table import RowBlock
-from mmkd_models.data.importing.recipe import TextTable
+from mmkd_models.data.importing.readers.table import RowBlock, TextTable
 from mmkd_models.data.importing.recorded import SampleSeries, clock_facts, in_order
 from mmkd_models.data.importing.timing import resample
 from mmkd_models.data.importing.timing.clock import TimeColumn

@@ -26,7 +26,7 @@ def test_a_draft_of_a_plant_can_be_carried_out(plant):
     (plant / "recipe.toml").unlink()
     text = draft_recipe(plant)
     assert text.splitlines() == [
-        "# Drafted by mmkd-data recipe; lines with '?' are guesses. docs/your-own-data.md describes every key.",
+        "# Drafted by mmkd-data recipe; lines with '?' are guesses. docs/your-own-data.md lists every key.",
         "version = 1",
         "",
         "[[source]]",
@@ -41,14 +41,14 @@ def test_a_draft_of_a_plant_can_be_carried_out(plant):
         'files = "M{m}/states.csv"',
         'start = "start"',
         'end = "end"',
-        'label = "label"    # ? of start, end, label',
+        'label = "label"    # ? one of start, end, label',
         "",
         "[windows]",
         "length_s = 2.0    # ? as long as what is to be told apart",
         "stride_s = 1.0",
         "",
         "[split]",
-        'group = "m"    # ? what never is in two splits: m',
+        'group = "m"    # ? what no two splits share: m',
     ]
     (plant / "recipe.toml").write_text(text)
     report = import_recipe(read_recipe(plant / "recipe.toml"), plant, plant / "out")
@@ -62,18 +62,18 @@ def test_a_draft_sees_separators_encodings_local_times_and_columns_of_labels(tmp
         "[[source]]",
         'modality = "press"',
         'files = "press.csv"    # 1 files',
-        "# ? times are local and have no offset: which time zone?",
         'time = "時刻"',
-        "timezone = \"UTC\"    # ? such as 'Europe/Berlin'",
         "rate_hz = 1.0    # ? measured in the first rows",
+        "timezone = \"UTC\"    # ? such as 'Europe/Berlin'",
         'delimiter = ";"',
         'decimal = ","',
         'encoding = "shift_jis"    # ? it is not UTF-8',
         'channels = ["圧力"]',
         'unit = ""',
+        "# ? times are local and have no offset: which time zone?",
         "",
         "[labels]",
-        'column = "状態"    # ? columns of few texts: 状態',
+        'column = "状態"    # ? columns with few texts: 状態',
         "",
         "[windows]",
         "length_s = 2.0    # ? as long as what is to be told apart",
@@ -88,8 +88,8 @@ def test_a_folder_without_logs_is_refused(tmp_path):
     with pytest.raises(UsageError) as error:
         draft_recipe(tmp_path)
     assert str(error.value) == (
-        f"{tmp_path}: expected files that end in .csv, .txt, .tsv, .parquet, .wav, .flac, .ogg, .tdms, .mf4, .mdf, .h5,"
-        " .hdf5, .mat, .mcap, .mp4, .m4v, .mov, .mkv, .webm, .avi, .mpg, .mpeg, found none; name their folder"
+        f"{tmp_path}: expected files that end in .csv, .txt, .tsv, .parquet, .wav, .flac, .ogg, .mp4, .m4v, .mov,"
+        " .mkv, .webm, .avi, .mpg, .mpeg, .tdms, .mf4, .mdf, .h5, .hdf5, .mat, .mcap, found none; name their folder"
     )
 
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,7 +15,8 @@ from mmkd_models.data import open_dataset
 from mmkd_models.data.importing.draft import draft_recipe
 from mmkd_models.data.importing.from_recipe import import_recipe
 from mmkd_models.data.importing.readers.formats import reader_of
-from mmkd_models.data.importing.recipe import KNOWS_ITS_RATE, Format, TextTable, read_recipe
+from mmkd_models.data.importing.readers.table import TextTable
+from mmkd_models.data.importing.recipe import read_recipe
 
 START_S = 1_762_151_400
 Write = Callable[[Path, int, np.ndarray], None]
@@ -231,8 +231,3 @@ def test_a_draft_says_which_channels_have_clocks_of_their_own(tmp_path):
     text = draft_recipe(tmp_path)
     assert "# ? expected channels of one length, got Motor/x 100, Motor/y 100, Slow/temp 10;" in text
     assert 'files = "motor_{motor}.tdms"' in text
-
-
-def test_the_recipe_asks_no_rate_of_the_formats_whose_readers_know_it():
-    knowing = {form for form in get_args(Format) if reader_of(form, TextTable()).rate_hz is not None}
-    assert set(KNOWS_ITS_RATE) == knowing

@@ -130,6 +130,6 @@ def test_a_json_file_needs_the_name_of_its_tool(plant, recipe):
     with pytest.raises(DatasetError) as raised:
         read_recipe(plant / "recipe.toml")
     assert str(raised.value) == (
-        f"{plant / 'recipe.toml'}: 'labels': 'format': expected 'label_studio' or 'edge_impulse' for a JSON file,"
-        " got none; say which tool wrote it"
+        f"{plant / 'recipe.toml'}: 'labels.format': a JSON file needs 'label_studio' or 'edge_impulse';"
+        " say which tool wrote it"
     )

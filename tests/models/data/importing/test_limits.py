@@ -18,7 +18,8 @@ from mmkd_models.data.importing.from_recipe import RecipeReport, import_recipe, 
 from mmkd_models.data.importing.limits import MOST_COLUMNS
 from mmkd_models.data.importing.patterns import RecipeFolder, match_segment
 from mmkd_models.data.importing.readers.formats import reader_of
-from mmkd_models.data.importing.recipe import TextTable, WindowRule, read_recipe
+from mmkd_models.data.importing.readers.table import TextTable
+from mmkd_models.data.importing.recipe import WindowRule, read_recipe
 from mmkd_models.data.importing.recorded import ImportedSensor
 
 TIME = 'time = "time"'
@@ -28,7 +29,7 @@ NAMES = (
     "expected a name of letters, digits and _ that starts with a letter and is none of labels, groups, folds, lengths,"
     " splits, times, episodes; rename it"
 )
-ENCODING = "'encoding': expected the name of an encoding of text, such as 'utf-8' or 'shift_jis', got "
+ENCODING = "expected the name of a text encoding, such as 'utf-8' or 'shift_jis', got "
 
 
 def run(plant: Path, **options: Any) -> RecipeReport:
@@ -50,7 +51,7 @@ def refusal(plant: Path, **options: Any) -> str:
             FILES,
             'files = "/etc/*.csv"',
             (
-                "'source[0]' (acc): 'files': expected a path from the folder of the recipe, with '/' between"
+                "'source[0].files' (acc): expected a path from the folder of the recipe, with '/' between"
                 " folders, got"
                 " '/etc/*.csv'; correct it"
             ),
@@ -59,7 +60,7 @@ def refusal(plant: Path, **options: Any) -> str:
             FILES,
             'files = "{1}/acc.csv"',
             (
-                "'source[0]' (acc): 'files': expected names of letters, digits and _ in braces, each once in a"
+                "'source[0].files' (acc): expected names of letters, digits and _ in braces, each once in a"
                 " folder's or"
                 " file's name, got {1} in '{1}'; rename it, or write *"
             ),
@@ -68,88 +69,85 @@ def refusal(plant: Path, **options: Any) -> str:
             FILES,
             'files = "{a}{b}{c}{d}{e}{f}{g}{h}{i}/acc.csv"',
             (
-                "'source[0]' (acc): 'files': expected text between two parts of a name, got"
+                "'source[0].files' (acc): expected text between two parts of a name, got"
                 " '{a}{b}{c}{d}{e}{f}{g}{h}{i}'; name one part, or write what is between"
             ),
         ),
         (
             FILES,
             'files = "a\\u0000.csv"',
-            "'source[0]' (acc): 'files': expected a path without control characters, got 'a\\x00.csv'; correct it",
+            "'source[0].files' (acc): expected a path without control characters, got 'a\\x00.csv'; correct it",
         ),
         (
             FILES,
             f'files = "{"a" * 256}.csv"',
             (
-                "'source[0]' (acc): 'files': expected at most 1,024 bytes, and 255 between two '/', got 260 and 260;"
+                "'source[0].files' (acc): expected at most 1,024 bytes, and 255 between two '/', got 260 and 260;"
                 " shorten it"
             ),
         ),
         *(
-            (TIME, f'{TIME}\nencoding = "{name}"', f"'source[0]' (acc): {ENCODING}'{name}'; correct it")
+            (TIME, f'{TIME}\nencoding = "{name}"', f"'source[0].encoding' (acc): {ENCODING}'{name}'; correct it")
             for name in ("zlib", "rot13", "hex", "punycode", "undefined", "idna", "unicode_escape", "bz2")
         ),
         (
             TIME,
             f"{TIME}\noffset_s = nan",
-            "'source[0]' (acc): 'offset_s': expected seconds up to 4e+09, got nan; correct it",
+            "'source[0].offset_s' (acc): expected -4e+09 to 4e+09 s, got nan; correct it",
         ),
         (
             TIME,
             "rate_hz = 5e-324",
-            "'source[0]' (acc): 'rate_hz': expected a number from 1e-06 to 1e+08, got 4.94066e-324; correct it",
+            "'source[0].rate_hz' (acc): expected 1e-06 to 1e+08 Hz, got 4.94066e-324; correct it",
         ),
         (
             TIME,
             f"{TIME}\nresample_hz = 1e9",
-            "'source[0]' (acc): 'resample_hz': expected a number from 1e-06 to 1e+08, got 1e+09; correct it",
+            "'source[0].resample_hz' (acc): expected 1e-06 to 1e+08 Hz, got 1e+09; correct it",
         ),
         (
             TIME,
             'rate_hz = 10.0\nstart = "{1}"',
-            "'source[0]' (acc): 'start': expected parts of the path in braces, got {1}; 'files' has machine",
+            "'source[0].start' (acc): expected parts of the path, got {1}; 'files' has machine",
         ),
         (
             TIME,
             f"{TIME}\nscale = 1e300",
-            "'source[0]' (acc): 'scale': expected a number from 1e-30 to 1e+30, got 1e+300; correct it",
+            "'source[0].scale' (acc): expected 1e-30 to 1e+30, got 1e+300; correct it",
         ),
         (
             TIME,
             f"{TIME}\nclock_ppm = nan",
-            (
-                "'source[0]' (acc): 'clock_ppm': expected millionths, below 100000, got nan; set 'rate_hz' for a wrong"
-                " rate"
-            ),
+            ("'source[0].clock_ppm' (acc): expected -100000 to 100000 ppm, got nan; set 'rate_hz' for a wrong rate"),
         ),
         (
             TIME,
             f'{TIME}\ntimezone = "Europe"',
-            "'source[0]' (acc): 'timezone': expected a name such as 'Europe/Berlin' or 'UTC', got 'Europe'; correct it",
+            "'source[0].timezone' (acc): expected a name such as 'Europe/Berlin' or 'UTC', got 'Europe'; correct it",
         ),
         (
             TIME,
             f"{TIME}\ndelimiter = '\"'",
-            "'source[0]' (acc): 'delimiter': expected one character of ASCII, not a quote, got '\"'; correct it",
+            "'source[0].delimiter' (acc): expected one ASCII character other than a quote, got '\"'; correct it",
         ),
         (
             "[windows]",
             "rate_hz = 5e-324\n[windows]",
-            "'labels': 'rate_hz': expected a number from 1e-06 to 1e+08, got 4.94066e-324; correct it",
+            "'labels.rate_hz': expected 1e-06 to 1e+08 Hz, got 4.94066e-324; correct it",
         ),
         (
             "length_s = 1.0",
             "length_s = 1.0\nstride_s = 1e300",
-            "'windows.stride_s': expected seconds from 1e-08 to 1e+09, got 1e+300; correct it",
+            "'windows.stride_s': expected 1e-08 to 1e+09 s, got 1e+300; correct it",
         ),
         (
             "[split]",
             "[split]\ngap_s = nan",
-            "'split.gap_s': expected seconds from 0 to 1e+09, got nan; correct it",
+            "'split.gap_s': expected 0 to 1e+09 s, got nan; correct it",
         ),
         ("[split]", "[split]\nseed = -1", "'split.seed': expected 0 or more, got -1; correct it"),
-        ('"acc"', '"/abs/path"', f"'source[0]' (/abs/path): 'modality': {NAMES}"),
-        ('"acc"', '"../../PWN"', f"'source[0]' (../../PWN): 'modality': {NAMES}"),
+        ('"acc"', '"/abs/path"', f"'source[0].modality' (/abs/path): {NAMES}"),
+        ('"acc"', '"../../PWN"', f"'source[0].modality' (../../PWN): {NAMES}"),
     ],
 )
 def test_an_odd_recipe_is_refused_before_any_file_is_opened(

@@ -220,12 +220,11 @@ WRONG = {
     ),
     "classes of a number": Wrong(
         f'{FILES}\ntask = "regression"\nclasses = ["1", "2"]',
-        "{p}/recipe.toml: 'labels': 'classes': expected none with task = 'regression', got ['1', '2']; remove them",
+        "{p}/recipe.toml: 'labels.classes': not for task = 'regression', got ['1', '2']; remove them",
     ),
     "a unit of a class": Wrong(
         f'{FILES}\nunit = "um"',
-        "{p}/recipe.toml: 'labels': 'unit': expected it with task = 'regression' alone, got it with"
-        " 'classification'; remove one of them",
+        "{p}/recipe.toml: 'labels.unit': only for task = 'regression', got task = 'classification'; remove one of them",
     ),
     "flags and files": Wrong(
         f'{FILES}\nflags = {{a = "note"}}\ntask = "multi_label"',
@@ -234,12 +233,11 @@ WRONG = {
     ),
     "a flag that is no class": Wrong(
         'flags = {a = "note"}\ntask = "multi_label"\nclasses = ["b"]',
-        "{p}/recipe.toml: 'labels': 'flags': expected labels of 'classes', got a; add them there, or leave 'classes'"
-        " out",
+        "{p}/recipe.toml: 'labels.flags': a is not in 'classes'; add it there, or leave 'classes' out",
     ),
     "another task": Wrong(
         f'{FILES}\ntask = "ranking"',
-        "{p}/recipe.toml: Invalid enum value 'ranking' - at `$.labels.task`; docs/your-own-data.md describes every key",
+        "{p}/recipe.toml: 'labels.task': unknown value 'ranking'; docs/your-own-data.md lists every key",
     ),
 }
 

@@ -15,9 +15,9 @@ from mmkd_edge.bundle.arrays import let_go
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.files import AnyArray
+from mmkd_models.data.importing.cutting.label_files import LABEL_COLUMNS, label_block
 from mmkd_models.data.importing.patterns import RecipeFolder
 from mmkd_models.data.importing.readers.csv_file import csv_blocks, layout_of
-from mmkd_models.data.importing.readers.label_files import LABEL_COLUMNS, label_block
 from mmkd_models.data.importing.readers.table import RowBlock, require_columns, texts
 from mmkd_models.data.importing.recipe import TARGET, LabelRule
 from mmkd_models.data.importing.recorded import SECOND_NS, ImportedRecording, Interval, Times

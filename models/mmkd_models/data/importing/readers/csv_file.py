@@ -14,8 +14,7 @@ import numpy as np
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.errors import first_line as error_line
 from mmkd_models.data.importing.limits import MOST_LINE_BYTES, refuse_columns
-from mmkd_models.data.importing.readers.table import RowBlock
-from mmkd_models.data.importing.recipe import TextTable
+from mmkd_models.data.importing.readers.table import RowBlock, TextTable
 
 BLOCK_BYTES = 1 << 23
 _SEPARATORS = ",;\t|"

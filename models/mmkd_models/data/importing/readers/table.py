@@ -2,22 +2,107 @@
 
 from __future__ import annotations
 
+import codecs
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError, MmkdError, UnavailableError, first_line
-from mmkd_models.data.importing.recipe import TextTable
-from mmkd_models.data.importing.recorded import Floats
+from mmkd_models.data.importing.keys import Key
+from mmkd_models.data.importing.limits import MOST_OFFSET_S
+from mmkd_models.data.sources import Floats
 
 if TYPE_CHECKING:
     import polars as pl
+
+
+TimeUnit = Literal["auto", "s", "ms", "us", "ns", "iso"]
+_NOT_OF_FILES = ("idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape")
+"""Encodings of Python that no text file has."""
+
+
+def _timezone_problem(name: str) -> str | None:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return f"expected a name such as 'Europe/Berlin' or 'UTC', got {name!r}; correct it"
+    return None
+
+
+def _encoding_problem(name: str) -> str | None:
+    try:
+        is_text = codecs.lookup(name).name not in _NOT_OF_FILES
+        "a".encode(name)  # raises LookupError for codecs that do not encode text, such as zlib
+    except (LookupError, ValueError):
+        is_text = False
+    wanted = "the name of a text encoding, such as 'utf-8' or 'shift_jis'"
+    return None if is_text else f"expected {wanted}, got {name!r}; correct it"
+
+
+def _delimiter_problem(sign: str) -> str | None:
+    if len(sign.encode(errors="replace")) == 1 and (sign.isprintable() or sign == "\t") and sign != '"':
+        return None
+    return f"expected one ASCII character other than a quote, got {sign!r}; correct it"
+
+
+class TextTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a text file and its timestamps are read; of other formats only what concerns timestamps."""
+
+    time_unit: Annotated[
+        TimeUnit,
+        Key(
+            "Unit of numeric timestamps. `auto` reads text as ISO 8601 and numbers as times since 1970, with the unit"
+            " that fits their size; with a unit, numbers may count from any moment.",
+            '"ms"',
+        ),
+    ] = "auto"
+    time_format: Annotated[
+        str, Key("Format of timestamps that are not ISO 8601, as in `strptime`.", '"%d.%m.%Y %H:%M:%S%.f"')
+    ] = ""
+    timezone: Annotated[
+        str,
+        Key(
+            "Time zone of timestamps without an offset; required for them.", '"Europe/Berlin"', check=_timezone_problem
+        ),
+    ] = ""
+    ambiguous: Annotated[
+        Literal["error", "earliest", "latest", "infer"],
+        Key("The hour that clocks repeat in autumn; `infer` uses the order of the lines.", '"infer"'),
+    ] = "error"
+    nonexistent: Annotated[Literal["error", "drop"], Key("The hour that clocks skip in spring.", '"drop"')] = "error"
+    offset_s: Annotated[float, Key("Added to all times.", "-3.0", low=-MOST_OFFSET_S, high=MOST_OFFSET_S, unit="s")] = (
+        0.0
+    )
+    delimiter: Annotated[
+        str, Key("Field separator; `auto` takes the most frequent one of the header.", '";"', check=_delimiter_problem)
+    ] = "auto"
+    decimal: Annotated[Literal[".", ","], Key("Decimal sign.", '","')] = "."
+    thousands: Annotated[str, Key("Thousands separator.", '"."')] = ""
+    encoding: Annotated[
+        str,
+        Key(
+            "Text encoding; `auto` is UTF-8 unless the file has a byte order mark.",
+            '"shift_jis"',
+            check=_encoding_problem,
+        ),
+    ] = "auto"
+    header: Annotated[bool, Key("Whether the first line names the columns; else they are `1`, `2`...", "false")] = True
+    null: Annotated[tuple[str, ...], Key("Texts that mean missing.", '["", "NaN", "Bad"]')] = ("", "NaN", "nan")
+
+    @property
+    def text_problems(self) -> Iterator[tuple[str, str]]:
+        """What no key shows alone."""
+        for name in ("delimiter", "thousands"):
+            if self.decimal == getattr(self, name):
+                yield "decimal", f"is the same sign as {name!r}, {self.decimal!r}; correct one of them"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

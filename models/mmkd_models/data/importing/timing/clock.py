@@ -11,8 +11,7 @@ import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError, first_line
 from mmkd_models.data.importing.limits import MOST_TIME_NS
-from mmkd_models.data.importing.readers.table import RowBlock, stripped
-from mmkd_models.data.importing.recipe import TextTable, TimeUnit
+from mmkd_models.data.importing.readers.table import RowBlock, TextTable, TimeUnit, stripped
 from mmkd_models.data.importing.recorded import SECOND_NS, Times
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.bundle.arrays import let_go
-from mmkd_models.data.importing.recipe import Resample
 from mmkd_models.data.importing.recorded import (
     SECOND_NS,
     CameraFrames,
     Floats,
     ImportedSensor,
+    Resample,
     Samples,
     SampleSeries,
     Times,
