@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 
 from checks.script import parser_of
-from mmkd_bench.load.offering import offer_load
 from mmkd_bench.measuring.jobs import Demand
+from mmkd_bench.measuring.load import offer_load
 from mmkd_edge import EdgePredictor, InputError, MmkdError, Prediction, UsageError
 from mmkd_edge.backends.ort import OrtBackend
 

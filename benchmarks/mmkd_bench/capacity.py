@@ -1,6 +1,8 @@
-"""How many streams a device carries at a rate and a deadline: found by search, judged in fresh processes.
+"""How many streams a device carries at a rate and a deadline: searched in one process, judged in fresh ones.
 
-Owns what `mmkd-bench capacity` does. How a load is offered and judged is in the room `load`.
+Machines pause now and then for longer than a short deadline. A pause that outlasts the deadline by d makes the windows
+of d / (1 - load) late, since its backlog has to be worked off too: in a launch of a few seconds one pause decides. So
+most of several launches decide, for the answer and for a load that is asked for alike.
 """
 
 from __future__ import annotations
@@ -8,35 +10,40 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
+import numpy as np
 
-from mmkd_bench.load.offering import MAX_STREAMS, Offered
-from mmkd_bench.load.verdict import LAUNCHES, LoadVerdict, judge_load, settle, verdict_of
 from mmkd_bench.machine.facts import read_machine
 from mmkd_bench.machine.interference import suspicions, worst
-from mmkd_bench.machine.power import read_power_mode
 from mmkd_bench.measuring.jobs import Demand, LoadJob, LoadOutcome
+from mmkd_bench.measuring.load import MAX_STREAMS, Offered, largest_carried
 from mmkd_bench.measuring.opening import Choice, settle_backend
-from mmkd_bench.measuring.percentiles import sample_floor
-from mmkd_bench.measuring.process import START_LIMIT_S, Ended, Interrupted, Progress, run_job, unheard
+from mmkd_bench.measuring.percentiles import sample_floor, summarise
+from mmkd_bench.measuring.process import START_LIMIT_S, Launched, Progress, ignore_progress, run_launches
 from mmkd_bench.show.text import plural
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import UsageError
 from mmkd_edge.machine import usable_cores
-from mmkd_report.schema.bench_others import CapacityReport, Level
+from mmkd_report.schema.bench import CapacityReport, Level
+
+LAUNCHES = 5
+"""Launches that judge one load, unless most of them agree before."""
+
+STEP = 0.05
+"""The answer was carried, and a load that is larger by at most this fraction, or by one stream, was not."""
 
 MAX_SERVERS = 256
+MAX_LAUNCHES = 99
 SEARCH_LIMIT_S = 900.0
 WARM_UP_LIMIT_S = 5.0
 CONFIRM_S = 3.0
 MAX_CONFIRM_S = 60.0
-# Of the budget: the short trials, and one launch that judges. Three or more launches judge one load.
-SEARCH_SHARE = 0.35
-CONFIRM_SHARE = 0.1
-MAX_LAUNCHES = 99
+# Fractions of the budget: for the search, and for one launch that judges.
+SEARCH_FRACTION = 0.35
+CONFIRM_FRACTION = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +54,8 @@ class Question:
         rate_hz: windows per second of one stream.
         deadline_ms: longest acceptable response; None is the period of the rate.
         servers: threads that answer; None is one per usable core.
-        launches: fresh processes that judge one load, most of which must carry it; an odd number.
-        budget_s: how long finding the answer may take; a launch that would not end within it is not begun.
+        launches: fresh processes that judge one load, an odd number; most of them decide.
+        budget_s: longest time for the answer; a launch that would not end within it is not begun.
     """
 
     rate_hz: float
@@ -58,7 +65,42 @@ class Question:
     budget_s: float = 120.0
 
 
-def measure_capacity(choice: Choice, question: Question, *, progress: Progress = unheard) -> CapacityReport:
+@dataclass(frozen=True, kw_only=True)
+class LoadVerdict:
+    """One load, judged by most of its launches; `together` is all launches as one load."""
+
+    carried: bool
+    launches: tuple[Level, ...]
+    together: Level
+
+
+def judge_load(offer: Callable[[int], Offered], streams: int, *, launches: int = LAUNCHES) -> LoadVerdict:
+    """Offer a load in one launch after another until most of `launches` agree."""
+    needed = launches // 2 + 1
+    offered: list[Offered] = []
+    while True:
+        offered.append(offer(streams))
+        votes = sum(one.level.carried for one in offered)
+        if votes >= needed or len(offered) - votes > launches - needed:
+            return verdict_of(offered, carried=votes >= needed)
+
+
+def verdict_of(offered: Sequence[Offered], *, carried: bool) -> LoadVerdict:
+    """Join launches of one load, at least one."""
+    levels = tuple(one.level for one in offered)
+    together = Level(
+        streams=levels[0].streams,
+        due=sum(level.due for level in levels),
+        answered=sum(level.answered for level in levels),
+        response=summarise(np.concatenate([one.response_ns for one in offered])),
+        missed=sum(level.missed for level in levels),
+        cpu_share=statistics.median(level.cpu_share for level in levels),
+        carried=carried,
+    )
+    return LoadVerdict(carried=carried, launches=levels, together=together)
+
+
+def measure_capacity(choice: Choice, question: Question, *, progress: Progress = ignore_progress) -> CapacityReport:
     """Find how many streams this machine carries, as far as the budget allows.
 
     Raises:
@@ -67,85 +109,75 @@ def measure_capacity(choice: Choice, question: Question, *, progress: Progress =
         KeyboardInterrupt: Ctrl-C; an `Interrupted` with a report where a load was over.
     """
     session = _Session(_job(choice, question), question, progress)
-    session.tell(f"searching for the largest load that is carried, for up to {session.job.search_s:.0f} s")
-    searched = session.do_job(session.job, SEARCH_LIMIT_S)
-    assert searched.outcome is not None
-    estimate = searched.outcome.streams
+    session.say(f"searching for the largest load that is carried, for up to {session.job.search_s:.0f} s")
+    searched = session.launch(session.job, SEARCH_LIMIT_S)
+    estimate = searched.outcomes[0].streams
     verdicts: list[LoadVerdict] = []
 
-    def judge(streams: int) -> LoadVerdict:
-        """Fresh processes."""
-        session.tell(f"judging {plural(streams, 'stream')} in up to {plural(question.launches, 'launch', 'launches')}")
-        verdicts.append(judge_load(session.offered, streams, launches=question.launches))
-        return verdicts[-1]
+    def is_carried(streams: int) -> bool:
+        session.say(f"judging {plural(streams, 'stream')} in up to {plural(question.launches, 'launch', 'launches')}")
+        verdicts.append(judge_load(session.offer, streams, launches=question.launches))
+        return verdicts[-1].carried
 
     complete, settled = not searched.interrupted, False
     if complete:
         try:
-            settle(estimate, judge)
+            largest_carried(is_carried, first_guess=estimate, step=STEP, resolution=STEP)
             settled = True
         except _OutOfTimeError:
             settled = False
         except KeyboardInterrupt:
             complete = False
-    best = max((one for one in verdicts if one.carried), key=_streams, default=None)
-    least = min((one for one in verdicts if not one.carried), key=_streams, default=None)
-    return session.finished(
-        streams=best.streams if best else 0,
-        shown=best,
-        refused=least,
+    best = max((one for one in verdicts if one.carried), key=lambda one: one.together.streams, default=None)
+    least = min((one for one in verdicts if not one.carried), key=lambda one: one.together.streams, default=None)
+    return session.finish(
+        best,
+        streams=best.together.streams if best else 0,
+        refused=None if least is None else least.together,
         estimate=estimate,
         complete=complete,
         settled=settled,
     )
 
 
-def measure_load(choice: Choice, question: Question, streams: int, *, progress: Progress = unheard) -> CapacityReport:
+def measure_load(
+    choice: Choice, question: Question, streams: int, *, progress: Progress = ignore_progress
+) -> CapacityReport:
     """Offer the load of so many streams; `streams` of the report is 0 where it is not carried.
 
     Raises:
-        UsageError: the question makes no sense.
-        MmkdError: the bundle cannot be opened or run.
-        KeyboardInterrupt: Ctrl-C; an `Interrupted` with a report where a load was over.
+        As `measure_capacity`.
     """
     if not 1 <= streams <= MAX_STREAMS:
         raise UsageError(f"streams: expected a whole number from 1 to {MAX_STREAMS}, got {streams}")
     session = _Session(_job(choice, question), question, progress)
-    session.tell(
+    session.say(
         f"offering {plural(streams, 'stream')} for {session.confirm_s(streams):.3g} s "
         f"in up to {plural(question.launches, 'launch', 'launches')}"
     )
-    done: list[Offered] = []
+    offered: list[Offered] = []
 
     def offer(count: int) -> Offered:
-        """One launch."""
-        done.append(session.offered(count))
-        return done[-1]
+        offered.append(session.offer(count))
+        return offered[-1]
 
     complete = settled = True
     try:
         verdict = judge_load(offer, streams, launches=question.launches)
     except (KeyboardInterrupt, _OutOfTimeError) as error:
-        if not done:
+        if not offered:
             raise
         complete, settled = isinstance(error, _OutOfTimeError), False
-        verdict = verdict_of(done, carried=False)
-    return session.finished(
-        streams=streams if verdict.carried else 0,
-        shown=verdict,
-        refused=None,
-        estimate=None,
-        complete=complete,
-        settled=settled,
-    )
+        verdict = verdict_of(offered, carried=False)
+    return session.finish(verdict, streams=streams if verdict.carried else 0, complete=complete, settled=settled)
 
 
 class _OutOfTimeError(Exception):
-    """The budget holds no further launch."""
+    """The budget has no time for a further launch."""
 
 
 class _Session:
-    """The processes of one question, within its budget. Every load of the report goes through here."""
+    """The processes of one question, within its budget."""
 
     def __init__(self, job: LoadJob, question: Question, progress: Progress) -> None:
         self.job = job
@@ -155,17 +187,17 @@ class _Session:
         self._has_judged = False
         self._outcomes: list[LoadOutcome] = []
 
-    def tell(self, line: str) -> None:
-        """Say what begins, and how long all of it may still take."""
+    def say(self, line: str) -> None:
+        """Show what begins, and how long all of it may still take."""
         self._progress(f"{line}; at most {max(0.0, self._end_s - time.monotonic()):.0f} s left")
 
     def confirm_s(self, streams: int) -> float:
         """Length of a launch that judges."""
-        longest_s = min(MAX_CONFIRM_S, self._question.budget_s * CONFIRM_SHARE)
+        longest_s = min(MAX_CONFIRM_S, self._question.budget_s * CONFIRM_FRACTION)
         return confirm_s(streams, rate_hz=self.job.demand.rate_hz, longest_s=longest_s)
 
-    def offered(self, streams: int) -> Offered:
-        """One load in a process of its own.
+    def offer(self, streams: int) -> Offered:
+        """Offer one load in a process of its own.
 
         Raises:
             KeyboardInterrupt: Ctrl-C ended it.
@@ -176,106 +208,81 @@ class _Session:
             raise _OutOfTimeError
         job = msgspec.structs.replace(self.job, streams=streams, duration_s=duration_s)
         # A load gives up when its backlog is as long as itself.
-        ended = self.do_job(job, START_LIMIT_S + 4 * duration_s)
-        if ended.interrupted:
+        launched = self.launch(job, START_LIMIT_S + 4 * duration_s)
+        if launched.interrupted:
             raise KeyboardInterrupt
         self._has_judged = True
         self._start_s = max(self._start_s, time.monotonic() - begun_s - duration_s)
-        samples = ended.samples
-        return Offered(
-            level=self._outcomes[-1].levels[0],
-            response_ns=samples["response_ns"],
-            service_ns=samples["service_ns"],
-        )
+        return Offered(level=launched.outcomes[0].levels[0], response_ns=launched.samples[0]["response_ns"])
 
-    def do_job(self, job: LoadJob, limit_s: float) -> Ended[LoadOutcome]:
-        """A job in a new process; Ctrl-C before it has anything is raised."""
-        ended = run_job(job, LoadOutcome, limit_s=limit_s)
-        if ended.outcome is None:
-            raise KeyboardInterrupt
-        self._outcomes.append(ended.outcome)
-        return ended
+    def launch(self, job: LoadJob, limit_s: float) -> Launched[LoadOutcome]:
+        """Carry out a job in a new process."""
+        launched = run_launches(job, LoadOutcome, limit_s=limit_s)
+        self._outcomes += launched.outcomes
+        return launched
 
-    def finished(
+    def finish(
         self,
+        verdict: LoadVerdict | None,
         *,
         streams: int,
-        shown: LoadVerdict | None,
-        refused: LoadVerdict | None,
-        estimate: int | None,
         complete: bool,
         settled: bool,
+        refused: Level | None = None,
+        estimate: int | None = None,
     ) -> CapacityReport:
         """The report.
 
         Raises:
-            Interrupted: Ctrl-C had ended it; it has the report.
+            Interrupted: Ctrl-C ended the measurement; it has the report.
         """
-        demand, opened = self.job.demand, self._outcomes[0].opened
-        at_answer = None if shown is None else shown.together
-        machine = read_machine(power_mode=read_power_mode())
-        beside = worst([one.interference for one in self._outcomes])
+        at_answer = None if verdict is None else verdict.together
+        launches = () if verdict is None else verdict.launches
+        p999_us = [value for level in launches if (value := level.response.value_us(0.999)) is not None]
+        machine = read_machine()
         report = CapacityReport(
             complete=complete,
             settled=settled,
             budget_s=self._question.budget_s,
             estimate=estimate,
-            **msgspec.structs.asdict(opened),
-            **msgspec.structs.asdict(demand),
+            **msgspec.structs.asdict(self._outcomes[0].opened),
+            **msgspec.structs.asdict(self.job.demand),
             streams=streams,
             at_answer=at_answer,
-            launches=() if shown is None else shown.launches,
-            p999_us=None if shown is None else _median_p999_us(shown.launches),
-            refused=None if refused is None else refused.together,
+            launches=launches,
+            p999_us=statistics.median(p999_us) if launches and len(p999_us) == len(launches) else None,
+            refused=refused,
             idle_cores=None if at_answer is None else max(0.0, usable_cores() - at_answer.cpu_share),
-            trials=tuple(level for one in self._outcomes for level in one.levels),
-            disturbances=suspicions(beside, machine),
+            trials=tuple(level for outcome in self._outcomes for level in outcome.levels),
+            disturbances=suspicions(worst([outcome.interference for outcome in self._outcomes]), machine),
             machine=machine,
         )
-        if not complete:
-            raise Interrupted(report)
-        return report
-
-
-def _streams(verdict: LoadVerdict) -> int:
-    return verdict.streams
+        return Launched(outcomes=self._outcomes, samples=[], interrupted=not complete).finish(report)
 
 
 def confirm_s(streams: int, *, rate_hz: float, longest_s: float = MAX_CONFIRM_S) -> float:
-    """Seconds that hold samples enough for the p99.9 that decides, unless that takes longer than `longest_s`."""
-    needed_s = 1.05 * sample_floor(0.999) / (streams * rate_hz)
-    return min(longest_s, max(CONFIRM_S, needed_s))
+    """Seconds with samples enough for the p99.9 that decides, unless that takes longer than `longest_s`."""
+    return min(longest_s, max(CONFIRM_S, 1.05 * sample_floor(0.999) / (streams * rate_hz)))
 
 
 def _job(choice: Choice, question: Question) -> LoadJob:
     servers = usable_cores() if question.servers is None else question.servers
-    deadline_ms = question.deadline_ms
-    for name, value in (("rate", question.rate_hz), ("deadline-ms", deadline_ms)):
-        if value is not None and not (math.isfinite(value) and value > 0):
+    deadline_ms = 1e3 / question.rate_hz if question.deadline_ms is None and question.rate_hz else question.deadline_ms
+    for name, value in (("rate", question.rate_hz), ("deadline-ms", deadline_ms), ("budget-s", question.budget_s)):
+        if value is None or not (math.isfinite(value) and value > 0):
             raise UsageError(f"{name}: expected a number above 0, got {value:g}")
     if not 1 <= servers <= MAX_SERVERS:
         raise UsageError(f"servers: expected a whole number from 1 to {MAX_SERVERS}, got {servers}")
     if not (1 <= question.launches <= MAX_LAUNCHES and question.launches % 2):
         raise UsageError(f"launches: expected an odd number from 1 to {MAX_LAUNCHES}, got {question.launches}")
-    if not (math.isfinite(question.budget_s) and question.budget_s > 0):
-        raise UsageError(f"budget-s: expected seconds above 0, got {question.budget_s:g}")
     with Bundle.open(choice.bundle) as bundle:  # verified before the first process starts
         settle_backend(bundle, choice)
+    assert deadline_ms is not None
     return LoadJob(
         choice=choice,
-        demand=Demand(
-            rate_hz=question.rate_hz,
-            deadline_ms=1e3 / question.rate_hz if deadline_ms is None else deadline_ms,
-            servers=servers,
-        ),
+        demand=Demand(rate_hz=question.rate_hz, deadline_ms=deadline_ms, servers=servers),
         streams=None,
         duration_s=CONFIRM_S,
-        search_s=question.budget_s * SEARCH_SHARE,
+        search_s=question.budget_s * SEARCH_FRACTION,
         warm_up_limit_s=WARM_UP_LIMIT_S,
     )
-
-
-def _median_p999_us(launches: Sequence[Level]) -> float | None:
-    found = [level.response.value_us(0.999) for level in launches]
-    known = [value for value in found if value is not None]
-    return statistics.median(known) if len(known) == len(found) else None

@@ -1,8 +1,7 @@
 """Whether one report is slower than another, beyond noise.
 
-Owns the verdict. The two runs need not be of one machine, but then the differences are listed and the verdict speaks of
-both at once. Refuses runs of fewer than five launches: the variation between processes (memory layout, core, what else
-ran at the time) is the larger part of the noise, and it shows only between launches.
+The two runs need not be of one machine; the differences are then listed. Runs of fewer than five launches are refused:
+the variation between processes is the larger part of the noise, and it shows only between launches.
 
 The interval is a percentile bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 8 and 13)
 in two stages: launches are drawn with replacement first, then the time windows inside each drawn launch. The statistic
@@ -28,8 +27,9 @@ MIN_LAUNCHES = 5
 RESAMPLES = 2000
 SEED = 20211108
 VERDICT_QUANTITIES = ("p50", "p90")
+VERDICT_LIMIT = 0.05
 DEFAULT_CONDITIONS = "p50>+5%,p90>+5%"
-CONTEST_MARGIN = 0.1
+COMPETITION_MARGIN = 0.1
 """Cores' worth of demand beyond the machine's cores from which processes compete."""
 
 _CONDITION = re.compile(r"\s*(?P<quantity>[a-z0-9._]+)\s*(?P<sign>[<>])\s*(?P<percent>[+-]?[0-9]+(\.[0-9]+)?)\s*%\s*\Z")
@@ -37,13 +37,7 @@ _CONDITION = re.compile(r"\s*(?P<quantity>[a-z0-9._]+)\s*(?P<sign>[<>])\s*(?P<pe
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonLimit:
-    """A change that fails the comparison.
-
-    Attributes:
-        quantity: which.
-        sign: `>` fails above the limit, `<` below it.
-        limit: as a fraction: 0.05 for +5 %.
-    """
+    """A change that fails the comparison: above the limit for `>`, below it for `<`; 0.05 is +5 %."""
 
     quantity: str
     sign: Literal["<", ">"]
@@ -55,45 +49,44 @@ class ComparisonLimit:
 
 @dataclass(frozen=True, kw_only=True)
 class _Quantity:
-    """Where a quantity is found: groups of values per launch (windows, or one value), else one value per run.
+    """Where a quantity is found: in each launch (one value per time window, or one value), else in the run.
 
-    A quantity is `robust` when it hardly moves while processes compete for cores: the median of calls that mostly run
-    undisturbed, and what is no time at all.
+    A `robust` quantity hardly moves while processes compete for cores: the median of calls, and what is no time.
     """
 
     unit: str
+    in_launch: Callable[[ProcessStart], Sequence[float | None]] | None = None
+    in_run: Callable[[BenchReport], float | None] | None = None
     robust: bool = False
-    of_launch: Callable[[ProcessStart], Sequence[float | None]] | None = None
-    of_run: Callable[[BenchReport], float | None] | None = None
 
 
 def _launch_percentile(quantile: float) -> _Quantity:
-    return _Quantity(unit="µs", of_launch=lambda launch: (launch.latency.value_us(quantile),))
+    return _Quantity(unit="µs", in_launch=lambda launch: (launch.latency.value_us(quantile),))
 
 
 _QUANTITIES: dict[str, _Quantity] = {
-    "p50": _Quantity(unit="µs", robust=True, of_launch=lambda launch: [window.p50_us for window in launch.windows]),
-    "p90": _Quantity(unit="µs", of_launch=lambda launch: [window.p90_us for window in launch.windows]),
+    "p50": _Quantity(unit="µs", in_launch=lambda launch: [window.p50_us for window in launch.windows], robust=True),
+    "p90": _Quantity(unit="µs", in_launch=lambda launch: [window.p90_us for window in launch.windows]),
     "p95": _launch_percentile(0.95),
     "p99": _launch_percentile(0.99),
     "p99.9": _launch_percentile(0.999),
-    "mean": _Quantity(unit="µs", of_launch=lambda launch: (launch.latency.mean_us,)),
-    "max": _Quantity(unit="µs", of_launch=lambda launch: (launch.latency.max_us,)),
-    "throughput": _Quantity(unit="1/s", of_launch=lambda launch: (launch.throughput_hz,)),
-    "load": _Quantity(unit="ms", of_launch=lambda launch: (launch.load_ms,)),
-    "first_call": _Quantity(unit="ms", of_launch=lambda launch: (launch.first_call_ms,)),
-    "rss": _Quantity(unit="MB", robust=True, of_launch=lambda launch: (launch.rss_mb,)),
-    "size": _Quantity(unit="bytes", robust=True, of_run=lambda report: float(report.subject.artifact_size_bytes)),
+    "mean": _Quantity(unit="µs", in_launch=lambda launch: (launch.latency.mean_us,)),
+    "max": _Quantity(unit="µs", in_launch=lambda launch: (launch.latency.max_us,)),
+    "throughput": _Quantity(unit="1/s", in_launch=lambda launch: (launch.throughput_hz,)),
+    "load": _Quantity(unit="ms", in_launch=lambda launch: (launch.load_ms,)),
+    "first_call": _Quantity(unit="ms", in_launch=lambda launch: (launch.first_call_ms,)),
+    "rss": _Quantity(unit="MB", in_launch=lambda launch: (launch.rss_mb,), robust=True),
+    "size": _Quantity(unit="bytes", in_run=lambda report: float(report.subject.artifact_size_bytes), robust=True),
     "energy": _Quantity(
         unit="mJ",
-        of_launch=lambda launch: (launch.above_idle_mj,),
-        of_run=lambda report: report.energy.above_idle_mj if report.energy else None,
+        in_launch=lambda launch: (launch.above_idle_mj,),
+        in_run=lambda report: report.energy.above_idle_mj if report.energy else None,
     ),
 }
 
 
 def parse_conditions(text: str) -> tuple[ComparisonLimit, ...]:
-    """Conditions from `p50>+5%,energy>+5%`; none from an empty text.
+    """Read conditions such as `p50>+5%,energy>+5%`; none from an empty text.
 
     >>> [str(condition) for condition in parse_conditions("p90>+10%,throughput<-5%")]
     ['p90>+10%', 'throughput<-5%']
@@ -101,69 +94,67 @@ def parse_conditions(text: str) -> tuple[ComparisonLimit, ...]:
     Raises:
         UsageError: a part is not a condition, or names an unknown quantity.
     """
-    return tuple(_condition(part) for part in text.split(",") if part.strip())
-
-
-def _condition(part: str) -> ComparisonLimit:
-    match = _CONDITION.match(part)
-    if match is None:
-        raise UsageError(f"condition {part.strip()!r}: expected a form like 'p90>+10%' or 'throughput<-5%'")
-    if match["quantity"] not in _QUANTITIES:
-        names = ", ".join(_QUANTITIES)
-        raise UsageError(f"condition {part.strip()!r}: unknown quantity {match['quantity']!r}; expected one of {names}")
-    sign: Literal["<", ">"] = "<" if match["sign"] == "<" else ">"
-    return ComparisonLimit(quantity=match["quantity"], sign=sign, limit=float(match["percent"]) / 100)
+    conditions = []
+    for part in filter(None, map(str.strip, text.split(","))):
+        match = _CONDITION.match(part)
+        if match is None:
+            raise UsageError(f"condition {part!r}: expected a form like 'p90>+10%' or 'throughput<-5%'")
+        if match["quantity"] not in _QUANTITIES:
+            names = ", ".join(_QUANTITIES)
+            raise UsageError(f"condition {part!r}: unknown quantity {match['quantity']!r}; expected one of {names}")
+        sign: Literal["<", ">"] = "<" if match["sign"] == "<" else ">"
+        limit = float(match["percent"]) / 100
+        conditions.append(ComparisonLimit(quantity=match["quantity"], sign=sign, limit=limit))
+    return tuple(conditions)
 
 
 def compare(before: BenchReport, after: BenchReport, *, conditions: Sequence[ComparisonLimit]) -> Comparison:
     """Compare two runs.
 
-    A condition holds when the whole interval of the change lies beyond its limit: noise alone rarely does that. A
-    quantity with one value per run has no interval, and its change is compared with the limit itself.
+    A condition holds when the whole interval of the change lies beyond its limit. A quantity with one value per run has
+    no interval, and its change is compared with the limit itself.
 
     Raises:
         UsageError: a run has fewer than five complete launches, or a condition asks for what was not measured.
     """
-    for name, report in (("first", before), ("second", after)):
-        _check_launches(name, report)
-    contests = _contests(before, after)
+    named = (("first", before), ("second", after))
+    for name, report in named:
+        complete = sum(launch.complete for launch in report.launches)
+        if complete < MIN_LAUNCHES:
+            raise UsageError(
+                f"the {name} report: expected at least {MIN_LAUNCHES} complete launches, got {complete}; "
+                f"run mmkd-bench run --launches {MIN_LAUNCHES} again"
+            )
+    unstable = [
+        f"the {name} run was unstable: {'; '.join(report.stability.findings + report.stability.disturbances)}"
+        for name, report in named
+        if not report.stability.stable
+    ]
+    competing = [sentence for name, report in named if (sentence := _competition(name, report))]
     changes = {
-        name: msgspec.structs.replace(_change(name, quantity, before, after), judged=quantity.robust or not contests)
+        name: msgspec.structs.replace(_change(name, quantity, before, after), judged=quantity.robust or not competing)
         for name, quantity in _QUANTITIES.items()
     }
     failures = [_failure(condition, changes[condition.quantity]) for condition in conditions]
     return Comparison(
         verdict=_verdict([changes[name] for name in VERDICT_QUANTITIES]),
         changes=tuple(changes.values()),
-        failed=tuple(failure for failure in failures if failure),
+        failed=tuple(filter(None, failures)),
         differences=_differences(before, after),
-        remarks=(*_remarks(before, after), *contests),
+        remarks=(*unstable, *competing),
     )
 
 
 def require_passed(comparison: Comparison) -> None:
-    """Give the gate's verdict as an error.
-
-    Raises:
-        PerformanceError: a condition holds.
-    """
+    """Raise PerformanceError if a condition holds."""
     if comparison.failed:
         raise PerformanceError("the comparison failed: " + "; ".join(comparison.failed))
-
-
-def _check_launches(name: str, report: BenchReport) -> None:
-    complete = sum(launch.complete for launch in report.launches)
-    if complete < MIN_LAUNCHES:
-        raise UsageError(
-            f"the {name} report: expected at least {MIN_LAUNCHES} complete launches, got {complete}; "
-            f"run mmkd-bench run --launches {MIN_LAUNCHES} again"
-        )
 
 
 def _change(name: str, quantity: _Quantity, before: BenchReport, after: BenchReport) -> QuantityChange:
     first, second = _groups(quantity, before), _groups(quantity, after)
     if first is None or second is None:
-        values = (None, None) if quantity.of_run is None else (quantity.of_run(before), quantity.of_run(after))
+        values = (None, None) if quantity.in_run is None else (quantity.in_run(before), quantity.in_run(after))
         return _plain_change(name, quantity.unit, *values)
     plain = _plain_change(name, quantity.unit, _statistic(first), _statistic(second))
     if plain.change is None:
@@ -171,7 +162,7 @@ def _change(name: str, quantity: _Quantity, before: BenchReport, after: BenchRep
     random = np.random.default_rng(SEED)
     after_resampled, before_resampled = _resampled(second, random), _resampled(first, random)
     if (before_resampled <= 0).any():
-        # Energy above idle may be nothing, or below it by noise: then its ratio is none.
+        # Energy above idle may be 0, or below it by noise: then there is no ratio.
         return msgspec.structs.replace(plain, change=None)
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(after_resampled / before_resampled - 1, [tail, 1 - tail])
@@ -185,9 +176,9 @@ def _plain_change(name: str, unit: str, before: float | None, after: float | Non
 
 def _groups(quantity: _Quantity, report: BenchReport) -> list[NDArray[np.float64]] | None:
     """The values of each complete launch; None where a launch lacks one, or the quantity has one value per run."""
-    if quantity.of_launch is None:
+    if quantity.in_launch is None:
         return None
-    groups = [list(quantity.of_launch(launch)) for launch in report.launches if launch.complete]
+    groups = [list(quantity.in_launch(launch)) for launch in report.launches if launch.complete]
     if any(value is None for group in groups for value in group):
         return None
     return [np.array(group, dtype=np.float64) for group in groups]
@@ -210,20 +201,19 @@ def _resampled(groups: Sequence[NDArray[np.float64]], random: np.random.Generato
 
 
 def _verdict(changes: Sequence[QuantityChange]) -> Literal["equal", "slower", "faster"]:
-    limit = parse_conditions(DEFAULT_CONDITIONS)[0].limit
     judged = [change for change in changes if change.judged]
-    if any(change.low is not None and change.low > limit for change in judged):
+    if any(change.low is not None and change.low > VERDICT_LIMIT for change in judged):
         return "slower"
-    if any(change.high is not None and change.high < -limit for change in judged):
+    if any(change.high is not None and change.high < -VERDICT_LIMIT for change in judged):
         return "faster"
     return "equal"
 
 
 def _failure(condition: ComparisonLimit, change: QuantityChange) -> str:
-    """The condition in words where it holds, else an empty text."""
+    """The condition in words if it holds, else an empty text."""
     if change.change is None:
         raise UsageError(
-            f"condition '{condition}': {condition.quantity} was not measured in both reports, or is nothing in "
+            f"condition '{condition}': {condition.quantity} was not measured in both reports, or is 0 in "
             "the first; leave the condition out, or measure longer and on a machine that shows it"
         )
     above = condition.sign == ">"
@@ -236,68 +226,45 @@ def _failure(condition: ComparisonLimit, change: QuantityChange) -> str:
 
 
 def _differences(before: BenchReport, after: BenchReport) -> tuple[str, ...]:
+    def facts(report: BenchReport) -> dict[str, object]:
+        how, machine = report.configuration, report.machine
+        names = ("backend", "precision", "threads", "clients", "mode", "rate_hz", "batch", "hop", "jitter")
+        return {
+            "bundle": report.subject.sha256[:12],
+            "model": report.subject.model,
+            **{name: getattr(how, name) for name in names},
+            "cpu": machine.cpu,
+            "board": machine.board,
+            "usable cores": machine.usable_cores,
+            "governors": ", ".join(machine.governors),
+            "clocks": machine.clocks and ("may move" if machine.clocks.moving else "held"),
+            "GPUs": "; ".join(machine.gpus),
+            "power mode": machine.power_mode,
+            "system": machine.os,
+            "python": machine.python,
+        }
+
+    first, second = facts(before), facts(after)
+    libraries = sorted(before.machine.versions.keys() | after.machine.versions.keys())
     pairs = [
-        ("bundle", before.subject.sha256[:12], after.subject.sha256[:12]),
-        ("model", before.subject.model, after.subject.model),
-        *(
-            (name, getattr(before.configuration, name), getattr(after.configuration, name))
-            for name in ("backend", "precision", "threads", "clients", "mode", "rate_hz", "batch", "hop", "jitter")
-        ),
-        *(
-            (name.replace("_", " "), getattr(before.machine, name), getattr(after.machine, name))
-            for name in ("cpu", "board", "usable_cores")
-        ),
-        ("governors", ", ".join(before.machine.governors), ", ".join(after.machine.governors)),
-        ("clocks", _clocks(before), _clocks(after)),
-        ("GPUs", "; ".join(before.machine.gpus), "; ".join(after.machine.gpus)),
-        ("power mode", before.machine.power_mode, after.machine.power_mode),
-        ("system", before.machine.os, after.machine.os),
-        ("python", before.machine.python, after.machine.python),
+        *((name, first[name], second[name]) for name in first),
+        *((name, before.machine.versions.get(name), after.machine.versions.get(name)) for name in libraries),
     ]
-    names = sorted(before.machine.versions.keys() | after.machine.versions.keys())
-    pairs += [(name, before.machine.versions.get(name), after.machine.versions.get(name)) for name in names]
-    return tuple(f"{name}: {first or 'none'} -> {second or 'none'}" for name, first, second in pairs if first != second)
+    return tuple(f"{name}: {one or 'none'} -> {other or 'none'}" for name, one, other in pairs if one != other)
 
 
-def _clocks(report: BenchReport) -> str:
-    clocks = report.machine.clocks
-    return "" if clocks is None else "may move" if clocks.moving else "held"
-
-
-def _remarks(before: BenchReport, after: BenchReport) -> tuple[str, ...]:
-    named = (("first", before), ("second", after))
-    return tuple(
-        f"the {name} run was unstable: {'; '.join(report.stability.findings + report.stability.disturbances)}"
-        for name, report in named
-        if not report.stability.stable
-    )
-
-
-def _contests(before: BenchReport, after: BenchReport) -> tuple[str, ...]:
-    """Which runs had to compete for cores, and what is therefore not judged; empty where neither had to.
+def _competition(name: str, report: BenchReport) -> str:
+    """What is not judged because the run competed for cores; empty where it did not.
 
     A percentile above the median then counts how often the process was put aside, which is no property of the build.
     """
-    sentences = []
-    for name, report in (("first", before), ("second", after)):
-        others = _others_cores(report)
-        if others + _own_cores(report) > report.machine.cores + CONTEST_MARGIN:
-            judged = ", ".join(quantity for quantity, where in _QUANTITIES.items() if where.robust)
-            used = f"{others:.2f} of {report.machine.cores} cores"
-            sentences.append(
-                f"in the {name} run other processes used {used} and competed with it: only {judged} are judged"
-            )
-    return tuple(sentences)
-
-
-def _others_cores(report: BenchReport) -> float:
-    """Cores that other processes and guests used, median over launches; 0 where the machine does not show it."""
-    found = [launch.interference for launch in report.launches if launch.complete]
-    return float(np.median([(one.others_share or 0.0) + (one.steal_share or 0.0) for one in found]))
-
-
-def _own_cores(report: BenchReport) -> float:
-    """Cores that the run could use: calls back to back keep all their threads busy, paced ones what they used."""
-    if report.configuration.mode == "paced":
-        return report.result.cpu_share
-    return float(report.configuration.clients * report.configuration.threads)
+    beside = [launch.interference for launch in report.launches if launch.complete]
+    others = float(np.median([(one.others_share or 0.0) + (one.steal_share or 0.0) for one in beside]))
+    # Calls back to back keep all their threads busy, paced ones what they used.
+    how = report.configuration
+    own = report.result.cpu_share if how.mode == "paced" else float(how.clients * how.threads)
+    if others + own <= report.machine.cores + COMPETITION_MARGIN:
+        return ""
+    judged = ", ".join(quantity for quantity, where in _QUANTITIES.items() if where.robust)
+    used = f"{others:.2f} of {report.machine.cores} cores"
+    return f"in the {name} run other processes used {used} and competed with it: only {judged} are judged"

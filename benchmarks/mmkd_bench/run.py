@@ -1,42 +1,45 @@
-"""A whole run: several launches of one configuration, one after another, gathered into a report.
+"""A run: several launches of one configuration, one after another, joined into a report.
 
-Owns what `mmkd-bench run` does. A run is several launches, since the variation between processes is the larger part of
-the noise; its percentiles come from all samples of all launches together.
+The variation between processes is the larger part of the noise; percentiles come from all samples of all launches.
 """
 
 from __future__ import annotations
 
-import io
 import math
+import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
-from mmkd_bench.machine.clocks import read_clocks
-from mmkd_bench.machine.energy import IDLE_S, PowerLog, Span, Spent, energy_of, nothing_spent, watch_idle
+from mmkd_bench.machine.energy import IDLE_S, MeasuredEnergy, PowerLog, energy_of, no_energy
 from mmkd_bench.machine.facts import read_machine
-from mmkd_bench.machine.gpu import gpu_names
-from mmkd_bench.machine.power import power_sensor, read_power_mode
+from mmkd_bench.machine.interference import suspicions, worst
+from mmkd_bench.machine.power import power_sensor
 from mmkd_bench.measuring.jobs import RunJob, RunOutcome
-from mmkd_bench.measuring.launch import STAGE_SHARE
+from mmkd_bench.measuring.launch import STAGE_FRACTION, pace_of
 from mmkd_bench.measuring.opening import Choice, settle_backend
-from mmkd_bench.measuring.process import START_LIMIT_S, Launched, Progress, run_launches, unheard
-from mmkd_bench.measuring.run_result import joined, judge_stability, result_of
+from mmkd_bench.measuring.percentiles import summarise
+from mmkd_bench.measuring.process import START_LIMIT_S, Launched, Progress, ignore_progress, run_launches
+from mmkd_bench.measuring.timing import Arrays, is_steady
 from mmkd_bench.measuring.workloads import MAX_HOP
 from mmkd_edge.bundle.bundle import Bundle
-from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import UnavailableError, UsageError
-from mmkd_report.schema.bench import BenchReport, Configuration, MachineFacts, Settings
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Arrays = dict[str, NDArray[np.int64]]
+from mmkd_report.schema.bench import (
+    BenchReport,
+    Configuration,
+    LatencyHistogram,
+    MachineFacts,
+    ProcessStart,
+    Result,
+    Settings,
+    Stability,
+    Stage,
+)
 
 MAX_CLIENTS = 256
 MAX_LAUNCHES = 1000
@@ -44,32 +47,31 @@ MAX_BATCH = 4096
 MAX_JITTER = 0.5
 """Times of neighbouring samples that stray further would change places."""
 
+HISTOGRAM_BINS = 60
+
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkRun:
-    """A run.
-
-    Attributes:
-        report: everything that was found.
-        samples: raw samples, each int64 (N,): `launch`, `client`, `start_ns`, `latency_ns` and, where paced,
-            `lateness_ns`.
-    """
+    """A report and its raw samples: `launch` and `CallTimes.arrays`."""
 
     report: BenchReport
     samples: Arrays
 
 
 def measure_bundle(
-    choice: Choice, settings: Settings, *, energy: bool = True, idle_s: float = IDLE_S, progress: Progress = unheard
+    choice: Choice,
+    settings: Settings,
+    *,
+    energy: bool = True,
+    idle_s: float = IDLE_S,
+    progress: Progress = ignore_progress,
 ) -> BenchmarkRun:
     """Measure a bundle on this machine.
 
     Args:
-        choice: what to open and how.
-        settings: how calls are made and for how long; without a deadline a rate has that of its period.
+        settings: without a deadline a rate has that of its period.
         energy: also read a power sensor, where there is one.
-        idle_s: how long a sensor watches the machine at rest before the first launch.
-        progress: gets one line when a launch begins.
+        idle_s: time for which a sensor watches the idle machine before the first launch.
 
     Raises:
         UsageError: the settings make no sense.
@@ -82,111 +84,14 @@ def measure_bundle(
     with Bundle.open(choice.bundle) as bundle:  # verified before the first process starts
         settle_backend(bundle, choice)
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    machine = read_machine(power_mode=read_power_mode(), clocks=read_clocks(), gpus=gpu_names())
-    launched, spent = _launch_with_power(RunJob(choice=choice, settings=settings), energy, idle_s, progress)
-    report = _report(launched, spent, settings=settings, machine=machine, created=created)
-    return launched.finish(BenchmarkRun(report=report, samples=joined(launched.samples)))
-
-
-def _launch_with_power(
-    job: RunJob, energy: bool, idle_s: float, progress: Progress
-) -> tuple[Launched[RunOutcome], Spent]:
-    def without(reason: str) -> tuple[Launched[RunOutcome], Spent]:
-        """Launches alone."""
-        launched = _launch_all(job, progress)
-        return launched, nothing_spent(reason, launches=len(launched.outcomes))
-
-    if not energy:
-        return without("not asked for")
-    with ExitStack() as stack:
-        try:
-            sensor = stack.enter_context(power_sensor())
-        except UnavailableError as error:
-            return without(str(error))
-        log = stack.enter_context(PowerLog(sensor))
-        progress(f"idle power: {idle_s:g} s with {sensor.name}")
-        idle = watch_idle(idle_s)
-        launched = _launch_all(job, progress)
-    loaded = [Span(begin_s=outcome.begin_s, end_s=outcome.end_s) for outcome in launched.outcomes]
-    predictions = [outcome.predictions * outcome.launch.latency.count for outcome in launched.outcomes]
-    return launched, energy_of(log, idle=idle, loaded=loaded, predictions=predictions)
-
-
-def _launch_all(job: RunJob, progress: Progress) -> Launched[RunOutcome]:
-    settings = job.settings
-    duration_s = settings.duration_s / settings.launches
-    # A paced loop gives up after twice its length.
-    busy_s = settings.warm_up_limit_s + (2 + STAGE_SHARE) * duration_s
-    return run_launches(
-        job,
-        RunOutcome,
-        launches=settings.launches,
-        limit_s=START_LIMIT_S + 2 * busy_s,
-        doing=f"warm-up, then {duration_s:.3g} s",
-        progress=progress,
-    )
-
-
-def check_settings(settings: Settings) -> None:
-    """Refuse settings that make no sense.
-
-    Raises:
-        UsageError: names the setting, what it may be and what it was.
-    """
-    _check_count("launches", settings.launches, MAX_LAUNCHES)
-    _check_count("clients", settings.clients, MAX_CLIENTS)
-    _check_count("batch", settings.batch, MAX_BATCH)
-    _check_stream(settings)
-    for name, value in (
-        ("duration-s", settings.duration_s),
-        ("warm-up-s", settings.warm_up_limit_s),
-        ("rate", settings.rate_hz),
-        ("deadline-ms", settings.deadline_ms),
-    ):
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise UsageError(f"{name}: expected a number above 0, got {value:g}")
-    if settings.deadline_ms is not None and settings.rate_hz is None:
-        raise UsageError("deadline-ms: expected a rate as well: a deadline counts from a scheduled time; add --rate")
-
-
-def _check_stream(settings: Settings) -> None:
-    if settings.hop is None:
-        if settings.jitter is not None:
-            raise UsageError("jitter: expected a stream as well: windows have no times; add --stream")
-        return
-    _check_count("hop", settings.hop, MAX_HOP)
-    if settings.jitter is not None and not 0 <= settings.jitter < MAX_JITTER:
-        raise UsageError(f"jitter: expected a share from 0 to below {MAX_JITTER:g}, got {settings.jitter:g}")
-    if settings.batch > 1:
-        raise UsageError(f"batch: expected one window a call of a stream, got {settings.batch}; leave one of both out")
-
-
-def _check_count(name: str, value: int, most: int) -> None:
-    if not 1 <= value <= most:
-        raise UsageError(f"{name}: expected a whole number from 1 to {most}, got {value}")
-
-
-def write_samples(path: Path, samples: Arrays) -> None:
-    """Write raw samples as an uncompressed .npz, all or nothing.
-
-    Raises:
-        UsageError: the file cannot be written.
-    """
-    buffer = io.BytesIO()
-    arrays: dict[str, Any] = {**samples}
-    np.savez(buffer, **arrays)
-    write_file(path, buffer.getvalue())
-
-
-def _report(
-    launched: Launched[RunOutcome], spent: Spent, *, settings: Settings, machine: MachineFacts, created: str
-) -> BenchReport:
+    machine = read_machine()
+    launched, measured = _launch_with_power(RunJob(choice=choice, settings=settings), energy, idle_s, progress)
     first = launched.outcomes[0]
     launches = tuple(
         msgspec.structs.replace(outcome.launch, above_idle_mj=above_idle_mj)
-        for outcome, above_idle_mj in zip(launched.outcomes, spent.launches_mj, strict=True)
+        for outcome, above_idle_mj in zip(launched.outcomes, measured.launches_mj, strict=True)
     )
-    return BenchReport(
+    report = BenchReport(
         created_utc=created,
         complete=len(launches) == settings.launches and all(launch.complete for launch in launches),
         subject=first.opened.subject,
@@ -200,7 +105,156 @@ def _report(
         machine=machine,
         result=result_of(launches, launched.samples, settings.deadline_ms, gpu_note=first.gpu_note),
         stability=judge_stability(launches, machine),
-        energy=spent.energy,
-        energy_note=spent.note,
+        energy=measured.energy,
+        energy_note=measured.note,
         launches=launches,
+    )
+    return launched.finish(BenchmarkRun(report=report, samples=joined(launched.samples)))
+
+
+def _launch_with_power(
+    job: RunJob, energy: bool, idle_s: float, progress: Progress
+) -> tuple[Launched[RunOutcome], MeasuredEnergy]:
+    settings = job.settings
+    duration_s = settings.duration_s / settings.launches
+    # A paced loop gives up after twice its length.
+    busy_s = settings.warm_up_limit_s + (2 + STAGE_FRACTION) * duration_s
+
+    def launch_all() -> Launched[RunOutcome]:
+        return run_launches(
+            job,
+            RunOutcome,
+            launches=settings.launches,
+            limit_s=START_LIMIT_S + 2 * busy_s,
+            doing=f"warm-up, then {duration_s:.3g} s",
+            progress=progress,
+        )
+
+    with ExitStack() as stack:
+        reason, log = "not asked for", None
+        if energy:
+            try:
+                log = stack.enter_context(PowerLog(stack.enter_context(power_sensor())))
+            except UnavailableError as error:
+                reason = str(error)
+        if log is None:
+            launched = launch_all()
+            return launched, no_energy(reason, launches=len(launched.outcomes))
+        progress(f"idle power: {idle_s:g} s with {log.sensor.name}")
+        begin_s = time.monotonic()
+        time.sleep(idle_s)
+        idle = (begin_s, time.monotonic())
+        launched = launch_all()
+    loaded = [(outcome.begin_s, outcome.end_s) for outcome in launched.outcomes]
+    predictions = [outcome.predictions * outcome.launch.latency.count for outcome in launched.outcomes]
+    return launched, energy_of(log, idle=idle, loaded=loaded, predictions=predictions)
+
+
+def check_settings(settings: Settings) -> None:
+    """Refuse settings that make no sense.
+
+    Raises:
+        UsageError: names the setting, what it may be and what it was.
+    """
+    counts = [
+        ("launches", settings.launches, MAX_LAUNCHES),
+        ("clients", settings.clients, MAX_CLIENTS),
+        ("batch", settings.batch, MAX_BATCH),
+        *([] if settings.hop is None else [("hop", settings.hop, MAX_HOP)]),
+    ]
+    for name, value, most in counts:
+        if not 1 <= value <= most:
+            raise UsageError(f"{name}: expected a whole number from 1 to {most}, got {value}")
+    if settings.hop is None and settings.jitter is not None:
+        raise UsageError("jitter: expected a stream as well: windows have no times; add --stream")
+    if settings.jitter is not None and not 0 <= settings.jitter < MAX_JITTER:
+        raise UsageError(f"jitter: expected a fraction from 0 to below {MAX_JITTER:g}, got {settings.jitter:g}")
+    if settings.hop is not None and settings.batch > 1:
+        raise UsageError(f"batch: expected one window a call of a stream, got {settings.batch}; leave one of both out")
+    for name, number in (
+        ("duration-s", settings.duration_s),
+        ("warm-up-s", settings.warm_up_limit_s),
+        ("rate", settings.rate_hz),
+        ("deadline-ms", settings.deadline_ms),
+    ):
+        if number is not None and not (math.isfinite(number) and number > 0):
+            raise UsageError(f"{name}: expected a number above 0, got {number:g}")
+    if settings.deadline_ms is not None and settings.rate_hz is None:
+        raise UsageError("deadline-ms: expected a rate as well: a deadline counts from a scheduled time; add --rate")
+
+
+def result_of(
+    launches: Sequence[ProcessStart], samples: Sequence[Arrays], deadline_ms: float | None, *, gpu_note: str = ""
+) -> Result:
+    """The figures of all launches; `samples` are their raw samples, in the same order."""
+    together = joined(samples)
+
+    def median(name: str) -> float:
+        return float(np.median([getattr(launch, name) for launch in launches]))
+
+    return Result(
+        latency=summarise(together["latency_ns"]),
+        stages=tuple(
+            Stage(
+                name=stages[0].name,
+                p50_us=float(np.median([stage.p50_us for stage in stages])),
+                p90_us=float(np.median([stage.p90_us for stage in stages])),
+            )
+            for stages in zip(*(launch.stages for launch in launches), strict=True)
+        ),
+        pace=pace_of(
+            together,
+            deadline_ms=deadline_ms,
+            overloaded=any(launch.pace is not None and launch.pace.overloaded for launch in launches),
+        ),
+        import_ms=median("import_ms"),
+        load_ms=median("load_ms"),
+        first_call_ms=median("first_call_ms"),
+        throughput_hz=median("throughput_hz"),
+        cpu_share=median("cpu_share"),
+        rss_mb=median("rss_mb"),
+        rss_peak_mb=max(launch.rss_peak_mb for launch in launches),
+        gpu_memory_mb=max((one.gpu_memory_mb for one in launches if one.gpu_memory_mb is not None), default=None),
+        gpu_note=gpu_note,
+        histogram=histogram(together["latency_ns"]),
+    )
+
+
+def histogram(latency_ns: NDArray[np.int64]) -> LatencyHistogram:
+    """The distribution of samples (N,) in bins that grow by one factor, from the smallest sample to the largest."""
+    low_ns = max(1.0, float(latency_ns.min()))
+    high_ns = max(float(latency_ns.max()), 1.001 * low_ns)
+    edges_ns = np.geomspace(low_ns, high_ns, HISTOGRAM_BINS + 1)
+    edges_ns[0], edges_ns[-1] = min(low_ns, float(latency_ns.min())), high_ns  # rounding must not lose the extremes
+    counts, _ = np.histogram(latency_ns, edges_ns)
+    return LatencyHistogram(edges_us=tuple((edges_ns / 1e3).tolist()), counts=tuple(counts.tolist()))
+
+
+def joined(samples: Sequence[Arrays]) -> Arrays:
+    """The samples of all launches, one after another, with the number of the launch of each under `launch`."""
+    numbers = [np.full(len(arrays["latency_ns"]), number, dtype=np.int64) for number, arrays in enumerate(samples)]
+    return {
+        "launch": np.concatenate(numbers),
+        **{name: np.concatenate([arrays[name] for arrays in samples]) for name in samples[0]},
+    }
+
+
+def judge_stability(launches: Sequence[ProcessStart], machine: MachineFacts) -> Stability:
+    """Decide whether thirds of launches, and launches among themselves, agree within 10 %."""
+    findings = []
+    for number, launch in enumerate(launches, start=1):
+        if not launch.warm_up.stable:
+            findings.append(f"launch {number} was not steady after {launch.warm_up.seconds:.1f} s of warm-up")
+        if not is_steady(launch.thirds_p50_us):
+            medians = ", ".join(f"{value:.4g}" for value in launch.thirds_p50_us)
+            findings.append(f"launch {number}: medians of its thirds were {medians} µs")
+        if launch.pace is not None and launch.pace.overloaded:
+            findings.append(f"launch {number} could not keep up with the rate")
+    medians_us = [float(np.median([window.p50_us for window in launch.windows])) for launch in launches]
+    if not is_steady(medians_us):
+        findings.append(f"medians of launches ran from {min(medians_us):.4g} to {max(medians_us):.4g} µs")
+    return Stability(
+        stable=not findings,
+        findings=tuple(findings),
+        disturbances=suspicions(worst([launch.interference for launch in launches]), machine),
     )

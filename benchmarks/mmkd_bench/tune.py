@@ -1,7 +1,7 @@
-"""Which way to run a bundle is best on this machine: what `mmkd-bench tune` does.
+"""The fastest config for a bundle on this machine: which configs are tried.
 
-Owns which ways are tried. How they are measured is in `trials`; what is kept, and what `EdgePredictor.open` takes from
-it, is in `mmkd_edge.predict.profile`.
+How they are timed is in `turns.configs`; the profile, and what `EdgePredictor.open` takes from it, is in
+`mmkd_edge.predict.profile`.
 """
 
 from __future__ import annotations
@@ -11,16 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from mmkd_bench.measuring.jobs import BenchmarkedWay, TuneJob, TuneOutcome
-from mmkd_bench.measuring.process import START_LIMIT_S, Interrupted, Progress, run_job, unheard
-from mmkd_edge.backends.base import (
-    BACKENDS,
-    DEFAULT_OPTIONS,
-    BackendName,
-    SessionOptions,
-    choose_artifact,
-    why_absent,
-)
+from mmkd_bench.measuring.jobs import Candidate, TuneJob, TuneOutcome
+from mmkd_bench.measuring.process import START_LIMIT_S, Progress, ignore_progress, run_launches
+from mmkd_edge.backends.base import BACKENDS, DEFAULT_OPTIONS, BackendName, SessionOptions, choose_artifact, why_absent
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import BackendError, UsageError
@@ -28,9 +21,9 @@ from mmkd_edge.machine import this_machine, usable_cores
 from mmkd_edge.predict.config import Config
 from mmkd_edge.predict.profile import MAX_THREADS, ExecutionProfile, RejectedConfig, library_versions
 
-MOST_THREADS = 8
+THREAD_COUNTS = (1, 2, 4, 8)
 OPEN_LIMIT_S = 10.0
-"""How long one way may take to open and to pass its gates."""
+"""Time for one config to open and to pass its gates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +31,10 @@ class TuneSettings:
     """How to look.
 
     Attributes:
-        duration_s: measured time, over all ways.
+        duration_s: measured time over all configs.
         threads: numbers of threads to try; None is 1, 2, 4, 8 up to the usable cores.
         max_drop_points: percentage points of the task's metric that a lower precision may lose.
-        owns_cores: also try threads that spin or stay on one core, which only pays where nothing else runs.
+        owns_cores: also try threads that spin or stay on one core, which pays only where nothing else runs.
     """
 
     duration_s: float = 40.0
@@ -50,68 +43,63 @@ class TuneSettings:
     owns_cores: bool = False
 
 
-def tune_bundle(path: Path, settings: TuneSettings, *, progress: Progress = unheard) -> ExecutionProfile:
-    """Measure every way to run the students of a bundle here. Writes nothing.
+def tune_bundle(path: Path, settings: TuneSettings, *, progress: Progress = ignore_progress) -> ExecutionProfile:
+    """Measure every config for the students of a bundle on this machine. Writes nothing.
 
     Raises:
         UsageError: a setting makes no sense.
-        BackendError: a student cannot be run in any way; the message has the reasons.
+        BackendError: no config runs a student; the message has the reasons.
         MmkdError: the bundle cannot be opened.
-        KeyboardInterrupt: Ctrl-C; an `Interrupted` with what there is, which is no profile to use.
+        KeyboardInterrupt: Ctrl-C; an `Interrupted` with what was measured, which is no profile to use.
     """
     _check(settings)
     with Bundle.open(path) as bundle:
         sha256, entries = bundle.sha256, bundle.manifest.models
-    ways: list[BenchmarkedWay] = []
-    left_out: list[RejectedConfig] = []
-    for entry in entries:
-        left_out += [
-            RejectedConfig(model=entry.name, backend=backend, precision="fp32", reason=reason)
-            for backend in BACKENDS
-            if (reason := why_absent(backend))
-        ]
-        ways += ways_to_try(entry, settings)
-    progress(f"{len(ways)} ways to run it, in turn for {settings.duration_s:.3g} s")
+    candidates = [one for entry in entries for one in candidates_for(entry, settings)]
+    left_out = [
+        RejectedConfig(model=entry.name, backend=backend, precision="fp32", reason=reason)
+        for entry in entries
+        for backend in BACKENDS
+        if (reason := why_absent(backend))
+    ]
+    progress(f"{len(candidates)} configs, in turn for {settings.duration_s:.3g} s")
     job = TuneJob(
         bundle=str(path),
-        ways=tuple(ways),
+        candidates=tuple(candidates),
         duration_s=settings.duration_s,
         max_drop_points=settings.max_drop_points,
     )
-    limit_s = START_LIMIT_S + OPEN_LIMIT_S * len(ways) + 10 * settings.duration_s
-    ended = run_job(job, TuneOutcome, limit_s=limit_s)
-    if ended.outcome is None or (ended.interrupted and not ended.outcome.trials):
+    limit_s = START_LIMIT_S + OPEN_LIMIT_S * len(candidates) + 10 * settings.duration_s
+    launched = run_launches(job, TuneOutcome, limit_s=limit_s)
+    (outcome,) = launched.outcomes
+    if launched.interrupted and not outcome.trials:
         raise KeyboardInterrupt
-    outcome = ended.outcome
     left_out += outcome.left_out
-    if not ended.interrupted:
+    if not launched.interrupted:
         _require_trials(path, entries, outcome, left_out)
-    used = sorted({trial.backend for trial in outcome.trials})
     profile = ExecutionProfile(
         bundle_sha256=sha256,
         machine=this_machine(),
         created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        libraries=library_versions(used),
+        libraries=library_versions(sorted({trial.backend for trial in outcome.trials})),
         trials=outcome.trials,
         left_out=tuple(left_out),
     )
-    if ended.interrupted:
-        raise Interrupted(profile)
-    return profile
+    return launched.finish(profile)
 
 
-def ways_to_try(entry: ModelEntry, settings: TuneSettings) -> list[BenchmarkedWay]:
-    """Every way to run a student with what is installed; the first is what the others are compared with."""
-    threads = settings.threads or _thread_counts()
+def candidates_for(entry: ModelEntry, settings: TuneSettings) -> list[Candidate]:
+    """Every config for a student with what is installed; the first is the reference."""
+    threads = settings.threads or tuple(count for count in THREAD_COUNTS if count <= usable_cores())
     return [
-        BenchmarkedWay(model=entry.name, setup=setup)
+        Candidate(model=entry.name, config=config)
         for backend in BACKENDS
         if not why_absent(backend)
-        for setup in _setups(entry, backend, threads, owns_cores=settings.owns_cores)
+        for config in _configs(entry, backend, threads, owns_cores=settings.owns_cores)
     ]
 
 
-def _setups(entry: ModelEntry, backend: BackendName, threads: Sequence[int], *, owns_cores: bool) -> Iterator[Config]:
+def _configs(entry: ModelEntry, backend: BackendName, threads: Sequence[int], *, owns_cores: bool) -> Iterator[Config]:
     row = BACKENDS[backend]
     for precision in row.precisions:
         if precision in row.without_gain:
@@ -121,22 +109,13 @@ def _setups(entry: ModelEntry, backend: BackendName, threads: Sequence[int], *, 
         except UsageError:
             continue
         for count in (1,) if row.on_gpu else threads:  # the GPU's threads are its own
-            for options in _options(backend, count, owns_cores=owns_cores):
-                yield Config(backend=backend, precision=precision, threads=count, options=options, reason="tried")
-
-
-def _options(backend: BackendName, threads: int, *, owns_cores: bool) -> Iterator[SessionOptions]:
-    yield DEFAULT_OPTIONS
-    row = BACKENDS[backend]
-    if row.has_graph_option and threads == 1:
-        yield SessionOptions(graph="basic")
-    if owns_cores and row.owns_cores_from is not None and threads >= row.owns_cores_from:
-        yield SessionOptions(owns_cores=True)
-
-
-def _thread_counts() -> tuple[int, ...]:
-    most = min(usable_cores(), MOST_THREADS)
-    return tuple(count for count in (1, 2, 4, 8) if count <= most)
+            options = [DEFAULT_OPTIONS]
+            if row.has_graph_option and count == 1:
+                options.append(SessionOptions(graph="basic"))
+            if owns_cores and row.owns_cores_from is not None and count >= row.owns_cores_from:
+                options.append(SessionOptions(owns_cores=True))
+            for one in options:
+                yield Config(backend=backend, precision=precision, threads=count, options=one, reason="tried")
 
 
 def _check(settings: TuneSettings) -> None:
@@ -154,7 +133,6 @@ def _require_trials(
 ) -> None:
     for entry in entries:
         if not any(trial.model == entry.name for trial in outcome.trials):
-            reasons = "; ".join(
-                f"{one.backend} {one.precision}: {one.reason}" for one in left_out if one.model == entry.name
-            )
-            raise BackendError(f"{path}: model {entry.name!r} cannot be run in any way here: {reasons}")
+            refused = [one for one in left_out if one.model == entry.name]
+            reasons = "; ".join(f"{one.backend} {one.precision}: {one.reason}" for one in refused)
+            raise BackendError(f"{path}: no config runs model {entry.name!r} here: {reasons}")

@@ -1,8 +1,7 @@
 """The measuring process: `python -m mmkd_bench.worker FOLDER` reads a job from stdin and leaves its outcome in FOLDER.
 
-The job is one line; when stdin closes, whoever asked is gone, and this process ends.
-Writes `outcome.json` and `samples.npz`, or `failure.json`, or, where it was interrupted before it had measured
-anything, nothing. SIGINT ends a measurement early and what was measured counts.
+The job is one line. When stdin closes, the command has ended, and this process ends too. It writes `outcome.json` and
+`samples.npz`, or `failure.json`, or nothing where SIGINT came before anything was measured.
 """
 
 from __future__ import annotations
@@ -13,12 +12,18 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from threading import Event
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmkd_bench.measuring.jobs import Job, Outcome
+    from mmkd_bench.measuring.timing import Arrays
 
 
 def main(folder: Path) -> None:
-    """Carry out the job that stands on stdin."""
+    """Do the job on stdin."""
     stop = Event()
     signal.signal(signal.SIGINT, lambda _number, _frame: stop.set())
     job = sys.stdin.buffer.readline()
@@ -26,10 +31,64 @@ def main(folder: Path) -> None:
     begin = time.perf_counter_ns()
     importlib.import_module("mmkd_edge.predictor")
     import_ms = (time.perf_counter_ns() - begin) / 1e6
-    # Only now: this imports the runtime as well.
-    from mmkd_bench.dispatch import do_job
-
     do_job(job, folder=folder, import_ms=import_ms, stop=stop)
+
+
+def do_job(job: bytes, *, folder: Path, import_ms: float, stop: Event) -> None:
+    """Leave the outcome of a job, or why there is none, in `folder`."""
+    # Only now: these import the runtime, whose import is timed.
+    import msgspec
+    import numpy as np
+
+    from mmkd_bench.measuring.jobs import FAILURE_FILE, OUTCOME_FILE, SAMPLES_FILE, Failure, Job
+    from mmkd_edge.errors import MmkdError
+
+    try:
+        measured = _measure(msgspec.json.decode(job, type=Job), import_ms, stop)
+    except Exception as error:
+        if isinstance(error, MmkdError):
+            failure = Failure(error=type(error).__name__, message=str(error), trace="")
+        else:
+            failure = Failure(error="", message=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
+        (folder / FAILURE_FILE).write_bytes(msgspec.json.encode(failure))
+        return
+    if measured is not None:
+        outcome, arrays = measured
+        samples: dict[str, Any] = {**arrays}
+        np.savez(folder / SAMPLES_FILE, **samples)
+        (folder / OUTCOME_FILE).write_bytes(msgspec.json.encode(outcome))
+
+
+def _measure(job: Job, import_ms: float, stop: Event) -> tuple[Outcome, Arrays] | None:
+    from mmkd_bench.measuring import jobs
+
+    outcome: Outcome | None
+    match job:
+        case jobs.RunJob():
+            from mmkd_bench.measuring.launch import measure_launch
+
+            return measure_launch(job, import_ms=import_ms, stop=stop)
+        case jobs.LoadJob():
+            from mmkd_bench.measuring.load import do_load_job
+
+            return do_load_job(job, stop=stop)
+        case jobs.PairJob():
+            from mmkd_bench.turns.pairs import time_models
+
+            outcome = time_models(job, stop=stop)
+        case jobs.OverheadJob():
+            from mmkd_bench.turns.pairs import time_predict
+
+            outcome = time_predict(job, stop=stop)
+        case jobs.TuneJob():
+            from mmkd_bench.turns.configs import time_configs
+
+            outcome = time_configs(job, stop=stop)
+        case jobs.RivalsJob():
+            from mmkd_bench.turns.rival_engines import time_rivals
+
+            outcome = time_rivals(job, stop=stop)
+    return None if outcome is None else (outcome, {})
 
 
 def _end_with_parent() -> None:

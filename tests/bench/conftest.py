@@ -13,11 +13,10 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from mmkd_bench.measuring.percentiles import summarise
-from mmkd_bench.measuring.run_result import judge_stability, result_of
+from mmkd_bench.run import judge_stability, result_of
 from mmkd_edge.bundle.bundle import Golden, golden_bytes, write_bundle
 from mmkd_edge.bundle.manifest import (
     Artifact,
-    BatchRange,
     FileEntry,
     Manifest,
     ModelEntry,
@@ -61,21 +60,18 @@ def _nodes(repeats: int, name: str) -> list[onnx.NodeProto]:
     ]
 
 
-def onnx_model(repeats: int = 1, *, batch: bool = False, name: str = "acc") -> bytes:
-    """A graph with the signature of a student; more `repeats` make it slower, `batch` lets its batch vary."""
+def onnx_model(repeats: int = 1, *, name: str = "acc") -> bytes:
+    """A graph with the signature of a student; more `repeats` make it slower."""
     random = np.random.default_rng(0)
     width = SAMPLES * CHANNELS
     square = random.standard_normal((width, width)).astype(np.float32) / np.float32(width**0.5)
     head = random.standard_normal((width, CLASSES)).astype(np.float32) / np.float32(width**0.5)
-    float32, first = TensorProto.FLOAT, "batch" if batch else 1
+    float32 = TensorProto.FLOAT
     graph = helper.make_graph(
         _nodes(repeats, name),
         "student",
-        [
-            helper.make_tensor_value_info(name, float32, (first, SAMPLES, CHANNELS))
-            for name in (name, f"{name}_present")
-        ],
-        [helper.make_tensor_value_info(name, float32, (first, CLASSES)) for name in ("logits", "probabilities")],
+        [helper.make_tensor_value_info(name, float32, (1, SAMPLES, CHANNELS)) for name in (name, f"{name}_present")],
+        [helper.make_tensor_value_info(name, float32, (1, CLASSES)) for name in ("logits", "probabilities")],
         [numpy_helper.from_array(square, "square"), numpy_helper.from_array(head, "head")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
@@ -108,9 +104,7 @@ def _golden(graph: bytes, name: str) -> Golden:
     )
 
 
-def _entry(
-    name: str, members: dict[str, bytes], *, repeats: int, normalise: Normalise, batch: int | None, folder: str
-) -> ModelEntry:
+def _entry(name: str, members: dict[str, bytes], *, repeats: int, normalise: Normalise, folder: str) -> ModelEntry:
     """A student whose graph and golden windows are among the members, in `folder`."""
     modality = ModalitySpec(
         name=name, channels=("x", "y", "z"), unit="g", rate_hz=20.0, samples=SAMPLES, normalise=normalise
@@ -143,7 +137,6 @@ def _entry(
                 parity=Parity(
                     windows=1, max_abs_error=0.0, mean_abs_error=0.0, label_agreement=1.0, tolerance=TOLERANCE
                 ),
-                batch=None if batch is None else BatchRange(minimum=1, optimum=batch, maximum=batch),
             ),
         ),
         golden=golden,
@@ -156,7 +149,6 @@ def make_bundle(
     repeats: int = 1,
     normalise: Normalise = "none",
     model: bytes | None = None,
-    batch: int | None = None,
     second: str | None = None,
 ) -> Path:
     """Write a bundle around a small graph.
@@ -166,9 +158,9 @@ def make_bundle(
     members: dict[str, bytes] = {}
     entries = []
     for folder, name in (("student", "acc"), *([] if second is None else [("other", second)])):
-        graph = model or onnx_model(repeats, batch=batch is not None, name=name)
+        graph = model or onnx_model(repeats, name=name)
         members |= {f"{folder}/model.fp32.onnx": graph, f"{folder}/golden.npz": golden_bytes(_golden(graph, name))}
-        entries.append(_entry(name, members, repeats=repeats, normalise=normalise, batch=batch, folder=folder))
+        entries.append(_entry(name, members, repeats=repeats, normalise=normalise, folder=folder))
     members |= {"report.json": b"{}", "README.md": b"A small graph.\n"}
     files = tuple(_file(name, members[name]) for name in ("report.json", "README.md"))
     manifest = Manifest(model_id="small", models=tuple(entries), tools={}, licence="CC0-1.0", files=files)
@@ -225,13 +217,12 @@ def make_launch(
         latency=summarise(latencies_ns.astype(np.int64)),
         windows=tuple(TimeWindow(count=500, p50_us=p50_us * f, p90_us=p90_us * f) for f in factors.tolist()),
         thirds_p50_us=(p50_us, p50_us, p50_us),
-        stages=tuple(Stage(name=name, count=10, mean_us=2.0, p50_us=1.0, p90_us=3.0) for name in STAGES),
+        stages=tuple(Stage(name=name, p50_us=1.0, p90_us=3.0) for name in STAGES),
         pace=None,
         throughput_hz=1e6 / p50_us,
         cpu_share=1.0,
         rss_mb=70.0,
         rss_peak_mb=72.0,
-        clock_cost_ns=40.0,
         interference=Interference(**dict.fromkeys(Interference.__struct_fields__)),
     )
 
@@ -249,17 +240,12 @@ def make_report(launches: Sequence[ProcessStart]) -> BenchReport:
         memory_mb=4096.0,
         memory_limit_mb=None,
         governors=("performance",),
-        frequency_mhz=None,
-        frequency_max_mhz=None,
         virtual=False,
         container=False,
         power_mode=None,
-        load_1min=0.1,
-        temperatures=(),
         os="Linux 6.1",
         python="3.10.12",
         versions={"mmkd-edge": "0.1.0", "onnxruntime": "1.32.0"},
-        thread_variables={},
     )
     return BenchReport(
         created_utc="2026-01-02T03:04:05+00:00",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mmkd_bench.commands.app import make_app
+from mmkd_bench.commands.cli import make_app
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "benchmark.md").read_text(encoding="utf-8")

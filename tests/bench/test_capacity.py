@@ -19,7 +19,7 @@ from mmkd_bench.show.render import markdown_of, rich_of
 from mmkd_bench.show.sheets import sheet_of
 from mmkd_bench.show.text import carried_text
 from mmkd_edge.errors import BundleError, UsageError
-from mmkd_report.schema.bench_others import CapacityReport
+from mmkd_report.schema.bench import CapacityReport
 
 
 @pytest.fixture
@@ -131,8 +131,8 @@ def test_what_ran_beside_it_is_named(bundle: Path) -> None:
         question = Question(rate_hz=20.0, deadline_ms=5000.0, servers=1, launches=1, budget_s=5.0)
         report = measure_load(Choice(bundle=str(bundle), backend="ort"), question, 1)
     (sentence,) = [one for one in report.disturbances if one.startswith("other processes used ")]
-    assert f"beside it: {sentence}" in printed(report)
-    assert markdown_of(sheet_of(report)).endswith(f"- beside it: {sentence}\n") or len(report.disturbances) > 1
+    assert f"at the same time: {sentence}" in printed(report)
+    assert markdown_of(sheet_of(report)).endswith(f"- at the same time: {sentence}\n") or len(report.disturbances) > 1
 
 
 @contextmanager

@@ -108,7 +108,7 @@ def test_a_condition_on_what_was_not_measured_is_an_error(report_at: Callable[..
     with pytest.raises(UsageError) as caught:
         compare(report_at(100.0), report_at(100.0), conditions=parse_conditions("energy>+5%"))
     assert str(caught.value) == (
-        "condition 'energy>+5%': energy was not measured in both reports, or is nothing in the first; "
+        "condition 'energy>+5%': energy was not measured in both reports, or is 0 in the first; "
         "leave the condition out, or measure longer and on a machine that shows it"
     )
 
@@ -151,7 +151,7 @@ def test_energy_that_is_not_clearly_above_idle_has_no_ratio(report_at: Callable[
     before = _with_energy(report_at(100.0), (-0.01, 0.0, 0.01, 0.02, 0.03))
     after = _with_energy(report_at(100.0), (1.0, 1.0, 1.0, 1.0, 1.0))
     assert _change(compare(before, after, conditions=()), "energy").change is None
-    with pytest.raises(UsageError, match="energy was not measured in both reports, or is nothing in the first"):
+    with pytest.raises(UsageError, match="energy was not measured in both reports, or is 0 in the first"):
         compare(before, after, conditions=parse_conditions("energy>+5%"))
 
 

@@ -7,10 +7,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from mmkd_bench.demo import demo_benchmark
 from mmkd_bench.machine.power import power_sensor
 from mmkd_bench.measuring.opening import Choice
-from mmkd_bench.run import BenchmarkRun, check_settings, measure_bundle, write_samples
+from mmkd_bench.reports import demo_benchmark, write_samples
+from mmkd_bench.run import BenchmarkRun, check_settings, measure_bundle
 from mmkd_bench.show.text import subject_text
 from mmkd_edge.errors import BundleError, UsageError
 from mmkd_report.schema.bench import STAGES, Settings

@@ -1,4 +1,4 @@
-"""`mmkd-bench tune`: which ways are tried, which gates refuse, what the profile says and what opens with it."""
+"""`mmkd-bench tune`: which configs are tried, which gates refuse, what the profile says and what opens with it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from mmkd_bench.commands.options import whole_numbers
-from mmkd_bench.measuring.jobs import BenchmarkedWay, TuneJob
-from mmkd_bench.tune import TuneSettings, tune_bundle, ways_to_try
+from mmkd_bench.commands.options import parse_numbers
+from mmkd_bench.measuring.jobs import Candidate, TuneJob
+from mmkd_bench.tune import TuneSettings, candidates_for, tune_bundle
+from mmkd_bench.turns.configs import BURST, MIN_ROUNDS, require_score, score, time_configs
 from mmkd_bench.turns.rounds import take_turns
-from mmkd_bench.turns.ways import BURST, MIN_ROUNDS, require_score, score, time_ways
 from mmkd_edge import Bundle, EdgePredictor, GateError, UsageError, example_bundle, write_bundle
 from mmkd_edge.backends.base import SessionOptions
 from mmkd_edge.bundle.golden import Golden
@@ -77,19 +77,19 @@ def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def tried(ways: Sequence[BenchmarkedWay]) -> list[tuple[str, str, int, SessionOptions]]:
-    return [(way.setup.backend, way.setup.precision, way.setup.threads, way.setup.options) for way in ways]
+def tried(candidates: Sequence[Candidate]) -> list[tuple[str, str, int, SessionOptions]]:
+    return [(one.config.backend, one.config.precision, one.config.threads, one.config.options) for one in candidates]
 
 
-# Which ways.
+# Which configs.
 
 
 @pytest.mark.usefixtures("ort_alone")
 def test_every_artifact_is_tried_with_every_number_of_threads(with_int8: Path) -> None:
     with Bundle.open(with_int8) as bundle:
-        ways = ways_to_try(bundle.manifest.models[0], TuneSettings(threads=(1, 3)))
+        candidates = candidates_for(bundle.manifest.models[0], TuneSettings(threads=(1, 3)))
     plain, basic = SessionOptions(), SessionOptions(graph="basic")
-    assert tried(ways) == [
+    assert tried(candidates) == [
         ("ort", "fp32", 1, plain),
         ("ort", "fp32", 1, basic),
         ("ort", "fp32", 3, plain),
@@ -104,7 +104,8 @@ def test_openvino_is_tried_in_bf16_as_well_and_pinned_only_where_cores_are_owned
     with Bundle.open(with_int8) as bundle:
         entry = bundle.manifest.models[0]
     shared, owned = (
-        [way.setup for way in ways_to_try(entry, TuneSettings(threads=(1,), owns_cores=owns))] for owns in (False, True)
+        [one.config for one in candidates_for(entry, TuneSettings(threads=(1,), owns_cores=owns))]
+        for owns in (False, True)
     )
     assert [one.precision for one in shared if one.backend == "openvino"] == ["fp32", "int8", "bf16"]
     assert not any(one.options.owns_cores for one in shared)
@@ -128,15 +129,15 @@ def test_each_burst_leaves_its_first_call_out_and_rounds_change_their_order() ->
     assert "".join(calls) == "a" * 9 + "b" * 18 + "a" * 9
 
 
-def test_a_slower_way_has_a_larger_ratio() -> None:
+def test_a_slower_config_has_a_larger_ratio() -> None:
     slow = msgspec.structs.replace(PLAIN, options=SessionOptions(graph="basic"), threads=1)
     job = TuneJob(
         bundle=str(example_bundle()),
-        ways=(BenchmarkedWay(model="acc", setup=PLAIN), BenchmarkedWay(model="acc", setup=slow)),
+        candidates=(Candidate(model="acc", config=PLAIN), Candidate(model="acc", config=slow)),
         duration_s=0.4,
         max_drop_points=0.5,
     )
-    outcome = time_ways(job, stop=Event())
+    outcome = time_configs(job, stop=Event())
     assert outcome is not None
     first, second = outcome.trials
     assert first.ratio == 1.0
@@ -151,11 +152,11 @@ def test_a_stopped_measurement_has_no_outcome() -> None:
     stop.set()
     job = TuneJob(
         bundle=str(example_bundle()),
-        ways=(BenchmarkedWay(model="acc", setup=PLAIN),),
+        candidates=(Candidate(model="acc", config=PLAIN),),
         duration_s=5.0,
         max_drop_points=0.5,
     )
-    assert time_ways(job, stop=stop) is None
+    assert time_configs(job, stop=stop) is None
 
 
 # Gates.
@@ -221,9 +222,9 @@ def test_an_artifact_that_answers_otherwise_here_is_never_timed(tmp_path: Path) 
     path = tmp_path / "other.edge"
     write_bundle(path, manifest=msgspec.structs.replace(manifest, models=(changed,)), members=members)
     job = TuneJob(
-        bundle=str(path), ways=(BenchmarkedWay(model="acc", setup=PLAIN),), duration_s=0.1, max_drop_points=0.5
+        bundle=str(path), candidates=(Candidate(model="acc", config=PLAIN),), duration_s=0.1, max_drop_points=0.5
     )
-    outcome = time_ways(job, stop=Event())
+    outcome = time_configs(job, stop=Event())
     assert outcome is not None
     assert outcome.trials == ()
     (refused,) = outcome.left_out
@@ -231,7 +232,7 @@ def test_an_artifact_that_answers_otherwise_here_is_never_timed(tmp_path: Path) 
     assert refused.reason.startswith(f"{path}: self-test: golden window ")
     with pytest.raises(BackendError) as caught:
         tune_bundle(path, TuneSettings(duration_s=0.1, threads=(1,)))
-    assert str(caught.value).startswith(f"{path}: model 'acc' cannot be run in any way here: ")
+    assert str(caught.value).startswith(f"{path}: no config runs model 'acc' here: ")
 
 
 def test_tensorrt_is_tried_in_every_precision_with_one_thread_and_timed_where_a_gpu_answers(
@@ -239,11 +240,11 @@ def test_tensorrt_is_tried_in_every_precision_with_one_thread_and_timed_where_a_
 ) -> None:
     tensorrt = gpu_double.install(monkeypatch, tmp_path)
     with Bundle.open(with_int8) as bundle:
-        ways = ways_to_try(bundle.manifest.models[0], TuneSettings(threads=(1, 2)))
-    ways = [way for way in ways if way.setup.backend == "trt"]
-    assert tried(ways) == [("trt", precision, 1, SessionOptions()) for precision in ("fp32", "int8")]
-    job = TuneJob(bundle=str(with_int8), ways=tuple(ways), duration_s=0.1, max_drop_points=0.5)
-    outcome = time_ways(job, stop=Event())
+        candidates = candidates_for(bundle.manifest.models[0], TuneSettings(threads=(1, 2)))
+    candidates = [one for one in candidates if one.config.backend == "trt"]
+    assert tried(candidates) == [("trt", precision, 1, SessionOptions()) for precision in ("fp32", "int8")]
+    job = TuneJob(bundle=str(with_int8), candidates=tuple(candidates), duration_s=0.1, max_drop_points=0.5)
+    outcome = time_configs(job, stop=Event())
     assert outcome is not None
     assert [(trial.backend, trial.precision) for trial in outcome.trials] == [("trt", "fp32"), ("trt", "int8")]
     assert tensorrt.cuda.live == {}
@@ -281,15 +282,15 @@ def test_the_profile_is_written_shown_and_taken(with_int8: Path, cache: Path) ->
 
 
 @pytest.mark.slow
-def test_whoever_owns_the_cores_has_more_ways_tried() -> None:
-    ways = {}
+def test_whoever_owns_the_cores_has_more_configs_tried() -> None:
+    backends = {}
     for owns in ((), ("--owns-cores",)):
         done = bench("tune", example_bundle(), "--duration-s", 0.1, "--threads", "2", "--json", *owns)
         assert done.returncode == 0, done.stderr
         trials = json.loads(done.stdout)["trials"]
-        ways[owns] = {one["backend"] for one in trials if one["options"]["owns_cores"]}
-    assert ways[()] == set()
-    assert "ort" in ways["--owns-cores",]  # its threads spin, from two on
+        backends[owns] = {one["backend"] for one in trials if one["options"]["owns_cores"]}
+    assert backends[()] == set()
+    assert "ort" in backends["--owns-cores",]  # its threads spin, from two on
 
 
 def test_ctrl_c_leaves_the_earlier_profile(cache: Path) -> None:
@@ -338,7 +339,7 @@ def test_impossible_settings_are_refused(settings: TuneSettings, message: str) -
 
 
 def test_numbers_of_threads_are_a_list() -> None:
-    assert whole_numbers("1, 2,4", name="threads", example="1,2,4") == (1, 2, 4)
+    assert parse_numbers("1, 2,4", name="threads", example="1,2,4") == (1, 2, 4)
     with pytest.raises(UsageError) as caught:
-        whole_numbers("1;2", name="threads", example="1,2,4")
+        parse_numbers("1;2", name="threads", example="1,2,4")
     assert str(caught.value) == "threads: expected whole numbers separated by commas, like 1,2,4; got '1;2'"

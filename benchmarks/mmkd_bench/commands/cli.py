@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
-from mmkd_bench.commands import ABOUT
 from mmkd_edge.cli.interrupts import loading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    import typer
+
+ABOUT = "Latency, memory and energy of a bundle on the machine that runs it."
 _NEEDS = ("typer", "rich", "psutil")
 
 
 def main() -> NoReturn:
-    """Runs `mmkd-bench`."""
+    """Run `mmkd-bench`."""
     with loading("mmkd-bench"):
         from mmkd_edge.cli.run import run_command
 
     run_command("mmkd-bench", _bench, needs=_NEEDS, extra="bench", about=ABOUT)
 
 
-def _bench(arguments: list[str]) -> None:
+def make_app() -> typer.Typer:
+    """The whole command line."""
     # Only now: they import typer and rich, which a device may lack.
-    with loading("mmkd-bench"):
-        from mmkd_bench.commands.app import make_app
+    from mmkd_bench.commands.capacity import capacity
+    from mmkd_bench.commands.compare import compare, overhead
+    from mmkd_bench.commands.page import page
+    from mmkd_bench.commands.run import run
+    from mmkd_bench.commands.tune import tune
+    from mmkd_edge.cli.help import command_app, command_class
 
-    make_app()(arguments, prog_name="mmkd-bench")
+    app, cls = command_app(ABOUT), command_class()
+    for command in (run, tune, compare, capacity, overhead, page):
+        app.command(command.__name__, cls=cls)(command)
+    return app
+
+
+def _bench(arguments: list[str]) -> None:
+    with loading("mmkd-bench"):
+        app = make_app()
+    app(arguments, prog_name="mmkd-bench")

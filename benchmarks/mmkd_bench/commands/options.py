@@ -1,16 +1,23 @@
-"""What the commands of `mmkd-bench` share: options with one name each, what they mean, and the two ways to write."""
+"""What the commands of `mmkd-bench` share: options, and how a report is printed, whole or interrupted."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
 from mmkd_bench.measuring.opening import Choice
+from mmkd_bench.measuring.process import Interrupted
+from mmkd_bench.show.render import csv_of, markdown_of, show
+from mmkd_bench.show.sheets import AnyReport, sheet_of
+from mmkd_edge.cli.show import json_text, say
 from mmkd_edge.errors import UsageError
+
+ReportT = TypeVar("ReportT", bound=AnyReport)
 
 
 class Form(str, Enum):
@@ -23,7 +30,7 @@ class Form(str, Enum):
 
 
 class PrecisionOption(str, Enum):
-    """Which artifact of a bundle, or bf16, in which OpenVINO can run the fp32 one."""
+    """Precision of the model; OpenVINO can run the fp32 one in bf16."""
 
     auto = "auto"
     fp32 = "fp32"
@@ -34,25 +41,22 @@ class PrecisionOption(str, Enum):
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="STUDENT.edge", help="The bundle to measure.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-FormOption = Annotated[Form, typer.Option("--format", help="What to print.")]
-BackendOption = Annotated[str, typer.Option(help="What executes the student; auto takes what tune measured.")]
-ArtifactOption = Annotated[PrecisionOption, typer.Option("--precision", help="Of the arithmetic; bf16 in OpenVINO.")]
-ThreadsOption = Annotated[
-    int | None, typer.Option(help="Threads of one prediction.", show_default="the profile's, or one")
+FormOption = Annotated[Form, typer.Option("--format", help="Form of the output.")]
+BackendOption = Annotated[str, typer.Option(help="Backend to run; auto uses the profile of mmkd-bench tune.")]
+ArtifactOption = Annotated[
+    PrecisionOption, typer.Option("--precision", help="Precision of the model to run; bf16 in OpenVINO.")
 ]
-LaunchesOption = Annotated[int, typer.Option(help="Processes, one after another.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option(help="Threads per prediction.", show_default="the profile's, or one")
+]
+LaunchesOption = Annotated[int, typer.Option(help="Number of processes, one after another.")]
 DurationOption = Annotated[float, typer.Option("--duration-s", help="Measured seconds over all launches.")]
 ReferenceOption = Annotated[
-    Path | None, typer.Option(help="Reference of a modality that is normalised per group.", show_default=False)
+    Path | None, typer.Option(help="Reference file of a modality that is normalised per group.", show_default=False)
 ]
 
 
-def write(content: str) -> None:
-    """Write a result to stdout."""
-    sys.stdout.write(content)
-
-
-def chosen(
+def choice_of(
     bundle: Path, backend: str, precision: PrecisionOption, threads: int | None, reference: Path | None
 ) -> Choice:
     """What to open and how."""
@@ -65,13 +69,41 @@ def chosen(
     )
 
 
-def whole_numbers(text: str, *, name: str, example: str) -> tuple[int, ...]:
+def parse_numbers(text: str, *, name: str, example: str) -> tuple[int, ...]:
     """`1,2,4` as numbers.
 
     Raises:
-        UsageError: it is something else; `name` is the option, `example` what it may be.
+        UsageError: names the option and an example.
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts):
         raise UsageError(f"{name}: expected whole numbers separated by commas, like {example}; got {text!r}")
     return tuple(map(int, parts))
+
+
+def print_measured(measure: Callable[[], ReportT], *, form: Form, json: bool) -> ReportT:
+    """Measure, and print the report.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; what was measured until then has been printed.
+    """
+    try:
+        report = measure()
+    except Interrupted as interrupted:
+        print_report(interrupted.report, form=form, json=json)
+        say("the report has what was measured until then")
+        raise
+    print_report(report, form=form, json=json)
+    return report
+
+
+def print_report(report: AnyReport, *, form: Form, json: bool) -> None:
+    """Print a report to stdout."""
+    if json or form is Form.json:
+        sys.stdout.write(json_text(report) + "\n")
+    elif form is Form.csv:
+        sys.stdout.write(csv_of(sheet_of(report)))
+    elif form is Form.md:
+        sys.stdout.write(markdown_of(sheet_of(report)))
+    else:
+        show(sheet_of(report))

@@ -1,14 +1,15 @@
-"""`mmkd-bench tune`: measures, writes the profile, shows it."""
+"""`mmkd-bench tune`: measure, write the profile, show it."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import typer
 
-from mmkd_bench.commands.options import BundleArgument, JsonOption, whole_numbers, write
+from mmkd_bench.commands.options import BundleArgument, JsonOption, parse_numbers
 from mmkd_bench.measuring.process import Interrupted
 from mmkd_bench.show.render import show as show_sheet
 from mmkd_bench.show.sheets import profile_sheet
@@ -21,13 +22,7 @@ from mmkd_edge.predict.profile import ExecutionProfile, find_profile, write_prof
 
 
 class ShownProfile(msgspec.Struct, frozen=True, kw_only=True):
-    """What `--show --json` prints.
-
-    Attributes:
-        path: where the profile lies, or would lie.
-        reason: why none applies here; empty where one does.
-        profile: the one that applies.
-    """
+    """What `--show --json` prints: the path, why no profile applies here, and the profile that does."""
 
     path: str
     reason: str
@@ -37,7 +32,7 @@ class ShownProfile(msgspec.Struct, frozen=True, kw_only=True):
 def tune(
     bundle: BundleArgument,
     *,
-    duration_s: Annotated[float, typer.Option("--duration-s", help="Measured seconds over all ways.")] = 40.0,
+    duration_s: Annotated[float, typer.Option("--duration-s", help="Measured seconds over all configs.")] = 40.0,
     threads: Annotated[
         str | None,
         typer.Option(help="Numbers of threads to try, separated by commas.", show_default="1,2,4,8 up to the cores"),
@@ -46,18 +41,18 @@ def tune(
         float, typer.Option(help="Points of the task's metric that a lower precision may lose.")
     ] = 0.5,
     owns_cores: Annotated[
-        bool, typer.Option("--owns-cores", help="Nothing else runs here: also try threads that spin or are pinned.")
+        bool, typer.Option("--owns-cores", help="Also try threads that spin or are pinned: if nothing else runs here.")
     ] = False,
     show: Annotated[bool, typer.Option("--show", help="Show the profile that applies here; measure nothing.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Find the fastest backend, precision and threads on this machine; EdgePredictor.open then takes them."""
+    """Find the fastest backend, precision and threads on this machine; EdgePredictor.open then uses them."""
     if show:
         _show(bundle, json=json)
         return
     settings = TuneSettings(
         duration_s=duration_s,
-        threads=None if threads is None else whole_numbers(threads, name="threads", example="1,2,4"),
+        threads=None if threads is None else parse_numbers(threads, name="threads", example="1,2,4"),
         max_drop_points=max_drop_points,
         owns_cores=owns_cores,
     )
@@ -75,21 +70,21 @@ def tune(
 
 def _print(profile: ExecutionProfile, *, json: bool) -> None:
     if json:
-        write(json_text(profile) + "\n")
+        sys.stdout.write(json_text(profile) + "\n")
     else:
         show_sheet(profile_sheet(profile))
 
 
 def _show(bundle: Path, *, json: bool) -> None:
     with Bundle.open(bundle) as opened:
-        found = find_profile(opened.sha256)
-    path = "" if found.path is None else str(found.path)
+        match = find_profile(opened.sha256)
+    path = "" if match.path is None else str(match.path)
     if json:
-        write(json_text(ShownProfile(path=path, reason=found.reason, profile=found.profile)) + "\n")
-    elif found.profile is None:
-        write(f"{found.reason}\n")
+        sys.stdout.write(json_text(ShownProfile(path=path, reason=match.reason, profile=match.profile)) + "\n")
+    elif match.profile is None:
+        sys.stdout.write(f"{match.reason}\n")
     else:
-        show_sheet(profile_sheet(found.profile))
+        show_sheet(profile_sheet(match.profile))
         say(f"from {path}")
-    if found.profile is None:
+    if match.profile is None:
         say(f"next: {shell_line('mmkd-bench', 'tune', bundle)}")

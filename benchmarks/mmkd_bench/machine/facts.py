@@ -1,38 +1,38 @@
-"""What this machine is: the facts that decide a latency and that a reader needs to repeat it.
+"""Facts of this machine that decide a latency and that a reader needs to repeat it.
 
-Reads files below `/proc` and `/sys` and asks the interpreter. Needs no rights, starts no process, changes nothing, and
-takes no name that identifies the machine (no host name, no user, no serial number). What cannot be read is None or
-empty: containers and virtual machines hide much. Every reader takes the root of the tree: it reads recorded trees too.
+Reads files below `/proc` and `/sys` and asks programs of the vendor; needs no rights, changes nothing, and takes no
+name that identifies the machine. What cannot be read is None or empty. Readers take the root of the tree.
+
+Sources: NVIDIA Jetson Linux Developer Guide, "Maximizing Jetson Performance" (`jetson_clocks`: minimum raised to the
+maximum, memory held by an override); Linux kernel documentation, admin-guide/pm/cpufreq.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 from importlib import metadata
 from pathlib import Path
 
+from mmkd_bench.machine.gpu import gpu_names
+from mmkd_bench.machine.programs import run_program
 from mmkd_edge.backends.base import BACKENDS
 from mmkd_edge.machine import ROOT, board_name, cpu_name, read_text, usable_cores
-from mmkd_report.schema.bench import Clocks, MachineFacts, Temperature
+from mmkd_report.schema.bench import Clocks, MachineFacts
 
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OMP_WAIT_POLICY",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "GOMP_CPU_AFFINITY",
-)
+_POWER_MODE = re.compile(r"\bNV Power Mode: *(\S.*?) *$", re.MULTILINE)
+_CPU = re.compile(r"^(cpu\d+):\s+Online=(\d)\s.*?\bMinFreq=(\d+)\s+MaxFreq=(\d+)", re.MULTILINE)
+_GPU = re.compile(r"^GPU MinFreq=(\d+) MaxFreq=(\d+)", re.MULTILINE)
+_EMC = re.compile(r"^EMC MinFreq=(\d+) MaxFreq=(\d+).*?\bFreqOverride=(\d)", re.MULTILINE)
 
 
-def read_machine(
-    root: Path = ROOT, *, power_mode: str | None = None, clocks: Clocks | None = None, gpus: tuple[str, ...] = ()
-) -> MachineFacts:
-    """Facts of the machine whose file system begins at `root`; what the vendor's tools say is handed in."""
+def read_machine(root: Path = ROOT) -> MachineFacts:
+    """Facts of the machine whose file system begins at `root`."""
     import psutil
 
     cpuinfo = read_text(root / "proc/cpuinfo") or ""
-    load = (read_text(root / "proc/loadavg") or "").split()
+    governors = {read_text(path) for path in _cores(root, "cpufreq/scaling_governor")}
     return MachineFacts(
         cpu=cpu_name(cpuinfo),
         board=board_name(root),
@@ -42,21 +42,69 @@ def read_machine(
         cpu_quota=cpu_quota(root),
         memory_mb=psutil.virtual_memory().total / 2**20,
         memory_limit_mb=_memory_limit_mb(root),
-        governors=_governors(root / "sys/devices/system/cpu"),
-        frequency_mhz=highest_mhz(root, "scaling_cur_freq"),
-        frequency_max_mhz=highest_mhz(root, "cpuinfo_max_freq"),
+        governors=tuple(sorted(name for name in governors if name)),
         virtual="hypervisor" in cpuinfo,
         container=_in_container(root),
-        power_mode=power_mode,
-        load_1min=float(load[0]) if load else None,
-        temperatures=read_temperatures(root),
+        power_mode=read_power_mode(),
         os=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
         versions=_versions(),
-        thread_variables={name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
-        clocks=clocks,
-        gpus=gpus,
+        clocks=read_clocks(root),
+        gpus=gpu_names(),
     )
+
+
+def read_power_mode() -> str | None:
+    """The power mode of a Jetson; None where `nvpmodel` is absent or does not answer."""
+    return parse_power_mode(run_program("nvpmodel", "-q") or "")
+
+
+def parse_power_mode(text: str) -> str | None:
+    """The mode in the output of `nvpmodel -q`.
+
+    >>> parse_power_mode("NV Power Mode: MAXN_SUPER")
+    'MAXN_SUPER'
+    """
+    match = _POWER_MODE.search(text)
+    return match[1] if match else None
+
+
+def read_clocks(root: Path = ROOT) -> Clocks | None:
+    """Which clocks may move, by `jetson_clocks` (which answers root alone) or the kernel; None where neither shows."""
+    return parse_jetson_clocks(run_program("jetson_clocks", "--show") or "") or _kernel_clocks(root)
+
+
+def parse_jetson_clocks(text: str) -> Clocks | None:
+    """Which clocks may move in the output of `jetson_clocks --show`; None where it names no clock.
+
+    A core and the GPU are held when their minimum is their maximum, the memory (EMC) when it is overridden.
+    """
+    cpus, gpu, emc = _CPU.findall(text), _GPU.search(text), _EMC.search(text)
+    if not (cpus or gpu):
+        return None
+    moving = [
+        f"{name} {int(low) / 1e3:.0f} to {int(high) / 1e3:.0f} MHz"
+        for name, online, low, high in cpus
+        if online == "1" and low != high
+    ]
+    if gpu and gpu[1] != gpu[2]:
+        moving.append(f"GPU {int(gpu[1]) / 1e6:.0f} to {int(gpu[2]) / 1e6:.0f} MHz")
+    if emc and emc[3] != "1" and emc[1] != emc[2]:
+        moving.append(f"EMC {int(emc[1]) / 1e6:.0f} to {int(emc[2]) / 1e6:.0f} MHz")
+    return Clocks(source="jetson_clocks", moving=tuple(moving))
+
+
+def _kernel_clocks(root: Path) -> Clocks | None:
+    """Limits in cpufreq (kHz) and, of GPUs, in devfreq (Hz)."""
+    cores = [(path.parent.name, path, "scaling_{}_freq", 1e3) for path in _cores(root, "cpufreq")]
+    gpus = [("GPU", path, "{}_freq", 1e6) for path in sorted((root / "sys/class/devfreq").glob("*gpu*"))]
+    found, moving = False, []
+    for name, folder, file, per_mhz in [*cores, *gpus]:
+        low, high = (read_number(folder / file.format(end)) for end in ("min", "max"))
+        found = found or low is not None
+        if low is not None and high is not None and low < high:
+            moving.append(f"{name} {low / per_mhz:.0f} to {high / per_mhz:.0f} MHz")
+    return Clocks(source="kernel", moving=tuple(moving)) if found else None
 
 
 def read_number(path: Path) -> float | None:
@@ -78,18 +126,16 @@ def cpu_quota(root: Path = ROOT) -> float | None:
     return quota / period if quota is not None and period and quota > 0 else None
 
 
-def read_temperatures(root: Path = ROOT) -> tuple[Temperature, ...]:
-    """Every thermal zone that answers (kernel documentation, `sysfs-class-thermal`: millidegrees Celsius)."""
-    zones = sorted((root / "sys/class/thermal").glob("thermal_zone*"), key=lambda path: (len(path.name), path.name))
-    read = ((read_text(zone / "type") or zone.name, read_number(zone / "temp")) for zone in zones)
-    return tuple(Temperature(zone=name, celsius=value / 1e3) for name, value in read if value is not None)
+def hottest_celsius(root: Path = ROOT) -> float | None:
+    """Temperature of the hottest thermal zone (kernel documentation, `sysfs-class-thermal`: millidegrees Celsius)."""
+    zones = (root / "sys/class/thermal").glob("thermal_zone*/temp")
+    return max((value / 1e3 for path in zones if (value := read_number(path)) is not None), default=None)
 
 
-def highest_mhz(root: Path, name: str) -> float | None:
-    """The highest of all cores' frequencies; `name` is a file of the kernel's cpufreq folder, which counts in kHz."""
-    paths = (root / "sys/devices/system/cpu").glob(f"cpu[0-9]*/cpufreq/{name}")
-    values = [value for path in paths if (value := read_number(path)) is not None]
-    return max(values) / 1e3 if values else None
+def highest_mhz(root: Path) -> float | None:
+    """The highest current frequency of the cores."""
+    paths = _cores(root, "cpufreq/scaling_cur_freq")
+    return max((value / 1e3 for path in paths if (value := read_number(path)) is not None), default=None)
 
 
 def resident_mb(root: Path = ROOT) -> float:
@@ -116,22 +162,22 @@ def resident_peak_mb(root: Path = ROOT) -> float:
 def _status_mb(root: Path, name: str) -> float | None:
     """A field of `/proc/self/status` that counts in kB (proc(5)), in MB."""
     lines = (read_text(root / "proc/self/status") or "").splitlines()
-    found = next((line.split() for line in lines if line.startswith(f"{name}:")), None)
-    return None if found is None else int(found[1]) / 2**10
+    fields = next((line.split() for line in lines if line.startswith(f"{name}:")), None)
+    return None if fields is None else int(fields[1]) / 2**10
+
+
+def _cores(root: Path, name: str) -> list[Path]:
+    return sorted((root / "sys/devices/system/cpu").glob(f"cpu[0-9]*/{name}"))
 
 
 def _memory_limit_mb(root: Path) -> float | None:
-    text = read_text(root / "sys/fs/cgroup/memory.max")
-    if text is None:
-        text = read_text(root / "sys/fs/cgroup/memory/memory.limit_in_bytes")
+    text = read_text(root / "sys/fs/cgroup/memory.max") or read_text(
+        root / "sys/fs/cgroup/memory/memory.limit_in_bytes"
+    )
     # cgroup v1 writes "no limit" as a page-rounded 2^63.
-    unlimited = text is None or not text.isdigit() or int(text) >= 2**62
-    return None if unlimited else int(text or 0) / 2**20
-
-
-def _governors(cpus: Path) -> tuple[str, ...]:
-    found = {read_text(path) for path in cpus.glob("cpu[0-9]*/cpufreq/scaling_governor")}
-    return tuple(sorted(name for name in found if name))
+    if text is None or not text.isdigit() or int(text) >= 2**62:
+        return None
+    return int(text) / 2**20
 
 
 def _in_container(root: Path) -> bool:
@@ -142,11 +188,11 @@ def _in_container(root: Path) -> bool:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     engines = [row.library()[1] for row in BACKENDS.values()]
     for name in ("mmkd-edge", "numpy", "msgspec", *engines, "torch"):
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions

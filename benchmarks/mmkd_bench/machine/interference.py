@@ -1,6 +1,6 @@
-"""What disturbed a measurement: kernel counters before and after it, and the sentences that follow from them.
+"""What disturbed a measurement: counters of the kernel before and after it, and the sentences that follow from them.
 
-Reads files below `/proc` and `/sys` only. Counters that a machine does not show are None and raise no suspicion.
+Counters that a machine does not show are None and raise no suspicion.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmkd_bench.machine.facts import highest_mhz, read_number, read_temperatures
+from mmkd_bench.machine.facts import highest_mhz, hottest_celsius, read_number
 from mmkd_edge.machine import ROOT, read_text
 from mmkd_report.schema.bench import Interference, MachineFacts
 
@@ -20,7 +20,6 @@ OTHERS_SHARE = 0.05
 STEAL_SHARE = 0.01
 THROTTLED_SHARE = 0.01
 FREQUENCY_DROP = 0.05
-MICROSECONDS_PER_SECOND = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +28,10 @@ class Counters:
 
     Attributes:
         time_s: monotonic clock.
-        busy_s: core time of all processes together.
+        busy_s: core time of all processes.
         steal_s: core time that the hypervisor gave to others.
         own_s: core time of this process.
         throttled_s: time for which the control group was held back.
-        switches: involuntary context switches of this process.
         thermal_events: times a core slowed down because of heat.
         frequency_mhz: highest current core frequency.
         celsius: the hottest thermal zone.
@@ -44,7 +42,6 @@ class Counters:
     steal_s: float | None
     own_s: float
     throttled_s: float | None
-    switches: float | None
     thermal_events: float | None
     frequency_mhz: float | None
     celsius: float | None
@@ -53,81 +50,73 @@ class Counters:
 def read_counters(root: Path = ROOT) -> Counters:
     """The counters now."""
     busy_s, steal_s = _core_times(root)
-    cores = root / "sys/devices/system/cpu"
-    temperatures = read_temperatures(root)
+    paths = (root / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/core_throttle_count")
+    events = [value for path in paths if (value := read_number(path)) is not None]
     return Counters(
         time_s=time.monotonic(),
         busy_s=busy_s,
         steal_s=steal_s,
         own_s=time.process_time(),
         throttled_s=_throttled_s(root),
-        switches=_status_field(root, "nonvoluntary_ctxt_switches"),
-        thermal_events=_total(cores, "thermal_throttle/core_throttle_count"),
-        frequency_mhz=highest_mhz(root, "scaling_cur_freq"),
-        celsius=max((entry.celsius for entry in temperatures), default=None),
+        thermal_events=sum(events) if events else None,
+        frequency_mhz=highest_mhz(root),
+        celsius=hottest_celsius(root),
     )
 
 
 def interference(before: Counters, after: Counters) -> Interference:
     """What lies between two readings."""
-    wall_s = max(after.time_s - before.time_s, 1e-9)
-    busy_s, own_s = _rise(before.busy_s, after.busy_s), after.own_s - before.own_s
-    events = _rise(before.thermal_events, after.thermal_events)
+
+    def rise(name: str) -> float | None:
+        first, second = getattr(before, name), getattr(after, name)
+        return None if first is None or second is None else second - first
+
+    def share(name: str, *, without: float = 0.0) -> float | None:
+        risen = rise(name)
+        return None if risen is None else max(0.0, risen - without) / max(after.time_s - before.time_s, 1e-9)
+
+    events = rise("thermal_events")
+    fallen_mhz = rise("frequency_mhz")
     return Interference(
-        others_share=None if busy_s is None else max(0.0, busy_s - own_s) / wall_s,
-        steal_share=_share(_rise(before.steal_s, after.steal_s), wall_s),
-        throttled_share=_share(_rise(before.throttled_s, after.throttled_s), wall_s),
-        switches_hz=_share(_rise(before.switches, after.switches), wall_s),
+        others_share=share("busy_s", without=after.own_s - before.own_s),
+        steal_share=share("steal_s"),
+        throttled_share=share("throttled_s"),
         thermal_events=None if events is None else round(events),
-        frequency_drop=_drop(before.frequency_mhz, after.frequency_mhz),
+        frequency_drop=None if not before.frequency_mhz or fallen_mhz is None else -fallen_mhz / before.frequency_mhz,
         celsius_before=before.celsius,
         celsius_after=after.celsius,
     )
 
 
-def worst(found: Sequence[Interference]) -> Interference:
+def worst(measurements: Sequence[Interference]) -> Interference:
     """For each field the largest value over several measurements."""
 
     def largest(name: str) -> Any:
-        values = [value for one in found if (value := getattr(one, name)) is not None]
+        values = [value for one in measurements if (value := getattr(one, name)) is not None]
         return max(values, default=None)
 
     return Interference(**{name: largest(name) for name in Interference.__struct_fields__})
 
 
-def suspicions(found: Interference, machine: MachineFacts) -> tuple[str, ...]:
-    """Likely causes of unsteady latency, most telling first; empty when the counters accuse nobody."""
+def suspicions(beside: Interference, machine: MachineFacts) -> tuple[str, ...]:
+    """Likely causes of unsteady latency, the most likely first; empty where the counters show none."""
     sentences = []
-    if found.thermal_events:
-        sentences.append(f"cores slowed down because of heat ({found.thermal_events} events)")
-    if _exceeds(found.throttled_share, THROTTLED_SHARE):
-        sentences.append(f"the control group's CPU limit held the process back {found.throttled_share:.0%} of the time")
-    if _exceeds(found.steal_share, STEAL_SHARE):
-        sentences.append(f"the hypervisor took {found.steal_share:.0%} of a core for other guests")
-    if _exceeds(found.others_share, OTHERS_SHARE):
-        sentences.append(f"other processes used {found.others_share:.0%} of a core")
-    if _exceeds(found.frequency_drop, FREQUENCY_DROP):
-        sentences.append(f"the core frequency fell by {found.frequency_drop:.0%}")
+    if beside.thermal_events:
+        sentences.append(f"cores slowed down because of heat ({beside.thermal_events} events)")
+    if (beside.throttled_share or 0) > THROTTLED_SHARE:
+        sentences.append(
+            f"the control group's CPU limit held the process back {beside.throttled_share:.0%} of the time"
+        )
+    if (beside.steal_share or 0) > STEAL_SHARE:
+        sentences.append(f"the hypervisor took {beside.steal_share:.0%} of a core for other guests")
+    if (beside.others_share or 0) > OTHERS_SHARE:
+        sentences.append(f"other processes used {beside.others_share:.0%} of a core")
+    if (beside.frequency_drop or 0) > FREQUENCY_DROP:
+        sentences.append(f"the core frequency fell by {beside.frequency_drop:.0%}")
     moving = [name for name in machine.governors if name != "performance"]
     if moving:
         sentences.append(f"governor '{moving[0]}' lets the core frequency move")
     return tuple(sentences)
-
-
-def _exceeds(value: float | None, limit: float) -> bool:
-    return value is not None and value > limit
-
-
-def _rise(before: float | None, after: float | None) -> float | None:
-    return None if before is None or after is None else after - before
-
-
-def _share(rise: float | None, wall_s: float) -> float | None:
-    return None if rise is None else rise / wall_s
-
-
-def _drop(before: float | None, after: float | None) -> float | None:
-    return None if not before or after is None else (before - after) / before
 
 
 def _core_times(root: Path) -> tuple[float | None, float | None]:
@@ -142,22 +131,9 @@ def _core_times(root: Path) -> tuple[float | None, float | None]:
 
 def _throttled_s(root: Path) -> float | None:
     """Throttled time of the control group: cgroup v2 `throttled_usec`, v1 `throttled_time` in nanoseconds."""
-    unified = _fields(root / "sys/fs/cgroup/cpu.stat").get("throttled_usec")
-    if unified is not None:
-        return unified / MICROSECONDS_PER_SECOND
-    legacy = _fields(root / "sys/fs/cgroup/cpu/cpu.stat").get("throttled_time")
-    return None if legacy is None else legacy / 1e9
-
-
-def _status_field(root: Path, name: str) -> float | None:
-    return _fields(root / "proc/self/status").get(name)
-
-
-def _fields(path: Path) -> dict[str, float]:
-    pairs = (line.replace(":", " ").split() for line in (read_text(path) or "").splitlines())
-    return {pair[0]: float(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
-
-
-def _total(cores: Path, name: str) -> float | None:
-    values = [value for path in cores.glob(f"cpu[0-9]*/{name}") if (value := read_number(path)) is not None]
-    return sum(values) if values else None
+    for name, field, per_s in (("cpu.stat", "throttled_usec", 1e6), ("cpu/cpu.stat", "throttled_time", 1e9)):
+        text = read_text(root / "sys/fs/cgroup" / name) or ""
+        fields = dict(line.split() for line in text.splitlines() if len(line.split()) == 2)
+        if field in fields:
+            return int(fields[field]) / per_s
+    return None

@@ -1,7 +1,4 @@
-"""What a measuring process is asked to do, and what it hands back: the words between `process` and `dispatch`.
-
-Jobs and outcomes travel as JSON between two processes of one release; documents are in `mmkd_report.schema`.
-"""
+"""Jobs and outcomes: what travels as JSON between a command and its measuring process."""
 
 from __future__ import annotations
 
@@ -10,30 +7,23 @@ import msgspec
 from mmkd_bench.measuring.opening import Choice, Opened
 from mmkd_edge.predict.config import Config
 from mmkd_edge.predict.profile import MeasuredConfig, RejectedConfig
-from mmkd_edge.spec import ModalitySpec
-from mmkd_report.schema.bench import Interference, ProcessStart, Settings, Subject
-from mmkd_report.schema.bench_others import Level, RivalEngine
-
-OUTCOME_FILE = "outcome.json"
-SAMPLES_FILE = "samples.npz"
-FAILURE_FILE = "failure.json"
+from mmkd_report.schema.bench import Interference, Level, ProcessStart, RivalEngine, Settings, Subject
 
 
 class RunJob(msgspec.Struct, frozen=True, kw_only=True, tag="run"):
-    """One launch of `mmkd-bench run`: open a bundle, warm up, measure for its share of the settings' time."""
+    """One launch of `mmkd-bench run`."""
 
     choice: Choice
     settings: Settings
 
 
 class RunOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What one launch found; the samples lie beside it.
+    """Result of one launch; its samples lie beside it.
 
     Attributes:
-        begin_s: when the measured time began, on the monotonic clock.
-        end_s: when it ended.
-        predictions: that one call gives.
-        gpu_note: why the launch has no GPU memory; empty where it has.
+        begin_s: start of the measured time on the monotonic clock.
+        predictions: per call.
+        gpu_note: why GPU memory was not measured.
     """
 
     opened: Opened
@@ -45,13 +35,7 @@ class RunOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Demand(msgspec.Struct, frozen=True, kw_only=True):
-    """What every one of many streams wants, and who serves it.
-
-    Attributes:
-        rate_hz: windows per second of one stream.
-        deadline_ms: longest acceptable response.
-        servers: threads that answer.
-    """
+    """Windows per second of each of many streams, the longest acceptable response, and the threads that answer."""
 
     rate_hz: float
     deadline_ms: float
@@ -62,9 +46,9 @@ class LoadJob(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
     """Many streams on one predictor.
 
     Attributes:
-        streams: how many; None searches for the most that are carried.
+        streams: None searches for the most that are carried.
         duration_s: length of the load where `streams` is given.
-        search_s: how long the search may take, from the begin of the process on; it ends with the load that is on.
+        search_s: time for the search; it ends with the load that is running then.
     """
 
     choice: Choice
@@ -76,13 +60,7 @@ class LoadJob(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
 
 
 class LoadOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How loads were carried.
-
-    Attributes:
-        streams: the most that were carried, where it was searched for; else those that were offered.
-        levels: every load in order.
-        interference: what happened beside them.
-    """
+    """Result of a load or of a search; `streams` is the most that were carried, or those that were offered."""
 
     opened: Opened
     streams: int
@@ -91,13 +69,7 @@ class LoadOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InTurnJob(msgspec.Struct, frozen=True, kw_only=True):
-    """Several things, called in turn in one process.
-
-    Attributes:
-        threads: of each engine.
-        duration_s: measured time of all repeats together.
-        repeats: stretches of time that get medians of their own.
-    """
+    """Several things, called in turn in one process for `duration_s`; each repeat has percentiles of its own."""
 
     threads: int
     duration_s: float
@@ -105,19 +77,14 @@ class InTurnJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PairJob(InTurnJob, frozen=True, kw_only=True, tag="pair"):
-    """Two models, each a path of an ONNX model or a bundle."""
+    """Two models, each the path of an ONNX model or a bundle."""
 
     first: str
     second: str
 
 
 class OverheadJob(InTurnJob, frozen=True, kw_only=True, tag="overhead"):
-    """`predict` and the bare engine on the same feeds.
-
-    Attributes:
-        backend: whose `run` is the bare call; None is onnxruntime, and its session's own `run`.
-        checks: whether every sensor check is on.
-    """
+    """`predict` and the bare engine on the same feeds; `backend` None is onnxruntime's own `session.run`."""
 
     bundle: str
     backend: str | None = None
@@ -126,33 +93,11 @@ class OverheadJob(InTurnJob, frozen=True, kw_only=True, tag="overhead"):
 
 
 class RivalsJob(InTurnJob, frozen=True, kw_only=True, tag="rivals"):
-    """The same weights through several engines.
-
-    Attributes:
-        checkpoint: the student's checkpoint, for engines that need it; None leaves those out.
-        files: folder of what `rival_tflite` made of it.
-    """
+    """The same weights through several engines; those that need the checkpoint are left out without it."""
 
     bundle: str
     checkpoint: str | None = None
-    files: str | None = None
     reference: str | None = None
-
-
-class TeacherJob(InTurnJob, frozen=True, kw_only=True, tag="teacher"):
-    """A teacher and its student from samples to answer.
-
-    Attributes:
-        teacher: path of its ONNX graph.
-        student: path of the bundle.
-        hop_s: time from one prediction to the next.
-        named: modalities of which the caller knows the power; the teacher must have them.
-    """
-
-    teacher: str
-    student: str
-    hop_s: float
-    named: tuple[str, ...]
 
 
 class Timed(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,11 +110,10 @@ class Timed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InTurnOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What was called in turn.
+    """Times of what was called in turn.
 
     Attributes:
-        times: of each, in their order.
-        difference_us: median over calls of the first minus the last, neighbour by neighbour, one entry per repeat.
+        difference_us: median of the first minus the last, neighbour by neighbour, one entry per repeat.
         count: calls of each, over all repeats.
     """
 
@@ -177,70 +121,53 @@ class InTurnOutcome(msgspec.Struct, frozen=True, kw_only=True):
     difference_us: tuple[float, ...]
     count: int
 
-    def of(self, name: str) -> Timed | None:
-        """One of them; None where it was not called."""
-        return next((one for one in self.times if one.name == name), None)
+    def find(self, name: str) -> Timed | None:
+        """The times by that name; None where it was not called."""
+        return next((timed for timed in self.times if timed.name == name), None)
 
 
 class RivalsOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """All engines; `rivals` has them without their times, the runtime itself first."""
+    """All engines without their times, the runtime itself first, and the times."""
 
     subject: Subject
-    mflops: float
     tolerance: float
     rivals: tuple[RivalEngine, ...]
     turns: InTurnOutcome
 
 
-class TeacherOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """Teacher, student and every sensor's share; `sensors` are the teacher's modalities."""
-
-    subject: Subject
-    sensors: tuple[ModalitySpec, ...]
-    turns: InTurnOutcome
-
-
-class BenchmarkedWay(msgspec.Struct, frozen=True, kw_only=True):
-    """One way to run one student of a bundle."""
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """One config for one student of a bundle."""
 
     model: str
-    setup: Config
+    config: Config
 
 
 class TuneJob(msgspec.Struct, frozen=True, kw_only=True, tag="tune"):
-    """Every way to run the students of a bundle, called in turn in one process.
-
-    Attributes:
-        ways: the first of each student is what the others are compared with.
-        duration_s: measured time, over all students.
-        max_drop_points: percentage points of the task's metric that a lower precision may lose.
-    """
+    """Every config of the students of a bundle, called in turn; the first of each student is the reference."""
 
     bundle: str
-    ways: tuple[BenchmarkedWay, ...]
+    candidates: tuple[Candidate, ...]
     duration_s: float
     max_drop_points: float
 
 
 class TuneOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured, and what a gate or an engine refused."""
+    """Configs that were measured, and those that a gate or an engine refused."""
 
     trials: tuple[MeasuredConfig, ...]
     left_out: tuple[RejectedConfig, ...]
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a measuring process has no outcome.
-
-    Attributes:
-        error: name of the class in `mmkd_edge.errors`; empty for a fault of the program.
-        trace: the traceback of a fault of the program.
-    """
+    """Why a measuring process has no outcome: a class of `mmkd_edge.errors`, or an internal error with its trace."""
 
     error: str
     message: str
     trace: str
 
 
-Job = RunJob | PairJob | OverheadJob | LoadJob | RivalsJob | TuneJob | TeacherJob
-Outcome = RunOutcome | InTurnOutcome | LoadOutcome | RivalsOutcome | TuneOutcome | TeacherOutcome
+Job = RunJob | PairJob | OverheadJob | LoadJob | RivalsJob | TuneJob
+Outcome = RunOutcome | InTurnOutcome | LoadOutcome | RivalsOutcome | TuneOutcome
+OUTCOME_FILE = "outcome.json"
+SAMPLES_FILE = "samples.npz"
+FAILURE_FILE = "failure.json"

@@ -1,7 +1,7 @@
-"""The bundle that is measured: opened as an application opens it, with windows to ask it about.
+"""The bundle that is measured, opened as an application opens it, and the windows to ask it about.
 
-The windows are the bundle's own golden windows: real recordings, missing values included, so no measurement depends on
-made-up data, and every machine is asked the same. Of a bundle with several students the first is measured.
+The windows are the bundle's own golden windows: real recordings, missing values included. Of a bundle with several
+students the first is measured.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from mmkd_edge.backends.base import check_backend
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.reference import Reference
+from mmkd_edge.errors import BackendError, UnavailableError, first_line
 from mmkd_edge.predict.profile import find_profile
 from mmkd_edge.predict.sensors import SensorChecks
 from mmkd_edge.predictor import EdgePredictor
@@ -25,17 +26,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 STALE_S = 60.0
-"""From this age an input counts as stale where every check is on: what is measured is the comparison."""
-
-Precision = Literal["auto", "fp32", "fp16", "int8", "bf16"]
+"""Limit of an input's age where every check is on: only the comparison is measured."""
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """What to open and how, in the words of `EdgePredictor.open`; `checked` turns every sensor check on."""
+    """What to open and how, as in `EdgePredictor.open`; `checked` turns every sensor check on."""
 
     bundle: str
     backend: str = "auto"
-    precision: Precision = "auto"
+    precision: Literal["auto", "fp32", "fp16", "int8", "bf16"] = "auto"
     threads: int | None = None
     reference: str | None = None
     checked: bool = False
@@ -51,10 +50,9 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def open_predictor(choice: Choice) -> EdgePredictor:
-    """Open a bundle, verified and warm.
+    """Open a bundle.
 
-    A modality that is normalised per group needs a reference before it answers. Without one it gets a stand-in: the
-    arithmetic, and so the latency, is the same.
+    A modality that is normalised per group and has no reference gets a stand-in: the arithmetic is the same.
 
     Raises:
         MmkdError: the bundle cannot be opened with this choice.
@@ -68,7 +66,7 @@ def open_predictor(choice: Choice) -> EdgePredictor:
 
 
 def settle_backend(bundle: Bundle, choice: Choice) -> None:
-    """Open a bundle once before anything is measured, so that no launch includes its sandbox check.
+    """Open the bundle once before anything is measured, so that no launch includes its sandbox check.
 
     Raises:
         MmkdError: the bundle cannot be opened with this choice.
@@ -78,56 +76,50 @@ def settle_backend(bundle: Bundle, choice: Choice) -> None:
 
 
 def _open(choice: Choice, reference: Reference | str | None) -> EdgePredictor:
+    checks = None
+    if choice.checked:
+        with Bundle.open(choice.bundle) as bundle:
+            duration_s = bundle.manifest.models[0].modality.duration_s
+        checks = SensorChecks(flat=True, stuck_s=duration_s / 4, dropout_s=duration_s / 10)
     return EdgePredictor.open(
         choice.bundle,
         backend=check_backend(choice.backend),
         precision=choice.precision,
         threads=choice.threads,
         reference=reference,
-        checks=_every_check(choice.bundle) if choice.checked else None,
+        checks=checks,
         stale_s=STALE_S if choice.checked else None,
     )
-
-
-def _every_check(path: str) -> SensorChecks:
-    """All that can be looked for: channels that are flat, stuck for a quarter of a window, silent for a tenth."""
-    with Bundle.open(path) as bundle:
-        duration_s = bundle.manifest.models[0].modality.duration_s
-    return SensorChecks(flat=True, stuck_s=duration_s / 4, dropout_s=duration_s / 10)
 
 
 def stand_in_reference(modality: ModalitySpec) -> Reference:
     """Statistics that map z-scores to valid raw values and back."""
     low, high = modality.range or (-1e3, 1e3)
-    channels = len(modality.channels)
-    return Reference(
-        modality=modality.name, mean=(0.5 * (low + high),) * channels, std=((high - low) / 1e3,) * channels
-    )
+    count = len(modality.channels)
+    return Reference(modality=modality.name, mean=(0.5 * (low + high),) * count, std=((high - low) / 1e3,) * count)
 
 
 def raw_windows(predictor: EdgePredictor) -> tuple[NDArray[Any], ...]:
-    """The bundle's golden windows as a sensor would give them, each float32 (T, C), of video uint8 (T, H, W, C)."""
+    """The golden windows in raw units, each float32 (T, C); of video uint8 (T, H, W, C), masked where missing."""
     assert predictor.bundle is not None
     golden = predictor.bundle.golden(predictor.entry.name).windows
     reference = predictor.reference
     if predictor.modality.kind == "video":
-        return tuple(golden)  # masked where frames are missing
-    if reference is None:
-        return tuple(np.ascontiguousarray(window) for window in golden)
-    # The golden windows of a modality that is normalised per group are z-scores.
-    raw = golden * np.asarray(reference.std) + np.asarray(reference.mean)
-    return tuple(np.ascontiguousarray(window, dtype=np.float32) for window in raw)
+        return tuple(golden)
+    if reference is not None:  # the golden windows of a modality that is normalised per group are z-scores
+        golden = golden * np.asarray(reference.std) + np.asarray(reference.mean)
+    return tuple(np.ascontiguousarray(window, dtype=np.float32) for window in golden)
 
 
-def asked(predictor: EdgePredictor, window: NDArray[Any]) -> object:
-    """A window as `predict` takes it: of several students the first is meant, by its name."""
+def predict_argument(predictor: EdgePredictor, window: NDArray[Any]) -> object:
+    """A window as `predict` takes it: by the name of the first student's modality where there are several students."""
     return window if len(predictor.entries) == 1 else {predictor.modality.name: window}
 
 
 def describe(predictor: EdgePredictor, bundle: str) -> Opened:
     """What a report says of the bundle and of what executes it."""
     info, entry, modality = predictor.info(), predictor.entry, predictor.modality
-    artifact: Any = next(artifact for artifact in entry.artifacts if artifact.file == info.artifact)
+    artifact = next(artifact for artifact in entry.artifacts if artifact.file == info.artifact)
     subject = Subject(
         bundle=bundle,
         sha256=info.bundle_sha256,
@@ -141,3 +133,31 @@ def describe(predictor: EdgePredictor, bundle: str) -> Opened:
         parameters=entry.parameters,
     )
     return Opened(subject=subject, backend=info.backend, precision=info.precision, threads=predictor.backend.threads)
+
+
+def open_session(model: bytes, *, threads: int) -> Any:
+    """A plain ONNX Runtime session with the runtime's threading choices.
+
+    Raises:
+        UnavailableError: onnxruntime is not installed.
+        BackendError: ONNX Runtime refuses the model.
+    """
+    from mmkd_edge.backends.ort import import_onnxruntime
+
+    try:
+        onnxruntime = import_onnxruntime()
+    except ImportError as error:
+        raise UnavailableError(
+            "comparing models needs onnxruntime, which is not installed; run: pip install 'mmkd-edge[ort]'"
+        ) from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises more types than its own for a bad model
+        raise BackendError(
+            f"onnxruntime {onnxruntime.__version__} cannot open the model: {first_line(error)}"
+        ) from error

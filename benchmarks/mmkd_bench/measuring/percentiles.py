@@ -1,12 +1,10 @@
-"""Percentiles of latency samples with the sample count they need and a one-sided bound. Reads no clock.
+"""Percentiles of latency samples, the number of samples they need, and a one-sided bound.
 
-A percentile of n samples is an estimate. Two things keep it honest: a floor (the fewest samples from which it may be
-quoted) and an upper confidence bound. Both follow from order statistics: the number of samples above the true
-p-quantile is binomial(n, 1 - p), whatever the distribution of the latency.
+The floor is the fewest samples from which a percentile is quoted; the bound is an upper confidence limit. Both are
+order statistics: the number of samples above the true p-quantile is binomial(n, 1 - p), whatever the distribution.
 Source: MLPerf inference rules, "early stopping" (github.com/mlcommons/inference_policies, appendix "Early stopping
-criterion"); David and Nagaraja, Order Statistics, 3rd ed., section 7.1.
-The formula takes samples as independent. Neighbouring latencies are not quite that, so the launches of a run are the
-stronger evidence, and `mmkd_bench.compare` resamples those.
+criterion"); David and Nagaraja, Order Statistics, 3rd ed., section 7.1. The formula takes samples as independent;
+neighbouring latencies are not quite that, so `mmkd_bench.compare` resamples launches.
 """
 
 from __future__ import annotations
@@ -22,7 +20,6 @@ CONFIDENCE = 0.99
 """One-sided confidence of floors and bounds; the value of the MLPerf rules."""
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
-"""What every report lists, together with the largest sample."""
 
 
 def quantile_name(quantile: float) -> str:
@@ -35,35 +32,31 @@ def quantile_name(quantile: float) -> str:
 
 
 def sample_floor(quantile: float) -> int:
-    """The fewest samples from which a percentile is quoted: the second-largest is still an upper bound of it.
+    """The smallest n with P(binomial(n, 1 - quantile) <= 1) <= 1 - CONFIDENCE.
 
-    The smallest n with P(binomial(n, 1 - quantile) <= 1) <= 1 - CONFIDENCE.
+    From there on the second-largest sample is still an upper bound of the percentile.
 
     >>> [sample_floor(quantile) for quantile in QUANTILES]
     [11, 64, 130, 662, 6636]
     """
+
+    def is_rare(count: int) -> bool:
+        return quantile**count + count * (1 - quantile) * quantile ** (count - 1) <= 1 - CONFIDENCE
+
     low, high = 1, 2
-    while not _one_above_is_rare(high, quantile):
+    while not is_rare(high):
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if _one_above_is_rare(middle, quantile) else (middle, high)
+        low, high = (low, middle) if is_rare(middle) else (middle, high)
     return high
 
 
-def _one_above_is_rare(count: int, quantile: float) -> bool:
-    probability = quantile**count + count * (1 - quantile) * quantile ** (count - 1)
-    return probability <= 1 - CONFIDENCE
-
-
 def upper_bound_rank(count: int, quantile: float) -> int | None:
-    """How many of the largest samples lie above the upper confidence bound of a percentile.
+    """The largest rank with P(binomial(count, 1 - quantile) <= rank) <= 1 - CONFIDENCE.
 
-    With the samples in rising order the bound is the sample at index `count - 1 - rank`: the largest rank with
-    P(binomial(count, 1 - quantile) <= rank) <= 1 - CONFIDENCE.
-
-    Returns:
-        The rank, or None where even the largest sample is no bound.
+    With samples in rising order the upper bound of the percentile is the sample at index `count - 1 - rank`; None where
+    even the largest sample is no bound.
     """
     # Beyond mean + 1 the cumulative probability exceeds one half for every binomial: the search may end there.
     last = min(count, math.ceil(count * (1 - quantile)) + 1)
@@ -75,28 +68,26 @@ def upper_bound_rank(count: int, quantile: float) -> int | None:
     return rare - 1 if rare else None
 
 
-def percentile(latencies_ns: NDArray[np.int64], quantile: float, *, rising: bool = False) -> Percentile:
+def percentile(latencies_ns: NDArray[np.int64], quantile: float) -> Percentile:
     """One percentile with its floor and bound."""
-    ordered = latencies_ns if rising else np.sort(latencies_ns)
-    floor = sample_floor(quantile)
-    if len(ordered) < floor:
+    floor, rising_ns = sample_floor(quantile), np.sort(latencies_ns)
+    if len(rising_ns) < floor:
         return Percentile(quantile=quantile, value_us=None, upper_us=None, floor=floor)
-    rank = upper_bound_rank(len(ordered), quantile)
-    upper_us = None if rank is None else float(ordered[len(ordered) - 1 - rank]) / 1e3
-    value_us = float(np.quantile(ordered, quantile)) / 1e3
+    rank = upper_bound_rank(len(rising_ns), quantile)
+    upper_us = None if rank is None else float(rising_ns[len(rising_ns) - 1 - rank]) / 1e3
+    value_us = float(np.quantile(rising_ns, quantile)) / 1e3
     return Percentile(quantile=quantile, value_us=value_us, upper_us=upper_us, floor=floor)
 
 
 def summarise(latencies_ns: NDArray[np.int64]) -> LatencySummary:
-    """Summary of at least one sample (N,) in nanoseconds; nothing is clipped."""
+    """Summarise at least one sample (N,); nothing is clipped."""
     if len(latencies_ns) == 0:
         raise ValueError("latencies_ns: expected at least one sample, got none")
-    ordered = np.sort(latencies_ns)
+    rising_ns = np.sort(latencies_ns)
     return LatencySummary(
-        count=len(ordered),
-        mean_us=float(ordered.mean()) / 1e3,
-        std_us=float(ordered.std()) / 1e3,
-        min_us=float(ordered[0]) / 1e3,
-        max_us=float(ordered[-1]) / 1e3,
-        percentiles=tuple(percentile(ordered, quantile, rising=True) for quantile in QUANTILES),
+        count=len(rising_ns),
+        mean_us=float(rising_ns.mean()) / 1e3,
+        min_us=float(rising_ns[0]) / 1e3,
+        max_us=float(rising_ns[-1]) / 1e3,
+        percentiles=tuple(percentile(rising_ns, quantile) for quantile in QUANTILES),
     )

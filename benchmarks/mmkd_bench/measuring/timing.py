@@ -1,19 +1,19 @@
-"""Loops that call something and keep every latency, and the judgements on their samples: warm, stable.
+"""Loops that keep the latency of every call, and judgements on their samples: warm, steady.
 
-Owns the clock. Knows nothing of bundles, backends or processes: a loop gets a callable and the windows to call it with.
-Garbage collection stays as an application has it, nothing is pinned, no sample is dropped.
+Knows nothing of bundles, backends or processes. Garbage collection stays as in an application; no sample is dropped.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import threading
 import time
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,108 +21,161 @@ from numpy.typing import NDArray
 from mmkd_report.schema.bench import TimeWindow, WarmUp
 
 STABLE_WITHIN = 0.10
-"""Three windows are stable when each lies this close to their mean (perf_analyzer's stability criterion)."""
+"""Values are steady when each lies this close to their mean (perf_analyzer's stability criterion)."""
 
 SEED = 0
 WARM_SLICE_S = 0.05
 WARM_SLICE_CALLS = 20
 
 Call = Callable[[Any], object]
+Arrays = dict[str, NDArray[np.int64]]
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CallTimes:
-    """Every call of one loop, in order.
+    """Calls of one or several clients, in the order in which they began.
 
     Attributes:
-        start_ns: when each call began, counted from the loop's begin, (N,).
-        latency_ns: how long each call took, (N,).
-        elapsed_ns: the whole loop.
+        start_ns: from the start of the loop, (N,).
+        latency_ns: (N,).
+        lateness_ns: delay of each start against its schedule (wake-up jitter, backlog), (N,); None without a schedule.
+        client: number of the client, from 0, (N,).
+        elapsed_ns: length of the whole loop.
+        overloaded: the backlog grew until the loop gave up.
     """
 
     start_ns: NDArray[np.int64]
     latency_ns: NDArray[np.int64]
+    lateness_ns: NDArray[np.int64] | None
+    client: NDArray[np.int64]
     elapsed_ns: int
+    overloaded: bool = False
 
     def __len__(self) -> int:
         return len(self.latency_ns)
 
-
-@dataclass(frozen=True, kw_only=True)
-class PacedSamples:
-    """Every call of a loop on a fixed schedule, in order.
-
-    Attributes:
-        samples: start and length of each call.
-        lateness_ns: how long after its scheduled time each call began, (N,): wake-up jitter plus backlog.
-        overloaded: the backlog grew until the loop was given up.
-    """
-
-    samples: CallTimes
-    lateness_ns: NDArray[np.int64]
-    overloaded: bool
-
-    @property
-    def response_ns(self) -> NDArray[np.int64]:
-        """From the scheduled time to the end of each call, (N,): what somebody who waits for the answer sees."""
-        return self.lateness_ns + self.samples.latency_ns
+    def arrays(self) -> Arrays:
+        """The raw samples by name."""
+        arrays = {"client": self.client, "start_ns": self.start_ns, "latency_ns": self.latency_ns}
+        return arrays if self.lateness_ns is None else {**arrays, "lateness_ns": self.lateness_ns}
 
 
-def closed_loop(call: Call, windows: Sequence[Any], *, duration_s: float, stop: Event) -> CallTimes:
-    """Call again as soon as the answer is there, until the time is over or `stop` is set. At least one call."""
-    starts, latencies = array("q"), array("q")
-    clock = time.perf_counter_ns
-    begin = clock()
-    end = begin + round(duration_s * 1e9)
-    for window in itertools.cycle(windows):
-        before = clock()
-        call(window)
-        after = clock()
-        starts.append(before - begin)
-        latencies.append(after - before)
-        if after >= end or stop.is_set():
-            break
-    return CallTimes(start_ns=_int64(starts), latency_ns=_int64(latencies), elapsed_ns=clock() - begin)
+def call_loop(
+    call: Call,
+    windows: Sequence[Any],
+    *,
+    duration_s: float,
+    stop: Event,
+    rate_hz: float | None = None,
+    phase_s: float = 0.0,
+) -> CallTimes:
+    """Call back to back, or on a schedule, until the time is over or `stop` is set; at least once.
 
-
-def paced_loop(
-    call: Call, windows: Sequence[Any], *, rate_hz: float, duration_s: float, phase_s: float = 0.0, stop: Event
-) -> PacedSamples:
-    """Call at fixed times, as a sensor would ask for it, until the time is over or `stop` is set.
-
-    The schedule is absolute: a late call does not move the later ones, and none is skipped. So a stall shows in every
+    The schedule is absolute: a late call does not move the later ones, and none is skipped, so a stall shows in every
     call that it delayed ("coordinated omission" cannot hide it). A loop that falls behind by its own length gives up.
 
     Args:
-        call: what is measured.
         windows: arguments, taken in turn.
-        rate_hz: calls per second.
-        duration_s: length of the schedule in seconds.
-        phase_s: when the schedule begins, after the loop's begin.
-        stop: ends the loop early, between two calls.
+        rate_hz: calls per second; None calls back to back.
+        phase_s: delay of the first scheduled call.
     """
     starts, latencies, lateness = array("q"), array("q"), array("q")
-    clock, sleep = time.perf_counter_ns, time.sleep
-    begin = clock()
+    clock = time.perf_counter_ns
+    after = begin = clock()
     first = begin + round(phase_s * 1e9)
-    give_up = first + round(2 * duration_s * 1e9)
-    planned = max(1, math.floor(duration_s * rate_hz))
-    after = begin
-    for number, window in zip(range(planned), itertools.cycle(windows), strict=False):
-        scheduled = first + round(number * 1e9 / rate_hz)
-        wait = scheduled - clock()
-        if wait > 0:
-            sleep(wait / 1e9)
+    limit = begin + round(duration_s * 1e9) if rate_hz is None else first + round(2e9 * duration_s)
+    numbers = itertools.count() if rate_hz is None else range(max(1, math.floor(duration_s * rate_hz)))
+    for number, window in zip(numbers, itertools.cycle(windows), strict=False):
+        if rate_hz is not None:
+            scheduled = first + round(number * 1e9 / rate_hz)
+            if (wait := scheduled - clock()) > 0:
+                time.sleep(wait / 1e9)
         before = clock()
         call(window)
         after = clock()
         starts.append(before - begin)
         latencies.append(after - before)
-        lateness.append(before - scheduled)
-        if after >= give_up or stop.is_set():
+        if rate_hz is not None:
+            lateness.append(before - scheduled)
+        if after >= limit or stop.is_set():
             break
-    samples = CallTimes(start_ns=_int64(starts), latency_ns=_int64(latencies), elapsed_ns=clock() - begin)
-    return PacedSamples(samples=samples, lateness_ns=_int64(lateness), overloaded=after >= give_up)
+    return CallTimes(
+        start_ns=np.array(starts, dtype=np.int64),
+        latency_ns=np.array(latencies, dtype=np.int64),
+        lateness_ns=None if rate_hz is None else np.array(lateness, dtype=np.int64),
+        client=np.zeros(len(starts), dtype=np.int64),
+        elapsed_ns=clock() - begin,
+        overloaded=rate_hz is not None and after >= limit,
+    )
+
+
+def call_together(
+    calls: Sequence[Call], windows: Sequence[Any], *, rate_hz: float | None, duration_s: float, stop: Event
+) -> CallTimes:
+    """Run one loop per client at the same time.
+
+    Args:
+        calls: one per client.
+        windows: arguments, taken in turn; each client begins with another one, and on a schedule with another phase.
+        rate_hz: calls per second of each client; None calls back to back.
+
+    Raises:
+        Exception: the first that any call raised.
+    """
+    count = len(calls)
+    phases = phases_s(count, rate_hz=rate_hz) if count > 1 and rate_hz is not None else np.zeros(count)
+
+    def loop(client: int) -> CallTimes:
+        first = client % len(windows)
+        turned = (*windows[first:], *windows[:first]) if first else windows
+        phase_s = float(phases[client])
+        return call_loop(calls[client], turned, duration_s=duration_s, stop=stop, rate_hz=rate_hz, phase_s=phase_s)
+
+    loops = run_threads(loop, count, stop=stop)
+    if count == 1:
+        return loops[0]
+    loops = [replace(one, client=one.client + number) for number, one in enumerate(loops)]
+    joined = {name: np.concatenate([one.arrays()[name] for one in loops]) for name in loops[0].arrays()}
+    order = np.argsort(joined["start_ns"], kind="stable")
+    return CallTimes(
+        start_ns=joined["start_ns"][order],
+        latency_ns=joined["latency_ns"][order],
+        lateness_ns=joined["lateness_ns"][order] if rate_hz is not None else None,
+        client=joined["client"][order],
+        elapsed_ns=max(one.elapsed_ns for one in loops),
+        overloaded=any(one.overloaded for one in loops),
+    )
+
+
+def run_threads(work: Callable[[int], ResultT], count: int, *, stop: Event) -> list[ResultT]:
+    """Return `work(0)`, `work(1)`..., run at the same time; a single one runs in this thread.
+
+    Raises:
+        Exception: the first that any thread raised; `stop` has ended the others.
+    """
+    if count == 1:
+        return [work(0)]
+    barrier = threading.Barrier(count)
+    results: dict[int, ResultT] = {}
+    errors: list[Exception] = []
+
+    def thread(number: int) -> None:
+        barrier.wait()
+        try:
+            results[number] = work(number)
+        except Exception as error:
+            errors.append(error)
+            stop.set()
+
+    threads = [threading.Thread(target=thread, args=(number,)) for number in range(count)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    if errors:
+        raise errors[0]
+    return [results[number] for number in range(count)]
 
 
 def warm_up(call: Call, windows: Sequence[Any], *, limit_s: float, stop: Event) -> WarmUp:
@@ -148,12 +201,12 @@ def warm_up(call: Call, windows: Sequence[Any], *, limit_s: float, stop: Event) 
 
 
 def phases_s(count: int, *, rate_hz: float) -> NDArray[np.float64]:
-    """When each of several sources of one rate asks first, in seconds, (N,)."""
+    """Phases of several sources of one rate, in seconds, (N,)."""
     return np.random.default_rng(SEED).random(count) / rate_hz
 
 
 def is_steady(values: Sequence[float]) -> bool:
-    """Each value lies within `STABLE_WITHIN` of the mean of all.
+    """Whether each value lies within `STABLE_WITHIN` of the mean.
 
     >>> is_steady([100.0, 104.0, 96.0]), is_steady([100.0, 100.0, 130.0])
     (True, False)
@@ -172,17 +225,3 @@ def time_windows(samples: CallTimes, *, parts: int) -> tuple[TimeWindow, ...]:
         for cut in cuts
         if len(cut)
     )
-
-
-def clock_cost_ns(readings: int = 2001) -> float:
-    """Median length of an empty measurement on this machine: every latency includes it."""
-    clock = time.perf_counter_ns
-    empty = array("q")
-    for _ in range(readings):
-        before = clock()
-        empty.append(clock() - before)
-    return float(np.median(_int64(empty)))
-
-
-def _int64(values: array[int]) -> NDArray[np.int64]:
-    return np.array(values, dtype=np.int64)

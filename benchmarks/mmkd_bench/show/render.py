@@ -1,8 +1,4 @@
-"""One description of a report, its sheet, for people on a terminal and in Markdown, and for programs as CSV.
-
-Owns the form alone; what is in a sheet is in `sheets`. Colour and width on a terminal are rich's choice: none where
-nobody watches, NO_COLOR obeyed.
-"""
+"""A sheet describes a report once: for a terminal, for Markdown, and for programs as CSV. What is in it: `sheets`."""
 
 from __future__ import annotations
 
@@ -20,12 +16,12 @@ from mmkd_edge.cli.tables import WholeWords
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One column: what people read above it, what programs do, and how a cell is written for people.
+    """One column.
 
     Attributes:
         title: for people; None hides the column from them.
-        name: for programs, with the unit of its numbers; None hides the column from them.
-        write: a cell that is not None, for people.
+        name: for programs, with the unit; None hides the column from them.
+        write: writes a cell for people; a cell that is None stays empty.
         is_text: stands left and may wrap; the first column always does.
     """
 
@@ -37,7 +33,7 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows of plain values below columns; None is what was not measured."""
+    """Rows of plain values; None is what was not measured."""
 
     columns: tuple[Column, ...]
     rows: tuple[tuple[object, ...], ...]
@@ -64,13 +60,7 @@ class Sentence:
 
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
-    """What is shown of one report.
-
-    Attributes:
-        parts: for people, from top to bottom.
-        csv: the rows for programs.
-        style: of the heading on a terminal.
-    """
+    """A report: parts for people, from top to bottom, and rows for programs; `style` is of the heading."""
 
     heading: str
     parts: tuple[Table | Sentence, ...]
@@ -97,32 +87,27 @@ def rich_of(sheet: Sheet) -> RenderableType:
 
 def csv_of(sheet: Sheet) -> str:
     """A sheet as CSV: plain numbers, None as an empty cell."""
-    kept = [number for number, column in enumerate(sheet.csv.columns) if column.name is not None]
-    header = [sheet.csv.columns[number].name for number in kept]
-    return csv_text([header, *([row[number] for number in kept] for row in sheet.csv.rows)])
+    shown = [(number, column.name) for number, column in enumerate(sheet.csv.columns) if column.name is not None]
+    return csv_text([[name for _, name in shown], *([row[number] for number, _ in shown] for row in sheet.csv.rows)])
 
 
 def markdown_of(sheet: Sheet) -> str:
     """A sheet as Markdown, for a pull request."""
-    lines, tells = [f"### {sheet.heading}"], False
+    lines, is_list = [f"### {sheet.heading}"], False
     for part in sheet.parts:
         if isinstance(part, Sentence):
-            lines += ["", f"- {part.text}"] if not tells else [f"- {part.text}"]
+            lines += [f"- {part.text}"] if is_list else ["", f"- {part.text}"]
         else:
-            titles = _titles(part)
+            titles = [column for column in part.columns if column.title is not None]
             aligned = ["---" if column.is_text or not number else "---:" for number, column in enumerate(titles)]
             cells = [[column.title or "" for column in titles], aligned, *part.written()]
             lines += ["", *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells)]
-        tells = isinstance(part, Sentence)
+        is_list = isinstance(part, Sentence)
     return "\n".join(lines) + "\n"
 
 
-def _titles(table: Table) -> list[Column]:
-    return [column for column in table.columns if column.title is not None]
-
-
 def _rich_table(table: Table) -> WholeWords:
-    titles = _titles(table)
+    titles = [column for column in table.columns if column.title is not None]
     has_header = any(column.title for column in titles)
     drawn = RichTable(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim", show_header=has_header)
     for number, column in enumerate(titles):

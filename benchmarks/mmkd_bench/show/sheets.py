@@ -1,45 +1,45 @@
-"""What is shown of each report: its heading, tables and sentences, as one sheet."""
+"""The sheet of each report: its heading, tables and sentences."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 from mmkd_bench.compare import VERDICT_QUANTITIES
-from mmkd_bench.load.offering import MISSED_SHARE
+from mmkd_bench.measuring.load import MISSED_FRACTION
 from mmkd_bench.measuring.percentiles import QUANTILES, quantile_name
 from mmkd_bench.show.render import Column, Sentence, Sheet, Table
 from mmkd_bench.show.text import (
     carried_text,
+    duration_lines,
     duration_text,
     fact_rows,
-    longer_lines,
     machine_text,
-    model_text,
     percentile_text,
     plural,
     ratio_text,
     significant,
-    size_text,
-    spared_lines,
     stability_lines,
     subject_text,
     value_text,
 )
 from mmkd_edge.predict.profile import ExecutionProfile, MeasuredConfig, best_trial
-from mmkd_report.schema.bench import BenchReport, Comparison, LatencySummary, ProcessStart, QuantityChange, Result
-from mmkd_report.schema.bench_others import (
+from mmkd_report.schema.bench import (
+    BenchReport,
     CapacityReport,
+    Comparison,
+    LatencySummary,
     Level,
     Measurement,
     OverheadReport,
     PairReport,
-    PlanReport,
+    ProcessStart,
+    QuantityChange,
     RepeatSpread,
+    Result,
     RivalsReport,
-    TeacherReport,
 )
 
-AnyReport = CapacityReport | OverheadReport | PairReport | PlanReport | RivalsReport | TeacherReport
+AnyReport = BenchReport | Comparison | CapacityReport | OverheadReport | PairReport | RivalsReport
 
 BAR_CELLS = 30
 _SPREAD = (
@@ -47,25 +47,28 @@ _SPREAD = (
     Column(title="lowest", name="low_us", write=duration_text),
     Column(title="highest", name="high_us", write=duration_text),
 )
-_P90 = Column(title="p90", name="p90_us", write=duration_text)
 _P99 = Column(title="p99", name="p99_us", write=duration_text)
 
 
 def sheet_of(report: AnyReport) -> Sheet:
-    """The sheet of a search or of calls in turn."""
-    if isinstance(report, RivalsReport):
-        return _rivals(report)
-    if isinstance(report, CapacityReport):
-        return _capacity(report)
-    if isinstance(report, TeacherReport):
-        return _teacher(report)
-    if isinstance(report, PlanReport):
-        return _plan(report)
-    return _overhead(report) if isinstance(report, OverheadReport) else _pair(report)
+    """The sheet of a report."""
+    match report:
+        case BenchReport():
+            return _run(report)
+        case Comparison():
+            return _comparison(report)
+        case CapacityReport():
+            return _capacity(report)
+        case OverheadReport():
+            return _overhead(report)
+        case PairReport():
+            return _pair(report)
+        case RivalsReport():
+            return _rivals(report)
 
 
-def run_sheet(report: BenchReport) -> Sheet:
-    """One run: latency, stages, figures, steadiness, machine; for programs a row per launch and one for all."""
+def _run(report: BenchReport) -> Sheet:
+    """Latency, stages, figures, steadiness, machine; for programs a row per launch and one for all."""
     latency, stages = report.result.latency, report.result.stages
     bounded = tuple((one.name, percentile_text(one, latency.count), one.upper_us) for one in latency.percentiles)
     total_us = sum(stage.p50_us for stage in stages) or 1.0
@@ -82,7 +85,7 @@ def run_sheet(report: BenchReport) -> Sheet:
                 ),
                 rows=(*bounded, ("max", duration_text(latency.max_us), None)),
             ),
-            *(Sentence(text=line, style="dim") for line in longer_lines(report)),
+            *(Sentence(text=line, style="dim") for line in duration_lines(report)),
             Table(
                 columns=(
                     Column(title="stage"),
@@ -94,10 +97,10 @@ def run_sheet(report: BenchReport) -> Sheet:
             ),
             Table(columns=(Column(title=""), Column(title="", is_text=True)), rows=tuple(fact_rows(report))),
             *(
-                Sentence(text=one, style="yellow" if one.startswith("unstable") else "")
-                for one in stability_lines(report)
+                Sentence(text=line, style="yellow" if line.startswith("unstable") else "")
+                for line in stability_lines(report)
             ),
-            Sentence(text=machine_text(report), style="dim"),
+            Sentence(text=machine_text(report.machine), style="dim"),
         ),
         csv=_launch_table(report),
     )
@@ -115,20 +118,20 @@ def _launch_table(report: BenchReport) -> Table:
         *("max_us", *figures, *(f"{stage.name}_us" for stage in result.stages)),
     )
 
-    def row(name: object, found: ProcessStart | Result) -> tuple[object, ...]:
-        latency = found.latency
+    def row(name: object, measured: ProcessStart | Result) -> tuple[object, ...]:
+        latency = measured.latency
         return (
             *(*fixed.values(), name, latency.count, *_values_us(latency), latency.max_us),
-            *(getattr(found, figure) for figure in figures),
-            *(stage.p50_us for stage in found.stages),
+            *(getattr(measured, figure) for figure in figures),
+            *(stage.p50_us for stage in measured.stages),
         )
 
     rows = [row(number, launch) for number, launch in enumerate(report.launches, start=1)]
     return Table(columns=tuple(Column(name=name) for name in names), rows=(*rows, row("all", result)))
 
 
-def comparison_sheet(comparison: Comparison) -> Sheet:
-    """One comparison: the verdict, every quantity, what else differs."""
+def _comparison(comparison: Comparison) -> Sheet:
+    """The verdict, every quantity, what else differs."""
     names = ("quantity", "unit", "before", "after", "change", "low", "high", "judged")
     return Sheet(
         heading=f"Verdict: {comparison.verdict}",
@@ -136,9 +139,9 @@ def comparison_sheet(comparison: Comparison) -> Sheet:
         parts=(
             Table(
                 columns=tuple(Column(title=title) for title in ("", "before", "after", "change", "95 % interval")),
-                rows=tuple(_change_row(change) for change in comparison.changes),
+                rows=tuple(map(_change_row, comparison.changes)),
             ),
-            Sentence(text="* the verdict rests on these: medians over launches of windows", style="dim"),
+            Sentence(text="* decides the verdict: median over launches of medians over time windows", style="dim"),
             *(Sentence(text=f"failed: {sentence}", style="red") for sentence in comparison.failed),
             *(Sentence(text=f"differs: {difference}") for difference in comparison.differences),
             *(Sentence(text=remark, style="yellow") for remark in comparison.remarks),
@@ -165,7 +168,12 @@ def _change_row(change: QuantityChange) -> tuple[object, ...]:
 
 def _pair(report: PairReport) -> Sheet:
     table = Table(
-        columns=(Column(title="called in turn", name="model"), *_SPREAD, _P90, _P99),
+        columns=(
+            Column(title="called in turn", name="model"),
+            *_SPREAD,
+            Column(title="p90", name="p90_us", write=duration_text),
+            _P99,
+        ),
         rows=(
             (report.first, *_spread(report.first_p50_us), report.first_p90_us.median, report.first_p99_us.median),
             (report.second, *_spread(report.second_p50_us), report.second_p90_us.median, report.second_p99_us.median),
@@ -188,38 +196,6 @@ def _overhead(report: OverheadReport) -> Sheet:
     return _sheet(report, heading, table, [adds])
 
 
-def _teacher(report: TeacherReport) -> Sheet:
-    whole = {
-        "teacher": report.teacher_us,
-        "student": report.student_us,
-        "teacher's graph": report.teacher_engine_us,
-        "student's graph": report.student_engine_us,
-    }
-    sensors = [
-        row
-        for sensor in report.sensors
-        for row in (
-            (f"gather {sensor.modality}", sensor.gather_us, sensor.needed, sensor.bytes_per_s, sensor.power_mw),
-            (f"front end {sensor.modality}", sensor.front_end_us, sensor.needed, None, None),
-        )
-    ]
-    table = Table(
-        columns=(
-            Column(title="called in turn", name="what"),
-            *_SPREAD,
-            Column(title="student needs it", name="student_needs_it", write=_yes),
-            Column(title="data", name="bytes_per_s", write=lambda cell: f"{size_text(cell)}/s"),
-            Column(title="draws, as given", name="given_mw", write=lambda cell: f"{significant(cell)} mW"),
-        ),
-        rows=tuple(
-            (name, *_spread(spread), *others)
-            for name, spread, *others in [*((*one, None, None, None) for one in whole.items()), *sensors]
-        ),
-    )
-    heading = f"End to end {ratio_text(report.subject.bundle, report.teacher, report.ratio)}"
-    return _sheet(report, heading, table, [f"a prediction every {report.hop_s:g} s", *spared_lines(report)])
-
-
 def _rivals(report: RivalsReport) -> Sheet:
     table = Table(
         columns=(
@@ -229,7 +205,6 @@ def _rivals(report: RivalsReport) -> Sheet:
             Column(title="to predict", name="to_predict", write=lambda cell: f"{cell:.2f} x"),
             Column(title="load", name="load_ms", write=lambda cell: duration_text(1e3 * cell)),
             Column(title="difference", name="max_abs_error"),
-            Column(title="GFLOP/s", name="gflops", write=lambda cell: f"{cell:.0f}"),
             Column(name="reason"),
         ),
         rows=tuple(
@@ -239,7 +214,6 @@ def _rivals(report: RivalsReport) -> Sheet:
                 None if rival.ratio is None else rival.ratio.median,
                 rival.load_ms,
                 None if rival.max_abs_error is None else float(f"{rival.max_abs_error:.2g}"),
-                None if rival.p50_us is None or not report.mflops else report.mflops * 1e3 / rival.p50_us.median,
                 rival.reason,
             )
             for rival in report.rivals
@@ -249,7 +223,7 @@ def _rivals(report: RivalsReport) -> Sheet:
         report,
         f"{report.subject.bundle} through other engines, {plural(report.threads, 'thread')}, called in turn",
         table,
-        [f"one core's product of float32 matrices: {report.peak_gflops:.0f} GFLOP/s"],
+        [],
         [f"{rival.name}: {rival.reason}" for rival in report.rivals if rival.reason],
     )
 
@@ -261,7 +235,7 @@ def _capacity(report: CapacityReport) -> Sheet:
     table = Table(
         columns=(
             *(Column(title="load", name="load"), Column(title="streams", name="streams")),
-            Column(title="carried", name="carried", write=_yes),
+            Column(title="carried", name="carried", write=lambda cell: "yes" if cell else "no"),
             *(Column(title="due", name="due"), Column(title="missed", name="missed")),
             *(Column(title=name, name=f"response_{name}_us", write=duration_text) for name in names),
             Column(title="max", name="response_max_us", write=duration_text),
@@ -275,11 +249,10 @@ def _capacity(report: CapacityReport) -> Sheet:
         f"{report.subject.bundle}, {report.precision} in {report.backend}, {demand}: {carried_text(report)}",
         table,
         [
-            *_headroom_lines(report),
-            *_refused_lines(report),
+            *_answer_lines(report),
             f"{plural(len(report.trials), 'load')} tried, {plural(report.servers, 'thread')} answered",
         ],
-        [*_pause_lines(report), *(f"beside it: {sentence}" for sentence in report.disturbances)],
+        [*_pause_lines(report), *(f"at the same time: {sentence}" for sentence in report.disturbances)],
     )
 
 
@@ -288,20 +261,17 @@ def _level_row(name: str, level: Level) -> tuple[object, ...]:
     return (name, level.streams, level.carried, level.due, level.missed, *figures)
 
 
-def _headroom_lines(report: CapacityReport) -> Iterator[str]:
-    """What the answer rests on, and what is left at it."""
-    if report.at_answer is None:
-        return
-    p999_us, deadline = report.p999_us, f"{report.deadline_ms:g} ms"
-    median = "unknown for lack of samples" if p999_us is None else f"{duration_text(p999_us)} in the median launch"
-    carried = sum(one.carried for one in report.launches)
-    yield (f"p99.9 {median}, within {deadline} in {carried} of {plural(len(report.launches), 'launch', 'launches')}")
-    headroom = "unknown" if p999_us is None else duration_text(max(0.0, 1e3 * report.deadline_ms - p999_us))
-    idle = "unknown" if report.idle_cores is None else f"{report.idle_cores:.2f} of {report.machine.usable_cores} cores"
-    yield f"headroom {headroom} at p99.9, {idle} idle"
-
-
-def _refused_lines(report: CapacityReport) -> Iterator[str]:
+def _answer_lines(report: CapacityReport) -> Iterator[str]:
+    """The figure that decides, what is left at the answer, and the load that was refused."""
+    if report.at_answer is not None:
+        p999_us, deadline = report.p999_us, f"{report.deadline_ms:g} ms"
+        median = "unknown for lack of samples" if p999_us is None else f"{duration_text(p999_us)} in the median launch"
+        carried = sum(level.carried for level in report.launches)
+        yield f"p99.9 {median}, within {deadline} in {carried} of {plural(len(report.launches), 'launch', 'launches')}"
+        headroom = "unknown" if p999_us is None else duration_text(max(0.0, 1e3 * report.deadline_ms - p999_us))
+        cores = report.machine.usable_cores
+        idle = "unknown" if report.idle_cores is None else f"{report.idle_cores:.2f} of {cores} cores"
+        yield f"headroom {headroom} at p99.9, {idle} idle"
     if report.refused is not None:
         verb = "was" if report.refused.streams == 1 else "were"
         share = report.refused.missed / report.refused.due
@@ -310,65 +280,35 @@ def _refused_lines(report: CapacityReport) -> Iterator[str]:
 
 def _pause_lines(report: CapacityReport) -> Iterator[str]:
     level = report.at_answer
-    if level is not None and level.missed > MISSED_SHARE * level.due and report.streams:
-        pauses = sum(not one.carried for one in report.launches)
+    if level is not None and level.missed > MISSED_FRACTION * level.due and report.streams:
+        pauses = sum(not launch.carried for launch in report.launches)
         yield f"in {plural(pauses, 'launch', 'launches')} pauses of this machine outlasted the deadline"
 
 
-def _plan(report: PlanReport) -> Sheet:
-    rate = "{:,.0f}".format
-    table = Table(
-        columns=(
-            Column(title="cores", name="cores"),
-            Column(title="", name="kind", is_text=True),
-            Column(title="predictions per second", name="throughput_hz", write=rate),
-            Column(title="lowest", name="low_hz", write=rate),
-            Column(title="highest", name="high_hz", write=rate),
-            Column(title="streams at most", name="streams", write="{:,}".format),
-        ),
-        rows=(
-            *((one.cores, "measured", one.throughput_hz, one.low_hz, one.high_hz, None) for one in report.measured),
-            *((one.cores, "forecast", one.throughput_hz, None, None, one.streams) for one in report.forecasts),
-        ),
-    )
-    return _sheet(
-        report,
-        f"{report.subject.bundle}: throughput by cores",
-        table,
-        ["more cores of this kind at this clock, and nothing else on them", model_text(report)],
-        [f"beside it: {sentence}" for sentence in report.disturbances],
-    )
-
-
 def profile_sheet(profile: ExecutionProfile) -> Sheet:
-    """Every way to run each student, the one that `open` takes in the first row, and what was left out."""
+    """Every config of each student, the one that `open` takes in the first row, and what was left out."""
     parts: list[Table | Sentence] = []
     for model in dict.fromkeys(trial.model for trial in profile.trials):
         trials = [trial for trial in profile.trials if trial.model == model]
         best = best_trial(trials, model=model)
         ranked = sorted(trials, key=lambda trial: (trial is not best, trial.ratio))
-        parts.append(
-            Table(
-                columns=(
-                    *(Column(title=model), Column(title="precision", is_text=True), Column(title="threads")),
-                    Column(title="options", is_text=True),
-                    *(Column(title=name, write=duration_text) for name in ("p50", "p99")),
-                    Column(title="times as fast", write=significant),
-                ),
-                rows=tuple(map(_trial_row, ranked)),
-            )
+        columns = (
+            *(Column(title=model), Column(title="precision", is_text=True), Column(title="threads")),
+            Column(title="options", is_text=True),
+            *(Column(title=name, write=duration_text) for name in ("p50", "p99")),
+            Column(title="times as fast", write=significant),
         )
+        parts.append(Table(columns=columns, rows=tuple(map(_trial_row, ranked))))
     parts += [
         Sentence(text=f"left out: {one.model} in {one.backend} {one.precision}: {one.reason}", style="yellow")
         for one in profile.left_out
     ]
     first = profile.trials[0]
-    parts.append(
-        Sentence(
-            text=f"compared with {first.backend} {first.precision}; EdgePredictor.open takes the first row of a table "
-            "(lower precision and more threads have to be 1.1 times as fast)"
-        )
+    choice = (
+        f"compared with {first.backend} {first.precision}; EdgePredictor.open takes the first row of a table "
+        "(lower precision and more threads have to be 1.1 times as fast)"
     )
+    parts.append(Sentence(text=choice))
     return Sheet(heading=str(profile.machine), parts=tuple(parts), csv=Table(columns=(), rows=()))
 
 
@@ -394,10 +334,6 @@ def _spread(spread: RepeatSpread | None) -> tuple[float | None, float | None, fl
 
 def _values_us(latency: LatencySummary) -> list[float | None]:
     return [latency.value_us(quantile) for quantile in QUANTILES]
-
-
-def _yes(cell: bool) -> str:
-    return "yes" if cell else "no"
 
 
 def _bar(share: float) -> str:

@@ -1,24 +1,23 @@
-"""Reports in words: figures with their units, and sentences. Prints nothing."""
+"""Reports in words: figures with their units, and sentences."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from mmkd_report.schema.bench import (
     BenchReport,
+    CapacityReport,
     Clocks,
     LatencySummary,
     MachineFacts,
     Percentile,
+    RepeatSpread,
 )
-
-if TYPE_CHECKING:
-    from mmkd_report.schema.bench_others import CapacityReport, PlanReport, RepeatSpread, TeacherReport
 
 
 def duration_text(microseconds: float) -> str:
-    """A length of time with three significant digits.
+    """A duration with three significant digits.
 
     >>> [duration_text(value) for value in (0.339, 12.345, 999.7, 1234.5, 2.5e6)]
     ['0.339 µs', '12.3 µs', '1.00 ms', '1.23 ms', '2.50 s']
@@ -60,37 +59,29 @@ def percentile_text(entry: Percentile, count: int) -> str:
 
 def subject_text(report: BenchReport) -> str:
     """What was measured, in one line."""
-    configuration, subject = report.configuration, report.subject
-    each = " each" if configuration.clients > 1 else ""
-    manner = "calls back to back"
-    if configuration.rate_hz is not None:
-        manner = f"{configuration.rate_hz:g} calls per second{each}"
-    taken = [
-        *([f"batches of {configuration.batch}"] if configuration.batch > 1 else []),
-        *([f"stream, hop {configuration.hop}"] if configuration.hop is not None else []),
-        *([f"times with jitter {configuration.jitter:g}"] if configuration.jitter is not None else []),
-    ]
-    callers = "sensor" if configuration.hop is not None else "client"
-    parts = [
-        subject.bundle,
-        subject.modality,
-        configuration.precision,
-        configuration.backend,
-        plural(configuration.threads, "thread"),
-        *([plural(configuration.clients, callers)] if configuration.clients > 1 else []),
-        *taken,
-        manner,
-    ]
-    return " · ".join(parts)
+    how, subject = report.configuration, report.subject
+    parts = [subject.bundle, subject.modality, how.precision, how.backend, plural(how.threads, "thread")]
+    if how.clients > 1:
+        parts.append(plural(how.clients, "sensor" if how.hop is not None else "client"))
+    if how.batch > 1:
+        parts.append(f"batches of {how.batch}")
+    if how.hop is not None:
+        parts.append(f"stream, hop {how.hop}")
+    if how.jitter is not None:
+        parts.append(f"times with jitter {how.jitter:g}")
+    each = " each" if how.clients > 1 else ""
+    pace = "calls back to back" if how.rate_hz is None else f"{how.rate_hz:g} calls per second{each}"
+    return " · ".join([*parts, pace])
 
 
-def machine_text(report: BenchReport) -> str:
-    """What it ran on, in one line."""
-    machine = report.machine
+def machine_text(machine: MachineFacts) -> str:
+    """The machine in one line."""
+    quota, limit_mb = machine.cpu_quota, machine.memory_limit_mb
     parts = [
-        machine.board or machine.cpu,
+        machine.name,
         plural(machine.usable_cores, "core"),
-        *limit_texts(machine),
+        *([] if quota is None else [f"limited to {significant(quota)} cores' time"]),
+        *([] if limit_mb is None else [f"limited to {significant(limit_mb)} MB"]),
         *([f"governor {machine.governors[0]}"] if machine.governors else []),
         *([f"power mode {machine.power_mode}"] if machine.power_mode else []),
         *([clocks_text(machine.clocks)] if machine.clocks else []),
@@ -102,23 +93,6 @@ def machine_text(report: BenchReport) -> str:
         *(f"{name} {version}" for name, version in machine.versions.items() if name in ("mmkd-edge", "onnxruntime")),
     ]
     return " · ".join(parts)
-
-
-def limit_texts(machine: MachineFacts) -> list[str]:
-    """What the control group allows, where it limits anything."""
-    found = [] if machine.cpu_quota is None else [f"limited to {significant(machine.cpu_quota)} cores' time"]
-    limit_mb = machine.memory_limit_mb
-    return found if limit_mb is None else [*found, f"limited to {significant(limit_mb)} MB"]
-
-
-def longer_lines(report: BenchReport) -> list[str]:
-    """How long a run has to be for the percentiles that it has too few samples for."""
-    latency, configuration = report.result.latency, report.configuration
-    missing = [entry for entry in latency.percentiles if entry.value_us is None]
-    if not missing or not report.complete:
-        return []
-    seconds = math.ceil(1.1 * configuration.duration_s * missing[-1].floor / latency.count)
-    return [f"enough for {missing[-1].name} at this pace: --duration-s {seconds}"]
 
 
 def clocks_text(clocks: Clocks) -> str:
@@ -133,109 +107,84 @@ def clocks_text(clocks: Clocks) -> str:
     return f"clocks move ({clocks.moving[0]}{more})"
 
 
+def duration_lines(report: BenchReport) -> list[str]:
+    """The duration of a run that has samples enough for every percentile; none where it has them."""
+    latency, duration_s = report.result.latency, report.configuration.duration_s
+    missing = [entry for entry in latency.percentiles if entry.value_us is None]
+    if not missing or not report.complete:
+        return []
+    seconds = math.ceil(1.1 * duration_s * missing[-1].floor / latency.count)
+    return [f"enough for {missing[-1].name} at this pace: --duration-s {seconds}"]
+
+
 def stability_lines(report: BenchReport) -> list[str]:
-    """Whether the figures held still, and what disturbed them."""
+    """Whether the figures were steady, and what disturbed them."""
     stability = report.stability
     lines = [f"unstable: {finding}" for finding in stability.findings] or ["stable: all parts agree within 10 %"]
-    lines += [f"beside it: {sentence}" for sentence in stability.disturbances]
+    lines += [f"at the same time: {sentence}" for sentence in stability.disturbances]
     if stability.findings and not stability.disturbances:
-        lines.append("beside it: the machine's counters show no cause")
+        lines.append("the machine's counters show no cause")
     return lines
 
 
-def energy_text(report: BenchReport) -> str:
-    """Energy of one prediction, or why there is none."""
-    energy = report.energy
-    if energy is None:
-        return f"not measured: {report.energy_note}"
-    return (
-        f"{significant(energy.above_idle_mj)} mJ above idle per prediction "
-        f"({significant(energy.load_mw)} mW, idle {significant(energy.idle_mw)} mW; {energy.sensor})"
-    )
-
-
-def fact_rows(report: BenchReport) -> list[tuple[str, str]]:
+def fact_rows(report: BenchReport) -> Iterator[tuple[str, str]]:
     """Figures beside the latency, name and value."""
-    result, subject = report.result, report.subject
-    rows = [
-        ("load", duration_text(1e3 * result.load_ms)),
-        ("first call", duration_text(1e3 * result.first_call_ms)),
-        ("import", duration_text(1e3 * result.import_ms)),
-        ("throughput", f"{significant(result.throughput_hz)} predictions per second"),
-        ("CPU", f"{result.cpu_share:.1%} of a core"),
-        ("memory", f"{significant(result.rss_mb)} MB resident, peak {significant(result.rss_peak_mb)} MB"),
-        ("GPU memory", gpu_memory_text(report)),
-        ("artifact", f"{size_text(subject.artifact_size_bytes)}, {subject.parameters:,} parameters"),
-        ("energy", energy_text(report)),
-    ]
-    return rows + _temperature_rows(report) + _stream_rows(report) + _pace_rows(report)
-
-
-def _temperature_rows(report: BenchReport) -> list[tuple[str, str]]:
+    result, subject, energy, how = report.result, report.subject, report.energy, report.configuration
+    yield "load", duration_text(1e3 * result.load_ms)
+    yield "first call", duration_text(1e3 * result.first_call_ms)
+    yield "import", duration_text(1e3 * result.import_ms)
+    yield "throughput", f"{significant(result.throughput_hz)} predictions per second"
+    yield "CPU", f"{result.cpu_share:.1%} of a core"
+    yield "memory", f"{significant(result.rss_mb)} MB resident, peak {significant(result.rss_peak_mb)} MB"
+    missing = f"not measured: {result.gpu_note}" if result.gpu_note else "not measured"
+    yield "GPU memory", missing if result.gpu_memory_mb is None else f"{significant(result.gpu_memory_mb)} MB"
+    yield "artifact", f"{size_text(subject.artifact_size_bytes)}, {subject.parameters:,} parameters"
+    if energy is None:
+        yield "energy", f"not measured: {report.energy_note}"
+    else:
+        powers = f"{significant(energy.load_mw)} mW, idle {significant(energy.idle_mw)} mW; {energy.sensor}"
+        yield "energy", f"{significant(energy.above_idle_mj)} mJ above idle per prediction ({powers})"
     before = report.launches[0].interference.celsius_before
     after = report.launches[-1].interference.celsius_after
-    if before is None or after is None:
-        return []
-    return [("temperature", f"{before:.0f} °C before, {after:.0f} °C after, of the hottest zone")]
+    if before is not None and after is not None:
+        yield "temperature", f"{before:.0f} °C before, {after:.0f} °C after, of the hottest zone"
+    if how.hop is not None:
+        hops_hz = subject.rate_hz / how.hop
+        share = result.cpu_share / result.throughput_hz * hops_hz
+        yield "real time", f"{significant(hops_hz)} hops per second of one sensor, {share:.2%} of a core"
+    pace = result.pace
+    if pace is not None and how.deadline_ms is not None:
+        missed, count = pace.missed, pace.response.count
+        yield "response", f"{_median_and_tail(pace.response)} after the scheduled time"
+        yield "wake-up", f"{_median_and_tail(pace.lateness)} after the scheduled time"
+        yield "missed", f"{missed:,} of {count:,} deadlines of {how.deadline_ms:g} ms ({missed / count:.2%})"
 
 
-def gpu_memory_text(report: BenchReport) -> str:
-    """Memory on GPUs, or why there is none."""
-    result = report.result
-    if result.gpu_memory_mb is None:
-        return f"not measured: {result.gpu_note}" if result.gpu_note else "not measured"
-    return f"{significant(result.gpu_memory_mb)} MB"
-
-
-def _stream_rows(report: BenchReport) -> list[tuple[str, str]]:
-    """How much of a core the measured stream needs at the pace of its sensor."""
-    hop = report.configuration.hop
-    if hop is None:
-        return []
-    hops_hz = report.subject.rate_hz / hop
-    share = report.result.cpu_share / report.result.throughput_hz * hops_hz
-    return [("real time", f"{significant(hops_hz)} hops per second of one sensor, {share:.2%} of a core")]
-
-
-def _pace_rows(report: BenchReport) -> list[tuple[str, str]]:
-    pace, deadline_ms = report.result.pace, report.configuration.deadline_ms
-    if pace is None or deadline_ms is None:
-        return []
-    share = pace.missed / pace.response.count
-    return [
-        ("response", f"{_two(pace.response)} after the scheduled time"),
-        ("wake-up", f"{_two(pace.lateness)} after the scheduled time"),
-        ("missed", f"{pace.missed:,} of {pace.response.count:,} deadlines of {deadline_ms:g} ms ({share:.2%})"),
-    ]
-
-
-def _two(summary: LatencySummary) -> str:
-    found = [
+def _median_and_tail(summary: LatencySummary) -> str:
+    parts = [
         f"{entry.name} {duration_text(entry.value_us)}"
         for entry in summary.percentiles
         if entry.quantile in (0.5, 0.99) and entry.value_us is not None
     ]
-    return ", ".join([*found, f"max {duration_text(summary.max_us)}"])
+    return ", ".join([*parts, f"max {duration_text(summary.max_us)}"])
 
 
 def carried_text(report: CapacityReport) -> str:
     """The answer of capacity."""
     if report.settled:
         return plural(report.streams, "stream") if report.streams else "not carried"
-    ended = f"the budget of {report.budget_s:g} s was over" if report.complete else "interrupted"
+    end = f"the budget of {report.budget_s:g} s was over" if report.complete else "interrupted"
     if report.streams:
-        return f"at least {plural(report.streams, 'stream')}, {ended}"
+        return f"at least {plural(report.streams, 'stream')}, {end}"
     if not report.estimate:
-        return f"not known, {ended}"
-    return f"not known, {ended}; {plural(report.estimate, 'stream')} in short loads that do not count"
+        return f"not known, {end}"
+    return f"not known, {end}; {plural(report.estimate, 'stream')} in short loads that do not count"
 
 
 def ratio_text(second: str, first: str, ratio: RepeatSpread) -> str:
-    """How many times as fast one of two is as the other, where the repeats agree that it differs.
+    """How many times as fast the second is as the first, if all repeats agree that it differs.
 
     Args:
-        second: what the ratio is of.
-        first: what it is compared with.
         ratio: first over second, repeat by repeat.
     """
     spread = f"{significant(ratio.min)} to {significant(ratio.max)} over {plural(ratio.repeats, 'repeat')}"
@@ -246,52 +195,13 @@ def ratio_text(second: str, first: str, ratio: RepeatSpread) -> str:
     return f"{second} is {significant(ratio.median)} times as fast as {first} ({spread})"
 
 
-def model_text(report: PlanReport) -> str:
-    """The model of a plan and how far it may be trusted."""
-    if report.serial_share is None:
-        return "no model: not every core count was measured"
-    error = "unknown: this machine has one usable core" if report.error is None else f"{report.error:+.1%}"
-    return f"serial share {report.serial_share:.3f}; the model's error at the largest measured count: {error}"
-
-
-def spared_lines(report: TeacherReport) -> list[str]:
-    """What the sensors cost that the student no longer needs."""
-    spared = [sensor for sensor in report.sensors if not sensor.needed]
-    if not spared:
-        return ["the student needs every sensor of the teacher"]
-    names = ", ".join(sensor.modality for sensor in spared)
-    bytes_per_s = sum(sensor.bytes_per_s for sensor in spared)
-    handling_us = sum(sensor.gather_us.median + sensor.front_end_us.median for sensor in spared)
-    lines = [
-        (
-            f"no longer needed: {names}: {size_text(bytes_per_s)}/s to capture, move and keep, "
-            f"{duration_text(handling_us)} of a core per prediction to gather and prepare"
-        )
-    ]
-    given = [sensor.power_mw for sensor in spared if sensor.power_mw is not None]
-    if given:
-        milliwatts = sum(given)
-        lines.append(
-            f"their power, as given: {significant(milliwatts)} mW, "
-            f"{significant(milliwatts * report.hop_s)} mJ per prediction"
-        )
-    unknown = [sensor.modality for sensor in spared if sensor.power_mw is None]
-    if unknown:
-        lines.append(f"power not measured and not given: {', '.join(unknown)}; say it with --sensor-mw NAME=MW")
-    return lines
-
-
 def value_text(value: float | None, unit: str) -> str:
     """A value in its unit."""
     if value is None:
         return "not measured"
-    if unit == "µs":
-        return duration_text(value)
-    if unit == "ms":
-        return duration_text(1e3 * value)
-    if unit == "bytes":
-        return size_text(value)
-    return f"{significant(value)} {unit}"
+    if unit in ("µs", "ms"):
+        return duration_text(value if unit == "µs" else 1e3 * value)
+    return size_text(value) if unit == "bytes" else f"{significant(value)} {unit}"
 
 
 def plural(count: int, word: str, several: str | None = None) -> str:

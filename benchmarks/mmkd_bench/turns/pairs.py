@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from mmkd_bench.measuring.jobs import InTurnOutcome, OverheadJob, PairJob
-from mmkd_bench.measuring.opening import Choice, asked, open_predictor, raw_windows
-from mmkd_bench.measuring.session import open_session
+from mmkd_bench.measuring.opening import Choice, open_predictor, open_session, predict_argument, raw_windows
 from mmkd_bench.turns.rounds import time_in_turn, turning
 from mmkd_edge.backends.base import choose_artifact
 from mmkd_edge.backends.ort import OrtBackend
@@ -42,7 +41,7 @@ _NUMPY_TYPES = {
 
 
 def time_models(job: PairJob, *, stop: Event) -> InTurnOutcome | None:
-    """Two models through ONNX Runtime; see `time_in_turn`.
+    """Time two models through ONNX Runtime; see `time_in_turn`.
 
     Raises:
         UsageError: a path is no ONNX model of static shape and no bundle.
@@ -50,13 +49,12 @@ def time_models(job: PairJob, *, stop: Event) -> InTurnOutcome | None:
         BackendError: ONNX Runtime refuses a model.
         ArtifactError: a bundle is damaged.
     """
-    first, second = (_session_call(Path(path), threads=job.threads) for path in (job.first, job.second))
-    calls = {FIRST: first, SECOND: second}
+    calls = {FIRST: _session_call(Path(job.first), job.threads), SECOND: _session_call(Path(job.second), job.threads)}
     return time_in_turn(calls, repeats=job.repeats, duration_s=job.duration_s, stop=stop)
 
 
 def time_predict(job: OverheadJob, *, stop: Event) -> InTurnOutcome | None:
-    """`predict` (first) and the bare engine on the same feeds (second); see `time_in_turn`.
+    """Time `predict` (first) and the bare engine on the same feeds (second); see `time_in_turn`.
 
     Raises:
         MmkdError: the bundle cannot be opened or run.
@@ -70,8 +68,7 @@ def time_predict(job: OverheadJob, *, stop: Event) -> InTurnOutcome | None:
         checked=job.checks,
     )
     with open_predictor(choice) as predictor:
-        modality = predictor.modality
-        windows = raw_windows(predictor)
+        modality, windows = predictor.modality, raw_windows(predictor)
         names = tuple(tensor.name for tensor in predictor.entry.inputs)
         feeds = [
             dict(zip(names, prepare(check_window(window, modality), modality, predictor.reference), strict=True))
@@ -83,49 +80,35 @@ def time_predict(job: OverheadJob, *, stop: Event) -> InTurnOutcome | None:
         if job.backend is None:
             run = partial(cast(OrtBackend, backend).session.run, [tensor.name for tensor in predictor.entry.outputs])
         predict = partial(predictor.predict, input_age_s=0.0) if job.checks else predictor.predict
-        calls = {
-            FIRST: turning(predict, [asked(predictor, window) for window in windows]),
-            SECOND: turning(run, feeds),
-        }
+        arguments = [predict_argument(predictor, window) for window in windows]
+        calls = {FIRST: turning(predict, arguments), SECOND: turning(run, feeds)}
         return time_in_turn(calls, repeats=job.repeats, duration_s=job.duration_s, stop=stop)
 
 
-def is_zip(path: Path, *, expected: str = "an ONNX model or a bundle") -> bool:
-    """Whether a file begins as a bundle does; its name does not matter.
-
-    Raises:
-        UsageError: the file cannot be read.
-    """
+def _session_call(path: Path, threads: int) -> Callable[[], object]:
     try:
-        with path.open("rb") as file:
-            return file.read(len(ZIP_START)) == ZIP_START
+        model = path.read_bytes()
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise UsageError(f"{path}: expected {expected}, cannot open it: {reason}") from error
-
-
-def _session_call(path: Path, *, threads: int) -> Callable[[], object]:
-    model, feeds = _bundle_model(path) if is_zip(path) else (path.read_bytes(), None)
+        raise UsageError(f"{path}: expected an ONNX model or a bundle, cannot open it: {reason}") from error
+    feeds: Feeds = {}
+    if model.startswith(ZIP_START):
+        # The fp32 model of a bundle's first student, fed with its first golden window.
+        with Bundle.open(path) as bundle:
+            entry = bundle.manifest.models[0]
+            model = bundle.read(choose_artifact(entry, "fp32", "ort").file)
+            tensors = prepare_batch(bundle.golden(entry.name).windows[:1], entry.modality)
+        feeds = {tensor.name: values for tensor, values in zip(entry.inputs, tensors, strict=True)}
     try:
         session = open_session(model, threads=threads)
     except BackendError as error:
         raise BackendError(f"{path}: {error}") from error
-    fed = feeds or {node.name: _made_up(node, path) for node in session.get_inputs()}
-    names = [node.name for node in session.get_outputs()]
-    return lambda: session.run(names, fed)
+    feeds = feeds or {node.name: _random_values(node, path) for node in session.get_inputs()}
+    return lambda: session.run(None, feeds)
 
 
-def _bundle_model(path: Path) -> tuple[bytes, Feeds]:
-    """The fp32 model of a bundle's first student, and the feeds of its first golden window."""
-    with Bundle.open(path) as bundle:
-        entry = bundle.manifest.models[0]
-        artifact = choose_artifact(entry, "fp32", "ort")
-        values, present = prepare_batch(bundle.golden(entry.name).windows[:1], entry.modality)
-        return bundle.read(artifact.file), {entry.inputs[0].name: values, entry.inputs[1].name: present}
-
-
-def _made_up(node: Any, path: Path) -> NDArray[Any]:
-    """Numbers for one input of a bare model: ones for presence, standard normal values otherwise."""
+def _random_values(node: Any, path: Path) -> NDArray[Any]:
+    """Values for one input of a bare model: ones for presence, standard normal otherwise."""
     dtype = _NUMPY_TYPES.get(node.type)
     if dtype is None:
         raise UsageError(f"{path}: input {node.name!r} has the type {node.type}; expected numbers")

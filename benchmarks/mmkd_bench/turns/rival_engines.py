@@ -1,8 +1,8 @@
 """The same weights through other engines, inside the measuring process: checked first, then called in turn.
 
-Owns which rivals there are and how each is opened, fairly: one window at a time, the same prepared feeds, the same
-number of threads, float32. A rival that is not installed, fails, or gives other answers than plain ONNX Runtime is
-named with its reason and not timed. The one place of the benchmark that knows torch and the training side.
+All run one window at a time, on the same prepared feeds, with the same number of threads, in float32. A rival that is
+not installed, fails, or answers otherwise than plain ONNX Runtime is named with its reason and not timed. The one place
+of the benchmark that imports torch and the training side.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from threading import Event
@@ -20,19 +19,16 @@ import msgspec
 import numpy as np
 
 from mmkd_bench.measuring.jobs import RivalsJob, RivalsOutcome
-from mmkd_bench.measuring.opening import Choice, asked, describe, open_predictor, raw_windows
-from mmkd_bench.measuring.session import open_session
-from mmkd_bench.turns.rival_tflite import TFLITE_FILE, reason_in
+from mmkd_bench.measuring.opening import Choice, describe, open_predictor, open_session, predict_argument, raw_windows
 from mmkd_bench.turns.rounds import time_in_turn, turning
 from mmkd_edge.backends.base import choose_artifact
 from mmkd_edge.backends.openvino import import_openvino, shared_core
-from mmkd_edge.backends.ort import import_onnxruntime
 from mmkd_edge.bundle.golden import answer_scale
-from mmkd_edge.errors import MmkdError
+from mmkd_edge.errors import MmkdError, first_line
 from mmkd_edge.predict.preprocess import check_window, prepare
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import TaskSpec
-from mmkd_report.schema.bench_others import RivalEngine
+from mmkd_report.schema.bench import RivalEngine
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,30 +36,17 @@ if TYPE_CHECKING:
     Array = NDArray[np.float32]
     Answers = tuple[Array, Array]
     Run = Callable[[Array, Array], Answers]
+    # How an engine is called, with values and presence, each (1, T, C), and its version.
+    Opened = tuple[Run, str]
+    # A rival and how it is called; one that is not timed has a reason and no call.
+    Entry = tuple[RivalEngine, Callable[[], object] | None]
 
-OURS = "mmkd-edge predict"
+PREDICT = "mmkd-edge predict"
 BACKEND = "mmkd-edge backend"
 LOWER = "mmkd-edge lower precision"
 PLAIN = "onnxruntime"
 OPENVINO_OWN = "openvino in its own precision"
 MAX_CHECKED_WINDOWS = 32
-WITHOUT_CHECKPOINT = "not asked for: it needs the student's checkpoint; add --checkpoint student.ckpt"
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Opened:
-    """A rival that answers: values and presence, each (1, T, C), to the bundle's two outputs, each (1, K)."""
-
-    run: Run
-    version: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Entry:
-    """A rival that was opened and checked, and how it is called; one that is not timed has a reason and no call."""
-
-    rival: RivalEngine
-    call: Callable[[], object] | None = None
 
 
 def time_rivals(job: RivalsJob, *, stop: Event) -> RivalsOutcome | None:
@@ -81,99 +64,88 @@ def time_rivals(job: RivalsJob, *, stop: Event) -> RivalsOutcome | None:
         modality, reference = predictor.modality, predictor.reference
         feeds = [prepare(check_window(window, modality), modality, reference) for window in windows]
         tolerance = predictor.bundle.golden(predictor.entry.name).tolerance
-        entries = _entries(job, predictor, alone, tuned, feeds=feeds, windows=windows, tolerance=tolerance)
-        calls = {entry.rival.name: entry.call for entry in entries if entry.call is not None}
+        version = f"{predictor.info().versions['mmkd-edge']} ({predictor.backend.name} fp32)"
+        arguments = [predict_argument(predictor, window) for window in windows]
+        entries: list[Entry] = [(RivalEngine(name=PREDICT, version=version), turning(predictor.predict, arguments))]
+        expected: list[Answers] | None = None
+        for name, opener in _openers(job, predictor, alone, tuned).items():
+            # Lower precision differs by design: its difference is shown, and `tune` had a gate for it.
+            within = float("inf") if name in (LOWER, OPENVINO_OWN) else tolerance
+            entry, answers = _try(name, opener, feeds, expected=expected, tolerance=within, task=predictor.task)
+            entries.append(entry)
+            expected = answers if expected is None else expected  # plain ONNX Runtime comes first
+        calls = {rival.name: call for rival, call in entries if call is not None}
         turns = time_in_turn(calls, repeats=job.repeats, duration_s=job.duration_s, stop=stop, twice=True)
         if turns is None:
             return None
-        return RivalsOutcome(
-            subject=describe(predictor, job.bundle).subject,
-            mflops=predictor.entry.mflops,
-            tolerance=tolerance,
-            rivals=tuple(entry.rival for entry in entries),
-            turns=turns,
-        )
+        subject = describe(predictor, job.bundle).subject
+        rivals = tuple(rival for rival, _ in entries)
+        return RivalsOutcome(subject=subject, tolerance=tolerance, rivals=rivals, turns=turns)
 
 
-def _entries(
-    job: RivalsJob,
-    predictor: EdgePredictor,
-    alone: EdgePredictor,
-    tuned: EdgePredictor,
-    *,
-    feeds: Sequence[Answers],
-    windows: Sequence[Array],
-    tolerance: float,
-) -> list[_Entry]:
+def _openers(
+    job: RivalsJob, predictor: EdgePredictor, alone: EdgePredictor, tuned: EdgePredictor
+) -> dict[str, Callable[[], Opened]]:
     assert predictor.bundle is not None
-    model = predictor.bundle.read(choose_artifact(predictor.entry, "fp32", "ort").file)
-    ours = _Entry(
-        rival=RivalEngine(
-            name=OURS, version=f"{predictor.info().versions['mmkd-edge']} ({predictor.backend.name} fp32)"
-        ),
-        call=turning(predictor.predict, [asked(predictor, window) for window in windows]),
-    )
-    names = tuple(tensor.name for tensor in predictor.entry.inputs)
-    outputs = tuple(tensor.name for tensor in predictor.entry.outputs)
-    openers: tuple[tuple[str, Callable[[], _Opened]], ...] = (
-        (PLAIN, lambda: _open_onnxruntime(model, names, outputs, threads=job.threads)),
-        (BACKEND, lambda: _opened_backend(alone, names)),
-        (LOWER, lambda: _opened_lower(tuned, names)),
-        ("openvino", lambda: _open_openvino(model, names, outputs, threads=job.threads, own_precision=False)),
-        (OPENVINO_OWN, lambda: _open_openvino(model, names, outputs, threads=job.threads, own_precision=True)),
-        ("litert", lambda: _open_litert(_tflite(job, predictor), names, threads=job.threads)),
-        ("torch eager", lambda: _open_torch(job.checkpoint, threads=job.threads, compiled=False)),
-        ("torch.compile", lambda: _open_torch(job.checkpoint, threads=job.threads, compiled=True)),
-    )
-    expected: list[Answers] | None = None
-    entries = [ours]
-    for name, opener in openers:
-        # Lower precision differs by design: its difference is shown, and its gate was that of `tune`.
-        within = float("inf") if name in (LOWER, OPENVINO_OWN) else tolerance
-        entry, answers = _try(name, opener, feeds=feeds, expected=expected, tolerance=within, task=predictor.task)
-        entries.append(entry)
-        # Plain ONNX Runtime comes first: the others are compared with its answers.
-        expected = answers if expected is None else expected
-    return entries
+    entry, threads, read = predictor.entry, job.threads, predictor.bundle.read
+    model = read(choose_artifact(entry, "fp32", "ort").file)
+    names = [tensor.name for tensor in entry.inputs]
+    outputs = [tensor.name for tensor in entry.outputs]
+
+    def open_lower() -> Opened:
+        if tuned.info().precision == "fp32":
+            raise MmkdError("no profile takes a lower precision here; run mmkd-bench tune")
+        return _open_backend(tuned, names)
+
+    def open_tflite() -> Opened:
+        for artifact in entry.artifacts:
+            if artifact.format == "tflite" and artifact.precision == "fp32":
+                return _open_litert(read(artifact.file), names, threads=threads)
+        raise MmkdError("the bundle has no model for it; export it with --target litert")
+
+    return {
+        PLAIN: lambda: _open_onnxruntime(model, names, outputs, threads=threads),
+        BACKEND: lambda: _open_backend(alone, names),
+        LOWER: open_lower,
+        "openvino": lambda: _open_openvino(model, names, outputs, threads=threads, own_precision=False),
+        OPENVINO_OWN: lambda: _open_openvino(model, names, outputs, threads=threads, own_precision=True),
+        "litert": open_tflite,
+        "torch eager": lambda: _open_torch(job.checkpoint, threads=threads, compiled=False),
+        "torch.compile": lambda: _open_torch(job.checkpoint, threads=threads, compiled=True),
+    }
 
 
 def _try(
     name: str,
-    opener: Callable[[], _Opened],
-    *,
+    opener: Callable[[], Opened],
     feeds: Sequence[Answers],
+    *,
     expected: list[Answers] | None,
     tolerance: float,
     task: TaskSpec,
-) -> tuple[_Entry, list[Answers]]:
+) -> tuple[Entry, list[Answers]]:
     begin = time.perf_counter()
     try:
-        opened = opener()
-        first = opened.run(*feeds[0])
+        run, version = opener()
+        first = run(*feeds[0])
         load_ms = (time.perf_counter() - begin) * 1e3
-        answers = [first, *(opened.run(values, present) for values, present in feeds[1:])]
+        answers = [first, *(run(values, present) for values, present in feeds[1:])]
     except ImportError as error:
-        return _Entry(rival=RivalEngine(name=name, reason=f"not installed: {error}")), []
+        return (RivalEngine(name=name, reason=f"not installed: {error}"), None), []
     except MmkdError as error:
-        return _Entry(rival=RivalEngine(name=name, reason=str(error))), []
+        return (RivalEngine(name=name, reason=str(error)), None), []
     except Exception as error:  # whatever an engine raises is its reason
-        return _Entry(rival=RivalEngine(name=name, reason=f"{type(error).__name__}: {_first_line(error)}")), []
-    max_abs_error = 0.0 if expected is None else largest_difference(answers, expected, task)
+        return (RivalEngine(name=name, reason=f"{type(error).__name__}: {first_line(error)}"), None), []
+    max_abs_error = None if expected is None else largest_difference(answers, expected, task)
     reason = ""
-    if not max_abs_error <= tolerance:
+    if max_abs_error is not None and not max_abs_error <= tolerance:
         reason = f"its answers differ by {max_abs_error:.2g} from onnxruntime's, more than {tolerance:.2g}: not timed"
-    rival = RivalEngine(
-        name=name,
-        version=opened.version,
-        reason=reason,
-        load_ms=load_ms,
-        max_abs_error=None if expected is None else max_abs_error,
-    )
-    return _Entry(rival=rival, call=None if reason else turning(lambda fed: opened.run(*fed), feeds)), answers
+    rival = RivalEngine(name=name, version=version, reason=reason, load_ms=load_ms, max_abs_error=max_abs_error)
+    return (rival, None if reason else turning(lambda fed: run(*fed), feeds)), answers
 
 
 def largest_difference(answers: Sequence[Answers], expected: Sequence[Answers], task: TaskSpec) -> float:
-    """The largest difference of any output, values of a regression as shares of the largest; inf where one is NaN.
+    """The largest difference of any output, of a regression as a fraction of the largest value; inf where one is NaN.
 
     Of classes logits alone: probabilities follow from them, in a bundle with a temperature that its checkpoint lacks.
     """
@@ -181,87 +153,55 @@ def largest_difference(answers: Sequence[Answers], expected: Sequence[Answers], 
     if task.kind != "classification":
         scales.append(answer_scale(task, np.concatenate([second for _, second in expected])))
     differences = [
-        float(np.abs(one - other).max()) / scale
+        float(np.abs(actual - reference).max()) / scale
         for answer, wanted in zip(answers, expected, strict=True)
-        for one, other, scale in zip(answer, wanted, scales, strict=False)
+        for actual, reference, scale in zip(answer, wanted, scales, strict=False)
     ]
     return max(differences) if np.isfinite(differences).all() else float("inf")
 
 
-def _opened_backend(predictor: EdgePredictor, names: Sequence[str]) -> _Opened:
+def _open_backend(predictor: EdgePredictor, names: Sequence[str]) -> Opened:
     """The backend's call alone, without what `predict` checks and counts."""
-    backend = predictor.backend
-    values_name, present_name = names
+    backend, (values_name, present_name) = predictor.backend, names
 
     def run(values: Array, present: Array) -> Answers:
-        """One `Backend.run`."""
         first, second, *_ = backend.run({values_name: values, present_name: present})
         return first, second
 
-    return _Opened(run=run, version=f"{backend.name} {predictor.info().precision}")
+    return run, f"{backend.name} {predictor.info().precision}"
 
 
-def _opened_lower(tuned: EdgePredictor, names: Sequence[str]) -> _Opened:
-    if tuned.info().precision == "fp32":
-        raise MmkdError("no profile takes a lower precision here; run mmkd-bench tune")
-    return _opened_backend(tuned, names)
-
-
-def _open_onnxruntime(model: bytes, names: Sequence[str], outputs: Sequence[str], *, threads: int) -> _Opened:
-    session = open_session(model, threads=threads)
-    asked_for = list(outputs)
-    values_name, present_name = names
+def _open_onnxruntime(model: bytes, names: Sequence[str], outputs: Sequence[str], *, threads: int) -> Opened:
+    session, (values_name, present_name), wanted = open_session(model, threads=threads), names, list(outputs)
 
     def run(values: Array, present: Array) -> Answers:
-        """One `session.run`."""
-        first, second, *_ = session.run(asked_for, {values_name: values, present_name: present})
+        first, second, *_ = session.run(wanted, {values_name: values, present_name: present})
         return first, second
 
-    return _Opened(run=run, version=import_onnxruntime().__version__)
+    return run, metadata.version("onnxruntime")
 
 
 def _open_openvino(
     model: bytes, names: Sequence[str], outputs: Sequence[str], *, threads: int, own_precision: bool
-) -> _Opened:
+) -> Opened:
     core = shared_core()
-    settings = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
-        # It computes in bfloat16 where the processor can, if nobody forbids it.
-        **({} if own_precision else {"INFERENCE_PRECISION_HINT": "f32"}),
-    }
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+    if not own_precision:  # else it computes in bfloat16 where the processor can
+        settings["INFERENCE_PRECISION_HINT"] = "f32"
     compiled = core.compile_model(core.read_model(model), "CPU", settings)
     request = compiled.create_infer_request()
     first, second, *_ = (compiled.output(name) for name in outputs)
     values_name, present_name = names
 
     def run(values: Array, present: Array) -> Answers:
-        """One inference; its own output buffers are copied, as the other engines give new arrays."""
         request.infer({values_name: values, present_name: present}, share_inputs=True)
+        # Copied, as the other engines return new arrays.
         return request.get_tensor(first).data.copy(), request.get_tensor(second).data.copy()
 
-    return _Opened(run=run, version=import_openvino().__version__.partition("-")[0])
+    return run, import_openvino().__version__.partition("-")[0]
 
 
-def _tflite(job: RivalsJob, predictor: EdgePredictor) -> bytes:
-    """The student as a `.tflite` model: the bundle's own where it has one, else what the checkpoint was converted to.
-
-    Raises:
-        MmkdError: there is none; the message is the reason.
-    """
-    assert predictor.bundle is not None
-    for artifact in predictor.entry.artifacts:
-        if artifact.format == "tflite" and artifact.precision == "fp32":
-            return predictor.bundle.read(artifact.file)
-    if job.files is None:
-        raise MmkdError(WITHOUT_CHECKPOINT)
-    if reason := reason_in(Path(job.files)):
-        raise MmkdError(reason)
-    return (Path(job.files) / TFLITE_FILE).read_bytes()
-
-
-def _open_litert(model: bytes, names: Sequence[str], *, threads: int) -> _Opened:
+def _open_litert(model: bytes, names: Sequence[str], *, threads: int) -> Opened:
     """LiteRT's own interpreter, as its documentation uses it: fill the inputs, invoke, take the outputs."""
     from ai_edge_litert.interpreter import Interpreter
 
@@ -274,26 +214,18 @@ def _open_litert(model: bytes, names: Sequence[str], *, threads: int) -> _Opened
     answers_at = [int(outputs[name]["index"]) for name in sorted(outputs) if name != "novelty"]
 
     def run(values: Array, present: Array) -> Answers:
-        """One invocation of the interpreter."""
         interpreter.set_tensor(values_at, values)
         interpreter.set_tensor(present_at, present)
         interpreter.invoke()
         logits, probabilities = (interpreter.get_tensor(place) for place in answers_at)
         return logits, probabilities
 
-    return _Opened(run=run, version=metadata.version("ai-edge-litert"))
+    return run, metadata.version("ai-edge-litert")
 
 
-def _writable(torch: Any, array: Array) -> Any:
-    """A tensor over an array; torch warns of one that may not be written, which no engine here does."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return torch.from_numpy(array)
-
-
-def _open_torch(checkpoint: str | None, *, threads: int, compiled: bool) -> _Opened:
+def _open_torch(checkpoint: str | None, *, threads: int, compiled: bool) -> Opened:
     if checkpoint is None:
-        raise MmkdError(WITHOUT_CHECKPOINT)
+        raise MmkdError("it needs the student's checkpoint; add --checkpoint student.ckpt")
     import torch
 
     from mmkd_models.networks.student import ExportStudent
@@ -305,14 +237,9 @@ def _open_torch(checkpoint: str | None, *, threads: int, compiled: bool) -> _Ope
         network = torch.compile(network)
 
     def run(values: Array, present: Array) -> Answers:
-        """One forward pass without gradients; the first of a compiled network compiles it."""
-        with torch.inference_mode():
-            logits, probabilities = network(torch.from_numpy(values), _writable(torch, present))
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of an array that may not be written, which nobody does here
+            logits, probabilities = network(torch.from_numpy(values), torch.from_numpy(present))
         return logits.numpy(), probabilities.numpy()
 
-    return _Opened(run=run, version=str(torch.__version__))
-
-
-def _first_line(error: Exception) -> str:
-    text: Any = str(error).strip().splitlines()
-    return text[0] if text else "no message"
+    return run, str(torch.__version__)

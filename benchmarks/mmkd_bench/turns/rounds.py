@@ -1,12 +1,13 @@
-"""Things called in turn in one process: what is left of a difference when the machine's mood is taken out.
+"""Things called in turn in one process.
 
 Two runs after one another meet two different machines: another clock speed, another neighbour. Calls that alternate
 meet the same one, so ratios and differences of neighbours hold where single figures move. The order of a round
-alternates too: whoever goes second finds the caches as the first left them.
+alternates too: the second finds the caches as the first left them.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from array import array
 from collections.abc import Callable, Mapping, Sequence
@@ -30,9 +31,9 @@ def time_in_turn(
     """Call all in turn, in both orders, and take percentiles per repeat.
 
     Args:
-        calls: what is called, by name.
-        repeats: how many stretches of time get percentiles of their own.
-        duration_s: all repeats together; every repeat has at least 20 rounds.
+        calls: by name.
+        repeats: stretches of time that have percentiles of their own.
+        duration_s: of all repeats together; every repeat has at least 20 rounds.
         stop: ends the measurement; a repeat that it cuts short does not count.
         twice: see `take_turns`.
 
@@ -72,16 +73,13 @@ def take_turns(
     burst: int = 1,
     min_rounds: int = MIN_ROUNDS,
 ) -> tuple[NDArray[np.int64], ...]:
-    """Call all of them again and again, each round in the opposite order of the last.
+    """Call all again and again, each round in the opposite order of the last.
 
     Args:
-        calls: what is called; all get the same number of calls.
-        duration_s: when to end, between two rounds.
-        stop: ends it early, between two rounds, but not before the first is over.
-        twice: whether each is called once more before the calls that are timed: it finds the caches as it left them
-            itself, and not as its neighbour did.
+        duration_s: ends it between two rounds.
+        stop: ends it early, but not before the first round is over.
+        twice: make one more call before those that are timed, so that each finds the caches as it left them itself.
         burst: timed calls in a row.
-        min_rounds: how many rounds there are at least.
 
     Returns:
         For each the lengths of its calls in ns, (N,).
@@ -92,13 +90,13 @@ def take_turns(
     order = tuple(zip(calls, lengths, strict=True))
     rounds = 0
     while not rounds or ((rounds < min_rounds or clock() < end) and not stop.is_set()):
-        for call, kept in order:
+        for call, times in order:
             if twice:
                 call()
             for _ in range(burst):
                 before = clock()
                 call()
-                kept.append(clock() - before)
+                times.append(clock() - before)
         order = order[::-1]
         rounds += 1
     return tuple(np.array(length, dtype=np.int64) for length in lengths)
@@ -106,13 +104,5 @@ def take_turns(
 
 def turning(call: Callable[[Any], object], arguments: Sequence[Any]) -> Callable[[], object]:
     """`call` without an argument: it takes the next of `arguments` each time."""
-    position, count = 0, len(arguments)
-
-    def turn() -> object:
-        """Call it with the next one."""
-        nonlocal position
-        argument = arguments[position]
-        position = position + 1 if position + 1 < count else 0
-        return call(argument)
-
-    return turn
+    following = itertools.cycle(arguments)
+    return lambda: call(next(following))

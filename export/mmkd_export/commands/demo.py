@@ -248,7 +248,7 @@ def _instruments(duration_s: float) -> Instruments:
 
 
 def _pair(first: Path, second: Path, *, duration_s: float) -> PairTimes:
-    from mmkd_bench.pair import measure_pair
+    from mmkd_bench.in_turn import measure_pair
     from mmkd_export.demo.chain import PairTimes
     from mmkd_report.schema.demo import LatencyPercentiles, RatioRange
 
@@ -265,8 +265,8 @@ def _pair(first: Path, second: Path, *, duration_s: float) -> PairTimes:
 
 
 def _bundle(bundle: Path, reference: Path | None, *, duration_s: float) -> tuple[DemoBenchmark, dict[str, Any]]:
-    from mmkd_bench.demo import demo_benchmark
     from mmkd_bench.measuring.opening import Choice
+    from mmkd_bench.reports import demo_benchmark
     from mmkd_bench.run import measure_bundle
     from mmkd_report.schema.bench import Settings
 

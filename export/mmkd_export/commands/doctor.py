@@ -30,7 +30,7 @@ def _run(arguments: list[str]) -> None:
     with loading("mmkd-doctor"):
         import msgspec
 
-        from mmkd_bench.machine.power import read_power_mode
+        from mmkd_bench.machine.facts import read_power_mode
         from mmkd_export.inspect.doctor import examine
 
     diagnosis = examine(power_mode=read_power_mode)

@@ -307,7 +307,7 @@ def latency_meter(duration_s: float) -> MeasureLatency:
     )
 
     def measure(student: Path, teacher: Path) -> PairLatency:
-        from mmkd_bench.pair import measure_pair
+        from mmkd_bench.in_turn import measure_pair
         from mmkd_export.graph.onnx_from_student import onnx_from_teacher
         from mmkd_export.plan import export_plan
         from mmkd_export.run import export

@@ -1,8 +1,7 @@
-"""The documents of `mmkd-bench run` and `compare`: `mmkd_bench` fills them, the benchmark page and `compare` read them.
+"""The documents of `mmkd-bench`: filled by `mmkd_bench`, read by the benchmark page and `compare`.
 
-Owns their schema and the check of what a page is made of. Unknown keys are left alone, so that documents may grow.
-Every number carries its unit in its name, shares run from 0 to 1, and what was not measured is null, never zero. Fields
-that early documents lack have defaults. `bench_others` has the documents of the other commands.
+Unknown keys are left alone, so that documents may grow. Every number carries its unit in its name, shares run from 0 to
+1, and what was not measured is null, never zero. The document of `tune` is the profile (`mmkd_edge.predict.profile`).
 """
 
 from __future__ import annotations
@@ -21,9 +20,6 @@ STAGES = ("check_window", "prepare", "run", "interpret")
 
 GATHER = "gather"
 """Stage of a stream: samples into windows, resampled where they come with times."""
-
-AT_ONCE = "run at once"
-"""Stage of a batch: the engine on all its windows together, where the graph takes them so."""
 
 
 class Percentile(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,11 +44,10 @@ class Percentile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LatencySummary(msgspec.Struct, frozen=True, kw_only=True):
-    """What one set of latency samples says; no sample is left out. `std_us` is of the samples, not of their mean."""
+    """One set of latency samples; no sample is left out."""
 
     count: int
     mean_us: float
-    std_us: float
     min_us: float
     max_us: float
     percentiles: tuple[Percentile, ...]
@@ -62,46 +57,30 @@ class LatencySummary(msgspec.Struct, frozen=True, kw_only=True):
         return next((one for one in self.percentiles if one.quantile == quantile), None)
 
     def value_us(self, quantile: float) -> float | None:
-        """The percentile at `quantile`; None where there were too few samples or it was not asked for."""
-        found = self.percentile(quantile)
-        return None if found is None else found.value_us
-
-
-class Temperature(msgspec.Struct, frozen=True, kw_only=True):
-    """One thermal zone by its name in the kernel."""
-
-    zone: str
-    celsius: float
+        """The percentile at `quantile`; None where there were too few samples or there is none."""
+        entry = self.percentile(quantile)
+        return None if entry is None else entry.value_us
 
 
 class Clocks(msgspec.Struct, frozen=True, kw_only=True):
-    """Which clocks may move.
-
-    Attributes:
-        source: who told: `jetson_clocks` or the kernel.
-        moving: clocks that may move, with their limits; empty where all are held.
-    """
+    """Clocks that may move, with their limits; none where all are held. The source is `jetson_clocks` or `kernel`."""
 
     source: str
     moving: tuple[str, ...]
 
 
 class MachineFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """One machine as it was when a measurement began; nothing in it identifies it.
+    """One machine when a measurement began; nothing in it identifies it.
 
     Attributes:
         board: from the device tree (Jetson, Raspberry Pi); None on a PC.
         usable_cores: cores that the process may run on.
         cpu_quota: cores' worth of time that the control group allows; None without a limit.
-        memory_limit_mb: what the control group allows; None without a limit.
+        memory_limit_mb: of the control group; None without a limit.
         governors: frequency governors in use; empty where the kernel shows none.
-        frequency_mhz: highest current frequency over the cores.
-        frequency_max_mhz: highest frequency that the cores may reach.
-        power_mode: what `nvpmodel` reports on a Jetson.
-        load_1min: processes that wanted to run in the last minute.
+        power_mode: `nvpmodel` of a Jetson.
         versions: of the installed libraries that matter.
-        thread_variables: environment variables that change thread pools, where set.
-        clocks: None where nothing tells.
+        clocks: None where neither program nor kernel shows them.
         gpus: name, driver and memory of each that `nvidia-smi` shows.
     """
 
@@ -114,17 +93,12 @@ class MachineFacts(msgspec.Struct, frozen=True, kw_only=True):
     memory_mb: float
     memory_limit_mb: float | None = None
     governors: tuple[str, ...]
-    frequency_mhz: float | None
-    frequency_max_mhz: float | None
     virtual: bool
     container: bool
     power_mode: str | None
-    load_1min: float | None
-    temperatures: tuple[Temperature, ...]
     os: str
     python: str
     versions: dict[str, str]
-    thread_variables: dict[str, str]
     clocks: Clocks | None = None
     gpus: tuple[str, ...] = ()
 
@@ -141,7 +115,6 @@ class Interference(msgspec.Struct, frozen=True, kw_only=True):
         others_share: core time of other processes, as a share of one core.
         steal_share: core time taken by the hypervisor, as a share of one core.
         throttled_share: share of the time for which the control group was held back.
-        switches_hz: involuntary context switches of the measured process per second.
         thermal_events: times a core slowed down because of heat.
         frequency_drop: fall of the core frequency as a share of the frequency before.
         celsius_before: the hottest thermal zone before the measurement.
@@ -151,7 +124,6 @@ class Interference(msgspec.Struct, frozen=True, kw_only=True):
     others_share: float | None
     steal_share: float | None
     throttled_share: float | None
-    switches_hz: float | None
     thermal_events: int | None
     frequency_drop: float | None
     celsius_before: float | None = None
@@ -178,14 +150,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         clients: threads that call at the same time; of a stream each has a sensor of its own.
-        rate_hz: calls per second of each client; None calls again at once.
+        rate_hz: calls per second of each client; None calls back to back.
         deadline_ms: longest acceptable time from a call's scheduled moment to its answer.
-        launches: processes that were asked for, one after another.
+        launches: processes, one after another.
         duration_s: measured time over all launches.
         warm_up_limit_s: longest warm-up of one launch.
-        batch: windows of one call.
-        hop: samples of one call of a stream; None asks for windows.
-        jitter: samples come with times that stray by up to this share of the sampling period and are resampled; None
+        batch: windows per call.
+        hop: samples per call of a stream; None asks for windows.
+        jitter: samples come with times that stray by up to this fraction of the sampling period and are resampled; None
             gives them no times.
     """
 
@@ -201,12 +173,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Configuration(Settings, frozen=True, kw_only=True):
-    """How it was measured: the settings, and what answered.
-
-    Attributes:
-        threads: of the backend, for one call.
-        mode: `closed` calls again at once, `paced` calls at fixed times.
-    """
+    """The settings, and what answered; `threads` are the backend's, `paced` calls follow a schedule."""
 
     backend: str
     precision: str
@@ -218,8 +185,6 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     """One of the runtime's steps, timed from outside."""
 
     name: str
-    count: int
-    mean_us: float
     p50_us: float
     p90_us: float
 
@@ -228,16 +193,14 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """How well a schedule was kept.
 
     Attributes:
-        lateness: from a call's scheduled time to its begin (wake-up jitter and backlog).
+        lateness: from a call's scheduled time to its start (wake-up jitter and backlog).
         response: from a call's scheduled time to its answer.
-        interval_std_us: standard deviation of the time between the begins of neighbouring calls of one client.
         missed: calls whose answer came after the deadline.
-        overloaded: the backlog grew until the loop was given up.
+        overloaded: the backlog grew until the loop gave up.
     """
 
     lateness: LatencySummary
     response: LatencySummary
-    interval_std_us: float | None
     missed: int
     overloaded: bool
 
@@ -270,12 +233,10 @@ class ProcessStart(msgspec.Struct, frozen=True, kw_only=True):
         windows: the same samples cut into parts of equal time.
         thirds_p50_us: medians of its first, middle and last third.
         stages: measured after the end-to-end calls.
-        pace: where paced.
         throughput_hz: predictions per second over the measured time.
         cpu_share: core time of this process as a share of one core, over the measured time.
         rss_mb: resident memory when warm.
         rss_peak_mb: largest resident memory, samples of the benchmark included.
-        clock_cost_ns: median of an empty measurement, part of every latency.
         gpu_memory_mb: of this process on all GPUs.
         above_idle_mj: energy of one prediction above idle.
     """
@@ -294,19 +255,18 @@ class ProcessStart(msgspec.Struct, frozen=True, kw_only=True):
     cpu_share: float
     rss_mb: float
     rss_peak_mb: float
-    clock_cost_ns: float
     interference: Interference
     gpu_memory_mb: float | None = None
     above_idle_mj: float | None = None
 
 
 class Stability(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether the figures held still.
+    """Whether the figures were steady.
 
     Attributes:
         stable: the thirds of every launch, and the launches among themselves, agree within 10 %.
-        findings: what did not agree; empty when stable.
-        disturbances: what the machine's counters accuse; may be there although the figures held still.
+        findings: what did not agree.
+        disturbances: likely causes by the machine's counters; may be there although the figures were steady.
     """
 
     stable: bool
@@ -315,7 +275,7 @@ class Stability(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Energy(msgspec.Struct, frozen=True, kw_only=True):
-    """Power and energy of the measured time: `idle_mw` is before the run, `above_idle_mj` of one prediction."""
+    """Power and energy of the measured time: `idle_mw` is before the run, `above_idle_mj` per prediction."""
 
     sensor: str
     idle_mw: float
@@ -325,11 +285,11 @@ class Energy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LatencyHistogram(msgspec.Struct, frozen=True, kw_only=True):
-    """How all samples are distributed.
+    """Distribution of all samples.
 
     Attributes:
         edges_us: borders of the bins, rising by one factor, (N + 1,).
-        counts: samples in each bin, (N,); the last bin holds its upper border too.
+        counts: samples in each bin, (N,); the last bin includes its upper border.
     """
 
     edges_us: tuple[float, ...]
@@ -365,7 +325,7 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
     """One run of `mmkd-bench run`.
 
     Attributes:
-        created_utc: when the run began, ISO 8601.
+        created_utc: start of the run, ISO 8601.
         complete: every launch ran its whole time.
         energy_note: why there is no energy; empty where there is.
     """
@@ -387,7 +347,6 @@ class QuantityChange(msgspec.Struct, frozen=True, kw_only=True):
     """One quantity in both of two runs.
 
     Attributes:
-        unit: of the two values.
         before: None where it was not measured, as is `after`.
         change: after / before - 1; None where the first is not measured, or not clearly above 0.
         low: lower end of the 95 % interval of the change; None for a quantity with one value per run.
@@ -424,17 +383,177 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     remarks: tuple[str, ...]
 
 
+class RepeatSpread(msgspec.Struct, frozen=True, kw_only=True):
+    """One figure over all repeats of all processes."""
+
+    median: float
+    min: float
+    max: float
+    repeats: int
+
+
+class Measurement(msgspec.Struct, frozen=True, kw_only=True):
+    """Common part of the documents below; `complete` is False where Ctrl-C ended the measurement."""
+
+    format_version: int = FORMAT_VERSION
+    complete: bool = True
+    machine: MachineFacts
+
+
+class PairReport(Measurement, frozen=True, kw_only=True):
+    """Two models through ONNX Runtime, called in turn.
+
+    Attributes:
+        threads: of each session.
+        count: calls of each.
+        ratio: first over second: how many times as fast the second is.
+    """
+
+    first: str
+    second: str
+    threads: int
+    count: int
+    first_p50_us: RepeatSpread
+    second_p50_us: RepeatSpread
+    first_p90_us: RepeatSpread
+    second_p90_us: RepeatSpread
+    first_p99_us: RepeatSpread
+    second_p99_us: RepeatSpread
+    ratio: RepeatSpread
+
+
+class OverheadReport(Measurement, frozen=True, kw_only=True):
+    """`EdgePredictor.predict` and the bare engine on the same feeds, called in turn.
+
+    Attributes:
+        count: calls of each.
+        bare: the bare call in words.
+        checks: every sensor check was on.
+        overhead_us: median over pairs of neighbouring calls of the difference.
+    """
+
+    bundle: str
+    count: int
+    bare: str
+    checks: bool
+    predict_p50_us: RepeatSpread
+    bare_p50_us: RepeatSpread
+    overhead_us: RepeatSpread
+
+
+class RivalEngine(msgspec.Struct, frozen=True, kw_only=True):
+    """One engine over all processes.
+
+    Attributes:
+        version: of its library; empty where it is not installed.
+        reason: why it was not timed; empty where it was.
+        load_ms: from the model's bytes to the first answer in the first process, with compiling and the first import of
+            its library; None for the runtime itself.
+        max_abs_error: largest difference of an answer from plain ONNX Runtime's; None where there is none to compare.
+        ratio: its latency over that of `predict`, repeat by repeat: below 1 it is faster.
+    """
+
+    name: str
+    version: str = ""
+    reason: str = ""
+    load_ms: float | None = None
+    max_abs_error: float | None = None
+    p50_us: RepeatSpread | None = None
+    p99_us: RepeatSpread | None = None
+    ratio: RepeatSpread | None = None
+
+
+class RivalsReport(Measurement, frozen=True, kw_only=True):
+    """The same weights through several engines, called in turn.
+
+    Attributes:
+        threads: of every engine.
+        tolerance: the limit of `max_abs_error`.
+        rivals: the runtime itself first.
+    """
+
+    subject: Subject
+    threads: int
+    tolerance: float
+    rivals: tuple[RivalEngine, ...]
+
+
+class Level(msgspec.Struct, frozen=True, kw_only=True):
+    """One load of many streams.
+
+    Attributes:
+        due: windows that came due.
+        answered: those that were answered before the load was given up.
+        response: from the moment a window came due to its answer.
+        missed: windows that were answered after the deadline, or not at all.
+        cpu_share: core time of the process as a share of one core.
+        carried: at most one window in a thousand missed its deadline, and the backlog did not grow.
+    """
+
+    streams: int
+    due: int
+    answered: int
+    response: LatencySummary
+    missed: int
+    cpu_share: float
+    carried: bool
+
+
+class CapacityReport(Measurement, frozen=True, kw_only=True):
+    """How many streams a device carries.
+
+    Attributes:
+        settled: False where Ctrl-C or the budget ended it: `streams` is then the most that was judged to be carried.
+        budget_s: longest time for the answer.
+        estimate: streams that the short loads carried with which the search begins; they judge nothing. None where
+            streams were asked for.
+        threads: of the backend, for one call.
+        servers: threads that answered.
+        rate_hz: windows per second of one stream.
+        deadline_ms: longest acceptable response.
+        streams: 0 where not even one is carried, or not those that were asked for.
+        at_answer: the load of that many streams, all launches together; None when not even one is carried. Where
+            streams were asked for, their load, carried or not.
+        launches: each process of that load; most of them carried it.
+        p999_us: p99.9 of the response in the median launch, which decides. That of all launches together is larger
+            where a pause of the machine fell into one of them. None where samples were too few.
+        refused: the smallest load that most launches did not carry; None where all were carried, or streams given.
+        idle_cores: cores' worth of time that was left at that load.
+        trials: every load that was tried, in order.
+        disturbances: likely causes by the machine's counters.
+    """
+
+    settled: bool
+    budget_s: float
+    estimate: int | None
+    subject: Subject
+    backend: str
+    precision: str
+    threads: int
+    servers: int
+    rate_hz: float
+    deadline_ms: float
+    streams: int
+    at_answer: Level | None
+    launches: tuple[Level, ...]
+    p999_us: float | None
+    refused: Level | None
+    idle_cores: float | None
+    trials: tuple[Level, ...]
+    disturbances: tuple[str, ...]
+
+
 def read_bench(document: Mapping[str, Any]) -> BenchReport:
     """The typed form of a document of `mmkd-bench run --json`.
 
     Raises:
-        DocumentError: A format version that this release does not know, or a missing or mistyped value.
+        DocumentError: An unknown format version, or a missing or mistyped value.
     """
-    found = typed(document, BenchReport, name="benchmark", version=FORMAT_VERSION)
-    histogram = found.result.histogram
+    report = typed(document, BenchReport, name="benchmark", version=FORMAT_VERSION)
+    histogram = report.result.histogram
     if histogram is not None and len(histogram.edges_us) != len(histogram.counts) + 1:
         raise DocumentError(
             f"benchmark document: result.histogram: expected {len(histogram.counts) + 1} edges_us for "
             f"{len(histogram.counts)} counts, got {len(histogram.edges_us)}; correct it"
         )
-    return found
+    return report

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from mmkd_bench import capacity, plan
+from mmkd_bench import capacity
 from mmkd_bench.commands.cli import main
-from mmkd_bench.report_file import decode_report, write_report
+from mmkd_bench.reports import decode_report, write_report
 from mmkd_report.schema.bench import BenchReport, ProcessStart
 
 LaunchOf = Callable[..., ProcessStart]
@@ -99,11 +99,11 @@ def test_ctrl_c_prints_what_there_is_and_exits_130(bundle: Path) -> None:
     assert report["complete"] is False
     assert 1 <= len(report["launches"]) <= 2
     assert report["result"]["latency"]["count"] > 0
-    assert rest.splitlines()[-2:] == ["the report holds what was measured until then", "mmkd-bench: interrupted"]
+    assert rest.splitlines()[-2:] == ["the report has what was measured until then", "mmkd-bench: interrupted"]
 
 
 def test_ctrl_c_before_there_is_an_answer_says_so(bundle: Path) -> None:
-    command = [sys.executable, "-c", PROGRAM, "pair", str(bundle), str(bundle), "--duration-s", "300"]
+    command = [sys.executable, "-c", PROGRAM, "compare", str(bundle), str(bundle), "--duration-s", "300"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     assert process.stderr.readline().startswith("launch 1 of 3")
@@ -129,13 +129,11 @@ def test_a_damaged_bundle_exits_6(bundle: Path, tmp_path: Path, mmkd_bench: Comm
     [
         ("run", "{bundle}"),
         ("run", "{bundle}", "--stream", "--hop", "8"),
-        ("pair", "{bundle}", "{bundle}"),
+        ("compare", "{graph}", "{bundle}"),
         ("overhead", "{bundle}"),
-        ("rivals", "{bundle}"),
-        ("teacher", "{graph}", "{bundle}"),
+        ("compare", "{bundle}", "--rivals"),
         ("capacity", "{bundle}", "--rate", "10"),
         ("capacity", "{bundle}", "--rate", "10", "--streams", "1"),
-        ("plan", "{bundle}"),
         ("tune", "{bundle}"),
     ],
     ids=" ".join,
@@ -183,15 +181,24 @@ def test_compare_in_other_forms(reports: tuple[Path, Path], mmkd_bench: Command)
     assert mmkd_bench("compare", before, after, "--format", "csv").stdout.startswith("quantity,unit,")
 
 
-def test_pair_prints_the_ratio(slow_bundle: Path, graph_file: Path, mmkd_bench: Command) -> None:
-    ended = mmkd_bench("pair", graph_file, slow_bundle, "--launches", 1, "--duration-s", 0.2)
+def test_two_models_have_a_ratio(slow_bundle: Path, graph_file: Path, mmkd_bench: Command) -> None:
+    ended = mmkd_bench("compare", graph_file, slow_bundle, "--launches", 1, "--duration-s", 0.2)
     assert ended.returncode == 0, ended.stderr
     assert "over 5 repeats)" in ended.stdout
     assert " pairs\n" in ended.stdout
     document = json.loads(
-        mmkd_bench("pair", graph_file, slow_bundle, "--launches", 1, "--duration-s", 0.1, "--json").stdout
+        mmkd_bench("compare", graph_file, slow_bundle, "--launches", 1, "--duration-s", 0.1, "--json").stdout
     )
     assert document["ratio"]["repeats"] == 5
+
+
+@pytest.mark.parametrize("more", [(), ("{bundle}", "--rivals")])
+def test_one_thing_alone_is_not_compared(bundle: Path, mmkd_bench: Command, more: tuple[str, ...]) -> None:
+    ended = mmkd_bench("compare", bundle, *(argument.format(bundle=bundle) for argument in more))
+    assert (ended.returncode, ended.stderr) == (
+        2,
+        "mmkd-bench: compare: expected a second report or model, or --rivals; give one of both\n",
+    )
 
 
 def test_overhead_has_a_gate(bundle: Path, mmkd_bench: Command) -> None:
@@ -210,7 +217,7 @@ def test_overhead_has_a_gate(bundle: Path, mmkd_bench: Command) -> None:
 def test_help_lists_the_commands(mmkd_bench: Command) -> None:
     ended = mmkd_bench("--help")
     assert ended.returncode == 0
-    for command in ("run", "compare", "page", "pair", "teacher", "overhead", "rivals", "capacity", "plan", "tune"):
+    for command in ("run", "tune", "compare", "capacity", "overhead", "page"):
         assert command in ended.stdout
 
 
@@ -226,11 +233,11 @@ def test_a_missing_extra_is_named() -> None:
 
 
 def test_rivals_are_listed_with_their_reasons(bundle: Path, mmkd_bench: Command) -> None:
-    ended = mmkd_bench("rivals", bundle, "--launches", 1, "--duration-s", 0.1)
+    ended = mmkd_bench("compare", bundle, "--rivals", "--launches", 1, "--duration-s", 0.1)
     assert ended.returncode == 0, ended.stderr
     assert "mmkd-edge predict" in ended.stdout
-    assert "torch eager: not asked for" in ended.stdout
-    ended = mmkd_bench("rivals", bundle, "--launches", 1, "--duration-s", 0.1, "--json")
+    assert "torch eager: it needs the student's checkpoint; add --checkpoint student.ckpt" in ended.stdout
+    ended = mmkd_bench("compare", bundle, "--rivals", "--launches", 1, "--duration-s", 0.1, "--json")
     assert [rival["name"] for rival in json.loads(ended.stdout)["rivals"]][:2] == ["mmkd-edge predict", "onnxruntime"]
 
 
@@ -254,17 +261,3 @@ def test_a_load_that_is_carried_exits_0(bundle: Path, mmkd_bench: Command, monke
     assert ended.returncode == 0, ended.stderr
     assert "10 predictions per second each within 5000 ms: 2 streams" in ended.stdout
     assert json.loads(mmkd_bench("capacity", bundle, *options, "--json").stdout)["streams"] == 2
-
-
-def test_a_plan_is_printed(bundle: Path, mmkd_bench: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "ROUNDS", 1)
-    ended = mmkd_bench("plan", bundle, "--cores", "4,16", "--rate", 10, "--duration-s", 0.05)
-    assert ended.returncode == 0, ended.stderr
-    assert "16      forecast" in ended.stdout
-    assert "the model's error at the largest measured count" in ended.stdout
-
-
-def test_core_counts_are_numbers(bundle: Path, mmkd_bench: Command) -> None:
-    ended = mmkd_bench("plan", bundle, "--cores", "4,many")
-    assert ended.returncode == 2
-    assert ended.stderr == ("mmkd-bench: cores: expected whole numbers separated by commas, like 2,4,8; got '4,many'\n")

@@ -16,23 +16,18 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from mmkd_bench import capacity, plan
+from mmkd_bench import capacity
 from mmkd_bench.capacity import Question, measure_capacity, measure_load
-from mmkd_bench.load import offering
-from mmkd_bench.load.offering import Demand
-from mmkd_bench.load.search import search_load
-from mmkd_bench.measuring.jobs import LoadJob
+from mmkd_bench.in_turn import measure_overhead, measure_pair, measure_rivals
+from mmkd_bench.measuring.jobs import Demand, LoadJob
+from mmkd_bench.measuring.load import judge_level, search_load
 from mmkd_bench.measuring.opening import Choice
 from mmkd_bench.measuring.process import Interrupted
-from mmkd_bench.pair import measure_overhead, measure_pair
-from mmkd_bench.plan import measure_plan
-from mmkd_bench.rivals import measure_rivals
 from mmkd_bench.run import measure_bundle
 from mmkd_bench.show.render import markdown_of
 from mmkd_bench.show.sheets import sheet_of
-from mmkd_bench.show.text import carried_text, model_text
-from mmkd_report.schema.bench import BenchReport, ProcessStart, Settings
-from mmkd_report.schema.bench_others import CapacityReport, Level
+from mmkd_bench.show.text import carried_text
+from mmkd_report.schema.bench import CapacityReport, Level, Settings
 
 PROGRAM = "from mmkd_bench.commands.cli import main; main()"
 
@@ -91,29 +86,6 @@ def test_before_the_first_launch_there_is_nothing_to_report(bundle: Path) -> Non
     assert not isinstance(caught.value, Interrupted)
 
 
-def test_a_plan_without_every_core_count_has_no_model(
-    launch_of: Callable[..., ProcessStart], report_of: Callable[..., BenchReport], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(plan, "usable_cores", lambda: 2)
-    monkeypatch.setattr(plan, "_measure_count", lambda _choice, count, _s: report_of([launch_of(100.0 / count)]))
-
-    def measure(start: str) -> Any:
-        return partial_report(
-            lambda: measure_plan(Choice(bundle="x"), cores=[4], duration_s=0.1, progress=ctrl_c_at(start))
-        )
-
-    report = measure("round 1 of 3: 2")
-    assert [one.cores for one in report.measured] == [1]
-    assert (report.complete, report.serial_share, report.error, report.forecasts) == (False, None, None, ())
-    assert model_text(report) == "no model: not every core count was measured"
-    report = measure("round 2 of 3: 1")
-    assert [(one.cores, one.throughput_hz) for one in report.measured] == [(1, 10_000.0), (2, 20_000.0)]
-    assert (report.complete, report.serial_share, len(report.forecasts)) == (False, 0.0, 1)
-    with pytest.raises(KeyboardInterrupt) as caught:
-        measure_plan(Choice(bundle="x"), cores=[4], duration_s=0.1, progress=ctrl_c_at("round 1 of 3: 1"))
-    assert not isinstance(caught.value, Interrupted)
-
-
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CONFIRM_S", "MAX_CONFIRM_S"):
@@ -123,15 +95,15 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("quick")
 def test_a_load_keeps_the_launches_that_were_over(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offered: list[int] = []
-    run_job = capacity.run_job
+    run_launches = capacity.run_launches
 
     def once(*arguments: Any, **options: Any) -> Any:
         if offered:
             raise KeyboardInterrupt
         offered.append(1)
-        return run_job(*arguments, **options)
+        return run_launches(*arguments, **options)
 
-    monkeypatch.setattr(capacity, "run_job", once)
+    monkeypatch.setattr(capacity, "run_launches", once)
     question = Question(rate_hz=20.0, deadline_ms=5000.0, servers=1)
     report: CapacityReport = partial_report(
         lambda: measure_load(Choice(bundle=str(bundle), backend="ort"), question, 3)
@@ -143,14 +115,14 @@ def test_a_load_keeps_the_launches_that_were_over(bundle: Path, monkeypatch: pyt
 @pytest.mark.usefixtures("quick")
 def test_capacity_keeps_its_trials_and_what_was_judged(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A search that offers one load only, without its minute; whether this machine carries it is not the question here.
-    run_job = capacity.run_job
+    run_launches = capacity.run_launches
 
     def one_load(job: LoadJob, *rest: Any, **how: Any) -> Any:
-        ended = run_job(replace(job, streams=job.streams or 4), *rest, **how)
-        levels = tuple(replace(level, carried=True) for level in ended.outcome.levels)
-        return dataclasses.replace(ended, outcome=replace(ended.outcome, levels=levels))
+        ended = run_launches(replace(job, streams=job.streams or 4), *rest, **how)
+        levels = tuple(replace(level, carried=True) for level in ended.outcomes[0].levels)
+        return dataclasses.replace(ended, outcomes=[replace(ended.outcomes[0], levels=levels)])
 
-    monkeypatch.setattr(capacity, "run_job", one_load)
+    monkeypatch.setattr(capacity, "run_launches", one_load)
     choice = Choice(bundle=str(bundle), backend="ort")
     question = Question(rate_hz=20.0, deadline_ms=5000.0, servers=1, launches=1)
     judged: list[str] = []
@@ -172,13 +144,13 @@ def test_capacity_keeps_its_trials_and_what_was_judged(bundle: Path, monkeypatch
 def test_a_short_load_that_is_cut_short_does_not_count() -> None:
     stop = Event()
     zeros = np.zeros(10, dtype=np.int64)
-    level = offering.judged_level(
+    level = judge_level(
         streams=1,
         demand=Demand(rate_hz=100.0, deadline_ms=50.0, servers=1),
         duration_s=0.1,
         due=10,
         response_ns=zeros,
-        service_ns=zeros,
+        wait_ns=zeros,
         unanswered=0,
         cpu_share=0.0,
     )
@@ -199,8 +171,8 @@ def test_a_short_load_that_is_cut_short_does_not_count() -> None:
 @pytest.mark.parametrize(
     ("arguments", "key"),
     [
-        (("pair", "{}", "{}", "--duration-s", "20", "--launches", "100"), "ratio"),
-        (("plan", "{}", "--backend", "ort", "--duration-s", "0.3"), "measured"),
+        (("compare", "{}", "{}", "--duration-s", "20", "--launches", "100"), "ratio"),
+        (("overhead", "{}", "--duration-s", "20", "--launches", "100"), "overhead_us"),
     ],
 )
 def test_commands_print_what_there_is_and_exit_130(bundle: Path, arguments: tuple[str, ...], key: str) -> None:
@@ -214,4 +186,4 @@ def test_commands_print_what_there_is_and_exit_130(bundle: Path, arguments: tupl
     assert process.returncode == 130, rest
     document = json.loads(output)
     assert (document["complete"], bool(document[key])) == (False, True)
-    assert rest.splitlines()[-2:] == ["the report holds what was measured until then", "mmkd-bench: interrupted"]
+    assert rest.splitlines()[-2:] == ["the report has what was measured until then", "mmkd-bench: interrupted"]

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from mmkd_bench.commands.app import make_app
+from mmkd_bench.commands.cli import make_app
 from mmkd_bench.compare import compare
-from mmkd_bench.report_file import write_report
+from mmkd_bench.reports import write_report
 from mmkd_edge.errors import PerformanceError, UsageError
 from mmkd_report.schema.bench import BenchReport, ProcessStart
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmkd_bench.machine.clocks import parse_jetson_clocks, read_clocks
+from mmkd_bench.machine.facts import parse_jetson_clocks, read_clocks
 from mmkd_report.schema.bench import Clocks
 
 RECORDED = Path(__file__).parents[1] / "recorded"

@@ -7,13 +7,14 @@ import pytest
 
 from mmkd_bench.machine.facts import (
     cpu_quota,
+    highest_mhz,
+    hottest_celsius,
     read_machine,
     read_number,
-    read_temperatures,
     resident_mb,
     resident_peak_mb,
 )
-from mmkd_report.schema.bench import MachineFacts, Temperature
+from mmkd_report.schema.bench import MachineFacts
 
 
 def _write(root: Path, files: dict[str, str]) -> Path:
@@ -30,10 +31,8 @@ def orin(tmp_path: Path) -> Path:
     files = {
         "proc/cpuinfo": "processor\t: 0\nmodel name\t: ARMv8 Processor rev 1 (v8l)\nBogoMIPS\t: 62.50\n",
         "proc/device-tree/model": "NVIDIA Jetson AGX Orin Developer Kit\0",
-        "proc/loadavg": "0.52 0.58 0.59 1/467 9112\n",
         "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "schedutil\n",
         "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "729600\n",
-        "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq": "2201600\n",
         "sys/devices/system/cpu/cpu1/cpufreq/scaling_governor": "schedutil\n",
         "sys/devices/system/cpu/cpu1/cpufreq/scaling_cur_freq": "2201600\n",
         "sys/devices/system/cpu/cpufreq/policy0/scaling_governor": "not a core\n",
@@ -49,31 +48,25 @@ def orin(tmp_path: Path) -> Path:
 
 
 def test_facts_come_from_the_tree(orin: Path) -> None:
-    facts = read_machine(orin, power_mode="MAXN")
+    facts = read_machine(orin)
     assert facts.cpu == "ARMv8 Processor rev 1 (v8l)"
     assert facts.board == "NVIDIA Jetson AGX Orin Developer Kit"
     assert facts.governors == ("schedutil",)
-    assert (facts.frequency_mhz, facts.frequency_max_mhz) == (2201.6, 2201.6)
+    assert highest_mhz(orin) == 2201.6
     assert facts.cpu_quota == 1.5
     assert facts.memory_limit_mb == 256.0
-    assert facts.load_1min == 0.52
-    assert facts.power_mode == "MAXN"
     assert not facts.virtual
     assert not facts.container
 
 
-def test_a_zone_that_does_not_answer_is_left_out(orin: Path) -> None:
-    assert read_temperatures(orin) == (
-        Temperature(zone="cpu-thermal", celsius=49.187),
-        Temperature(zone="tj-thermal", celsius=50.312),
-    )
+def test_the_hottest_zone_of_those_that_answer_is_read(orin: Path) -> None:
+    assert hottest_celsius(orin) == 50.312
 
 
 def test_an_empty_tree_gives_facts_without_guesses(tmp_path: Path) -> None:
     facts = read_machine(tmp_path)
     assert facts.governors == ()
-    assert facts.temperatures == ()
-    unknown = (facts.board, facts.cpu_quota, facts.memory_limit_mb, facts.frequency_mhz, facts.load_1min)
+    unknown = (facts.board, facts.cpu_quota, facts.memory_limit_mb, highest_mhz(tmp_path), hottest_celsius(tmp_path))
     assert unknown == (None,) * 5
 
 

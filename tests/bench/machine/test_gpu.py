@@ -1,20 +1,19 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from mmkd_bench.machine.gpu import (
-    Gpu,
-    GpuSensor,
     gpu_names,
     parse_gpus,
-    parse_power_mw,
     parse_process_memory,
     process_memory_mb,
     read_gpus,
 )
+from mmkd_bench.machine.power import gpu_sensor
 from mmkd_edge.errors import UnavailableError
 
 TWO_GPUS = "NVIDIA RTX A2000, 12GB, 535.183.01, 12282\nNVIDIA Thor, 580.00, [N/A]\n"
@@ -30,8 +29,8 @@ def _nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, lines: str) -> No
 
 def test_gpus_are_read_with_their_driver_and_memory() -> None:
     first, second = parse_gpus(TWO_GPUS)
-    assert first == Gpu(name="NVIDIA RTX A2000, 12GB", driver="535.183.01", memory_mb=12282.0)
-    assert second == Gpu(name="NVIDIA Thor", driver="580.00", memory_mb=None)
+    assert first == ("NVIDIA RTX A2000, 12GB", "535.183.01", 12282.0)
+    assert second == ("NVIDIA Thor", "580.00", None)
 
 
 def test_a_message_instead_of_rows_is_no_gpu() -> None:
@@ -46,17 +45,12 @@ def test_memory_is_that_of_one_process_over_all_gpus(text: str, memory_mb: float
     assert parse_process_memory(text, 41) == memory_mb
 
 
-@pytest.mark.parametrize("line", ["[N/A]", "[Not Supported]", "", "ERR!"])
-def test_power_that_is_not_told_is_none(line: str) -> None:
-    assert parse_power_mw(line) is None
-
-
 def test_without_the_program_everything_has_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert read_gpus() == ()
     assert process_memory_mb() == (None, "nvidia-smi is not installed")
-    with pytest.raises(UnavailableError) as caught:
-        GpuSensor()
+    with pytest.raises(UnavailableError) as caught, ExitStack() as stack:
+        gpu_sensor(stack)
     assert str(caught.value) == "GPU: nvidia-smi is not installed"
 
 
@@ -64,8 +58,8 @@ def test_a_program_that_fails_has_its_reason(tmp_path: Path, monkeypatch: pytest
     _nvidia_smi(tmp_path, monkeypatch, "echo 'No devices were found'; exit 6")
     assert gpu_names() == ()
     assert process_memory_mb() == (None, "nvidia-smi does not answer")
-    with pytest.raises(UnavailableError) as caught:
-        GpuSensor()
+    with pytest.raises(UnavailableError) as caught, ExitStack() as stack:
+        gpu_sensor(stack)
     assert str(caught.value) == "GPU: nvidia-smi shows none"
 
 
@@ -82,24 +76,24 @@ def test_power_is_the_sum_over_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "*) echo 'A, 1, 2'; echo 'B, 1, 2';; esac"
     )
     _nvidia_smi(tmp_path, monkeypatch, script)
-    sensor = GpuSensor()
-    assert sensor.name == "A + B (nvidia-smi, without the processor)"
-    assert sensor.read_mw() == 70_000.0
-    sensor.close()
+    with ExitStack() as stack:
+        sensor = gpu_sensor(stack)
+        assert sensor.name == "A + B (nvidia-smi, without the processor)"
+        assert sensor.read_mw() == 70_000.0
 
 
 def test_a_gpu_without_a_power_sensor_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _nvidia_smi(tmp_path, monkeypatch, 'case "$1" in --query-gpu=power.draw) echo "[N/A]";; *) echo "A, 1, 2";; esac')
-    with pytest.raises(UnavailableError) as caught:
-        GpuSensor()
+    with pytest.raises(UnavailableError) as caught, ExitStack() as stack:
+        gpu_sensor(stack)
     assert str(caught.value) == "GPU: nvidia-smi gives no power, but '[N/A]'"
 
 
 def test_a_program_that_ends_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = 'case "$1" in --query-gpu=power.draw) echo 5; exit 0;; *) echo "A, 1, 2";; esac'
     _nvidia_smi(tmp_path, monkeypatch, script)
-    sensor = GpuSensor()
-    with pytest.raises(UnavailableError) as caught:
-        sensor.read_mw()
+    with ExitStack() as stack:
+        sensor = gpu_sensor(stack)
+        with pytest.raises(UnavailableError) as caught:
+            sensor.read_mw()
     assert str(caught.value) == "GPU: nvidia-smi ended without a line"
-    sensor.close()

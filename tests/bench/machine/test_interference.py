@@ -15,7 +15,6 @@ QUIET = Counters(
     steal_s=1.0,
     own_s=5.0,
     throttled_s=0.0,
-    switches=10.0,
     thermal_events=0.0,
     frequency_mhz=2000.0,
     celsius=50.0,
@@ -24,7 +23,6 @@ NOTHING = Interference(
     others_share=0.0,
     steal_share=0.0,
     throttled_share=0.0,
-    switches_hz=0.0,
     thermal_events=0,
     frequency_drop=0.0,
     celsius_before=None,
@@ -39,7 +37,6 @@ def test_shares_are_of_one_core_over_the_time_between() -> None:
         steal_s=1.5,
         own_s=14.0,
         throttled_s=2.0,
-        switches=60.0,
         thermal_events=3.0,
         frequency_mhz=1800.0,
         celsius=71.0,
@@ -48,7 +45,6 @@ def test_shares_are_of_one_core_over_the_time_between() -> None:
     assert found.others_share == pytest.approx(0.6)  # 15 s of core time were used, 9 s of them by this process
     assert found.steal_share == pytest.approx(0.05)
     assert found.throttled_share == pytest.approx(0.2)
-    assert found.switches_hz == pytest.approx(5.0)
     assert found.thermal_events == 3
     assert found.frequency_drop == pytest.approx(0.1)
     assert (found.celsius_before, found.celsius_after) == (50.0, 71.0)
@@ -63,7 +59,6 @@ def test_counters_that_a_machine_hides_stay_none(tmp_path: Path) -> None:
 def test_counters_are_read_from_the_kernels_files(tmp_path: Path) -> None:
     files = {
         "proc/stat": "cpu  100 20 30 4000 5 6 7 80 0 0\ncpu0 1 2 3 4 5 6 7 8 0 0\n",
-        "proc/self/status": "Name:\tx\nvoluntary_ctxt_switches:\t7\nnonvoluntary_ctxt_switches:\t9\n",
         "sys/fs/cgroup/cpu.stat": "usage_usec 900\nnr_throttled 4\nthrottled_usec 2500000\n",
         "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count": "2\n",
         "sys/devices/system/cpu/cpu1/thermal_throttle/core_throttle_count": "3\n",
@@ -74,7 +69,6 @@ def test_counters_are_read_from_the_kernels_files(tmp_path: Path) -> None:
     found = read_counters(tmp_path)
     assert found.busy_s == pytest.approx(1.63)  # 100 + 20 + 30 + 6 + 7 ticks of 10 ms; waiting for a disk is not busy
     assert found.steal_s == pytest.approx(0.8)
-    assert found.switches == 9
     assert found.throttled_s == pytest.approx(2.5)
     assert found.thermal_events == 5
 

@@ -1,22 +1,21 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from mmkd_bench.machine import power
+from mmkd_bench.machine.facts import parse_power_mode, read_power_mode
 from mmkd_bench.machine.power import (
-    RailSensor,
-    RaplSensor,
-    TegrastatsSensor,
     counter_rise,
-    find_sensor,
-    parse_power_mode,
     power_sensor,
-    read_power_mode,
+    rail_sensor,
+    rapl_sensor,
     read_rails,
     tegrastats_rails,
+    tegrastats_sensor,
     total_power_mw,
 )
 from mmkd_edge.errors import UnavailableError
@@ -35,12 +34,13 @@ def _write(root: Path, folder: str, files: dict[str, str]) -> Path:
     return root
 
 
-def _program(folder: Path, name: str, lines: list[str]) -> Path:
-    path = folder / name
-    folder.mkdir(exist_ok=True)
+def _on_path(root: Path, monkeypatch: pytest.MonkeyPatch, name: str, lines: list[str]) -> None:
+    """A program of that name, a shell script, before all others."""
+    path = root / "bin" / name
+    path.parent.mkdir(exist_ok=True)
     path.write_text("#!/bin/sh\n" + "\n".join(lines) + "\n")
     path.chmod(0o755)
-    return path
+    monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
 
 
 @pytest.fixture
@@ -126,8 +126,7 @@ def test_no_power_mode_in_other_text() -> None:
 
 
 def test_nvpmodel_is_asked_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _program(tmp_path / "bin", "nvpmodel", ['test "$1" = -q && echo "NV Power Mode: 30W" && echo 2'])
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    _on_path(tmp_path, monkeypatch, "nvpmodel", ['test "$1" = -q && echo "NV Power Mode: 30W" && echo 2'])
     assert read_power_mode() == "30W"
 
 
@@ -139,7 +138,7 @@ def test_no_nvpmodel_is_no_power_mode(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_rails_are_volts_times_amperes(orin_nano: Path) -> None:
     rails = read_rails(orin_nano)
     assert rails == pytest.approx({"VDD_IN": 6029.632, "VDD_CPU_GPU_CV": 1913.056, "VDD_SOC": 1555.0})
-    sensor = RailSensor(orin_nano)
+    sensor = rail_sensor(orin_nano)
     assert sensor.name == "INA rails VDD_IN"
     assert sensor.read_mw() == pytest.approx(6029.632)
 
@@ -157,7 +156,7 @@ def test_a_channel_that_is_not_connected_is_left_out(tmp_path: Path) -> None:
 def test_rails_that_do_not_tell_the_whole_are_named(tmp_path: Path) -> None:
     files = {"name": "ina3221\n", "in1_label": "VDD_SOC\n", "in1_input": "5000\n", "curr1_input": "100\n"}
     with pytest.raises(UnavailableError) as caught:
-        RailSensor(_write(tmp_path, "sys/class/hwmon/hwmon0", files))
+        rail_sensor(_write(tmp_path, "sys/class/hwmon/hwmon0", files))
     assert str(caught.value) == "INA rails: the rails VDD_SOC do not tell the whole board's power"
 
 
@@ -167,7 +166,7 @@ def test_rails_that_may_not_be_read_say_so(tmp_path: Path) -> None:
     denied = root / "sys/class/hwmon/hwmon0/curr1_input"
     denied.mkdir()  # fails to be read for every user, root included
     with pytest.raises(UnavailableError) as caught:
-        RailSensor(root)
+        rail_sensor(root)
     assert str(caught.value) == f"INA rails: cannot read {denied}: is a directory"
 
 
@@ -182,7 +181,7 @@ def _rapl(root: Path, energies_uj: tuple[int, ...]) -> Path:
 def test_rapl_is_the_rise_of_all_packages_over_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([10.0, 12.0])
     monkeypatch.setattr(power.time, "monotonic", lambda: next(seconds))
-    sensor = RaplSensor(_rapl(tmp_path, (1_000_000, 5_000_000)))
+    sensor = rapl_sensor(_rapl(tmp_path, (1_000_000, 5_000_000)))
     assert sensor.name == "RAPL package-0 + package-1"
     _rapl(tmp_path, (31_000_000, 15_000_000))
     assert sensor.read_mw() == pytest.approx(20_000.0)  # 30 J and 10 J in 2 s
@@ -191,7 +190,7 @@ def test_rapl_is_the_rise_of_all_packages_over_time(tmp_path: Path, monkeypatch:
 def test_a_rapl_counter_that_started_anew_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([0.0, 1.0])
     monkeypatch.setattr(power.time, "monotonic", lambda: next(seconds))
-    sensor = RaplSensor(_rapl(tmp_path, (262_143_000_000,)))
+    sensor = rapl_sensor(_rapl(tmp_path, (262_143_000_000,)))
     _rapl(tmp_path, (671_150,))
     assert sensor.read_mw() == pytest.approx(1000.0)
 
@@ -208,48 +207,53 @@ def test_rapl_that_may_not_be_read_says_so(tmp_path: Path) -> None:
     path.unlink()
     path.mkdir()  # fails to be read for every user, root included
     with pytest.raises(UnavailableError) as caught:
-        RaplSensor(tmp_path)
+        rapl_sensor(tmp_path)
     assert str(caught.value) == f"RAPL: cannot read {path}: is a directory; run as root, or let it be read"
 
 
-def test_tegrastats_is_read_line_by_line(tmp_path: Path) -> None:
+def test_tegrastats_is_read_line_by_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     line = _recorded("tegrastats_jp6_orin_nano").strip()
-    program = _program(tmp_path, "tegrastats", ["while true; do", f"echo '{line}'", "sleep 0.01", "done"])
-    sensor = TegrastatsSensor(str(program))
-    assert sensor.name == "tegrastats VDD_IN"
-    assert sensor.read_mw() == 6030.0
-    sensor.close()
+    _on_path(tmp_path, monkeypatch, "tegrastats", ["while true; do", f"echo '{line}'", "sleep 0.01", "done"])
+    with ExitStack() as stack:
+        sensor = tegrastats_sensor(stack)
+        assert sensor.name == "tegrastats VDD_IN"
+        assert sensor.read_mw() == 6030.0
     with pytest.raises(ValueError, match="closed file"):
         sensor.read_mw()
 
 
-def test_tegrastats_without_rights_shows_no_rails(tmp_path: Path) -> None:
-    program = _program(tmp_path, "tegrastats", ["echo 'RAM 1/2MB CPU [1%@2]'", "sleep 60"])
-    with pytest.raises(UnavailableError) as caught:
-        TegrastatsSensor(str(program))
-    assert str(caught.value) == "tegrastats: its line has no rail for the whole board; run it as root"
-
-
-def test_tegrastats_that_ends_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UnavailableError) as caught:
-        TegrastatsSensor(str(_program(tmp_path, "tegrastats", ["exit 0"])))
-    assert str(caught.value) == "tegrastats: it ended without a line"
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (
+            ["echo 'RAM 1/2MB CPU [1%@2]'", "sleep 60"],
+            "tegrastats: its line has no rail for the whole board; run it as root",
+        ),
+        (["exit 0"], "tegrastats ended without a line"),
+    ],
+)
+def test_tegrastats_without_rails_or_lines_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str], message: str
+) -> None:
+    _on_path(tmp_path, monkeypatch, "tegrastats", lines)
+    with pytest.raises(UnavailableError) as caught, ExitStack() as stack:
+        tegrastats_sensor(stack)
+    assert str(caught.value) == message
 
 
 def test_a_machine_without_sensors_says_what_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UnavailableError) as caught:
-        find_sensor(tmp_path)
+    with pytest.raises(UnavailableError) as caught, power_sensor(tmp_path):
+        pass
     assert str(caught.value) == (
-        "INA rails: none in sysfs; tegrastats: not installed; RAPL: no processor package in sysfs; "
+        "INA rails: none in sysfs; tegrastats is not installed; RAPL: no processor package in sysfs; "
         "GPU: nvidia-smi is not installed"
     )
 
 
 def test_a_sensor_that_is_a_process_ends_with_its_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     line = _recorded("tegrastats_jp7_thor").strip()
-    _program(tmp_path / "bin", "tegrastats", [f"echo '{line}'", "exec sleep 60"])
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    _on_path(tmp_path, monkeypatch, "tegrastats", [f"echo '{line}'", "exec sleep 60"])
     with power_sensor(tmp_path) as sensor:
         assert sensor.name == "tegrastats VIN"
     with pytest.raises(ValueError, match="closed file"):
@@ -275,8 +279,7 @@ def test_processor_and_gpu_are_added_where_no_sensor_sees_the_whole(
         "  *) echo 'NVIDIA H100 80GB HBM3, 570.86.15, 81559';;",
         "esac",
     ]
-    _program(tmp_path / "bin", "nvidia-smi", script)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    _on_path(tmp_path, monkeypatch, "nvidia-smi", script)
     with power_sensor(tmp_path) as sensor:
         assert sensor.name == "RAPL package-0 + NVIDIA H100 80GB HBM3 (nvidia-smi, without the processor)"
         assert sensor.read_mw() == 69_500.0  # the package's counter stood still

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mmkd_bench.load.load_job import do_load_job
 from mmkd_bench.measuring.jobs import Demand, LoadJob, OverheadJob
+from mmkd_bench.measuring.load import do_load_job
 from mmkd_bench.measuring.opening import Choice, open_predictor, raw_windows
-from mmkd_bench.measuring.workloads import Workload, batch_workload, stream_workload, window_workload
+from mmkd_bench.measuring.workloads import Workload, stream_workload, window_workload
 from mmkd_bench.run import check_settings, measure_bundle
 from mmkd_bench.show.render import csv_of
-from mmkd_bench.show.sheets import run_sheet
+from mmkd_bench.show.sheets import sheet_of
 from mmkd_bench.show.text import fact_rows, subject_text
 from mmkd_bench.turns.pairs import time_predict
 from mmkd_edge.errors import UsageError
@@ -68,7 +68,7 @@ def test_the_steps_of_a_stream_begin_with_gathering(predictor: EdgePredictor) ->
 
 
 def test_a_batch_is_answered_as_its_windows_are(predictor: EdgePredictor) -> None:
-    driver = batch_workload(predictor, raw_windows(predictor), 3)
+    driver = window_workload(predictor, raw_windows(predictor), batch=3)
     windows: NDArray[np.float32] = driver.arguments[1]
     expected = [predictor.predict(window).probabilities for window in windows]
     answers: Sequence[Prediction] = driver.calls[0](windows)  # type: ignore[assignment]
@@ -81,17 +81,9 @@ def test_a_batch_is_answered_as_its_windows_are(predictor: EdgePredictor) -> Non
 def test_the_steps_of_a_batch_are_those_of_all_its_windows(predictor: EdgePredictor) -> None:
     windows = raw_windows(predictor)
     one = window_workload(predictor, windows).stages(0.1, Event())
-    twenty = batch_workload(predictor, windows, 20).stages(0.1, Event())
+    twenty = window_workload(predictor, windows, batch=20).stages(0.1, Event())
     # A ratio of medians on a machine that others use as well.
     assert 8 < twenty[2].p50_us / one[2].p50_us < 50
-
-
-def test_a_graph_that_takes_a_batch_is_also_run_at_once(build_bundle: Callable[..., Path], tmp_path: Path) -> None:
-    path = build_bundle(tmp_path / "batch.edge", batch=4)
-    with open_predictor(Choice(bundle=str(path), backend="ort")) as predictor:
-        windows = raw_windows(predictor)
-        assert _names(batch_workload(predictor, windows, 4)) == [*STAGES, "run at once"]
-        assert _names(batch_workload(predictor, windows, 5)) == list(STAGES)  # beyond its range
 
 
 def test_a_streaming_run_is_reported(bundle: Path) -> None:
@@ -135,7 +127,7 @@ def test_of_several_students_the_first_is_measured(several_bundle: Path, predict
         answers = [drivers[0].calls[0](argument) for argument in drivers[0].arguments]
         for answer, wanted in zip(answers, expected, strict=True):
             np.testing.assert_array_equal(answer.probabilities, wanted)  # type: ignore[attr-defined]
-        batch = batch_workload(several, windows, 2)
+        batch = window_workload(several, windows, batch=2)
         first: Sequence[Prediction] = batch.calls[0](batch.arguments[0])  # type: ignore[assignment]
         np.testing.assert_array_equal(first[1].probabilities, expected[1])
 
@@ -164,7 +156,7 @@ def test_a_batch_counts_every_window(bundle: Path) -> None:
     # Calls back to back: four predictions in the time of one call, and a little more.
     assert report.result.throughput_hz == pytest.approx(4e6 / latency.mean_us, rel=0.3)
     assert "batches of 4" in subject_text(report)
-    assert csv_of(run_sheet(report)).splitlines()[1].split(",")[8] == "4"
+    assert csv_of(sheet_of(report)).splitlines()[1].split(",")[8] == "4"
 
 
 def test_every_sample_is_in_the_histogram(bundle: Path) -> None:
@@ -194,7 +186,7 @@ def test_gpu_memory_that_is_not_measured_has_its_reason(
     [
         (Settings(batch=0), "batch: expected a whole number from 1 to 4096, got 0"),
         (Settings(hop=0), "hop: expected a whole number from 1 to 1000000, got 0"),
-        (Settings(hop=8, jitter=0.5), "jitter: expected a share from 0 to below 0.5, got 0.5"),
+        (Settings(hop=8, jitter=0.5), "jitter: expected a fraction from 0 to below 0.5, got 0.5"),
         (Settings(jitter=0.1), "jitter: expected a stream as well: windows have no times; add --stream"),
         (Settings(hop=8, batch=2), "batch: expected one window a call of a stream, got 2; leave one of both out"),
     ],

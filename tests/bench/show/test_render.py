@@ -10,13 +10,13 @@ import pytest
 from rich.console import Console
 
 from mmkd_bench.show.render import rich_of
-from mmkd_bench.show.sheets import run_sheet
+from mmkd_bench.show.sheets import sheet_of
 from mmkd_report.schema.bench import BenchReport
 
 
 def words(report: BenchReport, *, width: int) -> set[str]:
     file = io.StringIO()
-    Console(file=file, width=width, highlight=False).print(rich_of(run_sheet(report)))
+    Console(file=file, width=width, highlight=False).print(rich_of(sheet_of(report)))
     assert [line for line in file.getvalue().splitlines() if len(line) > width] == []
     # A stacked row names its columns with a colon, and a bar may be wrapped.
     return {word.rstrip(":") for word in file.getvalue().split() if "█" not in word}

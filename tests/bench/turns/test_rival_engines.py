@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,30 +9,49 @@ from threading import Event
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from mmkd_bench.commands.cli import main
+from mmkd_bench.commands.cli import make_app
+from mmkd_bench.in_turn import measure_rivals
 from mmkd_bench.measuring.jobs import RivalsJob, RivalsOutcome
-from mmkd_bench.rivals import measure_rivals
 from mmkd_bench.turns.rival_engines import time_rivals
-from mmkd_bench.turns.rival_tflite import convert, make_tflite, reason_in
 from mmkd_edge.errors import BundleError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_models.carried import CarriedWindows
 from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.networks.config import EncoderConfig, StudentConfig
+from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import Student
+from mmkd_models.networks.teacher import Teacher
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.training.checkpoint import Provenance, StudentCheckpoint, file_sha256, read_student, write_student
-from mmkd_report.schema.bench_others import RivalEngine
+from mmkd_models.training.checkpoint import (
+    Provenance,
+    StudentCheckpoint,
+    TeacherCheckpoint,
+    read_student,
+    write_student,
+    write_teacher,
+)
+from mmkd_report.schema.bench import RivalEngine
 
 ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), unit="g", rate_hz=20.0, samples=40)
 TASK = TaskSpec(labels=("a", "b", "c", "d"))
+ENCODER = EncoderConfig(width=16, heads=2, depth=1, spectrum_bands=8)
+FACTS = Provenance(
+    dataset="noise",
+    dataset_sha256="0" * 64,
+    licence="CC0",
+    metric="balanced_accuracy",
+    score=0.25,
+    best_step=1,
+    training=TrainConfig(),
+    augment=AugmentConfig(),
+)
 
 
 def _checkpoint(path: Path, *, seed: int) -> Path:
     """A student with random weights."""
-    config = StudentConfig(preset="toy", encoder=EncoderConfig(width=16, heads=2, depth=1, spectrum_bands=8))
+    config = StudentConfig(preset="toy", encoder=ENCODER)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         state = Student(ACC, len(TASK.labels), config).state_dict()
@@ -40,16 +60,7 @@ def _checkpoint(path: Path, *, seed: int) -> Path:
         modality=ACC,
         task=TASK,
         config=config,
-        facts=Provenance(
-            dataset="noise",
-            dataset_sha256="0" * 64,
-            licence="CC0",
-            metric="balanced_accuracy",
-            score=0.25,
-            best_step=1,
-            training=TrainConfig(),
-            augment=AugmentConfig(),
-        ),
+        facts=FACTS,
         state=state,
         carried=CarriedWindows(windows=windows, labels=np.arange(8, dtype=np.int64) % 4),
     )
@@ -67,11 +78,10 @@ def student_bundle(student: Path, build_bundle: Callable[..., Path]) -> Path:
     return build_bundle(student.with_suffix(".edge"), model=onnx_from_student(read_student(student)))
 
 
-def _job(bundle: Path, checkpoint: Path | None = None, files: Path | None = None) -> RivalsJob:
+def _job(bundle: Path, checkpoint: Path | None = None) -> RivalsJob:
     return RivalsJob(
         bundle=str(bundle),
         checkpoint=None if checkpoint is None else str(checkpoint),
-        files=None if files is None else str(files),
         reference=None,
         threads=1,
         repeats=2,
@@ -90,7 +100,7 @@ def _rival(outcome: RivalsOutcome, name: str) -> RivalEngine:
 
 
 def _p50_us(outcome: RivalsOutcome, name: str) -> tuple[float, ...]:
-    found = outcome.turns.of(name)
+    found = outcome.turns.find(name)
     return () if found is None else found.p50_us
 
 
@@ -124,10 +134,11 @@ def test_a_rival_that_is_not_installed_has_its_reason(bundle: Path, monkeypatch:
     assert _rival(outcome, "openvino").reason == "not installed: import of openvino halted; None in sys.modules"
 
 
-@pytest.mark.parametrize("name", ["litert", "torch eager", "torch.compile"])
-def test_engines_of_other_formats_need_the_checkpoint(bundle: Path, name: str) -> None:
-    rival = _rival(_outcome(_job(bundle)), name)
-    assert rival.reason == "not asked for: it needs the student's checkpoint; add --checkpoint student.ckpt"
+def test_engines_of_other_formats_need_their_model(bundle: Path) -> None:
+    outcome = _outcome(_job(bundle))
+    assert _rival(outcome, "litert").reason == "the bundle has no model for it; export it with --target litert"
+    for name in ("torch eager", "torch.compile"):
+        assert _rival(outcome, name).reason == "it needs the student's checkpoint; add --checkpoint student.ckpt"
 
 
 def test_the_same_weights_through_torch_are_checked_and_timed(student_bundle: Path, student: Path) -> None:
@@ -167,69 +178,11 @@ def test_a_bad_checkpoint_is_a_reason_not_a_crash(bundle: Path, tmp_path: Path) 
     assert str(path) in rival.reason
 
 
-def test_a_converter_that_is_not_installed_leaves_its_reason(
-    student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "litert_torch", None)
-    convert(student, tmp_path)
-    assert reason_in(tmp_path) == "not installed: import of litert_torch halted; None in sys.modules"
-
-
-def test_a_reason_of_the_converter_is_that_of_its_engine(bundle: Path, tmp_path: Path) -> None:
-    (tmp_path / "litert.reason").write_text("it has no operator for this network")
-    assert _rival(_outcome(_job(bundle, files=tmp_path)), "litert").reason == "it has no operator for this network"
-
-
-def test_a_converter_that_crashes_is_named(student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = tmp_path / "python"
-    program.write_text("#!/bin/sh\necho 'no layer for Gru' >&2\nkill -SEGV $$\n")
-    program.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(program))
-    lines: list[str] = []
-    for _ in range(2):  # what failed once is not tried again
-        make_tflite(student, tmp_path, progress=lines.append)
-    assert lines == ["converting for litert"]
-    assert reason_in(tmp_path) == "its converter ended with -11: no layer for Gru"
-
-
-@pytest.mark.slow
-def test_what_a_checkpoint_was_converted_to_is_kept_and_taken_again(
-    student_bundle: Path,
-    student: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    kept = tmp_path / "converted"
-    line = [
-        "rivals",
-        student_bundle,
-        "--checkpoint",
-        student,
-        "--converted",
-        kept,
-        "--launches",
-        1,
-        "--duration-s",
-        0.1,
-    ]
-    monkeypatch.setattr(sys, "argv", ["mmkd-bench", *map(str, line)])
-    said = []
-    for _ in range(2):
-        with pytest.raises(SystemExit, match="0"):
-            main()
-        said.append("converting for litert" in capsys.readouterr().err)
-        (made,) = kept.glob("*/*")
-        assert made.name in ("student.tflite", "litert.reason")
-        assert made.parent.name == file_sha256(student)[:16]
-    assert said == [True, False]
-
-
 @pytest.mark.slow
 def test_the_report_joins_processes(bundle: Path) -> None:
     lines: list[str] = []
     report = measure_rivals(bundle, launches=2, duration_s=0.2, progress=lines.append)
-    assert lines == [f"launch {number} of 2: all engines in turn for 0.1 s" for number in (1, 2)]
+    assert lines == [f"launch {number} of 2: calls in turn for 0.1 s" for number in (1, 2)]
     ours, plain = report.rivals[:2]
     assert ours.ratio is not None
     assert (ours.ratio.min, ours.ratio.max, ours.ratio.repeats) == (1.0, 1.0, 10)
@@ -239,7 +192,6 @@ def test_the_report_joins_processes(bundle: Path) -> None:
     backend = report.rivals[2]
     assert backend.ratio is not None
     assert backend.ratio.median < 1.0
-    assert report.peak_gflops > 1.0
 
 
 def test_a_damaged_bundle_is_never_timed(bundle: Path, tmp_path: Path) -> None:
@@ -247,3 +199,19 @@ def test_a_damaged_bundle_is_never_timed(bundle: Path, tmp_path: Path) -> None:
     path.write_bytes(bundle.read_bytes()[:-1])
     with pytest.raises(BundleError):
         measure_rivals(path)
+
+
+def test_a_teachers_checkpoint_is_compared_through_its_graph(tmp_path: Path, bundle: Path) -> None:
+    gyro = ModalitySpec(name="gyro", channels=("x", "y"), unit="deg/s", rate_hz=50.0, samples=100)
+    config = TeacherConfig(preset="toy", encoder=ENCODER, fusion_depth=1)
+    state = Teacher((ACC, gyro), len(TASK.labels), config).state_dict()
+    teacher = tmp_path / "teacher.ckpt"
+    write_teacher(
+        teacher, TeacherCheckpoint(modalities=(ACC, gyro), task=TASK, config=config, facts=FACTS, state=state)
+    )
+    line = ["compare", str(teacher), str(bundle), "--launches", "1", "--duration-s", "0.2", "--json"]
+    done = CliRunner().invoke(make_app(), line)
+    assert done.exit_code == 0, done.output
+    assert done.stderr.splitlines() == ["exporting the teacher", "launch 1 of 1: calls in turn for 0.2 s"]
+    # Two sensors and two encoders against two small products: far from equal on any machine.
+    assert json.loads(done.stdout)["ratio"]["median"] > 1.5

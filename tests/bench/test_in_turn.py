@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from mmkd_bench.pair import measure_overhead, measure_pair
+from mmkd_bench.in_turn import measure_overhead, measure_pair
 from mmkd_bench.turns.rounds import take_turns, time_in_turn
 from mmkd_edge.errors import BackendError, UsageError
 

@@ -1,8 +1,8 @@
-"""Inside the measuring process of `mmkd-bench tune`: every way to run a student, checked first, then called in turn.
+"""Inside the measuring process of `mmkd-bench tune`: every config of a student, checked first, then called in turn.
 
-All engines are open at the same time and take turns, so that whatever disturbs the machine disturbs all alike; a way is
-judged by its median over that of the first one. Each turn is a short burst whose first call does not count: that one
-finds the caches as the other engines left them. A way that a gate refuses is never timed.
+All engines are open at the same time and take turns; a config is judged by its median over that of the first one. Each
+turn is a short burst whose first call does not count: it finds the caches as the other engines left them. A config that
+a gate refuses is never timed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmkd_bench.measuring.jobs import BenchmarkedWay, TuneJob, TuneOutcome
+from mmkd_bench.measuring.jobs import Candidate, TuneJob, TuneOutcome
 from mmkd_bench.turns.rounds import take_turns, turning
 from mmkd_edge.bundle.bundle import Bundle, Golden
 from mmkd_edge.bundle.manifest import ModelEntry
@@ -28,37 +28,37 @@ from mmkd_edge.predict.selftest import run_selftest
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Times = NDArray[np.int64]
-
 WARM_UP_S = 0.5
-SCREENING_SHARE = 0.3
-"""Of the time: for a first look at every way, which decides who takes part in the rest."""
+SCREENING_FRACTION = 0.3
+"""Of the time: for a first look at every config, which decides which of them take part in the rest."""
+
 FINALISTS = 6
 BURST = 8
 """Counted calls in a row."""
+
 MIN_ROUNDS = 2
 TIMED_WINDOWS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Timed:
-    """A way that passed, with its times in ns and its ratio to the first way."""
+class _TimedConfig:
+    """A config that passed, with its times in ns and its ratio to the first config."""
 
-    way: BenchmarkedWay
+    candidate: Candidate
     engine: Engine
-    times: Times
+    times: NDArray[np.int64]
     ratio: float = 1.0
 
     def trial(self) -> MeasuredConfig:
-        """What a profile keeps of it."""
-        setup = self.way.setup
+        """What a profile stores of it."""
+        config = self.candidate.config
         p50_us, p99_us = (float(value) / 1e3 for value in np.quantile(self.times, (0.5, 0.99)))
         return MeasuredConfig(
-            model=self.way.model,
-            backend=setup.backend,
-            precision=setup.precision,
-            threads=setup.threads,
-            options=setup.options,
+            model=self.candidate.model,
+            backend=config.backend,
+            precision=config.precision,
+            threads=config.threads,
+            options=config.options,
             p50_us=p50_us,
             p99_us=p99_us,
             ratio=self.ratio,
@@ -66,8 +66,8 @@ class _Timed:
         )
 
 
-def time_ways(job: TuneJob, *, stop: Event) -> TuneOutcome | None:
-    """Carry out one job in this process: with what was measured until `stop` came; None where that is nothing.
+def time_configs(job: TuneJob, *, stop: Event) -> TuneOutcome | None:
+    """Carry out one job in this process, with what was measured until `stop` came; None where that is nothing.
 
     Raises:
         MmkdError: the bundle cannot be opened.
@@ -78,52 +78,52 @@ def time_ways(job: TuneJob, *, stop: Event) -> TuneOutcome | None:
         check_signed(bundle)
         entries = bundle.manifest.models
         for entry in entries:
-            ways = [way for way in job.ways if way.model == entry.name]
-            timed, refused = _open_all(bundle, entry, ways, max_drop_points=job.max_drop_points)
+            candidates = [one for one in job.candidates if one.model == entry.name]
+            timed, refused = _open_all(bundle, entry, candidates, max_drop_points=job.max_drop_points)
             left_out += refused
             try:
                 if stop.is_set():
                     break
                 windows = bundle.golden(entry.name).windows[:TIMED_WINDOWS]
-                found = _measure(timed, windows, duration_s=job.duration_s / len(entries), stop=stop)
+                measured = _measure(timed, windows, duration_s=job.duration_s / len(entries), stop=stop)
             finally:
                 for one in timed:
                     one.engine.backend.close()
-            trials += [one.trial() for one in found]
+            trials += [one.trial() for one in measured]
     return TuneOutcome(trials=tuple(trials), left_out=tuple(left_out)) if trials or not stop.is_set() else None
 
 
 def _open_all(
-    bundle: Bundle, entry: ModelEntry, ways: Sequence[BenchmarkedWay], *, max_drop_points: float
-) -> tuple[list[_Timed], list[RejectedConfig]]:
+    bundle: Bundle, entry: ModelEntry, candidates: Sequence[Candidate], *, max_drop_points: float
+) -> tuple[list[_TimedConfig], list[RejectedConfig]]:
     golden = bundle.golden(entry.name)
-    passed: list[_Timed] = []
+    passed: list[_TimedConfig] = []
     refused: dict[tuple[str, str], RejectedConfig] = {}
-    for way in ways:
-        setup = way.setup
-        if (setup.backend, setup.precision) in refused:
+    for candidate in candidates:
+        config = candidate.config
+        if (config.backend, config.precision) in refused:
             continue
         try:
-            engine = open_engine(bundle, entry, setup)
+            engine = open_engine(bundle, entry, config)
             try:
                 run_selftest(engine, bundle)
-                if setup.precision != "fp32":
+                if config.precision != "fp32":
                     require_score(engine, golden, max_drop_points=max_drop_points)
             except BaseException:
                 engine.backend.close()
                 raise
         except MmkdError as error:
             # What one number of threads cannot do, others cannot either.
-            refused[setup.backend, setup.precision] = RejectedConfig(
-                model=entry.name, backend=setup.backend, precision=setup.precision, reason=str(error)
+            refused[config.backend, config.precision] = RejectedConfig(
+                model=entry.name, backend=config.backend, precision=config.precision, reason=str(error)
             )
             continue
-        passed.append(_Timed(way=way, engine=engine, times=np.empty(0, dtype=np.int64)))
+        passed.append(_TimedConfig(candidate=candidate, engine=engine, times=np.empty(0, dtype=np.int64)))
     return passed, list(refused.values())
 
 
 def require_score(engine: Engine, golden: Golden, *, max_drop_points: float) -> None:
-    """Hold an engine of lower precision to the task, on the golden windows that judge and have a label.
+    """Check an engine of lower precision on the golden windows that judge and have a label.
 
     The metric is the one that the student was validated with; one window may always be lost.
 
@@ -151,26 +151,30 @@ def require_score(engine: Engine, golden: Golden, *, max_drop_points: float) -> 
 
 
 def score(answers: NDArray[np.int64], labels: NDArray[np.int64], *, balanced: bool) -> float:
-    """Per cent of the labels (N,) that the answers (N,) hit; balanced: the mean of that over the classes there are."""
+    """Per cent of the labels (N,) that the answers (N,) hit; balanced: the mean over the classes there are."""
     hits = answers == labels
     if not balanced:
         return 100 * float(hits.mean())
     return 100 * float(np.mean([hits[labels == label].mean() for label in np.unique(labels)]))
 
 
-def _measure(timed: Sequence[_Timed], windows: NDArray[np.float32], *, duration_s: float, stop: Event) -> list[_Timed]:
-    """Times of all: everybody has a first look, the best go on for the rest of the time."""
+def _measure(
+    timed: Sequence[_TimedConfig], windows: NDArray[np.float32], *, duration_s: float, stop: Event
+) -> list[_TimedConfig]:
+    """Time all for a first look, and the best for the rest of the time."""
     if not timed:
         return []
     _turns(timed, windows, duration_s=min(WARM_UP_S, duration_s / 10), stop=stop)
-    seen = _turns(timed, windows, duration_s=SCREENING_SHARE * duration_s, stop=stop)
-    finalists = _finalists(seen)
-    again = _turns(finalists, windows, duration_s=(1 - SCREENING_SHARE) * duration_s, stop=stop)
+    screened = _turns(timed, windows, duration_s=SCREENING_FRACTION * duration_s, stop=stop)
+    finalists = _finalists(screened)
+    again = _turns(finalists, windows, duration_s=(1 - SCREENING_FRACTION) * duration_s, stop=stop)
     replaced = {id(one.engine): one for one in again}
-    return [replaced.get(id(one.engine), one) for one in seen]
+    return [replaced.get(id(one.engine), one) for one in screened]
 
 
-def _turns(timed: Sequence[_Timed], windows: NDArray[np.float32], *, duration_s: float, stop: Event) -> list[_Timed]:
+def _turns(
+    timed: Sequence[_TimedConfig], windows: NDArray[np.float32], *, duration_s: float, stop: Event
+) -> list[_TimedConfig]:
     engine = timed[0].engine
     feeds = [engine.feeds(*prepare(window, engine.modality)) for window in windows]
     calls = [turning(one.engine.backend.run, feeds) for one in timed]
@@ -182,15 +186,15 @@ def _turns(timed: Sequence[_Timed], windows: NDArray[np.float32], *, duration_s:
     ]
 
 
-def _finalists(seen: Sequence[_Timed]) -> list[_Timed]:
-    """The first way, which all are compared with, the best of each backend and precision, and the best of the rest."""
-    left = {number: one.trial() for number, one in enumerate(seen)}
-    model = seen[0].way.model
+def _finalists(screened: Sequence[_TimedConfig]) -> list[_TimedConfig]:
+    """The first config (the reference), the best of each backend and precision, and the best of the rest."""
+    trials = {number: one.trial() for number, one in enumerate(screened)}
+    model = screened[0].candidate.model
     chosen = {0}
-    for backend, precision in {(trial.backend, trial.precision) for trial in left.values()}:
-        best = best_trial(left.values(), model=model, backend=backend, precision=precision)
-        chosen |= {number for number, trial in left.items() if trial is best}
-    while len(chosen) < min(FINALISTS, len(seen)):
-        best = best_trial((trial for number, trial in left.items() if number not in chosen), model=model)
-        chosen |= {number for number, trial in left.items() if trial is best}
-    return [seen[number] for number in sorted(chosen)]
+    for backend, precision in {(trial.backend, trial.precision) for trial in trials.values()}:
+        best = best_trial(trials.values(), model=model, backend=backend, precision=precision)
+        chosen |= {number for number, trial in trials.items() if trial is best}
+    while len(chosen) < min(FINALISTS, len(screened)):
+        best = best_trial((trial for number, trial in trials.items() if number not in chosen), model=model)
+        chosen |= {number for number, trial in trials.items() if trial is best}
+    return [screened[number] for number in sorted(chosen)]

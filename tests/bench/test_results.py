@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 
 from mmkd_bench.machine.facts import read_machine
-from mmkd_bench.measuring.clients import intervals_ns
-from mmkd_bench.measuring.launch import pace
-from mmkd_bench.measuring.run_result import joined, judge_stability, result_of
-from mmkd_bench.measuring.timing import CallTimes, PacedSamples
+from mmkd_bench.measuring.launch import pace_of
+from mmkd_bench.run import joined, judge_stability, result_of
 from mmkd_report.schema.bench import MachineFacts, ProcessStart, WarmUp
 
 LaunchOf = Callable[..., ProcessStart]
@@ -53,28 +51,11 @@ def test_samples_are_joined_with_the_number_of_their_launch() -> None:
 
 def test_missed_deadlines_are_counted_from_the_schedule() -> None:
     arrays = _arrays([100, 100, 900], [0, 950, 50])
-    samples = CallTimes(start_ns=arrays["start_ns"], latency_ns=arrays["latency_ns"], elapsed_ns=1)
-    paced = PacedSamples(samples=samples, lateness_ns=arrays["lateness_ns"], overloaded=False)
     # Answers came 0.1, 1.05 and 0.95 ms after their scheduled times.
-    found = [pace(paced, intervals_ns(arrays), deadline_ms=deadline_ms) for deadline_ms in (1.0, 0.9, None)]
+    found = [pace_of(arrays, deadline_ms=deadline_ms, overloaded=False) for deadline_ms in (1.0, 0.9, None)]
     assert [one.missed for one in found if one is not None] == [1, 2, 0]
     assert found[0] is not None
     assert found[0].response.max_us == 1050.0
-
-
-def test_the_step_between_launches_is_no_interval(launch_of: LaunchOf) -> None:
-    samples = [_arrays([100] * 100, [10] * 100), _arrays([100] * 100, [30] * 100)]
-    paced = PacedSamples(
-        samples=CallTimes(start_ns=samples[0]["start_ns"], latency_ns=samples[0]["latency_ns"], elapsed_ns=1),
-        lateness_ns=samples[0]["lateness_ns"],
-        overloaded=False,
-    )
-    one = pace(paced, intervals_ns(samples[0]), deadline_ms=20.0)
-    launches = [msgspec.structs.replace(launch_of(), pace=one)] * 2
-    found = result_of(launches, samples, 20.0).pace
-    assert found is not None
-    assert found.interval_std_us == 0.0
-    assert found.lateness.count == 200
 
 
 def test_launches_that_agree_are_stable(launch_of: LaunchOf, machine: MachineFacts) -> None:
@@ -104,3 +85,13 @@ def test_a_launch_that_drifts_is_unstable_and_the_counters_say_why(launch_of: La
 def test_a_launch_that_never_warmed_up_is_unstable(launch_of: LaunchOf, machine: MachineFacts) -> None:
     cold = msgspec.structs.replace(launch_of(), warm_up=WarmUp(calls=9, seconds=5.0, stable=False))
     assert judge_stability([cold], machine).findings == ("launch 1 was not steady after 5.0 s of warm-up",)
+
+
+def test_the_pace_is_that_of_all_launches_together(launch_of: LaunchOf) -> None:
+    samples = [_arrays([100] * 100, [10] * 100), _arrays([100] * 100, [30] * 100)]
+    one = pace_of(samples[0], deadline_ms=20.0, overloaded=True)
+    launches = [msgspec.structs.replace(launch_of(), pace=one), launch_of()]
+    found = result_of(launches, samples, 20.0).pace
+    assert found is not None
+    assert (found.lateness.count, found.lateness.min_us, found.lateness.max_us) == (200, 10.0, 30.0)
+    assert found.overloaded

@@ -11,12 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mmkd_bench.capacity import confirm_s
-from mmkd_bench.load.offering import judged_level, schedule_ns
-from mmkd_bench.load.search import probe_s, search_load
-from mmkd_bench.load.verdict import STEP, LoadVerdict, Offered, judge_load, settle
+from mmkd_bench.capacity import STEP, confirm_s, judge_load
 from mmkd_bench.measuring.jobs import Demand
-from mmkd_report.schema.bench_others import Level
+from mmkd_bench.measuring.load import Offered, judge_level, largest_carried, probe_s, schedule_ns, search_load
+from mmkd_report.schema.bench import Level
 
 RATE_HZ, DEADLINE_MS = 50.0, 10.0
 DEMAND = Demand(rate_hz=RATE_HZ, deadline_ms=DEADLINE_MS, servers=1)
@@ -53,17 +51,17 @@ class Machine:
         done_ns = np.empty(len(order), dtype=np.int64)
         done_ns[order] = answered_ns(arrivals_ns[order], lengths_ns)
         response_ns = done_ns[: len(due_ns)] - due_ns
-        level = judged_level(
+        level = judge_level(
             streams=streams,
             demand=DEMAND,
             duration_s=duration_s,
             due=len(due_ns),
             response_ns=response_ns,
-            service_ns=service_ns,
+            wait_ns=response_ns - service_ns,
             unanswered=0,
             cpu_share=0.5,
         )
-        return Offered(level=level, response_ns=response_ns, service_ns=service_ns)
+        return Offered(level=level, response_ns=response_ns)
 
     def launch(self, streams: int) -> Offered:
         return self.offered(streams, confirm_s(streams, rate_hz=RATE_HZ))
@@ -78,8 +76,7 @@ class Machine:
 
     def answer(self) -> int:
         """What `mmkd-bench capacity` says."""
-        best, _ = settle(self.searched(), lambda streams: judge_load(self.launch, streams))
-        return best.streams if best else 0
+        return largest_carried(self.carries, first_guess=self.searched(), step=STEP, resolution=STEP)
 
     def carries(self, streams: int) -> bool:
         """What `mmkd-bench capacity --streams` says."""
@@ -90,13 +87,13 @@ def level(streams: int, *, carried: bool) -> Level:
     """A load of ten windows, one of them late where it is not carried."""
     one_ns = np.full(10, 1_000_000, dtype=np.int64)
     one_ns[0] = 1_000_000 if carried else 50_000_000
-    return judged_level(
+    return judge_level(
         streams=streams,
         demand=DEMAND,
         duration_s=1.0,
         due=10,
         response_ns=one_ns,
-        service_ns=one_ns,
+        wait_ns=one_ns,
         unanswered=0,
         cpu_share=1.0,
     )
@@ -104,7 +101,7 @@ def level(streams: int, *, carried: bool) -> Level:
 
 def offered(streams: int, *, carried: bool) -> Offered:
     one_ns = np.full(10, 1_000_000, dtype=np.int64)
-    return Offered(level=level(streams, carried=carried), response_ns=one_ns, service_ns=one_ns)
+    return Offered(level=level(streams, carried=carried), response_ns=one_ns)
 
 
 def scripted(votes: str) -> Callable[[int], Offered]:
@@ -135,16 +132,14 @@ def test_the_launches_of_a_load_are_told_together() -> None:
 def test_the_answer_is_carried_and_a_little_more_is_not(limit: int, first_guess: int) -> None:
     judged: list[int] = []
 
-    def judge(streams: int) -> LoadVerdict:
+    def is_carried(streams: int) -> bool:
         judged.append(streams)
-        one = level(streams, carried=streams <= limit)
-        return LoadVerdict(streams=streams, carried=one.carried, launches=(one,), together=one)
+        return streams <= limit
 
-    best, worst = settle(first_guess, judge)
-    low = best.streams if best else 0
-    assert worst is not None
-    assert low <= limit < worst.streams
-    assert worst.streams - low <= max(1.0, STEP * low)
+    low = largest_carried(is_carried, first_guess=first_guess, step=STEP, resolution=STEP)
+    refused = min(streams for streams in judged if streams > limit)
+    assert low == max((streams for streams in judged if streams <= limit), default=0)
+    assert refused - low <= max(1.0, STEP * low)
     assert len(judged) <= 40
     assert len(set(judged)) == len(judged)
 

@@ -1,0 +1,237 @@
+"""Ratios and differences that hold on a noisy machine: two models, `predict` and the bare engine, or rival engines.
+
+All are called in turn in one process, and several processes give the spread. How calls alternate is in `turns.rounds`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from operator import attrgetter, truediv
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+
+from mmkd_bench.machine.facts import read_machine
+from mmkd_bench.measuring.jobs import InTurnOutcome, OverheadJob, PairJob, RivalsJob, RivalsOutcome
+from mmkd_bench.measuring.process import START_LIMIT_S, Launched, Progress, ignore_progress, run_launches
+from mmkd_bench.turns.pairs import FIRST, SECOND
+from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.errors import UsageError
+from mmkd_report.schema.bench import OverheadReport, PairReport, RepeatSpread, RivalEngine, RivalsReport
+
+MAX_LAUNCHES = 100
+REPEATS = 5
+"""Stretches of time per process that have a ratio of their own."""
+
+RIVALS_START_LIMIT_S = 900.0
+"""Time for a launch of rivals beyond its measured time: torch.compile takes a minute on a small processor."""
+
+OutcomeT = TypeVar("OutcomeT", bound=msgspec.Struct)
+
+
+def measure_pair(
+    first: Path,
+    second: Path,
+    *,
+    threads: int = 1,
+    launches: int = 3,
+    duration_s: float = 6.0,
+    progress: Progress = ignore_progress,
+) -> PairReport:
+    """Compare two models through ONNX Runtime with the same threads.
+
+    Args:
+        first: an ONNX model of static shape, or a bundle: the fp32 artifact of its first student.
+        second: the other.
+        threads: of each session.
+        launches: processes, one after another.
+        duration_s: measured time over all launches.
+
+    Raises:
+        UsageError: an argument makes no sense, or a path is neither.
+        UnavailableError: onnxruntime is not installed.
+        BackendError: ONNX Runtime refuses a model.
+        ArtifactError: a bundle is damaged.
+        KeyboardInterrupt: Ctrl-C; an `Interrupted` with a report where something was measured.
+    """
+    _check(threads=threads, launches=launches, duration_s=duration_s)
+    machine = read_machine()
+    job = PairJob(
+        first=str(first), second=str(second), threads=threads, repeats=REPEATS, duration_s=duration_s / launches
+    )
+    launched = _launch(job, InTurnOutcome, launches=launches, progress=progress)
+    outcomes = launched.outcomes
+    spreads: dict[str, Any] = {
+        f"{name}_{figure}": spread_of(_repeats(outcomes, name, figure))
+        for name in (FIRST, SECOND)
+        for figure in ("p50_us", "p90_us", "p99_us")
+    }
+    report = PairReport(
+        complete=not launched.interrupted,
+        first=job.first,
+        second=job.second,
+        threads=threads,
+        count=sum(outcome.count for outcome in outcomes),
+        **spreads,
+        ratio=_ratio(outcomes, FIRST, SECOND),
+        machine=machine,
+    )
+    return launched.finish(report)
+
+
+def measure_overhead(
+    bundle: Path,
+    *,
+    backend: str | None = None,
+    checks: bool = False,
+    launches: int = 3,
+    duration_s: float = 6.0,
+    reference: Path | None = None,
+    progress: Progress = ignore_progress,
+) -> OverheadReport:
+    """Measure what `predict` adds to the bare engine, with one thread.
+
+    Args:
+        backend: whose `run` is the bare call; None is onnxruntime's own `session.run`.
+        checks: turns every sensor check on.
+        launches: processes, one after another.
+        duration_s: measured time over all launches.
+        reference: the reference file of a modality that is normalised per group.
+
+    Raises:
+        MmkdError: an argument makes no sense, or the bundle cannot be opened or run.
+        KeyboardInterrupt: Ctrl-C; an `Interrupted` with a report where something was measured.
+    """
+    _check(threads=1, launches=launches, duration_s=duration_s)
+    machine = read_machine()
+    job = OverheadJob(
+        bundle=str(bundle),
+        backend=backend,
+        checks=checks,
+        threads=1,
+        repeats=REPEATS,
+        duration_s=duration_s / launches,
+        reference=None if reference is None else str(reference),
+    )
+    launched = _launch(job, InTurnOutcome, launches=launches, progress=progress)
+    outcomes = launched.outcomes
+    report = OverheadReport(
+        complete=not launched.interrupted,
+        bundle=job.bundle,
+        count=sum(outcome.count for outcome in outcomes),
+        predict_p50_us=spread_of(_repeats(outcomes, FIRST)),
+        bare="session.run" if backend is None else f"{backend} backend.run",
+        checks=checks,
+        bare_p50_us=spread_of(_repeats(outcomes, SECOND)),
+        overhead_us=spread_of([value for outcome in outcomes for value in outcome.difference_us]),
+        machine=machine,
+    )
+    return launched.finish(report)
+
+
+def measure_rivals(
+    bundle: Path,
+    *,
+    checkpoint: Path | None = None,
+    reference: Path | None = None,
+    threads: int = 1,
+    launches: int = 3,
+    duration_s: float = 9.0,
+    progress: Progress = ignore_progress,
+) -> RivalsReport:
+    """Time the student's weights through every engine that is installed, and name the others.
+
+    Args:
+        checkpoint: the same student's checkpoint, for torch.
+        reference: the reference file of a modality that is normalised per group.
+        threads: of every engine.
+        launches: processes, one after another.
+        duration_s: measured time over all launches.
+
+    Raises:
+        MmkdError: an argument makes no sense, or the bundle cannot be opened or run.
+        KeyboardInterrupt: Ctrl-C; an `Interrupted` with a report where something was measured.
+    """
+    _check(threads=threads, launches=launches, duration_s=duration_s)
+    if checkpoint is not None and not checkpoint.is_file():
+        raise UsageError(f"--checkpoint {checkpoint}: expected a checkpoint, found no such file; check the path")
+    with Bundle.open(bundle):
+        pass  # verified before the first process starts
+    machine = read_machine()
+    job = RivalsJob(
+        bundle=str(bundle),
+        checkpoint=None if checkpoint is None else str(checkpoint),
+        reference=None if reference is None else str(reference),
+        threads=threads,
+        repeats=REPEATS,
+        duration_s=duration_s / launches,
+    )
+    launched = _launch(job, RivalsOutcome, launches=launches, progress=progress, start_limit_s=RIVALS_START_LIMIT_S)
+    first, turns = launched.outcomes[0], [outcome.turns for outcome in launched.outcomes]
+
+    def joined(number: int, rival: RivalEngine) -> RivalEngine:
+        # An engine that one of the processes could not time has no figure: half a figure would be another.
+        reasons = [outcome.rivals[number].reason for outcome in launched.outcomes]
+        if reason := next(filter(None, reasons), ""):
+            return msgspec.structs.replace(rival, reason=reason)
+        return msgspec.structs.replace(
+            rival,
+            p50_us=spread_of(_repeats(turns, rival.name)),
+            p99_us=spread_of(_repeats(turns, rival.name, "p99_us")),
+            ratio=_ratio(turns, rival.name, first.rivals[0].name),
+        )
+
+    report = RivalsReport(
+        complete=not launched.interrupted,
+        subject=first.subject,
+        threads=threads,
+        tolerance=first.tolerance,
+        rivals=tuple(joined(number, rival) for number, rival in enumerate(first.rivals)),
+        machine=machine,
+    )
+    return launched.finish(report)
+
+
+def spread_of(values: Sequence[float]) -> RepeatSpread:
+    """The spread of at least one value."""
+    return RepeatSpread(median=float(np.median(values)), min=min(values), max=max(values), repeats=len(values))
+
+
+def _check(*, threads: int, launches: int, duration_s: float) -> None:
+    if threads < 1:
+        raise UsageError(f"threads: expected a whole number from 1, got {threads}")
+    if not 1 <= launches <= MAX_LAUNCHES:
+        raise UsageError(f"launches: expected a whole number from 1 to {MAX_LAUNCHES}, got {launches}")
+    if not (math.isfinite(duration_s) and duration_s > 0):
+        raise UsageError(f"duration-s: expected a number above 0, got {duration_s:g}")
+
+
+def _launch(
+    job: PairJob | OverheadJob | RivalsJob,
+    outcome_type: type[OutcomeT],
+    *,
+    launches: int,
+    progress: Progress,
+    start_limit_s: float = START_LIMIT_S,
+) -> Launched[OutcomeT]:
+    return run_launches(
+        job,
+        outcome_type,
+        launches=launches,
+        limit_s=start_limit_s + 10 * job.duration_s,
+        doing=f"calls in turn for {job.duration_s:.3g} s",
+        progress=progress,
+    )
+
+
+def _repeats(outcomes: Sequence[InTurnOutcome], name: str, figure: str = "p50_us") -> list[float]:
+    """One figure of what was called by that name, for all repeats of all processes."""
+    return [value for outcome in outcomes for value in attrgetter(figure)(outcome.find(name))]
+
+
+def _ratio(outcomes: Sequence[InTurnOutcome], first: str, second: str) -> RepeatSpread:
+    """Median of one over that of the other, repeat by repeat."""
+    return spread_of(list(map(truediv, _repeats(outcomes, first), _repeats(outcomes, second))))

@@ -1,0 +1,256 @@
+"""Loads of many streams on one predictor, inside the measuring process, and a search for the largest that is carried.
+
+Each stream asks at one rate with a phase of its own; threads answer in the order in which windows come due.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from threading import Event
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_bench.machine.interference import interference, read_counters
+from mmkd_bench.measuring.jobs import Demand, LoadJob, LoadOutcome
+from mmkd_bench.measuring.opening import describe, open_predictor, predict_argument, raw_windows
+from mmkd_bench.measuring.percentiles import summarise
+from mmkd_bench.measuring.timing import Arrays, Call, call_loop, phases_s, run_threads, warm_up
+from mmkd_report.schema.bench import Level
+
+MISSED_FRACTION = 0.001
+"""A load is carried when p99.9 of the response is within the deadline: at most this fraction is answered later."""
+
+GROWTH_FRACTION = 0.02
+"""A backlog that grows by more than this fraction of the time is a load beyond the device."""
+
+MAX_STREAMS = 1_000_000
+PROBE_S = 1.0
+"""Length of a short load, unless too few windows come due in it."""
+
+MIN_PROBE_ARRIVALS = 200
+MAX_PROBE_S = 10.0
+GROWTH_STEP = 0.25
+RESOLUTION = 0.02
+"""The search ends when the largest load that was carried and the smallest that was not lie this close."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offered:
+    """One load, offered once; `response_ns` is from due to answered, in the order in which windows came due, (N,)."""
+
+    level: Level
+    response_ns: NDArray[np.int64]
+
+
+def do_load_job(job: LoadJob, *, stop: Event) -> tuple[LoadOutcome, Arrays] | None:
+    """Carry out one job in this process; None where `stop` came before the first load was over.
+
+    Returns:
+        The outcome and, for a given load, its sample `response_ns`, int64 (N,).
+
+    Raises:
+        MmkdError: the bundle cannot be opened or run.
+    """
+    end_s = time.monotonic() + job.search_s
+    with open_predictor(job.choice) as predictor:
+        before, call = read_counters(), predictor.predict
+        windows = [predict_argument(predictor, window) for window in raw_windows(predictor)]
+        warm_up(call, windows, limit_s=job.warm_up_limit_s, stop=stop)
+        if stop.is_set():
+            return None
+        samples: Arrays = {}
+        if job.streams is None:
+            streams, levels = find_capacity(call, windows, demand=job.demand, stop=stop, end_s=end_s)
+            if not levels:
+                return None
+        else:
+            streams = job.streams
+            offered = offer_load(
+                call, windows, streams=streams, demand=job.demand, duration_s=job.duration_s, stop=stop
+            )
+            if stop.is_set():
+                return None
+            levels = (offered.level,)
+            samples = {"response_ns": offered.response_ns}
+        beside = interference(before, read_counters())
+        opened = describe(predictor, job.choice.bundle)
+    return LoadOutcome(opened=opened, streams=streams, levels=levels, interference=beside), samples
+
+
+def schedule_ns(streams: int, *, rate_hz: float, duration_s: float) -> NDArray[np.int64]:
+    """Times at which windows come due, from the start of the load, in rising order; at least one."""
+    phases = np.sort(phases_s(streams, rate_hz=rate_hz))
+    rounds = max(1, int(np.ceil(duration_s * rate_hz)))
+    due_s = (np.arange(rounds)[:, None] / rate_hz + phases[None, :]).ravel()
+    inside = due_s[due_s < duration_s]
+    return np.asarray((inside if len(inside) else due_s[:1]) * 1e9).astype(np.int64)
+
+
+def offer_load(
+    call: Call, windows: Sequence[Any], *, streams: int, demand: Demand, duration_s: float, stop: Event
+) -> Offered:
+    """Offer a load for some time; when the backlog is as long again, the rest is given up.
+
+    Raises:
+        Exception: the first that `call` raised in any thread.
+    """
+    due = schedule_ns(streams, rate_hz=demand.rate_hz, duration_s=duration_s)
+    due_ns, numbers, clock = due.tolist(), itertools.count(), time.perf_counter_ns
+    begin_ns = clock() + 5_000_000  # the first windows come due when the threads are up
+    give_up_ns = begin_ns + round(2e9 * duration_s)
+
+    def serve(_: int) -> tuple[array[int], array[int], array[int]]:
+        answers = array("q"), array("q"), array("q")
+        # next() is one step of the interpreter: no two threads get the same number.
+        while (number := next(numbers)) < len(due_ns):
+            moment_ns = begin_ns + due_ns[number]
+            if (wait_ns := moment_ns - clock()) > 0:
+                time.sleep(wait_ns / 1e9)
+            before = clock()
+            call(windows[number % len(windows)])
+            after = clock()
+            for values, value in zip(answers, (number, after - moment_ns, after - before), strict=True):
+                values.append(value)
+            if after > give_up_ns or stop.is_set():
+                break
+        return answers
+
+    cpu_before, begin_s = time.process_time(), time.monotonic()
+    answers = run_threads(serve, demand.servers, stop=stop)
+    cpu_share = (time.process_time() - cpu_before) / (time.monotonic() - begin_s)
+    order, response_ns, service_ns = (
+        np.concatenate([np.array(part, dtype=np.int64) for part in column]) for column in zip(*answers, strict=True)
+    )
+    order = np.argsort(order)
+    response_ns = response_ns[order]
+    level = judge_level(
+        streams=streams,
+        demand=demand,
+        duration_s=duration_s,
+        due=len(due),
+        response_ns=response_ns,
+        wait_ns=response_ns - service_ns[order],
+        unanswered=0 if stop.is_set() else len(due) - len(response_ns),
+        cpu_share=cpu_share,
+    )
+    return Offered(level=level, response_ns=response_ns)
+
+
+def judge_level(
+    *,
+    streams: int,
+    demand: Demand,
+    duration_s: float,
+    due: int,
+    response_ns: NDArray[np.int64],
+    wait_ns: NDArray[np.int64],
+    unanswered: int,
+    cpu_share: float,
+) -> Level:
+    """Decide whether one load was carried.
+
+    Args:
+        wait_ns: from due to the start of the call, in the order of `response_ns`, (N,).
+        unanswered: windows that came due and were given up.
+    """
+    sustained = backlog_growth_ns(wait_ns) <= GROWTH_FRACTION * 1e9 * duration_s
+    missed = int((response_ns > demand.deadline_ms * 1e6).sum()) + unanswered
+    return Level(
+        streams=streams,
+        due=due,
+        answered=len(response_ns),
+        response=summarise(response_ns),
+        missed=missed,
+        cpu_share=cpu_share,
+        carried=sustained and missed <= MISSED_FRACTION * due,
+    )
+
+
+def backlog_growth_ns(wait_ns: NDArray[np.int64]) -> float:
+    """Rise of the wait from the first to the last tenth of a load: medians of waits in due order, (N,).
+
+    A load that exceeds the device by some fraction grows its backlog by that fraction of its length.
+    """
+    tenth = max(1, len(wait_ns) // 10)
+    return float(np.median(wait_ns[-tenth:]) - np.median(wait_ns[:tenth]))
+
+
+def find_capacity(
+    call: Call, windows: Sequence[Any], *, demand: Demand, stop: Event, end_s: float = math.inf
+) -> tuple[int, tuple[Level, ...]]:
+    """Search with short loads, none but the first begun after `end_s` (monotonic).
+
+    Returns:
+        The largest number of streams that was carried, and every short load in order.
+    """
+    alone_ns = float(np.median(call_loop(call, windows, duration_s=PROBE_S, stop=stop).latency_ns))
+    first_guess = max(1, int(0.5 * demand.servers * 1e9 / alone_ns / demand.rate_hz))
+
+    def probe(streams: int) -> Level:
+        duration_s = probe_s(streams, rate_hz=demand.rate_hz)
+        return offer_load(call, windows, streams=streams, demand=demand, duration_s=duration_s, stop=stop).level
+
+    return search_load(probe, first_guess=first_guess, stop=stop, end_s=end_s)
+
+
+def probe_s(streams: int, *, rate_hz: float) -> float:
+    """Length of a short load."""
+    return min(MAX_PROBE_S, max(PROBE_S, MIN_PROBE_ARRIVALS / (streams * rate_hz)))
+
+
+def search_load(
+    probe: Callable[[int], Level], *, first_guess: int, stop: Event, end_s: float = math.inf
+) -> tuple[int, tuple[Level, ...]]:
+    """Search with short loads, of which two of up to three decide: one that fails may have met a pause of the machine.
+
+    Returns:
+        The number of streams and every short load in order; one that `stop` cuts short does not count.
+    """
+    probes: list[Level] = []
+
+    def is_carried(streams: int) -> bool:
+        votes: list[bool] = []
+        while max(votes.count(True), votes.count(False)) < 2 and not stop.is_set():
+            if probes and time.monotonic() >= end_s:
+                return votes.count(True) > votes.count(False)
+            level = probe(streams)
+            if not stop.is_set():
+                probes.append(level)
+                votes.append(level.carried)
+        return votes.count(True) >= 2
+
+    return largest_carried(is_carried, first_guess=first_guess, step=GROWTH_STEP, resolution=RESOLUTION), tuple(probes)
+
+
+def largest_carried(is_carried: Callable[[int], bool], *, first_guess: int, step: float, resolution: float) -> int:
+    """The largest number of streams that is carried, within `resolution`; 0 when not even one is.
+
+    Goes up from the guess in growing steps until a load is not carried, or down until one is, and then halves the gap.
+
+    Args:
+        is_carried: whether so many streams are carried; taken as true below and false above one point.
+        step: first step, as a fraction of the load.
+    """
+    low, high, guess = 0, MAX_STREAMS + 1, min(max(1, first_guess), MAX_STREAMS)
+    while high - low > max(1.0, resolution * low):
+        if is_carried(guess):
+            low = guess
+        else:
+            high = guess
+        if low and high <= MAX_STREAMS:
+            guess = (low + high) // 2
+            continue
+        guess = (
+            min(MAX_STREAMS, low + max(1, math.floor(step * low)))
+            if low
+            else max(1, math.floor(high * (1 - min(step, 0.5))))
+        )
+        step *= 2
+    return low
