@@ -34,9 +34,8 @@ if TYPE_CHECKING:
         UsageError,
     )
     from mmkd_edge.install.slots import read_slots
-    from mmkd_edge.predict.conditions import with_fault
+    from mmkd_edge.predict.conditions import SensorError, with_fault
     from mmkd_edge.predict.info import PredictorInfo
-    from mmkd_edge.predict.policy import SensorError
     from mmkd_edge.predict.postprocess import Prediction, interpret
     from mmkd_edge.predict.preprocess import check_window, prepare, prepare_batch
     from mmkd_edge.predict.selftest import SelfTest
@@ -119,9 +118,8 @@ _HOMES = {
     "mmkd_edge.errors": "ArtifactError BackendError BundleError CheckpointError DatasetError GateError "
     "InputError ManifestError MmkdError PerformanceError SignatureError UnavailableError UsageError",
     "mmkd_edge.install.slots": "read_slots",
-    "mmkd_edge.predict.conditions": "with_fault",
     "mmkd_edge.predict.info": "PredictorInfo",
-    "mmkd_edge.predict.policy": "SensorError",
+    "mmkd_edge.predict.conditions": "SensorError with_fault",
     "mmkd_edge.predict.postprocess": "Prediction interpret",
     "mmkd_edge.predict.preprocess": "check_window prepare prepare_batch",
     "mmkd_edge.predict.selftest": "SelfTest",

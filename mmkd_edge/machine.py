@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from mmkd_edge.bundle.digest import new_sha256
+from mmkd_edge.bundle.files import new_sha256
 
 ROOT = Path("/")
 

@@ -31,13 +31,20 @@ from mmkd_edge.predict.arguments import (
     check_trust,
     several,
 )
-from mmkd_edge.predict.conditions import NO_CONDITIONS, Conditions, age_fault, first_available
+from mmkd_edge.predict.conditions import (
+    NO_CONDITIONS,
+    Conditions,
+    Policy,
+    age_fault,
+    apply_policy,
+    check_policy,
+    first_available,
+)
 from mmkd_edge.predict.confidence import check_level, threshold_of
 from mmkd_edge.predict.config import OpeningRequest, Trust
 from mmkd_edge.predict.engine import Engine, Students, answer_of, engine_of
 from mmkd_edge.predict.info import PredictorInfo, info_of
 from mmkd_edge.predict.novelty import judged_novelty, magnitude_fault, novelty_rule
-from mmkd_edge.predict.policy import Policy, apply_policy, check_policy
 from mmkd_edge.predict.postprocess import Prediction, interpret, no_answer
 from mmkd_edge.predict.preprocess import check_window, prepare
 from mmkd_edge.predict.selftest import SelfTest, run_selftests

@@ -17,10 +17,18 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.bundle.calibration import Confidence, Novelty
-from mmkd_edge.bundle.manifest import Artifact, FileEntry, ModelEntry, Parity, graph_inputs, graph_outputs
+from mmkd_edge.bundle.manifest import (
+    Artifact,
+    Confidence,
+    FileEntry,
+    ModelEntry,
+    Novelty,
+    Parity,
+    graph_inputs,
+    graph_outputs,
+)
 from mmkd_edge.bundle.reference import Reference
-from mmkd_edge.predict.policy import Policy
+from mmkd_edge.predict.conditions import Policy
 from mmkd_edge.predict.sensors import SensorChecks
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec

@@ -35,7 +35,7 @@ from checks.script import head, parser_of, row
 from mmkd_edge import Bundle, EdgePredictor, GateError, MmkdError, write_bundle
 from mmkd_edge.apart import ProcessLimits
 from mmkd_edge.backends.base import BACKENDS
-from mmkd_edge.bundle.digest import new_sha256
+from mmkd_edge.bundle.files import new_sha256
 from mmkd_edge.bundle.manifest import Manifest, member_files
 from mmkd_export.platforms import PlatformName, platform_named
 from mmkd_export.targets.trt_process import build_engines_apart

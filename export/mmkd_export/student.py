@@ -18,8 +18,7 @@ from mmkd_edge.backends.base import backend_for, is_installed
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.golden import Golden
-from mmkd_edge.bundle.lineage import Adapted
-from mmkd_edge.bundle.manifest import Artifact, BatchRange, ModelEntry, Precision, Streaming
+from mmkd_edge.bundle.manifest import Adapted, Artifact, BatchRange, ModelEntry, Precision, Streaming
 from mmkd_edge.drift.features import GroupReference, InputStatistics
 from mmkd_edge.errors import BundleError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.backends.step_memory import StepMemory
+from mmkd_edge.backends.memory import StepMemory
 from mmkd_edge.backends.trt.needs import installed_distribution, why_no_engines
 from mmkd_edge.bundle.manifest import Artifact, ArtifactFormat, ModelEntry
 from mmkd_edge.errors import UsageError

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from mmkd_edge.backends.feeds import erase
 from mmkd_edge.backends.handlers import being_handled, let_handlers_through
+from mmkd_edge.backends.memory import erase
 from mmkd_edge.errors import BackendError, UnavailableError, first_line
 from mmkd_edge.spec import TensorSpec
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mmkd_edge.backends.step_memory import StepMemory
+    from mmkd_edge.backends.memory import StepMemory
 
 _DTYPES: Mapping[str, Literal["float32", "float16", "int8", "uint8"]] = {
     "uint8": "uint8",

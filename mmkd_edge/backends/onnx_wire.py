@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from mmkd_edge.errors import BackendError
+
 Value = int | memoryview
 Found = tuple[str, int, Value]
 
@@ -122,3 +124,24 @@ def _varint(message: memoryview, place: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, place + count + 1
     raise ValueError("a number is too long")
+
+
+# The key under which a tensor names its file (onnx.proto, `external_data`). In every encoding a key is one piece of
+# bytes: without it no engine can find a file, and nothing needs to be parsed.
+_KEY = b"location"
+
+
+def refuse_external_weights(model: bytes) -> None:
+    """Refuse a model with weights in other files: nothing verifies those, and engines read them from anywhere.
+
+    Raises:
+        BackendError: it has some, or is not readable.
+    """
+    if _KEY not in model:
+        return
+    try:
+        is_external = has_external_weights(model)
+    except ValueError as error:
+        raise BackendError(f"it is not readable as ONNX: {error}") from error
+    if is_external:
+        raise BackendError("its weights are in another file, which nothing verifies")

@@ -12,6 +12,7 @@ NaN before every call, and what was not written is no answer.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -20,10 +21,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from mmkd_edge.backends.external_weights import refuse_external_weights
-from mmkd_edge.backends.feeds import erase, fill
-from mmkd_edge.backends.forks import refuse_in_child
 from mmkd_edge.backends.handlers import being_handled, let_handlers_through
+from mmkd_edge.backends.memory import erase, fill
+from mmkd_edge.backends.onnx_wire import refuse_external_weights
 from mmkd_edge.bundle.manifest import GRAPH_OUTPUTS
 from mmkd_edge.errors import BackendError, UnavailableError
 from mmkd_edge.spec import TensorSpec
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mmkd_edge.backends.step_memory import StepMemory
+    from mmkd_edge.backends.memory import StepMemory
 
 _DTYPES: Mapping[str, Literal["float32", "float16", "int8", "uint8"]] = {
     "f32": "float32",
@@ -161,8 +161,19 @@ def shared_core() -> Any:
     Raises:
         UnavailableError: this is the child of a process that had it before the fork, where OpenVINO may hang.
     """
-    refuse_in_child("openvino", "OpenVINO")
+    started, here = _first_process(), os.getpid()
+    if started != here:  # its threads stay behind in a fork, and whoever waits for them hangs
+        raise UnavailableError(
+            f"backend 'openvino': OpenVINO was started in process {started} and cannot be used in its child {here}; "
+            "start workers with multiprocessing's 'spawn', or open bundles only in them"
+        )
     return _core()
+
+
+@cache
+def _first_process() -> int:
+    """The process that asked first; a child inherits the answer."""
+    return os.getpid()
 
 
 @cache

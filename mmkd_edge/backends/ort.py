@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mmkd_edge.backends.step_memory import StepMemory
+    from mmkd_edge.backends.memory import StepMemory
 
 _DTYPES: Mapping[str, Literal["float32", "float16", "int8", "uint8"]] = {
     "tensor(uint8)": "uint8",

@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.backends.base import BACKENDS, Answers, BackendName, SteppingBackend
 from mmkd_edge.backends.handlers import being_handled, let_handlers_through
-from mmkd_edge.backends.step_memory import StepMemory
+from mmkd_edge.backends.memory import StepMemory
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry, Streaming
 from mmkd_edge.errors import BackendError, first_line
-
-
-class Steps(Protocol):
-    """One stream's way through a step graph; used by one thread at a time, and done with at the first error."""
-
-    def push(self, values: NDArray[Any], present: NDArray[np.float32]) -> Answers:
-        """Take the next block of samples.
-
-        Args:
-            values: float32 (1, S, C), 0 where missing; of video uint8 (1, S, H, W, C).
-            present: float32 (1, S, C), 1 or 0; of video (1, S, 1).
-
-        Returns:
-            The outputs of the student's other graphs: logits, probabilities and perhaps novelty. They belong to the
-            caller.
-
-        Raises:
-            BackendError: the engine failed.
-        """
-        ...
 
 
 def step_artifact(entry: ModelEntry, backend: BackendName) -> Artifact | None:
@@ -42,17 +22,15 @@ def step_artifact(entry: ModelEntry, backend: BackendName) -> Artifact | None:
     return next((artifact for artifact in entry.streaming.artifacts if artifact.format in row.formats), None)
 
 
-def start_steps(backend: SteppingBackend, streaming: Streaming) -> Steps:
-    """A state in which nothing has been heard, over an engine that runs a step graph.
+class Steps:
+    """One stream's way through a step graph; used by one thread at a time, and not after an error.
 
     Raises:
         BackendError: the backend is closed.
     """
-    return _BoundSteps(backend, StepMemory(backend.inputs, backend.outputs, streaming))
 
-
-class _BoundSteps:
-    def __init__(self, backend: SteppingBackend, memory: StepMemory) -> None:
+    def __init__(self, backend: SteppingBackend, streaming: Streaming) -> None:
+        memory = StepMemory(backend.inputs, backend.outputs, streaming)
         self._values, self._present, self._slot = (memory.inputs[name] for name in memory.fresh)
         news = {f"next_{name}" for name in memory.states}
         self._answers = [array for name, array in memory.outputs.items() if name not in news]
@@ -61,7 +39,15 @@ class _BoundSteps:
         self._backend = backend
 
     def push(self, values: NDArray[Any], present: NDArray[np.float32]) -> Answers:
-        """Take the next block; see `Steps.push`."""
+        """Take the next block of samples, and return the outputs of the student's other graphs; the caller owns them.
+
+        Args:
+            values: float32 (1, S, C), 0 where missing; of video uint8 (1, S, H, W, C).
+            present: float32 (1, S, C), 1 or 0; of video (1, S, 1).
+
+        Raises:
+            BackendError: the engine failed.
+        """
         memory = self._memory
         self._values[...] = values
         self._present[...] = present

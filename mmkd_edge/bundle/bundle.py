@@ -18,8 +18,7 @@ import msgspec
 
 from mmkd_edge.bundle import archive
 from mmkd_edge.bundle.archive import Member
-from mmkd_edge.bundle.digest import new_sha256
-from mmkd_edge.bundle.files import open_file, read_exactly, write_file
+from mmkd_edge.bundle.files import new_sha256, open_file, read_exactly, write_file
 from mmkd_edge.bundle.golden import Golden, golden_bytes, golden_from_bytes
 from mmkd_edge.bundle.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, FileEntry, Manifest, ModelEntry, member_files
 from mmkd_edge.bundle.manifest_json import decode_manifest, encode_manifest

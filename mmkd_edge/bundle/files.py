@@ -11,9 +11,12 @@ import errno
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from mmkd_edge.errors import CURES, UsageError, fault_of
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 _WRITTEN_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _OF_WRITING = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -210,3 +213,10 @@ def _reason(error: OSError | ValueError) -> str:
     if isinstance(error, OSError):
         return (error.strerror or str(error)).lower()
     return "the path holds a NUL character"  # the only ValueError that opening gives
+
+
+def new_sha256(data: bytes | memoryview = b"") -> _Hash:
+    """Return a running SHA-256 that has seen `data`."""
+    import hashlib  # brings OpenSSL: 5 MB
+
+    return hashlib.sha256(data)

@@ -10,8 +10,6 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from mmkd_edge.bundle.calibration import Confidence, Novelty
-from mmkd_edge.bundle.lineage import MOST_ADAPTED, Adapted, TrainingHashes
 from mmkd_edge.drift.features import GroupReference, InputStatistics
 from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
 
@@ -28,6 +26,16 @@ MAX_LABELS = 10_000
 MAX_RELEASE = 10**12
 MOST_WINDOWS_AT_ONCE = 64
 
+MOST_CONFIDENCE_WINDOWS = 1024
+MOST_NOVELTY_WINDOWS = 1024
+
+MOST_ADAPTED = 1000
+TRAINING_HASH_BYTES = 8
+MOST_TRAINING_HASHES = 8192
+
+TrainingHashes = Annotated[bytes, msgspec.Meta(max_length=TRAINING_HASH_BYTES * MOST_TRAINING_HASHES)]
+"""Keyed hashes of the groups and windows that trained a student, sorted, little-endian: evaluation knows them again."""
+
 ArtifactFormat = Literal["onnx", "tflite"]
 Precision = Literal["fp32", "fp16", "int8"]
 
@@ -40,7 +48,57 @@ _Size = Annotated[int, msgspec.Meta(ge=1, le=MAX_FILE_BYTES)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=10**15)]
 _Error = Annotated[float, msgspec.Meta(ge=0)]
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
-_Lineage = Annotated[tuple[Adapted, ...], msgspec.Meta(min_length=1, max_length=MOST_ADAPTED)]
+
+
+class Confidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the probabilities of a classifier's artifact are worth: enough for any error level; see `confidence.py`.
+
+    Attributes:
+        temperature: what its graph divides the logits by before the softmax.
+        true_probabilities: what it gave the true label of each window that calibrated it, rising, rounded down.
+    """
+
+    temperature: Annotated[float, msgspec.Meta(gt=0)]
+    true_probabilities: Annotated[tuple[_Share, ...], msgspec.Meta(min_length=1, max_length=MOST_CONFIDENCE_WINDOWS)]
+
+
+class Novelty(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the novelty scores of an artifact are worth: enough for a p-value; see `mmkd_edge.predict.novelty`.
+
+    Attributes:
+        scores: what it gave validation windows, of lower precision recorded ones, rising.
+        max_error: largest difference from the checkpoint's score, as a share of one more than that.
+        tolerance: what that may be on a device.
+    """
+
+    scores: Annotated[tuple[_Error, ...], msgspec.Meta(min_length=1, max_length=MOST_NOVELTY_WINDOWS)]
+    max_error: _Error
+    tolerance: _Error
+
+
+class Adapted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """An adaptation that a student went through.
+
+    Attributes:
+        from_sha256: of the checkpoint that it came from.
+        dataset: of the new domain.
+        way: what it learnt from there.
+        teacher_sha256: of the teacher that answered; None where none did.
+        labels: how many labels of the new domain it saw.
+        gain_points: of the estimate that chose it.
+        forgotten_points: of the old domain.
+        share: of the way from the checkpoint before to what was learnt; None, and not in the file, where all of it.
+    """
+
+    from_sha256: str
+    dataset: str
+    dataset_sha256: str
+    way: str
+    teacher_sha256: str | None
+    labels: int
+    gain_points: float
+    forgotten_points: float
+    share: float | None = None
 
 
 class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -136,6 +194,9 @@ class Streaming(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     slots: Annotated[int, msgspec.Meta(ge=1)]
     states: Annotated[tuple[StateTensor, ...], msgspec.Meta(min_length=1, max_length=256)]
     artifacts: Annotated[tuple[Artifact, ...], msgspec.Meta(min_length=1, max_length=6)]
+
+
+_Lineage = Annotated[tuple[Adapted, ...], msgspec.Meta(min_length=1, max_length=MOST_ADAPTED)]
 
 
 class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -271,3 +332,15 @@ def member_files(manifest: Manifest) -> tuple[FileEntry, ...]:
 def describe_tensors(tensors: Sequence[TensorSpec]) -> str:
     """Tensors in one line, for messages: `acc float32 (1, 200, 3), acc_present float32 (1, 200, 3)`."""
     return ", ".join(f"{tensor.name} {tensor.dtype} {tensor.shape}" for tensor in tensors) or "nothing"
+
+
+def adapted_text(adapted: Adapted) -> str:
+    """One adaptation in one line."""
+    teacher = f", teacher {adapted.teacher_sha256}" if adapted.teacher_sha256 else ""
+    part = f", {adapted.share:.0%} of the way" if adapted.share is not None else ""
+    labels = f", {adapted.labels} labels" if adapted.labels else ""
+    return (
+        f"checkpoint {adapted.from_sha256} to {adapted.dataset} (SHA-256 {adapted.dataset_sha256}) by"
+        f" {adapted.way!r}{part}{teacher}{labels}: estimate {adapted.gain_points:+.1f} points, old domain"
+        f" {0 - adapted.forgotten_points:+.1f}"
+    )

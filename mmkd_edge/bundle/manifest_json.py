@@ -14,7 +14,6 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from mmkd_edge.bundle.lineage import TRAINING_HASH_BYTES, Adapted
 from mmkd_edge.bundle.manifest import (
     FORMAT_VERSION,
     MANIFEST_FILE,
@@ -24,6 +23,8 @@ from mmkd_edge.bundle.manifest import (
     MOST_TOLERANCE,
     README_FILE,
     REPORT_FILE,
+    TRAINING_HASH_BYTES,
+    Adapted,
     Artifact,
     Manifest,
     ModelEntry,
@@ -37,9 +38,8 @@ from mmkd_edge.bundle.manifest import (
 from mmkd_edge.bundle.strict_json import JsonError, convert_object, parse_object
 from mmkd_edge.drift.features import InputStatistics, reference_fault
 from mmkd_edge.errors import ManifestError
-from mmkd_edge.plausible import MAX_FLOAT32
 from mmkd_edge.printable import unprintable_in
-from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec, frames_fault, task_fault
+from mmkd_edge.spec import MAX_FLOAT32, ModalitySpec, TaskSpec, TensorSpec, frames_fault, task_fault
 
 _MOST_IN_NAME = 64
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from mmkd_edge.bundle.bundle import Bundle
-from mmkd_edge.bundle.digest import new_sha256
-from mmkd_edge.bundle.files import read_own_file, write_file
+from mmkd_edge.bundle.files import new_sha256, read_own_file, write_file
 from mmkd_edge.bundle.signature import KeyId, Signature, SignatureDocument, signed_message
 from mmkd_edge.bundle.strict_json import JsonError, convert_object, parse_object
 from mmkd_edge.errors import SignatureError, UnavailableError, UsageError, fault_of

@@ -18,8 +18,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from mmkd_edge.bundle.calibration import Confidence
-from mmkd_edge.bundle.manifest import Artifact, ModelEntry
+from mmkd_edge.bundle.manifest import Artifact, Confidence, ModelEntry
 from mmkd_edge.errors import UsageError
 
 # (n + 1) * error_level is a whole number in decimal that float64 may miss by its last bits.

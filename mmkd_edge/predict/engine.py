@@ -14,19 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.backends.base import Answers, Backend, SteppingBackend, choose_artifact, open_backend, open_steps
-from mmkd_edge.backends.steps import start_steps, step_artifact
+from mmkd_edge.backends.steps import Steps, step_artifact
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry, describe_tensors, step_inputs, step_outputs
 from mmkd_edge.bundle.reference import Reference, check_reference
 from mmkd_edge.drift.features import InputStatistics, MagnitudeLimits
 from mmkd_edge.drift.running import RunningStatistics
 from mmkd_edge.errors import BackendError, BundleError, UsageError
-from mmkd_edge.plausible import plausible_span
 from mmkd_edge.predict.confidence import threshold_of
 from mmkd_edge.predict.config import Config
 from mmkd_edge.predict.novelty import NoveltyRule, novelty_rule
 from mmkd_edge.predict.preprocess import nothing_missing, prepare
-from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
+from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec, plausible_span
 
 _WARM_UP_RUNS = 5
 
@@ -312,7 +311,7 @@ def _open_step(bundle: Bundle, entry: ModelEntry, config: Config) -> SteppingBac
         _check_tensors(bundle, artifact, backend, inputs=wanted[0], outputs=wanted[1])
         values, present = wanted[0][:2]
         block = np.zeros(values.shape, values.dtype), np.ones(present.shape, np.float32)
-        steps = start_steps(backend, streaming)
+        steps = Steps(backend, streaming)
         for _ in range(_WARM_UP_RUNS):
             _check_answers(backend, entry.outputs, steps.push(*block))
     except BaseException:

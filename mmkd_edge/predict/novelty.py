@@ -21,8 +21,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.bundle.calibration import Novelty
-from mmkd_edge.bundle.manifest import Artifact, ModelEntry
+from mmkd_edge.bundle.manifest import Artifact, ModelEntry, Novelty
 from mmkd_edge.drift.features import MagnitudeLimits, channel_magnitudes, magnitude
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.confidence import named, smallest_level

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.backends.base import Answers, SteppingBackend
-from mmkd_edge.backends.steps import start_steps
+from mmkd_edge.backends.steps import Steps
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.golden import Golden, answer_scale, novelty_errors, same_answers
 from mmkd_edge.bundle.manifest import Streaming
@@ -177,6 +177,6 @@ def follow_recording(
     """
     lead = missing_samples(modality, -len(recording) % streaming.stride)
     blocks = joined([lead, recording]).reshape(-1, streaming.stride, *recording.shape[1:])
-    steps = start_steps(backend, streaming)
+    steps = Steps(backend, streaming)
     answers = [steps.push(*prepare(block, modality)) for block in blocks]
     return tuple(np.concatenate(outputs) for outputs in zip(*answers, strict=True))

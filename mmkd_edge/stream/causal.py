@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.backends.base import Answers
 from mmkd_edge.backends.handlers import being_handled, let_handlers_through
-from mmkd_edge.backends.steps import Steps, start_steps
+from mmkd_edge.backends.steps import Steps
 from mmkd_edge.bundle.manifest import Streaming
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.engine import Engine
@@ -65,7 +65,7 @@ class Stepping:
         self._filled = -engine.modality.samples % streaming.stride
         handled = being_handled()
         try:
-            self._steps = start_steps(engine.step, streaming)
+            self._steps = Steps(engine.step, streaming)
         except Exception as error:  # an engine that cannot begin is one that fails
             let_handlers_through(error, handled=handled)
             self._failed()

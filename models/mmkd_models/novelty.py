@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmkd_edge.bundle.calibration import MOST_NOVELTY_WINDOWS
+from mmkd_edge.bundle.manifest import MOST_NOVELTY_WINDOWS
 from mmkd_edge.errors import CheckpointError
 
 MOST_CENTRES = 64

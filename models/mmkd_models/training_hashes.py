@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from mmkd_edge.bundle.lineage import MOST_TRAINING_HASHES, TRAINING_HASH_BYTES
+from mmkd_edge.bundle.manifest import MOST_TRAINING_HASHES, TRAINING_HASH_BYTES
 from mmkd_models.data.kinds import windows_at_once
 from mmkd_models.data.windows import Windows
 

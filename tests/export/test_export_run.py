@@ -16,7 +16,7 @@ import torch
 
 from mmkd_edge import EdgePredictor
 from mmkd_edge.bundle.bundle import Bundle
-from mmkd_edge.bundle.lineage import Adapted
+from mmkd_edge.bundle.manifest import Adapted
 from mmkd_edge.bundle.manifest_json import encode_manifest
 from mmkd_edge.errors import CheckpointError, GateError, UsageError
 from mmkd_export.inspect.files import inspect_file

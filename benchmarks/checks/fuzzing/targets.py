@@ -15,7 +15,7 @@ import numpy as np
 
 from mmkd_edge.bundle.arrays import ArraysError, read_npz
 from mmkd_edge.bundle.bundle import Bundle
-from mmkd_edge.bundle.digest import new_sha256
+from mmkd_edge.bundle.files import new_sha256
 from mmkd_edge.bundle.golden import golden_from_bytes
 from mmkd_edge.bundle.manifest_json import decode_manifest, encode_manifest
 from mmkd_edge.bundle.signature import decode_signatures

@@ -19,8 +19,7 @@ import numpy as np
 
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import open_file, read_exactly
-from mmkd_edge.bundle.lineage import Adapted, adapted_text
-from mmkd_edge.bundle.manifest import ModelEntry
+from mmkd_edge.bundle.manifest import Adapted, ModelEntry, adapted_text
 from mmkd_edge.errors import ArtifactError, BundleError, CheckpointError, UsageError
 from mmkd_edge.predict.novelty import magnitude_text, novelty_text
 from mmkd_edge.spec import ModalitySpec, TaskSpec, labels_text

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from mmkd_edge.bundle.lineage import adapted_text
-from mmkd_edge.bundle.manifest import ModelEntry
+from mmkd_edge.bundle.manifest import ModelEntry, adapted_text
 from mmkd_edge.predict.novelty import magnitude_text, novelty_text
 from mmkd_edge.printable import printable
 from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from mmkd_edge.bundle.bundle import write_bundle
-from mmkd_edge.bundle.digest import new_sha256
+from mmkd_edge.bundle.files import new_sha256
 from mmkd_edge.bundle.manifest import Manifest
 from mmkd_edge.bundle.manifest_json import encode_manifest
 from mmkd_edge.install.keys import sign

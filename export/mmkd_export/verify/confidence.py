@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmkd_edge.bundle.calibration import MOST_CONFIDENCE_WINDOWS, Confidence
+from mmkd_edge.bundle.manifest import MOST_CONFIDENCE_WINDOWS, Confidence
 from mmkd_models.evaluation.confidence import reliability
 from mmkd_models.metrics.likelihood import fitted_temperature, probabilities_of
 

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from mmkd_edge.errors import UsageError
-from mmkd_edge.plausible import MAX_FLOAT32, STANDARD_DEVIATIONS, plausible_span
+from mmkd_edge.spec import MAX_FLOAT32, STANDARD_DEVIATIONS, plausible_span
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

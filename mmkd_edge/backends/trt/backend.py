@@ -13,15 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mmkd_edge.backends.external_weights import refuse_external_weights
 from mmkd_edge.backends.handlers import being_handled, let_handlers_through
+from mmkd_edge.backends.onnx_wire import refuse_external_weights
 from mmkd_edge.backends.trt.build import BuiltPlan, engine_from_onnx, engine_logger, workspace_bytes
 from mmkd_edge.backends.trt.cache import load_engine
 from mmkd_edge.backends.trt.cuda import device_facts, first_gpu, free_bytes, is_lost, load_runtime
 from mmkd_edge.backends.trt.execution import Execution
 from mmkd_edge.backends.trt.key import EngineFacts
 from mmkd_edge.backends.trt.needs import installed_library, load_library, why_no_engines
-from mmkd_edge.bundle.digest import new_sha256
+from mmkd_edge.bundle.files import new_sha256
 from mmkd_edge.bundle.manifest import GRAPH_OUTPUTS
 from mmkd_edge.errors import BackendError, UnavailableError
 from mmkd_edge.spec import TensorSpec

@@ -20,8 +20,7 @@ import msgspec
 
 from mmkd_edge.backends.trt.build import BuiltPlan
 from mmkd_edge.backends.trt.key import EngineFacts
-from mmkd_edge.bundle.digest import new_sha256
-from mmkd_edge.bundle.files import cache_folder, open_file, read_exactly, write_file
+from mmkd_edge.bundle.files import cache_folder, new_sha256, open_file, read_exactly, write_file
 from mmkd_edge.errors import BackendError, UsageError
 
 MOST_ENGINES = 32

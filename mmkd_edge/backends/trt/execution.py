@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmkd_edge.backends.feeds import fill
 from mmkd_edge.backends.handlers import being_handled, let_handlers_through
+from mmkd_edge.backends.memory import fill
 from mmkd_edge.backends.trt.cuda_stream import CudaStream
 from mmkd_edge.errors import BackendError
 from mmkd_edge.spec import TensorSpec

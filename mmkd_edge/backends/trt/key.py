@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from mmkd_edge.bundle.digest import new_sha256
+from mmkd_edge.bundle.files import new_sha256
 from mmkd_edge.bundle.manifest import BatchRange
 from mmkd_edge.spec import TensorSpec
 

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.bundle.lineage import Adapted
+from mmkd_edge.bundle.manifest import Adapted
 from mmkd_edge.errors import UsageError
 from mmkd_models.adaptation.domains import Domain, few_labels
 from mmkd_models.adaptation.judging import Court, Heard, forgets, heard, importance, judged, shares_of, vanished

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.bundle.calibration import Confidence
+from mmkd_edge.bundle.manifest import Confidence
 from mmkd_edge.predict.confidence import least_probability
 from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_report.schema.confidence import ConfidenceFacts, LabelSetCoverage, Reliability

@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from mmkd_edge.bundle.lineage import Adapted
+from mmkd_edge.bundle.manifest import Adapted
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import fold_indices

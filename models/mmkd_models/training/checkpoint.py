@@ -19,7 +19,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from mmkd_edge.bundle.lineage import Adapted, TrainingHashes
+from mmkd_edge.bundle.manifest import Adapted, TrainingHashes
 from mmkd_edge.bundle.strict_json import JsonError, parse_object
 from mmkd_edge.drift.features import GroupReference
 from mmkd_edge.errors import CheckpointError, UsageError

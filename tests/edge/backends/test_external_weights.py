@@ -9,8 +9,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from mmkd_edge import BackendError
-from mmkd_edge.backends.external_weights import refuse_external_weights
-from mmkd_edge.backends.onnx_wire import has_external_weights
+from mmkd_edge.backends.onnx_wire import has_external_weights, refuse_external_weights
 
 
 def said(model: bytes) -> str:

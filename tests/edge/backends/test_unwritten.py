@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mmkd_edge import BackendError, Bundle, EdgePredictor
 from mmkd_edge.backends.base import open_backend, open_steps
-from mmkd_edge.backends.steps import start_steps
+from mmkd_edge.backends.steps import Steps
 from mmkd_edge.backends.trt.backend import TrtBackend
 from mmkd_edge.bundle.manifest import Streaming
 
@@ -102,7 +102,7 @@ def test_a_step_that_writes_nothing_is_an_error(name: Any, monkeypatch: pytest.M
         assert isinstance(streaming, Streaming)
         backend = open_steps(name, bundle.read(streaming.artifacts[0].file), threads=1)
     values, present = (np.zeros(tensor.shape, np.float32) for tensor in backend.inputs[:2])
-    steps: Any = start_steps(backend, streaming)
+    steps: Any = Steps(backend, streaming)
     assert np.isfinite(steps.push(values, present)[1]).all()
     steps._run = lambda: None
     with pytest.raises(BackendError) as caught:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import msgspec
 
-from mmkd_edge.bundle.lineage import Adapted, adapted_text
+from mmkd_edge.bundle.manifest import Adapted, adapted_text
 
 
 def step(*, teacher: str | None = None, labels: int = 0, forgotten: float = 0.0, share: float | None = None) -> Adapted:

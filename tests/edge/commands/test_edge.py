@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from mmkd_edge import write_bundle
-from mmkd_edge.bundle.digest import new_sha256
+from mmkd_edge.bundle.files import new_sha256
 from mmkd_edge.bundle.manifest_json import encode_manifest
 from mmkd_edge.commands import edge
 from mmkd_edge.install.keys import sign

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmkd_edge import EdgePredictor, ModalitySpec, UsageError
-from mmkd_edge.bundle.calibration import Confidence
+from mmkd_edge.bundle.manifest import Confidence
 from mmkd_edge.predict.confidence import label_set, least_probability
 from mmkd_edge.testing import fake_predictor
 

@@ -66,7 +66,7 @@ def test_a_graph_that_our_reading_refuses_reaches_no_parser(
     import onnx
 
     from mmkd_edge import write_bundle
-    from mmkd_edge.bundle.digest import new_sha256
+    from mmkd_edge.bundle.files import new_sha256
     from mmkd_edge.bundle.manifest import member_files
 
     in_place_of_tensorrt(f"open({str(tmp_path / 'asked')!r}, 'w')", tmp_path, monkeypatch)

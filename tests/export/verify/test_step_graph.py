@@ -27,7 +27,7 @@ from step_cases import ACC, CONFIG, LENGTH, STRIDE, TOLERANCE, one_pass, recordi
 from mmkd_edge import Bundle, EdgePredictor, Prediction
 from mmkd_edge.backends import steps as step_module
 from mmkd_edge.backends.base import BackendName, open_steps
-from mmkd_edge.backends.steps import start_steps
+from mmkd_edge.backends.steps import Steps
 from mmkd_edge.bundle.bundle import write_bundle
 from mmkd_edge.bundle.manifest import member_files, step_inputs, step_outputs
 from mmkd_edge.bundle.manifest_json import decode_manifest
@@ -244,7 +244,7 @@ def test_an_engine_that_runs_no_steps_is_refused(exported: ExportResult) -> None
     backend = open_steps("ort", model, threads=1)
     backend.close()
     with pytest.raises(BackendError) as closed:
-        start_steps(backend, streaming)
+        Steps(backend, streaming)
     assert str(closed.value) == "backend 'ort' is closed; open it again"
     with pytest.raises(UsageError) as caught:
         open_steps("trt", model, threads=1)
@@ -258,7 +258,7 @@ def test_a_block_of_another_shape_never_reaches_the_engine(exported: ExportResul
     assert streaming is not None
     logits, probabilities = follow_recording(backend, streaming, recording(8), ACC)
     assert logits.shape == probabilities.shape == (2, 4)
-    steps = start_steps(backend, streaming)
+    steps = Steps(backend, streaming)
     wrong = np.zeros((1, 3, 2), np.float32)
     with pytest.raises(ValueError, match="could not broadcast"):
         steps.push(wrong, wrong)

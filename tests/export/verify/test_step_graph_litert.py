@@ -19,7 +19,7 @@ from step_cases import ACC, CONFIG, LENGTH, STRIDE, TOLERANCE, one_pass, recordi
 
 from mmkd_edge import Bundle, EdgePredictor, Prediction
 from mmkd_edge.backends.litert import LitertBackend, _Instance
-from mmkd_edge.backends.steps import start_steps
+from mmkd_edge.backends.steps import Steps
 from mmkd_edge.errors import BackendError
 from mmkd_export.plan import export_plan
 from mmkd_export.run import ExportResult, export
@@ -106,7 +106,7 @@ def test_a_closed_litert_takes_no_step(with_litert: ExportResult) -> None:
     assert streaming is not None
     with Bundle.open(with_litert.path) as bundle:
         backend = LitertBackend(bundle.read("acc/step.fp32.tflite"))
-    steps = start_steps(backend, streaming)
+    steps = Steps(backend, streaming)
     block = np.zeros((1, STRIDE, 2), np.float32)
     steps.push(block, block)
     backend.close()
@@ -114,7 +114,7 @@ def test_a_closed_litert_takes_no_step(with_litert: ExportResult) -> None:
         steps.push(block, block)
     assert str(caught.value) == "backend 'litert' is closed; open it again"
     with pytest.raises(BackendError) as refused:
-        start_steps(backend, streaming)
+        Steps(backend, streaming)
     assert str(refused.value) == "backend 'litert' is closed; open it again"
 
 

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from mmkd_edge.bundle.calibration import Confidence
+from mmkd_edge.bundle.manifest import Confidence
 from mmkd_edge.predict.confidence import label_set, least_probability
 from mmkd_models.evaluation.confidence import confidence_facts, reliability, share_interval
 from mmkd_models.evaluation.confidence_text import coverage_cells, groups_text, reliability_text

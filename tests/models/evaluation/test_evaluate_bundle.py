@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from mmkd_edge import Bundle, EdgePredictor
-from mmkd_edge.bundle.calibration import Confidence
+from mmkd_edge.bundle.manifest import Confidence
 from mmkd_edge.predict.confidence import least_probability
 from mmkd_export.plan import export_plan
 from mmkd_export.run import export

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from mmkd_edge.bundle.calibration import Confidence
+from mmkd_edge.bundle.manifest import Confidence
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.confidence import least_probability
 from mmkd_models.data.windows import Windows

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mmkd_edge.bundle.calibration import MOST_NOVELTY_WINDOWS
+from mmkd_edge.bundle.manifest import MOST_NOVELTY_WINDOWS
 from mmkd_models.data.windows import Windows
 from mmkd_models.novelty import MOST_CENTRES, NoveltyScore, TrainingEmbeddings
 from mmkd_models.training.drift_reference import clustered

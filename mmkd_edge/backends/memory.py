@@ -1,13 +1,9 @@
-"""The arrays that the steps of one stream read and write, whatever engine runs them.
-
-States live in memory of the stream's own that the engine reads where it is. A step returns one slot of most of them,
-so that nothing is moved and little is copied.
-"""
+"""Memory that engines read and write: that of one call, and that of the steps of one stream."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,3 +78,25 @@ class StepMemory:
         """Put it into the inputs, and count the step."""
         self.keep_in(self.inputs)
         self.step += 1
+
+
+def fill(places: Mapping[str, NDArray[Any]], feeds: Mapping[str, NDArray[Any]]) -> None:
+    """Copy the feeds in; NumPy alone would also take what only fits after a cast or a broadcast.
+
+    Raises:
+        ValueError: other inputs, another shape or another type than the engine has.
+    """
+    if feeds.keys() != places.keys():
+        wanted, found = ", ".join(places), ", ".join(feeds)
+        raise ValueError(f"expected the inputs {wanted}, got {found or 'nothing'}")
+    for name, place in places.items():
+        values = feeds[name]
+        if values.shape != place.shape or values.dtype != place.dtype:
+            raise ValueError(f"input {name!r}: expected {place.dtype} {place.shape}, got {values.dtype} {values.shape}")
+        place[:] = values
+
+
+def erase(answers: Iterable[NDArray[Any]]) -> None:
+    """Overwrite earlier answers with NaN, so that one that a call does not write cannot be taken for its answer."""
+    for answer in answers:
+        answer.fill(_NAN)
