@@ -32,13 +32,11 @@ from mmkd_models.evaluation.faults.table import NAMES as FAULT_NAMES
 from mmkd_models.evaluation.faults.table import SEVERITIES
 from mmkd_models.evaluation.report import Contestant
 from mmkd_models.evaluation.rivals import RivalName
-from mmkd_models.evaluation.suites.answering import AskedModel
-from mmkd_models.evaluation.suites.beside import answering_rivals
-from mmkd_models.evaluation.suites.cost_file import read_cost
-from mmkd_models.evaluation.suites.opening import answering_checkpoint
-from mmkd_models.evaluation.suites.reckoning import check_cost, judge_cost
-from mmkd_models.evaluation.suites.suite import SuiteName, judge
-from mmkd_models.evaluation.suites.verdict import verdict_of
+from mmkd_models.evaluation.suites import cost
+from mmkd_models.evaluation.suites.cost_model import read_cost
+from mmkd_models.evaluation.suites.inputs import ModelUnderTest, SuiteInputs
+from mmkd_models.evaluation.suites.models import fit_rivals, model_from_checkpoint
+from mmkd_models.evaluation.suites.table import judge, with_suites
 from mmkd_models.networks.rocket import fits_kernels
 from mmkd_models.ray_tasks import Executor
 from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher
@@ -48,7 +46,6 @@ from mmkd_report.schema.judging import Competitor, JudgingDocument, SensorRow
 from mmkd_report.schema.study import PairLatency
 
 JUDGED_FILE, LATENCY_FILE = "judged.json", "latency.json"
-_SUITES: tuple[SuiteName, ...] = ("faults",)
 _RIVALS: tuple[RivalName, ...] = ("extra_trees", "mini_rocket")
 
 _WITHOUT_TEACHER: tuple[Competitor, ...] = ("extra_trees", "mini_rocket")
@@ -81,7 +78,7 @@ def check_costs(dataset: Dataset, order: SensorsOrder) -> None:
         return
     test = fold_data(dataset, seed=order.seed, labelled=order.config.labelled).test
     for file in order.costs.values():
-        check_cost(test, file)
+        cost.check_cost(test, file)
     currencies = sorted({read_cost(file)[0].currency for file in order.costs.values()})
     if len(currencies) > 1:
         raise UsageError(f"--cost: expected one currency, got {' and '.join(currencies)}; reckon all sensors in one")
@@ -140,33 +137,20 @@ def judge_sensor(
         split=split_facts(dataset.everything()),
         labels=dataset.spec.task.labels,
     )
-    models = [answering_checkpoint(one, test, data) for one in _contestants(order, name)]
+    models = tuple(model_from_checkpoint(one, test, data) for one in _contestants(order, name))
+    inputs = SuiteInputs(models=models, windows=test, train=train, calibration=valid, seed=order.seed)
     names = _rivals_of(dataset.spec.modality(name))
     path, key = order.folder / name / JUDGED_FILE, _key(models, names)
     kept = _kept(path, _Judged, key)
     if kept is None:
-        metric = config.student_train.metric
-        rivals = answering_rivals(names, models[0], test, train=train, valid=valid, metric=metric, seed=order.seed)
-        document = judge(
-            [*models, *rivals],
-            test,
-            train=train,
-            calibration=valid,
-            data=data,
-            suites=_SUITES,
-            by=None,
-            cost=None,
-            shift=None,
-            seed=order.seed,
-            on_part=lambda part: on_part(f"{name}: {part}"),
-        )
-        kept = _Judged(key=key, document=document)
+        metric, first = config.student_train.metric, models[0].facts
+        rivals = fit_rivals(names, first, test, train=train, valid=valid, metric=metric, seed=order.seed)
+        judged = replace(inputs, models=(*models, *rivals), on_part=lambda part: on_part(f"{name}: {part}"))
+        kept = _Judged(key=key, document=judge(judged, ["faults"], data=data))
         write_file(path, msgspec.json.encode(kept))
     if name not in order.costs:
         return kept.document
-    cost = judge_cost(models, test, file=order.costs[name], baseline=kept.document.baseline, seed=order.seed)
-    document = msgspec.structs.replace(kept.document, cost=cost)
-    return msgspec.structs.replace(document, verdict=tuple(verdict_of(document)))
+    return with_suites(kept.document, {"cost": cost.run(replace(inputs, cost=order.costs[name]))})
 
 
 def _contestants(order: SensorsOrder, name: str) -> Iterator[Contestant]:
@@ -203,7 +187,7 @@ def _kept(path: Path, of: type[_Known], key: str) -> _Known | None:
     return found if found.key == key else None
 
 
-def _key(models: Sequence[AskedModel], rivals: Sequence[RivalName]) -> str:
+def _key(models: Sequence[ModelUnderTest], rivals: Sequence[RivalName]) -> str:
     return _hash_of([one.facts.sha256 for one in models], rivals, FAULT_NAMES, SEVERITIES)
 
 

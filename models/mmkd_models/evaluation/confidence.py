@@ -19,7 +19,7 @@ from mmkd_report.schema.confidence import ConfidenceFacts, LabelSetCoverage, Rel
 ERROR_LEVELS = (0.01, 0.05, 0.1, 0.2)
 """Those that reports show; an application may choose any other."""
 
-_BINS = 15  # as in Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017, section 4
+BINS = 15  # as in Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017, section 4
 _Z_95 = 1.959963984540054
 
 
@@ -65,13 +65,17 @@ def confidence_facts(
     )
 
 
+def probability_bins(top: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the bin of each probability, (i / 15, (i + 1) / 15]."""
+    return np.asarray(np.clip(np.ceil(top * BINS).astype(np.int64) - 1, 0, BINS - 1))
+
+
 def reliability(probabilities: NDArray[Any], labels: NDArray[np.int64]) -> Reliability:
     """Measures probabilities (N, K) against labels (N,), N > 0."""
     rows = np.arange(len(labels))
     top = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == labels
-    bins = np.clip(np.ceil(top * _BINS).astype(np.int64) - 1, 0, _BINS - 1)  # (i / 15, (i + 1) / 15]
-    gaps = np.bincount(bins, weights=right - top, minlength=_BINS)
+    gaps = np.bincount(probability_bins(top), weights=right - top, minlength=BINS)
     true = np.maximum(probabilities[rows, labels].astype(np.float64), np.finfo(np.float32).tiny)
     return Reliability(calibration_error=float(np.abs(gaps).sum() / len(labels)), log_loss=float(-np.log(true).mean()))
 

@@ -110,8 +110,7 @@ def outcome_on(test: Windows, logits: NDArray[np.floating[Any]]) -> TestedNetwor
         class_scores=scores_from_answers(test.labels, answers, classes),
         confusions=tuple(
             GroupConfusion(
-                group=group,
-                confusion=scores_from_answers(test.labels[rows], answers[rows], classes).confusion,
+                group=group, confusion=scores_from_answers(test.labels[rows], answers[rows], classes).confusion
             )
             for group in names.tolist()
             for rows in [test.groups == group]

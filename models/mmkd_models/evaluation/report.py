@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.gains import gain_on_windows
 from mmkd_models.evaluation.guessing import guessing
@@ -61,6 +62,12 @@ class Contestant:
     def modality(self) -> str | None:
         """The student's; None for a teacher."""
         return self.checkpoint.modality.name if isinstance(self.checkpoint, StudentCheckpoint) else None
+
+    @property
+    def modalities(self) -> tuple[ModalitySpec, ...]:
+        """All modalities, in the model's order."""
+        checkpoint = self.checkpoint
+        return (checkpoint.modality,) if isinstance(checkpoint, StudentCheckpoint) else checkpoint.modalities
 
 
 def evaluate(

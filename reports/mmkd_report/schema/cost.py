@@ -11,8 +11,7 @@ from typing import Literal
 
 import msgspec
 
-CostWay = Literal["teacher", "student", "rival"]
-WAYS: tuple[CostWay, ...] = ("teacher", "student", "rival")
+CostOption = Literal["teacher", "student", "rival"]
 Mark = Literal["measured", "entered", "default"]
 SHARES = ("discount_rate", "avoidable_share", "spares_share", "detection", "false_alarms")
 """Numbers that are 1 at most."""
@@ -158,9 +157,9 @@ class CostFacts(msgspec.Struct, frozen=True, kw_only=True):
     unit: Literal["episodes", "windows"]
     healthy: tuple[str, ...]
     plant: Plant
-    equipment: dict[CostWay, Equipment]
+    equipment: dict[CostOption, Equipment]
     assumptions: tuple[Assumption, ...]
-    results: dict[CostWay, CostResult]
+    results: dict[CostOption, CostResult]
     swings: tuple[Swing, ...]
     student_beats_teacher: float | None
     to_enter: tuple[str, ...] = ()

@@ -6,17 +6,17 @@ Shares run from 0 to 1. What was not asked for is None. Models are known by thei
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 
-from mmkd_report.schema.confidence import LabelSetCoverage
 from mmkd_report.schema.cost import CostFacts
 from mmkd_report.schema.evaluation import DataFacts, WindowGain
 from mmkd_report.schema.figures import CONTESTANTS, Guessing, Measure, Spread
 from mmkd_report.schema.reading import typed
 
 FORMAT_VERSION = 1
+_Facts = TypeVar("_Facts")
 
 ModelRole = Literal["teacher", "distilled", "labels alone", "rival"]
 
@@ -85,63 +85,6 @@ class FaultsFacts(msgspec.Struct, frozen=True, kw_only=True):
     faults: tuple[FaultFigures, ...]
     left_out: tuple[str, ...]
     relative: dict[str, RelativeError | None]
-
-
-GroupMeasure = Literal["accuracy", "recall", "calibration error"]
-"""`recall` is the mean over the classes that occur."""
-BiasChange = Literal["removed", "inherited", "amplified", "no certain difference"]
-
-
-class GroupFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """One group, or value of a column: figures by model and measure; not judged where its windows are few."""
-
-    value: str
-    windows: int
-    is_judged: bool
-    figures: dict[str, dict[GroupMeasure, float]]
-
-
-class Gap(msgspec.Struct, frozen=True, kw_only=True):
-    """The best judged value's figure minus the worst's, with its 95 % interval, and which these are.
-
-    Attributes:
-        chance: the gap that chance alone exceeds in about one of twenty cases where all values are served alike.
-    """
-
-    gap: float
-    low: float
-    high: float
-    chance: float
-    best: str
-    worst: str
-
-
-class GapChange(msgspec.Struct, frozen=True, kw_only=True):
-    """What teaching did to the first model's gap: the 95 % interval is of its gap minus that of labels alone."""
-
-    measure: GroupMeasure
-    change: BiasChange
-    low: float
-    high: float
-
-
-class GroupsFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures by group or column.
-
-    Attributes:
-        by: `group` or the column.
-        least_windows: of a value that is judged.
-        gaps: by measure and model; empty where fewer than two values are judged.
-        changes: empty without a model that labels alone taught beside a taught one.
-        unknown: windows whose value of the column is missing; they are of no value here.
-    """
-
-    by: str
-    least_windows: int
-    values: tuple[GroupFigures, ...]
-    gaps: dict[GroupMeasure, dict[str, Gap | None]]
-    changes: tuple[GapChange, ...]
-    unknown: int = 0
 
 
 class DomainSpread(msgspec.Struct, frozen=True, kw_only=True):
@@ -222,41 +165,30 @@ class ShiftFacts(msgspec.Struct, frozen=True, kw_only=True):
     has_groups: bool = True
 
 
-class ConfidenceRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One condition, `sound` or a fault: accuracy as estimated without labels, and as it is.
+class SuiteTable(msgspec.Struct, frozen=True, kw_only=True):
+    """A table of texts; the first column names the rows."""
+
+    caption: str
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+class SuiteResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What a suite found, as figures and for readers.
 
     Attributes:
-        covered: share of the windows whose label set holds the true label; None where validation windows are too few.
+        facts: the suite's own struct: `FaultsFacts`, `ShiftFacts`, `CostFacts`, or one beside the suite.
+        verdict: what follows for the first model, a sentence each without a full stop.
+        record: recordings that would help most.
     """
 
-    condition: str
-    estimated: float
-    accuracy: float
-    calibration_error: float
-    covered: float | None = None
-
-
-class ModelConfidence(msgspec.Struct, frozen=True, kw_only=True):
-    """One model; `coverages` are of label sets made from validation windows, with sound sensors."""
-
-    rows: tuple[ConfidenceRow, ...]
-    coverages: tuple[LabelSetCoverage, ...]
-
-
-class TrustFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """How far probabilities can be trusted.
-
-    Attributes:
-        severity: of the faults.
-        misleads_beyond: how far an estimate may be from the truth.
-        models: by name.
-        set_level: the error level of the label sets of each condition.
-    """
-
-    severity: float
-    misleads_beyond: float
-    models: dict[str, ModelConfidence]
-    set_level: float = 0.1
+    title: str
+    lead: str
+    facts: Any
+    verdict: tuple[str, ...] = ()
+    record: tuple[str, ...] = ()
+    tables: tuple[SuiteTable, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class JudgingDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -277,11 +209,22 @@ class JudgingDocument(msgspec.Struct, frozen=True, kw_only=True):
     baseline: str | None
     cautions: tuple[str, ...]
     verdict: tuple[str, ...]
-    faults: FaultsFacts | None = None
-    shift: ShiftFacts | None = None
-    groups: GroupsFacts | None = None
-    confidence: TrustFacts | None = None
-    cost: CostFacts | None = None
+    suites: dict[str, SuiteResult] = {}
+
+    @property
+    def faults(self) -> FaultsFacts | None:
+        """The facts of the suite `faults`."""
+        return self._facts("faults", FaultsFacts)
+
+    @property
+    def cost(self) -> CostFacts | None:
+        """The facts of the suite `cost`."""
+        return self._facts("cost", CostFacts)
+
+    def _facts(self, suite: str, kind: type[_Facts]) -> _Facts | None:
+        """Return facts, which are a mapping in a document that was read."""
+        facts = self.suites[suite].facts if suite in self.suites else None
+        return facts if facts is None or isinstance(facts, kind) else msgspec.convert(facts, kind)
 
 
 def read_judging(document: Mapping[str, Any]) -> JudgingDocument:

@@ -77,22 +77,23 @@ def test_a_killed_run_goes_on_and_ends_with_equal_figures(
     assert code == 0, err
     resumed, uninterrupted = json.loads(printed), json.loads(whole)
     assert resumed == uninterrupted
-    shift: dict[str, Any] = resumed["shift"]
+    shift: dict[str, Any] = resumed["suites"]["shift"]["facts"]
     assert [one["name"] for one in shift["domains"]] == ["east", "north", "south"]
     assert list(shift["models"])[:3] == ["teacher", "student", "labels alone"]
     assert shift["time"]["windows"] == [90, 30, 30]
     assert resumed["verdict"][0].startswith("On the site that was left out ")
     assert resumed["verdict"][-1].startswith("Record next: more like site ")
     page = render_judging(resumed)
-    assert "On what training never saw" in page
-    assert "Trained on the first 90 windows of the campaign" in page
+    assert "On unseen domains" in page
+    assert "The end of the campaign (trained on the first 90 windows" in page
     again = [word for word in line(student, sites, out) if word != "--json"]
     code, table, err = run(*again)
     assert (code, err) == (0, "")
+    assert "Balanced accuracy, % on the site that was left out:" in table
     assert (
-        "trained anew without one site at a time, for acc; all windows labelled; balanced accuracy, % on it:" in table
+        "The end of the campaign (trained on the first 90 windows, chosen by the next 30, judged on the last 30)"
+        in table
     )
-    assert "the end of the campaign (30 windows, trained on the first 90, chosen by the 30 between)" in table
 
 
 @pytest.mark.slow
@@ -123,7 +124,7 @@ def test_what_the_suite_cannot_take_is_refused_whole(
     assert run(*asked) == (
         2,
         "",
-        f"{NAME}--suite shift: expected -o DIR, which keeps what is trained, got none; name a folder\n",
+        f"{NAME}--suite shift needs -o DIR, the folder for its trainings; add it\n",
     )
     folder = ("-o", tmp_path / "eval")
     code, _, err = run(*asked, *folder, "--by", "plant")
@@ -137,24 +138,24 @@ def test_what_the_suite_cannot_take_is_refused_whole(
     code, _, err = run(*asked, *folder, "--by", "site", "--label-share", "0")
     assert (code, err) == (
         2,
-        f"{NAME}--label-share 0: expected above 0 and up to 1; 0.1 keeps a tenth of the labels\n",
+        f"{NAME}--label-share 0: expected above 0 and up to 1; 0.1 uses a tenth of the labels\n",
     )
     assert run(student, sites.path, *folder) == (
         2,
         "",
-        f"{NAME}--out: expected --suite beside it, whose work it keeps; add one\n",
+        f"{NAME}--out needs --suite; add it, or leave --out out\n",
     )
-    assert run(student, sites.path, "--time")[2] == f"{NAME}--time: expected --suite shift beside it; add it\n"
-    shift = "expected --suite shift beside it; add it"
+    assert run(student, sites.path, "--time")[2] == f"{NAME}--time needs --suite shift; add it, or leave --time out\n"
     for option, value in (("--steps", ["4"]), ("--teacher", ["small"]), ("--label-share", ["0.5"]), ("--time", [])):
+        shift = f"needs --suite shift; add it, or leave {option} out"
         for suite in ((), ("--suite", "faults"), ("--suite", "all")):
-            assert run(student, sites.path, *suite, option, *value) == (2, "", f"{NAME}{option}: {shift}\n")
-    shared = "--workers: expected --suite beside it, whose work is shared; add one"
+            assert run(student, sites.path, *suite, option, *value) == (2, "", f"{NAME}{option} {shift}\n")
+    shared = "--workers needs --suite; add it, or leave --workers out"
     assert run(student, sites.path, "--workers", "2") == (2, "", f"{NAME}{shared}\n")
-    ignored = "expected another --suite beside shift, which judges on each domain in turn; leave it out"
+    ignored = "has no effect on --suite shift, which judges on each domain; leave it out"
     for option, value in (("--fold", ["1"]), ("--split", ["valid"]), ("--training-windows", [])):
-        assert run(*asked, *folder, "--by", "site", option, *value) == (2, "", f"{NAME}{option}: {ignored}\n")
-    alone = "--workers: expected -o DIR, by which workers share their work, got none; name a folder\n"
+        assert run(*asked, *folder, "--by", "site", option, *value) == (2, "", f"{NAME}{option} {ignored}\n")
+    alone = "--workers needs -o DIR, the folder that workers share; add it\n"
     assert run(student, sites.path, "--suite", "faults", "--workers", "2")[2] == f"{NAME}{alone}"
     path = tmp_path / "teacher.ckpt"
     state = Teacher(sites.spec.modalities, 3, teacher_checkpoint.config).state_dict()
@@ -164,8 +165,8 @@ def test_what_the_suite_cannot_take_is_refused_whole(
     assert (code, err) == (
         2,
         (
-            f"{NAME}--suite shift: expected a student or a bundle first, for whose sensor others are trained anew, got "
-            "a teacher of acc and gyro; name it by --against\n"
+            f"{NAME}--suite shift: expected a student or a bundle first, got a teacher of acc and gyro; name the "
+            "teacher by --against\n"
         ),
     )
     assert not (tmp_path / "eval").exists()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -40,6 +41,10 @@ TASK = TaskSpec(labels=("idle", "ok", "worn"))
 @pytest.fixture
 def run(ran: Callable[..., Ran]) -> Callable[..., Ran]:
     return partial(ran, evaluate_main, "mmkd-evaluate")
+
+
+def facts_of(document: dict[str, Any], suite: str) -> Any:
+    return document["suites"][suite]["facts"]
 
 
 @pytest.fixture
@@ -84,7 +89,7 @@ def test_faults_are_told_for_student_labels_alone_and_teacher(
         ("teacher.ckpt", "teacher"),
     ]
     assert document["baseline"] == "labels.ckpt"
-    faults = document["faults"]
+    faults = facts_of(document, "faults")
     assert faults["sensors"] == ["acc"]
     summed = [sum(one["errors"]["student.ckpt"]) for one in faults["faults"]]
     assert summed == sorted(summed, reverse=True)
@@ -115,14 +120,14 @@ def test_what_does_not_fit_a_suite_is_refused_whole(
 ) -> None:
     student, data = models["student"], machines.path
     name = "mmkd-evaluate: "
-    beside = "expected no --suite beside it, whose figures are its own; leave one of them out"
-    assert run(student, data, "--suite", "faults", "--missing") == (2, "", f"{name}--missing: {beside}\n")
+    beside = "cannot be combined with --suite; leave one of them out"
+    assert run(student, data, "--suite", "faults", "--missing") == (2, "", f"{name}--missing {beside}\n")
     code, out, err = run(student, data, "--suite", "fault")
     assert (code, out) == (2, "")
     assert err.startswith(f"{name}--suite: expected one of faults, ")
     assert err.endswith("got 'fault'; choose one of them\n")
     two = [word for path in (models["labels"], models["teacher"]) for word in ("--against", path)]
-    wanted = f"expected one model beside {student}, got 2; give --suite to have more"
+    wanted = "expected one model to compare with, got 2; add --suite"
     assert run(student, data, *two) == (2, "", f"{name}--against {models['teacher']}: {wanted}\n")
 
 
@@ -141,18 +146,18 @@ def test_every_suite_takes_what_hears_and_what_sees(
     code, out, err = run(student, data.path, "--suite", "all", "--cost", file, "--json")
     assert code == 0, err
     document = json.loads(out)
-    assert all(document[part] for part in ("faults", "groups", "confidence", "cost"))
-    practised = {one["name"]: one["practised"]["student.ckpt"] for one in document["faults"]["faults"]}
+    assert list(document["suites"]) == ["faults", "groups", "confidence", "cost"]
+    practised = {one["name"]: one["practised"]["student.ckpt"] for one in facts_of(document, "faults")["faults"]}
     if name == "cam":  # what training varies: light, frames and the picture's place
         assert practised == {"dark": True, "blur": False, "dropped frames": True, "shifted camera": True}
-        assert document["faults"]["left_out"] == []
+        assert facts_of(document, "faults")["left_out"] == []
     else:
         assert {fault for fault, is_practised in practised.items() if is_practised} == {
             "added noise", "treble lost", "bass lost", "gain up", "gain down", "gap",
         }  # fmt: skip
-        assert document["faults"]["left_out"] == ["channel swap"]
-    assert [one["condition"] for one in document["confidence"]["models"]["student.ckpt"]["rows"]] == [
-        "sound", *(fault for fault in NAMES if fault in practised),
+        assert facts_of(document, "faults")["left_out"] == ["channel swap"]
+    assert [one["condition"] for one in facts_of(document, "confidence")["models"]["student.ckpt"]["rows"]] == [
+        "intact", *(fault for fault in NAMES if fault in practised),
     ]  # fmt: skip
 
 
@@ -219,8 +224,8 @@ def test_a_model_and_a_dataset_that_do_not_belong_together_are_refused_whole(
     assert refused(student, silent, "--suite", "confidence") == (
         2,
         (
-            "--suite confidence: expected labelled windows of validation, which label sets are made of, got none; "
-            "label some, or leave the suite out"
+            "--suite confidence: label sets need labelled validation windows, got none; label some, or leave the suite "
+            "out"
         ),
     )
     code, said = refused(student, silent, *suite, "--rival", "extra_trees")
@@ -232,10 +237,7 @@ def test_a_model_and_a_dataset_that_do_not_belong_together_are_refused_whole(
     file.write_text('version = 1\nhealthy = ["idle", "ok"]')
     assert refused(student, fine, "--suite", "cost", "--cost", file) == (
         2,
-        (
-            "--suite cost: expected faults among those that judge, got none; name other 'healthy' labels, or another "
-            "--split"
-        ),
+        ("--suite cost: the windows to judge have no faults; name other 'healthy' labels, or another --split"),
     )
 
 
@@ -264,7 +266,7 @@ def test_artifacts_of_a_bundle_are_judged_as_checkpoints_are(run: Callable[..., 
     document = json.loads(out)
     assert [one["artifact"] for one in document["models"]] == ["acc/model.fp32.onnx"]
     assert {one["role"] for one in document["models"]} <= {"distilled", "labels alone"}
-    (noise,) = [one for one in document["faults"]["faults"] if one["name"] == "noise"]
+    (noise,) = [one for one in facts_of(document, "faults")["faults"] if one["name"] == "noise"]
     assert set(noise["practised"].values()) == {None}
 
 
@@ -297,8 +299,8 @@ def test_what_one_suite_cannot_take_is_said_before_another_runs(
     healthy = "--cost: 'healthy': expected labels of idle, ok, worn, got 'good'; correct it"
     assert run(*given, "--cost", file) == (2, "", f"{name}{healthy}\n")
     calibrated = (
-        "--suite confidence: expected windows beside the validation windows, of which label sets are made, got 12 of "
-        "these; judge by --split test, or leave the suite out"
+        "--suite confidence: 12 of the windows to judge are validation windows, which the label sets are made from; "
+        "judge by --split test, or leave the suite out"
     )
     assert run(*given, "--split", "valid") == (2, "", f"{name}{calibrated}\n")
 
@@ -317,20 +319,20 @@ def test_costs_are_reckoned_from_the_printed_template(
     assert sum(row.startswith(("teacher ", "student ", "rival ")) for row in out.splitlines()) == 3
     example = "The costs are an example and no verdict: enter healthy, plant.missed_cost, teacher.sensor_price, "
     assert example in " ".join(out.split())
-    assert "example, everywhere, EUR" in out
-    assert "worth most" not in out
-    assert "\nhealthy: idle; detection and false alarms are shares of windows\n" in out
+    assert "Example, not a verdict: costs and gains in EUR:" in out
+    assert "best option" not in out
+    assert "\nhealthy: idle; detection and false alarms are fractions of windows\n" in out
     code, out, _ = run(*given, "--cost", file, "--json")
-    document = json.loads(out)["cost"]
+    document = facts_of(json.loads(out), "cost")
     assert sorted(document["results"]) == ["rival", "student", "teacher"]
     assert document["unit"] == "windows"
     marks = {one["path"]: one["mark"] for one in document["assumptions"]}
     assert (marks["student.detection"], marks["plant.years"]) == ("measured", "entered")
-    needs = "--suite cost: expected assumptions, got none; --print-cost prints a file to give to --cost"
+    needs = "--suite cost needs --cost FILE.toml; --print-cost prints such a file"
     assert run(*given) == (2, "", f"mmkd-evaluate: {needs}\n")
-    beside = "--cost: expected --suite cost beside it; add it"
+    beside = "--cost needs --suite cost; add it, or leave --cost out"
     assert run(models["student"], machines.path, "--cost", file) == (2, "", f"mmkd-evaluate: {beside}\n")
-    by = "--by: expected --suite groups or shift beside it, whose column it is; add it"
+    by = "--by needs --suite groups or shift; add it, or leave --by out"
     assert run(*given, "--cost", file, "--by", "site") == (2, "", f"mmkd-evaluate: {by}\n")
 
 
@@ -351,11 +353,11 @@ def test_rivals_stand_beside_the_models_in_every_suite(
         ("MiniRocket", "rival", True),
     ]
     assert document["baseline"] is None
-    assert all(list(one["errors"]) == names for one in document["faults"]["faults"])
-    assert not any(one["practised"]["MiniRocket"] for one in document["faults"]["faults"])
-    assert all(list(one["figures"]) == names for one in document["groups"]["values"])
-    assert list(document["confidence"]["models"]) == names
-    assert sorted(document["cost"]["results"]) == ["rival", "student"]  # extra-trees, the first rival
+    assert all(list(one["errors"]) == names for one in facts_of(document, "faults")["faults"])
+    assert not any(one["practised"]["MiniRocket"] for one in facts_of(document, "faults")["faults"])
+    assert all(list(one["figures"]) == names for one in facts_of(document, "groups")["values"])
+    assert list(facts_of(document, "confidence")["models"]) == names
+    assert sorted(facts_of(document, "cost")["results"]) == ["rival", "student"]  # extra-trees, the first rival
     assert "extra-trees</dt><dd>a rival trained on the same labels, acc</dd>" in render_judging(document)
 
 
@@ -363,7 +365,7 @@ def test_a_rival_that_cannot_be_is_refused_whole(
     run: Callable[..., Ran], models: dict[str, Path], machines: Dataset
 ) -> None:
     student, name = models["student"], "mmkd-evaluate: "
-    alone = "--rival: expected --suite beside it, by which it is judged; add one"
+    alone = "--rival needs --suite; add it, or leave --rival out"
     assert run(student, machines.path, "--rival", "extra_trees") == (2, "", f"{name}{alone}\n")
     code, out, err = run(student, machines.path, "--suite", "faults", "--rival", "taught_rocket")
     assert (code, out, err) == (
@@ -373,8 +375,8 @@ def test_a_rival_that_cannot_be_is_refused_whole(
     )
     code, out, err = run(models["teacher"], machines.path, "--suite", "faults", "--rival", "extra_trees")
     several = (
-        "--rival: expected a model of one sensor, on which rivals learn, got teacher.ckpt of acc, gyro; judge a "
-        "student, and name the teacher by --against"
+        "--rival: rivals learn on one sensor, and teacher.ckpt uses acc, gyro; judge a student, and name the teacher "
+        "by --against"
     )
     assert (code, out, err.splitlines()[-1]) == (2, "", name + several)
 
@@ -385,8 +387,8 @@ def test_rivals_are_not_judged_on_windows_that_taught_or_chose_them(
 ) -> None:
     line = ("--suite", "faults", "--rival", "extra_trees", "--split", split, "--training-windows")
     said = (
-        f"--rival: expected windows that neither teach nor choose a rival, got {windows} that do; judge by --split "
-        "test or --fold N, or leave it out"
+        f"--rival: {windows} of the windows to judge train or choose a rival; judge by --split test or --fold N, or "
+        "leave it out"
     )
     assert run(models["student"], machines.path, *line) == (2, "", f"mmkd-evaluate: {said}\n")
 
@@ -414,7 +416,7 @@ def test_rivals_see_the_labels_that_the_student_saw(
 def test_groups_are_judged_by_the_command(run: Callable[..., Ran], models: dict[str, Path], machines: Dataset) -> None:
     code, out, err = run(models["student"], machines.path, "--suite", "groups")
     assert (code, err) == (0, "groups\n")
-    assert "fewer than two have 30 windows." in out
+    assert "fewer than two values have 30 windows." in out
     assert "Record next: at least 30 windows of group 8 and 9." in out
     assert "8 (not judged)" in out
 
@@ -424,7 +426,7 @@ def test_one_file_is_not_judged_beside_itself(
 ) -> None:
     student = models["student"]
     again = student.parent / "." / ".." / student.parent.name / "student.ckpt"
-    twice = f"--against {again}: expected other models, got a file that is named before; name each once"
+    twice = f"--against {again}: this file is already named; name each once"
     line = ("--suite", "groups", "--against", models["labels"], "--against", again)
     assert run(student, machines.path, *line) == (2, "", f"mmkd-evaluate: {twice}\n")
 

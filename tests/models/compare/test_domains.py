@@ -19,7 +19,7 @@ from mmkd_models.compare.one_fold import fold_data
 from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.data.left_out import LeftOutDomains, fold_without
 from mmkd_models.distillation.methods import default_recipe
-from mmkd_models.evaluation.suites.shift import of_shift
+from mmkd_models.evaluation.suites.shift import describe
 from mmkd_models.metrics.scores import default_metric
 from mmkd_models.training.checkpoint import read_student
 
@@ -113,7 +113,7 @@ def test_numbers_and_several_labels_are_judged_too(
     gains = [scale * (one.figures["student"] - one.figures["labels alone"]) for one in found.domains]
     assert found.gains["labels alone"].mean == pytest.approx(np.mean(gains))
     assert set(first) >= {"teacher", "student", "labels alone", "extra-trees"}
-    assert next(iter(of_shift(found))).startswith("On the site that was left out ")
+    assert describe(found).verdict[0].startswith("On the site that was left out ")
 
 
 def test_a_folder_of_other_trainings_is_refused(sites: Dataset, comparison: Make, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from mmkd_models.data_report.probes import (
     split_probe,
 )
 from mmkd_models.data_report.report import example_windows, report_on
-from mmkd_models.evaluation.suites.under_faults import sensors_of
+from mmkd_models.evaluation.suites.faults import sensors_of
 from mmkd_report.schema.data import DataReport, SplitFacts, WindowToLabel
 from tests.models.kinds_rig import kinds_dataset
 

@@ -107,9 +107,9 @@ def test_the_table_names_the_group_that_is_covered_least(
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--missing"], "--missing: expected a checkpoint, got a bundle; judge the checkpoint it was exported from"),
-        (["--metric", "accuracy"], "--metric: expected a checkpoint, got a bundle; judge the checkpoint it was"),
-        (["--error-level", "1"], "--error-level 1: expected a share above 0 and below 1"),
+        (["--missing"], "--missing works for checkpoints, not for a bundle; judge the checkpoint that"),
+        (["--metric", "accuracy"], "--metric works for checkpoints, not for a bundle; judge the checkpoint that"),
+        (["--error-level", "1"], "--error-level 1: expected a fraction above 0 and below 1"),
     ],
 )
 def test_options_that_do_not_fit_a_bundle_are_refused(
@@ -124,7 +124,7 @@ def test_a_checkpoint_has_no_label_sets(run: Callable[..., Ran], bundle: Path, m
     checkpoint = bundle.with_suffix(".ckpt")
     code, _, err = run(checkpoint, machines.path, "--error-level", "0.1")
     assert code == 2
-    assert f"{checkpoint}: --error-level: expected a bundle, whose label sets it checks; export one first" in err
+    assert f"--error-level checks a bundle's label sets, and {checkpoint} is a checkpoint; export it first" in err
 
 
 def test_a_bundle_of_another_task_is_refused(run: Callable[..., Ran], bundle: Path, dataset: Dataset) -> None:

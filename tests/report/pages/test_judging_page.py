@@ -14,12 +14,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from mmkd_models.evaluation.suites.cost import result_of
-from mmkd_models.evaluation.suites.reckoning import assumed, swings_of
+from mmkd_models.evaluation.suites import shift
+from mmkd_models.evaluation.suites.cost import assume, describe, swings_of
+from mmkd_models.evaluation.suites.cost_model import evaluate_option
 from mmkd_report import DocumentError, render_judging
 from mmkd_report.pages.judging import assign_roles
-from mmkd_report.schema.cost import Assumption, CostFacts, CostWay, Equipment, Plant, Swing
-from mmkd_report.schema.judging import read_judging
+from mmkd_report.schema.cost import Assumption, CostFacts, CostOption, Equipment, Plant, Swing
+from mmkd_report.schema.judging import ShiftFacts, SuiteResult, read_judging
 
 Document = dict[str, Any]
 
@@ -28,9 +29,9 @@ def cost() -> CostFacts:
     plant = Plant(stations=12)
     student = Equipment(sensor_price=300, installation=200, detection=0.8, false_alarms=0.01, gateway_price=1500)
     teacher = Equipment(sensor_price=4000, installation=800, detection=0.9, false_alarms=0.002, sensor_life_years=2)
-    ways: dict[CostWay, Equipment] = {"student": student, "teacher": teacher}
+    ways: dict[CostOption, Equipment] = {"student": student, "teacher": teacher}
     assumptions = [
-        assumed(f"{section}.{key}", float(value), "entered")
+        assume(f"{section}.{key}", float(value), "entered")
         for section, values in (("plant", plant), *ways.items())
         for key, value in msgspec.to_builtins(values).items()
     ]
@@ -45,7 +46,7 @@ def cost() -> CostFacts:
         plant=plant,
         equipment=ways,
         assumptions=tuple(assumptions),
-        results={name: result_of(plant, way) for name, way in ways.items()},
+        results={name: evaluate_option(plant, way) for name, way in ways.items()},
         swings=tuple(swings_of(plant, ways, assumptions)),
         student_beats_teacher=0.75,
     )
@@ -92,22 +93,39 @@ def document() -> Document:
         "baseline": "labels.ckpt",
         "cautions": ["student.ckpt was chosen by 9 of these 90 windows: its scores flatter it"],
         "verdict": ["The worst fault for student.ckpt is hum"],
-        "faults": faults,
+        "suites": {
+            "faults": {
+                "title": "When a sensor breaks",
+                "lead": "Every window with each fault.",
+                "facts": faults,
+                "tables": [
+                    {
+                        "caption": "Error, mean of severities",
+                        "heads": ["fault", "student.ckpt", "labels.ckpt", "in training"],
+                        "rows": [["hum", "30.0", "60.0", "unseen"]],
+                    }
+                ],
+                "notes": ["These sensors cannot have: channel swap"],
+            }
+        },
     }
+
+
+def with_suite(document: Document, name: str, result: SuiteResult) -> Document:
+    return document | {"suites": {**document["suites"], name: msgspec.to_builtins(result)}}
 
 
 def test_the_verdict_comes_first_and_faults_follow(document: Document) -> None:
     page = render_judging(document)
     assert page.index("The worst fault for student.ckpt is hum.") < page.index("its scores flatter it.")
-    assert "student.ckpt 50 % (40 to 65)" in page
     assert re.search(r'data-label="student.ckpt" class="number">30.0<', page)  # the mean of five severities
-    assert re.search(r'data-label="In training">unseen<', page)
+    assert re.search(r'data-label="in training" class="number">unseen<', page)
     assert not any(f'id="{name}"' in page for name in ("groups", "cost"))
     assert "<script" not in page
 
 
 def test_a_page_of_costs_runs_its_own_script_alone(document: Document) -> None:
-    page = render_judging(document | {"cost": msgspec.to_builtins(cost())})
+    page = render_judging(with_suite(document, "cost", describe(cost())))
     (script,) = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in page
@@ -118,7 +136,7 @@ def test_a_page_of_costs_runs_its_own_script_alone(document: Document) -> None:
 
 def test_a_page_of_costs_that_nobody_entered_is_an_example(document: Document) -> None:
     example = msgspec.structs.replace(cost(), to_enter=("healthy", "plant.missed_cost"))
-    page = render_judging(document | {"cost": msgspec.to_builtins(example)})
+    page = render_judging(with_suite(document, "cost", describe(example)))
     assert '<h2 id="cost">Does it pay? An example</h2>' in page
     assert (
         '<p class="about">The costs are an example and no verdict: enter healthy, plant.missed_cost in the file of '
@@ -127,43 +145,22 @@ def test_a_page_of_costs_that_nobody_entered_is_an_example(document: Document) -
     assert "of the draws" not in page
 
 
-def test_groups_have_a_table_for_each_measure_with_the_gap_below(document: Document) -> None:
-    figures = {"accuracy": 0.9, "recall": 0.8, "calibration error": 0.05}
-    both = {"student.ckpt": figures, "labels.ckpt": figures}
-    gap = {"gap": 0.2, "low": 0.1, "high": 0.3, "chance": 0.1, "best": "one", "worst": "two"}
-    groups = {
-        "by": "machine",
-        "least_windows": 30,
-        "values": [
-            {"value": "one", "windows": 1200, "is_judged": True, "figures": both},
-            {"value": "two", "windows": 5, "is_judged": False, "figures": both},
+def test_any_suite_has_its_tables_and_notes(document: Document) -> None:
+    result = {
+        "title": "Which group has the lowest score?",
+        "lead": "By machine, in %.",
+        "facts": {"of": "a suite that this page does not know"},
+        "tables": [
+            {"caption": "Accuracy, %", "heads": ["machine", "s"], "rows": [["one <b>", "90.0"], ["gap", "2.0"]]}
         ],
-        "gaps": {"accuracy": {"student.ckpt": gap, "labels.ckpt": None}},
-        "changes": [{"measure": "accuracy", "change": "amplified", "low": 0.02, "high": 0.08}],
+        "notes": ["gap of accuracy: amplified"],
     }
-    page = render_judging(document | {"groups": groups})
-    assert [f"<caption>{name}</caption>" in page for name in ("Accuracy", "Recall", "Calibration error")] == [True] * 3
-    assert '<th scope="row" role="rowheader">two <span class="interval">not judged</span></th>' in page
-    assert '<td role="cell" data-label="student.ckpt" class="number">20.0 (10.0 to 30.0)</td>' in page
-    assert (
-        "The gap of accuracy of student.ckpt, compared with that of labels.ckpt: amplified (2.0 to 8.0 points)." in page
-    )
-
-
-def test_an_estimate_that_misleads_is_marked(document: Document) -> None:
-    def rows(estimated: float) -> Document:
-        sound = {"condition": "sound", "estimated": 0.9, "accuracy": 0.88, "calibration_error": 0.02}
-        hum = {"condition": "hum", "estimated": estimated, "accuracy": 0.5, "calibration_error": 0.3, "covered": 0.625}
-        sets = {"error_level": 0.1, "least_probability": 0.2, "covered": 80, "coverage": 0.89, "low": 0.8, "high": 0.94}
-        more = {"mean_set_size": 1.25, "single_share": 0.7, "single_accuracy": 0.95}
-        return {"rows": [sound, hum], "coverages": [sets | more]}
-
-    trust = {"severity": 0.6, "misleads_beyond": 0.05, "models": {"student.ckpt": rows(0.8), "labels.ckpt": rows(0.52)}}
-    page = render_judging(document | {"confidence": trust})
-    marked = re.findall(r'data-label="(.*?): estimated" class="number bad">(.*?)<', page)
-    assert marked == [("student.ckpt", "80.0")]
-    assert 'data-label="Labels in a set" class="number">1.25<' in page
-    assert re.findall(r'data-label="true label in the set" class="number">(.*?)<', page) == ["-", "-", "62.5", "62.5"]
+    page = render_judging(document | {"suites": {"groups": result}})
+    assert '<h2 id="groups">Which group has the lowest score?</h2>' in page
+    assert "<caption>Accuracy, %</caption>" in page
+    assert '<th scope="row" role="rowheader">one &lt;b&gt;</th>' in page
+    assert '<td role="cell" data-label="s" class="number">90.0</td>' in page
+    assert "gap of accuracy: amplified." in page
 
 
 def test_an_unknown_version_is_refused(document: Document) -> None:
@@ -181,7 +178,7 @@ def test_the_browser_reckons_as_python_does(document: Document, tmp_path: Path) 
         pytest.skip("chromium and its driver are not installed")
     found = cost()
     file = tmp_path / "page.html"
-    file.write_text(render_judging(document | {"cost": msgspec.to_builtins(found)}), encoding="utf-8")
+    file.write_text(render_judging(with_suite(document, "cost", describe(found))), encoding="utf-8")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     for switch in ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"):
@@ -208,7 +205,7 @@ def test_the_browser_reckons_as_python_does(document: Document, tmp_path: Path) 
         moved = {"plant.stations": 7.0, "plant.discount_rate": 0.035, "student.detection": 0.55}
         moved["student.node_life_years"] = 2.25
         assumptions = [
-            assumed(one.path, moved[one.path], "entered") if one.path in moved else one for one in found.assumptions
+            assume(one.path, moved[one.path], "entered") if one.path in moved else one for one in found.assumptions
         ]
         now = swings_of(plant, ways, assumptions)
         assert [one.path for one in now[:12]] != [one.path for one in found.swings[:12]]
@@ -248,18 +245,18 @@ def as_shown(plant: Plant, ways: dict[Any, Equipment]) -> Document:
     return {
         f"{name} {figure}": "" if value is None else value
         for name, way in ways.items()
-        for figure, value in msgspec.to_builtins(result_of(plant, way)).items()
+        for figure, value in msgspec.to_builtins(evaluate_option(plant, way)).items()
     }
 
 
-def left_out() -> Document:
+def left_out() -> SuiteResult:
     """Two domains that were left out, one of which shares groups with the training, and the end of the campaign."""
     spread = {"mean": 0.7, "low": 0.61, "high": 0.79}
     share = {"name": "accuracy", "words": "accuracy", "short": "Accuracy", "unit": "%", "gain_unit": "points"}
     measure = {**share, "scale": 100.0}
     names = ["teacher", "student", "labels alone"]
     domain = {"windows": 30, "figures": dict.fromkeys(names, 0.7)}
-    return {
+    facts = {
         "by": "press <b>",
         "sensor": "acc",
         "teacher": "tiny",
@@ -283,19 +280,20 @@ def left_out() -> Document:
             "gain": {"points": 0.0, "low": None, "high": None},
         },
     }
+    return shift.describe(msgspec.convert(facts, ShiftFacts))
 
 
 def test_domains_that_were_left_out_have_a_table_with_means_and_gains(document: Document) -> None:
-    page = render_judging({**document, "shift": left_out()})
+    page = render_judging(with_suite(document, "shift", left_out()))
     assert "On unseen domains" in page
     assert "press &lt;b&gt;" in page
     assert "press <b>" not in page
     assert "2 groups in training too" in page
     assert page.count("70.0 (61.0 to 79.0)") == 3
-    assert page.count("−1.5 (−4.0 to 1.0)") == 2
+    assert page.count("-1.5 (-4.0 to +1.0)") == 2
     assert "MiniRocket: aeon is not installed" in page
-    assert "Trained on the first 90 windows of the campaign" in page
-    assert "Accuracy, % teacher 65.0, student 65.0, labels alone 65.0" in page
+    assert "The end of the campaign (trained on the first 90 windows" in page
+    assert "Accuracy, %: teacher 65.0, student 65.0, labels alone 65.0." in page
 
 
 def test_a_second_rival_is_drawn_in_another_way_than_the_first(document: Document) -> None:

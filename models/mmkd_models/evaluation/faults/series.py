@@ -7,9 +7,31 @@ time stretch x5. The others are chosen here, and stand at their function. NaN st
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
-from mmkd_models.evaluation.faults.sensor import FaultedChannels, Samples
+import numpy as np
+from numpy.typing import NDArray
+
+Samples = NDArray[np.float64]
+"""(T, c), NaN where missing; of video (T, H, W, C) from 0 to 255, whole frames NaN where missing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaultedChannels:
+    """What a fault knows of the channels that it hits, (c,) each, in raw units of the training windows.
+
+    Nothing is measured of video, whose faults are told in shares of the picture.
+    """
+
+    mean: Samples
+    std: Samples
+    rate_hz: float
+
+
+Apply = Callable[[NDArray[Any], FaultedChannels, float, np.random.Generator], NDArray[Any]]
+"""From samples of the channels that are hit, the sensor, the severity above 0 and up to 1, and a generator."""
 
 _MAINS_HZ = (50.0, 60.0)
 _RATE_ERROR = 0.1

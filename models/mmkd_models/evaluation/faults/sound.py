@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmkd_models.evaluation.faults.sensor import FaultedChannels, Samples
+from mmkd_models.evaluation.faults.series import FaultedChannels, Samples
 
 _QUIETEST_DB = 30.0  # signal to noise towards which severity 0 goes; 0 dB at severity 1
 _LEAST_BAND = 0.25  # of half the sampling rate

@@ -5,6 +5,7 @@ Every function is pure: the same generator gives the same fault, and severity sc
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.spec import ModalityKind, ModalitySpec
 from mmkd_models.evaluation.faults import series, sound, video
-from mmkd_models.evaluation.faults.sensor import Apply
+from mmkd_models.evaluation.faults.series import Apply
 
 FaultName = Literal[
     "noise",
@@ -110,6 +111,12 @@ FAULTS: dict[FaultName, Fault] = {
         apply=video.shifted_camera, what="a picture off by a quarter of its sides", kinds=_VIDEO, practice="shift"
     ),
 }
+
+
+def faults_for(modalities: Iterable[ModalitySpec]) -> tuple[FaultName, ...]:
+    """Return the faults that at least one of the modalities can have."""
+    sensors = tuple(modalities)
+    return tuple(name for name in NAMES if any(FAULTS[name].can_hit(sensor) for sensor in sensors))
 
 
 def hit_channels(fault: Fault, channels: int, rng: np.random.Generator) -> NDArray[np.int64]:

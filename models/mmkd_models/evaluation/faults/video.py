@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_models.evaluation.faults.sensor import FaultedChannels
+from mmkd_models.evaluation.faults.series import FaultedChannels
 
 Frames = NDArray[Any]
 

@@ -1,13 +1,14 @@
-"""How far a device's own probabilities can be trusted, also where its sensor breaks and nobody knows the labels.
+"""Estimates of accuracy without labels, and label sets, with intact sensors and under faults.
 
-The estimate of accuracy without labels is the mean probability of the answers, which is right where probabilities are
-calibrated: the idea of confidence-based performance estimation (NannyML's CBPE; also C. Guo et al., ICML 2017).
+The estimate is the mean probability of the answers, which is right if probabilities are calibrated: confidence-based
+performance estimation (NannyML's CBPE; also C. Guo et al., ICML 2017).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator
 
+import msgspec
 import numpy as np
 
 from mmkd_edge.bundle.manifest import Confidence
@@ -15,100 +16,187 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.confidence import least_probability
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.confidence import confidence_facts, label_sets, reliability
-from mmkd_models.evaluation.faults.table import FaultName
-from mmkd_models.evaluation.suites.answering import AskedModel
-from mmkd_models.evaluation.suites.under_faults import faults_for, sensors_of, with_fault
+from mmkd_models.evaluation.suites.faults import broken_windows
+from mmkd_models.evaluation.suites.inputs import ModelUnderTest, SuiteInputs, check_classes
 from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_report.schema.confidence import LabelSetCoverage
-from mmkd_report.schema.judging import ConfidenceRow, ModelConfidence, TrustFacts
+from mmkd_report.schema.judging import SuiteResult, SuiteTable
 
 SEVERITY = 0.6
-"""Of the faults under which the estimate is tried: the middle of the suite's."""
-LEAST_TRUSTED = 0.05
-"""An estimate farther than this from the truth misleads."""
+"""Severity of the faults: the middle of those of the suite `faults`."""
+MISLEADING = 0.05
+"""An estimate that is farther than this from the true accuracy misleads."""
 SET_LEVEL = 0.1
-"""Error level of the label sets that are tried under faults."""
+"""Error level of the label sets under faults."""
 
 
-def judge_confidence(
-    models: Sequence[AskedModel],
-    windows: Windows,
-    *,
-    train: Windows,
-    calibration: Windows,
-    seed: int,
-    on_part: Callable[[str], None],
-) -> TrustFacts:
-    """Judges probabilities and estimates with sound sensors and under every fault of the first model's sensors.
+class ConditionFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures under one condition, `intact` or a fault.
 
-    Args:
-        calibration: labelled validation windows, from whose true labels' probabilities label sets are made.
-
-    Raises UsageError as `check_trust`.
+    Attributes:
+        estimated: accuracy as estimated without labels.
+        covered: fraction of the windows whose label set contains the true label; None if validation windows are too
+            few.
     """
-    names = models[0].facts.modalities
-    check_trust(windows, calibration)
-    sensors = sensors_of(train, names)
-    parts: dict[FaultName | None, Windows] = {None: windows}
-    for name in faults_for([windows.spec.modality(one) for one in names]):
-        parts[name] = with_fault(windows, name, SEVERITY, seed=seed, sensors=sensors)
-    found = {}
-    for one in models:
-        on_part(f"confidence: {one.facts.name}")
-        found[one.facts.name] = _of_model(one, parts, calibration)
-    return TrustFacts(severity=SEVERITY, misleads_beyond=LEAST_TRUSTED, models=found, set_level=SET_LEVEL)
+
+    condition: str
+    estimated: float
+    accuracy: float
+    calibration_error: float
+    covered: float | None = None
 
 
-def check_trust(windows: Windows, calibration: Windows) -> None:
-    """Raises UsageError where the task is not one of classes, or nothing calibrates beside what judges."""
-    kind = windows.spec.task.kind
-    if kind != "classification":
+class ModelConfidence(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures of one model; `coverages` are of label sets from validation windows, with intact sensors."""
+
+    rows: tuple[ConditionFigures, ...]
+    coverages: tuple[LabelSetCoverage, ...]
+
+
+class ConfidenceSuiteFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Reliability of the probabilities, by model."""
+
+    severity: float
+    misleads_beyond: float
+    models: dict[str, ModelConfidence]
+    set_level: float
+
+
+def check(inputs: SuiteInputs) -> None:
+    """Raise UsageError unless the task is classification and other labelled windows calibrate."""
+    check_classes(inputs.windows, "confidence")
+    if len(inputs.calibration) == 0:
         raise UsageError(
-            f"--suite confidence: expected a dataset of classes, got {windows.spec.name!r} of the kind {kind}; leave "
-            "the suite out"
+            "--suite confidence: label sets need labelled validation windows, got none; label some, or leave the suite "
+            "out"
         )
-    if len(calibration) == 0:
+    shared = int(np.isin(inputs.windows.rows, inputs.calibration.rows).sum())
+    if shared:
         raise UsageError(
-            "--suite confidence: expected labelled windows of validation, which label sets are made of, got none; "
-            "label some, or leave the suite out"
-        )
-    both = int(np.isin(windows.rows, calibration.rows).sum())
-    if both:
-        raise UsageError(
-            f"--suite confidence: expected windows beside the validation windows, of which label sets are made, got "
-            f"{both} of these; judge by --split test, or leave the suite out"
+            f"--suite confidence: {shared} of the windows to judge are validation windows, which the label sets are "
+            "made from; judge by --split test, or leave the suite out"
         )
 
 
-def _of_model(one: AskedModel, parts: Mapping[FaultName | None, Windows], calibration: Windows) -> ModelConfidence:
-    rows: list[ConfidenceRow] = []
-    coverages: tuple[LabelSetCoverage, ...] = ()
-    calibrated = _calibrated(one, calibration)
+def conditions(inputs: SuiteInputs) -> Iterator[tuple[str, Windows]]:
+    """Yield every condition with its windows."""
+    yield "intact", inputs.windows
+    for fault, (windows,) in broken_windows(inputs, (SEVERITY,)):
+        yield fault, windows
+
+
+def run(inputs: SuiteInputs) -> SuiteResult:
+    """Judge probabilities and estimates with intact sensors and under every fault."""
+    return describe(inputs, judge_confidence(inputs))
+
+
+def describe(inputs: SuiteInputs, facts: ConfidenceSuiteFacts) -> SuiteResult:
+    """Return verdict and tables."""
+    return SuiteResult(
+        title="Can its own estimate be trusted?",
+        lead=(
+            "The accuracy that a device would estimate without labels (the mean probability of its answers) and the "
+            f"true one, in %, with intact sensors and under each fault at severity {SEVERITY:g}. Estimates more than "
+            f"{MISLEADING:.0%} from the truth have a *. Label sets are made from validation windows and should contain "
+            f"the true label in {1 - SET_LEVEL:.0%} of the windows."
+        ),
+        facts=facts,
+        verdict=tuple(_verdict(inputs.first.name, facts)),
+        tables=tuple(_tables(facts)),
+    )
+
+
+def judge_confidence(inputs: SuiteInputs) -> ConfidenceSuiteFacts:
+    """Measure every model under every condition."""
+    parts = list(conditions(inputs))
+    models = {}
+    for model in inputs.models:
+        inputs.on_part(f"confidence: {model.name}")
+        models[model.name] = _judge(model, parts, inputs.calibration)
+    return ConfidenceSuiteFacts(severity=SEVERITY, misleads_beyond=MISLEADING, models=models, set_level=SET_LEVEL)
+
+
+def _judge(model: ModelUnderTest, parts: list[tuple[str, Windows]], calibration: Windows) -> ModelConfidence:
+    true = model.probabilities(calibration)[np.arange(len(calibration)), calibration.labels]
+    calibrated = Confidence(temperature=1.0, true_probabilities=tuple(np.sort(true).tolist()))
     least = least_probability(calibrated, SET_LEVEL)
-    for name, windows in parts.items():
-        answers = one.answers(windows)
+    rows: list[ConditionFigures] = []
+    coverages: tuple[LabelSetCoverage, ...] = ()
+    for condition, windows in parts:
+        answers = model.answers(windows)
         probabilities = probabilities_of(answers, kind="classification").astype(np.float32)
-        each = np.arange(len(windows))
-        if name is None:
+        if condition == "intact":
             groups = windows.groups if windows.has_groups else None
             facts = confidence_facts(
                 calibrated, answers.astype(np.float32), probabilities, windows.labels, groups=groups
             )
             coverages = () if facts is None else facts.coverages
+        covered = None
+        if least is not None:
+            covered = float(label_sets(probabilities, least)[np.arange(len(windows)), windows.labels].mean())
         rows.append(
-            ConfidenceRow(
-                condition=name or "sound",
+            ConditionFigures(
+                condition=condition,
                 estimated=float(probabilities.max(axis=1).mean()),
                 accuracy=float((probabilities.argmax(axis=1) == windows.labels).mean()),
                 calibration_error=reliability(probabilities, windows.labels).calibration_error,
-                covered=None if least is None else float(label_sets(probabilities, least)[each, windows.labels].mean()),
+                covered=covered,
             )
         )
     return ModelConfidence(rows=tuple(rows), coverages=coverages)
 
 
-def _calibrated(one: AskedModel, windows: Windows) -> Confidence:
-    """What label sets are made of: the probability of the true label of each validation window."""
-    probabilities = probabilities_of(one.answers(windows), kind="classification")
-    true = np.sort(probabilities[np.arange(len(windows)), windows.labels])
-    return Confidence(temperature=1.0, true_probabilities=tuple(true.tolist()))
+def _tables(facts: ConfidenceSuiteFacts) -> Iterator[SuiteTable]:
+    for name, model in facts.models.items():
+        rows = [
+            (
+                row.condition,
+                f"{100 * row.estimated:.1f}" + ("*" if abs(row.estimated - row.accuracy) > MISLEADING else ""),
+                f"{100 * row.accuracy:.1f}",
+                f"{100 * row.calibration_error:.1f}",
+                "-" if row.covered is None else f"{100 * row.covered:.1f}",
+            )
+            for row in model.rows
+        ]
+        heads = ("condition", "estimated accuracy", "true accuracy", "calibration error", "true label in the set")
+        yield SuiteTable(caption=f"{name}, %", heads=heads, rows=tuple(rows))
+    sets = [
+        (
+            name,
+            f"{coverage.error_level:g}",
+            f"{100 * coverage.coverage:.1f}",
+            f"{100 * coverage.low:.1f} to {100 * coverage.high:.1f}",
+            f"{coverage.mean_set_size:.2f}",
+        )
+        for name, model in facts.models.items()
+        for coverage in model.coverages
+    ]
+    if sets:
+        heads = ("model", "error level", "true label in the set, %", "95 % interval", "labels per set")
+        yield SuiteTable(
+            caption="Label sets from validation windows, with intact sensors", heads=heads, rows=tuple(sets)
+        )
+
+
+def _verdict(name: str, facts: ConfidenceSuiteFacts) -> Iterator[str]:
+    intact, *broken = facts.models[name].rows
+    yield (
+        f"Without labels {name} estimates its accuracy as {intact.estimated:.1%} with intact sensors; the true "
+        f"accuracy is {intact.accuracy:.1%}"
+    )
+    too_high = [row for row in broken if row.estimated - row.accuracy > facts.misleads_beyond]
+    if too_high:
+        worst = max(too_high, key=lambda row: row.estimated - row.accuracy)
+        yield (
+            f"Do not trust its own estimate if a sensor breaks: it is too high under {len(too_high)} of {len(broken)} "
+            f"faults, most under {worst.condition} ({worst.estimated:.1%} instead of {worst.accuracy:.1%})"
+        )
+    else:
+        yield f"Under every fault its own estimate is at most {facts.misleads_beyond:.0%} too high"
+    covered = {row.condition: row.covered for row in broken if row.covered is not None}
+    if intact.covered is not None and covered:
+        least = min(covered, key=lambda condition: covered[condition])
+        yield (
+            f"Its label sets should contain the true label in {1 - facts.set_level:.0%} of the windows: they do in "
+            f"{intact.covered:.1%} with intact sensors and in {covered[least]:.1%} under {least}, the worst fault"
+        )

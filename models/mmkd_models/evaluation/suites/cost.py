@@ -1,119 +1,364 @@
-"""What a way to equip stations costs and saves: pure functions from assumptions to money.
-
-Owns the formulas; `templates/cost.js` has the same ones for the page, and a test holds them equal. Detection and false
-alarms come from outside. Everything is reckoned beside doing nothing, which costs and saves nothing.
-"""
+"""Return on investment: from detected faults and a file of assumptions to the net present value of each option."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
-from mmkd_report.schema.cost import CostResult, Equipment, Plant
+from mmkd_edge.errors import UsageError
+from mmkd_models.data.windows import Windows
+from mmkd_models.evaluation.gains import FEWEST_GROUPS, interval_of
+from mmkd_models.evaluation.suites.cost_model import (
+    CostFile,
+    evaluate_option,
+    net_present_value,
+    read_cost,
+    values_to_enter,
+)
+from mmkd_models.evaluation.suites.inputs import Answers, ModelUnderTest, SuiteInputs, check_classes
+from mmkd_models.metrics.likelihood import Floats
+from mmkd_report.schema.cost import (
+    EITHER_WAY,
+    SHARES,
+    WHOLE,
+    Assumption,
+    CostFacts,
+    CostOption,
+    Equipment,
+    Mark,
+    Plant,
+    Swing,
+    example_text,
+)
+from mmkd_report.schema.judging import SuiteResult, SuiteTable
 
-HOURS_PER_YEAR = 8760.0
-_SECONDS_PER_YEAR = 3600.0 * HOURS_PER_YEAR
-_MILLIJOULES_PER_KWH = 3.6e9
-_MOST_STATIONS = 10_000
+_DRAWS = 1000
+_RATES = ("detection", "false_alarms")
 
 
-def result_of(plant: Plant, way: Equipment) -> CostResult:
-    """Gives everything that one way to equip comes to."""
-    return CostResult(
-        investment=investment(plant, way),
-        yearly=yearly(plant, way),
-        net_present_value=net_present_value(plant, way),
-        payback_month=payback_month(plant, way),
-        break_even_stations=break_even_stations(plant, way),
-        cost_per_station_year=cost_per_station_year(plant, way),
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Detection:
+    """Counts by group, (G,) each, of episodes or windows."""
+
+    seen: Floats
+    faults: Floats
+    alarms: Floats
+    healthy: Floats
+
+    def rates(self, weights: Floats) -> tuple[Floats, Floats]:
+        """Return detection and false alarms (D,) if groups count as often as drawn (D, G); NaN without any."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return (
+                np.asarray((weights @ self.seen) / (weights @ self.faults)),
+                np.asarray((weights @ self.alarms) / (weights @ self.healthy)),
+            )
+
+
+def check(inputs: SuiteInputs) -> None:
+    """Raise UsageError as `check_cost`."""
+    assert inputs.cost is not None
+    check_cost(inputs.windows, inputs.cost)
+
+
+def check_cost(windows: Windows, file: Path) -> None:
+    """Raise UsageError if the file breaks a rule, or faults cannot be counted among the windows."""
+    check_classes(windows, "cost")
+    faults_of(windows, healthy_labels(windows, read_cost(file)[0].healthy))
+
+
+def run(inputs: SuiteInputs) -> SuiteResult:
+    """Compute the figures of each option."""
+    inputs.on_part("cost")
+    return describe(evaluate_cost(inputs))
+
+
+def describe(facts: CostFacts) -> SuiteResult:
+    """Return verdict and tables."""
+    example = f"{example_text(facts.to_enter)}. " if facts.to_enter else ""
+    widest = [f"{swing.path} ({swing.at_low:,.0f} to {swing.at_high:,.0f})" for swing in facts.swings[:3]]
+    notes = [f"healthy: {', '.join(facts.healthy)}; detection and false alarms are fractions of {facts.unit}"]
+    notes += [f"largest effects on the net present value: {'; '.join(widest)}"] if widest else []
+    return SuiteResult(
+        title=f"Does it pay?{' An example' if example else ''}",
+        lead=f"{example}In {facts.currency}, compared with doing nothing.",
+        facts=facts,
+        verdict=tuple(_verdict(facts)),
+        tables=(_table(facts),),
+        notes=tuple(notes),
     )
 
 
-def investment(plant: Plant, way: Equipment) -> float:
-    """Gives what is spent before the first year: equipment of all stations, gateways, and making the model."""
-    station = way.sensor_price * (1 + way.spares_share) + way.installation + way.node_price
-    gateways = math.ceil(plant.stations / way.stations_per_gateway) * way.gateway_price
-    people = (way.labelling_hours + way.training_hours) * plant.hourly_rate
-    return plant.stations * station + gateways + way.campaign_cost + people
+def evaluate_cost(inputs: SuiteInputs) -> CostFacts:
+    """Compute results, ranges and odds.
 
-
-def kwh_per_station_year(way: Equipment) -> float:
-    """Gives the energy of a station in a year: at rest, and of its answers."""
-    return (
-        way.idle_w * HOURS_PER_YEAR / 1000
-        + way.inference_mj * way.inferences_per_s * _SECONDS_PER_YEAR / _MILLIJOULES_PER_KWH
+    Raises UsageError as `check`.
+    """
+    assert inputs.cost is not None
+    entered, paths = read_cost(inputs.cost)
+    windows, plant = inputs.windows, entered.plant
+    healthy = healthy_labels(windows, entered.healthy)
+    detections = {
+        option: detection_of(windows, model.answers(windows), healthy) for option, model in _models_of(inputs).items()
+    }
+    equipment: dict[CostOption, Equipment] = {}
+    for option in get_args(CostOption):
+        if (made := _equipment(entered, option, detections.get(option))) is not None:
+            equipment[option] = made
+    drawn = {
+        path: rates
+        for path, rates in _drawn_rates(detections, inputs.seed).items()
+        if path not in paths and path not in entered.ranges
+    }
+    assumptions = tuple(_assumptions(entered, equipment, paths, drawn))
+    return CostFacts(
+        currency=entered.currency,
+        unit="windows" if windows.episodes is None else "episodes",
+        healthy=healthy,
+        plant=plant,
+        equipment=equipment,
+        assumptions=assumptions,
+        results={name: evaluate_option(plant, option) for name, option in equipment.items()},
+        swings=tuple(swings_of(plant, equipment, assumptions)),
+        to_enter=values_to_enter(entered, paths, equipment),
+        student_beats_teacher=_odds_of_student(plant, equipment, assumptions, drawn, inputs.seed),
     )
 
 
-def savings(plant: Plant, way: Equipment) -> float:
-    """Gives what seen faults save in a year."""
-    return plant.stations * plant.faults_per_station_year * way.detection * plant.avoidable_share * plant.missed_cost
+# --- faults that are detected -----------------------------------------------------------------------------------------
 
 
-def running(plant: Plant, way: Equipment) -> float:
-    """Gives what is spent in a year without replacements: false alarms, energy and maintenance."""
-    alarms = plant.checks_per_station_year * way.false_alarms * plant.false_alarm_cost
-    energy = kwh_per_station_year(way) * plant.price_per_kwh
-    return plant.stations * (alarms + energy + way.maintenance_hours * plant.hourly_rate)
+def healthy_labels(windows: Windows, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the labels that need no action. Raise UsageError if a name is unknown, or no fault is left."""
+    labels = windows.spec.task.labels
+    for name in names:
+        if name not in labels:
+            raise UsageError(f"--cost: 'healthy': expected labels of {', '.join(labels)}, got {name!r}; correct it")
+    if names and set(names) == set(labels):
+        raise UsageError("--cost: 'healthy': at least one label must need action; remove one")
+    return tuple(names) or labels[:1]
 
 
-def yearly(plant: Plant, way: Equipment) -> float:
-    """Gives what is saved less what is spent in a year without replacements."""
-    return savings(plant, way) - running(plant, way)
+def faults_of(windows: Windows, healthy: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Return (N,) which windows have a fault. Raise UsageError if there is no fault or nothing healthy."""
+    fault = ~np.isin(windows.labels, [windows.spec.task.labels.index(name) for name in healthy])
+    if not fault.any() or fault.all():
+        missing = "faults" if not fault.any() else "healthy windows"
+        raise UsageError(
+            f"--suite cost: the windows to judge have no {missing}; name other 'healthy' labels, or another --split"
+        )
+    return fault
 
 
-def replacement(plant: Plant, way: Equipment, year: int) -> float:
-    """Gives what is bought anew at the end of a year, from 1; nothing at the end of the last one."""
-    if year >= plant.years:
-        return 0.0
-    sensors = way.sensor_price + way.installation if _is_due(year, way.sensor_life_years) else 0.0
-    node = way.node_price if _is_due(year, way.node_life_years) else 0.0
-    return plant.stations * (sensors + node)
+def detection_of(windows: Windows, answers: Answers, healthy: Sequence[str]) -> Detection:
+    """Count faults, detected faults and alarms by group; by episode if episodes are known.
+
+    An episode is a stretch of windows of one class, one after the other in one run of a recording; it raises an alarm
+    if most of its windows do.
+
+    Raises UsageError if no fault or nothing healthy is among the windows.
+    """
+    fault = faults_of(windows, healthy)
+    alarm = ~np.isin(answers.argmax(axis=1), [windows.spec.task.labels.index(name) for name in healthy])
+    group = np.unique(windows.groups, return_inverse=True)[1]
+    if windows.episodes is not None:
+        order = np.lexsort((windows.rows if windows.times is None else windows.times, windows.episodes, group))
+        keys = np.stack([group, windows.episodes, windows.labels])[:, order]
+        episode = np.zeros(len(order), dtype=np.int64)
+        episode[order[1:]] = np.cumsum((np.diff(keys, axis=1) != 0).any(axis=0))
+        first = np.unique(episode, return_index=True)[1]
+        alarm = np.bincount(episode, weights=alarm) * 2 > np.bincount(episode)
+        fault, group = fault[first], group[first]
+    seen, faults, alarms, fine = (
+        np.bincount(group, weights=rows, minlength=int(group.max()) + 1).astype(np.float64)
+        for rows in (fault & alarm, fault, ~fault & alarm, ~fault)
+    )
+    return Detection(seen=seen, faults=faults, alarms=alarms, healthy=fine)
 
 
-def _is_due(year: int, life_years: float) -> bool:
-    """Whether the end of a life lies in this year: in (year - 1, year]."""
-    return math.floor(year / life_years) > math.floor((year - 1) / life_years)
+def _models_of(inputs: SuiteInputs) -> dict[CostOption, ModelUnderTest]:
+    """The first model of each option; the baseline or a rival stands for `rival`."""
+    models: dict[CostOption, ModelUnderTest] = {}
+    for model in inputs.models:
+        option: CostOption = "student"
+        if model.facts.role == "teacher":
+            option = "teacher"
+        elif model.name == inputs.baseline or model.facts.role == "rival":
+            option = "rival"
+        models.setdefault(option, model)
+    return models
 
 
-def net_present_value(plant: Plant, way: Equipment) -> float:
-    """Gives what all years are worth today: each year's sum at its end, discounted, less the investment."""
-    return _discounted(plant, lambda year: yearly(plant, way) - replacement(plant, way, year)) - investment(plant, way)
+def _equipment(entered: CostFile, option: CostOption, detection: Detection | None) -> Equipment | None:
+    """Return an option's numbers; None without a section in the file, or if its rates are unknown."""
+    section = getattr(entered, option)
+    if section is None:
+        return None
+    values = msgspec.to_builtins(section)
+    if detection is not None:
+        measured = detection.rates(np.ones((1, len(detection.faults))))
+        for key, rate in zip(_RATES, measured, strict=True):
+            values[key] = float(rate[0]) if values[key] is None else values[key]
+    return None if values["detection"] is None or values["false_alarms"] is None else Equipment(**values)
 
 
-def payback_month(plant: Plant, way: Equipment) -> int | None:
-    """Gives the first month, from 1, in which what was spent is back; not discounted, None where that is never."""
-    balance, monthly = -investment(plant, way), yearly(plant, way) / 12
-    for month in range(1, round(12 * plant.years) + 1):
-        balance += monthly
-        if month % 12 == 0:
-            balance -= replacement(plant, way, month // 12)
-        if balance >= 0:
-            return month
-    return None
+def _drawn_rates(detections: Mapping[CostOption, Detection], seed: int) -> dict[str, Floats]:
+    """By path the rate under each draw of groups, the same for all options; empty with few groups."""
+    drawn: dict[str, Floats] = {}
+    for option, detection in detections.items():
+        groups = len(detection.faults)
+        if groups >= FEWEST_GROUPS:
+            rng = np.random.default_rng(seed)
+            weights = rng.multinomial(groups, np.full(groups, 1 / groups), size=_DRAWS).astype(np.float64)
+            for key, rate in zip(_RATES, detection.rates(weights), strict=True):
+                drawn[f"{option}.{key}"] = rate
+    return drawn
 
 
-def break_even_stations(plant: Plant, way: Equipment) -> int | None:
-    """Gives the fewest stations with which the net present value is not below 0; None where 10,000 are not enough."""
-    return next(
-        (
-            stations
-            for stations in range(1, _MOST_STATIONS + 1)
-            if net_present_value(msgspec.structs.replace(plant, stations=float(stations)), way) >= 0
+# --- assumptions and what they decide ---------------------------------------------------------------------------------
+
+
+def _assumptions(
+    entered: CostFile, equipment: Mapping[CostOption, Equipment], paths: frozenset[str], drawn: Mapping[str, Floats]
+) -> Iterator[Assumption]:
+    for section, values in (("plant", entered.plant), *equipment.items()):
+        for key, value in msgspec.to_builtins(values).items():
+            path = f"{section}.{key}"
+            mark: Mark = "entered" if path in paths else "measured" if key in _RATES else "default"
+            assumption = assume(path, float(value), mark)
+            ends = entered.ranges.get(path) or (interval_of(drawn[path]) if path in drawn else None)
+            if ends is not None:
+                assumption = msgspec.structs.replace(assumption, low=ends[0], high=ends[1], follows=False)
+            yield assumption
+
+
+def assume(path: str, value: float, mark: Mark) -> Assumption:
+    """Return an assumption with the default range."""
+    key = path.partition(".")[2]
+    reach = 0.0 if key in WHOLE else EITHER_WAY
+    high = value * (1 + reach)
+    return Assumption(
+        path=path,
+        value=value,
+        mark=mark,
+        low=value * (1 - reach),
+        high=min(1.0, high) if key in SHARES else high,
+        follows=True,
+    )
+
+
+def swings_of(
+    plant: Plant, equipment: Mapping[CostOption, Equipment], assumptions: Sequence[Assumption]
+) -> list[Swing]:
+    """Return the tornado of the student, or of the first option, widest first.
+
+    `templates/cost.js` has the same, and a test holds both equal.
+    """
+    if not equipment:
+        return []
+    name: CostOption = "student" if "student" in equipment else next(iter(equipment))
+    swings = []
+    for one in assumptions:
+        if one.low < one.high and one.path.partition(".")[0] in ("plant", name):
+            low, high = (_value_with(plant, equipment[name], name, {one.path: end}) for end in (one.low, one.high))
+            if low != high:
+                swings.append(Swing(path=one.path, at_low=low, at_high=high))
+    return sorted(swings, key=lambda swing: -abs(swing.at_high - swing.at_low))
+
+
+def _value_with(plant: Plant, option: Equipment, name: CostOption, values: Mapping[str, float]) -> float:
+    """Return the net present value with these numbers changed, by path; those of other options do not count."""
+    changes: dict[str, dict[str, float]] = {"plant": {}, name: {}}
+    for path, value in values.items():
+        section, _, key = path.partition(".")
+        if section in changes:
+            changes[section][key] = value
+    return net_present_value(
+        msgspec.structs.replace(plant, **changes["plant"]), msgspec.structs.replace(option, **changes[name])
+    )
+
+
+def _odds_of_student(
+    plant: Plant,
+    equipment: Mapping[CostOption, Equipment],
+    assumptions: Sequence[Assumption],
+    drawn: Mapping[str, Floats],
+    seed: int,
+) -> float | None:
+    """Return the fraction of draws in which the student is worth more than the teacher; None without both.
+
+    Ranges are drawn evenly, rates by groups, the same draws for both; a rate that is NaN in a draw does not change.
+    """
+    if not {"student", "teacher"} <= set(equipment):
+        return None
+    rng = np.random.default_rng(seed)
+    ranges = {one.path: rng.uniform(one.low, one.high, _DRAWS) for one in assumptions}
+    draws = {path: drawn.get(path, values) for path, values in ranges.items()}
+    wins = 0
+    for number in range(_DRAWS):
+        values = {path: float(row[number]) for path, row in draws.items() if np.isfinite(row[number])}
+        worth = {name: _value_with(plant, option, name, values) for name, option in equipment.items()}
+        wins += worth["student"] > worth["teacher"]
+    return wins / _DRAWS
+
+
+# --- table and verdict ------------------------------------------------------------------------------------------------
+
+
+def _table(facts: CostFacts) -> SuiteTable:
+    rows = []
+    for name, result in facts.results.items():
+        sums = [f"{value:,.0f}" for value in (result.investment, result.yearly, result.net_present_value)]
+        ends = ["never" if end is None else str(end) for end in (result.payback_month, result.break_even_stations)]
+        option = facts.equipment[name]
+        rates = [f"{option.detection:.1%}", f"{option.false_alarms:.2%}"]
+        rows.append((name, *sums, *ends, f"{result.cost_per_station_year:,.0f}", *rates))
+    return SuiteTable(
+        caption=f"{'Example, not a verdict: costs' if facts.to_enter else 'Costs'} and gains in {facts.currency}",
+        heads=(
+            "all stations with",
+            "investment",
+            "gain per year",
+            "net present value",
+            "payback month",
+            "break-even stations",
+            "cost per station and year",
+            "detection",
+            "false alarms",
         ),
-        None,
+        rows=tuple(rows),
     )
 
 
-def cost_per_station_year(plant: Plant, way: Equipment) -> float:
-    """Gives everything that is spent as an equal sum for each year and station, discounted alike."""
-    spent = investment(plant, way) + _discounted(
-        plant, lambda year: running(plant, way) + replacement(plant, way, year)
-    )
-    return spent / (plant.stations * _discounted(plant, lambda year: 1.0))
-
-
-def _discounted(plant: Plant, of_year: Callable[[int], float]) -> float:
-    return sum(of_year(year) / (1 + plant.discount_rate) ** year for year in range(1, round(plant.years) + 1))
+def _verdict(facts: CostFacts) -> Iterator[str]:
+    if not facts.results:
+        yield "Whether it pays is unknown: no option has both a section in the file and a detection rate"
+        return
+    if facts.to_enter:
+        yield example_text(facts.to_enter)
+        return
+    best = max(facts.results, key=lambda name: facts.results[name].net_present_value)
+    result, currency = facts.results[best], facts.currency
+    value = round(result.net_present_value)
+    if value <= 0:
+        yield f"Do not invest on these assumptions: the best option, {best}, has a net present value of {value:,} "
+        f"{currency}"
+    else:
+        month = "" if result.payback_month is None else f", pays back in month {result.payback_month}"
+        yield (
+            f"On these assumptions {best} is the best option: {value:,} {currency} in {facts.plant.years:g} "
+            f"years{month}, break-even at {result.break_even_stations} stations"
+        )
+    if facts.student_beats_teacher is not None:
+        yield (
+            f"The student is worth more than the teacher in {facts.student_beats_teacher:.0%} of the draws of groups "
+            "and ranges"
+        )
+    defaults = sum(one.mark == "default" for one in facts.assumptions)
+    if defaults:
+        yield f"{defaults} of {len(facts.assumptions)} assumptions are defaults: enter your own before you decide"

@@ -1,4 +1,4 @@
-"""Gaps between groups, machines or any other column: who is served worse, and whether teaching changed that.
+"""Gaps between groups, machines or the values of a metadata column, and the effect of distillation on them.
 
 A gap is the best value's figure minus the worst's (fairlearn's `difference`). Intervals resample blocks of neighbouring
 windows inside each value, the same ones for all models.
@@ -6,10 +6,11 @@ windows inside each value, the same ones for all models.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -17,33 +18,79 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.data.labels import block_length
 from mmkd_models.data.left_out import is_unknown, values_by
 from mmkd_models.data.windows import Windows
+from mmkd_models.evaluation.confidence import BINS, probability_bins
 from mmkd_models.evaluation.gains import interval_of
-from mmkd_models.evaluation.suites.answering import AskedModel
-from mmkd_models.metrics.likelihood import probabilities_of
-from mmkd_report.schema.judging import (
-    BiasChange,
-    Gap,
-    GapChange,
-    GroupFigures,
-    GroupMeasure,
-    GroupsFacts,
-    JudgedModel,
-)
+from mmkd_models.evaluation.suites.inputs import SuiteInputs, check_classes, listed
+from mmkd_models.metrics.likelihood import Floats
+from mmkd_report.schema.judging import SuiteResult, SuiteTable
 
 LEAST_WINDOWS = 30
-"""Below it a value is shown and not judged."""
-MEASURES: tuple[GroupMeasure, ...] = ("accuracy", "recall", "calibration error")
+"""A value with fewer windows is shown and not judged."""
 _MOST_VALUES = 50
+_MOST_NAMED = 5
 _DRAWS = 1000
-_CHANCE = 0.95  # of the draws in which values that are all served alike lie no farther apart
-_BINS = 15  # as the calibration error everywhere else: `evaluate.confidence`
+_CHANCE = 0.95  # of the draws, in which values without a difference lie no farther apart
 
-Floats = npt.NDArray[np.float64]
+GroupMeasure = Literal["accuracy", "recall", "calibration error"]
+"""`recall` is the mean over the classes that occur."""
+MEASURES: tuple[GroupMeasure, ...] = ("accuracy", "recall", "calibration error")
+BiasChange = Literal["removed", "inherited", "amplified", "not significant"]
+
+
+class GroupFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures of one value, by model and measure."""
+
+    value: str
+    windows: int
+    is_judged: bool
+    figures: dict[str, dict[GroupMeasure, float]]
+
+
+class Gap(msgspec.Struct, frozen=True, kw_only=True):
+    """The best judged value's figure minus the worst's, with its 95 % interval.
+
+    Attributes:
+        chance: the gap that chance exceeds in one of twenty cases if all values are alike.
+    """
+
+    gap: float
+    low: float
+    high: float
+    chance: float
+    best: str
+    worst: str
+
+
+class GapChange(msgspec.Struct, frozen=True, kw_only=True):
+    """The 95 % interval of the first model's gap minus that of the baseline, and its verdict."""
+
+    measure: GroupMeasure
+    change: BiasChange
+    low: float
+    high: float
+
+
+class GroupsFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures by group or column.
+
+    Attributes:
+        by: `group` or the column.
+        gaps: by measure and model; empty if fewer than two values are judged.
+        changes: empty unless the first model is distilled and a baseline was judged too.
+        unknown: windows without a value.
+    """
+
+    by: str
+    least_windows: int
+    values: tuple[GroupFigures, ...]
+    gaps: dict[GroupMeasure, dict[str, Gap]]
+    changes: tuple[GapChange, ...]
+    unknown: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Counted:
-    """What one model did on the windows of one value, block by block.
+class _Counts:
+    """Counts on the windows of one value, by block.
 
     Attributes:
         right: (B, K) right answers by true class.
@@ -56,171 +103,214 @@ class Counted:
     surplus: Floats
 
     def figures(self, weights: Floats) -> dict[GroupMeasure, Floats]:
-        """Gives each measure (D,) when blocks count as often as drawn, (D, B)."""
+        """Return each measure (D,) if blocks count as often as drawn, (D, B)."""
         right, windows = weights @ self.right, weights @ self.windows  # (D, K)
-        every = np.maximum(windows.sum(axis=1), 1)
-        there = windows > 0
-        recalls = np.where(there, right / np.maximum(windows, 1), 0.0)
+        total, occurs = np.maximum(windows.sum(axis=1), 1), windows > 0
+        recalls = np.where(occurs, right / np.maximum(windows, 1), 0.0)
         return {
-            "accuracy": right.sum(axis=1) / every,
-            "recall": recalls.sum(axis=1) / np.maximum(there.sum(axis=1), 1),
-            "calibration error": np.abs(weights @ self.surplus).sum(axis=1) / every,
+            "accuracy": right.sum(axis=1) / total,
+            "recall": recalls.sum(axis=1) / np.maximum(occurs.sum(axis=1), 1),
+            "calibration error": np.abs(weights @ self.surplus).sum(axis=1) / total,
         }
 
+    def drawn(self, rng: np.random.Generator) -> dict[GroupMeasure, Floats]:
+        """Return each measure under random draws of the blocks, (D,)."""
+        blocks = len(self.right)
+        return self.figures(rng.multinomial(blocks, np.full(blocks, 1 / blocks), size=_DRAWS).astype(np.float64))
 
-def judge_groups(
-    models: Sequence[AskedModel], windows: Windows, *, by: str | None, baseline: str | None, seed: int
-) -> GroupsFacts:
-    """Judges models on each value of the groups, or of a column.
+    @property
+    def whole(self) -> dict[GroupMeasure, float]:
+        """Each measure on all windows."""
+        return {name: float(value[0]) for name, value in self.figures(np.ones((1, len(self.right)))).items()}
 
-    Raises:
-        UsageError: the task is not one of classes, there is no such column, or it has too many values.
-    """
-    values = values_of(windows, by)
+
+def check(inputs: SuiteInputs) -> None:
+    """Raise UsageError if the windows cannot be judged by group."""
+    check_classes(inputs.windows, "groups")
+    values = values_by(inputs.windows, inputs.by, suite="groups")
+    count = len(np.unique(values[~is_unknown(values)]))
+    if count == 0:
+        raise UsageError(f"--by {inputs.by}: no window that judges has a value; name another column")
+    if count > _MOST_VALUES:
+        raise UsageError(
+            f"--by {inputs.by or 'group'}: expected at most {_MOST_VALUES} values, got {count}; write a column that "
+            "pools them"
+        )
+
+
+def run(inputs: SuiteInputs) -> SuiteResult:
+    """Judge the models on each value."""
+    inputs.on_part("groups")
+    return describe(inputs, judge_groups(inputs))
+
+
+def describe(inputs: SuiteInputs, facts: GroupsFacts) -> SuiteResult:
+    """Return verdict and tables."""
+    unknown = f" {facts.unknown} windows have no value and are not judged here." if facts.unknown else ""
+    return SuiteResult(
+        title="Which group has the lowest score?",
+        lead=(
+            f"By {facts.by}, in %. Recall is the mean over the classes that occur; few windows raise the calibration "
+            f"error by chance. Values with fewer than {LEAST_WINDOWS} windows are not judged. The gap is the best "
+            f"value minus the worst, with a 95 % interval that resamples blocks of windows inside each value.{unknown}"
+        ),
+        facts=facts,
+        verdict=tuple(_verdict(inputs, facts)),
+        record=tuple(_record(inputs, facts)),
+        tables=tuple(_table(inputs, facts, measure) for measure in MEASURES),
+        notes=tuple(
+            f"gap of {change.measure}, {inputs.first.name} minus {inputs.baseline}: {change.change} (95 % CI "
+            f"{100 * change.low:+.1f} to {100 * change.high:+.1f} points)"
+            for change in facts.changes
+        ),
+    )
+
+
+def judge_groups(inputs: SuiteInputs) -> GroupsFacts:
+    """Measure the models on each value."""
+    windows = inputs.windows
+    values = values_by(windows, inputs.by, suite="groups")
     unknown = is_unknown(values)
-    names = np.unique(values[~unknown])
-    counted = {one.facts.name: _counted_by_value(one, windows, values, names) for one in models}
-    sizes = {name: int((values == name).sum()) for name in names.tolist()}
-    judged = [name for name in names.tolist() if sizes[name] >= LEAST_WINDOWS]
-    drawn = {name: _drawn(found, judged, seed) for name, found in counted.items()}
-    gaps: dict[GroupMeasure, dict[str, Gap | None]] = {
-        measure: {name: _gap(counted[name], drawn[name], judged, measure) for name in counted} for measure in MEASURES
-    }
+    names = np.unique(values[~unknown]).tolist()
+    sizes = {name: int((values == name).sum()) for name in names}
+    judged = [name for name in names if sizes[name] >= LEAST_WINDOWS]
+    counts, drawn = {}, {}
+    for model in inputs.models:
+        probabilities = model.probabilities(windows)
+        by_value = counts[model.name] = {name: _count(windows, probabilities, values == name) for name in names}
+        # The same draws for every model.
+        draws = [by_value[name].drawn(np.random.default_rng([inputs.seed, row])) for row, name in enumerate(judged)]
+        drawn[model.name] = {measure: np.array([one[measure] for one in draws]) for measure in MEASURES}  # (V, D)
+    gaps: dict[GroupMeasure, dict[str, Gap]] = {}
+    if len(judged) > 1:
+        gaps = {
+            measure: {name: _gap(counts[name], drawn[name][measure], judged, measure) for name in counts}
+            for measure in MEASURES
+        }
     return GroupsFacts(
-        by=by or "group",
+        by=inputs.by or "group",
         least_windows=LEAST_WINDOWS,
         values=tuple(
             GroupFigures(
                 value=str(name),
                 windows=sizes[name],
                 is_judged=name in judged,
-                figures={model: _whole(found[name]) for model, found in counted.items()},
+                figures={model: by_value[name].whole for model, by_value in counts.items()},
             )
-            for name in names.tolist()
+            for name in names
         ),
-        gaps=gaps if len(judged) > 1 else {},
-        changes=tuple(_changes([one.facts for one in models], drawn, judged, baseline)) if len(judged) > 1 else (),
+        gaps=gaps,
+        changes=tuple(_changes(inputs, drawn)) if gaps else (),
         unknown=int(unknown.sum()),
     )
 
 
-def values_of(windows: Windows, by: str | None) -> npt.NDArray[Any]:
-    """Gives (N,) the value of each window. Raises UsageError where they cannot be judged by it."""
-    kind, name = windows.spec.task.kind, windows.spec.name
-    if kind != "classification":
-        raise UsageError(
-            f"--suite groups: expected a dataset of classes, got {name!r} of the kind {kind}; leave the suite out"
-        )
-    values = values_by(windows, by, suite="groups")
-    count = len(np.unique(values[~is_unknown(values)]))
-    if count == 0:
-        raise UsageError(f"--by {by}: expected a value of some windows that judge, got none; name another column")
-    if count > _MOST_VALUES:
-        raise UsageError(
-            f"--by {by or 'group'}: expected at most {_MOST_VALUES} values, got {count}; write a column that pools them"
-        )
-    return values
-
-
-def _counted_by_value(
-    one: AskedModel, windows: Windows, values: npt.NDArray[Any], names: npt.NDArray[Any]
-) -> dict[Any, Counted]:
-    probabilities = probabilities_of(one.answers(windows), kind="classification")
-    return {name: _counted(windows, probabilities, values == name) for name in names.tolist()}
-
-
-def _counted(windows: Windows, probabilities: Floats, here: npt.NDArray[np.bool_]) -> Counted:
+def _count(windows: Windows, probabilities: Floats, here: npt.NDArray[np.bool_]) -> _Counts:
     rows = np.flatnonzero(here)
     rows = rows[np.argsort(np.unique(windows.groups[rows], return_inverse=True)[1], kind="stable")]
     block = np.arange(len(rows)) // block_length(len(rows))
-    labels, top = windows.labels[rows], probabilities[rows].max(axis=1)
-    right = (probabilities[rows].argmax(axis=1) == labels).astype(np.float64)
-    bins = np.clip(np.ceil(top * _BINS).astype(np.int64) - 1, 0, _BINS - 1)
-    found = [np.zeros((int(block.max()) + 1, size)) for size in (probabilities.shape[1], probabilities.shape[1], _BINS)]
-    np.add.at(found[0], (block, labels), right)
-    np.add.at(found[1], (block, labels), 1.0)
-    np.add.at(found[2], (block, bins), right - top)
-    return Counted(right=found[0], windows=found[1], surplus=found[2])
+    labels, top, classes = windows.labels[rows], probabilities[rows].max(axis=1), probabilities.shape[1]
+    hits = (probabilities[rows].argmax(axis=1) == labels).astype(np.float64)
+    right, total, surplus = (np.zeros((int(block.max()) + 1, size)) for size in (classes, classes, BINS))
+    np.add.at(right, (block, labels), hits)
+    np.add.at(total, (block, labels), 1.0)
+    np.add.at(surplus, (block, probability_bins(top)), hits - top)
+    return _Counts(right=right, windows=total, surplus=surplus)
 
 
-def _whole(found: Counted) -> dict[GroupMeasure, float]:
-    return {name: float(value[0]) for name, value in found.figures(np.ones((1, len(found.right)))).items()}
-
-
-def _drawn(found: Mapping[Any, Counted], judged: Sequence[Any], seed: int) -> dict[GroupMeasure, Floats]:
-    """By measure the figure of each value under each draw, (V, D)."""
-    each = []
-    for number, name in enumerate(judged):
-        blocks = len(found[name].right)
-        rng = np.random.default_rng([seed, number])  # the same draws for every model
-        weights = rng.multinomial(blocks, np.full(blocks, 1 / blocks), size=_DRAWS).astype(np.float64)
-        each.append(found[name].figures(weights))
-    if len(each) < 2:
-        return {}
-    return {measure: np.stack([one[measure] for one in each]) for measure in MEASURES}
-
-
-def _gap(
-    found: Mapping[Any, Counted], drawn: Mapping[GroupMeasure, Floats], judged: Sequence[Any], measure: GroupMeasure
-) -> Gap | None:
-    if len(judged) < 2:
-        return None
-    figures = {name: _whole(found[name])[measure] for name in judged}
+def _gap(counts: Mapping[Any, _Counts], drawn: Floats, judged: Sequence[Any], measure: GroupMeasure) -> Gap:
+    figures = {name: counts[name].whole[measure] for name in judged}
     sign = -1 if measure == "calibration error" else 1
     worst, best = (end(figures, key=lambda name: sign * figures[name]) for end in (min, max))
-    low, high = interval_of(np.ptp(drawn[measure], axis=0))
-    strayed = drawn[measure] - np.array([figures[name] for name in judged])[:, None]
-    blocks = np.array([len(found[name].right) for name in judged])[:, None]
-    strayed *= np.sqrt(blocks / np.maximum(blocks - 1, 1))  # a bootstrap of B blocks varies by (B - 1) / B too little
+    low, high = interval_of(np.ptp(drawn, axis=0))
+    noise = drawn - np.array([figures[name] for name in judged])[:, None]
+    blocks = np.array([len(counts[name].right) for name in judged])[:, None]
+    noise *= np.sqrt(blocks / np.maximum(blocks - 1, 1))  # a bootstrap of B blocks varies by (B - 1) / B too little
     return Gap(
         gap=abs(figures[best] - figures[worst]),
         low=low,
         high=high,
-        chance=float(np.quantile(np.ptp(strayed, axis=0), _CHANCE)),
+        chance=float(np.quantile(np.ptp(noise, axis=0), _CHANCE)),
         best=str(best),
         worst=str(worst),
     )
 
 
-def _changes(
-    models: Sequence[JudgedModel],
-    drawn: Mapping[str, Mapping[GroupMeasure, Floats]],
-    judged: Sequence[Any],
-    baseline: str | None,
-) -> list[GapChange]:
-    """What teaching did to the gap of the first model, measure by measure; nothing without labels alone beside it."""
-    first = models[0]
+def _changes(inputs: SuiteInputs, drawn: Mapping[str, Mapping[GroupMeasure, Floats]]) -> Iterator[GapChange]:
+    first, baseline = inputs.first, inputs.baseline
     if baseline is None or first.role in ("labels alone", "teacher"):
-        return []
-    teacher = next((one.name for one in models[1:] if one.role == "teacher"), None)
-    found = []
+        return
+    teacher = next((model.name for model in inputs.models[1:] if model.facts.role == "teacher"), None)
     for measure in MEASURES:
-        ours, labels = (np.ptp(drawn[name][measure], axis=0) for name in (first.name, baseline))
+        student, reference = (np.ptp(drawn[name][measure], axis=0) for name in (first.name, baseline))
         of_teacher = None if teacher is None else np.ptp(drawn[teacher][measure], axis=0)
-        low, high = interval_of(ours - labels)
-        found.append(
-            GapChange(
-                measure=measure,
-                change=change_of(ours, labels, of_teacher),
-                low=low,
-                high=high,
-            )
-        )
-    return found
+        low, high = interval_of(student - reference)
+        change = classify_change(student, reference, of_teacher)
+        yield GapChange(measure=measure, change=change, low=low, high=high)
 
 
-def change_of(ours: Floats, labels: Floats, teacher: Floats | None) -> BiasChange:
-    """Gives what teaching did to a gap, from its draws (D,) for the student, labels alone and the teacher.
+def classify_change(student: Floats, baseline: Floats, teacher: Floats | None) -> BiasChange:
+    """Return the effect of distillation on a gap, from draws (D,) of the gaps.
 
-    `removed` and the others only where the whole interval of student minus labels alone lies on one side of 0; a larger
-    gap is `inherited` where the teacher's is certainly larger than that of labels alone too, and the student's not
-    certainly larger than the teacher's; else it is `amplified`.
+    It is significant if the interval of student minus baseline excludes 0. A larger gap is `inherited` if the teacher's
+    is significantly larger than the baseline's too, and the student's not significantly larger than the teacher's;
+    otherwise it is `amplified`.
     """
-    low, high = interval_of(ours - labels)
+    low, high = interval_of(student - baseline)
     if high < 0:
         return "removed"
     if low <= 0:
-        return "no certain difference"
-    if teacher is not None and interval_of(teacher - labels)[0] > 0 and interval_of(ours - teacher)[0] <= 0:
+        return "not significant"
+    if teacher is not None and interval_of(teacher - baseline)[0] > 0 and interval_of(student - teacher)[0] <= 0:
         return "inherited"
     return "amplified"
+
+
+def _table(inputs: SuiteInputs, facts: GroupsFacts, measure: GroupMeasure) -> SuiteTable:
+    rows = [
+        (
+            value.value + ("" if value.is_judged else " (not judged)"),
+            str(value.windows),
+            *(f"{100 * value.figures[name][measure]:.1f}" for name in inputs.names),
+        )
+        for value in facts.values
+    ]
+    if facts.gaps:
+        gaps = [facts.gaps[measure][name] for name in inputs.names]
+        cells = [f"{100 * gap.gap:.1f} ({100 * gap.low:.1f} to {100 * gap.high:.1f})" for gap in gaps]
+        rows.append(("gap, points (95 % CI)", "", *cells))
+    return SuiteTable(
+        caption=f"{measure.capitalize()}, %", heads=(facts.by, "windows", *inputs.names), rows=tuple(rows)
+    )
+
+
+def _verdict(inputs: SuiteInputs, facts: GroupsFacts) -> Iterator[str]:
+    name = inputs.first.name
+    if not facts.gaps:
+        yield f"The gap of {name} by {facts.by} is unknown: fewer than two values have {facts.least_windows} windows"
+        return
+    gap = facts.gaps["accuracy"][name]
+    figures = {value.value: value.figures[name]["accuracy"] for value in facts.values}
+    yield (
+        f"{name} has the lowest accuracy, {figures[gap.worst]:.1%}, on {facts.by} {gap.worst} and the highest, "
+        f"{figures[gap.best]:.1%}, on {gap.best}: a gap of {100 * gap.gap:.1f} points (95 % CI {100 * gap.low:.1f} to "
+        f"{100 * gap.high:.1f})"
+    )
+    significant = [change for change in facts.changes if change.change != "not significant"]
+    for change in significant:
+        yield (
+            f"Compared with {inputs.baseline}, the gap of {change.measure} is {change.change}: 95 % CI "
+            f"{100 * change.low:+.1f} to {100 * change.high:+.1f} points"
+        )
+    if facts.changes and not significant:
+        yield f"Distillation has no significant effect on the gaps between {facts.by} values"
+
+
+def _record(inputs: SuiteInputs, facts: GroupsFacts) -> Iterator[str]:
+    gap = facts.gaps["accuracy"][inputs.first.name] if facts.gaps else None
+    if gap is not None and gap.gap > gap.chance:
+        yield f"more of {facts.by} {gap.worst}"
+    few = [value.value for value in facts.values if not value.is_judged]
+    if few:
+        more = [] if len(few) <= _MOST_NAMED else [f"{len(few) - _MOST_NAMED} more"]
+        yield f"at least {facts.least_windows} windows of {facts.by} {listed([*few[:_MOST_NAMED], *more], 'and')}"

@@ -8,9 +8,9 @@ import pytest
 from mmkd_edge.frames import missing_frames, with_missing
 from mmkd_models.data import Windows, open_dataset, shipped_dataset
 from mmkd_models.data.sources import StoredWindows
-from mmkd_models.evaluation.faults.sensor import FaultedChannels
-from mmkd_models.evaluation.faults.table import FAULTS, NAMES, FaultName
-from mmkd_models.evaluation.suites.under_faults import faults_for, sensors_of, with_fault
+from mmkd_models.evaluation.faults.series import FaultedChannels
+from mmkd_models.evaluation.faults.table import FAULTS, NAMES, FaultName, faults_for
+from mmkd_models.evaluation.suites.faults import sensors_of, with_fault
 
 MIC = FaultedChannels(mean=np.zeros(1), std=np.ones(1), rate_hz=8000.0)
 VIDEO = [name for name in NAMES if "video" in FAULTS[name].kinds]

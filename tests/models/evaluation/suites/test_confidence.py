@@ -7,9 +7,9 @@ import pytest
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.data import Dataset, Windows
-from mmkd_models.evaluation.suites.answering import Answers, AskedModel
-from mmkd_models.evaluation.suites.confidence import judge_confidence
-from mmkd_models.evaluation.suites.under_faults import FaultySource
+from mmkd_models.evaluation.suites.confidence import ConfidenceSuiteFacts, check, judge_confidence
+from mmkd_models.evaluation.suites.faults import FaultySource
+from mmkd_models.evaluation.suites.inputs import Answers, ModelUnderTest, SuiteInputs
 from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_report.schema.judging import JudgedModel
 
@@ -21,14 +21,23 @@ def sure(windows: Windows) -> Answers:
     return np.log(np.tile([0.8, 0.1, 0.1], (len(windows), 1)))
 
 
-MODEL = AskedModel(facts=FACTS, practised=None, cautions=(), ask=sure)
+MODEL = ModelUnderTest(facts=FACTS, practised=None, cautions=(), predict=sure)
+
+
+def inputs(dataset: Dataset, model: ModelUnderTest, *, labelled: int | None = None) -> SuiteInputs:
+    train, valid, test = (dataset.split(name) for name in ("train", "valid", "test"))
+    calibration = valid.subset(np.arange(len(valid) if labelled is None else labelled))
+    return SuiteInputs(models=(model,), windows=test, train=train, calibration=calibration)
+
+
+def judged(dataset: Dataset, model: ModelUnderTest, *, labelled: int | None = None) -> ConfidenceSuiteFacts:
+    return judge_confidence(inputs(dataset, model, labelled=labelled))
 
 
 def test_the_estimate_is_the_mean_probability_of_the_answers(machines: Dataset) -> None:
-    parts = {"train": machines.split("train"), "calibration": machines.split("valid")}
-    found = judge_confidence([MODEL], machines.split("test"), **parts, seed=0, on_part=lambda part: None)
+    found = judged(machines, MODEL)
     rows = found.models["sure"].rows
-    assert [one.condition for one in rows][:2] == ["sound", "noise"]
+    assert [one.condition for one in rows][:2] == ["intact", "noise"]
     assert len(rows) == 17
     for one in rows:
         assert one.estimated == pytest.approx(0.8)
@@ -43,10 +52,9 @@ def test_calibration_error_is_that_of_torchmetrics(machines: Dataset) -> None:
     def ask(windows: Windows) -> Answers:
         return np.random.default_rng(7).normal(0, 1.5, (len(windows), 3))
 
-    model = AskedModel(facts=FACTS, practised=None, cautions=(), ask=ask)
+    model = ModelUnderTest(facts=FACTS, practised=None, cautions=(), predict=ask)
     test = machines.split("test")
-    parts = {"train": machines.split("train"), "calibration": machines.split("valid")}
-    sound = judge_confidence([model], test, **parts, seed=0, on_part=lambda part: None).models["sure"].rows[0]
+    sound = judged(machines, model).models["sure"].rows[0]
     probabilities = probabilities_of(ask(test), kind="classification")
     expected = metrics.multiclass_calibration_error(
         torch.from_numpy(probabilities), torch.from_numpy(test.labels), num_classes=3, n_bins=15, norm="l1"
@@ -55,8 +63,7 @@ def test_calibration_error_is_that_of_torchmetrics(machines: Dataset) -> None:
 
 
 def test_label_sets_are_made_from_validation_windows(machines: Dataset) -> None:
-    parts = {"train": machines.split("train"), "calibration": machines.split("valid")}
-    found = judge_confidence([MODEL], machines.split("test"), **parts, seed=0, on_part=lambda part: None)
+    found = judged(machines, MODEL)
     # 12 validation windows, a third with 0.8 and two thirds with 0.1 for the true label: sets hold everything.
     assert [(one.error_level, one.coverage, one.mean_set_size) for one in found.models["sure"].coverages] == [
         (0.1, 1.0, 3.0),
@@ -72,34 +79,28 @@ def test_label_sets_of_sound_sensors_are_tried_under_every_fault(machines: Datas
         shares[np.arange(len(windows)), windows.labels] = share
         return np.log(shares)
 
-    model = AskedModel(facts=FACTS, practised=None, cautions=(), ask=ask)
-    parts = {"train": machines.split("train"), "calibration": machines.split("valid")}
-    found = judge_confidence([model], machines.split("test"), **parts, seed=0, on_part=lambda part: None)
+    model = ModelUnderTest(facts=FACTS, practised=None, cautions=(), predict=ask)
+    found = judged(machines, model)
     assert found.set_level == 0.1
     assert [one.covered for one in found.models["sure"].rows] == [1.0] + 16 * [0.0]
 
 
 def test_label_sets_need_validation_windows_enough(machines: Dataset) -> None:
-    parts = {"train": machines.split("train"), "calibration": machines.split("valid").subset(np.arange(8))}
-    found = judge_confidence([MODEL], machines.split("test"), **parts, seed=0, on_part=lambda part: None)
+    found = judged(machines, MODEL, labelled=8)
     assert {one.covered for one in found.models["sure"].rows} == {None}  # a tenth of 8 + 1 is none
 
 
-def test_a_number_has_no_confidence(rigs: dict[str, Dataset]) -> None:
-    speed = rigs["regression"]
-    parts = {"train": speed.split("train"), "calibration": speed.split("valid")}
-    with pytest.raises(UsageError) as error:
-        judge_confidence([MODEL], speed.split("test"), **parts, seed=0, on_part=lambda part: None)
-    assert str(error.value) == (
-        "--suite confidence: expected a dataset of classes, got 'rig' of the kind regression; leave the suite out"
-    )
-
-
-def test_without_validation_labels_there_is_no_confidence(machines: Dataset) -> None:
-    parts = {"train": machines.split("train"), "calibration": machines.split("valid").subset(np.arange(0))}
-    with pytest.raises(UsageError) as error:
-        judge_confidence([MODEL], machines.split("test"), **parts, seed=0, on_part=lambda part: None)
-    assert str(error.value) == (
-        "--suite confidence: expected labelled windows of validation, which label sets are made of, got none; label"
-        " some, or leave the suite out"
-    )
+def test_windows_that_cannot_be_judged_are_refused(machines: Dataset, rigs: dict[str, Dataset]) -> None:
+    for given, message in (
+        (
+            inputs(rigs["regression"], MODEL),
+            "expected a dataset of classes, got 'rig' of the kind regression; leave the suite out",
+        ),
+        (
+            inputs(machines, MODEL, labelled=0),
+            "label sets need labelled validation windows, got none; label some, or leave the suite out",
+        ),
+    ):
+        with pytest.raises(UsageError) as error:
+            check(given)
+        assert str(error.value) == f"--suite confidence: {message}"

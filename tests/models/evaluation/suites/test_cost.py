@@ -12,15 +12,13 @@ import pytest
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.data import Dataset, Windows
-from mmkd_models.evaluation.suites import cost
-from mmkd_models.evaluation.suites.answering import Answers, AskedModel
-from mmkd_models.evaluation.suites.cost_file import TEMPLATE, read_cost
-from mmkd_models.evaluation.suites.detection import detection_of, healthy_labels
-from mmkd_models.evaluation.suites.reckoning import judge_cost
-from mmkd_models.evaluation.suites.verdict import verdict_of
+from mmkd_models.evaluation.suites import cost_model as cost
+from mmkd_models.evaluation.suites.cost import check_cost, detection_of, evaluate_cost, healthy_labels
+from mmkd_models.evaluation.suites.cost import run as run_cost
+from mmkd_models.evaluation.suites.cost_model import TEMPLATE, read_cost
+from mmkd_models.evaluation.suites.inputs import Answers, ModelUnderTest, SuiteInputs
 from mmkd_report.schema.cost import Equipment, Plant
-from mmkd_report.schema.evaluation import DataFacts
-from mmkd_report.schema.judging import JudgedModel, JudgingDocument, ModelRole
+from mmkd_report.schema.judging import JudgedModel, ModelRole
 
 PLANT = Plant(
     stations=10,
@@ -34,7 +32,7 @@ PLANT = Plant(
     checks_per_station_year=100.0,
     hourly_rate=50.0,
 )
-WAY = Equipment(
+OPTION = Equipment(
     sensor_price=200.0,
     installation=100.0,
     sensor_life_years=2.0,
@@ -57,23 +55,23 @@ WAY = Equipment(
 
 def test_the_investment_is_equipment_gateways_and_the_making_of_the_model() -> None:
     # 10 x (200 x 1.1 + 100 + 300) = 6,200; three gateways 3,000; campaign 2,000; 30 h at 50 = 1,500
-    assert cost.investment(PLANT, WAY) == pytest.approx(12_700.00, abs=0.005)
+    assert cost.investment(PLANT, OPTION) == pytest.approx(12_700.00, abs=0.005)
 
 
 def test_energy_is_rest_and_answers() -> None:
     # 10 W x 8,760 h = 87.6 kWh; 36 mJ x 10 a second = 0.36 W = 3.1536 kWh
-    assert cost.kwh_per_station_year(WAY) == pytest.approx(90.7536)
+    assert cost.kwh_per_station_year(OPTION) == pytest.approx(90.7536)
 
 
 def test_a_year_is_what_is_saved_less_alarms_energy_and_maintenance() -> None:
     # saved: 10 x 0.5 x 0.9 x 0.4 x 10,000 = 18,000
     # spent: 10 x (100 x 0.02 x 100 + 90.7536 x 0.2 + 2 x 50) = 10 x (200 + 18.15072 + 100) = 3,181.5072
-    assert cost.yearly(PLANT, WAY) == pytest.approx(14_818.49, abs=0.005)
+    assert cost.yearly(PLANT, OPTION) == pytest.approx(14_818.49, abs=0.005)
 
 
 def test_sensors_are_bought_anew_after_their_life_and_nothing_in_the_last_year() -> None:
-    assert [cost.replacement(PLANT, WAY, year) for year in (1, 2, 3)] == [0.0, 3000.0, 0.0]
-    odd = msgspec.structs.replace(WAY, sensor_life_years=1.5)
+    assert [cost.replacement(PLANT, OPTION, year) for year in (1, 2, 3)] == [0.0, 3000.0, 0.0]
+    odd = msgspec.structs.replace(OPTION, sensor_life_years=1.5)
     assert [cost.replacement(msgspec.structs.replace(PLANT, years=5), odd, year) for year in (1, 2, 3, 4)] == [
         0.0,
         3000.0,
@@ -85,42 +83,42 @@ def test_sensors_are_bought_anew_after_their_life_and_nothing_in_the_last_year()
 def test_the_net_present_value_is_that_of_a_table_by_hand() -> None:
     # 14,818.4928 / 1.1 + 11,818.4928 / 1.21 + 14,818.4928 / 1.331 - 12,700
     # = 13,471.3571 + 9,767.3494 + 11,133.3529 - 12,700
-    assert cost.net_present_value(PLANT, WAY) == pytest.approx(21_672.06, abs=0.005)
+    assert cost.net_present_value(PLANT, OPTION) == pytest.approx(21_672.06, abs=0.005)
 
 
 def test_payback_counts_months_and_replacements() -> None:
     # 14,818.4928 / 12 = 1,234.8744 a month: 11 months are 13,583.62, 10 are 12,348.74
-    assert cost.payback_month(PLANT, WAY) == 11
-    assert cost.payback_month(PLANT, msgspec.structs.replace(WAY, detection=0.1)) is None
+    assert cost.payback_month(PLANT, OPTION) == 11
+    assert cost.payback_month(PLANT, msgspec.structs.replace(OPTION, detection=0.1)) is None
 
 
 def test_break_even_is_the_fewest_stations_that_pay() -> None:
-    found = cost.break_even_stations(PLANT, WAY)
+    found = cost.break_even_stations(PLANT, OPTION)
     assert found is not None
-    values = [cost.net_present_value(msgspec.structs.replace(PLANT, stations=n), WAY) for n in (found - 1, found)]
+    values = [cost.net_present_value(msgspec.structs.replace(PLANT, stations=n), OPTION) for n in (found - 1, found)]
     assert values[0] < 0 <= values[1]
-    assert cost.break_even_stations(PLANT, msgspec.structs.replace(WAY, detection=0.0)) is None
+    assert cost.break_even_stations(PLANT, msgspec.structs.replace(OPTION, detection=0.0)) is None
 
 
 def test_the_cost_of_a_station_and_year_is_what_is_spent_as_equal_sums() -> None:
     # annuity 1/1.1 + 1/1.21 + 1/1.331 = 2.486852; spent 12,700 + 3,181.5072 x 2.486852 + 3,000 / 1.21 = 23,091.28
-    assert cost.cost_per_station_year(PLANT, WAY) == pytest.approx(928.53, abs=0.005)
+    assert cost.cost_per_station_year(PLANT, OPTION) == pytest.approx(928.53, abs=0.005)
     free = msgspec.structs.replace(PLANT, discount_rate=0.0)
-    assert cost.cost_per_station_year(free, WAY) == pytest.approx((12_700 + 3 * 3_181.5072 + 3_000) / 30)
+    assert cost.cost_per_station_year(free, OPTION) == pytest.approx((12_700 + 3 * 3_181.5072 + 3_000) / 30)
 
 
 @pytest.mark.parametrize("key", [name for name in Equipment.__struct_fields__ if name not in ("detection", "idle_w")])
-def test_changing_an_assumption_of_a_way_changes_what_it_should(key: str) -> None:
-    more = msgspec.structs.replace(WAY, **{key: getattr(WAY, key) * 1.5 if key != "node_life_years" else 1.0})
+def test_changing_an_assumption_of_an_option_changes_what_it_should(key: str) -> None:
+    more = msgspec.structs.replace(OPTION, **{key: getattr(OPTION, key) * 1.5 if key != "node_life_years" else 1.0})
     invests = key in (
         "sensor_price", "installation", "spares_share", "node_price", "gateway_price", "stations_per_gateway",
         "campaign_cost", "labelling_hours", "training_hours",
     )  # fmt: skip
     runs = key in ("inference_mj", "inferences_per_s", "maintenance_hours", "false_alarms")
-    assert (cost.investment(PLANT, more) != cost.investment(PLANT, WAY)) == invests
-    assert (cost.running(PLANT, more) != cost.running(PLANT, WAY)) == runs
-    assert cost.savings(PLANT, more) == cost.savings(PLANT, WAY)
-    assert cost.net_present_value(PLANT, more) != cost.net_present_value(PLANT, WAY)
+    assert (cost.investment(PLANT, more) != cost.investment(PLANT, OPTION)) == invests
+    assert (cost.running(PLANT, more) != cost.running(PLANT, OPTION)) == runs
+    assert cost.savings(PLANT, more) == cost.savings(PLANT, OPTION)
+    assert cost.net_present_value(PLANT, more) != cost.net_present_value(PLANT, OPTION)
 
 
 def entered(template: str) -> str:
@@ -147,8 +145,8 @@ def test_a_file_that_was_not_touched_gives_an_example_and_no_verdict(machines: D
 
     def told(text: str) -> tuple[tuple[str, ...], list[str]]:
         file.write_text(text)
-        found = judge_cost(models, windows, file=file, baseline=None, seed=0)
-        return found.to_enter, list(verdict_of(msgspec.structs.replace(EMPTY, cost=found)))
+        result = run_cost(inputs(windows, file, *models))
+        return result.facts.to_enter, list(result.verdict)
 
     needed = (
         "healthy", "plant.missed_cost", "teacher.sensor_price", "teacher.node_price", "student.sensor_price",
@@ -166,8 +164,8 @@ def test_a_file_that_was_not_touched_gives_an_example_and_no_verdict(machines: D
     to_enter, (worth, *_) = told(entered(TEMPLATE))
     assert to_enter == ()
     assert worth == (
-        "As entered, teacher everywhere is worth most: 233,185 EUR in 5 years, is paid back in month 19 and pays with "
-        "2 or more stations"
+        "On these assumptions teacher is the best option: 233,185 EUR in 5 years, pays back in month 19, break-even at "
+        "2 stations"
     )
 
 
@@ -180,13 +178,13 @@ def test_a_file_that_was_not_touched_gives_an_example_and_no_verdict(machines: D
         ("version = 1\n[plant]\nstations = 2.5", "'plant.stations': expected a whole number, got 2.5; correct it"),
         (
             "version = 1\n[student]\nfalse_alarms = 5",
-            "'student.false_alarms': expected a share of at most 1, got 5; 0.05 is five per cent",
+            "'student.false_alarms': expected a fraction of at most 1, got 5; 0.05 is 5 %",
         ),
         (
             'version = 1\n[ranges]\n"plant.cost" = [1, 2]',
             (
-                "'ranges.plant.cost': expected the path of a number, as plant.missed_cost, in a section of the file, "
-                "got another; correct it"
+                "'ranges.plant.cost': expected the path of a number in a section of the file, such as "
+                "plant.missed_cost; correct it"
             ),
         ),
         (
@@ -199,7 +197,7 @@ def test_a_file_that_was_not_touched_gives_an_example_and_no_verdict(machines: D
         ),
         (
             'version = 1\n[student]\n[ranges]\n"student.detection" = [0.5, 7.0]',
-            "'ranges.student.detection': expected a share of at most 1, got 7; 0.05 is five per cent",
+            "'ranges.student.detection': expected a fraction of at most 1, got 7; 0.05 is 5 %",
         ),
         (
             'version = 1\n[ranges]\n"plant.missed_cost" = [0, inf]',
@@ -208,8 +206,8 @@ def test_a_file_that_was_not_touched_gives_an_example_and_no_verdict(machines: D
         (
             'version = 1\n[ranges]\n"student.detection" = [0.5, 0.7]',
             (
-                "'ranges.student.detection': expected the path of a number, as plant.missed_cost, in a section of the "
-                "file, got another; correct it"
+                "'ranges.student.detection': expected the path of a number in a section of the file, such as "
+                "plant.missed_cost; correct it"
             ),
         ),
         (
@@ -229,19 +227,12 @@ def test_a_file_that_breaks_a_rule_is_refused_with_the_path(text: str, message: 
 def test_a_file_that_is_not_there_says_how_to_get_one(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as error:
         read_cost(tmp_path / "cost.toml")
-    expected = "found no such file; mmkd-evaluate --print-cost prints one to fill in"
+    expected = "no such file; mmkd-evaluate --print-cost prints one to fill in"
     assert str(error.value) == f"--cost {tmp_path / 'cost.toml'}: {expected}"
 
 
-EMPTY = JudgingDocument(
-    data=DataFacts(name="plant", sha256="0" * 64, part="test windows", windows=1, groups=1, split=None, labels=("a",)),
-    kind="classification",
-    seed=0,
-    models=(JudgedModel(name="s", path="s", sha256="0" * 64, role="distilled", modalities=("acc",), parameters=1),),
-    baseline=None,
-    cautions=(),
-    verdict=(),
-)
+def inputs(windows: Windows, file: Path, *models: ModelUnderTest) -> SuiteInputs:
+    return SuiteInputs(models=models, windows=windows, train=windows, calibration=windows, cost=file)
 
 
 def answers(labels: list[int]) -> Answers:
@@ -260,8 +251,7 @@ def test_detection_is_counted_by_window_and_by_episode(machines: Dataset) -> Non
     with pytest.raises(UsageError) as error:
         detection_of(test, given, ["idle", "ok", "worn"])
     assert str(error.value) == (
-        "--suite cost: expected faults among those that judge, got none; name other 'healthy' labels, or another "
-        "--split"
+        "--suite cost: the windows to judge have no faults; name other 'healthy' labels, or another --split"
     )
 
 
@@ -281,7 +271,7 @@ def test_a_run_with_two_states_is_an_episode_for_each_stretch_of_one(machines: D
     assert detection_of(late, answers([0, 0, 1, 2, 2, 0, 1, 1]), ["idle"]).healthy[0] == 1  # all idle before worn
 
 
-def test_healthy_labels_are_checked(machines: Dataset, rigs: dict[str, Dataset]) -> None:
+def test_healthy_labels_are_checked(machines: Dataset, rigs: dict[str, Dataset], tmp_path: Path) -> None:
     test = machines.split("test")
     assert healthy_labels(test, ()) == ("idle",)
 
@@ -291,21 +281,23 @@ def test_healthy_labels_are_checked(machines: Dataset, rigs: dict[str, Dataset])
         return str(error.value)
 
     assert refused(test, "good") == "--cost: 'healthy': expected labels of idle, ok, worn, got 'good'; correct it"
-    assert refused(test, "idle", "ok", "worn") == (
-        "--cost: 'healthy': expected at least one label that needs action, got none left; correct it"
-    )
-    assert refused(rigs["regression"].split("test")) == (
+    assert refused(test, "idle", "ok", "worn") == ("--cost: 'healthy': at least one label must need action; remove one")
+    file = tmp_path / "cost.toml"
+    file.write_text("version = 1")
+    with pytest.raises(UsageError) as error:
+        check_cost(rigs["regression"].split("test"), file)
+    assert str(error.value) == (
         "--suite cost: expected a dataset of classes, got 'rig' of the kind regression; leave the suite out"
     )
 
 
-def model(name: str, role: ModelRole, right: float) -> AskedModel:
+def model(name: str, role: ModelRole, right: float) -> ModelUnderTest:
     def ask(windows: Windows) -> Answers:
         wrong = np.random.default_rng(2).uniform(size=len(windows)) > right
         return np.eye(3)[np.where(wrong, (windows.labels + 1) % 3, windows.labels)]
 
     facts = JudgedModel(name=name, path=name, sha256="0" * 64, role=role, modalities=("acc",), parameters=1)
-    return AskedModel(facts=facts, practised=None, cautions=(), ask=ask)
+    return ModelUnderTest(facts=facts, practised=None, cautions=(), predict=ask)
 
 
 def test_marks_say_what_was_measured_entered_and_neither(machines: Dataset, tmp_path: Path) -> None:
@@ -316,14 +308,14 @@ def test_marks_say_what_was_measured_entered_and_neither(machines: Dataset, tmp_
         '[ranges]\n"plant.missed_cost" = [1000, 90000]\n'
     )
     models = [model("s", "distilled", 0.8), model("t", "teacher", 0.95), model("b", "labels alone", 0.7)]
-    found = judge_cost(models, windows, file=file, baseline="b", seed=0)
+    found = evaluate_cost(inputs(windows, file, *models))
     marks = {one.path: one.mark for one in found.assumptions}
     assert (marks["plant.stations"], marks["plant.years"]) == ("entered", "default")
     assert (marks["student.sensor_price"], marks["student.detection"]) == ("entered", "measured")
     assert (marks["teacher.detection"], marks["teacher.false_alarms"]) == ("entered", "measured")
     assert sorted(found.equipment) == ["student", "teacher"]  # the file has no section for the rival
     assert found.equipment["teacher"].detection == 1.0
-    assert found.results["student"] == cost.result_of(found.plant, found.equipment["student"])
+    assert found.results["student"] == cost.evaluate_option(found.plant, found.equipment["student"])
     assert found.swings[0].path == "plant.missed_cost"
     assert found.student_beats_teacher is not None
     assert 0 <= found.student_beats_teacher <= 1
@@ -336,7 +328,7 @@ def test_a_range_of_what_is_measured_takes_the_place_of_its_interval(machines: D
     ways = "[student]\n[teacher]\nsensor_price = 300\nnode_price = 400\nidle_w = 10\nmaintenance_hours = 1\n"
     file.write_text(f'version = 1\n{ways}[ranges]\n"student.detection" = [0.0, 0.0]\n"teacher.detection" = [1, 1]\n')
     models = [model("s", "distilled", 0.95), model("t", "teacher", 0.95)]
-    found = judge_cost(models, machines.everything(), file=file, baseline=None, seed=0)
+    found = evaluate_cost(inputs(machines.everything(), file, *models))
     (ends,) = [(one.low, one.high) for one in found.assumptions if one.path == "student.detection"]
     assert ends == (0.0, 0.0)
     assert found.student_beats_teacher == 0.0  # it sees nothing in any draw

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from mmkd_models.data import Dataset, Windows
-from mmkd_models.evaluation.faults.sensor import FaultedChannels
+from mmkd_models.evaluation.faults.series import FaultedChannels
 from mmkd_models.evaluation.faults.table import FAULTS, NAMES, SEVERITIES, FaultName, hit_channels
-from mmkd_models.evaluation.suites.answering import Answers, AskedModel
-from mmkd_models.evaluation.suites.under_faults import judge_faults, sensors_of, with_fault
+from mmkd_models.evaluation.suites.faults import judge_faults, sensors_of, with_fault
+from mmkd_models.evaluation.suites.inputs import Answers, ModelUnderTest, SuiteInputs
 from mmkd_report.schema.judging import JudgedModel
 
 SENSOR = FaultedChannels(mean=np.array([1.0]), std=np.array([2.0]), rate_hz=200.0)
@@ -120,7 +120,7 @@ def test_a_window_has_the_same_fault_in_every_subset(machines: Dataset) -> None:
     assert not np.array_equal(whole["acc"], other["acc"], equal_nan=True)
 
 
-def model(name: str, right: Sequence[int], *, practised: frozenset | None = frozenset()) -> AskedModel:
+def model(name: str, right: Sequence[int], *, practised: frozenset | None = frozenset()) -> ModelUnderTest:
     """Answers the class that its mean level says, always right on the windows named."""
 
     def ask(windows: Windows) -> Answers:
@@ -130,15 +130,17 @@ def model(name: str, right: Sequence[int], *, practised: frozenset | None = froz
         return answers
 
     facts = JudgedModel(name=name, path=name, sha256="0" * 64, role="labels alone", modalities=("acc",), parameters=1)
-    return AskedModel(facts=facts, practised=practised, cautions=(), ask=ask)
+    return ModelUnderTest(facts=facts, practised=practised, cautions=(), predict=ask)
 
 
-def test_error_is_told_in_that_of_labels_alone(machines: Dataset) -> None:
-    test = machines.split("test")
+def inputs(dataset: Dataset, *models: ModelUnderTest) -> SuiteInputs:
+    train, valid, test = (dataset.split(name) for name in ("train", "valid", "test"))
+    return SuiteInputs(models=models, windows=test, train=train, calibration=valid)
+
+
+def test_error_is_relative_to_that_of_the_baseline(machines: Dataset) -> None:
     ours, theirs = model("ours", range(12), practised=frozenset({"noise"})), model("labels", [], practised=None)
-    found = judge_faults(
-        [ours, theirs], test, train=machines.split("train"), baseline="labels", seed=0, on_part=lambda part: None
-    )
+    found = judge_faults(inputs(machines, ours, theirs))
     assert found.sound == {"ours": 0.0, "labels": pytest.approx(2 / 3)}  # it always says the third class
     (noise,) = [one for one in found.faults if one.name == "noise"]
     assert noise.errors == {"ours": (0.0,) * 5, "labels": (pytest.approx(2 / 3),) * 5}
@@ -155,8 +157,7 @@ def test_the_only_channel_of_a_sensor_is_never_practised_as_lost(machines: Datas
     def practised(modality: str) -> bool | None:
         one = model("ours", [], practised=frozenset({"channel_dropout"}))
         one = replace(one, facts=msgspec.structs.replace(one.facts, modalities=(modality,)))
-        parts = {"train": machines.split("train"), "baseline": None, "seed": 0, "on_part": lambda part: None}
-        faults = judge_faults([one], machines.split("test"), **parts).faults
+        faults = judge_faults(inputs(machines, one)).faults
         return next(fault.practised["ours"] for fault in faults if fault.name == "lost channel")
 
     assert practised("acc") is True
@@ -166,15 +167,14 @@ def test_the_only_channel_of_a_sensor_is_never_practised_as_lost(machines: Datas
 @pytest.mark.parametrize(("kind", "measure"), [("regression", "rmse"), ("multi_label", "macro_f1")])
 def test_numbers_and_several_labels_have_errors_of_their_own(kind: str, measure: str, rigs: dict[str, Dataset]) -> None:
     rig = rigs[kind]
-    test = rig.split("test")
 
     def ask(windows: Windows) -> Answers:
         truth = windows.labels.reshape(len(windows), -1).astype(np.float64)
         return truth + 30.0 if kind == "regression" else 20 * truth - 10
 
     facts = JudgedModel(name="ours", path="ours", sha256="0" * 64, role="distilled", modalities=("acc",), parameters=1)
-    ours = AskedModel(facts=facts, practised=None, cautions=(), ask=ask)
-    found = judge_faults([ours], test, train=rig.split("train"), baseline=None, seed=0, on_part=lambda part: None)
+    ours = ModelUnderTest(facts=facts, practised=None, cautions=(), predict=ask)
+    found = judge_faults(inputs(rig, ours))
     assert found.measure == measure
     assert found.sound["ours"] == pytest.approx(30.0 if kind == "regression" else 0.0)
     assert found.relative == {}

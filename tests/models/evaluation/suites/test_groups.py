@@ -14,8 +14,8 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, Windows, write_dataset
 from mmkd_models.evaluation.confidence import reliability
-from mmkd_models.evaluation.suites.answering import Answers, AskedModel
-from mmkd_models.evaluation.suites.groups import change_of, judge_groups
+from mmkd_models.evaluation.suites.groups import GroupsFacts, check, classify_change, judge_groups
+from mmkd_models.evaluation.suites.inputs import Answers, ModelUnderTest, SuiteInputs
 from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_report.schema.judging import JudgedModel, ModelRole
 
@@ -41,7 +41,7 @@ def windows(tmp_path: Path) -> Windows:
     ).split("test")
 
 
-def model(name: str, right: dict[str, float], role: ModelRole = "distilled") -> AskedModel:
+def model(name: str, right: dict[str, float], role: ModelRole = "distilled") -> ModelUnderTest:
     """Right in a share of the windows of each press, with probabilities of its own."""
 
     def ask(windows: Windows) -> Answers:
@@ -53,7 +53,15 @@ def model(name: str, right: dict[str, float], role: ModelRole = "distilled") -> 
         return answers
 
     facts = JudgedModel(name=name, path=name, sha256="0" * 64, role=role, modalities=("vib",), parameters=1)
-    return AskedModel(facts=facts, practised=None, cautions=(), ask=ask)
+    return ModelUnderTest(facts=facts, practised=None, cautions=(), predict=ask)
+
+
+def inputs(windows: Windows, *models: ModelUnderTest, by: str | None = None) -> SuiteInputs:
+    return SuiteInputs(models=models, windows=windows, train=windows, calibration=windows, by=by)
+
+
+def judged(windows: Windows, *models: ModelUnderTest, by: str | None = None) -> GroupsFacts:
+    return judge_groups(inputs(windows, *models, by=by))
 
 
 OURS = model("ours", {"a": 0.9, "b": 0.8, "c": 0.5, "d": 0.1})
@@ -61,7 +69,7 @@ OURS = model("ours", {"a": 0.9, "b": 0.8, "c": 0.5, "d": 0.1})
 
 def test_a_gap_is_held_against_that_of_chance(windows: Windows) -> None:
     def gap_and_chance(right: dict[str, float]) -> tuple[float, float]:
-        found = judge_groups([model("m", right)], windows, by=None, baseline=None, seed=0).gaps["accuracy"]["m"]
+        found = judged(windows, model("m", right)).gaps["accuracy"]["m"]
         assert found is not None
         return found.gap, found.chance
 
@@ -77,14 +85,14 @@ def test_a_gap_is_held_against_that_of_chance(windows: Windows) -> None:
 def test_figures_and_gaps_are_those_of_fairlearn(windows: Windows) -> None:
     metrics = pytest.importorskip("fairlearn.metrics")
     sklearn = pytest.importorskip("sklearn.metrics")
-    found = judge_groups([OURS], windows, by=None, baseline=None, seed=0)
+    found = judged(windows, OURS)
     answers = OURS.answers(windows).argmax(1)
-    judged = windows.groups != "d"
+    enough = windows.groups != "d"
     frame = metrics.MetricFrame(
         metrics={"accuracy": sklearn.accuracy_score, "recall": sklearn.balanced_accuracy_score},
-        y_true=windows.labels[judged],
-        y_pred=answers[judged],
-        sensitive_features=windows.groups[judged],
+        y_true=windows.labels[enough],
+        y_pred=answers[enough],
+        sensitive_features=windows.groups[enough],
     )
     for measure in ("accuracy", "recall"):
         ours = {one.value: one.figures["ours"][measure] for one in found.values if one.is_judged}
@@ -96,7 +104,7 @@ def test_figures_and_gaps_are_those_of_fairlearn(windows: Windows) -> None:
 
 
 def test_calibration_error_is_that_of_the_rest_of_the_product(windows: Windows) -> None:
-    found = judge_groups([OURS], windows, by=None, baseline=None, seed=0)
+    found = judged(windows, OURS)
     probabilities = probabilities_of(OURS.answers(windows), kind="classification")
     for one in found.values:
         here = windows.groups == one.value
@@ -105,7 +113,7 @@ def test_calibration_error_is_that_of_the_rest_of_the_product(windows: Windows) 
 
 
 def test_few_windows_are_shown_and_not_judged(windows: Windows) -> None:
-    found = judge_groups([OURS], windows, by="group", baseline=None, seed=0)
+    found = judged(windows, OURS, by="group")
     assert [(one.value, one.windows, one.is_judged) for one in found.values] == [
         ("a", 100, True),
         ("b", 80, True),
@@ -118,7 +126,7 @@ def test_few_windows_are_shown_and_not_judged(windows: Windows) -> None:
 
 
 def test_columns_are_judged_as_groups_are(windows: Windows) -> None:
-    found = judge_groups([OURS], windows, by="site", baseline=None, seed=0)
+    found = judged(windows, OURS, by="site")
     assert [(one.value, one.windows) for one in found.values] == [("north", 180), ("south", 80)]
 
 
@@ -129,11 +137,11 @@ def test_windows_without_a_value_are_counted_and_of_no_group(windows: Windows) -
     load[:12] = np.nan
     lacking = replace(windows, columns={"site": site, "load": load, "none": np.full(260, "")})
     for by, values in (("site", ["north", "south"]), ("load", ["1.0", "2.0"])):
-        found = judge_groups([OURS], lacking, by=by, baseline=None, seed=0)
+        found = judged(lacking, OURS, by=by)
         assert [one.value for one in found.values] == values
         assert found.unknown == 12
-    assert refused(lambda: judge_groups([OURS], lacking, by="none", baseline=None, seed=0)) == (
-        "--by none: expected a value of some windows that judge, got none; name another column"
+    assert refused(lambda: check(inputs(lacking, OURS, by="none"))) == (
+        "--by none: no window that judges has a value; name another column"
     )
 
 
@@ -143,24 +151,24 @@ def test_what_teaching_did_is_told_where_the_interval_is_certain(windows: Window
 
     def changes(ours: dict[str, float], labels: dict[str, float], teacher: dict[str, float]) -> str:
         models = [model("ours", ours), model("labels", labels, "labels alone"), model("teacher", teacher, "teacher")]
-        found = judge_groups(models, windows, by=None, baseline="labels", seed=0)
+        found = judged(windows, *models)
         return next(one.change for one in found.changes if one.measure == "accuracy")
 
     assert changes(uneven, even, uneven) == "inherited"
     assert changes(uneven, even, even) == "amplified"
     assert changes(even, uneven, even) == "removed"
-    assert changes(even, even, uneven) == "no certain difference"
+    assert changes(even, even, uneven) == "not significant"
 
 
 def test_a_change_follows_from_the_ends_of_intervals() -> None:
     labels = np.zeros(100)
     wide = np.linspace(-1, 1, 100)
-    assert change_of(labels + 0.1, labels, None) == "amplified"
-    assert change_of(labels + 0.1, labels, labels + 0.1) == "inherited"
-    assert change_of(labels + 0.3, labels, labels + 0.1) == "amplified"  # more than the teacher's
-    assert change_of(labels + 0.1, labels, wide) == "amplified"  # the teacher's is not certainly larger
-    assert change_of(labels - 0.1, labels, None) == "removed"
-    assert change_of(wide, labels, None) == "no certain difference"
+    assert classify_change(labels + 0.1, labels, None) == "amplified"
+    assert classify_change(labels + 0.1, labels, labels + 0.1) == "inherited"
+    assert classify_change(labels + 0.3, labels, labels + 0.1) == "amplified"  # more than the teacher's
+    assert classify_change(labels + 0.1, labels, wide) == "amplified"  # the teacher's is not certainly larger
+    assert classify_change(labels - 0.1, labels, None) == "removed"
+    assert classify_change(wide, labels, None) == "not significant"
 
 
 def refused(act: Callable[[], Any]) -> str:
@@ -170,18 +178,18 @@ def refused(act: Callable[[], Any]) -> str:
 
 
 def test_what_cannot_be_judged_is_refused_whole(windows: Windows, rigs: dict[str, Dataset]) -> None:
-    assert refused(lambda: judge_groups([OURS], windows, by="shift", baseline=None, seed=0)) == (
+    assert refused(lambda: check(inputs(windows, OURS, by="shift"))) == (
         "--by shift: expected a column of dataset 'rig', got another; choose one of group, site, load"
     )
-    assert refused(lambda: judge_groups([OURS], windows, by="load", baseline=None, seed=0)) == (
+    assert refused(lambda: check(inputs(windows, OURS, by="load"))) == (
         "--by load: expected at most 50 values, got 260; write a column that pools them"
     )
     lone = replace(windows, has_groups=False)
-    assert refused(lambda: judge_groups([OURS], lone, by=None, baseline=None, seed=0)) == (
+    assert refused(lambda: check(inputs(lone, OURS))) == (
         "--suite groups: dataset 'rig' has no groups; write groups.npy (the person, machine or session of each window),"
         " or name a column by --by"
     )
     speed = rigs["regression"].split("test")
-    assert refused(lambda: judge_groups([OURS], speed, by=None, baseline=None, seed=0)) == (
+    assert refused(lambda: check(inputs(speed, OURS))) == (
         "--suite groups: expected a dataset of classes, got 'rig' of the kind regression; leave the suite out"
     )

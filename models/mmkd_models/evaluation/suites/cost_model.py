@@ -1,0 +1,276 @@
+"""The file of assumptions, `cost.toml`, and the formulas from assumptions to money.
+
+`templates/cost.js` has the same formulas for the page, and a test holds them equal. Everything is compared with doing
+nothing, which costs and saves nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from mmkd_edge.errors import UsageError
+from mmkd_report.schema.cost import SHARES, WHOLE, CostOption, CostResult, Equipment, Plant, Priced
+
+HOURS_PER_YEAR = 8760.0
+_MOST_STATIONS = 10_000
+_PRICES = ("sensor_price", "node_price")
+_ABOVE_ZERO = ("stations", "years", "sensor_life_years", "node_life_years", "stations_per_gateway")
+
+TEMPLATE = """\
+# Assumptions of mmkd-evaluate --suite cost --cost cost.toml. Replace values with yours; omitted ones have defaults.
+# A verdict needs your own values of the lines marked "enter": remove their '#'. Until then the table is an example.
+# Money is in the currency. Sources: (1) Eurostat nrg_pc_205, EU non-household consumers, first half of 2025.
+# (2) f7i.ai, a vendor: wireless MEMS 150-400 USD, piezo 1,200-2,500 USD a point, gateway 1,500-5,000 USD.
+# (3) ifactoryapp.com, a vendor: CPU node 10-35 W, Jetson 15-75 W, GPU node 70-150 W. Without a number: an example.
+version = 1
+currency = "EUR"
+# healthy = ["ok"]                # enter: the labels that need no action; default the first label
+
+[plant]
+stations = 20
+years = 5
+discount_rate = 0.08
+price_per_kwh = 0.190             # (1)
+faults_per_station_year = 0.5
+avoidable_share = 0.5             # fraction of the cost of a missed fault that detection saves
+# missed_cost = 20000             # enter: cost of a fault that nobody saw coming
+false_alarm_cost = 150
+checks_per_station_year = 365     # how often somebody would act on an alarm
+hourly_rate = 60
+
+[teacher]                         # every sensor at every station
+# sensor_price = 4000             # enter: (2) two piezo points
+installation = 800
+sensor_life_years = 10
+spares_share = 0.05
+# node_price = 1500               # enter
+node_life_years = 5
+gateway_price = 0                 # (2) for wireless sensors
+stations_per_gateway = 10
+idle_w = 70                       # (3) GPU node
+inference_mj = 0                  # mmkd-bench run measures it
+inferences_per_s = 0
+campaign_cost = 10000
+labelling_hours = 80
+training_hours = 40
+maintenance_hours = 2             # per year and station
+# detection = 0.9                 # default: measured by the evaluation
+# false_alarms = 0.01             # fraction of the checks of a healthy station
+
+[student]                         # one sensor, distilled from the teacher
+# sensor_price = 300              # enter: (2) wireless MEMS
+installation = 200
+# node_price = 400                # enter
+idle_w = 10                       # (3) CPU node
+campaign_cost = 10000
+labelling_hours = 80
+training_hours = 60
+maintenance_hours = 1
+
+[rival]                           # the same sensor, labels only
+# sensor_price = 300              # enter: (2)
+installation = 200
+# node_price = 400                # enter
+idle_w = 10                       # (3)
+campaign_cost = 5000
+labelling_hours = 80
+training_hours = 40
+maintenance_hours = 1
+
+[ranges]                          # for the tornado and the odds of the student; default 30 % either way
+# "plant.missed_cost" = [10000, 40000]
+"plant.faults_per_station_year" = [0.2, 1.0]
+"""
+
+_EXAMPLE_PRICES = {"sensor_price": 4000.0, "node_price": 1500.0}
+"""Prices of the teacher in the template, which are not the defaults of `Priced`."""
+
+
+class EnteredEquipment(Priced, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """As `Equipment`; the rates are measured if they are not entered."""
+
+    detection: float | None = None
+    false_alarms: float | None = None
+
+
+class CostFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The content of `cost.toml`; `ranges` are by path, such as `plant.missed_cost`."""
+
+    version: int
+    currency: str = "EUR"
+    healthy: tuple[str, ...] = ()
+    plant: Plant = Plant()
+    teacher: EnteredEquipment | None = None
+    student: EnteredEquipment | None = None
+    rival: EnteredEquipment | None = None
+    ranges: dict[str, tuple[float, float]] = {}
+
+
+def read_cost(file: Path) -> tuple[CostFile, frozenset[str]]:
+    """Return the assumptions of a file and the paths that it contains; other prices are those of the template.
+
+    Raises UsageError, which lists every problem, if there is no such file or it breaks a rule.
+    """
+    if not file.is_file():
+        raise UsageError(f"--cost {file}: no such file; mmkd-evaluate --print-cost prints one to fill in")
+    content = file.read_bytes()
+    try:
+        entered, values = msgspec.toml.decode(content, type=CostFile), msgspec.toml.decode(content)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"--cost {file}: {error}; docs/evaluation.md describes every key") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        raise UsageError(f"--cost {file}: expected TOML, got {error}; correct that line") from error
+    except ImportError as error:  # Python 3.10 has no TOML reader of its own
+        raise UsageError(f"--cost {file}: reading TOML needs tomli; run: pip install 'mmkd-edge[import]'") from error
+    problems = list(_problems(entered))
+    if problems:
+        raise UsageError(
+            f"--cost {file}:" + (f" {problems[0]}" if len(problems) == 1 else "\n  - ".join(["", *problems]))
+        )
+    paths = frozenset(
+        path
+        for key, value in values.items()
+        for path in ([f"{key}.{inner}" for inner in value] if isinstance(value, dict) else [key])
+    )
+    if entered.teacher is not None:
+        missing = {key: price for key, price in _EXAMPLE_PRICES.items() if f"teacher.{key}" not in paths}
+        entered = msgspec.structs.replace(entered, teacher=msgspec.structs.replace(entered.teacher, **missing))
+    return entered, paths
+
+
+def values_to_enter(entered: CostFile, paths: frozenset[str], options: Iterable[CostOption]) -> tuple[str, ...]:
+    """Return the paths that a verdict needs and the file lacks."""
+    deciding = ["plant.missed_cost", *(f"{option}.{key}" for option in options for key in _PRICES)]
+    return tuple(([] if entered.healthy else ["healthy"]) + [path for path in deciding if path not in paths])
+
+
+def _problems(entered: CostFile) -> Iterator[str]:
+    if entered.version != 1:
+        yield f"'version': expected 1, got {entered.version}; use the mmkd-edge that wrote it"
+    sections = {name: getattr(entered, name) for name in ("plant", "teacher", "student", "rival")}
+    numbers: dict[str, float | None] = {
+        f"{name}.{key}": value
+        for name, section in sections.items()
+        if section is not None
+        for key, value in msgspec.to_builtins(section).items()
+    }
+    for path, value in numbers.items():
+        if value is not None and (problem := _number_problem(path, value)):
+            yield f"{path!r}: {problem}"
+    for path, (low, high) in entered.ranges.items():
+        problem = _number_problem(path, low) or _number_problem(path, high)
+        if path not in numbers:
+            problem = "expected the path of a number in a section of the file, such as plant.missed_cost; correct it"
+        elif not problem and low > high:
+            problem = f"expected [low, high], got [{low:g}, {high:g}]; swap them"
+        if problem:
+            yield f"'ranges.{path}': {problem}"
+
+
+def _number_problem(path: str, value: float) -> str:
+    key = path.partition(".")[2]
+    if not 0 <= value < float("inf"):
+        return f"expected 0 or more, got {value:g}; correct it"
+    if key in SHARES and value > 1:
+        return f"expected a fraction of at most 1, got {value:g}; 0.05 is 5 %"
+    if key in _ABOVE_ZERO and value == 0:
+        return "expected above 0, got 0; correct it"
+    if key in WHOLE and value != int(value):
+        return f"expected a whole number, got {value:g}; correct it"
+    return ""
+
+
+def evaluate_option(plant: Plant, option: Equipment) -> CostResult:
+    """Return all figures of one option."""
+    return CostResult(
+        investment=investment(plant, option),
+        yearly=yearly(plant, option),
+        net_present_value=net_present_value(plant, option),
+        payback_month=payback_month(plant, option),
+        break_even_stations=break_even_stations(plant, option),
+        cost_per_station_year=cost_per_station_year(plant, option),
+    )
+
+
+def investment(plant: Plant, option: Equipment) -> float:
+    """Return the cost before the first year: equipment of all stations, gateways, and making the model."""
+    station = option.sensor_price * (1 + option.spares_share) + option.installation + option.node_price
+    gateways = math.ceil(plant.stations / option.stations_per_gateway) * option.gateway_price
+    people = (option.labelling_hours + option.training_hours) * plant.hourly_rate
+    return plant.stations * station + gateways + option.campaign_cost + people
+
+
+def kwh_per_station_year(option: Equipment) -> float:
+    """Return the energy of a station in a year: at rest, and of its predictions."""
+    watts = option.idle_w + option.inference_mj * option.inferences_per_s / 1000
+    return watts * HOURS_PER_YEAR / 1000
+
+
+def savings(plant: Plant, option: Equipment) -> float:
+    """Return what detected faults save in a year."""
+    faults = plant.stations * plant.faults_per_station_year * option.detection
+    return faults * plant.avoidable_share * plant.missed_cost
+
+
+def running(plant: Plant, option: Equipment) -> float:
+    """Return the cost of a year without replacements: false alarms, energy and maintenance."""
+    alarms = plant.checks_per_station_year * option.false_alarms * plant.false_alarm_cost
+    energy = kwh_per_station_year(option) * plant.price_per_kwh
+    return plant.stations * (alarms + energy + option.maintenance_hours * plant.hourly_rate)
+
+
+def yearly(plant: Plant, option: Equipment) -> float:
+    """Return savings less costs of a year without replacements."""
+    return savings(plant, option) - running(plant, option)
+
+
+def replacement(plant: Plant, option: Equipment, year: int) -> float:
+    """Return what is replaced at the end of a year, from 1; nothing at the end of the last one."""
+    if year >= plant.years:
+        return 0.0
+
+    def is_due(life_years: float) -> bool:  # the end of a life lies in (year - 1, year]
+        return math.floor(year / life_years) > math.floor((year - 1) / life_years)
+
+    sensors = option.sensor_price + option.installation if is_due(option.sensor_life_years) else 0.0
+    return plant.stations * (sensors + (option.node_price if is_due(option.node_life_years) else 0.0))
+
+
+def net_present_value(plant: Plant, option: Equipment) -> float:
+    """Return the value of all years today: each year's sum at its end, discounted, less the investment."""
+    years = _discounted(plant, lambda year: yearly(plant, option) - replacement(plant, option, year))
+    return years - investment(plant, option)
+
+
+def payback_month(plant: Plant, option: Equipment) -> int | None:
+    """Return the first month, from 1, in which the costs are paid back, not discounted; None if never."""
+    balance, monthly = -investment(plant, option), yearly(plant, option) / 12
+    for month in range(1, round(12 * plant.years) + 1):
+        balance += monthly
+        if month % 12 == 0:
+            balance -= replacement(plant, option, month // 12)
+        if balance >= 0:
+            return month
+    return None
+
+
+def break_even_stations(plant: Plant, option: Equipment) -> int | None:
+    """Return the fewest stations with a net present value of at least 0; None if 10,000 are not enough."""
+    for stations in range(1, _MOST_STATIONS + 1):
+        if net_present_value(msgspec.structs.replace(plant, stations=float(stations)), option) >= 0:
+            return stations
+    return None
+
+
+def cost_per_station_year(plant: Plant, option: Equipment) -> float:
+    """Return all costs as an equal sum for each year and station, discounted alike."""
+    costs = _discounted(plant, lambda year: running(plant, option) + replacement(plant, option, year))
+    return (investment(plant, option) + costs) / (plant.stations * _discounted(plant, lambda year: 1.0))
+
+
+def _discounted(plant: Plant, of_year: Callable[[int], float]) -> float:
+    return sum(of_year(year) / (1 + plant.discount_rate) ** year for year in range(1, round(plant.years) + 1))

@@ -1,0 +1,150 @@
+"""Inputs of every suite: models under test, windows and options; and answers that a folder stores."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_edge import __version__
+from mmkd_edge.bundle.files import write_file
+from mmkd_edge.errors import CheckpointError, UsageError
+from mmkd_models.data.windows import Windows
+from mmkd_models.evaluation.faults.table import Practice
+from mmkd_models.metrics.likelihood import Floats, probabilities_of
+from mmkd_report.schema.judging import JudgedModel, ShiftFacts
+
+Answers = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelUnderTest:
+    """A checkpoint, an artifact of a bundle, or a rival: the same code scores all of them.
+
+    Attributes:
+        practised: the augmentations of its training; None if unknown.
+        cautions: what limits its scores, a sentence each.
+        predict: logits (N, K) of windows that have its modalities, in its order; for regression numbers (N, 1).
+    """
+
+    facts: JudgedModel
+    practised: frozenset[Practice] | None
+    cautions: tuple[str, ...]
+    predict: Callable[[Windows], Answers]
+
+    @property
+    def name(self) -> str:
+        """The name in tables and documents."""
+        return self.facts.name
+
+    def answers(self, windows: Windows) -> Answers:
+        """Return logits (N, K), or numbers (N, 1), for windows of the dataset."""
+        return self.predict(windows.with_modalities(list(self.facts.modalities)))
+
+    def probabilities(self, windows: Windows) -> Floats:
+        """Return class probabilities (N, K)."""
+        return probabilities_of(self.answers(windows), kind="classification")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteInputs:
+    """The inputs of all suites.
+
+    Attributes:
+        models: the first is judged, the others are compared with it.
+        windows: labelled windows to judge with.
+        train: the training windows: what a sensor usually measures.
+        calibration: labelled validation windows, for label sets.
+        by: metadata column that groups are judged by; None for the groups themselves.
+        cost: file of assumptions.
+        shift: trains and judges without each domain, and reports each part to the function that it is given.
+    """
+
+    models: tuple[ModelUnderTest, ...]
+    windows: Windows
+    train: Windows
+    calibration: Windows
+    by: str | None = None
+    cost: Path | None = None
+    shift: Callable[[Callable[[str], None]], ShiftFacts] | None = None
+    seed: int = 0
+    on_part: Callable[[str], None] = lambda part: None
+
+    @property
+    def names(self) -> list[str]:
+        """The models' names."""
+        return [model.name for model in self.models]
+
+    @property
+    def first(self) -> JudgedModel:
+        """The model that is judged."""
+        return self.models[0].facts
+
+    @property
+    def baseline(self) -> str | None:
+        """The first other model that was trained on labels only, on the same sensor; None without one."""
+        for model in self.models[1:]:
+            if model.facts.role == "labels alone" and model.facts.modalities == self.first.modalities:
+                return model.name
+        return None
+
+
+def check_classes(windows: Windows, suite: str) -> None:
+    """Raise UsageError if the task is not classification."""
+    task, name = windows.spec.task, windows.spec.name
+    if task.kind != "classification":
+        raise UsageError(
+            f"--suite {suite}: expected a dataset of classes, got {name!r} of the kind {task.kind}; leave the suite out"
+        )
+
+
+def listed(words: list[str], last: str = "or") -> str:
+    """Return words as a list in a sentence."""
+    return f" {last} ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+def with_stored_answers(
+    models: Iterable[ModelUnderTest], folder: Path, dataset_sha256: str
+) -> Iterator[ModelUnderTest]:
+    """Yield the models, with answers that are read from the folder or written there.
+
+    A file is named by a hash of everything that decides its answers. Models without a hash, such as rivals, answer
+    anew every time.
+    """
+    for model in models:
+        if not model.facts.sha256:
+            yield model
+            continue
+
+        def predict(windows: Windows, model: ModelUnderTest = model) -> Answers:
+            path = folder / f"{_key(model, windows, dataset_sha256)}.npy"
+            try:
+                return np.asarray(np.load(path, allow_pickle=False))
+            except FileNotFoundError:
+                pass
+            except (ValueError, EOFError) as error:
+                raise CheckpointError(
+                    f"{path}: expected stored answers, got a damaged file ({error}); delete it"
+                ) from error
+            answers, content = model.predict(windows), io.BytesIO()
+            np.save(content, answers, allow_pickle=False)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_file(path, content.getvalue())
+            return answers
+
+        yield replace(model, predict=predict)
+
+
+def _key(model: ModelUnderTest, windows: Windows, dataset_sha256: str) -> str:
+    facts = model.facts
+    parts = [__version__, facts.sha256, facts.artifact, *facts.modalities, dataset_sha256]
+    parts += getattr(windows.source, "identity", ())  # of a source that breaks sensors
+    digest = hashlib.sha256("\n".join(parts).encode())
+    digest.update(np.ascontiguousarray(windows.rows).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,96 @@
+"""The one table of suites, and the document that they fill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from mmkd_models.data.windows import Windows
+from mmkd_models.evaluation.suites import confidence, cost, faults, groups, shift
+from mmkd_models.evaluation.suites.inputs import SuiteInputs
+from mmkd_report.schema.evaluation import DataFacts
+from mmkd_report.schema.judging import JudgingDocument, SuiteResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """One row of the table.
+
+    Attributes:
+        check: raises UsageError if the suite cannot judge these inputs.
+        run: judges, and writes what follows.
+        needs: the field of the inputs without which `--suite all` leaves it out.
+        conditions: the windows that models answer under, beside the intact ones, so that workers can share them.
+    """
+
+    check: Callable[[SuiteInputs], None]
+    run: Callable[[SuiteInputs], SuiteResult]
+    needs: str = ""
+    conditions: Callable[[SuiteInputs], Iterator[Windows]] = lambda inputs: iter(())
+
+
+SUITES: dict[str, Suite] = {
+    "faults": Suite(
+        check=faults.check,
+        run=faults.run,
+        conditions=lambda inputs: (part for _, parts in faults.broken_windows(inputs) for part in parts),
+    ),
+    "shift": Suite(check=shift.check, run=shift.run, needs="shift"),
+    "groups": Suite(check=groups.check, run=groups.run),
+    "confidence": Suite(
+        check=confidence.check,
+        run=confidence.run,
+        conditions=lambda inputs: (part for _, part in confidence.conditions(inputs)),
+    ),
+    "cost": Suite(check=cost.check, run=cost.run, needs="cost"),
+}
+
+
+def _chosen(inputs: SuiteInputs, names: Collection[str]) -> dict[str, Suite]:
+    return {
+        name: suite
+        for name, suite in SUITES.items()
+        if name in names and (not suite.needs or getattr(inputs, suite.needs) is not None)
+    }
+
+
+def check_suites(inputs: SuiteInputs, names: Collection[str]) -> None:
+    """Raise UsageError if one of the suites cannot run, so that no other's figures are lost."""
+    for suite in _chosen(inputs, names).values():
+        suite.check(inputs)
+
+
+def judge(inputs: SuiteInputs, names: Collection[str], *, data: DataFacts) -> JudgingDocument:
+    """Judge models side by side; the verdict is about the first.
+
+    Raises UsageError before anything is judged if one of the suites cannot run.
+    """
+    check_suites(inputs, names)
+    cautions = () if set(names) == {"shift"} else (text for model in inputs.models for text in model.cautions)
+    document = JudgingDocument(
+        data=data,
+        kind=inputs.windows.spec.task.kind,
+        seed=inputs.seed,
+        models=tuple(model.facts for model in inputs.models),
+        baseline=inputs.baseline,
+        cautions=tuple(dict.fromkeys(cautions)),
+        verdict=(),
+    )
+    return with_suites(document, {name: suite.run(inputs) for name, suite in _chosen(inputs, names).items()})
+
+
+def with_suites(document: JudgingDocument, results: Mapping[str, SuiteResult]) -> JudgingDocument:
+    """Return the document with further suites and the verdict of all."""
+    suites = {name: result for name in SUITES if (result := results.get(name) or document.suites.get(name))}
+    verdict = [sentence for result in suites.values() for sentence in result.verdict]
+    record = [wish for result in suites.values() for wish in result.record]
+    verdict += [f"Record next: {'; '.join(record)}"] if record else []
+    return msgspec.structs.replace(document, suites=suites, verdict=tuple(verdict))
+
+
+def conditions(inputs: SuiteInputs, names: Collection[str]) -> list[Windows]:
+    """Return all windows that the suites ask the models about."""
+    parts = [inputs.windows, *(part for suite in _chosen(inputs, names).values() for part in suite.conditions(inputs))]
+    return list({tuple(getattr(part.source, "identity", ())): part for part in parts}.values())

@@ -1,0 +1,57 @@
+"""A suite is one file and one row: document, verdict, terminal and page follow from its result."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+
+from mmkd_models.commands.suites import show_judging
+from mmkd_models.data import Dataset
+from mmkd_models.evaluation.suites.inputs import ModelUnderTest, SuiteInputs
+from mmkd_models.evaluation.suites.table import SUITES, Suite, judge
+from mmkd_report import render_judging
+from mmkd_report.schema.evaluation import DataFacts
+from mmkd_report.schema.judging import JudgedModel, JudgingDocument, SuiteResult, SuiteTable
+
+
+def run(inputs: SuiteInputs) -> SuiteResult:
+    rows = tuple((model.name, f"{len(model.answers(inputs.windows))}") for model in inputs.models)
+    return SuiteResult(
+        title="How many answers?",
+        lead="One answer per window.",
+        facts={"answers": 12},
+        verdict=("It answers every window",),
+        record=("more windows",),
+        tables=(SuiteTable(caption="Answers", heads=("model", "answers"), rows=rows),),
+        notes=("nothing is missing",),
+    )
+
+
+def test_a_new_row_needs_no_other_file(
+    machines: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(SUITES, "answers", Suite(check=lambda inputs: None, run=run))
+    facts = JudgedModel(name="s", path="s", sha256="0" * 64, role="distilled", modalities=("acc",), parameters=1)
+    model = ModelUnderTest(
+        facts=facts, practised=None, cautions=(), predict=lambda windows: np.zeros((len(windows), 3))
+    )
+    train, valid, test = (machines.split(name) for name in ("train", "valid", "test"))
+    data = DataFacts(name="line", sha256="0" * 64, part="test windows", windows=12, groups=2, labels=("idle", "ok"))
+    inputs = SuiteInputs(models=(model,), windows=test, train=train, calibration=valid)
+    document = judge(inputs, ["answers"], data=data)
+    assert document.verdict == ("It answers every window", "Record next: more windows")
+    assert msgspec.json.decode(msgspec.json.encode(document), type=JudgingDocument) == document
+    show_judging(document)
+    assert capsys.readouterr().out.splitlines() == [
+        "s on 12 test windows of line (2 groups)",
+        "It answers every window.",
+        "Record next: more windows.",
+        "Answers:",
+        "model  answers",
+        "s           12",
+        "nothing is missing",
+    ]
+    page = render_judging(msgspec.to_builtins(document))
+    assert '<h2 id="answers">How many answers?</h2>' in page
+    assert "nothing is missing." in page
