@@ -1,7 +1,7 @@
-"""A process of its own for what may crash, hang or take all memory: started, bounded, listened to, and ended.
+"""A child process for what may crash, hang or take all memory: started, bounded, listened to, and ended.
 
-Owns how the process is started so that it sees what this one does and nothing of a user's environment besides, and what
-its end means in words. What runs in it says so on its output, line by line; nothing that a library prints gets there.
+It sees the import paths of this process and nothing else of a user's environment. It answers on its output, line by
+line; nothing that a library prints gets there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class ProcessLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a process may take.
+    """Limits of a process.
 
     Attributes:
         step_s: until its next line, and of the processor for that.
@@ -39,11 +39,10 @@ _CHILD = "import sys; sys.path[:] = sys.argv[1:]; from {0} import {1}; {1}()"
 
 
 def start_apart(function: str, request: bytes) -> subprocess.Popen[bytes]:
-    """A process that runs a function without arguments, and finds a request on its input.
+    """Start a process that runs a function without arguments, and reads a request on its input.
 
     Args:
         function: `package.module:name`.
-        request: its bytes.
 
     Raises:
         OSError: no process can be started.
@@ -70,7 +69,7 @@ def start_apart(function: str, request: bytes) -> subprocess.Popen[bytes]:
 
 @contextlib.contextmanager
 def answering(limits: ProcessLimits) -> Iterator[BinaryIO]:
-    """In such a process: where it answers, while nothing else that is printed gets there, and the limits hold."""
+    """In the child: where it answers; other output goes nowhere, and the limits hold."""
     with os.fdopen(os.dup(1), "wb") as answers:
         quiet = os.open(os.devnull, os.O_WRONLY)
         for descriptor in (1, 2):
@@ -89,7 +88,7 @@ def _limit(limits: ProcessLimits) -> None:
 
 
 def limit_processor(limits: ProcessLimits) -> None:
-    """In such a process: the next step may take as long; the system ends the process after that."""
+    """In the child: allow processor time for the next step; the system ends the process after that."""
     import resource
 
     used = resource.getrusage(resource.RUSAGE_SELF)
@@ -105,7 +104,7 @@ def _lower(kind: int, limit: int, *, hard: bool = True) -> None:
 
 
 class ProcessLines:
-    """The lines of such a process, each waited for only so long."""
+    """The lines of a child process, each with a limit of time."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
@@ -113,7 +112,7 @@ class ProcessLines:
         self._seen = b""
 
     def next(self, *, limit_s: float) -> bytes | None:
-        """The next line; None where the process has ended, or takes longer."""
+        """The next line; None if the process has ended, or takes longer."""
         import selectors
 
         until = time.monotonic() + limit_s
@@ -147,7 +146,7 @@ def end_of(process: subprocess.Popen[bytes]) -> str:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and what it has started; one that has ended is given back."""
+    """End a process and what it has started."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -1,7 +1,6 @@
 """Frames of video, from a camera's to a student's, and those of which some are missing.
 
-The latter are a masked array in which each frame is there or missing as a whole: one of which any value is masked is
-missing. Training and devices cut frames by the same lines.
+The latter are a masked array in which a frame with any masked value is missing as a whole.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ Region = tuple[int, int, int, int]
 
 
 def opencv(needed_by: str) -> Any:
-    """OpenCV. Raises UnavailableError, which begins with `needed_by`, where it is not installed."""
+    """Import OpenCV; UnavailableError, beginning with `needed_by`, if it is not installed."""
     try:
         import cv2
     except ImportError as error:
@@ -32,9 +31,9 @@ def opencv(needed_by: str) -> Any:
 def cut_out(
     pixels: NDArray[np.uint8], region: Region | None, *, height: int, width: int, is_gray: bool
 ) -> NDArray[np.uint8]:
-    """Gives uint8 (height, width, C), the region of a frame (H, W, 3) of blue, green and red, as gray or red to blue.
+    """Cut a region out of a frame (H, W, 3) of blue, green and red: uint8 (height, width, C), gray or red to blue.
 
-    Pixels are averaged where the frame shrinks (OpenCV's INTER_AREA), else interpolated linearly.
+    Pixels are averaged if the frame shrinks (OpenCV's INTER_AREA), else interpolated linearly.
     """
     import cv2
 
@@ -50,7 +49,7 @@ def cut_out(
 
 
 def is_inside(region: Region | None, pixels: NDArray[np.uint8]) -> bool:
-    """Whether a region of one pixel and more lies inside the frame (H, W, C); None is the whole of it."""
+    """Whether a region of at least one pixel lies inside the frame (H, W, C); None is the whole frame."""
     if region is None:
         return True
     x, y, wide, tall = region
@@ -58,7 +57,7 @@ def is_inside(region: Region | None, pixels: NDArray[np.uint8]) -> bool:
 
 
 def region_in(text: str) -> Region | None:
-    """Gives the region that a text `X,Y,WIDTH,HEIGHT` names; None of any other text."""
+    """The region of a text `X,Y,WIDTH,HEIGHT`; None for any other text."""
     numbers = text.split(",")
     if len(numbers) != 4 or not all(map(str.isdecimal, numbers)):
         return None
@@ -76,12 +75,12 @@ def missing_frames(array: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def bytes_of(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The bytes of frames, whatever is masked."""
+    """The bytes of frames, masked or not."""
     return np.asarray(array.data) if isinstance(array, np.ma.MaskedArray) else array
 
 
 def with_missing(array: NDArray[np.uint8], missing: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Frames (..., T, H, W, C) of which those in `missing` (..., T) are masked; `array` itself where none is."""
+    """Frames (..., T, H, W, C) with those in `missing` (..., T) masked; `array` itself if there are none."""
     if not missing.any():
         return array
     mask = np.broadcast_to(missing[..., None, None, None], array.shape)

@@ -1,7 +1,6 @@
-"""Which kind of machine this is: what decides how fast a student answers here.
+"""The kind of this machine: what decides how fast a student answers here.
 
-Reads files below `/proc` and `/sys`. Takes no name that identifies one machine (no host name, no serial number): two
-machines of a kind are the same here.
+Reads files below `/proc` and `/sys`, and no name that identifies one machine (host name, serial number).
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def key(self) -> str:
-        """Twelve hexadecimal digits that stand for it in the name of a file."""
+        """Twelve hexadecimal digits for the name of a file."""
         return new_sha256(msgspec.json.encode(self)).hexdigest()[:12]
 
     def __str__(self) -> str:
@@ -52,7 +51,7 @@ def this_machine(root: Path = ROOT) -> Machine:
 
 
 def read_text(path: Path) -> str | None:
-    """The file's text without the zero bytes of the device tree; None where it is absent or may not be read."""
+    """The file's text without the zero bytes of the device tree; None if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").rstrip("\0\n ")
     except OSError:

@@ -1,7 +1,7 @@
-"""Text that comes from a file and goes to a terminal: what it may hold as a name, and how the rest is shown.
+"""Text from files that goes to a terminal: what a name may contain, and how the rest is shown.
 
-A label with an escape sequence could repaint the screen of whoever inspects a bundle, one with a line break could forge
-a row of the report, and a mark that turns the direction of writing could make one name look like another.
+A label with an escape sequence could repaint the screen, one with a line break could forge a row of a report, and a
+mark that turns the direction of writing could make one name look like another.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\u061c\u2
 
 
 def unprintable_in(names: Iterable[str]) -> str:
-    """The first of the names that a terminal or a reader could be misled by; empty where none is."""
+    """The first of the names that could mislead a terminal or a reader; empty if none could."""
     return next((name for name in names if _UNPRINTABLE.search(name)), "")
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    r"""The text as it may be shown: what misleads is written as Python would write it.
+    r"""The text with what misleads written as Python would write it.
 
     Args:
-        text: from anywhere.
-        lines: whether it may have line breaks and tabs of its own.
+        lines: keep its line breaks and tabs.
 
     >>> printable("ok\x1b[2J\nworn")
     'ok\\x1b[2J\\nworn'

@@ -1,7 +1,4 @@
-"""What goes in and what comes out: the specs that datasets, checkpoints and bundles share.
-
-Owns the words of `dataset.json` and `manifest.json` for modalities, tasks and tensors. Reads no files.
-"""
+"""The specs that datasets, checkpoints and bundles share: modalities, tasks and tensors. Reads no files."""
 
 from __future__ import annotations
 
@@ -20,19 +17,17 @@ class ModalitySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """One kind of input with its own sampling.
 
     A window of `series` is a float32 array (T, C) in `unit`, one of `audio` a waveform (T, C) from -1 to 1; NaN means
-    missing. A window of `video` is uint8 (T, H, W, C): `rate_hz` frames a second, and a frame is there or is missing
-    as a whole.
+    missing. A window of `video` is uint8 (T, H, W, C): `rate_hz` frames a second, and a frame is missing as a whole.
 
     Attributes:
-        name: what windows and files call it.
-        kind: what the values are, which decides how a network looks at them.
+        kind: decides how a network looks at the values.
         channels: of video `gray`, or `r`, `g` and `b`.
         unit: the physical unit of the raw values, for people.
         samples: T, the length of one window; of video in frames.
         height: H of a frame of video in pixels; unset elsewhere.
         width: W of a frame of video in pixels; unset elsewhere.
         range: smallest and largest valid raw value; a value outside counts as missing.
-        normalise: `per_group` when raw values are only comparable after a z-score with the statistics of their own
+        normalise: `per_group` if raw values are only comparable after a z-score with the statistics of their own
             group (person, machine, session); a device then needs a reference file.
     """
 
@@ -75,7 +70,7 @@ COLOURS = (("gray",), ("r", "g", "b"))
 
 
 def frames_fault(modality: ModalitySpec) -> tuple[str, str] | None:
-    """Which key of a modality contradicts its kind and why, as far as frames go; None where none does."""
+    """Which key of a modality contradicts its kind and why, concerning frames; None if none does."""
     for key in ("height", "width"):
         pixels = getattr(modality, key)
         if modality.kind != "video" and pixels is not msgspec.UNSET:
@@ -97,11 +92,10 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What is predicted.
 
     Attributes:
-        kind: `classification`: one of the labels; `multi_label`: each label by itself, on or off; `regression`: a
-            number.
-        labels: what answers are called, in their order: the classes, the labels, or the one target of a regression.
+        kind: `classification`: one of the labels; `multi_label`: each label on or off; `regression`: a number.
+        labels: the classes, the labels, or the one target of a regression, in order.
         unit: of a regression's target; unset elsewhere.
-        range: smallest and largest value that a regression's target can have; unset elsewhere, or where none is known.
+        range: smallest and largest value of a regression's target; unset elsewhere, or if unknown.
         threshold: probability from which a label of `multi_label` is on; unset is a half, and unset elsewhere.
     """
 
@@ -118,7 +112,7 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def unit_text(self) -> str:
-        """The target's unit with a space before it, to stand after a number; empty where there is none."""
+        """The target's unit with a space before it, for use after a number."""
         return f" {self.unit}" if self.unit else ""
 
 
@@ -151,7 +145,7 @@ def labels_text(task: TaskSpec) -> str:
 
 
 def task_fault(task: TaskSpec) -> tuple[str, str] | None:
-    """Which key of a task is wrong and why, beyond the number and the names of its labels; None where none is."""
+    """Which key of a task is wrong and why, beyond the number and the names of its labels; None if none is."""
     for key, kind in (("unit", "regression"), ("range", "regression"), ("threshold", "multi_label")):
         if getattr(task, key) is not msgspec.UNSET and task.kind != kind:
             return key, f"expected none for {task.kind}, got {getattr(task, key)!r}; only {kind} has it"
@@ -187,12 +181,12 @@ def plausible_span(
     """The range of a sensor's values: that of its widest channel, in two digits, rounded outwards.
 
     Args:
-        mean: (C,) of each channel.
-        std: (C,) of each channel.
+        mean: (C,).
+        std: (C,).
         seen: values that must be inside.
 
     Returns:
-        The smallest and the largest value; None where they would leave nothing of float32 out.
+        The smallest and the largest value; None if they would exclude nothing that float32 can hold.
     """
     reaches = [STANDARD_DEVIATIONS * deviation for deviation in std]
     low = min([centre - reach for centre, reach in zip(mean, reaches, strict=True)] + list(seen))

@@ -40,16 +40,14 @@ _RULED_OUT = 1e-38
 
 
 class FakeBackend:
-    """A `Backend` that answers what it is told.
+    """A `Backend` that answers what it is given.
 
     Args:
         answer: the probabilities (K,), or a function from the feeds to them; the function may raise `BackendError`.
-        inputs: what `inputs` should say.
-        outputs: what `outputs` should say.
         novelty: the third output, or a function from the feeds to it; None answers without.
 
     Attributes:
-        feeds: what every `run` was given, in order.
+        feeds: of every `run`, in order.
         closed: whether `close` was called.
     """
 
@@ -73,7 +71,7 @@ class FakeBackend:
         self._novelty = novelty
 
     def run(self, feeds: Feeds) -> tuple[NDArray[np.float32], ...]:
-        """The answer as logits and probabilities, each a new float32 array (1, K), and the novelty (1, 1)."""
+        """Return the answer as logits and probabilities, new float32 arrays (1, K), and the novelty (1, 1)."""
         self.feeds.append(feeds)
         answer = self._answer(feeds) if callable(self._answer) else self._answer
         probabilities = np.array([answer], dtype=np.float32)
@@ -89,10 +87,7 @@ class FakeBackend:
 
 
 def fake_entry(*, modality: ModalitySpec, labels: Sequence[str] | TaskSpec, novelty: bool = False) -> ModelEntry:
-    """The manifest entry of a student that takes `modality`, answers `labels`, and was never trained.
-
-    With `novelty` its graph has that output, and one score, 1, calibrated it.
-    """
+    """The manifest entry of a student that was never trained; with `novelty` one score, 1, calibrated it."""
     task = labels if isinstance(labels, TaskSpec) else TaskSpec(labels=tuple(labels))
     parity = Parity(windows=0, max_abs_error=0.0, mean_abs_error=0.0, label_agreement=1.0, tolerance=0.0)
     file = f"{modality.name}/model.fp32.onnx"
@@ -142,13 +137,8 @@ def fake_predictor(
     Args:
         answer: the probabilities in the order of `labels`, or a function from the feeds to them; of a regression the
             value.
-        modality: what the predictor takes.
-        labels: what it answers: the classes, or a task of another kind.
-        reference: for a modality that is normalised per group.
-        policy: what a prediction that is not `ok` becomes.
-        checks: what is looked for in every window beyond missing values.
-        least_probability: from which on a label is in `Prediction.label_set`, as if an error level had been asked for;
-            None names no label sets.
+        labels: the classes, or a task of another kind.
+        least_probability: from which a label is in `Prediction.label_set`, as with an error level.
         novelty: the novelty score, or a function from the feeds to it: above 1 the answer is `unknown`; None has none.
     """
     entry = fake_entry(modality=modality, labels=labels, novelty=novelty is not None)

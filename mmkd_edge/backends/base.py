@@ -1,7 +1,6 @@
 """Backends: what executes an artifact. The protocol, and the one table of what each backend is.
 
-Every backend takes and gives the same named tensors, whatever engine is behind it. A backend is its file and
-its row here: nobody else asks for one by its name.
+A backend is its file and its row here: nobody else asks for one by its name.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ RUN_PRECISIONS: tuple[RunPrecision, ...] = ("fp32", "fp16", "int8", "bf16")
 
 
 class SessionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How an engine is opened, beyond its threads. A backend that lacks an option leaves it out.
+    """Options of an engine beyond its threads. A backend that lacks an option ignores it.
 
     Attributes:
         graph: how far onnxruntime rewrites the graph: everything it knows, or only what needs no other kernels.
-        owns_cores: onnxruntime's idle threads spin, OpenVINO's threads stay on one core: for a device that has its
-            cores for this program alone.
+        owns_cores: onnxruntime's idle threads spin, OpenVINO's threads stay on one core: for a device whose cores run
+            nothing else.
     """
 
     graph: Literal["all", "basic"] = "all"
@@ -66,12 +65,12 @@ class Backend(Protocol):
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """What the opened graph takes, as the engine itself reports it."""
+        """What the opened graph takes, as the engine reports it."""
         ...
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """What the opened graph gives, as the engine itself reports it."""
+        """What the opened graph returns, as the engine reports it."""
         ...
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> Answers:
@@ -82,8 +81,8 @@ class Backend(Protocol):
                 (1, T, 1).
 
         Returns:
-            Logits and probabilities (of a regression the value), each float32 (1, K), and where the graph has it the
-            novelty score, float32 (1, 1). They belong to the caller: a later call does not touch them.
+            Logits and probabilities (of a regression the value), each float32 (1, K), and perhaps the novelty score,
+            float32 (1, 1). The caller owns them: a later call does not touch them.
 
         Raises:
             BackendError: the engine failed.
@@ -91,7 +90,7 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None:
-        """Give the engine back; more than once is fine."""
+        """Close the engine; more than once is fine."""
         ...
 
 
@@ -99,11 +98,7 @@ class SteppingBackend(Backend, Protocol):
     """A backend that also runs the step graphs of causal students."""
 
     def bind(self, memory: StepMemory) -> Callable[[], None]:
-        """What takes one step: reads the memory's inputs and writes its outputs.
-
-        Raises:
-            BackendError: the backend is closed.
-        """
+        """Return the function that takes one step: it reads the memory's inputs and writes its outputs."""
         ...
 
 
@@ -111,17 +106,15 @@ class BackendRow(msgspec.Struct, frozen=True, kw_only=True):
     """What one backend is.
 
     Attributes:
-        formats: of the artifacts that it runs.
         precisions: that it computes in; bf16 from the fp32 artifact.
-        without_gain: those of them that are no faster here than fp32, so that nobody needs to measure them.
-        library: gives the module that it imports, and the distribution that this comes from.
-        lacks: gives everything beyond an installed library that it needs and that is missing, with the commands for
-            it; None where it needs no more.
-        open: opens the bytes of an artifact, with threads, bf16 or not, and options; see `open_backend`.
-        open_steps: opens those of the step graph of a causal student; None where it runs none.
-        on_gpu: it computes on a GPU, so that threads are nothing to it, and opening may build an engine.
-        has_graph_option: `SessionOptions.graph` is something to it.
-        owns_cores_from: threads from which on `SessionOptions.owns_cores` is something to it; None for never.
+        without_gain: precisions that are no faster than fp32 here, so that nobody needs to measure them.
+        library: returns the module that it imports, and the distribution that provides it.
+        lacks: returns everything else that is missing, with the commands to install it; None if it needs nothing else.
+        open: opens an artifact, with threads, bf16 or not, and options; see `open_backend`.
+        open_steps: opens a step graph; None if it runs none.
+        on_gpu: it computes on a GPU: threads do not matter, and opening may build an engine.
+        has_graph_option: `SessionOptions.graph` matters.
+        owns_cores_from: threads from which `SessionOptions.owns_cores` matters; None for never.
     """
 
     formats: tuple[ArtifactFormat, ...]
@@ -202,11 +195,7 @@ AUTO_ORDER: tuple[BackendName, ...] = ("trt", "openvino", "ort", "litert")
 
 
 def check_backend(name: str) -> BackendName | Literal["auto"]:
-    """The same name, where there is such a backend.
-
-    Raises:
-        UsageError: there is none.
-    """
+    """Return the name if there is such a backend, else raise UsageError."""
     if name == "auto":
         return "auto"
     for known in BACKENDS:
@@ -222,7 +211,7 @@ def is_installed(name: BackendName) -> bool:
 
 
 def why_absent(name: BackendName) -> str:
-    """Why a backend cannot be tried here, with the command for it; empty where it can. Imports nothing heavy."""
+    """Why a backend cannot run here, with the command to install it; empty if it can. Imports nothing heavy."""
     row = BACKENDS[name]
     if row.lacks is not None:
         return row.lacks()
@@ -230,15 +219,15 @@ def why_absent(name: BackendName) -> str:
 
 
 def backend_for(artifact_format: ArtifactFormat) -> BackendName:
-    """The backend in which artifacts of a format are judged: the first that runs it."""
+    """The backend in which artifacts of a format are judged."""
     return next(name for name, row in BACKENDS.items() if artifact_format in row.formats)
 
 
 def choose_artifact(entry: ModelEntry, precision: RunPrecision | Literal["auto"], backend: BackendName) -> Artifact:
-    """The artifact that a backend should run; precision `auto` is fp32, and bf16 runs the fp32 artifact.
+    """Return the artifact that a backend should run; precision `auto` is fp32, and bf16 runs the fp32 artifact.
 
     Raises:
-        UsageError: no artifact fits; the message says for each why not.
+        UsageError: no artifact fits; the message says why each does not.
     """
     _check_precision(backend, precision)
     wanted = "fp32" if precision in ("auto", "bf16") else precision
@@ -274,15 +263,11 @@ def open_backend(
     """Open an artifact.
 
     Args:
-        name: the backend.
         model: the artifact's verified bytes.
-        threads: how many threads of the processor one `run` may use; a backend on a GPU needs one.
-        bf16: compute in bfloat16.
-        options: how the engine is opened beyond that.
+        threads: of the processor, per `run`; a backend on a GPU needs one.
 
     Raises:
-        UnavailableError: the backend's library is not installed, no GPU answers, or the processor lacks bf16; the
-            message says which.
+        UnavailableError: the backend's library is not installed, no GPU answers, or the processor lacks bf16.
         BackendError: the engine refuses the artifact.
         UsageError: there is no such backend, or it does not compute in bf16.
     """
@@ -300,8 +285,6 @@ def open_steps(
 
     Raises:
         UsageError: the backend runs no step graphs.
-        UnavailableError: its library is not installed.
-        BackendError: the engine refuses the graph.
     """
     opened = BACKENDS[name].open_steps
     if opened is None:

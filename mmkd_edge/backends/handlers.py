@@ -1,4 +1,4 @@
-"""Exceptions that no engine raised: those of a signal handler, which may arrive in the middle of any call.
+"""Exceptions of signal handlers, which may arrive in the middle of any call.
 
 A program that limits its time with SIGALRM, or ends in order on SIGTERM, raises from its handler. Whoever takes every
 exception of an engine for a failure of that engine would swallow it.
@@ -23,15 +23,12 @@ else:
 
 
 def let_handlers_through(error: BaseException | None, *, handled: BaseException | None = None) -> None:
-    """Nothing, unless an exception, or one that it was made from, comes out of an installed signal handler.
+    """Raise an error again if it, or one that it was made from, comes out of an installed signal handler.
 
     Args:
         error: what came out of a call.
-        handled: what was being handled before the call, `being_handled()`: a caller that asks while it handles the
-            exception of an earlier call has had that one, though Python makes it the context of all that fails then.
-
-    Raises:
-        BaseException: that of the handler, as it was raised.
+        handled: `being_handled()` before the call: Python makes what the caller handles the context of all that fails
+            then, though it is over.
     """
     codes: set[CodeType] | None = None
     while error is not None:
@@ -47,7 +44,6 @@ def let_handlers_through(error: BaseException | None, *, handled: BaseException 
 
 
 def _handlers_codes() -> Iterator[CodeType]:
-    """The code of every signal handler of this process that is written in Python."""
     for number in signal.valid_signals():
         code = _code_of(signal.getsignal(number))
         if code is not None:

@@ -1,7 +1,7 @@
 """LiteRT, formerly TensorFlow Lite, on the CPU: for `.tflite` artifacts.
 
-An interpreter answers one call at a time, so calls in parallel each take one of their own from a pool. LiteRT itself
-writes one line on stderr when a process opens its first artifact; nothing in its interface prevents it.
+An interpreter answers one call at a time, so parallel calls each take their own from a pool. LiteRT itself writes one
+line on stderr when a process opens its first artifact; nothing in its interface prevents it.
 """
 
 from __future__ import annotations
@@ -33,19 +33,14 @@ _DTYPES: Mapping[str, Literal["float32", "float16", "int8", "uint8"]] = {
 
 
 class _Instance(msgspec.Struct, kw_only=True):
-    """One interpreter, and what its inputs hold already.
-
-    LiteRT never overwrites the inputs of a graph (arena_planner.cc: "make sure they are never overwritten").
+    """One interpreter.
 
     Attributes:
-        interpreter: the engine.
-        held: unchanging arrays: presence is nearly always one of them.
-        memory: whose state it has; None where it took no step yet.
+        memory: whose state it has; None before its first step.
         step: after which step of that memory.
     """
 
     interpreter: Any
-    held: dict[int, object] = {}
     memory: StepMemory | None = None
     step: int = 0
 
@@ -55,7 +50,7 @@ class LitertBackend:
 
     Args:
         model: a `.tflite` model with one signature, whose tensors are named as in the manifest.
-        threads: how many threads one `run` may use.
+        threads: per `run`.
     """
 
     name = "litert"
@@ -111,17 +106,16 @@ class LitertBackend:
         return answers
 
     def bind(self, memory: StepMemory) -> Callable[[], None]:
-        """Takes the steps of one stream; see `SteppingBackend.bind`."""
+        """See `SteppingBackend.bind`."""
         self._open_pool()
         return partial(self._step, memory)
 
     def _step(self, memory: StepMemory) -> None:
-        """An interpreter that took this memory's last step has its state already; any other is given all of it."""
+        """An interpreter that took this memory's last step has its state already; any other gets all of it."""
         idle = self._open_pool()
         instance = self._taken(idle)
         interpreter, places = instance.interpreter, self._places
         there = instance.memory is memory and instance.step == memory.step
-        instance.held.clear()  # what `run` left there is overwritten
         for name in memory.fresh if there else memory.inputs:
             interpreter.set_tensor(places[name], memory.inputs[name])
         erase(interpreter.tensor(place)() for place in self._results.values())
@@ -138,7 +132,7 @@ class LitertBackend:
         return self._idle
 
     def close(self) -> None:
-        """Give the interpreters back; a `run` in another thread ends undisturbed."""
+        """Close the interpreters; a `run` in another thread ends undisturbed."""
         self._idle = None
 
     def __repr__(self) -> str:
@@ -149,14 +143,7 @@ class LitertBackend:
             wanted, found = ", ".join(self._places), ", ".join(feeds)
             raise BackendError(f"expected the inputs {wanted}, got {found or 'nothing'}")
         for name, place in self._places.items():
-            array = feeds[name]
-            if array is None or array is not instance.held.get(place):
-                instance.interpreter.set_tensor(place, array)
-                flags = array.flags
-                if flags.owndata and not flags.writeable:
-                    instance.held[place] = array
-                else:
-                    instance.held.pop(place, None)
+            instance.interpreter.set_tensor(place, feeds[name])
 
     def _taken(self, idle: deque[_Instance]) -> _Instance:
         try:
@@ -171,7 +158,7 @@ class LitertBackend:
 
 
 def _tensors(details: Mapping[str, Mapping[str, Any]], order: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
-    """In the order of the graph, which is that of the manifest: a signature keeps none of its own."""
+    """In the order of the graph, which is that of the manifest: a signature keeps none."""
     places = {int(detail["index"]): place for place, detail in enumerate(order)}
     names = sorted(details, key=lambda name: places[int(details[name]["index"])])
     return tuple(_tensor(name, details[name]) for name in names)

@@ -17,11 +17,11 @@ _NAN = float("nan")
 
 
 class StepMemory:
-    """The arrays that one stream's steps read and write.
+    """The arrays of one stream's steps, whatever engine runs them. A step returns one slot of most states.
 
     Attributes:
         inputs: what the graph takes, by name: a block of samples, the slot, the states.
-        outputs: what it gives, by name: the answer, and what is new of each state; parts of one piece of memory.
+        outputs: what it returns, by name: the answer, and what is new of each state; parts of one piece of memory.
         states: names of the states.
         fresh: names of the other inputs, which are new in each step.
         step: number of the next step, from 0.
@@ -49,24 +49,20 @@ class StepMemory:
 
     @property
     def slot(self) -> int:
-        """Which slot the next step fills."""
+        """The slot that the next step fills."""
         return self.step % self._slots
 
     def erase(self) -> None:
-        """Overwrite what the last step gave with NaN, so that what a step does not write is not taken for it."""
+        """Overwrite the last step's outputs with NaN, so that what a step does not write is not taken for an answer."""
         self._written.fill(_NAN)
 
     def check_written(self) -> None:
-        """Check that a step wrote a number to every output.
-
-        Raises:
-            ValueError: it did not.
-        """
+        """Raise ValueError unless a step wrote a number to every output."""
         if np.count_nonzero(np.isnan(self._written)) != self._gaps:
             raise ValueError("it gave NaN, or no answer")
 
     def keep_in(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
-        """Put what the last step gave where the next one looks for it: into arrays of the states."""
+        """Copy what the last step returned into arrays of the states, where the next step reads it."""
         slot = self.slot
         for name, axis, new in self._news:
             if axis is None:
@@ -75,13 +71,13 @@ class StepMemory:
                 arrays[name][(slice(None),) * axis + (slot,)] = new
 
     def keep(self) -> None:
-        """Put it into the inputs, and count the step."""
+        """Copy it into the inputs, and count the step."""
         self.keep_in(self.inputs)
         self.step += 1
 
 
 def fill(places: Mapping[str, NDArray[Any]], feeds: Mapping[str, NDArray[Any]]) -> None:
-    """Copy the feeds in; NumPy alone would also take what only fits after a cast or a broadcast.
+    """Copy feeds into an engine's own memory; NumPy alone would also take what only fits after a cast or a broadcast.
 
     Raises:
         ValueError: other inputs, another shape or another type than the engine has.

@@ -1,8 +1,8 @@
-"""An ONNX model read by us, from its bytes: what an engine must not be handed can be told before one is.
+"""An ONNX model read by us, from its bytes, before an engine gets it.
 
-Owns the protobuf wire format (protobuf.dev/programming-guides/encoding) as far as a reader needs it, and the places of
-an ONNX model in which tensors and graphs stand (onnx.proto, field numbers). Looks, and copies nothing. Whatever a
-protobuf parser takes is taken: over-long numbers, unknown fields, a message in several pieces.
+Reads the protobuf wire format (protobuf.dev/programming-guides/encoding) and the fields of onnx.proto that hold tensors
+and graphs. Copies nothing. Accepts what any protobuf parser accepts: over-long numbers, unknown fields, a message in
+several pieces.
 """
 
 from __future__ import annotations
@@ -34,11 +34,7 @@ _EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # of a tensor
 
 
 def walk(model: bytes) -> Iterator[Found]:
-    """Every field of a model and of what is inside it: the kind of message, the field's number, its value.
-
-    Raises:
-        ValueError: the bytes are no protobuf message.
-    """
+    """Yield the kind of message, number and value of every field of a model; ValueError if it is no message."""
     waiting = [("model", memoryview(model), 0)]
     while waiting:
         kind, message, depth = waiting.pop()
@@ -54,11 +50,7 @@ def walk(model: bytes) -> Iterator[Found]:
 
 
 def has_external_weights(model: bytes) -> bool:
-    """Whether a tensor of a model has its values in another file.
-
-    Raises:
-        ValueError: the bytes are no protobuf message.
-    """
+    """Whether a tensor of a model has its values in another file; ValueError if it is no protobuf message."""
     return any(kind == "tensor" and _is_external(number, value) for kind, number, value in walk(model))
 
 
@@ -67,11 +59,7 @@ def _is_external(number: int, value: Value) -> bool:
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
-    """The fields of one message: the number, and a whole number or the bytes.
-
-    Raises:
-        ValueError: the bytes are no protobuf message.
-    """
+    """Yield the number of each field of one message, and its whole number or bytes; ValueError if it is no message."""
     place, size = 0, len(message)
     while place < size:
         tag, place = _varint(message, place)
@@ -93,11 +81,7 @@ def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
 
 
 def numbers(value: Value) -> list[int]:
-    """The signed numbers of a field: one, or as many as are packed into it.
-
-    Raises:
-        ValueError: the bytes are no numbers.
-    """
+    """Return the signed numbers of a field: one, or as many as are packed into it; ValueError if they are none."""
     if isinstance(value, int):
         return [_signed(value)]
     found, place = [], 0
@@ -114,7 +98,7 @@ def _signed(value: int) -> int:
 
 
 def _varint(message: memoryview, place: int) -> tuple[int, int]:
-    """A number, and where the next field begins."""
+    """Return a number, and where the next field begins."""
     value = 0
     for count in range(_MOST_VARINT_BYTES):
         if place + count >= len(message):
@@ -132,11 +116,7 @@ _KEY = b"location"
 
 
 def refuse_external_weights(model: bytes) -> None:
-    """Refuse a model with weights in other files: nothing verifies those, and engines read them from anywhere.
-
-    Raises:
-        BackendError: it has some, or is not readable.
-    """
+    """Raise BackendError for a model with weights in other files: nothing verifies those."""
     if _KEY not in model:
         return
     try:

@@ -1,13 +1,11 @@
 """OpenVINO on the CPU.
 
-Reads the ONNX artifact as it is, and refuses one with weights in files beside it: OpenVINO would read them from the
-working directory. Nothing is converted, written or sent anywhere: OpenVINO's converter is not used, and its telemetry
-is never imported. An opened graph answers one call at a time, so calls in parallel wait for each other: OpenVINO's own
-shared call mixes their answers up. A signal handler that calls in the middle of a call of its thread does not wait: it
-gets a request of its own.
+Reads the ONNX artifact as it is; neither OpenVINO's converter nor its telemetry is imported. An opened graph answers
+one call at a time: parallel calls wait, since OpenVINO's own shared call mixes answers up. A signal handler that calls
+in the middle of a call of its thread gets its own request.
 
 OpenVINO raises nothing when some operators fail, and leaves the answer of the call before in its memory. So outputs are
-NaN before every call, and what was not written is no answer.
+NaN before every call, and an output that was not written is no answer.
 """
 
 from __future__ import annotations
@@ -43,7 +41,7 @@ _DTYPES: Mapping[str, Literal["float32", "float16", "int8", "uint8"]] = {
 
 
 class _Request(msgspec.Struct, frozen=True):
-    """A request and its own memory: filling that is cheaper than handing arrays over."""
+    """A request and its memory: filling that is cheaper than handing arrays over."""
 
     request: Any
     values: dict[str, NDArray[Any]]
@@ -54,10 +52,9 @@ class OpenVinoBackend:
     """One compiled graph with one request, behind a lock.
 
     Args:
-        model: an ONNX model.
-        threads: how many threads one `run` may use.
-        bf16: compute in bfloat16, where the processor can; a graph with INT8 layers keeps those.
-        pinning: tie the threads to cores while they compute; fits where no other process wants these cores.
+        threads: per `run`.
+        bf16: compute in bfloat16, if the processor can; INT8 layers stay INT8.
+        pinning: tie the threads to cores while they compute; for cores that run nothing else.
     """
 
     name = "openvino"
@@ -120,7 +117,7 @@ class OpenVinoBackend:
         )
 
     def bind(self, memory: StepMemory) -> Callable[[], None]:
-        """Takes the steps of one stream, with a request of its own; see `SteppingBackend.bind`."""
+        """See `SteppingBackend.bind`; each stream has its own request."""
         self._check_open()
         tensor = import_openvino().Tensor
         request = self._compiled.create_infer_request()
@@ -135,7 +132,7 @@ class OpenVinoBackend:
             raise BackendError("backend 'openvino' is closed; open it again")
 
     def close(self) -> None:
-        """Give the request back, after a `run` in another thread has ended; more than once is fine."""
+        """Close the request, after a `run` in another thread has ended; more than once is fine."""
         with self._lock:
             self._idle = self._compiled = None
 
@@ -144,11 +141,7 @@ class OpenVinoBackend:
 
 
 def import_openvino() -> Any:
-    """OpenVINO without its telemetry, which would report every start (docs/decisions/016).
-
-    Raises:
-        ImportError: it is not installed, or does not load.
-    """
+    """Import OpenVINO without its telemetry, which would report every start (docs/decisions/016)."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # absent is what OpenVINO copes with
     import openvino
 
@@ -156,11 +149,7 @@ def import_openvino() -> Any:
 
 
 def shared_core() -> Any:
-    """OpenVINO's root object of this process; whoever makes another beside it risks a crash at the next signal.
-
-    Raises:
-        UnavailableError: this is the child of a process that had it before the fork, where OpenVINO may hang.
-    """
+    """Return OpenVINO's one root object; UnavailableError in the child of a process that had it, where it may hang."""
     started, here = _first_process(), os.getpid()
     if started != here:  # its threads stay behind in a fork, and whoever waits for them hangs
         raise UnavailableError(
@@ -180,9 +169,9 @@ def _first_process() -> int:
 def _core() -> Any:
     """OpenVINO's root object, one per process and kept until its end.
 
-    Where the processor has AMX, every `Core` gives its thread another stack for signals, and puts the earlier one back
-    when it ends (openvino src/plugins/intel_cpu/src/plugin.cpp, `SigAltStackSetup`). Two that end in the order in which
-    they began leave the thread with a stack that is gone: the next signal, Ctrl-C for one, is then a SIGSEGV.
+    On processors with AMX, every `Core` gives its thread another stack for signals, and puts the earlier one back when
+    it ends (openvino src/plugins/intel_cpu/src/plugin.cpp, `SigAltStackSetup`). Two that end in the order in which they
+    began leave the thread with a stack that is gone: the next signal, such as Ctrl-C, is then a SIGSEGV.
     """
     return import_openvino().Core()
 
@@ -223,7 +212,7 @@ def _name(port: Any) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The first line that speaks of the fault: OpenVINO's messages begin with places in its own source."""
+    """The first line about the fault: OpenVINO's messages begin with places in its own source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if not line.startswith(("Exception from ", "Check '"))]
     return (told or lines or [type(error).__name__])[0]

@@ -1,8 +1,4 @@
-"""ONNX Runtime on the CPU.
-
-Refuses everything that would make an answer depend on more than the verified bytes: other model formats than ONNX, and
-weights in files beside the model.
-"""
+"""ONNX Runtime on the CPU. Refuses other formats, and weights in files beside the model: only verified bytes count."""
 
 from __future__ import annotations
 
@@ -36,11 +32,7 @@ _NO_REPORTS = ("ORT_DISABLE_TELEMETRY", "1")
 
 
 def import_onnxruntime() -> Any:
-    """ONNX Runtime, told before its import to report nothing; a value that the user has set stays.
-
-    Raises:
-        ImportError: it is not installed, or does not load.
-    """
+    """Import ONNX Runtime, set to report nothing; a value that the user has set stays."""
     silence_reports()
     import onnxruntime
 
@@ -48,7 +40,7 @@ def import_onnxruntime() -> Any:
 
 
 def silence_reports() -> None:
-    """Have ONNX Runtime report nothing from this process, whoever imports it after this call."""
+    """Have ONNX Runtime report nothing from this process, whoever imports it later."""
     os.environ.setdefault(*_NO_REPORTS)
 
 
@@ -56,10 +48,9 @@ class OrtBackend:
     """One session. ONNX Runtime allows concurrent `run` on it.
 
     Args:
-        model: an ONNX model.
-        threads: how many threads one `run` may use. One is fastest below about 5 M parameters.
+        threads: per `run`. One is fastest below about 5 M parameters.
         graph: how far the graph is rewritten: everything ONNX Runtime knows, or only what needs no other kernels.
-        spinning: whether idle threads spin: faster with several threads, at half a core or more while nothing is asked.
+        spinning: idle threads spin: faster with several threads, at half a core or more while idle.
     """
 
     name = "ort"
@@ -109,7 +100,7 @@ class OrtBackend:
             raise BackendError(f"backend 'ort' ({self.version}) failed to run: {first_line(error)}") from error
 
     def bind(self, memory: StepMemory) -> Callable[[], None]:
-        """Takes the steps of one stream; see `SteppingBackend.bind`."""
+        """See `SteppingBackend.bind`."""
         session = self._open_session()
         binding = session.io_binding()
         for name, array in memory.inputs.items():
@@ -126,11 +117,11 @@ class OrtBackend:
 
     @property
     def session(self) -> Any:
-        """The engine's own session, for those who measure what this runtime adds to it; None after `close`."""
+        """The engine's own session, to measure what this runtime adds to it; None after `close`."""
         return self._session
 
     def close(self) -> None:
-        """Give the session back; a `run` in another thread ends undisturbed."""
+        """Close the session; a `run` in another thread ends undisturbed."""
         self._session = None
 
     def __repr__(self) -> str:

@@ -15,7 +15,7 @@ from mmkd_edge.errors import BackendError, first_line
 
 
 def step_artifact(entry: ModelEntry, backend: BackendName) -> Artifact | None:
-    """The step graph that a backend runs; None where the student is not causal, or has none in a format of its own."""
+    """The step graph that a backend runs; None if the student is not causal, or has none in that backend's format."""
     row = BACKENDS[backend]
     if entry.streaming is None or row.open_steps is None:
         return None

@@ -1,8 +1,8 @@
 """The canonical ZIP: one list of members has exactly one archive, byte for byte.
 
-Members are stored, not compressed, in a given order, with fixed dates and attributes. So a reader can compute every
-header from the members and compare, rather than trust one, and any unzip tool can still look inside.
-Layout: PKWARE APPNOTE 6.3.10, sections 4.3.7 (local header), 4.3.12 (central directory), 4.3.16 (end record).
+Members are stored, not compressed, in a given order, with fixed dates and attributes: a reader computes every header
+from the members and compares. Layout: PKWARE APPNOTE 6.3.10, sections 4.3.7 (local header), 4.3.12 (central directory),
+4.3.16 (end record).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _UTF8 = 1 << 11
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
-    """What an archive's headers say of one member."""
+    """What an archive's headers contain about one member."""
 
     name: str
     size_bytes: int
@@ -39,7 +39,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def local_header(member: Member) -> bytes:
-    """What stands before a member's bytes."""
+    """The header before a member's bytes."""
     name = member.name.encode()
     size = member.size_bytes
     fields = (LOCAL_SIGNATURE, _NEEDED, _flags(name), 0, 0, _DATE, member.crc32, size, size, len(name), 0)
@@ -47,7 +47,7 @@ def local_header(member: Member) -> bytes:
 
 
 def central_directory(members: Sequence[Member]) -> bytes:
-    """What stands after the last member's bytes."""
+    """The bytes after the last member."""
     parts: list[bytes] = []
     offset = 0
     for member in members:
@@ -60,7 +60,6 @@ def central_directory(members: Sequence[Member]) -> bytes:
 
 
 def _flags(name: bytes) -> int:
-    """Says where a name is UTF-8 beyond ASCII (APPNOTE 4.4.4, bit 11)."""
     return 0 if name.isascii() else _UTF8
 
 
@@ -78,11 +77,7 @@ def end_record_bytes(*, comment_bytes: int) -> int:
 
 
 def archive_body(files: Mapping[str, bytes]) -> tuple[bytes, tuple[Member, ...]]:
-    """Everything before the end record, and the members for it.
-
-    Args:
-        files: name to content, in the order in which they are stored.
-    """
+    """Return everything before the end record, and the members for it; files are stored in the given order."""
     members = tuple(Member(name=name, size_bytes=len(data), crc32=zlib.crc32(data)) for name, data in files.items())
     parts: list[bytes] = []
     for member in members:
@@ -91,14 +86,14 @@ def archive_body(files: Mapping[str, bytes]) -> tuple[bytes, tuple[Member, ...]]
 
 
 def stored_sizes(tail: bytes, directory: bytes) -> dict[str, int] | None:
-    """Names and sizes as an archive's central directory gives them, to say how it differs from what was expected.
+    """Read names and sizes from an archive's central directory, to describe how it differs from what was expected.
 
     Args:
         tail: the end record.
         directory: the bytes before it, as long as `directory_bytes` says.
 
     Returns:
-        None where the directory cannot be read or names a member twice.
+        None if the directory cannot be read or names a member twice.
     """
     count = _END.unpack_from(tail)[4]
     found: dict[str, int] = {}
@@ -117,12 +112,12 @@ def stored_sizes(tail: bytes, directory: bytes) -> dict[str, int] | None:
 
 
 def directory_bytes(tail: bytes) -> int:
-    """Size of the central directory as the end record gives it."""
+    """Size of the central directory, from the end record."""
     size: int = _END.unpack_from(tail)[5]
     return size
 
 
 def member_size(header: bytes) -> int:
-    """Size of a member as its local header gives it; 0 where the header is cut off."""
+    """Size of a member, from its local header; 0 if the header is cut off."""
     size: int = _LOCAL.unpack_from(header)[7] if len(header) >= LOCAL_HEADER_BYTES else 0
     return size

@@ -1,7 +1,7 @@
-"""Arrays in files of NumPy's formats, read with care: what is damaged or was made to harm is one error, in time.
+"""Arrays in files of NumPy's formats: a damaged or hostile file is one error. Pickles are never read.
 
 NumPy reads the header of a `.npy` as Python text, and `zipfile` whatever an archive claims: between them a damaged file
-gives a dozen types of exceptions. Pickles are never read.
+raises a dozen types of exceptions.
 """
 
 from __future__ import annotations
@@ -28,11 +28,7 @@ class ArraysError(ValueError):
 
 
 def map_array(file: Path) -> NDArray[Any]:
-    """The array of a `.npy` file, mapped read-only where it has elements.
-
-    Raises:
-        ArraysError: it is none that can be read.
-    """
+    """Map the array of a `.npy` file read-only; raises ArraysError if it is none."""
     try:
         try:
             array = np.load(file, mmap_mode="r", allow_pickle=False)
@@ -47,11 +43,7 @@ def map_array(file: Path) -> NDArray[Any]:
 
 
 def read_npy(data: bytes) -> NDArray[Any]:
-    """The array in the bytes of a `.npy` file, which it shares; a header that claims more bytes allocates nothing.
-
-    Raises:
-        ArraysError: it is none that can be read.
-    """
+    """Read the bytes of a `.npy` file into an array that shares them; ArraysError for a false header."""
     file, numpy_format = io.BytesIO(data), cast(Any, np.lib.format)  # its functions have no types
     readers = {(1, 0): numpy_format.read_array_header_1_0, (2, 0): numpy_format.read_array_header_2_0}
     try:
@@ -66,12 +58,9 @@ def read_npy(data: bytes) -> NDArray[Any]:
 
 
 def check_whole(array: NDArray[Any]) -> None:
-    """Nothing, where the file behind a mapped array is as long as when it was mapped, or there is none.
+    """Raise ArraysError if the file behind a mapped array was cut short.
 
     Reading what a shorter file does not have ends the process (SIGBUS), and nothing in it can catch that.
-
-    Raises:
-        ArraysError: the file was cut short.
     """
     owner = _owner_of(array)
     name, base = str(getattr(owner, "filename", "") or ""), owner.base
@@ -80,10 +69,9 @@ def check_whole(array: NDArray[Any]) -> None:
 
 
 def let_go(array: NDArray[Any], *, least_bytes: int = 0) -> None:
-    """Gives the pages of a mapped file back to the kernel, which read ones count as the process's own memory.
+    """Return the pages of a read-only mapped file to the kernel, which counts read ones as the process's own memory.
 
-    They stay in the kernel's cache while nobody else needs the memory, so that reading them again costs little. Nothing
-    happens to a map that can be written: what was changed in a private one lies in these pages alone.
+    They stay in the kernel's cache while nobody else needs the memory.
 
     Args:
         least_bytes: the size from which a file is worth the call.
@@ -96,18 +84,13 @@ def let_go(array: NDArray[Any], *, least_bytes: int = 0) -> None:
 
 
 def _owner_of(array: NDArray[Any]) -> NDArray[Any]:
-    """The array that a view is of in the end."""
     while isinstance(array.base, np.ndarray):
         array = array.base
     return array
 
 
 def read_npz(file: Path) -> Mapping[str, NDArray[Any]]:
-    """All arrays of an `.npz` file, by name.
-
-    Raises:
-        ArraysError: it is none that can be read, or unpacks to far more than its size.
-    """
+    """All arrays of an `.npz` file, by name; ArraysError if it is damaged, or unpacks to far more than its size."""
     try:
         with zipfile.ZipFile(file) as archive:
             unpacked = sum(info.file_size for info in archive.infolist())

@@ -1,8 +1,8 @@
 """The bundle: the one verified file that is shipped to devices.
 
-`Bundle.open` gives nothing before every byte has been checked: the archive's own SHA-256, the exact set of members,
-their sizes and hashes, and that the archive is the canonical one for them. `write_bundle` writes all or nothing.
-Integrity is not authenticity: whoever can write the file can also write its hashes.
+`Bundle.open` checks every byte before it returns anything: the archive's own SHA-256, the exact set of members, their
+sizes and hashes, and that the archive is the canonical one for them. `write_bundle` writes all or nothing. Integrity is
+not authenticity: whoever can write the file can also write its hashes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _AGAIN = "copy or export it again"
 
 
 class Verified(msgspec.Struct, frozen=True, kw_only=True):
-    """What verifying a file found."""
+    """Results of verifying a file."""
 
     manifest: Manifest
     sha256: str
@@ -59,13 +59,13 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
 class Bundle:
     """An open, verified bundle. Use it in `with`, or call `close()`.
 
-    Holds one file descriptor and no content: `read` checks what it reads again, so a file that is overwritten in place
-    under an open bundle gives an error, never other bytes.
+    Holds one file descriptor and no content: `read` verifies again, so a file that is overwritten in place under an
+    open bundle raises an error.
 
     Attributes:
         sha256: of the whole file, as `sha256sum` prints it.
         manifest_sha256: of the manifest, which is what keys sign.
-        signatures: what keys say of it, unverified; None where it was not signed.
+        signatures: not verified yet; None for an unsigned bundle.
     """
 
     def __init__(self, *, path: Path, descriptor: int, verified: Verified) -> None:
@@ -99,11 +99,7 @@ class Bundle:
         return cls(path=path, descriptor=descriptor, verified=verified)
 
     def model(self, name: str) -> ModelEntry:
-        """The manifest's entry of one student.
-
-        Raises:
-            UsageError: the bundle has no student of that name; the message lists those it has.
-        """
+        """The manifest's entry of one student; UsageError if the bundle has no student of that name."""
         for entry in self.manifest.models:
             if entry.name == name:
                 return entry
@@ -111,7 +107,7 @@ class Bundle:
         raise UsageError(f"{self.path}: model {name!r} is unknown; expected one of {names}")
 
     def read(self, member: str) -> bytes:
-        """The verified bytes of one member.
+        """Return the verified bytes of one member.
 
         Raises:
             UsageError: the bundle is closed, or has no such member.
@@ -129,12 +125,7 @@ class Bundle:
         return data
 
     def whole(self) -> bytes:
-        """Every byte of the file, verified.
-
-        Raises:
-            UsageError: the bundle is closed.
-            BundleError: the file was changed after it was opened.
-        """
+        """Return every byte of the file, verified; errors as for `read`."""
         if not self._closing.alive:
             raise UsageError(f"{self.path}: the bundle is closed; open it again")
         data = read_exactly(self._descriptor, MAX_BUNDLE_BYTES + 1, offset=0)
@@ -143,12 +134,7 @@ class Bundle:
         return data
 
     def golden(self, model: str) -> Golden:
-        """The golden windows of one student.
-
-        Raises:
-            UsageError: the bundle is closed, or has no student of that name.
-            BundleError: they do not fit the student.
-        """
+        """The golden windows of one student; errors as for `read`."""
         entry = self.model(model)
         try:
             return golden_from_bytes(self.read(entry.golden.file), entry)
@@ -156,7 +142,7 @@ class Bundle:
             raise BundleError(f"{self.path}: {error}") from error
 
     def close(self) -> None:
-        """Give the file back; more than once is fine."""
+        """Close the file; more than once is fine."""
         self._closing()
 
     def __enter__(self) -> Bundle:
@@ -178,15 +164,12 @@ def write_bundle(
     """Write a bundle, all or nothing; the same inputs give the same bytes.
 
     Args:
-        path: the file; an earlier one is replaced only when the new one is complete and on the disk.
-        manifest: says what every member is.
         members: name to content for everything but the manifest.
-        signatures: what keys say of the manifest; None leaves the bundle unsigned.
 
     Raises:
         ManifestError: the manifest breaks its contract.
         BundleError: a member is missing, is not in the manifest, or is not what the manifest says.
-        UsageError: the file cannot be written.
+        UsageError: the file cannot be written; an earlier one is left as it was.
     """
     path = Path(path)
     files = {MANIFEST_FILE: encode_manifest(manifest)}
@@ -206,11 +189,7 @@ def write_bundle(
 
 
 def example_bundle(name: str = "watch_acc") -> Path:
-    """The path of a trained bundle that is shipped with mmkd-edge.
-
-    Raises:
-        UsageError: there is none of that name; the message lists those there are.
-    """
+    """The path of a trained bundle that is shipped with mmkd-edge; UsageError for an unknown name."""
     folder = Path(__file__).parents[1] / "bundles"
     names = sorted(file.stem for file in folder.glob("*.edge"))
     if name not in names:
@@ -290,7 +269,7 @@ def _manifest_bytes(path: Path, descriptor: int) -> bytes:
 def _check_directory(
     path: Path, descriptor: int, *, size: int, tail: bytes, entries: Sequence[FileEntry]
 ) -> int | None:
-    """Hold names and sizes against the manifest; gives the size of the signatures, which it cannot list."""
+    """Compare names and sizes with the manifest; return the size of the signatures, which it cannot list."""
     length = min(archive.directory_bytes(tail), size)
     directory = read_exactly(descriptor, length, offset=max(0, size - _END_BYTES - length))
     sizes = archive.stored_sizes(tail, directory)
@@ -306,7 +285,6 @@ def _check_directory(
 
 
 def _signature_bytes(path: Path, descriptor: int, size: int, entries: Sequence[FileEntry]) -> bytes:
-    """What stands behind the members that the manifest lists, where the canonical archive has the signatures."""
     if size > MAX_SIGNATURE_BYTES:
         raise BundleError(f"{path}: {SIGNATURE_FILE}: expected at most {MAX_SIGNATURE_BYTES} bytes, got {size}")
     before = sum(archive.LOCAL_HEADER_BYTES + len(entry.file.encode()) + entry.size_bytes for entry in entries)
@@ -315,7 +293,7 @@ def _signature_bytes(path: Path, descriptor: int, size: int, entries: Sequence[F
 
 
 def _check_members(path: Path, descriptor: int, *, tail: bytes, entries: Sequence[FileEntry]) -> dict[str, int]:
-    """Check content and headers against what the canonical archive has there; gives where each member's bytes begin."""
+    """Compare content and headers with those of the canonical archive; return where each member's bytes begin."""
     offsets: dict[str, int] = {}
     members: list[Member] = []
     position = 0

@@ -1,8 +1,4 @@
-"""Files on a device: opened with care, written all or nothing.
-
-Owns the two ways in which the project touches single files, and where a user's cache is. Knows nothing of what is in
-them.
-"""
+"""Files on a device: opened with care, written all or nothing; and where a user's cache is."""
 
 from __future__ import annotations
 
@@ -25,7 +21,7 @@ _OF_WRITING = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def is_of_a_path(error: OSError) -> bool:
     """Whether the user can correct it: the path is wrong or cannot be written.
 
-    Of an error that names no file only those of writing are: a result that went to a full disk, for one.
+    An error without a file name counts only if it is one of writing, such as a full disk.
     """
     return error.errno in CURES and (error.filename is not None or error.errno in _OF_WRITING)
 
@@ -34,7 +30,6 @@ def open_file(path: Path, *, expected: str) -> int:
     """Open a regular file for reading; links are followed, since deployments switch versions with them.
 
     Args:
-        path: the file.
         expected: what the file should be, for the error messages.
 
     Returns:
@@ -59,7 +54,7 @@ def open_file(path: Path, *, expected: str) -> int:
 
 
 def read_exactly(descriptor: int, size_bytes: int, *, offset: int) -> bytes:
-    """Read `size_bytes` from `offset`; fewer come back only where the file ends earlier."""
+    """Read `size_bytes` from `offset`; less only if the file ends earlier."""
     parts: list[bytes] = []
     while size_bytes > 0:
         part = os.pread(descriptor, size_bytes, offset)
@@ -72,9 +67,7 @@ def read_exactly(descriptor: int, size_bytes: int, *, offset: int) -> bytes:
 
 
 def read_own_file(path: Path, *, most_bytes: int) -> bytes:
-    """The bytes of a regular file that nobody but this user and root can have written; a pipe is not waited for.
-
-    Gives one byte more than `most_bytes` of a larger file.
+    """Read a regular file that only this user and root can write; of a larger file one byte more than `most_bytes`.
 
     Raises:
         OSError: there is no such file, it cannot be read, or others can write it.
@@ -112,16 +105,14 @@ def write_file(path: Path, data: bytes, *, own: bool = False) -> None:
     """Write a file so that any interruption leaves either the earlier file or the whole new one.
 
     Writes a temporary sibling, flushes it to the disk, renames it over `path` and flushes the directory. A link stays a
-    link: what it leads to is written anew. The permissions of an earlier file are those of the new one.
+    link: its target is written anew. The permissions of an earlier file are kept.
 
     Args:
-        path: of the file.
-        data: all that is in it.
-        own: whether nobody but this user and root may write it afterwards, so that `read_own_file` takes it.
+        own: let only this user and root write it afterwards, so that `read_own_file` accepts it.
 
     Raises:
         UsageError: the file cannot be written (no such directory, no permission, no space); the earlier one is intact.
-            Or the whole new one is in its place, and only the flush of the directory failed; the message says which.
+            Or the new one is in its place, and only the flush of the directory failed; the message says which.
     """
     place = Path(os.path.realpath(path)) if path.is_symlink() else path
     temporary = place.with_name(f".{place.name}.{os.urandom(4).hex()}.tmp")
@@ -146,7 +137,6 @@ def write_file(path: Path, data: bytes, *, own: bool = False) -> None:
 
 
 def _mode_of(path: Path) -> int | None:
-    """The permissions of a file; None where there is none."""
     try:
         return stat.S_IMODE(path.stat().st_mode) & 0o777
     except OSError:  # what else is wrong shows where the file is written
@@ -154,13 +144,11 @@ def _mode_of(path: Path) -> int | None:
 
 
 def _write_new(path: Path, data: bytes, *, mode: int | None, masked: int) -> None:
-    """Writes a file that has no name before it is whole, where the system can: a kill then leaves no half of it.
+    """Write a file that has no name before it is whole, if the system can: a kill then leaves no half of it.
 
     Args:
-        path: of the file.
-        data: all that is in it.
-        mode: its permissions; None for those that the system gives a new one.
-        masked: permissions that it does not get.
+        mode: its permissions; None for those of a new file.
+        masked: permissions to remove.
     """
     mode = None if mode is None else mode & ~masked
     nameless = _open_nameless(path.parent, 0o666 & ~masked)
@@ -201,7 +189,7 @@ def _open_nameless(folder: Path, mode: int) -> int | None:
 
 
 def flush_folder(path: Path) -> None:
-    """Have the names in a folder reach the disk before this returns."""
+    """Flush the names in a folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

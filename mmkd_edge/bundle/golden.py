@@ -1,7 +1,7 @@
-"""Golden windows: what a student was asked at export and what it answered, carried in the bundle.
+"""Golden windows: recorded windows with the checkpoint's answers, in the bundle's `<model>/golden.npz`.
 
 A device tests itself with them; half of them (`judge`) decides whether an artifact of lower precision is good enough,
-the other half calibrates it. Owns `<model>/golden.npz`.
+the other half calibrates it.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class Golden(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         windows: (N, T, C) float32 as `prepare` takes them without a reference: raw values, or z-scores for a modality
-            that is normalised per group; NaN = missing. Of video uint8 (N, T, H, W, C), masked where frames are gone.
-        labels: (N,) int64, -1 where unknown; of several labels (N, K) uint8, 255 where unknown; of a regression (N,)
-            float32, NaN where unknown.
+            that is normalised per group; NaN = missing. Of video uint8 (N, T, H, W, C), masked where frames lack.
+        labels: (N,) int64, -1 = unknown; of several labels (N, K) uint8, 255 = unknown; of a regression (N,) float32,
+            NaN = unknown.
         logits: (N, K) float32, from the checkpoint: the graph's first output.
-        probabilities: (N, K) float32, from the checkpoint: its second output, of a regression the value.
+        probabilities: (N, K) float32, its second output, of a regression the value.
         judge: (N,) bool: False windows may calibrate, True windows only judge.
         tolerance: largest difference of a logit or a probability that counts as the same answer.
-        novelty: (N, 1) float32, from the checkpoint: the graph's third output; None where it has none.
+        novelty: (N, 1) float32, its third output; None if it has none.
     """
 
     windows: NDArray[Any]
@@ -59,20 +59,20 @@ class Golden(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def answer_scale(task: TaskSpec, answers: NDArray[np.float32]) -> float:
-    """What differences of second outputs are counted in: of a regression the largest value of (N, 1), else 1."""
+    """The unit of differences of second outputs: of a regression the largest value of (N, 1), else 1."""
     largest = float(np.abs(answers).max()) if task.kind == "regression" else 1.0
     return largest or 1.0
 
 
 def novelty_errors(expected: NDArray[np.float32], got: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(N,) differences of novelty scores (N, 1), as shares of one more than the expected score."""
+    """(N,) differences of novelty scores (N, 1), relative to one more than the expected score."""
     return np.asarray(np.abs(expected.astype(np.float64) - got)[:, 0] / (1.0 + expected[:, 0]))
 
 
 def same_answers(task: TaskSpec, ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """(N,) whether two first outputs (N, K) say the same.
+    """(N,) whether two first outputs (N, K) agree.
 
-    The same class; the same labels on; or numbers a tenth of the training targets' standard deviation apart at most.
+    The same class; the same labels on; or numbers at most a tenth of the training targets' standard deviation apart.
     """
     match task.kind:
         case "classification":
@@ -85,7 +85,7 @@ def same_answers(task: TaskSpec, ours: NDArray[np.float32], theirs: NDArray[np.f
 
 
 def golden_bytes(golden: Golden) -> bytes:
-    """The golden windows as an uncompressed .npz; the same windows give the same bytes."""
+    """Return the golden windows as an uncompressed .npz; the same windows give the same bytes."""
     files: dict[str, bytes] = {}
     arrays: dict[str, NDArray[Any]] = {
         "windows": golden.windows,
@@ -110,11 +110,7 @@ def golden_bytes(golden: Golden) -> bytes:
 
 
 def golden_from_bytes(data: bytes, entry: ModelEntry) -> Golden:
-    """Read golden windows and check them against the student they belong to.
-
-    Raises:
-        BundleError: the bytes are no golden windows of this student.
-    """
+    """Read golden windows and check them against their student; BundleError if they do not fit."""
     arrays = _arrays(data, entry.golden.file)
     fault = _fault(arrays, entry)
     if fault:

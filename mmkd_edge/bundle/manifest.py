@@ -1,7 +1,4 @@
-"""The manifest of a bundle: what every file in it is, and what the student in it takes, answers and reached.
-
-`manifest_json` reads and writes it.
-"""
+"""The manifest of a bundle: what every file in it is, and what the students in it take, answer and achieved."""
 
 from __future__ import annotations
 
@@ -51,11 +48,11 @@ _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class Confidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the probabilities of a classifier's artifact are worth: enough for any error level; see `confidence.py`.
+    """Calibration of a classifier's probabilities; see `mmkd_edge.predict.confidence`.
 
     Attributes:
         temperature: what its graph divides the logits by before the softmax.
-        true_probabilities: what it gave the true label of each window that calibrated it, rising, rounded down.
+        true_probabilities: of the true label of each calibration window, rising, rounded down.
     """
 
     temperature: Annotated[float, msgspec.Meta(gt=0)]
@@ -63,12 +60,12 @@ class Confidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Novelty(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the novelty scores of an artifact are worth: enough for a p-value; see `mmkd_edge.predict.novelty`.
+    """Calibration of an artifact's novelty scores; see `mmkd_edge.predict.novelty`.
 
     Attributes:
-        scores: what it gave validation windows, of lower precision recorded ones, rising.
-        max_error: largest difference from the checkpoint's score, as a share of one more than that.
-        tolerance: what that may be on a device.
+        scores: of validation windows, in lower precision of recorded ones, rising.
+        max_error: largest difference from the checkpoint's score, relative to one more than that.
+        tolerance: for the same difference on a device.
     """
 
     scores: Annotated[tuple[_Error, ...], msgspec.Meta(min_length=1, max_length=MOST_NOVELTY_WINDOWS)]
@@ -82,12 +79,12 @@ class Adapted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     Attributes:
         from_sha256: of the checkpoint that it came from.
         dataset: of the new domain.
-        way: what it learnt from there.
-        teacher_sha256: of the teacher that answered; None where none did.
-        labels: how many labels of the new domain it saw.
+        way: the method.
+        teacher_sha256: None without a teacher.
+        labels: number of labels of the new domain that it saw.
         gain_points: of the estimate that chose it.
         forgotten_points: of the old domain.
-        share: of the way from the checkpoint before to what was learnt; None, and not in the file, where all of it.
+        share: of the way from the checkpoint before to what was learnt; None for all of it.
     """
 
     from_sha256: str
@@ -110,14 +107,11 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Parity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How an artifact compared with the checkpoint it was exported from.
+    """How an artifact compared with its checkpoint, over the logits of `windows` windows.
 
     Attributes:
-        windows: how many windows were compared.
-        max_abs_error: largest difference between two logits.
-        mean_abs_error: mean difference between two logits.
-        label_agreement: share of windows with the same label, 0 to 1.
-        tolerance: what `max_abs_error` had to stay within.
+        label_agreement: fraction of windows with the same label, 0 to 1.
+        tolerance: limit of `max_abs_error`.
     """
 
     windows: _Count
@@ -139,13 +133,11 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """One model file in the archive: `<model>/model.<precision>.<format>`.
 
     Attributes:
-        file: its name in the archive.
         opset: of ONNX; of a `.tflite` the version of its schema.
-        parity: how it compared with the checkpoint.
-        batch: how many windows it takes at once; None where it takes one. The runtime gives one either way.
-        confidence: what its probabilities are worth; None where no labelled windows calibrated it.
-        unjudged: true where too few windows judged its lower precision, and that was accepted; else absent.
-        novelty: what its novelty scores are worth; absent where its graph gives none, or no windows calibrated them.
+        batch: how many windows it takes at once; None for one. The runtime always passes one.
+        confidence: None if no labelled windows calibrated it.
+        unjudged: true if too few windows judged its lower precision, and that was accepted; else absent.
+        novelty: absent if its graph returns none, or no windows calibrated it.
     """
 
     file: str
@@ -165,11 +157,8 @@ class StateTensor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """What a step graph keeps from one step to the next: input `name`, output `next_<name>`, float32.
 
     Attributes:
-        name: of the input.
-        shape: of the input.
-        axis: along which it has the slots; a step gives what belongs into one of them. None has no slots: a step gives
-            all of it anew.
-        initial: what every element is before the first step.
+        axis: along which it has the slots; a step returns one of them. None has no slots: a step returns all of it.
+        initial: every element before the first step.
     """
 
     name: str
@@ -184,8 +173,8 @@ class Streaming(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     Attributes:
         stride: samples of one step.
         memory: samples that an answer can depend on, the newest included.
-        slots: how many steps the states have slots for; step n, from 0, fills slot n modulo `slots`.
-        states: what is kept, in the order of the graph's inputs and outputs.
+        slots: number of steps that the states have slots for; step n, from 0, fills slot n modulo `slots`.
+        states: in the order of the graph's inputs and outputs.
         artifacts: step graphs, one for each format and precision.
     """
 
@@ -206,16 +195,15 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         name: its folder in the archive.
         inputs: of every artifact, in order: see `graph_inputs`.
         outputs: of every artifact, in order: see `graph_outputs`.
-        mflops: millions of floating point operations for one window.
-        validation_metric: what `validation_score` is.
-        teacher_sha256: of the teacher's checkpoint; None where the student learned from labels alone.
-        golden: `<model>/golden.npz`: windows with the answers that the checkpoint gave.
+        mflops: millions of floating point operations per window.
+        validation_metric: name of the metric of `validation_score`.
+        teacher_sha256: of the teacher's checkpoint; None for a student that learned from labels alone.
         statistics: of the golden windows; None if these are noise.
-        group_reference: how the groups of the training differ from each other; None where it was not measured.
-        streaming: the steps of a causal student; None of a windowed one.
-        adapted: to which domains it was adapted after its training, in order; absent where to none.
-        fold: number of the fold whose windows trained; None for the dataset's own split, absent where nobody knows.
-        training_hashes: of the groups and windows that trained; absent in a bundle of an earlier version.
+        group_reference: how the groups of the training differ from each other; None if not measured.
+        streaming: None for a student that is not causal.
+        adapted: domains that it was adapted to after its training, in order; absent if none.
+        fold: whose windows trained; None for the dataset's own split, absent if unknown.
+        training_hashes: of the groups and windows that trained.
     """
 
     name: str
@@ -242,7 +230,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def has_novelty(self) -> bool:
-        """Whether its graphs give a novelty score."""
+        """Whether its graphs return a novelty score."""
         return len(self.outputs) > len(graph_outputs(self.task))
 
 
@@ -251,12 +239,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Attributes:
         model_id: what people call this bundle.
-        models: the students; the first answers while its sensor lives.
+        models: the students; the first answers while its sensor is alive.
         tools: what made the bundle, name to version.
         licence: of the weights, and of the data in the golden windows.
         files: report.json and README.md.
-        release: a number that grows with every release, so that a device refuses an earlier one; absent where none was
-            given.
+        release: grows with every release, so that a device refuses an earlier one; absent if none was given.
     """
 
     format_version: int = FORMAT_VERSION
@@ -269,7 +256,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def release_of(manifest: Manifest) -> int:
-    """Its number among releases; 0 where none was given."""
+    """Its release number; 0 if none was given."""
     return 0 if manifest.release is msgspec.UNSET else manifest.release
 
 
@@ -291,8 +278,8 @@ GRAPH_OUTPUTS = ("logits", "probabilities", "value", "novelty")
 def graph_outputs(task: TaskSpec, *, novelty: bool = False) -> tuple[TensorSpec, ...]:
     """The outputs of every artifact, float32: `logits` and `probabilities` (1, K), and perhaps `novelty` (1, 1).
 
-    The probabilities of several labels are each their own. Of a regression the outputs are `logits`, the answer in
-    standard deviations of the training targets from their mean, and `value`, the answer in the target's unit.
+    Of a regression they are `logits`, in standard deviations of the training targets from their mean, and `value`, in
+    the target's unit.
     """
     shape = (1, len(task.labels))
     outputs = (
@@ -335,7 +322,7 @@ def describe_tensors(tensors: Sequence[TensorSpec]) -> str:
 
 
 def adapted_text(adapted: Adapted) -> str:
-    """One adaptation in one line."""
+    """Describe one adaptation in one line."""
     teacher = f", teacher {adapted.teacher_sha256}" if adapted.teacher_sha256 else ""
     part = f", {adapted.share:.0%} of the way" if adapted.share is not None else ""
     labels = f", {adapted.labels} labels" if adapted.labels else ""

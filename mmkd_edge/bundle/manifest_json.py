@@ -1,7 +1,4 @@
-"""`manifest.json`, read and written: everything that can be checked of a manifest without the other files.
-
-`encode_manifest` writes only what `decode_manifest` would take. Reads no files.
-"""
+"""`manifest.json`, read and written: everything that can be checked of a manifest without the other files."""
 
 from __future__ import annotations
 
@@ -46,11 +43,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """The manifest as indented JSON.
-
-    Raises:
-        ManifestError: the manifest breaks its contract; the message has the JSON path.
-    """
+    """Return the manifest as indented JSON; ManifestError if `decode_manifest` would refuse it."""
     try:
         data = msgspec.json.encode(manifest)
     except (UnicodeEncodeError, msgspec.MsgspecError) as error:
@@ -61,11 +54,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 
 def decode_manifest(data: bytes) -> Manifest:
-    """Read and check a manifest.
-
-    Raises:
-        ManifestError: it was written for a newer version, is no JSON, or breaks its contract; the message has the path.
-    """
+    """Read and check a manifest; ManifestError, with the JSON path, if it is invalid or for a newer version."""
     if len(data) > MAX_MANIFEST_BYTES:
         raise ManifestError(f"{MANIFEST_FILE}: expected at most {MAX_MANIFEST_BYTES} bytes, got {len(data)}")
     try:

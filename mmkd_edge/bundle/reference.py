@@ -1,7 +1,6 @@
 """The reference of a per-group modality: mean and standard deviation of one person, machine or session.
 
-A modality with `normalise: per_group` is only comparable between groups after a z-score with the group's statistics.
-`mmkd-data reference` measures them; `EdgePredictor.open(..., reference=FILE)` applies them. Owns the JSON file:
+`mmkd-data reference` measures them; `EdgePredictor.open(..., reference=FILE)` applies them as a z-score. The JSON file:
 `{"format_version": 1, "modality": "temp", "mean": [36.4], "std": [0.3]}`, one number per channel, in the raw unit.
 """
 
@@ -23,13 +22,10 @@ MAX_BYTES = 1 << 20
 
 
 class Reference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Statistics of one group's raw values, missing and invalid ones left out.
+    """Statistics of one group's raw values without missing and invalid ones; per channel, in the modality's unit.
 
     Attributes:
-        format_version: of the file.
-        modality: the name of the modality that was measured.
-        mean: per channel, in the modality's unit.
-        std: per channel, in the modality's unit, above 0: a channel that does not move is written as 1.
+        std: above 0: a channel that does not move is written as 1.
     """
 
     format_version: int = FORMAT_VERSION
@@ -39,11 +35,7 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 def read_reference(path: str | os.PathLike[str]) -> Reference:
-    """Read and check a reference file.
-
-    Raises:
-        UsageError: the file is absent, is not a reference, or holds numbers that cannot normalise anything.
-    """
+    """Read and check a reference file; UsageError if it is absent or not usable."""
     path = Path(path)
     descriptor = open_file(path, expected="a reference written by mmkd-data reference")
     try:
@@ -63,11 +55,7 @@ def read_reference(path: str | os.PathLike[str]) -> Reference:
 
 
 def write_reference(path: str | os.PathLike[str], reference: Reference) -> None:
-    """Write a reference file, all or nothing.
-
-    Raises:
-        UsageError: the reference is not usable, or the file cannot be written.
-    """
+    """Write a reference file, all or nothing; UsageError if it is not usable, or cannot be written."""
     fault = _fault(reference)
     if fault:
         raise UsageError(f"reference of modality {reference.modality!r}: {fault}")
@@ -75,11 +63,7 @@ def write_reference(path: str | os.PathLike[str], reference: Reference) -> None:
 
 
 def check_reference(reference: Reference, modality: ModalitySpec) -> None:
-    """Refuse a reference that was not made for this modality.
-
-    Raises:
-        UsageError: the modality needs no reference, has another name or another number of channels.
-    """
+    """Raise UsageError for a reference that was not made for this modality."""
     if modality.normalise != "per_group":
         raise UsageError(f"modality {modality.name!r} takes raw values and no reference; open the bundle without one")
     if reference.modality != modality.name:

@@ -1,7 +1,7 @@
-"""`signature.json`, the last member of a bundle that was signed: by which keys, over the manifest's hash.
+"""`signature.json`, the last member of a signed bundle: key ids and signatures over the manifest's hash.
 
-Owns the document and what exactly is signed. The manifest has the hashes of all other members, so that a signature over
-its hash is one over the whole bundle. Who is trusted is `mmkd_edge.install.keys`.
+The manifest has the hashes of all other members, so a signature over its hash covers the whole bundle. Which keys are
+trusted is in `mmkd_edge.install.keys`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KeyId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one key says.
+    """The signature of one key.
 
     Attributes:
         key_id: the first 16 hexadecimal digits of the SHA-256 of its 32 public bytes.
@@ -51,11 +51,7 @@ def encode_signatures(document: SignatureDocument) -> bytes:
 
 
 def decode_signatures(data: bytes) -> SignatureDocument:
-    """Read the file.
-
-    Raises:
-        BundleError: it is none.
-    """
+    """Read the file; BundleError if it is none."""
     try:
         document = convert_object(parse_object(data), SignatureDocument)
     except JsonError as error:

@@ -1,7 +1,7 @@
 """JSON as files need it: stricter than the standard library, with the path of the fault.
 
-Refuses what the standard library lets pass in silence: a key given twice, NaN and infinities, numbers beyond float64,
-half a surrogate pair, nesting that exhausts the stack.
+Refuses a key given twice, NaN and infinities, numbers beyond float64, half a surrogate pair, and nesting that exhausts
+the stack.
 """
 
 from __future__ import annotations
@@ -27,15 +27,11 @@ class JsonError(ValueError):
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """An object's members as they stand in the file."""
+    """An object's members, in the order of the file."""
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
-    """Parse a document whose outermost value is an object.
-
-    Raises:
-        JsonError: the bytes are no such document.
-    """
+    """Parse a document whose outermost value is an object; JsonError if it is none."""
     import json  # not needed by every program that imports the runtime
 
     try:
@@ -53,11 +49,7 @@ def parse_object(data: bytes) -> dict[str, Any]:
 
 
 def convert_object(document: dict[str, Any], struct: type[T]) -> T:
-    """A document as a Struct, strictly.
-
-    Raises:
-        JsonError: it breaks the contract of the Struct.
-    """
+    """Convert a document to a Struct, strictly; JsonError if it breaks the contract."""
     try:
         return msgspec.convert(document, type=struct, strict=True)
     except msgspec.ValidationError as error:

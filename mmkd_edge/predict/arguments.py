@@ -1,8 +1,4 @@
-"""What callers hand to a predictor: the windows of `predict` and `predict_batch`, and the options of `open`.
-
-Owns their checks, so that a mistake is answered with what was expected. A single window of a single student goes
-through `check_window` alone.
-"""
+"""Checks of what callers pass to a predictor: windows, and the options of `open`."""
 
 from __future__ import annotations
 
@@ -27,11 +23,7 @@ AnyReference = Reference | str | os.PathLike[str]
 
 
 def check_mapping(window: object, modalities: Sequence[ModalitySpec]) -> Mapping[str, object]:
-    """The window of a bundle with several students, where it is a mapping from their modalities.
-
-    Raises:
-        InputError: it is none, or names another modality.
-    """
+    """Return the window if it is a mapping from the students' modalities, else raise InputError."""
     names = [modality.name for modality in modalities]
     listed = ", ".join(map(repr, names))
     if not isinstance(window, Mapping):
@@ -46,10 +38,9 @@ def check_mapping(window: object, modalities: Sequence[ModalitySpec]) -> Mapping
 
 
 def check_batch(windows: Iterable[object] | Mapping[str, object], modalities: Sequence[ModalitySpec]) -> list[Any]:
-    """The windows one by one, each as `predict` takes it.
+    """Return the windows of `predict_batch` one by one, each as `predict` takes it.
 
     Args:
-        windows: what `predict_batch` was given.
         modalities: of the students, the first one first.
 
     Raises:
@@ -83,7 +74,7 @@ def check_batch(windows: Iterable[object] | Mapping[str, object], modalities: Se
 
 
 def several(reference: AnyReference | Sequence[AnyReference] | None) -> tuple[AnyReference, ...]:
-    """What `open` was given as `reference`, one by one."""
+    """Return the `reference` of `open` as a tuple."""
     if reference is None:
         return ()
     if isinstance(reference, Reference | str | os.PathLike):
@@ -116,11 +107,7 @@ def check_trust(trust: Any) -> Trust:
 
 
 def check_threads(threads: Any) -> int | None:
-    """The same number of threads.
-
-    Raises:
-        UsageError: no machine has as many.
-    """
+    """Return the number of threads, else raise UsageError."""
     if threads is None:
         return None
     if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
@@ -129,22 +116,14 @@ def check_threads(threads: Any) -> int | None:
 
 
 def check_stale(stale_s: float | None) -> float | None:
-    """The same age.
-
-    Raises:
-        UsageError: it is not above 0.
-    """
+    """Return the age if it is above 0, else raise UsageError."""
     if stale_s is not None and not stale_s > 0:
         raise UsageError(f"stale_s: expected seconds above 0, got {stale_s!r}")
     return stale_s
 
 
 def check_moment(name: str, value: Any) -> None:
-    """Refuse an age or a moment that nothing can be compared with, which would count as fresh and in time.
-
-    Raises:
-        UsageError: it is neither None nor a number.
-    """
+    """Raise UsageError for an age or a moment that is no number, which would count as fresh and in time."""
     if value is None or (type(value) is float and value == value):  # to ask an abstract class takes a microsecond
         return
     if not isinstance(value, Real) or isinstance(value, bool) or value != value:
@@ -153,11 +132,7 @@ def check_moment(name: str, value: Any) -> None:
 
 
 def check_every(observe_every: Any) -> int:
-    """The same number of windows.
-
-    Raises:
-        UsageError: it is not a whole number from 0 on.
-    """
+    """Return the number of windows if it is a whole number from 0, else raise UsageError."""
     if isinstance(observe_every, bool) or not isinstance(observe_every, int) or observe_every < 0:
         raise UsageError(f"observe_every: expected a whole number from 0 on, got {observe_every!r}")
     return observe_every

@@ -15,10 +15,10 @@ from mmkd_edge.predict.sensors import WindowFault, worse
 
 
 class Conditions(msgspec.Struct, frozen=True, kw_only=True):
-    """What a prediction is asked under, where it is more than the window.
+    """What a prediction is made under beyond its window.
 
     Attributes:
-        fault: what is known against the window.
+        fault: known against the window.
         input_age_s: age of its newest sample.
         deadline_s: a moment of `time.monotonic()`.
     """
@@ -37,10 +37,10 @@ NO_CONDITIONS = Conditions()
 
 
 def age_fault(input_age_s: float | None, stale_s: float | None) -> WindowFault | None:
-    """What the age of the input says against a window: from `stale_s` on it is stale.
+    """Judge the age of the input: from `stale_s` on a window is stale.
 
-    As far in the future it is stale too: one of the clocks was set, and how old the sample is nobody can tell. Clocks
-    that disagree by less are in the nature of clocks.
+    As far in the future it is stale too: one of the clocks was set, and the age is unknown. Smaller disagreements are
+    normal.
     """
     if input_age_s is None or stale_s is None or abs(input_age_s) <= stale_s:
         return None
@@ -51,14 +51,14 @@ def age_fault(input_age_s: float | None, stale_s: float | None) -> WindowFault |
 
 
 def lives(prediction: Prediction) -> bool:
-    """Whether its sensor answers for now; `unknown` does: what the window shows is new, and the sensor works."""
+    """Whether its sensor answers; `unknown` counts: the window is new, but the sensor works."""
     return prediction.index >= 0 and prediction.status != "stale"
 
 
 def first_available(asked: Iterable[Prediction]) -> Prediction:
-    """Asks one student after the other until one's modality lives; says for whom it stands in, or why none does.
+    """Return the prediction of the first student whose sensor is alive, with for whom it stands in, or why none is.
 
-    A stale one ends the asking: the age and the deadline of a call hold for all of its windows.
+    A stale one ends the search: the age and the deadline of a call hold for all of its windows.
     """
     silent: list[Prediction] = []
     for prediction in asked:
@@ -69,7 +69,7 @@ def first_available(asked: Iterable[Prediction]) -> Prediction:
 
 
 def standing_in(silent: Sequence[Prediction], prediction: Prediction) -> Prediction:
-    """A prediction that says for whom it stands in, and why those give none."""
+    """Mark a prediction as a substitute for the silent ones."""
     if not silent:
         return prediction
     reason = f"{prediction.modality!r} answers in place of {'; '.join(map(_why, silent))}"
@@ -77,7 +77,7 @@ def standing_in(silent: Sequence[Prediction], prediction: Prediction) -> Predict
 
 
 def with_fault(prediction: Prediction, fault: WindowFault) -> Prediction:
-    """The same prediction with something that is known against it besides."""
+    """Add a fault to a prediction."""
     if prediction.status != "ok":
         fault = worse(fault, WindowFault(status=prediction.status, reason=prediction.reason)) or fault
     marked = msgspec.structs.replace(prediction, status=fault.status, reason=fault.reason)
@@ -105,10 +105,10 @@ POLICIES: tuple[Policy, ...] = ("predict", "abstain", "raise")
 
 
 class SensorError(InputError):
-    """A sensor that failed, where the policy is `raise`.
+    """A sensor failed, and the policy is `raise`.
 
     Attributes:
-        predictions: what was found, the refused ones among them, in the order of the windows.
+        predictions: in the order of the windows, the refused ones among them.
     """
 
     def __init__(self, message: str, *, predictions: Sequence[Prediction] = ()) -> None:
@@ -129,7 +129,7 @@ def check_policy(policy: Any) -> Policy:
 
 
 def apply_policy(policy: Policy, predictions: list[Prediction]) -> list[Prediction]:
-    """Predictions as the caller gets them; one that only says that a stream warms up is never withheld.
+    """Return predictions as the caller gets them; `warming_up` of a stream is never withheld.
 
     Raises:
         SensorError: one is not `ok`, and the policy is `raise`.
@@ -146,7 +146,7 @@ def apply_policy(policy: Policy, predictions: list[Prediction]) -> list[Predicti
 
 
 def _withheld(prediction: Prediction) -> Prediction:
-    """The same finding without an answer; its novelty says how far out the window is, and stays."""
+    """The same without an answer; its novelty stays."""
     return msgspec.structs.replace(
         prediction,
         label="",

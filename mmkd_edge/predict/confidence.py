@@ -1,15 +1,11 @@
 """Label sets: which classes remain possible for a window at an error level that the application chose.
 
 Split conformal prediction with the threshold score, the probability of the true label (least ambiguous sets: Sadinle,
-Lei and Wasserman, "Least Ambiguous Set-Valued Classifiers with Bounded Error Levels", JASA 114, 2019). Of n calibration
-windows let the j-th smallest probability of the true label be the threshold, j = floor((n + 1) * error_level); a set
-holds every label that reaches it. That is the ceil((n + 1) * (1 - error_level))-th smallest of the scores
-1 - probability (Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World", 2005; Angelopoulos and Bates,
-"A Gentle Introduction to Conformal Prediction", arXiv:2107.07511, section 1): where a window is exchangeable with the
-calibration windows, its true label is outside the set with a probability of at most `error_level`, over windows and
-calibrations together. Another person, machine or place is not exchangeable with them.
-
-Owns the rule. What the probabilities were at export is in the manifest; nothing in here runs an engine.
+Lei and Wasserman, "Least Ambiguous Set-Valued Classifiers with Bounded Error Levels", JASA 114, 2019). The threshold is
+the j-th smallest probability of the true label among n calibration windows, j = floor((n + 1) * error_level); a set
+holds every label that reaches it (Angelopoulos and Bates, arXiv:2107.07511, section 1). If a window is exchangeable
+with the calibration windows, its true label is outside the set with a probability of at most `error_level`, over
+windows and calibrations together. Another person, machine or place is not exchangeable with them.
 """
 
 from __future__ import annotations
@@ -26,17 +22,13 @@ _ROUNDING = 1e-9
 
 
 def named(entry: ModelEntry, artifact: Artifact | None, *, where: str) -> str:
-    """What an error is about: the artifact, or without a bundle the student."""
+    """The subject of an error: the artifact, or without a bundle the student."""
     what = f"model {entry.name!r}" if artifact is None else repr(artifact.file)
     return f"{where}: {what}" if where else what
 
 
 def check_level(level: Any, *, name: str) -> float | None:
-    """A level as it can be asked for, of `error_level` or `unknown_level`.
-
-    Raises:
-        UsageError: it is no number between 0 and 1.
-    """
+    """Return `error_level` or `unknown_level` as a number between 0 and 1, or None, else raise UsageError."""
     if level is None:
         return None
     number = isinstance(level, int | float) and not isinstance(level, bool)
@@ -64,15 +56,7 @@ def least_probability(confidence: Confidence, error_level: float) -> float | Non
 
 
 def label_set(shares: Sequence[float], labels: Sequence[str], *, least: float) -> tuple[str, ...]:
-    """The labels whose probability is `least` or more, the most probable first; never empty.
-
-    Where none reaches it, the most probable one stands alone: that can only make a set right more often.
-
-    Args:
-        shares: probabilities (K,).
-        labels: their names (K,).
-        least: what `least_probability` gives.
-    """
+    """The labels whose probability is `least` or more, the most probable first; at least the most probable one."""
     reached = [index for index, share in enumerate(shares) if share >= least]
     if len(reached) < 2:
         return (labels[shares.index(max(shares))],)
@@ -83,12 +67,10 @@ def label_set(shares: Sequence[float], labels: Sequence[str], *, least: float) -
 def threshold_of(
     entry: ModelEntry, artifact: Artifact | None, error_level: float | None, *, where: str = ""
 ) -> float | None:
-    """The threshold of an artifact's label sets; None where no error level is asked for.
+    """The threshold of an artifact's label sets; None without an error level.
 
     Args:
-        entry: the student.
-        artifact: what executes it; None without a bundle.
-        error_level: of the sets.
+        artifact: None without a bundle.
         where: the bundle, for the error message.
 
     Raises:

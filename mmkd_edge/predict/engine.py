@@ -1,8 +1,4 @@
-"""What answers behind a predictor: one opened student (`Engine`), and all of one bundle in order (`Students`).
-
-Owns opening one and warming it up. Neither changes once it is made: a predictor that swaps bundles or opens an engine
-again puts new students in the place of the old ones.
-"""
+"""One opened student (`Engine`), and all of one bundle in order (`Students`). Neither changes once it is made."""
 
 from __future__ import annotations
 
@@ -34,21 +30,18 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     """One student that can answer.
 
     Attributes:
-        entry: everything the manifest says of it.
-        backend: what executes it.
-        reference: for a modality that is normalised per group.
         artifact: what the backend executes; None without a bundle.
         config: how it was opened; None without a bundle.
-        reopen: opens the backend once more; None where nothing can.
-        least_probability: that a label needs to be in the label set; None where no error level was asked for.
-        novelty: what its novelty scores mean; None where it gives none that mean anything.
+        reopen: opens the backend once more; None if nothing can.
+        least_probability: of a label in the label set; None without an error level.
+        novelty: what its novelty scores mean; None without calibration.
         statistics: of its inputs and answers.
-        refusal: why it cannot answer for raw values; empty where it can.
+        refusal: why it cannot answer for raw values; empty if it can.
         names: of its two inputs, values and presence.
-        complete: what `prepare` gives as the presence of a window that misses nothing.
-        step: what executes the step graph of a causal student; None where there is none, or the backend runs none.
+        complete: what `prepare` returns as the presence of a window that misses nothing.
+        step: executes the step graph of a causal student; None without one, or if the backend runs none.
         step_novelty: what the novelty scores of its steps mean.
-        magnitude: how large values usually are; None where the bundle does not say.
+        magnitude: how large values usually are; None if unknown.
         selftest: when it passed its first self-test; empty without one.
         sandbox_check: when it passed its sandbox check; empty without one.
         rejected: why each better config was not taken.
@@ -84,12 +77,12 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
         return self.entry.task
 
     def feeds(self, values: NDArray[Any], present: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """What its backend takes, for what `prepare` gave."""
+        """What its backend takes, from what `prepare` returned."""
         first, second = self.names
         return {first: values, second: present}
 
     def close(self) -> None:
-        """Give the backends back; more than once is fine."""
+        """Close the backends; more than once is fine."""
         self.backend.close()
         if self.step is not None:
             self.step.close()
@@ -99,8 +92,7 @@ class Students(msgspec.Struct, frozen=True, kw_only=True):
     """The opened students of one bundle, the best first.
 
     Attributes:
-        engines: at least one.
-        bundle: where they come from; closed with them.
+        bundle: closed with them.
         returned: why they answer instead of the bundle installed last; empty if they are from that one.
     """
 
@@ -109,11 +101,7 @@ class Students(msgspec.Struct, frozen=True, kw_only=True):
     returned: str = ""
 
     def number_of(self, modality: str) -> int:
-        """Which student takes this modality.
-
-        Raises:
-            UsageError: none does.
-        """
+        """The student that takes this modality; UsageError if none does."""
         names = [engine.modality.name for engine in self.engines]
         if modality not in names:
             raise UsageError(f"modality {modality!r} is unknown; expected one of {', '.join(map(repr, names))}")
@@ -126,7 +114,7 @@ class Students(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, engines=engines)
 
     def close(self) -> None:
-        """Give everything back; more than once is fine."""
+        """Close everything; more than once is fine."""
         for engine in self.engines:
             engine.close()
         if self.bundle is not None:
@@ -142,10 +130,10 @@ def open_engine(
     error_level: float | None = None,
     unknown_level: float | None = None,
 ) -> Engine:
-    """A student of an open bundle, opened in one way and warm.
+    """Open a student of a bundle with one config, and warm it up.
 
     Raises:
-        UsageError: it has no artifact for that way, or one that was not calibrated for one of these levels in it.
+        UsageError: it has no artifact for that config, or one that was not calibrated for one of these levels.
         UnavailableError: the backend's library is not installed.
         BackendError: the backend cannot open or run it.
         BundleError: the artifact is not what the manifest says.
@@ -191,11 +179,7 @@ def engine_of(
     least_probability: float | None = None,
     novelty: NoveltyRule | None = None,
 ) -> Engine:
-    """An engine over an opened backend.
-
-    Raises:
-        UsageError: the reference was made for another modality.
-    """
+    """An engine over an opened backend; UsageError if the reference was made for another modality."""
     if reference is not None:
         check_reference(reference, entry.modality)
         entry = _with_plausible_range(entry, reference)
@@ -246,7 +230,7 @@ def _true_probability(artifact: Artifact | None) -> float | None:
 
 
 def _with_plausible_range(entry: ModelEntry, reference: Reference) -> ModelEntry:
-    """Where the dataset declared no range of a modality that is normalised per group, one about its reference."""
+    """Give a modality that is normalised per group a range about its reference, if the dataset declared none."""
     modality = entry.modality
     if modality.range is not None:
         return entry
@@ -300,7 +284,7 @@ def _open_artifact(bundle: Bundle, entry: ModelEntry, artifact: Artifact, config
 
 
 def _open_step(bundle: Bundle, entry: ModelEntry, config: Config) -> SteppingBackend | None:
-    """The step graph of a causal student, where the backend runs such graphs; it is fp32 whatever the precision."""
+    """Open the step graph of a causal student, if the backend runs such graphs; it is fp32 whatever the precision."""
     streaming, artifact = entry.streaming, step_artifact(entry, config.backend)
     if streaming is None or artifact is None:
         return None

@@ -1,4 +1,4 @@
-"""What a predictor says of itself: what answers, with what, and why so."""
+"""What a predictor reports about itself."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ from mmkd_edge.predict.engine import Students
 
 
 class PredictorInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What answers, and with what.
+    """What answers, and with what. Fields about a bundle are empty without one.
 
     Attributes:
-        model_id: the bundle's name for itself; empty without a bundle.
+        model_id: the bundle's name for itself.
         backend_version: the library behind the backend.
-        threads: how many threads one prediction may use.
-        precision: of the arithmetic: the artifact's, or bf16; empty without a bundle.
-        reason: why this backend, this precision and so many threads; empty without a bundle.
-        profile: the file of measurements that says so; empty where none does.
-        artifact: the model file inside the bundle; empty without a bundle.
-        artifact_sha256: of that file; empty without a bundle.
-        step_artifact: the step graph that streams use; empty where they compute whole windows.
-        bundle: the path that was opened; empty without a bundle.
-        bundle_sha256: of the whole bundle, as `sha256sum` prints it; empty without a bundle.
-        selftest: when the quick self-test at opening was passed; empty where there was none.
-        sandbox_check: when it passed its sandbox check; empty without a bundle.
+        threads: per prediction.
+        precision: of the arithmetic: the artifact's, or bf16.
+        reason: why this config.
+        profile: the file of measurements behind it; empty without one.
+        artifact: the model file inside the bundle.
+        step_artifact: the step graph that streams use; empty if they compute whole windows.
+        bundle: the path that was opened.
+        bundle_sha256: as `sha256sum` prints it.
+        selftest: when the first self-test was passed; empty without one.
+        sandbox_check: when it passed its sandbox check.
         rejected: why each better config was not taken.
-        least_probability: from which on a label is in the label set; None where no error level was asked for.
+        least_probability: from which a label is in the label set; None without an error level.
         versions: of mmkd-edge, numpy and Python.
     """
 
@@ -57,7 +56,7 @@ class PredictorInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def info_of(students: Students) -> PredictorInfo:
-    """What answers, and with what; of several students the first."""
+    """Describe the first student."""
     from importlib.metadata import version
 
     engine, bundle = students.engines[0], students.bundle

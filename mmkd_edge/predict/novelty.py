@@ -1,15 +1,12 @@
-"""Novelty: how unlike everything that training saw a window is, and from when on nobody should believe the answer.
+"""Novelty: how unlike everything in training a window is, and when nobody should believe the answer.
 
-Two things tell. A wrong unit or gain changes the magnitude of a window's values: it is looked at wherever the bundle
-has limits for it. And a graph with the output `novelty` gives a distance of the window's embedding from what training
-saw. What a distance means is told by the distances of n validation windows: of those let r be as large as the window's
-or larger, and its p-value is (1 + r) / (n + 1), the conformal p-value (Vovk, Gammerman and Shafer, "Algorithmic
-Learning in a Random World", 2005, ch. 2; S. Bates, E. Candes, L. Lei, Y. Romano, M. Sesia, "Testing for Outliers with
-Conformal p-Values", Annals of Statistics 51, 2023, equation 2). Where a window is exchangeable with the validation
-windows, its p-value is at most `unknown_level` with a probability of at most that. Another person, machine or place is
-not exchangeable with them.
-
-Owns the rules. What both were at export is in the manifest; nothing in here runs an engine.
+A wrong unit or gain changes the magnitude of a window's values, which is compared with limits in the bundle. And a
+graph with the output `novelty` returns a distance of the window's embedding from the training windows. Among n
+validation windows let r have a distance as large or larger: the p-value is (1 + r) / (n + 1), the conformal p-value
+(Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World", 2005, ch. 2; Bates, Candes, Lei, Romano, Sesia,
+"Testing for Outliers with Conformal p-Values", Annals of Statistics 51, 2023, equation 2). If a window is exchangeable
+with the validation windows, its p-value is at most `unknown_level` with a probability of at most that. Another person,
+machine or place is not exchangeable with them.
 """
 
 from __future__ import annotations
@@ -29,18 +26,17 @@ from mmkd_edge.predict.sensors import WindowFault, worse
 
 
 class NoveltyRule(msgspec.Struct, frozen=True, kw_only=True):
-    """What an opened student makes of its novelty scores.
+    """How an opened student judges its novelty scores.
 
     Attributes:
-        calibration: of its artifact.
-        unknown_level: from this p-value down an answer is `unknown`; None for never.
+        unknown_level: down from this p-value an answer is `unknown`; None for never.
     """
 
     calibration: Novelty
     unknown_level: float | None = None
 
     def p_value(self, score: float) -> float:
-        """The p-value of a score, above 0 and at most 1; of one that is no number the smallest.
+        """The p-value of a score, above 0 and at most 1; the smallest for NaN.
 
         Example:
             >>> rule = NoveltyRule(calibration=Novelty(scores=(0.5, 0.8, 1.0), max_error=0.0, tolerance=1e-4))
@@ -52,7 +48,7 @@ class NoveltyRule(msgspec.Struct, frozen=True, kw_only=True):
         return (1 + larger) / (1 + len(scores))
 
     def fault(self, p_value: float) -> WindowFault | None:
-        """What a p-value says against a window."""
+        """Judge a p-value."""
         if self.unknown_level is None or p_value > self.unknown_level:
             return None
         reason = f"unlike what training saw: p-value {p_value:.2g}, at most {self.unknown_level:g} is unknown"
@@ -62,7 +58,7 @@ class NoveltyRule(msgspec.Struct, frozen=True, kw_only=True):
 def magnitude_fault(
     limits: MagnitudeLimits, values: NDArray[np.float32], present: NDArray[np.float32], *, modality: str
 ) -> WindowFault | None:
-    """What the magnitude of one window, (1, T, C) as `prepare` gives it, says against it; nothing of an empty one."""
+    """Judge the magnitude of one window, (1, T, C) as `prepare` returns it; an empty one has none."""
     size = magnitude(channel_magnitudes(values, present)[0].tolist(), limits.usual)
     if not (size < limits.lowest or size > limits.highest):
         return None
@@ -76,12 +72,10 @@ def magnitude_fault(
 def judged_novelty(
     rule: NoveltyRule, scores: Sequence[NDArray[np.float32]], fault: WindowFault | None
 ) -> tuple[float | None, WindowFault | None]:
-    """The p-value of a window, and what is known against it with that; None and the same without a score.
+    """Return the p-value of a window, and its fault with that; None and the same fault without a score.
 
     Args:
-        rule: of the student.
-        scores: what its graph gave beyond logits and probabilities: (1, 1), or nothing.
-        fault: what was known before.
+        scores: the graph's outputs beyond logits and probabilities: (1, 1), or nothing.
     """
     if not scores:
         return None, fault
@@ -96,7 +90,7 @@ def novelty_text(novelty: Novelty) -> str:
 
 
 def magnitude_text(limits: MagnitudeLimits) -> str:
-    """What limits of the magnitude say, in a few words, with how often they were wrong."""
+    """Limits of the magnitude, in a few words, with how often they were wrong."""
     return (
         f"unknown below {limits.lowest:.2g} and above {limits.highest:.2g} times the usual size, as "
         f"{limits.outside_rate:.1%} of healthy windows of groups that were left out"
@@ -111,17 +105,15 @@ def novelty_rule(
     where: str = "",
     is_bf16: bool = False,
 ) -> NoveltyRule | None:
-    """The rule of a student; None where nothing calibrated its novelty and no level is asked for.
+    """The rule of a student; None if nothing calibrated its novelty and no level is requested.
 
     Args:
-        entry: the student.
-        artifact: what executes it; None without a bundle.
-        unknown_level: that was asked for.
+        artifact: None without a bundle.
         where: the bundle, for the error message.
-        is_bf16: whether it computes in bfloat16: of such scores the artifact has none to compare with.
+        is_bf16: it computes in bfloat16, for which no scores are known.
 
     Raises:
-        UsageError: a level is asked for, and the student has no novelty, or too few windows calibrated it.
+        UsageError: a level is requested, and the student has no novelty, or too few windows calibrated it.
     """
     calibration = None if artifact is None or not artifact.novelty or is_bf16 else artifact.novelty
     if unknown_level is None:

@@ -1,7 +1,4 @@
-"""From the graph's outputs to a `Prediction` that says how far it can be trusted.
-
-A prediction never carries NaN, and never an answer that no data stands behind: then it is `invalid` and has none.
-"""
+"""From the graph's outputs to a `Prediction`, which never carries NaN, nor an answer that no data supports."""
 
 from __future__ import annotations
 
@@ -31,26 +28,22 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     """The answer for one window.
 
     Attributes:
-        label: name of the most probable class, or label; of a regression the target; empty where there is no answer.
-        index: of it in the task's labels; -1 where there is no answer.
-        probability: of it, 0 to 1; 0 where there is no answer, and of a regression.
-        probabilities: float32 (K,), in the order of the task's labels; zeros where there is no answer. Of a regression
-            it has none, (0,).
-        status: `ok`; `degraded` where a sensor fails in part; `unknown` where the window is unlike what training saw,
-            at the level of `EdgePredictor.open`; `stale` where the answer speaks of the past; `warming_up` where a
-            stream has no full window yet; `invalid` where nothing stands behind an answer. The last two never have one.
+        label: name of the most probable class, or label; of a regression the target; empty without an answer.
+        index: of the label; -1 without an answer.
+        probability: of the label, 0 to 1; 0 without an answer, and of a regression.
+        probabilities: float32 (K,), in the order of the task's labels; zeros without an answer; of a regression (0,).
+        status: `ok`; `degraded` if a sensor fails in part; `unknown` if the window is unlike the training windows, at
+            the level of `EdgePredictor.open`; `stale` if the answer is about the past; `warming_up` if a stream has no
+            full window yet; `invalid` if nothing supports an answer. The last two never have one.
         reason: why `status` is not ok, else empty.
-        missing_share: share of the window's values that are missing, 0 to 1.
+        missing_share: fraction of the window's values that are missing, 0 to 1.
         modality: which modality answered.
-        input_age_s: seconds from the window's newest sample to the moment of the answer; None where nobody said.
-        labels: of several labels those that are on, in the task's order; empty for other tasks.
-        value: of a regression the answer in the target's unit, inside its range; None for other tasks, and where there
-            is no answer.
-        label_set: labels that remain possible at the error level of `EdgePredictor.open`, the most probable first;
-            never empty where there is an answer. Empty where no error level was asked for.
-        novelty: the p-value of the window among validation windows, above 0 and at most 1, the smaller the less it is
-            like what training saw, also of an answer that the policy `abstain` withholds; None where the bundle gives
-            none, and where no window was answered.
+        input_age_s: age of the window's newest sample when the answer was given; None if unknown.
+        labels: of a multi-label task, those that are on, in the task's order.
+        value: of a regression, in the target's unit and range; None without an answer.
+        label_set: labels that remain possible at the error level, the most probable first; empty without a level.
+        novelty: the p-value of the window among validation windows, above 0 and at most 1, the smaller the newer, also
+            of an answer that the policy `abstain` withholds; None if the bundle has none.
     """
 
     label: str
@@ -68,7 +61,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     novelty: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as numbers, texts, lists and None alone; the keys are the names of the attributes, in their order.
+        """The same as numbers, texts, lists and None; the keys are the names of the attributes, in their order.
 
         >>> from mmkd_edge.testing import fake_predictor
         >>> acc = ModalitySpec(name="acc", channels=("x",), rate_hz=1.0, samples=2)
@@ -92,7 +85,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
 
     @property
     def abstained(self) -> bool:
-        """Whether this settles on no single label: there is no answer, or the label set has more than one."""
+        """Whether there is no single label: no answer, or more than one label in the set."""
         return self.index < 0 or len(self.label_set) > 1
 
 
@@ -112,14 +105,11 @@ def interpret(
 
     Args:
         probabilities: float32 (1, K), the graph's second output, of a regression the value; the prediction keeps it.
-        present: float32 (1, T, C), what `prepare` gave, of video (1, T, 1); None where nothing is missing.
-        modality: what was asked about.
-        task: what it answers.
-        window: (T, C) raw values, which tell why values count as missing.
+        present: float32 (1, T, C) from `prepare`, of video (1, T, 1); None if nothing is missing.
+        window: (T, C) raw values, to explain why values count as missing.
         fault: what else is known against the window.
-        input_age_s: of the window, for the prediction.
-        least_probability: from which on a label is in the label set; None names no label sets.
-        novelty: the window's p-value, for the prediction.
+        least_probability: from which a label is in the label set; None without label sets.
+        novelty: the window's p-value.
 
     Raises:
         BackendError: the answer has another number of classes than the task.
@@ -168,7 +158,7 @@ def interpret(
 
 
 def _unsound(shares: list[float], kind: TaskKind) -> str:
-    """What is wrong with an answer that is no distribution; empty where nothing is."""
+    """What is wrong with an answer that is no distribution; empty if nothing is."""
     if kind == "regression":
         return "" if math.isfinite(shares[0]) else "the model's answer is not a number"
     return "" if all(0 <= share <= 1 for share in shares) else "the model's answer has others than probabilities"

@@ -1,13 +1,11 @@
 """From a window to what the graph takes: `check_window`, then `prepare`.
 
-Training, calibration and the runtime call the same functions, so a student never sees other numbers on a device than
-those it learned from. Resampling and windowing are not here (streams do that), nor are spectra (the graph does that).
+Training, calibration and the runtime call the same functions, so a student sees the same numbers everywhere. Streams do
+resampling and windowing, and the graph computes spectra.
 """
 
 from __future__ import annotations
 
-import math
-import sys
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -22,26 +20,21 @@ from mmkd_edge.spec import ModalitySpec
 
 _FLOAT32 = np.dtype(np.float32)
 _FINITE = (float(np.finfo(np.float32).min), float(np.finfo(np.float32).max))
-# Where the first byte of each number stands among those of native float32: sign, and seven bits of the exponent.
-_FIRST_BYTES = slice(3 if sys.byteorder == "little" else 0, None, 4)
-_MOST_BY_BYTES = 1024
 # Kinds of dtype that hold plain numbers: boolean, signed, unsigned, floating point.
 _NUMBER_KINDS = "biuf"
 
 
 def check_window(window: object, modality: ModalitySpec) -> NDArray[Any]:
-    """Check one window at the door and give its array.
+    """Check one window at the door and return its array.
 
     Args:
-        window: a mapping from the modality's name to an array, or the bare array. Whatever numpy can read as numbers is
-            taken; other number types are converted to float32, masked values become NaN. Of a frame (pandas, polars)
-            the columns with the names of the channels, wherever they stand; others are left out. Of video frames of
-            uint8 as `check_frames` takes them: (T, H, W, C), masked, or a list with None for missing ones.
-        modality: what the model takes.
+        window: a mapping from the modality's name to an array, or the bare array. Anything that numpy reads as numbers
+            is converted to float32, masked values become NaN. Of a data frame (pandas, polars) the columns with the
+            names of the channels. Of video, frames of uint8 as `check_frames` takes them.
 
     Returns:
         (T, C) float32 in native byte order, NaN = missing; of video uint8 (T, H, W, C), masked where frames are
-        missing. The caller's own array where it already is that.
+        missing. The caller's own array if it already is that.
 
     Raises:
         InputError: the window names another modality, is not numeric or has another shape.
@@ -63,18 +56,17 @@ def prepare(
 ) -> tuple[NDArray[Any], NDArray[np.float32]]:
     """Turn a checked window into the graph's two inputs: values and presence.
 
-    A value is missing where it is NaN or infinite, or outside the modality's range. The range speaks of raw values:
-    where a modality is normalised per group it is applied before the z-score, so only when `reference` is given.
+    A value is missing if it is NaN or infinite, or outside the modality's range. The range is about raw values: for a
+    per-group modality it is applied before the z-score, so only if `reference` is given.
 
     Args:
-        array: (T, C) native float32 from `check_window`, else the presence is wrong: raw values; z-scores for a
-            per-group modality without `reference`. Of video uint8 (T, H, W, C).
-        modality: what the model takes.
-        reference: the group's statistics; raw values are z-scored with them.
+        array: (T, C) native float32 from `check_window`: raw values; z-scores for a per-group modality without
+            `reference`. Of video uint8 (T, H, W, C).
+        reference: the group's statistics, to z-score raw values with.
 
     Returns:
         Values and presence, each float32 (1, T, C): a missing value is 0 and its presence 0, else presence is 1.
-        Values may share memory with `array`. Where nothing is missing, presence is `nothing_missing(modality)`.
+        Values may share memory with `array`. If nothing is missing, presence is `nothing_missing(modality)`.
         Of video the values are uint8 (1, T, H, W, C) and the presence is that of the frames, (1, T, 1).
     """
     if modality.kind == "video":
@@ -82,54 +74,29 @@ def prepare(
     if reference is not None:
         array = standardise(array, modality, mean=reference.mean, std=reference.std)
     low, high = modality.range if modality.range is not None and modality.normalise == "none" else _FINITE
-    complete, sure = _whole(array.shape, low, high)
-    # To look at one byte of every number takes half of the time of a reduction by numpy, of which a range takes two:
-    # between two runs of an engine what counts is how much code is entered.
-    if sure and not array.tobytes()[_FIRST_BYTES].translate(None, sure):
-        return array[None], complete
-    # The first NaN counts as the smallest and as the largest value, and fails both comparisons. These two calls take
-    # half of the time of numpy's reductions, which touch more code.
+    # The first NaN counts as the smallest and as the largest value, and fails both comparisons.
     if array.item(array.argmin()) >= low and array.item(array.argmax()) <= high:
-        return array[None], complete
+        return array[None], all_present(array.shape)
     return prepare_batch(array[None], modality)
 
 
 @lru_cache(maxsize=64)
-def _whole(shape: tuple[int, ...], low: float, high: float) -> tuple[NDArray[np.float32], bytes]:
-    """The presence of a window that misses nothing, and the bytes with which a float32 surely begins from low to high.
-
-    The first byte is the sign and seven bits of the exponent. None is sure where numpy is faster: of many values.
-    """
-    ends = np.arange(256, dtype=np.uint32)[:, None] << 24 | np.array([0, 0xFFFFFF], dtype=np.uint32)
-    numbers = ends.view(np.float32)  # (256, 2): the smallest and the largest that begin so; NaN compares false
-    least, most = within_float32(low, high)
-    sure = np.flatnonzero(((numbers >= least) & (numbers <= most)).all(axis=1))
-    return all_present(shape), bytes(sure.tolist()) if math.prod(shape) <= _MOST_BY_BYTES else b""
-
-
-@lru_cache(maxsize=64)
 def all_present(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Gives the presence of a window that misses nothing: read-only float32 ones (1, T, C), one array per shape."""
+    """The presence of a window that misses nothing: read-only float32 ones (1, T, C), one array per shape."""
     present = np.ones((1, *shape), dtype=np.float32)
     present.flags.writeable = False
     return present
 
 
 def nothing_missing(modality: ModalitySpec) -> NDArray[np.float32]:
-    """Gives the presence of a window that misses nothing, the same read-only array each time."""
+    """The presence of a window that misses nothing, the same read-only array each time."""
     return all_frames_present(modality.samples) if modality.kind == "video" else all_present(modality.shape)
 
 
 def prepare_batch(array: NDArray[Any], modality: ModalitySpec) -> tuple[NDArray[Any], NDArray[np.float32]]:
-    """`prepare` for many windows at once.
+    """`prepare` for many windows (B, T, C) at once: new float32 arrays (B, T, C).
 
-    Args:
-        array: (B, T, C) float32: raw values, or z-scores for a per-group modality. Of video uint8 (B, T, H, W, C).
-        modality: what the model takes.
-
-    Returns:
-        Values and presence, each a new float32 array (B, T, C). Of video uint8 (B, T, H, W, C), which may share memory
-        with `array`, and float32 (B, T, 1).
+    Of video uint8 (B, T, H, W, C), which may share memory with `array`, and float32 (B, T, 1).
     """
     if modality.kind == "video":
         return prepare_frame_batch(array)
@@ -138,17 +105,7 @@ def prepare_batch(array: NDArray[Any], modality: ModalitySpec) -> tuple[NDArray[
 
 
 def standardise(array: NDArray[np.float32], modality: ModalitySpec, *, mean: Any, std: Any) -> NDArray[np.float32]:
-    """Z-score raw values with their group's statistics; what is missing or outside the range becomes NaN.
-
-    Args:
-        array: (..., C) raw values in the modality's unit.
-        modality: names the valid range.
-        mean: (C,) numbers in the modality's unit.
-        std: (C,) numbers above 0 in the modality's unit.
-
-    Returns:
-        A new float32 array of the same shape, without unit.
-    """
+    """Z-score raw values (..., C) with their group's statistics (C,); missing or outside the range becomes NaN."""
     # float64: a float32 mean would shift large, slowly moving values (a pressure in Pa) by a share of their spread.
     with np.errstate(over="ignore", invalid="ignore"):  # what leaves float32 becomes Inf, and Inf counts as missing
         scores = (array - np.asarray(mean, dtype=np.float64)) / np.asarray(std, dtype=np.float64)
@@ -156,13 +113,13 @@ def standardise(array: NDArray[np.float32], modality: ModalitySpec, *, mean: Any
 
 
 def only_valid(array: NDArray[np.float32], modality: ModalitySpec) -> NDArray[np.float32]:
-    """Raw values (..., C) with NaN where one is infinite or outside the range; `array` itself where none is."""
+    """Raw values (..., C) with NaN for infinite ones and those outside the range; `array` itself if there are none."""
     valid = _valid(array, modality)
     return array if valid.all() else np.where(valid, array, np.float32(np.nan))
 
 
 def within_float32(low: float, high: float) -> tuple[float, float]:
-    """A range as far as float32 reaches: numpy warns of what lies beyond, where no finite value is."""
+    """Clip a range to what float32 can hold: numpy warns of what lies beyond."""
     least, most = _FINITE
     return min(max(low, least), most), max(min(high, most), least)
 
@@ -196,11 +153,7 @@ def _checked(window: object, modality: ModalitySpec) -> NDArray[Any]:
 
 
 def select(window: object, modality: ModalitySpec) -> object:
-    """The modality's entry where `window` is a mapping, else `window` itself.
-
-    Raises:
-        InputError: the mapping lacks the modality or holds others.
-    """
+    """The modality's entry if `window` is a mapping, else `window` itself; InputError for other modalities."""
     if not isinstance(window, Mapping):
         return window
     unknown = [name for name in window if name != modality.name]
@@ -220,11 +173,7 @@ def select(window: object, modality: ModalitySpec) -> object:
 
 
 def as_float32(values: object, modality: ModalitySpec) -> NDArray[np.float32]:
-    """Numbers of any kind as a native float32 array of any shape; masked values become NaN.
-
-    Raises:
-        InputError: the values are not numbers, or a frame that lacks a channel.
-    """
+    """Numbers of any kind as a native float32 array of any shape, masked values as NaN; InputError if they are none."""
     where = f"modality {modality.name!r}: expected an array of numbers, got"
     if (columns := columns_of(values)) is not None:
         values = _columns_by_name(values, columns, modality)
@@ -245,13 +194,13 @@ def as_float32(values: object, modality: ModalitySpec) -> NDArray[np.float32]:
 
 
 def columns_of(values: object) -> list[object] | None:
-    """The names of a frame's columns, of any library that has frames; None where this is no frame."""
+    """The names of a data frame's columns, of any library; None if this is no data frame."""
     columns = None if isinstance(values, np.ndarray) else getattr(values, "columns", None)
     return list(columns) if isinstance(columns, Iterable) and hasattr(values, "__getitem__") else None
 
 
 def _columns_by_name(frame: Any, columns: list[object], modality: ModalitySpec) -> NDArray[np.float64]:
-    """The channels of a frame, (n, C) in their order, whatever the order and the number of its columns."""
+    """The channels of a data frame, (n, C) in their order."""
     lacking = [name for name in modality.channels if columns.count(name) != 1]
     if lacking:
         listed = ", ".join(str(name) for name in columns) or "none"

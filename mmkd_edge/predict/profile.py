@@ -36,15 +36,12 @@ _Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class MeasuredConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One way to run a student, as it was measured.
+    """One config of a student, as it was measured.
 
     Attributes:
-        precision: of its arithmetic.
-        threads: of one prediction.
-        options: of the engine.
         p50_us: median time of the backend's call.
         p99_us: 99th percentile of it.
-        ratio: its median over that of the first trial of the student, called in turn with it: below 1 it is faster.
+        ratio: its median over that of the student's first config, called in turn with it: below 1 it is faster.
         calls: how many were measured.
     """
 
@@ -60,7 +57,7 @@ class MeasuredConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class RejectedConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A way to run a student that was not measured, and why."""
+    """A config that was not measured, and why."""
 
     model: str
     backend: BackendName
@@ -72,7 +69,7 @@ class ExecutionProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """What was measured of one bundle on one kind of machine.
 
     Attributes:
-        created_utc: when, in ISO 8601.
+        created_utc: in ISO 8601.
         libraries: the engines' distributions, name to version.
     """
 
@@ -86,11 +83,10 @@ class ExecutionProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 
 class ProfileLookup(msgspec.Struct, frozen=True, kw_only=True):
-    """The profile for a bundle on this machine, or why there is none.
+    """The profile of a bundle for this machine, or why there is none.
 
     Attributes:
-        profile: what applies here.
-        path: where it lies, or would lie; None where this user has no cache folder.
+        path: where it lies, or would lie; None without a cache folder.
         reason: why no profile applies; empty if one does.
     """
 
@@ -107,10 +103,9 @@ def best_trial(
     precision: RunPrecision | None = None,
     threads: int | None = None,
 ) -> MeasuredConfig | None:
-    """The trial that is worth most, among those that keep to what was asked for; None where none does.
+    """The measured config that is worth most, among those that fit the request; None if none does.
 
-    Lower precision and more threads are taken where they are at least 1.1 times as fast, other options of an engine
-    where they are 1.03 times as fast.
+    Lower precision and more threads must be at least 1.1 times as fast, other options of an engine 1.03 times.
     """
     fitting = [
         trial
@@ -131,20 +126,12 @@ def _price(trial: MeasuredConfig) -> float:
 
 
 def profile_path(bundle_sha256: str, machine: Machine) -> Path:
-    """Return where the profile of a bundle for a kind of machine lies.
-
-    Raises:
-        UsageError: this user has no cache folder; see `cache_folder`.
-    """
+    """Where the profile of a bundle for a kind of machine lies; UsageError without a cache folder."""
     return cache_folder("profiles") / f"{bundle_sha256[:16]}-{machine.key}.json"
 
 
 def write_profile(profile: ExecutionProfile) -> Path:
-    """Write a profile to its place, all or nothing.
-
-    Raises:
-        UsageError: it cannot be written.
-    """
+    """Write a profile to its place, all or nothing; UsageError if that fails."""
     path = profile_path(profile.bundle_sha256, profile.machine)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -176,11 +163,7 @@ def find_profile(bundle_sha256: str) -> ProfileLookup:
 
 
 def decode_profile(data: bytes) -> ExecutionProfile:
-    """Read a profile.
-
-    Raises:
-        ValueError: the bytes are none; the message has the JSON path.
-    """
+    """Read a profile; ValueError, with the JSON path, if the bytes are none."""
     if len(data) > _MAX_PROFILE_BYTES:
         raise ValueError(f"expected at most {_MAX_PROFILE_BYTES} bytes, got more")
     try:
@@ -194,7 +177,7 @@ def decode_profile(data: bytes) -> ExecutionProfile:
 
 
 def library_versions(backends: Sequence[BackendName]) -> dict[str, str]:
-    """The installed versions of the engines' distributions; one that is absent is left out."""
+    """The installed versions of the engines' distributions, absent ones left out."""
     found = {}
     for backend in backends:
         _, distribution = BACKENDS[backend].library()
@@ -218,7 +201,7 @@ def _installed(distribution: str) -> str | None:
 
 
 def _version_in_place(distribution: str) -> str | None:
-    """The version in the name of a distribution's folder, where one lies as installers leave it; else None."""
+    """The version in the name of a distribution's folder, if it lies as installers leave it."""
     start = distribution.replace("-", "_") + "-"
     for place in sys.path:
         try:
@@ -242,7 +225,7 @@ def _why_absent(path: Path, bundle_sha256: str) -> str:
 
 
 def _mismatch(profile: ExecutionProfile, bundle_sha256: str, machine: Machine) -> str:
-    """Why a profile does not apply; empty where it does."""
+    """Why a profile does not apply; empty if it does."""
     if profile.bundle_sha256 != bundle_sha256:
         return f"the profile was measured of another bundle; {_AGAIN}"
     if profile.machine != machine:

@@ -1,4 +1,4 @@
-"""The self-test: golden windows answered on this device, and compared with what the checkpoint answered."""
+"""The self-test: golden windows answered on this device, and compared with the checkpoint's answers."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class SelfTest(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         windows: how many there were.
         max_abs_error: largest difference of a logit or a probability from the stored answer.
-        tolerance: what it had to stay within.
-        label_agreement: share of windows with the stored label, 0 to 1.
+        tolerance: its limit.
+        label_agreement: fraction of windows with the stored label, 0 to 1.
     """
 
     windows: int
@@ -50,12 +50,10 @@ class SelfTest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run_selftest(engine: Engine, bundle: Bundle, *, most: int | None = None) -> SelfTest:
-    """Hold an engine against the golden windows of its student.
+    """Compare an engine with the golden windows of its student.
 
     Args:
-        engine: what answers.
-        bundle: where it comes from.
-        most: how many windows to ask, spread evenly over those there are; None asks all.
+        most: number of windows, spread evenly over those there are; None is all.
 
     Raises:
         GateError: an answer differs by more than the stored tolerance.
@@ -101,7 +99,7 @@ def _test_novelty(
     asked: NDArray[np.intp],
     where: str,
 ) -> None:
-    """Hold novelty scores (N, 1) against the stored ones; coarse arithmetic is as coarse here as in the logits."""
+    """Compare novelty scores (N, 1) with the stored ones."""
     errors = novelty_errors(expected, got)
     worst = int(errors.argmax())
     if not errors[worst] <= tolerance:
@@ -113,14 +111,14 @@ def _test_novelty(
 
 
 def _coarseness(engine: Engine) -> float:
-    """What an engine's arithmetic may differ by, as a share of the largest logit; 0 where it is that of the export."""
+    """The error that an engine's arithmetic may add, relative to the largest logit; 0 for that of the export."""
     if engine.config is not None and engine.config.precision == "bf16":
         return _BF16_TOLERANCE
     return FP16_TOLERANCE if engine.artifact is not None and engine.artifact.precision == "fp16" else 0.0
 
 
 def _test_steps(engine: Engine, step: SteppingBackend, golden: Golden, *, most: int | None, where: str) -> float:
-    """Step through some golden windows: the last step answers for the window. Gives the largest difference."""
+    """Step through some golden windows: the last step answers for the window. Returns the largest difference."""
     streaming, scale = engine.entry.streaming, answer_scale(engine.task, golden.probabilities)
     assert streaming is not None
     largest = 0.0
@@ -143,13 +141,7 @@ def _test_steps(engine: Engine, step: SteppingBackend, golden: Golden, *, most: 
 
 
 def run_selftests(engines: Sequence[Engine], bundle: Bundle) -> SelfTest:
-    """Hold several engines against their golden windows: the windows of all, and the worst of their figures.
-
-    Raises:
-        GateError: an answer differs by more than the stored tolerance.
-        BackendError: a backend failed.
-        BundleError: the golden windows cannot be read.
-    """
+    """Run the self-test of several engines: the windows of all, and the worst of their figures; errors as above."""
     results = [run_selftest(engine, bundle) for engine in engines]
     worst = max(results, key=lambda result: result.max_abs_error / result.tolerance)
     return SelfTest(
@@ -163,17 +155,11 @@ def run_selftests(engines: Sequence[Engine], bundle: Bundle) -> SelfTest:
 def follow_recording(
     backend: SteppingBackend, streaming: Streaming, recording: NDArray[Any], modality: ModalitySpec
 ) -> Answers:
-    """Every output (N, ...) after each block of a recording, from where nothing has been heard.
+    """Every output (N, ...) after each block of a recording, from the beginning.
 
     Args:
-        backend: runs the step graph.
-        streaming: what the manifest says of it.
-        recording: (T, C), of video (T, H, W, C), as `prepare` takes it without a reference; what the first block lacks
-            is missing.
-        modality: what it is a recording of.
-
-    Raises:
-        BackendError: the engine failed.
+        recording: (T, C), of video (T, H, W, C), as `prepare` takes it without a reference; a first block that is not
+            full is filled with missing samples.
     """
     lead = missing_samples(modality, -len(recording) % streaming.stride)
     blocks = joined([lead, recording]).reshape(-1, streaming.stride, *recording.shape[1:])

@@ -1,15 +1,12 @@
-"""Sensors that fail: what is known against a window before a student answers for it.
+"""Sensors that fail: what one window shows of it before a student answers. A window is never repaired here.
 
-Owns the checks that look at one window. What needs a clock (dropouts in time, a wrong rate, steps of the clock) is the
-business of streams. A window is never repaired here: the checks only say what they see.
+Dropouts in time, a wrong rate and steps of the clock are the business of streams.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from itertools import chain
 from numbers import Real
-from operator import eq
 from typing import Any, Literal
 
 import msgspec
@@ -24,8 +21,6 @@ from mmkd_edge.spec import ModalitySpec
 
 Status = Literal["ok", "warming_up", "degraded", "unknown", "stale", "invalid"]
 
-# More points than this numpy compares faster.
-_MOST_POINTS = 64
 # Which of two findings decides, the graver one last.
 _GRAVITY: dict[Status, int] = {"ok": 0, "degraded": 1, "unknown": 2, "stale": 3, "warming_up": 4, "invalid": 5}
 
@@ -34,8 +29,8 @@ class WindowFault(msgspec.Struct, frozen=True, kw_only=True):
     """Something that is known against a window.
 
     Attributes:
-        status: what a prediction for it is at best.
-        reason: what was seen, for people.
+        status: the best that a prediction for it can have.
+        reason: for people.
     """
 
     status: Status
@@ -43,15 +38,14 @@ class WindowFault(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SensorChecks(msgspec.Struct, frozen=True, kw_only=True):
-    """What is looked for in every window beyond missing values.
+    """Faults to look for in every window beyond missing values.
 
-    Off by default: there are sensors that rest on one value for good reasons (a switch, a coarse thermometer), and each
-    check costs some microseconds.
+    Off by default: some sensors rest on one value for good reasons (a switch, a coarse thermometer).
 
     Attributes:
-        flat: a channel whose values are all the same is dead; where all channels are, there is no answer.
+        flat: a channel whose values are all the same is dead; if all channels are, there is no answer.
         stuck_s: a channel that repeats one value exactly for this long is stuck.
-        dropout_s: missing values of one channel in a row for this long degrade a window, however long it is.
+        dropout_s: missing values of one channel in a row for this long degrade a window.
     """
 
     flat: bool = False
@@ -65,11 +59,7 @@ class SensorChecks(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_checks(checks: SensorChecks, modality: ModalitySpec) -> None:
-    """Refuse what is no `SensorChecks`, and durations that no window can show.
-
-    Raises:
-        UsageError: it is something else, or a duration is not longer than one sample, or is longer than a window.
-    """
+    """Raise UsageError for what is no `SensorChecks`, and for durations that no window can show."""
     if not isinstance(checks, SensorChecks):
         raise UsageError(f"checks: expected a SensorChecks, got {checks!r}; write checks=SensorChecks(flat=True)")
     if not isinstance(checks.flat, bool):
@@ -86,7 +76,7 @@ def check_checks(checks: SensorChecks, modality: ModalitySpec) -> None:
 
 
 def worse(one: WindowFault | None, other: WindowFault | None) -> WindowFault | None:
-    """Both findings as one: the graver status, and both reasons, the graver first."""
+    """Both faults as one: the graver status, and both reasons, the graver first."""
     if one is None or other is None:
         return other if one is None else one
     if _GRAVITY[other.status] > _GRAVITY[one.status]:
@@ -97,23 +87,15 @@ def worse(one: WindowFault | None, other: WindowFault | None) -> WindowFault | N
 def find_fault(
     array: NDArray[Any], present: NDArray[np.float32] | None, modality: ModalitySpec, checks: SensorChecks
 ) -> WindowFault | None:
-    """What the checks see in one window; of video in the mean brightness of its frames.
+    """Look for faults in one window; of video in the mean brightness of its frames.
 
     Args:
         array: (T, C) float32 raw values, NaN = missing; of video uint8 (T, H, W, C).
-        present: float32 (1, T, C), what `prepare` gave for it; of video (1, T, 1). None where nothing is missing.
-        modality: names the channels.
-        checks: what to look for.
+        present: float32 (1, T, C) from `prepare`; of video (1, T, 1). None if nothing is missing.
     """
-    samples = modality.samples
     stuck = None if checks.stuck_s is None else _stuck_samples(checks.stuck_s, modality.rate_hz)
-    complete = present is None
     if modality.kind == "video":
         array, present = _brightness(array, nothing_missing(modality) if present is None else present)
-    if complete:
-        shortest = stuck or (samples if checks.flat else 0)
-        if shortest == 0 or not _may_repeat(array, shortest):
-            return None
     fault = _flat(array, modality) if checks.flat else None
     if fault is None and stuck is not None:
         fault = _stuck(array, modality, stuck)
@@ -157,27 +139,6 @@ def _flat(array: NDArray[np.float32], modality: ModalitySpec) -> WindowFault | N
     names = _names(modality, flat)
     value = float(low[int(flat.argmax())])
     return WindowFault(status="degraded", reason=f"channel {names} is flat at {value:g}")
-
-
-def _may_repeat(array: NDArray[np.float32], shortest: int) -> bool:
-    """Whether a channel may hold one value for `shortest` samples in a row: a cheap no for nearly every live sensor.
-
-    Such a run covers two neighbours of any points that lie at most half its length apart, and all between them. Few
-    points are compared faster without numpy, whose calls take microseconds between two runs of an engine.
-    """
-    step = max(1, shortest // 2)
-    if len(array) > _MOST_POINTS * step:
-        return True
-    channels = array.shape[1]
-    points: list[float] = list(chain.from_iterable(array[::step].tolist()))  # numpy's own ravel enters more functions
-    if True not in map(eq, points, points[channels:]):
-        return False
-    for place, (one, next_one) in enumerate(zip(points, points[channels:], strict=False)):
-        if one == next_one:
-            start, number = place // channels * step, place % channels
-            if array[start : start + step, number].tolist().count(one) == step:
-                return True
-    return False
 
 
 def _stuck(array: NDArray[np.float32], modality: ModalitySpec, shortest: int) -> WindowFault | None:

@@ -1,7 +1,6 @@
 """From a window of video to what the graph takes: frames as bytes, and which of them are there.
 
-Owns the checks and the presence of frames. Nothing is resized, recoloured or scaled here: bytes stay bytes up to the
-engine, whose graph makes numbers of them.
+Nothing is resized, recoloured or scaled here: the graph makes numbers of the bytes.
 """
 
 from __future__ import annotations
@@ -19,18 +18,17 @@ from mmkd_edge.spec import ModalitySpec
 
 
 def check_frames(values: object, modality: ModalitySpec) -> NDArray[np.uint8]:
-    """Check one window of video at the door and give its array.
+    """Check one window of video at the door and return its array.
 
     Args:
-        values: uint8 (T, H, W, C), or (T, H, W) where the frames are gray; a masked array, or a list of frames with
-            None for those that are missing. A frame of which any value is masked is missing.
-        modality: what the model takes.
+        values: uint8 (T, H, W, C), or (T, H, W) for gray frames; a masked array, or a list of frames with None for
+            missing ones. A frame with any masked value is missing.
 
     Returns:
-        uint8 (T, H, W, C), a masked array where frames are missing. The caller's own array where it already is that.
+        uint8 (T, H, W, C), a masked array if frames are missing. The caller's own array if it already is that.
 
     Raises:
-        InputError: they are no bytes, or have another shape.
+        InputError: the values are no bytes, or have another shape.
     """
     array = _stacked(values, modality) if isinstance(values, list | tuple) else values
     if not isinstance(array, np.ndarray):
@@ -51,7 +49,7 @@ def check_frames(values: object, modality: ModalitySpec) -> NDArray[np.uint8]:
 
 
 def check_frame_batch(values: NDArray[Any], modality: ModalitySpec) -> list[NDArray[np.uint8]]:
-    """Check an array of windows, (N, T, H, W, C) or of gray frames (N, T, H, W), and give each; errors as above."""
+    """Check an array of windows, (N, T, H, W, C) or gray (N, T, H, W), and return each; errors as above."""
     gray = len(modality.channels) == 1 and values.shape[1:] == modality.shape[:3]
     if not gray and (values.ndim != 5 or values.shape[1:] != modality.shape):
         wanted = ", ".join(map(str, modality.shape))
@@ -73,10 +71,7 @@ def prepare_frames(array: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray
 
 
 def prepare_frame_batch(array: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """`prepare_frames` for many windows at once: (B, T, H, W, C) and (B, T, 1).
-
-    Values may share memory with `array` where no frame is missing.
-    """
+    """`prepare_frames` for many windows at once: (B, T, H, W, C) and (B, T, 1)."""
     missing = missing_frames(array)
     present = np.logical_not(missing).astype(np.float32)[..., None]
     values = bytes_of(array)
@@ -87,14 +82,13 @@ def prepare_frame_batch(array: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], ND
 
 @lru_cache(maxsize=64)
 def all_frames_present(frames: int) -> NDArray[np.float32]:
-    """Gives the presence of a window of video that misses nothing: read-only float32 ones (1, T, 1)."""
+    """The presence of a window of video that misses nothing: read-only float32 ones (1, T, 1)."""
     present = np.ones((1, frames, 1), dtype=np.float32)
     present.flags.writeable = False
     return present
 
 
 def _stacked(frames: Sequence[object], modality: ModalitySpec) -> NDArray[np.uint8]:
-    """A list of frames, None where one is missing, as one array."""
     shape = modality.shape[1:]
     if len(frames) != modality.samples:
         raise InputError(

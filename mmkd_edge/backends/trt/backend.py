@@ -1,8 +1,8 @@
-"""TensorRT on an NVIDIA GPU: TensorRT 10.3 to 11, or TensorRT-RTX where that is what is installed.
+"""TensorRT on an NVIDIA GPU: TensorRT 10.3 to 11, or TensorRT-RTX if that is installed.
 
-Builds an engine from the ONNX artifact and keeps it in the user's cache folder (`cache.py`). Calls in parallel run
-side by side, each with an execution context, a stream and memory of its own, from a pool: TensorRT allows
-one call at a time in a context. A call is one CUDA graph, where that gives the same answers as the plain call.
+Builds an engine from the ONNX artifact and keeps it in the user's cache folder (`cache.py`). Parallel calls run side by
+side, each with its own execution context, stream and memory from a pool: a context takes one call at a time. A call is
+one CUDA graph, if that gives the same answers as the plain call.
 """
 
 from __future__ import annotations
@@ -40,11 +40,10 @@ class TrtBackend:
     """One engine, with a pool of execution contexts.
 
     Attributes:
-        engine_origin: where the engine comes from: the cache, or built at this start and why.
-        plain_reason: why calls are not CUDA graphs; empty where they are.
+        engine_origin: the cache, or built at this start and why.
+        plain_reason: why calls are not CUDA graphs; empty if they are.
 
     Args:
-        model: an ONNX model.
         cache: the folder for engines; None is `mmkd-edge/engines` in the user's cache folder.
     """
 
@@ -118,7 +117,7 @@ class TrtBackend:
         return answer
 
     def close(self) -> None:
-        """Give everything back; a `run` in another thread ends undisturbed."""
+        """Close everything; a `run` in another thread ends undisturbed."""
         with self._pool:
             self._ended = self._ended or "is closed; open it again"
             idle, self._idle = self._idle, []
@@ -142,7 +141,7 @@ class TrtBackend:
         return engine_from_onnx(model, self._module, workspace_bytes=limit)
 
     def _execution(self, engine: Any) -> Execution:
-        """One more context, with its graph where graphs work."""
+        """One more context, with its graph if graphs work."""
         made = Execution(engine, self._runtime, inputs=self.inputs, outputs=self.outputs, logger=self._logger)
         try:
             if not self.plain_reason:
@@ -153,7 +152,7 @@ class TrtBackend:
         return made
 
     def _taken(self) -> Execution:
-        """An execution for this call: an idle one, else a new one, else the next that another call returns."""
+        """Take an execution for this call: an idle one, else a new one, else the next that another call returns."""
         with self._pool:
             while not self._ended:
                 if self._idle:
@@ -181,7 +180,7 @@ class TrtBackend:
             ) from error
 
     def _make_do_without(self) -> bool:
-        """After one more could not be made, for want of memory most likely: whether there are others to wait for."""
+        """After a new one could not be made, probably for want of memory: whether there are others to wait for."""
         with self._pool:
             self._count -= 1
             self._most = max(1, self._count)
@@ -198,7 +197,7 @@ class TrtBackend:
             execution.close()
 
     def _drop(self, execution: Execution) -> str:
-        """Put away an execution that failed: what that leaves in it is not known. Gives what else there is to say."""
+        """Put away an execution that failed, since its state is unknown. Returns what else to report."""
         lost = self._if_lost()
         with self._pool:
             self._count -= 1

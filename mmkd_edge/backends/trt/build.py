@@ -1,11 +1,9 @@
 """Engines from ONNX graphs: one builder path for TensorRT 10.3 to 11 and for TensorRT-RTX.
 
 The graph decides every precision: networks are strongly typed, no builder flag or calibrator changes a type, and
-float32 products keep their 24 bits. The engine is the plain plan, so that trtexec, Polygraphy, DeepStream and Triton
-load it; nothing is put in front of it.
-
-An engine is a program for one GPU, driver and library: a cache of an artifact, never what is shipped. Load only engines
-that were built on the machine, or that come from someone who may run programs on it.
+float32 products keep their 24 bits. The engine is the plain plan that trtexec, Polygraphy, DeepStream and Triton load.
+It is a program for one GPU, driver and library. Load only engines that were built on the machine, or that come from
+someone who may run programs on it.
 """
 
 from __future__ import annotations
@@ -26,13 +24,13 @@ _LAYER_LIST = "Engine Layer Information:"
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltPlan:
-    """What a builder gave.
+    """What a builder returned.
 
     Attributes:
-        plan: the engine itself, plain.
+        plan: the plain engine.
         layers: the builder's own list of layers.
         log: its messages, one a line.
-        timing_cache: what it measured, for the next build on this device; empty where none was asked for.
+        timing_cache: what it measured, for the next build on this device; empty unless requested.
     """
 
     plan: bytes
@@ -52,11 +50,10 @@ def engine_from_onnx(
     """Build a strongly typed engine from an ONNX graph.
 
     Args:
-        model: the graph.
         module: `tensorrt` or `tensorrt_rtx`.
-        workspace_bytes: what the builder may use.
+        workspace_bytes: memory that the builder may use.
         profiles: shapes of the inputs whose batch may vary; without them the engine takes one window.
-        timing_cache: what an earlier build on this device measured, empty where there was none; None attaches none.
+        timing_cache: of an earlier build on this device, empty for a first one; None uses none.
 
     Raises:
         BackendError: the parser or the builder refuses the graph; the message has the library's own words.
@@ -94,11 +91,11 @@ def engine_from_onnx(
 
 
 def workspace_bytes(meminfo: Path = Path("/proc/meminfo"), *, gpu_free_bytes: int | None = None) -> int:
-    """What a builder may use: a quarter of the free memory, at most 1 GiB, which is plenty for a student.
+    """Memory that a builder may use: a quarter of the free memory, at most 1 GiB, which is plenty for a student.
 
     Args:
         meminfo: the kernel's account of the memory.
-        gpu_free_bytes: free memory of the GPU, on a Jetson the same memory; None where the build uses none.
+        gpu_free_bytes: free memory of the GPU, on a Jetson the same memory; None if the build uses no GPU.
     """
     fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
     free = int(fields["MemAvailable"].split()[0]) * 1024
@@ -108,11 +105,11 @@ def workspace_bytes(meminfo: Path = Path("/proc/meminfo"), *, gpu_free_bytes: in
 
 
 def engine_logger(module: Any, *, most_lines: int | None = None) -> Any:
-    """A logger that keeps what people read and the list of layers; TensorRT writes to the terminal otherwise.
+    """A logger that keeps messages and the list of layers; TensorRT writes to the terminal otherwise.
 
     Args:
         module: `tensorrt` or `tensorrt_rtx`.
-        most_lines: how many it keeps, the newest; None keeps all.
+        most_lines: number of newest lines to keep; None keeps all.
     """
     severity = module.ILogger.Severity
 
@@ -124,7 +121,7 @@ def engine_logger(module: Any, *, most_lines: int | None = None) -> Any:
             self.layers = ""
 
         def log(self, level: Any, message: str) -> None:
-            """Keeps one message."""
+            """Keep one message."""
             if message.startswith(_LAYER_LIST):
                 self.layers = message.removeprefix(_LAYER_LIST).strip()
             if level != severity.VERBOSE:
@@ -133,7 +130,7 @@ def engine_logger(module: Any, *, most_lines: int | None = None) -> Any:
                 self.errors.append(message)
 
         def faults(self) -> str:
-            """What went wrong since it was last asked."""
+            """What went wrong since the last call."""
             told = "; ".join(self.errors) or "it gives no reason"
             self.errors.clear()
             return told

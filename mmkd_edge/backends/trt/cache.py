@@ -1,8 +1,8 @@
 """Engines that this machine built for itself: two files each in the user's cache folder, `mmkd-edge/engines`.
 
-An engine is a program. Its bytes reach TensorRT only where its sidecar has the facts that are asked for and the SHA-256
-of exactly these bytes, in a folder that nobody else can write to. Whatever fits less is built again from the verified
-artifact, and the reason is told. Nothing here fails for want of a cache: then the engine is built at every start.
+An engine is a program. Its bytes reach TensorRT only if its sidecar has the expected facts and the SHA-256 of exactly
+these bytes, in a folder that nobody else can write to. Anything else is built again from the verified artifact, with a
+reason. Without a cache the engine is built at every start.
 """
 
 from __future__ import annotations
@@ -32,13 +32,7 @@ T = TypeVar("T")
 
 
 class CachedEngine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`<name>.json`: the engine beside it, `<name>.engine`.
-
-    Attributes:
-        facts: what it was built from, with and for.
-        engine_sha256: of the engine.
-        size_bytes: of the engine.
-    """
+    """`<name>.json`: the engine beside it, `<name>.engine`."""
 
     facts: EngineFacts
     engine_sha256: str
@@ -47,12 +41,7 @@ class CachedEngine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded(Generic[T]):
-    """A loaded engine.
-
-    Attributes:
-        engine: what `load` gave.
-        origin: where it comes from, in words.
-    """
+    """A loaded engine, and where it comes from, in words."""
 
     engine: T
     origin: str
@@ -61,15 +50,13 @@ class Loaded(Generic[T]):
 def load_engine(
     facts: EngineFacts, *, load: Callable[[bytes], T], build: Callable[[], BuiltPlan], folder: Path | None = None
 ) -> Loaded[T]:
-    """The engine for these facts: the cached one, or else a new one, which is kept if it loads.
+    """Load the engine for these facts: the cached one, or else a new one, which is kept if it loads.
 
     Processes that want the same engine at the same time wait for the first of them.
 
     Args:
-        facts: what it must be built from, with and for.
-        load: makes of its bytes whatever runs; raises `BackendError` where TensorRT refuses them.
-        build: builds it.
-        folder: where engines are kept; None is `mmkd-edge/engines` in the user's cache folder.
+        load: makes of its bytes what runs; raises `BackendError` if TensorRT refuses them.
+        folder: for engines; None is `mmkd-edge/engines` in the user's cache folder.
 
     Raises:
         BackendError: it cannot be built, or TensorRT refuses what it has just built.
@@ -99,11 +86,7 @@ def load_engine(
 
 
 def _own_folder(folder: Path) -> Path:
-    """The folder, made where it is absent.
-
-    Raises:
-        UsageError: it cannot be made, or others could put engines there.
-    """
+    """Return the folder, made if absent; raise UsageError if others could put engines there."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.stat()
@@ -124,7 +107,7 @@ def _name(facts: EngineFacts) -> str:
 
 
 def _read(folder: Path, name: str, facts: EngineFacts) -> tuple[bytes | None, str]:
-    """The verified engine, or None and why there is none."""
+    """Return the verified engine, or None and why there is none."""
     try:
         sidecar = msgspec.json.decode(_content(folder / f"{name}.json", _MAX_SIDECAR_BYTES), type=CachedEngine)
         plan = _content(folder / f"{name}.engine", _MAX_ENGINE_BYTES)
@@ -140,11 +123,6 @@ def _read(folder: Path, name: str, facts: EngineFacts) -> tuple[bytes | None, st
 
 
 def _content(path: Path, most_bytes: int) -> bytes:
-    """The file's bytes, at most so many.
-
-    Raises:
-        UsageError: there is no such file, or it cannot be read.
-    """
     descriptor = open_file(path, expected="a file of the engine cache")
     try:
         return read_exactly(descriptor, min(os.fstat(descriptor).st_size, most_bytes), offset=0)
@@ -171,7 +149,7 @@ def _why_absent(folder: Path, name: str, facts: EngineFacts) -> str:
 
 
 def _difference(before: EngineFacts, now: EngineFacts) -> str:
-    """What is another now, the first of it: `library_version '10.3.0' is '10.4.0' now`."""
+    """The first thing that changed: `library_version '10.3.0' is '10.4.0' now`."""
     old, new = (_flat(facts) for facts in (before, now))
     changed = [f"{name} {value!r} is {new.get(name)!r} now" for name, value in old.items() if new.get(name) != value]
     return changed[0] if changed else "its facts are not readable"
@@ -183,7 +161,7 @@ def _flat(facts: EngineFacts) -> dict[str, object]:
 
 
 def _forget_oldest(folder: Path, *, keep: str) -> None:
-    """Leave the engines that were used last, and the one that was just written."""
+    """Keep the engines that were used last, and the one that was just written."""
     with contextlib.suppress(OSError):  # another process may be at it too
         by_age = sorted(folder.glob("*.engine"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
         for engine in by_age[MOST_ENGINES:]:
@@ -199,7 +177,7 @@ def _mark_used(engine: Path) -> None:
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """One process or thread at a time; all at once in a folder that takes no locks, where each then builds its own."""
+    """One process or thread at a time; in a folder that takes no locks each builds its own."""
     with contextlib.ExitStack() as held:
         with contextlib.suppress(OSError):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -1,7 +1,7 @@
-"""The CUDA calls that engines need, on the first GPU, each with its answer checked.
+"""The CUDA calls that engines need, on the first GPU, each with its result checked.
 
-Goes through `cuda.bindings.runtime` of cuda-python, in calls that 12.6 to 13 share. A call gives a tuple: its error
-code, and what else it gives.
+Goes through `cuda.bindings.runtime` of cuda-python, in calls that 12.6 to 13 share. A call returns a tuple: its error
+code, and its results.
 """
 
 from __future__ import annotations
@@ -17,11 +17,7 @@ _GIB = 1 << 30
 
 
 def load_runtime() -> Any:
-    """CUDA's runtime, as Python sees it.
-
-    Raises:
-        UnavailableError: cuda-python is not installed.
-    """
+    """Import CUDA's runtime; raise UnavailableError if cuda-python is not installed."""
     try:
         from cuda.bindings import runtime
     except ImportError as error:
@@ -32,11 +28,7 @@ def load_runtime() -> Any:
 
 
 def device_facts(runtime: Any) -> DeviceFacts:
-    """The first GPU, and the versions of CUDA.
-
-    Raises:
-        UnavailableError: no GPU answers.
-    """
+    """Describe the first GPU, and the versions of CUDA; raise UnavailableError if no GPU answers."""
     try:
         properties = checked(runtime, runtime.cudaGetDeviceProperties(0))
         return DeviceFacts(
@@ -52,17 +44,13 @@ def device_facts(runtime: Any) -> DeviceFacts:
 
 
 def free_bytes(runtime: Any) -> int:
-    """The free memory of the GPU.
-
-    Raises:
-        BackendError: CUDA does not say.
-    """
+    """Free memory of the GPU."""
     error, free, _ = runtime.cudaMemGetInfo()
     return int(checked(runtime, (error, free)))
 
 
 def checked(runtime: Any, answer: tuple[Any, ...]) -> Any:
-    """What a call gave behind its error code; None where it gives nothing else.
+    """Return a call's result without its error code; None if it has no other.
 
     Raises:
         BackendError: the call failed; the message begins with CUDA's name for that.
@@ -75,7 +63,7 @@ def checked(runtime: Any, answer: tuple[Any, ...]) -> Any:
 
 
 def is_lost(runtime: Any) -> bool:
-    """Whether an error took CUDA from this whole process: then everything that is asked of it fails."""
+    """Whether an error took CUDA from this whole process: then every later call fails."""
     runtime.cudaGetLastError()  # takes away an error that does not stay
     error, stream = runtime.cudaStreamCreateWithFlags(runtime.cudaStreamNonBlocking)
     if int(error) == 0:
@@ -85,10 +73,7 @@ def is_lost(runtime: Any) -> bool:
 
 
 def first_gpu(runtime: Any) -> Callable[[], contextlib.AbstractContextManager[None]]:
-    """What makes the first GPU the one of this thread for as long as it is entered.
-
-    Another one may be chosen there by other code; where there is only one, nothing is to be done.
-    """
+    """Return a context manager that makes the first GPU this thread's; other code may have chosen another one."""
     if checked(runtime, runtime.cudaGetDeviceCount()) == 1:
         return contextlib.nullcontext
 

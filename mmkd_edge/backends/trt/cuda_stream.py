@@ -1,7 +1,7 @@
 """One CUDA stream, with the memory that the tensors of one call live in, and the graph of that call.
 
-Inputs lie behind each other in one block and outputs in another, each once in pinned memory of the host and once on the
-GPU, so that one copy takes each way. It belongs to one call at a time.
+Inputs lie one after the other in one block and outputs in another, each once in pinned memory of the host and once on
+the GPU, so that one copy is enough each way. It belongs to one call at a time.
 """
 
 from __future__ import annotations
@@ -32,13 +32,7 @@ class CudaStream:
     Attributes:
         handle: CUDA's own.
         values: the pinned memory of every tensor, by name.
-        addresses: where the same tensor lies on the GPU.
-        has_graph: whether `replay` has something to replay.
-
-    Args:
-        runtime: see `load_runtime`.
-        inputs: what a call takes.
-        outputs: what it gives.
+        addresses: of the same tensors on the GPU.
 
     Raises:
         BackendError: CUDA refuses; the message begins with its name for that.
@@ -113,18 +107,18 @@ class CudaStream:
         checked(self._runtime, self._runtime.cudaGraphLaunch(self._graph, self._stream))
 
     def drop_graph(self) -> None:
-        """Have no graph any more."""
+        """Forget the graph."""
         self._graph = None
 
     def close(self) -> None:
-        """Wait for what still runs, and give everything back; more than once is fine."""
+        """Wait for what still runs, and free everything; more than once is fine."""
         self.values, self.addresses = {}, {}
         if self._release.alive and self._stream is not None:
             self._runtime.cudaStreamSynchronize(self._stream)
         self._release()
 
     def _block(self, tensors: Sequence[TensorSpec]) -> tuple[int, int, int]:
-        """Memory for all of them, on the host and on the GPU: both addresses, and the size in bytes."""
+        """Allocate memory for all of them: the addresses on host and GPU, and the size in bytes."""
         runtime = self._runtime
         starts, size = [], 0
         for tensor in tensors:
@@ -145,7 +139,7 @@ class CudaStream:
 
 
 def _release(held: Held, process: int) -> None:
-    """In the opposite order: graphs, memory, the stream. Errors have nobody left to hear them."""
+    """In the opposite order: graphs, memory, the stream. Nobody is left to hear of errors."""
     while held:
         give_back, what = held.pop()
         if os.getpid() == process:

@@ -1,6 +1,6 @@
-"""One execution context of an engine on a stream of its own, and the CUDA graph of its call.
+"""One execution context of an engine on its own stream, and the CUDA graph of its call.
 
-A graph is only used where it gives the same answers as the call that it was recorded from: a call that TensorRT refuses
+A graph is used only if it gives the same answers as the call that it was recorded from: a call that TensorRT refuses
 while it is recorded leaves a graph that does nothing, and whose replay finds old answers in the memory.
 """
 
@@ -29,9 +29,9 @@ class Execution:
     Args:
         engine: what TensorRT loaded.
         runtime: CUDA's; see `load_runtime`.
-        inputs: what the engine takes, the values first.
-        outputs: what it gives, in the order of the answers.
-        logger: what TensorRT tells its reasons to.
+        inputs: of the engine, the values first.
+        outputs: in the order of the answers.
+        logger: collects TensorRT's reasons.
 
     Raises:
         BackendError: TensorRT or CUDA refuses.
@@ -56,15 +56,11 @@ class Execution:
         return self.compute()
 
     def take(self, feeds: Mapping[str, NDArray[Any]]) -> None:
-        """Put a window where `compute` finds it; the GPU is asked nothing.
-
-        Raises:
-            ValueError: the feeds do not fit.
-        """
+        """Copy a window to where `compute` reads it; raises ValueError if the feeds do not fit."""
         fill(self._places, feeds)
 
     def compute(self) -> Answer:
-        """The outputs for the window that was taken; the arrays belong to the caller.
+        """Return the outputs for the window that was taken; the caller owns them.
 
         Raises:
             BackendError: TensorRT or CUDA failed.
@@ -81,7 +77,7 @@ class Execution:
         """Record the call as a CUDA graph, if it then gives the same answers.
 
         Returns:
-            Why there is no graph; empty where there is one.
+            Why there is no graph; empty if there is one.
 
         Raises:
             BackendError: the call fails without a graph too.
@@ -106,7 +102,7 @@ class Execution:
         return reason
 
     def close(self) -> None:
-        """Wait for what still runs, and give everything back; more than once is fine."""
+        """Wait for what still runs, and free everything; more than once is fine."""
         self._places, self._answers = {}, ()
         self._stream.close()
         self._context = None

@@ -1,7 +1,4 @@
-"""What an engine is built from and for, and the key in it: where the key differs, another engine is needed.
-
-Builds nothing and needs no TensorRT.
-"""
+"""What an engine is built from and for, and its key: with another key another engine is needed."""
 
 from __future__ import annotations
 
@@ -26,12 +23,10 @@ class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """The GPU that an engine was built on.
 
     Attributes:
-        name: of the GPU.
         compute_capability: such as 8.7.
-        multiprocessors: how many it has.
-        memory_bytes: of the GPU, or of the board where it is shared; whole GiB of it, since what the kernel keeps for
-            itself may differ from one start of a board to the next.
-        cuda_runtime: version as CUDA counts: 12060 is 12.6.
+        memory_bytes: of the GPU, or of the board if shared, in whole GiB, since what the kernel keeps for itself may
+            differ from one start of a board to the next.
+        cuda_runtime: as CUDA counts: 12060 is 12.6.
         cuda_driver: the same for the driver.
     """
 
@@ -48,14 +43,11 @@ class EngineFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     Attributes:
         format_version: of these facts, and of how engines are built.
-        onnx_sha256: of the graph.
-        library: that builds it.
         library_version: in full; another version may refuse the engine.
-        architecture: of the machine it is built on.
-        device: the GPU; None where it is built ahead of time, without one.
-        strongly_typed: whether the graph alone decides every precision.
-        tf32: whether float32 products may be rounded to ten bits.
-        profiles: smallest, optimal and largest shape of every input whose batch may vary; empty where each is one.
+        device: None if it is built ahead of time, without a GPU.
+        strongly_typed: the graph alone decides every precision.
+        tf32: float32 products may be rounded to ten bits.
+        profiles: smallest, optimal and largest shape of every input whose batch may vary.
     """
 
     format_version: int = FORMAT_VERSION
@@ -70,12 +62,12 @@ class EngineFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def key(self) -> str:
-        """SHA-256 of all of it. Where files lie and how much memory happened to be free does not count."""
+        """SHA-256 of all of it."""
         return new_sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
 
 
 def engine_profiles(inputs: Sequence[TensorSpec], batch: BatchRange | None) -> Profiles:
-    """The shapes that an engine is built for; empty where the batch is fixed."""
+    """The shapes that an engine is built for; empty if the batch is fixed."""
     if batch is None:
         return {}
     sizes = (batch.minimum, batch.optimum, batch.maximum)

@@ -1,4 +1,4 @@
-"""What engines need of a machine: TensorRT, cuda-python, a driver. Asked before anything heavy is imported."""
+"""What engines need of a machine: TensorRT, cuda-python, a driver. Checked before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _INSTALL_LIBRARY = (
 
 
 def installed_library() -> EngineLibrary | None:
-    """Which TensorRT this Python finds, TensorRT itself first; None where it finds none. Imports nothing."""
+    """Return the installed TensorRT, TensorRT itself first; None if there is none. Imports nothing."""
     for library in LIBRARIES:
         if importlib.util.find_spec(library) is not None:
             return library
@@ -27,13 +27,13 @@ def installed_library() -> EngineLibrary | None:
 
 
 def installed_distribution() -> tuple[str, str]:
-    """The module of the installed TensorRT, and the distribution that it comes from; TensorRT itself where none is."""
+    """Return the module of the installed TensorRT, and its distribution; TensorRT itself if none is installed."""
     library = installed_library() or "tensorrt"
     return library, "tensorrt" if library == "tensorrt" else "tensorrt-rtx-cu13"
 
 
 def why_no_engines() -> str:
-    """Everything that is missing here for running engines, with the commands for it; empty where nothing is."""
+    """Everything that is missing here for running engines, with the commands to install it; empty if nothing is."""
     missing = []
     if installed_library() is None:
         missing.append(_INSTALL_LIBRARY)
@@ -45,11 +45,7 @@ def why_no_engines() -> str:
 
 
 def load_library(library: EngineLibrary) -> Any:
-    """The module of a TensorRT.
-
-    Raises:
-        UnavailableError: it is not installed, or does not load; the message says why.
-    """
+    """Import a TensorRT; raise UnavailableError with the reason if that fails."""
     try:
         return importlib.import_module(library)
     except ModuleNotFoundError as error:
