@@ -1,18 +1,21 @@
-"""The windows of an adaptation: those of the new domain, and those by which the old one is remembered.
+"""The windows of the new and the old domain, and the student's classes.
 
-Owns which windows teach and which judge. A student's own carried windows stand in for an old dataset.
+A student's carried windows replace an old dataset. A class that is new is never answered before it is learnt; one that
+is gone is never answered again.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.adaptation.classes import in_classes
+from mmkd_edge.spec import TaskSpec
+from mmkd_models.carried import CarriedWindows
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.sources import StoredWindows
 from mmkd_models.data.spec import SPLIT_NAMES, DatasetSpec
@@ -21,18 +24,17 @@ from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_models.training.compatible import check_compatible
 
 FEWEST = 20
-"""Windows that a side needs: below it shares and scores are noise."""
+"""Windows that each part needs: below it scores are noise."""
+
+_NEVER = 10.0  # logits by which a new class begins below every other, until its head is fitted
 
 
 @dataclass(frozen=True, kw_only=True)
 class Domain:
-    """One domain.
+    """One domain: windows to train with, and windows to judge with.
 
     Attributes:
-        learn: windows that teach.
-        judge: windows that judge, of other groups or moments.
-        name: of the dataset, or whose windows they are.
-        sha256: of the dataset; None of carried windows.
+        sha256: of the dataset; None for carried windows.
     """
 
     learn: Windows
@@ -42,28 +44,28 @@ class Domain:
 
 
 def new_domain(student: StudentCheckpoint, dataset: Dataset, names: tuple[str, ...]) -> Domain:
-    """Gives the new domain with these modalities: its training split teaches, its validation split judges.
+    """Return the training and validation split of the new dataset, with these modalities.
 
-    Raises UsageError where the student cannot judge its windows, or there are too few.
+    Raises UsageError if the student does not accept them, or they have too few windows.
     """
     learn, judge = (dataset.split(split) for split in SPLIT_NAMES[:2])
     check_compatible("student", student.task, (student.modality,), learn)
     for split, windows in zip(SPLIT_NAMES, (learn, judge), strict=False):
         if len(windows) < FEWEST:
             raise UsageError(
-                f"{dataset.path}: expected {FEWEST} windows of {split} or more, got {len(windows)}; record longer"
+                f"{dataset.path}: expected at least {FEWEST} windows in {split}, got {len(windows)}; record longer"
             )
     one_each = [windows.with_modalities(names) for windows in (learn, judge)]
     return Domain(learn=one_each[0], judge=one_each[1], name=dataset.spec.name, sha256=dataset.sha256)
 
 
 def old_domain(student: StudentCheckpoint, dataset: Dataset | None) -> Domain:
-    """Gives the old domain: a dataset's training and validation split, else the two halves of the carried windows.
+    """Return a dataset's training and validation split; without a dataset the two halves of the carried windows.
 
-    Labels are read by their names; windows of classes that the student no longer has are left out.
+    Labels are matched by name; windows of classes that the student no longer has are left out.
 
-    Raises UsageError where the student carries no windows and there is no dataset, or it does not fit the student, or
-    has too few labels in one of the two.
+    Raises UsageError if the dataset does not fit the student or has too few labels, or the student carries too few
+    windows.
     """
     name = student.modality.name
     if dataset is not None:
@@ -74,16 +76,16 @@ def old_domain(student: StudentCheckpoint, dataset: Dataset | None) -> Domain:
         learn, judge = (windows.subset(np.flatnonzero(windows.labelled)) for windows in parts)
         if min(len(learn), len(judge)) < FEWEST:
             raise UsageError(
-                f"{where}: expected {FEWEST} labelled windows of train and of valid or more, got"
-                f" {len(learn)} and {len(judge)}; label some, or leave --old out"
+                f"{where}: expected at least {FEWEST} labelled windows in train and in valid, got {len(learn)} and "
+                f"{len(judge)}; label some, or leave --old out"
             )
         return Domain(learn=learn, judge=judge, name=dataset.spec.name, sha256=dataset.sha256)
     carried = student.carried
     if carried is None or len(carried.windows) < 2 * FEWEST:
         count = 0 if carried is None else len(carried.windows)
         raise UsageError(
-            f"student: expected {2 * FEWEST} carried windows or more, which tell what it must not forget, got {count};"
-            " give the data that it was trained on with --old"
+            f"student: expected at least {2 * FEWEST} carried windows, to measure forgetting, got {count}; pass the "
+            "dataset that it was trained on as --old"
         )
     windows = _carried_windows(student)
     # They lie in the order of the validation split, so that neighbours are of one group.
@@ -114,20 +116,87 @@ def _carried_windows(student: StudentCheckpoint) -> Windows:
 
 
 def few_labels(windows: Windows, count: int, *, seed: int) -> NDArray[np.int64]:
-    """Gives the rows of at most `count` labelled windows of each class, drawn by the seed, ascending.
+    """Return the rows of at most `count` labelled windows of each class, drawn by the seed, ascending.
 
-    Raises UsageError where a class has fewer than two, of which one judges what the other teaches.
+    Raises UsageError if a class has fewer than two: one is judged by the student that learns from the other.
     """
     if count < 2:
-        raise UsageError(f"--labels {count}: expected 2 of each class or more, half of which judge; label more")
+        raise UsageError(f"--labels {count}: expected at least 2 of each class, since half of them judge; label more")
     rng = np.random.default_rng([seed, count])
     chosen = []
     for number, name in enumerate(windows.spec.task.labels):
         mine = np.flatnonzero(windows.labels == number)
         if len(mine) < 2:
             raise UsageError(
-                f"--labels {count}: expected two labelled windows or more of every class in the training split, got"
-                f" {len(mine)} of {name}; label some, or leave --labels out"
+                f"--labels {count}: expected at least 2 labelled windows of every class in the training split, got "
+                f"{len(mine)} of {name}; label some, or leave --labels out"
             )
         chosen.append(rng.permutation(mine)[:count])
     return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def new_classes(student: StudentCheckpoint, task: TaskSpec) -> tuple[str, ...]:
+    """Return the classes that the student does not know."""
+    return tuple(name for name in task.labels if name not in student.task.labels)
+
+
+def unlearnt(student: StudentCheckpoint) -> NDArray[np.bool_]:
+    """Return (K,) which classes have a head row without weights, as `with_classes` creates it."""
+    return np.asarray((student.state["head.weight"] == 0).all(dim=1).numpy())
+
+
+def with_classes(student: StudentCheckpoint, task: TaskSpec) -> StudentCheckpoint:
+    """Return the student with the classes of a task, in their order.
+
+    Raises UsageError if no class is left, or one of the two tasks is not classification.
+    """
+    if task == student.task:
+        return student
+    known = [name for name in task.labels if name in student.task.labels]
+    if task.kind != "classification" or student.task.kind != task.kind or not known:
+        raise UsageError(
+            f"student: expected a dataset with at least one of its classes {', '.join(student.task.labels)}, got "
+            f"{', '.join(task.labels)}; name classes as the student does, or train a new student"
+        )
+    weight, bias = student.state["head.weight"], student.state["head.bias"]
+    rows = torch.zeros(len(task.labels), weight.shape[1], dtype=weight.dtype)
+    values = torch.full((len(task.labels),), float(bias.min()) - _NEVER, dtype=bias.dtype)
+    for number, name in enumerate(task.labels):
+        if name in student.task.labels:
+            place = student.task.labels.index(name)
+            rows[number], values[number] = weight[place], bias[place]
+    return replace(
+        student,
+        task=task,
+        state={**student.state, "head.weight": rows, "head.bias": values},
+        facts=msgspec.structs.replace(student.facts, prior_tau=msgspec.UNSET),
+        carried=None if student.carried is None else _renumbered(student.carried, student.task, task),
+        int8=None,
+    )
+
+
+def in_classes(windows: Windows, task: TaskSpec, *, where: str) -> Windows:
+    """Return windows with the label numbers of a task, matched by name; windows of other classes have no label.
+
+    Raises UsageError, which names `where`, if no class is left or one of the tasks is not classification.
+    """
+    known = windows.spec.task
+    if known.kind != task.kind or not set(known.labels) & set(task.labels):
+        raise UsageError(
+            f"{where}: expected at least one of the classes {', '.join(task.labels)}, got {', '.join(known.labels)}; "
+            "leave --old out to use the windows that the student carries"
+        )
+    numbers = np.append(_numbers(known, task), -1)  # -1 stays -1
+    spec = msgspec.structs.replace(windows.spec, task=task)
+    return replace(windows, spec=spec, labels=numbers[windows.labels])
+
+
+def _numbers(before: TaskSpec, after: TaskSpec) -> NDArray[np.int64]:
+    """(K,) the new number of each class; -1 if it is gone."""
+    return np.array([after.labels.index(name) if name in after.labels else -1 for name in before.labels])
+
+
+def _renumbered(carried: CarriedWindows, before: TaskSpec, after: TaskSpec) -> CarriedWindows:
+    """The windows of the classes that stay, with their new numbers."""
+    labels = _numbers(before, after)[carried.labels]
+    return CarriedWindows(windows=carried.windows[labels >= 0], labels=labels[labels >= 0])

@@ -1,7 +1,7 @@
-"""An adaptation from the student as it is to the one that may be written: every way tried, judged, and the gate.
+"""An adaptation: every method is tried and judged, and the best of those that pass the gate is the result.
 
-Adapts only what gets better: where no way passes the gate there is no adapted student. How far to go with labels is
-chosen and judged by the same old windows, up to four looks at them, so that what it says of forgetting is optimistic.
+How far to go with labels is chosen and judged by the same old windows, up to four times: what it shows of forgetting is
+optimistic.
 """
 
 from __future__ import annotations
@@ -17,10 +17,20 @@ from numpy.typing import NDArray
 from mmkd_edge.bundle.manifest import Adapted
 from mmkd_edge.errors import UsageError
 from mmkd_models.adaptation.domains import Domain, few_labels
-from mmkd_models.adaptation.judging import Court, Heard, forgets, heard, importance, judged, shares_of, vanished
-from mmkd_models.adaptation.ways import AdaptationWay, Floats, Task, adapted, part_way
+from mmkd_models.adaptation.judge import (
+    AdaptationJudge,
+    StudentScores,
+    class_fractions,
+    forgets,
+    importance,
+    judge_method,
+    score_student,
+    vanished_classes,
+)
+from mmkd_models.adaptation.methods import AdaptationMethod, AdaptationTask, adapt_student, interpolate
 from mmkd_models.carried import CarriedWindows, most_carried
 from mmkd_models.data.windows import Windows
+from mmkd_models.metrics.likelihood import Floats
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_models.training.closed_form.targets import label_answers, teachers_answers
@@ -28,26 +38,22 @@ from mmkd_models.training.predict import logits_of
 from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_models.training.trainings import with_novelty
 from mmkd_models.training_hashes import joined_hashes, training_hashes
-from mmkd_report.schema.adaptation import AdaptationDocument, DomainFacts, EstimateKind, WayJudgement
+from mmkd_report.schema.adaptation import AdaptationDocument, DomainFacts, EstimateKind, MethodResult
 
-OnWay = Callable[[str], None]
-"""Is told which way is tried next."""
-
-SHARES = (1.0, 0.75, 0.5, 0.25)
-"""Of the way from the student as it is to what learnt from labels, the longest first."""
+FRACTIONS = (1.0, 0.75, 0.5, 0.25)
+"""Of the distance from the student to what learnt from labels, the largest first."""
 
 FOLDS = 2
-"""Of the labels that are given: each half is judged by what learns from the other."""
+"""Of the labels: each half is judged by a student that learns from the other."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptation:
-    """How an adaptation ended.
+    """The result of an adaptation.
 
     Attributes:
-        checkpoint: the adapted student; None where no way may be written.
-        document: what was tried; nothing is written yet.
-        tried: the student of every way, whether it may be written or not.
+        checkpoint: the adapted student; None if no method passes.
+        tried: the student of every method.
     """
 
     checkpoint: StudentCheckpoint | None
@@ -57,11 +63,11 @@ class Adaptation:
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptationRequest:
-    """What is asked for.
+    """A student, two domains, and limits.
 
     Attributes:
         new: with the student's modality and the teacher's.
-        labels: how many labels of each class are seen; 0 sees none.
+        labels: labels of each class to use; 0 uses none.
     """
 
     student: StudentCheckpoint
@@ -71,244 +77,244 @@ class AdaptationRequest:
     teacher: TaughtBy | None
     labels: int
     train: TrainConfig
-    most_forgotten: float
+    max_forget: float
+
+    @property
+    def methods(self) -> tuple[AdaptationMethod, ...]:
+        """The methods that apply."""
+        student = self.student
+        # Values that are normalised by group are statistics already, as are convolutional features of audio.
+        is_fixed = student.modality.normalise == "per_group" or (
+            student.config.kind != "transformer" and student.modality.kind != "series"
+        )
+        methods: list[AdaptationMethod] = [] if is_fixed else ["statistics"]
+        methods += ["teacher"] if self.teacher is not None else []
+        methods += ["labels"] if self.labels else []
+        return tuple(methods)
+
+    def teacher_answers(self, windows: Windows) -> Floats | None:
+        """Return a teacher's probabilities (N, K) of new windows; None without a teacher."""
+        if self.teacher is None:
+            return None
+        return teachers_answers([self.teacher], windows, np.arange(len(windows)), dataset_sha256=self.new.sha256 or "")
 
 
-def run_adaptation(asked: AdaptationRequest, base: Task, *, on_way: OnWay | None = None) -> Adaptation:
-    """Tries every way there is, and gives the best of those that pass the gate.
+def run_adaptation(
+    request: AdaptationRequest, task: AdaptationTask, *, on_method: Callable[[str], None] = lambda method: None
+) -> Adaptation:
+    """Try every method, and return the best of those that pass the gate.
 
     Args:
-        base: as `task_of` gives it, with what its trainings are to write and tell.
+        task: as `task_of` returns it, with the run's folder and observer.
     """
-    labelled = few_labels(base.new.learn, asked.labels, seed=asked.train.seed) if asked.labels else None
-    court = court_of(asked, base, labelled)
-    before = heard(court, asked.student)
-    found: dict[str, StudentCheckpoint] = {}
-    judgements = []
-    for way in _ways(asked):
-        if on_way is not None:
-            on_way(way)
+    labelled = few_labels(task.new.learn, request.labels, seed=request.train.seed) if request.labels else None
+    judge = judge_of(request, task, labelled)
+    before = score_student(judge, request.student)
+    tried: dict[str, StudentCheckpoint] = {}
+    results = []
+    for method in request.methods:
+        on_method(method)
         began = time.monotonic()
-        whole = adapted(base, way, labelled=labelled)
-        if way != "labels" or labelled is None:
-            found[way], judgement = whole, judged(court, way, before, heard(court, whole), seconds=0.0)
+        student = adapt_student(task, method, labelled=labelled)
+        if method != "labels" or labelled is None:
+            result = judge_method(judge, method, before, score_student(judge, student), seconds=0.0)
         else:
-            found[way], judgement = _by_labels(court, base, before, whole, labelled)
-        judgements.append(msgspec.structs.replace(judgement, seconds=time.monotonic() - began))
-    passed = [one for one in judgements if not one.refusals]
-    chosen = max(passed, key=lambda one: one.estimate, default=None)
-    document = _document(asked, base, court, before, tuple(judgements), chosen, labelled)
-    if chosen is None:
-        return Adaptation(checkpoint=None, document=document, tried=found)
-    checkpoint = _finished(asked, found[chosen.way], chosen, base, labelled)
-    return Adaptation(checkpoint=checkpoint, document=document, tried=found)
+            student, result = _limit_forgetting(judge, task, before, student, labelled)
+        tried[method] = student
+        results.append(msgspec.structs.replace(result, seconds=time.monotonic() - began))
+    chosen = max((result for result in results if not result.refusals), key=lambda one: one.estimate, default=None)
+    document = _document(request, task, judge, before, tuple(results), chosen, labelled)
+    checkpoint = None if chosen is None else _finish(request, tried[chosen.method], chosen, task, labelled)
+    return Adaptation(checkpoint=checkpoint, document=document, tried=tried)
 
 
-def task_of(asked: AdaptationRequest) -> Task:
-    """Gives what is adapted with what; the teacher is asked about the new windows here.
+def task_of(request: AdaptationRequest) -> AdaptationTask:
+    """Return what is adapted; the teacher answers for the new windows here.
 
-    Raises UsageError where the student is of another kind of task than classes.
+    Raises UsageError if no method applies to the student.
     """
-    student = asked.student
+    student, new = request.student, request.new
     if student.task.kind != "classification":
         raise UsageError(
-            f"mmkd-adapt: expected a student of classes, got one of the kind {student.task.kind}, whose answers have no"
-            " shares to guard; train it anew with mmkd-distill"
+            f"mmkd-adapt: expected a student of classes, got one of the kind {student.task.kind}; train a new student "
+            "with mmkd-distill"
         )
     if student.modality.kind == "video":
         raise UsageError(
-            f"mmkd-adapt: expected a student of a series or of sound, got video, {student.modality.name!r}; train"
-            " it anew with mmkd-distill"
+            f"mmkd-adapt: expected a student of a series or of audio, got video, {student.modality.name!r}; train a "
+            "new student with mmkd-distill"
         )
-    answers = None if asked.teacher is None else _answers(asked.teacher, asked.new.learn, asked.new)
-    return Task(student=student, new=_for_student(asked), old=asked.old, answers=answers, train=asked.train)
+    if not request.methods:
+        raise UsageError(
+            f"mmkd-adapt: {student.modality.name!r} has no statistics to adapt; pass --teacher or --labels"
+        )
+    name = (student.modality.name,)
+    narrow = replace(new, learn=new.learn.with_modalities(name), judge=new.judge.with_modalities(name))
+    answers = request.teacher_answers(new.learn)
+    return AdaptationTask(student=student, new=narrow, old=request.old, answers=answers, train=request.train)
 
 
-def _for_student(asked: AdaptationRequest) -> Domain:
-    name = (asked.student.modality.name,)
-    new = asked.new
-    return replace(new, learn=new.learn.with_modalities(name), judge=new.judge.with_modalities(name))
-
-
-def _answers(teacher: TaughtBy, windows: Windows, domain: Domain) -> Floats:
-    return teachers_answers([teacher], windows, np.arange(len(windows)), dataset_sha256=domain.sha256 or "")
-
-
-def _ways(asked: AdaptationRequest) -> tuple[AdaptationWay, ...]:
-    student = asked.student
-    # Scores of a group are statistics already; convolutional features of sound have statistics of log-mels.
-    is_fixed = student.modality.normalise == "per_group" or (
-        student.config.kind != "transformer" and student.modality.kind != "series"
-    )
-    found: list[AdaptationWay] = [] if is_fixed else ["statistics"]
-    found.append("own answers")
-    if student.config.kind != "rocket":  # whose features do not learn to overlook what disturbs
-        found.append("consistency")
-    if asked.teacher is not None:
-        found.append("teacher")
-    if asked.labels:
-        found.append("labels")
-    return tuple(found)
-
-
-def court_of(asked: AdaptationRequest, base: Task, labelled: NDArray[np.int64] | None) -> Court:
-    """Gives what judges the ways; `labelled` are the rows of the new windows whose labels are seen."""
-    wanted: Floats | None = None
-    estimated_by: EstimateKind = "weighted"
-    new = base.new.judge
+def judge_of(request: AdaptationRequest, task: AdaptationTask, labelled: NDArray[np.int64] | None) -> AdaptationJudge:
+    """Return the judge of the methods; `labelled` are the rows of the new windows whose labels are used."""
+    reference, weights, new = request.teacher_answers(request.new.judge), None, task.new.judge
+    estimated_by: EstimateKind = "agreement"
     if labelled is not None:
-        new, estimated_by = base.new.learn.subset(labelled), "labels"
-        wanted = label_answers(asked.student.task, new.labels)
-    elif asked.teacher is not None:
-        wanted, estimated_by = _answers(asked.teacher, asked.new.judge, asked.new), "agreement"
-    weights = importance(asked.student, base.new.judge, asked.old.judge) if estimated_by == "weighted" else None
-    return Court(
+        new, estimated_by = task.new.learn.subset(labelled), "labels"
+        reference = label_answers(request.student.task, new.labels)
+    elif reference is None:
+        estimated_by, weights = "weighted", importance(request.student, new, request.old.judge)
+    return AdaptationJudge(
         new=new,
-        wanted=wanted,
+        reference=reference,
         weights=weights,
         estimated_by=estimated_by,
-        old=asked.old.judge,
-        metric=asked.student.facts.metric,  # type: ignore[arg-type]
-        most_forgotten=asked.most_forgotten,
-        ways=len(_ways(asked)),
+        old=request.old.judge,
+        metric=request.student.facts.metric,  # type: ignore[arg-type]
+        max_forget=request.max_forget,
+        methods=len(request.methods),
     )
 
 
-def _by_labels(
-    court: Court, base: Task, before: Heard, whole: StudentCheckpoint, labelled: NDArray[np.int64]
-) -> tuple[StudentCheckpoint, WayJudgement]:
-    """What learns from labels, gone as far as it does not forget too much; all the way where it does at any length.
+def _limit_forgetting(
+    judge: AdaptationJudge,
+    task: AdaptationTask,
+    before: StudentScores,
+    whole: StudentCheckpoint,
+    labelled: NDArray[np.int64],
+) -> tuple[StudentCheckpoint, MethodResult]:
+    """Return the student that goes as far as it does not forget too much or lose a class; else the whole one.
 
-    Labels that taught it are judged by students that did not see them. Going less far must not lose a class.
+    Labels that trained it are judged by students that did not see them.
     """
-    part = parts_of_labels(base.new.learn.labels[labelled])
-    halves = [_without_part(base, labelled, part, number) for number in range(FOLDS)]
-    goes_on: tuple[StudentCheckpoint, Heard, WayJudgement] | None = None
-    for share in SHARES:
-        student = part_way(base.student, whole, share)
-        others = [part_way(base.student, half, share) for half in halves]
-        after = heard(court, student, new_logits=logits_of_others(base.new.learn.subset(labelled), part, others))
-        found = msgspec.structs.replace(judged(court, "labels", before, after, seconds=0.0), share=share)
-        goes_on = goes_on or (student, after, found)
-        if not forgets(found, court.most_forgotten) and not vanished(court, goes_on[1], after):
-            return student, found
-    assert goes_on is not None
-    return goes_on[0], goes_on[2]
+    windows = task.new.learn.subset(labelled)
+    part = parts_of_labels(windows.labels)
+    halves = [_without_part(task, labelled, part, number) for number in range(FOLDS)]
+    first: tuple[StudentCheckpoint, StudentScores, MethodResult] | None = None
+    for fraction in FRACTIONS:
+        student = interpolate(task.student, whole, fraction)
+        others = [interpolate(task.student, half, fraction) for half in halves]
+        after = score_student(judge, student, new_logits=logits_of_others(windows, part, others))
+        result = msgspec.structs.replace(judge_method(judge, "labels", before, after, seconds=0.0), share=fraction)
+        first = first or (student, after, result)
+        if not forgets(result, judge.max_forget) and not vanished_classes(judge, first[1], after):
+            return student, result
+    assert first is not None
+    return first[0], first[2]
 
 
-def _without_part(base: Task, labelled: NDArray[np.int64], part: NDArray[np.int64], number: int) -> StudentCheckpoint:
-    """What learns from the labels of the other parts."""
-    folder = None if base.run_dir is None else base.run_dir / f"fold-{number}"
-    return adapted(replace(base, run_dir=folder), "labels", labelled=labelled[part != number])
+def _without_part(
+    task: AdaptationTask, labelled: NDArray[np.int64], part: NDArray[np.int64], number: int
+) -> StudentCheckpoint:
+    folder = None if task.run_dir is None else task.run_dir / f"fold-{number}"
+    return adapt_student(replace(task, run_dir=folder), "labels", labelled=labelled[part != number])
 
 
 def logits_of_others(
     windows: Windows, part: NDArray[np.int64], students: Sequence[StudentCheckpoint]
 ) -> NDArray[np.float32]:
-    """Gives logits (N, K) of labelled windows, those of each part by the student that did not see it."""
+    """Return logits (N, K) of labelled windows, those of each part by the student that did not see it."""
     logits = np.zeros((len(windows), len(students[0].task.labels)), dtype=np.float32)
     for number, student in enumerate(students):
-        mine = part == number
-        shown = windows.subset(np.flatnonzero(mine))
-        logits[mine] = logits_of(student.network(), shown, modality=student.modality.name)
+        rows = part == number
+        shown = windows.subset(np.flatnonzero(rows))
+        logits[rows] = logits_of(student.network(), shown, modality=student.modality.name)
     return logits
 
 
 def parts_of_labels(labels: NDArray[np.generic]) -> NDArray[np.int64]:
-    """Gives (N,) a number below `FOLDS` for each window, so that each part has some of every class."""
+    """Return (N,) a number below `FOLDS` for each window, so that each part has some of every class."""
     part = np.zeros(len(labels), dtype=np.int64)
     for number in np.unique(labels):
-        mine = np.flatnonzero(labels == number)
-        part[mine] = np.arange(len(mine)) % FOLDS
+        rows = np.flatnonzero(labels == number)
+        part[rows] = np.arange(len(rows)) % FOLDS
     return part
 
 
-def _finished(
-    asked: AdaptationRequest,
+def _finish(
+    request: AdaptationRequest,
     student: StudentCheckpoint,
-    chosen: WayJudgement,
-    base: Task,
+    chosen: MethodResult,
+    task: AdaptationTask,
     labelled: NDArray[np.int64] | None,
 ) -> StudentCheckpoint:
     lineage = Adapted(
-        from_sha256=asked.student_sha256,
-        dataset=asked.new.name,
-        dataset_sha256=asked.new.sha256 or "",
-        way=chosen.way,
-        teacher_sha256=None if asked.teacher is None else asked.teacher.sha256,
+        from_sha256=request.student_sha256,
+        dataset=request.new.name,
+        dataset_sha256=request.new.sha256 or "",
+        way=chosen.method,
+        teacher_sha256=None if request.teacher is None else request.teacher.sha256,
         labels=0 if labelled is None else len(labelled),
         gain_points=chosen.gain_points,
         forgotten_points=chosen.forgotten_points,
         share=None if chosen.share == 1.0 else chosen.share,
     )
     name, key = student.modality.name, student.facts.dataset_sha256
-    taught = [training_hashes(windows, name, key=key) for windows in (asked.old.learn, base.new.learn)]
+    hashes = [training_hashes(windows, name, key=key) for windows in (request.old.learn, task.new.learn)]
     facts = msgspec.structs.replace(
         student.facts,
-        training_hashes=joined_hashes([student.facts.training_hashes or b"", *taught]),
+        training_hashes=joined_hashes([student.facts.training_hashes or b"", *hashes]),
         score=chosen.old_score,
         adapted=(*(student.facts.adapted or ()), lineage),
-        # It would take the new domain for a drift.
-        group_reference=msgspec.UNSET,
+        group_reference=msgspec.UNSET,  # the new domain would look like drift
     )
-    adapted = replace(student, facts=facts, carried=_carried(asked, base, labelled))
-    return with_novelty(adapted, [asked.old.learn, base.new.learn], [asked.old.judge, base.new.judge])
+    adapted = replace(student, facts=facts, carried=_carried(request, task, labelled))
+    return with_novelty(adapted, [request.old.learn, task.new.learn], [request.old.judge, task.new.judge])
 
 
-def _carried(asked: AdaptationRequest, base: Task, labelled: NDArray[np.int64] | None) -> CarriedWindows | None:
-    """Windows that taught nothing, so that an export can be judged by them: the old ones that judged, and new ones.
+def _carried(
+    request: AdaptationRequest, task: AdaptationTask, labelled: NDArray[np.int64] | None
+) -> CarriedWindows | None:
+    """Return windows that were not trained on, by which an export can be judged.
 
-    New ones are those of the validation split that have a label, where labels were asked for.
+    These are the old ones that judged and, if labels were used, the labelled ones of the new validation split.
     """
-    before, name = asked.student.carried, asked.student.modality.name
+    before, name = request.student.carried, request.student.modality.name
     if before is None:
         return None
-    if asked.old.sha256 is None:
-        before = _all_of(asked.old.judge, name)
-    new = base.new.judge
-    parts = [before]
+
+    def all_of(windows: Windows) -> CarriedWindows:
+        return CarriedWindows(windows=windows.take(np.arange(len(windows)))[name], labels=windows.labels)
+
+    parts, new = [before if request.old.sha256 is not None else all_of(request.old.judge)], task.new.judge
     if labelled is not None and new.labelled.any():
-        parts.append(_all_of(new.subset(np.flatnonzero(new.labelled)), name))
-    windows = np.concatenate([one.windows for one in parts])
-    labels = np.concatenate([one.labels for one in parts])
-    order = np.random.default_rng(asked.train.seed).permutation(len(windows))
-    rows = np.sort(order[: most_carried(asked.student.modality)])
+        parts.append(all_of(new.subset(np.flatnonzero(new.labelled))))
+    windows = np.concatenate([part.windows for part in parts])
+    labels = np.concatenate([part.labels for part in parts])
+    order = np.random.default_rng(request.train.seed).permutation(len(windows))
+    rows = np.sort(order[: most_carried(request.student.modality)])
     return CarriedWindows(windows=windows[rows], labels=labels[rows])
 
 
-def _all_of(windows: Windows, name: str) -> CarriedWindows:
-    return CarriedWindows(windows=windows.take(np.arange(len(windows)))[name], labels=windows.labels)
-
-
 def _document(
-    asked: AdaptationRequest,
-    base: Task,
-    court: Court,
-    before: Heard,
-    judgements: tuple[WayJudgement, ...],
-    chosen: WayJudgement | None,
+    request: AdaptationRequest,
+    task: AdaptationTask,
+    judge: AdaptationJudge,
+    before: StudentScores,
+    results: tuple[MethodResult, ...],
+    chosen: MethodResult | None,
     labelled: NDArray[np.int64] | None,
 ) -> AdaptationDocument:
+    classes = request.student.task.labels
+    new, old = (
+        DomainFacts(name=one.name, sha256=one.sha256, learn=len(one.learn), judge=len(one.judge))
+        for one in (replace(task.new, judge=judge.new), request.old)
+    )
     return AdaptationDocument(
-        student_sha256=asked.student_sha256,
-        teacher_sha256=None if asked.teacher is None else asked.teacher.sha256,
-        modality=asked.student.modality.name,
-        metric=asked.student.facts.metric,
-        new=_domain_facts(replace(base.new, judge=court.new)),
-        old=_domain_facts(asked.old),
-        estimated_by=court.estimated_by,
+        student_sha256=request.student_sha256,
+        teacher_sha256=None if request.teacher is None else request.teacher.sha256,
+        modality=request.student.modality.name,
+        metric=request.student.facts.metric,
+        new=new,
+        old=old,
+        estimated_by=judge.estimated_by,
         estimate=float(before.closeness.mean()),
         old_score=before.old_score,
-        max_forget_points=asked.most_forgotten,
-        ways=judgements,
-        chosen=None if chosen is None else chosen.way,
+        max_forget_points=request.max_forget,
+        methods=results,
+        chosen=None if chosen is None else chosen.method,
         written=None,
         labels=0 if labelled is None else len(labelled),
-        classes=asked.student.task.labels,
-        shares=shares_of(before.answers, len(asked.student.task.labels)),
-        right_shares=() if court.right is None else shares_of(court.right, len(asked.student.task.labels)),
+        classes=classes,
+        shares=class_fractions(before.answers, len(classes)),
+        right_shares=() if judge.right is None else class_fractions(judge.right, len(classes)),
     )
-
-
-def _domain_facts(domain: Domain) -> DomainFacts:
-    return DomainFacts(name=domain.name, sha256=domain.sha256, learn=len(domain.learn), judge=len(domain.judge))

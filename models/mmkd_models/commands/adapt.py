@@ -1,4 +1,4 @@
-"""`mmkd-adapt`: a trained student and the recordings of a new machine, to a student that is better there, or none."""
+"""`mmkd-adapt`: adapt a student to a new machine, person or campaign."""
 
 from __future__ import annotations
 
@@ -27,74 +27,69 @@ if TYPE_CHECKING:
     from mmkd_models.training.teacher_set import TaughtBy
     from mmkd_report.schema.adaptation import AdaptationDocument
 
-_ABOUT = "Adapt a student to a new machine, person or campaign, and write it only where it is better there."
+_ABOUT = "Adapt a student to a new machine, person or campaign."
 
 
 def main() -> NoReturn:
-    """Runs `mmkd-adapt`."""
+    """Run `mmkd-adapt`."""
     run_command("mmkd-adapt", run_adapt, needs=NEEDS, extra="train", about=_ABOUT)
 
 
 def run_adapt(arguments: Sequence[str]) -> None:
-    """Runs `mmkd-adapt` with these arguments."""
+    """Run `mmkd-adapt` with these arguments."""
     epilog = "Example: mmkd-adapt student.ckpt newsite --teacher teacher.ckpt -o adapted.ckpt"
     run_line("mmkd-adapt", arguments, [Command(function=adapt, epilog=epilog)])
 
 
 @dataclass(frozen=True, kw_only=True)
 class KnowledgeOptions:
-    """What is known of the new and of the old domain."""
+    """Knowledge of the new and the old domain."""
 
     teacher: Annotated[
         Path | None,
-        Option("Teacher that labels the new windows, which then have all its modalities.", metavar="TEACHER.ckpt"),
+        Option("Teacher that labels the new windows; they need all its modalities.", metavar="TEACHER.ckpt"),
     ] = None
-    old: Annotated[
-        Path | None,
-        Option("Dataset that must not be forgotten; default the windows that the student carries.", metavar="OLDDATA"),
-    ] = None
-    labels: Annotated[
-        int, Option("See N labels of each class of the new training split; default none.", min=0, metavar="N")
-    ] = 0
+    old: Annotated[Path | None, Option("Dataset not to forget.", metavar="OLDDATA", shown="the carried windows")] = None
+    labels: Annotated[int, Option("Use N labels of each class of the new training split.", min=0, metavar="N")] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class GateOptions:
-    """What may be written."""
+    """Conditions for writing a student."""
 
     max_forget: Annotated[
-        float, Option("Points that the old domain may lose, beside a standard error.", min=0.0, metavar="POINTS")
+        float, Option("Points that the old domain may lose, beyond a standard error.", min=0.0, metavar="POINTS")
     ] = 1.0
-    dry_run: Annotated[bool, Option("Try and report; write nothing.", ("--dry-run",))] = False
+    dry_run: Annotated[bool, Option("Report, and write nothing.", ("--dry-run",))] = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class LearningOptions:
-    """How long it learns."""
+    """Training options."""
 
-    steps: Annotated[int, Option("Steps of the ways that train step by step.", min=1)] = 200
-    seed: Annotated[int, Option("Of batches, and of which labels are seen.", min=0)] = 0
-    resume: Annotated[bool, Option("Go on where an interrupted run was.", ("--resume",))] = False
+    steps: Annotated[int, Option("Training steps of a transformer or hybrid student.", min=1)] = 200
+    seed: Annotated[int, Option("Seed of batches and of the choice of labels.", min=0)] = 0
+    resume: Annotated[bool, Option("Resume an interrupted run.", ("--resume",))] = False
 
 
 def adapt(
     context: typer.Context,
     *,
-    student: Annotated[Path, Argument("STUDENT.ckpt", "Checkpoint of the student as it is.")],
+    student: Annotated[Path, Argument("STUDENT.ckpt", "Checkpoint of the student.")],
     data: Data,
     output: Output = Path("adapted.ckpt"),
     knowledge: KnowledgeOptions,
     gate: GateOptions,
     learning: LearningOptions,
     page: Annotated[
-        Path | None, Option("Also write one self-contained page, whatever the gate says.", metavar="FILE.html")
+        Path | None, Option("Also write the result as one self-contained page.", metavar="FILE.html")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Adapt a student to a new machine, person or campaign, and write it only where it is better there.
+    """Adapt a student to a new machine, person or campaign, and write it only if it is better there.
 
-    The training split of DATA teaches, its validation split judges; neither needs labels. Where no way of adapting is
-    better, or one forgets too much, nothing is written and the exit code is 4.
+    The training split of DATA trains, its validation split judges; neither needs labels. If no method is better
+    without forgetting too much, nothing is written and the exit code is 4.
     """
     from mmkd_models.adaptation.run import run_adaptation, task_of
 
@@ -103,32 +98,29 @@ def adapt(
     if not gate.dry_run:
         teachers = [knowledge.teacher] if knowledge.teacher else []
         hold_output(context, output, students=[student], teachers=teachers)
-    asked = _asked(student, data, knowledge, gate, learning)
-    with training_shown(f"{asked.student.modality.name} student", output) as show:
+    request = _request(student, data, knowledge, gate, learning)
+    with training_shown(f"{request.student.modality.name} student", output) as show:
         folder = None if gate.dry_run else run_dir_of(output)
-        task = replace(task_of(asked), run_dir=folder, resume=learning.resume, on_step=show)
-        adaptation = run_adaptation(asked, task, on_way=lambda way: say(f"trying: {way}"))
+        task = replace(task_of(request), run_dir=folder, resume=learning.resume, on_step=show)
+        adaptation = run_adaptation(request, task, on_method=lambda method: say(f"trying: {method}"))
     _finish(adaptation, output, gate, page=page, json=json)
 
 
-def _asked(
+def _request(
     student: Path, data: Path, knowledge: KnowledgeOptions, gate: GateOptions, learning: LearningOptions
 ) -> AdaptationRequest:
-    from mmkd_models.adaptation.classes import new_classes, with_classes
-    from mmkd_models.adaptation.domains import new_domain, old_domain
+    from mmkd_models.adaptation.domains import new_classes, new_domain, old_domain, with_classes
+    from mmkd_models.adaptation.methods import ADAPT_TRAIN
     from mmkd_models.adaptation.run import AdaptationRequest
-    from mmkd_models.adaptation.ways import ADAPT_TRAIN
     from mmkd_models.data.dataset import open_dataset
     from mmkd_models.training.checkpoint import file_sha256, read_student
 
     known, dataset = read_student(student), open_dataset(data)
     checkpoint = with_classes(known, dataset.spec.task)
     if (added := new_classes(known, dataset.spec.task)) and not knowledge.labels:
-        raise UsageError(f"{data}: expected --labels N to learn {', '.join(added)} from, got none; give it")
+        raise UsageError(f"{data}: learning {', '.join(added)} needs labels; add --labels N")
     if dataset.sha256 == checkpoint.facts.dataset_sha256:
-        raise UsageError(
-            f"{data}: expected recordings of a new domain, got those that the student was trained on; name others"
-        )
+        raise UsageError(f"{data}: the student was trained on this dataset; name recordings of a new domain")
     teacher = _teacher(knowledge.teacher, dataset)
     seen = () if teacher is None else tuple(spec.name for spec in teacher.checkpoint.modalities)
     names = tuple(dict.fromkeys([*seen, checkpoint.modality.name]))
@@ -143,7 +135,7 @@ def _asked(
         train=msgspec.structs.replace(
             ADAPT_TRAIN, steps=learning.steps, seed=learning.seed, metric=checkpoint.facts.training.metric
         ),
-        most_forgotten=gate.max_forget,
+        max_forget=gate.max_forget,
     )
 
 
@@ -160,7 +152,7 @@ def _teacher(path: Path | None, dataset: Dataset) -> TaughtBy | None:
 
 
 def _finish(adaptation: Adaptation, output: Path, gate: GateOptions, *, page: Path | None, json: bool) -> None:
-    """Writes what passed and the page, and says what was tried."""
+    """Write what passed and the page, and show the methods."""
     from mmkd_models.training.checkpoint import write_student
     from mmkd_report import render_adaptation, write_page
 
@@ -179,39 +171,39 @@ def _finish(adaptation: Adaptation, output: Path, gate: GateOptions, *, page: Pa
     else:
         _show(document)
     if adaptation.checkpoint is None:
-        reasons = "; ".join(f"{one.name}: {', '.join(one.refusals)}" for one in document.ways)
+        reasons = "; ".join(f"{one.name}: {', '.join(one.refusals)}" for one in document.methods)
         raise GateError(
-            f"{document.new.name}: expected a way of adapting that is better, got none ({reasons}); nothing was"
-            " written, keep the student as it is, record longer, or give --teacher or --labels"
+            f"{document.new.name}: no method is better ({reasons}); nothing was written. Keep the student, record "
+            "longer, or add --teacher or --labels"
         )
     if json:
         return
     if is_written:
         print(f"wrote {output}; next: {shell_line('mmkd-export', output, '-o', output.with_suffix('.edge'))}")
     else:
-        assert document.chosen_way is not None  # of an adaptation that has a checkpoint
-        print(f"nothing was written; without --dry-run: {document.chosen_way.name}")
+        assert document.chosen_method is not None  # of an adaptation that has a checkpoint
+        print(f"nothing was written; without --dry-run: {document.chosen_method.name}")
 
 
 def _show(document: AdaptationDocument) -> None:
     from mmkd_report.pages.adaptation import ESTIMATES
 
-    rows = [["as it is", f"{100 * document.estimate:.1f}", "", f"{100 * document.old_score:.1f}", "", ""]]
+    rows = [["unchanged", f"{100 * document.estimate:.1f}", "", f"{100 * document.old_score:.1f}", "", ""]]
     rows += [
         [
             one.name,
             f"{100 * one.estimate:.1f}",
             f"{one.gain_points:+.1f} ± {one.standard_error_points:.1f}",
             f"{100 * one.old_score:.1f}",
-            f"{0 - one.forgotten_points:+.1f} ± {one.forgotten_error_points or 0:.1f}",
-            "; ".join(one.refusals) or ("chosen" if one.way == document.chosen else "passes"),
+            f"{0 - one.forgotten_points:+.1f} ± {one.forgotten_error_points:.1f}",
+            "; ".join(one.refusals) or ("chosen" if one.method == document.chosen else "passes"),
         ]
-        for one in document.ways
+        for one in document.methods
     ]
-    print(f"new: {document.new.name}, {document.new.learn} windows taught, {document.new.judge} judged")
-    print(f"old: {document.old.name}, {document.old.learn} windows taught, {document.old.judge} judged")
+    print(f"new: {document.new.name}, {document.new.learn} windows to train, {document.new.judge} to judge")
+    print(f"old: {document.old.name}, {document.old.learn} windows to train, {document.old.judge} to judge")
     print(f"estimate: {ESTIMATES[document.estimated_by]}, %; old: {document.metric}, %")
-    table = plain_table(["way", "estimate", "gain", "old", "change", "verdict"], left=("verdict",))
+    table = plain_table(["method", "estimate", "gain", "old", "change", "verdict"], left=("verdict",))
     for row in rows:
         table.add_row(*row)
     show_table(table)

@@ -47,11 +47,7 @@ class Fit:
 
 
 class Learner(Protocol):
-    """A module with the `network` that is kept; its forward gives loss terms with their sum under "loss".
-
-    One whose forward throws the weights away, and takes others, says so by a true attribute `begun_again`: what went
-    before is then no part of the average that is kept.
-    """
+    """A module with the `network` that is kept; its forward gives loss terms with their sum under "loss"."""
 
     network: nn.Module
 
@@ -213,8 +209,6 @@ class _Loop:
     def _update_average(self) -> None:
         # The ramp lets the average forget the start (as TensorFlow's ExponentialMovingAverage with num_updates does).
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step)) if self.config.ema_decay > 0 else 0.0
-        if getattr(self.learner, "begun_again", False):
-            decay = 0.0
         averages = [self.average[name] for name in self.current]
         get_ema_multi_avg_fn(decay)(averages, list(self.current.values()), self.step)  # type: ignore[no-untyped-call]
 

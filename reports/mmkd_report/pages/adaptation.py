@@ -7,7 +7,7 @@ from typing import Any
 
 from mmkd_report.charts import DotPanel, SeedScores, axis, draw_panels, seed_panel
 from mmkd_report.page import Cell, Facts, Heads, Page, Picture, Row, Section, Table, label, render, table
-from mmkd_report.schema.adaptation import AdaptationDocument, EstimateKind, WayJudgement, read_adaptation
+from mmkd_report.schema.adaptation import AdaptationDocument, EstimateKind, MethodResult, read_adaptation
 from mmkd_report.schema.figures import MEASURES, OF_CLASSES, Measure
 from mmkd_report.words import count, fixed, percent, points, score_with_unit
 
@@ -52,7 +52,7 @@ def render_adaptation(document: Mapping[str, Any]) -> str:
 
 def answer(found: AdaptationDocument) -> Iterator[str]:
     """Yield what a reader wants to know first, a sentence each without a full stop."""
-    chosen, measure = found.chosen_way, _measure(found)
+    chosen, measure = found.chosen_method, _measure(found)
     if chosen is None:
         yield (
             f"No method of adapting to {found.new.name} passed: the reasons are below. The student stays unchanged, at "
@@ -78,19 +78,19 @@ def _measure(found: AdaptationDocument) -> Measure:
 
 def _domains(found: AdaptationDocument) -> Section:
     values = [found.estimate, found.old_score]
-    values += [value for one in found.ways for value in (one.estimate, one.old_score)]
+    values += [value for one in found.methods for value in (one.estimate, one.old_score)]
     over = axis(values, floor=0.0, ceiling=1.0)
 
     def panel(title: str, about: str, before: float, after: Sequence[float], measure: Measure) -> DotPanel:
-        names = [UNCHANGED, *(one.name for one in found.ways)]
-        roles = ["baseline", *("student" if one.way == found.chosen else "other" for one in found.ways)]
+        names = [UNCHANGED, *(one.name for one in found.methods)]
+        roles = ["baseline", *("student" if one.method == found.chosen else "other" for one in found.methods)]
         rows = [
             SeedScores(role=role, name=name, mean=value)
             for role, name, value in zip(roles, names, [before, *after], strict=True)
         ]
         return seed_panel(rows, over, measure, title=title, about=about, reference=before)
 
-    estimates, scores = [one.estimate for one in found.ways], [one.old_score for one in found.ways]
+    estimates, scores = [one.estimate for one in found.methods], [one.old_score for one in found.methods]
     panels = [
         panel(f"New: {found.new.name}", "estimate in percent", found.estimate, estimates, FRACTION),
         panel(f"Old: {found.old.name}", _measure(found).words, found.old_score, scores, _measure(found)),
@@ -106,7 +106,7 @@ def _domains(found: AdaptationDocument) -> Section:
 def _methods(found: AdaptationDocument) -> Section:
     heads: Heads = [label("Method"), "New", "Gain", "Old", "Change"]
     unchanged = Row(UNCHANGED, [percent(found.estimate), "", percent(found.old_score), "", ""], role="baseline")
-    rows = [unchanged, *(_row(one, is_chosen=one.way == found.chosen) for one in found.ways)]
+    rows = [unchanged, *(_row(one, is_chosen=one.method == found.chosen) for one in found.methods)]
     lead = (
         "In percent and points. A method passes if its gain is significantly above 0, it forgets at most "
         f"{fixed(found.max_forget_points)} points of the old domain, and no class vanishes; of those that pass the "
@@ -122,13 +122,12 @@ def _methods(found: AdaptationDocument) -> Section:
     return Section(key="methods", title="Methods and verdicts", lead=lead, blocks=[methods])
 
 
-def _row(one: WayJudgement, *, is_chosen: bool) -> Row:
-    error = "" if one.forgotten_error_points is None else f" ± {fixed(one.forgotten_error_points)}"
+def _row(one: MethodResult, *, is_chosen: bool) -> Row:
     cells: list[Cell | str] = [
         percent(one.estimate),
         f"{points(one.gain_points)} ± {fixed(one.standard_error_points)}",
         percent(one.old_score),
-        points(0 - one.forgotten_points) + error,
+        f"{points(0 - one.forgotten_points)} ± {fixed(one.forgotten_error_points)}",
         "; ".join(one.refusals) or ("chosen" if is_chosen else "passes"),
     ]
     return Row(one.name, cells, role="student" if is_chosen else "")
@@ -139,9 +138,9 @@ def _classes(found: AdaptationDocument) -> Iterator[Section]:
     if not found.classes:
         return
     columns = [*([found.right_shares] if found.right_shares else []), found.shares]
-    columns += [one.shares for one in found.ways if one.shares]
+    columns += [one.shares for one in found.methods if one.shares]
     heads = [*(["Reference"] if found.right_shares else []), UNCHANGED.capitalize()]
-    heads += [one.name.capitalize() for one in found.ways if one.shares]
+    heads += [one.name.capitalize() for one in found.methods if one.shares]
     rows = [
         Row(name, [percent(one[number], 0) if number < len(one) else "" for one in columns])
         for number, name in enumerate(found.classes)

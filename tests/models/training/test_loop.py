@@ -272,32 +272,6 @@ def test_kept_weights_are_the_moving_average(
     torch.testing.assert_close(result.state["head.weight"].double(), average, atol=1e-7, rtol=1e-6)
 
 
-class BeginsAgain(nn.Module):
-    """A learner that takes its first weights again at its fifth step."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.first = {name: value.clone() for name, value in network.state_dict().items()}
-        self.calls, self.begun_again = 0, False
-
-    def forward(self, batch: Batch, share: float) -> dict[str, Tensor]:
-        self.calls += 1
-        self.begun_again = self.calls == 5
-        if self.begun_again:
-            self.network.load_state_dict(self.first)
-        return {"loss": self.network(*batch.inputs["acc"]).logits.square().sum()}
-
-
-def test_the_average_begins_again_where_the_learner_does(trained: Trained, dataset: Dataset) -> None:
-    learner, weights = BeginsAgain(baseline(dataset).network), []
-    config = TrainConfig(steps=6, batch=8, eval_every=6, learning_rate=5e-3, ema_decay=0.9)
-    kept = trained(config, learner=learner, on_step=lambda _: weights.append(learner.network.head.weight.clone()))
-    share = 9 / 16  # of the average before: (10 - 1) / (10 + 6) of the sixth step is all that the new one has
-    expected = (1 - share) * weights[4] + share * weights[5]
-    torch.testing.assert_close(kept.state["head.weight"], expected)
-
-
 def test_the_network_trains_on_with_its_raw_weights_after_validation(
     trained: Trained, distiller: Distiller, short: TrainConfig
 ) -> None:

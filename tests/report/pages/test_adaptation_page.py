@@ -9,11 +9,11 @@ import pytest
 
 from mmkd_report import DocumentError, render_adaptation
 from mmkd_report.pages.adaptation import answer
-from mmkd_report.schema.adaptation import AdaptationDocument, DomainFacts, WayJudgement
+from mmkd_report.schema.adaptation import AdaptationDocument, DomainFacts, MethodResult
 from mmkd_report.words import for_terminal
 
-TEACHER = WayJudgement(
-    way="teacher",
+TEACHER = MethodResult(
+    method="teacher",
     estimate=0.851,
     gain_points=10.6,
     standard_error_points=4.7,
@@ -23,14 +23,15 @@ TEACHER = WayJudgement(
     shares=(0.45, 0.55),
     seconds=2.0,
 )
-STATISTICS = WayJudgement(
-    way="statistics",
+STATISTICS = MethodResult(
+    method="statistics",
     estimate=0.787,
     gain_points=4.3,
     standard_error_points=6.2,
     old_score=0.633,
     forgotten_points=2.8,
-    refusals=("it forgets 2.8 points of the old domain, more than 1",),
+    forgotten_error_points=0.4,
+    refusals=("the old domain loses 2.8 points, standard error 0.4, more than 1",),
     shares=(0.2, 0.8),
     seconds=1.0,
 )
@@ -45,7 +46,7 @@ DOCUMENT = AdaptationDocument(
     estimate=0.745,
     old_score=0.661,
     max_forget_points=1.0,
-    ways=(STATISTICS, TEACHER),
+    methods=(STATISTICS, TEACHER),
     chosen="teacher",
     written="adapted.ckpt",
     classes=("idle", "busy"),
@@ -70,7 +71,7 @@ def test_the_answer_says_what_rose_and_what_was_lost() -> None:
 
 
 def test_the_answer_says_that_nothing_may_be_written() -> None:
-    assert told(chosen=None, written=None, ways=(STATISTICS,)) == [
+    assert told(chosen=None, written=None, methods=(STATISTICS,)) == [
         (
             "No method of adapting to line two passed: the reasons are below. The student stays unchanged, at 74.5 "
             "% there and 66.1 % on carried windows"
@@ -88,7 +89,11 @@ def test_every_way_has_its_figures_and_its_verdict() -> None:
     page = render_adaptation(msgspec.to_builtins(DOCUMENT))
     assert cells_of(page, "unchanged") == ["74.5", "", "66.1", "", ""]
     assert cells_of(page, "teacher") == ["85.1", "+10.6 ± 4.7", "65.6", "-0.5 ± 0.7", "chosen"]
-    assert cells_of(page, "statistics")[2:] == ["63.3", "-2.8", "it forgets 2.8 points of the old domain, more than 1"]
+    assert cells_of(page, "statistics")[2:] == [
+        "63.3",
+        "-2.8",
+        "the old domain loses 2.8 points, standard error 0.4, more than 1",
+    ]
 
 
 def test_the_shares_of_the_classes_stand_beside_what_is_taken_for_right() -> None:
@@ -99,27 +104,20 @@ def test_the_shares_of_the_classes_stand_beside_what_is_taken_for_right() -> Non
 
 
 def test_a_way_that_goes_part_of_it_says_how_far() -> None:
-    half = msgspec.structs.replace(TEACHER, way="labels", share=0.5)
-    found = msgspec.structs.replace(DOCUMENT, ways=(STATISTICS, half), chosen="labels")
+    half = msgspec.structs.replace(TEACHER, method="labels", share=0.5)
+    found = msgspec.structs.replace(DOCUMENT, methods=(STATISTICS, half), chosen="labels")
     assert for_terminal(next(iter(answer(found)))).startswith("The method 'labels, 50% of the way' was written to")
     assert render_adaptation(msgspec.to_builtins(found)).count("labels, 50% of the way") >= 3
 
 
-def test_a_document_of_an_earlier_release_has_no_shares() -> None:
-    ways = [msgspec.structs.replace(one, shares=()) for one in DOCUMENT.ways]
-    earlier = msgspec.structs.replace(DOCUMENT, classes=(), shares=(), right_shares=(), ways=tuple(ways))
-    page = render_adaptation(msgspec.to_builtins(earlier))
-    assert "Which classes" not in page
-    assert "Methods and verdicts" in page
-
-
 def test_a_document_that_lacks_a_figure_is_refused() -> None:
     document = msgspec.to_builtins(DOCUMENT)
-    del document["ways"][0]["estimate"]
+    del document["methods"][0]["estimate"]
     with pytest.raises(DocumentError) as raised:
         render_adaptation(document)
     assert str(raised.value) == (
-        "adaptation document: Object missing required field `estimate` - at `$.ways[0]`; make it again with mmkd-adapt"
+        "adaptation document: Object missing required field `estimate` - at `$.methods[0]`; make it again with "
+        "mmkd-adapt"
     )
 
 

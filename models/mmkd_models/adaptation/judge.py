@@ -1,0 +1,231 @@
+"""Whether an adapted student is better: an estimate on the new domain, the loss on the old one, and the gate.
+
+Without labels nobody knows accuracy. With a teacher the estimate is how close the student's probabilities are to the
+teacher's on windows that were not trained on; without one how close they are to the labels of old windows, weighted by
+how much each looks like a new one (importance-weighted validation: M. Sugiyama, M. Krauledat, K. Mueller, "Covariate
+Shift Adaptation by Importance Weighted Cross Validation", JMLR 8, 2007). Closeness is a proper score (G. Brier,
+"Verification of forecasts expressed in terms of probability", 1950): being surer without being more often right gains
+nothing. Confidence is no estimate: a student that learns from its own answers grows surer whether it is right or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_models.data.windows import Windows
+from mmkd_models.metrics.jackknife import jackknife_error
+from mmkd_models.metrics.likelihood import Floats, probabilities_of
+from mmkd_models.metrics.scores import AnyMetric, scores_from_logits
+from mmkd_models.training.checkpoint import StudentCheckpoint
+from mmkd_models.training.closed_form.targets import label_answers
+from mmkd_models.training.predict import embeddings_of, logits_of
+from mmkd_report.schema.adaptation import EstimateKind, MethodResult
+
+_FEWEST_GROUPS = 5
+_CHANCE = 0.05  # that any of the methods passes if none gains anything
+_MOST_WEIGHT = 10.0  # of one old window, so that no single one decides
+_COUNTS_FROM = 0.05  # of the answers: a class with a larger fraction must not vanish
+_VANISHED = 0.1  # of that fraction, below which a class has
+_FEWEST_CLASSES = 2  # with such a fraction, in the reference answers
+_CERTAIN = 0.4
+"""A window is certain below this fraction of the largest entropy (SAR: S. Niu et al., "Towards Stable Test-Time
+Adaptation in Dynamic Wild World", ICLR 2023, section 4.1: 0.4 ln K)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptationJudge:
+    """Windows and limits that judge adapted students.
+
+    Attributes:
+        new: windows of the new domain that were not trained on.
+        reference: (N, K) probabilities that count as right there: labels, or a teacher's; None without both.
+        weights: (M,) of the old windows, mean 1: how much more likely each is among new ones; without a reference.
+        old: labelled windows of the old domain that were not trained on.
+        max_forget: points that the old domain may lose.
+        methods: the number that is tried, of which the best wins.
+    """
+
+    new: Windows
+    reference: Floats | None
+    weights: Floats | None
+    estimated_by: EstimateKind
+    old: Windows
+    metric: AnyMetric
+    max_forget: float
+    methods: int
+
+    @property
+    def bonferroni_z(self) -> float:
+        """Standard errors above 0 from which a gain is significant (Bonferroni's correction for the methods)."""
+        return NormalDist().inv_cdf(1 - _CHANCE / self.methods)
+
+    @property
+    def right(self) -> NDArray[np.int64] | None:
+        """(N,) the reference class of each new window."""
+        return None if self.reference is None else self.reference.argmax(axis=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentScores:
+    """A student's answers on the judge's windows.
+
+    Attributes:
+        closeness: (N,) of each new window to the reference, 1 at most; without one (M,) of each old window to its
+            label, times its weight.
+        answers: (N,) class of each new window.
+        is_certain: (N,) whether the answer's entropy is low.
+        old_logits: (M, K).
+    """
+
+    closeness: Floats
+    answers: NDArray[np.int64]
+    is_certain: NDArray[np.bool_]
+    old_logits: NDArray[np.float32]
+    old_score: float
+
+
+def score_student(
+    judge: AdaptationJudge, student: StudentCheckpoint, *, new_logits: NDArray[np.float32] | None = None
+) -> StudentScores:
+    """Score a student.
+
+    Args:
+        new_logits: replace its answers to the new windows, with those of students that each saw only some labels.
+    """
+    name, network = student.modality.name, student.network()
+    old = logits_of(network, judge.old, modality=name)
+    new = logits_of(network, judge.new, modality=name) if new_logits is None else new_logits
+    if judge.reference is None:
+        assert judge.weights is not None
+        closeness = judge.weights * closeness_of(old, label_answers(student.task, judge.old.labels))
+    else:
+        closeness = closeness_of(new, judge.reference)
+    return StudentScores(
+        closeness=closeness,
+        answers=new.argmax(axis=1),
+        is_certain=certain_answers(probabilities_of(new, kind="classification")),
+        old_logits=old,
+        old_score=_old_score(judge, old),
+    )
+
+
+def closeness_of(logits: NDArray[np.float32], reference: Floats) -> Floats:
+    """Return (N,) 1 minus half the squared distance of the probabilities: 0 if both are sure of different classes."""
+    return np.asarray(1 - np.square(probabilities_of(logits, kind="classification") - reference).sum(axis=1) / 2)
+
+
+def certain_answers(probabilities: Floats) -> NDArray[np.bool_]:
+    """Return which rows (N,) of probabilities (N, K) have a low entropy (`_CERTAIN`)."""
+    entropy = -(probabilities * np.log(probabilities + 1e-12)).sum(axis=1)
+    return np.asarray(entropy < _CERTAIN * np.log(probabilities.shape[1]))
+
+
+def _old_score(judge: AdaptationJudge, logits: NDArray[np.float32], rows: NDArray[np.bool_] | None = None) -> float:
+    labels = judge.old.labels if rows is None else judge.old.labels[rows]
+    return scores_from_logits(labels, logits if rows is None else logits[rows], judge.old.spec.task).metric(
+        judge.metric
+    )
+
+
+def judge_method(
+    judge: AdaptationJudge, method: str, before: StudentScores, after: StudentScores, *, seconds: float
+) -> MethodResult:
+    """Return the result of a method; its `refusals` are the reasons against writing it."""
+    gains = 100 * (after.closeness - before.closeness)
+    judges = judge.old if judge.reference is None else judge.new
+
+    def lost(rows: NDArray[np.bool_]) -> float:
+        return 100 * (_old_score(judge, before.old_logits, rows) - _old_score(judge, after.old_logits, rows))
+
+    result = MethodResult(
+        method=method,
+        estimate=float(after.closeness.mean()),
+        gain_points=float(gains.mean()),
+        standard_error_points=standard_error(lambda rows: float(gains[rows].mean()), judges, len(gains)),
+        old_score=after.old_score,
+        forgotten_points=100 * (before.old_score - after.old_score) + 0.0,
+        forgotten_error_points=standard_error(lost, judge.old, len(judge.old)),
+        vanished=vanished_classes(judge, before, after),
+        shares=class_fractions(after.answers, len(judge.new.spec.task.labels)),
+        seconds=seconds,
+    )
+    return msgspec.structs.replace(result, refusals=tuple(_refusals(judge, result)))
+
+
+def _refusals(judge: AdaptationJudge, result: MethodResult) -> Iterator[str]:
+    gain, error = result.gain_points, result.standard_error_points
+    figures = f"{gain:+.1f} points, standard error {error:.1f}"
+    if gain <= 0:
+        yield f"no gain in {_ESTIMATES[judge.estimated_by]}: {figures}"
+    elif result.method != "labels" and gain <= judge.bonferroni_z * error:
+        # Each label is judged by a student that did not see it, so that any gain of `labels` counts.
+        yield f"the gain in {_ESTIMATES[judge.estimated_by]} is not significant: {figures}"
+    if forgets(result, judge.max_forget):
+        yield (
+            f"the old domain loses {result.forgotten_points:.1f} points, standard error "
+            f"{result.forgotten_error_points:.1f}, more than {judge.max_forget:g}"
+        )
+    if result.vanished:
+        yield f"it hardly answers {', '.join(result.vanished)} any more"
+
+
+def forgets(result: MethodResult, most: float) -> bool:
+    """Return whether the old domain loses more points than allowed, beyond a standard error."""
+    return result.forgotten_points - result.forgotten_error_points > most
+
+
+_ESTIMATES: dict[EstimateKind, str] = {
+    "labels": "closeness to the labels",
+    "agreement": "closeness to the teacher",
+    "weighted": "closeness to the labels of old windows like the new ones",
+}
+
+
+def class_fractions(answers: NDArray[np.int64], classes: int) -> tuple[float, ...]:
+    """Return the fraction of each class among answers (N,)."""
+    return tuple((np.bincount(answers, minlength=classes) / len(answers)).tolist())
+
+
+def importance(student: StudentCheckpoint, new: Windows, old: Windows) -> Floats:
+    """Return how much more likely each old window (M,) is among new ones, mean 1, at most tenfold.
+
+    A logistic regression separates the two in the student's embeddings.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    embeddings = [embeddings_of(student.network(), windows, modality=student.modality.name) for windows in (new, old)]
+    domain = np.repeat([1, 0], [len(part) for part in embeddings])
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=1000))
+    classifier.fit(np.concatenate(embeddings), domain)
+    chance = classifier.predict_proba(embeddings[1])[:, 1]
+    weights = np.minimum(chance / np.maximum(1 - chance, 1e-6), _MOST_WEIGHT)
+    return np.asarray(weights / weights.mean())
+
+
+def standard_error(figure: Callable[[NDArray[np.bool_]], float], judges: Windows, count: int) -> float:
+    """Return the jackknife error of a figure of `count` windows, over groups; over blocks if groups are few."""
+    groups = judges.groups if judges.has_groups else np.zeros(count)
+    return jackknife_error(figure, groups, fewest_groups=_FEWEST_GROUPS)
+
+
+def vanished_classes(judge: AdaptationJudge, before: StudentScores, after: StudentScores) -> tuple[str, ...]:
+    """Return the classes that are frequent in the reference, were answered before and hardly are any more.
+
+    A reference with one frequent class may be right, and all of another class false alarms; or it fails, and would hide
+    what its student forgets. Then the student's certain answers before are the reference.
+    """
+    labels = judge.new.spec.task.labels
+    was, now = (np.array(class_fractions(scores.answers, len(labels))) for scores in (before, after))
+    right = was if judge.right is None else np.array(class_fractions(judge.right, len(labels)))
+    if judge.right is not None and (right > _COUNTS_FROM).sum() < _FEWEST_CLASSES:
+        right = np.bincount(before.answers[before.is_certain], minlength=len(labels)) / len(before.answers)
+    gone = (right > _COUNTS_FROM) & (now < _VANISHED * right) & (now < was)
+    return tuple(name for name, is_gone in zip(labels, gone, strict=True) if is_gone)

@@ -1,0 +1,274 @@
+"""The methods of adaptation, each from a student to one that is judged before it is written.
+
+Half of each training batch is old. Old windows are trained on half their label and half the unadapted student's answer
+(Z. Li, D. Hoiem, "Learning without Forgetting", ECCV 2016), drawn at random and equally often from each class ("random
+replay"; A. Chaudhry et al., "On Tiny Episodic Memories in Continual Learning", 2019).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mmkd_models.adaptation.domains import Domain, unlearnt
+from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.data.batches import Batch, BatchSource, channel_statistics
+from mmkd_models.data.windows import Windows
+from mmkd_models.metrics.likelihood import Floats, probabilities_of
+from mmkd_models.metrics.scores import AnyScores, scores_from_logits
+from mmkd_models.networks.student import RocketStudent, Student
+from mmkd_models.train_config import OnStep, TrainConfig
+from mmkd_models.training.checkpoint import StudentCheckpoint
+from mmkd_models.training.closed_form.ridge import fit_ridge, ridge_of_each
+from mmkd_models.training.closed_form.targets import class_weights, label_answers
+from mmkd_models.training.loop import fit
+from mmkd_models.training.normalisation import set_normalisation
+from mmkd_models.training.predict import embeddings_of, logits_of
+
+AdaptationMethod = Literal["statistics", "teacher", "labels"]
+"""Mean and spread of the new windows; a teacher's answers; labels of some windows."""
+
+_PENALTIES = (1e1, 1e2, 1e3, 1e4, 1e5)
+_BLOCKS, _PARTS = 20, 4  # twenty blocks of neighbouring windows, of which each fourth is left out at a time
+
+ADAPT_TRAIN = TrainConfig(steps=200, learning_rate=5e-4, eval_every=50)
+"""Training of a transformer or a hybrid: short and gentle, since it starts from a trained student."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptationTask:
+    """What is adapted, and how.
+
+    Attributes:
+        new: the new domain, with the student's modality.
+        answers: (N, K) probabilities of a teacher for the new training windows; None without a teacher.
+        run_dir: folder of resume states; None stores none.
+    """
+
+    student: StudentCheckpoint
+    new: Domain
+    old: Domain
+    answers: Floats | None
+    train: TrainConfig
+    run_dir: Path | None = None
+    resume: bool = False
+    on_step: OnStep | None = None
+
+
+def adapt_student(
+    task: AdaptationTask, method: AdaptationMethod, *, labelled: NDArray[np.int64] | None = None
+) -> StudentCheckpoint:
+    """Return the adapted student.
+
+    Args:
+        labelled: rows of the new windows whose labels are used; for the method `labels`.
+    """
+    if method == "statistics":
+        return _with_statistics(task)
+    if method == "labels":
+        assert labelled is not None
+        rows, targets = labelled, label_answers(task.student.task, task.new.learn.labels[labelled])
+    else:
+        assert task.answers is not None
+        rows, targets = np.arange(len(task.new.learn)), task.answers
+    parts = [(task.new.learn.subset(rows), targets), (task.old.learn, old_answers(task))]
+    if task.student.config.kind == "rocket":
+        return refit_head(task.student, parts)
+    start = task.student
+    if method == "labels":  # the head first: a regression on few windows changes little, and a new class has its row
+        start = refit_head(task.student, parts)
+    return _train(task, method, rows, targets, start=start)
+
+
+def old_answers(task: AdaptationTask) -> Floats:
+    """Return (N, K) targets of the old windows: half their label, half the student's answer."""
+    known = label_answers(task.student.task, task.old.learn.labels)
+    logits = logits_of(task.student.network(), task.old.learn, modality=task.student.modality.name)
+    return np.asarray((known + probabilities_of(logits, kind=task.student.task.kind)) / 2)
+
+
+def _with_statistics(task: AdaptationTask) -> StudentCheckpoint:
+    network = task.student.network()
+    if not isinstance(network, RocketStudent):
+        set_normalisation(network, task.new.learn)
+    if not isinstance(network, Student):
+        mean, std = channel_statistics(task.new.learn, task.student.modality.name)
+        network.rocket.mean.copy_(torch.from_numpy(mean))
+        network.rocket.std.copy_(torch.from_numpy(std))
+    return _with_weights(task.student, network)
+
+
+def interpolate(before: StudentCheckpoint, after: StudentCheckpoint, fraction: float) -> StudentCheckpoint:
+    """Return the student whose weights lie this fraction of the distance from the first to the second.
+
+    M. Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, equation 1. The row of a class that is new
+    to the first is that of the second.
+    """
+    state = {
+        name: torch.lerp(value, after.state[name], fraction) if value.is_floating_point() else after.state[name]
+        for name, value in before.state.items()
+    }
+    is_new = torch.from_numpy(unlearnt(before))
+    for name in ("head.weight", "head.bias"):
+        state[name][is_new] = after.state[name][is_new]
+    return replace(after, state=state)
+
+
+def refit_head(student: StudentCheckpoint, parts: Sequence[tuple[Windows, Floats]]) -> StudentCheckpoint:
+    """Return the student with a changed head: a ridge regression on the residuals of the present one.
+
+    Few windows change little. The penalty is the one under which left-out blocks of windows are predicted best.
+
+    Args:
+        parts: windows and their targets (N, K), of the new domain and of the old one; the parts have equal weight.
+    """
+    network, name = student.network(), student.modality.name
+    embeddings = [embeddings_of(network, windows, modality=name) for windows, _ in parts]
+    inputs = np.concatenate(embeddings).astype(np.float64)
+    targets = np.concatenate([2.0 * answers - 1.0 for _, answers in parts])
+    each = np.concatenate([np.full(len(windows), 1.0 / max(len(windows), 1)) for windows, _ in parts])
+    weights = class_weights(student.task.kind, targets) * each
+    weights *= len(weights) / weights.sum()
+    before = inputs @ network.head.weight.detach().numpy().T + network.head.bias.detach().numpy()
+    # Logits are scores divided by a temperature, the factor between the two. The logits of a new class are one number
+    # far below all others, and do not count.
+    known = ~unlearnt(student)
+    logits, scores = before[:, known], targets[:, known]
+    heat = float((weights[:, None] * logits * scores).sum() / (weights[:, None] * logits * logits).sum())
+    residuals, blocks = targets - heat * before, np.concatenate([_blocks(windows) for windows, _ in parts])
+    ridge = fit_ridge(inputs, residuals, weights, penalties=(_best_penalty(inputs, residuals, weights, blocks),))
+    with torch.no_grad():
+        network.head.weight.add_(torch.from_numpy(ridge.weight.T / heat).float())
+        network.head.bias.add_(torch.from_numpy(ridge.bias / heat).float())
+    return _with_weights(student, network)
+
+
+def _blocks(windows: Windows) -> NDArray[np.int64]:
+    """(N,) a number below `_PARTS`: the same for windows of a group, or of a stretch of neighbours."""
+    if windows.group_count >= _PARTS:
+        return np.unique(windows.groups, return_inverse=True)[1] % _PARTS
+    return np.arange(len(windows)) * _BLOCKS // max(len(windows), 1) % _PARTS
+
+
+def _best_penalty(inputs: Floats, targets: Floats, weights: Floats, block: NDArray[np.int64]) -> float:
+    errors = dict.fromkeys(_PENALTIES, 0.0)
+    for number in range(_PARTS):
+        out = block == number
+        for penalty, ridge in ridge_of_each(inputs[~out], targets[~out], weights[~out], penalties=_PENALTIES).items():
+            residuals = targets[out] - ridge.scores(inputs[out])
+            errors[penalty] += float((weights[out, None] * residuals**2).sum())
+    return min(errors, key=lambda penalty: errors[penalty])
+
+
+class PairedSource:
+    """Batches whose first half is of new windows and whose second half is of old ones."""
+
+    def __init__(self, new: Windows, old: Windows, config: AugmentConfig, *, batch: int, seed: int) -> None:
+        half = max(2, batch // 2)
+        self.new = BatchSource(new, config, batch=half, labelled_share=0.0, seed=seed)
+        self.old = BatchSource(old, config, batch=half, labelled_share=0.0, seed=seed + 1)
+        self.offset = len(new)
+
+    def at(self, step: int) -> Batch:
+        """Return the batch of that step: the index of old windows begins at the number of new ones."""
+        new, old = self.new.at(step), self.old.at(step)
+        inputs = {
+            name: tuple(torch.cat(pair) for pair in zip(new.inputs[name], old.inputs[name], strict=True))
+            for name in new.inputs
+        }
+        partners = [batch.index if batch.partner is None else batch.partner for batch in (new, old)]
+        shares = [torch.ones(len(batch.index)) if batch.share is None else batch.share for batch in (new, old)]
+        return Batch(
+            inputs=inputs,  # type: ignore[arg-type]
+            targets=torch.cat([new.targets, old.targets]),
+            labelled=torch.cat([new.labelled, old.labelled]),
+            index=torch.cat([new.index, old.index + self.offset]),
+            step=step,
+            partner=torch.cat([partners[0], partners[1] + self.offset]),
+            share=torch.cat(shares),
+        )
+
+
+class AdaptLearner(nn.Module):
+    """Trains a student in place.
+
+    Args:
+        targets: (N, K) probabilities of the new and then the old windows, as `PairedSource` counts them.
+        offset: the number of new windows.
+    """
+
+    targets: Tensor
+
+    def __init__(self, network: nn.Module, *, modality: str, targets: Tensor, offset: int) -> None:
+        super().__init__()
+        self.network, self.modality, self.offset = network, modality, offset
+        self.register_buffer("targets", targets.float(), persistent=False)
+
+    def forward(self, batch: Batch, share: float) -> dict[str, Tensor]:
+        """Return the cross-entropies of new and old windows and `loss`, their mean."""
+        logits: Tensor = self.network(*batch.inputs[self.modality]).logits
+        weight = batch.share[:, None].to(logits)  # type: ignore[index]
+        targets = weight * self.targets[batch.index] + (1 - weight) * self.targets[batch.partner]
+        losses = -(targets * F.log_softmax(logits, dim=-1)).sum(-1)  # (B,)
+        is_old = batch.index >= self.offset
+        new, old = losses[~is_old].mean(), losses[is_old].mean()
+        return {"new": new, "old": old, "loss": (new + old) / 2}
+
+
+def balanced_rows(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return rows of labels (N,) in which every class is as frequent as the most frequent one."""
+    classes = [np.flatnonzero(labels == number) for number in np.unique(labels)]
+    most = max(map(len, classes))
+    return np.concatenate([np.resize(rows, most) for rows in classes]).astype(np.int64)
+
+
+def _train(
+    task: AdaptationTask,
+    method: AdaptationMethod,
+    rows: NDArray[np.int64],
+    answers: Floats,
+    *,
+    start: StudentCheckpoint,
+) -> StudentCheckpoint:
+    network, name = start.network().train(), start.modality.name
+    replayed = balanced_rows(task.old.learn.labels)
+    new, old = task.new.learn.subset(rows), task.old.learn.subset(replayed)
+    targets = np.concatenate([answers, old_answers(task)[replayed]])
+    learner = AdaptLearner(network, modality=name, targets=torch.from_numpy(targets), offset=len(new))
+
+    def evaluate(trained: nn.Module) -> AnyScores:
+        return scores_from_logits(answers.argmax(axis=1), logits_of(trained, new, modality=name), task.student.task)
+
+    trained = fit(
+        learner,
+        PairedSource(new, old, task.student.facts.augment, batch=task.train.batch, seed=task.train.seed),
+        evaluate=evaluate,
+        config=task.train,
+        settings={
+            "method": method,
+            "new": task.new.sha256,
+            "old": task.old.sha256,
+            "student": msgspec.to_builtins(task.student.facts),
+            "targets": hashlib.sha256(targets.tobytes()).hexdigest(),
+        },
+        run_dir=None if task.run_dir is None else task.run_dir / method,
+        resume=task.resume,
+        on_step=task.on_step,
+    )
+    network.load_state_dict(trained.state)
+    return _with_weights(task.student, network)
+
+
+def _with_weights(student: StudentCheckpoint, network: nn.Module) -> StudentCheckpoint:
+    state: dict[str, Tensor] = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
+    return replace(student, state=state, int8=None, seen=None)
