@@ -27,6 +27,7 @@ _OUTCOMES = {
     "shipped",
     "race",
     "beaten_teachers_sha256",
+    "training_hashes",
     "versions",
 }
 _MOST_TOLD = 3

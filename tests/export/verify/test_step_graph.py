@@ -398,7 +398,7 @@ def test_flush_answers_for_the_newest_whole_block_once(predictor: EdgePredictor)
     assert stream.flush() == []
     every = predictor.stream(hop=STRIDE).push(rows)
     np.testing.assert_array_equal(flushed[0].probabilities, every[-1].probabilities)
-    assert [p.status for p in pushed] == ["warming_up", "ok"]
+    assert [p.status for p in pushed] == ["warming_up", "degraded"]  # 2 of 76 values are missing
 
 
 def test_steps_that_fail_leave_whole_windows_and_come_back(
