@@ -91,7 +91,7 @@ def test_every_way_has_its_figures_and_its_verdict() -> None:
     assert cells_of(page, "teacher") == ["85.1", "+10.6 ± 4.7", "65.6", "-0.5 ± 0.7", "chosen"]
     assert cells_of(page, "statistics")[2:] == [
         "63.3",
-        "-2.8",
+        "-2.8 ± 0.4",
         "the old domain loses 2.8 points, standard error 0.4, more than 1",
     ]
 
