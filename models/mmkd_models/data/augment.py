@@ -66,10 +66,8 @@ def disturbed(
 
     Args:
         values: (B, T, C); of video (B, T, H, W, C).
-        present: (B, T, C); of video (B, T, 1).
         scale: what noise and gain of a series are measured by: mean and spread (C,), as the configuration's unit says;
             None for the other kinds, which need none.
-        rng: the source of chance.
     """
     match kind:
         case "series":

@@ -37,7 +37,6 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         index: (B,) int64 row of the (first) window, for losses that remember windows.
         step: whose batch it is; None if it is no whole batch of a step.
         partner: (B,) int64 row of the window that each is mixed with; None if none is mixed.
-        share: (B,) of the first window in the mixture.
     """
 
     inputs: dict[str, tuple[Tensor, Tensor]]
@@ -66,7 +65,6 @@ class BatchSource:
 
     Args:
         labelled_share: share of each batch drawn from the labelled windows; the rest comes from all windows.
-        seed: everything random follows from it and the step.
         part: int64 (N,), windows are mixed with windows of the same part alone; all with all where None.
     """
 

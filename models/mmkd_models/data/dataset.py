@@ -31,11 +31,7 @@ _HASHED_BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
-    """An opened dataset directory.
-
-    Attributes:
-        arrays: its array files by name, memory-mapped read-only.
-    """
+    """An opened dataset directory."""
 
     path: Path
     spec: DatasetSpec
@@ -78,9 +74,6 @@ def open_dataset(path: str | Path) -> Dataset:
     """Open a dataset directory: checks `dataset.json`, dtypes, shapes, labels and groups, and maps the arrays.
 
     The values of the windows are not read; `check_dataset` does that.
-
-    Args:
-        path: the directory, or the name of a shipped dataset where there is no such directory.
 
     Raise DatasetError if the directory breaks its contract; the message lists every problem found.
     """

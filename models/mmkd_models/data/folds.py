@@ -52,8 +52,6 @@ def fold_indices(windows: Windows, *, fold: int, seed: int, folds: int = FOLDS) 
     windows are trained on only.
 
     Args:
-        windows: usually `Dataset.everything()`.
-        fold: which, from 0 to `fold_count` - 1.
         folds: k, where the dataset has no folds of its own; fewer where it has fewer groups.
 
     Raise UsageError if there is no such fold, there are fewer than three folds or groups, or no labelled window to
@@ -109,9 +107,6 @@ def _folds_in_words(windows: Windows, count: int) -> str:
 def part_of_windows(windows: Windows, *, parts: int, seed: int) -> Rows:
     """Deal whole groups into parts, classes balanced as far as the groups allow: for cross-fitting.
 
-    Args:
-        windows: usually those to train on; folds of the dataset's own are not looked at.
-
     Returns:
         int64 (N,): the part of each window, from 0.
 
@@ -140,9 +135,6 @@ def label_subset(labels: Labels, *, share: float, seed: int) -> npt.NDArray[np.b
 
     Of each class (of other tasks: of the windows that `strata_of` calls alike) `round(share * count)` windows are
     chosen (halves to the even number), at least one. For one seed a smaller share is part of a larger one.
-
-    Args:
-        labels: (N,) or (N, K) as `Windows.labels`; windows without a label are never chosen.
 
     Returns:
         bool (N,).

@@ -26,11 +26,7 @@ from mmkd_models.data.windows import Windows, mean_and_std, raw_values
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredReference:
-    """A reference and what it was measured on.
-
-    Attributes:
-        windows: how many of its windows were used, of `windows_in_group`.
-    """
+    """A reference and what it was measured on."""
 
     reference: Reference
     group: int | str
@@ -49,9 +45,7 @@ def measure_reference(
     """Measure mean and standard deviation over the first windows of a group, in the order of the dataset.
 
     Args:
-        modality: its name; it must be normalised per group.
         group: whose windows, a number also as text; None if the dataset has one group only.
-        windows: how many of them; None for all.
         seconds: instead of `windows`: as many as cover this time. Ready windows are counted as if they did not overlap.
 
     Raise UsageError if the modality takes raw values, the group is not there or not named, or has no valid value.
@@ -114,9 +108,6 @@ class Replayed:
     Attributes:
         rows: float32 (n, C), NaN = missing.
         name: `recording 3`, or `windows 3 to 9`, counted from 0.
-        label: name of its class; of other tasks, and where nobody knows, empty.
-        group: whom it is of; empty where the dataset has no groups.
-        split: train, valid or test.
     """
 
     rows: Floats

@@ -111,9 +111,6 @@ def usual_labelled(trainings: Sequence[Windows]) -> Labelled:
     """Return what is labelled where nobody says it: about a third of the groups, two or more, else a tenth by share.
 
     It is a tenth where there are no groups, fewer than six to train on, or no choice of a third that has every class.
-
-    Args:
-        trainings: the training windows of each fold, with all their labels.
     """
     folds = [_classes_of_groups(one)[1] for one in trainings if one.has_groups]
     fewest = min((len(has) for has in folds), default=0)

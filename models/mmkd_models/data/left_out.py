@@ -40,7 +40,6 @@ class Domains:
     """Which domain each window is of.
 
     Attributes:
-        names: one a domain, no two alike; of several values that were pooled, what they are.
         of_window: int64 (N,), from 0; -1 where nobody wrote of which domain a window is.
     """
 
@@ -149,7 +148,6 @@ def fold_without(windows: Windows, left_out: LeftOutDomains, *, fold: int) -> Fo
     left out.
 
     Args:
-        windows: usually `Dataset.everything()`.
         fold: number of the domain; 0 in time.
 
     Raise UsageError if what trains lacks a class, or there is too little to choose or to judge by.

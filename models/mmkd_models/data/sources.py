@@ -39,7 +39,6 @@ class StoredWindows:
 
     Attributes:
         parts: for each modality (N_i, T, C) arrays, of video (N_i, T, H, W, C), as stored, usually memory-mapped.
-        offsets: int64 (parts + 1,): the first row of each part, and the end.
         present: for video, by part, which frames are there (N_i, T); None of a part where all are.
     """
 
@@ -88,7 +87,6 @@ class CutWindows:
         scale: float32 (C,) for each int16 modality: what one count is worth.
         offsets: for each modality int64 (R,): where a recording starts in `samples`.
         lengths: for each modality int64 (R,): how many samples it has there.
-        recording: int64 (N,): the recording of each window.
         start_s: float64 (N,): where each window starts in its recording.
         latest_start_s: float64 (R,): the latest start at which a whole window of every modality fits.
         present: for video uint8 (sum of lengths,), 1 where the frame is there; without it all are.

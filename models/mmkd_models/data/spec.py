@@ -28,7 +28,6 @@ class RecordingsSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """How windows are cut from `recordings/`.
 
     Attributes:
-        hop_s: seconds from the start of one window to the start of the next.
         scale: for every modality stored as int16, what one count of each channel is worth in `unit`.
     """
 
@@ -40,8 +39,6 @@ class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """The content of `dataset.json`.
 
     Attributes:
-        splits: number of windows of train, valid and test.
-        recordings: present when windows are cut from whole recordings.
         left_out: number of windows that an import did not take, by reason.
     """
 

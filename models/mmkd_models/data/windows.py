@@ -31,8 +31,6 @@ class GroupStatistics:
     """Mean and spread of the raw values of each group, for modalities that are normalised per group.
 
     Attributes:
-        groups: int64 or text (G,), ascending.
-        mean: for each such modality (G, C).
         std: for each such modality (G, C), all above 0.
     """
 
@@ -46,17 +44,13 @@ class Windows:
     """Windows with their labels and groups. Holds no values itself: `take` fetches them.
 
     Attributes:
-        spec: of the dataset; its modalities are those that `take` gives.
         labels: int64 (N,), class number or -1 for unlabelled; of other tasks see `labels.py`.
         groups: int64 or text (N,); where the dataset has no groups, the number of the window's recording, or of its
             block of consecutive windows: what intervals resample.
         splits: int64 (N,), 0 train, 1 valid, 2 test: the dataset's own split.
-        folds: int64 (N,), or None where the dataset has no folds.
-        rows: int64 (N,), the row of each window in `source`.
         columns: facts beside the label, such as machine or campaign: text, int64 or float64 (N,) each.
         times: float64 (N,), UTC seconds at the window's start, or None where nobody knows.
         episodes: int64 (N,), equal for windows of one run of a recording, or None.
-        statistics: of the groups, or None where no modality is normalised per group.
     """
 
     spec: DatasetSpec
@@ -176,9 +170,6 @@ def valid_values(values: Floats, *, modality: ModalitySpec) -> Floats:
 
 def mean_and_std(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return mean and population standard deviation of each channel over the values that are there.
-
-    Args:
-        values: (n, C); NaN means missing.
 
     Returns:
         float64 (C,) each. A channel without values has mean 0; one that never changes has std 1.

@@ -97,7 +97,6 @@ def write_dataset(
             whether scores are of people and machines never seen; windows that overlap and have none are named in the
             log, as are recordings of another unit or gain.
         left_out: number of windows that are not in the dataset, by reason.
-        episode_names: names of the episodes by number, for the log.
 
     Raises:
         DatasetError: the arrays break the contract of docs/datasets.md; nothing is written.
@@ -132,7 +131,6 @@ def write_recordings(
     """Write a dataset directory from whole recordings, from which windows are cut at every multiple of `hop_s`.
 
     Args:
-        labels: class names in the order of the label numbers; a `TaskSpec` where the task is no classification.
         scale: for modalities given as int16, what one count of each channel is worth in its unit.
 
     Raises:

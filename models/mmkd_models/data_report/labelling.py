@@ -119,10 +119,6 @@ def _farthest_first(points: Features) -> list[int]:
 def label_csv(rows: Sequence[WindowToLabel], train: SplitFacts) -> str:
     """Return the windows as an interval file of a recipe, in order of time, with an empty label to fill in.
 
-    Args:
-        rows: of a report.
-        train: its facts of the training split, which tell why there are no rows.
-
     Raise UsageError if there are none, or the dataset does not say when its windows were.
     """
     if not rows:

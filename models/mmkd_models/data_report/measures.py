@@ -32,9 +32,6 @@ class WindowMeasures:
         missing: share of the samples that are not there.
         flat: whether all samples that are there, two or more, are equal.
         at_limit: share of the samples in runs at the channel's lowest or highest value.
-        level: mean; NaN without a sample.
-        power: mean square; NaN without a sample.
-        different: different values.
     """
 
     modality: ModalitySpec

@@ -34,12 +34,7 @@ _ENDS = (0.005, 0.995)  # a report asks ten questions and more: of 95 % interval
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ProbedWindows:
-    """The windows that probes see, at most `MOST_WINDOWS`, evenly chosen.
-
-    Attributes:
-        rows: (N,) their numbers in `Dataset.everything()`.
-        features: by modality (N, F).
-    """
+    """The windows that probes see, at most `MOST_WINDOWS`, evenly chosen."""
 
     windows: Windows
     rows: Rows
@@ -53,14 +48,7 @@ class ProbedWindows:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Probed:
-    """What a probe answered.
-
-    Attributes:
-        index: (n,) the windows of `ProbedWindows` that were asked.
-        truth: (n,) from 0.
-        probabilities: (n, K).
-        names: (K,) of the answers.
-    """
+    """What a probe answered."""
 
     facts: ProbeFacts
     index: Rows

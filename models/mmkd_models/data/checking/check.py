@@ -36,13 +36,7 @@ _FULL = 32766 / 32768  # of sound; the largest count of int16 is 32767
 
 @dataclass(frozen=True, kw_only=True)
 class CheckReport:
-    """What the check of a sound dataset found.
-
-    Attributes:
-        facts: one sentence each, for people.
-        warnings: allowed by the contract, but it may spoil training or judging.
-        has_labels: whether any window of train has a label.
-    """
+    """What the check of a sound dataset found."""
 
     facts: tuple[str, ...]
     warnings: tuple[str, ...]

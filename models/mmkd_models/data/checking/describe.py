@@ -27,7 +27,6 @@ class ModalityFacts:
             frames that are missing.
         dead_share: by split, share of windows without any valid value, from 0 to 1.
         low: the smallest value of each channel in the unit, None where there is none.
-        high: the largest.
     """
 
     spec: ModalitySpec
@@ -53,7 +52,6 @@ class PartFacts:
     """One split.
 
     Attributes:
-        groups: how many; None without groups.
         classes: windows of each class, or in which each label is on; empty of a regression.
         target: of a regression; unset of other tasks.
     """
@@ -79,14 +77,7 @@ class Description:
     """A dataset in numbers.
 
     Attributes:
-        sha256: over everything that training reads.
-        groups: number of groups, None without groups.
-        split: how windows that judge are set apart from those that train.
-        folds: number of windows of each fold, None without folds.
-        recordings: None where windows are stored ready.
-        columns: how many different values each column has.
         times: the first and the last start of a window in words, empty where nobody knows.
-        episodes: how many, None without.
     """
 
     name: str

@@ -34,7 +34,6 @@ class OddRecording:
         figure: `level` is the root mean square, `spread` the standard deviation.
         value: median over its windows.
         usual: median over the recordings.
-        channels: how many channels differ so.
     """
 
     modality: ModalitySpec
@@ -75,9 +74,6 @@ def odd_recordings(windows: Windows, scan: Scan, *, names: Sequence[str] = ()) -
 
     Recordings are compared class by class, so that a machine that was off is compared with others that were off; one
     whose windows look like some of the others' is not odd. Without episodes, groups count as recordings.
-
-    Args:
-        names: of the episodes, by number.
     """
     owners = windows.episodes if windows.episodes is not None else windows.groups if windows.has_groups else None
     if owners is None:

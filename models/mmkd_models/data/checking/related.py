@@ -34,7 +34,6 @@ class Overlaps:
     Attributes:
         first: the number of the window whose end is shared.
         second: of the one whose beginning it is.
-        shift: samples from the start of the first to the start of the second.
     """
 
     modality: ModalitySpec

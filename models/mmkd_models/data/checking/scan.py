@@ -25,9 +25,7 @@ class ModalityScan:
         outside: finite values outside the modality's range; 0 without a range.
         values: how many values a window has; of video how many frames.
         low: the smallest finite value of each channel (C,), in the modality's unit; NaN where there is none.
-        high: the largest.
         level: the mean of each channel in each window (N, C); NaN where there is none, and for video.
-        power: the mean square.
     """
 
     missing: Rows

@@ -55,11 +55,7 @@ class BuiltReport:
     """A dataset that was made of recordings.
 
     Attributes:
-        dataset: where it is; gone again where it was only tried.
-        cover: which windows were to be taken, as in the recipe.
-        left_out: how many windows are not in it, by reason.
         absent: sensors that were not there, as `recording: sensor`.
-        has_times: whether windows know when they start.
         classes: by split, how many windows are of each class; of several labels how many have it.
         targets: by split, the lowest, mean and highest number of a regression; empty where there is none.
     """
@@ -118,8 +114,6 @@ def import_recordings(
     """Make a dataset directory of recordings, whatever they were read from.
 
     Args:
-        recordings: one after the other; each is let go before the next is asked for.
-        sensors: every sensor, also one that some recordings lack.
         labels: None takes the intervals of each recording.
         split: None splits each recording by time.
 
@@ -164,7 +158,6 @@ def build_dataset(
 
     Args:
         recordings: asked for one after the other; each puts its samples on the grids before it comes.
-        scratch: a folder for the windows, which takes as much as the dataset.
     """
     made = _prepared(recordings, grids, windows=windows, labels=labels, split=split)
     left_out = {reason: count for reason, count in made.left_out.items() if count}

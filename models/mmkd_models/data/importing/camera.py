@@ -23,12 +23,12 @@ from mmkd_models.data.importing.recorded import (
     ClockFacts,
     ImportedSensor,
     Pixels,
-    ReadingPlace,
     Samples,
     Spool,
     clock_facts,
 )
 from mmkd_models.data.importing.timing.clock import start_ns
+from mmkd_models.data.importing.work_folder import ReadingPlace
 
 _RATE_TOLERANCE = 0.01
 _LATE_PERIODS = 0.5  # a frame this far from where the rate puts it was not taken at that rate
@@ -40,9 +40,6 @@ class CameraReader:
     """A camera with its first file looked into.
 
     Attributes:
-        region: of the recorded frames; None is all of them.
-        facts: columns beside the frames: none.
-        rate_origin: who says which rate it has, for messages.
         motions: by the first file of a recording, filled by reading where the region is to be found; else None.
     """
 
@@ -96,7 +93,7 @@ class CameraReader:
         """Return the same camera, of whose frames this part is kept."""
         return replace(self, region=region, motions=None)
 
-    def found_region(self, first_files: Sequence[Path]) -> Region:
+    def find_region(self, first_files: Sequence[Path]) -> Region:
         """Return the box where things move in these recordings, which were read.
 
         Raise DatasetError if nothing moves, or their frames differ in size.
@@ -307,10 +304,6 @@ def moving_box(motions: Sequence[Motion], *, height: int, width: int) -> Region 
 
     The median cell's motion is taken for noise, and cells that move little beside the liveliest do not count. Along
     each side the box holds nine tenths of the rest, and is widened to the proportions, as far as the frame reaches.
-
-    Args:
-        motions: of frames of one size.
-        height: of the frames in the dataset.
     """
     cells = np.mean([one.cells for one in motions], axis=0)
     above = np.maximum(cells - np.median(cells), 0)

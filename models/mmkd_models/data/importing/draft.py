@@ -43,8 +43,6 @@ class FirstLook:
 
     Attributes:
         texts: columns of text with the few values they have.
-        frame: of video height and width in pixels.
-        unsure: what a person should look at.
     """
 
     file: Path

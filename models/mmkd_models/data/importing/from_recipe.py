@@ -1,4 +1,7 @@
-"""A recipe carried out: files read block by block, their clocks checked, laid on grids, and made a dataset."""
+"""A recipe carried out: files are read block by block, their clocks checked, laid on grids, and made a dataset.
+
+A fault in a file does not hide those in others, and what is finished is kept if the import ends early.
+"""
 
 from __future__ import annotations
 
@@ -18,27 +21,23 @@ from mmkd_models.data.importing.limits import written_limit
 from mmkd_models.data.importing.patterns import FoundFile, RecipeFolder
 from mmkd_models.data.importing.read_source import ReadSource, SourceReader
 from mmkd_models.data.importing.recipe import TARGET, ImportRecipe, Region, SensorSource, refuse
-from mmkd_models.data.importing.recorded import (
-    FileClock,
-    ImportedRecording,
-    ImportedSensor,
-    Interval,
-    ReadingState,
-    Samples,
-)
-from mmkd_models.data.importing.recording_files import FoundFiles, facts_wanted, find_recordings
-from mmkd_models.data.importing.timing.align import Proposal, proposed
+from mmkd_models.data.importing.recorded import FileClock, ImportedRecording, ImportedSensor, Interval, Samples
+from mmkd_models.data.importing.recording_files import RecordingFiles, extra_columns, find_recordings
+from mmkd_models.data.importing.timing.align import Proposal, propose_offset
 from mmkd_models.data.importing.timing.grids import Grids, Placed
-from mmkd_models.data.importing.work_folder import KeptRecordings, Marks, Piece, key_of_parts, marks_of, work_folder
+from mmkd_models.data.importing.work_folder import (
+    ImportProgress,
+    Marks,
+    Piece,
+    ReadingPlace,
+    key_of_parts,
+    marks_of,
+    work_folder,
+)
 
 Reader = SourceReader | CameraReader
-Tell = Callable[[int, int], None]
-"""Is told how many bytes are read of all that are to be."""
-Note = Callable[[str], None]
-"""Is told what is kept of an import that ended early, and what is not."""
-
 _RATE_TOLERANCE = 0.01  # a declared rate that is off by more is another rate
-_LEAST_STEPS = 10  # from which a rate can be told
+_LEAST_STEPS = 10  # to measure a rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +46,7 @@ class RecipeReport:
 
     Attributes:
         proposals: with the whole `offset_s` to write into the recipe.
-        regions: of cameras whose region was to be found, in pixels of the recorded frames.
+        regions: of cameras with `region = "auto"`, in pixels of the recorded frames.
     """
 
     built: BuiltReport
@@ -66,39 +65,43 @@ def import_recipe(
     *,
     outside: Sequence[Path] = (),
     most_bytes: int | None = None,
-    tell: Tell | None = None,
-    note: Note | None = None,
+    tell: Callable[[int, int], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> RecipeReport:
-    """Carry a recipe out, or goes on where another run with the same `path` ended.
+    """Carry a recipe out, or continue where another run with the same `path` ended.
 
     Args:
-        folder: where its patterns begin; nothing outside is read.
-        path: the dataset directory to make.
-        outside: further folders that may be read.
+        folder: where patterns start; nothing outside it and `outside` is read.
         most_bytes: what may be written; None follows from the size of the recordings.
-        tell: is told how far the reading is.
+        tell: called with the bytes that are read, and all that will be.
+        note: called with what is kept of an import that ended early.
 
-    Raise DatasetError with every file's first fault; `path` is not written, and recordings that were finished are
-    kept beside it.
+    Raise DatasetError with every file's first fault; `path` is not written, and finished recordings are kept beside it.
     """
     place = RecipeFolder(folder, outside)
-    found = find_recordings(recipe, place)
-    most_bytes = written_limit(found.total_bytes) if most_bytes is None else most_bytes
-    with work_folder(path, note or (lambda _: None)) as kept:
-        readers, found = _readers(recipe, found)
+    files = find_recordings(recipe, place)
+    most_bytes = written_limit(files.total_bytes) if most_bytes is None else most_bytes
+    with work_folder(path, note or (lambda _: None)) as progress:
+        readers, files = _open_readers(recipe, files)
         intervals = read_intervals(place, recipe.labels) if recipe.labels.files else []
-        _check_names(recipe, found, readers, intervals)
-        work = _Work(folder=place, found=found, intervals=intervals, most_bytes=most_bytes, tell=tell)
-        readers, regions = _with_regions(recipe, work, readers, kept)
-        kept.of_key(_key(recipe, found, readers)).use(work.marks)
+        _check_names(recipe, files, readers, intervals)
+        work = _Work(folder=place, files=files, intervals=intervals, most_bytes=most_bytes, tell=tell)
+        readers, regions = _find_regions(recipe, work, readers, progress)
+        # The grids depend on this beside the files; labels, windows and split are computed anew.
+        parts = [
+            (reader.source, reader.sensor, reader.facts, reader.region if isinstance(reader, CameraReader) else None)
+            for reader in readers
+        ]
+        progress.use(key_of_parts(files.parts, recipe.windows.cover, parts), work.marks)
         sensors = [reader.sensor for reader in readers]
+        cover, filled = recipe.windows.cover, progress.filled
         with (
-            Grids(kept.folder, sensors, cover=recipe.windows.cover, filled=kept.filled, most_bytes=most_bytes) as grids,
-            tempfile.TemporaryDirectory(prefix="windows.", dir=kept.folder) as scratch,
+            Grids(progress.folder, sensors, cover=cover, filled=filled, most_bytes=most_bytes) as grids,
+            tempfile.TemporaryDirectory(prefix="windows.", dir=progress.folder) as scratch,
         ):
             built = build_dataset(
                 path,
-                work.placed(readers, grids, kept),
+                work.placed(readers, grids, progress),
                 grids,
                 scratch=Path(scratch),
                 windows=recipe.windows,
@@ -111,8 +114,8 @@ def import_recipe(
         sensors=tuple(sensor for sensor in sensors if sensor.name != TARGET),
         clocks=tuple(work.clocks),
         proposals=tuple(work.proposals),
-        files=found.files,
-        total_bytes=found.total_bytes,
+        files=files.counts,
+        total_bytes=files.total_bytes,
         regions=regions,
     )
 
@@ -123,7 +126,7 @@ def try_recipe(
     *,
     outside: Sequence[Path] = (),
     most_bytes: int | None = None,
-    tell: Tell | None = None,
+    tell: Callable[[int, int], None] | None = None,
 ) -> RecipeReport:
     """Carry a recipe out in the system's temporary folder, where nothing is kept: errors as `import_recipe`."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -131,57 +134,56 @@ def try_recipe(
         return import_recipe(recipe, folder, path, outside=outside, most_bytes=most_bytes, tell=tell)
 
 
-def _readers(recipe: ImportRecipe, found: FoundFiles) -> tuple[list[Reader], FoundFiles]:
+def _open_readers(recipe: ImportRecipe, files: RecordingFiles) -> tuple[list[Reader], RecordingFiles]:
     """A reader for each source, and one more, of the same files, for the column of a regression's number."""
-    readers = [_reader(source, recipe, found) for source in recipe.source]
+
+    def first_file(source: SensorSource) -> FoundFile:
+        return next(sources[source.modality][0] for sources in files.recordings.values() if source.modality in sources)
+
+    columns = extra_columns(recipe, files)
+    readers: list[Reader] = [
+        CameraReader.opened(source, first_file(source))
+        if source.modality_kind == "video"
+        else SourceReader.opened(source, first_file(source), facts=columns, apart=recipe.labels.column)
+        for source in recipe.source
+    ]
     column = recipe.labels.column if recipe.labels.task == "regression" else ""
     if not column:
-        return readers, found
-    series = [reader for reader in readers if isinstance(reader, SourceReader)]
-    targets = ((reader, reader.with_target(_first_file(reader.source, found), column)) for reader in series)
-    beside, target = next(((reader, target) for reader, target in targets if target is not None), (None, None))
-    if beside is None or target is None:
-        raise DatasetError(
-            f"'labels.column': expected a column of a source, got {column!r}, which none has; correct it (the value of"
-            " a tag of a tall table can be no label)"
-        )
-    return [*readers, target], found.read_twice(beside.source.modality, TARGET)
+        return readers, files
+    for reader in readers:
+        target = reader.with_target(first_file(reader.source), column) if isinstance(reader, SourceReader) else None
+        if target is not None:
+            return [*readers, target], files.read_twice(reader.source.modality, TARGET)
+    raise DatasetError(
+        f"'labels.column': no source has a column {column!r}; correct it (a tag of a tall table cannot be a label)"
+    )
 
 
-def _reader(source: SensorSource, recipe: ImportRecipe, found: FoundFiles) -> Reader:
-    first = _first_file(source, found)
-    if source.modality_kind == "video":
-        return CameraReader.opened(source, first)
-    return SourceReader.opened(source, first, facts=facts_wanted(recipe, found), apart=recipe.labels.column)
-
-
-def _first_file(source: SensorSource, found: FoundFiles) -> FoundFile:
-    return next(files[source.modality][0] for files in found.recordings.values() if source.modality in files)
-
-
-def _key(recipe: ImportRecipe, found: FoundFiles, readers: Sequence[Reader]) -> str:
-    """What the grids depend on beside the files: not labels, windows and split, which are looked at anew."""
-    regions = [reader.region if isinstance(reader, CameraReader) else None for reader in readers]
-    ours = [
-        (reader.source, reader.sensor, reader.facts, region) for reader, region in zip(readers, regions, strict=True)
-    ]
-    return key_of_parts(found.parts, recipe.windows.cover, ours)
-
-
-def _with_regions(
-    recipe: ImportRecipe, work: _Work, readers: Sequence[Reader], kept: KeptRecordings
+def _find_regions(
+    recipe: ImportRecipe, work: _Work, readers: Sequence[Reader], progress: ImportProgress
 ) -> tuple[list[Reader], dict[str, Region]]:
-    """The readers with every region known; reads all files once more where one is to be found."""
-    asking = [reader for reader in readers if isinstance(reader, CameraReader) and reader.motions is not None]
-    if not asking:
+    """The readers with every region known; reads all files once more if one is to be found."""
+    cameras = [reader for reader in readers if isinstance(reader, CameraReader) and reader.motions is not None]
+    if not cameras:
         return list(readers), {}
-    labels = recipe.labels.files
-    labelled = work.folder.files(labels, key="labels.files") if labels else []
-    key = key_of_parts(recipe, work.marks, marks_of(labelled, work.folder.path), work.found.facts)
-    regions = kept.regions(key)
+    labelled = work.folder.files(recipe.labels.files, key="labels.files") if recipe.labels.files else []
+    key = key_of_parts(recipe, work.marks, marks_of(labelled, work.folder.path), work.files.facts)
+    regions = progress.regions(key)
     if not regions:
-        regions = _found_regions(recipe, work, readers, asking, kept.folder)
-        kept.add_regions(key, regions)
+        sensors = [reader.sensor for reader in readers]
+        with (
+            tempfile.TemporaryDirectory(prefix="regions.", dir=progress.folder) as scratch,
+            Grids(Path(scratch), sensors, cover=recipe.windows.cover, most_bytes=work.most_bytes) as grids,
+        ):
+            placed = (grids.add(recorded) for recorded in work.read_all(readers, Path(scratch)))
+            numbers = training_recordings(
+                placed, grids, windows=recipe.windows, labels=recipe.labels, split=recipe.split
+            )
+        recordings = [list(work.files.recordings.values())[number] for number in numbers]
+        for camera in cameras:
+            name = camera.source.modality
+            regions[name] = camera.find_region([files[name][0].path for files in recordings if name in files])
+        progress.add_regions(key, regions)
     return [
         reader.with_region(regions[reader.source.modality])
         if isinstance(reader, CameraReader) and reader.source.modality in regions
@@ -190,70 +192,25 @@ def _with_regions(
     ], regions
 
 
-def _found_regions(
-    recipe: ImportRecipe, work: _Work, readers: Sequence[Reader], asking: Sequence[CameraReader], folder: Path
-) -> dict[str, Region]:
-    """Where things move in the recordings that train, which only a whole import tells."""
-    sensors = [reader.sensor for reader in readers]
-    with (
-        tempfile.TemporaryDirectory(prefix="regions.", dir=folder) as scratch,
-        Grids(Path(scratch), sensors, cover=recipe.windows.cover, most_bytes=work.most_bytes) as grids,
-    ):
-        placed = (grids.add(recorded) for recorded in work.read_all(readers, Path(scratch)))
-        chosen = training_recordings(placed, grids, windows=recipe.windows, labels=recipe.labels, split=recipe.split)
-    recordings = list(work.found.recordings.values())
-    regions: dict[str, Region] = {}
-    for reader in asking:
-        name = reader.source.modality
-        first_files = [recordings[number][name][0].path for number in chosen if name in recordings[number]]
-        regions[name] = reader.found_region(first_files)
-    return regions
-
-
 def _check_names(
-    recipe: ImportRecipe, found: FoundFiles, readers: Sequence[Reader], intervals: Sequence[LabelledIntervals]
+    recipe: ImportRecipe, files: RecordingFiles, readers: Sequence[Reader], intervals: Sequence[LabelledIntervals]
 ) -> None:
-    """Refuse parts and columns that are nowhere, and labels of recordings that there are not."""
+    """Refuse parts and columns that do not exist, and labels of recordings that do not."""
     problems = []
-    if recipe.labels.path and recipe.labels.path not in found.parts:
-        problems.append(
-            f"'labels.path': expected a part of the path that all sources name in braces, got {recipe.labels.path!r};"
-            f" choose among {', '.join(found.parts) or 'none'}"
-        )
+    known = f"the paths have {', '.join(files.parts) or 'none'}"
+    if recipe.labels.path and recipe.labels.path not in files.parts:
+        problems.append(f"'labels.path': {recipe.labels.path!r} is no part of all paths; {known}")
     columns = {name for reader in readers for name in reader.facts}
-    for name in facts_wanted(recipe, found):
+    for name in extra_columns(recipe, files):
         if name not in columns:
-            problems.append(
-                f"{name!r}: expected a part of the path or a column of a source, got neither; the paths have"
-                f" {', '.join(found.parts) or 'none'}"
-            )
-    known = [dict(zip(found.parts, key, strict=True)) for key in found.recordings]
-    for one in intervals:
-        if not any(one.is_of(parts) for parts in known):
-            told = ", ".join(f"{name} {value!r}" for name, value in one.parts.items())
-            problems.append(
-                f"{one.interval.place}: expected a recording of {told}, found none; correct it, or remove it"
-            )
+            problems.append(f"{name!r} is neither a part of the path nor a column of a source; {known}")
+    recordings = [dict(zip(files.parts, key, strict=True)) for key in files.recordings]
+    for labelled in intervals:
+        if not any(labelled.is_of(parts) for parts in recordings):
+            name = ", ".join(f"{part} {value!r}" for part, value in labelled.parts.items())
+            problems.append(f"{labelled.interval.place}: there is no recording of {name}; correct or remove the line")
             break
     refuse("recipe", problems)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Place:
-    """Where a source of a recording is read; see `ReadingPlace`."""
-
-    folder: Path
-    name: str
-    most_bytes: int
-    marks: Sequence[tuple[str, int, int]]
-    kept: KeptRecordings | None
-
-    def begun(self) -> tuple[int, ReadingState | None]:
-        return (0, None) if self.kept is None else self.kept.begun(self.name, self.marks)
-
-    def go_on(self, files: int, state: ReadingState, secure: Callable[[], None]) -> None:
-        if self.kept is not None:
-            self.kept.go_on(self.name, self.marks[:files], state, secure)
 
 
 class _Work:
@@ -263,151 +220,154 @@ class _Work:
         self,
         *,
         folder: RecipeFolder,
-        found: FoundFiles,
+        files: RecordingFiles,
         intervals: Sequence[LabelledIntervals],
         most_bytes: int,
-        tell: Tell | None,
+        tell: Callable[[int, int], None] | None,
     ) -> None:
-        self.folder, self.found, self.most_bytes = folder, found, most_bytes
+        self.folder, self.files, self.most_bytes = folder, files, most_bytes
         self._intervals, self._tell = intervals, tell
         self._done_bytes = self._total_bytes = 0
         self.clocks: list[FileClock] = []
         self.proposals: list[Proposal] = []
-        self._numbers = {key: number for number, key in enumerate(found.recordings)}
+        self._numbers = {key: number for number, key in enumerate(files.recordings)}
         self.marks: dict[str, Marks] = {
-            "/".join(key): {source: marks_of(chosen, folder.path) for source, chosen in files.items()}
-            for key, files in found.recordings.items()
+            "/".join(key): {source: marks_of(chosen, folder.path) for source, chosen in sources.items()}
+            for key, sources in files.recordings.items()
         }
 
     def read_all(self, readers: Sequence[Reader], scratch: Path) -> Iterator[ImportedRecording]:
-        """Read each recording and keeps nothing; raises DatasetError at the end where a file had a fault."""
-        self._begin(self.marks)
-        return self._read_these(list(self.found.recordings), readers, scratch, None)
+        """Read each recording and keep nothing; raise DatasetError at the end if a file has a fault."""
+        keys = list(self.files.recordings)
+        self._start(keys)
+        return self._read_these(keys, readers, scratch, None)
 
-    def placed(self, readers: Sequence[Reader], grids: Grids, kept: KeptRecordings) -> Iterator[Placed]:
-        """Yield each recording on the grids: as it was kept, or read now; errors as of `read_all`."""
-        kept.secure = grids.secure
-        names = {key: "/".join(key) for key in self.found.recordings}
-        missing = [key for key in self.found.recordings if kept.piece(names[key]) is None]
-        self._begin({names[key]: self.marks[names[key]] for key in missing})
-        read = self._read_these(missing, readers, kept.folder, kept)
+    def placed(self, readers: Sequence[Reader], grids: Grids, progress: ImportProgress) -> Iterator[Placed]:
+        """Yield each recording on the grids, finished earlier or read now; errors as `read_all`."""
+        progress.secure = grids.secure
+        names = {key: "/".join(key) for key in self.files.recordings}
+        missing = [key for key in names if progress.piece(names[key]) is None]
+        self._start(missing)
+        reading = self._read_these(missing, readers, progress.folder, progress)
         for key, name in names.items():
-            piece = kept.piece(name)
+            piece = progress.piece(name)
             if piece is not None:
                 self.clocks += piece.clocks
                 self.proposals += piece.proposals
-                yield piece.placed(self._known(key))
+                yield piece.placed(self._describe(key))
                 continue
             clocks, proposals = len(self.clocks), len(self.proposals)
-            placed = grids.add(next(read))
-            kept.add(name, self._piece(name, placed, self.clocks[clocks:], self.proposals[proposals:]))
+            placed = grids.add(next(reading))
+            progress.add(
+                name,
+                Piece(
+                    marks=self.marks[name],
+                    origin_ns=placed.origin_ns,
+                    first=placed.first,
+                    lengths=placed.lengths,
+                    absent=placed.absent,
+                    runs=placed.recorded.runs,
+                    is_utc=placed.recorded.is_utc,
+                    clocks=self.clocks[clocks:],
+                    proposals=self.proposals[proposals:],
+                ),
+            )
             yield placed
-        next(read, None)  # tells of files with a fault
+        next(reading, None)  # raises the faults of files
 
-    def _begin(self, marks: Mapping[str, Marks]) -> None:
+    def _start(self, keys: Sequence[tuple[str, ...]]) -> None:
         self.clocks, self.proposals = [], []
         self._done_bytes = 0
-        self._total_bytes = sum(size for one in marks.values() for files in one.values() for _, size, _ in files)
+        marks = [self.marks["/".join(key)] for key in keys]
+        self._total_bytes = sum(size for sources in marks for files in sources.values() for _, size, _ in files)
 
-    def _piece(self, name: str, placed: Placed, clocks: Sequence[FileClock], proposals: Sequence[Proposal]) -> Piece:
-        return Piece(
-            marks=self.marks[name],
-            origin_ns=placed.origin_ns,
-            first=dict(placed.first),
-            lengths=dict(placed.lengths),
-            absent=placed.absent,
-            runs={column: list(runs) for column, runs in placed.recorded.runs.items()},
-            is_utc=placed.recorded.is_utc,
-            clocks=tuple(clocks),
-            proposals=tuple(proposals),
-        )
-
-    def _known(self, key: tuple[str, ...]) -> ImportedRecording:
-        """What is known of a recording without its files."""
-        parts = {**self.found.facts.get(key, {}), **dict(zip(self.found.parts, key, strict=True))}
-        name = ", ".join(f"{part} {parts[part]}" for part in self.found.parts) or "the recording"
-        labels = [one.interval for one in self._intervals if one.is_of(parts)]
+    def _describe(self, key: tuple[str, ...]) -> ImportedRecording:
+        """A recording without its samples."""
+        parts = {**self.files.facts.get(key, {}), **dict(zip(self.files.parts, key, strict=True))}
+        name = ", ".join(f"{part} {parts[part]}" for part in self.files.parts) or "the recording"
+        labels = [labelled.interval for labelled in self._intervals if labelled.is_of(parts)]
         return ImportedRecording(name=name, parts=parts, series={}, labels=labels)
 
     def _read_these(
-        self, keys: Sequence[tuple[str, ...]], readers: Sequence[Reader], scratch: Path, kept: KeptRecordings | None
+        self, keys: Sequence[tuple[str, ...]], readers: Sequence[Reader], scratch: Path, progress: ImportProgress | None
     ) -> Iterator[ImportedRecording]:
         problems: list[str] = []
         for key in keys:
             with ExitStack() as stack:
-                recorded = self._read(key, readers, (scratch, kept), stack, problems)
+                recorded = self._read(key, readers, (scratch, progress), stack, problems)
                 if not problems:
                     yield recorded
-                elif kept is not None:
-                    kept.forget_begun()
+                elif progress is not None:
+                    progress.forget_partly_read()
         if len(problems) == 1:
             raise DatasetError(problems[0])
-        if problems:
-            raise DatasetError("\n  - ".join([f"recordings: {len(problems)} problems", *problems]))
+        refuse("recordings", problems)
 
     def _read(
         self,
         key: tuple[str, ...],
         readers: Sequence[Reader],
-        at: tuple[Path, KeptRecordings | None],
+        at: tuple[Path, ImportProgress | None],
         stack: ExitStack,
         problems: list[str],
     ) -> ImportedRecording:
         series: dict[str, Sequence[Samples]] = {}
         runs: dict[str, Sequence[Interval]] = {}
         is_utc = True
-        known, marks = self._known(key), self.marks["/".join(key)]
-        number = self._numbers[key]
+        recorded, marks = self._describe(key), self.marks["/".join(key)]
         for reader in readers:
-            source = reader.source.modality
-            chosen = self.found.recordings[key].get(source, ())
-            if not chosen:
+            name = reader.source.modality
+            files = self.files.recordings[key].get(name, ())
+            if not files:
                 continue
-            place = _Place(
-                folder=at[0], name=f"{source}-{number}", most_bytes=self.most_bytes, marks=marks[source], kept=at[1]
+            place = ReadingPlace(
+                folder=at[0],
+                name=f"{name}-{self._numbers[key]}",
+                most_bytes=self.most_bytes,
+                marks=marks[name],
+                progress=at[1],
             )
             try:
-                read = reader.read(chosen, place, stack, told=self._told)
-                self.clocks += _checked_clocks(reader, read, known.name, chosen[0].path)
+                read = reader.read(files, place, stack, told=self._count_bytes)
+                self.clocks += _check_clocks(reader, read, recorded.name, files[0].path)
             except DatasetError as error:
-                if str(error) not in problems:  # the same line twice, where a file is read for a target too
+                if str(error) not in problems:  # the same line twice, if a file is read for a target too
                     problems.append(str(error))
                 continue
-            series[source] = read.series
-            runs.update({column: found for column, found in read.runs.items() if column not in runs})
+            series[name] = read.series
+            runs = {**read.runs, **runs}
             is_utc = is_utc and read.is_utc
-        self._propose(readers, known.name, series)
-        return replace(known, series=series, runs=runs, is_utc=is_utc)
+        self._propose_offsets(readers, recorded.name, series)
+        return replace(recorded, series=series, runs=runs, is_utc=is_utc)
 
-    def _propose(self, readers: Sequence[Reader], name: str, series: Mapping[str, Sequence[Samples]]) -> None:
+    def _propose_offsets(self, readers: Sequence[Reader], name: str, series: Mapping[str, Sequence[Samples]]) -> None:
         first = readers[0].source.modality
         for reader in readers[1:]:
-            sensor, how = reader.source.modality, reader.source.align_on
-            if how is not None and sensor in series and first in series:
-                found = proposed(name, sensor, series[sensor][0], first, series[first][0], how)
-                if found is not None:  # on times that have the recipe's own offset already
-                    self.proposals.append(replace(found, offset_s=reader.source.offset_s + found.offset_s))
+            sensor, method = reader.source.modality, reader.source.align_on
+            if method is not None and sensor in series and first in series:
+                proposal = propose_offset(name, sensor, series[sensor][0], first, series[first][0], method)
+                if proposal is not None:  # on times that have the recipe's own offset already
+                    offset_s = reader.source.offset_s + proposal.offset_s
+                    self.proposals.append(replace(proposal, offset_s=offset_s))
 
-    def _told(self, count: int) -> None:
+    def _count_bytes(self, count: int) -> None:
         self._done_bytes += count
         if self._tell is not None:
             self._tell(self._done_bytes, self._total_bytes)
 
 
-def _checked_clocks(reader: Reader, read: ReadSource, name: str, file: Path) -> list[FileClock]:
+def _check_clocks(reader: Reader, read: ReadSource, name: str, file: Path) -> list[FileClock]:
     """The clock of a recording. Raise DatasetError if it runs at another rate than the recipe says."""
-    if not reader.has_clock:
-        return []
     clocks = []
-    for series in read.series:
+    for series in read.series if reader.has_clock else ():
         facts = replace(reader.clock_facts(series), repeated=read.repeated)
         declared = reader.sensor.own_hz
-        off = facts.rate_hz / declared - 1
-        if facts.samples > _LEAST_STEPS and abs(off) > _RATE_TOLERANCE:
+        deviation = facts.rate_hz / declared - 1
+        if facts.samples > _LEAST_STEPS and abs(deviation) > _RATE_TOLERANCE:
             raise DatasetError(
                 f"{file}: expected {declared:g} Hz, {reader.rate_origin}, got {facts.rate_hz:.4g} Hz by the times;"
                 " correct 'rate_hz', or 'time_unit'"
             )
-        drift = 1e6 * off if np.isfinite(off) else 0.0
+        drift = 1e6 * deviation if np.isfinite(deviation) else 0.0
         clocks.append(FileClock(recording=name, sensor=reader.source.modality, facts=facts, drift_ppm=drift))
     return clocks

@@ -43,7 +43,6 @@ class ImportReport:
 
     Attributes:
         infinite: for each modality that had infinite values: how many became NaN.
-        left_out: names of arrays that are no part of the interchange form.
     """
 
     dataset: Dataset
@@ -70,7 +69,6 @@ def import_interchange(
     counted: a sensor cannot measure infinity, it is what overflows leave behind.
 
     Args:
-        name: of the dataset; None takes the file's.
         per_group: modalities that are only comparable after a z-score with their own group's statistics.
         target: make a regression of the file's target of this name; None makes classes of `y`.
         targets: make a multi-label dataset with one label for each of these conditions on the file's targets: `NAME`,

@@ -62,11 +62,7 @@ def keys_of(rule: type[msgspec.Struct]) -> Iterator[tuple[str, Any, Any, Key]]:
 
 
 def key_problems(rule: msgspec.Struct, *, kind: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the name of every key whose value is not allowed, and what is wrong.
-
-    Args:
-        kind: of the modality, for keys that only some kinds have.
-    """
+    """Yield the name of every key whose value is not allowed, and what is wrong."""
     for name, _, default, key in keys_of(type(rule)):
         value = getattr(rule, name)
         if value == default:

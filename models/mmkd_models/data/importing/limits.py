@@ -67,8 +67,6 @@ def refuse_more(planned_bytes: int, most_bytes: int | None, *, where: str, what:
 
     Args:
         most_bytes: None for recordings that no recipe describes: the caller's own code made them.
-        what: takes so many bytes.
-        cure: what to correct, if it is a mistake.
     """
     if most_bytes is not None and planned_bytes > most_bytes:
         raise DatasetError(

@@ -1,4 +1,4 @@
-"""One source of a recipe: which columns its files have, and how they become series."""
+"""One source of a recipe: which columns its files have, and how they become series, with the line of every fault."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.importing.cutting.labels import RunCollector, changes
 from mmkd_models.data.importing.limits import MOST_THINNING, refuse_late, refuse_more
 from mmkd_models.data.importing.patterns import FoundFile, with_parts
-from mmkd_models.data.importing.readers.formats import Format, Reader, format_of, reader_of, suffixes
+from mmkd_models.data.importing.readers.formats import Reader, format_of, reader_of, suffixes
 from mmkd_models.data.importing.readers.table import RowBlock, numbers, require_columns, texts
 from mmkd_models.data.importing.recipe import TARGET, SensorSource, rate_problem
 from mmkd_models.data.importing.recorded import (
@@ -23,9 +24,7 @@ from mmkd_models.data.importing.recorded import (
     Floats,
     ImportedSensor,
     Interval,
-    ReadingPlace,
     ReadingState,
-    Resample,
     Samples,
     SampleSeries,
     Spool,
@@ -34,9 +33,11 @@ from mmkd_models.data.importing.recorded import (
     in_order,
 )
 from mmkd_models.data.importing.timing.clock import TimeColumn, start_ns, time_text
+from mmkd_models.data.importing.work_folder import ReadingPlace
 
 _RATE_DIGITS = 4
-_RATE_ROWS = 1 << 20  # by which a rate is told
+_RATE_ROWS = 1 << 20  # by which a rate is measured
+_SET_DUPLICATES = "set duplicates = 'first', 'last' or 'mean', or correct the times"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,8 +60,8 @@ class SourceReader:
 
     Attributes:
         columns: of the samples, in the order of the sensor's channels; of a tall table its tags.
-        facts: columns that are asked for beside the samples and are in its files.
-        rate_origin: who says which rate it has, for messages.
+        facts: columns that are needed beside the samples and are in its files.
+        rate_origin: who declares its rate, for messages.
     """
 
     source: SensorSource
@@ -75,27 +76,32 @@ class SourceReader:
         """Look into the first file.
 
         Args:
-            facts: columns that are wanted beside the samples, where this source has them.
+            facts: columns that are needed beside the samples, if this source has them.
             apart: a column that is no channel, unless 'channels' names it.
 
         Raise DatasetError if a column is missing.
         """
-        names = _file_reader(source, first.path).names(first.path)
-        found = tuple(name for name in facts if name in names)
-        place = f"{first.path}:1" if _format(source, first.path) == "csv" else str(first.path)
+        reader, place = _file_reader(source, first.path)
+        names = reader.names(first.path)
+        facts = tuple(name for name in facts if name in names)
         used = [name for name in (source.time, source.tag, source.value, source.quality) if name]
         require_columns(place, names, used)
-        channels = _channels(source, [name for name in names if name not in {*used, *found, apart}])
+        if isinstance(source.channels, dict):
+            channels = dict(source.channels)
+        else:
+            channels = {
+                name: name for name in source.channels or names if source.channels or name not in (*used, *facts, apart)
+            }
         if not channels:
-            raise DatasetError(
-                f"{place}: expected channels beside {', '.join(used)}, got none; name them in 'channels'"
-            )
+            raise DatasetError(f"{place}: no columns are left for channels beside {', '.join(used)}; name 'channels'")
         if not source.tag:
             require_columns(place, names, list(channels.values()))
         rate_hz, origin = _rate(source, first.path, beside=[] if source.tag else list(channels.values())[:1])
         if text := rate_problem(rate_hz):
             raise DatasetError(f"{first.path}: rate in Hz, {origin}: {text}")
-        resample = _resample(source, rate_hz)
+        # Without a filter, sound above half the new rate would be folded into it.
+        is_resampled_sound = source.modality_kind == "audio" and source.resample_hz not in (None, rate_hz)
+        resample = "polyphase" if is_resampled_sound else source.resample
         if resample == "polyphase" and rate_hz > MOST_THINNING * (source.resample_hz or rate_hz):
             raise DatasetError(
                 f"{first.path}: expected 'resample_hz' of {rate_hz / MOST_THINNING:g} or more for {rate_hz:g} Hz, got"
@@ -118,21 +124,17 @@ class SourceReader:
             source=source,
             sensor=sensor,
             columns=tuple(channels.values()),
-            facts=found,
+            facts=facts,
             first_file=first.path,
             rate_origin=origin,
         )
 
     def with_target(self, first: FoundFile, column: str) -> SourceReader | None:
-        """Return a reader of one column of the same files, a number to be predicted; None if they have no such.
-
-        Args:
-            first: the first file.
-        """
+        """Return a reader of one column of the same files, a number to be predicted; None if they do not have it."""
         source = self.source
-        if source.tag or column not in _file_reader(source, first.path).names(first.path):
+        if source.tag or column not in _file_reader(source, first.path)[0].names(first.path):
             return None
-        apart = msgspec.structs.replace(
+        target = msgspec.structs.replace(
             source,
             modality=TARGET,
             kind="series",
@@ -145,7 +147,7 @@ class SourceReader:
             align_on=None,
             resample="linear" if source.resample == "polyphase" else source.resample,
         )
-        return SourceReader.opened(apart, first, facts=())
+        return SourceReader.opened(target, first, facts=())
 
     @property
     def has_clock(self) -> bool:
@@ -159,32 +161,27 @@ class SourceReader:
     def read(
         self, files: Sequence[FoundFile], place: ReadingPlace, stack: ExitStack, *, told: Callable[[int], None]
     ) -> ReadSource:
-        """Read the files of one recording one behind the other.
+        """Read the files of one recording one behind the other, without those that an earlier run read.
 
         Args:
-            place: of the scratch files; where an earlier run read some of the files, the others alone are read.
             stack: closes the scratch files of the series.
-            told: is told the size of each file when it is read.
+            told: called with the size of each file when it is read.
 
         Raise DatasetError with the line of the first fault.
         """
-        done, state = place.begun()
-        if state is not None and not self._is_there(place, state):
+        done, state = place.partly_read()
+        if state is not None and not all(
+            Spool.holds(place.folder, f"{place.name}-{number}", (self.width,), np.float32, count=count)
+            for number, count in enumerate(state.collected)
+        ):
             done, state = 0, None
         reading = _Reading(self, place, stack, state)
         for number, file in enumerate(files):
             if number >= done:
                 reading.add_file(file)
-                place.go_on(number + 1, reading.state, reading.secure)
+                place.add_file(number + 1, reading.state, reading.secure)
             told(file.path.stat().st_size)
         return reading.finished(files[0].path)
-
-    def _is_there(self, place: ReadingPlace, state: ReadingState) -> bool:
-        """Whether the scratch files of an earlier run are."""
-        return all(
-            Spool.holds(place.folder, f"{place.name}-{number}", (self.width,), np.float32, count=count)
-            for number, count in enumerate(state.collected)
-        )
 
     @property
     def width(self) -> int:
@@ -197,8 +194,7 @@ class _Reading:
 
     def __init__(self, reader: SourceReader, place: ReadingPlace, stack: ExitStack, state: ReadingState | None) -> None:
         self._reader, self._source, self._most_bytes = reader, reader.source, place.most_bytes
-        tall = bool(self._source.tag)
-        spools = len(reader.columns) if tall else 1
+        spools = len(reader.columns) if self._source.tag else 1
         if state is None:
             state = ReadingState(
                 collected=(0,) * spools,
@@ -213,9 +209,7 @@ class _Reading:
             stack.enter_context(Spool(place.folder, f"{place.name}-{number}", (reader.width,), np.float32, count=count))
             for number, count in enumerate(state.collected)
         ]
-        self._runs = {
-            name: RunCollector(still_open=state.open_runs[name], ended=state.runs[name]) for name in reader.facts
-        }
+        self._runs = {name: RunCollector(state.open_runs[name], state.runs[name]) for name in reader.facts}
         self._last = list(state.last_ns)
         self._origin_ns, self._count, self._is_utc = state.origin_ns, state.count, state.is_utc
 
@@ -239,21 +233,24 @@ class _Reading:
 
     def add_file(self, file: FoundFile) -> None:
         source, reader = self._source, self._reader
-        names = _file_reader(source, file.path).names(file.path)
-        wanted = [source.time, source.tag, source.value, source.quality, *reader.facts]
-        wanted += [] if source.tag else list(reader.columns)
-        wanted = list(dict.fromkeys(name for name in wanted if name))
-        place = f"{file.path}:1" if _format(source, file.path) == "csv" else str(file.path)
-        require_columns(
-            place, names, wanted, like="" if file.path == reader.first_file else f" as in {reader.first_file}"
-        )
-        _refuse_other_rate(reader, file.path)
+        own, place = _file_reader(source, file.path)
+        columns = [source.time, source.tag, source.value, source.quality, *reader.facts]
+        columns += [] if source.tag else list(reader.columns)
+        columns = list(dict.fromkeys(name for name in columns if name))
+        is_first = file.path == reader.first_file
+        require_columns(place, own.names(file.path), columns, like="" if is_first else f" as in {reader.first_file}")
+        rate_hz = own.rate_hz(file.path) if own.rate_hz and not source.time and not is_first else reader.sensor.own_hz
+        if rate_hz != reader.sensor.own_hz:
+            raise DatasetError(
+                f"{file.path}: expected {reader.sensor.own_hz:g} Hz as in {reader.first_file}, got {rate_hz:g};"
+                " resample it, or make it a source of its own"
+            )
         clock = TimeColumn(source, source.time)
         before = self._count
-        for block in _file_reader(source, file.path).blocks(file.path, wanted):
-            times, kept = clock.read(block) if source.time else self._counted(block, file)
+        for block in own.blocks(file.path, columns):
+            times, usable = clock.read(block) if source.time else self._count_times(block, file)
             self._is_utc = self._is_utc and (clock.is_utc if source.time else bool(source.start))
-            self._add(block, self._corrected(times), kept)
+            self._add(block, self._correct(times), usable)
             self._count += len(times)
             refuse_more(
                 sum(spool.size_bytes for spool in self._spools),
@@ -263,10 +260,10 @@ class _Reading:
                 cure="look whether it was unpacked from few bytes",
             )
         if self._count == before:
-            raise DatasetError(f"{file.path}: expected rows, got none; remove the file, or write it again")
+            raise DatasetError(f"{file.path}: has no rows; remove the file, or write it again")
 
-    def _counted(self, block: RowBlock, file: FoundFile) -> tuple[Times, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
-        """Times of samples that have none, one behind the other, all files of a recording too."""
+    def _count_times(self, block: RowBlock, file: FoundFile) -> tuple[Times, npt.NDArray[np.bool_]]:
+        """Times of samples that have none, one behind the other, also from file to file of a recording."""
         if self._origin_ns is None and self._source.start:
             text = with_parts(self._source.start, file.parts)
             self._origin_ns = start_ns(text, self._source, place=str(file.path))
@@ -276,86 +273,73 @@ class _Reading:
         times = (self._origin_ns or 0) + np.rint(steps * (SECOND_NS / rate_hz)).astype(np.int64)
         return times, np.ones(len(times), dtype=bool)
 
-    def _corrected(self, times: Times) -> Times:
+    def _correct(self, times: Times) -> Times:
         """Times by a clock that is neither early nor fast."""
-        source = self._source
         if self._origin_ns is None and len(times):
             self._origin_ns = int(times[0])
-        if source.clock_ppm:
+        if self._source.clock_ppm:
             assert self._origin_ns is not None
-            since = (times - self._origin_ns).astype(np.float64) / (1 + source.clock_ppm * 1e-6)
+            since = (times - self._origin_ns).astype(np.float64) / (1 + self._source.clock_ppm * 1e-6)
             times = self._origin_ns + np.rint(since).astype(np.int64)
-        return times + round(source.offset_s * SECOND_NS)
+        return times + round(self._source.offset_s * SECOND_NS)
 
-    def _add(self, block: RowBlock, times: Times, kept: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> None:
+    def _add(self, block: RowBlock, times: Times, usable: npt.NDArray[np.bool_]) -> None:
         source, reader = self._source, self._reader
         if source.tag:
             tags = np.array(texts(block, source.tag, source), dtype=object)
-            values = _good_values(block, source)
+            values = numbers(block, [source.value], source)
+            if source.quality:
+                qualities = np.array(texts(block, source.quality, source), dtype=object)
+                values = np.where(np.isin(qualities, list(source.quality_ok))[:, None], values, np.float32(np.nan))
             for number, tag in enumerate(reader.columns):
-                rows = np.flatnonzero((tags == tag) & kept)
-                self._append(number, block, times[rows], values[rows], rows)
+                self._append(number, block, times, values, np.flatnonzero((tags == tag) & usable))
         else:
-            rows = np.flatnonzero(kept)
-            values = numbers(block, reader.columns, source)
-            self._append(0, block, times[rows], values[rows], rows)
+            self._append(0, block, times, numbers(block, reader.columns, source), np.flatnonzero(usable))
         for name, collector in self._runs.items():
             column = texts(block, name, source)
-            places = {row: block.place(row) for row in changes(column)}
-            collector.add(times, column, places)
+            collector.add(times, column, {row: block.place(row) for row in changes(column)})
 
     def _append(self, number: int, block: RowBlock, times: Times, values: Floats, rows: Times) -> None:
-        if not len(times):
+        if not len(rows):
             return
-        self._check_order(number, block, times, rows)
+        times, values, last = times[rows], values[rows], self._last[number]
+        steps = np.diff(times, prepend=int(times[0]) - 1 if last is None else last)
+        for is_wrong, words, cure in (
+            ((steps < 0) & (self._source.unsorted == "error"), "go back", "sort the file, or set unsorted = 'sort'"),
+            ((steps == 0) & (self._source.duplicates == "error"), "repeat", _SET_DUPLICATES),
+        ):
+            wrong = np.flatnonzero(is_wrong)
+            if len(wrong):
+                row = int(wrong[0])
+                time, before = int(times[row]), int(times[row] - steps[row])
+                again = "again" if steps[row] == 0 else f"after {self._time_text(before)}"
+                raise DatasetError(
+                    f"{block.place(int(rows[row]))}: timestamps {words}: {self._time_text(time)} {again}"
+                    f" ({len(wrong)} such from there on); {cure}"
+                )
         self._last[number] = int(times[-1])
         with np.errstate(over="ignore"):  # infinity, which no dataset may have
             values = values if self._source.scale == 1.0 else values * np.float32(self._source.scale)
         self._spools[number].append(times, values)
 
-    def _check_order(self, number: int, block: RowBlock, times: Times, rows: Times) -> None:
-        source = self._source
-        last = self._last[number]
-        steps = np.diff(times, prepend=int(times[0]) - 1 if last is None else last)
-        back = np.flatnonzero(steps < 0) if source.unsorted == "error" else np.zeros(0, dtype=np.int64)
-        same = np.flatnonzero(steps == 0) if source.duplicates == "error" else np.zeros(0, dtype=np.int64)
-        for found, words, cure in (
-            (back, "times that increase", "sort the file, or set unsorted = 'sort'"),
-            (same, "each time once", "set duplicates = 'first', 'last' or 'mean', or correct the times"),
-        ):
-            if len(found):
-                row = int(found[0])
-                before = int(times[row] - steps[row])
-                again = "again" if steps[row] == 0 else f"after {self._told_time(before)}"
-                raise DatasetError(
-                    f"{block.place(int(rows[row]))}: expected {words}, got {self._told_time(int(times[row]))} {again}"
-                    f" ({len(found)} such from there on); {cure}"
-                )
-
-    def _told_time(self, time_ns: int) -> str:
+    def _time_text(self, time_ns: int) -> str:
         return time_text(time_ns) if self._is_utc else f"{time_ns / SECOND_NS:g} s"
 
     def finished(self, file: Path) -> ReadSource:
         source = self._source
-        series = [
-            in_order(
-                SampleSeries(times=times, values=values), duplicates=source.duplicates, sort=source.unsorted == "sort"
-            )
-            for times, values in (spool.collected() for spool in self._spools)
-        ]
-        if source.unsorted == "sort" and source.duplicates == "error":
-            for one in series:
-                same = np.flatnonzero(np.diff(one.times) == 0)
-                if len(same):
-                    raise DatasetError(
-                        f"{file}: expected each time once, got {self._told_time(int(one.times[same[0]]))} again"
-                        f" ({len(same)} such); set duplicates = 'first', 'last' or 'mean', or correct the times"
-                    )
+        is_sorted = source.unsorted == "sort"
+        collected = (
+            SampleSeries(times=times, values=values) for times, values in (s.collected() for s in self._spools)
+        )
+        series = [in_order(samples, duplicates=source.duplicates, sort=is_sorted) for samples in collected]
+        for samples in series if is_sorted and source.duplicates == "error" else ():
+            same = np.flatnonzero(np.diff(samples.times) == 0)
+            if len(same):
+                time = self._time_text(int(samples.times[same[0]]))
+                raise DatasetError(f"{file}: timestamps repeat: {time} again ({len(same)} such); {_SET_DUPLICATES}")
         if not any(map(len, series)):
-            raise DatasetError(
-                f"{file}: expected samples of {', '.join(self._reader.columns)}, got none; correct 'channels'"
-            )
-        end_ns = max(int(one.times[-1]) for one in series if len(one))
+            raise DatasetError(f"{file}: has no samples of {', '.join(self._reader.columns)}; correct 'channels'")
+        end_ns = max(int(samples.times[-1]) for samples in series if len(samples))
         period_ns = round(SECOND_NS / self._reader.sensor.own_hz)
         for collector in self._runs.values():
             collector.close(end_ns + period_ns)
@@ -363,56 +347,17 @@ class _Reading:
         return ReadSource(series=series, runs=runs, is_utc=self._is_utc)
 
 
-def _refuse_other_rate(reader: SourceReader, file: Path) -> None:
-    own = _file_reader(reader.source, file)
-    if own.rate_hz is None or reader.source.time or file == reader.first_file:
-        return
-    rate_hz = own.rate_hz(file)
-    if rate_hz != reader.sensor.own_hz:
-        raise DatasetError(
-            f"{file}: expected {reader.sensor.own_hz:g} Hz as in {reader.first_file}, got {rate_hz:g}; resample it, or"
-            " make it a source of its own"
-        )
-
-
-def _good_values(block: RowBlock, source: SensorSource) -> Floats:
-    """The values of a tall table (rows, 1), NaN where the quality is none that counts."""
-    values = numbers(block, [source.value], source)
-    if source.quality:
-        bad = ~np.isin(np.array(texts(block, source.quality, source), dtype=object), list(source.quality_ok))
-        values = np.where(bad[:, None], np.float32(np.nan), values)
-    return values
-
-
-def _format(source: SensorSource, file: Path) -> Format:
-    if source.format != "auto":
-        return source.format
-    found = format_of(file)
-    if found is None:
-        raise DatasetError(f"{file}: expected a name that ends in {', '.join(suffixes())}; set 'format'")
-    return found
-
-
-def _file_reader(source: SensorSource, file: Path) -> Reader:
-    return reader_of(_format(source, file), source)
-
-
-def _resample(source: SensorSource, rate_hz: float) -> Resample:
-    """Sound is filtered before it is thinned: without that, what lies above half the new rate is folded into it."""
-    is_other_rate = source.resample_hz is not None and source.resample_hz != rate_hz
-    return "polyphase" if source.modality_kind == "audio" and is_other_rate else source.resample
-
-
-def _channels(source: SensorSource, left: Sequence[str]) -> dict[str, str]:
-    """The name of each channel and its column."""
-    if isinstance(source.channels, dict):
-        return dict(source.channels)
-    return {name: name for name in source.channels or left}
+def _file_reader(source: SensorSource, file: Path) -> tuple[Reader, str]:
+    """The reader of a file, and how messages name its head."""
+    form = format_of(file) if source.format == "auto" else source.format
+    if form is None:
+        raise DatasetError(f"{file}: expected a suffix of {', '.join(suffixes())}; set 'format'")
+    return reader_of(form, source), f"{file}:1" if form == "csv" else str(file)
 
 
 def _rate(source: SensorSource, file: Path, *, beside: Sequence[str]) -> tuple[float, str]:
-    """The rate of the samples and who says so; measured where the recipe does not say."""
-    reader = _file_reader(source, file)
+    """The rate of the samples and who declares it; measured if the recipe does not."""
+    reader, _ = _file_reader(source, file)
     if reader.rate_hz is not None and not source.time:
         rate_hz = reader.rate_hz(file)
         if source.rate_hz is not None and rate_hz != source.rate_hz:
@@ -421,17 +366,14 @@ def _rate(source: SensorSource, file: Path, *, beside: Sequence[str]) -> tuple[f
     if source.rate_hz is not None:
         return source.rate_hz, "as 'rate_hz' says"
     clock = TimeColumn(source, source.time)
-    # With a channel beside it: in some formats it says whose clock is meant.
-    wanted = list(dict.fromkeys([source.time, *beside]))
     blocks: list[Times] = [np.zeros(0, dtype=np.int64)]
-    for block in reader.blocks(file, wanted):
+    # With a channel beside it: in some formats it says whose clock is meant.
+    for block in reader.blocks(file, list(dict.fromkeys([source.time, *beside]))):
         blocks.append(clock.read(block)[0])
         if sum(map(len, blocks)) >= _RATE_ROWS:
             break
-    times = np.concatenate(blocks)
-    facts = clock_facts(SampleSeries(times=np.unique(times), values=np.zeros((0, 0), dtype=np.float32)), max_gap_s=None)
+    times = np.unique(np.concatenate(blocks))
+    facts = clock_facts(SampleSeries(times=times, values=np.zeros((0, 0), dtype=np.float32)), max_gap_s=None)
     if not np.isfinite(facts.rate_hz):
-        raise DatasetError(
-            f"{file}: expected two rows or more, to tell the rate by, got {facts.samples}; set 'rate_hz'"
-        )
+        raise DatasetError(f"{file}: has {facts.samples} rows, too few to measure a rate; set 'rate_hz'")
     return float(f"{facts.rate_hz:.{_RATE_DIGITS}g}"), f"as measured in {file}"

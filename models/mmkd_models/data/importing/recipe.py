@@ -468,12 +468,7 @@ def recipe_problems(recipe: ImportRecipe) -> Iterator[str]:
 def rule_problems(
     rule: SensorSource | LabelRule | WindowRule | SplitRule, table: str, *, name: str = "", kind: str = ""
 ) -> Iterator[str]:
-    """Yield a message for every rule that one table breaks.
-
-    Args:
-        name: of the sensor.
-        kind: of the modality.
-    """
+    """Yield a message for every rule that one table breaks."""
     of_sensor = f" ({name})" if name else ""
     for key, text in (*key_problems(rule, kind=kind), *rule.problems):
         yield f"'{table}{f'.{key}' if key else ''}'{of_sensor}: {text}"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import Any, BinaryIO, Literal
 
 import msgspec
 import numpy as np
@@ -50,7 +50,6 @@ class ClockFacts:
     Attributes:
         rate_hz: steps per second where nothing is missing; NaN below two samples.
         jitter_p99_ms: 99 % of the steps are no farther than this from the usual one.
-        gaps: steps of more than `max_gap_s`.
     """
 
     samples: int
@@ -166,7 +165,6 @@ def in_order(series: SampleSeries, *, duplicates: Duplicates, sort: bool) -> Sam
 
     Args:
         duplicates: which of several samples of one time is kept; `mean` averages those that are there.
-        sort: put them in order of time; those of one time keep their order.
     """
     times, values = series.times, series.values
     if sort and _any_step(times, lambda step: step < 0):
@@ -232,11 +230,7 @@ _GAP_PERIODS = 1.5
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A stretch of time and what is true of it.
-
-    Attributes:
-        place: where it is written, for messages.
-    """
+    """A stretch of time and what is true of it."""
 
     start_ns: int
     end_ns: int
@@ -260,8 +254,6 @@ class ReadingState(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         collected: samples in each scratch file.
         last_ns: the last time in each of them.
-        origin_ns: when the source began.
-        count: rows that were read.
         open_runs: by column, start, value and place of the value that lasts.
         runs: by column, the values before it.
     """
@@ -275,38 +267,13 @@ class ReadingState(msgspec.Struct, frozen=True, kw_only=True):
     runs: dict[str, list[Interval]]
 
 
-class ReadingPlace(Protocol):
-    """Where the samples of a source of a recording are collected, and what an earlier run left there."""
-
-    @property
-    def folder(self) -> Path:
-        """Of the scratch files."""
-
-    @property
-    def name(self) -> str:
-        """What their names begin with."""
-
-    @property
-    def most_bytes(self) -> int:
-        """What an import may write."""
-
-    def begun(self) -> tuple[int, ReadingState | None]:
-        """Return how many files were read, and how far that is."""
-
-    def go_on(self, files: int, state: ReadingState, secure: Callable[[], None]) -> None:
-        """Is told how far the reading is after so many files; `secure` brings the samples on the disk."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class ImportedSensor:
     """A sensor as the dataset has it, and how its samples get there.
 
     Attributes:
         kind: of the modality; a camera has `height` and `width`, the size of its frames in the dataset.
-        rate_hz: in the dataset.
-        native_hz: of the samples; None is `rate_hz`.
         max_gap_s: nothing is interpolated across more; None is one and a half periods of the samples.
-        hold_s: of `hold`, how long a sample stays true.
     """
 
     name: str
@@ -357,9 +324,6 @@ class ImportedRecording:
         parts: facts of the whole of it by name, such as person or machine.
         series: by sensor; several series of one sensor hold its channels in order, a camera has its frames. One that
             was absent is left out.
-        labels: stretches with a label, none overlapping.
-        runs: by column, stretches in which it has one value.
-        is_utc: whether times count from 1970.
     """
 
     name: str

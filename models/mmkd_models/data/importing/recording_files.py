@@ -12,22 +12,16 @@ from mmkd_models.data.importing.recipe import ImportRecipe, refuse
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoundFiles:
-    """The files of a recipe.
-
-    Attributes:
-        parts: names of the parts of the path that make a recording.
-        facts: of each recording, from the table of labels; empty without one.
-        recordings: by these parts, the files of each source.
-    """
+class RecordingFiles:
+    """The files of a recipe."""
 
     parts: tuple[str, ...]
     recordings: Mapping[tuple[str, ...], Mapping[str, Sequence[FoundFile]]]
     facts: Mapping[tuple[str, ...], Mapping[str, str]]
-    files: Mapping[str, int]
+    counts: Mapping[str, int]
     total_bytes: int
 
-    def read_twice(self, source: str, name: str) -> FoundFiles:
+    def read_twice(self, source: str, name: str) -> RecordingFiles:
         """Return the same files, and those of a source under another name too."""
         return replace(
             self,
@@ -38,7 +32,7 @@ class FoundFiles:
         )
 
 
-def find_recordings(recipe: ImportRecipe, folder: RecipeFolder) -> FoundFiles:
+def find_recordings(recipe: ImportRecipe, folder: RecipeFolder) -> RecordingFiles:
     """Look for the files. Raise DatasetError if a pattern has none, or the table does not fit them."""
     by_source: dict[str, list[FoundFile]] = {}
     problems: list[str] = []
@@ -57,11 +51,11 @@ def find_recordings(recipe: ImportRecipe, folder: RecipeFolder) -> FoundFiles:
         for file in files:
             recordings.setdefault(key_of(file, parts), {}).setdefault(modality, []).append(file)
     ordered = sorted(recordings, key=lambda key: natural_key("/".join(key)))
-    return FoundFiles(
+    return RecordingFiles(
         parts=parts,
         recordings={key: recordings[key] for key in ordered},
         facts=_facts_of(recipe, folder, parts, recordings) if recipe.labels.table else {},
-        files={modality: len(files) for modality, files in by_source.items()},
+        counts={modality: len(files) for modality, files in by_source.items()},
         total_bytes=sum(file.path.stat().st_size for files in by_source.values() for file in files),
     )
 
@@ -104,7 +98,7 @@ def _facts_of(
     return {key: line.facts for key, line in found.items()}
 
 
-def facts_wanted(recipe: ImportRecipe, found: FoundFiles) -> list[str]:
+def extra_columns(recipe: ImportRecipe, found: RecordingFiles) -> list[str]:
     """Return columns that are asked for, and are no part of the path and not in the table of labels."""
     labels = recipe.labels
     label_columns = [*labels.flags.values(), *([] if labels.task == "regression" else [labels.column])]

@@ -9,7 +9,7 @@ from mmkd_edge.errors import DatasetError
 from mmkd_models.commands.recipes import run_recipe
 from mmkd_models.data.importing.recipe import read_recipe
 from mmkd_models.data.importing.recorded import CameraFrames, SampleSeries
-from mmkd_models.data.importing.timing.align import proposed
+from mmkd_models.data.importing.timing.align import propose_offset
 
 START_NS = 1_762_151_400 * 10**9
 
@@ -26,7 +26,7 @@ def bouts(seed: int, *, rate_hz: float, late_s: float, channels: int = 2, length
 
 @pytest.mark.parametrize("late_s", [-7.4, 0.0, 3.2])
 def test_the_course_of_movement_tells_the_shift(late_s):
-    found = proposed(
+    found = propose_offset(
         "r", "gyro", bouts(1, rate_hz=100, late_s=late_s), "acc", bouts(2, rate_hz=50, late_s=0.0), "xcorr"
     )
     assert found.offset_s == pytest.approx(-late_s, abs=0.06)
@@ -39,7 +39,7 @@ def test_sensors_that_saw_other_things_agree_hardly():
         times=START_NS + np.arange(3000) * 20_000_000,
         values=np.random.default_rng(5).normal(size=(3000, 1)).astype(np.float32),
     )
-    found = proposed("r", "gyro", bouts(1, rate_hz=50, late_s=0.0), "acc", other, "xcorr")
+    found = propose_offset("r", "gyro", bouts(1, rate_hz=50, late_s=0.0), "acc", other, "xcorr")
     assert found.agreement < 0.2
 
 
@@ -47,7 +47,7 @@ def test_a_clap_tells_the_shift():
     first, second = bouts(1, rate_hz=100, late_s=0.0), bouts(2, rate_hz=50, late_s=2.0)
     first.values[500:505] += 80  # 5.0 s
     second.values[250:253] += 80  # 5.0 s, by a clock that says 7.0
-    found = proposed("r", "gyro", second, "acc", first, "event")
+    found = propose_offset("r", "gyro", second, "acc", first, "event")
     assert found.offset_s == pytest.approx(-2.0, abs=0.06)  # three steps of the grid
     assert found.agreement > 1.2
 
@@ -58,12 +58,12 @@ def test_a_camera_is_laid_beside_a_sensor():
     frames = CameraFrames(
         times=seen.times, values=np.clip(128 + 40 * seen.values, 0, 255).astype(np.uint8).reshape(-1, 6, 8, 1)
     )
-    assert proposed("r", "lips", frames, "acc", acc, "xcorr").offset_s == pytest.approx(-1.5, abs=0.06)
+    assert propose_offset("r", "lips", frames, "acc", acc, "xcorr").offset_s == pytest.approx(-1.5, abs=0.06)
 
 
 def test_a_sensor_that_never_moves_suggests_nothing():
     still = SampleSeries(times=START_NS + np.arange(100) * 10**7, values=np.ones((100, 1), dtype=np.float32))
-    assert proposed("r", "gyro", still, "acc", bouts(1, rate_hz=50, late_s=0.0), "xcorr") is None
+    assert propose_offset("r", "gyro", still, "acc", bouts(1, rate_hz=50, late_s=0.0), "xcorr") is None
 
 
 def test_an_import_prints_the_proposal_and_moves_nothing(plant, recipe):

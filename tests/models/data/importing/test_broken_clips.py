@@ -265,7 +265,7 @@ CASES = [
     Broken(
         name="labels of a clip that is not there",
         harm=replaced("words.csv", b"c2,", b"c9,"),
-        says=("recipe: DIR/words.csv:6: expected a recording of clip 'c9', found none; correct it, or remove it"),
+        says=("recipe: DIR/words.csv:6: there is no recording of clip 'c9'; correct or remove the line"),
     ),
     Broken(
         name="a window longer than the clips",

@@ -154,7 +154,7 @@ CASES = [
     Broken(
         name="a header and nothing else",
         files={LOG: b"time,ax,ay\n"},
-        says="DIR/M2/acc.csv: expected rows, got none; remove the file, or write it again",
+        says="DIR/M2/acc.csv: has no rows; remove the file, or write it again",
     ),
     Broken(
         name="no header",
@@ -195,7 +195,7 @@ CASES = [
         name="times that go back",
         files={LOG: line(8, "1762153400.2,0.5,0.25")},
         says=(
-            "DIR/M2/acc.csv:8: expected times that increase, got 2025-11-03T07:03:20.200Z after"
+            "DIR/M2/acc.csv:8: timestamps go back: 2025-11-03T07:03:20.200Z after"
             " 2025-11-03T07:03:20.500Z (1 such from there on); sort the file, or set unsorted = 'sort'"
         ),
     ),
@@ -203,7 +203,7 @@ CASES = [
         name="a time twice",
         files={LOG: line(8, "1762153400.5,0.5,0.25")},
         says=(
-            "DIR/M2/acc.csv:8: expected each time once, got 2025-11-03T07:03:20.500Z again (1 such"
+            "DIR/M2/acc.csv:8: timestamps repeat: 2025-11-03T07:03:20.500Z again (1 such"
             " from there on); set duplicates = 'first', 'last' or 'mean', or correct the times"
         ),
     ),
@@ -212,7 +212,7 @@ CASES = [
         recipe=(('time = "time"', 'time = "time"\nunsorted = "sort"'),),
         files={LOG: line(8, "1762153400.5,0.5,0.25")},
         says=(
-            "DIR/M2/acc.csv:8: expected each time once, got 2025-11-03T07:03:20.500Z again (1 such"
+            "DIR/M2/acc.csv:8: timestamps repeat: 2025-11-03T07:03:20.500Z again (1 such"
             " from there on); set duplicates = 'first', 'last' or 'mean', or correct the times"
         ),
     ),
@@ -337,9 +337,7 @@ CASES = [
     Broken(
         name="labels of a recording that is not there",
         files={"M9/states.csv": b"start,end,label\n1762153400,1762153405,ok\n"},
-        says=(
-            "recipe: DIR/M9/states.csv:2: expected a recording of machine 'M9', found none; correct it, or remove it"
-        ),
+        says=("recipe: DIR/M9/states.csv:2: there is no recording of machine 'M9'; correct or remove the line"),
     ),
     Broken(
         name="no file at the pattern",
@@ -407,9 +405,7 @@ CASES = [
     Broken(
         name="a group that is nowhere",
         recipe=(('group = "machine"', 'group = "line"'),),
-        says=(
-            "recipe: 'line': expected a part of the path or a column of a source, got neither; the paths have machine"
-        ),
+        says=("recipe: 'line' is neither a part of the path nor a column of a source; the paths have machine"),
     ),
     Broken(
         name="a class missing in train",

@@ -101,7 +101,7 @@ def test_an_error_at_the_end_keeps_what_was_read_for_the_mended_recipe(plant, re
     recipe(WRONG)
     with pytest.raises(DatasetError, match="M9"):
         ours.run()
-    assert ours.notes == [f"what was read is kept in {plant / '.out.import'}; the same command goes on from there"]
+    assert ours.notes == [f"what was read is kept in {plant / '.out.import'}; run the same command to continue"]
     assert len(ours.read) == 6
     recipe((WRONG[1], WRONG[0]))
     report = ours.run()
@@ -144,7 +144,7 @@ def test_a_file_that_changed_is_read_again_alone(plant, recipe):
     size = log.stat().st_size
     assert ours.notes == [
         "5 of 6 recordings are kept from before",
-        "files of M3 have changed since: what was kept of them is not used",
+        "files of M3 have changed since: they are read again",
     ]
     assert ours.read == [(size, size)]
     ours.run("whole")
@@ -158,7 +158,7 @@ def test_other_sources_throw_away_what_was_kept(plant, recipe):
         ours.run()
     recipe((WRONG[1], WRONG[0]), ('time = "time"', 'time = "time"\nscale = 2.0'))
     ours.run()
-    assert ours.notes == ["the sources of the recipe have changed since: nothing of what was kept is used"]
+    assert ours.notes == ["the sources of the recipe have changed since: everything is read again"]
     assert len(ours.read) == 6
     ours.run("whole")
     assert is_equal(plant)
@@ -182,7 +182,7 @@ def test_a_recording_of_many_files_goes_on_at_the_next_file(plant):
     ours.run("whole")
     with pytest.raises(KeyboardInterrupt):
         ours.run(stop_after=4)
-    assert ours.notes == [f"what was read is kept in {plant / '.out.import'}; the same command goes on from there"]
+    assert ours.notes == [f"what was read is kept in {plant / '.out.import'}; run the same command to continue"]
     for machine in range(1, 4):  # of the size and time that it had: nobody looks into it again
         log = plant / f"log{machine}.csv"
         facts = log.stat()

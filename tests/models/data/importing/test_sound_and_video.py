@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +22,7 @@ from mmkd_models.data.importing.draft import draft_recipe
 from mmkd_models.data.importing.from_recipe import RecipeReport, import_recipe
 from mmkd_models.data.importing.patterns import FoundFile
 from mmkd_models.data.importing.recipe import SensorSource, read_recipe
+from mmkd_models.data.importing.work_folder import ReadingPlace
 
 pytest.importorskip("cv2")
 soundfile = pytest.importorskip("soundfile")
@@ -296,7 +296,7 @@ def test_a_rate_of_film_stays_exact_over_minutes(tmp_path):
     reader = CameraReader.opened(source, FoundFile(path=tmp_path / "long.mp4", parts={}))
     assert reader.sensor.rate_hz == pytest.approx(24000 / 1001, rel=1e-5)
     with ExitStack() as stack:
-        place = SimpleNamespace(folder=tmp_path, name="lips", most_bytes=1 << 30)
+        place = ReadingPlace(folder=tmp_path, name="lips", most_bytes=1 << 30)
         (found,) = reader.read(
             [FoundFile(path=tmp_path / "long.mp4", parts={})], place, stack, told=lambda count: None
         ).series
@@ -318,11 +318,11 @@ def test_a_draft_knows_films_and_sound(clips):
         'modality = "c"',
         'files = "c{c}.mp4"    # 6 files',
         'channels = ["gray"]    # ? or ["r", "g", "b"]',
-        "height = 30    # ? of 30 recorded",
-        "width = 40    # ? of 40",
+        "height = 30    # ? 30 recorded",
+        "width = 40    # ? 40 recorded",
         'region = "whole"    # ? or "auto", where things move, or [x, y, width, height] in recorded pixels',
     ]
-    assert lines[sound_at + 1] == 'kind = "audio"    # ? or "series", of a vibration that was recorded as sound'
+    assert lines[sound_at + 1] == 'kind = "audio"    # ? or "series", for a vibration that was recorded as sound'
     assert {'files = "words.csv"', 'start = "start"', 'end = "end"'} <= set(lines)
 
 

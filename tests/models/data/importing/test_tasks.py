@@ -205,8 +205,7 @@ WRONG = {
     ),
     "a column that is nowhere": Wrong(
         'column = "wear"\ntask = "regression"',
-        "'labels.column': expected a column of a source, got 'wear', which none has; correct it (the value of a tag of"
-        " a tall table can be no label)",
+        "'labels.column': no source has a column 'wear'; correct it (a tag of a tall table can be no label)",
     ),
     "a column of texts": Wrong(
         'column = "note"\ntask = "regression"',

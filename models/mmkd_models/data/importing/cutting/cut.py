@@ -31,11 +31,6 @@ class Cut:
 
     Attributes:
         starts_s: (W,) seconds from the origin of the recording's grids.
-        answers: (W,) as of `window_answers`.
-        groups: (W,) text, or None where the split asks for no group.
-        splits: (W,) text, or None where the split is dealt.
-        columns: (W,) text each.
-        left_out: how many windows were not taken, by reason.
     """
 
     starts_s: npt.NDArray[np.float64]

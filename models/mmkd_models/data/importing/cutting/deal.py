@@ -99,9 +99,6 @@ def _dealt(counts: npt.NDArray[np.float64], shares: npt.NDArray[np.float64], *, 
 def deal_as_named(names: Sequence[str], recordings: Sequence[str], *, column: str) -> Dealt:
     """Take the split of each window as it is named.
 
-    Args:
-        recordings: (N,) of which each window is, for messages.
-
     Raise DatasetError if a name is none of train, valid and test.
     """
     for name, recording in zip(names, recordings, strict=True):

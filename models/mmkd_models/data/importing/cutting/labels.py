@@ -273,8 +273,6 @@ class TableLine:
 
     Attributes:
         parts: of the path of its recording; empty where `file` says which it is.
-        file: as the recipe would write it.
-        facts: every column and its value.
     """
 
     parts: Mapping[str, str]
@@ -346,40 +344,24 @@ def refuse_overlaps(intervals: Sequence[Interval]) -> None:
 class RunCollector:
     """Makes intervals of a column that comes block by block: one as long as the value stays."""
 
-    def __init__(self, *, still_open: tuple[int, str, str] | None = None, ended: Sequence[Interval] = ()) -> None:
-        """Go on where another one was: `still_open` and `ended` are its own."""
-        self._open = still_open
-        self._closed = list(ended)
-
-    @property
-    def still_open(self) -> tuple[int, str, str] | None:
-        """Start, value and place of the interval that is open."""
-        return self._open
+    def __init__(self, still_open: tuple[int, str, str] | None = None, intervals: Sequence[Interval] = ()) -> None:
+        """Continue from another one's state: start, value and place of its open interval, and those that ended."""
+        self.still_open = still_open
+        self.intervals = list(intervals)
 
     def add(self, times: Times, values: Sequence[str], places: Mapping[int, str]) -> None:
-        """Add rows in order of time.
-
-        Args:
-            places: where each row is whose value differs from the one before.
-        """
+        """Add rows in order of time."""
         for row, place in places.items():
-            value = values[row]
-            if self._open is not None and self._open[1] == value:
-                continue
-            self.close(int(times[row]))
-            self._open = (int(times[row]), value, place)
+            if self.still_open is None or self.still_open[1] != values[row]:
+                self.close(int(times[row]))
+                self.still_open = (int(times[row]), values[row], place)
 
     def close(self, end_ns: int) -> None:
         """End the interval that is open."""
-        if self._open is not None and end_ns > self._open[0]:
-            start_ns, value, place = self._open
-            self._closed.append(Interval(start_ns=start_ns, end_ns=end_ns, value=value, place=place))
-        self._open = None
-
-    @property
-    def intervals(self) -> list[Interval]:
-        """Those that have ended."""
-        return self._closed
+        if self.still_open is not None and end_ns > self.still_open[0]:
+            start_ns, value, place = self.still_open
+            self.intervals.append(Interval(start_ns=start_ns, end_ns=end_ns, value=value, place=place))
+        self.still_open = None
 
 
 def changes(values: Sequence[str]) -> list[int]:
@@ -395,11 +377,7 @@ def changes(values: Sequence[str]) -> list[int]:
 
 
 def covered_ns(intervals: Sequence[Interval], starts_ns: Times, length_ns: int) -> Times:
-    """Return (W,) how much of each window these intervals cover.
-
-    Args:
-        starts_ns: (W,) ascending.
-    """
+    """Return (W,) how much of each window these intervals cover."""
     covered = np.zeros(len(starts_ns), dtype=np.int64)
     for one in intervals:
         low = int(np.searchsorted(starts_ns, one.start_ns - length_ns, side="right"))

@@ -23,12 +23,7 @@ _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codec
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How one text file is laid out.
-
-    Attributes:
-        names: of its columns, in order.
-        first_line: number of the first line of data.
-    """
+    """How one text file is laid out."""
 
     encoding: str
     delimiter: str
@@ -189,11 +184,7 @@ def _has_blank_lines(data: bytes) -> bool:
 
 
 def _line_counter(data: bytes | None, first_line: int) -> Callable[[int], int]:
-    """Return the line of a row, from 0, of what is left of a block without its blank lines.
-
-    Args:
-        data: the block; None if it has no blank lines.
-    """
+    """Return the line of a row, from 0, of what is left of a block without its blank lines."""
 
     def line_of(row: int) -> int:
         if data is None:

@@ -31,10 +31,7 @@ class Reader:
     """How one format is read. Each function raises DatasetError if a file is not of it.
 
     Attributes:
-        names: the names of the columns.
-        blocks: these columns, in blocks of rows.
         rate_hz: the rate that a file declares itself; None if only its timestamps show it.
-        suffixes: of its files.
         files: for the guide, as are `columns` and `needs`.
         needs: a package beside the extra `import`.
     """

@@ -33,9 +33,7 @@ class Proposal:
     """What one recording suggests.
 
     Attributes:
-        offset_s: to add to this sensor's times.
         agreement: of `xcorr` the correlation; of `event` the burst over the sensor's next one.
-        next_best: that of the best other shift; of `event` 1.
     """
 
     recording: str
@@ -46,7 +44,9 @@ class Proposal:
     next_best: float
 
 
-def proposed(recording: str, sensor: str, ours: Samples, beside: str, theirs: Samples, how: AlignOn) -> Proposal | None:
+def propose_offset(
+    recording: str, sensor: str, ours: Samples, beside: str, theirs: Samples, how: AlignOn
+) -> Proposal | None:
     """Return what a recording suggests for `sensor`; None if one of the two never moves or is too short.
 
     Raise DatasetError if a recording is too long to compare.

@@ -24,11 +24,7 @@ class Placed:
     """A recording whose samples lie in the grids.
 
     Attributes:
-        recorded: what is known of it; without its samples.
-        origin_ns: when its grids begin.
         first: for each sensor, where it begins in that sensor's file, in samples.
-        lengths: for each sensor, how many samples it has there.
-        absent: sensors that it lacks.
     """
 
     recorded: ImportedRecording

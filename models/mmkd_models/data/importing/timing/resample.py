@@ -32,7 +32,6 @@ def sensor_blocks(given: Sequence[Samples], sensor: ImportedSensor, *, origin_ns
 
     Args:
         given: the series that hold the sensor's channels in order, or its frames.
-        count: samples of the grid.
     """
     if sensor.kind == "video":
         yield from _frame_blocks(given, sensor, origin_ns=origin_ns, count=count)
@@ -104,9 +103,7 @@ def grid_blocks(
     """Yield float32 blocks (B, C), one behind the other: the series at `origin_ns + k / rate_hz`, k from 0 to `count`.
 
     Args:
-        native_hz: the rate of the series itself.
         max_gap_s: between samples farther apart than this everything is NaN; `nearest` reaches half as far.
-        hold_s: of `hold`, how long a sample stays true.
         width: how many channels lie in a block with those of other series; None is those of this one.
     """
     channels = series.values.shape[1]
