@@ -9,8 +9,8 @@ student.edge into the folder it runs in. Needs `mmkd-edge[export]`.
 import sys
 from pathlib import Path
 
+from mmkd_export.pipeline import export
 from mmkd_export.plan import export_plan
-from mmkd_export.run import export
 from mmkd_models.data import open_dataset, shipped_dataset
 from mmkd_models.defaults import AUGMENT
 from mmkd_models.distillation.recipe import Recipe

@@ -11,8 +11,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from mmkd_edge import EdgePredictor
+from mmkd_export.pipeline import export_several
 from mmkd_export.plan import export_plan
-from mmkd_export.run import export_several
 from mmkd_models.data import open_dataset, shipped_dataset
 from mmkd_models.defaults import AUGMENT
 from mmkd_models.networks.config import student_config

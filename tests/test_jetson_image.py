@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from images import Image
 
 from mmkd_edge import example_bundle
-from mmkd_export.platforms import PLATFORMS
+from mmkd_export.plan import PLATFORMS
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = ROOT / "Dockerfile.jetson"

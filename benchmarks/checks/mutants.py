@@ -37,8 +37,8 @@ from mmkd_edge.apart import ProcessLimits
 from mmkd_edge.backends.base import BACKENDS
 from mmkd_edge.bundle.files import new_sha256
 from mmkd_edge.bundle.manifest import Manifest, member_files
-from mmkd_export.platforms import PlatformName, platform_named
-from mmkd_export.targets.trt_process import build_engines_apart
+from mmkd_export.plan import PlatformName, platform_named
+from mmkd_export.targets.trt import build_engines_apart
 
 HANG_S = 60.0
 """From this on an opening counts as a hang: two ways, their limits, and what a loaded machine adds."""

@@ -31,7 +31,7 @@ REFERENCE = {
     "mmkd_models.data": "datasets",
     "mmkd_models.training.trainings": "training and distilling",
     "mmkd_models.distillation.recipe": "recipes",
-    "mmkd_export.run": "export",
+    "mmkd_export.pipeline": "export",
     "mmkd_bench.run": "measuring",
     "mmkd_report": "pages",
 }

@@ -1,4 +1,4 @@
-"""The plan of an export: what to export, for what, and where to. Reads no checkpoint and checks nothing."""
+"""The plan of an export: what to export, for which platform, and where to. Reads no checkpoint and checks nothing."""
 
 from __future__ import annotations
 
@@ -7,29 +7,93 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from mmkd_edge.backends.trt.key import EngineLibrary
 from mmkd_edge.bundle.archive import LOCAL_SIGNATURE
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import open_file, read_exactly
 from mmkd_edge.bundle.manifest import MANIFEST_FILE, BatchRange, ModelEntry
 from mmkd_edge.errors import UsageError
 from mmkd_export.graph.calibration import CalibrationMethod
-from mmkd_export.platforms import Platform, PlatformName, platform_named
+from mmkd_export.graph.onnx_graph import IR_VERSION, OPSET
 from mmkd_export.verify.plausible import RangeChoice
 
 PrecisionChoice = Literal["fp32", "fp16", "int8", "auto"]
-
 GoldenChoice = Literal["real", "synthetic", "none"]
+PlatformName = Literal["cpu-x86", "cpu-arm", "jp6.2", "jp7", "trt-rtx"]
 
 BUNDLE_SUFFIX = ".edge"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seal:
-    """Which of its releases a bundle is, and who answers for it.
+class Platform:
+    """One row of `mmkd-export --list-targets`. Opset and IR version are the same everywhere.
 
     Attributes:
-        release: its number; None gives it that of the bundle that it is made of, if any.
-        keys: private keys that sign it.
+        int8_ops: operators that INT8 makes faster there.
+        engine_library: builds engines for it; None if there are none.
+        run_here: what the project's tests and measurements have run for it, in words.
+    """
+
+    name: PlatformName
+    title: str
+    int8_ops: tuple[str, ...] = ("Conv", "Gemm", "MatMul")
+    engine_library: EngineLibrary | None = None
+    run_here: str
+    opset: int = OPSET
+    ir_version: int = IR_VERSION
+
+    @property
+    def has_gpu(self) -> bool:
+        """Whether artifacts run on a GPU there, so that this machine's latencies mean nothing for it."""
+        return self.engine_library is not None
+
+
+_SAME_GRAPHS = "not on the hardware; the same graphs through TensorRT-RTX's parser and builder"
+
+PLATFORMS: tuple[Platform, ...] = (
+    Platform(
+        name="cpu-x86",
+        title="x86-64 with onnxruntime, OpenVINO or LiteRT",
+        run_here="all precisions in onnxruntime and OpenVINO, fp32 and int8 in LiteRT",
+    ),
+    Platform(
+        name="cpu-arm",
+        title="ARM64 with onnxruntime or LiteRT",
+        int8_ops=("Gemm", "MatMul"),  # onnxruntime runs a convolution with Q/DQ on its inputs alone in float
+        run_here="not on the hardware; the same files on x86",
+    ),
+    Platform(
+        name="jp6.2",
+        title="JetPack 6.2: Orin, TensorRT 10.3",
+        engine_library="tensorrt",
+        run_here=_SAME_GRAPHS,
+    ),
+    Platform(
+        name="jp7",
+        title="JetPack 7: Thor and Orin, TensorRT 10.13 to 11",
+        engine_library="tensorrt",
+        run_here=_SAME_GRAPHS,
+    ),
+    Platform(
+        name="trt-rtx",
+        title="GeForce RTX with TensorRT-RTX",
+        engine_library="tensorrt_rtx",
+        run_here="engines built ahead of time, without a GPU; not run",
+    ),
+)
+
+
+def platform_named(name: PlatformName) -> Platform:
+    """Return the row of that name."""
+    return next(platform for platform in PLATFORMS if platform.name == name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seal:
+    """The release number of a bundle, and the private keys that sign it.
+
+    Attributes:
+        release: None takes that of the bundle that is exported again, if any.
     """
 
     release: int | None = None
@@ -38,26 +102,25 @@ class Seal:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportPlan:
-    """What to export, and where to.
+    """What to export, and where to; `targets.table.resolve` makes the choices that are open here.
 
     Attributes:
         source: the student's checkpoint, or an earlier bundle.
-        output: the bundle that is written; an earlier one is replaced.
-        targets: what is made or tested beside the bundle's ONNX artifacts, by the names of `targets/table.py`.
-        optional: those of them that are left out, with the reason, where they cannot be made.
-        precisions: artifacts to make beside fp32; `auto` keeps what proves faster.
-        platform: what it is for; None chooses by the targets and this machine.
-        calibration: windows to use in place of those the checkpoint carries: a dataset directory or an .npz file.
+        output: the bundle; an earlier one is replaced.
+        targets: names of `targets/table.py`: what is made or tested beside the ONNX artifacts.
+        optional: targets that are left out, with the reason, if they cannot be made.
+        precisions: artifacts to make beside fp32; `auto` keeps those that prove faster.
+        platform: None chooses by the targets and this machine.
+        calibration: windows instead of those in the checkpoint: a dataset directory or an .npz file.
         method: how INT8 ranges are chosen; None lets the remedies choose.
         exclude: regular expression of layers that stay out of INT8.
-        evaluation: windows that judge in place of half of the others: a dataset directory or an .npz file.
+        evaluation: windows that judge instead of half of the others: a dataset directory or an .npz file.
         max_drop_points: percentage points of the task metric that an artifact of lower precision may lose.
-        accept_unjudged: whether lower precision is taken, and marked, though too few windows judge it.
+        accept_unjudged: whether lower precision is accepted, and marked, if too few windows judge it.
         batch: how many windows the graphs take at once; None for one.
         drift_reference: a dataset directory, to measure how its groups differ from each other.
-        value_range: which values of the sensor are plausible; see `judge/plausible.py`.
+        value_range: plausible values of the sensor; see `verify/plausible.py`.
         golden: what the golden windows of the bundle are.
-        seal: the number of the release, and who signs it.
         from_bundle: whether the source is an earlier bundle; its content decides when the plan is made, not its name.
     """
 
@@ -85,18 +148,12 @@ class ExportPlan:
 
     @property
     def lower_precisions(self) -> tuple[PrecisionChoice, ...]:
-        """What is asked for beside fp32."""
+        """The requested precisions except fp32."""
         return tuple(precision for precision in self.precisions if precision != "fp32")
-
-    @property
-    def platform_row(self) -> Platform:
-        """What is known of the platform; of a plan that names it, or that `targets.table.settled` gave."""
-        assert self.platform is not None
-        return platform_named(self.platform)
 
 
 def export_plan(source: Path, *, output: Path | None = None, calibration: Path | None = None) -> ExportPlan:
-    """Gives a plan for the fp32 bundle; without `output` it goes beside the checkpoint, or replaces the earlier bundle.
+    """Plan the fp32 bundle; without `output` it goes beside the checkpoint, or replaces the earlier bundle.
 
     Example:
         >>> str(export_plan(Path("runs/student.ckpt")).output)
@@ -119,11 +176,7 @@ def is_bundle(path: Path) -> bool:
 
 
 def only_student(bundle: Bundle) -> ModelEntry:
-    """The student of a bundle that has one.
-
-    Raises:
-        UsageError: it has several.
-    """
+    """Return the student of a bundle; raise UsageError if it has several."""
     entry, *others = bundle.manifest.models
     if others:
         raise UsageError(

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from mmkd_edge.frames import with_missing
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.graph.onnx_from_student import onnx_from_student
+from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import export_plan
-from mmkd_export.run import ExportResult, export
+from mmkd_export.verify.answers import answers_from_student
 from mmkd_export.verify.parity import with_missing_samples
 from mmkd_export.verify.proof_set import ProofSet, judging_of
-from mmkd_export.verify.torch_answers import answers_from_student
 from mmkd_export.verify.windows import windows_from_checkpoint
 from mmkd_models.carried import CarriedWindows
 from mmkd_models.compare.fold_result import ComparisonConfig

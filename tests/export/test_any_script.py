@@ -15,8 +15,8 @@ import pytest
 from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor, ModalitySpec
+from mmkd_export.pipeline import export
 from mmkd_export.plan import export_plan
-from mmkd_export.run import export
 from mmkd_models.commands.distill import run_distill
 from mmkd_models.commands.train import run_train
 from mmkd_models.data import write_dataset

@@ -16,8 +16,8 @@ from mmkd_edge.backends.base import is_installed
 from mmkd_edge.frames import with_missing
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec
+from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan
-from mmkd_export.run import ExportResult, export
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.networks.step import answers_along, causal_encoder
 from mmkd_models.networks.student import Student

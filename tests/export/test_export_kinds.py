@@ -18,11 +18,11 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskSpec
 from mmkd_export.inspect.files import inspect_file
+from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
-from mmkd_export.run import export
+from mmkd_export.verify.answers import NetworkAnswers, answers_from_student
 from mmkd_export.verify.gate import GateRule, JudgingWindows, gate_result, gate_summary
-from mmkd_export.verify.parity import NetworkAnswers, compare
-from mmkd_export.verify.torch_answers import answers_from_student
+from mmkd_export.verify.parity import compare
 from mmkd_export.verify.windows import windows_from_path
 from mmkd_models.metrics.labels import label_scores
 from mmkd_models.metrics.values import value_scores

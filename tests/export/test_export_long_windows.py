@@ -13,8 +13,8 @@ from mmkd_edge import EdgePredictor
 from mmkd_edge.spec import ModalitySpec
 from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.graph.onnx_graph import tensor_shapes
+from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan
-from mmkd_export.run import ExportResult, export
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, student_config
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
 

@@ -13,9 +13,9 @@ import pytest
 from mmkd_edge.bundle.manifest import BatchRange
 from mmkd_edge.cli.outputs import held
 from mmkd_edge.errors import UnavailableError, UsageError
+from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan, export_plan
 from mmkd_export.preflight import check_plan
-from mmkd_export.run import export
 from mmkd_export.targets.litert import tflite_gain, with_tflite
 
 
@@ -170,8 +170,8 @@ def test_a_plan_looks_at_its_source_once(exported, tmp_path: Path):
             "--exclude 'head': nothing is quantised; add --precision int8, or leave it out",
         ),
         (
-            {"method": "entropy", "precisions": ("fp16",)},
-            "--calib-method 'entropy': nothing is quantised; add --precision int8, or leave it out",
+            {"method": "percentile", "precisions": ("fp16",)},
+            "--calib-method 'percentile': nothing is quantised; add --precision int8, or leave it out",
         ),
         (
             {"max_drop_points": 2.0},

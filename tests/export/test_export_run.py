@@ -20,8 +20,8 @@ from mmkd_edge.bundle.manifest import Adapted
 from mmkd_edge.bundle.manifest_json import encode_manifest
 from mmkd_edge.errors import CheckpointError, GateError, UsageError
 from mmkd_export.inspect.files import inspect_file
+from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan, PrecisionChoice, export_plan
-from mmkd_export.run import ExportResult, export
 from mmkd_export.verify.windows import RealWindows, windows_from_path
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 from mmkd_report.schema.export import decode_report

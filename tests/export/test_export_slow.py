@@ -12,9 +12,9 @@ import pytest
 from mmkd_edge import EdgePredictor
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import GateError
+from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
-from mmkd_export.run import export
-from mmkd_export.verify.torch_answers import answers_from_student
+from mmkd_export.verify.answers import answers_from_student
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 from tests.export.students_of_features import of_features
 

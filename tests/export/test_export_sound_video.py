@@ -26,10 +26,10 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_export.graph.layers import learnt_layers, select_layers
 from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.inspect.files import inspect_file
+from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan
-from mmkd_export.run import ExportResult, export
+from mmkd_export.verify.answers import answers_from_student
 from mmkd_export.verify.parity import with_missing_samples
-from mmkd_export.verify.torch_answers import answers_from_student
 from mmkd_export.verify.windows import windows_from_path
 from mmkd_models.networks.rocket import fit_rocket
 from mmkd_models.networks.student import student_network

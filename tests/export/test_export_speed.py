@@ -20,10 +20,10 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import Precision
 from mmkd_export.graph.calibration import Feeds
 from mmkd_export.inspect.doctor import examine
+from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan
-from mmkd_export.run import ExportResult, export
-from mmkd_export.verify.latency import paired_latency_us
-from mmkd_export.verify.proof_set import feeds_of
+from mmkd_export.precision.speed import paired_latency_us
+from mmkd_export.verify.answers import feeds_of
 from mmkd_models.networks.config import student_config
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 from mmkd_report.schema.export import ExportReport

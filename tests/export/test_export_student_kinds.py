@@ -17,11 +17,11 @@ from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_export.graph.layers import learnt_layers, select_layers
 from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.inspect.files import inspect_file
+from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
-from mmkd_export.run import export
+from mmkd_export.verify.answers import answers_from_student
 from mmkd_export.verify.parity import with_missing_samples
 from mmkd_export.verify.plausible import plausible_range
-from mmkd_export.verify.torch_answers import answers_from_student
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 from tests.export.students_of_features import of_features
 

@@ -23,13 +23,13 @@ from mmkd_export.graph.calibration import tensor_magnitudes
 from mmkd_export.graph.layers import after_first_layer, learnt_layers
 from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.inspect.files import inspect_file
+from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan, export_plan
 from mmkd_export.precision.fp16 import half_graph
-from mmkd_export.run import ExportResult, export
+from mmkd_export.verify.answers import answers_from_student, feeds_of
 from mmkd_export.verify.gate import GateRule, gate_result, gate_summary
 from mmkd_export.verify.parity import NOVELTY_TOLERANCE, with_missing_samples
-from mmkd_export.verify.proof_set import ProofSet, feeds_of
-from mmkd_export.verify.torch_answers import answers_from_student
+from mmkd_export.verify.proof_set import ProofSet
 from mmkd_models.data import write_dataset
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
 from mmkd_models.training.judging.novelty import seen_of

@@ -87,7 +87,7 @@ def _golden(data: bytes, folder: Path) -> None:
 
 
 def _sidecar(data: bytes, folder: Path) -> None:
-    from mmkd_export.targets.sidecar import read_sidecar
+    from mmkd_export.targets.trt import read_sidecar
 
     read_sidecar(_written(folder / "a.json", data))
 

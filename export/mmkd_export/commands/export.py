@@ -21,10 +21,7 @@ with loading("mmkd-export"):
     from mmkd_edge.errors import UsageError
     from mmkd_edge.printable import printable
     from mmkd_export.graph.calibration import CalibrationMethod
-    from mmkd_export.plan import ExportPlan, GoldenChoice, PrecisionChoice, Seal, export_plan
-    from mmkd_export.platforms import PLATFORMS, PlatformName
-    from mmkd_export.preflight import check_plan
-    from mmkd_export.run import (
+    from mmkd_export.pipeline import (
         ExportResult,
         ExportStage,
         OnStage,
@@ -33,11 +30,13 @@ with loading("mmkd-export"):
         export_stages,
         several_plans,
     )
+    from mmkd_export.plan import PLATFORMS, ExportPlan, GoldenChoice, PlatformName, PrecisionChoice, Seal, export_plan
+    from mmkd_export.preflight import check_plan
     from mmkd_export.targets.litert import tflite_gain, with_tflite
-    from mmkd_export.targets.table import TARGETS, check_target, keeps_bundle, platform_of, targets_of, targets_on
+    from mmkd_export.targets.table import TARGETS, check_target, keeps_bundle, targets_of, targets_on
     from mmkd_export.verify.batch import batch_from_dim
     from mmkd_export.verify.gate import LEAST_JUDGING, gate_summary
-    from mmkd_export.verify.golden_choice import SAID
+    from mmkd_export.verify.golden import NO_RECORDING
     from mmkd_export.verify.plausible import range_choice
     from mmkd_models.evaluation.confidence_text import SAME_GROUPS, coverage_table, reliability_text
     from mmkd_report.schema.export import (
@@ -312,8 +311,8 @@ def _show_platforms(*, as_json: bool) -> None:
 
 
 def _show_plan(plan: ExportPlan, *, as_json: bool) -> None:
-    check_plan(plan)
-    platform, stages = platform_of(plan).name, export_stages(plan)
+    resolved = check_plan(plan)
+    platform, stages = resolved.platform.name, export_stages(resolved)
     if as_json:
         print(json_text(ExportPreview(output=str(plan.output), platform=platform, steps=stages)))
         return
@@ -407,7 +406,7 @@ def _notes(result: ExportResult) -> Iterator[str]:
             for name, reason in artifact.float_layers.items():
                 yield f"fp16: {name} stays float32: it {reason}"
     if isinstance(result.report.windows.golden, str):
-        yield SAID[result.report.windows.golden]
+        yield NO_RECORDING[result.report.windows.golden]
     if isinstance(result.report.range_rule, str):
         low, high = result.manifest.models[0].modality.range or (-math.inf, math.inf)
         yield f"values outside {low:g} to {high:g} count as missing: {result.report.range_rule}; --range changes it"

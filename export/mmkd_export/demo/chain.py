@@ -19,8 +19,8 @@ from mmkd_edge.bundle.reference import write_reference
 from mmkd_edge.errors import GateError, UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_export.graph.onnx_from_student import onnx_from_teacher
+from mmkd_export.pipeline import export
 from mmkd_export.plan import export_plan
-from mmkd_export.run import export
 from mmkd_export.verify.parity import MOST_FP32_TOLERANCE
 from mmkd_models.compare.attention_view import attention_view
 from mmkd_models.compare.comparison import teacher_path

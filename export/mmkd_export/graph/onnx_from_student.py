@@ -1,8 +1,4 @@
-"""torch -> ONNX: the fp32 graph of a student, and of a teacher for comparison.
-
-Owns the exporter's settings and keeps its chatter off the user's
-terminal; what the graph must look like is `onnx_graph.py`'s.
-"""
+"""torch -> ONNX: the fp32 graph of a student, and of a teacher for comparison."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -47,15 +43,14 @@ if TYPE_CHECKING:
 def onnx_from_student(
     checkpoint: StudentCheckpoint, *, batch: BatchRange | None = None, temperature: float = 1.0
 ) -> bytes:
-    """Gives the student's fp32 graph: the same checkpoint and library versions give the same bytes.
+    """Convert a student to its fp32 graph: the same checkpoint and library versions give the same bytes.
 
-    Inputs as `graph_inputs` of the modality, outputs as `graph_outputs` of the task.
-    With `batch` the first axis is named `batch` and may vary within it; whether it really does is not proven here.
-    The probabilities are the softmax of the logits divided by `temperature`.
+    Inputs are `graph_inputs` of the modality, outputs `graph_outputs` of the task. With `batch` the first axis is named
+    `batch` and declared to vary. The probabilities are the softmax of the logits divided by `temperature`.
 
     Raises:
         MmkdError: the exporter failed.
-        GateError: its graph is not what the bundle promises.
+        GateError: its graph is not what the manifest describes.
     """
     from mmkd_models.networks.student import ExportStudent
 
@@ -75,7 +70,7 @@ def onnx_from_student(
 
 
 def steps_of(checkpoint: StudentCheckpoint) -> Streaming:
-    """Gives what the manifest will say of a causal student's steps, but for the artifacts."""
+    """Describe a causal student's steps for the manifest, without the artifacts."""
     from mmkd_models.networks.step import StepStudent
 
     step = StepStudent(checkpoint.transformer(asked_by="step graph"))
@@ -91,10 +86,9 @@ def steps_of(checkpoint: StudentCheckpoint) -> Streaming:
 
 
 def onnx_step_from_student(checkpoint: StudentCheckpoint, *, temperature: float = 1.0) -> bytes:
-    """Gives a causal student's step graph: the same checkpoint and library versions give the same bytes.
+    """Convert a causal student to its step graph; `temperature` and errors as in `onnx_from_student`.
 
-    Inputs are `step_inputs`, outputs `step_outputs`, float32 but for values of video, uint8. `temperature` and errors
-    are as of `onnx_from_student`.
+    Inputs are `step_inputs`, outputs `step_outputs`, float32 except for values of video, uint8.
     """
     from mmkd_models.networks.step import StepStudent
 
@@ -109,46 +103,30 @@ def onnx_step_from_student(checkpoint: StudentCheckpoint, *, temperature: float 
 
 
 def practised_layers(checkpoint: StudentCheckpoint) -> tuple[tuple[str, ...], ...]:
-    """Gives the layers that INT8 computes in where every operator gains by it: what a training for INT8 practises.
-
-    Layers that read one tensor stand together. Errors as `onnx_from_student`.
-    """
+    """Return the layers that INT8 computes in, grouped by the tensor that they read; errors as `onnx_from_student`."""
     import onnx
 
     layers = learnt_layers(onnx.load_from_string(onnx_from_student(checkpoint)))
-    return layers_by_source(select_layers(layers, exclude=None, ops=LEARNT_OPS))
+    return tuple(layers_by_source(select_layers(layers, exclude=None, ops=LEARNT_OPS)).values())
 
 
 def onnx_from_teacher(teacher: Teacher, modalities: Sequence[ModalitySpec]) -> bytes:
-    """Gives a teacher's fp32 graph, to compare its latency with a student's; it is never part of a bundle.
+    """Convert a teacher to its fp32 graph, to compare its latency with a student's; it is never part of a bundle.
 
-    Inputs are `<modality>` and `<modality>_present` (1, T, C) of every modality in the order of `modalities`, which is
-    the teacher's own; outputs as a student's.
+    Inputs are `<modality>` and `<modality>_present` (1, T, C) of every modality; outputs as a student's.
+
+    Args:
+        teacher: the network.
+        modalities: in the teacher's own order.
 
     Raises:
         MmkdError: the exporter failed.
     """
+    import torch
+
     names = tuple(modality.name for modality in modalities)
     if names != teacher.names:
         raise UsageError(f"teacher: expected the modalities {', '.join(teacher.names)}, got {', '.join(names)}")
-    inputs, outputs = tensors_of_teacher(teacher, modalities)
-    return _onnx_from_module(module_of_teacher(teacher), inputs=inputs, outputs=outputs, metadata=_metadata(modalities))
-
-
-def tensors_of_teacher(
-    teacher: Teacher, modalities: Sequence[ModalitySpec]
-) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Gives inputs and outputs of a teacher's graph."""
-    labels = tuple(str(number) for number in range(teacher.head.out_features))
-    return (
-        tuple(tensor for modality in modalities for tensor in graph_inputs(modality)),
-        graph_outputs(TaskSpec(kind=teacher.answer.kind, labels=labels)),
-    )
-
-
-def module_of_teacher(teacher: Teacher) -> nn.Module:
-    """Gives what a teacher's graph computes, as a module."""
-    import torch
 
     class ExportTeacher(torch.nn.Module):
         """The teacher with its inputs side by side, as a graph takes them."""
@@ -163,7 +141,13 @@ def module_of_teacher(teacher: Teacher) -> nn.Module:
             raw = self.teacher.head(output.embedding) if answer.kind == "regression" else output.logits
             return raw, answer(raw)
 
-    return ExportTeacher()
+    labels = tuple(str(number) for number in range(teacher.head.out_features))
+    return _onnx_from_module(
+        ExportTeacher(),
+        inputs=[tensor for modality in modalities for tensor in graph_inputs(modality)],
+        outputs=graph_outputs(TaskSpec(kind=teacher.answer.kind, labels=labels)),
+        metadata=_metadata(modalities),
+    )
 
 
 def _metadata(modalities: Sequence[ModalitySpec]) -> list[tuple[str, str]]:
@@ -186,7 +170,10 @@ def _onnx_from_module(
     import torch
 
     module = module.eval().cpu()
-    traced, axes = (1, None) if batch is None else (2, _axes(batch, count=len(inputs)))  # 1 would be taken for fixed
+    traced, axes = 1, None
+    if batch is not None:
+        axis = torch.export.Dim(BATCH_AXIS, min=batch.minimum, max=batch.maximum)
+        traced, axes = 2, tuple({0: axis} for _ in inputs)  # an axis of 1 would be taken for fixed
     # Values are examples for the tracer; the graph does not depend on them.
     examples = tuple(
         torch.full((traced, *tensor.shape[1:]), number % 2, dtype=getattr(torch, tensor.dtype))
@@ -217,16 +204,9 @@ def _onnx_from_module(
     return graph_bytes(model)
 
 
-def _axes(batch: BatchRange, *, count: int) -> tuple[dict[int, Any], ...]:
-    import torch
-
-    axis = torch.export.Dim(BATCH_AXIS, min=batch.minimum, max=batch.maximum)
-    return tuple({0: axis} for _ in range(count))
-
-
 @contextlib.contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Drops the exporter's warnings and log lines: they speak of its internals; what matters is checked after."""
+    """Drop the exporter's warnings and log lines, which are about its internals; the graph is checked afterwards."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

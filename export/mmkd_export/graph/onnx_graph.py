@@ -1,10 +1,8 @@
-"""ONNX graphs: cleaned of where they were made, checked against what the bundle promises, counted.
-
-Owns what is the same for every artifact, whatever made it. Needs onnx; knows nothing of torch.
-"""
+"""ONNX graphs: cleaned of where they were made, checked against the manifest, counted. Needs onnx, and no torch."""
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,10 +19,10 @@ OPSET = 20
 """The newest opset that TensorRT 10.3 (JetPack 6.2) reads, and the first with Gelu as one operator."""
 
 IR_VERSION = 10
-"""What onnxruntime 1.17 and later reads; the onnx package itself would write newer ones."""
+"""onnxruntime 1.17 and later reads it; the onnx package itself would write newer ones."""
 
 FORMAT_VERSIONS: dict[ArtifactFormat, int] = {"onnx": OPSET, "tflite": 3}
-"""What stands as the opset of an artifact; of a `.tflite` it is the version of the flatbuffer schema."""
+"""The opset in the manifest; of a `.tflite` the version of the flatbuffer schema."""
 
 BATCH_AXIS = "batch"
 """The name of a first axis whose size may vary."""
@@ -40,16 +38,13 @@ _DTYPES = {1: "float32", 2: "uint8", 3: "int8", 10: "float16"}  # onnx.TensorPro
 
 
 def clean_graph(model: onnx.ModelProto, *, metadata: Sequence[tuple[str, str]]) -> onnx.ModelProto:
-    """Gives a copy without source paths, stack traces and notes of the exporter, and with our own metadata.
+    """Return a copy without source paths, stack traces and notes of the exporter, and with our own metadata.
 
     Args:
-        model: as an exporter or a quantiser wrote it; not changed.
-        metadata: key and value of every entry that the copy carries, so that a lone .onnx file says what it is.
+        model: the graph as an exporter wrote it; not changed.
+        metadata: key and value of every entry of the copy, so that a lone .onnx file describes itself.
     """
-    import onnx
-
-    cleaned = onnx.ModelProto()
-    cleaned.CopyFrom(model)
+    cleaned = copy.deepcopy(model)
     cleaned.doc_string = ""
     cleaned.producer_name = "mmkd-edge"
     cleaned.producer_version = ""
@@ -58,18 +53,13 @@ def clean_graph(model: onnx.ModelProto, *, metadata: Sequence[tuple[str, str]]) 
     del cleaned.metadata_props[:]
     for key, value in metadata:
         cleaned.metadata_props.add(key=key, value=value)
-    for part in (cleaned.graph, *_parts(cleaned.graph)):
+    graph = cleaned.graph
+    parts: list[Any] = [graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info]
+    for part in parts:
         part.doc_string = ""
         del part.metadata_props[:]
-    cleaned.graph.name = "student"
+    graph.name = "student"
     return cleaned
-
-
-def _parts(graph: onnx.GraphProto) -> Iterable[Any]:
-    yield from graph.node
-    yield from graph.initializer
-    for values in (graph.input, graph.output, graph.value_info):
-        yield from values
 
 
 def check_exported(
@@ -77,14 +67,12 @@ def check_exported(
     *,
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
-    opset: int = OPSET,
     slots: int = 0,
 ) -> None:
-    """Checks a graph with onnx's full checker, and that it is what the manifest will say.
+    """Check a graph with onnx's full checker, and that it is what the manifest describes.
 
     Raises:
-        GateError: the graph breaks the ONNX standard, has another opset, IR or signature, keeps tensors elsewhere, or
-            is one that devices refuse.
+        GateError: the graph breaks the ONNX standard, has another opset, IR or signature, or devices would refuse it.
     """
     import onnx
 
@@ -92,16 +80,16 @@ def check_exported(
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise GateError(f"the exported graph is not valid ONNX: {first_line(error)}; {_REPORT}") from error
-    found = {entry.domain: entry.version for entry in model.opset_import}
-    if found.get("") != opset or set(found) != {""}:
-        raise GateError(f"the exported graph: expected opset {opset} and no other operators, got {found}; {_REPORT}")
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    if opsets != {"": OPSET}:
+        raise GateError(f"the exported graph: expected opset {OPSET} and no other operators, got {opsets}; {_REPORT}")
     if model.ir_version != IR_VERSION:
         raise GateError(f"the exported graph: expected IR version {IR_VERSION}, got {model.ir_version}; {_REPORT}")
-    for wanted, values in ((inputs, model.graph.input), (outputs, model.graph.output)):
+    for expected, values in ((inputs, model.graph.input), (outputs, model.graph.output)):
         got = tuple(_tensor_spec(value) for value in values)
-        if got != tuple(wanted):
+        if got != tuple(expected):
             raise GateError(
-                f"the exported graph: expected {describe_tensors(wanted)}, got {describe_tensors(got)}; {_REPORT}"
+                f"the exported graph: expected {describe_tensors(expected)}, got {describe_tensors(got)}; {_REPORT}"
             )
     try:
         check_graph(graph_bytes(model), slots=slots)
@@ -110,18 +98,15 @@ def check_exported(
 
 
 def any_batch(tensors: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
-    """Gives the tensors with a first axis of any size."""
+    """Return the tensors with a first axis of any size."""
     return tuple(TensorSpec(name=tensor.name, dtype=tensor.dtype, shape=(-1, *tensor.shape[1:])) for tensor in tensors)
 
 
 def one_window(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Gives a graph whose batch may vary as one for a single window, else the graph itself."""
-    import onnx
-
+    """Return a graph whose batch may vary as one for a single window, any other graph as it is."""
     if all(value.type.tensor_type.shape.dim[0].dim_param != BATCH_AXIS for value in model.graph.input):
         return model
-    single = onnx.ModelProto()
-    single.CopyFrom(model)
+    single = copy.deepcopy(model)
     for value in (*single.graph.input, *single.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = 1
     del single.graph.value_info[:]  # shapes of the graph for many
@@ -136,13 +121,26 @@ def _tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
 
 
 def graph_bytes(model: onnx.ModelProto) -> bytes:
-    """Gives the file: the same graph gives the same bytes."""
+    """Serialise a graph: the same graph gives the same bytes."""
     data: bytes = model.SerializeToString(deterministic=True)
     return data
 
 
+def drop_unused(graph: onnx.GraphProto) -> None:
+    """Remove, in place, the initializers that no node reads."""
+    used = {name for node in graph.node for name in node.input}
+    for index in reversed(range(len(graph.initializer))):
+        if graph.initializer[index].name not in used:
+            del graph.initializer[index]
+
+
+def is_transposed(node: onnx.NodeProto, attribute: str) -> bool:
+    """Whether `transA` or `transB` of a Gemm is set."""
+    return any(entry.name == attribute and entry.i for entry in node.attribute)
+
+
 def multiply_adds(model: onnx.ModelProto) -> int:
-    """Counts the multiplications of convolutions and matrix products for one window; everything else is left out.
+    """Count the multiplications of convolutions and matrix products for one window; everything else is left out.
 
     A convolution costs its output values times the weights of one filter; a product (..., m, k) @ (..., k, n) costs
     m n k times the outer axes. Shapes come from onnx's shape inference, so they must be static.
@@ -152,11 +150,9 @@ def multiply_adds(model: onnx.ModelProto) -> int:
     for node in model.graph.node:
         if node.op_type == "Conv":
             total += math.prod(shapes[node.output[0]]) * math.prod(shapes[node.input[1]][1:])
-        elif node.op_type == "MatMul":
-            total += math.prod(shapes[node.output[0]]) * shapes[node.input[0]][-1]
-        elif node.op_type == "Gemm":
-            flipped = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
-            total += math.prod(shapes[node.output[0]]) * shapes[node.input[0]][0 if flipped else -1]
+        elif node.op_type in ("MatMul", "Gemm"):
+            inner = 0 if is_transposed(node, "transA") else -1
+            total += math.prod(shapes[node.output[0]]) * shapes[node.input[0]][inner]
     return total
 
 
@@ -166,12 +162,11 @@ def mflops_of(model: onnx.ModelProto) -> float:
 
 
 def tensor_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Gives the shape of every tensor of a graph with static shapes; of one whose batch may vary, for one window."""
+    """Return the shape of every tensor of a graph, for one window."""
     import onnx
 
     graph = onnx.shape_inference.infer_shapes(one_window(model), data_prop=True).graph
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    for values in (graph.input, graph.output, graph.value_info):
-        for value in values:
-            shapes[value.name] = tuple(axis.dim_value for axis in value.type.tensor_type.shape.dim)
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        shapes[value.name] = tuple(axis.dim_value for axis in value.type.tensor_type.shape.dim)
     return shapes

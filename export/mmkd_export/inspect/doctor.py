@@ -25,9 +25,9 @@ from mmkd_edge.backends.ort import import_onnxruntime
 from mmkd_edge.backends.trt.cuda import device_facts, load_runtime
 from mmkd_edge.backends.trt.needs import installed_library, load_library
 from mmkd_edge.errors import UnavailableError, first_line
+from mmkd_edge.machine import cpu_name
 from mmkd_export.preflight import FOR_CHECKPOINT
 from mmkd_export.targets.table import TARGETS
-from mmkd_export.verify.latency import processor_name
 
 CheckStatus = Literal["ok", "missing", "problem"]
 
@@ -148,7 +148,7 @@ def _machine(root: Path, power_mode: Callable[[], str | None]) -> Iterator[Check
     yield Check(what="system", status="ok", found=system)
     yield Check(what="mmkd-edge", status="ok", found=importlib.metadata.version("mmkd-edge"))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Check(what="processor", status="ok", found=f"{processor_name(root / 'proc/cpuinfo')}, {cores} usable cores")
+    yield Check(what="processor", status="ok", found=f"{cpu_name(_text(root / 'proc/cpuinfo'))}, {cores} usable cores")
     features = _int8_features(_text(root / "proc/cpuinfo"))
     yield Check(
         what="INT8 arithmetic",

@@ -24,8 +24,8 @@ from mmkd_edge.errors import ArtifactError, BundleError, CheckpointError, UsageE
 from mmkd_edge.predict.novelty import magnitude_text, novelty_text
 from mmkd_edge.spec import ModalitySpec, TaskSpec, labels_text
 from mmkd_export.plan import is_bundle
-from mmkd_export.report import read_report
-from mmkd_export.targets.sidecar import device_of, read_sidecar
+from mmkd_export.student import read_report
+from mmkd_export.targets.trt import device_of, read_sidecar
 from mmkd_export.verify.gate import gate_summary
 from mmkd_models.content_hash import CONTENT_KEY, TensorContent, check_content, content_digest
 from mmkd_report.schema.export import ExportReport

@@ -1,7 +1,4 @@
-"""The model card: the bundle's `README.md`, for whoever finds the file years later.
-
-Owns its text. Every figure comes from the report or the manifest.
-"""
+"""The model card: the bundle's `README.md`, for whoever finds the file years later."""
 
 from __future__ import annotations
 
@@ -12,56 +9,51 @@ import msgspec
 from mmkd_edge.bundle.manifest import ModelEntry, adapted_text
 from mmkd_edge.predict.novelty import magnitude_text, novelty_text
 from mmkd_edge.printable import printable
-from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
+from mmkd_edge.spec import ModalitySpec, task_text
 from mmkd_export.verify.gate import LEAST_JUDGING
-from mmkd_export.verify.golden_choice import SAID
+from mmkd_export.verify.golden import NO_RECORDING
 from mmkd_models.evaluation.confidence_text import HEADINGS, SAME_GROUPS, coverage_cells, reliability_text
 from mmkd_report.schema.export import ArtifactReport, ExportReport
 
 
 def model_card(report: ExportReport, entry: ModelEntry, *, licence: str) -> str:
-    """Gives the card as Markdown, the same for the same report."""
-    return "\n".join(
-        printable(line)
-        for line in [
-            *_heading(report, entry),
-            *_input(entry, report.range_rule or ""),
-            *_use(entry),
-            *_measured(report),
-            *_confidence(report),
-            *_novelty(entry),
-            *_origin(report, entry, licence),
-        ]
+    """Write the card as Markdown, the same for the same report."""
+    parts = (
+        _heading(report, entry),
+        _input(entry, report.range_rule or ""),
+        _use(entry),
+        _measured(report),
+        _confidence(report),
+        _novelty(entry),
+        _origin(report, entry, licence),
     )
+    return "\n".join(printable(line) for part in parts for line in part)
 
 
 def _heading(report: ExportReport, entry: ModelEntry) -> Iterator[str]:
-    yield f"# {report.model_id}"
-    yield ""
-    yield (f"A student that reads one sensor, `{entry.modality.name}`, and answers with {_answer(entry.task)}.")
-    yield (
-        f"{report.student.parameters:,} parameters ({report.student.preset}), {report.student.mflops:.2f} million "
-        "floating point operations for one window."
-    )
-    yield ""
-
-
-def _answer(task: TaskSpec) -> str:
-    names = ", ".join(task.labels)
+    task, names = entry.task, ", ".join(entry.task.labels)
     match task.kind:
         case "classification":
-            return f"one of {len(task.labels)} classes: {names}"
+            answer = f"one of {len(task.labels)} classes: {names}"
         case "multi_label":
-            return f"any of {len(task.labels)} labels, each on from a probability of {task.on_from:g}: {names}"
+            answer = f"any of {len(task.labels)} labels, each on from a probability of {task.on_from:g}: {names}"
         case "regression":
-            return f"a number, the {task_text(task)}"
+            answer = f"a number, the {task_text(task)}"
+    yield from (
+        f"# {report.model_id}",
+        "",
+        f"A student that reads one sensor, `{entry.modality.name}`, and answers with {answer}.",
+        (
+            f"{report.student.parameters:,} parameters ({report.student.preset}), {report.student.mflops:.2f} million "
+            "floating point operations for one window."
+        ),
+        "",
+    )
 
 
 def _input(entry: ModelEntry, range_rule: str) -> Iterator[str]:
     modality = entry.modality
-    yield "## What it takes"
-    yield ""
-    yield _window(modality)
+    yield from ("## Input", "", _window(modality))
     if modality.range is not None:
         why = f" ({range_rule})" if range_rule else ""
         yield f"A value outside {modality.range[0]:g} to {modality.range[1]:g} counts as missing{why}."
@@ -73,14 +65,13 @@ def _input(entry: ModelEntry, range_rule: str) -> Iterator[str]:
     names = " and ".join(f"`{tensor.name}`" for tensor in entry.outputs[:2])
     values, present = (f"`{tensor.name}` {tensor.dtype} {tensor.shape}" for tensor in entry.inputs)
     yield (
-        f"The graph takes {values} (missing values as 0) and {present} (1 or 0), and gives {names}, both "
+        f"The graph takes {values} (missing values as 0) and {present} (1 or 0), and returns {names}, both "
         f"(1, {len(entry.task.labels)}){', and `novelty` (1, 1)' if entry.has_novelty else ''}."
     )
     yield ""
 
 
 def _window(modality: ModalitySpec) -> str:
-    """What a window is, in a sentence or two."""
     length = f"{modality.duration_s:g} s at {modality.rate_hz:g} Hz"
     channels = f"{len(modality.channels)} channels ({', '.join(modality.channels)})"
     match modality.kind:
@@ -92,7 +83,7 @@ def _window(modality: ModalitySpec) -> str:
             )
         case "audio":
             return (
-                f"Windows of {modality.samples} samples of sound ({length}) by {channels}, float32 from -1 to 1. "
+                f"Windows of {modality.samples} samples of audio ({length}) by {channels}, float32 from -1 to 1. "
                 "NaN means missing."
             )
         case "video":
@@ -114,42 +105,42 @@ def _use(entry: ModelEntry) -> Iterator[str]:
         f"    print(predictor.predict(window))  # window: array {entry.modality.shape}",
         "```",
         "",
+        (
+            "`mmkd-bench run student.edge` measures its latency on this machine; `predictor.selftest()` checks that "
+            "the machine computes the answers that are stored in the bundle."
+        ),
+        "",
     )
-    yield (
-        "`mmkd-bench run student.edge` measures its latency on the machine at hand; `predictor.selftest()` checks that "
-        "the machine computes the answers that are stored in the bundle."
-    )
-    yield ""
 
 
 def _measured(report: ExportReport) -> Iterator[str]:
     windows = report.windows
-    yield "## What was measured at export"
-    yield ""
-    yield (
-        f"On {windows.count} {windows.source}; {windows.judging} of them only judge, {windows.labelled} of these "
-        "have a label. Parity is the largest difference of a logit or a probability from the checkpoint."
+    yield from (
+        "## What was measured at export",
+        "",
+        (
+            f"On {windows.count} {windows.source}; {windows.judging} of them only judge, {windows.labelled} of these "
+            "have a label. Parity is the largest difference of a logit or a probability from the checkpoint."
+        ),
     )
     if windows.carried is not msgspec.UNSET:
         yield f"{windows.carried} of these windows are in here, as golden windows: the device tests itself with them."
+    yield ""
     if windows.synthetic:
-        yield ""
         yield (
             "**No recording was compared.** The checkpoint carried no windows, so they were drawn from the channel "
             "statistics of its training data: they show that the graph computes what the network computes, no more."
         )
-    yield ""
-    if isinstance(windows.golden, str):
-        yield f"**No recording is in here**: {SAID[windows.golden]}."
         yield ""
+    if isinstance(windows.golden, str):
+        yield from (f"**No recording is in here**: {NO_RECORDING[windows.golden]}.", "")
     yield from _artifacts(report)
-    if windows.synthetic:
-        return
-    yield (
-        "These windows come from validation: they chose the weights, so they flatter. The test split of the dataset "
-        "is the measure of the student."
-    )
-    yield ""
+    if not windows.synthetic:
+        yield (
+            "These windows come from validation: they chose the weights, so they flatter. The test split of the "
+            "dataset is the measure of the student."
+        )
+        yield ""
 
 
 def _artifacts(report: ExportReport) -> Iterator[str]:
@@ -157,7 +148,7 @@ def _artifacts(report: ExportReport) -> Iterator[str]:
     yield f"| artifact | size | parity | parity with gaps | labels agree | {' | '.join(names)} |"
     yield f"|{'---|' * (5 + len(names))}"
     for artifact in report.artifacts:
-        yield _row(artifact)
+        yield f"| {' | '.join(_cells(artifact))} |"
     yield ""
     for artifact in report.artifacts:
         if artifact.gate is not None and artifact.gate.unjudged is True:
@@ -169,26 +160,43 @@ def _artifacts(report: ExportReport) -> Iterator[str]:
     for step in report.steps:
         yield (
             f"The student is causal. `{step.file}` ({step.size_bytes / 1000:.0f} kB) takes {step.stride} samples and "
-            f"what the last step left, {step.mflops:.2f} million floating point operations. Along {step.steps} steps "
-            f"of a recording it stayed within {step.parity.max_abs_error:.1e} of one pass over all of it."
+            f"the state after the last step, {step.mflops:.2f} million floating point operations. Along {step.steps} "
+            f"steps of a recording it stayed within {step.parity.max_abs_error:.1e} of one pass over all of it."
         )
         yield ""
+
+
+def _cells(artifact: ArtifactReport) -> Iterator[str]:
+    yield f"`{artifact.file}` (opset {artifact.opset})"
+    yield f"{artifact.size_bytes / 1000:.0f} kB"
+    yield f"{artifact.parity.max_abs_error:.1e}"
+    yield f"{artifact.parity_with_gaps.max_abs_error:.1e}"
+    yield f"{artifact.parity.label_agreement:.1%}"
+    scores = artifact.scores
+    figures: Iterable[float | None] = (None, None, None)
+    if artifact.figures:
+        figures = artifact.figures.values()
+    elif scores:
+        figures = (scores.accuracy, scores.balanced_accuracy, scores.macro_f1)
+    yield from (f"{figure:.3f}" if figure is not None else "no labels" for figure in figures)
 
 
 def _confidence(report: ExportReport) -> Iterator[str]:
     known = [(artifact, artifact.confidence) for artifact in report.artifacts if artifact.confidence is not None]
     if not known:
         return
-    yield "## How sure it is"
-    yield ""
-    yield (
-        "`EdgePredictor.open(..., error_level=0.05)` names with each answer the labels that remain possible: over "
-        "windows like those that calibrated it, the true one is missing from at most one set in twenty. Any level can "
-        "be asked for. On windows that did not calibrate it:"
+    yield from (
+        "## Confidence",
+        "",
+        (
+            "`EdgePredictor.open(..., error_level=0.05)` returns with each answer the labels that remain possible: "
+            "over windows like those that calibrated it, the true one is missing from at most one set in twenty. Any "
+            "level can be set. On windows that did not calibrate it:"
+        ),
+        "",
+        f"| artifact | {' | '.join(HEADINGS)} |",
+        f"|---|{'---|' * len(HEADINGS)}",
     )
-    yield ""
-    yield f"| artifact | {' | '.join(HEADINGS)} |"
-    yield f"|---|{'---|' * len(HEADINGS)}"
     for artifact, facts in known:
         for coverage in facts.coverages:
             yield f"| `{artifact.file}` | {' | '.join(coverage_cells(coverage))} |"
@@ -197,66 +205,43 @@ def _confidence(report: ExportReport) -> Iterator[str]:
         yield f"- `{artifact.file}`: {reliability_text(facts)}."
     yield ""
     if report.windows.judged_by == report.windows.source:
-        yield f"{SAME_GROUPS[0].upper()}{SAME_GROUPS[1:]}."
-        yield ""
+        yield from (f"{SAME_GROUPS[0].upper()}{SAME_GROUPS[1:]}.", "")
 
 
 def _novelty(entry: ModelEntry) -> Iterator[str]:
     limits = entry.group_reference.magnitude if entry.group_reference is not None else msgspec.UNSET
-    known = [(artifact.file, artifact.novelty) for artifact in entry.artifacts if artifact.novelty]
-    if not (limits or known):
-        return
-    yield "## What it has never seen"
-    yield ""
+    scored = [(artifact.file, artifact.novelty) for artifact in entry.artifacts if artifact.novelty]
+    if limits or scored:
+        yield from ("## Unknown windows", "")
     if limits:
         yield (
             "A window of another magnitude than the training's, as in another unit, has the status `unknown`: "
             f"{magnitude_text(limits)}."
         )
         yield ""
-    if known:
+    if scored:
         yield (
-            "`EdgePredictor.open(..., unknown_level=0.01)` also gives it to windows that are less like what training "
-            "saw than all but one in a hundred of the validation windows; `Prediction.novelty` is the p-value. A "
-            "person, machine or place that validation did not have is further away, so that more is called unknown "
-            "there."
+            "With `EdgePredictor.open(..., unknown_level=0.01)` windows that are less like the training than all but "
+            "one in a hundred of the validation windows have it too; `Prediction.novelty` is the p-value. A person, "
+            "machine or place that validation did not have is further away, so more windows are unknown there."
         )
         yield ""
-        for file, novelty in known:
-            yield f"- `{file}`: {novelty_text(novelty)}."
+        yield from (f"- `{file}`: {novelty_text(novelty)}." for file, novelty in scored)
         yield ""
-
-
-def _row(artifact: ArtifactReport) -> str:
-    parity, gaps, scores = artifact.parity, artifact.parity_with_gaps, artifact.scores
-    cells = [
-        f"`{artifact.file}` (opset {artifact.opset})",
-        f"{artifact.size_bytes / 1000:.0f} kB",
-        f"{parity.max_abs_error:.1e}",
-        f"{gaps.max_abs_error:.1e}",
-        f"{parity.label_agreement:.1%}",
-    ]
-    figures: Iterable[float | None] = (None, None, None)
-    if artifact.figures:
-        figures = artifact.figures.values()
-    elif scores:
-        figures = (scores.accuracy, scores.balanced_accuracy, scores.macro_f1)
-    cells += [f"{figure:.3f}" if figure is not None else "no labels" for figure in figures]
-    return f"| {' | '.join(cells)} |"
 
 
 def _origin(report: ExportReport, entry: ModelEntry, licence: str) -> Iterator[str]:
     student = report.student
-    taught = "Trained on labels alone"
+    teaching = "Trained on labels alone"
     if hashes := student.teachers_sha256:
-        who = "the teacher" if len(hashes) == 1 else f"{len(hashes)} teachers"
-        taught = f"Distilled from {who} with SHA-256 {', '.join(f'`{one}`' for one in hashes)}"
+        teachers = "the teacher" if len(hashes) == 1 else f"{len(hashes)} teachers"
+        teaching = f"Distilled from {teachers} with SHA-256 {', '.join(f'`{one}`' for one in hashes)}"
     metric = student.metric.replace("_", " ")
     yield from (
-        "## Where it comes from",
+        "## Origin",
         "",
         f"- Dataset {student.dataset} (SHA-256 `{student.dataset_sha256}`), licence: {licence}.",
-        f"- {taught}; {metric} on the validation split {student.score:.3f}.",
+        f"- {teaching}; {metric} on the validation split {student.score:.3f}.",
         *(f"- Adapted since, from {adapted_text(one)}." for one in entry.adapted or ()),
         f"- Checkpoint SHA-256 `{student.checkpoint_sha256}`, trained with {_versions(student.trained_with)}.",
         f"- Exported with {_versions(report.tools)}.",

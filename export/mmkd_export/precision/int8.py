@@ -1,8 +1,4 @@
-"""INT8 from real windows, with a remedy for every way it can go wrong before it is given up.
-
-Owns the order of the remedies and what speaks for each: what was tried, what it gave, which layers are sensitive. The
-form of the graph is `qdq.py`'s, the rule is `gate.py`'s. Never calibrates on anything but real windows.
-"""
+"""INT8 from real windows: the search for a graph that passes its gate, with a remedy for every way it can go wrong."""
 
 from __future__ import annotations
 
@@ -12,21 +8,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmkd_export.graph.calibration import CalibrationMethod, Feeds, Magnitudes, clipping_range, tensor_magnitudes
-from mmkd_export.graph.layers import Layer, learnt_layers, learnt_ranges, select_layers
-from mmkd_export.precision.activations import activation_histograms
-from mmkd_export.precision.qdq import quantised_graph
-from mmkd_export.precision.smooth import smoothed_graph
-from mmkd_export.verify.parity import NetworkAnswers
+from mmkd_export.graph.calibration import (
+    BINS,
+    CalibrationMethod,
+    Feeds,
+    Magnitudes,
+    clipping_range,
+    tensor_magnitudes,
+)
+from mmkd_export.graph.layers import Layer, layers_by_source, learnt_layers, learnt_ranges, select_layers
+from mmkd_export.precision.qdq import quantised_graph, smoothed_graph
+from mmkd_export.verify.answers import NetworkAnswers
 from mmkd_report.schema.export import ActivationHistogram, Attempt, GateResult, LayerSensitivity, RangeSource
 
 if TYPE_CHECKING:
     import onnx
 
-MOST_REVERTED_SHARE = 0.5
-"""Above this share of layers back in float32, INT8 has nothing left to give."""
-
-LEARNT_REMEDY = "quantisation-aware distillation"
+REPORTED_BINS = 64
+MOST_REVERTED = 0.5
+"""If more than this fraction of the layers went back to float32, INT8 would gain nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +34,10 @@ class Int8Options:
     """How to quantise.
 
     Attributes:
-        method: how ranges are chosen; None starts with those that training learnt, if it did, then takes minmax and may
-            go on to percentile.
+        method: how ranges are chosen; None starts with those that training learnt, if it did, then tries minmax and
+            percentile.
+        exclude: regular expression of layers that stay float32.
+        ops: operators that the platform runs faster in INT8.
     """
 
     method: CalibrationMethod | None = None
@@ -48,8 +50,9 @@ class Int8Graph:
     """The end of the search.
 
     Attributes:
-        model: the graph of the last attempt; it passed unless every remedy failed.
-        sensitivity: of every layer, the most sensitive first.
+        model: the graph of the last attempt.
+        sensitivity: every layer, the most sensitive first.
+        layers: names of the layers in INT8.
         activations: what the layers read on the calibration windows, in the graph of the last attempt.
     """
 
@@ -81,7 +84,7 @@ def int8_graph(
     answer: AnswerFunction,
     gate: GateFunction,
 ) -> Int8Graph:
-    """Quantises a float32 graph; goes through the remedies until one passes the gate.
+    """Quantise a float32 graph; try the remedies until one passes the gate.
 
     Args:
         model: the float32 graph; not changed.
@@ -94,22 +97,29 @@ def int8_graph(
         UsageError: `options.exclude` matches no layer.
     """
     layers = select_layers(learnt_layers(model), exclude=options.exclude, ops=options.ops)
-    search = _Search(model=model, feeds=feeds)
-    sensitivity = _sensitivity(search, layers, options.method or "minmax", answer=answer)
+    search = _Search(model, feeds)
+    expected = answer(model)
+    sensitivity = sorted(
+        (
+            _sensitivity(layer, expected, answer(search.graph(_Variant(remedy="", method=method, layers=(layer,)))))
+            for method in [options.method or "minmax"]
+            for layer in layers
+        ),
+        key=lambda row: -(row.divergence or 0.0),
+    )
     attempts: list[Attempt] = []
     variant, graph = _Variant(remedy="", method="minmax", layers=()), model
-    learnt = learnt_ranges(model)
-    for variant in _variants(layers, sensitivity, options, learnt=learnt):
+    for variant in _variants(layers, sensitivity, options, learnt=search.learnt):
         graph = search.graph(variant)
-        facts = gate(graph)
-        attempts.append(Attempt(remedy=variant.remedy, method=variant.method, layers=len(variant.layers), gate=facts))
-        if facts.passed:
+        result = gate(graph)
+        attempts.append(Attempt(remedy=variant.remedy, method=variant.method, layers=len(variant.layers), gate=result))
+        if result.passed:
             break
     return Int8Graph(
         model=graph,
         passed=bool(attempts) and attempts[-1].gate.passed,
         attempts=tuple(attempts),
-        sensitivity=sensitivity,
+        sensitivity=tuple(sensitivity),
         layers=tuple(layer.name for layer in variant.layers),
         activations=search.activations(variant),
     )
@@ -118,47 +128,38 @@ def int8_graph(
 class _Search:
     """Graphs for variants; the magnitudes are measured once for each of the two float32 graphs."""
 
-    def __init__(self, *, model: onnx.ModelProto, feeds: Sequence[Feeds]) -> None:
-        self._model = model
-        self._feeds = feeds
-        self._learnt = learnt_ranges(model)
-        self._measured: dict[bool, tuple[onnx.ModelProto, dict[str, Magnitudes]]] = {}
+    def __init__(self, model: onnx.ModelProto, feeds: Sequence[Feeds]) -> None:
+        self._model, self._feeds = model, feeds
+        self.learnt = learnt_ranges(model)
+        self._measured: dict[bool, tuple[onnx.ModelProto, tuple[Layer, ...], dict[str, Magnitudes]]] = {}
 
     def graph(self, variant: _Variant) -> onnx.ModelProto:
-        """Gives the quantised graph of a variant."""
-        model, magnitudes = self._measure(smooth=variant.smooth)
-        layers = variant.layers
-        if variant.smooth:  # the same layers, found in the smoothed graph
-            names = {layer.name for layer in layers}
-            layers = tuple(layer for layer in learnt_layers(model) if layer.name in names)
+        model, layers, magnitudes = self._measure(variant)
         return quantised_graph(model, layers, self._ranges(magnitudes, layers, variant.method))
 
     def activations(self, variant: _Variant) -> tuple[ActivationHistogram, ...]:
-        """Gives what the layers of a variant's graph read, and how much of it INT8 represents."""
-        model, magnitudes = self._measure(smooth=variant.smooth)
-        layers = learnt_layers(model)
-        names = {layer.name for layer in variant.layers}
-        quantised = [layer for layer in layers if layer.name in names]
-        return activation_histograms(magnitudes, layers, self._ranges(magnitudes, quantised, variant.method))
+        model, quantised, magnitudes = self._measure(variant)
+        return activation_histograms(
+            magnitudes, learnt_layers(model), self._ranges(magnitudes, quantised, variant.method)
+        )
 
-    def _measure(self, *, smooth: bool) -> tuple[onnx.ModelProto, dict[str, Magnitudes]]:
-        if smooth not in self._measured:
-            model = smoothed_graph(self._model, self._feeds) if smooth else self._model
-            sources = sorted({layer.source for layer in learnt_layers(model)})
-            self._measured[smooth] = model, tensor_magnitudes(model, sources, self._feeds)
-        return self._measured[smooth]
+    def _measure(self, variant: _Variant) -> tuple[onnx.ModelProto, tuple[Layer, ...], dict[str, Magnitudes]]:
+        """Return the float32 graph of a variant, its layers in that graph, and the magnitudes that all layers read."""
+        if variant.smooth not in self._measured:
+            model = smoothed_graph(self._model, self._feeds) if variant.smooth else self._model
+            layers = learnt_layers(model)
+            magnitudes = tensor_magnitudes(model, sorted({layer.source for layer in layers}), self._feeds)
+            self._measured[variant.smooth] = model, layers, magnitudes
+        model, layers, magnitudes = self._measured[variant.smooth]
+        names = {layer.name for layer in variant.layers}
+        return model, tuple(layer for layer in layers if layer.name in names), magnitudes
 
     def _ranges(
         self, magnitudes: Mapping[str, Magnitudes], layers: Sequence[Layer], method: RangeSource
     ) -> dict[str, float]:
         if method == "learnt":
-            return {layer.source: self._learnt[layer.name] for layer in layers}
+            return {layer.source: self.learnt[layer.name] for layer in layers}
         return {layer.source: clipping_range(magnitudes[layer.source], method) for layer in layers}
-
-    @property
-    def model(self) -> onnx.ModelProto:
-        """The float32 graph."""
-        return self._model
 
 
 def _variants(
@@ -168,11 +169,11 @@ def _variants(
     *,
     learnt: Mapping[str, float],
 ) -> Iterator[_Variant]:
-    """The remedies in order; each keeps those before it, except that calibration begins anew after learnt ranges."""
+    """Yield the remedies in order; each keeps those before it, except that calibration follows learnt ranges."""
     if not layers:
         return
     if options.method is None and all(layer.name in learnt for layer in layers):
-        yield _Variant(remedy=LEARNT_REMEDY, method="learnt", layers=layers)
+        yield _Variant(remedy="quantisation-aware distillation", method="learnt", layers=layers)
     variant = _Variant(remedy="all but the first layer", method=options.method or "minmax", layers=layers)
     yield variant
     if options.method is None:
@@ -183,35 +184,51 @@ def _variants(
         yield variant
     variant = replace(variant, remedy="SmoothQuant", smooth=True)
     yield variant
-    least = len(layers) * (1 - MOST_REVERTED_SHARE)
     for worst in sensitivity:
-        kept = tuple(layer for layer in variant.layers if layer.name != worst.layer)
-        if len(kept) < len(variant.layers) and kept and len(kept) >= least:
-            variant = replace(variant, remedy=f"{worst.layer} in float32", layers=kept)
+        rest = tuple(layer for layer in variant.layers if layer.name != worst.layer)
+        if rest and len(rest) < len(variant.layers) and len(rest) >= len(layers) * (1 - MOST_REVERTED):
+            variant = replace(variant, remedy=f"{worst.layer} in float32", layers=rest)
             yield variant
 
 
-def _sensitivity(
-    search: _Search, layers: Sequence[Layer], method: CalibrationMethod, *, answer: AnswerFunction
-) -> tuple[LayerSensitivity, ...]:
-    expected = answer(search.model)
-    rows: list[tuple[float, LayerSensitivity]] = []
-    for layer in layers:
-        got = answer(search.graph(_Variant(remedy="", method=method, layers=(layer,))))
-        divergence = _divergence(expected, got)
-        row = LayerSensitivity(
-            layer=layer.name,
-            rows=layer.m,
-            inputs=layer.k,
-            outputs=layer.n,
-            divergence=divergence,
-            max_abs_error=float(np.abs(expected.logits - got.logits).max()),
-        )
-        rows.append((divergence, row))
-    return tuple(row for _, row in sorted(rows, key=lambda found: -found[0]))
+def _sensitivity(layer: Layer, expected: NetworkAnswers, got: NetworkAnswers) -> LayerSensitivity:
+    p, q = (np.maximum(answers.probabilities.astype(np.float64), 1e-12) for answers in (expected, got))
+    return LayerSensitivity(
+        layer=layer.name,
+        rows=layer.m,
+        inputs=layer.k,
+        outputs=layer.n,
+        divergence=float((expected.probabilities * (np.log(p) - np.log(q))).sum(1).mean()),
+        max_abs_error=float(np.abs(expected.logits - got.logits).max()),
+    )
 
 
-def _divergence(expected: NetworkAnswers, got: NetworkAnswers) -> float:
-    p, q = expected.probabilities.astype(np.float64), got.probabilities.astype(np.float64)
-    tiny = 1e-12
-    return float((p * (np.log(np.maximum(p, tiny)) - np.log(np.maximum(q, tiny)))).sum(1).mean())
+def activation_histograms(
+    magnitudes: Mapping[str, Magnitudes], layers: Sequence[Layer], ranges: Mapping[str, float]
+) -> tuple[ActivationHistogram, ...]:
+    """Return a histogram of a few dozen bins for every measured tensor, in the order in which the layers read them.
+
+    Args:
+        magnitudes: of each tensor.
+        layers: of the graph, in order.
+        ranges: the largest magnitude that is represented, for each quantised tensor.
+    """
+    return tuple(
+        _histogram(magnitudes[tensor], names, ranges.get(tensor))
+        for tensor, names in layers_by_source(layers).items()
+        if tensor in magnitudes
+    )
+
+
+def _histogram(magnitudes: Magnitudes, layers: tuple[str, ...], represented: float | None) -> ActivationHistogram:
+    top = magnitudes.top
+    used = 1 if top == 0 else min(BINS, int(magnitudes.largest * BINS / top) + 1)
+    merged = -(-used // REPORTED_BINS)
+    counts = np.add.reduceat(magnitudes.counts[:used], np.arange(0, used, merged))
+    return ActivationHistogram(
+        layers=layers,
+        largest=magnitudes.largest,
+        represented=represented,
+        bin_width=merged * top / BINS,
+        counts=tuple(counts.tolist()),
+    )

@@ -1,57 +1,70 @@
 """Which artifacts are worth keeping for their speed, timed on this machine.
 
-A device runs files of one format, so every artifact is held against the fp32 artifact of its own.
+A device runs files of one format, so every artifact is compared with the fp32 artifact of its own.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from statistics import median
+from typing import TypeVar
 
 import msgspec
 
 from mmkd_edge.backends.base import Backend, check_backend, is_installed, open_backend
 from mmkd_edge.bundle.manifest import Precision
+from mmkd_export.graph.calibration import Feeds
+from mmkd_export.verify.answers import feeds_of
 from mmkd_export.verify.artifacts import ProvenArtifact
-from mmkd_export.verify.latency import paired_latency_us
-from mmkd_export.verify.proof_set import ProofSet, feeds_of
+from mmkd_export.verify.proof_set import ProofSet
 from mmkd_report.schema.export import LeftOutArtifact
 
 LEAST_SPEEDUP = 1.1
-"""What an artifact must gain in speed for `auto` to keep it on a CPU: below, it costs size and accuracy for nothing."""
+"""`auto` keeps an artifact on a CPU from this speedup: below, it costs size and accuracy for nothing."""
+
+_ROUNDS = 400
+_LONGEST_S = 6.0
+_FEWEST_ROUNDS = 30
+_WARM_UP_RUNS = 10
+
+Key = TypeVar("Key")
 
 
 def without_slow(
     timed: Sequence[ProvenArtifact], optional: Collection[Precision]
 ) -> tuple[list[ProvenArtifact], list[LeftOutArtifact]]:
-    """Gives the artifacts without those that are too slow to be kept, and what is left out; see `too_slow`."""
-    kept: list[ProvenArtifact] = []
+    """Divide artifacts into those that stay and those that are left out; see `too_slow`."""
+    fast: list[ProvenArtifact] = []
     left_out: list[LeftOutArtifact] = []
     for proven in timed:
-        precision, kind = proven.artifact.precision, proven.artifact.format
+        precision, file_format = proven.artifact.precision, proven.artifact.format
         latencies = {
             (run.backend, other.artifact.precision): run.latency_us
             for other in timed
             for run in other.report.backends
-            if other.artifact.format == kind and run.latency_us is not None
+            if other.artifact.format == file_format and run.latency_us is not None
         }
         reason = too_slow(optional, latencies).get(precision)
         if reason is None:
-            kept.append(proven)
+            fast.append(proven)
         else:
-            left_out.append(LeftOutArtifact(precision=precision, format=kind, reason=reason, artifact=proven.report))
-    return kept, left_out
+            left_out.append(
+                LeftOutArtifact(precision=precision, format=file_format, reason=reason, artifact=proven.report)
+            )
+    return fast, left_out
 
 
 def too_slow(
     optional: Collection[Precision], latencies_us: Mapping[tuple[str, Precision], float]
 ) -> dict[Precision, str]:
-    """Gives those of the optional precisions that are not `LEAST_SPEEDUP` times as fast as fp32, with the reason.
+    """Return the optional precisions that are not `LEAST_SPEEDUP` times as fast as fp32, with the reason.
 
     Args:
-        optional: precisions that only `auto` asked for.
-        latencies_us: median latency of every precision in every backend that runs files of one format; the best backend
-            of each precision counts.
+        optional: precisions that only `auto` requested.
+        latencies_us: median latency of every precision in every backend that runs files of one format; the fastest
+            backend of each precision counts.
     """
     best: dict[Precision, float] = {}
     for (_, precision), latency_us in latencies_us.items():
@@ -64,11 +77,8 @@ def too_slow(
     }
 
 
-def timed(artifacts: Sequence[ProvenArtifact], proof_set: ProofSet) -> list[ProvenArtifact]:
-    """Gives the artifacts with their median latency in every backend that they were run in, measured in turns.
-
-    A backend that is not here, as an earlier bundle may have had more, is left out.
-    """
+def with_latencies(artifacts: Sequence[ProvenArtifact], proof_set: ProofSet) -> list[ProvenArtifact]:
+    """Time artifacts in every installed backend that they were run in, and add the medians to their reports."""
     opened: dict[tuple[str, Precision], Backend] = {}
     try:
         for proven in artifacts:
@@ -80,13 +90,36 @@ def timed(artifacts: Sequence[ProvenArtifact], proof_set: ProofSet) -> list[Prov
     finally:
         for backend in opened.values():
             backend.close()
-    return [_with_latencies(proven, latencies) for proven in artifacts]
+
+    def timed(proven: ProvenArtifact) -> ProvenArtifact:
+        medians = [latencies.get((run.backend, proven.artifact.precision)) for run in proven.report.backends]
+        runs = tuple(
+            msgspec.structs.replace(run, latency_us=None if latency_us is None else round(latency_us, 1))
+            for run, latency_us in zip(proven.report.backends, medians, strict=True)
+        )
+        return replace(proven, report=msgspec.structs.replace(proven.report, backends=runs))
+
+    return [timed(proven) for proven in artifacts]
 
 
-def _with_latencies(proven: ProvenArtifact, latencies_us: Mapping[tuple[str, Precision], float]) -> ProvenArtifact:
-    runs = []
-    for run in proven.report.backends:
-        latency_us = latencies_us.get((run.backend, proven.artifact.precision))
-        rounded = None if latency_us is None else round(latency_us, 1)
-        runs.append(msgspec.structs.replace(run, latency_us=rounded))
-    return replace(proven, report=msgspec.structs.replace(proven.report, backends=tuple(runs)))
+def paired_latency_us(backends: Mapping[Key, Backend], feeds: Sequence[Feeds]) -> dict[Key, float]:
+    """Return the median time of one `run` of every backend in microseconds, measured in turns.
+
+    In every round each backend runs the same window; its first run of the round brings its weights back into the cache
+    and is not timed.
+    """
+    samples: dict[Key, list[int]] = {key: [] for key in backends}
+    for backend in backends.values():
+        for _ in range(_WARM_UP_RUNS):
+            backend.run(feeds[0])
+    started = time.perf_counter()
+    for number in range(_ROUNDS):
+        window = feeds[number % len(feeds)]
+        for key, backend in backends.items():
+            backend.run(window)
+            before = time.perf_counter_ns()
+            backend.run(window)
+            samples[key].append(time.perf_counter_ns() - before)
+        if number >= _FEWEST_ROUNDS and time.perf_counter() - started > _LONGEST_S:
+            break
+    return {key: median(times) / 1000 for key, times in samples.items()}

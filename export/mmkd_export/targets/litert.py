@@ -1,19 +1,22 @@
-"""The target `litert`: a checkpoint's student as a `.tflite` file, through litert-torch.
+"""The target `litert`: a checkpoint's student as `.tflite` files, through litert-torch and ai-edge-quantizer.
 
-Owns when one is made, the conversion, and what the file says of itself: the manifest's names for its tensors, the
-modality and the labels as metadata, and no class paths. The converter runs in a process of its own: it writes to the
-terminal from native code, and brings jax and transformers, which the rest of an export has no use for.
+The file has the manifest's names for its tensors, the modality and the labels as metadata, and no class paths. The
+converter runs in a process of its own: it writes to the terminal from native code, and brings jax and transformers.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
+import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,15 +26,15 @@ from mmkd_edge.bundle.files import write_file
 from mmkd_edge.bundle.manifest import graph_inputs, graph_outputs, step_inputs, step_outputs
 from mmkd_edge.errors import GateError, MmkdError, UnavailableError
 from mmkd_edge.install.tflite_graphs import check_tflite
-from mmkd_export.plan import ExportPlan
-from mmkd_export.platforms import PlatformName
-from mmkd_export.precision.int8_tflite import int8_tflite
+from mmkd_export.graph.layers import SMALLEST_PRODUCT, is_worth_quantising, learnt_layers, select_layers
+from mmkd_export.plan import ExportPlan, PlatformName
 from mmkd_export.student import ProvenStudent
 from mmkd_export.verify.artifacts import ProvenArtifact, measure_lower_precision, prove_fp32, require_passed
 from mmkd_export.verify.gate import GateRule, require_windows
 from mmkd_export.verify.step_graph import prove_step
 
 if TYPE_CHECKING:
+    import onnx
     from torch import nn
 
     from mmkd_edge.spec import TensorSpec
@@ -42,17 +45,20 @@ PLATFORMS: tuple[PlatformName, ...] = ("cpu-x86", "cpu-arm")
 LIBRARIES = ("litert_torch", "ai_edge_litert", "ai_edge_quantizer")
 _IDENTIFIER = b"TFL3"
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "JAX_PLATFORMS": "cpu"}
+_PRODUCTS = ("Gemm", "MatMul")
+
+Graph = Literal["window", "step"]
 
 
 def with_tflite(plan: ExportPlan) -> ExportPlan:
-    """The plan with a `.tflite`, where one can be made for its platform and the converter is installed."""
+    """Add a `.tflite` to a plan, if one can be made for its platform and the converter is installed."""
     if not _takes_tflite(plan) or missing_libraries():
         return plan
     return replace(plan, targets=(*plan.targets, "litert"), optional=(*plan.optional, "litert"))
 
 
 def tflite_gain(plan: ExportPlan) -> str:
-    """What a device would gain from a `.tflite` that the missing converter cannot make; else empty."""
+    """Describe what a device would gain from a `.tflite` that the missing converter cannot make; else empty."""
     if not _takes_tflite(plan) or not missing_libraries():
         return ""
     return (
@@ -62,74 +68,44 @@ def tflite_gain(plan: ExportPlan) -> str:
 
 
 def _takes_tflite(plan: ExportPlan) -> bool:
-    """Whether a `.tflite` could be added to what was asked for."""
     if plan.from_bundle or plan.batch is not None or {"onnx", "litert", "trt"} & set(plan.targets):
         return False
     return plan.platform is None or plan.platform in PLATFORMS
 
 
-def add_tflite(student: ProvenStudent, checkpoint: StudentCheckpoint, plan: ExportPlan) -> ProvenStudent:
-    """Adds the fp32 `.tflite` of a checkpoint, and of a causal one that of its steps.
+def missing_libraries() -> list[str]:
+    """Name the libraries that the conversion needs and this Python lacks."""
+    return [name.replace("_", "-") for name in LIBRARIES if importlib.util.find_spec(name) is None]
+
+
+def add_tflite(student: ProvenStudent, checkpoint: StudentCheckpoint, source: Path) -> ProvenStudent:
+    """Add the fp32 `.tflite` of the checkpoint at `source`, and for a causal one that of its steps.
 
     Raises:
         MmkdError: it cannot be converted.
         GateError: it does not answer as the checkpoint does.
     """
     proof_set = student.proof_set
-    model = tflite_from_checkpoint(plan.source, temperature=proof_set.temperature)
-    student = replace(student, others=(prove_fp32(model, proof_set, format="tflite"), *student.others))
+    model = tflite_from_checkpoint(source, temperature=proof_set.temperature)
+    student = replace(student, others=(prove_fp32(model, proof_set, file_format="tflite"), *student.others))
     if not student.steps:
         return student
-    model = tflite_step_from_checkpoint(plan.source, temperature=proof_set.temperature)
-    step = prove_step(model, checkpoint, proof_set, format="tflite", mflops=student.steps[0].report.mflops)
+    model = tflite_from_checkpoint(source, graph="step", temperature=proof_set.temperature)
+    mflops = student.steps[0].report.mflops
+    step = prove_step(model, checkpoint, proof_set, file_format="tflite", mflops=mflops)
     return replace(student, steps=(*student.steps, step))
 
 
-def make_int8_tflite(student: ProvenStudent, plan: ExportPlan, rule: GateRule) -> ProvenArtifact:
-    """Makes the INT8 `.tflite` from the fp32 one.
+def tflite_from_checkpoint(path: Path, *, graph: Graph = "window", temperature: float = 1.0) -> bytes:
+    """Convert the student in a checkpoint file; the same checkpoint and library versions give the same bytes.
+
+    The signature has the tensors of the ONNX graph, or of the step graph of a causal student. The probabilities are the
+    softmax of the logits divided by `temperature`.
 
     Raises:
-        GateError: it does not pass its gate, devices would refuse it, or too few windows judge.
+        GateError: devices would refuse the file.
+        MmkdError: the network cannot be converted.
     """
-    import onnx
-
-    what = "int8 .tflite"
-    require_windows(len(student.proof_set.judging.labels), what=what, rule=rule)
-    model = next(one.model for one in student.others if one.artifact.format == "tflite")
-    made = _taken(int8_tflite(model, onnx.load_from_string(student.fp32.model), exclude=plan.exclude))
-    proven = measure_lower_precision(made, student.proof_set, rule, precision="int8", format="tflite")
-    advice = "Leave layers out with --exclude, or export without --target litert or without --precision int8"
-    return require_passed(proven, what=what, advice=advice)
-
-
-def missing_libraries() -> list[str]:
-    """Names what `tflite_from_checkpoint` needs and this Python lacks."""
-    return [name.replace("_", "-") for name in LIBRARIES if importlib.util.find_spec(name) is None]
-
-
-def tflite_from_checkpoint(path: Path, *, temperature: float = 1.0) -> bytes:
-    """Converts the student in a checkpoint file; the same checkpoint and library versions give the same bytes.
-
-    The signature takes `<modality>` and `<modality>_present` (1, T, C) and gives `logits` and `probabilities` (1, K),
-    and `novelty` (1, 1) where the student has it, all float32. The probabilities are the softmax of the logits divided
-    by `temperature`.
-
-    Raises:
-        GateError: devices would refuse what it makes.
-        MmkdError: it cannot convert the network.
-    """
-    return _converted(path, "window", temperature=temperature)
-
-
-def tflite_step_from_checkpoint(path: Path, *, temperature: float = 1.0) -> bytes:
-    """Converts the step graph of a causal student in a checkpoint file, as `tflite_from_checkpoint` does.
-
-    The signature takes `step_inputs` and gives `step_outputs`, float32 but for values of video, uint8.
-    """
-    return _converted(path, "step", temperature=temperature)
-
-
-def _converted(path: Path, graph: Literal["window", "step"], *, temperature: float) -> bytes:
     if missing_libraries():
         raise UnavailableError(
             f"--target litert needs {' and '.join(missing_libraries())}, which this Python lacks; "
@@ -143,15 +119,11 @@ def _converted(path: Path, graph: Literal["window", "step"], *, temperature: flo
         if done.returncode != 0:
             lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
             raise MmkdError(f"litert-torch could not convert the network: {lines[-1]}; export without --target litert")
-        return _taken(output.read_bytes())
+        return _checked(output.read_bytes())
 
 
-def _taken(model: bytes) -> bytes:
-    """The model itself.
-
-    Raises:
-        GateError: it is one that devices refuse.
-    """
+def _checked(model: bytes) -> bytes:
+    """Return the model; raise GateError if devices would refuse it."""
     try:
         check_tflite(model)
     except ValueError as error:
@@ -161,37 +133,29 @@ def _taken(model: bytes) -> bytes:
     return model
 
 
-def tflite_from_student(checkpoint: StudentCheckpoint, *, temperature: float) -> bytes:
-    """Converts a student in this process; the converter writes to the terminal. See `tflite_from_checkpoint`."""
-    from mmkd_models.networks.student import ExportStudent
-
-    return tflite_from_module(
-        ExportStudent(checkpoint.network(), temperature=temperature, seen=checkpoint.seen),
-        inputs=graph_inputs(checkpoint.modality),
-        outputs=graph_outputs(checkpoint.task, novelty=checkpoint.seen is not None),
-        metadata=_metadata(checkpoint),
-    )
-
-
-def tflite_step_from_student(checkpoint: StudentCheckpoint, *, temperature: float) -> bytes:
-    """Converts a causal student's step graph in this process; see `tflite_step_from_checkpoint`."""
+def _convert(graph: str, source: str, output: str, temperature: str) -> None:
+    """Read a checkpoint and write the model: the child process."""
     from mmkd_export.graph.onnx_from_student import steps_of
     from mmkd_models.networks.step import StepStudent
+    from mmkd_models.networks.student import ExportStudent
+    from mmkd_models.training.checkpoint import read_student
 
-    streaming = steps_of(checkpoint)
-    return tflite_from_module(
-        StepStudent(checkpoint.transformer(asked_by="step graph"), temperature=temperature, seen=checkpoint.seen),
-        inputs=step_inputs(checkpoint.modality, streaming),
-        outputs=step_outputs(checkpoint.task, streaming, novelty=checkpoint.seen is not None),
-        metadata=_metadata(checkpoint),
-    )
-
-
-def _metadata(checkpoint: StudentCheckpoint) -> dict[str, bytes]:
-    return {
-        f"mmkd_edge.modality.{checkpoint.modality.name}": msgspec.json.encode(checkpoint.modality),
-        "mmkd_edge.labels": msgspec.json.encode(checkpoint.task.labels),
+    checkpoint = read_student(Path(source))
+    modality, task, seen = checkpoint.modality, checkpoint.task, checkpoint.seen
+    if graph == "step":
+        streaming = steps_of(checkpoint)
+        network = checkpoint.transformer(asked_by="step graph")
+        module: nn.Module = StepStudent(network, temperature=float(temperature), seen=seen)
+        inputs = step_inputs(modality, streaming)
+        outputs = step_outputs(task, streaming, novelty=seen is not None)
+    else:
+        module = ExportStudent(checkpoint.network(), temperature=float(temperature), seen=seen)
+        inputs, outputs = graph_inputs(modality), graph_outputs(task, novelty=seen is not None)
+    metadata = {
+        f"mmkd_edge.modality.{modality.name}": msgspec.json.encode(modality),
+        "mmkd_edge.labels": msgspec.json.encode(task.labels),
     }
+    write_file(Path(output), tflite_from_module(module, inputs=inputs, outputs=outputs, metadata=metadata))
 
 
 def tflite_from_module(
@@ -201,7 +165,7 @@ def tflite_from_module(
     outputs: Sequence[TensorSpec],
     metadata: Mapping[str, bytes],
 ) -> bytes:
-    """Converts a module in this process: it takes these tensors by position, and gives these."""
+    """Convert a module in this process, given its inputs and outputs in order; the converter writes to the terminal."""
     import litert_torch
     import torch
 
@@ -226,18 +190,18 @@ def tflite_from_module(
 
 
 def clean_model(model: bytes, *, names: Mapping[str, str], metadata: Mapping[str, bytes]) -> bytes:
-    """Gives a model without class paths, with its signature's tensors renamed and metadata of our own added.
+    """Return a `.tflite` of one subgraph without class paths, with metadata added and tensors of its signature renamed.
 
     Args:
-        model: a `.tflite` file with one subgraph.
-        names: old to new names of tensors of the signature; others keep theirs.
-        metadata: name to content; what the converter wrote is kept.
+        model: the file.
+        names: old to new names; other tensors of the signature keep theirs.
+        metadata: name to content, added to the converter's.
     """
     import flatbuffers
     import numpy as np
     from ai_edge_litert import schema_py_generated as schema
 
-    content = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
+    content = _content(model)
     content.description = "mmkd-edge"
     for graph in content.subgraphs:
         for number, tensor in enumerate(graph.tensors):
@@ -258,21 +222,103 @@ def clean_model(model: bytes, *, names: Mapping[str, str], metadata: Mapping[str
 
 
 def model_metadata(model: bytes) -> dict[str, bytes]:
-    """Gives the metadata of a `.tflite` file."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    content: Any = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
+    """Read the metadata of a `.tflite` file."""
+    content = _content(model)
     return {entry.name.decode(): bytes(content.buffers[entry.buffer].data) for entry in content.metadata}
 
 
-def _convert(arguments: Sequence[str]) -> None:
-    """The child process: reads a checkpoint, writes the model."""
-    from mmkd_models.training.checkpoint import read_student
+def _content(model: bytes) -> Any:
+    from ai_edge_litert import schema_py_generated as schema
 
-    graph, source, output, temperature = arguments
-    convert = tflite_step_from_student if graph == "step" else tflite_from_student
-    write_file(Path(output), convert(read_student(Path(source)), temperature=float(temperature)))
+    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
+
+
+def make_int8_tflite(student: ProvenStudent, exclude: str | None, rule: GateRule) -> ProvenArtifact:
+    """Make the INT8 `.tflite` from the fp32 one.
+
+    Raises:
+        GateError: it does not pass its gate, devices would refuse it, or too few windows judge.
+    """
+    import onnx
+
+    require_windows(len(student.proof_set.judging.labels), what="int8 .tflite", rule=rule)
+    model = next(one.model for one in student.others if one.artifact.format == "tflite")
+    made = _checked(int8_tflite(model, onnx.load_from_string(student.fp32.model), exclude=exclude))
+    proven = measure_lower_precision(made, student.proof_set, rule, precision="int8", file_format="tflite")
+    advice = "Leave layers out with --exclude, or export without --target litert or without --precision int8"
+    return require_passed(proven, advice=advice)
+
+
+def int8_tflite(model: bytes, graph: onnx.ModelProto, *, exclude: str | None = None) -> bytes:
+    """Quantise the products of an fp32 `.tflite` that the ONNX artifact quantises too.
+
+    Weights are INT8 with one scale for each output; the input of a product is quantised when it runs, with its own
+    range for every row of every window, so nothing is calibrated and nothing clips.
+
+    Args:
+        model: the fp32 `.tflite`.
+        graph: the fp32 ONNX graph of the same student, whose layers have names.
+        exclude: regular expression of layers that stay float32.
+
+    Raises:
+        UsageError: `exclude` matches no layer.
+        GateError: no layer is left that INT8 makes faster.
+    """
+    from ai_edge_quantizer import qtyping, quantizer
+
+    products = [product for product in _learnt_products(model) if is_worth_quantising(product.m, product.k, product.n)]
+    layers = learnt_layers(graph)
+    named = select_layers(layers, exclude=None, ops=_PRODUCTS)
+    if [(layer.m, layer.k, layer.n) for layer in named] != [(one.m, one.k, one.n) for one in products]:
+        raise GateError(
+            f"int8 .tflite: expected the {len(named)} products of the fp32 graph in its order, got {len(products)} "
+            "others: the converter reordered them; export without --target litert or without --precision int8"
+        )
+    selected = {layer.name for layer in select_layers(layers, exclude=exclude, ops=_PRODUCTS)}
+    outputs = [product.output for product, layer in zip(products, named, strict=True) if layer.name in selected]
+    if not outputs:
+        raise GateError(
+            "int8 .tflite: expected a product that INT8 makes faster, found none: every one has a side below "
+            f"{SMALLEST_PRODUCT}, or was excluded; export without --precision int8"
+        )
+    quantise = quantizer.Quantizer(bytearray(model))
+    names = "|".join(map(re.escape, outputs))
+    # The library searches the expression in the name of every operator's output, behind which it writes a semicolon.
+    quantise.add_dynamic_config(
+        regex=f"^({names})(;|$)", operation_name=qtyping.TFLOperationName.FULLY_CONNECTED, num_bits=8
+    )
+    with contextlib.redirect_stderr(io.StringIO()):  # version 0.10 shows one of its bars in any case
+        result = quantise.quantize(enable_progress_bar=False, enable_progress_report=False)
+    return bytes(result.quantized_model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Product:
+    """One fully connected operator: m x k values times k x n weights."""
+
+    output: str
+    m: int
+    k: int
+    n: int
+
+
+def _learnt_products(model: bytes) -> Iterator[_Product]:
+    """Yield the products behind the first convolution, in order: before it is the front-end, with constant weights."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    content = _content(model)
+    (graph,) = content.subgraphs
+    learnt: set[int] = set()
+    for operator in graph.operators:
+        code = content.operatorCodes[operator.opcodeIndex].builtinCode
+        if code == schema.BuiltinOperator.CONV_2D or learnt.intersection(operator.inputs):
+            learnt.update(operator.outputs)
+            if code == schema.BuiltinOperator.FULLY_CONNECTED:
+                output, weights = graph.tensors[operator.outputs[0]], graph.tensors[operator.inputs[1]]
+                n, k = (int(size) for size in weights.shape)
+                m = math.prod(int(size) for size in output.shape) // n
+                yield _Product(output=output.name.decode(), m=m, k=k, n=n)
 
 
 if __name__ == "__main__":
-    _convert(sys.argv[1:])
+    _convert(*sys.argv[1:])

@@ -1,23 +1,24 @@
-"""The one table of export targets: what each makes, where it exists, what it needs, and how it takes part in an export.
+"""The one table of export targets: what each makes, where it exists, what it needs, and its part in an export.
 
-Everybody else asks this table; a new target is a file beside it and a row in it. Steps are taken in the order of an
-export: `convert`, then `int8` with the lower precisions, then `backend`, and `build` behind the written bundle.
+A new target is a file beside this one and a row. The order in an export: `convert`, then `int8` with the lower
+precisions, then `backend`, and `build` after the bundle is written.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import platform as host
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmkd_edge.backends.base import BackendName
+from mmkd_edge.bundle.manifest import Precision
 from mmkd_edge.errors import MmkdError, UnavailableError, UsageError
-from mmkd_export.plan import ExportPlan, Seal
-from mmkd_export.platforms import PLATFORMS, Platform, PlatformName, platform_named
+from mmkd_export.plan import PLATFORMS, ExportPlan, Platform, PlatformName, Seal, platform_named
 from mmkd_export.student import ProvenStudent
-from mmkd_export.targets import litert, trt, trt_process
+from mmkd_export.targets import litert, trt
 from mmkd_export.verify.artifacts import ProvenArtifact
 from mmkd_export.verify.gate import GateRule
 from mmkd_report.schema.export import ArtifactFormat, BuiltEngine
@@ -25,8 +26,9 @@ from mmkd_report.schema.export import ArtifactFormat, BuiltEngine
 if TYPE_CHECKING:
     from mmkd_models.training.checkpoint import StudentCheckpoint
 
-Convert = Callable[[ProvenStudent, "StudentCheckpoint", ExportPlan], ProvenStudent]
-MakeInt8 = Callable[[ProvenStudent, ExportPlan, GateRule], ProvenArtifact]
+Convert = Callable[[ProvenStudent, "StudentCheckpoint", Path], ProvenStudent]
+MakeInt8 = Callable[[ProvenStudent, str | None, GateRule], ProvenArtifact]
+Build = Callable[[Path, Platform, "Sequence[Precision] | None"], tuple[BuiltEngine, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,16 +36,16 @@ class Target:
     """One row of the table.
 
     Attributes:
-        name: what `--target` takes.
-        platforms: that it exists for.
+        name: the value of `--target`.
         libraries: modules without which a checkpoint cannot be exported for it.
-        extra: of the distribution, that brings them.
-        step: name of its step; empty where it adds none.
+        extra: the extra that installs them.
+        step: name of its step; empty if it adds none.
         format: of the artifacts that it adds.
-        convert: adds the fp32 artifacts of its format; needs the network, so a bundle is no source for it.
-        backend: that all ONNX artifacts are also run in.
-        build: makes files beside the written bundle, for one student.
-        platform_here: what it chooses where no platform is named; None takes the processor's.
+        convert: adds the fp32 artifacts of its format, given the checkpoint's path; a bundle is no source for it.
+        int8: makes the INT8 artifact of its format, given the expression of excluded layers.
+        backend: also runs all ONNX artifacts.
+        build: makes files beside the written bundle, of some precisions or all, for one student.
+        platform_here: chooses the platform if none is named; None takes the processor's.
     """
 
     name: str
@@ -56,11 +58,11 @@ class Target:
     convert: Convert | None = None
     int8: MakeInt8 | None = None
     backend: BackendName | None = None
-    build: Callable[[ExportPlan], tuple[BuiltEngine, ...]] | None = None
+    build: Build | None = None
     platform_here: Callable[[], PlatformName] | None = None
 
     def problems(self, plan: ExportPlan) -> Iterator[MmkdError]:
-        """What keeps a plan from being exported for it, as far as can be told in a moment."""
+        """Yield what keeps a plan from being exported for it, as far as a moment shows."""
         if self.convert is not None and plan.from_bundle:
             yield UsageError(
                 f"{plan.source}: --target {self.name}: expected a checkpoint, because the .{self.format} is made from "
@@ -79,12 +81,12 @@ class Target:
 TARGETS: tuple[Target, ...] = (
     Target(
         name="onnx",
-        makes="the ONNX artifacts alone, without the .tflite that is else added where its converter is installed",
+        makes="the ONNX artifacts alone, without the .tflite that is otherwise added if its converter is installed",
         platforms=tuple(row.name for row in PLATFORMS),
     ),
     Target(
         name="openvino",
-        makes="nothing more; every ONNX artifact is also run in OpenVINO and held to its gate there",
+        makes="nothing more; every ONNX artifact is also run in OpenVINO and judged there",
         platforms=("cpu-x86",),
         libraries=("openvino",),
         extra="mmkd-edge[openvino]",
@@ -107,18 +109,79 @@ TARGETS: tuple[Target, ...] = (
         makes="a TensorRT engine of every ONNX artifact, beside the bundle",
         platforms=tuple(row.name for row in PLATFORMS if row.has_gpu),
         step="build engines",
-        build=trt_process.build_planned_engines,
+        build=trt.build_engines_apart,
         platform_here=trt.platform_here,
     ),
 )
 
 
-def check_target(name: str) -> str:
-    """The same name, where there is such a target.
+@dataclass(frozen=True, kw_only=True)
+class ResolvedPlan:
+    """A plan whose open choices are made.
+
+    Attributes:
+        targets: in the order of the table.
+        precisions: lower precisions to make.
+        optional: those of them that only `auto` requests: they may be left out.
+        keeps_bundle: whether an earlier bundle stays as it is, because nothing is requested that would change it.
+    """
+
+    plan: ExportPlan
+    platform: Platform
+    targets: tuple[Target, ...]
+    precisions: tuple[Precision, ...]
+    optional: frozenset[Precision]
+    keeps_bundle: bool
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether the artifacts run on this kind of machine, and there is more than one way to run them."""
+        several = bool(self.precisions) or any(target.convert or target.backend for target in self.targets)
+        return several and not self.platform.has_gpu
+
+    @property
+    def built_precisions(self) -> tuple[Precision, ...] | None:
+        """The precisions of engines: those that are named; None, for all in the bundle, if none is or `auto` is."""
+        named = [name for name in self.plan.precisions if name != "auto"]
+        return tuple(named) if named and "auto" not in self.plan.precisions else None
+
+
+def resolve(plan: ExportPlan) -> ResolvedPlan:
+    """Choose platform, targets and precisions.
+
+    On a CPU `auto` tries INT8; FP16 has no arithmetic of its own there. On a GPU it tries both.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such target, or it does not exist for the platform.
     """
+    targets = targets_of(plan)
+    here: PlatformName = "cpu-arm" if host.machine() in ("aarch64", "arm64") else "cpu-x86"
+    for target in targets:
+        here = here if target.platform_here is None else target.platform_here()
+    platform = platform_named(plan.platform or here)
+    for target in targets:
+        if platform.name not in target.platforms:
+            raise UsageError(
+                f"--target {target.name}: does not exist for the platform {platform.name}; "
+                f"give --platform {' or '.join(target.platforms)}, or leave it out"
+            )
+    explicit: list[Precision] = [name for name in ("fp16", "int8") if name in plan.precisions]
+    auto: list[Precision] = []
+    if "auto" in plan.precisions:
+        tried: tuple[Precision, ...] = ("fp16", "int8") if platform.has_gpu else ("int8",)
+        auto = [name for name in tried if name not in explicit]
+    return ResolvedPlan(
+        plan=plan,
+        platform=platform,
+        targets=targets,
+        precisions=(*explicit, *auto),
+        optional=frozenset(auto),
+        keeps_bundle=keeps_bundle(plan),
+    )
+
+
+def check_target(name: str) -> str:
+    """Return the name; raise UsageError if there is no such target."""
     names = [row.name for row in TARGETS]
     if name not in names:
         raise UsageError(f"--target {name!r}: expected one of {', '.join(names)}; see --list-targets")
@@ -126,46 +189,19 @@ def check_target(name: str) -> str:
 
 
 def targets_of(plan: ExportPlan) -> tuple[Target, ...]:
-    """The rows of what a plan names, in the order of the table."""
+    """Return the rows that a plan names, in the order of the table."""
     for name in plan.targets:
         check_target(name)
     return tuple(row for row in TARGETS if row.name in plan.targets)
 
 
 def targets_on(platform: Platform) -> tuple[str, ...]:
-    """What can be exported for a platform."""
+    """Return the names of the targets that exist for a platform."""
     return tuple(row.name for row in TARGETS if platform.name in row.platforms)
 
 
-def platform_of(plan: ExportPlan) -> Platform:
-    """The platform that was asked for, or the one that fits the targets and this machine.
-
-    Raises:
-        UsageError: a target does not exist for the platform.
-    """
-    targets = targets_of(plan)
-    here: PlatformName = "cpu-arm" if host.machine() in ("aarch64", "arm64") else "cpu-x86"
-    for target in targets:
-        here = here if target.platform_here is None else target.platform_here()
-    chosen = platform_named(plan.platform or here)
-    for target in targets:
-        if chosen.name not in target.platforms:
-            raise UsageError(
-                f"--target {target.name}: does not exist for the platform {chosen.name}; "
-                f"give --platform {' or '.join(target.platforms)}, or leave it out"
-            )
-    return chosen
-
-
-def settled(plan: ExportPlan) -> ExportPlan:
-    """The plan with its platform chosen; errors as `platform_of`."""
-    return replace(plan, platform=platform_of(plan).name)
-
-
 def keeps_bundle(plan: ExportPlan) -> bool:
-    """Whether an earlier bundle stays as it is, because nothing is asked that would change it."""
-    changes = any(target.convert or target.backend for target in targets_of(plan))
-    judged_anew = plan.drift_reference or plan.calibration or plan.evaluation or plan.seal != Seal()
-    judged_anew = judged_anew or plan.value_range != "auto"
-    in_place = plan.from_bundle and plan.output == plan.source
-    return in_place and not (changes or judged_anew or plan.lower_precisions)
+    """Whether an earlier bundle stays as it is; see `ResolvedPlan`."""
+    changes = any(target.convert or target.backend for target in targets_of(plan)) or plan.lower_precisions
+    judged = plan.drift_reference or plan.calibration or plan.evaluation or plan.value_range != "auto"
+    return plan.from_bundle and plan.output == plan.source and not (changes or judged or plan.seal != Seal())

@@ -1,7 +1,7 @@
-"""The target `trt`: engines beside a bundle, `<stem>.<precision>.engine`, with what each was built from and for.
+"""The target `trt`: engines beside a bundle, `<stem>.<precision>.engine`, each with its key in a JSON sidecar.
 
-Owns the files. How an engine is built is `mmkd_edge.backends.trt`'s, so that the runtime builds by the same code; what
-an engine was built for stands in its sidecar, which is `sidecar.py`'s.
+Engines are built by `mmkd_edge.backends.trt`, the code that the runtime uses, in a process of their own: a graph that
+ends or hangs TensorRT, or takes all memory, does so there.
 """
 
 from __future__ import annotations
@@ -10,53 +10,33 @@ import hashlib
 import importlib.util
 import platform as host
 import re
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
+from mmkd_edge.apart import ProcessLimits, ProcessLines, answering, end, end_of, start_apart
 from mmkd_edge.backends.trt.build import engine_from_onnx, workspace_bytes
 from mmkd_edge.backends.trt.cuda import device_facts, free_bytes, load_runtime
-from mmkd_edge.backends.trt.key import DeviceFacts, EngineLibrary, engine_profiles
+from mmkd_edge.backends.trt.key import DeviceFacts, EngineFacts, engine_profiles
 from mmkd_edge.backends.trt.needs import load_library
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import write_file
-from mmkd_edge.bundle.manifest import Artifact, Precision
+from mmkd_edge.bundle.manifest import Precision
 from mmkd_edge.cli.run import shell_line
-from mmkd_edge.errors import BackendError, UnavailableError
+from mmkd_edge.errors import ArtifactError, BackendError, MmkdError, UnavailableError, error_named, first_line
 from mmkd_edge.install.sandbox import check_graphs
-from mmkd_export.plan import only_student
-from mmkd_export.platforms import Platform, PlatformName
-from mmkd_export.targets.sidecar import engine_key
-from mmkd_report.schema.export import BuiltEngine, EngineSidecar, encode_document
+from mmkd_export.plan import Platform, PlatformName, only_student, platform_named
+from mmkd_report.errors import DocumentError
+from mmkd_report.schema.export import BuiltEngine, EngineSidecar, decode_sidecar, encode_document
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Builder:
-    """What all engines of one call are built with."""
-
-    module: Any
-    library: EngineLibrary
-    platform: Platform
-    device: DeviceFacts | None
-    workspace_bytes: int
-
-    @property
-    def timing_cache_name(self) -> str | None:
-        """The file beside the bundle in which builds for this device share what they measured.
-
-        None with TensorRT-RTX, which measures where the engine runs: with a cache its builder would ask for a GPU.
-        """
-        if self.device is None:
-            return None
-        gpu = re.sub(r"[^A-Za-z0-9]+", "-", self.device.name).strip("-").lower()
-        return f"{self.library}-{self.module.__version__}-{gpu}-cuda{self.device.cuda_runtime}.timing"
+LIMITS = ProcessLimits(step_s=600.0, memory_bytes=8 << 30, file_bytes=1 << 30)
+"""Of all engines of one call: a student takes a minute or two on a small board, ahead of time less than a second."""
 
 
 def platform_here() -> PlatformName:
-    """The platform of this machine's TensorRT, or jp6.2 where there is none."""
+    """Return the platform of this machine's TensorRT; jp6.2 without one."""
     if importlib.util.find_spec("tensorrt") is None:
         return "jp6.2"
     import tensorrt
@@ -65,32 +45,96 @@ def platform_here() -> PlatformName:
     return "jp6.2" if (major, minor) < (10, 13) else "jp7"
 
 
-def build_engines(
-    bundle: Path, platform: Platform, *, precisions: Sequence[Precision] | None = None
+class _Request(msgspec.Struct, frozen=True, kw_only=True):
+    bundle: str
+    platform: PlatformName
+    precisions: tuple[Precision, ...] | None
+    limits: ProcessLimits
+
+
+class _Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """The engines, or the name of an error in `mmkd_edge.errors` and its message."""
+
+    engines: tuple[BuiltEngine, ...] = ()
+    error: str = ""
+    message: str = ""
+
+
+def build_engines_apart(
+    bundle: Path,
+    platform: Platform,
+    precisions: Sequence[Precision] | None = None,
+    *,
+    limits: ProcessLimits = LIMITS,
 ) -> tuple[BuiltEngine, ...]:
-    """Builds an engine for the artifacts of a bundle and writes `<stem>.<precision>.engine` beside it.
+    """Do what `build_engines` does, in a process of its own with limits.
+
+    Raises:
+        UnavailableError: no engine can be built on this machine, or no process can be started.
+        BackendError: the library refuses an artifact, or the process failed; the message has the reason.
+        BundleError: the bundle is damaged, or has a graph that no engine may be given.
+    """
+    request = _Request(
+        bundle=str(bundle),
+        platform=platform.name,
+        precisions=None if precisions is None else tuple(precisions),
+        limits=limits,
+    )
+    try:
+        process = start_apart("mmkd_export.targets.trt:main", msgspec.json.encode(request))
+    except OSError as error:
+        raise UnavailableError(f"{bundle}: no engine was built: cannot start a process: {error.strerror}") from error
+    try:
+        line = ProcessLines(process).next(limit_s=limits.step_s)
+        reason = "" if line is not None else end_of(process)
+    finally:
+        end(process)
+    if line is None:
+        raise BackendError(
+            f"{bundle}: no engine was built: the process that built it failed: {reason}; do not use this bundle with "
+            "TensorRT"
+        )
+    answer = msgspec.json.decode(line, type=_Answer)
+    if answer.error:
+        raise error_named(answer.error)(answer.message)
+    return answer.engines
+
+
+def main() -> None:
+    """Read a request on stdin, build, and answer on stdout: the child process of `build_engines_apart`."""
+    request = msgspec.json.decode(sys.stdin.buffer.read(), type=_Request)
+    with answering(request.limits) as answers:
+        try:
+            platform = platform_named(request.platform)
+            answer = _Answer(engines=build_engines(Path(request.bundle), platform, request.precisions))
+        except MmkdError as error:
+            answer = _Answer(error=type(error).__name__, message=str(error))
+        except Exception as error:
+            reason = "it takes too much memory" if isinstance(error, MemoryError) else first_line(error)
+            message = f"{request.bundle}: no engine was built: {reason}"
+            answer = _Answer(error=BackendError.__name__, message=message)
+        answers.write(msgspec.json.encode(answer) + b"\n")
+
+
+def build_engines(
+    bundle: Path, platform: Platform, precisions: Sequence[Precision] | None = None
+) -> tuple[BuiltEngine, ...]:
+    """Build an engine of each ONNX artifact of a bundle and write `<stem>.<precision>.engine` beside it.
 
     Args:
         bundle: the written bundle.
-        platform: what the engines are for; it has an engine library.
+        platform: has an engine library.
         precisions: of the artifacts; None takes all.
 
     Raises:
         UnavailableError: no engine can be built on this machine; the message has the command for the device.
         BackendError: the library refuses an artifact.
-        BundleError: the bundle is damaged, or has a graph that no engine may be handed.
+        BundleError: the bundle is damaged, or has a graph that no engine may be given.
     """
     try:
         with Bundle.open(bundle) as opened:
             check_graphs(opened)
-            builder = _builder(platform)
-            artifacts = only_student(opened).artifacts
-            wanted = [
-                found
-                for found in artifacts
-                if found.format == "onnx" and (precisions is None or found.precision in precisions)
-            ]
-            return tuple(_build_one(opened, artifact, builder) for artifact in wanted)
+            return _build_all(opened, platform, precisions)
     except (UnavailableError, BackendError) as error:
         command = shell_line("mmkd-export", bundle.name, "--target", "trt", "--platform", platform.name)
         raise type(error)(
@@ -98,66 +142,97 @@ def build_engines(
         ) from error
 
 
-def _builder(platform: Platform) -> _Builder:
+def _build_all(bundle: Bundle, platform: Platform, precisions: Sequence[Precision] | None) -> tuple[BuiltEngine, ...]:
     library = platform.engine_library
     assert library is not None  # the target exists for no other platform
     module = load_library(library)
-    device, gpu_free_bytes = None, None  # TensorRT-RTX builds ahead of time, for any RTX GPU
-    if library == "tensorrt":
+    device, gpu_free_bytes, timings = None, None, None
+    if library == "tensorrt":  # TensorRT-RTX builds ahead of time, for any RTX GPU; with a cache it would need one
         runtime = load_runtime()
         device, gpu_free_bytes = device_facts(runtime), free_bytes(runtime)
-    return _Builder(
-        module=module,
-        library=library,
-        platform=platform,
-        device=device,
-        workspace_bytes=workspace_bytes(gpu_free_bytes=gpu_free_bytes),
+        gpu = re.sub(r"[^A-Za-z0-9]+", "-", device.name).strip("-").lower()
+        # Builds for this device share what they measured.
+        name = f"{library}-{module.__version__}-{gpu}-cuda{device.cuda_runtime}.timing"
+        timings = bundle.path.with_name(name)
+    workspace = workspace_bytes(gpu_free_bytes=gpu_free_bytes)
+    entry, engines = only_student(bundle), []
+    for artifact in entry.artifacts:
+        if artifact.format != "onnx" or not (precisions is None or artifact.precision in precisions):
+            continue
+        profiles = engine_profiles(entry.inputs, artifact.batch)
+        built = engine_from_onnx(
+            bundle.read(artifact.file),
+            module,
+            workspace_bytes=workspace,
+            profiles=profiles,
+            timing_cache=None if timings is None else timings.read_bytes() if timings.is_file() else b"",
+        )
+        path = bundle.path.with_name(f"{bundle.path.stem}.{artifact.precision}.engine")
+        sidecar = EngineSidecar(
+            model_id=bundle.manifest.model_id,
+            bundle_sha256=bundle.sha256,
+            artifact=artifact.file,
+            onnx_sha256=artifact.sha256,
+            precision=artifact.precision,
+            engine=path.name,
+            engine_sha256=hashlib.sha256(built.plan).hexdigest(),
+            size_bytes=len(built.plan),
+            library=library,
+            library_version=str(module.__version__),
+            platform=platform.name,
+            architecture=host.machine(),
+            device=None if device is None else msgspec.to_builtins(device),
+            workspace_bytes=workspace,
+            strongly_typed=True,
+            tf32=False,
+            shapes={
+                tensor.name: tensor.shape if artifact.batch is None else (-1, *tensor.shape[1:])
+                for tensor in entry.inputs
+            },
+            profiles=profiles,
+            key="",
+            layers=built.layers,
+        )
+        sidecar = msgspec.structs.replace(sidecar, key=engine_key(sidecar))
+        if timings is not None:
+            write_file(timings, built.timing_cache)
+        write_file(path, built.plan)
+        write_file(path.with_name(path.name + ".log"), built.log.encode())
+        # Last: a sidecar whose hash fits its engine means that all three are complete.
+        write_file(path.with_name(path.name + ".json"), encode_document(sidecar))
+        engines.append(BuiltEngine(path=str(path), sidecar=sidecar))
+    return tuple(engines)
+
+
+def engine_key(sidecar: EngineSidecar) -> str:
+    """Return the SHA-256 of all that another engine would be needed for.
+
+    That is the graph, the library in full, CUDA, the driver, the GPU, the shapes and the builder's options; not where
+    files lie, when they were made and how much memory happened to be free.
+    """
+    facts = EngineFacts(
+        onnx_sha256=sidecar.onnx_sha256,
+        library=sidecar.library,
+        library_version=sidecar.library_version,
+        architecture=sidecar.architecture,
+        device=device_of(sidecar),
+        strongly_typed=sidecar.strongly_typed,
+        tf32=sidecar.tf32,
+        profiles=sidecar.profiles,
     )
+    return facts.key
 
 
-def _build_one(bundle: Bundle, artifact: Artifact, builder: _Builder) -> BuiltEngine:
-    inputs = bundle.manifest.models[0].inputs
-    profiles = engine_profiles(inputs, artifact.batch)
-    timings = None if builder.timing_cache_name is None else bundle.path.with_name(builder.timing_cache_name)
-    built = engine_from_onnx(
-        bundle.read(artifact.file),
-        builder.module,
-        workspace_bytes=builder.workspace_bytes,
-        profiles=profiles,
-        timing_cache=None if timings is None else _read_if_there(timings),
-    )
-    path = bundle.path.with_name(f"{bundle.path.stem}.{artifact.precision}.engine")
-    sidecar = EngineSidecar(
-        model_id=bundle.manifest.model_id,
-        bundle_sha256=bundle.sha256,
-        artifact=artifact.file,
-        onnx_sha256=artifact.sha256,
-        precision=artifact.precision,
-        engine=path.name,
-        engine_sha256=hashlib.sha256(built.plan).hexdigest(),
-        size_bytes=len(built.plan),
-        library=builder.library,
-        library_version=str(builder.module.__version__),
-        platform=builder.platform.name,
-        architecture=host.machine(),
-        device=None if builder.device is None else msgspec.to_builtins(builder.device),
-        workspace_bytes=builder.workspace_bytes,
-        strongly_typed=True,
-        tf32=False,
-        shapes={tensor.name: tensor.shape if artifact.batch is None else (-1, *tensor.shape[1:]) for tensor in inputs},
-        profiles=profiles,
-        key="",
-        layers=built.layers,
-    )
-    sidecar = msgspec.structs.replace(sidecar, key=engine_key(sidecar))
-    if timings is not None:
-        write_file(timings, built.timing_cache)
-    write_file(path, built.plan)
-    write_file(path.with_name(path.name + ".log"), built.log.encode())
-    # Last: a sidecar whose hash fits its engine means that all three are there.
-    write_file(path.with_name(path.name + ".json"), encode_document(sidecar))
-    return BuiltEngine(path=str(path), sidecar=sidecar)
+def device_of(sidecar: EngineSidecar) -> DeviceFacts | None:
+    """Return the GPU that an engine was built on, as the runtime describes it; None if it was built without one."""
+    return msgspec.convert(sidecar.device, DeviceFacts | None)
 
 
-def _read_if_there(path: Path) -> bytes:
-    return path.read_bytes() if path.is_file() else b""
+def read_sidecar(path: Path) -> EngineSidecar:
+    """Read an engine's sidecar; raise ArtifactError if it is none, or of another version."""
+    try:
+        sidecar = decode_sidecar(path.read_bytes())
+        device_of(sidecar)
+    except (DocumentError, msgspec.ValidationError) as error:
+        raise ArtifactError(f"{path}: {error}") from error
+    return sidecar

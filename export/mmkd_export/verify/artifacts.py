@@ -1,7 +1,4 @@
-"""An artifact with the proof of it: what the manifest and the report say of one model file.
-
-Owns the judgement of one artifact: it is run as a device runs it, and compared with the checkpoint's answers.
-"""
+"""The judgement of one model file: run as a device runs it, compared with the checkpoint's answers, described."""
 
 from __future__ import annotations
 
@@ -12,42 +9,22 @@ from dataclasses import dataclass, replace
 import msgspec
 import numpy as np
 
-from mmkd_edge.backends.base import Backend, backend_for, open_backend
-from mmkd_edge.bundle.manifest import (
-    MOST_NOVELTY_WINDOWS,
-    MOST_TOLERANCE,
-    Artifact,
-    ArtifactFormat,
-    BatchRange,
-    Confidence,
-    Novelty,
-    Parity,
-    Precision,
-)
+from mmkd_edge.backends.base import Backend
+from mmkd_edge.bundle.calibration import MOST_NOVELTY_WINDOWS, Confidence, Novelty
+from mmkd_edge.bundle.manifest import MOST_TOLERANCE, Artifact, ArtifactFormat, BatchRange, Parity, Precision
 from mmkd_edge.errors import GateError
 from mmkd_export.graph.onnx_graph import FORMAT_VERSIONS
+from mmkd_export.verify.answers import NetworkAnswers, answers_from_backend, answers_from_model, open_format
 from mmkd_export.verify.batch import require_batches
 from mmkd_export.verify.confidence import confidence_of
 from mmkd_export.verify.gate import NOTHING_WRITTEN, GateRule, answer_scores, gate_result, require_gate, require_windows
-from mmkd_export.verify.parity import (
-    NOVELTY_TOLERANCE,
-    NetworkAnswers,
-    answers_from_backend,
-    compare,
-    require_parity,
-    stated_parity,
-)
+from mmkd_export.verify.parity import NOVELTY_TOLERANCE, compare, manifest_parity, require_parity
 from mmkd_export.verify.proof_set import ProofSet
 from mmkd_models.data.labels import is_labelled
 from mmkd_models.evaluation.confidence import confidence_facts
 from mmkd_models.metrics.measures import measures_of
 from mmkd_models.metrics.scores import of_classes
-from mmkd_report.schema.export import (
-    ArtifactParity,
-    ArtifactReport,
-    BackendRun,
-    BatchFacts,
-)
+from mmkd_report.schema.export import ArtifactParity, ArtifactReport, BackendRun, BatchFacts
 from mmkd_report.schema.figures import ClassScores
 
 _SELF_TEST_FACTOR = 2.0
@@ -56,7 +33,7 @@ _SELF_TEST_FACTOR = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class ProvenArtifact:
-    """A model file with what is known of it."""
+    """A model file with its entry in the manifest and in the report."""
 
     model: bytes
     artifact: Artifact
@@ -64,16 +41,12 @@ class ProvenArtifact:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """`int8 graph`, `fp32 .tflite`: its name in messages."""
         return file_name(self.artifact.precision, self.artifact.format)
 
 
 class RejectedError(GateError):
-    """An artifact did not pass its gate.
-
-    Attributes:
-        report: what was measured of it.
-    """
+    """An artifact did not pass its gate; `report` has what was measured."""
 
     def __init__(self, message: str, *, report: ArtifactReport) -> None:
         super().__init__(message)
@@ -81,31 +54,22 @@ class RejectedError(GateError):
 
 
 def file_name(precision: str, file_format: ArtifactFormat) -> str:
-    """What messages call a model file: `int8 graph`, `fp32 .tflite`."""
+    """Name a model file in messages: `int8 graph`, `fp32 .tflite`."""
     return f"{precision} graph" if file_format == "onnx" else f"{precision} .{file_format}"
 
 
-def open_format(model: bytes, file_format: ArtifactFormat) -> Backend:
-    """Opens an artifact in the backend that is there for its format, with one thread."""
-    return open_backend(backend_for(file_format), model, threads=1)
-
-
 def prove_fp32(
-    model: bytes,
-    proof_set: ProofSet,
-    *,
-    format: ArtifactFormat = "onnx",  # noqa: A002 - the manifest's word
-    batch: BatchRange | None = None,
+    model: bytes, proof_set: ProofSet, *, file_format: ArtifactFormat = "onnx", batch: BatchRange | None = None
 ) -> ProvenArtifact:
-    """Runs an fp32 artifact over all windows in the backend of its format and holds it against the checkpoint.
+    """Run an fp32 artifact over all windows in the backend of its format and compare it with the checkpoint.
 
     Raises:
-        GateError: an answer differs from the checkpoint's by more than the proof set's tolerance.
+        GateError: an answer differs by more than the proof set's tolerance.
     """
-    answered, what = _answer_all(open_format(model, format), proof_set), file_name("fp32", format)
-    stated = require_parity(answered.parity, tolerance=proof_set.tolerance, what=what)
-    require_parity(answered.gap_parity, tolerance=proof_set.tolerance, what=f"{what}, windows with gaps")
-    proven = _described(model, answered, proof_set, precision="fp32", stated=stated, format=format)
+    run, what = _run_all(open_format(model, file_format), proof_set), file_name("fp32", file_format)
+    parity = require_parity(run.parity, tolerance=proof_set.tolerance, what=what)
+    require_parity(run.gap_parity, tolerance=proof_set.tolerance, what=f"{what}, windows with gaps")
+    proven = _described(model, run, proof_set, precision="fp32", parity=parity, file_format=file_format)
     return _with_batch(proven, batch, proof_set)
 
 
@@ -115,20 +79,20 @@ def measure_lower_precision(
     rule: GateRule,
     *,
     precision: Precision,
-    format: ArtifactFormat = "onnx",  # noqa: A002 - the manifest's word
+    file_format: ArtifactFormat = "onnx",
     batch: BatchRange | None = None,
 ) -> ProvenArtifact:
-    """Runs an artifact of lower precision in the backend of its format; whether it passed is in its report's `gate`.
+    """Run an artifact of lower precision in the backend of its format; its report's `gate` has the verdict.
 
     Raises:
         GateError: it does not take every batch of the range.
         RejectedError: its answers differ from the checkpoint's by more than a device allows.
     """
-    answered = _answer_all(open_format(model, format), proof_set)
-    tolerance = _SELF_TEST_FACTOR * answered.parity.max_abs_error + proof_set.tolerance
-    stated = stated_parity(answered.parity, tolerance=tolerance)
-    proven = _described(model, answered, proof_set, precision=precision, stated=stated, format=format)
-    result = gate_result(answered.judging, proof_set.judging, rule, proof_set.task)
+    run = _run_all(open_format(model, file_format), proof_set)
+    tolerance = _SELF_TEST_FACTOR * run.parity.max_abs_error + proof_set.tolerance
+    parity = manifest_parity(run.parity, tolerance=tolerance)
+    proven = _described(model, run, proof_set, precision=precision, parity=parity, file_format=file_format)
+    result = gate_result(run.judging, proof_set.judging, rule, proof_set.task)
     proven = replace(
         proven,
         artifact=msgspec.structs.replace(proven.artifact, unjudged=result.unjudged),
@@ -140,28 +104,28 @@ def measure_lower_precision(
     if tolerance > most:
         raise RejectedError(
             f"{proven.name}: expected logits within {most / _SELF_TEST_FACTOR:g} of the checkpoint's, got a difference "
-            f"of {answered.parity.max_abs_error:.3g}{NOTHING_WRITTEN}. Leave this precision out",
+            f"of {run.parity.max_abs_error:.3g}{NOTHING_WRITTEN}. Leave this precision out",
             report=proven.report,
         )
     return _with_batch(proven, batch, proof_set)
 
 
-def require_passed(proven: ProvenArtifact, *, what: str, advice: str) -> ProvenArtifact:
-    """The same artifact of lower precision, where it passed its gate.
+def require_passed(proven: ProvenArtifact, *, advice: str) -> ProvenArtifact:
+    """Return an artifact of lower precision that passed its gate.
 
     Raises:
         RejectedError: it did not; the message has the figures.
     """
     assert proven.report.gate is not None
     try:
-        require_gate(proven.report.gate, what=what, advice=advice)
+        require_gate(proven.report.gate, what=proven.name, advice=advice)
     except GateError as error:
         raise RejectedError(str(error), report=proven.report) from error
     return proven
 
 
 def _with_batch(proven: ProvenArtifact, batch: BatchRange | None, proof_set: ProofSet) -> ProvenArtifact:
-    """Proves the range, where there is one, and gives the artifact that says so."""
+    """Run every size of the range, if there is one, and add it to the artifact."""
     if batch is None:
         return proven
     tolerance = proven.artifact.parity.tolerance
@@ -175,42 +139,36 @@ def _with_batch(proven: ProvenArtifact, batch: BatchRange | None, proof_set: Pro
 
 
 def prove_again(proven: ProvenArtifact, proof_set: ProofSet, rule: GateRule) -> ProvenArtifact:
-    """Holds an earlier artifact of lower precision to its gate once more; what was tried to make it stays known.
+    """Judge an earlier artifact of lower precision once more; its attempts stay in the report.
 
     Raises:
         GateError: it does not pass on these windows, or they are too few.
     """
-    before, artifact, what = proven.report, proven.artifact, f"the earlier {proven.name}"
+    artifact, what = proven.artifact, f"the earlier {proven.name}"
     require_windows(len(proof_set.judging.labels), what=what, rule=rule)
     again = measure_lower_precision(
-        proven.model, proof_set, rule, precision=artifact.precision, format=artifact.format, batch=artifact.batch
+        proven.model, proof_set, rule, precision=artifact.precision, file_format=artifact.format, batch=artifact.batch
     )
     assert again.report.gate is not None
     advice = f"Export with another -o, or make it again with --precision {artifact.precision}"
     require_gate(again.report.gate, what=what, advice=advice)
-    report = msgspec.structs.replace(
-        again.report,
-        float_layers=before.float_layers,
-        attempts=before.attempts,
-        sensitivity=before.sensitivity,
-        activations=before.activations,
+    kept = ("float_layers", "attempts", "sensitivity", "activations")
+    return replace(
+        again, report=msgspec.structs.replace(again.report, **{name: getattr(proven.report, name) for name in kept})
     )
-    return replace(again, report=report)
 
 
 def answers_as_before(proven: ProvenArtifact, proof_set: ProofSet) -> ProvenArtifact:
-    """The same artifact of lower precision, where it answers the windows that its bundle carries as it did.
+    """Return an earlier artifact that answers the windows of its bundle as the manifest says.
 
-    For bundles that carry fewer windows than judged them: that judgement holds.
+    For bundles that carry fewer windows than judged them: that judgement stays valid.
 
     Raises:
-        GateError: it answers otherwise here.
+        GateError: it answers differently here.
     """
-    backend = open_format(proven.model, proven.artifact.format)
-    try:
-        answers = answers_from_backend(backend, proof_set.real.windows, proof_set.modality)
-    finally:
-        backend.close()
+    answers = answers_from_model(
+        proven.model, proof_set.real.windows, proof_set.modality, file_format=proven.artifact.format
+    )
     # Novelty of lower precision has scores of its own, which the device's self-test looks at.
     parity = compare(proof_set.answers, replace(answers, novelty=None), task=proof_set.task)
     tolerance = proven.artifact.parity.tolerance
@@ -219,7 +177,7 @@ def answers_as_before(proven: ProvenArtifact, proof_set: ProofSet) -> ProvenArti
 
 
 def rescored(proven: ProvenArtifact, proof_set: ProofSet) -> ProvenArtifact:
-    """Gives an artifact with its scores on these judging windows; its parity was proven before."""
+    """Score an artifact, whose parity was proven before, on these judging windows."""
     backend = open_format(proven.model, proven.artifact.format)
     try:
         answers = answers_from_backend(backend, proof_set.judging.windows, proof_set.modality)
@@ -228,89 +186,57 @@ def rescored(proven: ProvenArtifact, proof_set: ProofSet) -> ProvenArtifact:
         backend.close()
 
 
-def _calibrated(backend: Backend, proof_set: ProofSet) -> Confidence | None:
-    """Calibrates the confidence of an opened classifier; None for other tasks, and without labelled windows."""
-    if proof_set.task.kind != "classification":
-        return None
-    rows = np.flatnonzero(proof_set.calibration_labels >= 0)
-    if len(rows) == 0:
-        return None
-    answers = answers_from_backend(backend, proof_set.calibration[rows], proof_set.modality)
-    labels = proof_set.calibration_labels[rows]
-    return confidence_of(answers.probabilities, labels, temperature=proof_set.temperature)
-
-
-def _with_scores(
-    proven: ProvenArtifact, answers: NetworkAnswers, confidence: Confidence | None, proof_set: ProofSet
-) -> ProvenArtifact:
-    """Gives an artifact its calibration, and what its answers for the judging windows are worth."""
-    task, labels = proof_set.task, proof_set.judging.labels
-    scores: ClassScores | None = None
-    figures: dict[str, float | None] | msgspec.UnsetType = msgspec.UNSET
-    rows = np.flatnonzero(is_labelled(labels))
-    if len(rows):
-        found = answer_scores(answers, labels[rows], rows, task)
-        if task.kind == "classification":
-            of = of_classes(found)
-            scores = ClassScores(accuracy=of.accuracy, balanced_accuracy=of.balanced_accuracy, macro_f1=of.macro_f1)
-        else:
-            figures = {measure.name: found.metric(measure.name) for measure in measures_of(task)}
-    facts = None
-    if confidence is not None:
-        facts = confidence_facts(confidence, answers.logits, answers.probabilities, labels)
-    return replace(
-        proven,
-        artifact=msgspec.structs.replace(proven.artifact, confidence=confidence),
-        report=msgspec.structs.replace(proven.report, scores=scores, figures=figures, confidence=facts),
-    )
-
-
 def proven_in(proven: ProvenArtifact, backend: Backend, proof_set: ProofSet, rule: GateRule) -> ProvenArtifact:
-    """Runs an artifact in another backend as well, closes it, and holds the artifact to the same gate.
+    """Run an artifact in another backend as well, close it, and apply the same gate.
 
     Raises:
-        GateError: it answers otherwise there.
+        GateError: it answers differently there.
     """
-    answered = _answer_all(backend, proof_set)
+    run = _run_all(backend, proof_set)
     precision, what = proven.report.precision, f"{proven.name} in {backend.version}"
     if precision == "fp32":
-        require_parity(answered.parity, tolerance=proof_set.tolerance, what=what)
+        require_parity(run.parity, tolerance=proof_set.tolerance, what=what)
     else:
-        result = gate_result(answered.judging, proof_set.judging, rule, proof_set.task)
+        result = gate_result(run.judging, proof_set.judging, rule, proof_set.task)
         advice = f"Export without --target {backend.name}, or without --precision {precision}"
         require_gate(result, what=what, advice=advice)
-    others = tuple(run for run in proven.report.backends if run.backend != backend.name)
-    return replace(proven, report=msgspec.structs.replace(proven.report, backends=(*others, answered.run)))
+    others = tuple(other for other in proven.report.backends if other.backend != backend.name)
+    return replace(proven, report=msgspec.structs.replace(proven.report, backends=(*others, run.facts)))
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Answered:
-    """What a backend answered for all windows of the proof set."""
+class _Run:
+    """The answers of a backend for all windows of the proof set; `novelty` are scores of recorded windows, rising."""
 
     parity: ArtifactParity
     gap_parity: ArtifactParity
     judging: NetworkAnswers
     confidence: Confidence | None
     novelty: tuple[float, ...]
-    run: BackendRun
+    facts: BackendRun
 
 
-def _answer_all(backend: Backend, proof_set: ProofSet) -> _Answered:
-    """Runs a backend over all windows and closes it."""
-    modality, task = proof_set.modality, proof_set.task
+def _run_all(backend: Backend, proof_set: ProofSet) -> _Run:
+    """Run a backend over all windows and close it."""
+    modality, task, recorded = proof_set.modality, proof_set.task, proof_set.recorded
     try:
         got, with_gaps, judging = (
             answers_from_backend(backend, windows, modality)
             for windows in (proof_set.real.windows, proof_set.gaps, proof_set.judging.windows)
         )
+        scores: tuple[float, ...] = ()
+        if got.novelty is not None and len(recorded):
+            answers = answers_from_backend(backend, recorded, modality) if proof_set.real.synthetic else got
+            assert answers.novelty is not None
+            scores = tuple(np.sort(answers.novelty[:MOST_NOVELTY_WINDOWS, 0].astype(np.float64)).tolist())
         parity = compare(proof_set.answers, got, task=task)
-        return _Answered(
+        return _Run(
             parity=parity,
             gap_parity=compare(proof_set.gap_answers, with_gaps, task=task),
             judging=judging,
             confidence=_calibrated(backend, proof_set),
-            novelty=_novelty_scores(backend, got, proof_set),
-            run=BackendRun(
+            novelty=scores,
+            facts=BackendRun(
                 backend=backend.name,
                 version=backend.version,
                 max_abs_error=parity.max_abs_error,
@@ -321,35 +247,50 @@ def _answer_all(backend: Backend, proof_set: ProofSet) -> _Answered:
         backend.close()
 
 
-def _novelty_scores(backend: Backend, got: NetworkAnswers, proof_set: ProofSet) -> tuple[float, ...]:
-    """Scores of recorded windows, rising: of those that were answered already, where they are recorded."""
-    if got.novelty is None or len(proof_set.recorded) == 0:
-        return ()
-    answers = answers_from_backend(backend, proof_set.recorded, proof_set.modality) if proof_set.real.synthetic else got
-    assert answers.novelty is not None
-    return tuple(np.sort(answers.novelty[:MOST_NOVELTY_WINDOWS, 0].astype(np.float64)).tolist())
+def _calibrated(backend: Backend, proof_set: ProofSet) -> Confidence | None:
+    """Calibrate the confidence of an opened classifier; None for other tasks, and without labelled windows."""
+    rows = np.flatnonzero(proof_set.calibration_labels >= 0) if proof_set.task.kind == "classification" else ()
+    if len(rows) == 0:
+        return None
+    answers = answers_from_backend(backend, proof_set.calibration[rows], proof_set.modality)
+    labels = proof_set.calibration_labels[rows]
+    return confidence_of(answers.probabilities, labels, temperature=proof_set.temperature)
 
 
-def _novelty(answered: _Answered, proof_set: ProofSet, *, precision: Precision) -> Novelty | msgspec.UnsetType:
-    """What an artifact's novelty is worth: in fp32 by the validation's scores, else by its own."""
-    parity = answered.parity.novelty
-    scores = proof_set.novelty_scores if precision == "fp32" else answered.novelty
-    if parity is msgspec.UNSET or not scores or not math.isfinite(parity.max_error):
-        return msgspec.UNSET
-    found = parity.max_error if precision != "fp32" else 0.0
-    tolerance = _SELF_TEST_FACTOR * found + NOVELTY_TOLERANCE
-    if tolerance > MOST_TOLERANCE[precision]:
-        return msgspec.UNSET
-    return Novelty(scores=scores, max_error=parity.max_error, tolerance=tolerance)
+def _with_scores(
+    proven: ProvenArtifact, answers: NetworkAnswers, confidence: Confidence | None, proof_set: ProofSet
+) -> ProvenArtifact:
+    """Add an artifact's calibration, and the scores of its answers for the judging windows."""
+    task, labels = proof_set.task, proof_set.judging.labels
+    scores: ClassScores | None = None
+    figures: dict[str, float | None] | msgspec.UnsetType = msgspec.UNSET
+    rows = np.flatnonzero(is_labelled(labels))
+    if len(rows):
+        measured = answer_scores(answers, labels[rows], rows, task)
+        if task.kind == "classification":
+            of = of_classes(measured)
+            scores = ClassScores(accuracy=of.accuracy, balanced_accuracy=of.balanced_accuracy, macro_f1=of.macro_f1)
+        else:
+            figures = {measure.name: measured.metric(measure.name) for measure in measures_of(task)}
+    facts = None
+    if confidence is not None:
+        facts = confidence_facts(confidence, answers.logits, answers.probabilities, labels)
+    return replace(
+        proven,
+        artifact=msgspec.structs.replace(proven.artifact, confidence=confidence),
+        report=msgspec.structs.replace(proven.report, scores=scores, figures=figures, confidence=facts),
+    )
 
 
-def artifact_of(model: bytes, file: str, *, precision: Precision, format: ArtifactFormat, parity: Parity) -> Artifact:  # noqa: A002 - the manifest's word
-    """What the manifest says of a model file."""
+def artifact_of(
+    model: bytes, file: str, *, precision: Precision, file_format: ArtifactFormat, parity: Parity
+) -> Artifact:
+    """Describe a model file for the manifest."""
     return Artifact(
-        file=f"{file}.{precision}.{format}",
-        format=format,
+        file=f"{file}.{precision}.{file_format}",
+        format=file_format,
         precision=precision,
-        opset=FORMAT_VERSIONS[format],
+        opset=FORMAT_VERSIONS[file_format],
         sha256=hashlib.sha256(model).hexdigest(),
         size_bytes=len(model),
         parity=parity,
@@ -358,26 +299,39 @@ def artifact_of(model: bytes, file: str, *, precision: Precision, format: Artifa
 
 def _described(
     model: bytes,
-    answered: _Answered,
+    run: _Run,
     proof_set: ProofSet,
     *,
     precision: Precision,
-    stated: Parity,
-    format: ArtifactFormat,  # noqa: A002 - the manifest's word
+    parity: Parity,
+    file_format: ArtifactFormat,
 ) -> ProvenArtifact:
     file = f"{proof_set.modality.name}/model"
-    artifact = artifact_of(model, file, precision=precision, format=format, parity=stated)
-    artifact = msgspec.structs.replace(artifact, novelty=_novelty(answered, proof_set, precision=precision))
+    artifact = artifact_of(model, file, precision=precision, file_format=file_format, parity=parity)
+    artifact = msgspec.structs.replace(artifact, novelty=_novelty(run, proof_set, precision=precision))
     report = ArtifactReport(
         file=artifact.file,
-        format=format,
+        format=file_format,
         precision=precision,
         opset=artifact.opset,
         size_bytes=artifact.size_bytes,
-        parity=answered.parity,
-        parity_with_gaps=answered.gap_parity,
+        parity=run.parity,
+        parity_with_gaps=run.gap_parity,
         scores=None,
-        backends=(answered.run,),
+        backends=(run.facts,),
     )
     proven = ProvenArtifact(model=model, artifact=artifact, report=report)
-    return _with_scores(proven, answered.judging, answered.confidence, proof_set)
+    return _with_scores(proven, run.judging, run.confidence, proof_set)
+
+
+def _novelty(run: _Run, proof_set: ProofSet, *, precision: Precision) -> Novelty | msgspec.UnsetType:
+    """Return the reference scores of an artifact's novelty: the validation's for fp32, else its own."""
+    parity = run.parity.novelty
+    scores = proof_set.novelty_scores if precision == "fp32" else run.novelty
+    if parity is msgspec.UNSET or not scores or not math.isfinite(parity.max_error):
+        return msgspec.UNSET
+    error = 0.0 if precision == "fp32" else parity.max_error
+    tolerance = _SELF_TEST_FACTOR * error + NOVELTY_TOLERANCE
+    if tolerance > MOST_TOLERANCE[precision]:
+        return msgspec.UNSET
+    return Novelty(scores=scores, max_error=parity.max_error, tolerance=tolerance)

@@ -1,8 +1,6 @@
-"""Confidence that means something: the temperature of a student, and the scores that label sets are made from.
+"""The temperature of a student, which goes into its graphs, and the scores in the manifest that label sets come from.
 
-Owns how both are fitted, on windows that never judge, and whether the temperature is kept. The temperature goes into
-the graphs, so that every engine gives calibrated probabilities at no cost; the scores go into the manifest, so that a
-device may choose any error level.
+Both are fitted on windows that never judge.
 """
 
 from __future__ import annotations
@@ -19,40 +17,36 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FEWEST_WINDOWS = 20
-"""Fewer labelled windows fit no temperature: it would be the chance of a few, and they support no level of 5 %."""
+"""With fewer labelled windows the temperature is 1: a fit would be chance."""
 
 _COLDEST, _HOTTEST = 0.05, 20.0
 _DIGITS = 1e7
 
 
 def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """The temperature T for which softmax(logits / T) fits the labels best: the least log loss.
+    """Fit the temperature T of least log loss of softmax(logits / T), from 0.05 to 20.
 
-    As `fitted_temperature` says, within a range that so few windows can tell: the loss is convex in 1 / T, so that
-    the nearest end is best where the least lies outside.
+    The loss is convex in 1 / T, so the nearest end is best if the least lies outside.
 
     Args:
         logits: (N, K) of a network without temperature.
-        labels: (N,), -1 where unknown.
-
-    Returns:
-        1 where fewer than `FEWEST_WINDOWS` have a label.
+        labels: (N,), -1 if unknown.
     """
-    known = np.flatnonzero(labels >= 0)
-    if len(known) < FEWEST_WINDOWS:
+    labelled = np.flatnonzero(labels >= 0)
+    if len(labelled) < FEWEST_WINDOWS:
         return 1.0
-    found = fitted_temperature(logits[known], labels[known], kind="classification")
-    return round(min(max(found, _COLDEST), _HOTTEST), 4)
+    temperature = fitted_temperature(logits[labelled], labels[labelled], kind="classification")
+    return round(min(max(temperature, _COLDEST), _HOTTEST), 4)
 
 
 def helpful_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64], judge: NDArray[np.bool_]) -> float:
-    """The temperature of the calibrating windows, if it also helps the judging ones; else 1.
+    """Return the temperature of the calibrating windows if it also helps the judging ones, else 1.
 
     It helps if it lowers the log loss and does not raise the calibration error.
 
     Args:
         logits: (N, K) of a network without temperature.
-        labels: (N,), -1 where unknown.
+        labels: (N,), -1 if unknown.
         judge: (N,) False calibrates, True judges.
     """
     judging = judge & (labels >= 0)
@@ -68,13 +62,7 @@ def helpful_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64], 
 
 
 def confidence_of(probabilities: NDArray[np.float32], labels: NDArray[np.int64], *, temperature: float) -> Confidence:
-    """What the manifest keeps of an artifact: its probabilities of the true labels of the calibration windows.
-
-    Args:
-        probabilities: (N, K), the artifact's; N > 0.
-        labels: (N,), all known.
-        temperature: in its graph.
-    """
+    """Return an artifact's probabilities (N, K) of the true labels (N,), all known, as the manifest has them."""
     rows = np.arange(min(len(labels), MOST_CONFIDENCE_WINDOWS))
     true = np.sort(probabilities[rows, labels[rows]].astype(np.float64))
     rounded = np.floor(np.clip(true, 0.0, 1.0) * _DIGITS) / _DIGITS  # downwards: a set may only become larger

@@ -1,8 +1,8 @@
 """The gate for lower precision: is the artifact as good at its task as the fp32 graph?
 
-Owns the rule. An artifact passes where, on windows that only judge, its metric drops by no more than was allowed and it
-gives the same label on 99 %; on few windows one window may always differ. Where that one is more than 1 % the gate
-says too little, and lower precision is refused unless whoever exports accepts it unjudged.
+An artifact passes if, on windows that only judge, its metric drops by no more than allowed and 99 % of its labels are
+the same; one window may always differ. With fewer than 100 windows that one is more than 1 %, and lower precision is
+refused unless the user accepts it unjudged.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from mmkd_edge.bundle.golden import same_answers
 from mmkd_edge.errors import CheckpointError, GateError, MmkdError
-from mmkd_export.verify.parity import NetworkAnswers
+from mmkd_export.verify.answers import NetworkAnswers
 from mmkd_models.data.labels import Labels, is_labelled
 from mmkd_models.metrics.scores import metrics_of
 from mmkd_report.schema.export import GateResult
@@ -28,28 +28,22 @@ if TYPE_CHECKING:
 
 LEAST_AGREEMENT = 0.99
 LEAST_NOVELTY_AGREEMENT = 0.9
-"""Rank correlation (Spearman's) of novelty scores with the reference's: each artifact has p-values from scores of its
-own, so that only the order of windows matters."""
+"""Rank correlation (Spearman's) of novelty scores with the reference's: each artifact has p-values from its own scores,
+so only the order of windows matters."""
 
 NOTHING_WRITTEN = "; no bundle was written"
-"""What ends the figures of a failed gate; where something is only left out of a bundle, it is not so."""
+"""Ends the message of a failed gate; `left_out_reason` removes it for an artifact that is only left out."""
 
 LEAST_JUDGING = round(1 / (1 - LEAST_AGREEMENT))
-"""Fewest windows that can judge lower precision: one of them is the 1 % that may differ. Of two it would be half."""
+"""Fewest windows that can judge lower precision: one of them is the 1 % that may differ."""
 
 FEW_WINDOWS = 200
-"""Below this many judging windows a report says how little they prove."""
+"""With fewer judging windows, reports carry a caution."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgingWindows:
-    """Windows that only judge.
-
-    Attributes:
-        windows: (N, T, C) float32 as `prepare` takes them. N > 0.
-        labels: (N,) int64, -1 where unknown; of other tasks as in a dataset.
-        answers: of the reference for them.
-    """
+    """Windows (N, T, C) that only judge, N > 0, with the reference's answers; labels as in `RealWindows`."""
 
     windows: NDArray[Any]
     labels: Labels
@@ -59,11 +53,11 @@ class JudgingWindows:
 
 @dataclass(frozen=True, kw_only=True)
 class GateRule:
-    """What the gate for lower precision asks.
+    """What the gate for lower precision requires.
 
     Attributes:
-        max_drop_points: percentage points of it that may be lost; one window may always be.
-        accept_unjudged: whether an artifact is taken, and marked, though fewer than `LEAST_JUDGING` windows judge it.
+        max_drop_points: percentage points of the metric that may be lost.
+        accept_unjudged: whether fewer than `LEAST_JUDGING` windows are enough; the artifact is then marked.
     """
 
     metric: AnyMetric
@@ -72,11 +66,7 @@ class GateRule:
 
 
 def check_metric(name: str, task: TaskSpec) -> AnyMetric:
-    """The same name, where it is a metric of the task.
-
-    Raises:
-        CheckpointError: it is none.
-    """
+    """Return the name; raise CheckpointError if it is no metric of the task."""
     known = metrics_of(task.kind)
     if name not in known:
         raise CheckpointError(f"checkpoint: metric: expected one of {', '.join(known)}, got {name!r}; train again")
@@ -84,7 +74,7 @@ def check_metric(name: str, task: TaskSpec) -> AnyMetric:
 
 
 def gate_summary(result: GateResult) -> str:
-    """The figures of a gate in a line."""
+    """Describe a gate's figures in one line."""
     if not result.finite:
         return "some answers are not numbers"
     what = "answers" if result.metric in ("r2", "pearson") else "labels"
@@ -105,55 +95,46 @@ def gate_summary(result: GateResult) -> str:
 
 
 def gate_result(got: NetworkAnswers, judging: JudgingWindows, rule: GateRule, task: TaskSpec) -> GateResult:
-    """Holds an artifact's answers for the judging windows against the reference's."""
+    """Compare an artifact's answers for the judging windows with the reference's."""
     windows = len(judging.labels)
-    same = same_answers(task, judging.answers.logits, got.logits)
-    known = np.flatnonzero(is_labelled(judging.labels))
-    drop, one_window = _drop_points(got, judging, known, metric=rule.metric, task=task)
+    labelled = np.flatnonzero(is_labelled(judging.labels))
+    drop, one_window = None, 0.0
+    if len(labelled):
+        labels = judging.labels[labelled]
+        before, after = (
+            answer_scores(answers, labels, labelled, task).metric(rule.metric) for answers in (judging.answers, got)
+        )
+        # Rounded, so that a drop of exactly one window is not above it by a float64's last bit.
+        drop = round(100 * (before - after), 9)
+        one_window = round(100 * _one_window(labels, metric=rule.metric, task=task), 9)
+    expected, scores = _novelty(judging.answers), _novelty(got)
+    novelty = {}
+    if len(expected) == len(scores) >= LEAST_JUDGING:  # fewer windows have no order
+        ranks = [values.argsort(kind="stable").argsort(kind="stable") for values in (expected, scores)]
+        novelty = {
+            "novelty_agreement": float(np.corrcoef(ranks)[0, 1]),
+            "least_novelty_agreement": LEAST_NOVELTY_AGREEMENT,
+        }
     return GateResult(
         windows=windows,
-        labelled=len(known),
+        labelled=len(labelled),
         metric=rule.metric,
         drop_points=drop,
         allowed_drop_points=max(rule.max_drop_points, one_window),
-        label_agreement=float(same.mean()),
+        label_agreement=float(same_answers(task, judging.answers.logits, got.logits).mean()),
         least_agreement=min(LEAST_AGREEMENT, 1 - 1 / windows),
-        finite=all(bool(np.isfinite(one).all()) for one in (got.logits, got.probabilities, _scores(got))),
+        finite=all(bool(np.isfinite(values).all()) for values in (got.logits, got.probabilities, scores)),
         unjudged=True if windows < LEAST_JUDGING else msgspec.UNSET,
-        **_novelty_agreement(got, judging),
+        **novelty,
     )
 
 
-def _scores(answers: NetworkAnswers) -> NDArray[np.float32]:
+def _novelty(answers: NetworkAnswers) -> NDArray[np.float32]:
     return np.zeros(0, dtype=np.float32) if answers.novelty is None else answers.novelty[:, 0]
 
 
-def _novelty_agreement(got: NetworkAnswers, judging: JudgingWindows) -> dict[str, float]:
-    """What a gate says of novelty; nothing where either has none, or windows too few to have an order."""
-    expected, scores = _scores(judging.answers), _scores(got)
-    if len(expected) != len(scores) or len(scores) < LEAST_JUDGING:
-        return {}
-    ranks = [one.argsort(kind="stable").argsort(kind="stable") for one in (expected, scores)]
-    agreement = float(np.corrcoef(ranks)[0, 1])
-    return {"novelty_agreement": agreement, "least_novelty_agreement": LEAST_NOVELTY_AGREEMENT}
-
-
-def _drop_points(
-    got: NetworkAnswers, judging: JudgingWindows, known: NDArray[np.intp], *, metric: AnyMetric, task: TaskSpec
-) -> tuple[float | None, float]:
-    """The drop, and how much of the metric one window is worth, both in percentage points."""
-    if len(known) == 0:
-        return None, 0.0
-    labels = judging.labels[known]
-    before = answer_scores(judging.answers, labels, known, task).metric(metric)
-    after = answer_scores(got, labels, known, task).metric(metric)
-    one_window = _one_window(labels, metric=metric, task=task)
-    # Rounded, so that a drop of exactly one window is not above it by a float64's last bit.
-    return round(100 * (before - after), 9), round(100 * one_window, 9)
-
-
 def answer_scores(answers: NetworkAnswers, labels: Labels, rows: NDArray[np.intp], task: TaskSpec) -> AnyScores:
-    """Scores the answers for these rows against their labels, of a regression in its unit."""
+    """Score the answers for these rows against their labels, of a regression in its unit."""
     from mmkd_models.metrics.scores import scores_from_logits
 
     decisive = answers.probabilities if task.kind == "regression" else answers.logits
@@ -161,23 +142,19 @@ def answer_scores(answers: NetworkAnswers, labels: Labels, rows: NDArray[np.intp
 
 
 def _one_window(labels: Labels, *, metric: AnyMetric, task: TaskSpec) -> float:
-    """How much of the metric one window can be worth: a number is off by more or less, it has no such step."""
+    """Return how much of the metric one window can be worth; 0 for a regression, whose errors have no such step."""
     if task.kind == "regression":
         return 0.0
     if metric in ("accuracy", "subset_accuracy"):
         return 1 / len(labels)
     counts = labels.sum(axis=0, dtype=np.int64) if task.kind == "multi_label" else np.bincount(labels)
     present = counts[counts > 0]
-    # A mean over classes moves most where the rarest class loses a window.
+    # A mean over classes moves most if the rarest class loses a window.
     return 1 / (len(present) * int(present.min())) if len(present) else 0.0
 
 
 def require_windows(windows: int, *, what: str, rule: GateRule) -> None:
-    """Checks that there are enough windows for a gate that can fail, or that the rule takes fewer.
-
-    Raises:
-        GateError: there are too few.
-    """
+    """Raise GateError if there are too few windows for a gate that can fail, and the rule does not accept that."""
     if windows < LEAST_JUDGING and not rule.accept_unjudged:
         raise GateError(
             f"{what}: expected {LEAST_JUDGING} or more windows to judge by, so that the one that may always differ is "
@@ -187,22 +164,18 @@ def require_windows(windows: int, *, what: str, rule: GateRule) -> None:
 
 
 def require_gate(result: GateResult, *, what: str, advice: str) -> None:
-    """Checks that an artifact passed.
-
-    Raises:
-        GateError: it did not; the message has the figures.
-    """
+    """Raise GateError, with the figures, if an artifact did not pass."""
     if not result.passed:
         raise GateError(f"{what}: {gate_summary(result)}{NOTHING_WRITTEN}. {advice}")
 
 
 def left_out_reason(error: MmkdError) -> str:
-    """Gives the words of a failed gate for an artifact that is only left out of the bundle."""
+    """Return the message of a failed gate for an artifact that is only left out of the bundle."""
     return str(error).replace(NOTHING_WRITTEN, "")
 
 
 def caution(windows: int) -> str | None:
-    """How little few windows prove, in a sentence; None where there are enough.
+    """Describe how little few windows prove; None if there are enough.
 
     The rule of three: with no error among n, up to 3 / n remain possible at 95 % confidence (Hanley and
     Lippman-Hand, "If nothing goes wrong, is everything all right?", JAMA 249, 1983).

@@ -1,8 +1,7 @@
-"""The range of values that a sensor can plausibly give, where the dataset declares none.
+"""The plausible range of a sensor's values, for datasets that declare none.
 
-A device treats a value outside as missing, so that a window of nothing but such values is `invalid` and never answered:
-INT8 above all makes a plausible answer of 1e38. The rule is generous, since what is only rare must not count as
-missing: whether windows still look like the training is for the drift verdict.
+A device treats a value outside as missing, so a window of nothing but such values is `invalid`: without it INT8 makes a
+plausible answer of 1e38. The range is generous, because a rare value must not count as missing.
 """
 
 from __future__ import annotations
@@ -36,15 +35,12 @@ NAMED = "given at export with --range"
 
 
 def with_range(checkpoint: StudentCheckpoint, windows: NDArray[Any], choice: RangeChoice) -> StudentCheckpoint:
-    """The same student, whose values have the range that was chosen.
+    """Return a student with the chosen range; errors as `with_named_range`.
 
     Args:
-        checkpoint: a student.
-        windows: (N, T, C) raw values that must be inside; NaN = missing. Those of video are.
-        choice: a range, `auto` for what the dataset declares or else the rule, `none` for no range at all.
-
-    Raises:
-        UsageError: see `with_named_range`.
+        checkpoint: the student.
+        windows: (N, T, C) raw values that must be inside.
+        choice: a range, `auto` for the dataset's or else the rule's, `none` for no range at all.
     """
     modality = with_named_range(checkpoint.modality, choice)
     if choice == "auto" and modality.range is None and modality.kind != "video" and modality.normalise != "per_group":
@@ -53,11 +49,10 @@ def with_range(checkpoint: StudentCheckpoint, windows: NDArray[Any], choice: Ran
 
 
 def with_named_range(modality: ModalitySpec, choice: RangeChoice) -> ModalitySpec:
-    """The same modality with the range that was named, with none where that was asked for, or as it is for `auto`.
+    """Return a modality with the named range, with none for `none`, unchanged for `auto`.
 
     Raises:
-        UsageError: the modality is normalised per group and a range was named or taken away, or is video and a range
-            was named.
+        UsageError: a range of video is named, or one of a modality that is normalised per group.
     """
     if choice == "auto" or (modality.kind == "video" and choice == "none"):
         return modality
@@ -74,17 +69,13 @@ def with_named_range(modality: ModalitySpec, choice: RangeChoice) -> ModalitySpe
 def plausible_range(
     windows: NDArray[Any], *, mean: Sequence[float], std: Sequence[float]
 ) -> tuple[float, float] | None:
-    """The rule: two digits, rounded outwards; None where it would leave nothing of float32 out."""
+    """Compute the range by the rule: two digits, rounded outwards; None if it would be all of float32."""
     finite = windows[np.isfinite(windows)]
-    seen = (float(finite.min()), float(finite.max())) if finite.size else ()
-    return plausible_span(mean, std, seen=seen)
+    return plausible_span(mean, std, seen=(float(finite.min()), float(finite.max())) if finite.size else ())
 
 
 def range_choice(text: str | None) -> RangeChoice:
-    """What `--range` says: `LOW:HIGH` or `none`; nothing leaves it to the rule.
-
-    Raises:
-        UsageError: it says something else.
+    """Parse `--range`: `LOW:HIGH` or `none`; without it the rule decides.
 
     >>> range_choice("-16:16")
     (-16.0, 16.0)
@@ -93,9 +84,9 @@ def range_choice(text: str | None) -> RangeChoice:
         return "auto" if text is None else "none"
     low, _, high = text.partition(":")
     try:
-        found = float(low), float(high)
+        limits = float(low), float(high)
     except ValueError:
-        found = (math.nan, math.nan)
-    if not -MAX_FLOAT32 <= found[0] < found[1] <= MAX_FLOAT32:
+        limits = (math.nan, math.nan)
+    if not -MAX_FLOAT32 <= limits[0] < limits[1] <= MAX_FLOAT32:
         raise UsageError(f"--range {text!r}: expected LOW:HIGH with LOW below HIGH, or none; write --range=-16:16")
-    return found
+    return limits

@@ -1,26 +1,22 @@
-"""What every artifact of one student is proven by: real windows and the checkpoint's answers for them.
-
-Owns which windows calibrate and which judge, and the check that calibration windows are of the kind that the student
-was trained on.
-"""
+"""What every artifact of one student is judged by: real windows and the checkpoint's answers for them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
-from mmkd_edge.errors import GateError
-from mmkd_edge.predict.preprocess import prepare
+from mmkd_edge.errors import GateError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_export.graph.calibration import Feeds
 from mmkd_export.graph.onnx_graph import STATISTICS_KEY
+from mmkd_export.verify.answers import NetworkAnswers
 from mmkd_export.verify.gate import JudgingWindows
-from mmkd_export.verify.parity import FP32_TOLERANCE, NetworkAnswers
-from mmkd_export.verify.windows import RealWindows
+from mmkd_export.verify.parity import FP32_TOLERANCE, with_missing_samples
+from mmkd_export.verify.windows import RealWindows, rows_without, windows_from_path
 
 if TYPE_CHECKING:
     import onnx
@@ -31,6 +27,9 @@ LARGEST_SCALE_RATIO = 5.0
 place: m/s^2 for g is a factor of 9.8."""
 
 _LARGEST_SHIFT = 5.0  # standard deviations of the training data
+_GAPS_SEED = 0
+
+Answer = Callable[["NDArray[Any]"], NetworkAnswers]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,15 +37,13 @@ class ProofSet:
     """Windows and answers.
 
     Attributes:
-        real: the windows that become golden windows.
+        real: the windows that become golden windows, and `answers` the checkpoint's for them.
         gaps: copies of the windows that miss samples, (N, T, C).
-        gap_answers: of the fp32 network for these.
-        judging: windows that only judge, with the checkpoint's answers.
-        calibration: (M, T, C) windows that ranges and confidence are taken from; none of them judges.
-        calibration_labels: (M,) int64, -1 where unknown.
-        temperature: that the probabilities of all answers are made with.
-        tolerance: of a logit or a probability of an fp32 artifact: `fp32_tolerance`.
-        novelty_scores: of the validation windows, rising, by the fp32 network; empty where it gives none.
+        judging: windows that only judge.
+        calibration: (M, T, C) windows for ranges and confidence; none of them judges.
+        temperature: divides the logits before the softmax.
+        tolerance: largest difference of a logit or a probability of an fp32 artifact: `fp32_tolerance`.
+        novelty_scores: of the validation windows, rising, by the fp32 network; empty without novelty.
     """
 
     modality: ModalitySpec
@@ -68,59 +65,84 @@ class ProofSet:
         return self.calibration if self.real.synthetic else self.real.windows
 
 
-def feeds_of(windows: NDArray[Any], modality: ModalitySpec) -> Iterator[Feeds]:
-    """Gives the graph's inputs for each of (N, T, C) windows."""
-    for window in windows:
-        values, present = prepare(window, modality)
-        yield {modality.name: values, f"{modality.name}_present": present}
+def build_proof_set(
+    real: RealWindows,
+    *,
+    modality: ModalitySpec,
+    task: TaskSpec,
+    answers: NetworkAnswers,
+    answer: Answer,
+    evaluation: Path | None,
+) -> ProofSet:
+    """Divide windows into those that calibrate and those that judge, and answer what has no answers yet.
+
+    Args:
+        real: the windows.
+        modality: the student's input.
+        task: its task.
+        answers: the checkpoint's for the windows.
+        answer: returns the checkpoint's answers for other windows.
+        evaluation: a dataset directory or an .npz file whose windows judge instead.
+
+    Raises:
+        UsageError: all windows of `evaluation` calibrate.
+    """
+    gaps = with_missing_samples(real.windows, seed=_GAPS_SEED)
+    calibrate = np.flatnonzero(~real.judge & (not real.synthetic))
+    judging = judging_of(real, answers)
+    if evaluation is not None:
+        named = windows_from_path(evaluation, modality=modality, task=task, most=None)
+        rows = rows_without(named.windows, real.windows[calibrate])
+        if len(rows) == 0:
+            raise UsageError(
+                f"{evaluation}: --eval: expected windows that do not calibrate, got {len(named.windows)} that all do; "
+                "name others"
+            )
+        windows, labels = named.windows[rows], named.labels[rows]
+        judging = JudgingWindows(windows=windows, labels=labels, answers=answer(windows), source=named.source)
+    return ProofSet(
+        modality=modality,
+        task=task,
+        real=real,
+        answers=answers,
+        gaps=gaps,
+        gap_answers=answer(gaps),
+        judging=judging,
+        calibration=real.windows[calibrate],
+        calibration_labels=real.labels[calibrate],
+    )
 
 
 def judging_of(real: RealWindows, answers: NetworkAnswers) -> JudgingWindows:
-    """Gives the judging half of the windows."""
+    """Select the judging half of the windows."""
     rows = np.flatnonzero(real.judge)
     return JudgingWindows(
-        windows=real.windows[rows],
-        labels=real.labels[rows],
-        answers=answers.rows(rows),
-        source=real.source,
+        windows=real.windows[rows], labels=real.labels[rows], answers=answers.rows(rows), source=real.source
     )
 
 
 def check_calibration(windows: NDArray[Any], model: onnx.ModelProto, modality: ModalitySpec) -> None:
-    """Holds calibration windows against the statistics of the training data that the graph carries.
-
-    Args:
-        windows: (N, T, C) as `prepare` takes them; of video (N, T, H, W, C).
-        model: the fp32 graph; its front-end holds mean and standard deviation of every channel.
-        modality: names the channels.
+    """Compare calibration windows (N, T, C) with the training statistics in the metadata of the fp32 graph.
 
     Raises:
-        GateError: a channel is not what the student was trained on; the message has the factor.
+        GateError: a channel is unlike the training; the message has the factor.
     """
-    mean, std = _training_statistics(model)
+    text = next(entry.value for entry in model.metadata_props if entry.key == STATISTICS_KEY)
+    statistics = msgspec.json.decode(text, type=dict[str, list[float]])
+    unit = f" {modality.unit}" if modality.unit else ""
     for number, channel in enumerate(modality.channels):
-        found = windows[..., number]
-        found = found.compressed() if isinstance(found, np.ma.MaskedArray) else found
-        values = found[np.isfinite(found)].astype(np.float64)
-        if len(values) == 0 or std[number] == 0:
+        mean, std = statistics["mean"][number], statistics["std"][number]
+        values = windows[..., number]
+        values = values.compressed() if isinstance(values, np.ma.MaskedArray) else values
+        values = values[np.isfinite(values)].astype(np.float64)
+        if len(values) == 0 or std == 0:
             continue
-        ratio = values.std() / std[number]
-        shift = abs(values.mean() - mean[number]) / std[number]
+        ratio, shift = values.std() / std, abs(values.mean() - mean) / std
         if not 1 / LARGEST_SCALE_RATIO <= ratio <= LARGEST_SCALE_RATIO or shift > _LARGEST_SHIFT:
             raise GateError(
                 f"calibration windows: channel {channel!r} of {modality.name!r}: expected values like in training, "
-                f"mean {mean[number]:.3g} and standard deviation {std[number]:.3g}{_unit(modality)}, got mean "
-                f"{values.mean():.3g} and standard deviation {values.std():.3g}: a factor of {ratio:.3g}, where "
-                f"{1 / LARGEST_SCALE_RATIO:g} to {LARGEST_SCALE_RATIO:g} is allowed, and a shift of {shift:.3g} "
-                f"standard deviations, where {_LARGEST_SHIFT:g} is; check the unit and the sensor's range"
+                f"mean {mean:.3g} and standard deviation {std:.3g}{unit}, got mean {values.mean():.3g} and standard "
+                f"deviation {values.std():.3g}: a factor of {ratio:.3g}, where {1 / LARGEST_SCALE_RATIO:g} to "
+                f"{LARGEST_SCALE_RATIO:g} is allowed, and a shift of {shift:.3g} standard deviations, where "
+                f"{_LARGEST_SHIFT:g} is; check the unit and the sensor's range"
             )
-
-
-def _unit(modality: ModalitySpec) -> str:
-    return f" {modality.unit}" if modality.unit else ""
-
-
-def _training_statistics(model: onnx.ModelProto) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    text = next(entry.value for entry in model.metadata_props if entry.key == STATISTICS_KEY)
-    found = msgspec.json.decode(text, type=dict[str, list[float]])
-    return np.array(found["mean"]), np.array(found["std"])

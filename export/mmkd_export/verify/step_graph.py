@@ -1,7 +1,7 @@
 """The step graph of a causal student, with the proof of it.
 
-Owns its judgement: the graph follows a recording as a device does, step after step, and is held against one pass of the
-network over the whole recording; and golden windows, stepped through, are held against their stored answers.
+It follows a recording as a device does, step after step, and is compared with one pass of the network over the whole
+recording; and golden windows, stepped through, are compared with their stored answers.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from mmkd_edge.bundle.manifest import Artifact, ArtifactFormat, Streaming
 from mmkd_edge.frames import joined, missing_frames
 from mmkd_edge.predict.selftest import follow_recording
 from mmkd_export.graph.onnx_graph import mflops_of
+from mmkd_export.verify.answers import answers_along_recording, answers_from_outputs
 from mmkd_export.verify.artifacts import artifact_of
-from mmkd_export.verify.parity import answers_from_outputs, compare, require_parity
+from mmkd_export.verify.parity import compare, require_parity
 from mmkd_export.verify.proof_set import ProofSet
 from mmkd_report.schema.export import ArtifactParity, StepReport
 
@@ -42,117 +43,93 @@ class StepGraph:
 
 
 def step_from_checkpoint(checkpoint: StudentCheckpoint, proof_set: ProofSet) -> StepGraph:
-    """Makes a causal student's step graph and holds it against the network.
-
-    Raises:
-        MmkdError: the exporter failed.
-        GateError: the graph does not answer as the network does.
-    """
+    """Make a causal student's step graph; errors as `onnx_from_student` and `prove_step`."""
     import onnx
 
     from mmkd_export.graph.onnx_from_student import onnx_step_from_student
 
     model = onnx_step_from_student(checkpoint, temperature=proof_set.temperature)
-    return prove_step(model, checkpoint, proof_set, format="onnx", mflops=mflops_of(onnx.load_from_string(model)))
+    mflops = mflops_of(onnx.load_from_string(model))
+    return prove_step(model, checkpoint, proof_set, file_format="onnx", mflops=mflops)
 
 
 def prove_step(
-    model: bytes,
-    checkpoint: StudentCheckpoint,
-    proof_set: ProofSet,
-    *,
-    format: ArtifactFormat,  # noqa: A002 - the manifest's word
-    mflops: float,
+    model: bytes, checkpoint: StudentCheckpoint, proof_set: ProofSet, *, file_format: ArtifactFormat, mflops: float
 ) -> StepGraph:
-    """Holds a step graph against the network, in the backend of its format.
-
-    Raises:
-        GateError: the graph does not answer as the network does.
-    """
+    """Compare a step graph with the network, in the backend of its format; raise GateError if they differ."""
     from mmkd_export.graph.onnx_from_student import steps_of
-    from mmkd_export.verify.torch_answers import answers_along_recording
 
     facts = steps_of(checkpoint)
     recording = _recording(proof_set, stride=facts.stride)
     expected = answers_along_recording(checkpoint, recording, temperature=proof_set.temperature)
-    backend, what = open_steps(backend_for(format), model, threads=1), _named(format)
+    backend, what = open_steps(backend_for(file_format), model, threads=1), _name(file_format)
     try:
         got = answers_from_outputs(follow_recording(backend, facts, recording, proof_set.modality))
-        heard = _heard(recording, stride=facts.stride, samples=proof_set.modality.samples)
-        parity = compare(expected.rows(heard), got.rows(heard), task=proof_set.task)
+        present = _blocks_with_samples(recording, stride=facts.stride, samples=proof_set.modality.samples)
+        parity = compare(expected.rows(present), got.rows(present), task=proof_set.task)
         stated = require_parity(parity, tolerance=proof_set.tolerance, what=f"{what}, along a recording")
         windows = _stepped_windows(backend, facts, proof_set)
         require_parity(windows, tolerance=proof_set.tolerance, what=f"{what}, window by window")
     finally:
         backend.close()
-    artifact = artifact_of(model, f"{proof_set.modality.name}/step", precision="fp32", format=format, parity=stated)
-    return StepGraph(
-        model=model,
-        artifact=artifact,
-        report=StepReport(
-            file=artifact.file,
-            size_bytes=len(model),
-            stride=facts.stride,
-            steps=parity.windows,
-            parity=parity,
-            parity_of_windows=windows,
-            mflops=mflops,
-        ),
+    file = f"{proof_set.modality.name}/step"
+    artifact = artifact_of(model, file, precision="fp32", file_format=file_format, parity=stated)
+    report = StepReport(
+        file=artifact.file,
+        size_bytes=len(model),
+        stride=facts.stride,
+        steps=parity.windows,
+        parity=parity,
+        parity_of_windows=windows,
+        mflops=mflops,
     )
+    return StepGraph(model=model, artifact=artifact, report=report)
 
 
 def stored_step(
     model: bytes, artifact: Artifact, streaming: Streaming, report: StepReport, proof_set: ProofSet
 ) -> StepGraph:
-    """Gives a step graph of an earlier bundle, held against its golden windows once more.
-
-    One whose backend is not installed here is kept as it is.
+    """Compare a step graph of an earlier bundle with its golden windows, if its backend is installed.
 
     Raises:
         GateError: this machine computes other answers.
     """
-    if not is_installed(backend_for(artifact.format)):
-        return StepGraph(model=model, artifact=artifact, report=report)
-    backend = open_steps(backend_for(artifact.format), model, threads=1)
-    try:
-        windows = _stepped_windows(backend, streaming, proof_set)
-    finally:
-        backend.close()
-    require_parity(windows, tolerance=proof_set.tolerance, what=f"{_named(artifact.format)} on this machine")
-    return StepGraph(model=model, artifact=artifact, report=msgspec.structs.replace(report, parity_of_windows=windows))
+    if is_installed(backend_for(artifact.format)):
+        backend = open_steps(backend_for(artifact.format), model, threads=1)
+        try:
+            windows = _stepped_windows(backend, streaming, proof_set)
+        finally:
+            backend.close()
+        require_parity(windows, tolerance=proof_set.tolerance, what=f"{_name(artifact.format)} on this machine")
+        report = msgspec.structs.replace(report, parity_of_windows=windows)
+    return StepGraph(model=model, artifact=artifact, report=report)
 
 
-def _named(format: ArtifactFormat) -> str:  # noqa: A002 - the manifest's word
-    return "fp32 step graph" if format == "onnx" else f"fp32 step .{format}"
+def _name(file_format: ArtifactFormat) -> str:
+    return "fp32 step graph" if file_format == "onnx" else f"fp32 step .{file_format}"
 
 
 def _recording(proof_set: ProofSet, *, stride: int) -> NDArray[Any]:
     """(T, C), of video (T, H, W, C): windows end to end, with and without gaps in turn, as whole blocks."""
-    samples = proof_set.modality.samples
-    wanted = max(_FEWEST_STEPS * stride, _FEWEST_WINDOWS * samples)
-    pieces: list[NDArray[Any]] = []
-    number = 0
-    while sum(len(piece) for piece in pieces) < wanted:
-        index = number // 2 % len(proof_set.real.windows)
-        pieces.append((proof_set.gaps if number % 2 else proof_set.real.windows)[index])
-        number += 1
+    samples, real = proof_set.modality.samples, proof_set.real.windows
+    count = -(-max(_FEWEST_STEPS * stride, _FEWEST_WINDOWS * samples) // samples)
+    pieces = [(proof_set.gaps if number % 2 else real)[number // 2 % len(real)] for number in range(count)]
     recording = joined(pieces)
     return recording[: len(recording) // stride * stride]
 
 
-def _heard(recording: NDArray[Any], *, stride: int, samples: int) -> NDArray[np.bool_]:
-    """(N,) whether the window that ends with each block has a sample: where none has, logits mean nothing."""
+def _blocks_with_samples(recording: NDArray[Any], *, stride: int, samples: int) -> NDArray[np.bool_]:
+    """(N,) whether the window that ends with each block has a sample: logits of an empty window mean nothing."""
     whole = np.isfinite(recording).any(1) if recording.ndim == 2 else ~missing_frames(recording)
-    there = whole.reshape(-1, stride).any(1)
+    blocks = whole.reshape(-1, stride).any(1)
     length = -(-samples // stride)
-    counts = np.cumsum(np.concatenate([np.zeros(length, np.int64), there]))
-    heard: NDArray[np.bool_] = counts[length:] > counts[:-length]
-    return heard
+    counts = np.cumsum(np.concatenate([np.zeros(length, np.int64), blocks]))
+    return np.asarray(counts[length:] > counts[:-length])
 
 
 def _stepped_windows(backend: SteppingBackend, streaming: Streaming, proof_set: ProofSet) -> ArtifactParity:
-    """Golden windows, each stepped through from the beginning, against the answers for them."""
+    """Step through golden windows, each from the beginning, and compare with the answers for them."""
     windows = proof_set.real.windows[:_MOST_GOLDEN]
-    found = [follow_recording(backend, streaming, window, proof_set.modality) for window in windows]
-    got = answers_from_outputs([np.stack([one[-1] for one in outputs]) for outputs in zip(*found, strict=True)])
+    runs = [follow_recording(backend, streaming, window, proof_set.modality) for window in windows]
+    got = answers_from_outputs([np.stack([output[-1] for output in outputs]) for outputs in zip(*runs, strict=True)])
     return compare(proof_set.answers.rows(np.arange(len(windows))), got, task=proof_set.task)

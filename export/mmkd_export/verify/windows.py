@@ -1,12 +1,13 @@
 """The windows an export is judged by: those a checkpoint carries, or those the user names.
 
-Owns where they come from and which half calibrates and which half judges. Where there are none, fp32 alone may be
-compared on windows drawn from the statistics of the training data: they show whether the graph computes what the
-network computes, and are called synthetic everywhere. Nothing is ever calibrated on them.
+Without any, fp32 alone may be compared on synthetic windows, drawn from the statistics of the training data: they show
+whether the graph computes what the network computes. Nothing is ever calibrated on them.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,23 +27,22 @@ if TYPE_CHECKING:
     from mmkd_models.carried import CarriedWindows
 
 MOST_WINDOWS = 256
-"""As many as a checkpoint carries; more make a bundle larger and prove little more."""
+"""As many as a checkpoint carries."""
 
 SYNTHETIC_WINDOWS = 64
-"""How many are drawn where there are no recorded ones."""
 
-_SEED = 20211116  # of every draw here, so that the same export gives the same bundle
+_SEED = 20211116  # every draw: the same export writes the same bundle
 
 
 @dataclass(frozen=True, kw_only=True)
 class RealWindows:
-    """Recorded windows with their labels; or, where `synthetic` says so, drawn ones without.
+    """Recorded windows with their labels; or, if `synthetic`, drawn ones without.
 
     Attributes:
         windows: (N, T, C) float32 raw values (z-scores for a per-group modality); NaN = missing. N > 0. Of video uint8
             (N, T, H, W, C), masked where frames are missing.
-        labels: (N,) int64, -1 where unknown; of other tasks as in a dataset.
-        judge: (N,) bool: False windows may calibrate, True windows only judge.
+        labels: (N,) int64, -1 if unknown; of other tasks as in a dataset.
+        judge: (N,) bool: True windows only judge, the others may calibrate.
     """
 
     windows: NDArray[Any]
@@ -53,11 +53,7 @@ class RealWindows:
 
 
 def windows_from_checkpoint(carried: CarriedWindows | None, *, checkpoint: Path) -> RealWindows:
-    """Gives the validation windows that the checkpoint carries.
-
-    Raises:
-        UsageError: it carries none.
-    """
+    """Return the validation windows of a checkpoint; raise UsageError if it carries none."""
     if carried is None or len(carried.windows) == 0:
         raise UsageError(
             f"{checkpoint}: expected recorded windows to calibrate and judge lower precision with, got a checkpoint "
@@ -69,14 +65,7 @@ def windows_from_checkpoint(carried: CarriedWindows | None, *, checkpoint: Path)
 def windows_from_statistics(
     modality: ModalitySpec, task: TaskSpec, *, mean: Sequence[float], std: Sequence[float]
 ) -> RealWindows:
-    """Draws windows of independent normal values with the mean and standard deviation of every channel.
-
-    Args:
-        modality: what the student takes; values are clipped to its range.
-        task: what it answers.
-        mean: of each channel in the training data.
-        std: of each channel in the training data.
-    """
+    """Draw windows of independent normal values with `mean` and `std` of every channel, clipped to the range."""
     rng = np.random.default_rng(_SEED)
     values = np.asarray(mean) + np.asarray(std) * rng.standard_normal((SYNTHETIC_WINDOWS, *modality.shape))
     if modality.range is not None and modality.normalise == "none":
@@ -87,45 +76,36 @@ def windows_from_statistics(
 
 
 def as_windows(values: NDArray[Any], modality: ModalitySpec) -> NDArray[Any]:
-    """Gives numbers as the dtype of a modality's windows; of video they are rounded and clipped to bytes."""
+    """Convert numbers to the dtype of a modality's windows; for video they are rounded and clipped to bytes."""
     if modality.dtype == "uint8":
         values = np.clip(np.rint(values), 0, 255)
-    found: NDArray[Any] = values.astype(modality.dtype)
-    return found
+    return np.asarray(values, dtype=modality.dtype)
 
 
 def windows_from_path(
     path: Path, *, modality: ModalitySpec, task: TaskSpec, most: int | None = MOST_WINDOWS
 ) -> RealWindows:
-    """Gives windows of the validation split of a dataset directory, or those in an .npz file.
+    """Read windows of the validation split of a dataset directory, or those in an .npz file.
 
-    An .npz file holds `x_<modality>` (N, T, C) in raw units (NaN = missing; of video uint8). It may hold `y` (N,), the
-    classes by number, -1 for unknown, and `classes` (K,), their names; of other tasks `y` is as in a dataset.
+    An .npz file has `x_<modality>` (N, T, C) in raw units (NaN = missing; video uint8). It may have `y` (N,), the
+    classes by number, -1 for unknown, and `classes` (K,), their names; for other tasks `y` is as in a dataset.
 
     Args:
         path: the directory or the file.
-        modality: what the student takes.
-        task: what it answers.
-        most: how many are drawn where there are more; None takes all.
+        modality: the student's input.
+        task: its task.
+        most: how many are drawn if there are more; None takes all.
 
     Raises:
-        UsageError: there is no such file, or it holds no windows of this modality.
+        UsageError: there is no such file, or it has no windows of this modality.
         DatasetError: the directory breaks its contract.
     """
-    if path.is_dir():
-        return _from_dataset(path, modality=modality, task=task, most=most)
-    return _from_npz(path, modality=modality, task=task, most=most)
+    read = _from_dataset if path.is_dir() else _from_npz
+    return read(path, modality=modality, task=task, most=most)
 
 
 def judging_half(labels: Labels) -> NDArray[np.bool_]:
-    """Draws the half that judges, by a fixed seed, with every class halved as evenly as it goes.
-
-    Args:
-        labels: (N,) class numbers, -1 where unknown; of other tasks as in a dataset.
-
-    Returns:
-        (N,) bool; a single window judges.
-    """
+    """Draw the half that judges, by a fixed seed, with every class halved evenly; a single window judges."""
     shuffled = np.random.default_rng(_SEED).permutation(len(labels))
     by_class = shuffled[np.argsort(strata_of(labels)[shuffled], kind="stable")]
     judge = np.zeros(len(labels), dtype=bool)
@@ -133,10 +113,10 @@ def judging_half(labels: Labels) -> NDArray[np.bool_]:
     return judge
 
 
-def others_than(windows: NDArray[Any], known: NDArray[Any]) -> NDArray[np.intp]:
-    """Gives the rows of N windows that are none of the known ones: what calibrates must not judge."""
-    seen = {window.tobytes() for window in known}
-    return np.flatnonzero([window.tobytes() not in seen for window in windows])
+def rows_without(windows: NDArray[Any], excluded: NDArray[Any]) -> NDArray[np.intp]:
+    """Return the rows of N windows that are none of the excluded ones."""
+    known = {window.tobytes() for window in excluded}
+    return np.flatnonzero([window.tobytes() not in known for window in windows])
 
 
 def _real(windows: NDArray[Any], labels: Labels, *, source: str) -> RealWindows:
@@ -168,25 +148,21 @@ def _draw(count: int, most: int | None) -> NDArray[np.int64]:
     return np.sort(rows)
 
 
-def check_fit(found: ModalitySpec, wanted: ModalitySpec, *, where: str) -> None:
-    """Check that windows are what the student was trained for; a range may differ.
-
-    Raises:
-        UsageError: they are not.
-    """
+def check_fit(modality: ModalitySpec, expected: ModalitySpec, *, where: str) -> None:
+    """Raise UsageError if windows are not what the student was trained for; a range may differ."""
     for name in ("kind", "channels", "unit", "rate_hz", "samples", "height", "width", "normalise"):
-        got, expected = getattr(found, name), getattr(wanted, name)
-        if got != expected:
+        got, wanted = getattr(modality, name), getattr(expected, name)
+        if got != wanted:
             raise UsageError(
-                f"{where}: modality {wanted.name!r}: expected {name} {expected!r} as in the checkpoint, got {got!r}; "
+                f"{where}: modality {expected.name!r}: expected {name} {wanted!r} as in the checkpoint, got {got!r}; "
                 "use the dataset the student was trained on, or one recorded alike"
             )
 
 
-def _check_labels(found: tuple[str, ...], task: TaskSpec, *, where: str) -> None:
-    if found != task.labels:
+def _check_labels(labels: tuple[str, ...], task: TaskSpec, *, where: str) -> None:
+    if labels != task.labels:
         raise UsageError(
-            f"{where}: expected the classes {', '.join(task.labels)} in this order, got {', '.join(found)}; "
+            f"{where}: expected the classes {', '.join(task.labels)} in this order, got {', '.join(labels)}; "
             "use windows of the same task"
         )
 
@@ -197,11 +173,19 @@ def _from_npz(path: Path, *, modality: ModalitySpec, task: TaskSpec, most: int |
             f"{path}: modality {modality.name!r} is normalised per group, which a file of windows does not tell; "
             "import the recordings with mmkd-data import --per-group and give that directory to --calib"
         )
-    arrays = _read_npz(path)
+    os.close(open_file(path, expected="a dataset directory or an .npz file of windows"))
+    data = path.read_bytes()
+    if data.startswith(np.lib.format.MAGIC_PREFIX):
+        raise UsageError(f"{path}: expected an .npz file of windows, got a single array; save it with np.savez")
+    try:
+        arrays = read_npz(path)
+    except ArraysError as error:
+        raise UsageError(f"{path}: expected an .npz file of windows, cannot read it: {error}") from error
     windows = _windows_of(arrays, modality, path=path)
     labels = _labels_of(arrays, task, count=len(windows), path=path)
     rows = _draw(len(windows), most)
-    return _real(windows[rows], labels[rows], source=f"windows of {path.name} (SHA-256 {_digest(path)[:16]})")
+    digest = hashlib.sha256(data).hexdigest()[:16]
+    return _real(windows[rows], labels[rows], source=f"windows of {path.name} (SHA-256 {digest})")
 
 
 def _no_labels(task: TaskSpec, count: int) -> Labels:
@@ -210,39 +194,20 @@ def _no_labels(task: TaskSpec, count: int) -> Labels:
     return hide_labels(blank, np.zeros(count, dtype=bool))
 
 
-def _digest(path: Path) -> str:
-    import hashlib
-
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _read_npz(path: Path) -> Mapping[str, NDArray[Any]]:
-    import os
-
-    os.close(open_file(path, expected="a dataset directory or an .npz file of windows"))
-    with path.open("rb") as file:
-        if file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX:
-            raise UsageError(f"{path}: expected an .npz file of windows, got a single array; save it with np.savez")
-    try:
-        return read_npz(path)
-    except ArraysError as error:
-        raise UsageError(f"{path}: expected an .npz file of windows, cannot read it: {error}") from error
-
-
 def _windows_of(arrays: Mapping[str, NDArray[Any]], modality: ModalitySpec, *, path: Path) -> NDArray[Any]:
     key = f"x_{modality.name}"
     if key not in arrays:
         raise UsageError(f"{path}: expected an array {key!r}, got {', '.join(sorted(arrays)) or 'nothing'}")
-    found = arrays[key]
+    values = arrays[key]
     is_video = modality.kind == "video"
-    fits = found.dtype == np.uint8 if is_video else found.dtype.kind in "iuf"
-    if not fits or found.shape[1:] != modality.shape or len(found) == 0:
+    fits = values.dtype == np.uint8 if is_video else values.dtype.kind in "iuf"
+    if not fits or values.shape[1:] != modality.shape or len(values) == 0:
         sides = ", ".join(map(str, modality.shape))
         raise UsageError(
             f"{path}: {key!r}: expected {'uint8' if is_video else 'numbers'} of shape (N, {sides}) with N > 0, "
-            f"got {found.dtype} of shape {found.shape}"
+            f"got {values.dtype} of shape {values.shape}"
         )
-    return np.ascontiguousarray(found, dtype=modality.dtype)
+    return np.ascontiguousarray(values, dtype=modality.dtype)
 
 
 def _labels_of(arrays: Mapping[str, NDArray[Any]], task: TaskSpec, *, count: int, path: Path) -> Labels:

@@ -309,8 +309,8 @@ def latency_meter(duration_s: float) -> MeasureLatency:
     def measure(student: Path, teacher: Path) -> PairLatency:
         from mmkd_bench.in_turn import measure_pair
         from mmkd_export.graph.onnx_from_student import onnx_from_teacher
+        from mmkd_export.pipeline import export
         from mmkd_export.plan import export_plan
-        from mmkd_export.run import export
         from mmkd_models.training.checkpoint import read_teacher
         from mmkd_report.schema.study import PairLatency
 

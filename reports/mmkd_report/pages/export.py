@@ -60,7 +60,6 @@ from mmkd_report.words import (
 METHOD_NAMES = {
     "minmax": "largest value",
     "percentile": "99.99th percentile",
-    "entropy": "least entropy",
     "learnt": "learnt in training",
 }
 SHAPES = {"ort": "circle", "openvino": "square"}

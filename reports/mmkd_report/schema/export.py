@@ -23,8 +23,8 @@ SIDECAR_FORMAT_VERSION = 2
 Precision = Literal["fp32", "fp16", "int8"]
 ArtifactFormat = Literal["onnx", "tflite"]
 Measures = tuple[Measure, ...]
-RangeSource = Literal["minmax", "percentile", "entropy", "learnt"]
-"""Where INT8 ranges come from: calibration by one of three methods, or the training of a student that practised."""
+RangeSource = Literal["minmax", "percentile", "learnt"]
+"""Where INT8 ranges come from: calibration by one of two methods, or the training of a student that practised."""
 
 
 def artifact_name(precision: str, file_format: str) -> str:

@@ -14,7 +14,7 @@ from mmkd_edge import Bundle
 from mmkd_edge.bundle.manifest import member_files
 from mmkd_export.commands.inspect import main
 from mmkd_export.inspect.bill import bill_of
-from mmkd_export.run import ExportResult
+from mmkd_export.pipeline import ExportResult
 
 ROOT = Path(__file__).parents[3]
 

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_export.commands.export import main
+from mmkd_export.pipeline import ExportResult
 from mmkd_export.plan import export_plan
-from mmkd_export.run import ExportResult
 from mmkd_export.targets.litert import tflite_gain, with_tflite
 from mmkd_export.verify.plausible import RULE
 from mmkd_models.evaluation.confidence_text import SAME_GROUPS, reliability_text

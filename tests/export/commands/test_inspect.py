@@ -21,7 +21,7 @@ from mmkd_edge.errors import ArtifactError, BundleError, CheckpointError, UsageE
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.commands.inspect import main
 from mmkd_export.inspect.files import differences, inspect_file
-from mmkd_export.run import ExportResult
+from mmkd_export.pipeline import ExportResult
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.networks.committee.network import CommitteeFacts, MemberFacts
 from mmkd_models.networks.config import teacher_config

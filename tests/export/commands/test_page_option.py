@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mmkd_export.commands.export import main
-from mmkd_export.run import ExportResult
+from mmkd_export.pipeline import ExportResult
 from mmkd_report import render_export
 
 Ran = tuple[object, str, str]

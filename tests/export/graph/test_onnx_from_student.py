@@ -17,7 +17,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.graph.onnx_from_student import onnx_from_student, onnx_from_teacher
-from mmkd_export.verify.torch_answers import answers_from_student
+from mmkd_export.verify.answers import answers_from_student
 from mmkd_models.networks.config import EncoderConfig, TeacherConfig
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import StudentCheckpoint

@@ -16,8 +16,8 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_export.commands.export import run_export
 from mmkd_export.inspect.files import inspect_file
+from mmkd_export.pipeline import ExportResult, export, export_several, several_plans
 from mmkd_export.plan import export_plan
-from mmkd_export.run import ExportResult, export, export_several, several_plans
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 from mmkd_report.schema.export import decode_report
 

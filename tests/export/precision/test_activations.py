@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from mmkd_export.graph.calibration import Magnitudes, add_values, clipping_range, tensor_magnitudes
 from mmkd_export.graph.layers import Layer, learnt_layers
+from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan
-from mmkd_export.precision.activations import REPORTED_BINS, activation_histograms
-from mmkd_export.run import ExportResult, export
-from mmkd_export.verify.proof_set import ProofSet, feeds_of
-from mmkd_export.verify.torch_answers import answers_from_student
+from mmkd_export.precision.int8 import REPORTED_BINS, activation_histograms
+from mmkd_export.verify.answers import answers_from_student, feeds_of
+from mmkd_export.verify.proof_set import ProofSet
 from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_report.schema.export import decode_report, encode_document
 

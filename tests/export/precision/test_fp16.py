@@ -7,7 +7,7 @@ import pytest
 from onnx import numpy_helper
 
 from mmkd_export.precision.fp16 import FP16_LIMIT, HalfGraph, half_graph
-from mmkd_export.verify.proof_set import feeds_of
+from mmkd_export.verify.answers import feeds_of
 from mmkd_models.training.checkpoint import StudentCheckpoint
 
 HALF, SINGLE = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT

@@ -9,8 +9,7 @@ import pytest
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.precision.int8 import Int8Graph, Int8Options, int8_graph
-from mmkd_export.verify.parity import NetworkAnswers, answers_from_backend
-from mmkd_export.verify.proof_set import feeds_of
+from mmkd_export.verify.answers import NetworkAnswers, answers_from_backend, feeds_of
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_report.schema.export import GateResult
@@ -109,8 +108,8 @@ def test_the_most_sensitive_layers_go_back_first(
 
 
 def test_a_method_that_was_asked_for_is_not_replaced(search: Callable[..., Int8Graph]):
-    found = search(passing=0, method="entropy")
-    assert {attempt.method for attempt in found.attempts} == {"entropy"}
+    found = search(passing=0, method="percentile")
+    assert {attempt.method for attempt in found.attempts} == {"percentile"}
     assert "ranges by percentile" not in [attempt.remedy for attempt in found.attempts]
 
 

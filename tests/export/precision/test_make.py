@@ -15,12 +15,12 @@ from mmkd_edge import EdgePredictor
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import Artifact, ArtifactFormat, Parity, Precision
 from mmkd_edge.errors import GateError, UsageError
+from mmkd_export.pipeline import ExportResult, export, export_stages
 from mmkd_export.plan import ExportPlan
-from mmkd_export.precision.make import wanted_precisions
 from mmkd_export.precision.speed import too_slow, without_slow
-from mmkd_export.run import ExportResult, export, export_stages
+from mmkd_export.targets.table import resolve
+from mmkd_export.verify.answers import answers_from_student
 from mmkd_export.verify.artifacts import ProvenArtifact
-from mmkd_export.verify.torch_answers import answers_from_student
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 from mmkd_report.schema.export import ArtifactParity, ArtifactReport, BackendRun, LeftOutArtifact, TensorParity
 
@@ -276,10 +276,14 @@ def _plan(**changes: object) -> ExportPlan:
 
 
 def test_auto_tries_what_the_platform_can_gain_from():
-    assert wanted_precisions(_plan()) == ((), frozenset())
-    assert wanted_precisions(_plan(precisions=("auto",), platform="cpu-x86")) == (("int8",), {"int8"})
-    assert wanted_precisions(_plan(precisions=("auto",), platform="jp7")) == (("fp16", "int8"), {"fp16", "int8"})
-    assert wanted_precisions(_plan(precisions=("auto", "int8"), platform="cpu-arm")) == (("int8",), frozenset())
+    def wanted(**options: object) -> tuple[object, object]:
+        resolved = resolve(_plan(**options))
+        return resolved.precisions, resolved.optional
+
+    assert wanted(platform="cpu-x86") == ((), frozenset())
+    assert wanted(precisions=("auto",), platform="cpu-x86") == (("int8",), {"int8"})
+    assert wanted(precisions=("auto",), platform="jp7") == (("fp16", "int8"), {"fp16", "int8"})
+    assert wanted(precisions=("auto", "int8"), platform="cpu-arm") == (("int8",), frozenset())
 
 
 def test_auto_leaves_out_what_is_not_a_tenth_faster_in_the_best_backend():
@@ -365,7 +369,7 @@ def test_auto_on_this_machine_gives_a_reason_or_an_artifact(exported: ExportResu
 
 
 def test_steps_are_those_of_the_plan(bundle: Path):
-    assert export_stages(_plan(precisions=("int8",), targets=("onnx", "openvino"), platform="cpu-x86")) == (
+    assert export_stages(resolve(_plan(precisions=("int8",), targets=("onnx", "openvino"), platform="cpu-x86"))) == (
         "read the checkpoint",
         "convert it to ONNX",
         "compare with torch",
@@ -375,4 +379,4 @@ def test_steps_are_those_of_the_plan(bundle: Path):
         "write the bundle",
     )
     engines = replace(_plan(targets=("trt",), platform="trt-rtx"), source=bundle, output=bundle)
-    assert export_stages(engines) == ("verify the bundle", "build engines")
+    assert export_stages(resolve(engines)) == ("verify the bundle", "build engines")

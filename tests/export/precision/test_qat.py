@@ -21,10 +21,10 @@ from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec
 from mmkd_export.graph.layers import LEARNT_OPS, learnt_layers, learnt_ranges, select_layers
 from mmkd_export.graph.onnx_from_student import onnx_from_student, practised_layers
+from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
 from mmkd_export.precision.qdq import quantised_graph
-from mmkd_export.run import export
-from mmkd_export.verify.parity import answers_from_backend
+from mmkd_export.verify.answers import answers_from_backend
 from mmkd_models.commands.distill import run_distill
 from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig

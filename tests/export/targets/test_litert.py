@@ -19,19 +19,18 @@ from mmkd_edge.bundle.manifest import graph_inputs, graph_outputs
 from mmkd_edge.errors import BackendError, GateError, MmkdError, UsageError
 from mmkd_edge.spec import TaskSpec
 from mmkd_export.graph.onnx_from_student import onnx_from_student
+from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan
-from mmkd_export.run import ExportResult, export
+from mmkd_export.verify.answers import answers_from_student, feeds_of
 from mmkd_export.verify.artifacts import prove_fp32
-from mmkd_export.verify.proof_set import ProofSet, feeds_of
-from mmkd_export.verify.torch_answers import answers_from_student
+from mmkd_export.verify.proof_set import ProofSet
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 
 pytest.importorskip("litert_torch", reason="needs pip install 'mmkd-edge[litert-export]'")
 
 from mmkd_edge.backends.litert import LitertBackend
-from mmkd_export.precision.int8_tflite import int8_tflite
-from mmkd_export.targets.litert import model_metadata, tflite_from_checkpoint
+from mmkd_export.targets.litert import int8_tflite, model_metadata, tflite_from_checkpoint
 
 # litert-torch and its jax announce their own deprecations when they are imported.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -275,7 +274,7 @@ def test_altered_weights_do_not_pass_the_gate(
 ):
     proof_set = build_proof_set(build_student(seed=1))
     with pytest.raises(GateError, match=r"^fp32 \.tflite: expected the checkpoint's answers within 0.0001 on 12 "):
-        prove_fp32(tflite, proof_set, format="tflite")
+        prove_fp32(tflite, proof_set, file_format="tflite")
 
 
 def test_an_export_from_the_bundle_keeps_the_tflite(litert_bundle: ExportResult, tmp_path: Path):

@@ -17,8 +17,8 @@ import pytest
 
 from mmkd_edge import EdgePredictor
 from mmkd_edge.spec import ModalitySpec
+from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
-from mmkd_export.run import export
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 from tests.export.students_of_features import of_features

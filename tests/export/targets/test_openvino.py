@@ -13,11 +13,11 @@ from onnx import numpy_helper
 
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.errors import BackendError, GateError
+from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan
-from mmkd_export.run import ExportResult, export
+from mmkd_export.verify.answers import feeds_of
 from mmkd_export.verify.artifacts import ProvenArtifact, prove_fp32, proven_in
 from mmkd_export.verify.gate import GateRule
-from mmkd_export.verify.proof_set import feeds_of
 from mmkd_models.training.checkpoint import StudentCheckpoint
 
 pytest.importorskip("openvino", reason="needs pip install 'mmkd-edge[openvino]'")
@@ -88,7 +88,7 @@ def test_auto_leaves_out_what_fails_its_gate_in_openvino_alone(
             raise GateError("int8 graph in openvino 2026.4.1: labels agree on 50.0%; no bundle was written")
         return proven
 
-    monkeypatch.setattr("mmkd_export.run.proven_in", failing)
+    monkeypatch.setattr("mmkd_export.pipeline.proven_in", failing)
     plan = ExportPlan(
         source=exported.path,
         output=tmp_path / "s.edge",
@@ -113,7 +113,7 @@ def test_ctrl_c_after_the_gate_is_an_interrupt(exported: ExportResult, tmp_path:
         "from pathlib import Path\n"
         "from mmkd_edge.cli.run import run_command\n"
         "from mmkd_export.plan import ExportPlan\n"
-        "from mmkd_export.run import export\n"
+        "from mmkd_export.pipeline import export\n"
         "def work(arguments):\n"
         "    source, output = map(Path, arguments)\n"
         "    export(ExportPlan(source=source, output=output, targets=('openvino',), precisions=('int8',),\n"

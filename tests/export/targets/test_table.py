@@ -7,10 +7,9 @@ import pytest
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.testing import FakeBackend
-from mmkd_export.plan import ExportPlan
-from mmkd_export.platforms import PLATFORMS, platform_named
-from mmkd_export.targets.table import TARGETS, check_target, platform_of, targets_on
-from mmkd_export.verify.latency import paired_latency_us, processor_name
+from mmkd_export.plan import PLATFORMS, ExportPlan, platform_named
+from mmkd_export.precision.speed import paired_latency_us
+from mmkd_export.targets.table import TARGETS, check_target, resolve, targets_on
 
 
 def _plan(*targets: str) -> ExportPlan:
@@ -26,12 +25,12 @@ def test_every_platform_has_the_same_opset_and_ir():
 @pytest.mark.parametrize(("machine", "name"), [("x86_64", "cpu-x86"), ("aarch64", "cpu-arm")])
 def test_the_default_is_this_machine(machine: str, name: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("platform.machine", lambda: machine)
-    assert platform_of(_plan()).name == name
+    assert resolve(_plan()).platform.name == name
 
 
 def test_the_default_for_engines_is_jetpack_6_where_there_is_no_tensorrt(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    assert platform_of(_plan("trt")).name == "jp6.2"
+    assert resolve(_plan("trt")).platform.name == "jp6.2"
 
 
 @pytest.mark.parametrize(("version", "name"), [("10.3.0.30", "jp6.2"), ("10.13.3.9", "jp7"), ("11.4.1", "jp7")])
@@ -41,13 +40,13 @@ def test_the_default_for_engines_is_that_of_the_installed_tensorrt(
     (tmp_path / "tensorrt.py").write_text(f"__version__ = {version!r}\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(__import__("sys").modules, "tensorrt", raising=False)
-    assert platform_of(_plan("trt")).name == name
+    assert resolve(_plan("trt")).platform.name == name
     __import__("sys").modules.pop("tensorrt", None)
 
 
 def test_a_target_that_a_platform_lacks_names_those_that_have_it():
     with pytest.raises(UsageError) as error:
-        platform_of(replace(_plan("onnx", "openvino"), platform="cpu-arm"))
+        resolve(replace(_plan("onnx", "openvino"), platform="cpu-arm"))
     assert str(error.value) == (
         "--target openvino: does not exist for the platform cpu-arm; give --platform cpu-x86, or leave it out"
     )
@@ -94,10 +93,3 @@ def test_latencies_are_measured_in_turns():
     assert set(found) == {"a", "b"}
     assert all(0 < latency_us < 1000 for latency_us in found.values())
     assert turns[20:28] == ["a", "a", "b", "b", "a", "a", "b", "b"]  # after ten runs each to warm up
-
-
-def test_the_processor_is_named_as_the_kernel_has_it(tmp_path: Path):
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text("processor\t: 0\nmodel name\t: Example CPU 3000\n")
-    assert processor_name(cpuinfo) == "Example CPU 3000"
-    assert processor_name(tmp_path / "absent")

@@ -20,11 +20,9 @@ from mmkd_edge.bundle.manifest import BatchRange, graph_inputs
 from mmkd_edge.errors import ArtifactError, BackendError, UnavailableError
 from mmkd_edge.spec import TaskSpec
 from mmkd_export.graph.onnx_from_student import onnx_from_student
-from mmkd_export.plan import ExportPlan
-from mmkd_export.platforms import platform_named
-from mmkd_export.run import ExportResult, export
-from mmkd_export.targets.sidecar import device_of, engine_key, read_sidecar
-from mmkd_export.targets.trt import build_engines
+from mmkd_export.pipeline import ExportResult, export
+from mmkd_export.plan import ExportPlan, platform_named
+from mmkd_export.targets.trt import build_engines, device_of, engine_key, read_sidecar
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 
 MIB = 1 << 20

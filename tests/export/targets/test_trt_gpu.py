@@ -18,8 +18,8 @@ from mmkd_edge.backends.trt.cuda import free_bytes, load_runtime
 from mmkd_edge.backends.trt.execution import Execution
 from mmkd_edge.bundle.manifest import Precision
 from mmkd_edge.predict.preprocess import prepare
+from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
-from mmkd_export.run import export
 
 pytestmark = [
     pytest.mark.gpu,

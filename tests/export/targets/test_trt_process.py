@@ -10,10 +10,10 @@ import pytest
 
 from mmkd_edge import BackendError, Bundle, BundleError, UnavailableError
 from mmkd_edge.apart import ProcessLimits
-from mmkd_export.platforms import platform_named
-from mmkd_export.run import ExportResult
+from mmkd_export.pipeline import ExportResult
+from mmkd_export.plan import platform_named
 from mmkd_export.targets import trt_process
-from mmkd_export.targets.trt_process import build_engines_apart
+from mmkd_export.targets.trt import build_engines_apart
 
 RTX = platform_named("trt-rtx")
 LIMITS = ProcessLimits(step_s=20.0, memory_bytes=1 << 30)

@@ -19,12 +19,12 @@ from mmkd_edge.errors import GateError, UsageError
 from mmkd_export.graph.layers import learnt_layers
 from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.graph.onnx_graph import multiply_adds
+from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan, export_plan
-from mmkd_export.run import ExportResult, export
+from mmkd_export.verify.answers import answers_from_student
 from mmkd_export.verify.artifacts import prove_fp32
 from mmkd_export.verify.batch import batch_from_dim, require_batches
 from mmkd_export.verify.proof_set import ProofSet
-from mmkd_export.verify.torch_answers import answers_from_student
 from mmkd_models.training.checkpoint import StudentCheckpoint
 
 Answer = Callable[[NDArray[np.float32]], NDArray[np.float32]]

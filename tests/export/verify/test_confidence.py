@@ -15,10 +15,10 @@ from mmkd_edge import Bundle, EdgePredictor, UsageError
 from mmkd_edge.bundle.golden import Golden
 from mmkd_edge.bundle.manifest import README_FILE, ModelEntry
 from mmkd_edge.predict.confidence import least_probability
+from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan, export_plan
-from mmkd_export.run import ExportResult, export
+from mmkd_export.verify.answers import answers_from_student
 from mmkd_export.verify.confidence import FEWEST_WINDOWS, confidence_of, fit_temperature, helpful_temperature
-from mmkd_export.verify.torch_answers import answers_from_student
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from mmkd_edge.errors import GateError
 from mmkd_edge.spec import TaskSpec
+from mmkd_export.verify.answers import NetworkAnswers
 from mmkd_export.verify.gate import (
     GateRule,
     JudgingWindows,
@@ -18,7 +19,6 @@ from mmkd_export.verify.gate import (
     require_gate,
     require_windows,
 )
-from mmkd_export.verify.parity import NetworkAnswers
 from mmkd_export.verify.proof_set import check_calibration, judging_of
 from mmkd_export.verify.windows import RealWindows
 from mmkd_models.metrics.scores import AnyMetric

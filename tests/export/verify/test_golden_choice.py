@@ -13,9 +13,9 @@ from mmkd_edge import EdgePredictor, UsageError
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.golden import Golden
 from mmkd_edge.spec import ModalitySpec
+from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
-from mmkd_export.run import export
-from mmkd_export.verify.golden_choice import SAID, most_golden, of_each_kind
+from mmkd_export.verify.golden import NO_RECORDING, most_golden, sample_golden
 from mmkd_models.training.checkpoint import StudentCheckpoint
 
 
@@ -39,7 +39,7 @@ def test_no_recording_is_in_the_bundle_and_all_of_them_judged_it(
     assert (windows.count, windows.synthetic, windows.golden) == (12, False, choice)
     with Bundle.open(path) as bundle:
         golden = bundle.golden("acc")
-        assert f"**No recording is in here**: {SAID[choice]}." in bundle.read("README.md").decode()
+        assert f"**No recording is in here**: {NO_RECORDING[choice]}." in bundle.read("README.md").decode()
     assert fewest <= len(golden.windows) <= most
     assert (golden.labels == -1).all()
     for precision in ("fp32", "int8"):
@@ -76,15 +76,15 @@ def test_what_travels_is_of_both_halves_and_of_every_class() -> None:
     judge = np.arange(40) % 2 == 0
     numbers = np.arange(40, dtype=np.float32)[:, None]
     golden = Golden(windows=numbers, labels=labels, logits=numbers, probabilities=numbers, judge=judge, tolerance=1e-4)
-    few = of_each_kind(golden, 10)
+    few = sample_golden(golden, 10)
     assert [int((few.labels == one).sum()) for one in range(3)] == [6, 3, 1]
     assert int(few.judge.sum()) == 5
     assert (np.diff(few.windows[:, 0]) > 0).all()
     rows = few.windows[:, 0].astype(int)
     assert (few.labels == labels[rows]).all()
     assert (few.judge == judge[rows]).all()
-    assert of_each_kind(golden, 40) is golden
-    assert of_each_kind(golden, None) is golden
+    assert sample_golden(golden, 40) is golden
+    assert sample_golden(golden, None) is golden
 
 
 def test_how_many_windows_travel() -> None:

@@ -13,15 +13,9 @@ from mmkd_edge.bundle.manifest import Parity
 from mmkd_edge.errors import GateError
 from mmkd_edge.spec import TaskSpec
 from mmkd_edge.testing import FakeBackend
+from mmkd_export.verify.answers import NetworkAnswers, answers_from_backend
 from mmkd_export.verify.artifacts import prove_fp32
-from mmkd_export.verify.parity import (
-    NetworkAnswers,
-    answers_from_backend,
-    compare,
-    fp32_tolerance,
-    require_parity,
-    with_missing_samples,
-)
+from mmkd_export.verify.parity import compare, fp32_tolerance, require_parity, with_missing_samples
 from mmkd_models.training.checkpoint import StudentCheckpoint
 
 TASK = TaskSpec(labels=("ok", "worn"))

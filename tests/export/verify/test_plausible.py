@@ -11,8 +11,8 @@ import pytest
 from mmkd_edge import EdgePredictor, GateError, UsageError
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_export.inspect.files import inspect_file
+from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan
-from mmkd_export.run import ExportResult, export
 from mmkd_export.verify.plausible import plausible_range, range_choice
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 

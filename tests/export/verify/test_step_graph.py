@@ -35,8 +35,8 @@ from mmkd_edge.errors import BackendError, GateError, ManifestError, UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.predict.selftest import follow_recording
 from mmkd_export.graph.onnx_from_student import onnx_step_from_student
+from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import export_plan
-from mmkd_export.run import ExportResult, export
 from mmkd_models.networks.step import embeddings_along
 from mmkd_models.novelty import NoveltyScore
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student

@@ -21,8 +21,8 @@ from mmkd_edge import Bundle, EdgePredictor, Prediction
 from mmkd_edge.backends.litert import LitertBackend, _Instance
 from mmkd_edge.backends.steps import Steps
 from mmkd_edge.errors import BackendError
+from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import export_plan
-from mmkd_export.run import ExportResult, export
 from mmkd_export.targets.litert import missing_libraries
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 

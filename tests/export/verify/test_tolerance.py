@@ -14,10 +14,10 @@ from mmkd_edge.drift.features import GroupReference, Tolerance
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskSpec
 from mmkd_export.inspect.files import inspect_file
+from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
 from mmkd_export.preflight import check_plan
-from mmkd_export.run import export
-from mmkd_export.verify.parity import NetworkAnswers
+from mmkd_export.verify.answers import NetworkAnswers
 from mmkd_export.verify.tolerance import with_tolerance
 from mmkd_export.verify.windows import RealWindows
 from mmkd_models.data import shipped_dataset

@@ -16,8 +16,8 @@ import torch
 from mmkd_edge import Bundle, EdgePredictor
 from mmkd_edge.bundle.manifest import Confidence
 from mmkd_edge.predict.confidence import least_probability
+from mmkd_export.pipeline import export
 from mmkd_export.plan import export_plan
-from mmkd_export.run import export
 from mmkd_models.carried import carried_windows
 from mmkd_models.commands.evaluate import main as evaluate_main
 from mmkd_models.data import Dataset, write_dataset

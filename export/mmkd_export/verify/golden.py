@@ -1,8 +1,7 @@
-"""What the golden windows of a bundle are: recordings, windows drawn from channel statistics, or next to nothing.
+"""The golden windows of a bundle: recordings, windows drawn from channel statistics, or one constant window.
 
-A bundle goes to every device, and golden windows are recordings of somebody's machine or body. Those that stay at home
-still judge the export; a device then tests itself with windows that nobody recorded. Of sound and video, whose windows
-are large, most stay at home in any case.
+A bundle goes to every device, and golden windows are recordings of somebody's machine or body. With `--golden` they
+stay at home and still judge the export. Of audio and video, whose windows are large, most stay at home in any case.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 import numpy as np
 
-from mmkd_edge.backends.base import backend_for, is_installed, open_backend
+from mmkd_edge.backends.base import backend_for, is_installed
 from mmkd_edge.bundle.golden import Golden, novelty_errors
 from mmkd_edge.errors import GateError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_export.verify.answers import NetworkAnswers, answers_from_model
 from mmkd_export.verify.artifacts import ProvenArtifact
-from mmkd_export.verify.parity import NetworkAnswers, answers_from_backend
 from mmkd_export.verify.windows import as_windows, judging_half, windows_from_statistics
 from mmkd_models.data.kinds import window_bytes
 from mmkd_models.data.labels import strata_of
@@ -26,23 +25,22 @@ from mmkd_models.data.labels import strata_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SAID = {
+NO_RECORDING = {
     "synthetic": (
         "the bundle carries no recording: its golden windows were drawn from the channel statistics of the training "
         "data; a device's self-test shows that it computes the same, on windows unlike those of its sensor"
     ),
     "none": (
-        "the bundle carries no recording: its one golden window is constant near each channel's mean, in which a "
-        "device's self-test and the contest of backends see little; statistics of the channels are there, for the "
-        "drift verdict"
+        "the bundle carries no recording: its one golden window is constant near each channel's mean, so a device's "
+        "self-test sees little; statistics of the channels are there, for the drift verdict"
     ),
 }
 
 MOST_GOLDEN_BYTES = 1 << 22
-"""Of the sound or video in a bundle: 28 windows of 16 frames of 96 x 96 gray pixels, 65 of a second at 16 kHz."""
+"""Of audio or video in a bundle: 28 windows of 16 frames of 96 x 96 gray pixels, 65 of a second at 16 kHz."""
 
 LEAST_GOLDEN = 8
-"""However large they are: as many as a device compares the answers of its backends on."""
+"""However large they are: a device compares the answers of its backends on as many."""
 
 _LEVELS = (0.0, 0.25, -0.25, 0.5, -0.5, 1.0, -1.0, 2.0, -2.0)  # standard deviations from the mean
 
@@ -57,15 +55,15 @@ def golden_without_recordings(
     answer: Callable[[NDArray[np.float32]], NetworkAnswers],
     tolerance: float,
 ) -> Golden:
-    """Golden windows that nobody recorded, with the checkpoint's answers.
+    """Make golden windows that nobody recorded, with the checkpoint's answers.
 
     Args:
         choice: drawn windows, or constant ones, of which one is carried.
-        modality: what the student takes.
-        task: what it answers.
+        modality: the student's input.
+        task: its task.
         mean: of each channel in the training data.
         std: of each channel in the training data.
-        answer: of the checkpoint.
+        answer: returns the checkpoint's answers.
         tolerance: of the proof set.
     """
     drawn = windows_from_statistics(modality, task, mean=mean, std=std)
@@ -75,13 +73,25 @@ def golden_without_recordings(
         levels = levels.reshape(len(levels), *[1] * (len(modality.shape) - 1), -1)
         windows = as_windows(np.broadcast_to(levels, (len(_LEVELS), *modality.shape)), modality)
         labels = labels[: len(_LEVELS)]
-    answers = answer(windows)
+    answers, judge = answer(windows), judging_half(labels)
+    return golden_from(windows, labels, answers, judge=judge, tolerance=tolerance)
+
+
+def golden_from(
+    windows: NDArray[np.float32],
+    labels: NDArray[np.generic],
+    answers: NetworkAnswers,
+    *,
+    judge: NDArray[np.bool_],
+    tolerance: float,
+) -> Golden:
+    """Join windows (N, T, C) and the checkpoint's answers for them."""
     return Golden(
         windows=windows,
         labels=labels,
         logits=answers.logits,
         probabilities=answers.probabilities,
-        judge=judging_half(labels),
+        judge=judge,
         tolerance=tolerance,
         novelty=answers.novelty,
     )
@@ -94,8 +104,8 @@ def most_golden(modality: ModalitySpec) -> int | None:
     return max(LEAST_GOLDEN, MOST_GOLDEN_BYTES // window_bytes(modality))
 
 
-def of_each_kind(golden: Golden, most: int | None) -> Golden:
-    """At most so many of the windows, of both halves and of every class as many as their share is."""
+def sample_golden(golden: Golden, most: int | None) -> Golden:
+    """Select at most so many of the windows, evenly from both halves and every class."""
     count = len(golden.windows)
     if most is None or count <= most:
         return golden
@@ -109,41 +119,29 @@ def _rows(golden: Golden, rows: NDArray[np.intp]) -> Golden:
     return msgspec.structs.replace(golden, **{name: getattr(golden, name)[rows] for name in names}, novelty=novelty)
 
 
-def steady(
+def select_stable(
     golden: Golden, artifacts: Sequence[ProvenArtifact], modality: ModalitySpec, *, most: int | None = None
 ) -> Golden:
-    """Those of the windows that every artifact answers within its own tolerance: drawn ones may be odd for INT8.
-
-    Args:
-        golden: the windows.
-        artifacts: that must answer them.
-        modality: what they take.
-        most: how many are kept; None keeps all.
+    """Select at most `most` windows that every artifact answers within its tolerance: drawn ones may be odd for INT8.
 
     Raises:
         GateError: there is none.
     """
-    kept = np.ones(len(golden.windows), dtype=bool)
+    stable = np.ones(len(golden.windows), dtype=bool)
     for proven in artifacts:
-        name = backend_for(proven.artifact.format)
-        if not is_installed(name):
+        artifact = proven.artifact
+        if not is_installed(backend_for(artifact.format)):
             continue
-        backend = open_backend(name, proven.model, threads=1)
-        try:
-            answers = answers_from_backend(backend, golden.windows, modality)
-        finally:
-            backend.close()
-        lower = proven.artifact.precision != "fp32"
-        tolerance = max(golden.tolerance, proven.artifact.parity.tolerance if lower else 0.0)
+        answers = answers_from_model(proven.model, golden.windows, modality, file_format=artifact.format)
+        tolerance = max(golden.tolerance, 0.0 if artifact.precision == "fp32" else artifact.parity.tolerance)
         # Half of it: engines of other machines differ in their last digits, INT8 by a step here and there.
-        kept &= np.abs(answers.logits - golden.logits).max(axis=1) <= tolerance / 2
-        calibration = proven.artifact.novelty
-        if calibration and golden.novelty is not None and answers.novelty is not None:
-            kept &= novelty_errors(golden.novelty, answers.novelty) <= calibration.tolerance / 2
-    if not kept.any():
+        stable &= np.abs(answers.logits - golden.logits).max(axis=1) <= tolerance / 2
+        if artifact.novelty and golden.novelty is not None and answers.novelty is not None:
+            stable &= novelty_errors(golden.novelty, answers.novelty) <= artifact.novelty.tolerance / 2
+    if not stable.any():
         raise GateError(
             "--golden: expected windows that every artifact answers as the checkpoint does, got none among "
-            f"{len(kept)} that were drawn; leave the lower precision out, or take --golden real"
+            f"{len(stable)} that were drawn; leave the lower precision out, or take --golden real"
         )
-    found = _rows(golden, np.flatnonzero(kept)[:most])
-    return msgspec.structs.replace(found, judge=judging_half(found.labels))
+    selected = _rows(golden, np.flatnonzero(stable)[:most])
+    return msgspec.structs.replace(selected, judge=judging_half(selected.labels))
