@@ -20,7 +20,7 @@ from mmkd_edge.machine import this_machine
 from mmkd_export.inspect.files import inspect_file
 from mmkd_export.packing.contents import pack_bundle, write_sealed
 from mmkd_export.packing.join import check_students, join_bundles
-from mmkd_export.plan import ExportPlan, Seal
+from mmkd_export.plan import ExportPlan, Seal, read_report
 from mmkd_export.precision.int8 import Int8Options
 from mmkd_export.precision.make import make_lower_precision
 from mmkd_export.precision.speed import with_latencies, without_slow
@@ -29,7 +29,6 @@ from mmkd_export.student import (
     ProvenStudent,
     fitted_temperature,
     gate_rule,
-    read_report,
     real_windows,
     student_from_bundle,
     student_from_checkpoint,

@@ -11,11 +11,13 @@ from mmkd_edge.backends.trt.key import EngineLibrary
 from mmkd_edge.bundle.archive import LOCAL_SIGNATURE
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import open_file, read_exactly
-from mmkd_edge.bundle.manifest import MANIFEST_FILE, BatchRange, ModelEntry
-from mmkd_edge.errors import UsageError
+from mmkd_edge.bundle.manifest import MANIFEST_FILE, REPORT_FILE, BatchRange, ModelEntry
+from mmkd_edge.errors import BundleError, UsageError
 from mmkd_export.graph.calibration import CalibrationMethod
 from mmkd_export.graph.onnx_graph import IR_VERSION, OPSET
 from mmkd_export.verify.plausible import RangeChoice
+from mmkd_report.errors import DocumentError
+from mmkd_report.schema.export import ExportReport, decode_report
 
 PrecisionChoice = Literal["fp32", "fp16", "int8", "auto"]
 GoldenChoice = Literal["real", "synthetic", "none"]
@@ -62,12 +64,7 @@ PLATFORMS: tuple[Platform, ...] = (
         int8_ops=("Gemm", "MatMul"),  # onnxruntime runs a convolution with Q/DQ on its inputs alone in float
         run_here="not on the hardware; the same files on x86",
     ),
-    Platform(
-        name="jp6.2",
-        title="JetPack 6.2: Orin, TensorRT 10.3",
-        engine_library="tensorrt",
-        run_here=_SAME_GRAPHS,
-    ),
+    Platform(name="jp6.2", title="JetPack 6.2: Orin, TensorRT 10.3", engine_library="tensorrt", run_here=_SAME_GRAPHS),
     Platform(
         name="jp7",
         title="JetPack 7: Thor and Orin, TensorRT 10.13 to 11",
@@ -184,3 +181,11 @@ def only_student(bundle: Bundle) -> ModelEntry:
             "export each checkpoint, and name them together to make one bundle"
         )
     return entry
+
+
+def read_report(bundle: Bundle) -> ExportReport:
+    """Read a bundle's `report.json`; raise BundleError if another version wrote it."""
+    try:
+        return decode_report(bundle.read(REPORT_FILE))
+    except DocumentError as error:
+        raise BundleError(str(error)) from error

@@ -17,12 +17,12 @@ import numpy as np
 from mmkd_edge.backends.base import backend_for, is_installed
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.golden import Golden
-from mmkd_edge.bundle.manifest import REPORT_FILE, FileEntry, ModelEntry, Precision, graph_inputs, graph_outputs
+from mmkd_edge.bundle.manifest import FileEntry, ModelEntry, Precision, graph_inputs, graph_outputs
 from mmkd_edge.drift.features import GroupReference
 from mmkd_edge.errors import BundleError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.graph.onnx_graph import mflops_of
-from mmkd_export.plan import ExportPlan, only_student
+from mmkd_export.plan import ExportPlan, only_student, read_report
 from mmkd_export.verify.answers import NetworkAnswers, answers_from_model, answers_from_student
 from mmkd_export.verify.artifacts import ProvenArtifact, answers_as_before, prove_again, prove_fp32, rescored
 from mmkd_export.verify.confidence import helpful_temperature
@@ -41,8 +41,7 @@ from mmkd_export.verify.windows import (
     windows_from_path,
     windows_from_statistics,
 )
-from mmkd_report.errors import DocumentError
-from mmkd_report.schema.export import ExportReport, StepReport, StudentFacts, WindowFacts, decode_report
+from mmkd_report.schema.export import ExportReport, StepReport, StudentFacts, WindowFacts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -102,14 +101,6 @@ def gate_rule(facts: StudentFacts, task: TaskSpec, plan: ExportPlan) -> GateRule
         max_drop_points=plan.max_drop_points,
         accept_unjudged=plan.accept_unjudged,
     )
-
-
-def read_report(bundle: Bundle) -> ExportReport:
-    """Read a bundle's `report.json`; raise BundleError if another version wrote it."""
-    try:
-        return decode_report(bundle.read(REPORT_FILE))
-    except DocumentError as error:
-        raise BundleError(str(error)) from error
 
 
 def real_windows(plan: ExportPlan, checkpoint: StudentCheckpoint) -> RealWindows:

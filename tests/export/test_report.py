@@ -9,7 +9,7 @@ import pytest
 
 from mmkd_edge.bundle.bundle import Bundle, example_bundle
 from mmkd_edge.errors import BundleError
-from mmkd_export.student import read_report
+from mmkd_export.plan import read_report
 from mmkd_report import DocumentError
 from mmkd_report.schema.export import decode_report, encode_document
 

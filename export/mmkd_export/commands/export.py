@@ -1,4 +1,4 @@
-"""`mmkd-export`: its options, its progress and how its result looks. The result goes to stdout, progress to stderr."""
+"""`mmkd-export`: options in, one call, the result on stdout and progress on stderr."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ with loading("mmkd-export"):
     import math
     from collections.abc import Iterator, Sequence
     from contextlib import contextmanager
-    from dataclasses import dataclass, replace
+    from dataclasses import dataclass
     from pathlib import Path
     from typing import TYPE_CHECKING, Annotated, NoReturn, get_args
 
@@ -39,13 +39,7 @@ with loading("mmkd-export"):
     from mmkd_export.verify.golden import NO_RECORDING
     from mmkd_export.verify.plausible import range_choice
     from mmkd_models.evaluation.confidence_text import SAME_GROUPS, coverage_table, reliability_text
-    from mmkd_report.schema.export import (
-        ArtifactReport,
-        ExportDocument,
-        ExportPreview,
-        LeftOutArtifact,
-        SeveralExports,
-    )
+    from mmkd_report.schema.export import ArtifactReport, ExportDocument, ExportPreview, LeftOutArtifact, SeveralExports
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -54,41 +48,40 @@ _ABOUT = "Export a student to one verified bundle, ready for a device."
 
 
 def main() -> NoReturn:
-    """Runs `mmkd-export`; where typer or rich are missing, says which extra brings them and exits with 3."""
+    """Run `mmkd-export`."""
     run_command("mmkd-export", run_export, needs=("typer", "rich"), extra="export", about=_ABOUT)
 
 
 def run_export(arguments: Sequence[str]) -> None:
-    """Runs `mmkd-export` with these arguments."""
+    """Run `mmkd-export` with these arguments."""
     run_line("mmkd-export", arguments, [Command(function=export_)])
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArtifactOptions:
-    """What is made, and for what."""
+    """What is made, and for which platform."""
 
     targets: Annotated[
         list[str] | None,
         Option(
-            "What else is made of the artifacts, or tried on them; --list-targets says what each is. Repeatable.",
+            "Also make or test this (repeatable); --list-targets describes each.",
             ("--target",),
             "|".join(row.name for row in TARGETS),
         ),
     ] = None
     onnx_only: Annotated[
-        bool,
-        Option("Leave out the .tflite that is else added where its converter is installed.", ("--onnx-only",)),
+        bool, Option("Leave out the .tflite that is added if its converter is installed.", ("--onnx-only",))
     ] = False
     precisions: Annotated[
         list[str] | None,
         Option(
-            "Artifacts beside fp32; auto keeps what proves faster. Repeatable.",
+            "Add this precision to fp32 (repeatable); auto keeps those that prove faster.",
             ("--precision",),
             "fp32|fp16|int8|auto",
         ),
     ] = None
     platform: Annotated[
-        PlatformName | None, Option("What it is for; else what the targets and this machine suggest.")
+        PlatformName | None, Option("Platform of the device; by default from the targets and this machine.")
     ] = None
 
 
@@ -99,76 +92,64 @@ class QuantisationOptions:
     calibration: Annotated[
         Path | None,
         Option(
-            "Real windows, in place of those in the checkpoint: a dataset directory, or an .npz file with "
-            "x_MODALITY and, where known, y.",
+            "Recorded windows to use instead of those in the checkpoint (.npz: x_MODALITY, y).",
             ("--calib",),
             "DATA|FILE.npz",
         ),
     ] = None
     method: Annotated[
-        CalibrationMethod | None, Option("How INT8 ranges are chosen; else by trial.", ("--calib-method",))
+        CalibrationMethod | None, Option("Choose INT8 ranges by this method only.", ("--calib-method",))
     ] = None
-    exclude: Annotated[str | None, Option("Layers that stay out of INT8.", metavar="REGEX")] = None
+    exclude: Annotated[str | None, Option("Keep the layers whose names match in float32.", metavar="REGEX")] = None
     dim: Annotated[
         str | None,
-        Option("Graphs that take 1 to MAX windows at once; engines are built for OPT.", metavar="batch=1:OPT:MAX"),
+        Option("Make graphs that take 1 to MAX windows at once; engines are built for OPT.", metavar="batch=1:OPT:MAX"),
     ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgingOptions:
-    """With what the artifacts are judged."""
+    """Which windows judge, and what the gate requires."""
 
     evaluation: Annotated[
-        Path | None, Option("Windows that judge, in place of half of the others.", ("--eval",), "DATA|FILE.npz")
+        Path | None, Option("Windows that judge, instead of half of the others.", ("--eval",), "DATA|FILE.npz")
     ] = None
     golden: Annotated[
         GoldenChoice,
-        Option(
-            "Golden windows of the bundle: recordings, drawn from channel statistics, or one constant one.",
-            ("--golden",),
-        ),
+        Option("Golden windows in the bundle: recordings, synthetic ones, or one constant one.", ("--golden",)),
     ] = ExportPlan.golden
     drift_reference: Annotated[
         Path | None,
-        Option(
-            "Measure on this dataset how people or machines differ, which a device judges drifts by; else taken "
-            "from the training.",
-            metavar="DATA",
-        ),
+        Option("Dataset that shows how groups differ, for drift; by default the training's.", metavar="DATA"),
     ] = None
     value_range: Annotated[
         str | None,
         Option(
-            "Values that the sensor can give, none for any; else what the dataset declares, or a wide range from the "
-            "training.",
+            "Valid sensor values; by default the dataset's, else a wide range from the training.",
             ("--range",),
             "LOW:HIGH|none",
         ),
     ] = None
     max_drop: Annotated[
-        float, Option("Of the task metric that lower precision may lose.", ("--max-drop-points",), "POINTS")
+        float, Option("Points of the task metric that lower precision may lose.", ("--max-drop-points",), "POINTS")
     ] = ExportPlan.max_drop_points
     accept_unjudged: Annotated[
         bool,
         Option(
-            f"Take lower precision though fewer than {LEAST_JUDGING} windows judge it; the bundle says so.",
-            ("--accept-unjudged",),
+            f"Accept lower precision judged by fewer than {LEAST_JUDGING} windows, and mark it.", ("--accept-unjudged",)
         ),
     ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class SealOptions:
-    """Which release it is, and who answers for it."""
+    """The release, and who signs it."""
 
     keys: Annotated[
-        list[Path] | None,
-        Option("Sign it with this private key of mmkd-edge keygen. Repeatable.", ("--sign",), "KEY"),
+        list[Path] | None, Option("Sign with this private key of mmkd-edge keygen (repeatable).", ("--sign",), "KEY")
     ] = None
     release: Annotated[
-        int | None,
-        Option("Its number among releases: devices refuse a lower one.", ("--release",), min=0, max=MAX_RELEASE),
+        int | None, Option("Release number; devices refuse a lower one.", ("--release",), min=0, max=MAX_RELEASE)
     ] = None
 
 
@@ -176,25 +157,20 @@ def export_(
     *,
     sources: Annotated[
         list[Path] | None,
-        Argument(
-            "FILE...",
-            "A student's checkpoint (.ckpt), or an earlier bundle (.edge). Several become one bundle, in which "
-            "the first whose sensor lives answers.",
-        ),
+        Argument("FILE...", "Checkpoint (.ckpt) or earlier bundle (.edge); several become one fallback bundle."),
     ] = None,
     output: Annotated[
-        Path | None, Option("The bundle; else beside the checkpoint, or in place.", ("-o", "--out"), "FILE")
+        Path | None, Option("Bundle to write; by default beside the checkpoint, or in place.", ("-o", "--out"), "FILE")
     ] = None,
     made: ArtifactOptions,
     quantised: QuantisationOptions,
     judged: JudgingOptions,
     sealed: SealOptions,
     page: Annotated[
-        Path | None,
-        Option("Also write what was measured and tried as one self-contained page.", metavar="FILE.html"),
+        Path | None, Option("Also write one HTML page of everything measured and tried.", metavar="FILE.html")
     ] = None,
     list_targets: Annotated[
-        bool, Option("Show the platforms, what each takes, and what has been run there.", ("--list-targets",))
+        bool, Option("Show the platforms, their targets, and what has been run there.", ("--list-targets",))
     ] = False,
     dry_run: Annotated[bool, Option("Check everything that is cheap, and stop.", ("--dry-run",))] = False,
     as_json: Annotated[bool, Option("Print one JSON document.", ("--json",))] = False,
@@ -205,20 +181,19 @@ def export_(
         return
     if not sources:
         raise UsageError("expected a checkpoint or a bundle to export, got none; name it, or see --help")
-    seal = Seal(release=sealed.release, keys=tuple(sealed.keys or ()))
-    plan = replace(_plan(sources[0], output, made, quantised, judged), seal=seal)
+    plan = _plan(sources[0], output, made, quantised, judged, sealed)
     others = [row.name for row in targets_of(plan) if row.format != "onnx"]
     if made.onnx_only and others:
-        raise UsageError(f"expected --target {others[0]} or --onnx-only, got both; see --help")
+        raise UsageError(f"--target {others[0]} cannot be combined with --onnx-only; see --help")
     if len(sources) > 1:
         if output is None or page is not None:
-            raise UsageError("of several students expected -o FILE, which they go into, and no --page; see --help")
+            raise UsageError("several students need -o FILE, and take no --page; see --help")
         plans = [with_tflite(one) for one in several_plans(plan, sources)]
         if dry_run:
             for each in plans:
                 _show_plan(each, as_json=as_json)
-            return
-        _export_several(plans, output=output, as_json=as_json)
+        else:
+            _export_several(plans, output=output, as_json=as_json)
         return
     if page is not None:
         check_page(page, extra="export")
@@ -229,7 +204,9 @@ def export_(
     with _progress() as on_stage:
         result = export(plan, on_stage=on_stage)
     if page is not None:
-        _write_page(page, result)
+        from mmkd_report import render_export, write_page
+
+        write_page(page, render_export(msgspec.to_builtins(_document(result))))
     if as_json:
         print(json_text(_document(result)))
         return
@@ -247,6 +224,7 @@ def _plan(
     made: ArtifactOptions,
     quantised: QuantisationOptions,
     judged: JudgingOptions,
+    sealed: SealOptions,
 ) -> ExportPlan:
     targets = dict.fromkeys([*(made.targets or []), *(["onnx"] if made.onnx_only else [])])
     return ExportPlan(
@@ -265,7 +243,16 @@ def _plan(
         drift_reference=judged.drift_reference,
         value_range=range_choice(judged.value_range),
         golden=judged.golden,
+        seal=Seal(release=sealed.release, keys=tuple(sealed.keys or ())),
     )
+
+
+def _precision(name: str) -> PrecisionChoice:
+    for known in get_args(PrecisionChoice):
+        if name == known:
+            precision: PrecisionChoice = known
+            return precision
+    raise UsageError(f"--precision {name!r}: expected one of {', '.join(get_args(PrecisionChoice))}")
 
 
 def _export_several(plans: Sequence[ExportPlan], *, output: Path, as_json: bool) -> None:
@@ -278,20 +265,6 @@ def _export_several(plans: Sequence[ExportPlan], *, output: Path, as_json: bool)
         _show(result)
     modalities = ", ".join(result.report.student.modality for result in results)
     print(f"wrote {output} ({modalities}, asked in this order); next: {shell_line('mmkd-inspect', output)}")
-
-
-def _precision(name: str) -> PrecisionChoice:
-    for known in get_args(PrecisionChoice):
-        if name == known:
-            precision: PrecisionChoice = known
-            return precision
-    raise UsageError(f"--precision {name!r}: expected one of {', '.join(get_args(PrecisionChoice))}")
-
-
-def _write_page(page: Path, result: ExportResult) -> None:
-    from mmkd_report import render_export, write_page
-
-    write_page(page, render_export(msgspec.to_builtins(_document(result))))
 
 
 def _show_platforms(*, as_json: bool) -> None:
@@ -353,28 +326,25 @@ def _show(result: ExportResult) -> None:
         print(SAME_GROUPS)
 
 
-def _artifact_table(artifacts: tuple[ArtifactReport, ...]) -> Table:
+def _artifact_table(artifacts: Sequence[ArtifactReport]) -> Table:
     figures = artifacts[0].figures or ("accuracy", "balanced accuracy")
-    timed = dict.fromkeys(
-        run.backend for artifact in artifacts for run in artifact.backends if run.latency_us is not None
-    )
+    runs = [run for artifact in artifacts for run in artifact.backends if run.latency_us is not None]
+    timed = list(dict.fromkeys(run.backend for run in runs))
     headings = ["artifact", "size", "max error", "with gaps", "labels agree", *figures]
     table = plain_table([*headings, *(f"{name} p50" for name in timed)])
     for artifact in artifacts:
         latencies = {run.backend: run.latency_us for run in artifact.backends}
-        table.add_row(*_row(artifact), *(_microseconds(latencies.get(name)) for name in timed))
+        medians = [latencies.get(name) for name in timed]
+        table.add_row(
+            f"{artifact.precision} {artifact.format}",
+            f"{artifact.size_bytes / 1000:.0f} kB",
+            f"{artifact.parity.max_abs_error:.1e}",
+            f"{artifact.parity_with_gaps.max_abs_error:.1e}",
+            f"{artifact.parity.label_agreement:.1%}",
+            *_scores(artifact),
+            *("-" if median is None else f"{median:.0f} us" for median in medians),
+        )
     return table
-
-
-def _row(artifact: ArtifactReport) -> tuple[str, ...]:
-    return (
-        f"{artifact.precision} {artifact.format}",
-        f"{artifact.size_bytes / 1000:.0f} kB",
-        f"{artifact.parity.max_abs_error:.1e}",
-        f"{artifact.parity_with_gaps.max_abs_error:.1e}",
-        f"{artifact.parity.label_agreement:.1%}",
-        *_scores(artifact),
-    )
 
 
 def _scores(artifact: ArtifactReport) -> tuple[str, ...]:
@@ -384,12 +354,8 @@ def _scores(artifact: ArtifactReport) -> tuple[str, ...]:
     return (f"{scores.accuracy:.3f}", f"{scores.balanced_accuracy:.3f}") if scores else ("no labels", "no labels")
 
 
-def _microseconds(latency_us: float | None) -> str:
-    return "-" if latency_us is None else f"{latency_us:.0f} us"
-
-
 def _notes(result: ExportResult) -> Iterator[str]:
-    """What a reader of the table would ask next."""
+    """Yield what a reader of the table would ask next."""
     for artifact in result.report.artifacts:
         if artifact.gate is not None:
             yield f"{_name(artifact)}: {gate_summary(artifact.gate)}"
@@ -426,7 +392,7 @@ def _name(made: ArtifactReport | LeftOutArtifact) -> str:
 
 @contextmanager
 def _progress() -> Iterator[OnStage]:
-    """Gives an observer of the export that writes to stderr: one live line on a terminal, else a line a stage."""
+    """Return an observer of the export that writes to stderr: one live line on a terminal, else a line a stage."""
     from rich.console import Console
     from rich.status import Status
 

@@ -1,4 +1,4 @@
-"""`mmkd-inspect`: what is inside a file, verified; or how two files differ. Needs nothing but the runtime."""
+"""`mmkd-inspect`: what is inside a file, verified; or how two files differ. Needs only the runtime."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ABOUT = "Show what is inside a bundle, a checkpoint or an engine, verified; or 
 
 
 def main() -> NoReturn:
-    """Runs `mmkd-inspect`."""
+    """Run `mmkd-inspect`."""
     with loading("mmkd-inspect"):
         from mmkd_edge.cli.run import run_command
     run_command("mmkd-inspect", _run)
@@ -26,7 +26,7 @@ def main() -> NoReturn:
 def _run(arguments: list[str]) -> None:
     parser = CommandParser("mmkd-inspect", usage="[OPTIONS] FILE [OTHER]", about=_ABOUT)
     parser.add_argument("file", type=Path, metavar="FILE", help="A bundle, a checkpoint, an engine or its sidecar.")
-    parser.add_argument("other", type=Path, metavar="OTHER", nargs="?", help="A second one to compare it with.")
+    parser.add_argument("other", type=Path, metavar="OTHER", nargs="?", help="A second file to compare it with.")
     parser.add_argument(
         "--selftest", action="store_true", help="Also run every artifact of a bundle on its golden windows."
     )
@@ -37,12 +37,16 @@ def _run(arguments: list[str]) -> None:
     parser.add_argument("--json", action="store_true", help="Print one JSON document.")
     options = parser.parse_args(arguments)
     with loading("mmkd-inspect"):
+        from mmkd_edge.printable import printable
         from mmkd_export.inspect.files import inspect_file
     if options.other is not None:
         _show_differences(options.file, options.other, as_json=options.json)
         return
     if options.sbom:
-        _show_bill(options.file)
+        from mmkd_edge.cli.show import json_text
+        from mmkd_export.inspect.bill import bill_of
+
+        print(json_text(bill_of(options.file)))
         return
     facts = inspect_file(options.file)
     if options.verify is not None:
@@ -52,43 +56,30 @@ def _run(arguments: list[str]) -> None:
     if options.json:
         print(json.dumps(facts, indent=2))
         return
-    _show(facts)
-    print(_next_line(options.file, facts))
-
-
-def _show(facts: dict[str, str]) -> None:
-    from mmkd_edge.printable import printable
-
     shown = {printable(name): printable(value) for name, value in facts.items()}
     width = max(map(len, shown))
     for name, value in shown.items():
         print(f"{name:<{width}}  {value}")
+    print(_next_line(options.file, facts))
 
 
 def _show_differences(one: Path, other: Path, *, as_json: bool) -> None:
     from mmkd_edge.printable import printable
     from mmkd_export.inspect.files import differences, inspect_file
 
-    found = differences(inspect_file(one), inspect_file(other))
+    differing = differences(inspect_file(one), inspect_file(other))
     if as_json:
-        print(json.dumps({name: list(values) for name, values in found.items()}, indent=2))
+        print(json.dumps({name: list(values) for name, values in differing.items()}, indent=2))
         return
-    for name, (mine, theirs) in found.items():
+    for name, values in differing.items():
         print(printable(name))
-        print(f"  {one}: {'-' if mine is None else printable(mine)}")
-        print(f"  {other}: {'-' if theirs is None else printable(theirs)}")
-    print(f"{len(found)} facts differ" if found else "the same")
-
-
-def _show_bill(path: Path) -> None:
-    from mmkd_edge.cli.show import json_text
-    from mmkd_export.inspect.bill import bill_of
-
-    print(json_text(bill_of(path)))
+        for path, value in zip((one, other), values, strict=True):
+            print(f"  {path}: {'-' if value is None else printable(value)}")
+    print(f"{len(differing)} facts differ" if differing else "the same")
 
 
 def _signature_facts(path: Path, keys: Path) -> dict[str, str]:
-    """Which key has signed it; raises SignatureError where none that counts has."""
+    """Name the key that signed a bundle; raise SignatureError if none in the folder did."""
     from mmkd_edge.bundle.bundle import Bundle
     from mmkd_edge.install.keys import check_signed
 
@@ -97,33 +88,33 @@ def _signature_facts(path: Path, keys: Path) -> dict[str, str]:
 
 
 def _selftest_facts(path: Path) -> dict[str, str]:
-    """Answers of every artifact for the golden windows on this machine; raises GateError where one differs."""
+    """Run every artifact on the golden windows on this machine; raise GateError if an answer differs."""
     from mmkd_edge import EdgePredictor, UnavailableError
     from mmkd_edge.bundle.bundle import Bundle
 
     with Bundle.open(path) as bundle:
         artifacts = bundle.manifest.models[0].artifacts
     facts = {}
-    for artifact, backend in ((found, backend) for found in artifacts for backend in _backends_for(found)):
-        kind = "" if artifact.format == "onnx" else f".{artifact.format}"
-        suffix = kind if backend == _backends_for(artifact)[0] else f".{backend}"
-        name = f"selftest.{artifact.precision}{suffix}"
-        try:
-            predictor = EdgePredictor.open(path, precision=artifact.precision, backend=backend)
-        except UnavailableError as error:
-            facts[name] = f"not run: {error}"
-            continue
-        with predictor:
-            result = predictor.selftest()
-            facts[name] = (
-                f"{result.windows} windows within {result.max_abs_error:.2g} (tolerance {result.tolerance:.2g}) "
-                f"in {predictor.info().backend_version}"
-            )
+    for artifact in artifacts:
+        for number, backend in enumerate(_backends_for(artifact)):
+            suffix = f".{backend}" if number else "" if artifact.format == "onnx" else f".{artifact.format}"
+            name = f"selftest.{artifact.precision}{suffix}"
+            try:
+                predictor = EdgePredictor.open(path, precision=artifact.precision, backend=backend)
+            except UnavailableError as error:
+                facts[name] = f"not run: {error}"
+                continue
+            with predictor:
+                result = predictor.selftest()
+                facts[name] = (
+                    f"{result.windows} windows within {result.max_abs_error:.2g} (tolerance {result.tolerance:.2g}) "
+                    f"in {predictor.info().backend_version}"
+                )
     return facts
 
 
 def _backends_for(artifact: Artifact) -> tuple[BackendName, ...]:
-    """What runs it here: the backend in which it is judged, and those on a GPU, which compute by other kernels."""
+    """Return the backend that judged an artifact, and those on a GPU here, which compute with other kernels."""
     from mmkd_edge.backends.base import BACKENDS, backend_for, why_absent
 
     on_gpu = (name for name, row in BACKENDS.items() if row.on_gpu and artifact.format in row.formats)
@@ -133,12 +124,12 @@ def _backends_for(artifact: Artifact) -> tuple[BackendName, ...]:
 def _next_line(path: Path, facts: dict[str, str]) -> str:
     from mmkd_edge.cli.run import shell_line
 
-    kind = facts["kind"]
-    if kind.startswith("bundle"):
+    kind = facts["kind"].split()[0]
+    if kind == "engine":
+        program = "tensorrt_rtx" if facts["library"].startswith("tensorrt_rtx") else "trtexec"
+        return f"next: {program} --loadEngine={shell_line(path.with_name(facts['engine'].partition(',')[0]))}"
+    if kind == "bundle":
         return f"next: {shell_line('mmkd-bench', 'run', path)}"
-    if kind.startswith("student"):
+    if kind == "student":
         return f"next: {shell_line('mmkd-export', path)}"
-    if kind.startswith("teacher"):
-        return f"next: {shell_line('mmkd-distill', path, 'DATA', '--modality', 'NAME', '-o', 'student.ckpt')}"
-    program = "tensorrt_rtx" if facts["library"].startswith("tensorrt_rtx") else "trtexec"
-    return f"next: {program} --loadEngine={shell_line(path.with_name(facts['engine'].partition(',')[0]))}"
+    return f"next: {shell_line('mmkd-distill', path, 'DATA', '--modality', 'NAME', '-o', 'student.ckpt')}"

@@ -63,11 +63,7 @@ def clean_graph(model: onnx.ModelProto, *, metadata: Sequence[tuple[str, str]]) 
 
 
 def check_exported(
-    model: onnx.ModelProto,
-    *,
-    inputs: Sequence[TensorSpec],
-    outputs: Sequence[TensorSpec],
-    slots: int = 0,
+    model: onnx.ModelProto, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], slots: int = 0
 ) -> None:
     """Check a graph with onnx's full checker, and that it is what the manifest describes.
 

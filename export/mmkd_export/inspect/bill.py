@@ -1,7 +1,6 @@
-"""What made a bundle, what is in it, and what would run it on this machine: the facts of a bill of materials.
+"""The bill of materials of a bundle: what made it, what is in it, and what would run it on this machine.
 
-Owns which library is named, and where its version and licence come from: the manifest for what made the bundle, the
-installed distributions for what runs it here. Imports none of them.
+The manifest names what made it; versions and licences of what runs it come from the installed distributions.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from mmkd_edge.backends.base import BACKENDS
 from mmkd_edge.bundle.bundle import Bundle
-from mmkd_edge.bundle.manifest import FileEntry, member_files, release_of
+from mmkd_edge.bundle.manifest import member_files, release_of
 from mmkd_report.schema.bill import (
     BillOfMaterials,
     Component,
@@ -36,47 +35,45 @@ _MOST_OF_A_NAME = 100  # some distributions put the text of their licence where 
 
 
 def bill_of(path: Path) -> BillOfMaterials:
-    """The bill of materials of a bundle, which is verified.
+    """Return the bill of materials of a bundle, which is verified.
 
     Raises:
         UsageError: there is no such file.
         ArtifactError: it is no bundle, or is damaged.
     """
     with Bundle.open(path) as bundle:
-        manifest = bundle.manifest
-        whole = Component(
-            type="machine-learning-model",
-            ref=f"bundle:{bundle.sha256}",
-            name=manifest.model_id,
-            version=str(release_of(manifest)),
-            hashes=(Hash(alg="SHA-256", content=bundle.sha256),),
-            licenses=_licences(manifest.licence),
+        manifest, sha256 = bundle.manifest, bundle.sha256
+    whole = Component(
+        type="machine-learning-model",
+        ref=f"bundle:{sha256}",
+        name=manifest.model_id,
+        version=str(release_of(manifest)),
+        hashes=(Hash(alg="SHA-256", content=sha256),),
+        licenses=_licences(manifest.licence),
+    )
+    members = tuple(
+        Component(
+            type=_TYPES.get(Path(entry.file).suffix, "file"),
+            ref=f"file:{entry.file}",
+            name=entry.file,
+            hashes=(Hash(alg="SHA-256", content=entry.sha256),),
         )
-        members = tuple(_member(entry) for entry in member_files(manifest))
+        for entry in member_files(manifest)
+    )
     makers = tuple(
         Component(type="library", ref=f"maker:{name}@{version}", name=name, version=version)
         for name, version in sorted(manifest.tools.items())
     )
-    libraries = tuple(_libraries())
-    needs = Dependency(ref=whole.ref, depends_on=tuple(one.ref for one in (*members, *libraries)))
+    components = (*members, *_libraries())
     return BillOfMaterials(
         metadata=Metadata(tools=Tools(components=makers), component=whole),
-        components=(*members, *libraries),
-        dependencies=(needs,),
-    )
-
-
-def _member(entry: FileEntry) -> Component:
-    return Component(
-        type=_TYPES.get(Path(entry.file).suffix, "file"),
-        ref=f"file:{entry.file}",
-        name=entry.file,
-        hashes=(Hash(alg="SHA-256", content=entry.sha256),),
+        components=components,
+        dependencies=(Dependency(ref=whole.ref, depends_on=tuple(one.ref for one in components)),),
     )
 
 
 def _libraries() -> Iterator[Component]:
-    """What runs it: the runtime's own, and every engine that is installed, one of which is needed."""
+    """Yield the runtime's own libraries, and every installed engine, one of which is needed."""
     engines = dict.fromkeys(row.library()[1] for row in BACKENDS.values())
     for name in (*_REQUIRED, *engines):
         try:
@@ -96,12 +93,12 @@ def _libraries() -> Iterator[Component]:
 
 
 def _licence_of(facts: PackageMetadata) -> str:
-    """What a distribution says of its licence: an expression, a classifier, or the first line of what it wrote."""
+    """Return a distribution's licence: an expression, else its classifiers, else the first line of its text."""
     classifiers = [one for one in facts.get_all("Classifier") or [] if one.startswith(_CLASSIFIER)]
-    said = "; ".join(one.rpartition(" :: ")[2] for one in classifiers)
+    names = "; ".join(one.rpartition(" :: ")[2] for one in classifiers)
     expressions, texts = facts.get_all("License-Expression") or [], facts.get_all("License") or []
     first = texts[0].strip().partition("\n")[0] if texts else ""
-    return expressions[0] if expressions else said or first[:_MOST_OF_A_NAME]
+    return expressions[0] if expressions else names or first[:_MOST_OF_A_NAME]
 
 
 def _licences(text: str) -> tuple[Licence, ...]:

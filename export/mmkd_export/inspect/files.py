@@ -1,7 +1,7 @@
-"""What is inside a checkpoint, a bundle or an engine, as one flat list of facts.
+"""What is inside a checkpoint, a bundle or an engine, as one flat list of verified facts.
 
-Owns the reading of each kind, by its content and not by its name, and the comparison of two. Runs no model and needs
-only what the runtime needs: a checkpoint's tensors are bytes to it, which it counts and verifies.
+Reads each kind by its content, not its name, and runs no model. Needs only the runtime's libraries: a checkpoint's
+tensors are bytes here, counted and verified.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import open_file, read_exactly
@@ -23,29 +22,28 @@ from mmkd_edge.bundle.manifest import Adapted, ModelEntry, adapted_text
 from mmkd_edge.errors import ArtifactError, BundleError, CheckpointError, UsageError
 from mmkd_edge.predict.novelty import magnitude_text, novelty_text
 from mmkd_edge.spec import ModalitySpec, TaskSpec, labels_text
-from mmkd_export.plan import is_bundle
-from mmkd_export.student import read_report
+from mmkd_export.plan import is_bundle, read_report
 from mmkd_export.targets.trt import device_of, read_sidecar
 from mmkd_export.verify.gate import gate_summary
 from mmkd_models.content_hash import CONTENT_KEY, TensorContent, check_content, content_digest
-from mmkd_report.schema.export import ExportReport
 
 Facts = dict[str, str]
 """Dotted name to value, in the order in which people read."""
 
-_HEADER_LENGTH_BYTES = 8
+_Rows = Iterator[tuple[str, str]]
+
+_LENGTH_BYTES = 8
 _MOST_HEADER_BYTES = 16 << 20  # as `mmkd_models.tensors` reads, which needs torch
+# Dtypes of checkpoints, in the words of safetensors and of torch.
 _DTYPES = {"F32": "float32", "F64": "float64", "I64": "int64", "I32": "int32", "U8": "uint8", "BOOL": "bool"}
-"""What checkpoints hold, in the words of safetensors and of torch."""
-_SIDECAR_SUFFIX = ".json"
 
 
 def inspect_file(path: Path) -> Facts:
-    """Gives the facts of a bundle, a checkpoint, or an engine or its sidecar; what it says there is verified.
+    """Return the verified facts of a bundle, a checkpoint, or an engine or its sidecar.
 
     Raises:
-        UsageError: there is no such file, or it is of no kind that is known.
-        ArtifactError: it is damaged; the class says which kind.
+        UsageError: there is no such file, or it is of an unknown kind.
+        ArtifactError: it is damaged; the class is that of its kind.
     """
     descriptor = open_file(path, expected="a bundle, a checkpoint or an engine")
     try:
@@ -56,9 +54,9 @@ def inspect_file(path: Path) -> Facts:
         return dict(_bundle_facts(path))
     if start.lstrip()[:1] == b"{":
         return dict(_engine_facts(path))
-    if start[_HEADER_LENGTH_BYTES : _HEADER_LENGTH_BYTES + 1] == b"{":
+    if start[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{":
         return dict(_checkpoint_facts(path))
-    sidecar = path.with_name(path.name + _SIDECAR_SUFFIX)
+    sidecar = path.with_name(path.name + ".json")
     if sidecar.is_file():
         return dict(_engine_facts(sidecar))
     raise UsageError(
@@ -67,12 +65,11 @@ def inspect_file(path: Path) -> Facts:
 
 
 def differences(one: Mapping[str, str], other: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
-    """Gives the facts that differ, with both values; None where one file has no such fact."""
-    names = [*one, *(name for name in other if name not in one)]
-    return {name: (one.get(name), other.get(name)) for name in names if one.get(name) != other.get(name)}
+    """Return the facts that differ, with both values; None if one file has no such fact."""
+    return {name: (one.get(name), other.get(name)) for name in {**one, **other} if one.get(name) != other.get(name)}
 
 
-def _bundle_facts(path: Path) -> Iterator[tuple[str, str]]:
+def _bundle_facts(path: Path) -> _Rows:
     with Bundle.open(path) as bundle:
         manifest = bundle.manifest
         yield "kind", "bundle, every byte verified"
@@ -92,13 +89,13 @@ def _bundle_facts(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _window_text(modality: ModalitySpec) -> str:
-    what = f"{', '.join(modality.channels)} at {modality.rate_hz:g} Hz"
+    size = f"{modality.samples} samples{' of audio' if modality.kind == 'audio' else ''}"
     if modality.kind == "video":
-        return f"{modality.samples} frames of {modality.height} x {modality.width} pixels x {what}"
-    return f"{modality.samples} samples{' of sound' if modality.kind == 'audio' else ''} x {what}"
+        size = f"{modality.samples} frames of {modality.height} x {modality.width} pixels"
+    return f"{size} x {', '.join(modality.channels)} at {modality.rate_hz:g} Hz"
 
 
-def _model_facts(bundle: Bundle, entry: ModelEntry) -> Iterator[tuple[str, str]]:
+def _model_facts(bundle: Bundle, entry: ModelEntry) -> _Rows:
     modality, prefix = entry.modality, entry.name
     golden = bundle.golden(entry.name)
     low, high = modality.range if modality.range is not None else (-math.inf, math.inf)
@@ -110,82 +107,77 @@ def _model_facts(bundle: Bundle, entry: ModelEntry) -> Iterator[tuple[str, str]]
     yield f"{prefix}.size", f"{entry.preset}, {entry.parameters:,} parameters, {entry.mflops:g} MFLOP a window"
     yield f"{prefix}.validation.{entry.validation_metric}", f"{entry.validation_score:.4f}"
     yield f"{prefix}.dataset", f"{entry.dataset_name} {entry.dataset_sha256}"
-    yield f"{prefix}.teacher", entry.teacher_sha256 or "none: labels alone taught"
+    yield f"{prefix}.teacher", entry.teacher_sha256 or "none: trained on labels alone"
     for number, one in enumerate(entry.adapted or ()):
         yield f"{prefix}.adapted.{number}", f"from {adapted_text(one)}"
     yield f"{prefix}.golden", f"{len(golden.labels)} windows, {int(golden.judge.sum())} of them only judge"
     if entry.group_reference is not None and entry.group_reference.magnitude:
         yield f"{prefix}.magnitude", magnitude_text(entry.group_reference.magnitude)
     for artifact in entry.artifacts:
-        parity = artifact.parity
-        value = (
-            f"{artifact.size_bytes} bytes, opset {artifact.opset}, within {parity.max_abs_error:.2g} of the checkpoint "
-            f"(tolerance {parity.tolerance:.2g}), labels agree on {parity.label_agreement:.1%}, {artifact.sha256}"
-        )
+        parity, confidence = artifact.parity, artifact.confidence
+        match = f"within {parity.max_abs_error:.2g} of the checkpoint (tolerance {parity.tolerance:.2g})"
+        labels = f"labels agree on {parity.label_agreement:.1%}"
+        value = f"{artifact.size_bytes} bytes, opset {artifact.opset}, {match}, {labels}, {artifact.sha256}"
         yield artifact.file, value
-        if artifact.confidence is not None:
-            count = len(artifact.confidence.true_probabilities)
-            value = f"temperature {artifact.confidence.temperature:g}, label sets from {count} calibration windows"
+        if confidence is not None:
+            count = len(confidence.true_probabilities)
+            value = f"temperature {confidence.temperature:g}, label sets from {count} calibration windows"
             yield f"{artifact.file}.confidence", value
         if artifact.novelty:
             yield f"{artifact.file}.novelty", novelty_text(artifact.novelty)
 
 
-def _report_facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
+def _report_facts(bundle: Bundle) -> _Rows:
     try:
         report = read_report(bundle)
     except BundleError:  # a report of another version is for people alone, and the bundle is sound
         return
     yield "platform", report.platform
     for one in (report, *report.others):
-        yield from _student_facts(one, prefix="" if one is report else f"{one.student.modality}.")
+        prefix = "" if one is report else f"{one.student.modality}."
+        yield f"{prefix}checkpoint", one.student.checkpoint_sha256
+        if isinstance(one.range_rule, str):
+            yield f"{one.student.modality}.range_from", one.range_rule
+        for artifact in one.artifacts:
+            if artifact.gate is not None:
+                yield f"{prefix}gate.{artifact.precision}", gate_summary(artifact.gate)
+            for run in artifact.backends:
+                if run.latency_us is not None:
+                    value = f"{run.latency_us:g} us on {one.machine}"
+                    yield f"{prefix}latency.{artifact.precision}.{run.backend}", value
 
 
-def _student_facts(report: ExportReport, *, prefix: str) -> Iterator[tuple[str, str]]:
-    yield f"{prefix}checkpoint", report.student.checkpoint_sha256
-    if isinstance(report.range_rule, str):
-        yield f"{report.student.modality}.range_from", report.range_rule
-    for artifact in report.artifacts:
-        if artifact.gate is not None:
-            yield f"{prefix}gate.{artifact.precision}", gate_summary(artifact.gate)
-        for run in artifact.backends:
-            if run.latency_us is not None:
-                yield (
-                    f"{prefix}latency.{artifact.precision}.{run.backend}",
-                    f"{run.latency_us:g} us on {report.machine}",
-                )
-
-
-def _checkpoint_facts(path: Path) -> Iterator[tuple[str, str]]:
-    header, data = _checkpoint_header(path)
-    metadata = header.pop("__metadata__", {})
+def _checkpoint_facts(path: Path) -> _Rows:
+    header, tensors, sha256 = _read_checkpoint(path)
+    metadata = header.get("__metadata__", {})
     kind = next((name for name in ("student", "teacher", "teacher-set") if name in metadata), None)
     if kind is None:
         raise CheckpointError(f"{path}: expected a checkpoint of mmkd-edge, got a safetensors file of another program")
-    found = content_digest(_parts(header, data, path=path), str(metadata[kind]).encode())
-    check_content(path, found, written=metadata.get(CONTENT_KEY))
+    check_content(path, content_digest(tensors, str(metadata[kind]).encode()), written=metadata.get(CONTENT_KEY))
     try:
         document: dict[str, Any] = json.loads(metadata[kind])
         members: list[dict[str, Any]] = document["facts"] if kind == "teacher-set" else [document["facts"]]
         facts, config, task = members[0], document["config"], msgspec.convert(document["task"], TaskSpec)
-        modalities = [document["modality"]] if kind == "student" else document["modalities"]
         yield "kind", f"{kind} checkpoint, its content verified"
         if kind == "teacher-set":
             yield "teachers", f"{len(members)}, each trained without one part of the groups"
             yield f"out_of_fold.{facts['metric']}", f"{document['score']:.4f}"
-        yield "sha256", hashlib.sha256(data).hexdigest()
+        yield "sha256", sha256
         yield "content_sha256", metadata[CONTENT_KEY]
-        for modality in modalities:
+        for modality in [document["modality"]] if kind == "student" else document["modalities"]:
             yield f"{modality['name']}.window", _window_text(msgspec.convert(modality, ModalitySpec))
         yield "labels", labels_text(task)
         prefix = "teacher" if kind == "teacher-set" else f"{kind}/"
-        yield "size", f"{config['preset']}, {_values(header, prefix):,} values in its tensors"
+        values = sum(math.prod(tensor.shape) for tensor in tensors if tensor.name.startswith(prefix))
+        yield "size", f"{config['preset']}, {values:,} values in its tensors"
         if kind == "student":
-            yield "student_kind", _student_kind(config)
+            rocket = config.get("rocket")
+            features = f", {sum(one['features'] for one in rocket['groups'])} convolutional features" if rocket else ""
+            yield "student_kind", f"{config.get('kind', 'transformer')}{features}"
         yield from _committee_facts(document.get("committee"), facts["metric"])
         yield from _training_facts(facts, members)
         if kind == "student":
-            yield from _facts_of_student(facts, header)
+            yield from _student_facts(facts, {tensor.name: tensor.shape for tensor in tensors})
         for name, version in sorted(facts["versions"].items()):
             yield f"made_with.{name}", version
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -194,7 +186,7 @@ def _checkpoint_facts(path: Path) -> Iterator[tuple[str, str]]:
         ) from error
 
 
-def _training_facts(facts: Mapping[str, Any], members: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+def _training_facts(facts: Mapping[str, Any], members: Sequence[Mapping[str, Any]]) -> _Rows:
     yield f"validation.{facts['metric']}", ", ".join(f"{member['score']:.4f}" for member in members)
     yield "best_step", ", ".join(str(member["best_step"]) for member in members)
     yield "dataset", f"{facts['dataset']} {facts['dataset_sha256']}"
@@ -208,38 +200,29 @@ def _training_facts(facts: Mapping[str, Any], members: Sequence[Mapping[str, Any
         yield "started_from", f"teacher {start}"
 
 
-def _facts_of_student(facts: Mapping[str, Any], header: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _student_facts(facts: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> _Rows:
     hashes = [facts["teacher_sha256"], *facts.get("further_teachers_sha256", ())]
-    yield "teacher", ", ".join(one for one in hashes if one) or "none: labels alone taught"
+    yield "teacher", ", ".join(one for one in hashes if one) or "none: trained on labels alone"
     for number, one in enumerate(facts.get("adapted", ())):
         yield f"adapted.{number}", f"from {adapted_text(msgspec.convert(one, Adapted))}"
-    carried = header.get("carried/windows", {}).get("shape", [0])
-    yield "carried_windows", str(carried[0])
-    novelty = header.get("novelty/scores", {}).get("shape")
-    yield "novelty", f"scores of {novelty[0]} validation windows" if novelty else "none"
+    yield "carried_windows", str(shapes.get("carried/windows", (0,))[0])
+    scores = shapes.get("novelty/scores")
+    yield "novelty", f"scores of {scores[0]} validation windows" if scores else "none"
 
 
-def _student_kind(config: Mapping[str, Any]) -> str:
-    """What the student is made of, and of how many convolutional features."""
-    kind = str(config.get("kind", "transformer"))
-    if "rocket" not in config:
-        return kind
-    return f"{kind}, {sum(group['features'] for group in config['rocket']['groups'])} convolutional features"
-
-
-def _committee_facts(committee: dict[str, Any] | None, metric: str) -> Iterator[tuple[str, str]]:
+def _committee_facts(committee: dict[str, Any] | None, metric: str) -> _Rows:
     for number, member in enumerate(committee["members"] if committee else ()):
-        worth = f"weight {member['weight']:.2f}, temperature {member['temperature']:.2f}"
-        alone = f"{metric} {member['score']:.4f} alone"
-        named = f"{member['kind']} of {member['modality']}," if "modality" in member else member["kind"]
-        yield f"member.{number}", f"{named} of seed {member['seed']}, {worth}, {alone}"
+        name = f"{member['kind']} of {member['modality']}," if "modality" in member else member["kind"]
+        weights = f"weight {member['weight']:.2f}, temperature {member['temperature']:.2f}"
+        score = f"{metric} {member['score']:.4f} alone"
+        yield f"member.{number}", f"{name} of seed {member['seed']}, {weights}, {score}"
 
 
-def _checkpoint_header(path: Path) -> tuple[dict[str, Any], bytes]:
-    """The JSON at the beginning of a safetensors file, checked against the file's size, and the whole file."""
+def _read_checkpoint(path: Path) -> tuple[dict[str, Any], list[TensorContent], str]:
+    """Read a safetensors file without torch: its JSON header, its tensors and its SHA-256; all sizes are checked."""
     descriptor = open_file(path, expected="a checkpoint of mmkd-edge")
     try:
-        length = int.from_bytes(read_exactly(descriptor, _HEADER_LENGTH_BYTES, offset=0), "little")
+        length = int.from_bytes(read_exactly(descriptor, _LENGTH_BYTES, offset=0), "little")
     finally:
         os.close(descriptor)
     if _MOST_HEADER_BYTES < length < path.stat().st_size:
@@ -248,43 +231,31 @@ def _checkpoint_header(path: Path) -> tuple[dict[str, Any], bytes]:
             "it is no checkpoint of mmkd-edge, or was altered"
         )
     data = path.read_bytes()
-    start = _HEADER_LENGTH_BYTES + int.from_bytes(data[:_HEADER_LENGTH_BYTES], "little")
-    try:
-        header: dict[str, Any] = json.loads(data[_HEADER_LENGTH_BYTES:start])
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        raise CheckpointError(f"{path}: expected a checkpoint of mmkd-edge, got a damaged or foreign file") from error
-    expected = start + max(ends, default=0)
-    if len(data) != expected:
-        raise CheckpointError(
-            f"{path}: expected {expected} bytes, got {len(data)}; copy it again from where it was made"
-        )
-    return header, data
-
-
-def _parts(header: Mapping[str, Any], data: bytes, *, path: Path) -> list[TensorContent]:
-    """The tensors of a safetensors file, whose offsets count from the end of its header."""
-    start = _HEADER_LENGTH_BYTES + int.from_bytes(data[:_HEADER_LENGTH_BYTES], "little")
+    start = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
     content = memoryview(data)[start:]
     try:
-        return [
+        header: dict[str, Any] = json.loads(data[_LENGTH_BYTES:start])
+        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        expected = start + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+        if len(data) != expected:
+            raise CheckpointError(
+                f"{path}: expected {expected} bytes, got {len(data)}; copy it again from where it was made"
+            )
+        tensors = [
             TensorContent(
                 name=name,
                 dtype=f"torch.{_DTYPES[entry['dtype']]}",
                 shape=tuple(entry["shape"]),
                 data=content[entry["data_offsets"][0] : entry["data_offsets"][1]],
             )
-            for name, entry in header.items()
+            for name, entry in entries.items()
         ]
-    except (KeyError, TypeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise CheckpointError(f"{path}: expected a checkpoint of mmkd-edge, got a damaged or foreign file") from error
+    return header, tensors, hashlib.sha256(data).hexdigest()
 
 
-def _values(header: Mapping[str, Any], prefix: str) -> int:
-    return sum(int(np.prod(entry["shape"])) for name, entry in header.items() if name.startswith(prefix))
-
-
-def _engine_facts(sidecar_path: Path) -> Iterator[tuple[str, str]]:
+def _engine_facts(sidecar_path: Path) -> _Rows:
     sidecar = read_sidecar(sidecar_path)
     engine = sidecar_path.with_name(sidecar.engine)
     if not engine.is_file():
@@ -303,15 +274,17 @@ def _engine_facts(sidecar_path: Path) -> Iterator[tuple[str, str]]:
     yield "precision", sidecar.precision
     yield "library", f"{sidecar.library} {sidecar.library_version}"
     yield "platform", f"{sidecar.platform}, {sidecar.architecture}"
-    device = device_of(sidecar)
-    yield (
-        "device",
-        "any of its kind: built ahead of time"
-        if device is None
-        else (f"{device.name}, compute capability {device.compute_capability}, CUDA {device.cuda_runtime}"),
-    )
+    gpu = device_of(sidecar)
+    device = "any of its kind: built ahead of time"
+    if gpu is not None:
+        device = f"{gpu.name}, compute capability {gpu.compute_capability}, CUDA {gpu.cuda_runtime}"
+    yield "device", device
     yield "key", sidecar.key
     for name, shape in sidecar.shapes.items():
-        yield f"input.{name}", " x ".join(str(size) for size in shape)
+        yield f"input.{name}", _shape_text(shape)
     for name, shapes in sidecar.profiles.items():
-        yield f"profile.{name}", ", ".join(" x ".join(str(size) for size in shape) for shape in shapes)
+        yield f"profile.{name}", ", ".join(map(_shape_text, shapes))
+
+
+def _shape_text(shape: Sequence[int]) -> str:
+    return " x ".join(str(size) for size in shape)

@@ -13,8 +13,7 @@ from mmkd_edge.bundle.manifest import README_FILE, REPORT_FILE, Manifest, ModelE
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import labels_text
 from mmkd_export.packing.contents import file_entry, write_sealed
-from mmkd_export.plan import Seal
-from mmkd_export.student import read_report
+from mmkd_export.plan import Seal, read_report
 from mmkd_report.schema.export import ExportReport, encode_document
 
 

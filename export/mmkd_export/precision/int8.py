@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmkd_export.graph.calibration import (
-    BINS,
-    CalibrationMethod,
-    Feeds,
-    Magnitudes,
-    clipping_range,
-    tensor_magnitudes,
-)
+from mmkd_export.graph.calibration import BINS, CalibrationMethod, Feeds, Magnitudes, clipping_range, tensor_magnitudes
 from mmkd_export.graph.layers import Layer, layers_by_source, learnt_layers, learnt_ranges, select_layers
 from mmkd_export.precision.qdq import quantised_graph, smoothed_graph
 from mmkd_export.verify.answers import NetworkAnswers
@@ -77,12 +70,7 @@ GateFunction = Callable[["onnx.ModelProto"], GateResult]
 
 
 def int8_graph(
-    model: onnx.ModelProto,
-    feeds: Sequence[Feeds],
-    options: Int8Options,
-    *,
-    answer: AnswerFunction,
-    gate: GateFunction,
+    model: onnx.ModelProto, feeds: Sequence[Feeds], options: Int8Options, *, answer: AnswerFunction, gate: GateFunction
 ) -> Int8Graph:
     """Quantise a float32 graph; try the remedies until one passes the gate.
 

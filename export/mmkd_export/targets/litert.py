@@ -159,11 +159,7 @@ def _convert(graph: str, source: str, output: str, temperature: str) -> None:
 
 
 def tflite_from_module(
-    module: nn.Module,
-    *,
-    inputs: Sequence[TensorSpec],
-    outputs: Sequence[TensorSpec],
-    metadata: Mapping[str, bytes],
+    module: nn.Module, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], metadata: Mapping[str, bytes]
 ) -> bytes:
     """Convert a module in this process, given its inputs and outputs in order; the converter writes to the terminal."""
     import litert_torch

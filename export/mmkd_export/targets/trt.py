@@ -61,11 +61,7 @@ class _Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def build_engines_apart(
-    bundle: Path,
-    platform: Platform,
-    precisions: Sequence[Precision] | None = None,
-    *,
-    limits: ProcessLimits = LIMITS,
+    bundle: Path, platform: Platform, precisions: Sequence[Precision] | None = None, *, limits: ProcessLimits = LIMITS
 ) -> tuple[BuiltEngine, ...]:
     """Do what `build_engines` does, in a process of its own with limits.
 

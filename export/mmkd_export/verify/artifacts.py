@@ -298,13 +298,7 @@ def artifact_of(
 
 
 def _described(
-    model: bytes,
-    run: _Run,
-    proof_set: ProofSet,
-    *,
-    precision: Precision,
-    parity: Parity,
-    file_format: ArtifactFormat,
+    model: bytes, run: _Run, proof_set: ProofSet, *, precision: Precision, parity: Parity, file_format: ArtifactFormat
 ) -> ProvenArtifact:
     file = f"{proof_set.modality.name}/model"
     artifact = artifact_of(model, file, precision=precision, file_format=file_format, parity=parity)

@@ -71,7 +71,7 @@ def test_a_missing_converter_is_told_with_what_it_would_gain(student_file: Path,
 def test_two_words_about_the_tflite_are_one_too_many(run: Callable[..., Done], student_file: Path):
     done = run(student_file, "--target", "litert", "--onnx-only")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "mmkd-export: expected --target litert or --onnx-only, got both; see --help\n"
+    assert done.stderr == "mmkd-export: --target litert cannot be combined with --onnx-only; see --help\n"
 
 
 def test_the_command_shows_its_steps_and_the_result(

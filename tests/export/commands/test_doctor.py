@@ -116,7 +116,7 @@ def test_a_library_that_does_not_load_is_a_problem_with_its_reason(tmp_path: Pat
         "what": "engines: TensorRT",
         "status": "problem",
         "found": "tensorrt does not load: libnvdla_compiler.so: cannot open shared object file",
-        "advice": "the container's TensorRT is for another JetPack than the host: use the image of the host's JetPack",
+        "advice": "the container's TensorRT is for another JetPack than the host's: use the image of that JetPack",
     }
     assert checks["run bundles: openvino"]["found"] == "openvino does not load: illegal instruction"
     assert checks["run bundles: openvino"]["advice"] == "install it again: pip install 'mmkd-edge[openvino]'"

@@ -71,7 +71,7 @@ def test_the_bundle_tells_of_all_its_students(both: Path) -> None:
         card = bundle.read("README.md").decode()
     assert [report.student.modality, *(other.student.modality for other in report.others)] == ["acc", "gyro"]
     assert card.startswith(
-        "# 2 students, asked in this order\n\nThe first whose sensor lives answers:\n\n1. `acc`\n2. `gyro`\n"
+        "# 2 students, asked in this order\n\nThe first whose sensor works answers:\n\n1. `acc`\n2. `gyro`\n"
     )
     assert card.count("\n# toy_set-") == 2
     facts = inspect_file(both)
@@ -119,7 +119,7 @@ def test_a_bundle_of_several_is_not_exported_again(both: Path, tmp_path: Path) -
 def test_several_students_need_a_place_to_go_and_no_engines(student_file: Path) -> None:
     with pytest.raises(UsageError) as caught:
         run_export([str(student_file), str(student_file)])
-    assert str(caught.value) == ("of several students expected -o FILE, which they go into, and no --page; see --help")
+    assert str(caught.value) == "several students need -o FILE, and take no --page; see --help"
     with pytest.raises(UsageError) as caught:
         run_export([str(student_file), str(student_file), "-o", "both.edge", "--target", "trt"])
     assert str(caught.value) == "--target trt: expected one student, got several; export each for its own engines"

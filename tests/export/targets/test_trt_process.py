@@ -12,7 +12,7 @@ from mmkd_edge import BackendError, Bundle, BundleError, UnavailableError
 from mmkd_edge.apart import ProcessLimits
 from mmkd_export.pipeline import ExportResult
 from mmkd_export.plan import platform_named
-from mmkd_export.targets import trt_process
+from mmkd_export.targets import trt
 from mmkd_export.targets.trt import build_engines_apart
 
 RTX = platform_named("trt-rtx")
@@ -88,7 +88,7 @@ def test_a_process_that_cannot_be_started_is_told(bundle: Path, monkeypatch: pyt
     def refused(function: str, request: bytes) -> None:
         raise OSError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(trt_process, "start_apart", refused)
+    monkeypatch.setattr(trt, "start_apart", refused)
     with pytest.raises(UnavailableError) as caught:
         build_engines_apart(bundle, RTX)
     assert str(caught.value) == (
