@@ -159,7 +159,7 @@ def test_people_are_told_that_a_bundle_has_it(made: ExportResult) -> None:
     assert facts["acc/model.fp32.onnx.novelty"] == "unknown from a level of 0.0042 on, by 240 windows"
     with Bundle.open(made.path) as bundle:
         card = bundle.read("README.md").decode()
-    assert "## What it has never seen" in card
+    assert "## Unknown windows" in card
     assert "`logits` and `probabilities`, both (1, 4), and `novelty` (1, 1)." in card
 
 

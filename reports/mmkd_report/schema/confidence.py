@@ -1,4 +1,4 @@
-"""What a classifier's probabilities and label sets are worth on windows that did not calibrate them."""
+"""Calibration of a classifier's probabilities and label sets, on windows that did not calibrate them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import msgspec
 
 
 class Reliability(msgspec.Struct, frozen=True, kw_only=True):
-    """How well probabilities agree with what happens.
+    """How well probabilities agree with the labels.
 
     Attributes:
         calibration_error: expected calibration error (ECE): the mean distance between the probability of the answer
-            and the share of right answers, over 15 bins of equal width, weighted by their windows; 0 to 1. Few windows
-            make it larger than it is.
+            and the fraction of right answers, over 15 bins of equal width, weighted by their windows; 0 to 1. Few
+            windows make it larger than it is.
         log_loss: mean of -ln of the probability of the true label, in nats.
     """
 
@@ -20,19 +20,16 @@ class Reliability(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LabelSetCoverage(msgspec.Struct, frozen=True, kw_only=True):
-    """What label sets do at one error level.
+    """Label sets at one error level.
 
     Attributes:
-        error_level: that was asked for.
-        least_probability: from which on a label is in the set.
-        covered: windows whose set has the true label.
-        coverage: their share.
-        low: of the 95 % interval of this share, were the windows independent of each other.
-        high: of the same interval.
+        least_probability: a label with at least this probability is in the set.
+        covered: windows whose set has the true label; `coverage` is their fraction.
+        low: lower end of the 95 % interval of the coverage, for independent windows; `high` is the upper end.
         mean_set_size: labels in a set, on average.
-        single_share: share of windows whose set has one label: on the others the predictor abstains.
-        single_accuracy: share of these whose label is right; None where there are none.
-        by_group: coverage of each group of the windows; empty where groups are not known.
+        single_share: fraction of windows whose set has one label: on the others the predictor abstains.
+        single_accuracy: fraction of these whose label is right; None if there are none.
+        by_group: coverage of each group of the windows.
     """
 
     error_level: float
@@ -48,15 +45,15 @@ class LabelSetCoverage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ConfidenceFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What an artifact's confidence is worth.
+    """Calibration of an artifact's confidence.
 
     Attributes:
-        temperature: what the graph divides its logits by.
+        temperature: divides the logits in the graph.
         calibrated_by: how many windows calibrated it.
-        windows: how many labelled ones measured it.
+        windows: how many labelled windows measured it.
         before: of the softmax of the logits as they are.
-        after: of the probabilities that the artifact gives.
-        coverages: at the error levels that so many calibration windows support, rising.
+        after: of the artifact's probabilities.
+        coverages: at the error levels that the calibration windows support, rising.
     """
 
     temperature: float

@@ -1,7 +1,6 @@
-"""The documents of `mmkd-export`: a bundle's `report.json`, what `--json` prints, and the sidecar of an engine.
+"""The documents of `mmkd-export`: a bundle's `report.json`, the output of `--json`, and the sidecar of an engine.
 
-Owns their schema, their reading and their writing. An unknown key is left alone, so that a document may grow; a figure
-that is not a number is null there and None here. Fractions run from 0 to 1, latencies are microseconds.
+A figure that is not a number is null in JSON and None here. Fractions run from 0 to 1, latencies are microseconds.
 """
 
 from __future__ import annotations
@@ -24,20 +23,16 @@ Precision = Literal["fp32", "fp16", "int8"]
 ArtifactFormat = Literal["onnx", "tflite"]
 Measures = tuple[Measure, ...]
 RangeSource = Literal["minmax", "percentile", "learnt"]
-"""Where INT8 ranges come from: calibration by one of two methods, or the training of a student that practised."""
+"""Origin of INT8 ranges: calibration by one of two methods, or the training of a student that practised INT8."""
 
 
 def artifact_name(precision: str, file_format: str) -> str:
-    """What people call an artifact: its precision, and its format where that is not the usual one."""
+    """Name an artifact: its precision, and its format unless that is ONNX."""
     return precision if file_format == "onnx" else f"{precision} {file_format}"
 
 
 class TensorParity(msgspec.Struct, frozen=True, kw_only=True):
-    """How one output compares with the checkpoint's over all windows.
-
-    Attributes:
-        cosine: smallest cosine between the two answers for one window; 1 where both are zero.
-    """
+    """Comparison of one output with the checkpoint's over all windows; `cosine` is the smallest of one window."""
 
     max_abs_error: float | None
     mean_abs_error: float | None
@@ -45,19 +40,19 @@ class TensorParity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NoveltyParity(msgspec.Struct, frozen=True, kw_only=True):
-    """How the novelty scores compare with the checkpoint's: differences as shares of one more than the score."""
+    """Differences of the novelty scores from the checkpoint's, as fractions of one more than the score."""
 
     max_error: float
     mean_error: float
 
 
 class ArtifactParity(msgspec.Struct, frozen=True, kw_only=True):
-    """How an artifact compares with the checkpoint.
+    """Comparison of an artifact with the checkpoint.
 
     Attributes:
-        probabilities: of a regression the values, as shares of the largest one.
-        label_agreement: share of windows with the same label; of other tasks with the same answer.
-        novelty: of the novelty scores; absent where the graph gives none.
+        probabilities: for a regression the values, as fractions of the largest one.
+        label_agreement: fraction of windows with the same label; for other tasks with the same answer.
+        novelty: absent if the graph has no novelty score.
     """
 
     windows: int
@@ -68,29 +63,25 @@ class ArtifactParity(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def tensors(self) -> tuple[tuple[str, TensorParity], ...]:
-        """The outputs by name."""
+        """Outputs by name."""
         return ("logits", self.logits), ("probabilities", self.probabilities)
 
     @property
     def max_abs_error(self) -> float:
-        """The largest difference of any output; NaN where an answer was not a number."""
+        """Largest difference of any output; NaN if an answer is not a number."""
         errors = [math.nan if one.max_abs_error is None else one.max_abs_error for _, one in self.tensors]
         return math.nan if any(map(math.isnan, errors)) else max(errors)
 
 
 class GateResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What an artifact of lower precision lost, and what it might lose.
+    """Losses of an artifact of lower precision on the judging windows, and the limits.
 
     Attributes:
-        windows: how many judged.
-        metric: what `drop_points` is a drop of.
-        drop_points: percentage points of the metric lost against the reference on the same windows; negative where the
-            artifact is better; None without labels.
-        allowed_drop_points: the largest drop that passes.
-        label_agreement: share of windows with the reference's label; of other tasks with its answer.
-        unjudged: true where too few windows judged, and that was accepted; else absent.
-        novelty_agreement: rank correlation of its novelty scores with the reference's; absent where it gives none.
-        least_novelty_agreement: the smallest that passes; absent likewise.
+        drop_points: percentage points of the metric lost compared with the reference; negative if the artifact is
+            better; None without labels.
+        label_agreement: fraction of windows with the reference's label; for other tasks with its answer.
+        unjudged: true if too few windows judged, and that was accepted.
+        novelty_agreement: rank correlation of its novelty scores with the reference's; absent without novelty.
     """
 
     windows: int
@@ -113,19 +104,17 @@ class GateResult(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ranks_alike(self) -> bool:
-        """Whether its novelty scores put windows in the reference's order."""
+        """Whether its novelty scores sort windows as the reference's do."""
         agreement, least = self.novelty_agreement, self.least_novelty_agreement
         return agreement is msgspec.UNSET or least is msgspec.UNSET or agreement >= least
 
 
 class BackendRun(msgspec.Struct, frozen=True, kw_only=True):
-    """An artifact in one backend at export.
+    """An artifact in one backend at export, compared with the checkpoint on the golden windows.
 
     Attributes:
-        max_abs_error: largest difference of a logit or probability from the checkpoint on the golden windows.
-        label_agreement: share of these windows with the checkpoint's label.
-        latency_us: median of one run on the exporting machine, one thread, all artifacts in turns; None where nothing
-            was timed.
+        max_abs_error: largest difference of a logit or probability.
+        latency_us: median of one run on the exporting machine, one thread, all artifacts in turns.
     """
 
     backend: str
@@ -136,7 +125,7 @@ class BackendRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BatchFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """How many windows a graph takes at once, every size of which was run.
+    """How many windows a graph takes at once; every size was run.
 
     Attributes:
         max_abs_error: largest difference of a logit or a probability from the answer for the window alone.
@@ -149,7 +138,7 @@ class BatchFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """One way to quantise, and what it gave."""
+    """One way to quantise, and its result."""
 
     remedy: str
     method: RangeSource
@@ -158,7 +147,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LayerSensitivity(msgspec.Struct, frozen=True, kw_only=True):
-    """What INT8 does to the answers when only this layer has it: a product rows x inputs times inputs x outputs.
+    """Effect of INT8 on the answers if only this layer has it: a product rows x inputs times inputs x outputs.
 
     Attributes:
         divergence: mean Kullback-Leibler divergence of the probabilities from those in float32, in nats.
@@ -177,10 +166,9 @@ class ActivationHistogram(msgspec.Struct, frozen=True, kw_only=True):
     """Magnitudes of one tensor over all calibration windows.
 
     Attributes:
-        represented: the largest magnitude that INT8 represents, larger ones are clipped to it; None where no layer that
-            reads the tensor computes in INT8.
-        bin_width: in units of the tensor; 0 where every value was 0.
-        counts: values in each bin, the first of which begins at 0.
+        represented: the largest magnitude that INT8 represents; None if no layer that reads the tensor is in INT8.
+        bin_width: in units of the tensor; 0 if every value was 0.
+        counts: values in each bin; the first begins at 0.
     """
 
     layers: tuple[str, ...]
@@ -191,19 +179,18 @@ class ActivationHistogram(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ArtifactReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One artifact: what it is, how it answers, what was tried to make it.
+    """One artifact: its file, its answers, and the attempts to make it.
 
     Attributes:
         parity: with the checkpoint, on all golden windows.
         parity_with_gaps: the same on copies of the windows that miss samples.
-        scores: on the judging windows; None where none of them has a label, and of other tasks than classes.
-        figures: of other tasks, scores on the judging windows by name; errors of a regression are in its unit.
-        gate: of an artifact of lower precision; None for fp32, whose gate is the parity.
-        float_layers: layers or nodes that stay float32 though others of their kind do not, with the reason.
-        sensitivity: of its layers, the most sensitive first.
-        activations: what its layers read on the calibration windows; of an INT8 artifact.
-        batch: how many windows it takes at once; None where it takes one.
-        confidence: what its probabilities are worth on the judging windows; None where no label is known.
+        scores: on the judging windows; None without labels, and for other tasks than classification.
+        figures: for other tasks, scores on the judging windows by name; errors of a regression are in its unit.
+        gate: None for fp32, whose gate is the parity.
+        float_layers: layers or nodes that stay float32 in an artifact of lower precision, with the reason.
+        sensitivity: the most sensitive layer first.
+        activations: inputs of the layers of an INT8 artifact on the calibration windows.
+        confidence: on the judging windows; None without labels.
     """
 
     file: str
@@ -226,21 +213,17 @@ class ArtifactReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Name in text."""
         return artifact_name(self.precision, self.format)
 
     def score(self, name: str) -> float | None:
-        """A figure on the labelled judging windows, by its name; None where there is none."""
+        """Return a figure on the labelled judging windows, by its name."""
         figures = self.figures or {}
         return getattr(self.scores, name, None) if self.scores is not None else figures.get(name)
 
 
 class LeftOutArtifact(msgspec.Struct, frozen=True, kw_only=True):
-    """An artifact that `auto`, or a default, tried and left out.
-
-    Attributes:
-        artifact: what was measured of it; None where there was nothing to make.
-    """
+    """An artifact that `auto`, or a default, tried and left out; `artifact` has its measurements, if any."""
 
     precision: Precision
     format: ArtifactFormat = "onnx"
@@ -249,20 +232,19 @@ class LeftOutArtifact(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """What people call it, as they call an artifact."""
+        """Name in text."""
         return artifact_name(self.precision, self.format)
 
 
 class StudentFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The student and where it comes from.
+    """The student and its origin.
 
     Attributes:
         mflops: millions of floating point operations for one window: two for each multiplication of a convolution or
             a matrix product.
         nodes: operators in the fp32 graph.
-        teacher_sha256: of the teacher's checkpoint; None where labels alone taught.
-        further_teachers_sha256: of the other teachers' checkpoints, where several taught together.
-        metric: what its training maximised on the validation split.
+        teacher_sha256: the teacher's checkpoint; None if it was trained on labels alone.
+        metric: maximised by the training on the validation split.
         trained_with: versions of Python and the libraries.
     """
 
@@ -283,7 +265,7 @@ class StudentFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def teachers_sha256(self) -> tuple[str, ...]:
-        """The checkpoints of all that taught it."""
+        """Checkpoints of all its teachers."""
         return (self.teacher_sha256, *self.further_teachers_sha256) if self.teacher_sha256 else ()
 
 
@@ -291,12 +273,12 @@ class WindowFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The windows that the export was judged by.
 
     Attributes:
-        judged_by: where the judging windows come from.
-        labelled: how many of the judging ones have a label.
-        caution: how little they prove; None where there are enough.
+        judged_by: origin of the judging windows.
+        judging: how many judge; `labelled` of them have a label.
+        caution: how little they prove; None if there are enough.
         synthetic: whether these windows were drawn from channel statistics and not recorded.
-        golden: what the bundle carries in place of them, where they stay at home.
-        carried: how many of them the bundle carries, where not all: of sound and video.
+        golden: the kind of windows that the bundle carries instead.
+        carried: how many of them the bundle carries, if not all: for audio and video.
     """
 
     source: str
@@ -311,13 +293,13 @@ class WindowFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StepReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a causal student's step graph.
+    """Measurements of a causal student's step graph.
 
     Attributes:
         stride: samples of one step.
         steps: how many were compared along a recording.
-        parity: against one pass of the network over that recording, where a window has samples.
-        parity_of_windows: golden windows, stepped through, against the answers for them.
+        parity: with one pass of the network over that recording.
+        parity_of_windows: golden windows, stepped through, with the answers for them.
         mflops: millions of floating point operations of one step.
     """
 
@@ -334,13 +316,12 @@ class ExportReport(msgspec.Struct, frozen=True, kw_only=True):
     """A bundle's `report.json`. Latencies are in it only where they decided something: they belong to one machine.
 
     Attributes:
-        platform: what it was exported for.
-        machine: the processor that latencies were measured on; None where nothing was timed.
+        machine: the processor that latencies were measured on.
         tools: versions of what made the bundle.
-        others: of the students that follow in a bundle of several.
-        steps: of a causal student, one for each of its step graphs.
-        measures: what the figures of the artifacts are, where the student answers something else than classes.
-        range_rule: where the range of the sensor's values comes from, where the dataset does not declare it.
+        others: reports of the students that follow in a bundle of several.
+        steps: one for each step graph of a causal student.
+        measures: the figures of the artifacts, for other tasks than classification.
+        range_rule: origin of the range of the sensor's values, if the dataset does not declare it.
     """
 
     format_version: int = FORMAT_VERSION
@@ -359,17 +340,17 @@ class ExportReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def reported_metrics(self) -> Measures:
-        """What the figures of the artifacts are."""
+        """The figures of the artifacts."""
         return self.measures or OF_CLASSES
 
     @property
     def chosen_by(self) -> Measure:
-        """What the student was chosen by."""
+        """The metric that chose the student."""
         return next((one for one in self.reported_metrics if one.name == self.student.metric), self.reported_metrics[0])
 
     @property
     def answered(self) -> str:
-        """What a window gets, in a word."""
+        """The word for the student's output."""
         return "answer" if self.reported_metrics[0].lower_is_better else "label"
 
 
@@ -379,15 +360,13 @@ class EngineSidecar(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         artifact: the model file in the bundle.
         engine: the engine's file name.
-        library_version: in full; another version may refuse the engine.
-        device: the GPU, as the runtime describes it; None where it was built ahead of time, without one.
-        workspace_bytes: that the builder might use.
+        device: the GPU, as the runtime describes it; None if it was built ahead of time, without one.
         strongly_typed: whether the graph alone decided every precision.
         tf32: whether float32 products may be rounded to ten bits.
-        shapes: of every input; -1 where the batch may vary.
-        profiles: smallest, optimal and largest shape of every input whose batch may vary; empty where none does.
+        shapes: of every input; -1 if the batch may vary.
+        profiles: smallest, optimal and largest shape of every input whose batch may vary.
         key: SHA-256 of everything that another engine would be needed for.
-        layers: the builder's own list of layers; empty where it gives none.
+        layers: the builder's own list of layers.
     """
 
     format_version: int = SIDECAR_FORMAT_VERSION
@@ -421,7 +400,7 @@ class BuiltEngine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExportDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """What `mmkd-export --json` prints of one student."""
+    """Output of `mmkd-export --json` for one student."""
 
     bundle: str
     size_bytes: int
@@ -431,14 +410,14 @@ class ExportDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SeveralExports(msgspec.Struct, frozen=True, kw_only=True):
-    """What `mmkd-export --json` prints of several students in one bundle, in the order in which they are asked."""
+    """Output of `mmkd-export --json` for several students in one bundle, in the order in which they are asked."""
 
     bundle: str
     students: tuple[ExportDocument, ...]
 
 
 class ExportPreview(msgspec.Struct, frozen=True, kw_only=True):
-    """What `mmkd-export --dry-run --json` prints."""
+    """Output of `mmkd-export --dry-run --json`."""
 
     output: str
     platform: str
@@ -446,16 +425,12 @@ class ExportPreview(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def encode_document(document: msgspec.Struct) -> bytes:
-    """The file: indented, the same document as the same bytes."""
+    """Encode a document as indented JSON; the same document gives the same bytes."""
     return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
 
 
 def decode_report(data: bytes) -> ExportReport:
-    """Reads a `report.json`.
-
-    Raises:
-        DocumentError: it is none, or was written by another version.
-    """
+    """Read a `report.json`; raise DocumentError if it is none, or of another version."""
     report = _decoded(data, ExportReport, what="report.json", advice="export the checkpoint again")
     if report.format_version != FORMAT_VERSION:
         raise DocumentError(
@@ -466,11 +441,7 @@ def decode_report(data: bytes) -> ExportReport:
 
 
 def decode_sidecar(data: bytes) -> EngineSidecar:
-    """Reads the sidecar of an engine.
-
-    Raises:
-        DocumentError: it is none, or was written by another version.
-    """
+    """Read the sidecar of an engine; raise DocumentError if it is none, or of another version."""
     return _decoded(data, EngineSidecar, what="expected the sidecar of an engine", advice="build the engine again")
 
 
@@ -482,11 +453,7 @@ def _decoded(data: bytes, kind: type[Document], *, what: str, advice: str) -> Do
 
 
 def read_export(document: Mapping[str, Any]) -> ExportDocument:
-    """The typed form of what `mmkd-export --json` printed.
-
-    Raises:
-        DocumentError: A format version that this release does not know, or a missing or mistyped value.
-    """
+    """Read the output of `mmkd-export --json`; raise DocumentError if it is none, or of another version."""
     export = typed(document, ExportDocument, name="export", version=FORMAT_VERSION, inside="report")
     if not export.report.artifacts:
         raise DocumentError("export document: report.artifacts: expected an artifact, got none; export one")

@@ -176,7 +176,7 @@ def test_the_report_measures_it_on_the_others(result: ExportResult) -> None:
     for one in facts.coverages:
         covered = (true >= one.least_probability) | (true == top)
         assert one.coverage == pytest.approx(float(covered.mean()))
-    assert "## How sure it is" in card
+    assert "## Confidence" in card
     assert f"temperature {facts.temperature:.2f} from 48 windows; on 48 others the calibration error is" in card
 
 
