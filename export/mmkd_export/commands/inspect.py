@@ -124,7 +124,7 @@ def _backends_for(artifact: Artifact) -> tuple[BackendName, ...]:
 def _next_line(path: Path, facts: dict[str, str]) -> str:
     from mmkd_edge.cli.run import shell_line
 
-    kind = facts["kind"].split()[0]
+    kind = facts["kind"].replace(",", "").split()[0]
     if kind == "engine":
         program = "tensorrt_rtx" if facts["library"].startswith("tensorrt_rtx") else "trtexec"
         return f"next: {program} --loadEngine={shell_line(path.with_name(facts['engine'].partition(',')[0]))}"

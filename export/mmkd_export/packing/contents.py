@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from mmkd_edge.bundle.bundle import write_bundle
-from mmkd_edge.bundle.digest import new_sha256
+from mmkd_edge.bundle.files import new_sha256
 from mmkd_edge.bundle.golden import Golden, golden_bytes
 from mmkd_edge.bundle.manifest import README_FILE, REPORT_FILE, FileEntry, Manifest, ModelEntry
 from mmkd_edge.bundle.manifest_json import encode_manifest

@@ -10,8 +10,17 @@ import msgspec
 import numpy as np
 
 from mmkd_edge.backends.base import Backend
-from mmkd_edge.bundle.calibration import MOST_NOVELTY_WINDOWS, Confidence, Novelty
-from mmkd_edge.bundle.manifest import MOST_TOLERANCE, Artifact, ArtifactFormat, BatchRange, Parity, Precision
+from mmkd_edge.bundle.manifest import (
+    MOST_NOVELTY_WINDOWS,
+    MOST_TOLERANCE,
+    Artifact,
+    ArtifactFormat,
+    BatchRange,
+    Confidence,
+    Novelty,
+    Parity,
+    Precision,
+)
 from mmkd_edge.errors import GateError
 from mmkd_export.graph.onnx_graph import FORMAT_VERSIONS
 from mmkd_export.verify.answers import NetworkAnswers, answers_from_backend, answers_from_model, open_format
