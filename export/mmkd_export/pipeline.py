@@ -33,8 +33,8 @@ from mmkd_export.student import (
     student_from_bundle,
     student_from_checkpoint,
 )
-from mmkd_export.targets.table import ResolvedPlan, targets_of
-from mmkd_export.verify.artifacts import ProvenArtifact, RejectedError, proven_in
+from mmkd_export.targets.table import ResolvedPlan, requested_targets
+from mmkd_export.verify.artifacts import ProvenArtifact, RejectedError, prove_in
 from mmkd_export.verify.gate import left_out_reason
 from mmkd_export.verify.plausible import with_range
 from mmkd_report.schema.export import BuiltEngine, ExportReport, LeftOutArtifact
@@ -220,7 +220,7 @@ def _run_in_backends(made: _Made, resolved: ResolvedPlan, begin: _Begin) -> None
             try:
                 if proven.artifact.format == "onnx":
                     backend = open_backend(target.backend, proven.model, threads=1)
-                    proven = proven_in(proven, backend, made.student.proof_set, rule)
+                    proven = prove_in(proven, backend, made.student.proof_set, rule)
                 passed.append(proven)
             except GateError as error:
                 if precision not in resolved.optional:
@@ -284,7 +284,7 @@ def export_several(plans: Sequence[ExportPlan], *, output: Path, on_stage: OnSta
 
 def several_plans(plan: ExportPlan, sources: Sequence[Path]) -> list[ExportPlan]:
     """Return the plan for each of several students; raise UsageError for engines, which are built for one student."""
-    for target in targets_of(plan):
+    for target in requested_targets(plan):
         if target.build is not None:
             raise UsageError(
                 f"--target {target.name}: expected one student, got several; export each for its own engines"

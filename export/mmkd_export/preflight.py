@@ -12,7 +12,7 @@ from mmkd_edge.cli.outputs import check_file, check_name
 from mmkd_edge.errors import MmkdError, UnavailableError, UsageError
 from mmkd_edge.install.keys import check_keys
 from mmkd_export.plan import BUNDLE_SUFFIX, ExportPlan, is_bundle
-from mmkd_export.targets.table import ResolvedPlan, keeps_bundle, resolve, targets_of
+from mmkd_export.targets.table import ResolvedPlan, keeps_bundle, requested_targets, resolve
 
 FOR_CHECKPOINT = ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime")
 FOR_BUNDLE = ("onnx", "onnxruntime")
@@ -62,7 +62,7 @@ def _problems(plan: ExportPlan) -> Iterator[MmkdError]:
         yield error
     if not 0 <= plan.max_drop_points <= 100:
         yield UsageError(f"--max-drop-points {plan.max_drop_points:g}: expected percentage points from 0 to 100")
-    for target in targets_of(plan):
+    for target in requested_targets(plan):
         yield from target.problems(plan)
     if plan.from_bundle:
         yield from _checkpoint_options(plan)

@@ -21,16 +21,16 @@ from mmkd_edge.bundle.manifest import FileEntry, ModelEntry, Precision, graph_in
 from mmkd_edge.drift.features import GroupReference
 from mmkd_edge.errors import BundleError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_export.graph.onnx_graph import mflops_of
+from mmkd_export.graph.onnx_graph import count_mflops
 from mmkd_export.plan import ExportPlan, only_student, read_report
 from mmkd_export.verify.answers import NetworkAnswers, answers_from_model, answers_from_student
-from mmkd_export.verify.artifacts import ProvenArtifact, answers_as_before, prove_again, prove_fp32, rescored
+from mmkd_export.verify.artifacts import ProvenArtifact, check_stored, prove_again, prove_fp32, rescore
 from mmkd_export.verify.confidence import helpful_temperature
 from mmkd_export.verify.gate import GateRule, check_metric
 from mmkd_export.verify.golden import NO_RECORDING, golden_without_recordings
 from mmkd_export.verify.parity import compare, fp32_tolerance, require_parity
 from mmkd_export.verify.plausible import NAMED, RULE, with_named_range
-from mmkd_export.verify.proof_set import Answer, ProofSet, build_proof_set, judging_of
+from mmkd_export.verify.proof_set import Answer, ProofSet, build_proof_set, select_judging
 from mmkd_export.verify.step_graph import StepGraph, step_from_checkpoint, stored_step
 from mmkd_export.verify.tolerance import with_tolerance
 from mmkd_export.verify.windows import (
@@ -203,7 +203,7 @@ def _student_facts(checkpoint: StudentCheckpoint, graph: bytes, *, checkpoint_sh
         labels=checkpoint.task.labels,
         preset=checkpoint.config.preset,
         parameters=sum(parameter.numel() for parameter in checkpoint.network().parameters()),
-        mflops=mflops_of(model),
+        mflops=count_mflops(model),
         nodes=len(model.graph.node),
         dataset=facts.dataset,
         dataset_sha256=facts.dataset_sha256,
@@ -218,7 +218,7 @@ def _student_facts(checkpoint: StudentCheckpoint, graph: bytes, *, checkpoint_sh
 def _model_entry(
     checkpoint: StudentCheckpoint, facts: StudentFacts, *, group_reference: GroupReference | None
 ) -> ModelEntry:
-    from mmkd_export.graph.onnx_from_student import steps_of
+    from mmkd_export.graph.onnx_from_student import describe_steps
 
     modality, task, origin = checkpoint.modality, checkpoint.task, checkpoint.facts
     return ModelEntry(
@@ -238,7 +238,7 @@ def _model_entry(
         artifacts=(),
         golden=FileEntry(file=f"{modality.name}/golden.npz", sha256="", size_bytes=0),
         group_reference=group_reference,
-        streaming=steps_of(checkpoint) if checkpoint.config.causal else None,
+        streaming=describe_steps(checkpoint) if checkpoint.config.causal else None,
         adapted=origin.adapted or msgspec.UNSET,
         fold=origin.fold,
         training_hashes=origin.training_hashes or msgspec.UNSET,
@@ -294,7 +294,7 @@ def student_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> P
     stays_judged = carries_fewer and plan.evaluation is None and plan.calibration is None
 
     def again(proven: ProvenArtifact) -> ProvenArtifact:
-        return answers_as_before(proven, proof_set) if stays_judged else prove_again(proven, proof_set, rule)
+        return check_stored(proven, proof_set) if stays_judged else prove_again(proven, proof_set, rule)
 
     reference = _named_reference(plan, entry.modality)
     if reference is not None:
@@ -308,7 +308,7 @@ def student_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> P
         licence=manifest.licence,
         tools=report.tools | {name: version(name) for name in _FROM_BUNDLE},
         proof_set=proof_set,
-        fp32=fp32 if stays_judged else rescored(fp32, proof_set),
+        fp32=fp32 if stays_judged else rescore(fp32, proof_set),
         others=(
             *(_other_format(proven, proof_set, rule, plan) for proven in stored if proven.artifact.format != "onnx"),
             *(again(proven) for proven in graphs if proven.artifact.precision not in {"fp32", *remade}),
@@ -355,7 +355,7 @@ def _other_format(proven: ProvenArtifact, proof_set: ProofSet, rule: GateRule, p
     if plan.evaluation is None and plan.calibration is None and proven.artifact.confidence is not None:
         return proven
     if is_installed(backend_for(proven.artifact.format)):
-        return rescored(proven, proof_set) if proven.report.gate is None else prove_again(proven, proof_set, rule)
+        return rescore(proven, proof_set) if proven.report.gate is None else prove_again(proven, proof_set, rule)
     if plan.evaluation is None:
         return proven
     return replace(proven, report=msgspec.structs.replace(proven.report, scores=None, confidence=None))
@@ -383,7 +383,7 @@ def _proof_set_of_bundle(
     if plan.calibration is not None:
         named = windows_from_path(plan.calibration, modality=modality, task=task)
         if windows.synthetic and plan.evaluation is None:  # the named windows judge too, so they are halved
-            proof_set = replace(proof_set, judging=judging_of(named, answer(named.windows)))
+            proof_set = replace(proof_set, judging=select_judging(named, answer(named.windows)))
         rows = rows_without(named.windows, proof_set.judging.windows)
         proof_set = replace(proof_set, calibration=named.windows[rows], calibration_labels=named.labels[rows])
     return proof_set

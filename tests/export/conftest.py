@@ -15,7 +15,7 @@ from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import export_plan
 from mmkd_export.verify.answers import answers_from_student
 from mmkd_export.verify.parity import with_missing_samples
-from mmkd_export.verify.proof_set import ProofSet, judging_of
+from mmkd_export.verify.proof_set import ProofSet, select_judging
 from mmkd_export.verify.windows import windows_from_checkpoint
 from mmkd_models.carried import CarriedWindows
 from mmkd_models.compare.fold_result import ComparisonConfig
@@ -124,7 +124,7 @@ def make_proof_set(student: StudentCheckpoint) -> ProofSet:
         answers=answers,
         gaps=gaps,
         gap_answers=answers_from_student(student, gaps),
-        judging=judging_of(real, answers),
+        judging=select_judging(real, answers),
         calibration=real.windows[~real.judge],
         calibration_labels=real.labels[~real.judge],
     )

@@ -23,7 +23,7 @@ from mmkd_export.inspect.doctor import examine
 from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan
 from mmkd_export.precision.speed import paired_latency_us
-from mmkd_export.verify.answers import feeds_of
+from mmkd_export.verify.answers import graph_feeds
 from mmkd_models.networks.config import student_config
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 from mmkd_report.schema.export import ExportReport
@@ -91,7 +91,7 @@ def paired(result: ExportResult, *, repeats: int) -> list[dict[tuple[str, str], 
             for name, backend in (*BACKENDS.items(), ("plain", PlainSession))
             if (name, precision) != ("plain", "int8")
         }
-        return [paired_latency_us(opened, list(feeds_of(windows, modality))) for _ in range(repeats)]
+        return [paired_latency_us(opened, list(graph_feeds(windows, modality))) for _ in range(repeats)]
 
 
 def speedups(rounds: list[dict[tuple[str, str], float]], reference: tuple[str, ...]) -> list[float]:

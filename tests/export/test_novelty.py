@@ -26,7 +26,7 @@ from mmkd_export.inspect.files import inspect_file
 from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan, export_plan
 from mmkd_export.precision.fp16 import half_graph
-from mmkd_export.verify.answers import answers_from_student, feeds_of
+from mmkd_export.verify.answers import answers_from_student, graph_feeds
 from mmkd_export.verify.gate import GateRule, gate_result, gate_summary
 from mmkd_export.verify.parity import NOVELTY_TOLERANCE, with_missing_samples
 from mmkd_export.verify.proof_set import ProofSet
@@ -82,7 +82,7 @@ def test_every_kind_of_student_has_it_in_every_engine(build_student: Build, what
     for engine in engines:
         backend = open_backend(engine, graph, threads=1)
         try:
-            found = np.concatenate([backend.run(feeds)[2] for feeds in feeds_of(windows, student.modality)])
+            found = np.concatenate([backend.run(feeds)[2] for feeds in graph_feeds(windows, student.modality)])
         finally:
             backend.close()
         np.testing.assert_allclose(found, expected, rtol=NOVELTY_TOLERANCE, atol=NOVELTY_TOLERANCE)
@@ -206,11 +206,11 @@ def test_nothing_of_it_leaves_float32(student: StudentCheckpoint) -> None:
     assert own
     assert not own & after_first_layer(model)
     assert not any("novelty" in layer.name for layer in learnt_layers(model))
-    half = half_graph(model, feeds_of(student.carried.windows[:8], student.modality)).model
+    half = half_graph(model, graph_feeds(student.carried.windows[:8], student.modality)).model
     weights = {tensor.name: tensor.data_type for tensor in half.graph.initializer if tensor.name.startswith("novelty.")}
     assert weights
     assert set(weights.values()) == {onnx.TensorProto.FLOAT}
-    assert tensor_magnitudes(half, ["novelty"], feeds_of(student.carried.windows[:8], student.modality))
+    assert tensor_magnitudes(half, ["novelty"], graph_feeds(student.carried.windows[:8], student.modality))
 
 
 def test_scores_in_another_order_fail_the_gate(

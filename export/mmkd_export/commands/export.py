@@ -33,7 +33,7 @@ with loading("mmkd-export"):
     from mmkd_export.plan import PLATFORMS, ExportPlan, GoldenChoice, PlatformName, PrecisionChoice, Seal, export_plan
     from mmkd_export.preflight import check_plan
     from mmkd_export.targets.litert import tflite_gain, with_tflite
-    from mmkd_export.targets.table import TARGETS, check_target, keeps_bundle, targets_of, targets_on
+    from mmkd_export.targets.table import TARGETS, check_target, keeps_bundle, requested_targets, targets_on
     from mmkd_export.verify.batch import batch_from_dim
     from mmkd_export.verify.gate import LEAST_JUDGING, gate_summary
     from mmkd_export.verify.golden import NO_RECORDING
@@ -182,7 +182,7 @@ def export_(
     if not sources:
         raise UsageError("expected a checkpoint or a bundle to export, got none; name it, or see --help")
     plan = _plan(sources[0], output, made, quantised, judged, sealed)
-    others = [row.name for row in targets_of(plan) if row.format != "onnx"]
+    others = [row.name for row in requested_targets(plan) if row.format != "onnx"]
     if made.onnx_only and others:
         raise UsageError(f"--target {others[0]} cannot be combined with --onnx-only; see --help")
     if len(sources) > 1:

@@ -44,9 +44,9 @@ def _run(arguments: list[str]) -> None:
         return
     if options.sbom:
         from mmkd_edge.cli.show import json_text
-        from mmkd_export.inspect.bill import bill_of
+        from mmkd_export.inspect.bill import make_bill
 
-        print(json_text(bill_of(options.file)))
+        print(json_text(make_bill(options.file)))
         return
     facts = inspect_file(options.file)
     if options.verify is not None:

@@ -69,7 +69,7 @@ def onnx_from_student(
     )
 
 
-def steps_of(checkpoint: StudentCheckpoint) -> Streaming:
+def describe_steps(checkpoint: StudentCheckpoint) -> Streaming:
     """Describe a causal student's steps for the manifest, without the artifacts."""
     from mmkd_models.networks.step import StepStudent
 
@@ -92,7 +92,7 @@ def onnx_step_from_student(checkpoint: StudentCheckpoint, *, temperature: float 
     """
     from mmkd_models.networks.step import StepStudent
 
-    streaming = steps_of(checkpoint)
+    streaming = describe_steps(checkpoint)
     return _onnx_from_module(
         StepStudent(checkpoint.transformer(asked_by="step graph"), temperature=temperature, seen=checkpoint.seen),
         inputs=step_inputs(checkpoint.modality, streaming),

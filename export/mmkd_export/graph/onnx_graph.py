@@ -152,7 +152,7 @@ def multiply_adds(model: onnx.ModelProto) -> int:
     return total
 
 
-def mflops_of(model: onnx.ModelProto) -> float:
+def count_mflops(model: onnx.ModelProto) -> float:
     """Millions of floating point operations for one window: two for each multiplication."""
     return round(2 * multiply_adds(model) / 1e6, 3)
 

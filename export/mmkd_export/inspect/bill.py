@@ -34,7 +34,7 @@ _TYPES: dict[str, ComponentType] = {
 _MOST_OF_A_NAME = 100  # some distributions put the text of their licence where its name belongs
 
 
-def bill_of(path: Path) -> BillOfMaterials:
+def make_bill(path: Path) -> BillOfMaterials:
     """Return the bill of materials of a bundle, which is verified.
 
     Raises:

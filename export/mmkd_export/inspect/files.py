@@ -23,7 +23,7 @@ from mmkd_edge.errors import ArtifactError, BundleError, CheckpointError, UsageE
 from mmkd_edge.predict.novelty import magnitude_text, novelty_text
 from mmkd_edge.spec import ModalitySpec, TaskSpec, labels_text
 from mmkd_export.plan import is_bundle, read_report
-from mmkd_export.targets.trt import device_of, read_sidecar
+from mmkd_export.targets.trt import engine_device, read_sidecar
 from mmkd_export.verify.gate import gate_summary
 from mmkd_models.content_hash import CONTENT_KEY, TensorContent, check_content, content_digest
 
@@ -274,7 +274,7 @@ def _engine_facts(sidecar_path: Path) -> _Rows:
     yield "precision", sidecar.precision
     yield "library", f"{sidecar.library} {sidecar.library_version}"
     yield "platform", f"{sidecar.platform}, {sidecar.architecture}"
-    gpu = device_of(sidecar)
+    gpu = engine_device(sidecar)
     device = "any of its kind: built ahead of time"
     if gpu is not None:
         device = f"{gpu.name}, compute capability {gpu.compute_capability}, CUDA {gpu.cuda_runtime}"

@@ -22,7 +22,7 @@ def model_card(report: ExportReport, entry: ModelEntry, *, licence: str) -> str:
         _heading(report, entry),
         _input(entry, report.range_rule or ""),
         _use(entry),
-        _measured(report),
+        _measurements(report),
         _confidence(report),
         _novelty(entry),
         _origin(report, entry, licence),
@@ -113,7 +113,7 @@ def _use(entry: ModelEntry) -> Iterator[str]:
     )
 
 
-def _measured(report: ExportReport) -> Iterator[str]:
+def _measurements(report: ExportReport) -> Iterator[str]:
     windows = report.windows
     yield from (
         "## What was measured at export",

@@ -15,7 +15,7 @@ from mmkd_export.graph.onnx_graph import any_batch, check_exported, graph_bytes
 from mmkd_export.precision.fp16 import FP16_LIMIT, half_graph
 from mmkd_export.precision.int8 import Int8Graph, Int8Options, int8_graph
 from mmkd_export.student import ProvenStudent
-from mmkd_export.verify.answers import NetworkAnswers, answers_from_model, feeds_of
+from mmkd_export.verify.answers import NetworkAnswers, answers_from_model, graph_feeds
 from mmkd_export.verify.artifacts import ProvenArtifact, RejectedError, measure_lower_precision, require_passed
 from mmkd_export.verify.gate import NOTHING_WRITTEN, GateRule, gate_result, gate_summary, require_windows
 from mmkd_export.verify.proof_set import check_calibration
@@ -42,8 +42,8 @@ def make_lower_precision(
 
 
 def _make_fp16(student: ProvenStudent, model: onnx.ModelProto, rule: GateRule) -> ProvenArtifact:
-    half = half_graph(model, feeds_of(student.proof_set.recorded, student.modality))
-    proven = _measured(half.model, student, rule, precision="fp16")
+    half = half_graph(model, graph_feeds(student.proof_set.recorded, student.modality))
+    proven = _measure(half.model, student, rule, precision="fp16")
     float_layers = {
         name: f"reaches {top:.3g}, above {FP16_LIMIT:g}, half of what FP16 holds"
         for name, top in half.too_large.items()
@@ -68,14 +68,14 @@ def _make_int8(student: ProvenStudent, model: onnx.ModelProto, options: Int8Opti
         got = answers_from_model(graph_bytes(graph), proof_set.judging.windows, modality)
         return gate_result(got, proof_set.judging, rule, proof_set.task)
 
-    feeds = list(feeds_of(proof_set.calibration, modality))
+    feeds = list(graph_feeds(proof_set.calibration, modality))
     search = int8_graph(model, feeds, options, answer=answer, gate=judge)
     if not search.attempts:
         raise GateError(
             "int8 graph: expected a layer that INT8 makes faster, found none: every product has a side below 16, "
             "reads the sensor itself as convolutional features do, or was excluded; export without --precision int8"
         )
-    proven = _measured(search.model, student, rule, precision="int8")
+    proven = _measure(search.model, student, rule, precision="int8")
     report = msgspec.structs.replace(
         proven.report,
         float_layers=_float_layers(model, search, options),
@@ -88,9 +88,7 @@ def _make_int8(student: ProvenStudent, model: onnx.ModelProto, options: Int8Opti
     return replace(proven, report=report)
 
 
-def _measured(
-    graph: onnx.ModelProto, student: ProvenStudent, rule: GateRule, *, precision: Precision
-) -> ProvenArtifact:
+def _measure(graph: onnx.ModelProto, student: ProvenStudent, rule: GateRule, *, precision: Precision) -> ProvenArtifact:
     inputs, outputs, batch = student.entry.inputs, student.entry.outputs, student.fp32.artifact.batch
     if batch is not None:
         inputs, outputs = any_batch(inputs), any_batch(outputs)

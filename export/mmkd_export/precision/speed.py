@@ -16,7 +16,7 @@ import msgspec
 from mmkd_edge.backends.base import Backend, check_backend, is_installed, open_backend
 from mmkd_edge.bundle.manifest import Precision
 from mmkd_export.graph.calibration import Feeds
-from mmkd_export.verify.answers import feeds_of
+from mmkd_export.verify.answers import graph_feeds
 from mmkd_export.verify.artifacts import ProvenArtifact
 from mmkd_export.verify.proof_set import ProofSet
 from mmkd_report.schema.export import LeftOutArtifact
@@ -86,7 +86,7 @@ def with_latencies(artifacts: Sequence[ProvenArtifact], proof_set: ProofSet) -> 
                 name = check_backend(run.backend)
                 if name != "auto" and is_installed(name):
                     opened[name, proven.artifact.precision] = open_backend(name, proven.model, threads=1)
-        latencies = paired_latency_us(opened, list(feeds_of(proof_set.real.windows, proof_set.modality)))
+        latencies = paired_latency_us(opened, list(graph_feeds(proof_set.real.windows, proof_set.modality)))
     finally:
         for backend in opened.values():
             backend.close()

@@ -119,10 +119,10 @@ def tflite_from_checkpoint(path: Path, *, graph: Graph = "window", temperature: 
         if done.returncode != 0:
             lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
             raise MmkdError(f"litert-torch could not convert the network: {lines[-1]}; export without --target litert")
-        return _checked(output.read_bytes())
+        return _check_model(output.read_bytes())
 
 
-def _checked(model: bytes) -> bytes:
+def _check_model(model: bytes) -> bytes:
     """Return the model; raise GateError if devices would refuse it."""
     try:
         check_tflite(model)
@@ -135,7 +135,7 @@ def _checked(model: bytes) -> bytes:
 
 def _convert(graph: str, source: str, output: str, temperature: str) -> None:
     """Read a checkpoint and write the model: the child process."""
-    from mmkd_export.graph.onnx_from_student import steps_of
+    from mmkd_export.graph.onnx_from_student import describe_steps
     from mmkd_models.networks.step import StepStudent
     from mmkd_models.networks.student import ExportStudent
     from mmkd_models.training.checkpoint import read_student
@@ -143,7 +143,7 @@ def _convert(graph: str, source: str, output: str, temperature: str) -> None:
     checkpoint = read_student(Path(source))
     modality, task, seen = checkpoint.modality, checkpoint.task, checkpoint.seen
     if graph == "step":
-        streaming = steps_of(checkpoint)
+        streaming = describe_steps(checkpoint)
         network = checkpoint.transformer(asked_by="step graph")
         module: nn.Module = StepStudent(network, temperature=float(temperature), seen=seen)
         inputs = step_inputs(modality, streaming)
@@ -239,7 +239,7 @@ def make_int8_tflite(student: ProvenStudent, exclude: str | None, rule: GateRule
 
     require_windows(len(student.proof_set.judging.labels), what="int8 .tflite", rule=rule)
     model = next(one.model for one in student.others if one.artifact.format == "tflite")
-    made = _checked(int8_tflite(model, onnx.load_from_string(student.fp32.model), exclude=exclude))
+    made = _check_model(int8_tflite(model, onnx.load_from_string(student.fp32.model), exclude=exclude))
     proven = measure_lower_precision(made, student.proof_set, rule, precision="int8", file_format="tflite")
     advice = "Leave layers out with --exclude, or export without --target litert or without --precision int8"
     return require_passed(proven, advice=advice)

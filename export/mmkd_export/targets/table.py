@@ -154,7 +154,7 @@ def resolve(plan: ExportPlan) -> ResolvedPlan:
     Raises:
         UsageError: there is no such target, or it does not exist for the platform.
     """
-    targets = targets_of(plan)
+    targets = requested_targets(plan)
     here: PlatformName = "cpu-arm" if host.machine() in ("aarch64", "arm64") else "cpu-x86"
     for target in targets:
         here = here if target.platform_here is None else target.platform_here()
@@ -188,7 +188,7 @@ def check_target(name: str) -> str:
     return name
 
 
-def targets_of(plan: ExportPlan) -> tuple[Target, ...]:
+def requested_targets(plan: ExportPlan) -> tuple[Target, ...]:
     """Return the rows that a plan names, in the order of the table."""
     for name in plan.targets:
         check_target(name)
@@ -202,6 +202,6 @@ def targets_on(platform: Platform) -> tuple[str, ...]:
 
 def keeps_bundle(plan: ExportPlan) -> bool:
     """Whether an earlier bundle stays as it is; see `ResolvedPlan`."""
-    changes = any(target.convert or target.backend for target in targets_of(plan)) or plan.lower_precisions
+    changes = any(target.convert or target.backend for target in requested_targets(plan)) or plan.lower_precisions
     judged = plan.drift_reference or plan.calibration or plan.evaluation or plan.value_range != "auto"
     return plan.from_bundle and plan.output == plan.source and not (changes or judged or plan.seal != Seal())

@@ -211,7 +211,7 @@ def engine_key(sidecar: EngineSidecar) -> str:
         library=sidecar.library,
         library_version=sidecar.library_version,
         architecture=sidecar.architecture,
-        device=device_of(sidecar),
+        device=engine_device(sidecar),
         strongly_typed=sidecar.strongly_typed,
         tf32=sidecar.tf32,
         profiles=sidecar.profiles,
@@ -219,7 +219,7 @@ def engine_key(sidecar: EngineSidecar) -> str:
     return facts.key
 
 
-def device_of(sidecar: EngineSidecar) -> DeviceFacts | None:
+def engine_device(sidecar: EngineSidecar) -> DeviceFacts | None:
     """Return the GPU that an engine was built on, as the runtime describes it; None if it was built without one."""
     return msgspec.convert(sidecar.device, DeviceFacts | None)
 
@@ -228,7 +228,7 @@ def read_sidecar(path: Path) -> EngineSidecar:
     """Read an engine's sidecar; raise ArtifactError if it is none, or of another version."""
     try:
         sidecar = decode_sidecar(path.read_bytes())
-        device_of(sidecar)
+        engine_device(sidecar)
     except (DocumentError, msgspec.ValidationError) as error:
         raise ArtifactError(f"{path}: {error}") from error
     return sidecar

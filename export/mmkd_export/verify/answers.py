@@ -42,7 +42,7 @@ def answers_from_outputs(outputs: Sequence[NDArray[np.float32]]) -> NetworkAnswe
     return NetworkAnswers(logits=logits, probabilities=probabilities, novelty=novelty[0] if novelty else None)
 
 
-def feeds_of(windows: NDArray[Any], modality: ModalitySpec) -> Iterator[Feeds]:
+def graph_feeds(windows: NDArray[Any], modality: ModalitySpec) -> Iterator[Feeds]:
     """Yield the graph's inputs for each of (N, T, C) windows."""
     for window in windows:
         values, present = prepare(window, modality)
@@ -51,7 +51,7 @@ def feeds_of(windows: NDArray[Any], modality: ModalitySpec) -> Iterator[Feeds]:
 
 def answers_from_backend(backend: Backend, windows: NDArray[Any], modality: ModalitySpec) -> NetworkAnswers:
     """Run an opened artifact over N windows, one at a time as a device does."""
-    answers = [backend.run(feeds) for feeds in feeds_of(windows, modality)]
+    answers = [backend.run(feeds) for feeds in graph_feeds(windows, modality)]
     return answers_from_outputs([np.concatenate(outputs) for outputs in zip(*answers, strict=True)])
 
 

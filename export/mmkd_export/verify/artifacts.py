@@ -25,7 +25,7 @@ from mmkd_edge.errors import GateError
 from mmkd_export.graph.onnx_graph import FORMAT_VERSIONS
 from mmkd_export.verify.answers import NetworkAnswers, answers_from_backend, answers_from_model, open_format
 from mmkd_export.verify.batch import require_batches
-from mmkd_export.verify.confidence import confidence_of
+from mmkd_export.verify.confidence import fit_confidence
 from mmkd_export.verify.gate import NOTHING_WRITTEN, GateRule, answer_scores, gate_result, require_gate, require_windows
 from mmkd_export.verify.parity import NOVELTY_TOLERANCE, compare, manifest_parity, require_parity
 from mmkd_export.verify.proof_set import ProofSet
@@ -78,8 +78,8 @@ def prove_fp32(
     run, what = _run_all(open_format(model, file_format), proof_set), file_name("fp32", file_format)
     parity = require_parity(run.parity, tolerance=proof_set.tolerance, what=what)
     require_parity(run.gap_parity, tolerance=proof_set.tolerance, what=f"{what}, windows with gaps")
-    proven = _described(model, run, proof_set, precision="fp32", parity=parity, file_format=file_format)
-    return _with_batch(proven, batch, proof_set)
+    proven = _describe(model, run, proof_set, precision="fp32", parity=parity, file_format=file_format)
+    return _add_batch(proven, batch, proof_set)
 
 
 def measure_lower_precision(
@@ -100,7 +100,7 @@ def measure_lower_precision(
     run = _run_all(open_format(model, file_format), proof_set)
     tolerance = _SELF_TEST_FACTOR * run.parity.max_abs_error + proof_set.tolerance
     parity = manifest_parity(run.parity, tolerance=tolerance)
-    proven = _described(model, run, proof_set, precision=precision, parity=parity, file_format=file_format)
+    proven = _describe(model, run, proof_set, precision=precision, parity=parity, file_format=file_format)
     result = gate_result(run.judging, proof_set.judging, rule, proof_set.task)
     proven = replace(
         proven,
@@ -116,7 +116,7 @@ def measure_lower_precision(
             f"of {run.parity.max_abs_error:.3g}{NOTHING_WRITTEN}. Leave this precision out",
             report=proven.report,
         )
-    return _with_batch(proven, batch, proof_set)
+    return _add_batch(proven, batch, proof_set)
 
 
 def require_passed(proven: ProvenArtifact, *, advice: str) -> ProvenArtifact:
@@ -133,7 +133,7 @@ def require_passed(proven: ProvenArtifact, *, advice: str) -> ProvenArtifact:
     return proven
 
 
-def _with_batch(proven: ProvenArtifact, batch: BatchRange | None, proof_set: ProofSet) -> ProvenArtifact:
+def _add_batch(proven: ProvenArtifact, batch: BatchRange | None, proof_set: ProofSet) -> ProvenArtifact:
     """Run every size of the range, if there is one, and add it to the artifact."""
     if batch is None:
         return proven
@@ -167,7 +167,7 @@ def prove_again(proven: ProvenArtifact, proof_set: ProofSet, rule: GateRule) -> 
     )
 
 
-def answers_as_before(proven: ProvenArtifact, proof_set: ProofSet) -> ProvenArtifact:
+def check_stored(proven: ProvenArtifact, proof_set: ProofSet) -> ProvenArtifact:
     """Return an earlier artifact that answers the windows of its bundle as the manifest says.
 
     For bundles that carry fewer windows than judged them: that judgement stays valid.
@@ -185,17 +185,17 @@ def answers_as_before(proven: ProvenArtifact, proof_set: ProofSet) -> ProvenArti
     return proven
 
 
-def rescored(proven: ProvenArtifact, proof_set: ProofSet) -> ProvenArtifact:
+def rescore(proven: ProvenArtifact, proof_set: ProofSet) -> ProvenArtifact:
     """Score an artifact, whose parity was proven before, on these judging windows."""
     backend = open_format(proven.model, proven.artifact.format)
     try:
         answers = answers_from_backend(backend, proof_set.judging.windows, proof_set.modality)
-        return _with_scores(proven, answers, _calibrated(backend, proof_set), proof_set)
+        return _add_scores(proven, answers, _calibrate(backend, proof_set), proof_set)
     finally:
         backend.close()
 
 
-def proven_in(proven: ProvenArtifact, backend: Backend, proof_set: ProofSet, rule: GateRule) -> ProvenArtifact:
+def prove_in(proven: ProvenArtifact, backend: Backend, proof_set: ProofSet, rule: GateRule) -> ProvenArtifact:
     """Run an artifact in another backend as well, close it, and apply the same gate.
 
     Raises:
@@ -243,7 +243,7 @@ def _run_all(backend: Backend, proof_set: ProofSet) -> _Run:
             parity=parity,
             gap_parity=compare(proof_set.gap_answers, with_gaps, task=task),
             judging=judging,
-            confidence=_calibrated(backend, proof_set),
+            confidence=_calibrate(backend, proof_set),
             novelty=scores,
             facts=BackendRun(
                 backend=backend.name,
@@ -256,17 +256,17 @@ def _run_all(backend: Backend, proof_set: ProofSet) -> _Run:
         backend.close()
 
 
-def _calibrated(backend: Backend, proof_set: ProofSet) -> Confidence | None:
+def _calibrate(backend: Backend, proof_set: ProofSet) -> Confidence | None:
     """Calibrate the confidence of an opened classifier; None for other tasks, and without labelled windows."""
     rows = np.flatnonzero(proof_set.calibration_labels >= 0) if proof_set.task.kind == "classification" else ()
     if len(rows) == 0:
         return None
     answers = answers_from_backend(backend, proof_set.calibration[rows], proof_set.modality)
     labels = proof_set.calibration_labels[rows]
-    return confidence_of(answers.probabilities, labels, temperature=proof_set.temperature)
+    return fit_confidence(answers.probabilities, labels, temperature=proof_set.temperature)
 
 
-def _with_scores(
+def _add_scores(
     proven: ProvenArtifact, answers: NetworkAnswers, confidence: Confidence | None, proof_set: ProofSet
 ) -> ProvenArtifact:
     """Add an artifact's calibration, and the scores of its answers for the judging windows."""
@@ -291,7 +291,7 @@ def _with_scores(
     )
 
 
-def artifact_of(
+def describe_artifact(
     model: bytes, file: str, *, precision: Precision, file_format: ArtifactFormat, parity: Parity
 ) -> Artifact:
     """Describe a model file for the manifest."""
@@ -306,11 +306,11 @@ def artifact_of(
     )
 
 
-def _described(
+def _describe(
     model: bytes, run: _Run, proof_set: ProofSet, *, precision: Precision, parity: Parity, file_format: ArtifactFormat
 ) -> ProvenArtifact:
     file = f"{proof_set.modality.name}/model"
-    artifact = artifact_of(model, file, precision=precision, file_format=file_format, parity=parity)
+    artifact = describe_artifact(model, file, precision=precision, file_format=file_format, parity=parity)
     artifact = msgspec.structs.replace(artifact, novelty=_novelty(run, proof_set, precision=precision))
     report = ArtifactReport(
         file=artifact.file,
@@ -324,7 +324,7 @@ def _described(
         backends=(run.facts,),
     )
     proven = ProvenArtifact(model=model, artifact=artifact, report=report)
-    return _with_scores(proven, run.judging, run.confidence, proof_set)
+    return _add_scores(proven, run.judging, run.confidence, proof_set)
 
 
 def _novelty(run: _Run, proof_set: ProofSet, *, precision: Precision) -> Novelty | msgspec.UnsetType:

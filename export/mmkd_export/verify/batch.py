@@ -14,7 +14,7 @@ from mmkd_edge.bundle.golden import answer_scale
 from mmkd_edge.bundle.manifest import MOST_WINDOWS_AT_ONCE, BatchRange
 from mmkd_edge.errors import GateError, UsageError, first_line
 from mmkd_export.graph.calibration import cpu_session
-from mmkd_export.verify.answers import feeds_of, open_format
+from mmkd_export.verify.answers import graph_feeds, open_format
 from mmkd_export.verify.proof_set import ProofSet
 
 _RANGE = re.compile(r"batch=(\d+):(\d+):(\d+)\Z")
@@ -57,7 +57,7 @@ def require_batches(model: bytes, batch: BatchRange, proof_set: ProofSet, *, tol
     # Windows with and without gaps in turn, repeated if there are too few.
     turns = [(gaps if place % 2 else real)[place // 2 % len(real)] for place in range(batch.maximum)]
     windows = np.ma.stack(turns) if real.dtype == np.uint8 else np.stack(turns)
-    feeds = list(feeds_of(windows, proof_set.modality))
+    feeds = list(graph_feeds(windows, proof_set.modality))
     single = open_format(model, "onnx")
     together = np.concatenate([np.concatenate(single.run(window), axis=1) for window in feeds])  # (N, 2 K) or one more
     single.close()

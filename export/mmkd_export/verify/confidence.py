@@ -61,7 +61,7 @@ def helpful_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64], 
     return temperature if helps else 1.0
 
 
-def confidence_of(probabilities: NDArray[np.float32], labels: NDArray[np.int64], *, temperature: float) -> Confidence:
+def fit_confidence(probabilities: NDArray[np.float32], labels: NDArray[np.int64], *, temperature: float) -> Confidence:
     """Return an artifact's probabilities (N, K) of the true labels (N,), all known, as the manifest has them."""
     rows = np.arange(min(len(labels), MOST_CONFIDENCE_WINDOWS))
     true = np.sort(probabilities[rows, labels[rows]].astype(np.float64))

@@ -89,7 +89,7 @@ def build_proof_set(
     """
     gaps = with_missing_samples(real.windows, seed=_GAPS_SEED)
     calibrate = np.flatnonzero(~real.judge & (not real.synthetic))
-    judging = judging_of(real, answers)
+    judging = select_judging(real, answers)
     if evaluation is not None:
         named = windows_from_path(evaluation, modality=modality, task=task, most=None)
         rows = rows_without(named.windows, real.windows[calibrate])
@@ -113,7 +113,7 @@ def build_proof_set(
     )
 
 
-def judging_of(real: RealWindows, answers: NetworkAnswers) -> JudgingWindows:
+def select_judging(real: RealWindows, answers: NetworkAnswers) -> JudgingWindows:
     """Select the judging half of the windows."""
     rows = np.flatnonzero(real.judge)
     return JudgingWindows(

@@ -16,9 +16,9 @@ from mmkd_edge.backends.base import SteppingBackend, backend_for, is_installed, 
 from mmkd_edge.bundle.manifest import Artifact, ArtifactFormat, Streaming
 from mmkd_edge.frames import joined, missing_frames
 from mmkd_edge.predict.selftest import follow_recording
-from mmkd_export.graph.onnx_graph import mflops_of
+from mmkd_export.graph.onnx_graph import count_mflops
 from mmkd_export.verify.answers import answers_along_recording, answers_from_outputs
-from mmkd_export.verify.artifacts import artifact_of
+from mmkd_export.verify.artifacts import describe_artifact
 from mmkd_export.verify.parity import compare, require_parity
 from mmkd_export.verify.proof_set import ProofSet
 from mmkd_report.schema.export import ArtifactParity, StepReport
@@ -49,7 +49,7 @@ def step_from_checkpoint(checkpoint: StudentCheckpoint, proof_set: ProofSet) -> 
     from mmkd_export.graph.onnx_from_student import onnx_step_from_student
 
     model = onnx_step_from_student(checkpoint, temperature=proof_set.temperature)
-    mflops = mflops_of(onnx.load_from_string(model))
+    mflops = count_mflops(onnx.load_from_string(model))
     return prove_step(model, checkpoint, proof_set, file_format="onnx", mflops=mflops)
 
 
@@ -57,9 +57,9 @@ def prove_step(
     model: bytes, checkpoint: StudentCheckpoint, proof_set: ProofSet, *, file_format: ArtifactFormat, mflops: float
 ) -> StepGraph:
     """Compare a step graph with the network, in the backend of its format; raise GateError if they differ."""
-    from mmkd_export.graph.onnx_from_student import steps_of
+    from mmkd_export.graph.onnx_from_student import describe_steps
 
-    facts = steps_of(checkpoint)
+    facts = describe_steps(checkpoint)
     recording = _recording(proof_set, stride=facts.stride)
     expected = answers_along_recording(checkpoint, recording, temperature=proof_set.temperature)
     backend, what = open_steps(backend_for(file_format), model, threads=1), _name(file_format)
@@ -73,7 +73,7 @@ def prove_step(
     finally:
         backend.close()
     file = f"{proof_set.modality.name}/step"
-    artifact = artifact_of(model, file, precision="fp32", file_format=file_format, parity=stated)
+    artifact = describe_artifact(model, file, precision="fp32", file_format=file_format, parity=stated)
     report = StepReport(
         file=artifact.file,
         size_bytes=len(model),

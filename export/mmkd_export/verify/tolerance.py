@@ -61,10 +61,10 @@ def with_tolerance(
     def is_tolerated(variant: NDArray[np.float64]) -> bool:
         return bool(start - (choice(answer(variant.astype(np.float32))) == truth).mean() <= TOLERATED_LOSS)
 
-    return msgspec.structs.replace(reference, tolerance=_measured(windows, is_tolerated))
+    return msgspec.structs.replace(reference, tolerance=_measure_tolerance(windows, is_tolerated))
 
 
-def _measured(windows: NDArray[np.float32], is_tolerated: Callable[[NDArray[Any]], bool]) -> Tolerance:
+def _measure_tolerance(windows: NDArray[np.float32], is_tolerated: Callable[[NDArray[Any]], bool]) -> Tolerance:
     channels = windows.shape[2]
     std = np.nanstd(windows.astype(np.float64), axis=(0, 1)) if np.isfinite(windows).any() else np.zeros(channels)
     std = np.nan_to_num(std)

@@ -13,7 +13,7 @@ import pytest
 from mmkd_edge import Bundle
 from mmkd_edge.bundle.manifest import member_files
 from mmkd_export.commands.inspect import main
-from mmkd_export.inspect.bill import bill_of
+from mmkd_export.inspect.bill import make_bill
 from mmkd_export.pipeline import ExportResult
 
 ROOT = Path(__file__).parents[3]
@@ -49,7 +49,7 @@ def test_the_bill_names_every_member_every_maker_and_what_runs_it(
 
 
 def test_the_same_bundle_has_the_same_bill(exported: ExportResult) -> None:
-    assert bill_of(exported.path) == bill_of(exported.path)
+    assert make_bill(exported.path) == make_bill(exported.path)
 
 
 def test_without_pip_audit_the_audit_says_that_it_did_nothing(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from mmkd_export.graph.layers import Layer, learnt_layers
 from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan
 from mmkd_export.precision.int8 import REPORTED_BINS, activation_histograms
-from mmkd_export.verify.answers import answers_from_student, feeds_of
+from mmkd_export.verify.answers import answers_from_student, graph_feeds
 from mmkd_export.verify.proof_set import ProofSet
 from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_report.schema.export import decode_report, encode_document
@@ -82,7 +82,7 @@ def test_the_report_has_what_every_layer_read_on_the_calibration_windows(
     assert sorted(names) == sorted(layer.name for layer in layers)
     windows = build_proof_set(student).calibration
     sources = {layer.source for layer in layers}
-    measured = tensor_magnitudes(model, sorted(sources), feeds_of(windows, student.modality))
+    measured = tensor_magnitudes(model, sorted(sources), graph_feeds(windows, student.modality))
     quantised = {layer.name for layer in layers} - set(int8.float_layers)
     for layer in layers:
         histogram = next(found for found in int8.activations if layer.name in found.layers)

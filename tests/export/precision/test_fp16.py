@@ -7,14 +7,14 @@ import pytest
 from onnx import numpy_helper
 
 from mmkd_export.precision.fp16 import FP16_LIMIT, HalfGraph, half_graph
-from mmkd_export.verify.answers import feeds_of
+from mmkd_export.verify.answers import graph_feeds
 from mmkd_models.training.checkpoint import StudentCheckpoint
 
 HALF, SINGLE = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
 
 
 def _half(model: onnx.ModelProto, student: StudentCheckpoint) -> HalfGraph:
-    return half_graph(model, feeds_of(student.carried.windows, student.modality))
+    return half_graph(model, graph_feeds(student.carried.windows, student.modality))
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def _types(model: onnx.ModelProto) -> dict[str, int]:
 
 def _logits(model: onnx.ModelProto, student: StudentCheckpoint) -> np.ndarray:
     session = onnxruntime.InferenceSession(model.SerializeToString())
-    feeds = feeds_of(student.carried.windows, student.modality)
+    feeds = graph_feeds(student.carried.windows, student.modality)
     return np.concatenate([session.run(["logits"], dict(window))[0] for window in feeds])
 
 

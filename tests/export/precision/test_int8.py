@@ -9,7 +9,7 @@ import pytest
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.precision.int8 import Int8Graph, Int8Options, int8_graph
-from mmkd_export.verify.answers import NetworkAnswers, answers_from_backend, feeds_of
+from mmkd_export.verify.answers import NetworkAnswers, answers_from_backend, graph_feeds
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_report.schema.export import GateResult
@@ -48,7 +48,7 @@ def search(student: StudentCheckpoint, student_graph: bytes) -> Callable[..., In
 
         return int8_graph(
             onnx.load_from_string(graph),
-            list(feeds_of(windows, student.modality)),
+            list(graph_feeds(windows, student.modality)),
             Int8Options(**options),  # type: ignore[arg-type]
             answer=answer,
             gate=gate,

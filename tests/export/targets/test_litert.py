@@ -21,7 +21,7 @@ from mmkd_edge.spec import TaskSpec
 from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan
-from mmkd_export.verify.answers import answers_from_student, feeds_of
+from mmkd_export.verify.answers import answers_from_student, graph_feeds
 from mmkd_export.verify.artifacts import prove_fp32
 from mmkd_export.verify.proof_set import ProofSet
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
@@ -50,7 +50,7 @@ def litert_bundle(student_file: Path, tmp_path_factory: pytest.TempPathFactory) 
 def test_it_answers_as_torch_does(tflite: bytes, student: StudentCheckpoint):
     backend = LitertBackend(tflite)
     expected = answers_from_student(student, student.carried.windows)
-    for number, feeds in enumerate(feeds_of(student.carried.windows, student.modality)):
+    for number, feeds in enumerate(graph_feeds(student.carried.windows, student.modality)):
         logits, probabilities = backend.run(feeds)
         # float32 sums in another order.
         np.testing.assert_allclose(logits[0], expected.logits[number], atol=1e-5)
@@ -344,7 +344,7 @@ def test_the_command_keeps_converter_and_quantiser_off_the_terminal(student_file
 
 
 def _feeds(student: StudentCheckpoint, number: int = 0) -> dict[str, np.ndarray]:
-    return dict(list(feeds_of(student.carried.windows, student.modality))[number])
+    return dict(list(graph_feeds(student.carried.windows, student.modality))[number])
 
 
 def test_answers_belong_to_the_caller(tflite: bytes, student: StudentCheckpoint):
@@ -383,7 +383,7 @@ def test_an_array_that_cannot_change_is_handed_over_once_and_no_other(tflite: by
 
 def test_threads_share_one_backend(tflite: bytes, student: StudentCheckpoint):
     backend = LitertBackend(tflite)
-    feeds = [dict(window) for window in feeds_of(student.carried.windows, student.modality)]
+    feeds = [dict(window) for window in graph_feeds(student.carried.windows, student.modality)]
     expected = [backend.run(window)[0] for window in feeds]
     start = threading.Barrier(4)
     wrong: list[int] = []

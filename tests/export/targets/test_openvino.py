@@ -15,8 +15,8 @@ from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.errors import BackendError, GateError
 from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan
-from mmkd_export.verify.answers import feeds_of
-from mmkd_export.verify.artifacts import ProvenArtifact, prove_fp32, proven_in
+from mmkd_export.verify.answers import graph_feeds
+from mmkd_export.verify.artifacts import ProvenArtifact, prove_fp32, prove_in
 from mmkd_export.verify.gate import GateRule
 from mmkd_models.training.checkpoint import StudentCheckpoint
 
@@ -32,7 +32,7 @@ def test_it_answers_as_onnxruntime_does(student_graph: bytes, student: StudentCh
     assert ours.inputs == reference.inputs
     assert ours.outputs == reference.outputs
     kept = []
-    for window in feeds_of(student.carried.windows, student.modality):
+    for window in graph_feeds(student.carried.windows, student.modality):
         logits, probabilities = ours.run(window)
         kept.append((logits, logits.copy()))
         expected = reference.run(window)
@@ -76,7 +76,7 @@ def test_an_artifact_that_answers_otherwise_in_openvino_is_refused(
 
     other = OpenVinoBackend(model.SerializeToString())
     with pytest.raises(GateError, match=r"^fp32 graph in openvino .*: expected the checkpoint's answers within 0.0001"):
-        proven_in(proven, other, proof_set, GATE)
+        prove_in(proven, other, proof_set, GATE)
 
 
 def test_auto_leaves_out_what_fails_its_gate_in_openvino_alone(
@@ -88,7 +88,7 @@ def test_auto_leaves_out_what_fails_its_gate_in_openvino_alone(
             raise GateError("int8 graph in openvino 2026.4.1: labels agree on 50.0%; no bundle was written")
         return proven
 
-    monkeypatch.setattr("mmkd_export.pipeline.proven_in", failing)
+    monkeypatch.setattr("mmkd_export.pipeline.prove_in", failing)
     plan = ExportPlan(
         source=exported.path,
         output=tmp_path / "s.edge",

@@ -22,7 +22,7 @@ from mmkd_edge.spec import TaskSpec
 from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan, platform_named
-from mmkd_export.targets.trt import build_engines, device_of, engine_key, read_sidecar
+from mmkd_export.targets.trt import build_engines, engine_device, engine_key, read_sidecar
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 
 MIB = 1 << 20
@@ -181,7 +181,7 @@ def test_builds_for_one_device_share_a_timing_cache(bundle: Path, monkeypatch: p
     timings = bundle.with_name("tensorrt-10.3.0-orin-nvgpu-cuda12060.timing")
     assert timings.read_bytes() == b"measured"
     assert [asked[1] for asked in library.asked if asked[0] == "timing cache"] == [b"", b"measured"]
-    assert device_of(engine.sidecar) == ORIN
+    assert engine_device(engine.sidecar) == ORIN
     assert sorted(path.name for path in bundle.parent.iterdir()) == [
         "student.edge",
         "student.fp32.engine",

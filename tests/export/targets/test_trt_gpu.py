@@ -51,7 +51,7 @@ def backend_of(predictor: EdgePredictor) -> TrtBackend:
     return cast(TrtBackend, predictor.backend)
 
 
-def feeds_of(bundle: Path) -> list[dict[str, np.ndarray]]:
+def graph_feeds(bundle: Path) -> list[dict[str, np.ndarray]]:
     with Bundle.open(bundle) as opened:
         entry = opened.manifest.models[0]
         windows = opened.golden(entry.name).windows
@@ -83,14 +83,14 @@ def test_the_cuda_graph_gives_the_answers_of_the_plain_call(predictor: EdgePredi
     plain = Execution(
         backend._engine, backend._runtime, inputs=backend.inputs, outputs=backend.outputs, logger=backend._logger
     )
-    for feeds in feeds_of(bundle):
+    for feeds in graph_feeds(bundle):
         for one, other in zip(backend.run(feeds), plain.answer(feeds), strict=True):
             np.testing.assert_array_equal(one, other)
     plain.close()
 
 
 def test_threads_get_the_answers_of_one_thread(predictor: EdgePredictor, bundle: Path) -> None:
-    backend, feeds = backend_of(predictor), feeds_of(bundle)
+    backend, feeds = backend_of(predictor), graph_feeds(bundle)
     expected = [backend.run(one)[0] for one in feeds]
     calls, wrong = [0] * THREADS, [0] * THREADS
     end = time.monotonic() + SECONDS
@@ -112,7 +112,7 @@ def test_threads_get_the_answers_of_one_thread(predictor: EdgePredictor, bundle:
 
 
 def test_after_a_call_that_does_not_fit_the_next_one_is_right(predictor: EdgePredictor, bundle: Path) -> None:
-    backend, (feeds, *_) = backend_of(predictor), feeds_of(bundle)
+    backend, (feeds, *_) = backend_of(predictor), graph_feeds(bundle)
     before = backend.run(feeds)[0]
     with pytest.raises(BackendError):
         backend.run({name: values[:, :3] for name, values in feeds.items()})
@@ -126,7 +126,7 @@ def test_the_second_opening_takes_the_engine_from_the_cache(bundle: Path, tmp_pa
     second = TrtBackend(model, cache=tmp_path)
     assert first.engine_origin == "built at this start: none was in the cache"
     assert second.engine_origin.startswith("from the cache: ")
-    for feeds in feeds_of(bundle):
+    for feeds in graph_feeds(bundle):
         np.testing.assert_array_equal(first.run(feeds)[0], second.run(feeds)[0])
     first.close()
     second.close()

@@ -18,7 +18,7 @@ from mmkd_edge.predict.confidence import least_probability
 from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan, export_plan
 from mmkd_export.verify.answers import answers_from_student
-from mmkd_export.verify.confidence import FEWEST_WINDOWS, confidence_of, fit_temperature, helpful_temperature
+from mmkd_export.verify.confidence import FEWEST_WINDOWS, fit_confidence, fit_temperature, helpful_temperature
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 
 
@@ -89,7 +89,7 @@ def test_a_temperature_is_kept_only_where_it_helps_the_judging_windows() -> None
 
 def test_scores_rise_and_are_rounded_down() -> None:
     probabilities = np.array([[0.9, 0.1], [0.3, 0.7], [0.123456789, 0.876543211]], dtype=np.float32)
-    found = confidence_of(probabilities, np.array([0, 0, 0]), temperature=1.5)
+    found = fit_confidence(probabilities, np.array([0, 0, 0]), temperature=1.5)
     assert found.temperature == 1.5
     assert found.true_probabilities == (0.1234567, 0.3, 0.8999999)  # float32(0.9) is 0.89999998
 
@@ -99,7 +99,7 @@ def test_fitted_on_the_same_windows_temperature_and_threshold_still_cover() -> N
     for draw in range(draws):
         logits, labels = drawn(64 + 50, temperature=3.0, seed=int(rng.integers(1 << 30)) + draw)
         probabilities = shares_of(logits / fit_temperature(logits[:64], labels[:64])).astype(np.float32)
-        confidence = confidence_of(probabilities[:64], labels[:64], temperature=1.0)
+        confidence = fit_confidence(probabilities[:64], labels[:64], temperature=1.0)
         least = least_probability(confidence, level)
         assert least is not None
         covered += float((probabilities[np.arange(64, 114), labels[64:]] >= least).mean())

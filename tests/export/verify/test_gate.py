@@ -19,7 +19,7 @@ from mmkd_export.verify.gate import (
     require_gate,
     require_windows,
 )
-from mmkd_export.verify.proof_set import check_calibration, judging_of
+from mmkd_export.verify.proof_set import check_calibration, select_judging
 from mmkd_export.verify.windows import RealWindows
 from mmkd_models.metrics.scores import AnyMetric
 from mmkd_models.training.checkpoint import StudentCheckpoint
@@ -166,7 +166,7 @@ def test_the_judging_half_keeps_its_answers():
         judge=np.array([False, True, False, True]),
         source="carried",
     )
-    judging = judging_of(real, _answers([0, 1, 2, 1]))
+    judging = select_judging(real, _answers([0, 1, 2, 1]))
     assert judging.windows.ravel().tolist() == [1, 3]
     assert judging.labels.tolist() == [1, 0]
     assert judging.answers.logits.argmax(1).tolist() == [1, 1]

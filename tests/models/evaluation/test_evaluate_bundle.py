@@ -51,7 +51,7 @@ def bundle(machines: Dataset, student_checkpoint: StudentCheckpoint, tmp_path_fa
     return export(export_plan(path)).path
 
 
-def confidence_of(path: Path) -> Confidence:
+def fit_confidence(path: Path) -> Confidence:
     with Bundle.open(path) as bundle:
         found = bundle.manifest.models[0].artifacts[0].confidence
     assert found is not None
@@ -70,7 +70,7 @@ def test_coverage_on_the_test_split_is_that_of_the_runtime(
     windows = test.take(np.arange(len(test)))["acc"]
     for coverage, level in zip(artifact["confidence"]["coverages"], (0.2, 0.5), strict=True):
         assert coverage["error_level"] == level
-        assert coverage["least_probability"] == least_probability(confidence_of(bundle), level)
+        assert coverage["least_probability"] == least_probability(fit_confidence(bundle), level)
         with EdgePredictor.open(bundle, backend="ort", error_level=level) as predictor:
             found = predictor.predict_batch(windows)
             labels = [predictor.task.labels[label] for label in test.labels]
