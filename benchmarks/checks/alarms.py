@@ -23,8 +23,8 @@ from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import fold_count
 from mmkd_models.data.for_devices import replayed
 from mmkd_station.build import usual_hop
-from mmkd_station.sources.base import ReplayedRecording
-from mmkd_station.tuning import RuleScore, Tuned, rate_interval, share_interval, tune_alarm
+from mmkd_station.intake import ReplayedRecording
+from mmkd_station.tuning import RuleScore, Tuned, fraction_interval, rate_interval, tune_alarm
 
 COOLDOWN_S = 60.0
 
@@ -81,7 +81,7 @@ def cells(label: str, what: str, outcomes: Sequence[RuleScore]) -> str:
     hours, alarms = sum(one.normal_hours for one in outcomes), sum(one.false_alarms for one in outcomes)
     recordings, detected = sum(one.recordings for one in outcomes), sum(one.detected for one in outcomes)
     low, high = rate_interval(alarms, hours)
-    least, most = share_interval(detected, recordings)
+    least, most = fraction_interval(detected, recordings)
     return row(
         label, what, alarms, f"{hours:.2f}", f"{alarms / hours:.2f}", f"{low:.2f} to {high:.2f}",
         f"{detected} of {recordings}", f"{100 * least:.0f} to {100 * most:.0f} %",

@@ -29,11 +29,11 @@ from checks.script import head, parser_of, row
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_edge.watch.timing import EDGES
-from mmkd_station.intake import Delivery, Intake, Listener
-from mmkd_station.sensor import Sensor, StationRules
+from mmkd_station.intake import Delivery, Intake
+from mmkd_station.outlet import Outlet
+from mmkd_station.protocols.table import open_sink
+from mmkd_station.sensor import Sensor, SensorRules
 from mmkd_station.service import RunFacts, Service
-from mmkd_station.sinks.outlet import Outlet
-from mmkd_station.sinks.table import open_sink
 from mmkd_station.station import Station
 
 CHANNELS = ("x", "y", "z")
@@ -49,7 +49,7 @@ class Noise:
         self._count = max(1, round(rate_hz * BLOCK_S))
         self._rows = np.random.default_rng(0).normal(size=(self._count, len(CHANNELS))).astype(np.float32)
 
-    def deliveries(self, listener: Listener) -> Iterator[Delivery]:
+    def deliveries(self, listener: Intake) -> Iterator[Delivery]:
         """The blocks."""
         due_s = time.monotonic()
         while not listener.stop.wait(max(0.0, due_s - time.monotonic())):
@@ -97,7 +97,7 @@ def carried(bundle: Path, options: argparse.Namespace, *, factor: float, minutes
     seen: list[RunFacts] = []  # at half of the time and at its end: what an end leaves unanswered is no part of a load
     outlet = Outlet("jsonl", open_sink(f"jsonl:{os.devnull}"))
     with EdgePredictor.open(bundle, backend="ort", threads=1) as predictor:
-        rules = StationRules(hop=round(HOP_S * options.rate_hz), time_from="arrival")
+        rules = SensorRules(hop=round(HOP_S * options.rate_hz), time_from="arrival")
         stations = [
             Station(
                 f"station {number}",

@@ -1,8 +1,8 @@
 """Episodes: what an operator sees of a stream of results.
 
-One result is no alarm. An episode begins when enough of the last results speak for its label, and ends when none has
-for a while. A result without an answer (`invalid`, `stale`, `warming_up`) speaks neither for nor against, nor does one
-that nobody should believe (`unknown`). Owns the rule and the count; knows nothing of where results come from.
+One result is no alarm. An episode begins when enough of the last results have its label, and ends when none has had it
+for a while. A result without an answer (`invalid`, `stale`, `warming_up`) counts neither for nor against, nor does an
+`unknown` one.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import msgspec
 
@@ -21,7 +22,7 @@ from mmkd_station.records import AlarmRecord, ResultRecord
 
 MOST_CONFIRM = 1000
 ABSTAINING = ("stale", "unknown")
-"""Statuses of answers that speak neither for nor against."""
+"""Statuses of answers that count neither for nor against."""
 _CONFIRM = re.compile(r"([0-9]+)/([0-9]+)")
 
 
@@ -29,11 +30,10 @@ class AlarmRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """When an episode of one label begins and ends.
 
     Attributes:
-        label: what it is an episode of.
-        confirm: `3/5` begins one when three of the last five results speak for the label.
-        release: so many results in a row that do not speak for it end one.
-        cooldown_s: after an end no episode of the label begins for so long, on the clock of the samples.
-        min_probability: from which on a result speaks for the label.
+        confirm: `3/5` begins one when three of the last five results have the label.
+        release: number of results in a row without the label that end one.
+        cooldown_s: minimum time from an end to the next episode of the label, on the clock of the samples.
+        min_probability: a result of lower probability does not have the label.
     """
 
     label: str
@@ -44,17 +44,13 @@ class AlarmRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def votes(self) -> tuple[int, int]:
-        """How many of how many; (0, 0) where the text is none of that form."""
+        """How many of how many; (0, 0) if the text is not of that form."""
         match = _CONFIRM.fullmatch(self.confirm)
         return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
 def check_rules(rules: Sequence[AlarmRule], task: TaskSpec) -> None:
-    """Refuse rules that no result of a student could fulfil.
-
-    Raises:
-        UsageError: the first thing that is wrong.
-    """
+    """Raise UsageError for rules that no result of a student could fulfil."""
     for rule in rules:
         for text in rule_problems(rule):
             raise UsageError(f"--alarm {rule.label}: {text}")
@@ -71,7 +67,7 @@ def check_rules(rules: Sequence[AlarmRule], task: TaskSpec) -> None:
 
 
 def rule_problems(rule: AlarmRule) -> Iterator[str]:
-    """One text for everything that no rule can be."""
+    """Yield one text for everything that is wrong with a rule."""
     most, of = rule.votes
     if not 1 <= most <= of <= MOST_CONFIRM:
         yield f"confirm: expected N/M with 1 <= N <= M <= {MOST_CONFIRM}, got {rule.confirm!r}; for instance 3/5"
@@ -83,18 +79,76 @@ def rule_problems(rule: AlarmRule) -> Iterator[str]:
         yield f"min_probability: expected 0 to 1, got {rule.min_probability}; correct it"
 
 
+class EpisodeState:
+    """One rule, and where its episode stands.
+
+    Attributes:
+        since_s: when the open episode began.
+        windows: its number of results with the label.
+        probability: its highest probability of the label.
+    """
+
+    def __init__(self, rule: AlarmRule) -> None:
+        self.rule = rule
+        self._needed, of = rule.votes
+        self._votes: deque[tuple[bool, float]] = deque(maxlen=of)
+        self._without = 0
+        self._quiet_until_s = self._last_s = -math.inf
+        self.is_open = False
+        self.episode = 0
+        self.since_s = 0.0
+        self.windows = 0
+        self.probability = 0.0
+
+    def resume(self, alarm: AlarmRecord) -> None:
+        """Take up the last alarm of an earlier run."""
+        self.episode = alarm.episode
+        self._last_s = alarm.decided_s if alarm.time_s is None else alarm.time_s
+        if alarm.event == "cleared":
+            self._quiet_until_s = self._last_s + self.rule.cooldown_s
+            return
+        self.is_open, self.since_s = True, self._last_s if alarm.since_s is None else alarm.since_s
+        self.windows, self.probability = alarm.windows, alarm.probability
+
+    def vote(self, has_label: bool, probability: float, moment_s: float) -> Literal["raised", "cleared"] | None:
+        """Count a result; return what it decides."""
+        if moment_s < self._last_s:  # the clock of the samples was set: it says nothing of a cooldown any more
+            self._quiet_until_s = -math.inf
+        self._last_s = moment_s
+        has_label = has_label and probability >= self.rule.min_probability
+        self._votes.append((has_label, moment_s))
+        if self.is_open:
+            self.windows += has_label
+            self.probability = max(self.probability, probability)
+            self._without = 0 if has_label else self._without + 1
+            if self._without < self.rule.release:
+                return None
+            self.is_open = False
+            self._quiet_until_s = moment_s + self.rule.cooldown_s
+            self._votes.clear()
+            return "cleared"
+        if not has_label or moment_s < self._quiet_until_s:
+            return None
+        moments = [moment for voted, moment in self._votes if voted]
+        if len(moments) < self._needed:
+            return None
+        self.is_open, self._without, self.since_s = True, 0, moments[0]
+        self.windows, self.probability = len(moments), probability
+        return "raised"
+
+
 class Episodes:
-    """Follows the results of one station and makes episodes of them. Used by one thread.
+    """Makes episodes of the results of one station. Used by one thread.
 
     Args:
         rules: one for each label.
-        task: what the results are answers to.
         last: the last alarm of each label in earlier runs.
     """
 
     def __init__(self, rules: Sequence[AlarmRule], task: TaskSpec, *, last: Sequence[AlarmRecord] = ()) -> None:
         check_rules(rules, task)
-        self._followed = {rule.label: _Followed(rule, task) for rule in rules}
+        self._states = {rule.label: EpisodeState(rule) for rule in rules}
+        self._places = {rule.label: task.labels.index(rule.label) for rule in rules}
         self._last = last
         self._count = max((alarm.episode for alarm in last), default=0)
 
@@ -102,103 +156,48 @@ class Episodes:
         """Take up what earlier runs left: each open episode is `continued`, or `cleared` if its label has no rule."""
         resumed = []
         for alarm in self._last:
-            if alarm.label in self._followed:
-                self._followed[alarm.label].resume(alarm)
+            if alarm.label in self._states:
+                self._states[alarm.label].resume(alarm)
             if alarm.event != "cleared":
-                resumed.append(resumed_alarm(alarm, is_followed=alarm.label in self._followed))
+                resumed.append(resumed_alarm(alarm, is_followed=alarm.label in self._states))
         return resumed
 
     def see(self, result: ResultRecord) -> list[AlarmRecord]:
-        """The alarms that a result raises or clears, with the result's number."""
-        found = []
-        for one in self._followed.values():
-            event = one.vote(result)
+        """Return the alarms that a result raises or clears, with the result's number."""
+        if result.index < 0 or result.status in ABSTAINING:
+            return []
+        alarms = []
+        moment_s = result.decided_s if result.time_s is None else result.time_s
+        for label, state in self._states.items():
+            has_label = label in (result.label, *result.labels)
+            event = state.vote(has_label, result.probabilities[self._places[label]], moment_s)
+            if event is None:
+                continue
             if event == "raised":
                 self._count += 1
-                one.episode = self._count
-            if event is not None:
-                found.append(one.record(event, result))
-        return found
+                state.episode = self._count
+            alarms.append(
+                AlarmRecord(
+                    station=result.station,
+                    number=result.number,
+                    time_s=result.time_s,
+                    decided_s=result.decided_s,
+                    event=event,
+                    label=label,
+                    episode=state.episode,
+                    since_s=None if result.time_s is None else state.since_s,
+                    windows=state.windows,
+                    probability=state.probability,
+                )
+            )
+        return alarms
 
 
 def resumed_alarm(alarm: AlarmRecord, *, is_followed: bool) -> AlarmRecord:
-    """What is said at a start of an episode that an earlier run left open; its number is set by the station."""
+    """Return what is reported at a start of an episode that an earlier run left open; the station numbers it."""
     return msgspec.structs.replace(
         alarm,
         event="continued" if is_followed else "cleared",
         decided_s=time.time(),
         reason="open when the run before ended" if is_followed else "no rule or station follows it any more",
     )
-
-
-class _Followed:
-    """One rule, and where its episode stands."""
-
-    def __init__(self, rule: AlarmRule, task: TaskSpec) -> None:
-        self._rule = rule
-        self._place = task.labels.index(rule.label)
-        self._needed, of = rule.votes
-        self._votes: deque[tuple[bool, float]] = deque(maxlen=of)
-        self._against = 0
-        self._quiet_until_s = self._last_s = -math.inf
-        self._since_s = 0.0
-        self._windows = 0
-        self._probability = 0.0
-        self.open = False
-        self.episode = 0
-
-    def resume(self, alarm: AlarmRecord) -> None:
-        self.episode = alarm.episode
-        self._last_s = alarm.decided_s if alarm.time_s is None else alarm.time_s
-        if alarm.event == "cleared":
-            self._quiet_until_s = self._last_s + self._rule.cooldown_s
-            return
-        self.open, self._since_s = True, self._last_s if alarm.since_s is None else alarm.since_s
-        self._windows, self._probability = alarm.windows, alarm.probability
-
-    def vote(self, result: ResultRecord) -> str | None:
-        """`raised` or `cleared` where this result decides it."""
-        if result.index < 0 or result.status in ABSTAINING:
-            return None
-        moment_s = result.decided_s if result.time_s is None else result.time_s
-        if moment_s < self._last_s:  # the clock of the samples was set: it says nothing of a cooldown any more
-            self._quiet_until_s = -math.inf
-        self._last_s = moment_s
-        probability = result.probabilities[self._place]
-        speaks = probability >= self._rule.min_probability and (
-            result.label == self._rule.label or self._rule.label in result.labels
-        )
-        self._votes.append((speaks, moment_s))
-        if self.open:
-            return self._go_on(speaks, probability, moment_s)
-        for_it = [moment for spoke, moment in self._votes if spoke]
-        if not speaks or len(for_it) < self._needed or moment_s < self._quiet_until_s:
-            return None
-        self.open, self._against, self._since_s = True, 0, for_it[0]
-        self._windows, self._probability = len(for_it), probability
-        return "raised"
-
-    def _go_on(self, speaks: bool, probability: float, moment_s: float) -> str | None:
-        self._windows += speaks
-        self._probability = max(self._probability, probability)
-        self._against = 0 if speaks else self._against + 1
-        if self._against < self._rule.release:
-            return None
-        self.open = False
-        self._quiet_until_s = moment_s + self._rule.cooldown_s
-        self._votes.clear()
-        return "cleared"
-
-    def record(self, event: str, result: ResultRecord) -> AlarmRecord:
-        return AlarmRecord(
-            station=result.station,
-            number=result.number,
-            time_s=result.time_s,
-            decided_s=result.decided_s,
-            event="raised" if event == "raised" else "cleared",
-            label=self._rule.label,
-            episode=self.episode,
-            since_s=None if result.time_s is None else self._since_s,
-            windows=self._windows,
-            probability=self._probability,
-        )

@@ -1,4 +1,4 @@
-"""When a sample was taken, how long a source has been silent, and whether its times can be trusted."""
+"""When a sample was taken, how long a source has been silent, and whether its times are plausible."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ TIME_FAULTS: dict[TimeFault, str] = {
     "still": "the times of samples stand still",
     "late": "most samples come late, or faster than the bundle's rate",
 }
-"""What is said of a fault in the log and by `/healthz`."""
+"""How the log and `/healthz` describe a fault."""
 
 # How far the count of samples may run away from their arrival before the arrival is believed.
 _MOST_APART_S = 0.5
-# The share of a difference that each delivery corrects: jitter of deliveries stays out of the times of samples.
+# The fraction of a difference that each delivery corrects: jitter of deliveries stays out of the times of samples.
 _CORRECTED = 0.02
 # Silence is this many times the longest of the recent intervals between deliveries, and at least a second.
 _SILENT_TIMES, _SILENT_FROM_S, _INTERVALS = 3.0, 1.0, 16
@@ -47,17 +47,17 @@ _ROUNDING = 0.25
 class TimeWatch:
     """Compares the times of a live source's samples with their arrival, one delivery after the other.
 
-    A delivery is refused whose times run ahead of their arrival, go back, or stand still. A clock that was set is
+    A delivery is refused if its times run ahead of their arrival, go back, or stand still. A clock that was set is
     believed when its times have kept pace with their arrival for `limit_s`.
 
     Args:
-        limit_s: how far times may run ahead: of UTC, or where the source has a clock of its own of the pace so far.
+        limit_s: how far times may run ahead of UTC, or of the pace so far if the source has a clock of its own.
         back_s: how far times may go back; samples that go back by less are late.
 
     Attributes:
         newest: the newest time that was accepted, and when it arrived; None before the first.
-        reason: why the last delivery was refused; empty where it was accepted.
-        refused: samples that were refused.
+        reason: why the last delivery was refused; empty if it was accepted.
+        refused: number of samples refused.
     """
 
     def __init__(self, *, limit_s: float, back_s: float) -> None:
@@ -76,11 +76,11 @@ class TimeWatch:
         """Return whether the times of a delivery can be trusted.
 
         Args:
-            times: (n,) of its samples.
-            arrived_s: when it arrived, a moment of `time.monotonic()`.
-            utc_s: the same moment in UTC; NaN where the times are not of UTC.
-            still_s: for how long times may stand still.
-            waited: as of `Delivery`: only times in UTC are compared with the arrival then.
+            times: (n,) seconds.
+            arrived_s: moment of `time.monotonic()`.
+            utc_s: the same moment in UTC; NaN if the times are not of UTC.
+            still_s: how long times may stand still.
+            waited: see `Delivery`: only times in UTC are compared with the arrival then.
         """
         time_s = float(times.max())
         is_utc = abs(time_s - utc_s) <= _OWN_CLOCK_S
@@ -99,7 +99,7 @@ class TimeWatch:
         if fault is not None and not is_set:
             self.reason = fault[1]
             self.refused += len(times)
-            self.tell(fault[0])
+            self.note(fault[0])
             return False
         if is_set or self.newest is None:
             self._offset_s = time_s - arrived_s
@@ -120,31 +120,31 @@ class TimeWatch:
         self._other_line = time_s, arrived_s
         return False
 
-    def tell(self, fault: TimeFault) -> None:
-        """Note a fault for `fault`."""
+    def note(self, fault: TimeFault) -> None:
+        """Remember a fault for `fault`."""
         self._fault = fault, time.monotonic()
 
     @property
     def fault(self) -> TimeFault | None:
         """The last fault, until `limit_s` have passed without one."""
-        is_over = self._fault is None or (not self.reason and time.monotonic() - self._fault[1] > self._limit_s)
-        return None if is_over or self._fault is None else self._fault[0]
+        if self._fault is None or (not self.reason and time.monotonic() - self._fault[1] > self._limit_s):
+            return None
+        return self._fault[0]
 
 
 class SampleClock:
     """Gives every sample of a station a time in seconds.
 
     Args:
-        rate_hz: at which samples are expected.
         time_from: whether the source's times are taken, or the moments of arrival.
         live: whether samples are of now; else those without times are counted from 0.
-        silence_s: from when on a source is silent; None is three times the longest of the recent intervals between
+        silence_s: a source is silent after this time; None is three times the longest of the recent intervals between
             its deliveries, at least a second.
-        stale_s: as of `StationRules`.
-        back_s: as of `TimeWatch`.
+        stale_s: see `SensorRules`.
+        back_s: see `TimeWatch`.
 
     Attributes:
-        watch: compares times with arrivals; it accepts all of what is not live.
+        watch: compares times with arrivals; not used if the source is not live.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class SampleClock:
         self._is_source_time = False
 
     def times_of(self, delivery: Delivery) -> NDArray[np.float64] | None:
-        """The time of each sample (n,); None where the times cannot be trusted, and the samples are to be left out."""
+        """Return the time of each sample (n,); None if the samples must be left out because of their times."""
         self._is_source_time = self._time_from == "source" and delivery.times is not None
         times = delivery.times if self._is_source_time and delivery.times is not None else self._counted(delivery)
         if self._live:
@@ -213,7 +213,7 @@ class SampleClock:
         return steps + first_s
 
     def now_s(self) -> float | None:
-        """This moment on the clock of the samples; before the first, and where samples are not of now, None."""
+        """Return this moment on the clock of the samples; None before the first, and if samples are not of now."""
         if not self._live or self.watch.newest is None:
             return None
         if not self._is_source_time:
@@ -225,13 +225,13 @@ class SampleClock:
 
     @property
     def _usual_silence_s(self) -> float:
-        """From when on the source is silent."""
+        """After how many seconds the source is silent."""
         if self._silence_s is not None:
             return self._silence_s
         return max([_SILENT_FROM_S, *(_SILENT_TIMES * interval_s for interval_s in self._intervals)])
 
     def missing_times(self, monotonic_s: float) -> NDArray[np.float64]:
-        """Times (n,) at which a live source should have given samples and did not; each is given once.
+        """Return the times (n,) at which a live source should have given samples and did not; each once.
 
         They stay as far behind this moment as silence takes to be one: samples that are under way find their place.
         """
@@ -250,6 +250,6 @@ class SampleClock:
         return times
 
     def silent_s(self) -> float:
-        """How old the newest sample that came is, on the clock of the samples."""
+        """Return the age of the newest sample that came, on the clock of the samples."""
         now_s = self.now_s()
         return 0.0 if now_s is None or self.watch.newest is None else now_s - self.watch.newest[0]

@@ -1,4 +1,4 @@
-"""Between the thread that reads a source and the thread that answers: a queue that is never larger than it was told.
+"""The bounded queue between the threads that read sources and the thread that answers.
 
 Owns what is counted of samples before they reach a stream: what came, what was dropped, what was no sample at all.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 OnFull = Literal["drop-oldest", "block"]
 
-_WAKES_S = 0.1
+_WAKE_S = 0.1
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
@@ -24,9 +24,9 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
 
     Attributes:
         rows: float32 (n, C) in the channels' order and the modality's unit, NaN = missing; of video uint8 (n, H, W, C).
-        times: float64 (n,) seconds on the source's clock, or None where it gives none.
+        times: float64 (n,) seconds on the source's clock, or None if it gives none.
         arrived_s: a moment of `time.monotonic()`.
-        sensor: of the station's sensors the number of the one that they are of.
+        sensor: number of the station's sensor that they are of.
         waited: whether they waited for their reader, as lines of a file do: their arrival says little of their time.
     """
 
@@ -37,32 +37,30 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     waited: bool = False
 
 
-class Listener(Protocol):
-    """What a source tells beside samples."""
+class ReplayedRecording(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """One recording to be replayed.
 
-    @property
-    def stop(self) -> threading.Event:
-        """Set when the source is to end."""
-        ...
+    Attributes:
+        rows: float32 (n, C) in the modality's unit, the channels in its order.
+        label: empty where nobody knows.
+        group: the machine, person or session it is from.
+        split: of the dataset: train, valid or test.
+    """
 
-    def garbage(self, reason: str) -> None:
-        """Something came that is no sample; the source goes on."""
-        ...
-
-    def connection(self, connected: bool, reason: str) -> None:
-        """The other side is there, or is not."""
-        ...
+    rows: NDArray[np.float32]
+    name: str
+    label: str = ""
+    group: str = ""
+    split: str = ""
 
 
 class IntakeFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What happened before the stream.
 
     Attributes:
-        deliveries: that came.
-        samples: in them.
-        dropped: samples that were given up because the queue was full.
+        dropped: samples given up because the queue was full.
         garbage: messages and lines that were no samples.
-        connects: how often the other side was there, the first time included.
+        connects: how often the source connected, the first time included.
         queued: deliveries that wait now.
     """
 
@@ -82,41 +80,42 @@ class Intake:
         on_full: whether the oldest is given up for the newest, or the source waits.
 
     Attributes:
-        stop: set when the source is to end.
+        stop: set when sources are to end.
+        last_garbage: why the last thing that was no sample was none.
     """
 
     def __init__(self, *, most: int, on_full: OnFull) -> None:
         self.stop = threading.Event()
+        self.last_garbage = ""
         self._most = most
         self._on_full = on_full
         self._waiting: deque[Delivery] = deque()
         self._coming: Counter[int] = Counter()  # by sensor, those that wait for room included
         self._changed = threading.Condition()
         self._ended = False
-        self._deliveries = self._samples = self._dropped = self._garbage = self._connects = 0
+        self._counts: Counter[str] = Counter()
         self._notes: deque[tuple[bool, str]] = deque(maxlen=64)
-        self._last_garbage = ""
 
     def put(self, delivery: Delivery) -> None:
-        """Take a delivery into the queue; wait for room where nothing may be dropped."""
+        """Take a delivery into the queue; wait for room if nothing may be dropped."""
         with self._changed:
-            self._deliveries += 1
-            self._samples += len(delivery.rows)
+            self._counts["deliveries"] += 1
+            self._counts["samples"] += len(delivery.rows)
             self._coming[delivery.sensor] += 1
             while len(self._waiting) >= self._most and not self._ended:
                 if self._on_full == "drop-oldest":
-                    self._dropped += len(self._first().rows)
+                    self._counts["dropped"] += len(self._pop().rows)
                 else:
-                    self._changed.wait(_WAKES_S)
+                    self._changed.wait(_WAKE_S)
             if self._ended:  # it comes too late to be answered
                 self._coming[delivery.sensor] -= 1
-                self._dropped += len(delivery.rows)
+                self._counts["dropped"] += len(delivery.rows)
                 return
             self._waiting.append(delivery)
             self._changed.notify_all()
 
     def take(self, *, timeout_s: float) -> Delivery | None:
-        """The oldest delivery; None where none came in time."""
+        """Return the oldest delivery; None if none came in time."""
         until_s = time.monotonic() + timeout_s
         with self._changed:
             while not self._waiting:
@@ -124,11 +123,11 @@ class Intake:
                 if left_s <= 0 or self._ended:
                     return None
                 self._changed.wait(left_s)
-            delivery = self._first()
+            delivery = self._pop()
             self._changed.notify_all()
             return delivery
 
-    def _first(self) -> Delivery:
+    def _pop(self) -> Delivery:
         delivery = self._waiting.popleft()
         self._coming[delivery.sensor] -= 1
         return delivery
@@ -153,35 +152,24 @@ class Intake:
     def garbage(self, reason: str) -> None:
         """Count something that is no sample."""
         with self._changed:
-            self._garbage += 1
-            self._last_garbage = reason
+            self._counts["garbage"] += 1
+            self.last_garbage = reason
 
     def connection(self, connected: bool, reason: str) -> None:
-        """Note that the other side is there, or is not."""
+        """Note that a source is connected, or lost."""
         with self._changed:
-            self._connects += connected
+            self._counts["connects"] += connected
             self._notes.append((connected, reason))
 
     def notes(self) -> list[tuple[bool, str]]:
-        """What `connection` was told since the last call."""
+        """Return the arguments of `connection` since the last call."""
         with self._changed:
-            found = list(self._notes)
+            notes = list(self._notes)
             self._notes.clear()
-            return found
-
-    @property
-    def last_garbage(self) -> str:
-        """Why the last thing that was no sample was none."""
-        return self._last_garbage
+            return notes
 
     def facts(self) -> IntakeFacts:
-        """What was counted so far."""
+        """Return what was counted so far."""
         with self._changed:
-            return IntakeFacts(
-                deliveries=self._deliveries,
-                samples=self._samples,
-                dropped=self._dropped,
-                garbage=self._garbage,
-                connects=self._connects,
-                queued=len(self._waiting),
-            )
+            names = [name for name in IntakeFacts.__struct_fields__ if name != "queued"]
+            return IntakeFacts(**{name: self._counts[name] for name in names}, queued=len(self._waiting))

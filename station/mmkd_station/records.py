@@ -1,13 +1,13 @@
-"""What a running station says: results, alarms and states, each one JSON object.
+"""What a running station reports: results, alarms and states, each one JSON object.
 
-Owns the schema that every sink writes. `kind` tells the records apart; a reader that meets another kind leaves it out.
-Times are seconds: `time_s` on the clock of the samples, `decided_s` in UTC on the clock of this machine. `station`,
-`boot` and `number` name a record for ever.
+`kind` tells the records apart; a reader ignores kinds that it does not know. Times are seconds: `time_s` on the clock
+of the samples, `decided_s` in UTC on the clock of this machine. `station`, `boot` and `number` identify a record.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import msgspec
 
@@ -17,21 +17,23 @@ StationState = Literal[
     "started", "connected", "disconnected", "swapped", "refused", "adaptation_due", "failed", "stopped"
 ]
 AlarmEvent = Literal["raised", "continued", "cleared", "acknowledged", "contradicted"]
+STATUS_CODES: dict[Status, int] = {"ok": 0, "degraded": 1, "stale": 2, "warming_up": 3, "invalid": 4, "unknown": 5}
+"""How a status is written to a PLC."""
+_PREDICTED = (
+    *("status", "reason", "label", "index", "probability", "labels", "value", "label_set"),
+    *("missing_share", "modality", "input_age_s", "novelty"),
+)
 
 
 class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="result"):
-    """One prediction of one station.
+    """One prediction of one station; from `status` to `input_age_s`, and `novelty`, as in `Prediction`.
 
     Attributes:
-        station: its name.
-        number: counts the records of a station from 1 at each start; a reader that misses one knows that it was lost.
-        time_s: of the newest sample of the window; None where samples have no times.
-        decided_s: when it was decided.
-        status: how far it can be trusted, and so the next ten: as of `Prediction`.
-        dropped: samples that left the full queue since the result before.
-        late: samples left out since then because later ones were there already.
-        novelty: as of `Prediction`.
-        boot: names the start of the station, at random.
+        number: counts the records of a station from 1 at each start; a gap means that one was lost.
+        time_s: of the newest sample of the window; None if samples have no times.
+        dropped: samples dropped from the full queue since the result before.
+        late: samples left out since then because of their times.
+        boot: random name of the start of the station.
     """
 
     station: str
@@ -57,20 +59,16 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", 
 
 
 class AlarmRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="alarm"):
-    """What happened to an episode, or what somebody said of it: noted, or a false alarm.
+    """A change of an episode, or what somebody said of it: noted, or a false alarm.
 
     Attributes:
-        station: its name.
-        number: as of `ResultRecord`; all records of a station share the count.
+        number: all records of a station share the count.
         time_s: of the newest sample of the window that decided it.
-        decided_s: when it was decided.
-        event: what happened to the episode; `continued` is one that an earlier run left open.
-        label: what it is an episode of.
+        event: `continued` is an episode that an earlier run left open.
         episode: counts the episodes of a station from 1.
-        since_s: `time_s` of the first window that spoke for it.
-        windows: how many windows spoke for it so far.
-        probability: the highest of `label` so far.
-        boot: as of `ResultRecord`.
+        since_s: `time_s` of the first window with the label.
+        windows: number of windows with the label so far.
+        probability: highest probability of the label so far.
         reason: why an episode continues, or was cleared without results that decided it; else empty.
     """
 
@@ -89,17 +87,9 @@ class AlarmRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
 
 
 class StateRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="state"):
-    """What happened to a station itself.
-
-    Attributes:
-        station: its name.
-        number: as of `ResultRecord`.
-        decided_s: when it was noticed.
-        state: what happened: it runs, its source is there or gone, another bundle took over or was refused, its student
-            should be adapted, it failed, it stopped.
-        reason: in words, for people.
-        boot: as of `ResultRecord`.
-    """
+    """A change of a station: it runs, its source connects or is lost, another bundle takes over or is refused, its
+    student should be adapted, it fails, it stops.
+    """  # noqa: D205
 
     station: str
     number: int
@@ -123,25 +113,15 @@ def result_record(
     late: int = 0,
     boot: str = "",
 ) -> ResultRecord:
-    """A prediction as a record."""
+    """Return a prediction as a record."""
+    predicted: dict[str, Any] = {name: getattr(prediction, name) for name in _PREDICTED}
     return ResultRecord(
+        **predicted,
+        probabilities=tuple(prediction.probabilities.tolist()),
         station=station,
         number=number,
         time_s=time_s,
         decided_s=decided_s,
-        status=prediction.status,
-        reason=prediction.reason,
-        label=prediction.label,
-        index=prediction.index,
-        probability=prediction.probability,
-        probabilities=tuple(prediction.probabilities.tolist()),
-        labels=prediction.labels,
-        value=prediction.value,
-        label_set=prediction.label_set,
-        novelty=prediction.novelty,
-        missing_share=prediction.missing_share,
-        modality=prediction.modality,
-        input_age_s=prediction.input_age_s,
         dropped=dropped,
         late=late,
         boot=boot,
@@ -149,11 +129,42 @@ def result_record(
 
 
 def line_of(record: Record) -> bytes:
-    """A record as one line of JSON, with its line break."""
+    """Return a record as one line of JSON, with its line break."""
     return msgspec.json.encode(record) + b"\n"
 
 
 def record_from_line(line: bytes) -> Record:
-    """What `line_of` wrote. Raises msgspec.MsgspecError where it is something else."""
+    """Return what `line_of` wrote. Raises msgspec.MsgspecError if it is something else."""
     record: Record = msgspec.json.decode(line, type=Record)
     return record
+
+
+class LastResult:
+    """Follows records for a machine that is told the last result and the number of open episodes.
+
+    Args:
+        station: whose records count; None takes all.
+    """
+
+    def __init__(self, station: str | None) -> None:
+        self._station = station
+        self._open: set[tuple[str, int]] = set()
+
+    def after(self, records: Sequence[Record]) -> ResultRecord | None:
+        """Return the last result of these records; None if there is none among them."""
+        last = None
+        for record in records:
+            if self._station not in (None, record.station):
+                continue
+            if isinstance(record, AlarmRecord) and record.event in ("raised", "continued"):
+                self._open.add((record.station, record.episode))
+            elif isinstance(record, AlarmRecord) and record.event == "cleared":
+                self._open.discard((record.station, record.episode))
+            elif isinstance(record, ResultRecord):
+                last = record
+        return last
+
+    @property
+    def episodes(self) -> int:
+        """Number of open episodes."""
+        return len(self._open)

@@ -5,7 +5,10 @@ Owns the loop of the main thread. Prints nothing and takes no signals: who calls
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -15,28 +18,20 @@ import msgspec
 
 from mmkd_edge import EdgePredictor, read_slots
 from mmkd_edge.errors import MmkdError, first_line
-from mmkd_station.notify import notify, watchdog_s
-from mmkd_station.sinks.outlet import Outlet, OutletFacts
+from mmkd_station.outlet import Outlet, OutletFacts
+from mmkd_station.records import StationState
 from mmkd_station.station import DRAIN_S, Station, StationFacts
 
 logger = logging.getLogger(__name__)
 
 _TICK_S = 0.25
-_LOOKS_S = 1.0
-# Of whether students should be adapted: what is asked changes within hours.
-_LOOKS_AT_HEALTH_S = 60.0
-# A call that takes longer than this hangs, where nobody says otherwise.
-_HANGS_S = 30.0
+_BUNDLE_CHECK_S = 1.0
+_STATION_CHECK_S = 60.0  # whether students should be adapted changes within hours
+_HANGS_S = 30.0  # a call that takes longer hangs, where systemd sets no limit
 
 
 class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run did, from its start to now.
-
-    Attributes:
-        seconds: since the start.
-        stations: one after the other.
-        sinks: one after the other.
-    """
+    """What a run did, from its start to now."""
 
     seconds: float
     stations: tuple[StationFacts, ...]
@@ -48,8 +43,8 @@ class Service:
 
     Args:
         stations: not started yet; closed at the end.
-        outlets: that they share; closed at the end.
-        predictors: path of the bundle and who answers with it; they stay yours to close.
+        outlets: shared by the stations; closed at the end.
+        predictors: each with the path of its bundle; they stay yours to close.
         watch_bundle: whether a bundle that changes takes over.
     """
 
@@ -67,14 +62,13 @@ class Service:
         self._watch_bundle = watch_bundle
         self._began_s = time.monotonic()
         self._swapping: threading.Thread | None = None
-        self._seen = {path: _stamp(path) for path, _ in self._predictors}
-        self._taken = dict(self._seen)
+        self._stamps = {path: _stamp(path) for path, _ in self._predictors}
+        self._used = dict(self._stamps)
 
     def run(self, *, stop: threading.Event, reload: threading.Event) -> RunFacts:
         """Start, and go on until every source has ended or `stop` is set; then answer what waits, and close.
 
         Args:
-            stop: ends the run.
             reload: has every bundle opened again, under load.
         """
         for station in self.stations:
@@ -82,23 +76,25 @@ class Service:
         notify("READY=1")
         limit_s = watchdog_s()
         tick_s = _TICK_S if limit_s is None else min(_TICK_S, limit_s / 4)
-        looked_s = judged_s = time.monotonic()
+        bundles_s = stations_s = time.monotonic()
         while not self._is_over() and not stop.wait(tick_s):
             if reload.is_set() and not self._is_swapping:  # else it waits for the end of that swap
                 reload.clear()
-                self.swap([path for path, _ in self._predictors])
-            if self._watch_bundle and time.monotonic() - looked_s >= _LOOKS_S:
-                looked_s = time.monotonic()
-                self.swap(self._changed())
-            if time.monotonic() - judged_s >= _LOOKS_AT_HEALTH_S:
-                judged_s = time.monotonic()
+                self._start_swap([path for path, _ in self._predictors])
+            if self._watch_bundle and time.monotonic() - bundles_s >= _BUNDLE_CHECK_S:
+                bundles_s = time.monotonic()
+                self._start_swap(self._changed())
+            if time.monotonic() - stations_s >= _STATION_CHECK_S:
+                stations_s = time.monotonic()
                 for station in self.stations:
-                    station.look()
-            self._tell_watchdog(limit_s)
+                    station.check()
+            if self.is_well:
+                results = sum(sum(station.facts().results.values()) for station in self.stations) if limit_s else 0
+                notify(f"WATCHDOG=1\nSTATUS={results} results of {len(self.stations)} stations")
         return self._close()
 
     def facts(self) -> RunFacts:
-        """What was done so far."""
+        """Return what was done so far."""
         return RunFacts(
             seconds=time.monotonic() - self._began_s,
             stations=tuple(station.facts() for station in self.stations),
@@ -109,58 +105,51 @@ class Service:
     def is_well(self) -> bool:
         """Whether no station hangs and every engine answers."""
         limit_s = watchdog_s()
-        return all(one.is_well(within_s=_HANGS_S if limit_s is None else limit_s / 2) for one in self.stations)
-
-    def swap(self, paths: Sequence[Path]) -> None:
-        """Let what is in these files take over, in a thread of its own; one that is refused changes nothing."""
-        if not paths or self._is_swapping:
-            return
-        self._swapping = threading.Thread(target=self._swap, args=(list(paths),), name="swap", daemon=True)
-        self._swapping.start()
+        within_s = _HANGS_S if limit_s is None else limit_s / 2
+        return all(station.is_well(within_s=within_s) for station in self.stations)
 
     @property
     def _is_swapping(self) -> bool:
         return self._swapping is not None and self._swapping.is_alive()
 
+    def _start_swap(self, paths: Sequence[Path]) -> None:
+        """Let these bundles take over, in a thread of its own; one that is refused changes nothing."""
+        if paths and not self._is_swapping:
+            self._swapping = threading.Thread(target=self._swap, args=(list(paths),), name="swap", daemon=True)
+            self._swapping.start()
+
     def _swap(self, paths: Sequence[Path]) -> None:
         for path, predictor in self._predictors:
             if path not in paths:
                 continue
-            self._taken[path] = _stamp(path)
-            concerned = [station for station in self.stations if station.predictor is predictor]
+            self._used[path] = _stamp(path)
+            state: StationState = "swapped"
             try:
                 info = predictor.swap(path)
+                reason = f"{info.model_id}, {info.bundle_sha256[:12]}"
             except Exception as error:  # whatever a new bundle or a library raises, the earlier one answers on
-                for station in concerned:
-                    station.say("refused", first_line(error))
-            else:
-                for station in concerned:
-                    station.say("swapped", f"{info.model_id}, {info.bundle_sha256[:12]}")
+                state, reason = "refused", first_line(error)
+            for station in self.stations:
+                if station.predictor is predictor:
+                    station.report(state, reason)
 
     def _changed(self) -> list[Path]:
-        """Bundles that are other files than those in use, and have not changed since the last look."""
-        now = {path: _stamp(path) for path in self._seen}
+        """Return bundles that are other files than those in use, and have not changed since the last look."""
+        now = {path: _stamp(path) for path in self._stamps}
         for path, predictor in self._predictors:
             if isinstance(now[path], str) and now[path] == predictor.info().bundle_sha256:
-                self._taken[path] = now[path]
-        changed = [
-            path for path, stamp in now.items() if stamp and stamp == self._seen[path] and stamp != self._taken[path]
-        ]
-        self._seen = now
+                self._used[path] = now[path]
+        changed = [path for path, stamp in now.items() if stamp and stamp == self._stamps[path] != self._used[path]]
+        self._stamps = now
         return changed
 
     def _is_over(self) -> bool:
         return all(station.is_over for station in self.stations) or any(outlet.is_gone for outlet in self.outlets)
 
-    def _tell_watchdog(self, limit_s: float | None) -> None:
-        if self.is_well:
-            answers = sum(sum(station.facts().results.values()) for station in self.stations) if limit_s else 0
-            notify(f"WATCHDOG=1\nSTATUS={answers} results of {len(self.stations)} stations")
-
     def _close(self) -> RunFacts:
         notify("STOPPING=1")
         for station in self.stations:
-            station.look()
+            station.check()
             station.stop()
         until_s = time.monotonic() + DRAIN_S
         for station in self.stations:
@@ -174,14 +163,33 @@ class Service:
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | str | None:
-    """What changes when a file is replaced, or another bundle is installed in a state folder; None where there is none.
+    """Return what changes when a file is replaced, or another bundle is installed in a state folder; None without one.
 
-    Of a state folder the hash of the bundle: a start changes its files, and it stays the same bundle.
+    For a state folder it is the hash of the bundle: a start changes its files, and it stays the same bundle.
     """
     try:
         if path.is_dir():
             return read_slots(path).current.sha256
-        found = path.stat()
+        stat = path.stat()
     except (MmkdError, OSError):
         return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
+def notify(state: str) -> None:
+    """Send `READY=1` or another state to systemd, if it started the program: sd_notify(3), without its library."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    flags = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+    # systemd may be restarting, or its buffer full: the next message says the same.
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, flags) as channel:
+        # An address that begins with @ is in the abstract name space.
+        channel.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
+
+
+def watchdog_s() -> float | None:
+    """Return the seconds after which systemd restarts a silent program; None if it does not watch this one."""
+    limit_us = os.environ.get("WATCHDOG_USEC", "")
+    is_for_this = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    return int(limit_us) / 1e6 if limit_us.isdigit() and int(limit_us) > 0 and is_for_this else None

@@ -1,7 +1,4 @@
-"""What `mmkd-run` is asked for: the options of a command line, or a TOML file for several stations.
-
-Owns the words and their checks. Opens nothing but the TOML file.
-"""
+"""The stations that `mmkd-run` runs, from a command line or a TOML file, and their checks."""
 
 from __future__ import annotations
 
@@ -16,38 +13,24 @@ from mmkd_edge.errors import UsageError, first_line
 from mmkd_station.alarms import AlarmRule, rule_problems
 from mmkd_station.clock import TimeFrom
 from mmkd_station.intake import OnFull
-from mmkd_station.sources.base import SourceTimeUnit
+from mmkd_station.protocols.base import SourceTimeUnit
 from mmkd_station.uncertain import LEAST_BYTES
 
 MOST_QUEUED = 1_000_000
 
 
 class StationSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One station: a source, a bundle, and where results go.
+    """One station: a source, a bundle, and where results go. `docs/running-live.md` describes every key.
 
     Attributes:
-        bundle: the file that answers; stations with the same bundle and options share what it opens.
-        source: as of `--source`; or one for each of several modalities, of which the first in the bundle's order that
-            lives answers.
-        name: in every record; else the stem of the bundle, with a number where that is taken.
-        sinks: as of `--sink`, in addition to those of the file.
+        source: see `--source`; or one for each of several modalities, of which the first in the bundle's order whose
+            sensor works answers.
+        name: empty takes the stem of the bundle, with a number if that is taken.
+        sinks: in addition to those of the file.
         map: column of each channel that is not called like it.
-        modality: which student of the bundle; None is the first.
-        hop: samples from one result to the next; None is a second, or a window where that is shorter.
-        time: whose times are taken.
-        time_column: where a source's times are.
-        time_unit: of numbers in it.
-        follow: whether a file that ends is waited for.
-        replay_speed: of files and recordings, in times their own; None is as fast as they are answered.
-        gap_s: a longer space between two samples is a gap.
-        reorder: samples that are held back to put late ones in order.
-        stale_s: from this age of the newest sample on a result of a live source is stale.
-        silence_s: from when on a live source is silent; None goes by the usual intervals.
-        queue: deliveries that may wait.
-        on_full: what a full queue does; None drops the oldest of a live source, and lets files and recordings wait.
-        backend: as of `EdgePredictor.open`, and so the next four.
-        alarms: what is an episode; empty makes none.
-        uncertain_below: an answer of lower probability is uncertain.
+        hop: samples from one result to the next; None is a second, or a window if that is shorter.
+        on_full: None drops the oldest of a live source, and lets files and recordings wait.
+        backend: this and the next five are options of `EdgePredictor.open`.
     """
 
     bundle: str
@@ -82,13 +65,9 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """All stations of one process.
 
     Attributes:
-        stations: one or more.
-        sinks: where records of all stations go.
         store: folder in which records wait while a sink is away; None keeps them in memory alone.
-        store_bytes: of all records of one sink that wait there.
-        watch_bundle: whether a bundle that changes takes over.
-        keep_uncertain_bytes: of uncertain windows of each station that are kept; None keeps none.
-        keep_in: folder in which they are kept.
+        store_bytes: limit for the waiting records of one sink.
+        keep_uncertain_bytes: limit for the uncertain windows of each station; None keeps none.
     """
 
     stations: tuple[StationSpec, ...]
@@ -101,10 +80,10 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def read_run_spec(file: Path) -> RunSpec:
-    """Reads and checks a TOML file of stations.
+    """Read and check a TOML file of stations.
 
     Raises:
-        UsageError: there is no such file, it is no TOML, or it says what cannot be; the message lists every problem.
+        UsageError: there is no such file, it is no TOML, or its values are invalid; the message lists every problem.
     """
     if not file.is_file():
         raise UsageError(f"{file}: expected a bundle or a file of stations (.toml), found no such file; check the path")
@@ -116,11 +95,11 @@ def read_run_spec(file: Path) -> RunSpec:
         raise UsageError(f"{file}: expected TOML, got {first_line(error)}; correct that line") from error
     except ImportError as error:  # Python 3.10 has no TOML reader of its own
         raise UsageError(f"{file}: reading TOML needs tomli; run: pip install 'mmkd-edge[live]'") from error
-    return checked(spec, where=f"{file}: ")
+    return check_run(spec, where=f"{file}: ")
 
 
-def checked(spec: RunSpec, *, where: str = "") -> RunSpec:
-    """The same with a name for every station. Raises UsageError with all that cannot be."""
+def check_run(spec: RunSpec, *, where: str = "") -> RunSpec:
+    """Return the same with a name for every station. Raises UsageError with all that is invalid."""
     problems = list(_problems(spec))
     if problems:
         raise UsageError(
@@ -174,7 +153,7 @@ def _station_problems(station: StationSpec) -> Iterator[str]:
 
 
 def size_bytes(text: str, *, option: str) -> int:
-    """`200MB` in bytes; units are B, kB, MB and GB, of a thousand each. Raises UsageError where it is none."""
+    """Return `200MB` in bytes; units are B, kB, MB and GB, of a thousand each. Raises UsageError for other text."""
     for unit, factor in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3), ("B", 1)):
         number = text.strip().upper().removesuffix(unit)
         if number != text.strip().upper() and number.strip().replace(".", "", 1).isdigit():

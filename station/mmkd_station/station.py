@@ -11,13 +11,13 @@ import math
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Protocol
+from typing import TypeVar
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from mmkd_edge import (
     EdgePredictor,
@@ -31,77 +31,45 @@ from mmkd_edge import (
     with_fault,
 )
 from mmkd_edge.errors import MmkdError, first_line
+from mmkd_station.alarms import Episodes
+from mmkd_station.board import Board
 from mmkd_station.clock import TIME_FAULTS
 from mmkd_station.intake import Delivery, Intake, IntakeFacts
-from mmkd_station.records import (
-    AlarmEvent,
-    AlarmRecord,
-    Record,
-    ResultRecord,
-    StateRecord,
-    StationState,
-    result_record,
-)
+from mmkd_station.outlet import Outlet
+from mmkd_station.records import AlarmEvent, AlarmRecord, Record, ResultRecord, StateRecord, StationState, result_record
 from mmkd_station.sensor import Sensor, StreamTurn
-from mmkd_station.sinks.outlet import Outlet
-from mmkd_station.sinks.store import Store
-from mmkd_station.uncertain import RingFacts, UncertainRing, kept_in_all
+from mmkd_station.store import Store
+from mmkd_station.uncertain import RingFacts, UncertainRing
 
 logger = logging.getLogger(__name__)
 
-_WAITS_S = 0.1
 DRAIN_S = 5.0
-"""Of an end: so long the samples that wait may take to be answered."""
-# How `EdgePredictor` says that an engine gave no answer; see `EdgePredictor`.
+"""At the end waiting samples may take so long to be answered."""
+_WAIT_S = 0.1
+# How `EdgePredictor` says that an engine gave no answer.
 _ENGINE_FAILED = "the engine failed"
 # A message of one kind, garbage for one, is logged this seldom, and the same words again after an hour.
-_LOGS_EVERY_S = 60.0
+_LOG_EVERY_S = 60.0
 _SAME_WORDS_EVERY_S = 3600.0
-
-
-class Onlooker(Protocol):
-    """Sees what passes, for a page. It must return at once."""
-
-    def samples(self, times: NDArray[np.float64], rows: NDArray[np.float32], *, sensor: int) -> None:
-        """What goes into a sensor's stream: (n,) seconds and float32 (n, C), of video the brightness of channels."""
-        ...
-
-    def record(self, record: Record) -> None:
-        """What comes out."""
-        ...
-
-
-class Alarms(Protocol):
-    """Makes episodes of results."""
-
-    def resume(self) -> list[AlarmRecord]:
-        """The alarms of episodes that earlier runs left open; their number is set by the station."""
-        ...
-
-    def see(self, result: ResultRecord) -> list[AlarmRecord]:
-        """The alarms that a result raises or clears; their number is set by the station."""
-        ...
 
 
 class StationFacts(msgspec.Struct, frozen=True, kw_only=True):
     """How a station is doing.
 
     Attributes:
-        station: its name.
-        running_s: since it was started.
-        results: how many, by status.
-        alarms: episodes that were raised, by label.
+        results: number of results, by status.
+        alarms: number of episodes that were raised, by label.
         missed: samples that were filled in as missing while the source was silent.
-        untrusted: samples that were left out because their times ran ahead of their arrival, went back or stood still.
-        faults: deliveries that could not be answered, and why not is in the log.
-        longest_hold_s: the longest that one turn held up the next: an answer, or a few samples that make none due.
+        untrusted: samples left out because their times ran ahead of their arrival, went back or stood still.
+        faults: deliveries that could not be answered; the log says why.
+        longest_hold_s: longest time that one turn held up the next: an answer, or a few samples that make none due.
         intake: what happened before the stream.
         stream: what happened in it.
         latency: from the arrival of samples to the records that they made due.
-        uncertain: windows that were kept; None where none are.
-        state: as of the last `StateRecord`.
-        adaptation: why a student should be adapted, as of the last look; empty where none should.
-        unlike_training: what to check where most of the last hundred windows were `unknown`; empty elsewhere.
+        uncertain: windows that were kept; None if none are.
+        state: of the last `StateRecord`.
+        adaptation: why a student should be adapted, as of the last check; else empty.
+        unlike_training: what to check if most of the last hundred windows were `unknown`; else empty.
     """
 
     station: str
@@ -125,14 +93,14 @@ class Station:
     """Runs sources through one predictor into outlets. Start it, and close it.
 
     Args:
-        name: of the station, in every record.
-        predictor: who answers; stays yours to close.
+        name: in every record.
+        predictor: stays yours to close.
         sensors: one, or several in the bundle's order; closed by `close`.
         intake: the queue between the threads.
-        outlets: where records go; they stay yours to close.
-        alarms: what makes episodes; None makes none.
-        onlooker: who looks on; None is nobody.
-        store: the one of the outlets; has each alarm on the disk before a sink sees it.
+        outlets: stay yours to close.
+        alarms: makes episodes; None makes none.
+        board: keeps what a page shows; None keeps nothing.
+        store: of the outlets; has each alarm on the disk before a sink sees it.
     """
 
     def __init__(
@@ -143,73 +111,68 @@ class Station:
         sensors: Sequence[Sensor],
         intake: Intake,
         outlets: Sequence[Outlet],
-        alarms: Alarms | None = None,
-        onlooker: Onlooker | None = None,
+        alarms: Episodes | None = None,
+        board: Board | None = None,
         store: Store | None = None,
     ) -> None:
         self.name = name
         self.predictor = predictor
+        self.board = board
+        self.error: Exception | None = None
+        """Why the last source to end failed; None if it ended well, or another one still answers."""
         self._sensors = tuple(sensors)
         modalities = [sensor.modality for sensor in self._sensors]
         self._fallback = SensorFallback(modalities, predictor.task) if len(modalities) > 1 else None
         self._intake = intake
         self._outlets = outlets
         self._alarms = alarms
-        self._onlooker = onlooker
         self._store = store
         self._latency = SecondsHistogram()
         self._lock = threading.Lock()  # of records and counts, which several threads make
         self._boot, self._number = secrets.token_hex(8), 0
-        self._results: dict[str, int] = {}
+        self._results: Counter[str] = Counter()
+        self._raised: Counter[str] = Counter()
         self._latest = LatestAnswers()
-        self._raised: dict[str, int] = {}
         self._missed = self._faults = 0
-        self._seen_dropped = self._seen_late = 0
+        self._reported_dropped = self._reported_late = 0
         self._state: StationState = "started"
         self._adaptation = ""
         self._logged: dict[str, tuple[str, float]] = {}  # by the kind of message, the last one and when
         self._filled_s = self._longest_hold_s = 0.0
         self._busy_since_s: float | None = None
-        self._at: int | None = None  # the sensor whose delivery is being answered
+        self._current: int | None = None  # the sensor whose delivery is being answered
         self._answers = True
-        self._error: Exception | None = None
         self._began_s = time.monotonic()
-        self._reading = [
+        self._readers = [
             threading.Thread(target=self._read, args=(number,), name=f"source {name}", daemon=True)
             for number in range(len(self._sensors))
         ]
-        self._at_work = len(self._sensors)  # sources that have not ended
-        self._answering = threading.Thread(target=self._answer, name=f"station {name}", daemon=True)
+        self._open_sources = len(self._sensors)
+        self._answerer = threading.Thread(target=self._answer, name=f"station {name}", daemon=True)
 
     def start(self) -> None:
         """Begin to read and to answer."""
         for alarm in [] if self._alarms is None else self._alarms.resume():
             self._give(partial(self._numbered, alarm))
-        sensors = ", then ".join(f"{one.modality.name} from {one.text}" for one in self._sensors)
-        self.say("started", f"{self.predictor.info().model_id}: {sensors}")
-        for thread in self._reading:
+        sensors = ", then ".join(f"{sensor.modality.name} from {sensor.text}" for sensor in self._sensors)
+        self.report("started", f"{self.predictor.info().model_id}: {sensors}")
+        for thread in (*self._readers, self._answerer):
             thread.start()
-        self._answering.start()
 
     @property
     def is_over(self) -> bool:
-        """Whether the source has ended and all its samples are answered."""
-        return not self._answering.is_alive()
-
-    @property
-    def error(self) -> Exception | None:
-        """What the last source to end failed of; None where it ended well, or another one still answers."""
-        return self._error
+        """Whether the sources have ended and all their samples are answered."""
+        return not self._answerer.is_alive()
 
     def is_well(self, *, within_s: float) -> bool:
-        """Whether a watchdog may hear that all is well: no call hangs, and the engine answers or has nothing to."""
+        """Whether no call has hung for so long, and the engine answers or has nothing to answer."""
         since_s = self._busy_since_s
         return self._answers and (since_s is None or time.monotonic() - since_s < within_s)
 
     @property
     def time_faults(self) -> dict[str, str]:
-        """What is known against the times of samples now, by modality; empty where they can be trusted."""
-        faults = {sensor.modality.name: sensor.time_fault for sensor in self._sensors}
+        """What is wrong with the times of samples now, by modality."""
+        faults = {sensor.modality.name: sensor.watch.fault for sensor in self._sensors}
         return {name: TIME_FAULTS[fault] for name, fault in faults.items() if fault is not None}
 
     def stop(self) -> None:
@@ -218,7 +181,7 @@ class Station:
         self._intake.end()
 
     def close(self, *, until_s: float | None = None) -> None:
-        """Stop reading, answer what waits, and say goodbye.
+        """Stop reading, answer what waits, and report the end.
 
         Args:
             until_s: a moment of `time.monotonic()`: what is not answered then is left; None gives it five seconds.
@@ -226,46 +189,40 @@ class Station:
         self.stop()
         until_s = time.monotonic() + DRAIN_S if until_s is None else until_s
         # A reader inside of a library, as of a camera's next frame, must be out of it when the process ends.
-        for thread in (self._answering, *self._reading):
+        for thread in (self._answerer, *self._readers):
             if thread.ident is not None:
                 thread.join(max(0.0, until_s - time.monotonic()))
         for sensor in self._sensors:
             sensor.close()
-        self.say("stopped", "answered what waited" if self.is_over else "left samples unanswered: no end in 5 s")
+        self.report("stopped", "answered what waited" if self.is_over else "left samples unanswered: no end in 5 s")
 
-    def say(self, state: StationState, reason: str) -> None:
+    def report(self, state: StationState, reason: str) -> None:
         """Give a record of what happened to the station."""
         logger.info("%s: %s: %s", self.name, state, reason)
-
-        def record(number: int) -> StateRecord:
-            return StateRecord(
-                station=self.name,
-                number=number,
-                decided_s=time.time(),
-                state=state,
-                reason=reason,
-                boot=self._boot,
+        self._give(
+            lambda number: StateRecord(
+                station=self.name, number=number, decided_s=time.time(), state=state, reason=reason, boot=self._boot
             )
-
-        self._give(record)
+        )
 
     def acknowledge(self, alarm: AlarmRecord, *, is_false: bool = False) -> None:
-        """Say that somebody took note of an episode.
+        """Record that somebody noted an episode.
 
         Args:
             alarm: the last one of the episode.
-            is_false: whether they say that it was a false alarm; then its windows are kept where uncertain ones are.
+            is_false: whether they called it a false alarm; then its windows are kept with the uncertain ones.
         """
         event: AlarmEvent = "contradicted" if is_false else "acknowledged"
-        said = msgspec.structs.replace(alarm, event=event, decided_s=time.time(), reason="")
-        self._give(partial(self._numbered, said))
+        noted = msgspec.structs.replace(alarm, event=event, decided_s=time.time(), reason="")
+        self._give(partial(self._numbered, noted))
         if is_false and alarm.since_s is not None:
             until_s = alarm.time_s if alarm.event == "cleared" and alarm.time_s is not None else math.inf
             for ring in self._rings():
                 ring.contradict(alarm.label, since_s=alarm.since_s, until_s=until_s)
 
     def facts(self) -> StationFacts:
-        """How it is doing."""
+        """Return how it is doing."""
+        rings = [ring.facts() for ring in self._rings()]
         with self._lock:
             return StationFacts(
                 station=self.name,
@@ -273,13 +230,13 @@ class Station:
                 results=dict(self._results),
                 alarms=dict(self._raised),
                 missed=self._missed,
-                untrusted=sum(sensor.refused for sensor in self._sensors),
+                untrusted=sum(sensor.watch.refused for sensor in self._sensors),
                 faults=self._faults,
                 longest_hold_s=self._longest_hold_s,
                 intake=self._intake.facts(),
-                stream=_added([sensor.stream.facts for sensor in self._sensors]),
+                stream=_sum(StreamFacts, [sensor.stream.facts for sensor in self._sensors]),
                 latency=self._latency.timing(),
-                uncertain=kept_in_all([ring.facts() for ring in self._rings()]),
+                uncertain=_sum(RingFacts, rings) if rings else None,
                 state=self._state,
                 adaptation=self._adaptation,
                 unlike_training=self._latest.warning(sensor.modality.name for sensor in self._sensors),
@@ -288,23 +245,19 @@ class Station:
     def _rings(self) -> list[UncertainRing]:
         return [sensor.ring for sensor in self._sensors if sensor.ring is not None]
 
-    def look(self) -> None:
-        """See whether windows are unlike the training, and whether a student should be adapted. Takes milliseconds.
-
-        That a student should be adapted is said once, until it no longer should.
-        """
+    def check(self) -> None:
+        """Log if windows are unlike the training; report once that a student should be adapted. Takes milliseconds."""
         unlike_training = self.facts().unlike_training
         if unlike_training:
             self._log_seldom(unlike_training, kind="unlike training")
         names = {sensor.modality.name for sensor in self._sensors}
-        health = self.predictor.health()
-        pairs = zip(self.predictor.entries, health.models, strict=False)  # a swap may come between
-        found = [model.adaptation for entry, model in pairs if entry.modality.name in names]
-        reason = "; ".join(one.reason for one in found if one.due)
+        pairs = zip(self.predictor.entries, self.predictor.health().models, strict=False)  # a swap may come between
+        adaptations = [model.adaptation for entry, model in pairs if entry.modality.name in names]
+        reason = "; ".join(adaptation.reason for adaptation in adaptations if adaptation.due)
         is_new = bool(reason) and not self._adaptation
         self._adaptation = reason
         if is_new:
-            self.say("adaptation_due", reason)
+            self.report("adaptation_due", reason)
 
     # ---- the threads that read
 
@@ -318,20 +271,14 @@ class Station:
                     break
         except Exception as error:  # a source that fails for good ends, and the other ones go on
             failure = error
-        finally:
-            self._end(number, failure)
-
-    def _end(self, number: int, failure: Exception | None) -> None:
-        """A source has ended; the last one ends the station."""
         with self._lock:
-            self._at_work -= 1
-            is_last = self._at_work == 0
+            self._open_sources -= 1
+            is_last = self._open_sources == 0
         if is_last:
-            self._error = failure
+            self.error = failure
         if failure is not None:
-            name = self._sensors[number].modality.name
-            why = first_line(failure)
-            self.say("failed" if is_last else "disconnected", why if is_last else f"{name} is lost for good: {why}")
+            name, why = self._sensors[number].modality.name, first_line(failure)
+            self.report("failed" if is_last else "disconnected", why if is_last else f"{name} is lost for good: {why}")
         if is_last:
             self._intake.end()
         else:
@@ -341,15 +288,15 @@ class Station:
     # ---- the thread that answers
 
     def _answer(self) -> None:
-        """Works in turns of one answer, or of a few samples that make none due, so that nothing waits for many."""
+        """Work in turns of one answer, or of a few samples that make none due, so that nothing waits for many."""
         # The last one first: what silent sensors owe goes before the rest of a delivery.
         work: list[Iterator[None]] = []
         while work or not self._intake.is_over:
             if not work:
                 work.append(self._next())
-            elif self._fallback is not None and len(work) == 1 and time.monotonic() - self._filled_s > _WAITS_S:
+            elif self._fallback is not None and len(work) == 1 and time.monotonic() - self._filled_s > _WAIT_S:
                 work.append(self._fill_silence())
-            self._tell_notes()
+            self._report_notes()
             began_s = self._busy_since_s = time.monotonic()
             try:
                 next(work[-1])
@@ -365,26 +312,28 @@ class Station:
             self._flush(number)
 
     def _next(self) -> Iterator[None]:
-        if time.monotonic() - self._filled_s > _WAITS_S:  # also where samples that cannot be trusted come all the time
-            self._at = None
+        self._current = None
+        if time.monotonic() - self._filled_s > _WAIT_S:  # also where samples that are refused come all the time
             return self._fill_silence()
-        delivery = self._intake.take(timeout_s=_WAITS_S)
-        self._at = None if delivery is None else delivery.sensor
-        return self._fill_silence() if delivery is None else self._take(delivery)
+        delivery = self._intake.take(timeout_s=_WAIT_S)
+        if delivery is None:
+            return self._fill_silence()
+        self._current = delivery.sensor
+        return self._take(delivery)
 
     def _take(self, delivery: Delivery) -> Iterator[None]:
         number = delivery.sensor
+        sensor = self._sensors[number]
         if not len(delivery.rows):  # the end of one of several sources
             self._flush(number)
-            self._sensors[number].has_ended = True
+            sensor.has_ended = True
             if self._fallback is not None:
                 self._fallback.end(number)
             return
-        # A recording waits in the queue for as long as it takes: that says nothing of the machine.
-        is_live = self._sensors[number].source.live
-        for is_result in self._follow(number, self._sensors[number].take(delivery)):
+        for is_result in self._follow(number, sensor.take(delivery)):
             if is_result:
-                began_s = delivery.arrived_s if is_live else self._busy_since_s
+                # A recording waits in the queue for as long as it takes: that says nothing of the machine.
+                began_s = delivery.arrived_s if sensor.source.live else self._busy_since_s
                 with self._lock:
                     self._latency.add(time.monotonic() - (began_s or delivery.arrived_s))
             yield
@@ -392,26 +341,22 @@ class Station:
     def _fill_silence(self) -> Iterator[None]:
         """Give the streams what silent sources should have given, as missing.
 
-        None is silent whose samples wait, unless the last ones could not be trusted.
+        A sensor whose samples wait is not silent, unless the last ones were refused.
         """
         self._filled_s = time.monotonic()
         for number, sensor in enumerate(self._sensors):
-            if number != self._at and (sensor.is_refusing or not self._intake.awaits(number)):
-                for _ in self._follow(number, self._missing(sensor)):
+            if number != self._current and (sensor.watch.reason or not self._intake.awaits(number)):
+                for _ in self._follow(number, sensor.fill_silence(), is_missing=True):
                     yield
 
-    def _missing(self, sensor: Sensor) -> Iterator[StreamTurn]:
-        for turn in sensor.fill_silence():
-            self._missed += len(turn.times)
-            yield turn
-
-    def _follow(self, number: int, turns: Iterator[StreamTurn]) -> Iterator[bool]:
-        """Show and say turns, a result or a turn at a time; whether it was a result."""
+    def _follow(self, number: int, turns: Iterator[StreamTurn], *, is_missing: bool = False) -> Iterator[bool]:
+        """Show turns and record their results, one at a time; yield whether it was a result."""
         for turn in turns:
-            if self._onlooker is not None and len(turn.times):
-                self._onlooker.samples(turn.times, turn.levels, sensor=number)
-            for prediction in turn.found:
-                self._say_all(number, [prediction])
+            self._missed += len(turn.times) if is_missing else 0
+            if self.board is not None and len(turn.times):
+                self.board.samples(turn.times, turn.levels, sensor=number)
+            for prediction in turn.predictions:
+                self._record(number, [prediction])
                 yield True
             yield False
 
@@ -419,37 +364,37 @@ class Station:
         if self._sensors[number].has_ended:
             return
         try:
-            self._say_all(number, self._sensors[number].flush())
+            self._record(number, self._sensors[number].flush())
         except MmkdError as error:
             self._fault(error)
 
-    # ---- what is said
+    # ---- what is recorded
 
-    def _say_all(self, number: int, predictions: Sequence[Prediction]) -> None:
+    def _record(self, number: int, predictions: Sequence[Prediction]) -> None:
         if not predictions:
             return
         dropped = self._intake.facts().dropped
         late = sum(sensor.left_out for sensor in self._sensors)
-        for given in predictions:
-            prediction = given if self._fallback is None else self._fallback.choose(number, given)
+        for each in predictions:
+            prediction = each if self._fallback is None else self._fallback.choose(number, each)
             if prediction is not None:
-                gave_up = dropped - self._seen_dropped
-                if gave_up:
-                    reason = f"{gave_up:,} samples were dropped because the queue was full"
+                newly_dropped = dropped - self._reported_dropped
+                if newly_dropped:
+                    reason = f"{newly_dropped:,} samples were dropped because the queue was full"
                     prediction = with_fault(prediction, WindowFault(status="degraded", reason=reason))
-                self._say_one(number, prediction, dropped=gave_up, late=late - self._seen_late)
-                self._seen_dropped, self._seen_late = dropped, late
+                self._record_one(
+                    self._sensors[number], prediction, dropped=newly_dropped, late=late - self._reported_late
+                )
+                self._reported_dropped, self._reported_late = dropped, late
 
-    def _say_one(self, sensor_number: int, prediction: Prediction, *, dropped: int, late: int) -> None:
-        sensor = self._sensors[sensor_number]
+    def _record_one(self, sensor: Sensor, prediction: Prediction, *, dropped: int, late: int) -> None:
         self._answers = _ENGINE_FAILED not in prediction.reason
         age_s = prediction.input_age_s
         time_s = None if age_s is None else round(sensor.now_s - age_s, 6)
         if not sensor.source.live:  # a recording has no age
             prediction = msgspec.structs.replace(prediction, input_age_s=None)
-
-        def record(number: int) -> ResultRecord:
-            return result_record(
+        result = self._give(
+            lambda number: result_record(
                 prediction,
                 station=self.name,
                 number=number,
@@ -459,8 +404,7 @@ class Station:
                 late=late,
                 boot=self._boot,
             )
-
-        result = self._give(record)
+        )
         assert isinstance(result, ResultRecord)
         for alarm in [] if self._alarms is None else self._alarms.see(result):
             self._give(partial(self._numbered, alarm))
@@ -469,16 +413,16 @@ class Station:
         return msgspec.structs.replace(alarm, number=number, boot=self._boot)
 
     def _give(self, record_of: Callable[[int], Record]) -> Record:
-        """Number a record, count it, and hand it to whoever wants it."""
+        """Number a record, count it, and hand it to the outlets and the board."""
         with self._lock:
             self._number += 1
             record = record_of(self._number)
             match record:
                 case ResultRecord():
-                    self._results[record.status] = self._results.get(record.status, 0) + 1
+                    self._results[record.status] += 1
                     self._latest.add(record.status)
                 case AlarmRecord(event="raised"):
-                    self._raised[record.label] = self._raised.get(record.label, 0) + 1
+                    self._raised[record.label] += 1
                 case StateRecord(state=state) if state != "adaptation_due":  # it goes on as it did
                     self._state = state
             with contextlib.ExitStack() as stack:
@@ -486,16 +430,15 @@ class Station:
                     stack.enter_context(self._store.together(record))
                 for outlet in self._outlets:
                     outlet.put(record)
-        if self._onlooker is not None:
-            self._onlooker.record(record)
+        if self.board is not None:
+            self.board.record(record)
         return record
 
-    def _tell_notes(self) -> None:
+    def _report_notes(self) -> None:
         for connected, reason in self._intake.notes():
-            self.say("connected" if connected else "disconnected", reason)
-        garbage = self._intake.last_garbage
-        if garbage:
-            self._log_seldom(f"no sample: {garbage}", kind="no sample")
+            self.report("connected" if connected else "disconnected", reason)
+        if self._intake.last_garbage:
+            self._log_seldom(f"no sample: {self._intake.last_garbage}", kind="no sample")
         for name, fault in self.time_faults.items():
             self._log_seldom(f"{name}: {fault}; they are left out, and results say so", kind=f"{name}: {fault}")
 
@@ -506,12 +449,13 @@ class Station:
     def _log_seldom(self, text: str, *, kind: str) -> None:
         now_s = time.monotonic()
         logged, logged_s = self._logged.get(kind, ("", -math.inf))
-        if now_s - logged_s >= (_SAME_WORDS_EVERY_S if text == logged else _LOGS_EVERY_S):
+        if now_s - logged_s >= (_SAME_WORDS_EVERY_S if text == logged else _LOG_EVERY_S):
             logger.warning("%s: %s", self.name, text)
             self._logged[kind] = text, now_s
 
 
-def _added(facts: Sequence[StreamFacts]) -> StreamFacts:
-    """What happened to the samples of all sensors."""
-    names = StreamFacts.__struct_fields__
-    return StreamFacts(**{name: sum(getattr(one, name) for one in facts) for name in names})
+_Facts = TypeVar("_Facts", StreamFacts, RingFacts)
+
+
+def _sum(kind: type[_Facts], facts: Sequence[_Facts]) -> _Facts:
+    return kind(**{name: sum(getattr(each, name) for each in facts) for name in kind.__struct_fields__})

@@ -18,10 +18,10 @@ from mmkd_models.data import Recording, shipped_dataset, write_dataset, write_re
 from mmkd_models.data.for_devices import replayed
 from mmkd_station.alarms import AlarmRule, Episodes
 from mmkd_station.commands.run import run_mmkd
-from mmkd_station.commands.tuning import next_line
+from mmkd_station.commands.show import next_line
+from mmkd_station.intake import ReplayedRecording
 from mmkd_station.records import AlarmRecord, ResultRecord
-from mmkd_station.sources.base import ReplayedRecording
-from mmkd_station.tuning import Votes, rules_tried, tune_alarm
+from mmkd_station.tuning import tune_alarm
 
 TASK = TaskSpec(labels=("ok", "worn"))
 
@@ -200,21 +200,6 @@ def test_the_rule_that_keeps_the_limit_and_detects_most_is_chosen() -> None:
     assert tuned.on_test.false_alarms_per_day is None
     with pytest.raises(UsageError, match="expected valid recordings of 'worn' and of normal operation, got 0 and 1"):
         tune_alarm(predictor, recordings[:1], label="worn", normal=(), most_per_hour=1.0, hop=1, cooldown_s=0.0)
-
-
-def test_many_rules_are_tried_as_episodes_would_be_made() -> None:
-    draw = np.random.default_rng(0)
-    for _ in range(8):
-        # Runs of both, with results without an answer among them.
-        states = np.repeat(draw.uniform(size=30), draw.integers(1, 6, size=30))
-        shares = np.clip(states + draw.normal(0, 0.15, size=len(states)), 0, 1)
-        given = [None if draw.uniform() < 0.05 else float(share) for share in shares]
-        told = [(number, share) for number, share in enumerate(given, start=1) if share is not None]
-        named = np.array([share if share >= 0.5 else -1.0 for _, share in told])
-        votes = Votes([float(number) for number, _ in told], named)
-        for rule in rules_tried("worn", cooldown_s=float(draw.integers(0, 8))):
-            expected = [one.time_s for one in alarms(rule, given) if one.event == "raised"]
-            assert votes.raised(rule) == expected, rule
 
 
 def test_the_next_line_runs_what_was_tuned() -> None:

@@ -13,8 +13,8 @@ import pytest
 from mmkd_edge.errors import UsageError
 from mmkd_station import build
 from mmkd_station.records import AlarmRecord, record_from_line
-from mmkd_station.sinks.store import Store
 from mmkd_station.spec import RunSpec, StationSpec
+from mmkd_station.store import Store
 
 
 class Counted:
@@ -58,20 +58,7 @@ def spec_of(path: Path, *sources: str) -> RunSpec:
 def test_sources_are_closed_where_the_next_station_cannot_be_opened(bundle_path: Path, opened: list[Counted]) -> None:
     with (
         pytest.raises(UsageError, match="no such source"),
-        build.service_of(spec_of(bundle_path, "good", "bad"), load_recordings=lambda *_: None),
-    ):
-        pass
-    assert [one.closed for one in opened] == [1]
-
-
-def test_sources_are_closed_where_what_looks_on_cannot_be_made(bundle_path: Path, opened: list[Counted]) -> None:
-    def onlooker_of(*_: object) -> Any:
-        raise UsageError("no page")
-
-    spec = spec_of(bundle_path, "good")
-    with (
-        pytest.raises(UsageError, match="no page"),
-        build.service_of(spec, load_recordings=lambda *_: None, onlooker_of=onlooker_of),
+        build.open_service(spec_of(bundle_path, "good", "bad"), load_recordings=lambda *_: []),
     ):
         pass
     assert [one.closed for one in opened] == [1]
@@ -80,7 +67,7 @@ def test_sources_are_closed_where_what_looks_on_cannot_be_made(bundle_path: Path
 def test_sources_are_closed_where_the_service_never_runs(bundle_path: Path, opened: list[Counted]) -> None:
     with (
         pytest.raises(OSError, match="no port"),
-        build.service_of(spec_of(bundle_path, "good"), load_recordings=lambda *_: None),
+        build.open_service(spec_of(bundle_path, "good"), load_recordings=lambda *_: []),
     ):
         raise OSError("no port")
     assert [one.closed for one in opened] == [1]
@@ -100,7 +87,7 @@ def test_an_open_episode_of_a_station_that_is_no_more_is_cleared_once_and_says_w
     spec = spec_of(bundle_path, "good")
     spec = msgspec.structs.replace(spec, sinks=(f"jsonl:{tmp_path}/all.jsonl",), store=str(tmp_path / "store"))
     for _ in range(2):
-        with build.service_of(spec, load_recordings=lambda *_: None) as service:
+        with build.open_service(spec, load_recordings=lambda *_: []) as service:
             service.run(stop=threading.Event(), reload=threading.Event())
     records = [record_from_line(line) for line in (tmp_path / "all.jsonl").read_bytes().splitlines()]
     (cleared,) = [one for one in records if isinstance(one, AlarmRecord)]

@@ -23,16 +23,15 @@ import pytest
 
 from mmkd_edge import EdgePredictor, ModalitySpec
 from mmkd_edge.testing import fake_predictor
-from mmkd_station.channels import columns_of
-from mmkd_station.intake import Delivery, Intake, Listener
-from mmkd_station.links.backoff import Backoff
+from mmkd_station.intake import Delivery, Intake
+from mmkd_station.outlet import Outlet, OutletFacts
+from mmkd_station.protocols.base import Backoff, SourceRequest
+from mmkd_station.protocols.channels import columns_of
+from mmkd_station.protocols.files import AppendSink, json_lines
+from mmkd_station.protocols.samples import LineReader
 from mmkd_station.records import Record, ResultRecord, record_from_line
-from mmkd_station.sensor import Sensor, StationRules
+from mmkd_station.sensor import Sensor, SensorRules
 from mmkd_station.service import RunFacts
-from mmkd_station.sinks.files import JsonLinesSink
-from mmkd_station.sinks.outlet import Outlet, OutletFacts
-from mmkd_station.sources.base import Wanted
-from mmkd_station.sources.rows import LineReader
 from mmkd_station.station import Station
 
 ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), rate_hz=100.0, samples=20)
@@ -53,8 +52,8 @@ class Texts:
         self._chunks = chunks
         self._pause_s = pause_s
 
-    def deliveries(self, listener: Listener) -> Iterator[Delivery]:
-        wanted = Wanted(columns=columns_of(ACC, {}), rate_hz=ACC.rate_hz)
+    def deliveries(self, listener: Intake) -> Iterator[Delivery]:
+        wanted = SourceRequest(columns=columns_of(ACC, {}), rate_hz=ACC.rate_hz)
         reader = LineReader("texts", wanted)
         for chunk in self._chunks:
             delivery = reader.read(chunk, listener, arrived_s=time.monotonic())
@@ -90,7 +89,7 @@ def answered(
     *,
     predictor: EdgePredictor | None = None,
     others: Sequence[Outlet] = (),
-    rules: StationRules | None = None,
+    rules: SensorRules | None = None,
     most: int = 1000,
     within_s: float = 20.0,
 ) -> tuple[list[ResultRecord], Any, Station]:
@@ -101,7 +100,7 @@ def answered(
     station = Station(
         "press 1",
         predictor=predictor,
-        sensors=[Sensor(source, "texts", predictor=predictor, rules=rules or StationRules(hop=10))],
+        sensors=[Sensor(source, "texts", predictor=predictor, rules=rules or SensorRules(hop=10))],
         intake=Intake(most=most, on_full="drop-oldest"),
         outlets=[outlet, *others],
     )
@@ -117,7 +116,7 @@ def answered(
 
 def test_results_of_what_was_recorded_are_never_stale() -> None:
     # All in one delivery: the newest sample is 1 s younger than the first window's.
-    results, _, _ = answered(Texts([good(0, 120)]), rules=StationRules(hop=10, stale_s=0.05))
+    results, _, _ = answered(Texts([good(0, 120)]), rules=SensorRules(hop=10, stale_s=0.05))
     assert {one.status for one in results} <= {"ok", "warming_up"}
     assert len(results) == 12
 
@@ -187,7 +186,7 @@ def test_a_source_that_fails_for_good_ends_its_station_and_says_why(
     record_property: Callable[[str, object], None],
 ) -> None:
     class Broken(Texts):
-        def deliveries(self, listener: Listener) -> Iterator[Delivery]:
+        def deliveries(self, listener: Intake) -> Iterator[Delivery]:
             yield from super().deliveries(listener)
             raise RuntimeError("the driver is gone")
 
@@ -200,7 +199,7 @@ def test_a_sensor_that_falls_silent_is_answered_for_as_missing(
     record_property: Callable[[str, object], None],
 ) -> None:
     chunks = [good(0, 40), *[[""]] * 12]
-    rules = StationRules(hop=10, time_from="arrival", silence_s=0.1, stale_s=0.3)
+    rules = SensorRules(hop=10, time_from="arrival", silence_s=0.1, stale_s=0.3)
 
     def run() -> tuple[list[ResultRecord], Any, Station]:
         return answered(Texts(chunks, live=True, pause_s=0.05), rules=rules)
@@ -245,7 +244,7 @@ def slow_predictor(call_s: float, called: Callable[[], None] = lambda: None) -> 
 def test_a_delivery_with_many_samples_holds_up_the_loop_for_one_of_its_answers(
     record_property: Callable[[str, object], None],
 ) -> None:
-    predictor, rules = slow_predictor(0.002), StationRules(hop=1)
+    predictor, rules = slow_predictor(0.002), SensorRules(hop=1)
 
     def run() -> tuple[list[ResultRecord], Any, Station]:
         return answered(Texts([good(0, 400)]), predictor=predictor, rules=rules)
@@ -262,11 +261,11 @@ def test_what_a_long_silence_owes_holds_up_the_loop_for_one_of_its_answers(
     class Slept(Texts):
         """As after a machine has slept: the samples came four seconds ago."""
 
-        def deliveries(self, listener: Listener) -> Iterator[Delivery]:
+        def deliveries(self, listener: Intake) -> Iterator[Delivery]:
             for delivery in super().deliveries(listener):
                 yield msgspec.structs.replace(delivery, arrived_s=delivery.arrived_s - 4.0)
 
-    predictor, rules = slow_predictor(0.001), StationRules(hop=1, time_from="arrival", silence_s=0.5)
+    predictor, rules = slow_predictor(0.001), SensorRules(hop=1, time_from="arrival", silence_s=0.5)
 
     def run() -> tuple[list[ResultRecord], Any, Station]:
         return answered(Slept([good(0, 40), [""]], live=True, pause_s=0.3), predictor=predictor, rules=rules)
@@ -281,8 +280,8 @@ def test_a_sensor_whose_samples_wait_behind_those_of_another_is_not_called_silen
     wanted = Texts([good(10 * number, 10) for number in range(15)], live=True, pause_s=0.1)
     other = Texts([[""], good(0, 400)], live=True, pause_s=0.2)  # takes 1.2 s to answer
     sensors = [
-        Sensor(wanted, "wanted", predictor=predictor, rules=StationRules(hop=10, silence_s=0.4)),
-        Sensor(other, "other", predictor=predictor, rules=StationRules(hop=1, silence_s=60.0)),
+        Sensor(wanted, "wanted", predictor=predictor, rules=SensorRules(hop=10, silence_s=0.4)),
+        Sensor(other, "other", predictor=predictor, rules=SensorRules(hop=1, silence_s=60.0)),
     ]
     intake = Intake(most=99, on_full="block")
     station = Station("press 1", predictor=predictor, sensors=sensors, intake=intake, outlets=[])
@@ -337,7 +336,7 @@ def test_an_engine_that_hangs_is_no_sign_of_life() -> None:
     predictor = fake_predictor(hang, modality=ACC, labels=("ok", "worn"))
     station = Station(
         "press 1", predictor=predictor,
-        sensors=[Sensor(Texts([good(0, 40)]), "texts", predictor=predictor, rules=StationRules(hop=10))],
+        sensors=[Sensor(Texts([good(0, 40)]), "texts", predictor=predictor, rules=SensorRules(hop=10))],
         intake=Intake(most=10, on_full="block"), outlets=[],
     )  # fmt: skip
     station.start()
@@ -376,7 +375,7 @@ def test_a_clock_of_this_machine_that_is_set_back_an_hour_moves_no_sample_and_ho
     class SetBack(Texts):
         """After its first chunk the clock is an hour earlier."""
 
-        def deliveries(self, listener: Listener) -> Iterator[Delivery]:
+        def deliveries(self, listener: Intake) -> Iterator[Delivery]:
             for number, delivery in enumerate(super().deliveries(listener)):
                 if number == 1:
                     monkeypatch.setattr(time, "time", lambda: real() - 3600)
@@ -385,7 +384,7 @@ def test_a_clock_of_this_machine_that_is_set_back_an_hour_moves_no_sample_and_ho
     def run() -> tuple[list[ResultRecord], Any, Station]:
         monkeypatch.setattr(time, "time", real)
         chunks = [[json.dumps([1, 2, 3])] * 10] * 12
-        rules = StationRules(hop=10, time_from="arrival", stale_s=5.0)
+        rules = SensorRules(hop=10, time_from="arrival", stale_s=5.0)
         return answered(SetBack(chunks, live=True, pause_s=0.1), rules=rules)
 
     results, facts, _ = run()
@@ -403,7 +402,10 @@ def test_a_full_disk_holds_up_no_answer_and_what_it_cost_is_counted(
 ) -> None:
     def run() -> tuple[int, Any, OutletFacts]:
         full = Outlet(
-            "full", JsonLinesSink(Path("/dev/full")), most=10, backoff=lambda: Backoff(first_s=0.01, most_s=0.02)
+            "full",
+            AppendSink(Path("/dev/full"), json_lines),
+            most=10,
+            backoff=lambda: Backoff(first_s=0.01, most_s=0.02),
         )
         chunks = [good(number, 10) for number in range(0, 300, 10)]
         results, facts, _ = answered(Texts(chunks), others=[full])
@@ -422,7 +424,9 @@ def test_a_folder_that_is_gone_is_written_to_when_it_is_back(
 ) -> None:
     folder = tmp_path / "results"
     folder.mkdir()
-    outlet = Outlet("jsonl", JsonLinesSink(folder / "r.jsonl"), backoff=lambda: Backoff(first_s=0.01, most_s=0.02))
+    outlet = Outlet(
+        "jsonl", AppendSink(folder / "r.jsonl", json_lines), backoff=lambda: Backoff(first_s=0.01, most_s=0.02)
+    )
     (folder / "r.jsonl").unlink()
     folder.rmdir()
     results, facts, _ = answered(Texts([good(0, 40)]), others=[outlet])
@@ -526,7 +530,8 @@ def test_whatever_comes_the_log_gets_few_lines_and_no_samples(
     begun = time.monotonic()
     _, facts, _ = answered(Texts(chunks, pause_s=0.005), predictor=predictor)
     assert facts.intake.garbage == 200
-    lines = [one.getMessage() for one in caplog.records if one.name.startswith("mmkd_station")]
+    warnings = [one for one in caplog.records if one.name.startswith("mmkd_station") and one.levelname == "WARNING"]
+    lines = [one.getMessage() for one in warnings]
     assert 1 <= len(lines) <= 1 + (time.monotonic() - begun) / 10
     assert lines[0].startswith("press 1: no sample: ")
     assert ".125" not in "".join(lines)

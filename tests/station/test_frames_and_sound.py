@@ -23,14 +23,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mmkd_edge import Golden, ModalitySpec
 from mmkd_edge.errors import UnavailableError, UsageError
-from mmkd_station.channels import columns_of
 from mmkd_station.commands.run import run_mmkd
 from mmkd_station.intake import Intake
-from mmkd_station.links.backoff import Backoff
-from mmkd_station.sources import sound
-from mmkd_station.sources.base import Wanted
-from mmkd_station.sources.camera import CameraSource
-from mmkd_station.sources.table import open_source
+from mmkd_station.protocols import audio, video
+from mmkd_station.protocols.base import Backoff, SourceRequest
+from mmkd_station.protocols.channels import columns_of
+from mmkd_station.protocols.table import open_source
+from mmkd_station.protocols.video import CameraSource
 
 cv2 = pytest.importorskip("cv2")
 
@@ -226,7 +225,7 @@ def test_the_example_of_a_camera_gives_frames_as_the_student_takes_them(tmp_path
 
 
 def of_camera(place: str) -> CameraSource:
-    wanted = Wanted(columns=columns_of(LIPS, {}), rate_hz=LIPS.rate_hz, frame=(8, 12, 1))
+    wanted = SourceRequest(columns=columns_of(LIPS, {}), rate_hz=LIPS.rate_hz, frame=(8, 12, 1))
     source = open_source(f"cam:{place}", wanted, load_recordings=lambda _: [], pause_s=1.0)
     assert isinstance(source, CameraSource)
     return source
@@ -300,7 +299,7 @@ def test_a_pipeline_is_opened_by_gstreamer(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_camera_without_frames_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CameraSource, "_opened", lambda self: Capture(0))
+    monkeypatch.setattr(CameraSource, "_open", lambda self: video._Camera(Capture(0)))
     with pytest.raises(UnavailableError) as refused:
         of_camera("0")
     assert str(refused.value) == (
@@ -310,8 +309,8 @@ def test_a_camera_without_frames_is_one_clear_error(monkeypatch: pytest.MonkeyPa
 
 def test_a_camera_that_comes_back_with_smaller_frames_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     captures = iter([Capture(1), Capture(2), Capture(1, height=8)])
-    monkeypatch.setattr(CameraSource, "_opened", lambda self: next(captures))
-    monkeypatch.setattr(Backoff, "wait", lambda self, stop: None)
+    monkeypatch.setattr(CameraSource, "_open", lambda self: video._Camera(next(captures)))
+    monkeypatch.setattr(Backoff, "next_s", lambda self: 0.0)
     source, intake = of_camera("0#region=6,4,12,8"), Intake(most=10, on_full="block")
     with pytest.raises(RuntimeError):  # the fourth capture is not there
         for _ in source.deliveries(intake):
@@ -338,10 +337,10 @@ def test_a_recorder_that_gives_nothing_is_one_clear_error(monkeypatch: pytest.Mo
     (tmp_path / "arecord").write_text("#!/bin/sh\nexec sleep 20\n")
     (tmp_path / "arecord").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr(sound, "_SILENT_S", 0.3)
-    wanted = Wanted(columns=columns_of(MIC, {}), rate_hz=MIC.rate_hz)
+    monkeypatch.setattr(audio, "_SILENT_S", 0.3)
+    wanted = SourceRequest(columns=columns_of(MIC, {}), rate_hz=MIC.rate_hz)
     with pytest.raises(UnavailableError) as refused:
-        sound.MicrophoneSource("mic", "", wanted)
+        audio.MicrophoneSource("mic", "", wanted)
     assert str(refused.value) == (
         "--source mic: expected a microphone, got: nothing within 0.3 s; plug one in, or name one of: arecord -L"
     )

@@ -17,26 +17,23 @@ import numpy as np
 import pytest
 
 from mmkd_edge import UsageError
-from mmkd_station.channels import Columns
 from mmkd_station.intake import Intake
+from mmkd_station.outlet import Outlet
+from mmkd_station.protocols.audio import WavSource
+from mmkd_station.protocols.base import RefusedError, Source, SourceRequest
+from mmkd_station.protocols.channels import Columns
+from mmkd_station.protocols.modbus import ModbusSource, Register, blocks_of
+from mmkd_station.protocols.opcua import OpcUaSource, value_of
+from mmkd_station.protocols.table import open_sink
 from mmkd_station.records import AlarmRecord, ResultRecord, StateRecord
-from mmkd_station.sinks.base import RefusedError
-from mmkd_station.sinks.machine import Told
-from mmkd_station.sinks.opcua import value_of
-from mmkd_station.sinks.outlet import Outlet
-from mmkd_station.sinks.table import open_sink
-from mmkd_station.sources.base import Source, Wanted
-from mmkd_station.sources.modbus import ModbusSource, Register, blocks_of
-from mmkd_station.sources.opcua import OpcUaSource
-from mmkd_station.sources.sound import WavSource
 
 NAN = float("nan")
 
 
-def wanted(*names: str, factor: float = 1.0, rate_hz: float = 50.0, speed: float | None = None) -> Wanted:
+def wanted(*names: str, factor: float = 1.0, rate_hz: float = 50.0, speed: float | None = None) -> SourceRequest:
     count = len(names)
     columns = Columns(names=names, factors=(factor,) * count, offsets=(0.0,) * count)
-    return Wanted(columns=columns, rate_hz=rate_hz, replay_speed=speed)
+    return SourceRequest(columns=columns, rate_hz=rate_hz, replay_speed=speed)
 
 
 def until(condition: Callable[[], object], *, within_s: float = 20.0) -> None:
@@ -146,7 +143,7 @@ def test_a_plc_that_refuses_what_lies_between_is_read_one_by_one(caplog: pytest.
     until(lambda: reading.intake.facts().samples >= 3)
     reading.close()
     np.testing.assert_array_equal(reading.rows()[:3], [[1000, 1.5, 42, NAN]] * 3)
-    told = [one.message for one in caplog.records if one.name == "mmkd_station.sources.modbus"]
+    told = [one.message for one in caplog.records if one.name == "mmkd_station.protocols.modbus"]
     assert told == ["the PLC refuses h0 to 60 at once; read one by one"]
     server.close()
 
@@ -322,8 +319,7 @@ def test_the_last_result_is_written_to_the_nodes_that_are_named_and_to_no_other(
     ],
 )
 def test_a_result_becomes_a_value_of_the_type_of_its_node(thing: str, type_name: str, value: object) -> None:
-    told = Told(result=result(258, station="press 1", index=1), episodes=300)
-    assert value_of(thing, told, type_name) == value
+    assert value_of(thing, result(258, station="press 1", index=1), 300, type_name) == value
 
 
 def test_what_names_no_node_to_write_says_why() -> None:

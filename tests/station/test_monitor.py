@@ -24,17 +24,17 @@ from mmkd_edge import EdgePredictor, ModalitySpec, TaskSpec, UsageError, example
 from mmkd_edge.testing import fake_predictor
 from mmkd_edge.watch.prometheus import metrics_text
 from mmkd_edge.watch.timing import SecondsHistogram
-from mmkd_station.channels import columns_of
+from mmkd_station.board import Board
 from mmkd_station.intake import Intake
 from mmkd_station.monitor.access import Access, Bucket, address_of, origin_of, token_from
-from mmkd_station.monitor.board import Board
 from mmkd_station.monitor.metrics import service_metrics
 from mmkd_station.monitor.view import PageFollower, latency_of
+from mmkd_station.protocols.base import SourceRequest
+from mmkd_station.protocols.channels import columns_of
+from mmkd_station.protocols.files import StdinSource
 from mmkd_station.records import AlarmRecord, result_record
-from mmkd_station.sensor import Sensor, StationRules
+from mmkd_station.sensor import Sensor, SensorRules
 from mmkd_station.service import Service
-from mmkd_station.sources.base import Wanted
-from mmkd_station.sources.files import StdinSource
 from mmkd_station.station import Station
 
 pytest.importorskip("starlette")
@@ -288,11 +288,11 @@ GYRO = ModalitySpec(name="gyro", channels=("x",), rate_hz=100.0, samples=20)
 
 
 def station_of(name: str, predictor: EdgePredictor, modality: str | None = None) -> Station:
-    source = StdinSource(Wanted(columns=columns_of(ACC, {}), rate_hz=100.0))
+    source = StdinSource(SourceRequest(columns=columns_of(ACC, {}), rate_hz=100.0))
     return Station(
         name,
         predictor=predictor,
-        sensors=[Sensor(source, "stdin", predictor=predictor, rules=StationRules(hop=10, modality=modality))],
+        sensors=[Sensor(source, "stdin", predictor=predictor, rules=SensorRules(hop=10, modality=modality))],
         intake=Intake(most=1, on_full="block"),
         outlets=[],
     )
@@ -319,10 +319,11 @@ def test_a_page_shows_the_inputs_of_the_student_of_its_station_and_of_how_many_t
     stations = [station_of(name, predictor) for name in ("press 1", "press 2")]
     stations.append(station_of("press 3", fake_predictor([0.5, 0.5], modality=ACC, labels=("ok", "worn"))))
     service = Service(stations=stations, outlets=[], predictors=[])
-    boards = {one.name: Board([ACC], TaskSpec(labels=("ok", "worn"))) for one in stations}
-    assert [PageFollower(service, boards, one.name).update().station.sharing for one in stations] == [2, 2, 1]
-    boards["press 2"] = Board([GYRO], TaskSpec(labels=("ok", "worn")))
-    details = [PageFollower(service, boards, one.name).update().station for one in stations]
+    for station in stations:
+        station.board = Board([ACC], TaskSpec(labels=("ok", "worn")))
+    assert [PageFollower(service, station).update().station.sharing for station in stations] == [2, 2, 1]
+    stations[1].board = Board([GYRO], TaskSpec(labels=("ok", "worn")))
+    details = [PageFollower(service, station).update().station for station in stations]
     assert [one.sharing for one in details] == [1, 1, 1]
     assert [bool(one.drift) for one in details] == [True, False, True]  # no student of it takes gyro
 
@@ -336,18 +337,19 @@ def test_a_board_keeps_the_lowest_and_highest_value_of_each_tenth_of_a_second(bo
     rows = np.array([[1, np.nan], [5, np.nan], [3, 7]], dtype=np.float32)
     board.samples(np.array([10.01, 10.05, 10.11]), rows, sensor=0)
     board.samples(np.array([10.15]), np.array([[-2, 8]], dtype=np.float32), sensor=0)
-    found = board.seen(sensor=0, after_bin=-1, after_result=-1).bins
+    found = board.news(sensor=0, after_bin=-1, after_result=-1).bins
     assert [(one.number, one.time_s) for one in found] == [(100, 10.0), (101, 10.1)]
     np.testing.assert_array_equal(found[0].lowest, [1, np.nan])
     np.testing.assert_array_equal(found[0].highest, [5, np.nan])
     assert (found[1].lowest, found[1].highest) == ((-2.0, 7.0), (3.0, 8.0))
-    assert [one.number for one in board.seen(sensor=0, after_bin=101, after_result=-1).bins] == [101]
+    assert [one.number for one in board.news(sensor=0, after_bin=101, after_result=-1).bins] == [101]
 
 
 def test_a_page_draws_the_sensor_that_answers_and_begins_anew_when_another_does() -> None:
     predictor = fake_predictor([0.5, 0.5], modality=ACC, labels=("ok", "worn"))
     station, board = station_of("press 1", predictor), Board([ACC, GYRO], TaskSpec(labels=("ok", "worn")))
-    follower = PageFollower(Service(stations=[station], outlets=[], predictors=[]), {"press 1": board}, "press 1")
+    station.board = board
+    follower = PageFollower(Service(stations=[station], outlets=[], predictors=[]), station)
 
     def result(number: int, modality: str) -> None:
         prediction = msgspec.structs.replace(predictor.predict(np.zeros(ACC.shape)), modality=modality)
@@ -373,7 +375,7 @@ def test_a_board_and_metrics_show_what_is_unknown(board: Board) -> None:
     predictor = fake_predictor([0.5, 0.5], modality=ACC, labels=("ok", "worn"), novelty=2.0)
     prediction = predictor.predict(np.zeros(ACC.shape))
     board.record(result_record(prediction, station="press 1", number=1, time_s=1.0, decided_s=1.0))
-    (shown,) = board.seen(sensor=0, after_bin=-1, after_result=-1).results
+    (shown,) = board.news(sensor=0, after_bin=-1, after_result=-1).results
     assert (shown.status, shown.novelty) == ("unknown", 0.5)
     assert 'mmkd_predictions_total{predictor="mmkd",status="unknown"} 1.0' in metrics_text(predictor)
 
@@ -381,10 +383,10 @@ def test_a_board_and_metrics_show_what_is_unknown(board: Board) -> None:
 def test_a_board_stays_small_and_forgets_an_earlier_time_line(board: Board) -> None:
     times = np.arange(0, 300, 0.01)
     board.samples(times, np.zeros((len(times), 2), dtype=np.float32), sensor=0)
-    assert len(board.seen(sensor=0, after_bin=-1, after_result=-1).bins) == 600
+    assert len(board.news(sensor=0, after_bin=-1, after_result=-1).bins) == 600
     for _ in range(5):  # the clock was set
         board.samples(np.array([5.0]), np.zeros((1, 2), dtype=np.float32), sensor=0)
-    assert [one.time_s for one in board.seen(sensor=0, after_bin=2999, after_result=-1).bins] == [5.0]
+    assert [one.time_s for one in board.news(sensor=0, after_bin=2999, after_result=-1).bins] == [5.0]
 
 
 def test_late_samples_widen_their_bins_and_clear_nothing(board: Board) -> None:
@@ -392,7 +394,7 @@ def test_late_samples_widen_their_bins_and_clear_nothing(board: Board) -> None:
     for late_s in (10.05, 10.25, 3.0):  # of a bin, of a gap, and of long ago
         board.samples(np.array([late_s]), np.array([[-1, 2]], dtype=np.float32), sensor=0)
     board.samples(np.array([10.41]), np.zeros((1, 2), dtype=np.float32), sensor=0)
-    found = board.seen(sensor=0, after_bin=-1, after_result=-1).bins
+    found = board.news(sensor=0, after_bin=-1, after_result=-1).bins
     assert [one.number for one in found] == [100, 101, 103, 104]
     assert (found[0].lowest, found[0].highest) == ((-1.0, 0.0), (0.0, 2.0))
 
@@ -408,7 +410,7 @@ def test_an_episode_waits_until_somebody_takes_note_of_it(board: Board) -> None:
     assert (board.unacknowledged(), board.alarm(1), board.alarm(2)) == (1, alarm("raised", 3), None)
     board.record(alarm("acknowledged", 4))
     board.record(alarm("cleared", 5))
-    (episode,) = board.seen(sensor=0, after_bin=-1, after_result=-1).episodes
+    (episode,) = board.news(sensor=0, after_bin=-1, after_result=-1).episodes
     assert (episode.acknowledged, episode.cleared_s, episode.windows) == (True, 14.0, 5)
     assert (board.unacknowledged(), board.alarm(1)) == (0, None)
 

@@ -24,14 +24,12 @@ import msgspec
 import pytest
 
 from mmkd_edge import ModalitySpec, UsageError
-from mmkd_station.channels import columns_of
 from mmkd_station.clock import TIME_FAULTS
 from mmkd_station.intake import Intake
-from mmkd_station.links.place import place_of
+from mmkd_station.protocols.base import SourceRequest, place_of
+from mmkd_station.protocols.channels import columns_of
+from mmkd_station.protocols.mqtt import MqttSink, MqttSource
 from mmkd_station.records import AlarmEvent, AlarmRecord, ResultRecord, StateRecord, line_of
-from mmkd_station.sinks.mqtt import MqttSink
-from mmkd_station.sources.base import Wanted
-from mmkd_station.sources.mqtt import MqttSource
 
 mqtt = pytest.importorskip("paho.mqtt.client")
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
@@ -100,8 +98,8 @@ class Client:
 
 
 @pytest.fixture
-def wanted(acc: ModalitySpec) -> Wanted:
-    return Wanted(columns=columns_of(acc, {}), rate_hz=acc.rate_hz)
+def wanted(acc: ModalitySpec) -> SourceRequest:
+    return SourceRequest(columns=columns_of(acc, {}), rate_hz=acc.rate_hz)
 
 
 def reading(source: MqttSource) -> tuple[Intake, threading.Thread]:
@@ -122,7 +120,7 @@ def state(number: int) -> StateRecord:
 
 
 @needs_mosquitto
-def test_samples_come_from_a_topic_with_wildcards(broker: Broker, wanted: Wanted) -> None:
+def test_samples_come_from_a_topic_with_wildcards(broker: Broker, wanted: SourceRequest) -> None:
     intake, thread = reading(MqttSource(f"mqtt://127.0.0.1:{broker.port}/plant/+/acc", wanted))
     until(lambda: intake.facts().connects)
     sensor = Client(broker.port)
@@ -174,8 +172,8 @@ def test_states_are_kept_and_the_broker_says_when_the_program_is_gone(broker: Br
     sink.write([result])
     until(lambda: len(late.heard) == 4)
     assert late.heard[3][0] == "plant/press%2F1/result"
-    assert sink._link is not None
-    sink._link._client.socket().shutdown(socket.SHUT_RDWR)  # a cable is cut: nobody says goodbye
+    assert sink._connection is not None
+    sink._connection._client.socket().shutdown(socket.SHUT_RDWR)  # a cable is cut: nobody says goodbye
     until(lambda: ("plant/online", b"false", False) in late.heard)
     until(lambda: is_written(sink, state(4)))  # and comes back by itself: what is refused is tried again
     until(lambda: late.heard[-1][0] == "plant/press%2F1/state")
@@ -365,7 +363,7 @@ def test_tls_and_a_password_from_a_file_are_asked_for(tmp_path: Path) -> None:
         ("mqtt://host/topic?ca=/none", "ca: /none: no such file or directory; check the path"),
     ],
 )
-def test_a_text_that_names_no_broker_says_why(text: str, said: str, wanted: Wanted) -> None:
+def test_a_text_that_names_no_broker_says_why(text: str, said: str, wanted: SourceRequest) -> None:
     with pytest.raises(UsageError) as refused:
         MqttSource(text, wanted)
     assert said in str(refused.value)

@@ -16,9 +16,9 @@ from mmkd_edge import ModalitySpec, Prediction, SensorFallback, TaskSpec
 from mmkd_edge.predict.conditions import first_available
 from mmkd_edge.predict.sensors import Status
 from mmkd_edge.testing import fake_predictor
-from mmkd_station.intake import Delivery, Intake, Listener
+from mmkd_station.intake import Delivery, Intake
 from mmkd_station.records import Record, StateRecord
-from mmkd_station.sensor import Sensor, StationRules
+from mmkd_station.sensor import Sensor, SensorRules
 from mmkd_station.station import Station
 
 TASK = TaskSpec(labels=("rest", "turn"))
@@ -106,7 +106,7 @@ class Failing:
         self.over = threading.Event()
         self._samples, self._after = samples, after
 
-    def deliveries(self, listener: Listener) -> Iterator[Delivery]:
+    def deliveries(self, listener: Intake) -> Iterator[Delivery]:
         if self._after is not None:
             assert self._after.wait(20)
         for _ in range(self._samples):
@@ -126,10 +126,10 @@ def ended(*sources: Any) -> tuple[Station, list[Record]]:
     station = Station(
         "press 1",
         predictor=predictor,
-        sensors=[Sensor(one, "made up", predictor=predictor, rules=StationRules(hop=1)) for one in sources],
+        sensors=[Sensor(one, "made up", predictor=predictor, rules=SensorRules(hop=1)) for one in sources],
         intake=Intake(most=100, on_full="block"),
         outlets=[],
-        onlooker=SimpleNamespace(samples=lambda times, rows: None, record=said.append),  # type: ignore[arg-type]
+        board=SimpleNamespace(samples=lambda times, rows: None, record=said.append),  # type: ignore[arg-type]
     )
     station.start()
     end_s = time.monotonic() + 20
@@ -148,7 +148,7 @@ def test_a_source_that_fails_beside_another_is_lost_and_the_station_goes_on() ->
     first = Failing(1)
 
     class Good(Failing):
-        def deliveries(self, listener: Listener) -> Iterator[Delivery]:
+        def deliveries(self, listener: Intake) -> Iterator[Delivery]:
             with contextlib.suppress(OSError):
                 yield from super().deliveries(listener)
 

@@ -12,12 +12,12 @@ import pytest
 
 from mmkd_edge import ModalitySpec, UsageError
 from mmkd_edge.testing import fake_predictor
-from mmkd_station.build import outlet_of
-from mmkd_station.links.backoff import Backoff
+from mmkd_station.build import open_outlet
+from mmkd_station.outlet import Outlet
+from mmkd_station.protocols.base import Backoff
+from mmkd_station.protocols.table import open_sink, shown_names
 from mmkd_station.records import AlarmRecord, Record, StateRecord, line_of, record_from_line, result_record
-from mmkd_station.sinks.outlet import Outlet
-from mmkd_station.sinks.store import FILE_NAME, Store
-from mmkd_station.sinks.table import open_sink, shown_names
+from mmkd_station.store import FILE_NAME, Store
 
 
 class Flaky:
@@ -216,7 +216,7 @@ def test_an_alarm_is_on_the_disk_for_every_sink_before_any_sees_it(open_store: C
 def test_a_disk_that_takes_nothing_leaves_records_in_memory_until_it_does(
     open_store: Callable[..., Store], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mmkd_station.sinks.store._TRIES_AGAIN_S", 0.05)
+    monkeypatch.setattr("mmkd_station.store._TRIES_AGAIN_S", 0.05)
     store, sink = open_store(), Flaky()
     pages = store.rows("PRAGMA page_count")[0][0]
     store.rows(f"PRAGMA max_page_count = {pages}")  # the file can grow no more, as on a full disk
@@ -394,7 +394,7 @@ def test_sinks_whose_names_differ_in_a_sign_alone_have_records_of_their_own(
     open_store: Callable[..., Store], tmp_path: Path
 ) -> None:
     store = open_store()
-    outlets = [outlet_of(f"jsonl:{tmp_path}/{name}", store, name=name) for name in ("a-b", "a_b")]
+    outlets = [open_outlet(f"jsonl:{tmp_path}/{name}", store, name=name) for name in ("a-b", "a_b")]
     for outlet in outlets:
         (tmp_path / outlet.name).unlink()
         (tmp_path / outlet.name).mkdir()  # it can be written no more

@@ -22,16 +22,16 @@ import pytest
 from mmkd_edge import ModalitySpec, TaskSpec, example_bundle
 from mmkd_edge.testing import fake_predictor
 from mmkd_models.data import shipped_dataset
-from mmkd_station.channels import columns_of
+from mmkd_station.board import Board
 from mmkd_station.intake import Intake
 from mmkd_station.monitor.access import Access, address_of
-from mmkd_station.monitor.board import Board
-from mmkd_station.monitor.server import page_of
+from mmkd_station.monitor.server import serve_page
+from mmkd_station.protocols.base import SourceRequest
+from mmkd_station.protocols.channels import columns_of
+from mmkd_station.protocols.files import StdinSource
 from mmkd_station.records import result_record
-from mmkd_station.sensor import Sensor, StationRules
+from mmkd_station.sensor import Sensor, SensorRules
 from mmkd_station.service import Service
-from mmkd_station.sources.base import Wanted
-from mmkd_station.sources.files import StdinSource
 from mmkd_station.station import Station
 
 pytest.importorskip("starlette")
@@ -227,15 +227,15 @@ def test_what_is_unknown_is_said_and_of_several_sensors_the_one_that_answers_is_
     acc = ModalitySpec(name="acc", channels=("x", "y"), unit="g", rate_hz=100.0, samples=20)
     gyro = ModalitySpec(name="gyro", channels=("z",), unit="deg/s", rate_hz=100.0, samples=20)
     predictor = fake_predictor([0.1, 0.9], modality=acc, labels=labels, novelty=2.0)
-    source = StdinSource(Wanted(columns=columns_of(acc, {}), rate_hz=100.0))
+    source = StdinSource(SourceRequest(columns=columns_of(acc, {}), rate_hz=100.0))
     station = Station(
         "press 3",
         predictor=predictor,
-        sensors=[Sensor(source, "stdin", predictor=predictor, rules=StationRules(hop=10))],
+        sensors=[Sensor(source, "stdin", predictor=predictor, rules=SensorRules(hop=10))],
         intake=Intake(most=1, on_full="block"),
         outlets=[],
     )
-    board = Board([acc, gyro], labels)
+    board = station.board = Board([acc, gyro], labels)
     times = np.arange(0, 30, 0.01)
     board.samples(times, np.stack([np.sin(times), np.cos(times)], axis=1).astype(np.float32), sensor=0)
     board.samples(times, np.sin(3 * times)[:, None].astype(np.float32), sensor=1)
@@ -251,8 +251,8 @@ def test_what_is_unknown_is_said_and_of_several_sensors_the_one_that_answers_is_
         tell(number)
     service, address = Service(stations=[station], outlets=[], predictors=[]), address_of("127.0.0.1:0")
     access = Access("a token of the plant", address, is_open=True)
-    with page_of(service, {"press 3": board}, address=address, access=access, serve_predict=False) as page:
-        browser.get(page.url)
+    with serve_page(service, address=address, access=access, serve_predict=False) as url:
+        browser.get(url)
         wait(browser, lambda _: text_of(browser, "#novelty") == "novelty: p-value 0.50")
         assert browser.find_element("css selector", "#novelty").is_displayed()
         assert (text_of(browser, "#status"), text_of(browser, "#label")) == ("unknown", "worn")

@@ -32,7 +32,7 @@ HALF_A_BODY = b"POST /login HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n
 EVENTS = b"GET /events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 WELL = (200, '{"well":true,"stations":{"press 1":"started"}}')
 RUN = "from mmkd_station.commands.run import main; main()"
-WAITS_SHORTLY = f"from mmkd_station.monitor import connections; connections.WAIT_LIMIT_S = 0.5; {RUN}"
+WAITS_SHORTLY = f"from mmkd_station.monitor import server; server.WAIT_LIMIT_S = 0.5; {RUN}"
 
 
 class Page:

@@ -10,22 +10,19 @@ import pytest
 from numpy.typing import NDArray
 
 from mmkd_edge import ModalitySpec, UsageError
-from mmkd_station.channels import Columns, columns_of
 from mmkd_station.clock import SampleClock
 from mmkd_station.intake import Delivery, Intake
-from mmkd_station.links.backoff import Backoff
-from mmkd_station.sources.base import Wanted
-from mmkd_station.sources.moments import seconds_of
-from mmkd_station.sources.payload import rows_of
-from mmkd_station.sources.rows import LineReader
+from mmkd_station.protocols.base import Backoff, SourceRequest
+from mmkd_station.protocols.channels import Columns, columns_of
+from mmkd_station.protocols.samples import LineReader, rows_from_json, seconds_of
 
 NAN = float("nan")
 HUGE = "9" * 400  # beyond float64
 
 
-def wanted(*names: str, factors: tuple[float, ...] = (), rate_hz: float = 10.0) -> Wanted:
+def wanted(*names: str, factors: tuple[float, ...] = (), rate_hz: float = 10.0) -> SourceRequest:
     count = len(names)
-    return Wanted(
+    return SourceRequest(
         columns=Columns(names=names, factors=factors or (1.0,) * count, offsets=(0.0,) * count), rate_hz=rate_hz
     )
 
@@ -45,7 +42,7 @@ def times_of(clock: SampleClock, given: Delivery) -> NDArray[np.float64]:
 
 
 def test_a_channel_is_a_column_times_a_factor_plus_an_offset(acc: ModalitySpec) -> None:
-    columns = columns_of(acc, ["x=accel.x*9.81+0.5", "y=40001*-0.001", 'z="a*2"-1'])
+    columns = columns_of(acc, {"x": "accel.x*9.81+0.5", "y": "40001*-0.001", "z": '"a*2"-1'})
     assert columns.names == ("accel.x", "40001", "a*2")
     assert columns.factors == (9.81, -0.001, 1.0)
     assert columns.offsets == (0.5, 0.0, -1.0)
@@ -56,7 +53,7 @@ def test_a_channel_is_a_column_times_a_factor_plus_an_offset(acc: ModalitySpec) 
 
 def test_a_factor_of_nothing_is_refused(acc: ModalitySpec) -> None:
     with pytest.raises(UsageError) as refused:
-        columns_of(acc, ["x=a*0"])
+        columns_of(acc, {"x": "a*0"})
     assert str(refused.value) == "--map x=a*0: expected a factor other than 0, got 0; correct it"
 
 
@@ -73,7 +70,7 @@ def test_a_factor_of_nothing_is_refused(acc: ModalitySpec) -> None:
     ],
 )
 def test_samples_of_every_form_are_read(text: str, times: list[float] | None, rows: list[list[float]]) -> None:
-    found_times, found = rows_of(text.encode(), wanted("a", "b"))
+    found_times, found = rows_from_json(text.encode(), wanted("a", "b"))
     np.testing.assert_allclose(found, rows)
     assert found.dtype == np.float32
     assert (None if found_times is None else found_times.tolist()) == times
@@ -103,16 +100,16 @@ def test_samples_of_every_form_are_read(text: str, times: list[float] | None, ro
 )
 def test_what_is_no_sample_says_why(text: str, said: str) -> None:
     with pytest.raises(ValueError) as refused:
-        rows_of(text.encode(), wanted("a", "b"))
+        rows_from_json(text.encode(), wanted("a", "b"))
     assert str(refused.value).startswith(said)
 
 
 def test_times_come_in_units_and_as_texts() -> None:
-    assert seconds_of(1500, unit_s=1e-3) == 1.5
-    assert seconds_of("1970-01-01 01:00:00+01:00", unit_s=1.0) == 0.0
+    assert seconds_of(1500, unit="ms") == 1.5
+    assert seconds_of("1970-01-01 01:00:00+01:00", unit="s") == 0.0
     for wrong in (True, None, "inf"):
         with pytest.raises(ValueError):
-            seconds_of(wrong, unit_s=1.0)
+            seconds_of(wrong, unit="s")
 
 
 def test_lines_with_a_header_a_decimal_comma_and_gaps_are_read() -> None:

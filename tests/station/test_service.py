@@ -37,13 +37,13 @@ class Idle:
         self.said: list[tuple[str, str]] = []
         self.is_over = False
 
-    def say(self, state: str, reason: str) -> None:
+    def report(self, state: str, reason: str) -> None:
         self.said.append((state, reason))
 
     def is_well(self, *, within_s: float) -> bool:
         return True
 
-    def look(self) -> None:
+    def check(self) -> None:
         pass
 
     def facts(self) -> Any:

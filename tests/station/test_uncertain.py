@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,16 +17,19 @@ from mmkd_edge.frames import bytes_of, missing_frames, with_missing
 from mmkd_edge.testing import fake_predictor
 from mmkd_models.data import Dataset, shipped_dataset
 from mmkd_models.data.importing.interchange import import_interchange
-from mmkd_station.uncertain import RingRule, UncertainRing, kept_in_all
+from mmkd_station.uncertain import UncertainRing
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), unit="g", rate_hz=10.0, samples=20)
 TASK = TaskSpec(labels=("ok", "worn"))
 PER_WINDOW = ("x_acc", "time", "column_answer", "column_probability", "column_reason")
 
 
-def ring(folder: Path, *, most_bytes: int = 10**7, station: str = "press1") -> UncertainRing:
-    rule = RingRule(folder=folder, most_bytes=most_bytes, below=0.6)
-    return UncertainRing(rule, station=station, modality=ACC, task=TASK)
+def ring(
+    folder: Path, *, most_bytes: int = 10**7, station: str = "press1", modality: ModalitySpec = ACC, **more: Any
+) -> UncertainRing:
+    return UncertainRing(
+        folder, most_bytes=most_bytes, below=0.6, station=station, modality=modality, task=TASK, **more
+    )
 
 
 def prediction(probability: float, **changes: object) -> Prediction:
@@ -67,8 +71,9 @@ def test_windows_that_training_never_saw_are_kept_however_sure_the_answer(tmp_pa
 
 
 def test_windows_of_an_episode_that_was_called_false_are_kept_and_no_others(tmp_path: Path) -> None:
-    rule = RingRule(folder=tmp_path, most_bytes=10**7, below=0.6)
-    kept = UncertainRing(rule, station="press1", modality=ACC, task=TASK, alarms=["worn"])
+    kept = UncertainRing(
+        tmp_path, most_bytes=10**7, below=0.6, station="press1", modality=ACC, task=TASK, alarms=["worn"]
+    )
     for number, probability in enumerate([0.9, 0.9, 0.1, 0.55, 0.9, 0.9]):  # at 100, 102, ... 110 s
         kept.see(window(number), prediction(probability), time_s=100.0 + 2 * number)
         kept.see(window(number), prediction(probability), time_s=101.0 + 2 * number)  # overlaps it by half
@@ -116,8 +121,9 @@ def labelled_and_imported(folder: Path, name: str) -> tuple[Dataset, dict[str, n
 
 def test_frames_come_back_as_video_and_missing_ones_stay_missing(tmp_path: Path) -> None:
     camera = ModalitySpec(name="cam", channels=("gray",), rate_hz=10.0, samples=5, kind="video", height=4, width=6)
-    rule = RingRule(folder=tmp_path / "uncertain", most_bytes=10**6, below=0.6)
-    kept = UncertainRing(rule, station="press1", modality=camera, task=TASK)
+    kept = UncertainRing(
+        tmp_path / "uncertain", most_bytes=10**6, below=0.6, station="press1", modality=camera, task=TASK
+    )
     for number in range(4):
         frames = np.full((5, 4, 6, 1), number + 1, dtype=np.uint8)
         lost = np.zeros(5, dtype=bool)
@@ -133,8 +139,7 @@ def test_frames_come_back_as_video_and_missing_ones_stay_missing(tmp_path: Path)
 
 def test_sound_comes_back_as_sound(tmp_path: Path) -> None:
     mic = ModalitySpec(name="mic", channels=("0",), rate_hz=8000.0, samples=1600, kind="audio")
-    rule = RingRule(folder=tmp_path / "uncertain", most_bytes=10**6, below=0.6)
-    kept = UncertainRing(rule, station="press1", modality=mic, task=TASK)
+    kept = ring(tmp_path / "uncertain", most_bytes=10**6, modality=mic)
     for number in range(4):
         kept.see(np.full((1600, 1), 0.1 * number, dtype=np.float32), prediction(0.5), time_s=10.0 * number)
     kept.close()
@@ -144,9 +149,8 @@ def test_sound_comes_back_as_sound(tmp_path: Path) -> None:
 
 
 def test_several_sensors_have_files_of_their_own_and_share_the_bytes(tmp_path: Path) -> None:
-    rule = RingRule(folder=tmp_path, most_bytes=12_000, below=0.6)
     gyro = msgspec.structs.replace(ACC, name="gyro")
-    rings = [UncertainRing(rule, station="press1", modality=one, task=TASK, among=2) for one in (ACC, gyro)]
+    rings = [ring(tmp_path, most_bytes=12_000, modality=one, sensors=2) for one in (ACC, gyro)]
     for number in range(200):
         for one in rings:
             one.see(window(number), prediction(0.5), time_s=10.0 * number)
@@ -155,16 +159,15 @@ def test_several_sensors_have_files_of_their_own_and_share_the_bytes(tmp_path: P
     files = sorted(tmp_path.iterdir())
     assert sorted({file.name.partition("-")[0] for file in files}) == ["press1_acc", "press1_gyro"]
     assert sum(file.stat().st_size for file in files) <= 12_000
-    assert (rings[0].facts().removed > 0, kept_in_all([one.facts() for one in rings]).kept) == (True, 400)
+    assert (rings[0].facts().removed > 0, sum(one.facts().kept for one in rings)) == (True, 400)
 
 
 def test_a_ring_that_a_few_windows_would_fill_is_refused(tmp_path: Path) -> None:
     camera = ModalitySpec(
         name="cam", channels=("r", "g", "b"), rate_hz=10.0, samples=50, kind="video", height=64, width=64
     )
-    rule = RingRule(folder=tmp_path, most_bytes=1_000_000, below=0.6)
     with pytest.raises(UsageError) as refused:
-        UncertainRing(rule, station="press1", modality=camera, task=TASK)
+        ring(tmp_path, most_bytes=1_000_000, modality=camera)
     assert str(refused.value) == (
         "--keep-uncertain 1,000,000: expected 2,457,600 bytes or more: a window of 'cam' has 614,400; keep more"
     )

@@ -1,14 +1,19 @@
-"""The options of `mmkd-run`, in groups, and which of them say nothing without another."""
+"""The options of `mmkd-run`, in groups, which of them need another, and the stations that they describe."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 from mmkd_edge.cli.options import Option
 from mmkd_edge.errors import UsageError
+from mmkd_station.alarms import AlarmRule
+from mmkd_station.clock import TimeFrom
+from mmkd_station.intake import OnFull
+from mmkd_station.protocols.base import SourceTimeUnit
+from mmkd_station.spec import RunSpec, StationSpec, check_run, size_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,28 +23,31 @@ class SourceOptions:
     source: Annotated[
         list[str] | None,
         Option(
-            "Where samples come from; see below. Of a bundle with several students repeatable, with the modality: the "
-            "first in the bundle's order whose sensor lives answers.",
+            "Where samples come from; see below. For a bundle with several students repeat it with the modality: the "
+            "first in the bundle's order whose sensor works answers.",
             metavar="[MODALITY=]SOURCE",
         ),
     ] = None
-    columns: Annotated[
+    map: Annotated[
         list[str] | None,
         Option(
-            "Which column of the source is a channel of the student, where it is called otherwise or is in another "
-            "unit. Repeatable.",
+            "Column of the source for a channel of the student, if its name or unit differs. Repeatable.",
             ("--map",),
             "CHANNEL=COLUMN[*FACTOR][+OFFSET]",
         ),
     ] = None
-    modality: Annotated[str | None, Option("Which student of the bundle.", metavar="NAME", shown="the first")] = None
-    time: Annotated[str, Option("Whose times are taken: source or arrival.", metavar="source|arrival")] = "source"
-    time_column: Annotated[str, Option("Where the time of a sample is.", metavar="NAME")] = "time"
-    time_unit: Annotated[str, Option("Of numbers there; texts are ISO 8601.", metavar="s|ms|us|ns")] = "s"
+    modality: Annotated[str | None, Option("Student of the bundle.", metavar="NAME", shown="the first")] = None
+    time: Annotated[
+        str, Option("Take the times of the source, or the moments of arrival.", metavar="source|arrival")
+    ] = "source"
+    time_column: Annotated[str, Option("Column with the time of a sample.", metavar="NAME")] = "time"
+    time_unit: Annotated[
+        str, Option("Unit of numeric timestamps; text timestamps are ISO 8601.", metavar="s|ms|us|ns")
+    ] = "s"
     follow: Annotated[bool, Option("Wait for what is written to a file later.", ("--follow",))] = False
     replay_speed: Annotated[
         float | None,
-        Option("Of files and recordings, in times their own.", metavar="TIMES", shown="as fast as they are answered"),
+        Option("Replay files at this multiple of real time.", metavar="TIMES", shown="as fast as possible"),
     ] = None
 
 
@@ -52,17 +60,16 @@ class StreamOptions:
     ] = None
     gap_s: Annotated[
         float | None,
-        Option("A longer space between two samples is a gap.", ("--gap",), "SECONDS", shown="2.5 sampling periods"),
+        Option("A longer time between two samples is a gap.", ("--gap",), "SECONDS", shown="2.5 sampling periods"),
     ] = None
     reorder: Annotated[int, Option("Samples held back to put late ones in order.", min=0)] = 0
     stale_s: Annotated[
-        float | None,
-        Option("From this age of the newest sample on a result of a live source is stale.", ("--stale",), "SECONDS"),
+        float | None, Option("Call a result stale if its newest sample is older than this.", ("--stale",), "SECONDS")
     ] = None
     silence_s: Annotated[
         float | None,
         Option(
-            "From when on a live source is silent and its samples missing.",
+            "Treat a source without samples for this long as silent, and its samples as missing.",
             ("--silence",),
             "SECONDS",
             shown="3 of its longest intervals, at least 1 s",
@@ -79,25 +86,24 @@ class StreamOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class AlarmOptions:
-    """What is an episode, and on which recordings that is chosen."""
+    """What raises and ends an alarm, and on which recordings that is chosen."""
 
     alarm: Annotated[
-        list[str] | None, Option("Make episodes of results of this label. Repeatable.", metavar="LABEL")
+        list[str] | None, Option("Raise alarms for results with this label. Repeatable.", metavar="LABEL")
     ] = None
-    confirm: Annotated[str, Option("So many of the last results begin one.", metavar="N/M")] = "3/5"
-    release: Annotated[int, Option("So many results in a row without it end one.", min=1)] = 5
-    cooldown: Annotated[str, Option("After an end none begins for so long.", metavar="SECONDS")] = "60s"
-    min_probability: Annotated[float, Option("From here on a result speaks for it.", min=0.0, max=1.0)] = 0.8
+    confirm: Annotated[str, Option("Raise an alarm when N of the last M results match.", metavar="N/M")] = "3/5"
+    release: Annotated[int, Option("End an alarm after N results in a row without the label.", metavar="N", min=1)] = 5
+    cooldown: Annotated[str, Option("Minimum time between two alarms.", metavar="SECONDS")] = "60s"
+    min_probability: Annotated[float, Option("Ignore results below this probability.", min=0.0, max=1.0)] = 0.8
     tune_alarm: Annotated[
         Path | None,
-        Option("Choose these four on the recordings of a dataset, say what they cost, and stop.", metavar="DATASET"),
+        Option("Choose these four on the recordings of a dataset, report their cost, and stop.", metavar="DATASET"),
     ] = None
     false_alarms_per_hour: Annotated[
-        float, Option("How many may be, on validation recordings.", metavar="NUMBER", min=0.0)
+        float, Option("Highest rate of false alarms on validation recordings.", metavar="NUMBER", min=0.0)
     ] = 0.1
     normal: Annotated[
-        list[str] | None,
-        Option("Label of normal operation, where it is not every other one. Repeatable.", metavar="LABEL"),
+        list[str] | None, Option("Label of normal operation. Repeatable.", metavar="LABEL", shown="every other one")
     ] = None
 
 
@@ -105,34 +111,39 @@ class AlarmOptions:
 class PageOptions:
     """A page to look at."""
 
-    monitor: Annotated[str | None, Option("Serve a page there, for instance 127.0.0.1:8090.", metavar="HOST:PORT")] = (
-        None
-    )
+    monitor: Annotated[
+        str | None, Option("Serve a page at this address, for instance 127.0.0.1:8090.", metavar="HOST:PORT")
+    ] = None
     monitor_token: Annotated[
         Path | None, Option("File with the token of the page.", metavar="FILE", shown="a new one, on stderr")
     ] = None
     monitor_origin: Annotated[
         str | None,
-        Option(
-            "What browsers see where a proxy stands before it, for instance https://plant.example.", metavar="ORIGIN"
-        ),
+        Option("Address that browsers see if a proxy serves the page: https://plant.example.", metavar="ORIGIN"),
     ] = None
     serve_predict: Annotated[
-        bool, Option("Also answer windows that are posted to /predict there.", ("--serve-predict",))
+        bool, Option("Also answer windows that are posted to /predict of the page.", ("--serve-predict",))
     ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """What answers, and with what."""
+    """What runs the student, and how."""
 
-    backend: Annotated[str, Option("What executes the student.", metavar="NAME")] = "auto"
-    precision: Annotated[str, Option("Of the arithmetic.", metavar="NAME")] = "auto"
-    threads: Annotated[int | None, Option("Of one prediction.", shown="tuned, else 1", min=1)] = None
+    backend: Annotated[str, Option("Backend that runs the student.", metavar="NAME")] = "auto"
+    precision: Annotated[str, Option("Precision of the model to run.", metavar="NAME")] = "auto"
+    threads: Annotated[int | None, Option("Threads per prediction.", shown="tuned, else 1", min=1)] = None
     reference: Annotated[Path | None, Option("Statistics for a modality normalised per group.", metavar="FILE")] = None
-    error_level: Annotated[float | None, Option("Also name label sets at it.", metavar="SHARE")] = None
+    error_level: Annotated[
+        float | None, Option("Return label sets that miss the true label at most this often.", metavar="FRACTION")
+    ] = None
     unknown_level: Annotated[
-        float | None, Option("Say unknown where a window is unlike what training saw.", metavar="SHARE", shown="never")
+        float | None,
+        Option(
+            "Call windows unlike the training data unknown, at this rate of mistakes.",
+            metavar="FRACTION",
+            shown="never",
+        ),
     ] = None
     watch_bundle: Annotated[
         bool, Option("Let a bundle that changes take over; SIGHUP does so too.", ("--watch-bundle",))
@@ -148,15 +159,14 @@ class SinkOptions:
     )
     store: Annotated[
         Path | None,
-        Option("Keep records and open episodes here over a restart.", metavar="FOLDER", shown="in memory"),
+        Option("Keep waiting records and open alarms here over a restart.", metavar="FOLDER", shown="in memory"),
     ] = None
     store_size: Annotated[str, Option("Maximum disk space per sink.", metavar="SIZE")] = "64MB"
     keep_uncertain: Annotated[
-        str | None,
-        Option("Keep windows with an uncertain answer, to be labelled: so much of them.", metavar="SIZE"),
+        str | None, Option("Keep this much of the windows with an uncertain answer, to be labelled.", metavar="SIZE")
     ] = None
-    keep_in: Annotated[Path, Option("Where they are kept.", metavar="FOLDER")] = Path("uncertain")
-    uncertain_below: Annotated[float, Option("Which probability is uncertain.", min=0.0, max=1.0)] = 0.6
+    keep_in: Annotated[Path, Option("Folder for uncertain windows.", metavar="FOLDER")] = Path("uncertain")
+    uncertain_below: Annotated[float, Option("Call lower probabilities uncertain.", min=0.0, max=1.0)] = 0.6
 
 
 # What an option is for: without it the option would do nothing.
@@ -174,19 +184,25 @@ _NEEDS = {
     "--false-alarms-per-hour": "--tune-alarm",
     "--normal": "--tune-alarm",
 }
-
-
-# What is chosen by `--tune-alarm`, or has no meaning for it.
+# What `--tune-alarm` chooses, or has no use for.
 NOT_TUNING = ("--confirm", "--release", "--min-probability", "--error-level", "--unknown-level", "--watch-bundle")
 
 
 def given(*groups: Any) -> list[str]:
-    """The names of the options that are not at their defaults."""
+    """Return the names of the options that are not at their defaults."""
     return [name for group in groups for name in _given(group)]
 
 
+def _given(group: Any) -> Iterator[str]:
+    hints = get_type_hints(type(group), include_extras=True)
+    for field in fields(group):
+        if getattr(group, field.name) != field.default:
+            option = next(part for part in get_args(hints[field.name]) if isinstance(part, Option))
+            yield option.names[0] if option.names else "--" + field.name.replace("_", "-")
+
+
 def check_needs(*groups: Any) -> None:
-    """Refuse an option that does nothing without another that is not there. Raises UsageError."""
+    """Raise UsageError for an option that does nothing without another that is not there."""
     names = given(*groups)
     for name, needed in _NEEDS.items():
         if name in names and needed not in names:
@@ -196,14 +212,90 @@ def check_needs(*groups: Any) -> None:
 
 
 def refuse(names: list[str], *, beside: str, because: str) -> None:
-    """Refuse options that mean nothing beside another. Raises UsageError."""
+    """Raise UsageError for options that mean nothing beside another."""
     if names:
         raise UsageError(f"{names[0]}: expected none beside {beside}, {because}; leave it out")
 
 
-def _given(group: Any) -> Iterator[str]:
-    hints = get_type_hints(type(group), include_extras=True)
-    for field in fields(group):
-        if getattr(group, field.name) != field.default:
-            option = next(one for one in get_args(hints[field.name]) if isinstance(one, Option))
-            yield option.names[0] if option.names else "--" + field.name.replace("_", "-")
+def run_spec(
+    bundle: Path,
+    *,
+    name: str,
+    source: SourceOptions,
+    sinks: SinkOptions,
+    stream: StreamOptions,
+    alarms: AlarmOptions,
+    engine: EngineOptions,
+) -> RunSpec:
+    """Return the one station of a command line with a bundle. Raises UsageError if an option is wrong."""
+    if not source.source:
+        raise UsageError("--source: expected where samples come from, got none; for instance --source csv:log.csv")
+    same = {**vars(source), **vars(stream), **vars(engine)}
+    del same["watch_bundle"]
+    same |= {
+        "time": _choice(source.time, get_args(TimeFrom), option="--time"),
+        "time_unit": _choice(source.time_unit, get_args(SourceTimeUnit), option="--time-unit"),
+        "on_full": stream.on_full and _choice(stream.on_full, get_args(OnFull), option="--on-full"),
+        "reference": engine.reference and str(engine.reference),
+        "source": _sources(source.source),
+        "map": _mapping(source.map or []),
+    }
+    station = StationSpec(
+        bundle=str(bundle), name=name, alarms=alarm_rules(alarms), uncertain_below=sinks.uncertain_below, **same
+    )
+    keep = sinks.keep_uncertain
+    return check_run(
+        RunSpec(
+            stations=(station,),
+            sinks=tuple(sinks.sink or ()),
+            store=None if sinks.store is None else str(sinks.store),
+            store_bytes=size_bytes(sinks.store_size, option="--store-size"),
+            watch_bundle=engine.watch_bundle,
+            keep_uncertain_bytes=None if keep is None else size_bytes(keep, option="--keep-uncertain"),
+            keep_in=str(sinks.keep_in),
+        )
+    )
+
+
+def alarm_rules(options: AlarmOptions) -> tuple[AlarmRule, ...]:
+    """Return the same rule for each label."""
+    try:
+        cooldown_s = float(options.cooldown.strip().removesuffix("s"))
+    except ValueError as error:
+        raise UsageError(f"--cooldown {options.cooldown}: expected seconds such as 60s, got no number") from error
+    return tuple(
+        AlarmRule(
+            label=label,
+            confirm=options.confirm,
+            release=options.release,
+            cooldown_s=cooldown_s,
+            min_probability=options.min_probability,
+        )
+        for label in options.alarm or ()
+    )
+
+
+def _sources(texts: Sequence[str]) -> str | dict[str, str]:
+    if len(texts) == 1:
+        return texts[0]
+    sources = dict(text.partition("=")[::2] for text in texts)
+    for text in texts:
+        name, mark, _ = text.partition("=")
+        if not mark or ":" in name:
+            raise UsageError(f"--source {text}: expected MODALITY=SOURCE, since there are several; write it so")
+    if len(sources) < len(texts):
+        raise UsageError("--source: expected each modality once, got one twice; leave one out")
+    return sources
+
+
+def _mapping(texts: Sequence[str]) -> dict[str, str]:
+    for text in texts:
+        if "=" not in text:
+            raise UsageError(f"--map {text}: expected CHANNEL=COLUMN, got no '='; write it like ax=accel.x")
+    return dict(text.partition("=")[::2] for text in texts)
+
+
+def _choice(value: str, known: Sequence[str], *, option: str) -> str:
+    if value not in known:
+        raise UsageError(f"{option} {value}: expected one of {', '.join(known)}; choose one of them")
+    return value

@@ -8,7 +8,7 @@ with loading("mmkd-run"):
     import contextlib
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
-    from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+    from typing import TYPE_CHECKING, Annotated, NoReturn
 
     from mmkd_edge.cli.options import Argument, Command, Option, run_line
     from mmkd_edge.cli.run import run_command
@@ -21,13 +21,16 @@ with loading("mmkd-run"):
         SinkOptions,
         SourceOptions,
         StreamOptions,
+        alarm_rules,
         check_needs,
         given,
         refuse,
+        run_spec,
     )
 
 if TYPE_CHECKING:
-    from mmkd_station.monitor.board import Board
+    from mmkd_edge import ModalitySpec
+    from mmkd_station.intake import ReplayedRecording
     from mmkd_station.service import RunFacts, Service
     from mmkd_station.spec import RunSpec
 
@@ -36,14 +39,13 @@ _EXAMPLE = "mmkd-run student.edge --source csv:log.csv --sink jsonl:results.json
 
 
 def main() -> NoReturn:
-    """Runs `mmkd-run`."""
+    """Run `mmkd-run`."""
     run_command("mmkd-run", run_mmkd, needs=("typer", "rich"), extra="live", about=_ABOUT)
 
 
 def run_mmkd(arguments: Sequence[str]) -> None:
-    """Runs `mmkd-run` with these arguments."""
-    from mmkd_station.sinks.table import SINKS
-    from mmkd_station.sources.table import SOURCES
+    """Run `mmkd-run` with these arguments."""
+    from mmkd_station.protocols.table import SINKS, SOURCES
 
     sources = "; ".join(f"{kind.form}: {kind.about}" for kind in SOURCES.values())
     sinks = "; ".join(f"{kind.form}: {kind.about}" for kind in SINKS.values())
@@ -54,7 +56,7 @@ def run_mmkd(arguments: Sequence[str]) -> None:
 def run(
     *,
     subject: Annotated[Path, Argument("BUNDLE|STATIONS.toml", "A bundle, or a file of several stations.")],
-    name: Annotated[str, Option("Of the station, in every record.", metavar="NAME", shown="of the bundle")] = "",
+    name: Annotated[str, Option("Name of the station, in every record.", metavar="NAME", shown="of the bundle")] = "",
     source: SourceOptions,
     sinks: SinkOptions,
     stream: StreamOptions,
@@ -67,46 +69,86 @@ def run(
 
     It ends when its sources do, or on SIGTERM and Ctrl-C, after what came is answered.
     """
-    from mmkd_station.commands.asked import rules_of, spec_of, with_a_sink
+    import msgspec
+
     from mmkd_station.spec import read_run_spec
 
     check_needs(source, sinks, stream, alarms, page, engine)
     if alarms.tune_alarm is not None:
-        from mmkd_station.commands.tuning import tune
-
         names = [name for name in given(alarms, engine) if name in NOT_TUNING]
         names += [name for name in given(source, sinks, stream, page) if name != "--hop"]
         refuse(names, beside="--tune-alarm", because="which chooses a rule on recordings and stops")
-        tune(subject, alarms.tune_alarm, rules_of(alarms), alarms, engine, hop=stream.hop, as_json=as_json)
+        _tune(subject, alarms.tune_alarm, alarms, engine, hop=stream.hop, as_json=as_json)
         return
     if subject.suffix == ".toml":
         names = given(source, sinks, stream, alarms, engine) + (["--name"] if name else [])
         refuse(names, beside=str(subject), because="which says it for each station")
         spec = read_run_spec(subject)
     else:
-        spec = spec_of(subject, name=name, source=source, sinks=sinks, stream=stream, alarms=alarms, engine=engine)
-    spec = spec if page.monitor is not None else with_a_sink(spec)
+        spec = run_spec(subject, name=name, source=source, sinks=sinks, stream=stream, alarms=alarms, engine=engine)
+    if page.monitor is None and not (spec.sinks or any(station.sinks for station in spec.stations)):
+        spec = msgspec.structs.replace(spec, sinks=("-",))
     to_stdout = any("-" in (*spec.sinks, *station.sinks) for station in spec.stations)
     if as_json and to_stdout:
         raise UsageError("--json: expected the standard output for the summary, got --sink - there too; leave one out")
-    facts, error = _served(spec, page)
+    facts, error = _serve(spec, page)
     _show(facts, as_json=as_json, to_stdout=to_stdout)
     if error is not None:
         raise error
 
 
-def _served(spec: RunSpec, page: PageOptions) -> tuple[RunFacts, BaseException | None]:
-    """Runs until the end; gives what was done, and what ended it before its time."""
+def _tune(
+    bundle: Path, data: Path, alarms: AlarmOptions, engine: EngineOptions, *, hop: int | None, as_json: bool
+) -> None:
+    """Choose a rule for the one label of the options and print what it costs."""
+    from mmkd_edge import EdgePredictor
+    from mmkd_edge.cli.show import json_text
+    from mmkd_station.build import usual_hop
+    from mmkd_station.commands.show import tuned_lines
+    from mmkd_station.tuning import tune_alarm
+
+    rules = alarm_rules(alarms)
+    if len(rules) != 1:
+        raise UsageError(f"--tune-alarm: expected one --alarm LABEL to choose a rule for, got {len(rules)}; name one")
+    with EdgePredictor.open(
+        bundle,
+        backend=engine.backend,  # type: ignore[arg-type] # `open` refuses an unknown one
+        precision=engine.precision,  # type: ignore[arg-type]
+        threads=engine.threads,
+        reference=engine.reference,
+    ) as predictor:
+        tuned = tune_alarm(
+            predictor,
+            load_recordings(str(data), predictor.modality),
+            label=rules[0].label,
+            normal=alarms.normal or (),
+            most_per_hour=alarms.false_alarms_per_hour,
+            hop=usual_hop(predictor.entry) if hop is None else hop,
+            cooldown_s=rules[0].cooldown_s,
+        )
+    lines = [json_text(tuned)] if as_json else tuned_lines(tuned, bundle, hop=hop, reference=engine.reference)
+    print(*lines, sep="\n")
+
+
+def load_recordings(place: str, modality: ModalitySpec) -> list[ReplayedRecording]:
+    """Return the recordings of a dataset, for a student's modality."""
+    from mmkd_models.data.for_devices import replayed
+    from mmkd_station.intake import ReplayedRecording
+
+    names = ReplayedRecording.__struct_fields__
+    recordings = replayed(place, modality)
+    return [ReplayedRecording(**{name: getattr(recording, name) for name in names}) for recording in recordings]
+
+
+def _serve(spec: RunSpec, page: PageOptions) -> tuple[RunFacts, BaseException | None]:
+    """Run until the end; return what was done, and what ended it before its time."""
     import signal
     import threading
 
-    from mmkd_edge import ModelEntry
-    from mmkd_station.build import service_of
-    from mmkd_station.monitor.board import Board
-    from mmkd_station.summary import lost_records
+    from mmkd_station.build import open_service
+    from mmkd_station.commands.show import lost_records
 
-    stop, reload = threading.Event(), threading.Event()
-    interrupted = threading.Event()
+    stop, reload, interrupted = threading.Event(), threading.Event(), threading.Event()
 
     def interrupt(*_: object) -> None:
         interrupted.set()
@@ -118,17 +160,10 @@ def _served(spec: RunSpec, page: PageOptions) -> tuple[RunFacts, BaseException |
         signal.SIGINT: interrupt,
         signal.SIGHUP: lambda *_: reload.set(),
     }
-    boards: dict[str, Board] = {}
-
-    def board_of(name: str, entries: Sequence[ModelEntry]) -> Board:
-        boards[name] = Board([entry.modality for entry in entries], entries[0].task)
-        return boards[name]
-
-    looking = None if page.monitor is None else board_of
     with (
-        _handled(handlers),
-        service_of(spec, load_recordings=_recordings, onlooker_of=looking) as service,
-        _page(service, boards, page),
+        _handle(handlers),
+        open_service(spec, load_recordings=load_recordings, has_page=page.monitor is not None) as service,
+        _serve_page(service, page),
     ):
         facts = service.run(stop=stop, reload=reload)
     error: BaseException | None = next((one.error for one in service.stations if one.error is not None), None)
@@ -142,8 +177,8 @@ def _served(spec: RunSpec, page: PageOptions) -> tuple[RunFacts, BaseException |
 
 
 @contextlib.contextmanager
-def _handled(handlers: Mapping[int, Callable[..., None]]) -> Iterator[None]:
-    """Answers signals with these meanwhile, and with what was there before afterwards."""
+def _handle(handlers: Mapping[int, Callable[..., None]]) -> Iterator[None]:
+    """Answer signals with these handlers while the block runs."""
     import signal
 
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
@@ -155,31 +190,24 @@ def _handled(handlers: Mapping[int, Callable[..., None]]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _page(service: Service, boards: Mapping[str, Board], options: PageOptions) -> Iterator[None]:
-    """Serves the page, where one is asked for, and says where it is."""
+def _serve_page(service: Service, options: PageOptions) -> Iterator[None]:
+    """Serve the page, if there is to be one, and print where it is."""
     if options.monitor is None:
         yield
         return
     from mmkd_edge.cli.show import say
     from mmkd_station.monitor.access import Access, address_of, origin_of, token_from
-    from mmkd_station.monitor.server import page_of
+    from mmkd_station.monitor.server import serve_page
 
     address, token = address_of(options.monitor), token_from(options.monitor_token)
     origin = None if options.monitor_origin is None else origin_of(options.monitor_origin)
     access = Access(token, address, is_open=options.monitor_token is None, origin=origin)
-    with page_of(service, boards, address=address, access=access, serve_predict=options.serve_predict) as page:
-        said = f"its token: {token}" if options.monitor_token is None else f"its token is in {options.monitor_token}"
-        say(f"page: {page.url} ({said})")
+    with serve_page(service, address=address, access=access, serve_predict=options.serve_predict) as url:
+        where = f"its token: {token}" if options.monitor_token is None else f"its token is in {options.monitor_token}"
+        say(f"page: {url} ({where})")
         if not address.is_loopback:
             say(f"page: {address.host} is reached from other machines, and this page is not encrypted")
         yield
-
-
-def _recordings(place: str, modality: Any) -> Any:
-    """The recordings of a dataset, for `recordings:DATASET`."""
-    from mmkd_station.commands.tuning import recorded
-
-    return recorded(place, modality)
 
 
 def _log_to_stderr() -> None:
@@ -197,9 +225,9 @@ def _show(facts: RunFacts, *, as_json: bool, to_stdout: bool) -> None:
     import sys
 
     from mmkd_edge.cli.show import json_text
-    from mmkd_station.summary import summary_lines
+    from mmkd_station.commands.show import summary_lines
 
     if as_json:
         print(json_text(facts))
-        return
-    print(*summary_lines(facts), sep="\n", file=sys.stderr if to_stdout else sys.stdout)
+    else:
+        print(*summary_lines(facts), sep="\n", file=sys.stderr if to_stdout else sys.stdout)

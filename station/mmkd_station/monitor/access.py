@@ -1,9 +1,8 @@
-"""Who may look, and who may touch.
+"""Who may look at the page, and who may change something.
 
-On the loopback interface anybody of this machine may look, unless a token or an origin was named; everywhere else, and
-of what a proxy forwards, a token is asked for. Whether all is well, yes or no, a program of this machine learns without
-one: what watches a service needs no secret. What changes something asks for it everywhere. A page of another origin,
-and a name that was made to point here, get nothing.
+On the loopback interface anybody on this machine may look, unless a token or an origin is set. Everywhere else, and for
+requests that a proxy forwards, the token is required. A program on this machine may ask without it whether all is well,
+yes or no. Changes always require it. Pages of other origins, and names that were made to point here, are refused.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def address_of(text: str) -> Address:
-    """`HOST:PORT`, `:PORT` or `PORT`. Raises UsageError where it is none."""
+    """Read `HOST:PORT`, `:PORT` or `PORT`. Raises UsageError for other text."""
     host, _, port = text.rpartition(":")
     if not (port.isascii() and port.isdecimal()) or int(port) > 65535:
         raise UsageError(f"--monitor {text}: expected HOST:PORT, such as 127.0.0.1:8090, got no port; write it so")
@@ -59,7 +58,7 @@ def address_of(text: str) -> Address:
 
 
 def origin_of(text: str) -> str:
-    """`SCHEME://HOST[:PORT]` as a browser writes it in `Origin`. Raises UsageError where it is none."""
+    """Return `SCHEME://HOST[:PORT]` as a browser writes it in `Origin`. Raises UsageError for other text."""
     try:
         parts = urlsplit(text)
         port, host = parts.port, parts.hostname
@@ -74,12 +73,12 @@ def origin_of(text: str) -> str:
 
 
 def in_url(host: str) -> str:
-    """A host as a URL has it: IPv6 in brackets."""
+    """Return a host as in a URL: IPv6 in brackets."""
     return f"[{host}]" if ":" in host else host
 
 
 def token_from(file: Path | None) -> str:
-    """The token in a file, or a new one where no file is named.
+    """Return the token in a file, or a new one without a file.
 
     Raises:
         UsageError: the file cannot be read, or the token is short.
@@ -102,10 +101,8 @@ class Access:
     """Decides about one request after the other.
 
     Args:
-        token: that is asked for.
-        address: where the page is.
-        is_open: whether on the loopback interface anybody may look.
-        origin: that browsers see where a proxy stands before the page; None without one.
+        is_open: whether anybody may look on the loopback interface.
+        origin: what browsers see if a proxy serves the page; None without a proxy.
     """
 
     def __init__(self, token: str, address: Address, *, is_open: bool, origin: str | None = None) -> None:
@@ -117,15 +114,15 @@ class Access:
 
     @property
     def session(self) -> str:
-        """What a browser that knew the token keeps."""
+        """The cookie of a browser that sent the token."""
         return hashlib.sha256(b"mmkd-session\0" + self._token.encode()).hexdigest()
 
     def is_token(self, given: str) -> bool:
-        """Whether this is the token; takes as long for every wrong one."""
+        """Whether this is the token; every wrong one takes the same time."""
         return hmac.compare_digest(given.encode(), self._token.encode())
 
     def knows_token(self, headers: Mapping[str, str], cookies: Mapping[str, str]) -> bool:
-        """Whether a request brings the token, as `Authorization: Bearer TOKEN` or as the cookie of a session."""
+        """Whether a request has the token, as `Authorization: Bearer TOKEN` or as the cookie of a session."""
         kind, _, given = headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer" and self.is_token(given.strip()):
             return True
@@ -152,7 +149,7 @@ class Access:
         return (self._is_open and not _is_forwarded(headers)) or self.knows_token(headers, cookies)
 
     def may_probe(self, headers: Mapping[str, str]) -> bool:
-        """Whether a request may learn that all is well, and no more: a program of this machine, without a token."""
+        """Whether a request without the token may ask if all is well: a program on this machine."""
         return self._is_alone and not _is_forwarded(headers)
 
 
@@ -161,13 +158,13 @@ def _is_forwarded(headers: Mapping[str, str]) -> bool:
 
 
 class Guesses:
-    """Wrong tokens: a few at once and then seldom, for each of the addresses that guessed last."""
+    """Limits wrong tokens for each of the addresses that guessed last."""
 
     def __init__(self) -> None:
         self._buckets: dict[str, Bucket] = {}
 
     def take(self, address: str) -> bool:
-        """Whether this address may be wrong once more now."""
+        """Count a wrong token; return whether this address is within its limit."""
         bucket = self._buckets.pop(address, None) or Bucket(rate_hz=0.2, burst=5)
         self._buckets[address] = bucket
         if len(self._buckets) > _MOST_ADDRESSES:
@@ -176,11 +173,10 @@ class Guesses:
 
 
 class Bucket:
-    """So many requests a second, and a few more at once.
+    """Limits requests to a rate.
 
     Args:
-        rate_hz: requests a second that are let through for ever.
-        burst: at once.
+        burst: requests at once.
     """
 
     def __init__(self, *, rate_hz: float, burst: int) -> None:
@@ -190,7 +186,7 @@ class Bucket:
         self._seen_s = time.monotonic()
 
     def take(self) -> bool:
-        """Whether one more may pass now."""
+        """Count a request; return whether it is within the limit."""
         now_s = time.monotonic()
         self._left = min(self._burst, self._left + (now_s - self._seen_s) * self._rate_hz)
         self._seen_s = now_s

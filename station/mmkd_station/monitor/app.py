@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
+from mmkd_edge import EdgePredictor, read_npy
 from mmkd_edge.errors import InputError, MmkdError, UsageError
 from mmkd_station.monitor.access import COOKIE, Access, Bucket, Guesses
-from mmkd_station.monitor.answering import answer, most_body_bytes
-from mmkd_station.monitor.board import Board
 from mmkd_station.monitor.metrics import service_metrics
 from mmkd_station.monitor.view import PageFollower
 from mmkd_station.service import Service
@@ -30,10 +31,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STATIC = Path(__file__).parent / "static"
+_STATIC = Path(__file__).parent / "static"
 _TICK_S = 0.5
 _MOST_PAGES = 32
 _MOST_SMALL_BODY = 4096
+# Beside the window itself: brackets, commas and digits of JSON for each value, and a header.
+_VALUE_BYTES, _HEADER_BYTES = 32, 4096
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; "
     "form-action 'self'",
@@ -61,24 +64,13 @@ class MonitorApp:
     """Answers the requests of pages.
 
     Args:
-        service: that is shown.
-        boards: of its stations, by name.
         access: who may look and touch.
-        stopping: set when no answer is to go on.
+        stopping: set when open answers must end.
         serve_predict: whether `/predict` answers.
     """
 
-    def __init__(
-        self,
-        service: Service,
-        boards: Mapping[str, Board],
-        *,
-        access: Access,
-        stopping: threading.Event,
-        serve_predict: bool,
-    ) -> None:
+    def __init__(self, service: Service, *, access: Access, stopping: threading.Event, serve_predict: bool) -> None:
         self._service = service
-        self._boards = boards
         self._access = access
         self._stopping = stopping
         self._serve_predict = serve_predict
@@ -111,7 +103,6 @@ class MonitorApp:
         touch: bool = False,
         method: str = "GET",
     ) -> Route:
-        from starlette.responses import JSONResponse
         from starlette.routing import Route
 
         async def guarded(request: Request) -> Response:
@@ -122,7 +113,7 @@ class MonitorApp:
                 reason = ascii(f"{refusal.reason} (from {_address(request)})")[1:-1]
                 # The server logs a message once a minute, whatever its arguments.
                 logger.info(f"page: {path} answers {refusal.status}: %s", reason)
-                response = JSONResponse({"error": refusal.reason}, status_code=refusal.status)
+                response = _json({"error": refusal.reason}, refusal.status)
             response.headers.update({name: text for name, text in _HEADERS.items() if name not in response.headers})
             return response
 
@@ -137,28 +128,22 @@ class MonitorApp:
             raise _needs_token()
 
     async def _page(self, request: Request) -> Response:
-        from starlette.responses import FileResponse
-
         may_look = self._access.may_look(request.headers, request.cookies)
-        return FileResponse(STATIC / ("index.html" if may_look else "login.html"), media_type="text/html")
+        return _file("index.html" if may_look else "login.html", "text/html")
 
     async def _static(self, request: Request) -> Response:
-        from starlette.responses import FileResponse
-
         name = request.path_params["name"]
         if name not in _TYPES:
             raise Refusal(HTTPStatus.NOT_FOUND, "there is no such file")
-        return FileResponse(STATIC / name, media_type=_TYPES[name])
+        return _file(name, _TYPES[name])
 
     async def _login(self, request: Request) -> Response:
-        from starlette.responses import JSONResponse
-
         given = await _json_object(request)
         if not self._access.is_token(str(given.get("token", ""))):
             if not self._guesses.take(_address(request)):
                 raise Refusal(HTTPStatus.TOO_MANY_REQUESTS, "too many wrong tokens; wait a few seconds")
             raise Refusal(HTTPStatus.UNAUTHORIZED, "this is not the token")
-        response = JSONResponse({"ok": True})
+        response = _json({"ok": True})
         response.set_cookie(COOKIE, self._access.session, httponly=True, samesite="strict")
         return response
 
@@ -166,10 +151,10 @@ class MonitorApp:
         from starlette.responses import StreamingResponse
 
         name = request.query_params.get("station", self._service.stations[0].name)
-        self._station(name)
+        station = self._station(name)
         if len(self._pages) >= _MOST_PAGES:
             raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, f"{_MOST_PAGES} pages are open already; close one")
-        follower = PageFollower(self._service, self._boards, name)
+        follower = PageFollower(self._service, station)
         self._pages.add(follower)
         # nginx would hold events back until some kilobytes are there.
         unheld = {"X-Accel-Buffering": "no"}
@@ -184,35 +169,29 @@ class MonitorApp:
             self._pages.discard(follower)
 
     async def _acknowledge(self, request: Request) -> Response:
-        from starlette.responses import JSONResponse
-
         given = await _json_object(request)
         name, episode = str(given.get("station", "")), given.get("episode")
         station = self._station(name)
-        alarm = self._boards[name].alarm(episode) if isinstance(episode, int) else None
+        alarm = station.board.alarm(episode) if station.board is not None and isinstance(episode, int) else None
         if alarm is None:
             raise Refusal(HTTPStatus.NOT_FOUND, "there is no such episode that waits")
         station.acknowledge(alarm, is_false=given.get("false") is True)
-        return JSONResponse({"ok": True})
+        return _json({"ok": True})
 
     async def _healthz(self, request: Request) -> Response:
-        from starlette.responses import JSONResponse
-
         may_look = self._access.may_look(request.headers, request.cookies)
         if not (may_look or self._access.may_probe(request.headers)):
             raise _needs_token()
-        faults = {one.name: one.time_faults for one in self._service.stations if one.time_faults}
-        told: dict[str, object] = {"well": self._service.is_well and not faults}
+        stations = self._service.stations
+        faults = {station.name: station.time_faults for station in stations if station.time_faults}
+        health: dict[str, object] = {"well": self._service.is_well and not faults}
         if may_look:
-            found = [station.facts() for station in self._service.stations]
-            told["stations"] = {facts.station: facts.state for facts in found}
-            unlike_training = {facts.station: facts.unlike_training for facts in found if facts.unlike_training}
-            if unlike_training:
-                told["unlike_training"] = unlike_training
-            if faults:
-                told["time_faults"] = faults
-        status = HTTPStatus.OK if told["well"] else HTTPStatus.SERVICE_UNAVAILABLE
-        return JSONResponse(told, status_code=status)
+            facts = [station.facts() for station in stations]
+            health["stations"] = {each.station: each.state for each in facts}
+            unlike_training = {each.station: each.unlike_training for each in facts if each.unlike_training}
+            health |= {"unlike_training": unlike_training} if unlike_training else {}
+            health |= {"time_faults": faults} if faults else {}
+        return _json(health, HTTPStatus.OK if health["well"] else HTTPStatus.SERVICE_UNAVAILABLE)
 
     async def _metrics(self, request: Request) -> Response:
         from starlette.responses import PlainTextResponse
@@ -227,21 +206,33 @@ class MonitorApp:
         if not self._predictions.take():
             raise Refusal(HTTPStatus.TOO_MANY_REQUESTS, "too many windows; ask for at most 50 a second")
         predictor = self._station(request.query_params.get("station", self._service.stations[0].name)).predictor
-        body = await _body(request, most_bytes=most_body_bytes(predictor))
+        body = await _body(request, most_bytes=_most_window_bytes(predictor))
         kind = request.headers.get("content-type", "")
         try:
-            found = await asyncio.to_thread(answer, predictor, body, kind)
+            prediction = await asyncio.to_thread(lambda: predictor.predict(_window(body, kind)).to_json())
         except (InputError, UsageError) as error:
             raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from error
         except MmkdError as error:
             raise Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, str(error)) from error
-        return Response(found, media_type="application/json")
+        return Response(prediction, media_type="application/json")
 
     def _station(self, name: str) -> Station:
         for station in self._service.stations:
             if station.name == name:
                 return station
         raise Refusal(HTTPStatus.NOT_FOUND, "there is no such station")
+
+
+def _json(document: object, status: HTTPStatus = HTTPStatus.OK) -> Response:
+    from starlette.responses import Response
+
+    return Response(msgspec.json.encode(document), status_code=status, media_type="application/json")
+
+
+def _file(name: str, media_type: str) -> Response:
+    from starlette.responses import FileResponse
+
+    return FileResponse(_STATIC / name, media_type=media_type)
 
 
 async def _json_object(request: Request) -> dict[str, Any]:
@@ -255,7 +246,7 @@ async def _json_object(request: Request) -> dict[str, Any]:
 
 
 async def _body(request: Request, *, most_bytes: int) -> bytes:
-    """The body, read no further than it may be long."""
+    """Return the body; read no further than it may be long."""
     from starlette.requests import ClientDisconnect
 
     parts: list[bytes] = []
@@ -273,3 +264,38 @@ async def _body(request: Request, *, most_bytes: int) -> bytes:
 
 def _address(request: Request) -> str:
     return request.client.host if request.client else ""
+
+
+def _most_window_bytes(predictor: EdgePredictor) -> int:
+    """Return the size of the largest window that a predictor takes, written generously."""
+    values = sum(math.prod(entry.modality.shape) for entry in predictor.entries)
+    return values * _VALUE_BYTES + _HEADER_BYTES
+
+
+def _window(body: bytes, content_type: str) -> object:
+    """Return a window: npy of (T, C), JSON of rows, or a JSON object from the modality's name to rows; null is missing.
+
+    Raises:
+        InputError: it is none of them.
+    """
+    if content_type.partition(";")[0].strip() == "application/x-npy":
+        try:
+            return read_npy(body)
+        except ValueError as error:
+            raise InputError(f"expected an array in the npy format, got something else: {error}") from error
+    try:
+        document = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"expected JSON, got something else: {error}") from error
+    if isinstance(document, dict):
+        return {str(name): None if rows is None else _array(rows) for name, rows in document.items()}
+    return _array(document)
+
+
+def _array(rows: object) -> object:
+    try:
+        return np.array(rows, dtype=np.float64)  # null becomes NaN
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(
+            "expected rows of numbers, one for each sample, got something else; null is missing"
+        ) from error

@@ -1,4 +1,8 @@
-"""The server behind the page: a thread beside the stations."""
+"""The server of the page, in a thread of its own; connections that wait for a client are closed in time.
+
+A connection waits for its client while no whole request has arrived, or while nobody reads its answer. uvicorn limits
+neither: it ends a connection that rests between two requests, and counts all of them against `limit_concurrency`.
+"""
 
 from __future__ import annotations
 
@@ -7,51 +11,38 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
-
-import msgspec
 
 from mmkd_edge.errors import UnavailableError, UsageError, fault_of
 from mmkd_station.monitor.access import Access, Address, in_url
 from mmkd_station.monitor.app import MonitorApp
 from mmkd_station.monitor.app import logger as app_logger
-from mmkd_station.monitor.board import Board
 from mmkd_station.service import Service
 
+_MOST_CONNECTIONS = 256
+WAIT_LIMIT_S = 20.0
+"""A large window over a slow network needs seconds."""
 _ENDS_WITHIN_S = 3.0
 _SAME_LOG_LINE_S = 60.0
 _SPARE_CONNECTIONS = 64  # above the limit that closes waiting ones: if so many are being answered, uvicorn refuses
 
 
-class Open(msgspec.Struct, frozen=True, kw_only=True):
-    """A page that is served.
-
-    Attributes:
-        url: where it is.
-    """
-
-    url: str
-
-
 @contextlib.contextmanager
-def page_of(
-    service: Service, boards: Mapping[str, Board], *, address: Address, access: Access, serve_predict: bool
-) -> Iterator[Open]:
-    """Serves the page of a service while the block runs.
+def serve_page(service: Service, *, address: Address, access: Access, serve_predict: bool) -> Iterator[str]:
+    """Serve the page of a service while the block runs; yield its URL.
 
     Raises:
         UsageError: the address cannot be used.
         UnavailableError: starlette or uvicorn is not installed.
     """
     uvicorn, protocol = _uvicorn()
-    from mmkd_station.monitor.connections import MOST_CONNECTIONS, Connections
-
     connections = Connections(protocol)
     listening = _listening(address)
     host, port = listening.getsockname()[:2]
     stopping = threading.Event()
-    monitor = MonitorApp(service, boards, access=access, stopping=stopping, serve_predict=serve_predict)
+    monitor = MonitorApp(service, access=access, stopping=stopping, serve_predict=serve_predict)
     config = uvicorn.Config(
         monitor.app(),
         log_level="warning",
@@ -65,7 +56,7 @@ def page_of(
         backlog=64,  # of which so many are accepted at once: each is read before 256 later ones take its place
         server_header=False,
         timeout_graceful_shutdown=1,
-        limit_concurrency=MOST_CONNECTIONS + _SPARE_CONNECTIONS,
+        limit_concurrency=_MOST_CONNECTIONS + _SPARE_CONNECTIONS,
     )
     loggers, is_new = (app_logger, logging.getLogger("uvicorn.error")), _repetition_filter()
     for logger in loggers:
@@ -74,7 +65,7 @@ def page_of(
     thread = threading.Thread(target=server.run, args=([listening],), name="page", daemon=True)
     thread.start()
     try:
-        yield Open(url=f"http://{in_url(host)}:{port}/")
+        yield f"http://{in_url(host)}:{port}/"
     finally:
         stopping.set()
         server.should_exit = True
@@ -127,3 +118,64 @@ def _uvicorn() -> tuple[Any, Any]:
             "--monitor needs starlette and uvicorn, which this Python lacks; run: pip install 'mmkd-edge[monitor]'"
         ) from error
     return uvicorn, H11Protocol
+
+
+class Connections:
+    """Makes the connections of a server and closes those that wait too long, or for whose place another one asks.
+
+    Args:
+        protocol: uvicorn's class of a connection with h11.
+    """
+
+    def __init__(self, protocol: Any) -> None:
+        self._protocol = protocol
+        self._waiting: dict[Any, tuple[object, float]] = {}  # the last request of each, and since when it may wait
+
+    def connect(self, **arguments: Any) -> Any:
+        """Make a new connection; uvicorn calls this for each."""
+        self._forget_closed()
+        if len(self._waiting) >= _MOST_CONNECTIONS:
+            self._make_room()
+        connection = self._protocol(**arguments)
+        self._waiting[connection] = None, time.monotonic()
+        return connection
+
+    async def close_late(self) -> None:
+        """Close connections that have waited too long; uvicorn calls this once a second."""
+        self._forget_closed()
+        now_s = time.monotonic()
+        for connection, (request, since_s) in self._waiting.items():
+            if not _is_waiting(connection) or connection.cycle is not request:
+                self._waiting[connection] = connection.cycle, now_s
+            elif now_s - since_s > WAIT_LIMIT_S:
+                connection.transport.abort()
+
+    def _make_room(self) -> None:
+        """Close a connection that waits: the one that has waited longest, of the address that holds most."""
+        waiting = [connection for connection in self._waiting if _is_waiting(connection)]
+        if not waiting:
+            return
+        held = Counter(_host(connection) for connection in self._waiting)
+        first = max(waiting, key=lambda connection: (held[_host(connection)], -self._waiting[connection][1]))
+        first.transport.abort()
+        del self._waiting[first]
+
+    def _forget_closed(self) -> None:
+        closed = [one for one in self._waiting if one.transport is not None and one not in one.connections]
+        for connection in closed:
+            del self._waiting[connection]
+
+
+def _is_waiting(connection: Any) -> bool:
+    """Whether it is the client's turn; not before the connection is set up."""
+    import h11  # comes with uvicorn
+
+    return connection.transport is not None and (
+        connection.conn.their_state in (h11.IDLE, h11.SEND_BODY)
+        or connection.flow.write_paused
+        or connection.transport.is_closing()
+    )
+
+
+def _host(connection: Any) -> str:
+    return connection.client[0] if connection.client else ""

@@ -21,7 +21,7 @@ from mmkd_models.training.checkpoint import read_student, write_student
 from mmkd_models.training.closed_form.students import labelled_student
 from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.predict import scores_of
-from mmkd_station.uncertain import RingRule, UncertainRing
+from mmkd_station.uncertain import UncertainRing
 
 ACC = ModalitySpec(name="acc", channels=("x",), rate_hz=10.0, samples=16)
 TASK = TaskSpec(labels=("idle", "busy"))
@@ -73,8 +73,7 @@ def adapted_to(old: Path, site: Path, output: Path) -> tuple[float, float, int]:
 
 
 def test_windows_that_a_device_was_not_sure_of_teach_their_student_once_they_are_labelled(old, tmp_path):
-    rule = RingRule(folder=tmp_path / "uncertain", most_bytes=10**7, below=0.6)
-    ring = UncertainRing(rule, station="press1", modality=ACC, task=TASK)
+    ring = UncertainRing(tmp_path / "uncertain", most_bytes=10**7, below=0.6, station="press1", modality=ACC, task=TASK)
     unsure = fake_predictor([0.5, 0.5], modality=ACC, labels=TASK)
     values, labels = windows(96, 70, moved=MOVED)
     for number, window in enumerate(values):

@@ -1,4 +1,4 @@
-"""`cam:N` and `video:FILE`: frames of a camera, as they come, and of a film; read by OpenCV.
+"""`cam:N` and `video:FILE`: frames of a camera, as they come, and of a file; read by OpenCV.
 
 Frames are cut to `#region=X,Y,WIDTH,HEIGHT` and scaled as they were for the training (`mmkd_edge.frames.cut_out`).
 """
@@ -15,49 +15,41 @@ from numpy.typing import NDArray
 
 from mmkd_edge.errors import UnavailableError, UsageError
 from mmkd_edge.frames import Region, cut_out, is_inside, opencv, region_in
-from mmkd_station.intake import Delivery, Listener
-from mmkd_station.links.place import url_with_credentials
-from mmkd_station.sources.base import Wanted
-from mmkd_station.sources.polling import made_again
-from mmkd_station.sources.replay import paced
+from mmkd_station.intake import Delivery, Intake
+from mmkd_station.protocols.base import SourceRequest, paced, reconnect, url_with_credentials
 
 # Of a camera in the network: less than an end may take. OpenCV waits half a minute where nobody says otherwise.
 _TIMEOUT_MS = 4000
 
 
 class CameraSource:
-    """Frames of a camera, with the moments at which they came. One that goes away is opened again.
+    """Frames of a camera, with the moments at which they came.
 
     Args:
-        text: all of it.
+        text: the whole name of the source.
         place: the number of a camera, its device file, an address such as `rtsp://HOST/PATH?credentials=FILE`, or a
             GStreamer pipeline that ends in `appsink`, as cameras of a Jetson need.
-        wanted: the size of frames, and the rate that the camera is asked for.
-
-    Raises:
-        UsageError: the region is none, or not inside the frames; or the credentials cannot be read.
-        UnavailableError: there is no such camera, it gives no frame, or OpenCV is not installed.
+        request: the size of frames, and the rate that the camera is asked for.
     """
 
     live = True
 
-    def __init__(self, text: str, place: str, wanted: Wanted) -> None:
+    def __init__(self, text: str, place: str, request: SourceRequest) -> None:
         self._cv2 = _quiet_opencv(text)
-        self._text = text
-        self._place, self._region = _region_of(text, place)
+        self._place, self._region = _split_region(text, place)
         self._is_pipeline = "!" in self._place
-        self._is_here = self._is_pipeline or self._place.isdecimal() or self._place.startswith("/dev/")
-        if not (self._is_here or "://" in self._place):
+        self._is_local = self._is_pipeline or self._place.isdecimal() or self._place.startswith("/dev/")
+        if not (self._is_local or "://" in self._place):
             raise UsageError(
                 f"--source {text}: expected a camera's number, its device file or an address, got {self._place!r}; "
                 "read a film with video:FILE"
             )
-        self._shown, self._url = (self._place, "") if self._is_here else url_with_credentials(text, self._place)
-        self._wanted = wanted
+        self._shown, self._url = (self._place, "") if self._is_local else url_with_credentials(text, self._place)
+        self._request = request
         # UTC at the start, and monotonic from then on: whoever sets the clock does not move the frames.
         self._utc_s = time.time() - time.monotonic()
         try:
-            camera = self._opened()
+            camera = self._open()
         except OSError as error:
             cure = "see that OpenCV was built with GStreamer, and gst-launch-1.0 runs it" if self._is_pipeline else ""
             raise UnavailableError(
@@ -65,58 +57,53 @@ class CameraSource:
                 f"{cure or 'plug one in, or name another'}"
             ) from error
         try:
-            came, first = camera.read()
+            came, first = camera.capture.read()
             if not came:
                 raise UnavailableError(
                     f"--source {text}: expected frames, got none; see whether another program has the camera"
                 )
             _check_inside(text, self._region, first)
         finally:
-            camera.release()
+            camera.close()
 
-    def deliveries(self, listener: Listener) -> Iterator[Delivery]:
-        """A frame at a time."""
-        yield from made_again(
-            lambda: _Open(self._opened()),
-            lambda camera: self._frames(camera.capture, listener),
-            name=self._shown,
-            listener=listener,
+    def deliveries(self, intake: Intake) -> Iterator[Delivery]:
+        """Yield one frame at a time."""
+        yield from reconnect(
+            self._open, lambda camera: self._frames(camera.capture, intake), name=self._shown, intake=intake
         )
 
-    def _opened(self) -> Any:
+    def _open(self) -> _Camera:
         cv2 = self._cv2
         if self._is_pipeline:  # its caps say the rate
-            camera = cv2.VideoCapture(self._place, cv2.CAP_GSTREAMER)
-        elif self._is_here:
-            camera = cv2.VideoCapture(int(self._place) if self._place.isdecimal() else self._place)
-            camera.set(cv2.CAP_PROP_FPS, self._wanted.rate_hz)
+            capture = cv2.VideoCapture(self._place, cv2.CAP_GSTREAMER)
+        elif self._is_local:
+            capture = cv2.VideoCapture(int(self._place) if self._place.isdecimal() else self._place)
+            capture.set(cv2.CAP_PROP_FPS, self._request.rate_hz)
         else:
             limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _TIMEOUT_MS]
-            camera = cv2.VideoCapture(self._url, cv2.CAP_FFMPEG, limits)
-        if not camera.isOpened():
-            camera.release()
+            capture = cv2.VideoCapture(self._url, cv2.CAP_FFMPEG, limits)
+        if not capture.isOpened():
+            capture.release()
             raise ConnectionError("no camera answers")
-        return camera
+        return _Camera(capture)
 
-    def _frames(self, camera: Any, listener: Listener) -> Iterator[Delivery]:
-        while not listener.stop.is_set():
-            came, pixels = camera.read()
+    def _frames(self, capture: Any, intake: Intake) -> Iterator[Delivery]:
+        while not intake.stop.is_set():
+            came, pixels = capture.read()
             arrived_s = time.monotonic()
             if not came:
                 raise ConnectionError("the camera gives no frames")
             if not is_inside(self._region, pixels):  # opened again, it may have come back in another mode
                 height, width = pixels.shape[:2]
                 raise ConnectionError(f"the camera gives frames of {width}x{height}, which the region is not inside of")
-            rows = _cut(pixels, self._region, self._wanted)
+            rows = _cut(pixels, self._region, self._request)
             yield Delivery(rows=rows, times=np.array([self._utc_s + arrived_s]), arrived_s=arrived_s)
 
     def close(self) -> None:
-        """The camera is given back by `deliveries`."""
+        """Do nothing: `deliveries` releases the camera."""
 
 
-class _Open:
-    """A camera that `made_again` can close."""
-
+class _Camera:
     def __init__(self, capture: Any) -> None:
         self.capture = capture
 
@@ -124,71 +111,66 @@ class _Open:
         self.capture.release()
 
 
-class FilmSource:
+class VideoFileSource:
     """The frames of a file, with the times of its container.
 
     Args:
-        text: all of it.
+        text: the whole name of the source.
         place: the path, and the region behind a `#`.
-        wanted: the size of frames, and the pace.
-
-    Raises:
-        UsageError: it is no film that OpenCV can decode, or the region is not inside its frames.
-        UnavailableError: OpenCV is not installed.
     """
 
     live = False
 
-    def __init__(self, text: str, place: str, wanted: Wanted) -> None:
+    def __init__(self, text: str, place: str, request: SourceRequest) -> None:
         cv2 = self._cv2 = _quiet_opencv(text)
-        path, self._region = _region_of(text, place)
-        self._film = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
-        self._wanted = wanted
-        came, self._first = self._film.read()
-        self._first_s = self._film.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        path, self._region = _split_region(text, place)
+        self._capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
+        self._request = request
+        came, self._first = self._capture.read()
+        self._first_s = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
         if not came:
-            self._film.release()
+            self._capture.release()
             what = "a file of another kind, or a damaged one" if Path(path).is_file() else "no such file"
             raise UsageError(f"{path}: expected video that OpenCV can decode, got {what}; check the path")
         _check_inside(text, self._region, self._first)
 
-    def deliveries(self, listener: Listener) -> Iterator[Delivery]:
-        """A frame at a time, with times that begin at 0."""
-        yield from paced(self._frames(), self._wanted, listener.stop)
+    def deliveries(self, intake: Intake) -> Iterator[Delivery]:
+        """Yield one frame at a time, with times that begin at 0."""
+        yield from paced(self._frames(), self._request, intake.stop)
 
     def _frames(self) -> Iterator[Delivery]:
         pixels, time_s = self._first, 0.0
         while True:
-            rows = _cut(pixels, self._region, self._wanted)
+            rows = _cut(pixels, self._region, self._request)
             yield Delivery(rows=rows, times=np.array([time_s]), arrived_s=time.monotonic())
-            came, pixels = self._film.read()
+            came, pixels = self._capture.read()
             if not came:
                 return
-            read_s = self._film.get(self._cv2.CAP_PROP_POS_MSEC) / 1000 - self._first_s
+            read_s = self._capture.get(self._cv2.CAP_PROP_POS_MSEC) / 1000 - self._first_s
             # A container without times says 0 of every frame.
-            time_s = read_s if read_s > time_s else time_s + 1 / self._wanted.rate_hz
+            time_s = read_s if read_s > time_s else time_s + 1 / self._request.rate_hz
 
     def close(self) -> None:
         """Close the file."""
-        self._film.release()
+        self._capture.release()
 
 
 def _quiet_opencv(text: str) -> Any:
-    """OpenCV, which no longer says on stderr what a record or an error says."""
+    """Return OpenCV, which no longer says on stderr what a record or an error says."""
     cv2 = opencv(f"--source {text} needs")
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     return cv2
 
 
-def _cut(pixels: NDArray[np.uint8], region: Region | None, wanted: Wanted) -> NDArray[np.uint8]:
-    """A frame (H, W, 3) as the student takes it: (1, H, W, C)."""
-    assert wanted.frame is not None  # the table opens these sources for video alone
-    height, width, channels = wanted.frame
+def _cut(pixels: NDArray[np.uint8], region: Region | None, request: SourceRequest) -> NDArray[np.uint8]:
+    """Return a frame (H, W, 3) as the student takes it: (1, H, W, C)."""
+    assert request.frame is not None  # the table opens these sources for video alone
+    height, width, channels = request.frame
     return cut_out(pixels, region, height=height, width=width, is_gray=channels == 1)[None]
 
 
-def _region_of(text: str, place: str) -> tuple[str, Region | None]:
-    """What stands before `#region=`, and the region."""
+def _split_region(text: str, place: str) -> tuple[str, Region | None]:
+    """Return what stands before `#region=`, and the region."""
     place, mark, rest = place.partition("#")
     if not mark:
         return place, None

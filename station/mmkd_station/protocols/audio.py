@@ -1,4 +1,4 @@
-"""`wav:FILE`: sound, or any signal that was stored as sound, read by soundfile; `mic`: a microphone, by arecord."""
+"""`wav:FILE`: audio, or any signal that was stored as audio, read by soundfile; `mic`: a microphone, by arecord."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.errors import UnavailableError, UsageError, fault_of, first_line
-from mmkd_station.intake import Delivery, Listener
-from mmkd_station.sources.base import Wanted
-from mmkd_station.sources.polling import made_again
-from mmkd_station.sources.replay import paced
+from mmkd_station.intake import Delivery, Intake
+from mmkd_station.protocols.base import SourceRequest, paced, reconnect
 
 _TOGETHER_S = 0.1
 # A recorder that gives nothing for so long has lost its device.
@@ -26,45 +24,36 @@ _LOOKS_S = 0.2
 
 
 class WavSource:
-    """A sound file from its beginning to its end; a channel is called `0`, `1` ... or like the student's, in order.
-
-    Args:
-        path: of a file that soundfile reads: WAV, FLAC, OGG.
-        wanted: the rate, and which channels.
-
-    Raises:
-        UsageError: it cannot be read, or has another rate or too few channels.
-        UnavailableError: soundfile is not installed.
-    """
+    """A file for soundfile (WAV, FLAC, OGG); channels are called `0`, `1` ... or like the student's, in order."""
 
     live = False
 
-    def __init__(self, path: Path, wanted: Wanted) -> None:
+    def __init__(self, path: Path, request: SourceRequest) -> None:
         self._file = _opened(path)
-        self._wanted = wanted
+        self._request = request
         channels = self._file.channels
-        if self._file.samplerate != wanted.rate_hz:
+        if self._file.samplerate != request.rate_hz:
             rate_hz = self._file.samplerate
             self._file.close()
-            raise UsageError(f"{path}: expected sound at {wanted.rate_hz:g} Hz, got {rate_hz} Hz; resample the file")
-        names = wanted.columns.names
-        self._places = _places_of(wanted)
+            raise UsageError(f"{path}: expected sound at {request.rate_hz:g} Hz, got {rate_hz} Hz; resample the file")
+        names = request.columns.names
+        self._places = _places_of(request)
         if max(self._places) >= channels:
             self._file.close()
             raise UsageError(
                 f"{path}: expected {len(names)} channels, got {channels}; name them with --map CHANNEL=NUMBER"
             )
 
-    def deliveries(self, listener: Listener) -> Iterator[Delivery]:
-        """The samples, from -1 to 1 before --map, with times that begin at 0."""
-        yield from paced(self._pieces(), self._wanted, listener.stop)
+    def deliveries(self, intake: Intake) -> Iterator[Delivery]:
+        """Yield the samples, from -1 to 1 before --map, with times that begin at 0."""
+        yield from paced(self._pieces(), self._request, intake.stop)
 
     def _pieces(self) -> Iterator[Delivery]:
-        rate_hz, given = self._wanted.rate_hz, 0
+        rate_hz, given = self._request.rate_hz, 0
         for block in self._file.blocks(blocksize=max(1, round(_TOGETHER_S * rate_hz)), dtype="float32", always_2d=True):
             times = (given + np.arange(len(block))) / rate_hz
             given += len(block)
-            rows = self._wanted.columns.scaled(block[:, self._places])
+            rows = self._request.columns.scaled(block[:, self._places])
             yield Delivery(rows=rows, times=times, arrived_s=time.monotonic())
 
     def close(self) -> None:
@@ -73,29 +62,24 @@ class WavSource:
 
 
 class MicrophoneSource:
-    """What ALSA's arecord records, at the student's rate, as it comes. One that ends is started again.
+    """What ALSA's arecord records, at the student's rate, as it comes.
 
     Args:
-        text: all of it.
+        text: the whole name of the source.
         device: as `arecord -L` names it; empty is the default.
-        wanted: the rate, and which channels.
-
-    Raises:
-        UsageError: the rate is none that a recorder has.
-        UnavailableError: there is no arecord, or it cannot record from the device at that rate.
     """
 
     live = True
 
-    def __init__(self, text: str, device: str, wanted: Wanted) -> None:
-        if wanted.rate_hz != round(wanted.rate_hz):
-            raise UsageError(f"--source {text}: expected a student of whole Hz, got {wanted.rate_hz:g} Hz; use stdin")
-        self._wanted = wanted
-        self._places = _places_of(wanted)
+    def __init__(self, text: str, device: str, request: SourceRequest) -> None:
+        if request.rate_hz != round(request.rate_hz):
+            raise UsageError(f"--source {text}: expected a student of whole Hz, got {request.rate_hz:g} Hz; use stdin")
+        self._request = request
+        self._places = _places_of(request)
         self._channels = max(self._places) + 1
         self._device = device
         try:
-            recorder = self._started()
+            recorder = self._record()
         except FileNotFoundError as error:
             raise UnavailableError(
                 f"--source {text} needs arecord, which this machine lacks; run: apt install alsa-utils"
@@ -110,36 +94,34 @@ class MicrophoneSource:
         finally:
             recorder.close()
 
-    def deliveries(self, listener: Listener) -> Iterator[Delivery]:
-        """A tenth of a second at a time, from -1 to 1 before --map; without times."""
+    def deliveries(self, intake: Intake) -> Iterator[Delivery]:
+        """Yield a tenth of a second at a time, from -1 to 1 before --map; without times."""
         name = self._device or "the default microphone"
-        yield from made_again(
-            self._started, lambda recorder: self._pieces(recorder, listener), name=name, listener=listener
-        )
+        yield from reconnect(self._record, lambda recorder: self._pieces(recorder, intake), name=name, intake=intake)
 
-    def _started(self) -> _Recorder:
-        return _Recorder(self._device, rate_hz=round(self._wanted.rate_hz), channels=self._channels)
+    def _record(self) -> _Recorder:
+        return _Recorder(self._device, rate_hz=round(self._request.rate_hz), channels=self._channels)
 
-    def _pieces(self, recorder: _Recorder, listener: Listener) -> Iterator[Delivery]:
-        heard_s = time.monotonic()
-        while not listener.stop.is_set():
+    def _pieces(self, recorder: _Recorder, intake: Intake) -> Iterator[Delivery]:
+        came_s = time.monotonic()
+        while not intake.stop.is_set():
             block = recorder.block(_LOOKS_S)
             arrived_s = time.monotonic()
-            for said in recorder.said():
-                listener.garbage(f"the recorder says: {said}")
+            for complaint in recorder.complaints():
+                intake.garbage(f"the recorder says: {complaint}")
             if len(block):
-                heard_s = arrived_s
+                came_s = arrived_s
                 sound = block[:, self._places] / np.float32(32768)
-                yield Delivery(rows=self._wanted.columns.scaled(sound), times=None, arrived_s=arrived_s)
-            elif arrived_s - heard_s > _SILENT_S:
+                yield Delivery(rows=self._request.columns.scaled(sound), times=None, arrived_s=arrived_s)
+            elif arrived_s - came_s > _SILENT_S:
                 raise ConnectionError(f"the recorder gives nothing for {_SILENT_S:g} s")
 
     def close(self) -> None:
-        """The recorder ends with `deliveries`."""
+        """Do nothing: `deliveries` ends the recorder."""
 
 
 class _Recorder:
-    """A process of arecord, and what it says of samples that it lost."""
+    """A process of arecord, and what it reports of samples that it lost."""
 
     def __init__(self, device: str, *, rate_hz: int, channels: int) -> None:
         options = ["-t", "raw", "-f", "S16_LE", "-r", str(rate_hz), "-c", str(channels)]
@@ -160,7 +142,7 @@ class _Recorder:
         self._rest = self._text = b""
 
     def block(self, timeout_s: float) -> NDArray[np.int16]:
-        """Samples (n, C), none where none came in time. Raises ConnectionError where the recorder has ended."""
+        """Return samples (n, C), none if none came in time. Raises ConnectionError if the recorder has ended."""
         until_s = time.monotonic() + timeout_s
         while (left_s := until_s - time.monotonic()) > 0:
             ready, _, _ = select.select([self._sound, self._words], [], [], left_s)
@@ -180,8 +162,8 @@ class _Recorder:
                 return np.frombuffer(data[:whole], dtype="<i2").reshape(-1, self._channels)
         return np.empty((0, self._channels), dtype=np.int16)
 
-    def said(self) -> list[str]:
-        """Whole lines of what it complained about since the last call."""
+    def complaints(self) -> list[str]:
+        """Return whole lines of what it complained about since the last call."""
         *lines, self._text = self._text.split(b"\n")
         return [text for line in lines if (text := line.decode(errors="replace").strip()) and "Recording" not in text]
 
@@ -198,9 +180,9 @@ def _last_line(text: bytes, *, of: bytes = b"") -> str:
     return lines[-1] if lines else ""
 
 
-def _places_of(wanted: Wanted) -> list[int]:
-    """Which channel of the sound is each of the student's: the number that --map names, else in order."""
-    return [int(name) if name.isdecimal() else place for place, name in enumerate(wanted.columns.names)]
+def _places_of(request: SourceRequest) -> list[int]:
+    """Return which channel of the recording is each of the student's: the number that --map names, else in order."""
+    return [int(name) if name.isdecimal() else place for place, name in enumerate(request.columns.names)]
 
 
 def _opened(path: Path) -> Any:

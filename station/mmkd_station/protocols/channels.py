@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import msgspec
 import numpy as np
@@ -29,48 +29,40 @@ class Columns(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         names: as the source calls them.
-        factors: what a raw value is multiplied with, to be in the modality's unit.
-        offsets: what is added then.
+        factors: by which a raw value is multiplied to be in the modality's unit.
+        offsets: added after that.
     """
 
     names: tuple[str, ...]
     factors: tuple[float, ...]
     offsets: tuple[float, ...]
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether raw values are in the modality's unit as they come."""
-        return all(factor == 1 for factor in self.factors) and all(offset == 0 for offset in self.offsets)
-
     def scaled(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Raw values (n, C) in the modality's unit: new float32 (n, C), or the same where nothing is to be done."""
-        if self.is_plain:
+        """Return raw values (n, C) in the modality's unit: new float32 (n, C), or the same if they are in it."""
+        if set(self.factors) == {1.0} and set(self.offsets) == {0.0}:
             return rows
         scaled: NDArray[np.float32] = (rows * np.array(self.factors) + np.array(self.offsets)).astype(np.float32)
         return scaled
 
 
-def columns_of(modality: ModalitySpec, mapped: Mapping[str, str] | Sequence[str]) -> Columns:
-    """The columns of a modality's channels.
+def columns_of(modality: ModalitySpec, mapping: Mapping[str, str]) -> Columns:
+    """Return the columns of a modality's channels.
 
     Args:
-        modality: whose channels.
-        mapped: `CHANNEL=COLUMN[*FACTOR][+OFFSET]` each, or the same as a mapping.
+        mapping: `COLUMN[*FACTOR][+OFFSET]` by channel.
 
     Raises:
-        UsageError: a text is none of that form, or names a channel that is not there.
+        UsageError: a text is not of that form, or there is no such channel.
     """
-    pairs = [text.partition("=")[::2] for text in mapped] if not isinstance(mapped, Mapping) else list(mapped.items())
-    found: dict[str, tuple[str, float, float]] = {}
-    for channel, text in pairs:
-        if channel not in modality.channels:
+    columns = {channel: (channel, 1.0, 0.0) for channel in modality.channels}
+    for channel, text in mapping.items():
+        if channel not in columns:
             raise UsageError(
                 f"--map {channel}={text}: modality {modality.name!r} has no channel {channel!r}; "
                 f"expected one of {', '.join(modality.channels)}"
             )
-        found[channel] = _column(channel, text)
-    rows = [found.get(channel, (channel, 1.0, 0.0)) for channel in modality.channels]
-    names, factors, offsets = zip(*rows, strict=True)
+        columns[channel] = _column(channel, text)
+    names, factors, offsets = zip(*columns.values(), strict=True)
     return Columns(names=names, factors=factors, offsets=offsets)
 
 

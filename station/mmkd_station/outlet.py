@@ -1,7 +1,7 @@
-"""Between the stations and a sink: a thread and a bounded queue, so that a sink that hangs holds up nobody.
+"""A thread and a bounded queue between the stations and a sink, so that a sink that hangs holds up nobody.
 
-Owns what happens while a sink fails: its records wait, in memory and with a store on the disk, and are offered again in
-their order, after one second, then two, at most thirty. With a store no record stays in memory alone for long.
+While a sink fails its records wait, in memory and with a store on the disk, and are offered again in their order, after
+one second, then two, at most thirty. With a store no record stays in memory alone for long.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from mmkd_edge.errors import first_line
-from mmkd_station.links.backoff import Backoff
+from mmkd_station.protocols.base import Backoff, GoneError, RefusedError, Sink
 from mmkd_station.records import Record
-from mmkd_station.sinks.base import GoneError, RefusedError, Sink
-from mmkd_station.sinks.store import Store
+from mmkd_station.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +31,10 @@ class OutletFacts(msgspec.Struct, frozen=True, kw_only=True):
     """How a sink is doing.
 
     Attributes:
-        sink: as it was named.
-        written: records that it took.
-        dropped: records that were given up because too many waited.
-        failures: how often it failed.
+        sink: its name.
+        dropped: records given up because too many waited, or because the sink refused them.
         waiting: records that wait now, in memory and on the disk.
-        fault: what it said when it failed last; empty while it works.
+        fault: its last error; empty while it works.
     """
 
     sink: str
@@ -52,16 +49,14 @@ class Outlet:
     """Writes records to one sink in a thread of its own. May be shared by threads.
 
     Args:
-        name: of the sink, as it was named.
         sink: closed by `close`.
         store: keeps records on the disk that the sink does not take at once; stays yours to close. None keeps them in
             memory alone.
-        key: names the sink in the store.
+        key: name of the sink in the store.
         most: records that wait in memory; then they go to the store, or the oldest is given up.
-        backoff: waits between two tries.
+        backoff: makes the waits between two tries.
 
     Attributes:
-        name: of the sink, as it was named.
         is_gone: whether nobody will ever read there again: the standard output was closed.
     """
 
@@ -97,7 +92,7 @@ class Outlet:
         self._thread.start()
 
     def put(self, record: Record) -> None:
-        """Take a record; returns at once, but for one record in `most`, which waits for the disk of a store."""
+        """Take a record; return at once, but for one record in `most`, which waits for the disk of a store."""
         self._waiting.append(record)
         self._has_news.set()
         if len(self._waiting) > self._most:
@@ -112,7 +107,7 @@ class Outlet:
                 self._dropped += 1
 
     def facts(self) -> OutletFacts:
-        """How the sink is doing."""
+        """Return how the sink is doing."""
         with self._lock:
             stored, lost = (0, 0) if self._backlog is None else (self._backlog.count, self._backlog.dropped)
             return OutletFacts(
@@ -145,7 +140,7 @@ class Outlet:
     # ---- for the store, with its lock
 
     def unsaved(self, *, everything: bool) -> tuple[Sequence[Record], Sequence[Record]]:
-        """What the sink is trying and what waits, in memory alone; nothing if it came since the last tick."""
+        """Return what the sink is trying and what waits, in memory alone; nothing if it came since the last tick."""
         tried = () if self._is_kept else self._batch
         waiting = tuple(self._waiting)
         oldest = next(iter(tried or waiting), None)
@@ -156,7 +151,7 @@ class Outlet:
         return tried, waiting
 
     def saved(self) -> None:
-        """What `unsaved` returned is on the disk."""
+        """Forget what `unsaved` returned: it is on the disk."""
         self._is_kept = True
         for _ in range(self._saving):
             self._waiting.popleft()
@@ -165,7 +160,7 @@ class Outlet:
 
     def _run(self) -> None:
         while not self._abandon.is_set():
-            batch = self._taken()
+            batch = self._next_batch()
             if self.is_gone or (not batch and self._closing.is_set() and not self.facts().waiting):
                 break
             if batch and not self._accepted(batch):
@@ -176,8 +171,8 @@ class Outlet:
         with contextlib.suppress(Exception):  # a sink that is gone has nothing to close
             self._sink.close()
 
-    def _taken(self) -> Sequence[Record]:
-        """The oldest records, from the store or else from memory; waits a moment if there are none."""
+    def _next_batch(self) -> Sequence[Record]:
+        """Return the oldest records, from the store or else from memory; wait a moment if there are none."""
         if not self.facts().waiting and not self._closing.is_set():
             self._has_news.wait(1.0)
         with self._lock:
@@ -189,7 +184,7 @@ class Outlet:
             return self._batch
 
     def _settle(self) -> None:
-        """The batch needs not be offered again."""
+        """Forget the batch: the sink has it, or refuses it."""
         if self._is_kept and self._backlog is not None:
             self._backlog.sent()
         self._batch, self._is_kept = (), False

@@ -15,12 +15,12 @@ from pathlib import Path
 import msgspec
 
 from mmkd_edge.errors import UsageError, fault_of
+from mmkd_station.protocols.base import RefusedError
 from mmkd_station.records import AlarmRecord, Record, ResultRecord, StateRecord
-from mmkd_station.sinks.base import RefusedError
 
 _KINDS: dict[str, type] = {"result": ResultRecord, "alarm": AlarmRecord, "state": StateRecord}
 _TIMEOUT_S = 10.0
-# What another try may change: it took too long, too early, too many, or the server failed.
+# Another try may help: it took too long, came too early, or there were too many.
 _TRANSIENT = (408, 425, 429)
 
 
@@ -35,16 +35,13 @@ _OPENER = urllib.request.build_opener(_Unmoved)
 
 
 def host_of(url: str) -> str:
-    """The URL up to its host: what follows is a secret with many services, and a page and a log are read by others."""
+    """Return the URL up to its host: the rest is a secret with many services, and others read pages and logs."""
     scheme, mark, rest = url.partition("://")
     return scheme + mark + re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
 
 
 class WebhookSink:
     """Posts records; what the server refuses for good is dropped and counted.
-
-    Args:
-        text: the URL, with options behind a `#`.
 
     Raises:
         UsageError: it is no URL, or an option is wrong.
@@ -67,7 +64,7 @@ class WebhookSink:
         self._headers = {"Content-Type": "application/json"} | _headers(given.get("headers"))
 
     def write(self, records: Sequence[Record]) -> None:
-        """Post them.
+        """Post them; raise if the server does not take them.
 
         Raises:
             OSError: nobody answers, or the server failed.
@@ -92,7 +89,7 @@ class WebhookSink:
             raise ConnectionError(f"{host_of(self._url)}: {error.code} {error.reason}") from error
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: it holds nothing."""
 
 
 def _headers(file: str | None) -> dict[str, str]:

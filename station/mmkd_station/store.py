@@ -35,15 +35,15 @@ CREATE TABLE IF NOT EXISTS alarms (station TEXT, label TEXT, line BLOB, PRIMARY 
 """
 
 
-class Queue(Protocol):
-    """Records of one sink in memory, which are newer than those on the disk. Called with the lock of the store."""
+class MemoryQueue(Protocol):
+    """Records of one sink in memory, newer than those on the disk. Called with the lock of the store."""
 
     def unsaved(self, *, everything: bool) -> tuple[Sequence[Record], Sequence[Record]]:
-        """Those that the sink is trying now, and those that wait: all, or nothing if they came since the last tick."""
+        """Return those that the sink is trying and those that wait: all, or none if they came since the last tick."""
         ...
 
     def saved(self) -> None:
-        """What `unsaved` returned is on the disk."""
+        """Forget what `unsaved` returned: it is on the disk."""
         ...
 
 
@@ -85,15 +85,15 @@ class Store:
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
         self._thread.start()
 
-    def backlog(self, sink: str, queue: Queue) -> Backlog:
-        """The records of a sink on the disk; what stays in its queue for a tick is added to them."""
+    def backlog(self, sink: str, queue: MemoryQueue) -> Backlog:
+        """Return the records of a sink on the disk; what stays in its queue for a tick is added to them."""
         with self.lock:
             backlog = Backlog(self, sink, queue)
             self._backlogs.append(backlog)
             return backlog
 
     def last_alarms(self) -> list[AlarmRecord]:
-        """The last alarm that raised, continued or cleared an episode, of each label of each station."""
+        """Return the last alarm that raised, continued or cleared an episode, of each label of each station."""
         records = _readable([line for (line,) in self.rows("SELECT line FROM alarms ORDER BY station, label")])
         return [record for record in records if isinstance(record, AlarmRecord)]
 
@@ -129,7 +129,7 @@ class Store:
             self._fault = ""
 
     def rows(self, query: str, *values: object) -> list[Any]:
-        """What a query finds; nothing if the file cannot be read."""
+        """Return what a query finds; nothing if the file cannot be read."""
         with self.lock:
             try:
                 return [] if self._connection is None else self._connection.execute(query, values).fetchall()
@@ -230,7 +230,7 @@ class Backlog:
         deleted_until: id of the last one that was deleted for it.
     """
 
-    def __init__(self, store: Store, sink: str, queue: Queue) -> None:
+    def __init__(self, store: Store, sink: str, queue: MemoryQueue) -> None:
         self.sink = sink
         self.store = store
         self.dropped = 0
@@ -255,7 +255,7 @@ class Backlog:
         self.lines = [line_of(record) for record in (*tried, *waiting)]
 
     def written(self, *, after: int) -> int:
-        """The transaction is on the disk, with ids after this one; returns the last one."""
+        """Note that the transaction is on the disk, with ids after this one; return the last one."""
         self.deleted_until = self.sent_until
         if not self.lines:
             return after
@@ -268,7 +268,7 @@ class Backlog:
         return last_id
 
     def oldest(self, most: int) -> list[Record]:
-        """The records that wait longest, at most so many; those that cannot be read are dropped."""
+        """Return the oldest records, at most so many; those that cannot be read are dropped."""
         query = "SELECT id, line FROM records WHERE sink = ? AND id > ? ORDER BY id LIMIT ?"
         with self.store.lock:
             while self.count:
@@ -291,7 +291,7 @@ class Backlog:
         return records
 
     def sent(self) -> None:
-        """What was offered last needs not be offered again."""
+        """Forget what was offered last: the sink has it."""
         with self.store.lock:
             self.sent_until = self.offered_until
             self.count -= self._offered_count
@@ -301,7 +301,7 @@ class Backlog:
 
 
 def _connected(path: Path) -> sqlite3.Connection:
-    """A connection that no other process has at the same time. Raises sqlite3.DatabaseError if the file is damaged."""
+    """Connect so that no other process can. Raises sqlite3.DatabaseError if the file is damaged."""
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, timeout=0.0, check_same_thread=False)
@@ -310,16 +310,12 @@ def _connected(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.executescript(_SCHEMA)
-        _check(connection)
+        if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+            raise sqlite3.DatabaseError("database disk image is malformed")  # noqa: TRY301
     except BaseException:
         connection.close()
         raise
     return connection
-
-
-def _check(connection: sqlite3.Connection) -> None:
-    if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-        raise sqlite3.DatabaseError("database disk image is malformed")
 
 
 def _readable(lines: Sequence[bytes]) -> list[Record]:

@@ -1,0 +1,242 @@
+"""What a page shows of a station: the last minutes, in bounded memory.
+
+Samples become at most a few hundred bins with their lowest and highest value, so that a page costs the same at 10 Hz
+and at 100 kHz. Written by the station's threads, read by the server's.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_edge import ModalitySpec, TaskSpec
+from mmkd_station.records import AlarmRecord, Record, ResultRecord, StateRecord
+
+SPAN_S = 60.0
+"""Of the signal and the timeline."""
+_RESULTS, _EPISODES, _STATES, _BINS = 600, 50, 20, 600
+_BIN_S = SPAN_S / _BINS
+# So many deliveries in a row that end before the newest bin are another time line; fewer are late.
+_STEPS_BACK = 5
+
+
+class Bin(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A tenth of a second of the signal.
+
+    Attributes:
+        number: counts the bins; a later value of the same number replaces the earlier one.
+        time_s: its start, on the clock of the samples.
+        lowest: of each channel; NaN if all its samples are missing.
+    """
+
+    number: int
+    time_s: float
+    lowest: tuple[float, ...]
+    highest: tuple[float, ...]
+
+
+class Signal:
+    """The last minute of one sensor."""
+
+    def __init__(self) -> None:
+        self._bins: deque[Bin] = deque(maxlen=_BINS)
+        self._behind = 0
+
+    def samples(self, times: NDArray[np.float64], rows: NDArray[np.float32]) -> None:
+        """Add samples: (n,) seconds and float32 (n, C)."""
+        numbers = np.floor(times / _BIN_S).astype(np.int64)
+        starts = np.concatenate([[0], np.flatnonzero(np.diff(numbers)) + 1])
+        present = np.isfinite(rows)
+        lowest = np.minimum.reduceat(np.where(present, rows, np.inf), starts)  # (bins, C)
+        highest = np.maximum.reduceat(np.where(present, rows, -np.inf), starts)
+        empty = ~np.isfinite(lowest) | ~np.isfinite(highest)
+        lowest[empty] = highest[empty] = np.nan
+        is_behind = bool(self._bins) and int(numbers[-1]) < self._bins[-1].number
+        self._behind = self._behind + 1 if is_behind else 0
+        if self._behind >= _STEPS_BACK:
+            self._bins.clear()
+        for number, low, high in list(zip(numbers[starts].tolist(), lowest, highest, strict=True))[-_BINS:]:
+            self._put(number, low, high)
+
+    def _put(self, number: int, low: NDArray[np.float32], high: NDArray[np.float32]) -> None:
+        time_s = round(number * _BIN_S, 3)
+        if self._bins and number <= self._bins[-1].number:
+            place = next((place for place, known in enumerate(self._bins) if known.number == number), None)
+            if place is not None:  # else it is late, and of a gap
+                known = self._bins[place]
+                low, high = np.fmin(known.lowest, low), np.fmax(known.highest, high)
+                self._bins[place] = Bin(number, known.time_s, tuple(low.tolist()), tuple(high.tolist()))
+            return
+        if self._bins and time_s - self._bins[-1].time_s > SPAN_S:
+            self._bins.clear()  # another time line
+        self._bins.append(Bin(number, time_s, tuple(low.tolist()), tuple(high.tolist())))
+
+    def after(self, number: int) -> tuple[Bin, ...]:
+        """Return bins from a number on, for that one grows; all of them if the time line is another."""
+        restarted = bool(self._bins) and self._bins[-1].number < number
+        return tuple(one for one in self._bins if restarted or one.number >= number)
+
+
+class TimelineResult(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A result on the timeline.
+
+    Attributes:
+        time_s: on the clock of the samples; the moment of the decision if they have no times.
+        index: of its label; -1 without an answer.
+        probabilities: of all labels; for a regression the value alone.
+        novelty: p-value of its window; None if the bundle gives none.
+    """
+
+    number: int
+    time_s: float
+    status: str
+    index: int
+    probabilities: tuple[float, ...]
+    missing_share: float
+    reason: str
+    novelty: float | None
+
+
+class Episode(msgspec.Struct, frozen=True, kw_only=True):
+    """An episode as the operator sees it.
+
+    Attributes:
+        since_s: start, on the clock of the samples.
+        raised_s: UTC, when it was decided.
+        cleared_s: UTC; None while it is open.
+        windows: number of windows with the label.
+        probability: highest probability of its label.
+        contradicted: whether somebody called it a false alarm.
+    """
+
+    episode: int
+    label: str
+    since_s: float | None
+    raised_s: float
+    cleared_s: float | None = None
+    windows: int
+    probability: float
+    acknowledged: bool = False
+    contradicted: bool = False
+
+
+class BoardNews(msgspec.Struct, frozen=True, kw_only=True):
+    """What is new on a board; of episodes and states all that are kept, the newest first."""
+
+    bins: tuple[Bin, ...]
+    results: tuple[TimelineResult, ...]
+    episodes: tuple[Episode, ...]
+    states: tuple[StateRecord, ...]
+
+
+class Board:
+    """The last minutes of one station.
+
+    Args:
+        modalities: of its sensors, in their order.
+    """
+
+    def __init__(self, modalities: Sequence[ModalitySpec], task: TaskSpec) -> None:
+        self.modalities = tuple(modalities)
+        self.task = task
+        self._signals = [Signal() for _ in self.modalities]
+        self._answering = 0
+        self._results: deque[TimelineResult] = deque(maxlen=_RESULTS)
+        self._episodes: deque[Episode] = deque(maxlen=_EPISODES)
+        self._states: deque[StateRecord] = deque(maxlen=_STATES)
+        self._alarms: dict[int, AlarmRecord] = {}
+        self._lock = threading.Lock()
+
+    def samples(self, times: NDArray[np.float64], rows: NDArray[np.float32], *, sensor: int) -> None:
+        """Add samples of a sensor: (n,) seconds and float32 (n, C), for video the brightness of channels."""
+        with self._lock:
+            self._signals[sensor].samples(times, rows)
+
+    def record(self, record: Record) -> None:
+        """Add what comes out of the station."""
+        with self._lock:
+            match record:
+                case ResultRecord():
+                    names = [modality.name for modality in self.modalities]
+                    self._answering = names.index(record.modality) if record.modality in names else 0
+                    self._results.append(_timeline_result(record))
+                case AlarmRecord():
+                    self._follow(record)
+                case StateRecord():
+                    self._states.append(record)
+
+    def _follow(self, alarm: AlarmRecord) -> None:
+        if alarm.event in ("raised", "continued"):
+            self._episodes.append(
+                Episode(
+                    episode=alarm.episode,
+                    label=alarm.label,
+                    since_s=alarm.since_s,
+                    raised_s=alarm.decided_s,
+                    windows=alarm.windows,
+                    probability=alarm.probability,
+                )
+            )
+        numbers = {episode.episode for episode in self._episodes}
+        self._alarms = {number: known for number, known in self._alarms.items() if number in numbers}
+        for place, episode in enumerate(self._episodes):
+            if episode.episode == alarm.episode:
+                self._alarms[alarm.episode] = alarm
+                self._episodes[place] = msgspec.structs.replace(
+                    episode,
+                    windows=alarm.windows,
+                    probability=alarm.probability,
+                    cleared_s=alarm.decided_s if alarm.event == "cleared" else episode.cleared_s,
+                    acknowledged=episode.acknowledged or alarm.event in ("acknowledged", "contradicted"),
+                    contradicted=episode.contradicted or alarm.event == "contradicted",
+                )
+
+    def alarm(self, episode: int) -> AlarmRecord | None:
+        """Return the last alarm of an episode that is not acknowledged yet; None if there is none."""
+        with self._lock:
+            is_waiting = any(known.episode == episode and not known.acknowledged for known in self._episodes)
+            return self._alarms.get(episode) if is_waiting else None
+
+    def latest(self) -> TimelineResult | None:
+        """Return the last result; None before the first."""
+        with self._lock:
+            return self._results[-1] if self._results else None
+
+    def unacknowledged(self) -> int:
+        """Return the number of episodes that nobody acknowledged."""
+        with self._lock:
+            return sum(not episode.acknowledged for episode in self._episodes)
+
+    def answering(self) -> int:
+        """Return which sensor the last result is of; the first before any."""
+        with self._lock:
+            return self._answering
+
+    def news(self, *, sensor: int, after_bin: int, after_result: int) -> BoardNews:
+        """Return what is newer than a bin of a sensor and a result, by their numbers; the last bin is given again."""
+        with self._lock:
+            return BoardNews(
+                bins=self._signals[sensor].after(after_bin),
+                results=tuple(result for result in self._results if result.number > after_result),
+                episodes=tuple(reversed(self._episodes)),
+                states=tuple(reversed(self._states)),
+            )
+
+
+def _timeline_result(record: ResultRecord) -> TimelineResult:
+    numbers = record.probabilities if record.value is None else (record.value,)
+    return TimelineResult(
+        record.number,
+        record.decided_s if record.time_s is None else record.time_s,
+        record.status,
+        record.index,
+        tuple(round(number, 4) for number in numbers),
+        round(record.missing_share, 4),
+        record.reason,
+        None if record.novelty is None else round(record.novelty, 4),
+    )

@@ -1,0 +1,113 @@
+"""What `mmkd-run` prints: the summary of a run, and an alarm rule with its cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mmkd_edge.cli.run import shell_line
+from mmkd_edge.errors import UnavailableError
+from mmkd_station.alarms import AlarmRule
+from mmkd_station.outlet import OutletFacts
+from mmkd_station.service import RunFacts
+from mmkd_station.station import StationFacts
+from mmkd_station.tuning import RuleScore, Tuned
+
+
+def summary_lines(facts: RunFacts) -> Iterator[str]:
+    """Yield some lines for each station, one for each sink; at the end what makes the answers worthless."""
+    for station in facts.stations:
+        yield from _station_lines(station)
+    for sink in facts.sinks:
+        line = f"{sink.sink}: {sink.written:,} records written"
+        line += f", {sink.dropped:,} dropped" if sink.dropped else ""
+        line += f", {sink.waiting:,} wait" if sink.waiting else ""
+        yield line + (f"; failed {sink.failures} times, last: {sink.fault}" if sink.fault else "")
+    for station in facts.stations:
+        if station.unlike_training:
+            yield f"{station.station}: {station.unlike_training}"
+
+
+def _station_lines(facts: StationFacts) -> Iterator[str]:
+    results = ", ".join(f"{count:,} {status}" for status, count in facts.results.items()) or "none"
+    yield f"{facts.station}: {sum(facts.results.values()):,} results in {facts.running_s:.1f} s: {results}"
+    intake, stream, latency = facts.intake, facts.stream, facts.latency
+    counts = {
+        "dropped": intake.dropped,
+        "late": stream.late,
+        "duplicate": stream.duplicates,
+        "stray": stream.strays,
+        "missed": facts.missed,
+        "with times that cannot be trusted": facts.untrusted,
+        "not answered": facts.faults,
+        "no samples": intake.garbage,
+    }
+    losses = "".join(f", {count:,} {what}" for what, count in counts.items() if count)
+    yield f"  {intake.samples:,} samples{losses}" + (f"; {stream.restarts} restarts" if stream.restarts else "")
+    if latency is not None:
+        yield (
+            f"  from arrival to result: {1000 * latency.p50_s:.2f} ms for half of them, "
+            f"{1000 * latency.p99_s:.2f} ms for 99 %, {1000 * latency.max_s:.2f} ms at most"
+        )
+    if facts.uncertain is not None:
+        dropped = f", {facts.uncertain.dropped:,} dropped" if facts.uncertain.dropped else ""
+        yield f"  {facts.uncertain.kept:,} uncertain windows kept{dropped}"
+    if facts.adaptation:
+        yield f"  adaptation is due: {facts.adaptation}; record it anew, and see mmkd-adapt"
+    if facts.alarms:
+        yield "  alarms: " + ", ".join(f"{count} {label}" for label, count in facts.alarms.items())
+
+
+def lost_records(sinks: Sequence[OutletFacts]) -> UnavailableError | None:
+    """Return the error with which a run ends whose sinks did not take every record; None if they did."""
+    lost = [
+        f"{sink.sink}: {sink.dropped:,} of {sink.written + sink.dropped + sink.waiting:,} records were lost"
+        + (f": {sink.fault}" if sink.fault else "")
+        for sink in sinks
+        if sink.dropped
+    ]
+    advice = "make the sink work; --store FOLDER keeps records on disk while it does not"
+    return UnavailableError(f"{'; '.join(lost)}; {advice}") if lost else None
+
+
+def tuned_lines(tuned: Tuned, bundle: Path, *, hop: int | None, reference: Path | None) -> Iterator[str]:
+    """Yield a chosen rule, its cost, and the command that runs it."""
+    yield f"alarm for {tuned.rule.label}, normal operation {', '.join(tuned.normal)}"
+    yield (
+        f"best of {tuned.tried} rules with at most {tuned.most_per_hour:g} false alarms per hour on validation "
+        "recordings (intervals at 95 %)"
+    )
+    yield f"  test recordings, an alarm for each result: {_score_text(tuned.before)}"
+    yield f"  test recordings, alarms by the rule: {_score_text(tuned.on_test)}"
+    yield f"  validation recordings, which chose the rule: {_score_text(tuned.on_valid)}"
+    yield "the delay counts from the start of a recording, and includes its first full window"
+    yield f"next: {next_line(tuned.rule, bundle, hop=hop, reference=reference)}"
+
+
+def next_line(rule: AlarmRule, bundle: Path, *, hop: int | None, reference: Path | None) -> str:
+    """Return the command that runs a bundle with a rule; a rule counts results, so it names the hop as well."""
+    options: list[object] = ["--alarm", rule.label, "--confirm", rule.confirm, "--release", rule.release]
+    options += ["--cooldown", f"{rule.cooldown_s:g}s", "--min-probability", f"{rule.min_probability:g}"]
+    options += [] if hop is None else ["--hop", hop]
+    options += [] if reference is None else ["--reference", reference]
+    return shell_line("mmkd-run", bundle, "--source", "SOURCE", *options)
+
+
+def _score_text(score: RuleScore) -> str:
+    parts = []
+    if score.false_alarms_per_hour is not None and score.false_alarms_interval is not None:
+        low, high = score.false_alarms_interval
+        parts.append(
+            f"{score.false_alarms} false alarm{'s' * (score.false_alarms != 1)} in {score.normal_hours:.2f} h, "
+            f"{score.false_alarms_per_hour:.2f} per hour ({low:.2f} to {high:.2f})"
+        )
+        if score.false_alarms_per_day is not None:
+            parts.append(f"{score.false_alarms_per_day:.1f} per day")
+    if score.detected_interval is not None:
+        low, high = score.detected_interval
+        parts.append(
+            f"{score.detected} of {score.recordings} recordings detected ({100 * low:.0f} to {100 * high:.0f} %)"
+        )
+    if score.delay_s is not None and score.longest_delay_s is not None:
+        parts.append(f"median delay {score.delay_s:.1f} s, longest {score.longest_delay_s:.1f} s")
+    return "; ".join([*parts, f"{score.groups} groups"])

@@ -1,0 +1,330 @@
+"""What a source and a sink are, how another machine is named, and how a lost one is reached again."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, Protocol, TypeVar
+from urllib.parse import quote
+
+import msgspec
+import numpy as np
+
+from mmkd_edge.errors import UsageError, fault_of, first_line
+from mmkd_station.intake import Delivery, Intake
+from mmkd_station.protocols.channels import Columns
+from mmkd_station.records import Record
+
+SourceTimeUnit = Literal["s", "ms", "us", "ns"]
+# The random part of each wait: a hundred stations that lost one broker come back one by one.
+_JITTER = 0.2
+
+
+class SourceRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a source must give.
+
+    Attributes:
+        rate_hz: expected rate of the samples.
+        time_column: where the time of a sample is; a source without it gives no times.
+        time_unit: unit of numeric times; text is ISO 8601.
+        follow: whether to wait for more at the end of a file.
+        replay_speed: multiple of real time for files and recordings; None is as fast as possible.
+        frame: (H, W, C) of a video frame; None for anything else.
+    """
+
+    columns: Columns
+    rate_hz: float
+    time_column: str = "time"
+    time_unit: SourceTimeUnit = "s"
+    follow: bool = False
+    replay_speed: float | None = None
+    frame: tuple[int, int, int] | None = None
+
+
+class Source(Protocol):
+    """Gives samples until it ends, or until it is stopped.
+
+    The constructors of sources and sinks raise UsageError for a wrong text, UnavailableError if a library or a device
+    is missing.
+    """
+
+    @property
+    def live(self) -> bool:
+        """Whether its samples are of now, so that silence means something."""
+        ...
+
+    def deliveries(self, intake: Intake) -> Iterator[Delivery]:
+        """Yield samples as they come; report failures to the intake, and try again."""
+        ...
+
+    def close(self) -> None:
+        """Release what it holds; more than once is fine."""
+        ...
+
+
+class RefusedError(Exception):
+    """The other side will never take these records; they are dropped and counted."""
+
+
+class GoneError(Exception):
+    """Nobody will ever read there again, and the run is pointless without it."""
+
+
+class Sink(Protocol):
+    """Takes records in the order in which they were made. Used by one thread."""
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Take all of them, or raise: then they are offered again, and some may come twice."""
+        ...
+
+    def close(self) -> None:
+        """Disconnect; more than once is fine."""
+        ...
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Another machine: `mqtts://HOST:PORT/PATH?option=value`.
+
+    Attributes:
+        text: as it was written, for messages.
+        path: after the host, without its first slash.
+    """
+
+    text: str
+    host: str
+    port: int
+    path: str
+    options: dict[str, str]
+
+    @property
+    def address(self) -> str:
+        """`HOST:PORT`."""
+        return f"{self.host}:{self.port}"
+
+    def number(self, name: str, default: float, *, least: float, most: float) -> float:
+        """Return an option that is a number. Raises UsageError if it is none, or out of range."""
+        text = self.options.get(name, str(default))
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not least <= value <= most:
+            raise UsageError(
+                f"{self.text}: {name}: expected a number from {least:g} to {most:g}, got {text!r}; correct it"
+            )
+        return value
+
+    def one_of(self, name: str, known: Collection[str], default: str) -> str:
+        """Return an option that is one of some words. Raises UsageError if it is none of them."""
+        value = self.options.get(name, default)
+        if value not in known:
+            raise UsageError(
+                f"{self.text}: {name}: expected one of {', '.join(known)}, got {value!r}; choose one of them"
+            )
+        return value
+
+    def file(self, name: str) -> Path | None:
+        """Return the file that an option names. Raises UsageError if it cannot be read."""
+        if name not in self.options:
+            return None
+        path = Path(self.options[name])
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise UsageError(f"{self.text}: {name}: {path}: {fault_of(error)}") from error
+        return path
+
+    def credentials(self) -> tuple[str, str] | None:
+        """Return user and password from the file that `credentials` names: one line, `USER:PASSWORD`.
+
+        Raises:
+            UsageError: the file cannot be read, or has no such line.
+        """
+        path = self.file("credentials")
+        if path is None:
+            return None
+        user, mark, password = path.read_text(encoding="utf-8").strip().partition(":")
+        if not mark or not user:
+            raise UsageError(f"{path}: expected one line, USER:PASSWORD, got something else; write it so")
+        return user, password
+
+
+def place_of(text: str, *, scheme: str, options: Collection[str], port: int) -> Place:
+    """Read the name of another machine. An unknown option is refused: a misspelt one would be silent.
+
+    Args:
+        text: the whole name.
+        scheme: what it begins with, `mqtt://`.
+        options: known to the protocol.
+        port: used if the text names none.
+
+    Raises:
+        UsageError: there is no host, the port is invalid, or an option is unknown.
+    """
+    rest, _, query = text.removeprefix(scheme).partition("?")
+    where, _, path = rest.partition("/")
+    check_no_password(where, form=scheme)
+    host, mark, number = where.rpartition(":") if not where.endswith("]") else (where, "", "")
+    if not mark:
+        host, number = where, str(port)
+    if not host or not number.isdecimal() or not 0 < int(number) < 65536:
+        raise UsageError(f"{text}: expected {scheme}HOST:PORT/..., got no host or no port; write it so")
+    given = dict(part.partition("=")[::2] for part in query.split("&") if part)
+    unknown = sorted(set(given) - set(options))
+    if unknown:
+        raise UsageError(f"{text}: expected options among {', '.join(options)}, got {unknown[0]!r}; correct it")
+    return Place(text=text, host=host.strip("[]"), port=int(number), path=path, options=given)
+
+
+def check_no_password(where: str, *, form: str) -> None:
+    """Raise UsageError for a user or password in a text that records, logs and errors repeat.
+
+    Args:
+        where: the part of the text that may hold one.
+        form: what the text begins with, for the message, which never repeats the rest.
+    """
+    if "@" in where:
+        raise UsageError(f"{form}...: expected no password in the text, where others see it; use ?credentials=FILE")
+
+
+def url_with_credentials(text: str, url: str) -> tuple[str, str]:
+    """Return a URL for people, and one for a library, with user and password from the file that `credentials` names.
+
+    Args:
+        text: the whole name of the source, for messages.
+        url: with its scheme; its other options are left to the other side.
+
+    Raises:
+        UsageError: see `Place.credentials`.
+    """
+    base, _, query = url.partition("?")
+    parts = query.split("&")
+    options = dict(part.partition("=")[::2] for part in parts if part.startswith("credentials="))
+    query = "&".join(part for part in parts if not part.startswith("credentials="))
+    shown = f"{base}?{query}" if query else base
+    credentials = Place(text=text, host="", port=0, path="", options=options).credentials()
+    if credentials is None:
+        return shown, shown
+    user, password = (quote(word, safe="") for word in credentials)
+    scheme, _, rest = shown.partition("://")
+    return shown, f"{scheme}://{user}:{password}@{rest}"
+
+
+class Backoff:
+    """Waits that double from one failure to the next, with jitter.
+
+    Args:
+        most_s: the longest wait, jitter included.
+    """
+
+    def __init__(self, *, first_s: float = 1.0, most_s: float = 30.0) -> None:
+        self._first_s = first_s
+        self._most_s = most_s
+        self._next_s = first_s
+
+    def next_s(self) -> float:
+        """Return the seconds to wait after one more failure."""
+        wait_s = self._next_s * random.uniform(1 - _JITTER, 1 + _JITTER)
+        self._next_s = min(2 * self._next_s, self._most_s)
+        return min(max(wait_s, self._first_s), self._most_s)
+
+    def succeeded(self) -> None:
+        """Begin with the first wait again."""
+        self._next_s = self._first_s
+
+
+class Connection(Protocol):
+    """What is open, and may break."""
+
+    def close(self) -> None: ...  # noqa: D102 - as of `Source`
+
+
+class PolledConnection(Connection, Protocol):
+    """A connection that is asked for one sample after the other."""
+
+    def sample(self) -> list[float]:
+        """Return a value for each column; NaN is missing. Raises OSError if the connection breaks."""
+        ...
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass; the connection may use it."""
+        ...
+
+
+_Open = TypeVar("_Open", bound=Connection)
+
+
+def reconnect(
+    connect: Callable[[], _Open], read: Callable[[_Open], Iterator[Delivery]], *, name: str, intake: Intake
+) -> Iterator[Delivery]:
+    """Yield what a connection delivers; connect again, after 1 to 30 seconds, when it breaks.
+
+    Args:
+        connect: opens a connection; raises OSError if it cannot.
+        read: reads it until the intake stops; raises OSError when it breaks.
+        name: of the other side, for people.
+    """
+    backoff = Backoff()
+    while not intake.stop.is_set():
+        try:
+            connection = connect()
+        except OSError as error:
+            intake.connection(False, first_line(error))
+            intake.stop.wait(backoff.next_s())
+            continue
+        intake.connection(True, name)
+        try:
+            for delivery in read(connection):
+                backoff.succeeded()
+                yield delivery
+        except OSError as error:
+            intake.connection(False, first_line(error))
+            intake.stop.wait(backoff.next_s())
+        finally:
+            connection.close()
+
+
+def poll(
+    connect: Callable[[], PolledConnection], *, name: str, columns: Columns, every_s: float, intake: Intake
+) -> Iterator[Delivery]:
+    """Yield one sample every `every_s` seconds, over a connection as in `reconnect`."""
+
+    def read(connection: PolledConnection) -> Iterator[Delivery]:
+        due_s = time.monotonic()
+        while not intake.stop.is_set():
+            values = connection.sample()
+            arrived_s = time.monotonic()
+            rows = columns.scaled(np.array([values], dtype=np.float64).astype(np.float32))
+            yield Delivery(rows=rows, times=None, arrived_s=arrived_s)
+            due_s = max(due_s + every_s, arrived_s)
+            while (left_s := due_s - time.monotonic()) > 0 and not intake.stop.is_set():
+                connection.wait(min(left_s, 0.2))
+
+    yield from reconnect(connect, read, name=name, intake=intake)
+
+
+def paced(deliveries: Iterator[Delivery], request: SourceRequest, stop: threading.Event) -> Iterator[Delivery]:
+    """Yield deliveries at `replay_speed` times the pace of their own times, or of the expected rate without times.
+
+    A pause longer than a minute, and a step back, begin a new pace.
+    """
+    speed = request.replay_speed
+    if speed is None:
+        yield from deliveries
+        return
+    began_s, origin_s, count = time.monotonic(), None, 0
+    for delivery in deliveries:
+        count += len(delivery.rows)
+        moment_s = count / request.rate_hz if delivery.times is None else float(delivery.times[-1])
+        if origin_s is None:
+            origin_s = moment_s if delivery.times is not None else 0.0
+        due_s = began_s + (moment_s - origin_s) / speed
+        now_s = time.monotonic()
+        if not -1.0 <= due_s - now_s <= 60.0:
+            began_s, origin_s = now_s, moment_s
+        elif due_s > now_s and stop.wait(due_s - now_s):
+            return
+        yield msgspec.structs.replace(delivery, arrived_s=time.monotonic())

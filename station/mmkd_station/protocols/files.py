@@ -1,0 +1,212 @@
+"""`csv:FILE`, also one that grows, and `stdin`; `-`, `jsonl:FILE` and `csv:FILE` as sinks."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from mmkd_edge.cli.csv_text import csv_text
+from mmkd_edge.errors import UsageError, fault_of
+from mmkd_station.intake import Delivery, Intake
+from mmkd_station.protocols.base import GoneError, SourceRequest, paced
+from mmkd_station.protocols.samples import MOST_LINE_BYTES, LineReader
+from mmkd_station.records import Record, ResultRecord, line_of
+
+_BLOCK_BYTES = 1 << 16
+_LOOK_S = 0.2
+_MOST_LINES = 256
+_CSV_FIELDS = tuple(name for name in ResultRecord.__struct_fields__ if name not in ("labels", "label_set"))
+
+
+class FileSource:
+    """Lines of a file, CSV or JSON; with `follow` also those that are written later, and those of its successor."""
+
+    def __init__(self, path: Path, request: SourceRequest) -> None:
+        self.live = request.follow
+        self._path = path
+        self._request = request
+        self._file = _open_file(path)
+
+    def deliveries(self, intake: Intake) -> Iterator[Delivery]:
+        """Yield the samples of the lines, paced if the file does not grow."""
+        reader = LineReader(str(self._path), self._request)
+        deliveries = reader.deliveries(self._chunks(reader, intake), intake)
+        yield from deliveries if self.live else paced(deliveries, self._request, intake.stop)
+
+    def _chunks(self, reader: LineReader, intake: Intake) -> Iterator[list[str]]:
+        rest = b""
+        # One sample after the other where the pace matters, else as many as make it fast.
+        most = _MOST_LINES if self._request.replay_speed is None else max(1, round(self._request.rate_hz / 20))
+        while not intake.stop.is_set():
+            block = self._file.read(_BLOCK_BYTES)
+            if block:
+                lines, rest = _split(rest + block, intake)
+                for start in range(0, len(lines), most):
+                    yield lines[start : start + most]
+            elif not self.live:
+                if rest:
+                    yield [rest.decode(errors="replace")]
+                return
+            elif self._was_replaced():
+                rest = b""
+                reader.restart()
+            else:
+                intake.stop.wait(_LOOK_S)
+
+    def _was_replaced(self) -> bool:
+        """Whether another file has the name now, or this one was cut short; then it is read from its beginning."""
+        try:
+            named, held = self._path.stat(), os.fstat(self._file.fileno())
+            if os.path.samestat(named, held) and named.st_size >= self._file.tell():
+                return False
+            successor = self._path.open("rb", buffering=0)
+        except OSError:  # away for now; it may come back
+            return False
+        self._file.close()
+        self._file = successor
+        return True
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class StdinSource:
+    """Lines of the standard input, CSV or JSON, as they come."""
+
+    live = True
+
+    def __init__(self, request: SourceRequest) -> None:
+        if sys.stdin is None:
+            raise UsageError("--source stdin: expected an open standard input, got a closed one; pipe samples into it")
+        self._request = request
+
+    def deliveries(self, intake: Intake) -> Iterator[Delivery]:
+        """Yield the samples of the lines, each with the moment at which it came."""
+        yield from LineReader("stdin", self._request).deliveries(self._chunks(intake), intake)
+
+    def _chunks(self, intake: Intake) -> Iterator[list[str]]:
+        descriptor, rest = sys.stdin.fileno(), b""
+        while not intake.stop.is_set():
+            if not select.select([descriptor], [], [], _LOOK_S)[0]:
+                continue
+            block = os.read(descriptor, _BLOCK_BYTES)
+            if not block:
+                break
+            lines, rest = _split(rest + block, intake)
+            if lines:
+                yield lines
+        if rest:
+            yield [rest.decode(errors="replace")]
+
+    def close(self) -> None:
+        """Do nothing: it is the process's."""
+
+
+def _open_file(path: Path) -> BinaryIO:
+    expected = f"{path}: expected a file of samples, CSV or JSON lines"
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe is refused, not waited for
+    except FileNotFoundError as error:
+        raise UsageError(f"{expected}, found no such file; check the path") from error
+    except OSError as error:
+        raise UsageError(f"{expected}, cannot open it: {fault_of(error)}") from error
+    if not path.is_file():
+        os.close(descriptor)
+        kind = "a directory" if path.is_dir() else "something that is not a regular file"
+        raise UsageError(f"{expected}, got {kind}; name the file itself")
+    return os.fdopen(descriptor, "rb", buffering=0)
+
+
+def _split(data: bytes, intake: Intake) -> tuple[list[str], bytes]:
+    """Return whole lines, and what is left of the last."""
+    *lines, rest = data.split(b"\n")
+    if len(rest) > MOST_LINE_BYTES:
+        intake.garbage(f"expected lines of at most {MOST_LINE_BYTES:,} bytes, got a longer one")
+        rest = b""
+    return [line.decode(errors="replace") for line in lines], rest
+
+
+class StdoutSink:
+    """Every record as a line of JSON on the standard output."""
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Write and flush. Raises GoneError if nobody reads any more, OSError if it cannot be written."""
+        try:
+            sys.stdout.write(b"".join(map(line_of, records)).decode())
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            raise GoneError(str(error)) from error
+
+    def close(self) -> None:
+        """Do nothing: it is the process's."""
+
+
+class AppendSink:
+    """Records as text at the end of a file; a file that was moved away is begun anew under its name.
+
+    Args:
+        path: of the file; its folder must be there.
+        form: makes the text of some records, also from whether the file is empty.
+    """
+
+    def __init__(self, path: Path, form: Callable[[Sequence[Record], bool], bytes]) -> None:
+        self._path = path
+        self._form = form
+        try:
+            self._descriptor = self._open()
+        except OSError as error:
+            raise UsageError(f"{path}: cannot write it: {fault_of(error)}") from error
+
+    def _open(self) -> int:
+        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Append all of them, or nothing that stays. Raises OSError if it cannot be written."""
+        if not self._is_in_place():
+            self.close()
+            self._descriptor = self._open()
+        before = os.fstat(self._descriptor).st_size
+        data = self._form(records, before == 0)
+        written = 0
+        try:
+            while written < len(data):
+                written += os.write(self._descriptor, data[written:])
+        except OSError:
+            if written:  # half a line would spoil the next one
+                os.ftruncate(self._descriptor, before)
+            raise
+
+    def _is_in_place(self) -> bool:
+        try:
+            return self._descriptor >= 0 and os.path.samestat(os.fstat(self._descriptor), self._path.stat())
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def json_lines(records: Sequence[Record], is_first: bool) -> bytes:
+    """Return every record as a line of JSON."""
+    return b"".join(map(line_of, records))
+
+
+def csv_lines(records: Sequence[Record], is_first: bool) -> bytes:
+    """Return results as lines of CSV, after a header; alarms and states are left out: they have other columns."""
+    rows: list[Sequence[object]] = [_CSV_FIELDS] if is_first else []
+    for record in records:
+        if isinstance(record, ResultRecord):
+            fields = msgspec.structs.asdict(record)
+            fields["probabilities"] = " ".join(f"{share:.6g}" for share in record.probabilities)
+            rows.append([fields[name] for name in _CSV_FIELDS])
+    return csv_text(rows).encode()

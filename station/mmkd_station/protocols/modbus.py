@@ -1,0 +1,226 @@
+"""`modbus://HOST` reads registers of a PLC at the pace of the modality; `modbus-write://HOST?at=N` writes to five.
+
+By pymodbus. A column of a source is a register: `h100:int16` is holding register 100, `i7:float32` input registers 7
+and 8; without a type it is `uint16`. Numbers are those of the protocol, from 0: what a manual calls 40001 is `h0`.
+A source writes nothing to the PLC.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from mmkd_edge.errors import UnavailableError, UsageError, first_line
+from mmkd_station.intake import Delivery, Intake
+from mmkd_station.protocols.base import Place, SourceRequest, place_of, poll
+from mmkd_station.records import STATUS_CODES, LastResult, Record
+
+logger = logging.getLogger(__name__)
+
+_PORT, _TIMEOUT_S = 502, 3.0
+_REGISTER = re.compile(r"(?P<kind>[hi])(?P<number>[0-9]{1,5})(?::(?P<type>[a-z0-9]+))?")
+_WORDS = {"int16": 1, "uint16": 1, "int32": 2, "uint32": 2, "int64": 4, "uint64": 4, "float32": 2, "float64": 4}
+_MOST_AT_ONCE = 125  # Modbus application protocol 1.1b3, section 6.3
+_REFUSALS = (2, 3)  # its section 7: illegal data address, illegal data value
+Block = tuple[str, int, int]
+"""Kind, first number and count of registers that are read together."""
+
+
+def _pymodbus() -> tuple[Any, Any]:
+    """Return pymodbus's clients and the error that they raise."""
+    try:
+        import pymodbus.client
+        from pymodbus.exceptions import ModbusException
+    except ImportError as error:
+        raise UnavailableError(
+            "Modbus needs pymodbus, which this Python lacks; run: pip install 'mmkd-edge[live]'"
+        ) from error
+    return pymodbus.client, ModbusException
+
+
+def _client(place: Place) -> Any:
+    return _pymodbus()[0].ModbusTcpClient(place.host, port=place.port, timeout=_TIMEOUT_S, retries=0, reconnect_delay=0)
+
+
+class Register(msgspec.Struct, frozen=True, kw_only=True):
+    """One value in a PLC.
+
+    Attributes:
+        kind: `h` for a holding register, `i` for an input register.
+        number: of the first register, from 0.
+        type: of the value.
+    """
+
+    kind: str
+    number: int
+    type: str
+
+    @property
+    def end(self) -> int:
+        """One more than its last register."""
+        return self.number + _WORDS[self.type]
+
+
+class ModbusSource:
+    """Registers, one sample after the other."""
+
+    live = True
+
+    def __init__(self, text: str, request: SourceRequest) -> None:
+        _pymodbus()
+        self._place = place_of(text, scheme="modbus://", options=("unit", "every", "words"), port=_PORT)
+        self._every_s = self._place.number("every", 1 / request.rate_hz, least=1e-4, most=86400)
+        self._unit = int(self._place.number("unit", 1, least=0, most=255))
+        self._place.one_of("words", ("big", "little"), "big")
+        self._registers = [_register(name) for name in request.columns.names]
+        self._columns = request.columns
+
+    def deliveries(self, intake: Intake) -> Iterator[Delivery]:
+        """Yield a sample for each reading."""
+        yield from poll(
+            lambda: _Reader(self._place, self._unit, self._registers),
+            name=self._place.address,
+            columns=self._columns,
+            every_s=self._every_s,
+            intake=intake,
+        )
+
+    def close(self) -> None:
+        """Do nothing: `deliveries` closes the connection."""
+
+
+class _Reader:
+    def __init__(self, place: Place, unit: int, registers: list[Register]) -> None:
+        self._unit = unit
+        self._words = place.options.get("words", "big")
+        self._registers = registers
+        self._blocks = list(blocks_of(registers))
+        self._client = _client(place)
+        if not self._client.connect():
+            raise ConnectionError(f"{place.address}: no answer")
+
+    def sample(self) -> list[float]:
+        values: dict[tuple[str, int], int] = {}
+        for block in list(self._blocks):
+            words, is_refused = self._read(block)
+            parts = _parts_of(block, self._registers) if is_refused else []
+            if len(parts) > 1:
+                kind, first, count = block
+                logger.warning("the PLC refuses %s%d to %d at once; read one by one", kind, first, first + count - 1)
+                place = self._blocks.index(block)
+                self._blocks[place : place + 1] = parts
+                for part in parts:
+                    words |= self._read(part)[0]
+            values |= words
+        return [self._value(register, values) for register in self._registers]
+
+    def _read(self, block: Block) -> tuple[dict[tuple[str, int], int], bool]:
+        """Return the words of a block, none after an error, and whether the PLC refuses these registers."""
+        kind, first, count = block
+        ask = self._client.read_holding_registers if kind == "h" else self._client.read_input_registers
+        try:
+            answer = ask(first, count=count, device_id=self._unit)
+        except _pymodbus()[1] as error:
+            raise ConnectionError(first_line(error)) from error
+        if answer.isError():  # these are missing: the PLC is there, and lacks them
+            return {}, getattr(answer, "exception_code", None) in _REFUSALS
+        return {(kind, first + place): word for place, word in enumerate(answer.registers)}, False
+
+    def _value(self, register: Register, values: dict[tuple[str, int], int]) -> float:
+        words = [values.get((register.kind, number)) for number in range(register.number, register.end)]
+        if None in words:
+            return math.nan
+        kind = self._client.DATATYPE[register.type.upper()]
+        return float(self._client.convert_from_registers(words, kind, word_order=self._words))
+
+    def wait(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def _spans(registers: list[Register], kind: str) -> list[tuple[int, int]]:
+    return sorted({(register.number, register.end) for register in registers if register.kind == kind})
+
+
+def _parts_of(block: Block, registers: list[Register]) -> list[Block]:
+    """Return the values inside a block, each as a block of its own."""
+    kind, first, count = block
+    spans = _spans(registers, kind)
+    return [(kind, start, end - start) for start, end in spans if first <= start and end <= first + count]
+
+
+def blocks_of(registers: list[Register]) -> Iterator[Block]:
+    """Yield the fewest blocks that hold all registers; small gaps are read along."""
+    for kind in ("h", "i"):
+        spans = _spans(registers, kind)
+        while spans:
+            first = spans[0][0]
+            yield kind, first, max(end for _, end in spans if end - first <= _MOST_AT_ONCE) - first
+            spans = [span for span in spans if span[1] - first > _MOST_AT_ONCE]
+
+
+def _register(name: str) -> Register:
+    match = _REGISTER.fullmatch(name)
+    kind = (match["type"] or "uint16") if match else ""
+    if match is None or kind not in _WORDS or int(match["number"]) + _WORDS[kind] > 65536:
+        raise UsageError(
+            f"--map ...={name}: expected a register such as h100:int16 or i7:float32, got {name!r}; types are "
+            f"{', '.join(_WORDS)}"
+        )
+    return Register(kind=match["kind"], number=int(match["number"]), type=kind)
+
+
+class ModbusWriteSink:
+    """Writes the last result to five holding registers; results that wait together are one writing.
+
+    From register `at` on: a count that moves with every result, so that a PLC sees that it is alive; the status, 0
+    `ok`, 1 `degraded`, 2 `stale`, 3 `warming_up`, 4 `invalid`, 5 `unknown`; the label, 1 for the first, 0 without an
+    answer; its probability in thousandths; the number of open episodes. Of several stations `station` names one.
+    """
+
+    def __init__(self, text: str) -> None:
+        _pymodbus()
+        self._place = place_of(text, scheme="modbus-write://", options=("at", "unit", "station"), port=_PORT)
+        if "at" not in self._place.options:
+            raise UsageError(f"--sink {text}: expected the first of five registers that it may write, ?at=100; name it")
+        self._at = int(self._place.number("at", 0, least=0, most=65531))
+        self._unit = int(self._place.number("unit", 1, least=0, most=255))
+        self._last = LastResult(self._place.options.get("station"))
+        self._client: Any = None
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Write the last result. Raises OSError if the PLC does not take it."""
+        result = self._last.after(records)
+        if result is None:
+            return
+        words = [
+            result.number & 0xFFFF,
+            STATUS_CODES[result.status],
+            result.index + 1,
+            round(1000 * result.probability),
+            self._last.episodes,
+        ]
+        self._client = self._client or _client(self._place)
+        try:
+            if not self._client.connected and not self._client.connect():
+                raise ConnectionError("no answer")
+            answer = self._client.write_registers(self._at, words, device_id=self._unit)
+            if answer.isError():
+                raise ConnectionError(f"the PLC refuses registers {self._at} to {self._at + 4}: {answer}")
+        except (OSError, _pymodbus()[1]) as error:
+            self.close()
+            raise ConnectionError(f"{self._place.address}: {first_line(error)}") from error
+
+    def close(self) -> None:
+        """End the connection; the registers keep their values."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None

@@ -1,0 +1,303 @@
+"""`mqtt://HOST/TOPIC` and `mqtts://`, by paho-mqtt: MQTT 5 or 3.1.1, TLS, credentials from a file.
+
+A source reads samples in messages, each JSON as in `samples`. A sink publishes records below a topic:
+`TOPIC/STATION/result` has each result; `TOPIC/STATION/alarm/LABEL` and `TOPIC/STATION/state` keep the last one for
+whoever comes later (retained); `TOPIC/online` is `true`, and the broker makes it `false` when this program is gone
+(last will). When a station starts, the broker forgets its alarms of earlier runs that are open and not continued.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from mmkd_edge.errors import UnavailableError, UsageError
+from mmkd_station.intake import Delivery, Intake
+from mmkd_station.protocols.base import Place, SourceRequest, place_of, reconnect
+from mmkd_station.protocols.samples import rows_from_json
+from mmkd_station.records import AlarmRecord, Record, StateRecord, line_of, record_from_line
+
+_OPTIONS = ("credentials", "ca", "cert", "key", "version", "qos", "client")
+_KEEPALIVE_S = 15
+_CONNECT_TIMEOUT_S = 5.0
+_CONFIRM_TIMEOUT_S = 10.0
+_MOST_WAITING = 256  # messages between paho's thread and ours; then the broker waits
+_LOOK_S = 0.2
+# Some brokers disconnect whoever may not read a topic: records must come through there too.
+_MOST_TRIES_TO_FORGET = 3
+# What has a meaning in topics, or may not be in one (MQTT 5.0, sections 1.5.4 and 4.7), and the sign that encodes it.
+_NOT_IN_LEVELS = re.compile("[/+#%\0-\x1f\x7f-\x9f]")
+
+
+def _broker(text: str) -> Place:
+    """Read the name of a broker. Raises UsageError if it is none, UnavailableError without paho-mqtt."""
+    _paho()
+    scheme, port = ("mqtts://", 8883) if text.startswith("mqtts://") else ("mqtt://", 1883)
+    place = place_of(text, scheme=scheme, options=_OPTIONS, port=port)
+    place.one_of("version", ("5", "3.1.1"), "5")
+    place.one_of("qos", ("0", "1"), "1")
+    place.credentials()
+    for name in ("ca", "cert", "key"):
+        place.file(name)
+    return place
+
+
+def _paho() -> Any:
+    try:
+        import paho.mqtt.client as mqtt
+    except ImportError as error:
+        raise UnavailableError(
+            "MQTT needs paho-mqtt, which this Python lacks; run: pip install 'mmkd-edge[live]'"
+        ) from error
+    return mqtt
+
+
+class _Connection:
+    """One connection to a broker; a lost one is replaced by a new one.
+
+    Args:
+        topic: to subscribe to.
+        on_message: called with each payload, in the thread of the connection.
+        will: topic and payload that the broker publishes, retained, when this connection breaks.
+
+    Raises:
+        OSError: the broker cannot be reached, refused, or did not answer in time.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        *,
+        topic: str | None = None,
+        on_message: Callable[[bytes], None] | None = None,
+        will: tuple[str, bytes] | None = None,
+    ) -> None:
+        mqtt = _paho()
+        self._place, self._topic = place, topic
+        is_5, keeps = place.options.get("version", "5") == "5", "client" in place.options
+        self.qos = int(place.options.get("qos", "1"))
+        self.lost = threading.Event()
+        self.reason = ""
+        self._ready = threading.Event()
+        self._client = mqtt.Client(
+            mqtt.CallbackAPIVersion.VERSION2,
+            client_id=place.options.get("client", ""),
+            protocol=mqtt.MQTTv5 if is_5 else mqtt.MQTTv311,
+            clean_session=None if is_5 else not keeps,
+            reconnect_on_failure=False,
+        )
+        self._client.max_inflight_messages_set(1000)
+        if (credentials := place.credentials()) is not None:
+            self._client.username_pw_set(*credentials)
+        if place.text.startswith("mqtts://"):
+            files = {name: None if (path := place.file(name)) is None else str(path) for name in ("ca", "cert", "key")}
+            self._client.tls_set(ca_certs=files["ca"], certfile=files["cert"], keyfile=files["key"])
+        if will is not None:
+            self._client.will_set(will[0], will[1], qos=1, retain=True)
+        self._client.on_connect = self._on_connect
+        self._client.on_subscribe = self._on_subscribe
+        self._client.on_connect_fail = lambda *_: self._lose("no answer")
+        self._client.on_disconnect = lambda client, data, flags, code, properties: self._lose(str(code))
+        if on_message is not None:
+            self._client.on_message = lambda client, data, message: on_message(message.payload)
+        arguments: dict[str, Any] = {"clean_start": not keeps} if is_5 else {}
+        if is_5 and keeps:
+            from paho.mqtt.packettypes import PacketTypes
+            from paho.mqtt.properties import Properties
+
+            arguments["properties"] = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+            arguments["properties"].SessionExpiryInterval = 3600
+        self._client.connect_timeout = _CONNECT_TIMEOUT_S
+        self._client.connect(place.host, place.port, _KEEPALIVE_S, **arguments)
+        self._client.loop_start()
+        self._ready.wait(_CONNECT_TIMEOUT_S)
+        if not self._ready.is_set() or self.lost.is_set():
+            self.close()
+            raise self.broken()
+
+    def broken(self, otherwise: str = "no answer") -> ConnectionError:
+        """Return the error of a connection that broke, or did not answer."""
+        return ConnectionError(f"{self._place.address}: {self.reason or otherwise}")
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> Any:
+        """Hand over a message; what is returned tells whether the broker has it."""
+        return self._client.publish(topic, payload, qos=self.qos, retain=retain)
+
+    def retained(self, topic: str) -> list[tuple[str, bytes]]:
+        """Return the messages that the broker keeps for topics. Raises ConnectionError if it does not answer."""
+        messages: list[tuple[str, bytes]] = []
+        self._client.on_message = lambda client, data, message: messages.append((message.topic, message.payload))
+        answered = threading.Event()
+        self._client.on_subscribe = lambda *_: None  # who may not read there may still publish
+        self._client.on_unsubscribe = lambda *_: answered.set()
+        self._client.subscribe(topic, qos=self.qos)
+        self._client.unsubscribe(topic)  # a broker takes one after the other, and what it keeps comes in between
+        if not answered.wait(_CONFIRM_TIMEOUT_S) or self.lost.is_set():
+            raise self.broken()
+        return messages
+
+    def close(self) -> None:
+        """Disconnect, and end the thread."""
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def _on_connect(self, client: Any, data: Any, flags: Any, code: Any, properties: Any) -> None:
+        if code.is_failure:
+            self._lose(str(code))
+        elif self._topic is not None:
+            client.subscribe(self._topic, qos=self.qos)
+        else:
+            self._ready.set()
+
+    def _on_subscribe(self, client: Any, data: Any, number: Any, codes: Any, properties: Any) -> None:
+        if any(code.is_failure for code in codes):
+            self._lose(f"topic {self._topic}: {codes[0]}")
+        self._ready.set()
+
+    def _lose(self, reason: str) -> None:
+        self.reason = self.reason or reason
+        self.lost.set()
+        self._ready.set()
+
+
+class MqttSource:
+    """Messages of a topic, which may have wildcards."""
+
+    live = True
+
+    def __init__(self, text: str, request: SourceRequest) -> None:
+        self._place = _broker(text)
+        if not self._place.path:
+            raise UsageError(f"--source {text}: expected mqtt://HOST/TOPIC, got no topic; name it")
+        self._request = request
+
+    def deliveries(self, intake: Intake) -> Iterator[Delivery]:
+        """Yield the samples of each message."""
+        waiting: queue.Queue[bytes] = queue.Queue(maxsize=_MOST_WAITING)
+
+        def put(payload: bytes) -> None:
+            while not intake.stop.is_set():
+                with contextlib.suppress(queue.Full):
+                    waiting.put(payload, timeout=_LOOK_S)
+                    return
+
+        def read(connection: _Connection) -> Iterator[Delivery]:
+            while not intake.stop.is_set():
+                try:
+                    payload = waiting.get(timeout=_LOOK_S)
+                except queue.Empty:
+                    if connection.lost.is_set():
+                        raise ConnectionError(connection.reason) from None
+                    continue
+                try:
+                    times, rows = rows_from_json(payload, self._request)
+                except ValueError as error:
+                    intake.garbage(str(error))
+                    continue
+                yield Delivery(rows=rows, times=times, arrived_s=time.monotonic())
+
+        yield from reconnect(
+            lambda: _Connection(self._place, topic=self._place.path, on_message=put),
+            read,
+            name=self._place.address,
+            intake=intake,
+        )
+
+    def close(self) -> None:
+        """Do nothing: `deliveries` closes the connection."""
+
+
+class MqttSink:
+    """Publishes records; with `qos=1`, the default, the broker confirms each before the next are offered."""
+
+    def __init__(self, text: str) -> None:
+        self._place = _broker(text)
+        self._topic = self._place.path.rstrip("/")
+        if not self._topic or set("+#") & set(self._topic):
+            raise UsageError(f"--sink {text}: expected mqtt://HOST/TOPIC with a topic without + and #; name one")
+        self._connection: _Connection | None = None
+        self._tries_to_forget: Counter[str] = Counter()  # by boot
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Publish all of them. Raises OSError if the broker is away, refuses, or does not confirm."""
+        connection = self._connected()
+        try:
+            sent = []
+            for record in records:
+                is_kept = isinstance(record, AlarmRecord | StateRecord)
+                sent.append(connection.publish(self._topic_of(record), line_of(record).rstrip(), retain=is_kept))
+                if isinstance(record, StateRecord) and record.state == "started":
+                    self._confirm(connection, sent)
+                    self._forget_earlier(connection, record)
+            self._confirm(connection, sent)
+        except (OSError, ValueError, RuntimeError) as error:  # what paho raises of a connection that broke
+            self._drop()
+            raise ConnectionError(f"{self._place.host}: {error}") from error
+
+    def _confirm(self, connection: _Connection, sent: Sequence[Any]) -> None:
+        for message in sent:
+            message.wait_for_publish(_CONFIRM_TIMEOUT_S)
+            if not message.is_published() or connection.lost.is_set():
+                raise connection.broken("it did not confirm")
+
+    def _forget_earlier(self, connection: _Connection, started: StateRecord) -> None:
+        """Have the broker forget alarms that a run before left open; continued ones were published before `started`."""
+        self._tries_to_forget[started.boot] += 1
+        if self._tries_to_forget[started.boot] > _MOST_TRIES_TO_FORGET:
+            return
+        kept = connection.retained(f"{self._topic}/{_level(started.station)}/alarm/+")
+        earlier = [topic for topic, payload in kept if _is_open_alarm(payload, not_of=started.boot)]
+        self._confirm(connection, [connection.publish(topic, b"", retain=True) for topic in earlier])
+
+    def _connected(self) -> _Connection:
+        if self._connection is None or self._connection.lost.is_set():
+            self._drop()
+            self._connection = _Connection(self._place, will=(f"{self._topic}/online", b"false"))
+            self._connection.publish(f"{self._topic}/online", b"true", retain=True)
+        return self._connection
+
+    def _topic_of(self, record: Record) -> str:
+        station = f"{self._topic}/{_level(record.station)}"
+        match record:
+            case AlarmRecord():
+                return f"{station}/alarm/{_level(record.label)}"
+            case StateRecord():
+                return f"{station}/state"
+            case _:
+                return f"{station}/result"
+
+    def _drop(self) -> None:
+        """Close the connection: what it had not confirmed is offered again, and must not come from it too."""
+        if self._connection is not None:
+            with contextlib.suppress(Exception):
+                self._connection.close()
+            self._connection = None
+
+    def close(self) -> None:
+        """Publish that this program is gone, and disconnect."""
+        if self._connection is not None and not self._connection.lost.is_set():
+            with contextlib.suppress(Exception):
+                self._connection.publish(f"{self._topic}/online", b"false", retain=True).wait_for_publish(2.0)
+        self._drop()
+
+
+def _level(text: str) -> str:
+    """Return a text as one level of a topic; two texts never give the same."""
+    return _NOT_IN_LEVELS.sub(lambda match: quote(match[0], safe=""), text)
+
+
+def _is_open_alarm(payload: bytes, *, not_of: str) -> bool:
+    try:
+        alarm = record_from_line(payload)
+    except msgspec.MsgspecError:  # of another program
+        return False
+    return isinstance(alarm, AlarmRecord) and alarm.event != "cleared" and alarm.boot != not_of

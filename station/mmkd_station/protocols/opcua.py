@@ -1,0 +1,252 @@
+"""`opcua://HOST:PORT` reads nodes at the pace of the modality; `opcua-write://HOST?label=NODE` writes the last result.
+
+By asyncua. A column of a source is a node, `ns=2;s=Press1.AccX`; a value whose status is bad is missing. A sink writes
+to the nodes that are named and to no other; a source writes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mmkd_edge.errors import UnavailableError, UsageError, first_line
+from mmkd_station.intake import Delivery, Intake
+from mmkd_station.protocols.base import Place, SourceRequest, place_of, poll
+from mmkd_station.records import STATUS_CODES, LastResult, Record, ResultRecord
+
+_OPTIONS = ("credentials", "policy", "mode", "cert", "key")
+_POLICIES = ("None", "Basic256Sha256", "Aes128Sha256RsaOaep", "Aes256Sha256RsaPss")
+_TIMEOUT_S = 4.0
+_FIELDS = ("count", "status", "label", "probability", "value", "episodes")
+_WHOLE_BITS = {"SByte": 7, "Byte": 8, "Int16": 15, "UInt16": 16, "Int32": 31, "UInt32": 32, "Int64": 63, "UInt64": 64}
+_REAL = ("Float", "Double")
+# Types of nodes that each field may go to; thousandths of a probability need ten bits.
+_TYPES = dict.fromkeys(_FIELDS, (*_WHOLE_BITS, *_REAL, "String")) | {
+    "probability": (*(name for name, bits in _WHOLE_BITS.items() if bits > 10), *_REAL, "String"),
+    "value": (*_REAL, "String"),
+}
+
+
+def _asyncua() -> tuple[Any, Any]:
+    try:
+        import asyncua
+        from asyncua import ua
+    except ImportError as error:
+        raise UnavailableError(
+            "OPC UA needs asyncua, which this Python lacks; run: pip install 'mmkd-edge[opcua]'"
+        ) from error
+    return asyncua, ua
+
+
+def _server(text: str, *, scheme: str, options: Sequence[str]) -> Place:
+    """Read the name of a server. Raises UsageError if it is none, UnavailableError without asyncua."""
+    _asyncua()
+    place = place_of(text, scheme=scheme, options=(*options, *_OPTIONS), port=4840)
+    policy = place.one_of("policy", _POLICIES, "None")
+    place.one_of("mode", ("Sign", "SignAndEncrypt"), "SignAndEncrypt")
+    place.credentials()
+    if policy != "None" and (place.file("cert") is None or place.file("key") is None):
+        raise UsageError(f"{text}: policy {policy}: expected cert=FILE and key=FILE beside it; name them")
+    return place
+
+
+def _node(name: str, *, where: str) -> Any:
+    """Return a node by its name. Raises UsageError, which begins with `where`, if it is none."""
+    try:
+        return _asyncua()[1].NodeId.from_string(name)
+    except Exception as error:  # errors of its own, and ValueError
+        raise UsageError(f"{where}: expected a node such as ns=2;s=Press1.AccX, got {name!r}; correct it") from error
+
+
+class _Session:
+    """A session in an event loop of this thread; it runs while somebody asks or waits.
+
+    Raises:
+        OSError: the server is not there, or does not let this program in.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._loop = asyncio.new_event_loop()
+        try:
+            self.client = self.run(self._open(place))
+        except OSError:
+            self._loop.close()
+            raise
+
+    @staticmethod
+    async def _open(place: Place) -> Any:
+        client = _asyncua()[0].Client(f"opc.tcp://{place.address}/{place.path}", timeout=_TIMEOUT_S)
+        if (credentials := place.credentials()) is not None:
+            client.set_user(credentials[0])
+            client.set_password(credentials[1])
+        policy, mode = place.options.get("policy", "None"), place.options.get("mode", "SignAndEncrypt")
+        if policy != "None":
+            await client.set_security_string(f"{policy},{mode},{place.file('cert')},{place.file('key')}")
+        await client.connect()
+        return client
+
+    def run(self, work: Any) -> Any:
+        """Return the result; whatever breaks, of the network or of the protocol, is an OSError."""
+        try:
+            return self._loop.run_until_complete(work)
+        except Exception as error:  # asyncua raises errors of its own, of asyncio and of the system
+            raise ConnectionError(first_line(error)) from error
+
+    def close(self) -> None:
+        """End the session."""
+        try:
+            with contextlib.suppress(OSError):  # it is gone already
+                self.run(asyncio.wait_for(self.client.disconnect(), 2.0))
+        finally:
+            self.run(_cancel_tasks())
+            self._loop.close()
+
+
+async def _cancel_tasks() -> None:
+    """End what the library left running in this loop."""
+    tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class OpcUaSource:
+    """Nodes, one sample after the other. The time is that of the reading: a value that rests keeps its old one."""
+
+    live = True
+
+    def __init__(self, text: str, request: SourceRequest) -> None:
+        self._place = _server(text, scheme="opcua://", options=("every",))
+        self._every_s = self._place.number("every", 1 / request.rate_hz, least=1e-3, most=86400)
+        self._nodes = [_node(name, where=f"--map ...={name}") for name in request.columns.names]
+        self._columns = request.columns
+
+    def deliveries(self, intake: Intake) -> Iterator[Delivery]:
+        """Yield a sample for each reading."""
+        yield from poll(
+            lambda: _Reader(self._place, self._nodes),
+            name=self._place.address,
+            columns=self._columns,
+            every_s=self._every_s,
+            intake=intake,
+        )
+
+    def close(self) -> None:
+        """Do nothing: `deliveries` closes the connection."""
+
+
+class _Reader:
+    def __init__(self, place: Place, nodes: list[Any]) -> None:
+        self._session = _Session(place)
+        self._nodes = [self._session.client.get_node(node) for node in nodes]
+
+    def sample(self) -> list[float]:
+        _, ua = _asyncua()
+        values = self._session.run(self._session.client.read_attributes(self._nodes, ua.AttributeIds.Value))
+        return [_number(value) for value in values]
+
+    def wait(self, seconds: float) -> None:
+        self._session.run(asyncio.sleep(seconds))
+
+    def close(self) -> None:
+        self._session.close()
+
+
+def _number(value: Any) -> float:
+    """Return a value as a number; NaN if its status is bad or it is no number."""
+    content = None if value.Value is None else value.Value.Value
+    if (value.StatusCode is not None and not value.StatusCode.is_good()) or not isinstance(content, int | float):
+        return math.nan
+    return float(content)
+
+
+class OpcUaWriteSink:
+    """Writes the last result; results that wait together are one writing.
+
+    A numeric node takes numbers as `modbus-write://` writes them: a count, which restarts at the end of the node's
+    range; the status's code; the label, 1 for the first; the probability, in thousandths for whole numbers; the value
+    of a regression, NaN without one; open episodes. A String takes the status, the label, and the others as text.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._place = _server(text, scheme="opcua-write://", options=(*_FIELDS, "station"))
+        options = self._place.options
+        self._nodes = {
+            field: _node(options[field], where=f"--sink {text}: {field}") for field in _FIELDS if field in options
+        }
+        if not self._nodes:
+            raise UsageError(
+                f"--sink {text}: expected a node that it may write for one of {', '.join(_FIELDS)}, "
+                "?label=ns=2;s=Press1.Label; name it"
+            )
+        self._last = LastResult(options.get("station"))
+        self._session: _Session | None = None
+        self._types: dict[str, Any] = {}
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Write the last result. Raises OSError if the server does not take it."""
+        result = self._last.after(records)
+        if result is None:
+            return
+        try:
+            if self._session is None:
+                self._session = _Session(self._place)
+                self._types = {field: self._type_of(field, self._session) for field in self._nodes}
+            self._send(result, self._session)
+        except OSError as error:
+            self.close()
+            raise ConnectionError(f"{self._place.address}: {error}") from error
+
+    def _type_of(self, field: str, session: _Session) -> Any:
+        node = f"node {self._place.options[field]}"
+        try:
+            kind = session.run(session.client.get_node(self._nodes[field]).read_data_type_as_variant_type())
+        except OSError as error:
+            raise ConnectionError(f"{node}: {error}") from error
+        if kind.name not in _TYPES[field]:
+            expected = f"expected one of {', '.join(_TYPES[field])} for {field}"
+            raise ConnectionError(f"{node}: {expected}, got {kind.name}; name another node")
+        return kind
+
+    def _send(self, result: ResultRecord, session: _Session) -> None:
+        _, ua = _asyncua()
+        nodes = [session.client.get_node(node) for node in self._nodes.values()]
+        # Without a time of the source: many a server refuses one.
+        values = [
+            ua.DataValue(ua.Variant(value_of(field, result, self._last.episodes, self._types[field].name), kind))
+            for field, kind in self._types.items()
+        ]
+        statuses = session.run(session.client.write_values(nodes, values, raise_on_partial_error=False))
+        for field, status in zip(self._nodes, statuses, strict=True):
+            if not status.is_good():
+                raise ConnectionError(f"node {self._place.options[field]}: {status.name}: {status.doc}")
+
+    def close(self) -> None:
+        """End the session; the nodes keep their values."""
+        if self._session is not None:
+            with contextlib.suppress(OSError):
+                self._session.close()
+            self._session = None
+
+
+def value_of(field: str, result: ResultRecord, episodes: int, type_name: str) -> int | float | str:
+    """Return a field of a result as a value of a type of OPC UA (part 6, table 1)."""
+    number, text = {
+        "count": (result.number, str(result.number)),
+        "status": (STATUS_CODES[result.status], result.status),
+        "label": (result.index + 1, result.label),
+        "probability": (result.probability, f"{result.probability:.4g}"),
+        "value": (math.nan, "") if result.value is None else (result.value, f"{result.value:.6g}"),
+        "episodes": (episodes, str(episodes)),
+    }[field]
+    if type_name == "String":
+        return text
+    if type_name in _REAL:
+        return float(number)
+    most = (1 << _WHOLE_BITS[type_name]) - 1
+    if field == "count":
+        return int(number) & most
+    return min(most, round(1000 * number) if field == "probability" else int(number))

@@ -1,0 +1,195 @@
+"""The one table of sources and the one table of sinks: what each is called, and how it is opened."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from mmkd_edge.errors import UsageError
+from mmkd_station.intake import ReplayedRecording
+from mmkd_station.protocols.audio import MicrophoneSource, WavSource
+from mmkd_station.protocols.base import Sink, Source, SourceRequest, check_no_password
+from mmkd_station.protocols.files import AppendSink, FileSource, StdinSource, StdoutSink, csv_lines, json_lines
+from mmkd_station.protocols.modbus import ModbusSource, ModbusWriteSink
+from mmkd_station.protocols.mqtt import MqttSink, MqttSource
+from mmkd_station.protocols.opcua import OpcUaSource, OpcUaWriteSink
+from mmkd_station.protocols.recordings import RecordingsSource
+from mmkd_station.protocols.video import CameraSource, VideoFileSource
+from mmkd_station.protocols.webhook import WebhookSink, host_of
+
+LoadRecordings = Callable[[str], Sequence[ReplayedRecording]]
+
+
+class Opening(msgspec.Struct, frozen=True, kw_only=True):
+    """What a source is opened with.
+
+    Attributes:
+        text: the whole name.
+        place: the text behind the prefix.
+        load_recordings: returns the recordings of a dataset.
+        pause_s: between two recordings, longer than a window.
+    """
+
+    text: str
+    place: str
+    request: SourceRequest
+    load_recordings: LoadRecordings
+    pause_s: float
+
+
+class SourceKind(msgspec.Struct, frozen=True):
+    """One row of the table.
+
+    Attributes:
+        form: how it is written.
+        about: for the help.
+        open: may raise UsageError and UnavailableError.
+        grows: whether `--follow` means something to it.
+        frames: whether it gives frames of video.
+    """
+
+    form: str
+    about: str
+    open: Callable[[Opening], Source]
+    grows: bool = False
+    frames: bool = False
+
+
+class SinkKind(msgspec.Struct, frozen=True):
+    """One row of the table; the fields are those of `SourceKind`, but `open` takes the whole name and the place."""
+
+    form: str
+    about: str
+    open: Callable[[str, str], Sink]
+
+
+# By prefix; the text behind it is the place.
+SOURCES: dict[str, SourceKind] = {
+    "csv:": SourceKind(
+        "csv:FILE",
+        "lines of a file, CSV or JSON; --follow waits for more",
+        lambda given: FileSource(Path(given.place), given.request),
+        grows=True,
+    ),
+    "stdin": SourceKind("stdin", "lines of the standard input, CSV or JSON", lambda given: StdinSource(given.request)),
+    "mqtt://": SourceKind("mqtt://HOST/TOPIC", "messages of JSON", lambda given: MqttSource(given.text, given.request)),
+    "mqtts://": SourceKind(
+        "mqtts://HOST/TOPIC", "the same by TLS", lambda given: MqttSource(given.text, given.request)
+    ),
+    "opcua://": SourceKind("opcua://HOST", "nodes, read in turn", lambda given: OpcUaSource(given.text, given.request)),
+    "modbus://": SourceKind(
+        "modbus://HOST", "registers, read in turn", lambda given: ModbusSource(given.text, given.request)
+    ),
+    "wav:": SourceKind("wav:FILE", "an audio file", lambda given: WavSource(Path(given.place), given.request)),
+    "mic": SourceKind(
+        "mic", "the default microphone, by arecord", lambda given: MicrophoneSource(given.text, "", given.request)
+    ),
+    "mic:": SourceKind(
+        "mic:DEVICE",
+        "one that arecord -L names",
+        lambda given: MicrophoneSource(given.text, given.place, given.request),
+    ),
+    "cam:": SourceKind(
+        "cam:N",
+        "a camera's number, device file, address or GStreamer pipeline",
+        lambda given: CameraSource(given.text, given.place, given.request),
+        frames=True,
+    ),
+    "video:": SourceKind(
+        "video:FILE", "a video file", lambda given: VideoFileSource(given.text, given.place, given.request), frames=True
+    ),
+    "recordings:": SourceKind(
+        "recordings:DATASET",
+        "the recordings of a dataset, in their order",
+        lambda given: RecordingsSource(given.load_recordings(given.place), given.request, pause_s=given.pause_s),
+    ),
+}
+SINKS: dict[str, SinkKind] = {
+    "-": SinkKind("-", "lines of JSON on the standard output", lambda text, place: StdoutSink()),
+    "jsonl:": SinkKind(
+        "jsonl:FILE", "lines of JSON at the end of a file", lambda text, place: AppendSink(Path(place), json_lines)
+    ),
+    "csv:": SinkKind(
+        "csv:FILE", "results as CSV at the end of a file", lambda text, place: AppendSink(Path(place), csv_lines)
+    ),
+    "webhook:": SinkKind("webhook:URL", "an array of JSON, posted", lambda text, place: WebhookSink(place)),
+    "modbus-write://": SinkKind(
+        "modbus-write://HOST?at=N",
+        "the last result in five registers from N on",
+        lambda text, place: ModbusWriteSink(text),
+    ),
+    "opcua-write://": SinkKind(
+        "opcua-write://HOST?label=NODE",
+        "the last result in nodes that are named",
+        lambda text, place: OpcUaWriteSink(text),
+    ),
+    "mqtt://": SinkKind("mqtt://HOST/TOPIC", "messages below a topic", lambda text, place: MqttSink(text)),
+    "mqtts://": SinkKind("mqtts://HOST/TOPIC", "the same by TLS", lambda text, place: MqttSink(text)),
+}
+
+_Kind = TypeVar("_Kind", SourceKind, SinkKind)
+
+
+def _kind_and_place(text: str, table: Mapping[str, _Kind], *, option: str) -> tuple[_Kind, str]:
+    """Return the row that a text names, and the text behind its prefix. Raises UsageError, begun with the option."""
+    for prefix, kind in table.items():
+        has_place = prefix[-1] in ":/"
+        if text == prefix or (text.startswith(prefix) and has_place):
+            place = text[len(prefix) :]
+            if has_place and not place:
+                raise UsageError(f"{option} {text}: expected {kind.form}, got nothing behind the prefix; name it")
+            return kind, place
+    forms = ", ".join(kind.form for kind in table.values())
+    raise UsageError(f"{option} {text}: expected one of {forms}; write it like one of them")
+
+
+def grows(text: str) -> bool:
+    """Whether `--follow` means something to the source that a text names. Raises UsageError if there is none."""
+    return _kind_and_place(text, SOURCES, option="--source")[0].grows
+
+
+def open_source(text: str, request: SourceRequest, *, load_recordings: LoadRecordings, pause_s: float) -> Source:
+    """Open the source that a text names; the other arguments are those of `Opening`.
+
+    Raises:
+        UsageError: there is no such source, its place does not exist, or it does not give what is requested.
+        UnavailableError: a library is missing.
+    """
+    kind, place = _kind_and_place(text, SOURCES, option="--source")
+    if kind.frames and "://" in place:
+        # The name of the file of credentials may have an @.
+        check_no_password(re.split("[?&]credentials=", place)[0], form=f"{text.partition('://')[0]}://")
+    if kind.frames != (request.frame is not None):
+        forms = ", ".join(other.form for other in SOURCES.values() if other.frames != kind.frames)
+        gives, takes = ("video", "samples") if kind.frames else ("samples", "video")
+        raise UsageError(f"--source {text}: expected {takes} for this student, got a source of {gives}; use {forms}")
+    if request.follow and not kind.grows:
+        forms = ", ".join(other.form for other in SOURCES.values() if other.grows)
+        raise UsageError(f"--follow: expected {forms}, a file that grows, got --source {text}; leave it out")
+    return kind.open(Opening(text=text, place=place, request=request, load_recordings=load_recordings, pause_s=pause_s))
+
+
+def open_sink(text: str) -> Sink:
+    """Open the sink that a text names.
+
+    Raises:
+        UsageError: there is no such sink, or it cannot be written.
+        UnavailableError: a library is missing.
+    """
+    kind, place = _kind_and_place(text, SINKS, option="--sink")
+    return kind.open(text, place)
+
+
+def shown_names(texts: Sequence[str]) -> dict[str, str]:
+    """Return the names of sinks for people, by their texts: without the secret of a URL, and no two alike."""
+    shown: dict[str, str] = {}
+    for text in texts:
+        prefix, _, url = text.partition(":")
+        name = f"webhook:{host_of(url)}" if prefix == "webhook" else text
+        count = sum(known == name or known.startswith(f"{name} (") for known in shown.values())
+        shown[text] = f"{name} ({count + 1})" if count else name
+    return shown

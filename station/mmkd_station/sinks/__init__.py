@@ -1,1 +1,0 @@
-"""Where records go: one file a protocol, and one table of them all."""
