@@ -160,10 +160,11 @@ class _Builder:
             time_unit=spec.time_unit,
             follow=spec.follow and (count == 1 or grows(text)),
             replay_speed=spec.replay_speed,
+            window_s=modality.duration_s,
+            load_recordings=lambda place: self._load(place, modality),
             frame=modality.shape[1:] if modality.kind == "video" else None,  # type: ignore[arg-type]
         )
-        pause_s = 2 * modality.duration_s
-        source = open_source(text, request, load_recordings=lambda place: self._load(place, modality), pause_s=pause_s)
+        source = open_source(text, request)
         self._opened.callback(source.close)
         if spec.stale_s is not None and not source.live:
             raise UsageError(

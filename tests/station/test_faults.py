@@ -403,7 +403,7 @@ def test_a_full_disk_holds_up_no_answer_and_what_it_cost_is_counted(
     def run() -> tuple[int, Any, OutletFacts]:
         full = Outlet(
             "full",
-            AppendSink(Path("/dev/full"), json_lines),
+            AppendSink("", "/dev/full", json_lines),
             most=10,
             backoff=lambda: Backoff(first_s=0.01, most_s=0.02),
         )
@@ -425,7 +425,7 @@ def test_a_folder_that_is_gone_is_written_to_when_it_is_back(
     folder = tmp_path / "results"
     folder.mkdir()
     outlet = Outlet(
-        "jsonl", AppendSink(folder / "r.jsonl", json_lines), backoff=lambda: Backoff(first_s=0.01, most_s=0.02)
+        "jsonl", AppendSink("", f"{folder}/r.jsonl", json_lines), backoff=lambda: Backoff(first_s=0.01, most_s=0.02)
     )
     (folder / "r.jsonl").unlink()
     folder.rmdir()

@@ -226,7 +226,7 @@ def test_the_example_of_a_camera_gives_frames_as_the_student_takes_them(tmp_path
 
 def of_camera(place: str) -> CameraSource:
     wanted = SourceRequest(columns=columns_of(LIPS, {}), rate_hz=LIPS.rate_hz, frame=(8, 12, 1))
-    source = open_source(f"cam:{place}", wanted, load_recordings=lambda _: [], pause_s=1.0)
+    source = open_source(f"cam:{place}", wanted)
     assert isinstance(source, CameraSource)
     return source
 

@@ -288,7 +288,7 @@ GYRO = ModalitySpec(name="gyro", channels=("x",), rate_hz=100.0, samples=20)
 
 
 def station_of(name: str, predictor: EdgePredictor, modality: str | None = None) -> Station:
-    source = StdinSource(SourceRequest(columns=columns_of(ACC, {}), rate_hz=100.0))
+    source = StdinSource("stdin", "", SourceRequest(columns=columns_of(ACC, {}), rate_hz=100.0))
     return Station(
         name,
         predictor=predictor,

@@ -121,7 +121,7 @@ def state(number: int) -> StateRecord:
 
 @needs_mosquitto
 def test_samples_come_from_a_topic_with_wildcards(broker: Broker, wanted: SourceRequest) -> None:
-    intake, thread = reading(MqttSource(f"mqtt://127.0.0.1:{broker.port}/plant/+/acc", wanted))
+    intake, thread = reading(MqttSource(f"mqtt://127.0.0.1:{broker.port}/plant/+/acc", "", wanted))
     until(lambda: intake.facts().connects)
     sensor = Client(broker.port)
     sensor.say("plant/1/acc", {"time": 5.0, "x": 1, "y": 2, "z": None})
@@ -152,7 +152,7 @@ def is_written(sink: MqttSink, record: StateRecord) -> bool:
 @needs_mosquitto
 @pytest.mark.parametrize("version", ["5", "3.1.1"])
 def test_states_are_kept_and_the_broker_says_when_the_program_is_gone(broker: Broker, version: str) -> None:
-    sink = MqttSink(f"mqtt://127.0.0.1:{broker.port}/plant?version={version}")
+    sink = MqttSink(f"mqtt://127.0.0.1:{broker.port}/plant?version={version}", "")
     alarm = AlarmRecord(
         station="press/1", number=2, time_s=None, decided_s=1.0, event="raised", label="worn", episode=1, since_s=None,
         windows=3, probability=0.9,
@@ -200,7 +200,7 @@ def kept_at(broker: Broker, topic: str) -> dict[str, Any]:
 
 @needs_mosquitto
 def test_each_label_has_a_topic_of_its_own(broker: Broker) -> None:
-    sink = MqttSink(f"mqtt://127.0.0.1:{broker.port}/plant")
+    sink = MqttSink(f"mqtt://127.0.0.1:{broker.port}/plant", "")
     labels = ["a/b", "a+b", "a#b", "a_b", "a%2Fb", "a b", "\u00e4\0"]
     sink.write([alarm_of(label, number=number) for number, label in enumerate(labels, start=1)])
     names = ["a%2Fb", "a%2Bb", "a%23b", "a_b", "a%252Fb", "a b", "\u00e4%00"]
@@ -220,12 +220,12 @@ def test_the_broker_forgets_what_an_earlier_run_left_open_and_keeps_what_continu
         another._client.publish(f"plant/{topic}", payload, qos=1, retain=True).wait_for_publish(10)
     another.close()
     place = f"mqtt://127.0.0.1:{broker.port}/plant"
-    before = MqttSink(place)
+    before = MqttSink(place, "")
     before.write([state(1), *(alarm_of(label, number=number) for number, label in enumerate("uvwx", start=2))])
     before.write([alarm_of("x", number=6, event="cleared")])
     before.close()
     started = StateRecord(station="press/1", number=3, decided_s=1.0, state="started", reason="x", boot="b")
-    after = MqttSink(place)
+    after = MqttSink(place, "")
     after.write(
         [
             alarm_of("v", number=1, boot="b", event="continued"),
@@ -283,7 +283,7 @@ class WriteOnlyBroker:
 
 def test_records_come_through_a_broker_that_hangs_up_on_whoever_reads() -> None:
     broker = WriteOnlyBroker()
-    sink = MqttSink(f"mqtt://127.0.0.1:{broker.port}/plant?version=3.1.1")
+    sink = MqttSink(f"mqtt://127.0.0.1:{broker.port}/plant?version=3.1.1", "")
     started = StateRecord(station="press 1", number=1, decided_s=1.0, state="started", reason="x", boot="b")
     for _ in range(3):
         assert not is_written(sink, started)
@@ -338,15 +338,15 @@ def test_tls_and_a_password_from_a_file_are_asked_for(tmp_path: Path) -> None:
         place = f"mqtts://127.0.0.1:{broker.port}/plant?ca={tmp_path}/cert.pem"
         (tmp_path / "right").write_text("press:secret\n")
         (tmp_path / "wrong").write_text("press:guess\n")
-        sink = MqttSink(f"{place}&credentials={tmp_path}/right")
+        sink = MqttSink(f"{place}&credentials={tmp_path}/right", "")
         sink.write([state(1)])
         sink.close()
         for refused in (f"{place}&credentials={tmp_path}/wrong", place):
             with pytest.raises(ConnectionError, match=r"Not authorized|Bad user"):
-                MqttSink(refused).write([state(1)])
+                MqttSink(refused, "").write([state(1)])
         untrusted = f"mqtts://127.0.0.1:{broker.port}/plant?credentials={tmp_path}/right"
         with pytest.raises(OSError, match="certificate verify failed"):
-            MqttSink(untrusted).write([state(1)])
+            MqttSink(untrusted, "").write([state(1)])
     finally:
         broker.kill()
 
@@ -365,7 +365,7 @@ def test_tls_and_a_password_from_a_file_are_asked_for(tmp_path: Path) -> None:
 )
 def test_a_text_that_names_no_broker_says_why(text: str, said: str, wanted: SourceRequest) -> None:
     with pytest.raises(UsageError) as refused:
-        MqttSource(text, wanted)
+        MqttSource(text, "", wanted)
     assert said in str(refused.value)
 
 

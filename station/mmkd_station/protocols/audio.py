@@ -28,7 +28,8 @@ class WavSource:
 
     live = False
 
-    def __init__(self, path: Path, request: SourceRequest) -> None:
+    def __init__(self, text: str, place: str, request: SourceRequest) -> None:
+        path = Path(place)
         self._file = _opened(path)
         self._request = request
         channels = self._file.channels
@@ -71,13 +72,13 @@ class MicrophoneSource:
 
     live = True
 
-    def __init__(self, text: str, device: str, request: SourceRequest) -> None:
+    def __init__(self, text: str, place: str, request: SourceRequest) -> None:
         if request.rate_hz != round(request.rate_hz):
             raise UsageError(f"--source {text}: expected a student of whole Hz, got {request.rate_hz:g} Hz; use stdin")
         self._request = request
         self._places = _places_of(request)
         self._channels = max(self._places) + 1
-        self._device = device
+        self._device = place
         try:
             recorder = self._record()
         except FileNotFoundError as error:

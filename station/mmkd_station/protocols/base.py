@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from mmkd_edge.errors import UsageError, fault_of, first_line
-from mmkd_station.intake import Delivery, Intake
+from mmkd_station.intake import Delivery, Intake, ReplayedRecording
 from mmkd_station.protocols.channels import Columns
 from mmkd_station.records import Record
 
@@ -31,8 +31,10 @@ class SourceRequest(msgspec.Struct, frozen=True, kw_only=True):
         time_column: where the time of a sample is; a source without it gives no times.
         time_unit: unit of numeric times; text is ISO 8601.
         follow: whether to wait for more at the end of a file.
+        window_s: length of a window of the student.
         replay_speed: multiple of real time for files and recordings; None is as fast as possible.
         frame: (H, W, C) of a video frame; None for anything else.
+        load_recordings: returns the recordings of a dataset.
     """
 
     columns: Columns
@@ -41,14 +43,16 @@ class SourceRequest(msgspec.Struct, frozen=True, kw_only=True):
     time_unit: SourceTimeUnit = "s"
     follow: bool = False
     replay_speed: float | None = None
+    window_s: float = 0.0
     frame: tuple[int, int, int] | None = None
+    load_recordings: Callable[[str], Sequence[ReplayedRecording]] = lambda place: ()
 
 
 class Source(Protocol):
     """Gives samples until it ends, or until it is stopped.
 
-    The constructors of sources and sinks raise UsageError for a wrong text, UnavailableError if a library or a device
-    is missing.
+    The constructor takes the whole name, the part behind the prefix, and a request; that of a sink the first two. They
+    raise UsageError for a wrong name, UnavailableError if a library or a device is missing.
     """
 
     @property

@@ -27,7 +27,8 @@ _CSV_FIELDS = tuple(name for name in ResultRecord.__struct_fields__ if name not 
 class FileSource:
     """Lines of a file, CSV or JSON; with `follow` also those that are written later, and those of its successor."""
 
-    def __init__(self, path: Path, request: SourceRequest) -> None:
+    def __init__(self, text: str, place: str, request: SourceRequest) -> None:
+        path = Path(place)
         self.live = request.follow
         self._path = path
         self._request = request
@@ -82,7 +83,7 @@ class StdinSource:
 
     live = True
 
-    def __init__(self, request: SourceRequest) -> None:
+    def __init__(self, text: str, place: str, request: SourceRequest) -> None:
         if sys.stdin is None:
             raise UsageError("--source stdin: expected an open standard input, got a closed one; pipe samples into it")
         self._request = request
@@ -136,6 +137,9 @@ def _split(data: bytes, intake: Intake) -> tuple[list[str], bytes]:
 class StdoutSink:
     """Every record as a line of JSON on the standard output."""
 
+    def __init__(self, text: str, place: str) -> None:
+        """Hold nothing."""
+
     def write(self, records: Sequence[Record]) -> None:
         """Write and flush. Raises GoneError if nobody reads any more, OSError if it cannot be written."""
         try:
@@ -152,17 +156,17 @@ class AppendSink:
     """Records as text at the end of a file; a file that was moved away is begun anew under its name.
 
     Args:
-        path: of the file; its folder must be there.
+        place: path of the file; its folder must exist.
         form: makes the text of some records, also from whether the file is empty.
     """
 
-    def __init__(self, path: Path, form: Callable[[Sequence[Record], bool], bytes]) -> None:
-        self._path = path
+    def __init__(self, text: str, place: str, form: Callable[[Sequence[Record], bool], bytes]) -> None:
+        self._path = Path(place)
         self._form = form
         try:
             self._descriptor = self._open()
         except OSError as error:
-            raise UsageError(f"{path}: cannot write it: {fault_of(error)}") from error
+            raise UsageError(f"{place}: cannot write it: {fault_of(error)}") from error
 
     def _open(self) -> int:
         return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)

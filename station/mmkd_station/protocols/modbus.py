@@ -72,7 +72,7 @@ class ModbusSource:
 
     live = True
 
-    def __init__(self, text: str, request: SourceRequest) -> None:
+    def __init__(self, text: str, place: str, request: SourceRequest) -> None:
         _pymodbus()
         self._place = place_of(text, scheme="modbus://", options=("unit", "every", "words"), port=_PORT)
         self._every_s = self._place.number("every", 1 / request.rate_hz, least=1e-4, most=86400)
@@ -186,7 +186,7 @@ class ModbusWriteSink:
     answer; its probability in thousandths; the number of open episodes. Of several stations `station` names one.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, place: str) -> None:
         _pymodbus()
         self._place = place_of(text, scheme="modbus-write://", options=("at", "unit", "station"), port=_PORT)
         if "at" not in self._place.options:

@@ -174,7 +174,7 @@ class MqttSource:
 
     live = True
 
-    def __init__(self, text: str, request: SourceRequest) -> None:
+    def __init__(self, text: str, place: str, request: SourceRequest) -> None:
         self._place = _broker(text)
         if not self._place.path:
             raise UsageError(f"--source {text}: expected mqtt://HOST/TOPIC, got no topic; name it")
@@ -219,7 +219,7 @@ class MqttSource:
 class MqttSink:
     """Publishes records; with `qos=1`, the default, the broker confirms each before the next are offered."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, place: str) -> None:
         self._place = _broker(text)
         self._topic = self._place.path.rstrip("/")
         if not self._topic or set("+#") & set(self._topic):

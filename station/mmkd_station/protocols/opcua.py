@@ -118,7 +118,7 @@ class OpcUaSource:
 
     live = True
 
-    def __init__(self, text: str, request: SourceRequest) -> None:
+    def __init__(self, text: str, place: str, request: SourceRequest) -> None:
         self._place = _server(text, scheme="opcua://", options=("every",))
         self._every_s = self._place.number("every", 1 / request.rate_hz, least=1e-3, most=86400)
         self._nodes = [_node(name, where=f"--map ...={name}") for name in request.columns.names]
@@ -171,7 +171,7 @@ class OpcUaWriteSink:
     of a regression, NaN without one; open episodes. A String takes the status, the label, and the others as text.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, place: str) -> None:
         self._place = _server(text, scheme="opcua-write://", options=(*_FIELDS, "station"))
         options = self._place.options
         self._nodes = {

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
-from mmkd_station.intake import Delivery, Intake, ReplayedRecording
+from mmkd_station.intake import Delivery, Intake
 from mmkd_station.protocols.base import SourceRequest, paced
 
 # Samples given together: where the pace matters a tenth of a second in their own time.
@@ -15,18 +15,13 @@ _TOGETHER_S, _MOST_TOGETHER = 0.1, 4096
 
 
 class RecordingsSource:
-    """Recordings one after the other.
-
-    Args:
-        pause_s: between two recordings, in their own time; no window must span it.
-    """
+    """Recordings one after the other, with a pause between two that no window spans."""
 
     live = False
 
-    def __init__(self, recordings: Sequence[ReplayedRecording], request: SourceRequest, *, pause_s: float) -> None:
-        self._recordings = recordings
+    def __init__(self, text: str, place: str, request: SourceRequest) -> None:
+        self._recordings = request.load_recordings(place)
         self._request = request
-        self._pause_s = pause_s
 
     def deliveries(self, intake: Intake) -> Iterator[Delivery]:
         """Yield the samples, with times that begin at 0."""
@@ -41,7 +36,7 @@ class RecordingsSource:
             for start in range(0, len(times), together):
                 piece = slice(start, start + together)
                 yield Delivery(rows=recording.rows[piece], times=times[piece], arrived_s=time.monotonic())
-            start_s += len(times) / rate_hz + self._pause_s
+            start_s += len(times) / rate_hz + 2 * self._request.window_s
 
     def close(self) -> None:
         """Do nothing: it holds nothing."""

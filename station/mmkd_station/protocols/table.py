@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from typing import TypeVar
 
 import msgspec
 
 from mmkd_edge.errors import UsageError
-from mmkd_station.intake import ReplayedRecording
 from mmkd_station.protocols.audio import MicrophoneSource, WavSource
 from mmkd_station.protocols.base import Sink, Source, SourceRequest, check_no_password
 from mmkd_station.protocols.files import AppendSink, FileSource, StdinSource, StdoutSink, csv_lines, json_lines
@@ -21,25 +20,6 @@ from mmkd_station.protocols.recordings import RecordingsSource
 from mmkd_station.protocols.video import CameraSource, VideoFileSource
 from mmkd_station.protocols.webhook import WebhookSink, host_of
 
-LoadRecordings = Callable[[str], Sequence[ReplayedRecording]]
-
-
-class Opening(msgspec.Struct, frozen=True, kw_only=True):
-    """What a source is opened with.
-
-    Attributes:
-        text: the whole name.
-        place: the text behind the prefix.
-        load_recordings: returns the recordings of a dataset.
-        pause_s: between two recordings, longer than a window.
-    """
-
-    text: str
-    place: str
-    request: SourceRequest
-    load_recordings: LoadRecordings
-    pause_s: float
-
 
 class SourceKind(msgspec.Struct, frozen=True):
     """One row of the table.
@@ -47,20 +27,19 @@ class SourceKind(msgspec.Struct, frozen=True):
     Attributes:
         form: how it is written.
         about: for the help.
-        open: may raise UsageError and UnavailableError.
         grows: whether `--follow` means something to it.
         frames: whether it gives frames of video.
     """
 
     form: str
     about: str
-    open: Callable[[Opening], Source]
+    open: Callable[[str, str, SourceRequest], Source]
     grows: bool = False
     frames: bool = False
 
 
 class SinkKind(msgspec.Struct, frozen=True):
-    """One row of the table; the fields are those of `SourceKind`, but `open` takes the whole name and the place."""
+    """One row of the table, as `SourceKind`."""
 
     form: str
     about: str
@@ -69,66 +48,34 @@ class SinkKind(msgspec.Struct, frozen=True):
 
 # By prefix; the text behind it is the place.
 SOURCES: dict[str, SourceKind] = {
-    "csv:": SourceKind(
-        "csv:FILE",
-        "lines of a file, CSV or JSON; --follow waits for more",
-        lambda given: FileSource(Path(given.place), given.request),
-        grows=True,
-    ),
-    "stdin": SourceKind("stdin", "lines of the standard input, CSV or JSON", lambda given: StdinSource(given.request)),
-    "mqtt://": SourceKind("mqtt://HOST/TOPIC", "messages of JSON", lambda given: MqttSource(given.text, given.request)),
-    "mqtts://": SourceKind(
-        "mqtts://HOST/TOPIC", "the same by TLS", lambda given: MqttSource(given.text, given.request)
-    ),
-    "opcua://": SourceKind("opcua://HOST", "nodes, read in turn", lambda given: OpcUaSource(given.text, given.request)),
-    "modbus://": SourceKind(
-        "modbus://HOST", "registers, read in turn", lambda given: ModbusSource(given.text, given.request)
-    ),
-    "wav:": SourceKind("wav:FILE", "an audio file", lambda given: WavSource(Path(given.place), given.request)),
-    "mic": SourceKind(
-        "mic", "the default microphone, by arecord", lambda given: MicrophoneSource(given.text, "", given.request)
-    ),
-    "mic:": SourceKind(
-        "mic:DEVICE",
-        "one that arecord -L names",
-        lambda given: MicrophoneSource(given.text, given.place, given.request),
-    ),
+    "csv:": SourceKind("csv:FILE", "lines of a file, CSV or JSON; --follow waits for more", FileSource, grows=True),
+    "stdin": SourceKind("stdin", "lines of the standard input, CSV or JSON", StdinSource),
+    "mqtt://": SourceKind("mqtt://HOST/TOPIC", "messages of JSON", MqttSource),
+    "mqtts://": SourceKind("mqtts://HOST/TOPIC", "the same by TLS", MqttSource),
+    "opcua://": SourceKind("opcua://HOST", "nodes, read in turn", OpcUaSource),
+    "modbus://": SourceKind("modbus://HOST", "registers, read in turn", ModbusSource),
+    "wav:": SourceKind("wav:FILE", "an audio file", WavSource),
+    "mic": SourceKind("mic", "the default microphone, by arecord", MicrophoneSource),
+    "mic:": SourceKind("mic:DEVICE", "one that arecord -L names", MicrophoneSource),
     "cam:": SourceKind(
-        "cam:N",
-        "a camera's number, device file, address or GStreamer pipeline",
-        lambda given: CameraSource(given.text, given.place, given.request),
-        frames=True,
+        "cam:N", "a camera's number, device file, address or GStreamer pipeline", CameraSource, frames=True
     ),
-    "video:": SourceKind(
-        "video:FILE", "a video file", lambda given: VideoFileSource(given.text, given.place, given.request), frames=True
-    ),
-    "recordings:": SourceKind(
-        "recordings:DATASET",
-        "the recordings of a dataset, in their order",
-        lambda given: RecordingsSource(given.load_recordings(given.place), given.request, pause_s=given.pause_s),
-    ),
+    "video:": SourceKind("video:FILE", "a video file", VideoFileSource, frames=True),
+    "recordings:": SourceKind("recordings:DATASET", "the recordings of a dataset, in their order", RecordingsSource),
 }
 SINKS: dict[str, SinkKind] = {
-    "-": SinkKind("-", "lines of JSON on the standard output", lambda text, place: StdoutSink()),
-    "jsonl:": SinkKind(
-        "jsonl:FILE", "lines of JSON at the end of a file", lambda text, place: AppendSink(Path(place), json_lines)
-    ),
-    "csv:": SinkKind(
-        "csv:FILE", "results as CSV at the end of a file", lambda text, place: AppendSink(Path(place), csv_lines)
-    ),
-    "webhook:": SinkKind("webhook:URL", "an array of JSON, posted", lambda text, place: WebhookSink(place)),
+    "-": SinkKind("-", "lines of JSON on the standard output", StdoutSink),
+    "jsonl:": SinkKind("jsonl:FILE", "lines of JSON at the end of a file", partial(AppendSink, form=json_lines)),
+    "csv:": SinkKind("csv:FILE", "results as CSV at the end of a file", partial(AppendSink, form=csv_lines)),
+    "webhook:": SinkKind("webhook:URL", "an array of JSON, posted", WebhookSink),
     "modbus-write://": SinkKind(
-        "modbus-write://HOST?at=N",
-        "the last result in five registers from N on",
-        lambda text, place: ModbusWriteSink(text),
+        "modbus-write://HOST?at=N", "the last result in five registers from N on", ModbusWriteSink
     ),
     "opcua-write://": SinkKind(
-        "opcua-write://HOST?label=NODE",
-        "the last result in nodes that are named",
-        lambda text, place: OpcUaWriteSink(text),
+        "opcua-write://HOST?label=NODE", "the last result in nodes that are named", OpcUaWriteSink
     ),
-    "mqtt://": SinkKind("mqtt://HOST/TOPIC", "messages below a topic", lambda text, place: MqttSink(text)),
-    "mqtts://": SinkKind("mqtts://HOST/TOPIC", "the same by TLS", lambda text, place: MqttSink(text)),
+    "mqtt://": SinkKind("mqtt://HOST/TOPIC", "messages below a topic", MqttSink),
+    "mqtts://": SinkKind("mqtts://HOST/TOPIC", "the same by TLS", MqttSink),
 }
 
 _Kind = TypeVar("_Kind", SourceKind, SinkKind)
@@ -152,12 +99,12 @@ def grows(text: str) -> bool:
     return _kind_and_place(text, SOURCES, option="--source")[0].grows
 
 
-def open_source(text: str, request: SourceRequest, *, load_recordings: LoadRecordings, pause_s: float) -> Source:
-    """Open the source that a text names; the other arguments are those of `Opening`.
+def open_source(text: str, request: SourceRequest) -> Source:
+    """Open the source that a text names.
 
     Raises:
         UsageError: there is no such source, its place does not exist, or it does not give what is requested.
-        UnavailableError: a library is missing.
+        UnavailableError: a library or a device is missing.
     """
     kind, place = _kind_and_place(text, SOURCES, option="--source")
     if kind.frames and "://" in place:
@@ -170,7 +117,7 @@ def open_source(text: str, request: SourceRequest, *, load_recordings: LoadRecor
     if request.follow and not kind.grows:
         forms = ", ".join(other.form for other in SOURCES.values() if other.grows)
         raise UsageError(f"--follow: expected {forms}, a file that grows, got --source {text}; leave it out")
-    return kind.open(Opening(text=text, place=place, request=request, load_recordings=load_recordings, pause_s=pause_s))
+    return kind.open(text, place, request)
 
 
 def open_sink(text: str) -> Sink:

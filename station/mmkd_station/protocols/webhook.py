@@ -47,18 +47,17 @@ class WebhookSink:
         UsageError: it is no URL, or an option is wrong.
     """
 
-    def __init__(self, text: str) -> None:
-        self._url, _, options = text.partition("#")
+    def __init__(self, text: str, place: str) -> None:
+        self._url, _, options = place.partition("#")
         if not self._url.startswith(("http://", "https://")) or len(self._url.partition("://")[2]) == 0:
-            raise UsageError(f"--sink webhook:{text}: expected an address with http:// or https://; write it out")
+            raise UsageError(f"--sink {text}: expected an address with http:// or https://; write it out")
         given = dict(part.partition("=")[::2] for part in options.split("&") if part)
         unknown = sorted(set(given) - {"kinds", "headers"})
         names = given.get("kinds", "result,alarm,state").split(",")
         unknown += [name for name in names if name not in _KINDS]
         if unknown:
             raise UsageError(
-                f"--sink webhook:{text}: expected #kinds=result,alarm,state and headers=FILE, got {unknown[0]!r}; "
-                "correct it"
+                f"--sink {text}: expected #kinds=result,alarm,state and headers=FILE, got {unknown[0]!r}; correct it"
             )
         self._kinds = tuple(_KINDS[name] for name in names)
         self._headers = {"Content-Type": "application/json"} | _headers(given.get("headers"))
