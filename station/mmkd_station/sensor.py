@@ -163,7 +163,8 @@ class Sensor:
 
     def _keep(self, window: NDArray[Any], prediction: Prediction) -> None:
         assert self.ring is not None
-        self.ring.see(window, prediction, time_s=self.now_s - (prediction.input_age_s or 0.0))
+        time_s = round(self.now_s - (prediction.input_age_s or 0.0), 6)  # as in the records
+        self.ring.see(window, prediction, time_s=time_s)
 
     def _judge(self, prediction: Prediction, *, silent_s: float = 0.0) -> Prediction:
         """Add what is known against the times of its samples.
