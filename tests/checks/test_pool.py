@@ -17,15 +17,14 @@ from checks.study.page import results_page
 from checks.study.pool import DistillationResults, pooled_results
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.data.labelled import Labelled
 from mmkd_models.distillation.methods import shipped_methods
 from mmkd_models.evaluation.outcome import GroupConfusion, TestedNetwork
+from mmkd_models.experiments.plan import Candidate, Conditions, Entry, TeacherChoice, Trial
+from mmkd_models.experiments.results import SeedResults, TeacherRecord, TrialRecord
+from mmkd_models.experiments.runs import RivalResult, TeacherResult, TrialResult
 from mmkd_models.metrics.classes import scores_from_answers
-from mmkd_models.study.results import SeedResults, TeacherRecord, TrialRecord
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.trials.rivals import StudyRival
-from mmkd_models.trials.space import Candidate, Entry, StudyConditions, TeacherChoice, Trial
-from mmkd_models.trials.students import TrialResult
-from mmkd_models.trials.teachers import TeacherResult
 from mmkd_report.schema.study import PairLatency, StudentSize, StudyDataset
 
 EACH = 10  # windows of a class in a group
@@ -96,10 +95,10 @@ def seed_results(
             groups=10,
         ),
         seed=seed,
-        conditions=StudyConditions(
+        conditions=Conditions(
             dataset_sha256="cd" * 32,
             modality=modality,
-            label_share=share,
+            labelled=Labelled(share=share),
             self_training=True,
             teacher_train=TrainConfig(steps=3),
             student_train=TrainConfig(steps=8),
@@ -122,7 +121,7 @@ def seed_results(
                 else [trial(seed, "dist", "acc+gyro:small", 2e-3, 0.7, judged(dict.fromkeys(groups, dist)))]
             ),
         ),
-        rivals=(StudyRival(rival="extra_trees", seed=seed, test=of["x"]),),
+        rivals=(RivalResult(rival="extra_trees", seed=seed, test=of["x"]),),
     )
 
 

@@ -36,7 +36,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.distillation.methods import shipped_methods
-from mmkd_models.study.results import seed_file, write_lines
+from mmkd_models.experiments.results import seed_file, write_lines
 
 THREE = (StudySensor("one", "a"), StudySensor("two", "b", "tiny"), StudySensor("three", "c"))
 
@@ -72,7 +72,7 @@ def test_few_labels_may_be_those_of_a_third_of_the_groups(machines: Dataset) -> 
         (1.0, False)
     ]
     conditions = [portion_options(one, plan, machines, None).conditions for one in second_stage(plan, [])[1:3]]
-    assert [(one.label_share, one.labelled_groups or None) for one in conditions] == [(1.0, 2), (1.0, None)]
+    assert [(one.labelled.share, one.labelled.groups) for one in conditions] == [(1.0, 2), (1.0, None)]
 
 
 def test_too_few_groups_have_no_third_to_label(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_stages_are_run_once_whatever_is_left_of_the_build_folder(machines: Data
         *2 * [("none", "logit", "dist")],
     ]
     found = read_seeds(results)
-    assert [(one.conditions.label_share, one.seed) for one in found] == [(1.0, 0), (0.1, 0)]
+    assert [(one.conditions.labelled.share, one.seed) for one in found] == [(1.0, 0), (0.1, 0)]
     assert {one.result.trial.candidate.entry.method for one in found[1].trials} == {"none", "logit", "dist"}
     assert {one.result.trial.candidate.entry.method for one in found[0].trials} == {"none", "logit", "dist"}
     assert {rival.rival for rival in found[0].rivals} >= {"extra_trees"}
@@ -197,15 +197,13 @@ def test_sensors_of_a_set_share_its_teachers(machines: Dataset, tmp_path: Path) 
     )
     build = tmp_path / "build"
     assert run_stages(plan, build=build, results=tmp_path / "results", budget_hours=None)
-    starts = [cases.starts(build / f"{machines.spec.name}-{sensor}-10") for sensor in ("acc", "gyro")]
-    teachers = [{name: count for name, count in one.items() if name.startswith("small-")} for one in starts]
-    assert teachers[0] == teachers[1]
-    assert list(teachers[0].values()) == [1]
-    few = [one for one in read_seeds(tmp_path / "results") if one.conditions.label_share < 1]
+    starts = cases.starts(build / machines.spec.name)
+    assert [count for name, count in starts.items() if name.startswith("small-")] == [1, 1]  # few labels and all
+    few = [one for one in read_seeds(tmp_path / "results") if one.conditions.labelled.share < 1]
     assert few[0].teachers[0].test == few[1].teachers[0].test
     moved = build.rename(tmp_path / "moved")
     assert run_stages(plan, build=moved, results=tmp_path / "results", budget_hours=None)
-    assert cases.starts(moved / f"{machines.spec.name}-acc-10") == starts[0]
+    assert cases.starts(moved / machines.spec.name) == starts
 
 
 def test_without_time_nothing_begins(machines: Dataset, tmp_path: Path) -> None:

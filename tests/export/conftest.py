@@ -18,9 +18,10 @@ from mmkd_export.verify.parity import with_missing_samples
 from mmkd_export.verify.proof_set import ProofSet, select_judging
 from mmkd_export.verify.windows import windows_from_checkpoint
 from mmkd_models.carried import CarriedWindows
-from mmkd_models.compare.fold_result import ComparisonConfig
 from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.data.labelled import Labelled
 from mmkd_models.distillation.recipe import Recipe
+from mmkd_models.experiments.comparison import ComparisonConfig
 from mmkd_models.losses.logits import LogitTerm
 from mmkd_models.losses.term import constant
 from mmkd_models.metrics.scores import default_metric
@@ -163,7 +164,7 @@ def demo_config() -> ComparisonConfig:
     """A comparison of the shipped dataset's accelerometer that trains for two steps."""
     train = TrainConfig(steps=2, batch=8)
     return ComparisonConfig(
-        label_share=0.5,
+        labelled=Labelled(share=0.5),
         modalities=("acc",),
         teacher="tiny",
         student="tiny",

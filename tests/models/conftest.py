@@ -15,21 +15,23 @@ from torch import nn
 
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.carried import CarriedWindows
-from mmkd_models.compare.fold_result import (
+from mmkd_models.data import Dataset, write_dataset
+from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.data.batches import BatchSource
+from mmkd_models.data.labelled import Labelled
+from mmkd_models.data.windows import OF_GROUPS
+from mmkd_models.distillation.learner import DistillLearner
+from mmkd_models.distillation.recipe import Recipe
+from mmkd_models.evaluation.outcome import GroupConfusion, TestedNetwork
+from mmkd_models.experiments.comparison import (
     ComparisonConfig,
     FoldResult,
-    FoldRival,
     FoldSubsetScore,
-    GroupCount,
     MissingCurve,
     ModalityResult,
     NetworkResult,
 )
-from mmkd_models.data import Dataset, write_dataset
-from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.data.batches import BatchSource
-from mmkd_models.distillation.learner import DistillLearner
-from mmkd_models.distillation.recipe import Recipe
+from mmkd_models.experiments.runs import RivalResult
 from mmkd_models.losses.attention import EdamTerm
 from mmkd_models.losses.contrast import CrdTerm
 from mmkd_models.losses.logits import LogitTerm
@@ -288,22 +290,30 @@ def rigs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
 
 
 def _network_result(right: Mapping[int, int], windows: Mapping[int, int], valid_score: float) -> NetworkResult:
-    total, correct = sum(windows.values()), sum(right.values())
-    share = correct / total
     return NetworkResult(
-        class_scores=Scores(
-            accuracy=share,
-            balanced_accuracy=share / 2,
-            macro_f1=share / 4,
-            confusion=((correct, total - correct), (0, 0)),
-        ),
-        by_group=tuple(
-            GroupCount(group=group, right=right[group], windows=windows[group]) for group in sorted(windows)
-        ),
+        test=tested_network({group: (right[group], windows[group]) for group in sorted(windows)}),
         parameters=50,
         learning_rate=0.001,
         valid_score=valid_score,
         curve=(Validation(step=2, train_loss=1.0, valid_score=valid_score, terms={}),),
+    )
+
+
+def tested_network(of_groups: Mapping[int, tuple[int, int]]) -> TestedNetwork:
+    """So many right answers of so many windows of each group, all of the first of two classes."""
+    correct, total = (sum(counts) for counts in zip(*of_groups.values(), strict=True))
+    fraction = correct / total
+    return TestedNetwork(
+        class_scores=Scores(
+            accuracy=fraction,
+            balanced_accuracy=fraction / 2,
+            macro_f1=fraction / 4,
+            confusion=((correct, total - correct), (0, 0)),
+        ),
+        confusions=tuple(
+            GroupConfusion(group=group, confusion=((right, windows - right), (0, 0)))
+            for group, (right, windows) in of_groups.items()
+        ),
     )
 
 
@@ -317,17 +327,14 @@ def fold_result() -> Callable[..., FoldResult]:
         windows: Mapping[int, int],
         teacher: Mapping[int, int],
         students: Mapping[str, tuple[Mapping[int, int], Mapping[int, int]]],
-        mini_rocket: FoldRival | None = None,
+        mini_rocket: RivalResult | None = None,
     ) -> FoldResult:
-        rival = FoldRival(
-            class_scores=Scores(accuracy=0.5, balanced_accuracy=0.4, macro_f1=0.3, confusion=((1, 1), (0, 0)))
-        )
+        rival = RivalResult(rival="extra_trees", seed=seed, test=tested_network({1: (1, 2)}), valid_score=0.5)
         modalities = {
             name: ModalityResult(
                 student=_network_result(student, windows, 0.5),
                 baseline=_network_result(baseline, windows, 0.5),
-                extra_trees=rival,
-                mini_rocket=rival if mini_rocket is None else mini_rocket,
+                rivals={"extra_trees": rival, "mini_rocket": rival if mini_rocket is None else mini_rocket},
                 missing=MissingCurve(shares=(0.0, 0.5), student=(0.75, 0.25 * seed), baseline=(0.5, 0.0)),
             )
             for name, (student, baseline) in students.items()
@@ -338,6 +345,8 @@ def fold_result() -> Callable[..., FoldResult]:
             seed=seed,
             windows={"train": 30, "labelled": 3, "valid": 10, "test": sum(windows.values())},
             groups=9,
+            train_groups=7,
+            split=OF_GROUPS,
             teacher=msgspec.structs.replace(_network_result(teacher, windows, 0.5), parameters=500),
             teacher_subsets=(
                 FoldSubsetScore(modalities=("acc", "gyro"), figure=0.75),
@@ -354,7 +363,7 @@ def comparison_config(**changed: Any) -> ComparisonConfig:
     train = TrainConfig(steps=6, batch=8, eval_every=3)
     return ComparisonConfig(
         **{
-            "label_share": 0.5,
+            "labelled": Labelled(share=0.5),
             "modalities": ("acc",),
             "teacher": "tiny",
             "student": "tiny",

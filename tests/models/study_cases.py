@@ -9,23 +9,23 @@ import msgspec
 
 from mmkd_models.data import Dataset
 from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.data.labelled import Labelled
 from mmkd_models.distillation.method import Method
 from mmkd_models.distillation.methods import shipped_methods
-from mmkd_models.study.study_options import StudyOptions
+from mmkd_models.experiments.plan import Conditions, Space, TeacherChoice
+from mmkd_models.experiments.prepare import StudyOptions
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.trials.space import Space, StudyConditions, TeacherChoice
-from mmkd_models.trials.worker import WorkOrder
 
 TRAIN = TrainConfig(steps=6, batch=8, eval_every=3)
 TEACHER = TeacherChoice(modalities=("acc", "gyro"), preset="tiny")
 
 
-def conditions(dataset: Dataset, **changed: Any) -> StudyConditions:
+def conditions(dataset: Dataset, **changed: Any) -> Conditions:
     """Half of the labels of `acc`, six steps, one thread."""
-    found = StudyConditions(
+    found = Conditions(
         dataset_sha256=dataset.sha256,
         modality="acc",
-        label_share=0.5,
+        labelled=Labelled(share=0.5),
         self_training=False,
         teacher_train=TRAIN,
         student_train=TRAIN,
@@ -52,27 +52,6 @@ def space(**changed: Any) -> Space:
 def options(dataset: Dataset, **changed: Any) -> StudyOptions:
     """A grid on two seeds."""
     found = StudyOptions(conditions=conditions(dataset), space=space(), grid=True, seeds=2)
-    return msgspec.structs.replace(found, **changed)
-
-
-def order(dataset: Dataset, out: Path, **changed: Any) -> WorkOrder:
-    """What a worker of that grid is told."""
-    out.mkdir(parents=True, exist_ok=True)
-    found = WorkOrder(
-        dataset=str(dataset.path),
-        out=str(out),
-        storage=str(out / "study.journal"),
-        conditions=conditions(dataset),
-        space=space(),
-        impossible=(),
-        grid=True,
-        trials=40,
-        finalists=3,
-        search_seeds=(),
-        seeds=(0, 1),
-        deadline=None,
-        workers=1,
-    )
     return msgspec.structs.replace(found, **changed)
 
 

@@ -15,7 +15,7 @@ from checks.study.pool import pooled_results
 from checks.study.stages import Plan, Portion, measure_sizes, raced, run_stages, sensor_from_text
 from mmkd_edge.bundle.files import write_file
 from mmkd_models.commands.study import latency_meter
-from mmkd_models.study.progress import study_view
+from mmkd_models.experiments.progress import Progress, progress_lines
 
 LATENCY_S = 4.0
 
@@ -71,14 +71,14 @@ def train(arguments: argparse.Namespace) -> None:
         share = f"{labelled} labelled, {portion.seeds} folds"
         sys.stderr.write(f"{portion.sensor.path} {portion.sensor.modality}, {share}: {', '.join(portion.methods)}\n")
 
-    with study_view() as show:
+    with progress_lines() as show:
         done = run_stages(
             plan,
             build=arguments.build,
             results=arguments.results,
             budget_hours=arguments.budget_hours,
             tell=tell,
-            on_progress=show,
+            progress=Progress(show=show, workers=plan.workers),
         )
     if arguments.latency:
         measure_sizes(plan, build=arguments.build, results=arguments.results, measure_latency=latency_meter(LATENCY_S))

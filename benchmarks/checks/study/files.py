@@ -6,7 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from mmkd_models.study.results import SeedResults, read_compact
+from mmkd_models.experiments.folder import read_result
+from mmkd_models.experiments.results import SeedResults
 from mmkd_report.schema.study import StudentSize
 
 FORMAT_VERSION = 1
@@ -30,15 +31,15 @@ def size_file(results: Path, dataset: str, modality: str) -> Path:
 
 def read_seeds(results: Path) -> tuple[SeedResults, ...]:
     """Gives the results of all seeds in a folder, by dataset, modality, label share and seed."""
-    found = [read_compact(path, SeedResults) for path in results.glob("*-seed*.json")]
+    found = [read_result(path, SeedResults) for path in results.glob("*-seed*.json")]
     return tuple(
         sorted(
             (one for one in found if one is not None),
             key=lambda one: (
                 one.dataset.name,
                 one.conditions.modality,
-                one.conditions.labelled_groups or 0,
-                -one.conditions.label_share,
+                one.conditions.labelled.groups or 0,
+                -one.conditions.labelled.share,
                 one.seed,
             ),
         )
@@ -47,5 +48,5 @@ def read_seeds(results: Path) -> tuple[SeedResults, ...]:
 
 def read_sizes(results: Path) -> dict[tuple[str, str], SizeResults]:
     """Gives the costs of students in a folder by dataset and modality."""
-    found = [read_compact(path, SizeResults) for path in sorted(results.glob("*-sizes.json"))]
+    found = [read_result(path, SizeResults) for path in sorted(results.glob("*-sizes.json"))]
     return {(one.dataset, one.modality): one for one in found if one is not None}

@@ -16,7 +16,6 @@ import numpy as np
 
 from checks.study.files import SizeResults
 from mmkd_edge.errors import UsageError
-from mmkd_models.compare.comparison import NEAR_BEST
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.evaluation.gains import (
     FEWEST_GROUPS,
@@ -29,11 +28,12 @@ from mmkd_models.evaluation.gains import (
     spread,
 )
 from mmkd_models.evaluation.outcome import TestedNetwork
+from mmkd_models.experiments.comparison import NEAR_BEST
+from mmkd_models.experiments.plan import Entry
+from mmkd_models.experiments.results import SeedResults
+from mmkd_models.experiments.table import score_table
 from mmkd_models.metrics.classes import Metric
 from mmkd_models.networks.config import Preset
-from mmkd_models.study.results import SeedResults
-from mmkd_models.study.table import score_table
-from mmkd_models.trials.space import Entry
 from mmkd_report.schema.figures import Spread
 from mmkd_report.schema.study import NONE, ScoreTable, SeedGain
 
@@ -258,8 +258,8 @@ def _table(
     return SensorTable(
         dataset=first.dataset.name,
         modality=first.conditions.modality,
-        label_share=first.conditions.label_share,
-        labelled_groups=first.conditions.labelled_groups,
+        label_share=first.conditions.labelled.share,
+        labelled_groups=first.conditions.labelled.groups or msgspec.UNSET,
         seeds=tuple(results.seed for results in group),
         trainings=sum(len(results.trials) for results in group),
         teachers=teachers,

@@ -22,24 +22,20 @@ import msgspec
 from checks.study.files import SizeResults, read_seeds, size_file
 from checks.study.pool import ALL_MODALITIES, OUTPUTS, pooled_results
 from mmkd_edge.errors import UsageError
-from mmkd_models.compare.one_fold import ANSWERS_FOLDER
 from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.data.folds import trainings_of
-from mmkd_models.data.labelled import usual_labelled
+from mmkd_models.data.labelled import Labelled, usual_labelled
 from mmkd_models.data.spec import require_classification
 from mmkd_models.defaults import AUGMENT, METHOD, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
 from mmkd_models.distillation.method import Method
 from mmkd_models.distillation.methods import shipped_methods
 from mmkd_models.evaluation.rivals import RIVALS
+from mmkd_models.experiments.plan import Conditions, Space, teachers_from_text
+from mmkd_models.experiments.prepare import MeasureLatency, StudyOptions, prepare_study
+from mmkd_models.experiments.progress import Progress
+from mmkd_models.experiments.results import SeedResults, write_lines
+from mmkd_models.experiments.study import run_study
 from mmkd_models.networks.config import Preset, preset_named
-from mmkd_models.study.prepare import prepare_study
-from mmkd_models.study.progress import Snapshot
-from mmkd_models.study.results import SeedResults, write_lines
-from mmkd_models.study.run import run_study
-from mmkd_models.study.study_options import StudyOptions
-from mmkd_models.trials.sizes import MeasureLatency
-from mmkd_models.trials.space import TEACHERS_FOLDER, Space, StudyConditions
-from mmkd_models.trials.teacher_text import teachers_from_text
 from mmkd_report.schema.study import NONE
 
 LEARNING_RATES = (2e-3,)
@@ -220,7 +216,7 @@ def run_stages(
     results: Path,
     budget_hours: float | None,
     tell: Tell | None = None,
-    on_progress: Callable[[Snapshot], None] | None = None,
+    progress: Progress | None = None,
 ) -> bool:
     """Trains what the results lack, portion by portion; gives whether all is there.
 
@@ -246,7 +242,7 @@ def run_stages(
                 return False
             if tell is not None:
                 tell(portion)
-            _advance(portion, plan, datasets[portion.sensor.path], build, results, left, on_progress)
+            _advance(portion, plan, datasets[portion.sensor.path], build, results, left, progress)
     return deadline is None or time.time() < deadline
 
 
@@ -256,7 +252,7 @@ def measure_sizes(plan: Plan, *, build: Path, results: Path, measure_latency: Me
         dataset = open_dataset(sensor.path)
         portion = Portion(sensor=sensor, label_share=FIRST_SHARE, seeds=1, methods=(NONE, OUTPUTS))
         options = portion_options(portion, plan, dataset, None)
-        out = build / f"{dataset.spec.name}-{sensor.modality}-sizes"
+        out = build / dataset.spec.name
         prepared = prepare_study(dataset, options, out=out, measure_latency=measure_latency)
         found = SizeResults(
             dataset=dataset.spec.name,
@@ -277,7 +273,7 @@ def _of_first_sets(
         one
         for one in found
         if (one.dataset.sha256, one.conditions.modality) in sensors
-        and (one.conditions.label_share, bool(one.conditions.labelled_groups)) == few_labels(plan)
+        and (one.conditions.labelled.share, bool(one.conditions.labelled.groups)) == few_labels(plan)
         and one.seed < plan.first_seeds
     )
 
@@ -289,27 +285,12 @@ def _advance(
     build: Path,
     results: Path,
     hours: float | None,
-    on_progress: Callable[[Snapshot], None] | None,
+    progress: Progress | None,
 ) -> None:
     options = portion_options(portion, plan, dataset, hours)
-    groups = options.conditions.labelled_groups
-    labelled = f"{groups}groups" if groups else f"{100 * portion.label_share:g}"
-    out = build / f"{dataset.spec.name}-{portion.sensor.modality}-{labelled}"
-    _share_teachers(out, build / f"{dataset.spec.name}-{labelled}-teachers")
+    out = build / dataset.spec.name
     prepared = prepare_study(dataset, options, out=out)
-    run_study(prepared, options, on_progress=on_progress, results=results)
-
-
-def _share_teachers(out: Path, shared: Path) -> None:
-    """Lets the sensor's study find what another sensor's has taught; names follow from all that decides them.
-
-    The links are relative, so that they hold where the build folder is moved or copied.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    for name in (TEACHERS_FOLDER, ANSWERS_FOLDER):
-        (shared / name).mkdir(parents=True, exist_ok=True)
-        if not (out / name).exists():
-            (out / name).symlink_to(Path("..") / shared.name / name, target_is_directory=True)
+    run_study(prepared, progress=progress, results=results)
 
 
 def a_third(dataset: Dataset, seeds: int) -> int:
@@ -334,16 +315,17 @@ def portion_options(portion: Portion, plan: Plan, dataset: Dataset, hours: float
     teacher = msgspec.structs.replace(TEACHER_TRAIN, steps=plan.teacher_steps or TEACHER_TRAIN.steps)
     made = portion.made or (COMMITTEE_ADDED if plan.choose else "")
     return StudyOptions(
-        conditions=StudyConditions(
+        conditions=Conditions(
             dataset_sha256=dataset.sha256,
             modality=portion.sensor.modality,
-            label_share=portion.label_share,
-            labelled_groups=a_third(dataset, plan.seeds) if portion.whole_groups else msgspec.UNSET,
+            labelled=Labelled(groups=a_third(dataset, plan.seeds))
+            if portion.whole_groups
+            else Labelled(share=portion.label_share),
             self_training=not plan.choose,
             teacher_train=teacher,
             student_train=student,
             augment=AUGMENT,
-            choose=plan.choose or msgspec.UNSET,
+            choose=plan.choose,
             threads=1,
         ),
         space=Space(
@@ -351,7 +333,7 @@ def portion_options(portion: Portion, plan: Plan, dataset: Dataset, hours: float
             students=("tiny",),
             methods=_known(portion.methods, known),
             learning_rates=LEARNING_RATES,
-            baseline_learning_rates=() if plan.choose else BASELINE_LEARNING_RATES,  # a race is choice enough
+            baseline_learning_rates=() if plan.choose else (*LEARNING_RATES, *BASELINE_LEARNING_RATES),
         ),
         grid=True,
         seeds=portion.seeds,

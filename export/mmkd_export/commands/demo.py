@@ -7,8 +7,8 @@ from mmkd_edge.cli.interrupts import loading
 with loading("mmkd-demo"):
     import sys
     import time
-    from collections.abc import Callable, Sequence
-    from dataclasses import dataclass, replace
+    from collections.abc import Sequence
+    from dataclasses import dataclass
     from functools import partial
     from pathlib import Path
     from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -42,10 +42,9 @@ if TYPE_CHECKING:
     import typer
 
     from mmkd_export.demo.chain import Instruments, MeasuredDemo, PairTimes
-    from mmkd_models.compare.comparison import Part
-    from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult
     from mmkd_models.evaluation.rivals import RivalName
-    from mmkd_models.ray_tasks import Executor
+    from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, FoldResult
+    from mmkd_models.experiments.workers import Executor
     from mmkd_report.schema.demo import DemoBenchmark, DemoDocument, Gain, Scored, TriedSize
 
 _NEEDS = (
@@ -166,18 +165,18 @@ def demo(
     seeds = compared.seeds
     presets, config = asked_comparison(data, compared)
     afterwards_s = _AFTER_FOLD_S * seeds + _AFTER_SENSOR_S * len(config.modalities) + _DURATIONS * duration_s
-    tried, folds = made_folds(
+    tried, comparison, folds = run_comparison(
         data,
         presets,
         config,
         seeds=range(seeds),
         out=out,
-        workers=workers or min(usable_cores(), MOST_WORKERS),
+        count=workers or min(usable_cores(), MOST_WORKERS),
         afterwards_s=afterwards_s,
     )
     document = _document(data, folds, tried, out)
     try:
-        measured = measure(data, folds, _instruments(duration_s), out=out, say=say)
+        measured = measure(comparison, folds, _instruments(duration_s), say=say)
     except BaseException:
         if not (out / _DOCUMENT).exists():  # what was learnt is told all the same
             _write(out, document, began=began)
@@ -190,55 +189,28 @@ def demo(
         show_demo(document, measured, dataset=data.path)
 
 
-def made_folds(
+def run_comparison(
     data: Dataset,
     presets: tuple[Preset, ...],
     config: ComparisonConfig,
     *,
     seeds: Sequence[int],
     out: Path,
-    workers: int,
+    count: int,
     executor: Executor = "local",
     afterwards_s: float,
-) -> tuple[tuple[TriedSize, ...], list[FoldResult]]:
-    """Makes what is not there yet, phase by phase, chooses the teacher's size, and reads every fold together."""
-    from mmkd_export.demo.chain import fold_folder
-    from mmkd_export.demo.watch import PhaseProgress, shown
-    from mmkd_models.compare.comparison import choose_teacher, compare_fold
-    from mmkd_models.compare.pool import fold_pool, one_thread
+) -> tuple[tuple[TriedSize, ...], Comparison, list[FoldResult]]:
+    """Choose the teacher's size and make the folds; return tried sizes, the comparison with the chosen one, folds."""
+    from mmkd_models.experiments.comparison import Comparison, choose_teacher, compare, with_teacher
+    from mmkd_models.experiments.progress import Progress, progress_lines
+    from mmkd_models.experiments.workers import Workers
 
-    sized = [msgspec.structs.replace(config, teacher=preset) for preset in presets]
-    folder = partial(fold_folder, out)
-    phases = _phases(data, sized, seeds, folder)
-    with saying_how_to_go_on(), shown() as tell, fold_pool(data, workers, executor=executor) as pool:
-        watch = PhaseProgress(phases, workers=workers, afterwards_s=afterwards_s, tell=tell)
-        pool.make(phases[0], on_step=partial(watch.on_step, 0), on_end=partial(watch.on_end, 0))
-        tried = choose_teacher(data, seeds=seeds, presets=presets, config=config, folder=folder)
-        config = sized[[size.chosen for size in tried].index(True)] if len(sized) > 1 else config
-        for number, parts in enumerate(phases[1:], start=1):
-            chosen = [replace(part, config=config) for part in parts]
-            pool.make(chosen, on_step=partial(watch.on_step, number), on_end=partial(watch.on_end, number))
-    with one_thread():
-        folds = [compare_fold(data, seed=seed, config=config, out=folder(seed)) for seed in seeds]
-    return tried, folds
-
-
-def _phases(
-    data: Dataset, sized: Sequence[ComparisonConfig], seeds: Sequence[int], folder: Callable[[int], Path]
-) -> tuple[tuple[Part, ...], ...]:
-    """Gives what all folds lack; teachers of every size in the first phase, and the longest parts first."""
-    from mmkd_export.demo.time_left import STAGE_COSTS
-    from mmkd_models.compare.comparison import parts_of
-
-    first: list[Part] = []
-    answers: list[Part] = []
-    students: list[Part] = []
-    for seed in seeds:
-        own, *later = (parts_of(data, seed=seed, config=one, out=folder(seed)) for one in sized)
-        first += [*own[0], *(part for other in later for part in other[0] if part.stage == "teacher")]
-        answers += own[1]
-        students += own[2]
-    return tuple(sorted(first, key=lambda part: -STAGE_COSTS[part.stage])), tuple(answers), tuple(students)
+    comparison = Comparison(dataset=data, config=config, out=out)
+    with saying_how_to_go_on(), progress_lines() as show, Workers(count, executor=executor) as workers:
+        progress = Progress(show=show, workers=count, afterwards_s=afterwards_s)
+        tried = choose_teacher(comparison, seeds, presets, workers, progress=progress)
+        comparison = with_teacher(comparison, presets[[size.chosen for size in tried].index(True)])
+        return tried, comparison, compare(comparison, seeds, workers, progress=progress)
 
 
 def _instruments(duration_s: float) -> Instruments:
@@ -304,8 +276,8 @@ def comparison_config(
     data: Dataset, options: ComparisonOptions, teacher: Preset, labelled: Labelled
 ) -> ComparisonConfig:
     """Gives everything that decides the comparison of these options."""
-    from mmkd_models.compare.fold_result import ComparisonConfig
     from mmkd_models.distillation.methods import default_recipe, taught_by
+    from mmkd_models.experiments.comparison import ComparisonConfig
     from mmkd_models.training.committee import default_members, members_named
 
     size = preset_named(options.student, option="--student")
@@ -319,8 +291,7 @@ def comparison_config(
     )
     teacher_train, student_train = trains_of(metric, options.steps)
     return ComparisonConfig(
-        label_share=labelled.share,
-        labelled_groups=msgspec.UNSET if labelled.groups is None else labelled.groups,
+        labelled=labelled,
         modalities=tuple(names),
         teacher=teacher,
         student=size,
@@ -329,7 +300,7 @@ def comparison_config(
         student_train=student_train,
         baseline_learning_rates=BASELINE_LEARNING_RATES,
         augment=AUGMENT,
-        further_rivals=_further_rivals(options.rival) or msgspec.UNSET,
+        further_rivals=_further_rivals(options.rival),
         recipe=default_recipe(data.spec.task) if options.method is None else taught_by(options.method),
         members=members,
         choose=options.choose,
@@ -344,7 +315,7 @@ def _further_rivals(names: list[str] | None) -> tuple[RivalName, ...]:
 
 
 def _document(data: Dataset, folds: list[FoldResult], tried: tuple[TriedSize, ...], out: Path) -> DemoDocument:
-    from mmkd_models.compare.summary import demo_document as comparison_document
+    from mmkd_models.experiments.summary import demo_document as comparison_document
     from mmkd_models.training.checkpoint import library_versions
 
     document = comparison_document(data.spec, data.sha256, folds)

@@ -17,10 +17,10 @@ from mmkd_edge.cli.run import require_modules, shell_line
 from mmkd_edge.cli.show import json_text, plain_table, say, show_table
 from mmkd_edge.errors import UsageError
 from mmkd_edge.machine import this_machine, usable_cores
-from mmkd_export.commands.demo import MOST_WORKERS, ComparisonOptions, asked_comparison, made_folds
+from mmkd_export.commands.demo import MOST_WORKERS, ComparisonOptions, asked_comparison, run_comparison
 from mmkd_models.data.dataset import open_dataset
+from mmkd_models.experiments.workers import Executor
 from mmkd_models.networks.config import choice
-from mmkd_models.ray_tasks import Executor
 
 if TYPE_CHECKING:
     import typer
@@ -73,11 +73,11 @@ def sensors(
     writes one page with the table that decides what is bought.
     """
     require_modules(_NEEDS, by="mmkd-evaluate --sensors", extra="train")
-    from mmkd_export.demo.chain import fold_folder
     from mmkd_models.commands.study import latency_meter
-    from mmkd_models.compare.pool import one_thread
-    from mmkd_models.compare.sensors import SensorsOrder, check_costs, judge_sensors, latencies_of
-    from mmkd_models.compare.summary import demo_document
+    from mmkd_models.experiments.comparison import Comparison
+    from mmkd_models.experiments.sensors import SensorsOrder, check_costs, judge_sensors, measure_latencies
+    from mmkd_models.experiments.summary import demo_document
+    from mmkd_models.experiments.workers import torch_threads
 
     where = choice(executor, get_args(Executor), option="--executor")
     out = out.resolve() if where == "ray" else out  # a task of Ray has a working directory of its own
@@ -89,29 +89,24 @@ def sensors(
             "alone; mmkd-evaluate judges a model of it"
         )
     presets, config = asked_comparison(dataset, compared)
-    order = SensorsOrder(
-        data=dataset.path.resolve(),
-        folder=fold_folder(out, 0),
-        seed=0,
-        config=config,
-        costs=_costs(cost, config.modalities),
-    )
-    check_costs(dataset, order)
+    comparison = Comparison(dataset=dataset, config=config, out=out)
+    order = SensorsOrder(comparison=comparison, costs=_costs(cost, config.modalities))
+    check_costs(order)
     context.with_resource(held(out, is_folder=True))
-    _, folds = made_folds(
-        dataset, presets, config, seeds=range(compared.seeds), out=out, workers=number, executor=where, afterwards_s=0.0
+    _, comparison, folds = run_comparison(
+        dataset, presets, config, seeds=range(compared.seeds), out=out, count=number, executor=where, afterwards_s=0.0
     )
-    order = replace(order, config=folds[0].config)  # with the teacher's size that was chosen
-    with one_thread():
-        judged = judge_sensors(dataset, order, workers=number, executor=where, on_part=say)
-        times = {} if meter is None else latencies_of(order, meter, conditions=_conditions(duration_s), on_part=say)
+    order = replace(order, comparison=comparison)
+    with torch_threads():
+        judged = judge_sensors(order, workers=number, executor=where, say=say)
+        times = {} if meter is None else measure_latencies(order, meter, conditions=_conditions(duration_s), say=say)
     document = _document(demo_document(dataset.spec, dataset.sha256, folds), judged, times, pairs=pairs)
     _write(out, document, judged)
     if as_json:
         print(json_text(document, indent=1))
         return
     _show(document)
-    student = order.folder / document.rows[0].sensors[0] / "student.ckpt"
+    student = comparison.student_path(document.rows[0].sensors[0], order.seed)
     print(f"wrote {out / PAGE_FILE}; next: {shell_line('mmkd-export', student)}")
 
 
@@ -151,7 +146,7 @@ def _document(
     *,
     pairs: bool,
 ) -> SensorsDocument:
-    from mmkd_models.compare.sensors import pair_rows, sensor_rows
+    from mmkd_models.experiments.sensors import pair_rows, sensor_rows
     from mmkd_report.schema.judging import SensorsDocument
     from mmkd_report.words import labelled_title
 

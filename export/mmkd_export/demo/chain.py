@@ -22,14 +22,12 @@ from mmkd_export.graph.onnx_from_student import onnx_from_teacher
 from mmkd_export.pipeline import export
 from mmkd_export.plan import export_plan
 from mmkd_export.verify.parity import MOST_FP32_TOLERANCE
-from mmkd_models.compare.attention_view import attention_view
-from mmkd_models.compare.comparison import teacher_path
-from mmkd_models.compare.fold_result import FoldResult
-from mmkd_models.compare.one_fold import fold_data
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.for_devices import measure_reference
 from mmkd_models.data.windows import Windows
+from mmkd_models.distillation.attention_view import attention_view
 from mmkd_models.evaluation.outcome import TestedNetwork
+from mmkd_models.experiments.comparison import Comparison, FoldResult
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, read_teacher
 from mmkd_models.training.predict import logits_of
@@ -94,21 +92,22 @@ class MeasuredDemo:
     machine: dict[str, Any]
 
 
-def measure(
-    dataset: Dataset, folds: Sequence[FoldResult], instruments: Instruments, *, out: Path, say: Say
-) -> MeasuredDemo:
-    """Exports the students of the first fold, runs and benchmarks them on this machine."""
-    fold = folds[0]
-    folder = fold_folder(out, fold.seed)
+def measure(comparison: Comparison, folds: Sequence[FoldResult], instruments: Instruments, *, say: Say) -> MeasuredDemo:
+    """Export the students of the first fold, run and benchmark them on this machine."""
+    fold, dataset, out = folds[0], comparison.dataset, comparison.out
     modalities = fold.config.modalities
-    bundles = {name: _bundle(folder, name, out=out, say=say) for name in modalities}
-    test = fold_data(dataset, seed=fold.seed, labelled=fold.config.labelled).test
+    bundles = {}
+    for name in modalities:
+        say(f"export: {name} student")
+        bundles[name] = out / f"{name}.edge"
+        export(export_plan(comparison.student_path(name, fold.seed), output=bundles[name]))
+    test = comparison.folder.fold(fold.seed).test
     references = {name: _any_reference(dataset, name, test, out) for name in modalities}
-    teacher = read_teacher(teacher_path(folder, fold.config.teacher)).transformer()
+    teacher = read_teacher(comparison.teacher_path(fold.seed)).transformer()
     attention = {}
     for name in modalities:
         say(f"check: {name} student in the runtime")
-        student = read_student(folder / name / "student.ckpt")
+        student = read_student(comparison.student_path(name, fold.seed))
         _check_runtime(dataset, fold, student, bundles[name], test, say=say)
         attention[name] = _attention(test, teacher, student)
     times = _times(bundles, onnx_from_teacher(teacher, dataset.spec.modalities), instruments, say=say)
@@ -131,18 +130,6 @@ def measure(
         window_shape=dataset.spec.modality(best).shape,
         machine=machine,
     )
-
-
-def fold_folder(out: Path, seed: int) -> Path:
-    """Gives the folder of one fold's results."""
-    return out / f"seed-{seed}"
-
-
-def _bundle(folder: Path, name: str, *, out: Path, say: Say) -> Path:
-    say(f"export: {name} student")
-    path = out / f"{name}.edge"
-    export(export_plan(folder / name / "student.ckpt", output=path))
-    return path
 
 
 def _check_runtime(

@@ -29,9 +29,8 @@ with loading("mmkd-study"):
     from mmkd_report.schema.figures import Measure
 
 if TYPE_CHECKING:
-    from mmkd_models.study.study_options import StudyOptions
-    from mmkd_models.trials.sizes import MeasureLatency
-    from mmkd_models.trials.space import Space, StudyConditions
+    from mmkd_models.experiments.plan import Conditions, Space
+    from mmkd_models.experiments.prepare import MeasureLatency, StudyOptions
     from mmkd_report.schema.study import EntryRow, PairLatency, StudyDocument
 
 _LAUNCHES = 2
@@ -157,9 +156,6 @@ class WorkOptions:
     ] = None
     workers: Annotated[int, Option("Trainings at a time.", min=1)] = 1
     executor: Annotated[str, Option("Where they run: local, or ray (the cluster of RAY_ADDRESS).")] = "local"
-    storage: Annotated[
-        str | None, Option("Who does what: a journal file, or a database URL that Optuna takes; default in -o.")
-    ] = None
     threads: Annotated[int, Option("Threads of every training.", min=1)] = 1
     list_methods: Annotated[bool, Option("Print the methods and stop.", ("--list-methods",), says=_methods)] = False
 
@@ -198,9 +194,9 @@ def study_command(
     everything), validation chooses, and the test windows are read once, by the finalists and labels alone.
     """
     from mmkd_models.evaluation.rivals import RIVALS
-    from mmkd_models.ray_tasks import Executor
-    from mmkd_models.study.study_options import StudyOptions
-    from mmkd_models.trials.teacher_text import teachers_from_text
+    from mmkd_models.experiments.plan import teachers_from_text
+    from mmkd_models.experiments.prepare import StudyOptions
+    from mmkd_models.experiments.workers import Executor
     from mmkd_report.schema.study import NONE
 
     check_folder(output)
@@ -226,7 +222,6 @@ def study_command(
         budget_hours=work.budget_hours,
         workers=work.workers,
         executor=choice(work.executor, get_args(Executor), option="--executor"),
-        storage=work.storage,
         rivals=tuple(choice(name, RIVALS, option="--rival") for name in dict.fromkeys(space.rival or RIVALS)),
         compared=teachers_from_text(told.compare_teacher or (), dataset),
         required=tuple(name for name in dict.fromkeys(named) if name != NONE),
@@ -251,47 +246,46 @@ def _refuse_limits(limits: LimitOptions) -> None:
             )
 
 
-def _conditions(dataset: Dataset, modality: str, training: StudyTraining, *, threads: int) -> StudyConditions:
-    from mmkd_models.trials.space import StudyConditions
+def _conditions(dataset: Dataset, modality: str, training: StudyTraining, *, threads: int) -> Conditions:
+    from mmkd_models.experiments.plan import Conditions
 
     metric = chosen_metric(training.metric, dataset.spec.task.kind)
-    labelled = labelled_from_options(training.label_share, training.labelled_groups, otherwise=ALL)
-    return StudyConditions(
+    return Conditions(
         dataset_sha256=dataset.sha256,
         modality=modality,
-        label_share=labelled.share,
-        labelled_groups=msgspec.UNSET if labelled.groups is None else labelled.groups,
+        labelled=labelled_from_options(training.label_share, training.labelled_groups, otherwise=ALL),
         self_training=training.self_training,
         teacher_train=msgspec.structs.replace(TEACHER_TRAIN, steps=training.teacher_steps, metric=metric),
         student_train=msgspec.structs.replace(STUDENT_TRAIN, steps=training.steps, metric=metric),
         augment=AUGMENT,
-        choose=training.choose or msgspec.UNSET,
+        choose=training.choose,
         threads=threads,
     )
 
 
 def _space(dataset: Dataset, options: SpaceOptions) -> Space:
     from mmkd_models.distillation.methods import chosen_methods
-    from mmkd_models.trials.space import Space
-    from mmkd_models.trials.teacher_text import teachers_from_text
+    from mmkd_models.experiments.plan import Space, teachers_from_text
 
+    rates, further = tuple(options.learning_rate or BASELINE_LEARNING_RATES), options.baseline_learning_rate
     return Space(
         teachers=teachers_from_text(options.teacher or [TEACHER_PRESET], dataset),
         students=tuple(preset_named(name, option="--student") for name in options.student or ["tiny", "small"]),
         methods=chosen_methods(options.method, options.recipe or []),
-        learning_rates=tuple(options.learning_rate or BASELINE_LEARNING_RATES),
-        baseline_learning_rates=tuple(options.baseline_learning_rate or ()),
+        learning_rates=rates,
+        baseline_learning_rates=tuple(dict.fromkeys([*rates, *further])) if further else (),
     )
 
 
 def _run(
     dataset: Dataset, options: StudyOptions, output: Path, *, meter: MeasureLatency | None, results: Path | None
 ) -> StudyDocument:
-    from mmkd_models.study.progress import study_view
-    from mmkd_models.study.run import study, write_document
+    from mmkd_models.experiments.progress import Progress, progress_lines
+    from mmkd_models.experiments.study import study, write_document
 
-    with saying_how_to_go_on(), study_view() as show:
-        document = study(dataset, options, out=output, measure_latency=meter, on_progress=show, results=results)
+    with saying_how_to_go_on(), progress_lines() as show:
+        progress = Progress(show=show, workers=options.workers)
+        document = study(dataset, options, out=output, measure_latency=meter, progress=progress, results=results)
     document = msgspec.structs.replace(document, command=shell_line("mmkd-study", *sys.argv[1:]))
     write_document(output, document)
     return document

@@ -30,9 +30,9 @@ from mmkd_report.schema.evaluation import DataFacts
 from mmkd_report.schema.judging import JudgingDocument, ShiftFacts
 
 if TYPE_CHECKING:  # a bundle is judged without torch
-    from mmkd_models.compare.domains import ShiftOrder
     from mmkd_models.evaluation.report import Contestant
     from mmkd_models.evaluation.rivals import RivalName
+    from mmkd_models.experiments.domains import ShiftOrder
 
 
 def cost_template() -> str:
@@ -245,17 +245,16 @@ def _judge(request: SuiteRequest) -> JudgingDocument:
             stack.enter_context(held(out, is_folder=True))
             stack.enter_context(saying_how_to_go_on())
             if opened.checkpoint is not None:
-                from mmkd_models.compare.pool import one_thread
+                from mmkd_models.experiments.workers import torch_threads
 
-                stack.enter_context(one_thread())
+                stack.enter_context(torch_threads())
         inputs = replace(inputs, models=(*inputs.models, *_fit_rivals(rivals, opened)))
         inputs = _with_stored_answers(inputs, request, opened.data)
         if workers > 1:
-            from mmkd_models.compare.pool import WorkerPool
+            from mmkd_models.experiments.workers import Workers
 
-            answer = partial(_answer_share, request)
-            with WorkerPool(answer, workers, here=answer) as pool:
-                pool.make(range(workers), on_step=lambda number, step: None, on_end=lambda number: None)
+            with Workers(workers) as pool:
+                pool.run(partial(_answer_share, request), range(workers))
         return judge(inputs, request.names, data=opened.data)
 
 
@@ -321,9 +320,11 @@ def _fit_rivals(chosen: list[RivalName], opened: _Opened) -> list[ModelUnderTest
 
 
 def _shift(order: ShiftOrder, on_part: Callable[[str], None]) -> ShiftFacts:
-    from mmkd_models.compare.domains import judge_shift
+    from mmkd_models.experiments.domains import judge_shift
+    from mmkd_models.experiments.progress import Progress, progress_lines
 
-    return judge_shift(order, on_part=on_part)
+    with progress_lines() as show:
+        return judge_shift(order, progress=Progress(show=show, workers=order.workers), say=on_part)
 
 
 def _shift_order(request: SuiteRequest, opened: _Opened) -> ShiftOrder:
@@ -345,15 +346,15 @@ def _shift_order(request: SuiteRequest, opened: _Opened) -> ShiftOrder:
     if not 0 < label_share <= 1:
         raise UsageError(f"--label-share {label_share:g}: expected above 0 and up to 1; 0.1 uses a tenth of the labels")
     require_modules(shared.NEEDS, by="--suite shift", extra="train")
-    from mmkd_models.compare.domains import ShiftOrder, check_shift
-    from mmkd_models.compare.fold_result import ComparisonConfig
     from mmkd_models.distillation.methods import default_recipe
+    from mmkd_models.experiments.comparison import ComparisonConfig
+    from mmkd_models.experiments.domains import ShiftOrder, check_shift
     from mmkd_models.training.committee import default_members
 
     name = "" if opened.checkpoint is None else opened.checkpoint.checkpoint.config.preset
     teacher_train, student_train = trains_of(default_metric(dataset.spec.task.kind), options.steps)
     config = ComparisonConfig(
-        label_share=Labelled(share=label_share).share,
+        labelled=Labelled(share=label_share),
         modalities=modalities,
         teacher=preset_named(options.teacher, option="--teacher"),
         student=preset_named(name, option="MODEL") if name in get_args(Preset) else STUDENT_PRESET,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,10 @@ class Dataset:
     def __repr__(self) -> str:
         counts = ", ".join(f"{split} {self.spec.splits[split]}" for split in SPLIT_NAMES)
         return f"Dataset({str(self.path)!r}, {self.spec.name!r}, {counts}: {self.spec.shapes_text})"
+
+    def __reduce__(self) -> tuple[object, tuple[Path, str]]:
+        """Pickle it as its directory: another process opens it once, and finds the same content."""
+        return _open_same, (self.path.resolve(), self.sha256)
 
     @cached_property
     def sha256(self) -> str:
@@ -80,6 +84,16 @@ def open_dataset(path: str | Path) -> Dataset:
     path = located(path)
     spec, arrays, _ = loaded(path)
     return Dataset(path=path, spec=spec, arrays=arrays)
+
+
+@lru_cache(maxsize=2)
+def _open_same(path: Path, sha256: str) -> Dataset:
+    dataset = open_dataset(path)
+    if dataset.sha256 != sha256:
+        raise UsageError(
+            f"{path}: expected dataset {sha256[:12]}, got {dataset.sha256[:12]}; use the same files on every host"
+        )
+    return dataset
 
 
 def loaded(path: Path) -> tuple[DatasetSpec, Arrays, bool]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -94,7 +93,7 @@ def _logits(train: Windows, answers: NDArray[np.float64]) -> NDArray[np.float64]
     return logits
 
 
-def leak_of(judged: Sequence[TestedNetwork | msgspec.UnsetType], metric: str) -> LabelLeak | None:
-    """Gives the leak over all seeds; None where one of them says nothing."""
-    known = [one for one in judged if one is not msgspec.UNSET]
+def leak_of(judged: Sequence[TestedNetwork | None], metric: str) -> LabelLeak | None:
+    """Return the leak over all seeds, or None if one of them has none."""
+    known = [one for one in judged if one is not None]
     return label_leak(known, metric) if known and len(known) == len(judged) else None

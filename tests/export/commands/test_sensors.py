@@ -15,10 +15,17 @@ import pytest
 from mmkd_edge.spec import ModalitySpec
 from mmkd_export.commands.demo import ComparisonOptions, comparison_config
 from mmkd_models.commands.evaluate import main as evaluate_main
-from mmkd_models.compare.comparison import teacher_path
-from mmkd_models.compare.sensors import JUDGED_FILE, LATENCY_FILE, SensorsOrder, _rivals_of, latencies_of, pair_rows
 from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.data.labelled import Labelled
+from mmkd_models.experiments.comparison import Comparison
+from mmkd_models.experiments.sensors import (
+    JUDGED_FILE,
+    LATENCY_FILE,
+    SensorsOrder,
+    _rivals_of,
+    measure_latencies,
+    pair_rows,
+)
 from mmkd_report import render_sensors
 from mmkd_report.schema.demo import DemoDocument
 from mmkd_report.schema.study import PairLatency
@@ -82,25 +89,26 @@ def test_every_sensor_is_told_beside_rivals_and_teacher_and_an_interrupted_run_g
     assert best["worth"]["student"] != other["worth"]["student"]
     assert [one["sensors"] for one in document["pairs"]] == [["acc", "gyro"], ["acc", "temp"], ["gyro", "temp"]]
     assert text.startswith(("gyro is the sensor whose student validates best: ", "The student of gyro, ", "No sensor "))
+    trials = {name: next(out.absolute().glob(f"trials/taught-{name}-*")) for name in ("acc", "gyro")}
     assert text.splitlines()[-1] == (
-        f"wrote {out / 'sensors.html'}; next: mmkd-export {out / 'seed-0' / 'gyro' / 'student.ckpt'}"
+        f"wrote {out / 'sensors.html'}; next: mmkd-export {trials['gyro'] / 'student.ckpt'}"
     )
     page = (out / "sensors.html").read_text()
     assert page == render_sensors(document)
     assert '<a href="pages/gyro.html">gyro</a>' in page
     assert "When a sensor breaks" in (out / "pages" / "gyro.html").read_text()
 
-    (out / "seed-0" / "acc" / JUDGED_FILE).unlink()  # as if the run had been interrupted there
-    before = (out / "seed-0" / "gyro" / JUDGED_FILE).read_bytes()
+    (trials["acc"] / JUDGED_FILE).unlink()  # as if the run had been interrupted there
+    before = (trials["gyro"] / JUDGED_FILE).read_bytes()
     code, again, err = run(*line, *money, "-o", out, "--json")
     assert code == 0, err
     assert {one.partition(":")[0] for one in err.splitlines()} == {"acc"}  # nothing is trained, `gyro` not judged again
-    assert (out / "seed-0" / "gyro" / JUDGED_FILE).read_bytes() == before
+    assert (trials["gyro"] / JUDGED_FILE).read_bytes() == before
     found = json.loads(again)
     assert found["rows"] == document["rows"]
 
-    (out / "seed-0" / "acc" / JUDGED_FILE).write_text("{")  # damaged
-    other = out / "seed-0" / "gyro" / JUDGED_FILE
+    (trials["acc"] / JUDGED_FILE).write_text("{")  # damaged
+    other = trials["gyro"] / JUDGED_FILE
     other.write_bytes(before.replace(b'"key":"', b'"key":"0'))  # of another release, of other rivals or faults
     code, again, err = run(*line, *money, "-o", out, "--json")
     assert code == 0, err
@@ -113,11 +121,13 @@ def test_a_latency_is_kept_for_the_same_conditions_and_a_damaged_one_is_measured
     data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = comparison_config(data, ComparisonOptions(modality=["acc"]), "tiny", Labelled(share=1.0))
-    order = SensorsOrder(data=data.path, folder=tmp_path, seed=0, config=config, costs={})
-    student, file = tmp_path / "acc" / "student.ckpt", tmp_path / "acc" / LATENCY_FILE
-    student.parent.mkdir()
-    student.write_bytes(b"student")
-    teacher_path(tmp_path, "tiny").write_bytes(b"teacher")
+    comparison = Comparison(dataset=data, config=config, out=tmp_path)
+    order = SensorsOrder(comparison=comparison, costs={})
+    student, teacher = comparison.student_path("acc", 0), comparison.teacher_path(0)
+    file = student.with_name(LATENCY_FILE)
+    for path in (student, teacher):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(path.name.encode())
     asked: list[Path] = []
 
     def measure(student: Path, teacher: Path) -> PairLatency:
@@ -125,15 +135,15 @@ def test_a_latency_is_kept_for_the_same_conditions_and_a_damaged_one_is_measured
         return PairLatency(student_ms={"p50": len(asked)}, teacher_ms={"p50": 2.0}, ratio=2.0, machine={})
 
     def measured(duration_s: float = 4.0) -> float:
-        found = latencies_of(order, measure, conditions={"duration_s": duration_s}, on_part=lambda text: None)
+        found = measure_latencies(order, measure, conditions={"duration_s": duration_s}, say=lambda text: None)
         return found["acc"].student_ms["p50"]
 
     assert [measured(), measured(), measured(2.0), measured(2.0)] == [1, 1, 2, 2]
     file.write_bytes(b"{")
     assert measured(2.0) == 3
-    teacher_path(tmp_path, "tiny").write_bytes(b"another teacher")
+    teacher.write_bytes(b"another teacher")
     assert measured(2.0) == 4
-    monkeypatch.setattr("mmkd_models.compare.sensors.__version__", "0.0.0")
+    monkeypatch.setattr("mmkd_models.experiments.sensors.__version__", "0.0.0")
     assert measured(2.0) == 5
 
 
@@ -271,9 +281,9 @@ def test_a_sensor_that_was_judged_with_other_checkpoints_is_judged_again(
     line = ("--sensors", data.path, *QUICK, "--modality", "temp", "--workers", 1, "--json")
     code, _, err = run(*line, "-o", tmp_path / "out")
     assert code == 0, err
-    fold = tmp_path / "out" / "seed-0"
-    shutil.copyfile(fold / "temp" / "baseline.ckpt", fold / "temp" / "student.ckpt")
-    (fold / "fold.json").unlink()
+    out = tmp_path / "out"
+    baseline, student = (next(out.glob(f"trials/{name}-temp-*/student.ckpt")) for name in ("none", "taught"))
+    shutil.copyfile(baseline, student)
     code, _, err = run(*line, "-o", tmp_path / "out")
     assert code == 0, err
     assert "temp: fault: noise" in err.splitlines()

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,15 @@ from mmkd_edge.cli.outputs import held
 from mmkd_edge.errors import GateError, MmkdError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_export.commands.demo import run_demo, show_demo
-from mmkd_export.demo.chain import Instruments, MeasuredDemo, PairTimes, fold_folder, measure, with_measured
-from mmkd_models.compare.comparison import compare_fold
-from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult
-from mmkd_models.compare.one_fold import fold_data
-from mmkd_models.compare.summary import demo_document
+from mmkd_export.demo.chain import Instruments, MeasuredDemo, PairTimes, measure, with_measured
 from mmkd_models.data import Dataset, open_dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.distillation.methods import default_recipe, taught_by
+from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, FoldResult, compare
+from mmkd_models.experiments.folder import fold_data
+from mmkd_models.experiments.summary import demo_document
+from mmkd_models.experiments.workers import Workers
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_report import render_demo
@@ -181,13 +182,13 @@ def trained(stderr: str) -> list[str]:
 
 def test_a_killed_run_continues_where_it_was(killed: tuple[Path, list[str], dict[Path, bytes]], first: First) -> None:
     folder, said, files = killed
-    assert {path.relative_to(folder).as_posix() for path in files} == {
-        f"demo/seed-{seed}/{name}.ckpt" for seed in (0, 1) for name in ("teacher-small", "acc/baseline")
-    }
+    assert sorted(path.relative_to(folder).as_posix().rpartition("-")[0] for path in files) == [
+        f"demo/{name}-seed{seed}" for name in ("teachers/small", "trials/none-acc-tiny-0.002") for seed in (0, 1)
+    ]
     assert trained("".join(said))[-1] == "seed 1 answers 1/4"
     assert {title for title in trained(first[1].stderr) if "answers" not in title} == {
-        "seed 0 student acc",
-        "seed 1 student acc",
+        "seed 0 acc taught tiny",
+        "seed 1 acc taught tiny",
     }
     assert {path: path.read_bytes() for path in files} == files
 
@@ -364,34 +365,23 @@ def test_the_last_words_say_what_the_rivals_say(
 def test_the_teacher_and_the_students_are_made_as_they_are_asked_for(
     tiny: Dataset, tmp_path: Path, first: First
 ) -> None:
-    usual = first[0] / "demo" / "seed-0"
+    usual = first[0] / "demo"
     asked = ["--members", "transformer", "--self-training", "--no-choose"]
     run(tiny, "--seeds", "1", "--workers", "1", *asked, cwd=tmp_path)
-    own = tmp_path / "demo" / "seed-0"
-    committee = read_teacher(usual / "teacher-small.ckpt").committee
-    assert committee is not None
-    assert [one.kind for one in committee.members] == ["transformer", "rocket", "trees"]
-    assert read_teacher(own / "teacher-small.ckpt").committee is None
-    assert [bool(list(fold.rglob("second/events.*"))) for fold in (usual, own)] == [False, True]
-    raced = [read_student(fold / "acc" / "student.ckpt").facts.race for fold in (usual, own)]
-    assert [bool(race) for race in raced] == [True, False]
+    own = tmp_path / "demo"
+    teachers = [read_teacher(next(out.glob("teachers/small-seed0-*/teacher.ckpt"))).committee for out in (usual, own)]
+    assert teachers[0] is not None
+    assert [one.kind for one in teachers[0].members] == ["transformer", "rocket", "trees"]
+    assert teachers[1] is None
+    assert [bool(list(out.rglob("second/events.*"))) for out in (usual, own)] == [False, True]
+    paths = [next(out.glob("trials/taught-acc-*-seed0-*/student.ckpt")) for out in (usual, own)]
+    assert [bool(read_student(path).facts.race) for path in paths] == [True, False]
 
 
 def message_of(*arguments: object) -> str:
     with pytest.raises(MmkdError) as caught:
         run_demo([str(argument) for argument in arguments])
     return str(caught.value)
-
-
-@pytest.mark.parametrize("other", [["--steps", 5], ["--steps", 4, "--method", "logit"]])
-def test_options_of_another_run_are_refused(tiny: Dataset, first: First, other: list[object]) -> None:
-    folder, _, _ = first
-    out = folder / "demo"
-    found = message_of("--dataset", tiny.path, "--out", out, "--modality", "acc", "--seeds", 2, *other)
-    assert found == (
-        f"{out / 'seed-0' / 'comparison.json'}: expected a fold of this dataset with these options, got one of another "
-        "comparison; choose another --out, or delete the folder"
-    )
 
 
 @pytest.mark.parametrize(
@@ -464,7 +454,7 @@ def test_a_second_demo_is_refused_while_the_first_runs(tiny: Dataset, tmp_path: 
 TEMP = ModalitySpec(name="temp", channels=("t",), rate_hz=1.0, samples=6, unit="degC", normalise="per_group")
 SHORT = TrainConfig(steps=12, batch=16)
 THERMOMETER = ComparisonConfig(
-    label_share=1.0,
+    labelled=Labelled(),
     modalities=("temp",),
     teacher="tiny",
     student="tiny",
@@ -478,12 +468,19 @@ THERMOMETER = ComparisonConfig(
 
 
 @pytest.fixture(scope="module")
-def thermometer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, FoldResult, Path]:
+def thermometer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, FoldResult]:
     """A finished fold of a dataset with one modality, normalised per group, too short for MiniRocket."""
     folder = tmp_path_factory.mktemp("thermometer")
     dataset = dataset_of(folder / "data", TEMP)
     config = msgspec.structs.replace(THERMOMETER, recipe=default_recipe(dataset.spec.task))
-    return dataset, compare_fold(dataset, seed=0, config=config, out=fold_folder(folder, 0)), folder
+    comparison = Comparison(dataset=dataset, config=config, out=folder)
+    return comparison, fold_of(comparison)
+
+
+def fold_of(comparison: Comparison) -> FoldResult:
+    with Workers(1) as workers:
+        (fold,) = compare(comparison, [0], workers)
+    return fold
 
 
 def cheap_instruments(asked: list[tuple[Path, Path | None]]) -> Instruments:
@@ -499,27 +496,28 @@ def cheap_instruments(asked: list[tuple[Path, Path | None]]) -> Instruments:
 
 
 @pytest.fixture(scope="module")
-def measured(thermometer: tuple[Dataset, FoldResult, Path]) -> tuple[MeasuredDemo, list[tuple[Path, Path | None]]]:
-    dataset, fold, folder = thermometer
+def measured(thermometer: tuple[Comparison, FoldResult]) -> tuple[MeasuredDemo, list[tuple[Path, Path | None]]]:
+    comparison, fold = thermometer
     asked: list[tuple[Path, Path | None]] = []
-    return measure(dataset, [fold], cheap_instruments(asked), out=folder, say=lambda line: None), asked
+    return measure(comparison, [fold], cheap_instruments(asked), say=lambda line: None), asked
 
 
 def test_a_student_that_is_normalised_per_group_comes_with_a_reference(
-    thermometer: tuple[Dataset, FoldResult, Path], measured: tuple[MeasuredDemo, list[tuple[Path, Path | None]]]
+    thermometer: tuple[Comparison, FoldResult], measured: tuple[MeasuredDemo, list[tuple[Path, Path | None]]]
 ) -> None:
-    dataset, fold, folder = thermometer
+    comparison, fold = thermometer
+    dataset, folder = comparison.dataset, comparison.out
     found, asked = measured
     reference = folder / "temp.reference.json"
     assert (found.best, found.bundle, found.reference) == ("temp", folder / "student.edge", reference)
     assert found.contests["temp"].reference == reference
     assert asked == [(folder / "student.edge", reference)]
-    group = fold.students["temp"].student.by_group[0]
+    (group, *_) = fold.students["temp"].student.test.confusions or ()
     rows = np.flatnonzero(dataset.everything().groups == group.group)
     raw = np.asarray([split_window(dataset, row) for row in rows])
     with EdgePredictor.open(found.bundle, reference=found.reference) as predictor:
         answers = [prediction.index for prediction in predictor.predict_batch(raw)]
-    assert sum(np.array(answers) == dataset.everything().labels[rows]) == group.right
+    assert sum(np.array(answers) == dataset.everything().labels[rows]) == np.trace(group.confusion)
 
 
 def split_window(dataset: Dataset, row: int) -> NDArray[np.float32]:
@@ -533,9 +531,10 @@ def split_window(dataset: Dataset, row: int) -> NDArray[np.float32]:
 
 
 def test_one_sensor_is_a_teacher_too_and_makes_a_page_without_attention(
-    thermometer: tuple[Dataset, FoldResult, Path], measured: tuple[MeasuredDemo, list[tuple[Path, Path | None]]]
+    thermometer: tuple[Comparison, FoldResult], measured: tuple[MeasuredDemo, list[tuple[Path, Path | None]]]
 ) -> None:
-    dataset, fold, folder = thermometer
+    comparison, fold = thermometer
+    dataset, folder = comparison.dataset, comparison.out
     found, _ = measured
     assert found.contests["temp"].attention is None
     document = msgspec.to_builtins(with_measured(demo_document(dataset.spec, dataset.sha256, [fold]), found))
@@ -550,17 +549,19 @@ def test_one_sensor_is_a_teacher_too_and_makes_a_page_without_attention(
 
 
 def test_a_runtime_that_answers_otherwise_than_training_is_an_error(
-    thermometer: tuple[Dataset, FoldResult, Path], tmp_path: Path
+    thermometer: tuple[Comparison, FoldResult], tmp_path: Path
 ) -> None:
-    dataset, fold, folder = thermometer
+    comparison, fold = thermometer
     temp = fold.students["temp"]
-    right = sum(count.right for count in temp.student.by_group)
-    counts = tuple(msgspec.structs.replace(count, right=0) for count in temp.student.by_group)
-    student = msgspec.structs.replace(temp.student, by_group=counts)
+    confusions = temp.student.test.confusions or ()
+    right = sum(int(np.trace(one.confusion)) for one in confusions)
+    wrong = tuple(msgspec.structs.replace(one, confusion=((0, 12),) + 2 * ((0, 0),)) for one in confusions)
+    test = msgspec.structs.replace(temp.student.test, confusions=wrong)
+    student = msgspec.structs.replace(temp.student, test=test)
     altered = msgspec.structs.replace(fold, students={"temp": msgspec.structs.replace(temp, student=student)})
-    fold_folder(tmp_path, 0).symlink_to(fold_folder(folder, 0))
+    shutil.copytree(comparison.out, tmp_path, dirs_exist_ok=True)
     with pytest.raises(GateError) as caught:
-        measure(dataset, [altered], cheap_instruments([]), out=tmp_path, say=lambda line: None)
+        measure(replace(comparison, out=tmp_path), [altered], cheap_instruments([]), say=lambda line: None)
     assert str(caught.value) == (
         f"{tmp_path / 'temp.edge'}: runtime on the test split: expected 0 of 12 windows right as in training, "
         f"got {right}; the export is wrong, please report it"
@@ -578,8 +579,8 @@ def test_windows_and_groups_that_a_device_cannot_answer_are_not_held_against_the
         temp[groups == tested[0]] = np.nan
         np.save(machines.path / split / "temp.npy", temp)
     dataset, said = open_dataset(machines.path), list[str]()
-    fold = compare_fold(dataset, seed=0, config=THERMOMETER, out=fold_folder(tmp_path, 0))
-    found = measure(dataset, [fold], cheap_instruments([]), out=tmp_path, say=said.append)
+    comparison = Comparison(dataset=dataset, config=THERMOMETER, out=tmp_path)
+    found = measure(comparison, [fold_of(comparison)], cheap_instruments([]), say=said.append)
     assert found.reference == tmp_path / "temp.reference.json"
     (left_out,) = (line for line in said if "left out" in line)
     assert left_out.startswith(f"check: temp: group {tested[0]} is left out: ")

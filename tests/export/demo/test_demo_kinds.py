@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,14 @@ from mmkd_edge import EdgePredictor
 from mmkd_edge.errors import GateError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.commands.demo import show_demo
-from mmkd_export.demo.chain import Instruments, MeasuredDemo, PairTimes, fold_folder, measure, with_measured
-from mmkd_models.compare.comparison import compare_fold
-from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult
-from mmkd_models.compare.one_fold import fold_data
-from mmkd_models.compare.summary import demo_document
-from mmkd_models.data import Dataset, write_dataset
+from mmkd_export.demo.chain import Instruments, MeasuredDemo, PairTimes, measure, with_measured
+from mmkd_models.data import write_dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.distillation.methods import default_recipe
+from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, FoldResult, compare
+from mmkd_models.experiments.summary import demo_document
+from mmkd_models.experiments.workers import Workers
 from mmkd_models.metrics.scores import default_metric
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, read_teacher
@@ -60,9 +60,8 @@ def split_of(groups: range, kind: str) -> dict[str, NDArray[np.generic]]:
 class Shown:
     """A finished demo of one fold whose latencies were not measured."""
 
-    dataset: Dataset
+    comparison: Comparison
     fold: FoldResult
-    out: Path
     measured: MeasuredDemo
     document: dict[str, Any]
 
@@ -91,7 +90,7 @@ def compared(kind: str, path: Path) -> Shown:
     )
     train = TrainConfig(steps=8, batch=16, eval_every=4, metric=default_metric(TASKS[kind].kind))
     config = ComparisonConfig(
-        label_share=0.5,
+        labelled=Labelled(share=0.5),
         modalities=("acc", "gyro") if kind == "multi_label" else ("gyro",),
         teacher="tiny",
         student="tiny",
@@ -102,13 +101,14 @@ def compared(kind: str, path: Path) -> Shown:
         augment=AugmentConfig(),
         recipe=default_recipe(dataset.spec.task),
     )
-    fold = compare_fold(dataset, seed=0, config=config, out=fold_folder(path, 0))
-    found = measure(dataset, [fold], instruments(), out=path, say=lambda line: None)
+    comparison = Comparison(dataset=dataset, config=config, out=path)
+    with Workers(1) as workers:
+        (fold,) = compare(comparison, [0], workers)
+    found = measure(comparison, [fold], instruments(), say=lambda line: None)
     document = with_measured(demo_document(dataset.spec, dataset.sha256, [fold]), found)
     document = msgspec.structs.replace(document, report="report.html")
-    return Shown(
-        dataset=dataset, fold=fold, out=path, measured=found, document=json.loads(msgspec.json.encode(document))
-    )
+    written = json.loads(msgspec.json.encode(document))
+    return Shown(comparison=comparison, fold=fold, measured=found, document=written)
 
 
 @pytest.fixture(scope="module")
@@ -139,10 +139,10 @@ def figure_of(kind: str, truth: NDArray[np.generic], logits: NDArray[np.float32]
 @KINDS
 def test_figures_and_gains_are_those_of_the_kept_networks(shown: dict[str, Shown], kind: str) -> None:
     one, name = shown[kind], "mae" if kind == "regression" else "macro_f1"
-    folder = fold_folder(one.out, 0)
-    test = fold_data(one.dataset, seed=0, labelled=Labelled(share=0.5)).test
+    test = one.comparison.folder.fold(0).test
     gyro = test.with_modalities(("gyro",))
-    students = {who: read_student(folder / "gyro" / f"{who}.ckpt").network() for who in ("baseline", "student")}
+    paths = {"baseline": one.comparison.baseline_path("gyro", 0), "student": one.comparison.student_path("gyro", 0)}
+    students = {who: read_student(path).network() for who, path in paths.items()}
     logits = {who: logits_of(network, gyro, modality="gyro") for who, network in students.items()}
     expected = {who: figure_of(kind, test.labels, answers) for who, answers in logits.items()}
     entry = one.document["students"]["gyro"]
@@ -154,7 +154,7 @@ def test_figures_and_gains_are_those_of_the_kept_networks(shown: dict[str, Shown
     how = "baseline's error minus student's" if kind == "regression" else "student minus baseline"
     assert gain["method"].startswith(f"mean over seeds of {how}; an interval needs 5 groups or more")
     assert gain["mean"] == pytest.approx(scale * (expected["student"] - expected["baseline"]), rel=1e-3, abs=1e-4)
-    teacher = read_teacher(folder / "teacher-tiny.ckpt").network()
+    teacher = read_teacher(one.comparison.teacher_path(0)).network()
     whole = figure_of(kind, test.labels, logits_of(teacher, test, modality=None))
     assert one.document["teacher"][name]["mean"] == pytest.approx(whole, rel=1e-5)
     assert one.document["teacher"]["missing"][0][name]["mean"] == pytest.approx(whole, rel=1e-5)
@@ -164,13 +164,10 @@ def test_figures_and_gains_are_those_of_the_kept_networks(shown: dict[str, Shown
 @KINDS
 def test_a_finished_fold_is_read_and_not_trained_again(shown: dict[str, Shown], kind: str) -> None:
     one = shown[kind]
-
-    def no_training(step: object) -> None:
-        raise AssertionError(step)
-
-    out = fold_folder(one.out, 0)
-    again = compare_fold(one.dataset, seed=0, config=one.fold.config, out=out, on_step=no_training)
-    assert again == one.fold
+    before = one.comparison.result_path(0).stat().st_mtime_ns
+    with Workers(1) as workers:
+        assert compare(one.comparison, [0], workers) == [one.fold]
+    assert one.comparison.result_path(0).stat().st_mtime_ns == before
 
 
 @KINDS
@@ -240,13 +237,13 @@ def test_a_runtime_that_answers_otherwise_than_training_is_an_error(shown: dict[
         for part in judged.answers or ()
     )
     student = msgspec.structs.replace(
-        one.fold.students["gyro"].student, judged=msgspec.structs.replace(judged, answers=flipped)
+        one.fold.students["gyro"].student, test=msgspec.structs.replace(judged, answers=flipped)
     )
     gyro = msgspec.structs.replace(one.fold.students["gyro"], student=student)
-    fold_folder(tmp_path, 0).symlink_to(fold_folder(one.out, 0))
+    shutil.copytree(one.comparison.out, tmp_path, dirs_exist_ok=True)
     altered = msgspec.structs.replace(one.fold, students={"gyro": gyro})
     with pytest.raises(GateError) as caught:
-        measure(one.dataset, [altered], instruments(), out=tmp_path, say=lambda line: None)
+        measure(replace(one.comparison, out=tmp_path), [altered], instruments(), say=lambda line: None)
     message = str(caught.value)
     assert message.startswith(
         f"{tmp_path / 'gyro.edge'}: runtime on the test split: expected 12 of 12 windows answered as in training, got "

@@ -1,1 +1,0 @@
-"""One fair comparison of teacher, baseline, student and rivals, over folds."""

@@ -1,0 +1,422 @@
+"""A fair comparison of teacher, labels alone, student and rivals for every sensor: the plan of the demo.
+
+What is fair: grouped folds; the same visible labels for everyone; labels alone run the student's race with the same
+steps and seed (without a race they have the student's architecture and augmentation, and their own choice of learning
+rate by validation); the test windows are read once, by finished models.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from mmkd_edge.errors import UsageError
+from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.data.dataset import Dataset
+from mmkd_models.data.labelled import Labelled
+from mmkd_models.data.left_out import LeftOutDomains
+from mmkd_models.data.windows import split_facts
+from mmkd_models.distillation.method import Method
+from mmkd_models.distillation.recipe import Recipe
+from mmkd_models.evaluation.gains import spread
+from mmkd_models.evaluation.missing import scores_by_missing_share, scores_by_subset
+from mmkd_models.evaluation.outcome import TestedNetwork
+from mmkd_models.evaluation.rivals import QUICK_RIVALS, RivalName
+from mmkd_models.experiments.folder import (
+    ANSWERS_FOLDER,
+    STUDENT_CHECKPOINT,
+    TEACHER_CHECKPOINT,
+    Folder,
+    read_result,
+    spread_in_time,
+    write_result,
+)
+from mmkd_models.experiments.plan import Conditions, Entry, Space, TeacherChoice, candidates, hash_of
+from mmkd_models.experiments.progress import Progress
+from mmkd_models.experiments.runs import (
+    RivalResult,
+    Run,
+    Stage,
+    StudentRun,
+    best_baseline,
+    chosen_trials,
+    grid_phases,
+    judge_rivals,
+    make_runs,
+    teacher_outcome,
+    teacher_runs,
+    trial_outcome,
+    trial_result,
+    trials_of,
+)
+from mmkd_models.experiments.workers import Workers
+from mmkd_models.metrics.measures import measures_of
+from mmkd_models.networks.config import MemberKind, Preset, StudentKind
+from mmkd_models.networks.student import values_of
+from mmkd_models.train_config import OnStep, TrainConfig, Validation
+from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint, read_student, read_teacher
+from mmkd_report.schema.demo import TriedSize
+from mmkd_report.schema.figures import Split
+from mmkd_report.schema.study import NONE
+
+NEAR_BEST = 0.005
+"""How far below the best validation score, as a fraction, a smaller teacher may lie and still be taken."""
+_TAUGHT = "taught"
+
+
+class ComparisonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that decides a comparison but the fold.
+
+    Attributes:
+        self_training: train a second generation of the teacher on the unlabelled windows too.
+        members: of the teacher, transformers first.
+        teacher_train: its seed is the fold's.
+        further_rivals: rivals beside the quick ones.
+        choose: a race chooses how each student is trained, labels alone among the forms.
+        baseline_learning_rates: without a race, those that labels alone may choose from.
+        left_out: what each fold leaves out; None deals folds by groups.
+    """
+
+    labelled: Labelled
+    modalities: tuple[str, ...]
+    teacher: Preset
+    student: Preset
+    self_training: bool
+    teacher_train: TrainConfig
+    student_train: TrainConfig
+    baseline_learning_rates: tuple[float, ...]
+    augment: AugmentConfig
+    recipe: Recipe
+    members: tuple[MemberKind, ...] = ("transformer",)
+    further_rivals: tuple[RivalName, ...] = ()
+    choose: bool = False
+    left_out: LeftOutDomains | None = None
+
+    @property
+    def rivals(self) -> tuple[RivalName, ...]:
+        """All rivals."""
+        return (*QUICK_RIVALS, *self.further_rivals)
+
+
+class NetworkResult(msgspec.Struct, frozen=True, kw_only=True):
+    """A trained network on the test windows.
+
+    Attributes:
+        learning_rate: peak, of its training.
+        kind: of a student.
+        shipped: which form validation chose in a race.
+    """
+
+    test: TestedNetwork
+    parameters: int
+    learning_rate: float
+    valid_score: float
+    curve: tuple[Validation, ...]
+    kind: StudentKind | None = None
+    shipped: str = ""
+
+
+class MissingCurve(msgspec.Struct, frozen=True, kw_only=True):
+    """The first measure of the task, of student and labels alone, by fraction of missing samples."""
+
+    shares: tuple[float, ...]
+    student: tuple[float, ...]
+    baseline: tuple[float, ...]
+
+
+class ModalityResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything about one modality on one fold."""
+
+    baseline: NetworkResult
+    student: NetworkResult
+    rivals: dict[RivalName, RivalResult]
+    missing: MissingCurve
+
+
+class FoldSubsetScore(msgspec.Struct, frozen=True, kw_only=True):
+    """The first measure of the task of the teacher if only these modalities are there."""
+
+    modalities: tuple[str, ...]
+    figure: float
+
+
+class FoldResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One fold of a comparison.
+
+    Attributes:
+        train_groups: groups of the training windows.
+        spread_in_time: labels spread in time, on the hidden ones of the training windows.
+    """
+
+    config: ComparisonConfig
+    dataset_sha256: str
+    seed: int
+    windows: dict[str, int]
+    groups: int
+    train_groups: int
+    split: Split
+    teacher: NetworkResult
+    teacher_subsets: tuple[FoldSubsetScore, ...]
+    spread_in_time: TestedNetwork | None = None
+    students: dict[str, ModalityResult]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A comparison in a folder: what is trained, and where it lies."""
+
+    dataset: Dataset
+    config: ComparisonConfig
+    out: Path
+
+    @cached_property
+    def teacher(self) -> TeacherChoice:
+        """What teaches."""
+        members = self.config.members
+        return TeacherChoice(
+            modalities=tuple(spec.name for spec in self.dataset.spec.modalities),
+            preset=self.config.teacher,
+            committee=() if members == ("transformer",) else members,
+        )
+
+    @cached_property
+    def folders(self) -> dict[str, Folder]:
+        """By sensor; all of them share the teachers."""
+        config = self.config
+        rate = config.student_train.learning_rate
+        space = Space(
+            teachers=(self.teacher,),
+            students=(config.student,),
+            methods=(Method(name=NONE, recipe=None), Method(name=_TAUGHT, recipe=config.recipe)),
+            learning_rates=(rate,),
+            baseline_learning_rates=() if config.choose else config.baseline_learning_rates,
+        )
+        return {
+            name: Folder(
+                out=self.out.absolute(),
+                dataset=self.dataset,
+                conditions=Conditions(
+                    dataset_sha256=self.dataset.sha256,
+                    modality=name,
+                    labelled=config.labelled,
+                    self_training=config.self_training,
+                    teacher_train=config.teacher_train,
+                    student_train=config.student_train,
+                    augment=config.augment,
+                    choose=config.choose,
+                    labels_compete=config.choose,
+                    left_out=config.left_out,
+                ),
+                space=space,
+                embed_windows=True,
+            )
+            for name in config.modalities
+        }
+
+    @property
+    def folder(self) -> Folder:
+        """That of the first sensor: what all share is the same in every one."""
+        return self.folders[self.config.modalities[0]]
+
+    def teacher_path(self, seed: int) -> Path:
+        """The checkpoint of a fold's teacher."""
+        return self.folder.of_teacher(self.teacher, seed) / TEACHER_CHECKPOINT
+
+    def baseline_path(self, modality: str, seed: int) -> Path:
+        """The checkpoint of labels alone. Raises UsageError if it is not trained."""
+        return best_baseline(self.folders[modality], self.entry(_TAUGHT), seed)
+
+    def student_path(self, modality: str, seed: int) -> Path:
+        """The checkpoint of the student."""
+        folder = self.folders[modality]
+        (trial,) = trials_of(folder, self.entry(_TAUGHT), [seed])
+        return folder.of_trial(trial) / STUDENT_CHECKPOINT
+
+    def result_path(self, seed: int) -> Path:
+        """Where the result of a fold is kept."""
+        decides = [self.config, self.dataset.sha256, split_facts(self.dataset.everything())]
+        return self.out / "folds" / f"seed{seed}-{hash_of(decides)}.json"
+
+    def phases(self, seeds: Sequence[int]) -> tuple[list[Run], ...]:
+        """What the folds lack; the runs of each phase can be made side by side, the longest first."""
+        teachers = teacher_runs(self.folder, [self.teacher], seeds)
+        judging = [JudgeRun(comparison=self, seed=seed) for seed in seeds]
+        phases: tuple[list[Run], ...] = ([*teachers], [], [], [*judging])
+        for folder in self.folders.values():
+            chosen = candidates(folder.space)
+            own = grid_phases(folder, chosen, seeds, rivals=self.config.rivals, ask_before=True)
+            for phase, runs in zip(phases, own, strict=False):
+                known = {run.path for run in phase}
+                phase += [run for run in runs if run.path not in known]
+        phases[0].sort(key=lambda run: -sum(run.trainings))
+        return phases
+
+    def entry(self, method: str) -> Entry:
+        """Labels alone (`none`), or what is taught."""
+        return Entry(student=self.config.student, method=method, teacher=None if method == NONE else self.teacher.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeRun:
+    """The finished networks of a fold on its test windows."""
+
+    comparison: Comparison
+    seed: int
+    stage: Stage = "judge"
+
+    @property
+    def title(self) -> str:
+        """What a progress line calls it."""
+        return f"seed {self.seed} judge"
+
+    @property
+    def path(self) -> Path:
+        """The folder that is claimed."""
+        return self.comparison.result_path(self.seed).with_suffix("")
+
+    @property
+    def trainings(self) -> tuple[float, ...]:
+        """Relative to a teacher."""
+        return (0.05,)
+
+    def is_done(self) -> bool:
+        """Whether the fold's result is there."""
+        return self.comparison.result_path(self.seed).exists()
+
+    def make(self, on_step: OnStep) -> None:
+        """Judge them."""
+        write_result(self.comparison.result_path(self.seed), _judge_fold(self.comparison, self.seed))
+
+
+def compare(
+    comparison: Comparison, seeds: Sequence[int], workers: Workers, *, progress: Progress | None = None
+) -> list[FoldResult]:
+    """Make what the folds lack and return them; what is finished in the folder is read.
+
+    Raises:
+        UsageError: a training cannot be done.
+        CheckpointError: a file in the folder is damaged.
+        MmkdError: a worker died.
+    """
+    progress = progress or Progress()
+    phases = [] if all(_result(comparison, seed) for seed in seeds) else comparison.phases(seeds)
+    progress.expect(phases)
+    for phase in phases:
+        make_runs(workers, phase, on_step=progress.on_step, on_end=progress.on_end)
+        for run in phase:
+            ended = trial_result(run.folder, run.trial) if isinstance(run, StudentRun) else None
+            if ended is not None and ended.state == "failed":
+                raise UsageError(ended.reason)
+    shutil.rmtree(comparison.out / ANSWERS_FOLDER, ignore_errors=True)
+    return [result for seed in seeds if (result := _result(comparison, seed)) is not None]
+
+
+def _result(comparison: Comparison, seed: int) -> FoldResult | None:
+    return read_result(comparison.result_path(seed), FoldResult)
+
+
+def choose_teacher(
+    comparison: Comparison,
+    seeds: Sequence[int],
+    presets: Sequence[Preset],
+    workers: Workers,
+    *,
+    progress: Progress | None = None,
+) -> tuple[TriedSize, ...]:
+    """Train a teacher of each size on every fold and choose the smallest within half a point of the best.
+
+    The score is the one that training maximises, on validation. A single size is chosen without training anything.
+    """
+    if len(presets) == 1:
+        return (TriedSize(preset=presets[0], parameters=None, valid_score=None, chosen=True),)
+    progress = progress or Progress()
+    sized = [with_teacher(comparison, preset) for preset in presets]
+    runs = [run for one in sized for run in teacher_runs(one.folder, [one.teacher], seeds)]
+    progress.expect([runs, *comparison.phases(seeds)[1:]])
+    make_runs(workers, runs, on_step=progress.on_step, on_end=progress.on_end)
+    tried = []
+    for one in sized:
+        teachers = [read_teacher(one.teacher_path(seed)) for seed in seeds]
+        parameters = sum(parameter.numel() for parameter in teachers[0].transformer().parameters())
+        tried.append((parameters, one.config.teacher, [teacher.facts.score for teacher in teachers]))
+    best = max(float(np.mean(scores)) for _, _, scores in tried)
+    chosen = next(preset for _, preset, scores in sorted(tried) if float(np.mean(scores)) >= best - NEAR_BEST)
+    return tuple(
+        TriedSize(preset=preset, parameters=parameters, valid_score=spread(scores), chosen=preset == chosen)
+        for parameters, preset, scores in tried
+    )
+
+
+def with_teacher(comparison: Comparison, preset: Preset) -> Comparison:
+    """The same comparison with a teacher of another size."""
+    return replace(comparison, config=msgspec.structs.replace(comparison.config, teacher=preset))
+
+
+def _judge_fold(comparison: Comparison, seed: int) -> FoldResult:
+    config, folder = comparison.config, comparison.folder
+    windows, fold = comparison.dataset.everything(), folder.fold(seed)
+    train, test = fold.training.train, fold.test
+    teacher = read_teacher(comparison.teacher_path(seed))
+    first = measures_of(comparison.dataset.spec.task)[0].name
+    return FoldResult(
+        config=config,
+        dataset_sha256=comparison.dataset.sha256,
+        seed=seed,
+        windows={
+            "train": len(train),
+            "labelled": int(train.labelled.sum()),
+            "valid": len(fold.training.valid),
+            "test": len(test),
+        },
+        groups=windows.group_count,
+        train_groups=train.group_count,
+        split=split_facts(windows),
+        teacher=_network_result(teacher, teacher_outcome(folder, comparison.teacher, seed)),
+        teacher_subsets=tuple(
+            FoldSubsetScore(modalities=subset, figure=scores.metric(first))
+            for subset, scores in scores_by_subset(teacher.network(), test).items()
+        ),
+        spread_in_time=spread_in_time(fold),
+        students={name: _judge_modality(comparison, name, seed, first) for name in config.modalities},
+    )
+
+
+def _judge_modality(comparison: Comparison, name: str, seed: int, measure: str) -> ModalityResult:
+    folder, test = comparison.folders[name], comparison.folder.fold(seed).test
+    results, missing = {}, {}
+    for who, method in (("baseline", NONE), ("student", _TAUGHT)):
+        result = chosen_trials(folder, comparison.entry(method), [seed])[seed]
+        checkpoint = read_student(folder.of_trial(result.trial) / STUDENT_CHECKPOINT)
+        results[who] = _network_result(checkpoint, trial_outcome(folder, result.trial))
+        missing[who] = scores_by_missing_share(checkpoint.network(), test, modality=name, seed=seed)
+    return ModalityResult(
+        baseline=results["baseline"],
+        student=results["student"],
+        rivals={result.rival: result for result in judge_rivals(folder, comparison.config.rivals, seed)},
+        missing=MissingCurve(
+            shares=tuple(missing["student"]),
+            student=tuple(scores.metric(measure) for scores in missing["student"].values()),
+            baseline=tuple(scores.metric(measure) for scores in missing["baseline"].values()),
+        ),
+    )
+
+
+def _network_result(checkpoint: StudentCheckpoint | TeacherCheckpoint, test: TestedNetwork) -> NetworkResult:
+    facts = checkpoint.facts
+    return NetworkResult(
+        test=test,
+        parameters=values_of(
+            checkpoint.transformer() if isinstance(checkpoint, TeacherCheckpoint) else checkpoint.network()
+        ),
+        learning_rate=facts.training.learning_rate,
+        valid_score=facts.score,
+        curve=facts.curve,
+        kind=checkpoint.config.kind if isinstance(checkpoint, StudentCheckpoint) else None,
+        shipped=facts.shipped or "",
+    )

@@ -1,0 +1,282 @@
+"""What is combined: teachers, student sizes, methods, learning rates and seeds, and the names of what they give.
+
+A name follows from everything that decides a result and from nothing else, so that processes, hosts and later runs
+agree on what is finished without talking to each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import msgspec
+
+from mmkd_edge.errors import UsageError
+from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.data.dataset import Dataset
+from mmkd_models.data.labelled import Labelled
+from mmkd_models.data.left_out import LeftOutDomains
+from mmkd_models.distillation.method import Method
+from mmkd_models.networks.config import MemberKind, Preset, preset_named, student_config, teacher_config
+from mmkd_models.train_config import TrainConfig
+from mmkd_models.training.committee import default_members
+from mmkd_report.schema.study import NONE
+
+_METHOD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*(@[A-Za-z0-9][A-Za-z0-9_.+-]*)?")
+_DIGITS = 10
+_OPTION = "--teacher"
+_ENSEMBLE, _OUT_OF_FOLD, _COMMITTEE = "ensemble", "out-of-fold", "committee"
+
+
+class TeacherChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What teaches: a teacher, out-of-fold teachers, or several of them whose answers are mixed.
+
+    Attributes:
+        modalities: in the order of the dataset.
+        out_of_fold: how many teachers are cross-fitted in place of one; 0 for one.
+        committee: the kinds of its members; empty for a single transformer.
+        number: which member of an ensemble it is, from 0.
+        further: what teaches with it.
+    """
+
+    modalities: tuple[str, ...]
+    preset: Preset
+    out_of_fold: int = 0
+    committee: tuple[MemberKind, ...] = ()
+    number: int = 0
+    further: tuple[TeacherChoice, ...] = ()
+
+    @property
+    def members(self) -> tuple[TeacherChoice, ...]:
+        """What is trained and written as one file each."""
+        return (msgspec.structs.replace(self, further=()), *self.further)
+
+    @property
+    def name(self) -> str:
+        """`acc:small`, `acc:small,committee`, `acc:small,out-of-fold=5`, or members with `/` between them."""
+        families = Counter(msgspec.structs.replace(member, number=0) for member in self.members)
+        return "/".join(
+            f"{'+'.join(member.modalities)}:{member.preset}"
+            + (",committee" if member.committee else "")
+            + (f",out-of-fold={member.out_of_fold}" if member.out_of_fold else "")
+            + (f",ensemble={count}" if count > 1 else "")
+            for member, count in families.items()
+        )
+
+
+def teachers_from_text(texts: Sequence[str], dataset: Dataset) -> tuple[TeacherChoice, ...]:
+    """Parse `small`, `small,committee`, `acc+gyro:small,out-of-fold=5`, `gyro:tiny,ensemble=3`, or several with `/`.
+
+    Raises:
+        UsageError: a size, modality or setting is unknown, or a number makes no sense.
+    """
+    return tuple(
+        mix_teachers([member for part in text.split("/") for member in _members(part, dataset)]) for text in texts
+    )
+
+
+def mix_teachers(choices: Sequence[TeacherChoice]) -> TeacherChoice:
+    """Join choices of a single member each into one; equal ones become members of an ensemble."""
+    counts: Counter[TeacherChoice] = Counter()
+    members = []
+    for choice in choices:
+        members.append(msgspec.structs.replace(choice, number=counts[choice]))
+        counts[choice] += 1
+    return msgspec.structs.replace(members[0], further=tuple(members[1:]))
+
+
+def _members(text: str, dataset: Dataset) -> list[TeacherChoice]:
+    name, *settings = text.split(",")
+    modalities, _, size = name.rpartition(":")
+    order = [spec.name for spec in dataset.spec.modalities]
+    names = modalities.split("+") if modalities else order
+    dataset.everything().with_modalities(names)  # refuses names that are unknown or there twice
+    numbers = {_ENSEMBLE: 1, _OUT_OF_FOLD: 0}
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        if setting == _COMMITTEE:
+            continue
+        if key not in numbers or not value.isdecimal() or int(value) < 2:
+            raise UsageError(
+                f"{_OPTION} {text}: expected {_COMMITTEE}, or {_ENSEMBLE}=N or {_OUT_OF_FOLD}=K of 2 or more after the "
+                f"size, got {setting!r}; correct it"
+            )
+        numbers[key] = int(value)
+    is_committee = _COMMITTEE in settings
+    if is_committee and numbers[_OUT_OF_FOLD]:
+        raise UsageError(
+            f"{_OPTION} {text}: expected transformers alone to be cross-fitted, got a committee; leave out "
+            f"{_OUT_OF_FOLD} or {_COMMITTEE}"
+        )
+    specs = [spec for spec in dataset.spec.modalities if spec.name in names]
+    member = TeacherChoice(
+        modalities=tuple(spec.name for spec in specs),
+        preset=preset_named(size, option=_OPTION),
+        out_of_fold=numbers[_OUT_OF_FOLD],
+        committee=default_members(specs) if is_committee else (),
+    )
+    return [member] * numbers[_ENSEMBLE]
+
+
+class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What all runs of one sensor share, and what decides their weights.
+
+    Attributes:
+        modality: the student's.
+        self_training: train a second generation of every teacher on the unlabelled windows too.
+        teacher_train: seeds are the runs'.
+        student_train: seeds and learning rates are the runs'.
+        choose: train every student in several forms (`training.choosing.race`), of which validation keeps one.
+        labels_compete: in the race of a taught student, the student of labels alone takes part.
+        left_out: what each fold leaves out; None deals folds by groups.
+        threads: of every training; other numbers of threads may give other last bits.
+    """
+
+    dataset_sha256: str
+    modality: str
+    labelled: Labelled
+    self_training: bool
+    teacher_train: TrainConfig
+    student_train: TrainConfig
+    augment: AugmentConfig
+    choose: bool = False
+    labels_compete: bool = False
+    left_out: LeftOutDomains | None = None
+    threads: int = 1
+
+
+class Space(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What may be combined.
+
+    Attributes:
+        baseline_learning_rates: those that labels alone may choose from; empty for those of everyone.
+    """
+
+    teachers: tuple[TeacherChoice, ...]
+    students: tuple[Preset, ...]
+    methods: tuple[Method, ...]
+    learning_rates: tuple[float, ...]
+    baseline_learning_rates: tuple[float, ...] = ()
+
+    def rates_of(self, entry: Entry) -> tuple[float, ...]:
+        """The learning rates that an entry may choose from."""
+        return (self.baseline_learning_rates if entry.method == NONE else ()) or self.learning_rates
+
+    def teacher(self, name: str) -> TeacherChoice:
+        """The teacher of that name."""
+        return next(teacher for teacher in self.teachers if teacher.name == name)
+
+    def method(self, name: str) -> Method:
+        """The method of that name."""
+        return next(method for method in self.methods if method.name == name)
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, order=True):
+    """One row of a table: a student size, a method, and the teacher's name (None for labels alone)."""
+
+    student: Preset
+    method: str
+    teacher: str | None
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An entry with a learning rate: what a search chooses among."""
+
+    entry: Entry
+    learning_rate: float
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A candidate on one seed (and its fold): one training."""
+
+    candidate: Candidate
+    seed: int
+
+
+def entries(space: Space, impossible: Sequence[Entry] = ()) -> tuple[Entry, ...]:
+    """Every combination that can be trained, labels alone first, once for each student size."""
+    combined = [
+        Entry(student=student, method=method.name, teacher=None if method.recipe is None else teacher.name)
+        for student, method, teacher in product(space.students, space.methods, space.teachers)
+    ]
+    return tuple(dict.fromkeys(entry for entry in combined if entry not in set(impossible)))
+
+
+def candidates(space: Space, impossible: Sequence[Entry] = ()) -> tuple[Candidate, ...]:
+    """Every entry with every learning rate."""
+    return tuple(
+        Candidate(entry=entry, learning_rate=rate)
+        for entry in entries(space, impossible)
+        for rate in space.rates_of(entry)
+    )
+
+
+def check_space(space: Space) -> None:
+    """Raise UsageError if a part of the space is empty, named twice, or without the method `none`."""
+    parts: dict[str, list[str]] = {
+        "--teacher": [teacher.name for teacher in space.teachers],
+        "--student": list(space.students),
+        "--method": [method.name for method in space.methods],
+        "--learning-rate": [f"{rate:g}" for rate in space.learning_rates],
+    }
+    for option, names in parts.items():
+        if not names or len(set(names)) < len(names):
+            raise UsageError(f"{option}: expected each once, got {', '.join(names) or 'none'}; name each once")
+    for method in space.methods:
+        if not _METHOD_NAME.fullmatch(method.name):
+            raise UsageError(
+                f"method {method.name!r}: expected letters, digits and -_.+ as in 'edam' or 'edam@last'; rename it"
+            )
+        if (method.name == NONE) != (method.recipe is None):
+            raise UsageError(f"method {method.name!r}: expected a recipe, and none for {NONE!r} alone; correct it")
+    if NONE not in parts["--method"]:
+        raise UsageError(f"--method: expected {NONE!r} among the methods, what others are measured against; add it")
+    for option, rates in (
+        ("--learning-rate", space.learning_rates),
+        ("--baseline-learning-rate", space.baseline_learning_rates),
+    ):
+        if min(rates, default=1.0) <= 0:
+            raise UsageError(f"{option}: expected above 0, got {min(rates):g}; correct it")
+
+
+def trial_name(conditions: Conditions, space: Space, trial: Trial) -> str:
+    """The name of a trial's folder: what people read in it, and a hash of all that decides its weights."""
+    entry, rate = trial.candidate.entry, trial.candidate.learning_rate
+    own = msgspec.structs.replace(
+        conditions,
+        teacher_train=TrainConfig(),
+        self_training=False,
+        labels_compete=conditions.labels_compete and entry.teacher is not None,
+    )
+    decides = {
+        "conditions": own,
+        "teacher": None
+        if entry.teacher is None
+        else teacher_name(conditions, space.teacher(entry.teacher), trial.seed),
+        "student": student_config(entry.student),
+        "recipe": space.method(entry.method).recipe,
+        "learning_rate": rate,
+        "beaten": space.baseline_learning_rates if own.labels_compete else (),
+        "seed": trial.seed,
+    }
+    return f"{entry.method}-{conditions.modality}-{entry.student}-{rate:g}-seed{trial.seed}-{hash_of(decides)}"
+
+
+def teacher_name(conditions: Conditions, teacher: TeacherChoice, seed: int) -> str:
+    """The name of a teacher's folder, as `trial_name`; for several members that of their joint answers."""
+    if len(teacher.members) > 1:
+        return f"mix-seed{seed}-{hash_of([teacher_name(conditions, one, seed) for one in teacher.members])}"
+    own = msgspec.structs.replace(
+        conditions, student_train=TrainConfig(), modality="", choose=False, labels_compete=False
+    )
+    decides = {"conditions": own, "teacher": teacher, "config": teacher_config(teacher.preset), "seed": seed}
+    return f"{teacher.preset}-seed{seed}-{hash_of(decides)}"
+
+
+def hash_of(value: Any) -> str:
+    """A short hash of a JSON value."""
+    return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()[:_DIGITS]

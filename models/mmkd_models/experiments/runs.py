@@ -1,0 +1,667 @@
+"""Runs: a teacher, a student, the rivals of a sensor. Each is made once, and resumed where it was interrupted.
+
+The test windows are read by `trial_outcome`, `teacher_outcome` and `judge_rivals` alone, which keep what they compute.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import msgspec
+import numpy as np
+import torch
+
+from mmkd_edge.errors import UsageError
+from mmkd_models.carried import carried_windows
+from mmkd_models.data.windows import Windows
+from mmkd_models.distillation.answers import BLOCKS
+from mmkd_models.distillation.mixing import together
+from mmkd_models.evaluation.outcome import TestedNetwork, outcome_on
+from mmkd_models.evaluation.rivals import Contestants, RivalName
+from mmkd_models.evaluation.settled import Answers
+from mmkd_models.experiments.folder import (
+    ANSWERS_FOLDER,
+    FORMAT_VERSION,
+    STUDENT_CHECKPOINT,
+    TEACHER_CHECKPOINT,
+    TEST_FILE,
+    Folder,
+    claim,
+    drop_resume_states,
+    read_result,
+    write_result,
+)
+from mmkd_models.experiments.plan import (
+    Candidate,
+    Entry,
+    TeacherChoice,
+    Trial,
+    hash_of,
+    teacher_name,
+)
+from mmkd_models.experiments.workers import Workers
+from mmkd_models.losses.goal import Goal
+from mmkd_models.metrics.likelihood import probabilities_of
+from mmkd_models.networks.committee.network import Committee
+from mmkd_models.networks.config import student_config, teacher_config
+from mmkd_models.networks.teacher import Teacher
+from mmkd_models.train_config import OnStep, TrainingProgress
+from mmkd_models.training.checkpoint import (
+    StudentCheckpoint,
+    TeacherCheckpoint,
+    file_sha256,
+    read_student,
+    write_student,
+    write_teacher,
+)
+from mmkd_models.training.choosing.race import labelled_race, mixings, taught_race
+from mmkd_models.training.closed_form.students import labelled_student, taught_student
+from mmkd_models.training.committee import train_committee
+from mmkd_models.training.cross_fit import cross_fit
+from mmkd_models.training.predict import logits_of
+from mmkd_models.training.teacher_set import TaughtBy, read_teachers, write_teacher_set
+from mmkd_models.training.trainings import keep_answers
+from mmkd_report.schema.study import NONE
+
+TRIAL_FILE, TEACHER_FILE = "trial.json", "teacher.json"
+_SEEDS_APART = 1000  # members of an ensemble start where no fold's seed does
+_WAIT_S = 0.5
+
+State = Literal["finished", "pruned", "failed"]
+Stage = Literal["teacher", "baseline", "rivals", "answers", "student", "taught", "search", "judge"]
+
+
+class Run(Protocol):
+    """Something that is made once; it can be pickled."""
+
+    @property
+    def stage(self) -> Stage:
+        """What is made."""
+
+    @property
+    def title(self) -> str:
+        """What a progress line calls it."""
+
+    @property
+    def path(self) -> Path:
+        """The folder that is claimed while it is made."""
+
+    @property
+    def trainings(self) -> tuple[float, ...]:
+        """The cost of each training that reports steps; a teacher of one generation costs 1."""
+
+    def is_done(self) -> bool:
+        """Whether its result is there."""
+
+    def make(self, on_step: OnStep) -> None:
+        """Make it."""
+
+
+def make_runs(
+    workers: Workers,
+    runs: Sequence[Run],
+    *,
+    deadline: float | None = None,
+    on_step: Callable[[Run, TrainingProgress], None] = lambda run, progress: None,
+    on_end: Callable[[Run], None] = lambda run: None,
+) -> None:
+    """Make the runs that are not done, and wait for those that other commands make in the same folder.
+
+    Args:
+        deadline: when nothing new is begun, in seconds since the epoch.
+    """
+    while (waiting := [run for run in runs if not run.is_done()]) and not is_over(deadline):
+        workers.run(make_claimed, _until(deadline, waiting), on_step=on_step, on_end=on_end)
+        if not all(run.is_done() for run in waiting):
+            time.sleep(_WAIT_S)
+
+
+def make_claimed(run: Run, on_step: OnStep) -> None:
+    """Make a run unless somebody else does or has."""
+    with claim(run.path) as is_ours:
+        if is_ours and not run.is_done():
+            run.make(on_step)
+
+
+def is_over(deadline: float | None) -> bool:
+    """Whether the time is used up."""
+    return deadline is not None and time.time() >= deadline
+
+
+def _until(deadline: float | None, runs: Iterable[Run]) -> Iterator[Run]:
+    for run in runs:
+        if is_over(deadline):
+            return
+        yield run
+
+
+class TeacherResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A finished teacher.
+
+    Attributes:
+        score: on validation; for out-of-fold teachers on the training windows, each answered by the one that has not
+            seen it.
+    """
+
+    format_version: int = FORMAT_VERSION
+    teacher: TeacherChoice
+    seed: int
+    score: float
+    duration_s: float
+    parameters: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherRun:
+    """A teacher of one member; if it teaches nobody its figures are enough."""
+
+    folder: Folder
+    teacher: TeacherChoice
+    seed: int
+    figures_alone: bool = False
+    stage: Stage = "teacher"
+
+    @property
+    def title(self) -> str:
+        """What a progress line calls it."""
+        return f"seed {self.seed} teacher {self.teacher.name}"
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        return self.folder.of_teacher(self.teacher, self.seed)
+
+    @property
+    def trainings(self) -> tuple[float, ...]:
+        """The generations of every transformer; a second generation also asks the first (measured: 0.43 to 0.57)."""
+        conditions = self.folder.conditions
+        has_second = conditions.self_training and not conditions.labelled.is_all
+        count = (self.teacher.committee or ("transformer",)).count("transformer") * (self.teacher.out_of_fold or 1)
+        return ((1.0, 1.33) if has_second else (1.0,)) * count
+
+    def is_done(self) -> bool:
+        """Whether its result is there."""
+        if self.figures_alone:
+            return teacher_result(self.folder, self.teacher, self.seed) is not None
+        return is_teacher_here(self.folder, self.teacher, self.seed)
+
+    def make(self, on_step: OnStep) -> None:
+        """Train it, or go on where its training was."""
+        began, path, folder, seed = time.monotonic(), self.path, self.folder, self.seed
+        conditions, teacher = folder.conditions, self.teacher
+        before = teacher_result(folder, teacher, seed)  # figures of another machine
+        data, config = folder.fold(seed).training.with_modalities(teacher.modalities), teacher_config(teacher.preset)
+        run = folder.training_run(conditions.teacher_train, path, seed + _SEEDS_APART * teacher.number, on_step)
+        second = conditions.self_training
+        networks: list[Teacher | Committee]
+        if teacher.out_of_fold:
+            fitted = cross_fit(data, config, run, count=teacher.out_of_fold, self_training=second)
+            write_teacher_set(path / TEACHER_CHECKPOINT, fitted)
+            score, networks = fitted.score, list(fitted.networks())
+        else:
+            members = teacher.committee or ("transformer",)
+            trained = train_committee(data, config, run, members=members, self_training=second).checkpoint
+            write_teacher(path / TEACHER_CHECKPOINT, trained)
+            score, networks = trained.facts.score, [trained.network()]
+        result = TeacherResult(
+            teacher=teacher,
+            seed=seed,
+            score=score,
+            duration_s=time.monotonic() - began,
+            parameters=sum(parameter.numel() for network in networks for parameter in network.parameters()),
+            sha256=file_sha256(path / TEACHER_CHECKPOINT),
+        )
+        if before is not None and before.sha256 != result.sha256:
+            (path / TEST_FILE).unlink(missing_ok=True)  # the figures were of one with other last bits
+        write_result(path / TEACHER_FILE, result)
+        drop_resume_states(path)
+
+
+def teacher_result(folder: Folder, teacher: TeacherChoice, seed: int) -> TeacherResult | None:
+    """The result of a teacher of one member, or None."""
+    return read_result(folder.of_teacher(teacher, seed) / TEACHER_FILE, TeacherResult)
+
+
+def teacher_results(folder: Folder, teacher: TeacherChoice, seed: int) -> tuple[TeacherResult, ...] | None:
+    """The results of all members, or None if one of them is missing."""
+    results = tuple(teacher_result(folder, member, seed) for member in teacher.members)
+    finished = tuple(result for result in results if result is not None)
+    return finished if len(finished) == len(results) else None
+
+
+def is_teacher_here(folder: Folder, teacher: TeacherChoice, seed: int) -> bool:
+    """Whether every member is finished, with its checkpoint: results of another machine come without."""
+    return teacher_results(folder, teacher, seed) is not None and all(
+        (folder.of_teacher(member, seed) / TEACHER_CHECKPOINT).exists() for member in teacher.members
+    )
+
+
+def read_taught_by(folder: Folder, teacher: TeacherChoice, seed: int) -> tuple[TaughtBy, ...]:
+    """The checkpoints of all members, in order."""
+    paths = [folder.of_teacher(member, seed) / TEACHER_CHECKPOINT for member in teacher.members]
+    return tuple(TaughtBy(checkpoint=read_teachers(path), sha256=file_sha256(path)) for path in paths)
+
+
+def teacher_logits(folder: Folder, teacher: TeacherChoice, seed: int, windows: Windows) -> torch.Tensor:
+    """What teaches answers to windows, (N, K): the mean of its networks' probabilities, as logits, or of numbers."""
+    logits = []
+    for one in read_taught_by(folder, teacher, seed):
+        checkpoint = one.checkpoint
+        own = windows.with_modalities([spec.name for spec in checkpoint.modalities])
+        networks = (checkpoint.network(),) if isinstance(checkpoint, TeacherCheckpoint) else checkpoint.networks()
+        logits += [torch.from_numpy(logits_of(network, own, modality=None)) for network in networks]
+    return together(Goal(kind=windows.spec.task.kind), logits, temperature=1.0, mix="probabilities")
+
+
+def teacher_outcome(folder: Folder, teacher: TeacherChoice, seed: int) -> TestedNetwork:
+    """Judge what teaches on the test windows of its fold, once. No out-of-fold teacher has seen a test window."""
+    path = folder.of_teacher(teacher, seed) / TEST_FILE
+    outcome = read_result(path, TestedNetwork)
+    if outcome is None:
+        test = folder.fold(seed).test
+        outcome = outcome_on(test, teacher_logits(folder, teacher, seed, test).numpy())
+        write_result(path, outcome)
+    return outcome
+
+
+class TrialResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a trial ended.
+
+    Attributes:
+        state: finished, or pruned by the search as hopeless, or failed.
+        score: on validation, of the weights that were kept; of a pruned one the best so far; None of a failed one.
+        best_step: when they were reached.
+        duration_s: of the training that finished it; a resumed one counts from where it was resumed.
+        curve: the best score so far at each validation, for the search.
+        teacher_sha256: of the teacher's checkpoint; None if labels alone taught.
+    """
+
+    format_version: int = FORMAT_VERSION
+    trial: Trial
+    state: State
+    reason: str = ""
+    score: float | None = None
+    best_step: int | None = None
+    duration_s: float
+    curve: tuple[float, ...] = ()
+    parameters: int | None = None
+    teacher_sha256: str | None = None
+    student_sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentRun:
+    """A trial that is trained to its end, also if a search has pruned it."""
+
+    folder: Folder
+    trial: Trial
+
+    @property
+    def stage(self) -> Stage:
+        """What is made."""
+        return "baseline" if self.trial.candidate.entry.teacher is None else "student"
+
+    @property
+    def title(self) -> str:
+        """What a progress line calls it."""
+        entry, conditions = self.trial.candidate.entry, self.folder.conditions
+        name = "labels alone" if entry.method == NONE else entry.method
+        rate = f" {self.trial.candidate.learning_rate:g}" if len(self.folder.space.rates_of(entry)) > 1 else ""
+        return f"seed {self.trial.seed} {conditions.modality} {name} {entry.student}{rate}"
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        return self.folder.of_trial(self.trial)
+
+    @property
+    def trainings(self) -> tuple[float, ...]:
+        """One, or one for each mixing of a race, relative to a teacher."""
+        conditions = self.folder.conditions
+        return (0.3,) * (len(mixings(conditions.augment)) if conditions.choose else 1)
+
+    def is_done(self) -> bool:
+        """Whether its result is there."""
+        result = trial_result(self.folder, self.trial)
+        return result is not None and result.state != "pruned"
+
+    def make(self, on_step: OnStep) -> None:
+        """Train it to its end."""
+        (self.path / TRIAL_FILE).unlink(missing_ok=True)
+        run_trial(self.folder, self.trial, on_step=on_step)
+
+
+def trial_result(folder: Folder, trial: Trial) -> TrialResult | None:
+    """How a trial ended, or None if it has not."""
+    return read_result(folder.of_trial(trial) / TRIAL_FILE, TrialResult)
+
+
+def run_trial(folder: Folder, trial: Trial, *, on_step: OnStep) -> TrialResult:
+    """Train a trial, or go on where its training was; return its result at once if there is one.
+
+    A training that cannot be done (a loss that is no longer finite, say) is a result too: the trial failed.
+
+    Raises:
+        UsageError: the trial's teacher is not there.
+    """
+    ended = trial_result(folder, trial)
+    if ended is not None:
+        return ended
+    name = trial.candidate.entry.teacher
+    if name is not None and not is_teacher_here(folder, folder.space.teacher(name), trial.seed):
+        raise UsageError(
+            f"study {folder.out}: expected teacher {name} of seed {trial.seed}, found none; train it first"
+        )
+    began, path = time.monotonic(), folder.of_trial(trial)
+    try:
+        checkpoint = _train_student(folder, trial, path, on_step)
+    except UsageError as error:
+        return end_trial(folder, trial, state="failed", reason=str(error), duration_s=time.monotonic() - began)
+    write_student(path / STUDENT_CHECKPOINT, checkpoint)
+    best = np.maximum.accumulate([point.valid_score for point in checkpoint.facts.curve] or [checkpoint.facts.score])
+    return end_trial(
+        folder,
+        trial,
+        state="finished",
+        score=checkpoint.facts.score,
+        best_step=checkpoint.facts.best_step,
+        duration_s=time.monotonic() - began,
+        curve=tuple(best.tolist()),
+        parameters=sum(parameter.numel() for parameter in checkpoint.network().parameters()),
+        teacher_sha256=checkpoint.facts.teacher_sha256,
+        student_sha256=file_sha256(path / STUDENT_CHECKPOINT),
+    )
+
+
+def end_trial(folder: Folder, trial: Trial, *, state: State, duration_s: float, **facts: Any) -> TrialResult:
+    """Write how a trial ended."""
+    path = folder.of_trial(trial)
+    result = TrialResult(trial=trial, state=state, duration_s=duration_s, **facts)
+    write_result(path / TRIAL_FILE, result)
+    drop_resume_states(path)
+    return result
+
+
+def _train_student(folder: Folder, trial: Trial, path: Path, on_step: OnStep) -> StudentCheckpoint:
+    entry, conditions, modality = trial.candidate.entry, folder.conditions, folder.conditions.modality
+    config, recipe = student_config(entry.student), folder.space.method(entry.method).recipe
+    train = msgspec.structs.replace(conditions.student_train, learning_rate=trial.candidate.learning_rate)
+    run = folder.training_run(train, path, trial.seed, on_step, embed_windows=folder.embed_windows)
+    data = folder.fold(trial.seed).training
+    if entry.teacher is None or recipe is None:
+        return (labelled_race if conditions.choose else labelled_student)(data, modality, config, run)
+    teachers = read_taught_by(folder, folder.space.teacher(entry.teacher), trial.seed)
+    data = data.for_pair([spec.name for one in teachers for spec in one.checkpoint.modalities], modality)
+    train_taught = taught_student
+    if conditions.choose:
+        rival = read_student(best_baseline(folder, entry, trial.seed)) if conditions.labels_compete else None
+        train_taught = partial(taught_race, labelled=rival)
+    return train_taught(data, modality, config, run, teachers=teachers, recipe=recipe)
+
+
+def best_baseline(folder: Folder, entry: Entry, seed: int) -> Path:
+    """The checkpoint of labels alone of the entry's size that validates best. Raises UsageError if there is none."""
+    baseline = Entry(student=entry.student, method=NONE, teacher=None)
+    result = chosen_trials(folder, baseline, [seed]).get(seed)
+    if result is None:
+        reasons = (trial_result(folder, trial) for trial in trials_of(folder, baseline, [seed]))
+        why = next((f": {result.reason}" for result in reasons if result is not None and result.reason), "")
+        raise UsageError(
+            f"{folder.conditions.modality}: expected labels alone of seed {seed}, found none that is finished{why}"
+        )
+    return folder.of_trial(result.trial) / STUDENT_CHECKPOINT
+
+
+def trials_of(folder: Folder, entry: Entry, seeds: Iterable[int]) -> tuple[Trial, ...]:
+    """The trials of an entry: every learning rate on every seed."""
+    return tuple(
+        Trial(candidate=Candidate(entry=entry, learning_rate=rate), seed=seed)
+        for seed in seeds
+        for rate in folder.space.rates_of(entry)
+    )
+
+
+def chosen_trials(folder: Folder, entry: Entry, seeds: Iterable[int]) -> dict[int, TrialResult]:
+    """For each seed on which the entry is finished, the learning rate that validates best; the first of equals."""
+    best: dict[int, TrialResult] = {}
+    for trial in trials_of(folder, entry, seeds):
+        result = trial_result(folder, trial)
+        if result is None or result.state != "finished" or result.score is None:
+            continue
+        if trial.seed not in best or result.score > (best[trial.seed].score or 0.0):
+            best[trial.seed] = result
+    return best
+
+
+def student_of(folder: Folder, trial: Trial) -> StudentCheckpoint:
+    """A finished trial's student with the validation windows that an export calibrates and compares with."""
+    checkpoint = read_student(folder.of_trial(trial) / STUDENT_CHECKPOINT)
+    valid = folder.fold(trial.seed).training.valid
+    return replace(checkpoint, carried=carried_windows(valid, folder.conditions.modality, seed=trial.seed))
+
+
+def trial_outcome(folder: Folder, trial: Trial) -> TestedNetwork:
+    """Judge a finished trial on the test windows of its fold, once."""
+    path = folder.of_trial(trial)
+    outcome = read_result(path / TEST_FILE, TestedNetwork)
+    if outcome is None:
+        network, test = read_student(path / STUDENT_CHECKPOINT).network(), folder.fold(trial.seed).test
+        outcome = outcome_on(test, logits_of(network, test, modality=folder.conditions.modality))
+        write_result(path / TEST_FILE, outcome)
+    return outcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswersRun:
+    """What the folder's first teacher answers to a block of the batches that its students see."""
+
+    folder: Folder
+    seed: int
+    block: int
+    stage: Stage = "answers"
+
+    @property
+    def title(self) -> str:
+        """What a progress line calls it."""
+        return f"seed {self.seed} answers {self.block + 1}/{BLOCKS}"
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        folder, own = self.folder, self.folder.conditions
+        key = hash_of([own.student_train, own.augment, teacher_name(own, folder.space.teachers[0], self.seed)])
+        return folder.out / ANSWERS_FOLDER / f"{key}-seed{self.seed}-{self.block}"
+
+    @property
+    def trainings(self) -> tuple[float, ...]:
+        """One for each mixing of a race, relative to a teacher."""
+        conditions = self.folder.conditions
+        return (0.32 / BLOCKS,) * (len(mixings(conditions.augment)) if conditions.choose else 1)
+
+    def is_done(self) -> bool:
+        """Whether the answers are there."""
+        return (self.path / "done").exists()
+
+    def make(self, on_step: OnStep) -> None:
+        """Ask the teacher."""
+        folder, conditions = self.folder, self.folder.conditions
+        recipe = next(method.recipe for method in folder.space.methods if method.recipe is not None)
+        teachers = read_taught_by(folder, folder.space.teachers[0], self.seed)
+        run = folder.training_run(conditions.student_train, self.path, self.seed, on_step)
+        for augment in mixings(conditions.augment) if conditions.choose else (conditions.augment,):
+            own = replace(run, augment=augment)
+            keep_answers(folder.fold(self.seed).training, own, self.block, teachers=teachers, recipe=recipe)
+        (self.path / "done").touch()
+
+
+class RivalResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A rival on the test windows of a seed's fold, or the reason why there are no answers of it.
+
+    Attributes:
+        teacher: name of what taught it; empty if nobody did.
+        valid_score: what validation maximises.
+    """
+
+    rival: RivalName
+    seed: int
+    test: TestedNetwork | None = None
+    valid_score: float | None = None
+    teacher: str = ""
+    reason: str = ""
+
+    @property
+    def name(self) -> str:
+        """What it is called, and by whom it is taught."""
+        return f"{self.rival} {self.teacher}".rstrip()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RivalsRun:
+    """Rivals of one sensor on one seed, taught ones after their teacher."""
+
+    folder: Folder
+    rivals: tuple[RivalName, ...]
+    seed: int
+
+    @property
+    def stage(self) -> Stage:
+        """What is made."""
+        return "taught" if "taught_rocket" in self.rivals else "rivals"
+
+    @property
+    def title(self) -> str:
+        """What a progress line calls it."""
+        return f"seed {self.seed} {self.folder.conditions.modality} {self.stage}"
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        return rival_file(self.folder, self.rivals[0], self.seed).with_suffix("")
+
+    @property
+    def trainings(self) -> tuple[float, ...]:
+        """None that reports steps; relative to a teacher."""
+        return (0.05,)
+
+    def is_done(self) -> bool:
+        """Whether all of them are judged, or somebody has tried here."""
+        return (self.path / "done").exists() or all(
+            rival_file(self.folder, rival, self.seed).exists() for rival in self.rivals
+        )
+
+    def make(self, on_step: OnStep) -> None:
+        """Train and judge them."""
+        judge_rivals(self.folder, self.rivals, self.seed)
+        (self.path / "done").touch()
+
+
+def rival_file(folder: Folder, rival: RivalName, seed: int) -> Path:
+    """Where a rival's result is kept."""
+    teacher = _teacher_of_rivals(folder) if rival == "taught_rocket" else None
+    own = folder.conditions
+    decides = {
+        "dataset": own.dataset_sha256,
+        "labelled": own.labelled,
+        "left_out": own.left_out,
+        "metric": own.student_train.metric,
+        "teacher": teacher and teacher_name(own, teacher, seed),
+    }
+    return folder.out / "rivals" / f"{own.modality}-{rival}-seed{seed}-{hash_of(decides)}.json"
+
+
+def judge_rivals(folder: Folder, rivals: Sequence[RivalName], seed: int) -> tuple[RivalResult, ...]:
+    """Train and judge rivals on the student's sensor and labels, once.
+
+    The taught one learns from the first teacher that is a single network, or several that answer together, and here.
+    A rival that cannot be run here is not kept, so that it is tried again where it can.
+    """
+    known = {rival: read_result(rival_file(folder, rival, seed), RivalResult) for rival in rivals}
+    if all(known.values()):
+        return tuple(result for result in known.values() if result is not None)
+    fold, conditions, teacher = folder.fold(seed), folder.conditions, _teacher_of_rivals(folder)
+
+    def teach(windows: Windows) -> Answers:
+        assert teacher is not None
+        logits = teacher_logits(folder, teacher, seed, windows).double().numpy()
+        kind = windows.spec.task.kind
+        return logits if kind == "regression" else probabilities_of(logits, kind=kind)
+
+    contestants = Contestants(
+        train=fold.training.train,
+        parts=(fold.training.valid, fold.test),
+        modality=conditions.modality,
+        seed=seed,
+        metric=conditions.student_train.metric,
+        teach=teach if teacher is not None and is_teacher_here(folder, teacher, seed) else None,
+    )
+    results = []
+    for rival, kept in known.items():
+        result = kept
+        if result is None:
+            name = teacher.name if rival == "taught_rocket" and teacher is not None else ""
+            judged = contestants.judged(rival)
+            if isinstance(judged, str):
+                result = RivalResult(rival=rival, seed=seed, teacher=name, reason=judged)
+            else:
+                valid, test = judged
+                score = valid.scores.metric(conditions.student_train.metric)
+                result = RivalResult(rival=rival, seed=seed, teacher=name, test=test, valid_score=score)
+                write_result(rival_file(folder, rival, seed), result)
+        results.append(result)
+    return tuple(results)
+
+
+def _teacher_of_rivals(folder: Folder) -> TeacherChoice | None:
+    """The first teacher that is not out of fold: those know which window each of them may answer to."""
+    choices = (one for one in folder.space.teachers if not any(member.out_of_fold for member in one.members))
+    return next(choices, None)
+
+
+def teacher_runs(folder: Folder, teachers: Iterable[TeacherChoice], seeds: Iterable[int]) -> list[TeacherRun]:
+    """The runs of all members of these teachers, each once."""
+    members = dict.fromkeys(member for teacher in teachers for member in teacher.members)
+    return [TeacherRun(folder=folder, teacher=member, seed=seed) for seed in seeds for member in members]
+
+
+def student_runs(folder: Folder, chosen: Iterable[Candidate], seeds: Iterable[int]) -> list[StudentRun]:
+    """The runs of these candidates on these seeds."""
+    chosen = tuple(chosen)
+    return [StudentRun(folder=folder, trial=Trial(candidate=one, seed=seed)) for seed in seeds for one in chosen]
+
+
+def grid_phases(
+    folder: Folder,
+    chosen: Sequence[Candidate],
+    seeds: Sequence[int],
+    *,
+    rivals: Sequence[RivalName],
+    ask_before: bool = False,
+) -> tuple[list[Run], ...]:
+    """The phases of a grid: the runs of each can be made side by side, those of later ones after it.
+
+    Args:
+        ask_before: let the teacher answer the batches of its students once for all, where a recipe uses outputs alone.
+    """
+    taught = student_runs(folder, [one for one in chosen if one.entry.teacher is not None], seeds)
+    waiting = [run for run in taught if not run.is_done()]
+    names = {run.trial.candidate.entry.teacher for run in waiting}
+    first: list[Run] = [*teacher_runs(folder, [one for one in folder.space.teachers if one.name in names], seeds)]
+    first += student_runs(folder, [one for one in chosen if one.entry.teacher is None], seeds)
+    untaught = tuple(rival for rival in rivals if rival != "taught_rocket")
+    first += [RivalsRun(folder=folder, rivals=untaught, seed=seed) for seed in seeds if untaught]
+    later: list[Run] = [*taught]
+    later += [
+        RivalsRun(folder=folder, rivals=("taught_rocket",), seed=seed) for seed in seeds if "taught_rocket" in rivals
+    ]
+    terms = [term for one in folder.space.methods if one.recipe is not None for term in one.recipe.terms]
+    answers: list[Run] = []
+    if ask_before and not any(term.compares_layers() for term in terms):
+        missing = dict.fromkeys(run.trial.seed for run in waiting)
+        answers = [AnswersRun(folder=folder, seed=seed, block=block) for seed in missing for block in range(BLOCKS)]
+    return first, answers, later

@@ -1,0 +1,192 @@
+"""Folds of a comparison -> the document of `mmkd-demo --json`, as far as it follows from them.
+
+Owns the sums: means and spreads over seeds, gains with their interval, the gap recovered, and what guessing would
+score. Measures nothing itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from mmkd_models.data.spec import DatasetSpec
+from mmkd_models.data.windows import OF_GROUPS
+from mmkd_models.evaluation.gains import gain_of_pairs, gap_recovered, interval_needs, spread
+from mmkd_models.evaluation.guessing import guessing
+from mmkd_models.evaluation.label_leak import leak_of
+from mmkd_models.experiments.comparison import FoldResult, ModalityResult, NetworkResult
+from mmkd_models.experiments.runs import RivalResult
+from mmkd_models.metrics.classes import Scores
+from mmkd_models.metrics.labels import LabelScores
+from mmkd_models.metrics.measures import measures_of
+from mmkd_models.metrics.scores import AnyScores
+from mmkd_report.schema.demo import (
+    FORMAT_VERSION,
+    Contest,
+    CurvePoint,
+    DemoDataset,
+    DemoDocument,
+    DemoRival,
+    DemoTeacher,
+    Gain,
+    MissingSamples,
+    Network,
+    RecordedModality,
+    SubsetScore,
+    WindowCounts,
+)
+from mmkd_report.schema.figures import LabelledGroups, Measure
+
+_PEOPLE = f"{OF_GROUPS.resampled} (people, machines, sessions)"
+_INTERVAL = "95 % interval by resampling {} with replacement, the same draw for every sensor"
+
+
+def demo_document(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -> DemoDocument:
+    """Gives everything that follows from the folds.
+
+    Of classes the document does not say what its figures are; of other kinds it does, by `measures` and `metric`.
+    """
+    config, measures = folds[0].config, measures_of(spec.task)
+    document = DemoDocument(
+        format_version=FORMAT_VERSION,
+        dataset=_dataset(spec, sha256, folds),
+        split=folds[0].split,
+        label_share=None if config.labelled.groups else config.labelled.share,
+        labelled_groups=_labelled_groups(folds),
+        labels_spread_in_time=leak_of([fold.spread_in_time for fold in folds], measures[0].name),
+        seeds=tuple(fold.seed for fold in folds),
+        teacher=_teacher(spec, folds, measures),
+        students={name: _contest(name, folds, measures) for name in config.modalities},
+        mean_gain_points=gain_of_folds(folds, config.modalities, measures[0]),
+    )
+    if spec.task.kind == "classification":
+        return document
+    metric = config.student_train.metric
+    return msgspec.structs.replace(document, kind=spec.task.kind, metric=metric, measures=measures)
+
+
+def gain_of_folds(folds: Sequence[FoldResult], modalities: Sequence[str], measure: Measure, *, seed: int = 0) -> Gain:
+    """Gives the gain of students over baselines, over modalities and folds, as `gain_of_pairs` does."""
+    pairs = [
+        ([fold.students[name].student.test for fold in folds], [fold.students[name].baseline.test for fold in folds])
+        for name in modalities
+    ]
+    gained = "baseline's error minus student's" if measure.lower_is_better else "student minus baseline"
+    split, gain = folds[0].split, gain_of_pairs(pairs, measure.name, seed=seed)
+    resampled = _PEOPLE if split.resampled == OF_GROUPS.resampled else split.resampled
+    interval = _INTERVAL.format(resampled)
+    if gain.low is None:
+        interval = interval_needs(split) + (", and more seeds test further ones" if split == OF_GROUPS else "")
+    return msgspec.structs.replace(gain, method=f"mean over seeds of {gained}; {interval}")
+
+
+def _labelled_groups(folds: Sequence[FoldResult]) -> LabelledGroups | None:
+    groups = folds[0].config.labelled.groups
+    return LabelledGroups(labelled=groups, of=tuple(fold.train_groups for fold in folds)) if groups else None
+
+
+def _dataset(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -> DemoDataset:
+    return DemoDataset(
+        name=spec.name,
+        source=spec.source,
+        licence=spec.licence,
+        sha256=sha256,
+        windows=msgspec.convert(folds[0].windows, WindowCounts),
+        groups=folds[0].groups,
+        labels=tuple(spec.task.labels),
+        modalities=tuple(
+            msgspec.convert(modality, RecordedModality, from_attributes=True) for modality in spec.modalities
+        ),
+    )
+
+
+def _teacher(spec: DatasetSpec, folds: Sequence[FoldResult], measures: Sequence[Measure]) -> DemoTeacher:
+    network = _network([fold.teacher for fold in folds], measures, preset=folds[0].config.teacher)
+    subsets = tuple(
+        SubsetScore(
+            modalities=subset.modalities,
+            **{measures[0].name: spread([fold.teacher_subsets[row].figure for fold in folds])},
+        )
+        for row, subset in enumerate(folds[0].teacher_subsets)
+    )
+    return DemoTeacher(
+        **msgspec.structs.asdict(network) | {"modalities": tuple(one.name for one in spec.modalities)},
+        missing=subsets,
+        members=folds[0].config.members if len(folds[0].config.members) > 1 else (),
+    )
+
+
+def _contest(name: str, folds: Sequence[FoldResult], measures: Sequence[Measure]) -> Contest:
+    results, first = [fold.students[name] for fold in folds], measures[0]
+    student = [result.student.test for result in results]
+    baseline = [result.baseline.test for result in results]
+    teacher = [fold.teacher.test for fold in folds]
+    rivals = {rival: _rival([result.rivals[rival] for result in results], measures) for rival in results[0].rivals}
+    return Contest(
+        baseline=_network([result.baseline for result in results], measures),
+        student=_network([result.student for result in results], measures, preset=folds[0].config.student),
+        extra_trees=rivals["extra_trees"],
+        mini_rocket=rivals["mini_rocket"],
+        rocket_and_trees=rivals.get("rocket_and_trees"),
+        multi_rocket_hydra=rivals.get("multi_rocket_hydra"),
+        taught_rocket=rivals.get("taught_rocket"),
+        gain_points=gain_of_folds(folds, (name,), first),
+        over_teacher_points=gain_of_pairs([(student, teacher)], first.name),
+        gap_points=gain_of_pairs([(teacher, baseline)], first.name),
+        gap_recovered=gap_recovered(student, baseline, teacher, first.name),
+        parameters_ratio=folds[0].teacher.parameters / results[0].student.parameters,
+        missing=_missing(results),
+    )
+
+
+def _network(results: Sequence[NetworkResult], measures: Sequence[Measure], preset: str | None = None) -> Network:
+    scores = [result.test.scores for result in results]
+    confusions = [score.confusion for score in scores if isinstance(score, Scores)]
+    counts = [score.counts for score in scores if isinstance(score, LabelScores)]
+    return Network(
+        **_figures(scores, measures),
+        valid_score=spread([result.valid_score for result in results]),
+        parameters=results[0].parameters,
+        preset=preset,
+        learning_rate=tuple(result.learning_rate for result in results),
+        kinds=tuple(result.kind for result in results if result.kind),
+        shipped=tuple(result.shipped for result in results if result.shipped),
+        guessing=guessing([result.test for result in results], measures[0].name),
+        confusion=msgspec.convert(np.sum(confusions, axis=0).tolist(), _Confusion) if confusions else None,
+        counts=msgspec.convert(np.sum(counts, axis=0).tolist(), _Counts) if counts else None,
+        curve=tuple(msgspec.convert(point, CurvePoint, from_attributes=True) for point in results[0].curve),
+    )
+
+
+_Confusion = tuple[tuple[int, ...], ...]
+_Counts = tuple[tuple[int, int, int, int], ...]
+
+
+def _figures(scores: Sequence[AnyScores], measures: Sequence[Measure]) -> dict[str, Any]:
+    """Fields of `Scored`."""
+    return {one.name: spread([score.metric(one.name) for score in scores]) for one in measures}
+
+
+def _rival(results: Sequence[RivalResult], measures: Sequence[Measure]) -> DemoRival:
+    tests = [result.test for result in results if result.test is not None]
+    valid = [result.valid_score for result in results if result.valid_score is not None]
+    if len(tests) < len(results):
+        reason = next(result.reason for result in results if result.test is None)
+        return DemoRival(**dict.fromkeys([one.name for one in measures]), reason=reason)
+    return DemoRival(
+        **_figures([test.scores for test in tests], measures),
+        valid_score=spread(valid),
+        guessing=guessing(tests, measures[0].name),
+    )
+
+
+def _missing(results: Sequence[ModalityResult]) -> MissingSamples:
+    curves = [result.missing for result in results]
+    return MissingSamples(
+        shares=curves[0].shares,
+        student=tuple(spread(figures) for figures in zip(*(curve.student for curve in curves), strict=True)),
+        baseline=tuple(spread(figures) for figures in zip(*(curve.baseline for curve in curves), strict=True)),
+    )

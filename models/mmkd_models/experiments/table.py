@@ -1,0 +1,389 @@
+"""The table of a study: finished trials -> entries with scores, gains, effects, and what is recommended.
+
+The only place of a study that asks for test scores, and it asks for the entries of the table and labels alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from mmkd_models.evaluation.gains import gain_over_seeds, gap_recovered, spread
+from mmkd_models.evaluation.guessing import guessing
+from mmkd_models.evaluation.outcome import TestedNetwork
+from mmkd_models.evaluation.rivals import RivalName
+from mmkd_models.experiments.comparison import NEAR_BEST
+from mmkd_models.experiments.folder import Folder
+from mmkd_models.experiments.plan import Candidate, Entry, TeacherChoice, Trial, candidates
+from mmkd_models.experiments.runs import (
+    TrialResult,
+    chosen_trials,
+    judge_rivals,
+    teacher_outcome,
+    teacher_results,
+    trial_outcome,
+    trial_result,
+)
+from mmkd_models.experiments.search import scores_of
+from mmkd_models.metrics.measures import measure_named, measures_of, told_by
+from mmkd_models.metrics.scores import AnyScores, figures_in
+from mmkd_report.schema.study import (
+    NONE,
+    Effect,
+    EntryRow,
+    RivalRow,
+    ScoreTable,
+    SeedGain,
+    Selection,
+    StudentSize,
+    TeacherRow,
+    TrialRow,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tested:
+    """An entry on the seeds on which it, its teacher and labels alone of its size are finished."""
+
+    entry: Entry
+    results: dict[int, TrialResult]
+    tests: dict[int, TestedNetwork]
+    search_score: float | None
+
+
+def tested_entries(
+    folder: Folder, wanted: Sequence[Entry], seeds: Sequence[int], search_seeds: Sequence[int]
+) -> tuple[Tested, ...]:
+    """Gives the entries that are finished on one of the seeds or more, judged on the test windows of those."""
+    found = []
+    for entry in wanted:
+        results = chosen_trials(folder, entry, seeds)
+        if not results:
+            continue
+        tests = {seed: trial_outcome(folder, result.trial) for seed, result in results.items()}
+        score = _search_score(folder, entry, search_seeds) if search_seeds else None
+        found.append(Tested(entry=entry, results=results, tests=tests, search_score=score))
+    return tuple(found)
+
+
+def _search_score(folder: Folder, entry: Entry, seeds: Sequence[int]) -> float | None:
+    means = []
+    for rate in folder.space.rates_of(entry):
+        scores = scores_of(folder, Candidate(entry=entry, learning_rate=rate), seeds)
+        if scores is not None:
+            means.append(float(np.mean(scores)))
+    return max(means, default=None)
+
+
+def choose(tested: Sequence[Tested], seeds: Sequence[int]) -> Entry | None:
+    """Gives the entry that validates best: on the search's seeds, or in a grid on all; the first of equals.
+
+    An entry that is not finished on every seed is chosen only where none is.
+    """
+    whole = [one for one in tested if len(one.results) == len(seeds)] or list(tested)
+    return max(whole, key=_valid_score).entry if whole else None
+
+
+def _valid_score(one: Tested) -> float:
+    if one.search_score is not None:
+        return one.search_score
+    return float(np.mean([result.score for result in one.results.values() if result.score is not None]))
+
+
+def entry_rows(
+    folder: Folder, tested: Sequence[Tested], sizes: Sequence[StudentSize], chosen: Entry | None
+) -> tuple[EntryRow, ...]:
+    """Gives the rows of the table, labels alone first in every size, then by the metric of the study."""
+    measure = told_by(folder.dataset.spec.task, folder.conditions.student_train.metric)
+    latency = {size.preset: None if size.latency is None else size.latency.student_ms["p50"] for size in sizes}
+    parameters = {size.preset: size.parameters for size in sizes}
+    baselines = {one.entry.student: one for one in tested if one.entry.method == NONE}
+    means = {one.entry: measure.gain_scale * _mean(one, measure.name) for one in tested}
+    rows = [
+        _row(
+            folder,
+            one,
+            baselines.get(one.entry.student),
+            latency_ms=latency[one.entry.student],
+            parameters=parameters[one.entry.student],
+            on_front=_is_on_front(one.entry, means, latency),
+            chosen=one.entry == chosen,
+        )
+        for one in tested
+    ]
+
+    def rank(row: EntryRow) -> tuple[bool, float, str, str]:
+        return row.method != NONE, -measure.gain_scale * row.test[measure.name].mean, row.student, row.method
+
+    return tuple(sorted(rows, key=rank))
+
+
+def _mean(one: Tested, metric: str) -> float:
+    return float(np.mean([test.scores.metric(metric) for test in one.tests.values()]))
+
+
+def _is_on_front(entry: Entry, means: dict[Entry, float], latency: dict[str, float | None]) -> bool:
+    """No other entry is better without being slower, or as good and faster; without latencies there is no front."""
+    own = latency[entry.student]
+    if own is None:
+        return False
+    for other, mean in means.items():
+        time = latency[other.student]
+        if time is not None and time <= own and mean >= means[entry] and (time, -mean) != (own, -means[entry]):
+            return False
+    return True
+
+
+def _row(
+    folder: Folder,
+    one: Tested,
+    baseline: Tested | None,
+    *,
+    latency_ms: float | None,
+    parameters: int,
+    on_front: bool,
+    chosen: bool,
+) -> EntryRow:
+    entry, method = one.entry, folder.space.method(one.entry.method)
+    metrics = [measure.name for measure in measures_of(folder.dataset.spec.task)]
+    measure = told_by(folder.dataset.spec.task, folder.conditions.student_train.metric)
+    return EntryRow(
+        student=entry.student,
+        method=entry.method,
+        kind=method.kind,
+        level=method.level,
+        teacher=entry.teacher,
+        seeds=tuple(one.results),
+        learning_rates=tuple(result.trial.candidate.learning_rate for result in one.results.values()),
+        search_score=one.search_score,
+        valid_score=spread([result.score for result in one.results.values() if result.score is not None]),
+        test=score_table([test.scores for test in one.tests.values()]),
+        gain_points=None if baseline is None or entry.method == NONE else _gains(one.tests, baseline.tests, metrics),
+        gap_recovered=None if baseline is None else _gap_recovered(folder, one, baseline),
+        parameters=parameters,
+        latency_ms=latency_ms,
+        on_front=on_front,
+        chosen=chosen,
+        guessing=guessing(tuple(one.tests.values()), measure.name),
+    )
+
+
+def _gains(
+    ours: dict[int, TestedNetwork], theirs: dict[int, TestedNetwork], metrics: Sequence[str]
+) -> dict[str, SeedGain] | None:
+    both = [seed for seed in ours if seed in theirs]
+    if not both:
+        return None
+    return {
+        metric: gain_over_seeds([ours[seed] for seed in both], [theirs[seed] for seed in both], metric)
+        for metric in metrics
+    }
+
+
+def _gap_recovered(folder: Folder, one: Tested, baseline: Tested) -> float | None:
+    if one.entry.teacher is None:
+        return None
+    measure = told_by(folder.dataset.spec.task, folder.conditions.student_train.metric)
+    choice = folder.space.teacher(one.entry.teacher)
+    both = [seed for seed in one.tests if seed in baseline.tests]
+    if not both:
+        return None
+    ours, alone = ([which.tests[seed] for seed in both] for which in (one, baseline))
+    return gap_recovered(ours, alone, [teacher_outcome(folder, choice, seed) for seed in both], measure.name)
+
+
+def score_table(scores: Sequence[AnyScores]) -> ScoreTable:
+    """Gives the spreads of all measures over seeds, of one or more scores of one kind."""
+    return {name: spread([one.metric(name) for one in scores]) for name in figures_in(scores[0])}
+
+
+def selection(folder: Folder, tested: Sequence[Tested], seeds: Sequence[int]) -> Selection | None:
+    """Gives what choosing by validation inside each fold of a grid scores on that fold's test windows."""
+    chosen, ours, theirs = [], [], []
+    for seed in seeds:
+        there = [one for one in tested if seed in one.results]
+        if not there:
+            continue
+        best = max(there, key=lambda one: -math.inf if (score := one.results[seed].score) is None else score)
+        alone = next(
+            (one for one in there if one.entry.method == NONE and one.entry.student == best.entry.student), None
+        )
+        if alone is None:
+            continue
+        chosen.append(f"{best.entry.method} {best.entry.student}")
+        ours.append(best.tests[seed])
+        theirs.append(alone.tests[seed])
+    if not ours:
+        return None
+    return Selection(
+        chosen=tuple(chosen),
+        test=score_table([test.scores for test in ours]),
+        gain_points={metric: gain_over_seeds(ours, theirs, metric) for metric in figures_in(ours[0].scores)},
+    )
+
+
+def teacher_rows(
+    folder: Folder, tested: Sequence[Tested], compared: Sequence[TeacherChoice], seeds: Sequence[int]
+) -> tuple[TeacherRow, ...]:
+    """Gives the teachers of the table's entries on the seeds on which they taught, and those that are compared."""
+    rows = []
+    for choice in (*folder.space.teachers, *compared):
+        taught = sorted({seed for one in tested if one.entry.teacher == choice.name for seed in one.results})
+        taught = list(seeds) if choice in compared else taught
+        found = {seed: results for seed in taught if (results := teacher_results(folder, choice, seed)) is not None}
+        if not found:
+            continue
+        is_one = len(choice.members) == 1 and not choice.out_of_fold
+        rows.append(
+            TeacherRow(
+                name=choice.name,
+                modalities=tuple(dict.fromkeys(name for member in choice.members for name in member.modalities)),
+                preset="+".join(dict.fromkeys(member.preset for member in choice.members)),
+                parameters=sum(one.parameters for one in next(iter(found.values()))),
+                seeds=tuple(found),
+                valid_score=spread([results[0].score for results in found.values()]) if is_one else None,
+                test=score_table([teacher_outcome(folder, choice, seed).scores for seed in found]),
+                sha256=tuple(one.sha256 for results in found.values() for one in results),
+            )
+        )
+    reference = smallest_near_best(rows)
+    return tuple(msgspec.structs.replace(row, is_reference=row.name == reference) for row in rows)
+
+
+def smallest_near_best(rows: Sequence[TeacherRow]) -> str | None:
+    """Gives the smallest of the single teachers within half a point of the best on validation; None where none is."""
+    single = [(row.parameters, row.name, row.valid_score.mean) for row in rows if row.valid_score is not None]
+    best = max((score for _, _, score in single), default=0.0)
+    return next((name for _, name, score in sorted(single) if score >= best - NEAR_BEST), None)
+
+
+def rival_rows(folder: Folder, rivals: Sequence[RivalName], seeds: Sequence[int]) -> tuple[RivalRow, ...]:
+    """The rivals on the same sensor, labels and seeds."""
+    rows = []
+    judged = [result for seed in seeds for result in judge_rivals(folder, rivals, seed)]
+    for rival in rivals:
+        results = [result for result in judged if result.rival == rival]
+        tests = {result.seed: result.test for result in results if result.test is not None}
+        valid = [result.valid_score for result in results if result.valid_score is not None]
+        rows.append(
+            RivalRow(
+                name=rival,
+                teacher=next((result.teacher for result in results if result.teacher), None),
+                seeds=tuple(tests),
+                test=score_table([test.scores for test in tests.values()]) if tests else None,
+                reason=next((result.reason for result in results if result.test is None), ""),
+                valid_score=spread(valid) if valid and len(valid) == len(results) else None,
+            )
+        )
+    return tuple(rows)
+
+
+def ended_trials(folder: Folder, impossible: Sequence[Entry], seeds: Sequence[int]) -> tuple[TrialResult, ...]:
+    """Gives every trial of the study's space that has ended, in a fixed order."""
+    trials = (Trial(candidate=one, seed=seed) for one in candidates(folder.space, impossible) for seed in seeds)
+    return tuple(result for trial in trials if (result := trial_result(folder, trial)) is not None)
+
+
+def trial_rows(results: Sequence[TrialResult]) -> tuple[TrialRow, ...]:
+    """Gives how they ended."""
+    return tuple(
+        TrialRow(
+            student=result.trial.candidate.entry.student,
+            method=result.trial.candidate.entry.method,
+            teacher=result.trial.candidate.entry.teacher,
+            learning_rate=result.trial.candidate.learning_rate,
+            seed=result.trial.seed,
+            state=result.state,
+            score=result.score,
+            best_step=result.best_step,
+            duration_s=round(result.duration_s, 3),
+            reason=result.reason,
+            sha256=result.student_sha256,
+        )
+        for result in results
+    )
+
+
+def factor_effects(folder: Folder, results: Sequence[TrialResult]) -> tuple[tuple[Effect, ...], tuple[int, ...]]:
+    """Gives the effect of each factor on validation, from all finished trials, and the seeds they are from."""
+    known = [
+        FactorScore(factors=_factors(folder, result), seed=result.trial.seed, score=result.score)
+        for result in results
+        if result.state == "finished" and result.score is not None
+    ]
+    return effects(known, folder.conditions.student_train.metric), tuple(sorted({one.seed for one in known}))
+
+
+def _factors(folder: Folder, result: TrialResult) -> dict[str, str]:
+    entry, method = result.trial.candidate.entry, folder.space.method(result.trial.candidate.entry.method)
+    found = {
+        "method": method.kind,
+        "student": entry.student,
+        "learning rate": f"{result.trial.candidate.learning_rate:g}",
+    }
+    if method.level:
+        found["level"] = method.level
+    if entry.teacher is not None:
+        found["teacher"] = entry.teacher
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactorScore:
+    """A finished trial: the value of each of its factors, its seed and its score on validation."""
+
+    factors: Mapping[str, str]
+    seed: int
+    score: float
+
+
+def effects(trials: Sequence[FactorScore], metric: str = "accuracy") -> tuple[Effect, ...]:
+    """Return the effect of each value of each factor that has more than one, by least squares on their sum.
+
+    The model is score = seed + sum over factors of the value's effect, without interactions: where a search tried some
+    combinations more often than others, plain means would mix the factors up.
+    """
+    seeds, scale = sorted({trial.seed for trial in trials}), measure_named(metric).gain_scale
+    everything = _effects(trials, scale)
+    alone = {seed: _effects([trial for trial in trials if trial.seed == seed], scale) for seed in seeds}
+    return tuple(
+        Effect(
+            factor=factor,
+            value=value,
+            points=points,
+            trials=sum(trial.factors.get(factor) == value for trial in trials),
+            per_seed=tuple(alone[seed].get((factor, value)) for seed in seeds),
+        )
+        for (factor, value), points in everything.items()
+    )
+
+
+def _effects(trials: Sequence[FactorScore], scale: float) -> dict[tuple[str, str], float]:
+    """The effect, times the scale, of each value of each factor with two values or more in these trials."""
+    values: dict[str, list[str]] = {}
+    for trial in trials:
+        for factor, value in trial.factors.items():
+            if value not in values.setdefault(factor, []):
+                values[factor].append(value)
+    columns = [(factor, value) for factor, found in values.items() if len(found) > 1 for value in sorted(found)]
+    if not columns:
+        return {}
+    seeds = sorted({trial.seed for trial in trials})
+    is_seed = np.array([[float(trial.seed == seed) for seed in seeds] for trial in trials])  # (trials, seeds)
+    has = np.array([[float(factor in trial.factors) for factor, _ in columns] for trial in trials])
+    is_value = np.array([[float(trial.factors.get(factor) == value) for factor, value in columns] for trial in trials])
+    # Each value against the mean of its factor's values, 0 where a trial lacks the factor: labels alone have no teacher
+    # and no level, and that they have none is the method's effect.
+    shares = is_value.sum(0) / has.sum(0)
+    design = np.concatenate([is_seed, is_value - has * shares], axis=1)
+    target = np.array([trial.score for trial in trials])
+    solution = np.linalg.lstsq(design, target, rcond=None)[0][len(seeds) :]
+    middle = {
+        factor: sum(shares[row] * solution[row] for row, (other, _) in enumerate(columns) if other == factor)
+        for factor, _ in columns
+    }
+    return {column: scale * float(solution[row] - middle[column[0]]) for row, column in enumerate(columns)}

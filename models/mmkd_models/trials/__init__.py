@@ -1,1 +1,0 @@
-"""What a study trains, and who of several processes trains what."""

@@ -1,0 +1,384 @@
+"""One fold: fair, finished once, continued where it was; other options are other runs in the same folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mmkd_edge.errors import CheckpointError, UsageError
+from mmkd_models.data import Dataset
+from mmkd_models.data.labelled import Labelled
+from mmkd_models.distillation.answers import BLOCKS
+from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, FoldResult, choose_teacher, compare
+from mmkd_models.experiments.folder import fold_data, spread_in_time
+from mmkd_models.experiments.progress import Progress
+from mmkd_models.experiments.runs import Run, TeacherResult, make_runs
+from mmkd_models.experiments.summary import demo_document
+from mmkd_models.experiments.workers import Workers
+from mmkd_models.networks.config import Preset, student_config, teacher_config
+from mmkd_models.networks.teacher import Teacher
+from mmkd_models.train_config import TrainingProgress
+from mmkd_models.training.checkpoint import TeacherCheckpoint, file_sha256, read_student, read_teacher, write_teacher
+from mmkd_models.training.inputs import TrainingRun
+from mmkd_models.training.predict import scores_of
+from mmkd_models.training.trainings import distil, self_train, train_baseline, train_teacher
+
+Make = Callable[..., ComparisonConfig]
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error of the code under test
+    pass
+
+
+class Watch(Progress):
+    """Notes every step, and interrupts a stage at a number of them."""
+
+    def __init__(self, stage: str = "", stop_at: int = 0) -> None:
+        super().__init__()
+        self.steps: list[tuple[str, int]] = []
+        self._stage, self._stop_at = stage, stop_at
+
+    def on_step(self, run: Run, progress: TrainingProgress) -> None:
+        self.steps.append((run.stage, progress.step))
+        if run.stage == self._stage and sum(stage == run.stage for stage, _ in self.steps) == self._stop_at:
+            raise Interrupted
+
+
+@pytest.fixture(scope="module")
+def config(comparison: Make) -> ComparisonConfig:
+    return comparison()
+
+
+@pytest.fixture(autouse=True)
+def _every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmkd_models.experiments.workers._REPORT_EVERY_S", 0.0)
+
+
+def fold_of(comparison: Comparison, seed: int = 1, progress: Progress | None = None) -> FoldResult:
+    with Workers(1) as workers:
+        (result,) = compare(comparison, [seed], workers, progress=progress)
+    return result
+
+
+@pytest.fixture(scope="module")
+def finished(
+    machines: Dataset, config: ComparisonConfig, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Comparison, FoldResult]:
+    """A whole comparison of `acc` on fold 1, uninterrupted."""
+    comparison = Comparison(dataset=machines, config=config, out=tmp_path_factory.mktemp("comparison") / "out")
+    return comparison, fold_of(comparison)
+
+
+@pytest.fixture
+def copy(finished: tuple[Comparison, FoldResult], tmp_path: Path) -> Comparison:
+    """The finished folder once more, to be changed."""
+    return in_folder(finished[0], Path(shutil.copytree(finished[0].out, tmp_path / "out")))
+
+
+def in_folder(comparison: Comparison, out: Path) -> Comparison:
+    return Comparison(dataset=comparison.dataset, config=comparison.config, out=out)
+
+
+def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    return set(first) == set(second) and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_fold_shares_no_group_between_its_parts(machines: Dataset) -> None:
+    for seed in range(5):
+        data = fold_data(machines, seed=seed, labelled=Labelled(share=0.5))
+        groups = [set(part.groups) for part in (data.training.train, data.training.valid, data.test)]
+        assert sum(map(len, groups)) == len(set.union(*groups)) == 10
+
+
+def test_hidden_labels_are_minus_one_and_nobody_elses(machines: Dataset) -> None:
+    data = fold_data(machines, seed=1, labelled=Labelled(share=0.5))
+    train = data.training.train
+    truth = machines.everything().labels[train.rows]
+    assert [int((train.labels == label).sum()) for label in (0, 1, 2, -1)] == [6, 6, 6, 18]
+    assert np.array_equal(train.labels, np.where(train.labels < 0, -1, truth))
+    assert (data.training.valid.labels >= 0).all()
+    assert (data.test.labels >= 0).all()
+    assert np.array_equal(train.labels, fold_data(machines, seed=1, labelled=Labelled(share=0.5)).training.train.labels)
+
+
+def test_every_network_is_what_its_training_gives_on_the_folds_labels(
+    machines: Dataset, config: ComparisonConfig, finished: tuple[Comparison, FoldResult]
+) -> None:
+    comparison, _ = finished
+    data = fold_data(machines, seed=1, labelled=Labelled(share=0.5)).training
+    run = TrainingRun(train=msgspec.structs.replace(config.teacher_train, seed=1), augment=config.augment)
+    teacher = self_train(data, train_teacher(data, teacher_config("tiny"), run), run)
+    path = comparison.teacher_path(1)
+    kept = read_teacher(path)
+    assert same(kept.state, teacher.state)
+    sha256 = file_sha256(path)
+    size = student_config("tiny")
+    student = distil(data, "acc", size, run, teacher=kept, teacher_sha256=sha256, recipe=config.recipe)
+    found = read_student(comparison.student_path("acc", 1))
+    assert same(found.state, student.state)
+    assert found.carried is not None
+    assert found.facts.fold == 1
+
+
+def test_the_baseline_chooses_its_learning_rate_on_validation(
+    machines: Dataset, config: ComparisonConfig, finished: tuple[Comparison, FoldResult]
+) -> None:
+    comparison, result = finished
+    data = fold_data(machines, seed=1, labelled=Labelled(share=0.5)).training
+    tried = []
+    for rate in config.baseline_learning_rates:
+        train = msgspec.structs.replace(config.student_train, seed=1, learning_rate=rate)
+        tried.append(
+            train_baseline(data, "acc", student_config("tiny"), TrainingRun(train=train, augment=config.augment))
+        )
+    best = max(tried, key=lambda checkpoint: checkpoint.facts.score)  # of equals the first
+    assert same(read_student(comparison.baseline_path("acc", 1)).state, best.state)
+    baseline = result.students["acc"].baseline
+    assert (baseline.valid_score, baseline.learning_rate) == (best.facts.score, best.facts.training.learning_rate)
+
+
+def test_figures_are_those_of_the_kept_networks_on_the_test_windows(
+    machines: Dataset, finished: tuple[Comparison, FoldResult]
+) -> None:
+    comparison, result = finished
+    test = fold_data(machines, seed=1, labelled=Labelled(share=0.5)).test
+    for name in ("student", "baseline"):
+        network = read_student(getattr(comparison, f"{name}_path")("acc", 1)).network()
+        found = getattr(result.students["acc"], name)
+        assert found.test.scores == scores_of(network, test, modality="acc")
+        assert found.parameters == sum(parameter.numel() for parameter in network.parameters())
+        assert [one.group for one in found.test.confusions] == sorted(set(test.groups.tolist()))
+        assert sum(np.sum(one.confusion) for one in found.test.confusions) == len(test) == 12
+    teacher = read_teacher(comparison.teacher_path(1)).network()
+    assert result.teacher.test.scores == scores_of(teacher, test, modality=None)
+    assert result.teacher_subsets[0].figure == result.teacher.test.scores.metric("accuracy")
+    assert result.windows == {"train": 36, "labelled": 18, "valid": 12, "test": 12}
+
+
+def test_the_same_fold_twice_is_read_and_not_trained(copy: Comparison, finished: tuple[Comparison, FoldResult]) -> None:
+    watch = Watch()
+    before = {path: path.stat().st_mtime_ns for path in copy.out.rglob("*") if path.is_file()}
+    assert fold_of(copy, progress=watch) == finished[1]
+    assert watch.steps == []
+    assert {path: path.stat().st_mtime_ns for path in copy.out.rglob("*") if path.is_file()} == before
+    copy.result_path(1).unlink()  # the networks are here, and are not trained again
+    assert fold_of(copy, progress=watch) == finished[1]
+    assert watch.steps == []
+
+
+def test_a_finished_fold_keeps_no_resume_state_and_no_answers(finished: tuple[Comparison, FoldResult]) -> None:
+    out = finished[0].out
+    assert not list(out.rglob("resume.ckpt"))
+    assert not (out / "answers").exists()
+    assert list(out.rglob("events.out.tfevents.*"))  # the logs stay
+
+
+@pytest.mark.parametrize("stage", ["teacher", "baseline", "student"])
+def test_an_interrupted_comparison_ends_where_an_uninterrupted_one_does(
+    finished: tuple[Comparison, FoldResult], tmp_path: Path, stage: str
+) -> None:
+    comparison = in_folder(finished[0], tmp_path)
+    with pytest.raises(Interrupted):
+        fold_of(comparison, progress=Watch(stage, 4))
+    watch = Watch()
+    assert fold_of(comparison, progress=watch) == finished[1]
+    assert watch.steps[0] == (stage, 4)  # the last validation was at 3
+
+
+def test_a_fold_with_labelled_groups_hides_the_labels_of_all_others_and_leaves_validation_as_it_was(
+    machines: Dataset,
+) -> None:
+    data, share = (fold_data(machines, seed=1, labelled=one) for one in (Labelled(groups=2), Labelled(share=0.5)))
+    train = data.training.train
+    shown = np.unique(train.groups[train.labelled])
+    assert len(shown) == 2
+    np.testing.assert_array_equal(train.labelled, np.isin(train.groups, shown))
+    np.testing.assert_array_equal(data.training.valid.labels, share.training.valid.labels)
+    assert data.training.labelled == Labelled(groups=2)
+    assert spread_in_time(data) is None
+    judged = spread_in_time(share)
+    assert judged is not None
+    hidden = int((~share.training.train.labelled).sum())
+    assert sum(sum(map(sum, one.confusion)) for one in judged.confusions or ()) == hidden
+
+
+def test_runs_of_a_phase_need_none_of_each_other(finished: tuple[Comparison, FoldResult], tmp_path: Path) -> None:
+    comparison = in_folder(finished[0], tmp_path)
+    phases = comparison.phases([1])
+    assert [[run.stage for run in phase] for phase in phases] == [
+        ["teacher", "baseline", "baseline", "rivals"],
+        ["answers"] * BLOCKS,
+        ["student", "taught"],
+        ["judge"],
+    ]
+    with Workers(1) as workers:
+        for phase in phases:
+            make_runs(workers, phase[::-1])
+    assert fold_of(comparison) == finished[1]
+
+
+@pytest.mark.slow
+def test_two_workers_make_the_same_fold(finished: tuple[Comparison, FoldResult], tmp_path: Path) -> None:
+    with Workers(2) as workers:
+        assert compare(in_folder(finished[0], tmp_path), [1], workers) == [finished[1]]
+
+
+def test_students_learn_from_answers_that_were_kept_in_blocks(
+    copy: Comparison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(copy.student_path("acc", 1).parent)
+    _, answers, (student, *_), _ = copy.phases([1])
+    with Workers(1) as workers:
+        make_runs(workers, answers)
+        asked = 0
+
+        def count(self: Teacher, *arguments: Any, **options: Any) -> Any:
+            nonlocal asked
+            asked += len(next(iter(arguments[0].values()))[0]) > 1  # one window shows what a teacher gives
+            return forward(self, *arguments, **options)
+
+        forward = Teacher.forward
+        monkeypatch.setattr(Teacher, "forward", count)
+        make_runs(workers, [student])
+    assert asked == 0
+
+
+def test_a_fold_with_a_committee_is_judged_by_what_its_members_say_together(
+    machines: Dataset, comparison: Make, tmp_path: Path
+) -> None:
+    members = ("transformer", "rocket", "trees")
+    config = comparison(members=members, self_training=False, baseline_learning_rates=(1e-3,))
+    plan = Comparison(dataset=machines, config=config, out=tmp_path)
+    result = fold_of(plan)
+    teacher = read_teacher(plan.teacher_path(1))
+    test = fold_data(machines, seed=1, labelled=config.labelled).test
+    assert result.teacher.test.scores == scores_of(teacher.network(), test, modality=None)
+    assert result.teacher.parameters == sum(parameter.numel() for parameter in teacher.transformer().parameters())
+    demo = demo_document(machines.spec, machines.sha256, [result])
+    assert demo.teacher.members == members
+
+
+@pytest.mark.parametrize(
+    ("changed", "shared"),
+    [
+        ({"labelled": Labelled(share=0.25)}, set()),
+        ({"modalities": ("acc", "gyro")}, {"teacher", "baseline", "student"}),
+        ({"teacher": "small"}, {"baseline"}),
+        ({"student": "small"}, {"teacher"}),
+        ({"self_training": False}, {"baseline"}),
+        ({"members": ("transformer", "trees")}, {"baseline"}),
+    ],
+    ids=str,
+)
+def test_other_options_in_the_same_folder_share_what_is_the_same_and_nothing_else(
+    machines: Dataset,
+    comparison: Make,
+    finished: tuple[Comparison, FoldResult],
+    changed: dict[str, Any],
+    shared: set[str],
+) -> None:
+    other = Comparison(dataset=machines, config=comparison(**changed), out=finished[0].out)
+    assert not other.result_path(1).exists()
+    stages = {run.stage for phase in other.phases([1]) for run in phase if run.is_done()}
+    assert stages & {"teacher", "baseline", "student"} == shared
+
+
+def test_a_damaged_result_is_reported(copy: Comparison) -> None:
+    copy.result_path(1).write_text('{"seed": 1')
+    with pytest.raises(CheckpointError) as caught:
+        fold_of(copy)
+    assert str(caught.value) == (
+        f"{copy.result_path(1)}: expected a result of this release, got a damaged or earlier file (Input data was "
+        "truncated); delete it"
+    )
+
+
+def test_a_training_that_cannot_be_done_is_an_error(machines: Dataset, comparison: Make, tmp_path: Path) -> None:
+    config = comparison(baseline_learning_rates=(1e30,))
+    with pytest.raises(UsageError, match="training: expected a finite "):
+        fold_of(Comparison(dataset=machines, config=config, out=tmp_path))
+
+
+def trained_teachers(comparison: Comparison, scores: Mapping[Preset, Sequence[float]], like: Path) -> None:
+    """Put finished teachers of these sizes with these scores into the folder, for folds 0, 1..."""
+    known = read_teacher(like)
+    for preset, of_seeds in scores.items():
+        config = msgspec.structs.replace(comparison.config, teacher=preset)
+        own, size = replace(comparison, config=config), teacher_config(preset)
+        state = Teacher(comparison.dataset.spec.modalities, 3, size).state_dict()
+        for seed, score in enumerate(of_seeds):
+            facts = msgspec.structs.replace(known.facts, score=score)
+            teacher = TeacherCheckpoint(
+                modalities=known.modalities, task=known.task, config=size, facts=facts, state=state
+            )
+            path = own.teacher_path(seed)
+            path.parent.mkdir(parents=True)
+            write_teacher(path, teacher)
+            result = TeacherResult(
+                teacher=own.teacher, seed=seed, score=score, duration_s=1.0, parameters=1, sha256=file_sha256(path)
+            )
+            path.with_name("teacher.json").write_bytes(msgspec.json.encode(result))
+
+
+@pytest.mark.parametrize(
+    ("scores", "chosen"),
+    [
+        ({"tiny": (0.7451,), "small": (0.75,)}, "tiny"),  # within half a point of the best
+        ({"tiny": (0.7449,), "small": (0.75,)}, "small"),
+        ({"small": (0.75,), "tiny": (0.7451,)}, "tiny"),  # in whatever order they were named
+        ({"tiny": (0.8, 0.7), "small": (0.7, 0.82)}, "small"),  # by the mean over folds: 0.75 and 0.76
+        ({"tiny": (0.8,), "small": (0.75,)}, "tiny"),
+    ],
+)
+def test_the_smallest_teacher_within_half_a_point_of_the_best_is_chosen(
+    finished: tuple[Comparison, FoldResult], tmp_path: Path, scores: dict[Preset, tuple[float, ...]], chosen: str
+) -> None:
+    comparison, watch = in_folder(finished[0], tmp_path), Watch()
+    trained_teachers(comparison, scores, finished[0].teacher_path(1))
+    seeds = range(len(next(iter(scores.values()))))
+    with Workers(1) as workers:
+        tried = choose_teacher(comparison, seeds, list(scores), workers, progress=watch)
+    assert watch.steps == []
+    assert [size.preset for size in tried if size.chosen] == [chosen]
+    assert [(size.preset, size.valid_score.per_seed if size.valid_score else None) for size in tried] == list(
+        scores.items()
+    )
+    parameters = {size.preset: size.parameters or 0 for size in tried}
+    assert parameters["tiny"] < parameters["small"]
+
+
+def test_a_single_size_is_chosen_without_training(finished: tuple[Comparison, FoldResult], tmp_path: Path) -> None:
+    with Workers(1) as workers:
+        (tried,) = choose_teacher(in_folder(finished[0], tmp_path / "new"), [0], ["small"], workers)
+    assert (tried.preset, tried.parameters, tried.valid_score, tried.chosen) == ("small", None, None, True)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+def test_an_interrupted_race_goes_on_where_it_was_and_labels_alone_take_part(
+    machines: Dataset, comparison: Make, tmp_path: Path
+) -> None:
+    config = comparison(choose=True, self_training=False)
+    whole, parts = (Comparison(dataset=machines, config=config, out=tmp_path / name) for name in ("whole", "parts"))
+    result = fold_of(whole)
+    with pytest.raises(Interrupted):  # six with mixed windows, and the fourth of those without
+        fold_of(parts, progress=Watch("student", 10))
+    watch = Watch()
+    assert fold_of(parts, progress=watch) == result
+    assert watch.steps[:3] == [("student", 4), ("student", 5), ("student", 6)]  # what was finished is not trained again
+    for path in ("student_path", "baseline_path"):
+        assert getattr(parts, path)("acc", 1).read_bytes() == getattr(whole, path)("acc", 1).read_bytes()
+    raced = read_student(parts.student_path("acc", 1)).facts
+    names = [contender.name for contender in raced.race or ()]
+    assert names[:3] == ["transformer of mixed windows", "transformer of unmixed windows", "convolutional features"]
+    assert names[-1] == "labels alone"
+    assert result.students["acc"].student.valid_score == raced.score

@@ -1,0 +1,145 @@
+"""Domains left out one at a time: figures are those of the folds, whatever the number of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from mmkd_edge.errors import DatasetError, UsageError
+from mmkd_edge.spec import TaskKind, TaskSpec
+from mmkd_models.data import Dataset, write_dataset
+from mmkd_models.data.labelled import Labelled
+from mmkd_models.data.left_out import LeftOutDomains, fold_without
+from mmkd_models.distillation.methods import default_recipe
+from mmkd_models.evaluation.suites.shift import describe
+from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, compare
+from mmkd_models.experiments.domains import ShiftOrder, check_shift, judge_shift, spread_of
+from mmkd_models.experiments.folder import fold_data
+from mmkd_models.experiments.workers import Workers
+from mmkd_models.metrics.scores import default_metric
+from mmkd_models.training.checkpoint import read_student
+
+Make = Callable[..., ComparisonConfig]
+SITE = LeftOutDomains(by="site")
+
+
+def order(dataset: Dataset, comparison: Make, out: Path, *, workers: int = 1, in_time: bool = False) -> ShiftOrder:
+    config = comparison(labelled=Labelled(), self_training=False, baseline_learning_rates=(3e-3,), left_out=SITE)
+    return ShiftOrder(dataset=dataset, config=config, out=out, in_time=in_time, workers=workers)
+
+
+def test_the_interval_is_that_of_students_t() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for count in range(2, 11):
+        values = np.random.default_rng(count).normal(size=count)
+        low, high = stats.t.interval(0.95, count - 1, loc=values.mean(), scale=stats.sem(values))
+        found = spread_of(values.tolist())
+        assert (found.low, found.high) == pytest.approx((low, high), abs=1e-3)  # the table has three digits
+    assert spread_of([3.0]).low is None
+
+
+def test_what_trains_has_not_seen_the_domain(sites: Dataset, comparison: Make) -> None:
+    config = comparison(left_out=SITE)
+    data = fold_data(sites, seed=1, labelled=config.labelled, left_out=config.left_out)
+    assert set(data.test.columns["site"]) == {"north"}
+    assert "north" not in set(data.training.train.columns["site"]) | set(data.training.valid.columns["site"])
+    assert data.training.fold is msgspec.UNSET  # no fold that another command could deal again
+
+
+@pytest.mark.slow
+def test_figures_are_those_of_the_folds_and_gains_of_their_differences(
+    sites: Dataset, comparison: Make, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    asked = order(sites, comparison, tmp_path, in_time=True)
+    found = judge_shift(asked, say=said.append)
+    assert [one.name for one in found.domains] == ["east", "north", "south"]
+    assert [one.windows for one in found.domains] == [50, 50, 50]
+    trained = Comparison(dataset=sites, config=asked.config, out=tmp_path)
+    with Workers(1) as workers:
+        (fold,) = compare(trained, [2], workers)
+    of_sensor = fold.students["acc"]
+    assert found.domains[2].figures["student"] == of_sensor.student.test.scores.metric("balanced_accuracy")
+    assert found.domains[2].figures["labels alone"] == of_sensor.baseline.test.scores.metric("balanced_accuracy")
+    assert found.domains[2].figures["teacher"] == fold.teacher.test.scores.metric("balanced_accuracy")
+    gains = [100 * (one.figures["student"] - one.figures["labels alone"]) for one in found.domains]
+    assert found.gains["labels alone"] == spread_of(gains)
+    figures = {one.name: one.figures["student"] for one in found.domains}
+    assert figures[found.worst["student"]] == min(figures.values())
+    assert all(0 <= (one.low or 0) <= one.mean <= (one.high or 0) <= 1 for one in found.models.values())
+    assert found.time is not None
+    assert found.time.windows == (90, 30, 30)
+    assert said == ["shift: seed 0 without site east, seed 1 without site north, seed 2 without site south"]
+    student = read_student(trained.student_path("acc", 0))
+    assert student.facts.fold is msgspec.UNSET
+    other = order(sites, comparison, tmp_path / "two", in_time=True, workers=2)
+    assert judge_shift(other) == found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "measure"), [("regression", "mae"), ("multi_label", "macro_f1")])
+def test_numbers_and_several_labels_are_judged_too(
+    sites: Dataset, comparison: Make, tmp_path: Path, kind: TaskKind, measure: str
+) -> None:
+    task = TaskSpec(kind=kind, labels=("speed",) if kind == "regression" else ("hot", "loud"))
+    splits = {}
+    for name in ("train", "valid", "test"):
+        windows = sites.split(name)
+        number = windows.labels
+        several = np.stack([number > 0, number == 2], axis=1)
+        splits[name] = {
+            **windows.take(np.arange(len(windows))),
+            "labels": number.astype(np.float32) if kind == "regression" else several,
+            "groups": windows.groups,
+            "columns": {"site": windows.columns["site"]},
+        }
+    dataset = write_dataset(tmp_path / kind, name=kind, labels=task, modalities=sites.spec.modalities, splits=splits)
+    asked = order(dataset, comparison, tmp_path / "out")
+    metric = default_metric(kind)
+    trains = {
+        name: msgspec.structs.replace(getattr(asked.config, name), metric=metric)
+        for name in ("teacher_train", "student_train")
+    }
+    config = msgspec.structs.replace(asked.config, recipe=default_recipe(task), **trains)
+    found = judge_shift(replace(asked, config=config))
+    assert found.measure.name == measure
+    errors = [one.figures["student"] for one in found.domains]
+    worst = max(errors) if kind == "regression" else min(errors)
+    assert found.worst["student"] == found.domains[errors.index(worst)].name
+    scale = -1 if kind == "regression" else 100
+    first = found.domains[0].figures
+    gains = [scale * (one.figures["student"] - one.figures["labels alone"]) for one in found.domains]
+    assert found.gains["labels alone"].mean == pytest.approx(np.mean(gains))
+    assert set(first) >= {"teacher", "student", "labels alone", "extra-trees"}
+    assert describe(found).verdict[0].startswith("On the site that was left out ")
+
+
+def test_every_fold_is_looked_at_before_any_is_trained(sites: Dataset, comparison: Make, tmp_path: Path) -> None:
+    few = order(sites, comparison, tmp_path)
+    check_shift(few)
+    windows = sites.everything()
+    assert len(fold_without(windows, SITE, fold=2).train) == 80
+    by_machine = msgspec.structs.replace(few.config, left_out=LeftOutDomains(by="group"))
+    with pytest.raises(UsageError, match="expected 20 labelled windows or more of every domain, got 10 of"):
+        check_shift(ShiftOrder(dataset=sites, config=by_machine, out=tmp_path, in_time=False, workers=1))
+
+
+def test_groups_that_share_samples_are_not_trusted(sites: Dataset, comparison: Make, tmp_path: Path) -> None:
+    rng, splits = np.random.default_rng(5), {}
+    for name in ("train", "valid", "test"):
+        windows = sites.split(name)
+        values = {**windows.take(np.arange(len(windows)))}
+        for one in sites.spec.modalities:  # windows that follow one another share half, whatever their group
+            flat = rng.normal(size=((len(windows) + 1) * one.samples, len(one.channels))).astype(np.float32)
+            values[one.name] = np.stack([flat[at * one.samples // 2 :][: one.samples] for at in range(len(windows))])
+        columns = {"site": windows.columns["site"]}
+        splits[name] = {**values, "labels": windows.labels, "groups": windows.groups, "columns": columns}
+    task, modalities = sites.spec.task, sites.spec.modalities
+    torn = write_dataset(tmp_path / "torn", name="torn", labels=task, modalities=modalities, splits=splits)
+    with pytest.raises(DatasetError, match=r"share samples: .*; give such windows one group"):
+        check_shift(order(torn, comparison, tmp_path))

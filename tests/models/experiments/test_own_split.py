@@ -1,0 +1,233 @@
+"""Comparisons and studies of a dataset without groups, folds that there are not, and groups with names."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from mmkd_edge.errors import DatasetError, UsageError
+from mmkd_models.commands.distill import run_distill
+from mmkd_models.commands.study import run_study
+from mmkd_models.commands.train import run_train
+from mmkd_models.data import Dataset, open_dataset, write_dataset
+from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.data.folds import part_of_windows
+from mmkd_models.data.labelled import ALL
+from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, FoldResult, compare
+from mmkd_models.experiments.folder import fold_data
+from mmkd_models.experiments.summary import demo_document
+from mmkd_models.experiments.workers import Workers
+from mmkd_models.networks.config import teacher_config
+from mmkd_models.train_config import TrainConfig
+from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
+from mmkd_models.training.cross_fit import cross_fit
+from mmkd_models.training.inputs import TrainingData, TrainingRun
+from mmkd_models.training.teacher_set import read_teacher_set, write_teacher_set
+from mmkd_report import render_demo, render_study
+
+JUDGED_ON = "windows of the dataset's own test split; no groups: may share people and machines with training"
+OWN_SPLIT = {"by": "own split", "judged_on": JUDGED_ON, "resampled": "blocks of 6 consecutive windows"}
+ASK = "write groups.npy (the person, machine or session of each window)"
+
+
+def message_of(call: Callable[[], object], kind: type[Exception] = UsageError) -> str:
+    with pytest.raises(kind) as caught:
+        call()
+    return str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def finished(
+    dataset: Dataset, comparison: Callable[..., ComparisonConfig], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Comparison, FoldResult]:
+    """A comparison of `acc` on the one fold of a dataset without groups."""
+    config = comparison(self_training=False, baseline_learning_rates=(1e-3,))
+    plan = Comparison(dataset=dataset, config=config, out=tmp_path_factory.mktemp("own") / "out")
+    with Workers(1) as workers:
+        return plan, compare(plan, [0], workers)[0]
+
+
+def test_a_comparison_without_groups_keeps_the_split_that_the_dataset_came_with(dataset: Dataset) -> None:
+    data = fold_data(dataset, seed=0, labelled=ALL)
+    assert [part.rows.tolist() for part in (data.training.train, data.training.valid, data.test)] == [
+        list(range(32)),
+        list(range(32, 48)),
+        list(range(48, 56)),
+    ]
+    assert message_of(lambda: fold_data(dataset, seed=1, labelled=ALL)) == (
+        "fold 1: expected 0, since dataset 'two' has no groups, so that its own split is its only fold; "
+        f"to have more, {ASK}"
+    )
+
+
+def test_document_and_page_of_a_comparison_say_what_the_split_was(
+    dataset: Dataset, finished: tuple[Comparison, FoldResult]
+) -> None:
+    _, fold = finished
+    assert fold.groups == 0
+    assert [np.sum(one.confusion) for one in fold.teacher.test.confusions or ()] == [
+        6,
+        2,
+    ]  # blocks of the eight test windows
+    document = msgspec.to_builtins(demo_document(dataset.spec, dataset.sha256, [fold]))
+    assert document["split"] == OWN_SPLIT
+    assert document["mean_gain_points"]["method"] == (
+        "mean over seeds of student minus baseline; an interval needs 5 blocks or more"
+    )
+    page = render_demo(document).replace("&#39;", "'")
+    assert f"Judged on {JUDGED_ON}." in page
+    assert "never seen" not in page
+    assert "straddle" not in page
+
+
+def test_checkpoints_know_the_fold_they_were_trained_on(finished: tuple[Comparison, FoldResult]) -> None:
+    plan, _ = finished
+    paths = (plan.student_path("acc", 0), plan.baseline_path("acc", 0))
+    assert [read_student(path).facts.fold for path in paths] == [0, 0]
+
+
+def short(*arguments: object) -> list[str]:
+    steps = ("--steps", 6, "--teacher-steps", 6, "--teacher", "tiny", "--student", "tiny", "--no-latency")
+    return [str(one) for one in (*arguments, *steps, "--rival", "extra_trees", "--method", "logit")]
+
+
+def test_a_study_without_groups_searches_and_judges_on_the_own_split(
+    dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, table = tmp_path / "study", tmp_path / "table.md"
+    arguments = ("--trials", 1, "--finalists", 1, "--learning-rate", 0.001, "--table", table)
+    with pytest.raises(SystemExit):
+        run_study(short(dataset.path, "--modality", "acc", "-o", out, *arguments))
+    title = " ".join(capsys.readouterr().out.split("student  ")[0].split())
+    assert title.startswith(f"two, acc: balanced accuracy on {JUDGED_ON}, 100% labelled")
+    document = json.loads((out / "study.json").read_bytes())
+    assert (document["dataset"]["split"], document["dataset"]["groups"]) == (OWN_SPLIT, 0)
+    assert (document["facts"]["search_seeds"], document["facts"]["seeds"]) == ([0], [0])
+    page = render_study(document).replace("&#39;", "'")
+    assert f"Judged on {JUDGED_ON}." in page
+    assert "A search used the validation windows; the table shows its results on the test windows." in page
+    assert "it has no interval, which resamples blocks of 6 consecutive windows and needs five." in page
+    assert "never seen" not in page
+    judged = f"Judged on {JUDGED_ON}, 100% labelled"
+    resampled = "no intervals, which resample blocks of 6 consecutive windows and need five."
+    assert f"{judged}; {resampled}" in table.read_text(encoding="utf-8")
+
+
+def test_more_seeds_than_folds_are_refused(machines: Dataset, dataset: Dataset, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    several = "expected 5 at most, since each judges on another fold and dataset 'machines' has 5 folds"
+    arguments = short(machines.path, "--modality", "acc", "-o", out, "--seeds", 6)
+    assert message_of(lambda: run_study(arguments)) == f"--seeds 6: {several}; choose among them"
+    arguments = short(dataset.path, "--modality", "acc", "-o", out, "--seeds", 2)
+    assert message_of(lambda: run_study(arguments)) == (
+        "--seeds 2: expected 1 at most, since each judges on another fold and dataset 'two' has no groups, so that its "
+        f"own split is its only fold; to have more, {ASK}"
+    )
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [(run_train, "teacher"), (run_train, "student"), (run_distill, "distill"), (run_distill, "int8")],
+)
+def test_a_fold_that_there_is_not_is_an_error_of_every_training(
+    command: Callable[[Sequence[str]], None],
+    name: str,
+    machines: Dataset,
+    student_checkpoint: StudentCheckpoint,
+    tmp_path: Path,
+) -> None:
+    start = tmp_path / "start.ckpt"
+    write_student(start, student_checkpoint)
+    before: dict[str, list[object]] = {
+        "teacher": ["teacher", machines.path],
+        "student": ["student", machines.path, "--modality", "acc"],
+        "distill": [tmp_path / "t.ckpt", machines.path, "--modality", "acc"],
+        "int8": [tmp_path / "t.ckpt", machines.path, "--modality", "acc", "--qat", start],
+    }
+    arguments = [str(one) for one in (*before[name], "--fold", 9, "-o", tmp_path / "out.ckpt")]
+    assert message_of(lambda: command(arguments)) == (
+        "fold 9: expected 0 to 4, since dataset 'machines' has 5 folds; choose among them"
+    )
+
+
+def leak(dataset: Dataset, path: Path) -> Dataset:
+    """The same dataset with a window of test that continues one of train."""
+    splits: dict[str, dict[str, Any]] = {}
+    for split in ("train", "valid", "test"):
+        windows = dataset.split(split)
+        splits[split] = {**windows.take(np.arange(len(windows))), "labels": windows.labels}
+    found = write_dataset(
+        path, name="leak", labels=dataset.spec.task, modalities=dataset.spec.modalities, splits=splits
+    )
+    acc = np.load(found.path / "test" / "acc.npy")
+    acc[2, :25] = splits["train"]["acc"][7, 15:]
+    np.save(found.path / "test" / "acc.npy", acc)
+    return open_dataset(path)
+
+
+def test_a_study_of_splits_that_share_samples_is_refused(dataset: Dataset, tmp_path: Path) -> None:
+    leaky = leak(dataset, tmp_path / "leak")
+    arguments = short(leaky.path, "--modality", "acc", "-o", tmp_path / "study")
+    assert message_of(lambda: run_study(arguments), DatasetError) == (
+        "dataset 'leak': the last 25 samples of train window 7 are the first of test window 2 in 'acc' (1 such in "
+        f"all); expected splits that share nothing: {ASK} and put whole groups into one of the splits"
+    )
+
+
+def test_windows_without_groups_are_dealt_into_parts_by_blocks(dataset: Dataset) -> None:
+    train = dataset.split("train")
+    assert sorted(set(part_of_windows(train, parts=2, seed=0).tolist())) == [0, 1]  # blocks of 9 windows
+
+
+@pytest.fixture(scope="module")
+def named(machines: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The ten machines with names in place of numbers, in the same order."""
+    splits = {}
+    for split in ("train", "valid", "test"):
+        windows = machines.split(split)
+        names = [f"振動{group}" for group in windows.groups]
+        splits[split] = {**windows.take(np.arange(len(windows))), "labels": windows.labels, "groups": names}
+    path = tmp_path_factory.mktemp("named") / "named"
+    return write_dataset(
+        path, name="named", labels=machines.spec.task, modalities=machines.spec.modalities, splits=splits
+    )
+
+
+def test_groups_with_names_stand_in_the_files_of_a_comparison(
+    named: Dataset, comparison: Callable[..., ComparisonConfig], tmp_path: Path
+) -> None:
+    config = comparison(self_training=False, baseline_learning_rates=(1e-3,))
+    plan = Comparison(dataset=named, config=config, out=tmp_path)
+    with Workers(1) as workers:
+        (fold,) = compare(plan, [0], workers)
+    again = msgspec.json.decode(plan.result_path(0).read_bytes(), type=FoldResult)
+    assert again == fold
+    assert [one.group for one in again.teacher.test.confusions or ()] == ["振動6", "振動9"]
+    document = msgspec.to_builtins(demo_document(named.spec, named.sha256, [fold]))
+    assert document["split"]["judged_on"] == "people and machines never seen"
+    assert "Judged on people and machines never seen." in render_demo(document)
+
+
+def test_out_of_fold_teachers_know_groups_by_their_names(named: Dataset, tmp_path: Path) -> None:
+    data = TrainingData(train=named.split("train"), valid=named.split("valid"), sha256=named.sha256)
+    run = TrainingRun(train=TrainConfig(steps=2, batch=8, eval_every=2), augment=AugmentConfig())
+    fitted = cross_fit(data, teacher_config("tiny"), run, count=2, self_training=False)
+    write_teacher_set(tmp_path / "t.ckpt", fitted)
+    found = read_teacher_set(tmp_path / "t.ckpt")
+    assert found.groups.tolist() == [f"振動{number}" for number in range(6)]
+    part = found.part_of(data.train, dataset_sha256=named.sha256)
+    np.testing.assert_array_equal(part, part_of_windows(data.train, parts=2, seed=0))
+    other = replace(data.train, groups=np.char.add(data.train.groups, "x"))
+    with pytest.raises(UsageError, match="12 are not in both, 振動0 for one"):
+        found.part_of(other, dataset_sha256=named.sha256)

@@ -1,0 +1,146 @@
+"""What a study combines, and that the name of a trial follows from what decides its weights."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import study_cases as cases
+
+from mmkd_edge.errors import UsageError
+from mmkd_models.data import Dataset
+from mmkd_models.data.labelled import Labelled
+from mmkd_models.data.left_out import LeftOutDomains
+from mmkd_models.distillation.method import Method
+from mmkd_models.distillation.methods import shipped_methods
+from mmkd_models.distillation.recipe import Recipe
+from mmkd_models.experiments.plan import (
+    Candidate,
+    Entry,
+    Space,
+    TeacherChoice,
+    Trial,
+    candidates,
+    check_space,
+    entries,
+    teacher_name,
+    trial_name,
+)
+from mmkd_models.losses.logits import LogitTerm
+from mmkd_models.losses.term import constant
+from mmkd_models.networks.config import Preset
+from mmkd_models.train_config import TrainConfig
+
+ALONE = TeacherChoice(modalities=("acc",), preset="small")
+
+
+def trial(method: str, *, rate: float = 1e-3, seed: int = 0, student: Preset = "tiny") -> Trial:
+    teacher = None if method == "none" else cases.TEACHER.name
+    return Trial(
+        candidate=Candidate(entry=Entry(student=student, method=method, teacher=teacher), learning_rate=rate), seed=seed
+    )
+
+
+def test_labels_alone_are_combined_with_sizes_and_no_teacher() -> None:
+    space = cases.space(teachers=(cases.TEACHER, ALONE), students=("tiny", "small"))
+    assert [(entry.student, entry.method, entry.teacher) for entry in entries(space)] == [
+        ("tiny", "none", None),
+        ("tiny", "logit", "acc+gyro:tiny"),
+        ("tiny", "logit", "acc:small"),
+        ("small", "none", None),
+        ("small", "logit", "acc+gyro:tiny"),
+        ("small", "logit", "acc:small"),
+    ]
+    assert len(candidates(space)) == 12
+
+
+def test_impossible_entries_are_left_out() -> None:
+    out = Entry(student="tiny", method="logit", teacher="acc+gyro:tiny")
+    assert [entry.method for entry in entries(cases.space(), [out])] == ["none"]
+
+
+def test_a_name_says_what_people_look_for(machines: Dataset) -> None:
+    name = trial_name(cases.conditions(machines), cases.space(), trial("logit", seed=3))
+    assert name.startswith("logit-acc-tiny-0.001-seed3-")
+
+
+def test_a_name_changes_with_all_that_decides_the_weights(machines: Dataset) -> None:
+    conditions, space = cases.conditions(machines), cases.space(students=("tiny", "small"))
+    longer = TrainConfig(steps=7, batch=8, eval_every=3)
+    stronger = Method(name="logit", recipe=Recipe(terms=(LogitTerm(weight=constant(2.0)),)))
+    names = [
+        trial_name(conditions, space, trial("logit")),
+        trial_name(conditions, space, trial("logit", rate=1e-2)),
+        trial_name(conditions, space, trial("logit", seed=1)),
+        trial_name(conditions, space, trial("logit", student="small")),
+        trial_name(
+            conditions, msgspec.structs.replace(space, methods=(*cases.methods("none"), stronger)), trial("logit")
+        ),
+        *(
+            trial_name(cases.conditions(machines, **changed), space, trial("logit"))
+            for changed in (
+                {"student_train": longer},
+                {"teacher_train": longer},
+                {"labelled": Labelled(share=0.25)},
+                {"choose": True},
+                {"left_out": LeftOutDomains(by="site")},
+                {"threads": 2},
+                {"self_training": True},
+                {"modality": "gyro"},
+                {"dataset_sha256": "ab" * 32},
+            )
+        ),
+    ]
+    assert len(set(names)) == len(names)
+
+
+def test_a_name_does_not_change_with_what_leaves_the_weights_alone(machines: Dataset) -> None:
+    conditions, space = cases.conditions(machines), cases.space()
+    more = cases.space(students=("tiny", "small"), teachers=(cases.TEACHER, ALONE), learning_rates=(1e-3, 5e-3))
+    assert trial_name(conditions, space, trial("logit")) == trial_name(conditions, more, trial("logit"))
+    longer = cases.conditions(machines, teacher_train=TrainConfig(steps=7), self_training=True)
+    assert trial_name(conditions, space, trial("none")) == trial_name(longer, space, trial("none"))
+
+
+def test_one_teacher_serves_students_of_all_sensors(machines: Dataset) -> None:
+    names = {teacher_name(cases.conditions(machines, modality=name), cases.TEACHER, 0) for name in ("acc", "gyro")}
+    assert len(names) == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ({"students": ()}, "--student: expected each once, got none; name each once"),
+        ({"learning_rates": (1e-3, 1e-3)}, "--learning-rate: expected each once, got 0.001, 0.001; name each once"),
+        ({"learning_rates": (0.0,)}, "--learning-rate: expected above 0, got 0; correct it"),
+        (
+            {"methods": cases.methods("logit")},
+            "--method: expected 'none' among the methods, what others are measured against; add it",
+        ),
+        (
+            {"methods": (Method(name="logit", recipe=None),)},
+            "method 'logit': expected a recipe, and none for 'none' alone; correct it",
+        ),
+        (
+            {"methods": (Method(name="../up", recipe=None),)},
+            "method '../up': expected letters, digits and -_.+ as in 'edam' or 'edam@last'; rename it",
+        ),
+    ],
+)
+def test_a_space_that_makes_no_sense_is_refused(changed: dict[str, object], problem: str) -> None:
+    with pytest.raises(UsageError) as error:
+        check_space(cases.space(**changed))
+    assert str(error.value) == problem
+
+
+def test_shipped_methods_make_a_space_with_kinds_and_levels() -> None:
+    space = Space(teachers=(cases.TEACHER,), students=("tiny",), methods=shipped_methods(), learning_rates=(1e-3,))
+    check_space(space)
+    assert space.method("edam@last").kind == "edam"
+    assert space.method("edam@last").level == "last"
+    assert {method.kind for method in space.methods} >= {"none", "logit", "dkd", "dist", "edam", "relation", "crd"}

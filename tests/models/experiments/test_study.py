@@ -1,0 +1,512 @@
+"""Whole studies on a small dataset: shared, resumed, chosen by validation, tested once, within limits."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import study_cases as cases
+
+from mmkd_edge.errors import PerformanceError, UsageError
+from mmkd_models.data import Dataset
+from mmkd_models.data.labelled import Labelled
+from mmkd_models.experiments.folder import Folder, fold_data
+from mmkd_models.experiments.plan import Candidate, Entry, Space, TeacherChoice, Trial, candidates, trial_name
+from mmkd_models.experiments.prepare import seeds_that_count
+from mmkd_models.experiments.runs import StudentRun, end_trial, run_trial, teacher_runs, trial_result
+from mmkd_models.experiments.search import SearchRun, study_of
+from mmkd_models.experiments.study import study
+from mmkd_models.training.checkpoint import file_sha256, read_student
+from mmkd_models.training.predict import scores_of
+from mmkd_report.schema.study import PairLatency, StudyDocument
+
+STUDY = """
+import sys
+from pathlib import Path
+import msgspec, torch
+from mmkd_models.data import open_dataset
+from mmkd_models.experiments.prepare import StudyOptions, prepare_study
+from mmkd_models.experiments.study import run_study
+torch.set_num_threads(1)
+options = msgspec.json.decode(sys.stdin.read(), type=StudyOptions)
+run_study(prepare_study(open_dataset(sys.argv[1]), options, out=Path(sys.argv[2])))
+"""
+
+
+def started(dataset: Dataset, out: Path) -> subprocess.Popen[bytes]:
+    """A study as a process of its own, as on another host."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-c", STUDY, str(dataset.path), str(out)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
+    assert process.stdin is not None
+    process.stdin.write(msgspec.json.encode(cases.options(dataset)))
+    process.stdin.close()
+    return process
+
+
+def wait_for(condition: Any, seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def grid(machines: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyDocument]:
+    """A grid on two seeds, in this process."""
+    out = tmp_path_factory.mktemp("study") / "grid"
+    return out, study(machines, cases.options(machines), out=out)
+
+
+@pytest.fixture(scope="module")
+def searched(machines: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyDocument]:
+    """A search of five candidates among twelve, of which two entries are trained on the seeds that count."""
+    out = tmp_path_factory.mktemp("study") / "searched"
+    space = cases.space(methods=cases.methods("none", "logit", "logit+task", "edam@last"), students=("tiny", "small"))
+    options = cases.options(machines, grid=False, space=space, trials=5, finalists=2, seeds=4)
+    return out, study(machines, options, out=out, measure_latency=latency)
+
+
+def latency(student: Path, teacher: Path) -> PairLatency:
+    """Latencies by size, as if they had been measured."""
+    size = read_student(student).config.preset
+    assert teacher.exists()
+    own = {"tiny": 1.0, "small": 3.0}[size]
+    return PairLatency(
+        student_ms={"p50": own, "p99": own}, teacher_ms={"p50": 6.0}, ratio=6.0 / own, machine={"cpu": "x"}
+    )
+
+
+def trained_on(machines: Dataset, out: Path, space: Space | None = None) -> Folder:
+    conditions = cases.conditions(machines)
+    return Folder(out=out, dataset=machines, conditions=conditions, space=space or cases.space())
+
+
+def test_a_grid_trains_everything_once(grid: tuple[Path, StudyDocument]) -> None:
+    out, document = grid
+    assert set(cases.starts(out).values()) == {1}
+    assert len(list(out.glob("trials/*/trial.json"))) == 2 * 2 * 2
+    assert document.coverage.complete
+    assert (document.coverage.finished, document.coverage.expected) == (8, 8)
+    written = msgspec.json.decode((out / "study.json").read_bytes(), type=StudyDocument)
+    assert msgspec.structs.replace(written, duration_s=document.duration_s) == document  # another test repeats it
+
+
+def test_each_entry_takes_on_each_seed_the_rate_that_validates_best(
+    machines: Dataset, grid: tuple[Path, StudyDocument]
+) -> None:
+    out, document = grid
+    folder = trained_on(machines, out)
+    for row in document.entries:
+        entry = Entry(student="tiny", method=row.method, teacher=row.teacher)
+        for seed, rate, score in zip(row.seeds, row.learning_rates, row.valid_score.per_seed, strict=True):
+            tried = {
+                one: trial_result(folder, Trial(candidate=Candidate(entry=entry, learning_rate=one), seed=seed))
+                for one in (1e-3, 1e-2)
+            }
+            scores = {one: result.score for one, result in tried.items() if result is not None}
+            assert score == scores[rate] == max(scores.values())
+
+
+def test_scores_of_the_table_are_those_of_the_checkpoints_on_their_own_test_windows(
+    machines: Dataset, grid: tuple[Path, StudyDocument]
+) -> None:
+    out, document = grid
+    folder = trained_on(machines, out)
+    for row in document.entries:
+        for place, (seed, rate) in enumerate(zip(row.seeds, row.learning_rates, strict=True)):
+            entry = Entry(student="tiny", method=row.method, teacher=row.teacher)
+            trial = Trial(candidate=Candidate(entry=entry, learning_rate=rate), seed=seed)
+            network = read_student(folder.of_trial(trial) / "student.ckpt").network()
+            test = fold_data(machines, seed=seed, labelled=Labelled(share=0.5)).test.with_modalities(("acc",))
+            expected = scores_of(network, test, modality="acc")
+            assert row.test["balanced_accuracy"].per_seed[place] == expected.balanced_accuracy
+            assert row.test["macro_f1"].per_seed[place] == expected.macro_f1
+
+
+def test_gains_are_paired_with_labels_alone(grid: tuple[Path, StudyDocument]) -> None:
+    _, document = grid
+    alone, taught = document.entries
+    assert (alone.method, alone.gain_points, taught.method) == ("none", None, "logit")
+    assert taught.gain_points is not None
+    ours, theirs = taught.test["accuracy"].per_seed, alone.test["accuracy"].per_seed
+    found = taught.gain_points["accuracy"].per_seed
+    assert found == pytest.approx([100 * (our - their) for our, their in zip(ours, theirs, strict=True)])
+
+
+def test_only_what_the_table_needs_was_tested(grid: tuple[Path, StudyDocument]) -> None:
+    out, _ = grid
+    assert len(list(out.glob("trials/*/test.json"))) == 2 * 2  # entries and seeds, not learning rates
+
+
+def test_the_chosen_student_is_written_with_windows_to_export_it(grid: tuple[Path, StudyDocument]) -> None:
+    out, document = grid
+    chosen = document.recommendation
+    assert chosen is not None
+    assert chosen.sha256 == file_sha256(out / "student.ckpt")
+    checkpoint = read_student(out / "student.ckpt")
+    assert checkpoint.carried is not None
+    assert checkpoint.facts.score == chosen.valid_score
+    assert checkpoint.facts.training.learning_rate == chosen.learning_rate
+    row = next(row for row in document.entries if row.chosen)
+    assert chosen.valid_score == max(row.valid_score.per_seed)
+    assert row.valid_score.mean == max(other.valid_score.mean for other in document.entries)
+
+
+def test_the_same_study_again_reads_what_is_there(machines: Dataset, grid: tuple[Path, StudyDocument]) -> None:
+    out, document = grid
+    before = cases.checkpoints(out)
+    again = study(machines, cases.options(machines), out=out)
+    assert cases.checkpoints(out) == before
+    assert set(cases.starts(out).values()) == {1}
+    assert msgspec.structs.replace(again, duration_s=document.duration_s) == document
+
+
+def test_more_methods_in_the_same_folder_share_its_trials(
+    machines: Dataset, grid: tuple[Path, StudyDocument], tmp_path: Path
+) -> None:
+    out = tmp_path / "copy"  # the others count what is in the folder
+    shutil.copytree(grid[0], out)
+    more = cases.options(machines, space=cases.space(methods=cases.methods("none", "logit", "crd")))
+    before = len(cases.starts(out))
+    document = study(machines, more, out=out)
+    assert len(document.entries) == 3
+    assert len(cases.starts(out)) == before + 2 * 2
+    assert set(cases.starts(out).values()) == {1}
+
+
+def test_ray_gives_the_same_table(machines: Dataset, grid: tuple[Path, StudyDocument], tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs pip install 'mmkd-edge[ray]'")
+    out, _ = grid
+    document = study(machines, cases.options(machines, workers=2, executor="ray"), out=tmp_path)
+    expected = study(machines, cases.options(machines), out=out)
+    assert document.entries == expected.entries
+    assert cases.checkpoints(tmp_path).items() <= cases.checkpoints(out).items()
+
+
+def answers(address: str) -> bool:
+    host, _, port = address.partition(":")
+    with socket.socket() as client:
+        return client.connect_ex((host, int(port))) == 0
+
+
+@pytest.fixture
+def two_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A Ray cluster of two nodes with one processor each, both on this machine; RAY_ADDRESS names it."""
+    pytest.importorskip("ray", reason="needs pip install 'mmkd-edge[ray]'")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    start = [
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        "--num-cpus",
+        "1",
+        "--disable-usage-stats",
+        "--block",
+    ]
+    head = ["--head", "--port", address.partition(":")[2], "--node-ip-address", "127.0.0.1"]
+    head += ["--include-dashboard", "false", "--temp-dir", f"/tmp/ray-{os.getpid()}"]  # sockets have short names
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+    nodes = [subprocess.Popen([*start, *head], **quiet)]
+    try:
+        wait_for(lambda: answers(address))
+        nodes.append(subprocess.Popen([*start, "--address", address], **quiet))
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        yield
+    finally:
+        for node in reversed(nodes):
+            os.killpg(node.pid, signal.SIGTERM)
+            node.wait(timeout=60)
+        shutil.rmtree(f"/tmp/ray-{os.getpid()}", ignore_errors=True)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_two_nodes_of_a_ray_cluster_share_a_study(
+    machines: Dataset, grid: tuple[Path, StudyDocument], tmp_path: Path, two_nodes: None
+) -> None:
+    import ray
+
+    out = tmp_path / "out"
+    ray.init(log_to_driver=False)
+    try:
+        wait_for(lambda: ray.cluster_resources().get("CPU") == 2)
+        assert len([node for node in ray.nodes() if node["Alive"]]) == 2
+        study(machines, cases.options(machines, workers=2, executor="ray"), out=out)
+    finally:
+        ray.shutdown()
+    assert set(cases.starts(out).values()) == {1}
+    assert cases.checkpoints(out).items() <= cases.checkpoints(grid[0]).items()
+
+
+@pytest.mark.slow
+def test_two_commands_share_a_folder_and_a_killed_one_loses_nothing(
+    machines: Dataset, grid: tuple[Path, StudyDocument], tmp_path: Path
+) -> None:
+    victim = started(machines, tmp_path)
+    wait_for(lambda: len(list(tmp_path.glob("trials/*/trial.json"))) >= 2)
+    helper = started(machines, tmp_path)
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.wait()
+    kept = cases.checkpoints(tmp_path)
+    assert helper.wait(timeout=120) == 0
+    found = cases.checkpoints(tmp_path)
+    assert kept.items() <= found.items()
+    assert found.items() <= cases.checkpoints(grid[0]).items()
+    assert len(list(tmp_path.glob("trials/*/trial.json"))) == 8
+    again = [name for name, starts in cases.starts(tmp_path).items() if starts > 1]
+    assert len(again) <= 1  # what the victim was at
+
+
+def test_an_interrupted_trial_goes_on_where_it_was(machines: Dataset, tmp_path: Path) -> None:
+    entry = Entry(student="tiny", method="none", teacher=None)
+    trial = Trial(candidate=Candidate(entry=entry, learning_rate=1e-3), seed=0)
+    whole, parts = (trained_on(machines, tmp_path / name) for name in ("whole", "parts"))
+    run_trial(whole, trial, on_step=lambda progress: None)
+
+    def stop(progress: Any) -> None:
+        if progress.step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(parts, trial, on_step=stop)
+    assert trial_result(parts, trial) is None
+    steps: list[int] = []
+    run_trial(parts, trial, on_step=lambda progress: steps.append(progress.step))
+    assert steps == [4, 5, 6]
+    assert cases.checkpoints(tmp_path / "parts") == cases.checkpoints(tmp_path / "whole")
+
+
+def test_a_search_tries_as_many_candidates_as_it_may(searched: tuple[Path, StudyDocument]) -> None:
+    _, document = searched
+    tried = {
+        (row.method, row.student, row.learning_rate)
+        for row in document.trials
+        if row.seed in document.facts.search_seeds and row.method != "none"
+    }
+    assert len(tried) == 5
+    alone = [row for row in document.trials if row.method == "none" and row.seed == 0]
+    assert len(alone) == 2 * 2  # sizes and learning rates
+
+
+def test_a_search_tests_finalists_and_labels_alone_on_seeds_it_has_not_seen(
+    machines: Dataset, searched: tuple[Path, StudyDocument]
+) -> None:
+    out, document = searched
+    assert document.facts.search_seeds == (0,)
+    assert document.facts.seeds == (2, 3)  # seed 1 tests on what seed 0 validates on
+    tested = {path.parent.name for path in out.glob("trials/*/test.json")}
+    assert {name.split("-seed")[1][0] for name in tested} == {"2", "3"}
+    finalists = [row for row in document.entries if row.method != "none"]
+    sizes = {row.student for row in finalists}
+    assert len(finalists) == 2
+    assert {row.student for row in document.entries if row.method == "none"} == sizes
+    assert len(tested) == 2 * (2 + len(sizes))
+
+
+def test_a_search_chooses_by_its_own_validation(searched: tuple[Path, StudyDocument]) -> None:
+    _, document = searched
+    scores = [row.search_score for row in document.entries]
+    chosen = next(row for row in document.entries if row.chosen)
+    assert chosen.search_score == max(score for score in scores if score is not None)
+
+
+def test_seeds_that_count_test_on_windows_the_search_has_not_seen(machines: Dataset) -> None:
+    assert seeds_that_count(machines, seeds=5, search_seeds=1) == (2, 3, 4)
+    assert seeds_that_count(machines, seeds=5, search_seeds=2) == (3, 4)
+    with pytest.raises(UsageError) as error:
+        seeds_that_count(machines, seeds=2, search_seeds=1)
+    assert str(error.value) == (
+        "study: expected a seed whose test windows the search did not see, got none of 2 after 1; "
+        "raise --seeds to 3 or more, or lower --search-seeds"
+    )
+
+
+@pytest.mark.slow
+def test_two_workers_try_no_candidate_twice_and_a_trial_has_the_same_bits_in_any_process(
+    machines: Dataset, grid: tuple[Path, StudyDocument], tmp_path: Path
+) -> None:
+    space = cases.space(methods=cases.methods("none", "logit", "logit+task", "crd"))
+    changes = {"trials": 6, "finalists": 1, "seeds": 3, "workers": 2}
+    study(machines, cases.options(machines, grid=False, space=space, **changes), out=tmp_path)
+    assert set(cases.starts(tmp_path).values()) == {1}
+    names = [path.parent.name for path in tmp_path.glob("trials/*-seed0-*/trial.json")]
+    assert len([name for name in names if not name.startswith("none")]) == 6
+    found, expected = cases.checkpoints(tmp_path), cases.checkpoints(grid[0])
+    both = (found.keys() & expected.keys()) - {"student.ckpt"}
+    assert len(both) >= 3  # labels alone with both rates, and the teacher
+    assert all(found[name] == expected[name] for name in both)
+
+
+def test_a_hopeless_candidate_is_given_up(machines: Dataset, tmp_path: Path) -> None:
+    import optuna
+
+    space = cases.space(learning_rates=(1e-5, *(n / 1000 for n in range(1, 7))))
+    folder = trained_on(machines, tmp_path, space)
+    distilled = [one for one in candidates(space) if one.entry.method == "logit"]
+    for candidate in distilled[1:]:  # better than anything can be, from the first validation on
+        trial = Trial(candidate=candidate, seed=0)
+        end_trial(folder, trial, state="finished", score=2.0, curve=(2.0, 2.0), duration_s=1.0)
+    for run in teacher_runs(folder, space.teachers, [0]):
+        run.make(lambda progress: None)
+    hopeless = SearchRun(folder=folder, candidate=distilled[0], seeds=(0,), impossible=())
+    hopeless.make(lambda progress: None)
+    ended = trial_result(folder, Trial(candidate=distilled[0], seed=0))
+    assert ended is not None
+    assert (ended.state, ended.student_sha256, len(ended.curve)) == ("pruned", None, 1)
+    assert 0 <= (ended.score or 0) <= 1
+    assert hopeless.is_done()
+    assert not list(hopeless.path.rglob("resume.ckpt"))
+    states = [one.state for one in study_of(folder, (), (0,)).get_trials(deepcopy=False)]
+    assert states == [optuna.trial.TrialState.PRUNED] + 6 * [optuna.trial.TrialState.COMPLETE]
+
+
+def test_what_a_search_gave_up_is_trained_to_its_end_by_a_grid(machines: Dataset, tmp_path: Path) -> None:
+    folder = trained_on(machines, tmp_path)
+    trial = Trial(
+        candidate=Candidate(entry=Entry(student="tiny", method="none", teacher=None), learning_rate=1e-3), seed=0
+    )
+    end_trial(folder, trial, state="pruned", score=0.5, duration_s=1.0)
+    run = StudentRun(folder=folder, trial=trial)
+    assert not run.is_done()
+    run.make(lambda progress: None)
+    assert run.is_done()
+
+
+def test_latencies_and_limits_decide_which_sizes_take_part(
+    machines: Dataset, searched: tuple[Path, StudyDocument], tmp_path: Path
+) -> None:
+    _, document = searched
+    assert {row.student: row.latency_ms for row in document.entries}.items() <= {"tiny": 1.0, "small": 3.0}.items()
+    options = cases.options(machines, space=cases.space(students=("tiny", "small")), max_latency_ms=2.0)
+    limited = study(machines, options, out=tmp_path, measure_latency=latency)
+    assert {size.preset: size.excluded for size in limited.students} == {"tiny": "", "small": "3 ms, more than 2 ms"}
+    assert {row.student for row in limited.trials} == {"tiny"}
+    assert limited.recommendation is not None
+    assert limited.recommendation.within_limits
+
+
+def test_limits_that_no_size_keeps_are_an_error(machines: Dataset, tmp_path: Path) -> None:
+    options = cases.options(machines, max_parameters=1000)
+    with pytest.raises(PerformanceError) as error:
+        study(machines, options, out=tmp_path)
+    assert str(error.value) == (
+        "study: expected a student size that keeps the limits, got none: tiny has 51,027 parameters, more than 1,000; "
+        "raise --max-latency-ms or --max-parameters, or add a smaller --student"
+    )
+
+
+def test_a_limit_of_latency_needs_a_way_to_measure_it(machines: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as error:
+        study(machines, cases.options(machines, max_latency_ms=1.0), out=tmp_path)
+    assert str(error.value) == "max_latency_ms: expected a way to measure latencies, got none; give measure_latency"
+
+
+def test_a_method_that_no_pair_can_have_is_left_out_or_refused(machines: Dataset, tmp_path: Path) -> None:
+    space = cases.space(
+        teachers=(TeacherChoice(modalities=("acc",), preset="tiny"),),
+        methods=cases.methods("none", "logit", "edam@last"),
+    )
+    document = study(machines, cases.options(machines, space=space, seeds=1), out=tmp_path)
+    assert [row.method for row in document.entries] == ["none", "logit"]
+    assert [(one.method, one.teacher) for one in document.skipped] == [("edam@last", "acc:tiny")]
+    assert "needs cross-attention layers of the teacher, which has none" in document.skipped[0].reason
+    with pytest.raises(UsageError) as error:
+        study(machines, cases.options(machines, space=space, required=("edam@last",)), out=tmp_path)
+    assert str(error.value).startswith(
+        "method 'edam@last': expected a teacher and a student that can have it: recipe: term 'edam' needs "
+    )
+
+
+def test_a_teacher_of_another_sensor_takes_part_with_what_it_can_teach(machines: Dataset, tmp_path: Path) -> None:
+    space = cases.space(
+        teachers=(TeacherChoice(modalities=("gyro",), preset="tiny"),),
+        methods=cases.methods("none", "logit", "relation@last"),
+        learning_rates=(1e-3,),
+    )
+    document = study(machines, cases.options(machines, space=space, seeds=1), out=tmp_path)
+    assert [(row.method, row.teacher) for row in document.entries] == [("none", None), ("logit", "gyro:tiny")]
+    assert (document.coverage.finished, document.coverage.failed) == (2, 0)
+    assert [one.method for one in document.skipped] == ["relation@last"]
+    assert document.skipped[0].reason.startswith("recipe: term 'relation' needs a teacher that sees 'acc'")
+
+
+def test_a_training_that_fails_is_told_and_does_not_end_the_study(machines: Dataset, tmp_path: Path) -> None:
+    options = cases.options(machines, seeds=1, space=cases.space(learning_rates=(1e-3, 1e30)))
+    document = study(machines, options, out=tmp_path)
+    failed = [row for row in document.trials if row.state == "failed"]
+    assert {row.learning_rate for row in failed} == {1e30}
+    assert all(row.reason.startswith("training: expected a finite ") for row in failed)
+    assert document.entries
+    assert all(row.learning_rates == (1e-3,) for row in document.entries)
+
+
+def test_a_used_up_budget_reports_what_is_there(machines: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as error:
+        study(machines, cases.options(machines, budget_hours=0.0), out=tmp_path)
+    assert str(error.value) == (
+        f"study {tmp_path}: expected a finished trial to report, got none of 0 that ended; give more --budget-hours, "
+        "the same command continues"
+    )
+    folder = trained_on(machines, tmp_path)
+    entry = Entry(student="tiny", method="none", teacher=None)
+    run_trial(folder, Trial(candidate=Candidate(entry=entry, learning_rate=1e-3), seed=0), on_step=lambda _: None)
+    document = study(machines, cases.options(machines, budget_hours=0.0), out=tmp_path)
+    assert not document.coverage.complete
+    assert [(row.method, row.seeds) for row in document.entries] == [("none", (0,))]
+
+
+def test_a_folder_may_hold_several_sensors_which_share_its_teachers(machines: Dataset, tmp_path: Path) -> None:
+    for modality in ("acc", "gyro"):
+        conditions = cases.conditions(machines, modality=modality)
+        study(machines, cases.options(machines, conditions=conditions, seeds=1), out=tmp_path)
+    names = [name for name in cases.starts(tmp_path) if name.startswith("tiny")]
+    assert len(names) == 1
+    assert len(list(tmp_path.glob("trials/*/trial.json"))) == 2 * 4
+
+
+def test_numbers_that_make_no_sense_are_refused(machines: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as error:
+        study(machines, cases.options(machines, workers=0), out=tmp_path)
+    assert str(error.value) == (
+        "study: expected seeds, workers, trials and finalists of 1 or more, got 2, 0, 40 and 3; correct them"
+    )
+    with pytest.raises(UsageError) as error:
+        study(machines, cases.options(machines, grid=False, seeds=2, search_seeds=2), out=tmp_path)
+    assert str(error.value) == (
+        "study: expected search seeds from 1 to 1 of 2 seeds, got 2; the others are for the table, raise --seeds or "
+        "lower --search-seeds"
+    )
+
+
+def test_sizes_come_with_parameters_and_operations(grid: tuple[Path, StudyDocument], machines: Dataset) -> None:
+    _, document = grid
+    size = document.students[0]
+    network = read_student(grid[0] / "student.ckpt").network()
+    assert size.parameters == sum(parameter.numel() for parameter in network.parameters())
+    assert 0.1 < size.mflops < 100
+    assert size.latency is None
+    assert document.dataset.groups == len(np.unique(machines.everything().groups))
+
+
+def test_names_of_trials_are_folders(machines: Dataset, grid: tuple[Path, StudyDocument]) -> None:
+    out, _ = grid
+    entry = Entry(student="tiny", method="logit", teacher="acc+gyro:tiny")
+    trial = Trial(candidate=Candidate(entry=entry, learning_rate=1e-3), seed=1)
+    assert (out / "trials" / trial_name(cases.conditions(machines), cases.space(), trial) / "student.ckpt").exists()

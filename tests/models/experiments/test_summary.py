@@ -1,0 +1,186 @@
+"""The document of a comparison against sums by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from mmkd_edge.spec import TaskSpec
+from mmkd_models.data import Dataset
+from mmkd_models.evaluation.outcome import GroupConfusion, TestedNetwork
+from mmkd_models.experiments.comparison import FoldResult, NetworkResult
+from mmkd_models.experiments.runs import RivalResult
+from mmkd_models.experiments.summary import demo_document
+from mmkd_models.metrics.classes import Scores
+from mmkd_report.pages.demo_answer import answer
+from mmkd_report.schema.demo import read_demo
+
+MakeFold = Callable[..., FoldResult]
+WINDOWS = {1: 10, 2: 10}
+
+
+def two_folds(make: MakeFold, *, teacher: int = 9, **options: Any) -> list[FoldResult]:
+    """Baselines at 0.5 and 0.7, students at 0.6 and 1.0, the teacher at 0.9 and `teacher` tenths."""
+    first = make(
+        seed=0, windows=WINDOWS, teacher={1: 9, 2: 9}, students={"acc": ({1: 6, 2: 6}, {1: 5, 2: 5})}, **options
+    )
+    second = make(
+        seed=1,
+        windows=WINDOWS,
+        teacher={1: teacher, 2: teacher},
+        students={"acc": ({1: 10, 2: 10}, {1: 7, 2: 7})},
+    )
+    return [first, second]
+
+
+def document_of(folds: list[FoldResult], dataset: Dataset) -> dict[str, Any]:
+    """The document as a reader of the JSON has it."""
+    spec = msgspec.structs.replace(dataset.spec, task=TaskSpec(labels=("a", "b")))
+    document: dict[str, Any] = json.loads(msgspec.json.encode(demo_document(spec, "ab" * 32, folds)))
+    return document
+
+
+def test_means_and_spreads_are_those_of_the_seeds(fold_result: MakeFold, machines: Dataset) -> None:
+    document = document_of(two_folds(fold_result), machines)
+    student, baseline = document["students"]["acc"]["student"], document["students"]["acc"]["baseline"]
+    assert student["accuracy"] == {"mean": 0.8, "std": pytest.approx(0.2 * 2**0.5), "per_seed": [0.6, 1.0]}
+    assert baseline["accuracy"] == {"mean": 0.6, "std": pytest.approx(0.1 * 2**0.5), "per_seed": [0.5, 0.7]}
+    assert student["balanced_accuracy"]["per_seed"] == [0.3, 0.5]
+    assert student["macro_f1"]["mean"] == 0.2
+    assert document["teacher"]["accuracy"]["mean"] == 0.9
+    assert document["seeds"] == [0, 1]
+
+
+def test_counts_of_confusions_are_added_over_the_seeds(fold_result: MakeFold, machines: Dataset) -> None:
+    document = document_of(two_folds(fold_result), machines)
+    assert document["students"]["acc"]["student"]["confusion"] == [[12 + 20, 8 + 0], [0, 0]]
+
+
+def test_the_gain_is_in_points_and_says_how_its_interval_was_made(fold_result: MakeFold, machines: Dataset) -> None:
+    document = document_of(two_folds(fold_result), machines)
+    gain = document["students"]["acc"]["gain_points"]
+    assert gain == {
+        "mean": pytest.approx(20.0),
+        "method": "mean over seeds of student minus baseline; an interval needs 5 groups or more, and more seeds test "
+        "further ones",
+    }
+    assert document["mean_gain_points"] == gain  # of a single modality
+    (fold, _) = two_folds(fold_result)
+    acc = fold.students["acc"]
+    acc = msgspec.structs.replace(acc, student=tossed(acc.student, 13), baseline=tossed(acc.baseline, 8))
+    of_twenty = msgspec.structs.replace(fold, students={"acc": acc}, teacher=tossed(fold.teacher, 10))
+    gain = document_of([of_twenty], machines)["students"]["acc"]["gain_points"]
+    assert gain["low"] <= gain["mean"] <= gain["high"]
+    assert gain["method"].startswith(
+        "mean over seeds of student minus baseline; 95 % interval by resampling whole groups"
+    )
+
+
+def test_the_gap_recovered_is_the_share_of_the_teachers_lead(
+    fold_result: MakeFold, machines: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert document_of(two_folds(fold_result), machines)["students"]["acc"].get("gap_recovered") is None
+    monkeypatch.setattr("mmkd_models.evaluation.gains.FEWEST_GROUPS", 2)
+    document = document_of(two_folds(fold_result), machines)
+    assert document["students"]["acc"]["gap_recovered"] == pytest.approx((0.8 - 0.6) / (0.9 - 0.6))
+
+
+def test_what_the_teacher_has_over_both_is_told(
+    fold_result: MakeFold, machines: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = document_of(two_folds(fold_result), machines)["students"]["acc"]
+    assert entry["gap_points"] == {"mean": pytest.approx(30.0)}
+    monkeypatch.setattr("mmkd_models.evaluation.gains.FEWEST_GROUPS", 2)
+    entry = document_of(two_folds(fold_result), machines)["students"]["acc"]
+    assert entry["gap_points"] == {key: pytest.approx(30.0) for key in ("mean", "low", "high")}
+    assert entry["over_teacher_points"] == {key: pytest.approx(-10.0) for key in ("mean", "low", "high")}
+
+
+def test_every_network_and_rival_is_held_against_guessing(fold_result: MakeFold, machines: Dataset) -> None:
+    # All windows are of one class: whoever names it is always right.
+    document = document_of(two_folds(fold_result), machines)
+    entry = document["students"]["acc"]
+    for network in (document["teacher"], entry["student"], entry["baseline"]):
+        assert (network["guessing"]["figure"], network["guessing"]["is_better"]) == (1.0, False)
+    assert entry["student"]["guessing"]["low"] <= 0.8 <= entry["student"]["guessing"]["high"]
+    assert entry["extra_trees"]["guessing"]["figure"] == 1.0
+    assert entry["extra_trees"]["valid_score"]["mean"] == 0.5
+
+
+def tossed(network: NetworkResult, right: int) -> NetworkResult:
+    """As many right answers to ten windows of each of two classes, every window a group of its own."""
+    half, rest = right // 2, right - right // 2
+    confusion = ((half, 10 - half), (10 - rest, rest))
+    test = TestedNetwork(
+        class_scores=Scores(accuracy=right / 20, balanced_accuracy=right / 20, macro_f1=0.5, confusion=confusion),
+        confusions=tuple(
+            GroupConfusion(group=window, confusion=((int(window < right), int(window >= right)), (0, 0)))
+            for window in range(20)
+        ),
+    )
+    return msgspec.structs.replace(network, test=test)
+
+
+def test_random_numbers_end_in_no_verdict(fold_result: MakeFold, machines: Dataset) -> None:
+    """As the example of the README: the student is ahead of everything else, and none is better than tossing a coin."""
+    (fold, _) = two_folds(fold_result)
+    acc = fold.students["acc"]
+    acc = msgspec.structs.replace(acc, student=tossed(acc.student, 13), baseline=tossed(acc.baseline, 8))
+    fold = msgspec.structs.replace(fold, students={"acc": acc}, teacher=tossed(fold.teacher, 10))
+    demo = read_demo(document_of([fold], machines))
+    assert demo.students["acc"].gap_recovered is None
+    (sentence,) = answer(demo)
+    assert sentence.startswith("No sensor can be judged: nothing here is better than chance (accuracy: acc 65.0")
+    assert sentence.endswith("chance 50.0\u202f%).")
+
+
+@pytest.mark.parametrize("teacher", [3, 2])
+def test_a_teacher_that_is_not_above_the_baseline_leaves_no_gap(
+    fold_result: MakeFold, machines: Dataset, teacher: int
+) -> None:
+    document = document_of(two_folds(fold_result, teacher=teacher), machines)  # 0.6 and 0.55 against 0.6
+    assert document["students"]["acc"]["gap_recovered"] is None
+
+
+def test_a_rival_without_scores_keeps_its_keys_and_says_why(fold_result: MakeFold, machines: Dataset) -> None:
+    rival = RivalResult(rival="mini_rocket", seed=0, reason="aeon is not installed")
+    entry = document_of(two_folds(fold_result, mini_rocket=rival), machines)["students"]["acc"]
+    assert entry["mini_rocket"] == {
+        "accuracy": None,
+        "balanced_accuracy": None,
+        "macro_f1": None,
+        "reason": "aeon is not installed",
+    }
+    assert entry["extra_trees"]["accuracy"] == {"mean": 0.5, "std": 0.0, "per_seed": [0.5, 0.5]}
+
+
+def test_missing_sensors_and_samples_have_a_spread_each(fold_result: MakeFold, machines: Dataset) -> None:
+    document = document_of(two_folds(fold_result), machines)
+    assert document["students"]["acc"]["missing"]["student"][1]["per_seed"] == [0.0, 0.25]
+    assert document["students"]["acc"]["missing"]["shares"] == [0.0, 0.5]
+    assert document["teacher"]["missing"][1]["modalities"] == ["acc"]
+    assert document["teacher"]["missing"][1]["accuracy"]["mean"] == 0.25
+
+
+def test_sizes_and_the_datasets_facts_are_told(fold_result: MakeFold, machines: Dataset) -> None:
+    document = document_of(two_folds(fold_result), machines)
+    assert document["students"]["acc"]["parameters_ratio"] == 10.0
+    assert (document["teacher"]["parameters"], document["students"]["acc"]["student"]["parameters"]) == (500, 50)
+    facts = document["dataset"]
+    assert (facts["name"], facts["licence"], facts["groups"]) == ("machines", "CC0-1.0", 9)
+    assert facts["modalities"][0] == {
+        "name": "acc",
+        "channels": ["x", "y"],
+        "rate_hz": 20.0,
+        "samples": 40,
+        "unit": "g",
+    }
+
+
+def test_the_page_takes_the_document(fold_result: MakeFold, machines: Dataset) -> None:
+    document = document_of(two_folds(fold_result), machines)
+    assert read_demo(document).students["acc"].gap_recovered == document["students"]["acc"]["gap_recovered"]

@@ -1,0 +1,148 @@
+"""Workers: errors of jobs come through, dead processes are reported, and a run belongs to one process at a time."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mmkd_edge.errors import CheckpointError, MmkdError, UnavailableError, UsageError
+from mmkd_models.data import Dataset, open_dataset
+from mmkd_models.experiments.comparison import Comparison, ComparisonConfig
+from mmkd_models.experiments.folder import claim
+from mmkd_models.experiments.runs import Run, make_claimed, make_runs
+from mmkd_models.experiments.workers import Workers
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from mmkd_models.experiments.folder import claim
+with claim(Path(sys.argv[1])) as is_ours:
+    print(is_ours, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def student(machines: Dataset, comparison: Callable[..., ComparisonConfig], tmp_path: Path) -> Run:
+    """A student whose teacher is a damaged file."""
+    plan = Comparison(dataset=machines, config=comparison(), out=tmp_path)
+    run = next(run for run in plan.phases([1])[0] if run.stage == "teacher")
+    run.path.mkdir(parents=True)
+    (run.path / "teacher.json").write_text("{")
+    return plan.phases([1])[2][0]
+
+
+def test_the_error_of_a_job_in_another_process_is_raised_here_and_ends_the_processes(student: Run) -> None:
+    messages = []
+    for count in (1, 2):
+        with pytest.raises(CheckpointError) as caught, Workers(count) as workers:
+            workers.run(make_claimed, [student])
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+    assert "expected a result of this release, got a damaged or earlier file (Input data was truncated)" in messages[0]
+    assert multiprocessing.active_children() == []
+
+
+def test_a_process_that_dies_is_reported(student: Run) -> None:
+    def kill() -> None:
+        for process in multiprocessing.active_children():
+            process.kill()
+
+    def jobs() -> Iterator[Run]:
+        killer.start()
+        yield student
+
+    killer = threading.Timer(0.3, kill)  # while it still imports
+    with pytest.raises(MmkdError) as caught, Workers(2) as workers:
+        workers.run(make_claimed, jobs())
+    killer.join()
+    assert str(caught.value) == (
+        "workers: expected processes that end their work, one died (exit code -9); the same command continues; where "
+        "memory is short give --workers 1"
+    )
+    assert multiprocessing.active_children() == []
+
+
+def test_without_ray_the_extra_is_named(student: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UnavailableError) as caught, Workers(2, executor="ray") as workers:
+        workers.run(make_claimed, [student])
+    assert str(caught.value) == "--executor ray needs ray, which this Python lacks; run: pip install 'mmkd-edge[ray]'"
+    assert caught.value.exit_code == 3
+
+
+def test_jobs_are_taken_one_by_one_in_their_order() -> None:
+    taken, made = list[int](), list[int]()
+
+    def jobs() -> Iterator[int]:
+        for number in range(3):
+            assert made == taken  # the next one is asked for when the last one is made
+            taken.append(number)
+            yield number
+
+    with Workers(1) as workers:
+        workers.run(lambda job, on_step: made.append(job), jobs())
+    assert made == [0, 1, 2]
+
+
+def test_a_claim_has_one_owner_until_its_work_ends_or_fails(tmp_path: Path) -> None:
+    with claim(tmp_path / "run") as first:
+        assert first
+        with claim(tmp_path / "run") as second, claim(tmp_path / "other") as other:
+            assert (second, other) == (False, True)
+    with pytest.raises(ZeroDivisionError), claim(tmp_path / "run"):
+        _ = 1 / 0
+    with claim(tmp_path / "run") as again:
+        assert again
+
+
+def test_a_killed_process_loses_its_claim(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "True\n"
+        with claim(tmp_path) as is_ours:
+            assert not is_ours
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        with claim(tmp_path) as is_ours:
+            assert is_ours
+
+
+def test_a_run_that_another_command_makes_is_waited_for(student: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = student.path / "trial.json"
+    waits = list[float]()
+
+    def end_elsewhere(seconds: float) -> None:
+        waits.append(seconds)
+        monkeypatch.setattr(type(student), "is_done", lambda run: True)
+
+    monkeypatch.setattr("mmkd_models.experiments.runs.time.sleep", end_elsewhere)
+    with claim(student.path), Workers(1) as workers:
+        make_runs(workers, [student])
+    assert waits
+    assert not done.exists()
+
+
+def test_nothing_begins_after_the_deadline(student: Run) -> None:
+    with Workers(1) as workers:
+        make_runs(workers, [student], deadline=time.time() - 1)
+    assert not student.path.exists()
+
+
+def test_a_host_with_other_data_is_refused(machines: Dataset) -> None:
+    make, (path, sha256) = machines.__reduce__()
+    assert make(path, sha256).sha256 == sha256  # type: ignore[operator]
+    with pytest.raises(UsageError) as caught:
+        make(path, "ab" * 32)  # type: ignore[operator]
+    assert str(caught.value) == (
+        f"{path}: expected dataset abababababab, got {open_dataset(path).sha256[:12]}; use the same files on every host"
+    )
