@@ -1,8 +1,7 @@
-"""Results of studies in compact files, one for a set, sensor, label share and seed: figures without weights.
+"""Results of studies in compact files, one for a dataset, sensor, labels and seed: figures without weights.
 
-They are small enough to be kept with a project and carried to another machine. Read back into a study's folder, what
-they know is finished, and only what is missing is trained: a study can be done in portions, by several machines, on
-several days. Names of trials and teachers follow from all that decides their weights, so portions agree about them.
+Read back into a folder, what they know is finished, and only what is missing is trained: a study can be done in
+portions, on several machines and days.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from mmkd_models.experiments.folder import (
     read_result,
     write_result,
 )
-from mmkd_models.experiments.plan import Conditions, Entry, TeacherChoice, Trial, candidates, entries
+from mmkd_models.experiments.plan import Conditions, Entry, TeacherChoice, entries
 from mmkd_models.experiments.runs import (
     TEACHER_FILE,
     TRIAL_FILE,
@@ -40,17 +39,17 @@ from mmkd_models.experiments.runs import (
     judge_rivals,
     rival_file,
     teacher_outcome,
-    teacher_result,
     teacher_results,
     trial_outcome,
     trial_result,
+    trials_of,
 )
 from mmkd_models.training.checkpoint import library_versions
 from mmkd_report.schema.study import StudyDataset
 
 
 class TrialRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A finished trial: its folder's name, how it ended, and its test where the table needed it."""
+    """A finished trial: its folder's name, how it ended, and its test if the table needed it."""
 
     name: str
     result: TrialResult
@@ -58,7 +57,7 @@ class TrialRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class TeacherRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What taught: its folder's name; how its training ended, where it is one file; its test."""
+    """What taught: its folder's name; how its training ended, if it is one file; its test."""
 
     name: str
     choice: TeacherChoice
@@ -67,13 +66,7 @@ class TeacherRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class SeedResults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One file: everything that is finished on one seed and its fold.
-
-    Attributes:
-        seed: of everything random, and number of the fold.
-        conditions: what all trials share; modality and label share among them.
-        teachers: what taught, and teachers that were only compared.
-    """
+    """One file: everything that is finished on one seed and its fold; teachers that were only compared too."""
 
     format_version: int = FORMAT_VERSION
     dataset: StudyDataset
@@ -87,43 +80,36 @@ class SeedResults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 def seed_file(results: Path, dataset: str, conditions: Conditions, seed: int) -> Path:
-    """Gives where the results of a seed are kept: `watch_exercises-gyro-10-seed0.json`, or `...-2groups-seed0.json`."""
+    """Where the results of a seed are kept: `watch_exercises-gyro-10-seed0.json`, or `...-2groups-seed0.json`."""
     labelled = conditions.labelled
     part = f"{100 * labelled.share:g}" if labelled.groups is None else f"{labelled.groups}groups"
     return results / f"{dataset}-{conditions.modality}-{part}-seed{seed}.json"
 
 
-def restore(folder: Folder, results: Path, seeds: Sequence[int]) -> int:
-    """Writes what these results know into a study's folder, where it is not yet; gives the number of trials there.
+def restore(folder: Folder, results: Path, seeds: Sequence[int]) -> None:
+    """Write what these results know into a study's folder, unless it is there.
 
     Raises:
         UsageError: the results are of another dataset, or of trainings under other conditions.
         CheckpointError: a file is damaged.
     """
-    known = 0
     for seed in seeds:
         path = seed_file(results, folder.dataset.spec.name, folder.conditions, seed)
         found = read_result(path, SeedResults)
         if found is None:
             continue
         _check_same(found, folder, path)
+        files: dict[Path, msgspec.Struct | None] = {}
         for trial in found.trials:
-            path = folder.out / TRIALS_FOLDER / trial.name
-            _put(path / TEST_FILE, trial.test)
-            _put(path / TRIAL_FILE, trial.result)
+            files[folder.out / TRIALS_FOLDER / trial.name / TEST_FILE] = trial.test
+            files[folder.out / TRIALS_FOLDER / trial.name / TRIAL_FILE] = trial.result
         for teacher in found.teachers:
-            path = folder.out / TEACHERS_FOLDER / teacher.name
-            _put(path / TEST_FILE, teacher.test)
-            _put(path / TEACHER_FILE, teacher.result)
-        for rival in found.rivals:
-            _put(rival_file(folder, rival.rival, seed), rival)
-        known += len(found.trials)
-    return known
-
-
-def _put(path: Path, value: msgspec.Struct | None) -> None:
-    if value is not None and not path.exists():
-        write_result(path, value)
+            files[folder.out / TEACHERS_FOLDER / teacher.name / TEST_FILE] = teacher.test
+            files[folder.out / TEACHERS_FOLDER / teacher.name / TEACHER_FILE] = teacher.result
+        files |= {rival_file(folder, rival.rival, seed): rival for rival in found.rivals}
+        for file, value in files.items():
+            if value is not None and not file.exists():
+                write_result(file, value)
 
 
 def _check_same(found: SeedResults, folder: Folder, path: Path) -> None:
@@ -149,15 +135,11 @@ def collect(
     impossible: Sequence[Entry],
     compared: Sequence[TeacherChoice] = (),
     rivals: Sequence[RivalName] = (),
-) -> tuple[Path, ...]:
-    """Adds what a study's folder has finished to the results, judged on the test windows where the table needs it.
+) -> None:
+    """Add what a study's folder has finished to the results, judged on the test windows if the table needs it.
 
     Earlier results stay, unless the same trial is here too. A seed of which nothing is finished gets no file.
-
-    Returns:
-        The files that were written.
     """
-    written = []
     for seed in seeds:
         path = seed_file(results, folder.dataset.spec.name, folder.conditions, seed)
         before = read_result(path, SeedResults)
@@ -173,38 +155,34 @@ def collect(
             seed=seed,
             conditions=folder.conditions,
             versions=library_versions(),
-            methods=_merged(before.methods if before else (), folder.space.methods),
-            teachers=_merged(before.teachers if before else (), teachers),
-            trials=_merged(before.trials if before else (), trials),
-            rivals=_merged(before.rivals if before else (), judged),
+            methods=_merge(before.methods if before else (), folder.space.methods),
+            teachers=_merge(before.teachers if before else (), teachers),
+            trials=_merge(before.trials if before else (), trials),
+            rivals=_merge(before.rivals if before else (), judged),
         )
         write_lines(path, found)
-        written.append(path)
-    return tuple(written)
 
 
 def _trial_records(folder: Folder, impossible: Sequence[Entry], seed: int) -> Iterator[TrialRecord]:
     for entry in entries(folder.space, impossible):
         for result in chosen_trials(folder, entry, [seed]).values():
             trial_outcome(folder, result.trial)
-    for candidate in candidates(folder.space, impossible):
-        trial = Trial(candidate=candidate, seed=seed)
-        ended = trial_result(folder, trial)
-        if ended is not None and ended.state == "finished":
-            path = folder.of_trial(trial)
-            yield TrialRecord(name=path.name, result=ended, test=read_result(path / TEST_FILE, TestedNetwork))
+        for trial in trials_of(folder, entry, [seed]):
+            ended, path = trial_result(folder, trial), folder.of_trial(trial)
+            if ended is not None and ended.state == "finished":
+                yield TrialRecord(name=path.name, result=ended, test=read_result(path / TEST_FILE, TestedNetwork))
 
 
 def _teacher_records(folder: Folder, compared: Sequence[TeacherChoice], seed: int) -> Iterator[TeacherRecord]:
-    """Members, and what several of them say together."""
+    """Members, and what several of them answer together."""
     choices = (*folder.space.teachers, *compared)
     for one in dict.fromkeys([*(member for choice in choices for member in choice.members), *choices]):
-        if teacher_results(folder, one, seed) is not None:
-            single = len(one.members) == 1
+        results = teacher_results(folder, one, seed)
+        if results is not None:
             yield TeacherRecord(
                 name=folder.of_teacher(one, seed).name,
                 choice=one,
-                result=teacher_result(folder, one, seed) if single else None,
+                result=results[0] if len(results) == 1 else None,
                 test=teacher_outcome(folder, one, seed),
             )
 
@@ -217,14 +195,14 @@ class _HasName(Protocol):
 _Named = TypeVar("_Named", bound=_HasName)
 
 
-def _merged(before: Sequence[_Named], now: Sequence[_Named]) -> tuple[_Named, ...]:
+def _merge(before: Sequence[_Named], now: Sequence[_Named]) -> tuple[_Named, ...]:
     """By name, the later ones in place of the earlier ones."""
-    found = {one.name: one for one in (*before, *now)}
-    return tuple(found[name] for name in sorted(found))
+    merged = {one.name: one for one in (*before, *now)}
+    return tuple(merged[name] for name in sorted(merged))
 
 
 def write_lines(path: Path, value: msgspec.Struct) -> None:
-    """Replaces the file: JSON with a line for every key, and for every item of a list, so that changes are small."""
+    """Replace the file: JSON with a line for every key, and for every item of a list, so that diffs are small."""
     parts = []
     for key, item in msgspec.to_builtins(value).items():
         text = msgspec.json.encode(item).decode()

@@ -192,10 +192,6 @@ def test_a_recipe_of_ones_own_is_a_method(
             ["--max-latency-ms", "1", "--no-latency"],
             "--max-latency-ms: expected latencies to be measured, got --no-latency; drop one of them",
         ),
-        (
-            ["--storage", "nosuch://x", "--no-latency"],
-            "--storage nosuch://x: expected a journal file or a database URL ",
-        ),
     ],
 )
 def test_a_wrong_option_is_named(machines: Dataset, tmp_path: Path, arguments: list[str], problem: str) -> None:
