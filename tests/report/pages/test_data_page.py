@@ -69,6 +69,7 @@ def document() -> Document:
 def test_the_answer_counts_findings_and_names_the_best_sensor(document: Document) -> None:
     page = render_data_report(document)
     assert "1 finding would make scores or students wrong; 1 more is worth knowing." in page
+    assert " windows</b> of " in page
     assert "The best single sensor is vib: a quick probe reaches 80.0\u202f% balanced accuracy" in page
     assert "Group &#39;a&#39; is twice there.</span> <em>Ask who it is.</em>" in page
     assert "Not judged: drift over the campaign: the dataset does not say when its windows were." in page
