@@ -22,7 +22,7 @@ from mmkd_bench.measuring.jobs import Demand, LoadJob, LoadOutcome
 from mmkd_bench.measuring.load import MAX_STREAMS, Offered, largest_carried
 from mmkd_bench.measuring.opening import Choice, settle_backend
 from mmkd_bench.measuring.percentiles import sample_floor, summarise
-from mmkd_bench.measuring.process import START_LIMIT_S, Launched, Progress, ignore_progress, run_launches
+from mmkd_bench.measuring.process import START_LIMIT_S, Interrupted, Launched, Progress, ignore_progress, run_launches
 from mmkd_bench.show.text import plural
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import UsageError
@@ -53,6 +53,7 @@ class Question:
     Attributes:
         rate_hz: windows per second of one stream.
         deadline_ms: longest acceptable response; None is the period of the rate.
+        streams: how many to judge; None searches for the most that are carried.
         servers: threads that answer; None is one per usable core.
         launches: fresh processes that judge one load, an odd number; most of them decide.
         budget_s: longest time for the answer; a launch that would not end within it is not begun.
@@ -60,6 +61,7 @@ class Question:
 
     rate_hz: float
     deadline_ms: float | None = None
+    streams: int | None = None
     servers: int | None = None
     launches: int = LAUNCHES
     budget_s: float = 120.0
@@ -101,75 +103,60 @@ def verdict_of(offered: Sequence[Offered], *, carried: bool) -> LoadVerdict:
 
 
 def measure_capacity(choice: Choice, question: Question, *, progress: Progress = ignore_progress) -> CapacityReport:
-    """Find how many streams this machine carries, as far as the budget allows.
+    """Find how many streams this machine carries, or judge those of the question, as far as the budget allows.
 
     Raises:
-        UsageError: the question makes no sense.
-        MmkdError: the bundle cannot be opened or run.
+        MmkdError: the question makes no sense, or the bundle cannot be opened or run.
         KeyboardInterrupt: Ctrl-C; an `Interrupted` with a report where a load was over.
     """
     session = _Session(_job(choice, question), question, progress)
-    session.say(f"searching for the largest load that is carried, for up to {session.job.search_s:.0f} s")
-    searched = session.launch(session.job, SEARCH_LIMIT_S)
-    estimate = searched.outcomes[0].streams
     verdicts: list[LoadVerdict] = []
 
     def is_carried(streams: int) -> bool:
-        session.say(f"judging {plural(streams, 'stream')} in up to {plural(question.launches, 'launch', 'launches')}")
+        many = f"{plural(streams, 'stream')} in up to {plural(question.launches, 'launch', 'launches')}"
+        session.say(f"judging {many} of {session.confirm_s(streams):.3g} s")
         verdicts.append(judge_load(session.offer, streams, launches=question.launches))
         return verdicts[-1].carried
 
-    complete, settled = not searched.interrupted, False
-    if complete:
-        try:
-            largest_carried(is_carried, first_guess=estimate, step=STEP, resolution=STEP)
-            settled = True
-        except _OutOfTimeError:
-            settled = False
-        except KeyboardInterrupt:
-            complete = False
-    best = max((one for one in verdicts if one.carried), key=lambda one: one.together.streams, default=None)
-    least = min((one for one in verdicts if not one.carried), key=lambda one: one.together.streams, default=None)
-    return session.finish(
-        best,
-        streams=best.together.streams if best else 0,
-        refused=None if least is None else least.together,
-        estimate=estimate,
-        complete=complete,
-        settled=settled,
-    )
-
-
-def measure_load(
-    choice: Choice, question: Question, streams: int, *, progress: Progress = ignore_progress
-) -> CapacityReport:
-    """Offer the load of so many streams; `streams` of the report is 0 where it is not carried.
-
-    Raises:
-        As `measure_capacity`.
-    """
-    if not 1 <= streams <= MAX_STREAMS:
-        raise UsageError(f"streams: expected a whole number from 1 to {MAX_STREAMS}, got {streams}")
-    session = _Session(_job(choice, question), question, progress)
-    session.say(
-        f"offering {plural(streams, 'stream')} for {session.confirm_s(streams):.3g} s "
-        f"in up to {plural(question.launches, 'launch', 'launches')}"
-    )
-    offered: list[Offered] = []
-
-    def offer(count: int) -> Offered:
-        offered.append(session.offer(count))
-        return offered[-1]
-
     complete = settled = True
     try:
-        verdict = judge_load(offer, streams, launches=question.launches)
+        if question.streams is None:
+            estimate = session.search()
+            largest_carried(is_carried, first_guess=estimate, step=STEP, resolution=STEP)
+        else:
+            is_carried(question.streams)
     except (KeyboardInterrupt, _OutOfTimeError) as error:
-        if not offered:
-            raise
         complete, settled = isinstance(error, _OutOfTimeError), False
-        verdict = verdict_of(offered, carried=False)
-    return session.finish(verdict, streams=streams if verdict.carried else 0, complete=complete, settled=settled)
+    if not session.outcomes:
+        raise KeyboardInterrupt
+    if question.streams is not None and not verdicts:
+        verdicts.append(verdict_of(session.offered, carried=False))
+    best = max((one for one in verdicts if one.carried), key=lambda one: one.together.streams, default=None)
+    least = min((one for one in verdicts if not one.carried), key=lambda one: one.together.streams, default=None)
+    shown = best if question.streams is None else verdicts[-1]
+    at_answer, launches = (shown.together, shown.launches) if shown else (None, ())
+    p999_us = [value for level in launches if (value := level.response.value_us(0.999)) is not None]
+    machine = read_machine()
+    report = CapacityReport(
+        complete=complete,
+        settled=settled,
+        budget_s=question.budget_s,
+        estimate=None if question.streams is not None else session.outcomes[0].streams,
+        **msgspec.structs.asdict(session.outcomes[0].opened),
+        **msgspec.structs.asdict(session.job.demand),
+        streams=best.together.streams if best else 0,
+        at_answer=at_answer,
+        launches=launches,
+        p999_us=statistics.median(p999_us) if launches and len(p999_us) == len(launches) else None,
+        refused=least.together if least and question.streams is None else None,
+        idle_cores=None if at_answer is None else max(0.0, usable_cores() - at_answer.cpu_share),
+        trials=tuple(level for outcome in session.outcomes for level in outcome.levels),
+        disturbances=suspicions(worst([outcome.interference for outcome in session.outcomes]), machine),
+        machine=machine,
+    )
+    if not complete:
+        raise Interrupted(report)
+    return report
 
 
 class _OutOfTimeError(Exception):
@@ -177,15 +164,15 @@ class _OutOfTimeError(Exception):
 
 
 class _Session:
-    """The processes of one question, within its budget."""
+    """The processes of one question, within its budget; `offered` are the loads that judge."""
 
     def __init__(self, job: LoadJob, question: Question, progress: Progress) -> None:
         self.job = job
+        self.outcomes: list[LoadOutcome] = []
+        self.offered: list[Offered] = []
         self._question, self._progress = question, progress
         self._end_s = time.monotonic() + question.budget_s
         self._start_s = 0.0  # what a process takes beside its load
-        self._has_judged = False
-        self._outcomes: list[LoadOutcome] = []
 
     def say(self, line: str) -> None:
         """Show what begins, and how long all of it may still take."""
@@ -196,6 +183,12 @@ class _Session:
         longest_s = min(MAX_CONFIRM_S, self._question.budget_s * CONFIRM_FRACTION)
         return confirm_s(streams, rate_hz=self.job.demand.rate_hz, longest_s=longest_s)
 
+    def search(self) -> int:
+        """The streams that short loads in one process carry."""
+        self.say(f"searching for the largest load that is carried, for up to {self.job.search_s:.0f} s")
+        self._launch(self.job, SEARCH_LIMIT_S)
+        return self.outcomes[0].streams
+
     def offer(self, streams: int) -> Offered:
         """Offer one load in a process of its own.
 
@@ -204,60 +197,21 @@ class _Session:
             _OutOfTimeError: it would not end within the budget; the first load is always offered.
         """
         duration_s, begun_s = self.confirm_s(streams), time.monotonic()
-        if self._has_judged and begun_s + self._start_s + duration_s > self._end_s:
+        if self.offered and begun_s + self._start_s + duration_s > self._end_s:
             raise _OutOfTimeError
         job = msgspec.structs.replace(self.job, streams=streams, duration_s=duration_s)
         # A load gives up when its backlog is as long as itself.
-        launched = self.launch(job, START_LIMIT_S + 4 * duration_s)
+        samples = self._launch(job, START_LIMIT_S + 4 * duration_s).samples[0]
+        self._start_s = max(self._start_s, time.monotonic() - begun_s - duration_s)
+        self.offered.append(Offered(level=self.outcomes[-1].levels[0], response_ns=samples["response_ns"]))
+        return self.offered[-1]
+
+    def _launch(self, job: LoadJob, limit_s: float) -> Launched[LoadOutcome]:
+        launched = run_launches(job, LoadOutcome, limit_s=limit_s)
+        self.outcomes += launched.outcomes
         if launched.interrupted:
             raise KeyboardInterrupt
-        self._has_judged = True
-        self._start_s = max(self._start_s, time.monotonic() - begun_s - duration_s)
-        return Offered(level=launched.outcomes[0].levels[0], response_ns=launched.samples[0]["response_ns"])
-
-    def launch(self, job: LoadJob, limit_s: float) -> Launched[LoadOutcome]:
-        """Carry out a job in a new process."""
-        launched = run_launches(job, LoadOutcome, limit_s=limit_s)
-        self._outcomes += launched.outcomes
         return launched
-
-    def finish(
-        self,
-        verdict: LoadVerdict | None,
-        *,
-        streams: int,
-        complete: bool,
-        settled: bool,
-        refused: Level | None = None,
-        estimate: int | None = None,
-    ) -> CapacityReport:
-        """The report.
-
-        Raises:
-            Interrupted: Ctrl-C ended the measurement; it has the report.
-        """
-        at_answer = None if verdict is None else verdict.together
-        launches = () if verdict is None else verdict.launches
-        p999_us = [value for level in launches if (value := level.response.value_us(0.999)) is not None]
-        machine = read_machine()
-        report = CapacityReport(
-            complete=complete,
-            settled=settled,
-            budget_s=self._question.budget_s,
-            estimate=estimate,
-            **msgspec.structs.asdict(self._outcomes[0].opened),
-            **msgspec.structs.asdict(self.job.demand),
-            streams=streams,
-            at_answer=at_answer,
-            launches=launches,
-            p999_us=statistics.median(p999_us) if launches and len(p999_us) == len(launches) else None,
-            refused=refused,
-            idle_cores=None if at_answer is None else max(0.0, usable_cores() - at_answer.cpu_share),
-            trials=tuple(level for outcome in self._outcomes for level in outcome.levels),
-            disturbances=suspicions(worst([outcome.interference for outcome in self._outcomes]), machine),
-            machine=machine,
-        )
-        return Launched(outcomes=self._outcomes, samples=[], interrupted=not complete).finish(report)
 
 
 def confirm_s(streams: int, *, rate_hz: float, longest_s: float = MAX_CONFIRM_S) -> float:
@@ -271,6 +225,8 @@ def _job(choice: Choice, question: Question) -> LoadJob:
     for name, value in (("rate", question.rate_hz), ("deadline-ms", deadline_ms), ("budget-s", question.budget_s)):
         if value is None or not (math.isfinite(value) and value > 0):
             raise UsageError(f"{name}: expected a number above 0, got {value:g}")
+    if question.streams is not None and not 1 <= question.streams <= MAX_STREAMS:
+        raise UsageError(f"streams: expected a whole number from 1 to {MAX_STREAMS}, got {question.streams}")
     if not 1 <= servers <= MAX_SERVERS:
         raise UsageError(f"servers: expected a whole number from 1 to {MAX_SERVERS}, got {servers}")
     if not (1 <= question.launches <= MAX_LAUNCHES and question.launches % 2):

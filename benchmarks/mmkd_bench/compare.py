@@ -1,8 +1,6 @@
 """Whether one report is slower than another, beyond noise.
 
-The two runs need not be of one machine; the differences are then listed. Runs of fewer than five launches are refused:
-the variation between processes is the larger part of the noise, and it shows only between launches.
-
+Runs of fewer than five launches are refused: the variation between processes is the larger part of the noise.
 The interval is a percentile bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 8 and 13)
 in two stages: launches are drawn with replacement first, then the time windows inside each drawn launch. The statistic
 is the median over launches of the median over windows, so one disturbed launch of five does not decide.
@@ -37,7 +35,7 @@ _CONDITION = re.compile(r"\s*(?P<quantity>[a-z0-9._]+)\s*(?P<sign>[<>])\s*(?P<pe
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonLimit:
-    """A change that fails the comparison: above the limit for `>`, below it for `<`; 0.05 is +5 %."""
+    """A change that fails the comparison; 0.05 is +5 %."""
 
     quantity: str
     sign: Literal["<", ">"]
@@ -109,10 +107,7 @@ def parse_conditions(text: str) -> tuple[ComparisonLimit, ...]:
 
 
 def compare(before: BenchReport, after: BenchReport, *, conditions: Sequence[ComparisonLimit]) -> Comparison:
-    """Compare two runs.
-
-    A condition holds when the whole interval of the change lies beyond its limit. A quantity with one value per run has
-    no interval, and its change is compared with the limit itself.
+    """Compare two runs; a condition holds if the whole interval of the change, or a single value, is beyond its limit.
 
     Raises:
         UsageError: a run has fewer than five complete launches, or a condition asks for what was not measured.
@@ -254,10 +249,7 @@ def _differences(before: BenchReport, after: BenchReport) -> tuple[str, ...]:
 
 
 def _competition(name: str, report: BenchReport) -> str:
-    """What is not judged because the run competed for cores; empty where it did not.
-
-    A percentile above the median then counts how often the process was put aside, which is no property of the build.
-    """
+    """What is not judged because the run competed for cores; empty where it did not."""
     beside = [launch.interference for launch in report.launches if launch.complete]
     others = float(np.median([(one.others_share or 0.0) + (one.steal_share or 0.0) for one in beside]))
     # Calls back to back keep all their threads busy, paced ones what they used.

@@ -41,20 +41,10 @@ def measure_pair(
     duration_s: float = 6.0,
     progress: Progress = ignore_progress,
 ) -> PairReport:
-    """Compare two models through ONNX Runtime with the same threads.
-
-    Args:
-        first: an ONNX model of static shape, or a bundle: the fp32 artifact of its first student.
-        second: the other.
-        threads: of each session.
-        launches: processes, one after another.
-        duration_s: measured time over all launches.
+    """Compare two models through ONNX Runtime: ONNX of static shape, or the fp32 artifact of a bundle's first student.
 
     Raises:
-        UsageError: an argument makes no sense, or a path is neither.
-        UnavailableError: onnxruntime is not installed.
-        BackendError: ONNX Runtime refuses a model.
-        ArtifactError: a bundle is damaged.
+        MmkdError: an argument makes no sense, onnxruntime is missing, or a model cannot be opened.
         KeyboardInterrupt: Ctrl-C; an `Interrupted` with a report where something was measured.
     """
     _check(threads=threads, launches=launches, duration_s=duration_s)
@@ -92,18 +82,10 @@ def measure_overhead(
     reference: Path | None = None,
     progress: Progress = ignore_progress,
 ) -> OverheadReport:
-    """Measure what `predict` adds to the bare engine, with one thread.
-
-    Args:
-        backend: whose `run` is the bare call; None is onnxruntime's own `session.run`.
-        checks: turns every sensor check on.
-        launches: processes, one after another.
-        duration_s: measured time over all launches.
-        reference: the reference file of a modality that is normalised per group.
+    """Measure what `predict` adds to `run` of a backend, or to onnxruntime's own `session.run`, with one thread.
 
     Raises:
-        MmkdError: an argument makes no sense, or the bundle cannot be opened or run.
-        KeyboardInterrupt: Ctrl-C; an `Interrupted` with a report where something was measured.
+        As `measure_pair`.
     """
     _check(threads=1, launches=launches, duration_s=duration_s)
     machine = read_machine()
@@ -142,18 +124,10 @@ def measure_rivals(
     duration_s: float = 9.0,
     progress: Progress = ignore_progress,
 ) -> RivalsReport:
-    """Time the student's weights through every engine that is installed, and name the others.
-
-    Args:
-        checkpoint: the same student's checkpoint, for torch.
-        reference: the reference file of a modality that is normalised per group.
-        threads: of every engine.
-        launches: processes, one after another.
-        duration_s: measured time over all launches.
+    """Time the student's weights through every engine that is installed (torch needs the checkpoint).
 
     Raises:
-        MmkdError: an argument makes no sense, or the bundle cannot be opened or run.
-        KeyboardInterrupt: Ctrl-C; an `Interrupted` with a report where something was measured.
+        As `measure_pair`.
     """
     _check(threads=threads, launches=launches, duration_s=duration_s)
     if checkpoint is not None and not checkpoint.is_file():

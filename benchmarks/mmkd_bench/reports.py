@@ -47,11 +47,7 @@ def decode_report(data: bytes, *, where: str) -> BenchReport:
 
 
 def read_report(path: Path) -> BenchReport:
-    """The report in a file.
-
-    Raises:
-        UsageError: no such file, or no report of this version.
-    """
+    """The report in a file; see `decode_report`."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -61,20 +57,12 @@ def read_report(path: Path) -> BenchReport:
 
 
 def write_report(path: Path, report: BenchReport) -> None:
-    """Write the report as JSON, all or nothing.
-
-    Raises:
-        UsageError: the file cannot be written.
-    """
+    """Write the report as JSON, all or nothing."""
     write_file(path, encode_report(report))
 
 
 def write_samples(path: Path, samples: Arrays) -> None:
-    """Write raw samples as an uncompressed .npz, all or nothing.
-
-    Raises:
-        UsageError: the file cannot be written.
-    """
+    """Write raw samples as an uncompressed .npz, all or nothing."""
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {**samples}
     np.savez(buffer, **arrays)

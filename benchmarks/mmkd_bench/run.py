@@ -66,16 +66,14 @@ def measure_bundle(
     idle_s: float = IDLE_S,
     progress: Progress = ignore_progress,
 ) -> BenchmarkRun:
-    """Measure a bundle on this machine.
+    """Measure a bundle on this machine; without a deadline a rate has that of its period.
 
     Args:
-        settings: without a deadline a rate has that of its period.
-        energy: also read a power sensor, where there is one.
+        energy: also read a power sensor, if there is one.
         idle_s: time for which a sensor watches the idle machine before the first launch.
 
     Raises:
-        UsageError: the settings make no sense.
-        MmkdError: the bundle cannot be opened or run; a damaged one is never timed.
+        MmkdError: the settings make no sense, or the bundle cannot be opened or run; a damaged one is never timed.
         KeyboardInterrupt: Ctrl-C; an `Interrupted` with a `BenchmarkRun` where something was measured.
     """
     check_settings(settings)
@@ -151,11 +149,7 @@ def _launch_with_power(
 
 
 def check_settings(settings: Settings) -> None:
-    """Refuse settings that make no sense.
-
-    Raises:
-        UsageError: names the setting, what it may be and what it was.
-    """
+    """Raise UsageError if settings make no sense."""
     counts = [
         ("launches", settings.launches, MAX_LAUNCHES),
         ("clients", settings.clients, MAX_CLIENTS),

@@ -28,14 +28,7 @@ OPEN_LIMIT_S = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class TuneSettings:
-    """How to look.
-
-    Attributes:
-        duration_s: measured time over all configs.
-        threads: numbers of threads to try; None is 1, 2, 4, 8 up to the usable cores.
-        max_drop_points: percentage points of the task's metric that a lower precision may lose.
-        owns_cores: also try threads that spin or stay on one core, which pays only where nothing else runs.
-    """
+    """The options of `mmkd-bench tune`; without `threads` 1, 2, 4, 8 up to the usable cores are tried."""
 
     duration_s: float = 40.0
     threads: tuple[int, ...] | None = None
@@ -47,9 +40,7 @@ def tune_bundle(path: Path, settings: TuneSettings, *, progress: Progress = igno
     """Measure every config for the students of a bundle on this machine. Writes nothing.
 
     Raises:
-        UsageError: a setting makes no sense.
-        BackendError: no config runs a student; the message has the reasons.
-        MmkdError: the bundle cannot be opened.
+        MmkdError: a setting makes no sense, the bundle cannot be opened, or no config runs a student.
         KeyboardInterrupt: Ctrl-C; an `Interrupted` with what was measured, which is no profile to use.
     """
     _check(settings)

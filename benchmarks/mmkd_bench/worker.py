@@ -46,10 +46,9 @@ def do_job(job: bytes, *, folder: Path, import_ms: float, stop: Event) -> None:
     try:
         measured = _measure(msgspec.json.decode(job, type=Job), import_ms, stop)
     except Exception as error:
-        if isinstance(error, MmkdError):
-            failure = Failure(error=type(error).__name__, message=str(error), trace="")
-        else:
-            failure = Failure(error="", message=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
+        name, is_ours = type(error).__name__, isinstance(error, MmkdError)
+        message, trace = (str(error), "") if is_ours else (f"{name}: {error}", traceback.format_exc())
+        failure = Failure(error=name if is_ours else "", message=message, trace=trace)
         (folder / FAILURE_FILE).write_bytes(msgspec.json.encode(failure))
         return
     if measured is not None:
@@ -60,33 +59,26 @@ def do_job(job: bytes, *, folder: Path, import_ms: float, stop: Event) -> None:
 
 
 def _measure(job: Job, import_ms: float, stop: Event) -> tuple[Outcome, Arrays] | None:
-    from mmkd_bench.measuring import jobs
+    from mmkd_bench.measuring.jobs import LoadJob, OverheadJob, PairJob, RunJob, TuneJob
+    from mmkd_bench.measuring.launch import measure_launch
+    from mmkd_bench.measuring.load import do_load_job
+    from mmkd_bench.turns.configs import time_configs
+    from mmkd_bench.turns.pairs import time_models, time_predict
+    from mmkd_bench.turns.rival_engines import time_rivals
 
     outcome: Outcome | None
     match job:
-        case jobs.RunJob():
-            from mmkd_bench.measuring.launch import measure_launch
-
+        case RunJob():
             return measure_launch(job, import_ms=import_ms, stop=stop)
-        case jobs.LoadJob():
-            from mmkd_bench.measuring.load import do_load_job
-
+        case LoadJob():
             return do_load_job(job, stop=stop)
-        case jobs.PairJob():
-            from mmkd_bench.turns.pairs import time_models
-
+        case PairJob():
             outcome = time_models(job, stop=stop)
-        case jobs.OverheadJob():
-            from mmkd_bench.turns.pairs import time_predict
-
+        case OverheadJob():
             outcome = time_predict(job, stop=stop)
-        case jobs.TuneJob():
-            from mmkd_bench.turns.configs import time_configs
-
+        case TuneJob():
             outcome = time_configs(job, stop=stop)
-        case jobs.RivalsJob():
-            from mmkd_bench.turns.rival_engines import time_rivals
-
+        case _:
             outcome = time_rivals(job, stop=stop)
     return None if outcome is None else (outcome, {})
 

@@ -15,15 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from mmkd_bench.measuring.percentiles import summarise
 from mmkd_bench.run import judge_stability, result_of
 from mmkd_edge.bundle.bundle import Golden, golden_bytes, write_bundle
-from mmkd_edge.bundle.manifest import (
-    Artifact,
-    FileEntry,
-    Manifest,
-    ModelEntry,
-    Parity,
-    graph_inputs,
-    graph_outputs,
-)
+from mmkd_edge.bundle.manifest import Artifact, FileEntry, Manifest, ModelEntry, Parity, graph_inputs, graph_outputs
 from mmkd_edge.spec import ModalitySpec, Normalise, TaskSpec
 from mmkd_report.schema.bench import (
     STAGES,

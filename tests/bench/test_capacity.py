@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from mmkd_bench import capacity
-from mmkd_bench.capacity import Question, confirm_s, measure_capacity, measure_load
+from mmkd_bench.capacity import Question, confirm_s, measure_capacity
 from mmkd_bench.commands.cli import main
 from mmkd_bench.measuring.opening import Choice
 from mmkd_bench.show.render import markdown_of, rich_of
@@ -31,9 +32,9 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("short")
 def test_a_light_load_is_carried(bundle: Path) -> None:
     lines: list[str] = []
-    question = Question(rate_hz=20.0, deadline_ms=5000.0, servers=1, launches=3)
-    report = measure_load(Choice(bundle=str(bundle), backend="ort"), question, 4, progress=lines.append)
-    assert lines == ["offering 4 streams for 0.3 s in up to 3 launches; at most 120 s left"]
+    question = Question(rate_hz=20.0, deadline_ms=5000.0, streams=4, servers=1, launches=3)
+    report = measure_capacity(Choice(bundle=str(bundle), backend="ort"), question, progress=lines.append)
+    assert lines == ["judging 4 streams in up to 3 launches of 0.3 s; at most 120 s left"]
     assert len(report.launches) == 2  # both carried it: the third could not change that
     assert report.at_answer is not None
     assert report.at_answer.due == sum(level.due for level in report.launches)
@@ -47,7 +48,7 @@ def test_a_light_load_is_carried(bundle: Path) -> None:
 
 @pytest.mark.usefixtures("short")
 def test_a_load_far_beyond_the_device_is_not_carried(slow_bundle: Path) -> None:
-    report = measure_load(Choice(bundle=str(slow_bundle)), Question(rate_hz=100.0, launches=1), 5000)
+    report = measure_capacity(Choice(bundle=str(slow_bundle)), Question(rate_hz=100.0, streams=5000, launches=1))
     assert report.streams == 0
     assert report.deadline_ms == 10.0  # the period
     assert report.at_answer is not None
@@ -64,18 +65,18 @@ def test_a_confirmation_is_long_enough_for_the_percentile_that_decides(streams: 
 
 
 @pytest.mark.parametrize(
-    ("question", "streams", "message"),
+    ("question", "message"),
     [
-        (Question(rate_hz=0.0), 1, "rate: expected a number above 0, got 0"),
-        (Question(rate_hz=1.0, deadline_ms=-2.0), 1, "deadline-ms: expected a number above 0, got -2"),
-        (Question(rate_hz=1.0, servers=0), 1, "servers: expected a whole number from 1 to 256, got 0"),
-        (Question(rate_hz=1.0, launches=4), 1, "launches: expected an odd number from 1 to 99, got 4"),
-        (Question(rate_hz=1.0), 0, "streams: expected a whole number from 1 to 1000000, got 0"),
+        (Question(rate_hz=0.0), "rate: expected a number above 0, got 0"),
+        (Question(rate_hz=1.0, deadline_ms=-2.0), "deadline-ms: expected a number above 0, got -2"),
+        (Question(rate_hz=1.0, servers=0), "servers: expected a whole number from 1 to 256, got 0"),
+        (Question(rate_hz=1.0, launches=4), "launches: expected an odd number from 1 to 99, got 4"),
+        (Question(rate_hz=1.0, streams=0), "streams: expected a whole number from 1 to 1000000, got 0"),
     ],
 )
-def test_questions_that_make_no_sense_are_refused(bundle: Path, question: Question, streams: int, message: str) -> None:
+def test_questions_that_make_no_sense_are_refused(bundle: Path, question: Question, message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        measure_load(Choice(bundle=str(bundle)), question, streams)
+        measure_capacity(Choice(bundle=str(bundle)), question)
     assert str(caught.value) == message
 
 
@@ -100,7 +101,7 @@ def test_the_answer_agrees_with_a_direct_load(slow_bundle: Path) -> None:
     assert report.refused.streams <= 1.05 * report.streams + 1
 
     def carried(streams: int) -> bool:
-        return measure_load(choice, question, streams).streams == streams
+        return measure_capacity(choice, replace(question, streams=streams)).streams == streams
 
     assert carried(round(0.9 * report.streams))
     assert not carried(round(1.1 * report.streams))
@@ -117,7 +118,7 @@ def test_a_budget_that_is_over_keeps_the_best_answer_and_says_so(bundle: Path) -
     first = max(1, report.estimate)
     assert lines[0] == "searching for the largest load that is carried, for up to 1 s; at most 2 s left"
     assert lines[1:] == [
-        f"judging {first} {'stream' if first == 1 else 'streams'} in up to 3 launches; at most 0 s left"
+        f"judging {first} {'stream' if first == 1 else 'streams'} in up to 3 launches of 0.2 s; at most 0 s left"
     ]
     known = f"; {report.estimate} streams in short loads that do not count" if report.estimate > 1 else ""
     assert carried_text(report).startswith(f"not known, the budget of 2 s was over{known}")
@@ -128,8 +129,8 @@ def test_a_budget_that_is_over_keeps_the_best_answer_and_says_so(bundle: Path) -
 
 def test_what_ran_beside_it_is_named(bundle: Path) -> None:
     with spinning():
-        question = Question(rate_hz=20.0, deadline_ms=5000.0, servers=1, launches=1, budget_s=5.0)
-        report = measure_load(Choice(bundle=str(bundle), backend="ort"), question, 1)
+        question = Question(rate_hz=20.0, deadline_ms=5000.0, streams=1, servers=1, launches=1, budget_s=5.0)
+        report = measure_capacity(Choice(bundle=str(bundle), backend="ort"), question)
     (sentence,) = [one for one in report.disturbances if one.startswith("other processes used ")]
     assert f"at the same time: {sentence}" in printed(report)
     assert markdown_of(sheet_of(report)).endswith(f"- at the same time: {sentence}\n") or len(report.disturbances) > 1
@@ -153,8 +154,8 @@ def printed(report: CapacityReport) -> str:
 
 
 def test_one_stream_that_is_refused_is_one(bundle: Path) -> None:
-    question = Question(rate_hz=20.0, deadline_ms=5000.0, servers=1, launches=1, budget_s=2.0)
-    report = measure_load(Choice(bundle=str(bundle), backend="ort"), question, 1)
+    question = Question(rate_hz=20.0, deadline_ms=5000.0, streams=1, servers=1, launches=1, budget_s=2.0)
+    report = measure_capacity(Choice(bundle=str(bundle), backend="ort"), question)
     refused = msgspec.structs.replace(report.trials[0], missed=1, due=4)
     lines = printed(msgspec.structs.replace(report, refused=refused)).splitlines()
     assert "1 stream was not carried: 25.00% missed" in lines

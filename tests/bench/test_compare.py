@@ -139,9 +139,7 @@ def test_energy_is_judged_by_its_launches(report_at: Callable[..., BenchReport])
     assert noisy.failed == ()
 
 
-def test_energy_of_reports_without_launches_of_their_own_has_no_interval(
-    report_at: Callable[..., BenchReport],
-) -> None:
+def test_energy_of_reports_without_launches_of_their_own_has_no_interval(report_at: Callable[..., BenchReport]) -> None:
     older = _with_energy(report_at(100.0), (1.0, 1.0, 1.0, 1.0, None))
     comparison = compare(older, older, conditions=parse_conditions("energy>+5%"))
     assert (_change(comparison, "energy").change, _change(comparison, "energy").low) == (0.0, None)

@@ -76,10 +76,7 @@ def test_a_launch_that_drifts_is_unstable_and_the_counters_say_why(launch_of: La
     drifting = msgspec.structs.replace(calm, thirds_p50_us=(90.0, 100.0, 140.0), interference=hot)
     found = judge_stability([calm, drifting], machine)
     assert found.findings == ("launch 2: medians of its thirds were 90, 100, 140 µs",)
-    assert found.disturbances == (
-        "cores slowed down because of heat (7 events)",
-        "other processes used 50% of a core",
-    )
+    assert found.disturbances == ("cores slowed down because of heat (7 events)", "other processes used 50% of a core")
 
 
 def test_a_launch_that_never_warmed_up_is_unstable(launch_of: LaunchOf, machine: MachineFacts) -> None:

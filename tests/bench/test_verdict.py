@@ -111,8 +111,7 @@ def scripted(votes: str) -> Callable[[int], Offered]:
 
 
 @pytest.mark.parametrize(
-    ("votes", "carried", "launches"),
-    [("+++--", True, 3), ("-++-+", True, 5), ("---++", False, 3), ("+-+--", False, 5)],
+    ("votes", "carried", "launches"), [("+++--", True, 3), ("-++-+", True, 5), ("---++", False, 3), ("+-+--", False, 5)]
 )
 def test_most_launches_decide_and_none_is_run_in_vain(votes: str, carried: bool, launches: int) -> None:
     verdict = judge_load(scripted(votes), 7)

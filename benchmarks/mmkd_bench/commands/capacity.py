@@ -6,29 +6,16 @@ from typing import Annotated
 
 import typer
 
-from mmkd_bench.capacity import LAUNCHES, Question, measure_capacity, measure_load
-from mmkd_bench.commands.options import (
-    ArtifactOption,
-    BackendOption,
-    BundleArgument,
-    Form,
-    FormOption,
-    JsonOption,
-    PrecisionOption,
-    ReferenceOption,
-    ThreadsOption,
-    choice_of,
-    print_measured,
-)
+from mmkd_bench.capacity import LAUNCHES, Question, measure_capacity
+from mmkd_bench.commands import options
 from mmkd_bench.measuring.load import MISSED_FRACTION
 from mmkd_bench.show.text import plural
 from mmkd_edge.cli.show import say
 from mmkd_edge.errors import PerformanceError
-from mmkd_report.schema.bench import CapacityReport
 
 
 def capacity(
-    bundle: BundleArgument,
+    bundle: options.BundleArgument,
     *,
     rate: Annotated[float, typer.Option(help="Predictions per second of one stream.")],
     deadline_ms: Annotated[
@@ -44,23 +31,19 @@ def capacity(
         int, typer.Option(help="Processes that judge one load, an odd number; most of them decide.")
     ] = LAUNCHES,
     budget_s: Annotated[float, typer.Option("--budget-s", help="Longest time for the answer.")] = 120,
-    backend: BackendOption = "auto",
-    precision: ArtifactOption = PrecisionOption.auto,
-    threads: ThreadsOption = None,
-    reference: ReferenceOption = None,
-    form: FormOption = Form.table,
-    json: JsonOption = False,
+    backend: options.BackendOption = "auto",
+    precision: options.ArtifactOption = options.PrecisionOption.auto,
+    threads: options.ThreadsOption = None,
+    reference: options.ReferenceOption = None,
+    form: options.FormOption = options.Form.table,
+    json: options.JsonOption = False,
 ) -> None:
     """Find how many streams this device carries, with p99.9 of the response within the deadline."""
-    choice = choice_of(bundle, backend, precision, threads, reference)
-    question = Question(rate_hz=rate, deadline_ms=deadline_ms, servers=servers, launches=launches, budget_s=budget_s)
-
-    def measure() -> CapacityReport:
-        if streams is None:
-            return measure_capacity(choice, question, progress=say)
-        return measure_load(choice, question, streams, progress=say)
-
-    report = print_measured(measure, form=form, json=json)
+    choice = options.choice_of(bundle, backend, precision, threads, reference)
+    question = Question(
+        rate_hz=rate, deadline_ms=deadline_ms, streams=streams, servers=servers, launches=launches, budget_s=budget_s
+    )
+    report = options.print_measured(lambda: measure_capacity(choice, question, progress=say), form, json)
     level = report.at_answer or report.refused
     if not report.settled or report.streams or level is None:
         return

@@ -11,17 +11,7 @@ from typing import Annotated
 
 import typer
 
-from mmkd_bench.commands.options import (
-    BundleArgument,
-    DurationOption,
-    Form,
-    FormOption,
-    JsonOption,
-    LaunchesOption,
-    ReferenceOption,
-    print_measured,
-    print_report,
-)
+from mmkd_bench.commands import options
 from mmkd_bench.compare import DEFAULT_CONDITIONS, parse_conditions, require_passed
 from mmkd_bench.compare import compare as compare_reports
 from mmkd_bench.in_turn import measure_overhead, measure_pair, measure_rivals
@@ -49,11 +39,11 @@ def compare(
         Path | None, typer.Option(help="The student's checkpoint, for torch among the rivals.", show_default=False)
     ] = None,
     threads: Annotated[int, typer.Option(help="Threads of each model.")] = 1,
-    duration_s: DurationOption = 6.0,
-    launches: LaunchesOption = 3,
-    reference: ReferenceOption = None,
-    form: FormOption = Form.table,
-    json: JsonOption = False,
+    duration_s: options.DurationOption = 6.0,
+    launches: options.LaunchesOption = 3,
+    reference: options.ReferenceOption = None,
+    form: options.FormOption = options.Form.table,
+    json: options.JsonOption = False,
 ) -> None:
     """Compare two reports, two models or rival engines.
 
@@ -64,7 +54,7 @@ def compare(
         raise UsageError("compare: expected a second report or model, or --rivals; give one of both")
     if second is None:
         measure_all = partial(measure_rivals, first, checkpoint=checkpoint, reference=reference)
-        print_measured(
+        options.print_measured(
             lambda: measure_all(threads=threads, launches=launches, duration_s=duration_s, progress=say),
             form=form,
             json=json,
@@ -74,12 +64,12 @@ def compare(
     if start.startswith(b"{") and not _is_checkpoint(start):
         conditions = parse_conditions(fail_if)
         comparison = compare_reports(read_report(first), read_report(second), conditions=conditions)
-        print_report(comparison, form=form, json=json)
+        options.print_report(comparison, form, json)
         require_passed(comparison)
         return
     with ExitStack() as stack:
         paths = [stack.enter_context(_model_of(path)) for path in (first, second)]
-        print_measured(
+        options.print_measured(
             lambda: measure_pair(*paths, threads=threads, launches=launches, duration_s=duration_s, progress=say),
             form=form,
             json=json,
@@ -87,7 +77,7 @@ def compare(
 
 
 def overhead(
-    bundle: BundleArgument,
+    bundle: options.BundleArgument,
     *,
     backend: Annotated[
         str | None, typer.Option(help="Compare with this backend's run.", show_default="onnxruntime's own session.run")
@@ -96,17 +86,15 @@ def overhead(
     limit_us: Annotated[
         float | None, typer.Option(help="Exit 5 if predict adds more microseconds.", show_default="no limit")
     ] = None,
-    duration_s: DurationOption = 6.0,
-    launches: LaunchesOption = 3,
-    reference: ReferenceOption = None,
-    form: FormOption = Form.table,
-    json: JsonOption = False,
+    duration_s: options.DurationOption = 6.0,
+    launches: options.LaunchesOption = 3,
+    reference: options.ReferenceOption = None,
+    form: options.FormOption = options.Form.table,
+    json: options.JsonOption = False,
 ) -> None:
     """Measure what predict adds to the bare engine on the same feeds, with one thread."""
     measure = partial(measure_overhead, bundle, backend=backend, checks=checks, reference=reference)
-    report = print_measured(
-        lambda: measure(launches=launches, duration_s=duration_s, progress=say), form=form, json=json
-    )
+    report = options.print_measured(lambda: measure(launches=launches, duration_s=duration_s, progress=say), form, json)
     median_us = report.overhead_us.median
     if limit_us is not None and median_us > limit_us:
         raise PerformanceError(

@@ -81,7 +81,7 @@ def parse_numbers(text: str, *, name: str, example: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def print_measured(measure: Callable[[], ReportT], *, form: Form, json: bool) -> ReportT:
+def print_measured(measure: Callable[[], ReportT], form: Form, json: bool) -> ReportT:
     """Measure, and print the report.
 
     Raises:
@@ -90,14 +90,14 @@ def print_measured(measure: Callable[[], ReportT], *, form: Form, json: bool) ->
     try:
         report = measure()
     except Interrupted as interrupted:
-        print_report(interrupted.report, form=form, json=json)
+        print_report(interrupted.report, form, json)
         say("the report has what was measured until then")
         raise
-    print_report(report, form=form, json=json)
+    print_report(report, form, json)
     return report
 
 
-def print_report(report: AnyReport, *, form: Form, json: bool) -> None:
+def print_report(report: AnyReport, form: Form, json: bool) -> None:
     """Print a report to stdout."""
     if json or form is Form.json:
         sys.stdout.write(json_text(report) + "\n")

@@ -61,12 +61,7 @@ def page(
 
 
 def write_run_page(path: Path, reports: Sequence[BenchReport]) -> None:
-    """Write the page of these runs.
-
-    Raises:
-        DocumentError: more runs than a page can have.
-        PageError: it cannot be written.
-    """
+    """Write the page of these runs."""
     from mmkd_report import render_bench, write_page
 
     write_page(path, render_bench([msgspec.to_builtins(report) for report in reports], lead=_lead(reports)))

@@ -7,21 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mmkd_bench.commands.options import (
-    ArtifactOption,
-    BackendOption,
-    BundleArgument,
-    DurationOption,
-    Form,
-    FormOption,
-    JsonOption,
-    LaunchesOption,
-    PrecisionOption,
-    ReferenceOption,
-    ThreadsOption,
-    choice_of,
-    print_report,
-)
+from mmkd_bench.commands import options
 from mmkd_bench.commands.page import write_run_page
 from mmkd_bench.measuring.process import Interrupted
 from mmkd_bench.reports import write_report, write_samples
@@ -36,11 +22,11 @@ from mmkd_report.schema.bench import Settings
 
 
 def run(
-    bundle: BundleArgument,
+    bundle: options.BundleArgument,
     *,
-    backend: BackendOption = "auto",
-    precision: ArtifactOption = PrecisionOption.auto,
-    threads: ThreadsOption = None,
+    backend: options.BackendOption = "auto",
+    precision: options.ArtifactOption = options.PrecisionOption.auto,
+    threads: options.ThreadsOption = None,
     clients: Annotated[int, typer.Option(help="Threads that call at the same time; of a stream, sensors.")] = 1,
     rate: Annotated[
         float | None, typer.Option(help="Calls per second of each client.", show_default="back to back")
@@ -59,11 +45,11 @@ def run(
         float | None,
         typer.Option(help="Give samples times that stray by this fraction of their period.", show_default="no times"),
     ] = None,
-    duration_s: DurationOption = 10.0,
-    launches: LaunchesOption = 5,
+    duration_s: options.DurationOption = 10.0,
+    launches: options.LaunchesOption = 5,
     warm_up_s: Annotated[float, typer.Option("--warm-up-s", help="Longest warm-up of one launch.")] = 5.0,
     energy: Annotated[bool, typer.Option(help="Also read a power sensor, if there is one.")] = True,
-    reference: ReferenceOption = None,
+    reference: options.ReferenceOption = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="FILE.json", help="Also write the report.", show_default=False)
     ] = None,
@@ -74,8 +60,8 @@ def run(
         Path | None,
         typer.Option("--page", metavar="FILE.html", help="Also write the report as one self-contained page."),
     ] = None,
-    form: FormOption = Form.table,
-    json: JsonOption = False,
+    form: options.FormOption = options.Form.table,
+    json: options.JsonOption = False,
 ) -> None:
     """Measure latency end to end and by stage, load time, memory and steadiness."""
     if page is not None:
@@ -101,7 +87,7 @@ def run(
     )
     interrupted = False
     try:
-        choice = choice_of(bundle, backend, precision, threads, reference)
+        choice = options.choice_of(bundle, backend, precision, threads, reference)
         measured = measure_bundle(choice, settings, energy=energy, progress=say)
     except Interrupted as error:
         measured, interrupted = error.report, True
@@ -111,7 +97,7 @@ def run(
         write_samples(samples, measured.samples)
     if page is not None:
         write_run_page(page, [measured.report])
-    print_report(measured.report, form=form, json=json)
+    options.print_report(measured.report, form, json)
     if interrupted:
         say("the report has what was measured until then")
         raise typer.Exit(INTERRUPTED_EXIT_CODE)

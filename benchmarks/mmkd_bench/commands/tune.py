@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from mmkd_bench.commands.options import BundleArgument, JsonOption, parse_numbers
+from mmkd_bench.commands import options
 from mmkd_bench.measuring.process import Interrupted
 from mmkd_bench.show.render import show as show_sheet
 from mmkd_bench.show.sheets import profile_sheet
@@ -30,7 +30,7 @@ class ShownProfile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def tune(
-    bundle: BundleArgument,
+    bundle: options.BundleArgument,
     *,
     duration_s: Annotated[float, typer.Option("--duration-s", help="Measured seconds over all configs.")] = 40.0,
     threads: Annotated[
@@ -44,7 +44,7 @@ def tune(
         bool, typer.Option("--owns-cores", help="Also try threads that spin or are pinned: if nothing else runs here.")
     ] = False,
     show: Annotated[bool, typer.Option("--show", help="Show the profile that applies here; measure nothing.")] = False,
-    json: JsonOption = False,
+    json: options.JsonOption = False,
 ) -> None:
     """Find the fastest backend, precision and threads on this machine; EdgePredictor.open then uses them."""
     if show:
@@ -52,7 +52,7 @@ def tune(
         return
     settings = TuneSettings(
         duration_s=duration_s,
-        threads=None if threads is None else parse_numbers(threads, name="threads", example="1,2,4"),
+        threads=None if threads is None else options.parse_numbers(threads, name="threads", example="1,2,4"),
         max_drop_points=max_drop_points,
         owns_cores=owns_cores,
     )

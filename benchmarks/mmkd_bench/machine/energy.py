@@ -60,11 +60,7 @@ class PowerLog:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredEnergy:
-    """Energy of a run, or the reason why it is not known.
-
-    Attributes:
-        launches_mj: per prediction above idle, launch by launch; None for one without a reading.
-    """
+    """Energy of a run, or the reason why it is not known; `launches_mj` is per prediction above idle."""
 
     energy: Energy | None
     note: str

@@ -15,8 +15,7 @@ import re
 from importlib import metadata
 from pathlib import Path
 
-from mmkd_bench.machine.gpu import gpu_names
-from mmkd_bench.machine.programs import run_program
+from mmkd_bench.machine.programs import gpu_names, run_program
 from mmkd_edge.backends.base import BACKENDS
 from mmkd_edge.machine import ROOT, board_name, cpu_name, read_text, usable_cores
 from mmkd_report.schema.bench import Clocks, MachineFacts

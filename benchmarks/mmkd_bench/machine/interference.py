@@ -24,17 +24,12 @@ FREQUENCY_DROP = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Counters:
-    """Counters of the machine, its control group and this process at one moment; None where not shown.
+    """Counters of the machine, its control group and this process at one moment; see `Interference`.
 
     Attributes:
         time_s: monotonic clock.
         busy_s: core time of all processes.
-        steal_s: core time that the hypervisor gave to others.
         own_s: core time of this process.
-        throttled_s: time for which the control group was held back.
-        thermal_events: times a core slowed down because of heat.
-        frequency_mhz: highest current core frequency.
-        celsius: the hottest thermal zone.
     """
 
     time_s: float

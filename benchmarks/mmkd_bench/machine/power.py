@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmkd_bench.machine.facts import read_number
-from mmkd_bench.machine.gpu import GPU_FORM, GPU_PROGRAM, number_of, read_gpus
-from mmkd_bench.machine.programs import ProgramLines
+from mmkd_bench.machine.programs import GPU_FORM, GPU_PROGRAM, ProgramLines, number_of, read_gpus
 from mmkd_edge.errors import UnavailableError
 from mmkd_edge.machine import ROOT, read_text
 
@@ -49,7 +48,7 @@ class PowerSensor:
 
 @contextmanager
 def power_sensor(root: Path = ROOT) -> Iterator[PowerSensor]:
-    """The best sensor of this machine: the board's rails or tegrastats, else the processor's and the GPUs' together.
+    """The best sensor: the board's rails or tegrastats, else the processor's and the GPUs' together.
 
     Raises:
         UnavailableError: none answers; the message has the reason of each.
@@ -193,13 +192,10 @@ def read_rails(root: Path = ROOT) -> dict[str, float]:
 
 
 def counter_rise(before: float, after: float, *, wraps_at: float | None) -> float:
-    """Rise of a counter between two readings, where it may have started anew at most once.
+    """Rise of a counter between two readings, which may have started anew once; UnavailableError if it is not known.
 
     >>> counter_rise(90.0, 10.0, wraps_at=100.0)
     20.0
-
-    Raises:
-        UnavailableError: it started anew, and where it does so is not known.
     """
     if after >= before:
         return after - before

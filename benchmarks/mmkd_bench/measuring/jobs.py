@@ -18,13 +18,7 @@ class RunJob(msgspec.Struct, frozen=True, kw_only=True, tag="run"):
 
 
 class RunOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """Result of one launch; its samples lie beside it.
-
-    Attributes:
-        begin_s: start of the measured time on the monotonic clock.
-        predictions: per call.
-        gpu_note: why GPU memory was not measured.
-    """
+    """Result of one launch: times on the monotonic clock, predictions per call, why GPU memory was not measured."""
 
     opened: Opened
     begin_s: float
@@ -43,13 +37,7 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LoadJob(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
-    """Many streams on one predictor.
-
-    Attributes:
-        streams: None searches for the most that are carried.
-        duration_s: length of the load where `streams` is given.
-        search_s: time for the search; it ends with the load that is running then.
-    """
+    """Many streams on one predictor for `duration_s`; without `streams` a search for up to `search_s`."""
 
     choice: Choice
     demand: Demand
@@ -110,12 +98,7 @@ class Timed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InTurnOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """Times of what was called in turn.
-
-    Attributes:
-        difference_us: median of the first minus the last, neighbour by neighbour, one entry per repeat.
-        count: calls of each, over all repeats.
-    """
+    """Times of what was called in turn; `difference_us` is the first minus the last, neighbour by neighbour."""
 
     times: tuple[Timed, ...]
     difference_us: tuple[float, ...]

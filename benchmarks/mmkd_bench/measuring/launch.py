@@ -11,8 +11,8 @@ from threading import Event
 import numpy as np
 
 from mmkd_bench.machine.facts import resident_mb, resident_peak_mb
-from mmkd_bench.machine.gpu import process_memory_mb
 from mmkd_bench.machine.interference import interference, read_counters
+from mmkd_bench.machine.programs import process_memory_mb
 from mmkd_bench.measuring.jobs import RunJob, RunOutcome
 from mmkd_bench.measuring.opening import describe, open_predictor, predict_argument, raw_windows
 from mmkd_bench.measuring.percentiles import sample_floor, summarise
@@ -26,14 +26,7 @@ STAGE_FRACTION = 0.2
 
 
 def measure_launch(job: RunJob, *, import_ms: float, stop: Event) -> tuple[RunOutcome, Arrays] | None:
-    """Carry out one job in this process.
-
-    Returns:
-        The outcome and its samples (`CallTimes.arrays`); None where `stop` came before the measured time.
-
-    Raises:
-        MmkdError: the bundle cannot be opened or run.
-    """
+    """Carry out one job in this process; None where `stop` came before the measured time."""
     settings = job.settings
     duration_s = settings.duration_s / settings.launches
     begin = time.perf_counter_ns()

@@ -50,14 +50,7 @@ class Offered:
 
 
 def do_load_job(job: LoadJob, *, stop: Event) -> tuple[LoadOutcome, Arrays] | None:
-    """Carry out one job in this process; None where `stop` came before the first load was over.
-
-    Returns:
-        The outcome and, for a given load, its sample `response_ns`, int64 (N,).
-
-    Raises:
-        MmkdError: the bundle cannot be opened or run.
-    """
+    """Carry out one job in this process; None where `stop` came before the first load was over."""
     end_s = time.monotonic() + job.search_s
     with open_predictor(job.choice) as predictor:
         before, call = read_counters(), predictor.predict
@@ -96,11 +89,7 @@ def schedule_ns(streams: int, *, rate_hz: float, duration_s: float) -> NDArray[n
 def offer_load(
     call: Call, windows: Sequence[Any], *, streams: int, demand: Demand, duration_s: float, stop: Event
 ) -> Offered:
-    """Offer a load for some time; when the backlog is as long again, the rest is given up.
-
-    Raises:
-        Exception: the first that `call` raised in any thread.
-    """
+    """Offer a load for some time; when the backlog is as long again, the rest is given up."""
     due = schedule_ns(streams, rate_hz=demand.rate_hz, duration_s=duration_s)
     due_ns, numbers, clock = due.tolist(), itertools.count(), time.perf_counter_ns
     begin_ns = clock() + 5_000_000  # the first windows come due when the threads are up
@@ -154,12 +143,7 @@ def judge_level(
     unanswered: int,
     cpu_share: float,
 ) -> Level:
-    """Decide whether one load was carried.
-
-    Args:
-        wait_ns: from due to the start of the call, in the order of `response_ns`, (N,).
-        unanswered: windows that came due and were given up.
-    """
+    """Decide whether one load was carried; `wait_ns` is from due to the start of the call, in due order, (N,)."""
     sustained = backlog_growth_ns(wait_ns) <= GROWTH_FRACTION * 1e9 * duration_s
     missed = int((response_ns > demand.deadline_ms * 1e6).sum()) + unanswered
     return Level(
@@ -174,10 +158,7 @@ def judge_level(
 
 
 def backlog_growth_ns(wait_ns: NDArray[np.int64]) -> float:
-    """Rise of the wait from the first to the last tenth of a load: medians of waits in due order, (N,).
-
-    A load that exceeds the device by some fraction grows its backlog by that fraction of its length.
-    """
+    """Rise of the wait from the first to the last tenth of a load; a load beyond the device grows its backlog."""
     tenth = max(1, len(wait_ns) // 10)
     return float(np.median(wait_ns[-tenth:]) - np.median(wait_ns[:tenth]))
 
@@ -185,11 +166,7 @@ def backlog_growth_ns(wait_ns: NDArray[np.int64]) -> float:
 def find_capacity(
     call: Call, windows: Sequence[Any], *, demand: Demand, stop: Event, end_s: float = math.inf
 ) -> tuple[int, tuple[Level, ...]]:
-    """Search with short loads, none but the first begun after `end_s` (monotonic).
-
-    Returns:
-        The largest number of streams that was carried, and every short load in order.
-    """
+    """The largest number of streams that is carried, and all short loads; none but the first begins after `end_s`."""
     alone_ns = float(np.median(call_loop(call, windows, duration_s=PROBE_S, stop=stop).latency_ns))
     first_guess = max(1, int(0.5 * demand.servers * 1e9 / alone_ns / demand.rate_hz))
 
@@ -208,11 +185,7 @@ def probe_s(streams: int, *, rate_hz: float) -> float:
 def search_load(
     probe: Callable[[int], Level], *, first_guess: int, stop: Event, end_s: float = math.inf
 ) -> tuple[int, tuple[Level, ...]]:
-    """Search with short loads, of which two of up to three decide: one that fails may have met a pause of the machine.
-
-    Returns:
-        The number of streams and every short load in order; one that `stop` cuts short does not count.
-    """
+    """Search with short loads: two of up to three decide, since one that fails may have met a pause of the machine."""
     probes: list[Level] = []
 
     def is_carried(streams: int) -> bool:

@@ -7,10 +7,11 @@ students the first is measured.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from mmkd_edge.backends.base import check_backend
 from mmkd_edge.bundle.bundle import Bundle
@@ -21,9 +22,6 @@ from mmkd_edge.predict.sensors import SensorChecks
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import ModalitySpec
 from mmkd_report.schema.bench import Subject
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 STALE_S = 60.0
 """Limit of an input's age where every check is on: only the comparison is measured."""
@@ -66,11 +64,7 @@ def open_predictor(choice: Choice) -> EdgePredictor:
 
 
 def settle_backend(bundle: Bundle, choice: Choice) -> None:
-    """Open the bundle once before anything is measured, so that no launch includes its sandbox check.
-
-    Raises:
-        MmkdError: the bundle cannot be opened with this choice.
-    """
+    """Open the bundle once before anything is measured, so that no launch includes its sandbox check."""
     if choice.backend == "auto" and find_profile(bundle.sha256).profile is None:
         open_predictor(choice).close()
 

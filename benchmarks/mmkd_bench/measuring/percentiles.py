@@ -10,6 +10,8 @@ neighbouring latencies are not quite that, so `mmkd_bench.compare` resamples lau
 from __future__ import annotations
 
 import math
+from functools import cache
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +33,7 @@ def quantile_name(quantile: float) -> str:
     return f"p{100 * quantile:.10g}"
 
 
+@cache
 def sample_floor(quantile: float) -> int:
     """The smallest n with P(binomial(n, 1 - quantile) <= 1) <= 1 - CONFIDENCE.
 
@@ -39,30 +42,21 @@ def sample_floor(quantile: float) -> int:
     >>> [sample_floor(quantile) for quantile in QUANTILES]
     [11, 64, 130, 662, 6636]
     """
-
-    def is_rare(count: int) -> bool:
-        return quantile**count + count * (1 - quantile) * quantile ** (count - 1) <= 1 - CONFIDENCE
-
-    low, high = 1, 2
-    while not is_rare(high):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if is_rare(middle) else (middle, high)
-    return high
+    rest = 1 - quantile
+    return next(n for n in count(2) if quantile**n + n * rest * quantile ** (n - 1) <= 1 - CONFIDENCE)
 
 
-def upper_bound_rank(count: int, quantile: float) -> int | None:
-    """The largest rank with P(binomial(count, 1 - quantile) <= rank) <= 1 - CONFIDENCE.
+def upper_bound_rank(samples: int, quantile: float) -> int | None:
+    """The largest rank with P(binomial(samples, 1 - quantile) <= rank) <= 1 - CONFIDENCE.
 
-    With samples in rising order the upper bound of the percentile is the sample at index `count - 1 - rank`; None where
-    even the largest sample is no bound.
+    Of samples in rising order the one at index `samples - 1 - rank` is the upper bound of the percentile; None if even
+    the largest sample is no bound.
     """
     # Beyond mean + 1 the cumulative probability exceeds one half for every binomial: the search may end there.
-    last = min(count, math.ceil(count * (1 - quantile)) + 1)
+    last = min(samples, math.ceil(samples * (1 - quantile)) + 1)
     above = np.arange(last + 1, dtype=np.float64)
-    log_choose = np.concatenate([[0.0], np.cumsum(np.log(count - above[1:] + 1) - np.log(above[1:]))])
-    log_mass = log_choose + above * math.log(1 - quantile) + (count - above) * math.log(quantile)
+    log_choose = np.concatenate([[0.0], np.cumsum(np.log(samples - above[1:] + 1) - np.log(above[1:]))])
+    log_mass = log_choose + above * math.log(1 - quantile) + (samples - above) * math.log(quantile)
     log_cumulative = np.logaddexp.accumulate(log_mass)
     rare = int(np.searchsorted(log_cumulative, math.log(1 - CONFIDENCE), side="right"))
     return rare - 1 if rare else None

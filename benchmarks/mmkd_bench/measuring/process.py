@@ -60,11 +60,7 @@ class Launched(Generic[OutcomeT]):
     interrupted: bool
 
     def finish(self, report: ReportT) -> ReportT:
-        """Return the report of these launches.
-
-        Raises:
-            Interrupted: Ctrl-C ended them; it has the report.
-        """
+        """Return the report of these launches, or raise it in an `Interrupted` if Ctrl-C ended them."""
         if self.interrupted:
             raise Interrupted(report)
         return report

@@ -34,14 +34,12 @@ ResultT = TypeVar("ResultT")
 
 @dataclass(frozen=True, kw_only=True)
 class CallTimes:
-    """Calls of one or several clients, in the order in which they began.
+    """Calls of one or several clients, in the order in which they began; arrays are (N,).
 
     Attributes:
-        start_ns: from the start of the loop, (N,).
-        latency_ns: (N,).
-        lateness_ns: delay of each start against its schedule (wake-up jitter, backlog), (N,); None without a schedule.
-        client: number of the client, from 0, (N,).
-        elapsed_ns: length of the whole loop.
+        start_ns: from the start of the loop.
+        lateness_ns: delay of each start against its schedule (wake-up jitter, backlog); None without a schedule.
+        client: number of the client, from 0.
         overloaded: the backlog grew until the loop gave up.
     """
 
@@ -76,7 +74,6 @@ def call_loop(
     call that it delayed ("coordinated omission" cannot hide it). A loop that falls behind by its own length gives up.
 
     Args:
-        windows: arguments, taken in turn.
         rate_hz: calls per second; None calls back to back.
         phase_s: delay of the first scheduled call.
     """
@@ -113,12 +110,7 @@ def call_loop(
 def call_together(
     calls: Sequence[Call], windows: Sequence[Any], *, rate_hz: float | None, duration_s: float, stop: Event
 ) -> CallTimes:
-    """Run one loop per client at the same time.
-
-    Args:
-        calls: one per client.
-        windows: arguments, taken in turn; each client begins with another one, and on a schedule with another phase.
-        rate_hz: calls per second of each client; None calls back to back.
+    """Run one loop per client at the same time; each begins with another window, and on a schedule with another phase.
 
     Raises:
         Exception: the first that any call raised.
@@ -149,11 +141,7 @@ def call_together(
 
 
 def run_threads(work: Callable[[int], ResultT], count: int, *, stop: Event) -> list[ResultT]:
-    """Return `work(0)`, `work(1)`..., run at the same time; a single one runs in this thread.
-
-    Raises:
-        Exception: the first that any thread raised; `stop` has ended the others.
-    """
+    """Return `work(0)`, `work(1)`..., run at the same time; the first exception sets `stop` and is raised."""
     if count == 1:
         return [work(0)]
     barrier = threading.Barrier(count)

@@ -8,9 +8,10 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmkd_bench.measuring.opening import predict_argument
 from mmkd_bench.measuring.timing import Call, call_loop
@@ -21,12 +22,8 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_edge.stream.stream import Stream
 from mmkd_report.schema.bench import GATHER, STAGES, Stage
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Window = NDArray[Any]
-    Hop = tuple[Window, NDArray[np.float64]]
-
+Window = NDArray[Any]
+Hop = tuple[Window, NDArray[np.float64]]
 SEED = 0
 MAX_HOP = 1_000_000
 
@@ -66,44 +63,29 @@ def window_workload(
     return Workload(calls=(call,) * clients, arguments=arguments, predictions=batch, stages=stages)
 
 
-class StreamFeed:
-    """Pushes the samples of one hop a call into a stream, as one sensor would, without an end."""
-
-    def __init__(self, stream: Stream, *, period_s: float | None) -> None:
-        self._push = stream.push
-        self._period_s = period_s
-        self._begin_s = 0.0
-
-    def __call__(self, hop: Hop) -> list[Prediction]:
-        """Push samples (hop, C), and with a period their times, (hop,) seconds after the first."""
-        samples, offsets_s = hop
-        if self._period_s is None:
-            return self._push(samples)
-        begin_s = self._begin_s
-        self._begin_s = begin_s + self._period_s
-        return self._push(samples, begin_s + offsets_s)
-
-
 def stream_workload(
     predictor: EdgePredictor, windows: Sequence[Window], *, hop: int, jitter: float | None, clients: int = 1
 ) -> Workload:
-    """`Stream.push`, the samples of one hop a call, from the first full window on.
+    """`Stream.push`, the samples of one hop a call, from the first full window on; windows follow each other endlessly.
 
     Args:
-        windows: real recordings; their samples follow each other without an end.
-        jitter: samples come with times that stray by up to this fraction of the sampling period, so that they are
-            resampled; None pushes them without times.
+        jitter: see `Settings`.
         clients: sensors, each with a stream of its own on the one predictor.
     """
     modality = predictor.modality
     hops = _hops(windows, modality, hop=hop, jitter=jitter)
 
-    def feed(stream: Stream) -> StreamFeed:
-        """Fill the first window, in hops whose last ends where a prediction is due."""
-        filled = StreamFeed(stream, period_s=None if jitter is None else hop / modality.rate_hz)
+    def feed(stream: Stream) -> Call:
+        """Push one hop a call, as one sensor would; the first window is full, and each call gives a prediction."""
+        begins_s = itertools.count(0.0, hop / modality.rate_hz)
+
+        def push(one: Hop) -> list[Prediction]:
+            samples, offsets_s = one
+            return stream.push(samples) if jitter is None else stream.push(samples, next(begins_s) + offsets_s)
+
         for _, samples in zip(range(modality.samples // hop + 2), itertools.cycle(hops), strict=False):
-            filled(samples)
-        return filled
+            push(samples)
+        return push
 
     def stages(duration_s: float, stop: Event) -> tuple[Stage, ...]:
         """Measure gathering, in a stream whose predictions are there already, and the four steps."""

@@ -16,12 +16,9 @@ from mmkd_edge.cli.tables import WholeWords
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One column.
+    """One column: `title` and `write` are for people, `name` for programs; None hides it from either.
 
     Attributes:
-        title: for people; None hides the column from them.
-        name: for programs, with the unit; None hides the column from them.
-        write: writes a cell for people; a cell that is None stays empty.
         is_text: stands left and may wrap; the first column always does.
     """
 

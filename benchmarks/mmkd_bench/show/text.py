@@ -182,11 +182,7 @@ def carried_text(report: CapacityReport) -> str:
 
 
 def ratio_text(second: str, first: str, ratio: RepeatSpread) -> str:
-    """How many times as fast the second is as the first, if all repeats agree that it differs.
-
-    Args:
-        ratio: first over second, repeat by repeat.
-    """
+    """How many times as fast the second is as the first (`ratio`), if all repeats agree that it differs."""
     spread = f"{significant(ratio.min)} to {significant(ratio.max)} over {plural(ratio.repeats, 'repeat')}"
     if ratio.repeats == 1:
         spread = "one repeat, no spread"

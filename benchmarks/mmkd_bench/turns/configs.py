@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from threading import Event
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmkd_bench.measuring.jobs import Candidate, TuneJob, TuneOutcome
 from mmkd_bench.turns.rounds import take_turns, turning
@@ -24,9 +24,6 @@ from mmkd_edge.predict.engine import Engine, answers_of, open_engine
 from mmkd_edge.predict.preprocess import prepare
 from mmkd_edge.predict.profile import MeasuredConfig, RejectedConfig, best_trial
 from mmkd_edge.predict.selftest import run_selftest
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 WARM_UP_S = 0.5
 SCREENING_FRACTION = 0.3
@@ -67,11 +64,7 @@ class _TimedConfig:
 
 
 def time_configs(job: TuneJob, *, stop: Event) -> TuneOutcome | None:
-    """Carry out one job in this process, with what was measured until `stop` came; None where that is nothing.
-
-    Raises:
-        MmkdError: the bundle cannot be opened.
-    """
+    """Carry out one job in this process, with what was measured until `stop` came; None where that is nothing."""
     trials: list[MeasuredConfig] = []
     left_out: list[RejectedConfig] = []
     with Bundle.open(job.bundle) as bundle:

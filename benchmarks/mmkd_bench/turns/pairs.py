@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmkd_bench.measuring.jobs import InTurnOutcome, OverheadJob, PairJob
 from mmkd_bench.measuring.opening import Choice, open_predictor, open_session, predict_argument, raw_windows
@@ -19,46 +20,19 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import BackendError, UsageError
 from mmkd_edge.predict.preprocess import check_window, prepare, prepare_batch
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Feeds = Mapping[str, NDArray[Any]]
-
 FIRST, SECOND = "first", "second"
 ZIP_START = b"PK\x03\x04"
 SEED = 0
 
-_NUMPY_TYPES = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-    "tensor(int8)": np.int8,
-    "tensor(uint8)": np.uint8,
-    "tensor(bool)": np.bool_,
-}
-
 
 def time_models(job: PairJob, *, stop: Event) -> InTurnOutcome | None:
-    """Time two models through ONNX Runtime; see `time_in_turn`.
-
-    Raises:
-        UsageError: a path is no ONNX model of static shape and no bundle.
-        UnavailableError: onnxruntime is not installed.
-        BackendError: ONNX Runtime refuses a model.
-        ArtifactError: a bundle is damaged.
-    """
+    """Time two models through ONNX Runtime; see `time_in_turn`."""
     calls = {FIRST: _session_call(Path(job.first), job.threads), SECOND: _session_call(Path(job.second), job.threads)}
     return time_in_turn(calls, repeats=job.repeats, duration_s=job.duration_s, stop=stop)
 
 
 def time_predict(job: OverheadJob, *, stop: Event) -> InTurnOutcome | None:
-    """Time `predict` (first) and the bare engine on the same feeds (second); see `time_in_turn`.
-
-    Raises:
-        MmkdError: the bundle cannot be opened or run.
-    """
+    """Time `predict` (first) and the bare engine on the same feeds (second); see `time_in_turn`."""
     choice = Choice(
         bundle=job.bundle,
         backend=job.backend or "ort",
@@ -91,7 +65,7 @@ def _session_call(path: Path, threads: int) -> Callable[[], object]:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise UsageError(f"{path}: expected an ONNX model or a bundle, cannot open it: {reason}") from error
-    feeds: Feeds = {}
+    feeds: dict[str, NDArray[Any]] = {}
     if model.startswith(ZIP_START):
         # The fp32 model of a bundle's first student, fed with its first golden window.
         with Bundle.open(path) as bundle:
@@ -109,8 +83,9 @@ def _session_call(path: Path, threads: int) -> Callable[[], object]:
 
 def _random_values(node: Any, path: Path) -> NDArray[Any]:
     """Values for one input of a bare model: ones for presence, standard normal otherwise."""
-    dtype = _NUMPY_TYPES.get(node.type)
-    if dtype is None:
+    element = node.type.removeprefix("tensor(").removesuffix(")")
+    dtype = {"float": "float32", "double": "float64"}.get(element, element)
+    if dtype not in np.sctypeDict:
         raise UsageError(f"{path}: input {node.name!r} has the type {node.type}; expected numbers")
     if not all(isinstance(size, int) and size > 0 for size in node.shape):
         raise UsageError(

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from mmkd_bench.measuring.jobs import RivalsJob, RivalsOutcome
 from mmkd_bench.measuring.opening import Choice, describe, open_predictor, open_session, predict_argument, raw_windows
@@ -30,16 +32,16 @@ from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import TaskSpec
 from mmkd_report.schema.bench import RivalEngine
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+Array = NDArray[np.float32]
+Answers = tuple[Array, Array]
+Run = Callable[[Array, Array], Answers]
+"""Values and presence, each (1, T, C), to the two outputs, each (1, K)."""
 
-    Array = NDArray[np.float32]
-    Answers = tuple[Array, Array]
-    Run = Callable[[Array, Array], Answers]
-    # How an engine is called, with values and presence, each (1, T, C), and its version.
-    Opened = tuple[Run, str]
-    # A rival and how it is called; one that is not timed has a reason and no call.
-    Entry = tuple[RivalEngine, Callable[[], object] | None]
+Opened = tuple[Run, str]
+"""How an engine is called, and its version."""
+
+Entry = tuple[RivalEngine, Callable[[], object] | None]
+"""A rival and how it is called; one that is not timed has a reason and no call."""
 
 PREDICT = "mmkd-edge predict"
 BACKEND = "mmkd-edge backend"
@@ -50,11 +52,7 @@ MAX_CHECKED_WINDOWS = 32
 
 
 def time_rivals(job: RivalsJob, *, stop: Event) -> RivalsOutcome | None:
-    """Carry out one job in this process; None where `stop` came before the first repeat was over.
-
-    Raises:
-        MmkdError: the bundle cannot be opened or run.
-    """
+    """Carry out one job in this process; None where `stop` came before the first repeat was over."""
     choice = Choice(bundle=job.bundle, precision="fp32", threads=job.threads, reference=job.reference)
     lower = msgspec.structs.replace(choice, precision="auto")
     # The backend's call gets an engine of its own: one that predict had just used would find its weights in the cache.
@@ -162,23 +160,25 @@ def largest_difference(answers: Sequence[Answers], expected: Sequence[Answers], 
 
 def _open_backend(predictor: EdgePredictor, names: Sequence[str]) -> Opened:
     """The backend's call alone, without what `predict` checks and counts."""
-    backend, (values_name, present_name) = predictor.backend, names
-
-    def run(values: Array, present: Array) -> Answers:
-        first, second, *_ = backend.run({values_name: values, present_name: present})
-        return first, second
-
-    return run, f"{backend.name} {predictor.info().precision}"
+    backend = predictor.backend
+    return _by_name(backend.run, names), f"{backend.name} {predictor.info().precision}"
 
 
 def _open_onnxruntime(model: bytes, names: Sequence[str], outputs: Sequence[str], *, threads: int) -> Opened:
-    session, (values_name, present_name), wanted = open_session(model, threads=threads), names, list(outputs)
+    run = partial(open_session(model, threads=threads).run, list(outputs))
+    return _by_name(run, names), metadata.version("onnxruntime")
 
-    def run(values: Array, present: Array) -> Answers:
-        first, second, *_ = session.run(wanted, {values_name: values, present_name: present})
+
+def _by_name(
+    run: Callable[[Mapping[str, Any]], Sequence[Array]], names: Sequence[str]
+) -> Callable[[Array, Array], Answers]:
+    values_name, present_name = names
+
+    def call(values: Array, present: Array) -> Answers:
+        first, second, *_ = run({values_name: values, present_name: present})
         return first, second
 
-    return run, metadata.version("onnxruntime")
+    return call
 
 
 def _open_openvino(

@@ -12,14 +12,12 @@ import time
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmkd_bench.measuring.jobs import InTurnOutcome, Timed
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 WARM_UP_S = 0.5
 MIN_ROUNDS = 20
@@ -28,17 +26,9 @@ MIN_ROUNDS = 20
 def time_in_turn(
     calls: Mapping[str, Callable[[], object]], *, repeats: int, duration_s: float, stop: Event, twice: bool = False
 ) -> InTurnOutcome | None:
-    """Call all in turn, in both orders, and take percentiles per repeat.
+    """Call all in turn, in both orders, and take percentiles per repeat; every repeat has at least 20 rounds.
 
-    Args:
-        calls: by name.
-        repeats: stretches of time that have percentiles of their own.
-        duration_s: of all repeats together; every repeat has at least 20 rounds.
-        stop: ends the measurement; a repeat that it cuts short does not count.
-        twice: see `take_turns`.
-
-    Returns:
-        The percentiles; None where `stop` came before the first repeat was over.
+    A repeat that `stop` cuts short does not count; None where there is no other.
     """
     in_order = tuple(calls.values())
     take_turns(in_order, duration_s=min(WARM_UP_S, duration_s), stop=stop)
@@ -76,8 +66,6 @@ def take_turns(
     """Call all again and again, each round in the opposite order of the last.
 
     Args:
-        duration_s: ends it between two rounds.
-        stop: ends it early, but not before the first round is over.
         twice: make one more call before those that are timed, so that each finds the caches as it left them itself.
         burst: timed calls in a row.
 

@@ -17,7 +17,7 @@ import pytest
 from msgspec.structs import replace
 
 from mmkd_bench import capacity
-from mmkd_bench.capacity import Question, measure_capacity, measure_load
+from mmkd_bench.capacity import Question, measure_capacity
 from mmkd_bench.in_turn import measure_overhead, measure_pair, measure_rivals
 from mmkd_bench.measuring.jobs import Demand, LoadJob
 from mmkd_bench.measuring.load import judge_level, search_load
@@ -104,9 +104,9 @@ def test_a_load_keeps_the_launches_that_were_over(bundle: Path, monkeypatch: pyt
         return run_launches(*arguments, **options)
 
     monkeypatch.setattr(capacity, "run_launches", once)
-    question = Question(rate_hz=20.0, deadline_ms=5000.0, servers=1)
+    question = Question(rate_hz=20.0, deadline_ms=5000.0, streams=3, servers=1)
     report: CapacityReport = partial_report(
-        lambda: measure_load(Choice(bundle=str(bundle), backend="ort"), question, 3)
+        lambda: measure_capacity(Choice(bundle=str(bundle), backend="ort"), question)
     )
     assert (report.complete, report.streams, len(report.launches), len(report.trials)) == (False, 0, 1, 1)
     assert carried_text(report) == "not known, interrupted"
@@ -135,7 +135,7 @@ def test_capacity_keeps_its_trials_and_what_was_judged(bundle: Path, monkeypatch
         return line
 
     report: CapacityReport = partial_report(lambda: measure_capacity(choice, question, progress=progress))
-    assert judged[0].startswith("judging 4 streams in up to 1 launch; at most 1")
+    assert judged[0].startswith("judging 4 streams in up to 1 launch of 0.2 s; at most 1")
     assert (report.complete, report.streams) == (False, 4)
     assert [level.streams for level in report.trials] == [4, 4]  # the search's, then the launch that judged
     assert carried_text(report) == "at least 4 streams, interrupted"

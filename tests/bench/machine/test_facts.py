@@ -89,8 +89,7 @@ def test_a_memory_limit_of_two_to_the_63_is_no_limit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "files",
-    [{".dockerenv": ""}, {"run/.containerenv": ""}, {"proc/1/cgroup": "0::/system.slice/docker-0123.scope\n"}],
+    "files", [{".dockerenv": ""}, {"run/.containerenv": ""}, {"proc/1/cgroup": "0::/system.slice/docker-0123.scope\n"}]
 )
 def test_containers_are_recognised(tmp_path: Path, files: dict[str, str]) -> None:
     assert read_machine(_write(tmp_path, files)).container

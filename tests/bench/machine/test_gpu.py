@@ -6,14 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mmkd_bench.machine.gpu import (
-    gpu_names,
-    parse_gpus,
-    parse_process_memory,
-    process_memory_mb,
-    read_gpus,
-)
 from mmkd_bench.machine.power import gpu_sensor
+from mmkd_bench.machine.programs import gpu_names, parse_gpus, parse_process_memory, process_memory_mb, read_gpus
 from mmkd_edge.errors import UnavailableError
 
 TWO_GPUS = "NVIDIA RTX A2000, 12GB, 535.183.01, 12282\nNVIDIA Thor, 580.00, [N/A]\n"
@@ -38,8 +32,7 @@ def test_a_message_instead_of_rows_is_no_gpu() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "memory_mb"),
-    [("", None), ("12, 300\n", None), ("41, 300\n41, 12\n40, 9\n", 312.0), ("41, [N/A]\n", None)],
+    ("text", "memory_mb"), [("", None), ("12, 300\n", None), ("41, 300\n41, 12\n40, 9\n", 312.0), ("41, [N/A]\n", None)]
 )
 def test_memory_is_that_of_one_process_over_all_gpus(text: str, memory_mb: float | None) -> None:
     assert parse_process_memory(text, 41) == memory_mb

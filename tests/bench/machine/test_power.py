@@ -65,10 +65,7 @@ def orin_nano(tmp_path: Path) -> Path:
     ("name", "rails_mw"),
     [
         ("jp4_xavier_nx", {"VDD_IN": 3902.0, "VDD_CPU_GPU_CV": 1331.0, "VDD_SOC": 997.0}),  # without units
-        (
-            "jp5_agx_orin",
-            {"VDD_GPU_SOC": 4788.0, "VDD_CPU_CV": 798.0, "VIN_SYS_5V0": 3842.0, "VDDQ_VDD2_1V8AO": 707.0},
-        ),
+        ("jp5_agx_orin", {"VDD_GPU_SOC": 4788.0, "VDD_CPU_CV": 798.0, "VIN_SYS_5V0": 3842.0, "VDDQ_VDD2_1V8AO": 707.0}),
         ("jp6_orin_nano", {"VDD_IN": 6030.0, "VDD_CPU_GPU_CV": 1913.0, "VDD_SOC": 1557.0}),
         ("jp7_thor", {"VDD_GPU": 1962.0, "VDD_CPU_SOC_MSS": 5887.0, "VIN_SYS_5V0": 5635.0, "VIN": 19780.0}),
         (  # three values per rail

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmkd_bench.capacity import Question, measure_load
+from mmkd_bench.capacity import Question, measure_capacity
 from mmkd_bench.in_turn import spread_of
 from mmkd_bench.measuring.opening import Choice
 from mmkd_bench.show.render import csv_of, markdown_of
@@ -58,13 +58,7 @@ def test_rivals_have_a_row_each_and_a_reason_where_they_were_not_timed(run: Benc
         p99_us=None,
         ratio=None,
     )
-    report = RivalsReport(
-        subject=run.subject,
-        threads=1,
-        tolerance=1e-4,
-        rivals=(timed, absent),
-        machine=run.machine,
-    )
+    report = RivalsReport(subject=run.subject, threads=1, tolerance=1e-4, rivals=(timed, absent), machine=run.machine)
     first, second = _rows(csv_of(sheet_of(report)))
     assert (first["engine"], first["p50_us"], first["low_us"], first["max_abs_error"]) == (
         "openvino",
@@ -82,8 +76,8 @@ def test_rivals_have_a_row_each_and_a_reason_where_they_were_not_timed(run: Benc
 def test_capacity_has_the_answer_and_its_launches(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mmkd_bench.capacity.CONFIRM_S", 0.2)
     monkeypatch.setattr("mmkd_bench.capacity.MAX_CONFIRM_S", 0.2)
-    question = Question(rate_hz=20.0, deadline_ms=5000.0, servers=1, launches=1)
-    report: CapacityReport = measure_load(Choice(bundle=str(bundle)), question, 4)
+    question = Question(rate_hz=20.0, deadline_ms=5000.0, streams=4, servers=1, launches=1)
+    report: CapacityReport = measure_capacity(Choice(bundle=str(bundle)), question)
     assert [row["load"] for row in _rows(csv_of(sheet_of(report)))] == ["answer", "launch 1"]
     assert markdown_of(sheet_of(report)).startswith(
         f"### {bundle}, fp32 in {report.backend}, 20 predictions per second each within 5000 ms: 4 streams\n"

@@ -14,13 +14,7 @@ from mmkd_bench.compare import compare, parse_conditions
 from mmkd_bench.measuring.percentiles import summarise
 from mmkd_bench.show.render import csv_of, markdown_of
 from mmkd_bench.show.sheets import sheet_of
-from mmkd_bench.show.text import (
-    duration_lines,
-    duration_text,
-    fact_rows,
-    machine_text,
-    significant,
-)
+from mmkd_bench.show.text import duration_lines, duration_text, fact_rows, machine_text, significant
 from mmkd_report.schema.bench import BenchReport, ProcessStart
 
 LaunchOf = Callable[..., ProcessStart]
