@@ -48,7 +48,7 @@ def open_students(path: str | os.PathLike[str], request: OpeningRequest, *, chec
         return _open_installed(path, msgspec.structs.replace(request, trust="installed"), check)
     if request.trust == "installed":
         raise UsageError(f"{path}: trust='installed': expected the state folder of mmkd-edge install, got a file")
-    return _checked(_open_bundle(path, request), check)
+    return _run_check(_open_bundle(path, request), check)
 
 
 def _open_bundle(path: Path, request: OpeningRequest, started: Started | None = None) -> Students:
@@ -61,7 +61,9 @@ def _open_bundle(path: Path, request: OpeningRequest, started: Started | None = 
         lookup = find_profile(bundle.sha256) if request.leaves_a_choice else None
         choices = [choose_configs(entry, request, lookup) for entry in models]
         sandbox = SandboxPolicy(bundle, request, returned=returned)
-        sandbox.check_all([(entry, one.configs[0]) for entry, one in zip(models, choices, strict=True) if one.configs])
+        sandbox.check_all(
+            [(entry, choice.configs[0]) for entry, choice in zip(models, choices, strict=True) if choice.configs]
+        )
         for entry, choice in zip(models, choices, strict=True):
             engines.append(_load(bundle, entry, choice, request, references, sandbox))
         return Students(engines=_selftest(bundle, engines, sandbox), bundle=bundle, returned=returned)
@@ -162,7 +164,7 @@ def _match_references(
     return references
 
 
-def _checked(students: Students, check: Check | None) -> Students:
+def _run_check(students: Students, check: Check | None) -> Students:
     try:
         if check is not None:
             check(students)
@@ -182,7 +184,7 @@ def _open_installed(state: Path, request: OpeningRequest, check: Check | None) -
                 forget(state, started)
             raise
         try:
-            _checked(students, check)
+            _run_check(students, check)
         except MmkdError as error:  # the caller has another bundle that answers, and keeps it
             if started.on_probation:
                 fail(state, started, first_line(error))

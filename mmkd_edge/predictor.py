@@ -237,9 +237,10 @@ class EdgePredictor:
         modality = engine.entry.modality
         if engine.refusal:
             raise InputError(engine.refusal)
+        refuse = partial(no_answer, modality=modality, task=engine.task, input_age_s=conditions.input_age_s)
         if type(window) is dict and window.get(modality.name, window) is None:
             absent = WindowFault(status="invalid", reason=f"modality {modality.name!r} is absent")
-            return _no_answer(engine, conditions, absent, missing_share=1.0)
+            return refuse(absent, missing_fraction=1.0)
         array = check_window(window, modality)
         values, present = prepare(array, modality, engine.reference)
         gaps = None if present is engine.complete else present
@@ -248,12 +249,12 @@ class EdgePredictor:
         if outputs is None:
             if conditions.is_late:
                 late = WindowFault(status="stale", reason="the deadline passed before the engine was asked")
-                return _no_answer(engine, conditions, worse(late, fault))
+                return refuse(worse(late, fault))
             outputs = self._run(students, engine, values, present)
             if outputs is None:
                 return self._answer(number, array, conditions)
             if isinstance(outputs, WindowFault):
-                return _no_answer(engine, conditions, worse(outputs, fault))
+                return refuse(worse(outputs, fault))
             if conditions.is_late:
                 fault = worse(WindowFault(status="stale", reason="the answer came after the deadline"), fault)
         assert not isinstance(outputs, WindowFault)
@@ -492,16 +493,3 @@ class EdgePredictor:
     def __repr__(self) -> str:
         state = "closed" if self._service.closed else "open"
         return f"EdgePredictor({self.entry.name!r}, backend={self.backend.name!r}, {state})"
-
-
-def _no_answer(
-    engine: Engine, conditions: Conditions, fault: WindowFault | None, *, missing_share: float = 0.0
-) -> Prediction:
-    assert fault is not None
-    return no_answer(
-        fault,
-        modality=engine.modality,
-        task=engine.task,
-        missing_share=missing_share,
-        input_age_s=conditions.input_age_s,
-    )

@@ -230,19 +230,19 @@ def choose_artifact(entry: ModelEntry, precision: RunPrecision | Literal["auto"]
         UsageError: no artifact fits; the message says why each does not.
     """
     _check_precision(backend, precision)
-    wanted = "fp32" if precision in ("auto", "bf16") else precision
+    expected = "fp32" if precision in ("auto", "bf16") else precision
     formats = BACKENDS[backend].formats
     reasons: list[str] = []
     for artifact in entry.artifacts:
         if artifact.format not in formats:
             reasons.append(f"{artifact.file!r} has the format {artifact.format}, the backend runs {', '.join(formats)}")
-        elif artifact.precision != wanted:
+        elif artifact.precision != expected:
             reasons.append(f"{artifact.file!r} has the precision {artifact.precision}")
         else:
             return artifact
     raise UsageError(
-        f"model {entry.name!r} has no artifact of precision {wanted!r} for backend {backend!r}: {'; '.join(reasons)}; "
-        "ask for a precision that is there, or export the student with this one"
+        f"model {entry.name!r} has no artifact of precision {expected!r} for backend {backend!r}: {'; '.join(reasons)}"
+        "; ask for a precision that is there, or export the student with this one"
     )
 
 

@@ -91,7 +91,7 @@ class LitertBackend:
         idle = self._open_pool()
         handled = being_handled()
         try:
-            instance = self._taken(idle)
+            instance = self._take(idle)
             instance.memory = None  # its states are overwritten
             self._fill(instance, feeds)
             interpreter = instance.interpreter
@@ -113,7 +113,7 @@ class LitertBackend:
     def _step(self, memory: StepMemory) -> None:
         """An interpreter that took this memory's last step has its state already; any other gets all of it."""
         idle = self._open_pool()
-        instance = self._taken(idle)
+        instance = self._take(idle)
         interpreter, places = instance.interpreter, self._places
         there = instance.memory is memory and instance.step == memory.step
         for name in memory.fresh if there else memory.inputs:
@@ -140,12 +140,12 @@ class LitertBackend:
 
     def _fill(self, instance: _Instance, feeds: Mapping[str, NDArray[Any]]) -> None:
         if feeds.keys() != self._places.keys():
-            wanted, found = ", ".join(self._places), ", ".join(feeds)
-            raise BackendError(f"expected the inputs {wanted}, got {found or 'nothing'}")
+            expected, found = ", ".join(self._places), ", ".join(feeds)
+            raise BackendError(f"expected the inputs {expected}, got {found or 'nothing'}")
         for name, place in self._places.items():
             instance.interpreter.set_tensor(place, feeds[name])
 
-    def _taken(self, idle: deque[_Instance]) -> _Instance:
+    def _take(self, idle: deque[_Instance]) -> _Instance:
         try:
             return idle.pop()  # atomic
         except IndexError:

@@ -83,8 +83,8 @@ def fill(places: Mapping[str, NDArray[Any]], feeds: Mapping[str, NDArray[Any]]) 
         ValueError: other inputs, another shape or another type than the engine has.
     """
     if feeds.keys() != places.keys():
-        wanted, found = ", ".join(places), ", ".join(feeds)
-        raise ValueError(f"expected the inputs {wanted}, got {found or 'nothing'}")
+        expected, found = ", ".join(places), ", ".join(feeds)
+        raise ValueError(f"expected the inputs {expected}, got {found or 'nothing'}")
     for name, place in places.items():
         values = feeds[name]
         if values.shape != place.shape or values.dtype != place.dtype:

@@ -83,15 +83,15 @@ def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
 def numbers(value: Value) -> list[int]:
     """Return the signed numbers of a field: one, or as many as are packed into it; ValueError if they are none."""
     if isinstance(value, int):
-        return [_signed(value)]
+        return [_to_signed(value)]
     found, place = [], 0
     while place < len(value):
         number, place = _varint(value, place)
-        found.append(_signed(number))
+        found.append(_to_signed(number))
     return found
 
 
-def _signed(value: int) -> int:
+def _to_signed(value: int) -> int:
     """As int64, which protobuf keeps as two's complement of 64 bits."""
     value &= (1 << 64) - 1
     return value - (1 << 64) if value >> 63 else value

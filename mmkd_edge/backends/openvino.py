@@ -78,7 +78,7 @@ class OpenVinoBackend:
         handled = being_handled()
         # OpenVINO raises RuntimeError, and more types than its own for a bad model.
         try:
-            compiled = _compiled(core, model, _settings(threads, bf16=bf16, pinning=pinning))
+            compiled = _compile(core, model, _settings(threads, bf16=bf16, pinning=pinning))
             self.inputs = tuple(_tensor(port) for port in compiled.inputs)
             self.outputs = tuple(_tensor(port) for port in compiled.outputs)
             self._compiled: Any = compiled
@@ -176,7 +176,7 @@ def _core() -> Any:
     return import_openvino().Core()
 
 
-def _compiled(core: Any, model: bytes, settings: Mapping[str, Any]) -> Any:
+def _compile(core: Any, model: bytes, settings: Mapping[str, Any]) -> Any:
     refuse_external_weights(model)
     graph = core.read_model(model, b"")
     if graph.is_dynamic():  # one window at a time, as the runtime asks
@@ -214,5 +214,5 @@ def _name(port: Any) -> str:
 def _reason(error: Exception) -> str:
     """The first line about the fault: OpenVINO's messages begin with places in its own source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if not line.startswith(("Exception from ", "Check '"))]
-    return (told or lines or [type(error).__name__])[0]
+    reasons = [line for line in lines if not line.startswith(("Exception from ", "Check '"))]
+    return (reasons or lines or [type(error).__name__])[0]

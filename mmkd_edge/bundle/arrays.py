@@ -35,7 +35,7 @@ def map_array(file: Path) -> NDArray[Any]:
         except ValueError:
             array = np.load(file, allow_pickle=False)  # an array without elements cannot be mapped, but can be read
     except Exception as error:
-        raise ArraysError(_said(error)) from error
+        raise ArraysError(_reason(error)) from error
     if not isinstance(array, np.ndarray):
         array.close()
         raise ArraysError("an archive of several arrays")
@@ -51,7 +51,7 @@ def read_npy(data: bytes) -> NDArray[Any]:
         values: NDArray[Any] = np.frombuffer(data, dtype, count=math.prod(shape), offset=file.tell())
         array: NDArray[Any] = values.reshape(shape, order="F" if is_fortran else "C")
     except Exception as error:
-        raise ArraysError(_said(error)) from error
+        raise ArraysError(_reason(error)) from error
     if array.shape != shape:  # NumPy takes one of -1 for whatever is left
         raise ArraysError(f"the shape {shape}")
     return array
@@ -100,12 +100,12 @@ def read_npz(file: Path) -> Mapping[str, NDArray[Any]]:
             with np.load(file, allow_pickle=False) as loaded:
                 return {name: np.asarray(loaded[name]) for name in loaded.files}
     except Exception as error:
-        raise ArraysError(_said(error)) from error
+        raise ArraysError(_reason(error)) from error
     raise ArraysError(
         f"{size} bytes unpack to {unpacked}, more than {MOST_UNPACKED_RATIO} times as many; "
         "save it with numpy.savez, which does not compress"
     )
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__

@@ -69,19 +69,19 @@ def novelty_errors(expected: NDArray[np.float32], got: NDArray[np.float32]) -> N
     return np.asarray(np.abs(expected.astype(np.float64) - got)[:, 0] / (1.0 + expected[:, 0]))
 
 
-def same_answers(task: TaskSpec, ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDArray[np.bool_]:
+def same_answers(task: TaskSpec, answers: NDArray[np.float32], reference: NDArray[np.float32]) -> NDArray[np.bool_]:
     """(N,) whether two first outputs (N, K) agree.
 
     The same class; the same labels on; or numbers at most a tenth of the training targets' standard deviation apart.
     """
     match task.kind:
         case "classification":
-            return np.asarray(ours.argmax(axis=1) == theirs.argmax(axis=1))
+            return np.asarray(answers.argmax(axis=1) == reference.argmax(axis=1))
         case "multi_label":
             limit = math.log(task.on_from / (1 - task.on_from))
-            return np.asarray(((ours >= limit) == (theirs >= limit)).all(axis=1))
+            return np.asarray(((answers >= limit) == (reference >= limit)).all(axis=1))
         case _:
-            return np.asarray((np.abs(ours - theirs) <= _SAME_NUMBER).all(axis=1))
+            return np.asarray((np.abs(answers - reference) <= _SAME_NUMBER).all(axis=1))
 
 
 def golden_bytes(golden: Golden) -> bytes:
@@ -169,8 +169,8 @@ def _fault(arrays: dict[str, NDArray[Any]], entry: ModelEntry) -> str:
     for name, dtype in dtypes.items():
         array = arrays[name]
         if array.dtype != dtype or array.shape != shapes[name]:
-            wanted = f"{np.dtype(dtype)} {shapes[name]}"
-            return f"{name}: expected {wanted}, got {array.dtype} {array.shape}"
+            expected = f"{np.dtype(dtype)} {shapes[name]}"
+            return f"{name}: expected {expected}, got {array.dtype} {array.shape}"
     if count < 1:
         return "expected at least one window, got none"
     outputs = [name for name in ("logits", "probabilities", _NOVELTY) if name in dtypes]

@@ -93,8 +93,8 @@ def _check_manifest(manifest: Manifest) -> None:
     _require(bool(manifest.model_id), "model_id", "expected a name, got none")
     _check_printable([manifest.model_id], "model_id")
     names = tuple(entry.file for entry in manifest.files)
-    wanted = (REPORT_FILE, README_FILE)
-    _require(names == wanted, "files", f"expected {' and '.join(wanted)}, got {', '.join(names) or 'nothing'}")
+    expected = (REPORT_FILE, README_FILE)
+    _require(names == expected, "files", f"expected {' and '.join(expected)}, got {', '.join(names) or 'nothing'}")
     for index, entry in enumerate(manifest.files):
         _check_hash(entry.sha256, f"files[{index}].sha256")
     _check_unique([model.name.casefold() for model in manifest.models], "models", "name")
@@ -196,17 +196,17 @@ def _check_rising(numbers: Sequence[float], path: str) -> None:
 
 
 def _check_statistics(statistics: InputStatistics, model: ModelEntry, path: str) -> None:
-    wanted, got = len(model.modality.channels), len(statistics.channels)
-    _require(got == wanted, f"{path}.channels", f"expected one entry per channel, {wanted}, got {got}")
-    wanted = 0 if model.task.kind == "regression" else len(model.task.labels)
+    expected, got = len(model.modality.channels), len(statistics.channels)
+    _require(got == expected, f"{path}.channels", f"expected one entry per channel, {expected}, got {got}")
+    expected = 0 if model.task.kind == "regression" else len(model.task.labels)
     got = len(statistics.label_shares)
-    _require(got == wanted, f"{path}.label_shares", f"expected one share per label, {wanted}, got {got}")
+    _require(got == expected, f"{path}.label_shares", f"expected one share per label, {expected}, got {got}")
     for index, channel in enumerate(statistics.channels):
         edges, where = channel.edges, f"{path}.channels[{index}]"
         rising = all(low < high for low, high in itertools.pairwise(edges))
         _require(rising, f"{where}.edges", f"expected rising numbers, got {list(edges)}")
-        wanted, got = len(edges) + 1, len(channel.shares)
-        _require(got == wanted, f"{where}.shares", f"expected one more than edges, {wanted}, got {got}")
+        expected, got = len(edges) + 1, len(channel.shares)
+        _require(got == expected, f"{where}.shares", f"expected one more than edges, {expected}, got {got}")
 
 
 def _check_modality(modality: ModalitySpec, path: str) -> None:
@@ -242,17 +242,19 @@ def _check_task(task: TaskSpec, path: str) -> None:
     _check_printable([task.unit or ""], f"{path}.unit")
 
 
-def _check_tensors(tensors: tuple[TensorSpec, ...], wanted: tuple[TensorSpec, ...], path: str) -> None:
-    if tensors != wanted:
-        _fail(path, f"expected {describe_tensors(wanted)}, got {describe_tensors(tensors)}")
+def _check_tensors(tensors: tuple[TensorSpec, ...], expected: tuple[TensorSpec, ...], path: str) -> None:
+    if tensors != expected:
+        _fail(path, f"expected {describe_tensors(expected)}, got {describe_tensors(tensors)}")
 
 
 def _check_name(name: str, path: str) -> None:
     """Of a folder in the archive and of a tensor: any script, no separators, nothing a shell or a file system minds."""
-    wanted = "1 to 64 letters, digits, '_', '-' or '.', not starting with '-' or '.'"
+    expected = "1 to 64 letters, digits, '_', '-' or '.', not starting with '-' or '.'"
     # What may go on an identifier: letters, the marks that belong to them in many scripts, digits and _.
     sound = all(f"_{letter}".isidentifier() or letter in "-." for letter in name)
-    _require(sound and 0 < len(name) <= _MOST_IN_NAME and name[0] not in "-.", path, f"expected {wanted}, got {name!r}")
+    _require(
+        sound and 0 < len(name) <= _MOST_IN_NAME and name[0] not in "-.", path, f"expected {expected}, got {name!r}"
+    )
 
 
 def _check_printable(names: Sequence[str], path: str) -> None:
@@ -260,8 +262,8 @@ def _check_printable(names: Sequence[str], path: str) -> None:
     _require(not name, path, f"expected text without control characters and line breaks, got {name!a}")
 
 
-def _check_file(file: str, wanted: str, path: str) -> None:
-    _require(file == wanted, path, f"expected {wanted!r}, got {file!r}")
+def _check_file(file: str, expected: str, path: str) -> None:
+    _require(file == expected, path, f"expected {expected!r}, got {file!r}")
 
 
 def _check_hash(digest: str, path: str) -> None:

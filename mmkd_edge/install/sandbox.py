@@ -170,7 +170,7 @@ class SandboxPolicy:
         passed = []
         begun_s = time.monotonic()
         left_s = (BUNDLE_BUILD_S if builds else BUNDLE_S) - self._spent_s[builds]
-        for key, result in zip(tuple(waiting), _results(request, limit_s=left_s), strict=False):
+        for result, key in zip(_results(request, limit_s=left_s), tuple(waiting), strict=False):
             backend = waiting.pop(key)[1].backend
             if isinstance(result, str):
                 message = (

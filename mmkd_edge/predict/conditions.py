@@ -55,13 +55,13 @@ def lives(prediction: Prediction) -> bool:
     return prediction.index >= 0 and prediction.status != "stale"
 
 
-def first_available(asked: Iterable[Prediction]) -> Prediction:
+def first_available(predictions: Iterable[Prediction]) -> Prediction:
     """Return the prediction of the first student whose sensor is alive, with for whom it stands in, or why none is.
 
     A stale one ends the search: the age and the deadline of a call hold for all of its windows.
     """
     silent: list[Prediction] = []
-    for prediction in asked:
+    for prediction in predictions:
         if lives(prediction) or prediction.status == "stale":
             return standing_in(silent, prediction)
         silent.append(prediction)
@@ -79,7 +79,7 @@ def standing_in(silent: Sequence[Prediction], prediction: Prediction) -> Predict
 def with_fault(prediction: Prediction, fault: WindowFault) -> Prediction:
     """Add a fault to a prediction."""
     if prediction.status != "ok":
-        fault = worse(fault, WindowFault(status=prediction.status, reason=prediction.reason)) or fault
+        fault = worse(fault, WindowFault(status=prediction.status, reason=prediction.reason))
     marked = msgspec.structs.replace(prediction, status=fault.status, reason=fault.reason)
     if fault.status != "invalid" or prediction.index < 0:
         return marked

@@ -143,16 +143,16 @@ def open_engine(
     least_probability = threshold_of(entry, artifact, error_level, where=where)
     novelty = novelty_rule(entry, artifact, unknown_level, where=where, is_bf16=config.precision == "bf16")
 
-    def opened() -> Backend:
+    def reopen() -> Backend:
         return _open_artifact(bundle, entry, artifact, config)
 
     engine = engine_of(
         entry=entry,
-        backend=opened(),
+        backend=reopen(),
         reference=reference,
         artifact=artifact,
         config=config,
-        reopen=opened,
+        reopen=reopen,
         statistics=entry.statistics,
         least_probability=least_probability,
         novelty=novelty,
@@ -253,14 +253,14 @@ def answer_of(engine: Engine, values: NDArray[Any], present: NDArray[np.float32]
     answer = engine.backend.run(engine.feeds(values, present))
     outputs = engine.entry.outputs
     if not isinstance(answer, tuple | list) or len(answer) != len(outputs):
-        raise BackendError(f"expected {describe_tensors(outputs)}, got {_told(answer)}")
+        raise BackendError(f"expected {describe_tensors(outputs)}, got {_describe_answer(answer)}")
     for spec, array in zip(outputs, answer, strict=True):
         if not isinstance(array, np.ndarray) or array.shape != spec.shape or array.dtype.kind != "f":
-            raise BackendError(f"expected {describe_tensors((spec,))}, got {_told(array)}")
+            raise BackendError(f"expected {describe_tensors((spec,))}, got {_describe_answer(array)}")
     return tuple(answer)
 
 
-def _told(found: object) -> str:
+def _describe_answer(found: object) -> str:
     if isinstance(found, np.ndarray):
         return f"{found.dtype} {found.shape}"
     return f"{type(found).__name__} of {len(found)}" if isinstance(found, tuple | list) else type(found).__name__
@@ -291,9 +291,9 @@ def _open_step(bundle: Bundle, entry: ModelEntry, config: Config) -> SteppingBac
     backend = open_steps(config.backend, bundle.read(artifact.file), threads=config.threads, options=config.options)
     try:
         outputs = step_outputs(entry.task, streaming, novelty=entry.has_novelty)
-        wanted = step_inputs(entry.modality, streaming), outputs
-        _check_tensors(bundle, artifact, backend, inputs=wanted[0], outputs=wanted[1])
-        values, present = wanted[0][:2]
+        expected = step_inputs(entry.modality, streaming), outputs
+        _check_tensors(bundle, artifact, backend, inputs=expected[0], outputs=expected[1])
+        values, present = expected[0][:2]
         block = np.zeros(values.shape, values.dtype), np.ones(present.shape, np.float32)
         steps = Steps(backend, streaming)
         for _ in range(_WARM_UP_RUNS):
@@ -312,10 +312,10 @@ def _check_tensors(
     inputs: tuple[TensorSpec, ...],
     outputs: tuple[TensorSpec, ...],
 ) -> None:
-    for what, wanted, found in (("inputs", inputs, backend.inputs), ("outputs", outputs, backend.outputs)):
-        if found != wanted:
+    for what, expected, found in (("inputs", inputs, backend.inputs), ("outputs", outputs, backend.outputs)):
+        if found != expected:
             raise BundleError(
-                f"{bundle.path}: {artifact.file!r}: expected the {what} {describe_tensors(wanted)}, "
+                f"{bundle.path}: {artifact.file!r}: expected the {what} {describe_tensors(expected)}, "
                 f"got {describe_tensors(found)}; export the bundle again"
             )
 

@@ -36,7 +36,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
             the level of `EdgePredictor.open`; `stale` if the answer is about the past; `warming_up` if a stream has no
             full window yet; `invalid` if nothing supports an answer. The last two never have one.
         reason: why `status` is not ok, else empty.
-        missing_share: fraction of the window's values that are missing, 0 to 1.
+        missing_fraction: fraction of the window's values that are missing, 0 to 1.
         modality: which modality answered.
         input_age_s: age of the window's newest sample when the answer was given; None if unknown.
         labels: of a multi-label task, those that are on, in the task's order.
@@ -52,7 +52,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     probabilities: NDArray[np.float32]
     status: Status = "ok"
     reason: str = ""
-    missing_share: float = 0.0
+    missing_fraction: float = 0.0
     modality: str
     input_age_s: float | None = None
     labels: tuple[str, ...] = ()
@@ -121,10 +121,10 @@ def interpret(
             f"modality {modality.name!r}: expected {len(task.labels)} probabilities, got {len(shares)}; "
             "the backend runs another model than the manifest describes"
         )
-    missing_share = 0.0
+    missing_fraction = 0.0
     if present is not None:
         missing = present.size - int(np.count_nonzero(present))
-        missing_share = missing / present.size
+        missing_fraction = missing / present.size
         fault = worse(_missing(missing, present, modality, window), fault)
     kind = task.kind
     if kind == "classification":
@@ -136,7 +136,9 @@ def interpret(
     if unsound and (fault is None or fault.status != "invalid"):
         fault = WindowFault(status="invalid", reason=unsound)
     if fault is not None and fault.status == "invalid":
-        return no_answer(fault, modality=modality, task=task, missing_share=missing_share, input_age_s=input_age_s)
+        return no_answer(
+            fault, modality=modality, task=task, missing_fraction=missing_fraction, input_age_s=input_age_s
+        )
     numeric = kind == "regression"
     probability = 0.0 if numeric else max(shares)
     index = 0 if numeric else shares.index(probability)
@@ -147,7 +149,7 @@ def interpret(
         probabilities=row[:0] if numeric else row,
         status="ok" if fault is None else fault.status,
         reason="" if fault is None else fault.reason,
-        missing_share=missing_share,
+        missing_fraction=missing_fraction,
         modality=modality.name,
         input_age_s=input_age_s,
         labels=_labels_on(shares, task) if kind == "multi_label" else (),
@@ -182,7 +184,7 @@ def no_answer(
     *,
     modality: ModalitySpec,
     task: TaskSpec,
-    missing_share: float = 0.0,
+    missing_fraction: float = 0.0,
     input_age_s: float | None = None,
 ) -> Prediction:
     """A prediction without an answer, and why."""
@@ -193,7 +195,7 @@ def no_answer(
         probabilities=np.zeros(0 if task.kind == "regression" else len(task.labels), dtype=np.float32),
         status=fault.status,
         reason=fault.reason,
-        missing_share=missing_share,
+        missing_fraction=missing_fraction,
         modality=modality.name,
         input_age_s=input_age_s,
     )

@@ -48,7 +48,7 @@ def check_window(window: object, modality: ModalitySpec) -> NDArray[Any]:
         and modality.kind != "video"
     ):
         return array
-    return _checked(window, modality)
+    return _check_any(window, modality)
 
 
 def prepare(
@@ -140,7 +140,7 @@ def _valid(array: NDArray[np.float32], modality: ModalitySpec) -> NDArray[np.boo
     return valid
 
 
-def _checked(window: object, modality: ModalitySpec) -> NDArray[Any]:
+def _check_any(window: object, modality: ModalitySpec) -> NDArray[Any]:
     if modality.kind == "video":
         return check_frames(select(window, modality), modality)
     array = as_float32(select(window, modality), modality)

@@ -181,13 +181,13 @@ def library_versions(backends: Sequence[BackendName]) -> dict[str, str]:
     found = {}
     for backend in backends:
         _, distribution = BACKENDS[backend].library()
-        version = _installed(distribution)
+        version = _installed_version(distribution)
         if version is not None:
             found[distribution] = version
     return found
 
 
-def _installed(distribution: str) -> str | None:
+def _installed_version(distribution: str) -> str | None:
     found = _version_in_place(distribution)
     if found is not None:
         return found
@@ -231,7 +231,7 @@ def _mismatch(profile: ExecutionProfile, bundle_sha256: str, machine: Machine) -
     if profile.machine != machine:
         return f"the profile was measured on another machine, {profile.machine}; {_AGAIN} here"
     for distribution, version in profile.libraries.items():
-        installed = _installed(distribution)
+        installed = _installed_version(distribution)
         if installed != version:
             now = "is not installed any more" if installed is None else f"is {installed} now"
             return f"the profile was measured with {distribution} {version}, which {now}; {_AGAIN}"

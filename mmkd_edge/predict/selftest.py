@@ -68,23 +68,23 @@ def run_selftest(engine: Engine, bundle: Bundle, *, most: int | None = None) -> 
     if (coarse := _coarseness(engine)) > 0.0:
         tolerance = max(tolerance, coarse * max(1.0, float(np.abs(golden.logits).max())))
     count = len(golden.windows)
-    asked = np.unique(np.linspace(0, count - 1, min(count, most or count)).astype(int))
-    logits, probabilities, *scores = answers_of(engine, golden.windows[asked])
-    logit_errors = np.abs(logits - golden.logits[asked]).max(axis=1)  # (N,)
+    chosen = np.unique(np.linspace(0, count - 1, min(count, most or count)).astype(int))
+    logits, probabilities, *scores = answers_of(engine, golden.windows[chosen])
+    logit_errors = np.abs(logits - golden.logits[chosen]).max(axis=1)  # (N,)
     scale = answer_scale(engine.task, golden.probabilities)
-    errors = np.maximum(logit_errors, np.abs(probabilities - golden.probabilities[asked]).max(axis=1) / scale)  # (N,)
+    errors = np.maximum(logit_errors, np.abs(probabilities - golden.probabilities[chosen]).max(axis=1) / scale)  # (N,)
     worst = int(errors.argmax())  # NaN counts as the largest
     error = float(errors[worst])
     if not error <= tolerance:
         raise GateError(
-            f"{bundle.path}: self-test: golden window {asked[worst]}: expected the stored answer within "
+            f"{bundle.path}: self-test: golden window {chosen[worst]}: expected the stored answer within "
             f"{tolerance:g}, got a difference of {error:g}; {engine.backend.version} computes another result "
             "here than at export: do not use it on this device"
         )
     if golden.novelty is not None and engine.novelty is not None:
-        expected, tolerated = golden.novelty[asked], max(engine.novelty.calibration.tolerance, _coarseness(engine))
-        _test_novelty(engine, expected, scores[0], tolerance=tolerated, asked=asked, where=str(bundle.path))
-    agreement = float(same_answers(engine.task, golden.logits[asked], logits).mean())
+        expected, tolerated = golden.novelty[chosen], max(engine.novelty.calibration.tolerance, _coarseness(engine))
+        _test_novelty(engine, expected, scores[0], tolerance=tolerated, chosen=chosen, where=str(bundle.path))
+    agreement = float(same_answers(engine.task, golden.logits[chosen], logits).mean())
     if engine.step is not None:
         error = max(error, _test_steps(engine, engine.step, golden, most=most, where=str(bundle.path)))
     return SelfTest(windows=len(errors), max_abs_error=error, tolerance=tolerance, label_agreement=agreement)
@@ -96,7 +96,7 @@ def _test_novelty(
     got: NDArray[np.float32],
     *,
     tolerance: float,
-    asked: NDArray[np.intp],
+    chosen: NDArray[np.intp],
     where: str,
 ) -> None:
     """Compare novelty scores (N, 1) with the stored ones."""
@@ -104,7 +104,7 @@ def _test_novelty(
     worst = int(errors.argmax())
     if not errors[worst] <= tolerance:
         raise GateError(
-            f"{where}: self-test: golden window {asked[worst]}: expected the stored novelty within {tolerance:.1%}, "
+            f"{where}: self-test: golden window {chosen[worst]}: expected the stored novelty within {tolerance:.1%}, "
             f"got a difference of {errors[worst]:.1%}; {engine.backend.version} computes another result here than at "
             "export: do not use it on this device"
         )
@@ -135,8 +135,10 @@ def _test_steps(engine: Engine, step: SteppingBackend, golden: Golden, *, most: 
             )
         largest = max(largest, error)
         if golden.novelty is not None and engine.step_novelty is not None:
-            tolerance, asked = engine.step_novelty.calibration.tolerance, np.array([number])
-            _test_novelty(engine, golden.novelty[asked], scores[0][-1:], tolerance=tolerance, asked=asked, where=where)
+            tolerance, chosen = engine.step_novelty.calibration.tolerance, np.array([number])
+            _test_novelty(
+                engine, golden.novelty[chosen], scores[0][-1:], tolerance=tolerance, chosen=chosen, where=where
+            )
     return largest
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from numbers import Real
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import msgspec
 import numpy as np
@@ -75,6 +75,10 @@ def check_checks(checks: SensorChecks, modality: ModalitySpec) -> None:
             )
 
 
+@overload
+def worse(one: WindowFault, other: WindowFault | None) -> WindowFault: ...
+@overload
+def worse(one: WindowFault | None, other: WindowFault | None) -> WindowFault | None: ...
 def worse(one: WindowFault | None, other: WindowFault | None) -> WindowFault | None:
     """Both faults as one: the graver status, and both reasons, the graver first."""
     if one is None or other is None:

@@ -30,7 +30,7 @@ def check_frames(values: object, modality: ModalitySpec) -> NDArray[np.uint8]:
     Raises:
         InputError: the values are no bytes, or have another shape.
     """
-    array = _stacked(values, modality) if isinstance(values, list | tuple) else values
+    array = _stack(values, modality) if isinstance(values, list | tuple) else values
     if not isinstance(array, np.ndarray):
         array = np.asarray(array)
     if array.dtype != np.uint8:
@@ -52,9 +52,9 @@ def check_frame_batch(values: NDArray[Any], modality: ModalitySpec) -> list[NDAr
     """Check an array of windows, (N, T, H, W, C) or gray (N, T, H, W), and return each; errors as above."""
     gray = len(modality.channels) == 1 and values.shape[1:] == modality.shape[:3]
     if not gray and (values.ndim != 5 or values.shape[1:] != modality.shape):
-        wanted = ", ".join(map(str, modality.shape))
+        expected = ", ".join(map(str, modality.shape))
         raise InputError(
-            f"modality {modality.name!r}: expected shape (N, T, H, W, C)=(N, {wanted}), got {values.shape}; "
+            f"modality {modality.name!r}: expected shape (N, T, H, W, C)=(N, {expected}), got {values.shape}; "
             "predict takes a single window"
         )
     return [check_frames(window, modality) for window in values]
@@ -88,7 +88,7 @@ def all_frames_present(frames: int) -> NDArray[np.float32]:
     return present
 
 
-def _stacked(frames: Sequence[object], modality: ModalitySpec) -> NDArray[np.uint8]:
+def _stack(frames: Sequence[object], modality: ModalitySpec) -> NDArray[np.uint8]:
     shape = modality.shape[1:]
     if len(frames) != modality.samples:
         raise InputError(

@@ -392,7 +392,7 @@ class Stream:
             WindowFault(status="warming_up", reason=f"{self._restarted}: {reason}" if self._restarted else reason),
             modality=self._modality,
             task=self._task,
-            missing_share=1.0 - self._count / samples,
+            missing_fraction=1.0 - self._count / samples,
             input_age_s=age_s,
         )
 

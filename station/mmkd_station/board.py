@@ -97,7 +97,7 @@ class TimelineResult(msgspec.Struct, frozen=True, array_like=True, gc=False):
     status: str
     index: int
     probabilities: tuple[float, ...]
-    missing_share: float
+    missing_fraction: float
     reason: str
     novelty: float | None
 
@@ -236,7 +236,7 @@ def _timeline_result(record: ResultRecord) -> TimelineResult:
         record.status,
         record.index,
         tuple(round(number, 4) for number in numbers),
-        round(record.missing_share, 4),
+        round(record.missing_fraction, 4),
         record.reason,
         None if record.novelty is None else round(record.novelty, 4),
     )

@@ -21,7 +21,7 @@ STATUS_CODES: dict[Status, int] = {"ok": 0, "degraded": 1, "stale": 2, "warming_
 """How a status is written to a PLC."""
 _PREDICTED = (
     *("status", "reason", "label", "index", "probability", "labels", "value", "label_set"),
-    *("missing_share", "modality", "input_age_s", "novelty"),
+    *("missing_fraction", "modality", "input_age_s", "novelty"),
 )
 
 
@@ -49,7 +49,7 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", 
     labels: tuple[str, ...]
     value: float | None
     label_set: tuple[str, ...]
-    missing_share: float
+    missing_fraction: float
     modality: str
     input_age_s: float | None
     dropped: int

@@ -92,12 +92,12 @@ def test_missing_values_count_as_nothing_and_are_reported(kit: Any, predictor: E
     window[:15, :] = np.nan
     prediction = predictor.predict(window)
     np.testing.assert_allclose(prediction.probabilities, kit.answer(window)[1], atol=2e-6)
-    assert (prediction.status, prediction.missing_share) == ("degraded", 0.75)
+    assert (prediction.status, prediction.missing_fraction) == ("degraded", 0.75)
 
 
 def test_a_dead_sensor_gets_no_class(predictor: EdgePredictor) -> None:
     prediction = predictor.predict(np.full((20, 3), np.nan, dtype=np.float32))
-    assert (prediction.status, prediction.label, prediction.missing_share) == ("invalid", "", 1.0)
+    assert (prediction.status, prediction.label, prediction.missing_fraction) == ("invalid", "", 1.0)
     assert np.isfinite(prediction.probabilities).all()
 
 
@@ -138,7 +138,7 @@ def test_a_batch_is_answered_window_by_window(predictor: EdgePredictor) -> None:
     ):
         answers = predictor.predict_batch(given)
         np.testing.assert_array_equal([answer.probabilities for answer in answers], singly)
-    assert predictor.predict_batch(batch.astype(np.float64))[2].missing_share == 0.05
+    assert predictor.predict_batch(batch.astype(np.float64))[2].missing_fraction == 0.05
 
 
 def test_an_empty_batch_has_no_answers(predictor: EdgePredictor) -> None:
@@ -372,7 +372,7 @@ def test_with_a_reference_raw_values_are_normalised(kit: Any, temp_bundle: Path,
             assert predictor.reference == reference
             prediction = predictor.predict(raw)
             np.testing.assert_allclose(prediction.probabilities, kit.answer(scores)[1], atol=2e-6)
-            assert prediction.missing_share == 1 / 24
+            assert prediction.missing_fraction == 1 / 24
             assert predictor.selftest().windows == 4
 
 
@@ -385,7 +385,7 @@ def test_about_a_reference_values_that_no_sensor_gives_are_missing(kit: Any, tem
         assert predictor.predict(raw).status == "ok"
         assert predictor.predict(np.full((8, 3), 1e38)).status == "invalid"
         raw[:, 0] = 1e30
-        assert (predictor.predict(raw).status, predictor.predict(raw).missing_share) == ("degraded", 1 / 3)
+        assert (predictor.predict(raw).status, predictor.predict(raw).missing_fraction) == ("degraded", 1 / 3)
         assert predictor.selftest().windows == 4
     declared = msgspec.structs.replace(TEMP, range=(-5.0, 5.0))
     parts = kit.parts(declared, model=kit.model(declared), golden=kit.golden(declared), name="temp")
@@ -496,7 +496,7 @@ def test_whatever_the_window_the_answer_is_that_of_the_four_steps(predictor: Edg
         _, probabilities = backend.run({"acc": values, "acc_present": present})
         wanted = interpret(probabilities, present, modality=modality, task=predictor.task)
         np.testing.assert_array_equal(found.probabilities, wanted.probabilities)
-        for field in ("label", "index", "probability", "status", "missing_share", "modality"):
+        for field in ("label", "index", "probability", "status", "missing_fraction", "modality"):
             assert getattr(found, field) == getattr(wanted, field)
 
 

@@ -71,7 +71,7 @@ def test_without_data_there_is_no_answer(answer, task):
     gap = WINDOW.copy()
     gap[:5] = np.nan
     found = predict(answer, task, gap)
-    assert (found.status, found.missing_share) == ("degraded", 0.25)
+    assert (found.status, found.missing_fraction) == ("degraded", 0.25)
     assert found.labels == ("worn",) if task is STATES else found.value == 1500.0
 
 

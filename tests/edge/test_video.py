@@ -126,7 +126,7 @@ def test_a_predictor_says_how_many_frames_are_missing() -> None:
     whole = predictor.predict(FRAMES)
     part = predictor.predict([FRAMES[0], None, None, FRAMES[3]])
     none = predictor.predict([None] * 4)
-    assert (whole.status, whole.label, whole.missing_share) == ("ok", "moving", 0.0)
+    assert (whole.status, whole.label, whole.missing_fraction) == ("ok", "moving", 0.0)
     assert (part.status, part.reason) == ("degraded", "50.0% of the frames are missing")
     assert (none.status, none.reason, none.label) == ("invalid", "all frames are missing", "")
 

@@ -389,7 +389,7 @@ def test_a_microphone_is_recorded_by_arecord(kit: Any, tmp_path: Path, recorder:
     assert child.stdout is not None
     assert until(child.stdout, kind="state", state="connected")["reason"] == "recorded"
     record = until(child.stdout, kind="result", status="ok")
-    assert (record["modality"], record["missing_share"]) == ("mic", 0.0)
+    assert (record["modality"], record["missing_fraction"]) == ("mic", 0.0)
     wave = (np.sin(np.arange(1600) * 0.3) * 16384).astype("<i2") / 32768
     logits = wave.mean() * WEIGHTS[0].astype(np.float64) + BIAS
     np.testing.assert_allclose(record["probabilities"], np.exp(logits) / np.exp(logits).sum(), atol=1e-5)

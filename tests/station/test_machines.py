@@ -174,7 +174,7 @@ def result(number: int, *, station: str, index: int) -> ResultRecord:
     return ResultRecord(
         station=station, number=number, time_s=1.0, decided_s=1.0, status="degraded", reason="", label="worn",
         index=index, probability=0.876, probabilities=(0.124, 0.876), labels=(), value=None, label_set=(),
-        missing_share=0.0, modality="acc", input_age_s=None, dropped=0, late=0,
+        missing_fraction=0.0, modality="acc", input_age_s=None, dropped=0, late=0,
     )  # fmt: skip
 
 

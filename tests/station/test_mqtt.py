@@ -166,7 +166,8 @@ def test_states_are_kept_and_the_broker_says_when_the_program_is_gone(broker: Br
     assert kept["plant/press%2F1/alarm/worn"][0]["event"] == "raised"
     result = ResultRecord(
         station="press/1", number=3, time_s=1.0, decided_s=1.0, status="ok", reason="", label="worn", index=0,
-        probability=1.0, probabilities=(1.0,), labels=(), value=None, label_set=(), missing_share=0.0, modality="acc",
+        probability=1.0, probabilities=(1.0,), labels=(), value=None, label_set=(), missing_fraction=0.0,
+        modality="acc",
         input_age_s=None, dropped=0, late=0,
     )  # fmt: skip
     sink.write([result])

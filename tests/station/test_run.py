@@ -171,7 +171,7 @@ def test_samples_that_come_late_are_put_in_order_and_a_space_is_a_gap_where_it_i
         )
     )
     assert (late["late"], ordered["late"]) == (1, 0)
-    assert gap["missing_share"] > bridged["missing_share"] == 0
+    assert gap["missing_fraction"] > bridged["missing_fraction"] == 0
 
 
 def test_lines_of_json_on_the_standard_input_are_read_as_they_come(bundle_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_lines_of_json_on_the_standard_input_are_read_as_they_come(bundle_path: 
     child.stdin.flush()
     record = next_record(child.stdout, "result")
     assert (record["status"], record["label"]) == ("ok", "rest")
-    assert record["missing_share"] == pytest.approx(1 / 60)
+    assert record["missing_fraction"] == pytest.approx(1 / 60)
     assert record["input_age_s"] < 10
     _, errors = child.communicate(timeout=30)
     assert child.returncode == 0, errors
@@ -226,7 +226,7 @@ def test_a_silent_sensor_is_missing_and_then_stale_and_comes_back(bundle_path: P
         pass
     seen = []
     while (record := next_record(child.stdout, "result"))["status"] != "stale":
-        seen.append((record["status"], record["missing_share"]))
+        seen.append((record["status"], record["missing_fraction"]))
     assert seen[0] == ("degraded", 0.25)
     assert record["reason"].startswith("no sample for 1.")
     assert record["input_age_s"] > 0

@@ -93,7 +93,7 @@ class TrtBackend:
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], ...]:
         """Answer for one window; see `Backend.run`."""
-        execution = self._taken()
+        execution = self._take()
         handled = being_handled()
         try:
             execution.take(feeds)
@@ -151,7 +151,7 @@ class TrtBackend:
             raise
         return made
 
-    def _taken(self) -> Execution:
+    def _take(self) -> Execution:
         """Take an execution for this call: an idle one, else a new one, else the next that another call returns."""
         with self._pool:
             while not self._ended:
@@ -174,7 +174,7 @@ class TrtBackend:
             if not isinstance(error, Exception):
                 raise
             if others:
-                return self._taken()
+                return self._take()
             raise BackendError(
                 f"backend 'trt' ({self.version}) failed to run: {_reason(error)}{self._if_lost()}"
             ) from error

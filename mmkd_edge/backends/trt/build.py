@@ -131,9 +131,9 @@ def engine_logger(module: Any, *, most_lines: int | None = None) -> Any:
 
         def faults(self) -> str:
             """What went wrong since the last call."""
-            told = "; ".join(self.errors) or "it gives no reason"
+            reasons = "; ".join(self.errors) or "it gives no reason"
             self.errors.clear()
-            return told
+            return reasons
 
     return Logger()
 

@@ -78,7 +78,7 @@ def first_gpu(runtime: Any) -> Callable[[], contextlib.AbstractContextManager[No
         return contextlib.nullcontext
 
     @contextlib.contextmanager
-    def _entered() -> Iterator[None]:
+    def _on_first_gpu() -> Iterator[None]:
         before = checked(runtime, runtime.cudaGetDevice())
         if before == 0:
             yield
@@ -89,4 +89,4 @@ def first_gpu(runtime: Any) -> Callable[[], contextlib.AbstractContextManager[No
         finally:
             checked(runtime, runtime.cudaSetDevice(before))
 
-    return _entered
+    return _on_first_gpu

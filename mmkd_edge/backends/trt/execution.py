@@ -146,6 +146,6 @@ def _same(answers: Sequence[Answer], others: Sequence[Answer]) -> bool:
     """To the last bit: an engine computes the same from the same (TensorRT's documentation, "Determinism")."""
     return all(
         np.array_equal(one, other, equal_nan=True)
-        for answer, wanted in zip(answers, others, strict=True)
-        for one, other in zip(answer, wanted, strict=True)
+        for answer, expected in zip(answers, others, strict=True)
+        for one, other in zip(answer, expected, strict=True)
     )

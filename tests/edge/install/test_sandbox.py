@@ -342,6 +342,36 @@ def test_a_program_without_an_interpreter_is_told_so(bundle_path: Path, monkeypa
     )
 
 
+@pytest.mark.parametrize(
+    ("interpreter", "reason"),
+    [
+        ("/no/such/python", "a sandbox check cannot start a process: no such file or directory"),
+        (
+            "/bin/false",
+            (
+                "the process of a sandbox check does not start: it ended with exit code 1; install the bundle with "
+                "mmkd-edge install and open it with trust='installed'"
+            ),
+        ),
+    ],
+)
+def test_a_process_that_does_not_start_is_reported(
+    interpreter: str, reason: str, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", interpreter)
+    with pytest.raises(UnavailableError) as caught:
+        check_of(bundle_path)
+    assert str(caught.value) == reason
+
+
+def test_without_time_left_no_process_is_started(
+    bundle_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[str]
+) -> None:
+    monkeypatch.setattr(sandbox, "BUNDLE_S", 0.0)
+    assert refused(bundle_path) == "all students of the bundle together take too long"
+    assert started == []
+
+
 def test_a_swap_to_a_hostile_bundle_leaves_the_earlier_one(kit: Any, bundle_path: Path, tmp_path: Path) -> None:
     model = onnx.load_from_string(kit.model(kit.modality))
     model.graph.node.append(helper.make_node("Scan", ["acc"], []))

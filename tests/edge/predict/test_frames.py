@@ -92,7 +92,7 @@ def test_a_missing_value_of_pandas_is_missing() -> None:
     pandas = pytest.importorskip("pandas")
     predictor = fake_predictor([0.25, 0.75], modality=ACC, labels=("ok", "worn"))
     prediction = predictor.predict(pandas.DataFrame({"x": pandas.array([3, None], dtype="Int64"), "y": [0.0, 0.0]}))
-    assert (prediction.status, prediction.missing_share) == ("degraded", 0.25)
+    assert (prediction.status, prediction.missing_fraction) == ("degraded", 0.25)
 
 
 @pytest.mark.parametrize("frame", FRAMES)

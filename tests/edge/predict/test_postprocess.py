@@ -33,7 +33,7 @@ def test_the_most_probable_class_is_named() -> None:
     assert prediction.probability == 0.625
     np.testing.assert_array_equal(prediction.probabilities, np.array([0.25, 0.125, 0.625], dtype=np.float32))
     assert prediction.probabilities.dtype == np.float32
-    assert (prediction.status, prediction.reason, prediction.missing_share) == ("ok", "", 0.0)
+    assert (prediction.status, prediction.reason, prediction.missing_fraction) == ("ok", "", 0.0)
     assert prediction.modality == "acc"
 
 
@@ -52,14 +52,14 @@ def test_of_600_values_fewer_than_12_may_be_missing(missing: int, status: str, r
     present[np.linspace(0, 599, missing).astype(int)] = 0
     prediction = interpret(shares(1, 0, 0), present.reshape(1, 200, 3), modality=long, task=TASK)
     assert (prediction.status, prediction.reason, prediction.label) == (status, reason, "rest")
-    assert prediction.missing_share == missing / 600
+    assert prediction.missing_fraction == missing / 600
 
 
 def test_a_dead_channel_is_named() -> None:
     present = presence()
     present[:, :, 1] = 0
     prediction = interpret(shares(1, 0, 0), present, modality=ACC, task=TASK)
-    assert (prediction.status, prediction.missing_share) == ("degraded", 0.5)
+    assert (prediction.status, prediction.missing_fraction) == ("degraded", 0.5)
     assert prediction.reason == "channel 'y' is missing"
 
 
@@ -68,7 +68,7 @@ def test_one_dead_channel_of_many_degrades_though_its_share_is_small() -> None:
     present = np.ones((1, 5, 20), dtype=np.float32)
     present[:, :, 7] = 0
     prediction = interpret(shares(1, 0, 0), present, modality=many, task=TASK)
-    assert (prediction.status, prediction.missing_share) == ("degraded", 0.05)
+    assert (prediction.status, prediction.missing_fraction) == ("degraded", 0.05)
     assert prediction.reason == "channel 'c7' is missing"
 
 
@@ -76,7 +76,7 @@ def test_without_any_value_there_is_no_answer() -> None:
     prediction = interpret(shares(0.2, 0.2, 0.6), presence(20), modality=ACC, task=TASK)
     assert (prediction.label, prediction.index, prediction.probability) == ("", -1, 0.0)
     assert (prediction.status, prediction.reason) == ("invalid", "all values are missing")
-    assert prediction.missing_share == 1.0
+    assert prediction.missing_fraction == 1.0
     np.testing.assert_array_equal(prediction.probabilities, np.zeros(3, dtype=np.float32))
 
 
@@ -98,7 +98,7 @@ def test_what_is_not_a_distribution_is_no_answer(values: tuple[float, ...]) -> N
     prediction = interpret(shares(*values), presence(3), modality=ACC, task=TASK)
     assert (prediction.label, prediction.index, prediction.probability) == ("", -1, 0.0)
     assert (prediction.status, prediction.reason) == ("invalid", "the model's answer is not a distribution")
-    assert prediction.missing_share == 0.15
+    assert prediction.missing_fraction == 0.15
     assert np.isfinite(prediction.probabilities).all()
 
 
@@ -154,7 +154,7 @@ def test_a_prediction_is_kept_as_plain_json() -> None:
         "probabilities": [0.25, 0.125, 0.625],
         "status": "degraded",
         "reason": "25.0% of the values are missing",
-        "missing_share": 0.25,
+        "missing_fraction": 0.25,
         "modality": "acc",
         "input_age_s": 0.5,
         "labels": [],

@@ -45,7 +45,7 @@ def test_a_channel_that_sends_nothing_usable_is_never_ok(value: float, channel: 
     values[:, channel] = value
     prediction = judged(values)
     assert prediction.status == "degraded"
-    assert prediction.missing_share == pytest.approx(1 / 3)
+    assert prediction.missing_fraction == pytest.approx(1 / 3)
     assert prediction.reason.startswith(f"channel {ACC.channels[channel]!r} is missing")
 
 
@@ -61,7 +61,7 @@ def test_the_reason_says_why_values_are_missing() -> None:
 def test_an_absent_modality_is_invalid_and_no_zeros_are_filled_in() -> None:
     prediction = judged({"acc": None})
     assert (prediction.status, prediction.reason) == ("invalid", "modality 'acc' is absent")
-    assert (prediction.label, prediction.missing_share) == ("", 1.0)
+    assert (prediction.label, prediction.missing_fraction) == ("", 1.0)
 
 
 # The checks.

@@ -53,7 +53,7 @@ def samples(count: int, seed: int = 0) -> NDArray[np.float32]:
 def said(predictions: Sequence[Prediction]) -> list[tuple[Any, ...]]:
     """Everything that a prediction says, comparable."""
     return [
-        (p.status, p.reason, p.index, p.missing_share, p.probabilities.tobytes(), p.input_age_s) for p in predictions
+        (p.status, p.reason, p.index, p.missing_fraction, p.probabilities.tobytes(), p.input_age_s) for p in predictions
     ]
 
 
@@ -91,7 +91,7 @@ def test_a_prediction_is_due_after_the_first_window_and_then_after_every_hop() -
     # 20 % 8 = 4: due at 4 and 12 (too early for a window), then 20, 28, 36, 44.
     assert [p.status for p in found] == ["warming_up"] * 2 + ["ok"] * 4
     assert [p.reason for p in found[:2]] == ["4 of 20 samples are there", "12 of 20 samples are there"]
-    assert [p.missing_share for p in found[:2]] == [0.8, 0.4]
+    assert [p.missing_fraction for p in found[:2]] == [0.8, 0.4]
     expected = [model.predict(rows[end - 20 : end]) for end in (20, 28, 36, 44)]
     assert said(found[2:]) == said(expected)
 
@@ -149,10 +149,10 @@ def test_jitter_is_interpolated_as_an_offline_resampling_does() -> None:
 def test_a_gap_is_missing_and_a_lost_sample_is_not() -> None:
     rows, times = samples(60), np.arange(60) / 10
     lost = np.delete(np.arange(60), 30)
-    assert {p.missing_share for p in predictor().stream(hop=20).push(rows[lost], times[lost])} == {0.0}
+    assert {p.missing_fraction for p in predictor().stream(hop=20).push(rows[lost], times[lost])} == {0.0}
     gap = np.delete(np.arange(60), slice(24, 34))
     found = predictor().stream(hop=20).push(rows[gap], times[gap])
-    assert [p.missing_share for p in found] == [0.0, 0.5, 0.0]
+    assert [p.missing_fraction for p in found] == [0.0, 0.5, 0.0]
     assert found[1].reason == "50.0% of the values are missing"
 
 
@@ -160,7 +160,7 @@ def test_a_missing_or_impossible_value_is_not_interpolated() -> None:
     rows, times = samples(40), np.arange(40) / 10 + np.where(np.arange(40) % 2, 0.03, 0.0)
     rows[10, 0], rows[12, 1], rows[14, 0] = np.nan, 1e30, np.inf
     found = predictor().stream(hop=20).push(rows, times)
-    assert found[0].missing_share == 3 / 40
+    assert found[0].missing_fraction == 3 / 40
 
 
 def test_duplicates_and_late_samples_are_left_out_and_counted() -> None:

@@ -290,8 +290,8 @@ def test_after_a_swap_a_running_stream_keeps_to_the_range_of_who_answers(
     found = stream.push(samples, times)
     with EdgePredictor.open(path, backend="ort") as alone:
         expected = alone.stream(hop=kit.modality.samples).push(samples, times)
-    assert [one.missing_share for one in found] == [one.missing_share for one in expected]
-    assert found[0].missing_share > 0
+    assert [one.missing_fraction for one in found] == [one.missing_fraction for one in expected]
+    assert found[0].missing_fraction > 0
 
 
 def test_a_predictor_without_a_bundle_cannot_swap(other_path: Path) -> None:

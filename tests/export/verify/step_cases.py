@@ -46,4 +46,4 @@ def shares_of(predictions: Sequence[Prediction]) -> NDArray[np.float32]:
 
 
 def said(predictions: Sequence[Prediction]) -> list[tuple[object, ...]]:
-    return [(p.status, p.reason, p.index, p.missing_share, p.probabilities.tobytes()) for p in predictions]
+    return [(p.status, p.reason, p.index, p.missing_fraction, p.probabilities.tobytes()) for p in predictions]
