@@ -10,7 +10,8 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 
 import msgspec
@@ -37,13 +38,11 @@ from mmkd_models.experiments.folder import (
     spread_in_time,
     write_result,
 )
-from mmkd_models.experiments.plan import Conditions, Entry, Space, TeacherChoice, candidates, hash_of
+from mmkd_models.experiments.plan import Conditions, Entry, Space, TeacherChoice, Trial, candidates, hash_of
 from mmkd_models.experiments.progress import Progress
 from mmkd_models.experiments.runs import (
     RivalResult,
     Run,
-    Stage,
-    StudentRun,
     best_baseline,
     chosen_trials,
     grid_phases,
@@ -246,15 +245,15 @@ class Comparison:
     def phases(self, seeds: Sequence[int]) -> tuple[list[Run], ...]:
         """What the folds lack; the runs of each phase can be made side by side, the longest first."""
         teachers = teacher_runs(self.folder, [self.teacher], seeds)
-        judging = [JudgeRun(comparison=self, seed=seed) for seed in seeds]
-        phases: tuple[list[Run], ...] = ([*teachers], [], [], [*judging])
+        judging = [_judge_run(self, seed) for seed in seeds]
+        phases: tuple[list[Run], ...] = (teachers, [], [], judging)
         for folder in self.folders.values():
             chosen = candidates(folder.space)
             own = grid_phases(folder, chosen, seeds, rivals=self.config.rivals, ask_before=True)
             for phase, runs in zip(phases, own, strict=False):
                 known = {run.path for run in phase}
                 phase += [run for run in runs if run.path not in known]
-        phases[0].sort(key=lambda run: -sum(run.trainings))
+        phases[0].sort(key=lambda run: -sum(run.costs))
         return phases
 
     def entry(self, method: str) -> Entry:
@@ -262,36 +261,16 @@ class Comparison:
         return Entry(student=self.config.student, method=method, teacher=None if method == NONE else self.teacher.name)
 
 
-@dataclass(frozen=True, kw_only=True)
-class JudgeRun:
-    """The finished networks of a fold on its test windows."""
-
-    comparison: Comparison
-    seed: int
-    stage: Stage = "judge"
-
-    @property
-    def title(self) -> str:
-        """What a progress line calls it."""
-        return f"seed {self.seed} judge"
-
-    @property
-    def path(self) -> Path:
-        """The folder that is claimed."""
-        return self.comparison.result_path(self.seed).with_suffix("")
-
-    @property
-    def trainings(self) -> tuple[float, ...]:
-        """Relative to a teacher."""
-        return (0.05,)
-
-    def is_done(self) -> bool:
-        """Whether the fold's result is there."""
-        return self.comparison.result_path(self.seed).exists()
-
-    def make(self, on_step: OnStep) -> None:
-        """Judge them."""
-        write_result(self.comparison.result_path(self.seed), _judge_fold(self.comparison, self.seed))
+def _judge_run(comparison: Comparison, seed: int) -> Run:
+    path = comparison.result_path(seed)
+    return Run(
+        stage="judge",
+        title=f"seed {seed} judge",
+        path=path.with_suffix(""),
+        costs=(0.05,),
+        is_done=path.exists,
+        make=partial(_judge_fold, comparison, seed),
+    )
 
 
 def compare(
@@ -309,12 +288,17 @@ def compare(
     progress.expect(phases)
     for phase in phases:
         make_runs(workers, phase, on_step=progress.on_step, on_end=progress.on_end)
-        for run in phase:
-            ended = trial_result(run.folder, run.trial) if isinstance(run, StudentRun) else None
-            if ended is not None and ended.state == "failed":
-                raise UsageError(ended.reason)
+        _raise_failures(comparison, seeds)
     shutil.rmtree(comparison.out / ANSWERS_FOLDER, ignore_errors=True)
     return [result for seed in seeds if (result := _result(comparison, seed)) is not None]
+
+
+def _raise_failures(comparison: Comparison, seeds: Sequence[int]) -> None:
+    for folder in comparison.folders.values():
+        for candidate, seed in product(candidates(folder.space), seeds):
+            ended = trial_result(folder, Trial(candidate=candidate, seed=seed))
+            if ended is not None and ended.state == "failed":
+                raise UsageError(ended.reason)
 
 
 def _result(comparison: Comparison, seed: int) -> FoldResult | None:
@@ -358,13 +342,13 @@ def with_teacher(comparison: Comparison, preset: Preset) -> Comparison:
     return replace(comparison, config=msgspec.structs.replace(comparison.config, teacher=preset))
 
 
-def _judge_fold(comparison: Comparison, seed: int) -> FoldResult:
+def _judge_fold(comparison: Comparison, seed: int, on_step: OnStep) -> None:
     config, folder = comparison.config, comparison.folder
     windows, fold = comparison.dataset.everything(), folder.fold(seed)
     train, test = fold.training.train, fold.test
     teacher = read_teacher(comparison.teacher_path(seed))
     first = measures_of(comparison.dataset.spec.task)[0].name
-    return FoldResult(
+    result = FoldResult(
         config=config,
         dataset_sha256=comparison.dataset.sha256,
         seed=seed,
@@ -385,6 +369,7 @@ def _judge_fold(comparison: Comparison, seed: int) -> FoldResult:
         spread_in_time=spread_in_time(fold),
         students={name: _judge_modality(comparison, name, seed, first) for name in config.modalities},
     )
+    write_result(comparison.result_path(seed), result)
 
 
 def _judge_modality(comparison: Comparison, name: str, seed: int, measure: str) -> ModalityResult:

@@ -59,10 +59,10 @@ class ShiftOrder:
 
 
 def check_shift(order: ShiftOrder) -> None:
-    """Refuses what cannot be, before anything is trained.
+    """Check every fold, before anything is trained.
 
     Raises:
-        UsageError: one of the folds cannot be.
+        UsageError: a fold is impossible.
         DatasetError: windows of different groups share samples, so that groups leak into one another.
     """
     windows = order.dataset.everything()
@@ -116,7 +116,7 @@ def facts_of_domains(
     by: str,
     shared: Sequence[int],
 ) -> ShiftFacts:
-    """Gives what the folds say, one a domain; `shared` are the groups of each that are in training too."""
+    """Return what the folds say, one a domain; `shared` are the groups of each that are in training too."""
     config = folds[0].config
     measure = told_by(spec.task, config.student_train.metric)
     found = [dict(_figures(fold, measure)) for fold in folds]
@@ -153,7 +153,7 @@ def facts_of_domains(
 
 
 def spread_of(values: Sequence[float]) -> DomainSpread:
-    """Gives mean and 95 % interval over at most ten domains, by Student's t: a bootstrap of so few is too narrow.
+    """Return mean and 95 % interval over at most ten domains, by Student's t: a bootstrap of so few is too narrow.
 
     Example:
         >>> spread_of([1.0, 3.0])

@@ -234,7 +234,7 @@ def student_sizes(
     max_parameters: int | None,
     measure_latency: MeasureLatency | None,
 ) -> tuple[StudentSize, ...]:
-    """Gives each size with its costs, and why it is out where it breaks a limit.
+    """Return each size with its costs, and why it is out where it breaks a limit.
 
     Latencies are measured once, with weights that need no training (they do not change them), and kept in the study's
     folder.
@@ -272,7 +272,7 @@ def student_sizes(
 
 
 def impossible_entries(folder: Folder, *, required: Sequence[str]) -> tuple[Skipped, ...]:
-    """Gives the combinations that no training can have, with the reason that the training itself would give.
+    """Return the combinations that no training can have, with the reason that the training itself would give.
 
     Raises:
         UsageError: a method of these names, or every method, has no teacher and student that can have it.
@@ -305,7 +305,7 @@ def _network(folder: Folder, member: TeacherChoice) -> Teacher | OutOfFoldTeache
 
 
 def possible_methods(space: Space, skipped: Sequence[Skipped]) -> tuple[Method, ...]:
-    """Gives the methods that some teacher and student can have."""
+    """Return the methods that some teacher and student can have."""
     out = {(one.student, one.method, one.teacher) for one in skipped}
     left = {entry.method for entry in entries(space) if (entry.student, entry.method, entry.teacher) not in out}
     return tuple(method for method in space.methods if method.name in left)
@@ -313,8 +313,8 @@ def possible_methods(space: Space, skipped: Sequence[Skipped]) -> tuple[Method, 
 
 def _check_required(space: Space, skipped: Sequence[Skipped], required: Sequence[str]) -> None:
     left = [method.name for method in possible_methods(space, skipped)]
-    wanted = required or [one.method for one in skipped if left == [NONE]]
-    for name in wanted:
+    names = required or [one.method for one in skipped if left == [NONE]]
+    for name in names:
         if name not in left:
             reason = next(one.reason for one in skipped if one.method == name)
             raise UsageError(f"method {name!r}: expected a teacher and a student that can have it: {reason}")

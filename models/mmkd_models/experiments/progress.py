@@ -35,7 +35,7 @@ class _Tracked:
     resumed: float | None = None
 
     def hear(self, progress: TrainingProgress) -> None:
-        costs = self.run.trainings
+        costs = self.run.costs
         before, now = sum(costs[: self.trainings]), costs[min(self.trainings, len(costs) - 1)]
         done = min(1.0, (before + now * progress.step / progress.steps) / sum(costs))
         self.resumed = done if self.resumed is None else self.resumed
@@ -45,7 +45,7 @@ class _Tracked:
     @property
     def measured(self) -> float:
         """The cost that was worked off here."""
-        return (self.done - (self.resumed or 0.0)) * sum(self.run.trainings)
+        return (self.done - (self.resumed or 0.0)) * sum(self.run.costs)
 
 
 @dataclass
@@ -88,11 +88,11 @@ class Progress:
         if not any(one.measured > 0 for one in self._tracked.values()):
             return None
         active = [
-            (1 - one.done) * sum(one.run.trainings) * self._pace(one.run.stage, one)
+            (1 - one.done) * sum(one.run.costs) * self._pace(one.run.stage, one)
             for one in self._tracked.values()
             if one.ended_s is None
         ]
-        phases = [[sum(run.trainings) * self._pace(run.stage) for run in phase] for phase in self._waiting if phase]
+        phases = [[sum(run.costs) * self._pace(run.stage) for run in phase] for phase in self._waiting if phase]
         joined = [[*active, *(phases[0] if phases else [])], *phases[1:]]
         total = sum(max(sum(phase) / self.workers, max(phase, default=0.0)) for phase in joined)
         return total + self.afterwards_s

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -68,6 +68,7 @@ from mmkd_models.training.teacher_set import TaughtBy, read_teachers, write_teac
 from mmkd_models.training.trainings import keep_answers
 from mmkd_report.schema.study import NONE
 
+_DONE = "done"
 TRIAL_FILE, TEACHER_FILE = "trial.json", "teacher.json"
 _SEEDS_APART = 1000  # members of an ensemble start where no fold's seed does
 _WAIT_S = 0.5
@@ -76,30 +77,23 @@ State = Literal["finished", "pruned", "failed"]
 Stage = Literal["teacher", "baseline", "rivals", "answers", "student", "taught", "search", "judge"]
 
 
-class Run(Protocol):
-    """Something that is made once; it can be pickled."""
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Something that is made once; it can be pickled.
 
-    @property
-    def stage(self) -> Stage:
-        """What is made."""
+    Attributes:
+        title: what a progress line calls it.
+        path: the folder that is claimed while it is made.
+        costs: of each training that reports steps; a teacher's first generation costs 1.
+        is_done: whether its result is there.
+    """
 
-    @property
-    def title(self) -> str:
-        """What a progress line calls it."""
-
-    @property
-    def path(self) -> Path:
-        """The folder that is claimed while it is made."""
-
-    @property
-    def trainings(self) -> tuple[float, ...]:
-        """The cost of each training that reports steps; a teacher of one generation costs 1."""
-
-    def is_done(self) -> bool:
-        """Whether its result is there."""
-
-    def make(self, on_step: OnStep) -> None:
-        """Make it."""
+    stage: Stage
+    title: str
+    path: Path
+    costs: tuple[float, ...]
+    is_done: Callable[[], bool]
+    make: Callable[[OnStep], object]
 
 
 def make_runs(
@@ -157,82 +151,61 @@ class TeacherResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     sha256: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class TeacherRun:
-    """A teacher of one member; if it teaches nobody its figures are enough."""
-
-    folder: Folder
-    teacher: TeacherChoice
-    seed: int
-    figures_alone: bool = False
-    stage: Stage = "teacher"
-
-    @property
-    def title(self) -> str:
-        """What a progress line calls it."""
-        return f"seed {self.seed} teacher {self.teacher.name}"
-
-    @property
-    def path(self) -> Path:
-        """Its folder."""
-        return self.folder.of_teacher(self.teacher, self.seed)
-
-    @property
-    def trainings(self) -> tuple[float, ...]:
-        """The generations of every transformer; a second generation also asks the first (measured: 0.43 to 0.57)."""
-        conditions = self.folder.conditions
-        has_second = conditions.self_training and not conditions.labelled.is_all
-        count = (self.teacher.committee or ("transformer",)).count("transformer") * (self.teacher.out_of_fold or 1)
-        return ((1.0, 1.33) if has_second else (1.0,)) * count
-
-    def is_done(self) -> bool:
-        """Whether its result is there."""
-        if self.figures_alone:
-            return teacher_result(self.folder, self.teacher, self.seed) is not None
-        return is_teacher_here(self.folder, self.teacher, self.seed)
-
-    def make(self, on_step: OnStep) -> None:
-        """Train it, or go on where its training was."""
-        began, path, folder, seed = time.monotonic(), self.path, self.folder, self.seed
-        conditions, teacher = folder.conditions, self.teacher
-        before = teacher_result(folder, teacher, seed)  # figures of another machine
-        data, config = folder.fold(seed).training.with_modalities(teacher.modalities), teacher_config(teacher.preset)
-        run = folder.training_run(conditions.teacher_train, path, seed + _SEEDS_APART * teacher.number, on_step)
-        second = conditions.self_training
-        networks: list[Teacher | Committee]
-        if teacher.out_of_fold:
-            fitted = cross_fit(data, config, run, count=teacher.out_of_fold, self_training=second)
-            write_teacher_set(path / TEACHER_CHECKPOINT, fitted)
-            score, networks = fitted.score, list(fitted.networks())
-        else:
-            members = teacher.committee or ("transformer",)
-            trained = train_committee(data, config, run, members=members, self_training=second).checkpoint
-            write_teacher(path / TEACHER_CHECKPOINT, trained)
-            score, networks = trained.facts.score, [trained.network()]
-        result = TeacherResult(
-            teacher=teacher,
-            seed=seed,
-            score=score,
-            duration_s=time.monotonic() - began,
-            parameters=sum(parameter.numel() for network in networks for parameter in network.parameters()),
-            sha256=file_sha256(path / TEACHER_CHECKPOINT),
-        )
-        if before is not None and before.sha256 != result.sha256:
-            (path / TEST_FILE).unlink(missing_ok=True)  # the figures were of one with other last bits
-        write_result(path / TEACHER_FILE, result)
-        drop_resume_states(path)
+def teacher_run(folder: Folder, teacher: TeacherChoice, seed: int, *, figures_alone: bool = False) -> Run:
+    """Return the run of a teacher of one member; if it teaches nobody, its figures are enough."""
+    conditions = folder.conditions
+    has_second = conditions.self_training and not conditions.labelled.is_all
+    count = (teacher.committee or ("transformer",)).count("transformer") * (teacher.out_of_fold or 1)
+    return Run(
+        stage="teacher",
+        title=f"seed {seed} teacher {teacher.name}",
+        path=folder.of_teacher(teacher, seed),
+        costs=((1.0, 1.33) if has_second else (1.0,)) * count,  # a second generation also asks the first; measured
+        is_done=partial(_has_figures if figures_alone else is_teacher_here, folder, teacher, seed),
+        make=partial(train_teacher, folder, teacher, seed),
+    )
 
 
-def teacher_result(folder: Folder, teacher: TeacherChoice, seed: int) -> TeacherResult | None:
-    """The result of a teacher of one member, or None."""
-    return read_result(folder.of_teacher(teacher, seed) / TEACHER_FILE, TeacherResult)
+def train_teacher(folder: Folder, teacher: TeacherChoice, seed: int, on_step: OnStep) -> None:
+    """Train a teacher of one member, or go on where its training was."""
+    began, path, conditions = time.monotonic(), folder.of_teacher(teacher, seed), folder.conditions
+    before = teacher_results(folder, teacher, seed)  # figures of another machine
+    data, config = folder.fold(seed).training.with_modalities(teacher.modalities), teacher_config(teacher.preset)
+    run = folder.training_run(conditions.teacher_train, path, seed + _SEEDS_APART * teacher.number, on_step)
+    second = conditions.self_training
+    networks: list[Teacher | Committee]
+    if teacher.out_of_fold:
+        fitted = cross_fit(data, config, run, count=teacher.out_of_fold, self_training=second)
+        write_teacher_set(path / TEACHER_CHECKPOINT, fitted)
+        score, networks = fitted.score, list(fitted.networks())
+    else:
+        members = teacher.committee or ("transformer",)
+        trained = train_committee(data, config, run, members=members, self_training=second).checkpoint
+        write_teacher(path / TEACHER_CHECKPOINT, trained)
+        score, networks = trained.facts.score, [trained.network()]
+    result = TeacherResult(
+        teacher=teacher,
+        seed=seed,
+        score=score,
+        duration_s=time.monotonic() - began,
+        parameters=sum(parameter.numel() for network in networks for parameter in network.parameters()),
+        sha256=file_sha256(path / TEACHER_CHECKPOINT),
+    )
+    if before is not None and before[0].sha256 != result.sha256:
+        (path / TEST_FILE).unlink(missing_ok=True)  # the figures were of one with other last bits
+    write_result(path / TEACHER_FILE, result)
+    drop_resume_states(path)
+
+
+def _has_figures(folder: Folder, teacher: TeacherChoice, seed: int) -> bool:
+    return teacher_results(folder, teacher, seed) is not None
 
 
 def teacher_results(folder: Folder, teacher: TeacherChoice, seed: int) -> tuple[TeacherResult, ...] | None:
     """The results of all members, or None if one of them is missing."""
-    results = tuple(teacher_result(folder, member, seed) for member in teacher.members)
-    finished = tuple(result for result in results if result is not None)
-    return finished if len(finished) == len(results) else None
+    paths = [folder.of_teacher(member, seed) / TEACHER_FILE for member in teacher.members]
+    results = [result for path in paths if (result := read_result(path, TeacherResult)) is not None]
+    return tuple(results) if len(results) == len(paths) else None
 
 
 def is_teacher_here(folder: Folder, teacher: TeacherChoice, seed: int) -> bool:
@@ -295,46 +268,29 @@ class TrialResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     student_sha256: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class StudentRun:
-    """A trial that is trained to its end, also if a search has pruned it."""
+def student_run(folder: Folder, trial: Trial) -> Run:
+    """Return the run of a trial that is trained to its end, also if a search has pruned it."""
+    entry, conditions, rate = trial.candidate.entry, folder.conditions, trial.candidate.learning_rate
+    name = "labels alone" if entry.method == NONE else entry.method
+    with_rate = f" {rate:g}" if len(folder.space.rates_of(entry)) > 1 else ""
+    return Run(
+        stage="baseline" if entry.teacher is None else "student",
+        title=f"seed {trial.seed} {conditions.modality} {name} {entry.student}{with_rate}",
+        path=folder.of_trial(trial),
+        costs=(0.3,) * (len(mixings(conditions.augment)) if conditions.choose else 1),
+        is_done=partial(_is_trained, folder, trial),
+        make=partial(_train_to_the_end, folder, trial),
+    )
 
-    folder: Folder
-    trial: Trial
 
-    @property
-    def stage(self) -> Stage:
-        """What is made."""
-        return "baseline" if self.trial.candidate.entry.teacher is None else "student"
+def _is_trained(folder: Folder, trial: Trial) -> bool:
+    result = trial_result(folder, trial)
+    return result is not None and result.state != "pruned"
 
-    @property
-    def title(self) -> str:
-        """What a progress line calls it."""
-        entry, conditions = self.trial.candidate.entry, self.folder.conditions
-        name = "labels alone" if entry.method == NONE else entry.method
-        rate = f" {self.trial.candidate.learning_rate:g}" if len(self.folder.space.rates_of(entry)) > 1 else ""
-        return f"seed {self.trial.seed} {conditions.modality} {name} {entry.student}{rate}"
 
-    @property
-    def path(self) -> Path:
-        """Its folder."""
-        return self.folder.of_trial(self.trial)
-
-    @property
-    def trainings(self) -> tuple[float, ...]:
-        """One, or one for each mixing of a race, relative to a teacher."""
-        conditions = self.folder.conditions
-        return (0.3,) * (len(mixings(conditions.augment)) if conditions.choose else 1)
-
-    def is_done(self) -> bool:
-        """Whether its result is there."""
-        result = trial_result(self.folder, self.trial)
-        return result is not None and result.state != "pruned"
-
-    def make(self, on_step: OnStep) -> None:
-        """Train it to its end."""
-        (self.path / TRIAL_FILE).unlink(missing_ok=True)
-        run_trial(self.folder, self.trial, on_step=on_step)
+def _train_to_the_end(folder: Folder, trial: Trial, on_step: OnStep) -> None:
+    (folder.of_trial(trial) / TRIAL_FILE).unlink(missing_ok=True)
+    run_trial(folder, trial, on_step=on_step)
 
 
 def trial_result(folder: Folder, trial: Trial) -> TrialResult | None:
@@ -457,47 +413,30 @@ def trial_outcome(folder: Folder, trial: Trial) -> TestedNetwork:
     return outcome
 
 
-@dataclass(frozen=True, kw_only=True)
-class AnswersRun:
+def _answers_run(folder: Folder, seed: int, block: int) -> Run:
     """What the folder's first teacher answers to a block of the batches that its students see."""
+    own = folder.conditions
+    key = hash_of([own.student_train, own.augment, teacher_name(own, folder.space.teachers[0], seed)])
+    path = folder.out / ANSWERS_FOLDER / f"{key}-seed{seed}-{block}"
+    return Run(
+        stage="answers",
+        title=f"seed {seed} answers {block + 1}/{BLOCKS}",
+        path=path,
+        costs=(0.32 / BLOCKS,) * (len(mixings(own.augment)) if own.choose else 1),
+        is_done=(path / _DONE).exists,
+        make=partial(_keep_answers, folder, seed, block, path),
+    )
 
-    folder: Folder
-    seed: int
-    block: int
-    stage: Stage = "answers"
 
-    @property
-    def title(self) -> str:
-        """What a progress line calls it."""
-        return f"seed {self.seed} answers {self.block + 1}/{BLOCKS}"
-
-    @property
-    def path(self) -> Path:
-        """Its folder."""
-        folder, own = self.folder, self.folder.conditions
-        key = hash_of([own.student_train, own.augment, teacher_name(own, folder.space.teachers[0], self.seed)])
-        return folder.out / ANSWERS_FOLDER / f"{key}-seed{self.seed}-{self.block}"
-
-    @property
-    def trainings(self) -> tuple[float, ...]:
-        """One for each mixing of a race, relative to a teacher."""
-        conditions = self.folder.conditions
-        return (0.32 / BLOCKS,) * (len(mixings(conditions.augment)) if conditions.choose else 1)
-
-    def is_done(self) -> bool:
-        """Whether the answers are there."""
-        return (self.path / "done").exists()
-
-    def make(self, on_step: OnStep) -> None:
-        """Ask the teacher."""
-        folder, conditions = self.folder, self.folder.conditions
-        recipe = next(method.recipe for method in folder.space.methods if method.recipe is not None)
-        teachers = read_taught_by(folder, folder.space.teachers[0], self.seed)
-        run = folder.training_run(conditions.student_train, self.path, self.seed, on_step)
-        for augment in mixings(conditions.augment) if conditions.choose else (conditions.augment,):
-            own = replace(run, augment=augment)
-            keep_answers(folder.fold(self.seed).training, own, self.block, teachers=teachers, recipe=recipe)
-        (self.path / "done").touch()
+def _keep_answers(folder: Folder, seed: int, block: int, path: Path, on_step: OnStep) -> None:
+    conditions = folder.conditions
+    recipe = next(method.recipe for method in folder.space.methods if method.recipe is not None)
+    teachers = read_taught_by(folder, folder.space.teachers[0], seed)
+    run = folder.training_run(conditions.student_train, path, seed, on_step)
+    for augment in mixings(conditions.augment) if conditions.choose else (conditions.augment,):
+        own = replace(run, augment=augment)
+        keep_answers(folder.fold(seed).training, own, block, teachers=teachers, recipe=recipe)
+    (path / _DONE).touch()
 
 
 class RivalResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -521,44 +460,26 @@ class RivalResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return f"{self.rival} {self.teacher}".rstrip()
 
 
-@dataclass(frozen=True, kw_only=True)
-class RivalsRun:
-    """Rivals of one sensor on one seed, taught ones after their teacher."""
+def _rivals_run(folder: Folder, rivals: tuple[RivalName, ...], seed: int) -> Run:
+    stage: Stage = "taught" if "taught_rocket" in rivals else "rivals"
+    path = rival_file(folder, rivals[0], seed).with_suffix("")
+    return Run(
+        stage=stage,
+        title=f"seed {seed} {folder.conditions.modality} {stage}",
+        path=path,
+        costs=(0.05,),
+        is_done=partial(_are_judged, folder, rivals, seed, path),
+        make=partial(_judge_once, folder, rivals, seed, path),
+    )
 
-    folder: Folder
-    rivals: tuple[RivalName, ...]
-    seed: int
 
-    @property
-    def stage(self) -> Stage:
-        """What is made."""
-        return "taught" if "taught_rocket" in self.rivals else "rivals"
+def _are_judged(folder: Folder, rivals: tuple[RivalName, ...], seed: int, path: Path) -> bool:
+    return (path / _DONE).exists() or all(rival_file(folder, rival, seed).exists() for rival in rivals)
 
-    @property
-    def title(self) -> str:
-        """What a progress line calls it."""
-        return f"seed {self.seed} {self.folder.conditions.modality} {self.stage}"
 
-    @property
-    def path(self) -> Path:
-        """Its folder."""
-        return rival_file(self.folder, self.rivals[0], self.seed).with_suffix("")
-
-    @property
-    def trainings(self) -> tuple[float, ...]:
-        """None that reports steps; relative to a teacher."""
-        return (0.05,)
-
-    def is_done(self) -> bool:
-        """Whether all of them are judged, or somebody has tried here."""
-        return (self.path / "done").exists() or all(
-            rival_file(self.folder, rival, self.seed).exists() for rival in self.rivals
-        )
-
-    def make(self, on_step: OnStep) -> None:
-        """Train and judge them."""
-        judge_rivals(self.folder, self.rivals, self.seed)
-        (self.path / "done").touch()
+def _judge_once(folder: Folder, rivals: tuple[RivalName, ...], seed: int, path: Path, on_step: OnStep) -> None:
+    judge_rivals(folder, rivals, seed)
+    (path / _DONE).touch()  # what cannot be run here is not tried by every worker
 
 
 def rival_file(folder: Folder, rival: RivalName, seed: int) -> Path:
@@ -623,16 +544,10 @@ def _teacher_of_rivals(folder: Folder) -> TeacherChoice | None:
     return next(choices, None)
 
 
-def teacher_runs(folder: Folder, teachers: Iterable[TeacherChoice], seeds: Iterable[int]) -> list[TeacherRun]:
+def teacher_runs(folder: Folder, teachers: Iterable[TeacherChoice], seeds: Iterable[int]) -> list[Run]:
     """The runs of all members of these teachers, each once."""
     members = dict.fromkeys(member for teacher in teachers for member in teacher.members)
-    return [TeacherRun(folder=folder, teacher=member, seed=seed) for seed in seeds for member in members]
-
-
-def student_runs(folder: Folder, chosen: Iterable[Candidate], seeds: Iterable[int]) -> list[StudentRun]:
-    """The runs of these candidates on these seeds."""
-    chosen = tuple(chosen)
-    return [StudentRun(folder=folder, trial=Trial(candidate=one, seed=seed)) for seed in seeds for one in chosen]
+    return [teacher_run(folder, member, seed) for seed in seeds for member in members]
 
 
 def grid_phases(
@@ -648,20 +563,19 @@ def grid_phases(
     Args:
         ask_before: let the teacher answer the batches of its students once for all, where a recipe uses outputs alone.
     """
-    taught = student_runs(folder, [one for one in chosen if one.entry.teacher is not None], seeds)
-    waiting = [run for run in taught if not run.is_done()]
-    names = {run.trial.candidate.entry.teacher for run in waiting}
-    first: list[Run] = [*teacher_runs(folder, [one for one in folder.space.teachers if one.name in names], seeds)]
-    first += student_runs(folder, [one for one in chosen if one.entry.teacher is None], seeds)
+    alone = [Trial(candidate=one, seed=seed) for one in chosen for seed in seeds if one.entry.teacher is None]
+    taught = [Trial(candidate=one, seed=seed) for one in chosen for seed in seeds if one.entry.teacher is not None]
+    waiting = [trial for trial in taught if not _is_trained(folder, trial)]
+    names = {trial.candidate.entry.teacher for trial in waiting}
     untaught = tuple(rival for rival in rivals if rival != "taught_rocket")
-    first += [RivalsRun(folder=folder, rivals=untaught, seed=seed) for seed in seeds if untaught]
-    later: list[Run] = [*taught]
-    later += [
-        RivalsRun(folder=folder, rivals=("taught_rocket",), seed=seed) for seed in seeds if "taught_rocket" in rivals
-    ]
+    first = teacher_runs(folder, [one for one in folder.space.teachers if one.name in names], seeds)
+    first += [student_run(folder, trial) for trial in alone]
+    first += [_rivals_run(folder, untaught, seed) for seed in seeds if untaught]
+    later = [student_run(folder, trial) for trial in taught]
+    later += [_rivals_run(folder, ("taught_rocket",), seed) for seed in seeds if "taught_rocket" in rivals]
+    answers = []
     terms = [term for one in folder.space.methods if one.recipe is not None for term in one.recipe.terms]
-    answers: list[Run] = []
     if ask_before and not any(term.compares_layers() for term in terms):
-        missing = dict.fromkeys(run.trial.seed for run in waiting)
-        answers = [AnswersRun(folder=folder, seed=seed, block=block) for seed in missing for block in range(BLOCKS)]
+        missing = dict.fromkeys(trial.seed for trial in waiting)
+        answers = [_answers_run(folder, seed, block) for seed in missing for block in range(BLOCKS)]
     return first, answers, later

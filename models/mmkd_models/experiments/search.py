@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,7 +17,7 @@ import numpy as np
 
 from mmkd_models.experiments.folder import Folder
 from mmkd_models.experiments.plan import Candidate, Entry, Trial, candidates
-from mmkd_models.experiments.runs import Stage, TrialResult, end_trial, run_trial, trial_result
+from mmkd_models.experiments.runs import Run, TrialResult, end_trial, run_trial, trial_result
 from mmkd_models.train_config import OnStep, TrainingProgress
 from mmkd_report.schema.study import NONE
 
@@ -62,89 +61,72 @@ def finalists(folder: Folder, impossible: Sequence[Entry], seeds: Sequence[int],
     return (*baselines, *chosen)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SearchRun:
-    """A candidate on the search's seeds, one after the other, until it is finished or given up."""
+def search_run(folder: Folder, impossible: tuple[Entry, ...], seeds: tuple[int, ...], candidate: Candidate) -> Run:
+    """Return the run of a candidate on the search's seeds, one after the other, until it ends or is given up."""
+    entry = candidate.entry
+    return Run(
+        stage="search",
+        title=f"search {folder.conditions.modality} {entry.method} {entry.student} {candidate.learning_rate:g}",
+        path=folder.of_trial(Trial(candidate=candidate, seed=seeds[0])),
+        costs=(0.3,) * len(seeds),
+        is_done=partial(_has_ended, folder, candidate, seeds),
+        make=partial(_try_candidate, folder, impossible, seeds, candidate),
+    )
 
-    folder: Folder
-    candidate: Candidate
-    seeds: tuple[int, ...]
-    impossible: tuple[Entry, ...]
-    stage: Stage = "search"
 
-    @property
-    def title(self) -> str:
-        """What a progress line calls it."""
-        entry = self.candidate.entry
-        return (
-            f"search {self.folder.conditions.modality} {entry.method} {entry.student} {self.candidate.learning_rate:g}"
-        )
+def _has_ended(folder: Folder, candidate: Candidate, seeds: Sequence[int]) -> bool:
+    results = _results(folder, candidate, seeds)
+    return len(results) == len(seeds) or any(one.state != "finished" for one in results)
 
-    @property
-    def path(self) -> Path:
-        """The folder of its first trial."""
-        return self.folder.of_trial(Trial(candidate=self.candidate, seed=self.seeds[0]))
 
-    @property
-    def trainings(self) -> tuple[float, ...]:
-        """One for each seed, relative to a teacher."""
-        return (0.3,) * len(self.seeds)
+def _try_candidate(
+    folder: Folder, impossible: Sequence[Entry], seeds: Sequence[int], candidate: Candidate, on_step: OnStep
+) -> None:
+    """Train its trials. A race is never given up: it has several trainings, whose steps cannot be compared."""
+    import optuna
 
-    def is_done(self) -> bool:
-        """Whether it is finished, or was given up."""
-        results = _results(self.folder, self.candidate, self.seeds)
-        return len(results) == len(self.seeds) or any(one.state != "finished" for one in results)
+    train = folder.conditions.student_train
+    proposal = study_of(folder, impossible, seeds).ask()
+    scores: list[float] = []
+    for number, seed in enumerate(seeds):
+        began, best = time.monotonic(), list[float]()
+        trial = Trial(candidate=candidate, seed=seed)
 
-    def make(self, on_step: OnStep) -> None:
-        """Train its trials. A race is never given up: it has several trainings, whose steps cannot be compared."""
-        import optuna
-
-        folder, train = self.folder, self.folder.conditions.student_train
-        proposal = study_of(folder, self.impossible, self.seeds).ask()
-        scores: list[float] = []
-        for number, seed in enumerate(self.seeds):
-            began, best = time.monotonic(), list[float]()
-            trial = Trial(candidate=self.candidate, seed=seed)
-
-            def watch(progress: TrainingProgress, number: int = number, best: list[float] = best) -> None:
-                on_step(progress)
-                is_validated = progress.step % train.eval_every == 0 or progress.step == progress.steps
-                if folder.conditions.choose or not is_validated or progress.best_score is None:
-                    return
-                best.append(progress.best_score)
-                step = number * _validations(folder) + -(-progress.step // train.eval_every)
-                proposal.report(float(np.mean([*scores, progress.best_score])), step)
-                if proposal.should_prune():
-                    raise optuna.TrialPruned
-
-            try:
-                result = run_trial(folder, trial, on_step=watch)
-            except optuna.TrialPruned:
-                duration_s = time.monotonic() - began
-                end_trial(folder, trial, state="pruned", score=best[-1], curve=tuple(best), duration_s=duration_s)
+        def watch(progress: TrainingProgress, number: int = number, best: list[float] = best) -> None:
+            on_step(progress)
+            is_validated = progress.step % train.eval_every == 0 or progress.step == progress.steps
+            if folder.conditions.choose or not is_validated or progress.best_score is None:
                 return
-            if result.score is None:
-                return
-            scores.append(result.score)
+            best.append(progress.best_score)
+            step = number * _validations(folder) + -(-progress.step // train.eval_every)
+            proposal.report(float(np.mean([*scores, progress.best_score])), step)
+            if proposal.should_prune():
+                raise optuna.TrialPruned
+
+        try:
+            result = run_trial(folder, trial, on_step=watch)
+        except optuna.TrialPruned:
+            duration_s = time.monotonic() - began
+            end_trial(folder, trial, state="pruned", score=best[-1], curve=tuple(best), duration_s=duration_s)
+            return
+        if result.score is None:
+            return
+        scores.append(result.score)
 
 
-def proposals(
-    folder: Folder, impossible: tuple[Entry, ...], seeds: tuple[int, ...], *, trials: int
-) -> Iterator[SearchRun]:
+def proposals(folder: Folder, impossible: tuple[Entry, ...], seeds: tuple[int, ...], *, trials: int) -> Iterator[Run]:
     """Yield what the search tries next, until so many candidates were tried or none is left.
 
     Candidates that ended in the folder before, or by another command, count.
     """
-    distilled = _distilled(folder, impossible)
-    runs = {one: SearchRun(folder=folder, candidate=one, seeds=seeds, impossible=impossible) for one in distilled}
-    begun: set[Candidate] = set()
+    distilled, begun = _distilled(folder, impossible), set[Candidate]()
     while True:
-        taken = begun | {one for one, run in runs.items() if run.is_done()}
+        taken = begun | {candidate for candidate in distilled if _has_ended(folder, candidate, seeds)}
         if len(taken) >= min(trials, len(distilled)):
             return
         candidate = _propose(folder, impossible, seeds, taken)
         begun.add(candidate)
-        yield runs[candidate]
+        yield search_run(folder, impossible, seeds, candidate)
 
 
 def study_of(

@@ -201,7 +201,7 @@ def sensor_rows(
     judged: Mapping[str, JudgingDocument],
     latencies: Mapping[str, PairLatency],
 ) -> tuple[SensorRow, ...]:
-    """Gives a row for each sensor, that whose student validates best first."""
+    """Return a row for each sensor, that whose student validates best first."""
     rows = [_row(compared, name, one, judged[name], latencies.get(name)) for name, one in compared.students.items()]
     return tuple(sorted(rows, key=lambda row: math.inf if row.valid_score is None else -row.valid_score))
 
@@ -245,7 +245,7 @@ def _row(
 
 
 def pair_rows(compared: DemoDocument) -> tuple[SensorRow, ...]:
-    """Gives a row for every pair of sensors, in the dataset's order: the teacher's answers while the others are absent.
+    """Return a row for every pair of sensors, in the order of the dataset: the teacher's answers without the others.
 
     Of two sensors in all the pair is the teacher, and there is none.
     """

@@ -28,7 +28,6 @@ from mmkd_models.experiments.progress import Progress
 from mmkd_models.experiments.results import collect, dataset_facts, restore
 from mmkd_models.experiments.runs import (
     Run,
-    TeacherRun,
     TrialResult,
     chosen_trials,
     grid_phases,
@@ -37,8 +36,9 @@ from mmkd_models.experiments.runs import (
     make_runs,
     student_of,
     teacher_results,
+    teacher_run,
 )
-from mmkd_models.experiments.search import SearchRun, proposals
+from mmkd_models.experiments.search import proposals, search_run
 from mmkd_models.experiments.table import (
     Tested,
     choose,
@@ -137,8 +137,8 @@ def _grid(prepared: PreparedStudy, chosen: Sequence[Candidate]) -> list[list[Run
     options, folder, phases = prepared.options, prepared.folder, list[list[Run]]()
     for seed in prepared.seeds:
         first, _, later = grid_phases(folder, chosen, [seed], rivals=options.rivals)
-        compared = [TeacherRun(folder=folder, teacher=one, seed=seed, figures_alone=True) for one in options.compared]
-        phases += [[*first], [*later, *compared]]
+        compared = [teacher_run(folder, one, seed, figures_alone=True) for one in options.compared]
+        phases += [first, [*later, *compared]]
     return phases
 
 
@@ -147,11 +147,7 @@ def _search(prepared: PreparedStudy, workers: Workers, progress: Progress) -> No
     every = candidates(folder.space, prepared.impossible)
     baselines = [one for one in every if one.entry.method == NONE]
     first, _, _ = grid_phases(folder, every, seeds, rivals=())
-    planned: list[Run] = [
-        SearchRun(folder=folder, candidate=one, seeds=seeds, impossible=prepared.impossible)
-        for one in every
-        if one not in baselines
-    ]
+    planned = [search_run(folder, prepared.impossible, seeds, one) for one in every if one not in baselines]
     progress.expect([first, planned[: options.trials]])
     make_runs(workers, first, deadline=prepared.deadline, on_step=progress.on_step, on_end=progress.on_end)
 

@@ -45,7 +45,7 @@ _INTERVAL = "95 % interval by resampling {} with replacement, the same draw for 
 
 
 def demo_document(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -> DemoDocument:
-    """Gives everything that follows from the folds.
+    """Return everything that follows from the folds.
 
     Of classes the document does not say what its figures are; of other kinds it does, by `measures` and `metric`.
     """
@@ -69,7 +69,7 @@ def demo_document(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -
 
 
 def gain_of_folds(folds: Sequence[FoldResult], modalities: Sequence[str], measure: Measure, *, seed: int = 0) -> Gain:
-    """Gives the gain of students over baselines, over modalities and folds, as `gain_of_pairs` does."""
+    """Return the gain of students over baselines, over modalities and folds, as `gain_of_pairs` does."""
     pairs = [
         ([fold.students[name].student.test for fold in folds], [fold.students[name].baseline.test for fold in folds])
         for name in modalities

@@ -56,11 +56,11 @@ class Tested:
 
 
 def tested_entries(
-    folder: Folder, wanted: Sequence[Entry], seeds: Sequence[int], search_seeds: Sequence[int]
+    folder: Folder, expected: Sequence[Entry], seeds: Sequence[int], search_seeds: Sequence[int]
 ) -> tuple[Tested, ...]:
-    """Gives the entries that are finished on one of the seeds or more, judged on the test windows of those."""
+    """Return the entries that are finished on one of the seeds or more, judged on the test windows of those."""
     found = []
-    for entry in wanted:
+    for entry in expected:
         results = chosen_trials(folder, entry, seeds)
         if not results:
             continue
@@ -80,7 +80,7 @@ def _search_score(folder: Folder, entry: Entry, seeds: Sequence[int]) -> float |
 
 
 def choose(tested: Sequence[Tested], seeds: Sequence[int]) -> Entry | None:
-    """Gives the entry that validates best: on the search's seeds, or in a grid on all; the first of equals.
+    """Return the entry that validates best: on the search's seeds, or in a grid on all; the first of equals.
 
     An entry that is not finished on every seed is chosen only where none is.
     """
@@ -97,7 +97,7 @@ def _valid_score(one: Tested) -> float:
 def entry_rows(
     folder: Folder, tested: Sequence[Tested], sizes: Sequence[StudentSize], chosen: Entry | None
 ) -> tuple[EntryRow, ...]:
-    """Gives the rows of the table, labels alone first in every size, then by the metric of the study."""
+    """Return the rows of the table, labels alone first in every size, then by the metric of the study."""
     measure = told_by(folder.dataset.spec.task, folder.conditions.student_train.metric)
     latency = {size.preset: None if size.latency is None else size.latency.student_ms["p50"] for size in sizes}
     parameters = {size.preset: size.parameters for size in sizes}
@@ -197,12 +197,12 @@ def _gap_recovered(folder: Folder, one: Tested, baseline: Tested) -> float | Non
 
 
 def score_table(scores: Sequence[AnyScores]) -> ScoreTable:
-    """Gives the spreads of all measures over seeds, of one or more scores of one kind."""
+    """Return the spreads of all measures over seeds, of one or more scores of one kind."""
     return {name: spread([one.metric(name) for one in scores]) for name in figures_in(scores[0])}
 
 
 def selection(folder: Folder, tested: Sequence[Tested], seeds: Sequence[int]) -> Selection | None:
-    """Gives what choosing by validation inside each fold of a grid scores on that fold's test windows."""
+    """Return what choosing by validation inside each fold of a grid scores on that fold's test windows."""
     chosen, ours, theirs = [], [], []
     for seed in seeds:
         there = [one for one in tested if seed in one.results]
@@ -229,7 +229,7 @@ def selection(folder: Folder, tested: Sequence[Tested], seeds: Sequence[int]) ->
 def teacher_rows(
     folder: Folder, tested: Sequence[Tested], compared: Sequence[TeacherChoice], seeds: Sequence[int]
 ) -> tuple[TeacherRow, ...]:
-    """Gives the teachers of the table's entries on the seeds on which they taught, and those that are compared."""
+    """Return the teachers of the table's entries on the seeds on which they taught, and those that are compared."""
     rows = []
     for choice in (*folder.space.teachers, *compared):
         taught = sorted({seed for one in tested if one.entry.teacher == choice.name for seed in one.results})
@@ -255,7 +255,7 @@ def teacher_rows(
 
 
 def smallest_near_best(rows: Sequence[TeacherRow]) -> str | None:
-    """Gives the smallest of the single teachers within half a point of the best on validation; None where none is."""
+    """Return the smallest of the single teachers within half a point of the best on validation; None where none is."""
     single = [(row.parameters, row.name, row.valid_score.mean) for row in rows if row.valid_score is not None]
     best = max((score for _, _, score in single), default=0.0)
     return next((name for _, name, score in sorted(single) if score >= best - NEAR_BEST), None)
@@ -283,13 +283,13 @@ def rival_rows(folder: Folder, rivals: Sequence[RivalName], seeds: Sequence[int]
 
 
 def ended_trials(folder: Folder, impossible: Sequence[Entry], seeds: Sequence[int]) -> tuple[TrialResult, ...]:
-    """Gives every trial of the study's space that has ended, in a fixed order."""
+    """Return every trial of the study's space that has ended, in a fixed order."""
     trials = (Trial(candidate=one, seed=seed) for one in candidates(folder.space, impossible) for seed in seeds)
     return tuple(result for trial in trials if (result := trial_result(folder, trial)) is not None)
 
 
 def trial_rows(results: Sequence[TrialResult]) -> tuple[TrialRow, ...]:
-    """Gives how they ended."""
+    """Return how they ended."""
     return tuple(
         TrialRow(
             student=result.trial.candidate.entry.student,
@@ -309,7 +309,7 @@ def trial_rows(results: Sequence[TrialResult]) -> tuple[TrialRow, ...]:
 
 
 def factor_effects(folder: Folder, results: Sequence[TrialResult]) -> tuple[tuple[Effect, ...], tuple[int, ...]]:
-    """Gives the effect of each factor on validation, from all finished trials, and the seeds they are from."""
+    """Return the effect of each factor on validation, from all finished trials, and the seeds they are from."""
     known = [
         FactorScore(factors=_factors(folder, result), seed=result.trial.seed, score=result.score)
         for result in results

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from mmkd_models.experiments.progress import Progress, progress_lines
-from mmkd_models.experiments.runs import Stage
-from mmkd_models.train_config import OnStep, TrainingProgress
+from mmkd_models.experiments.runs import Run, Stage
+from mmkd_models.train_config import TrainingProgress
 
 
-@dataclass(frozen=True, kw_only=True)
-class Planned:
-    """A run of these costs."""
-
-    stage: Stage
-    number: int = 0
-    trainings: tuple[float, ...] = (1.0,)
-
-    @property
-    def title(self) -> str:
-        return f"{self.stage} {self.number}"
-
-    @property
-    def path(self) -> Path:
-        return Path(self.stage) / str(self.number)
-
-    def is_done(self) -> bool:
-        return False
-
-    def make(self, on_step: OnStep) -> None: ...
+def planned(stage: Stage, number: int = 0, costs: tuple[float, ...] = (1.0,)) -> Run:
+    path = Path(stage) / str(number)
+    return Run(
+        stage=stage, title=f"{stage} {number}", path=path, costs=costs, is_done=path.exists, make=lambda on_step: None
+    )
 
 
 class Clock:
@@ -49,14 +33,14 @@ def at(step: int, steps: int) -> TrainingProgress:
 
 def test_nothing_is_guessed_before_anything_was_measured() -> None:
     progress = Progress()
-    progress.expect([[Planned(stage="teacher")]])
+    progress.expect([[planned("teacher")]])
     assert progress.left_s() is None
 
 
 def test_a_run_goes_on_at_its_own_pace_and_others_at_that_of_their_stage_else_of_all() -> None:
     clock = Clock()
     progress = Progress(clock=clock, afterwards_s=3)
-    first, second, student = Planned(stage="teacher"), Planned(stage="teacher", number=1), Planned(stage="student")
+    first, second, student = planned("teacher"), planned("teacher", 1), planned("student")
     progress.expect([[first, second], [student]])
     progress.on_step(first, at(1, 100))
     clock.now_s += 24
@@ -70,9 +54,9 @@ def test_a_run_goes_on_at_its_own_pace_and_others_at_that_of_their_stage_else_of
 def test_workers_share_a_phase_whose_longest_run_is_waited_for() -> None:
     clock = Clock()
     progress = Progress(clock=clock, workers=2)
-    teacher = Planned(stage="teacher", trainings=(2.0,))
-    students = [Planned(stage="student", number=number, trainings=(0.5,)) for number in range(3)]
-    progress.expect([[teacher, Planned(stage="baseline", trainings=(0.5,))], students])
+    teacher = planned("teacher", costs=(2.0,))
+    students = [planned("student", number, (0.5,)) for number in range(3)]
+    progress.expect([[teacher, planned("baseline", costs=(0.5,))], students])
     progress.on_step(teacher, at(0, 2))
     clock.now_s += 10
     progress.on_step(teacher, at(1, 2))  # 10 s for 1 of its 2
@@ -82,7 +66,7 @@ def test_workers_share_a_phase_whose_longest_run_is_waited_for() -> None:
 def test_what_an_earlier_command_did_counts_as_done_and_not_as_fast() -> None:
     clock = Clock()
     progress = Progress(clock=clock)
-    run = Planned(stage="teacher", trainings=(1.0, 1.0))
+    run = planned("teacher", costs=(1.0, 1.0))
     progress.expect([[run]])
     progress.on_step(run, at(100, 100))  # the first of two trainings was there
     clock.now_s += 20
@@ -92,7 +76,7 @@ def test_what_an_earlier_command_did_counts_as_done_and_not_as_fast() -> None:
 
 def test_without_a_terminal_progress_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
-    run, rivals = Planned(stage="student"), Planned(stage="rivals")
+    run, rivals = planned("student"), planned("rivals")
     with progress_lines() as show:
         progress = Progress(show=show, clock=clock)
         progress.expect([[run, rivals]])

@@ -27,8 +27,8 @@ from mmkd_models.data.labelled import Labelled
 from mmkd_models.experiments.folder import Folder, fold_data
 from mmkd_models.experiments.plan import Candidate, Entry, Space, TeacherChoice, Trial, candidates, trial_name
 from mmkd_models.experiments.prepare import seeds_that_count
-from mmkd_models.experiments.runs import StudentRun, end_trial, run_trial, teacher_runs, trial_result
-from mmkd_models.experiments.search import SearchRun, study_of
+from mmkd_models.experiments.runs import end_trial, run_trial, student_run, teacher_runs, trial_result
+from mmkd_models.experiments.search import search_run, study_of
 from mmkd_models.experiments.study import study
 from mmkd_models.training.checkpoint import file_sha256, read_student
 from mmkd_models.training.predict import scores_of
@@ -365,7 +365,7 @@ def test_a_hopeless_candidate_is_given_up(machines: Dataset, tmp_path: Path) -> 
         end_trial(folder, trial, state="finished", score=2.0, curve=(2.0, 2.0), duration_s=1.0)
     for run in teacher_runs(folder, space.teachers, [0]):
         run.make(lambda progress: None)
-    hopeless = SearchRun(folder=folder, candidate=distilled[0], seeds=(0,), impossible=())
+    hopeless = search_run(folder, (), (0,), distilled[0])
     hopeless.make(lambda progress: None)
     ended = trial_result(folder, Trial(candidate=distilled[0], seed=0))
     assert ended is not None
@@ -383,7 +383,7 @@ def test_what_a_search_gave_up_is_trained_to_its_end_by_a_grid(machines: Dataset
         candidate=Candidate(entry=Entry(student="tiny", method="none", teacher=None), learning_rate=1e-3), seed=0
     )
     end_trial(folder, trial, state="pruned", score=0.5, duration_s=1.0)
-    run = StudentRun(folder=folder, trial=trial)
+    run = student_run(folder, trial)
     assert not run.is_done()
     run.make(lambda progress: None)
     assert run.is_done()

@@ -18,7 +18,7 @@ from mmkd_models.data import Dataset
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.experiments.folder import Folder, fold_data
 from mmkd_models.experiments.plan import teachers_from_text
-from mmkd_models.experiments.runs import teacher_result
+from mmkd_models.experiments.runs import teacher_results
 from mmkd_models.experiments.study import study
 from mmkd_models.experiments.table import score_table, smallest_near_best
 from mmkd_models.metrics.classes import scores_from_answers
@@ -125,7 +125,7 @@ def test_members_are_trained_once_each_and_from_other_seeds(
         for path in out.glob("trials/logit-*/student.ckpt")
         if read_student(path).facts.further_teachers_sha256
     )
-    hashes = [result.sha256 for one in (second, gyro) if (result := teacher_result(folder, one, 0)) is not None]
+    hashes = [result.sha256 for one in (second, gyro) for result in teacher_results(folder, one, 0) or ()]
     assert list(student.facts.further_teachers_sha256 or ()) == hashes
 
 

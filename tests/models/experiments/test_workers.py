@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,19 +118,15 @@ def test_a_killed_process_loses_its_claim(tmp_path: Path) -> None:
             assert is_ours
 
 
-def test_a_run_that_another_command_makes_is_waited_for(student: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = student.path / "trial.json"
-    waits = list[float]()
-
-    def end_elsewhere(seconds: float) -> None:
-        waits.append(seconds)
-        monkeypatch.setattr(type(student), "is_done", lambda run: True)
-
-    monkeypatch.setattr("mmkd_models.experiments.runs.time.sleep", end_elsewhere)
+def test_a_run_that_another_command_makes_is_waited_for(
+    student: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = tmp_path / "result"
+    monkeypatch.setattr("mmkd_models.experiments.runs.time.sleep", lambda seconds: result.touch())  # made elsewhere
     with claim(student.path), Workers(1) as workers:
-        make_runs(workers, [student])
-    assert waits
-    assert not done.exists()
+        make_runs(workers, [replace(student, is_done=result.exists)])
+    assert result.exists()
+    assert [path.name for path in student.path.iterdir()] == ["lock"]
 
 
 def test_nothing_begins_after_the_deadline(student: Run) -> None:
