@@ -1,4 +1,4 @@
-"""The program around a predictor: samples from what a plant speaks, decisions to where they are read, day and night.
+"""The program around a predictor: samples from a plant's protocols, decisions to where people read them.
 
-The one room of the runtime that starts threads, talks to a network and reads clocks; all of it where the user says so.
+It starts threads, reads clocks, and talks to a network where the user says so.
 """

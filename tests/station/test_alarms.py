@@ -18,7 +18,7 @@ from mmkd_models.data import Recording, shipped_dataset, write_dataset, write_re
 from mmkd_models.data.for_devices import replayed
 from mmkd_station.alarms import AlarmRule, Episodes
 from mmkd_station.commands.run import run_mmkd
-from mmkd_station.commands.show import next_line
+from mmkd_station.commands.show import next_line, tuned_lines
 from mmkd_station.intake import ReplayedRecording
 from mmkd_station.records import AlarmRecord, ResultRecord
 from mmkd_station.tuning import tune_alarm
@@ -198,6 +198,23 @@ def test_the_rule_that_keeps_the_limit_and_detects_most_is_chosen() -> None:
     assert tuned.on_test.detected_interval == (pytest.approx(0.025), 1.0)
     assert tuned.on_test.delay_s == 11.0  # the second worn sample is taken at second 11
     assert tuned.on_test.false_alarms_per_day is None
+    assert list(tuned_lines(tuned, Path("a.edge"), hop=None, reference=None))[:-1] == [
+        "alarm for worn, normal operation ok",
+        "best of 320 rules with at most 1 false alarms per hour on validation recordings (intervals at 95 %)",
+        (
+            "  test recordings, an alarm for each result: 10 false alarms in 0.17 h, 60.00 per hour (28.77 to 110.34); "
+            "1 of 1 recordings detected (2.5 to 100.0 %); median delay 10.0 s, longest 10.0 s; 1 groups"
+        ),
+        (
+            "  test recordings, alarms by the rule: 0 false alarms in 0.17 h, 0.00 per hour (0.00 to 22.13); "
+            "1 of 1 recordings detected (2.5 to 100.0 %); median delay 11.0 s, longest 11.0 s; 1 groups"
+        ),
+        (
+            "  validation recordings, which chose the rule: 0 false alarms in 0.17 h, 0.00 per hour (0.00 to 22.13); "
+            "1 of 1 recordings detected (2.5 to 100.0 %); median delay 11.0 s, longest 11.0 s; 1 groups"
+        ),
+        "the delay counts from the start of a recording, and includes its first full window",
+    ]
     with pytest.raises(UsageError, match="expected valid recordings of 'worn' and of normal operation, got 0 and 1"):
         tune_alarm(predictor, recordings[:1], label="worn", normal=(), most_per_hour=1.0, hop=1, cooldown_s=0.0)
 

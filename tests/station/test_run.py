@@ -142,6 +142,7 @@ def test_a_file_of_samples_becomes_the_answers_of_its_windows(
     assert numbers == list(range(1, 7))  # started, four results, stopped
     assert "press 1: 4 results in " in done.stderr
     assert "80 samples\n" in done.stderr
+    assert "INFO press 1: stopped: answered what waited\n" in done.stderr
 
 
 def test_times_are_read_from_the_column_and_in_the_unit_that_are_named(

@@ -106,7 +106,7 @@ def _score_text(score: RuleScore) -> str:
     if score.detected_interval is not None:
         low, high = score.detected_interval
         parts.append(
-            f"{score.detected} of {score.recordings} recordings detected ({100 * low:.0f} to {100 * high:.0f} %)"
+            f"{score.detected} of {score.recordings} recordings detected ({100 * low:.1f} to {100 * high:.1f} %)"
         )
     if score.delay_s is not None and score.longest_delay_s is not None:
         parts.append(f"median delay {score.delay_s:.1f} s, longest {score.longest_delay_s:.1f} s")

@@ -76,7 +76,7 @@ def serve_page(service: Service, *, address: Address, access: Access, serve_pred
 
 
 def _repetition_filter() -> Callable[[logging.LogRecord], bool]:
-    """Lets each message pass once a minute, whatever its arguments: clients must not fill a disk with log lines."""
+    """Return a filter that passes each message once a minute: clients must not fill a disk with log lines."""
     seen: dict[tuple[str, object], float] = {}
 
     def is_new(record: logging.LogRecord) -> bool:
