@@ -1,7 +1,4 @@
-"""Validation windows that travel with a student, from the dataset into its checkpoint and out again.
-
-Owns how many they are, their tensors, and the checks of a file that has some.
-"""
+"""Validation windows that travel with a student: their number, their tensors, and the checks of a file."""
 
 from __future__ import annotations
 
@@ -34,10 +31,10 @@ LEAST_WINDOWS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class CarriedWindows:
-    """Validation windows that travel with a student, for calibration and golden tests at export.
+    """Validation windows for calibration and golden tests at export.
 
     Attributes:
-        windows: (N, T, C) float32 raw values (z-scores for a per-group modality); NaN = missing. Of video uint8
+        windows: (N, T, C) float32 raw values (z-scores for a per-group modality); NaN = missing. Video: uint8
             (N, T, H, W, C), masked where frames are missing.
         labels: as `Windows.labels`, all known.
     """
@@ -47,17 +44,14 @@ class CarriedWindows:
 
 
 def most_carried(modality: ModalitySpec) -> int:
-    """Gives how many windows travel at most: of sound and video fewer, where all would be too large."""
+    """Return how many windows travel at most: fewer for audio and video, if all would be too large."""
     if modality.kind == "series":
         return MOST_WINDOWS
     return min(MOST_WINDOWS, max(LEAST_WINDOWS, MOST_CARRIED_BYTES // window_bytes(modality)))
 
 
 def carried_windows(valid: Windows, modality: str, *, seed: int, most: int = MOST_WINDOWS) -> CarriedWindows:
-    """Draws up to `most` labelled windows of the validation split, in a fixed order.
-
-    Of sound and video fewer, where all of them would be larger than `MOST_CARRIED_BYTES`.
-    """
+    """Draw up to `most` labelled windows of the validation split, in a fixed order, as `most_carried` allows."""
     spec = valid.spec.modality(modality)
     most = min(most, most_carried(spec))
     known = np.flatnonzero(valid.labelled)
@@ -70,7 +64,7 @@ def carried_windows(valid: Windows, modality: str, *, seed: int, most: int = MOS
 
 
 def tensors_of(carried: CarriedWindows) -> dict[str, Tensor]:
-    """Gives what a file keeps of them: windows, labels, and of video which frames are there."""
+    """Return the tensors that a file stores: windows, labels, and for video which frames are there."""
     found = {"windows": torch.from_numpy(bytes_of(carried.windows)), "labels": torch.from_numpy(carried.labels)}
     if carried.windows.dtype == np.uint8:
         found["frames"] = torch.from_numpy(~missing_frames(carried.windows))
@@ -78,7 +72,7 @@ def tensors_of(carried: CarriedWindows) -> dict[str, Tensor]:
 
 
 def carried_from(tensors: Mapping[str, Tensor], modality: ModalitySpec, task: TaskSpec, path: Path) -> CarriedWindows:
-    """Gives the windows of a file's tensors. Raises CheckpointError where they are not what `tensors_of` gives."""
+    """Return the windows of a file. Raise CheckpointError unless they are what `tensors_of` returns."""
     windows, labels = tensors.get("windows", torch.empty(0)), tensors.get("labels", torch.empty(0))
     shape = (len(windows), *modality.shape)
     dtype, several = label_dtype(task.kind), task.kind == "multi_label"
@@ -105,7 +99,7 @@ def carried_from(tensors: Mapping[str, Tensor], modality: ModalitySpec, task: Ta
 
 
 def _with_frames(windows: Tensor, tensors: Mapping[str, Tensor], modality: ModalitySpec, path: Path) -> NDArray[Any]:
-    """Carried windows, of video with the missing frames masked."""
+    """Carried windows, with missing frames masked."""
     if modality.kind != "video":
         return windows.numpy()
     frames, shape = tensors.get("frames", torch.empty(0)), (len(windows), modality.samples)

@@ -1,10 +1,7 @@
-"""What training saw, as it travels with a student: centres of its embeddings, and how far a window is from them.
+"""Centres of the training embeddings, and the distance of a window from them.
 
-The distance to the nearest of a few centres, in standard deviations of each feature. A window whose embedding is near
-none of them is unlike everything that was trained on. Labels play no part, so that every kind of task has it. Why not
-Mahalanobis distances from classes: docs/decisions/023.
-
-Owns the tensors, the checks of a file that has some, and the part of a graph that they become.
+The distance to the nearest centre, in standard deviations of each feature. It needs no labels, so that every task has
+it. Why not Mahalanobis distances from classes: docs/decisions/023.
 """
 
 from __future__ import annotations
@@ -24,12 +21,12 @@ MOST_CENTRES = 64
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingEmbeddings:
-    """What training saw.
+    """Centres and scale of the training embeddings.
 
     Attributes:
-        scale: (D,) float32 factors of an embedding's features; the score of training windows is then about 1.
+        scale: (D,) float32 factors of the features; the score of training windows is then about 1.
         shift: (D,) float32, added after that.
-        centres: (C, D) float32, of the embeddings that this gives.
+        centres: (C, D) float32, of the scaled embeddings.
         scores: (N,) float32 of validation windows, rising.
     """
 
@@ -40,7 +37,7 @@ class TrainingEmbeddings:
 
 
 class NoveltyScore(nn.Module):
-    """The square distance of an embedding from the nearest centre; in float32 whatever the rest computes in."""
+    """The squared distance of an embedding from the nearest centre, always in float32."""
 
     middle: Tensor
     squares: Tensor
@@ -56,9 +53,9 @@ class NoveltyScore(nn.Module):
         self.register_buffer("bias", centres.square().sum(1).float())
 
     def forward(self, embedding: Tensor) -> Tensor:
-        """(B, D) -> (B, 1): s^2 z^2 - 2 s z c + |c|^2 of the nearest c, where z is the embedding from the middle.
+        """(B, D) -> (B, 1): s^2 z^2 - 2 s z c + |c|^2 of the nearest c; z is the embedding minus the middle.
 
-        Two products, whatever the number of centres: in a small student it is operators that cost, not their size.
+        Two products, whatever the number of centres: in a small student the number of operators costs, not their size.
         """
         apart = embedding - self.middle
         nearest = torch.addmm(self.bias, apart, self.weight).amin(dim=-1, keepdim=True)
@@ -66,17 +63,17 @@ class NoveltyScore(nn.Module):
 
 
 def seen_tensors(seen: TrainingEmbeddings) -> dict[str, Tensor]:
-    """Gives what a file keeps."""
+    """Return the tensors that a file stores."""
     return {field.name: getattr(seen, field.name) for field in fields(seen)}
 
 
 def seen_from(tensors: Mapping[str, Tensor], *, width: int, path: Path) -> TrainingEmbeddings:
-    """Gives what training saw, from a file's tensors.
+    """Return training embeddings from the tensors of a file.
 
     Args:
         width: D, of the student's embeddings.
 
-    Raises CheckpointError where they are not what `seen_tensors` gives.
+    Raises CheckpointError unless they are what `seen_tensors` returns.
     """
     names = [field.name for field in fields(TrainingEmbeddings)]
     found = {name: tensors.get(name, torch.empty(0)) for name in names}

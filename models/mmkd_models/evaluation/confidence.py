@@ -1,7 +1,6 @@
-"""How far a classifier's probabilities and label sets can be trusted, measured on windows that did not calibrate them.
+"""Reliability of probabilities and label sets, measured on windows that did not calibrate them.
 
-Owns the figures: calibration error and log loss before and after the temperature, and the coverage of label sets at
-several error levels with what so many windows prove. Fits nothing; needs numpy alone.
+Calibration error and log loss before and after the temperature, and coverage of label sets at several error levels.
 """
 
 from __future__ import annotations
@@ -32,18 +31,12 @@ def confidence_facts(
     groups: NDArray[Any] | None = None,
     error_levels: tuple[float, ...] = ERROR_LEVELS,
 ) -> ConfidenceFacts | None:
-    """Measures an artifact's probabilities and label sets.
+    """Measure an artifact's probabilities and label sets; None without a labelled window.
 
     Args:
-        confidence: of the artifact.
-        logits: (N, K), the artifact's.
-        probabilities: (N, K), the artifact's.
-        labels: (N,), -1 where unknown.
-        groups: (N,) whom each window is of; None where nobody knows.
-        error_levels: to measure label sets at.
-
-    Returns:
-        None where no window has a label.
+        logits: (N, K), as are the probabilities.
+        labels: (N,), -1 if unknown.
+        groups: (N,) owner of each window; None if unknown.
     """
     known = np.flatnonzero(labels >= 0)
     if len(known) == 0:
@@ -71,7 +64,7 @@ def probability_bins(top: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def reliability(probabilities: NDArray[Any], labels: NDArray[np.int64]) -> Reliability:
-    """Measures probabilities (N, K) against labels (N,), N > 0."""
+    """Measure probabilities (N, K) with labels (N,), N > 0."""
     rows = np.arange(len(labels))
     top = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == labels
@@ -81,19 +74,14 @@ def reliability(probabilities: NDArray[Any], labels: NDArray[np.int64]) -> Relia
 
 
 def label_sets(probabilities: NDArray[Any], least: float) -> NDArray[np.bool_]:
-    """Gives which labels are in the set of each window, (N, K), as `mmkd_edge.predict.confidence.label_set` does.
-
-    Args:
-        probabilities: (N, K).
-        least: what `least_probability` gives.
-    """
+    """Return (N, K) the labels in the set of each window, as `mmkd_edge.predict.confidence.label_set` does."""
     sets = probabilities.astype(np.float64) >= least
     sets[np.arange(len(sets)), probabilities.argmax(axis=1)] = True  # never empty
     return sets
 
 
 def share_interval(count: int, of: int) -> tuple[float, float]:
-    """The 95 % interval of a share from counts of independent trials (E. B. Wilson, JASA 22, 1927).
+    """Return the 95 % interval of a fraction of independent trials (E. B. Wilson, JASA 22, 1927).
 
     Example:
         >>> low, high = share_interval(95, 100)

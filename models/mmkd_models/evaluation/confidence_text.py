@@ -1,4 +1,4 @@
-"""What was measured of confidence, in words and rows: the same in the terminal, on the model card and after a test."""
+"""Confidence in words and rows, for the terminal and the model card."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SAME_GROUPS = (
 
 
 def coverage_cells(coverage: LabelSetCoverage) -> tuple[str, ...]:
-    """One row under `HEADINGS`."""
+    """Return one row under `HEADINGS`."""
     single = coverage.single_accuracy
     return (
         f"{coverage.error_level:g}",
@@ -39,7 +39,7 @@ def coverage_cells(coverage: LabelSetCoverage) -> tuple[str, ...]:
 
 
 def coverage_table(coverages: Sequence[LabelSetCoverage]) -> Table:
-    """The rows as a table for a terminal."""
+    """Return the rows as a table for a terminal."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -51,7 +51,7 @@ def coverage_table(coverages: Sequence[LabelSetCoverage]) -> Table:
 
 
 def reliability_text(facts: ConfidenceFacts) -> str:
-    """What the temperature did."""
+    """Describe the effect of the temperature."""
     before, after = facts.before, facts.after
     if facts.temperature == 1.0:
         return (
@@ -66,7 +66,7 @@ def reliability_text(facts: ConfidenceFacts) -> str:
 
 
 def groups_text(coverages: Sequence[LabelSetCoverage]) -> Iterator[str]:
-    """At each error level the group that is covered least, where there are several."""
+    """Yield, for each error level, the group with the lowest coverage."""
     for coverage in coverages:
         if len(coverage.by_group) > 1:
             worst = min(coverage.by_group, key=lambda group: coverage.by_group[group])

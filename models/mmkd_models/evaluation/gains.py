@@ -1,7 +1,4 @@
-"""Figures over seeds and what one model is better by than another, with intervals by a bootstrap over groups.
-
-Knows nothing of folds and their files: takes judged answers, one for each seed.
-"""
+"""Figures over seeds, and gains of one model over another with bootstrap intervals over groups."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ ROUNDING = 1e-9
 
 
 def gain_per_seed(ours: Sequence[TestedNetwork], theirs: Sequence[TestedNetwork], metric: str) -> tuple[float, ...]:
-    """Gives how much better ours are on each seed, in the metric's `gain_unit`."""
+    """Return the gain on each seed, in the metric's `gain_unit`."""
     scale = measure_named(metric).gain_scale
     return tuple(
         scale * (our.scores.metric(metric) - their.scores.metric(metric))
@@ -38,18 +35,11 @@ def gain_per_seed(ours: Sequence[TestedNetwork], theirs: Sequence[TestedNetwork]
 def figure_draws(
     tests: Sequence[TestedNetwork], metric: str, *, seed: int = 0, draws: int = DRAWS
 ) -> NDArray[np.float64]:
-    """Gives the mean over seeds of a figure under each draw of groups, (draws,); NaN where a draw has no window.
+    """Return the mean over seeds of a figure under each draw of groups, (draws,); NaN if a draw has no window.
 
     A draw takes as many whole groups (people, machines, sessions) as there are, with replacement, the same ones for all
     seeds: a percentile bootstrap over clusters (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993,
-    chapters 8 and 13). With as many groups the same seed draws the same groups. Of a dataset without groups it takes
-    recordings, or blocks of consecutive windows (`block_length`).
-
-    Args:
-        tests: one result per seed.
-        metric: whose figure.
-        seed: of the draws.
-        draws: how many.
+    chapters 8 and 13). Without groups it takes recordings, or blocks of consecutive windows (`block_length`).
     """
     return _mean_over_seeds(_drawn(tests, metric, seed=seed, draws=draws))
 
@@ -57,10 +47,7 @@ def figure_draws(
 def gain_draws(
     ours: Sequence[TestedNetwork], theirs: Sequence[TestedNetwork], metric: str, *, seed: int = 0, draws: int = DRAWS
 ) -> NDArray[np.float64]:
-    """Gives the gain under each draw of `figure_draws`, the same groups for both, in the metric's `gain_unit`.
-
-    It is above 0 where ours are better.
-    """
+    """Return the gain under each draw of `figure_draws`, the same groups for both, in the metric's `gain_unit`."""
     more = _drawn(ours, metric, seed=seed, draws=draws) - _drawn(theirs, metric, seed=seed, draws=draws)
     return measure_named(metric).gain_scale * _mean_over_seeds(more)
 
@@ -80,7 +67,7 @@ def _mean_over_seeds(drawn: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def interval_of(drawn: NDArray[np.float64]) -> tuple[float, float]:
-    """Gives the ends of the 95 % interval of draws (D,), by percentiles; draws that are NaN do not count."""
+    """Return the 95 % percentile interval of draws (D,); NaN does not count."""
     low, high = np.nanquantile(drawn, [0.025, 0.975])
     return float(low), float(high)
 
@@ -88,10 +75,9 @@ def interval_of(drawn: NDArray[np.float64]) -> tuple[float, float]:
 def gain_of_pairs(
     pairs: Sequence[tuple[Sequence[TestedNetwork], Sequence[TestedNetwork]]], metric: str, *, seed: int = 0
 ) -> Gain:
-    """Gives what the first of each pair are better by, in the metric's `gain_unit`.
+    """Return the mean gain over pairs and their seeds, in the metric's `gain_unit`.
 
-    The mean is over pairs and their seeds; the 95 % interval is of `gain_draws`, the same draws for all pairs. Below
-    `FEWEST_GROUPS` tested groups there is none.
+    The interval is of `gain_draws`, the same draws for all pairs; None below `FEWEST_GROUPS` tested groups.
     """
     gains = [gain_per_seed(ours, theirs, metric) for ours, theirs in pairs]
     if len(groups_tested(judged for ours, _ in pairs for judged in ours)) < FEWEST_GROUPS:
@@ -104,10 +90,9 @@ def gain_of_pairs(
 def gain_over_seeds(
     ours: Sequence[TestedNetwork], theirs: Sequence[TestedNetwork], metric: str, *, seed: int = 0
 ) -> SeedGain:
-    """Gives how much better one network is than another on the test windows of the same seeds.
+    """Return the gain on the test windows of the same seeds.
 
-    The mean is over seeds of what ours are better by; the interval is of `gain_draws`, whose arguments these are. Below
-    `FEWEST_GROUPS` tested groups there is none.
+    The interval is of `gain_draws`; None below `FEWEST_GROUPS` tested groups.
     """
     gained = spread(gain_per_seed(ours, theirs, metric))
     low, high = _interval(ours, theirs, metric, seed=seed)
@@ -115,7 +100,7 @@ def gain_over_seeds(
 
 
 def gain_on_windows(ours: TestedNetwork, theirs: TestedNetwork, metric: str, *, seed: int) -> WindowGain:
-    """Gives the gain of our answers over theirs, both for the same windows; the interval is of `gain_draws`."""
+    """Return the gain on the same windows; the interval is of `gain_draws`."""
     (points,) = gain_per_seed([ours], [theirs], metric)
     low, high = _interval([ours], [theirs], metric, seed=seed)
     return WindowGain(points=points, low=low, high=high)
@@ -130,12 +115,12 @@ def _interval(
 
 
 def groups_tested(tests: Iterable[TestedNetwork]) -> list[int | str]:
-    """Gives the groups of the test windows of all seeds, each once, in order."""
+    """Return the groups of the test windows of all seeds, each once, in order."""
     return sorted({one.group for judged in tests for one in judged.by_group})
 
 
 def interval_needs(split: Split) -> str:
-    """Gives why there is no interval."""
+    """Return why there is no interval."""
     return f"an interval needs {FEWEST_GROUPS} {_NOUNS[split.by]} or more"
 
 
@@ -145,9 +130,9 @@ def gap_recovered(
     teachers: Sequence[TestedNetwork],
     metric: str,
 ) -> float | None:
-    """Gives the share of the way from baseline to teacher that the student goes; None where that way is not measurable.
+    """Return the fraction of the gain from baseline to teacher that the student has.
 
-    It is where the whole interval of teacher minus baseline lies above 0.
+    None unless the teacher's gain over the baseline is significant.
     """
     low, _ = _interval(teachers, baselines, metric)
     scale = abs(measure_named(metric).gain_scale * np.mean([judged.scores.metric(metric) for judged in baselines]))
@@ -158,7 +143,7 @@ def gap_recovered(
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Gives the spread of a figure over seeds.
+    """Return mean and standard deviation of a figure over seeds.
 
     Example:
         >>> spread([0.25, 0.75]).mean

@@ -1,8 +1,7 @@
-"""Whether a model does better than somebody who guesses without having looked at any sensor.
+"""Whether a model is better than chance.
 
-Owns what guessing scores: the best single answer for all windows of a fold (its commonest class, the median or mean of
-its numbers, its commonest set of labels), or of classes each label as often as every other one, whichever is better. A
-guess that knows the truth's shares is the strictest one to beat.
+Chance is the best single answer for all windows of a fold (the most frequent class, the median or mean of the numbers,
+the most frequent set of labels), or for classes each label equally often, whichever is better.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ _SURE = 9.0  # the logit of a label that a guess turns on
 
 
 def guessing(tests: Sequence[TestedNetwork], metric: str, *, seed: int = 0) -> Guessing:
-    """Gives what guessing scores on the test windows of each seed, and whether the model is better than that.
+    """Return the score of chance on the test windows of each seed, and whether the model is better.
 
-    The interval resamples whole groups, as those of gains do. Below `FEWEST_GROUPS` groups it is too narrow to mean
-    anything, and reaches as far as one that resamples windows.
+    The interval resamples whole groups. Below `FEWEST_GROUPS` groups that is too narrow: the interval then
+    reaches at least as far as one that resamples windows.
     """
     figure = float(np.mean([guessed_figure(judged, metric) for judged in tests]))
     ends = [interval_of(figure_draws(tests, metric, seed=seed))]
@@ -40,7 +39,7 @@ def guessing(tests: Sequence[TestedNetwork], metric: str, *, seed: int = 0) -> G
 
 
 def guessed_figure(judged: TestedNetwork, metric: str) -> float:
-    """Gives the best figure of a guess on these windows.
+    """Return the best figure of a constant or random answer on these windows.
 
     Example:
         >>> from mmkd_models.metrics.classes import scores_from_answers
@@ -58,7 +57,7 @@ def guessed_figure(judged: TestedNetwork, metric: str) -> float:
 
 
 def _guessed_confusions(confusion: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-    """Of each class given every time, and of all given equally often: (K + 1, K, K)."""
+    """Confusion matrices of each constant answer, and of all classes equally often: (K + 1, K, K)."""
     truth: NDArray[np.float64] = np.array(confusion, dtype=np.float64).sum(axis=1)
     classes = len(truth)
     constant = np.eye(classes)[:, None, :] * truth[:, None]
@@ -66,7 +65,7 @@ def _guessed_confusions(confusion: Sequence[Sequence[int]]) -> NDArray[np.float6
 
 
 def _guesses(judged: TestedNetwork) -> Iterator[NDArray[np.float64]]:
-    """Answers (K,): of numbers median and mean, of several labels all of them on and the commonest set."""
+    """Constant answers (K,): median and mean of numbers; all labels on, and the most frequent set."""
     truth, _, _ = judged.windows
     if judged.task is not msgspec.UNSET and judged.task.kind == "regression":
         yield from (np.median(truth, axis=0), truth.mean(axis=0))
@@ -85,7 +84,7 @@ def _answered(judged: TestedNetwork, answer: NDArray[np.float64]) -> TestedNetwo
 
 
 def _drawn_by_windows(judged: TestedNetwork, metric: str, seed: int) -> NDArray[np.float64]:
-    """The figure (D,) of as many windows, drawn with replacement; of many, of neighbours together."""
+    """The figure (D,) of as many windows, drawn with replacement; blocks of neighbours if there are many."""
     if judged.confusions is not msgspec.UNSET:
         counts = np.sum([one.confusion for one in judged.confusions], axis=0)
         windows = int(counts.sum())

@@ -1,8 +1,7 @@
-"""Labels spread in time: a rival without any sensor, which says how much a random share of labels gives away.
+"""Labels interpolated in time: a rival without a sensor, which shows how much a random fraction of labels gives away.
 
-Of each recording (else of each group's rows, in their order) the labels that are seen are drawn out to the windows
-between them. Where that tells the hidden labels, a teacher or student that learns the windows' neighbourhood looks
-better on its own training windows than it is, and unlabelled windows are no test of what it would do elsewhere.
+In each recording (without recordings: each group, in row order) the visible labels are interpolated to the windows
+between them. If that predicts the hidden labels, scores on unlabelled training windows are too good.
 """
 
 from __future__ import annotations
@@ -29,18 +28,13 @@ _LEAST_SHARE = 1e-6  # of a label that is never on, so that its logit is finite
 
 
 def labels_spread_in_time(train: Windows, truth: Labels) -> TestedNetwork | None:
-    """Judges labels that are spread in time on the training windows whose labels are hidden.
+    """Judge labels that are interpolated in time on the training windows whose labels are hidden.
 
-    Numbers and shares of labels are interpolated between the nearest windows that are labelled before and after, and
-    stay as they are beyond the first and last; of classes this is the nearer one. A recording without any label gets
-    the mean of all.
+    A recording without a label gets the mean of all. None if no label is hidden or none is visible.
 
     Args:
-        train: with the labels that are seen.
-        truth: (N,) or (N, K), the labels that the dataset has.
-
-    Returns:
-        None where no label is hidden or none is seen.
+        train: with the visible labels.
+        truth: (N,) or (N, K), all labels of the dataset.
     """
     seen, hidden = train.labelled, is_labelled(truth) & ~train.labelled
     if not (seen.any() and hidden.any()):
@@ -58,7 +52,7 @@ def labels_spread_in_time(train: Windows, truth: Labels) -> TestedNetwork | None
 
 
 def label_leak(judged: Sequence[TestedNetwork], metric: str) -> LabelLeak:
-    """Gives what labels that are spread in time score on the hidden labels of each seed, and whether that is a leak."""
+    """Return the score of interpolated labels on the hidden labels of each seed, and whether that is a leak."""
     beside = guessing(judged, metric)
     figure = spread([one.scores.metric(metric) for one in judged])
     best = 0.0 if measure_named(metric).lower_is_better else 1.0
@@ -74,9 +68,9 @@ def _columns(train: Windows) -> NDArray[np.float64]:
 
 
 def _places(train: Windows) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Whose each window is (N,), and where in it (N,): seconds of its recording, or its row among those of its group.
+    """Owner of each window (N,) and its position (N,): seconds in its recording, or its row.
 
-    Without groups all stored windows are one row of neighbours.
+    Without groups all stored windows have one owner.
     """
     source = train.source
     if isinstance(source, CutWindows):
@@ -94,6 +88,6 @@ def _logits(train: Windows, answers: NDArray[np.float64]) -> NDArray[np.float64]
 
 
 def leak_of(judged: Sequence[TestedNetwork | None], metric: str) -> LabelLeak | None:
-    """Return the leak over all seeds, or None if one of them has none."""
+    """Return the leak over all seeds; None if one is unknown."""
     known = [one for one in judged if one is not None]
     return label_leak(known, metric) if known and len(known) == len(judged) else None

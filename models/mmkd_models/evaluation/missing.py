@@ -1,4 +1,4 @@
-"""What is left of a model when sensors drop out: subsets of modalities, missing samples, and bursts of them."""
+"""Scores with sensors missing: subsets of modalities, missing samples, and bursts of them."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _STREAMS: dict[Loss, tuple[int, ...]] = {"samples": (), "burst": (1,)}
 
 
 def subsets_of(names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Gives the non-empty subsets of modalities, the largest first; of many the first 31."""
+    """Return the non-empty subsets of modalities, the largest first, at most 31."""
     return [subset for size in range(len(names), 0, -1) for subset in combinations(names, size)][:MOST_SUBSETS]
 
 
 def logits_by_subset(teacher: Teacher | Committee, windows: Windows) -> dict[tuple[str, ...], NDArray[np.float32]]:
-    """Gives a teacher's logits (N, K) with every subset of its modalities, the others absent."""
+    """Return a teacher's logits (N, K) with every subset of its modalities, the others absent."""
     found = {}
     for subset in subsets_of(teacher.names):
         hide = _hiding([name for name in teacher.names if name not in subset])
@@ -49,17 +49,13 @@ def logits_by_missing_share(
     shares: Sequence[float] = MISSING_SHARES,
     loss: Loss = "samples",
 ) -> dict[float, NDArray[np.float32]]:
-    """Gives logits (N, K) while that share of the samples (all channels) of every window is missing.
+    """Return logits (N, K) with each fraction of the samples (all channels) of every window missing.
 
-    The same seed hides the same samples, so two networks can be compared window by window.
+    The same seed hides the same samples, so that two networks can be compared window by window.
 
     Args:
-        network: a Student of `modality`, or a teacher, whose modalities all lose samples.
-        windows: N windows.
-        modality: the student's; None for a teacher.
-        seed: of which samples go missing.
-        shares: fractions from 0 to 1: of `samples` the probability of each, of a `burst` its length.
-        loss: how they go missing.
+        modality: the student's; None for a teacher, all of whose modalities lose samples.
+        shares: for `samples` the probability of each, for a `burst` its length.
     """
     found = {}
     for share in shares:
@@ -70,20 +66,14 @@ def logits_by_missing_share(
 
 
 def scores_by_subset(teacher: Teacher | Committee, windows: Windows) -> dict[tuple[str, ...], AnyScores]:
-    """Scores a teacher with every non-empty subset of its modalities, the others absent; at most 31, largest first.
-
-    All of the windows are labelled.
-    """
+    """Score a teacher on labelled windows with every subset of its modalities, as `logits_by_subset`."""
     return {subset: _scores(logits, windows) for subset, logits in logits_by_subset(teacher, windows).items()}
 
 
 def scores_by_missing_share(
     student: AnyStudent, windows: Windows, *, modality: str, seed: int, shares: Sequence[float] = MISSING_SHARES
 ) -> dict[float, AnyScores]:
-    """Scores a student while each sample (all channels) is missing with the probability `share`.
-
-    The same seed hides the same samples, so two students can be compared pair by pair. All of the windows are labelled.
-    """
+    """Score a student on labelled windows with samples missing, as `logits_by_missing_share`."""
     logits = logits_by_missing_share(student, windows, modality=modality, seed=seed, shares=shares)
     return {share: _scores(given, windows) for share, given in logits.items()}
 
@@ -118,7 +108,7 @@ def _bursting(share: float, rng: np.random.Generator) -> WindowChange:
 
 
 def _without(values: NDArray[Any], gone: NDArray[np.bool_]) -> NDArray[Any]:
-    """Windows without the samples, or the frames, that are gone (B, T)."""
+    """Windows without the samples, or frames, that are gone (B, T)."""
     if values.dtype == np.uint8:
         return with_missing(bytes_of(values), gone | missing_frames(values))
     return np.where(gone[..., None], np.float32(np.nan), values)

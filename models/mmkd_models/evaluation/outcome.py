@@ -1,7 +1,7 @@
-"""A network's or a rival's answers on test windows: scores, and what is needed to draw its groups again.
+"""Answers of a network or a rival on test windows: scores, and what redrawing its groups needs.
 
-Owns the form in which comparisons and studies keep them. Of classes these are counts, from which every score follows;
-of several labels and of numbers the answers themselves, since average precision needs them.
+Classes are stored as counts, from which every score follows; several labels and numbers as answers, since average
+precision needs them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FORMAT_VERSION = 1
 
 
 class GroupConfusion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The answers on the test windows of one group: K rows (truth) of K counts (answers)."""
+    """Answers on the test windows of one group: K rows (truth) of K counts (answers)."""
 
     group: int | str
     confusion: tuple[tuple[int, ...], ...]
@@ -47,13 +47,12 @@ class TestedNetwork(
     forbid_unknown_fields=True,
     rename={"class_scores": "scores", "confusions": "by_group"},
 ):
-    """A finished network on the test windows of its fold.
+    """A trained network on the test windows of its fold.
 
     Attributes:
-        class_scores: of classes; in files `scores`. Unset of other kinds.
-        confusions: of classes; in files `by_group`. Unset of other kinds.
-        task: of other kinds.
-        answers: of other kinds.
+        class_scores: for classification, as `scores` in files.
+        confusions: for classification, as `by_group` in files.
+        task: for other kinds, as are `answers`.
     """
 
     format_version: int = FORMAT_VERSION
@@ -73,12 +72,12 @@ class TestedNetwork(
 
     @property
     def by_group(self) -> tuple[GroupConfusion, ...] | tuple[GroupAnswers, ...]:
-        """What is kept of each group."""
+        """The counts or answers of each group."""
         return self.confusions or self.answers or ()
 
     @property
     def windows(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[Any]]:
-        """Truth (N, K), answers (N, K) and group (N,) of the windows, group by group; of several labels and numbers."""
+        """Truth (N, K), answers (N, K) and group (N,) of the windows of other kinds, group by group."""
         parts = self.answers or ()
         return (
             np.concatenate([np.array(part.truth, dtype=np.float64) for part in parts]),
@@ -93,12 +92,11 @@ class TestedNetwork(
 
 
 def outcome_on(test: Windows, logits: NDArray[np.floating[Any]]) -> TestedNetwork:
-    """Scores logits (N, K) to the test windows, all of them labelled, altogether and by group.
+    """Score logits (N, K) of labelled test windows, altogether and by group.
 
-    Of classes only their order counts: probabilities do as well.
+    For classes only their order counts: probabilities do as well.
 
-    Raises:
-        MmkdError: an answer is not finite.
+    Raises MmkdError if an answer is not finite.
     """
     task, names = test.spec.task, np.unique(test.groups)
     if not np.isfinite(logits).all():
@@ -129,7 +127,7 @@ def _rows(array: NDArray[np.generic]) -> tuple[tuple[float, ...], ...]:
 
 
 def class_scores(judged: TestedNetwork) -> ClassScores:
-    """Gives the scores that a document holds."""
+    """Return the scores that a document contains."""
     found = judged.scores
     return ClassScores(**{name: found.metric(name) for name in ClassScores.__struct_fields__})
 
@@ -137,16 +135,11 @@ def class_scores(judged: TestedNetwork) -> ClassScores:
 def drawn_figures(
     judged: TestedNetwork, groups: Sequence[int | str], weights: NDArray[np.int64], metric: str
 ) -> NDArray[np.float64]:
-    """Gives a metric when each of the groups counts as often as drawn.
+    """Return a metric (D,) if each group counts as often as drawn; NaN if a draw has none of its windows.
 
     Args:
-        judged: by group, each of them among `groups`.
-        groups: (G,) their names.
-        weights: (D, G) how often each counts.
-        metric: its name.
-
-    Returns:
-        (D,); NaN where a draw has none of its windows.
+        groups: (G,) names, all of those in `judged` among them.
+        weights: (D, G).
     """
     if judged.confusions is not msgspec.UNSET:
         classes = len(judged.confusions[0].confusion)
@@ -173,15 +166,7 @@ def drawn_figures(
 
 
 def metric_of_confusions(confusions: NDArray[np.float64], metric: str) -> NDArray[np.float64]:
-    """Gives the metric of each confusion matrix, as `scores_from_answers` does for one.
-
-    Args:
-        confusions: (N, K, K), rows are the truth.
-        metric: which.
-
-    Returns:
-        (N,); NaN where a matrix is empty.
-    """
+    """Return the metric (N,) of confusion matrices (N, K, K), rows the truth; NaN if a matrix is empty."""
     right = np.diagonal(confusions, axis1=1, axis2=2)  # (N, K)
     truth, answers = confusions.sum(2), confusions.sum(1)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -1,8 +1,4 @@
-"""One model judged on one dataset, beside another where there is one: what `mmkd-evaluate` measures.
-
-Owns the order of what is measured. A student and a teacher may be compared with their like alone: the
-same windows lose the same samples for both.
-"""
+"""One checkpoint judged on one dataset, alone or compared with another of its kind."""
 
 from __future__ import annotations
 
@@ -46,7 +42,7 @@ OnPart = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Contestant:
-    """A checkpoint with what is reported of its file, and what it knows of the windows that judge it."""
+    """A checkpoint, its file, and the windows that it knows."""
 
     path: str
     sha256: str
@@ -54,7 +50,7 @@ class Contestant:
     seen: SeenWindows | None = None
 
     def cautions(self, data: DataFacts) -> tuple[str, ...]:
-        """Gives what has to be said of its scores on these windows."""
+        """Return the cautions about its scores on these windows."""
         trained_on = self.checkpoint.facts.dataset_sha256
         return tuple(cautions_of(self.path, trained_on, self.seen, data.sha256, data.windows))
 
@@ -81,10 +77,9 @@ def evaluate(
     seed: int,
     on_part: OnPart,
 ) -> EvaluationDocument:
-    """Judges a model, and another one beside it.
+    """Judge a model, alone or compared with another.
 
-    Raises:
-        UsageError: a model does not take these windows, or the two are not of one kind.
+    Raises UsageError if a model does not accept these windows, or the two are not of one kind.
     """
     check_contestants(model, against, windows)
     judge = _Judge(windows=windows, metric=metric, seed=seed)
@@ -115,7 +110,7 @@ def evaluate(
 
 
 def check_contestants(model: Contestant, against: Contestant | None, windows: Windows) -> None:
-    """Raises UsageError where a model does not take these windows, or the two are not of one kind."""
+    """Raise UsageError if a model does not accept these windows, or the two are not of one kind."""
     for one in (model, against):
         if one is not None:
             checkpoint = one.checkpoint
@@ -132,12 +127,12 @@ def check_contestants(model: Contestant, against: Contestant | None, windows: Wi
 
 
 def logits_from(one: Contestant, windows: Windows) -> Logits:
-    """Gives the model's logits (N, K) for the windows, of regression (N, 1) in the target's unit."""
+    """Return the model's logits (N, K) for the windows; for regression (N, 1) in the target's unit."""
     return logits_of(one.checkpoint.network(), _narrowed(one, windows), modality=one.modality)
 
 
 def _narrowed(one: Contestant, windows: Windows) -> Windows:
-    """The windows with the model's modalities alone, in the order in which it has them."""
+    """The windows with the model's modalities, in its order."""
     checkpoint = one.checkpoint
     if isinstance(checkpoint, StudentCheckpoint):
         return windows.with_modalities([checkpoint.modality.name])
@@ -145,7 +140,7 @@ def _narrowed(one: Contestant, windows: Windows) -> Windows:
 
 
 def _subsets(judge: _Judge, pair: list[Contestant]) -> tuple[SubsetJudgement, ...]:
-    """Every subset of the model's modalities; one that the other teacher does not have is judged alone."""
+    """Every subset of the model's modalities; one that the other teacher lacks is judged alone."""
     found = []
     for one in pair:
         network = one.checkpoint.network()
@@ -178,7 +173,7 @@ def _shares(judge: _Judge, pair: list[Contestant], loss: Loss) -> tuple[ShareJud
 
 
 def _shared(found: list[dict[Key, Logits]]) -> list[tuple[Key, list[Logits]]]:
-    """What the first was judged under, with the logits of all that were judged under it as well."""
+    """The conditions of the first, with the logits of all that have them."""
     return [(key, [logits[key] for logits in found if key in logits]) for key in found[0]]
 
 
@@ -191,7 +186,7 @@ class _Judge:
     seed: int
 
     def judgement(self, ours: Logits, theirs: Logits | None = None) -> Judgement:
-        """Judges logits, beside others where there are some."""
+        """Judge logits, alone or compared with others."""
         judged = outcome_on(self.windows, ours)
         beside = guessing([judged], self.metric, seed=self.seed)
         if theirs is None:

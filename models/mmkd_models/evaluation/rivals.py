@@ -1,8 +1,7 @@
-"""Rivals that a user would try first on one sensor: extra-trees on window statistics, rockets, and both averaged.
+"""Classical rivals on one sensor: extra-trees on window statistics, MiniRocket, MultiRocket-Hydra, and an average.
 
-They see the labelled training windows of one modality and nothing else; a student that loses to them is no product.
-`taught_rocket` is no rival in that sense: the teacher has taught it too, and it shows what teaching gives a rocket.
-Every one answers with logits, settled in `settled.py`.
+They use the labelled training windows of one modality. `taught_rocket` also learns from the teacher: it shows what
+distillation gains for MiniRocket.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ Answerer = Callable[[Windows], Answers]
 
 @dataclass(frozen=True, kw_only=True)
 class _Fitted:
-    """A rival that has learnt: its settled answers to the labelled windows of each part, and to any others."""
+    """A fitted rival: its answers to the labelled windows of each part, and to any others."""
 
     parts: tuple[Answers, ...]
     ask: Answerer
@@ -59,13 +58,13 @@ class _Fitted:
 
 @dataclass(frozen=True, kw_only=True)
 class Contestants:
-    """Rivals of one sensor on one fold; what one of them answers is kept for those that need it.
+    """Rivals of one sensor on one fold; each is fitted once.
 
     Attributes:
-        train: with the labels that are seen.
+        train: with the visible labels.
         parts: the validation windows first, then those that judge.
         metric: what validation maximises.
-        teach: what the taught one learns from; None where there is no teacher.
+        teach: the teacher of `taught_rocket`; None without one.
     """
 
     train: Windows
@@ -77,14 +76,14 @@ class Contestants:
     _found: dict[RivalName, _Fitted | str] = field(default_factory=dict)
 
     def judged(self, rival: RivalName) -> tuple[TestedNetwork, ...] | str:
-        """Judges a rival on the labelled windows of each part, or gives the reason why that cannot be done here."""
+        """Judge a rival on the labelled windows of each part, or return why that is impossible."""
         found = self._fitted(rival)
         if isinstance(found, str):
             return found
         return tuple(outcome_on(_labelled(part), one) for part, one in zip(self.parts, found.parts, strict=True))
 
     def asked(self, rival: RivalName) -> Answerer | str:
-        """Gives what asks a rival about any windows, or the reason why there is none here."""
+        """Return the function that answers any windows, or why there is none."""
         found = self._fitted(rival)
         return found if isinstance(found, str) else found.ask
 
@@ -153,8 +152,7 @@ def _averaged(one: Answerer, other: Answerer, windows: Windows) -> Answers:
 def _extra_trees(known: Windows, *, modality: str, seed: int) -> Answerer:
     """Extra-trees (Geurts et al., Machine Learning 63, 2006) on `window_statistics`.
 
-    Of classes and labels the share of the trees' votes, of which each answer has got one vote more, so that a logit is
-    finite; of a number the trees' mean.
+    Answers of classes and labels are logits of the votes, with one more vote for each, so that they are finite.
     """
     from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 

@@ -1,8 +1,4 @@
-"""Rocket rivals: features of random convolutions as aeon computes them, and ridge regressions on top.
-
-Owns what is around aeon: its libraries' threads, filling of missing samples, targets, and answers (N, K) for every kind
-of task. aeon is BSD-3-Clause; nothing of it is copied here.
-"""
+"""MiniRocket, MultiRocket and Hydra features as aeon (BSD-3-Clause) computes them, and ridge regressions on top."""
 
 from __future__ import annotations
 
@@ -30,13 +26,11 @@ _PENALTIES = np.logspace(-3, 3, 10)
 
 @contextmanager
 def rocket_threads() -> Iterator[None]:
-    """Lets numba use threads of its own kind where it has not begun yet, and gives torch its own back.
+    """Let numba use its own kind of threads if it has not started yet, and restore torch's thread count.
 
-    Two OpenMP libraries in one process, numba's and torch's, were measured to slow each later training step 50 times,
-    and numba sets the thread count of the one that it shares with torch.
+    Two OpenMP libraries in one process, numba's and torch's, were measured to slow each later training step 50 times.
 
-    Raises:
-        ImportError: aeon is not installed (`pip install 'mmkd-edge[rivals]'`).
+    Raises ImportError if aeon is not installed (`pip install 'mmkd-edge[rivals]'`).
     """
     import aeon  # noqa: F401
     from numba import config
@@ -50,17 +44,16 @@ def rocket_threads() -> Iterator[None]:
 
 
 def series_of(windows: Windows, modality: str) -> NDArray[np.float64]:
-    """Gives (N, C, T), as aeon wants it; missing samples are 0. Of sound and video see `series_values`."""
+    """Return (N, C, T), as aeon expects; missing samples are 0."""
     values = series_values(windows, modality).astype(np.float64)
     series: NDArray[np.float64] = np.nan_to_num(values, nan=0.0).transpose(0, 2, 1)
     return series
 
 
 def mini_rocket(series: NDArray[np.float64], *, seed: int) -> Transform:
-    """Gives MiniRocket's features (Dempster et al., KDD 2021), fitted and scaled on these series.
+    """Return MiniRocket's features (Dempster et al., KDD 2021), fitted and scaled on these series.
 
-    Raises:
-        ValueError: the windows are too short for its kernels.
+    Raises ValueError if the windows are too short for its kernels.
     """
     from aeon.transformations.collection.convolution_based import MiniRocket
     from sklearn.preprocessing import StandardScaler
@@ -71,10 +64,10 @@ def mini_rocket(series: NDArray[np.float64], *, seed: int) -> Transform:
 
 
 def multi_rocket_hydra(series: NDArray[np.float64], *, seed: int) -> Transform:
-    """Gives features of MultiRocket (Tan et al., DMKD 2022) and Hydra (Dempster et al., DMKD 2023), as `mini_rocket`.
+    """Return features of MultiRocket (Tan et al., DMKD 2022) and Hydra (Dempster et al., DMKD 2023).
 
-    Hydra's counts are scaled as its authors do: the root, centred and scaled by the spread plus the fourth power of the
-    share of zeros, and zeros stay zeros.
+    Hydra's counts are scaled as its authors do: the root, centred and scaled by the standard deviation plus the
+    fourth power of the fraction of zeros; zeros stay zeros.
     """
     from aeon.transformations.collection.convolution_based import HydraTransformer, MultiRocket
     from sklearn.preprocessing import StandardScaler
@@ -98,9 +91,9 @@ def _roots(counts: Any) -> NDArray[np.float64]:
 
 
 def ridge_on_labels(features: Features, labels: NDArray[Any], task: TaskSpec) -> Answering:
-    """Gives a ridge on labels: of classes a regression for each against the others, whose values are the logits.
+    """Return a ridge regression for each class against the others, whose values are the logits.
 
-    A class without a label has -1, what the ridge is told of every other class.
+    A class without a label has -1, the target of every other class.
     """
     from sklearn.linear_model import RidgeClassifierCV
 
@@ -120,7 +113,7 @@ def ridge_on_labels(features: Features, labels: NDArray[Any], task: TaskSpec) ->
 
 
 def ridge_on_targets(features: Features, targets: NDArray[np.float64]) -> Answering:
-    """Gives a ridge on targets (N, K), which it answers with."""
+    """Return a ridge regression on targets (N, K)."""
     from sklearn.linear_model import RidgeCV
 
     ridge = RidgeCV(alphas=_PENALTIES).fit(features, targets)
@@ -128,12 +121,11 @@ def ridge_on_targets(features: Features, targets: NDArray[np.float64]) -> Answer
 
 
 def taught_targets(train: Windows, taught: Answers) -> NDArray[np.float64]:
-    """Gives (N, K) what a taught ridge learns: 2 q - 1 of probabilities q, or numbers.
+    """Return targets (N, K) of a taught ridge: 2 q - 1 of probabilities q, or numbers.
 
-    q is the teacher's answer, and on labelled windows half of it and half of the label.
+    q is the teacher's answer; on labelled windows the mean of answer and label.
 
     Args:
-        train: with the labels that are seen.
         taught: the teacher's probabilities (N, K) of these windows, or its numbers (N, 1).
     """
     task, seen = train.spec.task, train.labelled

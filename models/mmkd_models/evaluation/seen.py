@@ -1,7 +1,4 @@
-"""What a model knows of the windows that judge it: a score of windows that trained it says nothing about new ones.
-
-Owns the counting, the refusal and the words of it.
-"""
+"""Windows that a model knows from its training: counting, refusal and cautions."""
 
 from __future__ import annotations
 
@@ -22,32 +19,32 @@ from mmkd_report.schema.figures import Split
 
 
 class Trained(Protocol):
-    """What a checkpoint or a student of a bundle says of its training."""
+    """Training facts of a checkpoint or of a student in a bundle."""
 
     @property
     def dataset_sha256(self) -> str:
-        """Of the dataset that trained it."""
+        """SHA-256 of the training dataset."""
 
     @property
     def fold(self) -> int | msgspec.UnsetType | None:
-        """Whose windows trained it; None for the dataset's own split, unset where nobody knows."""
+        """Fold that it was trained on; None for the dataset's own split, unset if unknown."""
 
     @property
     def adapted(self) -> tuple[Adapted, ...] | msgspec.UnsetType:
-        """To which datasets it was adapted since."""
+        """Later adaptations."""
 
     @property
     def training_hashes(self) -> bytes | msgspec.UnsetType:
-        """Of the groups and windows that trained it."""
+        """Hashes of the groups and windows that trained it."""
 
 
 def windows_seen(model: Trained, modality: str, dataset: Dataset, windows: Windows) -> SeenWindows | None:
     """Count the windows that a model knows; None if it cannot tell.
 
-    It can tell of the dataset that trained it, and where its training hashes recognise a window or a group.
+    It can tell for the dataset that trained it, and if its training hashes recognise a window or a group.
 
     Args:
-        modality: of the student, or the first one of a teacher.
+        modality: the student's, or the first one of a teacher.
     """
     if any(one.dataset_sha256 == dataset.sha256 for one in model.adapted or ()):
         return _seen(dataset.split("train"), dataset.split("valid"), windows, fold=None)
@@ -76,10 +73,10 @@ def _seen(train: Windows, valid: Windows, windows: Windows, *, fold: int | None)
 def check_seen(
     path: str, model: Trained, modality: str, dataset: Dataset, windows: Windows, *, part: str | None, costs: bool
 ) -> SeenWindows | None:
-    """Count the windows that a model knows, as `windows_seen`; the same for checkpoints and students of bundles.
+    """Count the windows that a model knows, as `windows_seen`.
 
     Args:
-        part: what the windows are called; None scores windows that trained it all the same.
+        part: the name of the windows; None accepts windows that trained it.
         costs: whether a price is put on the model.
 
     Raises UsageError if windows trained it that must not judge it.
@@ -93,7 +90,7 @@ def check_seen(
 
 
 def _refuse_seen(path: str, seen: SeenWindows | None, windows: int, *, part: str) -> None:
-    """Raises UsageError where some of the windows that are to judge a model trained it; it names the right ones."""
+    """Raise UsageError, which names the right windows, if some of these trained the model."""
     if seen is None or seen.trained == 0:
         return
     if seen.fold is msgspec.UNSET:
@@ -111,7 +108,7 @@ def _refuse_seen(path: str, seen: SeenWindows | None, windows: int, *, part: str
 
 
 def _refuse_costs(path: str, seen: SeenWindows | None, *, is_own: bool) -> None:
-    """Raise UsageError if windows that trained a model would put a price on it, or nobody knows whether they did.
+    """Raise UsageError if windows that trained a model would put a price on it, or this is unknown.
 
     Args:
         is_own: whether the windows are of the dataset that trained it.
@@ -131,7 +128,7 @@ def _refuse_costs(path: str, seen: SeenWindows | None, *, is_own: bool) -> None:
 def cautions_of(
     path: str, dataset_sha256: str, seen: SeenWindows | None, data_sha256: str, windows: int
 ) -> Iterator[str]:
-    """Gives what has to be said of a model's scores, a sentence each, for terminals, documents and pages."""
+    """Yield the cautions about a model's scores, a sentence each."""
     if seen is None and dataset_sha256 != data_sha256:
         yield f"{path} was trained on another dataset (SHA-256 {dataset_sha256[:12]}...): this one is a new domain"
     elif seen is None:
@@ -143,7 +140,7 @@ def cautions_of(
 
 
 def split_judged(dataset: Dataset, seen: Sequence[SeenWindows | None], *, split: str, part: str) -> Split:
-    """Gives what may be said of windows that judge models which know this much of them; `part` is what they are."""
+    """Return what a document says of the windows; `seen` is how many each model knows, `part` their name."""
     found = split_facts(dataset.everything(), part=split)
     if any(one is not None and one.trained for one in seen):
         return msgspec.structs.replace(found, judged_on=f"{part}, which trained the model")

@@ -1,7 +1,4 @@
-"""The one place where raw answers of a rival become those that are judged: what every arm gets alike happens here.
-
-Owns the temperature and the prior adjustment. Windows that judge are seen by nobody here: validation alone decides.
-"""
+"""From raw answers of a rival to those that are judged: temperature and prior, chosen on validation windows alone."""
 
 from __future__ import annotations
 
@@ -23,14 +20,14 @@ _LEAST = 1e-12  # a probability whose logarithm is still finite
 
 
 def settling(raw: Answers, *, train: Windows, valid: Windows, metric: AnyMetric) -> Callable[[Answers], Answers]:
-    """Gives what makes of raw answers those that are judged: logits at the temperature that fits validation.
+    """Return the function from raw to judged answers: logits at the temperature that fits validation.
 
-    Those of classes are adjusted for unequal labels where validation wants it, as the networks' are.
+    Those of classes are adjusted for unequal labels if validation prefers it, as for networks.
 
     Args:
         raw: answers to the validation windows.
-        train: the labelled windows that taught them.
-        valid: all labelled.
+        train: labelled training windows.
+        valid: labelled validation windows.
         metric: what validation maximises.
     """
     kind = train.spec.task.kind
@@ -45,13 +42,13 @@ def settling(raw: Answers, *, train: Windows, valid: Windows, metric: AnyMetric)
 
 
 def logits_of_probabilities(probabilities: Answers, *, kind: TaskKind) -> Answers:
-    """Gives logits whose probabilities these are; those of 0 and 1 stay finite."""
+    """Return logits of these probabilities; those of 0 and 1 stay finite."""
     known = np.clip(probabilities, _LEAST, 1 - _LEAST)
     return np.asarray(np.log(known / (1 - known)) if kind == "multi_label" else np.log(known))
 
 
 def averaged(one: Answers, other: Answers, *, kind: TaskKind) -> Answers:
-    """Gives the answer whose probabilities are the mean of both, or the mean of two numbers."""
+    """Return the answers whose probabilities are the mean of both, or the mean of two numbers."""
     if kind == "regression":
         return np.asarray((one + other) / 2)
     mean = (probabilities_of(one, kind=kind) + probabilities_of(other, kind=kind)) / 2

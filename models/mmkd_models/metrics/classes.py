@@ -12,10 +12,9 @@ Metric = Literal["accuracy", "balanced_accuracy", "macro_f1"]
 
 
 class Scores(msgspec.Struct, frozen=True, kw_only=True):
-    """Fractions from 0 to 1, over the classes that occur.
+    """Fractions from 0 to 1.
 
     Attributes:
-        accuracy: share of right answers.
         balanced_accuracy: mean recall over the classes that occur in the truth.
         macro_f1: mean F1 over the classes that occur in the truth or among the answers.
         confusion: K rows (truth) of K counts (answers).
@@ -27,14 +26,14 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     confusion: tuple[tuple[int, ...], ...]
 
     def metric(self, name: str) -> float:
-        """Gives one figure by its name."""
+        """Return one figure by its name."""
         figure: float = getattr(self, name)
         return figure
 
     def standard_error(self, name: str) -> float:
-        """Gives the standard error of a figure from the counts, windows taken as independent.
+        """Return the standard error of a figure from the counts, windows taken as independent.
 
-        Accuracy is one binomial share, balanced accuracy the mean of one per class; macro-F1 has no such closed form
+        Accuracy is one binomial fraction, balanced accuracy the mean of one per class; macro-F1 has no such closed form
         and takes the error of balanced accuracy. Windows that overlap make the true error larger.
         """
         counts = np.array(self.confusion, dtype=np.float64)
@@ -46,7 +45,7 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def scores_from_answers(truth: NDArray[np.int64], answers: NDArray[np.int64], classes: int) -> Scores:
-    """Scores answers against the truth; both int64 (N,), N > 0, values in [0, classes)."""
+    """Score answers with the truth; both int64 (N,), N > 0, values in [0, classes)."""
     confusion = np.zeros((classes, classes), dtype=np.int64)
     np.add.at(confusion, (truth, answers), 1)
     right = np.diag(confusion).astype(float)

@@ -13,14 +13,14 @@ BLOCKS = 10
 
 
 def jackknife_error(figure: Callable[[NDArray[np.bool_]], float], groups: NDArray[Any], *, fewest_groups: int) -> float:
-    """Gives the standard error of a figure of the windows that rows (N,) choose; infinite where none can be left out.
+    """Return the standard error of a figure of the rows (N,) that remain; infinite if none can be left out.
 
-    Source: B. Efron, C. Stein, "The Jackknife Estimate of Variance", Annals of Statistics 9, 1981; groups are left out
-    whole, since windows of one are alike.
+    Source: B. Efron, C. Stein, "The Jackknife Estimate of Variance", Annals of Statistics 9, 1981; whole groups are
+    left out, since windows of one are alike.
 
     Args:
-        groups: (N,) whom each window is of.
-        fewest_groups: with fewer, blocks of neighbouring windows stand in for them.
+        groups: (N,) owner of each window.
+        fewest_groups: with fewer, blocks of neighbouring windows replace them.
     """
     names, member = np.unique(groups, return_inverse=True)
     count = len(names)

@@ -15,9 +15,9 @@ class LabelScores(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         macro_f1: mean F1 over the labels that are on somewhere, in the truth or among the answers.
-        mean_average_precision: mean over the labels that are on somewhere in the truth; no threshold matters.
-        subset_accuracy: share of windows with every label right.
-        counts: of each label, windows that are rightly on, wrongly on, wrongly off, rightly off.
+        mean_average_precision: mean over the labels that are on somewhere in the truth; independent of the threshold.
+        subset_accuracy: fraction of windows with every label right.
+        counts: for each label, windows that are rightly on, wrongly on, wrongly off, rightly off.
     """
 
     macro_f1: float
@@ -26,14 +26,14 @@ class LabelScores(msgspec.Struct, frozen=True, kw_only=True):
     counts: tuple[tuple[int, int, int, int], ...]
 
     def metric(self, name: str) -> float:
-        """Gives one figure by its name."""
+        """Return one figure by its name."""
         figure: float = getattr(self, name)
         return figure
 
     def standard_error(self, name: str) -> float:
-        """Gives the standard error of a figure from the counts, windows taken as independent.
+        """Return the standard error of a figure from the counts, windows taken as independent.
 
-        Subset accuracy is one binomial share; the others have no such closed form and take that of the mean recall.
+        Subset accuracy is one binomial fraction; the others take the error of the mean recall.
         """
         if name == "subset_accuracy":
             share = self.subset_accuracy
@@ -45,7 +45,7 @@ class LabelScores(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def label_scores(truth: NDArray[np.uint8], logits: NDArray[np.floating[Any]], *, threshold: float) -> LabelScores:
-    """Scores logits (N, K) against labels (N, K), 0 or 1; a label is on from the probability `threshold`."""
+    """Score logits (N, K) with labels (N, K), 0 or 1; a label is on from the probability `threshold`."""
     on, answers = truth == 1, logits >= math.log(threshold / (1 - threshold))
     counts = np.stack([(on & answers).sum(0), (~on & answers).sum(0), (on & ~answers).sum(0), (~on & ~answers).sum(0)])
     right, wrongly_on, wrongly_off = counts[:3].astype(float)
@@ -61,7 +61,7 @@ def label_scores(truth: NDArray[np.uint8], logits: NDArray[np.floating[Any]], *,
 
 
 def average_precision(on: NDArray[np.bool_], scores: NDArray[np.floating[Any]]) -> float:
-    """Gives the sum over thresholds of precision times the recall that is gained there; some of `on` (N,) are true.
+    """Return the sum over thresholds of precision times gained recall; some of `on` (N,) are true.
 
     Source: M. Zhu, "Recall, Precision and Average Precision", University of Waterloo, 2004: no interpolation, equal
     scores fall together.

@@ -1,7 +1,4 @@
-"""How likely answers make the truth: from logits to probabilities, their likelihood, and the temperature they want.
-
-Owns these three for everybody who calibrates, and whose answers are surely likelier; needs numpy alone.
-"""
+"""Probabilities of logits, their likelihood, and the temperature that fits them."""
 
 from __future__ import annotations
 
@@ -31,9 +28,9 @@ def probabilities_of(logits: NDArray[Any], *, kind: TaskKind) -> Floats:
 
 
 def log_likelihood(logits: NDArray[Any], labels: NDArray[Any], *, kind: TaskKind) -> Floats:
-    """Gives the logarithm of what each answer says of the truth: (N,), of several labels (N K,).
+    """Return the log-likelihood of the truth: (N,), for several labels (N K,).
 
-    A regression's error is taken as normal, with the spread that it has over these windows.
+    A regression's error is taken as normal, with its standard deviation over these windows.
     """
     z = np.asarray(logits, dtype=np.float64)
     if kind == "classification":
@@ -48,11 +45,11 @@ def log_likelihood(logits: NDArray[Any], labels: NDArray[Any], *, kind: TaskKind
 
 
 def surely_likelier(ours: Floats, theirs: Floats, groups: NDArray[Any], *, of_one_group: bool = False) -> bool:
-    """Whether log-likelihoods (answers,) are above others by more than a standard error, where whole groups are drawn.
+    """Return whether log-likelihoods (answers,) exceed others by more than a standard error over groups.
 
     Args:
-        groups: (N,) whose each window is; answers are N, or as many of each window as there are labels.
-        of_one_group: take windows as independent where there is one group; else nothing is sure then.
+        groups: (N,) owner of each window; answers are N, or as many for each window as there are labels.
+        of_one_group: take windows as independent if there is one group; otherwise the result is then False.
     """
     differences = ours - theirs
     owner = np.unique(np.repeat(groups, len(ours) // len(groups)), return_inverse=True)[1].reshape(-1)
@@ -67,13 +64,12 @@ def surely_likelier(ours: Floats, theirs: Floats, groups: NDArray[Any], *, of_on
 
 
 def fitted_temperature(logits: NDArray[Any], labels: NDArray[Any], *, kind: TaskKind) -> float:
-    """Gives the T for which logits / T have the least log loss; 1 for a regression, and without windows.
+    """Return the T for which logits / T have the least log loss; 1 for a regression, and without windows.
 
     Temperature scaling: Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017,
-    section 4.2. The loss is convex in 1 / T, so its slope is halved to zero. One step beyond the paper: n windows do
-    not prove that nothing ever errs, so what is sure counts as 1 - 1 / (n + 2) and not 1, the rest shared by the other
-    classes (J. Platt, "Probabilistic Outputs for Support Vector Machines", 1999). Where every answer is right, the
-    paper's loss would ask for T = 0, and probabilities of 1.
+    section 4.2. The loss is convex in 1 / T, so its slope is bisected. One step beyond the paper: the target of the
+    true class is 1 - 1 / (n + 2) instead of 1, the rest shared by the other classes (J. Platt, "Probabilistic Outputs
+    for Support Vector Machines", 1999); otherwise T would be 0 if every answer is right.
 
     Args:
         logits: (N, K).
@@ -97,7 +93,7 @@ def fitted_temperature(logits: NDArray[Any], labels: NDArray[Any], *, kind: Task
 
 
 def _never_sure(labels: NDArray[Any], *, classes: int, kind: TaskKind) -> Floats:
-    """(N, K) what a window's probabilities should be."""
+    """(N, K) target probabilities of each window."""
     unsure = 1 / (len(labels) + 2)
     if kind == "multi_label":
         return np.where(labels > 0, 1 - unsure, unsure)

@@ -1,7 +1,4 @@
-"""What the figures of each kind of task are called, what they are counted in, and which of two is the better one.
-
-Said here once: tables, gains and pages ask, and none of them knows a kind of task of its own.
-"""
+"""Names, units and direction of the figures of each kind of task."""
 
 from __future__ import annotations
 
@@ -18,18 +15,18 @@ _OF_KIND: dict[TaskKind, tuple[str, ...]] = {
 
 
 def measures_of(task: TaskSpec) -> tuple[Measure, ...]:
-    """Gives the figures of a task in the order of a table; the first is what a gain is told in."""
+    """Return the figures of a task in the order of a table; gains are reported in the first."""
     found = [measure_named(name) for name in _OF_KIND[task.kind]]
     return tuple(_in_unit(measure, task.unit or "") if measure.lower_is_better else measure for measure in found)
 
 
 def written_measures(task: TaskSpec) -> tuple[Measure, ...] | msgspec.UnsetType:
-    """Gives what a document says of its figures: nothing where they are those of classes, as documents always had."""
+    """Return the figures that a document names; unset for classification."""
     return msgspec.UNSET if task.kind == "classification" else measures_of(task)
 
 
 def measure_named(name: str) -> Measure:
-    """Gives a figure by its name, an error without the unit that its task gives it."""
+    """Return a figure by its name, an error without the unit of its task."""
     return next(measure for measure in MEASURES if measure.name == name)
 
 

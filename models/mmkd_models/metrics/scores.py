@@ -1,4 +1,4 @@
-"""Scores of any task: which metrics there are, which one chooses, and from logits to figures."""
+"""Metrics of each kind of task, and scores of logits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AnyScores = Scores | LabelScores | ValueScores
 
 
 def metrics_of(kind: TaskKind) -> tuple[str, ...]:
-    """Gives the names of what validation can maximise."""
+    """Return the metrics that validation can maximise."""
     match kind:
         case "classification":
             return get_args(Metric)
@@ -35,7 +35,7 @@ def metrics_of(kind: TaskKind) -> tuple[str, ...]:
 
 
 def default_metric(kind: TaskKind) -> AnyMetric:
-    """Gives what validation maximises where nobody chose."""
+    """Return the metric that validation maximises by default."""
     match kind:
         case "classification":
             return "balanced_accuracy"
@@ -46,7 +46,7 @@ def default_metric(kind: TaskKind) -> AnyMetric:
 
 
 def check_metric(name: str, kind: TaskKind) -> None:
-    """Raises UsageError where a metric says nothing of a task of this kind."""
+    """Raise UsageError if a metric does not apply to a task of this kind."""
     if name not in metrics_of(kind):
         raise UsageError(
             f"training: metric {name!r}: expected one of {', '.join(metrics_of(kind))} for a task of the kind {kind}; "
@@ -55,7 +55,7 @@ def check_metric(name: str, kind: TaskKind) -> None:
 
 
 def scores_from_logits(labels: Labels, logits: NDArray[np.floating[Any]], task: TaskSpec) -> AnyScores:
-    """Scores logits (N, K) against labels, all known, N > 0; of a regression they are (N, 1) numbers in its unit."""
+    """Score logits (N, K) with labels, all known, N > 0; for regression (N, 1) numbers in its unit."""
     match task.kind:
         case "classification":
             return scores_from_answers(labels, logits.argmax(1), len(task.labels))
@@ -66,12 +66,12 @@ def scores_from_logits(labels: Labels, logits: NDArray[np.floating[Any]], task: 
 
 
 def figures_in(scores: AnyScores) -> tuple[str, ...]:
-    """Gives the names of the figures in scores, in their order; counts are none."""
+    """Return the names of the figures in scores, without counts."""
     return tuple(name for name in type(scores).__struct_fields__ if name not in ("confusion", "counts", "windows"))
 
 
 def scores_from_document(document: dict[str, Any]) -> AnyScores:
-    """Gives scores that were kept as a document: each kind has a figure that no other has."""
+    """Return scores from a document: each kind has a figure that no other has."""
     if "confusion" in document:
         return msgspec.convert(document, Scores)
     if "counts" in document:
@@ -80,6 +80,6 @@ def scores_from_document(document: dict[str, Any]) -> AnyScores:
 
 
 def of_classes(scores: AnyScores) -> Scores:
-    """Gives the scores of a task of classes, for those who refused every other kind before."""
+    """Return the scores of a classification task."""
     assert isinstance(scores, Scores)
     return scores

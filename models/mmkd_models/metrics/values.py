@@ -1,4 +1,4 @@
-"""How near a regression's answers are, and whether they rise and fall with the truth."""
+"""Errors and correlation of a regression."""
 
 from __future__ import annotations
 
@@ -14,11 +14,8 @@ class ValueScores(msgspec.Struct, frozen=True, kw_only=True):
     """Errors in the target's unit, and two figures without one.
 
     Attributes:
-        mae: mean absolute error.
-        rmse: root of the mean squared error.
-        r2: share of the truth's variance that the answers explain: 1 at best, 0 for its mean, below 0 for worse.
-        pearson: correlation, -1 to 1; 0 where either never changes.
-        windows: how many were scored.
+        r2: fraction of the truth's variance that the answers explain; below 0 for worse than its mean.
+        pearson: correlation; 0 if either never changes.
     """
 
     mae: float
@@ -28,12 +25,12 @@ class ValueScores(msgspec.Struct, frozen=True, kw_only=True):
     windows: int
 
     def metric(self, name: str) -> float:
-        """Gives one figure by its name."""
+        """Return one figure by its name."""
         figure: float = getattr(self, name)
         return figure
 
     def standard_error(self, name: str) -> float:
-        """Gives the large-sample standard error of `r2` or `pearson`, windows taken as independent.
+        """Return the large-sample standard error of `r2` or `pearson`, windows taken as independent.
 
         Source: J. Wishart, "The Mean and Second Moment Coefficient of the Multiple Correlation Coefficient", Biometrika
         22, 1931: 2 R (1 - R^2) / sqrt(n) of R^2, and (1 - r^2) / sqrt(n) of r.
@@ -45,7 +42,7 @@ class ValueScores(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def value_scores(truth: NDArray[np.floating[Any]], answers: NDArray[np.floating[Any]]) -> ValueScores:
-    """Scores answers (N,) against the truth (N,), N > 0."""
+    """Score answers (N,) with the truth (N,), N > 0."""
     y, x = truth.astype(np.float64), answers.astype(np.float64)
     squared = float(np.square(x - y).mean())
     variance = float(y.var())

@@ -1,7 +1,4 @@
-"""Figures of several labels and of numbers when groups of windows count more than once, as a bootstrap draws them.
-
-Owns the sums. What a figure means is said where it is scored, in `label_metrics.py` and `value_metrics.py`.
-"""
+"""Figures of several labels and of numbers if groups of windows count as often as a bootstrap draws them."""
 
 from __future__ import annotations
 
@@ -17,11 +14,10 @@ _CONSTANT = 1e-12  # a variance below this share of the whole one is a rounding 
 
 
 def weighted_values(truth: Figures, answers: Figures, owner: NDArray[np.int64], weights: Figures) -> dict[str, Figures]:
-    """Gives mae, rmse, r2 and pearson, each (D,), of answers (N,) to the truth (N,); NaN where a draw has no window.
+    """Return mae, rmse, r2 and pearson, each (D,), of answers (N,); NaN if a draw has no window.
 
     Args:
         truth: (N,).
-        answers: (N,).
         owner: (N,) column of `weights` that a window belongs to.
         weights: (D, G) how often each group counts in each draw.
     """
@@ -43,7 +39,7 @@ def weighted_values(truth: Figures, answers: Figures, owner: NDArray[np.int64], 
 def weighted_f1(
     on: NDArray[np.bool_], answers: NDArray[np.bool_], owner: NDArray[np.int64], weights: Figures
 ) -> Figures:
-    """Gives macro-F1 (D,) of answers (N, K) to the truth (N, K); other arguments and NaN as `weighted_values`."""
+    """Return macro-F1 (D,) of answers (N, K); other arguments and NaN as `weighted_values`."""
     labels = on.shape[1]
     columns = np.concatenate([on & answers, on ^ answers, np.ones((len(on), 1), dtype=bool)], axis=1).astype(float)
     sums = _drawn_sums(columns, owner, weights)
@@ -54,14 +50,14 @@ def weighted_f1(
 
 
 def weighted_share(right: NDArray[np.bool_], owner: NDArray[np.int64], weights: Figures) -> Figures:
-    """Gives the share (D,) of windows (N,) that are right; other arguments and NaN as `weighted_values`."""
+    """Return the fraction (D,) of windows (N,) that are right; other arguments and NaN as `weighted_values`."""
     sums = _drawn_sums(np.stack([right, np.ones_like(right)], axis=1).astype(float), owner, weights)
     with np.errstate(invalid="ignore"):
         return np.asarray(sums[:, 0] / sums[:, 1])
 
 
 def weighted_precision(on: NDArray[np.bool_], scores: Figures, owner: NDArray[np.int64], weights: Figures) -> Figures:
-    """Gives mean average precision (D,) of scores (N, K); other arguments and NaN as `weighted_values`."""
+    """Return mean average precision (D,) of scores (N, K); other arguments and NaN as `weighted_values`."""
     return np.concatenate([_precision(on, scores, owner, part) for part in _parts(weights, len(on))])
 
 
