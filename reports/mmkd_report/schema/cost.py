@@ -1,7 +1,7 @@
-"""What the cost suite reckons with and what comes of it: the content of `cost.toml`, and figures for each way to equip.
+"""Assumptions and results of the suite `cost`.
 
-Money is in `currency`, shares run from 0 to 1, rates are a year and a station. Defaults without a source are examples
-to be replaced; the page and the document mark each as a default.
+Money is in `currency`, fractions run from 0 to 1, rates are per year and station. Defaults without a
+source are examples.
 """
 
 from __future__ import annotations
@@ -22,18 +22,13 @@ EITHER_WAY = 0.3
 
 
 class Plant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is the same however stations are equipped.
+    """Assumptions that do not depend on the equipment.
 
     Attributes:
-        stations: that are equipped.
-        years: that are looked at.
-        discount_rate: of a year.
-        price_per_kwh: of electricity.
-        faults_per_station_year: that the model could see coming.
-        avoidable_share: of the cost of a missed fault that is saved where it is seen.
+        avoidable_share: fraction of the cost of a missed fault that detection saves.
         missed_cost: of a fault that nobody saw coming.
-        false_alarm_cost: of looking for a fault that is none.
-        checks_per_station_year: how often somebody acts on an answer, if it is an alarm.
+        false_alarm_cost: of looking for a fault that does not exist.
+        checks_per_station_year: how often somebody would act on an alarm.
         hourly_rate: of people.
     """
 
@@ -50,23 +45,16 @@ class Plant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Priced(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One way to equip every station, but for what it sees: the one place of what is not entered.
+    """Equipment of every station, without its detection.
 
     Attributes:
         sensor_price: of all sensors of a station.
-        installation: of a station.
-        sensor_life_years: after which sensors are bought and installed anew.
-        spares_share: of the sensors that lie on the shelf.
+        spares_share: fraction of the sensors that is kept as spares.
         node_price: of the computer of a station.
-        node_life_years: after which it is bought anew.
-        gateway_price: of a gateway, which serves `stations_per_gateway`.
         idle_w: power of sensors and node at rest.
-        inference_mj: energy of one answer beyond it.
-        inferences_per_s: answers a second.
-        campaign_cost: of the recordings that train it.
-        labelling_hours: for all of them.
-        training_hours: of an engineer.
-        maintenance_hours: a year and a station.
+        inference_mj: additional energy per prediction.
+        campaign_cost: of the training recordings.
+        maintenance_hours: per year and station.
     """
 
     sensor_price: float = 300.0
@@ -87,11 +75,11 @@ class Priced(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Equipment(Priced, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One way to equip every station.
+    """One option: equipment of every station, and its detection.
 
     Attributes:
-        detection: share of the faults that are seen.
-        false_alarms: share of the checks of a healthy station that raise an alarm.
+        detection: fraction of the faults that are detected.
+        false_alarms: fraction of the checks of a healthy station that raise an alarm.
     """
 
     detection: float
@@ -99,11 +87,7 @@ class Equipment(Priced, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Assumption(msgspec.Struct, frozen=True, kw_only=True):
-    """One number that the reckoning stands on; `low` and `high` are its range.
-
-    Attributes:
-        follows: whether the range is `EITHER_WAY` of the number, and moves with it.
-    """
+    """A number with its range; if `follows`, the range is `EITHER_WAY` of the number and moves with it."""
 
     path: str
     value: float
@@ -114,15 +98,13 @@ class Assumption(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CostResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What one way to equip comes to, beside doing nothing.
+    """Figures of one option, compared with doing nothing.
 
     Attributes:
-        investment: before the first year.
-        yearly: saved less spent in a year without replacements.
-        net_present_value: of all years.
-        payback_month: first month in which what was spent is back, not discounted; None where that is never.
-        break_even_stations: fewest stations with which it pays; None where no number up to 10,000 does.
-        cost_per_station_year: of everything that is spent, as an equal sum each year.
+        yearly: savings less costs in a year without replacements.
+        payback_month: first month in which the costs are paid back, not discounted; None if never.
+        break_even_stations: fewest stations with which it pays; None if 10,000 are not enough.
+        cost_per_station_year: of all costs, as an equal sum each year.
     """
 
     investment: float
@@ -142,15 +124,15 @@ class Swing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CostFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The reckoning.
+    """Results of the suite `cost`.
 
     Attributes:
-        unit: what detection and false alarms are counted in: episodes, or windows where nobody knows those.
-        healthy: the labels that need no action.
-        equipment: by way; what is missing was neither measured nor entered.
+        unit: detection and false alarms are counted per episode, or per window without episodes.
+        healthy: labels that need no action.
+        equipment: by option; without those that were neither measured nor entered.
         swings: the widest first.
-        student_beats_teacher: share of draws of groups and ranges in which it does; None without both.
-        to_enter: paths of values that decide and were not entered; while there are any, the table is an example.
+        student_beats_teacher: fraction of draws of groups and ranges; None without both.
+        to_enter: paths of values that a verdict needs; while there are any, the table is an example.
     """
 
     currency: str

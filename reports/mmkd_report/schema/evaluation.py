@@ -1,7 +1,6 @@
-"""The documents of `mmkd-evaluate --json`: of a checkpoint, of a bundle, and of a task that is not one of classes.
+"""The documents of `mmkd-evaluate --json` without a suite: of a checkpoint, of a bundle, and of other kinds of tasks.
 
-Owns the reading and checking of the first, which has a page. Unknown keys are left alone, so that the documents may
-grow. Fractions run from 0 to 1, gains of shares are percentage points.
+Fractions run from 0 to 1, gains of fractions are percentage points.
 """
 
 from __future__ import annotations
@@ -20,11 +19,10 @@ FORMAT_VERSION = 1
 
 
 class WindowGain(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model is better by than another on the same windows.
+    """Gain of one model over another on the same windows, in the metric's `gain_unit`.
 
     Attributes:
-        points: ours minus theirs, in the metric's `gain_unit`: percentage points of a share.
-        low: lower end of the 95 % interval; None where there are too few groups, or blocks where there are no groups.
+        low: lower end of the 95 % interval; None with too few groups, or blocks without groups.
     """
 
     points: float
@@ -33,11 +31,11 @@ class WindowGain(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):
-    """How the model does under one condition.
+    """Scores under one condition.
 
     Attributes:
-        against: scores of the other one; None without one.
-        gain: model minus other, of the chosen metric; None without another one.
+        against: scores of the other model.
+        gain: of the chosen metric.
         guessing: in the chosen metric.
     """
 
@@ -48,24 +46,24 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SubsetJudgement(Judgement, frozen=True, kw_only=True):
-    """With these modalities of a teacher alone."""
+    """Scores with only these modalities of a teacher."""
 
     modalities: tuple[str, ...]
 
 
 class ShareJudgement(Judgement, frozen=True, kw_only=True):
-    """With this share of the samples of every window missing, 0 to 1."""
+    """Scores with this fraction of the samples of every window missing."""
 
     share: float
 
 
 class SeenWindows(msgspec.Struct, frozen=True, kw_only=True):
-    """Which of the windows that judge a model it knows.
+    """Judging windows that a model knows.
 
     Attributes:
         chosen: how many chose its weights, as validation windows.
-        fold: whose windows it was trained on; None for the dataset's own split, unset where hashes of what trained it
-            tell: then `trained` may be more.
+        fold: that it was trained on; None for the dataset's own split, unset if hashes recognised the windows: then
+            `trained` may be too low.
     """
 
     trained: int
@@ -77,11 +75,11 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     """A model that was judged.
 
     Attributes:
-        dataset_sha256: of what it was trained on.
-        span_dropout: share of its training windows that lost a span.
-        channel_dropout: share of its training windows' channels that were hidden.
-        modality_dropout: share of its training windows that lost a modality; 0 for a student.
-        seen: what it knows of the windows that judge it; None where it is of another dataset or nobody knows.
+        dataset_sha256: of its training dataset.
+        span_dropout: fraction of its training windows that lost a span.
+        channel_dropout: fraction of its training channels that were hidden.
+        modality_dropout: fraction of its training windows that lost a modality; 0 for a student.
+        seen: None if it is of another dataset, or unknown.
     """
 
     path: str
@@ -98,14 +96,13 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DataFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model was judged on.
+    """The windows of an evaluation.
 
     Attributes:
-        sha256: of the dataset's content.
         part: the split, or the fold whose test windows these are.
-        windows: how many with a label.
-        groups: people, machines or sessions that they come from; 0 where nobody says.
-        split: how they were set apart from those that trained; None in early documents.
+        windows: labelled ones.
+        groups: 0 if unknown.
+        split: how they were separated from training.
     """
 
     name: str
@@ -118,23 +115,23 @@ class DataFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def apart(self) -> str:
-        """What is said of them in brackets: their groups, or that they have none."""
+        """Their groups, or that they have none."""
         if self.split is not None and self.split.by != "groups":
             return self.split.judged_on
         return f"{self.groups} group{'' if self.groups == 1 else 's'}"
 
 
 class EvaluationDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """One model judged on classes, beside another where there is one.
+    """A model judged on classes, alone or compared with another.
 
     Attributes:
-        metric: that gains are of.
-        seed: of which samples went missing, and of the intervals.
-        complete: with everything there.
+        metric: of the gains.
+        seed: of missing samples and intervals.
+        complete: with nothing missing.
         subsets: of a teacher's modalities, the largest first.
-        samples: while each sample is missing with a probability.
-        bursts: while one span of every window is missing.
-        cautions: what has to be said of the scores, a sentence each.
+        samples: with each sample missing with a probability.
+        bursts: with one span of every window missing.
+        cautions: limits of the scores, a sentence each.
     """
 
     format_version: int = FORMAT_VERSION
@@ -156,17 +153,12 @@ class EvaluationDocument(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def measure(self) -> Measure:
-        """What gains and guessing are told in."""
+        """The figure of gains and chance."""
         return next(one for one in OF_CLASSES if one.name == self.metric)
 
 
 class ArtifactEvaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """One artifact of a bundle on the windows.
-
-    Attributes:
-        confidence: what its calibration is worth; None where it has none.
-        guessing: in balanced accuracy.
-    """
+    """One artifact of a bundle; `guessing` is in balanced accuracy."""
 
     file: str
     backend: str
@@ -177,10 +169,7 @@ class ArtifactEvaluation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BundleEvaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """A bundle judged on classes, artifact by artifact of all its students, in the bundle's order.
-
-    A bundle does not say which fold trained it, so that a caution is due.
-    """
+    """A bundle judged on classes, artifact by artifact, in the bundle's order."""
 
     format_version: int = FORMAT_VERSION
     bundle: str
@@ -192,7 +181,7 @@ class BundleEvaluation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MeasureGain(msgspec.Struct, frozen=True, kw_only=True):
-    """What the first model is better by in one measure, in its `unit`; without an interval where groups are few."""
+    """Gain of the first model in one measure; without an interval if groups are few."""
 
     gain: float
     low: float | None
@@ -201,10 +190,7 @@ class MeasureGain(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KindEvaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """One or two models judged on several labels or on numbers: everything by the path of the model, gains by measure.
-
-    `scores` are every figure of the kind; `gains` are there where two models were compared.
-    """
+    """One or two models judged on several labels or on numbers: by model path, gains by measure."""
 
     data: DataFacts
     seen: dict[str, SeenWindows | None]
@@ -216,11 +202,7 @@ class KindEvaluation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_evaluation(document: Mapping[str, Any]) -> EvaluationDocument:
-    """The typed form of a document of `mmkd-evaluate --json` of a checkpoint, judged on classes.
-
-    Raises:
-        DocumentError: A format version that this release does not know, or a missing or mistyped value.
-    """
+    """Return the typed form of a document of `mmkd-evaluate --json` on classes; raise DocumentError as `typed`."""
     advice = "make it again with mmkd-evaluate"
     found = typed(document, EvaluationDocument, name="evaluation", version=FORMAT_VERSION, advice=advice)
     if found.metric not in ClassScores.__struct_fields__:

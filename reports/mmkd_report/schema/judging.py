@@ -1,7 +1,4 @@
-"""The document of `mmkd-evaluate --suite ... --json`: models side by side, suite by suite.
-
-Shares run from 0 to 1. What was not asked for is None. Models are known by their names.
-"""
+"""The document of `mmkd-evaluate --suite ... --json`: models side by side. Fractions run from 0 to 1."""
 
 from __future__ import annotations
 
@@ -22,15 +19,12 @@ ModelRole = Literal["teacher", "distilled", "labels alone", "rival"]
 
 
 class JudgedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that is judged.
+    """A model; its name is unique in the document.
 
     Attributes:
-        name: unique in the document.
-        sha256: of the file.
-        role: `labels alone` of a student that no teacher taught; a `rival` learnt beside it and has no file.
-        artifact: of a bundle, its file there; empty of a checkpoint.
-        modalities: that it sees.
-        parameters: None of a rival.
+        role: `labels alone` for a student without a teacher; a `rival` has no file.
+        artifact: file in a bundle; empty for a checkpoint.
+        parameters: None for a rival.
     """
 
     name: str
@@ -43,7 +37,7 @@ class JudgedModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RelativeError(msgspec.Struct, frozen=True, kw_only=True):
-    """Error as a share of the baseline's: below 1 is better; without an interval where groups are few."""
+    """Error divided by the baseline's: below 1 is better; without an interval if groups are few."""
 
     mean: float
     low: float | None
@@ -54,10 +48,10 @@ class FaultFigures(msgspec.Struct, frozen=True, kw_only=True):
     """One fault.
 
     Attributes:
-        what: it does at severity 1.
-        practised: by model, whether its training practised faults of the kind; None where nobody knows.
+        what: its effect at severity 1.
+        practised: by model, whether its training practised this kind of fault; None if unknown.
         errors: by model, at each severity.
-        relative: by model, summed error over that of the baseline; empty without one, or where it makes none.
+        relative: by model, summed error divided by the baseline's.
     """
 
     name: str
@@ -71,9 +65,8 @@ class FaultsFacts(msgspec.Struct, frozen=True, kw_only=True):
     """All faults, the worst of the first model first.
 
     Attributes:
-        sensors: that break, at most half of the channels of each (a single one whole).
-        measure: whose distance from 1 the error is; of numbers `rmse`, the error itself.
-        sound: error by model with sound sensors.
+        measure: the error is 1 minus this metric; for regression `rmse` itself.
+        sound: error by model with intact sensors.
         left_out: faults that these sensors cannot have.
         relative: by model, mean over faults; empty without a baseline.
     """
@@ -88,7 +81,7 @@ class FaultsFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DomainSpread(msgspec.Struct, frozen=True, kw_only=True):
-    """A figure or a gain over domains, with the 95 % interval of its mean; without one where there is no second."""
+    """A figure or a gain over domains, with the 95 % interval of its mean; None with one domain."""
 
     mean: float
     low: float | None
@@ -96,11 +89,10 @@ class DomainSpread(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DomainFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """One domain that was left out: figures by contestant, that never saw it.
+    """Figures by contestant on a domain that was left out of training.
 
     Attributes:
-        windows: that judge.
-        shared_groups: groups of the domain that have windows in training too, in other domains.
+        shared_groups: groups of the domain with windows in training too, in other domains.
     """
 
     name: str
@@ -110,12 +102,11 @@ class DomainFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TimeFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """The end of the campaign left out.
+    """Figures on the end of the campaign.
 
     Attributes:
-        measure: of all figures here.
-        windows: to train on, to choose by and to judge with.
-        gain: of the student over labels alone; its interval resamples groups.
+        windows: number to train on, to choose by and to judge with.
+        gain: of the student over labels only.
     """
 
     measure: Measure
@@ -129,22 +120,20 @@ STUDENT, TEACHER = "student", "teacher"
 
 
 class ShiftFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything trained anew without one domain at a time, and judged on it.
+    """Figures of models trained again without one domain at a time.
 
     Attributes:
-        by: `group` or the column whose values are the domains.
-        sensor: that students and rivals see.
-        teacher: its size, and `student` that of the students.
-        labels: what of the training windows was labelled, in words.
-        steps: of training, of the teacher and of each student.
-        models: by contestant, over domains; `student` is the one that the teacher taught.
-        worst: by contestant, the domain that it serves worst.
-        gains: by contestant, what the student is better by, domain by domain.
-        teacher_gain: what the teacher is better by than labels alone.
-        absent: by rival that could not be run, why.
-        time: None where nobody asked.
-        unknown: windows whose value of the column is missing; they neither train, choose nor judge.
-        has_groups: whether whole groups choose; else the dataset's own validation windows do.
+        by: `group` or the metadata column.
+        teacher: its size, as `student` is.
+        labels: the labels that were used, in words.
+        steps: of the teacher and of each student.
+        models: by contestant, over domains; `student` is the distilled one.
+        worst: by contestant, its worst domain.
+        gains: by contestant, of the student over it.
+        teacher_gain: over labels only.
+        absent: by rival that could not run, the reason.
+        unknown: windows without a value of the column.
+        has_groups: whether whole groups choose; otherwise the dataset's own validation windows do.
     """
 
     by: str
@@ -174,11 +163,11 @@ class SuiteTable(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SuiteResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a suite found, as figures and for readers.
+    """The result of a suite, as figures and for readers.
 
     Attributes:
-        facts: the suite's own struct: `FaultsFacts`, `ShiftFacts`, `CostFacts`, or one beside the suite.
-        verdict: what follows for the first model, a sentence each without a full stop.
+        facts: the suite's own struct.
+        verdict: sentences on the first model, without a full stop.
         record: recordings that would help most.
     """
 
@@ -192,13 +181,11 @@ class SuiteResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JudgingDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """Models side by side.
+    """Models side by side; the first is judged.
 
     Attributes:
-        models: the first is the one that is judged, the others stand beside it.
-        baseline: the name of the model that labels alone taught; None without one.
-        cautions: what has to be said of the scores, a sentence each.
-        verdict: what follows, a sentence each.
+        baseline: the name of the model trained on labels only.
+        cautions: limits of the scores, a sentence each.
     """
 
     format_version: int = FORMAT_VERSION
@@ -228,11 +215,7 @@ class JudgingDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_judging(document: Mapping[str, Any]) -> JudgingDocument:
-    """The typed form of a document of `mmkd-evaluate --suite ... --json`.
-
-    Raises:
-        DocumentError: A format version that this release does not know, or a missing or mistyped value.
-    """
+    """Return the typed form of a document of `mmkd-evaluate --suite ... --json`; raise DocumentError as `typed`."""
     advice = "make it again with mmkd-evaluate --suite"
     return typed(document, JudgingDocument, name="judging", version=FORMAT_VERSION, advice=advice)
 
@@ -243,22 +226,20 @@ COMPETITORS: dict[Competitor, str] = {key: CONTESTANTS[key] for key in get_args(
 
 
 class SensorRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One sensor, or several that a teacher answers with together.
+    """One sensor, or a pair that a teacher uses.
 
     Attributes:
-        scores: of who was judged; `teacher` is of all sensors, and in a row of several of these alone.
-        gain: distilled beside labels alone, with its 95 % interval; None of several, and no interval of few groups.
-        valid_score: of the distilled student, by which sensors are chosen.
-        guessing: the student beside guessing.
-        is_taught: whether validation shipped a student that the teacher taught, of one seed or more.
-        ahead: the competitors of one sensor that validate better than the student.
-        under_faults: the student's error, mean over faults and severities; of a number the RMSE.
-        relative: that error as a share of that of labels alone.
-        worst_fault: the name of the fault that costs the student most.
-        parameters: of the student; in a row of several those of the teacher.
-        latency_ms: median of a window of the exported student on this machine.
-        teacher_latency_ms: of the teacher, in turn with it.
-        worth: net present value of each way to equip, in the currency.
+        scores: `teacher` is of all sensors, and in a row of a pair of these alone.
+        gain: of the distilled student over labels only, with its 95 % interval.
+        valid_score: of the distilled student; chooses sensors.
+        guessing: the student compared with chance.
+        is_taught: whether validation shipped a distilled student, for one seed or more.
+        ahead: competitors of one sensor that validate better than the student.
+        under_faults: the student's error, mean over faults and severities.
+        relative: that error divided by that of labels only.
+        parameters: of the student; in a row of a pair of the teacher.
+        latency_ms: median of the exported student on this machine.
+        worth: net present value by option.
     """
 
     sensors: tuple[str, ...]
@@ -283,15 +264,12 @@ class SensorsDocument(msgspec.Struct, frozen=True, kw_only=True):
     """Which sensor is enough: the document of `mmkd-evaluate --sensors --json`.
 
     Attributes:
-        judged_on: what the windows that judged are.
-        labelled: which labels were seen, in words.
-        measure: of the scores and gains.
-        faults_measure: whose distance from 1 the error under faults is; `rmse` is the error itself.
-        rows: one a sensor, that which validation prefers first.
-        pairs: what the teacher knows of two sensors, in the dataset's order; empty where nobody asked.
-        currency: empty without costs.
+        judged_on: the windows that judged, in words.
+        faults_measure: as `FaultsFacts.measure`.
+        rows: one per sensor, in the order of validation.
+        pairs: the teacher with two sensors, in the dataset's order.
         costs_to_enter: as `CostFacts.to_enter`, of all sensors.
-        pages: by sensor the file of its own page.
+        pages: by sensor the file of its page.
     """
 
     format_version: int = FORMAT_VERSION
@@ -311,6 +289,6 @@ class SensorsDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_sensors(document: Mapping[str, Any]) -> SensorsDocument:
-    """The typed form of a document of `mmkd-evaluate --sensors --json`; raises DocumentError as `read_judging`."""
+    """Return the typed form of a document of `mmkd-evaluate --sensors --json`; raise DocumentError as `typed`."""
     advice = "make it again with mmkd-evaluate --sensors"
     return typed(document, SensorsDocument, name="sensors", version=FORMAT_VERSION, advice=advice)
