@@ -18,8 +18,7 @@ from mmkd_edge.cli.outputs import held
 from mmkd_edge.errors import GateError, MmkdError, UsageError
 from mmkd_edge.machine import this_machine
 from mmkd_export.inspect.files import inspect_file
-from mmkd_export.packing.contents import pack_bundle, write_sealed
-from mmkd_export.packing.join import check_students, join_bundles
+from mmkd_export.packing.contents import check_students, join_bundles, pack_bundle, write_sealed
 from mmkd_export.plan import ExportPlan, Seal, read_report
 from mmkd_export.precision.int8 import Int8Options
 from mmkd_export.precision.make import make_lower_precision

@@ -1,23 +1,26 @@
-"""From proven artifacts to the members of a bundle, and the sealed file."""
+"""From proven artifacts to the members of a bundle and the sealed file; several students in one bundle."""
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
-from mmkd_edge.bundle.bundle import write_bundle
+from mmkd_edge.bundle.bundle import Bundle, write_bundle
 from mmkd_edge.bundle.files import new_sha256
 from mmkd_edge.bundle.golden import Golden, golden_bytes
-from mmkd_edge.bundle.manifest import README_FILE, REPORT_FILE, FileEntry, Manifest, ModelEntry
+from mmkd_edge.bundle.manifest import README_FILE, REPORT_FILE, FileEntry, Manifest, ModelEntry, member_files
 from mmkd_edge.bundle.manifest_json import encode_manifest
 from mmkd_edge.drift.running import measure_statistics
+from mmkd_edge.errors import UsageError
 from mmkd_edge.install.keys import sign
 from mmkd_edge.predict.preprocess import prepare_batch
+from mmkd_edge.spec import labels_text
 from mmkd_export.packing.card import model_card
-from mmkd_export.plan import GoldenChoice, Seal
+from mmkd_export.plan import GoldenChoice, Seal, read_report
 from mmkd_export.student import ProvenStudent
 from mmkd_export.verify.artifacts import ProvenArtifact
 from mmkd_export.verify.gate import caution
@@ -147,3 +150,63 @@ def write_sealed(path: Path, *, manifest: Manifest, members: Mapping[str, bytes]
     if seal.keys:  # over the manifest as it is written, with its number
         signatures = sign(new_sha256(encode_manifest(manifest)).hexdigest(), seal.keys)
     write_bundle(path, manifest=manifest, members=members, signatures=signatures)
+
+
+def join_bundles(paths: Sequence[Path], output: Path, *, seal: Seal = Seal()) -> None:  # noqa: B008 - it is frozen
+    """Write one bundle with the students of several, in their order, the best first.
+
+    Raises:
+        UsageError: students do not fit together, or a file cannot be written.
+        BundleError: a bundle is damaged.
+    """
+    manifests, reports, cards = [], [], []
+    members: dict[str, bytes] = {}
+    for path in paths:
+        with Bundle.open(path) as bundle:
+            manifests.append(bundle.manifest)
+            reports.append(read_report(bundle))
+            cards.append(bundle.read(README_FILE).decode())
+            members |= {entry.file: bundle.read(entry.file) for entry in member_files(bundle.manifest)}
+    models = [model for manifest in manifests for model in manifest.models]
+    others = [other for report in reports for other in (report, *report.others)][1:]
+    check_students([(model.modality.name, labels_text(model.task)) for model in models])
+    texts = {
+        REPORT_FILE: encode_document(
+            msgspec.structs.replace(
+                reports[0], others=tuple(msgspec.structs.replace(other, others=()) for other in others)
+            )
+        ),
+        README_FILE: _card(models, cards).encode(),
+    }
+    manifest = Manifest(
+        model_id="+".join(manifest.model_id for manifest in manifests),
+        models=tuple(models),
+        tools={name: version for one in reversed(manifests) for name, version in one.tools.items()},
+        licence="; ".join(dict.fromkeys(manifest.licence for manifest in manifests)),
+        files=tuple(file_entry(name, data) for name, data in texts.items()),
+    )
+    write_sealed(output, manifest=manifest, members=members | texts, seal=seal)
+
+
+def check_students(students: Sequence[tuple[str, str]]) -> None:
+    """Raise UsageError if two students take the same modality, or their labels, joined by commas, differ."""
+    (name, count), *_ = Counter(name for name, _ in students).most_common(1)
+    if count > 1:
+        raise UsageError(
+            f"modality {name!r}: expected one student for each modality, got several; "
+            "a student stands in for another when the other's sensor is dead"
+        )
+    for name, labels in students[1:]:
+        if labels != students[0][1]:
+            raise UsageError(
+                f"modality {name!r}: expected the first student's labels {students[0][1]}, got {labels}; "
+                "students of one bundle answer the same question"
+            )
+
+
+def _card(models: Sequence[ModelEntry], cards: Sequence[str]) -> str:
+    order = "\n".join(f"{number}. `{model.modality.name}`" for number, model in enumerate(models, 1))
+    return (
+        f"# {len(models)} students, asked in this order\n\nThe first whose sensor works answers:\n\n{order}\n\n"
+        "Each is described below.\n\n" + "\n".join(cards)
+    )

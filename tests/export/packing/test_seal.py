@@ -13,7 +13,7 @@ from mmkd_edge import Bundle, SignatureError, UsageError
 from mmkd_edge.bundle.manifest import release_of
 from mmkd_edge.install.keys import check_signed, make_keys
 from mmkd_export.commands.inspect import main as inspect
-from mmkd_export.packing.join import join_bundles
+from mmkd_export.packing.contents import join_bundles
 from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import Seal, export_plan
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
