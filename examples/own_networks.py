@@ -53,7 +53,7 @@ config, judge = TrainConfig(steps=60, eval_every=30), partial(scores_of, windows
 teacher = _Teacher()
 taught = fit(SupervisedLearner(teacher, modality=None), batches, evaluate=partial(judge, modality=None), config=config)
 teacher.load_state_dict(taught.state)
-recipe = Recipe(terms=(LogitTerm(weight=constant(1.0)), CrdTerm(weight=constant(0.1), width=16)), trust="label")
+recipe = Recipe(terms=(LogitTerm(weight=constant(1.0)), CrdTerm(weight=constant(0.1), width=16)))
 learner = DistillLearner(_Student(width=16), teacher, recipe, modality="acc", example=batches.at(0).inputs)
 student = fit(learner, batches, evaluate=partial(judge, modality="acc"), config=config)
 print(f"on validation: teacher {taught.scores.accuracy:.2f}, student of acc alone {student.scores.accuracy:.2f}")

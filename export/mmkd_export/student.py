@@ -336,7 +336,7 @@ def _named_reference(plan: ExportPlan, modality: ModalitySpec) -> GroupReference
     if plan.drift_reference is None:
         return None
     from mmkd_models.data.dataset import open_dataset
-    from mmkd_models.training.drift_reference import group_reference
+    from mmkd_models.training.references import group_reference
 
     dataset = open_dataset(plan.drift_reference)
     check_fit(dataset.spec.modality(modality.name), modality, where=str(plan.drift_reference))

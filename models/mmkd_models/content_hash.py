@@ -1,8 +1,4 @@
-"""The hash of what a checkpoint says, however its file is laid out.
-
-Owns what is hashed, in which order, and the refusal of a checkpoint that says something else. Needs no torch, so that
-`mmkd-inspect` verifies a checkpoint on any machine.
-"""
+"""The hash of a checkpoint's content, however its file is laid out; without torch, for `mmkd-inspect`."""
 
 from __future__ import annotations
 
@@ -14,7 +10,7 @@ from pathlib import Path
 from mmkd_edge.errors import CheckpointError
 
 CONTENT_KEY = "content_sha256"
-"""Where the hash stands in the metadata of a checkpoint's file."""
+"""Of the hash in the metadata of a checkpoint's file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +18,8 @@ class TensorContent:
     """One tensor of a checkpoint.
 
     Attributes:
-        dtype: the type of its values as torch writes it, `torch.float32`.
-        data: its bytes, little-endian, the last axis fastest.
+        dtype: as torch writes it, `torch.float32`.
+        data: little-endian bytes, the last axis fastest.
     """
 
     name: str
@@ -33,7 +29,7 @@ class TensorContent:
 
 
 def content_digest(parts: Iterable[TensorContent], document: bytes) -> str:
-    """Gives the SHA-256 of a checkpoint's content, in hexadecimal digits.
+    """Return the SHA-256 of a checkpoint's content, in hexadecimal digits.
 
     Every tensor counts by its name, dtype, shape and bytes, in the order of the names, then the document.
     """
@@ -46,14 +42,7 @@ def content_digest(parts: Iterable[TensorContent], document: bytes) -> str:
 
 
 def check_content(path: Path, found: str, *, written: str | None) -> None:
-    """Checks that a checkpoint says what was written.
-
-    Args:
-        written: the digest that stands in its metadata; None where none does.
-
-    Raises CheckpointError where it does not, or nobody can tell: a file that could do without would pass with any
-    content.
-    """
+    """Raise CheckpointError unless a checkpoint has the digest that was `written` in its metadata."""
     if written is None:
         raise CheckpointError(
             f"{path}: expected a checkpoint with the SHA-256 of its content ({CONTENT_KEY} in its metadata), got one "

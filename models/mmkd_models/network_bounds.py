@@ -1,7 +1,7 @@
-"""The sizes that a checkpoint claims, checked before any network is built from them.
+"""Limits of the sizes that a checkpoint claims, checked before any network is built from them.
 
-The shapes of the tensors are compared with those of a network without memory (torch's meta device). This module bounds
-what such a comparison does not see: the number of layers, and matrices that a network computes and no file contains.
+Shapes are compared on torch's meta device. These limits cover what that comparison does not see: the number of layers,
+and matrices that a network computes and no file contains.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mmkd_models.networks.rocket import claims_of
 _MOST_MODALITIES = 64
 _MOST_PIXELS = 1 << 14
 _MOST_CONSTANT_VALUES = 1 << 24
-"""Of one matrix that a network computes: the spectrum of a window of 4,096 samples that is taken whole."""
+"""Of one matrix that a network computes."""
 _LARGEST = {"spectrum_bands": 1 << 12, "most_tokens": 1 << 14, "frame": 1 << 11, "feedforward_ratio": 64}
 
 
@@ -39,20 +39,14 @@ def check_bounds(
     rocket: RocketConfig | None = None,
     causal: bool = False,
 ) -> None:
-    """Refuse sizes that the tensors of the file cannot have, or that no machine builds.
+    """Raise CheckpointError for sizes that the tensors of the file cannot have, or that no machine builds.
 
     Args:
-        modalities: what the network takes.
-        task: what it answers.
-        encoder: the size of each of its encoders; None of a network that has none.
+        encoder: None of a network that has none.
         state: its tensors.
-        path: of the file, for the message.
+        path: for the message.
         fusion_depth: further layers of a teacher.
-        rocket: its convolutional features; None of a network that has none.
-        causal: whether its encoder is causal.
-
-    Raises:
-        CheckpointError: a size is beyond them.
+        rocket: convolutional features, if it has some.
     """
     values = sum(tensor.numel() for tensor in state.values())
     claims = {

@@ -1,4 +1,4 @@
-"""Tensors and one JSON document in one safetensors file: the only form in which the training side keeps state."""
+"""Tensors and one JSON document in one safetensors file: the only form in which the training side stores state."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from mmkd_edge.errors import CheckpointError
 from mmkd_models.content_hash import CONTENT_KEY, TensorContent, check_content, content_digest
 
 _PICKLE_MARKS = (b"\x80", b"PK\x03\x04")  # a bare pickle (protocol 2+), and the ZIP that torch.save writes
-_KINDS = ("student", "teacher", "teacher-set", "resume", "answers")
+_KINDS = ("student", "teacher", "resume", "answers")
 _LENGTH_BYTES = 8
 # A tensor takes about 100 bytes of it; a million empty ones would take a gigabyte of memory to list.
 _MOST_HEADER_BYTES = 16 << 20
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, kind: str, document: bytes) -> None:
-    """Writes tensors and the JSON `document` (under the key `kind`) all or nothing, with the hash of both."""
+    """Write tensors and the JSON `document` (under the key `kind`) all or nothing, with the hash of both."""
     from safetensors.torch import save
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,10 +32,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, kind: str, docum
 
 
 def _with_metadata(data: bytes, key: str, value: str) -> bytes:
-    """Adds an entry to the metadata of a safetensors file; safetensors itself writes several in a random order.
+    """Add an entry to the metadata of a safetensors file; safetensors itself writes several in a random order.
 
-    The format (github.com/huggingface/safetensors, "Format"): the length of the header in 8 bytes, the header as JSON,
-    filled with spaces to a multiple of 8, and the tensors, whose offsets count from there.
+    Format (github.com/huggingface/safetensors): the length of the header in 8 bytes, the header as JSON, padded with
+    spaces to a multiple of 8, and the tensors, whose offsets count from there.
     """
     start = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
     header = json.loads(data[_LENGTH_BYTES:start])
@@ -46,7 +46,7 @@ def _with_metadata(data: bytes, key: str, value: str) -> bytes:
 
 
 def content_sha256(tensors: Mapping[str, Tensor], document: bytes) -> str:
-    """Gives the SHA-256 of what a checkpoint says; see `content_digest`."""
+    """Return the SHA-256 of a checkpoint's content; see `content_digest`."""
     return content_digest((_part(name, tensor.detach().cpu()) for name, tensor in tensors.items()), document)
 
 
@@ -56,12 +56,11 @@ def _part(name: str, tensor: Tensor) -> TensorContent:
 
 
 def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], bytes]:
-    """Gives the tensors and the JSON document of a file of that kind; nothing in it is ever executed.
+    """Return the tensors and the JSON document of a file of that kind; nothing in it is ever executed.
 
     Raises:
         UsageError: there is no such file.
-        CheckpointError: it is a pickle, damaged, altered after it was written, without its hash, or a file of another
-            kind.
+        CheckpointError: it is a pickle, damaged, altered, without its hash, or of another kind.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -122,7 +121,7 @@ def _unreadable(path: Path, start: bytes, error: Exception) -> CheckpointError:
 
 
 def same_tensors(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], *, path: Path) -> None:
-    """Raises CheckpointError where names, shapes, dtypes or values (NaN, infinity) are not a usable network's."""
+    """Raise CheckpointError unless names, shapes and dtypes are as expected and all values are finite."""
     missing = sorted(set(expected) - set(got))
     extra = sorted(set(got) - set(expected))
     if missing or extra:

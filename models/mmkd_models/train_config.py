@@ -1,7 +1,4 @@
-"""How a network is trained: settings, the curve they lead to, and what an observer is told on the way.
-
-Data alone, without torch: commands read their defaults from it, and checkpoints hold it.
-"""
+"""Settings of a training, its curve and its progress; without torch."""
 
 from __future__ import annotations
 
@@ -17,22 +14,21 @@ TrainingPrecision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
 class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a network is trained.
+    """Settings of a training.
 
     Attributes:
         batch: windows per step, over all devices.
         learning_rate: peak of the schedule: linear warm-up, then a cosine to 1 % (Loshchilov and Hutter, ICLR 2017).
         weight_decay: of AdamW, on matrices only.
-        warmup_share: share of the steps that warm up.
-        ema_decay: of the averaged weights that are validated and kept; 0 keeps the raw weights.
+        warmup_share: fraction of the steps that warm up.
+        ema_decay: of the averaged weights that are validated and written; 0 uses the raw weights.
         eval_every: steps between validations.
-        patience: validations without a better score than any before, after which training stops; 0 never stops early.
-        near_best: of the weights that validate within this many standard errors of the best, the latest are kept; 0
-            keeps the best. Validation sets are small, and the best of many noisy scores often is an early, lucky one.
-            The one-standard-error rule (Breiman et al., "Classification and Regression Trees", 1984, section 3.4.3),
-            with the end of the schedule, where learning rate and moving average are calmest, as the simple choice.
+        patience: validations without a new best score before training stops; 0 never stops.
+        near_best: of the weights that validate within this many standard errors of the best, the latest are taken; 0
+            takes the best. Validation sets are small, and the best of many noisy scores is often an early, lucky one
+            (the one-standard-error rule: Breiman et al., "Classification and Regression Trees", 1984, section 3.4.3).
         precision: Lightning Fabric's name of the arithmetic.
-        devices: that share each batch, of each machine; torchrun and SLURM say how many machines there are.
+        devices: per machine, that share each batch.
     """
 
     steps: int = 400
@@ -62,7 +58,7 @@ class Validation(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingProgress:
-    """What an observer of training sees after every step."""
+    """The state of a training after a step."""
 
     step: int
     steps: int

@@ -21,7 +21,7 @@ from mmkd_models.networks.config import student_config
 from mmkd_models.networks.fronts.frames import FrameFront
 from mmkd_models.networks.fronts.log_mel import FLOOR, LogMelFront
 from mmkd_models.networks.student import Student
-from mmkd_models.training.normalisation import set_normalisation
+from mmkd_models.training.fitting import set_normalisation
 
 CLIPS = 10
 TOLERANCE = 1e-4

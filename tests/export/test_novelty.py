@@ -32,7 +32,7 @@ from mmkd_export.verify.parity import NOVELTY_TOLERANCE, with_missing_samples
 from mmkd_export.verify.proof_set import ProofSet
 from mmkd_models.data import write_dataset
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
-from mmkd_models.training.judging.novelty import seen_of
+from mmkd_models.training.references import embeddings_summary
 from tests.export.students_of_features import of_features
 
 Build = Callable[..., StudentCheckpoint]
@@ -50,7 +50,7 @@ def with_seen(student: StudentCheckpoint) -> StudentCheckpoint:
     values, present = prepare_batch(student.carried.windows, student.modality)
     with torch.no_grad():
         embeddings = student.network()(torch.from_numpy(values), torch.from_numpy(present)).embedding.numpy()
-    return replace(student, seen=seen_of(embeddings, embeddings))
+    return replace(student, seen=embeddings_summary(embeddings, embeddings))
 
 
 def built(build: Build, what: str) -> StudentCheckpoint:

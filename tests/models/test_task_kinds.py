@@ -18,27 +18,28 @@ from mmkd_models.commands.train import run_train
 from mmkd_models.data import Dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import BatchSource
-from mmkd_models.distillation.mixing import together
 from mmkd_models.distillation.recipe import Recipe, check_terms
-from mmkd_models.distillation.trust import trust_of
 from mmkd_models.evaluation.rivals import RIVALS, Contestants, RivalName
 from mmkd_models.losses.correlation import DistTerm
 from mmkd_models.losses.decoupled import DkdTerm
-from mmkd_models.losses.goal import Goal, goal_of
 from mmkd_models.losses.logits import LogitTerm, logit_loss
 from mmkd_models.losses.task import TaskTerm, task_loss
-from mmkd_models.losses.term import constant
+from mmkd_models.losses.term import Goal, constant, goal_of
 from mmkd_models.metrics.labels import average_precision, label_scores
 from mmkd_models.metrics.scores import scores_from_document, scores_from_logits
 from mmkd_models.metrics.values import value_scores
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import ExportStudent
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.training.checkpoint import read_student, read_teacher, write_student, write_teacher
-from mmkd_models.training.cross_fit import cross_fit
+from mmkd_models.training.checkpoint import (
+    TeacherFile,
+    read_student,
+    read_teacher,
+    write_student,
+    write_teacher,
+)
 from mmkd_models.training.inputs import TrainingData, TrainingRun, visible_labels
 from mmkd_models.training.predict import logits_of, scores_of
-from mmkd_models.training.teacher_set import TaughtBy, read_teacher_set, write_teacher_set
 from mmkd_models.training.trainings import distil, self_train, train_baseline, train_teacher
 
 ENCODER = EncoderConfig(width=16, heads=2, depth=1, most_tokens=8, dropout=0.0)
@@ -99,7 +100,7 @@ def test_labels_and_teachers_are_compared_by_the_loss_of_the_kind():
     several = Goal(kind="multi_label")
     expected = (np.log(2) + np.log1p(np.exp(2.0))) / 2
     assert float(task_loss(several, logits, targets, weight=one)) == pytest.approx(expected, rel=1e-6)
-    found = logit_loss(several, logits, teacher, temperature=2.0, standardise=False, weight=None)
+    found = logit_loss(several, logits, teacher, temperature=2.0)
     sure = 1 / (1 + np.exp(-1.0))  # KL of a coin from a probability, mean of 0 and this, times T^2
     assert float(found) == pytest.approx(4 * (np.log(0.5 / sure) + np.log(0.5 / (1 - sure))) / 2 / 2, rel=1e-5)
     number = Goal(kind="regression", spread=10.0)
@@ -107,28 +108,8 @@ def test_labels_and_teachers_are_compared_by_the_loss_of_the_kind():
     # 0.5 and 3 standard deviations away: 0.125 and 3 - 0.5
     assert float(task_loss(number, values, truth, weight=torch.ones(2))) == pytest.approx((0.125 + 2.5) / 2)
     away = torch.tensor([[115.0], [140.0]])  # one deviation away, rising alike: Huber 0.5, correlation 1
-    found = logit_loss(number, values, away, temperature=2.0, standardise=False, weight=None)
+    found = logit_loss(number, values, away, temperature=2.0)
     assert float(found) == pytest.approx(0.5, abs=1e-5)
-
-
-def test_teachers_of_several_labels_are_mixed_label_by_label():
-    ours, theirs = torch.tensor([[0.0, 3.0]]), torch.tensor([[2.0, 3.0]])
-    mixed = together(Goal(kind="multi_label"), [ours, theirs], temperature=2.0, mix="probabilities")
-    expected = (torch.sigmoid(ours / 2) + torch.sigmoid(theirs / 2)) / 2
-    torch.testing.assert_close(torch.sigmoid(mixed / 2), expected)
-    mixed = together(Goal(kind="multi_label"), [ours, theirs], temperature=2.0, mix="logits")
-    torch.testing.assert_close(mixed, torch.tensor([[1.0, 3.0]]))
-    numbers = together(Goal(kind="regression"), [ours[:, :1], theirs[:, :1]], temperature=2.0, mix="probabilities")
-    torch.testing.assert_close(numbers, torch.tensor([[1.0]]))
-
-
-def test_a_teacher_of_several_labels_is_trusted_by_what_it_has_in_common_with_them():
-    logits = torch.logit(torch.tensor([[0.9, 0.2], [0.9, 0.2]]))
-    targets, labelled = torch.tensor([[1.0, 1.0], [0.0, 0.0]]), torch.tensor([1.0, 0.0])
-    found = trust_of(Goal(kind="multi_label"), logits, targets, labelled, by_confidence=True)
-    torch.testing.assert_close(found, torch.tensor([(0.9 + 0.2) / 2, (0.9 + 0.8) / 2]))
-    found = trust_of(Goal(kind="multi_label"), logits, targets, labelled, by_confidence=False)
-    torch.testing.assert_close(found, torch.tensor([0.55, 1.0]))
 
 
 @pytest.mark.parametrize(
@@ -138,15 +119,8 @@ def test_a_teacher_of_several_labels_is_trusted_by_what_it_has_in_common_with_th
          "term 'dkd' compares classes that exclude each other, and multi_label has none; use term 'logit'"),
         (Recipe(terms=(DistTerm(weight=constant(1.0)),)), "regression",
          "term 'dist' compares classes that exclude each other, and regression has none; use term 'logit'"),
-        (Recipe(terms=(LogitTerm(weight=constant(1.0), standardise=True),)), "multi_label",
-         ("term 'logit' with standardise compares classes that exclude each other, and multi_label has none; set it to "
-         "false")),
         (Recipe(terms=(LogitTerm(weight=constant(1.0), temperature=4.0),)), "regression",
          "term 'logit' has temperature 4.0, which softens probabilities, and regression has none; leave it out"),
-        (msgspec.structs.replace(LOGITS, trust="label"), "regression",
-         "trust 'label' needs a teacher's probabilities, and regression has none; leave it out"),
-        (msgspec.structs.replace(LOGITS, mix="probabilities"), "regression",
-         "mix 'probabilities' needs a teacher's probabilities, and regression has none; leave it out"),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_for_a_kind_is_refused_by_name(recipe, kind, problem):
@@ -225,7 +199,7 @@ def test_teacher_second_generation_baseline_and_student_are_trained_and_kept(rig
     baseline = train_baseline(data, "acc", STUDENT, run)
     student = distil(
         data.for_pair(["acc", "gyro"], "acc"), "acc", STUDENT, run,
-        teacher=teacher, teacher_sha256="ab" * 32, recipe=AND_LABELS,
+        teachers=[TeacherFile(checkpoint=teacher, sha256="ab" * 32)], recipe=AND_LABELS,
     )  # fmt: skip
     for checkpoint in (baseline, student):
         write_student(tmp_path / "student.ckpt", checkpoint)
@@ -277,29 +251,14 @@ def test_training_learns_what_the_windows_tell(rigs, kind):
     scores = scores_of(teacher.network(), test, modality=None)
     # Guessing gives about 0.5 and 0.
     assert scores.metric("macro_f1" if kind == "multi_label" else "r2") > 0.7
-    student = distil(data, "acc", STUDENT, run, teacher=teacher, teacher_sha256="ab" * 32, recipe=LOGITS)
+    taught_by = [TeacherFile(checkpoint=teacher, sha256="ab" * 32)]
+    student = distil(data, "acc", STUDENT, run, teachers=taught_by, recipe=LOGITS)
     alone = test.with_modalities(("acc",))
     agreement = np.corrcoef(
         logits_of(student.network(), alone, modality="acc")[:, 0],
         logits_of(teacher.network(), test, modality=None)[:, 0],
     )[0, 1]
     assert agreement > 0.7
-
-
-def test_teachers_with_other_scales_teach_in_the_unit(rigs, tmp_path):
-    """Out-of-fold teachers saw other labels, so each has a scale of its own; together with a plain one they teach."""
-    data, run = data_of(rigs["regression"]), run_of("regression")
-    teachers = cross_fit(data, TEACHER, run, count=2, self_training=False)
-    write_teacher_set(tmp_path / "set.ckpt", teachers)
-    teachers = read_teacher_set(tmp_path / "set.ckpt")
-    means = {float(state["answer.mean"]) for state in teachers.states}
-    assert len(means) == 2
-    plain = train_teacher(data, TEACHER, run)
-    further = [TaughtBy(checkpoint=plain, sha256="cd" * 32)]
-    student = distil(
-        data, "acc", STUDENT, run, teacher=teachers, teacher_sha256="ab" * 32, recipe=LOGITS, further=further
-    )
-    assert abs(float(logits_of(student.network(), data.valid, modality="acc").mean()) - 1200) < 150
 
 
 @KINDS

@@ -292,7 +292,7 @@ def _teacher_rows(group: Sequence[SeedResults]) -> tuple[ModelRow, ...]:
         if not records:
             continue
         one = next(iter(records.values()))
-        single = one.result is not None and not one.choice.out_of_fold
+        single = one.result is not None
         scores = [record.result.score for record in records.values() if record.result is not None]
         rows.append(
             ModelRow(

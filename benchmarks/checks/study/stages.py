@@ -27,8 +27,7 @@ from mmkd_models.data.folds import trainings_of
 from mmkd_models.data.labelled import Labelled, usual_labelled
 from mmkd_models.data.spec import require_classification
 from mmkd_models.defaults import AUGMENT, METHOD, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
-from mmkd_models.distillation.method import Method
-from mmkd_models.distillation.methods import shipped_methods
+from mmkd_models.distillation.methods import Method, shipped_methods
 from mmkd_models.evaluation.rivals import RIVALS
 from mmkd_models.experiments.plan import Conditions, Space, teachers_from_text
 from mmkd_models.experiments.prepare import MeasureLatency, StudyOptions, prepare_study
@@ -95,7 +94,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         "logit+relation@last",
     )
     further_methods: tuple[str, ...] | None = None
-    further_teachers: tuple[str, ...] = ("out-of-fold=3", "ensemble=2")
+    further_teachers: tuple[str, ...] = ("ensemble=2",)
     compared: tuple[Preset, ...] = ("tiny", "small")
     steps: int | None = None
     teacher_steps: int | None = None

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -150,32 +150,27 @@ def _report_facts(bundle: Bundle) -> _Rows:
 def _checkpoint_facts(path: Path) -> _Rows:
     header, tensors, sha256 = _read_checkpoint(path)
     metadata = header.get("__metadata__", {})
-    kind = next((name for name in ("student", "teacher", "teacher-set") if name in metadata), None)
+    kind = next((name for name in ("student", "teacher") if name in metadata), None)
     if kind is None:
         raise CheckpointError(f"{path}: expected a checkpoint of mmkd-edge, got a safetensors file of another program")
     check_content(path, content_digest(tensors, str(metadata[kind]).encode()), written=metadata.get(CONTENT_KEY))
     try:
         document: dict[str, Any] = json.loads(metadata[kind])
-        members: list[dict[str, Any]] = document["facts"] if kind == "teacher-set" else [document["facts"]]
-        facts, config, task = members[0], document["config"], msgspec.convert(document["task"], TaskSpec)
+        facts, config, task = document["facts"], document["config"], msgspec.convert(document["task"], TaskSpec)
         yield "kind", f"{kind} checkpoint, its content verified"
-        if kind == "teacher-set":
-            yield "teachers", f"{len(members)}, each trained without one part of the groups"
-            yield f"out_of_fold.{facts['metric']}", f"{document['score']:.4f}"
         yield "sha256", sha256
         yield "content_sha256", metadata[CONTENT_KEY]
         for modality in [document["modality"]] if kind == "student" else document["modalities"]:
             yield f"{modality['name']}.window", _window_text(msgspec.convert(modality, ModalitySpec))
         yield "labels", labels_text(task)
-        prefix = "teacher" if kind == "teacher-set" else f"{kind}/"
-        values = sum(math.prod(tensor.shape) for tensor in tensors if tensor.name.startswith(prefix))
+        values = sum(math.prod(tensor.shape) for tensor in tensors if tensor.name.startswith(f"{kind}/"))
         yield "size", f"{config['preset']}, {values:,} values in its tensors"
         if kind == "student":
             rocket = config.get("rocket")
             features = f", {sum(one['features'] for one in rocket['groups'])} convolutional features" if rocket else ""
             yield "student_kind", f"{config.get('kind', 'transformer')}{features}"
         yield from _committee_facts(document.get("committee"), facts["metric"])
-        yield from _training_facts(facts, members)
+        yield from _training_facts(facts)
         if kind == "student":
             yield from _student_facts(facts, {tensor.name: tensor.shape for tensor in tensors})
         for name, version in sorted(facts["versions"].items()):
@@ -186,9 +181,9 @@ def _checkpoint_facts(path: Path) -> _Rows:
         ) from error
 
 
-def _training_facts(facts: Mapping[str, Any], members: Sequence[Mapping[str, Any]]) -> _Rows:
-    yield f"validation.{facts['metric']}", ", ".join(f"{member['score']:.4f}" for member in members)
-    yield "best_step", ", ".join(str(member["best_step"]) for member in members)
+def _training_facts(facts: Mapping[str, Any]) -> _Rows:
+    yield f"validation.{facts['metric']}", f"{facts['score']:.4f}"
+    yield "best_step", str(facts["best_step"])
     yield "dataset", f"{facts['dataset']} {facts['dataset_sha256']}"
     fold = facts.get("fold", "not stated")
     yield "trained_on", f"fold {fold}" if isinstance(fold, int) else fold or "the dataset's own split"

@@ -32,11 +32,10 @@ from mmkd_models.carried import CarriedWindows, most_carried
 from mmkd_models.data.windows import Windows
 from mmkd_models.metrics.likelihood import Floats
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.training.checkpoint import StudentCheckpoint
-from mmkd_models.training.closed_form.targets import label_answers, teachers_answers
+from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherFile
+from mmkd_models.training.fitting import with_novelty
 from mmkd_models.training.predict import logits_of
-from mmkd_models.training.teacher_set import TaughtBy
-from mmkd_models.training.trainings import with_novelty
+from mmkd_models.training.ridge import label_answers, teachers_answers
 from mmkd_models.training_hashes import joined_hashes, training_hashes
 from mmkd_report.schema.adaptation import AdaptationDocument, DomainFacts, EstimateKind, MethodResult
 
@@ -74,7 +73,7 @@ class AdaptationRequest:
     student_sha256: str
     new: Domain
     old: Domain
-    teacher: TaughtBy | None
+    teacher: TeacherFile | None
     labels: int
     train: TrainConfig
     max_forget: float
@@ -96,7 +95,7 @@ class AdaptationRequest:
         """Return a teacher's probabilities (N, K) of new windows; None without a teacher."""
         if self.teacher is None:
             return None
-        return teachers_answers([self.teacher], windows, np.arange(len(windows)), dataset_sha256=self.new.sha256 or "")
+        return teachers_answers([self.teacher], windows, np.arange(len(windows)))
 
 
 def run_adaptation(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from mmkd_models.adaptation.run import Adaptation, AdaptationRequest
     from mmkd_models.data.dataset import Dataset
-    from mmkd_models.training.teacher_set import TaughtBy
+    from mmkd_models.training.checkpoint import TeacherFile
     from mmkd_report.schema.adaptation import AdaptationDocument
 
 _ABOUT = "Adapt a student to a new machine, person or campaign."
@@ -139,16 +139,15 @@ def _request(
     )
 
 
-def _teacher(path: Path | None, dataset: Dataset) -> TaughtBy | None:
-    from mmkd_models.training.checkpoint import file_sha256, read_teacher
-    from mmkd_models.training.compatible import check_teacher
-    from mmkd_models.training.teacher_set import TaughtBy
+def _teacher(path: Path | None, dataset: Dataset) -> TeacherFile | None:
+    from mmkd_models.training.checkpoint import read_teacher_file
+    from mmkd_models.training.compatible import check_compatible
 
     if path is None:
         return None
-    teacher = read_teacher(path)
-    check_teacher(teacher, dataset.everything())
-    return TaughtBy(checkpoint=teacher, sha256=file_sha256(path))
+    teacher = read_teacher_file(path)
+    check_compatible("teacher", teacher.checkpoint.task, teacher.checkpoint.modalities, dataset.everything())
+    return teacher
 
 
 def _finish(adaptation: Adaptation, output: Path, gate: GateOptions, *, page: Path | None, json: bool) -> None:

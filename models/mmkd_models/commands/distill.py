@@ -30,16 +30,13 @@ with loading("mmkd-distill"):
     )
     from mmkd_models.commands.outputs import drop_states, hold_output, training_shown, write_student_and_report
     from mmkd_models.defaults import INT8_TRAIN, METHOD, STUDENT_PRESET, STUDENT_TRAIN
-    from mmkd_models.networks.config import kind_named, preset_named, student_config, student_like
+    from mmkd_models.networks.config import StudentKind, kind_named, preset_named, student_config
 
 if TYPE_CHECKING:
     import typer
 
-    from mmkd_models.distillation.recipe import Recipe
-    from mmkd_models.networks.config import StudentConfig
-    from mmkd_models.training.checkpoint import StudentCheckpoint
-    from mmkd_models.training.inputs import TrainingData, TrainingRun
-    from mmkd_models.training.teacher_set import TaughtBy
+    from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherFile
+    from mmkd_models.training.inputs import TrainingData
 
 _ABOUT = "Distil one or more teachers into a student of one modality; windows without labels (-1) teach too."
 _EPILOG = (
@@ -50,12 +47,12 @@ _EPILOG = (
 
 
 def main() -> NoReturn:
-    """Runs `mmkd-distill`."""
+    """Run `mmkd-distill`."""
     run_command("mmkd-distill", run_distill, needs=NEEDS, extra="train", about=_ABOUT)
 
 
 def run_distill(arguments: Sequence[str]) -> None:
-    """Runs `mmkd-distill` with these arguments."""
+    """Run `mmkd-distill` with these arguments."""
     run_line("mmkd-distill", arguments, [Command(function=distill, epilog=_EPILOG)])
 
 
@@ -66,76 +63,44 @@ def _recipe_json() -> str:
 
 
 def _terms() -> str:
-    from mmkd_models.distillation.recipe_text import terms_text
+    from mmkd_models.distillation.recipe import terms_text
 
     return terms_text()
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudentOptions:
-    """Which student learns: a new one of some size, or one that goes on."""
+    """The student that learns: a new one of some size, or a trained one."""
 
     preset: Annotated[
         str | None,
-        Option(
-            "Size: tiny, small, medium or base; teacher is that of the teacher's encoder.",
-            shown=f"{STUDENT_PRESET}; with --qat the student's",
-        ),
+        Option("Size: tiny, small, medium or base.", shown=f"{STUDENT_PRESET}; with --qat the student's"),
     ] = None
     kind: Kind = "transformer"
     choose: Annotated[
         bool,
-        Option(
-            "Train students in several ways, labels alone among them, and write the one that validation prefers.",
-            ("--choose",),
-        ),
+        Option("Train all kinds of students, labels alone too, and write what validation prefers.", ("--choose",)),
     ] = False
     causal: Causal = False
     qat: Annotated[
         Path | None,
-        Option(
-            "Quantisation-aware distillation: go on with this trained student, computing as its INT8 graph will, "
-            "and keep the ranges for mmkd-export --precision int8.",
-            metavar="STUDENT",
-            shown=False,
-        ),
+        Option("Continue with this trained student, computing as its INT8 graph.", metavar="STUDENT", shown=False),
     ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeOptions:
-    """What it learns from its teachers."""
+    """What the student learns from its teachers."""
 
     recipe: Annotated[Path | None, Option("JSON file with the recipe; see --print-recipe.")] = None
     term: Annotated[
         list[str] | None, Option("One term of the recipe, KIND[,NAME=VALUE...] (repeat); see --list-terms.")
     ] = None
-    trust: Annotated[
-        str | None,
-        Option(
-            "How much the teacher counts in a window: none (always fully), label (by its probability of the true "
-            "class; fully without a label), confidence (as label; by its own without one). Default: the recipe's."
-        ),
-    ] = None
-    init: Annotated[
-        str | None,
-        Option(
-            "How the student starts: fresh, or teacher (the weights of the teacher's own encoder, with --preset "
-            "teacher; of several teachers the first one's). Default: the recipe's."
-        ),
-    ] = None
-    mix: Annotated[
-        str | None,
-        Option(
-            "What is averaged of several teachers: probabilities (at the temperature of the term) or logits. "
-            "Default: the recipe's, else probabilities."
-        ),
-    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationOptions(TrainingOptions):
-    """Those of every training; a student that practises INT8 goes on more shortly and gently."""
+    """Those of every training; a student that practises INT8 needs fewer and smaller steps."""
 
     steps: Annotated[
         int | None,
@@ -153,19 +118,15 @@ class DistillationOptions(TrainingOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class DistillResultOptions:
-    """What is written, and what is printed."""
+    """What is written and printed."""
 
     embed_windows: Embed = True
     print_recipe: Annotated[
         bool,
-        Option(
-            "Print the default recipe (of three classes or more; of anything else it is --term logit) and stop.",
-            ("--print-recipe",),
-            says=_recipe_json,
-        ),
+        Option("Print the default recipe for three classes or more and stop.", ("--print-recipe",), says=_recipe_json),
     ] = False
     list_terms: Annotated[
-        bool, Option("Print what a recipe can consist of and stop.", ("--list-terms",), says=_terms)
+        bool, Option("Print all terms of a recipe with their options and stop.", ("--list-terms",), says=_terms)
     ] = False
     json: Json = False
 
@@ -175,11 +136,7 @@ def distill(
     *,
     teacher: Annotated[
         list[Path],
-        Argument(
-            "TEACHER...",
-            "Teacher checkpoint, from mmkd-train teacher, or several: their answers are averaged, and terms that "
-            "look inside name one of them, member=0 for the first.",
-        ),
+        Argument("TEACHER...", "Teacher checkpoint of mmkd-train teacher, or several, whose answers are averaged."),
     ],
     data: Data,
     modality: Modality,
@@ -190,39 +147,21 @@ def distill(
     result: DistillResultOptions,
 ) -> None:
     """Distil one or more teachers into a student of one modality; windows without labels (-1) teach too."""
-    from mmkd_models.training.closed_form.students import taught_student
-    from mmkd_models.training.replaced import check_replaced
-    from mmkd_models.training.trainings import distil_int8, planned_facts
+    from mmkd_models.distillation.methods import default_recipe
+    from mmkd_models.distillation.recipe import chosen_recipe
+    from mmkd_models.training.students import labelled_race, taught_race, taught_student
+    from mmkd_models.training.trainings import distil_int8
 
-    _check_kind(student, taught)
-    new = _new_student(student)
-    hold_output(context, output, teachers=teacher)
+    kind = _checked_kind(student, taught)
+    preset = preset_named(student.preset or STUDENT_PRESET, option="--preset")
+    config = student_config(preset, causal=student.causal, kind=kind)
+    hold_output(context, output, teachers=teacher, replace=options.force or options.resume)
     training = training_data(data, options, modalities=None)
     start = _starting_student(student, modality, output)
-    recipe = _recipe(taught, training)
+    recipe = chosen_recipe(default_recipe(training.train.spec.task), file=taught.recipe, terms=taught.term or ())
     teachers = _teachers(teacher, training, start, fold=options.fold)
-    seen = [spec.name for one in teachers for spec in one.checkpoint.modalities]
-    training = training.for_pair(seen, modality)
-    named = start.checkpoint.config if start else new
-    kind = kind_named(student.kind, option="--kind")
-    config = named or student_like(teachers[0].checkpoint.config, causal=student.causal, kind=kind)
+    training = training.for_pair([spec.name for one in teachers for spec in one.checkpoint.modalities], modality)
     run = new_run(output, training, options, INT8_TRAIN if start else STUDENT_TRAIN, embed_windows=result.embed_windows)
-    if not (options.force or options.resume):
-        check_replaced(
-            output,
-            kind="student",
-            modalities=[modality],
-            config=config,
-            facts=planned_facts(
-                training,
-                run.train,
-                run.augment,
-                recipe=None if config.kind == "rocket" else recipe,
-                teachers=teachers,
-            ),
-            start_sha256=None if start is None else start.sha256,
-            choose=student.choose,
-        )
     if not options.resume:
         drop_states(output)
     with training_shown(f"{modality} student in INT8" if start else f"{modality} student", output) as show:
@@ -238,96 +177,47 @@ def distill(
                 recipe=recipe,
             )
         elif student.choose:
-            checkpoint = _raced(training, modality, config, run, teachers=teachers, recipe=recipe)
+            alone, learnt = (replace(run, run_dir=run.run_dir and run.run_dir / name) for name in ("labels", "taught"))
+            labelled = labelled_race(training.with_modalities((modality,)), modality, config, alone)
+            checkpoint = taught_race(
+                training, modality, config, learnt, teachers=teachers, recipe=recipe, labelled=labelled
+            )
         else:
             checkpoint = taught_student(training, modality, config, run, teachers=teachers, recipe=recipe)
     write_student_and_report(output, checkpoint, json=result.json)
 
 
-def _raced(
-    training: TrainingData,
-    modality: str,
-    config: StudentConfig,
-    run: TrainingRun,
-    *,
-    teachers: Sequence[TaughtBy],
-    recipe: Recipe,
-) -> StudentCheckpoint:
-    from mmkd_models.training.choosing.race import labelled_race, taught_race
-
-    alone, taught = (replace(run, run_dir=run.run_dir and run.run_dir / name) for name in ("labels", "taught"))
-    labelled = labelled_race(training.with_modalities((modality,)), modality, config, alone)
-    return taught_race(training, modality, config, taught, teachers=teachers, recipe=recipe, labelled=labelled)
-
-
-def _new_student(options: StudentOptions) -> StudentConfig | None:
-    """The student of a named size; None where it is that of the teacher's encoder."""
-    size = options.preset or STUDENT_PRESET
-    if size == "teacher":
-        return None
-    kind = kind_named(options.kind, option="--kind")
-    return student_config(preset_named(size, option="--preset"), causal=options.causal, kind=kind)
-
-
-def _check_kind(student: StudentOptions, taught: RecipeOptions) -> None:
-    """Refuses, for kinds that are not trained step by step, what only such a training can do."""
+def _checked_kind(student: StudentOptions, taught: RecipeOptions) -> StudentKind:
+    """Return the kind of student; raise UsageError for options that it does not have."""
     kind = kind_named(student.kind, option="--kind")
     if student.choose and (kind != "transformer" or student.qat is not None):
-        beside = "--qat" if student.qat is not None else f"--kind {kind}"
+        other = "--qat" if student.qat is not None else f"--kind {kind}"
         raise UsageError(
-            f"--choose: expected no {beside} beside it, since validation chooses among fresh students of every kind; "
+            f"--choose cannot be combined with {other}: validation chooses among new students of every kind; "
             "leave one of them out"
         )
-    if kind == "transformer":
-        return
-    if student.qat is not None:
+    if kind != "transformer" and student.qat is not None:
         raise UsageError(
-            f"--kind {kind}: expected no kind beside --qat, which goes on with a student of the kind transformer; "
-            "leave it out"
+            "--kind cannot be combined with --qat, which continues with a student of the kind transformer; leave it out"
         )
-    named = [
-        name
-        for name, value in (
-            ("--recipe", taught.recipe),
-            ("--term", taught.term),
-            ("--trust", taught.trust),
-            ("--init", taught.init),
-            ("--mix", taught.mix),
-        )
-        if value
-    ]
-    if kind == "rocket" and named:
+    if kind == "rocket" and (taught.recipe or taught.term):
         raise UsageError(
-            f"{named[0]}: expected no recipe beside --kind rocket, whose regression learns the teachers' "
-            "probabilities and the labels; leave it out, or take --kind hybrid"
+            f"{'--recipe' if taught.recipe else '--term'} cannot be combined with --kind rocket, whose regression "
+            "learns the teachers' probabilities and the labels; leave it out, or take --kind hybrid"
         )
-
-
-def _recipe(options: RecipeOptions, training: TrainingData) -> Recipe:
-    from mmkd_models.distillation.methods import default_recipe
-    from mmkd_models.distillation.recipe_text import chosen_recipe
-
-    return chosen_recipe(
-        default_recipe(training.train.spec.task),
-        file=options.recipe,
-        terms=options.term or (),
-        trust=options.trust,
-        init=options.init,
-        mix=options.mix,
-    )
+    return kind
 
 
 def _teachers(
     paths: Sequence[Path], training: TrainingData, start: StartingStudent | None, *, fold: int | None
-) -> list[TaughtBy]:
-    """Reads the teachers; refuses those that cannot judge these windows, or know windows that judge the student."""
-    from mmkd_models.training.checkpoint import file_sha256
-    from mmkd_models.training.compatible import check_same_fold, check_teacher
-    from mmkd_models.training.teacher_set import TaughtBy, read_teachers
+) -> list[TeacherFile]:
+    """Read the teachers; raise UsageError for those that do not fit these windows or know the student's judges."""
+    from mmkd_models.training.checkpoint import read_teacher_file
+    from mmkd_models.training.compatible import check_compatible, check_same_fold
 
-    teachers = [TaughtBy(checkpoint=read_teachers(path), sha256=file_sha256(path)) for path in paths]
+    teachers = [read_teacher_file(path) for path in paths]
     for one in teachers:
-        check_teacher(one.checkpoint, training.train)
+        check_compatible("teacher", one.checkpoint.task, one.checkpoint.modalities, training.train)
     origins = [(f"teacher {path}", one.checkpoint.facts) for path, one in zip(paths, teachers, strict=True)]
     origins += [] if start is None else [(f"--qat {start.path}", start.checkpoint.facts)]
     for who, facts in origins:
@@ -346,7 +236,7 @@ class StartingStudent:
 
 
 def _starting_student(options: StudentOptions, modality: str, output: Path) -> StartingStudent | None:
-    """Reads the student of `--qat`, and asks the export which of its layers compute in INT8; None without `--qat`.
+    """Read the student of `--qat`, and ask the export which of its layers compute in INT8.
 
     Raises:
         UsageError: the options do not fit the student, or there is no such file.
@@ -359,7 +249,7 @@ def _starting_student(options: StudentOptions, modality: str, output: Path) -> S
     if path is None:
         return None
     if preset is not None:
-        raise UsageError(f"--preset {preset}: expected no size beside --qat, which takes the student's; leave it out")
+        raise UsageError(f"--preset {preset} cannot be combined with --qat, which has the student's size; leave it out")
     checkpoint = read_student(path)
     if options.causal or checkpoint.config.causal:
         raise UsageError(

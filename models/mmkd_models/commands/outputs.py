@@ -1,4 +1,4 @@
-"""The checkpoint that a command trains: refused before, shown on the way, written and told of at the end."""
+"""The checkpoint that a command trains: checked before, shown during, written and reported after the training."""
 
 from __future__ import annotations
 
@@ -25,27 +25,10 @@ if TYPE_CHECKING:  # --help needs no torch
     from mmkd_models.train_config import OnStep
     from mmkd_models.training.checkpoint import Provenance, StudentCheckpoint
     from mmkd_models.training.committee import TrainedCommittee
-    from mmkd_models.training.teacher_set import OutOfFoldCheckpoint
-
-
-def write_teachers_and_report(output: Path, teachers: OutOfFoldCheckpoint, *, following: str, json: bool) -> None:
-    """Writes out-of-fold teachers and says what they are, in the first process."""
-    from mmkd_models.training.teacher_set import write_teacher_set
-
-    if not is_first_process():
-        return
-    write_teacher_set(output, teachers)
-    metric = teachers.facts[0].metric
-    rows = {
-        "validation": f"{metric} {' '.join(f'{facts.score:.3f}' for facts in teachers.facts)}",
-        "out of fold": f"{metric} {teachers.score:.3f} on training windows, each by the teacher that has not seen it",
-    }
-    facts = {"out_of_fold_score": teachers.score, "facts": teachers.facts}
-    _finish(output, teachers.modalities, teachers.networks(), facts, rows, following=following, json=json)
 
 
 def write_committee_and_report(output: Path, trained: TrainedCommittee, *, following: str, json: bool) -> None:
-    """Writes a teacher and says what it is and what each member is worth, in the first process."""
+    """Write a teacher and print its facts and those of its members, in the first process."""
     from mmkd_models.training.checkpoint import write_teacher
 
     if not is_first_process():
@@ -69,11 +52,11 @@ def write_committee_and_report(output: Path, trained: TrainedCommittee, *, follo
         for number, (member, one) in enumerate(zip(members, worth, strict=True))
     }
     facts = {"facts": checkpoint.facts, "members": worth}
-    _finish(output, checkpoint.modalities, [checkpoint.transformer()], facts, rows, following=following, json=json)
+    _finish(output, checkpoint.modalities, checkpoint.transformer(), facts, rows, following=following, json=json)
 
 
 def write_student_and_report(output: Path, checkpoint: StudentCheckpoint, *, json: bool) -> None:
-    """Writes a student and says what it is, in the first process."""
+    """Write a student and print its facts, in the first process."""
     from mmkd_models.training.checkpoint import write_student
 
     if not is_first_process():
@@ -95,11 +78,11 @@ def _finish_one(
 ) -> None:
     steps = f" at step {facts.best_step} of {facts.training.steps}" if facts.best_step else ""
     rows = {"validation": f"{facts.metric} {facts.score:.3f}{steps}", **_hybrid_rows(facts), **_race_rows(facts)}
-    _finish(output, modalities, [network], {"facts": facts}, rows, following=following, json=json)
+    _finish(output, modalities, network, {"facts": facts}, rows, following=following, json=json)
 
 
 def _hybrid_rows(facts: Provenance) -> dict[str, str]:
-    """What validation said of the parts of a hybrid."""
+    """Validation of the parts of a hybrid."""
     if not facts.hybrid:
         return {}
     scores = dict(facts.hybrid.scores)
@@ -109,7 +92,7 @@ def _hybrid_rows(facts: Provenance) -> dict[str, str]:
 
 
 def _race_rows(facts: Provenance) -> dict[str, str]:
-    """Which way of training is shipped, and what validation said of all."""
+    """The candidate of a race that is shipped, and validation of all."""
     if not facts.shipped:
         return {}
     others = ", ".join(f"{one.name} {one.valid_score:.3f}" for one in facts.race or ())
@@ -119,37 +102,41 @@ def _race_rows(facts: Provenance) -> dict[str, str]:
 def _finish(
     output: Path,
     modalities: Sequence[ModalitySpec],
-    networks: Sequence[nn.Module],
+    network: nn.Module,
     facts: Mapping[str, Any],
     rows: Mapping[str, str],
     *,
     following: str,
     json: bool,
 ) -> None:
-    """Drops what only an unfinished training needs, and says what was trained and which command is next."""
+    """Delete resume states, and print what was trained and the next command."""
     from mmkd_models.networks.student import values_of
 
     drop_states(output)
     names = [spec.name for spec in modalities]
-    parameters = sum(values_of(network) for network in networks)
+    parameters = values_of(network)
     if json:
         print(json_text({"checkpoint": str(output), "modalities": names, "parameters": parameters, **facts}))
         return
-    count = f"{parameters:,}" if len(networks) == 1 else f"{parameters:,} in {len(networks)} teachers"
     folder = run_dir_of(output)
     logs = {"logs": shell_line("tensorboard", "--logdir", folder)} if folder.exists() else {}
-    for heading, text in {"modalities": ", ".join(names), "parameters": count, **rows, **logs}.items():
+    for heading, text in {"modalities": ", ".join(names), "parameters": f"{parameters:,}", **rows, **logs}.items():
         print(f"{heading:<13} {text}")
     print(f"wrote {output}; next: {following}")
 
 
 def hold_output(
-    context: typer.Context, output: Path, *, students: Sequence[Path] = (), teachers: Sequence[Path] = ()
+    context: typer.Context,
+    output: Path,
+    *,
+    students: Sequence[Path] = (),
+    teachers: Sequence[Path] = (),
+    replace: bool = True,
 ) -> None:
-    """Keeps the output to this command until it ends.
+    """Lock the output for this command until it ends.
 
-    Refuses, before anything is trained, one that could not be written, is written by another command, or would replace
-    a student or a teacher that the command reads.
+    Raises UsageError, before anything is trained, if it cannot be written, is written by another command, would replace
+    a student or a teacher that the command reads, or exists and `replace` is false.
     """
     if output.is_dir():
         raise UsageError(f"--out {output}: expected the name of a checkpoint, got a directory; name a file in it")
@@ -159,14 +146,16 @@ def hold_output(
                 f"--out {output}: expected another file than the {whose}'s, got the same; choose another name"
             )
     check_name(output, ".ckpt")
+    if output.exists() and not replace:
+        raise UsageError(f"{output}: already exists; choose another name, or add --force to replace it")
     if is_first_process():
         context.with_resource(held(output))
 
 
 @contextmanager
 def training_shown(title: str, output: Path) -> Iterator[OnStep]:
-    """Gives an observer for a progress bar; says how to go on where Ctrl-C ends a training that can."""
-    from mmkd_models.training.progress import training_bar
+    """Yield an observer for a progress bar; after Ctrl-C print how to continue."""
+    from mmkd_models.train_config import training_bar
 
     try:
         with training_bar(title) as show:
@@ -178,14 +167,14 @@ def training_shown(title: str, output: Path) -> Iterator[OnStep]:
 
 
 def _states(output: Path) -> Iterator[Path]:
-    """Gives the resume states of all the trainings that make this checkpoint."""
-    from mmkd_models.training.resume import FILE_NAME
+    """The resume states of all trainings of this checkpoint."""
+    from mmkd_models.training.loop import RESUME_FILE
 
-    return run_dir_of(output).rglob(FILE_NAME)
+    return run_dir_of(output).rglob(RESUME_FILE)
 
 
 def drop_states(output: Path) -> None:
-    """Drops the resume states of trainings that are finished, or that nobody goes on with; TensorBoard logs stay."""
+    """Delete the resume states of this checkpoint's trainings; TensorBoard logs stay."""
     if is_first_process():
         for state in list(_states(output)):
             state.unlink()

@@ -66,8 +66,8 @@ class SpaceOptions:
         list[str] | None,
         Option(
             "Teacher (repeat): SIZE, or MODALITY+MODALITY:SIZE for some modalities only; then ,committee for one of "
-            "transformer, convolutional features and trees, ,out-of-fold=K for K cross-fitted ones or ,ensemble=N for "
-            "N from other seeds; A/B for several that teach together."
+            "transformer, convolutional features and trees, or ,ensemble=N for N from other seeds; A/B for several "
+            "that teach together."
         ),
     ] = None
     student: Annotated[

@@ -1,9 +1,7 @@
-"""What frozen teachers answer to the batches of a training, kept for trainings that see the same batches.
+"""Answers of frozen teachers to the batches of a training, for trainings that see the same batches.
 
-Batches follow from seed and step (docs/decisions/002), and what a frozen teacher says from the batch. So trainings that
-differ in nothing but the recipe or the learning rate hear the same answers, and one of them is enough to ask. A memory
-returns what was said, bit for bit; what is not in it is asked anew. It holds outputs and embeddings alone: what a
-teacher has inside is too large to keep.
+Batches follow from seed and step (docs/decisions/002), so trainings that differ in the recipe or the learning rate
+alone get the same answers, bit for bit. Only outputs and embeddings are stored: what a teacher has inside is too large.
 """
 
 from __future__ import annotations
@@ -34,13 +32,12 @@ logger = logging.getLogger(__name__)
 _KIND = "answers"
 _DIGITS = 16
 
-
 BLOCKS = 4
-"""In how many files of steps that follow one another answers may be kept, so that they can be made side by side."""
+"""Number of files, of consecutive steps, that different processes can write at the same time."""
 
 
 def steps_of_block(block: int, steps: int) -> range:
-    """Gives the steps of a block, by its number from 0.
+    """Return the steps of a block, by its number from 0.
 
     Example:
         >>> [steps_of_block(block, 10) for block in range(BLOCKS)]
@@ -50,10 +47,10 @@ def steps_of_block(block: int, steps: int) -> range:
 
 
 class AnswerMemory:
-    """The answers to every step of one training, in one file or in one of each block of steps; of use once complete.
+    """The answers to every step of one training, in one file or one of each block; used only if complete.
 
     Args:
-        decides: all that decides the answers, as JSON values; another memory for anything else.
+        decides: all that decides the answers, as JSON values.
     """
 
     def __init__(self, folder: Path, decides: Mapping[str, Any], *, steps: int) -> None:
@@ -66,7 +63,7 @@ class AnswerMemory:
         self._new: dict[int, tuple[TeacherOutput, ...]] = {}
 
     def recall(self, step: int | None, device: torch.device) -> tuple[TeacherOutput, ...] | None:
-        """Gives what each teacher said to the batch of that step, or None where nobody has kept it."""
+        """Return what each teacher answered to the batch of that step, or None if it is not stored."""
         if step is None:
             return None
         if not self._was_read:
@@ -79,14 +76,14 @@ class AnswerMemory:
         )
 
     def keep(self, step: int | None, answers: Sequence[TeacherOutput]) -> None:
-        """Keeps outputs and embeddings until `write`."""
+        """Store outputs and embeddings until `write`."""
         if step is not None:
             self._new[step] = tuple(
                 TeacherOutput(logits=one.logits.cpu(), embedding=one.embedding.cpu()) for one in answers
             )
 
     def write(self) -> None:
-        """Writes the file where every step of the training was asked for; a training that was resumed has a part."""
+        """Write the file if every step of the training was asked for; a resumed training has only a part."""
         if self._known is not None or len(self._new) < self._steps:
             return
         self._write(self.path, range(self._steps))
@@ -94,10 +91,7 @@ class AnswerMemory:
     def write_block(
         self, block: int, teachers: Sequence[nn.Module], source: BatchSource, on_step: OnStep | None = None
     ) -> None:
-        """Asks the teachers about the block's steps and writes what they say, so that blocks can be made side by side.
-
-        A block that is there, or a whole file, is left alone.
-        """
+        """Ask the teachers about the steps of a block and write their answers, unless they exist."""
         path = self._block_path(block)
         if self.path.exists() or path.exists():
             return
@@ -144,14 +138,12 @@ def memory_of(
     train: TrainConfig,
     augment: AugmentConfig,
     labelled_share: float,
-    part: NDArray[np.int64] | None,
 ) -> AnswerMemory | None:
-    """Gives the memory of the batches that a training sees, or None where no folder is named.
+    """Return the memory of the batches that a training sees, or None without a folder.
 
     Args:
-        windows: the training windows, with the modalities that batches are made of, in their order.
-        teachers: hashes of what answers, in order.
-        part: of each window, where windows are mixed inside parts alone.
+        windows: the training windows, with the modalities of the batches in their order.
+        teachers: hashes of their files.
     """
     if folder is None:
         return None
@@ -162,7 +154,6 @@ def memory_of(
         "teachers": list(teachers),
         "batch": [train.batch, train.seed, train.precision, labelled_share],
         "augment": augment,
-        "part": None if part is None else _sha256(part),
         "arithmetic": [str(torch.__version__), torch.get_num_threads()],
     }
     return AnswerMemory(folder, decides, steps=train.steps)

@@ -1,13 +1,11 @@
-"""Recipe: which losses teach a student, with which weight over time.
-
-Owns the list of terms and the words of a recipe file. What a term is, checks and computes is its own file's in
-`losses/`.
-"""
+"""Recipes: which losses teach a student, in a JSON file or in the short form of the command line."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -21,87 +19,48 @@ from mmkd_models.losses.features import FeatureTerm
 from mmkd_models.losses.logits import LogitTerm
 from mmkd_models.losses.relation import RelationTerm
 from mmkd_models.losses.task import TaskTerm
-from mmkd_models.losses.term import LossTerm, Mix, name_of
+from mmkd_models.losses.term import Weight
 
 Term = TaskTerm | LogitTerm | DkdTerm | DistTerm | EdamTerm | RelationTerm | FeatureTerm | CrdTerm
-TeacherTrust = Literal["none", "label", "confidence"]
+
+_KINDS: dict[str, type[Term]] = {str(kind.__struct_config__.tag): kind for kind in get_args(Term)}
+_GRAMMAR = """\
+--term KIND[,NAME=VALUE...], repeated; one of a kind. Options that are not named have the value shown here; of several
+words that are shown the first is the default.
+
+{terms}
+
+weight=2           constant; weight=0.5..0 goes from 0.5 to 0 along a cosine; weight=0.5..0@0.6 arrives after 60 %
+layers=2           the last two layers, in order; layers=uniform ties every student layer to a teacher's, spread evenly;
+                   layers=0:1+1:3 ties student layer 0 to teacher layer 1 and 1 to 3 (from 0; negative from the end)
+vectors=query+key  one or more of query, key and value
+member=1           of several teachers: which one edam, relation, feature or crd reads, from 0 in their order
+
+Example: --term task --term logit,temperature=4 --term edam,weight=0.5..0@0.6,layers=uniform"""
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one distillation consists of.
-
-    Attributes:
-        terms: at most one of a kind.
-        trust: how much a window's teacher counts, in all terms but `task`. `none`: always fully. `label`: by its
-            probability of the true class; a window without a label fully. `confidence`: the same, and a window
-            without a label by the teacher's largest probability.
-        init: `teacher` starts the student with the weights of the teacher's own encoder of its modality; of several
-            teachers the first one's.
-        mix: what is averaged where several teachers teach: their `probabilities`, at a term's own temperature, or their
-            `logits`. Unset, it is probabilities; one teacher has nothing to mix.
-    """
+    """The terms of one distillation, at most one of a kind."""
 
     terms: tuple[Term, ...]
-    trust: TeacherTrust = "none"
-    init: Literal["fresh", "teacher"] = "fresh"
-    mix: Mix | msgspec.UnsetType = msgspec.UNSET
 
 
-def part_of(recipe: Recipe, member: int) -> Recipe:
-    """Gives the recipe without the terms that look into another teacher."""
-    terms = tuple(term for term in recipe.terms if term.looks_into() is None or member_of(term) == member)
-    return msgspec.structs.replace(recipe, terms=terms)
-
-
-def member_of(term: LossTerm) -> int:
-    """Gives the number of the teacher that a term looks into; the first one where it names none."""
-    member = term.looks_into()
-    return member if isinstance(member, int) else 0
-
-
-def check_recipe(
-    recipe: Recipe,
-    *,
-    student_layers: int,
-    teacher_layers: int,
-    teacher_blocks: int | None = None,
-    classes: int | None = None,
-    kind: TaskKind = "classification",
-) -> None:
-    """Raises UsageError where the terms cannot be computed: repeats, layers that are not there, impossible numbers.
-
-    Args:
-        student_layers: self-attention blocks of the student.
-        teacher_layers: cross-attention layers of the teacher.
-        teacher_blocks: layers of the teacher with hidden states and self-attention of the student's modality;
-            as many as cross-attention layers where None.
-        classes: K, to refuse what cannot teach two classes; not checked where None.
-    """
-    check_terms(recipe, classes=classes, kind=kind)
-    blocks = teacher_layers if teacher_blocks is None else teacher_blocks
-    for term in recipe.terms:
-        term.check_depth(student=student_layers, fusion=teacher_layers, blocks=blocks)
-
-
-def check_terms(
-    recipe: Recipe, *, classes: int | None = None, kind: TaskKind = "classification", mix: Mix | None = None
-) -> None:
-    """Raises UsageError for what is wrong whatever the networks are.
-
-    Args:
-        mix: what is averaged of several teachers; None where there is one.
-    """
-    names = [name_of(term) for term in recipe.terms]
+def check_terms(recipe: Recipe, *, classes: int | None = None, kind: TaskKind = "classification") -> None:
+    """Raise UsageError for what is wrong for every network."""
+    names = [term.name for term in recipe.terms]
     if not names or len(set(names)) != len(names):
         raise UsageError(
             f"recipe: expected one or more terms of different kinds, got {', '.join(names) or 'none'}; "
             "name each kind once"
         )
     for term in recipe.terms:
-        _check_weight(term)
-        term.check(kind=kind, classes=classes, mix=mix)
-    if kind == "regression":
-        _check_numbers_only(recipe)
+        weight = term.weight
+        if not (0 <= weight.start < math.inf and 0 <= weight.end < math.inf and 0 < weight.until <= 1):
+            raise term.refusal(
+                "a weight of start >= 0 and end >= 0, reached at 0 < until <= 1",
+                f"{weight.start}, {weight.end} and {weight.until}; correct it",
+            )
+        term.check(kind=kind, classes=classes)
     if not any(term.weight.lasts for term in recipe.terms):
         raise UsageError(
             "recipe: expected a term whose weight stays above 0 during the whole training, got none; "
@@ -109,22 +68,95 @@ def check_terms(
         )
 
 
-def _check_weight(term: LossTerm) -> None:
-    weight = term.weight
-    if not (0 <= weight.start < math.inf and 0 <= weight.end < math.inf and 0 < weight.until <= 1):
-        raise UsageError(
-            f"recipe: term {name_of(term)!r}: expected a weight of start >= 0 and end >= 0, reached at 0 < until <= 1, "
-            f"got {weight.start}, {weight.end} and {weight.until}; correct it"
+def chosen_recipe(default: Recipe, *, file: Path | None, terms: Sequence[str]) -> Recipe:
+    """Return the recipe of a file, or of terms in the short form, or the default.
+
+    Raises UsageError if both a file and terms are given, or one of them is invalid.
+    """
+    if file is not None and terms:
+        raise UsageError(f"--recipe {file}: expected a recipe or --term, got both; write the terms into the file")
+    if file is not None:
+        return recipe_from_file(file)
+    return Recipe(terms=tuple(term_from_text(text) for text in terms)) if terms else default
+
+
+def recipe_from_file(path: Path) -> Recipe:
+    """Read a recipe from a JSON file. Raises UsageError if there is no such file, or no recipe in it."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Recipe)
+    except OSError as error:
+        raise UsageError(f"{path}: expected a JSON file with a recipe, {error.strerror}; check the path") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: expected a recipe, {error}; --print-recipe prints one to start from") from error
+
+
+def term_from_text(text: str) -> Term:
+    """Return the term of a short form. Raises UsageError, which repeats the text, if it is none.
+
+    Example:
+        >>> term_from_text("dist,weight=2,gamma=0.5")
+        DistTerm(weight=Weight(start=2.0, end=2.0, until=1.0), temperature=1.0, beta=1.0, gamma=0.5)
+    """
+    kind, *settings = text.split(",")
+    if kind not in _KINDS:
+        raise _refusal(text, f"expected one of {', '.join(_KINDS)}, got {kind!r}")
+    fields: dict[str, Any] = {}
+    known = _KINDS[kind].__struct_fields__
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or name not in known:
+            raise _refusal(text, f"expected NAME=VALUE with a name of {', '.join(known)}, got {setting!r}")
+        fields[name] = _value(name, value, text)
+    try:
+        return msgspec.convert(fields, _KINDS[kind], strict=False)
+    except msgspec.ValidationError as error:
+        raise _refusal(text, str(error)) from error
+
+
+def terms_text() -> str:
+    """Return the help of the short form: every kind of term, with what it is and its options."""
+    lines = []
+    for kind, term in _KINDS.items():
+        defaults, types = term(), get_type_hints(term)
+        values = {name: getattr(defaults, name) for name in term.__struct_fields__}
+        settings = " ".join(
+            f"{name}={_text(value, types[name])}" for name, value in values.items() if value is not msgspec.UNSET
         )
+        meaning = (term.__doc__ or "").splitlines()[0].replace("`", "")
+        lines.append(f"{kind:<10}{meaning}\n{'':<10}{settings}")
+    return _GRAMMAR.format(terms="\n".join(lines))
 
 
-def _check_numbers_only(recipe: Recipe) -> None:
-    """Refuses what asks a regression for probabilities."""
-    for key, value, asks in (
-        ("trust", recipe.trust, recipe.trust != "none"),
-        ("mix", recipe.mix, recipe.mix == "probabilities"),
-    ):
-        if asks:
-            raise UsageError(
-                f"recipe: {key} {value!r} needs a teacher's probabilities, and regression has none; leave it out"
-            )
+def _value(name: str, value: str, text: str) -> Any:
+    """Return the value as JSON would have it; plain numbers and words are left to the conversion."""
+    try:
+        match name:
+            case "weight":
+                ends, at, until = value.partition("@")
+                start, dots, end = ends.partition("..")
+                return Weight(start=float(start), end=float(end if dots else start), until=float(until) if at else 1.0)
+            case "layers" if ":" in value:
+                return [[int(layer) for layer in pair.split(":")] for pair in value.split("+")]
+            case "layers" if value != "uniform":
+                return int(value)
+            case "vectors":
+                return value.split("+")
+    except ValueError as error:
+        raise _refusal(text, f"{name}: {error}") from error
+    return value
+
+
+def _text(value: Any, kind: Any) -> str:
+    """Return the value in the short form, and after it the other words that are allowed."""
+    if isinstance(value, Weight):
+        end = "" if value.end == value.start else f"..{value.end:g}"
+        return f"{value.start:g}{end}" + ("" if value.until == 1 else f"@{value.until:g}")
+    if isinstance(value, tuple):
+        return "+".join(value)
+    if get_origin(kind) is Literal:
+        return "|".join([value, *(word for word in get_args(kind) if word != value)])
+    return str(value)
+
+
+def _refusal(text: str, problem: str) -> UsageError:
+    return UsageError(f"--term {text!r}: {problem}; --list-terms shows them all")

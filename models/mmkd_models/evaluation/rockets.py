@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.settled import Answers
-from mmkd_models.training.closed_form.targets import label_answers
 from mmkd_models.training.predict import series_values
+from mmkd_models.training.ridge import label_answers
 
 Features = NDArray[Any]
 Transform = Callable[[NDArray[np.float64]], Features]

@@ -11,7 +11,7 @@ from mmkd_edge.spec import TaskKind
 from mmkd_models.data.windows import Windows
 from mmkd_models.metrics.likelihood import fitted_temperature, probabilities_of
 from mmkd_models.metrics.scores import AnyMetric
-from mmkd_models.training.judging.prior import chosen_tau, log_prior
+from mmkd_models.training.choosing import chosen_tau, log_prior
 
 Answers = NDArray[np.float64]
 """(N, K): logits of classes or labels, or numbers (K = 1)."""

@@ -237,7 +237,7 @@ def teacher_rows(
         found = {seed: results for seed in taught if (results := teacher_results(folder, choice, seed)) is not None}
         if not found:
             continue
-        is_one = len(choice.members) == 1 and not choice.out_of_fold
+        is_one = len(choice.members) == 1
         rows.append(
             TeacherRow(
                 name=choice.name,

@@ -1,8 +1,7 @@
-"""Layers of two networks that are compared: which with which, are they there, and their tokens at the same times.
+"""Layers of two networks that are compared: which with which, and their tokens at the same times.
 
-Teacher and student may differ in width, heads, depth and number of time tokens; tokens are brought together by the time
-they stand for. Everything here reads what a student and a teacher give, so that networks of your own need nothing but
-to give it.
+Two networks cut the same window into different numbers of time tokens. Every token stands for an equal stretch of the
+window, so which tokens share which time follows from the two lengths alone.
 """
 
 from __future__ import annotations
@@ -15,8 +14,7 @@ import torch
 from torch import Tensor
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.losses.term import Pair, name_of, refused
-from mmkd_models.losses.tokens import resampled
+from mmkd_models.losses.term import LossTerm, Pair, weighted_mean
 from mmkd_models.networks.encoder import EXTRA_TOKENS
 from mmkd_models.networks.student import StudentOutput
 from mmkd_models.networks.teacher import TeacherOutput
@@ -27,7 +25,7 @@ many, in order; or pairs (student, teacher). Layers count from 0, negative ones 
 
 
 def layer_pairs(layers: Layers, *, student: int, teacher: int) -> tuple[tuple[int, int], ...]:
-    """Gives the pairs (student layer, teacher layer), counted from 0, for networks of that many layers.
+    """Return the pairs (student layer, teacher layer), counted from 0, for networks of that many layers.
 
     Uniform spreads the teacher's layers evenly, its last one to the last one: round((l + 1) * teacher / student) - 1.
 
@@ -44,69 +42,60 @@ def layer_pairs(layers: Layers, *, student: int, teacher: int) -> tuple[tuple[in
 
 
 def student_depth(student: StudentOutput) -> int:
-    """Gives the number of layers that a student shows."""
+    """Return the number of layers that a student shows."""
     return max(len(student.hidden), len(student.attention), len(student.projections))
 
 
 def teacher_depth(teacher: TeacherOutput, modality: str) -> int:
-    """Gives the number of layers in which a teacher shows its own tokens of the modality."""
+    """Return the number of layers in which a teacher shows its own tokens of the modality."""
     return max(len(teacher.hidden.get(modality, ())), len(teacher.projections.get(modality, ())))
 
 
-def fusion_depth(teacher: TeacherOutput, modality: str) -> int:
-    """Gives the number of layers in which a teacher's tokens of the modality query those of others."""
-    maps = teacher.cross_attention.get(modality, ())
-    return max(len(maps), len(teacher.cross_projections.get(modality, ())))
-
-
-def check_layers(term: object, layers: Layers, *, student: int, teacher: int, cross: bool) -> None:
-    """Raises UsageError where `layers` of a term names what is not there.
+def check_layers(term: LossTerm, layers: Layers, *, student: int, teacher: int, cross: bool = False) -> None:
+    """Raise UsageError if `layers` of a term names a layer that does not exist.
 
     Args:
         student: self-attention layers of the student.
         teacher: layers of the teacher's attention that teaches.
         cross: whether that is cross-attention.
     """
-    kind = name_of(term)
     of_student, of_teacher = "self-attention", "cross-attention" if cross else "self-attention"
-    for who, count, what in (("student", student, of_student), ("teacher", teacher, of_teacher)):
+    sides = (("student", student, of_student), ("teacher", teacher, of_teacher))
+    for who, count, what in sides:
         if count == 0:
             cure = "use a teacher of two or more modalities, or drop the term" if cross else "drop the term"
-            raise UsageError(f"recipe: term {kind!r} needs {what} layers of the {who}, which has none; {cure}")
+            raise UsageError(f"recipe: term {term.name!r} needs {what} layers of the {who}, which has none; {cure}")
     if layers == "uniform":
         return
     if isinstance(layers, int):
         if not 1 <= layers <= min(student, teacher):
             raise UsageError(
-                f"recipe: term {kind!r} ties the last {layers} layers of a student with {student} {of_student} layers "
-                f"and a teacher with {teacher} {of_teacher} layers; choose 1 to {min(student, teacher)}"
+                f"recipe: term {term.name!r} ties the last {layers} layers of a student with {student} {of_student} "
+                f"layers and a teacher with {teacher} {of_teacher} layers; choose 1 to {min(student, teacher)}"
             )
         return
     if not layers:
-        raise refused(term, "one or more pairs of layers", "none; name some, a number of last layers, or 'uniform'")
-    for own, other in layers:
-        for who, layer, count, what in (
-            ("student", own, student, of_student),
-            ("teacher", other, teacher, of_teacher),
-        ):
+        raise term.refusal("one or more pairs of layers", "none; name some, a number of last layers, or 'uniform'")
+    for pair in layers:
+        for layer, (who, count, what) in zip(pair, sides, strict=True):
             if not -count <= layer < count:
                 raise UsageError(
-                    f"recipe: term {kind!r} names {what} layer {layer} of the {who}, which has {count}; "
+                    f"recipe: term {term.name!r} names {what} layer {layer} of the {who}, which has {count}; "
                     f"choose {-count} to {count - 1}"
                 )
 
 
-def check_shown(term: object, what: str, layers: Sequence[int], given: Sequence[object], who: str) -> None:
-    """Raises UsageError where a network does not show a layer: a silent zero would look like a loss that is learnt."""
+def check_shown(term: LossTerm, what: str, layers: Sequence[int], given: Sequence[object], who: str) -> None:
+    """Raise UsageError if a network does not return a layer: a silent zero would look like a loss that is learnt."""
     if max(layers) >= len(given):
         raise UsageError(
-            f"recipe: term {name_of(term)!r} needs the {what} of layer {max(layers)} of the {who}, which gives those "
+            f"recipe: term {term.name!r} needs the {what} of layer {max(layers)} of the {who}, which gives those "
             f"of {len(given)} layers; let its forward return them where it is called with taps=True"
         )
 
 
 def check_token_counts(both: str, own: int, other: int) -> None:
-    """Raises UsageError where tokens cannot be brought together by time; `both` names the two sides."""
+    """Raise UsageError if tokens cannot be matched by time; `both` names the two sides."""
     if own != other and min(own, other) <= EXTRA_TOKENS:
         raise UsageError(
             f"{both} cannot be tied by time: the last {EXTRA_TOKENS} tokens sum up the window, and one side has no "
@@ -119,17 +108,66 @@ def on_students_tokens(tokens: Tensor, pair: Pair, length: int) -> Tensor:
     if tokens.shape[1] == length:
         return tokens
     valid = pair.teacher.valid.get(pair.modality, tokens.new_ones(tokens.shape[:2]))
-    found, _ = resampled(tokens, valid, length=length - EXTRA_TOKENS, extra=EXTRA_TOKENS)
-    return found
+    return resampled(tokens, valid, length=length - EXTRA_TOKENS, extra=EXTRA_TOKENS)[0]
 
 
 def valid_tokens(student: StudentOutput, length: int, like: Tensor) -> Tensor:
-    """(B, length) 1 for tokens of the student with samples behind them; all where it does not say."""
+    """(B, length) 1 for tokens of the student with samples behind them; all if it does not say."""
     if student.valid is not None:
         return student.valid
     return torch.ones(like.shape[0], length, device=like.device)
 
 
+def mean_over_tokens(tokens: Tensor, valid: Tensor | None, weight: Tensor | None = None) -> Tensor:
+    """Return the mean of (B, L) over the valid tokens of each window, then over the windows that have some."""
+    if valid is None:
+        return weighted_mean(tokens.mean(-1), weight)
+    valid = valid.float()
+    per_window = (tokens * valid).sum(-1) / valid.sum(-1).clamp(min=1.0)
+    some = (valid.sum(-1) > 0).float()
+    return weighted_mean(per_window, some if weight is None else some * weight)
+
+
+def common_time(source: int, target: int, *, device: torch.device | None = None) -> Tensor:
+    """Return the (source, target) stretches that two cuts of one window have in common, float32.
+
+    The unit is 1 / (source * target) of the window, so a row sums to `target` and a column to `source`.
+
+    Example:
+        >>> common_time(2, 3).tolist()
+        [[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]]
+    """
+    starts = torch.arange(source, device=device)[:, None] * target
+    others = torch.arange(target, device=device)[None, :] * source
+    common = torch.minimum(starts + target, others + source) - torch.maximum(starts, others)
+    return common.clamp(min=0).float()
+
+
+def resampled(tokens: Tensor, valid: Tensor, *, length: int, extra: int) -> tuple[Tensor, Tensor]:
+    """Average time tokens onto another number of them; a new one is the mean, by common time, of the valid ones.
+
+    Args:
+        tokens: (B, L + extra, D).
+        valid: (B, L + extra).
+        length: time tokens of the result.
+        extra: summary tokens after the time tokens, which stay as they are.
+
+    Returns:
+        (B, length + extra, D) float32, and their validity (B, length + extra).
+    """
+    tokens, valid = tokens.float(), valid.float()
+    own = tokens.shape[1] - extra
+    if own == length:
+        return tokens, valid
+    share = common_time(own, length, device=tokens.device).T / own  # (length, L), rows sum to 1
+    with torch.autocast(tokens.device.type, enabled=False):  # a matmul would run in half precision
+        total = share @ (tokens[:, :own] * valid[:, :own, None])  # (B, length, D)
+        weight = valid[:, :own] @ share.T  # (B, length)
+    time = total / weight.clamp(min=1e-6)[..., None]
+    found = torch.cat([(weight > 0).float(), valid[:, own:]], dim=1)
+    return torch.cat([time, tokens[:, own:]], dim=1), found
+
+
 def shape(tensor: Tensor) -> tuple[int, ...]:
-    """Gives the shape as a message shows it."""
+    """Return the shape as a message shows it."""
     return tuple(tensor.shape)

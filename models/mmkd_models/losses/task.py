@@ -1,21 +1,22 @@
-"""The labels' own loss: cross-entropy against a label distribution (mixed labels included)."""
+"""The labels' loss: cross-entropy of classes, of each of several labels, or Huber's loss of a number.
+
+Huber, "Robust Estimation of a Location Parameter", Annals of Mathematical Statistics 35, 1964.
+"""
 
 from __future__ import annotations
 
-import msgspec
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmkd_edge.spec import TaskKind
-from mmkd_models.losses.goal import Goal
-from mmkd_models.losses.multilabel import label_loss
-from mmkd_models.losses.regression import DELTA, huber_loss
-from mmkd_models.losses.term import Mix, OutputTerm, TrainingStep, Weight, constant
-from mmkd_models.losses.tokens import weighted_mean
+from mmkd_models.losses.term import Goal, OutputTerm, TrainingStep, weighted_mean
+
+DELTA = 1.0
+"""Where the square of Huber's loss ends, in standard deviations of the target."""
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor, *, weight: Tensor | None = None) -> Tensor:
-    """Gives -sum_k targets_k log softmax(logits)_k, mean over the rows that count.
+    """Return -sum_k targets_k log softmax(logits)_k, mean over the rows that count.
 
     Args:
         targets: (B, K), rows sum to 1 where `weight` is not 0.
@@ -24,12 +25,31 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor, *, weight: Tensor | None
     return weighted_mean(rows, weight)
 
 
-def task_loss(goal: Goal, logits: Tensor, targets: Tensor, *, weight: Tensor) -> Tensor:
-    """Gives the loss against labels: cross-entropy, binary cross-entropy of each label, or Huber's.
+def label_loss(logits: Tensor, targets: Tensor, *, weight: Tensor | None = None) -> Tensor:
+    """Return the binary cross-entropy of each label, mean over the labels and the rows that count.
 
     Args:
-        targets: (B, K) as in `Batch`.
+        targets: (B, K) from 0 to 1.
     """
+    rows = F.binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="none")
+    return weighted_mean(rows.mean(-1), weight)
+
+
+def huber_loss(values: Tensor, targets: Tensor, *, delta: float, weight: Tensor | None = None) -> Tensor:
+    """Return d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2), d = values - targets, mean over the rows.
+
+    Args:
+        targets: (B,); no gradient flows into them. Rows of weight 0 may be NaN.
+        delta: above 0, in the unit of the targets.
+    """
+    counted = torch.ones_like(values, dtype=torch.bool) if weight is None else weight > 0
+    distance = torch.where(counted, values.float() - targets.detach().float(), 0.0).abs()
+    rows = torch.where(distance <= delta, distance.square() / 2, delta * (distance - delta / 2))
+    return weighted_mean(rows, weight)
+
+
+def task_loss(goal: Goal, logits: Tensor, targets: Tensor, *, weight: Tensor) -> Tensor:
+    """Return the loss against labels (B, K) as in `Batch`."""
     match goal.kind:
         case "classification":
             return soft_cross_entropy(logits, targets, weight=weight)
@@ -39,15 +59,10 @@ def task_loss(goal: Goal, logits: Tensor, targets: Tensor, *, weight: Tensor) ->
             return huber_loss(logits[:, 0] / goal.spread, targets[:, 0] / goal.spread, delta=DELTA, weight=weight)
 
 
-class TaskTerm(OutputTerm, msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="task"):
+class TaskTerm(OutputTerm, frozen=True, kw_only=True, tag="task"):
     """Cross-entropy against the labels (of a regression Huber's loss), on labelled windows."""
 
-    weight: Weight = constant(1.0)
-
-    def check(self, *, kind: TaskKind, classes: int | None, mix: Mix | None) -> None:
-        """Every task has labels."""
-
     def loss(self, step: TrainingStep, head: nn.Module | None) -> dict[str, Tensor]:
-        """The labels' loss; trust in the teacher has no part in it."""
+        """Return the labels' loss."""
         batch = step.batch
         return {"task": task_loss(step.goal, step.pair.student.logits, batch.targets, weight=batch.labelled)}

@@ -1,35 +1,32 @@
-"""What a term of a recipe is: a weight over time, its options with their checks, and a loss.
-
-A term and its loss share a file here. The union in `recipe.py` is the only other place that knows the terms there are.
-"""
+"""The interface of a recipe's terms: a weight over time, options with their checks, and a loss."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
 
 import msgspec
+import numpy as np
 from torch import Tensor, nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskKind
 from mmkd_models.data.batches import Batch
-from mmkd_models.losses.goal import Goal
+from mmkd_models.data.windows import Windows
 from mmkd_models.networks.student import StudentOutput
 from mmkd_models.networks.teacher import TeacherOutput
 
 
 class Weight(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A weight over time: from `start` to `end` along a cosine, reached after the share `until` of the training."""
+    """A weight that goes from `start` to `end` along a cosine, until this fraction of the training."""
 
     start: float
     end: float
     until: float = 1.0
 
     def at(self, share: float) -> float:
-        """Gives the weight after `share` of the training.
+        """Return the weight after this fraction of the training.
 
         Example:
             >>> decay = Weight(start=0.5, end=0.0, until=0.6)
@@ -41,30 +38,53 @@ class Weight(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def lasts(self) -> bool:
-        """Whether it stays above 0 during the whole training."""
+        """Whether the weight stays above 0 during the whole training."""
         return self.start > 0 and (self.end > 0 or self.until == 1)
 
 
 def constant(value: float) -> Weight:
-    """Gives a weight that stays."""
+    """Return a weight that does not change."""
     return Weight(start=value, end=value)
 
 
-Mix = Literal["probabilities", "logits"]
-"""What is averaged where several teachers teach."""
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """What logits stand for.
 
-MemberIndex = int | msgspec.UnsetType
-"""Which of several teachers a term looks into, from 0 in the order they are named; unset where there is one."""
+    Attributes:
+        spread: standard deviation of a regression's training targets; losses are in this unit. 1 for other kinds.
+    """
+
+    kind: TaskKind = "classification"
+    spread: float = 1.0
+
+
+CLASSES = Goal()
+
+
+def goal_of(windows: Windows) -> Goal:
+    """Return the goal of a training on these windows."""
+    kind = windows.spec.task.kind
+    return Goal(kind=kind, spread=target_scale(windows)[1] if kind == "regression" else 1.0)
+
+
+def target_scale(windows: Windows) -> tuple[float, float]:
+    """Return mean and standard deviation of a regression's target over the labelled windows.
+
+    Raises UsageError if they have fewer than two different values.
+    """
+    known = windows.labels[windows.labelled].astype(np.float64)
+    if len(np.unique(known)) < 2:
+        raise UsageError(
+            f"training windows: expected two different values of {windows.spec.task.labels[0]!r} or more in labelled "
+            f"windows, got {len(np.unique(known))}; label some, or raise --label-share"
+        )
+    return float(known.mean()), float(known.std())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """What a student and one teacher gave for the same windows.
-
-    Attributes:
-        student: of a term with layers, with taps.
-        teacher: the one that the term looks into, with taps; for a term of outputs any of them.
-    """
+    """The outputs of a student and one teacher for the same windows, with taps if a term compares layers."""
 
     student: StudentOutput
     teacher: TeacherOutput
@@ -73,131 +93,116 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingStep:
-    """What a term sees of one training step.
+    """One training step as a term sees it.
 
     Attributes:
-        pair: what the networks gave for the batch.
-        goal: what logits stand for.
         together: temperature -> (B, K) logits of all teachers, to be read at that temperature.
-        trust: (B,) how much the teacher counts in each window; None where it always does fully.
     """
 
     pair: Pair
     batch: Batch
     goal: Goal
     together: Callable[[float], Tensor]
-    trust: Tensor | None
 
 
-class LossTerm(Protocol):
-    """What every term gives. The trainable part beside the student, if it has one, is its head."""
+class LossTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A term of a recipe; a new one is a subclass with a `tag`, and joins the union in `distillation/recipe.py`."""
+
+    weight: Weight = constant(1.0)
 
     @property
-    def weight(self) -> Weight:
-        """The weight over time."""
-        ...
+    def name(self) -> str:
+        """The name in a recipe file."""
+        return str(self.__struct_config__.tag)
 
-    def looks_into(self) -> MemberIndex | None:
-        """Which teacher's inside is read; None for a term that needs nothing but what all teachers answer together."""
-        ...
+    def refusal(self, expected: str, got: str) -> UsageError:
+        """Return the error for an option with an impossible value."""
+        return UsageError(f"recipe: term {self.name!r}: expected {expected}, got {got}")
+
+    @property
+    def reads_teacher(self) -> int | None:
+        """The number of the teacher whose inside the term reads; None if it needs only the mixed outputs of all."""
+        return None
 
     def compares_layers(self) -> bool:
-        """Whether layers are compared, so that the networks have to show what is inside them."""
-        ...
+        """Whether the networks must return what is inside them."""
+        return False
 
-    def compares_vectors(self) -> bool:
-        """Whether vectors of several windows are compared, so that the teacher needs one space for all of them."""
-        ...
-
-    def check(self, *, kind: TaskKind, classes: int | None, mix: Mix | None) -> None:
-        """Raises UsageError for options that are wrong whatever the networks are; `classes` is K where it is known.
-
-        `mix` is what of several teachers is averaged; None where there is one.
-        """
-        ...
+    def check(self, *, kind: TaskKind, classes: int | None) -> None:
+        """Raise UsageError for options that are wrong for every network; `classes` is K if it is known."""
 
     def check_depth(self, *, student: int, fusion: int, blocks: int) -> None:
-        """Raises UsageError where layers are named that are not there.
+        """Raise UsageError if a layer is named that does not exist.
 
         Args:
             student: self-attention layers of the student.
             fusion: cross-attention layers of the teacher.
             blocks: layers of the teacher with hidden states and self-attention of the student's modality.
         """
-        ...
 
     def check_pair(self, pair: Pair, *, causal: bool) -> None:
-        """Raises UsageError where what two networks give cannot be compared; the layers are there."""
-        ...
+        """Raise UsageError if the outputs of the two networks cannot be compared."""
 
-    def head(self, pair: Pair, *, windows: int | None) -> nn.Module | None:
-        """What is trained beside the student and never exported; `windows` is the number of training windows."""
-        ...
+    def head(self, pair: Pair) -> nn.Module | None:
+        """Return what is trained beside the student and never exported."""
+        return None
 
     def loss(self, step: TrainingStep, head: nn.Module | None) -> dict[str, Tensor]:
-        """The loss under the term's name, a mean over trusted windows, and what else there is to tell people."""
-        ...
+        """Return the loss under the term's name, and further values for the log."""
+        raise NotImplementedError
 
 
-class OutputTerm:
-    """What terms have in common that need nothing but answers: no layers, no head, no member."""
-
-    __slots__ = ()
-
-    def looks_into(self) -> None:
-        """Into none: the answers of all teachers are mixed."""
-
-    def compares_layers(self) -> bool:
-        """None."""
-        return False
-
-    def compares_vectors(self) -> bool:
-        """No."""
-        return False
-
-    def check_depth(self, *, student: int, fusion: int, blocks: int) -> None:
-        """Any depth will do."""
+class OutputTerm(LossTerm, frozen=True, kw_only=True):
+    """A term that compares outputs."""
 
     def check_pair(self, pair: Pair, *, causal: bool) -> None:
-        """Raises UsageError where the networks answer with different numbers of classes."""
-        ours, theirs = pair.student.logits, pair.teacher.logits
-        if ours.shape[-1] != theirs.shape[-1]:
+        """Raise UsageError if the networks answer with different numbers of classes."""
+        student, teacher = pair.student.logits, pair.teacher.logits
+        if student.shape[-1] != teacher.shape[-1]:
             raise UsageError(
-                f"recipe: term {name_of(self)!r}: outputs (B, K)={tuple(ours.shape)} of the student and "
-                f"{tuple(theirs.shape)} of the teacher cannot be tied; train both on the same classes"
+                f"recipe: term {self.name!r}: outputs (B, K)={tuple(student.shape)} of the student and "
+                f"{tuple(teacher.shape)} of the teacher cannot be tied; train both on the same classes"
             )
 
-    def head(self, pair: Pair, *, windows: int | None) -> None:
-        """None: logits are compared as they are."""
+
+class InnerTerm(LossTerm, frozen=True, kw_only=True):
+    """A term that reads what is inside one teacher.
+
+    Attributes:
+        member: which of several teachers, from 0 in the order they are named; unset if there is one.
+    """
+
+    member: int | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def reads_teacher(self) -> int:
+        """The member, or the first teacher."""
+        return self.member or 0
 
 
-def name_of(term: object) -> str:
-    """Gives the name of a term in a recipe file."""
-    return str(type(term).__struct_config__.tag)  # type: ignore[attr-defined]  # every term is a tagged Struct
+def weighted_mean(rows: Tensor, weight: Tensor | None) -> Tensor:
+    """Return the mean of (B,) rows weighted by (B,) weights >= 0; 0 if every weight is 0."""
+    if weight is None:
+        return rows.mean()
+    return (rows * weight).sum() / weight.sum().clamp(min=1e-6)
 
 
-def refused(term: object, expected: str, got: str) -> UsageError:
-    """Gives the error for an option that cannot be."""
-    return UsageError(f"recipe: term {name_of(term)!r}: expected {expected}, got {got}")
-
-
-def check_temperature(term: object, temperature: float) -> None:
-    """Raises UsageError for a temperature that is not above 0."""
+def check_temperature(term: LossTerm, temperature: float) -> None:
+    """Raise UsageError for a temperature that is not above 0."""
     if not 0 < temperature < math.inf:
-        raise refused(term, "a temperature above 0", f"{temperature}; correct it")
+        raise term.refusal("a temperature above 0", f"{temperature}; correct it")
 
 
-def check_two_weights(term: object, names: tuple[str, str], one: float, other: float) -> None:
-    """Raises UsageError where one of two parts of a loss weighs less than 0, or both weigh nothing."""
-    if not (0 <= one < math.inf and 0 <= other < math.inf and one + other > 0):
-        wanted = f"{names[0]} >= 0 and {names[1]} >= 0, one above 0"
-        raise refused(term, wanted, f"{one} and {other}; correct them")
+def check_two_weights(term: LossTerm, names: tuple[str, str], first: float, second: float) -> None:
+    """Raise UsageError if a part of a loss has a negative weight, or both have none."""
+    if not (0 <= first < math.inf and 0 <= second < math.inf and first + second > 0):
+        raise term.refusal(f"{names[0]} >= 0 and {names[1]} >= 0, one above 0", f"{first} and {second}; correct them")
 
 
-def check_exclusive_classes(term: object, kind: TaskKind, *, what: str = "", cure: str = "use term 'logit'") -> None:
-    """Raises UsageError for what compares classes with each other where there are none."""
+def check_exclusive_classes(term: LossTerm, kind: TaskKind) -> None:
+    """Raise UsageError for a task without classes that exclude each other."""
     if kind != "classification":
         raise UsageError(
-            f"recipe: term {name_of(term)!r}{what} compares classes that exclude each other, and {kind} has none; "
-            f"{cure}"
+            f"recipe: term {term.name!r} compares classes that exclude each other, and {kind} has none; "
+            "use term 'logit'"
         )

@@ -220,13 +220,6 @@ def rocket_positions_of(preset: str) -> int:
     return _ROCKET_POSITIONS.get(preset, MOST_POSITIONS)
 
 
-def student_like(teacher: TeacherConfig, *, causal: bool = False, kind: StudentKind = "transformer") -> StudentConfig:
-    """Gives a student of the size of the teacher's own encoders; a windowed one can start with the weights of one."""
-    encoder = msgspec.structs.replace(teacher.encoder, dropout=0.0)
-    check_causal(kind, causal=causal)
-    return StudentConfig(preset="teacher", encoder=encoder, causal=causal, kind=kind)
-
-
 def teacher_config(preset: Preset) -> TeacherConfig:
     """Gives the teacher of that size; its parameters grow with the number of modalities."""
     width, heads, depth, fusion_depth = _TEACHERS[preset_named(preset, option="preset")]

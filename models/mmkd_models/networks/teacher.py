@@ -33,8 +33,6 @@ class TeacherOutput:
         self_attention: per modality and encoder block, (B, H, L + 2, L + 2); empty without taps.
         projections: per modality, queries, keys and values (B, L + 2, D) of the self-attention in each encoder block
             and each fusion layer, beside `hidden`; empty without taps.
-        cross_projections: per modality and fusion layer, queries (B, Lq, D) of its own tokens, keys and values of the
-            others'; empty without taps.
         valid: per modality, (B, L + 2) 1 for tokens with samples behind them, else 0; empty without taps.
     """
 
@@ -45,7 +43,6 @@ class TeacherOutput:
     cross_attention: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
     self_attention: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
     projections: dict[str, tuple[Projections, ...]] = field(default_factory=dict)
-    cross_projections: dict[str, tuple[Projections, ...]] = field(default_factory=dict)
     valid: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -103,7 +100,6 @@ class Teacher(nn.Module):
             cross_attention={name: tuple(tap.map for tap in found) for name, found in cross.items()},
             self_attention={name: tuple(tap.map for tap in encoded[name].attention) for name in self.names},
             projections={name: tuple(tap.projections for tap in found) for name, found in own.items()},
-            cross_projections={name: tuple(tap.projections for tap in found) for name, found in cross.items()},
             valid={name: encoded[name].valid for name in self.names},
         )
 
@@ -143,3 +139,15 @@ def hide_modalities(inputs: Inputs, probability: float, generator: torch.Generat
         keep = (~(hit & (which == position))).to(present)  # (B,)
         hidden[name] = _kept(values, keep), _kept(present, keep)
     return hidden
+
+
+def take_teacher(teacher: Teacher, old: Teacher) -> tuple[str, ...]:
+    """Copy an old teacher's weights into one of the same size and labels, and return the names of what stays fresh.
+
+    Encoder, fusion blocks and pool of a modality that only one of them has are left alone. An old teacher of several
+    modalities keeps its answers while the new sensors are missing.
+    """
+    target, source = teacher.state_dict(), old.state_dict()
+    taken = {name: value.detach().clone() for name, value in source.items() if name in target}
+    teacher.load_state_dict({**target, **taken})
+    return tuple(name for name in target if name not in taken)

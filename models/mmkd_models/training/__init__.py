@@ -1,1 +1,1 @@
-"""From windows to a checkpoint: the loop, what a training resumes from, and the trainings themselves."""
+"""From windows to a checkpoint: the loop, resuming, the trainings, and how validation chooses among them."""

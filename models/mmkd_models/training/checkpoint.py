@@ -1,7 +1,6 @@
-"""StudentCheckpoint and TeacherCheckpoint <-> file: one safetensors file, tensors + JSON metadata.
+"""Student and teacher checkpoints: one safetensors file each, tensors + JSON metadata.
 
-A checkpoint holds what it claims and nothing else: a student checkpoint has no teacher and no projector in it, and its
-tensor names are exactly those of the network it describes.
+A student checkpoint contains no teacher and no projector; its tensor names are exactly those of its network.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class HybridFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     Attributes:
         weight: of the transformer: 0 is the features alone, 1 the transformer alone.
         temperatures: of the transformer's logits and of the features'.
-        scores: validation at each weight that was tried.
+        scores: validation at each weight.
     """
 
     weight: float
@@ -58,10 +57,9 @@ class HybridFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Contender(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One way of training a student that took part in a race.
+    """A candidate of a race.
 
     Attributes:
-        valid_score: of the metric, on validation.
         log_likelihood: mean over validation, in nats, of calibrated answers.
     """
 
@@ -71,29 +69,24 @@ class Contender(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where a network comes from.
+    """The origin of a network.
 
     Attributes:
-        fold: number of the fold whose windows trained; None for the dataset's own split, unset where nobody knows.
-        labelled: what showed its labels; unset where all did, and in files of earlier releases.
-        score: of the kept weights on validation.
-        best_step: when they were reached.
-        teacher_sha256: of the teacher's checkpoint file; None for teachers and baselines.
-        further_teachers_sha256: of the others' files, in their order, where several taught; unset where one did.
-        recipe: of the distillation; None where labels alone taught.
-        prior_tau: how far the head's bias takes back that some classes had more labels than others, from 0 to 1; unset
-            where validation wanted nothing taken back, and where the parts of a hybrid took back unlike shares of it.
-        group_reference: how the groups of the training differ from each other in a student's modality; unset where it
-            was not measured.
-        shipped: which of `race` this is; unset where there was none.
-        race: the ways of training that validation chose among.
-        beaten_teachers_sha256: of the files of those who taught the others of the race, where labels alone won it;
-            unset in files of earlier releases.
-        hybrid: how the parts of a student that was trained as a hybrid were joined; unset for others.
-        started_from: SHA-256 of the teacher whose weights a teacher started with; unset where it started fresh.
-        adapted: to which domains a student was adapted since, in order; unset where to none. Its score is then that of
-            the last one's windows of the old domain.
-        training_hashes: of the groups and windows that trained; unset in files of earlier releases.
+        fold: whose windows trained; None for the dataset's own split, unset if unknown.
+        labelled: what showed its labels; unset for all.
+        score: on validation.
+        teacher_sha256: of the (first) teacher's file; None for teachers and baselines.
+        further_teachers_sha256: of the other teachers' files, in their order.
+        recipe: None for labels alone.
+        prior_tau: how far the head's bias corrects unequal class frequencies, from 0 to 1; unset for 0, and for a
+            hybrid whose parts differ.
+        group_reference: how the groups of the training differ in a student's modality.
+        shipped: which of `race` this is.
+        race: the candidates that validation chose among.
+        beaten_teachers_sha256: of the teachers' files whose student lost the race to labels alone.
+        started_from: SHA-256 of the teacher whose weights a teacher started with.
+        adapted: to which domains, in order; the score is then that of the last one's windows of the old domain.
+        training_hashes: of the groups and windows that trained.
     """
 
     dataset: str
@@ -123,7 +116,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def teachers_sha256(self) -> tuple[str, ...]:
-        """Gives the hashes of all teachers, in their order."""
+        """The hashes of all teachers, in their order."""
         first = () if self.teacher_sha256 is None else (self.teacher_sha256,)
         return first + (self.further_teachers_sha256 or ())
 
@@ -148,11 +141,11 @@ class _TeacherDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 @dataclass(frozen=True, kw_only=True)
 class StudentCheckpoint:
-    """A trained student with what is needed to export it.
+    """A trained student with what its export needs.
 
     Attributes:
-        int8: what quantisation-aware distillation learnt; None where it had none.
-        seen: what its training saw, for the novelty of windows; None in files of earlier releases.
+        int8: the result of quantisation-aware distillation.
+        seen: the embeddings of its training, for the novelty of windows.
     """
 
     modality: ModalitySpec
@@ -165,16 +158,13 @@ class StudentCheckpoint:
     seen: TrainingEmbeddings | None = None
 
     def network(self) -> AnyStudent:
-        """Gives the student with its weights, in evaluation mode."""
+        """Return the student with its weights, in evaluation mode."""
         student = student_network(self.modality, len(self.task.labels), self.config, kind=self.task.kind)
         student.load_state_dict(self.state)
         return student.eval()
 
     def transformer(self, *, asked_by: str) -> Student:
-        """Gives the student, in evaluation mode, to whom only a transformer is of use.
-
-        Raises UsageError where it is of another kind.
-        """
+        """Return the student in evaluation mode; raise UsageError, which names `asked_by`, if it is no transformer."""
         network = self.network()
         if not isinstance(network, Student):
             raise UsageError(
@@ -185,7 +175,7 @@ class StudentCheckpoint:
 
     @property
     def normalisation(self) -> dict[str, list[float]]:
-        """Gives mean and std (C,) of the training data's channels."""
+        """Mean and std (C,) of the training data's channels."""
         part = "rocket." if self.config.kind == "rocket" else "encoder.front."
         if self.config.kind == "rocket" and self.modality.kind != "series":
             part += "raw_"
@@ -196,13 +186,12 @@ class StudentCheckpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherCheckpoint:
-    """A trained teacher: a transformer, or a committee whose first member one is.
+    """A trained teacher: a transformer, or a committee whose first member is one.
 
     Attributes:
         facts: of a committee the score is the committee's, and all else the first transformer's.
         state: of the transformer.
-        committee: the members of a committee; None of a transformer.
-        further: the states of its members after the first.
+        further: the states of a committee's other members.
     """
 
     modalities: tuple[ModalitySpec, ...]
@@ -214,7 +203,7 @@ class TeacherCheckpoint:
     further: tuple[Mapping[str, Tensor], ...] = ()
 
     def network(self) -> Teacher | Committee:
-        """Gives the teacher with its weights, in evaluation mode: all members of a committee."""
+        """Return the teacher, with all members of a committee, in evaluation mode."""
         if self.committee is None:
             return self.transformer()
         further = [
@@ -224,14 +213,27 @@ class TeacherCheckpoint:
         return Committee([self.transformer(), *further], self.committee, kind=self.task.kind).eval()
 
     def transformer(self) -> Teacher:
-        """Gives the transformer, of a committee the first, in evaluation mode: what inner terms and graphs are of."""
+        """Return the transformer, of a committee the first, in evaluation mode."""
         teacher = Teacher(self.modalities, len(self.task.labels), self.config, kind=self.task.kind)
         teacher.load_state_dict(self.state)
         return teacher.eval()
 
 
+@dataclass(frozen=True, kw_only=True)
+class TeacherFile:
+    """A teacher and the SHA-256 of its file."""
+
+    checkpoint: TeacherCheckpoint
+    sha256: str
+
+
+def read_teacher_file(path: Path) -> TeacherFile:
+    """Read a teacher with the hash of its file; errors as `read_teacher`."""
+    return TeacherFile(checkpoint=read_teacher(path), sha256=file_sha256(path))
+
+
 def write_student(path: Path, checkpoint: StudentCheckpoint) -> None:
-    """Replaces the file, all or nothing."""
+    """Replace the file, all or nothing."""
     document = _StudentDocument(
         format_version=FORMAT_VERSION,
         modality=checkpoint.modality,
@@ -249,11 +251,11 @@ def write_student(path: Path, checkpoint: StudentCheckpoint) -> None:
 
 
 def read_student(path: Path) -> StudentCheckpoint:
-    """Gives the student in the file.
+    """Read a student.
 
     Raises:
         UsageError: there is no such file.
-        CheckpointError: the file is no student checkpoint, damaged, or made by a newer version.
+        CheckpointError: the file is no student checkpoint, damaged, or of another version.
     """
     tensors, raw = read_tensors(path, kind="student")
     document = decoded(raw, _StudentDocument, path)
@@ -290,7 +292,7 @@ def read_student(path: Path) -> StudentCheckpoint:
 
 
 def write_teacher(path: Path, checkpoint: TeacherCheckpoint) -> None:
-    """Replaces the file, all or nothing."""
+    """Replace the file, all or nothing."""
     document = _TeacherDocument(
         format_version=FORMAT_VERSION,
         modalities=checkpoint.modalities,
@@ -306,7 +308,7 @@ def write_teacher(path: Path, checkpoint: TeacherCheckpoint) -> None:
 
 
 def read_teacher(path: Path) -> TeacherCheckpoint:
-    """Gives the teacher in the file; errors as `read_student`."""
+    """Read a teacher; errors as `read_student`."""
     tensors, raw = read_tensors(path, kind="teacher")
     document = decoded(raw, _TeacherDocument, path)
     committee = document.committee or None
@@ -335,7 +337,7 @@ def _member(number: int) -> str:
 def _with_committee(
     checkpoint: TeacherCheckpoint, committee: CommitteeFacts, tensors: Mapping[str, Tensor], path: Path
 ) -> TeacherCheckpoint:
-    """The checkpoint with the members after the first, each checked before anything is asked of it."""
+    """Add the members after the first, each checked before it is used."""
     fault = committee_fault(committee)
     if fault is not None:
         raise CheckpointError(f"{path}: committee: {fault}; the file was altered")
@@ -353,23 +355,23 @@ def _with_committee(
 
 
 def library_versions() -> dict[str, str]:
-    """Gives the versions that a result depends on."""
+    """Return the versions that a result depends on."""
     names = ("mmkd-edge", "torch", "numpy", "lightning-fabric", "safetensors")
     return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 
 def file_sha256(path: Path) -> str:
-    """Gives the SHA-256 of a file, in hexadecimal digits."""
+    """Return the SHA-256 of a file, in hexadecimal digits."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def part_named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Gives the tensors whose names begin with the prefix, without it."""
+    """Return the tensors whose names begin with the prefix, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def check_parts(tensors: Mapping[str, Tensor], prefixes: tuple[str, ...], path: Path) -> None:
-    """Raises CheckpointError where a tensor of the file has none of these prefixes."""
+    """Raise CheckpointError if a tensor of the file has none of these prefixes."""
     unknown = sorted(name for name in tensors if not name.startswith(prefixes))
     if unknown:
         raise CheckpointError(
@@ -378,7 +380,7 @@ def check_parts(tensors: Mapping[str, Tensor], prefixes: tuple[str, ...], path: 
 
 
 def check_sizes(modalities: Sequence[ModalitySpec], task: TaskSpec, path: Path) -> None:
-    """Raises CheckpointError where the metadata describe no network."""
+    """Raise CheckpointError if the metadata describe no network."""
     fit = all(
         m.samples >= 1 and m.channels and 0 < m.rate_hz < math.inf and frames_fault(m) is None for m in modalities
     )
@@ -412,10 +414,7 @@ _Document = TypeVar("_Document", bound=msgspec.Struct)
 
 
 def decoded(raw: bytes, kind: type[_Document], path: Path) -> _Document:
-    """Gives the metadata of a checkpoint.
-
-    Raises CheckpointError where they are damaged, altered, or of another version.
-    """
+    """Decode the metadata of a checkpoint; raise CheckpointError if they are damaged or of another version."""
     try:
         found = parse_object(raw).get("format_version")
     except JsonError as error:

@@ -1,6 +1,6 @@
-"""A committee from windows to a checkpoint: each member trained, calibrated, weighed, and told what it is worth.
+"""A committee from windows to a checkpoint: its members trained, calibrated and weighted.
 
-Owns the order of it. Transformers train as teachers do, and resume as they do; the others are grown in one go.
+Transformers train and resume as teachers do; the other members are computed at once.
 """
 
 from __future__ import annotations
@@ -30,17 +30,16 @@ from mmkd_models.networks.config import MEMBERS, MemberKind, TeacherConfig
 from mmkd_models.networks.fronts.as_series import series_spec, series_views
 from mmkd_models.networks.rocket import FEATURES, KERNELS, LENGTH, fits_kernels
 from mmkd_models.train_config import OnStep
-from mmkd_models.training.checkpoint import TeacherCheckpoint
-from mmkd_models.training.closed_form.ridge import fit_ridge
-from mmkd_models.training.closed_form.rocket import drawn_features, features_of_rows
-from mmkd_models.training.closed_form.targets import label_answers
-from mmkd_models.training.inputs import TeacherStart, TrainingData, TrainingRun
-from mmkd_models.training.judging.prior import evening_bias
+from mmkd_models.training.checkpoint import TeacherCheckpoint, TeacherFile
+from mmkd_models.training.choosing import evening_bias
+from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.predict import answers_to, batches_of
-from mmkd_models.training.trainings.from_labels import self_train, train_teacher
+from mmkd_models.training.ridge import fit_ridge, label_answers
+from mmkd_models.training.rocket import drawn_features, features_of_rows
+from mmkd_models.training.trainings import self_train, train_teacher
 
 LEAST_FEATURES = 6 * KERNELS
-"""Of a modality's kernels; where there are few modalities each has its share of what one alone has."""
+"""Of a modality's kernels; few modalities divide the features of one."""
 
 Watch = Callable[[str], AbstractContextManager[OnStep | None]]
 """From the name of a training to what is called after each of its steps."""
@@ -48,7 +47,7 @@ Watch = Callable[[str], AbstractContextManager[OnStep | None]]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedCommittee:
-    """A committee, and how long the training of each member took here, in seconds: no file has that."""
+    """A committee, and how long the training of each member took, in seconds."""
 
     checkpoint: TeacherCheckpoint
     seconds: tuple[float, ...]
@@ -56,7 +55,7 @@ class TrainedCommittee:
 
 @dataclass(frozen=True, kw_only=True)
 class _Member:
-    """A trained member; once it was asked also its logits for the labelled validation windows, raised by the bias."""
+    """A trained member, later with its corrected logits for the labelled validation windows."""
 
     kind: MemberKind
     seed: int
@@ -69,10 +68,10 @@ class _Member:
 
 
 def members_named(names: Sequence[str], modalities: Sequence[ModalitySpec]) -> tuple[MemberKind, ...]:
-    """Gives the members of these names, transformers first.
+    """Return the members of these names, transformers first.
 
-    Raises UsageError where a name is unknown, there is no transformer, another kind is there twice, or windows are
-    shorter than a rocket's kernels.
+    Raises UsageError if a name is unknown, there is no transformer, another kind is repeated, or windows are shorter
+    than a rocket's kernels.
     """
     unknown = [name for name in names if name not in MEMBERS]
     if unknown:
@@ -94,7 +93,7 @@ def members_named(names: Sequence[str], modalities: Sequence[ModalitySpec]) -> t
 
 
 def default_members(modalities: Sequence[ModalitySpec]) -> tuple[MemberKind, ...]:
-    """Gives who answers together where nobody chose: no rocket where windows are shorter than its kernels."""
+    """Return the default members: without a rocket if windows are shorter than its kernels."""
     short = _too_short_for_a_rocket(modalities)
     return tuple(kind for kind in COMMITTEE if kind != "rocket" or short is None)
 
@@ -110,20 +109,20 @@ def train_committee(
     *,
     members: Sequence[MemberKind],
     self_training: bool,
-    start: TeacherStart | None = None,
+    start: TeacherFile | None = None,
     watch: Watch | None = None,
 ) -> TrainedCommittee:
-    """Trains the members on the labelled windows, and puts them together by the validation windows.
+    """Train the members on the labelled windows, and weight them by the validation windows.
 
-    A single transformer is no committee: it is the teacher that `train_teacher` gives. With `run.resume` a transformer
-    that is finished is not trained again, and an interrupted one goes on where it was. The other members are grown of
-    single modalities too, and those of the best one join where validation wants them.
+    A single transformer is the teacher of `train_teacher`. With `run.resume` a finished transformer is not trained
+    again, and an interrupted one continues. The other members are computed for single modalities too, and those of the
+    best one join if validation prefers it.
 
     Args:
-        run: how transformers are trained; its `on_step` is called where there is no `watch`.
-        members: as `members_named` gives them.
+        run: how transformers are trained; its `on_step` is called if there is no `watch`.
+        members: as `members_named` returns them.
         self_training: let a second generation of each transformer learn from unlabelled windows.
-        start: whose first transformer all transformers start with; the other members are grown anew.
+        start: teacher whose first transformer all transformers start with.
     """
     watched = watch or (lambda name: nullcontext(run.on_step))
     transformers = [kind for kind in members if kind == "transformer"]
@@ -151,10 +150,10 @@ def _transformer(
     *,
     number: int,
     self_training: bool,
-    start: TeacherStart | None,
+    start: TeacherFile | None,
     watched: Watch,
 ) -> _Member:
-    """Number 0 is the teacher that would be trained alone; the others differ from it by their seed."""
+    """Train one transformer: number 0 is the teacher that would be trained alone; the others differ by their seed."""
     began, seed = time.monotonic(), run.train.seed + SEEDS_APART * number
     train = msgspec.structs.replace(run.train, seed=seed)
     folder = None if run.run_dir is None else run.run_dir if number == 0 else run.run_dir / f"transformer-{number}"
@@ -175,7 +174,7 @@ def _transformer(
 
 
 SEEDS_APART = 1000
-"""Between transformers of one committee: they start where no fold's seed does."""
+"""Between transformers of one committee, so that none has the seed of a fold."""
 
 
 def _grown(data: TrainingData, kind: MemberKind, *, seed: int, modality: str | None = None) -> _Member:
@@ -186,10 +185,7 @@ def _grown(data: TrainingData, kind: MemberKind, *, seed: int, modality: str | N
 
 
 def _with_best_sensor(members: Sequence[_Member], data: TrainingData, *, metric: AnyMetric) -> Sequence[_Member]:
-    """Gives the members, and those of one modality where validation finds them surely likelier together.
-
-    The modality is the one that alone makes the validation labels likeliest.
-    """
+    """Add the members of the sensor with the likeliest answers, if all are significantly likelier together."""
     kinds = [(member.kind, member.seed) for member in members if member.kind != "transformer"]
     names = [modality.name for modality in data.train.spec.modalities]
     if len(names) == 1 or not kinds:
@@ -204,7 +200,7 @@ def _with_best_sensor(members: Sequence[_Member], data: TrainingData, *, metric:
 
 
 def grown_network(train: Windows, kind: MemberKind, *, seed: int) -> Trees | Rocket:
-    """Gives a member that is no transformer, of the labelled windows; kernels are drawn on all of them."""
+    """Return a member that is no transformer, from the labelled windows; kernels are drawn on all of them."""
     known = train.subset(np.flatnonzero(train.labelled))
     return _trees(known, seed=seed) if kind == "trees" else _rocket(train, known, seed=seed)
 
@@ -219,7 +215,7 @@ def _trees(known: Windows, *, seed: int) -> Trees:
 
 
 def _rocket(train: Windows, known: Windows, *, seed: int) -> Rocket:
-    """Kernels that are drawn on all training windows, and a ridge on the labelled ones: to 1 and -1, or to numbers."""
+    """Draw kernels on all training windows, and fit a ridge on the labelled ones: to 1 and -1, or to numbers."""
     task, specs = train.spec.task, train.spec.modalities
     each = max(LEAST_FEATURES, FEATURES // len(specs))
     drawn = {spec.name: drawn_features(train, spec.name, seed=seed, features=each) for spec in specs}
@@ -253,7 +249,7 @@ def _together(
 
 
 def _asked(member: _Member, data: TrainingData, *, metric: AnyMetric) -> _Member:
-    """The member with what it says of validation, evened where validation wants it; transformers are so already."""
+    """Add the member's corrected validation logits; a transformer's head already has the correction."""
     known = _known(data)
     seen = known if member.modality is None else known.with_modalities((member.modality,))
     logits: NDArray[Any] = answers_to(member.network, seen).numpy()

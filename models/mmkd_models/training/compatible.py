@@ -1,4 +1,4 @@
-"""Whether a network can judge the windows of a dataset: the door of every command that brings the two together."""
+"""Whether a network fits the windows of a dataset: the check of every command that brings the two together."""
 
 from __future__ import annotations
 
@@ -14,16 +14,10 @@ from mmkd_models.data.windows import Windows
 if TYPE_CHECKING:  # a bundle is judged without torch
     from mmkd_models.networks.config import TeacherConfig
     from mmkd_models.training.checkpoint import Provenance, TeacherCheckpoint
-    from mmkd_models.training.teacher_set import OutOfFoldCheckpoint
-
-
-def check_teacher(teacher: TeacherCheckpoint | OutOfFoldCheckpoint, windows: Windows) -> None:
-    """Raises UsageError where the teacher cannot judge these windows, naming the first difference."""
-    check_compatible("teacher", teacher.task, teacher.modalities, windows)
 
 
 def check_start(start: TeacherCheckpoint, config: TeacherConfig, windows: Windows) -> None:
-    """Raises UsageError where a teacher of this size, of these windows, cannot start with the weights of another."""
+    """Raise UsageError if a teacher of this size, of these windows, cannot start with the weights of another."""
     names = [modality.name for modality in windows.spec.modalities]
     shared = [modality for modality in start.modalities if modality.name in names]
     if not shared:
@@ -40,18 +34,14 @@ def check_start(start: TeacherCheckpoint, config: TeacherConfig, windows: Window
         )
 
 
-def check_same_fold(
-    who: str, facts: Provenance | tuple[Provenance, ...], *, dataset_sha256: str, fold: int | None
-) -> None:
-    """Raises UsageError where what a student learns from was trained on another fold of the same dataset.
+def check_same_fold(who: str, facts: Provenance, *, dataset_sha256: str, fold: int | None) -> None:
+    """Raise UsageError if what a student learns from was trained on another fold of the same dataset.
 
-    It would know windows that are to judge the student. What does not say its fold is let pass.
+    It would know windows that judge the student. An unknown fold is accepted.
 
     Args:
-        facts: where it comes from; of out-of-fold teachers each one's, which share a fold.
-        fold: that the student is trained on; None for the dataset's own split.
+        fold: of the student; None for the dataset's own split.
     """
-    facts = facts[0] if isinstance(facts, tuple) else facts
     if facts.dataset_sha256 != dataset_sha256 or facts.fold is msgspec.UNSET or facts.fold == fold:
         return
     ours, theirs = ("the dataset's own split" if one is None else f"fold {one}" for one in (fold, facts.fold))
@@ -63,7 +53,7 @@ def check_same_fold(
 
 
 def check_compatible(who: str, task: TaskSpec, modalities: Sequence[ModalitySpec], windows: Windows) -> None:
-    """Raises UsageError where a network of this task and these modalities cannot judge windows.
+    """Raise UsageError if a network of this task and these modalities cannot judge windows.
 
     Args:
         who: the network, for the message; its last word is what to train instead.

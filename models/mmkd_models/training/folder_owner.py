@@ -1,4 +1,4 @@
-"""Whose folder it is: written before anything is trained into it, and compared ever after."""
+"""The owner of a folder: a JSON file written before anything is trained into it, and compared later."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Owner = TypeVar("Owner", bound=msgspec.Struct)
 
 
 def owner_of_folder(path: Path, ours: Owner, *, what: str, cure: str) -> Owner:
-    """Gives the owner that stands in a file; writes ours, and gives it, where there is none.
+    """Return the owner in a file; write ours if there is none.
 
     Args:
         path: the file; its folder is made.
-        what: it says, for the error: "the options of a comparison".
-        cure: what to do about a damaged one: "delete the folder".
+        what: content of the file, for the error: "the options of a comparison".
+        cure: remedy for a damaged one: "delete the folder".
 
-    Raises CheckpointError where the file is damaged.
+    Raises CheckpointError if the file is damaged.
     """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

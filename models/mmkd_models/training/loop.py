@@ -1,7 +1,7 @@
-"""One training loop for teacher, baseline and student.
+"""One training loop for teacher, baseline and student: optimisation, validation, the best weights, resuming.
 
-Owns optimisation, validation, the best weights and resuming. What is learnt is the learner's: a module whose forward
-takes (batch, share of training done) and gives loss terms, the sum under "loss".
+A learner is a module whose forward takes (batch, fraction of the training done) and returns loss terms, their sum under
+"loss". Random state needs no saving: batches and dropout follow from (seed, step).
 """
 
 from __future__ import annotations
@@ -21,23 +21,49 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mmkd_edge.backends.ort import silence_reports
-from mmkd_edge.errors import UsageError
+from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_models.data.batches import Batch
 from mmkd_models.metrics.scores import AnyScores, scores_from_document
 from mmkd_models.processes import launch_of
-from mmkd_models.tensors import same_tensors
+from mmkd_models.tensors import read_tensors, same_tensors, write_tensors
 from mmkd_models.train_config import OnStep, TrainConfig, TrainingProgress, Validation
-from mmkd_models.training.resume import FILE_NAME, ResumeFacts, ResumeState, read_resume, write_resume
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric  # pragma: no cover
 
 logger = logging.getLogger(__name__)
 
+RESUME_FILE = "resume.ckpt"
+"""The state of an interrupted training, in the run's folder."""
+
+_RESUME_VERSION = 1
+
+
+class _ResumeFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The JSON of a resume state.
+
+    Attributes:
+        config: what decides the result, by name.
+        param_groups: of the optimiser, as PyTorch returns them.
+        scaler: state of the gradient scaler, if the precision has one.
+        best_step: of the weights that would be written if training ended now.
+        top: the best score of any weights, and its standard error.
+    """
+
+    format_version: int = _RESUME_VERSION
+    config: dict[str, Any]
+    step: int
+    param_groups: list[dict[str, Any]]
+    scaler: dict[str, Any]
+    best_step: int
+    best_scores: dict[str, Any]
+    top: tuple[float, float]
+    curve: list[Validation]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """A finished training: the kept weights (CPU), their scores on validation, the curve, and where it stopped."""
+    """A finished training: the chosen weights (CPU), their validation scores, the curve, and where it stopped."""
 
     state: dict[str, Tensor]
     scores: AnyScores
@@ -52,21 +78,26 @@ class Learner(Protocol):
     network: nn.Module
 
     def __call__(self, batch: Batch, share: float) -> dict[str, Tensor]:
-        """Computes the loss terms of a batch after `share` of the training."""
+        """Return the loss terms of a batch, their sum under "loss"."""
         ...
 
 
 class StepBatches(Protocol):
-    """Gives the batch of any step: the same step, the same batch."""
+    """A source that returns the same batch for the same step."""
 
     def at(self, step: int) -> Batch:
-        """Gives the batch of that step."""
+        """Return the batch of that step."""
         ...
 
 
 @dataclass(kw_only=True)
 class _Best:
-    """The weights that would be kept if training ended now; `top` is the best score of any weights, and its error."""
+    """The weights that would be written if training ended now.
+
+    Attributes:
+        top: the best score of any weights.
+        error: its standard error.
+    """
 
     top: float = -math.inf
     error: float = 0.0
@@ -86,22 +117,21 @@ def fit(
     settings: Mapping[str, Any] | None = None,
     on_step: OnStep | None = None,
 ) -> Fit:
-    """Trains `learner.network` and gives the weights that validated best.
+    """Train `learner.network` and return the weights that validated best.
 
-    Deterministic: batches and dropout follow from (seed, step), so the same seed, machine and thread count give
-    bit-equal weights, and a resumed run ends where an uninterrupted one does.
+    Deterministic: the same seed, machine and thread count give bit-equal weights, and a resumed run ends as an
+    uninterrupted one.
 
     Args:
         learner: see `Learner`; changed in place.
-        run_dir: where the resume state (every `eval_every` steps) and TensorBoard logs go; nothing is written if None.
+        run_dir: for the resume state (every `eval_every` steps) and TensorBoard logs; None writes nothing.
         resume: continue from the state in `run_dir`, if there is one.
-        settings: whatever else decides the result (recipe, augmentation, dataset...), as JSON values by name; a state
-            that was written with others is refused.
+        settings: whatever else decides the result (recipe, augmentation, dataset...), as JSON values by name.
         on_step: called after every step, by the first process only.
 
     Raises:
-        UsageError: the numbers make no sense, the loss is no longer finite, or the state in `run_dir` belongs to a
-            training with other settings.
+        UsageError: the numbers make no sense, the loss is no longer finite, or the state in `run_dir` is of a training
+            with other settings.
         CheckpointError: the state in `run_dir` is damaged.
     """
     if config.steps < 1 or config.batch < 2 or config.eval_every < 1:
@@ -146,7 +176,7 @@ class _Loop:
         self.since = 0
 
     def run(self, *, resume: bool, on_step: OnStep | None) -> Fit:
-        """Steps until the end or until patience runs out."""
+        """Step until the end or until patience runs out."""
         config = self.config
         if resume and self.run_dir is not None:
             self._load(self.run_dir)
@@ -225,7 +255,7 @@ class _Loop:
         self._keep(scores)
 
     def _keep(self, scores: AnyScores) -> None:
-        """Keeps these weights where they are the best so far or near it; no earlier ones can then be nearer."""
+        """Store these weights if they are the best so far or near it."""
         score, best = scores.metric(self.config.metric), self.best
         if score >= best.top:
             best.top, best.error = score, scores.standard_error(self.config.metric)
@@ -243,7 +273,7 @@ class _Loop:
         if scores is None:
             raise AssertionError("the state is saved after a validation")
         optimizer = self.optimizer.state_dict()
-        facts = ResumeFacts(
+        facts = _ResumeFacts(
             config=self.identity,
             step=self.step,
             param_groups=optimizer["param_groups"],
@@ -253,31 +283,63 @@ class _Loop:
             top=(self.best.top, self.best.error),
             curve=self.curve,
         )
-        learner, average = ({k: v.cpu() for k, v in one.items()} for one in (self.learner.state_dict(), self.average))
-        state = ResumeState(
-            facts=facts, learner=learner, moments=optimizer["state"], average=average, best=self.best.state
-        )
-        write_resume(run_dir, state)
+        parts = {"learner": self.learner.state_dict(), "average": self.average, "best": self.best.state}
+        tensors = {f"{part}/{name}": value for part, state in parts.items() for name, value in state.items()}
+        for row, moments in optimizer["state"].items():
+            tensors |= {f"optimizer/{row}/{name}": torch.as_tensor(value) for name, value in moments.items()}
+        write_tensors(run_dir / RESUME_FILE, tensors, kind="resume", document=msgspec.json.encode(facts))
 
     def _load(self, run_dir: Path) -> None:
-        state = read_resume(run_dir, config=self.identity)
-        if state is None:
+        path = run_dir / RESUME_FILE
+        if not path.exists():
             return
-        same_tensors(self.learner.state_dict(), state.learner, path=run_dir / FILE_NAME)
-        facts = state.facts
-        self.learner.load_state_dict(state.learner)
-        self.optimizer.load_state_dict({"state": state.moments, "param_groups": facts.param_groups})
+        facts, tensors = _read_resume(path, config=self.identity)
+        parts: dict[str, dict[str, Tensor]] = {"learner": {}, "average": {}, "best": {}}
+        moments: dict[int, dict[str, Tensor]] = {}
+        try:
+            for key, tensor in tensors.items():
+                part, _, name = key.partition("/")
+                if part == "optimizer":
+                    row, _, name = name.partition("/")
+                    moments.setdefault(int(row), {})[name] = tensor
+                else:
+                    parts[part][name] = tensor
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(f"{path}: tensor with an unknown name ({error}); start without --resume") from error
+        same_tensors(self.learner.state_dict(), parts["learner"], path=path)
+        self.learner.load_state_dict(parts["learner"])
+        self.optimizer.load_state_dict({"state": moments, "param_groups": facts.param_groups})
         self.fabric.strategy.precision.load_state_dict(facts.scaler)
-        self.average = {name: value.to(self.fabric.device) for name, value in state.average.items()}
+        self.average = {name: value.to(self.fabric.device) for name, value in parts["average"].items()}
         scores = scores_from_document(facts.best_scores)
-        top, error = facts.top
-        self.best = _Best(top=top, error=error, step=facts.best_step, scores=scores, state=dict(state.best))
+        top, top_error = facts.top
+        self.best = _Best(top=top, error=top_error, step=facts.best_step, scores=scores, state=parts["best"])
         self.curve, self.step = facts.curve, facts.step
         logger.info("resumed at step %d of %d", self.step, self.config.steps)
 
 
+def _read_resume(path: Path, *, config: dict[str, Any]) -> tuple[_ResumeFacts, dict[str, Tensor]]:
+    """Read a state; raise CheckpointError if it is damaged, UsageError if it is of a training with other settings."""
+    tensors, raw = read_tensors(path, kind="resume")
+    try:
+        facts = msgspec.json.decode(raw, type=_ResumeFacts)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: metadata: {error}; start without --resume") from error
+    if facts.format_version != _RESUME_VERSION:
+        raise CheckpointError(
+            f"{path}: expected format_version {_RESUME_VERSION}, got {facts.format_version}; start without --resume"
+        )
+    for key in {**config, **facts.config}:
+        if facts.config.get(key) != config.get(key):
+            raise UsageError(
+                f"{path}: expected a training with {key}={config.get(key)!r}, got {key}={facts.config.get(key)!r}; "
+                "use the same options as before, or start without --resume"
+            )
+    return facts, tensors
+
+
 def schedule(share: float, warmup_share: float) -> float:
-    """Gives the factor on the peak learning rate after `share` of the training.
+    """Return the factor on the peak learning rate after this fraction of the training.
 
     Example:
         >>> [round(schedule(share, 0.1), 3) for share in (0.0, 0.1, 1.0)]
@@ -338,7 +400,7 @@ def _shard(batch: Batch, rank: int, world_size: int) -> Batch:
 
 @contextmanager
 def _scalar_log(run_dir: Path | None) -> Iterator[Any]:
-    """Gives a TensorBoard writer that is closed whatever happens, or None where nothing is to be written."""
+    """Yield a TensorBoard writer that is closed in any case, or None without a folder."""
     if run_dir is None:
         yield None
         return

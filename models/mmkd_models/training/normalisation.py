@@ -1,4 +1,4 @@
-"""The training data's statistics in the front-ends of a network, so that they travel in its graph."""
+"""The training data's statistics in the front-ends of a network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_models.data.batches import channel_movement, channel_statistics, spread_rows
 from mmkd_models.data.windows import Windows
-from mmkd_models.losses.goal import target_scale
+from mmkd_models.losses.term import target_scale
 from mmkd_models.networks.encoder import Encoder, Front, FrontEnd
 from mmkd_models.networks.fronts.causal.frames import CausalFrames
 from mmkd_models.networks.fronts.causal.series import CausalFront
@@ -20,11 +20,11 @@ from mmkd_models.networks.teacher import Teacher
 
 _CHUNK = 64
 _LEAST_SPREAD = 1e-3
-"""Of a log-mel, in nats: what never changes is no reason to divide by nothing."""
+"""Of a log-mel, in nats."""
 
 
 def set_normalisation(network: Student | HybridStudent | Teacher, windows: Windows) -> None:
-    """Puts the training data's mean and standard deviation into the front-ends, so that they travel in the graph.
+    """Copy mean and standard deviation of the training data into the front-ends, so that they travel in the graph.
 
     Those of a regression's target go to its end, over the labelled windows.
 
@@ -47,7 +47,7 @@ def set_normalisation(network: Student | HybridStudent | Teacher, windows: Windo
 
 @torch.no_grad()
 def set_mel_statistics(front: LogMelFront | CausalSound, windows: Windows, name: str) -> None:
-    """Puts mean and standard deviation of each log-mel over the training's frames into a front-end that has `mean`."""
+    """Copy mean and standard deviation of each log-mel over the training's frames into a front-end."""
     spec = windows.spec.modality(name)
     one, rows = windows.with_modalities((name,)), spread_rows(windows, name)
     total = torch.zeros(3, *front.mel_mean.shape, dtype=torch.float64)

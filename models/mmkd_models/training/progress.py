@@ -14,7 +14,7 @@ _PLAIN_EVERY_S = 10.0
 
 @contextmanager
 def training_bar(title: str) -> Iterator[Callable[[TrainingProgress], None]]:
-    """Gives an observer of training that writes to stderr; NO_COLOR is obeyed."""
+    """Yield an observer that writes to stderr: a live bar on a terminal, else a line every few seconds."""
     if sys.stderr.isatty():
         with _live_bar(title) as show:
             yield show
@@ -59,7 +59,7 @@ def _plain_lines(title: str) -> Callable[[TrainingProgress], None]:
 
 
 def terms_in_words(progress: TrainingProgress) -> str:
-    """Gives the loss terms of a step, and the best score so far where there is one."""
+    """Return the loss terms of a step, and the best score so far if there is one."""
     parts = [f"{name} {value:.3f}" for name, value in progress.terms.items()]
     if progress.best_score is not None:
         parts.append(f"best valid {progress.best_score:.3f}")

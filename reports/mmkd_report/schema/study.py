@@ -140,7 +140,7 @@ class TeacherRow(msgspec.Struct, frozen=True, kw_only=True):
     """What teaches, where it taught an entry of the table.
 
     Attributes:
-        name: of one teacher, of out-of-fold ones, or of several with `/` between them.
+        name: of one teacher, or of several with `/` between them.
         preset: its size; several with `+` between them.
         seeds: on which it is finished.
         valid_score: None where several networks answer together.

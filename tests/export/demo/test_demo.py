@@ -391,9 +391,9 @@ def message_of(*arguments: object) -> str:
         (
             ["--method", "none"],
             (
-                "--method: expected one of logit, logit+task, logit+task-trust, logit-standardised, dkd, dist, "
+                "--method: expected one of logit, logit+task, dkd, dist, "
                 "edam@first, edam@last, edam@uniform, relation@last, relation@uniform, feature@hidden, "
-                "feature@embedding, feature-low@hidden, crd, crd-batch, crd-bank, logit+edam@last, "
+                "feature@embedding, crd, logit+edam@last, "
                 "logit+relation@last, logit+feature@hidden, logit+crd, logit+edam+crd@last, got 'none'; "
                 "choose one of them"
             ),

@@ -33,9 +33,15 @@ from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherCon
 from mmkd_models.networks.fake_int8 import FakeInt8Student
 from mmkd_models.networks.student import Student
 from mmkd_models.train_config import TrainConfig, TrainingProgress
-from mmkd_models.training.checkpoint import StudentCheckpoint, file_sha256, read_student, write_student, write_teacher
+from mmkd_models.training.checkpoint import (
+    StudentCheckpoint,
+    TeacherFile,
+    file_sha256,
+    read_student,
+    write_student,
+    write_teacher,
+)
 from mmkd_models.training.inputs import TrainingData, TrainingRun
-from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_models.training.trainings import distil_int8, train_baseline, train_teacher
 
 WIDTH = 16
@@ -51,7 +57,7 @@ class Case:
     folder: Path
     dataset: Dataset
     data: TrainingData
-    teacher: TaughtBy
+    teacher: TeacherFile
     hurt: StudentCheckpoint
     repaired: StudentCheckpoint
 
@@ -84,7 +90,7 @@ def _hurt(student: StudentCheckpoint) -> StudentCheckpoint:
 
 
 def _practise(
-    case_data: TrainingData, hurt: StudentCheckpoint, teacher: TaughtBy, run: TrainingRun
+    case_data: TrainingData, hurt: StudentCheckpoint, teacher: TeacherFile, run: TrainingRun
 ) -> StudentCheckpoint:
     return distil_int8(
         case_data,
@@ -124,7 +130,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     run = _run(150, 3e-3)
     taught = train_teacher(data, TeacherConfig(preset="toy", encoder=ENCODER, fusion_depth=1), run)
     write_teacher(folder / "teacher.ckpt", taught)
-    teacher = TaughtBy(checkpoint=taught, sha256=file_sha256(folder / "teacher.ckpt"))
+    teacher = TeacherFile(checkpoint=taught, sha256=file_sha256(folder / "teacher.ckpt"))
     hurt = _hurt(train_baseline(data, "acc", StudentConfig(preset="toy", encoder=ENCODER), run))
     repaired = _practise(data, hurt, teacher, _run(150, 1e-3))
     for name, student in (("hurt", hurt), ("repaired", repaired)):
@@ -271,13 +277,9 @@ CAUSAL = (
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--preset", "base"], "--preset base: expected no size beside --qat, which takes the student's; leave it out"),
         (
-            ["--init", "teacher"],
-            (
-                "recipe: init 'teacher': expected 'fresh', because practising INT8 starts with the student's own "
-                "weights; leave it out"
-            ),
+            ["--preset", "base"],
+            "--preset base cannot be combined with --qat, which has the student's size; leave it out",
         ),
         (
             ["--modality", "gyro"],

@@ -40,7 +40,7 @@ from mmkd_export.plan import export_plan
 from mmkd_models.networks.step import embeddings_along
 from mmkd_models.novelty import NoveltyScore
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
-from mmkd_models.training.judging.novelty import seen_of
+from mmkd_models.training.references import embeddings_summary
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def knowing(checkpoint: StudentCheckpoint, tmp_path_factory: pytest.TempPathFact
     values, present = map(torch.from_numpy, prepare_batch(windows, ACC))
     with torch.no_grad():
         embeddings = checkpoint.network()(values, present).embedding.numpy()
-    student = replace(checkpoint, seen=seen_of(embeddings[:70], embeddings[70:]))
+    student = replace(checkpoint, seen=embeddings_summary(embeddings[:70], embeddings[70:]))
     path = tmp_path_factory.mktemp("knowing") / "student.ckpt"
     write_student(path, student)
     return student, export(export_plan(path)).path

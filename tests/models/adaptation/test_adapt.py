@@ -49,12 +49,11 @@ from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.evaluation.seen import cautions_of, windows_seen
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.training.checkpoint import file_sha256, read_student, write_student, write_teacher
-from mmkd_models.training.closed_form.students import labelled_student
+from mmkd_models.training.checkpoint import TeacherFile, file_sha256, read_student, write_student, write_teacher
 from mmkd_models.training.inputs import TrainingData, TrainingRun
+from mmkd_models.training.loop import RESUME_FILE
 from mmkd_models.training.predict import logits_of, scores_of
-from mmkd_models.training.resume import FILE_NAME
-from mmkd_models.training.teacher_set import TaughtBy
+from mmkd_models.training.students import labelled_student
 from mmkd_models.training.trainings import train_teacher
 from mmkd_report import render_adaptation
 from mmkd_report.schema.adaptation import AdaptationDocument, DomainFacts
@@ -202,7 +201,7 @@ def asked_of(site: Path, **changes) -> AdaptationRequest:
     student, dataset = read_student(site / "transformer.ckpt"), open_dataset(site / "moved")
     from mmkd_models.training.checkpoint import read_teacher
 
-    teacher = TaughtBy(checkpoint=read_teacher(site / "teacher.ckpt"), sha256="t")
+    teacher = TeacherFile(checkpoint=read_teacher(site / "teacher.ckpt"), sha256="t")
     asked = AdaptationRequest(
         student=student,
         student_sha256="s",
@@ -942,7 +941,7 @@ def test_windows_that_taught_are_not_carried_on(site):
 
 
 def test_a_dry_run_leaves_the_states_of_another_run_alone(site, tmp_path):
-    state = tmp_path / "adapted.ckpt.run" / "teacher" / FILE_NAME
+    state = tmp_path / "adapted.ckpt.run" / "teacher" / RESUME_FILE
     state.parent.mkdir(parents=True)
     state.write_bytes(b"state")
     command(site, tmp_path, "--teacher", str(site / "teacher.ckpt"), "--dry-run", kind="rocket")

@@ -148,7 +148,6 @@ def test_methods_are_listed_with_their_recipes(capsys: pytest.CaptureFixture[str
             "type": "logit",
             "weight": {"start": 1.0, "end": 1.0, "until": 1.0},
             "temperature": 2.0,
-            "standardise": False,
         }
     ]
 

@@ -23,7 +23,7 @@ from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherCon
 from mmkd_models.networks.teacher import TeacherOutput
 from mmkd_models.tensors import read_tensors, write_tensors
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint
+from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint, TeacherFile
 from mmkd_models.training.inputs import TrainingData, TrainingRun, with_learning_rate
 from mmkd_models.training.trainings import distil, train_teacher
 
@@ -45,8 +45,10 @@ def teacher(data: TrainingData) -> TeacherCheckpoint:
 
 
 def distilled(data: TrainingData, teacher: TeacherCheckpoint, run: TrainingRun, *terms: Term) -> StudentCheckpoint:
-    recipe = Recipe(terms=terms, trust="label")
-    return distil(data, "acc", STUDENT, run, teacher=teacher, teacher_sha256="ab" * 32, recipe=recipe)
+    recipe = Recipe(terms=terms)
+    return distil(
+        data, "acc", STUDENT, run, teachers=[TeacherFile(checkpoint=teacher, sha256="ab" * 32)], recipe=recipe
+    )
 
 
 def is_same(one: StudentCheckpoint, other: StudentCheckpoint) -> bool:
@@ -64,12 +66,12 @@ def turned(path: Path) -> None:
     "terms",
     [
         (LOGIT,),
-        (TASK, LOGIT, CrdTerm(weight=ONE, width=4, memory="bank", negatives=4)),
+        (TASK, LOGIT, CrdTerm(weight=ONE, width=4, queue=4)),
         (TASK, FeatureTerm(weight=ONE, level="embedding")),
         # Attention is read in the first half: the second half may come from a memory, the first one never does.
         (TASK, LOGIT, EdamTerm(weight=Weight(start=1.0, end=0.0, until=0.5))),
     ],
-    ids=["outputs", "bank", "embedding", "attention"],
+    ids=["outputs", "queue", "embedding", "attention"],
 )
 def test_weights_are_bit_equal_with_kept_answers_and_without(
     data: TrainingData, teacher: TeacherCheckpoint, tmp_path: Path, terms: tuple[Term, ...]

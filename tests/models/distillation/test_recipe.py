@@ -17,7 +17,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.batches import Batch
 from mmkd_models.distillation.learner import DistillLearner, SupervisedLearner
-from mmkd_models.distillation.recipe import Recipe, Term, check_recipe
+from mmkd_models.distillation.recipe import Recipe, Term, check_terms
 from mmkd_models.losses.attention import EdamTerm
 from mmkd_models.losses.contrast import CrdTerm
 from mmkd_models.losses.features import FeatureTerm
@@ -66,9 +66,15 @@ def learner(*terms: Term, count: int = 3, classes: int = 3) -> DistillLearner:
     return DistillLearner(network, teacher(count, classes), Recipe(terms=terms), modality="acc").eval()
 
 
+def check(recipe: Recipe, *, classes: int | None = None, **depths: int) -> None:
+    check_terms(recipe, classes=classes)
+    for term in recipe.terms:
+        term.check_depth(**depths)
+
+
 def refusal(*terms: Term, student_layers: int = 2, teacher_layers: int = 2) -> str:
     with pytest.raises(UsageError) as caught:
-        check_recipe(Recipe(terms=terms), student_layers=student_layers, teacher_layers=teacher_layers)
+        check(Recipe(terms=terms), student=student_layers, fusion=teacher_layers, blocks=teacher_layers)
     return str(caught.value)
 
 
@@ -129,7 +135,7 @@ def test_a_teacher_without_cross_attention_has_no_map_to_give() -> None:
 @pytest.mark.parametrize("layer", [-2, -1, 0, 1])
 def test_every_layer_that_is_there_is_taken(layer: int) -> None:
     term = EdamTerm(weight=constant(1.0), layers=((layer, layer),))
-    check_recipe(Recipe(terms=(term,)), student_layers=2, teacher_layers=2)
+    term.check_depth(student=2, fusion=2, blocks=2)
 
 
 @pytest.mark.parametrize("weight", [constant(-1.0), Weight(start=1.0, end=math.nan), constant(math.inf)])
@@ -193,7 +199,6 @@ def test_a_teacher_of_other_modalities_teaches_outputs_and_embeddings() -> None:
     [
         (Recipe(terms=(LOGIT, EDAM)), "term 'edam'"),
         (Recipe(terms=(FeatureTerm(weight=constant(1.0)),)), "term 'feature'"),
-        (Recipe(terms=(LOGIT,), init="teacher"), "init 'teacher'"),
     ],
 )
 def test_tokens_of_a_modality_that_the_teacher_does_not_see_are_refused(recipe: Recipe, reads: str) -> None:

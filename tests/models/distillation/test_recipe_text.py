@@ -11,8 +11,7 @@ import msgspec
 import pytest
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.distillation.recipe import Recipe, Term
-from mmkd_models.distillation.recipe_text import chosen_recipe, term_from_text, terms_text
+from mmkd_models.distillation.recipe import Recipe, Term, chosen_recipe, term_from_text, terms_text
 from mmkd_models.losses.attention import EdamTerm
 from mmkd_models.losses.contrast import CrdTerm
 from mmkd_models.losses.features import FeatureTerm
@@ -28,24 +27,24 @@ DEFAULT = Recipe(terms=(LogitTerm(weight=constant(1.0)),))
     ("text", "term"),
     [
         ("task", TaskTerm(weight=constant(1.0))),
-        ("logit,temperature=4,standardise=true", LogitTerm(weight=constant(1.0), temperature=4.0, standardise=True)),
+        ("logit,temperature=4", LogitTerm(weight=constant(1.0), temperature=4.0)),
         ("edam", EdamTerm(weight=Weight(start=0.5, end=0.0, until=0.6))),
         (
             "edam,weight=1..0.25@0.5,layers=uniform",
             EdamTerm(weight=Weight(start=1, end=0.25, until=0.5), layers="uniform"),
         ),
-        ("edam,weight=1..0,heads=group", EdamTerm(weight=Weight(start=1.0, end=0.0), heads="group")),
+        ("edam,weight=1..0", EdamTerm(weight=Weight(start=1.0, end=0.0))),
         (
-            "relation,weight=2,layers=0:1+-1:-1,vectors=query+value,heads=4,teacher=self",
+            "relation,weight=2,layers=0:1+-1:-1,vectors=query+value,heads=4",
             RelationTerm(weight=constant(2.0), layers=((0, 1), (-1, -1)), vectors=("query", "value"), heads=4),
         ),
         (
-            "feature,level=embedding,keep=0.5,project=false",
-            FeatureTerm(weight=constant(1.0), level="embedding", keep=0.5, project=False),
+            "feature,level=embedding",
+            FeatureTerm(weight=constant(1.0), level="embedding"),
         ),
         ("edam,member=1", EdamTerm(weight=Weight(start=0.5, end=0.0, until=0.6), member=1)),
         ("feature,layers=3", FeatureTerm(weight=constant(1.0), layers=3)),
-        ("crd,memory=bank,negatives=64", CrdTerm(weight=constant(0.1), memory="bank", negatives=64)),
+        ("crd,queue=64", CrdTerm(weight=constant(0.1), queue=64)),
     ],
 )
 def test_a_short_form_is_the_term_that_it_says(text: str, term: Term) -> None:
@@ -56,10 +55,10 @@ def test_a_short_form_is_the_term_that_it_says(text: str, term: Term) -> None:
     ("text", "problem"),
     [
         ("edm", "expected one of task, logit, dkd, dist, edam, relation, feature, crd, got 'edm'"),
-        ("edam,head=mean", "expected NAME=VALUE with a name of weight, layers, heads, member, got 'head=mean'"),
+        ("edam,head=mean", "expected NAME=VALUE with a name of weight, member, layers, got 'head=mean'"),
         ("task,2", "expected NAME=VALUE with a name of weight, got '2'"),
         ("logit,temperature=hot", "Expected `float`, got `str` - at `$.temperature`"),
-        ("edam,heads=all", "Invalid enum value 'all' - at `$.heads`"),
+        ("feature,level=all", "Invalid enum value 'all' - at `$.level`"),
         ("logit,weight=big", "weight: could not convert string to float: 'big'"),
         ("edam,layers=all", "layers: invalid literal for int() with base 10: 'all'"),
     ],
@@ -87,52 +86,33 @@ def test_the_text_names_every_kind_and_every_setting_and_its_settings_can_be_giv
 
 def test_the_example_of_the_text_is_a_recipe() -> None:
     example = terms_text().splitlines()[-1].removeprefix("Example: ").split()
-    recipe = chosen_recipe(DEFAULT, file=None, terms=example[1::2], trust=None, init=None)
+    recipe = chosen_recipe(DEFAULT, file=None, terms=example[1::2])
     assert [type(term) for term in recipe.terms] == [TaskTerm, LogitTerm, EdamTerm]
 
 
 def test_a_file_or_terms_or_the_default_are_the_recipe(tmp_path: Path) -> None:
     file = tmp_path / "recipe.json"
-    kept = Recipe(terms=(TaskTerm(weight=constant(3.0)),), trust="label")
+    kept = Recipe(terms=(TaskTerm(weight=constant(3.0)),))
     file.write_bytes(msgspec.json.encode(kept))
-    nothing: dict[str, Any] = {"file": None, "terms": (), "trust": None, "init": None}
+    nothing: dict[str, Any] = {"file": None, "terms": ()}
     assert chosen_recipe(DEFAULT, **nothing) == DEFAULT
     assert chosen_recipe(DEFAULT, **{**nothing, "file": file}) == kept
-    assert chosen_recipe(DEFAULT, **{**nothing, "file": file, "trust": "none"}).trust == "none"
-    terms = chosen_recipe(DEFAULT, **{**nothing, "terms": ["task"], "trust": "confidence", "init": "teacher"})
-    assert terms == Recipe(terms=(TaskTerm(weight=constant(1.0)),), trust="confidence", init="teacher")
-    assert chosen_recipe(DEFAULT, **nothing, mix="logits") == msgspec.structs.replace(DEFAULT, mix="logits")
-    with pytest.raises(UsageError) as caught:
-        chosen_recipe(DEFAULT, **nothing, mix="both")
-    assert str(caught.value) == ("--mix: expected one of probabilities, logits, got 'both'; choose one of them")
-
-
-def test_what_is_for_several_teachers_alone_leaves_other_recipes_as_they_were() -> None:
-    written = msgspec.json.encode(Recipe(terms=(EdamTerm(weight=constant(1.0)), CrdTerm(weight=constant(1.0)))))
-    assert b"mix" not in written
-    assert b"member" not in written
+    terms = chosen_recipe(DEFAULT, **{**nothing, "terms": ["task"]})
+    assert terms == Recipe(terms=(TaskTerm(weight=constant(1.0)),))
 
 
 def test_a_file_and_terms_together_are_refused() -> None:
     with pytest.raises(UsageError) as caught:
-        chosen_recipe(DEFAULT, file=Path("r.json"), terms=["task"], trust=None, init=None)
+        chosen_recipe(DEFAULT, file=Path("r.json"), terms=["task"])
     assert str(caught.value) == (
         "--recipe r.json: expected a recipe or --term, got both; write the terms into the file"
     )
 
 
-@pytest.mark.parametrize(("option", "allowed"), [("trust", "none, label, confidence"), ("init", "fresh, teacher")])
-def test_words_that_are_none_name_all_of_them(option: str, allowed: str) -> None:
-    options: dict[str, Any] = {"trust": None, "init": None, option: "much"}
-    with pytest.raises(UsageError) as caught:
-        chosen_recipe(DEFAULT, file=None, terms=(), **options)
-    assert str(caught.value) == f"--{option}: expected one of {allowed}, got 'much'; choose one of them"
-
-
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     path = tmp_path / "none.json"
     with pytest.raises(UsageError) as caught:
-        chosen_recipe(DEFAULT, file=path, terms=(), trust=None, init=None)
+        chosen_recipe(DEFAULT, file=path, terms=())
     assert str(caught.value) == (
         f"{path}: expected a JSON file with a recipe, No such file or directory; check the path"
     )

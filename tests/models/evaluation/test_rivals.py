@@ -25,7 +25,7 @@ from mmkd_models.evaluation.rockets import taught_targets
 from mmkd_models.evaluation.settled import averaged, settling
 from mmkd_models.metrics.classes import Scores
 from mmkd_models.metrics.likelihood import probabilities_of
-from mmkd_models.training.judging.prior import log_prior
+from mmkd_models.training.choosing import log_prior
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 MakeWindows = Callable[..., tuple[Windows, Windows]]

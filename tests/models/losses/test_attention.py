@@ -117,26 +117,6 @@ def test_half_precision_maps_are_compared_in_float32() -> None:
         assert edam_loss(student, teacher).item() == expected
 
 
-def test_maps_of_groups_equal_a_plain_loop_head_by_head() -> None:
-    student, teacher = maps(2, 2, 4, 4, seed=0), maps(2, 6, 4, 4, seed=1)
-    valid, weight = torch.tensor([[1.0, 0.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]]), torch.tensor([0.25, 1.0])
-    groups = aligned_map(teacher, source_lengths=[2], length=2, extra=2, groups=2)
-    assert groups.shape == (2, 2, 4, 4)
-    torch.testing.assert_close(groups[:, 1], teacher[:, 3:].mean(1), atol=1e-6, rtol=1e-6)
-    heads = [plain_edam(student[:, h : h + 1], groups[:, h], valid, weight) for h in range(2)]
-    loss = edam_loss(student, groups, valid_rows=valid, weight=weight).item()
-    assert loss == pytest.approx(sum(heads) / 2, rel=1e-5)
-    assert edam_divergence(groups, groups).item() == pytest.approx(0.0, abs=1e-6)
-
-
-def test_keys_that_the_student_cannot_see_are_taken_out_of_every_group() -> None:
-    valid = torch.tensor([[1.0, 0.0, 1.0, 1.0]])
-    teacher = maps(1, 4, 3, 4, seed=0)
-    groups = aligned_map(teacher, source_lengths=[2], length=2, extra=2, valid_keys=valid, groups=2)
-    kept = teacher[:, :2].mean(1) * valid[:, None]
-    torch.testing.assert_close(groups[:, 0], kept / kept.sum(-1, keepdim=True))
-
-
 def test_keys_of_the_same_length_are_taken_as_they_are() -> None:
     teacher = maps(2, 3, 5, 6, seed=0)
     aligned = aligned_map(teacher, source_lengths=[4], length=4, extra=2)

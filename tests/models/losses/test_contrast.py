@@ -140,16 +140,6 @@ def test_a_window_is_no_negative_of_itself() -> None:
     assert loss == pytest.approx(sum(single) / 3, rel=1e-5)
 
 
-def test_weights_choose_the_anchors() -> None:
-    student, teacher, index = units(3, 4, 0), units(3, 4, 1), torch.arange(3)
-    only = [
-        crd_loss(student, teacher, temperature=TAU, index=index, weight=F.one_hot(torch.tensor(i), 3).float()).item()
-        for i in range(3)
-    ]
-    assert sum(only) / 3 == pytest.approx(crd_loss(student, teacher, temperature=TAU, index=index).item(), rel=1e-5)
-    assert crd_loss(student, teacher, temperature=TAU, index=index, weight=torch.zeros(3)).item() == 0.0
-
-
 def test_autocast_does_not_touch_the_digits() -> None:
     student, teacher, index = units(8, 16, 0), units(8, 16, 1), torch.arange(8)
     expected = crd_loss(student, teacher, temperature=0.07, index=index)

@@ -31,17 +31,16 @@ from mmkd_models.losses.term import constant
 from mmkd_models.networks.causal import CausalEncoder, band_of
 from mmkd_models.networks.config import EncoderConfig, Preset, StudentConfig, TeacherConfig, student_config
 from mmkd_models.networks.fronts.causal.series import CausalFront
-from mmkd_models.networks.inherit import take_encoder
 from mmkd_models.networks.step import StepStudent, answers_along, causal_encoder
 from mmkd_models.networks.student import Student
-from mmkd_models.networks.teacher import Teacher
+from mmkd_models.networks.teacher import Teacher, take_encoder
 from mmkd_models.training.checkpoint import (
     StudentCheckpoint,
     file_sha256,
     read_student,
     write_student,
 )
-from mmkd_models.training.normalisation import set_normalisation
+from mmkd_models.training.fitting import set_normalisation
 from tests.models.networks.stepping import stepped
 
 ENCODER = EncoderConfig(width=16, heads=2, depth=2, most_tokens=8, dropout=0.0)
@@ -423,13 +422,6 @@ def test_the_command_distils_a_causal_student(
             (
                 "recipe: term 'edam': expected a windowed student, got a causal one: its tokens attend to what came "
                 "before them alone, and the teacher's maps look at the whole window; leave the term out"
-            ),
-        ),
-        (
-            ["--init", "teacher"],
-            (
-                "recipe: init 'teacher': expected a windowed student, got a causal one, whose tokens are made "
-                "otherwise than the teacher's; set init to 'fresh'"
             ),
         ),
     ],

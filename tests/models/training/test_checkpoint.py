@@ -30,7 +30,7 @@ from mmkd_models.training.checkpoint import (
     write_student,
     write_teacher,
 )
-from mmkd_models.training.normalisation import set_normalisation
+from mmkd_models.training.fitting import set_normalisation
 
 
 @pytest.fixture

@@ -28,15 +28,12 @@ from mmkd_models.networks.config import (
     student_config,
 )
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
-from mmkd_models.training.closed_form.hybrid import fit_hybrid
-from mmkd_models.training.closed_form.ridge import eliminations, fit_ridge, ridge_of_each
-from mmkd_models.training.closed_form.rocket import fit_rocket_student
-from mmkd_models.training.closed_form.students import labelled_student, taught_student
-from mmkd_models.training.closed_form.targets import class_weights, targets_of
+from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherFile, read_student, write_student
 from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.predict import logits_of, scores_of
-from mmkd_models.training.teacher_set import TaughtBy
+from mmkd_models.training.ridge import class_weights, eliminations, fit_ridge, ridge_of_each, targets_of
+from mmkd_models.training.rocket import fit_rocket_student
+from mmkd_models.training.students import fit_hybrid, labelled_student, taught_student
 from mmkd_models.training.trainings import train_teacher
 
 Floats = NDArray[np.float64]
@@ -183,7 +180,7 @@ def test_accuracy_wants_classes_as_frequent_as_they_are(
         weighed.append(weights)
         raise InterruptedError
 
-    monkeypatch.setattr("mmkd_models.training.closed_form.rocket.chosen_features", stop)
+    monkeypatch.setattr("mmkd_models.training.rocket.chosen_features", stop)
     run = run_of(machines)
     run = replace(run, train=msgspec.structs.replace(run.train, metric=metric))
     with pytest.raises(InterruptedError):
@@ -261,13 +258,13 @@ def test_several_labels_and_numbers_are_learnt_too(rigs: dict[str, Dataset], kin
 
 
 @pytest.fixture(scope="module")
-def teacher(machines: Dataset) -> TaughtBy:
+def teacher(machines: Dataset) -> TeacherFile:
     config = TeacherConfig(preset="toy", encoder=ENCODER, fusion_depth=1)
     checkpoint = train_teacher(data_of(machines), config, run_of(machines, steps=60))
-    return TaughtBy(checkpoint=checkpoint, sha256="7" * 64)
+    return TeacherFile(checkpoint=checkpoint, sha256="7" * 64)
 
 
-def test_a_teacher_teaches_windows_without_labels(machines: Dataset, teacher: TaughtBy) -> None:
+def test_a_teacher_teaches_windows_without_labels(machines: Dataset, teacher: TeacherFile) -> None:
     data = data_of(machines)
     labels = np.full_like(data.train.labels, -1)
     data = replace(data, train=data.train.with_labels(labels))
@@ -294,7 +291,7 @@ def transformer(machines: Dataset) -> StudentCheckpoint:
 def test_a_hybrid_is_the_weighted_sum_of_both_in_one_head(
     rocket: StudentCheckpoint, transformer: StudentCheckpoint, machines: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mmkd_models.training.closed_form.hybrid.WEIGHTS", (0.75,))
+    monkeypatch.setattr("mmkd_models.training.students.WEIGHTS", (0.75,))
     joined = fit_hybrid(data_of(machines), transformer, rocket, run_of(machines))
     facts = joined.facts.hybrid
     assert facts
@@ -310,7 +307,7 @@ def test_the_part_that_validates_better_alone_is_shipped_alone(
     rocket: StudentCheckpoint, transformer: StudentCheckpoint, machines: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for weight, alone in ((0.0, rocket), (1.0, transformer)):
-        monkeypatch.setattr("mmkd_models.training.closed_form.hybrid.WEIGHTS", (weight,))
+        monkeypatch.setattr("mmkd_models.training.students.WEIGHTS", (weight,))
         found = fit_hybrid(data_of(machines), transformer, rocket, run_of(machines))
         assert (found.config, found.state) == (alone.config, alone.state)
         assert found.facts.hybrid
@@ -336,7 +333,7 @@ def test_a_hybrid_has_the_prior_adjustment_of_what_is_in_it(
     weight: float,
     tau: Any,
 ) -> None:
-    monkeypatch.setattr("mmkd_models.training.closed_form.hybrid.WEIGHTS", (weight,))
+    monkeypatch.setattr("mmkd_models.training.students.WEIGHTS", (weight,))
     parts = [
         replace(part, facts=msgspec.structs.replace(part.facts, prior_tau=own))
         for part, own in zip((transformer, rocket), taus, strict=True)

@@ -41,12 +41,11 @@ from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Inputs, TeacherOutput
 from mmkd_models.tensors import write_tensors
 from mmkd_models.train_config import OnStep, TrainConfig
-from mmkd_models.training.checkpoint import TeacherCheckpoint, file_sha256, read_teacher, write_teacher
+from mmkd_models.training.checkpoint import TeacherCheckpoint, TeacherFile, file_sha256, read_teacher, write_teacher
+from mmkd_models.training.choosing import log_prior
 from mmkd_models.training.committee import default_members, grown_network, members_named, train_committee
 from mmkd_models.training.inputs import TrainingData, TrainingRun
-from mmkd_models.training.judging.prior import log_prior
 from mmkd_models.training.predict import answers_to, inputs_of, logits_of, scores_of
-from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_models.training.trainings import distil, train_teacher
 from tests.models.conftest import STUDENT, TEACHER
 
@@ -173,7 +172,7 @@ def test_a_committee_that_was_interrupted_trains_no_finished_transformer_again(
 def test_members_that_are_no_transformer_are_evened_out_where_validation_wants_it(
     data: TrainingData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("mmkd_models.training.judging.prior.chosen_tau", lambda *given, **named: 0.5)
+    monkeypatch.setattr("mmkd_models.training.choosing.chosen_tau", lambda *given, **named: 0.5)
     made = trained(data)
     facts = made.committee
     assert facts is not None
@@ -335,25 +334,15 @@ def test_every_kind_of_term_learns_from_a_committee_as_from_its_transformer(
     assert losses(together, outer) != losses(alone, outer)
 
 
-def test_a_student_starts_as_the_committees_transformer(checkpoint: TeacherCheckpoint, data: TrainingData) -> None:
-    recipe = Recipe(terms=(LogitTerm(weight=constant(1.0)),), init="teacher")
-    student = Student(data.train.spec.modality("acc"), 3, STUDENT)
-    DistillLearner(student, committee_of(checkpoint), recipe, modality="acc")
-    theirs = checkpoint.transformer().encoders["acc"].state_dict()
-    mine = student.encoder.state_dict()
-    assert all(torch.equal(mine[name], tensor) for name, tensor in theirs.items() if name in mine)
-
-
 def test_a_students_checkpoint_is_the_same_with_answers_that_were_kept(
     checkpoint: TeacherCheckpoint, data: TrainingData, tmp_path: Path
 ) -> None:
     recipe, path = Recipe(terms=(LogitTerm(weight=constant(1.0)),)), tmp_path / "teacher.ckpt"
     write_teacher(path, checkpoint)
-    taught = TaughtBy(checkpoint=read_teacher(path), sha256=file_sha256(path))
+    taught = TeacherFile(checkpoint=read_teacher(path), sha256=file_sha256(path))
     students = [
-        distil(data, "acc", STUDENT, run, teacher=taught.checkpoint, teacher_sha256=taught.sha256, recipe=recipe)
+        distil(data, "acc", STUDENT, run, teachers=[taught], recipe=recipe)
         for run in (RUN, replace(RUN, answers=tmp_path / "answers"), replace(RUN, answers=tmp_path / "answers"))
-        if isinstance(taught.checkpoint, TeacherCheckpoint)
     ]
     assert len(list((tmp_path / "answers").iterdir())) == 1
     states = [student.state for student in students]

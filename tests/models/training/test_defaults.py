@@ -7,7 +7,6 @@ import pytest
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.distillation.methods import default_recipe
 from mmkd_models.distillation.recipe import check_terms
-from mmkd_models.losses.term import name_of
 
 
 @pytest.mark.parametrize(
@@ -21,5 +20,5 @@ from mmkd_models.losses.term import name_of
 )
 def test_the_usual_recipe_is_one_that_the_task_can_have(task: TaskSpec, terms: list[str]) -> None:
     recipe = default_recipe(task)
-    assert [name_of(term) for term in recipe.terms] == terms
+    assert [term.name for term in recipe.terms] == terms
     check_terms(recipe, classes=len(task.labels), kind=task.kind)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mmkd_edge.drift.features import ROWS, GroupReference, channel_magnitudes, magnitude, window_features
 from mmkd_edge.drift.verdict import Drift, DriftWatch
 from mmkd_models.data import open_dataset, shipped_dataset
-from mmkd_models.training.drift_reference import fit_reference, group_reference, magnitude_limits
+from mmkd_models.training.references import fit_reference, group_reference, magnitude_limits
 
 NAMES = ("ax", "ay", "az")
 

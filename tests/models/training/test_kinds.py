@@ -29,19 +29,19 @@ from mmkd_models.tensors import read_tensors, write_tensors
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import (
     StudentCheckpoint,
+    TeacherFile,
     file_sha256,
     read_student,
     read_teacher,
     write_student,
     write_teacher,
 )
-from mmkd_models.training.closed_form.students import labelled_student, taught_student
 from mmkd_models.training.committee import default_members, train_committee
-from mmkd_models.training.drift_reference import group_reference
 from mmkd_models.training.inputs import TrainingData, TrainingRun
-from mmkd_models.training.normalisation import set_normalisation
+from mmkd_models.training.fitting import set_normalisation
 from mmkd_models.training.predict import logits_of
-from mmkd_models.training.teacher_set import TaughtBy
+from mmkd_models.training.references import group_reference
+from mmkd_models.training.students import labelled_student, taught_student
 from tests.models.kinds_rig import CAM, MIC, kinds_dataset
 
 ENCODER = EncoderConfig(width=16, heads=2, depth=1, most_tokens=8, dropout=0.0)
@@ -62,23 +62,23 @@ def data(kinds: Dataset) -> TrainingData:
 
 
 @pytest.fixture(scope="module")
-def teacher(data: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> TaughtBy:
+def teacher(data: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> TeacherFile:
     members = default_members(data.train.spec.modalities)
     assert members == ("transformer", "rocket", "trees")
     config = TeacherConfig(preset="toy", encoder=ENCODER, fusion_depth=1)
     trained = train_committee(data, config, RUN, members=members, self_training=False).checkpoint
     path = tmp_path_factory.mktemp("teacher") / "teacher.ckpt"
     write_teacher(path, trained)
-    return TaughtBy(checkpoint=read_teacher(path), sha256=file_sha256(path))
+    return TeacherFile(checkpoint=read_teacher(path), sha256=file_sha256(path))
 
 
-def test_a_teacher_of_all_kinds_learns_and_comes_back_from_its_file(teacher: TaughtBy, kinds: Dataset) -> None:
+def test_a_teacher_of_all_kinds_learns_and_comes_back_from_its_file(teacher: TeacherFile, kinds: Dataset) -> None:
     test = kinds.split("test")
     network = teacher.checkpoint.network()
     assert (logits_of(network, test, modality=None).argmax(1) == test.labels).mean() >= 0.9
 
 
-def test_members_that_are_no_network_hear_and_see(teacher: TaughtBy) -> None:
+def test_members_that_are_no_network_hear_and_see(teacher: TeacherFile) -> None:
     assert teacher.checkpoint.committee is not None
     scores = {member.kind: member.score for member in teacher.checkpoint.committee.members}
     assert scores["trees"] >= 0.9
@@ -96,7 +96,7 @@ def test_members_that_are_no_network_hear_and_see(teacher: TaughtBy) -> None:
 )
 @pytest.mark.parametrize("modality", ["mic", "cam"])
 def test_a_student_of_every_kind_is_taught_by_it(
-    teacher: TaughtBy, data: TrainingData, tmp_path: Path, modality: str, kind: StudentKind, causal: bool
+    teacher: TeacherFile, data: TrainingData, tmp_path: Path, modality: str, kind: StudentKind, causal: bool
 ) -> None:
     recipe = Recipe(terms=(TaskTerm(weight=constant(1.0)), LogitTerm(weight=constant(1.0))))
     config = StudentConfig(preset="tiny", encoder=ENCODER, kind=kind, causal=causal)

@@ -22,8 +22,7 @@ from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_models.data import Dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.distillation.learner import DistillLearner
-from mmkd_models.distillation.recipe import Recipe
-from mmkd_models.distillation.recipe_text import term_from_text
+from mmkd_models.distillation.recipe import Recipe, term_from_text
 from mmkd_models.metrics.classes import Scores
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import Student
@@ -82,16 +81,16 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(
     assert (resumed.curve, resumed.scores, resumed.best_step) == (whole.curve, whole.scores, whole.best_step)
 
 
-def test_banks_and_projectors_of_every_term_resume_too(trained: Trained, dataset: Dataset, tmp_path: Path) -> None:
-    terms = ("relation,heads=2", "feature,keep=0.5", "crd,memory=bank,negatives=8,width=4", "dist", "dkd")
-    recipe = Recipe(terms=tuple(term_from_text(text) for text in terms), trust="confidence")
+def test_projectors_of_every_term_resume_too(trained: Trained, dataset: Dataset, tmp_path: Path) -> None:
+    terms = ("relation,heads=2", "feature", "crd,queue=8,width=4", "dist", "dkd")
+    recipe = Recipe(terms=tuple(term_from_text(text) for text in terms))
     encoder = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
 
     def learner() -> DistillLearner:
         torch.manual_seed(0)
         student = Student(dataset.spec.modality("acc"), 2, StudentConfig(preset="test", encoder=encoder))
         config = TeacherConfig(preset="test", encoder=encoder, fusion_depth=1)
-        return DistillLearner(student, Teacher(dataset.spec.modalities, 2, config), recipe, modality="acc", windows=32)
+        return DistillLearner(student, Teacher(dataset.spec.modalities, 2, config), recipe, modality="acc")
 
     with pytest.raises(Interrupted):
         trained(learner=learner(), run_dir=tmp_path, on_step=interrupt_at(5))

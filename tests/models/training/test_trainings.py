@@ -25,7 +25,7 @@ from mmkd_models.losses.task import TaskTerm
 from mmkd_models.losses.term import constant
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint
+from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint, TeacherFile
 from mmkd_models.training.compatible import check_teacher
 from mmkd_models.training.inputs import TrainingData, TrainingRun, visible_labels, with_learning_rate
 from mmkd_models.training.predict import scores_of
@@ -82,7 +82,7 @@ def teacher(machines: Dataset) -> TeacherCheckpoint:
 
 
 def distilled(data: TrainingData, teacher: TeacherCheckpoint, recipe: Recipe = LOGITS) -> StudentCheckpoint:
-    return distil(data, "acc", STUDENT, RUN, teacher=teacher, teacher_sha256=SHA256, recipe=recipe)
+    return distil(data, "acc", STUDENT, RUN, teachers=[TeacherFile(checkpoint=teacher, sha256=SHA256)], recipe=recipe)
 
 
 TRAININGS: dict[str, Callable[[TrainingData], Any]] = {
@@ -115,7 +115,7 @@ def test_a_recipe_with_labels_draws_a_quarter_of_each_batch_from_labelled_window
     assert len(labelled) == 3
     run = replace(RUN, augment=AugmentConfig(mixup=0.0), train=msgspec.structs.replace(RUN.train, steps=1))
     recipe = AND_LABELS
-    distil(data, "acc", STUDENT, run, teacher=teacher, teacher_sha256=SHA256, recipe=recipe)
+    distil(data, "acc", STUDENT, run, teachers=[TeacherFile(checkpoint=teacher, sha256=SHA256)], recipe=recipe)
     of_one_modality = source.batches[:12]
     assert set(of_one_modality[:3]) == labelled
     assert len(set(of_one_modality[3:])) == 9  # without replacement inside an epoch

@@ -19,10 +19,9 @@ from mmkd_models.networks.config import student_config, teacher_config
 from mmkd_models.networks.fronts.as_series import series_spec
 from mmkd_models.networks.rocket import LENGTH
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
-from mmkd_models.training.choosing.race import labelled_race, mixings, taught_race
+from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherFile, read_student, write_student
 from mmkd_models.training.inputs import TrainingData, TrainingRun
-from mmkd_models.training.teacher_set import TaughtBy
+from mmkd_models.training.students import labelled_race, mixings, taught_race
 from mmkd_models.training.trainings import train_teacher
 from mmkd_report.schema.demo import LABELS_ALONE
 
@@ -73,7 +72,7 @@ def test_labels_alone_are_shipped_where_the_teacher_knows_nothing_and_validation
         "acc",
         student_config("tiny"),
         strong,
-        teachers=(TaughtBy(checkpoint=teacher, sha256="cd" * 32),),
+        teachers=(TeacherFile(checkpoint=teacher, sha256="cd" * 32),),
         recipe=default_recipe(data.train.spec.task),
         labelled=alone,
     )
@@ -84,7 +83,7 @@ def test_labels_alone_are_shipped_where_the_teacher_knows_nothing_and_validation
     assert [one.name for one in student.facts.race or ()][-1] == LABELS_ALONE
     assert all((student.state[name] == alone.state[name]).all() for name in alone.state)
     asked: list[np.ndarray] = []
-    monkeypatch.setattr("mmkd_models.training.judging.rule.surely_likelier", lambda *given: bool(asked.extend(given)))
+    monkeypatch.setattr("mmkd_models.training.choosing.surely_likelier", lambda *given: bool(asked.extend(given)))
     unsure = race()
     assert unsure.facts.shipped != LABELS_ALONE
     assert unsure.facts.teacher_sha256 == "cd" * 32

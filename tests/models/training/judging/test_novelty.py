@@ -17,9 +17,9 @@ from mmkd_models.networks.config import EncoderConfig, StudentConfig, StudentKin
 from mmkd_models.novelty import MOST_CENTRES, NoveltyScore, TrainingEmbeddings, seen_from, seen_tensors
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, write_student
-from mmkd_models.training.closed_form.students import labelled_student
 from mmkd_models.training.inputs import TrainingData, TrainingRun
-from mmkd_models.training.judging.novelty import seen_of
+from mmkd_models.training.references import embeddings_summary
+from mmkd_models.training.students import labelled_student
 from mmkd_models.training.trainings import train_baseline
 
 WIDTH = 6
@@ -42,7 +42,7 @@ def embeddings(count: int, *, seed: int = 0) -> np.ndarray:
 
 
 def test_the_score_is_the_square_distance_to_the_nearest_centre() -> None:
-    seen, rows = seen_of(embeddings(200), embeddings(50, seed=1)), embeddings(7, seed=2)
+    seen, rows = embeddings_summary(embeddings(200), embeddings(50, seed=1)), embeddings(7, seed=2)
     scaled = rows * seen.scale.numpy() + seen.shift.numpy()
     expected = [min(float(((x - c) ** 2).sum()) for c in seen.centres.numpy()) for x in scaled]
     found = NoveltyScore(seen)(torch.from_numpy(rows))
@@ -52,18 +52,18 @@ def test_the_score_is_the_square_distance_to_the_nearest_centre() -> None:
 
 def test_half_of_what_training_saw_has_a_score_below_one() -> None:
     rows = embeddings(400)
-    scores = NoveltyScore(seen_of(rows, rows))(torch.from_numpy(rows))
+    scores = NoveltyScore(embeddings_summary(rows, rows))(torch.from_numpy(rows))
     assert float((scores < 1).float().mean()) == pytest.approx(0.5, abs=0.01)
 
 
 def test_between_two_clouds_nothing_was_seen() -> None:
-    seen = seen_of(embeddings(400), embeddings(99, seed=1))
+    seen = embeddings_summary(embeddings(400), embeddings(99, seed=1))
     middle = torch.from_numpy((10.0 * np.logspace(-2, 2, WIDTH))[None].astype(np.float32))
     assert float(NoveltyScore(seen)(middle)) > 5 * float(seen.scores[-1])
 
 
 def test_scores_of_the_validation_rise_and_centres_are_few() -> None:
-    seen = seen_of(embeddings(3000), embeddings(99, seed=1))
+    seen = embeddings_summary(embeddings(3000), embeddings(99, seed=1))
     assert len(seen.centres) <= MOST_CENTRES
     assert len(seen.scores) == 99
     assert bool((seen.scores.diff() >= 0).all())
@@ -72,17 +72,17 @@ def test_scores_of_the_validation_rise_and_centres_are_few() -> None:
 def test_a_feature_that_never_varies_is_no_division_by_zero() -> None:
     rows = embeddings(100)
     rows[:, 2] = 5.0
-    seen = seen_of(rows, rows)
+    seen = embeddings_summary(rows, rows)
     assert all(bool(torch.isfinite(one).all()) for one in seen_tensors(seen).values())
 
 
 def test_the_same_windows_are_measured_alike() -> None:
-    first, second = (seen_tensors(seen_of(embeddings(300), embeddings(50, seed=1))) for _ in range(2))
+    first, second = (seen_tensors(embeddings_summary(embeddings(300), embeddings(50, seed=1))) for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_a_file_keeps_it() -> None:
-    seen = seen_of(embeddings(100), embeddings(50, seed=1))
+    seen = embeddings_summary(embeddings(100), embeddings(50, seed=1))
     back = seen_from(seen_tensors(seen), width=WIDTH, path=Path("a.ckpt"))
     assert all(torch.equal(getattr(back, name), tensor) for name, tensor in seen_tensors(seen).items())
 
@@ -107,7 +107,7 @@ def altered(seen: TrainingEmbeddings, what: str) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("what", ["missing", "width", "nan", "falling", "many", "double"])
 def test_an_altered_file_is_refused(what: str) -> None:
-    seen = seen_of(embeddings(100), embeddings(50, seed=1))
+    seen = embeddings_summary(embeddings(100), embeddings(50, seed=1))
     with pytest.raises(CheckpointError, match=r"\Aa.ckpt: novelty: expected finite float32 scale and shift \(6,\)"):
         seen_from(altered(seen, what), width=WIDTH, path=Path("a.ckpt"))
 
@@ -133,6 +133,6 @@ def test_a_causal_student_has_it_too(machines: Dataset) -> None:
 
 
 def test_a_score_is_never_below_zero() -> None:
-    seen = seen_of(embeddings(100), embeddings(50, seed=1))
+    seen = embeddings_summary(embeddings(100), embeddings(50, seed=1))
     centre = (seen.centres - seen.shift) / seen.scale
     assert bool((NoveltyScore(replace(seen))(centre) >= 0).all())

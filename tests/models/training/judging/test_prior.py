@@ -13,8 +13,8 @@ from mmkd_models.defaults import AUGMENT
 from mmkd_models.metrics.likelihood import fitted_temperature
 from mmkd_models.networks.config import student_config
 from mmkd_models.train_config import TrainConfig
+from mmkd_models.training.choosing import adjusted_fit, chosen_tau, evening_bias, log_prior
 from mmkd_models.training.inputs import TrainingData, TrainingRun
-from mmkd_models.training.judging.prior import adjusted_fit, chosen_tau, evening_bias, log_prior
 from mmkd_models.training.loop import Fit
 from mmkd_models.training.predict import scores_of
 from mmkd_models.training.trainings import train_baseline

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from mmkd_edge.spec import TaskSpec
-from mmkd_models.training.judging.rule import Standing, preferred, standing_of
+from mmkd_models.training.choosing import ValidationScore, preferred, validation_score
 
 
-def standing(score: float, likelihood: float) -> Standing:
-    return Standing(score=score, standard_error=0.05, likelihoods=np.array([likelihood - 0.1, likelihood + 0.1]))
+def standing(score: float, likelihood: float) -> ValidationScore:
+    return ValidationScore(score=score, standard_error=0.05, likelihoods=np.array([likelihood - 0.1, likelihood + 0.1]))
 
 
 def test_of_those_within_a_standard_error_the_likeliest_is_preferred() -> None:
@@ -52,5 +52,5 @@ NUMBER = TaskSpec(kind="regression", labels=("rpm",), unit="rpm")
 def test_scores_of_labels_and_numbers_have_their_standard_error_too(
     task: TaskSpec, metric: str, labels: Any, logits: Any, score: float, error: float
 ) -> None:
-    found = standing_of(logits, labels, task, metric=metric)
+    found = validation_score(logits, labels, task, metric=metric)
     assert (found.score, found.standard_error) == (pytest.approx(score), pytest.approx(error))

@@ -1,17 +1,25 @@
-"""Ridge regression in closed form, its penalty by leaving out each window once, and the elimination of features.
+"""Ridge regression on features: its targets, its penalty by leaving out each window once, and fewer features.
 
-Owns the algebra; what the targets mean is the caller's. The errors of leaving one out follow from one decomposition:
-(y - y^) / (1 - h) with h the diagonal of the hat matrix (D. Allen's PRESS; T. Hastie, R. Tibshirani, J. Friedman, "The
-Elements of Statistical Learning", 2nd edition, equation 7.64), here with weights and an intercept without a penalty.
+The errors of leaving one window out follow from one decomposition: (y - y^) / (1 - h) with h the diagonal of the hat
+matrix (Allen's PRESS; Hastie, Tibshirani, Friedman, "The Elements of Statistical Learning", 2nd edition, equation
+7.64), here with weights and an intercept without a penalty.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mmkd_edge.spec import TaskKind, TaskSpec
+from mmkd_models.data.labels import Labels
+from mmkd_models.data.windows import Windows
+from mmkd_models.losses.term import target_scale
+from mmkd_models.metrics.likelihood import probabilities_of
+from mmkd_models.training.checkpoint import TeacherFile
+from mmkd_models.training.predict import logits_of
 
 Floats = NDArray[np.float64]
 
@@ -19,7 +27,7 @@ PENALTIES = tuple(10.0**power for power in np.arange(-1.0, 6.01, 0.5))
 """Of features in standard deviations: from hardly any penalty to features that hardly count."""
 
 _DROPPED = 0.1
-"""Share of the features that one step of the elimination drops."""
+"""Fraction of the features that one step of the elimination drops."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +37,7 @@ class Ridge:
     Attributes:
         weight: (F, K).
         bias: (K,).
-        penalty: that was chosen.
-        loss: weighted mean square error of the windows left out, under each penalty tried.
+        loss: weighted mean square error of the windows left out, by penalty.
     """
 
     weight: Floats
@@ -45,7 +52,7 @@ class Ridge:
 
 @dataclass(frozen=True, kw_only=True)
 class _Problem:
-    """Centred rows times the square roots of their weights: inputs (N, F), targets (N, K), and what was taken off."""
+    """Centred rows times the square roots of their weights, (N, F) and (N, K), and the means that were subtracted."""
 
     inputs: Floats
     targets: Floats
@@ -65,7 +72,7 @@ def fit_ridge(
     *,
     penalties: tuple[float, ...] = PENALTIES,
 ) -> Ridge:
-    """Fits (N, F) features to (N, K) targets with the penalty that predicts windows left out best.
+    """Fit (N, F) features to (N, K) targets with the penalty that predicts left-out windows best.
 
     Args:
         weights: (N,) above 0, of each window's square error.
@@ -91,11 +98,7 @@ def ridge_of_each(
     *,
     penalties: tuple[float, ...],
 ) -> dict[float, Ridge]:
-    """Fits (N, F) features to (N, K) targets with each penalty, from one decomposition; no losses.
-
-    Args:
-        weights: as of `fit_ridge`.
-    """
+    """Fit (N, F) features to (N, K) targets with each penalty, from one decomposition, without losses."""
     problem = _problem(features, targets, weights)
     parts, found = _decomposed(problem), {}
     for penalty in penalties:
@@ -113,11 +116,11 @@ def eliminations(
     most: int,
     fewest: int,
 ) -> Iterator[tuple[NDArray[np.int64], Ridge]]:
-    """Gives ever fewer features (rows ascending) with the regression on them, from `most` down to `fewest`.
+    """Yield ever fewer features (rows ascending) with the regression on them, from `most` down to `fewest`.
 
-    Sequential feature detachment: G. Uribarri, F. Barone, A. Ansuini, E. Fransen, "Detach-ROCKET: Sequential feature
-    selection for time series classification with random convolutional kernels", 2024 (arXiv 2309.14518), section 3:
-    fit, drop the features whose coefficients are smallest (here: of all outputs together), fit anew.
+    Sequential feature detachment: Uribarri et al., "Detach-ROCKET: Sequential feature selection for time series
+    classification with random convolutional kernels", 2024 (arXiv 2309.14518), section 3: fit, drop the features with
+    the smallest coefficients (here: of all outputs together), fit again.
     """
     problem = _problem(features, targets, weights)
     rows = np.arange(features.shape[1])
@@ -147,7 +150,7 @@ def _problem(features: NDArray[np.floating], targets: NDArray[np.floating], weig
 
 @dataclass(frozen=True, kw_only=True)
 class _Parts:
-    """The rows' eigenvalues (R,), orthonormal columns (N, R) and (F, R), and the targets seen through the first."""
+    """Eigenvalues (R,) of the rows, orthonormal columns (N, R) and (F, R), and the targets projected on the first."""
 
     values: Floats
     left: Floats
@@ -155,7 +158,7 @@ class _Parts:
     seen: Floats
 
     def weight(self, penalty: float) -> Floats:
-        """Gives the weights (F, K) under a penalty."""
+        """Return the weights (F, K) for a penalty."""
         found: Floats = self.right @ ((np.sqrt(self.values) / (self.values + penalty))[:, None] * self.seen)
         return found
 
@@ -172,10 +175,66 @@ def _decomposed(problem: _Problem) -> _Parts:
 
 
 def _solved(problem: _Problem, product: Floats, rows: NDArray[np.int64], *, penalty: float) -> Floats:
-    """(F of `rows`, K): in the space of windows or of features, whichever is smaller."""
+    """Return weights (F of `rows`, K), solved in the space of windows or of features, whichever is smaller."""
     inputs = problem.inputs[:, rows]
     if len(rows) > len(inputs):
         dual = np.linalg.solve(inputs @ inputs.T + penalty * np.eye(len(inputs)), problem.targets)
         return np.asarray(inputs.T @ dual)
     primal = product[np.ix_(rows, rows)] if len(product) else inputs.T @ inputs
     return np.linalg.solve(primal + penalty * np.eye(len(rows)), inputs.T @ problem.targets)
+
+
+MOST_ROWS = 16_384
+"""Windows of one regression: their features take 130 MB in float32."""
+
+
+def rows_to_learn_from(windows: Windows, *, taught: bool, seed: int) -> NDArray[np.int64]:
+    """Return the rows of at most `MOST_ROWS` windows, ascending: the labelled ones first, and others if taught."""
+    order = np.random.default_rng(seed).permutation(len(windows))
+    known = windows.labelled[order]
+    wanted = np.concatenate([order[known], order[~known]]) if taught else order[known]
+    return np.sort(wanted[:MOST_ROWS]).astype(np.int64)
+
+
+def teachers_answers(teachers: Sequence[TeacherFile], windows: Windows, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the teachers' mean probabilities (N, K) for these windows; numbers (N, 1) of a regression."""
+    answers = []
+    for teacher in teachers:
+        seen = windows.with_modalities([spec.name for spec in teacher.checkpoint.modalities]).subset(rows)
+        logits = logits_of(teacher.checkpoint.network(), seen, modality=None)
+        answers.append(probabilities_of(logits, kind=windows.spec.task.kind))
+    return np.asarray(np.mean(answers, axis=0))
+
+
+def label_answers(task: TaskSpec, labels: Labels) -> NDArray[np.float64]:
+    """(N,) or (N, K) known labels -> (N, K) as answers: 1 and 0, of a regression the number."""
+    if task.kind == "classification":
+        return np.eye(len(task.labels))[labels.astype(np.int64)]
+    return labels.reshape(len(labels), -1).astype(np.float64)
+
+
+def targets_of(windows: Windows, rows: NDArray[np.int64], answers: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """Return the targets (N, K) of these windows: from -1 to 1; of a regression in standard deviations.
+
+    With a label the target is the mean of label and teachers' probability, else that probability.
+
+    Args:
+        answers: (N, K) of the teachers; None if labels alone teach, and all rows have one.
+    """
+    task, known = windows.spec.task, windows.labelled[rows]
+    wanted = np.zeros((len(rows), len(task.labels))) if answers is None else answers.copy()
+    truth = label_answers(task, windows.labels[rows][known])
+    wanted[known] = truth if answers is None else (answers[known] + truth) / 2
+    if task.kind == "regression":
+        mean, std = target_scale(windows)
+        return (wanted - mean) / std
+    return 2.0 * wanted - 1.0
+
+
+def class_weights(kind: TaskKind, targets: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return each window's weight (N,), mean 1, so that each class counts alike; 1 for other tasks."""
+    if kind != "classification":
+        return np.ones(len(targets))
+    shares = (targets + 1.0) / 2.0  # (N, K)
+    found = shares @ (1.0 / np.maximum(shares.mean(axis=0), 1e-3))
+    return np.asarray(found / found.mean())

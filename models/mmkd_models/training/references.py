@@ -1,21 +1,24 @@
-"""The windows of a training and how its groups differ: what a device later compares its inputs with.
+"""The references that a device compares its windows with: how training groups differ, and where embeddings lie.
 
-Owns the limits: a group never seen shall be outside of them with a stated probability. They are distribution-free:
-groups are compared with kinds of windows that do not know them, and of G groups the largest such score is exceeded by
-one more group with probability 1 / (G + 1) (Vovk et al., Algorithmic Learning in a Random World, 2005, ch. 2; the kinds
-and the scales of the scores are fitted to the other groups, so approximately). A group is judged in blocks of
-neighbouring windows and by its worst: a device, too, may see one activity for long.
+A group never seen exceeds the limits with a stated probability, without assuming a distribution: groups are compared
+with kinds of windows that do not know them, and of G groups the largest such score is exceeded by one more group with
+probability 1 / (G + 1) (Vovk et al., Algorithmic Learning in a Random World, 2005, ch. 2; approximately, since kinds
+and scales are fitted to the other groups). A group counts by its worst block of neighbouring windows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import msgspec
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
+from mmkd_edge.bundle.calibration import MOST_NOVELTY_WINDOWS
 from mmkd_edge.drift.features import (
     QUIETEST,
     ROWS,
@@ -30,16 +33,23 @@ from mmkd_edge.drift.levels import rows_of
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_models.data.sources import CutWindows
 from mmkd_models.data.windows import Windows
+from mmkd_models.novelty import MOST_CENTRES, NoveltyScore, TrainingEmbeddings
+from mmkd_models.training.predict import embeddings_of
 
 FALSE_ALARM_RATE = 0.05
-"""Aimed at, for one new group; fewer than 19 groups cannot show it, and the rate is then 1 / (G + 1)."""
+"""For one new group; fewer than 19 groups cannot show it, and the rate is then 1 / (G + 1)."""
 
 FEWEST_GROUPS = 5
 MOST_GROUPS = 256
 MOST_WINDOWS = 2048
 FEWEST_WINDOWS_OF_GROUP = 5
 FEWEST_WINDOWS = 100
-"""A device's verdict rests on at least so many windows, so that what differs is the person and not the moment."""
+"""Least number of windows of a device's verdict, so that it is about the person and not the moment."""
+
+MOST_EMBEDDED_WINDOWS = 4096
+"""Of the training, drawn at random if there are more."""
+
+_LEAST_SPREAD = 1e-6  # of the largest standard deviation: what varies less is as good as constant
 
 _BLOCK = 50  # half of that: groups of the training have few windows, and a limit from fewer is on the safe side
 _BLOCKS = 10
@@ -62,13 +72,10 @@ Features = NDArray[np.float64]
 
 
 def group_reference(train: Windows, valid: Windows, modality: str) -> GroupReference | None:
-    """Measures the spread between the groups of the training and of the validation.
+    """Measure how the groups of the training and of the validation differ.
 
-    Where there are no groups, or too few with enough windows, ten blocks of neighbouring windows take their place: they
-    tell how moments differ and nothing about people or machines.
-
-    Returns:
-        None where there are fewer windows than ten blocks need.
+    Without enough groups, ten blocks of neighbouring windows take their place: they show how moments differ, not
+    people. None if there are fewer windows than ten blocks need.
     """
     groups = [part.subset(rows) for part in (train, valid) for rows in _rows_of_groups(part)]
     between: Literal["groups", "recordings", "blocks"] = "recordings" if _are_recordings(train) else "groups"
@@ -94,11 +101,7 @@ def group_reference(train: Windows, valid: Windows, modality: str) -> GroupRefer
 
 
 def magnitude_limits(groups: Sequence[Features]) -> MagnitudeLimits:
-    """Limits of a window's magnitude from the channels' (N, C) of each group; how often they are wrong on a new one.
-
-    Quantiles over groups of each group's own quantile: many windows of one group do not outvote the others, and one
-    glitch is no limit.
-    """
+    """Return limits of a window's magnitude from the channels' (N, C) of each group, and their error rate."""
     part_of = np.arange(len(groups)) % min(_PARTS, len(groups))
     outside: list[NDArray[np.bool_]] = []
     for part in range(int(part_of.max()) + 1):
@@ -121,7 +124,7 @@ def _magnitudes(group: Features, usual: NDArray[np.float64]) -> NDArray[np.float
 
 
 def _magnitude_limits(groups: Sequence[Features]) -> tuple[NDArray[np.float64], float, float]:
-    """The usual root mean square of channels (C,), and the lowest and highest magnitude that is no surprise."""
+    """Return the usual root mean square of channels (C,), and the lowest and highest usual magnitude."""
     everything = np.concatenate(groups)
     empty = np.isnan(everything).all(axis=0)
     usual = np.nanquantile(np.where(empty, 0.0, everything), 0.9, axis=0)
@@ -139,7 +142,7 @@ def _magnitude_limits(groups: Sequence[Features]) -> tuple[NDArray[np.float64], 
 def fit_reference(
     groups: Sequence[Features], *, channels: int, between: Literal["groups", "recordings", "blocks"]
 ) -> GroupReference:
-    """Kinds of windows, what is usual and limits from the features (N, F) of the windows of each group."""
+    """Return kinds of windows, usual values and limits from the features (N, F) of the windows of each group."""
     most = max(FEWEST_WINDOWS_OF_GROUP, MOST_WINDOWS // len(groups))
     groups = [one[_spaced(len(one), max(most, _BLOCK))] for one in groups]
     kinds = _kinds(np.concatenate(groups), channels)
@@ -160,7 +163,7 @@ def fit_reference(
 
 
 def _of_strangers(groups: Sequence[Features], channels: int) -> NDArray[np.float64]:
-    """(G, 3) the worst scores of each group's blocks by kinds that do not know it."""
+    """Return (G, 3): the worst scores of each group's blocks by kinds that do not know it."""
     scores = np.zeros((len(groups), 3))
     part_of = np.arange(len(groups)) % min(_PARTS, len(groups))
     for part in range(int(part_of.max()) + 1):
@@ -188,7 +191,7 @@ def _spaced(count: int, most: int) -> list[int]:
 
 
 def _features(windows: Windows, modality: str) -> Features:
-    """(N, F) features of the windows of one group."""
+    """Return (N, F) features of the windows of one group."""
     step, found = max(1, windows.spec.modality(modality).samples // ROWS), []
     for values, present in _prepared(windows, modality):
         pairs = zip(values[:, ::step], present[:, ::step] > 0, strict=True)
@@ -201,14 +204,14 @@ def _channel_magnitudes(windows: Windows, modality: str) -> Features:
 
 
 def _prepared(windows: Windows, modality: str) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Values and presence (B, T, C) of all windows, a few at a time: a window may be long."""
+    """Yield values and presence (B, T, C) of all windows, a few at a time: a window may be long."""
     for start in range(0, len(windows), 32):
         taken = windows.take(np.arange(start, min(start + 32, len(windows))))[modality]
         yield rows_of(*prepare_batch(taken, windows.spec.modality(modality)))
 
 
 def _kinds(features: Features, channels: int) -> Kinds:
-    """Kinds of windows: k-means of the standardised features, begun at windows that are far apart."""
+    """Return kinds of windows: k-means of the standardised features."""
     logs = features[:, channels : 2 * channels]
     known = [one[np.isfinite(one)] for one in logs.T]
     scales = np.array([np.exp(np.median(one)) if len(one) else 1.0 for one in known])
@@ -232,7 +235,7 @@ def _kinds(features: Features, channels: int) -> Kinds:
 
 
 def clustered(points: Features, *, most: int) -> NDArray[np.intp]:
-    """(N,) the number of the cluster of each point (N, F): k-means, begun at points that are far apart."""
+    """Return (N,) the number of the cluster of each point (N, F): k-means that starts at points that are far apart."""
     centres = [points[np.square(points).sum(axis=1).argmin()]]
     nearest = np.square(points - centres[0]).sum(axis=1)
     rng = np.random.default_rng(_SEED)
@@ -252,7 +255,7 @@ def clustered(points: Features, *, most: int) -> NDArray[np.intp]:
 
 
 def _limits(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(3,) limits from the scores (G, 3) of strangers: by how much all are widened, the worst of each group says."""
+    """Return (3,) limits from the scores (G, 3) of strangers; all are widened by one factor."""
     usual = np.median(scores, axis=0) * [1, 0, 0]  # improvements begin at nothing, misfits anywhere
     above = np.sort(scores - usual, axis=0)
     second = np.maximum(above[-2], _LEAST)
@@ -260,3 +263,50 @@ def _limits(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     place = min(len(ratios), int(np.ceil((len(ratios) + 1) * (1 - FALSE_ALARM_RATE))))
     limits: NDArray[np.float64] = usual + max(1.0, float(ratios[place - 1])) * second
     return limits
+
+
+def training_embeddings(
+    network: nn.Module, train: Sequence[Windows], valid: Sequence[Windows], *, modality: str
+) -> TrainingEmbeddings:
+    """Measure where the embeddings of a student's training windows lie.
+
+    Args:
+        network: the student, in evaluation mode.
+        train: windows that it learnt from, labelled or not.
+        valid: other windows, whose scores are usual.
+    """
+    return embeddings_summary(
+        _embedded(network, train, modality=modality, most=MOST_EMBEDDED_WINDOWS),
+        _embedded(network, valid, modality=modality, most=MOST_NOVELTY_WINDOWS),
+    )
+
+
+def embeddings_summary(trained: NDArray[np.float32], unseen: NDArray[np.float32]) -> TrainingEmbeddings:
+    """Measure where embeddings (N, D) of training windows lie, and the usual scores of others."""
+    embeddings = trained.astype(np.float64)
+    middle, spread = embeddings.mean(axis=0), embeddings.std(axis=0)
+    spread = np.maximum(spread, max(_LEAST_SPREAD * float(spread.max()), 1e-12))
+    points = (embeddings - middle) / spread
+    kind_of = np.unique(clustered(points, most=MOST_CENTRES), return_inverse=True)[1]
+    centres = np.stack([points[kind_of == kind].mean(axis=0) for kind in range(kind_of.max() + 1)])
+    usual = float(np.median(np.square(points - centres[kind_of]).sum(axis=1)))
+    unit = 1.0 / max(np.sqrt(usual), 1e-6)
+    scale, shift, middles = (
+        torch.from_numpy(part.astype(np.float32)) for part in (unit / spread, -unit * middle / spread, unit * centres)
+    )
+    seen = TrainingEmbeddings(scale=scale, shift=shift, centres=middles, scores=torch.zeros(1))
+    scores = NoveltyScore(seen)(torch.from_numpy(unseen))[:, 0]
+    return replace(seen, scores=scores.sort().values)
+
+
+def _embedded(network: nn.Module, parts: Sequence[Windows], *, modality: str, most: int) -> NDArray[np.float32]:
+    """Return (N, D) embeddings of at most `most` windows of all parts."""
+    count = sum(map(len, parts))
+    chosen = np.sort(np.random.default_rng(_SEED).permutation(count)[:most])
+    found, first = [], 0
+    for part in parts:
+        rows = chosen[(chosen >= first) & (chosen < first + len(part))] - first
+        first += len(part)
+        if len(rows):
+            found.append(embeddings_of(network, part.subset(rows), modality=modality))
+    return np.concatenate(found)

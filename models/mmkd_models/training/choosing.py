@@ -1,0 +1,166 @@
+"""How validation chooses: between several answers, and how far unequal class frequencies are corrected.
+
+Scores of few windows cannot separate close candidates, likelihoods can. Logits trained on unequal classes favour the
+frequent ones; z' = z - tau log pi corrects that (Menon et al., "Long-tail learning via logit adjustment", ICLR 2021,
+section 4.1, post-hoc). It is a bias, so every engine computes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mmkd_edge.spec import TaskSpec
+from mmkd_models.data.labels import Labels
+from mmkd_models.data.windows import Groups, Windows
+from mmkd_models.metrics.classes import scores_from_answers
+from mmkd_models.metrics.jackknife import jackknife_error
+from mmkd_models.metrics.likelihood import fitted_temperature, log_likelihood, surely_likelier
+from mmkd_models.metrics.scores import AnyMetric, scores_from_logits
+from mmkd_models.networks.student import AnyStudent
+from mmkd_models.networks.teacher import Teacher
+from mmkd_models.training.predict import logits_of
+
+TAUS = (0.5, 1.0)
+
+_FEWEST_GROUPS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationScore:
+    """The result of one candidate on the labelled windows of validation.
+
+    Attributes:
+        standard_error: of the score, windows taken as independent.
+        likelihoods: (answers,) logarithms, of calibrated answers, in nats.
+    """
+
+    score: float
+    standard_error: float
+    likelihoods: NDArray[np.float64]
+
+    @property
+    def log_likelihood(self) -> float:
+        """The mean over the answers."""
+        return float(self.likelihoods.mean())
+
+
+def validation_score(
+    logits: NDArray[np.floating[Any]], labels: Labels, task: TaskSpec, *, metric: str
+) -> ValidationScore:
+    """Score answers (N, K) to labelled windows."""
+    scores = scores_from_logits(labels, logits, task)
+    values = logits.astype(np.float64)
+    temperature = fitted_temperature(values, labels, kind=task.kind)
+    return ValidationScore(
+        score=scores.metric(metric),
+        standard_error=scores.standard_error(metric),
+        likelihoods=log_likelihood(values / temperature, labels, kind=task.kind),
+    )
+
+
+def preferred(scores: Sequence[ValidationScore]) -> int:
+    """Return the number of the likeliest candidate within a standard error of the best score."""
+    best = max(scores, key=lambda score: score.score)
+    near = [number for number, score in enumerate(scores) if score.score >= best.score - best.standard_error]
+    return max(near, key=lambda number: scores[number].log_likelihood)
+
+
+def labels_win(taught: ValidationScore, baseline: ValidationScore, groups: NDArray[Any]) -> bool:
+    """Whether the baseline is preferred to a taught student, and significantly likelier over the groups (N,)."""
+    return preferred([taught, baseline]) == 1 and surely_likelier(baseline.likelihoods, taught.likelihoods, groups)
+
+
+def adjusted(
+    network: AnyStudent | Teacher,
+    state: Mapping[str, Tensor],
+    labels: Labels,
+    valid: Windows,
+    *,
+    metric: AnyMetric,
+    modality: str | None,
+) -> tuple[dict[str, Tensor], float]:
+    """Add the correction that validation chose to the bias of the head, and return its tau, which may be 0.
+
+    Args:
+        network: gets the weights.
+        labels: of the training; only classes have a prior.
+        modality: the student's; None for a teacher.
+    """
+    task = valid.spec.task
+    if task.kind != "classification":
+        return dict(state), 0.0
+    network.cpu().load_state_dict(state)
+    known = valid.subset(np.flatnonzero(valid.labelled))
+    logits = logits_of(network, known, modality=modality)
+    prior = log_prior(labels, len(task.labels))
+    tau = chosen_tau(logits, known.labels, known.groups, prior=prior, metric=metric)
+    return {**state, "head.bias": state["head.bias"] - tau * torch.from_numpy(prior).float()}, tau
+
+
+def evening_bias(
+    logits: NDArray[np.floating], labels: Labels, known: Windows, *, metric: AnyMetric
+) -> NDArray[np.float64] | None:
+    """Return the (K,) correction of uncalibrated answers; None if none helps.
+
+    Args:
+        logits: (N, K) raw answers, corrected as if at the temperature that fits.
+        labels: of the training.
+        known: the N validation windows, all labelled.
+    """
+    task = known.spec.task
+    if task.kind != "classification":
+        return None
+    temperature = fitted_temperature(logits, known.labels, kind=task.kind)
+    prior = log_prior(labels, len(task.labels))
+    tau = chosen_tau(logits / temperature, known.labels, known.groups, prior=prior, metric=metric)
+    return -tau * temperature * prior if tau else None
+
+
+def log_prior(labels: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
+    """Return log pi (K,) of the classes among labels >= 0; a class without any counts as half a window."""
+    counts = np.bincount(labels[labels >= 0], minlength=classes).astype(np.float64)
+    counts = np.maximum(counts, 0.5)
+    return np.asarray(np.log(counts / counts.sum()))
+
+
+def chosen_tau(
+    logits: NDArray[np.floating],
+    labels: NDArray[np.int64],
+    groups: Groups,
+    *,
+    prior: NDArray[np.float64],
+    metric: AnyMetric,
+) -> float:
+    """Return the tau that validates best, or 0 if none improves by more than a standard error.
+
+    The error is that of the difference, by the jackknife over groups (Efron and Stein, Annals of Statistics 9, 1981).
+
+    Args:
+        logits: (N, K) of validation windows, all labelled.
+        prior: log pi (K,) of the training's labels.
+        metric: accuracy needs no correction.
+    """
+    if metric == "accuracy":
+        return 0.0
+    classes = logits.shape[1]
+    plain = logits.argmax(1)
+    best, best_gain = 0.0, 0.0
+    for tau in TAUS:
+        answers = (logits - tau * prior).argmax(1)
+
+        def gain(rows: NDArray[np.bool_], answers: NDArray[np.int64] = answers) -> float:
+            scores = (scores_from_answers(labels[rows], each[rows], classes) for each in (answers, plain))
+            after, before = (score.metric(metric) for score in scores)
+            return after - before
+
+        here = gain(np.ones(len(labels), dtype=np.bool_))
+        if here > best_gain and here > jackknife_error(gain, groups, fewest_groups=_FEWEST_GROUPS):
+            best, best_gain = tau, here
+    return best

@@ -1,1 +1,0 @@
-"""What is trained in several ways, of which validation ships one."""

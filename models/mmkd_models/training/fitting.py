@@ -1,0 +1,170 @@
+"""The steps that all trainings share: a fresh student, batches, the loop, and the facts of a checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmkd_models.carried import carried_windows
+from mmkd_models.data.batches import BatchSource
+from mmkd_models.data.windows import Windows
+from mmkd_models.distillation.learner import SupervisedLearner
+from mmkd_models.distillation.recipe import Recipe
+from mmkd_models.metrics.scores import check_metric
+from mmkd_models.networks.config import StudentConfig
+from mmkd_models.networks.student import Student
+from mmkd_models.networks.teacher import Teacher
+from mmkd_models.training.checkpoint import Provenance, StudentCheckpoint, TeacherFile, library_versions
+from mmkd_models.training.choosing import adjusted
+from mmkd_models.training.inputs import TrainingData, TrainingRun
+from mmkd_models.training.loop import Fit, fit
+from mmkd_models.training.fitting import set_normalisation
+from mmkd_models.training.predict import scores_of
+from mmkd_models.training.references import group_reference, training_embeddings
+from mmkd_models.training_hashes import training_hashes
+
+LABELLED_SHARE = 0.25
+"""Fraction of a batch that is drawn from labelled windows when labels and a teacher teach together."""
+
+
+def new_student(data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun) -> Student:
+    """Return an untrained student with the normalisation of the training windows."""
+    spec = data.train.spec
+    torch.manual_seed(run.train.seed)
+    student = Student(spec.modality(modality), len(spec.task.labels), config, kind=spec.task.kind)
+    set_normalisation(student, data.train.with_modalities((modality,)))
+    return student
+
+
+def batch_source(windows: Windows, run: TrainingRun, *, labelled_share: float) -> BatchSource:
+    """Return the batches of a run."""
+    return BatchSource(windows, run.augment, batch=run.train.batch, labelled_share=labelled_share, seed=run.train.seed)
+
+
+def fit_learner(
+    learner: nn.Module,
+    data: TrainingData,
+    run: TrainingRun,
+    *,
+    modality: str | None,
+    labelled_share: float,
+    origin: Mapping[str, Any],
+) -> Fit:
+    """Train; `origin` is what else decides the result, so that only the same training is resumed."""
+    train = data.train
+    check_metric(run.train.metric, train.spec.task.kind)
+    if isinstance(learner, SupervisedLearner):
+        train = train.subset(np.flatnonzero(train.labelled))
+        if modality is not None:
+            train = train.with_modalities((modality,))
+    valid = data.valid if modality is None else data.valid.with_modalities((modality,))
+    settings = {
+        "dataset": data.sha256,
+        "labels": hashlib.sha256(train.labels.tobytes()).hexdigest(),
+        # Folds may be labelled alike.
+        "windows": hashlib.sha256(train.rows.tobytes() + valid.rows.tobytes()).hexdigest(),
+        "modality": modality,
+        "augment": msgspec.to_builtins(run.augment),
+        **origin,
+    }
+    return fit(
+        learner,
+        batch_source(train, run, labelled_share=labelled_share),
+        evaluate=lambda network: scores_of(network, valid, modality=modality),
+        config=run.train,
+        settings=settings,
+        run_dir=run.run_dir,
+        resume=run.resume,
+        on_step=run.on_step,
+    )
+
+
+def adjusted_fit(
+    network: Student | Teacher, result: Fit, data: TrainingData, run: TrainingRun, *, modality: str | None
+) -> tuple[Fit, float]:
+    """Return the result with the class prior corrected as far as validation chose, and its tau."""
+    metric = run.train.metric
+    state, tau = adjusted(network, result.state, data.train.labels, data.valid, metric=metric, modality=modality)
+    if not tau:
+        return result, tau
+    network.load_state_dict(state)
+    return replace(result, state=state, scores=scores_of(network, data.valid, modality=modality)), tau
+
+
+def facts_of(
+    data: TrainingData,
+    run: TrainingRun,
+    *,
+    modality: str,
+    score: float,
+    tau: float,
+    result: Fit | None = None,
+    recipe: Recipe | None = None,
+    teachers: Sequence[TeacherFile] = (),
+    started_from: str | None = None,
+) -> Provenance:
+    """Return what a checkpoint says of its training.
+
+    Args:
+        modality: whose windows are hashed.
+        result: None if the network was not trained step by step.
+    """
+    hashes = tuple(teacher.sha256 for teacher in teachers)
+    spec = data.train.spec
+    return Provenance(
+        dataset=spec.name,
+        dataset_sha256=data.sha256,
+        fold=data.fold,
+        labelled=msgspec.UNSET if data.labelled.is_all else data.labelled,
+        licence=spec.licence,
+        metric=run.train.metric,
+        score=score,
+        best_step=0 if result is None else result.best_step,
+        teacher_sha256=hashes[0] if hashes else None,
+        further_teachers_sha256=hashes[1:] or msgspec.UNSET,
+        training=run.train,
+        augment=run.augment,
+        recipe=recipe,
+        curve=() if result is None else result.curve,
+        prior_tau=tau or msgspec.UNSET,
+        started_from=started_from or msgspec.UNSET,
+        training_hashes=training_hashes(data.train, modality, key=data.sha256),
+        versions=library_versions(),
+    )
+
+
+def student_checkpoint(
+    data: TrainingData,
+    modality: str,
+    config: StudentConfig,
+    run: TrainingRun,
+    *,
+    state: Mapping[str, Tensor],
+    facts: Provenance,
+) -> StudentCheckpoint:
+    """Return the trained student with windows, references and the embeddings of its training."""
+    reference = group_reference(data.train, data.valid, modality)
+    checkpoint = StudentCheckpoint(
+        modality=data.train.spec.modality(modality),
+        task=data.train.spec.task,
+        config=config,
+        facts=msgspec.structs.replace(facts, group_reference=reference or msgspec.UNSET),
+        state=state,
+        carried=carried_windows(data.valid, modality, seed=run.train.seed) if run.embed_windows else None,
+    )
+    return with_novelty(checkpoint, [data.train], [data.valid])
+
+
+def with_novelty(
+    checkpoint: StudentCheckpoint, train: Sequence[Windows], valid: Sequence[Windows]
+) -> StudentCheckpoint:
+    """Return the same student with the embeddings of its training windows; `valid` defines what is usual."""
+    modality = checkpoint.modality.name
+    return replace(checkpoint, seen=training_embeddings(checkpoint.network(), train, valid, modality=modality))

@@ -1,0 +1,301 @@
+"""The trainings: a teacher, its second generation, a baseline, a distilled student, and one that practises INT8."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from torch import nn
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.predict.preprocess import prepare_batch
+from mmkd_models.carried import MOST_WINDOWS
+from mmkd_models.data.windows import Windows
+from mmkd_models.distillation.answers import AnswerMemory, memory_of
+from mmkd_models.distillation.learner import DistillLearner, SelfTrainingLearner, SupervisedLearner
+from mmkd_models.distillation.recipe import Recipe
+from mmkd_models.losses.task import TaskTerm
+from mmkd_models.losses.term import OutputTerm, goal_of
+from mmkd_models.networks.committee.network import Committee
+from mmkd_models.networks.committee.views import FixedViews
+from mmkd_models.networks.config import StudentConfig, TeacherConfig
+from mmkd_models.networks.encoder import blank_inputs
+from mmkd_models.networks.fake_int8 import FakeInt8Student, learnt_student
+from mmkd_models.networks.int8 import LearntInt8
+from mmkd_models.networks.teacher import Teacher, take_teacher
+from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint, TeacherFile
+from mmkd_models.training.compatible import check_compatible, check_start
+from mmkd_models.training.fitting import (
+    LABELLED_SHARE,
+    adjusted_fit,
+    batch_source,
+    facts_of,
+    fit_learner,
+    new_student,
+    student_checkpoint,
+)
+from mmkd_models.training.inputs import TrainingData, TrainingRun, check_labels
+from mmkd_models.training.loop import Fit
+from mmkd_models.training.fitting import set_normalisation
+from mmkd_models.training.predict import answers_to, scores_of
+
+
+def train_teacher(
+    data: TrainingData, config: TeacherConfig, run: TrainingRun, *, start: TeacherFile | None = None
+) -> TeacherCheckpoint:
+    """Train a teacher on the labelled windows of all modalities of `data`.
+
+    Args:
+        start: teacher whose weights it starts with, for the modalities that both have.
+
+    Raises UsageError if the two differ in labels, size or a common modality, or have none in common.
+    """
+    spec = data.train.spec
+    check_labels(data)
+    if start is not None:
+        check_start(start.checkpoint, config, data.train)
+    torch.manual_seed(run.train.seed)
+    teacher = Teacher(spec.modalities, len(spec.task.labels), config, kind=spec.task.kind)
+    set_normalisation(teacher, data.train)
+    if start is not None:
+        take_teacher(teacher, start.checkpoint.transformer())
+    learner = SupervisedLearner(
+        teacher, modality=None, modality_dropout=config.modality_dropout, goal=goal_of(data.train)
+    )
+    origin = {"network": msgspec.to_builtins(config), **({} if start is None else {"start": start.sha256})}
+    result = fit_learner(learner, data, run, modality=None, labelled_share=1.0, origin=origin)
+    result, tau = adjusted_fit(teacher, result, data, run, modality=None)
+    facts = facts_of(
+        data,
+        run,
+        modality=spec.modalities[0].name,
+        score=result.scores.metric(run.train.metric),
+        tau=tau,
+        result=result,
+        started_from=None if start is None else start.sha256,
+    )
+    return TeacherCheckpoint(modalities=spec.modalities, task=spec.task, config=config, facts=facts, state=result.state)
+
+
+def self_train(data: TrainingData, first: TeacherCheckpoint, run: TrainingRun) -> TeacherCheckpoint:
+    """Train a second generation of the teacher on all windows and return the generation that validates better.
+
+    Without unlabelled windows that is the first one, and nothing is trained.
+    """
+    if bool(data.train.labelled.all()):
+        return first
+    torch.manual_seed(run.train.seed + 1)
+    teacher = Teacher(first.modalities, len(first.task.labels), first.config, kind=first.task.kind)
+    set_normalisation(teacher, data.train)
+    learner = SelfTrainingLearner(
+        teacher, first.transformer(), modality_dropout=first.config.modality_dropout, goal=goal_of(data.train)
+    )
+    origin = {"network": msgspec.to_builtins(first.config), "first": msgspec.to_builtins(first.facts)}
+    result = fit_learner(learner, data, run, modality=None, labelled_share=LABELLED_SHARE, origin=origin)
+    result, tau = adjusted_fit(teacher, result, data, run, modality=None)
+    score = result.scores.metric(run.train.metric)
+    if score <= first.facts.score:
+        return first
+    started_from = first.facts.started_from or None
+    facts = facts_of(
+        data, run, modality=first.modalities[0].name, score=score, tau=tau, result=result, started_from=started_from
+    )
+    return replace(first, facts=facts, state=result.state)
+
+
+def train_baseline(data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun) -> StudentCheckpoint:
+    """Train a student on the labels of one modality alone: what distillation is measured against."""
+    check_labels(data)
+    student = new_student(data, modality, config, run)
+    learner = SupervisedLearner(student, modality=modality, goal=goal_of(data.train))
+    origin = {"network": msgspec.to_builtins(config)}
+    result = fit_learner(learner, data, run, modality=modality, labelled_share=1.0, origin=origin)
+    result, tau = adjusted_fit(student, result, data, run, modality=modality)
+    score = result.scores.metric(run.train.metric)
+    facts = facts_of(data, run, modality=modality, score=score, tau=tau, result=result)
+    return student_checkpoint(data, modality, config, run, state=result.state, facts=facts)
+
+
+def distil(
+    data: TrainingData,
+    modality: str,
+    config: StudentConfig,
+    run: TrainingRun,
+    *,
+    teachers: Sequence[TeacherFile],
+    recipe: Recipe,
+) -> StudentCheckpoint:
+    """Train a student of one modality with its teachers, on all windows, labelled or not.
+
+    Args:
+        data: windows of the student's modality and the teachers'.
+        teachers: in the order that the recipe's members count.
+
+    Raises UsageError if a teacher was trained for other modalities or labels than `data` has, or is repeated.
+    """
+    check_teachers(teachers, data.train)
+    student = new_student(data, modality, config, run)
+    result = _learn_from(student, data, run, modality=modality, teachers=teachers, recipe=recipe, config=config)
+    result, tau = adjusted_fit(student, result, data, run, modality=modality)
+    score = result.scores.metric(run.train.metric)
+    facts = facts_of(
+        data, run, modality=modality, score=score, tau=tau, result=result, recipe=recipe, teachers=teachers
+    )
+    return student_checkpoint(data, modality, config, run, state=result.state, facts=facts)
+
+
+def distil_int8(
+    data: TrainingData,
+    start: StudentCheckpoint,
+    run: TrainingRun,
+    *,
+    start_sha256: str,
+    groups: Sequence[Sequence[str]],
+    teachers: Sequence[TeacherFile],
+    recipe: Recipe,
+) -> StudentCheckpoint:
+    """Continue with a trained student that computes as its INT8 graph will, taught by the recipe.
+
+    The result has the weights that INT8 computes with and the ranges of what its layers read; validation chooses by the
+    INT8 arithmetic. The facts' score is that of the float32 network with these weights.
+
+    Args:
+        data: windows of the student's modality and the teachers'.
+        groups: names of the layers that INT8 computes in, those that read one tensor together; from the export.
+        teachers: in the order that the recipe's members count.
+
+    Raises UsageError if a teacher or the student was trained for other modalities, labels or windows than `data` has,
+    or no layer computes in INT8.
+    """
+    check_teachers(teachers, data.train)
+    modality = start.modality.name
+    check_compatible("student", start.task, (start.modality,), data.train)
+    if not groups:
+        raise UsageError(
+            "student: expected a layer that INT8 makes faster, got none: every product has a side below 16; "
+            "export it in fp32"
+        )
+    torch.manual_seed(run.train.seed)
+    windows = data.train.with_modalities((modality,))
+    rows = np.sort(np.random.default_rng(run.train.seed).permutation(len(windows))[:MOST_WINDOWS])
+    values, present = map(torch.from_numpy, prepare_batch(windows.take(rows)[modality], start.modality))
+    student = FakeInt8Student(start.transformer(asked_by="practising INT8"), groups, values, present)
+    origin = {"int8": start_sha256, "int8_layers": [list(group) for group in groups]}
+    result = _learn_from(
+        student, data, run, modality=modality, teachers=teachers, recipe=recipe, config=start.config, origin=origin
+    )
+    student.load_state_dict(result.state)
+    state, inputs = learnt_student(student.cpu())
+    metric = run.train.metric
+    int8 = LearntInt8(student_sha256=start_sha256, score=result.scores.metric(metric), inputs=inputs)
+    score = scores_of(replace(start, state=state).network(), data.valid, modality=modality).metric(metric)
+    facts = facts_of(
+        data, run, modality=modality, score=score, tau=0.0, result=result, recipe=recipe, teachers=teachers
+    )
+    return replace(student_checkpoint(data, modality, start.config, run, state=state, facts=facts), int8=int8)
+
+
+def keep_answers(
+    data: TrainingData, run: TrainingRun, block: int, *, teachers: Sequence[TeacherFile], recipe: Recipe
+) -> None:
+    """Ask the teachers about a block of the steps of a distillation, and store the answers for `distil`.
+
+    Nothing is done if the run stores no answers, or the recipe reads what is inside the teachers.
+    """
+    memory = _memory(data, run, teachers, recipe)
+    if memory is None or any(term.compares_layers() for term in recipe.terms):
+        return
+    networks = [_network(teacher.checkpoint, data, recorded=False).eval() for teacher in teachers]
+    memory.write_block(
+        block, networks, batch_source(data.train, run, labelled_share=_labelled_share(recipe)), run.on_step
+    )
+
+
+def check_teachers(teachers: Sequence[TeacherFile], windows: Windows) -> None:
+    """Raise UsageError if a teacher is repeated, or was trained for other modalities or labels."""
+    hashes = [teacher.sha256 for teacher in teachers]
+    for number, teacher in enumerate(teachers):
+        if hashes.index(teacher.sha256) < number:
+            raise UsageError(
+                f"distillation: expected each teacher once, got teacher {hashes.index(teacher.sha256)} again as "
+                f"{number}; name it once"
+            )
+        who = "teacher" if len(teachers) == 1 else f"member {number}, a teacher"
+        check_compatible(who, teacher.checkpoint.task, teacher.checkpoint.modalities, windows)
+
+
+def _learn_from(
+    student: nn.Module,
+    data: TrainingData,
+    run: TrainingRun,
+    *,
+    modality: str,
+    teachers: Sequence[TeacherFile],
+    recipe: Recipe,
+    config: StudentConfig,
+    origin: Mapping[str, Any] | None = None,
+) -> Fit:
+    """Train a student with its teachers; `origin` is what else decides where it starts."""
+    recorded = _answers_once(run, recipe, teachers)
+    memory = _memory(data, run, teachers, recipe)
+    learner = DistillLearner(
+        student,
+        [_network(teacher.checkpoint, data, recorded=recorded) for teacher in teachers],
+        recipe,
+        modality=modality,
+        example={spec.name: blank_inputs(spec) for spec in data.train.spec.modalities},
+        memory=memory,
+        goal=goal_of(data.train),
+    )
+    result = fit_learner(
+        learner,
+        data,
+        run,
+        modality=modality,
+        labelled_share=_labelled_share(recipe),
+        origin={
+            "network": msgspec.to_builtins(config),
+            "recipe": msgspec.to_builtins(recipe),
+            "teachers": [teacher.sha256 for teacher in teachers],
+            **(origin or {}),
+        },
+    )
+    if memory is not None:
+        memory.write()
+    return result
+
+
+def _memory(
+    data: TrainingData, run: TrainingRun, teachers: Sequence[TeacherFile], recipe: Recipe
+) -> AnswerMemory | None:
+    return memory_of(
+        None if _answers_once(run, recipe, teachers) else run.answers,
+        data.train,
+        dataset_sha256=data.sha256,
+        teachers=[teacher.sha256 for teacher in teachers],
+        train=run.train,
+        augment=run.augment,
+        labelled_share=_labelled_share(recipe),
+    )
+
+
+def _answers_once(run: TrainingRun, recipe: Recipe, teachers: Sequence[TeacherFile]) -> bool:
+    """Whether a committee's answers to the windows as recorded are all that it teaches."""
+    are_committees = all(teacher.checkpoint.committee for teacher in teachers)
+    return are_committees and run.augment.mixup == 0 and all(isinstance(term, OutputTerm) for term in recipe.terms)
+
+
+def _network(checkpoint: TeacherCheckpoint, data: TrainingData, *, recorded: bool) -> nn.Module:
+    network, names = checkpoint.network(), [spec.name for spec in checkpoint.modalities]
+    if not isinstance(network, Committee):
+        return network
+    return FixedViews(network, lambda member: answers_to(member, data.train.with_modalities(names)), whole=recorded)
+
+
+def _labelled_share(recipe: Recipe) -> float:
+    """A recipe that learns from labels draws part of each batch from the labelled windows."""
+    return LABELLED_SHARE if any(isinstance(term, TaskTerm) for term in recipe.terms) else 0.0
