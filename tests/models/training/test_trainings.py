@@ -26,7 +26,7 @@ from mmkd_models.losses.term import constant
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint, TeacherFile
-from mmkd_models.training.compatible import check_teacher
+from mmkd_models.training.compatible import check_compatible
 from mmkd_models.training.inputs import TrainingData, TrainingRun, visible_labels, with_learning_rate
 from mmkd_models.training.predict import scores_of
 from mmkd_models.training.trainings import distil, self_train, train_baseline, train_teacher
@@ -235,7 +235,7 @@ def changed_windows(windows: Windows, **changed: Any) -> Windows:
 
 def why_not(teacher: TeacherCheckpoint, windows: Windows) -> str:
     with pytest.raises(UsageError) as caught:
-        check_teacher(teacher, windows)
+        check_compatible("teacher", teacher.task, teacher.modalities, windows)
     return str(caught.value)
 
 
@@ -285,7 +285,7 @@ def test_a_teacher_may_know_fewer_sensors_than_the_dataset(machines: Dataset) ->
     data = data_of(machines)
     narrow = replace(data, train=data.train.with_modalities(["acc"]), valid=data.valid.with_modalities(["acc"]))
     of_one = train_teacher(narrow, TEACHER, RUN)
-    check_teacher(of_one, data.train)
+    check_compatible("teacher", of_one.task, of_one.modalities, data.train)
     assert distilled(narrow, of_one).modality.name == "acc"
 
 
