@@ -95,14 +95,7 @@ class JudgingWindows:
         from mmkd_models.tensors import kind_of
         from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher
 
-        kind = kind_of(path)
-        if kind == "teacher-set":
-            raise UsageError(
-                f"{path}: expected one teacher or student, got out-of-fold teachers, which answer only for the windows "
-                "they were cross-fitted on; mmkd-inspect shows their out-of-fold score, mmkd-train teacher trains one "
-                "to judge"
-            )
-        checkpoint = read_teacher(path) if kind == "teacher" else read_student(path)
+        checkpoint = read_teacher(path) if kind_of(path) == "teacher" else read_student(path)
         contestant = Contestant(path=str(path), sha256=file_sha256(path), checkpoint=checkpoint)
         return Contestant(
             path=contestant.path,

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mmkd_edge.bundle.calibration import MOST_NOVELTY_WINDOWS
+from mmkd_edge.bundle.manifest import MOST_NOVELTY_WINDOWS
 from mmkd_edge.drift.features import (
     QUIETEST,
     ROWS,
