@@ -36,11 +36,11 @@ from mmkd_models.training.fitting import (
     facts_of,
     fit_learner,
     new_student,
+    set_normalisation,
     student_checkpoint,
 )
 from mmkd_models.training.inputs import TrainingData, TrainingRun, check_labels
 from mmkd_models.training.loop import Fit
-from mmkd_models.training.fitting import set_normalisation
 from mmkd_models.training.predict import answers_to, scores_of
 
 

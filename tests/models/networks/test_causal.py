@@ -33,6 +33,7 @@ from mmkd_models.networks.config import EncoderConfig, Preset, StudentConfig, Te
 from mmkd_models.networks.fronts.causal.series import CausalFront
 from mmkd_models.networks.step import StepStudent, answers_along, causal_encoder
 from mmkd_models.networks.student import Student
+from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import (
     StudentCheckpoint,
     file_sha256,

@@ -37,8 +37,8 @@ from mmkd_models.training.checkpoint import (
     write_teacher,
 )
 from mmkd_models.training.committee import default_members, train_committee
-from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.fitting import set_normalisation
+from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.references import group_reference
 from mmkd_models.training.students import labelled_student, taught_student
