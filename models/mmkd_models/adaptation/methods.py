@@ -29,11 +29,10 @@ from mmkd_models.metrics.scores import AnyScores, scores_from_logits
 from mmkd_models.networks.student import RocketStudent, Student
 from mmkd_models.train_config import OnStep, TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint
-from mmkd_models.training.ridge import fit_ridge, ridge_of_each
-from mmkd_models.training.ridge import class_weights, label_answers
-from mmkd_models.training.loop import fit
 from mmkd_models.training.fitting import set_normalisation
+from mmkd_models.training.loop import fit
 from mmkd_models.training.predict import embeddings_of, logits_of
+from mmkd_models.training.ridge import class_weights, fit_ridge, label_answers, ridge_of_each
 
 AdaptationMethod = Literal["statistics", "teacher", "labels"]
 """Mean and spread of the new windows; a teacher's answers; labels of some windows."""

@@ -9,8 +9,7 @@ from contextlib import redirect_stderr, suppress
 
 import pytest
 
-from mmkd_models.train_config import TrainingProgress
-from mmkd_models.train_config import training_bar
+from mmkd_models.train_config import TrainingProgress, training_bar
 
 
 def at(step: int, *, best: float | None = None, steps: int = 3) -> TrainingProgress:
