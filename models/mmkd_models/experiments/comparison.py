@@ -23,7 +23,7 @@ from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.data.left_out import LeftOutDomains
 from mmkd_models.data.windows import split_facts
-from mmkd_models.distillation.method import Method
+from mmkd_models.distillation.methods import Method
 from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.evaluation.gains import spread
 from mmkd_models.evaluation.missing import scores_by_missing_share, scores_by_subset

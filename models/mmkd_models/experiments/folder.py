@@ -29,7 +29,7 @@ from mmkd_models.evaluation.outcome import TestedNetwork
 from mmkd_models.experiments.plan import Conditions, Space, TeacherChoice, Trial, teacher_name, trial_name
 from mmkd_models.train_config import OnStep, TrainConfig
 from mmkd_models.training.inputs import TrainingData, TrainingRun, visible_labels
-from mmkd_models.training.resume import FILE_NAME
+from mmkd_models.training.loop import RESUME_FILE
 
 FORMAT_VERSION = 2
 TEACHERS_FOLDER, TRIALS_FOLDER, ANSWERS_FOLDER = "teachers", "trials", "answers"
@@ -124,7 +124,7 @@ class Folder:
 
 def drop_resume_states(path: Path) -> None:
     """Remove the resume states of a finished training; its TensorBoard logs stay."""
-    for state in list((path / "run").rglob(FILE_NAME)):
+    for state in list((path / "run").rglob(RESUME_FILE)):
         state.unlink()
 
 

@@ -20,7 +20,7 @@ from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.data.left_out import LeftOutDomains
-from mmkd_models.distillation.method import Method
+from mmkd_models.distillation.methods import Method
 from mmkd_models.networks.config import MemberKind, Preset, preset_named, student_config, teacher_config
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.committee import default_members
@@ -29,15 +29,14 @@ from mmkd_report.schema.study import NONE
 _METHOD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*(@[A-Za-z0-9][A-Za-z0-9_.+-]*)?")
 _DIGITS = 10
 _OPTION = "--teacher"
-_ENSEMBLE, _OUT_OF_FOLD, _COMMITTEE = "ensemble", "out-of-fold", "committee"
+_ENSEMBLE, _COMMITTEE = "ensemble", "committee"
 
 
 class TeacherChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What teaches: a teacher, out-of-fold teachers, or several of them whose answers are mixed.
+    """What teaches: a teacher, or several of them whose answers are mixed.
 
     Attributes:
         modalities: in the order of the dataset.
-        out_of_fold: how many teachers are cross-fitted in place of one; 0 for one.
         committee: the kinds of its members; empty for a single transformer.
         number: which member of an ensemble it is, from 0.
         further: what teaches with it.
@@ -45,7 +44,6 @@ class TeacherChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     modalities: tuple[str, ...]
     preset: Preset
-    out_of_fold: int = 0
     committee: tuple[MemberKind, ...] = ()
     number: int = 0
     further: tuple[TeacherChoice, ...] = ()
@@ -57,19 +55,18 @@ class TeacherChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     @property
     def name(self) -> str:
-        """`acc:small`, `acc:small,committee`, `acc:small,out-of-fold=5`, or members with `/` between them."""
+        """`acc:small`, `acc:small,committee`, or members with `/` between them."""
         families = Counter(msgspec.structs.replace(member, number=0) for member in self.members)
         return "/".join(
             f"{'+'.join(member.modalities)}:{member.preset}"
             + (",committee" if member.committee else "")
-            + (f",out-of-fold={member.out_of_fold}" if member.out_of_fold else "")
             + (f",ensemble={count}" if count > 1 else "")
             for member, count in families.items()
         )
 
 
 def teachers_from_text(texts: Sequence[str], dataset: Dataset) -> tuple[TeacherChoice, ...]:
-    """Parse `small`, `small,committee`, `acc+gyro:small,out-of-fold=5`, `gyro:tiny,ensemble=3`, or several with `/`.
+    """Parse `small`, `small,committee`, `gyro:tiny,ensemble=3`, or several with `/`.
 
     Raises:
         UsageError: a size, modality or setting is unknown, or a number makes no sense.
@@ -95,31 +92,24 @@ def _members(text: str, dataset: Dataset) -> list[TeacherChoice]:
     order = [spec.name for spec in dataset.spec.modalities]
     names = modalities.split("+") if modalities else order
     dataset.everything().with_modalities(names)  # refuses names that are unknown or there twice
-    numbers = {_ENSEMBLE: 1, _OUT_OF_FOLD: 0}
+    count = 1
     for setting in settings:
         key, _, value = setting.partition("=")
         if setting == _COMMITTEE:
             continue
-        if key not in numbers or not value.isdecimal() or int(value) < 2:
+        if key != _ENSEMBLE or not value.isdecimal() or int(value) < 2:
             raise UsageError(
-                f"{_OPTION} {text}: expected {_COMMITTEE}, or {_ENSEMBLE}=N or {_OUT_OF_FOLD}=K of 2 or more after the "
-                f"size, got {setting!r}; correct it"
+                f"{_OPTION} {text}: expected {_COMMITTEE}, or {_ENSEMBLE}=N of 2 or more after the size, got "
+                f"{setting!r}; correct it"
             )
-        numbers[key] = int(value)
-    is_committee = _COMMITTEE in settings
-    if is_committee and numbers[_OUT_OF_FOLD]:
-        raise UsageError(
-            f"{_OPTION} {text}: expected transformers alone to be cross-fitted, got a committee; leave out "
-            f"{_OUT_OF_FOLD} or {_COMMITTEE}"
-        )
+        count = int(value)
     specs = [spec for spec in dataset.spec.modalities if spec.name in names]
     member = TeacherChoice(
         modalities=tuple(spec.name for spec in specs),
         preset=preset_named(size, option=_OPTION),
-        out_of_fold=numbers[_OUT_OF_FOLD],
-        committee=default_members(specs) if is_committee else (),
+        committee=default_members(specs) if _COMMITTEE in settings else (),
     )
-    return [member] * numbers[_ENSEMBLE]
+    return [member] * count
 
 
 class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

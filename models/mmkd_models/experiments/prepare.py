@@ -21,7 +21,7 @@ from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import check_seeds, fold_count, fold_indices
 from mmkd_models.data.labelled import seen_labels
 from mmkd_models.distillation.learner import DistillLearner
-from mmkd_models.distillation.method import Method
+from mmkd_models.distillation.methods import Method
 from mmkd_models.evaluation.rivals import RivalName
 from mmkd_models.experiments.folder import Folder, read_result, write_result
 from mmkd_models.experiments.plan import (
@@ -36,11 +36,10 @@ from mmkd_models.experiments.plan import (
 )
 from mmkd_models.experiments.search import finalists
 from mmkd_models.experiments.workers import Executor
-from mmkd_models.losses.goal import Goal
+from mmkd_models.losses.term import Goal
 from mmkd_models.metrics.scores import check_metric
 from mmkd_models.networks.config import Preset, student_config, teacher_config
 from mmkd_models.networks.encoder import blank_inputs
-from mmkd_models.networks.out_of_fold import OutOfFoldTeachers
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import (
@@ -51,10 +50,8 @@ from mmkd_models.training.checkpoint import (
     write_student,
     write_teacher,
 )
-from mmkd_models.training.normalisation import set_normalisation
+from mmkd_models.training.fitting import set_normalisation
 from mmkd_report.schema.study import NONE, PairLatency, Skipped, StudentSize
-
-_FEW = 2  # windows of a memory bank that is made to see whether it can be
 
 MeasureLatency = Callable[[Path, Path], PairLatency]
 """From a student's and a teacher's checkpoint to the latencies of both as they are exported, on this machine."""
@@ -288,7 +285,7 @@ def impossible_entries(folder: Folder, *, required: Sequence[str]) -> tuple[Skip
         student = Student(modality, len(task.labels), student_config(entry.student), kind=task.kind)
         teacher, goal = teachers[entry.teacher], Goal(kind=task.kind)
         try:
-            DistillLearner(student, teacher, recipe, modality=modality.name, windows=_FEW, goal=goal)
+            DistillLearner(student, teacher, recipe, modality=modality.name, goal=goal)
         except UsageError as error:
             skipped.append(
                 Skipped(student=entry.student, method=entry.method, teacher=entry.teacher, reason=str(error))
@@ -297,11 +294,10 @@ def impossible_entries(folder: Folder, *, required: Sequence[str]) -> tuple[Skip
     return tuple(skipped)
 
 
-def _network(folder: Folder, member: TeacherChoice) -> Teacher | OutOfFoldTeachers:
+def _network(folder: Folder, member: TeacherChoice) -> Teacher:
     spec = folder.dataset.spec
     modalities = [spec.modality(name) for name in member.modalities]
-    teacher = Teacher(modalities, len(spec.task.labels), teacher_config(member.preset), kind=spec.task.kind)
-    return OutOfFoldTeachers([teacher], torch.zeros(_FEW, dtype=torch.int64)) if member.out_of_fold else teacher
+    return Teacher(modalities, len(spec.task.labels), teacher_config(member.preset), kind=spec.task.kind)
 
 
 def possible_methods(space: Space, skipped: Sequence[Skipped]) -> tuple[Method, ...]:

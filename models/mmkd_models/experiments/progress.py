@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmkd_models.experiments.runs import Run
-from mmkd_models.train_config import TrainingProgress
-from mmkd_models.training.progress import terms_in_words
+from mmkd_models.train_config import TrainingProgress, terms_in_words
 
 _PLAIN_EVERY_S = 10.0
 

@@ -16,7 +16,7 @@ from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.windows import split_facts
-from mmkd_models.distillation.method import Method
+from mmkd_models.distillation.methods import Method
 from mmkd_models.evaluation.outcome import TestedNetwork
 from mmkd_models.evaluation.rivals import RivalName
 from mmkd_models.experiments.folder import (

@@ -20,7 +20,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.carried import carried_windows
 from mmkd_models.data.windows import Windows
 from mmkd_models.distillation.answers import BLOCKS
-from mmkd_models.distillation.mixing import together
+from mmkd_models.distillation.mixing import mixed_logits
 from mmkd_models.evaluation.outcome import TestedNetwork, outcome_on
 from mmkd_models.evaluation.rivals import Contestants, RivalName
 from mmkd_models.evaluation.settled import Answers
@@ -62,9 +62,8 @@ from mmkd_models.training.checkpoint import (
 from mmkd_models.training.choosing.race import labelled_race, mixings, taught_race
 from mmkd_models.training.closed_form.students import labelled_student, taught_student
 from mmkd_models.training.committee import train_committee
-from mmkd_models.training.cross_fit import cross_fit
 from mmkd_models.training.predict import logits_of
-from mmkd_models.training.teacher_set import TaughtBy, read_teachers, write_teacher_set
+from mmkd_models.training.teacher_set import TaughtBy, read_teachers
 from mmkd_models.training.trainings import keep_answers
 from mmkd_report.schema.study import NONE
 
@@ -135,12 +134,7 @@ def _until(deadline: float | None, runs: Iterable[Run]) -> Iterator[Run]:
 
 
 class TeacherResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A finished teacher.
-
-    Attributes:
-        score: on validation; for out-of-fold teachers on the training windows, each answered by the one that has not
-            seen it.
-    """
+    """A finished teacher, with its score on validation."""
 
     format_version: int = FORMAT_VERSION
     teacher: TeacherChoice
@@ -155,7 +149,7 @@ def teacher_run(folder: Folder, teacher: TeacherChoice, seed: int, *, figures_al
     """Return the run of a teacher of one member; if it teaches nobody, its figures are enough."""
     conditions = folder.conditions
     has_second = conditions.self_training and not conditions.labelled.is_all
-    count = (teacher.committee or ("transformer",)).count("transformer") * (teacher.out_of_fold or 1)
+    count = (teacher.committee or ("transformer",)).count("transformer")
     return Run(
         stage="teacher",
         title=f"seed {seed} teacher {teacher.name}",
@@ -173,22 +167,15 @@ def train_teacher(folder: Folder, teacher: TeacherChoice, seed: int, on_step: On
     data, config = folder.fold(seed).training.with_modalities(teacher.modalities), teacher_config(teacher.preset)
     run = folder.training_run(conditions.teacher_train, path, seed + _SEEDS_APART * teacher.number, on_step)
     second = conditions.self_training
-    networks: list[Teacher | Committee]
-    if teacher.out_of_fold:
-        fitted = cross_fit(data, config, run, count=teacher.out_of_fold, self_training=second)
-        write_teacher_set(path / TEACHER_CHECKPOINT, fitted)
-        score, networks = fitted.score, list(fitted.networks())
-    else:
-        members = teacher.committee or ("transformer",)
-        trained = train_committee(data, config, run, members=members, self_training=second).checkpoint
-        write_teacher(path / TEACHER_CHECKPOINT, trained)
-        score, networks = trained.facts.score, [trained.network()]
+    members = teacher.committee or ("transformer",)
+    trained = train_committee(data, config, run, members=members, self_training=second).checkpoint
+    write_teacher(path / TEACHER_CHECKPOINT, trained)
     result = TeacherResult(
         teacher=teacher,
         seed=seed,
-        score=score,
+        score=trained.facts.score,
         duration_s=time.monotonic() - began,
-        parameters=sum(parameter.numel() for network in networks for parameter in network.parameters()),
+        parameters=sum(parameter.numel() for parameter in trained.network().parameters()),
         sha256=file_sha256(path / TEACHER_CHECKPOINT),
     )
     if before is not None and before[0].sha256 != result.sha256:
@@ -227,9 +214,8 @@ def teacher_logits(folder: Folder, teacher: TeacherChoice, seed: int, windows: W
     for one in read_taught_by(folder, teacher, seed):
         checkpoint = one.checkpoint
         own = windows.with_modalities([spec.name for spec in checkpoint.modalities])
-        networks = (checkpoint.network(),) if isinstance(checkpoint, TeacherCheckpoint) else checkpoint.networks()
-        logits += [torch.from_numpy(logits_of(network, own, modality=None)) for network in networks]
-    return together(Goal(kind=windows.spec.task.kind), logits, temperature=1.0, mix="probabilities")
+        logits.append(torch.from_numpy(logits_of(checkpoint.network(), own, modality=None)))
+    return mixed_logits(Goal(kind=windows.spec.task.kind), logits, temperature=1.0)
 
 
 def teacher_outcome(folder: Folder, teacher: TeacherChoice, seed: int) -> TestedNetwork:
@@ -540,7 +526,7 @@ def judge_rivals(folder: Folder, rivals: Sequence[RivalName], seed: int) -> tupl
 
 def _teacher_of_rivals(folder: Folder) -> TeacherChoice | None:
     """The first teacher that is not out of fold: those know which window each of them may answer to."""
-    choices = (one for one in folder.space.teachers if not any(member.out_of_fold for member in one.members))
+    choices = iter(folder.space.teachers)
     return next(choices, None)
 
 

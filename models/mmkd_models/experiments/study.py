@@ -307,14 +307,13 @@ def _recommendation(prepared: PreparedStudy, one: Tested, measure_latency: Measu
 def _a_teacher(folder: Folder, one: Tested) -> Path | None:
     """The checkpoint to measure a student against: its own teacher, or for labels alone the first there is.
 
-    Of several teachers it is the first one; out-of-fold teachers are no single network to measure.
+    Of several teachers it is the first one.
     """
     names = [choice.name for choice in folder.space.teachers] if one.entry.teacher is None else [one.entry.teacher]
     paths = [
         folder.of_teacher(member, seed) / TEACHER_CHECKPOINT
         for name in names
         for member in folder.space.teacher(name).members
-        if not member.out_of_fold
         for seed in one.results
     ]
     return next((path for path in paths if path.exists()), None)

@@ -18,9 +18,9 @@ from mmkd_models.data.importing.interchange import import_interchange
 from mmkd_models.networks.config import student_config
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, write_student
-from mmkd_models.training.closed_form.students import labelled_student
 from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.predict import scores_of
+from mmkd_models.training.students import labelled_student
 from mmkd_station.uncertain import UncertainRing
 
 ACC = ModalitySpec(name="acc", channels=("x",), rate_hz=10.0, samples=16)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,13 @@ from mmkd_models.commands.distill import run_distill
 from mmkd_models.commands.study import run_study
 from mmkd_models.commands.train import run_train
 from mmkd_models.data import Dataset, open_dataset, write_dataset
-from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.folds import part_of_windows
 from mmkd_models.data.labelled import ALL
 from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, FoldResult, compare
 from mmkd_models.experiments.folder import fold_data
 from mmkd_models.experiments.summary import demo_document
 from mmkd_models.experiments.workers import Workers
-from mmkd_models.networks.config import teacher_config
-from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
-from mmkd_models.training.cross_fit import cross_fit
-from mmkd_models.training.inputs import TrainingData, TrainingRun
-from mmkd_models.training.teacher_set import read_teacher_set, write_teacher_set
 from mmkd_report import render_demo, render_study
 
 JUDGED_ON = "windows of the dataset's own test split; no groups: may share people and machines with training"
@@ -217,17 +210,3 @@ def test_groups_with_names_stand_in_the_files_of_a_comparison(
     document = msgspec.to_builtins(demo_document(named.spec, named.sha256, [fold]))
     assert document["split"]["judged_on"] == "people and machines never seen"
     assert "Judged on people and machines never seen." in render_demo(document)
-
-
-def test_out_of_fold_teachers_know_groups_by_their_names(named: Dataset, tmp_path: Path) -> None:
-    data = TrainingData(train=named.split("train"), valid=named.split("valid"), sha256=named.sha256)
-    run = TrainingRun(train=TrainConfig(steps=2, batch=8, eval_every=2), augment=AugmentConfig())
-    fitted = cross_fit(data, teacher_config("tiny"), run, count=2, self_training=False)
-    write_teacher_set(tmp_path / "t.ckpt", fitted)
-    found = read_teacher_set(tmp_path / "t.ckpt")
-    assert found.groups.tolist() == [f"振動{number}" for number in range(6)]
-    part = found.part_of(data.train, dataset_sha256=named.sha256)
-    np.testing.assert_array_equal(part, part_of_windows(data.train, parts=2, seed=0))
-    other = replace(data.train, groups=np.char.add(data.train.groups, "x"))
-    with pytest.raises(UsageError, match="12 are not in both, 振動0 for one"):
-        found.part_of(other, dataset_sha256=named.sha256)

@@ -24,15 +24,14 @@ from mmkd_models.experiments.table import score_table, smallest_near_best
 from mmkd_models.metrics.classes import scores_from_answers
 from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_models.training.predict import logits_of
-from mmkd_models.training.teacher_set import read_teacher_set
 from mmkd_report.schema.study import StudyDocument, TeacherRow
 
-ONE, FITTED, MIXED = "tiny", "tiny,out-of-fold=2", "tiny,ensemble=2/gyro:tiny"
+ONE, MIXED = "tiny", "tiny,ensemble=2/gyro:tiny"
 
 
 def space_of(machines: Dataset) -> dict[str, object]:
     return {
-        "teachers": teachers_from_text([ONE, FITTED, MIXED], machines),
+        "teachers": teachers_from_text([ONE, MIXED], machines),
         "methods": cases.methods("none", "logit", "edam@last"),
         "learning_rates": (1e-3,),
     }
@@ -57,36 +56,29 @@ def folder_of(machines: Dataset, out: Path) -> Folder:
 
 
 def test_teachers_have_names_of_what_they_are(machines: Dataset) -> None:
-    texts = [ONE, "gyro+acc:small", FITTED, "acc:tiny,ensemble=3", MIXED]
+    texts = [ONE, "gyro+acc:small", "acc:tiny,ensemble=3", MIXED]
     assert [one.name for one in teachers_from_text(texts, machines)] == [
         "acc+gyro:tiny",
         "acc+gyro:small",
-        "acc+gyro:tiny,out-of-fold=2",
         "acc:tiny,ensemble=3",
         "acc+gyro:tiny,ensemble=2/gyro:tiny",
     ]
 
 
-@pytest.mark.parametrize("setting", ["ensemble=1", "out-of-fold=x", "members=2", "ensemble"])
+@pytest.mark.parametrize("setting", ["ensemble=1", "ensemble=x", "members=2", "ensemble"])
 def test_a_setting_that_makes_no_sense_is_refused(machines: Dataset, setting: str) -> None:
     with pytest.raises(UsageError) as caught:
         teachers_from_text([f"acc:tiny,{setting}"], machines)
     assert str(caught.value) == (
-        f"--teacher acc:tiny,{setting}: expected committee, or ensemble=N or out-of-fold=K of 2 or more after the "
-        f"size, got {setting!r}; correct it"
+        f"--teacher acc:tiny,{setting}: expected committee, or ensemble=N of 2 or more after the size, "
+        f"got {setting!r}; correct it"
     )
 
 
-def test_a_committee_is_named_and_not_cross_fitted(machines: Dataset) -> None:
+def test_a_committee_is_named(machines: Dataset) -> None:
     (one,) = teachers_from_text(["acc:tiny,committee"], machines)
     assert one.name == "acc:tiny,committee"
     assert one.committee[0] == "transformer"
-    with pytest.raises(UsageError) as caught:
-        teachers_from_text(["acc:tiny,committee,out-of-fold=2"], machines)
-    assert str(caught.value) == (
-        "--teacher acc:tiny,committee,out-of-fold=2: expected transformers alone to be cross-fitted, got a committee; "
-        "leave out out-of-fold or committee"
-    )
 
 
 def test_every_kind_of_teacher_is_a_pair_of_its_own(mixed: tuple[Path, StudyDocument]) -> None:
@@ -97,8 +89,6 @@ def test_every_kind_of_teacher_is_a_pair_of_its_own(mixed: tuple[Path, StudyDocu
         ("none", None),
         ("logit", "acc+gyro:tiny"),
         ("edam@last", "acc+gyro:tiny"),
-        ("logit", "acc+gyro:tiny,out-of-fold=2"),
-        ("edam@last", "acc+gyro:tiny,out-of-fold=2"),
         ("logit", together),
     }
     assert document.coverage.complete
@@ -111,15 +101,13 @@ def test_members_are_trained_once_each_and_from_other_seeds(
     machines: Dataset, mixed: tuple[Path, StudyDocument]
 ) -> None:
     out, _ = mixed
-    # one teacher, which is the first of the ensemble too; its second member; out of fold; gyro; the compared one
-    assert len(list(out.glob("teachers/*/teacher.json"))) == 5
+    # one teacher, which is the first of the ensemble too; its second member; gyro; the compared one
+    assert len(list(out.glob("teachers/*/teacher.json"))) == 4
     folder = folder_of(machines, out)
-    first, second, gyro = folder.space.teachers[2].members
+    first, second, gyro = folder.space.teachers[1].members
     assert first == folder.space.teachers[0]
     states = [read_teacher(folder.of_teacher(one, 0) / "teacher.ckpt").state["head.weight"] for one in (first, second)]
     assert not torch.equal(*states)
-    fitted = read_teacher_set(folder.of_teacher(folder.space.teachers[1], 0) / "teacher.ckpt")
-    assert len(fitted.states) == 2
     student = next(
         read_student(path)
         for path in out.glob("trials/logit-*/student.ckpt")
@@ -135,7 +123,7 @@ def test_teachers_together_are_judged_by_their_mean_probabilities(
     out, document = mixed
     folder, test = folder_of(machines, out), fold_data(machines, seed=0, labelled=Labelled(share=0.5)).test
     total = np.zeros((len(test), 3))
-    for one in folder.space.teachers[2].members:
+    for one in folder.space.teachers[1].members:
         network = read_teacher(folder.of_teacher(one, 0) / "teacher.ckpt").network()
         logits = logits_of(network, test.with_modalities(one.modalities), modality=None)
         total += np.exp(logits - logits.max(1, keepdims=True)) / np.exp(logits - logits.max(1, keepdims=True)).sum(
