@@ -20,7 +20,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.carried import carried_windows
 from mmkd_models.data.windows import Windows
 from mmkd_models.distillation.answers import BLOCKS
-from mmkd_models.distillation.mixing import mixed_logits
+from mmkd_models.distillation.teachers import mixed_logits
 from mmkd_models.evaluation.outcome import TestedNetwork, outcome_on
 from mmkd_models.evaluation.rivals import Contestants, RivalName
 from mmkd_models.evaluation.settled import Answers
@@ -45,25 +45,22 @@ from mmkd_models.experiments.plan import (
     teacher_name,
 )
 from mmkd_models.experiments.workers import Workers
-from mmkd_models.losses.goal import Goal
+from mmkd_models.losses.term import Goal
 from mmkd_models.metrics.likelihood import probabilities_of
-from mmkd_models.networks.committee.network import Committee
 from mmkd_models.networks.config import student_config, teacher_config
-from mmkd_models.networks.teacher import Teacher
 from mmkd_models.train_config import OnStep, TrainingProgress
 from mmkd_models.training.checkpoint import (
     StudentCheckpoint,
-    TeacherCheckpoint,
+    TeacherFile,
     file_sha256,
     read_student,
+    read_teacher,
     write_student,
     write_teacher,
 )
-from mmkd_models.training.choosing.race import labelled_race, mixings, taught_race
-from mmkd_models.training.closed_form.students import labelled_student, taught_student
 from mmkd_models.training.committee import train_committee
 from mmkd_models.training.predict import logits_of
-from mmkd_models.training.teacher_set import TaughtBy, read_teachers
+from mmkd_models.training.students import labelled_race, labelled_student, mixings, taught_race, taught_student
 from mmkd_models.training.trainings import keep_answers
 from mmkd_report.schema.study import NONE
 
@@ -202,10 +199,10 @@ def is_teacher_here(folder: Folder, teacher: TeacherChoice, seed: int) -> bool:
     )
 
 
-def read_taught_by(folder: Folder, teacher: TeacherChoice, seed: int) -> tuple[TaughtBy, ...]:
+def read_taught_by(folder: Folder, teacher: TeacherChoice, seed: int) -> tuple[TeacherFile, ...]:
     """The checkpoints of all members, in order."""
     paths = [folder.of_teacher(member, seed) / TEACHER_CHECKPOINT for member in teacher.members]
-    return tuple(TaughtBy(checkpoint=read_teachers(path), sha256=file_sha256(path)) for path in paths)
+    return tuple(TeacherFile(checkpoint=read_teacher(path), sha256=file_sha256(path)) for path in paths)
 
 
 def teacher_logits(folder: Folder, teacher: TeacherChoice, seed: int, windows: Windows) -> torch.Tensor:
