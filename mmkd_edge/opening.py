@@ -52,6 +52,7 @@ def open_students(path: str | os.PathLike[str], request: OpeningRequest, *, chec
 
 
 def _open_bundle(path: Path, request: OpeningRequest, started: Started | None = None) -> Students:
+    """Verify a bundle, choose the configs of each student, load the first that works, and run the first self-test."""
     bundle = _verify(path, request, started)
     engines: list[Engine] = []
     returned = started.returned if started else ""

@@ -358,8 +358,7 @@ class EdgePredictor:
         stepping = None
         if engines[number].step is not None and not engines[number].refusal:
             stepping = Stepping(
-                lambda: self._service.students.engines[number],
-                failed=lambda: self._monitor.event("backend_failures"),
+                lambda: self._service.students.engines[number], failed=lambda: self._monitor.event("backend_failures")
             )
         return Stream(
             modality=entry.modality,

@@ -253,12 +253,7 @@ def _check_precision(backend: BackendName, precision: RunPrecision | Literal["au
 
 
 def open_backend(
-    name: BackendName,
-    model: bytes,
-    *,
-    threads: int,
-    bf16: bool = False,
-    options: SessionOptions = DEFAULT_OPTIONS,
+    name: BackendName, model: bytes, *, threads: int, bf16: bool = False, options: SessionOptions = DEFAULT_OPTIONS
 ) -> Backend:
     """Open an artifact.
 

@@ -56,12 +56,7 @@ class OrtBackend:
     name = "ort"
 
     def __init__(
-        self,
-        model: bytes,
-        *,
-        threads: int = 1,
-        graph: Literal["all", "basic"] = "all",
-        spinning: bool = False,
+        self, model: bytes, *, threads: int = 1, graph: Literal["all", "basic"] = "all", spinning: bool = False
     ) -> None:
         try:
             onnxruntime = import_onnxruntime()

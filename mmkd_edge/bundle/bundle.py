@@ -31,13 +31,7 @@ from mmkd_edge.bundle.signature import (
 )
 from mmkd_edge.errors import BundleError, ManifestError, UsageError
 
-__all__ = [
-    "Bundle",
-    "Golden",
-    "example_bundle",
-    "golden_bytes",
-    "write_bundle",
-]
+__all__ = ["Bundle", "Golden", "example_bundle", "golden_bytes", "write_bundle"]
 
 MAX_BUNDLE_BYTES = 1 << 30
 _CHUNK_BYTES = 1 << 20

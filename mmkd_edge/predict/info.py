@@ -83,9 +83,5 @@ def info_of(students: Students) -> PredictorInfo:
         sandbox_check=engine.sandbox_check,
         rejected=engine.rejected,
         least_probability=engine.least_probability,
-        versions={
-            "mmkd-edge": version("mmkd-edge"),
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        versions={"mmkd-edge": version("mmkd-edge"), "numpy": np.__version__, "python": platform.python_version()},
     )

@@ -98,12 +98,7 @@ def magnitude_text(limits: MagnitudeLimits) -> str:
 
 
 def novelty_rule(
-    entry: ModelEntry,
-    artifact: Artifact | None,
-    unknown_level: float | None,
-    *,
-    where: str = "",
-    is_bf16: bool = False,
+    entry: ModelEntry, artifact: Artifact | None, unknown_level: float | None, *, where: str = "", is_bf16: bool = False
 ) -> NoveltyRule | None:
     """The rule of a student; None if nothing calibrated its novelty and no level is requested.
 

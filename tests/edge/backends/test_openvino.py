@@ -267,10 +267,7 @@ def test_a_trained_student_answers_as_in_onnxruntime() -> None:
         model, golden = bundle.read("acc/model.fp32.onnx"), bundle.golden("acc")
     ours, reference = OpenVinoBackend(model), OrtBackend(model)
     for window in golden.windows[:20]:
-        given = {
-            "acc": np.nan_to_num(window)[None],
-            "acc_present": np.isfinite(window).astype(np.float32)[None],
-        }
+        given = {"acc": np.nan_to_num(window)[None], "acc_present": np.isfinite(window).astype(np.float32)[None]}
         for answer, expected in zip(ours.run(given), reference.run(given), strict=True):
             np.testing.assert_allclose(answer, expected, atol=golden.tolerance)
     ours.close()

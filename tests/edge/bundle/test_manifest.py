@@ -213,11 +213,7 @@ def test_another_format_version_is_refused(document: dict[str, Any], version: ob
             "a" * 64 + "\n",
             f"models[0].dataset_sha256: expected 64 lower-case hexadecimal digits, got '{'a' * 64}\\n'",
         ),
-        (
-            "models.0.teacher_sha256",
-            "",
-            "models[0].teacher_sha256: expected 64 lower-case hexadecimal digits, got ''",
-        ),
+        ("models.0.teacher_sha256", "", "models[0].teacher_sha256: expected 64 lower-case hexadecimal digits, got ''"),
         (
             "models.0.inputs.0.shape",
             [1, 3, 20],

@@ -56,10 +56,7 @@ def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
             '{"modality": "t", "mean": [1, 2], "std": [1]}',
             "mean and std: expected one number each per channel, got 2 and 1",
         ),
-        (
-            '{"modality": "t", "mean": [], "std": []}',
-            "mean and std: expected one number each per channel, got 0 and 0",
-        ),
+        ('{"modality": "t", "mean": [], "std": []}', "mean and std: expected one number each per channel, got 0 and 0"),
         ('{"modality": "t", "mean": [1], "std": [0]}', "std[0]: expected a finite number above 0, got 0.0"),
         ('{"modality": "t", "mean": [1], "std": [-1]}', "std[0]: expected a finite number above 0, got -1.0"),
     ],

@@ -42,10 +42,7 @@ def test_the_threshold_is_a_rank_among_the_calibration_windows(level: float, exp
     assert least_probability(NINE, level) == expected
 
 
-@given(
-    windows=st.integers(1, 300),
-    percent=st.integers(1, 99),
-)
+@given(windows=st.integers(1, 300), percent=st.integers(1, 99))
 def test_the_rank_is_that_of_the_score_in_the_literature(windows: int, percent: int) -> None:
     true = np.sort(np.random.default_rng(windows).random(windows))
     scores = np.sort(1 - true)
