@@ -36,14 +36,7 @@ from mmkd_models.experiments.folder import (
     read_result,
     write_result,
 )
-from mmkd_models.experiments.plan import (
-    Candidate,
-    Entry,
-    TeacherChoice,
-    Trial,
-    hash_of,
-    teacher_name,
-)
+from mmkd_models.experiments.plan import Candidate, Entry, TeacherChoice, Trial, hash_of, teacher_name
 from mmkd_models.experiments.workers import Workers
 from mmkd_models.losses.term import Goal
 from mmkd_models.metrics.likelihood import probabilities_of

@@ -197,9 +197,7 @@ def measure_latencies(
 
 
 def sensor_rows(
-    compared: DemoDocument,
-    judged: Mapping[str, JudgingDocument],
-    latencies: Mapping[str, PairLatency],
+    compared: DemoDocument, judged: Mapping[str, JudgingDocument], latencies: Mapping[str, PairLatency]
 ) -> tuple[SensorRow, ...]:
     """Return a row for each sensor, that whose student validates best first."""
     rows = [_row(compared, name, one, judged[name], latencies.get(name)) for name, one in compared.students.items()]

@@ -18,11 +18,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.evaluation.label_leak import leak_of
 from mmkd_models.experiments.folder import STUDENT_CHECKPOINT, TEACHER_CHECKPOINT, Folder, spread_in_time
-from mmkd_models.experiments.plan import (
-    Candidate,
-    candidates,
-    entries,
-)
+from mmkd_models.experiments.plan import Candidate, candidates, entries
 from mmkd_models.experiments.prepare import MeasureLatency, PreparedStudy, StudyOptions, prepare_study
 from mmkd_models.experiments.progress import Progress
 from mmkd_models.experiments.results import collect, dataset_facts, restore
@@ -55,14 +51,7 @@ from mmkd_models.experiments.workers import Workers, torch_threads
 from mmkd_models.metrics.measures import measures_of, told_by, written_measures
 from mmkd_models.training.checkpoint import file_sha256, library_versions, write_student
 from mmkd_report.schema.figures import LabelledGroups
-from mmkd_report.schema.study import (
-    NONE,
-    Recommendation,
-    StudyDocument,
-    StudyFacts,
-    StudyMethod,
-    TrialCounts,
-)
+from mmkd_report.schema.study import NONE, Recommendation, StudyDocument, StudyFacts, StudyMethod, TrialCounts
 
 STUDENT_FILE = "student.ckpt"
 STUDY_FILE = "study.json"

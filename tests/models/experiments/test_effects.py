@@ -23,8 +23,7 @@ def result(answers: dict[int, tuple[list[int], list[int]]], classes: int = 2) ->
         class_scores=scores_from_answers(truth, given_answers, classes),
         confusions=tuple(
             GroupConfusion(
-                group=group,
-                confusion=scores_from_answers(np.array(labels), np.array(said), classes).confusion,
+                group=group, confusion=scores_from_answers(np.array(labels), np.array(said), classes).confusion
             )
             for group, (labels, said) in answers.items()
         ),

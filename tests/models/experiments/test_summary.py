@@ -29,10 +29,7 @@ def two_folds(make: MakeFold, *, teacher: int = 9, **options: Any) -> list[FoldR
         seed=0, windows=WINDOWS, teacher={1: 9, 2: 9}, students={"acc": ({1: 6, 2: 6}, {1: 5, 2: 5})}, **options
     )
     second = make(
-        seed=1,
-        windows=WINDOWS,
-        teacher={1: teacher, 2: teacher},
-        students={"acc": ({1: 10, 2: 10}, {1: 7, 2: 7})},
+        seed=1, windows=WINDOWS, teacher={1: teacher, 2: teacher}, students={"acc": ({1: 10, 2: 10}, {1: 7, 2: 7})}
     )
     return [first, second]
 

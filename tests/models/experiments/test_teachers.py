@@ -42,10 +42,7 @@ def mixed(machines: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     """A grid on one seed with three kinds of teachers, beside one that is only compared."""
     out = tmp_path_factory.mktemp("study") / "mixed"
     options = cases.options(
-        machines,
-        seeds=1,
-        space=cases.space(**space_of(machines)),
-        compared=teachers_from_text(["acc:tiny"], machines),
+        machines, seeds=1, space=cases.space(**space_of(machines)), compared=teachers_from_text(["acc:tiny"], machines)
     )
     return out, study(machines, options, out=out)
 
