@@ -174,7 +174,7 @@ def test_a_finished_fold_is_read_and_not_trained_again(shown: dict[str, Shown], 
 def test_the_page_says_what_the_figures_are(shown: dict[str, Shown], kind: str) -> None:
     page = render_demo(shown[kind].document)
     if kind == "regression":
-        wanted = ("MAE, rpm", "Gain, rpm", "mean absolute error", "The number speed", "R²", "in truth speed ")
+        wanted = ("MAE, rpm", "Gain, rpm", "mean absolute error", "The number speed", "R²", "true value speed ")
         assert "points from distillation" not in page
     else:
         wanted = (
