@@ -54,15 +54,17 @@ def after_looking(directory: Path, *, has_labels: bool) -> str:
 def _lines(found: DataReport) -> Iterator[str]:
     yield f"{found.name}: {found.windows} windows, {found.groups or 'no'} groups"
     for one in found.suspicions:
-        yield f"{'DOUBT' if one.is_grave else 'know'}: {one.kind}: {one.sentence}; {one.advice}"
+        yield f"{'PROBLEM' if one.is_grave else 'note'}: {one.kind}: {one.sentence}; {one.advice}"
     if not found.suspicions:
-        yield "nothing is to be doubted"
+        yield "no problems found"
     for text in found.not_judged:
         yield f"not judged: {text}"
 
 
 def _show_probes(found: DataReport) -> None:
-    table = plain_table(["a probe asked for", "sees", "balanced accuracy", "99 % interval", "guessing"], left=("sees",))
+    table = plain_table(
+        ["extra-trees recognise", "from", "balanced accuracy", "99 % interval", "chance"], left=("from",)
+    )
     for one in found.probes:
         ends = f"{one.low:.1%} to {one.high:.1%}"
         table.add_row(one.asked, one.modality or "all sensors", f"{one.score:.1%}", ends, f"{one.guessing:.1%}")

@@ -105,12 +105,13 @@ def _of_copies(windows: Windows, scan: Scan, looked: ProbedWindows) -> Iterator[
 
 def _not_judged(windows: Windows, agreement: float) -> Iterator[str]:
     if windows.times is None:
-        yield "drift over the campaign: the dataset does not say when its windows were"
+        yield "drift over the campaign: the dataset has no times"
     if windows.spec.task.kind != "classification":
-        yield f"wrong labels: only classes are doubted, and the task is of the kind {windows.spec.task.kind}"
+        yield f"wrong labels: only classes are checked, and the task is of the kind {windows.spec.task.kind}"
     elif agreement < AGREES:
         yield (
-            f"wrong labels: where the probe is sure, it agrees with {agreement:.0%} of the labels, too few to doubt any"
+            f"wrong labels: where extra-trees are certain, they agree with {agreement:.0%} of the labels, too few to"
+            " judge any"
         )
 
 

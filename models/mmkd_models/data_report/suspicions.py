@@ -1,4 +1,4 @@
-"""What is to be doubted, in sentences with their figure and what to do; the thresholds stand here."""
+"""Dataset warnings, each with its evidence and a fix; the thresholds are here."""
 
 from __future__ import annotations
 
@@ -41,16 +41,15 @@ def of_copies(
     overlaps: Overlaps,
 ) -> Iterator[Suspicion]:
     """Yield what is there twice."""
-    spec = windows.spec
     if across:
-        first, second = (place(spec, row) for row in across[0])
+        first, second = (place(windows, row) for row in across[0])
         yield _grave(
             "copies",
             f"{_counted(len(across), 'window')} of one split are also in another, {second} and {first} for one",
             "remove them (split.drop_copies = true in a recipe), or give both one group",
         )
     if inside:
-        first, second = (place(spec, row) for row in inside[0])
+        first, second = (place(windows, row) for row in inside[0])
         yield _known(
             "copies",
             f"{_counted(len(inside), 'window')} of {len(windows)} are equal to an earlier one of their split, "
@@ -62,13 +61,13 @@ def of_copies(
         yield _grave(
             "copies",
             f"{_counted(len(near), 'window')} outside train {'is' if len(near) == 1 else 'are'} in train too, but for "
-            f"less than 1 % of what moves: {place(spec, worst.judges)} and {place(spec, worst.trains)} differ by "
+            f"less than 1 % of what moves: {place(windows, worst.judges)} and {place(windows, worst.trains)} differ by "
             f"{100 * worst.different:.2g} %",
             "if both were cut from one recording, or one was made from the other, give them one group",
         )
     leak = overlaps.subset(windows.splits[overlaps.first] != windows.splits[overlaps.second])
     if len(leak.first):
-        yield _grave("copies", leak.words(spec), "put windows that share samples into one split")
+        yield _grave("copies", leak.words(windows), "put windows that share samples into one split")
 
 
 def of_like_groups(pairs: Sequence[LikeGroups]) -> Iterator[Suspicion]:
@@ -76,8 +75,8 @@ def of_like_groups(pairs: Sequence[LikeGroups]) -> Iterator[Suspicion]:
     for one in pairs:
         yield _grave(
             "leak",
-            f"group {one.judges!r} judges and group {one.trains!r} trains, and {one.shared:.0%} of the windows of each "
-            f"are nearer to one of the other than to any other group's (the usual two groups: {one.usual:.0%})",
+            f"group {one.judges!r} (judging) and group {one.trains!r} (training): {one.shared:.0%} of the windows of "
+            f"each have their nearest neighbour in the other (typical pair of groups: {one.usual:.0%})",
             "ask whether they are one person, machine or session under two names; if so give them one group",
         )
 
@@ -88,13 +87,13 @@ def of_probes(probes: Sequence[ProbeFacts]) -> Iterator[Suspicion]:
         if one.asked == "class" or not one.is_better:
             continue
         figure = (
-            f"a probe tells {{}} from a window with balanced accuracy {one.score:.0%} (at least {one.low:.0%}; "
-            f"guessing is {one.guessing:.0%})"
+            f"extra-trees recognise {{}} from a window with balanced accuracy {one.score:.0%} (99 % interval from "
+            f"{one.low:.0%}; chance {one.guessing:.0%})"
         )
         if one.asked == "split":
             yield _grave(
                 "origin",
-                figure.format("the split") + ", of groups that it never saw",
+                figure.format("the split") + ", of groups that they were not trained on",
                 "the splits differ as wholes, in machine, sensor or campaign: scores are of that difference too; deal "
                 "the groups anew",
             )
@@ -118,10 +117,10 @@ def of_labels(suspects: Sequence[LabelSuspect], asked: int, agreement: float) ->
         one = suspects[0]
         yield _known(
             "labels",
-            f"{len(suspects)} labels of {asked} ({len(suspects) / asked:.1%}) contradict a probe that never saw the "
-            f"window's group; the surest is {one.split} window {one.window}, labelled {one.label}, probably "
-            f"{one.likely} ({one.likely_probability:.0%} of the votes, {one.label_probability:.0%} for the label); "
-            f"where the probe is as sure, it agrees with {agreement:.0%} of the labels",
+            f"{len(suspects)} labels of {asked} ({len(suspects) / asked:.1%}) contradict extra-trees that were not "
+            f"trained on the window's group; the clearest is {one.split} window {one.window}, labelled {one.label}, "
+            f"probably {one.likely} ({one.likely_probability:.0%} of the votes, {one.label_probability:.0%} for the "
+            f"label); where the trees are as certain, they agree with {agreement:.0%} of the labels",
             "look at those in the list, the first ones first, and correct or drop what is wrong",
         )
 
@@ -139,7 +138,7 @@ def of_channels(windows: Windows, found: WindowMeasures) -> Iterator[Suspicion]:
             yield _grave(
                 "dead channel",
                 f"channel {name} {channel} is {found.level[there, number][0]:g} in every window",
-                "leave the channel out, or look for its cable",
+                "leave the channel out, or check its cable",
             )
         elif continuous[number]:
             yield from _stuck(windows, found, number, f"{name} {channel}", flat, there)
@@ -173,7 +172,7 @@ def _stuck(
         yield _grave(
             "stuck channel",
             f"channel {name} does not move in {_counted(int(alone.sum()), 'window')} of {int(there.sum())}{beside}",
-            f"set it to missing (NaN) there; window {place(windows.spec, int(np.flatnonzero(alone)[0]))} is the first",
+            f"set it to missing (NaN) there; window {place(windows, int(np.flatnonzero(alone)[0]))} is the first",
         )
 
 
@@ -224,8 +223,8 @@ def of_gaps(windows: Windows, found: WindowMeasures) -> Iterator[Suspicion]:
         yield _grave(
             "gaps",
             f"sensor {name} has gaps in {shares[most]:.0%} of the windows of {most}, and in {shares[least]:.0%} of "
-            f"{least}: the gaps tell the class",
-            "find out why; a student that learns it knows the logger and not the machine",
+            f"{least}: the gaps reveal the class",
+            "find out why: a student would learn the logger and not the machine",
         )
 
 
@@ -235,7 +234,9 @@ def of_recordings(windows: Windows, scan: Scan) -> Iterator[Suspicion]:
     for name, found in scan.modalities.items():
         yield from (_known("gaps", sentence, ABSENT_ADVICE) for sentence in absent_warnings(windows, name, found))
     if windows.spec.left_out:
-        yield _known("left out", f"the import left out {left_out_text(windows.spec)}", "mend it, or know what lacks")
+        yield _known(
+            "left out", f"the import left out {left_out_text(windows.spec)}", "check that these windows may be missing"
+        )
 
 
 def of_balance(windows: Windows) -> Iterator[Suspicion]:
@@ -265,7 +266,7 @@ def of_balance(windows: Windows) -> Iterator[Suspicion]:
                 yield _known(
                     "balance",
                     f"group {groups[sizes.argmax()].item()!r} has {share:.0%} of the windows of {split}",
-                    "its figures are mostly those of one person or machine; move or thin it",
+                    "its scores are mostly those of one person or machine; move or thin it",
                 )
 
 

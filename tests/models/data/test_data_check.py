@@ -96,7 +96,7 @@ def test_a_window_copied_into_another_split(rig, splits):
         np.save(rig.path / "test" / f"{name}.npy", array)
     assert _refusal(rig.path) == (
         f"dataset {rig.path}: train window 17 and test window 4 are the same window (1 in all);"
-        " expected splits that share nothing: remove the copies or give both one group"
+        " splits must not share windows: remove the copies or give both one group"
     )
 
 
@@ -136,14 +136,14 @@ def test_what_may_spoil_training_is_a_warning(write, splits):
     median = np.median(np.concatenate([splits[name]["vib"][..., 1] for name in ("train", "valid", "test")]))
     warnings = check_dataset(rig.path).warnings
     assert warnings[:3] == (
-        "train/sound.npy: nothing reads this file; describe it in dataset.json or remove it",
-        "valid has no window of worn: nothing it says about them counts",
+        "train/sound.npy: this file is not used; describe it in dataset.json or remove it",
+        "valid has no window of worn: its scores say nothing about them",
         (
-            "vib: channel y reaches 81288, while 99.9 % of it lies within"
+            "vib: channel y reaches 81288, but 99.9 % of its values are within"
             f" {warnings[2].split('within ')[1].split(' of')[0]} of {median:g}: set its 'range' if that is a glitch"
         ),
     )
-    assert warnings[3:] == ("temp: channel t is 21.5 throughout: it tells nothing",)
+    assert warnings[3:] == ("temp: channel t is always 21.5: it carries no information",)
 
 
 def test_a_range_silences_the_glitch_and_counts_it(rig, edit, splits):

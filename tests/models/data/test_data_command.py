@@ -99,7 +99,7 @@ def test_check_prints_facts_and_the_next_command(rig):
 def test_check_prints_warnings(rig, edit):
     np.save(rig.path / "train" / "sound.npy", np.zeros(3))
     assert (
-        "warning: train/sound.npy: nothing reads this file; describe it in dataset.json or remove it"
+        "warning: train/sound.npy: this file is not used; describe it in dataset.json or remove it"
         in _run("check", rig.path).stdout.splitlines()
     )
 

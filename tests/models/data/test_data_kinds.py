@@ -173,6 +173,10 @@ def test_the_check_counts_frames_and_names_clipped_sound(tmp_path, talk):
     )
     assert report.warnings == (
         "voice: 1 window of 14 with clipped sound, two samples or more in a row at full scale: record with less gain",
+        (
+            "lips: no value in 1 window of 14 (7.1%), in group 10: a student of this sensor can only guess there; "
+            "leave them out (cover = 'all' in a recipe)"
+        ),
     )
 
 
@@ -193,7 +197,7 @@ def test_windows_of_two_splits_that_share_frames_are_refused(tmp_path, talk):
     talk["test"]["lips"][1, :6] = talk["train"]["lips"][2, 2:]
     assert refusal(tmp_path / "talk", talk, modalities=[LIPS]) == (
         f"dataset {tmp_path}/talk: the last 6 samples of train window 2 are the first of test window 1 in 'lips' "
-        "(1 such in all); expected splits that share nothing: write groups.npy (the person, machine or session of each"
+        "(1 such in all); splits must not share samples: write groups.npy (the person, machine or session of each"
         " window) and put whole groups into one of the splits"
     )
 

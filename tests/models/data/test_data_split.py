@@ -123,7 +123,7 @@ def test_overlap_across_splits_is_a_leak(write: Callable[..., Dataset], tmp_path
     leaks = [(a, b) for a, b in pairs if place[a].split()[0] != place[b].split()[0]]
     assert found == (
         f"dataset {tmp_path / 'rig'}: the last 10 samples of {place[leaks[0][0]]} are the first of "
-        f"{place[leaks[0][1]]} in 'vib' ({len(leaks)} such in all); expected splits that share nothing: write "
+        f"{place[leaks[0][1]]} in 'vib' ({len(leaks)} such in all); splits must not share samples: write "
         "groups.npy (the person, machine or session of each window) and put whole groups into one of the splits"
     )
 
@@ -134,7 +134,7 @@ def test_an_existing_leak_is_found_by_the_check_and_before_a_comparison(rig: Dat
     np.save(rig.path / "test" / "vib.npy", vib)
     said = (
         "the last 10 samples of train window 5 are the first of test window 3 in 'vib' (1 such in all); "
-        "expected splits that share nothing: write groups.npy (the person, machine or session of each window) and put "
+        "splits must not share samples: write groups.npy (the person, machine or session of each window) and put "
         "whole groups into one of the splits"
     )
     assert message_of(lambda: check_dataset(rig.path), DatasetError) == f"dataset {rig.path}: {said}"
@@ -164,8 +164,8 @@ def test_related_windows_without_groups_are_asked_for_them(
         rig = write(parts)
     said = (
         "no groups, but 100% of the windows share samples with others: they were recorded together; write groups.npy "
-        "(the person, machine or session of each window), else nobody knows how much of the score is of people and "
-        "machines never seen"
+        "(the person, machine or session of each window); without groups scores may be of people and machines "
+        "that trained"
     )
     assert [record.message for record in caplog.records] == [f"dataset {rig.path}: {said}"]
     assert said in check_dataset(rig.path).warnings

@@ -155,8 +155,8 @@ def test_a_leaked_group_is_found_under_its_other_name(rig: Rig, tmp_path: Path) 
     (leak,) = suspicions.of_like_groups(list(like_groups(looked)))
     assert leak.is_grave
     assert leak.sentence == (
-        "group '14' judges and group '4' trains, and 100% of the windows of each are nearer to one of the other than "
-        "to any other group's (the usual two groups: 17%)"
+        "group '14' (judging) and group '4' (training): 100% of the windows of each have their nearest neighbour in "
+        "the other (typical pair of groups: 17%)"
     )
     assert leak.advice == (
         "ask whether they are one person, machine or session under two names; if so give them one group"
@@ -216,7 +216,7 @@ def test_five_percent_of_flipped_labels_are_found(report: Callable[[Rig], DataRe
     assert (right, len(suspects), len(flipped)) == (16, 16, 18)  # precision 1.0, recall 0.89
     (told,) = [one for one in found.suspicions if one.kind == "labels"]
     assert told.sentence.startswith(
-        "16 labels of 360 (4.4%) contradict a probe that never saw the window's group; the surest is "
+        "16 labels of 360 (4.4%) contradict extra-trees that were not trained on the window's group; the clearest is "
     )
 
 
@@ -224,7 +224,11 @@ def test_gaps_that_tell_the_class_are_found(doubted: Callable[[Rig], list[tuple[
     acc = rig.acc.copy()
     acc[rig.labels == 2, 3:6] = np.nan
     assert doubted(replace(rig, acc=acc)) == [
-        ("gaps", True, "sensor acc has gaps in 100% of the windows of worn, and in 0% of idle: the gaps tell the class")
+        (
+            "gaps",
+            True,
+            "sensor acc has gaps in 100% of the windows of worn, and in 0% of idle: the gaps reveal the class",
+        )
     ]
 
 
@@ -235,8 +239,8 @@ def test_splits_that_differ_as_wholes_are_told_by_a_probe(rig: Rig, tmp_path: Pa
     (told,) = suspicions.of_probes([asked.facts])
     assert told.is_grave
     assert told.sentence == (
-        f"a probe tells the split from a window with balanced accuracy {asked.facts.score:.0%} (at least "
-        f"{asked.facts.low:.0%}; guessing is 33%), of groups that it never saw"
+        f"extra-trees recognise the split from a window with balanced accuracy {asked.facts.score:.0%} (99 % interval "
+        f"from {asked.facts.low:.0%}; chance 33%), of groups that they were not trained on"
     )
 
 
@@ -371,7 +375,7 @@ def test_other_tasks_are_reported_on_and_say_what_is_not_judged(kind: str, rigs:
     from mmkd_report import render_data_report
 
     found = report_on(rigs[kind], on_part=lambda part: None)
-    assert f"wrong labels: only classes are doubted, and the task is of the kind {kind}" in found.not_judged
+    assert f"wrong labels: only classes are checked, and the task is of the kind {kind}" in found.not_judged
     assert [one.modality for one in found.probes if one.asked == "class"] == [None, "acc", "gyro"]
     assert found.label_suspects == ()
     assert render_data_report(msgspec.to_builtins(found)).startswith("<!doctype html>")

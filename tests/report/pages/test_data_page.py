@@ -50,7 +50,7 @@ def document() -> Document:
             {"kind": "leak", "is_grave": True, "sentence": "group 'a' is twice there", "advice": "ask who it is"},
             {"kind": "labels", "is_grave": False, "sentence": "3 labels contradict", "advice": "look at them"},
         ],
-        "not_judged": ["drift over the campaign: the dataset does not say when its windows were"],
+        "not_judged": ["drift over the campaign: the dataset has no times"],
         "splits": splits,
         "channels": [channel | more | {"at_limit": 0.0, "is_continuous": True}],
         "examples": [example | {"missing": 0.25, "channels": ["x"], "values": [[0.0, 1.0, None, 2.0]]}],
@@ -72,7 +72,7 @@ def test_the_answer_counts_findings_and_names_the_best_sensor(document: Document
     assert " windows</b> of " in page
     assert "The best single sensor is vib: a quick probe reaches 80.0\u202f% balanced accuracy" in page
     assert "Group &#39;a&#39; is twice there.</span> <em>Ask who it is.</em>" in page
-    assert "Not judged: drift over the campaign: the dataset does not say when its windows were." in page
+    assert "Not judged: drift over the campaign: the dataset has no times." in page
 
 
 def test_percent_signs_of_sentences_are_set_as_those_of_figures(document: Document) -> None:

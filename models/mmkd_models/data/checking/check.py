@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy.typing as npt
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
 from mmkd_models.data.checking.odd_recordings import ODD_ADVICE, odd_warnings
-from mmkd_models.data.checking.related import Overlaps, group_warnings, overlaps_of, place, split_problems
+from mmkd_models.data.checking.related import Overlaps, group_warnings, overlaps_of, place, split_problems, time_text
 from mmkd_models.data.checking.scan import ModalityScan, Scan, scan_windows
 from mmkd_models.data.dataset import loaded, located, windows_of
 from mmkd_models.data.files import RECORDINGS, Arrays, file_of
@@ -30,7 +29,7 @@ _GLITCH_RATIO = 10.0
 _GLITCH_SHARE = 0.999
 _MOST_GLITCH_VALUES = 2_000_000
 _MOST_NAMED = 3
-ABSENT_ADVICE = "a student of this sensor can only guess there; leave them out, as cover = 'all' of a recipe does"
+ABSENT_ADVICE = "a student of this sensor can only guess there; leave them out (cover = 'all' in a recipe)"
 _FULL = 32766 / 32768  # of sound; the largest count of int16 is 32767
 
 
@@ -140,8 +139,8 @@ def _copy_problems(windows: Windows, scan: Scan, split_of: Rows) -> Iterator[str
     if copies:
         first, row = copies[0]
         yield (
-            f"{place(windows.spec, first)} and {place(windows.spec, row)} are the same window ({len(copies)} in all);"
-            " expected splits that share nothing: remove the copies or give both one group"
+            f"{place(windows, first)} and {place(windows, row)} are the same window ({len(copies)} in all);"
+            " splits must not share windows: remove the copies or give both one group"
         )
 
 
@@ -182,10 +181,7 @@ def columns_text(windows: Windows) -> str:
 
 def times_text(times: npt.NDArray[np.float64]) -> str:
     """Return the first and the last start of a window: `2026-11-02T06:00:00Z to 2026-11-06T21:59:58Z`."""
-    return " to ".join(
-        datetime.fromtimestamp(float(seconds), tz=timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-        for seconds in (times.min(), times.max())
-    )
+    return f"{time_text(float(times.min()))} to {time_text(float(times.max()))}"
 
 
 def _task_fact(windows: Windows) -> str:
@@ -207,7 +203,7 @@ def _unused_files(path: Path, arrays: Arrays) -> Iterator[str]:
     for file in sorted([*path.rglob("*.npy"), *path.rglob("*.npz")]):
         name = file.relative_to(path).as_posix()
         if name not in read:
-            yield f"{name}: nothing reads this file; describe it in dataset.json or remove it"
+            yield f"{name}: this file is not used; describe it in dataset.json or remove it"
 
 
 def _warnings(windows: Windows, scan: Scan) -> Iterator[str]:
@@ -216,12 +212,13 @@ def _warnings(windows: Windows, scan: Scan) -> Iterator[str]:
     for number, split in enumerate(SPLIT_NAMES[1:], start=1):
         absent = absent_labels(spec.task, windows.labels[(split_of == number) & windows.labelled])
         if absent:
-            yield f"{split} has no window of {', '.join(absent)}: nothing it says about them counts"
+            yield f"{split} has no window of {', '.join(absent)}: its scores say nothing about them"
     for modality in spec.modalities:
         found = scan.modalities[modality.name]
         for channel, (low, high) in enumerate(zip(found.low, found.high, strict=True)):
             if low == high:
-                yield f"{modality.name}: channel {modality.channels[channel]} is {low:g} throughout: it tells nothing"
+                name = modality.channels[channel]
+                yield f"{modality.name}: channel {name} is always {low:g}: it carries no information"
         if modality.kind == "audio":
             yield from _clipped(windows, modality)
         if modality.range is None and modality.kind == "series":
@@ -277,8 +274,8 @@ def _glitches(windows: Windows, *, modality_name: str) -> Iterator[str]:
         usual = float(np.quantile(distance, _GLITCH_SHARE))
         if distance.max() > _GLITCH_RATIO * usual > 0:
             yield (
-                f"{modality_name}: channel {name} reaches {column[int(distance.argmax())]:g}, while 99.9 % of it lies"
-                f" within {usual:g} of {np.median(column):g}: set its 'range' if that is a glitch"
+                f"{modality_name}: channel {name} reaches {column[int(distance.argmax())]:g}, but 99.9 % of its values"
+                f" are within {usual:g} of {np.median(column):g}: set its 'range' if that is a glitch"
             )
 
 

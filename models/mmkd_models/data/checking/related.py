@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -14,7 +15,7 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.kinds import Values, windows_at_once
 from mmkd_models.data.labels import WRITE_GROUPS
 from mmkd_models.data.sources import Rows
-from mmkd_models.data.spec import SPLIT_NAMES, DatasetSpec
+from mmkd_models.data.spec import SPLIT_NAMES
 from mmkd_models.data.windows import Windows
 
 _MOST_COMPARED = 16  # samples of a window's beginning that are looked for
@@ -47,9 +48,9 @@ class Overlaps:
             modality=self.modality, first=self.first[index], second=self.second[index], shift=self.shift[index]
         )
 
-    def words(self, spec: DatasetSpec) -> str:
+    def words(self, windows: Windows) -> str:
         """Return the first of these pairs as the start of a sentence."""
-        first, second = place(spec, int(self.first[0])), place(spec, int(self.second[0]))
+        first, second = place(windows, int(self.first[0])), place(windows, int(self.second[0]))
         shared = self.modality.samples - int(self.shift[0])
         return (
             f"the last {shared} samples of {first} are the first of {second} in {self.modality.name!r} "
@@ -91,8 +92,8 @@ def split_problems(windows: Windows, overlaps: Overlaps) -> Iterator[str]:
         leak = overlaps.subset(part[overlaps.first] != part[overlaps.second])
         if len(leak.first):
             yield (
-                f"{leak.words(windows.spec)}; expected {name} that share nothing: {WRITE_GROUPS} and put whole groups "
-                f"into one of the {name}"
+                f"{leak.words(windows)}; {name} must not share samples: {WRITE_GROUPS} and put whole "
+                f"groups into one of the {name}"
             )
 
 
@@ -113,22 +114,28 @@ def group_warnings(windows: Windows, overlaps: Overlaps) -> Iterator[str]:
     if windows.has_groups:
         if len(apart.first):
             names = " and ".join(repr(windows.groups[rows[0]].item()) for rows in (apart.first, apart.second))
-            yield f"groups {names} share samples: {apart.words(windows.spec)}; give such windows one group"
+            yield f"groups {names} share samples: {apart.words(windows)}; give such windows one group"
     elif windows.max_shift_s == 0 and len(overlaps.first):
         share = len(np.unique(np.concatenate([overlaps.first, overlaps.second]))) / len(windows)
         yield (
             f"no groups, but {share:.0%} of the windows share samples with others: they were recorded together; "
-            f"{WRITE_GROUPS}, else nobody knows how much of the score is of people and machines never seen"
+            f"{WRITE_GROUPS}; without groups scores may be of people and machines that trained"
         )
 
 
-def place(spec: DatasetSpec, row: int) -> str:
-    """Return where a window of `Dataset.everything()` is: `valid window 3`."""
+def place(windows: Windows, row: int) -> str:
+    """Return where a window of `Dataset.everything()` is: `valid window 3 (2026-11-02T06:00:00Z)`."""
+    when = "" if windows.times is None else f" ({time_text(float(windows.times[row]))})"
     for split in SPLIT_NAMES:
-        if row < spec.splits[split]:
-            return f"{split} window {row}"
-        row -= spec.splits[split]
+        if row < windows.spec.splits[split]:
+            return f"{split} window {row}{when}"
+        row -= windows.spec.splits[split]
     raise AssertionError("a row beyond the last split")
+
+
+def time_text(seconds: float) -> str:
+    """Return UTC seconds since 1970 as text: `2026-11-02T06:00:00Z`."""
+    return datetime.fromtimestamp(seconds, tz=timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _pairs(windows: Windows, modality: ModalitySpec, compared: int) -> Iterator[tuple[int, int, int]]:

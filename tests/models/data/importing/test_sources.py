@@ -223,7 +223,7 @@ def test_a_sensor_of_another_rate_and_an_absent_one(plant, recipe):
     (warning,) = [text for text in check_dataset(plant / "out").warnings if text.startswith("temp")]
     assert warning == (
         f"temp: no value in 10 windows of {len(windows)} ({10 / len(windows):.1%}), in group 'M5': a student of this "
-        "sensor can only guess there; leave them out, as cover = 'all' of a recipe does"
+        "sensor can only guess there; leave them out (cover = 'all' in a recipe)"
     )
 
 

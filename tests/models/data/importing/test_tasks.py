@@ -205,7 +205,7 @@ WRONG = {
     ),
     "a column that is nowhere": Wrong(
         'column = "wear"\ntask = "regression"',
-        "'labels.column': no source has a column 'wear'; correct it (a tag of a tall table can be no label)",
+        "'labels.column': no source has a column 'wear'; correct it (a tag of a tall table cannot be a label)",
     ),
     "a column of texts": Wrong(
         'column = "note"\ntask = "regression"',
