@@ -434,14 +434,14 @@ def test_the_bundle_page_names_every_key(struct: type[msgspec.Struct]) -> None:
     assert [name for name in struct.__struct_fields__ if name not in named] == []
 
 
-def test_the_serve_page_losses_names_every_loss() -> None:
-    rows = table_rows((DOCS / "losses.md").read_text(encoding="utf-8"), "term")
+def test_the_page_of_training_names_every_loss() -> None:
+    rows = table_rows((DOCS / "training.md").read_text(encoding="utf-8"), "term")
     tags: list[Any] = [term.__struct_config__.tag for term in get_args(Term)]
     assert [row[0] for row in rows] == tags
 
 
-def test_the_recipe_of_the_serve_page_losses_is_one() -> None:
-    (recipe,) = blocks_of((DOCS / "losses.md").read_text(encoding="utf-8"), "json")
+def test_the_recipe_of_the_page_of_training_is_one() -> None:
+    (recipe,) = blocks_of((DOCS / "training.md").read_text(encoding="utf-8"), "json")
     check_terms(msgspec.json.decode(recipe, type=Recipe))
 
 

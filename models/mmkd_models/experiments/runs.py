@@ -209,7 +209,7 @@ def teacher_logits(folder: Folder, teacher: TeacherChoice, seed: int, windows: W
 
 
 def teacher_outcome(folder: Folder, teacher: TeacherChoice, seed: int) -> TestedNetwork:
-    """Judge what teaches on the test windows of its fold, once. No out-of-fold teacher has seen a test window."""
+    """Judge what teaches on the test windows of its fold, once."""
     path = folder.of_teacher(teacher, seed) / TEST_FILE
     outcome = read_result(path, TestedNetwork)
     if outcome is None:
@@ -515,9 +515,7 @@ def judge_rivals(folder: Folder, rivals: Sequence[RivalName], seed: int) -> tupl
 
 
 def _teacher_of_rivals(folder: Folder) -> TeacherChoice | None:
-    """The first teacher that is not out of fold: those know which window each of them may answer to."""
-    choices = iter(folder.space.teachers)
-    return next(choices, None)
+    return next(iter(folder.space.teachers), None)
 
 
 def teacher_runs(folder: Folder, teachers: Iterable[TeacherChoice], seeds: Iterable[int]) -> list[Run]:

@@ -297,7 +297,7 @@ class TrialRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StudyDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole document; `docs/study.md` describes it. `figures` are written where the task is not one of classes."""
+    """The whole document. `figures` are written where the task is not one of classes."""
 
     format_version: int = FORMAT_VERSION
     facts: StudyFacts

@@ -1,4 +1,4 @@
-"""Teachers of a study: out of fold, ensembles and mixtures, and teachers that are only compared."""
+"""Teachers of a study: ensembles and mixtures, and teachers that are only compared."""
 
 from __future__ import annotations
 
