@@ -277,7 +277,7 @@ def test_a_fold_with_a_committee_is_judged_by_what_its_members_say_together(
         ({"self_training": False}, {"baseline"}),
         ({"members": ("transformer", "trees")}, {"baseline"}),
     ],
-    ids=str,
+    ids=["labelled", "modalities", "teacher", "student", "self_training", "members"],
 )
 def test_other_options_in_the_same_folder_share_what_is_the_same_and_nothing_else(
     machines: Dataset,
