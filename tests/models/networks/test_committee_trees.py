@@ -8,7 +8,7 @@ import torch
 from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data.checking import statistics as by_numpy
+from mmkd_models.data.checking import scan as by_numpy
 from mmkd_models.networks.committee import trees as module
 from mmkd_models.networks.committee.statistics import statistics_count, window_statistics
 from mmkd_models.networks.committee.trees import Trees, grown_trees, trees_fault
