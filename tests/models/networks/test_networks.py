@@ -174,13 +174,10 @@ def test_the_projections_are_those_that_made_the_maps() -> None:
 
 def test_the_projections_of_a_teacher_are_those_that_made_its_maps() -> None:
     output = teacher(SENSORS[:3])(windows(SENSORS[:3], missing=0.1), taps=True)
-    keys = torch.cat([output.valid["acc"], output.valid["audio"]], dim=1)
-    pairs = [
-        *zip(output.projections["gyro"], output.self_attention["gyro"], strict=False),
-        *zip(output.cross_projections["gyro"], output.cross_attention["gyro"], strict=True),
-    ]
-    for (projections, weights), seen in zip(pairs, [output.valid["gyro"]] * 2 + [keys] * 2, strict=True):
-        torch.testing.assert_close(map_of(projections, seen), weights, atol=1e-6, rtol=1e-5)
+    pairs = [*zip(output.projections["gyro"], output.self_attention["gyro"], strict=False)]
+    assert len(pairs) == 2
+    for projections, weights in pairs:
+        torch.testing.assert_close(map_of(projections, output.valid["gyro"]), weights, atol=1e-6, rtol=1e-5)
 
 
 @given(st.integers(0, 100), st.floats(0.05, 0.95))
@@ -257,8 +254,6 @@ def test_a_teacher_takes_any_number_of_modalities_of_any_rate(count: int) -> Non
         assert [m.shape for m in output.cross_attention[name]] == [(3, 2, tokens[name], others)] * layers
         assert [h.shape for h in output.hidden[name]] == [(3, tokens[name], 16)] * (2 + layers)
         assert [p.value.shape for p in output.projections[name]] == [(3, tokens[name], 16)] * (2 + layers)
-        assert [p.query.shape for p in output.cross_projections[name]] == [(3, tokens[name], 16)] * layers
-        assert [p.key.shape for p in output.cross_projections[name]] == [(3, others, 16)] * layers
         assert output.valid[name].shape == (3, tokens[name])
 
 
