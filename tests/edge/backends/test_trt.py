@@ -160,7 +160,7 @@ def test_threads_that_come_and_go_leave_nothing_behind(kit: Any, tensorrt: Any) 
 def test_calls_share_what_there_is_where_no_further_context_can_be_made(kit: Any, tensorrt: Any) -> None:
     tensorrt.most_contexts = 2
     backend = TrtBackend(kit.model(kit.modality))
-    held = [backend._taken(), backend._taken()]
+    held = [backend._take(), backend._take()]
     answers: list[np.ndarray] = []
     waiting = threading.Thread(target=lambda: answers.append(backend.run(kit.feeds())[1]))
     waiting.start()
@@ -175,7 +175,7 @@ def test_calls_share_what_there_is_where_no_further_context_can_be_made(kit: Any
 
 def test_a_closed_backend_says_so_and_gives_everything_back(kit: Any, tensorrt: Any) -> None:
     backend = TrtBackend(kit.model(kit.modality))
-    running = backend._taken()  # by another thread
+    running = backend._take()  # by another thread
     backend.close()
     backend.close()
     with pytest.raises(BackendError) as caught:
