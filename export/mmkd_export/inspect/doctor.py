@@ -83,7 +83,7 @@ _ABILITIES = (
     ),
     _Ability("mmkd-export", (*FOR_CHECKPOINT, "typer", "rich"), "pip install 'mmkd-edge[export]'"),
     *(  # litert's brings jax, takes seconds and writes to the terminal
-        _Ability(f"mmkd-export --target {one.name}", one.libraries, f"pip install '{one.extra}'", is_imported=False)
+        _Ability("mmkd-export --target " + one.name, one.libraries, f"pip install '{one.extra}'", is_imported=False)
         for one in TARGETS
         if one.convert is not None
     ),

@@ -412,7 +412,7 @@ def test_steps_that_fail_leave_whole_windows_and_come_back(
     def broken(*_: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(step_module._BoundSteps, "push", broken)
+    monkeypatch.setattr(step_module.Steps, "push", broken)
     (during,) = stream.push(rows[78:82])
     monkeypatch.undo()
     np.testing.assert_allclose(during.probabilities, predictor.predict(rows[44:82]).probabilities, atol=TOLERANCE)

@@ -27,7 +27,14 @@ from mmkd_models.experiments.workers import Workers
 from mmkd_models.networks.config import Preset, student_config, teacher_config
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.train_config import TrainingProgress
-from mmkd_models.training.checkpoint import TeacherCheckpoint, file_sha256, read_student, read_teacher, write_teacher
+from mmkd_models.training.checkpoint import (
+    TeacherCheckpoint,
+    file_sha256,
+    read_student,
+    read_teacher,
+    read_teacher_file,
+    write_teacher,
+)
 from mmkd_models.training.inputs import TrainingRun
 from mmkd_models.training.predict import scores_of
 from mmkd_models.training.trainings import distil, self_train, train_baseline, train_teacher
@@ -117,12 +124,9 @@ def test_every_network_is_what_its_training_gives_on_the_folds_labels(
     data = fold_data(machines, seed=1, labelled=Labelled(share=0.5)).training
     run = TrainingRun(train=msgspec.structs.replace(config.teacher_train, seed=1), augment=config.augment)
     teacher = self_train(data, train_teacher(data, teacher_config("tiny"), run), run)
-    path = comparison.teacher_path(1)
-    kept = read_teacher(path)
-    assert same(kept.state, teacher.state)
-    sha256 = file_sha256(path)
-    size = student_config("tiny")
-    student = distil(data, "acc", size, run, teacher=kept, teacher_sha256=sha256, recipe=config.recipe)
+    kept = read_teacher_file(comparison.teacher_path(1))
+    assert same(kept.checkpoint.state, teacher.state)
+    student = distil(data, "acc", student_config("tiny"), run, teachers=[kept], recipe=config.recipe)
     found = read_student(comparison.student_path("acc", 1))
     assert same(found.state, student.state)
     assert found.carried is not None
