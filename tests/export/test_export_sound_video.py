@@ -279,7 +279,7 @@ def test_windows_of_a_file_are_bytes(students: dict[str, StudentCheckpoint], tmp
 
 def test_inspecting_says_what_a_window_is(bundles: dict[str, ExportResult]) -> None:
     mic, cam = (inspect_file(bundles[name].path) for name in ("mic", "cam"))
-    assert mic["mic.window"] == "1000 samples of sound x left, right at 4000 Hz"
+    assert mic["mic.window"] == "1000 samples of audio x left, right at 4000 Hz"
     assert cam["cam.window"] == "10 frames of 12 x 16 pixels x gray at 25 Hz"
 
 
