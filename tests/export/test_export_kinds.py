@@ -118,7 +118,7 @@ def test_the_report_scores_by_the_metrics_of_the_kind(bundles, students, kind):
         scores = value_scores(truth, golden.probabilities[golden.judge, 0])
         wanted = {"mae": scores.mae, "rmse": scores.rmse, "r2": scores.r2, "pearson": scores.pearson}
         assert "answers with a number, the target speed in rpm." in card
-        assert "gives `logits` and `value`, both (1, 1)." in card
+        assert "returns `logits` and `value`, both (1, 1)." in card
     else:
         found = label_scores(truth, golden.logits[golden.judge], threshold=0.45)
         wanted = {name: found.metric(name) for name in ("macro_f1", "mean_average_precision", "subset_accuracy")}
@@ -228,7 +228,7 @@ def test_the_page_shows_the_scores_of_the_kind(bundles, kind):
         assert "MAE, rpm" in page
         assert f">{significant(figures['mae'])}<" in page
         assert f"<b>{significant(figures['r2'])}</b> <span>R² of fp32 on 6 judging windows</span>" in page
-        assert "the checkpoint's answer" in page
+        assert "the checkpoint&#39;s answer" in page
     else:
         for name in ("Mean precision", "All right"):
             assert name in page
