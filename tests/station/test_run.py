@@ -246,7 +246,7 @@ def test_sigterm_answers_what_waits_and_ctrl_c_says_so(bundle_path: Path, rows: 
         child = started(bundle_path, "--source", "stdin", "--sink", "-", "--hop", "1")
         assert child.stdin is not None
         assert child.stdout is not None
-        child.stdin.write(csv_text(np.tile(rows, (50, 1))))
+        child.stdin.write(csv_text(np.tile(rows, (15, 1))))
         child.stdin.flush()
         next_record(child.stdout, "result")
         child.send_signal(number)
