@@ -83,7 +83,7 @@ def study(
     prepared = prepare_study(dataset, options, out=out, measure_latency=measure_latency)
     run_study(prepared, progress=progress, results=results)
     with torch_threads(options.conditions.threads):
-        document = document_of(prepared, measure_latency)
+        document = document_of(prepared, out, measure_latency)
     document = msgspec.structs.replace(document, duration_s=round(time.monotonic() - began, 1))
     write_document(out, document)
     return document
@@ -179,8 +179,11 @@ def _finalists_s(prepared: PreparedStudy) -> float:
     return len(prepared.seeds) * (student_s * count + teacher_s * taught_by) / options.workers
 
 
-def document_of(prepared: PreparedStudy, measure_latency: MeasureLatency | None) -> StudyDocument:
+def document_of(prepared: PreparedStudy, out: Path, measure_latency: MeasureLatency | None) -> StudyDocument:
     """Read what is finished, let validation choose, and write the chosen student into the study's folder.
+
+    Args:
+        out: the study's folder as the user named it.
 
     Raises:
         UsageError: no trial is finished.
@@ -209,7 +212,7 @@ def document_of(prepared: PreparedStudy, measure_latency: MeasureLatency | None)
         selection=selection(folder, tested, prepared.seeds) if options.grid else None,
         effects=factors,
         effect_seeds=effect_seeds,
-        recommendation=_recommendation(prepared, best, measure_latency),
+        recommendation=_recommendation(prepared, best, out / STUDENT_FILE, measure_latency),
         trials=trial_rows(ended),
         versions=library_versions(),
         duration_s=0.0,
@@ -269,11 +272,13 @@ def _coverage(prepared: PreparedStudy, tested: Sequence[Tested], ended: Sequence
     )
 
 
-def _recommendation(prepared: PreparedStudy, one: Tested, measure_latency: MeasureLatency | None) -> Recommendation:
+def _recommendation(
+    prepared: PreparedStudy, one: Tested, path: Path, measure_latency: MeasureLatency | None
+) -> Recommendation:
     """Write the chosen student, and measure it as it will run; one of other machines' results is figures alone."""
     folder, limit = prepared.folder, prepared.options.max_latency_ms
     seed = max(sorted(one.results), key=lambda seed: one.results[seed].score or 0.0)
-    result, path, latency = one.results[seed], folder.out / STUDENT_FILE, None
+    result, latency = one.results[seed], None
     is_here = (folder.of_trial(result.trial) / STUDENT_CHECKPOINT).exists()
     if is_here:
         write_student(path, student_of(folder, result.trial))
