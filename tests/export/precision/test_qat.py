@@ -287,7 +287,10 @@ CAUSAL = (
         ),
         (["--causal"], CAUSAL),
         (["--qat", "{causal}"], CAUSAL.replace("{start}", "{causal}")),
-        (["-o", "{start}"], "--out {start}: expected another file than the student's, got the same; choose another"),
+        (
+            ["-o", "{start}", "--force"],
+            "--out {start}: expected another file than the student's, got the same; choose another",
+        ),
     ],
 )
 def test_options_that_do_not_fit_are_refused(case: Case, tmp_path: Path, options: list[str], message: str):
