@@ -86,7 +86,7 @@ def adapt(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Adapt a student to a new machine, person or campaign, and write it only if it is better there.
+    """Adapt a student to a new machine, person or campaign.
 
     The training split of DATA trains, its validation split judges; neither needs labels. If no method is better
     without forgetting too much, nothing is written and the exit code is 4.
