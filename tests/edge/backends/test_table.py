@@ -7,15 +7,23 @@ from typing import get_args
 import pytest
 
 from mmkd_edge import ModalitySpec, UsageError
-from mmkd_edge.backends.base import BACKENDS, BackendName, backend_for, check_backend, choose_artifact, open_backend
+from mmkd_edge.backends.base import (
+    AUTO_ORDER,
+    BACKENDS,
+    BackendName,
+    backend_for,
+    check_backend,
+    choose_artifact,
+    open_backend,
+)
 from mmkd_edge.testing import fake_entry
 
 ACC = ModalitySpec(name="acc", channels=("x",), rate_hz=10.0, samples=20)
 
 
-def test_every_backend_has_a_row_and_a_rank_of_its_own() -> None:
+def test_every_backend_has_a_row_and_a_place_in_the_order() -> None:
     assert tuple(BACKENDS) == get_args(BackendName)
-    assert sorted(row.rank for row in BACKENDS.values()) == [1, 2, 3, 4]
+    assert sorted(AUTO_ORDER) == sorted(BACKENDS)
 
 
 def test_artifacts_are_judged_by_the_first_backend_of_their_format() -> None:

@@ -267,7 +267,7 @@ def test_what_cannot_be_chosen_among_is_refused_before_anything_is_trained(
     )
     missing = tmp_path / "none.toml"
     assert refused(data.path, "--cost", missing) == (
-        f"--cost {missing}: found no such file; mmkd-evaluate --print-cost prints one to fill in"
+        f"--cost {missing}: no such file; mmkd-evaluate --print-cost prints one to fill in"
     )
     assert refused(data.path, "--modality", "mic") == (
         "dataset 'line 3': modality 'mic' is not in it; choose one of acc, gyro, temp"

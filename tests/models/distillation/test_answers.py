@@ -58,7 +58,7 @@ def is_same(one: StudentCheckpoint, other: StudentCheckpoint) -> bool:
 def turned(path: Path) -> None:
     """Writes a memory in which the teacher says the contrary."""
     tensors, document = read_tensors(path, kind="answers")
-    contrary = {name: -tensor if "logits" in name else tensor for name, tensor in tensors.items()}
+    contrary = {name: -tensor if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     write_tensors(path, contrary, kind="answers", document=document)
 
 
