@@ -182,7 +182,7 @@ def _write(out: Path, document: SensorsDocument, judged: Mapping[str, JudgingDoc
 def _show(document: SensorsDocument) -> None:
     """Prints the verdict, and the table that it follows from."""
     from mmkd_report.pages.sensors import cells, headings, verdict
-    from mmkd_report.words import for_terminal, score_text
+    from mmkd_report.words import for_terminal, terminal_score
 
     for sentence in verdict(document):
         print(for_terminal(f"{sentence}."))
@@ -196,5 +196,5 @@ def _show(document: SensorsDocument) -> None:
     if document.pairs:
         table = plain_table(["two sensors", "teacher"])
         for row in document.pairs:
-            table.add_row(" + ".join(row.sensors), for_terminal(score_text(row.scores["teacher"].mean, measure)))
+            table.add_row(" + ".join(row.sensors), terminal_score(row.scores["teacher"].mean, measure))
         show_table(table)

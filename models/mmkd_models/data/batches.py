@@ -65,7 +65,6 @@ class BatchSource:
 
     Args:
         labelled_share: share of each batch drawn from the labelled windows; the rest comes from all windows.
-        part: int64 (N,), windows are mixed with windows of the same part alone; all with all where None.
     """
 
     def __init__(
@@ -76,7 +75,6 @@ class BatchSource:
         batch: int,
         labelled_share: float,
         seed: int,
-        part: NDArray[np.int64] | None = None,
     ) -> None:
         self._windows = windows
         self._config = config
@@ -89,7 +87,6 @@ class BatchSource:
                 f"training windows: expected some labelled ones, got labels that are all {mark}; label some"
             )
         self._seed = seed
-        self._part = part
         scale = channel_statistics if config.unit == "set" else _about_the_window
         series = [modality.name for modality in windows.spec.modalities if modality.kind == "series"]
         self._scales = {name: scale(windows, name) for name in series}
@@ -98,7 +95,7 @@ class BatchSource:
         """Return the batch of that step; the same step gives the same batch."""
         rng = np.random.default_rng([self._seed, step])
         rows = self._rows(rng, step)
-        pairs, lam = self._mixing(rng, rows)
+        pairs, lam = self._mixing(rng)
         inputs: dict[str, tuple[Tensor, Tensor]] = {}
         shift = self._shift(rng)
         window = self._windows.take(rows, shift_s=shift)
@@ -146,27 +143,14 @@ class BatchSource:
         reach_s = self._windows.max_shift_s if self._config.shift else 0.0
         return rng.uniform(-reach_s, reach_s, self._batch)
 
-    def _mixing(
-        self, rng: np.random.Generator, rows: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64] | None, NDArray[np.float32]]:
+    def _mixing(self, rng: np.random.Generator) -> tuple[NDArray[np.int64] | None, NDArray[np.float32]]:
         """Partners inside the labelled and the free part of the batch, so that labelled windows keep labels."""
         lam = rng.uniform(0, 1, self._batch).astype(np.float32)
         if rng.uniform() >= self._config.mixup:
             return None, np.ones(self._batch, dtype=np.float32)
         first = rng.permutation(self._from_labelled)
         rest = self._from_labelled + rng.permutation(self._batch - self._from_labelled)
-        pairs = np.concatenate([first, rest]).astype(np.int64)
-        return (pairs if self._part is None else self._inside_parts(pairs, self._part[rows])), lam
-
-    def _inside_parts(self, pairs: NDArray[np.int64], part: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(B,) partners of the same part (B,): each one's rows in the order in which the free pairing has them."""
-        found = np.empty_like(pairs)
-        is_labelled = np.arange(self._batch) < self._from_labelled
-        for number in np.unique(part):
-            for side in (is_labelled, ~is_labelled):
-                members = np.flatnonzero((part == number) & side)
-                found[members] = pairs[np.isin(pairs, members)]
-        return found
+        return np.concatenate([first, rest]).astype(np.int64), lam
 
     def _targets(
         self, rows: NDArray[np.int64], pairs: NDArray[np.int64] | None, lam: NDArray[np.float32]

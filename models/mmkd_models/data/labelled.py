@@ -33,11 +33,6 @@ class Labelled(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Say whether nothing is hidden."""
         return self.groups is None and self.share == 1
 
-    @property
-    def file_part(self) -> str:
-        """Return what stands in names of files: `0.1`, or `2groups`."""
-        return f"{self.share:g}" if self.groups is None else f"{self.groups}groups"
-
 
 ALL = Labelled()
 A_TENTH = Labelled(share=0.1)

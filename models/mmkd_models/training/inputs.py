@@ -79,8 +79,3 @@ def check_labels(data: TrainingData) -> None:
 def visible_labels(train: Windows, *, share: float = 1.0, groups: int | None = None, seed: int) -> Labels:
     """Return the labels with all but a fraction of each class, or all but those of whole groups, hidden."""
     return hide_labels(train.labels, seen_labels(train, Labelled(share=share, groups=groups), seed=seed))
-
-
-def with_learning_rate(run: TrainingRun, learning_rate: float) -> TrainingRun:
-    """Return the same run with another peak learning rate."""
-    return replace(run, train=msgspec.structs.replace(run.train, learning_rate=learning_rate))

@@ -150,36 +150,6 @@ def test_a_mix_has_one_lambda_for_all_modalities_and_the_label(numbered: Windows
     assert 0.35 < np.mean(mixed) < 0.65  # uniform: the mean of 30 has a standard deviation of 0.05
 
 
-def test_windows_are_mixed_inside_their_part_alone(numbered: Windows) -> None:
-    part = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 1])
-    windows, config = half_labelled(numbered), plain_but(mixup=1.0)
-    halves = windows.labels >= 0
-    inside = BatchSource(windows, config, batch=12, labelled_share=0.5, seed=3, part=part)
-    mixed = 0
-    for step in range(6):
-        batch = inside.at(step)
-        rows = batch.index.numpy()
-        assert len(rows) == 12
-        value = batch.inputs["b"][0].mean((1, 2)).numpy()  # between the numbers of the two windows
-        for row, found in zip(rows, value, strict=True):
-            partners = [other for other in np.flatnonzero(part == part[row]) if other in rows]
-            assert min(partners) - 1e-4 <= found <= max(partners) + 1e-4
-            mixed += abs(found - row) > 1e-3
-        # Labelled rows come first, and keep their labels.
-        assert batch.labelled[:6].all()
-        assert halves[rows[:6]].all()
-    assert mixed > 24
-    alone = BatchSource(numbered, config, batch=12, labelled_share=0.0, seed=3, part=np.arange(COUNT)).at(0)
-    np.testing.assert_allclose(alone.inputs["b"][0].mean((1, 2)).numpy(), alone.index.numpy(), atol=1e-5)
-
-
-def test_one_part_mixes_as_no_parts_do(numbered: Windows) -> None:
-    config = plain_but(mixup=1.0)
-    free = BatchSource(numbered, config, batch=8, labelled_share=0.5, seed=3)
-    one = BatchSource(numbered, config, batch=8, labelled_share=0.5, seed=3, part=np.zeros(COUNT, dtype=np.int64))
-    assert all(torch.equal(a, b) for a, b in zip(tensors(free.at(2)), tensors(one.at(2)), strict=True))
-
-
 def test_the_mixup_share_of_batches_is_mixed(numbered: Windows) -> None:
     batches = source(numbered, plain_but(mixup=0.3), batch=6)
     mixed = [bool(((batches.at(step).targets > 0).sum(1) > 1).any()) for step in range(200)]

@@ -24,7 +24,7 @@ from mmkd_models.networks.teacher import TeacherOutput
 from mmkd_models.tensors import read_tensors, write_tensors
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint, TeacherFile
-from mmkd_models.training.inputs import TrainingData, TrainingRun, with_learning_rate
+from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.trainings import distil, train_teacher
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
@@ -90,7 +90,8 @@ def test_recipes_and_learning_rates_share_answers_where_they_see_the_same_batche
 ) -> None:
     kept = replace(RUN, answers=tmp_path)
     distilled(data, teacher, kept, LOGIT, TASK)
-    distilled(data, teacher, with_learning_rate(kept, 1e-4), TASK, CrdTerm(weight=ONE, width=4))
+    slower = replace(kept, train=msgspec.structs.replace(kept.train, learning_rate=1e-4))
+    distilled(data, teacher, slower, TASK, CrdTerm(weight=ONE, width=4))
     assert len(list(tmp_path.iterdir())) == 1
     distilled(data, teacher, kept, LOGIT)  # without labels other windows are drawn
     assert len(list(tmp_path.iterdir())) == 2

@@ -27,7 +27,7 @@ from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherCon
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint, TeacherFile
 from mmkd_models.training.compatible import check_compatible
-from mmkd_models.training.inputs import TrainingData, TrainingRun, visible_labels, with_learning_rate
+from mmkd_models.training.inputs import TrainingData, TrainingRun, visible_labels
 from mmkd_models.training.predict import scores_of
 from mmkd_models.training.trainings import distil, self_train, train_baseline, train_teacher
 
@@ -190,12 +190,6 @@ def test_a_second_generation_learns_from_every_window(machines: Dataset, teacher
     data, source = watched(data_of(machines, share=0.1))
     self_train(data, teacher, RUN)
     assert set(source.batches) == set(data.train.rows.tolist())
-
-
-def test_another_learning_rate_leaves_the_rest_of_a_run() -> None:
-    changed = with_learning_rate(RUN, 0.5)
-    assert changed.train.learning_rate == 0.5
-    assert with_learning_rate(changed, RUN.train.learning_rate) == RUN
 
 
 def test_visible_labels_are_a_share_of_each_class_and_the_same_for_a_seed(machines: Dataset) -> None:
