@@ -83,17 +83,7 @@ def with_fault(prediction: Prediction, fault: WindowFault) -> Prediction:
     marked = msgspec.structs.replace(prediction, status=fault.status, reason=fault.reason)
     if fault.status != "invalid" or prediction.index < 0:
         return marked
-    return msgspec.structs.replace(
-        marked,
-        label="",
-        index=-1,
-        probability=0.0,
-        probabilities=np.zeros_like(prediction.probabilities),
-        labels=(),
-        value=None,
-        label_set=(),
-        novelty=None,
-    )
+    return msgspec.structs.replace(_withheld(marked), novelty=None)
 
 
 def _why(prediction: Prediction) -> str:
