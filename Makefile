@@ -37,7 +37,7 @@ BUDGET_HOURS ?= 2
 FOLDS ?= 5
 # STUDY_OPTIONS="--whole-groups" labels a third of the groups in place of a tenth of the windows; --choose races students.
 STUDY_OPTIONS ?=
-study: $(READY)  ## compare every way to distil with labels alone, in stages; resumes; writes build/study/distillation.md
+study: $(READY)  ## compare every way to distil with labels only, in stages; resumes; writes build/study/distillation.md
 	$(BIN)/python benchmarks/checks/study/distillation.py $(STUDY_SETS) --folds $(FOLDS) --budget-hours $(BUDGET_HOURS) --latency $(STUDY_OPTIONS)
 
 # Whole files go to a process each, so that what they share is made once; every process keeps to one thread.

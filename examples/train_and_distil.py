@@ -38,7 +38,7 @@ def main(steps: int) -> None:
     sha256 = file_sha256(Path("teacher.ckpt"))
     student = distil(data, "gyro", student_config("tiny"), run, teacher=teacher, teacher_sha256=sha256, recipe=recipe)
     write_student(Path("student.ckpt"), student)
-    print(f"on validation: labels alone {labels_only.facts.score:.2f}, taught {student.facts.score:.2f}")
+    print(f"on validation: labels only {labels_only.facts.score:.2f}, taught {student.facts.score:.2f}")
 
     result = export(export_plan(Path("student.ckpt")))
     print(f"wrote {result.path}, {result.size_bytes / 1000:.0f} kB")

@@ -2,8 +2,8 @@
 
     python benchmarks/checks/shipped_table.py RESULT.json [RESULT.json ...]
 
-A row a sensor: balanced accuracy over the folds of the teacher, of labels alone, of the student, of the best
-rival that nobody taught and of MiniRocket taught by the same teacher; the gain over labels alone is in accuracy, as the
+A row a sensor: balanced accuracy over the folds of the teacher, of labels only, of the student, of the best
+rival that nobody taught and of MiniRocket taught by the same teacher; the gain over labels only is in accuracy, as the
 documents have it with an interval. The last row weighs every set alike. Its interval takes sets as independent:
 half-widths are added in quadrature. A line below tells how much smaller and faster students are than the teacher's
 transformer, from the least to the most.
@@ -69,7 +69,7 @@ def sensors(document: dict[str, Any]) -> list[ShippedSensor]:
         rivals = {key: balanced(one[key]) for key in UNTAUGHT if one.get(key) and "balanced_accuracy" in one[key]}
         best = max(rivals, key=lambda key: rivals[key])
         shipped = one["student"]["shipped"]
-        alone = sum(way == "labels alone" for way in shipped)
+        alone = sum(way == "labels only" for way in shipped)
         gain = one["gain_points"]
         found.append(
             ShippedSensor(
@@ -98,7 +98,7 @@ def balanced(found: dict[str, Any]) -> float:
 
 def table(found: Sequence[ShippedSensor]) -> str:
     """Give the table, with the mean over sets below."""
-    names = ["set, sensor", "labelled", "teacher", "labels alone", "student", "best rival, untaught"]
+    names = ["set, sensor", "labelled", "teacher", "labels only", "student", "best rival, untaught"]
     rows = [head(*names, "taught MiniRocket", "gain, points of accuracy (95 %)", "students taught", texts=1)]
     rows += [
         row(

@@ -197,7 +197,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         outputs: of every artifact, in order: see `graph_outputs`.
         mflops: millions of floating point operations per window.
         validation_metric: name of the metric of `validation_score`.
-        teacher_sha256: of the teacher's checkpoint; None for a student that learned from labels alone.
+        teacher_sha256: of the teacher's checkpoint; None for a student that learned from labels only.
         statistics: of the golden windows; None if these are noise.
         group_reference: how the groups of the training differ from each other; None if not measured.
         streaming: None for a student that is not causal.

@@ -33,7 +33,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
             "The whole chain on shipped recordings, or on yours: which one sensor is enough?",
         ),
         "mmkd-data": Command("mmkd_models.commands.data:main", "Import, check and describe dataset directories."),
-        "mmkd-train": Command("mmkd_models.commands.train:main", "Train a teacher, or a student on labels alone."),
+        "mmkd-train": Command("mmkd_models.commands.train:main", "Train a teacher, or a student on labels only."),
         "mmkd-distill": Command("mmkd_models.commands.distill:main", "Distil teachers into a student of one sensor."),
         "mmkd-study": Command("mmkd_models.commands.study:main", "Find the best student of one sensor within limits."),
         "mmkd-evaluate": Command(

@@ -81,7 +81,7 @@ def seed_results(
     sizes: Sequence[str] = ("small",),
     dist: int | None = None,
 ) -> SeedResults:
-    """One fold where labels alone, logits and extra-trees get so many of ten windows of the first class right."""
+    """One fold where labels only, logits and extra-trees get so many of ten windows of the first class right."""
     of = {who: judged(dict.fromkeys(groups, count)) for who, count in {"a": alone, "t": taught, "x": trees}.items()}
     return SeedResults(
         dataset=StudyDataset(

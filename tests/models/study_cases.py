@@ -41,7 +41,7 @@ def methods(*names: str) -> tuple[Method, ...]:
 
 
 def space(**changed: Any) -> Space:
-    """Labels alone and logits, one teacher, one size, two learning rates."""
+    """Labels only and logits, one teacher, one size, two learning rates."""
     found = Space(
         teachers=(TEACHER,), students=("tiny",), methods=methods("none", "logit"), learning_rates=(1e-3, 1e-2)
     )

@@ -23,7 +23,7 @@ _SENSOR_HEAD = (
 )
 _POOLED_HEAD = (
     "| method | sets | folds | gain, points (95 % interval) | on validation | over outputs alone, points "
-    "| below labels alone | below extra-trees |"
+    "| below labels only | below extra-trees |"
 )
 
 
@@ -49,9 +49,9 @@ def _pooled(results: DistillationResults, share: float, whole_groups: bool) -> I
     yield (
         f"Covered: {len(sets)} {'set' if len(sets) == 1 else 'sets'} ({', '.join(sets)}); sensors: {len(tables)}; "
         f"folds: {sum(len(table.seeds) for table in tables)}; trainings: {sum(table.trainings for table in tables)}. "
-        "Gains are points of balanced accuracy over labels alone, paired by fold: the mean over sets of the mean over "
+        "Gains are points of balanced accuracy over labels only, paired by fold: the mean over sets of the mean over "
         "a set's sensors. Other folds are other people or machines: compare rows of the same coverage, or look at what "
-        "each method is better by than outputs alone (`logit`) on the folds that both have. *Below labels alone*: "
+        "each method is better by than outputs alone (`logit`) on the folds that both have. *Below labels only*: "
         "sensors where the whole interval is below 0. *Below extra-trees*: sensors where the student's mean is."
     )
     yield from ("", _POOLED_HEAD, "|---" * 8 + "|")
@@ -122,7 +122,7 @@ def _model_row(row: ModelRow) -> str:
 
 
 def _method_row(row: MethodRow, metric: str, *, with_pair: bool) -> str:
-    how = "labels alone" if row.method == NONE else f"{row.method}, {row.pair}" if with_pair else row.method
+    how = "labels only" if row.method == NONE else f"{row.method}, {row.pair}" if with_pair else row.method
     gain = "" if row.gain_points is None else _gain(row.gain_points[metric])
     trees = "" if row.over_extra_trees is None else _gain(row.over_extra_trees[metric])
     gap = "" if row.gap_recovered is None else f"{row.gap_recovered:.0%}"

@@ -65,11 +65,11 @@ class MethodRow(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         pair: the teacher's name with `all` for all modalities of the set.
-        seeds: on which it and labels alone are finished.
+        seeds: on which it and labels only are finished.
         learning_rates: chosen by validation, for each seed.
-        gain_points: by metric, over labels alone on the same seeds.
+        gain_points: by metric, over labels only on the same seeds.
         over_extra_trees: by metric.
-        gap_recovered: fraction of the gap between labels alone and the teacher; None if the gap's interval includes 0.
+        gap_recovered: fraction of the gap between labels only and the teacher; None if the gap's interval includes 0.
     """
 
     student: str

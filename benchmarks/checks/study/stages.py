@@ -1,6 +1,6 @@
 """A study of several sets in stages: what is trained in which order, until the time is used up.
 
-Stage 1 compares the main methods with few labels on two sets and two folds. Stage 2 takes labels alone, the teacher's
+Stage 1 compares the main methods with few labels on two sets and two folds. Stage 2 takes labels only, the teacher's
 outputs and what validated best so far to all sets, folds and shares of labels. Stage 3 compares the remaining methods
 and teachers where stage 1 was; should one of them be better, stage 2 takes it too. A portion is a grid on one sensor up
 to one seed; what is finished goes into the results after each portion. Sensors of one set share its teachers.
@@ -69,7 +69,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         sets: the first two are those of stages 1 and 3.
         first_seeds: of stages 1 and 3; `seeds` is of stage 2.
-        best: how many recipes stage 2 takes, beside labels alone and outputs.
+        best: how many recipes stage 2 takes, beside labels only and outputs.
         further_methods: of stage 3; None for all others.
         further_teachers: how else a sensor's teacher is made in stage 3, where each teaches by outputs.
         compared: sizes of teachers that teach nobody in stage 3.
@@ -104,7 +104,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def raced(plan: Plan) -> Plan:
-    """Gives the same plan with races: labels alone, outputs and the default recipe, each by one committee."""
+    """Gives the same plan with races: labels only, outputs and the default recipe, each by one committee."""
     return msgspec.structs.replace(
         plan,
         choose=True,

@@ -133,7 +133,7 @@ class ComparisonOptions:
     choose: Annotated[
         bool,
         Option(
-            "Train each student in several ways and ship what validation prefers, labels alone among them.",
+            "Train each student in several ways and ship what validation prefers, labels only among them.",
             ("--choose/--no-choose",),
         ),
     ] = True

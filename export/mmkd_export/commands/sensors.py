@@ -67,7 +67,7 @@ def sensors(
     executor: Annotated[str, Option("Where they run: local, or ray (the cluster of RAY_ADDRESS).")] = "local",
     as_json: Annotated[bool, Option("Print one JSON document instead of a table.", ("--json",))] = False,
 ) -> None:
-    """Which sensor is enough? For every single sensor of DATA: rivals, labels alone, distilled, and the teacher of all.
+    """Which sensor is enough? For every single sensor of DATA: rivals, labels only, distilled, and the teacher of all.
 
     Trains them as mmkd-demo does, judges each student under faults, measures its latency, reckons its costs, and
     writes one page with the table that decides what is bought.

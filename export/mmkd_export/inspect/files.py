@@ -107,7 +107,7 @@ def _model_facts(bundle: Bundle, entry: ModelEntry) -> _Rows:
     yield f"{prefix}.size", f"{entry.preset}, {entry.parameters:,} parameters, {entry.mflops:g} MFLOP a window"
     yield f"{prefix}.validation.{entry.validation_metric}", f"{entry.validation_score:.4f}"
     yield f"{prefix}.dataset", f"{entry.dataset_name} {entry.dataset_sha256}"
-    yield f"{prefix}.teacher", entry.teacher_sha256 or "none: trained on labels alone"
+    yield f"{prefix}.teacher", entry.teacher_sha256 or "none: trained on labels only"
     for number, one in enumerate(entry.adapted or ()):
         yield f"{prefix}.adapted.{number}", f"from {adapted_text(one)}"
     yield f"{prefix}.golden", f"{len(golden.labels)} windows, {int(golden.judge.sum())} of them only judge"
@@ -197,7 +197,7 @@ def _training_facts(facts: Mapping[str, Any]) -> _Rows:
 
 def _student_facts(facts: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> _Rows:
     hashes = [facts["teacher_sha256"], *facts.get("further_teachers_sha256", ())]
-    yield "teacher", ", ".join(one for one in hashes if one) or "none: trained on labels alone"
+    yield "teacher", ", ".join(one for one in hashes if one) or "none: trained on labels only"
     for number, one in enumerate(facts.get("adapted", ())):
         yield f"adapted.{number}", f"from {adapted_text(msgspec.convert(one, Adapted))}"
     yield "carried_windows", str(shapes.get("carried/windows", (0,))[0])

@@ -232,7 +232,7 @@ def _novelty(entry: ModelEntry) -> Iterator[str]:
 
 def _origin(report: ExportReport, entry: ModelEntry, licence: str) -> Iterator[str]:
     student = report.student
-    teaching = "Trained on labels alone"
+    teaching = "Trained on labels only"
     if hashes := student.teachers_sha256:
         teachers = "the teacher" if len(hashes) == 1 else f"{len(hashes)} teachers"
         teaching = f"Distilled from {teachers} with SHA-256 {', '.join(f'`{one}`' for one in hashes)}"

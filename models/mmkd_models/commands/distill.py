@@ -79,7 +79,7 @@ class StudentOptions:
     kind: Kind = "transformer"
     choose: Annotated[
         bool,
-        Option("Train all kinds of students, labels alone too, and write what validation prefers.", ("--choose",)),
+        Option("Train all kinds of students, labels only too, and write what validation prefers.", ("--choose",)),
     ] = False
     causal: Causal = False
     qat: Annotated[

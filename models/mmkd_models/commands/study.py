@@ -83,7 +83,7 @@ class SpaceOptions:
         list[float] | None, Option("Peak learning rate that every method may choose (repeat).")
     ] = None
     baseline_learning_rate: Annotated[
-        list[float] | None, Option("Further rate that labels alone may choose (repeat).")
+        list[float] | None, Option("Further rate that labels only may choose (repeat).")
     ] = None
     rival: Annotated[
         list[str] | None,
@@ -99,7 +99,7 @@ class SearchOptions:
     """How much of it is trained."""
 
     grid: Annotated[bool, Option("Train everything on every seed, without a search.", ("--grid",))] = False
-    trials: Annotated[int, Option("Candidates that the search tries, labels alone not counted.", min=1)] = 40
+    trials: Annotated[int, Option("Candidates that the search tries, labels only not counted.", min=1)] = 40
     finalists: Annotated[int, Option("Best candidates that are trained on all seeds.", min=1)] = 3
     seeds: Annotated[
         int | None,
@@ -191,7 +191,7 @@ def study_command(
     """Find the best student of one sensor within limits, and show what distillation buys.
 
     Combines teachers, student sizes, methods and learning rates on grouped folds. Optuna searches (or --grid trains
-    everything), validation chooses, and the test windows are read once, by the finalists and labels alone.
+    everything), validation chooses, and the test windows are read once, by the finalists and labels only.
     """
     from mmkd_models.evaluation.rivals import RIVALS
     from mmkd_models.experiments.plan import teachers_from_text
@@ -350,7 +350,7 @@ def _report(document: StudyDocument, output: Path, *, json: bool) -> None:
     chosen = document.recommendation
     if chosen is None:
         raise AssertionError("a study without a finished trial is an error")
-    taught = "labels alone" if chosen.teacher is None else f"{chosen.method}, taught by {chosen.teacher}"
+    taught = "labels only" if chosen.teacher is None else f"{chosen.method}, taught by {chosen.teacher}"
     print(for_terminal(verdict(read_study(told))))
     if leak := study_leak(document):
         print(for_terminal(leak))

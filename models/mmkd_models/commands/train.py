@@ -41,7 +41,7 @@ with loading("mmkd-train"):
 if TYPE_CHECKING:
     import typer
 
-_ABOUT = "Train a multimodal teacher, or a single-sensor student on labels alone (the baseline)."
+_ABOUT = "Train a multimodal teacher, or a single-sensor student on labels only (the baseline)."
 _AS_TEACHERS = TrainingOptions(steps=TEACHER_TRAIN.steps, learning_rate=TEACHER_TRAIN.learning_rate)
 
 
@@ -135,7 +135,7 @@ def student(
     embed_windows: Embed = True,
     json: Json = False,
 ) -> None:
-    """Train a student of one modality on labels alone: the baseline that distillation has to beat."""
+    """Train a student of one modality on labels only: the baseline that distillation has to beat."""
     from mmkd_models.training.students import labelled_student
 
     chosen = kind_named(kind, option="--kind")

@@ -60,7 +60,7 @@ def label_suspects(looked: ProbedWindows, probed: Probed) -> list[LabelSuspect]:
 def windows_to_label(looked: ProbedWindows) -> list[WindowToLabel]:
     """Return the unlabelled training windows that are worth a label most, at most `NEXT`; none before two classes are.
 
-    Training labels alone are asked: those that judge must not choose what is trained on.
+    Training labels only are asked: those that judge must not choose what is trained on.
     A window beside a labelled one of its group may be unlabelled since two states share it, and is left out.
 
     The most uncertain by the margin of the two likeliest classes, and among them those that are far from each other

@@ -48,7 +48,7 @@ _TERMS: dict[str, tuple[Term, ...]] = {
 
 
 class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A named way to train a student; no recipe means labels alone."""
+    """A named way to train a student; no recipe means labels only."""
 
     name: str
     recipe: Recipe | None
@@ -65,7 +65,7 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def shipped_methods() -> tuple[Method, ...]:
-    """Return labels alone, each kind of distillation at its levels, and the combinations with the teacher's outputs."""
+    """Return labels only, each kind of distillation at its levels, and the combinations with the teacher's outputs."""
     taught = (Method(name=name, recipe=Recipe(terms=terms)) for name, terms in _TERMS.items())
     return (Method(name=NONE, recipe=None), *taught)
 
@@ -86,7 +86,7 @@ def default_recipe(task: TaskSpec) -> Recipe:
 
 
 def chosen_methods(names: Sequence[str] | None, recipes: Sequence[str]) -> tuple[Method, ...]:
-    """Return labels alone and the methods of a study: those that are named, else all, and the user's own recipes.
+    """Return labels only and the methods of a study: those that are named, else all, and the user's own recipes.
 
     Args:
         names: of methods; None for all.

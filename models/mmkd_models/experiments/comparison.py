@@ -1,6 +1,6 @@
-"""A fair comparison of teacher, labels alone, student and rivals for every sensor: the plan of the demo.
+"""A fair comparison of teacher, labels only, student and rivals for every sensor: the plan of the demo.
 
-What is fair: grouped folds; the same visible labels for everyone; labels alone run the student's race with the same
+What is fair: grouped folds; the same visible labels for everyone; labels only run the student's race with the same
 steps and seed (without a race they have the student's architecture and augmentation, and their own choice of learning
 rate by validation); the test windows are read once, by finished models.
 """
@@ -77,8 +77,8 @@ class ComparisonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         members: of the teacher, transformers first.
         teacher_train: its seed is the fold's.
         further_rivals: rivals beside the quick ones.
-        choose: a race chooses how each student is trained, labels alone among the forms.
-        baseline_learning_rates: without a race, those that labels alone may choose from.
+        choose: a race chooses how each student is trained, labels only among the forms.
+        baseline_learning_rates: without a race, those that labels only may choose from.
         left_out: what each fold leaves out; None deals folds by groups.
     """
 
@@ -122,7 +122,7 @@ class NetworkResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MissingCurve(msgspec.Struct, frozen=True, kw_only=True):
-    """The first measure of the task, of student and labels alone, by fraction of missing samples."""
+    """The first measure of the task, of student and labels only, by fraction of missing samples."""
 
     shares: tuple[float, ...]
     student: tuple[float, ...]
@@ -228,7 +228,7 @@ class Comparison:
         return self.folder.of_teacher(self.teacher, seed) / TEACHER_CHECKPOINT
 
     def baseline_path(self, modality: str, seed: int) -> Path:
-        """The checkpoint of labels alone. Raises UsageError if it is not trained."""
+        """The checkpoint of labels only. Raises UsageError if it is not trained."""
         return best_baseline(self.folders[modality], self.entry(_TAUGHT), seed)
 
     def student_path(self, modality: str, seed: int) -> Path:
@@ -257,7 +257,7 @@ class Comparison:
         return phases
 
     def entry(self, method: str) -> Entry:
-        """Labels alone (`none`), or what is taught."""
+        """Labels only (`none`), or what is taught."""
         return Entry(student=self.config.student, method=method, teacher=None if method == NONE else self.teacher.name)
 
 

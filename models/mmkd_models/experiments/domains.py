@@ -25,7 +25,7 @@ from mmkd_models.experiments.progress import Progress
 from mmkd_models.experiments.runs import RivalResult
 from mmkd_models.experiments.workers import Workers
 from mmkd_models.metrics.measures import measures_of, told_by
-from mmkd_report.schema.demo import LABELS_ALONE
+from mmkd_report.schema.demo import LABELS_ONLY
 from mmkd_report.schema.figures import CONTESTANTS, Measure
 from mmkd_report.schema.judging import STUDENT, TEACHER, DomainFigures, DomainSpread, ShiftFacts, TimeFigures
 
@@ -76,7 +76,7 @@ def check_shift(order: ShiftOrder) -> None:
 def judge_shift(
     order: ShiftOrder, *, progress: Progress | None = None, say: Callable[[str], None] = lambda line: None
 ) -> ShiftFacts:
-    """Train teacher, labels alone, student and rivals without each domain, and judge them on it.
+    """Train teacher, labels only, student and rivals without each domain, and judge them on it.
 
     Figures are the same for any number of workers. The order is one that `check_shift` does not refuse.
 
@@ -146,7 +146,7 @@ def facts_of_domains(
             for name, values in figures.items()
         },
         gains={name: gain(STUDENT, name) for name in figures if name != STUDENT},
-        teacher_gain=gain(TEACHER, LABELS_ALONE),
+        teacher_gain=gain(TEACHER, LABELS_ONLY),
         absent={name: one.reason for fold in folds for name, one in _rivals(fold) if one.reason},
         time=None if in_time is None else _in_time(spec, in_time),
     )
@@ -179,7 +179,7 @@ def _figures(fold: FoldResult, measure: Measure) -> Iterator[tuple[str, float]]:
     (of_sensor,) = fold.students.values()
     yield TEACHER, fold.teacher.test.scores.metric(measure.name)
     yield STUDENT, of_sensor.student.test.scores.metric(measure.name)
-    yield LABELS_ALONE, of_sensor.baseline.test.scores.metric(measure.name)
+    yield LABELS_ONLY, of_sensor.baseline.test.scores.metric(measure.name)
     for name, rival in _rivals(fold):
         if rival.test is not None:
             yield name, rival.test.scores.metric(measure.name)

@@ -121,7 +121,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         teacher_train: seeds are the runs'.
         student_train: seeds and learning rates are the runs'.
         choose: train every student in several forms (`training.choosing.race`), of which validation keeps one.
-        labels_compete: in the race of a taught student, the student of labels alone takes part.
+        labels_compete: in the race of a taught student, the student of labels only takes part.
         left_out: what each fold leaves out; None deals folds by groups.
         threads: of every training; other numbers of threads may give other last bits.
     """
@@ -143,7 +143,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """What may be combined.
 
     Attributes:
-        baseline_learning_rates: those that labels alone may choose from; empty for those of everyone.
+        baseline_learning_rates: those that labels only may choose from; empty for those of everyone.
     """
 
     teachers: tuple[TeacherChoice, ...]
@@ -166,7 +166,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, order=True):
-    """One row of a table: a student size, a method, and the teacher's name (None for labels alone)."""
+    """One row of a table: a student size, a method, and the teacher's name (None for labels only)."""
 
     student: Preset
     method: str
@@ -188,7 +188,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 def entries(space: Space, impossible: Sequence[Entry] = ()) -> tuple[Entry, ...]:
-    """Every combination that can be trained, labels alone first, once for each student size."""
+    """Every combination that can be trained, labels only first, once for each student size."""
     combined = [
         Entry(student=student, method=method.name, teacher=None if method.recipe is None else teacher.name)
         for student, method, teacher in product(space.students, space.methods, space.teachers)

@@ -62,7 +62,7 @@ class StudyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     Attributes:
         grid: train everything on every seed, in place of a search.
-        trials: candidates that a search may try, labels alone not counted.
+        trials: candidates that a search may try, labels only not counted.
         finalists: entries that a search trains on all seeds that count.
         seeds: seeds (and folds), from 0.
         search_seeds: how many of them the search learns from; they do not count in its table.

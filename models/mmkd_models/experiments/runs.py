@@ -228,7 +228,7 @@ class TrialResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         best_step: when they were reached.
         duration_s: of the training that finished it; a resumed one counts from where it was resumed.
         curve: the best score so far at each validation, for the search.
-        teacher_sha256: of the teacher's checkpoint; None if labels alone taught.
+        teacher_sha256: of the teacher's checkpoint; None if labels only taught.
     """
 
     format_version: int = FORMAT_VERSION
@@ -247,7 +247,7 @@ class TrialResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 def student_run(folder: Folder, trial: Trial) -> Run:
     """Return the run of a trial that is trained to its end, also if a search has pruned it."""
     entry, conditions, rate = trial.candidate.entry, folder.conditions, trial.candidate.learning_rate
-    name = "labels alone" if entry.method == NONE else entry.method
+    name = "labels only" if entry.method == NONE else entry.method
     with_rate = f" {rate:g}" if len(folder.space.rates_of(entry)) > 1 else ""
     return Run(
         stage="baseline" if entry.teacher is None else "student",
@@ -338,14 +338,14 @@ def _train_student(folder: Folder, trial: Trial, path: Path, on_step: OnStep) ->
 
 
 def best_baseline(folder: Folder, entry: Entry, seed: int) -> Path:
-    """The checkpoint of labels alone of the entry's size that validates best. Raises UsageError if there is none."""
+    """The checkpoint of labels only of the entry's size that validates best. Raises UsageError if there is none."""
     baseline = Entry(student=entry.student, method=NONE, teacher=None)
     result = chosen_trials(folder, baseline, [seed]).get(seed)
     if result is None:
         reasons = (trial_result(folder, trial) for trial in trials_of(folder, baseline, [seed]))
         why = next((f": {result.reason}" for result in reasons if result is not None and result.reason), "")
         raise UsageError(
-            f"{folder.conditions.modality}: expected labels alone of seed {seed}, found none that is finished{why}"
+            f"{folder.conditions.modality}: expected labels only of seed {seed}, found none that is finished{why}"
         )
     return folder.of_trial(result.trial) / STUDENT_CHECKPOINT
 

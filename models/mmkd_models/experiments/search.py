@@ -53,7 +53,7 @@ def best_candidates(
 
 
 def finalists(folder: Folder, impossible: Sequence[Entry], seeds: Sequence[int], *, most: int) -> tuple[Candidate, ...]:
-    """Labels alone in the finalists' sizes and the best entries of a search, each with its best learning rate."""
+    """Labels only in the finalists' sizes and the best entries of a search, each with its best learning rate."""
     ranked = [candidate for candidate, _ in best_candidates(folder, impossible, seeds)]
     chosen = [candidate for candidate in ranked if candidate.entry.method != NONE][:most]
     sizes = {candidate.entry.student for candidate in chosen}

@@ -38,7 +38,7 @@ from mmkd_models.experiments.workers import Executor, Workers
 from mmkd_models.networks.rocket import fits_kernels
 from mmkd_models.train_config import OnStep
 from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher
-from mmkd_report.schema.demo import LABELS_ALONE, Contest, DemoDocument, DemoRival, Network
+from mmkd_report.schema.demo import LABELS_ONLY, Contest, DemoDocument, DemoRival, Network
 from mmkd_report.schema.evaluation import DataFacts
 from mmkd_report.schema.judging import Competitor, JudgingDocument, SensorRow
 from mmkd_report.schema.study import PairLatency
@@ -78,7 +78,7 @@ def check_costs(order: SensorsOrder) -> None:
 def judge_sensors(
     order: SensorsOrder, *, workers: int, executor: Executor = "local", say: Say
 ) -> dict[str, JudgingDocument]:
-    """Judge the student of every sensor under faults, with labels alone, teacher and rivals, and compute costs.
+    """Judge the student of every sensor under faults, with labels only, teacher and rivals, and compute costs.
 
     Raises:
         UsageError: a file of costs breaks a rule.
@@ -136,7 +136,7 @@ def judge_sensor(order: SensorsOrder, name: str, *, say: Say = lambda line: None
 
 
 def _contestants(order: SensorsOrder, name: str) -> Iterator[Contestant]:
-    """Student, labels alone and teacher; none of them knows the windows that judge."""
+    """Student, labels only and teacher; none of them knows the windows that judge."""
     comparison, seed = order.comparison, order.seed
     for path in (comparison.student_path(name, seed), comparison.baseline_path(name, seed)):
         yield Contestant(path=str(path), sha256=file_sha256(path), checkpoint=read_student(path))
@@ -211,7 +211,7 @@ def _row(
     who: dict[Competitor, Network | DemoRival | None] = {
         "extra_trees": contest.extra_trees,
         "mini_rocket": contest.mini_rocket,
-        "labels_alone": contest.baseline,
+        "labels_only": contest.baseline,
         "distilled": contest.student,
         "teacher": compared.teacher,
     }
@@ -231,7 +231,7 @@ def _row(
         high=gain.high,
         valid_score=valid["distilled"],
         guessing=contest.student.guessing,
-        is_taught=not contest.student.shipped or any(one != LABELS_ALONE for one in contest.student.shipped),
+        is_taught=not contest.student.shipped or any(one != LABELS_ONLY for one in contest.student.shipped),
         ahead=tuple(key for key in _WITHOUT_TEACHER if valid.get(key, -math.inf) > valid["distilled"]),
         under_faults=sum(sum(one.errors[first]) / len(one.errors[first]) for one in faults.faults) / len(faults.faults),
         relative=faults.relative.get(first),

@@ -299,7 +299,7 @@ def _recommendation(
 
 
 def _a_teacher(folder: Folder, one: Tested) -> Path | None:
-    """The checkpoint to measure a student against: its own teacher, or for labels alone the first there is.
+    """The checkpoint to measure a student against: its own teacher, or for labels only the first there is.
 
     Of several teachers it is the first one.
     """

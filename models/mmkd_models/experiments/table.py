@@ -1,6 +1,6 @@
 """The table of a study: finished trials -> entries with scores, gains, effects, and what is recommended.
 
-The only place of a study that asks for test scores, and it asks for the entries of the table and labels alone.
+The only place of a study that asks for test scores, and it asks for the entries of the table and labels only.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from mmkd_report.schema.study import (
 
 @dataclass(frozen=True, kw_only=True)
 class Tested:
-    """An entry on the seeds on which it, its teacher and labels alone of its size are finished."""
+    """An entry on the seeds on which it, its teacher and labels only of its size are finished."""
 
     entry: Entry
     results: dict[int, TrialResult]
@@ -97,7 +97,7 @@ def _valid_score(one: Tested) -> float:
 def entry_rows(
     folder: Folder, tested: Sequence[Tested], sizes: Sequence[StudentSize], chosen: Entry | None
 ) -> tuple[EntryRow, ...]:
-    """Return the rows of the table, labels alone first in every size, then by the metric of the study."""
+    """Return the rows of the table, labels only first in every size, then by the metric of the study."""
     measure = told_by(folder.dataset.spec.task, folder.conditions.student_train.metric)
     latency = {size.preset: None if size.latency is None else size.latency.student_ms["p50"] for size in sizes}
     parameters = {size.preset: size.parameters for size in sizes}
@@ -376,7 +376,7 @@ def _effects(trials: Sequence[FactorScore], scale: float) -> dict[tuple[str, str
     is_seed = np.array([[float(trial.seed == seed) for seed in seeds] for trial in trials])  # (trials, seeds)
     has = np.array([[float(factor in trial.factors) for factor, _ in columns] for trial in trials])
     is_value = np.array([[float(trial.factors.get(factor) == value) for factor, value in columns] for trial in trials])
-    # Each value against the mean of its factor's values, 0 where a trial lacks the factor: labels alone have no teacher
+    # Each value against the mean of its factor's values, 0 where a trial lacks the factor: labels only have no teacher
     # and no level, and that they have none is the method's effect.
     shares = is_value.sum(0) / has.sum(0)
     design = np.concatenate([is_seed, is_value - has * shares], axis=1)

@@ -77,13 +77,13 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         score: on validation.
         teacher_sha256: of the (first) teacher's file; None for teachers and baselines.
         further_teachers_sha256: of the other teachers' files, in their order.
-        recipe: None for labels alone.
+        recipe: None for labels only.
         prior_tau: how far the head's bias corrects unequal class frequencies, from 0 to 1; unset for 0, and for a
             hybrid whose parts differ.
         group_reference: how the groups of the training differ in a student's modality.
         shipped: which of `race` this is.
         race: the candidates that validation chose among.
-        beaten_teachers_sha256: of the teachers' files whose student lost the race to labels alone.
+        beaten_teachers_sha256: of the teachers' files whose student lost the race to labels only.
         started_from: SHA-256 of the teacher whose weights a teacher started with.
         adapted: to which domains, in order; the score is then that of the last one's windows of the old domain.
         training_hashes: of the groups and windows that trained.

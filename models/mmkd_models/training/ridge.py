@@ -219,7 +219,7 @@ def targets_of(windows: Windows, rows: NDArray[np.int64], answers: NDArray[np.fl
     With a label the target is the mean of label and teachers' probability, else that probability.
 
     Args:
-        answers: (N, K) of the teachers; None if labels alone teach, and all rows have one.
+        answers: (N, K) of the teachers; None if labels only teach, and all rows have one.
     """
     task, known = windows.spec.task, windows.labelled[rows]
     wanted = np.zeros((len(rows), len(task.labels))) if answers is None else answers.copy()

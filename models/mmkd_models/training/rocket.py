@@ -50,7 +50,7 @@ _CHUNK = 1024
 def fit_rocket_student(
     data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun, *, teachers: Sequence[TeacherFile] = ()
 ) -> StudentCheckpoint:
-    """Compute a student of convolutional features, taught by teachers on all windows, or by labels alone.
+    """Compute a student of convolutional features, taught by teachers on all windows, or by labels only.
 
     Args:
         data: windows of the student's modality and the teachers'.

@@ -3,7 +3,7 @@
 A hybrid is the logarithmic opinion pool z = w z1 / T1 + (1 - w) z2 / T2 (Genest, Zidek, "Combining Probability
 Distributions: A Critique and an Annotated Bibliography", Statistical Science 1986, section 3), whose two heads are one
 head over both embeddings. The race trains a student with and without mixed windows, as transformer, features and
-hybrid, from teachers and from labels alone, so that teaching never makes it worse than validation can tell.
+hybrid, from teachers and from labels only, so that teaching never makes it worse than validation can tell.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.rocket import fit_rocket_student
 from mmkd_models.training.trainings import distil, train_baseline
-from mmkd_report.schema.demo import LABELS_ALONE
+from mmkd_report.schema.demo import LABELS_ONLY
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ def mixings(augment: AugmentConfig) -> tuple[AugmentConfig, ...]:
 
 
 def labelled_race(data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun) -> StudentCheckpoint:
-    """Return the student of labels alone that validates best.
+    """Return the student of labels only that validates best.
 
     Args:
         config: of the kind transformer; causal students, and windows too short for features, race as transformers.
@@ -182,7 +182,7 @@ def taught_race(
     candidates = _candidates(data, modality, config, run, train)
     if labelled is None:
         return _shipped(candidates, candidates)
-    taught, baseline = _best(candidates), _candidate(LABELS_ALONE, labelled, data.valid)
+    taught, baseline = _best(candidates), _candidate(LABELS_ONLY, labelled, data.valid)
     if not labels_win(taught.validation, baseline.validation, data.valid.groups[data.valid.labelled]):
         return _shipped((taught,), (*candidates, baseline))
     shipped = _shipped((baseline,), (*candidates, baseline))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from mmkd_report.schema.demo import (
-    LABELS_ALONE,
+    LABELS_ONLY,
     Contest,
     DemoDocument,
     DemoTeacher,
@@ -42,7 +42,7 @@ from mmkd_report.words import (
 RIVALS = tuple(
     (key, CONTESTANTS[key]) for key in ("extra_trees", "mini_rocket", "rocket_and_trees", "multi_rocket_hydra")
 )
-"""Field and name of what learns from labels alone; MiniRocket that the teacher taught is no rival of a student."""
+"""Field and name of what learns from labels only; MiniRocket that the teacher taught is no rival of a student."""
 
 _ALWAYS = ("extra_trees", "mini_rocket")  # others are named where they were run
 _MORE_AND_LESS = ("adds {}", "costs {}")
@@ -115,7 +115,7 @@ def shipped(demo: DemoDocument) -> str:
     if not chosen:
         return ""
     written = [f"{name} {join_words(list(dict.fromkeys(ways)))}" for name, ways in chosen.items()]
-    alone = any(LABELS_ALONE in ways for ways in chosen.values())
+    alone = any(LABELS_ONLY in ways for ways in chosen.values())
     why = " (teaching did not validate better)" if alone else ""
     return f"Shipped, as validation chose: {'; '.join(written)}{why}."
 

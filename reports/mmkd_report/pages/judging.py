@@ -122,7 +122,7 @@ def _model_text(one: JudgedModel) -> str:
     trained = {
         "teacher": "teacher",
         "distilled": "distilled from a teacher",
-        "labels alone": "trained on labels only",
+        "labels only": "trained on labels only",
         "rival": "a rival trained on the same labels",
     }
     what = f"artifact of a bundle, {trained[one.role]}" if one.artifact else trained[one.role]

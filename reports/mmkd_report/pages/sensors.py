@@ -72,7 +72,7 @@ def verdict(found: SensorsDocument) -> Iterator[str]:
         yield _chance_sentence(found)
         return
     name, measure = best.sensors[0], found.measure
-    distilled, alone, teacher = (best.scores[key].mean for key in ("distilled", "labels_alone", "teacher"))
+    distilled, alone, teacher = (best.scores[key].mean for key in ("distilled", "labels_only", "teacher"))
     yield (
         f"{name} is the sensor whose student validates best: {measure.words} {score_with_unit(distilled, measure)} on "
         f"{found.judged_on}, {score_with_unit(alone, measure)} with labels only, {score_with_unit(teacher, measure)} "

@@ -66,7 +66,7 @@ class CurvePoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     terms: dict[str, float] | None = None
 
 
-LABELS_ALONE = CONTESTANTS["labels_alone"]
+LABELS_ONLY = CONTESTANTS["labels_only"]
 """The way of training that nobody taught, among those that validation chooses from."""
 
 _Figure = Spread | None | msgspec.UnsetType
@@ -180,7 +180,7 @@ class Contest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One modality: its student, what it is compared with, and what distillation bought.
 
     `gap_points` is what the teacher is better by than labels only, `over_teacher_points` the student than the teacher.
-    `taught_rocket` learns from the same teacher as the student; the other rivals from labels alone.
+    `taught_rocket` learns from the same teacher as the student; the other rivals from labels only.
     """
 
     student: Network

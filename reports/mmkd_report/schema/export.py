@@ -243,7 +243,7 @@ class StudentFacts(msgspec.Struct, frozen=True, kw_only=True):
         mflops: millions of floating point operations for one window: two for each multiplication of a convolution or
             a matrix product.
         nodes: operators in the fp32 graph.
-        teacher_sha256: the teacher's checkpoint; None if it was trained on labels alone.
+        teacher_sha256: the teacher's checkpoint; None if it was trained on labels only.
         metric: maximised by the training on the validation split.
         trained_with: versions of Python and the libraries.
     """

@@ -121,7 +121,7 @@ CONTESTANTS: dict[str, str] = {
     "rocket_and_trees": "MiniRocket and extra-trees averaged",
     "multi_rocket_hydra": "MultiRocket-Hydra",
     "taught_rocket": "MiniRocket, taught by the same teacher",
-    "labels_alone": "labels alone",
+    "labels_only": "labels only",
     "distilled": "distilled",
     "teacher": "teacher",
 }

@@ -15,14 +15,14 @@ from mmkd_report.schema.reading import typed
 FORMAT_VERSION = 1
 _Facts = TypeVar("_Facts")
 
-ModelRole = Literal["teacher", "distilled", "labels alone", "rival"]
+ModelRole = Literal["teacher", "distilled", "labels only", "rival"]
 
 
 class JudgedModel(msgspec.Struct, frozen=True, kw_only=True):
     """A model; its name is unique in the document.
 
     Attributes:
-        role: `labels alone` for a student without a teacher; a `rival` has no file.
+        role: `labels only` for a student without a teacher; a `rival` has no file.
         artifact: file in a bundle; empty for a checkpoint.
         parameters: None for a rival.
     """
@@ -116,7 +116,7 @@ class TimeFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 STUDENT, TEACHER = "student", "teacher"
-"""Contestants of `ShiftFacts` beside `LABELS_ALONE` and the rivals."""
+"""Contestants of `ShiftFacts` beside `LABELS_ONLY` and the rivals."""
 
 
 class ShiftFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -220,7 +220,7 @@ def read_judging(document: Mapping[str, Any]) -> JudgingDocument:
     return typed(document, JudgingDocument, name="judging", version=FORMAT_VERSION, advice=advice)
 
 
-Competitor = Literal["extra_trees", "mini_rocket", "labels_alone", "distilled", "teacher"]
+Competitor = Literal["extra_trees", "mini_rocket", "labels_only", "distilled", "teacher"]
 COMPETITORS: dict[Competitor, str] = {key: CONTESTANTS[key] for key in get_args(Competitor)}
 """In the order of the table, by the words of its heading."""
 

@@ -17,7 +17,7 @@ from mmkd_report.schema.reading import typed
 
 FORMAT_VERSION = 1
 NONE = "none"
-"""The method that learns from labels alone: what every other one is measured against."""
+"""The method that learns from labels only: what every other one is measured against."""
 
 ScoreTable = dict[str, Spread]
 """Scores on the test windows, over seeds, by the names of the document's measures."""
@@ -51,7 +51,7 @@ class StudyFacts(msgspec.Struct, frozen=True, kw_only=True):
         seeds: seeds (and folds) that the table is made of; the search looked at none of their test windows.
         student_steps: optimisation steps of every student and baseline.
         learning_rates: those that every entry could choose from.
-        baseline_learning_rates: those that labels alone could choose from beside them.
+        baseline_learning_rates: those that labels only could choose from beside them.
         trials: candidates that the search was allowed.
         budget_hours: time that was allowed; None for any.
         max_latency_ms: of a student's median; None for any.
@@ -185,8 +185,8 @@ class EntryRow(msgspec.Struct, frozen=True, kw_only=True):
         seeds: on which it is finished.
         learning_rates: the one that validated best, for each seed.
         search_score: mean validation score on the search's seeds; None in a grid.
-        gain_points: by metric, over labels alone in the same size and on the same seeds; None for labels alone.
-        gap_recovered: share of the way from labels alone to the teacher; None where that way is not
+        gain_points: by metric, over labels only in the same size and on the same seeds; None for labels only.
+        gap_recovered: share of the way from labels only to the teacher; None where that way is not
             above 0 with its whole interval, which needs five tested groups.
         latency_ms: p50 of the student; None where latencies were not measured.
         on_front: no other entry is better on test (by the study's metric) without being slower.
@@ -217,7 +217,7 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         chosen: name of the method (and size) that each seed's validation chose.
-        gain_points: by metric, over labels alone of the same size.
+        gain_points: by metric, over labels only of the same size.
     """
 
     chosen: tuple[str, ...]
@@ -265,7 +265,7 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StudyMethod(msgspec.Struct, frozen=True, kw_only=True):
-    """A method and its recipe; None is labels alone."""
+    """A method and its recipe; None is labels only."""
 
     name: str
     recipe: dict[str, Any] | None = None
@@ -383,7 +383,7 @@ def chosen_entry(study: StudyDocument) -> EntryRow:
 
 
 def baseline_of(study: StudyDocument, student: str) -> EntryRow | None:
-    """Labels alone in that size."""
+    """Labels only in that size."""
     return next((entry for entry in study.entries if entry.method == NONE and entry.student == student), None)
 
 

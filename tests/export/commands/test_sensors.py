@@ -80,7 +80,7 @@ def test_every_sensor_is_told_beside_rivals_and_teacher_and_an_interrupted_run_g
     document = json.loads((out / "sensors.json").read_text())
     best, other = document["rows"]
     assert [best["sensors"], other["sensors"]] == [["gyro"], ["acc"]]
-    assert list(best["scores"]) == ["extra_trees", "mini_rocket", "labels_alone", "distilled", "teacher"]
+    assert list(best["scores"]) == ["extra_trees", "mini_rocket", "labels_only", "distilled", "teacher"]
     assert best["scores"]["extra_trees"]["mean"] == 1.0
     assert (best["low"], best["high"]) == (None, None)  # two machines judge
     assert best["guessing"]["is_better"] in (True, False)

@@ -77,7 +77,7 @@ def test_a_killed_run_goes_on_and_ends_with_equal_figures(
     assert resumed == uninterrupted
     shift: dict[str, Any] = resumed["suites"]["shift"]["facts"]
     assert [one["name"] for one in shift["domains"]] == ["east", "north", "south"]
-    assert list(shift["models"])[:3] == ["teacher", "student", "labels alone"]
+    assert list(shift["models"])[:3] == ["teacher", "student", "labels only"]
     assert shift["time"]["windows"] == [90, 30, 30]
     assert resumed["verdict"][0].startswith("On the site that was left out ")
     assert resumed["verdict"][-1].startswith("Record next: more like site ")

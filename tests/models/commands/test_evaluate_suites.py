@@ -54,7 +54,7 @@ def models(
     teacher_checkpoint: TeacherCheckpoint,
     tmp_path: Path,
 ) -> dict[str, Path]:
-    """A student that a teacher taught, one of labels alone, and a teacher, with random weights."""
+    """A student that a teacher taught, one of labels only, and a teacher, with random weights."""
     found = {}
     for number, (name, teacher_sha256) in enumerate((("student", "f" * 64), ("labels", None))):
         torch.manual_seed(number)
@@ -76,7 +76,7 @@ def models(
     return found
 
 
-def test_faults_are_told_for_student_labels_alone_and_teacher(
+def test_faults_are_told_for_student_labels_only_and_teacher(
     run: Callable[..., Ran], models: dict[str, Path], machines: Dataset
 ) -> None:
     line = [word for path in (models["labels"], models["teacher"]) for word in ("--against", path)]
@@ -85,7 +85,7 @@ def test_faults_are_told_for_student_labels_alone_and_teacher(
     document = json.loads(out)
     assert [(one["name"], one["role"]) for one in document["models"]] == [
         ("student.ckpt", "distilled"),
-        ("labels.ckpt", "labels alone"),
+        ("labels.ckpt", "labels only"),
         ("teacher.ckpt", "teacher"),
     ]
     assert document["baseline"] == "labels.ckpt"
@@ -265,7 +265,7 @@ def test_artifacts_of_a_bundle_are_judged_as_checkpoints_are(run: Callable[..., 
     assert code == 0, err
     document = json.loads(out)
     assert [one["artifact"] for one in document["models"]] == ["acc/model.fp32.onnx"]
-    assert {one["role"] for one in document["models"]} <= {"distilled", "labels alone"}
+    assert {one["role"] for one in document["models"]} <= {"distilled", "labels only"}
     (noise,) = [one for one in facts_of(document, "faults")["faults"] if one["name"] == "noise"]
     assert set(noise["practised"].values()) == {None}
 

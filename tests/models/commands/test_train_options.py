@@ -431,7 +431,7 @@ def test_the_student_that_validation_chose_is_chosen_again_by_the_same_command(
     call(*command, "--steps", 2, "--choose")
     first = (tmp_path / "student.ckpt").read_bytes()
     facts = read_student(tmp_path / "student.ckpt").facts
-    assert [one.name for one in facts.race or ()][-1] == "labels alone"
+    assert [one.name for one in facts.race or ()][-1] == "labels only"
     call(*command, "--steps", 2, "--choose", "--force")
     assert (tmp_path / "student.ckpt").read_bytes() == first
     call(*command, "--steps", 2, "--choose", "--resume")

@@ -72,7 +72,7 @@ def test_subset_of_a_subset_addresses_the_same_windows(rig, splits):
     np.testing.assert_array_equal(windows.labels, splits["train"]["labels"][[5, 9]])
 
 
-def test_with_labels_changes_labels_alone(rig):
+def test_with_labels_changes_labels_only(rig):
     windows = rig.split("train")
     relabelled = windows.with_labels(np.full(24, -1))
     assert (relabelled.labels == -1).all()

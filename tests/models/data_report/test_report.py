@@ -287,7 +287,7 @@ def test_the_next_windows_to_label_are_unlabelled_ones_and_no_more_than_fifty(ri
     assert (first.start, first.end) == (f"{start}.000000Z", f"{start + 2}.000000Z")
 
 
-def test_windows_to_label_are_chosen_by_training_labels_alone(rig: Rig, tmp_path: Path) -> None:
+def test_windows_to_label_are_chosen_by_training_labels_only(rig: Rig, tmp_path: Path) -> None:
     labels = rig.labels.copy()
     labels[20:110] = -1
     other = np.where(rig.splits == 0, labels, (labels + 1) % 3)  # what judges is labelled otherwise

@@ -361,7 +361,7 @@ def test_map_distillation_brings_the_maps_together() -> None:
     assert 0 <= divergences[-1] < 0.5 * divergences[0]
 
 
-def test_a_supervised_student_learns_from_labels_alone() -> None:
+def test_a_supervised_student_learns_from_labels_only() -> None:
     network, data = student().eval(), batch()
     terms = SupervisedLearner(network, modality="acc").eval()(data, 0.0)
     logits = network(*data.inputs["acc"]).logits

@@ -368,7 +368,7 @@ def test_a_single_size_is_chosen_without_training(finished: tuple[Comparison, Fo
 
 
 @pytest.mark.slow
-def test_an_interrupted_race_goes_on_where_it_was_and_labels_alone_take_part(
+def test_an_interrupted_race_goes_on_where_it_was_and_labels_only_take_part(
     machines: Dataset, comparison: Make, tmp_path: Path
 ) -> None:
     config = comparison(choose=True, self_training=False)
@@ -384,5 +384,5 @@ def test_an_interrupted_race_goes_on_where_it_was_and_labels_alone_take_part(
     raced = read_student(parts.student_path("acc", 1)).facts
     names = [contender.name for contender in raced.race or ()]
     assert names[:3] == ["transformer of mixed windows", "transformer of unmixed windows", "convolutional features"]
-    assert names[-1] == "labels alone"
+    assert names[-1] == "labels only"
     assert result.students["acc"].student.valid_score == raced.score

@@ -65,10 +65,10 @@ def test_figures_are_those_of_the_folds_and_gains_of_their_differences(
         (fold,) = compare(trained, [2], workers)
     of_sensor = fold.students["acc"]
     assert found.domains[2].figures["student"] == of_sensor.student.test.scores.metric("balanced_accuracy")
-    assert found.domains[2].figures["labels alone"] == of_sensor.baseline.test.scores.metric("balanced_accuracy")
+    assert found.domains[2].figures["labels only"] == of_sensor.baseline.test.scores.metric("balanced_accuracy")
     assert found.domains[2].figures["teacher"] == fold.teacher.test.scores.metric("balanced_accuracy")
-    gains = [100 * (one.figures["student"] - one.figures["labels alone"]) for one in found.domains]
-    assert found.gains["labels alone"] == spread_of(gains)
+    gains = [100 * (one.figures["student"] - one.figures["labels only"]) for one in found.domains]
+    assert found.gains["labels only"] == spread_of(gains)
     figures = {one.name: one.figures["student"] for one in found.domains}
     assert figures[found.worst["student"]] == min(figures.values())
     assert all(0 <= (one.low or 0) <= one.mean <= (one.high or 0) <= 1 for one in found.models.values())
@@ -113,9 +113,9 @@ def test_numbers_and_several_labels_are_judged_too(
     assert found.worst["student"] == found.domains[errors.index(worst)].name
     scale = -1 if kind == "regression" else 100
     first = found.domains[0].figures
-    gains = [scale * (one.figures["student"] - one.figures["labels alone"]) for one in found.domains]
-    assert found.gains["labels alone"].mean == pytest.approx(np.mean(gains))
-    assert set(first) >= {"teacher", "student", "labels alone", "extra-trees"}
+    gains = [scale * (one.figures["student"] - one.figures["labels only"]) for one in found.domains]
+    assert found.gains["labels only"].mean == pytest.approx(np.mean(gains))
+    assert set(first) >= {"teacher", "student", "labels only", "extra-trees"}
     assert describe(found).verdict[0].startswith("On the site that was left out ")
 
 

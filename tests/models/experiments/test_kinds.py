@@ -39,7 +39,7 @@ class Studied:
 
 @pytest.fixture(scope="module")
 def studied(rigs: dict[str, Dataset], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Studied]:
-    """By kind: labels alone and the teacher's outputs on one fold, through the command."""
+    """By kind: labels only and the teacher's outputs on one fold, through the command."""
     return {kind: _study(dataset, tmp_path_factory.mktemp(kind)) for kind, dataset in rigs.items()}
 
 

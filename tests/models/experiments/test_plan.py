@@ -45,7 +45,7 @@ def trial(method: str, *, rate: float = 1e-3, seed: int = 0, student: Preset = "
     )
 
 
-def test_labels_alone_are_combined_with_sizes_and_no_teacher() -> None:
+def test_labels_only_are_combined_with_sizes_and_no_teacher() -> None:
     space = cases.space(teachers=(cases.TEACHER, ALONE), students=("tiny", "small"))
     assert [(entry.student, entry.method, entry.teacher) for entry in entries(space)] == [
         ("tiny", "none", None),

@@ -138,7 +138,7 @@ def test_scores_of_the_table_are_those_of_the_checkpoints_on_their_own_test_wind
             assert row.test["macro_f1"].per_seed[place] == expected.macro_f1
 
 
-def test_gains_are_paired_with_labels_alone(grid: tuple[Path, StudyDocument]) -> None:
+def test_gains_are_paired_with_labels_only(grid: tuple[Path, StudyDocument]) -> None:
     _, document = grid
     alone, taught = document.entries
     assert (alone.method, alone.gain_points, taught.method) == ("none", None, "logit")
@@ -305,7 +305,7 @@ def test_a_search_tries_as_many_candidates_as_it_may(searched: tuple[Path, Study
     assert len(alone) == 2 * 2  # sizes and learning rates
 
 
-def test_a_search_tests_finalists_and_labels_alone_on_seeds_it_has_not_seen(
+def test_a_search_tests_finalists_and_labels_only_on_seeds_it_has_not_seen(
     machines: Dataset, searched: tuple[Path, StudyDocument]
 ) -> None:
     out, document = searched
@@ -350,7 +350,7 @@ def test_two_workers_try_no_candidate_twice_and_a_trial_has_the_same_bits_in_any
     assert len([name for name in names if not name.startswith("none")]) == 6
     found, expected = cases.checkpoints(tmp_path), cases.checkpoints(grid[0])
     both = (found.keys() & expected.keys()) - {"student.ckpt"}
-    assert len(both) >= 3  # labels alone with both rates, and the teacher
+    assert len(both) >= 3  # labels only with both rates, and the teacher
     assert all(found[name] == expected[name] for name in both)
 
 

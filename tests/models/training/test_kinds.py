@@ -112,7 +112,7 @@ def test_a_student_of_every_kind_is_taught_by_it(
     assert len(found.carried.windows) == len(valid)
 
 
-def test_labels_alone_teach_a_camera(data: TrainingData) -> None:
+def test_labels_only_teach_a_camera(data: TrainingData) -> None:
     student = labelled_student(data, "cam", StudentConfig(preset="toy", encoder=ENCODER), RUN)
     assert student.modality == CAM
     assert student.facts.score >= 0.6

@@ -23,7 +23,7 @@ from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherFile, read
 from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.students import labelled_race, mixings, taught_race
 from mmkd_models.training.trainings import train_teacher
-from mmkd_report.schema.demo import LABELS_ALONE
+from mmkd_report.schema.demo import LABELS_ONLY
 
 RUN = TrainingRun(train=TrainConfig(steps=4, batch=12, eval_every=2, seed=3), augment=AUGMENT)
 
@@ -54,7 +54,7 @@ def test_every_way_is_in_the_facts_and_the_shipped_one_is_among_them(
     assert read_student(tmp_path / "student.ckpt").facts == labelled.facts
 
 
-def test_labels_alone_are_shipped_where_the_teacher_knows_nothing_and_validation_is_sure(
+def test_labels_only_are_shipped_where_the_teacher_knows_nothing_and_validation_is_sure(
     data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The teacher's answers are those of other windows, so what it teaches is wrong half of the time."""
@@ -77,15 +77,15 @@ def test_labels_alone_are_shipped_where_the_teacher_knows_nothing_and_validation
         labelled=alone,
     )
     student = race()
-    assert student.facts.shipped == LABELS_ALONE
+    assert student.facts.shipped == LABELS_ONLY
     assert student.facts.teacher_sha256 is None
     assert student.facts.beaten_teachers_sha256 == ("cd" * 32,)
-    assert [one.name for one in student.facts.race or ()][-1] == LABELS_ALONE
+    assert [one.name for one in student.facts.race or ()][-1] == LABELS_ONLY
     assert all((student.state[name] == alone.state[name]).all() for name in alone.state)
     asked: list[np.ndarray] = []
     monkeypatch.setattr("mmkd_models.training.choosing.surely_likelier", lambda *given: bool(asked.extend(given)))
     unsure = race()
-    assert unsure.facts.shipped != LABELS_ALONE
+    assert unsure.facts.shipped != LABELS_ONLY
     assert unsure.facts.teacher_sha256 == "cd" * 32
     assert not unsure.facts.beaten_teachers_sha256
     assert unsure.facts.race == student.facts.race

@@ -351,10 +351,10 @@ def raced(demo, **ways):
     return msgspec.structs.replace(demo, students=students)
 
 
-def test_what_validation_shipped_is_said_and_labels_alone_are_no_rival_of_their_own_race() -> None:
-    demo = raced(build({"acc": (0.7, None, RAN | {"valid_baseline": 0.9})}), acc=("hybrid", "hybrid", "labels alone"))
+def test_what_validation_shipped_is_said_and_labels_only_are_no_rival_of_their_own_race() -> None:
+    demo = raced(build({"acc": (0.7, None, RAN | {"valid_baseline": 0.9})}), acc=("hybrid", "hybrid", "labels only"))
     assert shipped(demo) == (
-        "Shipped, as validation chose: acc hybrid and labels alone (teaching did not validate better)."
+        "Shipped, as validation chose: acc hybrid and labels only (teaching did not validate better)."
     )
     assert shipped(demo) in answer(demo)
     assert recommendation(demo) == (

@@ -56,7 +56,7 @@ def cost() -> CostFacts:
 def document() -> Document:
     models = [
         {"name": "student.ckpt", "path": "student.ckpt", "sha256": "a" * 64, "role": "distilled"},
-        {"name": "labels.ckpt", "path": "labels.ckpt", "sha256": "b" * 64, "role": "labels alone"},
+        {"name": "labels.ckpt", "path": "labels.ckpt", "sha256": "b" * 64, "role": "labels only"},
     ]
     data = {
         "name": "line 3",
@@ -254,7 +254,7 @@ def left_out() -> SuiteResult:
     spread = {"mean": 0.7, "low": 0.61, "high": 0.79}
     share = {"name": "accuracy", "words": "accuracy", "short": "Accuracy", "unit": "%", "gain_unit": "points"}
     measure = {**share, "scale": 100.0}
-    names = ["teacher", "student", "labels alone"]
+    names = ["teacher", "student", "labels only"]
     domain = {"windows": 30, "figures": dict.fromkeys(names, 0.7)}
     facts = {
         "by": "press <b>",
@@ -270,7 +270,7 @@ def left_out() -> SuiteResult:
         ],
         "models": dict.fromkeys(names, spread),
         "worst": dict.fromkeys(names, "north"),
-        "gains": {key: {"mean": -1.5, "low": -4.0, "high": 1.0} for key in ["teacher", "labels alone"]},
+        "gains": {key: {"mean": -1.5, "low": -4.0, "high": 1.0} for key in ["teacher", "labels only"]},
         "teacher_gain": spread,
         "absent": {"MiniRocket": "aeon is not installed"},
         "time": {
@@ -293,7 +293,7 @@ def test_domains_that_were_left_out_have_a_table_with_means_and_gains(document: 
     assert page.count("-1.5 (-4.0 to +1.0)") == 2
     assert "MiniRocket: aeon is not installed" in page
     assert "The end of the campaign (trained on the first 90 windows" in page
-    assert "Accuracy, %: teacher 65.0, student 65.0, labels alone 65.0." in page
+    assert "Accuracy, %: teacher 65.0, student 65.0, labels only 65.0." in page
 
 
 def test_a_second_rival_is_drawn_in_another_way_than_the_first(document: Document) -> None:

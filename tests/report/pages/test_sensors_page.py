@@ -15,7 +15,7 @@ from mmkd_report.words import for_terminal
 
 
 def scores(*values: float) -> dict[Competitor, Spread]:
-    names: tuple[Competitor, ...] = ("extra_trees", "mini_rocket", "labels_alone", "distilled", "teacher")
+    names: tuple[Competitor, ...] = ("extra_trees", "mini_rocket", "labels_only", "distilled", "teacher")
     return {name: Spread(mean=value) for name, value in zip(names, values, strict=True)}
 
 
@@ -142,7 +142,7 @@ def test_the_table_has_a_cell_under_every_heading() -> None:
     assert dict(zip(headings(DOCUMENT), row, strict=True)) == {
         "extra-trees": "80.0",
         "MiniRocket": "85.0",
-        "labels alone": "86.0",
+        "labels only": "86.0",
         "distilled": "90.0",
         "teacher": "95.0",
         "gain": "+4.0",

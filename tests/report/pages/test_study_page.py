@@ -289,7 +289,7 @@ def test_the_recommendation_is_a_sentence_with_its_evidence(searched, parse) -> 
     ]
 
 
-def test_labels_alone_are_recommended_where_nothing_beats_them(grid, parse) -> None:
+def test_labels_only_are_recommended_where_nothing_beats_them(grid, parse) -> None:
     texts = [node.text for node in section(parse(render_study(grid)), "answer").all("p")]
     assert texts == [
         (

@@ -238,7 +238,7 @@ def _gap(counts: Mapping[Any, _Counts], drawn: Floats, judged: Sequence[Any], me
 
 def _changes(inputs: SuiteInputs, drawn: Mapping[str, Mapping[GroupMeasure, Floats]]) -> Iterator[GapChange]:
     first, baseline = inputs.first, inputs.baseline
-    if baseline is None or first.role in ("labels alone", "teacher"):
+    if baseline is None or first.role in ("labels only", "teacher"):
         return
     teacher = next((model.name for model in inputs.models[1:] if model.facts.role == "teacher"), None)
     for measure in MEASURES:

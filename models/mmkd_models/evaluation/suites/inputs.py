@@ -90,7 +90,7 @@ class SuiteInputs:
     def baseline(self) -> str | None:
         """The first other model that was trained on labels only, on the same sensor; None without one."""
         for model in self.models[1:]:
-            if model.facts.role == "labels alone" and model.facts.modalities == self.first.modalities:
+            if model.facts.role == "labels only" and model.facts.modalities == self.first.modalities:
                 return model.name
         return None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mmkd_models.evaluation.suites.inputs import SuiteInputs
-from mmkd_report.schema.demo import LABELS_ALONE
+from mmkd_report.schema.demo import LABELS_ONLY
 from mmkd_report.schema.evaluation import WindowGain
 from mmkd_report.schema.figures import CONTESTANTS, Measure
 from mmkd_report.schema.judging import STUDENT, DomainSpread, ShiftFacts, SuiteResult, SuiteTable
@@ -83,7 +83,7 @@ def _table(facts: ShiftFacts) -> SuiteTable:
 
 
 def _verdict(facts: ShiftFacts) -> Iterator[str]:
-    measure, gain = facts.measure, facts.gains[LABELS_ALONE]
+    measure, gain = facts.measure, facts.gains[LABELS_ONLY]
     yield (
         f"On the {facts.by} that was left out {_effect(gain)}: the student of {facts.sensor} has "
         f"{_figure(facts.models[STUDENT].mean, measure)} {measure.words}, {_points(gain.mean, measure)} compared with "

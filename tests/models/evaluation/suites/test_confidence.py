@@ -13,7 +13,7 @@ from mmkd_models.evaluation.suites.inputs import Answers, ModelUnderTest, SuiteI
 from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_report.schema.judging import JudgedModel
 
-FACTS = JudgedModel(name="sure", path="sure", sha256="0" * 64, role="labels alone", modalities=("acc",), parameters=1)
+FACTS = JudgedModel(name="sure", path="sure", sha256="0" * 64, role="labels only", modalities=("acc",), parameters=1)
 
 
 def sure(windows: Windows) -> Answers:

@@ -307,7 +307,7 @@ def test_marks_say_what_was_measured_entered_and_neither(machines: Dataset, tmp_
         "version = 1\n[plant]\nstations = 50\n[student]\nsensor_price = 150\n[teacher]\ndetection = 1.0\n"
         '[ranges]\n"plant.missed_cost" = [1000, 90000]\n'
     )
-    models = [model("s", "distilled", 0.8), model("t", "teacher", 0.95), model("b", "labels alone", 0.7)]
+    models = [model("s", "distilled", 0.8), model("t", "teacher", 0.95), model("b", "labels only", 0.7)]
     found = evaluate_cost(inputs(windows, file, *models))
     marks = {one.path: one.mark for one in found.assumptions}
     assert (marks["plant.stations"], marks["plant.years"]) == ("entered", "default")

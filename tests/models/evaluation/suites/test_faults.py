@@ -1,4 +1,4 @@
-"""Faults of sensors: each by hand, the same for every model, and what they cost beside labels alone."""
+"""Faults of sensors: each by hand, the same for every model, and what they cost beside labels only."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def model(name: str, right: Sequence[int], *, practised: frozenset | None = froz
         answers[:, 2] += 0.5
         return answers
 
-    facts = JudgedModel(name=name, path=name, sha256="0" * 64, role="labels alone", modalities=("acc",), parameters=1)
+    facts = JudgedModel(name=name, path=name, sha256="0" * 64, role="labels only", modalities=("acc",), parameters=1)
     return ModelUnderTest(facts=facts, practised=practised, cautions=(), predict=ask)
 
 

@@ -150,7 +150,7 @@ def test_what_teaching_did_is_told_where_the_interval_is_certain(windows: Window
     uneven = {"a": 0.95, "b": 0.9, "c": 0.3, "d": 0.1}
 
     def changes(ours: dict[str, float], labels: dict[str, float], teacher: dict[str, float]) -> str:
-        models = [model("ours", ours), model("labels", labels, "labels alone"), model("teacher", teacher, "teacher")]
+        models = [model("ours", ours), model("labels", labels, "labels only"), model("teacher", teacher, "teacher")]
         found = judged(windows, *models)
         return next(one.change for one in found.changes if one.measure == "accuracy")
 

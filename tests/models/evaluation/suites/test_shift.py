@@ -24,12 +24,12 @@ def facts(
             "steps": (300, 400),
             "measure": measure_named("balanced_accuracy"),
             "domains": tuple(
-                DomainFigures(name=name, windows=30, shared_groups=0, figures={"student": a, "labels alone": b})
+                DomainFigures(name=name, windows=30, shared_groups=0, figures={"student": a, "labels only": b})
                 for name, a, b in zip(names, student, labels, strict=True)
             ),
             "models": {"student": DomainSpread(mean=sum(student) / 2, low=0.0, high=1.0)},
             "worst": {"student": names[student.index(min(student))]},
-            "gains": {"labels alone": gain},
+            "gains": {"labels only": gain},
             "teacher_gain": teacher_gain,
             "absent": {},
             "time": None,
@@ -67,7 +67,7 @@ def test_what_is_not_certain_is_said_to_be_so() -> None:
 def test_a_loss_hurts_and_a_better_rival_is_named() -> None:
     worse = DomainSpread(mean=-5.0, low=-8.0, high=-2.0)
     found = facts(
-        [0.6, 0.7], [0.7, 0.7], teacher_gain=CERTAIN, gain=worse, gains={"labels alone": worse, "MiniRocket": worse}
+        [0.6, 0.7], [0.7, 0.7], teacher_gain=CERTAIN, gain=worse, gains={"labels only": worse, "MiniRocket": worse}
     )
     said = list(describe(found).verdict)
     assert said[0].startswith("On the machine that was left out distillation hurts: ")
@@ -100,7 +100,7 @@ def test_groups_that_are_in_training_too_and_the_end_of_the_campaign_are_told() 
     time = TimeFigures(
         measure=accuracy,
         windows=(90, 30, 30),
-        figures={"student": 0.5, "labels alone": 0.55},
+        figures={"student": 0.5, "labels only": 0.55},
         gain=WindowGain(points=-5.0, low=None, high=None),
     )
     shared = DomainFigures(name=second.name, windows=30, shared_groups=3, figures=second.figures)

@@ -22,7 +22,7 @@ from mmkd_report.schema.judging import (
 
 DATA = DataFacts(name="line 3", sha256="d" * 64, part="test windows", windows=90, groups=6, labels=("ok", "worn"))
 STUDENT = JudgedModel(name="s", path="s", sha256="a" * 64, role="distilled", modalities=("acc",), parameters=1)
-LABELS = msgspec.structs.replace(STUDENT, name="b", path="b", role="labels alone")
+LABELS = msgspec.structs.replace(STUDENT, name="b", path="b", role="labels only")
 ROCKET = msgspec.structs.replace(STUDENT, name="MiniRocket", path="", role="rival", parameters=None)
 EMPTY = JudgingDocument(
     data=DATA, kind="classification", seed=0, models=(STUDENT, LABELS), baseline="b", cautions=(), verdict=()
