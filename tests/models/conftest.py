@@ -241,7 +241,7 @@ def _site_split(groups: range) -> dict[str, Any]:
         "labels": labels,
         "groups": owners,
         "times": 1.7e9 + 60.0 * (10 * groups.start + np.arange(len(owners))),
-        "columns": {
+        "metadata": {
             "site": np.array(["east", "north", "south"])[owners % 3],
             "single": np.zeros(len(owners), dtype=np.int64),
         },

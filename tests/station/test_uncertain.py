@@ -105,7 +105,7 @@ def test_what_was_kept_is_labelled_and_imported(tmp_path: Path) -> None:
     dataset = import_interchange(tmp_path / "labelled.npz", tmp_path / "data").dataset
     assert dataset.spec.splits == {"train": 2, "valid": 2, "test": 2}
     assert (dataset.spec.modalities[0].channels, dataset.spec.modalities[0].unit) == (("x", "y"), "g")
-    assert sorted(dataset.everything().columns) == ["answer", "probability", "reason"]
+    assert sorted(dataset.everything().metadata) == ["answer", "probability", "reason"]
 
 
 def labelled_and_imported(folder: Path, name: str) -> tuple[Dataset, dict[str, np.ndarray]]:

@@ -109,13 +109,13 @@ def import_(
             metavar="CONDITIONS",
         ),
     ] = "",
-    columns: Annotated[
-        str, Option("Further arrays of one value per window to keep as columns, separated by commas.", metavar="NAMES")
+    metadata: Annotated[
+        str, Option("Further arrays of one value per window to keep as metadata, separated by commas.", metavar="NAMES")
     ] = "",
 ) -> None:
     """Read recordings by a recipe (.toml), or an interchange file (.npz), and write a dataset directory."""
     if file.suffix == ".toml":
-        given = [per_group, name, source, licence, target, unit, targets, columns]
+        given = [per_group, name, source, licence, target, unit, targets, metadata]
         if any(given):
             raise UsageError(f"{file}: a recipe says itself what the options for .npz files say; leave them out")
         _import_recipe(context, file, None if try_only else _needed(out), outside=allow_outside or (), max_gb=max_gb)
@@ -131,7 +131,7 @@ def import_(
     report = import_interchange(
         file,
         out,
-        columns=_names(columns),
+        metadata=_names(metadata),
         name=name,
         per_group=_names(per_group),
         source=source,
@@ -300,8 +300,8 @@ def _closing_lines(description: Description) -> list[str]:
         lines.append(
             f"windows are cut from {facts.count} recordings, {facts.total_s / 60:.1f} min, one every {facts.hop_s:g} s"
         )
-    if description.columns:
-        lines.append(f"columns: {', '.join(f'{name} ({count})' for name, count in description.columns.items())}")
+    if description.metadata:
+        lines.append(f"metadata: {', '.join(f'{name} ({count})' for name, count in description.metadata.items())}")
     if description.times:
         episodes = "" if description.episodes is None else f", {description.episodes} episodes"
         lines.append(f"windows start from {description.times}{episodes}")

@@ -55,7 +55,7 @@ class SuiteOptions:
     ] = None
     by: Annotated[
         str | None,
-        Option("Metadata column whose values the suites groups and shift compare.", metavar="COLUMN", shown="group"),
+        Option("Metadata whose values the suites groups and shift compare.", metavar="NAME", shown="group"),
     ] = None
     cost: Annotated[Path | None, Option("Assumptions of the suite cost; see --print-cost.", metavar="FILE.toml")] = None
     print_cost: Annotated[

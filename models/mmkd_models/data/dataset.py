@@ -14,10 +14,10 @@ from mmkd_models.data.files import (
     RECORDINGS,
     Arrays,
     columns_of,
-    facts_of,
     file_of,
     is_cut_from_recordings,
     load_arrays,
+    metadata_of,
     presence_file,
     structure_problems,
 )
@@ -102,6 +102,8 @@ def loaded(path: Path) -> tuple[DatasetSpec, Arrays, bool]:
     cut = is_cut_from_recordings(path, spec)
     arrays, problems = load_arrays(path, spec)
     problems += structure_problems(spec, arrays, cut=cut)
+    if (path / "train" / "columns.npz").exists():
+        problems.append("columns.npz: the file is called metadata.npz now; rename it in every split")
     if not problems and cut:
         problems += _count_problems(spec, arrays)
     if problems:  # the windows can only be read when dtypes and shapes are right
@@ -143,7 +145,7 @@ def windows_of(spec: DatasetSpec, arrays: Arrays, *, cut: bool) -> Windows:
             has_groups=has_groups,
             splits=columns["splits"],
             folds=columns.get("folds"),
-            columns=facts_of(arrays),
+            metadata=metadata_of(arrays),
             times=columns.get("times"),
             episodes=columns.get("episodes"),
             source=_stored_windows(spec, arrays),

@@ -27,7 +27,7 @@ _DTYPES = {
     "episodes": ("int64",),
 }
 _PER_WINDOW = ("groups", "folds", "times", "episodes")  # optional, and then in every split
-COLUMNS = "columns.npz"
+METADATA = "metadata.npz"
 
 
 def is_cut_from_recordings(path: Path, spec: DatasetSpec) -> bool:
@@ -55,7 +55,7 @@ def load_arrays(path: Path, spec: DatasetSpec) -> tuple[dict[str, AnyArray], lis
                 problems.append(f"{name}: the file is missing; write it or take it out of {SPEC_FILE}")
             continue
         try:
-            arrays.update(_map_columns(file, name) if file.suffix == ".npz" else {name: map_array(file)})
+            arrays.update(_map_metadata(file, name) if file.suffix == ".npz" else {name: map_array(file)})
         except ArraysError as error:
             problems.append(
                 f"{name}: expected a {file.suffix} array, got something numpy cannot read ({error}); write it again"
@@ -75,7 +75,7 @@ def _file_names(spec: DatasetSpec, *, cut: bool) -> Iterator[tuple[str, bool]]:
         yield f"{folder}/folds.npy", False
         if not cut:
             yield from ((f"{folder}/{column}.npy", False) for column in _per_window(spec)[2:])
-            yield f"{folder}/{COLUMNS}", False
+            yield f"{folder}/{METADATA}", False
     if cut:
         yield f"{RECORDINGS}/lengths.npy", True
         yield f"{RECORDINGS}/splits.npy", True
@@ -92,9 +92,9 @@ def presence_file(folder: str, modality: str) -> str:
     return f"{folder}/{modality}.frames.npy"
 
 
-def column_key(split: str, column: str) -> str:
-    """Return under which name a column's array is among the arrays of a dataset: `train/columns.npz:machine`."""
-    return f"{split}/{COLUMNS}:{column}"
+def metadata_key(split: str, column: str) -> str:
+    """Return under which name an array of metadata is among the arrays of a dataset: `train/metadata.npz:machine`."""
+    return f"{split}/{METADATA}:{column}"
 
 
 def file_of(name: str) -> str:
@@ -102,13 +102,13 @@ def file_of(name: str) -> str:
     return name.partition(":")[0]
 
 
-def column_names(arrays: Arrays, split: str = "train") -> list[str]:
-    """Return the names of the columns of one split, in the order of the file."""
-    prefix = column_key(split, "")
+def metadata_names(arrays: Arrays, split: str = "train") -> list[str]:
+    """Return the names of the metadata of one split, in the order of the file."""
+    prefix = metadata_key(split, "")
     return [name.removeprefix(prefix) for name in arrays if name.startswith(prefix)]
 
 
-def _map_columns(file: Path, name: str) -> dict[str, AnyArray]:
+def _map_metadata(file: Path, name: str) -> dict[str, AnyArray]:
     return {f"{name}:{column}": array for column, array in read_npz(file).items()}
 
 
@@ -142,7 +142,7 @@ def _split_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
         for column in _per_window(spec):
             name = f"{split}/{column}.npy"
             yield from _dtype_and_shape_problems(arrays, name, dtypes=_DTYPES[column], letters="(N,)", shape=(count,))
-    yield from _column_problems(spec, arrays)
+    yield from _metadata_problems(spec, arrays)
     for column in _per_window(spec):
         names = [f"{split}/{column}.npy" for split in SPLIT_NAMES]
         missing = [name for name in names if name not in arrays]
@@ -153,8 +153,8 @@ def _split_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
         yield "groups: expected numbers in all splits or names in all, got both; write names in all"
 
 
-def _column_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
-    """What is wrong with the facts beside the labels: times that are none, columns that are not in every split."""
+def _metadata_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
+    """What is wrong with times and metadata."""
     for split in SPLIT_NAMES:
         times = arrays.get(f"{split}/times.npy") if "times" in _per_window(spec) else None
         if times is not None and not np.isfinite(times).all():
@@ -162,24 +162,24 @@ def _column_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
             yield (
                 f"{split}/times.npy: expected UTC seconds, got {times[row]} in row {row}; leave times out, or give all"
             )
-        names, expected = column_names(arrays, split), column_names(arrays)
+        names, expected = metadata_names(arrays, split), metadata_names(arrays)
         if set(names) != set(expected):
             yield (
-                f"{split}/{COLUMNS}: expected the columns of train, {', '.join(expected) or 'none'}, got"
-                f" {', '.join(names) or 'none'}; write every column for all splits"
+                f"{split}/{METADATA}: expected the metadata of train, {', '.join(expected) or 'none'}, got"
+                f" {', '.join(names) or 'none'}; write the same for all splits"
             )
         for name in names:
             yield from _dtype_and_shape_problems(
                 arrays,
-                column_key(split, name),
+                metadata_key(split, name),
                 dtypes=("text", "int64", "float64"),
                 letters="(N,)",
                 shape=(spec.splits[split],),
             )
-    for name in column_names(arrays):
-        kinds = {arrays[key].dtype.kind for split in SPLIT_NAMES if (key := column_key(split, name)) in arrays}
+    for name in metadata_names(arrays):
+        kinds = {arrays[key].dtype.kind for split in SPLIT_NAMES if (key := metadata_key(split, name)) in arrays}
         if len(kinds) > 1:
-            yield f"column {name!r}: expected one kind in all splits, text or numbers, got several; convert it"
+            yield f"metadata {name!r}: expected one kind in all splits, text or numbers, got several; convert it"
 
 
 def _recording_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
@@ -345,11 +345,11 @@ def columns_of(arrays: Arrays, *, cut: bool) -> dict[str, AnyArray]:
     return {**columns, "splits": np.repeat(np.arange(len(SPLIT_NAMES)), counts)}
 
 
-def facts_of(arrays: Arrays) -> dict[str, AnyArray]:
-    """Return the columns of a dataset of stored windows, one row per window, train, valid and test in this order."""
+def metadata_of(arrays: Arrays) -> dict[str, AnyArray]:
+    """Return the metadata of a dataset of stored windows, one value per window, train, valid and test in this order."""
     return {
-        name: np.concatenate([arrays[column_key(split, name)] for split in SPLIT_NAMES])
-        for name in column_names(arrays)
+        name: np.concatenate([arrays[metadata_key(split, name)] for split in SPLIT_NAMES])
+        for name in metadata_names(arrays)
     }
 
 

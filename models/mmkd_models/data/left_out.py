@@ -29,7 +29,7 @@ class LeftOutDomains(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """What each fold leaves out.
 
     Attributes:
-        by: `group` or a column, whose values are the domains; None leaves out the end of the campaign, in one fold.
+        by: `group` or the name of metadata, whose values are the domains; None leaves out the end of the campaign.
     """
 
     by: str | None
@@ -48,18 +48,18 @@ class Domains:
 
 
 def values_by(windows: Windows, by: str | None, *, suite: str) -> npt.NDArray[Any]:
-    """Return (N,) the group of each window, or its value in a column. Raise UsageError if there are none."""
+    """Return (N,) the group of each window, or its metadata of that name. Raise UsageError if there are none."""
     name = windows.spec.name
     if by is None or by == "group":
         if not windows.has_groups:
             raise UsageError(
-                f"--suite {suite}: dataset {name!r} has no groups; {WRITE_GROUPS}, or name a column by --by"
+                f"--suite {suite}: dataset {name!r} has no groups; {WRITE_GROUPS}, or name metadata with --by"
             )
         return windows.groups
-    if by not in windows.columns:
-        known = ", ".join(["group", *windows.columns])
-        raise UsageError(f"--by {by}: expected a column of dataset {name!r}, got another; choose one of {known}")
-    return windows.columns[by]
+    if by not in windows.metadata:
+        known = ", ".join(["group", *windows.metadata])
+        raise UsageError(f"--by {by}: dataset {name!r} has no such metadata; choose one of {known}")
+    return windows.metadata[by]
 
 
 def is_unknown(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
@@ -75,12 +75,12 @@ def is_unknown(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
 
 
 def domains_of(windows: Windows, by: str) -> Domains:
-    """Return the domains: the values of a column, or the groups; where there are more than ten, ten pools of them.
+    """Return the domains: the values of metadata, or the groups; where there are more than ten, ten pools of them.
 
     Numbers with a point are pooled by their order, everything else so that classes are alike in every pool. A missing
     value is no domain.
 
-    Raise UsageError if there is no such column, one domain alone, or one with few labelled windows.
+    Raise UsageError if there is no such metadata, one domain alone, or one with few labelled windows.
     """
     values = values_by(windows, by, suite="shift")
     known = np.flatnonzero(~is_unknown(values))
@@ -89,7 +89,7 @@ def domains_of(windows: Windows, by: str) -> Domains:
     if len(names) < 2:
         raise UsageError(
             f"--by {by}: expected two domains or more, of which one is left out at a time, got {len(names)} in dataset "
-            f"{windows.spec.name!r}; name another column"
+            f"{windows.spec.name!r}; name other metadata"
         )
     pools = _pooled(windows.subset(known), names, number)
     of_window = np.full(len(windows), -1, dtype=np.int64)
@@ -100,7 +100,7 @@ def domains_of(windows: Windows, by: str) -> Domains:
         if size < FEWEST_WINDOWS:
             raise UsageError(
                 f"--by {by}: expected {FEWEST_WINDOWS} labelled windows or more of every domain, got {size} of {by} "
-                f"{name}; record more, or write a column that pools domains"
+                f"{name}; record more, or write metadata that pools domains"
             )
     return found
 
@@ -223,7 +223,7 @@ def _checked(windows: Windows, fold: Fold, where: str) -> Fold:
     if absent:
         raise UsageError(
             f"{where}: expected labelled windows of every class to train on, got none of {', '.join(absent)}; record "
-            "it elsewhere too, or name another column"
+            "it elsewhere too, or name other metadata"
         )
     return fold
 

@@ -48,7 +48,7 @@ class Windows:
         groups: int64 or text (N,); where the dataset has no groups, the number of the window's recording, or of its
             block of consecutive windows: what intervals resample.
         splits: int64 (N,), 0 train, 1 valid, 2 test: the dataset's own split.
-        columns: facts beside the label, such as machine or campaign: text, int64 or float64 (N,) each.
+        metadata: facts beside the label, such as machine or campaign: text, int64 or float64 (N,) each.
         times: float64 (N,), UTC seconds at the window's start, or None where nobody knows.
         episodes: int64 (N,), equal for windows of one run of a recording, or None.
     """
@@ -62,7 +62,7 @@ class Windows:
     source: WindowSource
     rows: Rows
     statistics: GroupStatistics | None = None
-    columns: Mapping[str, Groups] = field(default_factory=dict)
+    metadata: Mapping[str, Groups] = field(default_factory=dict)
     times: npt.NDArray[np.float64] | None = None
     episodes: Rows | None = None
 
@@ -127,7 +127,7 @@ class Windows:
             groups=self.groups[index],
             splits=self.splits[index],
             folds=None if self.folds is None else self.folds[index],
-            columns={name: values[index] for name, values in self.columns.items()},
+            metadata={name: values[index] for name, values in self.metadata.items()},
             times=None if self.times is None else self.times[index],
             episodes=None if self.episodes is None else self.episodes[index],
             rows=self.rows[index],

@@ -24,12 +24,12 @@ from mmkd_models.data.checking.related import group_warnings, overlaps_of
 from mmkd_models.data.checking.scan import scan_windows
 from mmkd_models.data.dataset import Dataset, open_dataset, window_counts, windows_of
 from mmkd_models.data.files import (
-    COLUMNS,
+    METADATA,
     RECORDINGS,
     AnyArray,
-    column_key,
-    column_names,
     file_of,
+    metadata_key,
+    metadata_names,
     presence_file,
     structure_problems,
 )
@@ -48,7 +48,7 @@ from mmkd_models.data.spec import (
 
 _LOG = logging.getLogger(__name__)
 _COLUMNS = ("labels", "groups", "folds", "times", "episodes")
-_FACTS = "columns"
+_METADATA = "metadata"
 _BLOCK_BYTES = 1 << 26
 
 
@@ -91,7 +91,7 @@ def write_dataset(
             floats from -1 to 1, or int16; of video uint8 (N, T, H, W, C), a masked array where frames are missing.
             Beside them `labels` (N,) with class numbers (of other tasks as in docs/datasets.md), `groups` (N,), numbers
             or names of the person, machine or session of each window, and, if there are any, `folds` (N,), `times`
-            (N,), UTC seconds at the window's start, `episodes` (N,), the number of the run it is of, and `columns`, a
+            (N,), UTC seconds at the window's start, `episodes` (N,), the number of the run it is of, and `metadata`, a
             mapping of facts such as machine or campaign, (N,) text or numbers each. Numbers are converted to the
             dtypes of the contract. Without groups nothing is dealt into folds, and nobody knows
             whether scores are of people and machines never seen; windows that overlap and have none are named in the
@@ -189,12 +189,12 @@ def _arrays_of_splits(
             if key not in given
         ]
         for key, values in given.items():
-            if isinstance(values, Mapping) and key == _FACTS:
-                arrays.update(_facts(split, values, problems))
+            if isinstance(values, Mapping) and key == _METADATA:
+                arrays.update(_metadata(split, values, problems))
                 continue
             if key not in (*names, *_COLUMNS):
                 problems.append(
-                    f"splits[{split!r}]: {key!r} is no modality and none of {', '.join((*_COLUMNS, _FACTS))};"
+                    f"splits[{split!r}]: {key!r} is no modality and none of {', '.join((*_COLUMNS, _METADATA))};"
                     " describe it in 'modalities' or leave it out"
                 )
                 continue
@@ -228,19 +228,19 @@ def _stored(
     return found if present is None else {**found, presence_file(folder, modality.name): present}
 
 
-def _facts(split: str, values: Mapping[str, npt.ArrayLike], problems: list[str]) -> dict[str, AnyArray]:
-    """The columns of one split as they are stored; what cannot be is added to the problems."""
+def _metadata(split: str, values: Mapping[str, npt.ArrayLike], problems: list[str]) -> dict[str, AnyArray]:
+    """The metadata of one split as they are stored; what cannot be is added to the problems."""
     found: dict[str, AnyArray] = {}
-    for name, column in values.items():
-        array = np.asarray(column)
+    for name, given in values.items():
+        array = np.asarray(given)
         text = _names(array)
         if text is not None:
-            found[column_key(split, name)] = text
+            found[metadata_key(split, name)] = text
         elif array.dtype.kind in "biuf":
-            found[column_key(split, name)] = array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
+            found[metadata_key(split, name)] = array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
         else:
             problems.append(
-                f"splits[{split!r}]['columns'][{name!r}]: expected text or numbers, got {array.dtype}; convert it"
+                f"splits[{split!r}]['metadata'][{name!r}]: expected text or numbers, got {array.dtype}; convert it"
             )
     return found
 
@@ -372,9 +372,9 @@ def _write(path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray]) -> Non
     try:
         for split in {name.partition("/")[0] for name in arrays}:
             (temporary / split).mkdir()
-            columns = {name: arrays[column_key(split, name)] for name in column_names(arrays, split)}
-            if columns:
-                _save_columns(temporary / split / COLUMNS, columns)
+            metadata = {name: arrays[metadata_key(split, name)] for name in metadata_names(arrays, split)}
+            if metadata:
+                _save_metadata(temporary / split / METADATA, metadata)
         for name, array in arrays.items():
             if file_of(name) == name:
                 _save(temporary / name, array)
@@ -387,10 +387,10 @@ def _write(path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray]) -> Non
         raise
 
 
-def _save_columns(file: Path, columns: Mapping[str, AnyArray]) -> None:
+def _save_metadata(file: Path, metadata: Mapping[str, AnyArray]) -> None:
     """Write an archive as `np.savez` does, which takes no array by a name of its own parameters, such as `file`."""
     with zipfile.ZipFile(file, "w") as archive:
-        for name, array in columns.items():
+        for name, array in metadata.items():
             with archive.open(f"{name}.npy", "w") as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)  # type: ignore[no-untyped-call]
 

@@ -1,4 +1,4 @@
-"""What extra-trees can tell from windows they were not fitted on: the class, the split, the group, a column."""
+"""What extra-trees can tell from windows they were not fitted on: the class, the split, the group, metadata."""
 
 from __future__ import annotations
 
@@ -104,11 +104,11 @@ def split_probe(looked: ProbedWindows) -> Probed | str:
     return _told_of_groups(looked, looked.windows.splits, ("train", "valid", "test"), asked="split")
 
 
-def column_probe(looked: ProbedWindows, name: str) -> Probed | str:
-    """Ask which value of a column windows of unseen groups have."""
-    values, codes = np.unique(looked.windows.columns[name].astype(str), return_inverse=True)
+def metadata_probe(looked: ProbedWindows, name: str) -> Probed | str:
+    """Ask which value of the metadata windows of unseen groups have."""
+    values, codes = np.unique(looked.windows.metadata[name].astype(str), return_inverse=True)
     if not 2 <= len(values) <= 20:
-        return f"column {name}: it has {len(values)} values; probes ask for 2 to 20"
+        return f"metadata {name}: it has {len(values)} values; probes ask for 2 to 20"
     return _told_of_groups(looked, codes.astype(np.int64), tuple(values.tolist()), asked=name)
 
 

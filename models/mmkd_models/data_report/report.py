@@ -26,14 +26,14 @@ from mmkd_models.data_report.probes import (
     alike_labels,
     as_samples,
     class_probe,
-    column_probe,
     group_probe,
     look_at,
+    metadata_probe,
     split_probe,
 )
 from mmkd_report.schema.data import ChannelFacts, DataReport, ExampleWindow, SplitFacts, Suspicion
 
-_MOST_COLUMNS = 5
+_MOST_METADATA = 5
 
 
 def report_on(dataset: Dataset, *, on_part: Callable[[str], None]) -> DataReport:
@@ -94,7 +94,7 @@ def _probes(looked: ProbedWindows) -> Iterator[Probed | str]:
         yield from (class_probe(looked, name) for name in names)
     yield split_probe(looked)
     yield group_probe(looked)
-    yield from (column_probe(looked, name) for name in list(looked.windows.columns)[:_MOST_COLUMNS])
+    yield from (metadata_probe(looked, name) for name in list(looked.windows.metadata)[:_MOST_METADATA])
 
 
 def _of_copies(windows: Windows, scan: Scan, looked: ProbedWindows) -> Iterator[Suspicion]:

@@ -106,7 +106,7 @@ def of_probes(probes: Sequence[ProbeFacts]) -> Iterator[Suspicion]:
         else:
             yield _known(
                 "origin",
-                figure.format(f"column {one.asked!r}"),
+                figure.format(f"the {one.asked}"),
                 f"judge by it: mmkd-evaluate MODEL DATA --suite groups --by {one.asked}",
             )
 
@@ -177,7 +177,7 @@ def _stuck(
 
 
 def _stuck_values(values: npt.NDArray[Any], flat: npt.NDArray[np.bool_], there: npt.NDArray[np.bool_]) -> Iterator[Any]:
-    """Group, or values of a column, in which a channel hardly moves while it does in all others."""
+    """Group, or values of metadata, in which a channel hardly moves while it does in all others."""
     for value in np.unique(values).tolist():
         here, others = (values == value) & there, (values != value) & there
         enough = min(here.sum(), others.sum()) >= _LEAST_STUCK
@@ -188,7 +188,7 @@ def _stuck_values(values: npt.NDArray[Any], flat: npt.NDArray[np.bool_], there: 
 def _facts_of(windows: Windows) -> Iterator[tuple[str, npt.NDArray[Any]]]:
     if windows.has_groups:
         yield "group", windows.groups
-    yield from ((name, values) for name, values in windows.columns.items() if values.dtype.kind != "f")
+    yield from ((name, values) for name, values in windows.metadata.items() if values.dtype.kind != "f")
 
 
 def _clipped(found: WindowMeasures, number: int, name: str) -> Iterator[Suspicion]:

@@ -40,7 +40,7 @@ class ShiftOrder:
     """What is asked.
 
     Attributes:
-        config: of every fold, of one sensor; its `left_out` is by a column or the groups.
+        config: of every fold, of one sensor; its `left_out` is by metadata or the groups.
         out: folder that keeps what is trained.
         in_time: leave out the end of the campaign too.
         workers: trainings at a time, one thread each.

@@ -99,7 +99,7 @@ class ProbeFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What extra-trees on window statistics tell of windows that they were not fitted on.
 
     Attributes:
-        asked: `class`, `split`, `group` or the name of a column.
+        asked: `class`, `split`, `group` or the name of metadata.
         modality: the one they see; None sees all.
         score: balanced accuracy.
         low: of the 99 % interval, by resampling whole groups.

@@ -126,7 +126,7 @@ def test_what_the_suite_cannot_take_is_refused_whole(
     )
     folder = ("-o", tmp_path / "eval")
     code, _, err = run(*asked, *folder, "--by", "plant")
-    wanted = "--by plant: expected a column of dataset 'sites', got another; choose one of group, site, single\n"
+    wanted = "--by plant: dataset 'sites' has no such metadata; choose one of group, site, single\n"
     assert (code, err) == (2, f"{NAME}{wanted}")
     code, _, err = run(*asked, *folder, "--by", "site", "--teacher", "huge")
     assert (code, err) == (

@@ -217,7 +217,7 @@ def test_a_model_and_a_dataset_that_do_not_belong_together_are_refused_whole(
         2,
         (
             "--suite groups: dataset 'alone' has no groups; write groups.npy (the person, machine or session of each "
-            "window), or name a column by --by"
+            "window), or name metadata with --by"
         ),
     )
     silent = data("silent", "acc", valid=np.full(12, -1))
@@ -289,8 +289,8 @@ def test_what_one_suite_cannot_take_is_said_before_another_runs(
     run: Callable[..., Ran], models: dict[str, Path], machines: Dataset, rigs: dict[str, Dataset], tmp_path: Path
 ) -> None:
     given, name = (models["student"], machines.path, "--suite", "all"), "mmkd-evaluate: "
-    no_column = "expected a column of dataset 'machines', got another; choose one of group"
-    assert run(*given, "--by", "machine") == (2, "", f"{name}--by machine: {no_column}\n")
+    no_metadata = "dataset 'machines' has no such metadata; choose one of group"
+    assert run(*given, "--by", "machine") == (2, "", f"{name}--by machine: {no_metadata}\n")
     file = tmp_path / "cost.toml"
     file.write_text("version = 2")
     version = "'version': expected 1, got 2; use the mmkd-edge that wrote it"
@@ -397,8 +397,8 @@ def test_no_rival_is_trained_where_another_option_is_refused(
     run: Callable[..., Ran], models: dict[str, Path], machines: Dataset
 ) -> None:
     given = (models["student"], machines.path, "--rival", "extra_trees", "--suite", "all")
-    no_column = "--by machine: expected a column of dataset 'machines', got another; choose one of group"
-    assert run(*given, "--by", "machine") == (2, "", f"mmkd-evaluate: {no_column}\n")
+    no_metadata = "--by machine: dataset 'machines' has no such metadata; choose one of group"
+    assert run(*given, "--by", "machine") == (2, "", f"mmkd-evaluate: {no_metadata}\n")
 
 
 def test_rivals_see_the_labels_that_the_student_saw(

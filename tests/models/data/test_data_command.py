@@ -67,14 +67,14 @@ def test_import_tells_what_it_changed_what_it_wrote_and_what_is_next(press, tmp_
     assert (spec.name, spec.licence, spec.modality("temp").normalise) == ("line 3", "CC0", "per_group")
 
 
-def test_import_keeps_columns_and_says_where_the_data_comes_from(press, tmp_path):
+def test_import_keeps_metadata_and_says_where_the_data_comes_from(press, tmp_path):
     arrays = dict(np.load(press))
     np.savez(press, **arrays, machine=np.arange(12))
-    done = _run("import", press, "-o", tmp_path / "press", "--columns", "machine", "--source", "hall 3")
+    done = _run("import", press, "-o", tmp_path / "press", "--metadata", "machine", "--source", "hall 3")
     assert done.returncode == 0, done.stderr
     dataset = open_dataset(tmp_path / "press")
     assert dataset.spec.source == "hall 3"
-    assert dataset.split("train").columns["machine"].tolist() == [0, 1, 2, 3]
+    assert dataset.split("train").metadata["machine"].tolist() == [0, 1, 2, 3]
 
 
 def test_import_of_a_bad_file_writes_nothing_and_exits_with_2(tmp_path):

@@ -27,7 +27,7 @@ def twice(windows: Windows) -> Windows:
 
 
 def test_a_domain_judges_and_unseen_groups_of_the_others_choose(windows: Windows) -> None:
-    site = windows.columns["site"]
+    site = windows.metadata["site"]
     for number, name in enumerate(("east", "north", "south")):
         fold = fold_without(windows, SITE, fold=number)
         assert set(site[fold.test]) == {name}
@@ -51,7 +51,7 @@ def test_unlabelled_windows_train_and_neither_choose_nor_judge(windows: Windows)
 
 
 def test_groups_are_domains_of_their_own(windows: Windows) -> None:
-    found = domains_of(replace(windows, groups=windows.columns["site"]), "group")
+    found = domains_of(replace(windows, groups=windows.metadata["site"]), "group")
     assert found.names == ("east", "north", "south")
     assert np.bincount(found.of_window).tolist() == [50, 50, 50]
 
@@ -69,7 +69,7 @@ def test_more_than_ten_domains_are_pooled_into_ten(windows: Windows) -> None:
 def test_numbers_with_a_point_are_pooled_by_their_order(windows: Windows) -> None:
     load = np.repeat(np.arange(30) / 4, 10)  # 30 loads of 10 windows
     double = twice(windows)
-    found = domains_of(replace(double, columns={"load": load}), "load")
+    found = domains_of(replace(double, metadata={"load": load}), "load")
     assert found.names[:2] == ("0 to 0.5", "0.75 to 1.25")
     assert np.bincount(found.of_window).tolist() == [30] * 10
     assert (np.diff(found.of_window) >= 0).all()
@@ -78,11 +78,11 @@ def test_numbers_with_a_point_are_pooled_by_their_order(windows: Windows) -> Non
 def test_windows_of_no_known_domain_neither_train_nor_choose_nor_judge(windows: Windows) -> None:
     thrice = windows.subset(np.tile(np.arange(150), 3))
     lost = np.arange(450) % 10 == 4
-    site = np.where(lost, "", thrice.columns["site"])
+    site = np.where(lost, "", thrice.metadata["site"])
     load = np.where(lost, np.nan, np.where(thrice.groups % 2, 0.5, 1.0))
-    columns = {"site": site, "load": load}
+    metadata = {"site": site, "load": load}
     for by, names in (("site", ("east", "north", "south")), ("load", ("0.5", "1.0"))):
-        lacking = replace(thrice, columns=columns)
+        lacking = replace(thrice, metadata=metadata)
         found = domains_of(lacking, by)
         assert found.names == names
         assert ((found.of_window == -1) == lost).all()
@@ -92,7 +92,7 @@ def test_windows_of_no_known_domain_neither_train_nor_choose_nor_judge(windows: 
 
 def test_pools_of_numbers_that_look_alike_have_names_of_their_own(windows: Windows) -> None:
     serial = 5_000_000.0 + np.repeat(np.arange(20), 15) / 2
-    found = domains_of(replace(twice(windows), columns={"serial": serial}), "serial")
+    found = domains_of(replace(twice(windows), metadata={"serial": serial}), "serial")
     assert found.names[:2] == ("5000000.0 to 5000000.5", "5000001.0 to 5000001.5")
     assert len(set(found.names)) == 10
 
@@ -113,8 +113,8 @@ def test_windows_that_share_samples_are_looked_for_once(windows: Windows) -> Non
             Counting.reads += 1
             return super().gather(*given, **more)
 
-    columns = {"site": np.where(np.arange(300) % 10 < 5, "east", "west")}
-    split = replace(twice(windows), source=Counting(), columns=columns)
+    metadata = {"site": np.where(np.arange(300) % 10 < 5, "east", "west")}
+    split = replace(twice(windows), source=Counting(), metadata=metadata)
     fold_without(split, SITE, fold=0)
     before = Counting.reads
     fold_without(split, SITE, fold=1)
@@ -122,11 +122,11 @@ def test_windows_that_share_samples_are_looked_for_once(windows: Windows) -> Non
 
 
 def test_a_group_in_two_domains_is_counted_and_what_shares_samples_does_not_train(windows: Windows) -> None:
-    site = windows.columns["site"].copy()
+    site = windows.metadata["site"].copy()
     mine = np.flatnonzero(windows.groups == 0)  # of one site
     other = "south" if site[mine[0]] != "south" else "north"
     site[mine[:5]] = other
-    split = replace(windows, columns={"site": site})
+    split = replace(windows, metadata={"site": site})
     number = sorted(set(site)).index(other)
     fold = fold_without(split, SITE, fold=number)
     assert shared_groups(split, fold) == 1
@@ -176,14 +176,14 @@ def test_windows_that_reach_over_a_border_in_time_are_left_out(windows: Windows)
         (
             {},
             "plant",
-            "--by plant: expected a column of dataset 'sites', got another; choose one of group, site, single",
+            "--by plant: dataset 'sites' has no such metadata; choose one of group, site, single",
         ),
         (
             {},
             "single",
             (
                 "--by single: expected two domains or more, of which one is left out at a time, got 1 in dataset "
-                "'sites'; name another column"
+                "'sites'; name other metadata"
             ),
         ),
         (
@@ -191,7 +191,7 @@ def test_windows_that_reach_over_a_border_in_time_are_left_out(windows: Windows)
             "group",
             (
                 "--by group: expected 20 labelled windows or more of every domain, got 10 of group 5; record more, or "
-                "write a column that pools domains"
+                "write metadata that pools domains"
             ),
         ),
         (
@@ -199,7 +199,7 @@ def test_windows_that_reach_over_a_border_in_time_are_left_out(windows: Windows)
             "group",
             (
                 "--suite shift: dataset 'sites' has no groups; write groups.npy (the person, machine or session of "
-                "each window), or name a column by --by"
+                "each window), or name metadata with --by"
             ),
         ),
     ],
@@ -218,12 +218,12 @@ def test_what_leaves_too_little_is_refused(windows: Windows) -> None:
             fold_without(changed, left_out, fold=0)
         return str(caught.value)
 
-    labels = np.where((windows.labels == 2) & (windows.columns["site"] != "east"), 0, windows.labels)
+    labels = np.where((windows.labels == 2) & (windows.metadata["site"] != "east"), 0, windows.labels)
     assert message(windows.with_labels(labels), SITE) == (
         "--by site: without east: expected labelled windows of every class to train on, got none of worn; record it "
-        "elsewhere too, or name another column"
+        "elsewhere too, or name other metadata"
     )
-    one = np.where(windows.columns["site"] == "east", 0, 1)
+    one = np.where(windows.metadata["site"] == "east", 0, 1)
     assert message(replace(windows, groups=one), SITE) == (
         "--by site: expected windows of two groups or more beside east, one to train on and one to choose by, got 1; "
         "record more groups"

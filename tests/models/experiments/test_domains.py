@@ -46,8 +46,8 @@ def test_the_interval_is_that_of_students_t() -> None:
 def test_what_trains_has_not_seen_the_domain(sites: Dataset, comparison: Make) -> None:
     config = comparison(left_out=SITE)
     data = fold_data(sites, seed=1, labelled=config.labelled, left_out=config.left_out)
-    assert set(data.test.columns["site"]) == {"north"}
-    assert "north" not in set(data.training.train.columns["site"]) | set(data.training.valid.columns["site"])
+    assert set(data.test.metadata["site"]) == {"north"}
+    assert "north" not in set(data.training.train.metadata["site"]) | set(data.training.valid.metadata["site"])
     assert data.training.fold is msgspec.UNSET  # no fold that another command could deal again
 
 
@@ -96,7 +96,7 @@ def test_numbers_and_several_labels_are_judged_too(
             **windows.take(np.arange(len(windows))),
             "labels": number.astype(np.float32) if kind == "regression" else several,
             "groups": windows.groups,
-            "columns": {"site": windows.columns["site"]},
+            "metadata": {"site": windows.metadata["site"]},
         }
     dataset = write_dataset(tmp_path / kind, name=kind, labels=task, modalities=sites.spec.modalities, splits=splits)
     asked = order(dataset, comparison, tmp_path / "out")
@@ -137,8 +137,8 @@ def test_groups_that_share_samples_are_not_trusted(sites: Dataset, comparison: M
         for one in sites.spec.modalities:  # windows that follow one another share half, whatever their group
             flat = rng.normal(size=((len(windows) + 1) * one.samples, len(one.channels))).astype(np.float32)
             values[one.name] = np.stack([flat[at * one.samples // 2 :][: one.samples] for at in range(len(windows))])
-        columns = {"site": windows.columns["site"]}
-        splits[name] = {**values, "labels": windows.labels, "groups": windows.groups, "columns": columns}
+        metadata = {"site": windows.metadata["site"]}
+        splits[name] = {**values, "labels": windows.labels, "groups": windows.groups, "metadata": metadata}
     task, modalities = sites.spec.task, sites.spec.modalities
     torn = write_dataset(tmp_path / "torn", name="torn", labels=task, modalities=modalities, splits=splits)
     with pytest.raises(DatasetError, match=r"share samples: .*; give such windows one group"):

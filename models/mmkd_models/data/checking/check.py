@@ -156,8 +156,8 @@ def _facts(windows: Windows, scan: Scan) -> Iterator[str]:
         yield f"no groups: scores are of {split_facts(windows).judged_on.partition(';')[0]}, which {_UNKNOWN}"
     if windows.folds is not None:
         yield f"{len(np.unique(windows.folds))} folds of whole groups"
-    if windows.columns:
-        yield f"columns: {columns_text(windows)}"
+    if windows.metadata:
+        yield f"metadata: {metadata_text(windows)}"
     if windows.times is not None:
         yield f"times: {times_text(windows.times)}"
     unlabelled = _counted((~windows.labelled).sum(), "unlabelled window")
@@ -172,10 +172,10 @@ def _facts(windows: Windows, scan: Scan) -> Iterator[str]:
         yield text + (f", {_counted(outside, 'value')} outside the range" if outside else "")
 
 
-def columns_text(windows: Windows) -> str:
-    """Return the columns and how many values each has: `machine (3 values), shift (2 values)`."""
+def metadata_text(windows: Windows) -> str:
+    """Return the metadata and how many values each has: `machine (3 values), shift (2 values)`."""
     return ", ".join(
-        f"{name} ({_counted(len(np.unique(values)), 'value')})" for name, values in windows.columns.items()
+        f"{name} ({_counted(len(np.unique(values)), 'value')})" for name, values in windows.metadata.items()
     )
 
 

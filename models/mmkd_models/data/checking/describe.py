@@ -92,7 +92,7 @@ class Description:
     split: Split
     folds: dict[str, int] | None
     recordings: RecordingFacts | None
-    columns: dict[str, int]
+    metadata: dict[str, int]
     times: str
     episodes: int | None
 
@@ -118,7 +118,7 @@ def describe_dataset(dataset: Dataset) -> Description:
         split=split_facts(windows),
         folds=None if folds is None else {str(name): int(count) for name, count in zip(*folds, strict=True)},
         recordings=_recording_facts(dataset),
-        columns={name: len(np.unique(values)) for name, values in windows.columns.items()},
+        metadata={name: len(np.unique(values)) for name, values in windows.metadata.items()},
         times="" if windows.times is None else times_text(windows.times),
         episodes=None if windows.episodes is None else len(np.unique(windows.episodes)),
     )

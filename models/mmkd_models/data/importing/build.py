@@ -86,7 +86,7 @@ class _Plan:
     starts_s: npt.NDArray[np.float64]
     labels: Labels
     groups: npt.NDArray[np.str_] | None
-    columns: Mapping[str, npt.NDArray[np.str_]]
+    metadata: Mapping[str, npt.NDArray[np.str_]]
     dealt: Dealt
 
     def subset(self, keep: npt.NDArray[np.bool_]) -> _Plan:
@@ -96,7 +96,7 @@ class _Plan:
             starts_s=self.starts_s[keep],
             labels=self.labels[keep],
             groups=None if self.groups is None else self.groups[keep],
-            columns={name: values[keep] for name, values in self.columns.items()},
+            metadata={name: values[keep] for name, values in self.metadata.items()},
             dealt=Dealt(splits=self.dealt.splits[keep], folds=None if folds is None else folds[keep]),
         )
 
@@ -269,9 +269,9 @@ def _planned(done: Sequence[_OnGrid], labels: Labels, split: SplitRule) -> _Plan
         starts_s=np.concatenate([one.cut.starts_s for one in done]),
         labels=labels,
         groups=groups,
-        columns={
-            name: np.array([value for one in done for value in one.cut.columns[name]], dtype=np.str_)
-            for name in done[0].cut.columns
+        metadata={
+            name: np.array([value for one in done for value in one.cut.metadata[name]], dtype=np.str_)
+            for name in done[0].cut.metadata
         },
         dealt=_dealt(done, recording, strata_of(labels), groups, split),
     )
@@ -382,8 +382,8 @@ def _arrays(scratch: Path, made: _Prepared) -> dict[str, dict[str, AnyArray | di
             part["folds"] = plan.dealt.folds[rows]
         if made.is_utc:
             part["times"] = origins_s[plan.recording[rows]] + plan.starts_s[rows]
-        if plan.columns:
-            part["columns"] = {name: values[rows] for name, values in plan.columns.items()}
+        if plan.metadata:
+            part["metadata"] = {name: values[rows] for name, values in plan.metadata.items()}
         found[split] = part
     return found
 

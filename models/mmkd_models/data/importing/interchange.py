@@ -61,7 +61,7 @@ def import_interchange(
     target: str | None = None,
     unit: str = "",
     targets: Sequence[str] = (),
-    columns: Sequence[str] = (),
+    metadata: Sequence[str] = (),
 ) -> ImportReport:
     """Read an interchange file and writes a dataset directory.
 
@@ -73,7 +73,7 @@ def import_interchange(
         target: make a regression of the file's target of this name; None makes classes of `y`.
         targets: make a multi-label dataset with one label for each of these conditions on the file's targets: `NAME`,
             on where it is not 0, `NAME<VALUE` or `NAME>VALUE`. The condition is the label's name.
-        columns: names of further arrays (N,) to keep as columns, beside those called `column_<name>`.
+        metadata: names of further arrays (N,) to keep as metadata, beside those called `column_<name>`.
 
     Raises:
         DatasetError: the file is no interchange file, or what it holds breaks the contract of docs/datasets.md.
@@ -85,7 +85,7 @@ def import_interchange(
     arrays = _load(file)
     names = [key.removeprefix("x_") for key in arrays if key.startswith("x_")]
     required = (*(_OF_CLASSES if target is None and not targets else _OF_TARGETS), "split")
-    facts = _facts(file, arrays, columns)
+    facts = _facts(file, arrays, metadata)
     _check(file, arrays, names, required=required, facts=facts.values())
     task, labels = _task(file, arrays, target=target, unit=unit, conditions=targets)
     for unknown in sorted(set(per_group) - set(names)):
@@ -181,10 +181,10 @@ def _load(file: Path) -> dict[str, AnyArray]:
 
 
 def _facts(file: Path, arrays: Mapping[str, AnyArray], wanted: Sequence[str]) -> dict[str, str]:
-    """Which array each column is."""
+    """Which array each metadata is."""
     for name in wanted:
         if name not in arrays:
-            raise UsageError(f"{file}: column {name!r} is not in it; choose among {', '.join(arrays)}")
+            raise UsageError(f"{file}: array {name!r} is not in it; choose among {', '.join(arrays)}")
     own = {key.removeprefix(_FACT): key for key in arrays if key.startswith(_FACT)}
     return {**own, **{name: name for name in wanted}}
 
@@ -289,5 +289,5 @@ def _splits(
         here = arrays["split"] == number
         found[split] = {key: array[here] for key, array in {**values, **columns}.items()}
         if facts:
-            found[split]["columns"] = {name: array[here] for name, array in facts.items()}
+            found[split]["metadata"] = {name: array[here] for name, array in facts.items()}
     return found

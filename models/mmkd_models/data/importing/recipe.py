@@ -317,7 +317,7 @@ class WindowRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         Literal["all", "any"],
         Key("`all`: only windows in which every sensor has values; `any`: also where some are missing.", '"any"'),
     ] = "all"
-    columns: Annotated[
+    metadata: Annotated[
         tuple[str, ...],
         Key("[Metadata](datasets.md#the-directory) to keep: parts of the path, or columns of a source.", '["machine"]'),
     ] = ()

@@ -102,6 +102,6 @@ def extra_columns(recipe: ImportRecipe, found: RecordingFiles) -> list[str]:
     """Return columns that are asked for, and are no part of the path and not in the table of labels."""
     labels = recipe.labels
     label_columns = [*labels.flags.values(), *([] if labels.task == "regression" else [labels.column])]
-    wanted = [*label_columns, recipe.split.group, recipe.split.column, *recipe.windows.columns]
+    wanted = [*label_columns, recipe.split.group, recipe.split.column, *recipe.windows.metadata]
     known = {*found.parts, *(name for facts in found.facts.values() for name in facts)}
     return list(dict.fromkeys(name for name in wanted if name and name not in known))

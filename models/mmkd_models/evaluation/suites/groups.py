@@ -1,4 +1,4 @@
-"""Gaps between groups, machines or the values of a metadata column, and the effect of distillation on them.
+"""Gaps between groups, machines or the values of metadata, and the effect of distillation on them.
 
 A gap is the best value's figure minus the worst's (fairlearn's `difference`). Intervals resample blocks of neighbouring
 windows inside each value, the same ones for all models.
@@ -71,10 +71,10 @@ class GapChange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GroupsFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures by group or column.
+    """Figures by group or metadata.
 
     Attributes:
-        by: `group` or the column.
+        by: `group` or the name of metadata.
         gaps: by measure and model; empty if fewer than two values are judged.
         changes: empty unless the first model is distilled and a baseline was judged too.
         unknown: windows without a value.
@@ -130,10 +130,10 @@ def check(inputs: SuiteInputs) -> None:
     values = values_by(inputs.windows, inputs.by, suite="groups")
     count = len(np.unique(values[~is_unknown(values)]))
     if count == 0:
-        raise UsageError(f"--by {inputs.by}: no window that judges has a value; name another column")
+        raise UsageError(f"--by {inputs.by}: no window that judges has a value; name other metadata")
     if count > _MOST_VALUES:
         raise UsageError(
-            f"--by {inputs.by or 'group'}: expected at most {_MOST_VALUES} values, got {count}; write a column that "
+            f"--by {inputs.by or 'group'}: expected at most {_MOST_VALUES} values, got {count}; write metadata that "
             "pools them"
         )
 

@@ -61,7 +61,7 @@ class SuiteInputs:
         windows: labelled windows to judge with.
         train: the training windows: what a sensor usually measures.
         calibration: labelled validation windows, for label sets.
-        by: metadata column that groups are judged by; None for the groups themselves.
+        by: name of the metadata that groups are judged by; None for the groups themselves.
         cost: file of assumptions.
         shift: trains and judges without each domain, and reports each part to the function that it is given.
     """

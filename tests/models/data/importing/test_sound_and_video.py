@@ -328,7 +328,7 @@ def test_a_draft_knows_films_and_sound(clips):
 
 TABLE = (
     ('files = "words.csv"\nlabel = "word"\ntime_unit = "s"\nmatch = {clip = "clip"}\n', 'table = "clips.csv"\n'),
-    ('at = "intervals"', 'columns = ["room"]'),
+    ('at = "intervals"', 'metadata = ["room"]'),
     ('group = "clip"', 'group = "talker"\ncolumn = "split"'),
 )
 SPLITS = ("train", "train", "train", "valid", "test", "train")
@@ -340,14 +340,14 @@ def write_table(clips: Path, **changed: str) -> None:
     (clips / "clips.csv").write_text("\n".join(["file,label,split,talker,room", *lines]) + "\n")
 
 
-def test_a_table_of_clips_says_label_group_split_and_columns(clips, change):
+def test_a_table_of_clips_says_label_group_split_and_metadata(clips, change):
     change(*TABLE)
     write_table(clips)
     dataset = made(clips).built.dataset
     assert dataset.spec.splits == {"train": 16, "valid": 4, "test": 4}  # windows of 0.4 s in 1.96 s
     test = dataset.split("test")
     assert set(test.groups) == {"t4"}
-    assert (set(test.labels.tolist()), set(test.columns["room"])) == ({0}, {"1"})
+    assert (set(test.labels.tolist()), set(test.metadata["room"])) == ({0}, {"1"})
 
 
 @pytest.mark.parametrize(

@@ -153,22 +153,22 @@ def test_sound_with_intervals_that_count_from_its_start(plant, recipe):
     assert open_dataset(plant / "out").everything().times is None
 
 
-def test_labels_groups_and_columns_may_be_columns_of_the_log(plant, recipe):
+def test_labels_groups_and_metadata_may_be_columns_of_the_log(plant, recipe):
     for machine, file in enumerate(sorted(plant.glob("*/acc.csv"))):
         rows = file.read_text().splitlines()
         states = ["state,shift", *(f"{'ok' if k < 50 else 'worn'},S{machine % 2}" for k in range(100))]
         file.write_text("\n".join(f"{row},{state}" for row, state in zip(rows, states, strict=True)))
     recipe(
         ('files = "{machine}/states.csv"', 'column = "state"'),
-        ("length_s = 1.0", 'length_s = 1.0\ncolumns = ["shift", "machine"]'),
+        ("length_s = 1.0", 'length_s = 1.0\nmetadata = ["shift", "machine"]'),
     )
     check(plant)
-    columns = open_dataset(plant / "out").everything().columns
-    assert columns["shift"].tolist() == [f"S{int(name[1]) % 2}" for name in columns["machine"]]
+    metadata = open_dataset(plant / "out").everything().metadata
+    assert metadata["shift"].tolist() == [f"S{int(name[1]) % 2}" for name in metadata["machine"]]
 
 
 def test_without_groups_each_state_of_a_recording_is_split_by_time_and_overlaps_are_left_out(plant, recipe):
-    recipe(('group = "machine"', ""), ("length_s = 1.0", 'length_s = 1.0\nstride_s = 0.5\ncolumns = ["machine"]'))
+    recipe(('group = "machine"', ""), ("length_s = 1.0", 'length_s = 1.0\nstride_s = 0.5\nmetadata = ["machine"]'))
     report = run(plant)
     # Of nine windows of a state five train, two choose, two judge; those that overlap one of a higher split make way.
     # The window half in one state and half in the other has none.
@@ -177,7 +177,7 @@ def test_without_groups_each_state_of_a_recording_is_split_by_time_and_overlaps_
     windows = open_dataset(plant / "out").everything()
     assert not windows.has_groups
     for machine in range(6):
-        rows = np.flatnonzero(windows.columns["machine"] == f"M{machine}")
+        rows = np.flatnonzero(windows.metadata["machine"] == f"M{machine}")
         starts, splits = windows.times[rows], windows.splits[rows]
         for one, other in ((0, 1), (0, 2), (1, 2)):
             apart = np.abs(starts[splits == one][:, None] - starts[splits == other])
@@ -281,7 +281,7 @@ def test_recordings_of_a_users_own_reader(tmp_path):
         tmp_path / "line",
         recordings(),
         sensors=[ImportedSensor(name="vib", channels=("x", "y", "z"), rate_hz=20.0, unit="g")],
-        windows=WindowRule(length_s=1.0, columns=("line",)),
+        windows=WindowRule(length_s=1.0, metadata=("line",)),
         labels=LabelRule(classes=("on", "off")),
         split=SplitRule(group="line", folds=3),
     )

@@ -1,4 +1,4 @@
-"""Gaps between groups and columns: as fairlearn has them, what teaching did to them, and what is not judged."""
+"""Gaps between groups and metadata: as fairlearn has them, what teaching did to them, and what is not judged."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VIB = ModalitySpec(name="vib", channels=("x",), rate_hz=4.0, samples=4)
 
 @pytest.fixture
 def windows(tmp_path: Path) -> Windows:
-    """Four presses of 100, 80, 60 and 20 windows that judge; two sites as a column."""
+    """Four presses of 100, 80, 60 and 20 windows that judge; two sites as metadata."""
     sizes = {"train": {"t": 30}, "valid": {"v": 30}, "test": {"a": 100, "b": 80, "c": 60, "d": 20}}
     splits = {}
     for name, of in sizes.items():
@@ -34,7 +34,7 @@ def windows(tmp_path: Path) -> Windows:
             "vib": np.random.default_rng(list(sizes).index(name)).normal(size=(count, 4, 1)),
             "labels": np.arange(count) % 3,
             "groups": groups,
-            "columns": {"site": np.where(np.isin(groups, ["a", "b"]), "north", "south"), "load": np.arange(count) / 7},
+            "metadata": {"site": np.where(np.isin(groups, ["a", "b"]), "north", "south"), "load": np.arange(count) / 7},
         }
     return write_dataset(
         tmp_path / "rig", name="rig", labels=("idle", "ok", "worn"), modalities=[VIB], splits=splits
@@ -125,23 +125,23 @@ def test_few_windows_are_shown_and_not_judged(windows: Windows) -> None:
     assert (gap.worst, gap.best) == ("c", "a")  # d is worse, and too few
 
 
-def test_columns_are_judged_as_groups_are(windows: Windows) -> None:
+def test_metadata_are_judged_as_groups_are(windows: Windows) -> None:
     found = judged(windows, OURS, by="site")
     assert [(one.value, one.windows) for one in found.values] == [("north", 180), ("south", 80)]
 
 
 def test_windows_without_a_value_are_counted_and_of_no_group(windows: Windows) -> None:
-    site = windows.columns["site"].copy()
+    site = windows.metadata["site"].copy()
     site[:12] = ""
     load = np.where(np.arange(260) < 130, 1.0, 2.0)
     load[:12] = np.nan
-    lacking = replace(windows, columns={"site": site, "load": load, "none": np.full(260, "")})
+    lacking = replace(windows, metadata={"site": site, "load": load, "none": np.full(260, "")})
     for by, values in (("site", ["north", "south"]), ("load", ["1.0", "2.0"])):
         found = judged(lacking, OURS, by=by)
         assert [one.value for one in found.values] == values
         assert found.unknown == 12
     assert refused(lambda: check(inputs(lacking, OURS, by="none"))) == (
-        "--by none: no window that judges has a value; name another column"
+        "--by none: no window that judges has a value; name other metadata"
     )
 
 
@@ -179,15 +179,15 @@ def refused(act: Callable[[], Any]) -> str:
 
 def test_what_cannot_be_judged_is_refused_whole(windows: Windows, rigs: dict[str, Dataset]) -> None:
     assert refused(lambda: check(inputs(windows, OURS, by="shift"))) == (
-        "--by shift: expected a column of dataset 'rig', got another; choose one of group, site, load"
+        "--by shift: dataset 'rig' has no such metadata; choose one of group, site, load"
     )
     assert refused(lambda: check(inputs(windows, OURS, by="load"))) == (
-        "--by load: expected at most 50 values, got 260; write a column that pools them"
+        "--by load: expected at most 50 values, got 260; write metadata that pools them"
     )
     lone = replace(windows, has_groups=False)
     assert refused(lambda: check(inputs(lone, OURS))) == (
         "--suite groups: dataset 'rig' has no groups; write groups.npy (the person, machine or session of each window),"
-        " or name a column by --by"
+        " or name metadata with --by"
     )
     speed = rigs["regression"].split("test")
     assert refused(lambda: check(inputs(speed, OURS))) == (

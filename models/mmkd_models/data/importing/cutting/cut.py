@@ -37,7 +37,7 @@ class Cut:
     answers: Answers
     groups: npt.NDArray[np.object_] | None
     splits: npt.NDArray[np.object_] | None
-    columns: Mapping[str, npt.NDArray[np.object_]]
+    metadata: Mapping[str, npt.NDArray[np.object_]]
     left_out: Mapping[str, int]
 
 
@@ -79,7 +79,7 @@ def cut(
         starts_ns = origin_ns + np.rint(starts_s * SECOND_NS).astype(np.int64)
         found = window_answers(placed, grids, labels, starts_ns, length_ns)
     group = split.group
-    names = dict.fromkeys(name for name in (*windows.columns, group, split.column) if name)
+    names = dict.fromkeys(name for name in (*windows.metadata, group, split.column) if name)
     facts = {name: _fact(recorded, name, starts_ns, length_ns) for name in names}
     filled = _filled(placed, grids, modalities, starts_s)
     reasons = {"without any value": ~filled.any(axis=1)}
@@ -102,7 +102,7 @@ def cut(
         answers=found[keep],
         groups=facts[group][keep] if group else None,
         splits=facts[split.column][keep] if split.column else None,
-        columns={name: facts[name][keep] for name in windows.columns},
+        metadata={name: facts[name][keep] for name in windows.metadata},
         left_out=left_out,
     )
 

@@ -1,4 +1,4 @@
-"""Facts beside the label: columns, times and episodes of windows, written, read, checked and imported."""
+"""Facts beside the label: metadata, times and episodes of windows, written, read, checked and imported."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def facts(splits):
     for arrays in splits.values():
         count = len(arrays["labels"])
         number = np.arange(row, row + count)
-        arrays["columns"] = {"machine": np.where(number % 2, "M1", "M2"), "load": number / 8, "order": number}
+        arrays["metadata"] = {"machine": np.where(number % 2, "M1", "M2"), "load": number / 8, "order": number}
         arrays["times"] = _START + 10.0 * number
         arrays["episodes"] = arrays["groups"]
         row += count
     return splits
 
 
-def test_columns_times_and_episodes_come_back_with_their_windows(facts, write):
+def test_metadata_times_and_episodes_come_back_with_their_windows(facts, write):
     windows = write(facts).everything()
     number = np.arange(48)
-    assert {name: (values.dtype.kind, values.tolist()) for name, values in windows.columns.items()} == {
+    assert {name: (values.dtype.kind, values.tolist()) for name, values in windows.metadata.items()} == {
         "machine": ("U", ["M2", "M1"] * 24),
         "load": ("f", (number / 8).tolist()),
         "order": ("i", number.tolist()),
@@ -39,69 +39,77 @@ def test_columns_times_and_episodes_come_back_with_their_windows(facts, write):
     np.testing.assert_array_equal(windows.times, _START + 10.0 * number)
     np.testing.assert_array_equal(windows.episodes, windows.groups)
     some = windows.subset(np.array([40, 3]))
-    assert (some.columns["order"].tolist(), some.times.tolist()) == ([40, 3], [_START + 400, _START + 30])
+    assert (some.metadata["order"].tolist(), some.times.tolist()) == ([40, 3], [_START + 400, _START + 30])
 
 
 def test_check_and_describe_tell_of_them(facts, write):
     dataset = write(facts)
     assert check_dataset(dataset.path).facts[2:4] == (
-        "columns: machine (2 values), load (48 values), order (48 values)",
+        "metadata: machine (2 values), load (48 values), order (48 values)",
         "times: 2026-11-03T06:40:00Z to 2026-11-03T06:47:50Z",
     )
     assert check_dataset(dataset.path).warnings == ()
     found = describe_dataset(dataset)
-    assert (found.columns, found.episodes) == ({"machine": 2, "load": 48, "order": 48}, 8)
+    assert (found.metadata, found.episodes) == ({"machine": 2, "load": 48, "order": 48}, 8)
     assert found.times == "2026-11-03T06:40:00Z to 2026-11-03T06:47:50Z"
 
 
-def test_a_column_changes_the_hash_and_a_dataset_without_keeps_the_one_it_had(facts, write):
+def test_metadata_changes_the_hash_and_a_dataset_without_keeps_the_one_it_had(facts, write):
     dataset = write(facts)
     before = dataset.sha256
     for split in ("train", "valid", "test"):
-        for name in ("columns.npz", "times.npy", "episodes.npy"):
+        for name in ("metadata.npz", "times.npy", "episodes.npy"):
             (dataset.path / split / name).unlink()
     without = open_dataset(dataset.path)
-    assert (without.everything().columns, without.everything().times) == ({}, None)
+    assert (without.everything().metadata, without.everything().times) == ({}, None)
     assert without.sha256 != before
     (dataset.path / "train" / "groups.npy").touch()
     assert open_dataset(dataset.path).sha256 == without.sha256
 
 
-def test_every_fault_of_a_column_is_named(facts, write):
-    facts["valid"]["columns"]["machine"] = facts["valid"]["columns"]["machine"][:-1]
-    facts["valid"]["columns"]["load"] = np.full(12, "low")
-    del facts["test"]["columns"]["order"]
+def test_every_fault_of_metadata_is_named(facts, write):
+    facts["valid"]["metadata"]["machine"] = facts["valid"]["metadata"]["machine"][:-1]
+    facts["valid"]["metadata"]["load"] = np.full(12, "low")
+    del facts["test"]["metadata"]["order"]
     facts["test"]["times"] = np.full(12, np.nan)
     del facts["train"]["episodes"]
     with pytest.raises(DatasetError) as error:
         write(facts)
     assert str(error.value).splitlines()[1:] == [
-        "  - valid/columns.npz:machine: expected shape (N,)=(12,), got (11,); correct the array or dataset.json",
+        "  - valid/metadata.npz:machine: expected shape (N,)=(12,), got (11,); correct the array or dataset.json",
         "  - test/times.npy: expected UTC seconds, got nan in row 0; leave times out, or give all",
         (
-            "  - test/columns.npz: expected the columns of train, machine, load, order, got machine, load;"
-            " write every column for all splits"
+            "  - test/metadata.npz: expected the metadata of train, machine, load, order, got machine, load;"
+            " write the same for all splits"
         ),
-        "  - column 'load': expected one kind in all splits, text or numbers, got several; convert it",
+        "  - metadata 'load': expected one kind in all splits, text or numbers, got several; convert it",
         "  - train/episodes.npy: missing while another split has episodes.npy; write it for all splits or none",
     ]
 
 
-def test_a_column_of_objects_is_refused(facts, write):
-    facts["train"]["columns"]["machine"] = np.array([None] * 24)
+def test_metadata_of_objects_is_refused(facts, write):
+    facts["train"]["metadata"]["machine"] = np.array([None] * 24)
     with pytest.raises(DatasetError) as error:
         write(facts)
     assert str(error.value).endswith(
-        "splits['train']['columns']['machine']: expected text or numbers, got object; convert it"
+        "splits['train']['metadata']['machine']: expected text or numbers, got object; convert it"
     )
 
 
-def test_a_damaged_archive_of_columns_is_named(facts, write):
+def test_the_old_name_of_the_file_is_refused(facts, write):
     dataset = write(facts)
-    (dataset.path / "valid" / "columns.npz").write_bytes(b"PK")
+    (dataset.path / "train" / "metadata.npz").rename(dataset.path / "train" / "columns.npz")
     with pytest.raises(DatasetError) as error:
         open_dataset(dataset.path)
-    assert "valid/columns.npz: expected a .npz array, got something numpy cannot read (" in str(error.value)
+    assert "  - columns.npz: the file is called metadata.npz now; rename it in every split" in str(error.value)
+
+
+def test_a_damaged_archive_of_metadata_is_named(facts, write):
+    dataset = write(facts)
+    (dataset.path / "valid" / "metadata.npz").write_bytes(b"PK")
+    with pytest.raises(DatasetError) as error:
+        open_dataset(dataset.path)
+    assert "valid/metadata.npz: expected a .npz array, got something numpy cannot read (" in str(error.value)
 
 
 def test_a_new_modality_may_not_be_called_as_a_file_of_times(splits, write):
@@ -131,10 +139,10 @@ def test_the_interchange_form_carries_them(tmp_path):
         column_machine=np.repeat(["M1", "M2", "M3"], 4),
         folder=np.array([f"run{number}" for number in range(12)]),
     )
-    report = import_interchange(tmp_path / "press.npz", tmp_path / "press", columns=["folder"])
+    report = import_interchange(tmp_path / "press.npz", tmp_path / "press", metadata=["folder"])
     train = report.dataset.split("train")
     assert report.left_out == ()
-    assert {name: values.tolist() for name, values in train.columns.items()} == {
+    assert {name: values.tolist() for name, values in train.metadata.items()} == {
         "machine": ["M2"] * 4,
         "folder": ["run4", "run5", "run6", "run7"],
     }
