@@ -136,7 +136,7 @@ def results() -> DistillationResults:
         seed_results("walk", 0, groups=five, alone=6, taught=5, trees=7),
     ]
     latency = PairLatency(student_ms={"p50": 0.1}, teacher_ms={"p50": 0.6}, ratio=6.0, machine={})
-    size = StudentSize(preset="tiny", parameters=100, mflops=1.0, latency=latency, excluded="")
+    size = StudentSize(preset="tiny", parameters=100, latency=latency, excluded="")
     sizes = SizeResults(
         dataset="rig", dataset_sha256="cd" * 32, modality="acc", teacher="acc+gyro:small", students=(size,)
     )

@@ -163,11 +163,6 @@ def full(
     rng = random.Random(20)
     teacher = network(rng, 0.83, seeds, labels=len(labels), parameters=1_253_000, p50=0.487)
     teacher |= {"preset": "medium", "modalities": list(names), "missing": subsets(rng, names, seeds)}
-    teacher["sizes_tried"] = [
-        {"preset": "small", "parameters": 312_000, "valid_score": spread([0.79, 0.81, 0.8]), "chosen": False},
-        {"preset": "medium", "parameters": 1_253_000, "valid_score": spread([0.84, 0.85, 0.83]), "chosen": True},
-        {"preset": "large", "parameters": 4_900_000, "valid_score": spread([0.84, 0.845, 0.835]), "chosen": False},
-    ]
     students = {
         name: contest(rng, name, seeds, labels=len(labels), baseline=low, student=high)
         for name, (low, high) in zip(names, levels, strict=True)

@@ -28,10 +28,9 @@ from mmkd_models.evaluation.gains import (
     spread,
 )
 from mmkd_models.evaluation.outcome import TestedNetwork
-from mmkd_models.experiments.comparison import NEAR_BEST
 from mmkd_models.experiments.plan import Entry
 from mmkd_models.experiments.results import SeedResults
-from mmkd_models.experiments.table import score_table
+from mmkd_models.experiments.table import NEAR_BEST, score_table
 from mmkd_models.metrics.classes import Metric
 from mmkd_models.networks.config import Preset
 from mmkd_report.schema.figures import Spread

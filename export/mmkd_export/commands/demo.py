@@ -20,7 +20,6 @@ with loading("mmkd-demo"):
     from mmkd_edge.cli.outputs import held
     from mmkd_edge.cli.run import run_command, shell_line
     from mmkd_edge.cli.show import json_text, plain_table, say, saying_how_to_go_on, show_table
-    from mmkd_edge.errors import UsageError
     from mmkd_edge.machine import usable_cores
     from mmkd_models.data.checking.related import refuse_shared_samples
     from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset
@@ -35,7 +34,7 @@ with loading("mmkd-demo"):
         trains_of,
     )
     from mmkd_models.metrics.scores import default_metric
-    from mmkd_models.networks.config import Preset, choice, preset_named
+    from mmkd_models.networks.config import choice, preset_named
     from mmkd_report.schema.figures import Measure
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
     from mmkd_models.evaluation.rivals import RivalName
     from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, FoldResult
     from mmkd_models.experiments.workers import Executor
-    from mmkd_report.schema.demo import DemoBenchmark, DemoDocument, Gain, Scored, TriedSize
+    from mmkd_report.schema.demo import DemoBenchmark, DemoDocument, Gain, Scored
 
 _NEEDS = (
     *("torch", "lightning_fabric", "sklearn", "onnx", "onnxscript", "onnxruntime", "psutil", "jinja2", "typer", "rich"),
@@ -66,9 +65,6 @@ _COMPETITORS = (
 
 _DOCUMENT = "demo.json"
 _LAUNCHES = 2
-MOST_WORKERS = 8
-"""By default; each takes some hundred megabytes of memory."""
-
 _AFTER_FOLD_S, _AFTER_SENSOR_S, _DURATIONS = 4.0, 9.0, 6.0
 """Seconds of judging a fold and of exporting a sensor's student, and the latencies in `--duration-s`, for the guess."""
 
@@ -103,9 +99,7 @@ class ComparisonOptions:
             shown="a third, where there are 6 or more and some third has every class; else --label-share 0.1",
         ),
     ] = None
-    teacher: Annotated[
-        list[str] | None, Option("Teacher size (repeat): the smallest within 0.5 points of the best is taken.")
-    ] = None
+    teacher: Annotated[str, Option("Teacher size: tiny, small, medium or base.")] = TEACHER_PRESET
     student: Annotated[str, Option("Student size: tiny, small, medium or base.")] = STUDENT_PRESET
     method: Annotated[
         str | None,
@@ -158,23 +152,16 @@ def demo(
     classical rivals; exports the students, runs them in the device runtime, benchmarks them, and writes one page.
     """
     from mmkd_export.demo.chain import measure, with_measured
+    from mmkd_models.experiments.comparison import Comparison
 
     began = time.monotonic()
     context.with_resource(held(out, is_folder=True))
     data = open_dataset(shipped_dataset() if dataset is None else dataset)
-    seeds = compared.seeds
-    presets, config = asked_comparison(data, compared)
+    seeds, config = compared.seeds, asked_comparison(data, compared)
     afterwards_s = _AFTER_FOLD_S * seeds + _AFTER_SENSOR_S * len(config.modalities) + _DURATIONS * duration_s
-    tried, comparison, folds = run_comparison(
-        data,
-        presets,
-        config,
-        seeds=range(seeds),
-        out=out,
-        count=workers or min(usable_cores(), MOST_WORKERS),
-        afterwards_s=afterwards_s,
-    )
-    document = _document(data, folds, tried, out)
+    comparison = Comparison(dataset=data, config=config, out=out)
+    folds = run_comparison(comparison, seeds=range(seeds), workers=workers, afterwards_s=afterwards_s)
+    document = _document(data, folds, out)
     try:
         measured = measure(comparison, folds, _instruments(duration_s), say=say)
     except BaseException:
@@ -190,27 +177,32 @@ def demo(
 
 
 def run_comparison(
-    data: Dataset,
-    presets: tuple[Preset, ...],
-    config: ComparisonConfig,
+    comparison: Comparison,
     *,
     seeds: Sequence[int],
-    out: Path,
-    count: int,
+    workers: int | None,
     executor: Executor = "local",
-    afterwards_s: float,
-) -> tuple[tuple[TriedSize, ...], Comparison, list[FoldResult]]:
-    """Choose the teacher's size and make the folds; return tried sizes, the comparison with the chosen one, folds."""
-    from mmkd_models.experiments.comparison import Comparison, choose_teacher, compare, with_teacher
+    afterwards_s: float = 0.0,
+) -> list[FoldResult]:
+    """Make what the folds lack, with progress on stderr, and return the folds.
+
+    Args:
+        workers: trainings at a time; None for one a core.
+        afterwards_s: what follows, for the time that is left.
+    """
+    from mmkd_models.experiments.comparison import compare
     from mmkd_models.experiments.progress import Progress, progress_lines
     from mmkd_models.experiments.workers import Workers
 
-    comparison = Comparison(dataset=data, config=config, out=out)
-    with saying_how_to_go_on(), progress_lines() as show, Workers(count, executor=executor) as workers:
+    count = workers or default_workers()
+    with saying_how_to_go_on(), progress_lines() as show, Workers(count, executor=executor) as pool:
         progress = Progress(show=show, workers=count, afterwards_s=afterwards_s)
-        tried = choose_teacher(comparison, seeds, presets, workers, progress=progress)
-        comparison = with_teacher(comparison, presets[[size.chosen for size in tried].index(True)])
-        return tried, comparison, compare(comparison, seeds, workers, progress=progress)
+        return compare(comparison, seeds, pool, progress=progress)
+
+
+def default_workers() -> int:
+    """One worker a core, 8 at most: each takes some hundred megabytes of memory."""
+    return min(usable_cores(), 8)
 
 
 def _instruments(duration_s: float) -> Instruments:
@@ -247,14 +239,6 @@ def _bundle(bundle: Path, reference: Path | None, *, duration_s: float) -> tuple
     return demo_benchmark(report), msgspec.to_builtins(report.machine)
 
 
-def _teacher_presets(names: list[str] | None) -> tuple[Preset, ...]:
-    """Gives the sizes of teachers to try, each named once."""
-    chosen = tuple(preset_named(name, option="--teacher") for name in names or [TEACHER_PRESET])
-    if len(set(chosen)) < len(chosen):
-        raise UsageError(f"--teacher: expected each size once, got {', '.join(chosen)}; name each once")
-    return chosen
-
-
 def _labels_seen(data: Dataset, options: ComparisonOptions) -> Labelled:
     """Gives which labels every fold shows; refuses what a fold cannot have."""
     trainings = trainings_of(data.everything(), options.seeds)
@@ -264,18 +248,16 @@ def _labels_seen(data: Dataset, options: ComparisonOptions) -> Labelled:
     return asked
 
 
-def asked_comparison(data: Dataset, options: ComparisonOptions) -> tuple[tuple[Preset, ...], ComparisonConfig]:
-    """Gives the sizes of teachers to try, and the comparison with the first; refuses what no fold can have."""
+def asked_comparison(data: Dataset, options: ComparisonOptions) -> ComparisonConfig:
+    """Return the comparison of these options. Raise UsageError if no fold can have it."""
     check_seeds(data.everything(), options.seeds)
     refuse_shared_samples(data.everything())
-    presets = _teacher_presets(options.teacher)
-    return presets, comparison_config(data, options, presets[0], _labels_seen(data, options))
+    preset_named(options.teacher, option="--teacher")
+    return comparison_config(data, options, _labels_seen(data, options))
 
 
-def comparison_config(
-    data: Dataset, options: ComparisonOptions, teacher: Preset, labelled: Labelled
-) -> ComparisonConfig:
-    """Gives everything that decides the comparison of these options."""
+def comparison_config(data: Dataset, options: ComparisonOptions, labelled: Labelled) -> ComparisonConfig:
+    """Return everything that decides the comparison of these options."""
     from mmkd_models.distillation.methods import default_recipe, taught_by
     from mmkd_models.experiments.comparison import ComparisonConfig
     from mmkd_models.training.committee import default_members, members_named
@@ -293,7 +275,7 @@ def comparison_config(
     return ComparisonConfig(
         labelled=labelled,
         modalities=tuple(names),
-        teacher=teacher,
+        teacher=preset_named(options.teacher, option="--teacher"),
         student=size,
         self_training=options.self_training,
         teacher_train=teacher_train,
@@ -314,15 +296,13 @@ def _further_rivals(names: list[str] | None) -> tuple[RivalName, ...]:
     return tuple(name for name in asked if name not in QUICK_RIVALS)
 
 
-def _document(data: Dataset, folds: list[FoldResult], tried: tuple[TriedSize, ...], out: Path) -> DemoDocument:
+def _document(data: Dataset, folds: list[FoldResult], out: Path) -> DemoDocument:
     from mmkd_models.experiments.summary import demo_document as comparison_document
     from mmkd_models.training.checkpoint import library_versions
 
     document = comparison_document(data.spec, data.sha256, folds)
-    sizes = tried if len(tried) > 1 else None
     return msgspec.structs.replace(
         document,
-        teacher=msgspec.structs.replace(document.teacher, sizes_tried=sizes),
         command=shell_line("mmkd-demo", *sys.argv[1:]),
         versions=library_versions(),
         report=str(out / "report.html"),

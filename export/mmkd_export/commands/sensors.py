@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
@@ -16,8 +15,8 @@ from mmkd_edge.cli.outputs import held
 from mmkd_edge.cli.run import require_modules, shell_line
 from mmkd_edge.cli.show import json_text, plain_table, say, show_table
 from mmkd_edge.errors import UsageError
-from mmkd_edge.machine import this_machine, usable_cores
-from mmkd_export.commands.demo import MOST_WORKERS, ComparisonOptions, asked_comparison, run_comparison
+from mmkd_edge.machine import this_machine
+from mmkd_export.commands.demo import ComparisonOptions, asked_comparison, default_workers, run_comparison
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.experiments.workers import Executor
 from mmkd_models.networks.config import choice
@@ -82,21 +81,17 @@ def sensors(
     where = choice(executor, get_args(Executor), option="--executor")
     out = out.resolve() if where == "ray" else out  # a task of Ray has a working directory of its own
     meter = latency_meter(duration_s) if latency else None
-    dataset, number = open_dataset(data), workers or min(usable_cores(), MOST_WORKERS)
+    dataset, number = open_dataset(data), workers or default_workers()
     if len(dataset.spec.modalities) < 2:
         raise UsageError(
             f"{data}: expected two sensors or more, among which one is chosen, got {dataset.spec.modalities[0].name} "
             "alone; mmkd-evaluate judges a model of it"
         )
-    presets, config = asked_comparison(dataset, compared)
-    comparison = Comparison(dataset=dataset, config=config, out=out)
-    order = SensorsOrder(comparison=comparison, costs=_costs(cost, config.modalities))
+    comparison = Comparison(dataset=dataset, config=asked_comparison(dataset, compared), out=out)
+    order = SensorsOrder(comparison=comparison, costs=_costs(cost, comparison.config.modalities))
     check_costs(order)
     context.with_resource(held(out, is_folder=True))
-    _, comparison, folds = run_comparison(
-        dataset, presets, config, seeds=range(compared.seeds), out=out, count=number, executor=where, afterwards_s=0.0
-    )
-    order = replace(order, comparison=comparison)
+    folds = run_comparison(comparison, seeds=range(compared.seeds), workers=number, executor=where)
     with torch_threads():
         judged = judge_sensors(order, workers=number, executor=where, say=say)
         times = {} if meter is None else measure_latencies(order, meter, conditions=_conditions(duration_s), say=say)

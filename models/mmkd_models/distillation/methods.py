@@ -53,16 +53,6 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     name: str
     recipe: Recipe | None
 
-    @property
-    def kind(self) -> str:
-        """The part of the name before `@`: what is distilled."""
-        return self.name.partition("@")[0]
-
-    @property
-    def level(self) -> str:
-        """The part of the name after `@`: between which layers; may be empty."""
-        return self.name.partition("@")[2]
-
 
 def shipped_methods() -> tuple[Method, ...]:
     """Return labels only, each kind of distillation at its levels, and the combinations with the teacher's outputs."""

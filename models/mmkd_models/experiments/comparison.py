@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.augment import AugmentConfig
@@ -25,7 +24,6 @@ from mmkd_models.data.left_out import LeftOutDomains
 from mmkd_models.data.windows import split_facts
 from mmkd_models.distillation.methods import Method
 from mmkd_models.distillation.recipe import Recipe
-from mmkd_models.evaluation.gains import spread
 from mmkd_models.evaluation.missing import scores_by_missing_share, scores_by_subset
 from mmkd_models.evaluation.outcome import TestedNetwork
 from mmkd_models.evaluation.rivals import QUICK_RIVALS, RivalName
@@ -60,12 +58,9 @@ from mmkd_models.networks.config import MemberKind, Preset, StudentKind
 from mmkd_models.networks.student import values_of
 from mmkd_models.train_config import OnStep, TrainConfig, Validation
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint, read_student, read_teacher
-from mmkd_report.schema.demo import TriedSize
 from mmkd_report.schema.figures import Split
 from mmkd_report.schema.study import NONE
 
-NEAR_BEST = 0.005
-"""How far below the best validation score, as a fraction, a smaller teacher may lie and still be taken."""
 _TAUGHT = "taught"
 
 
@@ -303,43 +298,6 @@ def _raise_failures(comparison: Comparison, seeds: Sequence[int]) -> None:
 
 def _result(comparison: Comparison, seed: int) -> FoldResult | None:
     return read_result(comparison.result_path(seed), FoldResult)
-
-
-def choose_teacher(
-    comparison: Comparison,
-    seeds: Sequence[int],
-    presets: Sequence[Preset],
-    workers: Workers,
-    *,
-    progress: Progress | None = None,
-) -> tuple[TriedSize, ...]:
-    """Train a teacher of each size on every fold and choose the smallest within half a point of the best.
-
-    The score is the one that training maximises, on validation. A single size is chosen without training anything.
-    """
-    if len(presets) == 1:
-        return (TriedSize(preset=presets[0], parameters=None, valid_score=None, chosen=True),)
-    progress = progress or Progress()
-    sized = [with_teacher(comparison, preset) for preset in presets]
-    runs = [run for one in sized for run in teacher_runs(one.folder, [one.teacher], seeds)]
-    progress.expect([runs, *comparison.phases(seeds)[1:]])
-    make_runs(workers, runs, on_step=progress.on_step, on_end=progress.on_end)
-    tried = []
-    for one in sized:
-        teachers = [read_teacher(one.teacher_path(seed)) for seed in seeds]
-        parameters = sum(parameter.numel() for parameter in teachers[0].transformer().parameters())
-        tried.append((parameters, one.config.teacher, [teacher.facts.score for teacher in teachers]))
-    best = max(float(np.mean(scores)) for _, _, scores in tried)
-    chosen = next(preset for _, preset, scores in sorted(tried) if float(np.mean(scores)) >= best - NEAR_BEST)
-    return tuple(
-        TriedSize(preset=preset, parameters=parameters, valid_score=spread(scores), chosen=preset == chosen)
-        for parameters, preset, scores in tried
-    )
-
-
-def with_teacher(comparison: Comparison, preset: Preset) -> Comparison:
-    """The same comparison with a teacher of another size."""
-    return replace(comparison, config=msgspec.structs.replace(comparison.config, teacher=preset))
 
 
 def _judge_fold(comparison: Comparison, seed: int, on_step: OnStep) -> None:

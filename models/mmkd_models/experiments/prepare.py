@@ -14,7 +14,6 @@ import torch
 
 from mmkd_edge.cli.outputs import check_folder
 from mmkd_edge.errors import PerformanceError, UsageError
-from mmkd_edge.spec import ModalitySpec
 from mmkd_models.carried import carried_windows
 from mmkd_models.data.checking.related import refuse_shared_samples
 from mmkd_models.data.dataset import Dataset
@@ -39,7 +38,6 @@ from mmkd_models.experiments.workers import Executor
 from mmkd_models.losses.term import Goal
 from mmkd_models.metrics.scores import check_metric
 from mmkd_models.networks.config import Preset, student_config, teacher_config
-from mmkd_models.networks.encoder import blank_inputs
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import (
@@ -254,7 +252,6 @@ def student_sizes(
             StudentSize(
                 preset=preset,
                 parameters=parameters,
-                mflops=_mflops(network, modality),
                 latency=latency,
                 excluded=excluded,
             )
@@ -314,14 +311,6 @@ def _check_required(space: Space, skipped: Sequence[Skipped], required: Sequence
         if name not in left:
             reason = next(one.reason for one in skipped if one.method == name)
             raise UsageError(f"method {name!r}: expected a teacher and a student that can have it: {reason}")
-
-
-def _mflops(network: Student, spec: ModalitySpec) -> float:
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network.eval()(*blank_inputs(spec))
-    return float(counter.get_total_flops() / 1e6)
 
 
 def _latency_of_size(folder: Folder, preset: Preset, measure_latency: MeasureLatency) -> PairLatency:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import numpy as np
 import torch
 
 from mmkd_edge.errors import UsageError
@@ -62,8 +61,8 @@ TRIAL_FILE, TEACHER_FILE = "trial.json", "teacher.json"
 _SEEDS_APART = 1000  # members of an ensemble start where no fold's seed does
 _WAIT_S = 0.5
 
-State = Literal["finished", "pruned", "failed"]
-Stage = Literal["teacher", "baseline", "rivals", "answers", "student", "taught", "search", "judge"]
+State = Literal["finished", "failed"]
+Stage = Literal["teacher", "baseline", "rivals", "answers", "student", "taught", "judge"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,11 +222,9 @@ class TrialResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """How a trial ended.
 
     Attributes:
-        state: finished, or pruned by the search as hopeless, or failed.
-        score: on validation, of the weights that were kept; of a pruned one the best so far; None of a failed one.
+        score: on validation, of the weights that were kept; None of a failed one.
         best_step: when they were reached.
         duration_s: of the training that finished it; a resumed one counts from where it was resumed.
-        curve: the best score so far at each validation, for the search.
         teacher_sha256: of the teacher's checkpoint; None if labels only taught.
     """
 
@@ -238,14 +235,13 @@ class TrialResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     score: float | None = None
     best_step: int | None = None
     duration_s: float
-    curve: tuple[float, ...] = ()
     parameters: int | None = None
     teacher_sha256: str | None = None
     student_sha256: str | None = None
 
 
 def student_run(folder: Folder, trial: Trial) -> Run:
-    """Return the run of a trial that is trained to its end, also if a search has pruned it."""
+    """Return the run of a trial."""
     entry, conditions, rate = trial.candidate.entry, folder.conditions, trial.candidate.learning_rate
     name = "labels only" if entry.method == NONE else entry.method
     with_rate = f" {rate:g}" if len(folder.space.rates_of(entry)) > 1 else ""
@@ -255,18 +251,12 @@ def student_run(folder: Folder, trial: Trial) -> Run:
         path=folder.of_trial(trial),
         costs=(0.3,) * (len(mixings(conditions.augment)) if conditions.choose else 1),
         is_done=partial(_is_trained, folder, trial),
-        make=partial(_train_to_the_end, folder, trial),
+        make=partial(run_trial, folder, trial),
     )
 
 
 def _is_trained(folder: Folder, trial: Trial) -> bool:
-    result = trial_result(folder, trial)
-    return result is not None and result.state != "pruned"
-
-
-def _train_to_the_end(folder: Folder, trial: Trial, on_step: OnStep) -> None:
-    (folder.of_trial(trial) / TRIAL_FILE).unlink(missing_ok=True)
-    run_trial(folder, trial, on_step=on_step)
+    return trial_result(folder, trial) is not None
 
 
 def trial_result(folder: Folder, trial: Trial) -> TrialResult | None:
@@ -274,7 +264,7 @@ def trial_result(folder: Folder, trial: Trial) -> TrialResult | None:
     return read_result(folder.of_trial(trial) / TRIAL_FILE, TrialResult)
 
 
-def run_trial(folder: Folder, trial: Trial, *, on_step: OnStep) -> TrialResult:
+def run_trial(folder: Folder, trial: Trial, on_step: OnStep) -> TrialResult:
     """Train a trial, or go on where its training was; return its result at once if there is one.
 
     A training that cannot be done (a loss that is no longer finite, say) is a result too: the trial failed.
@@ -296,7 +286,6 @@ def run_trial(folder: Folder, trial: Trial, *, on_step: OnStep) -> TrialResult:
     except UsageError as error:
         return end_trial(folder, trial, state="failed", reason=str(error), duration_s=time.monotonic() - began)
     write_student(path / STUDENT_CHECKPOINT, checkpoint)
-    best = np.maximum.accumulate([point.valid_score for point in checkpoint.facts.curve] or [checkpoint.facts.score])
     return end_trial(
         folder,
         trial,
@@ -304,7 +293,6 @@ def run_trial(folder: Folder, trial: Trial, *, on_step: OnStep) -> TrialResult:
         score=checkpoint.facts.score,
         best_step=checkpoint.facts.best_step,
         duration_s=time.monotonic() - began,
-        curve=tuple(best.tolist()),
         parameters=sum(parameter.numel() for parameter in checkpoint.network().parameters()),
         teacher_sha256=checkpoint.facts.teacher_sha256,
         student_sha256=file_sha256(path / STUDENT_CHECKPOINT),

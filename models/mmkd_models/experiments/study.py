@@ -18,7 +18,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.evaluation.label_leak import leak_of
 from mmkd_models.experiments.folder import STUDENT_CHECKPOINT, TEACHER_CHECKPOINT, Folder, spread_in_time
-from mmkd_models.experiments.plan import Candidate, candidates, entries
+from mmkd_models.experiments.plan import Candidate, Trial, candidates, entries
 from mmkd_models.experiments.prepare import MeasureLatency, PreparedStudy, StudyOptions, prepare_study
 from mmkd_models.experiments.progress import Progress
 from mmkd_models.experiments.results import collect, dataset_facts, restore
@@ -31,16 +31,16 @@ from mmkd_models.experiments.runs import (
     make_claimed,
     make_runs,
     student_of,
+    student_run,
     teacher_results,
     teacher_run,
 )
-from mmkd_models.experiments.search import proposals, search_run
+from mmkd_models.experiments.search import distilled_candidates, proposals
 from mmkd_models.experiments.table import (
     Tested,
     choose,
     ended_trials,
     entry_rows,
-    factor_effects,
     rival_rows,
     selection,
     teacher_rows,
@@ -133,11 +133,10 @@ def _grid(prepared: PreparedStudy, chosen: Sequence[Candidate]) -> list[list[Run
 
 def _search(prepared: PreparedStudy, workers: Workers, progress: Progress) -> None:
     folder, options, seeds = prepared.folder, prepared.options, prepared.search_seeds
-    every = candidates(folder.space, prepared.impossible)
-    baselines = [one for one in every if one.entry.method == NONE]
-    first, _, _ = grid_phases(folder, every, seeds, rivals=())
-    planned = [search_run(folder, prepared.impossible, seeds, one) for one in every if one not in baselines]
-    progress.expect([first, planned[: options.trials]])
+    first, _, _ = grid_phases(folder, candidates(folder.space, prepared.impossible), seeds, rivals=())
+    distilled = distilled_candidates(folder, prepared.impossible)[: options.trials]
+    planned = [student_run(folder, Trial(candidate=one, seed=seed)) for one in distilled for seed in seeds]
+    progress.expect([first, planned])
     make_runs(workers, first, deadline=prepared.deadline, on_step=progress.on_step, on_end=progress.on_end)
 
     def runs_in_time() -> Iterator[Run]:
@@ -197,7 +196,6 @@ def document_of(prepared: PreparedStudy, out: Path, measure_latency: MeasureLate
             f"study {folder.out}: expected a finished trial to report, got none of {len(ended)} that ended"
             f"{_first_reason(ended)}; give more --budget-hours, the same command continues"
         )
-    factors, effect_seeds = factor_effects(folder, ended)
     best = next(one for one in tested if one.entry == chosen)
     return StudyDocument(
         facts=_facts(prepared),
@@ -210,8 +208,6 @@ def document_of(prepared: PreparedStudy, out: Path, measure_latency: MeasureLate
         entries=entry_rows(folder, tested, prepared.sizes, chosen),
         rivals=rival_rows(folder, options.rivals, sorted({seed for one in tested for seed in one.results})),
         selection=selection(folder, tested, prepared.seeds) if options.grid else None,
-        effects=factors,
-        effect_seeds=effect_seeds,
         recommendation=_recommendation(prepared, best, out / STUDENT_FILE, measure_latency),
         trials=trial_rows(ended),
         versions=library_versions(),
@@ -266,7 +262,6 @@ def _coverage(prepared: PreparedStudy, tested: Sequence[Tested], ended: Sequence
     return TrialCounts(
         complete=is_whole and (expected is None or len(ended) >= expected),
         finished=states.count("finished"),
-        pruned=states.count("pruned"),
         failed=states.count("failed"),
         expected=expected,
     )

@@ -6,7 +6,7 @@ The only place of a study that asks for test scores, and it asks for the entries
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -16,7 +16,6 @@ from mmkd_models.evaluation.gains import gain_over_seeds, gap_recovered, spread
 from mmkd_models.evaluation.guessing import guessing
 from mmkd_models.evaluation.outcome import TestedNetwork
 from mmkd_models.evaluation.rivals import RivalName
-from mmkd_models.experiments.comparison import NEAR_BEST
 from mmkd_models.experiments.folder import Folder
 from mmkd_models.experiments.plan import Candidate, Entry, TeacherChoice, Trial, candidates
 from mmkd_models.experiments.runs import (
@@ -29,11 +28,10 @@ from mmkd_models.experiments.runs import (
     trial_result,
 )
 from mmkd_models.experiments.search import scores_of
-from mmkd_models.metrics.measures import measure_named, measures_of, told_by
+from mmkd_models.metrics.measures import measures_of, told_by
 from mmkd_models.metrics.scores import AnyScores, figures_in
 from mmkd_report.schema.study import (
     NONE,
-    Effect,
     EntryRow,
     RivalRow,
     ScoreTable,
@@ -43,6 +41,9 @@ from mmkd_report.schema.study import (
     TeacherRow,
     TrialRow,
 )
+
+NEAR_BEST = 0.005
+"""How far below the best validation score, as a fraction, a smaller teacher may lie and still be the reference."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +103,6 @@ def entry_rows(
     latency = {size.preset: None if size.latency is None else size.latency.student_ms["p50"] for size in sizes}
     parameters = {size.preset: size.parameters for size in sizes}
     baselines = {one.entry.student: one for one in tested if one.entry.method == NONE}
-    means = {one.entry: measure.gain_scale * _mean(one, measure.name) for one in tested}
     rows = [
         _row(
             folder,
@@ -110,7 +110,6 @@ def entry_rows(
             baselines.get(one.entry.student),
             latency_ms=latency[one.entry.student],
             parameters=parameters[one.entry.student],
-            on_front=_is_on_front(one.entry, means, latency),
             chosen=one.entry == chosen,
         )
         for one in tested
@@ -122,22 +121,6 @@ def entry_rows(
     return tuple(sorted(rows, key=rank))
 
 
-def _mean(one: Tested, metric: str) -> float:
-    return float(np.mean([test.scores.metric(metric) for test in one.tests.values()]))
-
-
-def _is_on_front(entry: Entry, means: dict[Entry, float], latency: dict[str, float | None]) -> bool:
-    """No other entry is better without being slower, or as good and faster; without latencies there is no front."""
-    own = latency[entry.student]
-    if own is None:
-        return False
-    for other, mean in means.items():
-        time = latency[other.student]
-        if time is not None and time <= own and mean >= means[entry] and (time, -mean) != (own, -means[entry]):
-            return False
-    return True
-
-
 def _row(
     folder: Folder,
     one: Tested,
@@ -145,17 +128,14 @@ def _row(
     *,
     latency_ms: float | None,
     parameters: int,
-    on_front: bool,
     chosen: bool,
 ) -> EntryRow:
-    entry, method = one.entry, folder.space.method(one.entry.method)
+    entry = one.entry
     metrics = [measure.name for measure in measures_of(folder.dataset.spec.task)]
     measure = told_by(folder.dataset.spec.task, folder.conditions.student_train.metric)
     return EntryRow(
         student=entry.student,
         method=entry.method,
-        kind=method.kind,
-        level=method.level,
         teacher=entry.teacher,
         seeds=tuple(one.results),
         learning_rates=tuple(result.trial.candidate.learning_rate for result in one.results.values()),
@@ -166,7 +146,6 @@ def _row(
         gap_recovered=None if baseline is None else _gap_recovered(folder, one, baseline),
         parameters=parameters,
         latency_ms=latency_ms,
-        on_front=on_front,
         chosen=chosen,
         guessing=guessing(tuple(one.tests.values()), measure.name),
     )
@@ -299,91 +278,9 @@ def trial_rows(results: Sequence[TrialResult]) -> tuple[TrialRow, ...]:
             seed=result.trial.seed,
             state=result.state,
             score=result.score,
-            best_step=result.best_step,
             duration_s=round(result.duration_s, 3),
             reason=result.reason,
             sha256=result.student_sha256,
         )
         for result in results
     )
-
-
-def factor_effects(folder: Folder, results: Sequence[TrialResult]) -> tuple[tuple[Effect, ...], tuple[int, ...]]:
-    """Return the effect of each factor on validation, from all finished trials, and the seeds they are from."""
-    known = [
-        FactorScore(factors=_factors(folder, result), seed=result.trial.seed, score=result.score)
-        for result in results
-        if result.state == "finished" and result.score is not None
-    ]
-    return effects(known, folder.conditions.student_train.metric), tuple(sorted({one.seed for one in known}))
-
-
-def _factors(folder: Folder, result: TrialResult) -> dict[str, str]:
-    entry, method = result.trial.candidate.entry, folder.space.method(result.trial.candidate.entry.method)
-    found = {
-        "method": method.kind,
-        "student": entry.student,
-        "learning rate": f"{result.trial.candidate.learning_rate:g}",
-    }
-    if method.level:
-        found["level"] = method.level
-    if entry.teacher is not None:
-        found["teacher"] = entry.teacher
-    return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class FactorScore:
-    """A finished trial: the value of each of its factors, its seed and its score on validation."""
-
-    factors: Mapping[str, str]
-    seed: int
-    score: float
-
-
-def effects(trials: Sequence[FactorScore], metric: str = "accuracy") -> tuple[Effect, ...]:
-    """Return the effect of each value of each factor that has more than one, by least squares on their sum.
-
-    The model is score = seed + sum over factors of the value's effect, without interactions: where a search tried some
-    combinations more often than others, plain means would mix the factors up.
-    """
-    seeds, scale = sorted({trial.seed for trial in trials}), measure_named(metric).gain_scale
-    everything = _effects(trials, scale)
-    alone = {seed: _effects([trial for trial in trials if trial.seed == seed], scale) for seed in seeds}
-    return tuple(
-        Effect(
-            factor=factor,
-            value=value,
-            points=points,
-            trials=sum(trial.factors.get(factor) == value for trial in trials),
-            per_seed=tuple(alone[seed].get((factor, value)) for seed in seeds),
-        )
-        for (factor, value), points in everything.items()
-    )
-
-
-def _effects(trials: Sequence[FactorScore], scale: float) -> dict[tuple[str, str], float]:
-    """The effect, times the scale, of each value of each factor with two values or more in these trials."""
-    values: dict[str, list[str]] = {}
-    for trial in trials:
-        for factor, value in trial.factors.items():
-            if value not in values.setdefault(factor, []):
-                values[factor].append(value)
-    columns = [(factor, value) for factor, found in values.items() if len(found) > 1 for value in sorted(found)]
-    if not columns:
-        return {}
-    seeds = sorted({trial.seed for trial in trials})
-    is_seed = np.array([[float(trial.seed == seed) for seed in seeds] for trial in trials])  # (trials, seeds)
-    has = np.array([[float(factor in trial.factors) for factor, _ in columns] for trial in trials])
-    is_value = np.array([[float(trial.factors.get(factor) == value) for factor, value in columns] for trial in trials])
-    # Each value against the mean of its factor's values, 0 where a trial lacks the factor: labels only have no teacher
-    # and no level, and that they have none is the method's effect.
-    shares = is_value.sum(0) / has.sum(0)
-    design = np.concatenate([is_seed, is_value - has * shares], axis=1)
-    target = np.array([trial.score for trial in trials])
-    solution = np.linalg.lstsq(design, target, rcond=None)[0][len(seeds) :]
-    middle = {
-        factor: sum(shares[row] * solution[row] for row, (other, _) in enumerate(columns) if other == factor)
-        for factor, _ in columns
-    }
-    return {column: scale * float(solution[row] - middle[column[0]]) for row, column in enumerate(columns)}

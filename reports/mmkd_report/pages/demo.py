@@ -132,7 +132,6 @@ def render_demo(document: Mapping[str, Any]) -> str:
         _attention(demo),
         _missing(demo),
         _benchmark(demo),
-        _sizes(demo),
         [_reproduce(demo), Section(key="glossary", title="Words", blocks=[_glossary(demo, measure)])],
     )
     return render(
@@ -676,29 +675,6 @@ def _stages(stages_us: Mapping[str, float | None] | None) -> Table | None:
     columns: Heads = [label("Stage"), label("Bar", "wide", hidden=True), "Time"]
     caption = "Median time of each stage of one prediction"
     return table(columns, rows, caption=caption, style="stages", hide_caption=True)
-
-
-def _sizes(demo: DemoDocument) -> Iterator[Section]:
-    if not demo.teacher.sizes_tried:
-        return
-    rows = [
-        Row(
-            size.preset,
-            [
-                magnitude(size.parameters),
-                written_score(size.valid_score, demo.seeds, demo.chosen_by),
-                "chosen" if size.chosen else "",
-            ],
-            role="student" if size.chosen else "",
-        )
-        for size in demo.teacher.sizes_tried
-    ]
-    unit = ", %" if demo.chosen_by.is_share else ""
-    columns: Heads = [label("Size"), "Parameters", f"Validation score{unit}", label("")]
-    caption = "Teacher sizes tried, with their validation score"
-    sizes = table(columns, rows, caption=caption, style="compact", hide_caption=True)
-    lead = "Validation chooses the teacher, so that no student looks good against a teacher larger than it needs to be."
-    yield Section(key="sizes", title="Teacher sizes tried", link="Teacher sizes", lead=lead, blocks=[sizes])
 
 
 def _reproduce(demo: DemoDocument) -> Section:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mmkd_report.charts import DotPanel, Point, SeedScores, axis, draw_panels, scatter, scatter_key, seed_panel
+from mmkd_report.charts import Point, SeedScores, axis, draw_panels, scatter, scatter_key, seed_panel
 from mmkd_report.page import (
     Block,
     Cell,
@@ -67,7 +67,7 @@ def render_study(document: Mapping[str, Any]) -> str:
     """
     study = read_study(document)
     warning = caution(study)
-    sections = [_table(study), *_gains(study), _scores(study), *_pareto(study), *_effects(study), _tried(study)]
+    sections = [_table(study), *_gains(study), _scores(study), *_pareto(study), _tried(study)]
     return render(
         Page(
             title=f"{study.dataset.name}, {study.facts.modality}: which student is best?",
@@ -239,38 +239,6 @@ def _in_unit(what: str, measure: Measure) -> str:
     return f"{what} in {measure.gain_unit}" if measure.gain_unit else what
 
 
-def _effects(study: StudyDocument) -> Iterator[Section]:
-    """One panel per factor: the effect of each of its values on validation, seed by seed."""
-    over = axis([0.0, *(value for effect in study.effects for value in (effect.points, *effect.per_seed))])
-    measure = study.chosen_by
-    panels: list[DotPanel] = []
-    for factor in dict.fromkeys(effect.factor for effect in study.effects):
-        rows = [
-            SeedScores(
-                role="student",
-                name="labels only" if effect.value == NONE and factor == "method" else effect.value,
-                mean=effect.points,
-                seeds=study.effect_seeds,
-                per_seed=effect.per_seed,
-            )
-            for effect in study.effects
-            if effect.factor == factor
-        ]
-        about = _in_unit(f"Effect of {factor}", measure)
-        panels.append(seed_panel(rows, over, measure, title=factor, about=about, reference=0.0, are_gains=True))
-    if panels:
-        points = "Points of validation score" if measure.is_share else f"Change of {measure.words} on validation"
-        note = f"Points of {measure.words}" if measure.is_share else measure.title
-        yield Section(
-            key="effects",
-            title="What matters",
-            lead=f"{points} due to a choice, all others the same: a least-squares fit over the finished trainings, "
-            "without "
-            "interactions. 0 is the mean of the trainings; one dot is one seed by itself.",
-            blocks=[Picture(draw_panels(panels, note=f"{note} on validation windows", named=True))],
-        )
-
-
 def _pareto(study: StudyDocument) -> Iterator[Section]:
     """The score of every entry against the latency of its student. Better is up: an error's axis is upside down."""
     measure = study.reported_metric
@@ -321,7 +289,6 @@ def _role(entry: EntryRow) -> str:
 def _tried(study: StudyDocument) -> Section:
     setup, coverage, best = study.facts, study.coverage, chosen_entry(study)
     ended = [f"{counted(coverage.finished, 'training')} finished"]
-    ended += [f"{count(coverage.pruned)} pruned by the search"] if coverage.pruned else []
     ended += [f"{count(coverage.failed)} failed"] if coverage.failed else []
     race = f" {RACE}" if setup.choose else ""
     lead = (
@@ -331,12 +298,11 @@ def _tried(study: StudyDocument) -> Section:
     rows = []
     for size in study.students:
         times = size.latency.student_ms if size.latency is not None else {}
-        cells = [count(size.parameters), significant(size.mflops)]
-        cells += [significant(times.get("p50")), significant(times.get("p99"))]
+        cells = [count(size.parameters), significant(times.get("p50")), significant(times.get("p99"))]
         rows.append(Row(size.preset, cells, role="student" if size.preset == best.student else ""))
     excluded = [f"{size.preset} was left out: {size.excluded}." for size in study.students if size.excluded]
     methods = [(method.name, _recipe_text(method.recipe)) for method in study.methods]
-    heads: Heads = [label("Size"), "Parameters", "MFLOPs", "p50, ms", "p99, ms"]
+    heads: Heads = [label("Size"), "Parameters", "p50, ms", "p99, ms"]
     sizes = table(heads, rows, caption="Student sizes with their costs", style="compact", hide_caption=True)
     blocks: list[Block] = [
         Heading("Student sizes"),

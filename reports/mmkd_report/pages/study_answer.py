@@ -378,7 +378,7 @@ def _notes(study: StudyDocument) -> Iterator[str]:
     how = "a grid" if facts.mode == "grid" else f"a search on seeds {_numbers(facts.search_seeds)}"
     yield (
         f"Coverage: {how}; seeds {_numbers(facts.seeds)}; {coverage.finished}{expected} trainings finished, "
-        f"{coverage.pruned} given up as hopeless, {coverage.failed} failed{end}"
+        f"{coverage.failed} failed{end}"
     )
     yield (
         f"Students had {facts.student_steps} steps, teachers {facts.teacher_steps}; every method chose its learning "

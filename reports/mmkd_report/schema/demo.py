@@ -121,15 +121,6 @@ class Network(Scored, frozen=True, kw_only=True, omit_defaults=True):
     shipped: tuple[str, ...] = ()
 
 
-class TriedSize(msgspec.Struct, frozen=True, kw_only=True):
-    """One teacher size that was tried, with its score on validation; figures are None where it was the only one."""
-
-    preset: str
-    parameters: int | None = None
-    valid_score: Spread | None = None
-    chosen: bool = False
-
-
 class SubsetScore(Scored, frozen=True, kw_only=True, omit_defaults=True):
     """The teacher with only these modalities."""
 
@@ -137,7 +128,7 @@ class SubsetScore(Scored, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class DemoTeacher(Network, frozen=True, kw_only=True, omit_defaults=True):
-    """The multimodal teacher, the sizes tried and its answers under every subset of modalities.
+    """The multimodal teacher, and its answers under every subset of modalities.
 
     Attributes:
         members: of a committee, whose scores these are; parameters and latency are the first's, a transformer. Empty
@@ -145,7 +136,6 @@ class DemoTeacher(Network, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     members: tuple[str, ...] = ()
-    sizes_tried: tuple[TriedSize, ...] | None = None
     missing: tuple[SubsetScore, ...] | None = None
 
 

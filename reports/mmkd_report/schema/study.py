@@ -85,7 +85,6 @@ class TrialCounts(msgspec.Struct, frozen=True, kw_only=True):
 
     complete: bool
     finished: int
-    pruned: int
     failed: int
     expected: int | None = None
 
@@ -124,14 +123,12 @@ class StudentSize(msgspec.Struct, frozen=True, kw_only=True):
     """One student size.
 
     Attributes:
-        mflops: millions of multiplications and additions (counted as two) of one window.
         latency: measured with the first teacher; None where latencies were not measured.
         excluded: why it was left out of the study; empty where it was not.
     """
 
     preset: str
     parameters: int
-    mflops: float
     latency: PairLatency | None = None
     excluded: str = ""
 
@@ -180,8 +177,6 @@ class EntryRow(msgspec.Struct, frozen=True, kw_only=True):
     """One row of the table.
 
     Attributes:
-        kind: what is distilled.
-        level: between which layers; empty where the method does not say.
         seeds: on which it is finished.
         learning_rates: the one that validated best, for each seed.
         search_score: mean validation score on the search's seeds; None in a grid.
@@ -189,14 +184,11 @@ class EntryRow(msgspec.Struct, frozen=True, kw_only=True):
         gap_recovered: share of the way from labels only to the teacher; None where that way is not
             above 0 with its whole interval, which needs five tested groups.
         latency_ms: p50 of the student; None where latencies were not measured.
-        on_front: no other entry is better on test (by the study's metric) without being slower.
         guessing: on the test windows, in what gains are told in.
     """
 
     student: str
     method: str
-    kind: str
-    level: str
     teacher: str | None
     seeds: tuple[int, ...]
     learning_rates: tuple[float, ...]
@@ -207,7 +199,6 @@ class EntryRow(msgspec.Struct, frozen=True, kw_only=True):
     gap_recovered: float | None
     parameters: int
     latency_ms: float | None
-    on_front: bool
     chosen: bool
     guessing: Guessing | None = None
 
@@ -223,23 +214,6 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
     chosen: tuple[str, ...]
     test: ScoreTable
     gain_points: dict[str, SeedGain]
-
-
-class Effect(msgspec.Struct, frozen=True, kw_only=True):
-    """What one value of a factor does to the validation score, all other factors the same.
-
-    Attributes:
-        points: above the mean of the factor's values, weighted by their trials: percentage points of a share, of
-            another metric its own unit.
-        trials: how many finished trials have this value.
-        per_seed: the same from the trials of each seed alone; None where that seed does not tell.
-    """
-
-    factor: str
-    value: str
-    points: float
-    trials: int
-    per_seed: tuple[float | None, ...]
 
 
 class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
@@ -290,7 +264,6 @@ class TrialRow(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     state: str
     score: float | None
-    best_step: int | None
     duration_s: float
     reason: str = ""
     sha256: str | None = None
@@ -310,8 +283,6 @@ class StudyDocument(msgspec.Struct, frozen=True, kw_only=True):
     entries: tuple[EntryRow, ...]
     rivals: tuple[RivalRow, ...]
     selection: Selection | None
-    effects: tuple[Effect, ...]
-    effect_seeds: tuple[int, ...]
     recommendation: Recommendation
     trials: tuple[TrialRow, ...]
     versions: dict[str, Any]

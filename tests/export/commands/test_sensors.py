@@ -120,7 +120,7 @@ def test_every_sensor_is_told_beside_rivals_and_teacher_and_an_interrupted_run_g
 def test_a_latency_is_kept_for_the_same_conditions_and_a_damaged_one_is_measured_again(
     data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = comparison_config(data, ComparisonOptions(modality=["acc"]), "tiny", Labelled(share=1.0))
+    config = comparison_config(data, ComparisonOptions(modality=["acc"], teacher="tiny"), Labelled(share=1.0))
     comparison = Comparison(dataset=data, config=config, out=tmp_path)
     order = SensorsOrder(comparison=comparison, costs={})
     student, teacher = comparison.student_path("acc", 0), comparison.teacher_path(0)

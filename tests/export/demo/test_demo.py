@@ -399,10 +399,6 @@ def message_of(*arguments: object) -> str:
             ),
         ),
         (["--teacher", "huge"], "--teacher: expected one of tiny, small, medium, base, got 'huge'; choose one of them"),
-        (
-            ["--teacher", "tiny", "--teacher", "tiny"],
-            "--teacher: expected each size once, got tiny, tiny; name each once",
-        ),
         (["--modality", "sound"], "dataset 'line 3': modality 'sound' is not in it; choose one of acc, gyro"),
         (
             ["--modality", "acc", "--modality", "acc"],

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +17,19 @@ from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_models.data import Dataset
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.distillation.answers import BLOCKS
-from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, FoldResult, choose_teacher, compare
+from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, FoldResult, compare
 from mmkd_models.experiments.folder import fold_data, spread_in_time
 from mmkd_models.experiments.progress import Progress
-from mmkd_models.experiments.runs import Run, TeacherResult, make_runs
+from mmkd_models.experiments.runs import Run, make_runs
 from mmkd_models.experiments.summary import demo_document
 from mmkd_models.experiments.workers import Workers
-from mmkd_models.networks.config import Preset, student_config, teacher_config
+from mmkd_models.networks.config import student_config, teacher_config
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.train_config import TrainingProgress
 from mmkd_models.training.checkpoint import (
-    TeacherCheckpoint,
-    file_sha256,
     read_student,
     read_teacher,
     read_teacher_file,
-    write_teacher,
 )
 from mmkd_models.training.inputs import TrainingRun
 from mmkd_models.training.predict import scores_of
@@ -310,61 +306,6 @@ def test_a_training_that_cannot_be_done_is_an_error(machines: Dataset, compariso
     config = comparison(baseline_learning_rates=(1e30,))
     with pytest.raises(UsageError, match="training: expected a finite "):
         fold_of(Comparison(dataset=machines, config=config, out=tmp_path))
-
-
-def trained_teachers(comparison: Comparison, scores: Mapping[Preset, Sequence[float]], like: Path) -> None:
-    """Put finished teachers of these sizes with these scores into the folder, for folds 0, 1..."""
-    known = read_teacher(like)
-    for preset, of_seeds in scores.items():
-        config = msgspec.structs.replace(comparison.config, teacher=preset)
-        own, size = replace(comparison, config=config), teacher_config(preset)
-        state = Teacher(comparison.dataset.spec.modalities, 3, size).state_dict()
-        for seed, score in enumerate(of_seeds):
-            facts = msgspec.structs.replace(known.facts, score=score)
-            teacher = TeacherCheckpoint(
-                modalities=known.modalities, task=known.task, config=size, facts=facts, state=state
-            )
-            path = own.teacher_path(seed)
-            path.parent.mkdir(parents=True)
-            write_teacher(path, teacher)
-            result = TeacherResult(
-                teacher=own.teacher, seed=seed, score=score, duration_s=1.0, parameters=1, sha256=file_sha256(path)
-            )
-            path.with_name("teacher.json").write_bytes(msgspec.json.encode(result))
-
-
-@pytest.mark.parametrize(
-    ("scores", "chosen"),
-    [
-        ({"tiny": (0.7451,), "small": (0.75,)}, "tiny"),  # within half a point of the best
-        ({"tiny": (0.7449,), "small": (0.75,)}, "small"),
-        ({"small": (0.75,), "tiny": (0.7451,)}, "tiny"),  # in whatever order they were named
-        ({"tiny": (0.8, 0.7), "small": (0.7, 0.82)}, "small"),  # by the mean over folds: 0.75 and 0.76
-        ({"tiny": (0.8,), "small": (0.75,)}, "tiny"),
-    ],
-)
-def test_the_smallest_teacher_within_half_a_point_of_the_best_is_chosen(
-    finished: tuple[Comparison, FoldResult], tmp_path: Path, scores: dict[Preset, tuple[float, ...]], chosen: str
-) -> None:
-    comparison, watch = in_folder(finished[0], tmp_path), Watch()
-    trained_teachers(comparison, scores, finished[0].teacher_path(1))
-    seeds = range(len(next(iter(scores.values()))))
-    with Workers(1) as workers:
-        tried = choose_teacher(comparison, seeds, list(scores), workers, progress=watch)
-    assert watch.steps == []
-    assert [size.preset for size in tried if size.chosen] == [chosen]
-    assert [(size.preset, size.valid_score.per_seed if size.valid_score else None) for size in tried] == list(
-        scores.items()
-    )
-    parameters = {size.preset: size.parameters or 0 for size in tried}
-    assert parameters["tiny"] < parameters["small"]
-
-
-def test_a_single_size_is_chosen_without_training(finished: tuple[Comparison, FoldResult], tmp_path: Path) -> None:
-    with Workers(1) as workers:
-        (tried,) = choose_teacher(in_folder(finished[0], tmp_path / "new"), [0], ["small"], workers)
-    assert (tried.preset, tried.parameters, tried.valid_score, tried.chosen) == ("small", None, None, True)
-    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Paired gains and effects, against sums by hand."""
+"""Gains paired by seed, against sums by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from mmkd_models.evaluation.gains import gain_over_seeds
 from mmkd_models.evaluation.outcome import GroupConfusion, TestedNetwork, metric_of_confusions
-from mmkd_models.experiments.table import FactorScore, effects
 from mmkd_models.metrics.classes import Metric, scores_from_answers
 
 METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "macro_f1")
@@ -94,58 +93,3 @@ def test_seeds_with_other_groups_count_where_they_are_drawn() -> None:
     theirs = [result({1: ([0, 1], [0, 0])}), result({2: ([0, 1], [0, 0])})]
     found = gain_over_seeds(ours, theirs, "accuracy")
     assert (found.mean, found.low, found.high) == (50.0, 50.0, 50.0)
-
-
-def test_effects_of_a_full_grid_are_differences_of_means() -> None:
-    score = {("none", "tiny"): 0.5, ("logit", "tiny"): 0.6, ("none", "small"): 0.7, ("logit", "small"): 0.8}
-    trials = [
-        FactorScore(factors={"method": method, "student": student}, seed=seed, score=value + 0.01 * seed)
-        for (method, student), value in score.items()
-        for seed in (0, 3)
-    ]
-    found = {(effect.factor, effect.value): effect for effect in effects(trials)}
-    assert {key: round(effect.points, 9) for key, effect in found.items()} == {
-        ("method", "none"): -5.0,
-        ("method", "logit"): 5.0,
-        ("student", "tiny"): -10.0,
-        ("student", "small"): 10.0,
-    }
-    assert found["method", "logit"].trials == 4
-    assert [round(points or 0.0, 9) for points in found["method", "logit"].per_seed] == [5.0, 5.0]
-
-
-def test_effects_are_not_mixed_up_where_a_search_tried_some_more_often() -> None:
-    # logit was tried with the better size alone: its plain mean would be 20 points too good.
-    trials = [
-        FactorScore(factors={"method": "none", "student": "tiny"}, seed=0, score=0.5),
-        FactorScore(factors={"method": "none", "student": "small"}, seed=0, score=0.7),
-        FactorScore(factors={"method": "logit", "student": "small"}, seed=0, score=0.8),
-    ]
-    found = {(effect.factor, effect.value): effect.points for effect in effects(trials)}
-    assert found["method", "logit"] - found["method", "none"] == pytest.approx(10.0)
-    assert found["student", "small"] - found["student", "tiny"] == pytest.approx(20.0)
-
-
-def test_what_only_some_methods_have_takes_nothing_from_the_method() -> None:
-    # Levels differ by 2 points around edam's mean; that edam has levels at all is no effect of a level.
-    trials = [
-        FactorScore(factors={"method": "none"}, seed=0, score=0.5),
-        FactorScore(factors={"method": "edam", "level": "first"}, seed=0, score=0.59),
-        FactorScore(factors={"method": "edam", "level": "last"}, seed=0, score=0.61),
-    ]
-    found = {(effect.factor, effect.value): effect.points for effect in effects(trials)}
-    assert found["method", "edam"] - found["method", "none"] == pytest.approx(10.0)
-    assert found["level", "first"] == pytest.approx(-1.0)
-    assert found["level", "last"] == pytest.approx(1.0)
-
-
-def test_a_factor_with_one_value_has_no_effect() -> None:
-    assert (
-        effects(
-            [
-                FactorScore(factors={"method": "none"}, seed=0, score=0.5),
-                FactorScore(factors={"method": "none"}, seed=1, score=0.6),
-            ]
-        )
-        == ()
-    )

@@ -137,9 +137,8 @@ def test_a_space_that_makes_no_sense_is_refused(changed: dict[str, object], prob
     assert str(error.value) == problem
 
 
-def test_shipped_methods_make_a_space_with_kinds_and_levels() -> None:
+def test_shipped_methods_make_a_space() -> None:
     space = Space(teachers=(cases.TEACHER,), students=("tiny",), methods=shipped_methods(), learning_rates=(1e-3,))
     check_space(space)
-    assert space.method("edam@last").kind == "edam"
-    assert space.method("edam@last").level == "last"
-    assert {method.kind for method in space.methods} >= {"none", "logit", "dkd", "dist", "edam", "relation", "crd"}
+    kinds = {method.name.partition("@")[0] for method in space.methods}
+    assert kinds >= {"none", "logit", "dkd", "dist", "edam", "relation", "crd"}

@@ -25,10 +25,9 @@ from mmkd_edge.errors import PerformanceError, UsageError
 from mmkd_models.data import Dataset
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.experiments.folder import Folder, fold_data
-from mmkd_models.experiments.plan import Candidate, Entry, Space, TeacherChoice, Trial, candidates, trial_name
+from mmkd_models.experiments.plan import Candidate, Entry, Space, TeacherChoice, Trial, trial_name
 from mmkd_models.experiments.prepare import seeds_that_count
-from mmkd_models.experiments.runs import end_trial, run_trial, student_run, teacher_runs, trial_result
-from mmkd_models.experiments.search import search_run, study_of
+from mmkd_models.experiments.runs import run_trial, trial_result
 from mmkd_models.experiments.study import study
 from mmkd_models.training.checkpoint import file_sha256, read_student
 from mmkd_models.training.predict import scores_of
@@ -278,17 +277,17 @@ def test_an_interrupted_trial_goes_on_where_it_was(machines: Dataset, tmp_path: 
     entry = Entry(student="tiny", method="none", teacher=None)
     trial = Trial(candidate=Candidate(entry=entry, learning_rate=1e-3), seed=0)
     whole, parts = (trained_on(machines, tmp_path / name) for name in ("whole", "parts"))
-    run_trial(whole, trial, on_step=lambda progress: None)
+    run_trial(whole, trial, lambda progress: None)
 
     def stop(progress: Any) -> None:
         if progress.step == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_trial(parts, trial, on_step=stop)
+        run_trial(parts, trial, stop)
     assert trial_result(parts, trial) is None
     steps: list[int] = []
-    run_trial(parts, trial, on_step=lambda progress: steps.append(progress.step))
+    run_trial(parts, trial, lambda progress: steps.append(progress.step))
     assert steps == [4, 5, 6]
     assert cases.checkpoints(tmp_path / "parts") == cases.checkpoints(tmp_path / "whole")
 
@@ -352,41 +351,6 @@ def test_two_workers_try_no_candidate_twice_and_a_trial_has_the_same_bits_in_any
     both = (found.keys() & expected.keys()) - {"student.ckpt"}
     assert len(both) >= 3  # labels only with both rates, and the teacher
     assert all(found[name] == expected[name] for name in both)
-
-
-def test_a_hopeless_candidate_is_given_up(machines: Dataset, tmp_path: Path) -> None:
-    import optuna
-
-    space = cases.space(learning_rates=(1e-5, *(n / 1000 for n in range(1, 7))))
-    folder = trained_on(machines, tmp_path, space)
-    distilled = [one for one in candidates(space) if one.entry.method == "logit"]
-    for candidate in distilled[1:]:  # better than anything can be, from the first validation on
-        trial = Trial(candidate=candidate, seed=0)
-        end_trial(folder, trial, state="finished", score=2.0, curve=(2.0, 2.0), duration_s=1.0)
-    for run in teacher_runs(folder, space.teachers, [0]):
-        run.make(lambda progress: None)
-    hopeless = search_run(folder, (), (0,), distilled[0])
-    hopeless.make(lambda progress: None)
-    ended = trial_result(folder, Trial(candidate=distilled[0], seed=0))
-    assert ended is not None
-    assert (ended.state, ended.student_sha256, len(ended.curve)) == ("pruned", None, 1)
-    assert 0 <= (ended.score or 0) <= 1
-    assert hopeless.is_done()
-    assert not list(hopeless.path.rglob("resume.ckpt"))
-    states = [one.state for one in study_of(folder, (), (0,)).get_trials(deepcopy=False)]
-    assert states == [optuna.trial.TrialState.PRUNED] + 6 * [optuna.trial.TrialState.COMPLETE]
-
-
-def test_what_a_search_gave_up_is_trained_to_its_end_by_a_grid(machines: Dataset, tmp_path: Path) -> None:
-    folder = trained_on(machines, tmp_path)
-    trial = Trial(
-        candidate=Candidate(entry=Entry(student="tiny", method="none", teacher=None), learning_rate=1e-3), seed=0
-    )
-    end_trial(folder, trial, state="pruned", score=0.5, duration_s=1.0)
-    run = student_run(folder, trial)
-    assert not run.is_done()
-    run.make(lambda progress: None)
-    assert run.is_done()
 
 
 def test_latencies_and_limits_decide_which_sizes_take_part(
@@ -466,7 +430,7 @@ def test_a_used_up_budget_reports_what_is_there(machines: Dataset, tmp_path: Pat
     )
     folder = trained_on(machines, tmp_path)
     entry = Entry(student="tiny", method="none", teacher=None)
-    run_trial(folder, Trial(candidate=Candidate(entry=entry, learning_rate=1e-3), seed=0), on_step=lambda _: None)
+    run_trial(folder, Trial(candidate=Candidate(entry=entry, learning_rate=1e-3), seed=0), lambda _: None)
     document = study(machines, cases.options(machines, budget_hours=0.0), out=tmp_path)
     assert not document.coverage.complete
     assert [(row.method, row.seeds) for row in document.entries] == [("none", (0,))]
@@ -495,12 +459,11 @@ def test_numbers_that_make_no_sense_are_refused(machines: Dataset, tmp_path: Pat
     )
 
 
-def test_sizes_come_with_parameters_and_operations(grid: tuple[Path, StudyDocument], machines: Dataset) -> None:
+def test_sizes_come_with_parameters(grid: tuple[Path, StudyDocument], machines: Dataset) -> None:
     _, document = grid
     size = document.students[0]
     network = read_student(grid[0] / "student.ckpt").network()
     assert size.parameters == sum(parameter.numel() for parameter in network.parameters())
-    assert 0.1 < size.mflops < 100
     assert size.latency is None
     assert document.dataset.groups == len(np.unique(machines.everything().groups))
 

@@ -53,8 +53,6 @@ def entry(student: str, method: str, values: list[float], alone: list[float], *,
     return {
         "student": student,
         "method": method,
-        "kind": method.partition("@")[0],
-        "level": method.partition("@")[2],
         "teacher": TEACHER if taught else None,
         "seeds": list(SEEDS),
         "learning_rates": [0.001, 0.003, 0.001],
@@ -65,7 +63,6 @@ def entry(student: str, method: str, values: list[float], alone: list[float], *,
         "gap_recovered": 0.4375 if taught else None,
         "parameters": PARAMETERS[student],
         "latency_ms": LATENCY[student],
-        "on_front": chosen,
         "chosen": chosen,
     }
 
@@ -79,7 +76,6 @@ def trial(number: int, state: str = "finished") -> Document:
         "seed": number,
         "state": state,
         "score": None if state == "failed" else 0.5 + 0.001 * number,
-        "best_step": 600,
         "duration_s": 12.5,
         "reason": "the loss is not finite" if state == "failed" else "",
         "sha256": "ef" * 32,
@@ -126,13 +122,11 @@ def sizes() -> list[Document]:
     left_out = {
         "preset": "base",
         "parameters": 2_700_000,
-        "mflops": 160.0,
         "latency": None,
         "excluded": "2,700,000 parameters, more than 1,000,000",
     }
     tried = [
-        {"preset": size, "parameters": PARAMETERS[size], "mflops": 5.25, "latency": pair(size), "excluded": ""}
-        for size in PARAMETERS
+        {"preset": size, "parameters": PARAMETERS[size], "latency": pair(size), "excluded": ""} for size in PARAMETERS
     ]
     return [*tried, left_out]
 
@@ -149,15 +143,6 @@ def teachers() -> list[Document]:
             "test": table([0.79, 0.8, 0.81]),
             "sha256": ["cd" * 32] * 3,
         }
-    ]
-
-
-def effects() -> list[Document]:
-    return [
-        {"factor": "method", "value": "none", "points": -2.5, "trials": 8, "per_seed": [-2.0, None, -3.0]},
-        {"factor": "method", "value": "logit", "points": 1.25, "trials": 9, "per_seed": [1.0, 1.5, 1.25]},
-        {"factor": "student", "value": "tiny", "points": -0.5, "trials": 20, "per_seed": [-0.5, -0.4, -0.6]},
-        {"factor": "student", "value": "small", "points": 0.5, "trials": 20, "per_seed": [0.5, 0.4, 0.6]},
     ]
 
 
@@ -195,7 +180,7 @@ def searched() -> Document:
     return {
         "format_version": 1,
         "facts": told(),
-        "coverage": {"complete": True, "finished": 44, "pruned": 9, "failed": 1, "expected": None},
+        "coverage": {"complete": True, "finished": 44, "failed": 1, "expected": None},
         "dataset": exercises(),
         "students": sizes(),
         "teachers": teachers(),
@@ -213,10 +198,8 @@ def searched() -> Document:
             {"name": "mini_rocket", "seeds": [], "test": None, "reason": "aeon is not installed"},
         ],
         "selection": None,
-        "effects": effects(),
-        "effect_seeds": [0, 2, 3],
         "recommendation": recommendation(),
-        "trials": [trial(number) for number in range(6)] + [trial(6, "pruned"), trial(7, "failed")],
+        "trials": [trial(number) for number in range(6)] + [trial(6), trial(7, "failed")],
         "versions": {"python": "3.11", "torch": "2.6"},
         "duration_s": 4321.0,
         "command": "mmkd-study exercises --modality gyro -o study",
@@ -230,7 +213,7 @@ def grid(searched: Document) -> Document:
     alone, taught = [0.7], [0.65]
     rows = [entry("tiny", "none", alone, alone, chosen=True), entry("tiny", "logit", taught, alone)]
     for row in rows:
-        row |= {"seeds": [0], "search_score": None, "latency_ms": None, "learning_rates": [0.001], "on_front": False}
+        row |= {"seeds": [0], "search_score": None, "latency_ms": None, "learning_rates": [0.001]}
     document["entries"] = rows
     document["facts"] |= {"mode": "grid", "search_seeds": [], "seeds": [0], "label_share": 1.0, "max_latency_ms": None}
     document["coverage"] |= {"complete": False, "expected": 100}
@@ -242,7 +225,7 @@ def grid(searched: Document) -> Document:
     }
     document["recommendation"] |= {"student": "tiny", "method": "none", "teacher": None, "latency": None}
     document["teachers"][0] |= {"seeds": [0], "test": table([0.9]), "sha256": ["cd" * 32]}
-    document["effects"], document["skipped"] = [], []
+    document["skipped"] = []
     document["rivals"] = [{"name": "extra_trees", "seeds": [0], "test": table([0.75]), "reason": ""}]
     return document
 
@@ -485,16 +468,13 @@ def test_a_student_that_is_not_here_has_no_hash(searched, parse) -> None:
     assert "student.ckpt" not in parse(render_study(searched)).text
 
 
-def test_every_seed_is_a_point_of_scores_gains_and_effects(searched, parse) -> None:
+def test_every_seed_is_a_point_of_scores_and_gains(searched, parse) -> None:
     page = parse(render_study(searched))
     titles = [node.text for node in section(page, "scores").all("circle", "dot")]
     assert len(titles) == 5 * len(SEEDS)
     value = percent(searched["entries"][2]["test"]["balanced_accuracy"]["per_seed"][1])
     assert f"logit+edam@last, seed 3: {value}\u202f%" in titles
     assert len(section(page, "gains").all("circle", "dot")) == 3 * len(SEEDS)
-    effects = [node.text for node in section(page, "effects").all("circle", "dot")]
-    assert effects[:2] == ["labels only, seed 0: \u22122.0 points", "labels only, seed 3: \u22123.0 points"]
-    assert len(effects) == 11
 
 
 def test_accuracy_against_latency_has_every_entry_and_the_front(searched, grid, parse) -> None:
@@ -510,13 +490,13 @@ def test_accuracy_against_latency_has_every_entry_and_the_front(searched, grid, 
 def test_what_was_tried_is_told_with_its_end(searched, parse) -> None:
     tried = section(parse(render_study(searched)), "tried")
     assert tried.all("p", "about")[0].text == (
-        "44 trainings finished, 9 pruned by the search, 1 failed. Every student had 600 steps, every teacher 300."
+        "44 trainings finished, 1 failed. Every student had 600 steps, every teacher 300."
     )
     sizes, skipped, trials = (cells(table) for table in tried.all("table"))
-    assert sizes[0] == ["tiny", "60\u202f871", "5.25", "0.212", "0.297"]
+    assert sizes[0] == ["tiny", "60\u202f871", "0.212", "0.297"]
     assert tried.all("p", "notes")[0].text == "base was left out: 2,700,000 parameters, more than 1,000,000."
     assert skipped == [["edam@last", "tiny", "gyro:tiny", "it has no cross-attention"]]
-    assert trials[0] == ["logit", "tiny", TEACHER, "0.001", "6", "50.6", "pruned"]
+    assert trials[0] == ["logit", "tiny", TEACHER, "0.001", "6", "50.6", "finished"]
     assert trials[-1] == ["logit", "tiny", TEACHER, "0.001", "7", "–", "failed: the loss is not finite"]
     assert [node.text for node in tried.all("dd")] == [
         "cross-entropy against the labels",
@@ -604,7 +584,7 @@ def test_the_section_of_markdown_has_the_rows_of_the_page_in_plain_signs(grid: D
         "| tiny, logit | 65.0 | 64.0 | 63.0 | -5.0 (-7.5 to -2.7) | 44 % | 60.9 k |  |\n"
         "| extra-trees | 75.0 | 74.0 | 73.0 |  |  |  |  |\n\n"
         "Judged on people and machines never seen (1 fold), 100% labelled; intervals by resampling whole groups.\n"
-        "Coverage: a grid; seeds 0; 44 of 100 trainings finished, 9 given up as hopeless, 1 failed; not complete.\n"
+        "Coverage: a grid; seeds 0; 44 of 100 trainings finished, 1 failed; not complete.\n"
         "Students had 600 steps, teachers 300; every method chose its learning rate by validation among 0.001 and "
         "0.003.\n"
         "Chosen by validation: none, tiny.\n"
