@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     from mmkd_report.errors import DocumentError, PageError, ReportError
     from mmkd_report.page import write_page
     from mmkd_report.pages.adaptation import render_adaptation
-    from mmkd_report.pages.bench import render_bench, render_fleet
+    from mmkd_report.pages.bench import render_bench
     from mmkd_report.pages.data import render_data_report
     from mmkd_report.pages.demo import render_demo
     from mmkd_report.pages.evaluation import render_evaluation
     from mmkd_report.pages.export import render_export
+    from mmkd_report.pages.fleet import render_fleet
     from mmkd_report.pages.judging import render_judging
     from mmkd_report.pages.sensors import render_sensors
     from mmkd_report.pages.study import render_study
@@ -48,8 +49,7 @@ def __getattr__(name: str) -> object:
     elif name == "write_page":
         home = "page"
     else:
-        page = name.removeprefix("render_").removesuffix("_report")
-        home = f"pages.{'bench' if page == 'fleet' else page}"
+        home = f"pages.{name.removeprefix('render_').removesuffix('_report')}"
     value: object = getattr(import_module(f"{__name__}.{home}"), name)
     globals()[name] = value
     return value

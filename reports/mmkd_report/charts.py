@@ -13,7 +13,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from mmkd_report.schema.figures import Measure
 from mmkd_report.words import (
@@ -24,7 +24,6 @@ from mmkd_report.words import (
     score_with_unit,
     signed_gain,
     significant,
-    tick,
     with_gain_unit,
 )
 
@@ -59,6 +58,7 @@ class Axis:
 class Chart:
     """A drawn chart: `caption` stands above it, `note` below."""
 
+    kind: ClassVar = "chart"
     svg: Markup
     caption: str = ""
     note: str = ""
@@ -132,105 +132,60 @@ class DotRow:
     name: str
     mean: float | None
     text: str
-    spread: str = ""
-    dots: tuple[tuple[float, str], ...] = ()
+    std: str = ""
+    dots: Sequence[tuple[float, str]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class DotPanel:
-    """Rows of dots over an axis; `links` join two values of two rows, as (row, value, row, value)."""
+    """Rows of dots over an axis; `about` begins its description, `reference` is a dashed line.
+
+    A `paired` panel joins the dots of the baseline and the student.
+    """
 
     title: str
-    description: str
-    rows: tuple[DotRow, ...]
+    about: str
+    rows: Sequence[DotRow]
     over: Axis
     tick_text: Callable[[float], str]
-    row_height: float = ROW_HEIGHT
-    links: tuple[tuple[int, float, int, float], ...] = ()
     reference: float | None = None
+    paired: bool = False
 
 
-def row_height(names: Iterable[str]) -> float:
-    """Return the row height in pixels that shows the longest name whole on a narrow screen."""
-    lines = max((math.ceil(len(name) / NAME_CHARACTERS) for name in names), default=1)
-    return max(ROW_HEIGHT, NAME_LINE * lines)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SeedScores:
-    """The score of one model over seeds; `std` is None for a single seed."""
-
-    role: str
-    name: str
-    mean: float
-    std: float | None = None
-    seeds: Sequence[int] = ()
-    per_seed: Sequence[float | None] = ()
-
-
-def seed_panel(
-    scores: Sequence[SeedScores],
-    over: Axis,
+def seed_row(
+    role: str,
+    name: str,
+    mean: float,
     measure: Measure,
     *,
-    title: str,
-    about: str,
-    reference: float | None,
-    paired: bool = False,
+    std: float | None = None,
+    seeds: Sequence[int] = (),
+    per_seed: Sequence[float | None] = (),
     are_gains: bool = False,
-) -> DotPanel:
-    """Return a dot panel with a dot for each seed; `about` begins its description.
-
-    Values are scores of `measure`, or differences of scores (`are_gains`). Paired panels join the baseline and the
-    student of the same seed by a line.
-    """
+) -> DotRow:
+    """Return a row with a dot for each seed: scores of `measure`, or differences of scores (`are_gains`)."""
     write = signed_gain if are_gains else score_text
 
     def with_unit(value: float) -> str:
         return with_gain_unit(signed_gain(value, measure), measure) if are_gains else score_with_unit(value, measure)
 
-    def tick_text(at: float) -> str:
-        if not are_gains:
-            return tick(at, measure)
-        rounded = at if measure.is_share else float(f"{at:g}")
-        return signed_gain(rounded, measure).removesuffix(".0") if measure.is_share else signed_gain(rounded, measure)
-
-    rows = tuple(
-        DotRow(
-            role=one.role,
-            name=one.name,
-            mean=one.mean,
-            text=write(one.mean, measure),
-            spread=write(one.std, measure).lstrip("+") if is_number(one.std) else "",
-            dots=tuple(
-                (value, f"seed {seed}: {with_unit(value)}")
-                for seed, value in zip(one.seeds, one.per_seed, strict=False)
-                if is_number(value)
-            ),
-        )
-        for one in scores
-    )
-    unit = "" if are_gains else measure.unit
-    spoken = "; ".join(f"{row.name} {row.text} {unit}".rstrip() for row in rows)
-    return DotPanel(
-        title=title,
-        description=f"{about}: {spoken}.",
-        rows=rows,
-        over=over,
-        tick_text=tick_text,
-        row_height=ROW_HEIGHT if paired else row_height(row.name for row in rows),
-        links=_seed_links(scores) if paired else (),
-        reference=reference if is_number(reference) else None,
+    return DotRow(
+        role=role,
+        name=name,
+        mean=mean,
+        text=write(mean, measure),
+        std=write(std, measure).lstrip("+") if is_number(std) and len(per_seed) != 1 else "",
+        dots=[
+            (value, f"seed {seed}: {with_unit(value)}")
+            for seed, value in zip(seeds, per_seed, strict=False)
+            if is_number(value)
+        ],
     )
 
 
-def _seed_links(scores: Sequence[SeedScores]) -> tuple[tuple[int, float, int, float], ...]:
-    numbers = {one.role: number for number, one in enumerate(scores)}
-    first, second = numbers.get("baseline"), numbers.get("student")
-    if first is None or second is None or len(scores[first].per_seed) != len(scores[second].per_seed):
-        return ()
-    pairs = zip(scores[first].per_seed, scores[second].per_seed, strict=True)
-    return tuple((first, a, second, b) for a, b in pairs if is_number(a) and is_number(b))
+def gain_tick(value: float, measure: Measure) -> str:
+    """Write a difference of scores at an axis."""
+    return signed_gain(float(f"{value:g}"), measure).removesuffix(".0")
 
 
 def draw_panels(panels: Sequence[DotPanel], *, note: str, named: bool = False) -> Chart:
@@ -242,30 +197,30 @@ def draw_panels(panels: Sequence[DotPanel], *, note: str, named: bool = False) -
 
 
 def _draw_panel(panel: DotPanel, *, with_ticks: bool) -> Markup:
-    height = len(panel.rows) * panel.row_height
+    lines = max((math.ceil(len(row.name) / NAME_CHARACTERS) for row in panel.rows), default=1)
+    row_height = ROW_HEIGHT if panel.paired else max(ROW_HEIGHT, NAME_LINE * lines)
+    height = len(panel.rows) * row_height
 
     def at(value: float) -> str:
         return f"{round(100 * panel.over.place(value), 2)}%"
-
-    def middle(number: int) -> float:
-        return (number + 0.5) * panel.row_height
 
     parts = []
     for number, value in enumerate(panel.over.ticks):
         parts.append(element("line", class_="grid", x1=at(value), x2=at(value), y1=0, y2=height))
         if with_ticks:
-            inner = 0 < number < len(panel.over.ticks) - 1
-            style = "tick between" if inner else "tick"
+            style = "tick between" if 0 < number < len(panel.over.ticks) - 1 else "tick"
             label = panel.tick_text(value)
             parts.append(element("text", label, class_=style, x=at(value), y=height + 17, text_anchor="middle"))
-    if panel.reference is not None:
+    if is_number(panel.reference):
         x = at(panel.reference)
         parts.append(element("line", class_="reference role-teacher", x1=x, x2=x, y1=0, y2=height))
-    for first, start, second, end in panel.links:
-        y1, y2 = middle(first), middle(second)
-        parts.append(element("line", class_="link", x1=at(start), y1=y1, x2=at(end), y2=y2))
-    for number, row in enumerate(panel.rows):
-        y = middle(number)
+    middles = [(number + 0.5) * row_height for number in range(len(panel.rows))]
+    by_role = {row.role: (y, row.dots) for y, row in zip(middles, panel.rows, strict=True)}
+    if panel.paired and {"baseline", "student"} <= by_role.keys():
+        (y1, first), (y2, second) = by_role["baseline"], by_role["student"]
+        for (start, _), (end, _) in zip(first, second, strict=False):
+            parts.append(element("line", class_="link", x1=at(start), y1=y1, x2=at(end), y2=y2))
+    for y, row in zip(middles, panel.rows, strict=True):
         marks = [
             element("circle", element("title", f"{row.name}, {title}"), class_="dot", cx=at(value), cy=y, r=4.5)
             for value, title in row.dots
@@ -274,18 +229,17 @@ def _draw_panel(panel: DotPanel, *, with_ticks: bool) -> Markup:
             marks.append(element("line", class_="mean", x1=at(row.mean), x2=at(row.mean), y1=y - 9, y2=y + 9))
         parts.append(element("g", *marks, class_=f"role-{row.role}"))
     names = [element("li", row.name, class_=f"role-{row.role}") for row in panel.rows]
-    values = [
-        element("li", row.text, *([element("span", f" ± {row.spread}")] if row.spread else [])) for row in panel.rows
-    ]
+    values = [element("li", row.text, *([element("span", f" ± {row.std}")] if row.std else [])) for row in panel.rows]
+    description = f"{panel.about}: {'; '.join(f'{row.name} {row.text}' for row in panel.rows)}."
     plot_height = height + (22 if with_ticks else 4)
     return element(
         "div",
         element("h3", panel.title),
         element("ul", *names, class_="dots-names"),
-        svg(panel.title, panel.description, *parts, class_="dots-plot", width="100%", height=plot_height),
+        svg(panel.title, description, *parts, class_="dots-plot", width="100%", height=plot_height),
         element("ul", *values, class_="dots-values"),
         class_="dots",
-        style=f"--row:{panel.row_height:.0f}px",
+        style=f"--row:{row_height:.0f}px",
     )
 
 
@@ -471,47 +425,6 @@ def _mark(shape: str, x: float, y: float, title: str) -> Markup:
 BARS_LEFT, CHARACTER_WIDTH, EDGE = 8.0, 6.2, 24.0
 
 
-def outline_bars(heights: Sequence[float], place: Callable[[float], float], bottom: float, *, start: int = 0) -> str:
-    """Return the outline of touching bars as one path: `heights` in pixels, `place` maps a bar's number to x."""
-    if not heights:
-        return ""
-    path = f"M{place(start):g} {bottom:g}"
-    for number, height in enumerate(heights, start=start):
-        path += f"V{round(bottom - height, 1):g}H{place(number + 1):g}"
-    return f"{path}V{bottom:g}Z"
-
-
-def clipping_histogram(
-    counts: Sequence[int], bin_width: float, *, limit: float | None, title: str, caption: str, role: str
-) -> Chart:
-    """Draw the magnitudes of a tensor on a logarithmic count scale; what lies beyond `limit` is clipped by INT8."""
-    end = max(bin_width * len(counts), limit or 0.0)
-    heights = [math.log10(1 + number) for number in counts]
-    scale = 80.0 / (max(heights) or 1.0)
-    inside = len(heights) if limit is None else min(len(heights), math.ceil(limit / bin_width - 1e-9))
-
-    def across(value: float) -> float:
-        return round(BARS_LEFT + min(1.0, value / end) * (RIGHT - BARS_LEFT), 1)
-
-    def place(number: float) -> float:
-        return across(number * bin_width)
-
-    drawn = [height * scale for height in heights]
-    style = "bars plain" if limit is None else "bars"
-    parts = [element("path", class_=style, d=outline_bars(drawn[:inside], place, 86.0))] if inside else []
-    if drawn[inside:]:
-        clipped = outline_bars(drawn[inside:], place, 86.0, start=inside)
-        parts.append(element("path", class_="bars clipped", d=clipped))
-    if limit is not None:
-        parts.append(element("line", class_="limit", x1=across(limit), x2=across(limit), y1=2, y2=86))
-    parts.append(element("line", class_="notch", x1=8, x2=332, y1=86, y2=86))
-    for number, value in enumerate(tight_axis((0.0, end)).ticks):
-        anchor = "start" if number == 0 else "middle"
-        parts.append(element("text", plain(value), class_="tick", x=across(value), y=101, text_anchor=anchor))
-    image = svg(title, caption, *parts, class_="chart", viewBox="0 0 340 106")
-    return Chart(svg=image, caption=f"{title} {caption}", style=f"histogram role-{role}")
-
-
 def log_histogram(
     edges: Sequence[float],
     counts: Sequence[int],
@@ -531,42 +444,34 @@ def log_histogram(
     def place(value: float) -> float:
         return round(BARS_LEFT + min(1.0, max(0.0, (math.log10(value) - low) / (high - low))) * (RIGHT - BARS_LEFT), 1)
 
-    heights = [math.sqrt(count / most) * (bottom - top) for count in counts]
-    path = outline_bars(heights, lambda number: place(edges[int(number)]), bottom)
-    parts = [element("path", class_="bars role-student", d=path)]
+    path = f"M{place(edges[0]):g} {bottom:g}"
+    for edge, count in zip(edges[1:], counts, strict=True):
+        path += f"V{round(bottom - math.sqrt(count / most) * (bottom - top), 1):g}H{place(edge):g}"
+    parts = [element("path", class_="bars role-student", d=f"{path}V{bottom:g}Z")]
     for number, (name, value) in enumerate(marks):
         x, y = place(value), 8.0 + 12.0 * number
         side, anchor = (-3, "end") if x > 290 else (3, "start")
         parts.append(element("line", class_="limit", x1=x, x2=x, y1=y, y2=bottom))
         parts.append(element("text", name, class_="tick", x=x + side, y=y + 4, text_anchor=anchor))
     parts.append(element("line", class_="notch", x1=8, x2=332, y1=bottom, y2=bottom))
-    for x, label in log_ticks(edges[0], edges[-1], place, text):
+    free_from = 0.0
+    for value in _log_ticks(edges[0], edges[-1]):
+        x, label = place(value), text(value)
         anchor = "start" if x < EDGE else "end" if x > RIGHT + BARS_LEFT - EDGE else "middle"
-        parts.append(element("line", class_="notch", x1=x, x2=x, y1=bottom, y2=bottom + 4))
-        parts.append(element("text", label, class_="tick", x=x, y=bottom + 16, text_anchor=anchor))
+        width = CHARACTER_WIDTH * len(label)
+        begin = x - {"start": 0.0, "middle": 0.5, "end": 1.0}[anchor] * width
+        if begin >= free_from:
+            parts.append(element("line", class_="notch", x1=x, x2=x, y1=bottom, y2=bottom + 4))
+            parts.append(element("text", label, class_="tick", x=x, y=bottom + 16, text_anchor=anchor))
+            free_from = begin + width + CHARACTER_WIDTH
     return Chart(svg=svg(title, description, *parts, class_="chart distribution", viewBox="0 0 340 140"))
 
 
-def log_ticks(
-    low: float, high: float, place: Callable[[float], float], text: Callable[[float], str]
-) -> list[tuple[float, str]]:
-    """Return position and label of 1, 2 and 5 times powers of ten inside the ends, thinned until labels have room."""
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Return 1, 2 and 5 times powers of ten inside the ends; without any, the lower end."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks: list[tuple[float, str]] = []
-    for value in (factor * 10.0**power for power in decades for factor in (1, 2, 5)):
-        if low <= value <= high:
-            found = (place(value), text(value))
-            if not ticks or label_ends(*found)[0] >= label_ends(*ticks[-1])[1] + CHARACTER_WIDTH:
-                ticks.append(found)
-    return ticks or [(BARS_LEFT, text(low))]
-
-
-def label_ends(x: float, label: str) -> tuple[float, float]:
-    """Return where the label of a tick begins and ends; near the picture's ends it stands beside its tick."""
-    width = CHARACTER_WIDTH * len(label)
-    if x < EDGE:
-        return x, x + width
-    return (x - width, x) if x > RIGHT + BARS_LEFT - EDGE else (x - width / 2, x + width / 2)
+    ticks = [factor * 10.0**power for power in decades for factor in (1, 2, 5)]
+    return [value for value in ticks if low <= value <= high] or [low]
 
 
 # --- attention maps ---------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
-"""A page is a title, an answer and a list of sections; one template draws it.
+"""A page is a head and a list of sections; one template draws it.
 
-Owns the parts of a page and its writing. A page is one file that works offline: nothing is fetched, and no script runs
-but one that the page names in its content security policy by its hash. Every text is escaped.
+A page is one file that works offline: nothing is fetched, and the only script that may run is named in the content
+security policy by its hash. Every text is escaped.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
-from mmkd_report.charts import Chart
+from mmkd_report.charts import Chart, bar
 from mmkd_report.errors import PageError
 from mmkd_report.words import NOTHING
 
@@ -28,12 +28,11 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
-class Text:
-    """A paragraph; `style` is `about`, `caution`, `notes` or empty."""
+class Note:
+    """A paragraph in small type."""
 
-    kind: ClassVar = "text"
-    text: str | Markup
-    style: str = "about"
+    kind: ClassVar = "note"
+    text: str
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Cell:
-    """A table cell: text, with a smaller `note` beside it, drawn `content` or a link; `shade` (0 to 1) colours it."""
+    """A table cell: text, a smaller `note`, drawn `content`, a link; `shade` (0 to 1) colours it."""
 
     text: str = ""
     note: str = ""
@@ -67,9 +66,14 @@ class Cell:
     data: Mapping[str, str] = field(default_factory=dict)
 
 
+def bar_cell(fraction: float, role: str, text: str = "") -> Cell:
+    """Return a cell with a bar of that fraction (0 to 1) of its width."""
+    return Cell(text, content=bar(round(100 * min(1.0, max(0.0, fraction)), 2), role))
+
+
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: numbers stand right-aligned."""
+    """A table column; numbers are right-aligned."""
 
     title: str
     number: bool = True
@@ -79,28 +83,27 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A row: its head, the cells under the further columns, and a role that colours it."""
+    """A table row: its head, then a cell for each further column. The role colours it."""
 
-    head: Cell | str
-    cells: Sequence[Cell | str] = ()
+    cells: Sequence[Cell | str]
     role: str = ""
     data: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table. `groups` are titled parts of its rows; wide tables (`results`) turn into cards on a phone."""
+    """A table in titled groups of rows; tables of style `results` turn into cards on a phone."""
 
     kind: ClassVar = "table"
     columns: Sequence[Column]
     caption: str
     groups: Sequence[tuple[Cell | str, Sequence[Row]]]
-    style: str = "results narrow"
-    hide_caption: bool = False
-    body_id: str = ""
+    style: str
+    hide_caption: bool
+    body_id: str
 
 
-Heads: TypeAlias = list[Column | str]
+Rows: TypeAlias = Iterable[Row | Sequence[Cell | str]]
 
 
 def label(title: str, style: str = "", *, hidden: bool = False) -> Column:
@@ -108,13 +111,48 @@ def label(title: str, style: str = "", *, hidden: bool = False) -> Column:
     return Column(title, number=False, style=style, hidden=hidden)
 
 
-def table(columns: Sequence[Column | str], rows: Sequence[Row], *, caption: str, **options: object) -> Table:
-    """Return a table of one group; a column given as text is a column of numbers."""
-    made = tuple(Column(one) if isinstance(one, str) else one for one in columns)
-    return Table(columns=made, groups=(("", rows),), caption=caption, **options)  # type: ignore[arg-type]
+BAR = label("Bar", "wide", hidden=True)
 
 
-@dataclass(frozen=True, kw_only=True)
+def table(
+    heads: Sequence[object],
+    rows: Rows = (),
+    *,
+    caption: str,
+    groups: Sequence[tuple[Cell | str, Rows]] = (),
+    style: str = "results narrow",
+    hide_caption: bool = False,
+    body_id: str = "",
+) -> Table:
+    """Return a table of `rows` or of titled `groups`; heads are columns, or texts above numbers (but for the first)."""
+    return Table(
+        columns=[head if isinstance(head, Column) else Column(str(head), bool(at)) for at, head in enumerate(heads)],
+        caption=caption,
+        groups=[
+            (title, [row if isinstance(row, Row) else Row(row) for row in part])
+            for title, part in groups or [("", rows)]
+        ],
+        style=style,
+        hide_caption=hide_caption,
+        body_id=body_id,
+    )
+
+
+def markdown(shown: Table) -> str:
+    """Return a table as Markdown, without what is not measured; titles of groups are rows."""
+
+    def text(cell: Cell | str) -> str:
+        written = cell if isinstance(cell, str) else f"{cell.text} ({cell.note})" if cell.note else cell.text
+        return "" if written == NOTHING else written.replace("|", "\\|")
+
+    rows = [[head.title for head in shown.columns], ["---"] * len(shown.columns)]
+    for title, group in shown.groups:
+        rows += [[f"*{text(title)}*", *[""] * (len(shown.columns) - 1)]] if title else []
+        rows += [[text(cell) for cell in row.cells] for row in group]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+@dataclass(frozen=True)
 class Facts:
     """Names and values; `style` is `facts` or `glossary`."""
 
@@ -126,14 +164,6 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A chart as a figure."""
-
-    kind: ClassVar = "picture"
-    chart: Chart
-
-
-@dataclass(frozen=True)
 class Legend:
     """What the colours of lines stand for: role and name."""
 
@@ -141,7 +171,7 @@ class Legend:
     entries: Iterable[tuple[str, str]]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Columns:
     """Blocks side by side; each item is a list of blocks that stay together."""
 
@@ -150,7 +180,12 @@ class Columns:
     style: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+def columns(items: Iterable[Block], style: str = "") -> Columns:
+    """Return single blocks side by side."""
+    return Columns([[item] for item in items], style)
+
+
+@dataclass(frozen=True)
 class Details:
     """Blocks that are folded away below a summary."""
 
@@ -160,52 +195,49 @@ class Details:
     is_open: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Findings:
-    """Warnings: kind, sentence, advice, and whether one would make results wrong."""
+    """Warnings: kind, sentence, advice, and whether it makes results wrong."""
 
     kind: ClassVar = "findings"
     items: Sequence[tuple[str, str, str, bool]]
 
 
+Block: TypeAlias = "str | Note | Heading | Code | Table | Facts | Chart | Legend | Columns | Details | Findings"
+"""A text is a paragraph; markup is drawn as it is."""
+
+
 @dataclass(frozen=True)
-class Drawing:
-    """Markup that is drawn as it is."""
-
-    kind: ClassVar = "drawing"
-    markup: Markup
-
-
-Block: TypeAlias = Text | Heading | Code | Table | Facts | Picture | Legend | Columns | Details | Findings | Drawing
-
-
-@dataclass(frozen=True, kw_only=True)
 class Section:
-    """A section of a page; its `key` is its anchor. `link` names it in the list of contents, its title otherwise."""
+    """A section of a page; its `key` is its anchor."""
 
     key: str
     title: str
+    blocks: Sequence[Block]
     lead: str = ""
-    blocks: Sequence[Block] = ()
-    link: str = ""
     style: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """A whole page. `key_figures` are (number, caption); `script` is the one script that may run."""
+    """A whole page.
+
+    Attributes:
+        lede: sentences below the headline, the first one bold.
+        key_figures: (number, caption).
+        document: where the unrounded figures are.
+        script: the only script that may run.
+    """
 
     title: str
     kind: str
     headline: str
-    lede: Sequence[tuple[bool, str]]
-    answer: Sequence[str]
+    lede: Iterable[str]
+    answer: Iterable[str]
     sections: Sequence[Section]
-    footer: str
-    answer_title: str = "The answer"
-    cautions: Sequence[str] = ()
-    key_figures: Sequence[tuple[str, str]] = ()
-    has_contents: bool = False
+    document: str
+    cautions: Iterable[str] = ()
+    key_figures: Iterable[tuple[str, str]] = ()
     script: str = ""
 
 
@@ -213,7 +245,7 @@ def render(page: Page) -> str:
     """Return the page as HTML. Equal pages give equal bytes."""
     digest = base64.b64encode(hashlib.sha256(page.script.encode()).digest()).decode("ascii")
     policy = f"; script-src 'sha256-{digest}'" if page.script else ""
-    return _template().render(page=page, policy=policy, nothing=NOTHING)
+    return _template().render(page=page, policy=policy, nothing=NOTHING, key_figures=list(page.key_figures))
 
 
 def write_page(path: str | os.PathLike[str], html: str) -> None:

@@ -46,7 +46,7 @@ def page(
     alerts = []
     if fleet:
         from mmkd_report import render_fleet, write_page
-        from mmkd_report.pages.bench import group_fleet
+        from mmkd_report.pages.fleet import group_fleet
 
         names = list(map(str, reports))
         write_page(output, render_fleet(list(map(msgspec.to_builtins, runs)), names=names, budget_ms=budget_ms))

@@ -229,7 +229,7 @@ def study_command(
     meter = latency_meter(limits.duration_s) if limits.latency else None
     document = _run(dataset, options, output, meter=meter, results=told.results)
     if told.table is not None:
-        from mmkd_report.pages.study_answer import study_section
+        from mmkd_report.pages.study import study_section
 
         write_file(told.table, study_section(document).encode())
     _report(document, output, json=told.json)

@@ -1,82 +1,44 @@
-"""The answer of the demo page in sentences, and its key figures: what the figures show, and no more.
-
-Owns the words for gains that are significant, not significant or negative, and for figures without a spread.
-"""
+"""The answer of the demo page in sentences, and its key figures."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from mmkd_report.schema.demo import (
-    LABELS_ONLY,
-    Contest,
-    DemoDocument,
-    DemoTeacher,
-    Gain,
-    LatencyPercentiles,
-    RatioRange,
-)
+from mmkd_report import words
+from mmkd_report.schema.demo import LABELS_ONLY, Contest, DemoDocument, Gain, LatencyPercentiles
 from mmkd_report.schema.figures import CONTESTANTS, Measure, Spread
-from mmkd_report.words import (
-    NOTHING,
-    TIMES,
-    counted,
-    gain_interval,
-    gain_size,
-    is_chance_level,
-    is_number,
-    join_words,
-    labelled_groups_text,
-    leak_sentence,
-    magnitude,
-    score_and_chance,
-    score_text,
-    score_with_unit,
-    share,
-    signed_gain,
-    significant,
-    with_gain_unit,
-    with_unit,
-)
 
 RIVALS = tuple(
     (key, CONTESTANTS[key]) for key in ("extra_trees", "mini_rocket", "rocket_and_trees", "multi_rocket_hydra")
 )
-"""Field and name of what learns from labels only; MiniRocket that the teacher taught is no rival of a student."""
+"""Field and name of the rivals that learn from labels only."""
 
-_ALWAYS = ("extra_trees", "mini_rocket")  # others are named where they were run
-_MORE_AND_LESS = ("adds {}", "costs {}")
-MOST_NAMED = 3  # sensors whose gains still read well in one sentence
+_ALWAYS = ("extra_trees", "mini_rocket")  # rivals that are named even if they were not run
+MOST_NAMED = 3
 
 
 def question(demo: DemoDocument) -> str:
-    """The question of the page in the words of the set."""
+    """Return the headline."""
+    setting = "Everything was recorded."
     if demo.labelled_groups is not None:
         was = "was" if demo.labelled_groups.labelled == 1 else "were"
-        setting = f"Everything was recorded, {labelled_groups_text(demo.labelled_groups)} {was} labelled."
-    elif demo.label_share is None:
-        setting = "Everything was recorded."
-    elif demo.label_share < 1:
-        setting = f"Everything was recorded, {share(demo.label_share)} was labelled."
-    else:
-        setting = "Everything was recorded, and everything was labelled."
-    if len(demo.students) > 1:
-        return f"{setting} Which one sensor is enough, and what does distillation buy?"
-    return f"{setting} Is one sensor enough, and what does distillation buy?"
+        setting = f"Everything was recorded, {words.labelled_groups_text(demo.labelled_groups)} {was} labelled."
+    elif demo.label_share is not None:
+        labelled = f"{words.share(demo.label_share)} was" if demo.label_share < 1 else "and everything was"
+        setting = f"Everything was recorded, {labelled} labelled."
+    which = "Which one sensor is enough" if len(demo.students) > 1 else "Is one sensor enough"
+    return f"{setting} {which}, and what does distillation gain?"
 
 
 def answer(demo: DemoDocument) -> tuple[str, ...]:
-    """The answer, one sentence each: the sensor, the gain, the rivals, what validation recommends.
-
-    Where the student that validation chose is no better than chance, no conclusion is drawn.
-    """
+    """Return the answer; no conclusion is drawn if the student that validation chose is no better than chance."""
     best = best_student(demo)
     if best is None:
         return ("No student was measured, so there is no answer yet.",)
     if not is_judged(demo):
         return (recommendation(demo),)
     sentences = (
-        _sensor_sentence(demo, best),
+        _teacher_sentence(demo, best),
         _gain_sentence(demo),
         shipped(demo),
         _rival_sentence(demo),
@@ -86,369 +48,197 @@ def answer(demo: DemoDocument) -> tuple[str, ...]:
 
 
 def recommendation(demo: DemoDocument) -> str:
-    """What validation says for or against the student: whether it beats its rivals, or who does; empty if unknown."""
+    """Return what validation says for or against the student; empty if it has no scores to compare."""
     best = best_student(demo)
     if best is None:
         return ""
     if not is_judged(demo):
-        return _guessed(demo, best)
+        return _chance_sentence(demo, best)
     contest, measure = demo.students[best], demo.chosen_by
-    student, rivals = mean_of(contest.student.valid_score), validated_rivals(contest)
-    if not is_number(student) or not rivals:
+    student, rivals = mean_of(contest.student.valid_score), _validated_rivals(contest)
+    if not words.is_number(student) or not rivals:
         return ""
-    own = score_with_unit(student, measure)
+    own = words.score_with_unit(student, measure)
+    first = max(rivals, key=lambda name: rivals[name])
+    if rivals[first] >= student:
+        score = words.score_with_unit(rivals[first], measure)
+        return f"Not recommended: on validation of {best} {first} reaches {score}, the student {own}."
+    scores = words.join_words([f"{name} {words.score_with_unit(score, measure)}" for name, score in rivals.items()])
     unknown = [
         name for key, name in RIVALS if name not in rivals and (key in _ALWAYS or getattr(contest, key) is not None)
     ]
-    first = max(rivals, key=lambda name: rivals[name])
-    if rivals[first] >= student:
-        theirs = score_with_unit(rivals[first], measure)
-        return f"Not recommended: on validation of {best} {first} reaches {theirs}, the student {own}."
-    beaten = join_words([f"{name} {score_with_unit(score, measure)}" for name, score in rivals.items()])
-    tail = f"; {' and '.join(unknown)} {'was' if len(unknown) == 1 else 'were'} not validated" if unknown else ""
-    return f"Recommended: the student of {best}, ahead on validation with {own} of {beaten}{tail}."
+    tail = f"; not validated: {words.join_words(unknown)}" if unknown else ""
+    return f"Recommended: the student of {best}. On validation it reaches {own}, {scores}{tail}."
 
 
 def shipped(demo: DemoDocument) -> str:
-    """Which way of training validation chose for each sensor, where it had a choice; else empty."""
-    chosen = {name: one.student.shipped for name, one in demo.students.items() if one.student.shipped}
+    """Return which training validation chose for each sensor; empty if it had no choice."""
+    chosen = {name: contest.student.shipped for name, contest in demo.students.items() if contest.student.shipped}
     if not chosen:
         return ""
-    written = [f"{name} {join_words(list(dict.fromkeys(ways)))}" for name, ways in chosen.items()]
-    alone = any(LABELS_ONLY in ways for ways in chosen.values())
-    why = " (teaching did not validate better)" if alone else ""
-    return f"Shipped, as validation chose: {'; '.join(written)}{why}."
+    written = [f"{name} {words.join_words(list(dict.fromkeys(trainings)))}" for name, trainings in chosen.items()]
+    has_baseline = any(LABELS_ONLY in trainings for trainings in chosen.values())
+    reason = " (distillation did not validate better)" if has_baseline else ""
+    return f"Shipped, as validation chose: {'; '.join(written)}{reason}."
 
 
 def leak(demo: DemoDocument) -> str:
-    """That the share of labels leaks through time, where it does; else empty."""
-    return leak_sentence(demo.labels_spread_in_time, demo.label_share, demo.reported_metric, split=demo.split)
+    """Return the warning about labels that leak through time; empty if they do not."""
+    return words.leak_sentence(demo.labels_spread_in_time, demo.label_share, demo.reported_metric, split=demo.split)
 
 
 def is_judged(demo: DemoDocument) -> bool:
-    """Whether there is a student that validation chose, and it is better than chance."""
+    """Return whether validation chose a student, and it is better than chance."""
     best = best_student(demo)
-    return best is not None and not is_chance_level(demo.students[best].student.guessing)
-
-
-def validated_rivals(contest: Contest) -> dict[str, float]:
-    """Name and validation score of the classical rivals, where they have one, and of labels only.
-
-    Where validation chose among ways of training, labels only were among them and are no rival any more.
-    """
-    alone = [] if contest.student.shipped else [("labels only", contest.baseline)]
-    rivals = [*alone, *((name, getattr(contest, field)) for field, name in RIVALS)]
-    found = {name: mean_of(rival.valid_score) for name, rival in rivals if rival is not None}
-    return {name: score for name, score in found.items() if is_number(score)}
-
-
-def _guessed(demo: DemoDocument, best: str) -> str:
-    """Nothing is concluded: what is not better than guessing, with the figures, and what is."""
-    measure = demo.reported_metric
-    others = [name for name, one in demo.students.items() if not is_chance_level(one.student.guessing)]
-    better = [f"the student of {name}" for name in others]
-    if (found := demo.teacher.guessing) is not None and found.is_better:
-        better.append("the teacher")
-    better += [
-        f"{name} on {sensor}"
-        for sensor, contest in demo.students.items()
-        for name, rival in (("labels only", contest.baseline), *((name, getattr(contest, key)) for key, name in RIVALS))
-        if rival is not None and rival.guessing is not None and rival.guessing.is_better
-    ]
-    told_of = [best] if others else list(demo.students)[:MOST_NAMED]
-    figures = [
-        score_and_chance(name, mean_of(demo.students[name].student.score(measure)), guess, measure)
-        for name in told_of
-        if (guess := demo.students[name].student.guessing) is not None
-    ]
-    if others:
-        head = f"The student of {best}, which validation chooses, is no better than chance, so no conclusion is drawn"
-    elif better:
-        head = "No sensor can be judged: no student is better than chance"
-    else:
-        head = "No sensor can be judged: nothing here is better than chance"
-    tail = f" Better than chance: {join_words(better)}." if better else ""
-    return f"{head} ({measure.words}: {'; '.join(figures)}).{tail}"
+    return best is not None and not words.is_chance_level(demo.students[best].student.guessing)
 
 
 def best_student(demo: DemoDocument) -> str | None:
-    """The modality to keep: the highest validation score where every student has one, or else the best on test.
+    """Return the sensor with the best validation score, or the best test score unless every student was validated.
 
-    None where no student has a score. Validation chooses, since a choice by the test windows would flatter itself.
+    None if no student has a test score.
     """
-    found = {name: mean_of(one.student.score(demo.reported_metric)) for name, one in demo.students.items()}
-    test = {name: score for name, score in found.items() if is_number(score)}
+    test = _test_scores(demo)
     valid = {name: mean_of(demo.students[name].student.valid_score) for name in test}
-    known = {name: score for name, score in valid.items() if is_number(score)}
-    if len(known) == len(test):
-        return max(known, key=lambda name: known[name], default=None)
-    return max(test, key=lambda name: demo.reported_metric.rank(test[name]), default=None)
+    scores = {name: score for name, score in valid.items() if words.is_number(score)}
+    if len(scores) < len(test):
+        scores = {name: demo.reported_metric.rank(score) for name, score in test.items()}
+    return max(scores, key=lambda name: scores[name], default=None)
 
 
 def mean_of(spread: Spread | None) -> float | None:
-    """The mean of a measure; None where it is missing."""
+    """Return the mean of a score; None if it is missing."""
     return None if spread is None else spread.mean
 
 
-def has_spread(spread: Spread, seeds: Sequence[int]) -> bool:
-    """True where more than one seed stands behind a standard deviation."""
-    return is_number(spread.std) and max(len(seeds), len(spread.per_seed)) != 1
-
-
 def teacher_network(demo: DemoDocument) -> str:
-    """What parameters and latencies of the teacher are of, as part of a sentence."""
+    """Return the network that the teacher's parameters and latencies describe."""
     return "the teacher's transformer" if demo.teacher.members else "the teacher"
 
 
-def teacher_name(demo: DemoDocument) -> str:
-    """The teacher and its sensors, as part of a sentence."""
-    used = demo.teacher.modalities or [modality.name for modality in demo.dataset.modalities]
-    if not used:
-        return "the teacher"
-    return (
-        f"the teacher with {join_words(used)}"
-        if len(used) <= MOST_NAMED
-        else f"the teacher with all {len(used)} sensors"
-    )
+def _test_scores(demo: DemoDocument) -> dict[str, float]:
+    scores = {name: mean_of(one.student.score(demo.reported_metric)) for name, one in demo.students.items()}
+    return {name: score for name, score in scores.items() if words.is_number(score)}
 
 
-def measured_rivals(contest: Contest, measure: Measure) -> Iterator[tuple[str, float]]:
-    """Name and mean score of each rival that was run."""
-    for field, name in RIVALS:
-        rival = getattr(contest, field)
-        score = None if rival is None else mean_of(rival.score(measure))
-        if is_number(score):
-            yield name, score
+def _validated_rivals(contest: Contest) -> dict[str, float]:
+    """Return validation scores by rival; labels only is one unless validation chose among trainings with it."""
+    baseline = [] if contest.student.shipped else [("labels only", contest.baseline)]
+    models = [*baseline, *((name, getattr(contest, field)) for field, name in RIVALS)]
+    scores = {name: mean_of(model.valid_score) for name, model in models if model is not None}
+    return {name: score for name, score in scores.items() if words.is_number(score)}
 
 
-def _score(spread: Spread | None, seeds: Sequence[int], measure: Measure, *, name_seeds: bool) -> str:
-    """A score with its spread, as part of a sentence."""
-    if spread is None or not is_number(spread.mean):
-        return "an unknown share" if measure.is_share else "unknown"
-    written = score_with_unit(spread.mean, measure)
-    if has_spread(spread, seeds):
-        over = f" over {counted(len(seeds) or len(spread.per_seed), 'seed')}" if name_seeds else ""
-        return f"{written} (± {score_text(spread.std, measure)}{over})"
-    single = max(len(seeds), len(spread.per_seed)) == 1
-    return f"{written} (one seed, no spread)" if single and name_seeds else written
-
-
-def _sensor_sentence(demo: DemoDocument, best: str) -> str:
+def _chance_sentence(demo: DemoDocument, best: str) -> str:
     measure = demo.reported_metric
-    student, teachers = demo.students[best].student.score(measure), demo.teacher.score(measure)
-    written = _score(student, demo.seeds, measure, name_seeds=True)
-    own = (
-        f"distilled student is right in {written} of the test windows"
-        if measure.name == "accuracy"
-        else f"distilled student has a {measure.words} of {written} on the test windows"
-    )
-    if not is_number(mean_of(student)) or not is_number(mean_of(teachers)):
-        return f"With {best} alone, the {own}; there is no teacher to compare it with."
-    score = _score(teachers, demo.seeds, measure, name_seeds=False)
-    teacher = f"{teacher_name(demo)} {'in' if measure.name == 'accuracy' else 'one of'} {score}"
-    return _against_teacher(demo, best, f"{own}, {teacher}")
+    students = [name for name, one in demo.students.items() if not words.is_chance_level(one.student.guessing)]
+    models = [("the teacher", demo.teacher)]
+    for sensor, contest in demo.students.items():
+        fields = [("baseline", "labels only"), *RIVALS]
+        models += [(f"{name} on {sensor}", model) for key, name in fields if (model := getattr(contest, key))]
+    better = [f"the student of {name}" for name in students]
+    better += [name for name, model in models if model.guessing is not None and model.guessing.is_better]
+    head = "No sensor can be judged: no student is better than chance"
+    if students:
+        head = f"The student of {best}, which validation chooses, is no better than chance, so no conclusion is drawn"
+    elif not better:
+        head = "No sensor can be judged: nothing here is better than chance"
+    scores = [
+        words.score_and_chance(name, mean_of(demo.students[name].student.score(measure)), chance, measure)
+        for name in ([best] if students else list(demo.students)[:MOST_NAMED])
+        if (chance := demo.students[name].student.guessing) is not None
+    ]
+    tail = f" Better than chance: {words.join_words(better)}." if better else ""
+    return f"{head} ({measure.words}: {'; '.join(scores)}).{tail}"
 
 
-def _against_teacher(demo: DemoDocument, best: str, scores: str) -> str:
-    """What the interval of student minus teacher allows to say; `scores` are those of both."""
-    measure, over = demo.reported_metric, demo.students[best].over_teacher_points
-    claim = _claim(demo, best, mean_of(demo.students[best].student.score(measure)) or 0.0)
-    if over is None or not (is_number(over.low) and is_number(over.high)):
-        if len(demo.students) == 1:
-            return f"With {best} alone, the {scores}; no interval says which is better."
-        return f"Of the single sensors, {claim}: its {scores}; no interval says which is better."
-    span = f"difference {gain_interval(over.low, over.high, measure)}"
-    if over.low > 0:
-        return f"One sensor does better than all together here: with {best} alone, the {scores} ({span})."
-    if over.high >= 0:
-        return f"With {best} alone, the {scores}: no significant difference ({span})."
-    if len(demo.students) == 1:
-        return f"One sensor falls short of all together: with {best} alone, the {scores} ({span})."
-    return f"Of the single sensors, {claim}: its {scores} ({span})."
+def _teacher_sentence(demo: DemoDocument, best: str) -> str:
+    """Compare the best student with the teacher, and say if another student is ahead on test."""
+    measure, scores = demo.reported_metric, _test_scores(demo)
+    first = max(scores, key=lambda name: measure.rank(scores[name]))
+    text = f"The student of {best} alone reaches {measure.words} {words.score_with_unit(scores[best], measure)} on test"
+    if measure.rank(scores[first]) > measure.rank(scores[best]):
+        text += (
+            f" (validation chooses it; {first} is ahead on test with {words.score_with_unit(scores[first], measure)})"
+        )
+    teacher, over = mean_of(demo.teacher.score(measure)), demo.students[best].over_teacher_points
+    if not words.is_number(teacher):
+        return f"{text}."
+    text += f", the teacher with all sensors {words.score_with_unit(teacher, measure)}"
+    if over is None or not (words.is_number(over.low) and words.is_number(over.high)):
+        return f"{text} (no confidence interval of the difference)."
+    verdict = "significantly better" if over.low > 0 else "significantly worse" if over.high < 0 else "not significant"
+    return f"{text}: the difference is {verdict} (95 % interval {words.gain_interval(over.low, over.high, measure)})."
 
 
-def _claim(demo: DemoDocument, best: str, score: float) -> str:
-    """Why this sensor: it is ahead on the test windows as well, or validation chose it although another is ahead."""
-    measure = demo.reported_metric
-    found = {name: mean_of(contest.student.score(measure)) for name, contest in demo.students.items()}
-    ahead = {name: mean for name, mean in found.items() if is_number(mean)}
-    first = max(ahead, key=lambda name: measure.rank(ahead[name]))
-    if measure.rank(ahead[first]) <= measure.rank(score):
-        return f"{best} comes closest to all together"
-    return (
-        f"validation chooses {best} (on the test windows {first} is ahead with "
-        f"{score_with_unit(ahead[first], measure)})"
-    )
+def _reported_gain(demo: DemoDocument) -> tuple[Gain | None, str]:
+    """Return the gain over several sensors or of the only one, and where it was measured."""
+    if len(demo.students) > 1:
+        return demo.mean_gain_points, f" on average over {len(demo.students)} sensors"
+    (name, contest), *_ = demo.students.items()
+    return contest.gain_points, f" on {name}"
 
 
 def _gain_sentence(demo: DemoDocument) -> str:
-    gains = {name: contest.gain_points for name, contest in demo.students.items() if _is_gain(contest.gain_points)}
-    mean = demo.mean_gain_points
-    if len(demo.students) > 1 and _is_gain(mean):
-        over = f" on average over the {len(demo.students)} sensors"
-        return f"{_verdict(mean, over, demo.reported_metric)}{_each(gains, demo.reported_metric)}."
-    if len(gains) == 1:
-        (name, gain), *_ = gains.items()
-        return f"{_verdict(gain, f' on {name}', demo.reported_metric)}."
-    return f"What distillation buys{_each(gains, demo.reported_metric)}." if gains else ""
-
-
-def _is_gain(gain: Gain | None) -> bool:
-    return gain is not None and is_number(gain.mean)
-
-
-def _verdict(gain: Gain | None, where: str, measure: Measure) -> str:
-    """What distillation does, with the certainty that the interval allows."""
-    assert gain is not None
-    mean, low, high = gain.mean or 0.0, gain.low, gain.high
-    span, written = gain_interval(low, high, measure), with_gain_unit(signed_gain(mean, measure), measure)
-    if not (is_number(low) and is_number(high)):
-        what = f"betters the {measure.words}" if measure.lower_is_better else f"changes {measure.words}"
-        return f"Distillation {what} by {written}{where} (no confidence interval)"
-    more, less = ("takes {} off the error", "adds {} to the error") if measure.lower_is_better else _MORE_AND_LESS
-    size = gain_size(mean, measure)
-    if low > 0:
-        return f"Distillation {more.format(size)}{where} (95 % interval {span})"
-    if high < 0:
-        return f"Distillation {less.format(size)}{where} (95 % interval {span})"
-    return f"The gain of distillation{where} is not significant: {written} (95 % interval {span})"
-
-
-def _each(gains: dict[str, Gain | None], measure: Measure) -> str:
-    """The gains of the single sensors, as the end of a sentence: all of a few, the range of many."""
-    written = [(gain.mean or 0.0, name, gain) for name, gain in gains.items() if gain is not None]
-    if len(written) < 2:
+    gain, where = _reported_gain(demo)
+    if gain is None or not words.is_number(gain.mean):
         return ""
-    has_intervals = any(is_number(gain.low) for _, _, gain in written)
-    if len(written) <= MOST_NAMED:
-        spans = [f" ({_span(gain, measure)})" if has_intervals else "" for _, _, gain in written]
-        parts = (f"{name} {signed_gain(mean, measure)}" for mean, name, _ in written)
-        return f": {join_words([part + span for part, span in zip(parts, spans, strict=True)])}"
-    ordered = sorted(written, key=lambda one: one[0])
-    certain = sum(is_number(gain.low) and gain.low > 0 for _, _, gain in written)
-    above = f", with an interval above 0 for {certain} of {len(written)} sensors" if has_intervals else ""
-    return (
-        f": from {signed_gain(ordered[0][0], measure)} ({ordered[0][1]}) to "
-        f"{signed_gain(ordered[-1][0], measure)} ({ordered[-1][1]}){above}"
-    )
-
-
-def _span(gain: Gain, measure: Measure) -> str:
-    if not (is_number(gain.low) and is_number(gain.high)):
-        return "no interval"
-    return gain_interval(gain.low, gain.high, measure) + (", includes 0" if gain.low <= 0 <= gain.high else "")
+    return f"{words.gain_verdict(gain.mean, gain.low, gain.high, demo.reported_metric, where)}."
 
 
 def _rival_sentence(demo: DemoDocument) -> str:
-    """Whether a rival that needs no distillation is ahead of a student on test: the reader must hear it here."""
-    measure = demo.reported_metric
-    leads: list[tuple[float, str]] = []
-    losing: set[str] = set()
-    met = [name for _, name in RIVALS]
-    for sensor, contest in demo.students.items():
-        student, rivals = mean_of(contest.student.score(measure)), dict(measured_rivals(contest, measure))
-        met = [name for name in met if name in rivals and is_number(student)]
-        for rival, score in rivals.items():
-            if is_number(student) and measure.rank(score) > measure.rank(student):
-                losing.add(sensor)
-                theirs, own = score_with_unit(score, measure), score_with_unit(student, measure)
-                leads.append((abs(score - student), f"on {sensor} {rival} reaches {theirs}, the student {own}"))
-    if leads:
-        return _lost(max(leads)[1], len(losing), len(demo.students))
-    subject = "no student is" if len(demo.students) > 1 else "the student is not"
-    worse = "worse than" if measure.lower_is_better else "below"
-    beaten = f"{worse} {' or '.join(met)} trained on the same sensor and labels"
-    return f"On the test windows {subject} {beaten}." if met else ""
+    """Return how many students a rival beats on test, and the largest lead."""
+    measure, leads = demo.reported_metric, []
+    for sensor, student in _test_scores(demo).items():
+        models = ((name, getattr(demo.students[sensor], field)) for field, name in RIVALS)
+        scores = [(mean_of(model.score(measure)), name) for name, model in models if model is not None]
+        known = [(measure.rank(score), score, name) for score, name in scores if words.is_number(score)]
+        rank, score, name = max(known, default=(measure.rank(student), student, ""))
+        if rank > measure.rank(student):
+            ends = f"{words.score_with_unit(score, measure)}, the student {words.score_with_unit(student, measure)}"
+            leads.append((abs(score - student), f"{name} on {sensor} ({ends})"))
+    if not leads:
+        return ""
+    students = f"{len(leads)} of {len(demo.students)} students" if len(demo.students) > 1 else "the student"
+    return f"A rival is ahead of {students} on test, most of all {max(leads)[1]}."
 
 
-def _lost(worst: str, losing: int, students: int) -> str:
-    """The sentence on rivals that win; `worst` tells of the largest lead."""
-    if losing == 1:
-        one = "the" if students == 1 else "one"
-        return f"But on the test windows a classical rival is ahead of {one} student: {worst}."
-    ahead = f"classical rivals are ahead of {losing} of {students} students"
-    return f"But on the test windows {ahead}; most of all, {worst}."
-
-
-def key_figures(demo: DemoDocument) -> tuple[tuple[str, str], ...]:
-    """The few figures that a decision hangs on; what was not measured is left out."""
+def key_figures(demo: DemoDocument) -> Iterator[tuple[str, str]]:
+    """Yield number and caption: score, gain, parameters and latency of the best student, as far as measured."""
     best = best_student(demo)
     if best is None:
-        return ()
-    contest, measure = demo.students[best], demo.reported_metric
-    what = "right" if measure.name == "accuracy" else measure.words
-    figures = [
-        (
-            score_with_unit(mean_of(contest.student.score(measure)), measure),
-            f"{what} with {best} alone{_after(' · all sensors ', demo.teacher, measure)}" + _guess(contest, measure),
-        ),
-        *_gain_figure(demo, contest),
-        *_parameters_figure(demo, contest),
-        *_latency_figure(demo, contest),
-    ]
-    return tuple(figures)
-
-
-def _after(words: str, teacher: DemoTeacher, measure: Measure) -> str:
-    mean = mean_of(teacher.score(measure))
-    return f"{words}{score_with_unit(mean, measure)}" if is_number(mean) else ""
-
-
-def _guess(contest: Contest, measure: Measure) -> str:
-    found = contest.student.guessing
-    return "" if found is None else f" · chance {score_with_unit(found.figure, measure)}"
-
-
-def _gain_figure(demo: DemoDocument, contest: Contest) -> Iterator[tuple[str, str]]:
-    if is_chance_level(contest.student.guessing):
         return
-    several = len(demo.students) > 1
-    gain = demo.mean_gain_points if several else contest.gain_points
-    if gain is None or not is_number(gain.mean):
-        return
-    measure = demo.reported_metric
-    span = gain_interval(gain.low, gain.high, measure)
-    tail = f" · interval {span}" if span != NOTHING else ""
-    where = f", mean over {len(demo.students)} sensors" if several else ""
+    student, measure = demo.students[best].student, demo.reported_metric
+    teacher, chance = mean_of(demo.teacher.score(measure)), student.guessing
+    caption = f"{measure.words} with {best} alone"
+    caption += f" · all sensors {words.score_with_unit(teacher, measure)}" if words.is_number(teacher) else ""
+    caption += "" if chance is None else f" · chance {words.score_with_unit(chance.figure, measure)}"
+    yield words.score_with_unit(mean_of(student.score(measure)), measure), caption
+    gain, where = _reported_gain(demo)
+    if gain is not None and words.is_number(gain.mean) and not words.is_chance_level(chance):
+        yield words.signed_gain(gain.mean, measure), _gain_caption(gain, where, measure)
+    if student.parameters:
+        caption = f"parameters · {teacher_network(demo)} {words.magnitude(demo.teacher.parameters)}"
+        yield words.magnitude(student.parameters), caption
+    if student.latency_ms is not None and words.is_number(student.latency_ms.p50):
+        yield words.quantity(student.latency_ms.p50, "ms"), f"median latency of one window{_ratio_text(demo, best)}"
+
+
+def _gain_caption(gain: Gain, where: str, measure: Measure) -> str:
+    ends = words.gain_interval(gain.low, gain.high, measure)
     unit = f"{measure.gain_unit} " if measure.gain_unit else ""
-    better = "off the error " if measure.lower_is_better else ""
-    yield (signed_gain(gain.mean, measure), f"{unit}{better}from distillation{where}{tail}")
+    return f"{unit}gained by distillation{where}" + (f" · 95 % interval {ends}" if ends != words.NOTHING else "")
 
 
-def _parameters_figure(demo: DemoDocument, contest: Contest) -> Iterator[tuple[str, str]]:
-    teacher, student = demo.teacher.parameters, contest.student.parameters
-    ratio = contest.parameters_ratio or (teacher / student if teacher and student else None)
-    if not is_number(ratio) or ratio <= 0:
-        return
-    sizes = f" · {magnitude(student)} instead of {magnitude(teacher)}" if teacher and student else ""
-    word = "fewer" if ratio >= 1 else "more"
-    yield (f"{_times(ratio)}{TIMES}", f"{word} parameters than {teacher_network(demo)}{sizes}")
-
-
-def _latency_figure(demo: DemoDocument, contest: Contest) -> Iterator[tuple[str, str]]:
-    student = contest.student.latency_ms or LatencyPercentiles()
-    ratio = contest.latency_ratio
-    own = with_unit(significant(student.p50), "ms")
-    over = contest.latency_ratios
-    if over is not None and is_number(over.min) and is_number(over.max) and over.min <= 1 <= over.max:
-        yield (own, f"per window, no significant difference to {teacher_network(demo)}{_repeats(1.0, over)}")
-    elif is_number(ratio) and ratio > 0:
-        word = "faster" if ratio >= 1 else "slower"
-        tail = f" · {own} per window" if own != NOTHING else ""
-        caption = f"{word} than {teacher_network(demo)}{_repeats(ratio, contest.latency_ratios)}{tail}"
-        yield (f"{_times(ratio)}{TIMES}", caption)
-    elif own != NOTHING:
-        yield (own, "per window, median")
-
-
-def _repeats(ratio: float, over: RatioRange | None) -> str:
-    """The range of a ratio over its repeats, in the direction in which the ratio is told."""
-    if over is None or not (is_number(over.min) and is_number(over.max)) or over.min <= 0:
+def _ratio_text(demo: DemoDocument, best: str) -> str:
+    """Return the teacher's latency, its ratio to the student's, and the range of the ratio over repeats."""
+    contest, teacher = demo.students[best], demo.teacher.latency_ms or LatencyPercentiles()
+    if not words.is_number(contest.latency_ratio):
         return ""
-    low, high = (over.min, over.max) if ratio >= 1 else (1 / over.max, 1 / over.min)
-    repeats = f" in {counted(over.repeats, 'repeat')}" if over.repeats else ""
-    return f" ({significant(low, 2)} to {significant(high, 2)}{repeats})"
-
-
-def _times(ratio: float) -> str:
-    return significant(ratio if ratio >= 1 else 1 / ratio, 2)
+    ratio = words.significant(contest.latency_ratio, 2) + words.TIMES
+    text = f" · {teacher_network(demo)} {words.quantity(teacher.p50, 'ms')}, {ratio}"
+    ratios = contest.latency_ratios
+    if ratios is None or not (words.is_number(ratios.min) and words.is_number(ratios.max)):
+        return text
+    ends = f"{words.significant(ratios.min, 2)} to {words.significant(ratios.max, 2)} in {ratios.repeats} repeats"
+    return f"{text} ({ends}{', not significant' if ratios.min <= 1 <= ratios.max else ''})"

@@ -1,4 +1,4 @@
-"""The page of `mmkd-evaluate`: how good a model is, and how it does if sensors, samples or whole spans are missing."""
+"""The page of `mmkd-evaluate`: how good a model is, also if sensors, samples or whole spans are missing."""
 
 from __future__ import annotations
 
@@ -6,47 +6,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from mmkd_report.charts import Axis, Chart, Line, axis, bar, line_chart, percent_text, tight_axis
+from mmkd_report import charts, words
 from mmkd_report.page import (
+    BAR,
     Cell,
     Column,
-    Columns,
     Facts,
     Legend,
     Page,
-    Picture,
     Row,
     Section,
-    Table,
-    Text,
-    label,
+    bar_cell,
+    columns,
     render,
+    table,
 )
-from mmkd_report.schema.evaluation import (
-    DataFacts,
-    EvaluationDocument,
-    Judgement,
-    ModelFacts,
-    ShareJudgement,
-    read_evaluation,
-)
+from mmkd_report.schema.evaluation import DataFacts, EvaluationDocument, Judgement, ModelFacts, read_evaluation
 from mmkd_report.schema.figures import ClassScores
-from mmkd_report.words import (
-    NOTHING,
-    count,
-    counted,
-    interval,
-    is_chance_level,
-    is_number,
-    join_words,
-    magnitude,
-    percent,
-    points,
-    score_and_chance,
-    score_with_unit,
-    share,
-    with_unit,
-)
+from mmkd_report.words import NOTHING, count, interval, is_chance_level, percent, points, score_with_unit, share
 
 
 def render_evaluation(document: Mapping[str, Any]) -> str:
@@ -58,193 +35,166 @@ def render_evaluation(document: Mapping[str, Any]) -> str:
     Raises:
         DocumentError: The document breaks its contract; the message names the place.
     """
-    found = read_evaluation(document)
-    data, (name, baseline) = found.data, _names(found)
-    failing = found.has_failures
-    classes = counted(len(data.labels), "class", "classes")
-    same_gaps = " with the same gaps" if failing else ""
-    compared = f"Compared with {baseline}, on the same windows{same_gaps}."
+    report = read_evaluation(document)
+    data, (name, baseline) = report.data, _names(report)
+    failing = report.has_failures
+    classes = words.counted(len(data.labels), "class", "classes")
+    lede = [f"{data.name}.", f"{count(data.windows)} {data.part} ({data.apart}), {classes}."]
+    lede += [f"Compared with {baseline}, on the same windows{' with the same gaps' if failing else ''}."] * bool(
+        baseline
+    )
     return render(
         Page(
             title=f"{name}: {'how it does when sensors fail' if failing else 'how good it is'}",
             kind="evaluation",
             headline=f"How well does {name} work when sensors fail?" if failing else f"How good is {name}?",
-            lede=[
-                (True, f"{data.name}."),
-                (False, f"{count(data.windows)} {data.part} ({data.apart}), {classes}."),
-                *([(False, compared)] if baseline else []),
-            ],
-            cautions=[f"{sentence}." for sentence in found.cautions],
-            answer=list(_answer(found)),
-            sections=[*_curves(found), _results(found), _origin(found)],
-            footer="Made by mmkd-edge. The same figures, unrounded, are in the JSON document of mmkd-evaluate --json.",
+            lede=lede,
+            cautions=[f"{sentence}." for sentence in report.cautions],
+            answer=_answer(report),
+            sections=[*_curves(report), _results(report), _origin(report)],
+            document="the JSON document of mmkd-evaluate --json",
         )
     )
 
 
-def _names(found: EvaluationDocument) -> tuple[str, str | None]:
+def _names(report: EvaluationDocument) -> tuple[str, str | None]:
     """Return the two models' file names, or their paths if the names are equal."""
-    if found.against is None:
-        return PurePath(found.model.path).name, None
-    first, second = (PurePath(model.path).name for model in (found.model, found.against))
-    return (first, second) if first != second else (found.model.path, found.against.path)
+    if report.against is None:
+        return PurePath(report.model.path).name, None
+    first, second = (PurePath(model.path).name for model in (report.model, report.against))
+    return (first, second) if first != second else (report.model.path, report.against.path)
 
 
-def _role(found: EvaluationDocument) -> str:
-    return "teacher" if found.model.kind == "teacher" else "student"
+def _role(report: EvaluationDocument) -> str:
+    return "teacher" if report.model.kind == "teacher" else "student"
 
 
-def _score(found: EvaluationDocument, scores: ClassScores | None) -> float | None:
-    return None if scores is None else float(getattr(scores, found.metric))
+def _score(report: EvaluationDocument, scores: ClassScores | None) -> float | None:
+    return None if scores is None else float(getattr(scores, report.metric))
 
 
-def _answer(found: EvaluationDocument) -> Iterator[str]:
-    measure, name, complete = found.measure, _names(found)[0], found.complete
+def _answer(report: EvaluationDocument) -> Iterator[str]:
+    measure, name, complete = report.measure, _names(report)[0], report.complete
     if complete.guessing is not None and is_chance_level(complete.guessing):
-        figures = score_and_chance(measure.words, _score(found, complete.scores), complete.guessing, measure)
+        figures = words.score_and_chance(measure.words, _score(report, complete.scores), complete.guessing, measure)
         yield f"{name} is no better than chance, so no conclusion is drawn ({figures})."
         return
-    yield f"With all data present, {name} reaches {_written(found, complete)} {measure.words}{_gain(found, complete)}."
-    singles = [one for one in found.subsets if len(one.modalities) == 1 and len(found.model.modalities) > 1]
+    yield f"With all data present, {name} reaches {measure.words} {_judged(report, complete)}."
+    singles = [one for one in report.subsets if len(one.modalities) == 1 and len(report.model.modalities) > 1]
     if singles:
-        best = max(singles, key=lambda one: _score(found, one.scores) or 0.0)
-        yield f"With {best.modalities[0]} alone, its best single sensor, it reaches {_left(found, best)}."
-    for what, judged in (("half of the samples", found.samples), ("a burst of half of the window", found.bursts)):
+        best = max(singles, key=lambda one: _score(report, one.scores) or 0.0)
+        yield f"With {best.modalities[0]} alone, its best single sensor, it reaches {_judged(report, best)}."
+    for missing, judged in (("half of the samples", report.samples), ("a burst of half of the window", report.bursts)):
         half = next((one for one in judged if abs(one.share - 0.5) < 1e-9), None)
         if half is not None:
-            yield f"With {what} missing, it reaches {_left(found, half)}."
+            yield f"With {missing} missing, it reaches {_judged(report, half)}."
 
 
-def _written(found: EvaluationDocument, one: Judgement) -> str:
-    return score_with_unit(_score(found, one.scores), found.measure)
-
-
-def _left(found: EvaluationDocument, one: Judgement) -> str:
-    chance = one.guessing
-    level = chance is not None and is_chance_level(chance)
-    worse = f", no better than chance ({score_with_unit(chance.figure, found.measure)})" if chance and level else ""
-    return f"{_written(found, one)}{worse}{_gain(found, one)}"
-
-
-def _gain(found: EvaluationDocument, one: Judgement) -> str:
-    """Return the difference to the baseline with its interval, as the end of a sentence."""
-    gain, baseline = one.gain, _names(found)[1]
+def _judged(report: EvaluationDocument, one: Judgement) -> str:
+    """Return a score, whether it is no better than chance, and its difference to the baseline."""
+    text = score_with_unit(_score(report, one.scores), report.measure)
+    if one.guessing is not None and is_chance_level(one.guessing):
+        text += f", no better than chance ({score_with_unit(one.guessing.figure, report.measure)})"
+    gain, baseline = one.gain, _names(report)[1]
     if gain is None or baseline is None:
-        return ""
-    text = f": {points(gain.points)} points compared with {baseline}"
+        return text
+    text += f": {points(gain.points)} points compared with {baseline}"
     if gain.low is None or gain.high is None:
         return f"{text} (no confidence interval)"
-    doubt = ", not significant" if gain.low <= 0 <= gain.high else ""
-    return f"{text}{doubt} (95 % interval {interval(gain.low, gain.high)})"
+    verdict = ", not significant" if gain.low <= 0 <= gain.high else ""
+    return f"{text}{verdict} (95 % interval {interval(gain.low, gain.high)})"
 
 
-def _curves(found: EvaluationDocument) -> Iterator[Section]:
-    judged = [one for part in (found.samples, found.bursts) for one in part]
-    over = axis(
-        (_score(found, scores) for one in judged for scores in (one.scores, one.against)), floor=0.0, ceiling=1.0
-    )
-    parts = (("Missing samples", "samples missing, %", found.samples), ("Bursts", "window missing, %", found.bursts))
-    charts = [_chart(found, title, label, part, over) for title, label, part in parts if part]
-    if charts:
-        name, baseline = _names(found)
-        legend = [*([("baseline", baseline)] if baseline else []), (_role(found), name)]
-        words = found.measure.words
-        yield Section(
-            key="curves",
-            title="Curves",
-            lead=f"{words[:1].upper()}{words[1:]} in percent. Missing samples are drawn one by one with that "
-            "probability; "
-            "a burst is one span of every window, missing as a whole. Missing samples are masked; nothing is made up "
-            "in their place.",
-            blocks=[Legend(legend), Columns(items=[[Picture(chart)] for chart in charts])],
+def _curves(report: EvaluationDocument) -> Iterator[Section]:
+    name, baseline = _names(report)
+    parts = {"Missing samples": ("samples missing, %", report.samples), "Bursts": ("window missing, %", report.bursts)}
+    judged = [(_score(report, one.scores), _score(report, one.against)) for _, part in parts.values() for one in part]
+    over = charts.axis((score for pair in judged for score in pair), floor=0.0, ceiling=1.0)
+    models = [*([("baseline", baseline)] if baseline else []), (_role(report), name)]
+    drawn = []
+    for title, (x_label, part) in parts.items():
+        if part:
+            shares = [one.share for one in part]
+            scores = {name: [_score(report, one.scores) for one in part]}
+            if baseline:
+                scores[baseline] = [_score(report, one.against) for one in part]
+            spoken = "; ".join(f"{model} {' '.join(map(percent, scores[model]))}" for _, model in models)
+            chart = charts.line_chart(
+                [charts.Line(role=role, name=model, x=shares, y=scores[model]) for role, model in models],
+                title=title,
+                description=f"At {' '.join(percent(one, 0) for one in shares)} percent missing: {spoken}.",
+                x_label=x_label,
+                x_axis=charts.tight_axis(shares),
+                y_axis=over,
+                x_text=charts.percent_text(),
+                y_text=charts.percent_text(),
+            )
+            drawn.append(chart)
+    if drawn:
+        lead = (
+            f"{report.measure.heading}. Missing samples are drawn one by one with that probability; a burst is one "
+            "span of every window. Both are masked."
         )
+        yield Section("curves", "Curves", [Legend(models), columns(drawn)], lead)
 
 
-def _chart(found: EvaluationDocument, title: str, label: str, part: Sequence[ShareJudgement], over: Axis) -> Chart:
-    shares = [one.share for one in part]
-    name, baseline = _names(found)
-    lines = [Line(role=_role(found), name=name, x=shares, y=[_score(found, one.scores) for one in part])]
-    if baseline is not None:
-        lines.insert(0, Line(role="baseline", name=baseline, x=shares, y=[_score(found, one.against) for one in part]))
-    spoken = "; ".join(f"{line.name} {' '.join(percent(value) for value in line.y)}" for line in lines)
-    return line_chart(
-        lines,
-        title=title,
-        description=f"At {' '.join(percent(one, 0) for one in shares)} percent missing: {spoken}.",
-        x_label=label,
-        x_axis=tight_axis(shares),
-        y_axis=over,
-        x_text=percent_text(),
-        y_text=percent_text(),
-    )
-
-
-def _results(found: EvaluationDocument) -> Section:
-    name, baseline = _names(found)
-    columns = [label("Condition"), *(Column(t) for t in ("Accuracy", "Balanced", "Macro-F1"))]
-    columns.append(label(f"Bar of the {found.measure.words}", "wide", hidden=True))
-    caption = "In percent."
+def _results(report: EvaluationDocument) -> Section:
+    baseline = _names(report)[1]
+    heads: list[object] = ["Condition", "Accuracy, %", "Balanced, %", "Macro-F1, %", BAR]
+    caption = f"The bar is {report.measure.words}."
     if baseline:
-        columns += [Column(baseline), Column("Gain, points", style="gain")]
-        split = found.data.split
+        heads += [f"{baseline}, %", Column("Gain, points", style="gain")]
+        split = report.data.split
         caption = (
-            f"In percent; the gain is {name} minus {baseline} in points of {found.measure.words}, its interval "
-            f"resamples {split.resampled if split else 'whole groups'}."
+            f"The bar and the gain over {baseline} are of {report.measure.words}; the 95 % interval resamples "
+            f"{split.resampled if split else 'whole groups'}."
         )
-    subsets = [one for one in found.subsets if len(one.modalities) < len(found.model.modalities)]
-    groups = [
-        ("All data present", [_row(found, " + ".join(found.model.modalities), found.complete)]),
-        ("Sensors missing", [_row(found, " + ".join(one.modalities), one) for one in subsets]),
-        ("Samples missing", _share_rows(found, found.samples)),
-        ("A burst missing", _share_rows(found, found.bursts)),
-    ]
-    shown = [(title, rows) for title, rows in groups if rows]
-    return Section(key="results", title="All figures", blocks=[Table(columns=columns, groups=shown, caption=caption)])
+    subsets = [one for one in report.subsets if len(one.modalities) < len(report.model.modalities)]
+    groups = {
+        "All data present": [_row(report, " + ".join(report.model.modalities), report.complete)],
+        "Sensors missing": [_row(report, " + ".join(one.modalities), one) for one in subsets],
+    }
+    for title, part in (("Samples missing", report.samples), ("A burst missing", report.bursts)):
+        groups[title] = [_row(report, f"{percent(one.share, 0)}\u202f%", one) for one in part if one.share > 0]
+    shown = [(title, rows) for title, rows in groups.items() if rows]
+    return Section("results", "All figures", [table(heads, groups=shown, caption=caption)])
 
 
-def _share_rows(found: EvaluationDocument, part: Sequence[ShareJudgement]) -> list[Row]:
-    return [_row(found, with_unit(percent(one.share, 0), "%"), one) for one in part if one.share > 0]
+def _row(report: EvaluationDocument, name: str, one: Judgement) -> Row:
+    scores = (one.scores.accuracy, one.scores.balanced_accuracy, one.scores.macro_f1)
+    cells: list[Cell | str] = [name, *map(percent, scores), bar_cell(_score(report, one.scores) or 0.0, _role(report))]
+    if report.against is not None:
+        gained = Cell(NOTHING)
+        if one.gain is not None:
+            ends = interval(one.gain.low, one.gain.high)
+            gained = Cell(points(one.gain.points), note="" if ends == NOTHING else ends)
+        cells += [percent(_score(report, one.against)), gained]
+    return Row(cells)
 
 
-def _row(found: EvaluationDocument, name: str, one: Judgement) -> Row:
-    score, gain = _score(found, one.scores), one.gain
-    width = round(100 * score, 1) if is_number(score) else 0.0
-    cells: list[Cell | str] = [percent(one.scores.accuracy), percent(one.scores.balanced_accuracy)]
-    cells += [percent(one.scores.macro_f1), Cell(content=bar(width, _role(found)))]
-    if found.against is not None:
-        ends = NOTHING if gain is None else interval(gain.low, gain.high)
-        text = NOTHING if gain is None else points(gain.points)
-        cells += [percent(_score(found, one.against)), Cell(text, note="" if ends == NOTHING else ends)]
-    return Row(name, cells)
-
-
-def _origin(found: EvaluationDocument) -> Section:
-    data, (name, baseline) = found.data, _names(found)
+def _origin(report: EvaluationDocument) -> Section:
+    data, (name, baseline) = report.data, _names(report)
     windows = f"{count(data.windows)} {data.part}, {data.apart}"
-    items = [
-        [Facts(title="Data", rows=[("name", data.name), ("windows", windows), ("SHA-256", data.sha256)])],
-        [Facts(title=name, rows=_model_facts(found.model, data))],
-    ]
-    if found.against is not None and baseline is not None:
-        items.append([Facts(title=baseline, rows=_model_facts(found.against, data))])
-    seed = [Text(f"Seed {found.seed} chooses which samples go missing.")] if found.has_failures else []
-    return Section(key="origin", title="Where it comes from", blocks=[Columns(items=items), *seed])
+    rows = [("name", data.name), ("windows", windows), ("SHA-256", data.sha256)]
+    rows += [("seed of the missing samples", str(report.seed))] if report.has_failures else []
+    items = [Facts(rows, "Data"), Facts(_model_facts(report.model, data), name)]
+    if report.against is not None and baseline is not None:
+        items.append(Facts(_model_facts(report.against, data), baseline))
+    return Section("origin", "Where it comes from", [columns(items)])
 
 
-def _model_facts(model: ModelFacts, data: DataFacts) -> list[tuple[str, str]]:
+def _model_facts(model: ModelFacts, data: DataFacts) -> Sequence[tuple[str, str]]:
     hidden = (
         (model.modality_dropout, "a modality in {} of the windows"),
         (model.span_dropout, "a span in {} of the windows"),
         (model.channel_dropout, "{} of the channels"),
     )
+    dropped = words.join_words([text.format(share(value)) for value, text in hidden if value > 0])
     trained = "this dataset" if model.dataset_sha256 == data.sha256 else f"another dataset, {model.dataset_sha256}"
     return [
-        ("what", f"{model.kind} of {' + '.join(model.modalities)}, {magnitude(model.parameters)} parameters"),
+        ("model", f"{model.kind} of {' + '.join(model.modalities)}, {words.magnitude(model.parameters)} parameters"),
         ("trained by", "a teacher and labels" if model.distilled else "labels only"),
-        (
-            "hidden in training",
-            join_words([text.format(share(value)) for value, text in hidden if value > 0]) or "nothing",
-        ),
+        ("hidden in training", dropped or "nothing"),
         ("trained on", trained),
         ("file", model.path),
         ("SHA-256", model.sha256),

@@ -7,25 +7,20 @@ from typing import Any
 
 import msgspec
 
-from mmkd_report.charts import Chart, Line, axis, element, line_chart, tight_axis
+from mmkd_report import charts, words
 from mmkd_report.page import (
+    BAR,
     TEMPLATES,
     Block,
     Cell,
-    Column,
-    Columns,
     Details,
-    Drawing,
     Facts,
     Heading,
-    Heads,
     Legend,
     Page,
-    Picture,
     Row,
     Section,
-    Text,
-    label,
+    columns,
     render,
     table,
 )
@@ -38,7 +33,7 @@ from mmkd_report.schema.judging import (
     SuiteResult,
     read_judging,
 )
-from mmkd_report.words import count, join_words, magnitude, percent
+from mmkd_report.words import count, percent
 
 MOST_SWINGS = 12
 COST_FIGURES = {
@@ -63,41 +58,29 @@ def render_judging(document: Mapping[str, Any]) -> str:
     found = read_judging(document)
     first, *others = found.models
     data = found.data
+    models = [(one.name, _model_text(one)) for one in found.models]
     sections = [
         *(
             _suite(found, name, result) if name != "cost" or found.cost is None else _cost(found.cost, result)
             for name, result in found.suites.items()
         ),
         Section(
-            key="origin",
-            title="What was judged",
-            blocks=[
-                Facts(
-                    rows=[
-                        *((one.name, _model_text(one)) for one in found.models),
-                        (data.name, f"SHA-256 {data.sha256}; seed {found.seed}"),
-                    ]
-                )
-            ],
+            "origin", "What was judged", [Facts([*models, (data.name, f"SHA-256 {data.sha256}; seed {found.seed}")])]
         ),
     ]
-    compared = f"Compared with {join_words([one.name for one in others])}, on the same windows."
+    lede = [f"{data.name}.", f"{count(data.windows)} {data.part} ({data.apart})."]
+    if others:
+        lede.append(f"Compared with {words.join_words([one.name for one in others])}, on the same windows.")
     return render(
         Page(
             title=f"Judged before it is bought: {first.name} on {data.name}",
             kind="evaluation",
             headline=f"Can {first.name} be relied on?",
-            lede=[
-                (True, f"{data.name}."),
-                (False, f"{count(data.windows)} {data.part} ({data.apart})."),
-                *([(False, compared)] if others else []),
-            ],
-            answer_title="The verdict",
+            lede=lede,
             answer=[f"{sentence}." for sentence in found.verdict],
             cautions=[f"{sentence}." for sentence in found.cautions],
             sections=sections,
-            footer="Made by mmkd-edge. The same figures, unrounded, are in the JSON document of mmkd-evaluate --suite "
-            "--json.",
+            document="the JSON document of mmkd-evaluate --suite --json",
             script="" if "cost" not in found.suites else (TEMPLATES / "cost.js").read_text(encoding="utf-8"),
         )
     )
@@ -126,7 +109,7 @@ def _model_text(one: JudgedModel) -> str:
         "rival": "a rival trained on the same labels",
     }
     what = f"artifact of a bundle, {trained[one.role]}" if one.artifact else trained[one.role]
-    size = "" if one.parameters is None else f", {magnitude(one.parameters)} parameters"
+    size = "" if one.parameters is None else f", {words.magnitude(one.parameters)} parameters"
     file = f"; {one.path}, SHA-256 {one.sha256}" if one.path else ""
     return f"{what}, {' + '.join(one.modalities)}{size}{file}"
 
@@ -137,18 +120,14 @@ def _suite(found: JudgingDocument, name: str, result: SuiteResult) -> Section:
     if name == "faults" and found.faults is not None:
         blocks.append(Legend([(role, model) for model, role in assign_roles(found).items()]))
     for one in result.tables:
-        heads: Heads = [label(one.heads[0]), *one.heads[1:]]
-        rows = [Row(row[0], row[1:]) for row in one.rows]
-        blocks.append(table(heads, rows, caption=one.caption, style="results narrow names"))
-    blocks += [Text(f"{note}.") for note in result.notes]
+        blocks.append(table(one.heads, one.rows, caption=one.caption, style="results narrow names"))
+    blocks += [f"{note}." for note in result.notes]
     if name == "faults" and found.faults is not None:
-        charts = [_fault_chart(fault, found.faults, assign_roles(found)) for fault in found.faults.faults]
-        blocks.append(Columns(items=[[Picture(chart)] for chart in charts]))
-    style = "lines" if name == "faults" else ""
-    return Section(key=name, title=result.title, lead=result.lead, blocks=blocks, style=style)
+        blocks.append(columns(_fault_chart(fault, found.faults, assign_roles(found)) for fault in found.faults.faults))
+    return Section(name, result.title, blocks, result.lead, "lines" if name == "faults" else "")
 
 
-def _fault_chart(one: FaultFigures, faults: FaultsFacts, roles: Mapping[str, str]) -> Chart:
+def _fault_chart(one: FaultFigures, faults: FaultsFacts, roles: Mapping[str, str]) -> charts.Chart:
     is_share = faults.measure != "rmse"
     severities = [0.0, *faults.severities]
     curves = {name: [faults.sound[name], *one.errors[name]] for name in roles}
@@ -158,13 +137,13 @@ def _fault_chart(one: FaultFigures, faults: FaultsFacts, roles: Mapping[str, str
         return percent(value, 0) if is_share else f"{value:g}"
 
     spoken = "; ".join(f"{name} {' '.join(text(value) for value in curve)}" for name, curve in curves.items())
-    return line_chart(
-        [Line(role=roles[name], name=name, x=severities, y=curve) for name, curve in curves.items()],
+    return charts.line_chart(
+        [charts.Line(role=roles[name], name=name, x=severities, y=curve) for name, curve in curves.items()],
         title=one.name,
         description=f"Error at severities {' '.join(f'{value:g}' for value in severities)}: {spoken}.",
         x_label=f"severity; 1 is {one.what}",
-        x_axis=tight_axis(severities),
-        y_axis=axis([*every, *faults.sound.values()], floor=0.0, ceiling=1.0 if is_share else float("inf")),
+        x_axis=charts.tight_axis(severities),
+        y_axis=charts.axis([*every, *faults.sound.values()], floor=0.0, ceiling=1.0 if is_share else float("inf")),
         y_text=text,
     )
 
@@ -181,12 +160,12 @@ def _cost(found: CostFacts, result: SuiteResult) -> Section:
             Cell("never" if values[key] is None else count(values[key]), data={"way": option, "figure": key})
             for key in COST_FIGURES
         ]
-        rows.append(Row(option, cells))
+        rows.append(Row([option, *cells]))
     beats = found.student_beats_teacher
     drawn = "" if beats is None or found.to_enter else percent(beats, 0)
     blocks: list[Block] = [
         table(
-            [label("Option"), *COST_FIGURES.values()],
+            ["Option", *COST_FIGURES.values()],
             rows,
             caption="Costs and gains of each option",
             style="results",
@@ -195,8 +174,8 @@ def _cost(found: CostFacts, result: SuiteResult) -> Section:
     ]
     for number, section in enumerate(["plant", *found.equipment]):
         assumptions = [one for one in found.assumptions if one.path.partition(".")[0] == section]
-        sliders = element("div", *(_slider(one) for one in assumptions), class_="sliders")
-        blocks.append(Details(summary=f"Assumptions: {section}", blocks=[Drawing(sliders)], is_open=number == 0))
+        sliders = charts.element("div", *(_slider(one) for one in assumptions), class_="sliders")
+        blocks.append(Details(f"Assumptions: {section}", [sliders], is_open=number == 0))
     if found.swings:
         blocks += [Heading("What decides"), *_swings(found.swings[:MOST_SWINGS])]
     state = {
@@ -210,7 +189,7 @@ def _cost(found: CostFacts, result: SuiteResult) -> Section:
         "either_way": EITHER_WAY,
         "most_swings": MOST_SWINGS,
     }
-    blocks.append(Drawing(_json_script(state)))
+    blocks.append(_json_script(state))
     better = (
         f"The student is worth more than the teacher in {drawn} % of the draws of groups and ranges. " if drawn else ""
     )
@@ -219,7 +198,7 @@ def _cost(found: CostFacts, result: SuiteResult) -> Section:
         f"{result.lead} Detection and false alarms are fractions of {found.unit}; healthy is "
         f"{', '.join(found.healthy)}. {better}Move a slider, and this table and “What decides” follow{kept}."
     )
-    return Section(key="cost", title=result.title, lead=lead, blocks=blocks)
+    return Section("cost", result.title, blocks, lead)
 
 
 def _json_script(state: Mapping[str, object]) -> Any:
@@ -234,7 +213,7 @@ def _slider(one: Assumption) -> Any:
     key = one.path.partition(".")[2]
     most = 1.0 if key in SHARES else max(2 * one.high, 2 * one.value, 1.0)
     is_whole = key in WHOLE
-    slider = element(
+    slider = charts.element(
         "input",
         type="range",
         disabled="disabled",
@@ -244,8 +223,10 @@ def _slider(one: Assumption) -> Any:
         value=f"{one.value:.10g}",
         data_path=one.path,
     )
-    mark = element("span", one.mark, class_=f"mark-{one.mark}")
-    return element("label", f"{key.replace('_', ' ')} ", mark, slider, element("output", f"{one.value:.10g}"))
+    mark = charts.element("span", one.mark, class_=f"mark-{one.mark}")
+    return charts.element(
+        "label", f"{key.replace('_', ' ')} ", mark, slider, charts.element("output", f"{one.value:.10g}")
+    )
 
 
 def _swings(swings: Sequence[Swing]) -> Iterator[Block]:
@@ -260,22 +241,22 @@ def _swings(swings: Sequence[Swing]) -> Iterator[Block]:
     for one in swings:
         start, end = sorted((one.at_low, one.at_high))
         zero, width = f"{place(0)}%", f"{round(100 * (end - start) / span, 2)}%"
-        drawn = element(
+        drawn = charts.element(
             "svg",
-            element("rect", class_="bar-track", width="100%", height=12, rx=2),
-            element("rect", class_="bar-fill", x=f"{place(start)}%", width=width, height=12, rx=2),
-            element("line", class_="limit", x1=zero, x2=zero, y1=-2, y2=14),
+            charts.element("rect", class_="bar-track", width="100%", height=12, rx=2),
+            charts.element("rect", class_="bar-fill", x=f"{place(start)}%", width=width, height=12, rx=2),
+            charts.element("line", class_="limit", x1=zero, x2=zero, y1=-2, y2=14),
             class_="bar role-student",
             aria_hidden="true",
             width="100%",
             height=12,
         )  # fmt: skip
         name = one.path.replace("_", " ").replace(".", ": ")
-        rows.append(Row(name, [count(one.at_low), count(one.at_high), Cell(content=drawn)], data={"swing": one.path}))
-    columns = [label("Assumption"), Column("At its low end"), Column("At its high end")]
-    columns.append(label("Bar", "wide", hidden=True))
-    yield Text(
+        cells: list[Cell | str] = [name, count(one.at_low), count(one.at_high), Cell(content=drawn)]
+        rows.append(Row(cells, data={"swing": one.path}))
+    yield (
         "Net present value of the student, or of the first option, with one assumption at the ends of its range; "
         "the widest first. The line is 0."
     )
-    yield table(columns, rows, caption="Assumptions by their effect", hide_caption=True, body_id="swings")
+    heads = ["Assumption", "At its low end", "At its high end", BAR]
+    yield table(heads, rows, caption="Assumptions by their effect", hide_caption=True, body_id="swings")

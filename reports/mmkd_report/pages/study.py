@@ -3,56 +3,54 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from mmkd_report.charts import Point, SeedScores, axis, draw_panels, scatter, scatter_key, seed_panel
+from mmkd_report import charts, words
 from mmkd_report.page import (
     Block,
     Cell,
     Code,
     Column,
-    Columns,
     Details,
-    Drawing,
     Facts,
     Heading,
-    Heads,
+    Note,
     Page,
-    Picture,
     Row,
     Section,
     Table,
-    Text,
+    columns,
     label,
+    markdown,
     render,
     table,
 )
-from mmkd_report.pages.demo import facts, machine_facts
-from mmkd_report.pages.study_answer import RACE, answer, caution, entry_name, key_figures, question, result_groups
-from mmkd_report.schema.figures import Measure
-from mmkd_report.schema.study import NONE, EntryRow, StudyDocument, TrialRow, chosen_entry, read_study, teacher_of
-from mmkd_report.words import (
-    NOTHING,
-    count,
-    counted,
-    duration,
-    is_number,
-    join_words,
-    labelled_groups_sentence,
-    plain,
-    score_text,
-    score_with_unit,
-    share,
-    significant,
-    task_labels_text,
-    tick,
-    with_unit,
+from mmkd_report.pages.head import facts, lede
+from mmkd_report.pages.study_answer import (
+    RACE,
+    answer,
+    caution,
+    entry_name,
+    key_figures,
+    question,
+    section_notes,
+)
+from mmkd_report.schema.figures import CONTESTANTS, Measure
+from mmkd_report.schema.study import (
+    NONE,
+    EntryRow,
+    ScoreTable,
+    SeedGain,
+    StudyDocument,
+    TrialRow,
+    chosen_entry,
+    read_study,
 )
 
 SHAPES = {"baseline": "circle", "student": "square", "teacher": "diamond"}
 ROLE_NAMES = {"baseline": "Labels only", "student": "Distilled", "teacher": "Chosen by validation"}
-USUAL = (None, "none", "fresh")  # values of a recipe that ask for nothing special
+USUAL = (None, "none", "fresh")  # values of a recipe that are not shown
 MOST_TRIALS = 300
 
 
@@ -67,220 +65,222 @@ def render_study(document: Mapping[str, Any]) -> str:
     """
     study = read_study(document)
     warning = caution(study)
-    sections = [_table(study), *_gains(study), _scores(study), *_pareto(study), _tried(study)]
+    sections = [_table(study), *_gains(study), *_pareto(study), _tried(study)]
     return render(
         Page(
             title=f"{study.dataset.name}, {study.facts.modality}: which student is best?",
             kind="study",
             headline=question(study),
-            lede=[(True, f"{study.dataset.name}."), *((False, sentence) for sentence in _lede(study))],
+            lede=_lede(study),
             answer=answer(study),
             cautions=[warning] if warning else [],
             key_figures=key_figures(study),
-            has_contents=True,
             sections=[*sections, _reproduce(study)],
-            footer="Made by mmkd-edge. The same figures, unrounded, are in study.json.",
+            document="study.json",
         )
     )
-
-
-def _seed_words(seeds: Sequence[int]) -> str:
-    return f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
 
 
 def _lede(study: StudyDocument) -> Iterator[str]:
     data, setup = study.dataset, study.facts
-    labels = task_labels_text(data.kind, data.labels)
-    groups = f", {counted(data.groups, 'group')}" if data.groups else ""
-    yield (
-        f"{labels[:1].upper()}{labels[1:]}, {count(data.windows)} windows{groups}; teachers see "
-        f"{join_words(data.modalities)}."
+    yield from lede(
+        data.name,
+        kind=data.kind,
+        labels=data.labels,
+        groups=data.groups,
+        split=data.split,
+        label_share=setup.label_share,
+        labelled_groups=setup.labelled_groups,
     )
-    if data.split:
-        yield f"Judged on {data.split.judged_on}."
-    if setup.labelled_groups is not None:
-        yield labelled_groups_sentence(setup.labelled_groups)
-    elif setup.label_share is not None and setup.label_share < 1:
-        yield f"{share(setup.label_share)} of the training labels are used, the same for every model."
+    yield f"{words.count(data.windows)} windows; teachers see {words.join_words(data.modalities)}."
     if setup.mode == "search" and setup.search_seeds == setup.seeds:
         yield "A search used the validation windows; the table shows its results on the test windows."
     elif setup.mode == "search":
-        yield (
-            f"A search on {_seed_words(setup.search_seeds)} chose what was trained on {_seed_words(setup.seeds)}; the "
-            "table is of the latter only."
-        )
+        search = words.numbered("seed", setup.search_seeds)
+        yield f"A search on {search} chose what the table shows for {_seeds(study)}."
     else:
-        yield f"Everything was trained on {_seed_words(setup.seeds)}; each is another fold."
+        yield f"Everything was trained on {_seeds(study)}; each is another fold."
+
+
+def _seeds(study: StudyDocument) -> str:
+    return words.numbered("seed", study.facts.seeds)
+
+
+def results_table(study: StudyDocument) -> Table:
+    """Return titled groups of rows: teachers, then every student size with labels only first, then the rivals."""
+    measure, setup = study.reported_metric, study.facts
+
+    def row(role: str, name: str, mark: str, test: ScoreTable, *cells: Cell | str) -> Row:
+        scores = [words.score_with_std(test[one.name], one) for one in study.measures]
+        more = cells or [words.NOTHING] * 4
+        return Row([Cell(name, note=mark, role=role), *scores, *more], role)
+
+    several = len([teacher for teacher in study.teachers if teacher.valid_score is not None]) > 1
+    groups: dict[str, list[Row]] = {"teachers": []}
+    for one in study.teachers:
+        mark = "smallest near the best" if one.is_reference and several else ""
+        size = words.magnitude(one.parameters)
+        groups["teachers"].append(
+            row("teacher", one.name, mark, one.test, words.NOTHING, words.NOTHING, size, words.NOTHING)
+        )
+    for entry in study.entries:
+        role = "baseline" if entry.method == NONE else "student" if entry.chosen else "candidate"
+        made = row(
+            role,
+            entry_name(entry, study),
+            "chosen" if entry.chosen else "",
+            entry.test,
+            _gain_cell(None if entry.gain_points is None else entry.gain_points[measure.name], measure),
+            words.percent(entry.gap_recovered, 0),
+            words.magnitude(entry.parameters),
+            words.significant(entry.latency_ms),
+        )
+        groups.setdefault(f"{entry.student} student", []).append(made)
+    rivals = [row("extra_trees", CONTESTANTS.get(one.name, one.name), "", one.test) for one in study.rivals if one.test]
+    groups["without a network"] = rivals
+    seeds = (
+        f"mean ± standard deviation over {len(setup.seeds)} seeds" if len(setup.seeds) > 1 else "one seed, no spread"
+    )
+    resampled = study.dataset.split.resampled if study.dataset.split else "whole groups"
+    interval = f"its 95 % interval resamples {resampled}"
+    if not study.has_intervals:
+        interval = f"it has no interval, which resamples {resampled} and needs five"
+    return table(
+        [
+            label("Method"),
+            *(one.heading for one in study.measures),
+            Column(measure.gain_heading, style="gain"),
+            *("Gap recovered, %", "Parameters", "Latency p50, ms"),
+        ],
+        groups=[(title, rows) for title, rows in groups.items() if rows],
+        caption=f"Test windows, {seeds}. The gain in {measure.words} is over labels only of the same size, seed, "
+        f"labels, augmentation and steps; {interval}.",
+        style="results",
+    )
+
+
+def _gain_cell(gain: SeedGain | None, measure: Measure) -> Cell:
+    if gain is None:
+        return Cell(words.NOTHING)
+    std = f" ± {words.signed_gain(gain.std, measure).lstrip('+')}" if words.is_number(gain.std) else ""
+    ends = words.gain_interval(gain.low, gain.high, measure)
+    return Cell(words.signed_gain(gain.mean, measure) + std, note="" if ends == words.NOTHING else ends)
 
 
 def _table(study: StudyDocument) -> Section:
-    measure, setup = study.reported_metric, study.facts
-    columns = [label("Method"), *(Column(one.heading) for one in study.measures)]
-    columns += [Column(measure.gain_heading, style="gain"), Column("Gap recovered")]
-    columns += [Column("Parameters"), Column("Latency, p50")]
-    groups = []
-    for title, rows in result_groups(study):
-        made = []
-        for row in rows:
-            ends = "" if row.gain_interval == NOTHING else row.gain_interval
-            cells: list[Cell | str] = [
-                *row.scores,
-                Cell(row.gain, note=ends),
-                row.gap_recovered,
-                row.parameters,
-                row.latency,
-            ]
-            made.append(Row(Cell(row.name, note=row.mark, role=row.role), cells, role=row.role))
-        groups.append((title, made))
-    seeds = (
-        "one seed, no spread" if len(setup.seeds) == 1 else f"mean ± standard deviation over {len(setup.seeds)} seeds"
-    )
-    unit = f"{measure.gain_unit} of " if measure.gain_unit else ""
-    above = ", and above 0 where the error is smaller" if measure.lower_is_better else ""
-    resampled = study.dataset.split.resampled if study.dataset.split else "whole groups"
-    interval = (
-        f"its 95 % interval resamples {resampled}"
-        if study.has_intervals
-        else f"it has no interval, which resamples {resampled} and needs five"
-    )
-    caption = (
-        f"Test windows, {seeds}. The gain is in {unit}{measure.words}{above}, paired with labels only of the same "
-        f"size, seed, labels, augmentation and steps; {interval}."
-    )
-    rates = ", ".join(plain(rate) for rate in setup.learning_rates)
-    by = "of the search" if setup.mode == "search" else "of each fold"
+    rates = ", ".join(words.plain(rate) for rate in study.facts.learning_rates)
+    by = "of the search" if study.facts.mode == "search" else "of each fold"
     note = (
-        f"Every method, labels only too, chose its learning rate among {rates} by validation {by}. Gap recovered: how "
-        "much of the distance from labels only to the teacher the student makes up."
+        f"Every method and labels only chose its learning rate among {rates} by validation {by}. Gap recovered: the "
+        "student's gain as a fraction of the teacher's lead over labels only."
     )
-    results = Table(columns=columns, groups=groups, caption=caption, style="results")
-    blocks: list[Block] = [results, Text(note, style="notes")]
-    return Section(key="table", title="Every method compared with labels only", link="The table", blocks=blocks)
+    return Section("table", "Every method compared with labels only", [results_table(study), Note(note)])
+
+
+def study_section(study: StudyDocument) -> str:
+    """Return the study as a section of Markdown: heading, command, table, coverage and choice."""
+    facts = study.facts
+    title = f"{study.dataset.name}, {facts.modality}, {words.labelled_title(facts.label_share, facts.labelled_groups)}"
+    notes = "\n".join(section_notes(study))
+    text = f"## {title}\n\n```sh\n{study.command}\n```\n\n{markdown(results_table(study))}\n{notes}\n"
+    return words.for_terminal(text)
 
 
 # --- charts -----------------------------------------------------------------------------------------------------------
 
 
-def _sizes(study: StudyDocument) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(entry.student for entry in study.entries))
-
-
-def _scores(study: StudyDocument) -> Section:
-    """One panel per student size: the score of every entry, one dot per seed, the best teacher as a line."""
-    measure = study.reported_metric
-    teachers = [teacher.test[measure.name].mean for teacher in study.teachers]
-    values = [value for entry in study.entries for value in entry.test[measure.name].per_seed]
-    over = axis([*values, *teachers], floor=measure.floor, ceiling=measure.ceiling)
-    panels = []
-    for size in _sizes(study):
-        entries = [entry for entry in study.entries if entry.student == size]
-        known = [one for one in (teacher_of(study, entry.teacher) for entry in entries) if one is not None]
-        best = max((one.test[measure.name].mean for one in known), key=measure.rank, default=None)
-        rows = [
-            SeedScores(
-                role="baseline" if entry.method == NONE else "student",
-                name=entry_name(entry, study),
-                mean=entry.test[measure.name].mean,
-                std=entry.test[measure.name].std,
-                seeds=entry.seeds,
-                per_seed=entry.test[measure.name].per_seed,
-            )
-            for entry in entries
-        ]
-        about = f"{measure.title}, mean over seeds"
-        panels.append(seed_panel(rows, over, measure, title=f"{size} student", about=about, reference=best))
-    note = f"{measure.title} on the test windows{f', {measure.unit}' if measure.unit else ''}"
-    lead = "One dot is one seed, the bar is the mean; the dashed line is the best teacher of the panel."
-    chart = draw_panels(panels, note=note, named=True)
-    return Section(key="scores", title="Scores, seed by seed", link="Scores", lead=lead, blocks=[Picture(chart)])
+def _by_size(study: StudyDocument) -> dict[str, list[EntryRow]]:
+    sizes: dict[str, list[EntryRow]] = {}
+    for entry in study.entries:
+        sizes.setdefault(entry.student, []).append(entry)
+    return sizes
 
 
 def _gains(study: StudyDocument) -> Iterator[Section]:
     """One panel per student size: the gain of every method over labels only, seed by seed."""
     measure = study.reported_metric
-    gains = {
-        size: [
-            (entry, entry.gain_points[measure.name])
-            for entry in study.entries
-            if entry.student == size and entry.gain_points is not None
-        ]
-        for size in _sizes(study)
-    }
-    over = axis([0.0, *(value for rows in gains.values() for _, gain in rows for value in gain.per_seed)])
+    gains = [entry.gain_points[measure.name] for entry in study.entries if entry.gain_points is not None]
+    over = charts.axis([0.0, *(value for gain in gains for value in gain.per_seed)])
     panels = []
-    for size, pairs in gains.items():
+    for size, entries in _by_size(study).items():
         rows = [
-            SeedScores(
-                role="student",
-                name=entry_name(entry, study),
-                mean=gain.mean,
-                std=gain.std,
-                seeds=entry.seeds,
-                per_seed=gain.per_seed,
-            )
-            for entry, gain in pairs
+            _seed_row(entry, entry.gain_points[measure.name], study, are_gains=True)
+            for entry in entries
+            if entry.gain_points is not None
         ]
         if rows:
-            about, title = _in_unit("Gain over labels only", measure), f"{size} student"
-            panels.append(seed_panel(rows, over, measure, title=title, about=about, reference=0.0, are_gains=True))
+            about = f"{measure.gain_heading} over labels only"
+            panels.append(
+                _panel(f"{size} student", about, rows, over, lambda value: charts.gain_tick(value, measure), 0.0)
+            )
     if panels:
-        unit = f"{measure.gain_unit} of " if measure.gain_unit else ""
-        note = f"{unit[:1].upper()}{unit[1:]}{measure.words}" if measure.is_share else f"Gain in {unit}{measure.words}"
-        yield Section(
-            key="gains",
-            title="Gain of each method, seed by seed",
-            link="Gains, seed by seed",
-            lead="One dot is one seed, the bar is the mean; the dashed line is no gain over labels only.",
-            blocks=[Picture(draw_panels(panels, note=f"{note} on the test windows", named=True))],
-        )
+        note = f"{measure.gain_heading}: {measure.words} on the test windows"
+        lead = "A dot is one seed, the bar the mean; the dashed line is no gain over labels only."
+        chart = charts.draw_panels(panels, note=note, named=True)
+        yield Section("gains", "Gain of each method, seed by seed", [chart], lead)
 
 
-def _in_unit(what: str, measure: Measure) -> str:
-    return f"{what} in {measure.gain_unit}" if measure.gain_unit else what
+def _seed_row(entry: EntryRow, values: Any, study: StudyDocument, *, are_gains: bool = False) -> charts.DotRow:
+    return charts.seed_row(
+        "baseline" if entry.method == NONE else "student",
+        entry_name(entry, study),
+        values.mean,
+        study.reported_metric,
+        std=values.std,
+        seeds=entry.seeds,
+        per_seed=values.per_seed,
+        are_gains=are_gains,
+    )
+
+
+def _panel(
+    title: str,
+    about: str,
+    rows: Sequence[charts.DotRow],
+    over: charts.Axis,
+    text: Callable[[float], str],
+    line: float | None,
+) -> charts.DotPanel:
+    return charts.DotPanel(title=title, about=about, rows=rows, over=over, tick_text=text, reference=line)
 
 
 def _pareto(study: StudyDocument) -> Iterator[Section]:
     """The score of every entry against the latency of its student. Better is up: an error's axis is upside down."""
-    measure = study.reported_metric
-    timed = [(entry, entry.latency_ms) for entry in study.entries if is_number(entry.latency_ms)]
-    if not timed:
+    measure, points = study.reported_metric, []
+    for entry in sorted(study.entries, key=lambda entry: entry.chosen):
+        if words.is_number(entry.latency_ms):
+            score = entry.test[measure.name].mean
+            # The chosen one has the page's second accent; no teacher is drawn here.
+            role = "teacher" if entry.chosen else "baseline" if entry.method == NONE else "student"
+            written = f"{words.score_with_unit(score, measure)} in {words.quantity(entry.latency_ms, 'ms')}"
+            title = f"{entry.student}, {entry_name(entry, study)}: {written}"
+            points.append(
+                charts.Point(role=role, shape=SHAPES[role], title=title, x=entry.latency_ms, y=measure.rank(score))
+            )
+    if not points:
         return
-    points = []
-    for entry, latency in sorted(timed, key=lambda pair: pair[0].chosen):
-        score, role = entry.test[measure.name].mean, _role(entry)
-        written = f"{score_with_unit(score, measure)} in {with_unit(significant(latency), 'ms')}"
-        title = f"{entry.student}, {entry_name(entry, study)}: {written}"
-        points.append(Point(role=role, shape=SHAPES[role], title=title, x=latency, y=measure.rank(score)))
-    best = max(points, key=lambda point: point.y)
     ends = measure.rank(measure.floor), measure.rank(measure.ceiling)
-    chart = scatter(
+    chart = charts.scatter(
         points,
         title=f"{measure.title} against latency",
-        description=f"{len(points)} entries; the best on test is {best.title}.",
+        description=f"{len(points)} entries; the best on test is {max(points, key=lambda point: point.y).title}.",
         x_label="median latency of one window, ms",
-        x_axis=axis([0.0, *(point.x for point in points)]),
-        y_axis=axis((point.y for point in points), floor=min(ends), ceiling=max(ends)),
-        x_text=significant,
-        y_text=lambda value: tick(measure.rank(value), measure),
+        x_axis=charts.axis([0.0, *(point.x for point in points)]),
+        y_axis=charts.axis((point.y for point in points), floor=min(ends), ceiling=max(ends)),
+        x_text=words.significant,
+        y_text=lambda value: words.tick(measure.rank(value), measure),
     )
-    roles = [role for role in SHAPES if any(point.role == role for point in points)]
-    legend = scatter_key((role, SHAPES[role], ROLE_NAMES[role], False) for role in roles)
+    roles = {point.role for point in points}
+    legend = charts.scatter_key(
+        (role, shape, ROLE_NAMES[role], False) for role, shape in SHAPES.items() if role in roles
+    )
     limit_ms = study.facts.max_latency_ms
-    limit = "" if limit_ms is None else f", and {with_unit(significant(limit_ms), 'ms')} was the limit"
-    yield Section(
-        key="pareto",
-        title=f"{'Accuracy' if measure.is_share else measure.title} against latency",
-        lead="Up and to the left is better. The line is the best score for a latency. Students of one size are equally "
-        "fast, whatever they were trained with; latencies are of the exported student, one thread, on this "
-        f"machine{limit}.",
-        blocks=[Columns(items=[[Picture(chart)], [Drawing(legend)]], style="pareto")],
+    limit = "" if limit_ms is None else f" The limit was {words.quantity(limit_ms, 'ms')}."
+    lead = (
+        "Up and to the left is better; the line is the best score for a latency. Latencies are of the exported student "
+        f"of each size, one thread, on this machine.{limit}"
     )
-
-
-def _role(entry: EntryRow) -> str:
-    if entry.chosen:
-        return "teacher"  # the page's second accent; no teacher is drawn here
-    return "baseline" if entry.method == NONE else "student"
+    yield Section("pareto", f"{measure.title} against latency", [columns([chart, legend], "pareto")], lead)
 
 
 # --- what was tried, reproduction -------------------------------------------------------------------------------------
@@ -288,103 +288,67 @@ def _role(entry: EntryRow) -> str:
 
 def _tried(study: StudyDocument) -> Section:
     setup, coverage, best = study.facts, study.coverage, chosen_entry(study)
-    ended = [f"{counted(coverage.finished, 'training')} finished"]
-    ended += [f"{count(coverage.failed)} failed"] if coverage.failed else []
-    race = f" {RACE}" if setup.choose else ""
+    ended = [f"{words.counted(coverage.finished, 'training')} finished"]
+    ended += [f"{words.count(coverage.failed)} failed"] if coverage.failed else []
     lead = (
-        f"{', '.join(ended)}. Every student had {count(setup.student_steps)} steps, every teacher "
-        f"{count(setup.teacher_steps)}.{race}"
+        f"{', '.join(ended)}. Every student had {words.count(setup.student_steps)} steps, every teacher "
+        f"{words.count(setup.teacher_steps)}.{f' {RACE}' if setup.choose else ''}"
     )
     rows = []
     for size in study.students:
         times = size.latency.student_ms if size.latency is not None else {}
-        cells = [count(size.parameters), significant(times.get("p50")), significant(times.get("p99"))]
-        rows.append(Row(size.preset, cells, role="student" if size.preset == best.student else ""))
-    excluded = [f"{size.preset} was left out: {size.excluded}." for size in study.students if size.excluded]
-    methods = [(method.name, _recipe_text(method.recipe)) for method in study.methods]
-    heads: Heads = [label("Size"), "Parameters", "p50, ms", "p99, ms"]
-    sizes = table(heads, rows, caption="Student sizes with their costs", style="compact", hide_caption=True)
+        numbers = (times.get("p50"), times.get("p99"))
+        cells = [size.preset, words.count(size.parameters), *map(words.significant, numbers), size.excluded]
+        rows.append(Row(cells, "student" if size.preset == best.student else ""))
+    heads = ["Size", "Parameters", "p50, ms", "p99, ms", label("Left out", "reason")]
+    methods = facts({method.name: method.recipe or "labels only" for method in study.methods})
     blocks: list[Block] = [
         Heading("Student sizes"),
-        sizes,
-        *(Text(text, style="notes") for text in excluded),
-        Facts(title="Methods", rows=methods),
+        table(heads, rows, caption="Student sizes with their costs", style="compact", hide_caption=True),
+        Facts(methods, "Methods"),
     ]
     if study.skipped:
-        columns = [label(name) for name in ("Method", "Student", "Teacher", "Reason")]
-        skipped = [Row(one.method, [one.student, one.teacher or NOTHING, one.reason]) for one in study.skipped]
-        caption = "Combinations that cannot be trained"
-        reasons = table(columns, skipped, caption=caption, style="compact", hide_caption=True)
-        summary = f"{counted(len(study.skipped), 'combination')} that cannot be trained"
-        blocks.append(Details(summary=summary, blocks=[reasons]))
+        skipped = [[one.method, one.student, one.teacher or words.NOTHING, one.reason] for one in study.skipped]
+        caption = f"{words.counted(len(study.skipped), 'combination')} that cannot be trained"
+        reasons = table(
+            [label(name) for name in ("Method", "Student", "Teacher", "Reason")],
+            skipped,
+            caption=caption,
+            style="compact",
+            hide_caption=True,
+        )
+        blocks.append(Details(caption, [reasons]))
     trials = sorted(study.trials, key=lambda trial: math.inf if trial.score is None else -trial.score)
-    unit = ", %" if study.chosen_by.is_share else ""
-    columns = [label(name) for name in ("Method", "Student", "Teacher")]
-    columns += [Column(name) for name in ("Rate", "Seed", f"Validation{unit}")]
-    columns.append(label("State"))
     made = [_trial(trial, study.chosen_by) for trial in trials[:MOST_TRIALS]]
-    listed = table(columns, made, caption="Trainings with their validation score", style="compact", hide_caption=True)
+    text = [label(name) for name in ("Method", "Student", "Teacher")]
+    heads = [*text, "Rate", "Seed", f"Validation {study.chosen_by.heading}", label("State")]
+    caption = f"{words.counted(len(trials), 'training')}, the best first"
+    listed = table(heads, made, caption=caption, style="compact", hide_caption=True)
     hidden = len(trials) - MOST_TRIALS
-    more = [Text(f"{counted(hidden, 'more training')} in study.json.")] if hidden > 0 else []
-    summary = f"{counted(len(trials), 'training')}, the best first"
-    blocks.append(Details(summary=summary, blocks=[listed, *more]))
-    return Section(key="tried", title="What was tried", lead=lead, blocks=blocks)
+    more = [f"{words.counted(hidden, 'more training')} in study.json."] if hidden > 0 else []
+    return Section("tried", "What was tried", [*blocks, Details(caption, [listed, *more])], lead)
 
 
-def _trial(trial: TrialRow, measure: Measure) -> Row:
+def _trial(trial: TrialRow, measure: Measure) -> list[str]:
     state = f"{trial.state}: {trial.reason}" if trial.reason else trial.state
-    cells = [trial.student, trial.teacher or NOTHING, plain(trial.learning_rate), str(trial.seed)]
-    return Row(trial.method, [*cells, score_text(trial.score, measure), state])
-
-
-def _recipe_text(recipe: Mapping[str, Any] | None) -> str:
-    """Return the terms of a recipe with their weights, and its unusual options."""
-    if recipe is None:
-        return "cross-entropy against the labels"
-    terms = [_term_text(term) for term in recipe.get("terms", ())]
-    more = [
-        f"{name.replace('_', ' ')} {_value(value)}"
-        for name, value in recipe.items()
-        if name != "terms" and value not in USUAL
+    cells = [
+        trial.method,
+        trial.student,
+        trial.teacher or words.NOTHING,
+        words.plain(trial.learning_rate),
+        str(trial.seed),
     ]
-    return "; ".join([*terms, *more])
-
-
-def _term_text(term: Mapping[str, Any]) -> str:
-    weight = term.get("weight") or {}
-    start, end, until = (weight.get(name) for name in ("start", "end", "until"))
-    written = plain(start) if start == end else f"{plain(start)} to {plain(end)}"
-    if start != end and until is not None and until < 1:
-        written += f" after {share(until)}"
-    more = [
-        f"{name.replace('_', ' ')} {_value(value)}"
-        for name, value in term.items()
-        if name not in ("type", "weight") and value is not None
-    ]
-    return f"{term.get('type')} {written}" + (f" ({', '.join(more)})" if more else "")
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int | float):
-        return plain(float(value))
-    if isinstance(value, Mapping):
-        return " ".join(f"{name} {_value(inner)}" for name, inner in value.items())
-    if isinstance(value, list | tuple):
-        return " ".join(_value(inner) for inner in value)
-    return str(value)
+    return [*cells, words.score_text(trial.score, measure), state]
 
 
 def _reproduce(study: StudyDocument) -> Section:
     data, latency = study.dataset, study.recommendation.latency
     rows = [("name", data.name), ("source", data.source or ""), ("licence", data.licence or "")]
-    items: list[list[Block]] = [[Facts(title="Data", rows=[row for row in rows if row[1]])]]
-    for title, found in (
-        ("Versions", facts(study.versions)),
-        ("Machine", machine_facts(latency.machine if latency is not None else None)),
-    ):
-        items += [[Facts(title=title, rows=found)]] if found else []
+    groups = {
+        "Data": [row for row in rows if row[1]],
+        "Versions": facts(study.versions),
+        "Machine": facts(latency.machine if latency is not None else None),
+    }
     hashes = [("dataset", data.sha256)]
     if study.recommendation.sha256 is not None:
         hashes.append(("student.ckpt", study.recommendation.sha256))
@@ -395,9 +359,9 @@ def _reproduce(study: StudyDocument) -> Section:
             for number, digest in enumerate(teacher.sha256)
         ]
     took = (
-        f"Took {duration(study.duration_s)} in this run; trainings finished by an earlier run are not included. The "
-        f"same versions, machine and {counted(study.facts.threads, 'thread')} give the same weights, bit by bit."
+        f"Took {words.duration(study.duration_s)}, without trainings of earlier runs. The same versions, machine and "
+        f"{words.counted(study.facts.threads, 'thread')} give the same weights, bit by bit."
     )
-    blocks: list[Block] = [*([Code(study.command)] if study.command else []), Text(took), Columns(items=items)]
-    blocks.append(Facts(title="SHA-256", rows=hashes, hashes=True))
-    return Section(key="reproduce", title="How to reproduce", link="Reproduce", blocks=blocks)
+    blocks: list[Block] = [Code(study.command)] if study.command else []
+    blocks += [took, columns(Facts(found, title) for title, found in groups.items() if found)]
+    return Section("reproduce", "How to reproduce", [*blocks, Facts(hashes, "SHA-256", hashes=True)])

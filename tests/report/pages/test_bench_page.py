@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from mmkd_report import DocumentError, render_bench
-from mmkd_report.charts import label_ends
 from mmkd_report.pages.bench import Lead, latency_chart, manner_text, run_names, timeline
 from mmkd_report.schema.bench import read_bench
 
@@ -162,8 +161,8 @@ def section(page: Any, name: str) -> Any:
 def test_the_answer_is_a_sentence_with_its_bound(parse: Any) -> None:
     page = parse(render_bench([run_of()]))
     assert section(page, "answer").all("p")[0].text == (
-        "Orin Nano answers in 200\u202fµs at the median of 5\u202f000 calls, and 99 of 100 calls within 400\u202fµs, "
-        "with 99 % confidence at most 440\u202fµs."
+        "Orin Nano answers in 200\u202fµs at the median of 5\u202f000 calls, 99 % of them within 400\u202fµs (99 % "
+        "confidence: at most 440\u202fµs)."
     )
 
 
@@ -187,7 +186,7 @@ def test_runs_with_several_callers_are_told_apart() -> None:
     runs = [read_bench(one), read_bench(several)]
     assert run_names(runs) == ["1 caller", "4 callers"]
     assert manner_text(runs[1]) == (
-        "one call is a hop of samples, 10 times per second each, fp32 on ort, 1 thread per call, 4 callers at once"
+        "one call is a hop of samples, 10 times per second, fp32 on ort, 1 thread per call, 4 callers at once"
     )
 
 
@@ -253,22 +252,22 @@ def test_energy_has_its_sensor_or_its_reason(parse: Any) -> None:
         (
             Lead(is_certain=True, low=-0.4, high=-0.3),
             (
-                "Thor is the fastest: 100\u202fµs at the median, Cortex-A78AE 150\u202fµs (95 % interval of the change "
+                "Thor is faster than Cortex-A78AE: medians 100\u202fµs and 150\u202fµs (95 % interval of the change "
                 "\u221240.0 to \u221230.0\u202f%)."
             ),
         ),
         (
             Lead(is_certain=False, low=-0.4, high=0.05),
             (
-                "Thor and Cortex-A78AE do not differ significantly: Thor 100\u202fµs at the median, Cortex-A78AE "
-                "150\u202fµs (95 % interval of the change \u221240.0 to 5.0\u202f%)."
+                "Thor is not significantly faster than Cortex-A78AE: medians 100\u202fµs and 150\u202fµs (95 % "
+                "interval of the change \u221240.0 to 5.0\u202f%)."
             ),
         ),
         (
             None,
             (
-                "Thor has 100\u202fµs at the median, Cortex-A78AE 150\u202fµs; whether the difference is significant "
-                "is not known, since a comparison needs five complete launches of each."
+                "Thor and Cortex-A78AE have the medians 100\u202fµs and 150\u202fµs; whether they differ significantly "
+                "is not known: a comparison needs five complete launches of each."
             ),
         ),
     ],
@@ -286,9 +285,12 @@ def test_no_label_of_a_distribution_covers_another(p50_us: float, spread: float)
     document["result"]["histogram"] = {"edges_us": edges, "counts": [90, 10]}
     drawn = latency_chart(read_bench(document), name="x")
     assert drawn is not None
-    ticks = re.findall(r'<text class="tick" x="([\d.]+)" y="136"[^>]*>([^<]+)</text>', drawn.svg)
-    ends = [label_ends(float(x), label) for x, label in ticks]
-    assert all(left[1] < right[0] for left, right in itertools.pairwise(ends))
+    ticks = re.findall(r'<text class="tick" x="([\d.]+)" y="136" text-anchor="(\w+)">([^<]+)</text>', drawn.svg)
+    assert ticks
+    before = {"start": 0.0, "middle": 0.5, "end": 1.0}
+    begins = [float(x) - before[anchor] * 6.2 * len(label) for x, anchor, label in ticks]  # 6.2 pixels a character
+    ends = [begin + 6.2 * len(label) for begin, (_, _, label) in zip(begins, ticks, strict=True)]
+    assert all(end < begin for end, begin in zip(ends, begins[1:], strict=False))
     heights = [float(y) for y in re.findall(r'class="limit" [^>]*y1="([\d.]+)"', drawn.svg)]
     assert all(below - above >= 11 for above, below in itertools.pairwise(heights))  # a label's own height
 
@@ -334,7 +336,9 @@ def test_different_bundles_are_a_caution(parse: Any) -> None:
     other = run_of()
     other["subject"]["sha256"] = "cd" * 32
     page = parse(render_bench([run_of(), other]))
-    assert "The runs measured different bundles" in section(page, "answer").text
+    assert [node.text for node in section(page, "answer").all("p", "caution")] == [
+        "The runs measured different bundles: they differ in more than the device."
+    ]
 
 
 def test_an_earlier_document_without_a_histogram_has_a_page_too(parse: Any) -> None:

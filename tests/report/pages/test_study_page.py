@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from mmkd_report import DocumentError, render_study
-from mmkd_report.pages.study_answer import answer, key_figures, study_section
+from mmkd_report.pages.study import study_section
+from mmkd_report.pages.study_answer import answer, key_figures
 from mmkd_report.schema.study import read_study
 
 Document = dict[str, Any]

@@ -1,0 +1,51 @@
+"""What the pages of a demo and of a study share: the lede, and facts about versions and machines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from mmkd_report import words
+from mmkd_report.schema.figures import LabelledGroups, Split
+
+
+def lede(
+    name: str,
+    *,
+    kind: str,
+    labels: Sequence[str],
+    groups: int | None,
+    split: Split | None,
+    label_share: float | None,
+    labelled_groups: LabelledGroups | None,
+) -> Iterator[str]:
+    """Yield sentences: the dataset, its task, what judges, and which labels are used."""
+    yield f"{name}."
+    if labels:
+        task = words.task_labels_text(kind, labels) + (f", {words.counted(groups, 'group')}" if groups else "")
+        yield f"{task[:1].upper()}{task[1:]}."
+    if split is not None:
+        yield f"Judged on {split.judged_on}."
+    if labelled_groups is not None:
+        labelled = words.labelled_groups_text(labelled_groups)
+        yield f"Training uses the labels of {labelled}, chosen by the seed; all validation windows are labelled."
+    elif label_share is not None and label_share < 1:
+        yield f"Training uses {words.share(label_share)} of the labels, the same for every model."
+
+
+def facts(mapping: Mapping[str, object] | None) -> list[tuple[str, str]]:
+    """Return names as words and values as text; what is null or empty is left out."""
+    return [(name.replace("_", " "), _fact(value)) for name, value in (mapping or {}).items() if _is_fact(value)]
+
+
+def _is_fact(value: object) -> bool:
+    return value is not None and value not in ("", [], (), {})
+
+
+def _fact(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_fact(inner)}" for name, inner in value.items() if _is_fact(inner))
+    if isinstance(value, list | tuple):
+        return ", ".join(_fact(inner) for inner in value if _is_fact(inner))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return words.plain(value) if isinstance(value, float) else str(value)
