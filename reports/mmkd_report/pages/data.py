@@ -79,7 +79,8 @@ def _sentence(text: str) -> str:
 def _answer(data: DataReport, probes: Sequence[ProbeFacts]) -> Iterator[str]:
     grave = sum(one.is_grave for one in data.suspicions)
     others = counted(len(data.suspicions) - grave, "other warning")
-    yield f"{counted(grave, 'warning')} would make scores or students wrong, and {others}."
+    wrong = f"{counted(grave, 'warning')} that would make scores or students wrong, {others}."
+    yield wrong if data.suspicions else "No problems were found."
     single = [one for one in probes if one.modality is not None]
     if len(single) > 1:
         best, together = max(single, key=lambda one: one.score), probes[0]

@@ -179,7 +179,7 @@ def _gate_text(gate: GateResult, report: ExportReport) -> str:
         return same
     names = {one.name: one.words for one in report.reported_metrics}
     metric = names.get(gate.metric, gate.metric.replace("_", " "))
-    return f"{metric} {words.signed_gain(0 - gate.drop_points, report.reported_metrics[0])} points, {same}"
+    return f"{fixed(gate.drop_points, 2)} points of {metric} lost, {same}"
 
 
 def key_figures(export: ExportDocument) -> Iterator[tuple[str, str]]:

@@ -98,8 +98,8 @@ def _worth_sentence(sensors: SensorsDocument) -> Iterator[str]:
         yield example_text(sensors.costs_to_enter)
     elif worth:
         best = max(worth, key=lambda name: worth[name])
-        verdict = f"{best} is worth most" if worth[best] > 0 else f"no sensor pays: the best, {best}, is worth"
-        yield f"With the costs entered {verdict}: {count(worth[best])} {sensors.currency}"
+        verdict = f"{best} is worth most:" if worth[best] > 0 else f"no sensor pays: the best, {best}, is worth"
+        yield f"With the costs entered {verdict} {count(worth[best])} {sensors.currency}"
 
 
 def cells(row: SensorRow, sensors: SensorsDocument) -> list[str]:

@@ -17,9 +17,7 @@ def test_reports_become_one_page(
     tmp_path: Path, launch_of: Callable[..., ProcessStart], report_of: Callable[..., BenchReport]
 ) -> None:
     text = page_of(tmp_path, report_of([launch_of(100.0)] * 5), report_of([launch_of(150.0)] * 5))
-    assert (
-        "medians 100\u202fµs and 150\u202fµs (95 % interval of the change \u221233.3 to \u221233.3\u202f%)." in text
-    )
+    assert "medians 100\u202fµs and 150\u202fµs (95 % interval of the change \u221233.3 to \u221233.3\u202f%)." in text
     assert len(text) < 1_000_000
 
 
@@ -37,7 +35,7 @@ def page_of(folder: Path, *reports: BenchReport) -> str:
     ("first", "second", "launches", "expected"),
     [
         # As `compare` says: 100 and 96 µs are equal, since nothing below 5 % is told.
-        (100.0, 96.0, 5, "(1) is not significantly faster than "),
+        (100.0, 96.0, 5, "(2) is not significantly faster than "),
         (100.0, 90.0, 5, ": medians 90.0\u202fµs and 100\u202fµs"),
         (
             100.0,

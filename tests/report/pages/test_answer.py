@@ -113,8 +113,8 @@ def test_without_a_teacher_nothing_is_compared() -> None:
 def test_validation_chooses_the_sensor_and_the_page_says_who_is_ahead_on_the_test() -> None:
     students = {"acc": (0.712, None, {"valid": 0.9}), "gyro": (0.7451, None, {"valid": 0.8})}
     assert answer(build(students))[0].startswith(
-        f"The student of acc alone reaches accuracy 71.2{S}% on test (validation chooses it; gyro is ahead on test with "
-        f"74.5{S}%), the teacher"
+        f"The student of acc alone reaches accuracy 71.2{S}% on test (validation chooses it; gyro is ahead on test "
+        f"with 74.5{S}%), the teacher"
     )
     students["gyro"] = (0.7451, None, {})  # without a score of every student the test decides
     assert answer(build(students))[0].startswith(BOTH)
@@ -260,7 +260,9 @@ def test_without_a_rival_that_wins_nothing_is_said_about_them() -> None:
 
 def raced(demo, **trainings):
     students = {
-        name: msgspec.structs.replace(contest, student=msgspec.structs.replace(contest.student, shipped=trainings[name]))
+        name: msgspec.structs.replace(
+            contest, student=msgspec.structs.replace(contest.student, shipped=trainings[name])
+        )
         for name, contest in demo.students.items()
     }
     return msgspec.structs.replace(demo, students=students)

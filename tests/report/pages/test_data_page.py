@@ -68,18 +68,18 @@ def document() -> Document:
 
 def test_the_answer_counts_findings_and_names_the_best_sensor(document: Document) -> None:
     page = render_data_report(document)
-    assert "1 finding would make scores or students wrong; 1 more is worth knowing." in page
+    assert "1 warning that would make scores or students wrong, 1 other warning." in page
     assert " windows</b> of " in page
-    assert "The best single sensor is vib: a quick probe reaches 80.0\u202f% balanced accuracy" in page
+    assert "The best single sensor is vib: extra-trees reach 80.0\u202f% balanced accuracy" in page
     assert "Group &#39;a&#39; is twice there.</span> <em>Ask who it is.</em>" in page
-    assert "Not judged: drift over the campaign: the dataset has no times." in page
+    assert "Not judged: Drift over the campaign: the dataset has no times." in page
 
 
 def test_percent_signs_of_sentences_are_set_as_those_of_figures(document: Document) -> None:
     one = document["suspicions"][0] | {"sentence": "7% of 3.5% move", "advice": "keep 90%"}
     page = render_data_report(document | {"suspicions": [one], "not_judged": ["it agrees with 73% of them"]})
     assert "7\u202f% of 3.5\u202f% move.</span> <em>Keep 90\u202f%.</em>" in page
-    assert "Not judged: it agrees with 73\u202f% of them." in page
+    assert "Not judged: It agrees with 73\u202f% of them." in page
 
 
 def test_clean_data_says_what_was_looked_for(document: Document) -> None:
@@ -120,6 +120,6 @@ def test_all_labels_to_look_at_are_not_called_the_surest_of_them(document: Docum
     one = {"split": "valid", "group": "g", "label": "ok", "likely": "worn"}
     suspects = [one | {"window": number, "likely_probability": 0.8, "label_probability": 0.05} for number in range(51)]
     page = render_data_report(document | {"label_suspects": suspects[:2]})
-    assert "the votes for another class are farthest ahead.</caption>" in page
+    assert "the largest majority for another class first.</caption>" in page
     page = render_data_report(document | {"label_suspects": suspects})
-    assert "farthest ahead. These are the first 50 of 51.</caption>" in page
+    assert "class first. These are the first 50 of 51.</caption>" in page

@@ -96,7 +96,7 @@ def rows(page) -> dict[tuple[str, str], list[str]]:
 def test_the_answer_tells_what_is_left_of_the_student(student, parse) -> None:
     texts = [node.text for node in section(parse(render_evaluation(student)), "answer").all("p")]
     assert texts[0] == (
-        "With all data present, student.ckpt reaches 80.0\u202f% balanced accuracy: 0.0 points compared with "
+        "With all data present, student.ckpt reaches balanced accuracy 80.0\u202f%: 0.0 points compared with "
         "baseline.ckpt, not significant (95 % interval \u22122.0 to 2.0)."
     )
     assert texts[1] == (
@@ -131,7 +131,7 @@ def test_the_answer_tells_what_is_left_of_the_student(student, parse) -> None:
 def test_the_answer_does_not_leave_out_what_the_other_model_is_better_by(student, parse, complete, expected) -> None:
     student["complete"] = complete
     texts = [node.text for node in section(parse(render_evaluation(student)), "answer").all("p")]
-    assert texts[0] == f"With all data present, student.ckpt reaches 80.0\u202f% balanced accuracy{expected}"
+    assert texts[0] == f"With all data present, student.ckpt reaches balanced accuracy 80.0\u202f%{expected}"
 
 
 GUESS = {"figure": 0.5, "low": 0.45, "high": 0.6, "is_better": False}
@@ -143,7 +143,7 @@ def test_a_model_that_is_not_better_than_guessing_concludes_nothing(student, par
     assert texts == [
         (
             "student.ckpt is no better than chance, so no conclusion is drawn (balanced accuracy 55.0\u202f% "
-            "(interval 45.0 to 60.0), chance 50.0\u202f%)."
+            "(95 % interval 45.0 to 60.0), chance 50.0\u202f%)."
         )
     ]
 

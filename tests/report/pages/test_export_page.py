@@ -193,21 +193,23 @@ def cells(table) -> list[list[str]]:
 
 def test_the_answer_names_the_fastest_artifact_and_what_repaired_int8(three, parse) -> None:
     texts = [node.text for node in section(parse(render_export(three)), "answer").all("p")]
-    assert texts[0] == (
-        "Of what was timed here, in OpenVINO and ONNX Runtime, int8 in OpenVINO is the fastest: 1.11\u202fms for one "
-        "window, one thread; it is 2.00 times as fast as fp32 in OpenVINO, the best of fp32."
-    )
-    assert texts[1] == (
-        "fp16 passed its gate: no balanced accuracy lost, the checkpoint's label on 100\u202f% of 400 windows."
-    )
-    assert texts[2] == (
-        "int8 passed its gate: 0.25 points of balanced accuracy lost, the checkpoint's label on 100\u202f% of 400 "
-        "windows; what repaired it was the remedy “ranges by percentile”."
-    )
-    assert texts[3:] == ["The fp32 graph gives the checkpoint's answers within 2e\u221206 on 40 real windows."]
+    assert texts == [
+        (
+            "int8 in OpenVINO is the fastest: 1.11\u202fms for one window, one thread; 2.00 times as fast as fp32 in "
+            "OpenVINO."
+        ),
+        (
+            "fp16 passed its gate (0.00 points of balanced accuracy lost, the checkpoint's label on 100\u202f% of 400 "
+            "windows)."
+        ),
+        (
+            "int8 passed its gate (0.25 points of balanced accuracy lost, the checkpoint's label on 100\u202f% of 400 "
+            "windows)."
+        ),
+        "The fp32 graph gives the checkpoint's answers within 2e\u221206 on 40 real windows.",
+    ]
 
 
-AMONG = "Of what was timed here, in ONNX Runtime and OpenVINO,"
 WINDOW = "100\u202fµs for one window, one thread"
 
 
@@ -215,27 +217,22 @@ WINDOW = "100\u202fµs for one window, one thread"
     ("latencies", "expected"),
     [
         ([{"ort": None}], []),
-        ([{"ort": 100.0}], [f"fp32 in ONNX Runtime takes {WINDOW}; nothing else was timed."]),
-        (
-            [{"ort": 100.0, "litert": None}],
-            [f"fp32 in ONNX Runtime takes {WINDOW}; nothing else was timed.", "LiteRT was not timed."],
-        ),
-        ([{"ort": 100.0, "openvino": 111.0}], [f"{AMONG} fp32 in ONNX Runtime is the fastest: {WINDOW}."]),
+        ([{"ort": 100.0, "litert": None}], [f"fp32 in ONNX Runtime is the fastest: {WINDOW}."]),
+        ([{"ort": 100.0, "openvino": 111.0}], [f"fp32 in ONNX Runtime is the fastest: {WINDOW}."]),
         (
             [{"ort": 100.0, "openvino": 109.0}],
-            [f"{AMONG} fp32 in ONNX Runtime and fp32 in OpenVINO are equally fast within 10\u202f%: {WINDOW}."],
+            [f"fp32 in ONNX Runtime and fp32 in OpenVINO are equally fast within 10\u202f%: {WINDOW}."],
         ),
         (
             [{"ort": 100.0, "openvino": 300.0}, {"ort": None, "openvino": 250.0}],
-            [f"{AMONG} fp32 in ONNX Runtime is the fastest: {WINDOW}; lower precision gains nothing that counts here."],
+            [f"fp32 in ONNX Runtime is the fastest: {WINDOW}; lower precision is not faster."],
         ),
         (
             [{"ort": 300.0}, {"ort": 104.0, "openvino": 100.0}],
             [
                 (
-                    "Of what was timed here, in OpenVINO and ONNX Runtime, fp16 in OpenVINO and fp16 in ONNX Runtime "
-                    f"are equally fast within 10\u202f%: {WINDOW}; fp16 in OpenVINO is 3.00 times as fast as fp32 in "
-                    "ONNX Runtime, the best of fp32."
+                    f"fp16 in OpenVINO and fp16 in ONNX Runtime are equally fast within 10\u202f%: {WINDOW}; 3.00 "
+                    "times as fast as fp32 in ONNX Runtime."
                 )
             ],
         ),
@@ -256,8 +253,8 @@ def test_what_too_few_windows_judged_is_called_unjudged(three, parse) -> None:
     artifact["gate"]["unjudged"] = True
     page = parse(render_export(three))
     assert section(page, "answer").all("p")[1].text == (
-        "fp16 is unjudged, its windows are too few: no balanced accuracy lost, the checkpoint's label on 100\u202f% of "
-        "400 windows."
+        "fp16 is unjudged: too few windows (0.00 points of balanced accuracy lost, the checkpoint's label on "
+        "100\u202f% of 400 windows)."
     )
     assert "in the bundle, unjudged" in [
         text for row in cells(section(page, "artifacts").all("table")[0]) for text in row
@@ -278,14 +275,15 @@ def test_the_table_of_artifacts_holds_sizes_scores_and_latencies(three, parse) -
     table = parse(render_export(three)).all("table", "artifacts")[0]
     heads = [head.text for head in table.all("tr")[0].all("th")]
     assert heads == [
-        "Artifact", "Size", "Accuracy", "Balanced", "Macro-F1", "Agreement", "OpenVINO", "ONNX Runtime", "Verdict",
-    ]  # fmt: skip
+        *("Artifact", "Size", "Accuracy, %", "Balanced, %", "Macro-F1, %", "Agreement, %"),
+        *("OpenVINO", "ONNX Runtime", "Verdict"),
+    ]
     assert cells(table) == [
-        ["fp32 acc/model.fp32.onnx", "461\u202fkB", "79.00", "80.00", "78.00", "100\u202f%", "2.22\u202fms",
+        ["fp32 acc/model.fp32.onnx", "461\u202fkB", "79.00", "80.00", "78.00", "100.00", "2.22\u202fms",
          "2.37\u202fms", "in the bundle"],
-        ["fp16 acc/model.fp16.onnx", "338\u202fkB", "79.00", "80.00", "78.00", "100\u202f%", "2.16\u202fms",
+        ["fp16 acc/model.fp16.onnx", "338\u202fkB", "79.00", "80.00", "78.00", "100.00", "2.16\u202fms",
          "2.62\u202fms", "in the bundle"],
-        ["int8 acc/model.int8.onnx", "334\u202fkB", "78.75", "79.75", "77.75", "100\u202f%", "1.11\u202fms",
+        ["int8 acc/model.int8.onnx", "334\u202fkB", "78.75", "79.75", "77.75", "100.00", "1.11\u202fms",
          "1.48\u202fms", "in the bundle"],
     ]  # fmt: skip
 
@@ -297,21 +295,20 @@ def test_parity_is_told_for_every_tensor_of_every_artifact(three, parse) -> None
     assert rows[3] == ["fp32", "with gaps", "probabilities", "1.5e\u221206", "7.5e\u221207", "1.000000"]
     assert rows[8] == ["int8", "as recorded", "logits", "0.02", "0.005", "0.999800"]
     assert len(rows) == 12
-    assert cells(runs)[5] == ["int8", "openvino 1.2", "0.001", "99.75\u202f%", "1.11\u202fms"]
+    assert cells(runs)[5] == ["int8", "openvino 1.2", "0.001", "99.75", "1.11\u202fms"]
 
 
 def test_gates_and_attempts_have_their_figures_and_verdicts(three, parse) -> None:
     page = parse(render_export(three))
     assert cells(section(page, "gates").all("table")[0]) == [
-        ["fp16", "0.00", "0.50", "100\u202f%", "99\u202f%", "400", "passed"],
-        ["int8", "0.25", "0.50", "100\u202f%", "99\u202f%", "400", "passed"],
+        ["fp16", "0.00", "0.50", "100.00", "99.00", "400", "passed"],
+        ["int8", "0.25", "0.50", "100.00", "99.00", "400", "passed"],
     ]
     tried = section(page, "tried")
     assert cells(tried.all("table")[0]) == [
-        ["all but the first layer", "largest value", "4", "2.50", "90\u202f%", "not passed"],
-        ["ranges by percentile", "99.99th percentile", "4", "0.25", "100\u202f%", "passed"],
+        ["all but the first layer", "largest value", "4", "2.50", "90.00", "not passed"],
+        ["ranges by percentile", "99.99th percentile", "4", "0.25", "100.00", "passed"],
     ]
-    assert "“ranges by percentile” repaired it, on top of the one attempt before it." in tried.text
     assert "the first layer: its range is that of the sensor's glitches" in tried.text
 
 
@@ -323,21 +320,6 @@ def test_layers_are_in_the_order_of_their_sensitivity_with_bars_to_scale(three, 
          "1e\u221206", "0.01"],
     ]  # fmt: skip
     assert [bar.attrs["width"] for bar in table.all("rect", "bar-fill")] == ["100.0%", "25.0%"]
-
-
-def test_a_histogram_shows_what_is_clipped_and_where(three, parse) -> None:
-    figures = section(parse(render_export(three)), "activations").all("figure")
-    assert [figure.all("figcaption")[0].text for figure in figures] == [
-        "encoder.stem.0 up to 8.00; stays float32",
-        "encoder.blocks.0.query, key up to 4.00; INT8 to 3.00, 0.50\u202f% beyond it",
-    ]  # a tensor that is always zero has nothing to show
-    assert [len(figure.all("line", "limit")) for figure in figures] == [0, 1]
-    limit = float(figures[1].all("line", "limit")[0].attrs["x1"])
-    assert limit == pytest.approx(8 + 0.75 * 324, abs=0.1)  # 3 of 4 units between the ends of the axis
-    inside, clipped = figures[1].all("path")
-    assert inside.attrs["d"].count("H") == 6
-    assert clipped.attrs["d"].count("H") == 2
-    assert clipped.attrs["d"].startswith(f"M{limit:g} ")
 
 
 def test_points_stand_at_their_latency_and_score_and_left_out_ones_are_hollow(rejected, parse) -> None:
@@ -357,10 +339,9 @@ def test_points_stand_at_their_latency_and_score_and_left_out_ones_are_hollow(re
 def test_what_was_rejected_is_told_with_its_reason(rejected, parse) -> None:
     page = parse(render_export(rejected))
     texts = [node.text for node in section(page, "answer").all("p")]
-    assert "int8 was tried and left out: int8 graph: no remedy passed the gate." in texts
+    assert "int8 was left out: int8 graph: no remedy passed the gate." in texts
     verdicts = [row[-1] for row in cells(page.all("table", "artifacts")[0])]
     assert verdicts == ["in the bundle", "gate not passed", "left out"]
-    assert "No remedy passed the gate." in section(page, "tried").text
 
 
 def test_an_export_of_fp32_alone_shows_only_what_was_measured(plain, parse) -> None:
@@ -456,11 +437,6 @@ def test_hostile_names_stay_text_and_nothing_is_fetched(three, parse) -> None:
 
 
 def test_equal_documents_give_equal_bytes_far_below_a_megabyte(three) -> None:
-    int8 = three["report"]["artifacts"][2]
-    int8["activations"] = [
-        copy.deepcopy(int8["activations"][1]) | {"layers": [f"encoder.blocks.{number}.up"], "counts": [7, 3] * 32}
-        for number in range(100)
-    ]
     html = render_export(three)
     assert render_export(copy.deepcopy(three)) == html
     assert len(html.encode()) < 300_000
@@ -552,9 +528,9 @@ def test_confidence_has_a_section_with_its_figures(plain, parse) -> None:
     plain["report"]["artifacts"][0]["confidence"] = confidence()
     page = parse(render_export(plain))
     found = section(page, "confidence")
-    assert [node.text for node in found.all("p")][1] == (
-        "Temperature 0.73 from 128 windows. On 1\u202f280 others the calibration error is 0.085 without it and 0.072 "
-        "with it, the log loss 0.518 and 0.493."
+    assert found.all("caption")[0].text == (
+        "Temperature 0.73 from 128 windows. On 1\u202f280 others: calibration error 0.085 without and 0.072 with it, "
+        "log loss 0.518 and 0.493."
     )
     assert cells(found.all("table")[0]) == [["5.0", "96.1", "91.2 to 98.3", "1.55", "55.5", "–"]]
     assert "new ones may be covered less" not in found.text  # who judged is not who calibrated

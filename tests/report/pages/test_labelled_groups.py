@@ -41,11 +41,10 @@ def test_the_demo_tells_its_story_of_labelled_groups(two_sensors: Document) -> N
     two_sensors["labelled_groups"] = GROUPS
     assert question(read_demo(two_sensors)) == (
         "Everything was recorded, 2 of 6 groups were labelled. Which one sensor is enough, and what does distillation "
-        "buy?"
+        "gain?"
     )
     assert (
-        "Labels of 2 of 6 groups to train on are seen, chosen by the seed, and none of the others; validation windows "
-        "are all labelled."
+        "Training uses the labels of 2 of 6 groups, chosen by the seed; all validation windows are labelled."
     ) in render_demo(two_sensors)
 
 
@@ -108,4 +107,4 @@ def test_every_rival_that_nobody_taught_speaks_against_a_student_and_the_taught_
         assert said.endswith(f" {words} reaches 81.0{S}%, the student 80.0{S}%.")
     said = recommendation(changed(demo, "taught_rocket", lambda own: own + 0.01))
     assert said.startswith("Recommended: the student of ")
-    assert said.endswith(f"ahead on validation with 80.0{S}% of extra-trees 50.0{S}% and MiniRocket 50.0{S}%.")
+    assert said.endswith(f" On validation it reaches 80.0{S}%, extra-trees 50.0{S}% and MiniRocket 50.0{S}%.")

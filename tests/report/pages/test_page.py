@@ -62,21 +62,21 @@ def test_the_main_table_holds_the_figures_of_the_document(name, make, parse) -> 
         "–",
         "–",
         "1.25\u202fM",
-        "0.487\u202fms",
+        "0.487",
     ]
     for modality, contest in document["students"].items():
         for rival, head in (("extra_trees", "Extra-trees"), ("mini_rocket", "MiniRocket")):
             assert rows[modality, head] == [*(plus_minus(contest[rival][key]) for key in scores), "–", "–", "–", "–"]
         baseline, student, gain = contest["baseline"], contest["student"], contest["gain_points"]
         assert rows[modality, "Labels only"] == [
-            *(plus_minus(baseline[key]) for key in scores), "–", "–", "61.4\u202fk", "0.112\u202fms"
+            *(plus_minus(baseline[key]) for key in scores), "–", "–", "61.4\u202fk", "0.112"
         ]  # fmt: skip
         assert rows[modality, "Distilled student"] == [
             *(plus_minus(student[key]) for key in scores),
             f"{signed(gain['mean'])} {unsigned(gain['low'])} to {unsigned(gain['high'])}",
-            f"{100 * contest['gap_recovered']:.0f}\u202f%",
+            f"{100 * contest['gap_recovered']:.0f}",
             "61.4\u202fk",
-            "0.113\u202fms",
+            "0.113",
         ]
     assert len(rows) == 1 + 4 * len(document["students"])
 
@@ -184,10 +184,10 @@ def test_the_benchmark_is_that_of_the_document(two_sensors, parse) -> None:
         (row.all("th")[0].text, row.all("td", "number")[0].text)
         for row in bench.all("table", "stages")[0].all("tr")[1:]
     ] == [
-        ("check_window", "2.1\u202fµs"),
-        ("prepare", "6.4\u202fµs"),
-        ("run", "113.6\u202fµs"),
-        ("interpret", "4.9\u202fµs"),
+        ("check_window", "2.1"),
+        ("prepare", "6.4"),
+        ("run", "113.6"),
+        ("interpret", "4.9"),
     ]
     for text in (
         "23\u202f815",
@@ -202,7 +202,7 @@ def test_the_benchmark_is_that_of_the_document(two_sensors, parse) -> None:
 
 
 def test_timings_that_did_not_settle_are_owned_up_to(two_sensors, parse) -> None:
-    warning = "The timings did not settle during the run: read them with care."
+    warning = "The timings did not settle: repeat the measurement on an idle machine."
     assert warning not in section(parse(render_demo(two_sensors)), "benchmark").text
     two_sensors["benchmark"]["stable"] = False
     assert warning in section(parse(render_demo(two_sensors)), "benchmark").text
@@ -219,14 +219,13 @@ def test_one_machine_is_described_once(two_sensors, parse) -> None:
     assert rows["memory mb"] == "15999.5"
     assert rows["virtual"] == "yes"
     assert not {"governors", "board"} & set(rows)
-    assert "Took 7 min 12 s on the machine above, with seeds" in section(page, "reproduce").text
 
 
 def test_the_way_to_reproduce_is_complete(two_sensors, parse) -> None:
     text = section(parse(render_demo(two_sensors)), "reproduce").text
     for part in (
         "mmkd-demo --seeds 5 --out demo",
-        "Took 7 min 12 s on the machine below, with seeds 0, 1, 2, 3, 4.",
+        "Took 7 min 12 s, seeds 0, 1, 2, 3, 4.",
         two_sensors["dataset"]["sha256"],
         "seglearn 1.2.5, https://arxiv.org/abs/1802.01489",
         "BSD-3-Clause",
@@ -243,29 +242,28 @@ def test_key_figures_sum_up_the_best_student(two_sensors, parse) -> None:
     accuracies = {name: c["student"]["accuracy"]["mean"] for name, c in two_sensors["students"].items()}
     best = max(accuracies, key=accuracies.get)
     teacher = one(two_sensors["teacher"]["accuracy"]["mean"])
-    span = f"interval {unsigned(gain['low'])} to {unsigned(gain['high'])}"
+    span = f"95 % interval {unsigned(gain['low'])} to {unsigned(gain['high'])}"
     assert [item.text for item in parse(render_demo(two_sensors)).all("ul", "key-figures")[0].all("li")] == [
-        f"{one(accuracies[best])}\u202f% right with {best} alone · all sensors {teacher}\u202f%",
-        f"{signed(gain['mean'])} points from distillation, mean over 2 sensors · {span}",
-        "20× fewer parameters than the teacher · 61.4\u202fk instead of 1.25\u202fM",
-        "4.3× faster than the teacher (4.1 to 4.5 in 10 repeats) · 0.113\u202fms per window",
+        f"{one(accuracies[best])}\u202f% accuracy with {best} alone · all sensors {teacher}\u202f%",
+        f"{signed(gain['mean'])} points gained by distillation on average over 2 sensors · {span}",
+        "61.4\u202fk parameters · the teacher 1.25\u202fM",
+        "0.113\u202fms median latency of one window · the teacher 0.487\u202fms, 4.3× (4.1 to 4.5 in 10 repeats)",
     ]
 
 
 def test_sizes_and_latencies_beside_a_committee_are_its_transformers(two_sensors, parse) -> None:
     two_sensors["teacher"]["members"] = ["transformer", "rocket", "trees"]
     texts = [item.text for item in parse(render_demo(two_sensors)).all("ul", "key-figures")[0].all("li")]
-    assert texts[2].startswith("20× fewer parameters than the teacher's transformer · ")
-    assert texts[3].startswith("4.3× faster than the teacher's transformer (")
+    assert texts[2] == "61.4\u202fk parameters · the teacher's transformer 1.25\u202fM"
+    assert "the teacher's transformer 0.487\u202fms, 4.3×" in texts[3]
     assert "network, teacher's transformer" in parse(render_demo(two_sensors)).text
 
 
 def test_a_latency_whose_repeats_do_not_agree_is_no_difference(two_sensors, parse) -> None:
     for contest in two_sensors["students"].values():
         contest["latency_ratios"].update(min=0.95, max=1.2)
-    assert parse(render_demo(two_sensors)).all("ul", "key-figures")[0].all("li")[-1].text == (
-        "0.113\u202fms per window, no significant difference to the teacher (0.95 to 1.2 in 10 repeats)"
-    )
+    text = parse(render_demo(two_sensors)).all("ul", "key-figures")[0].all("li")[-1].text
+    assert text.endswith("4.3× (0.95 to 1.2 in 10 repeats, not significant)")
 
 
 def test_a_student_that_is_not_better_than_guessing_has_no_gain_and_no_gap_on_the_page(two_sensors, parse) -> None:
@@ -275,15 +273,18 @@ def test_a_student_that_is_not_better_than_guessing_has_no_gain_and_no_gap_on_th
     assert len(section(page, "answer").all("p")) == 1
     figures = [item.text for item in page.all("ul", "key-figures")[0].all("li")]
     assert figures[0].endswith("· chance 80.0\u202f%")
-    assert not any("from distillation" in text for text in figures)
+    assert not any("by distillation" in text for text in figures)
     assert result_rows(page)["acc", "Distilled student"][4] == "–"
-    assert "Chance scores 80.0\u202f%: the commonest answer every time" in section(page, "results").text
+    assert (
+        "Chance, the better of a constant and a uniform answer, has accuracy 80.0\u202f%."
+        in section(page, "results").text
+    )
 
 
 @pytest.mark.parametrize(
     ("gap", "expected"),
     [
-        ({"mean": 5.0, "low": 0.5, "high": 9.0}, "50\u202f%"),
+        ({"mean": 5.0, "low": 0.5, "high": 9.0}, "50"),
         ({"mean": 5.0, "low": -0.5, "high": 9.0}, "not measurable"),
         (None, "–"),  # a document of an earlier release does not say how certain its gap is
     ],
@@ -304,19 +305,10 @@ def test_a_title_speaks_of_a_failing_sensor_where_one_failed(two_sensors, parse)
     assert "fails" not in page.text
 
 
-def test_a_student_that_is_larger_or_slower_is_said_to_be(two_sensors, parse) -> None:
-    for contest in two_sensors["students"].values():
-        contest.update(latency_ratio=0.5, parameters_ratio=0.25)
-        contest["latency_ratios"].update(min=0.45, max=0.52)
-    texts = [item.text for item in parse(render_demo(two_sensors)).all("ul", "key-figures")[0].all("li")]
-    assert texts[2].startswith("4.0× more parameters than the teacher")
-    assert texts[3].startswith("2.0× slower than the teacher (1.9 to 2.2 in 10 repeats)")
-
-
 def test_curves_and_missing_samples_are_drawn_for_every_network(two_sensors, parse) -> None:
     page = parse(render_demo(two_sensors))
-    assert len(section(page, "curves").all("svg", "chart")) == 6
-    assert len(section(page, "curves").all("path", "line")) == 10
+    assert len(section(page, "curves").all("svg", "chart")) == 3
+    assert len(section(page, "curves").all("path", "line")) == 5
     missing = section(page, "missing").all("svg", "chart")
     assert [len(chart.all("path", "band")) for chart in missing] == [2, 2]
     student = [one(spread["mean"]) for spread in two_sensors["students"]["gyro"]["missing"]["student"]]

@@ -71,35 +71,34 @@ def test_the_verdict_names_the_sensor_that_validates_best_and_what_teaching_buys
         "with labels only, 95.0 % with all sensors"
     )
     assert others == [
-        "Distillation helps on gyro: +4.0 points over labels only (95 % interval +1.5 to +6.0)",
-        "The next is acc, with 75.0 %; the worst fault of gyro is stuck",
+        "Distillation improves accuracy on gyro by 4.0 points (95 % interval 1.5 to 6.0)",
+        "The next is acc, with 75.0 %",
+        "The worst fault of gyro is stuck",
         "With the costs entered gyro is worth most: 12 500 EUR",
     ]
 
 
 def test_a_claim_on_teaching_needs_its_whole_interval_on_one_side() -> None:
     assert with_gain(1.0, -0.5, 2.5) == (
-        "The gain of distillation on gyro is not significant: +1.0 points over labels only (95 % interval -0.5 to +2.5)"
+        "The gain of distillation on gyro is not significant: +1.0 points (95 % interval -0.5 to 2.5)"
     )
     assert with_gain(-2.0, -3.0, -1.0) == (
-        "Distillation hurts on gyro: -2.0 points compared with labels only (95 % interval -3.0 to -1.0)"
+        "Distillation worsens accuracy on gyro by 2.0 points (95 % interval -3.0 to -1.0)"
     )
     assert told(rows=(msgspec.structs.replace(GYRO, gain=0.0, low=0.0, high=0.0, is_taught=False),))[1] == (
-        "Distillation gains nothing on gyro: labels only validated better and is shipped"
+        "Distillation does not improve gyro: labels only validated better and is shipped"
     )
-    assert (
-        with_gain(1.0, None, None)
-        == "Distillation changes gyro by +1.0 points; there are too few groups for a confidence interval"
+    assert with_gain(1.0, None, None) == (
+        "Distillation improves accuracy on gyro by 1.0 points (no confidence interval: too few groups)"
     )
 
 
 def test_rivals_that_validate_better_are_named_and_no_pair_is_the_best() -> None:
     one = msgspec.structs.replace(GYRO, ahead=("mini_rocket",))
     both = msgspec.structs.replace(GYRO, ahead=("extra_trees", "mini_rocket"))
-    assert told(rows=(one,))[2] == "On gyro MiniRocket validates better, without a teacher: consider that first"
-    assert told(rows=(both,))[2] == (
-        "On gyro extra-trees and MiniRocket validate better, without a teacher: consider that first"
-    )
+    ahead = "Ahead of the student on validation of gyro, without a teacher: "
+    assert told(rows=(one,))[2] == f"{ahead}MiniRocket"
+    assert told(rows=(both,))[2] == f"{ahead}extra-trees and MiniRocket"
     pair = SensorRow(sensors=("acc", "gyro"), scores={"teacher": Spread(mean=0.94)}, parameters=1)
     assert told(rows=(GYRO,), pairs=(pair,)) == told(rows=(GYRO,))
 
@@ -110,20 +109,20 @@ def test_nothing_is_concluded_of_a_student_that_is_not_better_than_guessing() ->
     (said,) = told(rows=(poor, ACC))
     assert said == (
         "The student of gyro, which validates best, is no better than chance: no conclusion is drawn (accuracy: "
-        "gyro 90.0 % (interval 80.0 to 95.0), chance 90.0 %); better than chance are the students of acc"
+        "gyro 90.0 % (95 % interval 80.0 to 95.0), chance 90.0 %); better than chance are the students of acc"
     )
     both = (poor, msgspec.structs.replace(ACC, guessing=msgspec.structs.replace(guess, low=0.6)))
     (said,) = told(rows=both)
     assert said == (
-        "No sensor can be judged: no student is better than chance (accuracy: gyro 90.0 % (interval 80.0 to 95.0), "
-        "chance 90.0 %; acc 75.0 % (interval 60.0 to 95.0), chance 90.0 %)"
+        "No sensor can be judged: no student is better than chance (accuracy: gyro 90.0 % (95 % interval 80.0 to "
+        "95.0), chance 90.0 %; acc 75.0 % (95 % interval 60.0 to 95.0), chance 90.0 %)"
     )
-    assert told(rows=(GYRO, both[1]))[2].startswith("The next is acc, with 75.0 %, no better than chance; ")
+    assert told(rows=(GYRO, both[1]))[2].startswith("The next is acc, with 75.0 %, no better than chance")
 
 
 def test_the_page_says_on_what_and_of_which_seed_its_figures_are() -> None:
     page = render_sensors(msgspec.to_builtins(msgspec.structs.replace(DOCUMENT, judged_on="its own test split")))
-    assert "Accuracy in percent on its own test split; the sensor whose student validates best comes first" in page
+    assert "Accuracy, % on its own test split; the sensor whose student validates best comes first" in page
     assert "trained nothing" not in page
     assert "are of seed 0." in page
 
@@ -145,7 +144,7 @@ def test_the_table_has_a_cell_under_every_heading() -> None:
         "labels only": "86.0",
         "distilled": "90.0",
         "teacher": "95.0",
-        "gain": "+4.0",
+        "gain, points": "+4.0",
         "95 % interval": "+1.5 to +6.0",
         "error under faults, %": "25.0",
         "of labels only, %": "80",
