@@ -167,8 +167,10 @@ def _teacher_sentence(demo: DemoDocument, best: str) -> str:
     text += f", the teacher with all sensors {words.score_with_unit(teacher, measure)}"
     if over is None or not (words.is_number(over.low) and words.is_number(over.high)):
         return f"{text} (no confidence interval of the difference)."
-    verdict = "significantly better" if over.low > 0 else "significantly worse" if over.high < 0 else "not significant"
-    return f"{text}: the difference is {verdict} (95 % interval {words.gain_interval(over.low, over.high, measure)})."
+    verdict = "is significantly better" if over.low > 0 else "does not differ significantly"
+    verdict = "is significantly worse" if over.high < 0 else verdict
+    ends = words.gain_interval(over.low, over.high, measure)
+    return f"{text}; the student {verdict} (95 % interval of the difference {ends})."
 
 
 def _reported_gain(demo: DemoDocument) -> tuple[Gain | None, str]:

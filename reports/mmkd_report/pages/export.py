@@ -271,7 +271,7 @@ def _pareto(export: ExportDocument) -> Iterator[Section]:
     artifacts = timed(export)
     if len(artifacts) < 2:
         return
-    metric, height = export.report.chosen_by, export.report.chosen_by.heading
+    metric, height = export.report.chosen_by, export.report.chosen_by.words
     heights = [one.artifact.score(metric.name) for one in artifacts]
     floor = _floor(export, metric)
     if not all(map(is_number, heights)):

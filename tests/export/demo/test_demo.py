@@ -331,7 +331,7 @@ def check_words(stdout: str, document: dict[str, Any]) -> None:
     [
         (
             0.5,
-            "Recommended: the student of acc, ahead on validation with 80.0 % of extra-trees 60.0 %, ",
+            "Recommended: the student of acc. On validation it reaches 80.0 %, extra-trees 60.0 %",
         ),
         (0.9, "Not recommended: on validation of acc MiniRocket reaches 90.0 %, the student 80.0 %."),
     ],

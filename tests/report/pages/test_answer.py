@@ -96,9 +96,9 @@ def test_the_question_names_the_labelled_share(students, share, expected) -> Non
 @pytest.mark.parametrize(
     ("over", "expected"),
     [
-        ((0.5, 2.0), ": the difference is significantly better (95 % interval 0.5 to 2.0)."),
-        ((-1.0, 2.0), f": the difference is not significant (95 % interval {M}1.0 to 2.0)."),
-        ((-2.0, -1.0), f": the difference is significantly worse (95 % interval {M}2.0 to {M}1.0)."),
+        ((0.5, 2.0), "; the student is significantly better (95 % interval of the difference 0.5 to 2.0)."),
+        ((-1.0, 2.0), f"; the student does not differ significantly (95 % interval of the difference {M}1.0 to 2.0)."),
+        ((-2.0, -1.0), f"; the student is significantly worse (95 % interval of the difference {M}2.0 to {M}1.0)."),
         (None, " (no confidence interval of the difference)."),
     ],
 )

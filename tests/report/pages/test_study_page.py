@@ -264,8 +264,8 @@ def test_the_recommendation_is_a_sentence_with_its_evidence(searched, parse) -> 
     assert answer_texts(searched, parse) == [
         f"{USE} the search's validation windows.",
         (
-            f"Distillation improves balanced accuracy by {gained['mean']:.1f} points ({ends}). Balanced accuracy on the "
-            f"test windows of 3 folds: the student {percent(ours['mean'])}\u202f%, labels only "
+            f"Distillation improves balanced accuracy by {gained['mean']:.1f} points ({ends}). Balanced accuracy on "
+            f"the test windows of 3 folds: the student {percent(ours['mean'])}\u202f%, labels only "
             f"{percent(alone['mean'])}\u202f%, the teacher 79.0\u202f%."
         ),
     ]
