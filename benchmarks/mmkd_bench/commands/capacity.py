@@ -35,7 +35,6 @@ def capacity(
     precision: options.ArtifactOption = options.PrecisionOption.auto,
     threads: options.ThreadsOption = None,
     reference: options.ReferenceOption = None,
-    form: options.FormOption = options.Form.table,
     json: options.JsonOption = False,
 ) -> None:
     """Find how many streams this device carries, with p99.9 of the response within the deadline."""
@@ -43,7 +42,7 @@ def capacity(
     question = Question(
         rate_hz=rate, deadline_ms=deadline_ms, streams=streams, servers=servers, launches=launches, budget_s=budget_s
     )
-    report = options.print_measured(lambda: measure_capacity(choice, question, progress=say), form, json)
+    report = options.print_measured(lambda: measure_capacity(choice, question, progress=say), json=json)
     level = report.at_answer or report.refused
     if not report.settled or report.streams or level is None:
         return

@@ -42,7 +42,6 @@ def compare(
     duration_s: options.DurationOption = 6.0,
     launches: options.LaunchesOption = 3,
     reference: options.ReferenceOption = None,
-    form: options.FormOption = options.Form.table,
     json: options.JsonOption = False,
 ) -> None:
     """Compare two reports, two models or rival engines.
@@ -56,7 +55,6 @@ def compare(
         measure_all = partial(measure_rivals, first, checkpoint=checkpoint, reference=reference)
         options.print_measured(
             lambda: measure_all(threads=threads, launches=launches, duration_s=duration_s, progress=say),
-            form=form,
             json=json,
         )
         return
@@ -64,14 +62,13 @@ def compare(
     if start.startswith(b"{") and not _is_checkpoint(start):
         conditions = parse_conditions(fail_if)
         comparison = compare_reports(read_report(first), read_report(second), conditions=conditions)
-        options.print_report(comparison, form, json)
+        options.print_report(comparison, json=json)
         require_passed(comparison)
         return
     with ExitStack() as stack:
         paths = [stack.enter_context(_model_of(path)) for path in (first, second)]
         options.print_measured(
             lambda: measure_pair(*paths, threads=threads, launches=launches, duration_s=duration_s, progress=say),
-            form=form,
             json=json,
         )
 
@@ -89,12 +86,11 @@ def overhead(
     duration_s: options.DurationOption = 6.0,
     launches: options.LaunchesOption = 3,
     reference: options.ReferenceOption = None,
-    form: options.FormOption = options.Form.table,
     json: options.JsonOption = False,
 ) -> None:
     """Measure what predict adds to the bare engine on the same feeds, with one thread."""
     measure = partial(measure_overhead, bundle, backend=backend, checks=checks, reference=reference)
-    report = options.print_measured(lambda: measure(launches=launches, duration_s=duration_s, progress=say), form, json)
+    report = options.print_measured(lambda: measure(launches=launches, duration_s=duration_s, progress=say), json=json)
     median_us = report.overhead_us.median
     if limit_us is not None and median_us > limit_us:
         raise PerformanceError(

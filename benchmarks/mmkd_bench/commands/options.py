@@ -12,21 +12,11 @@ import typer
 
 from mmkd_bench.measuring.opening import Choice
 from mmkd_bench.measuring.process import Interrupted
-from mmkd_bench.show.render import csv_of, markdown_of, show
-from mmkd_bench.show.sheets import AnyReport, sheet_of
+from mmkd_bench.show.sheets import AnyReport, sheet_of, show
 from mmkd_edge.cli.show import json_text, say
 from mmkd_edge.errors import UsageError
 
 ReportT = TypeVar("ReportT", bound=AnyReport)
-
-
-class Form(str, Enum):
-    """What a command prints."""
-
-    table = "table"
-    json = "json"
-    csv = "csv"
-    md = "md"
 
 
 class PrecisionOption(str, Enum):
@@ -41,7 +31,6 @@ class PrecisionOption(str, Enum):
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="STUDENT.edge", help="The bundle to measure.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-FormOption = Annotated[Form, typer.Option("--format", help="Form of the output.")]
 BackendOption = Annotated[str, typer.Option(help="Backend to run; auto uses the profile of mmkd-bench tune.")]
 ArtifactOption = Annotated[
     PrecisionOption, typer.Option("--precision", help="Precision of the model to run; bf16 in OpenVINO.")
@@ -81,7 +70,7 @@ def parse_numbers(text: str, *, name: str, example: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def print_measured(measure: Callable[[], ReportT], form: Form, json: bool) -> ReportT:
+def print_measured(measure: Callable[[], ReportT], *, json: bool) -> ReportT:
     """Measure, and print the report.
 
     Raises:
@@ -90,20 +79,16 @@ def print_measured(measure: Callable[[], ReportT], form: Form, json: bool) -> Re
     try:
         report = measure()
     except Interrupted as interrupted:
-        print_report(interrupted.report, form, json)
+        print_report(interrupted.report, json=json)
         say("the report has what was measured until then")
         raise
-    print_report(report, form, json)
+    print_report(report, json=json)
     return report
 
 
-def print_report(report: AnyReport, form: Form, json: bool) -> None:
+def print_report(report: AnyReport, *, json: bool) -> None:
     """Print a report to stdout."""
-    if json or form is Form.json:
+    if json:
         sys.stdout.write(json_text(report) + "\n")
-    elif form is Form.csv:
-        sys.stdout.write(csv_of(sheet_of(report)))
-    elif form is Form.md:
-        sys.stdout.write(markdown_of(sheet_of(report)))
     else:
         show(sheet_of(report))

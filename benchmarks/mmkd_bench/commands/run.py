@@ -60,7 +60,6 @@ def run(
         Path | None,
         typer.Option("--page", metavar="FILE.html", help="Also write the report as one self-contained page."),
     ] = None,
-    form: options.FormOption = options.Form.table,
     json: options.JsonOption = False,
 ) -> None:
     """Measure latency end to end and by stage, load time, memory and steadiness."""
@@ -97,7 +96,7 @@ def run(
         write_samples(samples, measured.samples)
     if page is not None:
         write_run_page(page, [measured.report])
-    options.print_report(measured.report, form, json)
+    options.print_report(measured.report, json=json)
     if interrupted:
         say("the report has what was measured until then")
         raise typer.Exit(INTERRUPTED_EXIT_CODE)

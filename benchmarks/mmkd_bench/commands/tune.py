@@ -11,8 +11,8 @@ import typer
 
 from mmkd_bench.commands import options
 from mmkd_bench.measuring.process import Interrupted
-from mmkd_bench.show.render import show as show_sheet
 from mmkd_bench.show.sheets import profile_sheet
+from mmkd_bench.show.sheets import show as show_sheet
 from mmkd_bench.tune import TuneSettings, tune_bundle
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import cache_folder

@@ -16,12 +16,14 @@ from mmkd_report.schema.bench import (
 )
 
 
-def duration_text(microseconds: float) -> str:
-    """A duration with three significant digits.
+def duration_text(microseconds: float | None) -> str:
+    """Write a duration with three significant digits; empty if there is none.
 
     >>> [duration_text(value) for value in (0.339, 12.345, 999.7, 1234.5, 2.5e6)]
     ['0.339 µs', '12.3 µs', '1.00 ms', '1.23 ms', '2.50 s']
     """
+    if microseconds is None:
+        return ""
     for unit, size in (("µs", 1.0), ("ms", 1e3), ("s", 1e6)):
         text = significant(microseconds / size)
         if float(text) < 1000:

@@ -1,21 +1,23 @@
+"""Reports as people read them: headings, cells and sentences, also on narrow terminals."""
+
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
 from mmkd_bench.capacity import Question, measure_capacity
+from mmkd_bench.compare import compare, parse_conditions
 from mmkd_bench.in_turn import spread_of
 from mmkd_bench.measuring.opening import Choice
-from mmkd_bench.show.render import csv_of, markdown_of
-from mmkd_bench.show.sheets import sheet_of
+from mmkd_bench.show.sheets import AnyReport, Sentence, Table, rich_of, sheet_of
 from mmkd_bench.show.text import ratio_text
 from mmkd_report.schema.bench import (
     BenchReport,
-    CapacityReport,
     OverheadReport,
     PairReport,
     ProcessStart,
@@ -25,62 +27,72 @@ from mmkd_report.schema.bench import (
 )
 
 ONE: RepeatSpread = spread_of([100.0, 110.0, 120.0])
+SPREAD = ("110 µs", "100 µs", "120 µs")
 
 
 @pytest.fixture
 def run(launch_of: Callable[..., ProcessStart], report_of: Callable[..., BenchReport]) -> BenchReport:
-    """For its subject and its machine."""
-    return report_of([launch_of()] * 5)
+    """Five equal launches of 100 µs."""
+    return report_of([launch_of(100.0)] * 5)
 
 
-def _rows(text: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(text)))
+def rows(report: AnyReport) -> list[tuple[str, ...]]:
+    return [tuple(row) for part in sheet_of(report).parts if isinstance(part, Table) for row in part.rows]
 
 
-def test_rivals_have_a_row_each_and_a_reason_where_they_were_not_timed(run: BenchReport) -> None:
+def sentences(report: AnyReport) -> list[str]:
+    return [part.text for part in sheet_of(report).parts if isinstance(part, Sentence)]
+
+
+def written(report: AnyReport, *, width: int) -> str:
+    file = io.StringIO()
+    Console(file=file, width=width, highlight=False).print(rich_of(sheet_of(report)))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("width", [40, 60])
+def test_a_narrow_terminal_breaks_no_word_of_a_report(
+    report_of: Callable[..., BenchReport], launch_of: Callable[..., Any], width: int
+) -> None:
+    report = report_of([launch_of(100.0), launch_of(101.0, seed=1)])
+
+    def words(width: int) -> set[str]:
+        text = written(report, width=width)
+        assert [line for line in text.splitlines() if len(line) > width] == []
+        # A stacked row names its columns with a colon, and a bar may be wrapped.
+        return {word.rstrip(":") for word in text.split() if "█" not in word}
+
+    assert {"throughput", "check_window", "confidence"} <= words(width)
+    assert words(width) <= words(200)
+
+
+def test_a_run_has_percentiles_stages_facts_and_its_verdict(run: BenchReport) -> None:
+    cells = rows(run)
+    assert ("p50", "100 µs", "100 µs") in cells
+    assert ("p99.9", "needs 6,636 samples, has 5,000", "") in cells
+    assert ("energy", "not measured: no sensor") in cells
+    assert "stable: all parts agree within 10 %" in sentences(run)
+    assert "enough for p99.9 at this pace: --duration-s 15" in sentences(run)
+
+
+def test_rivals_have_a_row_each_or_a_reason(run: BenchReport) -> None:
     timed = RivalEngine(
-        name="openvino",
-        version="2026.4.1",
-        reason="",
-        load_ms=80.0,
-        max_abs_error=1.25e-7,
-        p50_us=ONE,
-        p99_us=ONE,
-        ratio=ONE,
+        name="openvino", version="2026.4.1", load_ms=80.0, max_abs_error=1.25e-7, p50_us=ONE, p99_us=ONE, ratio=ONE
     )
-    absent = RivalEngine(
-        name="litert",
-        version="",
-        reason="not installed: a, b",
-        load_ms=None,
-        max_abs_error=None,
-        p50_us=None,
-        p99_us=None,
-        ratio=None,
-    )
+    absent = RivalEngine(name="litert", reason="not installed: a, b")
     report = RivalsReport(subject=run.subject, threads=1, tolerance=1e-4, rivals=(timed, absent), machine=run.machine)
-    first, second = _rows(csv_of(sheet_of(report)))
-    assert (first["engine"], first["p50_us"], first["low_us"], first["max_abs_error"]) == (
-        "openvino",
-        "110.0",
-        "100.0",
-        "1.2e-07",
-    )
-    assert (second["p50_us"], second["reason"]) == ("", "not installed: a, b")
-    told = markdown_of(sheet_of(report))
-    assert "| openvino | 2026.4.1 | 110 µs | 100 µs | 120 µs | 110 µs | 110.00 x | 80.0 ms | 1.2e-07 |\n" in told
-    assert "| litert |" not in told
-    assert "- litert: not installed: a, b\n" in told
+    assert rows(report) == [("openvino", "2026.4.1", *SPREAD, "110 µs", "110.00 x", "80.0 ms", "1.2e-07")]
+    assert sentences(report) == ["litert: not installed: a, b"]
 
 
 def test_capacity_has_the_answer_and_its_launches(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mmkd_bench.capacity.CONFIRM_S", 0.2)
     monkeypatch.setattr("mmkd_bench.capacity.MAX_CONFIRM_S", 0.2)
     question = Question(rate_hz=20.0, deadline_ms=5000.0, streams=4, servers=1, launches=1)
-    report: CapacityReport = measure_capacity(Choice(bundle=str(bundle)), question)
-    assert [row["load"] for row in _rows(csv_of(sheet_of(report)))] == ["answer", "launch 1"]
-    assert markdown_of(sheet_of(report)).startswith(
-        f"### {bundle}, fp32 in {report.backend}, 20 predictions per second each within 5000 ms: 4 streams\n"
+    report = measure_capacity(Choice(bundle=str(bundle)), question)
+    assert [row[:3] for row in rows(report)] == [("answer", "4", "yes"), ("launch 1", "4", "yes")]
+    assert sheet_of(report).heading == (
+        f"{bundle}, fp32 in {report.backend}, 20 predictions per second each within 5000 ms: 4 streams"
     )
 
 
@@ -97,24 +109,14 @@ def test_one_of_a_pair_is_called_faster_where_every_repeat_says_so(ratios: list[
 
 
 def test_pairs_and_overheads_are_tables_too(run: BenchReport) -> None:
+    times: dict[str, Any] = {
+        f"{name}_{figure}_us": ONE for name in ("first", "second") for figure in ("p50", "p90", "p99")
+    }
     pair = PairReport(
-        first="a.onnx",
-        second="b.edge",
-        threads=1,
-        count=10,
-        first_p50_us=ONE,
-        second_p50_us=ONE,
-        first_p90_us=ONE,
-        second_p90_us=ONE,
-        first_p99_us=ONE,
-        second_p99_us=ONE,
-        ratio=spread_of([2.0]),
-        machine=run.machine,
+        first="a.onnx", second="b.edge", threads=1, count=10, ratio=spread_of([2.0]), machine=run.machine, **times
     )
-    assert (
-        markdown_of(sheet_of(pair)).splitlines()[0]
-        == "### b.edge is 2.00 times as fast as a.onnx (one repeat, no spread)"
-    )
+    assert sheet_of(pair).heading == "b.edge is 2.00 times as fast as a.onnx (one repeat, no spread)"
+    assert rows(pair) == [(name, *SPREAD, "110 µs", "110 µs") for name in ("a.onnx", "b.edge")]
     overhead = OverheadReport(
         bundle="b.edge",
         count=10,
@@ -125,4 +127,13 @@ def test_pairs_and_overheads_are_tables_too(run: BenchReport) -> None:
         overhead_us=ONE,
         machine=run.machine,
     )
-    assert [row["what"] for row in _rows(csv_of(sheet_of(overhead)))] == ["predict", "session.run", "difference"]
+    assert rows(overhead) == [(name, *SPREAD) for name in ("predict", "session.run", "difference")]
+
+
+def test_a_comparison_has_its_verdict_and_its_quantities(
+    run: BenchReport, launch_of: Callable[..., ProcessStart], report_of: Callable[..., BenchReport]
+) -> None:
+    comparison = compare(run, report_of([launch_of(120.0)] * 5), conditions=parse_conditions("p50>+5%"))
+    assert sheet_of(comparison).heading == "Verdict: slower"
+    assert rows(comparison)[0] == ("p50 *", "100 µs", "120 µs", "+20.0%", "+20.0% to +20.0%")
+    assert any(line.startswith("failed: p50 changed by +20.0%") for line in sentences(comparison))
