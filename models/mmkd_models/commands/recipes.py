@@ -77,9 +77,6 @@ def clock_lines(report: RecipeReport) -> list[str]:
             repeated = max(clocks, key=lambda one: one.facts.repeated)
             count = sum(one.facts.repeated for one in clocks)
             text += f", repeated frames {count} (most in {repeated.recording})" if count else ""
-        if sensor.name in report.regions:
-            x, y, width, height = report.regions[sensor.name]
-            text += f"; region = [{x}, {y}, {width}, {height}], where things move in the recordings that train"
         lines.append(text)
     return lines
 
@@ -94,7 +91,7 @@ def offset_lines(report: RecipeReport) -> list[str]:
         offsets = [one.offset_s for one in found]
         least = min(found, key=lambda one: one.agreement - one.next_best)
         lines.append(
-            f"{sensor.name}: beside {found[0].beside} {len(found)} recordings suggest offset_s ="
+            f"{sensor.name}: beside {found[0].reference} {len(found)} recordings suggest offset_s ="
             f" {median(offsets):.2f} ({min(offsets):.2f} to {max(offsets):.2f}; least sure in {least.recording}:"
             f" {least.agreement:.2f}, the next best {least.next_best:.2f}); nothing was moved, write it into the"
             " recipe where it holds"

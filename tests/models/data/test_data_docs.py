@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -12,9 +13,8 @@ import pytest
 from mmkd_models.data import check_dataset, open_dataset
 from mmkd_models.data.importing import recipe
 from mmkd_models.data.importing.from_recipe import import_recipe
-from mmkd_models.data.importing.keys import key_table, keys_of
-from mmkd_models.data.importing.readers.formats import format_table
-from mmkd_models.data.importing.readers.table import TextTable
+from mmkd_models.data.importing.keys import Key, TextTable, keys_of
+from mmkd_models.data.importing.readers.formats import READERS
 
 _PAGE = Path(__file__).parents[3] / "docs" / "datasets.md"
 _OWN_DATA = _PAGE.with_name("your-own-data.md").read_text()
@@ -49,30 +49,56 @@ def test_the_dataset_json_of_the_page_describes_the_example(tmp_path, monkeypatc
     assert shown.modalities[1].range == (-40.0, 40.0)
 
 
-@pytest.mark.parametrize(
-    "table",
-    [
-        key_table(recipe.SensorSource, without=TextTable),
-        key_table(TextTable),
-        key_table(recipe.LabelRule, without=TextTable),
-        key_table(recipe.WindowRule),
-        key_table(recipe.SplitRule),
-        key_table(recipe.DatasetFacts),
-        format_table(),
-    ],
-)
-def test_the_guide_has_the_tables_of_the_declared_keys(table):
-    assert f"\n{table}\n" in _OWN_DATA
+def _rows(heading: str) -> list[list[str]]:
+    """The cells of the table below a heading of the guide."""
+    lines = _OWN_DATA.partition(f"\n{heading}")[2].splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith(("key |", "| `format`")))
+    table = itertools.takewhile(lambda line: "|" in line, lines[first + 2 :])
+    return [[cell.strip() for cell in re.split(r" ?\| ", line.strip("| "))] for line in table]
 
 
-@pytest.mark.parametrize("rule", [recipe.SensorSource, recipe.LabelRule, recipe.WindowRule, recipe.SplitRule])
-def test_the_example_of_every_key_is_a_value_that_it_takes(rule):
+_TABLES = {
+    "### `[[source]]`": recipe.SensorSource,
+    "#### Text and timestamps": TextTable,
+    "### `[labels]`": recipe.LabelRule,
+    "### `[windows]`": recipe.WindowRule,
+    "### `[split]`": recipe.SplitRule,
+    "### `[dataset]`": recipe.DatasetFacts,
+}
+
+
+@pytest.mark.parametrize("heading", _TABLES)
+def test_the_guide_lists_every_key_with_its_values(heading):
+    rule = _TABLES[heading]
+    own = [field for field in keys_of(rule) if rule is TextTable or field[0] not in TextTable.__struct_fields__]
+    rows = _rows(heading)
+    assert [row[0] for row in rows] == [f"`{name}`" for name, _, _ in own]
+    types = {field.name: str(field.type) for field in msgspec.structs.fields(rule)}
+    for (_, values, *_), (name, default, key) in zip(rows, own, strict=True):
+        assert key.range_text in values, name
+        if type(default) in (int, float):
+            assert f"default {default:g}" in values, name
+        for literal in re.findall(r"Literal\[(.*?)\]", types[name]):
+            assert {f"`{value}`" for value in re.findall(r"'([^']*)'", literal)} <= set(re.findall(r"`[^`]*`", values))
+
+
+def test_the_guide_lists_every_format_with_its_suffixes():
+    rows = {row[0]: row[1] for row in _rows("#### Formats")}
+    assert list(rows) == [f"`{form}`" for form in READERS]
+    for form, reader in READERS.items():
+        assert rows[f"`{form}`"].endswith(", ".join(f"`{suffix}`" for suffix in reader.suffixes))
+
+
+@pytest.mark.parametrize("heading", list(_TABLES)[:1] + list(_TABLES)[2:5])
+def test_the_example_of_every_key_is_a_value_that_it_takes(heading):
+    rule = _TABLES[heading]
     required = {"SensorSource": {"modality": "a", "files": "{start}.csv"}, "WindowRule": {"length_s": 1.0}}
-    for name, _, _, key in keys_of(rule):
-        example = msgspec.toml.decode(f"{name} = {key.example}")
-        given = msgspec.convert({**required.get(rule.__name__, {}), **example}, rule)
-        kind = "video" if key.only == "video" else ""
-        assert [text for text in recipe.rule_problems(given, "t", kind=kind) if f"'t.{name}': expected" in text] == []
+    keys: dict[str, Key] = {name: key for name, _, key in keys_of(rule)}
+    for name, *_, example in _rows(heading):
+        given = {**required.get(rule.__name__, {}), **msgspec.toml.decode(f"{name[1:-1]} = {example[1:-1]}")}
+        kind = "video" if keys[name[1:-1]].only == "video" else ""
+        problems = recipe.rule_problems(msgspec.convert(given, rule), "t", kind=kind)
+        assert [text for text in problems if f"'t.{name[1:-1]}': expected" in text] == []
 
 
 def test_the_first_recipe_of_the_guide_works_on_the_folder_that_it_shows(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +18,7 @@ from mmkd_models.data.checking.scan import scan_windows
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.files import AnyArray
 from mmkd_models.data.importing.cutting.cut import Cut, cut, most_windows
-from mmkd_models.data.importing.cutting.deal import Dealt, apart, deal_as_named, deal_by_time, deal_groups
+from mmkd_models.data.importing.cutting.deal import deal_groups, far_apart, named_splits, split_by_time
 from mmkd_models.data.importing.cutting.labels import encoded, task_of
 from mmkd_models.data.importing.limits import WINDOW_FACTS_BYTES, refuse_more
 from mmkd_models.data.importing.recipe import (
@@ -30,7 +30,7 @@ from mmkd_models.data.importing.recipe import (
     refuse,
     rule_problems,
 )
-from mmkd_models.data.importing.recorded import SECOND_NS, ImportedRecording, ImportedSensor
+from mmkd_models.data.importing.recording import SECOND_NS, ImportedRecording, ImportedSensor
 from mmkd_models.data.importing.timing.grids import Grids, Placed
 from mmkd_models.data.kinds import (
     FULL_SCALE,
@@ -49,6 +49,8 @@ from mmkd_models.data.spec import SPLIT_NAMES, DatasetSpec, name_problem
 from mmkd_models.data.windows import Windows
 from mmkd_models.data.writer import check_absent, write_dataset
 
+_Mask = npt.NDArray[np.bool_]
+
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltReport:
@@ -56,7 +58,7 @@ class BuiltReport:
 
     Attributes:
         absent: sensors that were not there, as `recording: sensor`.
-        classes: by split, how many windows are of each class; of several labels how many have it.
+        classes: by split, how many windows each class has; of several labels how many have it.
         targets: by split, the lowest, mean and highest number of a regression; empty where there is none.
     """
 
@@ -71,33 +73,24 @@ class BuiltReport:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _OnGrid:
-    """One recording whose samples lie in the scratch files, and its windows."""
-
-    placed: Placed
-    cut: Cut
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class _Plan:
     """What is known of every window, (N,) each, in order of recordings and time."""
 
     recording: Rows
     starts_s: npt.NDArray[np.float64]
     labels: Labels
-    groups: npt.NDArray[np.str_] | None
-    metadata: Mapping[str, npt.NDArray[np.str_]]
-    dealt: Dealt
+    splits: Rows
+    folds: Rows | None
+    facts: Mapping[str, npt.NDArray[np.str_]]
 
-    def subset(self, keep: npt.NDArray[np.bool_]) -> _Plan:
-        folds = self.dealt.folds
+    def subset(self, keep: _Mask) -> _Plan:
         return _Plan(
             recording=self.recording[keep],
             starts_s=self.starts_s[keep],
             labels=self.labels[keep],
-            groups=None if self.groups is None else self.groups[keep],
-            metadata={name: values[keep] for name, values in self.metadata.items()},
-            dealt=Dealt(splits=self.dealt.splits[keep], folds=None if folds is None else folds[keep]),
+            splits=self.splits[keep],
+            folds=None if self.folds is None else self.folds[keep],
+            facts={name: values[keep] for name, values in self.facts.items()},
         )
 
 
@@ -124,14 +117,8 @@ def import_recordings(
     path = Path(path)
     check_absent(path)
     labels, split = labels or LabelRule(), split or SplitRule()
-    refuse(
-        "import_recordings",
-        [
-            *(f"sensor {one.name!r}: {text}" for one in sensors if (text := name_problem(one.name))),
-            *rule_problems(windows, "windows"),
-            *rule_problems(split, "split"),
-        ],
-    )
+    problems = [f"sensor {sensor.name!r}: {text}" for sensor in sensors if (text := name_problem(sensor.name))]
+    refuse("import_recordings", [*problems, *rule_problems(windows, "windows"), *rule_problems(split, "split")])
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as name,
@@ -157,67 +144,14 @@ def build_dataset(
     """Make a dataset directory of recordings on their grids; arguments and errors as of `import_recordings`.
 
     Args:
-        recordings: asked for one after the other; each puts its samples on the grids before it comes.
+        recordings: taken one after the other; each puts its samples on the grids before it comes.
+        scratch: folder for the windows until they are written.
     """
-    made = _prepared(recordings, grids, windows=windows, labels=labels, split=split)
-    left_out = {reason: count for reason, count in made.left_out.items() if count}
-    dataset = write_dataset(
-        path,
-        name=(facts.name if facts else "") or path.name,
-        labels=made.task,
-        modalities=made.modalities,
-        splits=_arrays(scratch, made),
-        source=facts.source if facts else "",
-        licence=facts.licence if facts else "",
-        left_out=left_out,
-        episode_names=[one.placed.recorded.name for one in made.done],
-    )
-    return BuiltReport(
-        dataset=dataset,
-        recordings=len(made.done),
-        cover=windows.cover,
-        left_out=left_out,
-        absent=tuple(
-            f"{one.placed.recorded.name}: {name}" for one in made.done for name in one.placed.absent if name != TARGET
-        ),
-        has_times=made.is_utc,
-        classes=_class_counts(made.plan, made.task),
-        targets=_targets(made.plan, made.task),
-    )
-
-
-def training_recordings(
-    recordings: Iterable[Placed], grids: Grids, *, windows: WindowRule, labels: LabelRule, split: SplitRule
-) -> list[int]:
-    """Return the numbers of the recordings that windows of train come from; arguments and errors of the import."""
-    made = _prepared(recordings, grids, windows=windows, labels=labels, split=split)
-    found: list[int] = np.unique(made.plan.recording[made.plan.dealt.splits == 0]).tolist()
-    return found
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Prepared:
-    """Everything that is known before the dataset is written."""
-
-    modalities: Sequence[ModalitySpec]
-    done: Sequence[_OnGrid]
-    task: TaskSpec
-    plan: _Plan
-    source: CutWindows
-    left_out: Counter[str]
-
-    @property
-    def is_utc(self) -> bool:
-        return all(one.placed.recorded.is_utc for one in self.done)
-
-
-def _prepared(
-    recordings: Iterable[Placed], grids: Grids, *, windows: WindowRule, labels: LabelRule, split: SplitRule
-) -> _Prepared:
+    facts = facts or DatasetFacts()
     modalities = [sensor.modality(windows.length_s) for sensor in grids.sensors if sensor.name != TARGET]
-    refuse("windows", [text for modality in modalities for text in _window_faults(modality)])
-    done: list[_OnGrid] = []
+    refuse("windows", [text for modality in modalities for text in _modality_problems(modality)])
     bytes_each, count = sum(map(window_bytes, modalities)) + WINDOW_FACTS_BYTES, 0
+    done, cuts, left_out = list[Placed](), list[Cut](), Counter[str]()
     for placed in recordings:
         refuse_more(
             (count + most_windows(placed, modalities, windows)) * bytes_each,
@@ -226,114 +160,115 @@ def _prepared(
             what=f"windows every {windows.hop_s:g} s",
             cure="lengthen 'windows.stride_s'",
         )
-        done.append(
-            _OnGrid(placed=placed, cut=cut(placed, grids, modalities, labels=labels, windows=windows, split=split))
+        done.append(placed)
+        cuts.append(cut(placed, grids, modalities, labels=labels, windows=windows, split=split))
+        count += len(cuts[-1].starts_s)
+        left_out.update(cuts[-1].left_out)
+    left_out = +left_out
+    if not count:
+        reasons = ", ".join(f"{number} {reason}" for reason, number in left_out.items())
+        raise DatasetError(
+            f"'windows': expected windows, got none{f' ({reasons})' if reasons else ''};"
+            " shorten 'length_s', or look at the times of sensors and labels"
         )
-        count += len(done[-1].cut.starts_s)
-    left_out: Counter[str] = Counter()
-    for one in done:
-        left_out.update(one.cut.left_out)
-    answers = [answer for one in done for answer in one.cut.answers]
+    answers = [answer for one in cuts for answer in one.answers]
     task = task_of(answers, labels)
-    plan = _planned(done, encoded(answers, task), split)
+    plan = _plan_windows(done, cuts, encoded(answers, task), split)
+
+    def drop(plan: _Plan, reason: str, is_wrong: _Mask) -> _Plan:
+        left_out.update({reason: int(is_wrong.sum())} if is_wrong.any() else {})
+        return plan.subset(~is_wrong)
+
+    least_s = windows.length_s + split.gap_s
+    plan = drop(plan, "between splits", ~far_apart(plan.splits, plan.recording, plan.starts_s, least_s=least_s))
+    if split.drop_copies:
+        source = _source(grids, done, modalities, plan, hop_s=windows.hop_s)
+        plan = drop(plan, "equal to one of another split", _copies(plan, source, modalities))
+    # A split without any label is one that nobody has labelled yet, as of a new machine.
+    is_known = is_labelled(plan.labels)
+    needs_label = (plan.splits > 0) & np.isin(plan.splits, np.unique(plan.splits[is_known]))
+    plan = drop(plan, "without a label in valid or test", needs_label & ~is_known)
+
+    is_utc = all(one.recorded.is_utc for one in done)
+    origins_s = np.array([one.origin_ns for one in done], dtype=np.float64) / SECOND_NS
+    times = origins_s[plan.recording] + plan.starts_s if is_utc else None
     source = _source(grids, done, modalities, plan, hop_s=windows.hop_s)
-    plan, source = _leaks_removed(plan, source, modalities, windows, split, left_out)
-    plan, source = _partly_unlabelled_removed(plan, source, left_out)
-    return _Prepared(modalities=modalities, done=done, task=task, plan=plan, source=source, left_out=left_out)
+    dataset = write_dataset(
+        path,
+        name=facts.name or path.name,
+        labels=task,
+        modalities=modalities,
+        splits={
+            split_name: {
+                **{one.name: _store(scratch / f"{number}-{one.name}.npy", source, one, rows) for one in modalities},
+                **_columns(plan, rows, times, group=split.group, metadata=windows.metadata),
+            }
+            for number, split_name in enumerate(SPLIT_NAMES)
+            for rows in [np.flatnonzero(plan.splits == number)]
+        },
+        source=facts.source,
+        licence=facts.licence,
+        left_out=left_out,
+        episode_names=[one.recorded.name for one in done],
+    )
+    return BuiltReport(
+        dataset=dataset,
+        recordings=len(done),
+        cover=windows.cover,
+        left_out=left_out,
+        absent=tuple(f"{one.recorded.name}: {name}" for one in done for name in one.absent if name != TARGET),
+        has_times=is_utc,
+        classes={name: _class_counts(labels, task) for name, labels in _by_split(plan)},
+        targets={name: _range_of(labels) for name, labels in _by_split(plan)} if task.kind == "regression" else {},
+    )
 
 
-def _window_faults(modality: ModalitySpec) -> Iterator[str]:
-    """What no dataset may have, told before hours of recordings are read."""
+def _modality_problems(modality: ModalitySpec) -> Iterator[str]:
+    """What no dataset may have, found before hours of recordings are read."""
     size = size_problem(modality)
     yield from (f"{modality.name!r}: {text}" for text in (*kind_problems(modality), *([size] if size else ())))
 
 
-def _planned(done: Sequence[_OnGrid], labels: Labels, split: SplitRule) -> _Plan:
-    if not any(len(one.cut.starts_s) for one in done):
-        reasons = Counter[str]()
-        for one in done:
-            reasons.update(one.cut.left_out)
-        told = ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
-        raise DatasetError(
-            f"'windows': expected windows, got none{f' ({told})' if told else ''};"
-            " shorten 'length_s', or look at the times of sensors and labels"
-        )
-    recording = np.repeat(np.arange(len(done)), [len(one.cut.starts_s) for one in done])
-    groups = None
-    if split.group:
-        groups = np.array(
-            [name for one in done for name in (one.cut.groups if one.cut.groups is not None else ())], dtype=np.str_
-        )
-    return _Plan(
-        recording=recording,
-        starts_s=np.concatenate([one.cut.starts_s for one in done]),
-        labels=labels,
-        groups=groups,
-        metadata={
-            name: np.array([value for one in done for value in one.cut.metadata[name]], dtype=np.str_)
-            for name in done[0].cut.metadata
-        },
-        dealt=_dealt(done, recording, strata_of(labels), groups, split),
-    )
-
-
-def _dealt(
-    done: Sequence[_OnGrid], recording: Rows, strata: Rows, groups: npt.NDArray[np.str_] | None, split: SplitRule
-) -> Dealt:
+def _plan_windows(done: Sequence[Placed], cuts: Sequence[Cut], labels: Labels, split: SplitRule) -> _Plan:
+    recording = np.repeat(np.arange(len(cuts)), [len(one.starts_s) for one in cuts])
+    facts = {
+        name: np.array([value for one in cuts for value in one.facts[name]], dtype=np.str_) for name in cuts[0].facts
+    }
+    folds = None
     if split.column:
-        named = [name for one in done for name in (one.cut.splits if one.cut.splits is not None else ())]
-        return deal_as_named(
-            named, [done[number].placed.recorded.name for number in recording.tolist()], column=split.column
-        )
-    return deal_by_time(recording, strata, split) if groups is None else deal_groups(groups, strata, split)
+        names = [done[number].recorded.name for number in recording.tolist()]
+        splits = named_splits(facts[split.column].tolist(), names, column=split.column)
+    elif split.group:
+        splits, folds = deal_groups(facts[split.group], strata_of(labels), split)
+    else:
+        splits = split_by_time(recording, strata_of(labels), split)
+    starts_s = np.concatenate([one.starts_s for one in cuts])
+    return _Plan(recording=recording, starts_s=starts_s, labels=labels, splits=splits, folds=folds, facts=facts)
 
 
 def _source(
-    grids: Grids, done: Sequence[_OnGrid], modalities: Sequence[ModalitySpec], plan: _Plan, *, hop_s: float
+    grids: Grids, done: Sequence[Placed], modalities: Sequence[ModalitySpec], plan: _Plan, *, hop_s: float
 ) -> CutWindows:
     names = [modality.name for modality in modalities]
-    lengths = np.array([[one.placed.lengths[name] for name in names] for one in done], dtype=np.int64)  # (R, M)
+    lengths = {name: np.array([one.lengths[name] for one in done], dtype=np.int64) for name in names}
     samples, present = grids.mapped()
     return CutWindows(
         samples=samples,
         present=present,
         scale={},
-        offsets={name: np.array([one.placed.first[name] for one in done], dtype=np.int64) for name in names},
-        lengths={name: lengths[:, number] for number, name in enumerate(names)},
+        offsets={name: np.array([one.first[name] for one in done], dtype=np.int64) for name in names},
+        lengths=lengths,
         recording=plan.recording,
         start_s=plan.starts_s,
-        latest_start_s=np.array([latest_start_s(row, modalities) for row in lengths.tolist()]),
+        latest_start_s=np.array(
+            [latest_start_s(row, modalities) for row in np.stack(list(lengths.values()), axis=1).tolist()]
+        ),
         hop_s=hop_s,
     )
 
 
-def _leaks_removed(
-    plan: _Plan,
-    source: CutWindows,
-    modalities: Sequence[ModalitySpec],
-    windows: WindowRule,
-    split: SplitRule,
-    left_out: Counter[str],
-) -> tuple[_Plan, CutWindows]:
-    """Without windows that share time, or if so wished values, with those of a higher split."""
-    least_s = windows.length_s + split.gap_s
-    keep = apart(plan.dealt.splits, plan.recording, plan.starts_s, least_s=least_s)
-    left_out["between splits"] += int((~keep).sum())
-    plan, source = plan.subset(keep), _rows_of(source, keep)
-    if split.drop_copies:
-        keep = ~_copies(plan, source, modalities)
-        left_out["equal to one of another split"] += int((~keep).sum())
-        plan, source = plan.subset(keep), _rows_of(source, keep)
-    return plan, source
-
-
-def _rows_of(source: CutWindows, keep: npt.NDArray[np.bool_]) -> CutWindows:
-    return replace(source, recording=source.recording[keep], start_s=source.start_s[keep])
-
-
-def _copies(plan: _Plan, source: CutWindows, modalities: Sequence[ModalitySpec]) -> npt.NDArray[np.bool_]:
-    """Which windows hold the values of one in a higher split: test before valid before train."""
-    count = len(plan.labels)
+def _copies(plan: _Plan, source: CutWindows, modalities: Sequence[ModalitySpec]) -> _Mask:
+    """Which windows equal one in a higher split: test before valid before train."""
     windows = Windows(
         spec=DatasetSpec(
             name="", task=TaskSpec(labels=()), modalities=tuple(modalities), splits=dict.fromkeys(SPLIT_NAMES, 0)
@@ -341,54 +276,36 @@ def _copies(plan: _Plan, source: CutWindows, modalities: Sequence[ModalitySpec])
         labels=plan.labels,
         groups=plan.recording,
         has_groups=False,
-        splits=plan.dealt.splits,
+        splits=plan.splits,
         folds=None,
         source=source,
-        rows=np.arange(count),
+        rows=np.arange(len(plan.labels)),
     )
     digests = scan_windows(windows).digests
     highest: dict[bytes, int] = {}
-    for digest, number in zip(digests, plan.dealt.splits.tolist(), strict=True):
+    for digest, number in zip(digests, plan.splits.tolist(), strict=True):
         highest[digest] = max(number, highest.get(digest, 0))
     return np.array(
-        [bool(digest) and number < highest[digest] for digest, number in zip(digests, plan.dealt.splits, strict=True)]
+        [bool(digest) and number < highest[digest] for digest, number in zip(digests, plan.splits, strict=True)]
     )
 
 
-def _partly_unlabelled_removed(plan: _Plan, source: CutWindows, left_out: Counter[str]) -> tuple[_Plan, CutWindows]:
-    # A split without any label is one that nobody has labelled yet, as of a new machine.
-    known = is_labelled(plan.labels)
-    labelled_splits = np.unique(plan.dealt.splits[known])
-    keep = known | (plan.dealt.splits == 0) | ~np.isin(plan.dealt.splits, labelled_splits)
-    left_out["without a label in valid or test"] += int((~keep).sum())
-    return plan.subset(keep), _rows_of(source, keep)
+def _columns(
+    plan: _Plan, rows: Rows, times: npt.NDArray[np.float64] | None, *, group: str, metadata: Sequence[str]
+) -> dict[str, AnyArray | dict[str, AnyArray]]:
+    columns: dict[str, AnyArray | dict[str, AnyArray]] = {"labels": plan.labels[rows], "episodes": plan.recording[rows]}
+    if group:
+        columns["groups"] = plan.facts[group][rows]
+    if plan.folds is not None:
+        columns["folds"] = plan.folds[rows]
+    if times is not None:
+        columns["times"] = times[rows]
+    if metadata:
+        columns["metadata"] = {name: plan.facts[name][rows] for name in metadata}
+    return columns
 
 
-def _arrays(scratch: Path, made: _Prepared) -> dict[str, dict[str, AnyArray | dict[str, AnyArray]]]:
-    plan = made.plan
-    origins_s = np.array([one.placed.origin_ns for one in made.done], dtype=np.float64) / SECOND_NS
-    found: dict[str, dict[str, AnyArray | dict[str, AnyArray]]] = {}
-    for number, split in enumerate(SPLIT_NAMES):
-        rows = np.flatnonzero(plan.dealt.splits == number)
-        part: dict[str, AnyArray | dict[str, AnyArray]] = {
-            modality.name: _stored(scratch / f"{split}-{modality.name}.npy", made.source, modality, rows)
-            for modality in made.modalities
-        }
-        part["labels"] = plan.labels[rows]
-        part["episodes"] = plan.recording[rows]
-        if plan.groups is not None:
-            part["groups"] = plan.groups[rows]
-        if plan.dealt.folds is not None:
-            part["folds"] = plan.dealt.folds[rows]
-        if made.is_utc:
-            part["times"] = origins_s[plan.recording[rows]] + plan.starts_s[rows]
-        if plan.metadata:
-            part["metadata"] = {name: values[rows] for name, values in plan.metadata.items()}
-        found[split] = part
-    return found
-
-
-def _stored(file: Path, source: CutWindows, modality: ModalitySpec, rows: Rows) -> AnyArray:
+def _store(file: Path, source: CutWindows, modality: ModalitySpec, rows: Rows) -> AnyArray:
     """The windows of these rows as the dataset stores them, in a scratch file that is mapped."""
     dtype = np.dtype({"series": "<f4", "audio": "<i2", "video": "u1"}[modality.kind])
     present = np.ones((len(rows), modality.samples), dtype=np.uint8)
@@ -398,44 +315,33 @@ def _stored(file: Path, source: CutWindows, modality: ModalitySpec, rows: Rows) 
         np.lib.format.write_array_header_1_0(opened, header)  # type: ignore[no-untyped-call]
         for first in range(0, len(rows), block):
             values = source.gather(modality, rows[first : first + block], shift_s=None)
-            there = present_of(values) if modality.kind == "video" else None
-            if there is not None:
-                present[first : first + block] = there
-            opened.write(np.ascontiguousarray(_as_stored(values.view(np.ndarray), modality)).data)
+            frames = present_of(values) if modality.kind == "video" else None
+            if frames is not None:
+                present[first : first + block] = frames
+            plain = values.view(np.ndarray)
+            opened.write(np.ascontiguousarray(_counts(plain) if modality.kind == "audio" else plain).data)
     stored: AnyArray = np.load(file, mmap_mode="r" if len(rows) else None)
     return with_present(stored, present) if modality.kind == "video" else stored
 
 
-def _as_stored(values: Values, modality: ModalitySpec) -> Values:
-    """Sound as int16 counts, everything else as it is."""
-    if modality.kind != "audio":
-        return values
-    counts = np.rint(np.nan_to_num(values) * FULL_SCALE).clip(-FULL_SCALE + 1, FULL_SCALE - 1).astype(np.int16)
-    return np.where(np.isnan(values), MISSING_COUNT, counts)
+def _counts(sound: Values) -> Values:
+    """Sound as int16."""
+    counts = np.rint(np.nan_to_num(sound) * FULL_SCALE).clip(-FULL_SCALE + 1, FULL_SCALE - 1).astype(np.int16)
+    return np.where(np.isnan(sound), MISSING_COUNT, counts)
 
 
-def _class_counts(plan: _Plan, task: TaskSpec) -> dict[str, dict[str, int]]:
-    if task.kind == "regression":
-        return {split: {} for split in SPLIT_NAMES}
-    labels = plan.labels
+def _by_split(plan: _Plan) -> Iterator[tuple[str, Labels]]:
+    return ((split, plan.labels[plan.splits == number]) for number, split in enumerate(SPLIT_NAMES))
+
+
+def _class_counts(labels: Labels, task: TaskSpec) -> dict[str, int]:
+    names = task.labels if task.kind != "regression" else ()
     return {
-        split: {
-            name: int(((labels[:, label] == 1 if labels.ndim == 2 else labels == label) & here).sum())
-            for label, name in enumerate(task.labels)
-        }
-        for split, here in _by_split(plan).items()
+        name: int((labels[:, number] == 1 if labels.ndim == 2 else labels == number).sum())
+        for number, name in enumerate(names)
     }
 
 
-def _targets(plan: _Plan, task: TaskSpec) -> dict[str, tuple[float, ...]]:
-    if task.kind != "regression":
-        return {}
-    known = {split: plan.labels[here & is_labelled(plan.labels)] for split, here in _by_split(plan).items()}
-    return {
-        split: (float(one.min()), float(one.mean()), float(one.max())) if len(one) else ()
-        for split, one in known.items()
-    }
-
-
-def _by_split(plan: _Plan) -> dict[str, npt.NDArray[np.bool_]]:
-    return {split: plan.dealt.splits == number for number, split in enumerate(SPLIT_NAMES)}
+def _range_of(labels: Labels) -> tuple[float, ...]:
+    known = labels[is_labelled(labels)]
+    return (float(known.min()), float(known.mean()), float(known.max())) if len(known) else ()

@@ -1,45 +1,42 @@
 """The interchange form, one `.npz` of arrays, read into a dataset directory.
 
-Owns that form: `x_<modality>` (N, T, C), `rate_<modality>` in Hz, `channels_<modality>` names, `y` (N,) with -1 for
+Its arrays: `x_<modality>` (N, T, C), `rate_<modality>` in Hz, `channels_<modality>` names, `y` (N,) with -1 for
 unlabelled, `classes` names, `split` (N,) 0 train, 1 valid, 2 test; optional `group` (N,), `fold` (N,), `time` (N,) in
 UTC seconds, `episode` (N,), `column_<name>` (N,), `unit_<modality>` and `range_<modality>` (2,); in place of `y` and
-`classes` numbers `targets` (N, M), NaN for unknown, and `target_names` (M,). Sound says so: `kind_<modality>` is
-`audio`. Video is an `x_<modality>` (N, T, H, W, C), with optional `frames_<modality>` (N, T), 1 where a frame is there.
-Refuses pickled arrays. Other arrays are left out and named.
+`classes` numbers `targets` (N, M), NaN for unknown, and `target_names` (M,). For sound `kind_<modality>` is `audio`.
+Video is an `x_<modality>` (N, T, H, W, C), with optional `frames_<modality>` (N, T), 1 where a frame is there.
+Other arrays are left out and named.
 """
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from mmkd_edge.bundle.arrays import ArraysError, read_npz
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.spec import ModalityKind, ModalitySpec, TaskSpec
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.files import AnyArray
+from mmkd_models.data.importing.readers.npz_file import read_arrays
 from mmkd_models.data.kinds import with_present
 from mmkd_models.data.labels import hide_labels
 from mmkd_models.data.spec import SPLIT_NAMES
 from mmkd_models.data.writer import write_dataset
 
-_OF_CLASSES = ("y", "classes")
-_OF_TARGETS = ("targets", "target_names")
-_COLUMNS = {"groups": "group", "folds": "fold", "times": "time", "episodes": "episode"}
-_FACT = "column_"
+_COLUMNS = {"group": "groups", "fold": "folds", "time": "times", "episode": "episodes"}
+_METADATA = "column_"
 _PREFIXES = ("x_", "rate_", "channels_", "unit_", "range_", "kind_", "frames_")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportReport:
-    """An imported dataset and what was changed or left out on the way.
+    """An imported dataset and what was changed or left out.
 
     Attributes:
         infinite: for each modality that had infinite values: how many became NaN.
@@ -63,10 +60,10 @@ def import_interchange(
     targets: Sequence[str] = (),
     metadata: Sequence[str] = (),
 ) -> ImportReport:
-    """Read an interchange file and writes a dataset directory.
+    """Read an interchange file and write a dataset directory.
 
-    Values of series are stored as float32, sound and video as they are. Infinite values become NaN, missing, and are
-    counted: a sensor cannot measure infinity, it is what overflows leave behind.
+    Values of series are stored as float32, sound and video as they are. Infinite values become NaN and are counted: a
+    sensor cannot measure infinity, it is left by overflows.
 
     Args:
         per_group: modalities that are only comparable after a z-score with their own group's statistics.
@@ -76,44 +73,58 @@ def import_interchange(
         metadata: names of further arrays (N,) to keep as metadata, beside those called `column_<name>`.
 
     Raises:
-        DatasetError: the file is no interchange file, or what it holds breaks the contract of docs/datasets.md.
+        DatasetError: the file is no interchange file, or breaks the contract of docs/datasets.md.
         UsageError: the file is missing, `per_group` names an unknown modality, a target is not there, or `path` exists.
     """
     if (target is not None and targets) or (unit and target is None):
         raise UsageError("import: expected --target with its --unit, or --targets, got a mixture; choose one of them")
     file = Path(file)
-    arrays = _load(file)
+    if not file.is_file():
+        raise UsageError(f"{file}: expected an interchange file (.npz), found no such file; check the path")
+    arrays = read_arrays(file, "an interchange file")
+    for key in metadata:
+        if key not in arrays:
+            raise UsageError(f"{file}: array {key!r} is not in it; choose among {', '.join(arrays)}")
+    facts = {key.removeprefix(_METADATA): key for key in arrays if key.startswith(_METADATA)}
+    facts |= {key: key for key in metadata}
     names = [key.removeprefix("x_") for key in arrays if key.startswith("x_")]
-    required = (*(_OF_CLASSES if target is None and not targets else _OF_TARGETS), "split")
-    facts = _facts(file, arrays, metadata)
-    _check(file, arrays, names, required=required, facts=facts.values())
+    required = (*(("y", "classes") if target is None and not targets else ("targets", "target_names")), "split")
+    _check(file, arrays, names, required=required, facts=list(facts.values()))
     task, labels = _task(file, arrays, target=target, unit=unit, conditions=targets)
     for unknown in sorted(set(per_group) - set(names)):
         raise UsageError(f"{file}: modality {unknown!r} is not in it; choose one of {', '.join(names)}")
-    kinds = {name: _kind(file, arrays, name) for name in names}
-    values = {name: _values(file, arrays, name, kind=kinds[name]) for name in names}
-    infinite = {name: int(np.isinf(array).sum()) for name, array in values.items() if array.dtype.kind == "f"}
-    for key in infinite:
-        values[key] = np.where(np.isinf(values[key]), np.float32(np.nan), values[key])
+    columns: dict[str, AnyArray] = {"labels": labels}
+    columns |= {column: arrays[key] for key, column in _COLUMNS.items() if key in arrays}
+    infinite, modalities = {}, []
+    for modality in names:
+        kind = _kind(file, arrays, modality)
+        values = _values(file, arrays, modality, kind=kind)
+        if values.dtype.kind == "f" and (count := int(np.isinf(values).sum())):
+            infinite[modality] = count
+            values = np.where(np.isinf(values), np.float32(np.nan), values)
+        columns[modality] = values
+        modalities.append(_modality(file, arrays, modality, kind=kind, per_group=modality in per_group))
+    splits: dict[str, dict[str, AnyArray | dict[str, AnyArray]]] = {}
+    for number, split in enumerate(SPLIT_NAMES):
+        rows = arrays["split"] == number
+        splits[split] = {key: array[rows] for key, array in columns.items()}
+        if facts:
+            splits[split]["metadata"] = {fact: arrays[key][rows] for fact, key in facts.items()}
     dataset = write_dataset(
         path,
         name=file.stem if name is None else name,
         labels=task,
-        modalities=[_modality(file, arrays, name, kind=kinds[name], per_group=name in per_group) for name in names],
-        splits=_splits(arrays, {**values, "labels": labels}, {name: arrays[key] for name, key in facts.items()}),
+        modalities=modalities,
+        splits=splits,
         source=source,
         licence=licence,
     )
-    used = {*required, *_COLUMNS.values(), *facts.values(), *(prefix + name for prefix in _PREFIXES for name in names)}
-    return ImportReport(
-        dataset=dataset,
-        infinite={name: count for name, count in infinite.items() if count},
-        left_out=tuple(key for key in arrays if key not in used),
-    )
+    used = {*required, *_COLUMNS, *facts.values(), *(prefix + modality for prefix in _PREFIXES for modality in names)}
+    return ImportReport(dataset=dataset, infinite=infinite, left_out=tuple(key for key in arrays if key not in used))
 
 
 def unpacked_bytes(file: Path) -> int:
-    """Return the size of an interchange file's arrays, about that of the dataset; 0 of a file that is none."""
+    """Return the size of an interchange file's arrays, about that of the dataset; 0 if it is none."""
     try:
         with zipfile.ZipFile(file) as archive:
             return sum(member.file_size for member in archive.infolist())
@@ -130,9 +141,9 @@ def _task(
         return TaskSpec(kind="regression", labels=(target,), unit=unit or msgspec.UNSET), values
     if not conditions:
         return TaskSpec(labels=tuple(str(label) for label in arrays["classes"].tolist())), arrays["y"]
-    columns = [_condition(file, arrays, text) for text in conditions]
-    unknown = np.any([np.isnan(values) for _, values in columns], axis=0)
-    labels = np.stack([on for on, _ in columns], axis=1).astype(np.uint8)
+    pairs = [_condition(file, arrays, text) for text in conditions]
+    unknown = np.any([np.isnan(values) for _, values in pairs], axis=0)
+    labels = np.stack([is_on for is_on, _ in pairs], axis=1).astype(np.uint8)
     return TaskSpec(kind="multi_label", labels=tuple(conditions)), hide_labels(labels, ~unknown)
 
 
@@ -141,99 +152,72 @@ def _condition(file: Path, arrays: Mapping[str, AnyArray], text: str) -> tuple[A
     name, sign, limit = text, "", "0"
     for mark in "<>":
         if mark in text and text not in arrays["target_names"].tolist():
-            (name, sign, limit) = text.rpartition(mark)
+            name, sign, limit = text.rpartition(mark)
     values = _target(file, arrays, name.strip())
     try:
         bound = float(limit)
     except ValueError as error:
         raise UsageError(f"import: condition {text!r}: expected a number behind {sign}, got {limit!r}") from error
-    if sign == "<":
-        return values < bound, values
-    return (values > bound if sign == ">" else values != bound), values
+    return {"<": values < bound, ">": values > bound, "": values != bound}[sign], values
 
 
 def _target(file: Path, arrays: Mapping[str, AnyArray], name: str) -> npt.NDArray[np.float32]:
     names = [str(known) for known in np.atleast_1d(arrays["target_names"]).tolist()]
     if name not in names:
         raise UsageError(f"{file}: target {name!r} is not in it; choose one of {', '.join(names)}")
-    found = arrays["targets"]
-    if found.dtype.kind not in "biuf" or found.ndim != 2 or found.shape[1] != len(names):
+    values = arrays["targets"]
+    if values.dtype.kind not in "biuf" or values.ndim != 2 or values.shape[1] != len(names):
         raise DatasetError(
             f"{file}: targets: expected numbers of shape (N, {len(names)}), one column for each of target_names, got"
-            f" {found.dtype} {found.shape}; reshape it"
+            f" {values.dtype} {values.shape}; reshape it"
         )
-    return np.asarray(found[:, names.index(name)], dtype=np.float32)
-
-
-def _load(file: Path) -> dict[str, AnyArray]:
-    if not file.is_file():
-        raise UsageError(f"{file}: expected an interchange file (.npz), found no such file; check the path")
-    if not zipfile.is_zipfile(file):
-        raise DatasetError(
-            f"{file}: expected an interchange file (.npz), got another format; write it with numpy.savez"
-        )
-    try:
-        return dict(read_npz(file))
-    except ArraysError as error:
-        raise DatasetError(
-            f"{file}: expected plain arrays, numpy cannot read them ({error}); write it again"
-        ) from error
-
-
-def _facts(file: Path, arrays: Mapping[str, AnyArray], wanted: Sequence[str]) -> dict[str, str]:
-    """Which array each metadata is."""
-    for name in wanted:
-        if name not in arrays:
-            raise UsageError(f"{file}: array {name!r} is not in it; choose among {', '.join(arrays)}")
-    own = {key.removeprefix(_FACT): key for key in arrays if key.startswith(_FACT)}
-    return {**own, **{name: name for name in wanted}}
+    return np.asarray(values[:, names.index(name)], dtype=np.float32)
 
 
 def _check(
-    file: Path, arrays: Mapping[str, AnyArray], names: Sequence[str], *, required: Sequence[str], facts: Iterable[str]
+    file: Path, arrays: Mapping[str, AnyArray], names: Sequence[str], *, required: Sequence[str], facts: Sequence[str]
 ) -> None:
-    missing = [key for key in required if key not in arrays]
-    missing += [
-        f"{prefix}{name}" for name in names for prefix in ("rate_", "channels_") if f"{prefix}{name}" not in arrays
-    ]
-    if not names:
-        missing.append("x_<modality>")
+    expected = [*required, *(f"{prefix}{name}" for name in names for prefix in ("rate_", "channels_"))]
+    missing = [key for key in expected if key not in arrays] + ([] if names else ["x_<modality>"])
     if missing:
         raise DatasetError(
             f"{file}: expected arrays {', '.join(missing)}, which are missing; docs/datasets.md describes the form"
         )
-    rows = required[0]
-    counted = "labels in y" if rows == "y" else "rows of targets"
-    count = arrays[rows].shape[:1]
-    of_names = (f"{prefix}{name}" for name in names for prefix in ("x_", "frames_"))
-    for key in ("split", *_COLUMNS.values(), *facts, *of_names):
+    rows = "labels in y" if required[0] == "y" else "rows of targets"
+    count = arrays[required[0]].shape[:1]
+    for key in ("split", *_COLUMNS, *facts, *(f"{prefix}{name}" for name in names for prefix in ("x_", "frames_"))):
         if key in arrays and arrays[key].shape[:1] != count:
             raise DatasetError(
-                f"{file}: {key}: expected one row for each of the {count[0] if count else 0} {counted},"
+                f"{file}: {key}: expected one row for each of the {count[0] if count else 0} {rows},"
                 f" got shape {arrays[key].shape}; make them equally long"
             )
-    stray = arrays["split"][~np.isin(arrays["split"], (0, 1, 2))].tolist()
-    if stray:
-        raise DatasetError(f"{file}: split: expected 0 train, 1 valid or 2 test, got {stray[0]}; correct it")
+    wrong = arrays["split"][~np.isin(arrays["split"], (0, 1, 2))].tolist()
+    if wrong:
+        raise DatasetError(f"{file}: split: expected 0 train, 1 valid or 2 test, got {wrong[0]}; correct it")
 
 
 def _kind(file: Path, arrays: Mapping[str, AnyArray], name: str) -> ModalityKind:
     is_video = arrays[f"x_{name}"].ndim == 5
-    said = str(arrays[f"kind_{name}"]) if f"kind_{name}" in arrays else "video" if is_video else "series"
+    given = str(arrays[f"kind_{name}"]) if f"kind_{name}" in arrays else "video" if is_video else "series"
     allowed: tuple[ModalityKind, ...] = ("video",) if is_video else ("series", "audio")
     for kind in allowed:
-        if said == kind:
+        if given == kind:
             return kind
     raise DatasetError(
         f"{file}: kind_{name}: expected {' or '.join(allowed)} of an array of shape {arrays[f'x_{name}'].shape}, got"
-        f" {said!r}; correct it, or the array"
+        f" {given!r}; correct it, or the array"
     )
 
 
-def _values(file: Path, arrays: Mapping[str, AnyArray], name: str, *, kind: ModalityKind) -> npt.NDArray[Any]:
+def _values(file: Path, arrays: Mapping[str, AnyArray], name: str, *, kind: ModalityKind) -> AnyArray:
     array = arrays[f"x_{name}"]
     if kind == "series":
-        return _float32(file, array, name)
+        if array.ndim != 3 or array.dtype.kind not in "iuf":
+            raise DatasetError(
+                f"{file}: x_{name}: expected numbers of shape (N, T, C), got {array.dtype} {array.shape}; reshape it"
+            )
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is counted as such
+            return array.astype(np.float32)
     present = arrays.get(f"frames_{name}") if kind == "video" else None
     if present is None:
         return array
@@ -245,15 +229,6 @@ def _values(file: Path, arrays: Mapping[str, AnyArray], name: str, *, kind: Moda
     return with_present(array, present)
 
 
-def _float32(file: Path, array: AnyArray, name: str) -> npt.NDArray[np.float32]:
-    if array.ndim != 3 or array.dtype.kind not in "iuf":
-        raise DatasetError(
-            f"{file}: x_{name}: expected numbers of shape (N, T, C), got {array.dtype} {array.shape}; reshape it"
-        )
-    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is counted as such
-        return array.astype(np.float32)
-
-
 def _modality(
     file: Path, arrays: Mapping[str, AnyArray], name: str, *, kind: ModalityKind, per_group: bool
 ) -> ModalitySpec:
@@ -261,33 +236,20 @@ def _modality(
     try:
         rate_hz = float(str(arrays[f"rate_{name}"][()]))  # through its shortest text: a float32 0.1 stays 0.1
         limits = None if bounds is None else (float(bounds[0]), float(bounds[1]))
-        unit = str(arrays[f"unit_{name}"]) if f"unit_{name}" in arrays else ""
     except (TypeError, ValueError, IndexError) as error:
         raise DatasetError(
             f"{file}: modality {name!r}: rate_ or range_ cannot be read ({error}); correct it"
         ) from error
+    shape = arrays[f"x_{name}"].shape
     return ModalitySpec(
         name=name,
         kind=kind,
         channels=tuple(str(channel) for channel in np.atleast_1d(arrays[f"channels_{name}"]).tolist()),
-        unit=unit,
+        unit=str(arrays.get(f"unit_{name}", "")),
         rate_hz=rate_hz,
-        samples=int(arrays[f"x_{name}"].shape[1]),
-        height=int(arrays[f"x_{name}"].shape[2]) if kind == "video" else msgspec.UNSET,
-        width=int(arrays[f"x_{name}"].shape[3]) if kind == "video" else msgspec.UNSET,
+        samples=int(shape[1]),
+        height=int(shape[2]) if kind == "video" else msgspec.UNSET,
+        width=int(shape[3]) if kind == "video" else msgspec.UNSET,
         range=limits,
         normalise="per_group" if per_group else "none",
     )
-
-
-def _splits(
-    arrays: Mapping[str, AnyArray], values: Mapping[str, AnyArray], facts: Mapping[str, AnyArray]
-) -> dict[str, dict[str, AnyArray | dict[str, AnyArray]]]:
-    columns = {column: arrays[key] for column, key in _COLUMNS.items() if key in arrays}
-    found: dict[str, dict[str, AnyArray | dict[str, AnyArray]]] = {}
-    for number, split in enumerate(SPLIT_NAMES):
-        here = arrays["split"] == number
-        found[split] = {key: array[here] for key, array in {**values, **columns}.items()}
-        if facts:
-            found[split]["metadata"] = {name: array[here] for name, array in facts.items()}
-    return found

@@ -1,31 +1,32 @@
-"""Keys of a recipe as declarations: one `Key` per key, from which checks, the guide's tables and drafts are made."""
+"""Keys of a recipe as declarations, and the keys of every table of text."""
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
+
+from mmkd_models.data.importing.limits import MOST_OFFSET_S
+
+TimeUnit = Literal["auto", "s", "ms", "us", "ns", "iso"]
+_NO_TEXT_CODECS = ("idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape")
 
 
 @dataclass(frozen=True)
 class Key:
-    """What a key means and which values it takes, as metadata of its type.
+    """Which values a key takes, as metadata of its type.
 
     Attributes:
-        help: one sentence, or a noun phrase, in Markdown.
-        example: as TOML; the default where it is empty.
-        low: smallest value, `above` if this one is no longer allowed.
-        unit: of a number.
+        low: smallest value; `above` if this one is not allowed.
         check: returns what is wrong with a value that is not the default; None if nothing is.
-        only: the kind of modality that has it; `-video` for all others.
+        only: kind of modality that has the key; `-video` for all others.
     """
 
-    help: str
-    example: str = ""
     low: float | None = None
     above: float | None = None
     high: float | None = None
@@ -36,34 +37,31 @@ class Key:
 
     def allows(self, value: float) -> bool:
         """Whether a number is in the range; NaN is not."""
-        low = self.above if self.low is None else self.low
-        if low is not None and not (value > low if self.low is None else value >= low):
+        if self.above is not None and not value > self.above:
             return False
-        return self.high is None or value <= self.high
+        return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
 
     @property
     def range_text(self) -> str:
         """The range with its unit: `0.5 to 1 s`; empty without one."""
         unit = f" {self.unit}" if self.unit else ""
-        high = "" if self.high is None else f" and at most {self.high:g}"
         if self.above is not None:
-            return f"above {self.above:g}{high}{unit}"
+            return f"above {self.above:g}" + ("" if self.high is None else f" and at most {self.high:g}") + unit
         if self.low is None:
             return ""
-        return f"{self.low:g} to {self.high:g}{unit}" if high else f"{self.low:g} or more{unit}"
+        return f"{self.low:g}" + (" or more" if self.high is None else f" to {self.high:g}") + unit
 
 
-def keys_of(rule: type[msgspec.Struct]) -> Iterator[tuple[str, Any, Any, Key]]:
-    """Yield name, type, default and declaration of every key of a table."""
+def keys_of(rule: type[msgspec.Struct]) -> Iterator[tuple[str, Any, Key]]:
+    """Yield name, default and declaration of every key of a table."""
     for field in msgspec.structs.fields(rule):
-        kind, *metadata = get_args(field.type)
         default = field.default_factory() if callable(field.default_factory) else field.default
-        yield field.name, kind, default, next(item for item in metadata if isinstance(item, Key))
+        yield field.name, default, next((item for item in get_args(field.type) if isinstance(item, Key)), Key())
 
 
 def key_problems(rule: msgspec.Struct, *, kind: str = "") -> Iterator[tuple[str, str]]:
     """Yield the name of every key whose value is not allowed, and what is wrong."""
-    for name, _, default, key in keys_of(type(rule)):
+    for name, default, key in keys_of(type(rule)):
         value = getattr(rule, name)
         if value == default:
             continue
@@ -75,49 +73,56 @@ def key_problems(rule: msgspec.Struct, *, kind: str = "") -> Iterator[tuple[str,
             yield name, text
 
 
-def toml_lines(rule: type[msgspec.Struct], values: Mapping[str, tuple[Any, str]]) -> Iterator[str]:
-    """Yield the lines of a table.
-
-    Args:
-        values: by key, the value and a comment.
-    """
-    unknown = set(values) - {name for name, *_ in keys_of(rule)}
-    assert not unknown, f"no keys of {rule.__name__}: {unknown}"
+def toml_lines(values: Mapping[str, tuple[Any, str]]) -> Iterator[str]:
+    """Yield the lines of a table: by key its value and a comment."""
     for name, (value, comment) in values.items():
         # TOML is as JSON for texts, numbers and lists.
         yield f"{name} = {json.dumps(value, ensure_ascii=False)}" + (f"    # {comment}" if comment else "")
 
 
-def key_table(rule: type[msgspec.Struct], *, without: type[msgspec.Struct] | None = None) -> str:
-    """Return the keys of a table for the guide, in Markdown.
-
-    Args:
-        without: a table whose keys are listed elsewhere.
-    """
-    shared = {name for name, *_ in keys_of(without)} if without else set()
-    rows = ["key | value | meaning | example", "---|---|---|---"]
-    for name, kind, default, key in keys_of(rule):
-        if name not in shared:
-            example = f"`{key.example}`" if key.example else ""
-            rows.append(f"`{name}` | {_value_text(kind, default, key)} | {key.help} | {example}".rstrip())
-    return "\n".join(rows)
+def _timezone_problem(name: str) -> str | None:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return f"expected a name such as 'Europe/Berlin' or 'UTC', got {name!r}; correct it"
+    return None
 
 
-def _value_text(kind: Any, default: Any, key: Key) -> str:
-    if get_origin(kind) in (Union, UnionType):
-        options = [_value_text(part, default, key) for part in get_args(kind) if part is not type(None)]
-        return " or ".join(dict.fromkeys(options))
-    if get_origin(kind) is Literal:
-        values = sorted(get_args(kind), key=lambda value: value != default)
-        return ", ".join(f"`{value}`" for value in values)
-    if get_origin(kind) is dict:
-        return "table"
-    if get_origin(kind) is tuple:
-        parts = get_args(kind)
-        return "list" if parts[-1] is Ellipsis else f"{len(parts)} numbers"
-    if kind is bool:
-        return "`true`, `false`"
-    if kind in (int, float):
-        text = key.range_text or ("whole number" if kind is int else "number")
-        return text + (f"; default {default:g}" if isinstance(default, int | float) else "")
-    return "text"
+def _encoding_problem(name: str) -> str | None:
+    try:
+        is_text = codecs.lookup(name).name not in _NO_TEXT_CODECS
+        "a".encode(name)  # raises LookupError for codecs that do not encode text, such as zlib
+    except (LookupError, ValueError):
+        is_text = False
+    expected = "the name of a text encoding, such as 'utf-8' or 'shift_jis'"
+    return None if is_text else f"expected {expected}, got {name!r}; correct it"
+
+
+def _delimiter_problem(sign: str) -> str | None:
+    if len(sign.encode(errors="replace")) == 1 and (sign.isprintable() or sign == "\t") and sign != '"':
+        return None
+    return f"expected one ASCII character other than a quote, got {sign!r}; correct it"
+
+
+class TextTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a text file and its timestamps are read; for other formats only the timestamps."""
+
+    time_unit: TimeUnit = "auto"
+    time_format: str = ""
+    timezone: Annotated[str, Key(check=_timezone_problem)] = ""
+    ambiguous: Literal["error", "earliest", "latest", "infer"] = "error"
+    nonexistent: Literal["error", "drop"] = "error"
+    offset_s: Annotated[float, Key(low=-MOST_OFFSET_S, high=MOST_OFFSET_S, unit="s")] = 0.0
+    delimiter: Annotated[str, Key(check=_delimiter_problem)] = "auto"
+    decimal: Literal[".", ","] = "."
+    thousands: str = ""
+    encoding: Annotated[str, Key(check=_encoding_problem)] = "auto"
+    header: bool = True
+    null: tuple[str, ...] = ("", "NaN", "nan")
+
+    @property
+    def text_problems(self) -> Iterator[tuple[str, str]]:
+        """Combinations of keys that are not allowed."""
+        for name in ("delimiter", "thousands"):
+            if self.decimal == getattr(self, name):
+                yield "decimal", f"is the same sign as {name!r}, {self.decimal!r}; correct one of them"

@@ -1,13 +1,12 @@
-"""Files of a pattern, and what their paths say: `{person}/acc_*.csv` finds files and the person of each."""
+"""Files of a pattern, and the parts of their paths: `{person}/acc_*.csv` matches files and the person of each."""
 
 from __future__ import annotations
 
 import itertools
-import operator
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from mmkd_edge.errors import DatasetError, first_line
@@ -24,6 +23,11 @@ class FoundFile:
 
     path: Path
     parts: Mapping[str, str]
+
+    def mark(self, folder: Path) -> tuple[str, int, int]:
+        """Return its path in the folder, size and time of change."""
+        stat = self.path.stat()
+        return self.path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns
 
 
 @dataclass(frozen=True)
@@ -56,13 +60,54 @@ class RecipeFolder:
 
         Raise DatasetError if one lies outside.
         """
-        seen: set[tuple[int, str]] = set()
-        found = [
-            FoundFile(path=self.path / name, parts=parts)
-            for name, parts in _matches(self, pattern.split("/"), "", {}, key=key, seen=seen)
-            if (self.path / name).is_file()
-        ]
-        return sorted(found, key=lambda file: natural_key(file.path.as_posix()))
+        matches = self._matches(pattern.split("/"), "", {}, key=key, seen=set())
+        files = [FoundFile(path=self.path / name, parts=parts) for name, parts in matches]
+        return sorted((file for file in files if file.path.is_file()), key=lambda file: natural_key(str(file.path)))
+
+    def _matches(
+        self, segments: Sequence[str], name: str, parts: Mapping[str, str], *, key: str, seen: set[tuple[int, str]]
+    ) -> Iterator[tuple[str, Mapping[str, str]]]:
+        """The paths below a folder whose segments match, each once, with their parts."""
+        here = self.file(name, key=key)
+        if (len(segments), name) in seen:
+            return
+        seen.add((len(segments), name))
+        if not segments:
+            yield name, parts
+            return
+        plain = list(itertools.takewhile(lambda segment: _PART.search(segment) is None, segments))
+        below: list[tuple[str, Mapping[str, str]]] = []
+        if plain:
+            segment, rest = "/".join(plain), segments[len(plain) :]
+            below = [(_joined(name, segment), parts)] if (here / segment).exists() else []
+        elif segments[0] == "**":
+            rest = segments[1:]
+            below = [(folder, parts) for folder in self._folders(name)]
+        else:
+            rest = segments[1:]
+            for entry in _entries(here):
+                if (matched := match_segment(segments[0], entry.name, parts)) is not None:
+                    below.append((_joined(name, entry.name), {**parts, **matched}))
+        for path, its_parts in below:
+            yield from self._matches(rest, path, its_parts, key=key, seen=seen)
+
+    def _folders(self, name: str) -> Iterator[str]:
+        """A folder and all below it; links to folders are not followed."""
+        yield name
+        for entry in _entries(self.path / name):
+            if entry.is_dir() and not entry.is_symlink():
+                yield from self._folders(_joined(name, entry.name))
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:  # a file, or a folder that nobody may read
+        return []
+
+
+def _joined(name: str, segment: str) -> str:
+    return f"{name}/{segment}" if name else segment
 
 
 def pattern_problem(pattern: str) -> str | None:
@@ -79,8 +124,8 @@ def pattern_problem(pattern: str) -> str | None:
         names = [part[1] for part in _PART.finditer(segment) if part[1] is not None]
         odd = next((name for name in names if not name.isidentifier() or names.count(name) > 1), None)
         if odd is not None:
-            wanted = "names of letters, digits and _ in braces, each once in a folder's or file's name"
-            return f"expected {wanted}, got {{{odd}}} in {segment!r}; rename it, or write *"
+            expected = "names of letters, digits and _ in braces, each once in a folder's or file's name"
+            return f"expected {expected}, got {{{odd}}} in {segment!r}; rename it, or write *"
         if any(two in segment for two in _ADJACENT):
             return (
                 f"expected text between two parts of a name, got {segment!r}; name one part, or write what is between"
@@ -95,7 +140,7 @@ def parts_of(pattern: str) -> tuple[str, ...]:
         >>> parts_of("{person}/{day}/{person}_acc.csv")
         ('person', 'day')
     """
-    return tuple(dict.fromkeys(found[1] for found in _PART.finditer(pattern) if found[1]))
+    return tuple(dict.fromkeys(match[1] for match in _PART.finditer(pattern) if match[1]))
 
 
 def with_parts(text: str, parts: Mapping[str, str]) -> str:
@@ -113,72 +158,11 @@ def natural_key(text: str) -> list[tuple[int, int | str]]:
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", text) if part]
 
 
-def key_of(file: FoundFile, names: Sequence[str]) -> tuple[str, ...]:
-    """Return the parts of these names."""
-    return tuple(file.parts[name] for name in names)
-
-
-def _matches(
-    folder: RecipeFolder,
-    segments: Sequence[str],
-    name: str,
-    parts: Mapping[str, str],
-    *,
-    key: str,
-    seen: set[tuple[int, str]],
-) -> Iterator[tuple[str, Mapping[str, str]]]:
-    """The paths below a folder whose segments match, each once, with their parts."""
-    here = folder.file(name, key=key)
-    if (len(segments), name) in seen:
-        return
-    seen.add((len(segments), name))
-    if not segments:
-        yield name, parts
-        return
-    plain = list(itertools.takewhile(_is_plain, segments))
-    segment, rest = (segments[0], segments[1:]) if not plain else ("/".join(plain), segments[len(plain) :])
-    if segment == "**":
-        inner: list[tuple[str, Mapping[str, str]]] = [(one, parts) for one in _folders(folder.path, name)]
-    elif not plain:
-        matched = [(entry.name, match_segment(segment, entry.name, parts)) for entry in _entries(here)]
-        inner = [(_joined(name, entry), {**parts, **found}) for entry, found in matched if found is not None]
-    else:
-        inner = [(_joined(name, segment), parts)] if (here / segment).exists() else []
-    for one, of_one in inner:
-        yield from _matches(folder, rest, one, of_one, key=key, seen=seen)
-
-
-def _is_plain(segment: str) -> bool:
-    return _PART.search(segment) is None
-
-
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return list(folder.iterdir())
-    except OSError:  # a file, or a folder that nobody may read
-        return []
-
-
-def _joined(name: str, segment: str) -> str:
-    return f"{name}/{segment}" if name else segment
-
-
-def _folders(root: Path, name: str) -> Iterator[str]:
-    """A folder and all below it; links to folders are not followed."""
-    pending = [name]
-    while pending:
-        folder = pending.pop()
-        yield folder
-        for entry in _entries(root / folder):
-            if entry.is_dir() and not entry.is_symlink():
-                pending.append(_joined(folder, entry.name))
-
-
 def match_segment(segment: str, text: str, known: Mapping[str, str]) -> Mapping[str, str] | None:
     """Return the parts of a folder's or file's name; None if it does not match.
 
-    A named part is as short as possible and has a character or more, `*` is as long as possible. The time grows with
-    the length of the segment times that of the text.
+    A named part is as short as possible and has a character or more, `*` is as long as possible. No place of the text
+    is tried twice for a place of the segment.
 
     Args:
         known: parts of the folders before it; a name that is among them stands for its value.
@@ -187,49 +171,33 @@ def match_segment(segment: str, text: str, known: Mapping[str, str]) -> Mapping[
         >>> match_segment("{person}_*_{run}.csv", "ann_x_y_7.csv", {})
         {'person': 'ann', 'run': '7'}
     """
-    tokens = _tokens(segment, known)
-    # fits[i][j]: whether the tokens from i on match the text from j on.
-    length = len(text)
-    fits = [[False] * length + [True]]
-    for token in reversed(tokens):
-        after = fits[0]
-        match token:
-            case str():
-                size = len(token)
-                fits.insert(0, [text.startswith(token, j) and after[j + size] for j in range(length - size + 1)])
-                fits[0] += [False] * (length + 1 - len(fits[0]))
-            case None:
-                fits.insert(0, [*after[1:], False])
-            case (name,):
-                anywhere = list(itertools.accumulate(reversed(after), operator.or_))[::-1]
-                fits.insert(0, [*anywhere[1:], False] if name else anywhere)
-    if not fits[0][0]:
-        return None
-    parts, at = {}, 0
-    for token, after in zip(tokens, fits[1:], strict=True):
-        match token:
-            case str():
-                at += len(token)
-            case None:
-                at += 1
-            case (name,):
-                ends = [j for j in range(at + bool(name), length + 1) if after[j]]
-                end = ends[0] if name else ends[-1]
-                if name:
-                    parts[name] = text[at:end]
-                at = end
-    return parts
+    # Literal texts alternate with wildcards: `?`, `*` or the name of a part.
+    tokens = re.split(r"(\{[^{}]*\}|\*+|\?)", segment)
+    end = len(text)
 
-
-def _tokens(segment: str, known: Mapping[str, str]) -> list[str | tuple[str] | None]:
-    """Literal texts, None for any character, and tuples with the name of a part, which is empty for `*`."""
-    tokens: list[str | tuple[str] | None] = []
-    last = 0
-    for part in _PART.finditer(segment):
-        tokens.append(segment[last : part.start()])
-        last = part.end()
-        if part[1] is not None:
-            tokens.append(known.get(part[1], (part[1],)))
+    @cache
+    def ends(token: int, start: int) -> tuple[int, ...] | None:
+        """Where each token from this one on ends, if they match the text from here on."""
+        if token == len(tokens):
+            return () if start == end else None
+        wildcard = tokens[token] if token % 2 else ""
+        literal = known.get(wildcard[1:-1]) if wildcard else tokens[token]
+        if literal is not None:
+            stops = range(start + len(literal), start + len(literal) + text.startswith(literal, start))
+        elif wildcard == "?":
+            stops = range(start + 1, min(start + 1, end) + 1)
         else:
-            tokens.append(None if part[0] == "?" else ("",))
-    return [*tokens, segment[last:]]
+            stops = range(end, start - 1, -1) if wildcard[0] == "*" else range(start + 1, end + 1)
+        for stop in stops:
+            if (rest := ends(token + 1, stop)) is not None:
+                return stop, *rest
+        return None
+
+    stops = ends(0, 0)
+    if stops is None:
+        return None
+    return {
+        name[1:-1]: text[stops[token - 1] : stops[token]]
+        for token, name in enumerate(tokens)
+        if token % 2 and name[0] == "{" and name[1:-1] not in known
+    }

@@ -1,4 +1,7 @@
-"""The recipe: which files hold which sensor, how timestamps are read, and how windows are cut, labelled and split."""
+"""The recipe: which files hold which sensor, how timestamps are read, and how windows are cut, labelled and split.
+
+docs/your-own-data.md explains every key.
+"""
 
 from __future__ import annotations
 
@@ -10,31 +13,20 @@ from typing import Annotated, Literal
 import msgspec
 
 from mmkd_edge.errors import DatasetError, UsageError, first_line
+from mmkd_edge.frames import Region
 from mmkd_edge.spec import ModalityKind, Normalise, TaskKind
-from mmkd_models.data.importing.keys import Key, key_problems
+from mmkd_models.data.importing.keys import Key, TextTable, key_problems
 from mmkd_models.data.importing.limits import MOST_RECIPE_BYTES, MOST_SCALE, MOST_SECONDS, RATES_HZ
 from mmkd_models.data.importing.patterns import parts_of, pattern_problem
-from mmkd_models.data.importing.readers.formats import Format, format_of, knows_its_rate, suffixes
-from mmkd_models.data.importing.readers.table import TextTable
-from mmkd_models.data.importing.recorded import Duplicates, Resample
+from mmkd_models.data.importing.readers.formats import READERS, Format, format_of, suffixes
+from mmkd_models.data.importing.recording import Duplicates, Resample
 from mmkd_models.data.spec import name_problem
 
 RECIPE_VERSION = 1
-AlignOn = Literal["event", "xcorr"]
-Region = tuple[int, int, int, int]
-"""x, y, width and height of a box in pixels of the recorded frame; x and y of its upper left corner."""
 TARGET = ".target"
-"""The sensor name of the column whose number is to be predicted; no modality is called so."""
+"""The sensor name of the column whose number is predicted; no modality is called so."""
 _PLAIN_TYPES = {"float": "a number", "int": "a whole number", "str": "text", "bool": "true or false"}
-_PLAIN_TYPES |= {"array": "a list", "object": "a table", "null": "nothing"}
-
-
-def _rate(text: str, example: str) -> Key:
-    return Key(text, example, low=RATES_HZ[0], high=RATES_HZ[1], unit="Hz")
-
-
-def _seconds(text: str, example: str) -> Key:
-    return Key(text, example, above=0, high=MOST_SECONDS, unit="s")
+_PLAIN_TYPES |= {"array": "a list", "object": "a table"}
 
 
 def _range_problem(bounds: tuple[float, float]) -> str | None:
@@ -42,8 +34,8 @@ def _range_problem(bounds: tuple[float, float]) -> str | None:
     return None if low < high else f"expected [low, high] with low below high, got {[low, high]}; swap or correct it"
 
 
-def _region_problem(region: Region | str) -> str | None:
-    if isinstance(region, str) or (min(region) >= 0 and min(region[2:]) >= 1):
+def _region_problem(region: Region) -> str | None:
+    if min(region) >= 0 and min(region[2:]) >= 1:
         return None
     return f"expected [x, y, width, height] of 0 or more pixels, got {list(region)}; correct it"
 
@@ -60,114 +52,48 @@ def _classes_problem(classes: tuple[str, ...]) -> str | None:
     return f"expected different names, got {list(classes)}; name each class once"
 
 
+_RATE = Key(low=RATES_HZ[0], high=RATES_HZ[1], unit="Hz")
+_WINDOW = Key(low=1 / RATES_HZ[1], high=MOST_SECONDS, unit="s")
+_FRACTION = Key(above=0, high=1)
+_NO_VIDEO, _VIDEO = Key(only="-video"), Key(only="video")
+
+
 class SensorSource(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One sensor: its files and what is in them."""
 
-    modality: Annotated[str, Key("Name of the sensor.", '"acc"', check=name_problem)]
-    files: Annotated[str, Key("Pattern of its files.", '"{machine}/acc_*.csv"', check=pattern_problem)]
-    kind: Annotated[
-        ModalityKind | None,
-        Key("`audio` for sound; video files are `video`, all others `series`.", '"audio"'),
-    ] = None
-    format: Annotated[Format | Literal["auto"], Key("[File format](#formats); `auto` uses the suffix.", '"csv"')] = (
-        "auto"
-    )
-    time: Annotated[str, Key("Column of timestamps.", '"timestamp"', only="-video")] = ""
-    start: Annotated[
-        str, Key("Without `time`: when the first sample was taken; may be a part of the path.", '"{start}"')
-    ] = ""
-    rate_hz: Annotated[
-        float | None,
-        _rate(
-            "Samples per second, checked against the timestamps (1 %); measured in the first file if left out.", "50.0"
-        ),
-    ] = None
+    modality: Annotated[str, Key(check=name_problem)]
+    files: Annotated[str, Key(check=pattern_problem)]
+    kind: ModalityKind | None = None
+    format: Format | Literal["auto"] = "auto"
+    time: Annotated[str, _NO_VIDEO] = ""
+    start: str = ""
+    rate_hz: Annotated[float | None, _RATE] = None
     clock_ppm: Annotated[
-        float,
-        Key(
-            "How many millionths the clock runs fast.",
-            "120.0",
-            low=-1e5,
-            high=1e5,
-            unit="ppm",
-            fix="set 'rate_hz' for a wrong rate",
-            only="-video",
-        ),
+        float, Key(low=-1e5, high=1e5, unit="ppm", fix="set 'rate_hz' for a wrong rate", only="-video")
     ] = 0.0
-    align_on: Annotated[
-        AlignOn | None,
-        Key(
-            "Propose an `offset_s` relative to the first source: `xcorr` compares how much both move over the whole"
-            " recording, `event` the strongest burst, such as a clap. Printed, never applied.",
-            '"xcorr"',
-        ),
-    ] = None
-    channels: Annotated[
-        tuple[str, ...] | dict[str, str],
-        Key(
-            "Columns, or names with the column of each; all columns without another use if left out.",
-            '{temp = "PLC1.T1"}',
-        ),
-    ] = ()
-    unit: Annotated[str, Key("Unit of the values.", '"g"', only="-video")] = ""
-    scale: Annotated[float, Key("Values are multiplied by it.", "9.81", check=_scale_problem, only="-video")] = 1.0
-    range: Annotated[
-        tuple[float, float] | None,
-        Key("Values outside are missing.", "[-8, 8]", check=_range_problem, only="-video"),
-    ] = None
-    normalise: Annotated[
-        Normalise, Key("[Normalisation](datasets.md#datasetjson) per group.", '"per_group"', only="-video")
-    ] = "none"
-    duplicates: Annotated[Duplicates, Key("Several samples with one timestamp.", '"mean"', only="-video")] = "error"
-    unsorted: Annotated[Literal["error", "sort"], Key("Timestamps that go back.", '"sort"', only="-video")] = "error"
-    max_gap_s: Annotated[
-        float | None, _seconds("Longest gap that is interpolated; 1.5 sample periods if left out.", "0.1")
-    ] = None
-    resample: Annotated[
-        Resample,
-        Key(
-            "How samples get to the dataset's rate; `polyphase` filters before it thins.", '"polyphase"', only="-video"
-        ),
-    ] = "linear"
-    resample_hz: Annotated[float | None, _rate("Rate in the dataset; `rate_hz` if left out.", "100.0")] = None
-    tag: Annotated[
-        str, Key("Tall table of a historian: column with the name of the channel.", '"Tag"', only="-video")
-    ] = ""
-    value: Annotated[str, Key("Tall table: column with the value.", '"Value"')] = ""
-    quality: Annotated[str, Key("Tall table: column with the quality.", '"Quality"', only="-video")] = ""
-    quality_ok: Annotated[tuple[str, ...], Key("Qualities that count; other values are missing.", '["Good"]')] = ()
-    hold_s: Annotated[
-        float | None,
-        Key(
-            "With `hold`: how long a reported value stays valid.",
-            "60.0",
-            above=0,
-            high=MOST_SECONDS,
-            unit="s",
-            only="-video",
-        ),
-    ] = None
-    height: Annotated[int | None, Key("Height of the frames in the dataset, in pixels.", "64", only="video")] = None
-    width: Annotated[int | None, Key("Width of the frames in the dataset, in pixels.", "96", only="video")] = None
-    region: Annotated[
-        Region | Literal["whole", "auto"],
-        Key(
-            "Part of the recorded frames to keep, `[x, y, width, height]` in pixels; `auto` finds where things move.",
-            "[52, 30, 60, 40]",
-            check=_region_problem,
-            only="video",
-        ),
-    ] = "whole"
-    frame_times: Annotated[
-        Literal["count", "container"],
-        Key(
-            "Whether frames come at a constant rate, or the file says when each was taken.", '"container"', only="video"
-        ),
-    ] = "count"
+    align: bool = False
+    channels: tuple[str, ...] | dict[str, str] = ()
+    unit: Annotated[str, _NO_VIDEO] = ""
+    scale: Annotated[float, Key(check=_scale_problem, only="-video")] = 1.0
+    range: Annotated[tuple[float, float] | None, Key(check=_range_problem, only="-video")] = None
+    normalise: Annotated[Normalise, _NO_VIDEO] = "none"
+    duplicates: Annotated[Duplicates, _NO_VIDEO] = "error"
+    unsorted: Annotated[Literal["error", "sort"], _NO_VIDEO] = "error"
+    max_gap_s: Annotated[float | None, Key(above=0, high=MOST_SECONDS, unit="s")] = None
+    resample: Annotated[Resample, _NO_VIDEO] = "linear"
+    resample_hz: Annotated[float | None, _RATE] = None
+    tag: Annotated[str, _NO_VIDEO] = ""
+    value: str = ""
+    quality: Annotated[str, _NO_VIDEO] = ""
+    quality_ok: tuple[str, ...] = ()
+    hold_s: Annotated[float | None, Key(above=0, high=MOST_SECONDS, unit="s", only="-video")] = None
+    height: Annotated[int | None, _VIDEO] = None
+    width: Annotated[int | None, _VIDEO] = None
+    region: Annotated[Region | None, Key(check=_region_problem, only="video")] = None
 
     @property
     def modality_kind(self) -> ModalityKind:
-        """The kind of the modality that it becomes."""
+        """The kind of the modality in the dataset."""
         return self.kind or ("video" if self.file_format == "video" else "series")
 
     @property
@@ -186,7 +112,7 @@ class SensorSource(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=T
             yield "kind", f"'audio' needs sound or video files, got {form}; make it a series"
         if kind != "audio" and (kind == "video") != (form == "video"):
             yield "kind", f"{kind!r} does not fit files of format {form!r}; correct it"
-        if not self.time and self.rate_hz is None and not (form and knows_its_rate(form)):
+        if not self.time and self.rate_hz is None and not (form and READERS[form].rate_hz):
             yield "", "'time' and 'rate_hz' are missing; name the column of timestamps, or give the samples per second"
         if self.time and self.start:
             yield "", "'time' and 'start' exclude each other; remove 'start'"
@@ -195,10 +121,8 @@ class SensorSource(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=T
             if name not in parts:
                 yield "start", f"expected parts of the path, got {{{name}}}; 'files' has {', '.join(parts) or 'none'}"
         if bool(self.tag) != bool(self.value):
-            yield (
-                "",
-                f"'tag' and 'value' belong together, got {'tag' if self.tag else 'value'!r} alone; name both columns",
-            )
+            given = "tag" if self.tag else "value"
+            yield "", f"'tag' and 'value' belong together, got {given!r} alone; name both columns"
         if self.quality and not (self.tag and self.quality_ok):
             yield "quality", "needs 'tag', 'value' and 'quality_ok'; say which qualities count"
         if self.tag and not self.channels:
@@ -212,58 +136,32 @@ class SensorSource(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class LabelRule(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What says which class, labels or number a window has.
+    """Which class, labels or number a window has.
 
     One of `path`, `column`, `files`, `table` and `flags`; none if nothing is labelled yet and unlabelled windows are
     kept.
     """
 
-    task: Annotated[
-        TaskKind, Key("A class, [several labels, or a number](#several-labels-at-once-or-a-number).", '"regression"')
-    ] = "classification"
-    path: Annotated[str, Key("Part of the path that is the label.", '"state"')] = ""
-    column: Annotated[str, Key("Column of a source.", '"state"')] = ""
-    files: Annotated[
-        str, Key("Pattern of files with labelled intervals.", '"{machine}/states.csv"', check=pattern_problem)
-    ] = ""
-    table: Annotated[str, Key("File with one line per recording.", '"clips.csv"', check=pattern_problem)] = ""
-    flags: Annotated[
-        dict[str, str], Key("`multi_label`: column of each label, of a source or the table.", '{jam = "Jam flag"}')
-    ] = msgspec.field(default_factory=dict)
-    format: Annotated[
-        Literal["csv", "label_studio", "edge_impulse"],
-        Key(
-            "Interval files: `csv`, or a tool's JSON export with columns `start`, `end`, `label` and `file`.",
-            '"label_studio"',
-        ),
-    ] = "csv"
-    start: Annotated[str, Key("Interval files: column of the start.", '"begin"')] = "start"
-    end: Annotated[str, Key("Interval files: column of the end.", '"finish"')] = "end"
-    label: Annotated[str, Key("Interval files and table: column of the label.", '"exercise"')] = "label"
-    file: Annotated[str, Key("Table without `match`: column of the file's path.", '"clip"')] = "file"
-    match: Annotated[
-        dict[str, str],
-        Key("Part of the path and its column, if one file describes several recordings.", '{machine = "Machine"}'),
-    ] = msgspec.field(default_factory=dict)
-    rate_hz: Annotated[
-        float | None, _rate("Interval files that count samples or frames: how many a second.", "100.0")
-    ] = None
-    classes: Annotated[
-        tuple[str, ...],
-        Key("Classes in this order; all labels, sorted, if left out.", '["ok", "worn"]', check=_classes_problem),
-    ] = ()
-    ignore: Annotated[tuple[str, ...], Key("Labels that count as no label.", '["setup"]')] = ()
-    purity: Annotated[float, Key("Fraction of a window that one label must cover.", "0.8", above=0.5, high=1)] = 0.8
-    unlabelled: Annotated[
-        Literal["drop", "keep"],
-        Key(
-            "`keep`: windows without a label train without one; valid and test keep them only if they have no label.",
-            '"keep"',
-        ),
-    ] = "drop"
-    separator: Annotated[str, Key("`multi_label`: sign between the labels of one text.", '";"')] = "+"
-    target: Annotated[str, Key("`regression`: name of the number; the column's name if left out.", '"wear"')] = ""
-    unit: Annotated[str, Key("`regression`: unit of the number.", '"um"')] = ""
+    task: TaskKind = "classification"
+    path: str = ""
+    column: str = ""
+    files: Annotated[str, Key(check=pattern_problem)] = ""
+    table: Annotated[str, Key(check=pattern_problem)] = ""
+    flags: dict[str, str] = msgspec.field(default_factory=dict)
+    format: Literal["csv", "label_studio", "edge_impulse"] = "csv"
+    start: str = "start"
+    end: str = "end"
+    label: str = "label"
+    file: str = "file"
+    match: dict[str, str] = msgspec.field(default_factory=dict)
+    rate_hz: Annotated[float | None, _RATE] = None
+    classes: Annotated[tuple[str, ...], Key(check=_classes_problem)] = ()
+    ignore: tuple[str, ...] = ()
+    purity: Annotated[float, Key(above=0.5, high=1)] = 0.8
+    unlabelled: Literal["drop", "keep"] = "drop"
+    separator: str = "+"
+    target: str = ""
+    unit: str = ""
 
     @property
     def target_name(self) -> str:
@@ -298,29 +196,11 @@ class LabelRule(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=True
 class WindowRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How windows are cut."""
 
-    length_s: Annotated[float, Key("Length of a window.", "4.0", low=1 / RATES_HZ[1], high=MOST_SECONDS, unit="s")]
-    stride_s: Annotated[
-        float | None,
-        Key(
-            "Time from the start of one window to the next; the length if left out.",
-            "2.0",
-            low=1 / RATES_HZ[1],
-            high=MOST_SECONDS,
-            unit="s",
-        ),
-    ] = None
-    at: Annotated[
-        Literal["stride", "intervals"],
-        Key("`intervals`: one window in the middle of each labelled interval.", '"intervals"'),
-    ] = "stride"
-    cover: Annotated[
-        Literal["all", "any"],
-        Key("`all`: only windows in which every sensor has values; `any`: also where some are missing.", '"any"'),
-    ] = "all"
-    metadata: Annotated[
-        tuple[str, ...],
-        Key("[Metadata](datasets.md#the-directory) to keep: parts of the path, or columns of a source.", '["machine"]'),
-    ] = ()
+    length_s: Annotated[float, _WINDOW]
+    stride_s: Annotated[float | None, _WINDOW] = None
+    at: Literal["stride", "intervals"] = "stride"
+    cover: Literal["all", "any"] = "all"
+    metadata: tuple[str, ...] = ()
 
     @property
     def hop_s(self) -> float:
@@ -335,38 +215,16 @@ class WindowRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class SplitRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which windows train, choose and judge."""
+    """Which windows are in train, valid and test."""
 
-    group: Annotated[
-        str,
-        Key(
-            "Part of the path or column that no two splits share; each recording is split by time if left out.",
-            '"person"',
-        ),
-    ] = ""
-    column: Annotated[str, Key("Part of the path or column that says `train`, `valid` or `test`.", '"split"')] = ""
-    valid: Annotated[
-        float | tuple[str, ...],
-        Key("Fraction of the windows that choose, or names of groups.", '["P3"]', above=0, high=1),
-    ] = 0.2
-    test: Annotated[
-        float | tuple[str, ...], Key("Fraction of the windows that judge, or names of groups.", "0.3", above=0, high=1)
-    ] = 0.2
-    folds: Annotated[
-        int | None, Key("Deal the groups into folds; the first judges, the second chooses.", "5", low=3)
-    ] = None
-    gap_s: Annotated[
-        float,
-        Key(
-            "Minimum time between windows of one recording in different splits.",
-            "60.0",
-            low=0,
-            high=MOST_SECONDS,
-            unit="s",
-        ),
-    ] = 0.0
-    drop_copies: Annotated[bool, Key("Leave out windows that equal one of another split.", "true")] = False
-    seed: Annotated[int, Key("Seed of the split.", "1", low=0)] = 0
+    group: str = ""
+    column: str = ""
+    valid: Annotated[float | tuple[str, ...], _FRACTION] = 0.2
+    test: Annotated[float | tuple[str, ...], _FRACTION] = 0.2
+    folds: Annotated[int | None, Key(low=3)] = None
+    gap_s: Annotated[float, Key(low=0, high=MOST_SECONDS, unit="s")] = 0.0
+    drop_copies: bool = False
+    seed: Annotated[int, Key(low=0)] = 0
 
     @property
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -386,9 +244,9 @@ class SplitRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class DatasetFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Name, origin and terms of use of the dataset."""
 
-    name: Annotated[str, Key("Name; that of the directory if left out.", '"shoulder"')] = ""
-    source: Annotated[str, Key("Where the measurements come from.", '"press line 2"')] = ""
-    licence: Annotated[str, Key("Terms of use.", '"BSD-3-Clause"')] = ""
+    name: str = ""
+    source: str = ""
+    licence: str = ""
 
 
 class ImportRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -409,10 +267,10 @@ def read_recipe(file: Path) -> ImportRecipe:
     """
     if not file.is_file():
         raise UsageError(f"{file}: no such recipe (.toml); draft one with mmkd-data recipe")
-    if file.stat().st_size > MOST_RECIPE_BYTES:
+    size = file.stat().st_size
+    if size > MOST_RECIPE_BYTES:
         raise DatasetError(
-            f"{file}: expected a recipe of at most {MOST_RECIPE_BYTES:,} bytes, got {file.stat().st_size:,}; name the"
-            " right file"
+            f"{file}: expected a recipe of at most {MOST_RECIPE_BYTES:,} bytes, got {size:,}; name the right file"
         )
     try:
         recipe = msgspec.toml.decode(file.read_bytes(), type=ImportRecipe)
@@ -422,17 +280,21 @@ def read_recipe(file: Path) -> ImportRecipe:
         raise DatasetError(f"{file}: expected TOML, got {first_line(error)}; correct that line") from error
     except ImportError as error:  # Python 3.10 has no TOML reader of its own
         raise UsageError(f"{file}: reading TOML needs tomli; run: pip install 'mmkd-edge[import]'") from error
-    refuse(file, list(recipe_problems(recipe)))
+    refuse(file, list(_recipe_problems(recipe)))
     return recipe
 
 
 def _plain_text(error: msgspec.ValidationError) -> str:
     """What a value of the wrong type is and where, without the words of a programmer."""
     text, _, path = str(error).partition(" - at `$.")
-    text = re.sub(r"`(\w+)`", lambda match: _PLAIN_TYPES.get(match[1], f"{match[1]!r}"), text)
+    text = re.sub(r"`([\w |]+)`", lambda match: _plain_types(match[1]), text)
     text = text.replace("Object contains unknown field", "unknown key").replace("Invalid enum value", "unknown value")
     text = text.replace("Object missing required field", "missing key")
     return f"'{path[:-1]}': {text[0].lower()}{text[1:]}" if path else text
+
+
+def _plain_types(names: str) -> str:
+    return " or ".join(_PLAIN_TYPES.get(name, repr(name)) for name in names.split(" | ") if name != "null") or "nothing"
 
 
 def refuse(file: Path | str, problems: list[str]) -> None:
@@ -443,8 +305,7 @@ def refuse(file: Path | str, problems: list[str]) -> None:
         raise DatasetError("\n  - ".join([f"{file}: {len(problems)} problems", *problems]))
 
 
-def recipe_problems(recipe: ImportRecipe) -> Iterator[str]:
-    """Yield a message for every rule that a recipe breaks beyond types."""
+def _recipe_problems(recipe: ImportRecipe) -> Iterator[str]:
     if recipe.version != RECIPE_VERSION:
         yield f"'version': expected {RECIPE_VERSION}, got {recipe.version}; use the mmkd-edge that wrote it"
     names = [source.modality for source in recipe.source]
@@ -452,8 +313,8 @@ def recipe_problems(recipe: ImportRecipe) -> Iterator[str]:
         yield "'source': no sensor is described; write a [[source]] for each"
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"'source': modality {name!r} is there {names.count(name)} times; give each sensor its own name"
-    if recipe.source and recipe.source[0].align_on is not None:
-        yield "'source[0].align_on': the first source is the one that others are aligned with; move it to another"
+    if recipe.source and recipe.source[0].align:
+        yield "'source[0].align': the first source is the one that others are aligned with; move it to another"
     for number, source in enumerate(recipe.source):
         yield from rule_problems(source, f"source[{number}]", name=source.modality, kind=source.modality_kind)
     for table in ("labels", "windows", "split"):
@@ -476,6 +337,4 @@ def rule_problems(
 
 def rate_problem(rate_hz: float) -> str | None:
     """Return what is wrong with a rate; None if nothing is."""
-    if RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
-        return None
-    return f"expected {RATES_HZ[0]:g} to {RATES_HZ[1]:g} Hz, got {rate_hz:g}; correct it"
+    return None if _RATE.allows(rate_hz) else f"expected {_RATE.range_text}, got {rate_hz:g}; correct it"

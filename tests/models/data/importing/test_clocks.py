@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -13,14 +12,14 @@ from scipy.signal import resample_poly
 
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.importing.readers.table import RowBlock, TextTable
-from mmkd_models.data.importing.recorded import SampleSeries, clock_facts, in_order
+from mmkd_models.data.importing.recording import ImportedSensor, SampleSeries, clock_facts, in_order
 from mmkd_models.data.importing.timing import resample
 from mmkd_models.data.importing.timing.clock import TimeColumn
 from mmkd_models.data.importing.timing.resample import grid_blocks
 
 
 def read(values, **table):
-    block = RowBlock(file=Path("log.csv"), frame=pl.DataFrame({"t": values}), place=lambda row: f"log.csv:{row + 2}")
+    block = RowBlock(frame=pl.DataFrame({"t": values}), place=lambda row: f"log.csv:{row + 2}")
     times, kept = TimeColumn(TextTable(**table), "t").read(block)
     return times[kept].tolist()
 
@@ -116,14 +115,15 @@ def test_a_clock_is_measured_without_its_gaps():
     assert facts.jitter_p99_ms == pytest.approx(0.0, abs=0.01)
 
 
-def on_grid(given, **options):
+def on_grid(given, *, count, **sensor):
     """The blocks of a grid in one array (count, C)."""
-    return np.concatenate(list(grid_blocks(given, **options)))
+    sensor = ImportedSensor(name="a", channels=("x",), **sensor)
+    return np.concatenate(list(grid_blocks(given, sensor, origin_ns=0, count=count)))
 
 
-def grid(given, how, **options):
-    options = {"native_hz": 1.0, "max_gap_s": 1.5, **options}
-    return on_grid(given, origin_ns=0, rate_hz=2.0, count=9, how=how, **options)[:, 0].tolist()
+def grid(given, resample, **sensor):
+    sensor = {"native_hz": 1.0, "max_gap_s": 1.5, **sensor}
+    return on_grid(given, rate_hz=2.0, count=9, resample=resample, **sensor)[:, 0].tolist()
 
 
 def test_nothing_is_interpolated_across_a_gap():
@@ -144,7 +144,7 @@ def test_a_missing_value_stays_missing_between_its_neighbours():
 def test_polyphase_takes_away_what_the_lower_rate_cannot_hold():
     time = np.arange(4000) / 100.0
     given = series(time, np.sin(2 * np.pi * 2 * time) + np.sin(2 * np.pi * 45 * time))
-    found = on_grid(given, origin_ns=0, rate_hz=20.0, count=790, how="polyphase", native_hz=100.0, max_gap_s=0.015)
+    found = on_grid(given, rate_hz=20.0, count=790, resample="polyphase", native_hz=100.0, max_gap_s=0.015)
     wanted = np.sin(2 * np.pi * 2 * np.arange(790) / 20.0)
     # The filter's ripple in scipy's default window (Kaiser, beta 5) is below 0.5 %.
     assert np.abs(found[100:-100, 0] - wanted[100:-100]).max() < 0.01
@@ -153,7 +153,6 @@ def test_polyphase_takes_away_what_the_lower_rate_cannot_hold():
 @pytest.mark.parametrize(("native_hz", "rate_hz"), [(48.0, 16.0), (44.1, 16.0), (10.0, 25.0), (50.0, 48.3)])
 def test_polyphase_in_blocks_is_that_of_the_whole(native_hz, rate_hz, monkeypatch):
     monkeypatch.setattr(resample, "_BLOCK_VALUES", 128)
-    monkeypatch.setattr(resample, "_SCAN", 64)
     rng = np.random.default_rng(0)
     values = 3 + rng.normal(size=3000).cumsum() / 100
     values[:70], values[900:1500], values[2990:] = np.nan, np.nan, np.nan
@@ -161,29 +160,18 @@ def test_polyphase_in_blocks_is_that_of_the_whole(native_hz, rate_hz, monkeypatc
     there[2000:2400] = False
     count = int(2999 / native_hz * rate_hz) + 1
     given = series(np.arange(3000)[there] / native_hz, values[there])
-    found = on_grid(
-        given,
-        origin_ns=0,
-        rate_hz=rate_hz,
-        count=count,
-        how="polyphase",
-        native_hz=native_hz,
-        max_gap_s=1.5 / native_hz,
-    )
+    gap_s = 1.5 / native_hz
+    found = on_grid(given, rate_hz=rate_hz, count=count, resample="polyphase", native_hz=native_hz, max_gap_s=gap_s)
     length = int(np.ceil(count * native_hz / rate_hz)) + 1
-    native = on_grid(
-        given,
-        origin_ns=0,
-        rate_hz=native_hz,
-        count=length,
-        how="linear",
-        native_hz=native_hz,
-        max_gap_s=1.5 / native_hz,
-    )[:, 0]
+    native = on_grid(given, rate_hz=native_hz, count=length, max_gap_s=gap_s)[:, 0]
     known = np.flatnonzero(~np.isnan(native))
-    bridged = np.interp(np.arange(length), known, native[known].astype(float))
+    # What is missing, also before the first sample and behind the last, has the value of the nearest sample.
+    places = np.arange(-1000, length + 1000)
+    nearest = known[np.abs(places[:, None] - known).argmin(axis=1)]
     ratio = Fraction(rate_hz / native_hz).limit_denominator(1000)
-    whole = resample_poly(bridged, ratio.numerator, ratio.denominator, padtype="line")[:count]
+    first = 1000 // ratio.denominator * ratio.denominator  # samples before, which are whole steps of the new rate
+    whole = resample_poly(native[nearest][1000 - first :].astype(float), ratio.numerator, ratio.denominator)
+    whole = whole[first // ratio.denominator * ratio.numerator :][:count]
     nearest = np.rint(np.arange(count) * native_hz / rate_hz).astype(int)
     wanted = np.where(np.isnan(native[nearest]), np.nan, whole)
     assert 0.3 < np.isnan(wanted).mean() < 0.5

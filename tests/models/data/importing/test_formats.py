@@ -14,8 +14,8 @@ from mmkd_edge.errors import DatasetError
 from mmkd_models.data import open_dataset
 from mmkd_models.data.importing.draft import draft_recipe
 from mmkd_models.data.importing.from_recipe import import_recipe
+from mmkd_models.data.importing.keys import TextTable
 from mmkd_models.data.importing.readers.formats import reader_of
-from mmkd_models.data.importing.readers.table import TextTable
 from mmkd_models.data.importing.recipe import read_recipe
 
 START_S = 1_762_151_400

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -161,32 +160,4 @@ def test_other_sources_throw_away_what_was_kept(plant, recipe):
     assert ours.notes == ["the sources of the recipe have changed since: everything is read again"]
     assert len(ours.read) == 6
     ours.run("whole")
-    assert is_equal(plant)
-
-
-def test_a_recording_of_many_files_goes_on_at_the_next_file(plant):
-    for machine in range(6):
-        (plant / f"M{machine}" / "acc.csv").rename(plant / f"log{machine}.csv")
-    text = (plant / "recipe.toml").read_text().replace('"{machine}/acc.csv"', '"log*.csv"')
-    text = text.replace('files = "{machine}/states.csv"', 'column = "state"').replace(
-        '[split]\ngroup = "machine"\n', ""
-    )
-    (plant / "recipe.toml").write_text(text.replace("[labels]", 'channels = ["ax", "ay"]\n[labels]'))
-    for machine in range(6):
-        log = plant / f"log{machine}.csv"
-        header, *rows = log.read_text().splitlines()
-        states = ["ok" if row < 30 or machine == 4 else "worn" for row in range(len(rows))]
-        lines = [f"{row},{state}" for row, state in zip(rows, states, strict=True)]
-        log.write_text("\n".join([f"{header},state", *lines]) + "\n")
-    ours = Import(plant)
-    ours.run("whole")
-    with pytest.raises(KeyboardInterrupt):
-        ours.run(stop_after=4)
-    assert ours.notes == [f"what was read is kept in {plant / '.out.import'}; run the same command to continue"]
-    for machine in range(1, 4):  # of the size and time that it had: nobody looks into it again
-        log = plant / f"log{machine}.csv"
-        facts = log.stat()
-        log.write_bytes(b"x" * facts.st_size)
-        os.utime(log, ns=(facts.st_atime_ns, facts.st_mtime_ns))
-    ours.run()
     assert is_equal(plant)

@@ -15,12 +15,12 @@ import pytest
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.importing.build import import_recordings
 from mmkd_models.data.importing.from_recipe import RecipeReport, import_recipe, try_recipe
+from mmkd_models.data.importing.keys import TextTable
 from mmkd_models.data.importing.limits import MOST_COLUMNS
 from mmkd_models.data.importing.patterns import RecipeFolder, match_segment
 from mmkd_models.data.importing.readers.formats import reader_of
-from mmkd_models.data.importing.readers.table import TextTable
 from mmkd_models.data.importing.recipe import WindowRule, read_recipe
-from mmkd_models.data.importing.recorded import ImportedSensor
+from mmkd_models.data.importing.recording import ImportedSensor
 
 TIME = 'time = "time"'
 FILES = 'files = "{machine}/acc.csv"'
@@ -227,11 +227,11 @@ def test_more_than_the_recordings_are_worth_is_not_written(
 def test_clocks_of_recordings_of_months_are_not_compared(plant: Path, recipe: Callable[..., None]) -> None:
     recipe(
         (TIME, f'{TIME}\ntime_unit = "s"\nrate_hz = 1e-6'),
-        ("[labels]", f'[[source]]\nmodality = "twin"\n{FILES}\n{TIME}\nalign_on = "xcorr"\n[labels]'),
+        ("[labels]", f'[[source]]\nmodality = "twin"\n{FILES}\n{TIME}\nalign = true\n[labels]'),
     )
     (plant / "M0" / "acc.csv").write_text(rows([1_751_000_000 + 1e6 * number for number in range(10)]))
     assert refusal(plant) == (
-        "machine M0: sensor 'twin': expected at most 400000 s to align, got 9e+06 s; remove 'align_on', or correct the"
+        "machine M0: sensor 'twin': expected at most 400000 s to align, got 9e+06 s; remove 'align', or correct the"
         " times"
     )
 
@@ -266,13 +266,16 @@ def test_the_limit_of_what_is_written_can_be_changed(plant: Path, recipe: Callab
         (
             'time,ax,ay\n1,2,"' + "3" * 200_000,
             (
-                "2: expected fields of at most 131,072 characters from there on, got field larger than field limit"
-                " (131072); close the quotes of the file"
+                "2: expected fields with closed quotes, of at most 131,072 characters, got field larger than field"
+                " limit (131072); correct the quotes of the file"
             ),
         ),
         (
             'time,ax,ay\n1,2,3\n1,2,"3\n',
-            '2: expected lines of 3 fields from there on, got could not parse `"3; correct the quotes of the file',
+            (
+                "3: expected fields with closed quotes, of at most 131,072 characters, got unexpected end of data;"
+                " correct the quotes of the file"
+            ),
         ),
         (
             "time,ax,ay\n1e300,2,3\n",

@@ -17,12 +17,11 @@ from mmkd_edge.errors import DatasetError, UnavailableError
 from mmkd_edge.frames import cut_out
 from mmkd_models.commands.recipes import clock_lines
 from mmkd_models.data import check_dataset
-from mmkd_models.data.importing.camera import CameraReader, Motion, moving_box
+from mmkd_models.data.importing.camera import open_camera
 from mmkd_models.data.importing.draft import draft_recipe
 from mmkd_models.data.importing.from_recipe import RecipeReport, import_recipe
 from mmkd_models.data.importing.patterns import FoundFile
 from mmkd_models.data.importing.recipe import SensorSource, read_recipe
-from mmkd_models.data.importing.work_folder import ReadingPlace
 
 pytest.importorskip("cv2")
 soundfile = pytest.importorskip("soundfile")
@@ -56,8 +55,7 @@ def made(clips: Path, name: str = "talk") -> RecipeReport:
     return import_recipe(read_recipe(clips / "recipe.toml"), clips, clips / name)
 
 
-def test_grids_and_frames_lie_beside_the_output_until_it_is_there(clips, change, monkeypatch):
-    change(("width = 20", 'width = 20\nregion = "auto"'))
+def test_grids_and_frames_lie_beside_the_output_until_it_is_there(clips, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(clips / "a full disk"))  # which cannot be written to
     before = sorted(path.name for path in clips.iterdir())
     made(clips, "new/talk")
@@ -110,59 +108,6 @@ def test_a_fixed_region_is_cut_out_before_frames_are_scaled(clips, change):
     row = int(np.flatnonzero(windows.labels == 1)[0])
     wanted = film(clip_of(windows, row))[10:20, 8:18, 16:28]
     assert np.abs(windows.take([row])["lips"][0, ..., 0].astype(float) - wanted).mean() < 8
-
-
-def test_the_region_is_found_where_things_move_in_the_recordings_that_train(clips, change):
-    change(("width = 20", 'width = 20\nregion = "auto"'))
-    report = made(clips)
-    x, y, width, height = report.regions["lips"]
-    assert x <= 16
-    assert x + width >= 28
-    assert 6 <= y <= 10
-    assert 20 <= y + height <= 24
-    assert width * 15 == pytest.approx(height * 20, rel=0.15)
-    # Where things move in a recording that judges, and in it alone, has no part in it.
-    tests = {f"c{clip_of(report.built.dataset.split('test'), row)}" for row in range(2)}
-    for name in tests:
-        frames = film(int(name[1:]))
-        frames[::2, :, :6] = 250
-        write_film(clips / f"{name}.mp4", frames)
-    assert made(clips, "again").regions == report.regions
-
-
-def test_a_region_that_was_found_is_not_looked_for_again(clips, change):
-    change(("width = 20", 'width = 20\nregion = "auto"'))
-    read: list[int] = []
-
-    def tell(done: int, total: int) -> None:
-        read.append(done)
-        if len(read) == stop_after:
-            raise KeyboardInterrupt
-
-    def run() -> RecipeReport:
-        read.clear()
-        return import_recipe(read_recipe(clips / "recipe.toml"), clips, clips / "talk", tell=tell)
-
-    stop_after = 2 * CLIPS + 1  # film and sound of each once, to find the region, and the first film of all again
-    with pytest.raises(KeyboardInterrupt):
-        run()
-    stop_after = -1
-    report = run()
-    assert len(read) == 2 * CLIPS
-    shutil.rmtree(clips / "talk")
-    assert report.regions == run().regions
-    assert len(read) == 4 * CLIPS
-
-
-def test_a_box_is_widened_to_the_proportions_of_the_frames_inside_the_recorded_ones():
-    cells = np.zeros((30, 40))
-    cells[10:14, 36:40] = 5.0
-    box = moving_box([Motion(cells=cells, height=120, width=160)], height=10, width=30)
-    assert box is not None
-    x, y, width, height = box
-    assert (y, height, x + width) == (41, 14, 160)
-    assert width == pytest.approx(3 * height, abs=2)
-    assert moving_box([Motion(cells=np.ones((3, 4)), height=30, width=40)], height=3, width=4) is None
 
 
 def test_scaling_down_averages_pixels():
@@ -230,7 +175,7 @@ def test_windows_at_a_stride_take_the_label_that_covers_them(clips, change):
 
 
 def test_frames_that_were_dropped_are_missing_by_the_times_of_the_container(clips, change):
-    change(("width = 20", 'width = 20\nframe_times = "container"\nrate_hz = 25'))
+    change(("width = 20", "width = 20\nrate_hz = 25"))
     for clip in range(CLIPS):  # after frame 14, at 0.56 s, three are missing
         with_steps(clips / f"c{clip}.mp4", [(14, 512), (1, 4 * 512), (35, 512)])
     report = made(clips)
@@ -258,16 +203,14 @@ def test_frames_that_come_again_are_counted(clips):
     assert line.endswith(f"repeated frames {repeated['clip c3']} (most in clip c3)")
 
 
-def test_the_way_from_the_command_to_a_sound_dataset(clips, change):
-    change(("width = 20", 'width = 20\nregion = "auto"'))
+def test_the_way_from_the_command_to_a_sound_dataset(clips):
     command = [sys.executable, "-c", "from mmkd_models.commands.data import main; main()"]
     done = subprocess.run(
         [*command, "import", "recipe.toml", "-o", "talk"], cwd=clips, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert "; region = [" in lines[0]
-    assert lines[0].endswith("], where things move in the recordings that train")
+    assert lines[0].startswith("lips: 6 files, gray, 25 Hz; jitter p99 up to 0.00 ms")
     assert lines[1] == "voice: 6 files, mono, 8000 Hz"
     assert lines[2] == "talk: 12 windows of 6 recordings (train 8, valid 2, test 2)"
     assert check_dataset(clips / "talk").facts[-2:] == (
@@ -293,13 +236,11 @@ def test_a_rate_of_film_stays_exact_over_minutes(tmp_path):
     frames[np.arange(3200), np.arange(3200) % 16] = 255
     write_film(tmp_path / "long.mp4", frames, 24000 / 1001)
     source = SensorSource(modality="lips", files="long.mp4", height=4, width=4)
-    reader = CameraReader.opened(source, FoundFile(path=tmp_path / "long.mp4", parts={}))
+    file = FoundFile(path=tmp_path / "long.mp4", parts={})
+    reader = open_camera(source, file)
     assert reader.sensor.rate_hz == pytest.approx(24000 / 1001, rel=1e-5)
     with ExitStack() as stack:
-        place = ReadingPlace(folder=tmp_path, name="lips", most_bytes=1 << 30)
-        (found,) = reader.read(
-            [FoundFile(path=tmp_path / "long.mp4", parts={})], place, stack, told=lambda count: None
-        ).series
+        (found,) = reader.read([file], tmp_path, stack, most_bytes=1 << 30, tell=lambda count: None).series
         assert found.times[-1] / 1e9 == pytest.approx(3199 * 1001 / 24000, abs=1e-3)
 
 
@@ -313,14 +254,13 @@ def test_frames_of_odd_sizes(clips, change):
 def test_a_draft_knows_films_and_sound(clips):
     lines = draft_recipe(clips).splitlines()
     film_at, sound_at = lines.index('files = "c{c}.mp4"    # 6 files'), lines.index('files = "c{c}.wav"    # 6 files')
-    assert lines[film_at - 2 : film_at + 5] == [
+    assert lines[film_at - 2 : film_at + 4] == [
         "[[source]]",
         'modality = "c"',
         'files = "c{c}.mp4"    # 6 files',
         'channels = ["gray"]    # ? or ["r", "g", "b"]',
         "height = 30    # ? 30 recorded",
         "width = 40    # ? 40 recorded",
-        'region = "whole"    # ? or "auto", where things move, or [x, y, width, height] in recorded pixels',
     ]
     assert lines[sound_at + 1] == 'kind = "audio"    # ? or "series", for a vibration that was recorded as sound'
     assert {'files = "words.csv"', 'start = "start"', 'end = "end"'} <= set(lines)

@@ -18,7 +18,7 @@ from mmkd_models.data import check_dataset, open_dataset, write_dataset
 from mmkd_models.data.importing.build import import_recordings
 from mmkd_models.data.importing.from_recipe import import_recipe
 from mmkd_models.data.importing.recipe import LabelRule, SplitRule, WindowRule, read_recipe
-from mmkd_models.data.importing.recorded import ImportedRecording, ImportedSensor, Interval, series_of
+from mmkd_models.data.importing.recording import ImportedRecording, ImportedSensor, Interval, series_of
 
 START_S = 1_762_151_400
 

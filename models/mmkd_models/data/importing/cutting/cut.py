@@ -1,4 +1,4 @@
-"""Windows of recordings on their grids: where each starts, what it is of, and which are left out."""
+"""Windows of recordings on their grids: where each starts, its label and facts, and which are left out."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mmkd_edge.bundle.arrays import let_go
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data.files import AnyArray
-from mmkd_models.data.importing.cutting.labels import Answers, labelled_intervals, majority, window_answers
+from mmkd_models.data.importing.cutting.labels import (
+    Answers,
+    as_numbers,
+    labelled_intervals,
+    majority,
+    window_answers,
+)
 from mmkd_models.data.importing.recipe import LabelRule, SplitRule, WindowRule
-from mmkd_models.data.importing.recorded import SECOND_NS, ImportedRecording, Interval, Times
+from mmkd_models.data.importing.recording import SECOND_NS, ImportedRecording, Interval, Times
 from mmkd_models.data.importing.timing.clock import time_text
-from mmkd_models.data.importing.timing.grids import Grids, Placed
-from mmkd_models.data.sources import Rows, first_sample, latest_start_s, window_starts_s
+from mmkd_models.data.importing.timing.grids import Grids, Placed, sums_before
+from mmkd_models.data.sources import first_sample, latest_start_s, window_starts_s
 
-_BLOCK_ROWS = 1 << 16
 _HARDLY = 1e-6  # of a sample
 _WHOLE = 1 - 1e-6  # of a window: one value from its start to its end, roundings aside
 
@@ -31,14 +34,13 @@ class Cut:
 
     Attributes:
         starts_s: (W,) seconds from the origin of the recording's grids.
+        facts: (W,) each, by part of the path or column: metadata, group and split; empty where there is no one value.
     """
 
     starts_s: npt.NDArray[np.float64]
     answers: Answers
-    groups: npt.NDArray[np.object_] | None
-    splits: npt.NDArray[np.object_] | None
-    metadata: Mapping[str, npt.NDArray[np.object_]]
-    left_out: Mapping[str, int]
+    facts: Mapping[str, npt.NDArray[np.object_]]
+    left_out: Counter[str]
 
 
 def most_windows(placed: Placed, modalities: Sequence[ModalitySpec], windows: WindowRule) -> int:
@@ -69,17 +71,15 @@ def cut(
     length_ns = round(windows.length_s * SECOND_NS)
     if windows.at == "intervals":
         intervals = labelled_intervals(recorded, labels)
-        starts_s, found = _centred(intervals, lengths, modalities, origin_ns=origin_ns, length_ns=length_ns)
-        if labels.task == "regression":
-            found[:] = [float(one) for one in found]
+        starts_s, answers = _centred(intervals, lengths, modalities, origin_ns=origin_ns, length_ns=length_ns)
+        answers = as_numbers(answers) if labels.task == "regression" else answers
         left_out["beyond the recording"] += len(intervals) - len(starts_s)
-        starts_ns = origin_ns + np.rint(starts_s * SECOND_NS).astype(np.int64)
     else:
         starts_s = np.array(window_starts_s(lengths, modalities, hop_s=windows.hop_s), dtype=np.float64)
-        starts_ns = origin_ns + np.rint(starts_s * SECOND_NS).astype(np.int64)
-        found = window_answers(placed, grids, labels, starts_ns, length_ns)
-    group = split.group
-    names = dict.fromkeys(name for name in (*windows.metadata, group, split.column) if name)
+    starts_ns = origin_ns + np.rint(starts_s * SECOND_NS).astype(np.int64)
+    if windows.at == "stride":
+        answers = window_answers(placed, grids, labels, starts_ns, length_ns)
+    names = dict.fromkeys(name for name in (*windows.metadata, split.group, split.column) if name)
     facts = {name: _fact(recorded, name, starts_ns, length_ns) for name in names}
     filled = _filled(placed, grids, modalities, starts_s)
     reasons = {"without any value": ~filled.any(axis=1)}
@@ -87,24 +87,18 @@ def cut(
         reasons |= {
             f"without a value of {modality.name}": ~filled[:, number] for number, modality in enumerate(modalities)
         }
-    if group:
-        groups, at_start = facts[group], _fact(recorded, group, starts_ns, 2)
-        reasons[f"with more than one {group}"] = (groups == "") & (at_start != "")
-        _refuse_no_group(recorded, group, at_start, starts_ns)
+    if split.group:
+        at_start = _fact(recorded, split.group, starts_ns, 2)
+        _refuse_no_group(recorded, split.group, at_start, starts_ns)
+        reasons[f"with more than one {split.group}"] = facts[split.group] == ""
     if labels.unlabelled == "drop":
-        reasons["without a label"] = np.array([one is None for one in found], dtype=bool)
+        reasons["without a label"] = np.array([answer is None for answer in answers], dtype=bool)
     keep = np.ones(len(starts_s), dtype=bool)
     for reason, mask in reasons.items():
         left_out[reason] += int((keep & mask).sum())
         keep &= ~mask
-    return Cut(
-        starts_s=starts_s[keep],
-        answers=found[keep],
-        groups=facts[group][keep] if group else None,
-        splits=facts[split.column][keep] if split.column else None,
-        metadata={name: facts[name][keep] for name in windows.metadata},
-        left_out=left_out,
-    )
+    facts = {name: values[keep] for name, values in facts.items()}
+    return Cut(starts_s=starts_s[keep], answers=answers[keep], facts=facts, left_out=left_out)
 
 
 def _centred(
@@ -114,7 +108,7 @@ def _centred(
     *,
     origin_ns: int,
     length_ns: int,
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.object_]]:
+) -> tuple[npt.NDArray[np.float64], Answers]:
     """A window in the middle of each interval: starts (W,) in seconds, labels (W,).
 
     A window starts on a sample of the slowest sensor, so that all sensors begin at one moment, and is moved into the
@@ -124,19 +118,20 @@ def _centred(
     """
     end_s = min(length / modality.rate_hz for length, modality in zip(lengths, modalities, strict=True))
     slowest_hz = min(modality.rate_hz for modality in modalities)
-    latest_s = latest_start_s(lengths, modalities)
+    latest_s, length_s = latest_start_s(lengths, modalities), length_ns / SECOND_NS
     starts, labels = [], []
     for one in intervals:
-        if one.end_ns <= origin_ns or one.start_ns >= origin_ns + end_s * SECOND_NS:
-            told = f"{(one.start_ns - origin_ns) / SECOND_NS:g} to {(one.end_ns - origin_ns) / SECOND_NS:g} s"
+        begin_s, stop_s = (one.start_ns - origin_ns) / SECOND_NS, (one.end_ns - origin_ns) / SECOND_NS
+        if stop_s <= 0 or begin_s >= end_s:
             raise DatasetError(
                 f"{one.place}: expected an interval inside the recording, where all sensors last {end_s:.4g} s, got"
-                f" {told} from its start; correct the line, or 'time_unit'; where a sensor stopped, cover = 'any'"
+                f" {begin_s:g} to {stop_s:g} s from its start; correct the line, or 'time_unit'; where a sensor"
+                " stopped, cover = 'any'"
             )
-        middle_s = ((one.start_ns + one.end_ns) / 2 - origin_ns) / SECOND_NS
-        wanted_s = round((middle_s - length_ns / SECOND_NS / 2) * slowest_hz) / slowest_hz
-        start_s = min(max(wanted_s, 0.0), np.floor(latest_s * slowest_hz + _HARDLY) / slowest_hz)
-        if latest_s >= 0 and start_s <= middle_s <= start_s + length_ns / SECOND_NS:
+        middle_s = (begin_s + stop_s) / 2
+        best_s = round((middle_s - length_s / 2) * slowest_hz) / slowest_hz
+        start_s = min(max(best_s, 0.0), np.floor(latest_s * slowest_hz + _HARDLY) / slowest_hz)
+        if latest_s >= 0 and start_s <= middle_s <= start_s + length_s:
             starts.append(start_s)
             labels.append(one.value)
     return np.array(starts, dtype=np.float64), np.array(labels, dtype=object)
@@ -153,12 +148,13 @@ def _fact(recorded: ImportedRecording, name: str, starts_ns: Times, length_ns: i
 def _refuse_no_group(
     recorded: ImportedRecording, group: str, at_start: npt.NDArray[np.object_], starts_ns: Times
 ) -> None:
-    none = np.flatnonzero(at_start == "")
-    if len(none):
-        when = time_text(int(starts_ns[none[0]])) if recorded.is_utc else f"{starts_ns[none[0]] / SECOND_NS:g} s"
+    missing = np.flatnonzero(at_start == "")
+    if len(missing):
+        start_ns = int(starts_ns[missing[0]])
+        when = time_text(start_ns) if recorded.is_utc else f"{start_ns / SECOND_NS:g} s"
         raise DatasetError(
             f"{recorded.name}: expected a value of {group!r}, the group, for every window, got none at {when}"
-            f" ({len(none)} such); fill it in, or choose another 'split.group'"
+            f" ({len(missing)} such); fill it in, or choose another 'split.group'"
         )
 
 
@@ -170,23 +166,12 @@ def _filled(
     samples, present = grids.mapped()
     for number, modality in enumerate(modalities):
         begin, length = placed.first[modality.name], placed.lengths[modality.name]
-        grid = present[modality.name] if modality.kind == "video" else samples[modality.name]
+        grid = (present if modality.kind == "video" else samples)[modality.name][begin : begin + length]
         first = first_sample(starts_s, modality.rate_hz)
-        before = _filled_before(grid[begin : begin + length], np.concatenate([first, first + modality.samples]))
-        filled[:, number] = before[len(first) :] > before[: len(first)]
+        counts = sums_before(
+            grid,
+            np.stack([first, first + modality.samples]),
+            lambda block: block == 1 if block.ndim == 1 else (~np.isnan(block)).any(axis=1),
+        )
+        filled[:, number] = counts[1] > counts[0]
     return filled
-
-
-def _filled_before(grid: AnyArray, rows: Rows) -> Rows:
-    """How many of the rows before each of these have a value, of (L, C) or of presence (L,)."""
-    found = np.zeros(len(rows), dtype=np.int64)
-    count = 0
-    for start in range(0, len(grid), _BLOCK_ROWS):
-        block = grid[start : start + _BLOCK_ROWS]
-        there = block == 1 if block.ndim == 1 else (~np.isnan(block)).any(axis=1)
-        sums = np.concatenate([[count], count + np.cumsum(there)])
-        count = int(sums[-1])
-        here = (rows > start) & (rows <= start + len(block))
-        found[here] = sums[rows[here] - start]
-        let_go(grid)
-    return found

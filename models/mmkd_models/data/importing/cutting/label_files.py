@@ -20,7 +20,7 @@ LABEL_COLUMNS = ("start", "end", "label", "file")
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # put before the name of a file that is uploaded to Label Studio
 _ALWAYS = (-(1 << 61), 1 << 61)  # nanoseconds that no recording leaves
 
-_Row = tuple[Any, Any, str, str]
+_PlacedRow = tuple[str, tuple[Any, Any, str, str]]
 
 
 def label_block(file: Path, rule: LabelRule) -> RowBlock:
@@ -34,76 +34,69 @@ def label_block(file: Path, rule: LabelRule) -> RowBlock:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{file}: expected JSON, got {first_line(error)}; export the labels again") from error
-    rows, places = [], []
-    of_tool = _label_studio if rule.format == "label_studio" else _edge_impulse
+    read = _label_studio if rule.format == "label_studio" else _edge_impulse
     try:
-        for place, row in of_tool(file, content, rule):
-            rows.append(row)
-            places.append(place)
+        rows = list(read(file, content, rule))
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise DatasetError(
             f"{file}: expected an export of {rule.format}, got one without {first_line(error)};"
             " export the labels again, in the tool's JSON"
         ) from error
-    columns = zip(*rows, strict=True) if rows else ((), (), (), ())
-    frame = pl.DataFrame({name: list(one) for name, one in zip(LABEL_COLUMNS, columns, strict=True)}, strict=False)
-    return RowBlock(file=file, frame=frame, place=lambda row: f"{file}: {places[row]}")
+    columns = {name: [row[number] for _, row in rows] for number, name in enumerate(LABEL_COLUMNS)}
+    return RowBlock(frame=pl.DataFrame(columns, strict=False), place=lambda row: f"{file}: {rows[row][0]}")
 
 
-def _label_studio(file: Path, tasks: Any, rule: LabelRule) -> Iterator[tuple[str, _Row]]:
+def _label_studio(file: Path, tasks: Any, rule: LabelRule) -> Iterator[_PlacedRow]:
     for number, task in enumerate(tasks):
+        task_place = f"task {task.get('id', number)}"
         if len(task["annotations"]) > 1:
             raise DatasetError(
-                f"{file}: task {task.get('id', number)}: expected one annotation, got {len(task['annotations'])};"
-                " keep one in the export"
+                f"{file}: {task_place}: expected one annotation, got {len(task['annotations'])}; keep one in the export"
             )
-        name = _recording(task)
-        for annotation in task["annotations"]:
-            for result in annotation["result"]:
-                place = f"task {task.get('id', number)}, result {result.get('id', '')}"
-                yield from ((place, row) for row in _of_result(file, place, result, name, rule))
+        for result in (result for annotation in task["annotations"] for result in annotation["result"]):
+            place, value = f"{task_place}, result {result.get('id', '')}", result["value"]
+            labels = value.get(result["type"], value.get("labels"))
+            if not isinstance(labels, list):
+                continue  # a choice, a rating or a text, of the whole task
+            if rule.task == "multi_label" and labels:
+                labels = [rule.separator.join(labels)]
+            if len(labels) != 1:
+                got = ", ".join(labels) or "none"
+                raise DatasetError(f"{file}: {place}: expected one label for an interval, got {got}; keep one")
+            for start, end in _stretches(file, value, rule):
+                yield place, (start, end, labels[0], _recording(task))
 
 
-def _of_result(file: Path, place: str, result: Any, name: str, rule: LabelRule) -> Iterator[_Row]:
-    value = result["value"]
-    labels = value.get(result["type"], value.get("labels"))
-    if not isinstance(labels, list):
-        return  # a choice, a rating or a text, of the whole task
-    if rule.task == "multi_label" and labels:
-        labels = [rule.separator.join(labels)]
-    if len(labels) != 1:
-        raise DatasetError(
-            f"{file}: {place}: expected one label for an interval, got {', '.join(labels) or 'none'}; keep one"
-        )
+def _stretches(file: Path, value: Mapping[str, Any], rule: LabelRule) -> Iterator[tuple[Any, Any]]:
     if "ranges" not in value:
-        yield value["start"], value["end"], labels[0], name
+        yield value["start"], value["end"]
         return
-    for stretch in value["ranges"]:  # of video, in frames that count from 1
+    for frames in value["ranges"]:  # of video, in frames that count from 1
         rate_hz = _rate(file, rule)
-        yield (stretch["start"] - 1) / rate_hz, stretch["end"] / rate_hz, labels[0], name
+        yield (frames["start"] - 1) / rate_hz, frames["end"] / rate_hz
 
 
 def _recording(task: Mapping[str, Any]) -> str:
-    """The name of a task's file without its folder, ending, and what the upload put before it."""
+    """The name of a task's file without its folder, ending, and the prefix of the upload."""
     source = task.get("file_upload") or next(
         (one for one in task["data"].values() if isinstance(one, str) and "." in PurePosixPath(one).name), ""
     )
     return _UPLOAD.sub("", PurePosixPath(source.partition("?")[0]).stem)
 
 
-def _edge_impulse(file: Path, content: Any, rule: LabelRule) -> Iterator[tuple[str, _Row]]:
+def _edge_impulse(file: Path, content: Any, rule: LabelRule) -> Iterator[_PlacedRow]:
     if "structuredLabels" in content:
-        for name, stretches in content["structuredLabels"].items():
-            for number, one in enumerate(stretches):
+        for name, intervals in content["structuredLabels"].items():
+            for number, one in enumerate(intervals):
                 rate_hz = _rate(file, rule)
-                times = (one["startIndex"] / rate_hz, (one["endIndex"] + 1) / rate_hz)
-                yield f"{name}, label {number}", (*times, one["label"], PurePosixPath(name).stem)
+                start, end = one["startIndex"] / rate_hz, (one["endIndex"] + 1) / rate_hz
+                yield f"{name}, label {number}", (start, end, one["label"], PurePosixPath(name).stem)
         return
     scale = {"s": 1e-9, "ms": 1e-6, "us": 1e-3}.get(rule.time_unit, 1)
     for one in content["files"]:
         if one["label"]["type"] == "label":
-            times = (_ALWAYS[0] * scale, _ALWAYS[1] * scale)
-            yield f"file {one['name']}", (*times, one["label"]["label"], PurePosixPath(one["path"]).stem)
+            start, end = _ALWAYS[0] * scale, _ALWAYS[1] * scale
+            yield f"file {one['name']}", (start, end, one["label"]["label"], PurePosixPath(one["path"]).stem)
 
 
 def _rate(file: Path, rule: LabelRule) -> float:

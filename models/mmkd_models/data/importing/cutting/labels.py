@@ -1,54 +1,57 @@
-"""What windows are of, by what is known of stretches of time: a class, the labels that are on, or a number."""
+"""Labels of windows from labelled stretches of time: a class, the labels that are on, or a number."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mmkd_edge.bundle.arrays import let_go
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.files import AnyArray
 from mmkd_models.data.importing.cutting.label_files import LABEL_COLUMNS, label_block
 from mmkd_models.data.importing.patterns import RecipeFolder
-from mmkd_models.data.importing.readers.csv_file import csv_blocks, layout_of
+from mmkd_models.data.importing.readers.csv_file import csv_blocks, csv_names
 from mmkd_models.data.importing.readers.table import RowBlock, require_columns, texts
 from mmkd_models.data.importing.recipe import TARGET, LabelRule
-from mmkd_models.data.importing.recorded import SECOND_NS, ImportedRecording, Interval, Times
+from mmkd_models.data.importing.recording import SECOND_NS, ImportedRecording, Interval, Times
 from mmkd_models.data.importing.timing.clock import TimeColumn
-from mmkd_models.data.importing.timing.grids import Grids, Placed
+from mmkd_models.data.importing.timing.grids import Grids, Placed, sums_before
 from mmkd_models.data.labels import UNKNOWN
-from mmkd_models.data.sources import Rows, first_sample
+from mmkd_models.data.sources import first_sample
 
 Answers = npt.NDArray[np.object_]
 """(W,) a class, a set of the labels that are on, or a number; None where nothing decides."""
 
-_BLOCK_ROWS = 1 << 16
 _ON, _OFF = ("1", "1.0", "true", "on", "yes"), ("0", "0.0", "false", "off", "no")
 
 
 def window_answers(placed: Placed, grids: Grids, rule: LabelRule, starts_ns: Times, length_ns: int) -> Answers:
     """Return the answer of each window of a recording that starts at these times, ascending.
 
-    Raise DatasetError if labels overlap, are unknown, or are no numbers where these are asked for.
+    Raise DatasetError if labels overlap, are unknown, or should be numbers and are not.
     """
     recorded = placed.recorded
-    match rule.task:
-        case "classification":
-            return _classes(recorded, rule, starts_ns, length_ns)
-        case "multi_label":
-            return _sets(recorded, rule, starts_ns, length_ns)
-        case "regression":
-            if rule.column:
-                return _means(placed, grids, rule, starts_ns, length_ns)
-            found = _classes(recorded, rule, starts_ns, length_ns)
-            return _objects([None if one is None else float(one) for one in found])
+    if rule.task == "multi_label":
+        return _sets(recorded, rule, starts_ns, length_ns)
+    if rule.task == "regression" and rule.column:
+        return _means(placed, grids, rule, starts_ns, length_ns)
+    if rule.path or rule.table:
+        answers = _objects([_whole(recorded, rule, rule.path or rule.label).value or None] * len(starts_ns))
+    else:
+        answers = majority(labelled_intervals(recorded, rule), starts_ns, length_ns, purity=rule.purity)
+        answers[answers == ""] = None
+    return as_numbers(answers) if rule.task == "regression" else answers
+
+
+def as_numbers(answers: Answers) -> Answers:
+    """Return answers of texts as numbers."""
+    return _objects([None if answer is None else float(answer) for answer in answers])
 
 
 def labelled_intervals(recorded: ImportedRecording, rule: LabelRule) -> list[Interval]:
@@ -56,15 +59,20 @@ def labelled_intervals(recorded: ImportedRecording, rule: LabelRule) -> list[Int
 
     Raise DatasetError if two overlap, of several labels two of one label.
     """
-    given = recorded.runs.get(rule.column, ()) if rule.column else recorded.labels
+    intervals = [one for one in _given(recorded, rule) if one.value and one.value not in rule.ignore]
     if rule.task == "multi_label":
-        found = [one for one in _of_labels(given, rule) if one.value is not None]
-        for label in sorted({one.value for one in found}):
-            refuse_overlaps([one for one in found if one.value == label])
-    else:
-        found = known_labels(given, rule)
-        refuse_overlaps(found)
-    return sorted(found, key=lambda one: one.start_ns)
+        intervals = [replace(one, value=label) for one in intervals for label in _split(one.value, rule)]
+    _check_values(intervals, rule)
+    may_overlap = rule.task == "multi_label"  # intervals of different labels
+    ordered = sorted(intervals, key=lambda one: (one.value if may_overlap else "", one.start_ns, one.end_ns))
+    for first, second in itertools.pairwise(ordered):
+        if second.start_ns < first.end_ns and not (may_overlap and first.value != second.value):
+            shared_s = (min(first.end_ns, second.end_ns) - second.start_ns) / SECOND_NS
+            raise DatasetError(
+                f"{second.place}: expected intervals apart, got {second.value!r} that shares {shared_s:g} s with"
+                f" {first.value!r} of {first.place}; correct one of them"
+            )
+    return sorted(ordered, key=lambda one: one.start_ns)
 
 
 def encoded(answers: Sequence[Any], task: TaskSpec) -> AnyArray:
@@ -87,70 +95,92 @@ def task_of(answers: Sequence[Any], rule: LabelRule) -> TaskSpec:
     if rule.task == "regression":
         return TaskSpec(kind="regression", labels=(rule.target_name,), unit=rule.unit)
     known = [one for one in answers if one is not None]
-    found = {label for one in known for label in one} if rule.task == "multi_label" else set(known)
-    return TaskSpec(kind=rule.task, labels=rule.classes or tuple(sorted(found)))
+    labels = {label for one in known for label in one} if rule.task == "multi_label" else set(known)
+    return TaskSpec(kind=rule.task, labels=rule.classes or tuple(sorted(labels)))
 
 
 def _objects(values: Sequence[Any]) -> Answers:
-    found = np.empty(len(values), dtype=object)
-    found[:] = values
-    return found
+    answers = np.empty(len(values), dtype=object)
+    answers[:] = values
+    return answers
 
 
-def _classes(recorded: ImportedRecording, rule: LabelRule, starts_ns: Times, length_ns: int) -> Answers:
-    if rule.path or rule.table:
-        value = recorded.parts.get(rule.path or rule.label, "")
-        whole = known_labels([Interval(start_ns=0, end_ns=0, value=value, place=recorded.name)], rule)
-        return _objects([value if whole else None] * len(starts_ns))
-    found = majority(labelled_intervals(recorded, rule), starts_ns, length_ns, purity=rule.purity)
-    return _objects([one or None for one in found])
+def _given(recorded: ImportedRecording, rule: LabelRule) -> Sequence[Interval]:
+    return recorded.runs.get(rule.column, ()) if rule.column else recorded.labels
+
+
+def _split(text: str, rule: LabelRule) -> list[str]:
+    return [label.strip() for label in text.split(rule.separator) if label.strip()]
+
+
+def _whole(recorded: ImportedRecording, rule: LabelRule, part: str) -> Interval:
+    """The label of a whole recording, without a value if it counts as no label."""
+    value = recorded.parts.get(part, "")
+    interval = Interval(start_ns=0, end_ns=0, value="" if value in rule.ignore else value, place=recorded.name)
+    labels = _split(interval.value, rule) if rule.task == "multi_label" else [interval.value] if interval.value else []
+    _check_values([replace(interval, value=label) for label in labels], rule)
+    return interval
+
+
+def _check_values(intervals: Sequence[Interval], rule: LabelRule) -> None:
+    """Raise DatasetError if a label is none of the classes, or no number."""
+    for one in intervals:
+        if rule.task == "regression" and not _is_number(one.value):
+            raise DatasetError(
+                f"{one.place}: expected a number as label, got {one.value!r}; correct it, add it to 'labels.ignore', or"
+                " set labels.task = 'classification'"
+            )
+        if rule.classes and one.value not in rule.classes:
+            raise DatasetError(
+                f"{one.place}: expected a label of {', '.join(rule.classes)}, got {one.value!r};"
+                " add it to 'labels.classes', or to 'labels.ignore'"
+            )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool(np.isfinite(np.float32(text)))
+    except ValueError:
+        return False
 
 
 def _sets(recorded: ImportedRecording, rule: LabelRule, starts_ns: Times, length_ns: int) -> Answers:
-    """The labels that are on: each covers its share of the window, or hardly any of it, or the window has none."""
-    if rule.path or (rule.table and not rule.flags):
-        value = recorded.parts.get(rule.path or rule.label, "")
-        on = _labels_of(Interval(start_ns=0, end_ns=0, value=value, place=recorded.name), rule)
-        return _objects([None if on is None else frozenset(on)] * len(starts_ns))
-    if rule.table:
-        flags = {label: _flag(recorded.parts[column], column, recorded.name) for label, column in rule.flags.items()}
-        is_known = None not in flags.values()
-        return _objects([frozenset(one for one, on in flags.items() if on) if is_known else None] * len(starts_ns))
-    intervals = list(_flag_intervals(recorded, rule)) if rule.flags else labelled_intervals(recorded, rule)
-    given = recorded.runs.get(rule.column, ()) if rule.column else recorded.labels
-    unknown = [one for one in intervals if not one.value]
-    unknown += [one for one in given if not rule.flags and one.value in rule.ignore]
+    """The labels that are on: each covers its fraction of the window, or hardly any of it, or the window has none."""
+    if rule.path or rule.table:
+        return _objects([_whole_set(recorded, rule)] * len(starts_ns))
+    if rule.flags:
+        given = [run for column in rule.flags.values() for run in recorded.runs.get(column, ())]
+        intervals = list(_flag_intervals(recorded, rule))
+        unknown = [one for one in intervals if not one.value]
+    else:
+        given, intervals = list(_given(recorded, rule)), labelled_intervals(recorded, rule)
+        unknown = [one for one in given if one.value in rule.ignore]
     names = sorted({one.value for one in intervals if one.value})
-    shares = [
-        covered_ns([one for one in intervals if one.value == name], starts_ns, length_ns) / length_ns for name in names
+    fractions = [
+        _covered_ns([one for one in intervals if one.value == name], starts_ns, length_ns) / length_ns for name in names
     ]
     hardly = 1 - rule.purity + 1e-6
-    decided = covered_ns(unknown, starts_ns, length_ns) <= hardly * length_ns
-    for share in shares:
-        decided &= (share >= rule.purity - 1e-6) | (share <= hardly)
-    decided &= bool(intervals or given)  # nobody has labelled a recording without a line
+    decided = _covered_ns(unknown, starts_ns, length_ns) <= hardly * length_ns
+    for fraction in fractions:
+        decided &= (fraction >= rule.purity - 1e-6) | (fraction <= hardly)
+    decided &= bool(given)  # nobody has labelled a recording without a line
     return _objects(
         [
-            frozenset(name for name, share in zip(names, shares, strict=True) if share[row] > hardly) if known else None
-            for row, known in enumerate(decided.tolist())
+            frozenset(name for name, of_label in zip(names, fractions, strict=True) if of_label[row] > hardly)
+            if is_decided
+            else None
+            for row, is_decided in enumerate(decided.tolist())
         ]
     )
 
 
-def _of_labels(given: Sequence[Interval], rule: LabelRule) -> Iterator[Interval]:
-    """An interval for each label of each interval."""
-    for one in given:
-        for label in _labels_of(one, rule) or ():
-            yield Interval(start_ns=one.start_ns, end_ns=one.end_ns, value=label, place=one.place)
-
-
-def _labels_of(one: Interval, rule: LabelRule) -> tuple[str, ...] | None:
-    """The labels that a text names; none where it is empty; None if it counts as no label."""
-    if one.value in rule.ignore:
-        return None
-    found = tuple(text.strip() for text in one.value.split(rule.separator) if text.strip())
-    known_labels([Interval(start_ns=0, end_ns=0, value=label, place=one.place) for label in found], rule)
-    return found
+def _whole_set(recorded: ImportedRecording, rule: LabelRule) -> frozenset[str] | None:
+    if rule.flags:
+        flags = {label: _flag(recorded.parts[column], column, recorded.name) for label, column in rule.flags.items()}
+        return None if None in flags.values() else frozenset(label for label, is_on in flags.items() if is_on)
+    part = rule.path or rule.label
+    text = _whole(recorded, rule, part).value
+    return None if recorded.parts.get(part, "") in rule.ignore else frozenset(_split(text, rule))
 
 
 def _flag_intervals(recorded: ImportedRecording, rule: LabelRule) -> Iterator[Interval]:
@@ -159,8 +189,7 @@ def _flag_intervals(recorded: ImportedRecording, rule: LabelRule) -> Iterator[In
         for run in recorded.runs.get(column, ()):
             flag = _flag(run.value, column, run.place)
             if flag is not False:
-                value = label if flag else ""
-                yield Interval(start_ns=run.start_ns, end_ns=run.end_ns, value=value, place=run.place)
+                yield replace(run, value=label if flag else "")
 
 
 def _flag(text: str, column: str, place: str) -> bool | None:
@@ -178,38 +207,21 @@ def _means(placed: Placed, grids: Grids, rule: LabelRule, starts_ns: Times, leng
     """The mean of the target's samples in each window, where enough of them are there."""
     rate_hz = next(sensor.rate_hz for sensor in grids.sensors if sensor.name == TARGET)
     begin, length = placed.first[TARGET], placed.lengths[TARGET]
+    grid = grids.mapped()[0][TARGET][begin : begin + length]
     first = first_sample((starts_ns - placed.origin_ns) / SECOND_NS, rate_hz)
-    wanted = max(1, round(length_ns / SECOND_NS * rate_hz))
-    sums, counts = _sums_before(
-        grids.mapped()[0][TARGET][begin : begin + length], np.concatenate([first, first + wanted])
-    )
-    windows = len(first)
-    there = counts[windows:] - counts[:windows]
-    means = (sums[windows:] - sums[:windows]) / np.maximum(there, 1)
-    enough = (there > 0) & (there >= rule.purity * wanted - 1e-6)
-    return _objects([mean if known else None for mean, known in zip(means.tolist(), enough.tolist(), strict=True)])
-
-
-def _sums_before(grid: AnyArray, rows: Rows) -> tuple[npt.NDArray[np.float64], Rows]:
-    """Sum and number of the values (L, 1) before each of these rows."""
-    rows = np.minimum(rows, len(grid))
-    sums, counts = np.zeros(len(rows)), np.zeros(len(rows), dtype=np.int64)
-    total, count = 0.0, 0
-    for start in range(0, len(grid), _BLOCK_ROWS):
-        block = np.asarray(grid[start : start + _BLOCK_ROWS, 0], dtype=np.float64)
-        there = ~np.isnan(block)
-        sums_here = np.concatenate([[total], total + np.cumsum(np.where(there, block, 0.0))])
-        counts_here = np.concatenate([[count], count + np.cumsum(there)])
-        here = (rows > start) & (rows <= start + len(block))
-        sums[here], counts[here] = sums_here[rows[here] - start], counts_here[rows[here] - start]
-        total, count = float(sums_here[-1]), int(counts_here[-1])
-        let_go(grid)
-    return sums, counts
+    count = max(1, round(length_ns / SECOND_NS * rate_hz))
+    rows = np.stack([first, first + count])
+    sums = np.diff(sums_before(grid, rows, lambda block: np.nan_to_num(block[:, 0])), axis=0)[0]
+    known = np.diff(sums_before(grid, rows, lambda block: ~np.isnan(block[:, 0])), axis=0)[0]
+    means, enough = sums / np.maximum(known, 1), known >= max(1, rule.purity * count - 1e-6)
+    answers = _objects(means.tolist())
+    answers[~enough] = None
+    return answers
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelledIntervals:
-    """Intervals of the recordings whose path has these parts."""
+class LabelledInterval:
+    """An interval of the recordings whose path has these parts."""
 
     parts: Mapping[str, str]
     interval: Interval
@@ -219,49 +231,40 @@ class LabelledIntervals:
         return all(parts.get(name) == value for name, value in self.parts.items())
 
 
-def read_intervals(folder: RecipeFolder, rule: LabelRule) -> list[LabelledIntervals]:
+def read_intervals(folder: RecipeFolder, rule: LabelRule) -> list[LabelledInterval]:
     """Read all interval files of a rule. Raise DatasetError with the line of the first fault."""
     files = folder.files(rule.files, key="labels.files")
     if not files:
         path = folder.path / rule.files
         raise DatasetError(f"'labels.files': expected files, found none at {path}; correct the pattern")
-    found: list[LabelledIntervals] = []
+    intervals: list[LabelledInterval] = []
     for file in files:
-        found += _of_file(file.path, file.parts, rule)
-    return found
+        start, end = TimeColumn(rule, rule.start), TimeColumn(rule, rule.end)
+        for block in _interval_blocks(file.path, rule):
+            starts, ends = start.read(block)[0], end.read(block)[0]
+            matched = {part: texts(block, column, rule) for part, column in rule.match.items()}
+            offset = round(rule.offset_s * SECOND_NS)
+            for row, name in enumerate(texts(block, rule.label, rule)):
+                place = block.place(row)
+                if ends[row] <= starts[row]:
+                    raise DatasetError(
+                        f"{place}: expected an interval that ends after its start, got one of"
+                        f" {(ends[row] - starts[row]) / SECOND_NS:g} s; correct the line"
+                    )
+                start_ns, end_ns = int(starts[row]) + offset, int(ends[row]) + offset
+                interval = Interval(start_ns=start_ns, end_ns=end_ns, value=name, place=place)
+                parts = {**file.parts, **{part: values[row] for part, values in matched.items()}}
+                intervals.append(LabelledInterval(parts=parts, interval=interval))
+    return intervals
 
 
-def _of_file(file: Path, parts: Mapping[str, str], rule: LabelRule) -> list[LabelledIntervals]:
-    start, end = TimeColumn(rule, rule.start), TimeColumn(rule, rule.end)
-    found: list[LabelledIntervals] = []
-    for block in _blocks(file, rule):
-        starts, ends = start.read(block)[0], end.read(block)[0]
-        names = texts(block, rule.label, rule)
-        matched = {part: texts(block, column, rule) for part, column in rule.match.items()}
-        offset = round(rule.offset_s * SECOND_NS)
-        for row, name in enumerate(names):
-            place = block.place(row)
-            if ends[row] <= starts[row]:
-                raise DatasetError(
-                    f"{place}: expected an interval that ends after its start, got one of"
-                    f" {(ends[row] - starts[row]) / SECOND_NS:g} s; correct the line"
-                )
-            interval = Interval(
-                start_ns=int(starts[row]) + offset, end_ns=int(ends[row]) + offset, value=name, place=place
-            )
-            here = {part: values[row] for part, values in matched.items()}
-            found.append(LabelledIntervals(parts={**parts, **here}, interval=interval))
-    return found
-
-
-def _blocks(file: Path, rule: LabelRule) -> Iterator[RowBlock]:
-    wanted = [rule.start, rule.end, rule.label, *rule.match.values()]
+def _interval_blocks(file: Path, rule: LabelRule) -> Iterator[RowBlock]:
+    columns = list(dict.fromkeys([rule.start, rule.end, rule.label, *rule.match.values()]))
     if rule.format == "csv":
-        layout = layout_of(file, rule)
-        require_columns(f"{file}:1", layout.names, wanted)
-        yield from csv_blocks(file, layout, list(dict.fromkeys(wanted)))
+        require_columns(f"{file}:1", csv_names(file, rule), columns)
+        yield from csv_blocks(file, rule, columns)
         return
-    require_columns(str(file), LABEL_COLUMNS, wanted)
+    require_columns(str(file), LABEL_COLUMNS, columns)
     block = label_block(file, rule)
     if len(block.frame):
         yield block
@@ -272,7 +275,7 @@ class TableLine:
     """A line of a table of recordings.
 
     Attributes:
-        parts: of the path of its recording; empty where `file` says which it is.
+        parts: of the path of its recording; empty where `file` names it.
     """
 
     parts: Mapping[str, str]
@@ -281,117 +284,39 @@ class TableLine:
     place: str
 
 
-def read_table(folder: RecipeFolder, rule: LabelRule) -> list[TableLine]:
-    """Read the table of recordings of a rule. Raise DatasetError if it is missing, or lacks a column."""
+def read_table(folder: RecipeFolder, rule: LabelRule) -> Iterator[TableLine]:
+    """Yield the lines of a rule's table of recordings. Raise DatasetError if it is missing, or lacks a column."""
     file = folder.file(rule.table, key="labels.table")
     if not file.is_file():
         raise DatasetError(f"'labels.table': expected a file, found none at {file}; correct the name")
-    layout = layout_of(file, rule)
+    names = csv_names(file, rule)
     labels = [*rule.flags.values()] or [rule.label]
-    require_columns(f"{file}:1", layout.names, [*labels, *(rule.match.values() or [rule.file])])
-    found: list[TableLine] = []
-    for block in csv_blocks(file, layout, layout.names):
-        columns = {name: texts(block, name, rule) for name in layout.names}
-        for row in range(len(block.frame)):
-            facts = {name: values[row] for name, values in columns.items()}
-            found.append(
-                TableLine(
-                    parts={part: facts[column] for part, column in rule.match.items()},
-                    file="" if rule.match else facts[rule.file],
-                    facts=facts,
-                    place=block.place(row),
-                )
-            )
-    return found
-
-
-def known_labels(intervals: Sequence[Interval], rule: LabelRule) -> list[Interval]:
-    """Return the intervals that have a label. Raise DatasetError if one is none of the classes, or no number."""
-    kept = [one for one in intervals if one.value and one.value not in rule.ignore]
-    for one in kept:
-        if rule.task == "regression" and not _is_number(one.value):
-            raise DatasetError(
-                f"{one.place}: expected a number as label, got {one.value!r}; correct it, add it to 'labels.ignore', or"
-                " set labels.task = 'classification'"
-            )
-        if rule.classes and one.value not in rule.classes:
-            raise DatasetError(
-                f"{one.place}: expected a label of {', '.join(rule.classes)}, got {one.value!r};"
-                " add it to 'labels.classes', or to 'labels.ignore'"
-            )
-    return kept
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return bool(np.isfinite(np.float32(text)))
-    except ValueError:
-        return False
-
-
-def refuse_overlaps(intervals: Sequence[Interval]) -> None:
-    """Raise DatasetError, naming both places, if two intervals share time."""
-    ordered = sorted(intervals, key=lambda one: (one.start_ns, one.end_ns))
-    for first, second in itertools.pairwise(ordered):
-        if second.start_ns < first.end_ns:
-            shared_s = (min(first.end_ns, second.end_ns) - second.start_ns) / SECOND_NS
-            raise DatasetError(
-                f"{second.place}: expected intervals apart, got {second.value!r} that shares {shared_s:g} s with"
-                f" {first.value!r} of {first.place}; correct one of them"
+    require_columns(f"{file}:1", names, [*labels, *(rule.match.values() or [rule.file])])
+    for block in csv_blocks(file, rule, names):
+        for row, values in enumerate(zip(*(texts(block, name, rule) for name in names), strict=True)):
+            facts = dict(zip(names, values, strict=True))
+            yield TableLine(
+                parts={part: facts[column] for part, column in rule.match.items()},
+                file="" if rule.match else facts[rule.file],
+                facts=facts,
+                place=block.place(row),
             )
 
 
-class RunCollector:
-    """Makes intervals of a column that comes block by block: one as long as the value stays."""
-
-    def __init__(self, still_open: tuple[int, str, str] | None = None, intervals: Sequence[Interval] = ()) -> None:
-        """Continue from another one's state: start, value and place of its open interval, and those that ended."""
-        self.still_open = still_open
-        self.intervals = list(intervals)
-
-    def add(self, times: Times, values: Sequence[str], places: Mapping[int, str]) -> None:
-        """Add rows in order of time."""
-        for row, place in places.items():
-            if self.still_open is None or self.still_open[1] != values[row]:
-                self.close(int(times[row]))
-                self.still_open = (int(times[row]), values[row], place)
-
-    def close(self, end_ns: int) -> None:
-        """End the interval that is open."""
-        if self.still_open is not None and end_ns > self.still_open[0]:
-            start_ns, value, place = self.still_open
-            self.intervals.append(Interval(start_ns=start_ns, end_ns=end_ns, value=value, place=place))
-        self.still_open = None
-
-
-def changes(values: Sequence[str]) -> list[int]:
-    """Return the rows whose value differs from the row before, the first one included.
-
-    Example:
-        >>> changes(["a", "a", "b", "a"])
-        [0, 2, 3]
-    """
-    array = np.asarray(values, dtype=object)
-    found: list[int] = np.flatnonzero(np.concatenate([[True], array[1:] != array[:-1]])).tolist() if len(array) else []
-    return found
-
-
-def covered_ns(intervals: Sequence[Interval], starts_ns: Times, length_ns: int) -> Times:
-    """Return (W,) how much of each window these intervals cover."""
+def _covered_ns(intervals: Sequence[Interval], starts_ns: Times, length_ns: int) -> Times:
+    """(W,) how much of each window these intervals cover."""
     covered = np.zeros(len(starts_ns), dtype=np.int64)
     for one in intervals:
         low = int(np.searchsorted(starts_ns, one.start_ns - length_ns, side="right"))
         high = int(np.searchsorted(starts_ns, one.end_ns, side="left"))
-        here = starts_ns[low:high]
-        shared = np.minimum(here + length_ns, one.end_ns) - np.maximum(here, one.start_ns)
+        starts = starts_ns[low:high]
+        shared = np.minimum(starts + length_ns, one.end_ns) - np.maximum(starts, one.start_ns)
         covered[low:high] += np.maximum(shared, 0)
     return covered
 
 
-def majority(
-    intervals: Sequence[Interval], starts_ns: Times, length_ns: int, *, purity: float
-) -> npt.NDArray[np.object_]:
-    """Return for each window the value that covers at least this share of it, above one half; empty where none does.
+def majority(intervals: Sequence[Interval], starts_ns: Times, length_ns: int, *, purity: float) -> Answers:
+    """Return for each window the value that covers at least this fraction of it, above one half; else empty.
 
     Args:
         starts_ns: (W,) ascending.
@@ -399,15 +324,11 @@ def majority(
     by_value: dict[str, list[Interval]] = {}
     for one in intervals:
         by_value.setdefault(one.value, []).append(one)
-    names = sorted(by_value)
-    best, most = np.zeros((2, len(starts_ns)), dtype=np.int64)
-    for number, name in enumerate(names):
-        covered = covered_ns(by_value[name], starts_ns, length_ns)
-        best[covered > most] = number
-        most = np.maximum(most, covered)
+    values, most = np.full(len(starts_ns), "", dtype=object), np.zeros(len(starts_ns), dtype=np.int64)
     # Times are rounded to the nanosecond, and so is what a window shares with an interval.
-    pure = (most > 0) & (most >= purity * length_ns - 2 * (1 + len(intervals)))
-    found = np.full(len(starts_ns), "", dtype=object)
-    if names:
-        found[pure] = np.array(names, dtype=object)[best[pure]]
-    return found
+    least = max(1.0, purity * length_ns - 2 * (1 + len(intervals)))
+    for value in sorted(by_value):
+        covered = _covered_ns(by_value[value], starts_ns, length_ns)
+        values[(covered > most) & (covered >= least)] = value
+        most = np.maximum(most, covered)
+    return values

@@ -11,12 +11,11 @@ from pathlib import Path
 import msgspec
 
 from mmkd_edge.errors import DatasetError, first_line
-from mmkd_models.data.importing.readers.table import RowBlock
+from mmkd_models.data.importing.readers.table import RowBlock, row_block
 
 
 class _Sensor(msgspec.Struct):
     name: str
-    units: str = ""
 
 
 class _Payload(msgspec.Struct):
@@ -41,19 +40,17 @@ def edge_impulse_rate_hz(file: Path) -> float:
 
 def edge_impulse_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
     """Yield these columns at once."""
-    import polars as pl
-
     payload = _read(file)
     names = [sensor.name for sensor in payload.sensors]
-    rows = [one if isinstance(one, list) else [one] for one in payload.values]
-    for number, one in enumerate(rows):
-        if len(one) != len(names):
+    rows = [row if isinstance(row, list) else [row] for row in payload.values]
+    for number, row in enumerate(rows):
+        if len(row) != len(names):
             raise DatasetError(
-                f"{file}: value {number}: expected {len(names)} numbers ({', '.join(names)}), got {len(one)};"
+                f"{file}: value {number}: expected {len(names)} numbers ({', '.join(names)}), got {len(row)};"
                 " record it again"
             )
-    frame = pl.DataFrame({name: [one[names.index(name)] for one in rows] for name in columns}, strict=False)
-    yield RowBlock(file=file, frame=frame.cast(pl.Float64), place=lambda row: f"{file}: value {row}")
+    places = {name: names.index(name) for name in columns}
+    yield row_block(file, {name: [row[place] for row in rows] for name, place in places.items()}, called="value")
 
 
 def _read(file: Path) -> _Payload:

@@ -16,11 +16,19 @@ from typing import Any
 import numpy as np
 
 from mmkd_edge.errors import DatasetError
-from mmkd_models.data.importing.readers.table import BLOCK_ROWS, RowBlock, library, reading, require_one, utc
+from mmkd_models.data.importing.readers.table import (
+    BLOCK_ROWS,
+    RowBlock,
+    library,
+    reading,
+    require_one,
+    row_block,
+    utc,
+)
+from mmkd_models.data.importing.recording import SECOND_NS
 
-TIME = "time"
+_TIME = "time"
 _WHAT = "an MDF 4 file"
-_NS = 1_000_000_000
 _BLOCK = struct.Struct("<8sQQ")
 _FIRST_BLOCK = 64
 
@@ -28,58 +36,54 @@ _FIRST_BLOCK = 64
 def mdf_names(file: Path) -> tuple[str, ...]:
     """Return the names of the columns. Raise DatasetError if the file is no MDF."""
     with _opened(file) as opened:
-        found = _channels(opened)
-        if not found:
+        names = tuple(_channels(opened))
+        if not names:
             raise DatasetError(f"{file}: expected {_WHAT} with channels, got none; record it again")
-        return (TIME, *found)
+        return (_TIME, *names)
 
 
 def mdf_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
     """Yield these columns in blocks; they are of one group."""
-    import polars as pl
-
     with _opened(file) as opened:
-        places = _channels(opened)
-        chosen = {name: places[name] for name in columns if name != TIME} or dict(list(places.items())[:1])
+        channels = _channels(opened)
+        chosen = {name: channels[name] for name in columns if name != _TIME} or dict(list(channels.items())[:1])
         require_one(file, [f"group {group}" for group, _ in chosen.values()], what="group")
         group = next(iter(chosen.values()))[0]
-        start_ns = round(opened.start_time.timestamp() * _NS)
-        rows = int(opened.groups[group].channel_group.cycles_nr)
-        for first in range(0, rows, BLOCK_ROWS):
+        start_ns = round(opened.start_time.timestamp() * SECOND_NS)
+        for first in range(0, int(opened.groups[group].channel_group.cycles_nr), BLOCK_ROWS):
             signals = {
                 name: opened.get(group=group, index=index, record_offset=first, record_count=BLOCK_ROWS)
                 for name, (_, index) in chosen.items()
             }
-            found: dict[str, Any] = {name: _plain(one.samples) for name, one in signals.items() if name in columns}
-            if TIME in columns:
+            values: dict[str, Any] = {name: _plain(one.samples) for name, one in signals.items() if name in columns}
+            if _TIME in columns:
                 seconds = next(iter(signals.values())).timestamps
-                found[TIME] = utc(start_ns + np.rint(seconds * _NS).astype(np.int64))
-            place = lambda row, first=first: f"{file}: group {group}, record {first + row}"  # noqa: E731
-            yield RowBlock(file=file, frame=pl.DataFrame(found), place=place)
+                values[_TIME] = utc(start_ns + np.rint(seconds * SECOND_NS).astype(np.int64))
+            yield row_block(file, values, first, called=f"group {group}, record")
 
 
 def _channels(opened: Any) -> dict[str, tuple[int, int]]:
     """Group and index of each channel but the groups' own clocks."""
-    found = [
+    channels = [
         (group, index, channel.name)
-        for group, one in enumerate(opened.groups)
-        for index, channel in enumerate(one.channels)
+        for group, content in enumerate(opened.groups)
+        for index, channel in enumerate(content.channels)
         if index != opened.masters_db.get(group)
     ]
-    times = Counter(name for _, _, name in found)
-    return {name if times[name] == 1 else f"{group}/{name}": (group, index) for group, index, name in found}
+    counts = Counter(name for _, _, name in channels)
+    return {name if counts[name] == 1 else f"{group}/{name}": (group, index) for group, index, name in channels}
 
 
 def _plain(samples: Any) -> Any:
     """Texts that are stored as bytes, as text."""
-    return [one.decode("utf-8", errors="replace") for one in samples] if samples.dtype.kind == "S" else samples
+    return [text.decode("utf-8", errors="replace") for text in samples] if samples.dtype.kind == "S" else samples
 
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Any]:
     asammdf = library("asammdf", package="asammdf", what="MDF files")
     with reading(file, _WHAT):
-        _check_blocks(file)
+        _check_links(file)
         opened = asammdf.MDF(file)
         try:
             yield opened
@@ -87,7 +91,7 @@ def _opened(file: Path) -> Iterator[Any]:
             opened.close()
 
 
-def _check_blocks(file: Path) -> None:
+def _check_links(file: Path) -> None:
     """Follow every link of the file: asammdf leaves objects that cannot be closed where one leads beyond its end.
 
     A block is an id, its length, how many links it has, and these (ASAM MDF 4.1, section 4.3).
@@ -97,15 +101,15 @@ def _check_blocks(file: Path) -> None:
         mark = raw.read(10)
         if mark != b"MDF     4.":
             raise DatasetError(f"{file}: expected {_WHAT}, got one that begins with {mark!r}; finish the recording")
-        known, left = {0}, [_FIRST_BLOCK]
-        while left:
-            at = left.pop()
-            if at in known:
+        visited, waiting = {0}, [_FIRST_BLOCK]
+        while waiting:
+            at = waiting.pop()
+            if at in visited:
                 continue
-            known.add(at)
+            visited.add(at)
             raw.seek(at)
             head = raw.read(_BLOCK.size)
             length, links = _BLOCK.unpack(head)[1:] if len(head) == _BLOCK.size else (0, 0)
             if head[:2] != b"##" or at + length > size or _BLOCK.size + 8 * links > length:
                 raise DatasetError(f"{file}: expected {_WHAT}, got one whose block at {at} is cut off; copy it again")
-            left += struct.unpack(f"<{links}Q", raw.read(8 * links))
+            waiting += struct.unpack(f"<{links}Q", raw.read(8 * links))

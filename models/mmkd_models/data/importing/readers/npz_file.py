@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mmkd_edge.bundle.arrays import ArraysError, read_npz
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.files import AnyArray
-from mmkd_models.data.importing.limits import refuse_columns
-from mmkd_models.data.importing.readers.table import RowBlock
+from mmkd_models.data.importing.readers.table import RowBlock, refuse_columns, require_one_length, row_block
 
 
 def npz_names(file: Path) -> tuple[str, ...]:
@@ -20,28 +19,26 @@ def npz_names(file: Path) -> tuple[str, ...]:
 
 def npz_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
     """Yield these columns at once: an archive is read whole."""
-    import polars as pl
-
-    found = _columns(file)
-    lengths = {name: len(found[name]) for name in columns}
-    if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{name} {count}" for name, count in lengths.items())
-        raise DatasetError(f"{file}: expected arrays of one length, got {told}; write one row for each sample")
-    frame = pl.DataFrame({name: found[name] for name in columns})
-    yield RowBlock(file=file, frame=frame, place=lambda row: f"{file}: row {row + 1}")
+    values = _columns(file)
+    require_one_length(file, {name: len(values[name]) for name in columns})
+    yield row_block(file, {name: values[name] for name in columns}, base=1)
 
 
-def _columns(file: Path) -> dict[str, AnyArray]:
+def read_arrays(file: Path, what: str) -> Mapping[str, AnyArray]:
+    """Return the arrays of an archive. Raise DatasetError, `expected` this, if it is none or has objects."""
     if not zipfile.is_zipfile(file):
-        raise DatasetError(f"{file}: expected a NumPy archive (.npz), got another format; write it with numpy.savez")
+        raise DatasetError(f"{file}: expected {what} (.npz), got another format; write it with numpy.savez")
     try:
-        arrays = read_npz(file)
+        return read_npz(file)
     except ArraysError as error:
         raise DatasetError(
             f"{file}: expected plain arrays, numpy cannot read them ({error}); write it again"
         ) from error
+
+
+def _columns(file: Path) -> dict[str, AnyArray]:
     columns: dict[str, AnyArray] = {}
-    for name, array in arrays.items():
+    for name, array in read_arrays(file, "a NumPy archive").items():
         if array.ndim == 1:
             columns[name] = array
         elif array.ndim == 2:

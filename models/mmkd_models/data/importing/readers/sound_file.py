@@ -1,4 +1,4 @@
-"""Sound files in blocks: samples at the rate that the file says, channels numbered from 1."""
+"""Sound in blocks, from sound files and by ffmpeg from video files: channels are numbered from 1, full scale is 1."""
 
 from __future__ import annotations
 
@@ -11,21 +11,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mmkd_edge.errors import DatasetError, UnavailableError, first_line
-from mmkd_models.data.importing.readers.table import RowBlock
+from mmkd_edge.errors import DatasetError, UnavailableError
+from mmkd_models.data.importing.readers.table import BLOCK_ROWS, RowBlock, reading, row_block
 
-_BLOCK_SAMPLES = 1 << 18
-# What libsndfile notes of a WAV file that ends early, and then reads what is there.
+# What libsndfile notes of a WAV file that ends early before it reads what is there.
 _SHORT_DATA = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
 
 
 def sound_facts(file: Path) -> tuple[tuple[str, ...], float]:
     """Return the names of the channels and the rate in Hz. Raise DatasetError if the file is no sound."""
     soundfile = _soundfile()
-    try:
+    with reading(file, "a sound file"):
         facts = soundfile.info(str(file), verbose=True)
-    except (RuntimeError, OSError) as error:
-        raise DatasetError(f"{file}: expected a sound file, got {first_line(error)}; copy it again") from error
     cut_off = _SHORT_DATA.search(facts.extra_info)
     if cut_off is not None:
         raise DatasetError(
@@ -36,29 +33,23 @@ def sound_facts(file: Path) -> tuple[tuple[str, ...], float]:
     return tuple(str(number + 1) for number in range(facts.channels)), float(facts.samplerate)
 
 
-def sound_blocks(file: Path, columns: Sequence[str], *, called: Path | None = None) -> Iterator[RowBlock]:
-    """Yield these channels in blocks, full scale is 1.
+def sound_blocks(file: Path, columns: Sequence[str], *, original: Path | None = None) -> Iterator[RowBlock]:
+    """Yield these channels in blocks.
 
     Args:
-        called: the name in messages, where the file is a copy of what lies in another.
+        original: the file to name in messages, if `file` is a copy of its sound.
 
     Raise DatasetError if the file ends before its header says.
     """
-    import polars as pl
-
     soundfile = _soundfile()
-    called = file if called is None else called
+    named = original or file
     expected, first = soundfile.info(str(file)).frames, 0
-    try:
-        for values in soundfile.blocks(str(file), blocksize=_BLOCK_SAMPLES, dtype="float32", always_2d=True):
-            frame = pl.DataFrame({name: values[:, int(name) - 1] for name in columns})
-            start = first
-            yield RowBlock(file=called, frame=frame, place=lambda row, start=start: f"{called}: sample {start + row}")  # type: ignore[misc]
+    with reading(named, "sound"):
+        for values in soundfile.blocks(str(file), blocksize=BLOCK_ROWS, dtype="float32", always_2d=True):
+            yield row_block(named, {name: values[:, int(name) - 1] for name in columns}, first, called="sample")
             first += len(values)
-    except (RuntimeError, OSError) as error:
-        raise DatasetError(f"{called}: expected sound, got {first_line(error)}; copy it again") from error
     if first < expected:
-        raise DatasetError(f"{called}: expected {expected} samples as its header says, got {first}; copy it again")
+        raise DatasetError(f"{named}: expected {expected} samples as its header says, got {first}; copy it again")
 
 
 def _soundfile() -> Any:
@@ -71,18 +62,24 @@ def _soundfile() -> Any:
     return soundfile
 
 
-_HEAD_S = "1"
+def video_sound_facts(file: Path) -> tuple[tuple[str, ...], float]:
+    """Return the channels and the rate in Hz of the first sound track; errors as `_extract_sound`."""
+    with _extract_sound(file, "-t", "1") as sound:
+        return sound_facts(sound)
+
+
+def video_sound_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
+    """Yield these channels of the first sound track in blocks; errors as `_extract_sound`."""
+    with _extract_sound(file) as sound:
+        yield from sound_blocks(sound, columns, original=file)
 
 
 @contextmanager
-def sound_of(file: Path, *, head_only: bool = False) -> Iterator[Path]:
-    """Yield a WAV file with the first sound of a video file, 16 bits, all channels, its own rate; gone afterwards.
-
-    Args:
-        head_only: the first second alone, to see what there is.
+def _extract_sound(file: Path, *options: str) -> Iterator[Path]:
+    """Yield a temporary WAV file with the first sound track of a video file, 16 bits, all channels, its own rate.
 
     Raises:
-        UnavailableError: there is no ffmpeg; the message says how to take the sound out elsewhere.
+        UnavailableError: there is no ffmpeg; the message says how to extract the sound elsewhere.
         DatasetError: ffmpeg finds no sound in the file.
     """
     program = shutil.which("ffmpeg")
@@ -93,14 +90,13 @@ def sound_of(file: Path, *, head_only: bool = False) -> Iterator[Path]:
         )
     with tempfile.TemporaryDirectory() as folder:
         sound = Path(folder) / f"{file.stem}.wav"
-        head = ["-t", _HEAD_S] if head_only else []
-        command = [program, "-nostdin", "-v", "error", "-i", str(file), *head, "-vn", "-map", "0:a:0"]
+        command = [program, "-nostdin", "-v", "error", "-i", str(file), *options, "-vn", "-map", "0:a:0"]
         command += ["-c:a", "pcm_s16le", str(sound)]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode != 0 or not sound.is_file():
-            said = next((line for line in done.stderr.splitlines() if line.strip()), "nothing")
+            reason = next((line for line in done.stderr.splitlines() if line.strip()), "nothing")
             raise DatasetError(
-                f"{file}: expected video with sound, got from ffmpeg: {said.strip()};"
+                f"{file}: expected video with sound, got from ffmpeg: {reason.strip()};"
                 " give the sound in a file of its own"
             )
         yield sound

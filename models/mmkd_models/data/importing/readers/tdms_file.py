@@ -7,7 +7,8 @@ channel by channel.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,77 +22,68 @@ from mmkd_models.data.importing.readers.table import (
     reading,
     require_one,
     require_one_length,
+    row_block,
     utc,
 )
+from mmkd_models.data.importing.recording import SECOND_NS
 
-TIME = "time"
+_TIME = "time"
 _WHAT = "a TDMS file"
-_NS = 1_000_000_000
 
 
 def tdms_names(file: Path) -> tuple[str, ...]:
     """Return the names of the columns. Raise DatasetError if the file is no TDMS."""
-    nptdms = _nptdms()
-    with reading(file, _WHAT), nptdms.TdmsFile.open(file) as opened:
-        channels = _channels(opened)
+    with _opened(file) as (opened, channels):
         if opened.file_status.incomplete_final_segment or not channels:
             raise DatasetError(f"{file}: expected {_WHAT} with channels to its end, got a part; copy it again")
-        has_clock = any("wf_increment" in channel.properties for channel in channels.values())
-        return (*([TIME] if has_clock else []), *channels)
+        return (*([_TIME] if any(map(_is_waveform, channels.values())) else []), *channels)
 
 
 def tdms_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
     """Yield these columns in blocks; they have one length, and one clock where `time` is among them."""
-    import polars as pl
-
-    nptdms = _nptdms()
-    with reading(file, _WHAT), nptdms.TdmsFile.open(file) as opened:
-        channels = _channels(opened)
-        timed = [name for name, channel in channels.items() if "wf_increment" in channel.properties]
-        chosen = [name for name in columns if name != TIME] or timed[:1]
+    with _opened(file) as (_, channels):
+        waveforms = [name for name, channel in channels.items() if _is_waveform(channel)]
+        chosen = [name for name in columns if name != _TIME] or waveforms[:1]
         require_one_length(file, {name: len(channels[name]) for name in chosen})
-        clock = _clock(file, {name: channels[name] for name in chosen}) if TIME in columns else None
+        clock = _clock(file, {name: channels[name] for name in chosen}) if _TIME in columns else None
         for first in range(0, len(channels[chosen[0]]), BLOCK_ROWS):
             count = min(BLOCK_ROWS, len(channels[chosen[0]]) - first)
-            found: dict[str, Any] = {} if clock is None else {TIME: clock.times(first, count)}
-            found |= {name: channels[name].read_data(first, count) for name in chosen if name in columns}
-            place = lambda row, first=first: f"{file}: sample {first + row}"  # noqa: E731
-            yield RowBlock(file=file, frame=pl.DataFrame(found), place=place)
+            values = {name: channels[name].read_data(first, count) for name in chosen if name in columns}
+            if clock is not None:
+                values[_TIME] = _times(*clock, np.arange(first, first + count))
+            yield row_block(file, values, first, called="sample")
 
 
-class _Clock:
-    def __init__(self, start: np.datetime64 | None, offset_s: float, step_s: float) -> None:
-        self.start, self.offset_s, self.step_s = start, offset_s, step_s
-
-    def __str__(self) -> str:
-        return f"{self.start or 0} + {self.offset_s:g} s every {self.step_s:g} s"
-
-    def times(self, first: int, count: int) -> Any:
-        """UTC, or seconds from the start where the file does not say when that was."""
-        seconds = self.offset_s + np.arange(first, first + count) * self.step_s
-        if self.start is None:
-            return seconds
-        return utc(int(self.start.astype("datetime64[ns]").astype(np.int64)) + np.rint(seconds * _NS).astype(np.int64))
-
-
-def _clock(file: Path, channels: dict[str, Any]) -> _Clock:
+def _clock(file: Path, channels: Mapping[str, Any]) -> tuple[np.datetime64 | None, float, float]:
+    """When the waveforms start, or None, their offset and their step in seconds."""
     clocks = []
     for name, channel in channels.items():
-        facts = channel.properties
-        if "wf_increment" not in facts:
+        if not _is_waveform(channel):
             raise DatasetError(
                 f"{file}: channel {name!r}: expected a waveform with 'wf_increment', got none; remove 'time', and set"
                 " 'rate_hz' and 'start'"
             )
-        start = facts.get("wf_start_time")
-        clocks.append(_Clock(start, float(facts.get("wf_start_offset", 0.0)), float(facts["wf_increment"])))
-    require_one(file, clocks, what="clock")
+        facts = channel.properties
+        offset_s, step_s = float(facts.get("wf_start_offset", 0.0)), float(facts["wf_increment"])
+        clocks.append((facts.get("wf_start_time"), offset_s, step_s))
+    require_one(file, [f"{start or 0} + {offset:g} s every {step:g} s" for start, offset, step in clocks], what="clock")
     return clocks[0]
 
 
-def _channels(opened: Any) -> dict[str, Any]:
-    return {f"{group.name}/{one.name}": one for group in opened.groups() for one in group.channels()}
+def _times(start: np.datetime64 | None, offset_s: float, step_s: float, samples: Any) -> Any:
+    """UTC, or seconds from the start where the file does not say when that was."""
+    seconds = offset_s + samples * step_s
+    if start is None:
+        return seconds
+    return utc(int(start.astype("datetime64[ns]").astype(np.int64)) + np.rint(seconds * SECOND_NS).astype(np.int64))
 
 
-def _nptdms() -> Any:
-    return library("nptdms", package="npTDMS", what="TDMS files")
+def _is_waveform(channel: Any) -> bool:
+    return "wf_increment" in channel.properties
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    nptdms = library("nptdms", package="npTDMS", what="TDMS files")
+    with reading(file, _WHAT), nptdms.TdmsFile.open(file) as opened:
+        yield opened, {f"{group.name}/{item.name}": item for group in opened.groups() for item in group.channels()}

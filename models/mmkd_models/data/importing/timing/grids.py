@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
+import numpy.typing as npt
 
+from mmkd_edge.bundle.arrays import let_go
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_models.data.files import AnyArray
 from mmkd_models.data.importing.limits import refuse_more
-from mmkd_models.data.importing.recorded import SECOND_NS, ImportedRecording, ImportedSensor, opened_at
+from mmkd_models.data.importing.recording import SECOND_NS, ImportedRecording, ImportedSensor
 from mmkd_models.data.importing.timing.resample import sensor_blocks
 from mmkd_models.data.kinds import present_of
+from mmkd_models.data.sources import Rows
+
+_BLOCK_ROWS = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,7 +40,7 @@ class Placed:
 
 
 class Grids:
-    """The grids of all recordings, in files of a folder that is there."""
+    """The grids of all recordings, in files of a folder."""
 
     def __init__(
         self,
@@ -49,8 +54,8 @@ class Grids:
         """Open the files for adding.
 
         Args:
-            most_bytes: of all files; None is without a limit.
-            filled: how many samples of each sensor they hold already; what lies behind is cut off.
+            filled: how many samples of each sensor they hold already; anything behind is cut off.
+            most_bytes: size of each file; None is without a limit.
         """
         self.sensors, self.most_bytes = sensors, most_bytes
         self._cover, self._folder = cover, folder
@@ -58,9 +63,15 @@ class Grids:
         self._files: dict[str, BinaryIO] = {}
         for sensor in sensors:
             count = self.filled[sensor.name]
-            self._files[sensor.name] = opened_at(self._grid(sensor.name), count * _sample_bytes(sensor))
+            self._open(sensor.name, count * _sample_bytes(sensor))
             if sensor.kind == "video":
-                self._files[f"{sensor.name}.present"] = opened_at(self._present(sensor.name), count)
+                self._open(f"{sensor.name}.present", count)
+
+    def _open(self, name: str, size_bytes: int) -> None:
+        file = self._file(name).open("r+b" if size_bytes else "w+b")
+        file.truncate(size_bytes)
+        file.seek(size_bytes)
+        self._files[name] = file
 
     def add(self, recorded: ImportedRecording) -> Placed:
         """Put a recording on the grids, at the end of the files.
@@ -77,7 +88,16 @@ class Grids:
         first_ns, last_ns = self._span_ns(recorded)
         first, seconds = dict(self.filled), max(0, last_ns - first_ns) / SECOND_NS
         lengths = {one.name: int(np.floor(seconds * one.rate_hz + 1e-3)) + 1 for one in self.sensors}
-        self._refuse_more(recorded, lengths, seconds)
+        for sensor in self.sensors:
+            # What is filtered is first laid on a grid of its own rate.
+            factor = max(1.0, sensor.own_hz / sensor.rate_hz) if sensor.resample == "polyphase" else 1.0
+            refuse_more(
+                round((self.filled[sensor.name] + factor * lengths[sensor.name]) * _sample_bytes(sensor)),
+                self.most_bytes,
+                where=f"{recorded.name}: sensor {sensor.name!r}",
+                what=f"{seconds:g} s at {factor * sensor.rate_hz:g} Hz",
+                cure="correct the times or 'resample_hz'",
+            )
         for sensor in self.sensors:
             self._append(recorded, sensor, origin_ns=first_ns, count=lengths[sensor.name])
         self.filled = {name: first[name] + lengths[name] for name in first}
@@ -89,41 +109,28 @@ class Grids:
             absent=tuple(sensor.name for sensor in self.sensors if not recorded.series.get(sensor.name)),
         )
 
-    def _refuse_more(self, recorded: ImportedRecording, lengths: Mapping[str, int], seconds: float) -> None:
-        """Raise DatasetError if the files would become too large."""
-        for sensor in self.sensors:
-            # What is filtered is first laid on a grid of its own rate.
-            factor = max(1.0, sensor.own_hz / sensor.rate_hz) if sensor.resample == "polyphase" else 1.0
-            refuse_more(
-                round((self.filled[sensor.name] + factor * lengths[sensor.name]) * _sample_bytes(sensor)),
-                self.most_bytes,
-                where=f"{recorded.name}: sensor {sensor.name!r}",
-                what=f"{seconds:g} s at {factor * sensor.rate_hz:g} Hz",
-                cure="correct the times or 'resample_hz'",
-            )
-
     def _append(self, recorded: ImportedRecording, sensor: ImportedSensor, *, origin_ns: int, count: int) -> None:
-        wanted = sensor.modality(1.0).shape[1:]
+        shape = sensor.modality(1.0).shape[1:]
         for block in sensor_blocks(recorded.series.get(sensor.name, ()), sensor, origin_ns=origin_ns, count=count):
-            if block.shape[1:] != wanted:
+            if block.shape[1:] != shape:
                 raise UsageError(
-                    f"{recorded.name}: sensor {sensor.name!r}: expected samples of shape {wanted}, got"
+                    f"{recorded.name}: sensor {sensor.name!r}: expected samples of shape {shape}, got"
                     f" {block.shape[1:]}; give one column for each channel"
                 )
             self._files[sensor.name].write(np.ascontiguousarray(block.view(np.ndarray)).data)
             if sensor.kind == "video":
                 present = present_of(block)
-                there = np.ones(len(block), dtype=np.uint8) if present is None else present
-                self._files[f"{sensor.name}.present"].write(there.data)
+                here = np.ones(len(block), dtype=np.uint8) if present is None else present
+                self._files[f"{sensor.name}.present"].write(here.data)
 
     def _span_ns(self, recorded: ImportedRecording) -> tuple[int, int]:
         """The first and the last moment of the grids: while all sensors record, or while any does."""
-        there = [series for one in recorded.series.values() for series in one if len(series)]
-        if not there:
+        # Channels that report on change begin when they like: a sensor is there while any of its channels is.
+        times = [[series.times for series in parts if len(series)] for parts in recorded.series.values()]
+        firsts = [min(int(one[0]) for one in channels) for channels in times if channels]
+        lasts = [max(int(one[-1]) for one in channels) for channels in times if channels]
+        if not firsts:
             raise DatasetError(f"{recorded.name}: expected samples, got none; remove the recording")
-        # Channels of one sensor that report on change begin when they like: a sensor is there while any of them is.
-        firsts = [min(int(s.times[0]) for s in one if len(s)) for one in recorded.series.values() if any(map(len, one))]
-        lasts = [max(int(s.times[-1]) for s in one if len(s)) for one in recorded.series.values() if any(map(len, one))]
         return (max(firsts), min(lasts)) if self._cover == "all" else (min(firsts), max(lasts))
 
     def secure(self) -> None:
@@ -134,7 +141,7 @@ class Grids:
                 os.fsync(file.fileno())
 
     def mapped(self) -> tuple[dict[str, AnyArray], dict[str, AnyArray]]:
-        """Return the samples of each sensor (L, ...), and of cameras which frames are there (L,), mapped, until now."""
+        """Return the samples of each sensor (L, ...), and for cameras which frames are there (L,), mapped."""
         samples: dict[str, AnyArray] = {}
         present: dict[str, AnyArray] = {}
         for file in self._files.values():
@@ -144,17 +151,14 @@ class Grids:
             if not self.filled[sensor.name]:
                 samples[sensor.name] = np.zeros((0, *modality.shape[1:]), dtype=modality.dtype)
                 continue
-            flat = np.memmap(self._grid(sensor.name), dtype=modality.dtype, mode="r")
+            flat = np.memmap(self._file(sensor.name), dtype=modality.dtype, mode="r")
             samples[sensor.name] = flat.reshape(-1, *modality.shape[1:])
             if sensor.kind == "video":
-                present[sensor.name] = np.memmap(self._present(sensor.name), dtype=np.uint8, mode="r")
+                present[sensor.name] = np.memmap(self._file(f"{sensor.name}.present"), dtype=np.uint8, mode="r")
         return samples, present
 
-    def _grid(self, name: str) -> Path:
+    def _file(self, name: str) -> Path:
         return self._folder / f"{name}.grid"
-
-    def _present(self, name: str) -> Path:
-        return self._folder / f"{name}.present"
 
     def __enter__(self) -> Grids:
         return self
@@ -167,3 +171,21 @@ class Grids:
 def _sample_bytes(sensor: ImportedSensor) -> int:
     modality = sensor.modality(1.0)
     return math.prod(modality.shape[1:]) * np.dtype(modality.dtype).itemsize
+
+
+def sums_before(grid: AnyArray, rows: Rows, measure: Callable[[AnyArray], npt.ArrayLike]) -> npt.NDArray[np.float64]:
+    """Return the sum of a measure over all rows of a grid before each of these; the grid is read in blocks.
+
+    Args:
+        measure: gives a number (B,) for each row of a block.
+    """
+    rows = np.minimum(rows, len(grid))
+    sums, total = np.zeros(rows.shape), 0.0
+    for start in range(0, len(grid), _BLOCK_ROWS):
+        block = np.asarray(grid[start : start + _BLOCK_ROWS])
+        running = np.concatenate([[total], total + np.cumsum(measure(block), dtype=np.float64)])
+        here = (rows > start) & (rows <= start + len(block))
+        sums[here] = running[rows[here] - start]
+        total = float(running[-1])
+        let_go(grid)
+    return sums

@@ -10,156 +10,107 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.bundle.arrays import let_go
-from mmkd_models.data.importing.recorded import (
-    SECOND_NS,
-    CameraFrames,
-    Floats,
-    ImportedSensor,
-    Resample,
-    Samples,
-    SampleSeries,
-    Times,
-)
+from mmkd_models.data.importing.recording import SECOND_NS, ImportedSensor, SampleSeries, Times
 from mmkd_models.data.kinds import Values, with_present
+from mmkd_models.data.sources import Floats, Rows
 
 _BLOCK_VALUES = 1 << 19
-# A time this share of a period off a sample is that sample: times are written with few digits, and rates are rounded.
+# A time this fraction of a period off a sample is that sample: times have few digits, and rates are rounded.
 _SNAP = 1e-3
+_LARGEST_FACTOR = 1000  # of up- and downsampling
+_REACH = 10  # periods of the lower rate, as `resample_poly` designs its filter
 
 
-def sensor_blocks(given: Sequence[Samples], sensor: ImportedSensor, *, origin_ns: int, count: int) -> Iterator[Values]:
-    """Yield the grid of a sensor in blocks (B, C), of a camera (B, H, W, C); one that was absent is missing throughout.
+def sensor_blocks(
+    series: Sequence[SampleSeries], sensor: ImportedSensor, *, origin_ns: int, count: int
+) -> Iterator[Values]:
+    """Yield the grid of a sensor in blocks (B, C), of a camera (B, H, W, C); an absent sensor is missing throughout.
 
     Args:
-        given: the series that hold the sensor's channels in order, or its frames.
+        series: the channels of the sensor in order, or its frames.
     """
     if sensor.kind == "video":
-        yield from _frame_blocks(given, sensor, origin_ns=origin_ns, count=count)
+        yield from _frame_blocks(series, sensor, origin_ns=origin_ns, count=count)
         return
-    series = [one for one in given if isinstance(one, SampleSeries)]
-    if not series:
-        for first, last in _blocks(count, len(sensor.channels)):
-            yield np.full((last - first, len(sensor.channels)), np.nan, dtype=np.float32)
-        return
-    parts = [
-        grid_blocks(
-            one,
-            origin_ns=origin_ns,
-            rate_hz=sensor.rate_hz,
-            count=count,
-            how=sensor.resample,
-            native_hz=sensor.own_hz,
-            max_gap_s=sensor.gap_s,
-            hold_s=sensor.hold_s,
-            width=sum(one.values.shape[1] for one in series),
-        )
-        for one in series
-    ]
-    for blocks in zip(*parts, strict=True):
+    nothing = np.zeros((0, len(sensor.channels)), dtype=np.float32)
+    parts = series or [SampleSeries(times=np.zeros(0, dtype=np.int64), values=nothing)]
+    for blocks in zip(*(grid_blocks(one, sensor, origin_ns=origin_ns, count=count) for one in parts), strict=True):
         values = blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
-        # What a filter adds at the edge of full scale is no sound.
+        # A filter may add a little at the edge of full scale.
         yield np.clip(values, -1, 1) if sensor.kind == "audio" else values
 
 
-def _blocks(count: int, width: int) -> Iterator[tuple[int, int]]:
-    """First and last (exclusive) of rows of this width that fit a block."""
+def _block_rows(count: int, width: int) -> Iterator[tuple[int, int]]:
+    """First and last (exclusive) of the rows of each block."""
     rows = max(1, _BLOCK_VALUES // max(1, width))
     return ((first, min(first + rows, count)) for first in range(0, count, rows))
 
 
-def _frame_blocks(given: Sequence[Samples], sensor: ImportedSensor, *, origin_ns: int, count: int) -> Iterator[Values]:
-    frames = [one for one in given if isinstance(one, CameraFrames) and len(one)]
+def _frame_blocks(
+    series: Sequence[SampleSeries], sensor: ImportedSensor, *, origin_ns: int, count: int
+) -> Iterator[Values]:
     shape = sensor.modality(1.0).shape[1:]
-    for first, last in _blocks(count, int(np.prod(shape))):
-        if not frames:
-            yield with_present(np.zeros((last - first, *shape), np.uint8), np.zeros(last - first, np.uint8))
-            continue
-        times = grid_times(origin_ns, sensor.rate_hz, first, last - first)
-        chosen, near = _nearest_rows(frames[0], times, reach_ns=sensor.gap_s * SECOND_NS / 2)
-        values = np.asarray(frames[0].values[chosen])
-        values[~near] = 0
-        let_go(frames[0].values)
-        yield with_present(values, near)
+    for first, last in _block_rows(count, math.prod(shape)):
+        values, is_near = np.zeros((last - first, *shape), np.uint8), np.zeros(last - first, dtype=bool)
+        if series and len(series[0]):
+            times = _grid_times(origin_ns, sensor.rate_hz, first, last)
+            nearest, is_near = _nearest_rows(series[0], times, reach_ns=sensor.gap_s * SECOND_NS / 2)
+            values[is_near] = series[0].values[nearest[is_near]]
+            let_go(series[0].values)
+        yield with_present(values, is_near.astype(np.uint8))
 
 
-def grid_times(origin_ns: int, rate_hz: float, first: int, count: int) -> Times:
-    """Return int64 (count,): the times of the samples `first`... of a grid, to the nanosecond."""
-    steps = np.arange(first, first + count, dtype=np.float64)
-    return origin_ns + np.rint(steps * (SECOND_NS / rate_hz)).astype(np.int64)
+def _grid_times(origin_ns: int, rate_hz: float, first: int, last: int) -> Times:
+    """int64 (last - first,): the times of samples of a grid, to the nanosecond."""
+    times: Times = np.rint(np.arange(first, last) * (SECOND_NS / rate_hz)).astype(np.int64)
+    return origin_ns + times
 
 
-def grid_blocks(
-    series: SampleSeries,
-    *,
-    origin_ns: int,
-    rate_hz: float,
-    count: int,
-    how: Resample,
-    native_hz: float,
-    max_gap_s: float,
-    hold_s: float | None = None,
-    width: int | None = None,
-) -> Iterator[Floats]:
+def grid_blocks(series: SampleSeries, sensor: ImportedSensor, *, origin_ns: int, count: int) -> Iterator[Floats]:
     """Yield float32 blocks (B, C), one behind the other: the series at `origin_ns + k / rate_hz`, k from 0 to `count`.
 
-    Args:
-        max_gap_s: between samples farther apart than this everything is NaN; `nearest` reaches half as far.
-        width: how many channels lie in a block with those of other series; None is those of this one.
+    Between samples farther apart than the longest gap everything is NaN; `nearest` reaches half as far.
     """
-    channels = series.values.shape[1]
-    snap_ns = _SNAP * SECOND_NS / native_hz
+    channels, gap_ns = series.values.shape[1], sensor.gap_s * SECOND_NS
+    snap_ns = _SNAP * SECOND_NS / sensor.own_hz
 
-    def linear(first: int, last: int, *, at_hz: float) -> Floats:
+    def linear(first: int, last: int, rate_hz: float) -> Floats:
         block = np.full((last - first, channels), np.nan, dtype=np.float32)
-        times = grid_times(origin_ns, at_hz, first, last - first)
-        _linear(series, times, block, gap_ns=max_gap_s * SECOND_NS, snap_ns=snap_ns)
+        times = _grid_times(origin_ns, rate_hz, first, last)
+        if len(series) and len(times):
+            _linear(series, times, block, gap_ns=gap_ns, snap_ns=snap_ns)
         return block
 
-    filtered = None
-    if how == "polyphase" and len(series):
-        filtered = Polyphase(
-            lambda first, last: linear(first, last, at_hz=native_hz),
-            channels=channels,
-            count=count,
-            native_hz=native_hz,
-            rate_hz=rate_hz,
-        )
     # A filter reads more samples than it gives.
-    read = max(1, math.ceil(native_hz / rate_hz)) if filtered is not None else 1
-    for first, last in _blocks(count, (width or channels) * read):
+    read = max(1, math.ceil(sensor.own_hz / sensor.rate_hz)) if sensor.resample == "polyphase" else 1
+    for first, last in _block_rows(count, len(sensor.channels) * read):
+        times = _grid_times(origin_ns, sensor.rate_hz, first, last)
         block = np.full((last - first, channels), np.nan, dtype=np.float32)
-        times = grid_times(origin_ns, rate_hz, first, last - first)
-        if filtered is not None:
-            block = filtered.block(first, last)
-        elif how == "hold" and len(series):
-            assert hold_s is not None  # the recipe's check
-            _hold(series, times, block, reach_ns=hold_s * SECOND_NS, snap_ns=snap_ns)
-        elif how == "nearest" and len(series):
-            _nearest(series, times, block, reach_ns=max_gap_s * SECOND_NS / 2)
+        if sensor.resample == "polyphase":
+            block = _polyphase(lambda start, end: linear(start, end, sensor.own_hz), first, last, count, sensor)
+        elif sensor.resample == "linear":
+            block = linear(first, last, sensor.rate_hz)
+        elif sensor.resample == "nearest" and len(series):
+            chosen, is_near = _nearest_rows(series, times, reach_ns=gap_ns / 2)
+            block[is_near] = series.values[chosen[is_near]]
         elif len(series):
-            block = linear(first, last, at_hz=rate_hz)
+            assert sensor.hold_s is not None  # the recipe's check
+            _hold(series, times, block, reach_ns=sensor.hold_s * SECOND_NS, snap_ns=snap_ns)
         let_go(series.times)
         let_go(series.values)
         yield block
 
 
-def _around(series: Samples, times: Times) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _around(series: SampleSeries, times: Times) -> tuple[Rows, Rows]:
     """The sample at or before each time and the one after it, both inside the series."""
     last = len(series) - 1
     # Searching the whole series would read it from end to end, for a block of it.
-    low, high = np.searchsorted(series.times, times[[0, -1]], side="right").tolist() if len(times) else (0, 0)
+    low, high = np.searchsorted(series.times, times[[0, -1]], side="right").tolist()
     after = low + np.searchsorted(series.times[low:high], times, side="right")
     return np.clip(after - 1, 0, last), np.clip(after, 0, last)
 
 
-def _nearest(series: SampleSeries, times: Times, block: Floats, *, reach_ns: float) -> None:
-    chosen, near = _nearest_rows(series, times, reach_ns=reach_ns)
-    block[near] = series.values[chosen[near]]
-
-
-def _nearest_rows(
-    series: Samples, times: Times, *, reach_ns: float
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+def _nearest_rows(series: SampleSeries, times: Times, *, reach_ns: float) -> tuple[Rows, npt.NDArray[np.bool_]]:
     """The sample nearest to each time, and whether it is within reach."""
     before, after = _around(series, times)
     to_before, to_after = np.abs(times - series.times[before]), np.abs(series.times[after] - times)
@@ -169,118 +120,55 @@ def _nearest_rows(
 def _hold(series: SampleSeries, times: Times, block: Floats, *, reach_ns: float, snap_ns: float) -> None:
     before, _ = _around(series, times + int(np.ceil(snap_ns)))
     age = times - series.times[before]
-    fresh = (age >= -np.ceil(snap_ns)) & (age <= reach_ns)
-    block[fresh] = series.values[before[fresh]]
+    is_fresh = (age >= -np.ceil(snap_ns)) & (age <= reach_ns)
+    block[is_fresh] = series.values[before[is_fresh]]
 
 
 def _linear(series: SampleSeries, times: Times, block: Floats, *, gap_ns: float, snap_ns: float) -> None:
     before, after = _around(series, times)
     start, end = series.times[before], series.times[after]
     inside = (start <= times) & (times <= end) & (end - start <= gap_ns) & (end > start)
-    share = np.where(inside, (times - start) / np.maximum(end - start, 1), 0.0)[:, None]
+    fraction = np.where(inside, (times - start) / np.maximum(end - start, 1), 0.0)[:, None]
     low, high = series.values[before], series.values[after]
-    mixed = (low + share * (high.astype(np.float64) - low)).astype(np.float32)
+    mixed = (low + fraction * (high.astype(np.float64) - low)).astype(np.float32)
     block[inside] = mixed[inside]
-    for place, at in ((low, start), (high, end)):
+    for values, at in ((low, start), (high, end)):
         exact = np.abs(times - at) <= snap_ns
-        block[exact] = place[exact]
+        block[exact] = values[exact]
 
 
-_LARGEST_FACTOR = 1000  # of up- and downsampling
-_REACH = 10  # periods of the lower rate, as `resample_poly` designs its filter
-_SCAN = 1 << 18
+def _polyphase(
+    native: Callable[[int, int], Floats], first: int, last: int, count: int, sensor: ImportedSensor
+) -> Floats:
+    """Samples `first` to `last` (exclusive) of `count` at the dataset's rate (B, C), filtered.
 
-_Known = tuple[int, float]
-"""The number of a sample and its value."""
+    Args:
+        native: gives the samples of these numbers (B, C) at the sensor's own rate, NaN for missing.
+    """
+    from scipy.signal import resample_poly
+
+    step = sensor.own_hz / sensor.rate_hz
+    ratio = Fraction(1 / step).limit_denominator(_LARGEST_FACTOR)
+    up, down, length = ratio.numerator, ratio.denominator, math.ceil(count * step) + 1
+    # Twice the filter's reach, so that blocks agree where missing samples are filled; from a multiple of `down` on,
+    # which falls on a sample of the new rate.
+    reach = 2 * _REACH * max(up, down)
+    start, end = (first * down - reach) // up // down * down, (last * down + reach) // up + 2
+    inside = max(0, start), min(end, length)
+    samples = native(*inside)
+    samples = np.pad(samples, ((inside[0] - start, end - inside[1]), (0, 0)), constant_values=np.nan)
+    skipped = first - start // down * up
+    filtered = resample_poly(_fill_missing(samples), up, down, axis=0)[skipped : skipped + last - first]
+    place = np.rint(np.arange(first, last) * step).astype(np.int64)
+    return np.where(np.isnan(samples[place - start]), np.nan, filtered).astype(np.float32)
 
 
-class Polyphase:
-    """A resampling whose blocks are asked for from first to last."""
-
-    def __init__(
-        self, native: Callable[[int, int], Floats], *, channels: int, count: int, native_hz: float, rate_hz: float
-    ) -> None:
-        """Look for the first and the last value of each channel.
-
-        Args:
-            native: gives the samples of these numbers (B, C) at `native_hz`, NaN for missing.
-            count: samples that there will be at `rate_hz`.
-        """
-        self._native, self._step = native, native_hz / rate_hz
-        ratio = Fraction(rate_hz / native_hz).limit_denominator(_LARGEST_FACTOR)
-        self._up, self._down = ratio.numerator, ratio.denominator
-        self._length = int(np.ceil(count * native_hz / rate_hz)) + 1
-        self._first = [self._known_from(channel, 0) for channel in range(channels)]
-        self._last = [self._known_before(channel) for channel in range(channels)]
-        self._next = list(self._first)
-        nothing = np.zeros(0, dtype=np.int64), np.zeros(0)
-        self._seen: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]] = [nothing] * channels
-
-    def block(self, first: int, last: int) -> Floats:
-        """Return the samples `first` to `last` (exclusive) at the new rate (B, C)."""
-        from scipy.signal import resample_poly
-
-        reach = _REACH * max(self._up, self._down)  # in steps that samples of both rates are whole numbers of
-        # A start at a multiple of `down` falls on a sample of the new rate.
-        start = (first * self._down - reach) // self._up // self._down * self._down
-        end = (last * self._down + reach) // self._up + 2
-        native = self._native(max(0, start), min(end, self._length))
-        place = np.rint(np.arange(first, last) * self._step).astype(np.int64)
-        there = native[np.clip(place - max(0, start), 0, len(native) - 1)]
-        skipped = first - start // self._down * self._up
-        filtered = np.stack(
-            [
-                resample_poly(self._extended(native[:, channel], channel, start, end), self._up, self._down)[
-                    skipped : skipped + last - first
-                ]
-                for channel in range(native.shape[1])
-            ],
-            axis=1,
-        )
-        return np.where(np.isnan(there), np.nan, filtered).astype(np.float32)
-
-    def _extended(self, values: Floats, channel: int, start: int, end: int) -> npt.NDArray[np.float64]:
-        """Samples `start` to `end`; before the first and behind the last one of all on the line through both."""
-        bridged = self._bridged(values, channel, max(0, start))
-        first, last = self._first[channel], self._last[channel]
-        if first is None or last is None:
-            return np.zeros(end - start)
-        slope = (last[1] - first[1]) / max(1, self._length - 1)
-        before, after = np.arange(start, 0), np.arange(self._length, end)
-        return np.concatenate([first[1] + slope * before, bridged, first[1] + slope * after])
-
-    def _bridged(self, values: Floats, channel: int, start: int) -> npt.NDArray[np.float64]:
-        """Samples from `start` on, those missing on the line from the last value before them to the next one."""
-        end = start + len(values)
-        here = np.flatnonzero(~np.isnan(values))
-        places, numbers = start + here, values[here].astype(np.float64)
-        seen_at, seen = self._seen[channel]
-        earlier = int(np.searchsorted(seen_at, start))
-        if earlier:
-            places = np.concatenate([seen_at[earlier - 1 : earlier], places])
-            numbers = np.concatenate([seen[earlier - 1 : earlier], numbers])
-        if not len(here) or here[-1] < len(values) - 1:
-            after = self._next[channel]
-            if after is not None and after[0] < end:
-                after = self._next[channel] = self._known_from(channel, end)
-            if after is not None:
-                places, numbers = np.append(places, after[0]), np.append(numbers, after[1])
-        self._seen[channel] = places, numbers
-        return np.interp(np.arange(start, end), places, numbers) if len(places) else np.zeros(len(values))
-
-    def _known_from(self, channel: int, start: int) -> _Known | None:
-        for first in range(start, self._length, _SCAN):
-            values = self._native(first, min(first + _SCAN, self._length))[:, channel]
-            here = np.flatnonzero(~np.isnan(values))
-            if len(here):
-                return first + int(here[0]), float(values[here[0]])
-        return None
-
-    def _known_before(self, channel: int) -> _Known | None:
-        for last in range(self._length, 0, -_SCAN):
-            first = max(0, last - _SCAN)
-            values = self._native(first, last)[:, channel]
-            here = np.flatnonzero(~np.isnan(values))
-            if len(here):
-                return first + int(here[-1]), float(values[here[-1]])
-        return None
+def _fill_missing(samples: Floats) -> npt.NDArray[np.float64]:
+    """Samples (B, C) with the nearest value of the channel in place of missing ones."""
+    filled = np.zeros(samples.shape)
+    for channel, values in enumerate(samples.T):
+        known = np.flatnonzero(~np.isnan(values))
+        if len(known):
+            middles = (known[1:] + known[:-1]) / 2
+            filled[:, channel] = values[known[np.searchsorted(middles, np.arange(len(values)))]]
+    return filled

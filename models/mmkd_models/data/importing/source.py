@@ -1,0 +1,362 @@
+"""One source of a recipe: which columns its files have, and how they become series, with the line of every fault."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from mmkd_edge.errors import DatasetError
+from mmkd_models.data.importing.limits import MOST_THINNING, refuse_late, refuse_more
+from mmkd_models.data.importing.patterns import FoundFile, with_parts
+from mmkd_models.data.importing.readers.formats import Reader, format_of, reader_of, suffixes
+from mmkd_models.data.importing.readers.table import RowBlock, numbers, require_columns, texts
+from mmkd_models.data.importing.recipe import TARGET, SensorSource, rate_problem
+from mmkd_models.data.importing.recording import (
+    SECOND_NS,
+    ImportedSensor,
+    Interval,
+    SampleSeries,
+    Spool,
+    Times,
+    clock_facts,
+    in_order,
+)
+from mmkd_models.data.importing.timing.clock import TimeColumn, start_ns, time_text
+from mmkd_models.data.sources import Floats
+
+_RATE_DIGITS = 4
+_RATE_ROWS = 1 << 20  # by which a rate is measured
+_SET_DUPLICATES = "set duplicates = 'first', 'last' or 'mean', or correct the times"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SourceSamples:
+    """What the files of one sensor have for one recording.
+
+    Attributes:
+        repeated: frames of a camera that equal the one before.
+    """
+
+    series: Sequence[SampleSeries]
+    runs: Mapping[str, list[Interval]]
+    is_utc: bool
+    repeated: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceReader:
+    """A source whose first file was read.
+
+    Attributes:
+        files_of: modality of the source whose files are read.
+        columns: of the samples, in the order of the sensor's channels; of a tall table its tags.
+        facts: columns of its files that are needed beside the samples.
+        rate_origin: what declares its rate, for messages.
+    """
+
+    source: SensorSource
+    sensor: ImportedSensor
+    files_of: str
+    columns: tuple[str, ...]
+    facts: tuple[str, ...]
+    first_file: Path
+    rate_origin: str
+
+    @property
+    def has_clock(self) -> bool:
+        """Whether samples come with times of a clock that may run wrong."""
+        return bool(self.source.time) and self.source.resample != "hold"
+
+    def with_target(self, first: FoundFile, column: str) -> SourceReader | None:
+        """Return a reader of one column of the same files, a number to be predicted; None if they do not have it."""
+        source = self.source
+        if source.tag or column not in _file_reader(source, first.path)[0].names(first.path):
+            return None
+        target = msgspec.structs.replace(
+            source,
+            modality=TARGET,
+            kind="series",
+            channels={column: column},
+            scale=1.0,
+            range=None,
+            normalise="none",
+            resample_hz=None,
+            align=False,
+            resample="linear" if source.resample == "polyphase" else source.resample,
+        )
+        return open_source(target, first, facts=(), files_of=source.modality)
+
+    def read(
+        self,
+        files: Sequence[FoundFile],
+        folder: Path,
+        stack: ExitStack,
+        *,
+        most_bytes: int,
+        tell: Callable[[int], None],
+    ) -> SourceSamples:
+        """Read the files of one recording one behind the other.
+
+        Args:
+            folder: for scratch files, which `stack` closes.
+            tell: called with the size of each file when it is read.
+
+        Raise DatasetError with the line of the first fault.
+        """
+        reading = _Reading(self, folder, stack, most_bytes)
+        for file in files:
+            reading.add_file(file)
+            tell(file.path.stat().st_size)
+        return reading.samples(files[0].path)
+
+
+def open_source(
+    source: SensorSource, first: FoundFile, *, facts: Sequence[str], label: str = "", files_of: str = ""
+) -> SourceReader:
+    """Look into the first file of a source.
+
+    Args:
+        facts: columns that are needed beside the samples, if this source has them.
+        label: a column that is no channel, unless 'channels' names it.
+
+    Raise DatasetError if a column is missing.
+    """
+    reader, place = _file_reader(source, first.path)
+    names = reader.names(first.path)
+    facts = tuple(name for name in facts if name in names)
+    used = [name for name in (source.time, source.tag, source.value, source.quality) if name]
+    require_columns(place, names, used)
+    if isinstance(source.channels, dict):
+        channels = dict(source.channels)
+    else:
+        others = [name for name in names if name not in (*used, *facts, label)]
+        channels = {name: name for name in source.channels or others}
+    if not channels:
+        raise DatasetError(f"{place}: no columns are left for channels beside {', '.join(used)}; name 'channels'")
+    if not source.tag:
+        require_columns(place, names, list(channels.values()))
+    rate_hz, origin = _rate(source, reader, first.path, [] if source.tag else list(channels.values())[:1])
+    if text := rate_problem(rate_hz):
+        raise DatasetError(f"{first.path}: rate in Hz, {origin}: {text}")
+    # Without a filter, sound above half the new rate would be folded into it.
+    is_resampled_sound = source.modality_kind == "audio" and source.resample_hz not in (None, rate_hz)
+    resample = "polyphase" if is_resampled_sound else source.resample
+    if resample == "polyphase" and rate_hz > MOST_THINNING * (source.resample_hz or rate_hz):
+        raise DatasetError(
+            f"{first.path}: expected 'resample_hz' of {rate_hz / MOST_THINNING:g} or more for {rate_hz:g} Hz, got"
+            f" {source.resample_hz:g}; raise it, or set resample = 'linear'"
+        )
+    return SourceReader(
+        source=source,
+        sensor=ImportedSensor(
+            name=source.modality,
+            kind=source.modality_kind,
+            channels=tuple(channels),
+            rate_hz=source.resample_hz or rate_hz,
+            unit=source.unit,
+            range=source.range,
+            normalise=source.normalise,
+            native_hz=rate_hz,
+            max_gap_s=source.max_gap_s,
+            resample=resample,
+            hold_s=source.hold_s,
+        ),
+        files_of=files_of or source.modality,
+        columns=tuple(channels.values()),
+        facts=facts,
+        first_file=first.path,
+        rate_origin=origin,
+    )
+
+
+class _Reading:
+    """The reading of one recording."""
+
+    def __init__(self, reader: SourceReader, folder: Path, stack: ExitStack, most_bytes: int) -> None:
+        self._reader, self._source, self._most_bytes = reader, reader.source, most_bytes
+        # Tags of a tall table have a series each, since they have times of their own.
+        widths = [1] * len(reader.columns) if self._source.tag else [len(reader.columns)]
+        self._spools = [Spool(folder, (width,), np.float32) for width in widths]
+        for spool in self._spools:
+            stack.callback(spool.close)
+        self._last: list[int | None] = [None] * len(widths)
+        self._runs = {name: _RunCollector() for name in reader.facts}
+        self._origin_ns: int | None = None
+        self._count, self._is_utc = 0, True
+
+    def add_file(self, file: FoundFile) -> None:
+        source, sensor, facts = self._source, self._reader.sensor, self._reader.facts
+        reader, place = _file_reader(source, file.path)
+        columns = [source.time, source.tag, source.value, source.quality, *facts]
+        columns += [] if source.tag else list(self._reader.columns)
+        columns = list(dict.fromkeys(name for name in columns if name))
+        first_file = self._reader.first_file
+        is_first = file.path == first_file
+        require_columns(place, reader.names(file.path), columns, like="" if is_first else f" as in {first_file}")
+        if reader.rate_hz and not source.time and not is_first and reader.rate_hz(file.path) != sensor.own_hz:
+            raise DatasetError(
+                f"{file.path}: expected {sensor.own_hz:g} Hz as in {first_file}, got {reader.rate_hz(file.path):g};"
+                " resample it, or make it a source of its own"
+            )
+        clock = TimeColumn(source, source.time)
+        before = self._count
+        for block in reader.blocks(file.path, columns):
+            times, usable = clock.read(block) if source.time else self._count_times(len(block.frame), file)
+            self._is_utc &= clock.is_utc if source.time else bool(source.start)
+            self._add(block, self._correct(times), usable)
+            self._count += len(times)
+            refuse_more(
+                sum(spool.size_bytes for spool in self._spools),
+                self._most_bytes,
+                where=str(file.path),
+                what=f"its first {self._count:,} rows",
+                cure="look whether it was unpacked from few bytes",
+            )
+        if self._count == before:
+            raise DatasetError(f"{file.path}: has no rows; remove the file, or write it again")
+
+    def _count_times(self, rows: int, file: FoundFile) -> tuple[Times, npt.NDArray[np.bool_]]:
+        """Times of samples that have none, one behind the other, also from file to file of a recording."""
+        if self._origin_ns is None and self._source.start:
+            text = with_parts(self._source.start, file.parts)
+            self._origin_ns = start_ns(text, self._source, place=str(file.path))
+        rate_hz = self._reader.sensor.own_hz
+        refuse_late(file.path, self._count + rows, rate_hz)
+        steps = np.arange(self._count, self._count + rows, dtype=np.float64)
+        times = (self._origin_ns or 0) + np.rint(steps * (SECOND_NS / rate_hz)).astype(np.int64)
+        return times, np.ones(rows, dtype=bool)
+
+    def _correct(self, times: Times) -> Times:
+        """Times by a clock that is neither early nor fast."""
+        if self._origin_ns is None and len(times):
+            self._origin_ns = int(times[0])
+        if self._source.clock_ppm and self._origin_ns is not None:
+            since = (times - self._origin_ns).astype(np.float64) / (1 + self._source.clock_ppm * 1e-6)
+            times = self._origin_ns + np.rint(since).astype(np.int64)
+        return times + round(self._source.offset_s * SECOND_NS)
+
+    def _add(self, block: RowBlock, times: Times, usable: npt.NDArray[np.bool_]) -> None:
+        source, columns = self._source, self._reader.columns
+        values = numbers(block, [source.value] if source.tag else columns, source)
+        if source.quality:
+            is_good = np.isin(texts(block, source.quality, source), source.quality_ok)
+            values = np.where(is_good[:, None], values, np.float32(np.nan))
+        if source.tag:
+            tags = np.array(texts(block, source.tag, source), dtype=object)
+            for number, tag in enumerate(columns):
+                self._append(number, block, times, values, np.flatnonzero((tags == tag) & usable))
+        else:
+            self._append(0, block, times, values, np.flatnonzero(usable))
+        for name, collector in self._runs.items():
+            collector.add(times, texts(block, name, source), block)
+
+    def _append(self, number: int, block: RowBlock, times: Times, values: Floats, rows: Times) -> None:
+        if not len(rows):
+            return
+        times, values, last = times[rows], values[rows], self._last[number]
+        steps = np.diff(times, prepend=int(times[0]) - 1 if last is None else last)
+        for is_wrong, words, cure in (
+            ((steps < 0) & (self._source.unsorted == "error"), "go back", "sort the file, or set unsorted = 'sort'"),
+            ((steps == 0) & (self._source.duplicates == "error"), "repeat", _SET_DUPLICATES),
+        ):
+            wrong = np.flatnonzero(is_wrong)
+            if len(wrong):
+                row = int(wrong[0])
+                again = "again" if steps[row] == 0 else f"after {self._time_text(int(times[row] - steps[row]))}"
+                raise DatasetError(
+                    f"{block.place(int(rows[row]))}: timestamps {words}: {self._time_text(int(times[row]))} {again}"
+                    f" ({len(wrong)} such from there on); {cure}"
+                )
+        self._last[number] = int(times[-1])
+        with np.errstate(over="ignore"):  # infinity, which no dataset may have
+            values = values if self._source.scale == 1.0 else values * np.float32(self._source.scale)
+        self._spools[number].append(times, values)
+
+    def _time_text(self, time_ns: int) -> str:
+        return time_text(time_ns) if self._is_utc else f"{time_ns / SECOND_NS:g} s"
+
+    def samples(self, file: Path) -> SourceSamples:
+        source, is_sorted = self._source, self._source.unsorted == "sort"
+        series = [in_order(one.series(), duplicates=source.duplicates, sort=is_sorted) for one in self._spools]
+        for samples in series if is_sorted and source.duplicates == "error" else ():
+            same = np.flatnonzero(np.diff(samples.times) == 0)
+            if len(same):
+                time = self._time_text(int(samples.times[same[0]]))
+                raise DatasetError(f"{file}: timestamps repeat: {time} again ({len(same)} such); {_SET_DUPLICATES}")
+        if not any(map(len, series)):
+            raise DatasetError(f"{file}: has no samples of {', '.join(self._reader.columns)}; correct 'channels'")
+        end_ns = max(int(samples.times[-1]) for samples in series if len(samples))
+        end_ns += round(SECOND_NS / self._reader.sensor.own_hz)
+        runs = {name: collector.close(end_ns) for name, collector in self._runs.items()}
+        return SourceSamples(series=series, runs=runs, is_utc=self._is_utc)
+
+
+class _RunCollector:
+    """Makes intervals of a column that comes block by block: one as long as the value stays."""
+
+    def __init__(self) -> None:
+        self._open: tuple[int, str, str] | None = None
+        self._intervals: list[Interval] = []
+
+    def add(self, times: Times, values: Sequence[str], block: RowBlock) -> None:
+        for row in changed_rows(values):
+            if self._open is None or self._open[1] != values[row]:
+                self.close(int(times[row]))
+                self._open = (int(times[row]), values[row], block.place(row))
+
+    def close(self, end_ns: int) -> list[Interval]:
+        """End the interval that is open, and return all."""
+        if self._open is not None and end_ns > self._open[0]:
+            start_ns, value, place = self._open
+            self._intervals.append(Interval(start_ns=start_ns, end_ns=end_ns, value=value, place=place))
+        self._open = None
+        return self._intervals
+
+
+def changed_rows(values: Sequence[str]) -> list[int]:
+    """Return the rows whose value differs from the row before, the first one included.
+
+    Example:
+        >>> changed_rows(["a", "a", "b", "a"])
+        [0, 2, 3]
+    """
+    array = np.asarray(values, dtype=object)
+    rows: list[int] = np.flatnonzero(np.append(True, array[1:] != array[:-1])[: len(array)]).tolist()
+    return rows
+
+
+def _file_reader(source: SensorSource, file: Path) -> tuple[Reader, str]:
+    """The reader of a file, and how messages name its head."""
+    form = format_of(file) if source.format == "auto" else source.format
+    if form is None:
+        raise DatasetError(f"{file}: expected a suffix of {', '.join(suffixes())}; set 'format'")
+    return reader_of(form, source), f"{file}:1" if form == "csv" else str(file)
+
+
+def _rate(source: SensorSource, reader: Reader, file: Path, channels: Sequence[str]) -> tuple[float, str]:
+    """The rate of the samples and what declares it; measured if the recipe does not."""
+    if reader.rate_hz is not None and not source.time:
+        rate_hz = reader.rate_hz(file)
+        if source.rate_hz is not None and rate_hz != source.rate_hz:
+            raise DatasetError(f"{file}: expected {source.rate_hz:g} Hz as 'rate_hz' says, got {rate_hz:g}; correct it")
+        return rate_hz, f"as {file} says"
+    if source.rate_hz is not None:
+        return source.rate_hz, "as 'rate_hz' says"
+    clock = TimeColumn(source, source.time)
+    blocks: list[Times] = [np.zeros(0, dtype=np.int64)]
+    # With a channel beside it: in some formats it says whose clock is meant.
+    for block in reader.blocks(file, list(dict.fromkeys([source.time, *channels]))):
+        blocks.append(clock.read(block)[0])
+        if sum(map(len, blocks)) >= _RATE_ROWS:
+            break
+    times = np.unique(np.concatenate(blocks))
+    facts = clock_facts(SampleSeries(times=times, values=np.zeros((0, 0))), max_gap_s=None)
+    if not np.isfinite(facts.rate_hz):
+        raise DatasetError(f"{file}: has {facts.samples} rows, too few to measure a rate; set 'rate_hz'")
+    return float(f"{facts.rate_hz:.{_RATE_DIGITS}g}"), f"as measured in {file}"
