@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from mmkd_report.pages.bench import render_bench
     from mmkd_report.pages.data import render_data_report
     from mmkd_report.pages.demo import render_demo
-    from mmkd_report.pages.evaluation import render_evaluation
     from mmkd_report.pages.export import render_export
     from mmkd_report.pages.fleet import render_fleet
     from mmkd_report.pages.judging import render_judging
@@ -29,7 +28,6 @@ __all__ = [
     "render_bench",
     "render_data_report",
     "render_demo",
-    "render_evaluation",
     "render_export",
     "render_fleet",
     "render_judging",

@@ -344,38 +344,30 @@ def test_the_commands_choose_the_metric_of_the_kind_and_show_it(rigs, tmp_path, 
     assert str(error.value) == "--metric: expected one of r2, pearson, got 'macro_f1'; choose one of them"
 
 
-def test_evaluate_scores_by_the_kind_and_refuses_what_classes_alone_have(rigs, tmp_path, capsys):
+def test_evaluate_scores_by_the_kind(rigs, tmp_path, capsys):
     dataset = rigs["regression"]
     student = train_baseline(data_of(dataset), "acc", STUDENT, run_of("regression"))
-    write_student(tmp_path / "s.ckpt", student)
-    arguments = [str(tmp_path / "s.ckpt"), str(dataset.path)]
+    other = replace(student, state={**student.state, "answer.mean": student.state["answer.mean"] + 50})  # 50 rpm more
+    for name, checkpoint in (("s.ckpt", student), ("other.ckpt", other)):
+        write_student(tmp_path / name, checkpoint)
+    arguments = [str(tmp_path / "s.ckpt"), str(dataset.path), "--against", str(tmp_path / "other.ckpt")]
     with pytest.raises(SystemExit, match="0"):
-        run_evaluate([*arguments, "--json"])
+        run_evaluate([*arguments, "--suite", "scores", "--suite", "missing", "--json"])
     test = dataset.split("test").with_modalities(("acc",))
     document = msgspec.json.decode(capsys.readouterr().out)
-    wanted = msgspec.to_builtins(scores_of(student.network(), test, modality="acc"))
-    assert document["scores"][arguments[0]] == pytest.approx(wanted)
+    models = document["suites"]["scores"]["facts"]["models"]
+    wanted, worse = (scores_of(one.network(), test, modality="acc") for one in (student, other))
+    assert models["s.ckpt"]["scores"] == {
+        name: pytest.approx(wanted.metric(name)) for name in ("mae", "rmse", "r2", "pearson")
+    }
+    gain = models["other.ckpt"]["gain"]
+    assert gain["points"] == pytest.approx(worse.metric("mae") - wanted.metric("mae"), rel=1e-4)
+    assert gain["low"] is None  # of three groups
+    assert len(document["suites"]["missing"]["facts"]["rows"]) == 13
     with pytest.raises(SystemExit, match="0"):
-        run_evaluate([*arguments, "--against", arguments[0]])
+        run_evaluate(arguments)
     shown = capsys.readouterr().out.splitlines()
-    assert shown[0] == "24 test windows of rig (3 groups)"
-    assert shown[1].split() == ["mae,", "rpm", "rmse,", "rpm", "r2", "pearson"]
-    other = replace(student, state={**student.state, "answer.mean": student.state["answer.mean"] + 50})  # 50 rpm more
-    write_student(tmp_path / "other.ckpt", other)
-    with pytest.raises(SystemExit, match="0"):
-        run_evaluate([*arguments, "--against", str(tmp_path / "other.ckpt"), "--json"])
-    gains = msgspec.json.decode(capsys.readouterr().out)["gains"]
-    worse = scores_of(other.network(), test, modality="acc")
-    assert gains["mae"]["gain"] == pytest.approx(worse.metric("mae") - wanted["mae"], rel=1e-4)
-    assert gains["r2"]["gain"] == pytest.approx(wanted["r2"] - worse.metric("r2"), rel=1e-4)
-    assert (gains["mae"]["unit"], gains["mae"]["low"], gains["r2"]["unit"]) == ("rpm", None, "")  # of three groups
-    with pytest.raises(SystemExit, match="0"):
-        run_evaluate([*arguments, "--against", str(tmp_path / "other.ckpt")])
-    shown = capsys.readouterr().out.splitlines()
-    assert shown[-4].split()[0] == "gain"
-    assert shown[-1] == "an interval needs 5 groups or more"  # and no caution: its hashes know none of these groups
-    with pytest.raises(UsageError) as error:
-        run_evaluate([*arguments, "--missing"])
-    assert str(error.value) == (
-        "--missing works for classification, and this dataset has the kind regression; leave it out"
-    )
+    assert shown[0] == "s.ckpt, other.ckpt on 24 test windows of rig (3 groups)"
+    heads = "model Mean absolute error, rpm Root mean squared error, rpm R² Correlation Gain over it in mean absolute"
+    assert " ".join(shown[4].split()).startswith(heads)
+    assert shown[-2] == "an interval needs 5 groups or more"  # and no caution: its hashes know none of these groups

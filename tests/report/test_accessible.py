@@ -27,7 +27,6 @@ from mmkd_report import (
     render_bench,
     render_data_report,
     render_demo,
-    render_evaluation,
     render_export,
     render_fleet,
     render_judging,
@@ -44,7 +43,7 @@ pytestmark = [
     pytest.mark.network,
     pytest.mark.skipif(not (os.environ.get("MMKD_AXE") or NPM), reason="needs npm, or MMKD_AXE"),
 ]
-PAGES = ("demo", "adaptation", "bench", "data", "fleet", "judging", "sensors", "shift", "evaluation", "export", "study")
+PAGES = ("demo", "adaptation", "bench", "data", "fleet", "judging", "sensors", "shift", "export", "study")
 SIZES = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark")]
 ASK = (
     "const done = arguments[arguments.length - 1];"
@@ -72,7 +71,6 @@ data_document = _tests_of("report/pages/test_data_page.py").document
 fleet = _tests_of("report/pages/test_fleet_page.py").fleet
 judging_document = _judging.document
 sensors_document = msgspec.to_builtins(_tests_of("report/pages/test_sensors_page.py").DOCUMENT)
-student = _tests_of("report/pages/test_evaluation_page.py").student
 three = _tests_of("report/pages/test_export_page.py").three
 searched = _tests_of("report/pages/test_study_page.py").searched
 browser, page = _live.browser, _live.page
@@ -140,7 +138,6 @@ def rendered(
         "judging": render_judging(_judging.with_suite(judging_document, "cost", _judging.describe(_judging.cost()))),
         "sensors": render_sensors(sensors_document),
         "shift": render_judging(_judging.with_suite(judging_document, "shift", _judging.left_out())),
-        "evaluation": render_evaluation(student),
         "export": render_export(three),
         "study": render_study(searched),
     }

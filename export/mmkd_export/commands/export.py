@@ -38,7 +38,7 @@ with loading("mmkd-export"):
     from mmkd_export.verify.gate import LEAST_JUDGING, gate_summary
     from mmkd_export.verify.golden import NO_RECORDING
     from mmkd_export.verify.plausible import range_choice
-    from mmkd_models.evaluation.confidence_text import SAME_GROUPS, coverage_table, reliability_text
+    from mmkd_models.evaluation.confidence import SAME_GROUPS, coverage_table, reliability_text
     from mmkd_report.schema.export import ArtifactReport, ExportDocument, ExportPreview, LeftOutArtifact, SeveralExports
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from mmkd_edge.printable import printable
 from mmkd_edge.spec import ModalitySpec, task_text
 from mmkd_export.verify.gate import LEAST_JUDGING
 from mmkd_export.verify.golden import NO_RECORDING
-from mmkd_models.evaluation.confidence_text import HEADINGS, SAME_GROUPS, coverage_cells, reliability_text
+from mmkd_models.evaluation.confidence import HEADINGS, SAME_GROUPS, coverage_cells, reliability_text
 from mmkd_report.schema.export import ArtifactReport, ExportReport
 
 

@@ -1,32 +1,36 @@
-"""`mmkd-evaluate`: judge a teacher, a student or a bundle on a dataset."""
+"""`mmkd-evaluate`: judge teachers, students and bundles on a dataset, side by side."""
 
 from __future__ import annotations
 
 from mmkd_edge.cli.interrupts import loading
 
 with loading("mmkd-evaluate"):
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
+    from contextlib import ExitStack
+    from functools import partial
     from pathlib import Path
-    from typing import TYPE_CHECKING, Annotated, NoReturn, get_args
+    from typing import Annotated, NoReturn
 
     import msgspec
 
     from mmkd_edge.cli.options import Argument, Command, Option, run_line
-    from mmkd_edge.cli.run import check_page, require_modules, run_command, shell_line
-    from mmkd_edge.cli.show import json_text, say
-    from mmkd_edge.errors import UsageError
-    from mmkd_models.commands.evaluated import NEEDS, JudgingWindows, WindowOptions, judging_windows
-    from mmkd_models.commands.evaluation import show_bundle, show_evaluation, show_kind
+    from mmkd_edge.cli.outputs import held
+    from mmkd_edge.cli.run import check_page, run_command, shell_line
+    from mmkd_edge.cli.show import json_text, plain_table, saying_how_to_go_on, show_table
+    from mmkd_models.commands.evaluate_inputs import (
+        EvaluateRequest,
+        ShiftOptions,
+        SuiteOptions,
+        WindowOptions,
+        check_options,
+        chosen_rivals,
+        open_models,
+        store_answers,
+        with_rivals,
+    )
     from mmkd_models.commands.options import Data
-    from mmkd_models.commands.suites import ShiftOptions, SuiteOptions, SuiteRequest, check_options, run_suites
-    from mmkd_models.data.dataset import open_dataset
-    from mmkd_models.evaluation.bundle import evaluate_bundle
-    from mmkd_models.evaluation.confidence import ERROR_LEVELS
-    from mmkd_models.metrics.classes import Metric
-    from mmkd_models.networks.config import choice
-
-if TYPE_CHECKING:
-    from mmkd_report.schema.evaluation import EvaluationDocument
+    from mmkd_models.evaluation.suites.table import check_suites, conditions, judge
+    from mmkd_report.schema.judging import JudgingDocument
 
 _ABOUT = "Judge a teacher, a student or a bundle on a dataset."
 
@@ -46,7 +50,7 @@ def run_evaluate(arguments: Sequence[str]) -> None:
         run_sensors([*data, *(word for word in arguments if word != sensors)])
         return
     epilog = (
-        "Example: mmkd-evaluate student.ckpt mydata --missing --against baseline.ckpt --page page.html. Without a "
+        "Example: mmkd-evaluate student.ckpt mydata --against baseline.ckpt --suite faults --page page.html. Without a "
         "model, mmkd-evaluate --sensors mydata shows which sensor is enough; see mmkd-evaluate --sensors --help."
     )
     run_line("mmkd-evaluate", arguments, [Command(function=evaluate, epilog=epilog)])
@@ -56,25 +60,13 @@ def evaluate(
     *,
     model: Annotated[Path, Argument("MODEL", "Checkpoint of a teacher or a student, or a bundle.")],
     data: Data,
-    missing: Annotated[
-        bool, Option("Also judge without some sensors, and with 10 to 90 % of the samples missing.", ("--missing",))
-    ] = False,
     against: Annotated[
-        list[Path] | None,
-        Option("Checkpoint to compare with; with --suite also bundles. Repeatable with --suite.", metavar="OTHER"),
+        list[Path] | None, Option("Checkpoint or bundle to compare with. Repeatable.", metavar="OTHER")
     ] = None,
     suites: SuiteOptions,
     shift: ShiftOptions,
     windows: WindowOptions,
-    metric: Annotated[
-        str | None,
-        Option("Metric of the gains: accuracy, balanced_accuracy or macro_f1.", metavar="NAME", shown="the model's"),
-    ] = None,
-    seed: Annotated[int, Option("Seed of missing samples and of intervals.", min=0)] = 0,
-    error_levels: Annotated[
-        list[float] | None,
-        Option("Error level at which to check a bundle's label sets. Repeatable.", ("--error-level",), "FRACTION"),
-    ] = None,
+    seed: Annotated[int, Option("Seed of faults, missing samples and intervals.", min=0)] = 0,
     page: Annotated[
         Path | None, Option("Also write the results as one self-contained page.", metavar="FILE.html")
     ] = None,
@@ -82,107 +74,81 @@ def evaluate(
 ) -> None:
     """Judge a teacher, a student or a bundle on a dataset.
 
-    A bundle is judged artifact by artifact, as a device runs it, with its probabilities and label sets.
+    A bundle is judged artifact by artifact, as a device runs it.
     """
-    from mmkd_export.plan import is_bundle
-
     if page is not None:
         check_page(page, extra="train")
-    others = tuple(against or ())
-    request = SuiteRequest(paths=(model, *others), data=data, windows=windows, options=suites, shift=shift, seed=seed)
-    if suites.suite:
-        _refuse(
-            {"--missing": missing, "--metric": metric, "--error-level": error_levels},
-            "cannot be combined with --suite; leave one of them out",
-        )
-        check_options(request)
-        run_suites(request, page=page, as_json=as_json)
-        return
+    paths = (model, *(against or ()))
+    request = EvaluateRequest(paths=paths, data=data, windows=windows, options=suites, shift=shift, seed=seed)
     check_options(request)
-    if is_bundle(model):
-        _refuse(
-            {"--missing": missing, "--metric": metric, "--page": page, "--against": against},
-            "works for checkpoints, not for a bundle; judge the checkpoint that it was exported from",
-        )
-        levels = tuple(dict.fromkeys(error_levels or ERROR_LEVELS))
-        for level in levels:
-            if not 0 < level < 1:
-                raise UsageError(f"--error-level {level:g}: expected a fraction above 0 and below 1")
-        _evaluate_bundle(model, judging_windows(open_dataset(data), windows), levels, as_json=as_json)
-        return
-    if error_levels:
-        raise UsageError(f"--error-level checks a bundle's label sets, and {model} is a checkpoint; export it first")
-    _evaluate_checkpoints(request, missing=missing, metric=metric, page=page, as_json=as_json)
-
-
-def _evaluate_checkpoints(
-    request: SuiteRequest, *, missing: bool, metric: str | None, page: Path | None, as_json: bool
-) -> None:
-    others, windows, seed = request.paths[1:], request.windows, request.seed
-    if len(others) > 1:
-        raise UsageError(f"--against {others[1]}: expected one model to compare with, got {len(others)}; add --suite")
-    require_modules(NEEDS, by="mmkd-evaluate of a checkpoint", extra="train")
-    from mmkd_models.evaluation import report as reports
-
-    judged = judging_windows(open_dataset(request.data), windows)
-    contestants = [judged.read_checkpoint(path, knows=windows.training_windows) for path in request.paths]
-    facts, kind = judged.facts([one.seen for one in contestants]), judged.dataset.spec.task.kind
-    if kind != "classification":
-        _refuse(
-            {"--missing": missing, "--metric": metric, "--page": page},
-            f"works for classification, and this dataset has the kind {kind}; leave it out",
-        )
-        show_kind(contestants, judged.windows, data=facts, as_json=as_json, seed=seed)
-        return
-    chosen: Metric = choice(metric or contestants[0].checkpoint.facts.metric, get_args(Metric), option="--metric")
-    report = reports.evaluate(
-        contestants[0],
-        judged.windows,
-        against=contestants[1] if others else None,
-        data=facts,
-        metric=chosen,
-        missing=missing,
-        seed=seed,
-        on_part=say,
-    )
+    document = _judge(request)
     if page is not None:
-        from mmkd_report import render_evaluation, write_page
+        from mmkd_report import render_judging, write_page
 
-        write_page(page, render_evaluation(msgspec.to_builtins(report)))
+        write_page(page, render_judging(msgspec.to_builtins(document)))
     if as_json:
-        print(json_text(report))
+        print(json_text(document))
         return
-    show_evaluation(report)
-    print(f"{'' if page is None else f'wrote {page}; '}next: {_next_command(report, request.data)}")
+    show_judging(document)
+    print(f"{'' if page is None else f'wrote {page}; '}next: {_next_command(document, data)}")
 
 
-def _refuse(given: Mapping[str, object], why: str) -> None:
-    """Raise UsageError if one of the options was given."""
-    for name, value in given.items():
-        if value:
-            raise UsageError(f"{name} {why}")
+def _judge(request: EvaluateRequest) -> JudgingDocument:
+    """Refuse what is impossible before anything is trained, then judge."""
+    out, workers = request.options.out, request.options.workers
+    with ExitStack() as stack:
+        opened = open_models(stack, request)
+        check_suites(opened.inputs, request.names)
+        rivals = chosen_rivals(request, opened.inputs)
+        if out is not None:
+            stack.enter_context(held(out, is_folder=True))
+            stack.enter_context(saying_how_to_go_on())
+            if opened.inputs.models[0].checkpoint is not None:
+                from mmkd_models.experiments.workers import torch_threads
+
+                stack.enter_context(torch_threads())
+        inputs = store_answers(with_rivals(opened, rivals), out)
+        if workers > 1:
+            from mmkd_models.experiments.workers import Workers
+
+            with Workers(workers) as pool:
+                pool.run(partial(_answer_part, request), range(workers))
+        return judge(inputs, request.names, data=opened.data)
 
 
-def _evaluate_bundle(path: Path, judged: JudgingWindows, levels: tuple[float, ...], *, as_json: bool) -> None:
-    kind = judged.dataset.spec.task.kind
-    if kind != "classification":
-        raise UsageError(
-            f"{path}: a bundle is judged on classes, and this dataset has the kind {kind}; judge the checkpoint"
-        )
-    seen = judged.seen_by_bundle(path, knows=judged.options.training_windows)
-    data = judged.facts(list(seen.values()))
-    report = evaluate_bundle(path, judged.windows, data=data, seen=seen, error_levels=levels, on_part=say)
-    if as_json:
-        print(json_text(report))
-        return
-    show_bundle(report)
-    print(f"next: {shell_line('mmkd-bench', 'run', path)}")
+def _answer_part(request: EvaluateRequest, number: int, on_step: object) -> None:
+    """Let the models answer every n-th condition, so that the answers are stored; in any process."""
+    with ExitStack() as stack:
+        inputs = store_answers(open_models(stack, request), request.options.out)
+        pairs = [(model, windows) for windows in conditions(inputs, request.names) for model in inputs.models]
+        for model, windows in pairs[number :: request.options.workers]:
+            model.answers(windows)
 
 
-def _next_command(report: EvaluationDocument, data: Path) -> str:
-    name = report.model.path
-    if not (report.samples or report.subsets):
-        return shell_line("mmkd-evaluate", name, data, "--missing")
-    if report.model.kind == "teacher":
-        return shell_line("mmkd-distill", name, data, "--modality", report.model.modalities[0], "-o", "student.ckpt")
-    return shell_line("mmkd-export", name)
+def show_judging(document: JudgingDocument) -> None:
+    """Print the verdict, and the tables and notes of each suite."""
+    data = document.data
+    names = ", ".join(model.name for model in document.models)
+    print(f"{names} on {data.windows} {data.part} of {data.name} ({data.apart})")
+    for sentence in document.verdict:
+        print(f"{sentence}.")
+    for result in document.suites.values():
+        for one in result.tables:
+            print(f"{one.caption}:")
+            table = plain_table(one.heads)
+            for row in one.rows:
+                table.add_row(*row)
+            show_table(table)
+        for note in result.notes:
+            print(note)
+    for caution in document.cautions:
+        print(f"caution: {caution}")
+
+
+def _next_command(document: JudgingDocument, data: Path) -> str:
+    first = document.models[0]
+    if first.artifact:
+        return shell_line("mmkd-bench", "run", first.path)
+    if first.role == "teacher":
+        return shell_line("mmkd-distill", first.path, data, "--modality", first.modalities[0], "-o", "student.ckpt")
+    return shell_line("mmkd-export", first.path)

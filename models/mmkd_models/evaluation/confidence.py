@@ -1,11 +1,9 @@
-"""Reliability of probabilities and label sets, measured on windows that did not calibrate them.
-
-Calibration error and log loss before and after the temperature, and coverage of label sets at several error levels.
-"""
+"""Reliability of probabilities and coverage of label sets, measured on windows that did not calibrate them."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,21 +13,38 @@ from mmkd_edge.predict.confidence import least_probability
 from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_report.schema.confidence import ConfidenceFacts, LabelSetCoverage, Reliability
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 ERROR_LEVELS = (0.01, 0.05, 0.1, 0.2)
 """Those that reports show; an application may choose any other."""
 
 BINS = 15  # as in Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017, section 4
 _Z_95 = 1.959963984540054
 
+HEADINGS = (
+    "error level",
+    "true label in the set",
+    "95 % interval",
+    "labels in a set",
+    "sets of one label",
+    "right of these",
+)
+
+SAME_GROUPS = (
+    "calibration and judging windows are of the same people, machines or sessions, and the intervals take windows as "
+    "independent: new ones may be covered less; mmkd-evaluate BUNDLE DATA measures it on the test split"
+)
+
 
 def confidence_facts(
     confidence: Confidence,
-    logits: NDArray[np.float32],
-    probabilities: NDArray[np.float32],
+    logits: NDArray[Any],
+    probabilities: NDArray[Any],
     labels: NDArray[np.int64],
     *,
     groups: NDArray[Any] | None = None,
-    error_levels: tuple[float, ...] = ERROR_LEVELS,
+    error_levels: Sequence[float] = ERROR_LEVELS,
 ) -> ConfidenceFacts | None:
     """Measure an artifact's probabilities and label sets; None without a labelled window.
 
@@ -97,7 +112,7 @@ def share_interval(count: int, of: int) -> tuple[float, float]:
 def _coverage(
     error_level: float,
     least: float,
-    probabilities: NDArray[np.float32],
+    probabilities: NDArray[Any],
     labels: NDArray[np.int64],
     groups: NDArray[Any] | None,
 ) -> LabelSetCoverage:
@@ -119,3 +134,57 @@ def _coverage(
         if groups is None
         else {str(one): float(covered[groups == one].mean()) for one in np.unique(groups)},
     )
+
+
+# --- in words and rows ------------------------------------------------------------------------------------------------
+
+
+def coverage_cells(coverage: LabelSetCoverage) -> tuple[str, ...]:
+    """Return one row under `HEADINGS`."""
+    single = coverage.single_accuracy
+    return (
+        f"{coverage.error_level:g}",
+        f"{coverage.coverage:.1%}",
+        f"{coverage.low:.1%} to {coverage.high:.1%}",
+        f"{coverage.mean_set_size:.2f}",
+        f"{coverage.single_share:.1%}",
+        "-" if single is None else f"{single:.1%}",
+    )
+
+
+def coverage_table(coverages: Sequence[LabelSetCoverage]) -> Table:
+    """Return the rows as a table for a terminal."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in HEADINGS:
+        table.add_column(heading, justify="right")
+    for coverage in coverages:
+        table.add_row(*coverage_cells(coverage))
+    return table
+
+
+def reliability_text(facts: ConfidenceFacts) -> str:
+    """Describe the effect of the temperature."""
+    before, after = facts.before, facts.after
+    if facts.temperature == 1.0:
+        return (
+            f"temperature 1.00 (none was fitted, or it did not help the judging windows); on {facts.windows} windows "
+            f"the calibration error is {after.calibration_error:.3f}, the log loss {after.log_loss:.3f}"
+        )
+    return (
+        f"temperature {facts.temperature:.2f} from {facts.calibrated_by} windows; on {facts.windows} others the "
+        f"calibration error is {before.calibration_error:.3f} before and {after.calibration_error:.3f} after, the log "
+        f"loss {before.log_loss:.3f} and {after.log_loss:.3f}"
+    )
+
+
+def groups_text(coverages: Sequence[LabelSetCoverage]) -> Iterator[str]:
+    """Yield, for each error level, the group with the lowest coverage."""
+    for coverage in coverages:
+        if len(coverage.by_group) > 1:
+            worst = min(coverage.by_group, key=lambda group: coverage.by_group[group])
+            yield (
+                f"error level {coverage.error_level:g}: of {len(coverage.by_group)} groups, group {worst} is covered "
+                f"least, {coverage.by_group[worst]:.1%}"
+            )

@@ -1,59 +1,47 @@
 """Classical rivals on one sensor: extra-trees on window statistics, MiniRocket, MultiRocket-Hydra, and an average.
 
-They use the labelled training windows of one modality. `taught_rocket` also learns from the teacher: it shows what
-distillation gains for MiniRocket.
+They learn from the labelled training windows of one modality; convolutional features are those of aeon (BSD-3-Clause).
+`taught_rocket` also learns from the teacher: it shows what distillation gains for MiniRocket.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
+from mmkd_edge.spec import TaskKind, TaskSpec
 from mmkd_models.data.checking.scan import window_statistics
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.outcome import TestedNetwork, outcome_on
-from mmkd_models.evaluation.rockets import (
-    Transform,
-    mini_rocket,
-    multi_rocket_hydra,
-    ridge_on_labels,
-    ridge_on_targets,
-    rocket_threads,
-    series_of,
-    taught_targets,
-)
-from mmkd_models.evaluation.settled import Answers, averaged, settling
+from mmkd_models.metrics.likelihood import fitted_temperature, logits_of_probabilities, probabilities_of
 from mmkd_models.metrics.scores import AnyMetric
+from mmkd_models.training.choosing import chosen_tau, log_prior
 from mmkd_models.training.predict import series_values
+from mmkd_models.training.ridge import label_answers
 from mmkd_report.schema.figures import CONTESTANTS
-
-_TREES = 300
-
 
 RivalName = Literal["extra_trees", "mini_rocket", "rocket_and_trees", "multi_rocket_hydra", "taught_rocket"]
 RIVALS: tuple[RivalName, ...] = get_args(RivalName)
 QUICK_RIVALS: tuple[RivalName, ...] = ("extra_trees", "mini_rocket", "rocket_and_trees", "taught_rocket")
 """Those that take a few seconds; MultiRocket-Hydra takes half a minute of a core for a fold, and compiles as long."""
 
-NO_TEACHER = "there is no teacher here that could teach it"
-
-Teach = Callable[[Windows], Answers]
-"""From windows to a teacher's probabilities (N, K), or its numbers (N, 1)."""
+Answers = NDArray[np.float64]
+"""(N, K): logits of classes or labels, or numbers (K = 1)."""
 
 Answerer = Callable[[Windows], Answers]
-"""From windows that have the modality to answers (N, K)."""
+"""From windows that have the modality to answers."""
 
+Features = NDArray[Any]
+Transform = Callable[[NDArray[np.float64]], Features]
 
-@dataclass(frozen=True, kw_only=True)
-class _Fitted:
-    """A fitted rival: its answers to the labelled windows of each part, and to any others."""
-
-    parts: tuple[Answers, ...]
-    ask: Answerer
+_TREES = 300
+_PENALTIES = np.logspace(-3, 3, 10)  # as in aeon's classifiers; leave-one-out decides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +52,7 @@ class Contestants:
         train: with the visible labels.
         parts: the validation windows first, then those that judge.
         metric: what validation maximises.
-        teach: the teacher of `taught_rocket`; None without one.
+        teach: from windows to the probabilities (N, K) or numbers (N, 1) of the teacher of `taught_rocket`.
     """
 
     train: Windows
@@ -72,81 +60,92 @@ class Contestants:
     modality: str
     seed: int
     metric: AnyMetric = "balanced_accuracy"
-    teach: Teach | None = None
-    _found: dict[RivalName, _Fitted | str] = field(default_factory=dict)
+    teach: Answerer | None = None
+    _fitted: dict[RivalName, Answerer | str] = field(default_factory=dict)
 
     def judged(self, rival: RivalName) -> tuple[TestedNetwork, ...] | str:
         """Judge a rival on the labelled windows of each part, or return why that is impossible."""
-        found = self._fitted(rival)
-        if isinstance(found, str):
-            return found
-        return tuple(outcome_on(_labelled(part), one) for part, one in zip(self.parts, found.parts, strict=True))
+        answerer = self.answerer(rival)
+        if isinstance(answerer, str):
+            return answerer
+        return tuple(outcome_on(part, answerer(part)) for part in map(_labelled, self.parts))
 
-    def asked(self, rival: RivalName) -> Answerer | str:
+    def answerer(self, rival: RivalName) -> Answerer | str:
         """Return the function that answers any windows, or why there is none."""
-        found = self._fitted(rival)
-        return found if isinstance(found, str) else found.ask
+        if rival not in self._fitted:
+            self._fitted[rival] = self._fit(rival)
+        return self._fitted[rival]
 
-    def _fitted(self, rival: RivalName) -> _Fitted | str:
-        if rival not in self._found:
-            self._found[rival] = self._learnt(rival)
-        return self._found[rival]
+    def _fit(self, rival: RivalName) -> Answerer | str:
+        try:
+            raw = self._raw(rival)
+        except ImportError:
+            return "aeon is not installed; run: pip install 'mmkd-edge[rivals]'"
+        except ValueError as error:  # aeon refuses windows that are too short for its kernels
+            return f"{CONTESTANTS[rival]} refused these windows: {error}"
+        if isinstance(raw, str):
+            return raw
+        valid = _labelled(self.parts[0])
+        calibrate = calibration(raw(valid), train=_labelled(self.train), valid=valid, metric=self.metric)
+        return lambda windows: calibrate(raw(windows))
 
-    def _learnt(self, rival: RivalName) -> _Fitted | str:
-        parts = [_labelled(part) for part in self.parts]
-        if rival == "rocket_and_trees":
-            rocket, trees = self._fitted("mini_rocket"), self._fitted("extra_trees")
-            if isinstance(rocket, str) or isinstance(trees, str):
-                return rocket if isinstance(rocket, str) else str(trees)
-            kind = self.train.spec.task.kind
-            raw: Answerer = partial(_averaged, rocket.ask, trees.ask)
-            answers = [averaged(one, other, kind=kind) for one, other in zip(rocket.parts, trees.parts, strict=True)]
-        else:
-            try:
-                told = self._raw(rival)
-            except ImportError:
-                return "aeon is not installed; run: pip install 'mmkd-edge[rivals]'"
-            except ValueError as error:  # aeon refuses windows that are too short for its kernels
-                return f"{CONTESTANTS[rival]} refused these windows: {error}"
-            if told is None:
-                return NO_TEACHER
-            raw, answers = told, [told(part) for part in parts]
-        settle = settling(answers[0], train=_labelled(self.train), valid=parts[0], metric=self.metric)
-        return _Fitted(parts=tuple(map(settle, answers)), ask=lambda windows: settle(raw(windows)))
-
-    def _raw(self, rival: RivalName) -> Answerer | None:
-        known, task = _labelled(self.train), self.train.spec.task
+    def _raw(self, rival: RivalName) -> Answerer | str:
+        known, task, kind = _labelled(self.train), self.train.spec.task, self.train.spec.task.kind
         if rival == "extra_trees":
             return _extra_trees(known, modality=self.modality, seed=self.seed)
-        learnt_from = self.train if rival == "taught_rocket" else known
+        if rival == "rocket_and_trees":
+            rocket, trees = self.answerer("mini_rocket"), self.answerer("extra_trees")
+            if isinstance(rocket, str) or isinstance(trees, str):
+                return rocket if isinstance(rocket, str) else str(trees)
+            return lambda windows: averaged(rocket(windows), trees(windows), kind=kind)
         if rival == "taught_rocket" and self.teach is None:
-            return None
+            return "there is no teacher here that could teach it"
         with rocket_threads():
-            series = series_of(learnt_from, self.modality)
-            made: Transform = (multi_rocket_hydra if rival == "multi_rocket_hydra" else mini_rocket)(
-                series, seed=self.seed
-            )
+            series = series_of(self.train if rival == "taught_rocket" else known, self.modality)
+            transform = (multi_rocket_hydra if rival == "multi_rocket_hydra" else mini_rocket)(series, seed=self.seed)
             if rival == "taught_rocket" and self.teach is not None:
-                answering = ridge_on_targets(made(series), taught_targets(self.train, self.teach(self.train)))
+                answers = ridge_on_targets(transform(series), taught_targets(self.train, self.teach(self.train)))
             else:
-                answering = ridge_on_labels(made(series), known.labels, task)
+                answers = ridge_on_labels(transform(series), known.labels, task)
 
         def ask(windows: Windows) -> Answers:
             with rocket_threads():
-                return answering(made(series_of(windows, self.modality)))
+                return answers(transform(series_of(windows, self.modality)))
 
         return ask
 
 
-def rival_judged(
-    rival: RivalName, train: Windows, parts: Sequence[Windows], *, modality: str, seed: int
-) -> tuple[TestedNetwork, ...] | str:
-    """Judges one rival that nobody teaches, as `Contestants.judged`."""
-    return Contestants(train=train, parts=tuple(parts), modality=modality, seed=seed).judged(rival)
+def _labelled(windows: Windows) -> Windows:
+    return windows.subset(np.flatnonzero(windows.labelled))
 
 
-def _averaged(one: Answerer, other: Answerer, windows: Windows) -> Answers:
-    return averaged(one(windows), other(windows), kind=windows.spec.task.kind)
+def calibration(raw: Answers, *, train: Windows, valid: Windows, metric: AnyMetric) -> Callable[[Answers], Answers]:
+    """Return the function from raw to judged answers: logits at the temperature that fits validation.
+
+    Those of classes are adjusted for unequal labels if validation prefers it, as for networks.
+
+    Args:
+        raw: answers to the validation windows.
+        train: labelled, as is `valid`.
+        metric: what validation maximises.
+    """
+    kind = train.spec.task.kind
+    if kind == "regression":
+        return lambda answers: answers
+    temperature = fitted_temperature(raw, valid.labels, kind=kind)
+    if kind != "classification":
+        return lambda answers: answers / temperature
+    prior = log_prior(train.labels, len(train.spec.task.labels))
+    tau = chosen_tau(raw / temperature, valid.labels, valid.groups, prior=prior, metric=metric)
+    return lambda answers: answers / temperature - tau * prior
+
+
+def averaged(first: Answers, second: Answers, *, kind: TaskKind) -> Answers:
+    """Return the answers whose probabilities are the mean of both, or the mean of two numbers."""
+    if kind == "regression":
+        return np.asarray((first + second) / 2)
+    mean = (probabilities_of(first, kind=kind) + probabilities_of(second, kind=kind)) / 2
+    return logits_of_probabilities(mean, kind=kind)
 
 
 def _extra_trees(known: Windows, *, modality: str, seed: int) -> Answerer:
@@ -157,16 +156,17 @@ def _extra_trees(known: Windows, *, modality: str, seed: int) -> Answerer:
     from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
     task, classes = known.spec.task, len(known.spec.task.labels)
-    kind = ExtraTreesClassifier if task.kind == "classification" else ExtraTreesRegressor
-    forest = kind(n_estimators=_TREES, random_state=seed)
+    forest = (ExtraTreesClassifier if task.kind == "classification" else ExtraTreesRegressor)(
+        n_estimators=_TREES, random_state=seed
+    )
     forest.fit(window_statistics(series_values(known, modality)), known.labels)
 
     def ask(windows: Windows) -> Answers:
         statistics = window_statistics(series_values(windows, modality))
         if task.kind == "classification":
-            shares = np.zeros((len(windows), classes))
-            shares[:, forest.classes_] = forest.predict_proba(statistics)
-            return np.asarray(np.log((shares * _TREES + 1 / classes) / (_TREES + 1)))
+            votes = np.zeros((len(windows), classes))
+            votes[:, forest.classes_] = forest.predict_proba(statistics)
+            return np.asarray(np.log((votes * _TREES + 1 / classes) / (_TREES + 1)))
         numbers = np.asarray(forest.predict(statistics), dtype=np.float64).reshape(len(windows), -1)
         votes = (numbers * _TREES + 0.5) / (_TREES + 1)
         return numbers if task.kind == "regression" else np.asarray(np.log(votes / (1 - votes)))
@@ -174,5 +174,112 @@ def _extra_trees(known: Windows, *, modality: str, seed: int) -> Answerer:
     return ask
 
 
-def _labelled(windows: Windows) -> Windows:
-    return windows.subset(np.flatnonzero(windows.labelled))
+# --- convolutional features -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def rocket_threads() -> Iterator[None]:
+    """Let numba use its own kind of threads if it has not started yet, and restore torch's thread count.
+
+    Two OpenMP libraries in one process, numba's and torch's, were measured to slow each later training step 50 times.
+
+    Raises ImportError if aeon is not installed (`pip install 'mmkd-edge[rivals]'`).
+    """
+    import aeon  # noqa: F401
+    from numba import config
+
+    config.THREADING_LAYER = "workqueue"
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def series_of(windows: Windows, modality: str) -> NDArray[np.float64]:
+    """Return (N, C, T), as aeon expects; missing samples are 0."""
+    values = series_values(windows, modality).astype(np.float64)
+    return np.asarray(np.nan_to_num(values, nan=0.0).transpose(0, 2, 1))
+
+
+def mini_rocket(series: NDArray[np.float64], *, seed: int) -> Transform:
+    """Return MiniRocket's features (Dempster et al., KDD 2021), fitted and scaled on these series.
+
+    Raises ValueError if the windows are too short for its kernels.
+    """
+    from aeon.transformations.collection.convolution_based import MiniRocket
+    from sklearn.preprocessing import StandardScaler
+
+    rocket = MiniRocket(random_state=seed)
+    scaler = StandardScaler(with_mean=False).fit(rocket.fit_transform(series))
+    return lambda others: np.asarray(scaler.transform(rocket.transform(others)))
+
+
+def multi_rocket_hydra(series: NDArray[np.float64], *, seed: int) -> Transform:
+    """Return features of MultiRocket (Tan et al., DMKD 2022) and Hydra (Dempster et al., DMKD 2023).
+
+    Hydra's counts are scaled as its authors do: the root, centred and scaled by the standard deviation plus the
+    fourth power of the fraction of zeros; zeros stay zeros.
+    """
+    from aeon.transformations.collection.convolution_based import HydraTransformer, MultiRocket
+    from sklearn.preprocessing import StandardScaler
+
+    rocket, hydra = MultiRocket(random_state=seed), HydraTransformer(random_state=seed)
+    scaler = StandardScaler().fit(rocket.fit_transform(series))
+    counts = _roots(hydra.fit_transform(series))
+    mean, std = counts.mean(axis=0), counts.std(axis=0, ddof=1) + (counts == 0).mean(axis=0) ** 4 + 1e-8
+
+    def features(others: NDArray[np.float64]) -> Features:
+        roots = _roots(hydra.transform(others))
+        hydra_features = np.where(roots == 0, 0.0, (roots - mean) / std)
+        return np.concatenate([hydra_features, scaler.transform(rocket.transform(others))], axis=1)
+
+    return features
+
+
+def _roots(counts: Any) -> NDArray[np.float64]:
+    return np.asarray(np.sqrt(np.clip(np.asarray(counts, dtype=np.float64), 0.0, None)))
+
+
+def ridge_on_labels(features: Features, labels: NDArray[Any], task: TaskSpec) -> Callable[[Features], Answers]:
+    """Return a ridge regression for each class against the others, whose values are the logits.
+
+    A class without a label has -1, the target of every other class.
+    """
+    from sklearn.linear_model import RidgeClassifierCV
+
+    if task.kind != "classification":
+        targets = labels.reshape(len(labels), -1).astype(np.float64)
+        return ridge_on_targets(features, targets if task.kind == "regression" else 2 * targets - 1)
+    ridge = RidgeClassifierCV(alphas=_PENALTIES).fit(features, labels)
+
+    def answers(others: Features) -> Answers:
+        values = np.asarray(ridge.decision_function(others), dtype=np.float64)
+        values = np.stack([-values, values], axis=1) if values.ndim == 1 else values
+        logits = np.full((len(values), len(task.labels)), -1.0)
+        logits[:, ridge.classes_] = values
+        return logits
+
+    return answers
+
+
+def ridge_on_targets(features: Features, targets: NDArray[np.float64]) -> Callable[[Features], Answers]:
+    """Return a ridge regression on targets (N, K)."""
+    from sklearn.linear_model import RidgeCV
+
+    ridge = RidgeCV(alphas=_PENALTIES).fit(features, targets)
+    return lambda others: np.asarray(ridge.predict(others), dtype=np.float64).reshape(len(others), -1)
+
+
+def taught_targets(train: Windows, taught: Answers) -> NDArray[np.float64]:
+    """Return targets (N, K) of a taught ridge: 2 q - 1 of probabilities q, or numbers.
+
+    q is the teacher's answer; on labelled windows the mean of answer and label.
+
+    Args:
+        taught: the teacher's probabilities (N, K) of these windows, or its numbers (N, 1).
+    """
+    task, labelled = train.spec.task, train.labelled
+    mixed = taught.astype(np.float64).copy()
+    mixed[labelled] = (mixed[labelled] + label_answers(task, train.labels[labelled])) / 2
+    return mixed if task.kind == "regression" else np.asarray(2 * mixed - 1)

@@ -24,9 +24,9 @@ from mmkd_models.data.left_out import LeftOutDomains
 from mmkd_models.data.windows import split_facts
 from mmkd_models.distillation.methods import Method
 from mmkd_models.distillation.recipe import Recipe
-from mmkd_models.evaluation.missing import scores_by_missing_share, scores_by_subset
 from mmkd_models.evaluation.outcome import TestedNetwork
 from mmkd_models.evaluation.rivals import QUICK_RIVALS, RivalName
+from mmkd_models.evaluation.suites.missing import FRACTIONS, subsets_of, with_missing_samples, without_modalities
 from mmkd_models.experiments.folder import (
     ANSWERS_FOLDER,
     STUDENT_CHECKPOINT,
@@ -58,6 +58,7 @@ from mmkd_models.networks.config import MemberKind, Preset, StudentKind
 from mmkd_models.networks.student import values_of
 from mmkd_models.train_config import OnStep, TrainConfig, Validation
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint, read_student, read_teacher
+from mmkd_models.training.predict import scores_of
 from mmkd_report.schema.figures import Split
 from mmkd_report.schema.study import NONE
 
@@ -305,6 +306,7 @@ def _judge_fold(comparison: Comparison, seed: int, on_step: OnStep) -> None:
     windows, fold = comparison.dataset.everything(), folder.fold(seed)
     train, test = fold.training.train, fold.test
     teacher = read_teacher(comparison.teacher_path(seed))
+    network, names = teacher.network(), [spec.name for spec in teacher.modalities]
     first = measures_of(comparison.dataset.spec.task)[0].name
     result = FoldResult(
         config=config,
@@ -321,8 +323,9 @@ def _judge_fold(comparison: Comparison, seed: int, on_step: OnStep) -> None:
         split=split_facts(windows),
         teacher=_network_result(teacher, teacher_outcome(folder, comparison.teacher, seed)),
         teacher_subsets=tuple(
-            FoldSubsetScore(modalities=subset, figure=scores.metric(first))
-            for subset, scores in scores_by_subset(teacher.network(), test).items()
+            FoldSubsetScore(modalities=subset, figure=scores_of(network, left, modality=None).metric(first))
+            for subset in subsets_of(names)
+            for left in [without_modalities(test, [name for name in names if name not in subset])]
         ),
         spread_in_time=spread_in_time(fold),
         students={name: _judge_modality(comparison, name, seed, first) for name in config.modalities},
@@ -333,20 +336,18 @@ def _judge_fold(comparison: Comparison, seed: int, on_step: OnStep) -> None:
 def _judge_modality(comparison: Comparison, name: str, seed: int, measure: str) -> ModalityResult:
     folder, test = comparison.folders[name], comparison.folder.fold(seed).test
     results, missing = {}, {}
+    conditions = [with_missing_samples(test, fraction, seed=seed) for fraction in FRACTIONS]
     for who, method in (("baseline", NONE), ("student", _TAUGHT)):
         result = chosen_trials(folder, comparison.entry(method), [seed])[seed]
         checkpoint = read_student(folder.of_trial(result.trial) / STUDENT_CHECKPOINT)
         results[who] = _network_result(checkpoint, trial_outcome(folder, result.trial))
-        missing[who] = scores_by_missing_share(checkpoint.network(), test, modality=name, seed=seed)
+        network = checkpoint.network()
+        missing[who] = tuple(scores_of(network, part, modality=name).metric(measure) for part in conditions)
     return ModalityResult(
         baseline=results["baseline"],
         student=results["student"],
         rivals={result.rival: result for result in judge_rivals(folder, comparison.config.rivals, seed)},
-        missing=MissingCurve(
-            shares=tuple(missing["student"]),
-            student=tuple(scores.metric(measure) for scores in missing["student"].values()),
-            baseline=tuple(scores.metric(measure) for scores in missing["baseline"].values()),
-        ),
+        missing=MissingCurve(shares=FRACTIONS, student=missing["student"], baseline=missing["baseline"]),
     )
 
 

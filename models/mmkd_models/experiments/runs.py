@@ -21,8 +21,7 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.distillation.answers import BLOCKS
 from mmkd_models.distillation.teachers import mixed_logits
 from mmkd_models.evaluation.outcome import TestedNetwork, outcome_on
-from mmkd_models.evaluation.rivals import Contestants, RivalName
-from mmkd_models.evaluation.settled import Answers
+from mmkd_models.evaluation.rivals import Answers, Contestants, RivalName
 from mmkd_models.experiments.folder import (
     ANSWERS_FOLDER,
     FORMAT_VERSION,

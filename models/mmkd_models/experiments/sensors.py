@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -25,7 +25,6 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.windows import split_facts
 from mmkd_models.evaluation.faults.table import NAMES as FAULT_NAMES
 from mmkd_models.evaluation.faults.table import SEVERITIES
-from mmkd_models.evaluation.report import Contestant
 from mmkd_models.evaluation.rivals import RivalName
 from mmkd_models.evaluation.suites import cost
 from mmkd_models.evaluation.suites.cost_model import read_cost
@@ -37,7 +36,7 @@ from mmkd_models.experiments.prepare import MeasureLatency
 from mmkd_models.experiments.workers import Executor, Workers
 from mmkd_models.networks.rocket import fits_kernels
 from mmkd_models.train_config import OnStep
-from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher
+from mmkd_models.training.checkpoint import file_sha256
 from mmkd_report.schema.demo import LABELS_ONLY, Contest, DemoDocument, DemoRival, Network
 from mmkd_report.schema.evaluation import DataFacts
 from mmkd_report.schema.judging import Competitor, JudgingDocument, SensorRow
@@ -118,7 +117,8 @@ def judge_sensor(order: SensorsOrder, name: str, *, say: Say = lambda line: None
         split=split_facts(dataset.everything()),
         labels=dataset.spec.task.labels,
     )
-    models = tuple(model_from_checkpoint(one, test, data) for one in _contestants(order, name))
+    paths = (comparison.student_path(name, seed), comparison.baseline_path(name, seed), comparison.teacher_path(seed))
+    models = tuple(model_from_checkpoint(str(path), test, dataset.sha256) for path in paths)
     inputs = SuiteInputs(models=models, windows=test, train=train, calibration=valid, seed=seed)
     names = _rivals_of(dataset.spec.modality(name))
     path = comparison.student_path(name, seed).with_name(JUDGED_FILE)
@@ -126,22 +126,13 @@ def judge_sensor(order: SensorsOrder, name: str, *, say: Say = lambda line: None
     cached = _cached(path, _Judged, key)
     if cached is None:
         metric, first = comparison.config.student_train.metric, models[0].facts
-        rivals = fit_rivals(names, first, test, train=train, valid=valid, metric=metric, seed=seed)
+        rivals = fit_rivals(names, first, train=train, valid=valid, metric=metric, seed=seed)
         everything = replace(inputs, models=(*models, *rivals), on_part=lambda part: say(f"{name}: {part}"))
         cached = _Judged(key=key, document=judge(everything, ["faults"], data=data))
         write_file(path, msgspec.json.encode(cached))
     if name not in order.costs:
         return cached.document
     return with_suites(cached.document, {"cost": cost.run(replace(inputs, cost=order.costs[name]))})
-
-
-def _contestants(order: SensorsOrder, name: str) -> Iterator[Contestant]:
-    """Student, labels only and teacher; none of them knows the windows that judge."""
-    comparison, seed = order.comparison, order.seed
-    for path in (comparison.student_path(name, seed), comparison.baseline_path(name, seed)):
-        yield Contestant(path=str(path), sha256=file_sha256(path), checkpoint=read_student(path))
-    path = comparison.teacher_path(seed)
-    yield Contestant(path=str(path), sha256=file_sha256(path), checkpoint=read_teacher(path))
 
 
 class _Judged(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from mmkd_edge.spec import TaskKind
 Floats = NDArray[np.float64]
 
 _HOTTEST, _COLDEST = 1e3, 1e-3
+_LEAST = 1e-12  # a probability whose logarithm is finite
 _HALVINGS = 60  # of the interval between their inverses, to float64's last bits
 
 
@@ -25,6 +26,12 @@ def probabilities_of(logits: NDArray[Any], *, kind: TaskKind) -> Floats:
         return np.asarray(0.5 * (1 + np.tanh(values / 2)))
     powers = np.exp(values - values.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def logits_of_probabilities(probabilities: Floats, *, kind: TaskKind) -> Floats:
+    """Return logits of these probabilities; those of 0 and 1 stay finite."""
+    known = np.clip(probabilities, _LEAST, 1 - _LEAST)
+    return np.asarray(np.log(known / (1 - known)) if kind == "multi_label" else np.log(known))
 
 
 def log_likelihood(logits: NDArray[Any], labels: NDArray[Any], *, kind: TaskKind) -> Floats:

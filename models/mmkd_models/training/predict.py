@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,26 +20,20 @@ from mmkd_models.networks.teacher import TeacherOutput
 
 _BATCH = 64
 
-WindowChange = Callable[[str, NDArray[Any]], NDArray[Any]]
-"""From a modality's name and windows, as `Windows.take` returns them, to other windows."""
-
 
 @torch.no_grad()
-def logits_of(
-    network: nn.Module, windows: Windows, *, modality: str | None, change: WindowChange | None = None
-) -> NDArray[np.float32]:
+def logits_of(network: nn.Module, windows: Windows, *, modality: str | None) -> NDArray[np.float32]:
     """Return logits (N, K) of a teacher (`modality` None) or a student, in evaluation mode, which is restored.
 
     Args:
         network: one that answers as `Student` or `Teacher`.
-        change: of the windows before they are answered.
     """
     training = network.training
     network.eval()
     device = next(network.parameters()).device
     seen = windows if modality is None else windows.with_modalities((modality,))
     parts = []
-    for inputs in batches_of(seen, change=change, device=device):
+    for inputs in batches_of(seen, device=device):
         output = network(inputs) if modality is None else network(*inputs[modality])
         if not isinstance(output, (StudentOutput, TeacherOutput)):
             raise TypeError(f"network: expected a StudentOutput or a TeacherOutput, got {type(output).__name__}")
@@ -63,14 +57,10 @@ def answers_to(network: nn.Module, windows: Windows) -> Tensor:
     return torch.cat([(each.logits if isinstance(each, TeacherOutput) else each).cpu() for each in answers])
 
 
-def batches_of(
-    windows: Windows, *, change: WindowChange | None = None, device: torch.device | None = None
-) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+def batches_of(windows: Windows, *, device: torch.device | None = None) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
     """Yield the windows as networks read them, in their order, a few at a time."""
     for start in range(0, len(windows), _BATCH):
         taken: Mapping[str, NDArray[Any]] = windows.take(np.arange(start, min(start + _BATCH, len(windows))))
-        if change is not None:
-            taken = {name: change(name, values) for name, values in taken.items()}
         inputs = inputs_of(taken, windows)
         yield {name: (values.to(device), there.to(device)) for name, (values, there) in inputs.items()}
 

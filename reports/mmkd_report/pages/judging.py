@@ -1,4 +1,4 @@
-"""The page of `mmkd-evaluate --suite`: the verdict, and a section for each suite."""
+"""The page of `mmkd-evaluate`: the verdict, and a section for each suite."""
 
 from __future__ import annotations
 
@@ -26,10 +26,9 @@ from mmkd_report.page import (
 )
 from mmkd_report.schema.cost import EITHER_WAY, SHARES, WHOLE, Assumption, CostFacts, Swing
 from mmkd_report.schema.judging import (
-    FaultFigures,
-    FaultsFacts,
     JudgedModel,
     JudgingDocument,
+    SuiteChart,
     SuiteResult,
     read_judging,
 )
@@ -80,7 +79,7 @@ def render_judging(document: Mapping[str, Any]) -> str:
             answer=[f"{sentence}." for sentence in found.verdict],
             cautions=[f"{sentence}." for sentence in found.cautions],
             sections=sections,
-            document="the JSON document of mmkd-evaluate --suite --json",
+            document="the JSON document of mmkd-evaluate --json",
             script="" if "cost" not in found.suites else (TEMPLATES / "cost.js").read_text(encoding="utf-8"),
         )
     )
@@ -115,35 +114,32 @@ def _model_text(one: JudgedModel) -> str:
 
 
 def _suite(found: JudgingDocument, name: str, result: SuiteResult) -> Section:
-    """Draw the tables and notes of any suite, and the charts of the suite `faults`."""
-    blocks: list[Block] = []
-    if name == "faults" and found.faults is not None:
-        blocks.append(Legend([(role, model) for model, role in assign_roles(found).items()]))
+    """Draw tables, notes and charts of a suite."""
+    roles = assign_roles(found)
+    blocks: list[Block] = [Legend([(role, model) for model, role in roles.items()])] if result.charts else []
     for one in result.tables:
         blocks.append(table(one.heads, one.rows, caption=one.caption, style="results narrow names"))
     blocks += [f"{note}." for note in result.notes]
-    if name == "faults" and found.faults is not None:
-        blocks.append(columns(_fault_chart(fault, found.faults, assign_roles(found)) for fault in found.faults.faults))
-    return Section(name, result.title, blocks, result.lead, "lines" if name == "faults" else "")
+    if result.charts:
+        every = [value for chart in result.charts for line in chart.lines.values() for value in line]
+        ceiling = 1.0 if result.charts[0].is_fraction else float("inf")
+        y_axis = charts.axis(every, floor=0.0, ceiling=ceiling)
+        blocks.append(columns(_chart(chart, roles, y_axis) for chart in result.charts))
+    return Section(name, result.title, blocks, result.lead, "lines" if result.charts else "")
 
 
-def _fault_chart(one: FaultFigures, faults: FaultsFacts, roles: Mapping[str, str]) -> charts.Chart:
-    is_share = faults.measure != "rmse"
-    severities = [0.0, *faults.severities]
-    curves = {name: [faults.sound[name], *one.errors[name]] for name in roles}
-    every = [value for other in faults.faults for errors in other.errors.values() for value in errors]
-
+def _chart(chart: SuiteChart, roles: Mapping[str, str], y_axis: charts.Axis) -> charts.Chart:
     def text(value: float) -> str:
-        return percent(value, 0) if is_share else f"{value:g}"
+        return percent(value, 0) if chart.is_fraction else f"{value:g}"
 
-    spoken = "; ".join(f"{name} {' '.join(text(value) for value in curve)}" for name, curve in curves.items())
+    spoken = "; ".join(f"{name} {' '.join(map(text, line))}" for name, line in chart.lines.items())
     return charts.line_chart(
-        [charts.Line(role=roles[name], name=name, x=severities, y=curve) for name, curve in curves.items()],
-        title=one.name,
-        description=f"Error at severities {' '.join(f'{value:g}' for value in severities)}: {spoken}.",
-        x_label=f"severity; 1 is {one.what}",
-        x_axis=charts.tight_axis(severities),
-        y_axis=charts.axis([*every, *faults.sound.values()], floor=0.0, ceiling=1.0 if is_share else float("inf")),
+        [charts.Line(role=roles[name], name=name, x=chart.x, y=line) for name, line in chart.lines.items()],
+        title=chart.title,
+        description=f"{chart.x_label} {' '.join(f'{value:g}' for value in chart.x)}: {spoken}.",
+        x_label=chart.x_label,
+        x_axis=charts.tight_axis(chart.x),
+        y_axis=y_axis,
         y_text=text,
     )
 

@@ -1,4 +1,4 @@
-"""The document of `mmkd-evaluate --suite ... --json`: models side by side. Fractions run from 0 to 1."""
+"""The documents of `mmkd-evaluate`: models side by side, and sensors. Fractions run from 0 to 1."""
 
 from __future__ import annotations
 
@@ -162,6 +162,16 @@ class SuiteTable(msgspec.Struct, frozen=True, kw_only=True):
     rows: tuple[tuple[str, ...], ...]
 
 
+class SuiteChart(msgspec.Struct, frozen=True, kw_only=True):
+    """A line for each model; `is_fraction` draws the figures in percent."""
+
+    title: str
+    x_label: str
+    x: tuple[float, ...]
+    lines: dict[str, tuple[float, ...]]
+    is_fraction: bool = True
+
+
 class SuiteResult(msgspec.Struct, frozen=True, kw_only=True):
     """The result of a suite, as figures and for readers.
 
@@ -177,6 +187,7 @@ class SuiteResult(msgspec.Struct, frozen=True, kw_only=True):
     verdict: tuple[str, ...] = ()
     record: tuple[str, ...] = ()
     tables: tuple[SuiteTable, ...] = ()
+    charts: tuple[SuiteChart, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -215,8 +226,8 @@ class JudgingDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_judging(document: Mapping[str, Any]) -> JudgingDocument:
-    """Return the typed form of a document of `mmkd-evaluate --suite ... --json`; raise DocumentError as `typed`."""
-    advice = "make it again with mmkd-evaluate --suite"
+    """Return the typed form of a document of `mmkd-evaluate --json`; raise DocumentError as `typed`."""
+    advice = "make it again with mmkd-evaluate"
     return typed(document, JudgingDocument, name="judging", version=FORMAT_VERSION, advice=advice)
 
 

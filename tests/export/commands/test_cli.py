@@ -19,7 +19,7 @@ from mmkd_export.pipeline import ExportResult
 from mmkd_export.plan import export_plan
 from mmkd_export.targets.litert import tflite_gain, with_tflite
 from mmkd_export.verify.plausible import RULE
-from mmkd_models.evaluation.confidence_text import SAME_GROUPS, reliability_text
+from mmkd_models.evaluation.confidence import SAME_GROUPS, reliability_text
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 
 STEPS = "1/4 read the checkpoint\n2/4 convert it to ONNX\n3/4 compare with torch\n4/4 write the bundle\n"

@@ -7,32 +7,27 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
 import torch
 
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.commands.evaluate import main as evaluate_main
 from mmkd_models.data import Dataset
-from mmkd_models.evaluation.missing import (
-    MISSING_SHARES,
-    logits_by_missing_share,
-    scores_by_missing_share,
-    scores_by_subset,
-)
+from mmkd_models.evaluation.suites.missing import FRACTIONS, with_missing_samples
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import (
     StudentCheckpoint,
     TeacherCheckpoint,
     file_sha256,
+    read_student,
     write_student,
     write_teacher,
 )
 from mmkd_models.training.predict import scores_of
-from mmkd_report import render_evaluation
 
 Ran = tuple[object, str, str]
 TASK = TaskSpec(labels=("idle", "ok", "worn"))
@@ -81,32 +76,22 @@ def make_teacher(machines: Dataset, teacher_checkpoint: TeacherCheckpoint, tmp_p
     return make
 
 
-def plain(scores: object) -> dict[str, float]:
-    return {name: getattr(scores, name) for name in ("accuracy", "balanced_accuracy", "macro_f1")}
+def facts_of(out: str, suite: str = "scores") -> Any:
+    return json.loads(out)["suites"][suite]["facts"]
 
 
-def test_a_student_is_judged_under_missing_samples_and_bursts(
+def test_scores_are_those_of_the_network_and_the_document_names_the_windows(
     run: Callable[..., Ran], make_student: Callable[..., Path], machines: Dataset
 ) -> None:
-    from mmkd_models.training.checkpoint import read_student
-
     path = make_student("s.ckpt", seed=0)
-    code, out, err = run(path, machines.path, "--missing", "--seed", "4", "--json")
-    assert code == 0
-    assert err.splitlines() == ["everything there", "missing samples", "bursts"]
-    found = json.loads(out)
-    network, test = read_student(path).network(), machines.split("test")
-    assert found["complete"]["scores"] == plain(scores_of(network, test, modality="acc"))
-    expected = scores_by_missing_share(network, test, modality="acc", seed=4)
-    assert [(one["share"], one["scores"]) for one in found["samples"]] == [
-        (share, plain(scores)) for share, scores in expected.items()
-    ]
-    assert [one["share"] for one in found["bursts"]] == list(MISSING_SHARES)
-    assert found["bursts"][0]["scores"] == found["complete"]["scores"]
-    assert found["subsets"] == []
-    assert found["against"] is None
-    assert found["model"]["sha256"] == file_sha256(path)
-    assert found["data"] == {
+    code, out, err = run(path, machines.path, "--json")
+    assert (code, err) == (0, "scores\n")
+    document = json.loads(out)
+    expected = scores_of(read_student(path).network(), machines.split("test"), modality="acc")
+    scores = facts_of(out)["models"]["s.ckpt"]["scores"]
+    assert scores == {name: expected.metric(name) for name in ("accuracy", "balanced_accuracy", "macro_f1")}
+    assert document["models"][0]["sha256"] == file_sha256(path)
+    assert document["data"] == {
         "name": "machines",
         "sha256": machines.sha256,
         "part": "test windows",
@@ -117,82 +102,78 @@ def test_a_student_is_judged_under_missing_samples_and_bursts(
     }
 
 
-def test_a_teacher_is_judged_under_every_subset_too(
-    run: Callable[..., Ran], make_teacher: Callable[..., Path], machines: Dataset
+def test_a_student_is_judged_with_samples_missing(
+    run: Callable[..., Ran], make_student: Callable[..., Path], machines: Dataset
 ) -> None:
-    from mmkd_models.training.checkpoint import read_teacher
-
-    path = make_teacher("t.ckpt", seed=0)
-    found = json.loads(run(path, machines.path, "--missing", "--json")[1])
-    expected = scores_by_subset(read_teacher(path).network(), machines.split("test"))
-    assert [(tuple(one["modalities"]), one["scores"]) for one in found["subsets"]] == [
-        (subset, plain(scores)) for subset, scores in expected.items()
+    path, test = make_student("s.ckpt", seed=0), machines.split("test")
+    code, out, err = run(path, machines.path, "--suite", "missing", "--seed", "4", "--json")
+    assert (code, err.splitlines()) == (0, ["missing sensors", "missing samples", "bursts"])
+    network, rows = read_student(path).network(), facts_of(out, "missing")["rows"]
+    expected = [(0.0, False, test)]
+    for burst in (False, True):
+        parts = ((share, with_missing_samples(test, share, seed=4, burst=burst)) for share in FRACTIONS[1:])
+        expected += [(share, burst, part) for share, part in parts]
+    assert [(row["fraction"], row["burst"], row["scores"]["s.ckpt"]) for row in rows] == [
+        (share, burst, scores_of(network, part, modality="acc").metric("balanced_accuracy"))
+        for share, burst, part in expected
     ]
-    assert len(found["samples"]) == len(MISSING_SHARES)
 
 
-def test_two_models_are_compared_under_every_condition(
+def test_a_teacher_is_compared_under_every_subset_too(
+    run: Callable[..., Ran], make_teacher: Callable[..., Path], make_student: Callable[..., Path], machines: Dataset,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    path, other, student = (
+        make_teacher("t.ckpt", seed=0),
+        make_teacher("o.ckpt", seed=1),
+        make_student("s.ckpt", seed=0),
+    )
+    page = tmp_path / "page.html"
+    line = (path, machines.path, "--suite", "missing", "--against", other, "--against", student)
+    rows = facts_of(run(*line, "--json")[1], "missing")["rows"]
+    alone = facts_of(run(other, machines.path, "--suite", "missing", "--json")[1], "missing")["rows"]
+    assert [row["left"] for row in rows[:3]] == [["acc", "gyro"], ["acc"], ["gyro"]]
+    assert ["s.ckpt" in row["scores"] for row in rows[:3]] == [True, True, False]
+    for row, other_row in zip(rows, alone, strict=True):
+        assert row["scores"]["o.ckpt"] == other_row["scores"]["o.ckpt"]
+        assert row["gain"]["points"] == pytest.approx(100 * (row["scores"]["t.ckpt"] - row["scores"]["o.ckpt"]))
+        assert row["gain"]["low"] is None  # of two groups
+    code, out, _ = run(*line, "--page", page)
+    assert code == 0
+    lines = out.splitlines()
+    starts = ["nothing missing", "only acc", "only gyro", "10% of the samples missing", "a burst of 90% missing"]
+    assert all(any(line.startswith(start) for line in lines) for start in starts)
+    assert sum(", its best single sensor, t.ckpt reaches " in line for line in lines) == 1
+    assert lines[-1] == f"wrote {page}; next: mmkd-distill {path} {machines.path} --modality acc -o student.ckpt"
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<svg") >= 2  # missing samples, and bursts
+    assert "Bursts" in text
+
+
+def test_scores_of_two_models_stand_side_by_side_with_the_gain_and_chance(
     run: Callable[..., Ran], make_student: Callable[..., Path], machines: Dataset
 ) -> None:
     ours, theirs = make_student("ours.ckpt", seed=0), make_student("theirs.ckpt", seed=1)
-    arguments = (machines.path, "--missing", "--metric", "accuracy", "--json")
-    both = json.loads(run(ours, *arguments, "--against", theirs)[1])
-    alone = json.loads(run(theirs, *arguments)[1])
-    for part in ("samples", "bursts"):
-        assert [one["against"] for one in both[part]] == [one["scores"] for one in alone[part]]
-        for one in both[part]:
-            difference = 100 * (one["scores"]["accuracy"] - one["against"]["accuracy"])
-            assert one["gain"]["points"] == pytest.approx(difference)
-            assert one["gain"]["low"] is None  # of two groups
-    itself = json.loads(run(ours, *arguments, "--against", ours)[1])
-    assert {one["gain"]["points"] for part in ("samples", "bursts") for one in itself[part]} == {0.0}
-
-
-def test_the_table_has_a_row_for_every_condition_and_the_last_line_the_page(
-    run: Callable[..., Ran], make_teacher: Callable[..., Path], machines: Dataset, tmp_path: Path
-) -> None:
-    path, other, page = make_teacher("t.ckpt", seed=0), make_teacher("other.ckpt", seed=1), tmp_path / "page.html"
-    code, out, _ = run(path, machines.path, "--missing", "--against", other, "--page", page)
+    code, out, _ = run(ours, machines.path, "--split", "valid", "--against", theirs)
     assert code == 0
     lines = out.splitlines()
-    parameters = sum(parameter.numel() for parameter in torch.nn.Module.parameters(_network(path)))
-    assert lines[0] == (
-        f"{path}: teacher of acc, gyro, {parameters:,} parameters, on 12 test windows of machines (2 groups)"
-    )
-    assert lines[1] == f"against {other}, on the same windows with the same gaps"
-    starts = ["everything there", "only acc", "only gyro", "10% of the samples missing", "a burst of 90% missing"]
-    assert all(any(line.startswith(start) for line in lines) for start in starts)
-    assert sum("missing" in line for line in lines) == 12
-    assert lines[-4:-1] == [
-        "an interval needs 5 groups or more",
-        f"caution: {path} was trained on another dataset (SHA-256 abababababab...): this one is a new domain",
-        f"caution: {other} was trained on another dataset (SHA-256 abababababab...): this one is a new domain",
+    models = facts_of(run(ours, machines.path, "--split", "valid", "--against", theirs, "--json")[1])["models"]
+    gain = models["theirs.ckpt"]["gain"]
+    figures = [100 * models[name]["scores"]["balanced_accuracy"] for name in ("ours.ckpt", "theirs.ckpt")]
+    assert gain == {"points": pytest.approx(figures[0] - figures[1]), "low": None, "high": None}
+    low, high = (100 * models["ours.ckpt"]["guessing"][end] for end in ("low", "high"))
+    chance = f"(95 % CI {low:.1f} to {high:.1f}): no better than chance, so no conclusion is drawn (33.3%)"
+    assert lines[:3] == [
+        "ours.ckpt, theirs.ckpt on 12 valid windows of machines (2 groups)",
+        f"ours.ckpt has {figures[0]:.1f}% balanced accuracy {chance}.",
+        f"Compared with theirs.ckpt: {gain['points']:+.1f} points (too few for an interval).",
     ]
-    assert lines[-1] == (f"wrote {page}; next: mmkd-distill {path} {machines.path} --modality acc -o student.ckpt")
-    document = json.loads(run(path, machines.path, "--missing", "--against", other, "--json")[1])
-    assert page.read_text(encoding="utf-8") == render_evaluation(document)
-
-
-def _network(path: Path) -> torch.nn.Module:
-    from mmkd_models.training.checkpoint import read_teacher
-
-    return read_teacher(path).network()
-
-
-def test_without_missing_the_plain_scores_are_told_and_what_comes_next(
-    run: Callable[..., Ran], make_student: Callable[..., Path], machines: Dataset
-) -> None:
-    path = make_student("s.ckpt", seed=0)
-    code, out, err = run(path, machines.path, "--split", "valid")
-    assert (code, err) == (0, "everything there\n")
-    lines = out.splitlines()
-    assert "on 12 valid windows of machines (2 groups)" in lines[0]
-    assert lines[-4].startswith("everything there")
-    assert lines[-3] == (
-        "no better than chance, so no conclusion is drawn: balanced accuracy 33.3 to 33.3 %, chance 33.3 %"
-    )
-    assert lines[-2] == f"caution: {path} was chosen by 12 of these 12 windows: its scores flatter it"
-    assert lines[-1] == f"next: mmkd-evaluate {path} {machines.path} --missing"
+    assert lines[-4:] == [
+        "an interval needs 5 groups or more",
+        f"caution: {ours} was chosen by 12 of these 12 windows: its scores flatter it",
+        f"caution: {theirs} was chosen by 12 of these 12 windows: its scores flatter it",
+        f"next: mmkd-export {ours}",
+    ]
 
 
 def test_a_fold_is_judged_with_its_own_test_windows(
@@ -211,7 +192,7 @@ def test_a_dataset_that_the_model_was_not_trained_on_is_said_to_be_another(
     said = f"{path} was trained on another dataset (SHA-256 abababababab...): this one is a new domain"
     assert f"caution: {said}" in out.splitlines()
     found = json.loads(run(path, machines.path, "--json")[1])
-    assert (found["cautions"], found["model"]["seen"]) == ([said], None)
+    assert found["cautions"] == [said]
 
 
 @pytest.mark.parametrize(
@@ -257,7 +238,6 @@ def test_scores_of_training_windows_say_so_in_table_document_and_page(
     assert f'<p class="caution">{said}.</p>' in page.read_text(encoding="utf-8")
     found = json.loads(run(path, machines.path, *options, "--json")[1])
     assert found["cautions"] == [said]
-    assert found["model"]["seen"] == {"trained": 12, "chosen": 0, "fold": 0}
     assert found["data"]["split"]["judged_on"] == "test windows of fold 3, which trained the model"
 
 
@@ -287,7 +267,9 @@ def test_without_groups_the_table_says_what_the_windows_are_and_resamples_blocks
     facts = msgspec.structs.replace(student_checkpoint.facts, dataset_sha256=dataset.sha256, fold=None)
     path, spec = tmp_path / "s.ckpt", dataset.spec.modality("acc")
     write_student(path, replace(student_checkpoint, modality=spec, facts=facts, carried=None))
-    code, out, _ = run(path, dataset.path, "--against", path)
+    other = tmp_path / "other.ckpt"
+    other.write_bytes(path.read_bytes())
+    code, out, _ = run(path, dataset.path, "--against", other)
     assert code == 0
     assert out.splitlines()[0].endswith(
         "on 8 test windows of two (windows of the dataset's own test split; no groups: may share people and machines "
@@ -311,9 +293,9 @@ def test_without_groups_the_table_says_what_the_windows_are_and_resamples_blocks
 
 
 def test_what_does_not_fit_is_refused(
-    run: Callable[..., Ran], make_student: Callable[..., Path], make_teacher: Callable[..., Path], machines: Dataset
+    run: Callable[..., Ran], make_student: Callable[..., Path], machines: Dataset
 ) -> None:
-    student, teacher = make_student("s.ckpt", seed=0), make_teacher("t.ckpt", seed=0)
+    student = make_student("s.ckpt", seed=0)
     longer = msgspec.structs.replace(machines.spec.modality("acc"), samples=80)
     other = make_student("longer.ckpt", seed=0, modality=longer)
 
@@ -322,20 +304,12 @@ def test_what_does_not_fit_is_refused(
         assert (code, out) == (2, "")
         return err
 
-    assert refusal(student, machines.path, "--against", teacher) == (
-        f"mmkd-evaluate: --against {teacher}: expected a student like {student}, got a teacher; compare a student "
-        "with a student, a teacher with a teacher\n"
-    )
     assert refusal(other, machines.path) == (
         f"mmkd-evaluate: {other}: student: modality 'acc': expected windows (T, C)=(80, 2) at 20.0 Hz, got (40, 2) at "
         "20.0 Hz; train a student on this dataset\n"
     )
     assert refusal(student, machines.path, "--split", "exam") == (
         "mmkd-evaluate: --split: expected one of train, valid, test, got 'exam'; choose one of them\n"
-    )
-    assert refusal(student, machines.path, "--metric", "luck") == (
-        "mmkd-evaluate: --metric: expected one of accuracy, balanced_accuracy, macro_f1, got 'luck'; choose one of "
-        "them\n"
     )
 
 
@@ -358,25 +332,3 @@ def test_a_file_that_is_no_checkpoint_is_refused(run: Callable[..., Ran], machin
     code, out, err = run(path, machines.path)
     assert (code, out) == (6, "")
     assert err.startswith(f"mmkd-evaluate: {path}: expected a safetensors checkpoint of mmkd-edge, got a pickle")
-
-
-def test_a_burst_is_one_span_of_the_length_that_is_said(
-    machines: Dataset, student_checkpoint: StudentCheckpoint
-) -> None:
-    torch.manual_seed(0)
-    student = Student(machines.spec.modality("acc"), 3, student_checkpoint.config).eval()
-    seen: list[np.ndarray] = []
-    student.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1].numpy().copy()))
-    windows = machines.everything()
-    logits_by_missing_share(student, windows, modality="acc", seed=0, shares=(0.0, 0.25, 0.9), loss="burst")
-    whole, quarter, most = seen
-    for present, length in ((quarter, 10), (most, 36)):
-        starts = set()
-        for before, after in zip(whole, present, strict=True):
-            gone = np.flatnonzero((after < before).any(-1))
-            span = np.arange(gone[0], gone[-1] + 1)
-            assert len(span) <= length  # samples at its ends may have been missing before
-            assert not after[span].any()
-            starts.add(int(gone[0]))
-        assert len(starts) > 3
-    assert np.array_equal(whole[:, :, 0] > 0, ~np.isnan(windows.take(np.arange(len(windows)))["acc"][:, :, 0]))

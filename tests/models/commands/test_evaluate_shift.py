@@ -138,21 +138,17 @@ def test_what_the_suite_cannot_take_is_refused_whole(
         2,
         f"{NAME}--label-share 0: expected above 0 and up to 1; 0.1 uses a tenth of the labels\n",
     )
-    assert run(student, sites.path, *folder) == (
-        2,
-        "",
-        f"{NAME}--out needs --suite; add it, or leave --out out\n",
-    )
     assert run(student, sites.path, "--time")[2] == f"{NAME}--time needs --suite shift; add it, or leave --time out\n"
     for option, value in (("--steps", ["4"]), ("--teacher", ["small"]), ("--label-share", ["0.5"]), ("--time", [])):
         shift = f"needs --suite shift; add it, or leave {option} out"
         for suite in ((), ("--suite", "faults"), ("--suite", "all")):
             assert run(student, sites.path, *suite, option, *value) == (2, "", f"{NAME}{option} {shift}\n")
-    shared = "--workers needs --suite; add it, or leave --workers out"
-    assert run(student, sites.path, "--workers", "2") == (2, "", f"{NAME}{shared}\n")
-    ignored = "has no effect on --suite shift, which judges on each domain; leave it out"
+    ignored = (
+        "--split, --fold and --training-windows have no effect on --suite shift, which judges on each domain; leave "
+        "them out"
+    )
     for option, value in (("--fold", ["1"]), ("--split", ["valid"]), ("--training-windows", [])):
-        assert run(*asked, *folder, "--by", "site", option, *value) == (2, "", f"{NAME}{option} {ignored}\n")
+        assert run(*asked, *folder, "--by", "site", option, *value) == (2, "", f"{NAME}{ignored}\n")
     alone = "--workers needs -o DIR, the folder that workers share; add it\n"
     assert run(student, sites.path, "--suite", "faults", "--workers", "2")[2] == f"{NAME}{alone}"
     path = tmp_path / "teacher.ckpt"

@@ -10,8 +10,14 @@ import pytest
 
 from mmkd_edge.bundle.manifest import Confidence
 from mmkd_edge.predict.confidence import label_set, least_probability
-from mmkd_models.evaluation.confidence import confidence_facts, reliability, share_interval
-from mmkd_models.evaluation.confidence_text import coverage_cells, groups_text, reliability_text
+from mmkd_models.evaluation.confidence import (
+    confidence_facts,
+    coverage_cells,
+    groups_text,
+    reliability,
+    reliability_text,
+    share_interval,
+)
 from mmkd_models.metrics.likelihood import probabilities_of
 
 FOUR = Confidence(temperature=2.0, true_probabilities=(0.2, 0.4, 0.6, 0.8))

@@ -20,9 +20,7 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Windows, write_dataset
 from mmkd_models.data.checking.scan import window_statistics
 from mmkd_models.evaluation.outcome import TestedNetwork
-from mmkd_models.evaluation.rivals import Contestants, RivalName, rival_judged
-from mmkd_models.evaluation.rockets import taught_targets
-from mmkd_models.evaluation.settled import averaged, settling
+from mmkd_models.evaluation.rivals import Contestants, RivalName, averaged, calibration, taught_targets
 from mmkd_models.metrics.classes import Scores
 from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_models.training.choosing import log_prior
@@ -120,7 +118,7 @@ def test_a_window_of_one_sample_has_finite_statistics() -> None:
 
 
 def judged_by(rival: RivalName, train: Windows, *parts: Windows) -> tuple[TestedNetwork, ...]:
-    found = rival_judged(rival, train, parts, modality="acc", seed=0)
+    found = Contestants(train=train, parts=parts, modality="acc", seed=0).judged(rival)
     assert not isinstance(found, str), found
     return found
 
@@ -194,7 +192,7 @@ def test_a_rival_that_has_learnt_answers_other_windows_as_it_answered_those_that
     pytest.importorskip("aeon")
     train, test = swings()
     contestants = Contestants(train=train.subset(np.arange(6)), parts=(train, test), modality="acc", seed=0)
-    ask, judged = contestants.asked(rival), contestants.judged(rival)
+    ask, judged = contestants.answerer(rival), contestants.judged(rival)
     assert not isinstance(ask, str)
     assert not isinstance(judged, str)
     answers = np.concatenate([ask(test.subset(test.labels == label)) for label in (0, 1)])
@@ -221,7 +219,7 @@ def test_rockets_and_trees_are_averaged_as_probabilities() -> None:
 def test_settling_changes_no_answer_of_classes(swings: MakeWindows) -> None:
     train, test = swings()
     raw = np.random.default_rng(0).normal(size=(16, 2))
-    settled = settling(raw, train=train, valid=test, metric="accuracy")(raw)
+    settled = calibration(raw, train=train, valid=test, metric="accuracy")(raw)
     np.testing.assert_array_equal(settled.argmax(1), raw.argmax(1))
     assert settled[0, 0] / raw[0, 0] == pytest.approx(settled[5, 1] / raw[5, 1])
 
@@ -232,7 +230,7 @@ def test_rivals_are_adjusted_for_unequal_labels_as_networks_are(swings: MakeWind
     few = train.with_labels(np.where(np.cumsum(train.labels == 1) > 1, np.minimum(train.labels, 0), train.labels))
     prior = log_prior(few.labels, 2)
     raw = np.where(test.labels[:, None] == np.arange(2), 0.9, 0.0) * -prior[1] + prior
-    plain = settling(raw, train=few, valid=test, metric="accuracy")(raw)
-    adjusted = settling(raw, train=few, valid=test, metric="balanced_accuracy")(raw)
+    plain = calibration(raw, train=few, valid=test, metric="accuracy")(raw)
+    adjusted = calibration(raw, train=few, valid=test, metric="balanced_accuracy")(raw)
     assert (plain.argmax(1) == 0).all()
     np.testing.assert_array_equal(adjusted.argmax(1), test.labels)

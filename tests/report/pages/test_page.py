@@ -475,7 +475,6 @@ def test_the_public_names_are_listed() -> None:
         "bench",
         "data_report",
         "demo",
-        "evaluation",
         "export",
         "fleet",
         "judging",

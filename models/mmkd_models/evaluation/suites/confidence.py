@@ -17,7 +17,7 @@ from mmkd_edge.predict.confidence import least_probability
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.confidence import confidence_facts, label_sets, reliability
 from mmkd_models.evaluation.suites.faults import broken_windows
-from mmkd_models.evaluation.suites.inputs import ModelUnderTest, SuiteInputs, check_classes
+from mmkd_models.evaluation.suites.inputs import ModelUnderTest, Suite, SuiteInputs, check_classes
 from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_report.schema.confidence import LabelSetCoverage
 from mmkd_report.schema.judging import SuiteResult, SuiteTable
@@ -200,3 +200,6 @@ def _verdict(name: str, facts: ConfidenceSuiteFacts) -> Iterator[str]:
             f"Its label sets should contain the true label in {1 - facts.set_level:.0%} of the windows: they do in "
             f"{intact.covered:.1%} with intact sensors and in {covered[least]:.1%} under {least}, the worst fault"
         )
+
+
+SUITE = Suite(check=check, run=run, conditions=lambda inputs: (part for _, part in conditions(inputs)))

@@ -21,7 +21,7 @@ from mmkd_models.evaluation.suites.cost_model import (
     read_cost,
     values_to_enter,
 )
-from mmkd_models.evaluation.suites.inputs import Answers, ModelUnderTest, SuiteInputs, check_classes
+from mmkd_models.evaluation.suites.inputs import Answers, ModelUnderTest, Suite, SuiteInputs, check_classes
 from mmkd_models.metrics.likelihood import Floats
 from mmkd_report.schema.cost import (
     EITHER_WAY,
@@ -362,3 +362,6 @@ def _verdict(facts: CostFacts) -> Iterator[str]:
     defaults = sum(one.mark == "default" for one in facts.assumptions)
     if defaults:
         yield f"{defaults} of {len(facts.assumptions)} assumptions are defaults: enter your own before you decide"
+
+
+SUITE = Suite(check=check, run=run, needs="cost")

@@ -21,8 +21,8 @@ from mmkd_models.evaluation.faults.series import FaultedChannels
 from mmkd_models.evaluation.faults.table import FAULTS, NAMES, SEVERITIES, Fault, FaultName, faults_for, hit_channels
 from mmkd_models.evaluation.gains import FEWEST_GROUPS, interval_of
 from mmkd_models.evaluation.outcome import TestedNetwork, drawn_figures, outcome_on
-from mmkd_models.evaluation.suites.inputs import SuiteInputs, listed
-from mmkd_report.schema.judging import FaultFigures, FaultsFacts, RelativeError, SuiteResult, SuiteTable
+from mmkd_models.evaluation.suites.inputs import Suite, SuiteInputs, listed
+from mmkd_report.schema.judging import FaultFigures, FaultsFacts, RelativeError, SuiteChart, SuiteResult, SuiteTable
 
 _BLOCKS_MEASURED = 2  # of training windows, from which a sensor's mean and spread are measured
 _DRAWS = 500
@@ -118,10 +118,6 @@ def broken_windows(
         yield fault, parts
 
 
-def check(inputs: SuiteInputs) -> None:
-    """Accept every task."""
-
-
 def run(inputs: SuiteInputs) -> SuiteResult:
     """Judge the models under every fault that the first one's sensors can have."""
     return describe(inputs, judge_faults(inputs))
@@ -143,6 +139,16 @@ def describe(inputs: SuiteInputs, facts: FaultsFacts) -> SuiteResult:
         verdict=tuple(_verdict(inputs, facts)),
         record=tuple(_record(inputs, facts)),
         tables=(_table(inputs, facts, f"Error ({error}), mean of severities {severities}"),),
+        charts=tuple(
+            SuiteChart(
+                title=fault.name,
+                x_label=f"severity; 1 is {fault.what}",
+                x=(0.0, *facts.severities),
+                lines={name: (facts.sound[name], *errors) for name, errors in fault.errors.items()},
+                is_fraction=is_fraction,
+            )
+            for fault in facts.faults
+        ),
         notes=(f"These sensors cannot have: {', '.join(facts.left_out)}",) if facts.left_out else (),
     )
 
@@ -304,3 +310,6 @@ def _record(inputs: SuiteInputs, facts: FaultsFacts) -> Iterator[str]:
     relative = facts.relative.get(name)
     if relative is not None and relative.low is None:
         yield f"{FEWEST_GROUPS} or more groups to judge with, for an interval under faults"
+
+
+SUITE = Suite(run=run, conditions=lambda inputs: (part for _, parts in broken_windows(inputs) for part in parts))

@@ -20,7 +20,7 @@ from mmkd_models.data.left_out import is_unknown, values_by
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.confidence import BINS, probability_bins
 from mmkd_models.evaluation.gains import interval_of
-from mmkd_models.evaluation.suites.inputs import SuiteInputs, check_classes, listed
+from mmkd_models.evaluation.suites.inputs import Suite, SuiteInputs, check_classes, listed
 from mmkd_models.metrics.likelihood import Floats
 from mmkd_report.schema.judging import SuiteResult, SuiteTable
 
@@ -314,3 +314,6 @@ def _record(inputs: SuiteInputs, facts: GroupsFacts) -> Iterator[str]:
     if few:
         more = [] if len(few) <= _MOST_NAMED else [f"{len(few) - _MOST_NAMED} more"]
         yield f"at least {facts.least_windows} windows of {facts.by} {listed([*few[:_MOST_NAMED], *more], 'and')}"
+
+
+SUITE = Suite(check=check, run=run)

@@ -1,4 +1,4 @@
-"""Inputs of every suite: models under test, windows and options; and answers that a folder stores."""
+"""Everything that suites share: models under test, inputs, formats of figures, and answers that a folder stores."""
 
 from __future__ import annotations
 
@@ -7,18 +7,26 @@ import io
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge import __version__
 from mmkd_edge.bundle.files import write_file
+from mmkd_edge.bundle.manifest import Confidence
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.faults.table import Practice
 from mmkd_models.metrics.likelihood import Floats, probabilities_of
-from mmkd_report.schema.judging import JudgedModel, ShiftFacts
+from mmkd_models.metrics.measures import told_by
+from mmkd_models.metrics.scores import default_metric
+from mmkd_report.schema.evaluation import SeenWindows, WindowGain
+from mmkd_report.schema.figures import Measure
+from mmkd_report.schema.judging import DomainSpread, JudgedModel, ShiftFacts, SuiteResult
+
+if TYPE_CHECKING:  # a bundle is judged without torch
+    from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint
 
 Answers = NDArray[np.floating[Any]]
 
@@ -31,12 +39,17 @@ class ModelUnderTest:
         practised: the augmentations of its training; None if unknown.
         cautions: what limits its scores, a sentence each.
         predict: logits (N, K) of windows that have its modalities, in its order; for regression numbers (N, 1).
+        seen: the judging windows that it knows; None if unknown, or it is of another dataset.
+        calibration: temperature and label sets of an artifact; its answers are logits of calibrated probabilities.
     """
 
     facts: JudgedModel
     practised: frozenset[Practice] | None
     cautions: tuple[str, ...]
     predict: Callable[[Windows], Answers]
+    seen: SeenWindows | None = None
+    checkpoint: StudentCheckpoint | TeacherCheckpoint | None = None
+    calibration: Confidence | None = None
 
     @property
     def name(self) -> str:
@@ -94,6 +107,29 @@ class SuiteInputs:
                 return model.name
         return None
 
+    @property
+    def measure(self) -> Measure:
+        """The figure of gains: that by which the first model was validated, of a number the error."""
+        task, checkpoint = self.windows.spec.task, self.models[0].checkpoint
+        return told_by(task, default_metric(task.kind) if checkpoint is None else checkpoint.facts.metric)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """One suite.
+
+    Attributes:
+        run: judges, and writes what follows.
+        check: raises UsageError if the suite cannot judge these inputs.
+        needs: the field of the inputs without which `--suite all` leaves it out.
+        conditions: the windows that models answer under, beside the intact ones, so that workers can share them.
+    """
+
+    run: Callable[[SuiteInputs], SuiteResult]
+    check: Callable[[SuiteInputs], None] = lambda inputs: None
+    needs: str = ""
+    conditions: Callable[[SuiteInputs], Iterable[Windows]] = lambda inputs: ()
+
 
 def check_classes(windows: Windows, suite: str) -> None:
     """Raise UsageError if the task is not classification."""
@@ -109,13 +145,50 @@ def listed(words: list[str], last: str = "or") -> str:
     return f" {last} ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
+def heading_text(measure: Measure) -> str:
+    """Return a figure's words and unit, for the head of a table."""
+    return f"{measure.title}, {measure.unit}" if measure.unit else measure.title
+
+
+def cell_text(value: float, measure: Measure) -> str:
+    """Return a figure without its unit, for a table with the unit in its head."""
+    return f"{measure.scale * value:.1f}" if measure.is_share else f"{value:.3g}"
+
+
+def figure_text(value: float, measure: Measure) -> str:
+    """Return a figure with its unit."""
+    return f"{value:.1%}" if measure.is_share else f"{value:.3g} {measure.unit}".rstrip()
+
+
+def points_text(value: float, measure: Measure) -> str:
+    """Return a gain with its sign and unit."""
+    return f"{value:+.1f} points" if measure.is_share else f"{value:+.3g} {measure.gain_unit}".rstrip()
+
+
+def interval_text(gain: DomainSpread | WindowGain, measure: Measure) -> str:
+    """Return the 95 % interval of a gain, or that there is none."""
+    if gain.low is None or gain.high is None:
+        return "too few for an interval"
+    ends = f"{gain.low:+.1f} to {gain.high:+.1f}" if measure.is_share else f"{gain.low:+.3g} to {gain.high:+.3g}"
+    return f"95 % CI {ends}"
+
+
+def gain_cell(gain: DomainSpread | WindowGain, measure: Measure) -> str:
+    """Return a gain and its interval, without unit."""
+    points = gain.points if isinstance(gain, WindowGain) else gain.mean
+    text = f"{points:+.1f}" if measure.is_share else f"{points:+.3g}"
+    if gain.low is None or gain.high is None:
+        return text
+    return f"{text} ({interval_text(gain, measure).removeprefix('95 % CI ')})"
+
+
 def with_stored_answers(
     models: Iterable[ModelUnderTest], folder: Path, dataset_sha256: str
 ) -> Iterator[ModelUnderTest]:
     """Yield the models, with answers that are read from the folder or written there.
 
     A file is named by a hash of everything that decides its answers. Models without a hash, such as rivals, answer
-    anew every time.
+    every time.
     """
     for model in models:
         if not model.facts.sha256:

@@ -2,86 +2,113 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
+from mmkd_edge.backends.base import backend_for
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import UsageError
-from mmkd_edge.predict.engine import Engine, answers_of
+from mmkd_edge.install.keys import check_signed
+from mmkd_edge.predict.config import Config
+from mmkd_edge.predict.engine import Engine, answers_of, open_engine
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluation.bundle import open_artifacts
 from mmkd_models.evaluation.faults.table import Practice
-from mmkd_models.evaluation.seen import cautions_of
-from mmkd_models.evaluation.settled import logits_of_probabilities
+from mmkd_models.evaluation.seen import Trained, cautions_of
 from mmkd_models.evaluation.suites.inputs import Answers, ModelUnderTest
+from mmkd_models.metrics.likelihood import logits_of_probabilities
 from mmkd_models.metrics.scores import AnyMetric
-from mmkd_report.schema.evaluation import DataFacts, SeenWindows
+from mmkd_models.training.compatible import check_compatible
+from mmkd_report.schema.evaluation import SeenWindows
 from mmkd_report.schema.figures import CONTESTANTS
 from mmkd_report.schema.judging import JudgedModel
 
 if TYPE_CHECKING:  # a bundle is judged without torch
-    from mmkd_models.evaluation.report import Checkpoint, Contestant
     from mmkd_models.evaluation.rivals import RivalName
+    from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint
 
 _BATCH = 256
 
+CheckSeen = Callable[[str, Trained, str], SeenWindows | None]
+"""From a file, a model in it and its first modality: the windows that it knows, as `check_seen` counts them."""
 
-def model_from_checkpoint(contestant: Contestant, windows: Windows, data: DataFacts) -> ModelUnderTest:
-    """Return a checkpoint as a model under test. Raise UsageError if it does not accept these windows."""
-    from mmkd_models.evaluation.report import check_contestants
+
+def model_from_checkpoint(
+    path: str, windows: Windows, dataset_sha256: str, *, check_seen: CheckSeen = lambda path, model, modality: None
+) -> ModelUnderTest:
+    """Read a checkpoint as a model under test. Raise UsageError if these windows cannot judge it."""
+    from mmkd_models.tensors import kind_of
+    from mmkd_models.training.checkpoint import StudentCheckpoint, file_sha256, read_student, read_teacher
     from mmkd_models.training.predict import logits_of
 
-    check_contestants(contestant, None, windows)
-    checkpoint, network = contestant.checkpoint, contestant.checkpoint.network()
-    is_distilled = checkpoint.facts.teacher_sha256 is not None
+    checkpoint = read_teacher(Path(path)) if kind_of(Path(path)) == "teacher" else read_student(Path(path))
+    is_student = isinstance(checkpoint, StudentCheckpoint)
+    modalities = (checkpoint.modality,) if isinstance(checkpoint, StudentCheckpoint) else checkpoint.modalities
+    facts = checkpoint.facts
+    seen = check_seen(path, facts, modalities[0].name)
+    check_compatible(f"{path}: {'student' if is_student else 'teacher'}", checkpoint.task, modalities, windows)
+    network = checkpoint.network()
     return ModelUnderTest(
         facts=JudgedModel(
-            name=PurePath(contestant.path).name,
-            path=contestant.path,
-            sha256=contestant.sha256,
-            role="teacher" if contestant.modality is None else "distilled" if is_distilled else "labels only",
-            modalities=tuple(spec.name for spec in contestant.modalities),
+            name=PurePath(path).name,
+            path=path,
+            sha256=file_sha256(Path(path)),
+            role="teacher" if not is_student else "distilled" if facts.teacher_sha256 else "labels only",
+            modalities=tuple(spec.name for spec in modalities),
             parameters=sum(parameter.numel() for parameter in network.parameters()),
         ),
         practised=_practised(checkpoint),
-        cautions=contestant.cautions(data),
-        predict=partial(logits_of, network, modality=contestant.modality),
+        cautions=tuple(cautions_of(path, facts.dataset_sha256, seen, dataset_sha256, len(windows))),
+        predict=partial(logits_of, network, modality=modalities[0].name if is_student else None),
+        seen=seen,
+        checkpoint=checkpoint,
     )
 
 
 def models_from_bundle(
-    stack: ExitStack, path: str, windows: Windows, data: DataFacts, *, seen: Mapping[str, SeenWindows | None]
+    stack: ExitStack, path: str, windows: Windows, dataset_sha256: str, *, check_seen: CheckSeen
 ) -> Iterator[ModelUnderTest]:
-    """Yield every artifact of a bundle, in its order, with one thread; `stack` keeps the engines open.
+    """Yield every artifact of a bundle, in the backend of its format with one thread; `stack` closes the engines.
 
-    Args:
-        seen: by student, the windows that it knows.
-
-    Raises as `open_artifacts`.
+    Raises:
+        UsageError: these windows cannot judge a student.
+        UnavailableError: the library of a backend is not installed.
+        BundleError: the bundle is damaged.
+        SignatureError: keys are named and none of them has signed the bundle.
     """
     bundle = stack.enter_context(Bundle.open(path))
-    for entry, artifact, engine in open_artifacts(stack, bundle, path, windows):
-        yield ModelUnderTest(
-            facts=JudgedModel(
-                name=f"{PurePath(path).name}:{artifact.file}",
-                path=path,
-                sha256=bundle.sha256,
-                role="labels only" if entry.teacher_sha256 is None else "distilled",
-                modalities=(entry.modality.name,),
-                parameters=entry.parameters,
-                artifact=artifact.file,
-            ),
-            practised=None,
-            cautions=tuple(cautions_of(path, entry.dataset_sha256, seen[entry.name], data.sha256, data.windows)),
-            predict=partial(_answers_of_engine, engine),
-        )
+    check_signed(bundle)
+    known = {entry.name: check_seen(path, entry, entry.modality.name) for entry in bundle.manifest.models}
+    for entry in bundle.manifest.models:
+        check_compatible(f"{path}: student", entry.task, (entry.modality,), windows)
+    for entry in bundle.manifest.models:
+        for artifact in entry.artifacts:
+            config = Config(backend=backend_for(artifact.format), precision=artifact.precision, threads=1, reason="")
+            engine = open_engine(bundle, entry, config)
+            stack.callback(engine.backend.close)
+            seen = known[entry.name]
+            yield ModelUnderTest(
+                facts=JudgedModel(
+                    name=f"{PurePath(path).name}:{artifact.file}",
+                    path=path,
+                    sha256=bundle.sha256,
+                    role="labels only" if entry.teacher_sha256 is None else "distilled",
+                    modalities=(entry.modality.name,),
+                    parameters=entry.parameters,
+                    artifact=artifact.file,
+                ),
+                practised=None,
+                cautions=tuple(cautions_of(path, entry.dataset_sha256, seen, dataset_sha256, len(windows))),
+                predict=partial(_answers_of_engine, engine),
+                seen=seen,
+                calibration=artifact.confidence,
+            )
 
 
 def _answers_of_engine(engine: Engine, windows: Windows) -> Answers:
@@ -131,29 +158,23 @@ def check_rivals(first: JudgedModel, windows: Windows, *, train: Windows, valid:
 def fit_rivals(
     names: Sequence[RivalName],
     first: JudgedModel,
-    windows: Windows,
     *,
     train: Windows,
     valid: Windows,
     metric: AnyMetric,
     seed: int,
 ) -> Iterator[ModelUnderTest]:
-    """Yield rivals that were fitted on the first model's sensor.
+    """Yield rivals that were fitted on the first model's sensor. Raise UsageError if one refuses these windows.
 
     Args:
-        windows: that judge.
         train: with the labels that the first model's training saw.
         valid: labelled; chooses temperature and prior of each rival.
-
-    Raises:
-        UsageError: as `check_rivals`, or a rival refuses these windows.
     """
     from mmkd_models.evaluation.rivals import Contestants
 
-    check_rivals(first, windows, train=train, valid=valid)
     contestants = Contestants(train=train, parts=(valid,), modality=first.modalities[0], seed=seed, metric=metric)
     for name in names:
-        predict = contestants.asked(name)
+        predict = contestants.answerer(name)
         if isinstance(predict, str):
             raise UsageError(f"--rival {name}: {predict}; leave it out")
         facts = JudgedModel(
@@ -162,16 +183,9 @@ def fit_rivals(
         yield ModelUnderTest(facts=facts, practised=frozenset(), cautions=(), predict=predict)
 
 
-def _practised(checkpoint: Checkpoint) -> frozenset[Practice]:
+def _practised(checkpoint: StudentCheckpoint | TeacherCheckpoint) -> frozenset[Practice]:
     """The augmentations of its training; convolutional features are fitted on windows as they are."""
     if getattr(checkpoint.config, "kind", "transformer") == "rocket":
         return frozenset()
-    augment = checkpoint.facts.augment
-    fractions: dict[Practice, float] = {
-        "noise": augment.noise,
-        "gain": augment.gain,
-        "span_dropout": augment.span_dropout,
-        "channel_dropout": augment.channel_dropout,
-        "shift": float(augment.shift),
-    }
-    return frozenset(name for name, fraction in fractions.items() if fraction > 0)
+    names: tuple[Practice, ...] = ("noise", "gain", "span_dropout", "channel_dropout", "shift")
+    return frozenset(name for name in names if getattr(checkpoint.facts.augment, name) > 0)

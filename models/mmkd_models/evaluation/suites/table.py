@@ -2,49 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 
 import msgspec
 
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluation.suites import confidence, cost, faults, groups, shift
-from mmkd_models.evaluation.suites.inputs import SuiteInputs
+from mmkd_models.evaluation.suites import confidence, cost, faults, groups, missing, scores, shift
+from mmkd_models.evaluation.suites.inputs import Suite, SuiteInputs
 from mmkd_report.schema.evaluation import DataFacts
 from mmkd_report.schema.judging import JudgingDocument, SuiteResult
 
-
-@dataclass(frozen=True, kw_only=True)
-class Suite:
-    """One row of the table.
-
-    Attributes:
-        check: raises UsageError if the suite cannot judge these inputs.
-        run: judges, and writes what follows.
-        needs: the field of the inputs without which `--suite all` leaves it out.
-        conditions: the windows that models answer under, beside the intact ones, so that workers can share them.
-    """
-
-    check: Callable[[SuiteInputs], None]
-    run: Callable[[SuiteInputs], SuiteResult]
-    needs: str = ""
-    conditions: Callable[[SuiteInputs], Iterator[Windows]] = lambda inputs: iter(())
-
-
 SUITES: dict[str, Suite] = {
-    "faults": Suite(
-        check=faults.check,
-        run=faults.run,
-        conditions=lambda inputs: (part for _, parts in faults.broken_windows(inputs) for part in parts),
-    ),
-    "shift": Suite(check=shift.check, run=shift.run, needs="shift"),
-    "groups": Suite(check=groups.check, run=groups.run),
-    "confidence": Suite(
-        check=confidence.check,
-        run=confidence.run,
-        conditions=lambda inputs: (part for _, part in confidence.conditions(inputs)),
-    ),
-    "cost": Suite(check=cost.check, run=cost.run, needs="cost"),
+    "scores": scores.SUITE,
+    "missing": missing.SUITE,
+    "faults": faults.SUITE,
+    "shift": shift.SUITE,
+    "groups": groups.SUITE,
+    "confidence": confidence.SUITE,
+    "cost": cost.SUITE,
 }
 
 

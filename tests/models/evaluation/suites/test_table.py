@@ -6,10 +6,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from mmkd_models.commands.suites import show_judging
+from mmkd_models.commands.evaluate import show_judging
 from mmkd_models.data import Dataset
-from mmkd_models.evaluation.suites.inputs import ModelUnderTest, SuiteInputs
-from mmkd_models.evaluation.suites.table import SUITES, Suite, judge
+from mmkd_models.evaluation.suites.inputs import ModelUnderTest, Suite, SuiteInputs
+from mmkd_models.evaluation.suites.table import SUITES, judge
 from mmkd_report import render_judging
 from mmkd_report.schema.evaluation import DataFacts
 from mmkd_report.schema.judging import JudgedModel, JudgingDocument, SuiteResult, SuiteTable

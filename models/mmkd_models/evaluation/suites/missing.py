@@ -1,0 +1,225 @@
+"""Scores with sensors missing: subsets of modalities, single samples, and bursts of samples.
+
+A window loses the same samples for every model: its random generator depends on the window and the seed alone.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from mmkd_edge.frames import bytes_of, missing_frames, with_missing
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data.kinds import Values
+from mmkd_models.data.sources import Rows, WindowSource
+from mmkd_models.data.windows import Windows
+from mmkd_models.evaluation.gains import gain_on_windows
+from mmkd_models.evaluation.guessing import guessing
+from mmkd_models.evaluation.outcome import outcome_on
+from mmkd_models.evaluation.suites.inputs import Suite, SuiteInputs, cell_text, figure_text, gain_cell, heading_text
+from mmkd_report.schema.evaluation import WindowGain
+from mmkd_report.schema.figures import Measure
+from mmkd_report.schema.judging import SuiteChart, SuiteResult, SuiteTable
+
+FRACTIONS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
+MOST_SUBSETS = 31
+_HALF = 0.5  # of the samples: the condition that the verdict names
+
+
+class MissingFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures under one condition.
+
+    Attributes:
+        left: the sensors of the first model that are left.
+        fraction: of the samples that are missing, single ones or in one burst.
+        scores: by model; without those that have no sensor left.
+        gain: of the first model over the one that it is compared with.
+        is_chance: whether the first model is no better than chance.
+    """
+
+    left: tuple[str, ...]
+    fraction: float
+    burst: bool
+    scores: dict[str, float]
+    gain: WindowGain | None
+    is_chance: bool
+
+
+class MissingFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures under every condition; `compared_with` is the baseline, or else the second model."""
+
+    measure: Measure
+    compared_with: str | None
+    rows: tuple[MissingFigures, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MissingSource:
+    """Windows of another source without some modalities, and without a fraction of the samples of the others."""
+
+    source: WindowSource
+    absent: tuple[str, ...] = ()
+    fraction: float = 0.0
+    burst: bool = False
+    seed: int = 0
+
+    @property
+    def max_shift_s(self) -> float:
+        """As of the intact source."""
+        return self.source.max_shift_s
+
+    @property
+    def identity(self) -> list[str]:
+        """Everything beyond the rows that decides the values."""
+        return ["missing", *self.absent, f"{self.fraction!r}", f"{self.burst}", f"{self.seed}"]
+
+    def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Values:
+        """Return new windows with missing samples as NaN, or missing frames."""
+        values = self.source.gather(modality, rows, shift_s=shift_s)
+        if modality.name in self.absent:
+            gone = np.ones(values.shape[:2], dtype=bool)
+        else:
+            name = zlib.crc32(modality.name.encode())
+            seeds = ([self.seed, round(self.fraction * 1000), self.burst, name, row] for row in rows.tolist())
+            gone = np.stack([self._missing(values.shape[1], np.random.default_rng(seed)) for seed in seeds])
+        if values.dtype == np.uint8:
+            return with_missing(bytes_of(values), gone | missing_frames(values))
+        return np.where(gone[..., None], np.float32(np.nan), values)
+
+    def _missing(self, samples: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+        """(T,) whether each sample is missing."""
+        if not self.burst:
+            return np.asarray(rng.uniform(size=samples) < self.fraction)
+        length = round(self.fraction * samples)
+        place = np.arange(samples) - rng.integers(samples - length + 1)
+        return np.asarray((place >= 0) & (place < length))
+
+
+def with_missing_samples(windows: Windows, fraction: float, *, seed: int, burst: bool = False) -> Windows:
+    """Return windows with a fraction of the samples missing (all channels), single ones or in one burst."""
+    return replace(windows, source=MissingSource(source=windows.source, fraction=fraction, burst=burst, seed=seed))
+
+
+def without_modalities(windows: Windows, absent: Sequence[str]) -> Windows:
+    """Return windows in which these modalities recorded nothing."""
+    return replace(windows, source=MissingSource(source=windows.source, absent=tuple(absent)))
+
+
+def subsets_of(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the non-empty subsets of modalities, the largest first, at most 31."""
+    return [subset for size in range(len(names), 0, -1) for subset in combinations(names, size)][:MOST_SUBSETS]
+
+
+def _conditions(inputs: SuiteInputs) -> Iterator[tuple[tuple[str, ...], float, bool, Windows]]:
+    """Yield each condition as `MissingFigures` has it, with its windows; the intact one first."""
+    windows, names = inputs.windows, inputs.first.modalities
+    for subset in subsets_of(names):
+        absent = [name for name in names if name not in subset]
+        yield subset, 0.0, False, without_modalities(windows, absent) if absent else windows
+    for burst in (False, True):
+        for fraction in FRACTIONS[1:]:
+            yield names, fraction, burst, with_missing_samples(windows, fraction, seed=inputs.seed, burst=burst)
+
+
+def judge_missing(inputs: SuiteInputs) -> MissingFacts:
+    """Measure every model under every condition."""
+    measure, first = inputs.measure, inputs.first
+    compared_with = inputs.baseline or (inputs.names[1] if len(inputs.models) > 1 else None)
+    rows, part = [], ""
+    for left, fraction, burst, windows in _conditions(inputs):
+        if part != (part := "bursts" if burst else "missing samples" if fraction else "missing sensors"):
+            inputs.on_part(part)
+        absent = set(first.modalities) - set(left)
+        judged = {
+            model.name: outcome_on(inputs.windows, model.answers(windows))
+            for model in inputs.models
+            if not set(model.facts.modalities) <= absent
+        }
+        ours, theirs = judged[first.name], judged.get(compared_with or "")
+        rows.append(
+            MissingFigures(
+                left=left,
+                fraction=fraction,
+                burst=burst,
+                scores={name: outcome.scores.metric(measure.name) for name, outcome in judged.items()},
+                gain=None if theirs is None else gain_on_windows(ours, theirs, measure.name, seed=inputs.seed),
+                is_chance=not guessing([ours], measure.name, seed=inputs.seed).is_better,
+            )
+        )
+    return MissingFacts(measure=measure, compared_with=compared_with, rows=tuple(rows))
+
+
+def run(inputs: SuiteInputs) -> SuiteResult:
+    """Judge the models with sensors and samples of the first one missing."""
+    facts = judge_missing(inputs)
+    measure = facts.measure
+    return SuiteResult(
+        title="When sensors or samples are missing",
+        lead=(
+            "Missing samples are single ones, drawn with that probability; a burst is one span of every window. Models "
+            "see them as missing, and nothing is filled in."
+        ),
+        facts=facts,
+        verdict=tuple(_verdict(inputs.first.name, facts)),
+        tables=(_table(inputs, facts),),
+        charts=tuple(
+            SuiteChart(
+                title="Bursts" if burst else "Missing samples",
+                x_label="fraction of the window missing" if burst else "fraction of the samples missing",
+                x=FRACTIONS,
+                lines={name: tuple(row.scores[name] for row in _curve(facts, burst)) for name in inputs.names},
+                is_fraction=measure.is_share,
+            )
+            for burst in (False, True)
+        ),
+    )
+
+
+def _curve(facts: MissingFacts, burst: bool) -> list[MissingFigures]:
+    return [facts.rows[0], *(row for row in facts.rows if row.fraction and row.burst == burst)]
+
+
+def _condition(row: MissingFigures, first: tuple[str, ...]) -> str:
+    if row.fraction:
+        return f"a burst of {row.fraction:.0%} missing" if row.burst else f"{row.fraction:.0%} of the samples missing"
+    return "nothing missing" if row.left == first else f"only {' + '.join(row.left)}"
+
+
+def _table(inputs: SuiteInputs, facts: MissingFacts) -> SuiteTable:
+    measure, names, other = facts.measure, inputs.names, facts.compared_with
+    rows = []
+    for row in facts.rows:
+        cells = [cell_text(row.scores[name], measure) if name in row.scores else "-" for name in names]
+        gain = [] if other is None else ["-" if row.gain is None else gain_cell(row.gain, measure)]
+        rows.append((_condition(row, inputs.first.modalities), *cells, *gain))
+    heads = ["condition", *names]
+    if other is not None:
+        heads.append(f"gain over {other}{f', {measure.gain_unit}' if measure.gain_unit else ''} (95 % CI)")
+    return SuiteTable(caption=heading_text(measure), heads=tuple(heads), rows=tuple(rows))
+
+
+def _verdict(name: str, facts: MissingFacts) -> Iterator[str]:
+    measure, first = facts.measure, facts.rows[0]
+
+    def reached(row: MissingFigures) -> str:
+        chance = ", no better than chance" if row.is_chance else ""
+        return f"{figure_text(row.scores[name], measure)} {measure.words}{chance}"
+
+    singles = [row for row in facts.rows if len(row.left) == 1 < len(first.left)]
+    if singles:
+        best = max(singles, key=lambda row: measure.rank(row.scores[name]))
+        yield f"With {best.left[0]} alone, its best single sensor, {name} reaches {reached(best)}"
+    halves = [row for row in facts.rows if row.fraction == _HALF]
+    yield (
+        f"With half of the samples missing {name} reaches {reached(halves[0])}, with half of the window missing in one "
+        f"burst {reached(halves[1])}"
+    )
+
+
+SUITE = Suite(run=run, conditions=lambda inputs: (windows for *_, windows in _conditions(inputs)))

@@ -1,0 +1,156 @@
+"""Scores on the windows as they are, gains of the first model over the others, and calibration of probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from mmkd_models.evaluation.confidence import (
+    HEADINGS,
+    confidence_facts,
+    coverage_cells,
+    groups_text,
+    reliability,
+    reliability_text,
+)
+from mmkd_models.evaluation.gains import FEWEST_GROUPS, gain_on_windows
+from mmkd_models.evaluation.guessing import guessing
+from mmkd_models.evaluation.outcome import TestedNetwork, outcome_on
+from mmkd_models.evaluation.suites.inputs import (
+    Answers,
+    ModelUnderTest,
+    Suite,
+    SuiteInputs,
+    cell_text,
+    figure_text,
+    gain_cell,
+    heading_text,
+    interval_text,
+    points_text,
+)
+from mmkd_models.metrics.likelihood import probabilities_of
+from mmkd_models.metrics.measures import measures_of
+from mmkd_report.schema.confidence import ConfidenceFacts
+from mmkd_report.schema.evaluation import WindowGain
+from mmkd_report.schema.figures import Guessing, Measure
+from mmkd_report.schema.judging import SuiteResult, SuiteTable
+
+
+class ModelScores(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures of one model.
+
+    Attributes:
+        scores: by the name of the measure.
+        guessing: the model compared with chance, in the measure of the gains.
+        gain: of the first model over this one.
+        calibration_error: of classes.
+        confidence: of an artifact that was calibrated.
+    """
+
+    scores: dict[str, float]
+    guessing: Guessing
+    gain: WindowGain | None = None
+    calibration_error: float | None = None
+    confidence: ConfidenceFacts | None = None
+
+
+class ScoresFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures by model; gains are in `measure`."""
+
+    measure: Measure
+    models: dict[str, ModelScores]
+
+
+def judge_scores(inputs: SuiteInputs) -> ScoresFacts:
+    """Score every model."""
+    windows, measure = inputs.windows, inputs.measure
+    models: dict[str, ModelScores] = {}
+    first: TestedNetwork | None = None
+    for model in inputs.models:
+        answers = model.answers(windows)
+        outcome = outcome_on(windows, answers)
+        error, confidence = _calibration(inputs, model, answers)
+        models[model.name] = ModelScores(
+            scores={one.name: outcome.scores.metric(one.name) for one in measures_of(windows.spec.task)},
+            guessing=guessing([outcome], measure.name, seed=inputs.seed),
+            gain=None if first is None else gain_on_windows(first, outcome, measure.name, seed=inputs.seed),
+            calibration_error=error,
+            confidence=confidence,
+        )
+        first = first or outcome
+    return ScoresFacts(measure=measure, models=models)
+
+
+def _calibration(
+    inputs: SuiteInputs, model: ModelUnderTest, answers: Answers
+) -> tuple[float | None, ConfidenceFacts | None]:
+    windows, calibration = inputs.windows, model.calibration
+    if windows.spec.task.kind != "classification":
+        return None, None
+    probabilities = probabilities_of(answers, kind="classification")
+    facts = None
+    if calibration is not None:
+        groups = windows.groups if windows.has_groups else None
+        raw = calibration.temperature * answers
+        facts = confidence_facts(calibration, raw, probabilities, windows.labels, groups=groups)
+    return reliability(probabilities, windows.labels).calibration_error, facts
+
+
+def run(inputs: SuiteInputs) -> SuiteResult:
+    """Score every model and compare the first with the others."""
+    inputs.on_part("scores")
+    facts = judge_scores(inputs)
+    calibrated = {name: model.confidence for name, model in facts.models.items() if model.confidence is not None}
+    notes, tables = [], [_table(inputs, facts)]
+    for name, confidence in calibrated.items():
+        notes += [f"{name}: {text}" for text in (reliability_text(confidence), *groups_text(confidence.coverages))]
+        rows = tuple(map(coverage_cells, confidence.coverages))
+        tables.append(SuiteTable(caption=f"Label sets of {name}", heads=HEADINGS, rows=rows))
+    if any(model.gain is not None and model.gain.low is None for model in facts.models.values()):
+        notes.append(f"an interval needs {FEWEST_GROUPS} {'groups' if inputs.windows.has_groups else 'blocks'} or more")
+    return SuiteResult(
+        title="How good is it?",
+        lead="Scores on these windows. A gain is the first model minus the other.",
+        facts=facts,
+        verdict=tuple(_verdict(inputs.first.name, facts)),
+        tables=tuple(tables),
+        notes=tuple(notes),
+    )
+
+
+def _table(inputs: SuiteInputs, facts: ScoresFacts) -> SuiteTable:
+    measure, measures = facts.measure, measures_of(inputs.windows.spec.task)
+    has_classes = inputs.windows.spec.task.kind == "classification"
+    is_compared = len(facts.models) > 1
+    rows = []
+    for name, model in facts.models.items():
+        cells = [cell_text(model.scores[one.name], one) for one in measures]
+        cells += [f"{100 * model.calibration_error:.1f}"] if model.calibration_error is not None else []
+        cells += ["" if model.gain is None else gain_cell(model.gain, measure)] if is_compared else []
+        rows.append((name, *cells))
+    heads = ["model", *map(heading_text, measures), *(["Calibration error, %"] if has_classes else [])]
+    if is_compared:
+        unit = f", {measure.gain_unit} of {measure.words}" if measure.is_share else f" in {measure.words}"
+        heads.append(f"Gain over it{unit} (95 % CI)")
+    return SuiteTable(caption="Scores", heads=tuple(heads), rows=tuple(rows))
+
+
+def _verdict(name: str, facts: ScoresFacts) -> Iterator[str]:
+    measure, chance = facts.measure, facts.models[name].guessing
+    score = facts.models[name].scores[measure.name]
+    ends = f"95 % CI {cell_text(chance.low, measure)} to {cell_text(chance.high, measure)}"
+    better = "better than chance" if chance.is_better else "no better than chance, so no conclusion is drawn"
+    yield (
+        f"{name} has {figure_text(score, measure)} {measure.words} ({ends}): {better} "
+        f"({figure_text(chance.figure, measure)})"
+    )
+    for other, model in facts.models.items():
+        if model.gain is not None:
+            gain = model.gain
+            has_zero = gain.low is not None and gain.high is not None and gain.low <= 0 <= gain.high
+            ends = interval_text(gain, measure) + (", not significant" if has_zero else "")
+            yield f"Compared with {other}: {points_text(gain.points, measure)} ({ends})"
+
+
+SUITE = Suite(run=run)

@@ -1,0 +1,159 @@
+"""Sensors that drop out: every subset of a teacher's, and samples of a student's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data import Dataset, Windows
+from mmkd_models.data.sources import Floats, Rows, WindowSource
+from mmkd_models.evaluation.rivals import Contestants
+from mmkd_models.evaluation.suites.missing import MOST_SUBSETS, subsets_of, with_missing_samples, without_modalities
+from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
+from mmkd_models.networks.student import Student
+from mmkd_models.networks.teacher import Teacher
+from mmkd_models.training.predict import batches_of, logits_of, series_values
+from tests.models.kinds_rig import CAM, kinds_dataset
+
+ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
+
+
+def teacher_of(modalities: Sequence[ModalitySpec], classes: int) -> Teacher:
+    torch.manual_seed(0)
+    return Teacher(modalities, classes, TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=1)).eval()
+
+
+@pytest.fixture
+def judged(machines: Dataset) -> Windows:
+    return machines.split("test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Muted:
+    """A source in which one sensor recorded nothing."""
+
+    source: WindowSource
+    absent: str
+
+    @property
+    def max_shift_s(self) -> float:
+        return self.source.max_shift_s
+
+    def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: NDArray[np.float64] | None) -> Floats:
+        values = self.source.gather(modality, rows, shift_s=shift_s)
+        return np.full_like(values, np.nan) if modality.name == self.absent else values
+
+
+def without(windows: Windows, absent: str) -> Windows:
+    return replace(windows, source=Muted(source=windows.source, absent=absent))
+
+
+def presence(windows: Windows, name: str = "acc") -> NDArray[np.bool_]:
+    """(N, T, C) which samples are there."""
+    return ~np.isnan(windows.take(np.arange(len(windows)))[name])
+
+
+def test_a_hidden_sensor_counts_like_one_that_recorded_nothing(machines: Dataset, judged: Windows) -> None:
+    teacher = teacher_of(machines.spec.modalities, 3)
+    for absent in ("gyro", "acc"):
+        expected = logits_of(teacher, without(judged, absent), modality=None)
+        np.testing.assert_array_equal(logits_of(teacher, without_modalities(judged, [absent]), modality=None), expected)
+
+
+def test_of_many_subsets_the_largest_come_first() -> None:
+    assert subsets_of(["acc", "gyro"]) == [("acc", "gyro"), ("acc",), ("gyro",)]
+    subsets = subsets_of("abcdef")
+    assert len(subsets) == MOST_SUBSETS == 31  # of 63
+    sizes = [len(subset) for subset in subsets]
+    assert sizes == sorted(sizes, reverse=True)
+    assert min(sizes) == 3
+
+
+def test_samples_go_missing_whole_at_the_rate_that_is_said(machines: Dataset) -> None:
+    windows = machines.everything()
+    whole = presence(windows)
+    assert np.array_equal(presence(with_missing_samples(windows, 0.0, seed=0)), whole)
+    for share in (0.3, 0.9):
+        present = presence(with_missing_samples(windows, share, seed=0))
+        # 60 windows of 40 samples: a standard error of at most sqrt(0.3 * 0.7 / 2400) = 0.01.
+        assert present[whole].mean() == pytest.approx(1 - share, abs=0.04)
+        both = whole.all(-1)
+        assert np.array_equal(present[both][:, 0], present[both][:, 1])  # no channel goes alone
+        assert not (present > whole).any()
+
+
+def test_a_burst_is_one_span_of_the_length_that_is_said(machines: Dataset) -> None:
+    windows = machines.everything()
+    whole = presence(windows)
+    for share, length in ((0.25, 10), (0.9, 36)):
+        starts = set()
+        for before, after in zip(
+            whole, presence(with_missing_samples(windows, share, seed=0, burst=True)), strict=True
+        ):
+            gone = np.flatnonzero((after < before).any(-1))
+            span = np.arange(gone[0], gone[-1] + 1)
+            assert len(span) <= length  # samples at its ends may have been missing before
+            assert not after[span].any()
+            starts.add(int(gone[0]))
+        assert len(starts) > 3
+
+
+def test_a_window_misses_the_same_samples_in_any_order_and_others_with_another_seed(judged: Windows) -> None:
+    first = presence(with_missing_samples(judged, 0.5, seed=4))
+    turned = judged.subset(np.arange(len(judged))[::-1])
+    assert np.array_equal(presence(with_missing_samples(turned, 0.5, seed=4))[::-1], first)
+    assert not np.array_equal(presence(with_missing_samples(judged, 0.5, seed=5)), first)
+    assert not np.array_equal(presence(with_missing_samples(judged, 0.5, seed=4, burst=True)), first)
+    gyro = presence(with_missing_samples(judged, 0.5, seed=4), "gyro")
+    assert gyro.shape[1] != first.shape[1] or not np.array_equal(gyro[..., 0], first[..., 0])
+
+
+def test_frames_of_video_go_missing_as_samples_do(tmp_path: Path) -> None:
+    data = kinds_dataset(tmp_path / "kinds").split("test")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        camera = Student(CAM, 3, StudentConfig(preset="test", encoder=ENCODER)).eval()
+    empty = torch.zeros(1, *CAM.shape, dtype=torch.uint8), torch.zeros(1, *CAM.presence_shape)
+    nothing = camera(*empty).logits[0].detach().numpy()
+    for burst in (False, True):
+        found = {
+            share: logits_of(camera, with_missing_samples(data, share, seed=0, burst=burst), modality="cam")
+            for share in (0.0, 0.5, 1.0)
+        }
+        np.testing.assert_allclose(found[0.0], logits_of(camera, data, modality="cam"), atol=1e-6)
+        assert not np.allclose(found[0.5], found[0.0])
+        np.testing.assert_allclose(found[1.0], np.broadcast_to(nothing, found[1.0].shape), atol=1e-5)
+
+
+def test_a_teacher_without_its_camera_sees_no_frame(tmp_path: Path) -> None:
+    data = kinds_dataset(tmp_path / "kinds").split("test")
+    teacher = teacher_of(data.spec.modalities, 3)
+    hidden = {
+        name: (values, present * (name != "cam")) for name, (values, present) in next(iter(batches_of(data))).items()
+    }
+    with torch.no_grad():
+        wanted = teacher(hidden).logits.numpy()
+    np.testing.assert_allclose(logits_of(teacher, without_modalities(data, ["cam"]), modality=None), wanted, atol=1e-5)
+
+
+def test_classical_rivals_take_sound_and_video_as_series(tmp_path: Path) -> None:
+    dataset = kinds_dataset(tmp_path / "kinds")
+    for name in ("mic", "cam"):
+        values = series_values(dataset.split("train"), name)
+        assert (len(values), values.ndim) == (24, 3)
+        rivals = Contestants(train=dataset.split("train"), parts=(dataset.split("test"),), modality=name, seed=0)
+        judged = rivals.judged("extra_trees")
+        assert not isinstance(judged, str)
+        assert judged[0].scores.metric("accuracy") >= 0.9
+    camera = series_values(dataset.split("train"), "cam")
+    assert np.isnan(camera[1]).any(axis=1).tolist() == [False] * 3 + [True] * 2 + [False] * 5
+    assert np.array_equal(
+        series_values(dataset.split("train"), "acc"), dataset.split("train").take(np.arange(24))["acc"]
+    )
