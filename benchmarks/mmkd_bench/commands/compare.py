@@ -54,8 +54,7 @@ def compare(
     if second is None:
         measure_all = partial(measure_rivals, first, checkpoint=checkpoint, reference=reference)
         options.print_measured(
-            lambda: measure_all(threads=threads, launches=launches, duration_s=duration_s, progress=say),
-            json=json,
+            lambda: measure_all(threads=threads, launches=launches, duration_s=duration_s, progress=say), json=json
         )
         return
     start = _start_of(first)

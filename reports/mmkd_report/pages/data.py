@@ -269,13 +269,7 @@ def _suspects(data: DataReport) -> Iterator[Section]:
 def _label_next(data: DataReport) -> Iterator[Section]:
     if data.to_label:
         rows = [
-            [
-                f"train {one.window}",
-                one.group or NOTHING,
-                one.start or NOTHING,
-                one.likely,
-                percent(one.probability, 0),
-            ]
+            [f"train {one.window}", one.group or NOTHING, one.start or NOTHING, one.likely, percent(one.probability, 0)]
             for one in data.to_label
         ]
         caption = (

@@ -33,12 +33,10 @@ from mmkd_report.pages.head import facts, lede
 from mmkd_report.schema.demo import (
     AttentionMaps,
     Contest,
-    CurvePoint,
+    DemoBenchmark,
     DemoDocument,
     DemoRival,
     Gain,
-    LatencyPercentiles,
-    MissingSamples,
     Network,
     SubsetScore,
     read_demo,
@@ -81,7 +79,6 @@ def render_demo(document: Mapping[str, Any]) -> str:
         [_results(demo), _seeds(demo)],
         _confusion(demo),
         _labels(demo),
-        _curves(demo),
         _attention(demo),
         _missing(demo),
         _benchmark(demo),
@@ -320,42 +317,7 @@ def _labels(demo: DemoDocument) -> Iterator[Section]:
         yield Section("labels", "Label by label", [Columns(items)], lead)
 
 
-# --- curves, attention, missing samples -------------------------------------------------------------------------------
-
-
-def _curves(demo: DemoDocument) -> Iterator[Section]:
-    networks: dict[str, dict[str, Network | None]] = {"Teacher": {"teacher": demo.teacher}}
-    networks |= {name: {"baseline": one.baseline, "student": one.student} for name, one in demo.students.items()}
-    curves = {
-        title: {role: one.curve for role, one in group.items() if one is not None and one.curve}
-        for title, group in networks.items()
-    }
-    points = [point for group in curves.values() for curve in group.values() for point in curve]
-    over = charts.axis((point.valid_score for point in points), ceiling=1.0)
-    drawn = [_curve(title, group, over, demo.chosen_by) for title, group in curves.items() if group]
-    if drawn:
-        legend = Legend([("teacher", "Teacher"), *PAIR])
-        lead = f"{demo.chosen_by.title} on validation windows during one training of each network."
-        yield Section("curves", "Learning curves", [legend, columns(drawn)], lead)
-
-
-def _curve(title: str, curves: Mapping[str, Sequence[CurvePoint]], over: charts.Axis, measure: Measure) -> charts.Chart:
-    steps = {role: [float(point.step) for point in curve] for role, curve in curves.items()}
-    scores = {role: [point.valid_score for point in curve] for role, curve in curves.items()}
-    ends = [
-        f"{ROLE_NAMES[role]} {words.score_text(values[0], measure)} to {words.score_text(values[-1], measure)}"
-        for role, values in scores.items()
-    ]
-    return charts.line_chart(
-        [charts.Line(role=role, name=ROLE_NAMES[role], x=steps[role], y=scores[role]) for role in curves],
-        title=title,
-        description=f"From first to last step: {'; '.join(ends)}.",
-        x_label="training step",
-        x_axis=charts.tight_axis([0.0, *(step for one in steps.values() for step in one)]),
-        y_axis=over,
-        x_text=words.count,
-        y_text=lambda value: words.tick(value, measure),
-    )
+# --- attention, missing samples -------------------------------------------------------------------------------
 
 
 def _attention(demo: DemoDocument) -> Iterator[Section]:
@@ -457,34 +419,38 @@ def _presence(is_present: bool) -> Cell:
 
 def _missing_charts(demo: DemoDocument) -> list[charts.Chart]:
     measure = demo.reported_metric
-    tested = {
-        name: one.missing for name, one in demo.students.items() if one.missing is not None and one.missing.shares
+    tested = {name: one.missing for name, one in demo.students.items() if one.missing and one.missing.shares}
+    bands = {
+        name: {
+            role: [_band(score, measure) for score in scores]
+            for role, scores in (("baseline", missing.baseline), ("student", missing.student))
+            if scores
+        }
+        for name, missing in tested.items()
     }
-    scores = [score for missing in tested.values() for score in (*missing.student, *missing.baseline) if score]
-    ends = (value for score in scores for value in _band(score, measure))
+    ends = (end for roles in bands.values() for band in roles.values() for one in band for end in one)
     over = charts.axis(ends, floor=measure.floor, ceiling=measure.ceiling)
-    return [_missing_chart(name, missing, over, measure) for name, missing in tested.items()]
-
-
-def _missing_chart(name: str, missing: MissingSamples, over: charts.Axis, measure: Measure) -> charts.Chart:
-    lines, spoken = [], []
-    for role, scores in (("baseline", missing.baseline), ("student", missing.student)):
-        if scores:
-            low, mean, high = zip(*(_band(score, measure) for score in scores), strict=True)
-            band = {} if low == high else {"low": low, "high": high}
-            lines.append(charts.Line(role=role, name=ROLE_NAMES[role], x=missing.shares, y=mean, **band))
+    drawn = []
+    for name, missing in tested.items():
+        lines, spoken = [], []
+        for role, band in bands[name].items():
+            low, mean, high = zip(*band, strict=True)
+            edges = {} if low == high else {"low": low, "high": high}
+            lines.append(charts.Line(role=role, name=ROLE_NAMES[role], x=missing.shares, y=mean, **edges))
             spoken.append(f"{ROLE_NAMES[role]} {' '.join(words.score_text(value, measure) for value in mean)}")
-    shares = " ".join(words.percent(one, 0) for one in missing.shares)
-    return charts.line_chart(
-        lines,
-        title=name,
-        description=f"{measure.heading} at {shares} percent of the samples missing: {'; '.join(spoken)}.",
-        x_label="samples missing, %",
-        x_axis=charts.tight_axis(missing.shares),
-        y_axis=over,
-        x_text=charts.percent_text(),
-        y_text=lambda value: words.tick(value, measure),
-    )
+        shares = " ".join(words.percent(one, 0) for one in missing.shares)
+        chart = charts.line_chart(
+            lines,
+            title=name,
+            description=f"{measure.heading} at {shares} percent of the samples missing: {'; '.join(spoken)}.",
+            x_label="samples missing, %",
+            x_axis=charts.tight_axis(missing.shares),
+            y_axis=over,
+            x_text=charts.percent_text(),
+            y_text=lambda value: words.tick(value, measure),
+        )
+        drawn.append(chart)
+    return drawn
 
 
 def _band(score: Spread | None, measure: Measure) -> tuple[float | None, float | None, float | None]:
@@ -499,61 +465,33 @@ def _band(score: Spread | None, measure: Measure) -> tuple[float | None, float |
 
 
 def _benchmark(demo: DemoDocument) -> Iterator[Section]:
-    bench = demo.benchmark
-    measured = {"whole prediction": bench.latency_ms if bench else None}
-    measured[f"network, {teacher_network(demo).removeprefix('the ')}"] = demo.teacher.latency_ms
-    measured |= {f"network, {name}": contest.student.latency_ms for name, contest in demo.students.items()}
+    bench = demo.benchmark or DemoBenchmark()
+    measured = {"whole prediction": bench.latency_ms, teacher_network(demo): demo.teacher.latency_ms}
+    measured |= {f"student of {name}": contest.student.latency_ms for name, contest in demo.students.items()}
     rows = [
-        [name, words.significant(one.p50), words.significant(one.p90), words.significant(one.p99)]
+        [name, *map(words.significant, (one.p50, one.p90, one.p99))]
         for name, one in measured.items()
         if one is not None and words.is_number(one.p50)
     ]
-    if not bench and not rows:
+    if not rows:
         return
-    items: list[list[Block]] = []
-    if rows:
-        caption = "Percentiles of the latency of one window"
-        heads = ["Latency, ms", "p50", "p90", "p99"]
-        items.append([Heading("Latency of one window"), table(heads, rows, caption=caption, style="compact")])
-    lead = "The bare networks, one window at a time; the runtime was not measured."
-    if bench:
-        latency = bench.latency_ms or LatencyPercentiles()
-        numbers = [
-            ("calls", words.count(latency.samples)),
-            ("load", words.quantity(bench.load_ms, "ms")),
-            ("first call", words.quantity(bench.first_call_ms, "ms")),
-            ("memory (RSS)", words.quantity(bench.rss_mb, "MB")),
-        ]
-        items.append([Facts([row for row in numbers if row[1] != words.NOTHING], "One process")])
-        stages = {name: value for name, value in (bench.stages_us or {}).items() if words.is_number(value)}
-        if stages:
-            widest = max(stages.values()) or 1.0
-            steps = [
-                Row([name, bar_cell(value / widest, "student"), words.fixed(value)]) for name, value in stages.items()
-            ]
-            caption = "Median time of each stage of one prediction"
-            items.append([table(["Stage", BAR, "Time, µs"], steps, caption=caption, style="stages")])
-        if machine := facts(bench.machine):
-            items.append([Facts(machine, "Machine")])
-        config = [bench.bundle, f"backend {bench.backend}" if bench.backend else "", _threads(bench.threads)]
-        lead = f"The exported student in the device runtime, one window at a time: {', '.join(filter(None, config))}."
-        if bench.stable is False:
-            lead += " The timings did not settle: repeat the measurement on an idle machine."
-    yield Section("benchmark", "On this machine", [Columns(items)], lead)
-
-
-def _threads(threads: int | None) -> str:
-    return words.counted(threads, "thread") if threads else ""
+    config = [bench.bundle, bench.backend, words.counted(bench.threads, "thread") if bench.threads else ""]
+    facts = [
+        ("config", ", ".join(filter(None, config))),
+        ("calls", words.count(bench.latency_ms.samples if bench.latency_ms else None)),
+        ("load", words.quantity(bench.load_ms, "ms")),
+        ("first call", words.quantity(bench.first_call_ms, "ms")),
+        ("memory (RSS)", words.quantity(bench.rss_mb, "MB")),
+    ]
+    shown = [(name, value) for name, value in facts if value not in ("", words.NOTHING)]
+    caption = "A whole prediction runs in the device runtime; teacher and students are the bare networks."
+    percentiles = table(["Latency of one window, ms", "p50", "p90", "p99"], rows, caption=caption, style="compact")
+    unstable = "" if bench.stable is not False else "The timings did not settle: repeat them on an idle machine."
+    yield Section("benchmark", "On this machine", [columns([percentiles, Facts(shown)])], unstable)
 
 
 def _reproduce(demo: DemoDocument) -> Section:
     data = demo.dataset
-    machine, shown = facts(demo.machine), facts(demo.benchmark.machine if demo.benchmark else None)
-    blocks: list[Block] = [Code(demo.command)] if demo.command else []
-    took = f"Took {words.duration(demo.duration_s)}" if demo.duration_s is not None else ""
-    seeds = words.numbered("seed", demo.seeds) if demo.seeds else ""
-    if took or seeds:
-        blocks.append(f"{', '.join(filter(None, [took, seeds])).capitalize()}.")
     rows = [("name", data.name), ("source", data.source or ""), ("licence", data.licence or "")]
     for one in data.modalities:
         text = ", ".join(one.channels) + (f" in {one.unit}" if one.unit else "")
@@ -562,13 +500,17 @@ def _reproduce(demo: DemoDocument) -> Section:
             text += f", {words.quantity(one.samples / one.rate_hz, 's')}" if one.rate_hz else ""
         rows.append((one.name, text))
     rows.append(("SHA-256", data.sha256 or ""))
+    run = [("took", words.duration(demo.duration_s)), ("seeds", ", ".join(map(str, demo.seeds)))]
     groups = {
-        "Data": [row for row in rows if row[1]],
+        "Data": rows,
+        "Run": run,
         "Versions": facts(demo.versions),
-        "Machine": machine if machine != shown else [],
-        "Bundles": [(name, one.bundle) for name, one in demo.students.items() if one.bundle],
+        "Machine": facts(demo.machine or (demo.benchmark.machine if demo.benchmark else None)),
+        "Bundles": [(name, one.bundle or "") for name, one in demo.students.items()],
     }
-    blocks.append(columns(Facts(found, title) for title, found in groups.items() if found))
+    known = {title: [row for row in group if row[1] not in ("", words.NOTHING)] for title, group in groups.items()}
+    blocks: list[Block] = [Code(demo.command)] if demo.command else []
+    blocks.append(columns(Facts(group, title) for title, group in known.items() if group))
     best = best_student(demo)
     if best is not None and (bundle := demo.students[best].bundle):
         reference = demo.students[best].reference
@@ -579,16 +521,13 @@ def _reproduce(demo: DemoDocument) -> Section:
 
 
 _WORDS = {
-    "Window": "The stretch of recording that one answer looks at.",
     "Teacher": "The large model that sees all sensors. It is needed for training only.",
     "Distilled student": "The small model that sees one sensor and runs on the device. It learns from the labels and "
     "from the teacher's answers and attention (Agarwal, Agrawal, Ferrari, Bremond, AVSS 2021, arXiv 2110.08270).",
     "Labels only": "The baseline: the same small model with the same augmentation and training budget, without a "
-    "teacher. The difference to it is the gain of distillation.",
+    "teacher.",
     "Extra-trees": "Randomised decision trees on statistics of each window (Geurts, Ernst, Wehenkel, 2006).",
     "MiniRocket": "A linear model on ten thousand fixed convolutions (Dempster, Schmidt, Webb, 2021).",
-    "95 % interval": "A confidence interval over people, machines and seeds. If it includes 0, the gain is not "
-    "significant.",
     "Gap recovered": "The gain as a fraction of the teacher's lead over labels only; not measurable if the interval of "
     "that lead includes 0.",
     "Chance": "The score of an answer that looks at no sensor. A model is better than chance if the whole interval of "
@@ -598,7 +537,6 @@ _WORDS = {
 
 def _glossary(demo: DemoDocument) -> Facts:
     own_split = demo.split is not None and demo.split.by == "own split"
-    dealt = "other visible labels; the dataset's own split stays" if own_split else "another split of the groups"
-    return Facts(
-        (_WORDS | {"Seed": f"One repetition with other random numbers and {dealt}."}).items(), style="glossary"
-    )
+    fold = "other visible labels; the dataset's own split stays" if own_split else "another split of the groups"
+    seed = f"One repetition with other random numbers and {fold}."
+    return Facts((_WORDS | {"Seed": seed}).items(), style="glossary")

@@ -23,14 +23,7 @@ from mmkd_report.page import (
     render,
     table,
 )
-from mmkd_report.schema.export import (
-    ArtifactReport,
-    BackendRun,
-    ExportDocument,
-    ExportReport,
-    GateResult,
-    read_export,
-)
+from mmkd_report.schema.export import ArtifactReport, BackendRun, ExportDocument, ExportReport, GateResult, read_export
 from mmkd_report.schema.figures import Measure
 from mmkd_report.words import NOTHING, TIMES, count, fixed, is_number, percent, time_text
 
@@ -113,7 +106,6 @@ def render_export(document: Mapping[str, Any]) -> str:
     parts = (
         [_artifacts(export)],
         _pareto(export),
-        _gates(export, measured),
         _confidence(report),
         [_tried(quantised, measured), _sensitivity(quantised)] if quantised else [],
         [_parity(export, measured), _origin(export)],
@@ -324,35 +316,6 @@ def _floor(export: ExportDocument, metric: Measure) -> float | None:
     allowed = [one.gate.allowed_drop_points for one in _measured(export) if one.gate]
     score = export.report.artifacts[0].score(metric.name)
     return score - max(allowed) / 100 if allowed and is_number(score) else None
-
-
-def _gates(export: ExportDocument, measured: Sequence[ArtifactReport]) -> Iterator[Section]:
-    rows = [
-        Row(
-            [
-                _head(one),
-                _drop(one.gate),
-                fixed(one.gate.allowed_drop_points, 2),
-                percent(one.gate.label_agreement, 2),
-                percent(one.gate.least_agreement, 2),
-                count(one.gate.windows),
-                _passed(one.gate),
-            ]
-        )
-        for one in measured
-        if one.gate is not None
-    ]
-    if rows:
-        heads = ["Artifact", "Drop, points", "At most", "Agreement, %", "At least", "Windows", label("Verdict")]
-        gates = table(heads, rows, caption="Gates of the artifacts of lower precision", hide_caption=True)
-        reasons = [
-            f"{one.precision} was left out: {one.reason.partition(chr(10))[0]}" for one in export.report.left_out
-        ]
-        lead = (
-            "An artifact of lower precision enters the bundle only if, on windows that did nothing else, the metric "
-            "drops by no more than allowed and the labels are those of the checkpoint."
-        )
-        yield Section("gates", "Gates", [gates, *reasons], lead)
 
 
 def _passed(gate: GateResult) -> Cell:

@@ -32,11 +32,7 @@ def render_sensors(document: Mapping[str, Any]) -> str:
             headline="Which sensor is enough?",
             lede=[f"{sensors.name}.", f"{len(sensors.rows)} sensors, each on {sensors.judged_on}{labelled}."],
             answer=[f"{sentence}." for sentence in verdict(sensors)],
-            sections=[
-                _table(sensors),
-                *_pairs(sensors),
-                Section("origin", "What was judged", [Facts(origin)]),
-            ],
+            sections=[_table(sensors), *_pairs(sensors), Section("origin", "What was judged", [Facts(origin)])],
             document="sensors.json beside this page",
         )
     )

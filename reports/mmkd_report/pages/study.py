@@ -27,15 +27,7 @@ from mmkd_report.page import (
     table,
 )
 from mmkd_report.pages.head import facts, lede
-from mmkd_report.pages.study_answer import (
-    RACE,
-    answer,
-    caution,
-    entry_name,
-    key_figures,
-    question,
-    section_notes,
-)
+from mmkd_report.pages.study_answer import RACE, answer, caution, entry_name, key_figures, question, section_notes
 from mmkd_report.schema.figures import CONTESTANTS, Measure
 from mmkd_report.schema.study import (
     NONE,

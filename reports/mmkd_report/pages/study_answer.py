@@ -7,15 +7,7 @@ from statistics import fmean
 
 from mmkd_report import words
 from mmkd_report.schema.figures import CONTESTANTS, Measure
-from mmkd_report.schema.study import (
-    NONE,
-    EntryRow,
-    SeedGain,
-    StudyDocument,
-    baseline_of,
-    chosen_entry,
-    teacher_of,
-)
+from mmkd_report.schema.study import NONE, EntryRow, SeedGain, StudyDocument, baseline_of, chosen_entry, teacher_of
 
 RACE = (
     "Every student is the winner of a race on validation: transformers of mixed and of unmixed windows, convolutional "

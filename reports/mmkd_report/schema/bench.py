@@ -1,7 +1,6 @@
-"""The documents of `mmkd-bench`: filled by `mmkd_bench`, read by the benchmark page and `compare`.
+"""The documents of `mmkd-bench`; that of `tune` is the profile (`mmkd_edge.predict.profile`).
 
-Unknown keys are left alone, so that documents may grow. Every number carries its unit in its name, shares run from 0 to
-1, and what was not measured is null, never zero. The document of `tune` is the profile (`mmkd_edge.predict.profile`).
+Units are in the names, fractions run from 0 to 1, and what was not measured is null, never zero.
 """
 
 from __future__ import annotations
@@ -16,20 +15,19 @@ from mmkd_report.schema.reading import typed
 
 FORMAT_VERSION = 1
 STAGES = ("check_window", "prepare", "run", "interpret")
-"""The runtime's four steps, in order: what one `predict` consists of."""
+"""The four steps of one `predict`, in order."""
 
 GATHER = "gather"
-"""Stage of a stream: samples into windows, resampled where they come with times."""
+"""Stage of a stream: samples become windows, resampled if they have times."""
 
 
 class Percentile(msgspec.Struct, frozen=True, kw_only=True):
-    """One percentile of one set of samples.
+    """One percentile of a set of samples.
 
     Attributes:
-        quantile: between 0 and 1; 0.99 is p99.
-        value_us: by linear interpolation, as numpy; None below the floor.
-        upper_us: with 99 % confidence the true percentile is not larger; None below the floor.
-        floor: the number of samples below which the percentile is not quoted.
+        value_us: Interpolated linearly; None with fewer samples than `floor`.
+        upper_us: Upper end of the one-sided 99 % confidence interval.
+        floor: Fewest samples from which the percentile is quoted.
     """
 
     quantile: float
@@ -39,12 +37,12 @@ class Percentile(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """`p50`, `p99.9`."""
+        """Name, such as `p99.9`."""
         return f"p{100 * self.quantile:.10g}"
 
 
 class LatencySummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One set of latency samples; no sample is left out."""
+    """A set of latency samples; none is left out."""
 
     count: int
     mean_us: float
@@ -53,35 +51,32 @@ class LatencySummary(msgspec.Struct, frozen=True, kw_only=True):
     percentiles: tuple[Percentile, ...]
 
     def percentile(self, quantile: float) -> Percentile | None:
-        """The entry of that quantile; None where there is none."""
+        """Return the entry of a quantile, or None."""
         return next((one for one in self.percentiles if one.quantile == quantile), None)
 
     def value_us(self, quantile: float) -> float | None:
-        """The percentile at `quantile`; None where there were too few samples or there is none."""
+        """Return the percentile at `quantile`, or None."""
         entry = self.percentile(quantile)
         return None if entry is None else entry.value_us
 
 
 class Clocks(msgspec.Struct, frozen=True, kw_only=True):
-    """Clocks that may move, with their limits; none where all are held. The source is `jetson_clocks` or `kernel`."""
+    """Clocks that may move, with their limits; the source is `jetson_clocks` or `kernel`."""
 
     source: str
     moving: tuple[str, ...]
 
 
 class MachineFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """One machine when a measurement began; nothing in it identifies it.
+    """A machine when a measurement began, without anything that identifies it.
 
     Attributes:
-        board: from the device tree (Jetson, Raspberry Pi); None on a PC.
-        usable_cores: cores that the process may run on.
-        cpu_quota: cores' worth of time that the control group allows; None without a limit.
-        memory_limit_mb: of the control group; None without a limit.
-        governors: frequency governors in use; empty where the kernel shows none.
+        board: From the device tree (Jetson, Raspberry Pi); None on a PC.
+        cpu_quota: Cores' worth of time that the control group allows; None without a limit.
+        memory_limit_mb: Limit of the control group; None without a limit.
+        governors: Frequency governors in use.
         power_mode: `nvpmodel` of a Jetson.
-        versions: of the installed libraries that matter.
-        clocks: None where neither program nor kernel shows them.
-        gpus: name, driver and memory of each that `nvidia-smi` shows.
+        gpus: Name, driver and memory of each.
     """
 
     cpu: str
@@ -104,21 +99,20 @@ class MachineFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """The board, else the processor."""
+        """Board, or processor."""
         return self.board or self.cpu
 
 
 class Interference(msgspec.Struct, frozen=True, kw_only=True):
-    """What happened beside a measurement; None where the machine does not show it.
+    """Disturbances of a measurement.
 
     Attributes:
-        others_share: core time of other processes, as a share of one core.
-        steal_share: core time taken by the hypervisor, as a share of one core.
-        throttled_share: share of the time for which the control group was held back.
-        thermal_events: times a core slowed down because of heat.
-        frequency_drop: fall of the core frequency as a share of the frequency before.
-        celsius_before: the hottest thermal zone before the measurement.
-        celsius_after: the hottest thermal zone after it.
+        others_share: Core time of other processes, as a fraction of one core.
+        steal_share: Core time taken by the hypervisor, as a fraction of one core.
+        throttled_share: Fraction of the time in which the control group was throttled.
+        thermal_events: Times a core slowed down because of heat.
+        frequency_drop: Fall of the core frequency as a fraction of the frequency before.
+        celsius_before: Hottest thermal zone before the measurement.
     """
 
     others_share: float | None
@@ -131,7 +125,7 @@ class Interference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
-    """The bundle that was measured: hash and size are of the whole file, rate and window of the student's modality."""
+    """The bundle that was measured, with the rate and window of its student's modality."""
 
     bundle: str
     sha256: str
@@ -149,16 +143,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How calls are made and for how long.
 
     Attributes:
-        clients: threads that call at the same time; of a stream each has a sensor of its own.
-        rate_hz: calls per second of each client; None calls back to back.
-        deadline_ms: longest acceptable time from a call's scheduled moment to its answer.
-        launches: processes, one after another.
-        duration_s: measured time over all launches.
-        warm_up_limit_s: longest warm-up of one launch.
-        batch: windows per call.
-        hop: samples per call of a stream; None asks for windows.
-        jitter: samples come with times that stray by up to this fraction of the sampling period and are resampled; None
-            gives them no times.
+        clients: Threads that call at the same time; in a stream each has a sensor of its own.
+        rate_hz: Calls per second of each client; None calls back to back.
+        deadline_ms: Longest acceptable time from a call's scheduled moment to its answer.
+        launches: Processes, one after another.
+        duration_s: Measured time over all launches.
+        hop: Samples per call of a stream; None predicts windows.
+        jitter: Samples have times that stray by up to this fraction of their period; None gives them no times.
     """
 
     clients: int = 1
@@ -173,7 +164,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Configuration(Settings, frozen=True, kw_only=True):
-    """The settings, and what answered; `threads` are the backend's, `paced` calls follow a schedule."""
+    """The settings, and the config that answered; `paced` calls follow a schedule."""
 
     backend: str
     precision: str
@@ -182,7 +173,7 @@ class Configuration(Settings, frozen=True, kw_only=True):
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True):
-    """One of the runtime's steps, timed from outside."""
+    """A step of the runtime, timed from outside."""
 
     name: str
     p50_us: float
@@ -193,10 +184,10 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """How well a schedule was kept.
 
     Attributes:
-        lateness: from a call's scheduled time to its start (wake-up jitter and backlog).
-        response: from a call's scheduled time to its answer.
-        missed: calls whose answer came after the deadline.
-        overloaded: the backlog grew until the loop gave up.
+        lateness: From a call's scheduled time to its start (wake-up jitter and backlog).
+        response: From a call's scheduled time to its answer.
+        missed: Answers after the deadline.
+        overloaded: Whether the backlog grew until the loop gave up.
     """
 
     lateness: LatencySummary
@@ -206,7 +197,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WarmUp(msgspec.Struct, frozen=True, kw_only=True):
-    """Calls before the measured ones; `stable` is False when the limit ended them."""
+    """Calls before the measured ones; not `stable` if the limit ended them."""
 
     calls: int
     seconds: float
@@ -214,7 +205,7 @@ class WarmUp(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TimeWindow(msgspec.Struct, frozen=True, kw_only=True):
-    """A stretch of time of one launch: the calls that began in it."""
+    """The calls that began in a stretch of time of one launch."""
 
     count: int
     p50_us: float
@@ -225,20 +216,18 @@ class ProcessStart(msgspec.Struct, frozen=True, kw_only=True):
     """One process, from its start to its end.
 
     Attributes:
-        complete: ran its whole time; False when it was interrupted.
-        import_ms: importing the runtime, without a backend.
-        load_ms: from the path to a predictor that can answer: verification, backend's library, session.
-        first_call_ms: the first `predict` after that.
-        latency: one call, end to end.
-        windows: the same samples cut into parts of equal time.
-        thirds_p50_us: medians of its first, middle and last third.
-        stages: measured after the end-to-end calls.
-        throughput_hz: predictions per second over the measured time.
-        cpu_share: core time of this process as a share of one core, over the measured time.
-        rss_mb: resident memory when warm.
-        rss_peak_mb: largest resident memory, samples of the benchmark included.
-        gpu_memory_mb: of this process on all GPUs.
-        above_idle_mj: energy of one prediction above idle.
+        complete: False if it was interrupted.
+        import_ms: Importing the runtime, without a backend.
+        load_ms: From the path to a predictor that can answer: verification, backend's library, session.
+        latency: Calls, end to end.
+        windows: The same samples in parts of equal time.
+        thirds_p50_us: Medians of its first, middle and last third.
+        stages: Measured after the end-to-end calls.
+        throughput_hz: Predictions per second.
+        cpu_share: Core time of this process as a fraction of one core.
+        rss_mb: Resident memory when warm.
+        rss_peak_mb: Largest resident memory, samples of the benchmark included.
+        above_idle_mj: Energy of one prediction above idle.
     """
 
     complete: bool
@@ -261,12 +250,12 @@ class ProcessStart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stability(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether the figures were steady.
+    """Whether the figures are steady.
 
     Attributes:
-        stable: the thirds of every launch, and the launches among themselves, agree within 10 %.
-        findings: what did not agree.
-        disturbances: likely causes by the machine's counters; may be there although the figures were steady.
+        stable: The thirds of every launch, and the launches, agree within 10 %.
+        findings: What does not agree.
+        disturbances: Likely causes by the machine's counters.
     """
 
     stable: bool
@@ -275,7 +264,7 @@ class Stability(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Energy(msgspec.Struct, frozen=True, kw_only=True):
-    """Power and energy of the measured time: `idle_mw` is before the run, `above_idle_mj` per prediction."""
+    """Power and energy; `idle_mw` is measured before the run, `above_idle_mj` is per prediction."""
 
     sensor: str
     idle_mw: float
@@ -285,12 +274,7 @@ class Energy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LatencyHistogram(msgspec.Struct, frozen=True, kw_only=True):
-    """Distribution of all samples.
-
-    Attributes:
-        edges_us: borders of the bins, rising by one factor, (N + 1,).
-        counts: samples in each bin, (N,); the last bin includes its upper border.
-    """
+    """Distribution of all samples over N bins: `edges_us` (N + 1,) grow by one factor, `counts` is (N,)."""
 
     edges_us: tuple[float, ...]
     counts: tuple[int, ...]
@@ -299,11 +283,8 @@ class LatencyHistogram(msgspec.Struct, frozen=True, kw_only=True):
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """The figures of a run.
 
-    Latency, pace and histogram are of the samples of all launches together, the peak of resident and the GPU's memory
-    are the largest over launches, and all else are medians over launches.
-
-    Attributes:
-        gpu_note: why GPU memory was not measured; empty where it was.
+    Latency, pace and histogram are of all samples together, peak and GPU memory are the largest over launches, all else
+    are medians over launches. `gpu_note` is the reason if GPU memory was not measured.
     """
 
     latency: LatencySummary
@@ -322,13 +303,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of `mmkd-bench run`.
-
-    Attributes:
-        created_utc: start of the run, ISO 8601.
-        complete: every launch ran its whole time.
-        energy_note: why there is no energy; empty where there is.
-    """
+    """One run of `mmkd-bench run`; `energy_note` is the reason if energy was not measured."""
 
     format_version: int = FORMAT_VERSION
     created_utc: str
@@ -344,14 +319,12 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class QuantityChange(msgspec.Struct, frozen=True, kw_only=True):
-    """One quantity in both of two runs.
+    """One quantity in two runs.
 
     Attributes:
-        before: None where it was not measured, as is `after`.
-        change: after / before - 1; None where the first is not measured, or not clearly above 0.
-        low: lower end of the 95 % interval of the change; None for a quantity with one value per run.
-        high: upper end of it.
-        judged: False where processes competed for cores in one of the runs and this quantity shows them, not the build.
+        change: after / before - 1; None if `before` is not clearly above 0.
+        low: Lower end of the 95 % interval of the change; None for a quantity with one value per run.
+        judged: False if processes competed for cores in one of the runs and this quantity shows them, not the build.
     """
 
     quantity: str
@@ -368,11 +341,10 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """Two runs side by side, of `mmkd-bench compare`.
 
     Attributes:
-        verdict: from p50 and p90 alone: `slower` or `faster` where the whole interval of either lies beyond 5 %.
-        changes: every quantity; those of the verdict first.
-        failed: the conditions that hold, in words.
-        differences: what else differs between the runs.
-        remarks: what weakens the verdict.
+        verdict: `slower` or `faster` if the whole interval of p50 or p90 lies beyond 5 %.
+        failed: Conditions of `--fail-if` that hold, in words.
+        differences: What else differs between the runs.
+        remarks: What weakens the verdict.
     """
 
     format_version: int = FORMAT_VERSION
@@ -384,7 +356,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RepeatSpread(msgspec.Struct, frozen=True, kw_only=True):
-    """One figure over all repeats of all processes."""
+    """A figure over all repeats of all processes."""
 
     median: float
     min: float
@@ -393,7 +365,7 @@ class RepeatSpread(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
-    """Common part of the documents below; `complete` is False where Ctrl-C ended the measurement."""
+    """Common part of the documents below; not `complete` if Ctrl-C ended the measurement."""
 
     format_version: int = FORMAT_VERSION
     complete: bool = True
@@ -401,13 +373,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PairReport(Measurement, frozen=True, kw_only=True):
-    """Two models through ONNX Runtime, called in turn.
-
-    Attributes:
-        threads: of each session.
-        count: calls of each.
-        ratio: first over second: how many times as fast the second is.
-    """
+    """Two models through ONNX Runtime, called in turn, `count` times each; `ratio` is first over second."""
 
     first: str
     second: str
@@ -423,13 +389,12 @@ class PairReport(Measurement, frozen=True, kw_only=True):
 
 
 class OverheadReport(Measurement, frozen=True, kw_only=True):
-    """`EdgePredictor.predict` and the bare engine on the same feeds, called in turn.
+    """`EdgePredictor.predict` and the bare engine on the same feeds, called in turn, `count` times each.
 
     Attributes:
-        count: calls of each.
-        bare: the bare call in words.
-        checks: every sensor check was on.
-        overhead_us: median over pairs of neighbouring calls of the difference.
+        bare: The bare call in words.
+        checks: Whether every sensor check was on.
+        overhead_us: Median difference of neighbouring calls.
     """
 
     bundle: str
@@ -445,12 +410,10 @@ class RivalEngine(msgspec.Struct, frozen=True, kw_only=True):
     """One engine over all processes.
 
     Attributes:
-        version: of its library; empty where it is not installed.
-        reason: why it was not timed; empty where it was.
-        load_ms: from the model's bytes to the first answer in the first process, with compiling and the first import of
-            its library; None for the runtime itself.
-        max_abs_error: largest difference of an answer from plain ONNX Runtime's; None where there is none to compare.
-        ratio: its latency over that of `predict`, repeat by repeat: below 1 it is faster.
+        reason: Why it was not timed.
+        load_ms: From the model's bytes to the first answer in the first process; None for the runtime itself.
+        max_abs_error: Largest difference of an answer from plain ONNX Runtime's.
+        ratio: Its latency over that of `predict`: below 1 it is faster.
     """
 
     name: str
@@ -464,12 +427,10 @@ class RivalEngine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RivalsReport(Measurement, frozen=True, kw_only=True):
-    """The same weights through several engines, called in turn.
+    """The same weights through several engines, called in turn, the runtime itself first.
 
     Attributes:
-        threads: of every engine.
-        tolerance: the limit of `max_abs_error`.
-        rivals: the runtime itself first.
+        tolerance: Limit of `max_abs_error`.
     """
 
     subject: Subject
@@ -482,12 +443,12 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
     """One load of many streams.
 
     Attributes:
-        due: windows that came due.
-        answered: those that were answered before the load was given up.
-        response: from the moment a window came due to its answer.
-        missed: windows that were answered after the deadline, or not at all.
-        cpu_share: core time of the process as a share of one core.
-        carried: at most one window in a thousand missed its deadline, and the backlog did not grow.
+        due: Windows that came due.
+        answered: Windows that were answered before the load was given up.
+        response: From the moment a window came due to its answer.
+        missed: Windows that were answered after the deadline, or not at all.
+        cpu_share: Core time of the process as a fraction of one core.
+        carried: At most one window in a thousand missed its deadline, and the backlog did not grow.
     """
 
     streams: int
@@ -503,24 +464,21 @@ class CapacityReport(Measurement, frozen=True, kw_only=True):
     """How many streams a device carries.
 
     Attributes:
-        settled: False where Ctrl-C or the budget ended it: `streams` is then the most that was judged to be carried.
-        budget_s: longest time for the answer.
-        estimate: streams that the short loads carried with which the search begins; they judge nothing. None where
-            streams were asked for.
-        threads: of the backend, for one call.
-        servers: threads that answered.
-        rate_hz: windows per second of one stream.
-        deadline_ms: longest acceptable response.
-        streams: 0 where not even one is carried, or not those that were asked for.
-        at_answer: the load of that many streams, all launches together; None when not even one is carried. Where
-            streams were asked for, their load, carried or not.
-        launches: each process of that load; most of them carried it.
-        p999_us: p99.9 of the response in the median launch, which decides. That of all launches together is larger
-            where a pause of the machine fell into one of them. None where samples were too few.
-        refused: the smallest load that most launches did not carry; None where all were carried, or streams given.
-        idle_cores: cores' worth of time that was left at that load.
-        trials: every load that was tried, in order.
-        disturbances: likely causes by the machine's counters.
+        settled: False if Ctrl-C or the budget ended the search: `streams` is then the most that was judged as carried.
+        budget_s: Longest time for the answer.
+        estimate: Streams that short loads carried, where the search began; None if `--streams` was given.
+        threads: Threads of the backend for one call.
+        servers: Threads that answered.
+        rate_hz: Windows per second of one stream.
+        deadline_ms: Longest acceptable response.
+        streams: 0 if not even one is carried, or not those that were given.
+        at_answer: The load of that many streams (or of those given), all launches together.
+        launches: Each process of that load.
+        p999_us: p99.9 of the response in the median launch, which decides; None with too few samples.
+        refused: The smallest load that most launches did not carry.
+        idle_cores: Cores' worth of time that was left at that load.
+        trials: Every load that was tried, in order.
+        disturbances: Likely causes by the machine's counters.
     """
 
     settled: bool
@@ -544,11 +502,7 @@ class CapacityReport(Measurement, frozen=True, kw_only=True):
 
 
 def read_bench(document: Mapping[str, Any]) -> BenchReport:
-    """The typed form of a document of `mmkd-bench run --json`.
-
-    Raises:
-        DocumentError: An unknown format version, or a missing or mistyped value.
-    """
+    """Return the typed form of a document of `mmkd-bench run --json`; raise DocumentError as `typed`."""
     report = typed(document, BenchReport, name="benchmark", version=FORMAT_VERSION)
     histogram = report.result.histogram
     if histogram is not None and len(histogram.edges_us) != len(histogram.counts) + 1:

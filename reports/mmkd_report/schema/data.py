@@ -1,6 +1,6 @@
-"""The document of `mmkd-data report --json`: what is in a dataset, and what is to be doubted, before anybody trains.
+"""The document of `mmkd-data report --json`: contents of a dataset, and warnings.
 
-Shares run from 0 to 1, values are in the unit of their channel, windows are counted from 0 inside their split.
+Fractions run from 0 to 1, values are in the unit of their channel, windows are counted from 0 inside their split.
 """
 
 from __future__ import annotations
@@ -31,12 +31,10 @@ SuspicionKind = Literal[
 
 
 class Suspicion(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that may be wrong.
+    """A warning: what was seen, with its figure, and what to do.
 
     Attributes:
-        is_grave: whether scores or students are wrong where it is true; else it is worth knowing.
-        sentence: what was seen, with its figure.
-        advice: what to do.
+        is_grave: Whether it makes scores or students wrong; else it is worth knowing.
     """
 
     kind: SuspicionKind
@@ -46,7 +44,7 @@ class Suspicion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SplitFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """One split; `classes` is empty of a regression, `largest_group` the share of its windows, None without groups."""
+    """One split; `largest_group` is a fraction of its windows, None without groups."""
 
     split: str
     windows: int
@@ -60,10 +58,10 @@ class ChannelFacts(msgspec.Struct, frozen=True, kw_only=True):
     """One channel over all windows.
 
     Attributes:
-        missing: by split, share of the samples.
-        flat: share of the windows in which it has one value throughout.
-        at_limit: share of the samples that are its lowest or highest value three times in a row and more.
-        is_continuous: whether most windows have many different values: only then flat and limit are judged.
+        missing: Fraction of the samples, by split.
+        flat: Fraction of the windows with one value throughout.
+        at_limit: Fraction of the samples that are its lowest or highest value three times in a row or more.
+        is_continuous: Whether most windows have many values: only then are `flat` and `at_limit` judged.
     """
 
     modality: str
@@ -82,7 +80,7 @@ class ChannelFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExampleWindow(msgspec.Struct, frozen=True, kw_only=True):
-    """A window to look at: one sample in `step` of each channel, None where missing."""
+    """A window to look at: one sample in `step` of each channel, None if missing."""
 
     modality: str
     label: str
@@ -96,16 +94,15 @@ class ExampleWindow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProbeFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What extra-trees on window statistics tell of windows that they were not fitted on.
+    """Balanced accuracy of extra-trees on window statistics, on windows that they were not fitted on.
 
     Attributes:
-        asked: `class`, `split`, `group` or the name of metadata.
-        modality: the one they see; None sees all.
-        score: balanced accuracy.
-        low: of the 99 % interval, by resampling whole groups.
-        guessing: balanced accuracy of a guess, one over the number of answers.
-        windows: how many were asked.
-        is_better: whether the whole interval is above `guessing`.
+        asked: `class`, `split`, `group` or a key of the metadata.
+        modality: The sensor they see; None for all.
+        low: Lower end of the 99 % interval, by resampling whole groups.
+        guessing: Chance: one over the number of answers.
+        windows: Number of windows that judged.
+        is_better: Whether the whole interval is above chance.
     """
 
     asked: str
@@ -119,12 +116,12 @@ class ProbeFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DriftFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """A channel over the campaign.
+    """A channel over the campaign, without the part that the classes explain.
 
     Attributes:
-        levels: mean of ten parts of equal many windows in order of time, of what the classes do not explain.
-        shift: last fifth minus first, in standard deviations of a window's level.
-        is_clear: whether that is above 1 and beyond four standard errors.
+        levels: Mean of each tenth of the windows in order of time.
+        shift: Last fifth minus first, in standard deviations of a window's level.
+        is_clear: Whether the shift is above 1 and beyond four standard errors.
     """
 
     modality: str
@@ -135,7 +132,7 @@ class DriftFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LabelSuspect(msgspec.Struct, frozen=True, kw_only=True):
-    """A window whose label a probe contradicts that never saw its group."""
+    """A window whose label is contradicted by a probe that never saw its group."""
 
     split: str
     window: int
@@ -147,7 +144,7 @@ class LabelSuspect(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WindowToLabel(msgspec.Struct, frozen=True, kw_only=True):
-    """An unlabelled window that is worth a label; `start` and `end` are ISO 8601, UTC, None where nobody knows."""
+    """An unlabelled window that is worth a label; `start` and `end` are ISO 8601, UTC."""
 
     window: int
     group: str
@@ -158,12 +155,12 @@ class WindowToLabel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DataReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything the page shows.
+    """The whole document.
 
     Attributes:
-        looked_at: windows that probes and comparisons saw, evenly chosen, where there are many.
-        campaign: first and last start of a window; None without times.
-        not_judged: what could not be judged, and why, a sentence each.
+        looked_at: Windows that probes and comparisons used, evenly spaced.
+        campaign: First and last start of a window; None without times.
+        not_judged: What could not be judged, and why, a sentence each.
     """
 
     format_version: int = FORMAT_VERSION
@@ -187,10 +184,6 @@ class DataReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_data_report(document: Mapping[str, Any]) -> DataReport:
-    """The typed form of a document of `mmkd-data report --json`.
-
-    Raises:
-        DocumentError: A format version that this release does not know, or a missing or mistyped value.
-    """
+    """Return the typed form of a document of `mmkd-data report --json`; raise DocumentError as `typed`."""
     advice = "make it again with mmkd-data report"
     return typed(document, DataReport, name="data report", version=FORMAT_VERSION, advice=advice)

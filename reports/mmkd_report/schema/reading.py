@@ -1,4 +1,4 @@
-"""Documents of figures become typed ones: what the reader of every page starts with."""
+"""The typed form of a document, or an error that names the place."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ from mmkd_report.errors import DocumentError
 Document = TypeVar("Document")
 
 
-CORRECT_IT = "correct the value, or leave it out where it is optional"
-
-
 def typed(
     document: Mapping[str, Any],
     kind: type[Document],
@@ -22,20 +19,20 @@ def typed(
     name: str,
     version: int,
     inside: str | None = None,
-    advice: str = CORRECT_IT,
+    advice: str = "correct the value, or leave it out where it is optional",
 ) -> Document:
-    """The typed form of a document.
+    """Return the typed form of a document.
 
     Args:
-        document: as JSON values.
-        kind: what it has to be.
-        name: of the document, for errors: "demo".
-        version: the format version that this release knows.
-        inside: the key of the part that holds the version; None is the document itself.
-        advice: what to do where a value is missing or mistyped.
+        document: JSON values.
+        kind: Its struct.
+        name: Its name in errors, such as "demo".
+        version: The format version that this release reads.
+        inside: Key of the part that holds the version; None is the document itself.
+        advice: What to do about a missing or mistyped value.
 
     Raises:
-        DocumentError: A format version that this release does not know, or a missing or mistyped value.
+        DocumentError: Another format version, or a missing or mistyped value.
     """
     part = document if inside is None else document.get(inside)
     found = part.get("format_version") if isinstance(part, Mapping) else None

@@ -37,12 +37,7 @@ def page_of(folder: Path, *reports: BenchReport) -> str:
         # As `compare` says: 100 and 96 µs are equal, since nothing below 5 % is told.
         (100.0, 96.0, 5, "(2) is not significantly faster than "),
         (100.0, 90.0, 5, ": medians 90.0\u202fµs and 100\u202fµs"),
-        (
-            100.0,
-            50.0,
-            4,
-            "whether they differ significantly is not known: a comparison needs five complete launches",
-        ),
+        (100.0, 50.0, 4, "whether they differ significantly is not known: a comparison needs five complete launches"),
     ],
 )
 def test_the_page_calls_faster_what_compare_calls_faster(

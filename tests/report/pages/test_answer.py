@@ -12,16 +12,7 @@ S = "\u202f"
 M = "\u2212"
 
 
-def build(
-    students,
-    *,
-    teacher=0.8,
-    seeds=(0, 1, 2),
-    mean_gain=None,
-    share=0.1,
-    over=(-3.0, -1.0),
-    better=(),
-):
+def build(students, *, teacher=0.8, seeds=(0, 1, 2), mean_gain=None, share=0.1, over=(-3.0, -1.0), better=()):
     """A document of accuracies alone: {name: (student, (mean, low, high) or None, {rival: accuracy})}.
 
     Among the rivals, "valid" stands for the validation score of the student, and "valid_..." for that of a rival;

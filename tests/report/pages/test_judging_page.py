@@ -264,10 +264,7 @@ def left_out() -> SuiteResult:
         "labels": "10% of the windows labelled",
         "steps": [300, 400],
         "measure": measure,
-        "domains": [
-            {**domain, "name": "north", "shared_groups": 0},
-            {**domain, "name": "south", "shared_groups": 2},
-        ],
+        "domains": [{**domain, "name": "north", "shared_groups": 0}, {**domain, "name": "south", "shared_groups": 2}],
         "models": dict.fromkeys(names, spread),
         "worst": dict.fromkeys(names, "north"),
         "gains": {key: {"mean": -1.5, "low": -4.0, "high": 1.0} for key in ["teacher", "labels only"]},

@@ -57,13 +57,7 @@ def test_the_main_table_holds_the_figures_of_the_document(name, make, parse) -> 
     rows = result_rows(parse(render_demo(document)))
     scores = ("accuracy", "balanced_accuracy", "macro_f1")
     teacher = document["teacher"]
-    assert rows["All", "Teacher"] == [
-        *(plus_minus(teacher[key]) for key in scores),
-        "–",
-        "–",
-        "1.25\u202fM",
-        "0.487",
-    ]
+    assert rows["All", "Teacher"] == [*(plus_minus(teacher[key]) for key in scores), "–", "–", "1.25\u202fM", "0.487"]
     for modality, contest in document["students"].items():
         for rival, head in (("extra_trees", "Extra-trees"), ("mini_rocket", "MiniRocket")):
             assert rows[modality, head] == [*(plus_minus(contest[rival][key]) for key in scores), "–", "–", "–", "–"]
@@ -107,7 +101,7 @@ def test_what_was_not_measured_has_no_section(one_seed, parse) -> None:
 def test_sections_stand_in_the_order_of_the_story(two_sensors, parse) -> None:
     names = [node.attrs["aria-labelledby"] for node in parse(render_demo(two_sensors)).all("section")]
     assert names == [
-        "answer", "results", "accuracy", "confusion", "curves", "attention", "missing", "benchmark", "reproduce",
+        "answer", "results", "accuracy", "confusion", "attention", "missing", "benchmark", "reproduce",
         "glossary",
     ]  # fmt: skip
 
@@ -180,52 +174,42 @@ def test_the_benchmark_is_that_of_the_document(two_sensors, parse) -> None:
     rows = [[cell.text for cell in row.all("td")] for row in bench.all("table", "compact")[0].all("tr")[1:]]
     assert rows[0] == ["0.127", "0.139", "0.191"]
     assert rows[1] == ["0.487", "0.545", "0.833"]
-    assert [
-        (row.all("th")[0].text, row.all("td", "number")[0].text)
-        for row in bench.all("table", "stages")[0].all("tr")[1:]
-    ] == [
-        ("check_window", "2.1"),
-        ("prepare", "6.4"),
-        ("run", "113.6"),
-        ("interpret", "4.9"),
-    ]
     for text in (
         "23\u202f815",
         "12.3\u202fms",
         "0.913\u202fms",
         "61.4\u202fMB",
-        "backend ort, 1 thread",
-        "students/gyro.edge",
+        "students/gyro.edge, ort, 1 thread",
     ):
         assert text in bench.text
     assert "governor" not in bench.text
 
 
 def test_timings_that_did_not_settle_are_owned_up_to(two_sensors, parse) -> None:
-    warning = "The timings did not settle: repeat the measurement on an idle machine."
+    warning = "The timings did not settle: repeat them on an idle machine."
     assert warning not in section(parse(render_demo(two_sensors)), "benchmark").text
     two_sensors["benchmark"]["stable"] = False
     assert warning in section(parse(render_demo(two_sensors)), "benchmark").text
 
 
-def test_one_machine_is_described_once(two_sensors, parse) -> None:
-    machine = two_sensors["machine"] | {"memory_mb": 15_999.5, "governors": [], "virtual": True, "board": None}
-    two_sensors["machine"] = two_sensors["benchmark"]["machine"] = machine
+def test_a_machine_is_described_once_without_what_is_empty(two_sensors, parse) -> None:
+    two_sensors["machine"] |= {"memory_mb": 15_999.5, "governors": [], "virtual": True, "board": None}
     page = parse(render_demo(two_sensors))
     assert [node.text for node in page.all("h3")].count("Machine") == 1
-    rows = {
-        row.all("dt")[0].text: row.all("dd")[0].text for row in section(page, "benchmark").all("div") if row.all("dt")
+    facts = {
+        row.all("dt")[0].text: row.all("dd")[0].text for row in section(page, "reproduce").all("div") if row.all("dt")
     }
-    assert rows["memory mb"] == "15999.5"
-    assert rows["virtual"] == "yes"
-    assert not {"governors", "board"} & set(rows)
+    assert facts["memory mb"] == "15999.5"
+    assert facts["virtual"] == "yes"
+    assert not {"governors", "board"} & set(facts)
 
 
 def test_the_way_to_reproduce_is_complete(two_sensors, parse) -> None:
     text = section(parse(render_demo(two_sensors)), "reproduce").text
     for part in (
         "mmkd-demo --seeds 5 --out demo",
-        "Took 7 min 12 s, seeds 0, 1, 2, 3, 4.",
+        "took 7 min 12 s",
+        "seeds 0, 1, 2, 3, 4",
         two_sensors["dataset"]["sha256"],
         "seglearn 1.2.5, https://arxiv.org/abs/1802.01489",
         "BSD-3-Clause",
@@ -256,7 +240,7 @@ def test_sizes_and_latencies_beside_a_committee_are_its_transformers(two_sensors
     texts = [item.text for item in parse(render_demo(two_sensors)).all("ul", "key-figures")[0].all("li")]
     assert texts[2] == "61.4\u202fk parameters · the teacher's transformer 1.25\u202fM"
     assert "the teacher's transformer 0.487\u202fms, 4.3×" in texts[3]
-    assert "network, teacher's transformer" in parse(render_demo(two_sensors)).text
+    assert "the teacher's transformer" in parse(render_demo(two_sensors)).text
 
 
 def test_a_latency_whose_repeats_do_not_agree_is_no_difference(two_sensors, parse) -> None:
@@ -305,10 +289,8 @@ def test_a_title_speaks_of_a_failing_sensor_where_one_failed(two_sensors, parse)
     assert "fails" not in page.text
 
 
-def test_curves_and_missing_samples_are_drawn_for_every_network(two_sensors, parse) -> None:
+def test_missing_samples_and_attention_are_drawn_for_every_network(two_sensors, parse) -> None:
     page = parse(render_demo(two_sensors))
-    assert len(section(page, "curves").all("svg", "chart")) == 3
-    assert len(section(page, "curves").all("path", "line")) == 5
     missing = section(page, "missing").all("svg", "chart")
     assert [len(chart.all("path", "band")) for chart in missing] == [2, 2]
     student = [one(spread["mean"]) for spread in two_sensors["students"]["gyro"]["missing"]["student"]]

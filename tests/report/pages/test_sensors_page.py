@@ -35,11 +35,7 @@ GYRO = SensorRow(
     worth={"student": 12_500.0},
 )
 ACC = msgspec.structs.replace(
-    GYRO,
-    sensors=("acc",),
-    scores=scores(0.7, 0.7, 0.7, 0.75, 0.95),
-    under_faults=0.2,
-    worth={"student": -800.0},
+    GYRO, sensors=("acc",), scores=scores(0.7, 0.7, 0.7, 0.75, 0.95), under_faults=0.2, worth={"student": -800.0}
 )
 DOCUMENT = SensorsDocument(
     name="line 3",

@@ -366,10 +366,7 @@ def test_key_figures_are_those_of_the_chosen_student(searched: Document) -> None
         ),
         (f"+{gained['mean']:.1f}", f"points gained over labels only · {ends}"),
         ("189\u202fk", "parameters · teacher 743\u202fk"),
-        (
-            "0.431\u202fms",
-            "median latency of one window, exported, one thread · teacher 1.50\u202fms, 3.48\u00d7",
-        ),
+        ("0.431\u202fms", "median latency of one window, exported, one thread · teacher 1.50\u202fms, 3.48\u00d7"),
     ]
 
 
