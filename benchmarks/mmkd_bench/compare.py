@@ -223,7 +223,7 @@ def _failure(condition: ComparisonLimit, change: QuantityChange) -> str:
 def _differences(before: BenchReport, after: BenchReport) -> tuple[str, ...]:
     def facts(report: BenchReport) -> dict[str, object]:
         how, machine = report.configuration, report.machine
-        names = ("backend", "precision", "threads", "clients", "mode", "rate_hz", "batch", "hop", "jitter")
+        names = ("backend", "precision", "threads", "clients", "mode", "rate_hz", "batch", "hop")
         return {
             "bundle": report.subject.sha256[:12],
             "model": report.subject.model,

@@ -44,9 +44,6 @@ from mmkd_report.schema.bench import (
 MAX_CLIENTS = 256
 MAX_LAUNCHES = 1000
 MAX_BATCH = 4096
-MAX_JITTER = 0.5
-"""Times of neighbouring samples that stray further would change places."""
-
 HISTOGRAM_BINS = 60
 
 
@@ -159,10 +156,6 @@ def check_settings(settings: Settings) -> None:
     for name, value, most in counts:
         if not 1 <= value <= most:
             raise UsageError(f"{name}: expected a whole number from 1 to {most}, got {value}")
-    if settings.hop is None and settings.jitter is not None:
-        raise UsageError("jitter: expected a stream as well: windows have no times; add --stream")
-    if settings.jitter is not None and not 0 <= settings.jitter < MAX_JITTER:
-        raise UsageError(f"jitter: expected a fraction from 0 to below {MAX_JITTER:g}, got {settings.jitter:g}")
     if settings.hop is not None and settings.batch > 1:
         raise UsageError(f"batch: expected one window a call of a stream, got {settings.batch}; leave one of both out")
     for name, number in (

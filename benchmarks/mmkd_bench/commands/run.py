@@ -41,10 +41,6 @@ def run(
     hop: Annotated[
         int | None, typer.Option(help="Samples per push of a stream.", show_default="one second of samples")
     ] = None,
-    jitter: Annotated[
-        float | None,
-        typer.Option(help="Give samples times that stray by this fraction of their period.", show_default="no times"),
-    ] = None,
     duration_s: options.DurationOption = 10.0,
     launches: options.LaunchesOption = 5,
     warm_up_s: Annotated[float, typer.Option("--warm-up-s", help="Longest warm-up of one launch.")] = 5.0,
@@ -82,7 +78,6 @@ def run(
         warm_up_limit_s=warm_up_s,
         batch=batch,
         hop=hop,
-        jitter=jitter,
     )
     interrupted = False
     try:

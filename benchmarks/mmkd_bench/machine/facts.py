@@ -1,7 +1,6 @@
-"""Facts of this machine that decide a latency and that a reader needs to repeat it.
+"""Facts of this machine that decide a latency, from `/proc`, `/sys` and programs of the vendor.
 
-Reads files below `/proc` and `/sys` and asks programs of the vendor; needs no rights, changes nothing, and takes no
-name that identifies the machine. What cannot be read is None or empty. Readers take the root of the tree.
+Needs no rights, changes nothing, and reads nothing that identifies the machine. Facts that cannot be read are None.
 
 Sources: NVIDIA Jetson Linux Developer Guide, "Maximizing Jetson Performance" (`jetson_clocks`: minimum raised to the
 maximum, memory held by an override); Linux kernel documentation, admin-guide/pm/cpufreq.
@@ -116,13 +115,9 @@ def read_number(path: Path) -> float | None:
 
 
 def cpu_quota(root: Path = ROOT) -> float | None:
-    """Cores' worth of time that the control group allows (cgroup v2 `cpu.max`, v1 `cpu.cfs_quota_us`)."""
-    unified = (read_text(root / "sys/fs/cgroup/cpu.max") or "").split()
-    if len(unified) == 2:
-        return None if unified[0] == "max" else float(unified[0]) / float(unified[1])
-    quota = read_number(root / "sys/fs/cgroup/cpu/cpu.cfs_quota_us")
-    period = read_number(root / "sys/fs/cgroup/cpu/cpu.cfs_period_us")
-    return quota / period if quota is not None and period and quota > 0 else None
+    """Return the cores' worth of time that the control group allows (cgroup v2 `cpu.max`)."""
+    limit = (read_text(root / "sys/fs/cgroup/cpu.max") or "").split()
+    return float(limit[0]) / float(limit[1]) if len(limit) == 2 and limit[0] != "max" else None
 
 
 def hottest_celsius(root: Path = ROOT) -> float | None:
@@ -170,13 +165,8 @@ def _cores(root: Path, name: str) -> list[Path]:
 
 
 def _memory_limit_mb(root: Path) -> float | None:
-    text = read_text(root / "sys/fs/cgroup/memory.max") or read_text(
-        root / "sys/fs/cgroup/memory/memory.limit_in_bytes"
-    )
-    # cgroup v1 writes "no limit" as a page-rounded 2^63.
-    if text is None or not text.isdigit() or int(text) >= 2**62:
-        return None
-    return int(text) / 2**20
+    text = read_text(root / "sys/fs/cgroup/memory.max") or ""
+    return int(text) / 2**20 if text.isdigit() else None  # "max" without a limit
 
 
 def _in_container(root: Path) -> bool:

@@ -125,10 +125,7 @@ def _core_times(root: Path) -> tuple[float | None, float | None]:
 
 
 def _throttled_s(root: Path) -> float | None:
-    """Throttled time of the control group: cgroup v2 `throttled_usec`, v1 `throttled_time` in nanoseconds."""
-    for name, field, per_s in (("cpu.stat", "throttled_usec", 1e6), ("cpu/cpu.stat", "throttled_time", 1e9)):
-        text = read_text(root / "sys/fs/cgroup" / name) or ""
-        fields = dict(line.split() for line in text.splitlines() if len(line.split()) == 2)
-        if field in fields:
-            return int(fields[field]) / per_s
-    return None
+    """Return the throttled time of the control group (cgroup v2)."""
+    lines = (read_text(root / "sys/fs/cgroup/cpu.stat") or "").splitlines()
+    fields = dict(line.split() for line in lines if len(line.split()) == 2)
+    return int(fields["throttled_usec"]) / 1e6 if "throttled_usec" in fields else None

@@ -85,8 +85,8 @@ def rail_sensor(root: Path = ROOT) -> PowerSensor:
         rails = read_rails(root)
         total = total_power_mw(rails)
         if total is None:
-            known = [f"the rails {', '.join(rails)} do not tell the whole board's power"] if rails else []
-            raise UnavailableError(f"INA rails: {'; '.join([*known, *_denied_rails(root)]) or 'none in sysfs'}")
+            known = f"{', '.join(rails)} are not the whole board's power" if rails else "none to read in sysfs"
+            raise UnavailableError(f"INA rails: {known}")
         return total
 
     return PowerSensor(name=f"INA rails {' + '.join(read()[0])}", read_mw=lambda: read()[1])
@@ -202,24 +202,6 @@ def counter_rise(before: float, after: float, *, wraps_at: float | None) -> floa
     if wraps_at is None:
         raise UnavailableError("RAPL: a counter started anew and max_energy_range_uj cannot be read")
     return after - before + wraps_at
-
-
-def _denied_rails(root: Path) -> list[str]:
-    """Why labelled channels cannot be read although they are there."""
-    reasons = []
-    for path in (
-        chip / f"{kind}{channel}_input"
-        for chip in _ina_chips(root)
-        for channel in _channels(chip)
-        for kind in ("in", "curr")
-    ):
-        try:
-            path.read_bytes()
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            reasons.append(f"cannot read {path}: {(error.strerror or str(error)).lower()}")
-    return reasons
 
 
 def _ina_chips(root: Path) -> list[Path]:

@@ -37,9 +37,7 @@ def measure_launch(job: RunJob, *, import_ms: float, stop: Event) -> tuple[RunOu
         predictor.predict(predict_argument(predictor, windows[0]))
         after_first = time.perf_counter_ns()
         if settings.hop is not None:
-            workload = stream_workload(
-                predictor, windows, hop=settings.hop, jitter=settings.jitter, clients=settings.clients
-            )
+            workload = stream_workload(predictor, windows, hop=settings.hop, clients=settings.clients)
         else:
             workload = window_workload(predictor, windows, batch=settings.batch, clients=settings.clients)
         warm = warm_up(workload.calls[0], workload.arguments, limit_s=settings.warm_up_limit_s, stop=stop)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mmkd_bench.measuring.opening import predict_argument
 from mmkd_bench.measuring.timing import Call, call_loop
-from mmkd_edge.predict.postprocess import Prediction, interpret
+from mmkd_edge.predict.postprocess import interpret
 from mmkd_edge.predict.preprocess import check_window, prepare
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import ModalitySpec
@@ -23,20 +23,17 @@ from mmkd_edge.stream.stream import Stream
 from mmkd_report.schema.bench import GATHER, STAGES, Stage
 
 Window = NDArray[Any]
-Hop = tuple[Window, NDArray[np.float64]]
-SEED = 0
 MAX_HOP = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """One kind of call.
+    """One kind of call; `stages` measures its steps for some seconds.
 
     Attributes:
-        calls: one per client; they may be called at the same time.
-        arguments: taken in turn.
-        predictions: per call.
-        stages: measures the steps of a call for some seconds.
+        calls: One per client; they may be called at the same time.
+        arguments: Taken in turn.
+        predictions: Number per call.
     """
 
     calls: tuple[Call, ...]
@@ -63,29 +60,19 @@ def window_workload(
     return Workload(calls=(call,) * clients, arguments=arguments, predictions=batch, stages=stages)
 
 
-def stream_workload(
-    predictor: EdgePredictor, windows: Sequence[Window], *, hop: int, jitter: float | None, clients: int = 1
-) -> Workload:
+def stream_workload(predictor: EdgePredictor, windows: Sequence[Window], *, hop: int, clients: int = 1) -> Workload:
     """`Stream.push`, the samples of one hop a call, from the first full window on; windows follow each other endlessly.
 
-    Args:
-        jitter: see `Settings`.
-        clients: sensors, each with a stream of its own on the one predictor.
+    Each client is a sensor with a stream of its own on the one predictor.
     """
     modality = predictor.modality
-    hops = _hops(windows, modality, hop=hop, jitter=jitter)
+    hops = _hops(windows, modality, hop=hop)
 
     def feed(stream: Stream) -> Call:
         """Push one hop a call, as one sensor would; the first window is full, and each call gives a prediction."""
-        begins_s = itertools.count(0.0, hop / modality.rate_hz)
-
-        def push(one: Hop) -> list[Prediction]:
-            samples, offsets_s = one
-            return stream.push(samples) if jitter is None else stream.push(samples, next(begins_s) + offsets_s)
-
         for _, samples in zip(range(modality.samples // hop + 2), itertools.cycle(hops), strict=False):
-            push(samples)
-        return push
+            stream.push(samples)
+        return stream.push
 
     def stages(duration_s: float, stop: Event) -> tuple[Stage, ...]:
         """Measure gathering, in a stream whose predictions are there already, and the four steps."""
@@ -109,16 +96,11 @@ def stream_workload(
     return Workload(calls=calls, arguments=hops, predictions=1, stages=stages)
 
 
-def _hops(windows: Sequence[Window], modality: ModalitySpec, *, hop: int, jitter: float | None) -> list[Hop]:
-    """The samples of all windows in hops, (hop, C) each, and their times after the first, (hop,) seconds."""
+def _hops(windows: Sequence[Window], modality: ModalitySpec, *, hop: int) -> list[Window]:
+    """Return the samples of all windows in hops, (hop, C) each."""
     join = np.ma.concatenate if modality.kind == "video" else np.concatenate
     samples: Window = join([join(windows)] * -(-hop // sum(map(len, windows))))
-    random = np.random.default_rng(SEED)
-    hops = []
-    for begin in range(0, len(samples) - hop + 1, hop):
-        strays = random.uniform(-1, 1, hop) * (jitter or 0.0)
-        hops.append((samples[begin : begin + hop].copy(), (np.arange(hop) + strays) / modality.rate_hz))
-    return hops
+    return [samples[begin : begin + hop].copy() for begin in range(0, len(samples) - hop + 1, hop)]
 
 
 def step_stages(

@@ -69,8 +69,6 @@ def subject_text(report: BenchReport) -> str:
         parts.append(f"batches of {how.batch}")
     if how.hop is not None:
         parts.append(f"stream, hop {how.hop}")
-    if how.jitter is not None:
-        parts.append(f"times with jitter {how.jitter:g}")
     each = " each" if how.clients > 1 else ""
     pace = "calls back to back" if how.rate_hz is None else f"{how.rate_hz:g} calls per second{each}"
     return " · ".join([*parts, pace])

@@ -22,14 +22,10 @@ from mmkd_edge.errors import GateError, MmkdError
 from mmkd_edge.install.keys import check_signed
 from mmkd_edge.predict.engine import Engine, answers_of, open_engine
 from mmkd_edge.predict.preprocess import prepare
-from mmkd_edge.predict.profile import MeasuredConfig, RejectedConfig, best_trial
+from mmkd_edge.predict.profile import MeasuredConfig, RejectedConfig
 from mmkd_edge.predict.selftest import run_selftest
 
 WARM_UP_S = 0.5
-SCREENING_FRACTION = 0.3
-"""Of the time: for a first look at every config, which decides which of them take part in the rest."""
-
-FINALISTS = 6
 BURST = 8
 """Counted calls in a row."""
 
@@ -154,40 +150,16 @@ def score(answers: NDArray[np.int64], labels: NDArray[np.int64], *, balanced: bo
 def _measure(
     timed: Sequence[_TimedConfig], windows: NDArray[np.float32], *, duration_s: float, stop: Event
 ) -> list[_TimedConfig]:
-    """Time all for a first look, and the best for the rest of the time."""
+    """Time all configs in turn, after a warm-up."""
     if not timed:
         return []
-    _turns(timed, windows, duration_s=min(WARM_UP_S, duration_s / 10), stop=stop)
-    screened = _turns(timed, windows, duration_s=SCREENING_FRACTION * duration_s, stop=stop)
-    finalists = _finalists(screened)
-    again = _turns(finalists, windows, duration_s=(1 - SCREENING_FRACTION) * duration_s, stop=stop)
-    replaced = {id(one.engine): one for one in again}
-    return [replaced.get(id(one.engine), one) for one in screened]
-
-
-def _turns(
-    timed: Sequence[_TimedConfig], windows: NDArray[np.float32], *, duration_s: float, stop: Event
-) -> list[_TimedConfig]:
     engine = timed[0].engine
     feeds = [engine.feeds(*prepare(window, engine.modality)) for window in windows]
     calls = [turning(one.engine.backend.run, feeds) for one in timed]
-    times = take_turns(calls, duration_s=duration_s, stop=stop, twice=True, burst=BURST, min_rounds=MIN_ROUNDS)
+    for seconds in (min(WARM_UP_S, duration_s / 10), duration_s):
+        times = take_turns(calls, duration_s=seconds, stop=stop, twice=True, burst=BURST, min_rounds=MIN_ROUNDS)
     first = float(np.median(times[0]))
     return [
         replace(one, times=lengths, ratio=float(np.median(lengths)) / first)
         for one, lengths in zip(timed, times, strict=True)
     ]
-
-
-def _finalists(screened: Sequence[_TimedConfig]) -> list[_TimedConfig]:
-    """The first config (the reference), the best of each backend and precision, and the best of the rest."""
-    trials = {number: one.trial() for number, one in enumerate(screened)}
-    model = screened[0].candidate.model
-    chosen = {0}
-    for backend, precision in {(trial.backend, trial.precision) for trial in trials.values()}:
-        best = best_trial(trials.values(), model=model, backend=backend, precision=precision)
-        chosen |= {number for number, trial in trials.items() if trial is best}
-    while len(chosen) < min(FINALISTS, len(screened)):
-        best = best_trial((trial for number, trial in trials.items() if number not in chosen), model=model)
-        chosen |= {number for number, trial in trials.items() if trial is best}
-    return [screened[number] for number in sorted(chosen)]

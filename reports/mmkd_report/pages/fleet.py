@@ -76,7 +76,7 @@ def group_fleet(runs: Sequence[BenchReport], names: Sequence[str], *, budget_ms:
     alerts = []
     for name, run in zip(names, runs, strict=True):
         how = run.configuration
-        manner = (how.backend, how.precision, how.threads, how.clients, how.batch, how.hop, how.rate_hz, how.jitter)
+        manner = (how.backend, how.precision, how.threads, how.clients, how.batch, how.hop, how.rate_hz)
         key = (run.machine.name, run.machine.power_mode, run.subject.sha256, run.subject.model, *manner)
         together.setdefault(key, []).append((name, run))
         alerts += [

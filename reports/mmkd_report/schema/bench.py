@@ -149,7 +149,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         launches: Processes, one after another.
         duration_s: Measured time over all launches.
         hop: Samples per call of a stream; None predicts windows.
-        jitter: Samples have times that stray by up to this fraction of their period; None gives them no times.
     """
 
     clients: int = 1
@@ -160,7 +159,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     warm_up_limit_s: float = 5.0
     batch: int = 1
     hop: int | None = None
-    jitter: float | None = None
 
 
 class Configuration(Settings, frozen=True, kw_only=True):

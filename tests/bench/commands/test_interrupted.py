@@ -24,8 +24,7 @@ from mmkd_bench.measuring.load import judge_level, search_load
 from mmkd_bench.measuring.opening import Choice
 from mmkd_bench.measuring.process import Interrupted
 from mmkd_bench.run import measure_bundle
-from mmkd_bench.show.render import markdown_of
-from mmkd_bench.show.sheets import sheet_of
+from mmkd_bench.show.sheets import Sentence, sheet_of
 from mmkd_bench.show.text import carried_text
 from mmkd_report.schema.bench import CapacityReport, Level, Settings
 
@@ -66,7 +65,7 @@ def test_calls_in_turn_keep_the_launches_that_were_over(bundle: Path, name: str)
         else getattr(report, "ratio" if name == "pair" else "overhead_us").repeats
     )
     assert repeats == 5  # those of one launch
-    assert markdown_of(sheet_of(report)).endswith("- interrupted: less was measured than asked for\n")
+    assert sheet_of(report).parts[-1] == Sentence("interrupted: less was measured than asked for", "yellow")
 
 
 def test_a_run_keeps_the_launches_that_were_over(bundle: Path) -> None:

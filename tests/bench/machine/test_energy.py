@@ -96,4 +96,4 @@ def test_a_rail_that_vanishes_is_a_fault(tmp_path: Path) -> None:
         idle = _span_of(log, readings=1)
         (chip / "curr1_input").unlink()
         time.sleep(0.05)
-        assert energy_of(log, idle=idle, loaded=[idle], predictions=[1]).note == "INA rails: none in sysfs"
+        assert energy_of(log, idle=idle, loaded=[idle], predictions=[1]).note == "INA rails: none to read in sysfs"

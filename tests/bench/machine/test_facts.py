@@ -75,17 +75,16 @@ def test_an_empty_tree_gives_facts_without_guesses(tmp_path: Path) -> None:
     [
         ({"sys/fs/cgroup/cpu.max": "max 100000\n"}, None),
         ({"sys/fs/cgroup/cpu.max": "50000 100000\n"}, 0.5),
-        ({"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"}, None),
-        ({"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "200000\n", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"}, 2.0),
     ],
 )
-def test_both_versions_of_control_groups_are_read(tmp_path: Path, files: dict[str, str], quota: float | None) -> None:
+def test_the_limit_of_a_control_group_is_read(tmp_path: Path, files: dict[str, str], quota: float | None) -> None:
     assert cpu_quota(_write(tmp_path, files)) == quota
 
 
-def test_a_memory_limit_of_two_to_the_63_is_no_limit(tmp_path: Path) -> None:
-    _write(tmp_path, {"sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n"})
-    assert read_machine(tmp_path).memory_limit_mb is None
+@pytest.mark.parametrize(("written", "limit_mb"), [("max\n", None), ("536870912\n", 512.0)])
+def test_the_memory_limit_of_a_control_group_is_read(tmp_path: Path, written: str, limit_mb: float | None) -> None:
+    _write(tmp_path, {"sys/fs/cgroup/memory.max": written})
+    assert read_machine(tmp_path).memory_limit_mb == limit_mb
 
 
 @pytest.mark.parametrize(

@@ -73,13 +73,6 @@ def test_counters_are_read_from_the_kernels_files(tmp_path: Path) -> None:
     assert found.thermal_events == 5
 
 
-def test_the_first_version_of_control_groups_counts_nanoseconds(tmp_path: Path) -> None:
-    path = tmp_path / "sys/fs/cgroup/cpu/cpu.stat"
-    path.parent.mkdir(parents=True)
-    path.write_text("nr_periods 3\nnr_throttled 1\nthrottled_time 1500000000\n")
-    assert read_counters(tmp_path).throttled_s == pytest.approx(1.5)
-
-
 def test_a_quiet_machine_raises_no_suspicion(tmp_path: Path) -> None:
     assert suspicions(NOTHING, read_machine(tmp_path)) == ()
 

@@ -15,8 +15,6 @@ from mmkd_bench.measuring.load import do_load_job
 from mmkd_bench.measuring.opening import Choice, open_predictor, raw_windows
 from mmkd_bench.measuring.workloads import Workload, stream_workload, window_workload
 from mmkd_bench.run import check_settings, measure_bundle
-from mmkd_bench.show.render import csv_of
-from mmkd_bench.show.sheets import sheet_of
 from mmkd_bench.show.text import fact_rows, subject_text
 from mmkd_bench.turns.pairs import time_predict
 from mmkd_edge.errors import UsageError
@@ -40,31 +38,24 @@ def _names(driver: Workload) -> list[str]:
 
 @pytest.mark.parametrize("hop", [1, 7, 8, 40, 41, 300])
 def test_a_push_of_one_hop_gives_one_prediction(predictor: EdgePredictor, hop: int) -> None:
-    driver = stream_workload(predictor, raw_windows(predictor), hop=hop, jitter=None)
+    driver = stream_workload(predictor, raw_windows(predictor), hop=hop)
     assert [len(found) for found in _calls(driver, 30)] == [1] * 30
 
 
 def test_a_stream_is_measured_from_its_first_full_window_on(predictor: EdgePredictor) -> None:
-    driver = stream_workload(predictor, raw_windows(predictor), hop=8, jitter=None)
+    driver = stream_workload(predictor, raw_windows(predictor), hop=8)
     assert all(found[0].index >= 0 for found in _calls(driver, 10))
-
-
-def test_samples_with_times_that_stray_are_resampled_and_predicted_for(predictor: EdgePredictor) -> None:
-    driver = stream_workload(predictor, raw_windows(predictor), hop=8, jitter=0.2)
-    counts = [len(found) for found in _calls(driver, 200)]
-    assert 198 <= sum(counts) <= 202  # a row between two samples waits for the second, which the next push may bring
-    assert {one.status for found in _calls(driver, 20) for one in found} <= {"ok", "degraded"}
 
 
 def test_a_hop_longer_than_all_recordings_is_filled_with_them(predictor: EdgePredictor) -> None:
     windows = raw_windows(predictor)[:1]
-    driver = stream_workload(predictor, windows, hop=100, jitter=None)
-    samples, _ = driver.arguments[0]
+    driver = stream_workload(predictor, windows, hop=100)
+    samples = driver.arguments[0]
     np.testing.assert_array_equal(samples, np.tile(windows[0], (3, 1))[:100])
 
 
 def test_the_steps_of_a_stream_begin_with_gathering(predictor: EdgePredictor) -> None:
-    assert _names(stream_workload(predictor, raw_windows(predictor), hop=8, jitter=0.1)) == ["gather", *STAGES]
+    assert _names(stream_workload(predictor, raw_windows(predictor), hop=8)) == ["gather", *STAGES]
 
 
 def test_a_batch_is_answered_as_its_windows_are(predictor: EdgePredictor) -> None:
@@ -87,20 +78,20 @@ def test_the_steps_of_a_batch_are_those_of_all_its_windows(predictor: EdgePredic
 
 
 def test_a_streaming_run_is_reported(bundle: Path) -> None:
-    settings = Settings(launches=1, duration_s=0.2, hop=8, jitter=0.1)
+    settings = Settings(launches=1, duration_s=0.2, hop=8)
     report = measure_bundle(Choice(bundle=str(bundle)), settings, energy=False).report
-    assert (report.configuration.hop, report.configuration.jitter) == (8, 0.1)
+    assert report.configuration.hop == 8
     assert [stage.name for stage in report.result.stages] == ["gather", *STAGES]
-    assert "stream, hop 8 · times with jitter 0.1" in subject_text(report)
+    assert "stream, hop 8" in subject_text(report)
     rows = dict(fact_rows(report))
     assert rows["real time"].startswith("2.50 hops per second of one sensor, ")
 
 
 def test_sensors_of_one_predictor_have_streams_of_their_own(predictor: EdgePredictor) -> None:
     windows = raw_windows(predictor)
-    alone = stream_workload(predictor, windows, hop=8, jitter=None).calls[0]
-    one, other = stream_workload(predictor, windows, hop=8, jitter=None, clients=2).calls
-    hops = stream_workload(predictor, windows, hop=8, jitter=None).arguments
+    alone = stream_workload(predictor, windows, hop=8).calls[0]
+    one, other = stream_workload(predictor, windows, hop=8, clients=2).calls
+    hops = stream_workload(predictor, windows, hop=8).arguments
     for turn in range(6):
         expected = alone(hops[turn])
         (mine,) = one(hops[turn])  # type: ignore[misc]
@@ -121,7 +112,7 @@ def test_of_several_students_the_first_is_measured(several_bundle: Path, predict
     windows = raw_windows(predictor)
     with open_predictor(Choice(bundle=str(several_bundle), backend="ort")) as several:
         expected = [predictor.predict(window).probabilities for window in windows]
-        drivers = [window_workload(several, windows), stream_workload(several, windows, hop=40, jitter=None)]
+        drivers = [window_workload(several, windows), stream_workload(several, windows, hop=40)]
         for driver in drivers:
             assert "run" in _names(driver)
         answers = [drivers[0].calls[0](argument) for argument in drivers[0].arguments]
@@ -156,7 +147,6 @@ def test_a_batch_counts_every_window(bundle: Path) -> None:
     # Calls back to back: four predictions in the time of one call, and a little more.
     assert report.result.throughput_hz == pytest.approx(4e6 / latency.mean_us, rel=0.3)
     assert "batches of 4" in subject_text(report)
-    assert csv_of(sheet_of(report)).splitlines()[1].split(",")[8] == "4"
 
 
 def test_every_sample_is_in_the_histogram(bundle: Path) -> None:
@@ -186,8 +176,6 @@ def test_gpu_memory_that_is_not_measured_has_its_reason(
     [
         (Settings(batch=0), "batch: expected a whole number from 1 to 4096, got 0"),
         (Settings(hop=0), "hop: expected a whole number from 1 to 1000000, got 0"),
-        (Settings(hop=8, jitter=0.5), "jitter: expected a fraction from 0 to below 0.5, got 0.5"),
-        (Settings(jitter=0.1), "jitter: expected a stream as well: windows have no times; add --stream"),
         (Settings(hop=8, batch=2), "batch: expected one window a call of a stream, got 2; leave one of both out"),
     ],
 )
