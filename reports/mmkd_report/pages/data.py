@@ -41,11 +41,11 @@ def render_data_report(document: Mapping[str, Any]) -> str:
         DocumentError: The document breaks its contract; the message names the place.
     """
     data = read_data_report(document)
-    probes = [one for one in data.probes if one.asked == "class"]
+    probes = [probe for probe in data.probes if probe.asked == "class"]
     parts = (
         [_findings(data)],
         _sensors(probes),
-        _other_probes([one for one in data.probes if one.asked != "class"]),
+        _other_probes([probe for probe in data.probes if probe.asked != "class"]),
         [_signals(data), _balance(data), _channels(data)],
         _drift(data),
         _suspects(data),
@@ -77,13 +77,13 @@ def _sentence(text: str) -> str:
 
 
 def _answer(data: DataReport, probes: Sequence[ProbeFacts]) -> Iterator[str]:
-    grave = sum(one.is_grave for one in data.suspicions)
+    grave = sum(warning.is_grave for warning in data.suspicions)
     others = counted(len(data.suspicions) - grave, "other warning")
     wrong = f"{counted(grave, 'warning')} that would make scores or students wrong, {others}."
     yield wrong if data.suspicions else "No problems were found."
-    single = [one for one in probes if one.modality is not None]
+    single = [probe for probe in probes if probe.modality is not None]
     if len(single) > 1:
-        best, together = max(single, key=lambda one: one.score), probes[0]
+        best, together = max(single, key=lambda probe: probe.score), probes[0]
         verdict = "" if best.is_better else ", no better than chance"
         yield (
             f"The best single sensor is {best.modality}: extra-trees reach {with_unit(percent(best.score), '%')} "
@@ -95,12 +95,12 @@ def _answer(data: DataReport, probes: Sequence[ProbeFacts]) -> Iterator[str]:
 def _findings(data: DataReport) -> Section:
     findings = [
         (
-            one.kind.capitalize() + ("" if one.is_grave else ", worth knowing"),
-            _sentence(one.sentence),
-            _sentence(one.advice),
-            one.is_grave,
+            warning.kind.capitalize() + ("" if warning.is_grave else ", worth knowing"),
+            _sentence(warning.sentence),
+            _sentence(warning.advice),
+            warning.is_grave,
         )
-        for one in data.suspicions
+        for warning in data.suspicions
     ]
     checks = (
         "Copies, groups under two names, gaps that reveal the class, dead, stuck and clipped channels, wrong labels, "
@@ -112,8 +112,8 @@ def _findings(data: DataReport) -> Section:
     return Section("findings", "Warnings", blocks)
 
 
-def _interval(one: ProbeFacts) -> str:
-    return f"{percent(one.low)} to {percent(one.high)}"
+def _interval(probe: ProbeFacts) -> str:
+    return f"{percent(probe.low)} to {percent(probe.high)}"
 
 
 def _sensors(probes: Sequence[ProbeFacts]) -> Iterator[Section]:
@@ -121,13 +121,13 @@ def _sensors(probes: Sequence[ProbeFacts]) -> Iterator[Section]:
         rows = [
             Row(
                 [
-                    one.modality or "all sensors",
-                    percent(one.score),
-                    bar_cell(one.score, "student" if number else "teacher"),
-                    _interval(one),
+                    probe.modality or "all sensors",
+                    percent(probe.score),
+                    bar_cell(probe.score, "student" if number else "teacher"),
+                    _interval(probe),
                 ]
             )
-            for number, one in enumerate(probes)
+            for number, probe in enumerate(probes)
         ]
         caption = (
             "Extra-trees on window statistics, for groups they never saw; chance is "
@@ -140,8 +140,14 @@ def _sensors(probes: Sequence[ProbeFacts]) -> Iterator[Section]:
 def _other_probes(probes: Sequence[ProbeFacts]) -> Iterator[Section]:
     if probes:
         rows = [
-            [one.asked, percent(one.score), _interval(one), percent(one.guessing), "yes" if one.is_better else "no"]
-            for one in probes
+            [
+                probe.asked,
+                percent(probe.score),
+                _interval(probe),
+                percent(probe.guessing),
+                "yes" if probe.is_better else "no",
+            ]
+            for probe in probes
         ]
         heads = ["Predicted", "Balanced accuracy, %", "99 % interval", "Chance, %", label("Leaks")]
         caption = "Facts that a model should not need. A fact leaks if its interval begins above chance."
@@ -150,13 +156,13 @@ def _other_probes(probes: Sequence[ProbeFacts]) -> Iterator[Section]:
 
 def _signals(data: DataReport) -> Section:
     blocks: list[Block] = []
-    for name in dict.fromkeys(one.modality for one in data.examples):
-        examples = [one for one in data.examples if one.modality == name]
-        unit = next(one.unit for one in data.channels if one.modality == name)
+    for name in dict.fromkeys(example.modality for example in data.examples):
+        examples = [example for example in data.examples if example.modality == name]
+        unit = next(channel.unit for channel in data.channels if channel.modality == name)
         blocks += [
             Heading(f"{name}, {unit}" if unit else name),
             Legend(list(zip(LINE_ROLES, examples[0].channels, strict=False))),
-            columns(_example(one, examples) for one in examples),
+            columns(_example(example, examples) for example in examples),
         ]
     lead = (
         "For each class the window most like the others, and one with gaps if there are any. A gap breaks the line; "
@@ -165,34 +171,34 @@ def _signals(data: DataReport) -> Section:
     return Section("signals", "Signals", blocks, lead, "lines")
 
 
-def _example(one: ExampleWindow, examples: Sequence[ExampleWindow]) -> charts.Chart:
-    step_s = one.duration_s / max(1, len(one.values[0]))
-    seconds = [number * step_s for number in range(len(one.values[0]))]
-    gaps = "" if one.missing == 0 else f", {percent(one.missing)} % missing"
-    where = f"{one.split} window {one.window}{gaps}"
+def _example(example: ExampleWindow, examples: Sequence[ExampleWindow]) -> charts.Chart:
+    step_s = example.duration_s / max(1, len(example.values[0]))
+    seconds = [number * step_s for number in range(len(example.values[0]))]
+    gaps = "" if example.missing == 0 else f", {percent(example.missing)} % missing"
+    where = f"{example.split} window {example.window}{gaps}"
     return charts.line_chart(
         [
             charts.Line(role=role, name=channel, x=seconds, y=line)
-            for role, channel, line in zip(LINE_ROLES, one.channels, one.values, strict=False)
+            for role, channel, line in zip(LINE_ROLES, example.channels, example.values, strict=False)
         ],
-        title=one.label,
-        description=f"{one.label}: {where}, {', '.join(one.channels)} over {one.duration_s:g} seconds.",
+        title=example.label,
+        description=f"{example.label}: {where}, {', '.join(example.channels)} over {example.duration_s:g} seconds.",
         x_label=f"seconds; {where}",
-        x_axis=charts.tight_axis([0.0, one.duration_s]),
+        x_axis=charts.tight_axis([0.0, example.duration_s]),
         y_axis=charts.axis(value for other in examples for line in other.values for value in line),
     )
 
 
 def _balance(data: DataReport) -> Section:
     splits = data.splits
-    rows = [[name, *(count(one.classes[name]) for one in splits)] for name in splits[0].classes]
+    rows = [[name, *(count(split.classes[name]) for split in splits)] for name in splits[0].classes]
     rows += [
-        ["unlabelled", *(count(one.unlabelled) for one in splits)],
-        ["all", *(count(one.windows) for one in splits)],
-        ["groups", *(count(one.groups) for one in splits)],
-        ["largest group, %", *(percent(one.largest_group) for one in splits)],
+        ["unlabelled", *(count(split.unlabelled) for split in splits)],
+        ["all", *(count(split.windows) for split in splits)],
+        ["groups", *(count(split.groups) for split in splits)],
+        ["largest group, %", *(percent(split.largest_group) for split in splits)],
     ]
-    heads = ["", *(one.split for one in splits)]
+    heads = ["", *(split.split for split in splits)]
     return Section("balance", "Classes and groups", [table(heads, rows, caption="Windows of each split.")])
 
 
@@ -204,15 +210,15 @@ def _channels(data: DataReport) -> Section:
     rows = [
         Row(
             [
-                Cell(f"{one.modality} {one.channel}", note="" if one.is_continuous else "few values"),
-                f"{one.rate_hz:g}",
-                *map(significant, (one.low, one.mean, one.high, one.std)),
-                percent(max(one.missing.values())),
-                percent(one.flat),
-                percent(one.at_limit, 2),
+                Cell(f"{channel.modality} {channel.channel}", note="" if channel.is_continuous else "few values"),
+                f"{channel.rate_hz:g}",
+                *map(significant, (channel.low, channel.mean, channel.high, channel.std)),
+                percent(max(channel.missing.values())),
+                percent(channel.flat),
+                percent(channel.at_limit, 2),
             ]
         )
-        for one in data.channels
+        for channel in data.channels
     ]
     caption = (
         "Over all windows; missing is of the worst split. A flat window has one value; at the limit are samples that "
@@ -222,7 +228,7 @@ def _channels(data: DataReport) -> Section:
 
 
 def _drift(data: DataReport) -> Iterator[Section]:
-    largest = sorted(data.drift, key=lambda one: -abs(one.shift))[:MOST_DRIFTS]
+    largest = sorted(data.drift, key=lambda drift: -abs(drift.shift))[:MOST_DRIFTS]
     if largest:
         lead = (
             "Mean level of each tenth of the windows in order of time, without the part that the classes explain; the "
@@ -231,15 +237,15 @@ def _drift(data: DataReport) -> Iterator[Section]:
         yield Section("drift", "Over the campaign", [columns(map(_drift_chart, largest))], lead)
 
 
-def _drift_chart(one: DriftFacts) -> charts.Chart:
-    places = [float(number + 1) for number in range(len(one.levels))]
+def _drift_chart(drift: DriftFacts) -> charts.Chart:
+    places = [float(number + 1) for number in range(len(drift.levels))]
     return charts.line_chart(
-        [charts.Line(role="student", name=one.channel, x=places, y=one.levels)],
-        title=f"{one.modality} {one.channel}",
-        description=f"Mean level of each tenth: {', '.join(f'{level:.4g}' for level in one.levels)}.",
-        x_label=f"tenth of the campaign; {fixed(one.shift)} standard deviations",
+        [charts.Line(role="student", name=drift.channel, x=places, y=drift.levels)],
+        title=f"{drift.modality} {drift.channel}",
+        description=f"Mean level of each tenth: {', '.join(f'{level:.4g}' for level in drift.levels)}.",
+        x_label=f"tenth of the campaign; {fixed(drift.shift)} standard deviations",
         x_axis=charts.tight_axis(places),
-        y_axis=charts.axis(one.levels),
+        y_axis=charts.axis(drift.levels),
         x_text=count,
     )
 
@@ -249,13 +255,13 @@ def _suspects(data: DataReport) -> Iterator[Section]:
     if suspects:
         rows = [
             [
-                f"{one.split} {one.window}",
-                one.group or NOTHING,
-                one.label,
-                one.likely,
-                percent(one.likely_probability, 0),
+                f"{suspect.split} {suspect.window}",
+                suspect.group or NOTHING,
+                suspect.label,
+                suspect.likely,
+                percent(suspect.likely_probability, 0),
             ]
-            for one in suspects
+            for suspect in suspects
         ]
         first = f" These are the first {len(suspects)} of {total}." if len(suspects) < total else ""
         caption = (
@@ -269,8 +275,14 @@ def _suspects(data: DataReport) -> Iterator[Section]:
 def _label_next(data: DataReport) -> Iterator[Section]:
     if data.to_label:
         rows = [
-            [f"train {one.window}", one.group or NOTHING, one.start or NOTHING, one.likely, percent(one.probability, 0)]
-            for one in data.to_label
+            [
+                f"train {window.window}",
+                window.group or NOTHING,
+                window.start or NOTHING,
+                window.likely,
+                percent(window.probability, 0),
+            ]
+            for window in data.to_label
         ]
         caption = (
             "Unlabelled training windows that a probe is least certain about, far from each other. mmkd-data report "

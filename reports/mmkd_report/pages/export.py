@@ -82,7 +82,7 @@ def timed(export: ExportDocument) -> list[TimedArtifact]:
         for run in artifact.backends
         if is_number(run.latency_us)
     ]
-    return sorted(artifacts, key=lambda one: one.latency_us)
+    return sorted(artifacts, key=lambda config: config.latency_us)
 
 
 def render_export(document: Mapping[str, Any]) -> str:
@@ -155,8 +155,8 @@ def answer(export: ExportDocument) -> Iterator[str]:
 
 def _gain_over_fp32(kept: Sequence[TimedArtifact]) -> str:
     """Return what lower precision gains if both were timed, as the end of a sentence."""
-    full = next((one for one in kept if one.artifact.precision == "fp32"), None)
-    lower = next((one for one in kept if one.artifact.precision != "fp32"), None)
+    full = next((config for config in kept if config.artifact.precision == "fp32"), None)
+    lower = next((config for config in kept if config.artifact.precision != "fp32"), None)
     if full is None or lower is None:
         return ""
     if full.latency_us < NOTICEABLE * lower.latency_us:
@@ -177,7 +177,7 @@ def _gate_text(gate: GateResult, report: ExportReport) -> str:
 def key_figures(export: ExportDocument) -> Iterator[tuple[str, str]]:
     """Yield number and caption: latency, score, size and parameters, as far as measured."""
     student, artifacts, metric = export.report.student, export.report.artifacts, export.report.chosen_by
-    for best in [one for one in timed(export) if one.kept][:1]:
+    for best in [config for config in timed(export) if config.kept][:1]:
         yield time_text(best.latency_us), f"{best.name}, median, one thread"
     score = artifacts[0].score(metric.name)
     if is_number(score):
@@ -196,7 +196,7 @@ def _role(artifact: ArtifactReport) -> str:
 
 def _measured(export: ExportDocument) -> list[ArtifactReport]:
     """Return every artifact that was measured, those left out of the bundle last."""
-    left_out = [one.artifact for one in export.report.left_out if one.artifact is not None]
+    left_out = [left_out.artifact for left_out in export.report.left_out if left_out.artifact is not None]
     return [*export.report.artifacts, *left_out]
 
 
@@ -313,7 +313,7 @@ def _height_text(value: float | None, metric: Measure) -> str:
 
 def _floor(export: ExportDocument, metric: Measure) -> float | None:
     """Return the fp32 score minus the largest drop allowed; None without a gate."""
-    allowed = [one.gate.allowed_drop_points for one in _measured(export) if one.gate]
+    allowed = [artifact.gate.allowed_drop_points for artifact in _measured(export) if artifact.gate]
     score = export.report.artifacts[0].score(metric.name)
     return score - max(allowed) / 100 if allowed and is_number(score) else None
 
@@ -338,14 +338,14 @@ def _confidence(report: ExportReport) -> Iterator[Section]:
             facts, before, after = artifact.confidence, artifact.confidence.before, artifact.confidence.after
             rows = [
                 [
-                    percent(one.error_level),
-                    percent(one.coverage),
-                    f"{percent(one.low)} to {percent(one.high)}",
-                    fixed(one.mean_set_size, 2),
-                    percent(one.single_share),
-                    percent(one.single_accuracy),
+                    percent(sets.error_level),
+                    percent(sets.coverage),
+                    f"{percent(sets.low)} to {percent(sets.high)}",
+                    fixed(sets.mean_set_size, 2),
+                    percent(sets.single_share),
+                    percent(sets.single_accuracy),
                 ]
-                for one in facts.coverages
+                for sets in facts.coverages
             ]
             caption = (
                 f"Temperature {fixed(facts.temperature, 2)} from {count(facts.calibrated_by)} windows. On "
@@ -371,7 +371,7 @@ def _confidence(report: ExportReport) -> Iterator[Section]:
 def _tried(quantised: Sequence[ArtifactReport], measured: Sequence[ArtifactReport]) -> Section:
     heads = ["Remedy", label("Ranges"), "INT8 layers", "Drop, points", "Agreement, %", label("Gate")]
     blocks: list[Block] = []
-    for one in quantised:
+    for artifact in quantised:
         rows = [
             Row(
                 [
@@ -383,26 +383,27 @@ def _tried(quantised: Sequence[ArtifactReport], measured: Sequence[ArtifactRepor
                     _passed(row.gate),
                 ]
             )
-            for row in one.attempts
+            for row in artifact.attempts
         ]
-        caption = f"Attempts to quantise {one.name}; every row keeps what the rows above it changed."
-        blocks += [Heading(one.name), table(heads, rows, caption=caption)]
-    for one in measured:
-        if one.float_layers:
-            summary = f"{words.counted(len(one.float_layers), 'layer')} of {one.name} in float32, and why"
-            blocks.append(Details(summary, [Facts(one.float_layers.items())]))
+        caption = f"Attempts to quantise {artifact.name}; every row keeps what the rows above it changed."
+        blocks += [Heading(artifact.name), table(heads, rows, caption=caption)]
+    for artifact in measured:
+        if artifact.float_layers:
+            summary = f"{words.counted(len(artifact.float_layers), 'layer')} of {artifact.name} in float32, and why"
+            blocks.append(Details(summary, [Facts(artifact.float_layers.items())]))
     return Section("tried", "What was tried", blocks)
 
 
 def _sensitivity(quantised: Sequence[ArtifactReport]) -> Section:
     product = label(f"Rows {TIMES} inputs {TIMES} outputs", "product")
     blocks: list[Block] = []
-    for one in quantised:
-        role = _role(one)
-        largest = max((row.divergence for row in one.sensitivity if is_number(row.divergence)), default=0.0) or 1.0
+    for artifact in quantised:
+        role = _role(artifact)
+        divergences = [row.divergence for row in artifact.sensitivity if is_number(row.divergence)]
+        largest = max(divergences, default=0.0) or 1.0
         rows = []
-        for row in one.sensitivity:
-            reason = one.float_layers.get(row.layer)
+        for row in artifact.sensitivity:
+            reason = artifact.float_layers.get(row.layer)
             aside = charts.element("span", f" stays float32: {reason}", class_="aside") if reason else None
             cells: list[Cell | str] = [
                 Cell(row.layer, content=aside),
@@ -412,10 +413,10 @@ def _sensitivity(quantised: Sequence[ArtifactReport]) -> Section:
                 error_text(row.max_abs_error),
             ]
             rows.append(cells)
-        caption = f"Layers of {one.name}, the most sensitive first"
+        caption = f"Layers of {artifact.name}, the most sensitive first"
         style = f"compact sensitivity role-{role}"
         heads = ["Layer", product, BAR, "Divergence, nats", "Logit"]
-        blocks += [Heading(one.name), table(heads, rows, caption=caption, style=style, hide_caption=True)]
+        blocks += [Heading(artifact.name), table(heads, rows, caption=caption, style=style, hide_caption=True)]
     lead = (
         "The change of the answers if only this layer computes in INT8: the mean divergence of the probabilities from "
         "those in float32 (the bar), and the largest change of a logit."
@@ -428,7 +429,7 @@ def _parity(export: ExportDocument, measured: Sequence[ArtifactReport]) -> Secti
     rows = [
         Row(
             [
-                _head(one),
+                _head(artifact),
                 kind,
                 name,
                 error_text(tensor.max_abs_error),
@@ -436,22 +437,22 @@ def _parity(export: ExportDocument, measured: Sequence[ArtifactReport]) -> Secti
                 fixed(tensor.cosine, 6),
             ]
         )
-        for one in measured
-        for kind, parity in (("as recorded", one.parity), ("with gaps", one.parity_with_gaps))
+        for artifact in measured
+        for kind, parity in (("as recorded", artifact.parity), ("with gaps", artifact.parity_with_gaps))
         for name, tensor in parity.tensors
     ]
     runs = [
         Row(
             [
-                _head(one),
+                _head(artifact),
                 run.version,
                 error_text(run.max_abs_error),
                 percent(run.label_agreement, 2),
                 time_text(run.latency_us),
             ]
         )
-        for one in measured
-        for run in one.backends
+        for artifact in measured
+        for run in artifact.backends
     ]
     tensor_heads = ["Artifact", label("Windows"), label("Output"), "Largest", "Mean", "Smallest cosine"]
     run_heads = ["Artifact", label("Backend"), "Largest difference", "Agreement, %", "Latency"]

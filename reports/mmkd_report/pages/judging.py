@@ -54,17 +54,17 @@ def render_judging(document: Mapping[str, Any]) -> str:
     Raises:
         DocumentError: The document breaks its contract; the message names the place.
     """
-    found = read_judging(document)
-    first, *others = found.models
-    data = found.data
-    models = [(one.name, _model_text(one)) for one in found.models]
+    judging = read_judging(document)
+    first, *others = judging.models
+    data = judging.data
+    models = [(one.name, _model_text(one)) for one in judging.models]
     sections = [
         *(
-            _suite(found, name, result) if name != "cost" or found.cost is None else _cost(found.cost, result)
-            for name, result in found.suites.items()
+            _suite(judging, name, result) if name != "cost" or judging.cost is None else _cost(judging.cost, result)
+            for name, result in judging.suites.items()
         ),
         Section(
-            "origin", "What was judged", [Facts([*models, (data.name, f"SHA-256 {data.sha256}; seed {found.seed}")])]
+            "origin", "What was judged", [Facts([*models, (data.name, f"SHA-256 {data.sha256}; seed {judging.seed}")])]
         ),
     ]
     lede = [f"{data.name}.", f"{count(data.windows)} {data.part} ({data.apart})."]
@@ -76,24 +76,24 @@ def render_judging(document: Mapping[str, Any]) -> str:
             kind="evaluation",
             headline=f"Can {first.name} be relied on?",
             lede=lede,
-            answer=[f"{sentence}." for sentence in found.verdict],
-            cautions=[f"{sentence}." for sentence in found.cautions],
+            answer=[f"{sentence}." for sentence in judging.verdict],
+            cautions=[f"{sentence}." for sentence in judging.cautions],
             sections=sections,
             document="the JSON document of mmkd-evaluate --json",
-            script="" if "cost" not in found.suites else (TEMPLATES / "cost.js").read_text(encoding="utf-8"),
+            script="" if "cost" not in judging.suites else (TEMPLATES / "cost.js").read_text(encoding="utf-8"),
         )
     )
 
 
-def assign_roles(found: JudgingDocument) -> dict[str, str]:
+def assign_roles(judging: JudgingDocument) -> dict[str, str]:
     """Return the role that colours each model: teacher, judged student, baseline, another, all further ones dotted."""
     roles: dict[str, str] = {}
-    for number, one in enumerate(found.models):
+    for number, one in enumerate(judging.models):
         if one.role == "teacher":
             roles[one.name] = "teacher"
         elif number == 0:
             roles[one.name] = "student"
-        elif one.name == found.baseline:
+        elif one.name == judging.baseline:
             roles[one.name] = "baseline"
         else:
             roles[one.name] = "another" if "other" in roles.values() else "other"
@@ -113,9 +113,9 @@ def _model_text(one: JudgedModel) -> str:
     return f"{what}, {' + '.join(one.modalities)}{size}{file}"
 
 
-def _suite(found: JudgingDocument, name: str, result: SuiteResult) -> Section:
+def _suite(judging: JudgingDocument, name: str, result: SuiteResult) -> Section:
     """Draw tables, notes and charts of a suite."""
-    roles = assign_roles(found)
+    roles = assign_roles(judging)
     blocks: list[Block] = [Legend([(role, model) for model, role in roles.items()])] if result.charts else []
     for one in result.tables:
         blocks.append(table(one.heads, one.rows, caption=one.caption, style="results narrow names"))
@@ -147,18 +147,18 @@ def _chart(chart: SuiteChart, roles: Mapping[str, str], y_axis: charts.Axis) -> 
 # --- cost -------------------------------------------------------------------------------------------------------------
 
 
-def _cost(found: CostFacts, result: SuiteResult) -> Section:
+def _cost(cost: CostFacts, result: SuiteResult) -> Section:
     """Figures of each option, sliders and what decides; the page's script recomputes them with the same formulas."""
     rows = []
-    for option, figures in found.results.items():
+    for option, figures in cost.results.items():
         values = msgspec.to_builtins(figures)
         cells = [
             Cell("never" if values[key] is None else count(values[key]), data={"way": option, "figure": key})
             for key in COST_FIGURES
         ]
         rows.append(Row([option, *cells]))
-    beats = found.student_beats_teacher
-    drawn = "" if beats is None or found.to_enter else percent(beats, 0)
+    beats = cost.student_beats_teacher
+    drawn = "" if beats is None or cost.to_enter else percent(beats, 0)
     blocks: list[Block] = [
         table(
             ["Option", *COST_FIGURES.values()],
@@ -168,17 +168,17 @@ def _cost(found: CostFacts, result: SuiteResult) -> Section:
             hide_caption=True,
         )
     ]
-    for number, section in enumerate(["plant", *found.equipment]):
-        assumptions = [one for one in found.assumptions if one.path.partition(".")[0] == section]
+    for number, section in enumerate(["plant", *cost.equipment]):
+        assumptions = [one for one in cost.assumptions if one.path.partition(".")[0] == section]
         sliders = charts.element("div", *(_slider(one) for one in assumptions), class_="sliders")
         blocks.append(Details(f"Assumptions: {section}", [sliders], is_open=number == 0))
-    if found.swings:
-        blocks += [Heading("What decides"), *_swings(found.swings[:MOST_SWINGS])]
+    if cost.swings:
+        blocks += [Heading("What decides"), *_swings(cost.swings[:MOST_SWINGS])]
     state = {
-        "plant": msgspec.to_builtins(found.plant),
-        "equipment": msgspec.to_builtins(found.equipment),
+        "plant": msgspec.to_builtins(cost.plant),
+        "equipment": msgspec.to_builtins(cost.equipment),
         "assumptions": [
-            {"path": one.path, "low": one.low, "high": one.high, "follows": one.follows} for one in found.assumptions
+            {"path": one.path, "low": one.low, "high": one.high, "follows": one.follows} for one in cost.assumptions
         ],
         "shares": SHARES,
         "whole": WHOLE,
@@ -191,8 +191,8 @@ def _cost(found: CostFacts, result: SuiteResult) -> Section:
     )
     kept = "; the percentage of draws stays as it was entered" if drawn else ""
     lead = (
-        f"{result.lead} Detection and false alarms are fractions of {found.unit}; healthy is "
-        f"{', '.join(found.healthy)}. {better}Move a slider, and this table and “What decides” follow{kept}."
+        f"{result.lead} Detection and false alarms are fractions of {cost.unit}; healthy is "
+        f"{', '.join(cost.healthy)}. {better}Move a slider, and this table and “What decides” follow{kept}."
     )
     return Section("cost", result.title, blocks, lead)
 
