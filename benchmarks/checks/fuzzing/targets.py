@@ -113,12 +113,12 @@ def _log(data: bytes, folder: Path) -> None:
 
 
 def _import(recipe: bytes, log: bytes, folder: Path) -> None:
-    from mmkd_models.data.importing.from_recipe import try_recipe
+    from mmkd_models.data.importing.from_recipe import import_recipe
     from mmkd_models.data.importing.recipe import read_recipe
 
     for name, data in (("a.csv", log), ("b.csv", _LOG)):
         _written(folder / name, data)
-    try_recipe(read_recipe(_written(folder / "a.toml", recipe)), folder)
+    import_recipe(read_recipe(_written(folder / "a.toml", recipe)), folder, None)
 
 
 def _keys(data: bytes, folder: Path) -> None:

@@ -32,17 +32,12 @@ def run_recipe(file: Path, out: Path | None, *, outside: Sequence[Path] = (), ma
         raise UsageError(f"--max-gb {max_gb:g}: expected a number above 0; give the disk space in GB")
     most_bytes = None if max_gb is None else round(max_gb * 1e9)
     require_modules(("polars",), by="mmkd-data import of a recipe", extra="import")
-    from mmkd_models.data.importing.from_recipe import import_recipe, try_recipe
+    from mmkd_models.data.importing.from_recipe import import_recipe
     from mmkd_models.data.importing.recipe import read_recipe
 
     recipe = read_recipe(file)
     with reading_bar(f"reading {file}") as tell:
-        if out is None:
-            report = try_recipe(recipe, file.parent, outside=outside, most_bytes=most_bytes, tell=tell)
-        else:
-            report = import_recipe(
-                recipe, file.parent, out, outside=outside, most_bytes=most_bytes, tell=tell, note=say
-            )
+        report = import_recipe(recipe, file.parent, out, outside=outside, most_bytes=most_bytes, tell=tell, note=say)
     return [*clock_lines(report), *offset_lines(report), *window_lines(report)]
 
 

@@ -156,7 +156,7 @@ def build_dataset(
         refuse_more(
             (count + most_windows(placed, modalities, windows)) * bytes_each,
             grids.most_bytes,
-            where=placed.recorded.name,
+            where=placed.name,
             what=f"windows every {windows.hop_s:g} s",
             cure="lengthen 'windows.stride_s'",
         )
@@ -189,7 +189,7 @@ def build_dataset(
     needs_label = (plan.splits > 0) & np.isin(plan.splits, np.unique(plan.splits[is_known]))
     plan = drop(plan, "without a label in valid or test", needs_label & ~is_known)
 
-    is_utc = all(one.recorded.is_utc for one in done)
+    is_utc = all(one.is_utc for one in done)
     origins_s = np.array([one.origin_ns for one in done], dtype=np.float64) / SECOND_NS
     times = origins_s[plan.recording] + plan.starts_s if is_utc else None
     source = _source(grids, done, modalities, plan, hop_s=windows.hop_s)
@@ -209,14 +209,14 @@ def build_dataset(
         source=facts.source,
         licence=facts.licence,
         left_out=left_out,
-        episode_names=[one.recorded.name for one in done],
+        episode_names=[one.name for one in done],
     )
     return BuiltReport(
         dataset=dataset,
         recordings=len(done),
         cover=windows.cover,
         left_out=left_out,
-        absent=tuple(f"{one.recorded.name}: {name}" for one in done for name in one.absent if name != TARGET),
+        absent=tuple(f"{one.name}: {name}" for one in done for name in one.absent if name != TARGET),
         has_times=is_utc,
         classes={name: _class_counts(labels, task) for name, labels in _by_split(plan)},
         targets={name: _range_of(labels) for name, labels in _by_split(plan)} if task.kind == "regression" else {},
@@ -236,7 +236,7 @@ def _plan_windows(done: Sequence[Placed], cuts: Sequence[Cut], labels: Labels, s
     }
     folds = None
     if split.column:
-        names = [done[number].recorded.name for number in recording.tolist()]
+        names = [done[number].name for number in recording.tolist()]
         splits = named_splits(facts[split.column].tolist(), names, column=split.column)
     elif split.group:
         splits, folds = deal_groups(facts[split.group], strata_of(labels), split)

@@ -16,7 +16,7 @@ from mmkd_models.data.importing.patterns import FoundFile, with_parts
 from mmkd_models.data.importing.readers.video_file import video_facts, video_frames
 from mmkd_models.data.importing.recipe import SensorSource, rate_problem
 from mmkd_models.data.importing.recording import SECOND_NS, ImportedSensor, Spool
-from mmkd_models.data.importing.source import SourceSamples
+from mmkd_models.data.importing.source import SourceSamples, sensor_of
 from mmkd_models.data.importing.timing.clock import start_ns
 
 _DIGITS = 7  # of a container's rate: 24000 / 1001 with fewer is a frame off after two minutes
@@ -103,18 +103,7 @@ def open_camera(source: SensorSource, first: FoundFile) -> CameraReader:
         raise DatasetError(f"{first.path}: frames a second: {text}")
     return CameraReader(
         source=source,
-        sensor=ImportedSensor(
-            name=source.modality,
-            kind="video",
-            channels=tuple(source.channels) or ("gray",),
-            rate_hz=source.resample_hz or rate_hz,
-            height=source.height,
-            width=source.width,
-            unit=source.unit,
-            native_hz=rate_hz,
-            max_gap_s=source.max_gap_s,
-            resample="nearest",
-        ),
+        sensor=sensor_of(source, tuple(source.channels) or ("gray",), rate_hz, "nearest"),
         rate_origin="as 'rate_hz' says" if source.rate_hz else f"as {first.path} says",
     )
 

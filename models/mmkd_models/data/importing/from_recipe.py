@@ -50,23 +50,28 @@ class RecipeReport:
 def import_recipe(
     recipe: ImportRecipe,
     folder: Path,
-    path: Path,
+    path: Path | None,
     *,
     outside: Sequence[Path] = (),
     most_bytes: int | None = None,
-    tell: Callable[[int, int], None] | None = None,
+    tell: Callable[[int, int], None] = lambda done, total: None,
     note: Callable[[str], None] = lambda _: None,
 ) -> RecipeReport:
     """Carry a recipe out, or continue where another run with the same `path` ended.
 
     Args:
         folder: where patterns start; nothing outside it and `outside` is read.
+        path: the dataset directory; None tries the recipe in the system's temporary folder and keeps nothing.
         most_bytes: maximum to write; None follows from the size of the recordings.
         tell: called with the bytes that are read, and all that will be.
         note: called with what is kept of an import that ended early.
 
     Raise DatasetError with every file's first fault; `path` is not written, and finished recordings are kept beside it.
     """
+    if path is None:
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / "dataset"
+            return import_recipe(recipe, folder, path, outside=outside, most_bytes=most_bytes, tell=tell)
     place = RecipeFolder(folder, outside)
     files = find_recordings(recipe, place)
     if most_bytes is None:
@@ -105,20 +110,6 @@ def import_recipe(
         proposals=tuple(work.proposals),
         files=files.counts,
     )
-
-
-def try_recipe(
-    recipe: ImportRecipe,
-    folder: Path,
-    *,
-    outside: Sequence[Path] = (),
-    most_bytes: int | None = None,
-    tell: Callable[[int, int], None] | None = None,
-) -> RecipeReport:
-    """Carry a recipe out in the system's temporary folder, where nothing is kept: errors as `import_recipe`."""
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "dataset"
-        return import_recipe(recipe, folder, path, outside=outside, most_bytes=most_bytes, tell=tell)
 
 
 def _open_readers(recipe: ImportRecipe, files: RecordingFiles) -> list[Reader]:
@@ -173,7 +164,7 @@ class _Work:
         marks: Mapping[str, Marks],
         *,
         most_bytes: int,
-        tell: Callable[[int, int], None] | None,
+        tell: Callable[[int, int], None],
     ) -> None:
         self._files, self._readers, self._intervals, self._marks = files, readers, intervals, marks
         self._most_bytes, self._tell = most_bytes, tell
@@ -200,7 +191,8 @@ class _Work:
             if piece is not None and not problems:
                 self.clocks += piece.clocks
                 self.proposals += piece.proposals
-                yield piece.placed(self._describe(key))
+                recorded = self._describe(key)
+                yield replace(piece.placed, name=recorded.name, parts=recorded.parts, labels=recorded.labels)
         if len(problems) == 1:
             raise DatasetError(problems[0])
         refuse("recordings", problems)
@@ -238,17 +230,7 @@ class _Work:
                 return None
             proposals = self._propose_offsets(recorded.name, series)
             placed = grids.add(replace(recorded, series=series, runs=runs, is_utc=is_utc))
-        return Piece(
-            marks=self._marks["/".join(key)],
-            origin_ns=placed.origin_ns,
-            first=placed.first,
-            lengths=placed.lengths,
-            absent=placed.absent,
-            runs=runs,
-            is_utc=is_utc,
-            clocks=clocks,
-            proposals=proposals,
-        )
+        return Piece(placed=placed, marks=self._marks["/".join(key)], clocks=clocks, proposals=proposals)
 
     def _propose_offsets(self, recording: str, series: Mapping[str, Sequence[SampleSeries]]) -> list[Proposal]:
         proposals, reference = [], self._readers[0].sensor.name
@@ -262,8 +244,7 @@ class _Work:
 
     def _count_bytes(self, count: int) -> None:
         self._done_bytes += count
-        if self._tell is not None:
-            self._tell(self._done_bytes, self._total_bytes)
+        self._tell(self._done_bytes, self._total_bytes)
 
 
 def _check_clocks(reader: Reader, samples: SourceSamples, name: str, file: Path) -> list[FileClock]:

@@ -21,6 +21,7 @@ from mmkd_models.data.importing.recording import (
     SECOND_NS,
     ImportedSensor,
     Interval,
+    Resample,
     SampleSeries,
     Spool,
     Times,
@@ -154,24 +155,31 @@ def open_source(
         )
     return SourceReader(
         source=source,
-        sensor=ImportedSensor(
-            name=source.modality,
-            kind=source.modality_kind,
-            channels=tuple(channels),
-            rate_hz=source.resample_hz or rate_hz,
-            unit=source.unit,
-            range=source.range,
-            normalise=source.normalise,
-            native_hz=rate_hz,
-            max_gap_s=source.max_gap_s,
-            resample=resample,
-            hold_s=source.hold_s,
-        ),
+        sensor=sensor_of(source, tuple(channels), rate_hz, resample),
         files_of=files_of or source.modality,
         columns=tuple(channels.values()),
         facts=facts,
         first_file=first.path,
         rate_origin=origin,
+    )
+
+
+def sensor_of(source: SensorSource, channels: tuple[str, ...], native_hz: float, resample: Resample) -> ImportedSensor:
+    """Return the sensor of a source."""
+    return ImportedSensor(
+        name=source.modality,
+        kind=source.modality_kind,
+        channels=channels,
+        rate_hz=source.resample_hz or native_hz,
+        height=source.height,
+        width=source.width,
+        unit=source.unit,
+        range=source.range,
+        normalise=source.normalise,
+        native_hz=native_hz,
+        max_gap_s=source.max_gap_s,
+        resample=resample,
+        hold_s=source.hold_s,
     )
 
 

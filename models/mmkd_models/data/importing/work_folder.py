@@ -10,14 +10,14 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
 from mmkd_edge import __version__
 from mmkd_edge.bundle.files import write_file
-from mmkd_models.data.importing.recording import ClockFacts, ImportedRecording, Interval
+from mmkd_models.data.importing.recording import ClockFacts
 from mmkd_models.data.importing.timing.align import Proposal
 from mmkd_models.data.importing.timing.grids import Placed
 
@@ -39,27 +39,12 @@ class FileClock:
 
 
 class Piece(msgspec.Struct, frozen=True, kw_only=True):
-    """A recording that lies in the grids: as `Placed`, with what was measured of its clocks."""
+    """A recording that lies in the grids, the marks of its files, and what was measured of its clocks."""
 
+    placed: Placed
     marks: Marks
-    origin_ns: int
-    first: Mapping[str, int]
-    lengths: Mapping[str, int]
-    absent: tuple[str, ...]
-    runs: Mapping[str, Sequence[Interval]]
-    is_utc: bool
     clocks: Sequence[FileClock]
     proposals: Sequence[Proposal]
-
-    def placed(self, recorded: ImportedRecording) -> Placed:
-        """Return the recording on its grids, with its current name, parts and labels."""
-        return Placed(
-            recorded=replace(recorded, runs=self.runs, is_utc=self.is_utc),
-            origin_ns=self.origin_ns,
-            first=self.first,
-            lengths=self.lengths,
-            absent=self.absent,
-        )
 
 
 class _Content(msgspec.Struct, kw_only=True):
@@ -108,8 +93,8 @@ class ImportProgress:
         """Samples of each sensor's grid that are finished."""
         filled: dict[str, int] = {}
         for piece in self._content.pieces.values():
-            for name, first in piece.first.items():
-                filled[name] = max(filled.get(name, 0), first + piece.lengths[name])
+            for name, first in piece.placed.first.items():
+                filled[name] = max(filled.get(name, 0), first + piece.placed.lengths[name])
         return filled
 
     def piece(self, recording: str) -> Piece | None:

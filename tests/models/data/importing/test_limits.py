@@ -14,7 +14,7 @@ import pytest
 
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.importing.build import import_recordings
-from mmkd_models.data.importing.from_recipe import RecipeReport, import_recipe, try_recipe
+from mmkd_models.data.importing.from_recipe import RecipeReport, import_recipe
 from mmkd_models.data.importing.keys import TextTable
 from mmkd_models.data.importing.limits import MOST_COLUMNS
 from mmkd_models.data.importing.patterns import RecipeFolder, match_segment
@@ -425,7 +425,7 @@ def test_a_link_that_leads_outside_is_not_followed_unless_that_is_allowed(plant:
 def test_trying_a_recipe_writes_nothing_where_its_dataset_is_called(plant: Path, recipe: Callable[..., None]) -> None:
     target = plant.parent / f"{plant.name}-target"
     recipe(("[split]", f'[dataset]\nname = "{target}"\n[split]'))
-    try_recipe(read_recipe(plant / "recipe.toml"), plant)
+    import_recipe(read_recipe(plant / "recipe.toml"), plant, None)
     assert not target.exists()
 
 

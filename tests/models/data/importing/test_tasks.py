@@ -95,8 +95,8 @@ def test_flags_are_a_column_for_each_label(plant, recipe):
     recipe((FILES, 'flags = {hot = "Hot", worn = "Worn"}\ntask = "multi_label"\nunlabelled = "keep"'))
     add_columns(
         plant,
-        Hot=lambda row, machine: int(row < 40),
-        Worn=lambda row, machine: "" if row >= 90 and machine == 0 else ("FALSE" if row < 20 else "TRUE"),
+        Hot=lambda row, machine: int(row < 40 and machine != 5),
+        Worn=lambda row, machine: "" if row >= 90 and machine == 0 else ("FALSE" if row < 20 or machine == 5 else "TRUE"),
     )
     recipe(('group = "machine"', 'group = "machine"\nvalid = ["M1"]\ntest = ["M2"]'))
     report = run(plant)
@@ -104,6 +104,7 @@ def test_flags_are_a_column_for_each_label(plant, recipe):
     wanted = [[1, 0]] * 2 + [[1, 1]] * 2 + [[0, 1]] * 6
     assert labels_by_machine(plant)["M3"] == wanted
     assert labels_by_machine(plant)["M0"] == [*wanted[:9], [255, 255]]
+    assert labels_by_machine(plant)["M5"] == [[0, 0]] * 10
 
 
 def test_a_table_has_flags_or_a_text_for_each_recording(plant, recipe):

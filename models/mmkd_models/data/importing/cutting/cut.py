@@ -19,7 +19,7 @@ from mmkd_models.data.importing.cutting.labels import (
     window_answers,
 )
 from mmkd_models.data.importing.recipe import LabelRule, SplitRule, WindowRule
-from mmkd_models.data.importing.recording import SECOND_NS, ImportedRecording, Interval, Times
+from mmkd_models.data.importing.recording import SECOND_NS, Interval, Times
 from mmkd_models.data.importing.timing.clock import time_text
 from mmkd_models.data.importing.timing.grids import Grids, Placed, sums_before
 from mmkd_models.data.sources import first_sample, latest_start_s, window_starts_s
@@ -45,9 +45,8 @@ class Cut:
 
 def most_windows(placed: Placed, modalities: Sequence[ModalitySpec], windows: WindowRule) -> int:
     """Return how many windows a recording may have at most, before any is planned."""
-    recorded = placed.recorded
     if windows.at == "intervals":
-        return len(recorded.labels) + sum(map(len, recorded.runs.values()))
+        return len(placed.labels) + sum(map(len, placed.runs.values()))
     latest_s = latest_start_s([placed.lengths[modality.name] for modality in modalities], modalities)
     return int(max(0.0, latest_s) / windows.hop_s) + 2
 
@@ -65,12 +64,12 @@ def cut(
 
     Raise DatasetError if labels overlap or are unknown, or a window has no group.
     """
-    recorded, origin_ns = placed.recorded, placed.origin_ns
+    origin_ns = placed.origin_ns
     lengths = [placed.lengths[modality.name] for modality in modalities]
     left_out: Counter[str] = Counter()
     length_ns = round(windows.length_s * SECOND_NS)
     if windows.at == "intervals":
-        intervals = labelled_intervals(recorded, labels)
+        intervals = labelled_intervals(placed, labels)
         starts_s, answers = _centred(intervals, lengths, modalities, origin_ns=origin_ns, length_ns=length_ns)
         answers = as_numbers(answers) if labels.task == "regression" else answers
         left_out["beyond the recording"] += len(intervals) - len(starts_s)
@@ -80,7 +79,7 @@ def cut(
     if windows.at == "stride":
         answers = window_answers(placed, grids, labels, starts_ns, length_ns)
     names = dict.fromkeys(name for name in (*windows.metadata, split.group, split.column) if name)
-    facts = {name: _fact(recorded, name, starts_ns, length_ns) for name in names}
+    facts = {name: _fact(placed, name, starts_ns, length_ns) for name in names}
     filled = _filled(placed, grids, modalities, starts_s)
     reasons = {"without any value": ~filled.any(axis=1)}
     if windows.cover == "all":
@@ -88,8 +87,8 @@ def cut(
             f"without a value of {modality.name}": ~filled[:, number] for number, modality in enumerate(modalities)
         }
     if split.group:
-        at_start = _fact(recorded, split.group, starts_ns, 2)
-        _refuse_no_group(recorded, split.group, at_start, starts_ns)
+        at_start = _fact(placed, split.group, starts_ns, 2)
+        _refuse_no_group(placed, split.group, at_start, starts_ns)
         reasons[f"with more than one {split.group}"] = facts[split.group] == ""
     if labels.unlabelled == "drop":
         reasons["without a label"] = np.array([answer is None for answer in answers], dtype=bool)
@@ -137,23 +136,21 @@ def _centred(
     return np.array(starts, dtype=np.float64), np.array(labels, dtype=object)
 
 
-def _fact(recorded: ImportedRecording, name: str, starts_ns: Times, length_ns: int) -> npt.NDArray[np.object_]:
+def _fact(placed: Placed, name: str, starts_ns: Times, length_ns: int) -> npt.NDArray[np.object_]:
     """The value of a part of the path, or of a column where it is the same all through the window; else empty."""
-    if name in recorded.parts:
-        return np.full(len(starts_ns), recorded.parts[name], dtype=object)
-    runs = [run for run in recorded.runs.get(name, ()) if run.value]
+    if name in placed.parts:
+        return np.full(len(starts_ns), placed.parts[name], dtype=object)
+    runs = [run for run in placed.runs.get(name, ()) if run.value]
     return majority(runs, starts_ns, length_ns, purity=_WHOLE)
 
 
-def _refuse_no_group(
-    recorded: ImportedRecording, group: str, at_start: npt.NDArray[np.object_], starts_ns: Times
-) -> None:
+def _refuse_no_group(placed: Placed, group: str, at_start: npt.NDArray[np.object_], starts_ns: Times) -> None:
     missing = np.flatnonzero(at_start == "")
     if len(missing):
         start_ns = int(starts_ns[missing[0]])
-        when = time_text(start_ns) if recorded.is_utc else f"{start_ns / SECOND_NS:g} s"
+        when = time_text(start_ns) if placed.is_utc else f"{start_ns / SECOND_NS:g} s"
         raise DatasetError(
-            f"{recorded.name}: expected a value of {group!r}, the group, for every window, got none at {when}"
+            f"{placed.name}: expected a value of {group!r}, the group, for every window, got none at {when}"
             f" ({len(missing)} such); fill it in, or choose another 'split.group'"
         )
 

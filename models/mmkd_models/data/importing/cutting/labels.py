@@ -15,11 +15,12 @@ from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.files import AnyArray
 from mmkd_models.data.importing.cutting.label_files import LABEL_COLUMNS, label_block
+from mmkd_models.data.importing.limits import MOST_TIME_NS
 from mmkd_models.data.importing.patterns import RecipeFolder
 from mmkd_models.data.importing.readers.csv_file import csv_blocks, csv_names
 from mmkd_models.data.importing.readers.table import RowBlock, require_columns, texts
 from mmkd_models.data.importing.recipe import TARGET, LabelRule
-from mmkd_models.data.importing.recording import SECOND_NS, ImportedRecording, Interval, Times
+from mmkd_models.data.importing.recording import SECOND_NS, Interval, Times
 from mmkd_models.data.importing.timing.clock import TimeColumn
 from mmkd_models.data.importing.timing.grids import Grids, Placed, sums_before
 from mmkd_models.data.labels import UNKNOWN
@@ -36,16 +37,12 @@ def window_answers(placed: Placed, grids: Grids, rule: LabelRule, starts_ns: Tim
 
     Raise DatasetError if labels overlap, are unknown, or should be numbers and are not.
     """
-    recorded = placed.recorded
     if rule.task == "multi_label":
-        return _sets(recorded, rule, starts_ns, length_ns)
+        return _sets(placed, rule, starts_ns, length_ns)
     if rule.task == "regression" and rule.column:
         return _means(placed, grids, rule, starts_ns, length_ns)
-    if rule.path or rule.table:
-        answers = _objects([_whole(recorded, rule, rule.path or rule.label).value or None] * len(starts_ns))
-    else:
-        answers = majority(labelled_intervals(recorded, rule), starts_ns, length_ns, purity=rule.purity)
-        answers[answers == ""] = None
+    answers = majority(labelled_intervals(placed, rule), starts_ns, length_ns, purity=rule.purity)
+    answers[answers == ""] = None
     return as_numbers(answers) if rule.task == "regression" else answers
 
 
@@ -54,12 +51,12 @@ def as_numbers(answers: Answers) -> Answers:
     return _objects([None if answer is None else float(answer) for answer in answers])
 
 
-def labelled_intervals(recorded: ImportedRecording, rule: LabelRule) -> list[Interval]:
+def labelled_intervals(placed: Placed, rule: LabelRule) -> list[Interval]:
     """Return the intervals that have a label, in order of time; of several labels at once those of each label.
 
     Raise DatasetError if two overlap, of several labels two of one label.
     """
-    intervals = [one for one in _given(recorded, rule) if one.value and one.value not in rule.ignore]
+    intervals = [one for one in _given(placed, rule, rule.column) if one.value and one.value not in rule.ignore]
     if rule.task == "multi_label":
         intervals = [replace(one, value=label) for one in intervals for label in _split(one.value, rule)]
     _check_values(intervals, rule)
@@ -105,21 +102,19 @@ def _objects(values: Sequence[Any]) -> Answers:
     return answers
 
 
-def _given(recorded: ImportedRecording, rule: LabelRule) -> Sequence[Interval]:
-    return recorded.runs.get(rule.column, ()) if rule.column else recorded.labels
+def _given(placed: Placed, rule: LabelRule, column: str) -> Sequence[Interval]:
+    """Stretches of time and their texts: of a column, of the whole recording, or of interval files."""
+    if column in placed.runs:
+        return placed.runs[column]
+    part = column if rule.flags else rule.path or (rule.label if rule.table else "")
+    if part:
+        text = placed.parts.get(part, "")
+        return [Interval(start_ns=-MOST_TIME_NS, end_ns=MOST_TIME_NS, value=text, place=placed.name)]
+    return () if column else placed.labels
 
 
 def _split(text: str, rule: LabelRule) -> list[str]:
     return [label.strip() for label in text.split(rule.separator) if label.strip()]
-
-
-def _whole(recorded: ImportedRecording, rule: LabelRule, part: str) -> Interval:
-    """The label of a whole recording, without a value if it counts as no label."""
-    value = recorded.parts.get(part, "")
-    interval = Interval(start_ns=0, end_ns=0, value="" if value in rule.ignore else value, place=recorded.name)
-    labels = _split(interval.value, rule) if rule.task == "multi_label" else [interval.value] if interval.value else []
-    _check_values([replace(interval, value=label) for label in labels], rule)
-    return interval
 
 
 def _check_values(intervals: Sequence[Interval], rule: LabelRule) -> None:
@@ -144,18 +139,17 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _sets(recorded: ImportedRecording, rule: LabelRule, starts_ns: Times, length_ns: int) -> Answers:
+def _sets(placed: Placed, rule: LabelRule, starts_ns: Times, length_ns: int) -> Answers:
     """The labels that are on: each covers its fraction of the window, or hardly any of it, or the window has none."""
-    if rule.path or rule.table:
-        return _objects([_whole_set(recorded, rule)] * len(starts_ns))
     if rule.flags:
-        given = [run for column in rule.flags.values() for run in recorded.runs.get(column, ())]
-        intervals = list(_flag_intervals(recorded, rule))
-        unknown = [one for one in intervals if not one.value]
+        flags = list(_flags(placed, rule))
+        given = [one for one, _ in flags]
+        intervals = [one for one, is_on in flags if is_on]
+        unknown = [one for one, is_on in flags if is_on is None]
     else:
-        given, intervals = list(_given(recorded, rule)), labelled_intervals(recorded, rule)
+        given, intervals = list(_given(placed, rule, rule.column)), labelled_intervals(placed, rule)
         unknown = [one for one in given if one.value in rule.ignore]
-    names = sorted({one.value for one in intervals if one.value})
+    names = sorted({one.value for one in intervals})
     fractions = [
         _covered_ns([one for one in intervals if one.value == name], starts_ns, length_ns) / length_ns for name in names
     ]
@@ -174,22 +168,11 @@ def _sets(recorded: ImportedRecording, rule: LabelRule, starts_ns: Times, length
     )
 
 
-def _whole_set(recorded: ImportedRecording, rule: LabelRule) -> frozenset[str] | None:
-    if rule.flags:
-        flags = {label: _flag(recorded.parts[column], column, recorded.name) for label, column in rule.flags.items()}
-        return None if None in flags.values() else frozenset(label for label, is_on in flags.items() if is_on)
-    part = rule.path or rule.label
-    text = _whole(recorded, rule, part).value
-    return None if recorded.parts.get(part, "") in rule.ignore else frozenset(_split(text, rule))
-
-
-def _flag_intervals(recorded: ImportedRecording, rule: LabelRule) -> Iterator[Interval]:
-    """When each label is on, by its column; without a value where the column has none."""
+def _flags(placed: Placed, rule: LabelRule) -> Iterator[tuple[Interval, bool | None]]:
+    """Stretches of time of each label, and whether it is on; None where its column is empty."""
     for label, column in rule.flags.items():
-        for run in recorded.runs.get(column, ()):
-            flag = _flag(run.value, column, run.place)
-            if flag is not False:
-                yield replace(run, value=label if flag else "")
+        for one in _given(placed, rule, column):
+            yield replace(one, value=label), _flag(one.value, column, one.place)
 
 
 def _flag(text: str, column: str, place: str) -> bool | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -29,8 +28,6 @@ _DAY_NS = 86_400 * SECOND_NS
 _FAR = "expected a time within 146 years of 1970, got {}; correct it"
 
 _Mask = npt.NDArray[np.bool_]
-_Stamps = Callable[[Any], "pl.Series"]
-"""Times of a column as datetimes of a time unit, null where they cannot be read."""
 
 
 class TimeColumn:
@@ -79,13 +76,23 @@ class TimeColumn:
         self._refuse(block, column.is_null(), column, "expected a time, got none; remove the line, or write its time")
         if column.dtype.is_temporal():
             zone = column.dtype.time_zone if isinstance(column.dtype, pl.Datetime) else None
-            stamps, shape = (lambda unit: column.cast(pl.Datetime(unit, zone))), ""
+            stamps, shape = column.cast(pl.Datetime("us", zone)), ""
         elif column.dtype == pl.String and self._is_text(column):
             stamps, shape = self._parse(column)
         else:
             return self._from_numbers(block, column), np.ones(len(column), dtype=bool)
         self._unit = "iso"
-        return self._from_stamps(block, column, stamps, shape)
+        expected = f"expected a time{shape}, got {{}}; correct it, or set 'time_format'"
+        self._refuse(block, stamps.is_null(), column, expected)
+        self._refuse(block, stamps.dt.timestamp("us").abs() > MOST_TIME_NS // _UNIT_NS["us"], column, _FAR)
+        if isinstance(stamps.dtype, pl.Datetime) and stamps.dtype.time_zone is not None:
+            return _nanoseconds(stamps), np.ones(len(stamps), dtype=bool)
+        if not self._table.timezone:
+            raise DatasetError(
+                f"{block.place(0)}: column {self._column!r}: expected an offset or a time zone, got local time"
+                f" {stamps[0].isoformat()}; set timezone, such as 'Europe/Berlin', or 'UTC'"
+            )
+        return self._from_local(block, stamps)
 
     def _is_text(self, column: pl.Series) -> bool:
         import polars as pl
@@ -126,8 +133,8 @@ class TimeColumn:
             " set time_unit to 's', 'ms', 'us' or 'ns' if it counts from the start"
         )
 
-    def _parse(self, column: pl.Series) -> tuple[_Stamps, str]:
-        """Datetimes of a column of text, and the form that a text should have."""
+    def _parse(self, column: pl.Series) -> tuple[pl.Series, str]:
+        """Datetimes of a column of text, null where it cannot be read, and the form that a text should have."""
         formats: tuple[str, ...] = (self._table.time_format,)
         shape = f" as {self._table.time_format!r}"
         if not self._table.time_format:
@@ -137,33 +144,12 @@ class TimeColumn:
             column = column.str.replace(r"\s+([+-]\d\d:?\d\d|Z)$", "$1").str.replace(r"Z$", "+00:00")
             column = column.str.replace(" ", "T", literal=True).str.replace(",", ".", literal=True)
             column = column.str.replace_all("/", "-", literal=True)
-
-        def stamps(unit: Any) -> pl.Series:
-            first, *others = (
-                column.str.to_datetime(form, time_unit=unit, strict=False, ambiguous="earliest") for form in formats
-            )
-            for other in others:
-                first = first.fill_null(other)
-            return first
-
+        stamps, *others = (
+            column.str.to_datetime(form, time_unit="us", strict=False, ambiguous="earliest") for form in formats
+        )
+        for other in others:
+            stamps = stamps.fill_null(other)
         return stamps, shape
-
-    def _from_stamps(self, block: RowBlock, column: pl.Series, stamps: _Stamps, shape: str) -> tuple[Times, _Mask]:
-        import polars as pl
-
-        coarse = stamps("ms")  # nanoseconds of far times do not fit, and are others
-        expected = f"expected a time{shape}, got {{}}; correct it, or set 'time_format'"
-        self._refuse(block, coarse.is_null(), column, expected)
-        self._refuse(block, coarse.dt.timestamp("ms").abs() > MOST_TIME_NS // 1_000_000, column, _FAR)
-        fine = stamps("ns")
-        if isinstance(fine.dtype, pl.Datetime) and fine.dtype.time_zone is not None:
-            return fine.cast(pl.Int64).to_numpy(), np.ones(len(fine), dtype=bool)
-        if not self._table.timezone:
-            raise DatasetError(
-                f"{block.place(0)}: column {self._column!r}: expected an offset or a time zone, got local time"
-                f" {fine[0].isoformat()}; set timezone, such as 'Europe/Berlin', or 'UTC'"
-            )
-        return self._from_local(block, fine)
 
     def _from_local(self, block: RowBlock, stamps: pl.Series) -> tuple[Times, _Mask]:
         import polars as pl
@@ -175,7 +161,7 @@ class TimeColumn:
         if self._table.nonexistent == "error":
             forward = f"expected a time that there was in {zone}, got {{}}, when clocks were set forward;"
             self._refuse(block, skipped, stamps, f"{forward} set timezone, or nonexistent = 'drop'")
-        early_ns, late_ns = (one.cast(pl.Int64).fill_null(0).to_numpy() for one in (early, late))
+        early_ns, late_ns = _nanoseconds(early), _nanoseconds(late)
         twice = (early_ns != late_ns) & ~skipped.to_numpy()
         if self._table.ambiguous == "error":
             back = f"expected a time that came once in {zone}, got {{}}, when clocks were set back;"
@@ -189,11 +175,9 @@ class TimeColumn:
 
         Raise DatasetError if a file begins in an hour that came twice and never jumps back.
         """
-        import polars as pl
-
         if self._table.ambiguous != "infer":
             return np.full(len(twice), self._table.ambiguous == "latest")
-        local_ns = stamps.cast(pl.Int64).to_numpy()
+        local_ns = _nanoseconds(stamps)
         back = np.diff(local_ns, prepend=local_ns[0] if self._last_local is None else self._last_local) < 0
         if twice[0] and self._last_local is None and not back.any():
             raise DatasetError(
@@ -211,6 +195,13 @@ class TimeColumn:
             value: Any = values[row]
             got = value.isoformat() if isinstance(value, datetime) else repr(value)
             raise DatasetError(f"{block.place(row)}: column {self._column!r}: {text.replace('{}', got)}")
+
+
+def _nanoseconds(stamps: pl.Series) -> Times:
+    """Datetimes in microseconds as nanoseconds, 0 for null: those of far times would not fit."""
+    import polars as pl
+
+    return np.asarray(stamps.cast(pl.Int64).fill_null(0).to_numpy() * _UNIT_NS["us"])
 
 
 def start_ns(text: str, table: TextTable, *, place: str) -> int:

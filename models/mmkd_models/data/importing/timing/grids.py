@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -16,7 +16,7 @@ from mmkd_edge.bundle.arrays import let_go
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_models.data.files import AnyArray
 from mmkd_models.data.importing.limits import refuse_more
-from mmkd_models.data.importing.recording import SECOND_NS, ImportedRecording, ImportedSensor
+from mmkd_models.data.importing.recording import SECOND_NS, ImportedRecording, ImportedSensor, Interval
 from mmkd_models.data.importing.timing.resample import sensor_blocks
 from mmkd_models.data.kinds import present_of
 from mmkd_models.data.sources import Rows
@@ -32,7 +32,11 @@ class Placed:
         first: for each sensor, where it begins in that sensor's file, in samples.
     """
 
-    recorded: ImportedRecording
+    name: str
+    parts: Mapping[str, str]
+    labels: Sequence[Interval]
+    runs: Mapping[str, Sequence[Interval]]
+    is_utc: bool
     origin_ns: int
     first: Mapping[str, int]
     lengths: Mapping[str, int]
@@ -102,7 +106,11 @@ class Grids:
             self._append(recorded, sensor, origin_ns=first_ns, count=lengths[sensor.name])
         self.filled = {name: first[name] + lengths[name] for name in first}
         return Placed(
-            recorded=replace(recorded, series={}),
+            name=recorded.name,
+            parts=recorded.parts,
+            labels=recorded.labels,
+            runs=recorded.runs,
+            is_utc=recorded.is_utc,
             origin_ns=first_ns,
             first=first,
             lengths=lengths,
