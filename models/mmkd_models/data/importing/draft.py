@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,12 +14,13 @@ import msgspec
 import numpy as np
 
 from mmkd_edge.errors import DatasetError, UsageError
+from mmkd_edge.frames import Region
 from mmkd_models.data.importing.keys import TextTable, keys_of, toml_lines
 from mmkd_models.data.importing.patterns import natural_key
 from mmkd_models.data.importing.readers.csv_file import encoding_of, guess_delimiter, is_decodable
 from mmkd_models.data.importing.readers.formats import READERS, Format, reader_of, suffixes
 from mmkd_models.data.importing.readers.table import RowBlock, stripped
-from mmkd_models.data.importing.readers.video_file import video_facts
+from mmkd_models.data.importing.readers.video_file import video_facts, video_frames
 from mmkd_models.data.importing.recording import SECOND_NS
 from mmkd_models.data.importing.timing.clock import TimeColumn
 
@@ -30,6 +32,7 @@ _START_NAMES = re.compile(r"^(start|begin|from|onset|von)", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 _CLOCK_ERROR = 1e-3
 _OTHER_SUFFIXES = (".npz", ".json")  # as often results, labels or settings as recordings
+_HEAD_FRAMES, _LEAST_MOTION = 250, 0.3  # of the liveliest pixel: what moves less is a shadow or noise
 _USUAL_SIDE = 96  # pixels of a frame's longer side that networks for devices look at
 _FEW = 20  # different texts, up to which a column may contain labels or groups
 
@@ -45,6 +48,7 @@ class FirstLook:
         files: files with the same columns, and names that differ in some parts.
         texts: columns of text with few values.
         frame: height and width of video.
+        region: the box of video where things move.
     """
 
     pattern: str
@@ -59,6 +63,7 @@ class FirstLook:
     texts: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
     frame: tuple[int, int] | None = None
+    region: Region | None = None
 
     @property
     def is_intervals(self) -> bool:
@@ -160,7 +165,7 @@ def _columns(split: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
 def _look_into(look: FirstLook) -> FirstLook:
     file = look.files[0]
     if look.format == "video":
-        return replace(look, frame=video_facts(file)[1:])
+        return replace(look, frame=video_facts(file)[1:], region=_moving_region(file))
     table = _text_table(file) if look.format == "csv" else TextTable()
     reader = reader_of(look.format, table)
     names = reader.names(file)
@@ -174,6 +179,19 @@ def _look_into(look: FirstLook) -> FirstLook:
     if block is None:
         return replace(look, doubts=("the first file has no rows",))
     return _with_columns(look, RowBlock(frame=block.frame.head(_HEAD_ROWS), place=block.place))
+
+
+def _moving_region(file: Path) -> Region | None:
+    """The box where things move in the first frames of a video; None if nothing does."""
+    moves: Any = 0
+    frames = (pixels.mean(axis=2, dtype=np.float32) for _, pixels in itertools.islice(video_frames(file), _HEAD_FRAMES))
+    for before, after in itertools.pairwise(frames):
+        moves = moves + np.abs(after - before)
+    if not np.max(moves) > 0:
+        return None
+    rows, columns = np.nonzero(moves >= _LEAST_MOTION * np.max(moves))
+    x, y = int(columns.min()), int(rows.min())
+    return x, y, int(columns.max()) - x + 1, int(rows.max()) - y + 1
 
 
 def _text_table(file: Path) -> TextTable:
@@ -273,6 +291,8 @@ def _source_keys(look: FirstLook, modality: str) -> _Keys:
         keys["channels"] = ["gray"], '? or ["r", "g", "b"]'
         keys["height"] = max(1, round(height * scale)), f"? {height} recorded"
         keys["width"] = max(1, round(width * scale)), f"? {width} recorded"
+        if look.region is not None:
+            keys["region"] = list(look.region), "? where things move in the first file; without it the whole frame"
         return keys
     if not knows_rate:
         keys["channels"] = look.numbers, ""

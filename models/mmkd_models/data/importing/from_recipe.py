@@ -16,12 +16,11 @@ import numpy as np
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.importing.build import BuiltReport, build_dataset
 from mmkd_models.data.importing.camera import CameraReader, open_camera
-from mmkd_models.data.importing.cutting.labels import LabelledInterval, read_intervals
+from mmkd_models.data.importing.cutting.labels import LabelledInterval, TableLine, read_intervals, read_table
 from mmkd_models.data.importing.limits import MOST_WRITTEN_BYTES, MOST_WRITTEN_RATIO
-from mmkd_models.data.importing.patterns import RecipeFolder
+from mmkd_models.data.importing.patterns import FoundFile, RecipeFolder, natural_key, parts_of
 from mmkd_models.data.importing.recipe import TARGET, ImportRecipe, refuse
 from mmkd_models.data.importing.recording import ImportedRecording, ImportedSensor, Interval, SampleSeries, clock_facts
-from mmkd_models.data.importing.recording_files import RecordingFiles, extra_columns, find_recordings
 from mmkd_models.data.importing.source import SourceReader, SourceSamples, open_source
 from mmkd_models.data.importing.timing.align import Proposal, propose_offset
 from mmkd_models.data.importing.timing.grids import Grids, Placed
@@ -30,6 +29,7 @@ from mmkd_models.data.importing.work_folder import FileClock, ImportProgress, Ma
 Reader = SourceReader | CameraReader
 _RATE_TOLERANCE = 0.01  # a declared rate that is off by more is another rate
 _LEAST_STEPS = 10  # to measure a rate
+_Recordings = Mapping[tuple[str, ...], Mapping[str, Sequence[FoundFile]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ def import_recipe(
             path = Path(scratch) / "dataset"
             return import_recipe(recipe, folder, path, outside=outside, most_bytes=most_bytes, tell=tell)
     place = RecipeFolder(folder, outside)
-    files = find_recordings(recipe, place)
+    files = _find_recordings(recipe, place)
     if most_bytes is None:
         most_bytes = max(MOST_WRITTEN_BYTES, MOST_WRITTEN_RATIO * files.total_bytes)
     with work_folder(path, note) as progress:
@@ -112,9 +112,101 @@ def import_recipe(
     )
 
 
-def _open_readers(recipe: ImportRecipe, files: RecordingFiles) -> list[Reader]:
+@dataclass(frozen=True, kw_only=True)
+class _RecordingFiles:
+    """The files of a recipe.
+
+    Attributes:
+        recordings: by the values of their parts, the files of each source.
+        facts: of each recording, by column of the table of labels.
+    """
+
+    parts: tuple[str, ...]
+    recordings: _Recordings
+    facts: Mapping[tuple[str, ...], Mapping[str, str]]
+    counts: Mapping[str, int]
+    total_bytes: int
+
+    def first(self, source: str) -> FoundFile:
+        """Return the first file of a source."""
+        return next(files[source][0] for files in self.recordings.values() if source in files)
+
+
+def _find_recordings(recipe: ImportRecipe, folder: RecipeFolder) -> _RecordingFiles:
+    """Look for the files. Raise DatasetError if a pattern has none, or the table does not fit them."""
+    by_source: dict[str, list[FoundFile]] = {}
+    problems: list[str] = []
+    for number, source in enumerate(recipe.source):
+        by_source[source.modality] = folder.files(source.files, key=f"source[{number}].files")
+        if not by_source[source.modality]:
+            problems.append(
+                f"'source[{number}].files': expected files, found none at {folder.path / source.files}; correct the"
+                " pattern"
+            )
+    refuse(folder.path, problems)
+    named = [parts_of(source.files) for source in recipe.source]
+    parts = tuple(name for name in named[0] if all(name in names for names in named))
+    recordings: dict[tuple[str, ...], dict[str, list[FoundFile]]] = {}
+    for modality, files in by_source.items():
+        for file in files:
+            key = tuple(file.parts[name] for name in parts)
+            recordings.setdefault(key, {}).setdefault(modality, []).append(file)
+    ordered = sorted(recordings, key=lambda key: natural_key("/".join(key)))
+    return _RecordingFiles(
+        parts=parts,
+        recordings={key: recordings[key] for key in ordered},
+        facts=_table_facts(recipe, folder, parts, recordings) if recipe.labels.table else {},
+        counts={modality: len(files) for modality, files in by_source.items()},
+        total_bytes=sum(file.path.stat().st_size for files in by_source.values() for file in files),
+    )
+
+
+def _table_facts(
+    recipe: ImportRecipe, folder: RecipeFolder, parts: Sequence[str], recordings: _Recordings
+) -> dict[tuple[str, ...], Mapping[str, str]]:
+    """The values of each recording in the table of labels. Raise DatasetError if it has no line, or two."""
+    lines: dict[tuple[str, ...], TableLine] = {}
+    by_file = {
+        file.path.relative_to(folder.path).as_posix(): key
+        for key, sources in recordings.items()
+        for files in sources.values()
+        for file in files
+    }
+    for line in read_table(folder, recipe.labels):
+        keys = [by_file[line.file]] if line.file in by_file else []
+        if line.parts:
+            keys = [key for key in recordings if line.parts.items() <= dict(zip(parts, key, strict=True)).items()]
+        if not keys:
+            name = ", ".join(f"{name} {value!r}" for name, value in line.parts.items()) or f"file {line.file!r}"
+            raise DatasetError(f"{line.place}: expected a recording of {name}, found none; correct it, or remove it")
+        for key in keys:
+            if key in lines:
+                raise DatasetError(
+                    f"{line.place}: expected each recording once, got again that of {lines[key].place}; remove a line"
+                )
+            lines[key] = line
+    for key, sources in recordings.items():
+        if key not in lines:
+            file = next(iter(sources.values()))[0].path
+            raise DatasetError(
+                f"{folder.path / recipe.labels.table}: expected a line for every recording, found none for {file};"
+                " add it, or remove the file"
+            )
+    return {key: line.facts for key, line in lines.items()}
+
+
+def _extra_columns(recipe: ImportRecipe, files: _RecordingFiles) -> list[str]:
+    """Return columns that the recipe needs, and that are no part of the path and not in the table of labels."""
+    labels = recipe.labels
+    label_columns = [*labels.flags.values(), *([] if labels.task == "regression" else [labels.column])]
+    names = [*label_columns, recipe.split.group, recipe.split.column, *recipe.windows.metadata]
+    known = {*files.parts, *(name for facts in files.facts.values() for name in facts)}
+    return list(dict.fromkeys(name for name in names if name and name not in known))
+
+
+def _open_readers(recipe: ImportRecipe, files: _RecordingFiles) -> list[Reader]:
     """A reader for each source, and one more, of the same files, for the column of a regression's number."""
-    columns, readers = extra_columns(recipe, files), list[Reader]()
+    columns, readers = _extra_columns(recipe, files), list[Reader]()
     for source in recipe.source:
         first = files.first(source.modality)
         if source.modality_kind == "video":
@@ -133,7 +225,7 @@ def _open_readers(recipe: ImportRecipe, files: RecordingFiles) -> list[Reader]:
 
 
 def _check_names(
-    recipe: ImportRecipe, files: RecordingFiles, readers: Sequence[Reader], intervals: Sequence[LabelledInterval]
+    recipe: ImportRecipe, files: _RecordingFiles, readers: Sequence[Reader], intervals: Sequence[LabelledInterval]
 ) -> None:
     """Refuse parts and columns that do not exist, and labels of recordings that do not."""
     problems = []
@@ -141,7 +233,7 @@ def _check_names(
     if recipe.labels.path and recipe.labels.path not in files.parts:
         problems.append(f"'labels.path': {recipe.labels.path!r} is no part of all paths; {known}")
     columns = {name for reader in readers for name in reader.facts}
-    for name in extra_columns(recipe, files):
+    for name in _extra_columns(recipe, files):
         if name not in columns:
             problems.append(f"{name!r} is neither a part of the path nor a column of a source; {known}")
     recordings = [dict(zip(files.parts, key, strict=True)) for key in files.recordings]
@@ -158,7 +250,7 @@ class _Work:
 
     def __init__(
         self,
-        files: RecordingFiles,
+        files: _RecordingFiles,
         readers: Sequence[Reader],
         intervals: Sequence[LabelledInterval],
         marks: Mapping[str, Marks],

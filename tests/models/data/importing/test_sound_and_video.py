@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -262,6 +263,10 @@ def test_a_draft_knows_films_and_sound(clips):
         "height = 30    # ? 30 recorded",
         "width = 40    # ? 40 recorded",
     ]
+    region, comment = lines[film_at + 4].removeprefix("region = ").split("    # ")
+    x, y, width, height = json.loads(region)
+    assert (14 <= x <= 16, 26 <= x + width <= 30, 7 <= y <= 9, 20 <= y + height <= 24) == (True,) * 4
+    assert comment == "? where things move in the first file; without it the whole frame"
     assert lines[sound_at + 1] == 'kind = "audio"    # ? or "series", for a vibration that was recorded as sound'
     assert {'files = "words.csv"', 'start = "start"', 'end = "end"'} <= set(lines)
 

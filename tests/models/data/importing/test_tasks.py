@@ -96,7 +96,9 @@ def test_flags_are_a_column_for_each_label(plant, recipe):
     add_columns(
         plant,
         Hot=lambda row, machine: int(row < 40 and machine != 5),
-        Worn=lambda row, machine: "" if row >= 90 and machine == 0 else ("FALSE" if row < 20 or machine == 5 else "TRUE"),
+        Worn=lambda row, machine: (
+            "" if row >= 90 and machine == 0 else ("FALSE" if row < 20 or machine == 5 else "TRUE")
+        ),
     )
     recipe(('group = "machine"', 'group = "machine"\nvalid = ["M1"]\ntest = ["M2"]'))
     report = run(plant)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mmkd_edge.errors import DatasetError
+from mmkd_edge.errors import DatasetError, first_line
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.files import AnyArray
-from mmkd_models.data.importing.cutting.label_files import LABEL_COLUMNS, label_block
-from mmkd_models.data.importing.limits import MOST_TIME_NS
 from mmkd_models.data.importing.patterns import RecipeFolder
 from mmkd_models.data.importing.readers.csv_file import csv_blocks, csv_names
 from mmkd_models.data.importing.readers.table import RowBlock, require_columns, texts
@@ -29,6 +29,11 @@ from mmkd_models.data.sources import first_sample
 Answers = npt.NDArray[np.object_]
 """(W,) a class, a set of the labels that are on, or a number; None where nothing decides."""
 
+_ExportRow = tuple[str, tuple[Any, Any, str, str]]
+"""Place and content of an interval."""
+_EXPORT_COLUMNS = ("start", "end", "label", "file")
+_UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # put before the name of a file that is uploaded to Label Studio
+_ALWAYS = (-(1 << 61), 1 << 61)  # nanoseconds that no recording leaves
 _ON, _OFF = ("1", "1.0", "true", "on", "yes"), ("0", "0.0", "false", "off", "no")
 
 
@@ -109,7 +114,7 @@ def _given(placed: Placed, rule: LabelRule, column: str) -> Sequence[Interval]:
     part = column if rule.flags else rule.path or (rule.label if rule.table else "")
     if part:
         text = placed.parts.get(part, "")
-        return [Interval(start_ns=-MOST_TIME_NS, end_ns=MOST_TIME_NS, value=text, place=placed.name)]
+        return [Interval(start_ns=_ALWAYS[0], end_ns=_ALWAYS[1], value=text, place=placed.name)]
     return () if column else placed.labels
 
 
@@ -247,10 +252,77 @@ def _interval_blocks(file: Path, rule: LabelRule) -> Iterator[RowBlock]:
         require_columns(f"{file}:1", csv_names(file, rule), columns)
         yield from csv_blocks(file, rule, columns)
         return
-    require_columns(str(file), LABEL_COLUMNS, columns)
-    block = label_block(file, rule)
+    require_columns(str(file), _EXPORT_COLUMNS, columns)
+    block = _export_block(file, rule)
     if len(block.frame):
         yield block
+
+
+def _export_block(file: Path, rule: LabelRule) -> RowBlock:
+    """The intervals of a tool's JSON export (formats: the tools' own documentation of their exports)."""
+    import polars as pl
+
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{file}: expected JSON, got {first_line(error)}; export the labels again") from error
+    try:
+        rows = list((_label_studio if rule.format == "label_studio" else _edge_impulse)(file, content, rule))
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise DatasetError(
+            f"{file}: expected an export of {rule.format}, got one without {first_line(error)};"
+            " export the labels again, in the tool's JSON"
+        ) from error
+    columns = {name: [row[number] for _, row in rows] for number, name in enumerate(_EXPORT_COLUMNS)}
+    return RowBlock(frame=pl.DataFrame(columns, strict=False), place=lambda row: f"{file}: {rows[row][0]}")
+
+
+def _label_studio(file: Path, tasks: Any, rule: LabelRule) -> Iterator[_ExportRow]:
+    for number, task in enumerate(tasks):
+        task_place = f"task {task.get('id', number)}"
+        if len(task["annotations"]) > 1:
+            raise DatasetError(
+                f"{file}: {task_place}: expected one annotation, got {len(task['annotations'])}; keep one in the export"
+            )
+        texts = [text for text in task["data"].values() if isinstance(text, str) and "." in PurePosixPath(text).name]
+        name = task.get("file_upload") or (texts or [""])[0]
+        recording = _UPLOAD.sub("", PurePosixPath(name.partition("?")[0]).stem)
+        for result in (result for annotation in task["annotations"] for result in annotation["result"]):
+            place, value = f"{task_place}, result {result.get('id', '')}", result["value"]
+            labels = value.get(result["type"], value.get("labels"))
+            if not isinstance(labels, list):
+                continue  # a choice, a rating or a text, of the whole task
+            if rule.task == "multi_label" and labels:
+                labels = [rule.separator.join(labels)]
+            if len(labels) != 1:
+                got = ", ".join(labels) or "none"
+                raise DatasetError(f"{file}: {place}: expected one label for an interval, got {got}; keep one")
+            if "ranges" not in value:
+                yield place, (value["start"], value["end"], labels[0], recording)
+            for frames in value.get("ranges", ()):  # of video, in frames that count from 1
+                start, end = (frames["start"] - 1) / _rate(file, rule), frames["end"] / _rate(file, rule)
+                yield place, (start, end, labels[0], recording)
+
+
+def _edge_impulse(file: Path, content: Any, rule: LabelRule) -> Iterator[_ExportRow]:
+    """`structured_labels.labels` counts samples, `info.labels` labels whole files."""
+    for name, intervals in content.get("structuredLabels", {}).items():
+        for number, one in enumerate(intervals):
+            start, end = one["startIndex"] / _rate(file, rule), (one["endIndex"] + 1) / _rate(file, rule)
+            yield f"{name}, label {number}", (start, end, one["label"], PurePosixPath(name).stem)
+    scale = {"s": 1e-9, "ms": 1e-6, "us": 1e-3}.get(rule.time_unit, 1)
+    for one in content["files"] if "structuredLabels" not in content else ():
+        if one["label"]["type"] == "label":
+            start, end = _ALWAYS[0] * scale, _ALWAYS[1] * scale
+            yield f"file {one['name']}", (start, end, one["label"]["label"], PurePosixPath(one["path"]).stem)
+
+
+def _rate(file: Path, rule: LabelRule) -> float:
+    if rule.rate_hz is None:
+        raise DatasetError(
+            f"{file}: expected 'labels.rate_hz', got none; this file counts samples, say how many there are a second"
+        )
+    return rule.rate_hz
 
 
 @dataclass(frozen=True, kw_only=True)
