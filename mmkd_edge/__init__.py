@@ -143,7 +143,7 @@ def __getattr__(name: str) -> object:
             try:
                 value: object = getattr(import_module(module), name)
             except ModuleNotFoundError:
-                from mmkd_edge.system import check_system
+                from mmkd_edge.errors import check_system
 
                 check_system()
                 raise

@@ -23,6 +23,9 @@ A message has four parts: where, what was expected, what came, how to fix it.
 from __future__ import annotations
 
 import errno
+import re
+import sys
+from collections.abc import Iterable
 
 CURES = {
     errno.ENOENT: "check the path",
@@ -40,6 +43,11 @@ CURES = {
     errno.EFBIG: "choose another folder, or raise the limit (ulimit -f)",
 }
 """How to correct what the system says of a path."""
+
+# Control characters (ECMA-48, C0 and C1), line separators, halves of surrogate pairs, and marks of the bidirectional
+# algorithm (Unicode Standard Annex 9, section 2) could repaint a screen, forge a row, or make one name look like
+# another. Letters of any script, and what joins them (U+200C, U+200D), may be in a name.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 class MmkdError(Exception):
@@ -109,21 +117,46 @@ class SignatureError(BundleError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says in its first line; its type where it says nothing."""
+    """The first line of an error's message; its type if it has none."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
 
 
 def fault_of(error: OSError) -> str:
-    """Return what the system says of a path, and the cure: `read-only file system; choose another folder`."""
+    """What the system says of a path, and the cure: `read-only file system; choose another folder`."""
     reason = (error.strerror or str(error)).lower()
     cure = CURES.get(error.errno or 0)
     return reason if cure is None else f"{reason}; {cure}"
 
 
+def unprintable_in(names: Iterable[str]) -> str:
+    """The first name that could mislead a terminal or a reader; empty if none could."""
+    return next((name for name in names if _UNPRINTABLE.search(name)), "")
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    r"""Escape characters of a text that could mislead a terminal or a reader; `lines` keeps line breaks and tabs.
+
+    >>> printable("ok\x1b[2J\nworn")
+    'ok\\x1b[2J\\nworn'
+    """
+    return _UNPRINTABLE.sub(lambda match: match[0] if lines and match[0] in "\n\t" else ascii(match[0])[1:-1], text)
+
+
 def error_named(name: str) -> type[MmkdError]:
-    """The type of one of these errors, as another process told its name."""
+    """The error of this name, which another process sent."""
     kind = globals()[name]
     assert isinstance(kind, type)
     assert issubclass(kind, MmkdError)
     return kind
+
+
+def check_system() -> None:
+    """Raise UnavailableError on Windows, which lacks POSIX's whole files, locks and limits of processes."""
+    try:
+        import fcntl  # noqa: F401 - a system that has it has the others
+    except ImportError as error:
+        raise UnavailableError(
+            f"this is {sys.platform}, and mmkd-edge needs Linux or macOS: whole files, locks and limits of processes "
+            "are made of POSIX's calls; on Windows run it in WSL 2"
+        ) from error

@@ -21,7 +21,7 @@ TESTS = Path(__file__).parent
 # They read what commands say of themselves, and carry nothing out.
 ABOUT_HELP = {"test_options.py", "test_commands.py", "test_docs.py", "test_site.py", "test_faq.py"}
 OPTION = re.compile(r"^  ((?:-\w, )?--[a-z0-9-]+(?: / (?:-\w, )?--[a-z0-9-]+)?)", flags=re.MULTILINE)
-OF_EVERY_COMMAND = ("--help", "--version", "--debug")
+OF_EVERY_COMMAND = ("--help", "--install-completion", "--show-completion")
 REFERENCE = "none.json: expected a reference written by mmkd-data reference, found no such file; check the path"
 PRECISION = "model 'acc' has no artifact of precision 'int8' for backend 'ort': 'acc/model.fp32.onnx' has the precision"
 # What each option says of a value that it cannot take: it reaches the place where it counts, and names itself there.

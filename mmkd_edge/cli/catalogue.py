@@ -1,11 +1,8 @@
-"""Every command of the distribution: what it is called, what runs it and, in a line, what it is for. Imports none.
-
-The scripts that an installation gets are made from this table, by `hatch_build.py`.
-"""
+"""Every command of the distribution. `hatch_build.py` makes the scripts of an installation from this table."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -15,12 +12,7 @@ ONE_MAIN = "mmkd_edge.commands.mmkd:main"
 
 
 class Command(NamedTuple):
-    """What a command is made of.
-
-    Attributes:
-        main: the function that runs it, as `module:function`.
-        about: in a line, what it is for.
-    """
+    """A command: its function as `module:function`, and what it is for."""
 
     main: str
     about: str
@@ -62,21 +54,11 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
 
 
 def installed_commands() -> dict[str, Callable[[], Callable[[], object]]]:
-    """The commands that the installed distribution has, in the order of the table; each gives its `main` when called.
-
-    Empty where it is not installed but lies on the path, as a copied folder does.
-    """
+    """Loaders of the installed commands, in the order of the table; none if the distribution is not installed."""
     from importlib.metadata import PackageNotFoundError, distribution
 
     try:
-        found = {one.name: one.load for one in distribution(DISTRIBUTION).entry_points}
+        installed = {entry.name: entry.load for entry in distribution(DISTRIBUTION).entry_points}
     except PackageNotFoundError:
         return {}
-    return {name: found[name] for name in COMMANDS if name in found}
-
-
-def nearest(word: str, known: Sequence[str]) -> str | None:
-    """The known word that a mistyped one most resembles; None where none is near."""
-    from difflib import get_close_matches
-
-    return next(iter(get_close_matches(word.lower(), known, n=1)), None)
+    return {name: installed[name] for name in COMMANDS if name in installed}

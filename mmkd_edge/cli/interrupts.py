@@ -1,6 +1,6 @@
-"""Ctrl-C while a command loads its libraries: one line and exit 130, from the first moment on.
+"""Ctrl-C while a command loads its libraries: one line and exit 130.
 
-Imports nothing that Python has not loaded already, for that could be interrupted before this is there to help.
+Imports nothing that Python has not loaded already, because that could be interrupted too.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, as shells report it
 
 
 class loading:  # noqa: N801 - reads as what it does: `with loading("mmkd-train"):`
-    """Within this block Ctrl-C ends the process at once, with one line.
+    """Within this block Ctrl-C ends the process at once: a library that is being imported may swallow the interrupt.
 
-    A library that is interrupted while it is imported may answer with an error of its own, or swallow the interrupt.
-    Does nothing where Ctrl-C has another meaning already, or outside the main thread.
+    Does nothing if Ctrl-C has another handler already, or outside the main thread.
     """
 
     def __init__(self, command: str) -> None:

@@ -1,7 +1,6 @@
-"""What every command does around its work: errors into messages and exit codes, `--debug`, `--version`, Ctrl-C.
+"""What every command does around its work: errors as messages and exit codes, `--debug`, `--version`, Ctrl-C.
 
-Owns the first and the last lines of a command's life. Parses nothing but those two, and whether help is asked for;
-imports the standard library alone, so that any command of any package may use it.
+Imports the standard library alone, so that any command of any package may use it.
 """
 
 from __future__ import annotations
@@ -18,12 +17,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from mmkd_edge.bundle.files import is_of_a_path
-from mmkd_edge.cli.help import bare_help, version_line
 from mmkd_edge.cli.interrupts import INTERRUPTED_EXIT_CODE, loading
 from mmkd_edge.cli.outputs import check_folder
-from mmkd_edge.errors import UnavailableError, UsageError, fault_of
-from mmkd_edge.printable import printable
-from mmkd_edge.system import check_system
+from mmkd_edge.errors import UnavailableError, UsageError, check_system, fault_of, printable
 
 INTERNAL_EXIT_CODE = 1
 BAD_INPUT_EXIT_CODE = 2
@@ -41,34 +37,35 @@ def run_command(
     extra: str = "",
     about: str = "",
 ) -> NoReturn:
-    """Runs `command` with the command line and ends the process with the exit code that fits.
+    """Run a command and end the process with the exit code that fits.
 
-    A `MmkdError` becomes one message on stderr and its own exit code; any other exception becomes one line and exit 1.
-    `--debug`, anywhere before a `--`, is taken out of the arguments and shows the traceback as well; `--version` there
-    shows the version instead. Help needs nothing of `needs`, and is short where typer is not installed.
+    An `MmkdError` becomes one message on stderr and its own exit code; any other exception one line and exit 1.
+    `--debug`, anywhere before a `--`, shows the traceback too; `--version` shows the version instead.
 
     Args:
-        name: what the user typed; it starts every message.
-        command: takes the arguments that are left; it fails by raising, and what it returns is ignored.
-        arguments: the command line without the program; None reads `sys.argv`.
-        needs: modules that `command` imports; a missing one ends in exit 3 before `command` is called.
-        extra: the extra of `mmkd-edge` that installs them.
-        about: what the command does, for the short help.
-
-    Raises SystemExit in any case.
+        name: starts every message.
+        command: takes the remaining arguments; what it returns is ignored.
+        arguments: without the program; None reads `sys.argv`.
+        needs: modules that `command` imports, other than for its help; a missing one ends in exit 3.
+        extra: the extra that installs them.
+        about: what the command does, for its help without typer.
     """
     given, options = _without_own(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in options
+    only_help = bool(_HELP & options) or f"_{name.replace('-', '_').upper()}_COMPLETE" in os.environ  # typer's
     _print_any_script()
     try:
         if "--version" in options:
-            sys.stdout.write(version_line(name) + "\n")
-        elif _HELP & options and "typer" in needs and not _can_import("typer"):
-            sys.stdout.write(bare_help(name, about, extra=extra) + "\n")
+            from mmkd_edge import __version__
+
+            sys.stdout.write(f"{name} {__version__}\n")
+        elif only_help and "typer" in needs and not _can_import("typer"):
+            cure = f"The options are read by typer, which this Python lacks; run: pip install 'mmkd-edge[{extra}]'"
+            sys.stdout.write(f"Usage: {name} [OPTIONS] ...\n\n  {about}\n\n  {cure}\n")
         else:
             check_system()
             with loading(name):
-                require_modules(() if _HELP & options else needs, by=name, extra=extra)
+                require_modules(() if only_help else needs, by=name, extra=extra)
             command(given)
         sys.stdout.flush()
     except (KeyboardInterrupt, SystemExit) as ended:
@@ -88,15 +85,12 @@ def run_command(
 
 
 def shell_line(*words: object) -> str:
-    """A command as a shell takes it, for the line that names the next one: paths with spaces come quoted."""
+    """A command line for a shell; words with spaces are quoted."""
     return shlex.join(str(word) for word in words)
 
 
 def require_modules(needs: Sequence[str], *, by: str, extra: str) -> None:
-    """Checks that the modules can be imported.
-
-    Raises UnavailableError, which names the missing modules and the extra that installs them.
-    """
+    """Raise UnavailableError if a module cannot be imported; the message names the extra that installs it."""
     missing = [module for module in needs if not _can_import(module)]
     if missing:
         raise UnavailableError(
@@ -105,11 +99,11 @@ def require_modules(needs: Sequence[str], *, by: str, extra: str) -> None:
 
 
 def check_page(page: Path, *, extra: str) -> None:
-    """Refuses a `--page FILE.html` that could not be made or written, or would replace another file: before the work.
+    """Check before the work that `--page FILE.html` can be written.
 
     Raises:
         UnavailableError: jinja2 is missing.
-        UsageError: the name does not fit.
+        UsageError: it is no name of an HTML file in a folder that can be written.
     """
     require_modules(("jinja2",), by="--page", extra=extra)
     if page.is_dir():
@@ -133,14 +127,14 @@ def _can_import(module: str) -> bool:
 
 
 def _without_own(arguments: Sequence[str]) -> tuple[list[str], set[str]]:
-    """The arguments that are the command's, and everything before a `--`."""
+    """The command's own arguments, and everything before a `--`."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    kept = [argument for argument in arguments[:end] if argument not in ("--debug", "--version")]
-    return kept + list(arguments[end:]), set(arguments[:end])
+    own = [argument for argument in arguments[:end] if argument not in ("--debug", "--version")]
+    return own + list(arguments[end:]), set(arguments[:end])
 
 
 def _print_any_script() -> None:
-    """Lets stdout and stderr take names in any script: what a terminal cannot show is written as JSON escapes it."""
+    """Let stdout and stderr take any script: what a terminal cannot show is escaped as in JSON."""
     codecs.register_error("mmkd.escape", _escaped)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -168,7 +162,7 @@ def _message_and_exit_code(error: Exception) -> tuple[str, int]:
 
 
 def _flush_stdout() -> None:
-    """Writes what is left; what cannot be written is dropped, or Python would complain once more at its end."""
+    """Write what is left; drop what cannot be written, or Python would complain again at its end."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -1,7 +1,4 @@
-"""What commands show, and how: tables, one form of JSON, lines of progress.
-
-rich, which the extras of the commands install, is imported where something is shown.
-"""
+"""Tables, JSON and lines of progress, as every command prints them. rich is imported where a table is shown."""
 
 from __future__ import annotations
 
@@ -10,8 +7,6 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from mmkd_edge.cli.tables import WholeWords
-
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -19,17 +14,17 @@ _WIDTH_WITHOUT_TERMINAL = 160
 
 
 def show_table(table: Table, *, width: int = _WIDTH_WITHOUT_TERMINAL) -> None:
-    """Prints a table; `width` is that of a file or a pipe, which has none that a table must fit."""
+    """Print a table; `width` is used for a file or a pipe."""
     from rich.console import Console
 
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, width=width)
-    console.print(WholeWords(table))
+    console.print(table)
 
 
 def plain_table(headings: Sequence[str], *, left: Collection[str] = (), title: str | None = None) -> Table:
-    """A table without lines unless it has a title; columns stand right, but the first and those that are `left`."""
+    """A table without lines unless it has a title; the first column and those in `left` are left-aligned."""
     from rich.box import HEAVY_HEAD
     from rich.table import Table
 
@@ -40,21 +35,21 @@ def plain_table(headings: Sequence[str], *, left: Collection[str] = (), title: s
 
 
 def json_text(document: Any, *, indent: int = 2) -> str:
-    """A document as people read JSON."""
+    """A document as indented JSON."""
     import msgspec
 
     return msgspec.json.format(msgspec.json.encode(document), indent=indent).decode()
 
 
 def say(line: str) -> None:
-    """Writes a line of progress to stderr at once."""
+    """Write a line of progress to stderr at once."""
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
 
 
 @contextmanager
 def saying_how_to_go_on() -> Iterator[None]:
-    """Says on Ctrl-C that the same command continues: of work that is kept as it is made."""
+    """Print on Ctrl-C that the same command continues."""
     try:
         yield
     except KeyboardInterrupt:

@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
-from mmkd_edge.cli.catalogue import COMMANDS, ONE_NAME, installed_commands, nearest
-from mmkd_edge.cli.help import ALWAYS, help_page
+from mmkd_edge.cli.catalogue import COMMANDS, ONE_NAME, installed_commands
 from mmkd_edge.cli.interrupts import loading
 from mmkd_edge.cli.run import run_command
 from mmkd_edge.errors import UsageError
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+_PAGE = """\
+Usage: mmkd [OPTIONS] COMMAND [ARGS]...
 
-_ABOUT = (
-    "Distil a multimodal teacher into a student of one sensor, export it, and run it on a device.\n\n"
-    "'mmkd COMMAND' is the same as 'mmkd-COMMAND'; 'mmkd COMMAND --help' explains a command."
-)
-_OPTIONS = (
-    ("--install-completion [SHELL]", "Let bash, zsh or fish complete commands and options; else the shell of SHELL."),
-    ("--show-completion [SHELL]", "Print the script for that."),
-    ("--complete -- WORD...", "Print what may stand in place of the last word, for shells."),
-)
-_NOTE = (
-    "Exit codes: 0 ok, 1 internal, 2 usage or bad input file, 3 missing library, device or backend, 4 accuracy or "
-    "parity gate, 5 performance gate, 6 damaged or incompatible file, 130 interrupted."
-)
+  Distil a multimodal teacher into a student of one sensor, export it, and run
+  it on a device.
+
+  'mmkd COMMAND' is the same as 'mmkd-COMMAND'; 'mmkd COMMAND --help' explains a
+  command.
+
+Options of every command:
+  --version   Show the version and exit.
+  --debug     Show the traceback of an error.
+  -h, --help  Show the help and exit.
+
+Commands:
+{}
+
+Exit codes: 0 ok, 1 internal, 2 usage or bad input file, 3 missing library,
+device or backend, 4 accuracy or parity gate, 5 performance gate, 6 damaged or
+incompatible file, 130 interrupted.
+"""
 
 
 def main() -> NoReturn:
-    """Runs `mmkd`."""
+    """Run `mmkd`."""
     with loading(ONE_NAME):
         commands = installed_commands()
     given = sys.argv[1:]
-    word = next((one for one in given if one != "--debug"), "")
+    word = next((word for word in given if word != "--debug"), "")
     name = f"{ONE_NAME}-{word}"
     if name in commands:
         given.remove(word)
@@ -46,88 +50,16 @@ def main() -> NoReturn:
 
 
 def _run(arguments: list[str]) -> None:
-    word, *rest = arguments or ["--help"]
-    match word:
-        case "-h" | "--help":
-            sys.stdout.write(_page())
-        case "--show-completion":
-            _show(rest)
-        case "--install-completion":
-            _install(rest)
-        case "--complete":
-            _complete(rest[1:] if rest[:1] == ["--"] else rest)
-        case _:
-            raise UsageError(_unknown(word))
+    from difflib import get_close_matches
+    from textwrap import fill
 
-
-def _page() -> str:
-    commands = [(name.removeprefix(f"{ONE_NAME}-"), COMMANDS[name].about) for name in installed_commands()]
-    sections = [("Options", (*_OPTIONS, *ALWAYS)), ("Commands", commands)]
-    return help_page(f"{ONE_NAME} [OPTIONS] COMMAND [ARGS]...", _ABOUT, sections, _NOTE) + "\n"
-
-
-def _unknown(word: str) -> str:
-    options = [option.partition(" ")[0] for option, _ in (*_OPTIONS, *ALWAYS)]
-    known = options if word.startswith("-") else [name.removeprefix(f"{ONE_NAME}-") for name in installed_commands()]
-    near = nearest(word.removeprefix(f"{ONE_NAME}-"), known)
-    hint = f"did you mean {near}? " if near else ""
-    return f"{word!r} is unknown; {hint}'{ONE_NAME} --help' lists all commands"
-
-
-def _show(words: Sequence[str]) -> None:
-    from mmkd_edge.cli.shells import script_of, shell_named
-
-    sys.stdout.write(script_of(shell_named(_only(words)), _names()))
-
-
-def _install(words: Sequence[str]) -> None:
-    from mmkd_edge.cli.shells import install_script, shell_named
-
-    shell = shell_named(_only(words))
-    script, start = install_script(shell, _names())
-    if start is not None:
-        print(f"{start} reads {script}")
-    print(f"wrote {script}; next: open a new {shell}")
-
-
-def _only(words: Sequence[str]) -> str | None:
-    if len(words) > 1:
-        raise UsageError(f"{words[1]!r} is one word too many; expected one shell")
-    return words[0] if words else None
-
-
-def _names() -> list[str]:
-    return [ONE_NAME, *installed_commands()]
-
-
-def _complete(words: Sequence[str]) -> None:
-    from mmkd_edge.cli.completion import candidates
-
-    if len(words) < 2:
-        raise UsageError("--complete: expected a command and the word to complete; give both after --")
-    program, *rest = words
-    name = program.rpartition("/")[2]
-    for word, about in candidates([name, *rest], _help_of):
-        print(f"{word}\t{about}")
-
-
-def _help_of(path: Sequence[str]) -> str:
-    """The help of a command, in this process: help imports nothing heavy; nothing where there is no such command."""
-    import contextlib
-    import io
-    import os
-
-    name, *words = path
-    if name == ONE_NAME and not words:
-        os.environ["COLUMNS"] = "80"
-        return _page()
-    if name == ONE_NAME:
-        name, *words = (f"{ONE_NAME}-{words[0]}", *words[1:])
-    load = installed_commands().get(name)
-    if load is None:
-        return ""
-    os.environ["COLUMNS"] = "80"  # this process does nothing else
-    sys.argv = [name, *words, "--help"]
-    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(SystemExit):
-        load()()
-    return said.getvalue()
+    word = arguments[0] if arguments else "--help"
+    names = [name.removeprefix(f"{ONE_NAME}-") for name in installed_commands()]
+    if word in ("-h", "--help"):
+        rows = (f"{name:<10}{COMMANDS[f'{ONE_NAME}-{name}'].about}" for name in names)
+        lines = (fill(row, 80, initial_indent="  ", subsequent_indent=" " * 12) for row in rows)
+        print(_PAGE.format("\n".join(lines)), end="")
+        return
+    near = get_close_matches(word.lower().removeprefix(f"{ONE_NAME}-"), names, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise UsageError(f"{word!r} is unknown; {hint}'{ONE_NAME} --help' lists all commands")

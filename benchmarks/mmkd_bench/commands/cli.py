@@ -30,11 +30,11 @@ def make_app() -> typer.Typer:
     from mmkd_bench.commands.page import page
     from mmkd_bench.commands.run import run
     from mmkd_bench.commands.tune import tune
-    from mmkd_edge.cli.help import command_app, command_class
+    from mmkd_edge.cli.options import make_app as make_empty_app
 
-    app, cls = command_app(ABOUT), command_class()
+    app = make_empty_app(ABOUT)
     for command in (run, tune, compare, capacity, overhead, page):
-        app.command(command.__name__, cls=cls)(command)
+        app.command(command.__name__)(command)
     return app
 
 

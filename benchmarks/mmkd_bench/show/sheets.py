@@ -25,7 +25,6 @@ from mmkd_bench.show.text import (
     subject_text,
     value_text,
 )
-from mmkd_edge.cli.tables import WholeWords
 from mmkd_edge.predict.profile import ExecutionProfile, MeasuredConfig, best_trial
 from mmkd_report.schema.bench import (
     BenchReport,
@@ -90,7 +89,7 @@ def rich_of(sheet: Sheet) -> RenderableType:
     return Group(*drawn)
 
 
-def _rich_table(table: Table) -> WholeWords:
+def _rich_table(table: Table) -> RichTable:
     has_header = any(table.heads)
     drawn = RichTable(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim", show_header=has_header)
     for number, head in enumerate(table.heads):
@@ -105,7 +104,7 @@ def _rich_table(table: Table) -> WholeWords:
     for row in table.rows:
         if any(row[1:]):
             drawn.add_row(*map(Text, row))
-    return WholeWords(drawn)
+    return drawn
 
 
 def sheet_of(report: AnyReport) -> Sheet:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from typing import NoReturn
 
-from mmkd_edge.cli.help import CommandParser
 from mmkd_edge.cli.interrupts import loading
 from mmkd_edge.errors import UnavailableError
 
@@ -20,7 +20,7 @@ def main() -> NoReturn:
 
 def _run(arguments: list[str]) -> None:
     about = "Show what this machine can run, what is missing, and the command that installs it."
-    parser = CommandParser("mmkd-doctor", usage="[OPTIONS]", about=about)
+    parser = ArgumentParser(prog="mmkd-doctor", description=about)
     parser.add_argument("--json", action="store_true", help="Print one JSON document.")
     options = parser.parse_args(arguments)
     with loading("mmkd-doctor"):

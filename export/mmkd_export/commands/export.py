@@ -18,8 +18,7 @@ with loading("mmkd-export"):
     from mmkd_edge.cli.options import Argument, Command, Option, run_line
     from mmkd_edge.cli.run import check_page, run_command, shell_line
     from mmkd_edge.cli.show import json_text, plain_table, say, show_table
-    from mmkd_edge.errors import UsageError
-    from mmkd_edge.printable import printable
+    from mmkd_edge.errors import UsageError, printable
     from mmkd_export.graph.calibration import CalibrationMethod
     from mmkd_export.pipeline import (
         ExportResult,

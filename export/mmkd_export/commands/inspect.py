@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+from argparse import ArgumentParser
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from mmkd_edge.cli.help import CommandParser
 from mmkd_edge.cli.interrupts import loading
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def main() -> NoReturn:
 
 
 def _run(arguments: list[str]) -> None:
-    parser = CommandParser("mmkd-inspect", usage="[OPTIONS] FILE [OTHER]", about=_ABOUT)
+    parser = ArgumentParser(prog="mmkd-inspect", description=_ABOUT)
     parser.add_argument("file", type=Path, metavar="FILE", help="A bundle, a checkpoint, an engine or its sidecar.")
     parser.add_argument("other", type=Path, metavar="OTHER", nargs="?", help="A second file to compare it with.")
     parser.add_argument(
@@ -37,7 +37,7 @@ def _run(arguments: list[str]) -> None:
     parser.add_argument("--json", action="store_true", help="Print one JSON document.")
     options = parser.parse_args(arguments)
     with loading("mmkd-inspect"):
-        from mmkd_edge.printable import printable
+        from mmkd_edge.errors import printable
         from mmkd_export.inspect.files import inspect_file
     if options.other is not None:
         _show_differences(options.file, options.other, as_json=options.json)
@@ -64,7 +64,7 @@ def _run(arguments: list[str]) -> None:
 
 
 def _show_differences(one: Path, other: Path, *, as_json: bool) -> None:
-    from mmkd_edge.printable import printable
+    from mmkd_edge.errors import printable
     from mmkd_export.inspect.files import differences, inspect_file
 
     differing = differences(inspect_file(one), inspect_file(other))

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from mmkd_edge.bundle.manifest import ModelEntry, adapted_text
+from mmkd_edge.errors import printable
 from mmkd_edge.predict.novelty import magnitude_text, novelty_text
-from mmkd_edge.printable import printable
 from mmkd_edge.spec import ModalitySpec, task_text
 from mmkd_export.verify.gate import LEAST_JUDGING
 from mmkd_export.verify.golden import NO_RECORDING

@@ -10,8 +10,7 @@ from typing import Literal, get_args
 import msgspec
 
 from mmkd_edge.bundle.strict_json import JsonError, parse_object
-from mmkd_edge.errors import DatasetError, UsageError
-from mmkd_edge.printable import unprintable_in
+from mmkd_edge.errors import DatasetError, UsageError, unprintable_in
 from mmkd_edge.spec import ModalitySpec, TaskKind, TaskSpec, task_fault
 from mmkd_models.data.kinds import kind_problems, size_problem
 

@@ -19,7 +19,7 @@ from mmkd_edge.bundle.manifest import (
     step_inputs,
     step_outputs,
 )
-from mmkd_edge.printable import printable
+from mmkd_edge.errors import printable
 
 AGAIN = "; export the bundle again"
 

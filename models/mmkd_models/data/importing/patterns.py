@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from mmkd_edge.errors import DatasetError, first_line
-from mmkd_edge.printable import unprintable_in
+from mmkd_edge.errors import DatasetError, first_line, unprintable_in
 from mmkd_models.data.importing.limits import MOST_NAME_BYTES, MOST_PATTERN_BYTES
 
 _PART = re.compile(r"\{([^{}]*)\}|\*+|\?")
