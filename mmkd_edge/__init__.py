@@ -33,6 +33,10 @@ if TYPE_CHECKING:
         UnavailableError,
         UsageError,
     )
+    from mmkd_edge.health.monitor import Health, LatestAnswers
+    from mmkd_edge.health.prometheus import HealthCollector
+    from mmkd_edge.health.timing import SecondsHistogram, Timing
+    from mmkd_edge.health.watched import Watched
     from mmkd_edge.install.slots import read_slots
     from mmkd_edge.predict.conditions import SensorError, with_fault
     from mmkd_edge.predict.info import PredictorInfo
@@ -44,10 +48,6 @@ if TYPE_CHECKING:
     from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
     from mmkd_edge.stream.fallback import SensorFallback
     from mmkd_edge.stream.stream import Stream, StreamFacts
-    from mmkd_edge.watch.health import Health, LatestAnswers
-    from mmkd_edge.watch.prometheus import HealthCollector
-    from mmkd_edge.watch.timing import SecondsHistogram, Timing
-    from mmkd_edge.watch.watched import Watched
 
 __version__ = "0.1.0"
 
@@ -128,10 +128,10 @@ _HOMES = {
     "mmkd_edge.spec": "ModalitySpec TaskSpec TensorSpec",
     "mmkd_edge.stream.fallback": "SensorFallback",
     "mmkd_edge.stream.stream": "Stream StreamFacts",
-    "mmkd_edge.watch.health": "Health LatestAnswers",
-    "mmkd_edge.watch.prometheus": "HealthCollector",
-    "mmkd_edge.watch.timing": "SecondsHistogram Timing",
-    "mmkd_edge.watch.watched": "Watched",
+    "mmkd_edge.health.monitor": "Health LatestAnswers",
+    "mmkd_edge.health.prometheus": "HealthCollector",
+    "mmkd_edge.health.timing": "SecondsHistogram Timing",
+    "mmkd_edge.health.watched": "Watched",
 }
 
 

@@ -13,23 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.backends.base import Answers, Backend, BackendName, RunPrecision, check_backend
-from mmkd_edge.backends.handlers import being_handled, let_handlers_through
+from mmkd_edge.backends.handlers import being_handled, reraise_signal_exceptions
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry
 from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import InputError, MmkdError, UsageError
-from mmkd_edge.opening import open_students
+from mmkd_edge.health.monitor import Health, Monitor
+from mmkd_edge.health.swap import ActiveStudents, Generation
+from mmkd_edge.install.opening import open_students
 from mmkd_edge.predict.arguments import (
     AnyReference,
     check_batch,
-    check_every,
+    check_choice,
     check_mapping,
     check_moment,
-    check_precision,
-    check_stale,
-    check_threads,
-    check_trust,
-    several,
+    check_seconds,
+    check_whole,
 )
 from mmkd_edge.predict.conditions import (
     NO_CONDITIONS,
@@ -37,7 +36,6 @@ from mmkd_edge.predict.conditions import (
     Policy,
     age_fault,
     apply_policy,
-    check_policy,
     first_available,
 )
 from mmkd_edge.predict.confidence import check_level, threshold_of
@@ -47,27 +45,20 @@ from mmkd_edge.predict.info import PredictorInfo, info_of
 from mmkd_edge.predict.novelty import judged_novelty, magnitude_fault, novelty_rule
 from mmkd_edge.predict.postprocess import Prediction, interpret, no_answer
 from mmkd_edge.predict.preprocess import check_window, prepare
+from mmkd_edge.predict.profile import MAX_THREADS
 from mmkd_edge.predict.selftest import SelfTest, run_selftests
 from mmkd_edge.predict.sensors import SensorChecks, WindowFault, check_checks, find_fault, worse
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_edge.stream.causal import Stepping, check_hop
 from mmkd_edge.stream.stream import OnWindow, Stream
-from mmkd_edge.watch.health import Health, Monitor
-from mmkd_edge.watch.swap import InService
 
 
 class EdgePredictor:
     """Answers for windows. Open it with `EdgePredictor.open`; use it in `with`, or call `close()`.
 
     One predictor may be shared by threads, not by processes. The constructor is for tests and for your own backends; it
-    trusts that the backend fits the entry. Options that `open` has too mean the same.
-
-    Args:
-        entry: what the student takes and answers.
-        backend: what executes it; the predictor closes it.
-        bundle: where the entry comes from; the predictor closes it.
-        artifact: what the backend executes.
-        reopen: opens the backend once more after it failed.
+    trusts that the backend fits the entry. The predictor closes backend and bundle. `reopen` opens the backend once
+    more after it failed; the other options are those of `open`.
     """
 
     def __init__(
@@ -110,10 +101,10 @@ class EdgePredictor:
             for engine in students.engines:
                 check_checks(checks, engine.modality)
         self._checks = checks if checks is not None and checks.any else None
-        self._stale_s = check_stale(stale_s)
-        self._monitor = Monitor(every=check_every(observe_every))
-        self._policy = check_policy(policy)
-        self._service = InService(students, asked=request, monitor=self._monitor, raises=policy == "raise")
+        self._stale_s = check_seconds("stale_s", stale_s)
+        self._monitor = Monitor(every=check_whole("observe_every", observe_every, 0, 1 << 30))
+        self._policy = check_choice("policy", policy, Policy)
+        self._active = ActiveStudents(students, request=request, monitor=self._monitor, raises=policy == "raise")
 
     @classmethod
     def open(
@@ -141,10 +132,10 @@ class EdgePredictor:
             backend: what executes the students; `auto` takes what `mmkd-bench tune` measured as fastest here, else
                 TensorRT, OpenVINO, onnxruntime or LiteRT, the first that opens it. `info()` says which, and why.
             precision: of the arithmetic; `auto` takes the profile's, else fp32.
-            threads: per prediction; None takes the profile's, else one, the fastest for small students.
+            threads: per prediction; None takes the profile's, else one.
             reference: for modalities normalised per group: what `mmkd-data reference` wrote, its path, or several.
-            policy: what becomes of a prediction that is not `ok`: `predict` answers if possible and reports the status,
-                `abstain` keeps the status without an answer, `raise` raises a `SensorError`.
+            policy: for a prediction that is not `ok`: `predict` answers if possible and reports the status, `abstain`
+                keeps the status without an answer, `raise` raises a `SensorError`.
             checks: faults to look for in every window beyond missing values.
             stale_s: a prediction is stale if its input is older, or as far in the future (the clocks disagree).
             error_level: return label sets that miss the true label at most this often.
@@ -152,8 +143,8 @@ class EdgePredictor:
                 `Prediction.novelty`.
             observe_every: the statistics of `health` use one window in this many; 0 uses none.
             selftest: compare some golden windows at the first opening of a bundle on this machine.
-            trust: `sandbox` opens a bundle that is new on this machine in a child process first; `installed`, which
-                always holds for a state folder, relies on the check at installation.
+            trust: `sandbox` opens a new bundle in a child process first; `installed`, which always holds for a state
+                folder, relies on the check at installation.
             keys: a folder of public keys, one of which must have signed the bundle; None takes `MMKD_KEYS` from the
                 environment, and requires no signature if that is empty.
 
@@ -165,15 +156,18 @@ class EdgePredictor:
             BackendError: no backend can open the student; the message says why each was rejected.
             ArtifactError: the bundle is damaged, or was made for a newer version.
         """
+        references: tuple[AnyReference, ...] = ()
+        if reference is not None:
+            references = (reference,) if isinstance(reference, AnyReference) else tuple(reference)
         request = OpeningRequest(
             backend=check_backend(backend),
-            precision=check_precision(precision),
-            threads=check_threads(threads),
-            references=several(reference),
+            precision=check_choice("precision", precision, Literal["auto", "fp32", "fp16", "int8", "bf16"]),
+            threads=None if threads is None else check_whole("threads", threads, 1, MAX_THREADS),
+            references=references,
             error_level=check_level(error_level, name="error_level"),
             unknown_level=check_level(unknown_level, name="unknown_level"),
             selftest=selftest,
-            trust=check_trust(trust),
+            trust=check_choice("trust", trust, Trust),
             keys=keys,
         )
         students = open_students(path, request)
@@ -210,7 +204,7 @@ class EdgePredictor:
             check_moment("deadline_s", deadline_s)
             fault = age_fault(input_age_s, self._stale_s)
             conditions = Conditions(fault=fault, input_age_s=input_age_s, deadline_s=deadline_s)
-        if len(self._service.students.engines) == 1:
+        if len(self._active.current.students.engines) == 1:
             prediction = self._answer(0, window, conditions)
         else:
             modalities = [entry.modality for entry in self.entries]
@@ -227,13 +221,13 @@ class EdgePredictor:
         """Answer for one window with one student, whatever the policy: windows, streams and steps all come here.
 
         Args:
-            stepped: outputs of the steps of a stream; the engine is not asked then.
+            stepped: outputs of the steps of a stream, which replace the engine's.
         """
-        service = self._service
-        if not service.usable:
-            service.check_usable()
-        students = service.students
-        engine = students.engines[number]
+        active = self._active
+        if not active.usable:
+            active.check_usable()
+        current = active.current
+        engine = current.students.engines[number]
         modality = engine.entry.modality
         if engine.refusal:
             raise InputError(engine.refusal)
@@ -250,7 +244,7 @@ class EdgePredictor:
             if conditions.is_late:
                 late = WindowFault(status="stale", reason="the deadline passed before the engine was asked")
                 return refuse(worse(late, fault))
-            outputs = self._run(students, engine, values, present)
+            outputs = self._run(current, engine, values, present)
             if outputs is None:
                 return self._answer(number, array, conditions)
             if isinstance(outputs, WindowFault):
@@ -272,7 +266,7 @@ class EdgePredictor:
             least_probability=engine.least_probability,
             novelty=novelty,
         )
-        self._monitor.answered(engine.statistics, prediction, values, present)
+        self._monitor.answered(current.statistics[number], prediction, values, present)
         return prediction
 
     def _window_fault(
@@ -292,18 +286,18 @@ class EdgePredictor:
         return fault
 
     def _run(
-        self, students: Students, engine: Engine, values: NDArray[Any], present: NDArray[np.float32]
+        self, generation: Generation, engine: Engine, values: NDArray[Any], present: NDArray[np.float32]
     ) -> Answers | WindowFault | None:
         """Run the engine; None if it failed and another has taken its place, a fault if none could."""
         handled = being_handled()
         try:
             answers = answer_of(engine, values, present)
         except Exception as error:  # your own backend may raise anything, and the caller's loop must go on
-            let_handlers_through(error, handled=handled)
-            if self._service.recover(students, engine, error):
+            reraise_signal_exceptions(error, handled=handled)
+            if self._active.recover(generation, engine, error):
                 return None
             return WindowFault(status="invalid", reason=f"the engine failed: {error}")
-        self._service.proven = True
+        self._active.proven = True
         return answers
 
     def _deliver(self, predictions: list[Prediction]) -> list[Prediction]:
@@ -312,19 +306,14 @@ class EdgePredictor:
         return predictions if self._policy == "predict" else apply_policy(self._policy, predictions)
 
     def predict_batch(self, windows: Iterable[object] | Mapping[str, object]) -> list[Prediction]:
-        """Answer for many windows, one after the other: the graph takes one at a time.
+        """Answer for many windows, one after the other; errors as of `predict`, with the window's number.
 
         Args:
             windows: an array (N, T, C), a mapping from the modality's name to one, or any iterable of what `predict`
                 takes. All are checked before the first is answered.
-
-        Raises:
-            InputError: a window does not fit; the message has its number.
-            SensorError: a prediction is not `ok`, and the policy is `raise`.
-            UsageError: the predictor is closed, or belongs to another process.
         """
-        self._service.check_usable()
-        modalities = [engine.modality for engine in self._service.students.engines]
+        self._active.check_usable()
+        modalities = [engine.modality for engine in self._active.current.students.engines]
         return [self.predict(array) for array in check_batch(windows, modalities)]
 
     def stream(
@@ -341,24 +330,25 @@ class EdgePredictor:
 
         Args:
             hop: samples at the modality's rate from one prediction to the next.
-            modality: which of the bundle's students; None is the first.
-            gap_s: a longer time between two samples is a gap, and missing; None is two and a half sampling periods.
-            reorder: number of samples that are held back so that later ones can be put in order.
-            stale_s: as in `open`; None is the predictor's.
+            modality: of the student; None for the first.
+            gap_s: a longer time between two samples is a gap, and missing; None for two and a half sampling periods.
+            reorder: number of samples to hold back so that late ones can be put in order.
+            stale_s: as in `open`; None for the predictor's.
             on_window: called with each full window (T, C), raw, and its prediction, before that is returned.
 
         Raises:
             UsageError: an argument is out of its range, or there is no such student.
         """
-        engines = self._service.students.engines
-        number = 0 if modality is None else self._service.students.number_of(modality)
-        entry = engines[number].entry
+        students = self._active.current.students
+        number = 0 if modality is None else students.number_of(modality)
+        engine, entry = students.engines[number], students.engines[number].entry
         if entry.streaming is not None:
             check_hop(hop, entry.streaming)
         stepping = None
-        if engines[number].step is not None and not engines[number].refusal:
+        if engine.step is not None and not engine.refusal:
             stepping = Stepping(
-                lambda: self._service.students.engines[number], failed=lambda: self._monitor.event("backend_failures")
+                lambda: self._active.current.students.engines[number],
+                failed=lambda: self._monitor.event("backend_failures"),
             )
         return Stream(
             modality=entry.modality,
@@ -371,21 +361,21 @@ class EdgePredictor:
             stale_s=self._stale_s if stale_s is None else stale_s,
             stepping=stepping,
             on_window=on_window,
-            answering=lambda: self._service.students.engines[number].modality,
+            answering=lambda: self._active.current.students.engines[number].modality,
         )
 
     def health(self) -> Health:
         """Return what was answered and what failed since `open`, and how inputs and answers compare with training."""
-        students = self._service.students
-        health = self._monitor.health([engine.statistics for engine in students.engines])
-        return msgspec.structs.replace(health, returned=students.returned)
+        current = self._active.current
+        health = self._monitor.health(current.statistics)
+        return msgspec.structs.replace(health, returned=current.students.returned)
 
     def swap(self, path: str | os.PathLike[str]) -> PredictorInfo:
         """Let another bundle take over, under load: no call fails or waits for it.
 
         The bundle is verified, opened as this predictor was, warmed up and tested on some of its golden windows; then
-        it answers. If any of that fails, the earlier bundle stays. The earlier one remains open until the next swap:
-        `rollback` returns to it, and an engine that fails after the swap does so by itself.
+        it answers. If any of that fails, the earlier bundle stays. It remains open until the next swap: `rollback`
+        returns to it, and so does an engine that fails.
 
         Raises:
             UsageError: this predictor was made without a bundle, or the new one takes or answers something else, or is
@@ -393,7 +383,7 @@ class EdgePredictor:
             GateError: the new bundle answers its golden windows differently here.
             MmkdError: the bundle cannot be opened; see `open`.
         """
-        self._service.swap(path)
+        self._active.swap(path)
         return self.info()
 
     def rollback(self) -> PredictorInfo:
@@ -402,7 +392,7 @@ class EdgePredictor:
         Raises:
             UsageError: there was no swap, or it was taken back already.
         """
-        self._service.rollback()
+        self._active.rollback()
         return self.info()
 
     def reopen(self) -> None:
@@ -412,12 +402,12 @@ class EdgePredictor:
             UsageError: this predictor was made without a bundle.
             BackendError: an engine cannot be opened.
         """
-        self._service.reopen()
+        self._active.reopen()
 
     def selftest(self) -> SelfTest:
-        """Answer the bundle's golden windows on this device and compare with what the checkpoint answered.
+        """Answer the golden windows of all students on this device and compare with what the checkpoint answered.
 
-        All students are tested; the result adds their windows and has the worst of their figures.
+        The result has the sum of their windows and the worst of their figures.
 
         Raises:
             GateError: an answer differs by more than the stored tolerance.
@@ -425,24 +415,24 @@ class EdgePredictor:
             UsageError: the predictor is closed, or was made without a bundle.
         """
         while True:
-            self._service.check_usable()
-            students = self._service.students
+            self._active.check_usable()
+            students = self._active.current.students
             if students.bundle is None:
                 raise UsageError("self-test: this predictor was made without a bundle and has no golden windows")
             try:
                 return run_selftests(students.engines, students.bundle)
             except MmkdError:
-                if self._service.students is students:
-                    raise  # else a swap or a reopened engine has closed what was tested: test who answers now
+                if self._active.current.students is students:
+                    raise  # else a swap or a reopened engine has closed these students: test the current ones
 
     def info(self) -> PredictorInfo:
         """Return what answers, and with what, for the first student."""
-        return info_of(self._service.students)
+        return info_of(self._active.current.students)
 
     @property
     def backend(self) -> Backend:
         """What executes the first student; its `name` says which was chosen."""
-        return self._service.students.engines[0].backend
+        return self._active.current.students.engines[0].backend
 
     @property
     def modality(self) -> ModalitySpec:
@@ -457,26 +447,26 @@ class EdgePredictor:
     @property
     def entry(self) -> ModelEntry:
         """The manifest's entry of the first student."""
-        return self._service.students.engines[0].entry
+        return self._active.current.students.engines[0].entry
 
     @property
     def entries(self) -> tuple[ModelEntry, ...]:
         """The manifest's entries of the students, in the order in which they are asked."""
-        return tuple(engine.entry for engine in self._service.students.engines)
+        return tuple(engine.entry for engine in self._active.current.students.engines)
 
     @property
     def reference(self) -> Reference | None:
         """The statistics that raw values of the first student are normalised with."""
-        return self._service.students.engines[0].reference
+        return self._active.current.students.engines[0].reference
 
     @property
     def bundle(self) -> Bundle | None:
         """The open bundle."""
-        return self._service.students.bundle
+        return self._active.current.students.bundle
 
     def close(self) -> None:
         """Close engines and bundles; more than once is fine."""
-        self._service.close()
+        self._active.close()
 
     def __enter__(self) -> EdgePredictor:
         return self
@@ -490,5 +480,5 @@ class EdgePredictor:
         raise UsageError("a predictor cannot be sent to another process; send the bundle's path and open it there")
 
     def __repr__(self) -> str:
-        state = "closed" if self._service.closed else "open"
+        state = "closed" if self._active.closed else "open"
         return f"EdgePredictor({self.entry.name!r}, backend={self.backend.name!r}, {state})"

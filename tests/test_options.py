@@ -34,7 +34,7 @@ REFUSED = {
     "mmkd-bench capacity BUNDLE --rate 1 --backend ort --precision int8": PRECISION,
     "mmkd-bench capacity BUNDLE --rate 1 --reference none.json": REFERENCE,
     "mmkd-bench capacity BUNDLE --rate 1 --servers 0": "servers: expected a whole number from 1 to 256, got 0",
-    "mmkd-bench capacity BUNDLE --rate 1 --threads 0": "threads: expected a whole number from 1 to 256, or None; got 0",
+    "mmkd-bench capacity BUNDLE --rate 1 --threads 0": "threads: expected a whole number from 1 to 256, got 0",
     "mmkd-bench overhead BUNDLE --reference none.json": REFERENCE,
     "mmkd-bench compare BUNDLE --rivals --reference none.json": REFERENCE,
     "mmkd-bench compare BUNDLE --rivals --checkpoint none.ckpt": "--checkpoint none.ckpt: expected a checkpoint, found",

@@ -26,9 +26,9 @@ from pathlib import Path
 import numpy as np
 
 from checks.script import head, parser_of, row
+from mmkd_edge.health.timing import EDGES
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_edge.watch.timing import EDGES
 from mmkd_station.intake import Delivery, Intake
 from mmkd_station.outlet import Outlet
 from mmkd_station.protocols.table import open_sink

@@ -18,7 +18,7 @@ from mmkd_edge.backends.base import backend_for, is_installed
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.golden import Golden
 from mmkd_edge.bundle.manifest import FileEntry, ModelEntry, Precision, graph_inputs, graph_outputs
-from mmkd_edge.drift.features import GroupReference
+from mmkd_edge.bundle.statistics import GroupReference
 from mmkd_edge.errors import BundleError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.graph.onnx_graph import count_mflops

@@ -22,7 +22,7 @@ else:
         return sys.exc_info()[1]
 
 
-def let_handlers_through(error: BaseException | None, *, handled: BaseException | None = None) -> None:
+def reraise_signal_exceptions(error: BaseException | None, *, handled: BaseException | None = None) -> None:
     """Raise an error again if it, or one that it was made from, comes out of an installed signal handler.
 
     Args:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from mmkd_edge.backends.handlers import being_handled, let_handlers_through
+from mmkd_edge.backends.handlers import being_handled, reraise_signal_exceptions
 from mmkd_edge.backends.memory import erase
 from mmkd_edge.errors import BackendError, UnavailableError, first_line
 from mmkd_edge.spec import TensorSpec
@@ -78,7 +78,7 @@ class LitertBackend:
             self.inputs = _tensors(inputs, first.get_input_details())
             self.outputs = _tensors(outputs, first.get_output_details())
         except Exception as error:
-            let_handlers_through(error, handled=handled)
+            reraise_signal_exceptions(error, handled=handled)
             raise BackendError(
                 f"backend 'litert' ({self.version}) cannot open the artifact: {first_line(error)}"
             ) from error
@@ -99,7 +99,7 @@ class LitertBackend:
             interpreter.invoke()
             answers = tuple([interpreter.get_tensor(place) for place in self._results.values()])
         except Exception as error:
-            let_handlers_through(error, handled=handled)
+            reraise_signal_exceptions(error, handled=handled)
             # The interpreter is not put back: what a failed call leaves in it is not known.
             raise BackendError(f"backend 'litert' ({self.version}) failed to run: {first_line(error)}") from error
         idle.append(instance)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from mmkd_edge.backends.handlers import being_handled, let_handlers_through
+from mmkd_edge.backends.handlers import being_handled, reraise_signal_exceptions
 from mmkd_edge.backends.memory import erase, fill
 from mmkd_edge.backends.onnx_wire import refuse_external_weights
 from mmkd_edge.bundle.manifest import GRAPH_OUTPUTS
@@ -84,7 +84,7 @@ class OpenVinoBackend:
             self._compiled: Any = compiled
             self._idle: _Request | None = self._request()
         except Exception as error:
-            let_handlers_through(error, handled=handled)
+            reraise_signal_exceptions(error, handled=handled)
             raise BackendError(
                 f"backend 'openvino' ({self.version}) cannot open the artifact: {_reason(error)}"
             ) from error
@@ -103,7 +103,7 @@ class OpenVinoBackend:
                 one.request.infer(share_outputs=True, decode_strings=False)
                 return tuple([answer.copy() for answer in one.answers])
             except Exception as error:
-                let_handlers_through(error, handled=handled)
+                reraise_signal_exceptions(error, handled=handled)
                 raise BackendError(f"backend 'openvino' ({self.version}) failed to run: {_reason(error)}") from error
             finally:
                 self._idle = one

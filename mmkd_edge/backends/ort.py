@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from mmkd_edge.backends.handlers import being_handled, let_handlers_through
+from mmkd_edge.backends.handlers import being_handled, reraise_signal_exceptions
 from mmkd_edge.errors import BackendError, UnavailableError, first_line
 from mmkd_edge.spec import TensorSpec
 
@@ -77,7 +77,7 @@ class OrtBackend:
             self.inputs = tuple(_tensor(node) for node in session.get_inputs())
             self.outputs = tuple(_tensor(node) for node in session.get_outputs())
         except Exception as error:
-            let_handlers_through(error, handled=handled)
+            reraise_signal_exceptions(error, handled=handled)
             raise BackendError(
                 f"backend 'ort' ({self.version}) cannot open the artifact: {first_line(error)}"
             ) from error
@@ -91,7 +91,7 @@ class OrtBackend:
         try:
             return tuple(session.run(self._answers, feeds))
         except Exception as error:
-            let_handlers_through(error, handled=handled)
+            reraise_signal_exceptions(error, handled=handled)
             raise BackendError(f"backend 'ort' ({self.version}) failed to run: {first_line(error)}") from error
 
     def bind(self, memory: StepMemory) -> Callable[[], None]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.backends.base import BACKENDS, Answers, BackendName, SteppingBackend
-from mmkd_edge.backends.handlers import being_handled, let_handlers_through
+from mmkd_edge.backends.handlers import being_handled, reraise_signal_exceptions
 from mmkd_edge.backends.memory import StepMemory
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry, Streaming
 from mmkd_edge.errors import BackendError, first_line
@@ -62,7 +62,7 @@ class Steps:
         except BackendError:  # it is closed
             raise
         except Exception as error:
-            let_handlers_through(error, handled=handled)
+            reraise_signal_exceptions(error, handled=handled)
             backend = self._backend
             reason = first_line(error)
             raise BackendError(f"backend {backend.name!r} ({backend.version}) failed to step: {reason}") from error

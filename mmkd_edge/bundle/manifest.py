@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from mmkd_edge.drift.features import GroupReference, InputStatistics
+from mmkd_edge.bundle.statistics import GroupReference, InputStatistics
 from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
 
 FORMAT_VERSION = 1

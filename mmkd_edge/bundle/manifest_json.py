@@ -32,8 +32,8 @@ from mmkd_edge.bundle.manifest import (
     step_inputs,
     step_outputs,
 )
+from mmkd_edge.bundle.statistics import InputStatistics, reference_fault
 from mmkd_edge.bundle.strict_json import JsonError, convert_object, parse_object
-from mmkd_edge.drift.features import InputStatistics, reference_fault
 from mmkd_edge.errors import ManifestError, unprintable_in
 from mmkd_edge.spec import MAX_FLOAT32, ModalitySpec, TaskSpec, TensorSpec, frames_fault, task_fault
 

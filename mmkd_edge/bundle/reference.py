@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from mmkd_edge.bundle.files import open_file, read_exactly, write_file
-from mmkd_edge.bundle.strict_json import JsonError, parse_object
+from mmkd_edge.bundle.strict_json import JsonError, json_bytes, parse_object
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 
@@ -59,7 +59,7 @@ def write_reference(path: str | os.PathLike[str], reference: Reference) -> None:
     fault = _fault(reference)
     if fault:
         raise UsageError(f"reference of modality {reference.modality!r}: {fault}")
-    write_file(Path(path), msgspec.json.format(msgspec.json.encode(reference), indent=2) + b"\n")
+    write_file(Path(path), json_bytes(reference))
 
 
 def check_reference(reference: Reference, modality: ModalitySpec) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import msgspec
 
-from mmkd_edge.bundle.strict_json import JsonError, convert_object, parse_object
+from mmkd_edge.bundle.strict_json import JsonError, convert_object, json_bytes, parse_object
 from mmkd_edge.errors import BundleError
 
 SIGNATURE_FILE = "signature.json"
@@ -47,7 +47,7 @@ def signed_message(manifest_sha256: str) -> bytes:
 
 def encode_signatures(document: SignatureDocument) -> bytes:
     """The file."""
-    return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+    return json_bytes(document)
 
 
 def decode_signatures(data: bytes) -> SignatureDocument:

@@ -57,6 +57,11 @@ def convert_object(document: dict[str, Any], struct: type[T]) -> T:
         raise JsonError(path.lstrip("."), message[0].lower() + message[1:]) from error
 
 
+def json_bytes(document: Any) -> bytes:
+    """A document as the indented text of a file."""
+    return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+
+
 def _plain(node: Any, path: str) -> Any:
     if isinstance(node, _Pairs):
         return _plain_object(node, path)

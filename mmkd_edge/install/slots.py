@@ -225,10 +225,14 @@ def check_slot(state: Path, slot: Slot) -> None:
     Raises:
         MmkdError: it is not.
     """
-    path = path_of(state, slot)
-    with Bundle.open(path) as bundle:
-        if bundle.sha256 != slot.sha256:
-            raise BundleError(f"{path}: it is another bundle than was installed; install it again")
+    with Bundle.open(path_of(state, slot)) as bundle:
+        check_installed(bundle, slot.sha256)
+
+
+def check_installed(bundle: Bundle, sha256: str) -> None:
+    """Raise BundleError for another bundle than was installed."""
+    if bundle.sha256 != sha256:
+        raise BundleError(f"{bundle.path}: it is another bundle than was installed; install it again")
 
 
 @contextmanager

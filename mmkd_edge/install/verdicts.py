@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from mmkd_edge.bundle.files import cache_folder, read_own_file, write_file
-from mmkd_edge.bundle.strict_json import JsonError, convert_object, parse_object
+from mmkd_edge.bundle.strict_json import JsonError, convert_object, json_bytes, parse_object
 from mmkd_edge.errors import UsageError
 
 FORMAT_VERSION = 2  # of 1 graphs were tried whose cost and indices nobody had looked at
@@ -54,7 +54,7 @@ def remember_passed(bundle_sha256: str, ways: tuple[str, ...]) -> str:
         _check_folder(path.parent)
         known = tuple(way for way in passed_before(bundle_sha256) if way not in ways)
         verdict = PassedTrials(bundle_sha256=bundle_sha256, passed=(*known, *ways)[-_MOST_PASSED:])
-        write_file(path, msgspec.json.format(msgspec.json.encode(verdict), indent=2) + b"\n", own=True)
+        write_file(path, json_bytes(verdict), own=True)
     except OSError as error:
         return (error.strerror or str(error)).lower()
     except UsageError as error:

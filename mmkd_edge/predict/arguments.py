@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
-from typing import Any, Literal
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.backends.base import RUN_PRECISIONS, RunPrecision
 from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import InputError, UsageError
-from mmkd_edge.predict.config import TRUSTS, Trust
 from mmkd_edge.predict.preprocess import as_float32, check_window, columns_of, select
-from mmkd_edge.predict.profile import MAX_THREADS
 from mmkd_edge.predict.video import check_frame_batch
 from mmkd_edge.spec import ModalitySpec
 
 AnyReference = Reference | str | os.PathLike[str]
+T = TypeVar("T")
 
 
 def check_mapping(window: object, modalities: Sequence[ModalitySpec]) -> Mapping[str, object]:
@@ -38,10 +37,7 @@ def check_mapping(window: object, modalities: Sequence[ModalitySpec]) -> Mapping
 
 
 def check_batch(windows: Iterable[object] | Mapping[str, object], modalities: Sequence[ModalitySpec]) -> list[Any]:
-    """Return the windows of `predict_batch` one by one, each as `predict` takes it.
-
-    Args:
-        modalities: of the students, the first one first.
+    """Return the windows of `predict_batch`, each as `predict` takes it.
 
     Raises:
         InputError: a window does not fit; the message has its number.
@@ -73,71 +69,6 @@ def check_batch(windows: Iterable[object] | Mapping[str, object], modalities: Se
     return [_check_numbered(index, window, modality) for index, window in enumerate(values)]
 
 
-def several(reference: AnyReference | Sequence[AnyReference] | None) -> tuple[AnyReference, ...]:
-    """Return the `reference` of `open` as a tuple."""
-    if reference is None:
-        return ()
-    if isinstance(reference, Reference | str | os.PathLike):
-        return (reference,)
-    return tuple(reference)
-
-
-def check_precision(precision: RunPrecision | Literal["auto"]) -> RunPrecision | Literal["auto"]:
-    """The same precision, where there is one.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if precision not in ("auto", *RUN_PRECISIONS):
-        *others, last = map(repr, ("auto", *RUN_PRECISIONS))
-        raise UsageError(f"precision {precision!r} is unknown; expected {', '.join(others)} or {last}")
-    return precision
-
-
-def check_trust(trust: Any) -> Trust:
-    """The same trust, where there is one.
-
-    Raises:
-        UsageError: there is none.
-    """
-    for known in TRUSTS:
-        if trust == known:
-            return known
-    raise UsageError(f"trust: expected {' or '.join(map(repr, TRUSTS))}, got {trust!r}")
-
-
-def check_threads(threads: Any) -> int | None:
-    """Return the number of threads, else raise UsageError."""
-    if threads is None:
-        return None
-    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
-        raise UsageError(f"threads: expected a whole number from 1 to {MAX_THREADS}, or None; got {threads!r}")
-    return threads
-
-
-def check_stale(stale_s: float | None) -> float | None:
-    """Return the age if it is above 0, else raise UsageError."""
-    if stale_s is not None and not stale_s > 0:
-        raise UsageError(f"stale_s: expected seconds above 0, got {stale_s!r}")
-    return stale_s
-
-
-def check_moment(name: str, value: Any) -> None:
-    """Raise UsageError for an age or a moment that is no number, which would count as fresh and in time."""
-    if value is None or (type(value) is float and value == value):  # to ask an abstract class takes a microsecond
-        return
-    if not isinstance(value, Real) or isinstance(value, bool) or value != value:
-        what = "a moment of time.monotonic()" if name == "deadline_s" else "seconds"
-        raise UsageError(f"{name}: expected {what}, or None; got {value!r}")
-
-
-def check_every(observe_every: Any) -> int:
-    """Return the number of windows if it is a whole number from 0, else raise UsageError."""
-    if isinstance(observe_every, bool) or not isinstance(observe_every, int) or observe_every < 0:
-        raise UsageError(f"observe_every: expected a whole number from 0 on, got {observe_every!r}")
-    return observe_every
-
-
 def _check_numbered(index: int, window: object, modality: ModalitySpec) -> NDArray[Any]:
     try:
         return check_window(window, modality)
@@ -151,3 +82,37 @@ def _check_numbered_mapping(index: int, window: object, modalities: Sequence[Mod
     return {
         name: None if value is None else _check_numbered(index, value, by_name[name]) for name, value in windows.items()
     }
+
+
+def check_choice(name: str, value: T, choices: object) -> T:
+    """Return a value of a `Literal`, else raise UsageError."""
+    known = get_args(choices)
+    if value not in known:
+        *others, last = map(repr, known)
+        raise UsageError(f"{name}: expected {', '.join(others)} or {last}, got {value!r}")
+    return value
+
+
+def check_whole(name: str, value: Any, least: int, most: int) -> int:
+    """Return a whole number of this range, else raise UsageError."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise UsageError(f"{name}: expected a whole number from {least} to {most}, got {value!r}")
+    return value
+
+
+def check_seconds(name: str, value: Any) -> float | None:
+    """Return seconds above 0, or None, else raise UsageError."""
+    if value is None:
+        return None
+    if not (isinstance(value, Real) and 0 < float(value) < math.inf):
+        raise UsageError(f"{name}: expected seconds above 0, got {value!r}")
+    return float(value)
+
+
+def check_moment(name: str, value: Any) -> None:
+    """Raise UsageError for an age or a moment that is no number, which would count as fresh and in time."""
+    if value is None or (type(value) is float and value == value):  # an abstract class takes a microsecond
+        return
+    if not isinstance(value, Real) or isinstance(value, bool) or value != value:
+        what = "a moment of time.monotonic()" if name == "deadline_s" else "seconds"
+        raise UsageError(f"{name}: expected {what}, or None; got {value!r}")

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import numpy as np
 
-from mmkd_edge.errors import InputError, UsageError
+from mmkd_edge.errors import InputError
 from mmkd_edge.predict.postprocess import Prediction
 from mmkd_edge.predict.sensors import WindowFault, worse
 
+Policy = Literal["predict", "abstain", "raise"]
+
 
 class Conditions(msgspec.Struct, frozen=True, kw_only=True):
-    """What a prediction is made under beyond its window.
+    """Conditions of a prediction beyond its window.
 
     Attributes:
-        fault: known against the window.
+        fault: of the window, known before.
         input_age_s: age of its newest sample.
         deadline_s: a moment of `time.monotonic()`.
     """
@@ -36,11 +38,18 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
 NO_CONDITIONS = Conditions()
 
 
-def age_fault(input_age_s: float | None, stale_s: float | None) -> WindowFault | None:
-    """Judge the age of the input: from `stale_s` on a window is stale.
+class SensorError(InputError):
+    """A sensor failed, and the policy is `raise`; `predictions` has all windows of the call, in order."""
 
-    As far in the future it is stale too: one of the clocks was set, and the age is unknown. Smaller disagreements are
-    normal.
+    def __init__(self, message: str, *, predictions: Sequence[Prediction] = ()) -> None:
+        super().__init__(message)
+        self.predictions = tuple(predictions)
+
+
+def age_fault(input_age_s: float | None, stale_s: float | None) -> WindowFault | None:
+    """Judge the age of the input: beyond `stale_s`, in the past or the future, a window is stale.
+
+    As far in the future one of the clocks was set, and the age is unknown. Smaller disagreements are normal.
     """
     if input_age_s is None or stale_s is None or abs(input_age_s) <= stale_s:
         return None
@@ -51,14 +60,14 @@ def age_fault(input_age_s: float | None, stale_s: float | None) -> WindowFault |
 
 
 def lives(prediction: Prediction) -> bool:
-    """Whether its sensor answers; `unknown` counts: the window is new, but the sensor works."""
+    """Whether its sensor works; `unknown` counts: the window is new, but the sensor works."""
     return prediction.index >= 0 and prediction.status != "stale"
 
 
 def first_available(predictions: Iterable[Prediction]) -> Prediction:
-    """Return the prediction of the first student whose sensor is alive, with for whom it stands in, or why none is.
+    """The prediction of the first student whose sensor works, and why earlier ones do not; or why none does.
 
-    A stale one ends the search: the age and the deadline of a call hold for all of its windows.
+    A stale one ends the search: age and deadline are the same for all windows of a call.
     """
     silent: list[Prediction] = []
     for prediction in predictions:
@@ -76,6 +85,10 @@ def standing_in(silent: Sequence[Prediction], prediction: Prediction) -> Predict
     return with_fault(prediction, WindowFault(status="degraded", reason=reason))
 
 
+def _why(prediction: Prediction) -> str:
+    return f"{prediction.modality}: {prediction.reason}"
+
+
 def with_fault(prediction: Prediction, fault: WindowFault) -> Prediction:
     """Add a fault to a prediction."""
     if prediction.status != "ok":
@@ -86,53 +99,21 @@ def with_fault(prediction: Prediction, fault: WindowFault) -> Prediction:
     return msgspec.structs.replace(_withheld(marked), novelty=None)
 
 
-def _why(prediction: Prediction) -> str:
-    return f"{prediction.modality}: {prediction.reason}"
-
-
-Policy = Literal["predict", "abstain", "raise"]
-POLICIES: tuple[Policy, ...] = ("predict", "abstain", "raise")
-
-
-class SensorError(InputError):
-    """A sensor failed, and the policy is `raise`.
-
-    Attributes:
-        predictions: in the order of the windows, the refused ones among them.
-    """
-
-    def __init__(self, message: str, *, predictions: Sequence[Prediction] = ()) -> None:
-        super().__init__(message)
-        self.predictions = tuple(predictions)
-
-
-def check_policy(policy: Any) -> Policy:
-    """The policy itself.
-
-    Raises:
-        UsageError: there is no such policy.
-    """
-    for known in POLICIES:
-        if policy == known:
-            return known
-    raise UsageError(f"policy: expected one of {', '.join(map(repr, POLICIES))}, got {policy!r}")
-
-
 def apply_policy(policy: Policy, predictions: list[Prediction]) -> list[Prediction]:
     """Return predictions as the caller gets them; `warming_up` of a stream is never withheld.
 
     Raises:
-        SensorError: one is not `ok`, and the policy is `raise`.
+        SensorError: a prediction is not `ok`, and the policy is `raise`.
     """
-    if policy == "predict":
-        return predictions
-    refused = [one for one in predictions if one.status not in ("ok", "warming_up")]
-    if not refused:
+    refused = [prediction for prediction in predictions if prediction.status not in ("ok", "warming_up")]
+    if policy == "predict" or not refused:
         return predictions
     if policy == "raise":
         message = f"modality {refused[0].modality!r}: {refused[0].status}: {refused[0].reason}"
         raise SensorError(message, predictions=predictions)
-    return [one if one.status in ("ok", "warming_up") else _withheld(one) for one in predictions]
+    return [
+        prediction if prediction.status in ("ok", "warming_up") else _withheld(prediction) for prediction in predictions
+    ]
 
 
 def _withheld(prediction: Prediction) -> Prediction:

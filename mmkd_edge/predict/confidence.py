@@ -1,11 +1,10 @@
-"""Label sets: which classes remain possible for a window at an error level that the application chose.
+"""Label sets: which classes remain possible for a window at the application's error level.
 
-Split conformal prediction with the threshold score, the probability of the true label (least ambiguous sets: Sadinle,
-Lei and Wasserman, "Least Ambiguous Set-Valued Classifiers with Bounded Error Levels", JASA 114, 2019). The threshold is
-the j-th smallest probability of the true label among n calibration windows, j = floor((n + 1) * error_level); a set
-holds every label that reaches it (Angelopoulos and Bates, arXiv:2107.07511, section 1). If a window is exchangeable
-with the calibration windows, its true label is outside the set with a probability of at most `error_level`, over
-windows and calibrations together. Another person, machine or place is not exchangeable with them.
+Split conformal prediction with the probability of the true label as its score (Sadinle, Lei and Wasserman, "Least
+Ambiguous Set-Valued Classifiers with Bounded Error Levels", JASA 114, 2019). The threshold is the j-th smallest score
+of n calibration windows, j = floor((n + 1) * error_level); a set has every label that reaches it (Angelopoulos and
+Bates, arXiv:2107.07511, section 1). If a window is exchangeable with the calibration windows, its true label is outside
+the set with a probability of at most `error_level`. Another person, machine or place is not exchangeable with them.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ def named(entry: ModelEntry, artifact: Artifact | None, *, where: str) -> str:
 
 
 def check_level(level: Any, *, name: str) -> float | None:
-    """Return `error_level` or `unknown_level` as a number between 0 and 1, or None, else raise UsageError."""
+    """Return a level between 0 and 1, or None, else raise UsageError."""
     if level is None:
         return None
     number = isinstance(level, int | float) and not isinstance(level, bool)
@@ -38,12 +37,12 @@ def check_level(level: Any, *, name: str) -> float | None:
 
 
 def smallest_level(windows: int) -> float:
-    """The smallest level that so many calibration windows support, 1 / (n + 1), rounded up to four digits."""
+    """The smallest level that this many calibration windows support, 1 / (n + 1), rounded up to four digits."""
     return math.ceil(10_000 / (windows + 1)) / 10_000
 
 
 def least_probability(confidence: Confidence, error_level: float) -> float | None:
-    """The probability that a label needs to be in the set; None where there are too few calibration windows.
+    """The probability that a label needs to be in the set; None with too few calibration windows.
 
     Example:
         >>> confidence = Confidence(temperature=1.0, true_probabilities=(0.2, 0.5, 0.7, 0.9))
@@ -67,11 +66,7 @@ def label_set(shares: Sequence[float], labels: Sequence[str], *, least: float) -
 def threshold_of(
     entry: ModelEntry, artifact: Artifact | None, error_level: float | None, *, where: str = ""
 ) -> float | None:
-    """The threshold of an artifact's label sets; None without an error level.
-
-    Args:
-        artifact: None without a bundle.
-        where: the bundle, for the error message.
+    """The threshold of an artifact's label sets; None without an error level. `where` is the bundle, for the error.
 
     Raises:
         UsageError: the task has no label sets; the artifact was not calibrated, or with too few windows for this level.
@@ -85,8 +80,8 @@ def threshold_of(
     if confidence is None:
         raise UsageError(
             f"{what}: error_level={error_level:g}: expected an artifact that was calibrated, got one that was "
-            "exported without labelled windows; export the checkpoint again (with --calib "
-            "DATA where it carries no windows), or open without error_level"
+            "exported without labelled windows; export the checkpoint again (with --calib DATA if it carries no "
+            "windows), or open without error_level"
         )
     least = least_probability(confidence, error_level)
     if least is None:

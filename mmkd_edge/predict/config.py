@@ -25,7 +25,6 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.profile import ProfileLookup, best_trial
 
 Trust = Literal["sandbox", "installed"]
-TRUSTS: tuple[Trust, ...] = ("sandbox", "installed")
 
 
 class OpeningRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +50,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """One way to run a student.
 
     Attributes:
-        options: of the engine.
         reason: why this config, for people.
         profile: path of the profile that measured it; empty without one.
     """
@@ -68,7 +66,7 @@ class ConfigChoice(msgspec.Struct, frozen=True, kw_only=True):
     """The configs to try, best first, and why others are not among them.
 
     Attributes:
-        configs: at least one, unless every backend was rejected; exactly one where the request names a backend.
+        configs: exactly one if the request names a backend; none if every backend was rejected.
         rejected: one sentence for each backend that cannot run here.
     """
 
@@ -80,7 +78,7 @@ def choose_configs(entry: ModelEntry, request: OpeningRequest, lookup: ProfileLo
     """Choose the configs of a student: the profile's, then those of the table's backends in its order.
 
     Args:
-        lookup: the profile of the bundle; None where the request leaves no choice.
+        lookup: the profile of the bundle; None if the request leaves no choice.
 
     Raises:
         UsageError: no artifact of the student fits the request.
@@ -130,27 +128,27 @@ def _default_configs(entry: ModelEntry, request: OpeningRequest, *, why: str) ->
     if request.backend != "auto":
         choose_artifact(entry, precision, request.backend)  # for its error
         reason = why if why == "as requested" else f"backend {request.backend!r} as requested; {why}"
-        config = Config(backend=request.backend, precision=precision, threads=threads, reason=reason)
-        return ConfigChoice(configs=(config,))
+        return ConfigChoice(
+            configs=(Config(backend=request.backend, precision=precision, threads=threads, reason=reason),)
+        )
     fitting = [backend for backend in AUTO_ORDER if _fits(entry, precision, backend)]
     if not fitting:  # for its error
         able = [backend for backend in AUTO_ORDER if precision in BACKENDS[backend].precisions]
         usual = backend_for(entry.artifacts[0].format)
         choose_artifact(entry, precision, usual if usual in able else able[0])
-    absent = {backend: reason for backend in fitting if (reason := _why_rejected(backend))}
-    return ConfigChoice(
-        configs=tuple(
-            Config(
-                backend=backend,
-                precision=precision,
-                threads=threads,
-                reason="; ".join(part for part in (why, _presence(backend)) if part),
-            )
-            for backend in fitting
-            if backend not in absent
-        ),
-        rejected=tuple(f"backend {backend!r}: {reason}" for backend, reason in absent.items()),
-    )
+    configs, rejected = [], []
+    for backend in fitting:
+        row, distribution = BACKENDS[backend], BACKENDS[backend].library()[1]
+        absent = f"{distribution} is not installed"
+        if is_installed(backend) or row.lacks is None:  # without the library a driver is of no interest
+            absent = why_absent(backend)
+        if absent:
+            rejected.append(f"backend {backend!r}: {absent}")
+            continue
+        presence = f"{distribution} and a GPU's driver are installed" if row.on_gpu else f"{distribution} is installed"
+        reason = "; ".join(part for part in (why, presence) if part)
+        configs.append(Config(backend=backend, precision=precision, threads=threads, reason=reason))
+    return ConfigChoice(configs=tuple(configs), rejected=tuple(rejected))
 
 
 def _fits(entry: ModelEntry, precision: RunPrecision, backend: BackendName) -> bool:
@@ -159,16 +157,3 @@ def _fits(entry: ModelEntry, precision: RunPrecision, backend: BackendName) -> b
     except UsageError:
         return False
     return True
-
-
-def _why_rejected(backend: BackendName) -> str:
-    """Why a backend cannot run here; empty if it can. Looks for a driver only if the library is installed."""
-    if is_installed(backend) or BACKENDS[backend].lacks is None:
-        return why_absent(backend)
-    return f"{BACKENDS[backend].library()[1]} is not installed"
-
-
-def _presence(backend: BackendName) -> str:
-    row = BACKENDS[backend]
-    distribution = row.library()[1]
-    return f"{distribution} and a GPU's driver are installed" if row.on_gpu else f"{distribution} is installed"

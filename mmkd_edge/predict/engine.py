@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -14,8 +14,7 @@ from mmkd_edge.backends.steps import Steps, step_artifact
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry, describe_tensors, step_inputs, step_outputs
 from mmkd_edge.bundle.reference import Reference, check_reference
-from mmkd_edge.drift.features import InputStatistics, MagnitudeLimits
-from mmkd_edge.drift.running import RunningStatistics
+from mmkd_edge.bundle.statistics import MagnitudeLimits
 from mmkd_edge.errors import BackendError, BundleError, UsageError
 from mmkd_edge.predict.confidence import threshold_of
 from mmkd_edge.predict.config import Config
@@ -30,20 +29,16 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     """One student that can answer.
 
     Attributes:
-        artifact: what the backend executes; None without a bundle.
-        config: how it was opened; None without a bundle.
-        reopen: opens the backend once more; None if nothing can.
+        artifact: what the backend executes; None without a bundle, as are `config` and `reopen`.
+        reopen: opens the backend once more.
         least_probability: of a label in the label set; None without an error level.
-        novelty: what its novelty scores mean; None without calibration.
-        statistics: of its inputs and answers.
         refusal: why it cannot answer for raw values; empty if it can.
         names: of its two inputs, values and presence.
         complete: what `prepare` returns as the presence of a window that misses nothing.
-        step: executes the step graph of a causal student; None without one, or if the backend runs none.
-        step_novelty: what the novelty scores of its steps mean.
-        magnitude: how large values usually are; None if unknown.
-        selftest: when it passed its first self-test; empty without one.
-        sandbox_check: when it passed its sandbox check; empty without one.
+        step: executes the step graph of a causal student; None if it cannot.
+        novelty: judges its novelty scores; None without calibration.
+        step_novelty: judges the scores of its steps.
+        selftest: when it passed its first self-test; may be empty, as may `sandbox_check`.
         rejected: why each better config was not taken.
     """
 
@@ -54,7 +49,6 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     config: Config | None
     reopen: Callable[[], Backend] | None
     least_probability: float | None
-    statistics: RunningStatistics
     refusal: str
     names: tuple[str, str]
     complete: NDArray[np.float32]
@@ -77,7 +71,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
         return self.entry.task
 
     def feeds(self, values: NDArray[Any], present: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """What its backend takes, from what `prepare` returned."""
+        """The inputs of its backend, from what `prepare` returned."""
         first, second = self.names
         return {first: values, second: present}
 
@@ -93,7 +87,7 @@ class Students(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         bundle: closed with them.
-        returned: why they answer instead of the bundle installed last; empty if they are from that one.
+        returned: why they answer instead of the bundle installed last; else empty.
     """
 
     engines: tuple[Engine, ...]
@@ -110,8 +104,9 @@ class Students(msgspec.Struct, frozen=True, kw_only=True):
     def with_backend(self, engine: Engine, backend: Backend) -> Students:
         """The same students with another backend behind one of the engines."""
         fresh = msgspec.structs.replace(engine, backend=backend)
-        engines = tuple(fresh if known is engine else known for known in self.engines)
-        return msgspec.structs.replace(self, engines=engines)
+        return msgspec.structs.replace(
+            self, engines=tuple(fresh if other is engine else other for other in self.engines)
+        )
 
     def close(self) -> None:
         """Close everything; more than once is fine."""
@@ -133,7 +128,7 @@ def open_engine(
     """Open a student of a bundle with one config, and warm it up.
 
     Raises:
-        UsageError: it has no artifact for that config, or one that was not calibrated for one of these levels.
+        UsageError: it has no artifact for that config, or was not calibrated for one of these levels.
         UnavailableError: the backend's library is not installed.
         BackendError: the backend cannot open or run it.
         BundleError: the artifact is not what the manifest says.
@@ -153,13 +148,12 @@ def open_engine(
         artifact=artifact,
         config=config,
         reopen=reopen,
-        statistics=entry.statistics,
         least_probability=least_probability,
         novelty=novelty,
     )
     try:
         # Steps are fp32 whatever the precision of windows.
-        fp32 = next((one for one in entry.artifacts if one.precision == "fp32"), artifact)
+        fp32 = next((other for other in entry.artifacts if other.precision == "fp32"), artifact)
         rule = None if entry.streaming is None else novelty_rule(entry, fp32, unknown_level, where=where)
         return msgspec.structs.replace(engine, step=_open_step(bundle, entry, config), step_novelty=rule)
     except BaseException:
@@ -175,14 +169,23 @@ def engine_of(
     artifact: Artifact | None = None,
     config: Config | None = None,
     reopen: Callable[[], Backend] | None = None,
-    statistics: InputStatistics | None = None,
     least_probability: float | None = None,
     novelty: NoveltyRule | None = None,
 ) -> Engine:
     """An engine over an opened backend; UsageError if the reference was made for another modality."""
+    modality, refusal = entry.modality, ""
     if reference is not None:
-        check_reference(reference, entry.modality)
-        entry = _with_plausible_range(entry, reference)
+        check_reference(reference, modality)
+        if modality.range is None:  # the dataset declared none
+            modality = msgspec.structs.replace(modality, range=plausible_span(reference.mean, reference.std))
+            entry = msgspec.structs.replace(entry, modality=modality)
+    elif modality.normalise != "none":
+        refusal = (
+            f"modality {modality.name!r} is normalised per group and raw values need the group's statistics; "
+            f"run mmkd-data reference DATA --modality {modality.name} -o FILE on its first windows "
+            "and open the bundle with EdgePredictor.open(..., reference=FILE)"
+        )
+    magnitude = entry.group_reference.magnitude if entry.group_reference and modality.kind != "video" else None
     return Engine(
         entry=entry,
         backend=backend,
@@ -192,50 +195,11 @@ def engine_of(
         reopen=reopen,
         least_probability=least_probability,
         novelty=novelty,
-        magnitude=_magnitude_limits(entry),
-        refusal=_refusal(entry.modality, reference),
+        magnitude=magnitude or None,
+        refusal=refusal,
         names=(entry.inputs[0].name, entry.inputs[1].name),
-        complete=nothing_missing(entry.modality),
-        statistics=RunningStatistics(
-            model=entry.name,
-            modality=entry.modality,
-            task=entry.task,
-            expected=statistics or entry.statistics,
-            group_reference=entry.group_reference,
-            true_probability=_true_probability(artifact),
-        ),
+        complete=nothing_missing(modality),
     )
-
-
-def _refusal(modality: ModalitySpec, reference: Reference | None) -> str:
-    if modality.normalise == "none" or reference is not None:
-        return ""
-    return (
-        f"modality {modality.name!r} is normalised per group and raw values need the group's statistics; "
-        f"run mmkd-data reference DATA --modality {modality.name} -o FILE on its first windows "
-        "and open the bundle with EdgePredictor.open(..., reference=FILE)"
-    )
-
-
-def _magnitude_limits(entry: ModelEntry) -> MagnitudeLimits | None:
-    if entry.group_reference is None or entry.modality.kind == "video":
-        return None
-    return entry.group_reference.magnitude or None
-
-
-def _true_probability(artifact: Artifact | None) -> float | None:
-    if artifact is None or artifact.confidence is None:
-        return None
-    return float(np.mean(artifact.confidence.true_probabilities))
-
-
-def _with_plausible_range(entry: ModelEntry, reference: Reference) -> ModelEntry:
-    """Give a modality that is normalised per group a range about its reference, if the dataset declared none."""
-    modality = entry.modality
-    if modality.range is not None:
-        return entry
-    span = plausible_span(reference.mean, reference.std)
-    return msgspec.structs.replace(entry, modality=msgspec.structs.replace(modality, range=span))
 
 
 def answers_of(engine: Engine, windows: NDArray[Any]) -> Answers:
@@ -245,10 +209,10 @@ def answers_of(engine: Engine, windows: NDArray[Any]) -> Answers:
 
 
 def answer_of(engine: Engine, values: NDArray[Any], present: NDArray[np.float32]) -> Answers:
-    """Every output for what `prepare` gave, where the engine gave any.
+    """Every output for what `prepare` returned.
 
     Raises:
-        BackendError: it gave something else; whatever an engine of one's own raises comes as it is.
+        BackendError: the engine returned something else; whatever your own engine raises comes as it is.
     """
     answer = engine.backend.run(engine.feeds(values, present))
     outputs = engine.entry.outputs
@@ -260,10 +224,10 @@ def answer_of(engine: Engine, values: NDArray[Any], present: NDArray[np.float32]
     return tuple(answer)
 
 
-def _describe_answer(found: object) -> str:
-    if isinstance(found, np.ndarray):
-        return f"{found.dtype} {found.shape}"
-    return f"{type(found).__name__} of {len(found)}" if isinstance(found, tuple | list) else type(found).__name__
+def _describe_answer(answer: object) -> str:
+    if isinstance(answer, np.ndarray):
+        return f"{answer.dtype} {answer.shape}"
+    return f"{type(answer).__name__} of {len(answer)}" if isinstance(answer, tuple | list) else type(answer).__name__
 
 
 def _open_artifact(bundle: Bundle, entry: ModelEntry, artifact: Artifact, config: Config) -> Backend:
@@ -275,8 +239,10 @@ def _open_artifact(bundle: Bundle, entry: ModelEntry, artifact: Artifact, config
         options=config.options,
     )
     try:
-        _check_tensors(bundle, artifact, backend, inputs=entry.inputs, outputs=entry.outputs)
-        _warm_up(entry, backend)
+        _check_tensors(f"{bundle.path}: {artifact.file!r}", backend, entry.inputs, entry.outputs)
+        values, present = _empty_window(entry.inputs)
+        feeds = {entry.inputs[0].name: values, entry.inputs[1].name: present}
+        _warm_up(backend, entry.outputs, lambda: backend.run(feeds))
     except BaseException:
         backend.close()
         raise
@@ -290,14 +256,12 @@ def _open_step(bundle: Bundle, entry: ModelEntry, config: Config) -> SteppingBac
         return None
     backend = open_steps(config.backend, bundle.read(artifact.file), threads=config.threads, options=config.options)
     try:
+        inputs = step_inputs(entry.modality, streaming)
         outputs = step_outputs(entry.task, streaming, novelty=entry.has_novelty)
-        expected = step_inputs(entry.modality, streaming), outputs
-        _check_tensors(bundle, artifact, backend, inputs=expected[0], outputs=expected[1])
-        values, present = expected[0][:2]
-        block = np.zeros(values.shape, values.dtype), np.ones(present.shape, np.float32)
+        _check_tensors(f"{bundle.path}: {artifact.file!r}", backend, inputs, outputs)
+        values, present = _empty_window(inputs)
         steps = Steps(backend, streaming)
-        for _ in range(_WARM_UP_RUNS):
-            _check_answers(backend, entry.outputs, steps.push(*block))
+        _warm_up(backend, entry.outputs, lambda: steps.push(values, present))
     except BaseException:
         backend.close()
         raise
@@ -305,33 +269,24 @@ def _open_step(bundle: Bundle, entry: ModelEntry, config: Config) -> SteppingBac
 
 
 def _check_tensors(
-    bundle: Bundle,
-    artifact: Artifact,
-    backend: Backend,
-    *,
-    inputs: tuple[TensorSpec, ...],
-    outputs: tuple[TensorSpec, ...],
+    where: str, backend: Backend, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
 ) -> None:
-    for what, expected, found in (("inputs", inputs, backend.inputs), ("outputs", outputs, backend.outputs)):
-        if found != expected:
+    for what, expected, got in (("inputs", inputs, backend.inputs), ("outputs", outputs, backend.outputs)):
+        if got != expected:
             raise BundleError(
-                f"{bundle.path}: {artifact.file!r}: expected the {what} {describe_tensors(expected)}, "
-                f"got {describe_tensors(found)}; export the bundle again"
+                f"{where}: expected the {what} {describe_tensors(expected)}, "
+                f"got {describe_tensors(got)}; export the bundle again"
             )
 
 
-def _warm_up(entry: ModelEntry, backend: Backend) -> None:
-    values, present = entry.inputs
-    feeds: dict[str, NDArray[Any]] = {
-        values.name: np.zeros(values.shape, values.dtype),
-        present.name: np.ones(present.shape, present.dtype),
-    }
+def _empty_window(inputs: Sequence[TensorSpec]) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    values, present = inputs[:2]
+    return np.zeros(values.shape, values.dtype), np.ones(present.shape, np.float32)
+
+
+def _warm_up(backend: Backend, outputs: tuple[TensorSpec, ...], run: Callable[[], Answers]) -> None:
     for _ in range(_WARM_UP_RUNS):
-        answers = backend.run(feeds)
-    _check_answers(backend, entry.outputs, answers)
-
-
-def _check_answers(backend: Backend, outputs: tuple[TensorSpec, ...], answers: Answers) -> None:
+        answers = run()
     for spec, answer in zip(outputs, answers, strict=True):
         if answer.shape != spec.shape or answer.dtype != np.float32 or not np.isfinite(answer).all():
             raise BackendError(

@@ -15,20 +15,15 @@ class PredictorInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What answers, and with what. Fields about a bundle are empty without one.
 
     Attributes:
-        model_id: the bundle's name for itself.
-        backend_version: the library behind the backend.
         threads: per prediction.
         precision: of the arithmetic: the artifact's, or bf16.
         reason: why this config.
-        profile: the file of measurements behind it; empty without one.
-        artifact: the model file inside the bundle.
+        profile: path of the measurements behind it; may be empty.
         step_artifact: the step graph that streams use; empty if they compute whole windows.
-        bundle: the path that was opened.
-        bundle_sha256: as `sha256sum` prints it.
-        selftest: when the first self-test was passed; empty without one.
-        sandbox_check: when it passed its sandbox check.
+        selftest: when the first self-test was passed.
+        sandbox_check: when the sandbox check was passed.
         rejected: why each better config was not taken.
-        least_probability: from which a label is in the label set; None without an error level.
+        least_probability: of a label in the label set; None without an error level.
         versions: of mmkd-edge, numpy and Python.
     """
 

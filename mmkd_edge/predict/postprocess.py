@@ -1,4 +1,4 @@
-"""From the graph's outputs to a `Prediction`, which never carries NaN, nor an answer that no data supports."""
+"""From the graph's outputs to a `Prediction`, which never contains NaN, nor an answer that no data supports."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from mmkd_edge.predict.confidence import label_set
 from mmkd_edge.predict.sensors import Status, WindowFault, missing_causes, worse
 from mmkd_edge.spec import ModalitySpec, TaskKind, TaskSpec
 
-# From this share of missing values on, or with one channel wholly missing, a prediction is degraded: docs/embedding.md
-# has the accuracy that missing values cost. Of frames it is a convention: below it single ones are lost.
+# From this fraction of missing values on, or with one channel wholly missing, a prediction is degraded:
+# docs/embedding.md has the accuracy that missing values cost. Of frames it is a convention.
 DEGRADED_SHARE = 0.02
 DEGRADED_SHARE_OF_FRAMES = 0.1
 # Rounding of a softmax in float16 over many classes stays well within.
@@ -28,22 +28,22 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     """The answer for one window.
 
     Attributes:
-        label: name of the most probable class, or label; of a regression the target; empty without an answer.
+        label: the most probable class, or label; of a regression the target; empty without an answer.
         index: of the label; -1 without an answer.
         probability: of the label, 0 to 1; 0 without an answer, and of a regression.
         probabilities: float32 (K,), in the order of the task's labels; zeros without an answer; of a regression (0,).
         status: `ok`; `degraded` if a sensor fails in part; `unknown` if the window is unlike the training windows, at
             the level of `EdgePredictor.open`; `stale` if the answer is about the past; `warming_up` if a stream has no
             full window yet; `invalid` if nothing supports an answer. The last two never have one.
-        reason: why `status` is not ok, else empty.
+        reason: why `status` is not ok.
         missing_fraction: fraction of the window's values that are missing, 0 to 1.
         modality: which modality answered.
-        input_age_s: age of the window's newest sample when the answer was given; None if unknown.
+        input_age_s: age of the window's newest sample at the answer; None if unknown.
         labels: of a multi-label task, those that are on, in the task's order.
         value: of a regression, in the target's unit and range; None without an answer.
         label_set: labels that remain possible at the error level, the most probable first; empty without a level.
-        novelty: the p-value of the window among validation windows, above 0 and at most 1, the smaller the newer, also
-            of an answer that the policy `abstain` withholds; None if the bundle has none.
+        novelty: p-value of the window among validation windows, above 0 and at most 1, the smaller the newer, also of
+            an answer that the policy `abstain` withholds; None if the bundle has none.
     """
 
     label: str
@@ -61,7 +61,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     novelty: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as numbers, texts, lists and None; the keys are the names of the attributes, in their order.
+        """Attributes as numbers, texts, lists and None.
 
         >>> from mmkd_edge.testing import fake_predictor
         >>> acc = ModalitySpec(name="acc", channels=("x",), rate_hz=1.0, samples=2)
@@ -73,7 +73,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
         return plain
 
     def to_json(self) -> bytes:
-        """`to_dict` as one JSON object in UTF-8; a document of your own may hold predictions in the same way.
+        """`to_dict` as one JSON object in UTF-8; your own document may contain predictions in the same way.
 
         >>> from mmkd_edge.testing import fake_predictor
         >>> acc = ModalitySpec(name="acc", channels=("x",), rate_hz=1.0, samples=2)
@@ -85,7 +85,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
 
     @property
     def abstained(self) -> bool:
-        """Whether there is no single label: no answer, or more than one label in the set."""
+        """Whether there is no answer, or more than one label in the set."""
         return self.index < 0 or len(self.label_set) > 1
 
 
@@ -108,7 +108,7 @@ def interpret(
         present: float32 (1, T, C) from `prepare`, of video (1, T, 1); None if nothing is missing.
         window: (T, C) raw values, to explain why values count as missing.
         fault: what else is known against the window.
-        least_probability: from which a label is in the label set; None without label sets.
+        least_probability: of a label in the label set; None without label sets.
         novelty: the window's p-value.
 
     Raises:
@@ -125,23 +125,20 @@ def interpret(
     if present is not None:
         missing = present.size - int(np.count_nonzero(present))
         missing_fraction = missing / present.size
-        fault = worse(_missing(missing, present, modality, window), fault)
-    kind = task.kind
-    if kind == "classification":
-        # NaN and infinities fail every comparison.
-        sound = _LEAST_SUM <= sum(shares) <= _MOST_SUM and min(shares) >= 0
-        unsound = "" if sound else "the model's answer is not a distribution"
-    else:
-        unsound = _unsound(shares, kind)
+        fault = worse(_missing_fault(missing, present, modality, window), fault)
+    unsound = _unsound(shares, task.kind)
     if unsound and (fault is None or fault.status != "invalid"):
         fault = WindowFault(status="invalid", reason=unsound)
     if fault is not None and fault.status == "invalid":
         return no_answer(
             fault, modality=modality, task=task, missing_fraction=missing_fraction, input_age_s=input_age_s
         )
-    numeric = kind == "regression"
+    numeric = task.kind == "regression"
     probability = 0.0 if numeric else max(shares)
     index = 0 if numeric else shares.index(probability)
+    labels: tuple[str, ...] = ()
+    if task.kind == "multi_label":
+        labels = tuple(name for name, share in zip(task.labels, shares, strict=True) if share >= task.on_from)
     return Prediction(
         label=task.labels[index],
         index=index,
@@ -152,27 +149,24 @@ def interpret(
         missing_fraction=missing_fraction,
         modality=modality.name,
         input_age_s=input_age_s,
-        labels=_labels_on(shares, task) if kind == "multi_label" else (),
-        value=_inside(shares[0], task) if numeric else None,
+        labels=labels,
+        value=_clip(shares[0], task) if numeric else None,
         label_set=() if least_probability is None else label_set(shares, task.labels, least=least_probability),
         novelty=novelty,
     )
 
 
 def _unsound(shares: list[float], kind: TaskKind) -> str:
-    """What is wrong with an answer that is no distribution; empty if nothing is."""
+    """What is wrong with an answer; empty if nothing is. NaN and infinities fail every comparison."""
+    if kind == "classification":
+        sound = _LEAST_SUM <= sum(shares) <= _MOST_SUM and min(shares) >= 0
+        return "" if sound else "the model's answer is not a distribution"
     if kind == "regression":
         return "" if math.isfinite(shares[0]) else "the model's answer is not a number"
     return "" if all(0 <= share <= 1 for share in shares) else "the model's answer has others than probabilities"
 
 
-def _labels_on(shares: list[float], task: TaskSpec) -> tuple[str, ...]:
-    limit = task.on_from
-    return tuple(name for name, share in zip(task.labels, shares, strict=True) if share >= limit)
-
-
-def _inside(value: float, task: TaskSpec) -> float:
-    """The value, or the end of the target's range that it is beyond."""
+def _clip(value: float, task: TaskSpec) -> float:
     if isinstance(task.range, msgspec.UnsetType):
         return value
     low, high = task.range
@@ -201,33 +195,25 @@ def no_answer(
     )
 
 
-def _missing(
+def _missing_fault(
     missing: int, present: NDArray[np.float32], modality: ModalitySpec, window: NDArray[Any] | None
 ) -> WindowFault | None:
-    if modality.kind == "video":
-        return _missing_frames(missing, present.size)
-    if missing == present.size:
-        return WindowFault(status="invalid", reason=f"all values are missing{_causes(window, modality)}")
-    if missing >= modality.samples:  # else no channel can be wholly missing
-        live: list[bool] = np.any(present, axis=(0, 1)).tolist()  # (C,)
-        dead = [repr(name) for name, alive in zip(modality.channels, live, strict=True) if not alive]
-        if dead:
-            return WindowFault(
-                status="degraded", reason=f"channel {', '.join(dead)} is missing{_causes(window, modality)}"
-            )
-    if missing >= DEGRADED_SHARE * present.size:
-        share = f"{missing / present.size:.1%} of the values are missing"
-        return WindowFault(status="degraded", reason=f"{share}{_causes(window, modality)}")
-    return None
+    is_video, count = modality.kind == "video", present.size
+    what, least = ("frames", DEGRADED_SHARE_OF_FRAMES) if is_video else ("values", DEGRADED_SHARE)
+    if missing == count:
+        reason = f"all {what} are missing"
+    elif not is_video and (dead := _missing_channels(missing, present, modality)):
+        reason = f"channel {', '.join(dead)} is missing"
+    elif missing >= least * count:
+        reason = f"{missing / count:.1%} of the {what} are missing"
+    else:
+        return None
+    causes = "" if is_video or window is None else missing_causes(window, modality)
+    return WindowFault(status="invalid" if missing == count else "degraded", reason=f"{reason}{causes}")
 
 
-def _missing_frames(missing: int, frames: int) -> WindowFault | None:
-    if missing == frames:
-        return WindowFault(status="invalid", reason="all frames are missing")
-    if missing >= DEGRADED_SHARE_OF_FRAMES * frames:
-        return WindowFault(status="degraded", reason=f"{missing / frames:.1%} of the frames are missing")
-    return None
-
-
-def _causes(window: NDArray[Any] | None, modality: ModalitySpec) -> str:
-    return "" if window is None else missing_causes(window, modality)
+def _missing_channels(missing: int, present: NDArray[np.float32], modality: ModalitySpec) -> list[str]:
+    if missing < modality.samples:
+        return []
+    live: list[bool] = np.any(present, axis=(0, 1)).tolist()  # (C,)
+    return [repr(name) for name, alive in zip(modality.channels, live, strict=True) if not alive]

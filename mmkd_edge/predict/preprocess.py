@@ -1,7 +1,6 @@
-"""From a window to what the graph takes: `check_window`, then `prepare`.
+"""From a window to the inputs of the graph: `check_window`, then `prepare`.
 
-Training, calibration and the runtime call the same functions, so a student sees the same numbers everywhere. Streams do
-resampling and windowing, and the graph computes spectra.
+Training, calibration and the runtime call the same functions, so a student sees the same numbers everywhere.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ _NUMBER_KINDS = "biuf"
 
 
 def check_window(window: object, modality: ModalitySpec) -> NDArray[Any]:
-    """Check one window at the door and return its array.
+    """Check one window and return its array.
 
     Args:
-        window: a mapping from the modality's name to an array, or the bare array. Anything that numpy reads as numbers
-            is converted to float32, masked values become NaN. Of a data frame (pandas, polars) the columns with the
-            names of the channels. Of video, frames of uint8 as `check_frames` takes them.
+        window: a mapping from the modality's name to an array, or the bare array. Numbers of any kind become float32,
+            masked values NaN. Of a data frame (pandas, polars) the columns named like the channels. Of video, frames of
+            uint8 as `check_frames` takes them.
 
     Returns:
         (T, C) float32 in native byte order, NaN = missing; of video uint8 (T, H, W, C), masked where frames are
@@ -57,11 +56,11 @@ def prepare(
     """Turn a checked window into the graph's two inputs: values and presence.
 
     A value is missing if it is NaN or infinite, or outside the modality's range. The range is about raw values: for a
-    per-group modality it is applied before the z-score, so only if `reference` is given.
+    per-group modality it is applied before the z-score, so only with `reference`.
 
     Args:
-        array: (T, C) native float32 from `check_window`: raw values; z-scores for a per-group modality without
-            `reference`. Of video uint8 (T, H, W, C).
+        array: (T, C) float32 from `check_window`: raw values; z-scores for a per-group modality without `reference`.
+            Of video uint8 (T, H, W, C).
         reference: the group's statistics, to z-score raw values with.
 
     Returns:
@@ -82,7 +81,7 @@ def prepare(
 
 @lru_cache(maxsize=64)
 def all_present(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """The presence of a window that misses nothing: read-only float32 ones (1, T, C), one array per shape."""
+    """Read-only float32 ones (1, T, C), one array per shape: the presence of a window that misses nothing."""
     present = np.ones((1, *shape), dtype=np.float32)
     present.flags.writeable = False
     return present
@@ -94,19 +93,28 @@ def nothing_missing(modality: ModalitySpec) -> NDArray[np.float32]:
 
 
 def prepare_batch(array: NDArray[Any], modality: ModalitySpec) -> tuple[NDArray[Any], NDArray[np.float32]]:
-    """`prepare` for many windows (B, T, C) at once: new float32 arrays (B, T, C).
-
-    Of video uint8 (B, T, H, W, C), which may share memory with `array`, and float32 (B, T, 1).
-    """
+    """`prepare` for many windows (B, T, C): new float32 arrays (B, T, C); of video (B, T, H, W, C) and (B, T, 1)."""
     if modality.kind == "video":
         return prepare_frame_batch(array)
     present = _valid(array, modality) if modality.normalise == "none" else np.isfinite(array)
     return np.where(present, array, np.float32(0)), present.astype(np.float32)
 
 
+def rows_of(values: NDArray[Any], present: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Values and presence (B, T, C) of prepared windows, for checks and statistics.
+
+    Of video (B, T, H, W, C) the mean brightness of each frame's channels: it shows a lamp that failed, a camera that
+    was covered or turned, and a picture that stands still.
+    """
+    if values.ndim != 5:
+        return values, present
+    means = values.mean(axis=(2, 3), dtype=np.float64).astype(np.float32)
+    return means, np.broadcast_to(present, means.shape)
+
+
 def standardise(array: NDArray[np.float32], modality: ModalitySpec, *, mean: Any, std: Any) -> NDArray[np.float32]:
     """Z-score raw values (..., C) with their group's statistics (C,); missing or outside the range becomes NaN."""
-    # float64: a float32 mean would shift large, slowly moving values (a pressure in Pa) by a share of their spread.
+    # float64: a float32 mean would shift large, slowly moving values (a pressure in Pa) by a part of their spread.
     with np.errstate(over="ignore", invalid="ignore"):  # what leaves float32 becomes Inf, and Inf counts as missing
         scores = (array - np.asarray(mean, dtype=np.float64)) / np.asarray(std, dtype=np.float64)
         return np.where(_valid(array, modality), scores, np.nan).astype(np.float32)
@@ -125,7 +133,7 @@ def within_float32(low: float, high: float) -> tuple[float, float]:
 
 
 def missing_samples(modality: ModalitySpec, count: int) -> NDArray[Any]:
-    """As many samples that are all missing: NaN (n, C), of video masked frames (n, H, W, C)."""
+    """Samples that are all missing: NaN (n, C), of video masked frames (n, H, W, C)."""
     shape = (count, *modality.shape[1:])
     if modality.kind == "video":
         return np.ma.masked_all(shape, dtype=np.uint8)  # type: ignore[no-any-return, no-untyped-call]

@@ -21,15 +21,14 @@ from mmkd_edge.predict.preprocess import missing_samples, prepare
 from mmkd_edge.spec import ModalitySpec
 
 _STEPPED_WINDOWS = 8  # of the golden ones, in the self-test of a step graph
-# Of the largest logit. bfloat16 keeps 8 bits of each number, a relative error of 2**-9 per operation, and a student
-# adds hundreds: 1 % to 5 % of the largest logit are usual. Far more comes from a sensor whose values vary little
-# around a large mean, which 8 bits cannot tell apart: such a student must not run in it.
+# Relative to the largest logit. bfloat16 has 8 bits, a relative error of 2**-9 per operation, and a student adds
+# hundreds: 1 % to 5 % of the largest logit are usual. Far more comes from a sensor whose values vary little around a
+# large mean, which 8 bits cannot tell apart: such a student must not run in it.
 _BF16_TOLERANCE = 0.1
-# The same for half precision, whose 11 bits are eight times as fine: what a sum of some 600 products strays by where
-# each is rounded to half precision, sqrt(n) * 2**-11 (Higham and Mary, "A new approach to probabilistic rounding error
-# analysis", SIAM J. Sci. Comput. 41, 2019). An export judges an fp16 artifact on x86-64, where onnxruntime computes it
-# in float32; on ARM64 and on a GPU engines add in half precision itself. docs/results/devices.md has what it was there,
-# and what a self-test still sees.
+# Half precision has 11 bits, eight times as fine: what a sum of some 600 products strays by if each is rounded,
+# sqrt(n) * 2**-11 (Higham and Mary, "A new approach to probabilistic rounding error analysis", SIAM J. Sci. Comput. 41,
+# 2019). An export judges an fp16 artifact on x86-64, where onnxruntime computes it in float32; on ARM64 and on a GPU
+# engines add in half precision itself: docs/results/devices.md.
 FP16_TOLERANCE = _BF16_TOLERANCE / 8
 
 
@@ -37,9 +36,8 @@ class SelfTest(msgspec.Struct, frozen=True, kw_only=True):
     """How this device answered the golden windows.
 
     Attributes:
-        windows: how many there were.
         max_abs_error: largest difference of a logit or a probability from the stored answer.
-        tolerance: its limit.
+        tolerance: limit of `max_abs_error`.
         label_agreement: fraction of windows with the stored label, 0 to 1.
     """
 
@@ -53,7 +51,7 @@ def run_selftest(engine: Engine, bundle: Bundle, *, most: int | None = None) -> 
     """Compare an engine with the golden windows of its student.
 
     Args:
-        most: number of windows, spread evenly over those there are; None is all.
+        most: number of windows, spread evenly over all; None for all.
 
     Raises:
         GateError: an answer differs by more than the stored tolerance.
@@ -61,12 +59,12 @@ def run_selftest(engine: Engine, bundle: Bundle, *, most: int | None = None) -> 
         BundleError: the golden windows cannot be read.
     """
     golden = bundle.golden(engine.entry.name)
-    tolerance = golden.tolerance
+    where, tolerance, coarseness = f"{bundle.path}: self-test", golden.tolerance, _coarseness(engine)
     if engine.artifact is not None and engine.artifact.precision != "fp32":
         # Lower precision differs from the checkpoint by design; the manifest says by how much it may.
         tolerance = max(tolerance, engine.artifact.parity.tolerance)
-    if (coarse := _coarseness(engine)) > 0.0:
-        tolerance = max(tolerance, coarse * max(1.0, float(np.abs(golden.logits).max())))
+    if coarseness > 0.0:
+        tolerance = max(tolerance, coarseness * max(1.0, float(np.abs(golden.logits).max())))
     count = len(golden.windows)
     chosen = np.unique(np.linspace(0, count - 1, min(count, most or count)).astype(int))
     logits, probabilities, *scores = answers_of(engine, golden.windows[chosen])
@@ -75,39 +73,40 @@ def run_selftest(engine: Engine, bundle: Bundle, *, most: int | None = None) -> 
     errors = np.maximum(logit_errors, np.abs(probabilities - golden.probabilities[chosen]).max(axis=1) / scale)  # (N,)
     worst = int(errors.argmax())  # NaN counts as the largest
     error = float(errors[worst])
-    if not error <= tolerance:
-        raise GateError(
-            f"{bundle.path}: self-test: golden window {chosen[worst]}: expected the stored answer within "
-            f"{tolerance:g}, got a difference of {error:g}; {engine.backend.version} computes another result "
-            "here than at export: do not use it on this device"
-        )
+    _require_same(error, tolerance, engine, where=f"{where}: golden window {chosen[worst]}")
     if golden.novelty is not None and engine.novelty is not None:
-        expected, tolerated = golden.novelty[chosen], max(engine.novelty.calibration.tolerance, _coarseness(engine))
-        _test_novelty(engine, expected, scores[0], tolerance=tolerated, chosen=chosen, where=str(bundle.path))
+        limit = max(engine.novelty.calibration.tolerance, coarseness)
+        _check_novelty(golden.novelty[chosen], scores[0], limit, engine, where=where, windows=chosen)
     agreement = float(same_answers(engine.task, golden.logits[chosen], logits).mean())
     if engine.step is not None:
-        error = max(error, _test_steps(engine, engine.step, golden, most=most, where=str(bundle.path)))
+        error = max(error, _test_steps(engine, engine.step, golden, most=most, where=where))
     return SelfTest(windows=len(errors), max_abs_error=error, tolerance=tolerance, label_agreement=agreement)
 
 
-def _test_novelty(
-    engine: Engine,
+def _require_same(
+    error: float, tolerance: float, engine: Engine, *, where: str, what: str = "answer", form: str = "g"
+) -> None:
+    if not error <= tolerance:
+        raise GateError(
+            f"{where}: expected the stored {what} within {tolerance:{form}}, got a difference of {error:{form}}; "
+            f"{engine.backend.version} computes another result here than at export: do not use it on this device"
+        )
+
+
+def _check_novelty(
     expected: NDArray[np.float32],
     got: NDArray[np.float32],
-    *,
     tolerance: float,
-    chosen: NDArray[np.intp],
+    engine: Engine,
+    *,
     where: str,
+    windows: NDArray[np.intp],
 ) -> None:
     """Compare novelty scores (N, 1) with the stored ones."""
     errors = novelty_errors(expected, got)
     worst = int(errors.argmax())
-    if not errors[worst] <= tolerance:
-        raise GateError(
-            f"{where}: self-test: golden window {chosen[worst]}: expected the stored novelty within {tolerance:.1%}, "
-            f"got a difference of {errors[worst]:.1%}; {engine.backend.version} computes another result here than at "
-            "export: do not use it on this device"
-        )
+    place = f"{where}: golden window {windows[worst]}"
+    _require_same(float(errors[worst]), tolerance, engine, where=place, what="novelty", form=".1%")
 
 
 def _coarseness(engine: Engine) -> float:
@@ -125,25 +124,17 @@ def _test_steps(engine: Engine, step: SteppingBackend, golden: Golden, *, most: 
     for number, window in enumerate(golden.windows[: min(most or _STEPPED_WINDOWS, _STEPPED_WINDOWS)]):
         logits, probabilities, *scores = follow_recording(step, streaming, window, engine.modality)
         second = (probabilities[-1] - golden.probabilities[number]) / scale
-        found = np.concatenate([logits[-1] - golden.logits[number], second])
-        error = float(np.abs(found).max())
-        if not error <= golden.tolerance:
-            raise GateError(
-                f"{where}: self-test: golden window {number}, step by step: expected the stored answer within "
-                f"{golden.tolerance:g}, got a difference of {error:g}; {step.version} computes another result "
-                "here than at export: do not use it on this device"
-            )
+        error = float(np.abs(np.concatenate([logits[-1] - golden.logits[number], second])).max())
+        _require_same(error, golden.tolerance, engine, where=f"{where}: golden window {number}, step by step")
         largest = max(largest, error)
         if golden.novelty is not None and engine.step_novelty is not None:
             tolerance, chosen = engine.step_novelty.calibration.tolerance, np.array([number])
-            _test_novelty(
-                engine, golden.novelty[chosen], scores[0][-1:], tolerance=tolerance, chosen=chosen, where=where
-            )
+            _check_novelty(golden.novelty[chosen], scores[0][-1:], tolerance, engine, where=where, windows=chosen)
     return largest
 
 
 def run_selftests(engines: Sequence[Engine], bundle: Bundle) -> SelfTest:
-    """Run the self-test of several engines: the windows of all, and the worst of their figures; errors as above."""
+    """Run the self-test of several engines: the windows of all, and the worst of their figures."""
     results = [run_selftest(engine, bundle) for engine in engines]
     worst = max(results, key=lambda result: result.max_abs_error / result.tolerance)
     return SelfTest(
@@ -160,8 +151,8 @@ def follow_recording(
     """Every output (N, ...) after each block of a recording, from the beginning.
 
     Args:
-        recording: (T, C), of video (T, H, W, C), as `prepare` takes it without a reference; a first block that is not
-            full is filled with missing samples.
+        recording: (T, C), of video (T, H, W, C), as `prepare` takes it without a reference; missing samples fill up the
+            first block.
     """
     lead = missing_samples(modality, -len(recording) % streaming.stride)
     blocks = joined([lead, recording]).reshape(-1, streaming.stride, *recording.shape[1:])

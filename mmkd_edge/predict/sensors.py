@@ -13,20 +13,19 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.drift.levels import rows_of
 from mmkd_edge.errors import UsageError
 from mmkd_edge.frames import bytes_of, missing_frames
-from mmkd_edge.predict.preprocess import nothing_missing, within_float32
+from mmkd_edge.predict.preprocess import nothing_missing, rows_of, within_float32
 from mmkd_edge.spec import ModalitySpec
 
 Status = Literal["ok", "warming_up", "degraded", "unknown", "stale", "invalid"]
 
-# Which of two findings decides, the graver one last.
+# Which of two faults decides: the graver one.
 _GRAVITY: dict[Status, int] = {"ok": 0, "degraded": 1, "unknown": 2, "stale": 3, "warming_up": 4, "invalid": 5}
 
 
 class WindowFault(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that is known against a window.
+    """A fault of a window.
 
     Attributes:
         status: the best that a prediction for it can have.
@@ -54,12 +53,12 @@ class SensorChecks(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def any(self) -> bool:
-        """Whether anything is looked for."""
+        """Whether any check is on."""
         return self.flat or self.stuck_s is not None or self.dropout_s is not None
 
 
 def check_checks(checks: SensorChecks, modality: ModalitySpec) -> None:
-    """Raise UsageError for what is no `SensorChecks`, and for durations that no window can show."""
+    """Raise UsageError for anything but `SensorChecks`, and for durations that no window can show."""
     if not isinstance(checks, SensorChecks):
         raise UsageError(f"checks: expected a SensorChecks, got {checks!r}; write checks=SensorChecks(flat=True)")
     if not isinstance(checks.flat, bool):
@@ -76,16 +75,16 @@ def check_checks(checks: SensorChecks, modality: ModalitySpec) -> None:
 
 
 @overload
-def worse(one: WindowFault, other: WindowFault | None) -> WindowFault: ...
+def worse(fault: WindowFault, other: WindowFault | None) -> WindowFault: ...
 @overload
-def worse(one: WindowFault | None, other: WindowFault | None) -> WindowFault | None: ...
-def worse(one: WindowFault | None, other: WindowFault | None) -> WindowFault | None:
-    """Both faults as one: the graver status, and both reasons, the graver first."""
-    if one is None or other is None:
-        return other if one is None else one
-    if _GRAVITY[other.status] > _GRAVITY[one.status]:
-        one, other = other, one
-    return WindowFault(status=one.status, reason=f"{one.reason}; {other.reason}")
+def worse(fault: WindowFault | None, other: WindowFault | None) -> WindowFault | None: ...
+def worse(fault: WindowFault | None, other: WindowFault | None) -> WindowFault | None:
+    """Join two faults: the graver status, and both reasons, the graver first."""
+    if fault is None or other is None:
+        return other if fault is None else fault
+    if _GRAVITY[other.status] > _GRAVITY[fault.status]:
+        fault, other = other, fault
+    return WindowFault(status=fault.status, reason=f"{fault.reason}; {other.reason}")
 
 
 def find_fault(
@@ -97,14 +96,14 @@ def find_fault(
         array: (T, C) float32 raw values, NaN = missing; of video uint8 (T, H, W, C).
         present: float32 (1, T, C) from `prepare`; of video (1, T, 1). None if nothing is missing.
     """
-    stuck = None if checks.stuck_s is None else _stuck_samples(checks.stuck_s, modality.rate_hz)
     if modality.kind == "video":
-        array, present = _brightness(array, nothing_missing(modality) if present is None else present)
-    fault = _flat(array, modality) if checks.flat else None
-    if fault is None and stuck is not None:
-        fault = _stuck(array, modality, stuck)
+        means, present = rows_of(bytes_of(array)[None], nothing_missing(modality) if present is None else present)
+        array = np.where(missing_frames(array)[:, None], np.float32(np.nan), means[0])
+    fault = _find_flat(array, modality) if checks.flat else None
+    if fault is None and checks.stuck_s is not None:
+        fault = _find_stuck(array, modality, _stuck_samples(checks.stuck_s, modality.rate_hz))
     if checks.dropout_s is not None and present is not None:
-        fault = worse(fault, _dropout(present[0] == 0, modality, checks.dropout_s))
+        fault = worse(fault, _find_dropout(present[0] == 0, modality, checks.dropout_s))
     return fault
 
 
@@ -113,17 +112,9 @@ def _stuck_samples(stuck_s: float, rate_hz: float) -> int:
     return max(2, round(stuck_s * rate_hz))
 
 
-def _brightness(frames: NDArray[np.uint8], present: NDArray[np.float32]) -> tuple[NDArray[np.float32], Any]:
-    """(T, C) means of a window of video, NaN where a frame is missing, and their presence (1, T, C)."""
-    means, there = rows_of(bytes_of(frames)[None], present)
-    missing = missing_frames(frames)[:, None]
-    return np.where(missing, np.float32(np.nan), means[0]), there
-
-
 def missing_causes(array: NDArray[np.float32], modality: ModalitySpec) -> str:
     """Why values count as missing though the sensor sent them: `: 3 infinite, 40 outside -16 to 16`; else empty."""
-    infinite = int(np.isinf(array).sum())
-    outside = 0
+    infinite, outside = int(np.isinf(array).sum()), 0
     if modality.range is not None:
         low, high = within_float32(*modality.range)
         outside = int((((array < low) | (array > high)) & np.isfinite(array)).sum())
@@ -133,33 +124,29 @@ def missing_causes(array: NDArray[np.float32], modality: ModalitySpec) -> str:
     return f": {', '.join(parts)}" if parts else ""
 
 
-def _flat(array: NDArray[np.float32], modality: ModalitySpec) -> WindowFault | None:
-    low = np.fmin.reduce(array, axis=0)  # (C,), NaN only where a channel is wholly missing
+def _find_flat(array: NDArray[np.float32], modality: ModalitySpec) -> WindowFault | None:
+    low = np.fmin.reduce(array, axis=0)  # (C,), NaN only if a channel is wholly missing
     flat = low == np.fmax.reduce(array, axis=0)
     if not flat.any():
         return None
     if flat.all():
         return WindowFault(status="invalid", reason="every channel is flat: the sensor is dead")
-    names = _names(modality, flat)
     value = float(low[int(flat.argmax())])
-    return WindowFault(status="degraded", reason=f"channel {names} is flat at {value:g}")
+    return WindowFault(status="degraded", reason=f"channel {_names(modality, flat)} is flat at {value:g}")
 
 
-def _stuck(array: NDArray[np.float32], modality: ModalitySpec, shortest: int) -> WindowFault | None:
+def _find_stuck(array: NDArray[np.float32], modality: ModalitySpec, shortest: int) -> WindowFault | None:
     runs = _longest_runs(array[1:] == array[:-1]) + 1  # samples; NaN equals nothing
     stuck = runs >= shortest
     if not stuck.any():
         return None
     longest_s = int(runs[stuck].max()) / modality.rate_hz
     status: Status = "invalid" if stuck.all() and int(runs.min()) == len(array) else "degraded"
-    return WindowFault(
-        status=status, reason=f"channel {_names(modality, stuck)} repeated one value for {longest_s:g} s"
-    )
+    reason = f"channel {_names(modality, stuck)} repeated one value for {longest_s:g} s"
+    return WindowFault(status=status, reason=reason)
 
 
-def _dropout(missing: NDArray[np.bool_], modality: ModalitySpec, dropout_s: float) -> WindowFault | None:
-    if not missing.any():
-        return None
+def _find_dropout(missing: NDArray[np.bool_], modality: ModalitySpec, dropout_s: float) -> WindowFault | None:
     runs = _longest_runs(missing)
     dropped = runs >= max(1, round(dropout_s * modality.rate_hz))
     if not dropped.any():
@@ -169,7 +156,7 @@ def _dropout(missing: NDArray[np.bool_], modality: ModalitySpec, dropout_s: floa
 
 
 def _longest_runs(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """How many True in a row each column of a (T, C) mask has at most: (C,)."""
+    """(C,) longest run of True in each column of a (T, C) mask."""
     samples, channels = mask.shape
     ends = np.ones((channels, samples + 1), dtype=bool)  # a column for the end of the channel
     np.logical_not(mask.T, out=ends[:, :-1])

@@ -1,7 +1,4 @@
-"""From a window of video to what the graph takes: frames as bytes, and which of them are there.
-
-Nothing is resized, recoloured or scaled here: the graph makes numbers of the bytes.
-"""
+"""Frames of video for the graph: bytes, and which of them are present. The graph makes numbers of the bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from mmkd_edge.spec import ModalitySpec
 
 
 def check_frames(values: object, modality: ModalitySpec) -> NDArray[np.uint8]:
-    """Check one window of video at the door and return its array.
+    """Check one window of video and return its array.
 
     Args:
         values: uint8 (T, H, W, C), or (T, H, W) for gray frames; a masked array, or a list of frames with None for
@@ -49,7 +46,7 @@ def check_frames(values: object, modality: ModalitySpec) -> NDArray[np.uint8]:
 
 
 def check_frame_batch(values: NDArray[Any], modality: ModalitySpec) -> list[NDArray[np.uint8]]:
-    """Check an array of windows, (N, T, H, W, C) or gray (N, T, H, W), and return each; errors as above."""
+    """Check an array of windows, (N, T, H, W, C) or gray (N, T, H, W), and return each."""
     gray = len(modality.channels) == 1 and values.shape[1:] == modality.shape[:3]
     if not gray and (values.ndim != 5 or values.shape[1:] != modality.shape):
         expected = ", ".join(map(str, modality.shape))
@@ -82,7 +79,7 @@ def prepare_frame_batch(array: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], ND
 
 @lru_cache(maxsize=64)
 def all_frames_present(frames: int) -> NDArray[np.float32]:
-    """The presence of a window of video that misses nothing: read-only float32 ones (1, T, 1)."""
+    """Read-only float32 ones (1, T, 1): the presence of a window that misses no frame."""
     present = np.ones((1, frames, 1), dtype=np.float32)
     present.flags.writeable = False
     return present

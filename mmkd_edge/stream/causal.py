@@ -12,7 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from mmkd_edge.backends.base import Answers
-from mmkd_edge.backends.handlers import being_handled, let_handlers_through
+from mmkd_edge.backends.handlers import being_handled, reraise_signal_exceptions
 from mmkd_edge.backends.steps import Steps
 from mmkd_edge.bundle.manifest import Streaming
 from mmkd_edge.errors import UsageError
@@ -67,7 +67,7 @@ class Stepping:
         try:
             self._steps = Steps(engine.step, streaming)
         except Exception as error:  # an engine that cannot begin is one that fails
-            let_handlers_through(error, handled=handled)
+            reraise_signal_exceptions(error, handled=handled)
             self._failed()
 
     def put(self, rows: NDArray[Any]) -> None:
@@ -90,7 +90,7 @@ class Stepping:
             self.fresh = True
         except Exception as error:  # the state is lost; the next answer makes it again
             self._steps = self._answer = None
-            let_handlers_through(error, handled=handled)
+            reraise_signal_exceptions(error, handled=handled)
             self._failed()
 
     def answer(self, window: NDArray[Any]) -> Answers | None:

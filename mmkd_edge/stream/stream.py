@@ -6,7 +6,6 @@ alone, not on how they were divided into pushes. Memory is constant, and the onl
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.backends.base import Answers
 from mmkd_edge.errors import InputError, UsageError
-from mmkd_edge.predict.arguments import check_moment
+from mmkd_edge.predict.arguments import check_moment, check_seconds, check_whole
 from mmkd_edge.predict.conditions import Conditions, age_fault
 from mmkd_edge.predict.postprocess import Prediction, no_answer
 from mmkd_edge.predict.preprocess import as_float32, only_valid, select
@@ -93,10 +92,10 @@ class Stream:
         on_window: OnWindow | None = None,
         answering: Callable[[], ModalitySpec] | None = None,
     ) -> None:
-        _check_whole("hop", hop, 1, MAX_HOP)
-        _check_whole("reorder", reorder, 0, MAX_REORDER)
-        _check_seconds("gap_s", gap_s)
-        _check_seconds("stale_s", stale_s)
+        check_whole("hop", hop, 1, MAX_HOP)
+        check_whole("reorder", reorder, 0, MAX_REORDER)
+        check_seconds("gap_s", gap_s)
+        check_seconds("stale_s", stale_s)
         self._modality = modality
         self._answering = answering or (lambda: modality)
         self._task = task
@@ -416,13 +415,3 @@ class Stream:
 
     def _give(self, found: list[Prediction]) -> list[Prediction]:
         return self._deliver(found) if found else found
-
-
-def _check_whole(name: str, value: Any, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise UsageError(f"{name}: expected a whole number from {least} to {most}, got {value!r}")
-
-
-def _check_seconds(name: str, value: Any) -> None:
-    if value is not None and not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
-        raise UsageError(f"{name}: expected seconds above 0, got {value!r}")

@@ -198,7 +198,7 @@ def test_threads_reach_the_backend(bundle_path: Path) -> None:
 @pytest.mark.parametrize("threads", [0, -1, 257, 1.0, True, "2"])
 def test_an_impossible_number_of_threads_is_refused(bundle_path: Path, threads: Any) -> None:
     assert said(UsageError, lambda: EdgePredictor.open(bundle_path, threads=threads)) == (
-        f"threads: expected a whole number from 1 to 256, or None; got {threads!r}"
+        f"threads: expected a whole number from 1 to 256, got {threads!r}"
     )
 
 

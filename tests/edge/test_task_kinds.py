@@ -9,8 +9,8 @@ import pytest
 from mmkd_edge.bundle.golden import Golden, answer_scale, golden_bytes, golden_from_bytes, same_answers
 from mmkd_edge.bundle.manifest import Manifest, graph_outputs
 from mmkd_edge.bundle.manifest_json import decode_manifest, encode_manifest
-from mmkd_edge.drift.running import measure_statistics
 from mmkd_edge.errors import ManifestError
+from mmkd_edge.health.running import measure_statistics
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec, TaskSpec, labels_text
 from mmkd_edge.testing import fake_entry, fake_predictor

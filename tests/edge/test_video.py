@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from mmkd_edge import Golden, InputError, ModalitySpec, SensorChecks, check_window, golden_bytes, prepare, prepare_batch
 from mmkd_edge.bundle.golden import golden_from_bytes
-from mmkd_edge.drift.levels import rows_of
-from mmkd_edge.drift.running import RunningStatistics, measure_statistics
 from mmkd_edge.frames import missing_frames, with_missing
+from mmkd_edge.health.running import RunningStatistics, measure_statistics
+from mmkd_edge.predict.preprocess import rows_of
 from mmkd_edge.spec import TaskSpec, frames_fault
 from mmkd_edge.testing import fake_entry, fake_predictor
 

@@ -21,9 +21,9 @@ import numpy as np
 import pytest
 
 from mmkd_edge import EdgePredictor, ModalitySpec, TaskSpec, UsageError, example_bundle
+from mmkd_edge.health.prometheus import metrics_text
+from mmkd_edge.health.timing import SecondsHistogram
 from mmkd_edge.testing import fake_predictor
-from mmkd_edge.watch.prometheus import metrics_text
-from mmkd_edge.watch.timing import SecondsHistogram
 from mmkd_station.board import Board
 from mmkd_station.intake import Intake
 from mmkd_station.monitor.access import Access, Bucket, address_of, origin_of, token_from

@@ -14,8 +14,8 @@ from mmkd_edge.bundle.files import new_sha256
 from mmkd_edge.bundle.golden import Golden, golden_bytes
 from mmkd_edge.bundle.manifest import README_FILE, REPORT_FILE, FileEntry, Manifest, ModelEntry, member_files
 from mmkd_edge.bundle.manifest_json import encode_manifest
-from mmkd_edge.drift.running import measure_statistics
 from mmkd_edge.errors import UsageError
+from mmkd_edge.health.running import measure_statistics
 from mmkd_edge.install.keys import sign
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import labels_text

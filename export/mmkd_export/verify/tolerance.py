@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from mmkd_edge.drift.features import GroupReference, Tolerance
+from mmkd_edge.bundle.statistics import GroupReference, Tolerance
 from mmkd_edge.spec import TaskSpec
 from mmkd_export.verify.answers import NetworkAnswers
 from mmkd_export.verify.proof_set import Answer

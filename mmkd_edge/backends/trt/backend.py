@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mmkd_edge.backends.handlers import being_handled, let_handlers_through
+from mmkd_edge.backends.handlers import being_handled, reraise_signal_exceptions
 from mmkd_edge.backends.onnx_wire import refuse_external_weights
 from mmkd_edge.backends.trt.build import BuiltPlan, engine_from_onnx, engine_logger, workspace_bytes
 from mmkd_edge.backends.trt.cache import load_engine
@@ -86,7 +86,7 @@ class TrtBackend:
                 self.inputs, self.outputs = _tensors(module, loaded.engine)
                 self._idle.append(self._execution(loaded.engine))
         except Exception as error:  # TensorRT raises more types than its own
-            let_handlers_through(error, handled=handled)
+            reraise_signal_exceptions(error, handled=handled)
             raise BackendError(
                 f"backend 'trt' ({self.version}) cannot open the artifact: {_reason(error)}{self._if_lost()}"
             ) from error
@@ -100,7 +100,7 @@ class TrtBackend:
         except BaseException as error:  # the GPU was asked nothing
             self._give_back(execution)
             if isinstance(error, Exception):
-                let_handlers_through(error, handled=handled)
+                reraise_signal_exceptions(error, handled=handled)
                 raise BackendError(f"backend 'trt' ({self.version}) failed to run: {_reason(error)}") from error
             raise
         handled = being_handled()
@@ -110,7 +110,7 @@ class TrtBackend:
         except BaseException as error:
             lost = self._drop(execution)
             if isinstance(error, Exception):
-                let_handlers_through(error, handled=handled)
+                reraise_signal_exceptions(error, handled=handled)
                 raise BackendError(f"backend 'trt' ({self.version}) failed to run: {_reason(error)}{lost}") from error
             raise
         self._give_back(execution)
@@ -170,7 +170,7 @@ class TrtBackend:
                 return self._execution(engine)
         except BaseException as error:
             others = self._make_do_without()
-            let_handlers_through(error, handled=handled)
+            reraise_signal_exceptions(error, handled=handled)
             if not isinstance(error, Exception):
                 raise
             if others:

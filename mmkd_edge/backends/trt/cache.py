@@ -21,6 +21,7 @@ import msgspec
 from mmkd_edge.backends.trt.build import BuiltPlan
 from mmkd_edge.backends.trt.key import EngineFacts
 from mmkd_edge.bundle.files import cache_folder, new_sha256, open_file, read_exactly, write_file
+from mmkd_edge.bundle.strict_json import json_bytes
 from mmkd_edge.errors import BackendError, UsageError
 
 MOST_ENGINES = 32
@@ -135,7 +136,7 @@ def _write(folder: Path, name: str, facts: EngineFacts, built: BuiltPlan) -> Non
     write_file(folder / f"{name}.log", built.log.encode())
     write_file(folder / f"{name}.engine", built.plan)
     # Last: a sidecar whose hash fits its engine means that the engine is whole.
-    write_file(folder / f"{name}.json", msgspec.json.format(msgspec.json.encode(sidecar), indent=2) + b"\n")
+    write_file(folder / f"{name}.json", json_bytes(sidecar))
     _forget_oldest(folder, keep=name)
 
 

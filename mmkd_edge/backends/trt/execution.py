@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmkd_edge.backends.handlers import being_handled, let_handlers_through
+from mmkd_edge.backends.handlers import being_handled, reraise_signal_exceptions
 from mmkd_edge.backends.memory import fill
 from mmkd_edge.backends.trt.cuda_stream import CudaStream
 from mmkd_edge.errors import BackendError
@@ -90,7 +90,7 @@ class Execution:
             # The memory on the GPU holds the last answer now: a graph that does nothing would give it for the first.
             replayed = [self._answer_into_nothing(feeds) for feeds in probes]
         except BackendError as error:
-            let_handlers_through(error, handled=handled)
+            reraise_signal_exceptions(error, handled=handled)
             reason = f"CUDA records no graph of the call: {error}"
         else:
             if _same(replayed, plain):

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from mmkd_edge.bundle.manifest import Adapted, TrainingHashes
+from mmkd_edge.bundle.statistics import GroupReference
 from mmkd_edge.bundle.strict_json import JsonError, parse_object
-from mmkd_edge.drift.features import GroupReference
 from mmkd_edge.errors import CheckpointError, UsageError, unprintable_in
 from mmkd_edge.spec import ModalitySpec, TaskSpec, frames_fault, task_fault
 from mmkd_models.carried import CarriedWindows, carried_from, tensors_of

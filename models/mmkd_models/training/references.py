@@ -19,18 +19,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mmkd_edge.bundle.manifest import MOST_NOVELTY_WINDOWS
-from mmkd_edge.drift.features import (
-    QUIETEST,
-    ROWS,
-    GroupReference,
-    Kinds,
-    MagnitudeLimits,
-    channel_magnitudes,
-    magnitude,
-    window_features,
-)
-from mmkd_edge.drift.levels import rows_of
-from mmkd_edge.predict.preprocess import prepare_batch
+from mmkd_edge.bundle.statistics import GroupReference, MagnitudeLimits
+from mmkd_edge.health.features import QUIETEST, ROWS, Kinds, window_features
+from mmkd_edge.predict.novelty import channel_magnitudes, magnitude
+from mmkd_edge.predict.preprocess import prepare_batch, rows_of
 from mmkd_models.data.sources import CutWindows
 from mmkd_models.data.windows import Windows
 from mmkd_models.novelty import MOST_CENTRES, NoveltyScore, TrainingEmbeddings

@@ -300,7 +300,7 @@ def test_without_any_backend_the_error_says_what_to_install(bundle_path: Path, m
 def test_an_unknown_precision_is_named(bundle_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         EdgePredictor.open(bundle_path, precision="fp8")  # type: ignore[arg-type]
-    assert str(caught.value) == ("precision 'fp8' is unknown; expected 'auto', 'fp32', 'fp16', 'int8' or 'bf16'")
+    assert str(caught.value) == ("precision: expected 'auto', 'fp32', 'fp16', 'int8' or 'bf16', got 'fp8'")
 
 
 def test_without_a_profile_openvino_comes_before_onnxruntime(bundle_path: Path) -> None:

@@ -181,7 +181,7 @@ def test_raise_raises_with_the_prediction() -> None:
 
 def test_an_unknown_policy_is_refused() -> None:
     assert refused(lambda: judged(window(), policy="hope")) == (
-        "policy: expected one of 'predict', 'abstain', 'raise', got 'hope'"
+        "policy: expected 'predict', 'abstain' or 'raise', got 'hope'"
     )
 
 

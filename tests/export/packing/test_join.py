@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from mmkd_edge import Bundle, EdgePredictor, ModalitySpec, TaskSpec
-from mmkd_edge.drift.running import measure_statistics
 from mmkd_edge.errors import UsageError
+from mmkd_edge.health.running import measure_statistics
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_export.commands.export import run_export
 from mmkd_export.inspect.files import inspect_file

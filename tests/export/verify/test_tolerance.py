@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor, example_bundle
-from mmkd_edge.drift.features import GroupReference, Tolerance
+from mmkd_edge.bundle.statistics import GroupReference, Tolerance
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskSpec
 from mmkd_export.inspect.files import inspect_file

@@ -234,7 +234,7 @@ def test_a_wrong_option_is_usage_and_help_names_every_command():
     assert _run("check").returncode == 2
     assert _run("check", "--colour").returncode == 2
     text = _run("--help").stdout
-    assert [name for name in ("import", "check", "describe", "reference", "list", "--debug") if name not in text] == []
+    assert [name for name in ("import", "check", "describe", "reference", "list") if name not in text] == []
 
 
 def test_without_typer_or_rich_the_command_says_what_to_install():

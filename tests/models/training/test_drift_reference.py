@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mmkd_edge.drift.features import ROWS, GroupReference, channel_magnitudes, magnitude, window_features
-from mmkd_edge.drift.verdict import Drift, DriftWatch
+from mmkd_edge.bundle.statistics import GroupReference
+from mmkd_edge.health.drift import Drift, DriftWatch
+from mmkd_edge.health.features import ROWS, window_features
+from mmkd_edge.predict.novelty import channel_magnitudes, magnitude
 from mmkd_models.data import open_dataset, shipped_dataset
 from mmkd_models.training.references import fit_reference, group_reference, magnitude_limits
 

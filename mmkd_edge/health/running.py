@@ -1,7 +1,4 @@
-"""What one student takes and answers, counted as it runs and compared with the training.
-
-Owns the figures of channels and labels. Nothing in here grows with time. The verdict on them is in `drift.verdict`.
-"""
+"""Inputs and answers of one student, counted as it runs and compared with the training, in constant memory."""
 
 from __future__ import annotations
 
@@ -12,10 +9,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.drift.adaptation import AdaptationAdvice, SureAnswers, adaptation_of
-from mmkd_edge.drift.features import ROWS, ChannelStatistics, GroupReference, InputStatistics
-from mmkd_edge.drift.levels import rows_of
-from mmkd_edge.drift.verdict import Drift, DriftWatch
+from mmkd_edge.bundle.statistics import ChannelStatistics, GroupReference, InputStatistics
+from mmkd_edge.health.drift import AdaptationAdvice, AnswerConfidence, Drift, DriftWatch, advise_adaptation
+from mmkd_edge.health.features import ROWS
+from mmkd_edge.predict.engine import Engine
+from mmkd_edge.predict.preprocess import rows_of
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 
 BINS = 10
@@ -31,14 +29,12 @@ _MOST_ANSWERS = 65536
 
 
 class ChannelHealth(msgspec.Struct, frozen=True, kw_only=True):
-    """One channel as it was seen lately.
+    """One channel, lately; NaN without values.
 
     Attributes:
-        mean: of the values that were there, in the unit that the student takes; NaN where there were none.
-        std: of the same values.
-        missing_share: 0 to 1; NaN where no window was observed.
+        mean: in the unit that the student takes.
         psi: population stability index against the golden windows; None without them or with too few windows. A figure,
-            not a verdict: those of a person never seen, and even of the training's own, are often large.
+            not a verdict: it is often large for new people, and even for those of the training.
     """
 
     channel: str
@@ -52,12 +48,10 @@ class ModelHealth(msgspec.Struct, frozen=True, kw_only=True):
     """One student's inputs and answers, lately.
 
     Attributes:
-        windows_observed: how many windows the statistics of the channels rest on; older ones weigh less.
-        drift: the verdict on the last windows.
-        label_shares: share of each label among the answers, 0 to 1; zeros where there were none. Of several labels the
-            share of answers in which it is on; of a regression empty.
-        label_psi: population stability index of the answers against the reference; None where it says nothing yet.
-        adaptation: whether adapting the student is due.
+        windows_observed: number of windows behind the statistics of the channels; older ones weigh less.
+        label_shares: fraction of each label among the answers; of several labels the fraction of answers in which it
+            is on; empty for a regression.
+        label_psi: population stability index of the answers; None with too few.
     """
 
     model: str
@@ -75,40 +69,29 @@ def measure_statistics(
     """The statistics that later windows are compared with.
 
     Args:
-        values: float32 (N, T, C), what `prepare_batch` gives for windows without a reference; of video uint8
-            (N, T, H, W, C), of which the brightness of the frames is measured.
+        values: float32 (N, T, C), what `prepare_batch` returns without a reference; of video uint8 (N, T, H, W, C).
         present: float32 (N, T, C), 1 or 0; of video (N, T, 1).
         probabilities: float32 (N, K), the answers for them.
-        task: what was answered.
     """
     values, present = rows_of(values, present)
     channels = [
         _measure_channel(values[:, :, c][present[:, :, c] > 0], missing_share=1.0 - float(present[:, :, c].mean()))
         for c in range(values.shape[2])
     ]
-    return InputStatistics(
-        windows=len(values),
-        channels=tuple(channels),
-        label_shares=_label_shares(probabilities, task),
-    )
-
-
-def _label_shares(probabilities: NDArray[np.float32], task: TaskSpec) -> tuple[float, ...]:
-    match task.kind:
-        case "classification":
-            counts = np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])
-            return tuple((counts / counts.sum()).tolist())
-        case "multi_label":
-            return tuple((probabilities >= task.on_from).mean(axis=0).tolist())
-        case "regression":
-            return ()
+    shares: list[float] = []
+    if task.kind == "classification":
+        shares = np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1]).tolist()
+        shares = [count / len(probabilities) for count in shares]
+    elif task.kind == "multi_label":
+        shares = (probabilities >= task.on_from).mean(axis=0).tolist()
+    return InputStatistics(windows=len(values), channels=tuple(channels), label_shares=tuple(shares))
 
 
 def _measure_channel(values: NDArray[np.float32], *, missing_share: float) -> ChannelStatistics:
     if values.size == 0:
         return ChannelStatistics(mean=0.0, std=0.0, missing_share=missing_share, edges=(), shares=(1.0,))
     exact = values.astype(np.float64)
-    # Deciles; fewer where many values are the same. An edge is float32, like what will be compared with it.
+    # Deciles; fewer if many values are the same. An edge is float32, like what will be compared with it.
     edges = np.unique(np.quantile(values, np.arange(1, BINS) / BINS).astype(np.float32))
     shares = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1) / values.size
     return ChannelStatistics(
@@ -120,16 +103,12 @@ def _measure_channel(values: NDArray[np.float32], *, missing_share: float) -> Ch
     )
 
 
-def stability_index(found: NDArray[np.float64], expected: NDArray[np.float64]) -> float:
-    """Population stability index: the sum of (p - q) ln(p / q) over bins.
+def stability_index(measured: NDArray[np.float64], expected: NDArray[np.float64]) -> float:
+    """Population stability index of two distributions (B,): the sum of (p - q) ln(p / q).
 
     Source: N. Siddiqi, Credit Risk Scorecards (2006), ch. 9; it is the symmetric Kullback-Leibler divergence.
-
-    Args:
-        found: (B,) shares, summing to 1.
-        expected: (B,) shares, summing to 1.
     """
-    p = np.maximum(found, _SMALLEST_SHARE)
+    p = np.maximum(measured, _SMALLEST_SHARE)
     q = np.maximum(expected, _SMALLEST_SHARE)
     return float(((p - q) * np.log(p / q)).sum())
 
@@ -138,17 +117,9 @@ class RunningStatistics:
     """What one student took and answered lately. Not for several threads at once: whoever shares it holds a lock.
 
     Args:
-        model: the student's name.
-        modality: what it takes.
-        task: what it answers.
-        expected: what the stability indices compare with; None compares nothing.
+        expected: what the stability indices compare with; None computes none.
         group_reference: what the verdict compares with; None gives none.
-        true_probability: of the labels of the windows that calibrated the student, on average; None where none did.
-
-    Attributes:
-        modality: name of what the student takes.
-        watch: holds the last windows against the training.
-        sure: how probable its answers are.
+        true_probability: mean probability of the calibration windows' labels; None without calibration.
     """
 
     def __init__(
@@ -176,24 +147,37 @@ class RunningStatistics:
         self._step = max(1, modality.samples // ROWS)
         unit = modality.unit if modality.normalise == "none" else ""
         self.watch = DriftWatch(group_reference, names=modality.channels, unit=unit)
-        self.sure = SureAnswers(true_probability)
+        self.confidence = AnswerConfidence(true_probability)
         self._windows = 0.0
         self._bins = np.zeros((channels, BINS))
-        self._moments = np.zeros((4, channels))  # rows: seen, there, sum, sum of squares, the last two about the shift
+        self._moments = np.zeros((4, channels))  # rows, present, sum and sum of squares of values less the shift
         self._labels = dict.fromkeys(() if task.kind == "regression" else task.labels, 0.0)
         self._answers = 0.0
 
+    @classmethod
+    def of_engine(cls, engine: Engine) -> RunningStatistics:
+        """Begin to count for an opened student."""
+        entry, confidence = engine.entry, engine.artifact.confidence if engine.artifact else None
+        return cls(
+            model=entry.name,
+            modality=entry.modality,
+            task=entry.task,
+            expected=entry.statistics,
+            group_reference=entry.group_reference,
+            true_probability=float(np.mean(confidence.true_probabilities)) if confidence else None,
+        )
+
     def answer(self, label: str, labels_on: Iterable[str]) -> None:
         """Count an answer: the class, or the labels that are on; a regression has neither."""
-        for one in (label,) if self._task.kind == "classification" else labels_on:
-            self._labels[one] += 1
+        for name in (label,) if self._task.kind == "classification" else labels_on:
+            self._labels[name] += 1
         self._answers += 1
         if self._answers >= _MOST_ANSWERS:
             self._labels = {label: count / 2 for label, count in self._labels.items()}
             self._answers /= 2
 
     def observe(self, values: NDArray[Any], present: NDArray[np.float32]) -> None:
-        """Look at a window: values and presence as `prepare` gives them."""
+        """Measure a window: values and presence as `prepare` returns them."""
         values, present = rows_of(values[:, :: self._step], present[:, :: self._step])
         rows, there = values[0], present[0] > 0  # (R, C)
         bins = np.add.reduce(rows[:, :, None] >= self._edges, axis=2, dtype=np.intp) + self._offsets  # (R, C)
@@ -211,7 +195,7 @@ class RunningStatistics:
             self._moments /= 2
 
     def health(self, drift: Drift) -> ModelHealth:
-        """What was counted so far, beside the verdict on the last windows."""
+        """Summarise the counts beside the verdict on the last windows."""
         shares = np.array(list(self._labels.values())) / max(self._answers, 1.0)
         return ModelHealth(
             model=self._model,
@@ -220,27 +204,24 @@ class RunningStatistics:
             drift=drift,
             label_shares=dict(zip(self._labels, shares.tolist(), strict=True)),
             label_psi=self._label_psi(shares),
-            adaptation=adaptation_of(drift, self.sure.change()),
+            adaptation=advise_adaptation(drift, self.confidence.change()),
         )
 
     def _channel(self, c: int, name: str) -> ChannelHealth:
-        seen, there, total, squares = self._moments[:, c].tolist()
-        mean = total / there if there else np.nan
-        variance = squares / there - mean * mean if there else np.nan
+        rows, present, total, squares = self._moments[:, c].tolist()
+        mean = total / present if present else np.nan
+        variance = squares / present - mean * mean if present else np.nan
+        psi, counts = None, self._bins[c]
+        if self._expected is not None and self._windows >= _FEWEST_WINDOWS and counts.any():
+            expected = np.array(self._expected.channels[c].shares)
+            psi = stability_index(counts[: len(expected)] / counts.sum(), expected)
         return ChannelHealth(
             channel=name,
             mean=float(mean + self._shift[c]),
             std=float(np.sqrt(np.maximum(variance, 0.0))),
-            missing_share=1.0 - there / seen if seen else float("nan"),
-            psi=self._psi(c),
+            missing_share=1.0 - present / rows if rows else float("nan"),
+            psi=psi,
         )
-
-    def _psi(self, c: int) -> float | None:
-        counts = self._bins[c]
-        if self._expected is None or self._windows < _FEWEST_WINDOWS or not counts.any():
-            return None
-        expected = np.array(self._expected.channels[c].shares)
-        return stability_index(counts[: len(expected)] / counts.sum(), expected)
 
     def _label_psi(self, shares: NDArray[np.float64]) -> float | None:
         if self._expected is None or self._answers < _FEWEST_ANSWERS or self._task.kind == "regression":
@@ -248,6 +229,6 @@ class RunningStatistics:
         expected = np.array(self._expected.label_shares)
         if self._task.kind == "classification":
             return stability_index(shares, expected)
-        # Every label is a distribution of its own, over on and off; the one that moved most tells.
+        # Every label is a distribution of its own, over on and off; the one that moved most counts.
         pairs = zip(shares, expected, strict=True)
         return max(stability_index(np.array([p, 1 - p]), np.array([q, 1 - q])) for p, q in pairs)

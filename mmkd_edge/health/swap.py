@@ -1,7 +1,6 @@
-"""Which bundle answers: what happens when an engine fails, when another bundle takes over, and at the end.
+"""Which bundle answers: after an engine failed, after a swap, and until the end.
 
-Owns the students behind a predictor, and the locks around them. A prediction reads `students` once and keeps to them;
-whoever changes them puts others in their place.
+A prediction reads `current` once and keeps to it; whoever changes it puts another in its place, under a lock.
 """
 
 from __future__ import annotations
@@ -12,58 +11,65 @@ import weakref
 from functools import cache
 from pathlib import Path
 
+import msgspec
+
 from mmkd_edge.backends.base import Backend
-from mmkd_edge.backends.handlers import let_handlers_through
+from mmkd_edge.backends.handlers import reraise_signal_exceptions
 from mmkd_edge.bundle.manifest import ModelEntry, release_of
 from mmkd_edge.errors import BackendError, UsageError
-from mmkd_edge.opening import open_students
+from mmkd_edge.health.monitor import Monitor
+from mmkd_edge.health.running import RunningStatistics
+from mmkd_edge.install.opening import open_students
 from mmkd_edge.predict.config import OpeningRequest
 from mmkd_edge.predict.engine import Engine, Students
 from mmkd_edge.predict.selftest import run_selftest
 from mmkd_edge.spec import labels_text
-from mmkd_edge.watch.health import Monitor
 
-# Golden windows that a swap asks for: another result shows in any of them, and all of them would take most of the time
-# of a swap from the threads that are being answered meanwhile.
+# Golden windows that a swap compares: another result shows in any of them, and all would keep threads waiting.
 _MOST_GOLDEN = 32
 
 
-class InService:
+class Generation(msgspec.Struct, frozen=True, kw_only=True):
+    """Students that answer together, and the statistics of each."""
+
+    students: Students
+    statistics: tuple[RunningStatistics, ...]
+
+    @classmethod
+    def begin(cls, students: Students) -> Generation:
+        """Begin to count for opened students."""
+        return cls(students=students, statistics=tuple(map(RunningStatistics.of_engine, students.engines)))
+
+
+class ActiveStudents:
     """The students that answer now, and those before the last swap.
 
     Args:
-        students: who answers first; closed by `close`.
-        asked: how bundles are opened; None where the students were made without one.
-        monitor: counts what happens.
+        request: how bundles are opened; None if the students were made without one.
         raises: whether an engine that failed for good is an error, and not an answer that says so.
 
     Attributes:
-        students: who answers now.
-        closed: whether `close` was called.
-        usable: whether it may be asked: not after `close`, and not in the child of a fork.
-        proven: whether they have answered since their last failure, so that the next one gets an attempt of its own.
+        current: who answers now.
+        usable: False after `close`, and in the child of a fork.
+        proven: whether they have answered since their last failure: then the next failure gets an attempt of its own.
     """
 
-    def __init__(self, students: Students, *, asked: OpeningRequest | None, monitor: Monitor, raises: bool) -> None:
-        self.students = students
+    def __init__(self, students: Students, *, request: OpeningRequest | None, monitor: Monitor, raises: bool) -> None:
+        self.current = Generation.begin(students)
         self.closed = False
         self.usable = True
         self.proven = True
-        self._earlier: Students | None = None
-        self._asked = asked
+        self._earlier: Generation | None = None
+        self._request = request
         self._monitor = monitor
         self._raises = raises
-        self._changing = threading.RLock()  # whoever changes the students holds it
+        self._changing = threading.RLock()
         self._swapping = threading.Lock()
         self._process = os.getpid()
-        _watched().add(self)
+        _registered().add(self)
 
     def check_usable(self) -> None:
-        """Refuse after `close`, and in another process.
-
-        Raises:
-            UsageError: it is closed, or belongs to another process.
-        """
+        """Raise UsageError after `close`, and in another process."""
         if self.usable:
             return
         if self.closed:
@@ -73,29 +79,28 @@ class InService:
             "open the bundle in the process that asks"
         )
 
-    def recover(self, students: Students, engine: Engine, error: Exception) -> bool:
-        """Put something that may work in the place of an engine that failed; whether there is something.
+    def recover(self, generation: Generation, engine: Engine, error: Exception) -> bool:
+        """Replace an engine that failed: reopened, or by the earlier bundle. Returns whether anything can answer.
 
         Raises:
-            BackendError: there is nothing, and failures are to be raised.
+            BackendError: nothing can, and failures are to be raised.
             UsageError: it was closed meanwhile.
         """
         self.check_usable()
         with self._changing:
-            if self.students is not students:  # another call recovered already, or a swap closed what this call held
+            if self.current is not generation:  # another call recovered already, or a swap closed this engine
                 return True
             self._monitor.event("backend_failures")
             if self.proven and engine.reopen is not None:
                 self.proven = False
                 try:
                     self._replace(engine, engine.reopen())
-                except Exception as failure:  # of an engine of one's own it may be any
-                    # The failure of the call is what is reported; below there may be another way.
-                    let_handlers_through(failure, handled=error)
+                except Exception as failure:  # of your own engine it may be any; the call's failure is reported
+                    reraise_signal_exceptions(failure, handled=error)
                 else:
                     return True
             if self._earlier is not None:
-                self._return_to_earlier(self._earlier).close()
+                self._return_to(self._earlier).students.close()
                 return True
         if self._raises:
             raise error if isinstance(error, BackendError) else BackendError(f"the engine failed: {error}") from error
@@ -104,25 +109,25 @@ class InService:
     def swap(self, path: str | os.PathLike[str]) -> None:
         """Let another bundle take over; see `EdgePredictor.swap`."""
         self.check_usable()
-        if self._asked is None:
+        if self._request is None:
             raise UsageError("swap: this predictor was made without a bundle; open one with EdgePredictor.open")
         with self._swapping:
-            # What a state folder lets in, it has judged by the releases that were ever installed there.
-            may_be_earlier = Path(path).is_dir()
+            # A state folder has judged the release by all that were ever installed there.
+            any_release = Path(path).is_dir()
             students = open_students(
-                path, self._asked, check=lambda found: self._check_successor(found, may_be_earlier=may_be_earlier)
+                path, self._request, check=lambda new: self._check_successor(new, any_release=any_release)
             )
             try:
                 with self._changing:
                     self.check_usable()
-                    dropped, self._earlier, self.students = self._earlier, self.students, students
-                    self.proven = True
+                    dropped, self._earlier = self._earlier, self.current
+                    self.current, self.proven = Generation.begin(students), True
             except BaseException:
                 students.close()
                 raise
             self._monitor.event("swaps")
             if dropped is not None:
-                dropped.close()
+                dropped.students.close()
 
     def rollback(self) -> None:
         """Return to the students before the last swap; see `EdgePredictor.rollback`."""
@@ -130,14 +135,14 @@ class InService:
             self.check_usable()
             if self._earlier is None:
                 raise UsageError("rollback: there is no earlier bundle to return to; swap keeps the last one")
-            failed = self._return_to_earlier(self._earlier)
-        failed.close()
+            failed = self._return_to(self._earlier)
+        failed.students.close()
 
     def reopen(self) -> None:
         """Open the engines once more; see `EdgePredictor.reopen`."""
         self.check_usable()
         with self._changing:
-            for engine in self.students.engines:
+            for engine in self.current.students.engines:
                 if engine.reopen is None:
                     raise UsageError(
                         "reopen: this predictor was made without a bundle; open one with EdgePredictor.open"
@@ -145,48 +150,51 @@ class InService:
                 self._replace(engine, engine.reopen())
 
     def close(self) -> None:
-        """Give engines and bundles back; more than once is fine. Those of another process stay as they are."""
+        """Close engines and bundles, unless they belong to another process; more than once is fine."""
         foreign = not self.usable and not self.closed
         with self._changing:
             self.closed, self.usable = True, False
             earlier, self._earlier = self._earlier, None
         if foreign:
             return
-        self.students.close()
+        self.current.students.close()
         if earlier is not None:
-            earlier.close()
+            earlier.students.close()
 
     def leave(self) -> None:
-        """Give up in the child of a fork: the threads of the engines, and whoever holds a lock, are not there."""
+        """Give up in the child of a fork: the threads of the engines, and holders of locks, are not there."""
         self.usable = False
         self._changing = threading.RLock()
         self._swapping = threading.Lock()
 
     def _replace(self, engine: Engine, backend: Backend) -> None:
-        self.students = self.students.with_backend(engine, backend)
+        students = self.current.students.with_backend(engine, backend)
+        self.current = msgspec.structs.replace(self.current, students=students)
         self._monitor.event("reopens")
         engine.backend.close()
 
-    def _return_to_earlier(self, earlier: Students) -> Students:
-        """Switch back; gives those who answered until now."""
-        failed, self.students, self._earlier = self.students, earlier, None
+    def _return_to(self, earlier: Generation) -> Generation:
+        """Switch back; returns who answered until now."""
+        failed, self.current, self._earlier = self.current, earlier, None
         self.proven = True
         self._monitor.event("rollbacks")
         return failed
 
-    def _check_successor(self, students: Students, *, may_be_earlier: bool) -> None:
-        """Refuse a bundle that takes or answers something else, or that does not compute here what it did at export."""
-        wanted = [_contract(engine.entry) for engine in self.students.engines]
-        found = [_contract(engine.entry) for engine in students.engines]
+    def _check_successor(self, students: Students, *, any_release: bool) -> None:
+        """Refuse a bundle that takes or answers something else, is too old, or computes otherwise than at export."""
+        now = self.current.students
+        expected = [_contract(engine.entry) for engine in now.engines]
+        got = [_contract(engine.entry) for engine in students.engines]
         assert students.bundle is not None
-        if found != wanted:
+        if got != expected:
             raise UsageError(
-                f"{students.bundle.path}: swap: expected a bundle that takes and answers {'; '.join(wanted)}, "
-                f"got {'; '.join(found)}; open it with a predictor of its own"
+                f"{students.bundle.path}: swap: expected a bundle that takes and answers {'; '.join(expected)}, "
+                f"got {'; '.join(got)}; open it with a predictor of its own"
             )
-        now = self.students.bundle
-        release, least = release_of(students.bundle.manifest), 0 if now is None else release_of(now.manifest)
-        if release < least and not may_be_earlier:
+        release, least = release_of(students.bundle.manifest), 0
+        if now.bundle is not None and not any_release:
+            least = release_of(now.bundle.manifest)
+        if release < least:
             raise UsageError(
                 f"{students.bundle.path}: swap: expected release {least} or later, got {release}; rollback() returns "
                 "to the bundle before, and mmkd-edge install --allow-downgrade takes any"
@@ -196,17 +204,17 @@ class InService:
 
 
 @cache
-def _watched() -> weakref.WeakSet[InService]:
-    """All that learn of a fork. Asking for the process at every prediction would cost a microsecond or two."""
-    known: weakref.WeakSet[InService] = weakref.WeakSet()
+def _registered() -> weakref.WeakSet[ActiveStudents]:
+    """All that hear of a fork: a getpid() at every prediction would cost a microsecond or two."""
+    registered: weakref.WeakSet[ActiveStudents] = weakref.WeakSet()
 
     def leave_all() -> None:
-        for one in known:
-            one.leave()
+        for students in registered:
+            students.leave()
 
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=leave_all)
-    return known
+    return registered
 
 
 def _contract(entry: ModelEntry) -> str:

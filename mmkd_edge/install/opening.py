@@ -22,16 +22,15 @@ from mmkd_edge.errors import (
 )
 from mmkd_edge.install.keys import check_signed
 from mmkd_edge.install.sandbox import SandboxPolicy
-from mmkd_edge.install.slots import Started, condemns, confirm, fail, forget, start
+from mmkd_edge.install.slots import Started, check_installed, condemns, confirm, fail, forget, start
 from mmkd_edge.predict.config import ConfigChoice, OpeningRequest, choose_configs
 from mmkd_edge.predict.engine import Engine, Students, open_engine
 from mmkd_edge.predict.profile import find_profile
 from mmkd_edge.predict.selftest import run_selftest
-from mmkd_edge.spec import ModalitySpec
 
 Check = Callable[[Students], None]
 _FEW_WINDOWS = 8
-"""Golden windows that a student answers at its first opening, where no sandbox check has asked all of them."""
+"""Golden windows of the first self-test of a config that had no sandbox check."""
 
 
 def open_students(path: str | os.PathLike[str], request: OpeningRequest, *, check: Check | None = None) -> Students:
@@ -58,7 +57,7 @@ def _open_bundle(path: Path, request: OpeningRequest, started: Started | None = 
     returned = started.returned if started else ""
     try:
         models = bundle.manifest.models
-        references = _match_references(request.references, [entry.modality for entry in models])
+        references = _match_references(request, models)
         lookup = find_profile(bundle.sha256) if request.leaves_a_choice else None
         choices = [choose_configs(entry, request, lookup) for entry in models]
         sandbox = SandboxPolicy(bundle, request, returned=returned)
@@ -76,7 +75,7 @@ def _open_bundle(path: Path, request: OpeningRequest, started: Started | None = 
 
 
 def _verify(path: Path, request: OpeningRequest, started: Started | None) -> Bundle:
-    """Open a bundle whose bytes and signatures are as they should be; of a state folder the one that was installed."""
+    """Open a bundle whose bytes and signatures are right; of a state folder the one that was installed."""
     try:
         bundle = Bundle.open(path)
     except UsageError as error:
@@ -85,17 +84,12 @@ def _verify(path: Path, request: OpeningRequest, started: Started | None) -> Bun
         raise BundleError(str(error)) from error
     try:
         if started is not None:
-            _check_installed(bundle, started)
+            check_installed(bundle, started.sha256)
         check_signed(bundle, request.keys)
     except BaseException:
         bundle.close()
         raise
     return bundle
-
-
-def _check_installed(bundle: Bundle, started: Started) -> None:
-    if bundle.sha256 != started.sha256:
-        raise BundleError(f"{bundle.path}: it is another bundle than was installed; install it again")
 
 
 def _load(
@@ -148,11 +142,10 @@ def _selftest(bundle: Bundle, engines: Sequence[Engine], sandbox: SandboxPolicy)
     )
 
 
-def _match_references(
-    given: Sequence[Reference | str | os.PathLike[str]], modalities: Sequence[ModalitySpec]
-) -> dict[str, Reference]:
+def _match_references(request: OpeningRequest, models: Sequence[ModelEntry]) -> dict[str, Reference]:
     references: dict[str, Reference] = {}
-    for source in given:
+    modalities = [entry.modality for entry in models]
+    for source in request.references:
         reference = source if isinstance(source, Reference) else read_reference(source)
         modality = next((spec for spec in modalities if spec.name == reference.modality), modalities[0])
         try:
@@ -186,12 +179,10 @@ def _open_installed(state: Path, request: OpeningRequest, check: Check | None) -
             raise
         try:
             _run_check(students, check)
-        except MmkdError as error:  # the caller has another bundle that answers, and keeps it
-            if started.on_probation:
+        except BaseException as error:
+            if started.on_probation and isinstance(error, MmkdError):  # the caller's bundle goes on answering
                 fail(state, started, first_line(error))
-            raise
-        except BaseException:
-            if started.on_probation:
+            elif started.on_probation:
                 forget(state, started)
             raise
         if students.returned:

@@ -10,17 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor, ManifestError, ModalitySpec, decode_manifest, encode_manifest
-from mmkd_edge.drift.features import (
-    GroupReference,
-    Tolerance,
-    level_changes,
-    rearrangements,
-    reference_fault,
-    window_features,
-)
-from mmkd_edge.drift.verdict import Drift, DriftWatch
+from mmkd_edge.bundle.statistics import GroupReference, Tolerance, reference_fault
+from mmkd_edge.health.drift import Drift, DriftWatch
+from mmkd_edge.health.features import level_changes, rearrangements, window_features
+from mmkd_edge.health.prometheus import metrics_text
 from mmkd_edge.testing import FakeBackend, fake_entry
-from mmkd_edge.watch.prometheus import metrics_text
 
 NAMES = ("ax", "ay", "az")
 UNEXPLAINED = "windows unlike any of the training, and no offset, gain or order of the channels explains it"

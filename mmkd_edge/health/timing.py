@@ -1,4 +1,4 @@
-"""How long things take: a histogram of seconds whose size never grows, and what is reported of it."""
+"""How long things take: a histogram of seconds whose size never grows."""
 
 from __future__ import annotations
 
@@ -20,13 +20,9 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds, measured many times.
 
     Attributes:
-        count: how many times, since the beginning.
-        p50_s: half of the recent ones took longer; within a tenth of the truth, and so are the next two.
-        p90_s: a tenth of them took longer.
-        p99_s: one in a hundred took longer.
-        max_s: the longest since the beginning.
-        sum_s: of all since the beginning.
-        counts: how many since the beginning took at most as long as each of `EDGES`.
+        p50_s: median of the recent ones; percentiles are within a tenth of the truth.
+        sum_s: of all since the beginning, as are count, max_s and counts.
+        counts: how many took at most as long as each of `EDGES`.
     """
 
     count: int
@@ -67,13 +63,13 @@ class SecondsHistogram:
             self._weight /= 2
 
     def timing(self) -> Timing | None:
-        """What was counted; None where nothing was."""
+        """Summarise the measurements; None without any."""
         count = sum(self._all)
         if count == 0:
             return None
         below, counts = 0, []
-        for one in self._all[:-1]:
-            below += one
+        for bucket in self._all[:-1]:
+            below += bucket
             counts.append(below)
         return Timing(
             count=count,
@@ -85,12 +81,12 @@ class SecondsHistogram:
             counts=tuple(counts),
         )
 
-    def _quantile(self, share: float) -> float:
-        """The middle, on a logarithmic scale, of the bin that holds it; never above the longest."""
-        wanted, seen, place = share * self._weight, 0.0, 0
+    def _quantile(self, fraction: float) -> float:
+        """The middle, on a logarithmic scale, of the bin that contains it; never above the longest."""
+        rank, below, place = fraction * self._weight, 0.0, 0
         for place, count in enumerate(self._recent):  # noqa: B007 # the last one where rounding leaves none
-            seen += count
-            if count and seen >= wanted:
+            below += count
+            if count and below >= rank:
                 break
         if place == 0:
             return min(EDGES[0], self._max_s)

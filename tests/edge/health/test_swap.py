@@ -232,11 +232,11 @@ def test_an_earlier_release_takes_over_from_none(kit: Any, other_path: Path, tmp
 def test_a_new_engine_that_fails_gives_the_place_back(predictor: EdgePredictor, other_path: Path) -> None:
     before = predictor.predict(window()).probabilities
     predictor.swap(other_path)
-    line = predictor._service.students
+    line = predictor._active.current.students
     (engine,) = line.engines
     broken = line.with_backend(engine, failing())
     msgspec.structs.force_setattr(broken.engines[0], "reopen", None)
-    predictor._service.students = broken
+    predictor._active.current.students = broken
     np.testing.assert_array_equal(predictor.predict(window()).probabilities, before)
     health = predictor.health()
     assert (health.backend_failures, health.rollbacks, health.predictions["invalid"]) == (1, 1, 0)
@@ -427,7 +427,7 @@ def test_a_child_can_close_what_it_inherited_though_a_thread_of_its_parent_holds
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with predictor._service._changing:
+        with predictor._active._changing:
             held.set()
             done.wait(60)
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmkd_edge import EdgePredictor, ModalitySpec, Watched
+from mmkd_edge.health.prometheus import HealthCollector, metrics_text
+from mmkd_edge.health.timing import EDGES, SecondsHistogram
 from mmkd_edge.testing import fake_predictor
-from mmkd_edge.watch.prometheus import HealthCollector, metrics_text
-from mmkd_edge.watch.timing import EDGES, SecondsHistogram
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=20)
 WINDOW = np.zeros((20, 2), dtype=np.float32)

@@ -12,15 +12,14 @@ import pytest
 from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor, example_bundle
-from mmkd_edge.drift.adaptation import AdaptationAdvice, SureAnswers, adaptation_of
-from mmkd_edge.drift.verdict import Drift
+from mmkd_edge.health.drift import AdaptationAdvice, AnswerConfidence, Drift, advise_adaptation
 from mmkd_models.data import open_dataset, shipped_dataset
 
 FINE = Drift(verdict="as_trained", reason="inside the spread between the training's 6 people")
 
 
 def test_the_estimate_is_the_expected_probability_of_the_true_label() -> None:
-    sure = SureAnswers(0.9)
+    sure = AnswerConfidence(0.9)
     for _ in range(199):
         sure.add(np.array([0.5, 0.5], dtype=np.float32))
     assert sure.change() is None  # too few answers
@@ -29,7 +28,7 @@ def test_the_estimate_is_the_expected_probability_of_the_true_label() -> None:
     for _ in range(40_000):
         sure.add(np.array([0.0, 1.0], dtype=np.float32))
     assert sure.change() == pytest.approx(1.0 - 0.9, abs=1e-3)  # what is long past fades
-    assert SureAnswers(None).change() is None
+    assert AnswerConfidence(None).change() is None
 
 
 @pytest.mark.parametrize(
@@ -66,7 +65,7 @@ def test_the_estimate_is_the_expected_probability_of_the_true_label() -> None:
     ],
 )
 def test_the_rule(drift: Drift, change: float | None, expected: AdaptationAdvice) -> None:
-    assert adaptation_of(drift, change) == expected
+    assert advise_adaptation(drift, change) == expected
 
 
 @pytest.fixture(scope="module")

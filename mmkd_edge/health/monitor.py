@@ -1,31 +1,28 @@
-"""How a predictor is doing: what it answered, what failed, and whether its inputs still look like the training data.
-
-Owns the counters behind `EdgePredictor.health`. Nothing in here grows with time, and nothing is written or sent
-anywhere: see `mmkd_edge.watch.prometheus` for that.
-"""
+"""The counters behind `EdgePredictor.health`: answers, failures, and how inputs compare with the training data."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.drift.running import ModelHealth, RunningStatistics
+from mmkd_edge.health.running import ModelHealth, RunningStatistics
+from mmkd_edge.health.timing import SecondsHistogram, Timing
 from mmkd_edge.predict.postprocess import Prediction
 from mmkd_edge.predict.sensors import Status
-from mmkd_edge.watch.timing import SecondsHistogram, Timing
 
+Event = Literal["backend_failures", "reopens", "swaps", "rollbacks"]
 _SETTLED_TOGETHER = 16
 _LATEST = 100
 
 
 class LatestAnswers:
-    """Whether most of the latest windows were unlike the training: the last hundred that have an answer."""
+    """Warns if most of the last hundred answered windows were unlike the training."""
 
     def __init__(self) -> None:
         self._unknown: deque[bool] = deque(maxlen=_LATEST)
@@ -38,28 +35,28 @@ class LatestAnswers:
             self._answers += 1
 
     def warning(self, modalities: Iterable[str]) -> str:
-        """What to check where more than half were unknown; empty elsewhere."""
-        unknown, looked_at = sum(self._unknown), len(self._unknown)
-        if 2 * unknown <= looked_at:
+        """What to check if more than half were unknown; empty otherwise."""
+        unknown, count = sum(self._unknown), len(self._unknown)
+        if 2 * unknown <= count:
             return ""
-        of = f"{looked_at}" if self._answers == looked_at else f"the last {looked_at}"
+        of = f"{count}" if self._answers == count else f"the last {count}"
         names = " and ".join(modalities)
         return f"{unknown} of {of} windows are far from the training data; check unit and scale of {names}"
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """What `EdgePredictor.health` gives.
+    """What `EdgePredictor.health` returns.
 
     Attributes:
-        predictions: how many predictions were given, by status.
+        predictions: how many predictions were returned, by status.
         backend_failures: calls in which the engine failed.
         reopens: how often an engine was opened again after a failure.
         swaps: how often another bundle took over.
         rollbacks: how often the earlier bundle took over again.
+        latency: of the calls of a `Watched` predictor; else None.
+        input_age: from the newest sample of a window to its answer; None if no ages were passed.
         returned: why the bundle before answers instead of the one installed last; empty if it does not.
-        latency: of the calls of a `Watched` predictor; None elsewhere, and before the first.
-        input_age: from the newest sample of a window to its answer; None where nobody told the ages.
-        unlike_training: what to check where most of the last hundred windows were `unknown`; empty elsewhere.
+        unlike_training: what to check if most of the last hundred windows were `unknown`; else empty.
     """
 
     predictions: dict[str, int]
@@ -75,31 +72,31 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def drifting(self) -> tuple[str, ...]:
-        """The channels, as `model/channel`, that a verdict of `drifting` concerns; nothing that the student bears."""
+        """The channels, as `model/channel`, behind verdicts of `drifting`."""
         drifting = [model for model in self.models if model.drift.verdict == "drifting"]
         return tuple(f"{model.model}/{channel}" for model in drifting for channel in model.drift.channels)
 
     @property
     def adaptation_due(self) -> tuple[str, ...]:
-        """`model: reason` of the students that should be adapted; see `mmkd_edge.drift.adaptation` for the rule."""
-        return tuple(f"{one.model}: {one.adaptation.reason}" for one in self.models if one.adaptation.due)
+        """`model: reason` of the students that should be adapted."""
+        return tuple(f"{model.model}: {model.adaptation.reason}" for model in self.models if model.adaptation.due)
 
 
 class HasHealth(Protocol):
-    """A predictor, or what watches one."""
+    """A predictor, or a wrapper of one."""
 
     def health(self) -> Health:
-        """How it is doing."""
+        """Return its health."""
         ...
 
 
 class Monitor:
-    """Counts what a predictor gives. May be shared by threads.
+    """Counts predictions. May be shared by threads.
 
-    A prediction costs two appends here; every few of them are settled together, under the lock.
+    A prediction costs two appends; every few of them are settled together, under the lock.
 
     Args:
-        every: one window in this many is looked at; 0 looks at none and counts only.
+        every: windows per window whose statistics are measured; 0 measures none.
     """
 
     def __init__(self, *, every: int) -> None:
@@ -107,12 +104,12 @@ class Monitor:
         self._given: deque[Prediction] = deque()
         self._every = every
         self._most = every or _SETTLED_TOGETHER
-        self._not_looked_at = 0  # answers since the last look, those in `_answers` aside
-        self._lock = threading.RLock()  # a signal handler may ask in the middle of a call of its thread
+        self._unmeasured = 0  # answers since the last measured window, without those in `_answers`
+        self._lock = threading.RLock()  # a signal handler may call in the middle of a call of its thread
         self._ages = SecondsHistogram()
         self._predictions: dict[str, int] = dict.fromkeys(get_args(Status), 0)
         self._latest = LatestAnswers()
-        self._events = {"backend_failures": 0, "reopens": 0, "swaps": 0, "rollbacks": 0}
+        self._events: dict[Event, int] = dict.fromkeys(get_args(Event), 0)
 
     def answered(
         self,
@@ -121,14 +118,14 @@ class Monitor:
         values: NDArray[Any],
         present: NDArray[np.float32],
     ) -> None:
-        """Note what a student answered, for its statistics; now and then look at the window."""
+        """Count a student's answer; now and then measure the window."""
         self._answers.append((statistics, prediction))
-        if len(self._answers) + self._not_looked_at >= self._most:
+        if len(self._answers) + self._unmeasured >= self._most:
             with self._lock:
                 self._settle()
-                if self._every and self._not_looked_at >= self._every:  # else another thread has looked meanwhile
-                    # Threads that waited for the lock have answered more than that; the rest counts for the next look.
-                    self._not_looked_at -= self._every
+                if self._every and self._unmeasured >= self._every:  # else another thread was first
+                    # Threads that waited for the lock have answered more than that; the rest counts for the next.
+                    self._unmeasured -= self._every
                     statistics.observe(values, present)
 
     def given(self, predictions: Iterable[Prediction]) -> None:
@@ -145,12 +142,12 @@ class Monitor:
                 statistics, prediction = self._answers.popleft()
             except IndexError:  # a signal handler has settled the last
                 break
-            self._not_looked_at += counted
+            self._unmeasured += counted
             if prediction.index >= 0:
                 statistics.answer(prediction.label, prediction.labels)
-                # A window that misses values is less sure for another reason; one that is new for the very reason.
+                # A window that misses values is less sure for another reason; a new one for this very reason.
                 if prediction.status in ("ok", "unknown"):
-                    statistics.sure.add(prediction.probabilities)
+                    statistics.confidence.add(prediction.probabilities)
         for _ in range(len(self._given)):
             try:
                 prediction = self._given.popleft()
@@ -161,13 +158,13 @@ class Monitor:
             if prediction.index >= 0 and prediction.input_age_s is not None:
                 self._ages.add(prediction.input_age_s)
 
-    def event(self, name: str) -> None:
-        """Count what happened to an engine: a name of a counter in `Health`."""
+    def event(self, name: Event) -> None:
+        """Count an event of an engine."""
         with self._lock:
             self._events[name] += 1
 
     def health(self, students: Sequence[RunningStatistics]) -> Health:
-        """Everything that was counted so far, at one moment."""
+        """Summarise all counts at one moment."""
         with self._lock:
             self._settle()
             due = [student.watch.due() for student in students]

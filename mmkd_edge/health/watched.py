@@ -1,4 +1,4 @@
-"""A predictor whose calls are timed: from outside, because a prediction itself holds no timers."""
+"""A predictor whose calls are timed from outside, because a prediction itself contains no timers."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Protocol
 
 import msgspec
 
+from mmkd_edge.health.monitor import HasHealth, Health
+from mmkd_edge.health.timing import SecondsHistogram
 from mmkd_edge.predict.postprocess import Prediction
 from mmkd_edge.stream.stream import Stream
-from mmkd_edge.watch.health import HasHealth, Health
-from mmkd_edge.watch.timing import SecondsHistogram
 
 _SETTLED_TOGETHER = 64
 
 
 class Predicts(HasHealth, Protocol):
-    """What is timed: an `EdgePredictor`, or whatever answers like one."""
+    """An `EdgePredictor`, or whatever answers like one."""
 
     def predict(self, window: object, *, input_age_s: float | None, deadline_s: float | None) -> Prediction:
         """Answer for one window."""
@@ -26,10 +26,7 @@ class Predicts(HasHealth, Protocol):
 
 
 class Watched:
-    """Times the calls of a predictor for its health. May be shared by threads.
-
-    Args:
-        predictor: whose calls are timed; it stays yours to close.
+    """Times the calls of a predictor, which stays yours to close. May be shared by threads.
 
     >>> from mmkd_edge import ModalitySpec
     >>> from mmkd_edge.testing import fake_predictor
@@ -44,8 +41,8 @@ class Watched:
     def __init__(self, predictor: Predicts) -> None:
         self._predictor = predictor
         self._latency = SecondsHistogram()
-        self._seconds: deque[float] = deque()  # of calls that were not counted yet: that is done for many together
-        self._lock = threading.RLock()  # a signal handler may ask in the middle of a call of its thread
+        self._seconds: deque[float] = deque()  # of calls that were not counted yet
+        self._lock = threading.RLock()  # a signal handler may call in the middle of a call of its thread
 
     def predict(
         self, window: object, *, input_age_s: float | None = None, deadline_s: float | None = None
@@ -59,15 +56,15 @@ class Watched:
     def push(
         self, stream: Stream, samples: object, time_s: object = None, *, now_s: float | None = None
     ) -> list[Prediction]:
-        """`Stream.push`, timed where it gives predictions: all of one call together."""
+        """`Stream.push`, timed if it returns predictions: all of one call together."""
         began_s = time.perf_counter()
-        found = stream.push(samples, time_s, now_s=now_s)
-        if found:
+        predictions = stream.push(samples, time_s, now_s=now_s)
+        if predictions:
             self._note(time.perf_counter() - began_s)
-        return found
+        return predictions
 
     def health(self) -> Health:
-        """`EdgePredictor.health`, with the latency of the calls that went through here."""
+        """`EdgePredictor.health`, with the latency of these calls."""
         with self._lock:
             self._settle()
             latency = self._latency.timing()

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mmkd_edge import BackendError, EdgePredictor, ModalitySpec
-from mmkd_edge.backends.handlers import let_handlers_through
+from mmkd_edge.backends.handlers import reraise_signal_exceptions
 from mmkd_edge.testing import FakeBackend, fake_entry
 
 ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), rate_hz=10.0, samples=20)
@@ -216,5 +216,5 @@ def test_a_shipped_backend_lets_it_through_too(bundle_path: Any) -> None:
 def test_an_engines_own_exception_is_none_of_a_handler() -> None:
     with pytest.raises(TypeError) as caught:
         len(7)  # type: ignore[arg-type]
-    let_handlers_through(caught.value)
-    let_handlers_through(None)
+    reraise_signal_exceptions(caught.value)
+    reraise_signal_exceptions(None)

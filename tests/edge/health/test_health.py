@@ -25,13 +25,13 @@ from mmkd_edge import (
     decode_manifest,
     encode_manifest,
 )
-from mmkd_edge.drift.features import InputStatistics
-from mmkd_edge.drift.running import RunningStatistics, measure_statistics, stability_index
+from mmkd_edge.bundle.statistics import InputStatistics
+from mmkd_edge.health.monitor import Monitor
+from mmkd_edge.health.prometheus import HealthCollector, metrics_text
+from mmkd_edge.health.running import RunningStatistics, measure_statistics, stability_index
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.predict.sensors import Status
 from mmkd_edge.testing import FakeBackend, fake_entry
-from mmkd_edge.watch.health import Monitor
-from mmkd_edge.watch.prometheus import HealthCollector, metrics_text
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=50)
 LABELS = ("low", "high")
@@ -176,7 +176,7 @@ def test_the_estimate_counts_windows_that_are_new_to_the_student(status: Status,
 
 
 def test_old_windows_fade_from_the_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmkd_edge.drift.running._MOST_WINDOWS", 200)
+    monkeypatch.setattr("mmkd_edge.health.running._MOST_WINDOWS", 200)
     model = predictor(reference=recorded(200), observe_every=1)
     ask(model, recorded(1000, seed=1))
     ask(model, recorded(200, seed=2) + np.float32(2))
@@ -212,7 +212,7 @@ def test_nothing_is_looked_at_when_nobody_asked() -> None:
     assert model.health().models[0].windows_observed == 0
     with pytest.raises(UsageError) as caught:
         predictor(observe_every=-1)
-    assert str(caught.value) == "observe_every: expected a whole number from 0 on, got -1"
+    assert str(caught.value) == "observe_every: expected a whole number from 0 to 1073741824, got -1"
 
 
 def test_a_bundle_without_statistics_is_compared_with_nothing(bundle_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_a_collector_serves_several_predictors() -> None:
 def test_without_the_library_the_extra_is_named() -> None:
     script = (
         "import sys; sys.modules['prometheus_client'] = None\n"
-        "from mmkd_edge.watch.prometheus import HealthCollector\n"
+        "from mmkd_edge.health.prometheus import HealthCollector\n"
         "try:\n    HealthCollector({})\nexcept Exception as error:\n    print(type(error).__name__, error)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -1,0 +1,1 @@
+"""How a predictor does: drift, counters, timing, and which bundle answers."""

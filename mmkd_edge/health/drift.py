@@ -1,0 +1,252 @@
+"""The verdict on a student's last windows (as trained, shifted or drifting, and by what), and whether to adapt it.
+
+The limits come from the bundle: `mmkd_edge.bundle.statistics`. The loss of accuracy is estimated without labels by a
+difference of confidences (Guillory et al., "Predicting with Confidence on Unseen Distributions", ICCV 2021): the
+expected probability of the true label, of calibrated probabilities p the mean of sum(p^2), less that of the labelled
+calibration windows. It is blind to some faults that make a student confident; the drift of the inputs shows those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+import numpy as np
+
+from mmkd_edge.bundle.statistics import GroupReference, Tolerance
+from mmkd_edge.health.features import (
+    QUIETEST,
+    KindFit,
+    Kinds,
+    channel_pairs,
+    kinds_of,
+    level_changes,
+    rearrangements,
+    window_features,
+    without,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Verdict = Literal["no_reference", "too_few_windows", "as_trained", "shifted", "drifting"]
+Cause = Literal["dead", "axes", "offset", "gain", "pattern"]
+
+DUE_CHANGE = -0.10
+"""Estimated change of accuracy from which adapting is due: just beyond what new healthy people differ by."""
+# Rearrangements whose fit differs by less, in nats per window, are equally likely explanations.
+_ALIKE = 0.25
+# As for the label shares: fewer say more of the moment.
+_FEWEST_ANSWERS = 200
+# Then the sums are halved: what is long past fades.
+_MOST_ANSWERS = 2048
+
+
+class Drift(msgspec.Struct, frozen=True, kw_only=True):
+    """What the inputs of one student look like, lately.
+
+    Attributes:
+        verdict: `as_trained` inside the spread between the training's groups; `shifted` outside of it, by a size that
+            the student was measured to tolerate; `drifting` outside, and not tolerated or not measured; or why there
+            is no verdict yet.
+        windows: number of last windows behind the verdict.
+        distance: from 1 on it is outside; None without a verdict.
+        false_alarm_rate: fraction of new healthy people or machines outside; None without a reference.
+    """
+
+    verdict: Verdict
+    reason: str
+    causes: tuple[Cause, ...] = ()
+    channels: tuple[str, ...] = ()
+    windows: int = 0
+    distance: float | None = None
+    false_alarm_rate: float | None = None
+
+
+class DriftWatch:
+    """Compares the last windows of one student with its training; stores features of each, and no window.
+
+    Args:
+        reference: None gives no verdict.
+        names: of the channels.
+        unit: of the channels; may be empty.
+    """
+
+    def __init__(self, reference: GroupReference | None, *, names: Sequence[str], unit: str) -> None:
+        self._reference = reference
+        self._names = tuple(names)
+        self._unit = f" {unit}" if unit else ""
+        self._added = self._judged_at = 0
+        self._verdict: Drift | None = None
+        most = 2 * reference.fewest_windows if reference else 0
+        self._features = np.zeros((most, 2 * len(self._names) + len(channel_pairs(len(self._names))[0])))
+
+    def add(self, rows: NDArray[np.float32], there: NDArray[np.bool_]) -> None:
+        """Add a window: some of its rows, and which of their values are present, both (R, C)."""
+        if len(self._features):
+            self._features[self._added % len(self._features)] = window_features(rows, there)
+            self._added += 1
+
+    def due(self) -> NDArray[np.float64] | None:
+        """The last features if enough is new for another verdict, which takes some milliseconds; else None."""
+        fewest = self._reference.fewest_windows if self._reference else 0
+        soon = self._judged_at + (fewest // 10 if self._added > fewest else 1)
+        if self._verdict is not None and self._added < soon:
+            return None
+        self._judged_at = self._added
+        return self.last()
+
+    def verdict(self, due: NDArray[np.float64] | None) -> Drift:
+        """Judge what `due` returned, which may happen beside `add`; None returns the last verdict again."""
+        if due is not None or self._verdict is None:
+            self._verdict = self.judge(self.last() if due is None else due)
+        return self._verdict
+
+    def last(self) -> NDArray[np.float64]:
+        """(N, F) copies of the features of the last windows, in no order."""
+        features: NDArray[np.float64] = self._features[: self._added].copy()
+        return features
+
+    def judge(self, features: NDArray[np.float64]) -> Drift:
+        """Judge the features (N, F) of windows. Reads nothing that `add` changes."""
+        reference = self._reference
+        if reference is None:
+            return Drift(
+                verdict="no_reference",
+                reason="the bundle says nothing of the spread between people or machines; train and export the "
+                "student again, or export the bundle with --drift-reference",
+            )
+        if len(features) < reference.fewest_windows:
+            reason = f"{len(features)} of at least {reference.fewest_windows} windows observed"
+            drift = Drift(verdict="too_few_windows", reason=reason)
+        else:
+            drift = self._judge_enough(features, reference)
+        return msgspec.structs.replace(drift, windows=len(features), false_alarm_rate=reference.false_alarm_rate)
+
+    def _judge_enough(self, features: NDArray[np.float64], reference: GroupReference) -> Drift:
+        kinds = kinds_of(reference)
+        fit = kinds.measure(features)
+        distance = distance_of(fit, reference)
+        channels = slice(len(self._names), 2 * len(self._names))
+        silent = (features[:, channels] < np.log(QUIETEST * kinds.scales)).mean(axis=0) > 0.5
+        if silent.any():
+            reason = f"{' and '.join(self._names[c] for c in np.flatnonzero(silent))}: no signal, or next to none"
+            drift = self._drifting("dead", np.flatnonzero(silent), reason)
+        elif distance <= 1:
+            reason = f"inside the spread between the training's {reference.groups} {reference.between}"
+            drift = Drift(verdict="as_trained", reason=reason)
+        else:
+            drift = self._explain(features, kinds, fit, reference)
+        return msgspec.structs.replace(drift, distance=distance)
+
+    def _explain(self, features: NDArray[np.float64], kinds: Kinds, fit: KindFit, reference: GroupReference) -> Drift:
+        """Find the change without which the windows fit best."""
+        misfit, axes, levels = fit.scores
+        axes_excess, levels_excess = axes / reference.largest_axes, levels / reference.largest_levels
+        if axes_excess > 1 and axes >= levels:
+            return self._explain_axes(fit)
+        best, (offsets, gains) = int(fit.levels.argmax()), level_changes(len(self._names))
+        offset, gain = offsets[best] * kinds.deviations, gains[best]
+        remainder = kinds.remainder(without(features, offset, gain))
+        # The steps that are tried are coarse: what remains belongs to them.
+        moved = np.where(offset == 0, 0.0, offset + remainder[: len(offset)])
+        grown = np.where(gain == 0, 0.0, gain + remainder[len(gain) : 2 * len(gain)])
+        rest = min(misfit - levels, kinds.misfit(without(features, moved, grown)))
+        if levels_excess <= 1 or rest > reference.largest_misfit:
+            reason = "windows unlike any of the training, and no offset, gain or order of the channels explains it"
+            return self._drifting("pattern", np.arange(len(self._names)), reason)
+        drift = self._explain_levels(moved, np.exp(grown), reference.tolerance)
+        if axes_excess <= 1:
+            return drift
+        turned = self._explain_axes(fit)
+        return msgspec.structs.replace(drift, verdict="drifting", reason=f"{drift.reason}; or {turned.reason}")
+
+    def _explain_levels(
+        self, moved: NDArray[np.float64], grown: NDArray[np.float64], tolerance: Tolerance | None
+    ) -> Drift:
+        """An offset or a gain: harmless if the student was measured to tolerate it."""
+        concerned = np.flatnonzero((moved != 0) | (grown != 1))
+        cause: Cause = "offset" if moved.any() else "gain"
+        text = ", ".join(
+            f"{self._names[c]} {moved[c]:+.2g}{self._unit}" if moved[c] else f"{self._names[c]} times {grown[c]:.2g}"
+            for c in concerned
+        )
+        if tolerance is None:
+            return self._drifting(cause, concerned, f"{text}; what the student bears was not measured")
+        alone = len(concerned) == 1
+        offsets = np.array(tolerance.offsets if alone else tolerance.offsets_together)
+        factors = np.array(tolerance.gains if alone else [tolerance.gain_together] * len(grown))
+        if not ((np.abs(moved) <= offsets).all() and (np.abs(np.log(grown)) <= np.log(factors)).all()):
+            return self._drifting(cause, concerned, f"{text}; more than the student was measured to bear")
+        reason = f"{text}; the student was measured to bear this with at most {100 * tolerance.loss:g} points less"
+        return msgspec.structs.replace(self._drifting(cause, concerned, reason), verdict="shifted")
+
+    def _explain_axes(self, fit: KindFit) -> Drift:
+        """The rearrangement that changes least among those that fit about as well as the best."""
+        channels = len(self._names)
+        orders, signs = rearrangements(channels)
+        changes = ((orders != np.arange(channels)) | (signs < 0)).sum(axis=1)
+        chosen = int(np.where(fit.axes >= fit.axes.max() - _ALIKE, changes, channels + 1).argmin())
+        order, sign = orders[chosen], signs[chosen]
+        concerned = np.flatnonzero((order != np.arange(channels)) | (sign < 0))
+        fits = [f"{self._names[c]} = {'-' if sign[c] < 0 else ''}{self._names[order[c]]}" for c in concerned]
+        return self._drifting("axes", concerned, f"axes look swapped or turned: {', '.join(fits)} would fit")
+
+    def _drifting(self, cause: Cause, concerned: NDArray[np.intp], reason: str) -> Drift:
+        names = tuple(self._names[c] for c in concerned)
+        return Drift(verdict="drifting", causes=(cause,), channels=names, reason=reason)
+
+
+def distance_of(fit: KindFit, reference: GroupReference) -> float:
+    """The largest score relative to its limit: from 1 on it is beyond."""
+    misfit, axes, levels = fit.scores
+    # A misfit has no zero: nats beyond the limit count.
+    beyond = 1.0 + (misfit - reference.largest_misfit)
+    return float(max(beyond, axes / reference.largest_axes, levels / reference.largest_levels, 0.0))
+
+
+class AdaptationAdvice(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a student should be adapted.
+
+    Attributes:
+        reason: why, or what to mend first; may be empty.
+        accuracy_change: estimate, as a fraction; None with too few answers or without calibration.
+    """
+
+    due: bool
+    reason: str
+    accuracy_change: float | None
+
+
+class AnswerConfidence:
+    """The expected probability of the true label, lately; `expected` is that of the calibration windows."""
+
+    def __init__(self, expected: float | None) -> None:
+        self._expected = expected
+        self._sum = self._count = 0.0
+
+    def add(self, probabilities: NDArray[np.float32]) -> None:
+        """Count one answer, (K,)."""
+        self._sum += float(probabilities @ probabilities)
+        self._count += 1
+        if self._count >= _MOST_ANSWERS:
+            self._sum, self._count = self._sum / 2, self._count / 2
+
+    def change(self) -> float | None:
+        """The estimated change of accuracy; None with too few answers or without calibration."""
+        if self._expected is None or self._count < _FEWEST_ANSWERS:
+            return None
+        return self._sum / self._count - self._expected
+
+
+def advise_adaptation(drift: Drift, change: float | None) -> AdaptationAdvice:
+    """Advise to adapt if inputs drift for another reason than a faulty sensor, or if accuracy has fallen."""
+    due, reason = False, ""
+    if drift.verdict == "drifting" and set(drift.causes) & {"dead", "axes"}:
+        reason = f"mend the sensor first: {drift.reason}"
+    elif drift.verdict == "drifting":
+        due, reason = True, f"inputs drift: {drift.reason}"
+    elif change is not None and change <= DUE_CHANGE:
+        due, reason = True, f"accuracy is estimated {-100 * change:.0f} points below that of the calibration windows"
+    return AdaptationAdvice(due=due, reason=reason, accuracy_change=change)

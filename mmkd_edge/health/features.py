@@ -1,0 +1,215 @@
+"""Features of windows, and how well they fit the kinds of windows of the training.
+
+A new person differs from the training; what counts is whether by more than the people of the training differ from each
+other. A device also sees other fractions of states and activities: so each window is compared with the kind of windows
+that it is most like. Training and runtime measure by the same code.
+"""
+
+from __future__ import annotations
+
+import itertools
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from mmkd_edge.bundle.statistics import MOST_CORRELATED, GroupReference
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MOST_REARRANGED = 6
+"""Up to this many channels other orders and signs are tried, and offsets and gains of each; beyond, those of all."""
+
+ROWS = 64
+"""About this many rows of a window are looked at: neighbours are nearly the same, and the cost stays bounded."""
+
+QUIETEST = 0.02
+"""Fraction of a channel's scale below which it is silent, and below which no logarithm goes."""
+
+# A feature counts at most this many spreads, so that one extreme channel does not make any exchange look good.
+_MOST_SPREADS = 5.0
+# Offsets in standard deviations, and factors, that are tried as explanations, in both directions.
+_OFFSETS = (0.5, 1.0, 2.0, 4.0, 8.0)
+_GAINS = (1.25, 1.5, 2.0, 3.0, 10.0)
+_SMALLEST_STD = 1e-30
+
+
+def window_features(rows: NDArray[np.float32], there: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Mean and log standard deviation of each channel, and Fisher's z of each correlation: (F,); NaN without values.
+
+    Args:
+        rows: (R, C), some rows of a window.
+        there: (R, C), which of their values are present.
+    """
+    counts = there.sum(axis=0)
+    divisors = np.maximum(counts, 1)
+    values = np.where(there, rows, 0.0).astype(np.float64)
+    means = values.sum(axis=0) / divisors
+    centred = np.where(there, values - means, 0.0)
+    std = np.sqrt(np.square(centred).sum(axis=0) / divisors)
+    logs = np.log(np.maximum(std, _SMALLEST_STD))
+    if counts.min() == 0:
+        means[counts == 0] = logs[counts == 0] = np.nan
+    first, second = channel_pairs(len(counts))
+    if not len(first):
+        return np.concatenate([means, logs])
+    # Not a matrix product: that may wake the threads of a BLAS.
+    products = np.einsum("rc,rd->cd", centred, centred)[first, second]
+    complete = counts.min() == len(rows)
+    both = divisors[first] if complete else (there[:, first] & there[:, second]).sum(axis=0)
+    scale = np.maximum(std[first] * std[second], _SMALLEST_STD**2)
+    # 0.95: identical channels shall not be infinitely far from all others.
+    correlations = np.arctanh(0.95 * np.clip(products / np.maximum(both, 1) / scale, -1, 1))
+    if not complete:
+        correlations[both == 0] = np.nan
+    return np.concatenate([means, logs, correlations])
+
+
+@lru_cache(maxsize=16)
+def channel_pairs(channels: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """First and second channel of each pair whose correlation is a feature."""
+    first, second = np.triu_indices(channels if channels <= MOST_CORRELATED else 0, 1)
+    return first, second
+
+
+@lru_cache(maxsize=16)
+def rearrangements(channels: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Other orders and signs of the channels: (P, C) where each comes from, and (P, C) its sign; not the identity.
+
+    All of up to three channels; of more every exchange of two, every sign, and all orders and signs of each three.
+    """
+    whole, results = tuple(range(channels)), set[tuple[tuple[int, ...], tuple[int, ...]]]()
+    blocks = [whole] if channels <= 3 else []
+    if 3 < channels <= MOST_REARRANGED:
+        blocks = [*itertools.combinations(whole, 2), *((channel,) for channel in whole)]
+    if channels % 3 == 0 and channels <= MOST_REARRANGED:
+        blocks += [whole[start : start + 3] for start in range(0, channels, 3)]
+    for block in blocks:
+        for order, signs in itertools.product(
+            itertools.permutations(block), itertools.product((1, -1), repeat=len(block))
+        ):
+            if len(block) == 2 < channels and min(signs) < 0:
+                continue
+            sources, turned = list(whole), [1] * channels
+            for place, source, sign in zip(block, order, signs, strict=True):
+                sources[place], turned[place] = source, sign
+            results.add((tuple(sources), tuple(turned)))
+    results.discard((whole, (1,) * channels))
+    ordered = sorted(results)
+    shape = (len(ordered), channels)
+    orders = np.array([order for order, _ in ordered], dtype=np.intp).reshape(shape)
+    return orders, np.array([sign for _, sign in ordered], dtype=np.float64).reshape(shape)
+
+
+def rearranged(
+    features: NDArray[np.float64], order: NDArray[np.intp], sign: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(N, F): features of windows whose channels come from others, with signs, each (C,)."""
+    channels = len(order)
+    first, second = channel_pairs(channels)
+    places = np.zeros((channels, channels), dtype=np.intp)
+    places[first, second] = places[second, first] = 2 * channels + np.arange(len(first))
+    source = np.concatenate([order, channels + order, places[order[first], order[second]]])
+    signs = np.concatenate([sign, np.ones(channels), sign[first] * sign[second]])
+    result: NDArray[np.float64] = features[:, source] * signs
+    return result
+
+
+@lru_cache(maxsize=16)
+def level_changes(channels: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The offsets (L, C) in standard deviations and log gains (L, C) that are tried: of each channel, and of all."""
+    alone = [*np.eye(channels)] if 1 < channels <= MOST_REARRANGED else []
+    patterns = np.array([*alone, np.ones(channels)])
+    sizes = [size for offset in _OFFSETS for size in (offset, -offset)]
+    factors = [factor for gain in np.log(_GAINS) for factor in (gain, -gain)]
+    offsets = np.concatenate([size * patterns for size in sizes])
+    gains = np.concatenate([factor * patterns for factor in factors])
+    return np.concatenate([offsets, np.zeros_like(gains)]), np.concatenate([np.zeros_like(offsets), gains])
+
+
+def without(
+    features: NDArray[np.float64], offset: NDArray[np.float64], gain: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(N, F): features of windows without an offset, and then without the gain exp(gain), each (C,)."""
+    changed: NDArray[np.float64] = features.copy()
+    channels = len(offset)
+    changed[:, :channels] = (features[:, :channels] - offset) / np.exp(gain)
+    changed[:, channels : 2 * channels] -= gain
+    return changed
+
+
+class KindFit(msgspec.Struct, frozen=True, kw_only=True):
+    """How windows fit the kinds, in nats per window.
+
+    Attributes:
+        misfit: how badly; it may be negative.
+        axes: (P,) how much better with each of `rearrangements`.
+        levels: (L,) how much better without each of `level_changes`.
+    """
+
+    misfit: float
+    axes: NDArray[np.float64]
+    levels: NDArray[np.float64]
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        """(3,): misfit, largest improvement by other axes, largest improvement without an offset or a gain."""
+        return np.array([self.misfit, self.axes.max(initial=0.0), self.levels.max(initial=0.0)])
+
+
+class Kinds(msgspec.Struct, frozen=True, kw_only=True):
+    """Kinds of windows: normal distributions of independent features, (K, F) each; `scales` (C,)."""
+
+    centres: NDArray[np.float64]
+    spreads: NDArray[np.float64]
+    scales: NDArray[np.float64]
+
+    @property
+    def deviations(self) -> NDArray[np.float64]:
+        """(C,) standard deviation of each channel, inside windows and between the kinds."""
+        between = self.centres[:, : len(self.scales)].var(axis=0)
+        deviations: NDArray[np.float64] = np.sqrt(np.square(self.scales) + between)
+        return deviations
+
+    def measure(self, features: NDArray[np.float64]) -> KindFit:
+        """Compare the features (N, F) of windows with the kinds."""
+        plain, (offsets, gains) = self.misfit(features), level_changes(len(self.scales))
+        orders = zip(*rearrangements(len(self.scales)), strict=True)
+        axes = [plain - self.misfit(rearranged(features, order, sign)) for order, sign in orders]
+        changes = zip(offsets * self.deviations, gains, strict=True)
+        levels = [plain - self.misfit(without(features, offset, gain)) for offset, gain in changes]
+        return KindFit(misfit=plain, axes=np.array(axes), levels=np.array(levels))
+
+    def remainder(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(F,) mean difference of features from the centres of their kinds."""
+        features = self._bounded(features)
+        differences = features - self.centres[self._fits(features).argmax(axis=1)]
+        finite = np.isfinite(differences)
+        means: NDArray[np.float64] = np.where(finite, differences, 0.0).sum(axis=0) / np.maximum(finite.sum(axis=0), 1)
+        return means
+
+    def misfit(self, features: NDArray[np.float64]) -> float:
+        """How badly features (N, F) fit, in nats per window."""
+        return -float(self._fits(self._bounded(features)).max(axis=1).mean())
+
+    def _bounded(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
+        bounded: NDArray[np.float64] = features.copy()
+        logs = slice(len(self.scales), 2 * len(self.scales))
+        bounded[:, logs] = np.maximum(features[:, logs], np.log(QUIETEST * self.scales))
+        return bounded
+
+    def _fits(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(N, K) log likelihoods, each feature's bounded."""
+        distances = np.nan_to_num((features[:, None] - self.centres) / self.spreads)
+        squares = np.minimum(np.square(distances), _MOST_SPREADS**2).sum(axis=2)
+        fits: NDArray[np.float64] = -squares / 2 - np.log(self.spreads).sum(axis=1)
+        return fits
+
+
+def kinds_of(reference: GroupReference) -> Kinds:
+    """The kinds of windows of a reference, as arrays."""
+    return Kinds(
+        centres=np.array(reference.centres), spreads=np.array(reference.spreads), scales=np.array(reference.scales)
+    )

@@ -1,1 +1,0 @@
-"""How a predictor is doing, and another bundle under load."""
