@@ -19,21 +19,15 @@ _OF_WRITING = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def is_of_a_path(error: OSError) -> bool:
-    """Whether the user can correct it: the path is wrong or cannot be written.
-
-    An error without a file name counts only if it is one of writing, such as a full disk.
-    """
+    """Whether the path is wrong or cannot be written; without a file name only errors of writing, as of a full disk."""
     return error.errno in CURES and (error.filename is not None or error.errno in _OF_WRITING)
 
 
 def open_file(path: Path, *, expected: str) -> int:
-    """Open a regular file for reading; links are followed, since deployments switch versions with them.
+    """Open a regular file for reading; the caller closes the descriptor. Links are followed: deployments use them.
 
     Args:
         expected: what the file should be, for the error messages.
-
-    Returns:
-        A file descriptor that the caller closes.
 
     Raises:
         UsageError: there is no such file, it may not be read, or it is a directory, a pipe or a device.
@@ -66,6 +60,11 @@ def read_exactly(descriptor: int, size_bytes: int, *, offset: int) -> bytes:
     return b"".join(parts)
 
 
+def is_written_by_others(facts: os.stat_result) -> bool:
+    """Whether anybody but this user and root can write a file or folder."""
+    return facts.st_uid not in (0, os.geteuid()) or bool(facts.st_mode & _WRITTEN_BY_OTHERS)
+
+
 def read_own_file(path: Path, *, most_bytes: int) -> bytes:
     """Read a regular file that only this user and root can write; of a larger file one byte more than `most_bytes`.
 
@@ -77,7 +76,7 @@ def read_own_file(path: Path, *, most_bytes: int) -> bytes:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
             raise OSError(errno.EINVAL, "it is no regular file")
-        if facts.st_uid not in (0, os.geteuid()) or facts.st_mode & _WRITTEN_BY_OTHERS:
+        if is_written_by_others(facts):
             raise OSError(errno.EPERM, "others can write it")
         return read_exactly(descriptor, most_bytes + 1, offset=0)
     finally:
@@ -104,15 +103,15 @@ def cache_folder(kind: str) -> Path:
 def write_file(path: Path, data: bytes, *, own: bool = False) -> None:
     """Write a file so that any interruption leaves either the earlier file or the whole new one.
 
-    Writes a temporary sibling, flushes it to the disk, renames it over `path` and flushes the directory. A link stays a
-    link: its target is written anew. The permissions of an earlier file are kept.
+    Writes a temporary sibling, flushes it, renames it over `path` and flushes the directory. A link stays a link: its
+    target is written anew. The permissions of an earlier file stay.
 
     Args:
         own: let only this user and root write it afterwards, so that `read_own_file` accepts it.
 
     Raises:
-        UsageError: the file cannot be written (no such directory, no permission, no space); the earlier one is intact.
-            Or the new one is in its place, and only the flush of the directory failed; the message says which.
+        UsageError: the file cannot be written, and the earlier one is intact; or the new one is in its place, and only
+            the flush of the directory failed.
     """
     place = Path(os.path.realpath(path)) if path.is_symlink() else path
     temporary = place.with_name(f".{place.name}.{os.urandom(4).hex()}.tmp")
@@ -144,7 +143,7 @@ def _mode_of(path: Path) -> int | None:
 
 
 def _write_new(path: Path, data: bytes, *, mode: int | None, masked: int) -> None:
-    """Write a file that has no name before it is whole, if the system can: a kill then leaves no half of it.
+    """Write a file that gets its name when it is whole, if the system can: a kill then leaves no half of it.
 
     Args:
         mode: its permissions; None for those of a new file.

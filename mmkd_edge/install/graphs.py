@@ -1,13 +1,14 @@
-"""What an ONNX graph must be before any engine sees it, read from its bytes by us.
+"""ONNX graphs, checked from their bytes before any engine sees them.
 
-Owns the bounds on nodes and tensors. Refuses what an engine could turn against the device: loops and branches,
-functions, operators that are not listed in `graph_shapes`, tensors that claim more values than the file has, fields
-that no exporter of ours writes. Field numbers are those of onnx.proto (ONNX 1.17).
+Refuses what could turn an engine against the device: loops and branches, functions, operators that are not listed in
+`graph_shapes`, tensors that claim more values than the file has, and fields that mmkd-export does not write. Field
+numbers are those of onnx.proto (ONNX 1.17).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,21 +47,21 @@ _GRAPH = frozenset((1, 2, 5, 10, 11, 12, 13, 14, 16))
 _NODE = frozenset((1, 2, 3, 4, 5, 6, 7, 9))
 _ATTRIBUTE = frozenset((1, 2, 3, 4, 5, 7, 8, 13, 20))
 _ATTRIBUTE_KINDS = {1: (2, False), 2: (3, False), 3: (4, False), 4: (5, False), 6: (7, True), 7: (8, True)}
-"""By the number of a type: the field that has its value, and whether it is a list."""
+"""By the number of a type: the field with its value, and whether it is a list."""
+_VALUE_FIELDS = frozenset((2, 3, 4, 5, 7, 8))
 _RAW_DATA = 9
 _DATA_FIELDS = frozenset((4, 5, 7, _RAW_DATA, 10, 11))  # of a tensor
 _TENSOR = frozenset((1, 2, 4, 5, 7, 8, 9, 10, 11, 12, 14, 16))
 
 
 def check_graph(model: bytes, *, slots: int = 0) -> GraphCost:
-    """Return what one run of a graph costs, if an engine may be given it.
+    """Check that an engine may be given an ONNX model, and return the cost of one run.
 
     Args:
-        model: an ONNX model.
-        slots: of a step graph: how many slots its states have.
+        slots: of the states of a step graph.
 
     Raises:
-        ValueError: it may not; the message says what is in the way.
+        ValueError: it may not; the message says why.
     """
     reading = _Reading()
     reading.model(memoryview(model))
@@ -68,22 +69,22 @@ def check_graph(model: bytes, *, slots: int = 0) -> GraphCost:
 
 
 class _Reading:
-    """One pass over a model, and what it has found so far."""
+    """One pass over a model, and its nodes and tensors so far."""
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.tensors: dict[str, Tensor] = {}
         self.outputs: dict[str, Tensor] = {}
-        self.count = 0
-        self.fields = 0
+        self.tensor_count = 0
+        self.field_count = 0
 
     def model(self, message: memoryview) -> None:
-        found = self._fields("model", message, _MODEL)
-        graphs, opsets = ([value for number, value in found if number == wanted] for wanted in (7, 8))
+        values = self._fields("model", message, _MODEL)
+        graphs, opsets = ([value for number, value in values if number == wanted] for wanted in (7, 8))
         counts = len(graphs), len(opsets)
         require(counts == (1, 1), f"{counts[0]} graphs and {counts[1]} opsets", "one of each")
-        for version in (value for number, value in found if number == 1):
-            require(version in IR_VERSIONS, f"IR version {version!r}", _span(IR_VERSIONS))
+        for number, version in values:
+            require(number != 1 or version in IR_VERSIONS, f"IR version {version!r}", _span(IR_VERSIONS))
         self.opset(_bytes(opsets[0], "opset"))
         self.graph(_bytes(graphs[0], "graph"))
 
@@ -111,41 +112,41 @@ class _Reading:
 
     def node(self, message: memoryview) -> None:
         require(len(self.nodes) < MOST_NODES, "more nodes", f"at most {MOST_NODES}")
-        operator, inputs, outputs = "", list[str](), list[str]()
+        values = self._fields("node", message, _NODE)
+        operator = "".join(_text(value) for number, value in values if number == 4)
+        require(operator in OPERATORS, f"the operator {operator!r}", "one that students are made of")
+        inputs, outputs = (tuple(_name(value) for number, value in values if number == wanted) for wanted in (1, 2))
+        # One that is omitted is omitted at the end; ONNX Runtime 1.32 crashes over a LayerNormalization with "".
+        require(not inputs or inputs[-1] != "", f"an empty last input of {operator!r}", "none")
         attributes: dict[str, Attribute] = {}
-        for number, value in self._fields("node", message, _NODE):
-            if number in (1, 2):
-                (inputs if number == 1 else outputs).append(_name(value))
-            elif number == 4:
-                operator = _text(value)
-                require(operator in OPERATORS, f"the operator {operator!r}", "one that students are made of")
-            elif number == 5:
+        for number, value in values:
+            if number == 5:
                 name, attribute = self.attribute(_bytes(value, "attribute"), operator)
                 require(name not in attributes, f"two attributes {name!r} of {operator!r}", "one")
                 attributes[name] = attribute
             elif number == 7:
                 domain = bytes(_bytes(value, "domain"))
                 require(domain in _OWN_DOMAINS, f"an operator of the domain {_text(value)!r}", "ONNX's own")
-        require(bool(operator), "a node without an operator", "one")
-        # One that is left out is left out at the end; ONNX Runtime 1.32 crashes over a LayerNormalization with "".
-        require(not inputs or inputs[-1] != "", f"an empty last input of {operator!r}", "none")
-        self.nodes.append(Node(operator=operator, inputs=tuple(inputs), outputs=tuple(outputs), attributes=attributes))
+        self.nodes.append(Node(operator=operator, inputs=inputs, outputs=outputs, attributes=attributes))
 
     def attribute(self, message: memoryview, operator: str) -> tuple[str, Attribute]:
         name, kind, given = "", 0, dict[int, list[Any]]()
         for number, value in self._fields("attribute", message, _ATTRIBUTE):
+            parts: Iterable[Any] = ()
             if number == 1:
                 name = _text(value)
             elif number == 20:
                 kind = _number(value, "type")
             elif number in (3, 8):
-                given.setdefault(number, []).extend(numbers(_number(value, "number") if number == 3 else value))
+                parts = numbers(_number(value, "number") if number == 3 else value)
             elif number == 5:
-                given.setdefault(number, []).append(self.tensor(_bytes(value, "tensor"))[1])
+                parts = [self.tensor(_bytes(value, "tensor"))[1]]
             elif number in (2, 7):
-                given.setdefault(number, []).extend(np.frombuffer(_bytes(value, "number"), "<f4"))
+                parts = np.frombuffer(_bytes(value, "number"), "<f4")
             elif number == 4:
-                given.setdefault(number, []).append(_text(value))
+                parts = [_text(value)]
+            if number in _VALUE_FIELDS:
+                given.setdefault(number, []).extend(parts)
         field, is_list = _ATTRIBUTE_KINDS.get(kind, (0, False))
         values = given.get(field, [])
         fits = set(given) <= {field} and (is_list or len(values) == 1)
@@ -157,13 +158,13 @@ class _Reading:
         return name, tuple(values) if is_list else values[0]
 
     def tensor(self, message: memoryview) -> tuple[str, Tensor]:
-        self.count += 1
-        require(self.count <= MOST_TENSORS, "more tensors", f"at most {MOST_TENSORS}")
-        name, kind, shape = "", 0, list[int]()
+        self.tensor_count += 1
+        require(self.tensor_count <= MOST_TENSORS, "more tensors", f"at most {MOST_TENSORS}")
+        name, kind, sizes = "", 0, list[int]()
         data: dict[int, list[memoryview]] = {}
         for number, value in self._fields("tensor", message, _TENSOR):
             if number == 1:
-                shape += numbers(value)
+                sizes += numbers(value)
             elif number == 2:
                 kind = _number(value, "type")
             elif number == 8:
@@ -172,49 +173,52 @@ class _Reading:
                 require(value == 0, "weights in another file", "all in this one, which is verified")
             elif number in _DATA_FIELDS:
                 data.setdefault(number, []).append(_bytes(value, "list of values"))
-        most = _VALUES_PER_BYTE * len(message)
+        shape, most = tuple(sizes), _VALUES_PER_BYTE * len(message)
         require(len(shape) <= MOST_RANK, f"a tensor of {len(shape)} axes", f"up to {MOST_RANK}")
         fits = all(size >= 0 for size in shape) and math.prod(shape) <= most
-        require(fits, f"a tensor of the shape {tuple(shape)} in {len(message)} bytes", "no more values than it has")
+        require(fits, f"a tensor of the shape {shape} in {len(message)} bytes", "no more values than it has")
         require(kind in ITEM_BYTES, f"a tensor of the type {kind}", "numbers")
-        return name, Tensor(shape=tuple(shape), kind=kind, values=_values(data, kind, tuple(shape)))
+        return name, Tensor(shape=shape, kind=kind, values=_values(data, kind, shape))
 
     def signature(self, message: memoryview) -> tuple[str, Tensor]:
-        """Of an input or output: a tensor that a window could be; one window, where its first axis has a name."""
+        """An input or output: a tensor that a window could be; one window, if its first axis has a name."""
         name = "".join(_name(value) for number, value in fields(message) if number == 1)
         tensors = [tensor for kind in _parts(message, 2, "type") for tensor in _parts(kind, 1, "tensor type")]
-        sizes = [size for one in tensors for shape in _parts(one, 2, "shape") for size in _parts(shape, 1, "size")]
+        sizes = [
+            size for tensor in tensors for shape in _parts(tensor, 2, "shape") for size in _parts(shape, 1, "size")
+        ]
         values = [dict(fields(size)).get(1, 0 if axis else 1) for axis, size in enumerate(sizes)]
         whole = [value for value in values if isinstance(value, int) and 0 < value <= MAX_WINDOW_VALUES]
         fits = bool(sizes) and len(whole) == len(values) <= MOST_RANK and math.prod(whole) <= MAX_WINDOW_VALUES
         require(fits, f"an input or output of the shape {values}", f"a tensor of 1 to {MAX_WINDOW_VALUES} values")
-        kinds = [value for one in tensors for number, value in fields(one) if number == 1]
+        kinds = [value for tensor in tensors for number, value in fields(tensor) if number == 1]
         kind = _number(kinds[0], "type") if len(kinds) == 1 else 0
         require(kind in ITEM_BYTES, f"an input or output of the type {kind}", "numbers")
         return name, Tensor(shape=tuple(whole), kind=kind)
 
     def _fields(self, kind: str, message: memoryview, known: frozenset[int]) -> list[tuple[int, Value]]:
-        found = []
+        values = []
         for number, value in fields(message):
-            self.fields += 1
-            require(self.fields <= MOST_FIELDS, "more fields", f"at most {MOST_FIELDS}")
+            self.field_count += 1
+            require(self.field_count <= MOST_FIELDS, "more fields", f"at most {MOST_FIELDS}")
             require(number in known, f"field {number} of a {kind}", "only what mmkd-export writes")
-            found.append((number, value))
-        return found
+            values.append((number, value))
+        return values
 
 
 def _values(data: dict[int, list[memoryview]], kind: int, shape: tuple[int, ...]) -> tuple[NDArray[Any]] | None:
-    """The values of a constant, where they are of a type that can be read here."""
-    if kind not in DTYPES or not data:
+    """The values of a constant, if they can be read here: raw bytes, or packed whole numbers."""
+    require(len(data) <= 1, "a tensor with its values in two places", "one")
+    if kind not in DTYPES or not set(data) & {5, 7, _RAW_DATA}:
         return None
-    require(len(data) == 1, "a tensor with its values in two places", "one")
     ((number, parts),) = data.items()
-    if number == _RAW_DATA or DTYPES[kind] == "<f4":
-        values = np.frombuffer(parts[-1] if number == _RAW_DATA else b"".join(parts), DTYPES[kind])
-    elif number in (5, 7) and sum(map(len, parts)) <= _MOST_PACKED_BYTES:
-        values = np.array([one for part in parts for one in numbers(part)], np.int64).astype(DTYPES[kind])
+    if number == _RAW_DATA:
+        values = np.frombuffer(parts[-1], DTYPES[kind])
     else:
-        return None
+        require(
+            sum(map(len, parts)) <= _MOST_PACKED_BYTES, "many packed numbers", f"at most {_MOST_PACKED_BYTES} bytes"
+        )
+        values = np.array([one for part in parts for one in numbers(part)], np.int64).astype(DTYPES[kind])
     require(values.size == math.prod(shape), f"a tensor of the shape {shape} with {values.size} values", "as many")
     return (values.reshape(shape),)
 

@@ -1,8 +1,8 @@
-"""Keys: who may say that a bundle is meant for this device.
+"""Keys that sign bundles for devices.
 
-A private key signs at export and never reaches a device. A folder on the device holds public keys; once one is named,
-a bundle that none of them has signed is refused. Owns the files of keys and what makes one count: its place in a folder
-that nobody else can write, that it is not revoked, and that it has not expired. Ed25519 (RFC 8032) is `cryptography`'s.
+A private key signs at export and never reaches a device. A folder on the device has the public keys; if it is named, a
+bundle that none of them has signed is refused. A key counts if nobody else can write the folder, and if it is not
+revoked or expired. Ed25519 (RFC 8032) is `cryptography`'s.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from mmkd_edge.bundle.bundle import Bundle
-from mmkd_edge.bundle.files import new_sha256, read_own_file, write_file
+from mmkd_edge.bundle.files import is_written_by_others, new_sha256, read_own_file, write_file
 from mmkd_edge.bundle.signature import KeyId, Signature, SignatureDocument, signed_message
-from mmkd_edge.bundle.strict_json import JsonError, convert_object, parse_object
+from mmkd_edge.bundle.strict_json import JsonError, convert_object, json_bytes, parse_object
 from mmkd_edge.errors import SignatureError, UnavailableError, UsageError, fault_of
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class PublicKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     Attributes:
         key_id: the first 16 hexadecimal digits of the SHA-256 of the key's bytes.
         ed25519: its 32 bytes (RFC 8032), in hexadecimal.
-        expires_utc: from when on it does not count, in ISO 8601; None for never.
+        expires_utc: in ISO 8601; None for never.
     """
 
     format_version: int = FORMAT_VERSION
@@ -53,24 +53,23 @@ class PublicKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 def make_keys(path: Path, *, valid_days: int | None = None) -> tuple[PublicKey, Path]:
-    """Write a private key, which nobody but this user may read, and its public key beside it.
+    """Write a private key, which only this user may read, and its public key, `path` with `.pub` behind it.
 
     Args:
-        path: of the private key; the public one has `.pub` behind it.
-        valid_days: after so many days the public key does not count any more; None for never.
+        valid_days: until the public key expires; None for never.
 
     Returns:
         The public key, and its file.
 
     Raises:
-        UsageError: a file of that name is there, or cannot be written.
+        UsageError: a file of that name exists, or cannot be written.
         UnavailableError: cryptography is not installed.
     """
     ed25519, serialization = _cryptography()
     public_path = path.with_name(path.name + PUBLIC_SUFFIX)
-    for known in (path, public_path):
-        if known.exists():
-            raise UsageError(f"{known}: exists, and keys are never overwritten; choose another name")
+    for file in (path, public_path):
+        if file.exists():
+            raise UsageError(f"{file}: exists, and keys are never overwritten; choose another name")
     private = ed25519.Ed25519PrivateKey.generate()
     pem: bytes = private.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -80,12 +79,12 @@ def make_keys(path: Path, *, valid_days: int | None = None) -> tuple[PublicKey, 
         expires = datetime.now(timezone.utc) + timedelta(days=valid_days)
         public = msgspec.structs.replace(public, expires_utc=expires.isoformat(timespec="seconds"))
     _write_private(path, pem)
-    write_file(public_path, msgspec.json.format(msgspec.json.encode(public), indent=2) + b"\n", own=True)
+    write_file(public_path, json_bytes(public), own=True)
     return public, public_path
 
 
 def sign(manifest_sha256: str, keys: Sequence[Path]) -> SignatureDocument:
-    """What private keys say of a manifest.
+    """Sign the hash of a manifest with private keys.
 
     Raises:
         UsageError: a file is no private key, is given twice, or can be read by others.
@@ -95,24 +94,20 @@ def sign(manifest_sha256: str, keys: Sequence[Path]) -> SignatureDocument:
     for path in keys:
         private = _read_private(path)
         public = _public_of(private)
-        if public.key_id in {known.key_id for known in signatures}:
+        if public.key_id in {signature.key_id for signature in signatures}:
             raise UsageError(f"{path}: this key was given twice; name each key once")
         signatures.append(Signature(key_id=public.key_id, ed25519=private.sign(signed_message(manifest_sha256)).hex()))
     return SignatureDocument(signatures=tuple(signatures))
 
 
 def check_keys(keys: Sequence[Path]) -> None:
-    """Nothing, where all can sign; see `sign`."""
+    """Raise the errors of `sign` before the work."""
     if keys:
         sign("0" * 64, keys)
 
 
 def keys_folder(keys: str | os.PathLike[str] | None = None) -> Path | None:
-    """The folder of public keys that counts: the one that is named, else `MMKD_KEYS`; None where there is none.
-
-    Raises:
-        UsageError: the one that is named is an empty text.
-    """
+    """The folder of public keys: the argument, else `MMKD_KEYS`, else None; UsageError for an empty text."""
     if keys is not None and not os.fspath(keys):
         raise UsageError(
             f"keys: expected a folder of public keys, got an empty text; name it, or leave keys out for {KEYS_VARIABLE}"
@@ -122,17 +117,16 @@ def keys_folder(keys: str | os.PathLike[str] | None = None) -> Path | None:
 
 
 def check_signed(bundle: Bundle, keys: str | os.PathLike[str] | None = None) -> str:
-    """Refuse a bundle that no trusted key has signed, where a folder of keys is named.
+    """Refuse a bundle that no trusted key has signed, if a folder of keys is named.
 
     Args:
-        bundle: an open bundle.
-        keys: the folder; None takes `MMKD_KEYS` from the environment, and checks nothing where that is empty.
+        keys: the folder; None takes `MMKD_KEYS` from the environment, and checks nothing if that is empty.
 
     Returns:
-        The id of the key that has signed it; empty where nothing was checked.
+        The id of the key that has signed it; empty if nothing was checked.
 
     Raises:
-        SignatureError: no key that counts has signed it; the message says of each why.
+        SignatureError: no valid key has signed it; the message says why each does not count.
         UsageError: the folder cannot be read, is empty, or can be written by others.
         UnavailableError: cryptography is not installed.
     """
@@ -146,7 +140,7 @@ def check_signed(bundle: Bundle, keys: str | os.PathLike[str] | None = None) -> 
         )
     reasons = []
     for signature in bundle.signatures.signatures:
-        reason = _why_not(signature, public, revoked, bundle.manifest_sha256)
+        reason = _invalidity(signature, public, revoked, bundle.manifest_sha256)
         if not reason:
             return signature.key_id
         reasons.append(f"key {signature.key_id} {reason}")
@@ -156,14 +150,13 @@ def check_signed(bundle: Bundle, keys: str | os.PathLike[str] | None = None) -> 
 
 
 def read_keys(folder: Path) -> tuple[dict[str, PublicKey], frozenset[str]]:
-    """The public keys of a folder by their ids, and the ids of those that are revoked.
+    """The public keys of a folder by their ids, and the ids of revoked keys.
 
     Raises:
-        UsageError: the folder or a file in it cannot be read, is none, or can be written by others.
+        UsageError: the folder or a file in it cannot be read, or can be written by others.
     """
     try:
-        facts = folder.stat()
-        if facts.st_uid not in (0, os.geteuid()) or facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        if is_written_by_others(folder.stat()):
             raise UsageError(f"{folder}: others can write this folder of keys; give it to this user alone: chmod 755")
         paths = sorted(folder.glob(f"*{PUBLIC_SUFFIX}"))
         files = [(path, read_own_file(path, most_bytes=_MOST_KEY_BYTES)) for path in paths[:_MOST_KEYS]]
@@ -178,7 +171,7 @@ def read_keys(folder: Path) -> tuple[dict[str, PublicKey], frozenset[str]]:
 
 
 def _read_revoked(path: Path) -> frozenset[str]:
-    """The ids in the list of revoked keys; none if there is no such file. A link that leads nowhere is a file."""
+    """The ids of revoked keys; none without such a file. A link that leads nowhere is a file."""
     if not os.path.lexists(path):
         return frozenset()
     refusal = f"{path}: the list of revoked keys cannot be read, so no bundle is opened"
@@ -191,8 +184,10 @@ def _read_revoked(path: Path) -> frozenset[str]:
     return frozenset(_revoked_id(path, line) for line in data.split(b"\n") if line.split(b"#")[0].strip())
 
 
-def _why_not(signature: Signature, public: dict[str, PublicKey], revoked: frozenset[str], manifest_sha256: str) -> str:
-    """Why a signature does not count; empty where it does."""
+def _invalidity(
+    signature: Signature, public: dict[str, PublicKey], revoked: frozenset[str], manifest_sha256: str
+) -> str:
+    """Why a signature does not count; empty if it does."""
     key = public.get(signature.key_id)
     if key is None:
         return "is not among them"
@@ -226,10 +221,10 @@ def _decode_public(path: Path, data: bytes) -> PublicKey:
 
 
 def _revoked_id(path: Path, line: bytes) -> str:
-    found = line.split(b"#")[0].strip().decode("ascii", "replace")
-    if _KEY_ID.match(found) is None:
-        raise UsageError(f"{path}: expected the id of a key on each line, 16 hexadecimal digits, got {found!a}")
-    return found
+    key_id = line.split(b"#")[0].strip().decode("ascii", "replace")
+    if _KEY_ID.match(key_id) is None:
+        raise UsageError(f"{path}: expected the id of a key on each line, 16 hexadecimal digits, got {key_id!a}")
+    return key_id
 
 
 def _read_private(path: Path) -> Ed25519PrivateKey:
@@ -246,12 +241,11 @@ def _read_private(path: Path) -> Ed25519PrivateKey:
         raise UsageError(f"{path}: expected a private key of mmkd-edge keygen, got another file") from error
     if not isinstance(private, ed25519.Ed25519PrivateKey):
         raise UsageError(f"{path}: expected an Ed25519 key, got another kind; mmkd-edge keygen makes one")
-    known: Ed25519PrivateKey = private
-    return known
+    key: Ed25519PrivateKey = private
+    return key
 
 
 def _write_private(path: Path, pem: bytes) -> None:
-    """A key is new, and is never anything that others can read."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _PRIVATE_MODE)
         with os.fdopen(descriptor, "wb") as file:

@@ -28,21 +28,16 @@ if TYPE_CHECKING:
     from mmkd_edge.install.graph_shapes import GraphCost
     from mmkd_edge.install.sandbox_process import SandboxRequest, SandboxResult
 
-MOST_OPERATIONS = 20_000_000_000
-"""For one prediction of every student of a bundle: some seconds on a PC, where a student takes milliseconds."""
-MOST_MEMORY_BYTES = 2 << 30
-"""The same for the tensors that are computed; a student takes some MB."""
-
-STARTING_S = 20.0
-"""Time for the child process to start."""
-CONFIG_S, BUNDLE_S = 10.0, 60.0
-"""Time for one config, and for all of a bundle; a student takes tenths of a second."""
+# For one prediction of every student of a bundle: some seconds on a PC, where a student takes milliseconds and some MB.
+MOST_OPERATIONS, MOST_MEMORY_BYTES = 20_000_000_000, 2 << 30
+# Time for the child process to start, for one config, and for all of a bundle; a student takes tenths of a second.
+STARTING_S, CONFIG_S, BUNDLE_S = 20.0, 10.0, 60.0
+# The same if engines are built: a student takes a minute or two on a small board.
 BUILD_S, BUNDLE_BUILD_S = 600.0, 3600.0
-"""The same where engines are built: a student takes a minute or two on a small board."""
+# Memory of the child process, and if it builds an engine: kernels, and up to 1 GiB to try them in.
 MEMORY_BYTES, BUILD_MEMORY_BYTES = 2 << 30, 8 << 30
-"""Memory of the child process, and where it builds an engine: kernels, and up to 1 GiB to try them in."""
+# Size of an engine that it may write, for the start that waits for it.
 ENGINE_BYTES = 1 << 30
-"""Size of a file that it may write where it builds an engine, which it leaves to the start that asked for it."""
 
 _SLOW_BUNDLE = "all students of the bundle together take too long"
 _ADVICE = "install the bundle with mmkd-edge install and open it with trust='installed'"
@@ -51,10 +46,10 @@ Candidate = tuple[ModelEntry, Config]
 
 
 class SandboxPolicy:
-    """Which configs of a bundle's students may be opened in this process.
+    """Decides which configs of a bundle's students may be opened in this process.
 
     Args:
-        returned: why this bundle answers instead of the one installed last; empty if it is that one.
+        returned: why this bundle answers instead of the one installed last; else empty.
     """
 
     def __init__(self, bundle: Bundle, request: OpeningRequest, *, returned: str = "") -> None:
@@ -70,17 +65,17 @@ class SandboxPolicy:
         self._spent_s = {False: 0.0, True: 0.0}  # by checks that build engines, and by others
 
     def check(self, entry: ModelEntry, config: Config) -> None:
-        """Check that a config may be opened here; runs the sandbox check if it is new.
+        """Run the sandbox check of a config that is new here, and raise its error.
 
         Raises:
-            MmkdError: whatever the sandbox check met; a `BackendError` says how its process ended.
+            MmkdError: of the check; a `BackendError` says how its process ended.
         """
         self.check_all([(entry, config)])
         if refusal := self._refused.get(self._key(entry, config)):
             raise error_named(refusal[0])(refusal[1])
 
     def check_all(self, candidates: Sequence[Candidate]) -> None:
-        """Run the sandbox check of all configs that are new here, together; `check` raises what it met.
+        """Run the sandbox check of all configs that are new here, together; `check` raises their errors.
 
         Raises:
             BundleError: a graph is refused.
@@ -125,7 +120,7 @@ class SandboxPolicy:
         return self._key(engine.entry, engine.config)
 
     def _key(self, entry: ModelEntry, config: Config) -> str:
-        """A config in one line: everything that must be the same for a result to hold."""
+        """A config in one line: all that a result depends on."""
         if key := self._keys.get((entry.name, config)):
             return key
         versions = library_versions((config.backend,)).items()
@@ -151,7 +146,7 @@ class SandboxPolicy:
         return f"passed now{each}"
 
     def _run_check(self, waiting: dict[str, Candidate], *, builds: bool) -> None:
-        """Check configs in one process, and remove those from `waiting` whose result is known then."""
+        """Check configs in one process, and remove those with a result from `waiting`."""
         # Imported here: most starts run no sandbox check.
         from mmkd_edge.apart import ProcessLimits
         from mmkd_edge.install.sandbox_process import SandboxRequest
@@ -193,7 +188,7 @@ class SandboxPolicy:
 
 
 def _results(request: SandboxRequest, *, limit_s: float) -> Iterator[SandboxResult | str]:
-    """Run the child process: the result of each config in turn; a text says how the process ended, and is the last.
+    """Run the child process: the result of each config in turn; at last perhaps a text how the process ended.
 
     Raises:
         UnavailableError: no process can be started here.

@@ -1,12 +1,10 @@
 """Slots: the bundles that are installed on a device, one of which answers, with a way back.
 
-A state folder that nobody else can write. `slots.json` says all that is true, and is written all or nothing; `slots/`
-has the bundles by their hash. A bundle is copied, tried and tested before `slots.json` names it, so that power that is
-lost at any moment leaves the earlier one in its place, whole. The first start after an installation is on probation:
-where it fails, or does not end, the one before it answers again. Later starts are counted until they end: where two in
-a row ended their process, the one before answers too. So it does where a bundle was damaged later. A disk that is full
-or read-only stops no start: what cannot be recorded then holds for that start. Owns that folder; what a bundle must
-pass is an argument.
+A state folder that nobody else can write: `slots.json`, written all or nothing, and `slots/` with the bundles by their
+hash. A bundle is copied, tried and tested before `slots.json` names it, so that a power failure at any moment leaves
+the earlier one in its place, whole. The bundle before answers again if the first start after an installation fails or does
+not end, if two later starts in a row ended their process, or if a bundle was damaged. A disk that is full or read-only
+stops no start: what cannot be recorded then holds for that start.
 """
 
 from __future__ import annotations
@@ -24,9 +22,9 @@ from typing import Annotated, Literal
 import msgspec
 
 from mmkd_edge.bundle.bundle import Bundle
-from mmkd_edge.bundle.files import flush_folder, read_own_file, write_file
+from mmkd_edge.bundle.files import flush_folder, is_written_by_others, read_own_file, write_file
 from mmkd_edge.bundle.manifest import MAX_RELEASE, release_of
-from mmkd_edge.bundle.strict_json import JsonError, convert_object, parse_object
+from mmkd_edge.bundle.strict_json import JsonError, convert_object, json_bytes, parse_object
 from mmkd_edge.errors import (
     ArtifactError,
     BundleError,
@@ -56,11 +54,10 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """One installed bundle.
 
     Attributes:
-        sha256: of the file.
-        release: its number; 0 where it has none.
-        installed_utc: when, in ISO 8601.
+        release: its number; 0 for none.
+        installed_utc: in ISO 8601.
         condition: `new` until its first start has succeeded.
-        reason: why it failed; empty where it did not.
+        reason: why it failed; else empty.
     """
 
     sha256: _Digest
@@ -75,10 +72,8 @@ class Slots(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """`slots.json`.
 
     Attributes:
-        highest_release: no lower one is installed unless that is asked for.
-        current: answers.
-        previous: answered before; None where there was none.
-        starting: whether the first start of the current one has begun, and nothing is known of its end.
+        highest_release: lower ones need `--allow-downgrade`.
+        starting: whether the first start of the current one has begun and not ended.
     """
 
     format_version: int = FORMAT_VERSION
@@ -89,13 +84,11 @@ class Slots(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True):
-    """What a start should open.
+    """The bundle that a start should open.
 
     Attributes:
-        path: the bundle.
-        sha256: what it must have.
         returned: why the bundle before answers; empty if the one installed last does.
-        on_probation: whether its end is to be told, by `confirm`, `fail` or `forget`.
+        on_probation: whether `confirm`, `fail` or `forget` must follow.
     """
 
     path: Path
@@ -105,7 +98,7 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_slots(state: Path) -> Slots:
-    """What is installed.
+    """Read what is installed.
 
     Raises:
         UsageError: nothing is, the folder cannot be read, or others can write it.
@@ -133,11 +126,7 @@ def read_slots(state: Path) -> Slots:
 
 
 def check_state(state: Path) -> None:
-    """Nothing, where a state folder is one.
-
-    Raises:
-        UsageError: it is none, or others can write it.
-    """
+    """Raise UsageError for what is no state folder, or can be written by others."""
     for folder in (state, state / SLOTS_FOLDER):
         try:
             facts = folder.stat()
@@ -151,12 +140,12 @@ def check_state(state: Path) -> None:
             raise UsageError(f"{folder}: cannot look at this state folder: {fault_of(error)}") from error
         if not stat.S_ISDIR(facts.st_mode):
             raise UsageError(f"{folder}: expected a state folder, got something else")
-        if facts.st_uid not in (0, os.geteuid()) or facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        if is_written_by_others(facts):
             raise UsageError(f"{folder}: others can write this state folder; give it to one user alone: chmod 755")
 
 
 def path_of(state: Path, slot: Slot) -> Path:
-    """Where an installed bundle lies."""
+    """The path of an installed bundle."""
     return state / SLOTS_FOLDER / f"{slot.sha256}.edge"
 
 
@@ -164,10 +153,9 @@ def install(state: Path, bundle: Path, *, prove: Callable[[Path], object], allow
     """Copy a bundle, prove it, and let the next start open it.
 
     Args:
-        state: the folder; it is made where it is missing.
-        bundle: what is installed.
-        prove: raises where the bundle of a path must not answer here.
-        allow_downgrade: whether a lower release than was installed here may be installed.
+        state: the folder; it is made if absent.
+        prove: raises if the bundle of a path must not answer here.
+        allow_downgrade: accept a lower release than was installed here.
 
     Raises:
         UsageError: the state folder cannot be used.
@@ -188,7 +176,7 @@ def install(state: Path, bundle: Path, *, prove: Callable[[Path], object], allow
         try:
             prove(path)
         except BaseException:
-            if known is None or slot.sha256 not in _kept(known):
+            if known is None or slot.sha256 not in _hashes(known):
                 _remove(path)
             raise
         with _locked(state, _CHANGE):
@@ -199,7 +187,7 @@ def install(state: Path, bundle: Path, *, prove: Callable[[Path], object], allow
 
 
 def rollback(state: Path) -> Slots:
-    """Let the next start open the bundle before the current one, which takes its place as the one before.
+    """Exchange the current bundle and the one before; the next start opens it.
 
     Raises:
         UsageError: there is none, or the state folder cannot be used.
@@ -220,11 +208,7 @@ def rollback(state: Path) -> Slots:
 
 
 def check_slot(state: Path, slot: Slot) -> None:
-    """Nothing, where an installed bundle is whole and the one that was installed.
-
-    Raises:
-        MmkdError: it is not.
-    """
+    """Raise MmkdError if an installed bundle is damaged, or another than was installed."""
     with Bundle.open(path_of(state, slot)) as bundle:
         check_installed(bundle, slot.sha256)
 
@@ -237,17 +221,17 @@ def check_installed(bundle: Bundle, sha256: str) -> None:
 
 @contextmanager
 def start(state: Path) -> Iterator[Started]:
-    """What this start should open; while it does, other starts open the same and judge nothing.
+    """Begin a start: what it should open. Meanwhile other starts open the same and judge nothing.
 
     Raises:
         UsageError: nothing is installed, or others can write the folder.
-        BundleError: what is installed is damaged, and there is nothing to return to.
+        BundleError: `slots.json` is damaged.
     """
     slots = read_slots(state)
     with contextlib.ExitStack() as held:
         alone = _alone(state, held)
         begun = _change(state, slots.current.sha256, lambda slots: _begin(state, slots)) if alone else None
-        if begun is None:  # another start is on its way and will tell, or no start can leave a mark here
+        if begun is None:  # another start is on its way, or no start can leave a mark here
             slots = read_slots(state)
             yield _started(state, slots, on_probation=alone is None and slots.current.condition == "new")
             return
@@ -257,7 +241,7 @@ def start(state: Path) -> Iterator[Started]:
 
 
 def confirm(state: Path, started: Started) -> None:
-    """The first start of a bundle has succeeded: the next ones are starts like others."""
+    """Record that the first start of a bundle has succeeded."""
 
     def change(slots: Slots) -> Slots:
         good = msgspec.structs.replace(slots.current, condition="good", reason="")
@@ -267,7 +251,7 @@ def confirm(state: Path, started: Started) -> None:
 
 
 def fail(state: Path, started: Started, reason: str) -> Started | None:
-    """An installed bundle cannot answer: what to open instead; None where there is nothing."""
+    """Record that an installed bundle cannot answer; returns what to open instead, or None."""
     slots = _change(state, started.sha256, lambda slots: _after_failure(slots, reason))
     if slots is None or slots.current.sha256 == started.sha256:
         return None
@@ -275,15 +259,15 @@ def fail(state: Path, started: Started, reason: str) -> Started | None:
 
 
 def forget(state: Path, started: Started) -> None:
-    """The first start of a bundle ended without saying anything of the bundle: the next one is its first."""
+    """Record that the first start of a bundle ended for another reason: the next one is its first."""
     _change(state, started.sha256, lambda slots: msgspec.structs.replace(slots, starting=False))
 
 
 def condemns(error: MmkdError, started: Started) -> bool:
     """Whether the bundle before should answer after this error of opening an installed one.
 
-    On probation whatever concerns the bundle does; later on only damage. What the caller asked for, and what this
-    machine lacks, concern both bundles.
+    On probation any error of the bundle counts; later only damage. What the caller requested, and what this machine
+    lacks, concern both bundles.
     """
     if started.on_probation:
         return not isinstance(error, UsageError | UnavailableError)
@@ -291,9 +275,9 @@ def condemns(error: MmkdError, started: Started) -> bool:
 
 
 def _change(state: Path, sha256: str, change: Callable[[Slots], Slots]) -> Slots | None:
-    """Change the record; None where another bundle was installed meanwhile.
+    """Change the record; None if another bundle was installed meanwhile.
 
-    Where the folder cannot be written, what comes back holds for this start alone, and a log line says so.
+    If the folder cannot be written, the result holds for this start alone, and a log line says so.
     """
     try:
         with _locked(state, _CHANGE):
@@ -343,7 +327,7 @@ def _named(slot: Slot) -> str:
 
 
 def _count_crashes(state: Path, slot: Slot) -> int:
-    """Starts of a slot in a row that ended their process before they were done."""
+    """Number of starts of a slot in a row that ended their process before they were done."""
     try:
         digest, _, count = read_own_file(state / STARTS_FILE, most_bytes=_MOST_BYTES).decode("ascii").partition(" ")
         return int(count) if digest == slot.sha256 else 0
@@ -400,12 +384,12 @@ def _known(state: Path) -> Slots | None:
     return read_slots(state) if (state / SLOTS_FILE).exists() else None
 
 
-def _kept(slots: Slots) -> set[str]:
+def _hashes(slots: Slots) -> set[str]:
     return {slot.sha256 for slot in (slots.current, slots.previous) if slot is not None}
 
 
 def _write(state: Path, slots: Slots) -> None:
-    record = msgspec.json.format(msgspec.json.encode(slots), indent=2) + b"\n"
+    record = json_bytes(slots)
     reserve = state / _RESERVE
     try:
         write_file(state / SLOTS_FILE, record, own=True)
@@ -421,10 +405,10 @@ def _write(state: Path, slots: Slots) -> None:
 
 def _sweep(state: Path, slots: Slots) -> None:
     """Remove bundles that nothing names, and what an interrupted installation left."""
-    kept = {f"{digest}.edge" for digest in _kept(slots)}
+    named = {f"{digest}.edge" for digest in _hashes(slots)}
     with contextlib.suppress(OSError):  # the next installation looks again
         for path in (*(state / SLOTS_FOLDER).iterdir(), *state.glob(".*.tmp")):
-            if path.name not in kept:
+            if path.name not in named:
                 _remove(path)
 
 
@@ -464,10 +448,7 @@ def _open_lock(state: Path, name: str) -> int:
 
 
 def _alone(state: Path, held: contextlib.ExitStack) -> bool | None:
-    """Whether this start alone decides what becomes of a new bundle; it does until `held` is closed.
-
-    None if no lock can be had here: then a start cannot leave a mark for the next one.
-    """
+    """Whether this start alone decides about a new bundle, until `held` is closed; None if no lock can be had here."""
     try:
         descriptor = _open_lock(state, _START)
     except OSError:

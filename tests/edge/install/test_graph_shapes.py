@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from mmkd_edge import Bundle, example_bundle
-from mmkd_edge.install.graph_shapes import OPERATORS, GraphCost
+from mmkd_edge.install.graph_shapes import OPERATORS, Folding, GraphCost
 from mmkd_edge.install.graphs import check_graph
 from mmkd_edge.install.sandbox import check_graphs
 
@@ -117,6 +117,7 @@ EXAMPLES = [
     example("Gather", np.int64(3), axis=2),
     example("GatherND", np.array([[[0, 7], [5, -8]]]), batch_dims=1),
     example("Gemm", ones(3, 8), ones(3), x=X[0], transB=1),
+    example("Gemm", ones(8, 3), x=X[0]),
     example("MatMul", ones(8, 3)),
     example("MatMul", ones(8)),
     example("MatMul", ones(2, 1, 8, 3)),
@@ -222,6 +223,32 @@ def test_what_may_leave_its_range_or_depends_on_a_window_is_refused(
         refusal(operator, given, constants, **attributes)
         == f"the graph's operator {operator!r} with inputs of the shapes {told}"
     )
+
+
+def test_what_an_operator_lacks_is_named() -> None:
+    with pytest.raises(ValueError, match=r"^the graph's operator 'Gemm' lacks input 1$"):
+        check_graph(graph_of("Gemm", {"x": X[0]}, {}, {"z": (WHERE, (6, 8))}))
+
+
+def test_constants_are_folded_as_far_as_is_cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    def folded() -> GraphCost:
+        add = helper.make_node("Add", ["a", "a"], ["b"])
+        reshape = helper.make_node("Reshape", ["x", "b"], ["z"])
+        model = onnx.load_from_string(graph_of("Relu", {"x": X}, {"a": ints(3, 8, 1)}, {"z": (WHERE, (6, 16, 2))}))
+        del model.graph.node[:]
+        constant = helper.make_node("Constant", [], ["x2"], value=numpy_helper.from_array(ones(192), "x2"))
+        reshape.input[0] = "x2"
+        model.graph.node.extend([add, constant, reshape])
+        return check_graph(model.SerializeToString())
+
+    assert folded() == GraphCost(operations=3 + 192, memory_bytes=24 + 4 * 192)
+    monkeypatch.setattr("mmkd_edge.install.graph_shapes._MOST_FOLDED", 2)
+    with pytest.raises(ValueError, match="has an input 1 that is computed from a window"):
+        folded()
+    monkeypatch.setattr("mmkd_edge.install.graph_shapes._MOST_FOLDED", 4096)
+    monkeypatch.setattr("mmkd_edge.install.graph_shapes.Folding", lambda: Folding(left=1))
+    with pytest.raises(ValueError, match="has an input 1 that is computed from a window"):
+        folded()
 
 
 def test_inputs_and_outputs_are_what_is_computed() -> None:

@@ -89,6 +89,19 @@ def with_domain(model: ModelProto) -> None:
     model.opset_import[0].domain = "com.microsoft"
 
 
+def with_values_twice(model: ModelProto) -> None:
+    model.graph.initializer.append(TensorProto(name="t", data_type=1, dims=[1], float_data=[1], raw_data=b"1234"))
+
+
+def with_too_few_values(model: ModelProto) -> None:
+    model.graph.initializer.append(helper.make_tensor("few", TensorProto.INT64, [3], [1, 2, 3]))
+    model.graph.initializer[-1].dims[0] = 2
+
+
+def with_many_packed(model: ModelProto) -> None:
+    model.graph.initializer.append(helper.make_tensor("packed", TensorProto.INT64, [1 << 20], [200] * (1 << 20)))
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -106,6 +119,9 @@ def with_domain(model: ModelProto) -> None:
         (with_sequence_input, "the graph has an input or output of the shape []; "),
         (with_own_operator, "the graph has an operator of the domain 'com.microsoft'; expected ONNX's own"),
         (with_domain, "the graph has the domain com.microsoft; expected ONNX's own"),
+        (with_values_twice, "the graph has a tensor with its values in two places; expected one"),
+        (with_too_few_values, "the graph has a tensor of the shape (2,) with 3 values; expected as many"),
+        (with_many_packed, "the graph has many packed numbers; expected at most 1048576 bytes"),
     ],
 )
 def test_a_graph_that_could_be_turned_against_the_device_is_refused(
@@ -168,3 +184,17 @@ def test_who_made_a_graph_may_be_said(student: ModelProto) -> None:
 )
 def test_a_number_in_the_place_of_something_else_is_refused(data: bytes, what: str) -> None:
     assert refusal(data) == f"the graph has a number where a {what} belongs"
+
+
+def test_bytes_in_the_place_of_a_number_are_refused() -> None:
+    tensor = b"\x12\x01\x01"  # field 2 of a tensor, its type, as bytes
+    graph = b"\x2a" + bytes([len(tensor)]) + tensor
+    model = b"\x42\x02\x10\x14\x3a" + bytes([len(graph)]) + graph
+    assert refusal(model) == "the graph has bytes where a type belongs"
+
+
+def test_whole_numbers_may_be_packed(student: ModelProto) -> None:
+    student.graph.initializer.append(helper.make_tensor("packed", TensorProto.INT64, [1], [0]))
+    student.graph.initializer.append(helper.make_tensor("floats", TensorProto.FLOAT, [1, 1], [0.5]))
+    student.graph.node.append(helper.make_node("Squeeze", ["floats", "packed"], ["one"]))
+    check_graph(student.SerializeToString())
