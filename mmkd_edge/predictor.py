@@ -158,7 +158,7 @@ class EdgePredictor:
         """
         references: tuple[AnyReference, ...] = ()
         if reference is not None:
-            references = (reference,) if isinstance(reference, AnyReference) else tuple(reference)
+            references = (reference,) if isinstance(reference, Reference | str | os.PathLike) else tuple(reference)
         request = OpeningRequest(
             backend=check_backend(backend),
             precision=check_choice("precision", precision, Literal["auto", "fp32", "fp16", "int8", "bf16"]),

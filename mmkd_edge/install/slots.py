@@ -2,9 +2,9 @@
 
 A state folder that nobody else can write: `slots.json`, written all or nothing, and `slots/` with the bundles by their
 hash. A bundle is copied, tried and tested before `slots.json` names it, so that a power failure at any moment leaves
-the earlier one in its place, whole. The bundle before answers again if the first start after an installation fails or does
-not end, if two later starts in a row ended their process, or if a bundle was damaged. A disk that is full or read-only
-stops no start: what cannot be recorded then holds for that start.
+the earlier one in its place, whole. The bundle before answers again if the first start after an installation fails or
+does not end, if two later starts in a row ended their process, or if a bundle was damaged. A disk that is full or
+read-only stops no start: what cannot be recorded then holds for that start.
 """
 
 from __future__ import annotations

@@ -91,9 +91,9 @@ def test_axes_may_be_exchanged_and_turned(channels: int, count: int) -> None:
 
 @pytest.mark.parametrize(("channels", "count"), [(1, 20), (3, 80), (7, 20)])
 def test_offsets_and_gains_of_each_channel_and_of_all_are_tried(channels: int, count: int) -> None:
-    tried = level_changes(channels)
-    assert tried.offsets.shape == tried.gains.shape == (count, channels)
-    assert not ((tried.offsets != 0) & (tried.gains != 0)).any()
+    offsets, gains = level_changes(channels)
+    assert offsets.shape == gains.shape == (count, channels)
+    assert not ((offsets != 0) & (gains != 0)).any()
 
 
 # Verdicts.

@@ -232,11 +232,11 @@ def test_an_earlier_release_takes_over_from_none(kit: Any, other_path: Path, tmp
 def test_a_new_engine_that_fails_gives_the_place_back(predictor: EdgePredictor, other_path: Path) -> None:
     before = predictor.predict(window()).probabilities
     predictor.swap(other_path)
-    line = predictor._active.current.students
-    (engine,) = line.engines
-    broken = line.with_backend(engine, failing())
+    current = predictor._active.current
+    (engine,) = current.students.engines
+    broken = current.students.with_backend(engine, failing())
     msgspec.structs.force_setattr(broken.engines[0], "reopen", None)
-    predictor._active.current.students = broken
+    predictor._active.current = msgspec.structs.replace(current, students=broken)
     np.testing.assert_array_equal(predictor.predict(window()).probabilities, before)
     health = predictor.health()
     assert (health.backend_failures, health.rollbacks, health.predictions["invalid"]) == (1, 1, 0)

@@ -185,7 +185,7 @@ def test_a_bundle_without_calibration_opens_but_not_for_an_error_level(bundle_pa
     assert str(caught.value) == (
         f"{bundle_path}: 'acc/model.fp32.onnx': error_level=0.05: expected an artifact that was calibrated, got one "
         "that was exported without labelled windows; export the checkpoint again (with "
-        "--calib DATA where it carries no windows), or open without error_level"
+        "--calib DATA if it carries no windows), or open without error_level"
     )
 
 
