@@ -1,4 +1,4 @@
-"""Reports as people read them: headings, cells and sentences, also on narrow terminals."""
+"""Reports as people read them: headings, cells and sentences."""
 
 from __future__ import annotations
 
@@ -48,22 +48,6 @@ def written(report: AnyReport, *, width: int) -> str:
     file = io.StringIO()
     Console(file=file, width=width, highlight=False).print(rich_of(sheet_of(report)))
     return file.getvalue()
-
-
-@pytest.mark.parametrize("width", [40, 60])
-def test_a_narrow_terminal_breaks_no_word_of_a_report(
-    report_of: Callable[..., BenchReport], launch_of: Callable[..., Any], width: int
-) -> None:
-    report = report_of([launch_of(100.0), launch_of(101.0, seed=1)])
-
-    def words(width: int) -> set[str]:
-        text = written(report, width=width)
-        assert [line for line in text.splitlines() if len(line) > width] == []
-        # A stacked row names its columns with a colon, and a bar may be wrapped.
-        return {word.rstrip(":") for word in text.split() if "█" not in word}
-
-    assert {"throughput", "check_window", "confidence"} <= words(width)
-    assert words(width) <= words(200)
 
 
 def test_a_run_has_percentiles_stages_facts_and_its_verdict(run: BenchReport) -> None:
