@@ -7,7 +7,6 @@ from mmkd_edge.cli.interrupts import loading
 with loading("mmkd-evaluate"):
     from collections.abc import Sequence
     from contextlib import ExitStack
-    from functools import partial
     from pathlib import Path
     from typing import Annotated, NoReturn
 
@@ -25,11 +24,10 @@ with loading("mmkd-evaluate"):
         check_options,
         chosen_rivals,
         open_models,
-        store_answers,
         with_rivals,
     )
     from mmkd_models.commands.options import Data
-    from mmkd_models.evaluation.suites.table import check_suites, conditions, judge
+    from mmkd_models.evaluation.suites.table import check_suites, judge
     from mmkd_report.schema.judging import JudgingDocument
 
 _ABOUT = "Judge a teacher, a student or a bundle on a dataset."
@@ -95,7 +93,7 @@ def evaluate(
 
 def _judge(request: EvaluateRequest) -> JudgingDocument:
     """Refuse what is impossible before anything is trained, then judge."""
-    out, workers = request.options.out, request.options.workers
+    out = request.shift.out
     with ExitStack() as stack:
         opened = open_models(stack, request)
         check_suites(opened.inputs, request.names)
@@ -103,26 +101,7 @@ def _judge(request: EvaluateRequest) -> JudgingDocument:
         if out is not None:
             stack.enter_context(held(out, is_folder=True))
             stack.enter_context(saying_how_to_go_on())
-            if opened.inputs.models[0].checkpoint is not None:
-                from mmkd_models.experiments.workers import torch_threads
-
-                stack.enter_context(torch_threads())
-        inputs = store_answers(with_rivals(opened, rivals), out)
-        if workers > 1:
-            from mmkd_models.experiments.workers import Workers
-
-            with Workers(workers) as pool:
-                pool.run(partial(_answer_part, request), range(workers))
-        return judge(inputs, request.names, data=opened.data)
-
-
-def _answer_part(request: EvaluateRequest, number: int, on_step: object) -> None:
-    """Let the models answer every n-th condition, so that the answers are stored; in any process."""
-    with ExitStack() as stack:
-        inputs = store_answers(open_models(stack, request), request.options.out)
-        pairs = [(model, windows) for windows in conditions(inputs, request.names) for model in inputs.models]
-        for model, windows in pairs[number :: request.options.workers]:
-            model.answers(windows)
+        return judge(with_rivals(opened, rivals).inputs, request.names, data=opened.data)
 
 
 def show_judging(document: JudgingDocument) -> None:

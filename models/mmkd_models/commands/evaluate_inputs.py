@@ -26,7 +26,7 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.defaults import AUGMENT, BASELINE_LEARNING_RATES, STUDENT_PRESET, trains_of
 from mmkd_models.evaluation.seen import check_seen, split_judged
 from mmkd_models.evaluation.suites.cost_model import TEMPLATE
-from mmkd_models.evaluation.suites.inputs import ModelUnderTest, SuiteInputs, with_stored_answers
+from mmkd_models.evaluation.suites.inputs import ModelUnderTest, SuiteInputs
 from mmkd_models.evaluation.suites.models import (
     check_rivals,
     fit_rivals,
@@ -80,17 +80,17 @@ class SuiteOptions:
         bool,
         Option("Print a file of cost assumptions to fill in, and stop.", ("--print-cost",), says=TEMPLATE.strip),
     ] = False
-    out: Annotated[
-        Path | None,
-        Option("Folder for trainings and answers; the same command resumes.", ("-o", "--out"), "DIR", shown=False),
-    ] = None
-    workers: Annotated[int, Option("Processes that share the work of -o, one thread each.", min=1, metavar="N")] = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShiftOptions:
     """Training for the suite `shift`."""
 
+    out: Annotated[
+        Path | None,
+        Option("Suite shift: folder; the same command resumes.", ("-o", "--out"), "DIR", shown=False),
+    ] = None
+    workers: Annotated[int, Option("Suite shift: processes, one thread each.", min=1, metavar="N")] = 1
     time: Annotated[
         bool, Option("Suite shift: also train on the campaign's first part and judge on its last.", ("--time",))
     ] = False
@@ -121,7 +121,7 @@ class EvaluateRequest:
         """The suites; `all` includes shift only if -o stores its trainings."""
         names = self.options.suite or [_EVERY_MODEL]
         if "all" in names:
-            return tuple(name for name in SUITES if name != "shift" or "shift" in names or self.options.out is not None)
+            return tuple(name for name in SUITES if name != "shift" or "shift" in names or self.shift.out is not None)
         chosen = {choice(name, (*SUITES, "all"), option="--suite") for name in names}
         return tuple(name for name in SUITES if name in chosen)
 
@@ -143,8 +143,6 @@ def check_options(request: EvaluateRequest) -> None:
             "--split, --fold and --training-windows have no effect on --suite shift, which judges on each domain; "
             "leave them out"
         )
-    if options.out is None and options.workers > 1:
-        raise UsageError("--workers needs -o DIR, the folder that workers share; add it")
     for number, path in enumerate(request.paths):
         if path.resolve() in [other.resolve() for other in request.paths[:number]]:
             raise UsageError(f"--against {path}: this file is already named; name each once")
@@ -216,7 +214,7 @@ def open_models(stack: ExitStack, request: EvaluateRequest) -> Opened:
     from mmkd_export.plan import is_bundle
 
     options = request.options
-    if options.workers > 1 or not all(map(is_bundle, request.paths)):
+    if not all(map(is_bundle, request.paths)):
         require_modules(_NEEDS, by="mmkd-evaluate of a checkpoint", extra="train")
     judged = judging_windows(open_dataset(request.data), request.windows)
     windows, sha256 = judged.windows, judged.dataset.sha256
@@ -248,14 +246,6 @@ def open_models(stack: ExitStack, request: EvaluateRequest) -> Opened:
     if "shift" in request.names:
         inputs = replace(inputs, shift=partial(_shift, _shift_order(request, inputs, judged.dataset)))
     return Opened(inputs=inputs, data=data)
-
-
-def store_answers(opened: Opened, out: Path | None) -> SuiteInputs:
-    """Return the inputs with answers that a folder stores, if there is one."""
-    inputs = opened.inputs
-    if out is None:
-        return inputs
-    return replace(inputs, models=tuple(with_stored_answers(inputs.models, out / "answers", opened.data.sha256)))
 
 
 def chosen_rivals(request: EvaluateRequest, inputs: SuiteInputs) -> list[RivalName]:
@@ -309,7 +299,7 @@ def _shift_order(request: EvaluateRequest, inputs: SuiteInputs, dataset: Dataset
         UnavailableError: a library that trains is not installed.
     """
     options, modalities, checkpoint = request.shift, inputs.first.modalities, inputs.models[0].checkpoint
-    out, label_share = request.options.out, options.label_share
+    out, label_share = options.out, options.label_share
     if out is None:
         raise UsageError("--suite shift needs -o DIR, the folder for its trainings; add it")
     if len(modalities) > 1:
@@ -341,7 +331,6 @@ def _shift_order(request: EvaluateRequest, inputs: SuiteInputs, dataset: Dataset
         members=default_members(dataset.spec.modalities),
         left_out=LeftOutDomains(by=request.options.by or "group"),
     )
-    workers = request.options.workers
-    order = ShiftOrder(dataset=dataset, config=config, out=out / "shift", in_time=options.time, workers=workers)
+    order = ShiftOrder(dataset=dataset, config=config, out=out / "shift", in_time=options.time, workers=options.workers)
     check_shift(order)
     return order

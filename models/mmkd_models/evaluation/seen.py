@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 import numpy as np
 
-from mmkd_edge.bundle.manifest import Adapted
+from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import fold_indices
@@ -17,25 +17,11 @@ from mmkd_models.training_hashes import trained_windows
 from mmkd_report.schema.evaluation import SeenWindows
 from mmkd_report.schema.figures import Split
 
+if TYPE_CHECKING:  # a bundle is judged without torch
+    from mmkd_models.training.checkpoint import Provenance
 
-class Trained(Protocol):
-    """Training facts of a checkpoint or of a student in a bundle."""
-
-    @property
-    def dataset_sha256(self) -> str:
-        """SHA-256 of the training dataset."""
-
-    @property
-    def fold(self) -> int | msgspec.UnsetType | None:
-        """Fold that it was trained on; None for the dataset's own split, unset if unknown."""
-
-    @property
-    def adapted(self) -> tuple[Adapted, ...] | msgspec.UnsetType:
-        """Later adaptations."""
-
-    @property
-    def training_hashes(self) -> bytes | msgspec.UnsetType:
-        """Hashes of the groups and windows that trained it."""
+Trained: TypeAlias = "Provenance | ModelEntry"
+"""What says which windows trained a model: facts of a checkpoint, or a student in a bundle."""
 
 
 def windows_seen(model: Trained, modality: str, dataset: Dataset, windows: Windows) -> SeenWindows | None:

@@ -157,8 +157,6 @@ def _cost(cost: CostFacts, result: SuiteResult) -> Section:
             for key in COST_FIGURES
         ]
         rows.append(Row([option, *cells]))
-    beats = cost.student_beats_teacher
-    drawn = "" if beats is None or cost.to_enter else percent(beats, 0)
     blocks: list[Block] = [
         table(
             ["Option", *COST_FIGURES.values()],
@@ -186,13 +184,9 @@ def _cost(cost: CostFacts, result: SuiteResult) -> Section:
         "most_swings": MOST_SWINGS,
     }
     blocks.append(_json_script(state))
-    better = (
-        f"The student is worth more than the teacher in {drawn} % of the draws of groups and ranges. " if drawn else ""
-    )
-    kept = "; the percentage of draws stays as it was entered" if drawn else ""
     lead = (
         f"{result.lead} Detection and false alarms are fractions of {cost.unit}; healthy is "
-        f"{', '.join(cost.healthy)}. {better}Move a slider, and this table and “What decides” follow{kept}."
+        f"{', '.join(cost.healthy)}. Move a slider, and this table and “What decides” follow."
     )
     return Section("cost", result.title, blocks, lead)
 

@@ -131,7 +131,6 @@ class CostFacts(msgspec.Struct, frozen=True, kw_only=True):
         healthy: labels that need no action.
         equipment: by option; without those that were neither measured nor entered.
         swings: the widest first.
-        student_beats_teacher: fraction of draws of groups and ranges; None without both.
         to_enter: paths of values that a verdict needs; while there are any, the table is an example.
     """
 
@@ -143,7 +142,6 @@ class CostFacts(msgspec.Struct, frozen=True, kw_only=True):
     assumptions: tuple[Assumption, ...]
     results: dict[CostOption, CostResult]
     swings: tuple[Swing, ...]
-    student_beats_teacher: float | None
     to_enter: tuple[str, ...] = ()
 
 

@@ -94,22 +94,6 @@ def test_a_killed_run_goes_on_and_ends_with_equal_figures(
     )
 
 
-@pytest.mark.slow
-def test_two_workers_and_kept_answers_give_the_figures_of_one(
-    run: Callable[..., Ran], student: Path, sites: Dataset, tmp_path: Path
-) -> None:
-    asked = (student, sites.path, "--suite", "faults", "--suite", "confidence", "--json")
-    code, alone, err = run(*asked)
-    assert code == 0, err
-    code, both, err = run(*asked, "-o", tmp_path / "eval", "--workers", "2")
-    assert code == 0, err
-    assert json.loads(both) == json.loads(alone)
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "eval" / "answers").iterdir()}
-    code, again, err = run(*asked, "-o", tmp_path / "eval")
-    assert json.loads(again) == json.loads(alone)
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "eval" / "answers").iterdir()} == kept
-
-
 def test_what_the_suite_cannot_take_is_refused_whole(
     run: Callable[..., Ran],
     student: Path,
@@ -139,7 +123,8 @@ def test_what_the_suite_cannot_take_is_refused_whole(
         f"{NAME}--label-share 0: expected above 0 and up to 1; 0.1 uses a tenth of the labels\n",
     )
     assert run(student, sites.path, "--time")[2] == f"{NAME}--time needs --suite shift; add it, or leave --time out\n"
-    for option, value in (("--steps", ["4"]), ("--teacher", ["small"]), ("--label-share", ["0.5"]), ("--time", [])):
+    needs_shift = {"--steps": ["4"], "--teacher": ["small"], "--label-share": ["0.5"], "--time": [], "--workers": ["2"]}
+    for option, value in needs_shift.items():
         shift = f"needs --suite shift; add it, or leave {option} out"
         for suite in ((), ("--suite", "faults"), ("--suite", "all")):
             assert run(student, sites.path, *suite, option, *value) == (2, "", f"{NAME}{option} {shift}\n")
@@ -149,8 +134,6 @@ def test_what_the_suite_cannot_take_is_refused_whole(
     )
     for option, value in (("--fold", ["1"]), ("--split", ["valid"]), ("--training-windows", [])):
         assert run(*asked, *folder, "--by", "site", option, *value) == (2, "", f"{NAME}{ignored}\n")
-    alone = "--workers needs -o DIR, the folder that workers share; add it\n"
-    assert run(student, sites.path, "--suite", "faults", "--workers", "2")[2] == f"{NAME}{alone}"
     path = tmp_path / "teacher.ckpt"
     state = Teacher(sites.spec.modalities, 3, teacher_checkpoint.config).state_dict()
     made = replace(teacher_checkpoint, modalities=sites.spec.modalities, task=sites.spec.task, state=state)

@@ -146,7 +146,7 @@ def test_every_suite_takes_what_hears_and_what_sees(
             "added noise", "treble lost", "bass lost", "gain up", "gain down", "gap",
         }  # fmt: skip
         assert facts_of(document, "faults")["left_out"] == ["channel swap"]
-    assert [one["condition"] for one in facts_of(document, "confidence")["models"]["student.ckpt"]["rows"]] == [
+    assert [one["condition"] for one in facts_of(document, "confidence")["models"]["student.ckpt"]] == [
         "intact", *(fault for fault in NAMES if fault in practised),
     ]  # fmt: skip
 

@@ -15,11 +15,9 @@ from mmkd_edge.bundle.manifest import Confidence
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.confidence import least_probability
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluation.confidence import confidence_facts, label_sets, reliability
+from mmkd_models.evaluation.confidence import label_sets, reliability
 from mmkd_models.evaluation.suites.faults import broken_windows
 from mmkd_models.evaluation.suites.inputs import ModelUnderTest, Suite, SuiteInputs, check_classes
-from mmkd_models.metrics.likelihood import probabilities_of
-from mmkd_report.schema.confidence import LabelSetCoverage
 from mmkd_report.schema.judging import SuiteResult, SuiteTable
 
 SEVERITY = 0.6
@@ -46,19 +44,12 @@ class ConditionFigures(msgspec.Struct, frozen=True, kw_only=True):
     covered: float | None = None
 
 
-class ModelConfidence(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures of one model; `coverages` are of label sets from validation windows, with intact sensors."""
-
-    rows: tuple[ConditionFigures, ...]
-    coverages: tuple[LabelSetCoverage, ...]
-
-
 class ConfidenceSuiteFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Reliability of the probabilities, by model."""
 
     severity: float
     misleads_beyond: float
-    models: dict[str, ModelConfidence]
+    models: dict[str, tuple[ConditionFigures, ...]]
     set_level: float
 
 
@@ -116,21 +107,15 @@ def judge_confidence(inputs: SuiteInputs) -> ConfidenceSuiteFacts:
     return ConfidenceSuiteFacts(severity=SEVERITY, misleads_beyond=MISLEADING, models=models, set_level=SET_LEVEL)
 
 
-def _judge(model: ModelUnderTest, parts: list[tuple[str, Windows]], calibration: Windows) -> ModelConfidence:
+def _judge(
+    model: ModelUnderTest, parts: list[tuple[str, Windows]], calibration: Windows
+) -> tuple[ConditionFigures, ...]:
     true = model.probabilities(calibration)[np.arange(len(calibration)), calibration.labels]
     calibrated = Confidence(temperature=1.0, true_probabilities=tuple(np.sort(true).tolist()))
     least = least_probability(calibrated, SET_LEVEL)
     rows: list[ConditionFigures] = []
-    coverages: tuple[LabelSetCoverage, ...] = ()
     for condition, windows in parts:
-        answers = model.answers(windows)
-        probabilities = probabilities_of(answers, kind="classification").astype(np.float32)
-        if condition == "intact":
-            groups = windows.groups if windows.has_groups else None
-            facts = confidence_facts(
-                calibrated, answers.astype(np.float32), probabilities, windows.labels, groups=groups
-            )
-            coverages = () if facts is None else facts.coverages
+        probabilities = model.probabilities(windows)
         covered = None
         if least is not None:
             covered = float(label_sets(probabilities, least)[np.arange(len(windows)), windows.labels].mean())
@@ -143,11 +128,11 @@ def _judge(model: ModelUnderTest, parts: list[tuple[str, Windows]], calibration:
                 covered=covered,
             )
         )
-    return ModelConfidence(rows=tuple(rows), coverages=coverages)
+    return tuple(rows)
 
 
 def _tables(facts: ConfidenceSuiteFacts) -> Iterator[SuiteTable]:
-    for name, model in facts.models.items():
+    for name, figures in facts.models.items():
         rows = [
             (
                 row.condition,
@@ -156,30 +141,14 @@ def _tables(facts: ConfidenceSuiteFacts) -> Iterator[SuiteTable]:
                 f"{100 * row.calibration_error:.1f}",
                 "-" if row.covered is None else f"{100 * row.covered:.1f}",
             )
-            for row in model.rows
+            for row in figures
         ]
         heads = ("condition", "estimated accuracy", "true accuracy", "calibration error", "true label in the set")
         yield SuiteTable(caption=f"{name}, %", heads=heads, rows=tuple(rows))
-    sets = [
-        (
-            name,
-            f"{coverage.error_level:g}",
-            f"{100 * coverage.coverage:.1f}",
-            f"{100 * coverage.low:.1f} to {100 * coverage.high:.1f}",
-            f"{coverage.mean_set_size:.2f}",
-        )
-        for name, model in facts.models.items()
-        for coverage in model.coverages
-    ]
-    if sets:
-        heads = ("model", "error level", "true label in the set, %", "95 % interval", "labels per set")
-        yield SuiteTable(
-            caption="Label sets from validation windows, with intact sensors", heads=heads, rows=tuple(sets)
-        )
 
 
 def _verdict(name: str, facts: ConfidenceSuiteFacts) -> Iterator[str]:
-    intact, *broken = facts.models[name].rows
+    intact, *broken = facts.models[name]
     yield (
         f"Without labels {name} estimates its accuracy as {intact.estimated:.1%} with intact sensors; the true "
         f"accuracy is {intact.accuracy:.1%}"
@@ -202,4 +171,4 @@ def _verdict(name: str, facts: ConfidenceSuiteFacts) -> Iterator[str]:
         )
 
 
-SUITE = Suite(check=check, run=run, conditions=lambda inputs: (part for _, part in conditions(inputs)))
+SUITE = Suite(check=check, run=run)

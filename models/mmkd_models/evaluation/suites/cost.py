@@ -110,12 +110,8 @@ def evaluate_cost(inputs: SuiteInputs) -> CostFacts:
     for option in get_args(CostOption):
         if (made := _equipment(entered, option, detections.get(option))) is not None:
             equipment[option] = made
-    drawn = {
-        path: rates
-        for path, rates in _drawn_rates(detections, inputs.seed).items()
-        if path not in paths and path not in entered.ranges
-    }
-    assumptions = tuple(_assumptions(entered, equipment, paths, drawn))
+    measured = {path: ends for path, ends in _measured_ranges(detections, inputs.seed).items() if path not in paths}
+    assumptions = tuple(_assumptions(entered, equipment, paths, {**measured, **entered.ranges}))
     return CostFacts(
         currency=entered.currency,
         unit="windows" if windows.episodes is None else "episodes",
@@ -126,7 +122,6 @@ def evaluate_cost(inputs: SuiteInputs) -> CostFacts:
         results={name: evaluate_option(plant, option) for name, option in equipment.items()},
         swings=tuple(swings_of(plant, equipment, assumptions)),
         to_enter=values_to_enter(entered, paths, equipment),
-        student_beats_teacher=_odds_of_student(plant, equipment, assumptions, drawn, inputs.seed),
     )
 
 
@@ -207,33 +202,35 @@ def _equipment(entered: CostFile, option: CostOption, detection: Detection | Non
     return None if values["detection"] is None or values["false_alarms"] is None else Equipment(**values)
 
 
-def _drawn_rates(detections: Mapping[CostOption, Detection], seed: int) -> dict[str, Floats]:
-    """By path the rate under each draw of groups, the same for all options; empty with few groups."""
-    drawn: dict[str, Floats] = {}
+def _measured_ranges(detections: Mapping[CostOption, Detection], seed: int) -> dict[str, tuple[float, float]]:
+    """By path the 95 % interval of a measured rate under draws of groups; empty with few groups."""
+    ranges: dict[str, tuple[float, float]] = {}
     for option, detection in detections.items():
         groups = len(detection.faults)
         if groups >= FEWEST_GROUPS:
-            rng = np.random.default_rng(seed)
-            weights = rng.multinomial(groups, np.full(groups, 1 / groups), size=_DRAWS).astype(np.float64)
-            for key, rate in zip(_RATES, detection.rates(weights), strict=True):
-                drawn[f"{option}.{key}"] = rate
-    return drawn
+            weights = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=_DRAWS)
+            for key, rates in zip(_RATES, detection.rates(weights.astype(np.float64)), strict=True):
+                ranges[f"{option}.{key}"] = interval_of(rates)
+    return ranges
 
 
 # --- assumptions and what they decide ---------------------------------------------------------------------------------
 
 
 def _assumptions(
-    entered: CostFile, equipment: Mapping[CostOption, Equipment], paths: frozenset[str], drawn: Mapping[str, Floats]
+    entered: CostFile,
+    equipment: Mapping[CostOption, Equipment],
+    paths: frozenset[str],
+    ranges: Mapping[str, tuple[float, float]],
 ) -> Iterator[Assumption]:
     for section, values in (("plant", entered.plant), *equipment.items()):
         for key, value in msgspec.to_builtins(values).items():
             path = f"{section}.{key}"
             mark: Mark = "entered" if path in paths else "measured" if key in _RATES else "default"
             assumption = assume(path, float(value), mark)
-            ends = entered.ranges.get(path) or (interval_of(drawn[path]) if path in drawn else None)
-            if ends is not None:
-                assumption = msgspec.structs.replace(assumption, low=ends[0], high=ends[1], follows=False)
+            if path in ranges:
+                low, high = ranges[path]
+                assumption = msgspec.structs.replace(assumption, low=low, high=high, follows=False)
             yield assumption
 
 
@@ -264,47 +261,17 @@ def swings_of(
     name: CostOption = "student" if "student" in equipment else next(iter(equipment))
     swings = []
     for one in assumptions:
-        if one.low < one.high and one.path.partition(".")[0] in ("plant", name):
-            low, high = (_value_with(plant, equipment[name], name, {one.path: end}) for end in (one.low, one.high))
+        section, _, key = one.path.partition(".")
+        if one.low < one.high and section in ("plant", name):
+            low, high = (
+                net_present_value(msgspec.structs.replace(plant, **{key: end}), equipment[name])
+                if section == "plant"
+                else net_present_value(plant, msgspec.structs.replace(equipment[name], **{key: end}))
+                for end in (one.low, one.high)
+            )
             if low != high:
                 swings.append(Swing(path=one.path, at_low=low, at_high=high))
     return sorted(swings, key=lambda swing: -abs(swing.at_high - swing.at_low))
-
-
-def _value_with(plant: Plant, option: Equipment, name: CostOption, values: Mapping[str, float]) -> float:
-    """Return the net present value with these numbers changed, by path; those of other options do not count."""
-    changes: dict[str, dict[str, float]] = {"plant": {}, name: {}}
-    for path, value in values.items():
-        section, _, key = path.partition(".")
-        if section in changes:
-            changes[section][key] = value
-    return net_present_value(
-        msgspec.structs.replace(plant, **changes["plant"]), msgspec.structs.replace(option, **changes[name])
-    )
-
-
-def _odds_of_student(
-    plant: Plant,
-    equipment: Mapping[CostOption, Equipment],
-    assumptions: Sequence[Assumption],
-    drawn: Mapping[str, Floats],
-    seed: int,
-) -> float | None:
-    """Return the fraction of draws in which the student is worth more than the teacher; None without both.
-
-    Ranges are drawn evenly, rates by groups, the same draws for both; a rate that is NaN in a draw does not change.
-    """
-    if not {"student", "teacher"} <= set(equipment):
-        return None
-    rng = np.random.default_rng(seed)
-    ranges = {one.path: rng.uniform(one.low, one.high, _DRAWS) for one in assumptions}
-    draws = {path: drawn.get(path, values) for path, values in ranges.items()}
-    wins = 0
-    for number in range(_DRAWS):
-        values = {path: float(row[number]) for path, row in draws.items() if np.isfinite(row[number])}
-        worth = {name: _value_with(plant, option, name, values) for name, option in equipment.items()}
-        wins += worth["student"] > worth["teacher"]
-    return wins / _DRAWS
 
 
 # --- table and verdict ------------------------------------------------------------------------------------------------
@@ -353,11 +320,6 @@ def _verdict(facts: CostFacts) -> Iterator[str]:
         yield (
             f"On these assumptions {best} is the best option: {value:,} {currency} in {facts.plant.years:g} "
             f"years{month}, break-even at {result.break_even_stations} stations"
-        )
-    if facts.student_beats_teacher is not None:
-        yield (
-            f"The student is worth more than the teacher in {facts.student_beats_teacher:.0%} of the draws of groups "
-            "and ranges"
         )
     defaults = sum(one.mark == "default" for one in facts.assumptions)
     if defaults:

@@ -1,21 +1,17 @@
-"""Everything that suites share: models under test, inputs, formats of figures, and answers that a folder stores."""
+"""Everything that suites share: models under test, inputs, and formats of figures."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge import __version__
-from mmkd_edge.bundle.files import write_file
 from mmkd_edge.bundle.manifest import Confidence
-from mmkd_edge.errors import CheckpointError, UsageError
+from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.faults.table import Practice
 from mmkd_models.metrics.likelihood import Floats, probabilities_of
@@ -122,13 +118,11 @@ class Suite:
         run: judges, and writes what follows.
         check: raises UsageError if the suite cannot judge these inputs.
         needs: the field of the inputs without which `--suite all` leaves it out.
-        conditions: the windows that models answer under, beside the intact ones, so that workers can share them.
     """
 
     run: Callable[[SuiteInputs], SuiteResult]
     check: Callable[[SuiteInputs], None] = lambda inputs: None
     needs: str = ""
-    conditions: Callable[[SuiteInputs], Iterable[Windows]] = lambda inputs: ()
 
 
 def check_classes(windows: Windows, suite: str) -> None:
@@ -180,44 +174,3 @@ def gain_cell(gain: DomainSpread | WindowGain, measure: Measure) -> str:
     if gain.low is None or gain.high is None:
         return text
     return f"{text} ({interval_text(gain, measure).removeprefix('95 % CI ')})"
-
-
-def with_stored_answers(
-    models: Iterable[ModelUnderTest], folder: Path, dataset_sha256: str
-) -> Iterator[ModelUnderTest]:
-    """Yield the models, with answers that are read from the folder or written there.
-
-    A file is named by a hash of everything that decides its answers. Models without a hash, such as rivals, answer
-    every time.
-    """
-    for model in models:
-        if not model.facts.sha256:
-            yield model
-            continue
-
-        def predict(windows: Windows, model: ModelUnderTest = model) -> Answers:
-            path = folder / f"{_key(model, windows, dataset_sha256)}.npy"
-            try:
-                return np.asarray(np.load(path, allow_pickle=False))
-            except FileNotFoundError:
-                pass
-            except (ValueError, EOFError) as error:
-                raise CheckpointError(
-                    f"{path}: expected stored answers, got a damaged file ({error}); delete it"
-                ) from error
-            answers, content = model.predict(windows), io.BytesIO()
-            np.save(content, answers, allow_pickle=False)
-            folder.mkdir(parents=True, exist_ok=True)
-            write_file(path, content.getvalue())
-            return answers
-
-        yield replace(model, predict=predict)
-
-
-def _key(model: ModelUnderTest, windows: Windows, dataset_sha256: str) -> str:
-    facts = model.facts
-    parts = [__version__, facts.sha256, facts.artifact, *facts.modalities, dataset_sha256]
-    parts += getattr(windows.source, "identity", ())  # of a source that breaks sensors
-    digest = hashlib.sha256("\n".join(parts).encode())
-    digest.update(np.ascontiguousarray(windows.rows).tobytes())
-    return digest.hexdigest()

@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping
 
 import msgspec
 
-from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.suites import confidence, cost, faults, groups, missing, scores, shift
 from mmkd_models.evaluation.suites.inputs import Suite, SuiteInputs
 from mmkd_report.schema.evaluation import DataFacts
@@ -63,9 +62,3 @@ def with_suites(document: JudgingDocument, results: Mapping[str, SuiteResult]) -
     record = [wish for result in suites.values() for wish in result.record]
     verdict += [f"Record next: {'; '.join(record)}"] if record else []
     return msgspec.structs.replace(document, suites=suites, verdict=tuple(verdict))
-
-
-def conditions(inputs: SuiteInputs, names: Collection[str]) -> list[Windows]:
-    """Return all windows that the suites ask the models about."""
-    parts = [inputs.windows, *(part for suite in _chosen(inputs, names).values() for part in suite.conditions(inputs))]
-    return list({tuple(getattr(part.source, "identity", ())): part for part in parts}.values())

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from mmkd_models.evaluation.suites import confidence, faults, groups
-from mmkd_models.evaluation.suites.confidence import ConditionFigures, ConfidenceSuiteFacts, ModelConfidence
+from mmkd_models.evaluation.suites.confidence import ConditionFigures, ConfidenceSuiteFacts
 from mmkd_models.evaluation.suites.groups import Gap, GapChange, GroupFigures, GroupMeasure, GroupsFacts
 from mmkd_models.evaluation.suites.inputs import ModelUnderTest, SuiteInputs
 from mmkd_models.evaluation.suites.table import with_suites
@@ -186,9 +186,7 @@ def test_an_estimate_that_flatters_is_told_with_its_worst_fault() -> None:
 
     def trust(*broken: ConditionFigures) -> ConfidenceSuiteFacts:
         rows = (row("intact", 0.9, 0.88), *broken)
-        return ConfidenceSuiteFacts(
-            severity=0.6, misleads_beyond=0.05, models={"s": ModelConfidence(rows=rows, coverages=())}, set_level=0.1
-        )
+        return ConfidenceSuiteFacts(severity=0.6, misleads_beyond=0.05, models={"s": rows}, set_level=0.1)
 
     assert estimated(trust(row("hum", 0.8, 0.6), row("gap", 0.7, 0.69))) == [
         "Without labels s estimates its accuracy as 90.0% with intact sensors; the true accuracy is 88.0%",
@@ -209,9 +207,7 @@ def test_what_label_sets_promise_stands_beside_what_they_hold() -> None:
         )
 
     rows = (row("intact", 0.88), row("hum", 0.91), row("gap", 0.604))
-    trust = ConfidenceSuiteFacts(
-        severity=0.6, misleads_beyond=0.05, models={"s": ModelConfidence(rows=rows, coverages=())}, set_level=0.1
-    )
+    trust = ConfidenceSuiteFacts(severity=0.6, misleads_beyond=0.05, models={"s": rows}, set_level=0.1)
     assert estimated(trust)[2:] == [
         (
             "Its label sets should contain the true label in 90% of the windows: they do in 88.0% with intact sensors "
