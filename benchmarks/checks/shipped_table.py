@@ -25,7 +25,6 @@ UNTAUGHT = {
     "extra_trees": "extra-trees",
     "mini_rocket": "MiniRocket",
     "rocket_and_trees": "both averaged",
-    "multi_rocket_hydra": "MultiRocket-Hydra",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -12,18 +13,18 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 
-from checks.study.files import SizeResults
+from checks.study.files import SeedResults, SizeResults
 from checks.study.page import results_page
 from checks.study.pool import DistillationResults, pooled_results
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.distillation.methods import shipped_methods
 from mmkd_models.evaluation.outcome import GroupConfusion, TestedNetwork
+from mmkd_models.experiments.folder import RunResult
 from mmkd_models.experiments.plan import Candidate, Conditions, Entry, TeacherChoice, Trial
-from mmkd_models.experiments.results import SeedResults, TeacherRecord, TrialRecord
-from mmkd_models.experiments.runs import RivalResult, TeacherResult, TrialResult
+from mmkd_models.experiments.runs import Judged
 from mmkd_models.metrics.classes import scores_from_answers
+from mmkd_models.networks.config import Preset
 from mmkd_models.train_config import TrainConfig
 from mmkd_report.schema.study import PairLatency, StudentSize, StudyDataset
 
@@ -50,22 +51,30 @@ def judged(right: Mapping[int, int]) -> TestedNetwork:
     return TestedNetwork(class_scores=scores_from_answers(np.array(truth), np.array(answers), 2), confusions=counts)
 
 
-def trial(
-    seed: int, method: str, teacher: str | None, rate: float, score: float, test: TestedNetwork | None
-) -> TrialRecord:
+def conditions_of(modality: str, share: float) -> Conditions:
+    return Conditions(
+        dataset_sha256="cd" * 32,
+        modality=modality,
+        labelled=Labelled(share=share),
+        self_training=True,
+        teacher_train=TrainConfig(steps=3),
+        student_train=TrainConfig(steps=8),
+        augment=AugmentConfig(),
+    )
+
+
+def run(seed: int, score: float | None, test: TestedNetwork, parameters: int = 100, **what: object) -> Judged:
+    result = RunResult(conditions=conditions_of("acc", 0.1), seed=seed, score=score, parameters=parameters, **what)
+    return Judged(result=result, test=test)
+
+
+def trial(seed: int, method: str, teacher: str | None, rate: float, score: float, test: TestedNetwork) -> Judged:
     candidate = Candidate(entry=Entry(student="tiny", method=method, teacher=teacher), learning_rate=rate)
-    result = TrialResult(
-        trial=Trial(candidate=candidate, seed=seed), state="finished", score=score, duration_s=1.0, parameters=100
-    )
-    return TrialRecord(name=f"{method}-{rate:g}-{seed}-{teacher}", result=result, test=test)
+    return run(seed, score, test, trial=Trial(candidate=candidate, seed=seed))
 
 
-def teacher(seed: int, preset: str, score: float, parameters: int, test: TestedNetwork) -> TeacherRecord:
-    choice = TeacherChoice(modalities=("acc", "gyro"), preset=preset)  # type: ignore[arg-type]
-    result = TeacherResult(
-        teacher=choice, seed=seed, score=score, duration_s=1.0, parameters=parameters, sha256="ab" * 32
-    )
-    return TeacherRecord(name=f"{preset}-{seed}", choice=choice, result=result, test=test)
+def teacher(seed: int, preset: Preset, score: float, parameters: int, test: TestedNetwork) -> Judged:
+    return run(seed, score, test, parameters, teacher=TeacherChoice(modalities=("acc", "gyro"), preset=preset))
 
 
 def seed_results(
@@ -95,18 +104,8 @@ def seed_results(
             groups=10,
         ),
         seed=seed,
-        conditions=Conditions(
-            dataset_sha256="cd" * 32,
-            modality=modality,
-            labelled=Labelled(share=share),
-            self_training=True,
-            teacher_train=TrainConfig(steps=3),
-            student_train=TrainConfig(steps=8),
-            augment=AugmentConfig(),
-            threads=1,
-        ),
-        versions={"torch": "2"},
-        methods=tuple(method for method in shipped_methods() if method.name in ("none", "logit", "dist")),
+        conditions=conditions_of(modality, share),
+        trainings=2 + len(sizes) + (dist is not None),
         teachers=(
             teacher(seed, "small", 0.9, 1000, judged(dict.fromkeys(groups, 10))),
             teacher(seed, "tiny", 0.8951, 400, judged(dict.fromkeys(groups, 9))),
@@ -121,7 +120,7 @@ def seed_results(
                 else [trial(seed, "dist", "acc+gyro:small", 2e-3, 0.7, judged(dict.fromkeys(groups, dist)))]
             ),
         ),
-        rivals=(RivalResult(rival="extra_trees", seed=seed, test=of["x"]),),
+        rivals=(run(seed, None, of["x"], rival="extra_trees"),),
     )
 
 
@@ -137,9 +136,7 @@ def results() -> DistillationResults:
     ]
     latency = PairLatency(student_ms={"p50": 0.1}, teacher_ms={"p50": 0.6}, ratio=6.0, machine={})
     size = StudentSize(preset="tiny", parameters=100, latency=latency, excluded="")
-    sizes = SizeResults(
-        dataset="rig", dataset_sha256="cd" * 32, modality="acc", teacher="acc+gyro:small", students=(size,)
-    )
+    sizes = SizeResults(dataset="rig", modality="acc", teacher="acc+gyro:small", students=(size,))
     return pooled_results(found, {("rig", "acc"): sizes})
 
 
@@ -178,7 +175,7 @@ def test_the_smallest_teacher_near_the_best_is_the_reference(results: Distillati
 
 def test_results_without_classes_have_no_part_in_it() -> None:
     found = seed_results("rig", 0, groups=range(5), alone=4, taught=6)
-    other = msgspec.structs.replace(found, dataset=msgspec.structs.replace(found.dataset, kind="regression"))
+    other = replace(found, dataset=msgspec.structs.replace(found.dataset, kind="regression"))
     assert pooled_results([other, found], {}) == pooled_results([found], {})
     with pytest.raises(UsageError) as caught:
         pooled_results([other], {})

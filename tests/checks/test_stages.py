@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import study_cases as cases
 from test_pool import seed_results
 
-from checks.study.files import read_seeds
+from checks.study.files import SeedResults, read_seeds
 from checks.study.pool import pooled_results
 from checks.study.stages import (
     Plan,
@@ -36,7 +36,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.distillation.methods import shipped_methods
-from mmkd_models.experiments.results import seed_file, write_lines
+from mmkd_models.experiments.runs import Judged
 
 THREE = (StudySensor("one", "a"), StudySensor("two", "b", "tiny"), StudySensor("three", "c"))
 
@@ -50,7 +50,6 @@ def small_plan(machines: Dataset) -> Plan:
         first_methods=("none", "logit"),
         further_methods=("dist",),
         further_teachers=(),
-        compared=(),
         steps=2,
         teacher_steps=2,
     )
@@ -109,8 +108,7 @@ def test_stage_3_takes_what_is_left_to_the_same_sets() -> None:
     named = {name for portion in [*first_stage(plan), *portions] for name in portion.methods}
     assert named == {method.name for method in shipped_methods()}
     assert portions[0].methods[0] == "none"
-    assert {one.made for one in portions if one.made} == {"ensemble=2"}
-    assert [one.compared for one in portions[-2:]] == [("tiny",), ("small",)]  # the sizes that do not teach there
+    assert {one.made for one in portions if one.made} == {"committee"}
 
 
 def test_a_sensor_may_name_the_size_of_its_teacher(machines: Dataset) -> None:
@@ -118,7 +116,7 @@ def test_a_sensor_may_name_the_size_of_its_teacher(machines: Dataset) -> None:
     assert sensor_from_text("data/rig:acc:tiny") == StudySensor("data/rig", "acc", "tiny")
     assert sensor_from_text("disk:rig:acc") == StudySensor("disk:rig", "acc", "small")
     everything = "+".join(modality.name for modality in machines.spec.modalities)
-    for made, name in (("", f"{everything}:tiny"), ("ensemble=2", f"{everything}:tiny,ensemble=2")):
+    for made, name in (("", f"{everything}:tiny"), ("committee", f"{everything}:tiny,committee")):
         sensor = StudySensor(str(machines.path), "acc", "tiny")
         portion = Portion(sensor=sensor, label_share=0.1, seeds=1, methods=("none", "logit"), made=made)
         options = portion_options(portion, Plan(sets=(sensor,)), machines, None)
@@ -132,58 +130,58 @@ def test_stage_2_takes_the_best_recipes_to_all_sets_folds_and_shares() -> None:
     assert [portion.label_share for portion in portions] == [0.1] * 15 + [1.0] * 15
 
 
-def test_recipes_are_best_by_validation_where_all_folds_of_stage_1_know_them(tmp_path: Path) -> None:
+def test_recipes_are_best_by_validation_where_all_folds_of_stage_1_know_them() -> None:
     assert best_methods((), 2) == ()
-    for seed in (0, 1):
-        found = seed_results("rig", seed, groups=range(5), alone=4, taught=6)
-        write_lines(seed_file(tmp_path, "rig", found.conditions, seed), found)
-    assert best_methods(read_seeds(tmp_path), 2) == ()  # outputs alone are in stage 2 anyway
-    renamed = {"lucky": 1, "crd": 2, "dist": 2}
-    for seed in (0, 1):
-        path = seed_file(tmp_path, "rig", found.conditions, seed)
-        text = path.read_text()
-        line = next(line for line in text.splitlines() if '"method":"logit"' in line)
-        more = [
-            line.rstrip(",").replace("logit", name).replace('"score":0.7', f'"score":{score}')
-            for name, score in (("lucky", 0.99), ("crd", 0.65), ("dist", 0.68))
-            if seed < renamed[name]
-        ]
-        path.write_text(text.replace(line, ",\n".join([line.rstrip(","), *more]) + line[len(line.rstrip(",")) :]))
-    assert best_methods(read_seeds(tmp_path), 2) == ("dist", "crd")
+    found = [seed_results("rig", seed, groups=range(5), alone=4, taught=6) for seed in (0, 1)]
+    assert best_methods(found, 2) == ()  # outputs alone are in stage 2 anyway
+    known = {"lucky": (0.99, 1), "crd": (0.65, 2), "dist": (0.68, 2)}  # validation score, and on how many folds
+    more = []
+    for seed, one in enumerate(found):
+        added = [taught_by(one, name, score) for name, (score, folds) in known.items() if seed < folds]
+        more.append(replace(one, trials=(*one.trials, *added)))
+    assert best_methods(more, 2) == ("dist", "crd")
+
+
+def taught_by(found: SeedResults, method: str, score: float) -> Judged:
+    """The student of another method that answers as the one of outputs does."""
+    outputs = found.trials[2]
+    assert outputs.result.trial is not None
+    candidate = outputs.result.trial.candidate
+    assert candidate.entry.method == "logit"
+    entry = msgspec.structs.replace(candidate.entry, method=method)
+    trial = msgspec.structs.replace(outputs.result.trial, candidate=msgspec.structs.replace(candidate, entry=entry))
+    return replace(outputs, result=msgspec.structs.replace(outputs.result, trial=trial, score=score))
 
 
 @pytest.mark.slow
-def test_stages_are_run_once_whatever_is_left_of_the_build_folder(machines: Dataset, tmp_path: Path) -> None:
-    build, results = tmp_path / "build", tmp_path / "results"
+def test_stages_are_run_once(machines: Dataset, tmp_path: Path) -> None:
     told: list[Portion] = []
-    assert run_stages(small_plan(machines), build=build, results=results, budget_hours=None, tell=told.append)
+    assert run_stages(small_plan(machines), build=tmp_path, budget_hours=None, tell=told.append)
     assert [portion.methods for portion in told] == [
         ("none", "logit"),
         *2 * [("none", "logit")],  # few labels and all; nothing else is known to be good yet
         ("none", "dist"),
         *2 * [("none", "logit", "dist")],
     ]
-    found = read_seeds(results)
+    found = read_seeds(tmp_path)
     assert [(one.conditions.labelled.share, one.seed) for one in found] == [(1.0, 0), (0.1, 0)]
-    assert {one.result.trial.candidate.entry.method for one in found[1].trials} == {"none", "logit", "dist"}
-    assert {one.result.trial.candidate.entry.method for one in found[0].trials} == {"none", "logit", "dist"}
-    assert {rival.rival for rival in found[0].rivals} >= {"extra_trees"}
-    shutil.rmtree(build)
-    before = {path.name: path.read_bytes() for path in results.iterdir()}
-    assert run_stages(small_plan(machines), build=build, results=results, budget_hours=1.0)
-    assert all(cases.starts(folder) == {} for folder in build.iterdir())
-    assert {path.name: path.read_bytes() for path in results.iterdir()} == before
+    for one in found:
+        trials = [judged.result.trial for judged in one.trials]
+        assert {trial.candidate.entry.method for trial in trials if trial is not None} == {"none", "logit", "dist"}
+        assert {rival.result.rival for rival in one.rivals} >= {"extra_trees"}
+    starts = cases.starts(tmp_path / machines.spec.name)
+    assert run_stages(small_plan(machines), build=tmp_path, budget_hours=1.0)
+    assert cases.starts(tmp_path / machines.spec.name) == starts
+    assert read_seeds(tmp_path) == found
 
 
 @pytest.mark.slow
-def test_races_on_whole_groups_have_results_and_a_table_of_their_own(machines: Dataset, tmp_path: Path) -> None:
+def test_races_on_whole_groups_have_a_table_of_their_own(machines: Dataset, tmp_path: Path) -> None:
     plan = raced(msgspec.structs.replace(small_plan(machines), whole_groups=True))
-    assert run_stages(plan, build=tmp_path / "build", results=tmp_path / "results", budget_hours=None)
-    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == [
-        "machines-acc-100-seed0.json",
-        "machines-acc-2groups-seed0.json",
-    ]
-    pooled = pooled_results(read_seeds(tmp_path / "results"), {})
+    assert run_stages(plan, build=tmp_path, budget_hours=None)
+    found = read_seeds(tmp_path)
+    assert [(one.conditions.labelled.groups, one.seed) for one in found] == [(None, 0), (2, 0)]
+    pooled = pooled_results(found, {})
     assert {(row.method, row.pair, bool(row.whole_groups)) for row in pooled.pooled} == {
         (method, "all,committee", groups) for method in ("logit", "dist") for groups in (True, False)
     }
@@ -195,24 +193,23 @@ def test_sensors_of_a_set_share_its_teachers(machines: Dataset, tmp_path: Path) 
     plan = msgspec.structs.replace(
         small_plan(machines), sets=(StudySensor(path, "acc"), StudySensor(path, "gyro")), further_methods=()
     )
-    build = tmp_path / "build"
-    assert run_stages(plan, build=build, results=tmp_path / "results", budget_hours=None)
-    starts = cases.starts(build / machines.spec.name)
+    assert run_stages(plan, build=tmp_path, budget_hours=None)
+    starts = cases.starts(tmp_path / machines.spec.name)
     assert [count for name, count in starts.items() if name.startswith("small-")] == [1, 1]  # few labels and all
-    few = [one for one in read_seeds(tmp_path / "results") if one.conditions.labelled.share < 1]
+    few = [one for one in read_seeds(tmp_path) if one.conditions.labelled.share < 1]
     assert few[0].teachers[0].test == few[1].teachers[0].test
-    moved = build.rename(tmp_path / "moved")
-    assert run_stages(plan, build=moved, results=tmp_path / "results", budget_hours=None)
+    moved = tmp_path.rename(tmp_path.with_name("moved"))
+    assert run_stages(plan, build=moved, budget_hours=None)
     assert cases.starts(moved / machines.spec.name) == starts
 
 
 def test_without_time_nothing_begins(machines: Dataset, tmp_path: Path) -> None:
     plan = small_plan(machines)
-    assert not run_stages(plan, build=tmp_path / "build", results=tmp_path / "results", budget_hours=0.0)
+    assert not run_stages(plan, build=tmp_path / "build", budget_hours=0.0)
     assert not (tmp_path / "build").exists()
 
 
 def test_without_sets_there_is_nothing_to_study(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
-        run_stages(Plan(sets=()), build=tmp_path, results=tmp_path, budget_hours=None)
+        run_stages(Plan(sets=()), build=tmp_path, budget_hours=None)
     assert str(caught.value) == "study: expected one or more sets, got none; name DIR:MODALITY"

@@ -168,7 +168,6 @@ def demo_config() -> ComparisonConfig:
         modalities=("acc",),
         teacher="tiny",
         student="tiny",
-        self_training=True,
         teacher_train=train,
         student_train=train,
         baseline_learning_rates=(1e-3,),

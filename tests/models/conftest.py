@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,10 @@ from mmkd_models.data.windows import OF_GROUPS
 from mmkd_models.distillation.learner import DistillLearner
 from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.evaluation.outcome import GroupConfusion, TestedNetwork
-from mmkd_models.experiments.comparison import (
-    ComparisonConfig,
-    FoldResult,
-    FoldSubsetScore,
-    MissingCurve,
-    ModalityResult,
-    NetworkResult,
-)
-from mmkd_models.experiments.runs import RivalResult
+from mmkd_models.experiments.comparison import ComparisonConfig, FoldResult, SensorResult
+from mmkd_models.experiments.folder import RunResult
+from mmkd_models.experiments.plan import Conditions
+from mmkd_models.experiments.runs import Judged
 from mmkd_models.losses.attention import EdamTerm
 from mmkd_models.losses.contrast import CrdTerm
 from mmkd_models.losses.logits import LogitTerm
@@ -289,16 +285,6 @@ def rigs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
     return {task.kind: _rig(path / task.kind, task) for task in (STATES, SPEED)}
 
 
-def _network_result(right: Mapping[int, int], windows: Mapping[int, int], valid_score: float) -> NetworkResult:
-    return NetworkResult(
-        test=tested_network({group: (right[group], windows[group]) for group in sorted(windows)}),
-        parameters=50,
-        learning_rate=0.001,
-        valid_score=valid_score,
-        curve=(Validation(step=2, train_loss=1.0, valid_score=valid_score, terms={}),),
-    )
-
-
 def tested_network(of_groups: Mapping[int, tuple[int, int]]) -> TestedNetwork:
     """So many right answers of so many windows of each group, all of the first of two classes."""
     correct, total = (sum(counts) for counts in zip(*of_groups.values(), strict=True))
@@ -327,35 +313,52 @@ def fold_result() -> Callable[..., FoldResult]:
         windows: Mapping[int, int],
         teacher: Mapping[int, int],
         students: Mapping[str, tuple[Mapping[int, int], Mapping[int, int]]],
-        mini_rocket: RivalResult | None = None,
+        mini_rocket: str | None = None,
     ) -> FoldResult:
-        rival = RivalResult(rival="extra_trees", seed=seed, test=tested_network({1: (1, 2)}), valid_score=0.5)
-        modalities = {
-            name: ModalityResult(
-                student=_network_result(student, windows, 0.5),
-                baseline=_network_result(baseline, windows, 0.5),
+        def judged(right: Mapping[int, int], missing: dict[str, float], parameters: int = 50) -> Judged:
+            result = RunResult(
+                conditions=CONDITIONS,
+                seed=seed,
+                score=0.5,
+                learning_rate=1e-3,
+                parameters=parameters,
+                curve=(Validation(step=2, train_loss=1.0, valid_score=0.5, terms={}),),
+            )
+            test = tested_network({group: (right[group], windows[group]) for group in sorted(windows)})
+            return Judged(result=result, test=test, missing=missing)
+
+        rival = replace(judged(dict.fromkeys(windows, 0), {}), test=tested_network({1: (1, 2)}))
+        sensors = {
+            name: SensorResult(
+                student=judged(student, {"0": 0.75, "0.5": 0.25 * seed}),
+                baseline=judged(baseline, {"0": 0.5, "0.5": 0.0}),
                 rivals={"extra_trees": rival, "mini_rocket": rival if mini_rocket is None else mini_rocket},
-                missing=MissingCurve(shares=(0.0, 0.5), student=(0.75, 0.25 * seed), baseline=(0.5, 0.0)),
             )
             for name, (student, baseline) in students.items()
         }
         return FoldResult(
             config=comparison_config(modalities=tuple(students)),
-            dataset_sha256="ab" * 32,
             seed=seed,
             windows={"train": 30, "labelled": 3, "valid": 10, "test": sum(windows.values())},
             groups=9,
             train_groups=7,
             split=OF_GROUPS,
-            teacher=msgspec.structs.replace(_network_result(teacher, windows, 0.5), parameters=500),
-            teacher_subsets=(
-                FoldSubsetScore(modalities=("acc", "gyro"), figure=0.75),
-                FoldSubsetScore(modalities=("acc",), figure=0.5 * seed),
-            ),
-            students=modalities,
+            teacher=judged(teacher, {"acc+gyro": 0.75, "acc": 0.5 * seed}, parameters=500),
+            students=sensors,
         )
 
     return make
+
+
+CONDITIONS = Conditions(
+    dataset_sha256="ab" * 32,
+    modality="acc",
+    labelled=Labelled(share=0.5),
+    self_training=False,
+    teacher_train=TrainConfig(),
+    student_train=TrainConfig(),
+    augment=AugmentConfig(),
+)
 
 
 def comparison_config(**changed: Any) -> ComparisonConfig:
@@ -367,7 +370,6 @@ def comparison_config(**changed: Any) -> ComparisonConfig:
             "modalities": ("acc",),
             "teacher": "tiny",
             "student": "tiny",
-            "self_training": True,
             "teacher_train": train,
             "student_train": train,
             "baseline_learning_rates": (1e-3, 1e-2),

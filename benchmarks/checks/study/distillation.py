@@ -42,16 +42,15 @@ def main() -> None:
     parser.add_argument(
         "--choose",
         action="store_true",
-        help="every student is the winner of a race, and a committee teaches; name other --build and --results",
+        help="every student is the winner of a race, and a committee teaches; name another --build",
     )
     parser.add_argument("--latency", action="store_true", help="measure latencies here; let nothing else run meanwhile")
     parser.add_argument("--build", type=Path, default=Path("build/study"), help="folder of the trainings")
-    parser.add_argument("--results", type=Path, default=Path("build/study/results"), help="folder of what was found")
     parser.add_argument("--page", type=Path, default=Path("build/study/distillation.md"), help="page to write")
     arguments = parser.parse_args()
     if arguments.sets:
         train(arguments)
-    write_page(arguments.results, arguments.page)
+    write_page(arguments.build, arguments.page)
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -75,24 +74,23 @@ def train(arguments: argparse.Namespace) -> None:
         done = run_stages(
             plan,
             build=arguments.build,
-            results=arguments.results,
             budget_hours=arguments.budget_hours,
             tell=tell,
-            progress=Progress(show=show, workers=plan.workers),
+            progress=Progress(show=show),
         )
     if arguments.latency:
-        measure_sizes(plan, build=arguments.build, results=arguments.results, measure_latency=latency_meter(LATENCY_S))
+        measure_sizes(plan, build=arguments.build, measure_latency=latency_meter(LATENCY_S))
     sys.stderr.write("all stages are done\n" if done else "the time is used up; the same command continues\n")
 
 
-def write_page(results: Path, page: Path) -> None:
+def write_page(build: Path, page: Path) -> None:
     """Write the page of all results there are."""
-    found = read_seeds(results)
+    found = read_seeds(build)
     if not found:
-        sys.exit(f"{results}: no results yet; name sets, or allow more time")
-    text = results_page(pooled_results(found, read_sizes(results)))
+        sys.exit(f"{build}: no results yet; name sets, or allow more time")
+    text = results_page(pooled_results(found, read_sizes(build)))
     write_file(page, f"# Ways to distil, measured\n\n{text}".encode())
-    print(f"wrote {page} from {len(found)} files of results")
+    print(f"wrote {page} from {len(found)} folds")
 
 
 if __name__ == "__main__":

@@ -1,40 +1,55 @@
-"""The compact results that the proof reads, and the file of what students cost."""
+"""What `make study` reads of the folders of its sets: their runs, and what students cost."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from mmkd_models.experiments.folder import read_result
-from mmkd_models.experiments.results import SeedResults
-from mmkd_report.schema.study import StudentSize
+from mmkd_models.evaluation.outcome import TestedNetwork
+from mmkd_models.experiments.folder import RESULT_FILE, TEST_FILE, read_result, read_run
+from mmkd_models.experiments.plan import Conditions
+from mmkd_models.experiments.runs import Judged
+from mmkd_report.schema.study import StudentSize, StudyDataset
 
-FORMAT_VERSION = 1
+DATASET_FILE = "dataset.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedResults:
+    """Everything that was judged of one sensor and its labels on one seed; `trainings` are the finished students."""
+
+    dataset: StudyDataset
+    conditions: Conditions
+    seed: int
+    trainings: int
+    teachers: tuple[Judged, ...]
+    trials: tuple[Judged, ...]
+    rivals: tuple[Judged, ...]
 
 
 class SizeResults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What students of one sensor cost, and their latency beside a teacher's on the machine that was measured last."""
 
-    format_version: int = FORMAT_VERSION
     dataset: str
-    dataset_sha256: str
     modality: str
     teacher: str
     students: tuple[StudentSize, ...]
 
 
-def size_file(results: Path, dataset: str, modality: str) -> Path:
+def size_file(folder: Path, modality: str) -> Path:
     """Gives where the costs of a sensor's students are kept."""
-    return results / f"{dataset}-{modality}-sizes.json"
+    return folder / f"{modality}-sizes.json"
 
 
-def read_seeds(results: Path) -> tuple[SeedResults, ...]:
-    """Gives the results of all seeds in a folder, by dataset, modality, label share and seed."""
-    found = [read_result(path, SeedResults) for path in results.glob("*-seed*.json")]
+def read_seeds(build: Path) -> tuple[SeedResults, ...]:
+    """Gives the results of all seeds, by dataset, modality, label share and seed."""
+    found = [one for path in sorted(build.glob(f"*/{DATASET_FILE}")) for one in _seeds_of(path)]
     return tuple(
         sorted(
-            (one for one in found if one is not None),
+            found,
             key=lambda one: (
                 one.dataset.name,
                 one.conditions.modality,
@@ -46,7 +61,30 @@ def read_seeds(results: Path) -> tuple[SeedResults, ...]:
     )
 
 
-def read_sizes(results: Path) -> dict[tuple[str, str], SizeResults]:
-    """Gives the costs of students in a folder by dataset and modality."""
-    found = [read_result(path, SizeResults) for path in sorted(results.glob("*-sizes.json"))]
+def _seeds_of(path: Path) -> Iterator[SeedResults]:
+    dataset = read_result(path, StudyDataset)
+    assert dataset is not None  # the file is there
+    paths = [file.parent for file in sorted(path.parent.glob(f"*/*/{RESULT_FILE}"))]
+    ended = {path: result for path in paths if (result := read_run(path)) is not None and not result.reason}
+    tests = {path: test for path in ended if (test := read_result(path / TEST_FILE, TestedNetwork)) is not None}
+    judged = [Judged(result=ended[path], test=test) for path, test in tests.items()]
+    trials = [result for result in ended.values() if result.trial is not None]
+    for conditions, seed in dict.fromkeys((result.conditions, result.seed) for result in trials):
+        own = [one for one in judged if one.result.seed == seed]
+        own = [one for one in own if one.result.conditions.labelled == conditions.labelled]
+        sensor = [one for one in own if one.result.conditions.modality == conditions.modality]
+        yield SeedResults(
+            dataset=dataset,
+            conditions=conditions,
+            seed=seed,
+            trainings=sum((one.conditions, one.seed) == (conditions, seed) for one in trials),
+            teachers=tuple(one for one in own if one.result.trial is None and one.result.rival is None),
+            trials=tuple(one for one in sensor if one.result.trial and one.result.conditions == conditions),
+            rivals=tuple(one for one in sensor if one.result.rival),
+        )
+
+
+def read_sizes(build: Path) -> dict[tuple[str, str], SizeResults]:
+    """Gives the costs of students by dataset and modality."""
+    found = [read_result(path, SizeResults) for path in sorted(build.glob("*/*-sizes.json"))]
     return {(one.dataset, one.modality): one for one in found if one is not None}

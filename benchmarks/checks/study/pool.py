@@ -14,9 +14,8 @@ from typing import Any, get_args
 import msgspec
 import numpy as np
 
-from checks.study.files import SizeResults
+from checks.study.files import SeedResults, SizeResults
 from mmkd_edge.errors import UsageError
-from mmkd_models.data.labelled import Labelled
 from mmkd_models.evaluation.gains import (
     FEWEST_GROUPS,
     gain_draws,
@@ -28,11 +27,12 @@ from mmkd_models.evaluation.gains import (
     spread,
 )
 from mmkd_models.evaluation.outcome import TestedNetwork
-from mmkd_models.experiments.plan import Entry
-from mmkd_models.experiments.results import SeedResults
+from mmkd_models.experiments.plan import Conditions, Entry
+from mmkd_models.experiments.runs import Judged
 from mmkd_models.experiments.table import NEAR_BEST, score_table
 from mmkd_models.metrics.classes import Metric
 from mmkd_models.networks.config import Preset
+from mmkd_models.training.checkpoint import library_versions
 from mmkd_report.schema.figures import Spread
 from mmkd_report.schema.study import NONE, ScoreTable, SeedGain
 
@@ -164,16 +164,6 @@ class _Tested:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _BestTrial:
-    """The trial of an entry on a seed whose learning rate validated best."""
-
-    valid: float
-    rate: float
-    test: TestedNetwork
-    parameters: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Pair:
     """The tests of two entries of one set on the seeds on which both are finished."""
 
@@ -191,15 +181,14 @@ def pooled_results(found: Sequence[SeedResults], sizes: Mapping[tuple[str, str],
     found = [one for one in found if one.dataset.kind == "classification"]
     if not found:
         raise UsageError("results: expected some of a task with classes, got none; run a study of one first")
-    groups: dict[tuple[str, str, Labelled], list[SeedResults]] = {}
+    groups: dict[tuple[str, Conditions], list[SeedResults]] = {}
     for one in found:
-        key = (one.dataset.name, one.conditions.modality, one.conditions.labelled)
-        groups.setdefault(key, []).append(one)
+        groups.setdefault((one.dataset.name, one.conditions), []).append(one)
     metric = next(one for one in METRICS if one == found[0].conditions.student_train.metric)
     tables, tested = [], []
-    for (dataset, modality, _), group in groups.items():
+    for (dataset, conditions), group in groups.items():
         entries = _tested(group)
-        tables.append(_table(group, entries, metric, sizes.get((dataset, modality))))
+        tables.append(_table(group, entries, metric, sizes.get((dataset, conditions.modality))))
         tested.append(entries)
     last = found[-1]
     return DistillationResults(
@@ -208,26 +197,25 @@ def pooled_results(found: Sequence[SeedResults], sizes: Mapping[tuple[str, str],
         teacher_steps=last.conditions.teacher_train.steps,
         tables=tuple(tables),
         pooled=_pooled(tables, tested, metric),
-        versions=last.versions,
+        versions=library_versions(),
     )
 
 
 def _tested(group: Sequence[SeedResults]) -> dict[Entry, _Tested]:
-    best: dict[tuple[Entry, int], _BestTrial] = {}
+    best: dict[tuple[Entry, int], tuple[float, float, Judged]] = {}  # validation score, learning rate
     for results in group:
-        for record in results.trials:
-            candidate, score = record.result.trial.candidate, record.result.score
-            if record.test is None or score is None or record.result.parameters is None:
-                continue
-            key = (candidate.entry, results.seed)
-            if key not in best or score > best[key].valid:
-                best[key] = _BestTrial(
-                    valid=score, rate=candidate.learning_rate, test=record.test, parameters=record.result.parameters
-                )
+        for judged in results.trials:
+            trial, score = judged.result.trial, judged.result.score
+            assert trial is not None
+            assert score is not None  # it is finished
+            key, rate = (trial.candidate.entry, results.seed), trial.candidate.learning_rate
+            if key not in best or score > best[key][0]:
+                best[key] = score, rate, judged
     found: dict[Entry, _Tested] = {}
-    for (entry, seed), trial in sorted(best.items(), key=lambda item: item[0]):
-        one = found.setdefault(entry, _Tested(entry=entry, tests={}, valid={}, rates={}, parameters=trial.parameters))
-        one.tests[seed], one.valid[seed], one.rates[seed] = trial.test, trial.valid, trial.rate
+    for (entry, seed), (score, rate, judged) in sorted(best.items(), key=lambda item: item[0]):
+        parameters = judged.result.parameters
+        one = found.setdefault(entry, _Tested(entry=entry, tests={}, valid={}, rates={}, parameters=parameters))
+        one.tests[seed], one.valid[seed], one.rates[seed] = judged.test, score, rate
     return found
 
 
@@ -238,15 +226,9 @@ def _table(
     teachers = _teacher_rows(group)
     judged: dict[str, dict[int, TestedNetwork]] = {}
     for results in group:
-        for record in results.teachers:
-            if record.test is not None and not record.choice.number:
-                judged.setdefault(record.choice.name, {})[results.seed] = record.test
-    trees = {
-        results.seed: rival.test
-        for results in group
-        for rival in results.rivals
-        if rival.rival == "extra_trees" and rival.test is not None
-    }
+        for one in results.teachers:
+            judged.setdefault(_teacher_name(one), {})[results.seed] = one.test
+    trees = {results.seed: one.test for results in group for one in results.rivals if one.result.rival == "extra_trees"}
     students = [
         _method_row(one, _alone(tested, one.entry), judged, trees, first.dataset.modalities, metric)
         for one in tested.values()
@@ -260,7 +242,7 @@ def _table(
         label_share=first.conditions.labelled.share,
         labelled_groups=first.conditions.labelled.groups or msgspec.UNSET,
         seeds=tuple(results.seed for results in group),
-        trainings=sum(len(results.trials) for results in group),
+        trainings=sum(results.trainings for results in group),
         teachers=teachers,
         rivals=_rival_rows(group),
         students=tuple(
@@ -278,43 +260,38 @@ def _alone(tested: Mapping[Entry, _Tested], entry: Entry) -> _Tested | None:
     return tested.get(Entry(student=entry.student, method=NONE, teacher=None))
 
 
+def _teacher_name(judged: Judged) -> str:
+    assert judged.result.teacher is not None
+    return judged.result.teacher.name
+
+
 def _teacher_rows(group: Sequence[SeedResults]) -> tuple[ModelRow, ...]:
-    rows = []
-    names = dict.fromkeys(record.choice.name for results in group for record in results.teachers)
-    for name in names:
-        records = {
-            results.seed: record
-            for results in group
-            for record in results.teachers
-            if record.choice.name == name and not record.choice.number and record.test is not None
-        }
-        if not records:
-            continue
-        one = next(iter(records.values()))
-        single = one.result is not None
-        scores = [record.result.score for record in records.values() if record.result is not None]
-        rows.append(
-            ModelRow(
-                name=name,
-                seeds=tuple(records),
-                test=score_table([record.test.scores for record in records.values() if record.test is not None]),
-                valid_score=spread(scores) if single else None,
-                parameters=None if one.result is None else one.result.parameters,
-            )
+    by_name: dict[str, dict[int, Judged]] = {}
+    for results in group:
+        for judged in results.teachers:
+            by_name.setdefault(_teacher_name(judged), {})[results.seed] = judged
+    rows = [
+        ModelRow(
+            name=name,
+            seeds=tuple(judged),
+            test=score_table([one.test.scores for one in judged.values()]),
+            valid_score=spread([one.result.score or 0.0 for one in judged.values()]),
+            parameters=next(iter(judged.values())).result.parameters,
         )
+        for name, judged in by_name.items()
+    ]
     reference = _reference(rows)
     return tuple(msgspec.structs.replace(row, is_reference=row.name == reference) for row in rows)
 
 
 def _reference(rows: Sequence[ModelRow]) -> str | None:
-    """The smallest near the best, by validation on the seeds that all single teachers have."""
-    single = [row for row in rows if row.valid_score is not None]
-    common = set.intersection(*(set(row.seeds) for row in single)) if single else set()
+    """The smallest near the best, by validation on the seeds that all teachers have."""
+    common = set.intersection(*(set(row.seeds) for row in rows)) if rows else set()
     if not common:
         return None
     ranked = []
-    for row in single:
-        assert row.valid_score is not None  # single ones have it
+    for row in rows:
+        assert row.valid_score is not None  # teachers have it
         scores = [score for seed, score in zip(row.seeds, row.valid_score.per_seed, strict=True) if seed in common]
         ranked.append((row.parameters or 0, row.name, float(np.mean(scores))))
     best = max(score for _, _, score in ranked)
@@ -322,16 +299,14 @@ def _reference(rows: Sequence[ModelRow]) -> str | None:
 
 
 def _rival_rows(group: Sequence[SeedResults]) -> tuple[ModelRow, ...]:
-    rows = []
-    for name in dict.fromkeys(rival.rival for results in group for rival in results.rivals):
-        tests = {
-            results.seed: rival.test
-            for results in group
-            for rival in results.rivals
-            if rival.rival == name and rival.test is not None
-        }
-        rows.append(ModelRow(name=name, seeds=tuple(tests), test=score_table([one.scores for one in tests.values()])))
-    return tuple(rows)
+    tests: dict[str, dict[int, TestedNetwork]] = {}
+    for results in group:
+        for judged in results.rivals:
+            tests.setdefault(judged.result.rival or "", {})[results.seed] = judged.test
+    return tuple(
+        ModelRow(name=name, seeds=tuple(own), test=score_table([one.scores for one in own.values()]))
+        for name, own in tests.items()
+    )
 
 
 def _method_row(

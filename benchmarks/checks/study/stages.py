@@ -19,7 +19,7 @@ from typing import get_args
 
 import msgspec
 
-from checks.study.files import SizeResults, read_seeds, size_file
+from checks.study.files import DATASET_FILE, SeedResults, SizeResults, read_seeds, size_file
 from checks.study.pool import ALL_MODALITIES, OUTPUTS, pooled_results
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.dataset import Dataset, open_dataset
@@ -29,11 +29,13 @@ from mmkd_models.data.spec import require_classification
 from mmkd_models.defaults import AUGMENT, METHOD, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
 from mmkd_models.distillation.methods import Method, shipped_methods
 from mmkd_models.evaluation.rivals import RIVALS
+from mmkd_models.experiments.folder import write_result
 from mmkd_models.experiments.plan import Conditions, Space, teachers_from_text
 from mmkd_models.experiments.prepare import MeasureLatency, StudyOptions, prepare_study
 from mmkd_models.experiments.progress import Progress
-from mmkd_models.experiments.results import SeedResults, write_lines
 from mmkd_models.experiments.study import run_study
+from mmkd_models.experiments.table import dataset_facts, teacher_rows, tested_entries
+from mmkd_models.experiments.workers import torch_threads
 from mmkd_models.networks.config import Preset, preset_named
 from mmkd_report.schema.study import NONE
 
@@ -72,7 +74,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         best: how many recipes stage 2 takes, beside labels only and outputs.
         further_methods: of stage 3; None for all others.
         further_teachers: how else a sensor's teacher is made in stage 3, where each teaches by outputs.
-        compared: sizes of teachers that teach nobody in stage 3.
         whole_groups: few labels are those of about a third of the groups of a set, not a tenth of its windows.
         choose: every student is the winner of a race, and a committee teaches.
     """
@@ -94,8 +95,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         "logit+relation@last",
     )
     further_methods: tuple[str, ...] | None = None
-    further_teachers: tuple[str, ...] = ("ensemble=2",)
-    compared: tuple[Preset, ...] = ("tiny", "small")
+    further_teachers: tuple[str, ...] = (COMMITTEE_ADDED,)
     steps: int | None = None
     teacher_steps: int | None = None
     workers: int = 1
@@ -111,12 +111,11 @@ def raced(plan: Plan) -> Plan:
         first_methods=(NONE, OUTPUTS, METHOD),
         further_methods=(),
         further_teachers=(),
-        compared=(),
     )
 
 
 class Portion(msgspec.Struct, frozen=True, kw_only=True):
-    """One grid: a sensor, which labels, seeds from 0, methods, how teachers are made, and sizes to compare.
+    """One grid: a sensor, which labels, seeds from 0, methods, and how teachers are made.
 
     Attributes:
         label_share: of the labels; 1 where whole groups show theirs.
@@ -128,7 +127,6 @@ class Portion(msgspec.Struct, frozen=True, kw_only=True):
     seeds: int
     methods: tuple[str, ...]
     made: str = ""
-    compared: tuple[Preset, ...] = ()
     whole_groups: bool = False
 
 
@@ -138,7 +136,7 @@ def first_stage(plan: Plan) -> tuple[Portion, ...]:
 
 
 def third_stage(plan: Plan) -> tuple[Portion, ...]:
-    """Gives stage 3: what stage 1 left out, methods first, then teachers, then teachers' sizes."""
+    """Gives stage 3: what stage 1 left out, methods first, then teachers."""
     rest = plan.further_methods
     if rest is None:
         rest = tuple(method.name for method in shipped_methods() if method.name not in plan.first_methods)
@@ -147,14 +145,10 @@ def third_stage(plan: Plan) -> tuple[Portion, ...]:
         portions += _on_first_sets(plan, methods=(NONE, *rest))
     for one in plan.further_teachers:
         portions += _on_first_sets(plan, methods=(NONE, OUTPUTS), made=one)
-    if plan.compared:
-        portions += _on_first_sets(plan, methods=(NONE,), compared=plan.compared)
     return tuple(portions)
 
 
-def _on_first_sets(
-    plan: Plan, *, methods: tuple[str, ...], made: str = "", compared: tuple[Preset, ...] = ()
-) -> tuple[Portion, ...]:
+def _on_first_sets(plan: Plan, *, methods: tuple[str, ...], made: str = "") -> tuple[Portion, ...]:
     share, whole_groups = few_labels(plan)
     return tuple(
         Portion(
@@ -164,7 +158,6 @@ def _on_first_sets(
             seeds=seeds + 1,
             methods=methods,
             made=made,
-            compared=tuple(size for size in compared if size != sensor.teacher),
         )
         for seeds in range(plan.first_seeds)
         for sensor in plan.sets[:_FIRST_SETS]
@@ -212,15 +205,14 @@ def run_stages(
     plan: Plan,
     *,
     build: Path,
-    results: Path,
     budget_hours: float | None,
     tell: Tell | None = None,
     progress: Progress | None = None,
 ) -> bool:
-    """Trains what the results lack, portion by portion; gives whether all is there.
+    """Trains what the folder lacks, portion by portion; gives whether all is there.
 
     Raises:
-        UsageError: a set or modality is not there, or results are of other conditions.
+        UsageError: a set or modality is not there.
     """
     if not plan.sets:
         raise UsageError("study: expected one or more sets, got none; name DIR:MODALITY")
@@ -232,7 +224,7 @@ def run_stages(
             a_third(dataset, plan.seeds)  # refuses what has no such groups, before anything is trained
 
     def second() -> tuple[Portion, ...]:
-        return second_stage(plan, best_methods(_of_first_sets(read_seeds(results), plan, datasets), plan.best))
+        return second_stage(plan, best_methods(_of_first_sets(read_seeds(build), plan, datasets), plan.best))
 
     for portions in (partial(first_stage, plan), second, partial(third_stage, plan), second):
         for portion in portions():
@@ -241,11 +233,11 @@ def run_stages(
                 return False
             if tell is not None:
                 tell(portion)
-            _advance(portion, plan, datasets[portion.sensor.path], build, results, left, progress)
+            _advance(portion, plan, datasets[portion.sensor.path], build, left, progress)
     return deadline is None or time.time() < deadline
 
 
-def measure_sizes(plan: Plan, *, build: Path, results: Path, measure_latency: MeasureLatency) -> None:
+def measure_sizes(plan: Plan, *, build: Path, measure_latency: MeasureLatency) -> None:
     """Writes what the students of every sensor cost, and their latency beside the usual teacher's on this machine."""
     for sensor in plan.sets:
         dataset = open_dataset(sensor.path)
@@ -255,12 +247,11 @@ def measure_sizes(plan: Plan, *, build: Path, results: Path, measure_latency: Me
         prepared = prepare_study(dataset, options, out=out, measure_latency=measure_latency)
         found = SizeResults(
             dataset=dataset.spec.name,
-            dataset_sha256=dataset.sha256,
             modality=sensor.modality,
             teacher=options.space.teachers[0].name,
             students=prepared.sizes,
         )
-        write_lines(size_file(results, dataset.spec.name, sensor.modality), found)
+        write_result(size_file(out, sensor.modality), found)
 
 
 def _of_first_sets(
@@ -278,18 +269,15 @@ def _of_first_sets(
 
 
 def _advance(
-    portion: Portion,
-    plan: Plan,
-    dataset: Dataset,
-    build: Path,
-    results: Path,
-    hours: float | None,
-    progress: Progress | None,
+    portion: Portion, plan: Plan, dataset: Dataset, build: Path, hours: float | None, progress: Progress | None
 ) -> None:
     options = portion_options(portion, plan, dataset, hours)
     out = build / dataset.spec.name
     prepared = prepare_study(dataset, options, out=out)
-    run_study(prepared, progress=progress, results=results)
+    write_result(out / DATASET_FILE, dataset_facts(dataset))
+    run_study(prepared, progress=progress)
+    with torch_threads():
+        teacher_rows(prepared.folder, tested_entries(prepared.folder, prepared.table_entries, prepared.seeds, ()))
 
 
 def a_third(dataset: Dataset, seeds: int) -> int:
@@ -339,7 +327,6 @@ def portion_options(portion: Portion, plan: Plan, dataset: Dataset, hours: float
         budget_hours=hours,
         workers=plan.workers,
         rivals=RIVALS,
-        compared=teachers_from_text(portion.compared, dataset),
     )
 
 

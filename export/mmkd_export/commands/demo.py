@@ -1,4 +1,4 @@
-"""`mmkd-demo`: the whole chain on real recordings, and one page that says what it showed."""
+"""`mmkd-demo`: the whole chain on real recordings, and one page that shows the result."""
 
 from __future__ import annotations
 
@@ -34,14 +34,12 @@ with loading("mmkd-demo"):
         trains_of,
     )
     from mmkd_models.metrics.scores import default_metric
-    from mmkd_models.networks.config import choice, preset_named
+    from mmkd_models.networks.config import preset_named
     from mmkd_report.schema.figures import Measure
 
 if TYPE_CHECKING:
     import typer
 
-    from mmkd_export.demo.chain import Instruments, MeasuredDemo, PairTimes
-    from mmkd_models.evaluation.rivals import RivalName
     from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, FoldResult
     from mmkd_models.experiments.workers import Executor
     from mmkd_report.schema.demo import DemoBenchmark, DemoDocument, Gain, Scored
@@ -50,32 +48,31 @@ _NEEDS = (
     *("torch", "lightning_fabric", "sklearn", "onnx", "onnxscript", "onnxruntime", "psutil", "jinja2", "typer", "rich"),
 )
 _ABOUT = "Everything was recorded, little was labelled: which one sensor is enough, and what does distillation buy?"
-_EPILOG = "An interrupted run continues where it was: give the same --out and options."
+_EPILOG = "An interrupted run continues: give the same --out and options."
 
-_COMPETITORS = (
-    ("extra_trees", "extra-trees"),
-    ("mini_rocket", "MiniRocket"),
-    ("rocket_and_trees", "both"),
-    ("multi_rocket_hydra", "Hydra"),
-    ("baseline", "baseline"),
-    ("taught_rocket", "taught rocket"),
-    ("student", "student"),
-)
-"""Fields of a sensor's contest, and what stands above their columns where one was run."""
+_COMPETITORS = {
+    "extra_trees": "extra-trees",
+    "mini_rocket": "MiniRocket",
+    "rocket_and_trees": "both",
+    "baseline": "baseline",
+    "taught_rocket": "taught rocket",
+    "student": "student",
+}
+"""Fields of a sensor's contest, and the heads of their columns."""
 
 _DOCUMENT = "demo.json"
 _LAUNCHES = 2
 _AFTER_FOLD_S, _AFTER_SENSOR_S, _DURATIONS = 4.0, 9.0, 6.0
-"""Seconds of judging a fold and of exporting a sensor's student, and the latencies in `--duration-s`, for the guess."""
+"""Estimates for the time that is left: seconds to judge a fold and to export a student, and latencies to measure."""
 
 
 def main() -> NoReturn:
-    """Runs `mmkd-demo`."""
+    """Run `mmkd-demo`."""
     run_command("mmkd-demo", run_demo, needs=_NEEDS, extra="export,bench", about=_ABOUT)
 
 
 def run_demo(arguments: Sequence[str]) -> None:
-    """Runs `mmkd-demo` with these arguments."""
+    """Run `mmkd-demo` with these arguments."""
     run_line("mmkd-demo", arguments, [Command(function=demo, epilog=_EPILOG)])
 
 
@@ -88,13 +85,13 @@ class ComparisonOptions:
         Option("Train a student for this sensor (repeat); default every one.", metavar="NAME"),
     ] = None
     seeds: Annotated[int, Option("Seeds; each judges on another fold of groups.", min=1)] = 1
-    label_share: Annotated[
-        float | None, Option("Share of the training windows whose labels are seen; 1 is all.", shown=False)
-    ] = None
+    label_share: Annotated[float | None, Option("Fraction of the training labels to use; 1 is all.", shown=False)] = (
+        None
+    )
     labelled_groups: Annotated[
         int | None,
         Option(
-            "Whole groups of the training windows whose labels are seen.",
+            "Use the labels of N whole groups of the training windows.",
             metavar="N",
             shown="a third, where there are 6 or more and some third has every class; else --label-share 0.1",
         ),
@@ -102,28 +99,16 @@ class ComparisonOptions:
     teacher: Annotated[str, Option("Teacher size: tiny, small, medium or base.")] = TEACHER_PRESET
     student: Annotated[str, Option("Student size: tiny, small, medium or base.")] = STUDENT_PRESET
     method: Annotated[
-        str | None,
-        Option("How students are taught: a name of mmkd-study --list-methods; default that of mmkd-distill."),
-    ] = None
-    rival: Annotated[
-        list[str] | None,
-        Option("Compare with it too (repeat): multi_rocket_hydra, a minute more for each sensor and seed."),
+        str | None, Option("Distillation method, of mmkd-study --list-methods; default that of mmkd-distill.")
     ] = None
     members: Annotated[
         str | None,
         Option(
-            "Who makes up the teacher: transformer, rocket, trees, with commas between them.",
+            "Members of the teacher: transformer, rocket, trees, with commas between them.",
             metavar="NAMES",
             shown=",".join(COMMITTEE),
         ),
     ] = None
-    self_training: Annotated[
-        bool,
-        Option(
-            "Let the teacher's transformer learn from unlabelled windows too, which takes twice as long.",
-            ("--self-training/--no-self-training",),
-        ),
-    ] = False
     choose: Annotated[
         bool,
         Option(
@@ -137,7 +122,7 @@ class ComparisonOptions:
 def demo(
     context: typer.Context,
     *,
-    out: Annotated[Path, Option("Folder of what is written.", ("-o", "--out"), "DIR")] = Path("demo"),
+    out: Annotated[Path, Option("Folder to write.", ("-o", "--out"), "DIR")] = Path("demo"),
     dataset: Annotated[Path | None, Option("Dataset directory; default the shipped one.")] = None,
     compared: ComparisonOptions,
     workers: Annotated[int | None, Option("Trainings at a time, one thread each; default one a core.", min=1)] = None,
@@ -151,7 +136,8 @@ def demo(
     Trains a multimodal teacher, and for every single sensor a labels-only baseline, a distilled student and
     classical rivals; exports the students, runs them in the device runtime, benchmarks them, and writes one page.
     """
-    from mmkd_export.demo.chain import measure, with_measured
+    from mmkd_export.demo.chain import measure
+    from mmkd_models.commands.study import pair_latency
     from mmkd_models.experiments.comparison import Comparison
 
     began = time.monotonic()
@@ -162,18 +148,19 @@ def demo(
     comparison = Comparison(dataset=data, config=config, out=out)
     folds = run_comparison(comparison, seeds=range(seeds), workers=workers, afterwards_s=afterwards_s)
     document = _document(data, folds, out)
+    pair, bundle = partial(pair_latency, duration_s=duration_s), partial(_bundle, duration_s=duration_s)
     try:
-        measured = measure(comparison, folds, _instruments(duration_s), say=say)
+        measured = measure(document, comparison, folds, pair=pair, bundle=bundle, say=say)
     except BaseException:
-        if not (out / _DOCUMENT).exists():  # what was learnt is told all the same
+        if not (out / _DOCUMENT).exists():  # training took long: its results are written all the same
             _write(out, document, began=began)
             say(f"wrote {document.report}, without what this machine measures")
         raise
-    document = _write(out, with_measured(document, measured), began=began)
+    document = _write(out, measured, began=began)
     if as_json:
         print(json_text(document, indent=1))
     else:
-        show_demo(document, measured, dataset=data.path)
+        show_demo(document, out=out, dataset=data)
 
 
 def run_comparison(
@@ -188,7 +175,7 @@ def run_comparison(
 
     Args:
         workers: trainings at a time; None for one a core.
-        afterwards_s: what follows, for the time that is left.
+        afterwards_s: time needed afterwards, for the time that is left.
     """
     from mmkd_models.experiments.comparison import compare
     from mmkd_models.experiments.progress import Progress, progress_lines
@@ -196,36 +183,12 @@ def run_comparison(
 
     count = workers or default_workers()
     with saying_how_to_go_on(), progress_lines() as show, Workers(count, executor=executor) as pool:
-        progress = Progress(show=show, workers=count, afterwards_s=afterwards_s)
-        return compare(comparison, seeds, pool, progress=progress)
+        return compare(comparison, seeds, pool, progress=Progress(show=show, afterwards_s=afterwards_s))
 
 
 def default_workers() -> int:
     """One worker a core, 8 at most: each takes some hundred megabytes of memory."""
     return min(usable_cores(), 8)
-
-
-def _instruments(duration_s: float) -> Instruments:
-    from mmkd_export.demo.chain import Instruments
-
-    return Instruments(pair=partial(_pair, duration_s=duration_s), bundle=partial(_bundle, duration_s=duration_s))
-
-
-def _pair(first: Path, second: Path, *, duration_s: float) -> PairTimes:
-    from mmkd_bench.in_turn import measure_pair
-    from mmkd_export.demo.chain import PairTimes
-    from mmkd_report.schema.demo import LatencyPercentiles, RatioRange
-
-    pair = measure_pair(first, second, launches=_LAUNCHES, duration_s=duration_s)
-    teacher, student = (
-        LatencyPercentiles(p50=p50.median / 1000, p90=p90.median / 1000, p99=p99.median / 1000)
-        for p50, p90, p99 in (
-            (pair.first_p50_us, pair.first_p90_us, pair.first_p99_us),
-            (pair.second_p50_us, pair.second_p90_us, pair.second_p99_us),
-        )
-    )
-    ratios = msgspec.convert(pair.ratio, RatioRange, from_attributes=True)
-    return PairTimes(first=teacher, second=student, ratio=pair.ratio.median, ratios=ratios)
 
 
 def _bundle(bundle: Path, reference: Path | None, *, duration_s: float) -> tuple[DemoBenchmark, dict[str, Any]]:
@@ -239,21 +202,17 @@ def _bundle(bundle: Path, reference: Path | None, *, duration_s: float) -> tuple
     return demo_benchmark(report), msgspec.to_builtins(report.machine)
 
 
-def _labels_seen(data: Dataset, options: ComparisonOptions) -> Labelled:
-    """Gives which labels every fold shows; refuses what a fold cannot have."""
-    trainings = trainings_of(data.everything(), options.seeds)
-    asked = labelled_from_options(options.label_share, options.labelled_groups, otherwise=usual_labelled(trainings))
-    for seed, training in enumerate(trainings):
-        seen_labels(training, asked, seed=seed)  # refuses what a fold cannot have, before a folder is taken
-    return asked
-
-
 def asked_comparison(data: Dataset, options: ComparisonOptions) -> ComparisonConfig:
     """Return the comparison of these options. Raise UsageError if no fold can have it."""
-    check_seeds(data.everything(), options.seeds)
-    refuse_shared_samples(data.everything())
+    windows = data.everything()
+    check_seeds(windows, options.seeds)
+    refuse_shared_samples(windows)
     preset_named(options.teacher, option="--teacher")
-    return comparison_config(data, options, _labels_seen(data, options))
+    trainings = trainings_of(windows, options.seeds)
+    labelled = labelled_from_options(options.label_share, options.labelled_groups, otherwise=usual_labelled(trainings))
+    for seed, training in enumerate(trainings):
+        seen_labels(training, labelled, seed=seed)  # refuses what a fold cannot have
+    return comparison_config(data, options, labelled)
 
 
 def comparison_config(data: Dataset, options: ComparisonOptions, labelled: Labelled) -> ComparisonConfig:
@@ -262,47 +221,32 @@ def comparison_config(data: Dataset, options: ComparisonOptions, labelled: Label
     from mmkd_models.experiments.comparison import ComparisonConfig
     from mmkd_models.training.committee import default_members, members_named
 
-    size = preset_named(options.student, option="--student")
-    names = options.modality or [spec.name for spec in data.spec.modalities]
+    size, modalities = preset_named(options.student, option="--student"), data.spec.modalities
+    names = options.modality or [spec.name for spec in modalities]
     data.everything().with_modalities(names)  # refuses names that are unknown or there twice
-    metric, chosen = default_metric(data.spec.task.kind), options.members
-    members = (
-        default_members(data.spec.modalities)
-        if chosen is None
-        else members_named(chosen.split(","), data.spec.modalities)
-    )
-    teacher_train, student_train = trains_of(metric, options.steps)
+    members = members_named(options.members.split(","), modalities) if options.members else default_members(modalities)
+    teacher_train, student_train = trains_of(default_metric(data.spec.task.kind), options.steps)
     return ComparisonConfig(
         labelled=labelled,
         modalities=tuple(names),
         teacher=preset_named(options.teacher, option="--teacher"),
         student=size,
-        self_training=options.self_training,
         teacher_train=teacher_train,
         student_train=student_train,
         baseline_learning_rates=BASELINE_LEARNING_RATES,
         augment=AUGMENT,
-        further_rivals=_further_rivals(options.rival),
         recipe=default_recipe(data.spec.task) if options.method is None else taught_by(options.method),
         members=members,
         choose=options.choose,
     )
 
 
-def _further_rivals(names: list[str] | None) -> tuple[RivalName, ...]:
-    from mmkd_models.evaluation.rivals import QUICK_RIVALS, RIVALS
-
-    asked = (choice(name, RIVALS, option="--rival") for name in dict.fromkeys(names or ()))
-    return tuple(name for name in asked if name not in QUICK_RIVALS)
-
-
 def _document(data: Dataset, folds: list[FoldResult], out: Path) -> DemoDocument:
-    from mmkd_models.experiments.summary import demo_document as comparison_document
+    from mmkd_models.experiments.summary import demo_document
     from mmkd_models.training.checkpoint import library_versions
 
-    document = comparison_document(data.spec, data.sha256, folds)
     return msgspec.structs.replace(
-        document,
+        demo_document(data.spec, data.sha256, folds),
         command=shell_line("mmkd-demo", *sys.argv[1:]),
         versions=library_versions(),
         report=str(out / "report.html"),
@@ -310,7 +254,7 @@ def _document(data: Dataset, folds: list[FoldResult], out: Path) -> DemoDocument
 
 
 def _write(out: Path, document: DemoDocument, *, began: float) -> DemoDocument:
-    """Writes document and page; gives the document with the seconds it took."""
+    """Write document and page; return the document with its duration."""
     from mmkd_report import render_demo, write_page
 
     document = msgspec.structs.replace(document, duration_s=round(time.monotonic() - began, 1))
@@ -319,8 +263,9 @@ def _write(out: Path, document: DemoDocument, *, began: float) -> DemoDocument:
     return document
 
 
-def show_demo(demo: DemoDocument, measured: MeasuredDemo, *, dataset: Path) -> None:
-    """Prints the table of a demo, three lines of Python that use its student, what speaks for it, and what is next."""
+def show_demo(demo: DemoDocument, *, out: Path, dataset: Dataset) -> None:
+    """Print the table of a demo, three lines of Python that use its student, the verdict, and the next command."""
+    from mmkd_export.demo.chain import best_student
     from mmkd_report.pages.demo import gap_text
     from mmkd_report.pages.demo_answer import is_judged, leak, recommendation, shipped
     from mmkd_report.words import for_terminal, labelled_title, with_gain_unit
@@ -330,32 +275,33 @@ def show_demo(demo: DemoDocument, measured: MeasuredDemo, *, dataset: Path) -> N
     judged_on = "" if demo.split is None else f" on {demo.split.judged_on}"
     labelled = labelled_title(demo.label_share, demo.labelled_groups)
     title = f"{demo.dataset.name}: {measure.words}{counted}{judged_on}, {labelled}"
-    columns = [(key, name) for key, name in _COMPETITORS if any(getattr(one, key) for one in demo.students.values())]
-    headings = ("sensor", *(name for _, name in columns), "gain", "95 % interval", "gap recovered")
-    table = plain_table(headings, title=title)
+    table = plain_table(("sensor", *_COMPETITORS.values(), "gain", "95 % interval", "gap recovered"), title=title)
     for name, contest in demo.students.items():
         gain, ends = _gain(contest.gain_points, measure)
-        scores = (_score(getattr(contest, key), measure) for key, _ in columns)
+        scores = (_score(getattr(contest, key), measure) for key in _COMPETITORS)
         table.add_row(name, *scores, gain, ends, for_terminal(gap_text(contest)))
-    show_table(table, width=150)  # seven competitors with their spreads
+    show_table(table, width=150)  # six competitors with their spreads
     print(f"teacher (all sensors) {_score(demo.teacher, measure)}, {demo.teacher.parameters:,} parameters")
     gain, ends = _gain(demo.mean_gain_points, measure)
     ends = "no confidence interval: too few groups" if ends == "-" else ends
     print(f"mean gain {with_gain_unit(gain, measure)} ({ends})")
-    for said in (shipped(demo), leak(demo)):
-        if said:
-            print(for_terminal(said))
-    bundle, written = str(measured.bundle), f"wrote {demo.report} and {measured.bundle}"
+    for sentence in (shipped(demo), leak(demo)):
+        if sentence:
+            print(for_terminal(sentence))
+    bundle, best = str(out / "student.edge"), best_student(demo)
+    written = f"wrote {demo.report} and {bundle}"
     if not is_judged(demo):
-        print(f"\n{for_terminal(recommendation(demo))}\n{written}; next: {shell_line('mmkd-data', 'check', dataset)}")
+        print(
+            f"\n{for_terminal(recommendation(demo))}\n{written}; next: {shell_line('mmkd-data', 'check', dataset.path)}"
+        )
         return
-    reference = measured.reference
-    opened = repr(bundle) if reference is None else f"{bundle!r}, reference={str(reference)!r}"
+    reference = demo.students[best].reference
+    opened = repr(bundle) if reference is None else f"{bundle!r}, reference={reference!r}"
     print(
         "\nTo run the student:\n"
         "    from mmkd_edge import EdgePredictor\n"
         f"    with EdgePredictor.open({opened}) as predictor:\n"
-        f"        print(predictor.predict(window))  # {measured.best}: (T, C)={measured.window_shape}, raw units\n"
+        f"        print(predictor.predict(window))  # {best}: (T, C)={dataset.spec.modality(best).shape}, raw units\n"
     )
     print(for_terminal(recommendation(demo)))
     option = () if reference is None else ("--reference", reference)

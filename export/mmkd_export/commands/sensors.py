@@ -1,4 +1,4 @@
-"""`mmkd-evaluate --sensors`: a model for every sensor, judged, and the table that decides which one is bought."""
+"""`mmkd-evaluate --sensors`: a model for every sensor, judged, and the table that decides which sensor to buy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from mmkd_edge.cli.outputs import held
 from mmkd_edge.cli.run import require_modules, shell_line
 from mmkd_edge.cli.show import json_text, plain_table, say, show_table
 from mmkd_edge.errors import UsageError
-from mmkd_edge.machine import this_machine
 from mmkd_export.commands.demo import ComparisonOptions, asked_comparison, default_workers, run_comparison
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.experiments.workers import Executor
@@ -32,13 +31,13 @@ SENSORS_FILE, PAGE_FILE = "sensors.json", "sensors.html"
 _PAGES = "pages"
 _NEEDS = ("torch", "safetensors", "lightning_fabric", "sklearn", "jinja2")
 _EPILOG = (
-    "Example: mmkd-evaluate --sensors mydata --workers 2 -o sensors. An interrupted run continues where it was: give "
-    "the same --out and options."
+    "Example: mmkd-evaluate --sensors mydata --workers 2 -o sensors. An interrupted run continues: give the same --out "
+    "and options."
 )
 
 
 def run_sensors(arguments: Sequence[str]) -> None:
-    """Runs `mmkd-evaluate --sensors` with the other arguments."""
+    """Run `mmkd-evaluate --sensors` with the other arguments."""
     run_line("mmkd-evaluate --sensors", arguments, [Command(function=sensors, epilog=_EPILOG)])
 
 
@@ -46,10 +45,8 @@ def sensors(
     context: typer.Context,
     *,
     data: Annotated[Path, Argument("DATA", "Dataset directory with two sensors or more; see mmkd-data.")],
-    out: Annotated[Path, Option("Folder of what is written.", ("-o", "--out"), "DIR")] = Path("sensors"),
-    pairs: Annotated[
-        bool, Option("Also tell what the teacher answers with every two sensors alone.", ("--pairs",))
-    ] = False,
+    out: Annotated[Path, Option("Folder to write.", ("-o", "--out"), "DIR")] = Path("sensors"),
+    pairs: Annotated[bool, Option("Also score the teacher with every two sensors alone.", ("--pairs",))] = False,
     compared: ComparisonOptions,
     cost: Annotated[
         list[str] | None,
@@ -63,25 +60,25 @@ def sensors(
         float, Option("Measured seconds of each latency.", ("--duration-s",), min=0.1, max=600.0)
     ] = 4.0,
     workers: Annotated[int | None, Option("Trainings at a time, one thread each; default one a core.", min=1)] = None,
-    executor: Annotated[str, Option("Where they run: local, or ray (the cluster of RAY_ADDRESS).")] = "local",
+    executor: Annotated[str, Option("Where trainings run: local, or ray (the cluster of RAY_ADDRESS).")] = "local",
     as_json: Annotated[bool, Option("Print one JSON document instead of a table.", ("--json",))] = False,
 ) -> None:
     """Which sensor is enough? For every single sensor of DATA: rivals, labels only, distilled, and the teacher of all.
 
-    Trains them as mmkd-demo does, judges each student under faults, measures its latency, reckons its costs, and
-    writes one page with the table that decides what is bought.
+    Trains them as mmkd-demo does, judges each student under faults, measures its latency, computes its costs, and
+    writes one page with the table that decides which sensor to buy.
     """
     require_modules(_NEEDS, by="mmkd-evaluate --sensors", extra="train")
     from mmkd_models.commands.study import latency_meter
     from mmkd_models.experiments.comparison import Comparison
-    from mmkd_models.experiments.sensors import SensorsOrder, check_costs, judge_sensors, measure_latencies
+    from mmkd_models.experiments.sensors import SensorsOrder, check_costs, judge_sensors
     from mmkd_models.experiments.summary import demo_document
     from mmkd_models.experiments.workers import torch_threads
 
     where = choice(executor, get_args(Executor), option="--executor")
     out = out.resolve() if where == "ray" else out  # a task of Ray has a working directory of its own
     meter = latency_meter(duration_s) if latency else None
-    dataset, number = open_dataset(data), workers or default_workers()
+    dataset, count = open_dataset(data), workers or default_workers()
     if len(dataset.spec.modalities) < 2:
         raise UsageError(
             f"{data}: expected two sensors or more, among which one is chosen, got {dataset.spec.modalities[0].name} "
@@ -91,47 +88,39 @@ def sensors(
     order = SensorsOrder(comparison=comparison, costs=_costs(cost, comparison.config.modalities))
     check_costs(order)
     context.with_resource(held(out, is_folder=True))
-    folds = run_comparison(comparison, seeds=range(compared.seeds), workers=number, executor=where)
+    folds = run_comparison(comparison, seeds=range(compared.seeds), workers=count, executor=where)
+    times = {}
     with torch_threads():
-        judged = judge_sensors(order, workers=number, executor=where, say=say)
-        times = {} if meter is None else measure_latencies(order, meter, conditions=_conditions(duration_s), say=say)
+        judged = judge_sensors(order, workers=count, executor=where, say=say)
+        if meter is not None:
+            for name in judged:
+                say(f"{name}: latency")
+                times[name] = meter(comparison.student_path(name, 0), comparison.teacher_path(0))
     document = _document(demo_document(dataset.spec, dataset.sha256, folds), judged, times, pairs=pairs)
     _write(out, document, judged)
     if as_json:
         print(json_text(document, indent=1))
         return
     _show(document)
-    student = comparison.student_path(document.rows[0].sensors[0], order.seed)
+    student = comparison.student_path(document.rows[0].sensors[0], 0)
     print(f"wrote {out / PAGE_FILE}; next: {shell_line('mmkd-export', student)}")
 
 
-def _conditions(duration_s: float) -> dict[str, object]:
-    """What decides a latency beside the two networks."""
-    from mmkd_edge.predict import profile
-    from mmkd_models.training import checkpoint
-
-    return {
-        "duration_s": duration_s,
-        "machine": this_machine(),
-        "versions": checkpoint.library_versions() | profile.library_versions(("ort",)),
-    }
-
-
 def _costs(given: Sequence[str] | None, sensors: Sequence[str]) -> dict[str, Path]:
-    """By sensor its file of assumptions; a file without a name is of every sensor that has none of its own."""
-    found: dict[str, Path] = {}
+    """The file of assumptions by sensor; a file without a name is for every sensor without its own."""
+    files: dict[str, Path] = {}
     for text in given or ():
         name, equals, file = text.partition("=")
         if equals and name not in sensors:
             raise UsageError(f"--cost {text}: expected a sensor of {', '.join(sensors)}, got {name!r}; correct it")
         names = [name] if equals else [""]
-        if names[0] in found:
+        if names[0] in files:
             raise UsageError(
                 f"--cost {text}: expected one file for {name if equals else 'all sensors'}, got two; name each once"
             )
-        found[names[0]] = Path(file if equals else text)
-    everywhere = found.pop("", None)
-    return found if everywhere is None else {name: found.get(name, everywhere) for name in sensors}
+        files[names[0]] = Path(file if equals else text)
+    everywhere = files.pop("", None)
+    return files if everywhere is None else {name: files.get(name, everywhere) for name in sensors}
 
 
 def _document(
@@ -175,7 +164,7 @@ def _write(out: Path, document: SensorsDocument, judged: Mapping[str, JudgingDoc
 
 
 def _show(document: SensorsDocument) -> None:
-    """Prints the verdict, and the table that it follows from."""
+    """Print the verdict, and the table that it follows from."""
     from mmkd_report.pages.sensors import cells, headings, verdict
     from mmkd_report.words import for_terminal, terminal_score
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,104 +31,94 @@ from mmkd_models.experiments.comparison import Comparison, FoldResult
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, read_teacher
 from mmkd_models.training.predict import logits_of
-from mmkd_report.schema.demo import AttentionMaps, DemoBenchmark, DemoDocument, LatencyPercentiles, RatioRange
+from mmkd_report.schema.demo import AttentionMaps, Contest, DemoBenchmark, DemoDocument, LatencyPercentiles
+from mmkd_report.schema.study import PairLatency
 
 Say = Callable[[str], None]
+MeasurePair = Callable[[Path, Path], PairLatency]
+"""From two models (a teacher's ONNX file, a student's bundle) to the latencies of both, called in turn."""
+MeasureBundle = Callable[[Path, Path | None], tuple[DemoBenchmark, dict[str, Any]]]
+"""From a bundle, with the reference of a per-group modality, to its figures and the facts of the machine."""
 
 _ROUNDING = 1e-6  # of the answer: float32 in another order of summation
 
 
-@dataclass(frozen=True, kw_only=True)
-class PairTimes:
-    """Latencies of two models that were called in turn, and how many times faster the second is."""
+def measure(
+    document: DemoDocument,
+    comparison: Comparison,
+    folds: Sequence[FoldResult],
+    *,
+    pair: MeasurePair,
+    bundle: MeasureBundle,
+    say: Say,
+) -> DemoDocument:
+    """Export the students of the first fold, run and benchmark them on this machine, and complete the document.
 
-    first: LatencyPercentiles
-    second: LatencyPercentiles
-    ratio: float
-    ratios: RatioRange
-
-
-@dataclass(frozen=True, kw_only=True)
-class Instruments:
-    """What the chain measures with; the benchmark package is not its own.
-
-    Attributes:
-        pair: compares two models (ONNX files or bundles) in one run.
-        bundle: benchmarks a bundle, with the reference file of a per-group modality; gives its figures and the facts
-            of the machine.
+    The best student's bundle, by validation, is `student.edge` too.
     """
-
-    pair: Callable[[Path, Path], PairTimes]
-    bundle: Callable[[Path, Path | None], tuple[DemoBenchmark, dict[str, Any]]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasuredStudent:
-    """The student of one modality: its bundle, the reference of a per-group one, its times after its teacher's."""
-
-    bundle: Path
-    reference: Path | None
-    attention: AttentionMaps | None
-    times: PairTimes
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasuredDemo:
-    """What was exported and measured on this machine.
-
-    Attributes:
-        contests: what was measured of each modality's student.
-        benchmark: the runtime's benchmark of the best student.
-        best: the modality of that student, chosen by its score on validation.
-        reference: the reference of one group of the test split, where the modality is normalised per group.
-    """
-
-    contests: dict[str, MeasuredStudent]
-    benchmark: DemoBenchmark
-    best: str
-    bundle: Path
-    reference: Path | None
-    window_shape: tuple[int, ...]
-    machine: dict[str, Any]
-
-
-def measure(comparison: Comparison, folds: Sequence[FoldResult], instruments: Instruments, *, say: Say) -> MeasuredDemo:
-    """Export the students of the first fold, run and benchmark them on this machine."""
     fold, dataset, out = folds[0], comparison.dataset, comparison.out
-    modalities = fold.config.modalities
     bundles = {}
-    for name in modalities:
+    for name in document.students:
         say(f"export: {name} student")
         bundles[name] = out / f"{name}.edge"
         export(export_plan(comparison.student_path(name, fold.seed), output=bundles[name]))
     test = comparison.folder.fold(fold.seed).test
-    references = {name: _any_reference(dataset, name, test, out) for name in modalities}
+    references = {name: _any_reference(dataset, name, test, out) for name in bundles}
     teacher = read_teacher(comparison.teacher_path(fold.seed)).transformer()
     attention = {}
-    for name in modalities:
+    for name, path in bundles.items():
         say(f"check: {name} student in the runtime")
         student = read_student(comparison.student_path(name, fold.seed))
-        _check_runtime(dataset, fold, student, bundles[name], test, say=say)
+        _check_runtime(dataset, fold, student, path, test, say=say)
         attention[name] = _attention(test, teacher, student)
-    times = _times(bundles, onnx_from_teacher(teacher, dataset.spec.modalities), instruments, say=say)
-    best = max(modalities, key=lambda name: np.mean([one.students[name].student.valid_score for one in folds]))
-    bundle = out / "student.edge"
-    write_file(bundle, bundles[best].read_bytes())
+    times = {}
+    with TemporaryDirectory() as temporary:
+        model = Path(temporary) / "teacher.onnx"
+        model.write_bytes(onnx_from_teacher(teacher, dataset.spec.modalities))
+        for name, path in bundles.items():
+            say(f"latency: teacher against {name} student")
+            times[name] = pair(model, path)
+    best = best_student(document)
+    write_file(out / "student.edge", bundles[best].read_bytes())
     say(f"benchmark: {best} student through EdgePredictor")
-    benchmark, machine = instruments.bundle(bundle, references[best])
-    return MeasuredDemo(
-        contests={
-            name: MeasuredStudent(
-                bundle=bundles[name], reference=references[name], attention=attention[name], times=times[name]
+    benchmark, machine = bundle(out / "student.edge", references[best])
+    replace_in, first = msgspec.structs.replace, next(iter(times.values()))
+    return replace_in(
+        document,
+        students={
+            name: _with_measured(
+                replace_in(contest, bundle=str(bundles[name]), attention=attention[name]), references[name], times[name]
             )
-            for name in modalities
+            for name, contest in document.students.items()
         },
+        teacher=replace_in(document.teacher, latency_ms=msgspec.convert(first.teacher_ms, LatencyPercentiles)),
         benchmark=benchmark,
-        best=best,
-        bundle=bundle,
-        reference=references[best],
-        window_shape=dataset.spec.modality(best).shape,
         machine=machine,
+    )
+
+
+def best_student(document: DemoDocument) -> str:
+    """Return the sensor whose student validates best."""
+
+    def score(name: str) -> float:
+        spread = document.students[name].student.valid_score
+        return -np.inf if spread is None else spread.mean
+
+    return max(document.students, key=score)
+
+
+def _with_measured(contest: Contest, reference: Path | None, times: PairLatency) -> Contest:
+    """The baseline has the student's latency if both are transformers; else it is not measured."""
+    assert contest.baseline is not None  # folds have one
+    is_alike = contest.baseline.kinds[:1] == contest.student.kinds[:1] == ("transformer",)  # the first seed's
+    latency, replace_in = msgspec.convert(times.student_ms, LatencyPercentiles), msgspec.structs.replace
+    return replace_in(
+        contest,
+        student=replace_in(contest.student, latency_ms=latency),
+        baseline=replace_in(contest.baseline, latency_ms=latency if is_alike else None),
+        reference=None if reference is None else str(reference),
+        latency_ratio=times.ratio,
+        latency_ratios=times.ratios,
     )
 
 
@@ -237,48 +227,4 @@ def _attention(test: Windows, teacher: Teacher, student: StudentCheckpoint) -> A
         student_layer="last self-attention",
         window_label=view.label,
         seconds=view.seconds,
-    )
-
-
-def _times(bundles: dict[str, Path], teacher: bytes, instruments: Instruments, *, say: Say) -> dict[str, PairTimes]:
-    """Teacher and each student through ONNX Runtime, interleaved in the same processes, one thread each."""
-    found = {}
-    with TemporaryDirectory() as temporary:
-        model = Path(temporary) / "teacher.onnx"
-        model.write_bytes(teacher)
-        for name, bundle in bundles.items():
-            say(f"latency: teacher against {name} student")
-            found[name] = instruments.pair(model, bundle)
-    return found
-
-
-def with_measured(document: DemoDocument, measured: MeasuredDemo) -> DemoDocument:
-    """Gives the document with what was measured on this machine.
-
-    Where both are transformers the baseline is the student with other weights; else its features are others, and it is
-    not measured.
-    """
-    replace_in = msgspec.structs.replace
-    students = {}
-    for name, one in measured.contests.items():
-        contest, times = document.students[name], one.times
-        assert contest.baseline is not None  # folds have one
-        is_alike = contest.baseline.kinds[:1] == contest.student.kinds[:1] == ("transformer",)  # the first seed's
-        students[name] = replace_in(
-            contest,
-            student=replace_in(contest.student, latency_ms=times.second),
-            baseline=replace_in(contest.baseline, latency_ms=times.second if is_alike else None),
-            bundle=str(one.bundle),
-            reference=None if one.reference is None else str(one.reference),
-            attention=one.attention,
-            latency_ratio=times.ratio,
-            latency_ratios=times.ratios,
-        )
-    first = next(iter(measured.contests.values())).times.first
-    return replace_in(
-        document,
-        students=students,
-        teacher=replace_in(document.teacher, latency_ms=first),
-        benchmark=measured.benchmark,
-        machine=measured.machine,
     )

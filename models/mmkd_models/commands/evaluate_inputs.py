@@ -288,7 +288,7 @@ def _shift(order: ShiftOrder, on_part: Callable[[str], None]) -> ShiftFacts:
     from mmkd_models.experiments.progress import Progress, progress_lines
 
     with progress_lines() as show:
-        return judge_shift(order, progress=Progress(show=show, workers=order.workers), say=on_part)
+        return judge_shift(order, progress=Progress(show=show), say=on_part)
 
 
 def _shift_order(request: EvaluateRequest, inputs: SuiteInputs, dataset: Dataset) -> ShiftOrder:
@@ -322,7 +322,6 @@ def _shift_order(request: EvaluateRequest, inputs: SuiteInputs, dataset: Dataset
         modalities=modalities,
         teacher=preset_named(options.teacher, option="--teacher"),
         student=preset_named(name, option="MODEL") if name in get_args(Preset) else STUDENT_PRESET,
-        self_training=False,
         teacher_train=teacher_train,
         student_train=student_train,
         baseline_learning_rates=BASELINE_LEARNING_RATES,

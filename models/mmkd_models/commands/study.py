@@ -1,4 +1,4 @@
-"""`mmkd-study`: its options, its progress, its table and its last words."""
+"""`mmkd-study`: its options, progress and table."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ with loading("mmkd-study"):
     from mmkd_report.schema.figures import Measure
 
 if TYPE_CHECKING:
-    from mmkd_models.experiments.plan import Conditions, Space
     from mmkd_models.experiments.prepare import MeasureLatency, StudyOptions
     from mmkd_report.schema.study import EntryRow, PairLatency, StudyDocument
 
@@ -37,18 +36,18 @@ _LAUNCHES = 2
 _ABOUT = "Find the best student of one sensor within limits, and show what distillation buys."
 _EPILOG = (
     "Example: mmkd-study mydata --modality gyro --max-latency-ms 2 -o study. The same command continues an "
-    "interrupted study; started again elsewhere with the same -o and --storage, it shares the work."
+    "interrupted study; started elsewhere with the same -o on a shared disk, it shares the work."
 )
 
 
 def main() -> NoReturn:
-    """Runs `mmkd-study`."""
+    """Run `mmkd-study`."""
     needs = (*NEEDS, "optuna", "sklearn", "jinja2")
     run_command("mmkd-study", run_study, needs=needs, extra="train", about=_ABOUT)
 
 
 def run_study(arguments: Sequence[str]) -> None:
-    """Runs `mmkd-study` with these arguments."""
+    """Run `mmkd-study` with these arguments."""
     run_line("mmkd-study", arguments, [Command(function=study_command, epilog=_EPILOG)])
 
 
@@ -66,8 +65,7 @@ class SpaceOptions:
         list[str] | None,
         Option(
             "Teacher (repeat): SIZE, or MODALITY+MODALITY:SIZE for some modalities only; then ,committee for one of "
-            "transformer, convolutional features and trees, or ,ensemble=N for N from other seeds; A/B for several "
-            "that teach together."
+            "transformer, convolutional features and trees."
         ),
     ] = None
     student: Annotated[
@@ -77,7 +75,7 @@ class SpaceOptions:
         list[str] | None, Option("Method by name (repeat), of --list-methods or --recipe; default all.")
     ] = None
     recipe: Annotated[
-        list[str] | None, Option("NAME=FILE.json (repeat): a recipe of your own; name it kind or kind@level.")
+        list[str] | None, Option("NAME=FILE.json (repeat): your own recipe; name it kind or kind@level.")
     ] = None
     learning_rate: Annotated[
         list[float] | None, Option("Peak learning rate that every method may choose (repeat).")
@@ -100,26 +98,22 @@ class SearchOptions:
 
     grid: Annotated[bool, Option("Train everything on every seed, without a search.", ("--grid",))] = False
     trials: Annotated[int, Option("Candidates that the search tries, labels only not counted.", min=1)] = 40
-    finalists: Annotated[int, Option("Best candidates that are trained on all seeds.", min=1)] = 3
+    finalists: Annotated[int, Option("Best candidates to train on all seeds.", min=1)] = 3
     seeds: Annotated[
         int | None,
         Option("Seeds; each judges on another fold of groups.", min=1, shown=f"{FOLDS}, or as many as folds"),
     ] = None
-    search_seeds: Annotated[
-        int, Option("How many of them the search learns from; they do not count in the table.", min=1)
-    ] = 1
+    search_seeds: Annotated[int, Option("Seeds for the search; they do not count in the table.", min=1)] = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyTraining:
     """How every network is trained."""
 
-    label_share: Annotated[float | None, Option("Share of the training labels that are seen; 1 is all.", shown="1")] = (
-        None
-    )
+    label_share: Annotated[float | None, Option("Fraction of the training labels to use.", shown="1, all")] = None
     labelled_groups: LabelledGroups = None
     self_training: Annotated[
-        bool, Option("Let teachers learn from unlabelled windows too.", ("--self-training/--no-self-training",))
+        bool, Option("Train teachers on unlabelled windows too.", ("--self-training/--no-self-training",))
     ] = True
     choose: Annotated[
         bool,
@@ -135,7 +129,7 @@ class StudyTraining:
 
 @dataclass(frozen=True, kw_only=True)
 class LimitOptions:
-    """What the student may cost on the device."""
+    """Limits on the student, and latencies."""
 
     max_latency_ms: Annotated[
         float | None, Option("Longest median latency of the exported student on this machine.", min=0.0)
@@ -149,29 +143,15 @@ class LimitOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkOptions:
-    """Who does the work, and for how long."""
+    """Where the work is done, for how long, and what is printed."""
 
     budget_hours: Annotated[
-        float | None, Option("Begin no training after this time; a search leaves time for finalists.", min=0)
+        float | None, Option("Begin no training after this time; a search takes half of it.", min=0)
     ] = None
     workers: Annotated[int, Option("Trainings at a time.", min=1)] = 1
-    executor: Annotated[str, Option("Where they run: local, or ray (the cluster of RAY_ADDRESS).")] = "local"
+    executor: Annotated[str, Option("Where trainings run: local, or ray (the cluster of RAY_ADDRESS).")] = "local"
     threads: Annotated[int, Option("Threads of every training.", min=1)] = 1
     list_methods: Annotated[bool, Option("Print the methods and stop.", ("--list-methods",), says=_methods)] = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudyResultOptions:
-    """What else is compared, read, written and printed."""
-
-    compare_teacher: Annotated[
-        list[str] | None,
-        Option("A teacher, as --teacher, that teaches nobody: which size is the smallest near the best."),
-    ] = None
-    results: Annotated[
-        Path | None,
-        Option("Folder of compact results: what they know is not trained again, what is finished is added."),
-    ] = None
     table: Annotated[Path | None, Option("Also write the table as a section of Markdown, with its command.")] = None
     json: Annotated[bool, Option("Print study.json instead of a table.", ("--json",))] = False
 
@@ -180,38 +160,91 @@ def study_command(
     *,
     data: Annotated[Path, Argument(None, "Dataset directory; see mmkd-data.")],
     modality: Modality,
-    output: Annotated[Path, Option("Folder of what is written.", ("-o", "--out"), "DIR")] = Path("study"),
+    output: Annotated[Path, Option("Folder to write.", ("-o", "--out"), "DIR")] = Path("study"),
     space: SpaceOptions,
     search: SearchOptions,
     training: StudyTraining,
     limits: LimitOptions,
     work: WorkOptions,
-    told: StudyResultOptions,
 ) -> None:
     """Find the best student of one sensor within limits, and show what distillation buys.
 
     Combines teachers, student sizes, methods and learning rates on grouped folds. Optuna searches (or --grid trains
     everything), validation chooses, and the test windows are read once, by the finalists and labels only.
     """
-    from mmkd_models.evaluation.rivals import RIVALS
-    from mmkd_models.experiments.plan import teachers_from_text
-    from mmkd_models.experiments.prepare import StudyOptions
-    from mmkd_models.experiments.workers import Executor
-    from mmkd_report.schema.study import NONE
+    from mmkd_models.experiments.progress import Progress, progress_lines
+    from mmkd_models.experiments.study import study, write_document
 
     check_folder(output)
-    if told.table is not None:
-        check_file(told.table)
+    if work.table is not None:
+        check_file(work.table)
     dataset = open_dataset(data)
-    conditions = _conditions(dataset, modality, training, threads=work.threads)
     if limits.max_latency_ms is not None and not limits.latency:
         raise UsageError("--max-latency-ms: expected latencies to be measured, got --no-latency; drop one of them")
     if training.choose:
         _refuse_limits(limits)
+    options = _options(dataset, modality, space, search, training, limits, work)
+    meter = latency_meter(limits.duration_s) if limits.latency else None
+    with saying_how_to_go_on(), progress_lines() as show:
+        document = study(dataset, options, out=output, measure_latency=meter, progress=Progress(show=show))
+    document = msgspec.structs.replace(document, command=shell_line("mmkd-study", *sys.argv[1:]))
+    write_document(output, document)
+    if work.table is not None:
+        from mmkd_report.pages.study import study_section
+
+        write_file(work.table, study_section(document).encode())
+    _report(document, output, json=work.json)
+    _check_limits(document)
+
+
+def _refuse_limits(limits: LimitOptions) -> None:
+    """Raise UsageError if a race is limited: limits are checked for the transformer of a size."""
+    for name, limit in (("--max-parameters", limits.max_parameters), ("--max-latency-ms", limits.max_latency_ms)):
+        if limit is not None:
+            raise UsageError(
+                f"{name} {limit}: expected no --choose beside it, whose students are larger and slower than the "
+                "transformer of their size; leave one of them out"
+            )
+
+
+def _options(
+    dataset: Dataset,
+    modality: str,
+    space: SpaceOptions,
+    search: SearchOptions,
+    training: StudyTraining,
+    limits: LimitOptions,
+    work: WorkOptions,
+) -> StudyOptions:
+    from mmkd_models.distillation.methods import chosen_methods
+    from mmkd_models.evaluation.rivals import RIVALS
+    from mmkd_models.experiments.plan import Conditions, Space, teachers_from_text
+    from mmkd_models.experiments.prepare import StudyOptions
+    from mmkd_models.experiments.workers import Executor
+    from mmkd_report.schema.study import NONE
+
+    metric = chosen_metric(training.metric, dataset.spec.task.kind)
+    rates, further = tuple(space.learning_rate or BASELINE_LEARNING_RATES), space.baseline_learning_rate
     named = [*(space.method or []), *(text.partition("=")[0] for text in space.recipe or [])]
-    options = StudyOptions(
-        conditions=conditions,
-        space=_space(dataset, space),
+    return StudyOptions(
+        conditions=Conditions(
+            dataset_sha256=dataset.sha256,
+            modality=modality,
+            labelled=labelled_from_options(training.label_share, training.labelled_groups, otherwise=ALL),
+            self_training=training.self_training,
+            teacher_train=msgspec.structs.replace(TEACHER_TRAIN, steps=training.teacher_steps, metric=metric),
+            student_train=msgspec.structs.replace(STUDENT_TRAIN, steps=training.steps, metric=metric),
+            augment=AUGMENT,
+            choose=training.choose,
+            threads=work.threads,
+        ),
+        space=Space(
+            teachers=teachers_from_text(space.teacher or [TEACHER_PRESET], dataset),
+            students=tuple(preset_named(name, option="--student") for name in space.student or ["tiny", "small"]),
+            methods=chosen_methods(space.method, space.recipe or []),
+            learning_rates=rates,
+            baseline_learning_rates=tuple(dict.fromkeys([*rates, *further])) if further else (),
+        ),
         grid=search.grid,
         trials=search.trials,
         finalists=search.finalists,
@@ -223,112 +256,53 @@ def study_command(
         workers=work.workers,
         executor=choice(work.executor, get_args(Executor), option="--executor"),
         rivals=tuple(choice(name, RIVALS, option="--rival") for name in dict.fromkeys(space.rival or RIVALS)),
-        compared=teachers_from_text(told.compare_teacher or (), dataset),
         required=tuple(name for name in dict.fromkeys(named) if name != NONE),
     )
-    meter = latency_meter(limits.duration_s) if limits.latency else None
-    document = _run(dataset, options, output, meter=meter, results=told.results)
-    if told.table is not None:
-        from mmkd_report.pages.study import study_section
-
-        write_file(told.table, study_section(document).encode())
-    _report(document, output, json=told.json)
-    _check_limits(document)
-
-
-def _refuse_limits(limits: LimitOptions) -> None:
-    """Raises UsageError where a race is limited: limits are held against the transformer of a size."""
-    for name, limit in (("--max-parameters", limits.max_parameters), ("--max-latency-ms", limits.max_latency_ms)):
-        if limit is not None:
-            raise UsageError(
-                f"{name} {limit}: expected no --choose beside it, whose students are larger and slower than the "
-                "transformer of their size; leave one of them out"
-            )
-
-
-def _conditions(dataset: Dataset, modality: str, training: StudyTraining, *, threads: int) -> Conditions:
-    from mmkd_models.experiments.plan import Conditions
-
-    metric = chosen_metric(training.metric, dataset.spec.task.kind)
-    return Conditions(
-        dataset_sha256=dataset.sha256,
-        modality=modality,
-        labelled=labelled_from_options(training.label_share, training.labelled_groups, otherwise=ALL),
-        self_training=training.self_training,
-        teacher_train=msgspec.structs.replace(TEACHER_TRAIN, steps=training.teacher_steps, metric=metric),
-        student_train=msgspec.structs.replace(STUDENT_TRAIN, steps=training.steps, metric=metric),
-        augment=AUGMENT,
-        choose=training.choose,
-        threads=threads,
-    )
-
-
-def _space(dataset: Dataset, options: SpaceOptions) -> Space:
-    from mmkd_models.distillation.methods import chosen_methods
-    from mmkd_models.experiments.plan import Space, teachers_from_text
-
-    rates, further = tuple(options.learning_rate or BASELINE_LEARNING_RATES), options.baseline_learning_rate
-    return Space(
-        teachers=teachers_from_text(options.teacher or [TEACHER_PRESET], dataset),
-        students=tuple(preset_named(name, option="--student") for name in options.student or ["tiny", "small"]),
-        methods=chosen_methods(options.method, options.recipe or []),
-        learning_rates=rates,
-        baseline_learning_rates=tuple(dict.fromkeys([*rates, *further])) if further else (),
-    )
-
-
-def _run(
-    dataset: Dataset, options: StudyOptions, output: Path, *, meter: MeasureLatency | None, results: Path | None
-) -> StudyDocument:
-    from mmkd_models.experiments.progress import Progress, progress_lines
-    from mmkd_models.experiments.study import study, write_document
-
-    with saying_how_to_go_on(), progress_lines() as show:
-        progress = Progress(show=show, workers=options.workers)
-        document = study(dataset, options, out=output, measure_latency=meter, progress=progress, results=results)
-    document = msgspec.structs.replace(document, command=shell_line("mmkd-study", *sys.argv[1:]))
-    write_document(output, document)
-    return document
 
 
 def latency_meter(duration_s: float) -> MeasureLatency:
-    """Gives what measures a student as it is exported, and its teacher, in turn in the same processes.
-
-    Raises UnavailableError where a library is not there.
-    """
+    """Return a function that measures an exported student and its teacher. Raise UnavailableError without a library."""
     require_modules(
         ("onnx", "onnxscript", "onnxruntime", "psutil"), by="mmkd-study with latencies", extra="export,bench"
     )
 
     def measure(student: Path, teacher: Path) -> PairLatency:
-        from mmkd_bench.in_turn import measure_pair
         from mmkd_export.graph.onnx_from_student import onnx_from_teacher
         from mmkd_export.pipeline import export
         from mmkd_export.plan import export_plan
         from mmkd_models.training.checkpoint import read_teacher
-        from mmkd_report.schema.study import PairLatency
 
         taught_by = read_teacher(teacher)
         with TemporaryDirectory() as temporary:
             model, bundle = Path(temporary) / "teacher.onnx", Path(temporary) / "student.edge"
             model.write_bytes(onnx_from_teacher(taught_by.transformer(), taught_by.modalities))
             export(export_plan(student, output=bundle))
-            pair = measure_pair(model, bundle, launches=_LAUNCHES, duration_s=duration_s)
-        first = {"p50": pair.first_p50_us, "p90": pair.first_p90_us, "p99": pair.first_p99_us}
-        second = {"p50": pair.second_p50_us, "p90": pair.second_p90_us, "p99": pair.second_p99_us}
-        return PairLatency(
-            student_ms={name: value.median / 1000 for name, value in second.items()},
-            teacher_ms={name: value.median / 1000 for name, value in first.items()},
-            ratio=pair.ratio.median,
-            machine=msgspec.to_builtins(pair.machine),
-        )
+            return pair_latency(model, bundle, duration_s=duration_s)
 
     return measure
 
 
+def pair_latency(teacher: Path, student: Path, *, duration_s: float) -> PairLatency:
+    """Measure a teacher (ONNX) and a student (bundle), called in turn in the same processes, one thread each."""
+    from mmkd_bench.in_turn import measure_pair
+    from mmkd_report.schema.figures import RatioRange
+    from mmkd_report.schema.study import PairLatency
+
+    pair = measure_pair(teacher, student, launches=_LAUNCHES, duration_s=duration_s)
+    first = {"p50": pair.first_p50_us, "p90": pair.first_p90_us, "p99": pair.first_p99_us}
+    second = {"p50": pair.second_p50_us, "p90": pair.second_p90_us, "p99": pair.second_p99_us}
+    return PairLatency(
+        student_ms={name: value.median / 1000 for name, value in second.items()},
+        teacher_ms={name: value.median / 1000 for name, value in first.items()},
+        ratio=pair.ratio.median,
+        ratios=msgspec.convert(pair.ratio, RatioRange, from_attributes=True),
+        machine=msgspec.to_builtins(pair.machine),
+    )
+
+
 def _check_limits(document: StudyDocument) -> None:
     chosen = document.recommendation
-    if chosen is not None and not chosen.within_limits and chosen.latency is not None:
+    if not chosen.within_limits and chosen.latency is not None:
         raise PerformanceError(
             f"{chosen.checkpoint}: expected a median of {document.facts.max_latency_ms:g} ms at most, measured "
             f"{chosen.latency.student_ms['p50']:.3g} ms; run it on a quiet machine, or take a smaller --student"
@@ -338,26 +312,19 @@ def _check_limits(document: StudyDocument) -> None:
 def _report(document: StudyDocument, output: Path, *, json: bool) -> None:
     from mmkd_report import render_study, write_page
     from mmkd_report.pages.study_answer import study_leak, verdict
-    from mmkd_report.schema.study import read_study
     from mmkd_report.words import for_terminal
 
-    page, told = output / "report.html", msgspec.to_builtins(document)
-    write_page(page, render_study(told))
+    page, chosen = output / "report.html", document.recommendation
+    write_page(page, render_study(msgspec.to_builtins(document)))
     if json:
         print(json_text(document, indent=1))
         return
     _show_table(document)
-    chosen = document.recommendation
-    if chosen is None:
-        raise AssertionError("a study without a finished trial is an error")
-    taught = "labels only" if chosen.teacher is None else f"{chosen.method}, taught by {chosen.teacher}"
-    print(for_terminal(verdict(read_study(told))))
+    print(for_terminal(verdict(document)))
     if leak := study_leak(document):
         print(for_terminal(leak))
-    print(f"chosen by validation: {chosen.student} student, {taught}, seed {chosen.seed}")
-    if chosen.checkpoint is None:
-        print(f"wrote {page}; the chosen student was trained elsewhere, and only its figures are here")
-        return
+    method = "labels only" if chosen.teacher is None else f"{chosen.method}, taught by {chosen.teacher}"
+    print(f"chosen by validation: {chosen.student} student, {method}, seed {chosen.seed}")
     following = shell_line("mmkd-export", chosen.checkpoint, "-o", output / "student.edge")
     print(f"wrote {page} and {chosen.checkpoint}; next: {following}")
 

@@ -8,10 +8,9 @@ rate by validation); the test windows are read once, by finished models.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import product
 from pathlib import Path
 
 import msgspec
@@ -32,47 +31,45 @@ from mmkd_models.experiments.folder import (
     STUDENT_CHECKPOINT,
     TEACHER_CHECKPOINT,
     Folder,
+    RunResult,
     read_result,
+    read_run,
     spread_in_time,
     write_result,
 )
-from mmkd_models.experiments.plan import Conditions, Entry, Space, TeacherChoice, Trial, candidates, hash_of
+from mmkd_models.experiments.plan import Conditions, Entry, Space, TeacherChoice, candidates, hash_of
 from mmkd_models.experiments.progress import Progress
 from mmkd_models.experiments.runs import (
-    RivalResult,
+    Judged,
     Run,
     best_baseline,
     chosen_trials,
     grid_phases,
+    judge_network,
     judge_rivals,
     make_runs,
-    teacher_outcome,
-    teacher_runs,
-    trial_outcome,
+    teacher_run,
     trial_result,
     trials_of,
 )
 from mmkd_models.experiments.workers import Workers
 from mmkd_models.metrics.measures import measures_of
-from mmkd_models.networks.config import MemberKind, Preset, StudentKind
-from mmkd_models.networks.student import values_of
-from mmkd_models.train_config import OnStep, TrainConfig, Validation
-from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint, read_student, read_teacher
+from mmkd_models.networks.config import MemberKind, Preset
+from mmkd_models.train_config import TrainConfig
+from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_models.training.predict import scores_of
 from mmkd_report.schema.figures import Split
 from mmkd_report.schema.study import NONE
 
-_TAUGHT = "taught"
+_TAUGHT, _MISSING_FILE = "taught", "missing.json"
 
 
 class ComparisonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that decides a comparison but the fold.
 
     Attributes:
-        self_training: train a second generation of the teacher on the unlabelled windows too.
         members: of the teacher, transformers first.
         teacher_train: its seed is the fold's.
-        further_rivals: rivals beside the quick ones.
         choose: a race chooses how each student is trained, labels only among the forms.
         baseline_learning_rates: without a race, those that labels only may choose from.
         left_out: what each fold leaves out; None deals folds by groups.
@@ -82,89 +79,49 @@ class ComparisonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     modalities: tuple[str, ...]
     teacher: Preset
     student: Preset
-    self_training: bool
     teacher_train: TrainConfig
     student_train: TrainConfig
     baseline_learning_rates: tuple[float, ...]
     augment: AugmentConfig
     recipe: Recipe
     members: tuple[MemberKind, ...] = ("transformer",)
-    further_rivals: tuple[RivalName, ...] = ()
     choose: bool = False
     left_out: LeftOutDomains | None = None
 
-    @property
-    def rivals(self) -> tuple[RivalName, ...]:
-        """All rivals."""
-        return (*QUICK_RIVALS, *self.further_rivals)
+
+@dataclass(frozen=True, kw_only=True)
+class SensorResult:
+    """One sensor on one fold; a text is why a rival could not be run."""
+
+    baseline: Judged
+    student: Judged
+    rivals: dict[RivalName, Judged | str]
 
 
-class NetworkResult(msgspec.Struct, frozen=True, kw_only=True):
-    """A trained network on the test windows.
-
-    Attributes:
-        learning_rate: peak, of its training.
-        kind: of a student.
-        shipped: which form validation chose in a race.
-    """
-
-    test: TestedNetwork
-    parameters: int
-    learning_rate: float
-    valid_score: float
-    curve: tuple[Validation, ...]
-    kind: StudentKind | None = None
-    shipped: str = ""
-
-
-class MissingCurve(msgspec.Struct, frozen=True, kw_only=True):
-    """The first measure of the task, of student and labels only, by fraction of missing samples."""
-
-    shares: tuple[float, ...]
-    student: tuple[float, ...]
-    baseline: tuple[float, ...]
-
-
-class ModalityResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything about one modality on one fold."""
-
-    baseline: NetworkResult
-    student: NetworkResult
-    rivals: dict[RivalName, RivalResult]
-    missing: MissingCurve
-
-
-class FoldSubsetScore(msgspec.Struct, frozen=True, kw_only=True):
-    """The first measure of the task of the teacher if only these modalities are there."""
-
-    modalities: tuple[str, ...]
-    figure: float
-
-
-class FoldResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One fold of a comparison.
+@dataclass(frozen=True, kw_only=True)
+class FoldResult:
+    """One fold of a comparison, as it is read from the folder.
 
     Attributes:
+        windows: how many there are in `train`, `labelled`, `valid` and `test`.
         train_groups: groups of the training windows.
         spread_in_time: labels spread in time, on the hidden ones of the training windows.
     """
 
     config: ComparisonConfig
-    dataset_sha256: str
     seed: int
     windows: dict[str, int]
     groups: int
     train_groups: int
     split: Split
-    teacher: NetworkResult
-    teacher_subsets: tuple[FoldSubsetScore, ...]
+    teacher: Judged
     spread_in_time: TestedNetwork | None = None
-    students: dict[str, ModalityResult]
+    students: dict[str, SensorResult]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A comparison in a folder: what is trained, and where it lies."""
+    """A comparison in a folder."""
 
     dataset: Dataset
     config: ComparisonConfig
@@ -172,7 +129,7 @@ class Comparison:
 
     @cached_property
     def teacher(self) -> TeacherChoice:
-        """What teaches."""
+        """The teacher of all sensors."""
         members = self.config.members
         return TeacherChoice(
             modalities=tuple(spec.name for spec in self.dataset.spec.modalities),
@@ -184,30 +141,30 @@ class Comparison:
     def folders(self) -> dict[str, Folder]:
         """By sensor; all of them share the teachers."""
         config = self.config
-        rate = config.student_train.learning_rate
         space = Space(
             teachers=(self.teacher,),
             students=(config.student,),
             methods=(Method(name=NONE, recipe=None), Method(name=_TAUGHT, recipe=config.recipe)),
-            learning_rates=(rate,),
+            learning_rates=(config.student_train.learning_rate,),
             baseline_learning_rates=() if config.choose else config.baseline_learning_rates,
+        )
+        conditions = Conditions(
+            dataset_sha256=self.dataset.sha256,
+            modality="",
+            labelled=config.labelled,
+            self_training=False,
+            teacher_train=config.teacher_train,
+            student_train=config.student_train,
+            augment=config.augment,
+            choose=config.choose,
+            labels_compete=config.choose,
+            left_out=config.left_out,
         )
         return {
             name: Folder(
                 out=self.out.absolute(),
                 dataset=self.dataset,
-                conditions=Conditions(
-                    dataset_sha256=self.dataset.sha256,
-                    modality=name,
-                    labelled=config.labelled,
-                    self_training=config.self_training,
-                    teacher_train=config.teacher_train,
-                    student_train=config.student_train,
-                    augment=config.augment,
-                    choose=config.choose,
-                    labels_compete=config.choose,
-                    left_out=config.left_out,
-                ),
+                conditions=msgspec.structs.replace(conditions, modality=name),
                 space=space,
                 embed_windows=True,
             )
@@ -216,7 +173,7 @@ class Comparison:
 
     @property
     def folder(self) -> Folder:
-        """That of the first sensor: what all share is the same in every one."""
+        """The first sensor's, for what all share."""
         return self.folders[self.config.modalities[0]]
 
     def teacher_path(self, seed: int) -> Path:
@@ -233,40 +190,21 @@ class Comparison:
         (trial,) = trials_of(folder, self.entry(_TAUGHT), [seed])
         return folder.of_trial(trial) / STUDENT_CHECKPOINT
 
-    def result_path(self, seed: int) -> Path:
-        """Where the result of a fold is kept."""
-        decides = [self.config, self.dataset.sha256, split_facts(self.dataset.everything())]
-        return self.out / "folds" / f"seed{seed}-{hash_of(decides)}.json"
+    def entry(self, method: str) -> Entry:
+        """Labels only (`none`), or what is taught."""
+        return Entry(student=self.config.student, method=method, teacher=None if method == NONE else self.teacher.name)
 
     def phases(self, seeds: Sequence[int]) -> tuple[list[Run], ...]:
-        """What the folds lack; the runs of each phase can be made side by side, the longest first."""
-        teachers = teacher_runs(self.folder, [self.teacher], seeds)
-        judging = [_judge_run(self, seed) for seed in seeds]
-        phases: tuple[list[Run], ...] = (teachers, [], [], judging)
+        """Return what the folds lack; the runs of each phase can be made side by side, the longest first."""
+        teachers = [teacher_run(self.folder, self.teacher, seed) for seed in seeds]
+        phases: tuple[list[Run], ...] = (teachers, [], [], [_judge_run(self, seed) for seed in seeds])
         for folder in self.folders.values():
-            chosen = candidates(folder.space)
-            own = grid_phases(folder, chosen, seeds, rivals=self.config.rivals, ask_before=True)
+            own = grid_phases(folder, candidates(folder.space), seeds, rivals=QUICK_RIVALS, ask_before=True)
             for phase, runs in zip(phases, own, strict=False):
                 known = {run.path for run in phase}
                 phase += [run for run in runs if run.path not in known]
         phases[0].sort(key=lambda run: -sum(run.costs))
         return phases
-
-    def entry(self, method: str) -> Entry:
-        """Labels only (`none`), or what is taught."""
-        return Entry(student=self.config.student, method=method, teacher=None if method == NONE else self.teacher.name)
-
-
-def _judge_run(comparison: Comparison, seed: int) -> Run:
-    path = comparison.result_path(seed)
-    return Run(
-        stage="judge",
-        title=f"seed {seed} judge",
-        path=path.with_suffix(""),
-        costs=(0.05,),
-        is_done=path.exists,
-        make=partial(_judge_fold, comparison, seed),
-    )
 
 
 def compare(
@@ -279,88 +217,115 @@ def compare(
         CheckpointError: a file in the folder is damaged.
         MmkdError: a worker died.
     """
-    progress = progress or Progress()
-    phases = [] if all(_result(comparison, seed) for seed in seeds) else comparison.phases(seeds)
+    progress, phases = progress or Progress(), comparison.phases(seeds)
     progress.expect(phases)
     for phase in phases:
         make_runs(workers, phase, on_step=progress.on_step, on_end=progress.on_end)
         _raise_failures(comparison, seeds)
     shutil.rmtree(comparison.out / ANSWERS_FOLDER, ignore_errors=True)
-    return [result for seed in seeds if (result := _result(comparison, seed)) is not None]
+    return [read_fold(comparison, seed) for seed in seeds]
 
 
 def _raise_failures(comparison: Comparison, seeds: Sequence[int]) -> None:
     for folder in comparison.folders.values():
-        for candidate, seed in product(candidates(folder.space), seeds):
-            ended = trial_result(folder, Trial(candidate=candidate, seed=seed))
-            if ended is not None and ended.state == "failed":
-                raise UsageError(ended.reason)
+        for method in (NONE, _TAUGHT):
+            for trial in trials_of(folder, comparison.entry(method), seeds):
+                ended = trial_result(folder, trial)
+                if ended is not None and ended.reason:
+                    raise UsageError(ended.reason)
 
 
-def _result(comparison: Comparison, seed: int) -> FoldResult | None:
-    return read_result(comparison.result_path(seed), FoldResult)
+def _judge_run(comparison: Comparison, seed: int) -> Run:
+    return Run(
+        stage="judge",
+        title=f"seed {seed} judge",
+        path=comparison.out / "folds" / f"seed{seed}-{hash_of([comparison.config, comparison.dataset.sha256])}",
+        costs=(0.05,),
+        is_done=partial(_is_judged, comparison, seed),
+        make=partial(_judge, comparison, seed),
+    )
 
 
-def _judge_fold(comparison: Comparison, seed: int, on_step: OnStep) -> None:
-    config, folder = comparison.config, comparison.folder
-    windows, fold = comparison.dataset.everything(), folder.fold(seed)
-    train, test = fold.training.train, fold.test
-    teacher = read_teacher(comparison.teacher_path(seed))
-    network, names = teacher.network(), [spec.name for spec in teacher.modalities]
-    first = measures_of(comparison.dataset.spec.task)[0].name
-    result = FoldResult(
-        config=config,
-        dataset_sha256=comparison.dataset.sha256,
+def _is_judged(comparison: Comparison, seed: int) -> bool:
+    networks = list(_networks(comparison, seed))
+    return len(networks) == 1 + 2 * len(comparison.folders) and all(
+        (path.parent / _MISSING_FILE).exists() for path, _ in networks
+    )
+
+
+def _judge(comparison: Comparison, seed: int, on_step: object) -> None:
+    read_fold(comparison, seed)
+
+
+def _networks(comparison: Comparison, seed: int) -> Iterator[tuple[Path, RunResult]]:
+    """The checkpoints of the teacher, and of labels only and student by sensor, as far as they are finished."""
+    path = comparison.teacher_path(seed)
+    teacher = read_run(path.parent)
+    if teacher is not None:
+        yield path, teacher
+    for folder in comparison.folders.values():
+        for method in (NONE, _TAUGHT):
+            result = chosen_trials(folder, comparison.entry(method), [seed]).get(seed)
+            if result is not None and result.trial is not None:
+                yield folder.of_trial(result.trial) / STUDENT_CHECKPOINT, result
+
+
+def read_fold(comparison: Comparison, seed: int) -> FoldResult:
+    """Return a fold whose networks are trained; what is not judged yet is judged."""
+    windows, fold = comparison.dataset.everything(), comparison.folder.fold(seed)
+    train = fold.training.train
+    teacher, *students = [
+        Judged(
+            result=result,
+            test=judge_network(comparison.folders.get(result.conditions.modality, comparison.folder), result),
+            missing=_missing_figures(comparison, path, result),
+        )
+        for path, result in _networks(comparison, seed)
+    ]
+    by_sensor = dict(zip(comparison.folders, zip(students[::2], students[1::2], strict=True), strict=True))
+    return FoldResult(
+        config=comparison.config,
         seed=seed,
         windows={
             "train": len(train),
             "labelled": int(train.labelled.sum()),
             "valid": len(fold.training.valid),
-            "test": len(test),
+            "test": len(fold.test),
         },
         groups=windows.group_count,
         train_groups=train.group_count,
         split=split_facts(windows),
-        teacher=_network_result(teacher, teacher_outcome(folder, comparison.teacher, seed)),
-        teacher_subsets=tuple(
-            FoldSubsetScore(modalities=subset, figure=scores_of(network, left, modality=None).metric(first))
-            for subset in subsets_of(names)
-            for left in [without_modalities(test, [name for name in names if name not in subset])]
-        ),
+        teacher=teacher,
         spread_in_time=spread_in_time(fold),
-        students={name: _judge_modality(comparison, name, seed, first) for name in config.modalities},
-    )
-    write_result(comparison.result_path(seed), result)
-
-
-def _judge_modality(comparison: Comparison, name: str, seed: int, measure: str) -> ModalityResult:
-    folder, test = comparison.folders[name], comparison.folder.fold(seed).test
-    results, missing = {}, {}
-    conditions = [with_missing_samples(test, fraction, seed=seed) for fraction in FRACTIONS]
-    for who, method in (("baseline", NONE), ("student", _TAUGHT)):
-        result = chosen_trials(folder, comparison.entry(method), [seed])[seed]
-        checkpoint = read_student(folder.of_trial(result.trial) / STUDENT_CHECKPOINT)
-        results[who] = _network_result(checkpoint, trial_outcome(folder, result.trial))
-        network = checkpoint.network()
-        missing[who] = tuple(scores_of(network, part, modality=name).metric(measure) for part in conditions)
-    return ModalityResult(
-        baseline=results["baseline"],
-        student=results["student"],
-        rivals={result.rival: result for result in judge_rivals(folder, comparison.config.rivals, seed)},
-        missing=MissingCurve(shares=FRACTIONS, student=missing["student"], baseline=missing["baseline"]),
+        students={
+            name: SensorResult(
+                baseline=baseline,
+                student=student,
+                rivals=judge_rivals(comparison.folders[name], QUICK_RIVALS, seed),
+            )
+            for name, (baseline, student) in by_sensor.items()
+        },
     )
 
 
-def _network_result(checkpoint: StudentCheckpoint | TeacherCheckpoint, test: TestedNetwork) -> NetworkResult:
-    facts = checkpoint.facts
-    return NetworkResult(
-        test=test,
-        parameters=values_of(
-            checkpoint.transformer() if isinstance(checkpoint, TeacherCheckpoint) else checkpoint.network()
-        ),
-        learning_rate=facts.training.learning_rate,
-        valid_score=facts.score,
-        curve=facts.curve,
-        kind=checkpoint.config.kind if isinstance(checkpoint, StudentCheckpoint) else None,
-        shipped=facts.shipped or "",
-    )
+def _missing_figures(comparison: Comparison, path: Path, result: RunResult) -> dict[str, float]:
+    file = path.parent / _MISSING_FILE
+    figures = read_result(file, dict[str, float])
+    if figures is None:
+        test = comparison.folder.fold(result.seed).test
+        measure = measures_of(comparison.dataset.spec.task)[0].name
+        if result.trial is None:
+            teacher = read_teacher(path)
+            network, names = teacher.network(), [spec.name for spec in teacher.modalities]
+            figures = {}
+            for subset in subsets_of(names):
+                left = without_modalities(test, [name for name in names if name not in subset])
+                figures["+".join(subset)] = scores_of(network, left, modality=None).metric(measure)
+        else:
+            own, student = result.conditions.modality, read_student(path).network()
+            figures = {}
+            for fraction in FRACTIONS:
+                left = with_missing_samples(test, fraction, seed=result.seed)
+                figures[f"{fraction:g}"] = scores_of(student, left, modality=own).metric(measure)
+        write_result(file, figures)
+    return figures

@@ -1,8 +1,4 @@
-"""Comparisons that leave a domain out at a time, or the end of the campaign: what is trained, and what it says.
-
-Owns the figures over domains. What is left out is `data.left_out`'s; training and its files are the comparison's: a
-finished domain is a file, so that an interrupted run goes on where it was.
-"""
+"""Comparisons that leave out a domain at a time, or the end of the campaign: trainings and figures over domains."""
 
 from __future__ import annotations
 
@@ -16,13 +12,12 @@ import numpy as np
 from mmkd_models.data.checking.related import refuse_shared_samples
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.data.left_out import Domains, LeftOutDomains, domains_of, fold_without, shared_groups
-from mmkd_models.data.spec import DatasetSpec
+from mmkd_models.data.left_out import LeftOutDomains, domains_of, fold_without, shared_groups
 from mmkd_models.evaluation.gains import gain_on_windows
 from mmkd_models.evaluation.rivals import RivalName
 from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, FoldResult, compare
 from mmkd_models.experiments.progress import Progress
-from mmkd_models.experiments.runs import RivalResult
+from mmkd_models.experiments.runs import Judged
 from mmkd_models.experiments.workers import Workers
 from mmkd_models.metrics.measures import measures_of, told_by
 from mmkd_report.schema.demo import LABELS_ONLY
@@ -31,17 +26,15 @@ from mmkd_report.schema.judging import STUDENT, TEACHER, DomainFigures, DomainSp
 
 _T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """Student's t for a 95 % interval with 1 to 9 degrees of freedom: NIST/SEMATECH e-Handbook, section 1.3.6.7.2."""
-_SEED = 0  # of intervals
 _RIVALS: tuple[RivalName, ...] = ("extra_trees", "mini_rocket")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShiftOrder:
-    """What is asked.
+    """The comparisons of a domain shift.
 
     Attributes:
         config: of every fold, of one sensor; its `left_out` is by metadata or the groups.
-        out: folder that keeps what is trained.
         in_time: leave out the end of the campaign too.
         workers: trainings at a time, one thread each.
     """
@@ -54,7 +47,7 @@ class ShiftOrder:
 
     @property
     def by(self) -> str:
-        """Whose values the domains are."""
+        """Name of the metadata whose values are the domains, or `group`."""
         return (self.config.left_out and self.config.left_out.by) or "group"
 
 
@@ -78,58 +71,34 @@ def judge_shift(
 ) -> ShiftFacts:
     """Train teacher, labels only, student and rivals without each domain, and judge them on it.
 
-    Figures are the same for any number of workers. The order is one that `check_shift` does not refuse.
+    Figures are the same for any number of workers. `check_shift` must accept the order.
 
     Raises:
         CheckpointError: a file in the folder is damaged.
         MmkdError: a worker died.
     """
-    windows = order.dataset.everything()
+    windows, left_out, in_time = order.dataset.everything(), LeftOutDomains(by=order.by), None
     domains = domains_of(windows, order.by)
+    seeds = range(len(domains.names))
     comparison = Comparison(dataset=order.dataset, config=order.config, out=order.out)
-    in_time = None
-    if not all(comparison.result_path(seed).exists() for seed in range(len(domains.names))):
-        folds_in_words = (f"seed {seed} without {order.by} {name}" for seed, name in enumerate(domains.names))
-        say(f"shift: {', '.join(folds_in_words)}")
+    if not all(run.is_done() for run in comparison.phases(seeds)[-1]):
+        named = (f"seed {seed} without {order.by} {name}" for seed, name in enumerate(domains.names))
+        say(f"shift: {', '.join(named)}")
     with Workers(order.workers) as workers:
-        folds = compare(comparison, range(len(domains.names)), workers, progress=progress)
+        folds = compare(comparison, seeds, workers, progress=progress)
         if order.in_time:
             config = msgspec.structs.replace(order.config, left_out=LeftOutDomains(by=None))
             (in_time,) = compare(replace(comparison, config=config), [0], workers, progress=progress)
-    facts = facts_of_domains(order.dataset.spec, domains, folds, in_time, by=order.by, shared=_shared(order, domains))
-    unknown = int((domains.of_window < 0).sum())
-    return msgspec.structs.replace(facts, unknown=unknown, has_groups=windows.has_groups)
-
-
-def _shared(order: ShiftOrder, domains: Domains) -> tuple[int, ...]:
-    windows, left_out = order.dataset.everything(), LeftOutDomains(by=order.by)
-    folds = (fold_without(windows, left_out, fold=number) for number in range(len(domains.names)))
-    return tuple(shared_groups(windows, fold) for fold in folds)
-
-
-def facts_of_domains(
-    spec: DatasetSpec,
-    domains: Domains,
-    folds: Sequence[FoldResult],
-    in_time: FoldResult | None,
-    *,
-    by: str,
-    shared: Sequence[int],
-) -> ShiftFacts:
-    """Return what the folds say, one a domain; `shared` are the groups of each that are in training too."""
-    config = folds[0].config
+    config, spec = order.config, order.dataset.spec
     measure = told_by(spec.task, config.student_train.metric)
     found = [dict(_figures(fold, measure)) for fold in folds]
-    everywhere = [name for name in found[0] if all(name in one for one in found)]
-    figures = {name: [one[name] for one in found] for name in everywhere}
-    names = domains.names
-    scale = measure.gain_scale
+    figures = {name: [one[name] for one in found] for name in found[0] if all(name in one for one in found)}
 
-    def gain(ours: str, theirs: str) -> DomainSpread:
-        return spread_of([scale * (a - b) for a, b in zip(figures[ours], figures[theirs], strict=True)])
+    def gain(model: str, other: str) -> DomainSpread:
+        return spread_of([measure.gain_scale * (a - b) for a, b in zip(figures[model], figures[other], strict=True)])
 
     return ShiftFacts(
-        by=by,
+        by=order.by,
         sensor=config.modalities[0],
         teacher=config.teacher,
         student=config.student,
@@ -137,18 +106,25 @@ def facts_of_domains(
         steps=(config.teacher_train.steps, config.student_train.steps),
         measure=measure,
         domains=tuple(
-            DomainFigures(name=name, windows=fold.windows["test"], shared_groups=of, figures=one)
-            for name, fold, one, of in zip(names, folds, found, shared, strict=True)
+            DomainFigures(
+                name=name,
+                windows=folds[seed].windows["test"],
+                shared_groups=shared_groups(windows, fold_without(windows, left_out, fold=seed)),
+                figures=found[seed],
+            )
+            for seed, name in enumerate(domains.names)
         ),
-        models={name: _possible(spread_of(values), measure) for name, values in figures.items()},
+        models={name: _within(spread_of(values), measure) for name, values in figures.items()},
         worst={
-            name: names[min(range(len(values)), key=lambda row: measure.rank(values[row]))]
+            name: domains.names[min(seeds, key=lambda seed: measure.rank(values[seed]))]
             for name, values in figures.items()
         },
         gains={name: gain(STUDENT, name) for name in figures if name != STUDENT},
         teacher_gain=gain(TEACHER, LABELS_ONLY),
-        absent={name: one.reason for fold in folds for name, one in _rivals(fold) if one.reason},
-        time=None if in_time is None else _in_time(spec, in_time),
+        absent={name: one for fold in folds for name, one in _rivals(fold) if isinstance(one, str)},
+        time=None if in_time is None else _in_time(measures_of(spec.task)[0], in_time),
+        unknown=int((domains.of_window < 0).sum()),
+        has_groups=windows.has_groups,
     )
 
 
@@ -166,39 +142,36 @@ def spread_of(values: Sequence[float]) -> DomainSpread:
     return DomainSpread(mean=mean, low=mean - reach, high=mean + reach)
 
 
-def _possible(one: DomainSpread, measure: Measure) -> DomainSpread:
-    """The same with an interval that ends where the measure does."""
-    if one.low is None or one.high is None:
-        return one
-    low, high = max(one.low, measure.floor), min(one.high, measure.ceiling)
-    return msgspec.structs.replace(one, low=low, high=high)
+def _within(spread: DomainSpread, measure: Measure) -> DomainSpread:
+    """Cut the interval at the ends of the measure."""
+    if spread.low is None or spread.high is None:
+        return spread
+    low, high = max(spread.low, measure.floor), min(spread.high, measure.ceiling)
+    return msgspec.structs.replace(spread, low=low, high=high)
 
 
 def _figures(fold: FoldResult, measure: Measure) -> Iterator[tuple[str, float]]:
-    """By contestant; rivals that could not be run are not among them."""
-    (of_sensor,) = fold.students.values()
-    yield TEACHER, fold.teacher.test.scores.metric(measure.name)
-    yield STUDENT, of_sensor.student.test.scores.metric(measure.name)
-    yield LABELS_ONLY, of_sensor.baseline.test.scores.metric(measure.name)
-    for name, rival in _rivals(fold):
-        if rival.test is not None:
-            yield name, rival.test.scores.metric(measure.name)
+    """By model; a rival that could not be run is left out."""
+    (sensor,) = fold.students.values()
+    models = {TEACHER: fold.teacher, STUDENT: sensor.student, LABELS_ONLY: sensor.baseline, **dict(_rivals(fold))}
+    for name, judged in models.items():
+        if not isinstance(judged, str):
+            yield name, judged.test.scores.metric(measure.name)
 
 
-def _rivals(fold: FoldResult) -> Iterator[tuple[str, RivalResult]]:
-    (of_sensor,) = fold.students.values()
+def _rivals(fold: FoldResult) -> Iterator[tuple[str, Judged | str]]:
+    (sensor,) = fold.students.values()
     for rival in _RIVALS:
-        yield CONTESTANTS[rival], of_sensor.rivals[rival]
+        yield CONTESTANTS[rival], sensor.rivals[rival]
 
 
-def _in_time(spec: DatasetSpec, fold: FoldResult) -> TimeFigures:
-    measure = measures_of(spec.task)[0]
-    (of_sensor,) = fold.students.values()
+def _in_time(measure: Measure, fold: FoldResult) -> TimeFigures:
+    (sensor,) = fold.students.values()
     return TimeFigures(
         measure=measure,
         windows=(fold.windows["train"], fold.windows["valid"], fold.windows["test"]),
         figures=dict(_figures(fold, measure)),
-        gain=gain_on_windows(of_sensor.student.test, of_sensor.baseline.test, measure.name, seed=_SEED),
+        gain=gain_on_windows(sensor.student.test, sensor.baseline.test, measure.name, seed=0),
     )
 
 

@@ -1,7 +1,7 @@
-"""The folder of an experiment: where its runs lie, the windows of its folds, and how results are read and written.
+"""The folder of an experiment: where its runs are, the windows of its folds, and the one form of a run's result.
 
-A run is finished when its JSON file is there; the checkpoint is written before it. A run belongs to whoever holds the
-lock in its folder; the kernel frees the lock of a process that ends, however it ends.
+A run is finished when its `result.json` exists; the checkpoint is written before it. A run belongs to the process that
+holds the lock in its folder; the kernel frees the lock of a process that ends, however it ends.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -26,14 +27,17 @@ from mmkd_models.data.left_out import LeftOutDomains, fold_without
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.label_leak import labels_spread_in_time
 from mmkd_models.evaluation.outcome import TestedNetwork
-from mmkd_models.experiments.plan import Conditions, Space, TeacherChoice, Trial, teacher_name, trial_name
-from mmkd_models.train_config import OnStep, TrainConfig
+from mmkd_models.evaluation.rivals import RivalName
+from mmkd_models.experiments.plan import Conditions, Space, TeacherChoice, Trial, hash_of, teacher_name, trial_name
+from mmkd_models.networks.config import StudentKind
+from mmkd_models.train_config import OnStep, TrainConfig, Validation
 from mmkd_models.training.inputs import TrainingData, TrainingRun, visible_labels
 from mmkd_models.training.loop import RESUME_FILE
 
-FORMAT_VERSION = 2
-TEACHERS_FOLDER, TRIALS_FOLDER, ANSWERS_FOLDER = "teachers", "trials", "answers"
-STUDENT_CHECKPOINT, TEACHER_CHECKPOINT, TEST_FILE = "student.ckpt", "teacher.ckpt", "test.json"
+FORMAT_VERSION = 3
+ANSWERS_FOLDER = "answers"
+STUDENT_CHECKPOINT, TEACHER_CHECKPOINT = "student.ckpt", "teacher.ckpt"
+RESULT_FILE, TEST_FILE = "result.json", "test.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +45,7 @@ class FoldData:
     """The windows of one fold, with the labels that training may see.
 
     Attributes:
-        truth: all labels that the training windows have in the dataset; no training sees them.
+        truth: all labels of the training windows; no training sees them.
     """
 
     training: TrainingData
@@ -50,7 +54,7 @@ class FoldData:
 
 
 def fold_data(dataset: Dataset, *, seed: int, labelled: Labelled, left_out: LeftOutDomains | None = None) -> FoldData:
-    """Return fold number `seed`; its training windows keep some of their labels, chosen by the seed.
+    """Return fold number `seed`, which also chooses the training labels that are seen.
 
     Args:
         left_out: what the folds leave out; None deals them by groups.
@@ -95,35 +99,79 @@ class Folder:
     embed_windows: bool = False
 
     def of_trial(self, trial: Trial) -> Path:
-        """The folder of a trial."""
-        return self.out / TRIALS_FOLDER / trial_name(self.conditions, self.space, trial)
+        """The folder of a student."""
+        return self.out / "trials" / trial_name(self.conditions, self.space, trial)
 
     def of_teacher(self, teacher: TeacherChoice, seed: int) -> Path:
         """The folder of a teacher."""
-        return self.out / TEACHERS_FOLDER / teacher_name(self.conditions, teacher, seed)
+        return self.out / "teachers" / teacher_name(self.conditions, teacher, seed)
+
+    def of_rival(self, rival: RivalName, seed: int) -> Path:
+        """The folder of a rival; another one once its library is installed."""
+        own, teacher = self.conditions, self.space.teachers[0]
+        decides = {
+            "dataset": own.dataset_sha256,
+            "labelled": own.labelled,
+            "left_out": own.left_out,
+            "metric": own.student_train.metric,
+            "teacher": teacher_name(own, teacher, seed) if rival == "taught_rocket" else None,
+            "has_aeon": find_spec("aeon") is not None,
+        }
+        return self.out / "rivals" / f"{own.modality}-{rival}-seed{seed}-{hash_of(decides)}"
 
     def fold(self, seed: int) -> FoldData:
         """The windows of a seed's fold; errors as `fold_data`."""
         own = self.conditions
         return fold_data(self.dataset, seed=seed, labelled=own.labelled, left_out=own.left_out)
 
-    def training_run(
-        self, train: TrainConfig, path: Path, seed: int, on_step: OnStep, *, embed_windows: bool = False
-    ) -> TrainingRun:
-        """How a training in this folder is run: resumed where it was, with the folder's memory of answers."""
+    def training_run(self, train: TrainConfig, path: Path, seed: int, on_step: OnStep) -> TrainingRun:
+        """Return a training that resumes in `path`, with the folder's memory of answers."""
         return TrainingRun(
             train=msgspec.structs.replace(train, seed=seed),
             augment=self.conditions.augment,
             run_dir=path / "run",
             resume=True,
-            embed_windows=embed_windows,
+            embed_windows=self.embed_windows,
             answers=self.out / ANSWERS_FOLDER,
             on_step=on_step,
         )
 
 
-def drop_resume_states(path: Path) -> None:
-    """Remove the resume states of a finished training; its TensorBoard logs stay."""
+class RunResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a teacher, a student (`trial`) or a rival ended; its test is a file of its own.
+
+    Attributes:
+        teacher: the teacher itself, or what taught the student or rival.
+        reason: why there is nothing to judge; empty of a finished run.
+        score: on validation.
+        parameters: of a committee, those of its transformer.
+        shipped: which form of a student validation chose in a race.
+    """
+
+    format_version: int = FORMAT_VERSION
+    conditions: Conditions
+    seed: int
+    teacher: TeacherChoice | None = None
+    trial: Trial | None = None
+    rival: RivalName | None = None
+    reason: str = ""
+    score: float | None = None
+    learning_rate: float = 0.0
+    parameters: int = 0
+    curve: tuple[Validation, ...] = ()
+    kind: StudentKind | None = None
+    shipped: str = ""
+    sha256: str | None = None
+
+
+def read_run(path: Path) -> RunResult | None:
+    """Return how the run of a folder ended, or None if it has not; errors as `read_result`."""
+    return read_result(path / RESULT_FILE, RunResult)
+
+
+def write_run(path: Path, result: RunResult) -> None:
+    """Write how a run ended, and remove its resume states; the TensorBoard logs stay."""
+    write_result(path / RESULT_FILE, result)
     for state in list((path / "run").rglob(RESUME_FILE)):
         state.unlink()
 
@@ -142,11 +190,11 @@ def claim(path: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
-Result = TypeVar("Result", bound=msgspec.Struct)
+Result = TypeVar("Result")
 
 
 def read_result(path: Path, kind: type[Result]) -> Result | None:
-    """Read a result, or None if there is none yet. Raises CheckpointError if the file is damaged."""
+    """Read a result, or None if there is none yet. Raise CheckpointError if the file is damaged."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError:
@@ -157,7 +205,7 @@ def read_result(path: Path, kind: type[Result]) -> Result | None:
         ) from error
 
 
-def write_result(path: Path, value: msgspec.Struct) -> None:
+def write_result(path: Path, value: Any) -> None:
     """Replace the file, all or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, msgspec.json.format(msgspec.json.encode(value), indent=1))

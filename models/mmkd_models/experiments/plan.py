@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Sequence
 from itertools import product
 from typing import Any
@@ -29,87 +28,47 @@ from mmkd_report.schema.study import NONE
 _METHOD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*(@[A-Za-z0-9][A-Za-z0-9_.+-]*)?")
 _DIGITS = 10
 _OPTION = "--teacher"
-_ENSEMBLE, _COMMITTEE = "ensemble", "committee"
+_COMMITTEE = "committee"
 
 
 class TeacherChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What teaches: a teacher, or several of them whose answers are mixed.
+    """A teacher.
 
     Attributes:
         modalities: in the order of the dataset.
         committee: the kinds of its members; empty for a single transformer.
-        number: which member of an ensemble it is, from 0.
-        further: what teaches with it.
     """
 
     modalities: tuple[str, ...]
     preset: Preset
     committee: tuple[MemberKind, ...] = ()
-    number: int = 0
-    further: tuple[TeacherChoice, ...] = ()
-
-    @property
-    def members(self) -> tuple[TeacherChoice, ...]:
-        """What is trained and written as one file each."""
-        return (msgspec.structs.replace(self, further=()), *self.further)
 
     @property
     def name(self) -> str:
-        """`acc:small`, `acc:small,committee`, or members with `/` between them."""
-        families = Counter(msgspec.structs.replace(member, number=0) for member in self.members)
-        return "/".join(
-            f"{'+'.join(member.modalities)}:{member.preset}"
-            + (",committee" if member.committee else "")
-            + (f",ensemble={count}" if count > 1 else "")
-            for member, count in families.items()
-        )
+        """`acc+gyro:small`, or `acc+gyro:small,committee`."""
+        return f"{'+'.join(self.modalities)}:{self.preset}" + (f",{_COMMITTEE}" if self.committee else "")
 
 
 def teachers_from_text(texts: Sequence[str], dataset: Dataset) -> tuple[TeacherChoice, ...]:
-    """Parse `small`, `small,committee`, `gyro:tiny,ensemble=3`, or several with `/`.
-
-    Raises:
-        UsageError: a size, modality or setting is unknown, or a number makes no sense.
-    """
-    return tuple(
-        mix_teachers([member for part in text.split("/") for member in _members(part, dataset)]) for text in texts
-    )
+    """Parse `small`, `gyro:tiny`, `acc+gyro:small,committee`. Raise UsageError for an unknown part."""
+    return tuple(_teacher(text, dataset) for text in texts)
 
 
-def mix_teachers(choices: Sequence[TeacherChoice]) -> TeacherChoice:
-    """Join choices of a single member each into one; equal ones become members of an ensemble."""
-    counts: Counter[TeacherChoice] = Counter()
-    members = []
-    for choice in choices:
-        members.append(msgspec.structs.replace(choice, number=counts[choice]))
-        counts[choice] += 1
-    return msgspec.structs.replace(members[0], further=tuple(members[1:]))
-
-
-def _members(text: str, dataset: Dataset) -> list[TeacherChoice]:
+def _teacher(text: str, dataset: Dataset) -> TeacherChoice:
     name, *settings = text.split(",")
+    if settings not in ([], [_COMMITTEE]):
+        raise UsageError(
+            f"{_OPTION} {text}: expected nothing or {_COMMITTEE} after the size, got {','.join(settings)!r}; correct it"
+        )
     modalities, _, size = name.rpartition(":")
-    order = [spec.name for spec in dataset.spec.modalities]
-    names = modalities.split("+") if modalities else order
+    names = modalities.split("+") if modalities else [spec.name for spec in dataset.spec.modalities]
     dataset.everything().with_modalities(names)  # refuses names that are unknown or there twice
-    count = 1
-    for setting in settings:
-        key, _, value = setting.partition("=")
-        if setting == _COMMITTEE:
-            continue
-        if key != _ENSEMBLE or not value.isdecimal() or int(value) < 2:
-            raise UsageError(
-                f"{_OPTION} {text}: expected {_COMMITTEE}, or {_ENSEMBLE}=N of 2 or more after the size, got "
-                f"{setting!r}; correct it"
-            )
-        count = int(value)
     specs = [spec for spec in dataset.spec.modalities if spec.name in names]
-    member = TeacherChoice(
+    return TeacherChoice(
         modalities=tuple(spec.name for spec in specs),
         preset=preset_named(size, option=_OPTION),
-        committee=default_members(specs) if _COMMITTEE in settings else (),
+        committee=default_members(specs) if settings else (),
     )
-    return [member] * count
 
 
 class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -257,9 +216,7 @@ def trial_name(conditions: Conditions, space: Space, trial: Trial) -> str:
 
 
 def teacher_name(conditions: Conditions, teacher: TeacherChoice, seed: int) -> str:
-    """The name of a teacher's folder, as `trial_name`; for several members that of their joint answers."""
-    if len(teacher.members) > 1:
-        return f"mix-seed{seed}-{hash_of([teacher_name(conditions, one, seed) for one in teacher.members])}"
+    """The name of a teacher's folder, as `trial_name`."""
     own = msgspec.structs.replace(
         conditions, student_train=TrainConfig(), modality="", choose=False, labels_compete=False
     )

@@ -10,29 +10,17 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 import numpy as np
-import torch
 
 from mmkd_edge.cli.outputs import check_folder
 from mmkd_edge.errors import PerformanceError, UsageError
-from mmkd_models.carried import carried_windows
 from mmkd_models.data.checking.related import refuse_shared_samples
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import check_seeds, fold_count, fold_indices
 from mmkd_models.data.labelled import seen_labels
 from mmkd_models.distillation.learner import DistillLearner
-from mmkd_models.distillation.methods import Method
 from mmkd_models.evaluation.rivals import RivalName
 from mmkd_models.experiments.folder import Folder, read_result, write_result
-from mmkd_models.experiments.plan import (
-    Candidate,
-    Conditions,
-    Entry,
-    Space,
-    TeacherChoice,
-    check_space,
-    entries,
-    hash_of,
-)
+from mmkd_models.experiments.plan import Candidate, Conditions, Entry, Space, check_space, entries, hash_of
 from mmkd_models.experiments.search import finalists
 from mmkd_models.experiments.workers import Executor
 from mmkd_models.losses.term import Goal
@@ -40,15 +28,9 @@ from mmkd_models.metrics.scores import check_metric
 from mmkd_models.networks.config import Preset, student_config, teacher_config
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.training.checkpoint import (
-    Provenance,
-    StudentCheckpoint,
-    TeacherCheckpoint,
-    library_versions,
-    write_student,
-    write_teacher,
-)
-from mmkd_models.training.fitting import set_normalisation
+from mmkd_models.training.checkpoint import write_student, write_teacher
+from mmkd_models.training.inputs import TrainingRun
+from mmkd_models.training.trainings import train_baseline, train_teacher
 from mmkd_report.schema.study import NONE, PairLatency, Skipped, StudentSize
 
 MeasureLatency = Callable[[Path, Path], PairLatency]
@@ -56,7 +38,7 @@ MeasureLatency = Callable[[Path, Path], PairLatency]
 
 
 class StudyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a study is asked for.
+    """The options of a study.
 
     Attributes:
         grid: train everything on every seed, in place of a search.
@@ -65,11 +47,8 @@ class StudyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         seeds: seeds (and folds), from 0.
         search_seeds: how many of them the search learns from; they do not count in its table.
         max_latency_ms: of the exported student's median.
-        max_parameters: of the student.
-        budget_hours: after which nothing new is begun.
+        budget_hours: after which nothing new is begun; half of it for a search.
         workers: trainings at a time.
-        rivals: what is trained without a network to compare with.
-        compared: teachers, of one member each, that are trained for their figures and teach nobody.
         required: methods that must be possible; others that no pair of networks can have are left out.
     """
 
@@ -86,19 +65,18 @@ class StudyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     workers: int = 1
     executor: Executor = "local"
     rivals: tuple[RivalName, ...] = ("extra_trees",)
-    compared: tuple[TeacherChoice, ...] = ()
     required: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedStudy:
-    """What is known before anything is trained.
+    """A study whose options were checked.
 
     Attributes:
         folder: with the sizes and methods that are possible.
         search_seeds: empty for a grid.
         seeds: those that count.
-        deadline: in seconds since the epoch.
+        began_s: in seconds since the epoch.
     """
 
     options: StudyOptions
@@ -108,7 +86,12 @@ class PreparedStudy:
     impossible: tuple[Entry, ...]
     search_seeds: tuple[int, ...]
     seeds: tuple[int, ...]
-    deadline: float | None
+    began_s: float
+
+    def deadline(self, fraction: float = 1.0) -> float | None:
+        """When so much of the time is used up, in seconds since the epoch."""
+        hours = self.options.budget_hours
+        return None if hours is None else self.began_s + 3600 * hours * fraction
 
     @property
     def table_entries(self) -> tuple[Entry, ...]:
@@ -119,7 +102,7 @@ class PreparedStudy:
 
     @property
     def finalists(self) -> tuple[Candidate, ...]:
-        """What a search has found so far."""
+        """The best candidates of a search so far."""
         return finalists(self.folder, self.impossible, self.search_seeds, most=self.options.finalists)
 
 
@@ -127,42 +110,33 @@ def prepare_study(
     dataset: Dataset, options: StudyOptions, *, out: Path, measure_latency: MeasureLatency | None = None
 ) -> PreparedStudy:
     """Check options and folder, and find which sizes and methods are possible; arguments and errors as `study`."""
+    began_s = time.time()
     check_study(dataset, options, measure_latency)
     check_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     folder = Folder(out=out.absolute(), dataset=dataset, conditions=options.conditions, space=options.space)
-    sizes = student_sizes(
-        folder,
-        options.space.students,
-        max_latency_ms=options.max_latency_ms,
-        max_parameters=options.max_parameters,
-        measure_latency=measure_latency,
-    )
-    kept = tuple(preset for preset, size in zip(options.space.students, sizes, strict=True) if not size.excluded)
-    folder = replace(folder, space=msgspec.structs.replace(options.space, students=kept))
-    skipped = impossible_entries(folder, required=options.required)
-    methods = possible_methods(folder.space, skipped)
-    names = [method.name for method in methods]
+    sizes = student_sizes(folder, options, measure_latency)
+    students = tuple(preset for preset, size in zip(options.space.students, sizes, strict=True) if not size.excluded)
+    folder = replace(folder, space=msgspec.structs.replace(options.space, students=students))
+    reasons = _impossible_entries(folder, options.required)
+    possible = {entry.method for entry in entries(folder.space, tuple(reasons))}
+    methods = tuple(method for method in folder.space.methods if method.name in possible)
     return PreparedStudy(
         options=options,
         folder=replace(folder, space=msgspec.structs.replace(folder.space, methods=methods)),
         sizes=sizes,
-        skipped=skipped,
-        impossible=tuple(
-            msgspec.convert({"student": one.student, "method": one.method, "teacher": one.teacher}, Entry)
-            for one in skipped
-            if one.method in names
-        ),
+        skipped=tuple(Skipped(**msgspec.structs.asdict(entry), reason=reason) for entry, reason in reasons.items()),
+        impossible=tuple(entry for entry in reasons if entry.method in possible),
         search_seeds=() if options.grid else tuple(range(options.search_seeds)),
         seeds=tuple(range(options.seeds))
         if options.grid
         else seeds_that_count(dataset, seeds=options.seeds, search_seeds=options.search_seeds),
-        deadline=None if options.budget_hours is None else time.time() + 3600 * options.budget_hours,
+        began_s=began_s,
     )
 
 
 def seeds_that_count(dataset: Dataset, *, seeds: int, search_seeds: int) -> tuple[int, ...]:
-    """The seeds whose test windows a search has not seen: it neither ran on their fold nor validated on them.
+    """Return the seeds whose test windows a search has not seen: it neither ran on their fold nor validated on them.
 
     If a dataset has no groups, its own split is the only fold, and a search looks at validation alone.
 
@@ -172,13 +146,9 @@ def seeds_that_count(dataset: Dataset, *, seeds: int, search_seeds: int) -> tupl
     windows = dataset.everything()
     if fold_count(windows) == 1:
         return (0,)
-    searched = [fold_indices(windows, fold=seed, seed=0) for seed in range(search_seeds)]
-    seen = np.concatenate([part for fold in searched for part in (fold.valid, fold.test)])
-    clean = [
-        seed
-        for seed in range(search_seeds, seeds)
-        if not np.isin(fold_indices(windows, fold=seed, seed=0).test, seen).any()
-    ]
+    folds = [fold_indices(windows, fold=seed, seed=0) for seed in range(seeds)]
+    seen = np.concatenate([part for fold in folds[:search_seeds] for part in (fold.valid, fold.test)])
+    clean = [seed for seed in range(search_seeds, seeds) if not np.isin(folds[seed].test, seen).any()]
     if not clean:
         raise UsageError(
             f"study: expected a seed whose test windows the search did not see, got none of {seeds} after "
@@ -193,15 +163,8 @@ def check_study(dataset: Dataset, options: StudyOptions, measure_latency: Measur
     conditions, windows = options.conditions, dataset.everything()
     for train in (conditions.teacher_train, conditions.student_train):
         check_metric(train.metric, dataset.spec.task.kind)
-    windows.with_modalities((conditions.modality,))  # refuses a name that is unknown
-    for teacher in (*options.space.teachers, *options.compared):
-        for member in teacher.members:
-            windows.with_modalities(member.modalities)
-    for teacher in options.compared:
-        if len(teacher.members) > 1:
-            raise UsageError(
-                f"--compare-teacher {teacher.name}: expected a single teacher, got several; name them apart"
-            )
+    for names in ((conditions.modality,), *(teacher.modalities for teacher in options.space.teachers)):
+        windows.with_modalities(names)  # refuses a name that is unknown
     if options.max_latency_ms is not None and measure_latency is None:
         raise UsageError("max_latency_ms: expected a way to measure latencies, got none; give measure_latency")
     if min(options.seeds, options.workers, options.trials, options.finalists) < 1:
@@ -222,40 +185,26 @@ def check_study(dataset: Dataset, options: StudyOptions, measure_latency: Measur
 
 
 def student_sizes(
-    folder: Folder,
-    presets: Sequence[Preset],
-    *,
-    max_latency_ms: float | None,
-    max_parameters: int | None,
-    measure_latency: MeasureLatency | None,
+    folder: Folder, options: StudyOptions, measure_latency: MeasureLatency | None
 ) -> tuple[StudentSize, ...]:
-    """Return each size with its costs, and why it is out where it breaks a limit.
+    """Return each size with its costs, and why it is out if it breaks a limit.
 
-    Latencies are measured once, with weights that need no training (they do not change them), and kept in the study's
-    folder.
+    Latencies are measured once, of networks of a single training step, and kept in the study's folder.
 
     Raises:
         PerformanceError: no size keeps the limits.
     """
-    spec, task = folder.dataset.spec, folder.dataset.spec.task
     sizes = []
-    for preset in presets:
-        modality = spec.modality(folder.conditions.modality)
-        network = Student(modality, len(task.labels), student_config(preset), kind=task.kind)
-        parameters = sum(parameter.numel() for parameter in network.parameters())
-        too_large = max_parameters is not None and parameters > max_parameters
-        latency = None if measure_latency is None or too_large else _latency_of_size(folder, preset, measure_latency)
-        excluded = f"{parameters:,} parameters, more than {max_parameters:,}" if too_large else ""
-        if latency is not None and max_latency_ms is not None and latency.student_ms["p50"] > max_latency_ms:
-            excluded = f"{latency.student_ms['p50']:.3g} ms, more than {max_latency_ms:g} ms"
-        sizes.append(
-            StudentSize(
-                preset=preset,
-                parameters=parameters,
-                latency=latency,
-                excluded=excluded,
-            )
-        )
+    for preset in options.space.students:
+        parameters = sum(parameter.numel() for parameter in _student(folder, preset).parameters())
+        excluded, latency, limit_ms = "", None, options.max_latency_ms
+        if options.max_parameters is not None and parameters > options.max_parameters:
+            excluded = f"{parameters:,} parameters, more than {options.max_parameters:,}"
+        elif measure_latency is not None:
+            latency = _latency_of_size(folder, preset, measure_latency)
+            if limit_ms is not None and latency.student_ms["p50"] > limit_ms:
+                excluded = f"{latency.student_ms['p50']:.3g} ms, more than {limit_ms:g} ms"
+        sizes.append(StudentSize(preset=preset, parameters=parameters, latency=latency, excluded=excluded))
     if all(size.excluded for size in sizes):
         reasons = "; ".join(f"{size.preset} has {size.excluded}" for size in sizes)
         raise PerformanceError(
@@ -265,110 +214,52 @@ def student_sizes(
     return tuple(sizes)
 
 
-def impossible_entries(folder: Folder, *, required: Sequence[str]) -> tuple[Skipped, ...]:
-    """Return the combinations that no training can have, with the reason that the training itself would give.
+def _student(folder: Folder, preset: Preset) -> Student:
+    spec = folder.dataset.spec
+    modality = spec.modality(folder.conditions.modality)
+    return Student(modality, len(spec.task.labels), student_config(preset), kind=spec.task.kind)
+
+
+def _latency_of_size(folder: Folder, preset: Preset, measure_latency: MeasureLatency) -> PairLatency:
+    own, teacher = folder.conditions, folder.space.teachers[0]
+    path = folder.out / "latency" / f"{own.modality}-{preset}-{hash_of([own.dataset_sha256, teacher])}.json"
+    latency = read_result(path, PairLatency)
+    if latency is None:
+        data, brief = folder.fold(0).training, msgspec.structs.replace(own.student_train, steps=1)
+        run = TrainingRun(train=brief, augment=own.augment)
+        seen = data.with_modalities(teacher.modalities)
+        with TemporaryDirectory() as temporary:
+            student, taught_by = Path(temporary) / "student.ckpt", Path(temporary) / "teacher.ckpt"
+            write_student(student, train_baseline(data, own.modality, student_config(preset), run))
+            write_teacher(taught_by, train_teacher(seen, teacher_config(teacher.preset), run))
+            latency = measure_latency(student, taught_by)
+        write_result(path, latency)
+    return latency
+
+
+def _impossible_entries(folder: Folder, required: Sequence[str]) -> dict[Entry, str]:
+    """The combinations that no training can have, with the reason that the training itself would give.
 
     Raises:
         UsageError: a method of these names, or every method, has no teacher and student that can have it.
     """
     spec, task = folder.dataset.spec, folder.dataset.spec.task
-    modality = spec.modality(folder.conditions.modality)
-    teachers = {choice.name: [_network(folder, one) for one in choice.members] for choice in folder.space.teachers}
-    skipped = []
+    reasons = {}
     for entry in entries(folder.space):
         recipe = folder.space.method(entry.method).recipe
         if recipe is None or entry.teacher is None:
             continue
-        student = Student(modality, len(task.labels), student_config(entry.student), kind=task.kind)
-        teacher, goal = teachers[entry.teacher], Goal(kind=task.kind)
+        choice = folder.space.teacher(entry.teacher)
+        modalities = [spec.modality(name) for name in choice.modalities]
+        teacher = Teacher(modalities, len(task.labels), teacher_config(choice.preset), kind=task.kind)
+        student, goal = _student(folder, entry.student), Goal(kind=task.kind)
         try:
-            DistillLearner(student, teacher, recipe, modality=modality.name, goal=goal)
+            DistillLearner(student, teacher, recipe, modality=folder.conditions.modality, goal=goal)
         except UsageError as error:
-            skipped.append(
-                Skipped(student=entry.student, method=entry.method, teacher=entry.teacher, reason=str(error))
-            )
-    _check_required(folder.space, skipped, required)
-    return tuple(skipped)
-
-
-def _network(folder: Folder, member: TeacherChoice) -> Teacher:
-    spec = folder.dataset.spec
-    modalities = [spec.modality(name) for name in member.modalities]
-    return Teacher(modalities, len(spec.task.labels), teacher_config(member.preset), kind=spec.task.kind)
-
-
-def possible_methods(space: Space, skipped: Sequence[Skipped]) -> tuple[Method, ...]:
-    """Return the methods that some teacher and student can have."""
-    out = {(one.student, one.method, one.teacher) for one in skipped}
-    left = {entry.method for entry in entries(space) if (entry.student, entry.method, entry.teacher) not in out}
-    return tuple(method for method in space.methods if method.name in left)
-
-
-def _check_required(space: Space, skipped: Sequence[Skipped], required: Sequence[str]) -> None:
-    left = [method.name for method in possible_methods(space, skipped)]
-    names = required or [one.method for one in skipped if left == [NONE]]
-    for name in names:
-        if name not in left:
-            reason = next(one.reason for one in skipped if one.method == name)
+            reasons[entry] = str(error)
+    possible = {entry.method for entry in entries(folder.space, tuple(reasons))}
+    for name in required or [entry.method for entry in reasons if possible == {NONE}]:
+        if name not in possible:
+            reason = next(reason for entry, reason in reasons.items() if entry.method == name)
             raise UsageError(f"method {name!r}: expected a teacher and a student that can have it: {reason}")
-
-
-def _latency_of_size(folder: Folder, preset: Preset, measure_latency: MeasureLatency) -> PairLatency:
-    key = hash_of([folder.conditions.dataset_sha256, folder.space.teachers[0]])
-    path = folder.out / "latency" / f"{folder.conditions.modality}-{preset}-{key}.json"
-    latency = read_result(path, PairLatency)
-    if latency is None:
-        with TemporaryDirectory() as temporary:
-            student, teacher = Path(temporary) / "student.ckpt", Path(temporary) / "teacher.ckpt"
-            write_student(student, _untrained_student(folder, preset))
-            write_teacher(teacher, _untrained_teacher(folder, folder.space.teachers[0]))
-            latency = measure_latency(student, teacher)
-        write_result(path, latency)
-    return latency
-
-
-def _untrained_student(folder: Folder, preset: Preset) -> StudentCheckpoint:
-    spec, name, training = folder.dataset.spec, folder.conditions.modality, folder.fold(0).training
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        student = Student(spec.modality(name), len(spec.task.labels), student_config(preset), kind=spec.task.kind)
-    set_normalisation(student, training.train.with_modalities((name,)))
-    return StudentCheckpoint(
-        modality=spec.modality(name),
-        task=spec.task,
-        config=student_config(preset),
-        facts=_facts(folder),
-        state=dict(student.state_dict()),
-        carried=carried_windows(training.valid, name, seed=0),
-    )
-
-
-def _untrained_teacher(folder: Folder, choice: TeacherChoice) -> TeacherCheckpoint:
-    spec = folder.dataset.spec
-    modalities = tuple(spec.modality(name) for name in choice.modalities)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        teacher = Teacher(modalities, len(spec.task.labels), teacher_config(choice.preset), kind=spec.task.kind)
-    set_normalisation(teacher, folder.fold(0).training.train.with_modalities(choice.modalities))
-    return TeacherCheckpoint(
-        modalities=modalities,
-        task=spec.task,
-        config=teacher_config(choice.preset),
-        facts=_facts(folder),
-        state=dict(teacher.state_dict()),
-    )
-
-
-def _facts(folder: Folder) -> Provenance:
-    conditions = folder.conditions
-    return Provenance(
-        dataset=folder.dataset.spec.name,
-        dataset_sha256=conditions.dataset_sha256,
-        licence=folder.dataset.spec.licence,
-        metric=conditions.student_train.metric,
-        score=0.0,
-        best_step=0,
-        training=conditions.student_train,
-        augment=conditions.augment,
-        versions=library_versions(),
-    )
+    return reasons

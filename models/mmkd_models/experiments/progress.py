@@ -1,4 +1,4 @@
-"""How far an experiment is, and how long it will still take: a bar on a terminal, else a plain line now and then."""
+"""How far an experiment is, and how long it will take: a bar on a terminal, else a plain line now and then."""
 
 from __future__ import annotations
 
@@ -19,101 +19,54 @@ Show = Callable[[str, float, float | None, bool], None]
 
 
 @dataclass
-class _Tracked:
-    """A run that was begun here.
+class Progress:
+    """Follows runs by their costs.
 
     Attributes:
-        resumed: how much of it was done when it was begun; None before its first step.
-    """
-
-    run: Run
-    began_s: float
-    ended_s: float | None = None
-    trainings: int = 0
-    done: float = 0.0
-    resumed: float | None = None
-
-    def hear(self, progress: TrainingProgress) -> None:
-        costs = self.run.costs
-        before, now = sum(costs[: self.trainings]), costs[min(self.trainings, len(costs) - 1)]
-        done = min(1.0, (before + now * progress.step / progress.steps) / sum(costs))
-        self.resumed = done if self.resumed is None else self.resumed
-        self.done = max(self.done, done)
-        self.trainings += progress.step == progress.steps
-
-    @property
-    def measured(self) -> float:
-        """The cost that was worked off here."""
-        return (self.done - (self.resumed or 0.0)) * sum(self.run.costs)
-
-
-@dataclass
-class Progress:
-    """Follows runs by their costs, phase by phase.
-
-    Args:
-        workers: runs at a time.
-        afterwards_s: what follows the last run.
+        afterwards_s: time that is needed after the last run.
     """
 
     show: Show = lambda line, so_far_s, left_s, is_end: None
-    workers: int = 1
     afterwards_s: float = 0.0
     clock: Callable[[], float] = time.monotonic
-    _waiting: list[list[Run]] = field(default_factory=list)
-    _tracked: dict[Path, _Tracked] = field(default_factory=dict)
     _began_s: float | None = None
+    _left: float = 0.0
+    _worked: float = 0.0
+    _done: dict[Path, tuple[int, float]] = field(default_factory=dict)
 
     def expect(self, phases: Sequence[Sequence[Run]]) -> None:
         """Replace what is still to be made."""
         self._began_s = self.clock() if self._began_s is None else self._began_s
-        self._waiting = [[run for run in phase if not run.is_done()] for phase in phases]
+        self._left = sum(sum(run.costs) for phase in phases for run in phase if not run.is_done())
 
     def on_step(self, run: Run, progress: TrainingProgress) -> None:
-        """Take in where a run stands, and show it."""
-        self._track(run).hear(progress)
-        line = f"{run.title}: step {progress.step}/{progress.steps} {terms_in_words(progress)}".rstrip()
-        self._tell(line, progress.step == progress.steps)
+        """Take in where a run stands, and show it. What was there before its first step is no work of this command."""
+        trainings, is_end = self._done.get(run.path, (0, 0.0))[0], progress.step == progress.steps
+        training = run.costs[min(trainings, len(run.costs) - 1)]
+        cost = min(sum(run.costs), sum(run.costs[:trainings]) + training * progress.step / progress.steps)
+        self._advance(run, trainings + is_end, cost, is_work=run.path in self._done)
+        self._show(f"{run.title}: step {progress.step}/{progress.steps} {terms_in_words(progress)}".rstrip(), is_end)
 
     def on_end(self, run: Run) -> None:
         """Take in that a run is made, and show it if it reported no steps."""
-        tracked = self._track(run)
-        tracked.done, tracked.ended_s = 1.0, self.clock()
-        if tracked.resumed is None:
-            self._tell(f"{run.title}: done", True)
+        is_silent = run.path not in self._done
+        self._advance(run, len(run.costs), sum(run.costs), is_work=True)
+        if is_silent:
+            self._show(f"{run.title}: done", True)
 
     def left_s(self) -> float | None:
-        """The seconds until everything is over; None before anything was measured."""
-        if not any(one.measured > 0 for one in self._tracked.values()):
+        """Seconds until everything is over, at the pace so far; None before anything was made."""
+        if self._began_s is None or not self._worked:
             return None
-        active = [
-            (1 - one.done) * sum(one.run.costs) * self._pace(one.run.stage, one)
-            for one in self._tracked.values()
-            if one.ended_s is None
-        ]
-        phases = [[sum(run.costs) * self._pace(run.stage) for run in phase] for phase in self._waiting if phase]
-        joined = [[*active, *(phases[0] if phases else [])], *phases[1:]]
-        total = sum(max(sum(phase) / self.workers, max(phase, default=0.0)) for phase in joined)
-        return total + self.afterwards_s
+        return max(0.0, self._left) * (self.clock() - self._began_s) / self._worked + self.afterwards_s
 
-    def _track(self, run: Run) -> _Tracked:
-        if run.path not in self._tracked or self._tracked[run.path].ended_s is not None:
-            phase = next((one for one in self._waiting if any(other.stage == run.stage for other in one)), None)
-            if phase is not None:  # of a search any run of the stage stands for any other
-                same = next((other for other in phase if other.path == run.path), None)
-                phase.remove(same or next(other for other in phase if other.stage == run.stage))
-            self._tracked[run.path] = _Tracked(run=run, began_s=self.clock())
-        return self._tracked[run.path]
+    def _advance(self, run: Run, trainings: int, cost: float, *, is_work: bool) -> None:
+        more = cost - self._done.get(run.path, (0, 0.0))[1]
+        self._left -= more
+        self._worked += more * is_work
+        self._done[run.path] = trainings, cost
 
-    def _pace(self, stage: str, own: _Tracked | None = None) -> float:
-        """Seconds per cost: of the run itself, else of its stage, else of all."""
-        measured = [one for one in self._tracked.values() if one.measured > 0]
-        alike = [one for one in measured if one is own] or [one for one in measured if one.run.stage == stage]
-        now = self.clock()
-        seconds = sum((one.ended_s or now) - one.began_s for one in alike or measured)
-        return seconds / sum(one.measured for one in alike or measured)
-
-    def _tell(self, line: str, is_end: bool) -> None:
+    def _show(self, line: str, is_end: bool) -> None:
         began = self.clock() if self._began_s is None else self._began_s
         self.show(line, self.clock() - began, self.left_s(), is_end)
 

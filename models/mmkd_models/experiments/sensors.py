@@ -1,7 +1,6 @@
 """Which sensor is enough: a comparison's first fold, each sensor's faults and costs, and the table that decides.
 
-What was judged under faults, and each latency, is a file beside the student: an interrupted evaluation goes on where it
-was.
+What was judged under faults is a file beside the student: an interrupted evaluation continues.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from functools import partial
 from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
@@ -32,26 +30,24 @@ from mmkd_models.evaluation.suites.inputs import SuiteInputs
 from mmkd_models.evaluation.suites.models import fit_rivals, model_from_checkpoint
 from mmkd_models.evaluation.suites.table import judge, with_suites
 from mmkd_models.experiments.comparison import Comparison
-from mmkd_models.experiments.prepare import MeasureLatency
 from mmkd_models.experiments.workers import Executor, Workers
 from mmkd_models.networks.rocket import fits_kernels
 from mmkd_models.train_config import OnStep
-from mmkd_models.training.checkpoint import file_sha256
 from mmkd_report.schema.demo import LABELS_ONLY, Contest, DemoDocument, DemoRival, Network
 from mmkd_report.schema.evaluation import DataFacts
 from mmkd_report.schema.judging import Competitor, JudgingDocument, SensorRow
 from mmkd_report.schema.study import PairLatency
 
-JUDGED_FILE, LATENCY_FILE = "judged.json", "latency.json"
-_RIVALS: tuple[RivalName, ...] = ("extra_trees", "mini_rocket")
-_WITHOUT_TEACHER: tuple[Competitor, ...] = ("extra_trees", "mini_rocket")
+JUDGED_FILE = "judged.json"
+_UNTAUGHT: tuple[RivalName, ...] = ("extra_trees", "mini_rocket")
+_FOLD = 0  # the one that is judged
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SensorsOrder:
-    """What is judged of a comparison's fold; it can be pickled.
+    """A comparison to judge; it can be pickled.
 
     Attributes:
         costs: by sensor the file of assumptions.
@@ -59,19 +55,18 @@ class SensorsOrder:
 
     comparison: Comparison
     costs: Mapping[str, Path]
-    seed: int = 0
 
 
 def check_costs(order: SensorsOrder) -> None:
     """Raise UsageError if costs of the test windows cannot be computed by these files, in one currency."""
     if not order.costs:
         return
-    test = order.comparison.folder.fold(order.seed).test
+    test = order.comparison.folder.fold(_FOLD).test
     for file in order.costs.values():
         cost.check_cost(test, file)
     currencies = sorted({read_cost(file)[0].currency for file in order.costs.values()})
     if len(currencies) > 1:
-        raise UsageError(f"--cost: expected one currency, got {' and '.join(currencies)}; reckon all sensors in one")
+        raise UsageError(f"--cost: expected one currency, got {' and '.join(currencies)}; use one for all sensors")
 
 
 def judge_sensors(
@@ -86,111 +81,79 @@ def judge_sensors(
     """
     names = order.comparison.config.modalities
     count = min(workers, len(names))
-    if count > 1 or executor == "ray":  # else what is judged says so itself
+    if count > 1 or executor == "ray":  # else progress comes from the judging itself
         with Workers(count, executor=executor) as pool:
-            faults_alone = partial(_judge, replace(order, costs={}))
-            pool.run(faults_alone, names, on_end=lambda name: say(f"{name}: judged under faults"))
+            faults = partial(_judge, replace(order, costs={}))
+            pool.run(faults, names, on_end=lambda name: say(f"{name}: judged under faults"))
     return {name: judge_sensor(order, name, say=say) for name in names}
 
 
 def _judge(order: SensorsOrder, name: str, on_step: OnStep) -> None:
-    """What it finds is a file, which is read afterwards."""
-    judge_sensor(order, name)
+    judge_sensor(order, name, say=lambda line: None)
 
 
-def _rivals_of(modality: ModalitySpec) -> tuple[RivalName, ...]:
-    """MiniRocket if it is installed and the windows are long enough for it."""
-    return _RIVALS if find_spec("aeon") and fits_kernels(modality) else _RIVALS[:1]
-
-
-def judge_sensor(order: SensorsOrder, name: str, *, say: Say = lambda line: None) -> JudgingDocument:
-    """Judge one sensor, as `judge_sensors`; what is known of the same checkpoints is not judged again."""
-    comparison, seed = order.comparison, order.seed
-    dataset, fold = comparison.dataset, comparison.folders[name].fold(seed)
-    train, valid, test = fold.training.train, fold.training.valid, fold.test
-    data = DataFacts(
-        name=dataset.spec.name,
-        sha256=dataset.sha256,
-        part=f"test windows of fold {seed}",
-        windows=len(test),
-        groups=test.group_count,
-        split=split_facts(dataset.everything()),
-        labels=dataset.spec.task.labels,
-    )
-    paths = (comparison.student_path(name, seed), comparison.baseline_path(name, seed), comparison.teacher_path(seed))
-    models = tuple(model_from_checkpoint(str(path), test, dataset.sha256) for path in paths)
-    inputs = SuiteInputs(models=models, windows=test, train=train, calibration=valid, seed=seed)
-    names = _rivals_of(dataset.spec.modality(name))
-    path = comparison.student_path(name, seed).with_name(JUDGED_FILE)
-    key = _hash_of([model.facts.sha256 for model in models], names, FAULT_NAMES, SEVERITIES)
-    cached = _cached(path, _Judged, key)
-    if cached is None:
-        metric, first = comparison.config.student_train.metric, models[0].facts
-        rivals = fit_rivals(names, first, train=train, valid=valid, metric=metric, seed=seed)
-        everything = replace(inputs, models=(*models, *rivals), on_part=lambda part: say(f"{name}: {part}"))
-        cached = _Judged(key=key, document=judge(everything, ["faults"], data=data))
-        write_file(path, msgspec.json.encode(cached))
-    if name not in order.costs:
-        return cached.document
-    return with_suites(cached.document, {"cost": cost.run(replace(inputs, cost=order.costs[name]))})
+def rivals_of(modality: ModalitySpec) -> tuple[RivalName, ...]:
+    """Return extra-trees, and MiniRocket if it is installed and the windows are long enough for it."""
+    return _UNTAUGHT if find_spec("aeon") and fits_kernels(modality) else _UNTAUGHT[:1]
 
 
 class _Judged(msgspec.Struct, frozen=True, kw_only=True):
-    """What was judged, and what decided it."""
+    """A sensor under faults; `key` is a hash of all that decides it."""
 
     key: str
     document: JudgingDocument
 
 
-class _Latency(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured, and what decided it."""
+def judge_sensor(order: SensorsOrder, name: str, *, say: Say) -> JudgingDocument:
+    """Judge one sensor, as `judge_sensors`; the same checkpoints are not judged again."""
+    comparison = order.comparison
+    dataset, fold = comparison.dataset, comparison.folders[name].fold(_FOLD)
+    train, valid, test = fold.training.train, fold.training.valid, fold.test
+    data = DataFacts(
+        name=dataset.spec.name,
+        sha256=dataset.sha256,
+        part=f"test windows of fold {_FOLD}",
+        windows=len(test),
+        groups=test.group_count,
+        split=split_facts(dataset.everything()),
+        labels=dataset.spec.task.labels,
+    )
+    paths = (
+        comparison.student_path(name, _FOLD),
+        comparison.baseline_path(name, _FOLD),
+        comparison.teacher_path(_FOLD),
+    )
+    models = tuple(model_from_checkpoint(str(path), test, dataset.sha256) for path in paths)
+    inputs = SuiteInputs(models=models, windows=test, train=train, calibration=valid, seed=_FOLD)
+    names = rivals_of(dataset.spec.modality(name))
+    path = comparison.student_path(name, _FOLD).with_name(JUDGED_FILE)
+    decides = __version__, [model.facts.sha256 for model in models], names, FAULT_NAMES, SEVERITIES
+    key = hashlib.sha256(msgspec.json.encode(decides)).hexdigest()
+    judged = _cached(path, key)
+    if judged is None:
+        metric, first = comparison.config.student_train.metric, models[0].facts
+        rivals = fit_rivals(names, first, train=train, valid=valid, metric=metric, seed=_FOLD)
+        everything = replace(inputs, models=(*models, *rivals), on_part=lambda part: say(f"{name}: {part}"))
+        judged = _Judged(key=key, document=judge(everything, ["faults"], data=data))
+        write_file(path, msgspec.json.encode(judged))
+    if name not in order.costs:
+        return judged.document
+    return with_suites(judged.document, {"cost": cost.run(replace(inputs, cost=order.costs[name]))})
 
-    key: str
-    latency: PairLatency
 
-
-_Cached = TypeVar("_Cached", _Judged, _Latency)
-
-
-def _cached(path: Path, kind: type[_Cached], key: str) -> _Cached | None:
-    """Read a file, unless something else decided it or nobody can read it: then it is made again."""
+def _cached(path: Path, key: str) -> _Judged | None:
+    """What was judged under the same key; a damaged file is written anew."""
     try:
-        cached = msgspec.json.decode(path.read_bytes(), type=kind)
+        judged = msgspec.json.decode(path.read_bytes(), type=_Judged)
     except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         return None
-    return cached if cached.key == key else None
-
-
-def _hash_of(*parts: object) -> str:
-    return hashlib.sha256(msgspec.json.encode((__version__, *parts))).hexdigest()
-
-
-def measure_latencies(
-    order: SensorsOrder, measure: MeasureLatency, *, conditions: Mapping[str, object], say: Say
-) -> dict[str, PairLatency]:
-    """Measure each sensor's student and the teacher in turn; what was measured under the same conditions is kept.
-
-    Args:
-        conditions: what else decides a latency: how long it is measured, on which machine, with which libraries.
-    """
-    latencies = {}
-    teacher = order.comparison.teacher_path(order.seed)
-    for name in order.comparison.config.modalities:
-        student = order.comparison.student_path(name, order.seed)
-        path, key = student.with_name(LATENCY_FILE), _hash_of(file_sha256(student), file_sha256(teacher), conditions)
-        cached = _cached(path, _Latency, key)
-        if cached is None:
-            say(f"{name}: latency")
-            cached = _Latency(key=key, latency=measure(student, teacher))
-            write_file(path, msgspec.json.encode(cached))
-        latencies[name] = cached.latency
-    return latencies
+    return judged if judged.key == key else None
 
 
 def sensor_rows(
     compared: DemoDocument, judged: Mapping[str, JudgingDocument], latencies: Mapping[str, PairLatency]
 ) -> tuple[SensorRow, ...]:
-    """Return a row for each sensor, that whose student validates best first."""
+    """Return a row for each sensor, the one whose student validates best first."""
     rows = [_row(compared, name, one, judged[name], latencies.get(name)) for name, one in compared.students.items()]
     return tuple(sorted(rows, key=lambda row: math.inf if row.valid_score is None else -row.valid_score))
 
@@ -207,15 +170,14 @@ def _row(
         "teacher": compared.teacher,
     }
     valid = {key: one.valid_score.mean for key, one in who.items() if one is not None and one.valid_score is not None}
-    gain, faults = contest.gain_points, judged.faults
+    scores = {key: score for key, one in who.items() if one is not None and (score := one.score(measure)) is not None}
+    untaught: tuple[Competitor, ...] = ("extra_trees", "mini_rocket")
+    gain, faults, first = contest.gain_points, judged.faults, judged.models[0].name
     assert gain is not None
-    assert faults is not None  # of a comparison, and of its sensors
-    first = judged.models[0].name
+    assert faults is not None  # every sensor was judged under faults
     return SensorRow(
         sensors=(name,),
-        scores={
-            key: found for key, one in who.items() if one is not None and (found := one.score(measure)) is not None
-        },
+        scores=scores,
         parameters=contest.student.parameters or 0,
         gain=gain.mean,
         low=gain.low,
@@ -223,7 +185,7 @@ def _row(
         valid_score=valid["distilled"],
         guessing=contest.student.guessing,
         is_taught=not contest.student.shipped or any(one != LABELS_ONLY for one in contest.student.shipped),
-        ahead=tuple(key for key in _WITHOUT_TEACHER if valid.get(key, -math.inf) > valid["distilled"]),
+        ahead=tuple(key for key in untaught if valid.get(key, -math.inf) > valid["distilled"]),
         under_faults=sum(sum(one.errors[first]) / len(one.errors[first]) for one in faults.faults) / len(faults.faults),
         relative=faults.relative.get(first),
         worst_fault=faults.faults[0].name,
@@ -234,17 +196,12 @@ def _row(
 
 
 def pair_rows(compared: DemoDocument) -> tuple[SensorRow, ...]:
-    """Return a row for every pair of sensors, in the order of the dataset: the teacher's answers without the others.
-
-    Of two sensors in all the pair is the teacher, and there is none.
-    """
+    """Return the teacher's score with every two sensors alone, in the order of the dataset; of three or more."""
     measure, teacher = compared.reported_metric, compared.teacher
     names = [one.name for one in compared.dataset.modalities]
-    if len(names) == 2:
-        return ()
-    found = {frozenset(one.modalities): one.score(measure) for one in teacher.missing or ()}
+    scores = {frozenset(one.modalities): one.score(measure) for one in teacher.missing or ()}
     return tuple(
         SensorRow(sensors=pair, scores={"teacher": score}, parameters=teacher.parameters or 0)
         for pair in combinations(names, 2)
-        if (score := found.get(frozenset(pair))) is not None
+        if len(names) > 2 and (score := scores.get(frozenset(pair))) is not None
     )

@@ -17,8 +17,8 @@ from mmkd_models.data.windows import OF_GROUPS
 from mmkd_models.evaluation.gains import gain_of_pairs, gap_recovered, interval_needs, spread
 from mmkd_models.evaluation.guessing import guessing
 from mmkd_models.evaluation.label_leak import leak_of
-from mmkd_models.experiments.comparison import FoldResult, ModalityResult, NetworkResult
-from mmkd_models.experiments.runs import RivalResult
+from mmkd_models.experiments.comparison import FoldResult, SensorResult
+from mmkd_models.experiments.runs import Judged
 from mmkd_models.metrics.classes import Scores
 from mmkd_models.metrics.labels import LabelScores
 from mmkd_models.metrics.measures import measures_of
@@ -38,7 +38,7 @@ from mmkd_report.schema.demo import (
     SubsetScore,
     WindowCounts,
 )
-from mmkd_report.schema.figures import LabelledGroups, Measure
+from mmkd_report.schema.figures import LabelledGroups, Measure, Spread
 
 _PEOPLE = f"{OF_GROUPS.resampled} (people, machines, sessions)"
 _INTERVAL = "95 % interval by resampling {} with replacement, the same draw for every sensor"
@@ -107,10 +107,10 @@ def _teacher(spec: DatasetSpec, folds: Sequence[FoldResult], measures: Sequence[
     network = _network([fold.teacher for fold in folds], measures, preset=folds[0].config.teacher)
     subsets = tuple(
         SubsetScore(
-            modalities=subset.modalities,
-            **{measures[0].name: spread([fold.teacher_subsets[row].figure for fold in folds])},
+            modalities=tuple(names.split("+")),
+            **{measures[0].name: spread([fold.teacher.missing[names] for fold in folds])},
         )
-        for row, subset in enumerate(folds[0].teacher_subsets)
+        for names in folds[0].teacher.missing
     )
     return DemoTeacher(
         **msgspec.structs.asdict(network) | {"modalities": tuple(one.name for one in spec.modalities)},
@@ -131,30 +131,29 @@ def _contest(name: str, folds: Sequence[FoldResult], measures: Sequence[Measure]
         extra_trees=rivals["extra_trees"],
         mini_rocket=rivals["mini_rocket"],
         rocket_and_trees=rivals.get("rocket_and_trees"),
-        multi_rocket_hydra=rivals.get("multi_rocket_hydra"),
         taught_rocket=rivals.get("taught_rocket"),
         gain_points=gain_of_folds(folds, (name,), first),
         over_teacher_points=gain_of_pairs([(student, teacher)], first.name),
         gap_points=gain_of_pairs([(teacher, baseline)], first.name),
         gap_recovered=gap_recovered(student, baseline, teacher, first.name),
-        parameters_ratio=folds[0].teacher.parameters / results[0].student.parameters,
+        parameters_ratio=folds[0].teacher.result.parameters / results[0].student.result.parameters,
         missing=_missing(results),
     )
 
 
-def _network(results: Sequence[NetworkResult], measures: Sequence[Measure], preset: str | None = None) -> Network:
-    scores = [result.test.scores for result in results]
+def _network(judged: Sequence[Judged], measures: Sequence[Measure], preset: str | None = None) -> Network:
+    scores, results = [one.test.scores for one in judged], [one.result for one in judged]
     confusions = [score.confusion for score in scores if isinstance(score, Scores)]
     counts = [score.counts for score in scores if isinstance(score, LabelScores)]
     return Network(
         **_figures(scores, measures),
-        valid_score=spread([result.valid_score for result in results]),
+        valid_score=spread([result.score or 0.0 for result in results]),
         parameters=results[0].parameters,
         preset=preset,
         learning_rate=tuple(result.learning_rate for result in results),
         kinds=tuple(result.kind for result in results if result.kind),
         shipped=tuple(result.shipped for result in results if result.shipped),
-        guessing=guessing([result.test for result in results], measures[0].name),
+        guessing=guessing([one.test for one in judged], measures[0].name),
         confusion=msgspec.convert(np.sum(confusions, axis=0).tolist(), _Confusion) if confusions else None,
         counts=msgspec.convert(np.sum(counts, axis=0).tolist(), _Counts) if counts else None,
         curve=tuple(msgspec.convert(point, CurvePoint, from_attributes=True) for point in results[0].curve),
@@ -170,23 +169,24 @@ def _figures(scores: Sequence[AnyScores], measures: Sequence[Measure]) -> dict[s
     return {one.name: spread([score.metric(one.name) for score in scores]) for one in measures}
 
 
-def _rival(results: Sequence[RivalResult], measures: Sequence[Measure]) -> DemoRival:
-    tests = [result.test for result in results if result.test is not None]
-    valid = [result.valid_score for result in results if result.valid_score is not None]
-    if len(tests) < len(results):
-        reason = next(result.reason for result in results if result.test is None)
+def _rival(results: Sequence[Judged | str], measures: Sequence[Measure]) -> DemoRival:
+    judged = [one for one in results if isinstance(one, Judged)]
+    if len(judged) < len(results):
+        reason = next(one for one in results if isinstance(one, str))
         return DemoRival(**dict.fromkeys([one.name for one in measures]), reason=reason)
     return DemoRival(
-        **_figures([test.scores for test in tests], measures),
-        valid_score=spread(valid),
-        guessing=guessing(tests, measures[0].name),
+        **_figures([one.test.scores for one in judged], measures),
+        valid_score=spread([one.result.score or 0.0 for one in judged]),
+        guessing=guessing([one.test for one in judged], measures[0].name),
     )
 
 
-def _missing(results: Sequence[ModalityResult]) -> MissingSamples:
-    curves = [result.missing for result in results]
+def _missing(results: Sequence[SensorResult]) -> MissingSamples:
+    def spreads(curves: Sequence[dict[str, float]]) -> tuple[Spread, ...]:
+        return tuple(spread([curve[share] for curve in curves]) for share in curves[0])
+
     return MissingSamples(
-        shares=curves[0].shares,
-        student=tuple(spread(figures) for figures in zip(*(curve.student for curve in curves), strict=True)),
-        baseline=tuple(spread(figures) for figures in zip(*(curve.baseline for curve in curves), strict=True)),
+        shares=tuple(map(float, results[0].student.missing)),
+        student=spreads([result.student.missing for result in results]),
+        baseline=spreads([result.baseline.missing for result in results]),
     )

@@ -48,12 +48,11 @@ ROLE_NAMES = {
     "extra_trees": "Extra-trees",
     "mini_rocket": "MiniRocket",
     "rocket_and_trees": "MiniRocket + trees",
-    "multi_rocket_hydra": "MultiRocket-Hydra",
     "baseline": "Labels only",
     "taught_rocket": "MiniRocket, taught",
     "student": "Distilled student",
 }
-ROWS = ("extra_trees", "mini_rocket", "rocket_and_trees", "multi_rocket_hydra", "baseline", "taught_rocket", "student")
+ROWS = ("extra_trees", "mini_rocket", "rocket_and_trees", "baseline", "taught_rocket", "student")
 ALWAYS_SHOWN = ("extra_trees", "mini_rocket")  # with a reason if they were not run
 PAIR = [("baseline", "Labels only"), ("student", "Distilled student")]
 MOST_MATRIX_LABELS = 20  # above it the largest confusions say more than a matrix

@@ -8,9 +8,7 @@ from mmkd_report import words
 from mmkd_report.schema.demo import LABELS_ONLY, Contest, DemoDocument, Gain, LatencyPercentiles
 from mmkd_report.schema.figures import CONTESTANTS, Measure, Spread
 
-RIVALS = tuple(
-    (key, CONTESTANTS[key]) for key in ("extra_trees", "mini_rocket", "rocket_and_trees", "multi_rocket_hydra")
-)
+RIVALS = tuple((key, CONTESTANTS[key]) for key in ("extra_trees", "mini_rocket", "rocket_and_trees"))
 """Field and name of the rivals that learn from labels only."""
 
 _ALWAYS = ("extra_trees", "mini_rocket")  # rivals that are named even if they were not run

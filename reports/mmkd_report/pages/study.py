@@ -107,7 +107,7 @@ def results_table(study: StudyDocument) -> Table:
         more = cells or [words.NOTHING] * 4
         return Row([Cell(name, note=mark, role=role), *scores, *more], role)
 
-    several = len([teacher for teacher in study.teachers if teacher.valid_score is not None]) > 1
+    several = len(study.teachers) > 1
     groups: dict[str, list[Row]] = {"teachers": []}
     for one in study.teachers:
         mark = "smallest near the best" if one.is_reference and several else ""
@@ -341,15 +341,10 @@ def _reproduce(study: StudyDocument) -> Section:
         "Versions": facts(study.versions),
         "Machine": facts(latency.machine if latency is not None else None),
     }
-    hashes = [("dataset", data.sha256)]
-    if study.recommendation.sha256 is not None:
-        hashes.append(("student.ckpt", study.recommendation.sha256))
+    hashes = [("dataset", data.sha256), ("student.ckpt", study.recommendation.sha256)]
     for teacher in study.teachers:
-        files = max(1, len(teacher.sha256) // max(1, len(teacher.seeds)))  # a committee has several files per seed
-        hashes += [
-            (f"teacher {teacher.name}, seed {teacher.seeds[number // files]}", digest)
-            for number, digest in enumerate(teacher.sha256)
-        ]
+        pairs = zip(teacher.seeds, teacher.sha256, strict=False)
+        hashes += [(f"teacher {teacher.name}, seed {seed}", digest) for seed, digest in pairs]
     took = (
         f"Took {words.duration(study.duration_s)}, without trainings of earlier runs. The same versions, machine and "
         f"{words.counted(study.facts.threads, 'thread')} give the same weights, bit by bit."

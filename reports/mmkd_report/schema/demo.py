@@ -1,18 +1,16 @@
 """The document of `mmkd-demo --json`: a teacher, and for every sensor a student and its rivals.
 
-Owns its reading and checking; a page only ever sees what passed here. Keys that a run could not fill are absent, or
-null: they become None, and the page leaves their place out. Unknown keys are left alone, so that the document may grow.
-Fractions run from 0 to 1, gains are percentage points; of tasks that are not of classes `measures` say what they are.
+Keys that a run could not fill are absent or null, and the page leaves their place out. Fractions run from 0 to 1, gains
+are percentage points; for other tasks than classes `measures` describe the figures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from mmkd_report.errors import DocumentError
 from mmkd_report.schema.figures import (
     CONTESTANTS,
     NULL,
@@ -21,6 +19,7 @@ from mmkd_report.schema.figures import (
     LabelLeak,
     LabelledGroups,
     Measure,
+    RatioRange,
     Split,
     Spread,
 )
@@ -30,7 +29,7 @@ FORMAT_VERSION = 1
 
 
 class Gain(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What one is better by than another, in percentage points or the first measure's own unit, with its interval."""
+    """A gain in percentage points or the first measure's unit, with its 95 % interval."""
 
     mean: float | None = None
     low: float | None = None
@@ -39,22 +38,12 @@ class Gain(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class LatencyPercentiles(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Percentiles of the latency of one window in milliseconds, and from how many samples."""
+    """Percentiles of the latency of one window in milliseconds."""
 
     p50: float | None = NULL
     p90: float | None = NULL
     p99: float | None = NULL
     samples: int | None = None
-
-
-class RatioRange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A ratio that was measured `repeats` times in one run."""
-
-    median: float | None = None
-    min: float | None = None
-    max: float | None = None
-    std: float | None = NULL
-    repeats: int | None = None
 
 
 class CurvePoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -67,16 +56,13 @@ class CurvePoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 LABELS_ONLY = CONTESTANTS["labels_only"]
-"""The way of training that nobody taught, among those that validation chooses from."""
+"""The form of a student without a teacher, among those that validation chooses from."""
 
 _Figure = Spread | None | msgspec.UnsetType
 
 
 class Scored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Figures on the test windows; which of them there are follows from the task.
-
-    Those of a rival that was not run are null.
-    """
+    """Figures on the test windows, by the task; null for a rival that was not run."""
 
     accuracy: _Figure = msgspec.UNSET
     balanced_accuracy: _Figure = msgspec.UNSET
@@ -89,22 +75,21 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     pearson: _Figure = msgspec.UNSET
 
     def score(self, measure: Measure) -> Spread | None:
-        """One of them; None where it is missing."""
-        found: _Figure = getattr(self, measure.name)
-        return found or None
+        """Return the figures of a measure."""
+        figure: _Figure = getattr(self, measure.name)
+        return figure or None
 
 
 class Network(Scored, frozen=True, kw_only=True, omit_defaults=True):
     """A trained network: teacher, student or baseline.
 
     Attributes:
-        valid_score: what the network was chosen by, on validation windows.
         confusion: (K, K) windows over all seeds, rows true, columns answered.
         counts: (K, 4): windows in which a label was rightly on, wrongly on, wrongly off, rightly off.
-        curve: of the first seed's training.
-        learning_rate: the peak of each seed's training.
-        kinds: what each seed's student is made of: transformer, rocket or hybrid; empty of a teacher.
-        shipped: which way of training validation chose for each seed; empty where there was no race.
+        curve: of the first seed.
+        learning_rate: peak, by seed.
+        kinds: of each seed's student; empty for a teacher.
+        shipped: which form validation chose for each seed; empty without a race.
     """
 
     valid_score: Spread | None = None
@@ -131,8 +116,7 @@ class DemoTeacher(Network, frozen=True, kw_only=True, omit_defaults=True):
     """The multimodal teacher, and its answers under every subset of modalities.
 
     Attributes:
-        members: of a committee, whose scores these are; parameters and latency are the first's, a transformer. Empty
-            where the teacher is that network alone.
+        members: of a committee; parameters and latency are its transformer's.
     """
 
     members: tuple[str, ...] = ()
@@ -140,7 +124,7 @@ class DemoTeacher(Network, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class DemoRival(Scored, frozen=True, kw_only=True, omit_defaults=True):
-    """A classical method on the same sensor and labels, or the reason why it was not run."""
+    """A rival on the same sensor and labels, or the reason why it was not run."""
 
     reason: str | None = None
     valid_score: Spread | None = None
@@ -159,7 +143,7 @@ class AttentionMaps(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MissingSamples(msgspec.Struct, frozen=True, kw_only=True):
-    """The first measure when a share of the samples is missing; `student` and `baseline` follow `shares`."""
+    """The first measure by fraction of missing samples."""
 
     shares: tuple[float, ...]
     student: tuple[Spread | None, ...]
@@ -167,10 +151,12 @@ class MissingSamples(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Contest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One modality: its student, what it is compared with, and what distillation bought.
+    """One modality: its student, baseline and rivals, and the gain of distillation.
 
-    `gap_points` is what the teacher is better by than labels only, `over_teacher_points` the student than the teacher.
-    `taught_rocket` learns from the same teacher as the student; the other rivals from labels only.
+    Attributes:
+        taught_rocket: learns from the student's teacher; the other rivals from labels only.
+        gap_points: of the teacher over labels only.
+        over_teacher_points: of the student over the teacher.
     """
 
     student: Network
@@ -178,7 +164,6 @@ class Contest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     extra_trees: DemoRival | None = None
     mini_rocket: DemoRival | None = None
     rocket_and_trees: DemoRival | None = None
-    multi_rocket_hydra: DemoRival | None = None
     taught_rocket: DemoRival | None = None
     gain_points: Gain | None = None
     over_teacher_points: Gain | None = None
@@ -194,7 +179,7 @@ class Contest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class RecordedModality(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind of input as it was recorded."""
+    """A recorded modality."""
 
     name: str
     channels: tuple[str, ...] = ()
@@ -204,7 +189,7 @@ class RecordedModality(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WindowCounts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How many windows each split holds, and how many of `train` show their label."""
+    """Windows of each split; `labelled` are those of `train` with a visible label."""
 
     train: int | None = None
     labelled: int | None = None
@@ -213,7 +198,7 @@ class WindowCounts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class DemoDataset(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where the figures come from."""
+    """The dataset."""
 
     name: str
     title: str | None = None
@@ -244,12 +229,10 @@ class DemoBenchmark(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DemoDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The whole document; `kind`, `metric` and `measures` are written where the task is not one of classes.
+    """The whole document; `kind`, `metric` and `measures` are written for other tasks than classes.
 
     Attributes:
-        label_share: of the training windows; None where whole groups are labelled.
-        labelled_groups: these; None where a share is labelled.
-        labels_spread_in_time: what a share of the labels tells of the others.
+        label_share: fraction of the training windows; None if whole groups are labelled.
     """
 
     format_version: int
@@ -274,65 +257,15 @@ class DemoDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     @property
     def reported_metric(self) -> Measure:
-        """What the page tells scores and gains in."""
+        """The measure of scores and gains."""
         return self.measures[0]
 
     @property
     def chosen_by(self) -> Measure:
-        """What validation maximised; of classes, whose documents do not say which, a share."""
+        """The measure that validation maximised."""
         return next((one for one in self.measures if one.name == self.metric), self.reported_metric)
 
 
 def read_demo(document: Mapping[str, Any]) -> DemoDocument:
-    """The typed form of a document of `mmkd-demo --json`.
-
-    Raises:
-        DocumentError: A format version that this release does not know, a missing or mistyped value, or parts whose
-            sizes contradict each other.
-    """
-    demo = typed(document, DemoDocument, name="demo", version=FORMAT_VERSION)
-    known = Scored.__struct_fields__
-    if not demo.measures or any(one.name not in known for one in demo.measures):
-        names = ", ".join(one.name for one in demo.measures) or "none"
-        raise DocumentError(f"demo document: measures: expected some of {', '.join(known)}, got {names}; correct them")
-    for problem in _contradictions(demo):
-        raise DocumentError(f"demo document: {problem}")
-    return demo
-
-
-def _contradictions(demo: DemoDocument) -> Iterator[str]:
-    """Sizes that do not fit together, each as the text of an error."""
-    classes = len(demo.dataset.labels)
-    networks: list[tuple[str, Network]] = [("teacher", demo.teacher)]
-    for name, contest in demo.students.items():
-        networks.append((f"students.{name}.student", contest.student))
-        if contest.baseline is not None:
-            networks.append((f"students.{name}.baseline", contest.baseline))
-        yield from _attention_contradictions(f"students.{name}.attention", contest.attention)
-        yield from _missing_contradictions(f"students.{name}.missing", contest.missing)
-    for where, network in networks:
-        rows = [len(row) for row in network.confusion or ()]
-        if network.confusion is not None and rows != [classes] * classes:
-            yield (
-                f"{where}.confusion: expected {classes} rows of {classes} (one per label), got rows of {rows}; "
-                "count every label, also one that never occurs"
-            )
-
-
-def _attention_contradictions(where: str, attention: AttentionMaps | None) -> Iterator[str]:
-    for network in ("teacher", "student"):
-        rows = getattr(attention, network, None)
-        if rows is not None and (not rows or not rows[0] or any(len(row) != len(rows[0]) for row in rows)):
-            lengths = [len(row) for row in rows]
-            yield f"{where}.{network}: expected rows of one length, got lengths {lengths}; give a rectangular map"
-
-
-def _missing_contradictions(where: str, missing: MissingSamples | None) -> Iterator[str]:
-    if missing is None:
-        return
-    for network, scores in (("student", missing.student), ("baseline", missing.baseline)):
-        if scores and len(scores) != len(missing.shares):
-            yield (
-                f"{where}.{network}: expected {len(missing.shares)} figures (one per share), got {len(scores)}; "
-                "write null for a share that was not tested"
-            )
+    """Return the typed form of a document of `mmkd-demo --json`; errors as `typed`."""
+    return typed(document, DemoDocument, name="demo", version=FORMAT_VERSION)

@@ -1,6 +1,6 @@
-"""Figures that several documents hold: what they are called, their spread over seeds, and what they stand beside.
+"""Figures of several documents: measures, spreads over seeds, comparisons with chance.
 
-Fractions run from 0 to 1. A document of classes does not say what its figures are: those of `OF_CLASSES`.
+Fractions run from 0 to 1. A document of classes has the measures `OF_CLASSES`.
 """
 
 from __future__ import annotations
@@ -11,20 +11,19 @@ from typing import Any, Literal
 import msgspec
 
 NULL: Any = msgspec.field(default_factory=type(None))
-"""The default of a value that may be missing in a document, and is written as null where it is unknown."""
+"""The default of a value that is written as null if it is unknown."""
 
 
 class Measure(msgspec.Struct, frozen=True, kw_only=True):
     """One figure of a model.
 
     Attributes:
-        name: in documents, where the figure itself stands without unit and scale.
+        name: in documents, which contain figures without unit and scale.
         words: in a sentence.
         short: above a column.
-        unit: `%` of a share, the target's of an error; empty where there is none.
-        gain_unit: of a difference: `points` of a share, else as `unit`.
-        scale: what the figure is multiplied by to be in `unit`.
-        lower_is_better: of errors.
+        unit: `%` for a fraction, the target's unit for an error; may be empty.
+        gain_unit: of a difference.
+        scale: from the figure to `unit`.
     """
 
     name: str
@@ -37,41 +36,41 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_share(self) -> bool:
-        """Whether it is a share, told in percent, and its differences in points."""
+        """Whether it is a fraction, shown in percent, and its differences in points."""
         return self.scale != 1
 
     @property
     def gain_scale(self) -> float:
-        """What a difference of two figures is multiplied by to be in `gain_unit`, and above 0 where it is a gain."""
+        """Factor from a difference of two figures to a gain in `gain_unit`, above 0 if better."""
         return -self.scale if self.lower_is_better else self.scale
 
     @property
     def heading(self) -> str:
-        """What stands above a column of it."""
+        """Head of a column of figures."""
         return f"{self.short}, {self.unit}" if self.unit else self.short
 
     @property
     def gain_heading(self) -> str:
-        """What stands above a column of differences."""
+        """Head of a column of differences."""
         return f"Gain, {self.gain_unit}" if self.gain_unit else "Gain"
 
     @property
     def title(self) -> str:
-        """Its words at the beginning of a sentence."""
+        """The words at the beginning of a sentence."""
         return self.words[:1].upper() + self.words[1:]
 
     @property
     def floor(self) -> float:
-        """Where an axis of it ends below."""
+        """Lower end of an axis."""
         return 0.0 if self.is_share or self.lower_is_better else -math.inf
 
     @property
     def ceiling(self) -> float:
-        """Where an axis of it ends above."""
+        """Upper end of an axis."""
         return math.inf if self.lower_is_better else 1.0
 
     def rank(self, value: float) -> float:
-        """A number that is higher where the figure is better; of that number again the figure."""
+        """Return a number that is higher if the figure is better; its own inverse."""
         return -value if self.lower_is_better else value
 
 
@@ -115,6 +114,16 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
     per_seed: tuple[float, ...] = ()
 
 
+class RatioRange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A ratio that was measured `repeats` times in one run."""
+
+    median: float | None = None
+    min: float | None = None
+    max: float | None = None
+    std: float | None = NULL
+    repeats: int | None = None
+
+
 CONTESTANTS: dict[str, str] = {
     "extra_trees": "extra-trees",
     "mini_rocket": "MiniRocket",
@@ -125,16 +134,16 @@ CONTESTANTS: dict[str, str] = {
     "distilled": "distilled",
     "teacher": "teacher",
 }
-"""Who stands beside one another in comparisons, by the words of every page and terminal."""
+"""Models of a comparison, by the words of every page and terminal."""
 
 
 class Guessing(msgspec.Struct, frozen=True, kw_only=True):
-    """A model beside guessing, in one measure, mean over seeds.
+    """A model compared with chance in one measure, mean over seeds.
 
     Attributes:
-        figure: what guessing scores.
-        low: lower end of the 95 % interval of the model's own figure.
-        is_better: whether that whole interval is on the better side of `figure`.
+        figure: of chance.
+        low: lower end of the 95 % interval of the model's figure.
+        is_better: whether the whole interval is better than `figure`.
     """
 
     figure: float
@@ -144,12 +153,7 @@ class Guessing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LabelledGroups(msgspec.Struct, frozen=True, kw_only=True):
-    """Whole groups of the training windows that show their labels, where all others show none.
-
-    Attributes:
-        labelled: how many.
-        of: how many groups the training windows of each seed have.
-    """
+    """Number of labelled groups, and of groups in the training windows of each seed."""
 
     labelled: int
     of: tuple[int, ...]
@@ -159,9 +163,8 @@ class LabelLeak(msgspec.Struct, frozen=True, kw_only=True):
     """Labels spread in time over the unlabelled training windows, without any sensor.
 
     Attributes:
-        figure: what that scores on them, in the first measure.
-        guessing: the same beside guessing.
-        leaks: whether it is far above guessing, so that a random share of labels leaks through time.
+        figure: their score in the first measure.
+        leaks: whether it is far better than chance, so that a random fraction of labels leaks through time.
     """
 
     figure: Spread
@@ -173,12 +176,12 @@ SplitBy = Literal["groups", "own folds", "own split"]
 
 
 class Split(msgspec.Struct, frozen=True, kw_only=True):
-    """How the windows that judge were set apart from those that trained; early documents do not say.
+    """How test windows are separated from training windows.
 
     Attributes:
-        by: `groups`, of which none is in two parts; without groups `own folds` or `own split`, those of the dataset.
-        judged_on: what the windows are, behind "judged on".
-        resampled: what intervals draw with replacement, behind "resampling".
+        by: `groups`, never in two parts; without groups `own folds` or `own split`, those of the dataset.
+        judged_on: the words after "judged on".
+        resampled: the words after "resampling".
     """
 
     by: SplitBy

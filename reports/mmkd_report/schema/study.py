@@ -1,33 +1,37 @@
-"""The document `study.json`: what a study was told, tried and found, and which student it recommends.
+"""The document `study.json`: options, trials and table of a study, and the student it recommends.
 
-Owns its reading and checking. Unknown keys are left alone, so that the document may grow. Fractions run from 0 to 1,
-gains and effects are percentage points; of tasks that are not of classes `measures` say what they are.
+Fractions run from 0 to 1, gains are percentage points; for other tasks than classes `measures` describe the figures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from mmkd_report.errors import DocumentError
-from mmkd_report.schema.figures import OF_CLASSES, Guessing, LabelLeak, LabelledGroups, Measure, Split, Spread
+from mmkd_report.schema.figures import (
+    OF_CLASSES,
+    Guessing,
+    LabelLeak,
+    LabelledGroups,
+    Measure,
+    RatioRange,
+    Split,
+    Spread,
+)
 from mmkd_report.schema.reading import typed
 
 FORMAT_VERSION = 1
 NONE = "none"
-"""The method that learns from labels only: what every other one is measured against."""
+"""The method that learns from labels only, the baseline of every other one."""
 
 ScoreTable = dict[str, Spread]
-"""Scores on the test windows, over seeds, by the names of the document's measures."""
+"""Scores on the test windows, over seeds, by measure."""
 
 
 class SeedGain(msgspec.Struct, frozen=True, kw_only=True):
-    """What one is better by than another on the same seeds: mean, sample deviation, 95 % interval, every seed.
-
-    Of a share in percentage points; of other measures in their own unit. There is no interval below five groups.
-    """
+    """A gain on the same seeds: mean, sample deviation, 95 % interval (None below five groups) and every seed."""
 
     mean: float
     std: float | None
@@ -37,26 +41,18 @@ class SeedGain(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StudyFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a study was told.
+    """The options of a study.
 
     Attributes:
-        mode: `grid` trains everything on every seed; `search` looks on the search's seeds for what is worth that.
+        mode: `grid` or `search`.
         modality: the student's.
-        label_share: share of the training windows whose labels anyone saw; None where whole groups were labelled.
-        labelled_groups: these; None where a share was labelled.
-        labels_spread_in_time: what a share of the labels tells of the others; None where nobody looked.
-        metric: what validation maximised, and what the study chose by.
-        told_by: the measure that gains are told in, where it is another one.
+        label_share: fraction of the training windows whose labels were seen; None if whole groups were labelled.
+        metric: what validation maximised.
+        told_by: the measure of gains, if it is another one.
         search_seeds: seeds (and folds) of the search; empty for a grid.
-        seeds: seeds (and folds) that the table is made of; the search looked at none of their test windows.
-        student_steps: optimisation steps of every student and baseline.
-        learning_rates: those that every entry could choose from.
-        baseline_learning_rates: those that labels only could choose from beside them.
-        trials: candidates that the search was allowed.
-        budget_hours: time that was allowed; None for any.
-        max_latency_ms: of a student's median; None for any.
-        max_parameters: of a student; None for any.
-        choose: every student is the winner of a race of several kinds; unset where each is a transformer.
+        seeds: seeds (and folds) of the table; the search saw none of their test windows.
+        max_latency_ms: of a student's median.
+        choose: every student is the winner of a race of several kinds; else unset.
     """
 
     mode: str
@@ -70,9 +66,6 @@ class StudyFacts(msgspec.Struct, frozen=True, kw_only=True):
     student_steps: int
     teacher_steps: int
     learning_rates: tuple[float, ...]
-    baseline_learning_rates: tuple[float, ...] = ()
-    trials: int | None = None
-    budget_hours: float | None = None
     max_latency_ms: float | None = None
     max_parameters: int | None = None
     labelled_groups: LabelledGroups | None = None
@@ -81,7 +74,7 @@ class StudyFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrialCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """How much of the work is done: trials by how they ended, and those a grid has (None of a search)."""
+    """Trials by how they ended; `expected` is the size of a grid."""
 
     complete: bool
     finished: int
@@ -90,7 +83,7 @@ class TrialCounts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StudyDataset(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the study trained on; the kind of its task, where it is not of classes; `split`, which early files lack."""
+    """The dataset."""
 
     name: str
     sha256: str
@@ -108,14 +101,15 @@ class PairLatency(msgspec.Struct, frozen=True, kw_only=True):
     """Latencies of an exported student and its teacher, called in turn in the same processes of one machine.
 
     Attributes:
-        student_ms: p50, p90 and p99 of one window in milliseconds.
-        teacher_ms: the same of the teacher.
-        ratio: how many times faster the student is.
+        student_ms: p50, p90 and p99 of one window.
+        teacher_ms: likewise.
+        ratio: how many times faster the student is, the median of `ratios`.
     """
 
     student_ms: dict[str, float]
     teacher_ms: dict[str, float]
     ratio: float
+    ratios: RatioRange | None = None
     machine: dict[str, Any] = {}
 
 
@@ -123,8 +117,8 @@ class StudentSize(msgspec.Struct, frozen=True, kw_only=True):
     """One student size.
 
     Attributes:
-        latency: measured with the first teacher; None where latencies were not measured.
-        excluded: why it was left out of the study; empty where it was not.
+        latency: beside the first teacher.
+        excluded: why it was left out of the study; empty if it was not.
     """
 
     preset: str
@@ -134,16 +128,13 @@ class StudentSize(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TeacherRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What teaches, where it taught an entry of the table.
+    """A teacher that taught an entry of the table.
 
     Attributes:
-        name: of one teacher, or of several with `/` between them.
-        preset: its size; several with `+` between them.
+        preset: its size.
         seeds: on which it is finished.
-        valid_score: None where several networks answer together.
-        test: scores of their mean probabilities.
-        sha256: hashes of the checkpoints, seed by seed.
-        is_reference: whether it is the smallest single teacher within half a point of the best on validation.
+        sha256: of the checkpoint of each seed.
+        is_reference: whether it is the smallest teacher within half a point of the best on validation.
     """
 
     name: str
@@ -151,18 +142,17 @@ class TeacherRow(msgspec.Struct, frozen=True, kw_only=True):
     preset: str
     parameters: int
     seeds: tuple[int, ...]
-    valid_score: Spread | None
+    valid_score: Spread
     test: ScoreTable
     sha256: tuple[str, ...]
     is_reference: bool = False
 
 
 class RivalRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A rival without a network on the same sensor and labels: scores, or why there are none.
+    """A rival on the same sensor and labels: scores, or the reason why there are none.
 
     Attributes:
-        valid_score: None where a seed was judged by an earlier release.
-        teacher: what taught it beside the labels; None of those that only see labels.
+        teacher: None for a rival that learns from labels only.
     """
 
     name: str
@@ -180,11 +170,9 @@ class EntryRow(msgspec.Struct, frozen=True, kw_only=True):
         seeds: on which it is finished.
         learning_rates: the one that validated best, for each seed.
         search_score: mean validation score on the search's seeds; None in a grid.
-        gain_points: by metric, over labels only in the same size and on the same seeds; None for labels only.
-        gap_recovered: share of the way from labels only to the teacher; None where that way is not
-            above 0 with its whole interval, which needs five tested groups.
-        latency_ms: p50 of the student; None where latencies were not measured.
-        guessing: on the test windows, in what gains are told in.
+        gain_points: by metric, over labels only in the same size and on the same seeds.
+        gap_recovered: fraction of the gap between labels only and the teacher; None if that gap is not significant.
+        latency_ms: p50 of the student.
     """
 
     student: str
@@ -204,10 +192,10 @@ class EntryRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
-    """What choosing by validation inside every fold gives: the figure of a grid that no choice has flattered.
+    """The score of choosing by validation inside every fold of a grid: the choice does not flatter it.
 
     Attributes:
-        chosen: name of the method (and size) that each seed's validation chose.
+        chosen: method and size by seed.
         gain_points: by metric, over labels only of the same size.
     """
 
@@ -217,11 +205,10 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
-    """The student that is kept.
+    """The chosen student.
 
     Attributes:
-        seed: of the checkpoint: the one that validates best among the entry's.
-        checkpoint: its file; None where only figures are here, read from results of another machine.
+        seed: the one that validates best.
         latency: of the checkpoint, exported, with its teacher; None where it was not measured.
         within_limits: whether that keeps the limits of the study.
     """
@@ -231,8 +218,8 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
     teacher: str | None
     learning_rate: float
     seed: int
-    checkpoint: str | None
-    sha256: str | None
+    checkpoint: str
+    sha256: str
     valid_score: float
     latency: PairLatency | None = None
     within_limits: bool = True
@@ -264,7 +251,6 @@ class TrialRow(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     state: str
     score: float | None
-    duration_s: float
     reason: str = ""
     sha256: str | None = None
 
@@ -315,37 +301,8 @@ class StudyDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_study(document: Mapping[str, Any]) -> StudyDocument:
-    """The typed form of `study.json`.
-
-    Raises:
-        DocumentError: A format version that this release does not know, a missing or mistyped value, or no entry that
-            is chosen.
-    """
-    study = typed(document, StudyDocument, name="study", version=FORMAT_VERSION)
-    chosen = sum(entry.chosen for entry in study.entries)
-    if chosen != 1:
-        raise DocumentError(f"study document: expected one entry that is chosen, got {chosen}; mark the one that is")
-    names = [one.name for one in study.measures]
-    for key, name in (("metric", study.facts.metric), ("told_by", study.facts.told_by)):
-        if name and name not in names:
-            raise DocumentError(
-                f"study document: facts.{key}: expected one of {', '.join(names)}, got {name!r}; correct it"
-            )
-    for where, test in _tables(study):
-        missing = [name for name in names if name not in test]
-        if missing:
-            raise DocumentError(f"study document: {where}: expected a score for {', '.join(missing)}, got none; add it")
-    return study
-
-
-def _tables(study: StudyDocument) -> Iterator[tuple[str, ScoreTable]]:
-    for number, entry in enumerate(study.entries):
-        yield f"entries[{number}].test", entry.test
-    for number, teacher in enumerate(study.teachers):
-        yield f"teachers[{number}].test", teacher.test
-    for number, rival in enumerate(study.rivals):
-        if rival.test is not None:
-            yield f"rivals[{number}].test", rival.test
+    """Return the typed form of `study.json`; errors as `typed`."""
+    return typed(document, StudyDocument, name="study", version=FORMAT_VERSION)
 
 
 def chosen_entry(study: StudyDocument) -> EntryRow:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from mmkd_edge.cli.outputs import held
 from mmkd_edge.errors import GateError, MmkdError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_export.commands.demo import run_demo, show_demo
-from mmkd_export.demo.chain import Instruments, MeasuredDemo, PairTimes, measure, with_measured
+from mmkd_export.demo.chain import measure
 from mmkd_models.data import Dataset, open_dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labelled import Labelled
@@ -38,7 +38,8 @@ from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_report import render_demo
 from mmkd_report.pages.demo_answer import is_judged, recommendation, shipped
-from mmkd_report.schema.demo import DemoBenchmark, LatencyPercentiles, RatioRange, read_demo
+from mmkd_report.schema.demo import DemoBenchmark, DemoDocument, LatencyPercentiles, read_demo
+from mmkd_report.schema.study import PairLatency
 from mmkd_report.words import for_terminal
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -88,12 +89,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
         ModalitySpec(name="acc", channels=("x", "y"), rate_hz=20.0, samples=40, unit="g"),
         ModalitySpec(name="gyro", channels=("z",), rate_hz=10.0, samples=20),
     )
-
-
-RIVALS_ASKED = (
-    "--rival: expected one of extra_trees, mini_rocket, rocket_and_trees, multi_rocket_hydra, taught_rocket, got "
-    "'arima'; choose one of them"
-)
 
 
 def start(dataset: Dataset, *options: str, cwd: Path) -> subprocess.Popen[str]:
@@ -345,16 +340,7 @@ def test_the_last_words_say_what_the_rivals_say(
     rivals = {"extra_trees": 0.6, "mini_rocket": rocket, "rocket_and_trees": 0.5, "taught_rocket": 0.95}
     for name, score in {"student": 0.8, "baseline": 0.7, **rivals}.items():
         entry[name]["valid_score"] = {"mean": score, "std": 0.0, "per_seed": [score, score]}
-    measured = MeasuredDemo(
-        contests={},
-        benchmark=DemoBenchmark(),
-        best="acc",
-        bundle=Path("demo/student.edge"),
-        reference=None,
-        window_shape=(40, 2),
-        machine={},
-    )
-    show_demo(read_demo(document), measured, dataset=tiny.path)
+    show_demo(read_demo(document), out=Path("demo"), dataset=tiny)
     lines = capsys.readouterr().out.splitlines()
     assert "    with EdgePredictor.open('demo/student.edge') as predictor:" in lines
     assert lines[-2].startswith(expected)
@@ -366,14 +352,13 @@ def test_the_teacher_and_the_students_are_made_as_they_are_asked_for(
     tiny: Dataset, tmp_path: Path, first: First
 ) -> None:
     usual = first[0] / "demo"
-    asked = ["--members", "transformer", "--self-training", "--no-choose"]
+    asked = ["--members", "transformer", "--no-choose"]
     run(tiny, "--seeds", "1", "--workers", "1", *asked, cwd=tmp_path)
     own = tmp_path / "demo"
     teachers = [read_teacher(next(out.glob("teachers/small-seed0-*/teacher.ckpt"))).committee for out in (usual, own)]
     assert teachers[0] is not None
     assert [one.kind for one in teachers[0].members] == ["transformer", "rocket", "trees"]
     assert teachers[1] is None
-    assert [bool(list(out.rglob("second/events.*"))) for out in (usual, own)] == [False, True]
     paths = [next(out.glob("trials/taught-acc-*-seed0-*/student.ckpt")) for out in (usual, own)]
     assert [bool(read_student(path).facts.race) for path in paths] == [True, False]
 
@@ -415,7 +400,6 @@ def message_of(*arguments: object) -> str:
                 "choose another number"
             ),
         ),
-        (["--rival", "arima"], RIVALS_ASKED),
         (["--label-share", "0"], "label share: expected above 0 and up to 1, got 0.0; 0.1 keeps a tenth of the labels"),
     ],
 )
@@ -454,7 +438,6 @@ THERMOMETER = ComparisonConfig(
     modalities=("temp",),
     teacher="tiny",
     student="tiny",
-    self_training=True,
     teacher_train=SHORT,
     student_train=SHORT,
     baseline_learning_rates=(3e-3,),
@@ -479,39 +462,42 @@ def fold_of(comparison: Comparison) -> FoldResult:
     return fold
 
 
-def cheap_instruments(asked: list[tuple[Path, Path | None]]) -> Instruments:
-    """Instruments that give fixed times and note which bundle and reference they were shown."""
+def measured_by(
+    comparison: Comparison, fold: FoldResult, *, say: Callable[[str], None] = lambda line: None
+) -> tuple[DemoDocument, list[tuple[Path, Path | None]]]:
+    """The document with fixed times, and which bundle and reference were benchmarked."""
+    asked: list[tuple[Path, Path | None]] = []
 
     def bundle(path: Path, reference: Path | None) -> tuple[DemoBenchmark, dict[str, Any]]:
         asked.append((path, reference))
         return DemoBenchmark(latency_ms=TIMES), {"cpu": "a test"}
 
-    return Instruments(
-        pair=lambda first, second: PairTimes(first=TIMES, second=TIMES, ratio=1.0, ratios=RatioRange()), bundle=bundle
-    )
+    document = demo_document(comparison.dataset.spec, comparison.dataset.sha256, [fold])
+    return measure(document, comparison, [fold], pair=same_times, bundle=bundle, say=say), asked
+
+
+def same_times(teacher: Path, student: Path) -> PairLatency:
+    return PairLatency(student_ms=TIMES_MS, teacher_ms=TIMES_MS, ratio=1.0)
 
 
 @pytest.fixture(scope="module")
-def measured(thermometer: tuple[Comparison, FoldResult]) -> tuple[MeasuredDemo, list[tuple[Path, Path | None]]]:
-    comparison, fold = thermometer
-    asked: list[tuple[Path, Path | None]] = []
-    return measure(comparison, [fold], cheap_instruments(asked), say=lambda line: None), asked
+def measured(thermometer: tuple[Comparison, FoldResult]) -> tuple[DemoDocument, list[tuple[Path, Path | None]]]:
+    return measured_by(*thermometer)
 
 
 def test_a_student_that_is_normalised_per_group_comes_with_a_reference(
-    thermometer: tuple[Comparison, FoldResult], measured: tuple[MeasuredDemo, list[tuple[Path, Path | None]]]
+    thermometer: tuple[Comparison, FoldResult], measured: tuple[DemoDocument, list[tuple[Path, Path | None]]]
 ) -> None:
     comparison, fold = thermometer
     dataset, folder = comparison.dataset, comparison.out
     found, asked = measured
     reference = folder / "temp.reference.json"
-    assert (found.best, found.bundle, found.reference) == ("temp", folder / "student.edge", reference)
-    assert found.contests["temp"].reference == reference
+    assert found.students["temp"].reference == str(reference)
     assert asked == [(folder / "student.edge", reference)]
     (group, *_) = fold.students["temp"].student.test.confusions or ()
     rows = np.flatnonzero(dataset.everything().groups == group.group)
     raw = np.asarray([split_window(dataset, row) for row in rows])
-    with EdgePredictor.open(found.bundle, reference=found.reference) as predictor:
+    with EdgePredictor.open(folder / "student.edge", reference=reference) as predictor:
         answers = [prediction.index for prediction in predictor.predict_batch(raw)]
     assert sum(np.array(answers) == dataset.everything().labels[rows]) == np.trace(group.confusion)
 
@@ -527,13 +513,9 @@ def split_window(dataset: Dataset, row: int) -> NDArray[np.float32]:
 
 
 def test_one_sensor_is_a_teacher_too_and_makes_a_page_without_attention(
-    thermometer: tuple[Comparison, FoldResult], measured: tuple[MeasuredDemo, list[tuple[Path, Path | None]]]
+    thermometer: tuple[Comparison, FoldResult], measured: tuple[DemoDocument, list[tuple[Path, Path | None]]]
 ) -> None:
-    comparison, fold = thermometer
-    dataset, folder = comparison.dataset, comparison.out
-    found, _ = measured
-    assert found.contests["temp"].attention is None
-    document = msgspec.to_builtins(with_measured(demo_document(dataset.spec, dataset.sha256, [fold]), found))
+    folder, document = thermometer[0].out, msgspec.to_builtins(measured[0])
     assert "attention" not in document["students"]["temp"]
     assert document["students"]["temp"]["baseline"]["latency_ms"] == document["teacher"]["latency_ms"] == TIMES_MS
     entry = document["students"]["temp"]
@@ -553,11 +535,10 @@ def test_a_runtime_that_answers_otherwise_than_training_is_an_error(
     right = sum(int(np.trace(one.confusion)) for one in confusions)
     wrong = tuple(msgspec.structs.replace(one, confusion=((0, 12),) + 2 * ((0, 0),)) for one in confusions)
     test = msgspec.structs.replace(temp.student.test, confusions=wrong)
-    student = msgspec.structs.replace(temp.student, test=test)
-    altered = msgspec.structs.replace(fold, students={"temp": msgspec.structs.replace(temp, student=student)})
+    altered = replace(fold, students={"temp": replace(temp, student=replace(temp.student, test=test))})
     shutil.copytree(comparison.out, tmp_path, dirs_exist_ok=True)
     with pytest.raises(GateError) as caught:
-        measure(replace(comparison, out=tmp_path), [altered], cheap_instruments([]), say=lambda line: None)
+        measured_by(replace(comparison, out=tmp_path), altered)
     assert str(caught.value) == (
         f"{tmp_path / 'temp.edge'}: runtime on the test split: expected 0 of 12 windows right as in training, "
         f"got {right}; the export is wrong, please report it"
@@ -576,7 +557,7 @@ def test_windows_and_groups_that_a_device_cannot_answer_are_not_held_against_the
         np.save(machines.path / split / "temp.npy", temp)
     dataset, said = open_dataset(machines.path), list[str]()
     comparison = Comparison(dataset=dataset, config=THERMOMETER, out=tmp_path)
-    found = measure(comparison, [fold_of(comparison)], cheap_instruments([]), say=said.append)
-    assert found.reference == tmp_path / "temp.reference.json"
+    found, _ = measured_by(comparison, fold_of(comparison), say=said.append)
+    assert found.students["temp"].reference == str(tmp_path / "temp.reference.json")
     (left_out,) = (line for line in said if "left out" in line)
     assert left_out.startswith(f"check: temp: group {tested[0]} is left out: ")

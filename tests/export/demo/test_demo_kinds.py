@@ -19,7 +19,7 @@ from mmkd_edge import EdgePredictor
 from mmkd_edge.errors import GateError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.commands.demo import show_demo
-from mmkd_export.demo.chain import Instruments, MeasuredDemo, PairTimes, measure, with_measured
+from mmkd_export.demo.chain import measure
 from mmkd_models.data import write_dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labelled import Labelled
@@ -32,7 +32,8 @@ from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_models.training.predict import logits_of
 from mmkd_report import render_demo
-from mmkd_report.schema.demo import DemoBenchmark, LatencyPercentiles, RatioRange, read_demo
+from mmkd_report.schema.demo import DemoBenchmark, DemoDocument, LatencyPercentiles, read_demo
+from mmkd_report.schema.study import PairLatency
 from mmkd_report.words import terminal_score
 
 TASKS = {
@@ -62,14 +63,18 @@ class Shown:
 
     comparison: Comparison
     fold: FoldResult
-    measured: MeasuredDemo
     document: dict[str, Any]
 
 
-def instruments() -> Instruments:
-    return Instruments(
-        pair=lambda first, second: PairTimes(first=TIMES, second=TIMES, ratio=1.0, ratios=RatioRange()),
+def measured(comparison: Comparison, fold: FoldResult) -> DemoDocument:
+    times = {"p50": 0.2, "p90": 0.3, "p99": 0.4}
+    return measure(
+        demo_document(comparison.dataset.spec, comparison.dataset.sha256, [fold]),
+        comparison,
+        [fold],
+        pair=lambda teacher, student: PairLatency(student_ms=times, teacher_ms=times, ratio=1.0),
         bundle=lambda path, reference: (DemoBenchmark(latency_ms=TIMES), {"cpu": "a test"}),
+        say=lambda line: None,
     )
 
 
@@ -94,7 +99,6 @@ def compared(kind: str, path: Path) -> Shown:
         modalities=("acc", "gyro") if kind == "multi_label" else ("gyro",),
         teacher="tiny",
         student="tiny",
-        self_training=False,
         teacher_train=train,
         student_train=train,
         baseline_learning_rates=(3e-3,),
@@ -104,11 +108,8 @@ def compared(kind: str, path: Path) -> Shown:
     comparison = Comparison(dataset=dataset, config=config, out=path)
     with Workers(1) as workers:
         (fold,) = compare(comparison, [0], workers)
-    found = measure(comparison, [fold], instruments(), say=lambda line: None)
-    document = with_measured(demo_document(dataset.spec, dataset.sha256, [fold]), found)
-    document = msgspec.structs.replace(document, report="report.html")
-    written = json.loads(msgspec.json.encode(document))
-    return Shown(comparison=comparison, fold=fold, measured=found, document=written)
+    document = msgspec.structs.replace(measured(comparison, fold), report="report.html")
+    return Shown(comparison=comparison, fold=fold, document=json.loads(msgspec.json.encode(document)))
 
 
 @pytest.fixture(scope="module")
@@ -164,10 +165,10 @@ def test_figures_and_gains_are_those_of_the_kept_networks(shown: dict[str, Shown
 @KINDS
 def test_a_finished_fold_is_read_and_not_trained_again(shown: dict[str, Shown], kind: str) -> None:
     one = shown[kind]
-    before = one.comparison.result_path(0).stat().st_mtime_ns
+    before = {path: path.stat().st_mtime_ns for path in one.comparison.out.rglob("*.json")}
     with Workers(1) as workers:
         assert compare(one.comparison, [0], workers) == [one.fold]
-    assert one.comparison.result_path(0).stat().st_mtime_ns == before
+    assert {path: path.stat().st_mtime_ns for path in one.comparison.out.rglob("*.json")} == before
 
 
 @KINDS
@@ -196,7 +197,7 @@ def test_the_page_says_what_the_figures_are(shown: dict[str, Shown], kind: str) 
 def test_the_terminal_shows_the_first_measure(shown: dict[str, Shown], kind: str) -> None:
     one, said = shown[kind], io.StringIO()
     with redirect_stdout(said):
-        show_demo(read_demo(one.document), one.measured, dataset=Path("rig"))
+        show_demo(read_demo(one.document), out=one.comparison.out, dataset=one.comparison.dataset)
     entry, lines = one.document["students"]["gyro"], said.getvalue().splitlines()
     if kind == "regression":
         assert lines[0].strip() == "rig: mean absolute error in rpm on people and machines never seen, 50% labelled"
@@ -215,7 +216,7 @@ def test_without_groups_the_title_says_what_the_windows_are(shown: dict[str, Sho
     judged_on = "windows of the dataset's own test split; no groups: may share people and machines with training"
     split = {"by": "own split", "judged_on": judged_on, "resampled": "blocks of 9 consecutive windows"}
     with redirect_stdout(said):
-        show_demo(read_demo(one.document | {"split": split}), one.measured, dataset=Path("rig"))
+        show_demo(read_demo(one.document | {"split": split}), out=one.comparison.out, dataset=one.comparison.dataset)
     title = " ".join(said.getvalue().partition("┏")[0].split())
     assert title == f"rig: mean absolute error in rpm on {judged_on}, 50% labelled"
 
@@ -224,7 +225,7 @@ def test_without_groups_the_title_says_what_the_windows_are(shown: dict[str, Sho
 def test_the_bundle_is_of_the_student_that_validates_best(shown: dict[str, Shown], kind: str) -> None:
     students = shown[kind].document["students"]
     scores = {name: entry["student"]["valid_score"]["mean"] for name, entry in students.items()}
-    with EdgePredictor.open(shown[kind].measured.bundle) as predictor:
+    with EdgePredictor.open(shown[kind].comparison.out / "student.edge") as predictor:
         assert predictor.task == TASKS[kind]
         assert scores[predictor.modality.name] == max(scores.values())
 
@@ -236,14 +237,12 @@ def test_a_runtime_that_answers_otherwise_than_training_is_an_error(shown: dict[
         msgspec.structs.replace(part, answers=tuple(tuple(5000 - value for value in row) for row in part.answers))
         for part in judged.answers or ()
     )
-    student = msgspec.structs.replace(
-        one.fold.students["gyro"].student, test=msgspec.structs.replace(judged, answers=flipped)
-    )
-    gyro = msgspec.structs.replace(one.fold.students["gyro"], student=student)
+    student = replace(one.fold.students["gyro"].student, test=msgspec.structs.replace(judged, answers=flipped))
+    gyro = replace(one.fold.students["gyro"], student=student)
     shutil.copytree(one.comparison.out, tmp_path, dirs_exist_ok=True)
-    altered = msgspec.structs.replace(one.fold, students={"gyro": gyro})
+    altered = replace(one.fold, students={"gyro": gyro})
     with pytest.raises(GateError) as caught:
-        measure(replace(one.comparison, out=tmp_path), [altered], instruments(), say=lambda line: None)
+        measured(replace(one.comparison, out=tmp_path), altered)
     message = str(caught.value)
     assert message.startswith(
         f"{tmp_path / 'gyro.edge'}: runtime on the test split: expected 12 of 12 windows answered as in training, got "

@@ -162,7 +162,7 @@ def test_a_recipe_of_ones_own_is_a_method(
     with pytest.raises(SystemExit):
         run_study([*arguments, *SHORT, *own])
     document = json.loads(capsys.readouterr().out)
-    assert [(row["method"], row["level"]) for row in document["entries"]] == [("none", ""), ("logit@warm", "warm")]
+    assert [row["method"] for row in document["entries"]] == ["none", "logit@warm"]
 
 
 @pytest.mark.parametrize(
@@ -197,29 +197,6 @@ def test_a_wrong_option_is_named(machines: Dataset, tmp_path: Path, arguments: l
     with pytest.raises(UsageError) as error:
         run_study([*command, *(["--no-latency"] if "--no-latency" not in arguments else [])])
     assert str(error.value).startswith(problem)
-
-
-def test_figures_of_another_machine_are_told_without_its_student(
-    machines: Dataset,
-    finished: subprocess.CompletedProcess[str],
-    folder: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["mmkd-study"])
-    shutil.copytree(folder / "study", tmp_path / "there")
-    told = [str(machines.path), "--modality", "acc", "--grid", "--seeds", "2", "--method", "logit", *SHORT]
-    results = ["--results", str(tmp_path / "results")]
-    for name in ("there", "here"):
-        with pytest.raises(SystemExit):
-            run_study([*told, *results, "-o", str(tmp_path / name)])
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert last == (
-        f"wrote {tmp_path / 'here' / 'report.html'}; the chosen student was trained elsewhere, and only its figures "
-        "are here"
-    )
-    assert not (tmp_path / "here" / "student.ckpt").exists()
 
 
 def test_a_limit_that_no_student_keeps_ends_with_the_exit_code_of_performance(

@@ -33,7 +33,7 @@ from mmkd_models.training.checkpoint import (
 )
 from mmkd_models.training.inputs import TrainingRun
 from mmkd_models.training.predict import scores_of
-from mmkd_models.training.trainings import distil, self_train, train_baseline, train_teacher
+from mmkd_models.training.trainings import distil, train_baseline, train_teacher
 
 Make = Callable[..., ComparisonConfig]
 
@@ -119,7 +119,7 @@ def test_every_network_is_what_its_training_gives_on_the_folds_labels(
     comparison, _ = finished
     data = fold_data(machines, seed=1, labelled=Labelled(share=0.5)).training
     run = TrainingRun(train=msgspec.structs.replace(config.teacher_train, seed=1), augment=config.augment)
-    teacher = self_train(data, train_teacher(data, teacher_config("tiny"), run), run)
+    teacher = train_teacher(data, teacher_config("tiny"), run)
     kept = read_teacher_file(comparison.teacher_path(1))
     assert same(kept.checkpoint.state, teacher.state)
     student = distil(data, "acc", student_config("tiny"), run, teachers=[kept], recipe=config.recipe)
@@ -142,8 +142,8 @@ def test_the_baseline_chooses_its_learning_rate_on_validation(
         )
     best = max(tried, key=lambda checkpoint: checkpoint.facts.score)  # of equals the first
     assert same(read_student(comparison.baseline_path("acc", 1)).state, best.state)
-    baseline = result.students["acc"].baseline
-    assert (baseline.valid_score, baseline.learning_rate) == (best.facts.score, best.facts.training.learning_rate)
+    baseline = result.students["acc"].baseline.result
+    assert (baseline.score, baseline.learning_rate) == (best.facts.score, best.facts.training.learning_rate)
 
 
 def test_figures_are_those_of_the_kept_networks_on_the_test_windows(
@@ -155,12 +155,12 @@ def test_figures_are_those_of_the_kept_networks_on_the_test_windows(
         network = read_student(getattr(comparison, f"{name}_path")("acc", 1)).network()
         found = getattr(result.students["acc"], name)
         assert found.test.scores == scores_of(network, test, modality="acc")
-        assert found.parameters == sum(parameter.numel() for parameter in network.parameters())
+        assert found.result.parameters == sum(parameter.numel() for parameter in network.parameters())
         assert [one.group for one in found.test.confusions] == sorted(set(test.groups.tolist()))
         assert sum(np.sum(one.confusion) for one in found.test.confusions) == len(test) == 12
     teacher = read_teacher(comparison.teacher_path(1)).network()
     assert result.teacher.test.scores == scores_of(teacher, test, modality=None)
-    assert result.teacher_subsets[0].figure == result.teacher.test.scores.metric("accuracy")
+    assert result.teacher.missing["acc+gyro"] == result.teacher.test.scores.metric("accuracy")
     assert result.windows == {"train": 36, "labelled": 18, "valid": 12, "test": 12}
 
 
@@ -170,7 +170,8 @@ def test_the_same_fold_twice_is_read_and_not_trained(copy: Comparison, finished:
     assert fold_of(copy, progress=watch) == finished[1]
     assert watch.steps == []
     assert {path: path.stat().st_mtime_ns for path in copy.out.rglob("*") if path.is_file()} == before
-    copy.result_path(1).unlink()  # the networks are here, and are not trained again
+    for path in copy.out.glob("*/*/missing.json"):
+        path.unlink()  # the networks are here, and are not trained again
     assert fold_of(copy, progress=watch) == finished[1]
     assert watch.steps == []
 
@@ -256,13 +257,15 @@ def test_a_fold_with_a_committee_is_judged_by_what_its_members_say_together(
     machines: Dataset, comparison: Make, tmp_path: Path
 ) -> None:
     members = ("transformer", "rocket", "trees")
-    config = comparison(members=members, self_training=False, baseline_learning_rates=(1e-3,))
+    config = comparison(members=members, baseline_learning_rates=(1e-3,))
     plan = Comparison(dataset=machines, config=config, out=tmp_path)
     result = fold_of(plan)
     teacher = read_teacher(plan.teacher_path(1))
     test = fold_data(machines, seed=1, labelled=config.labelled).test
     assert result.teacher.test.scores == scores_of(teacher.network(), test, modality=None)
-    assert result.teacher.parameters == sum(parameter.numel() for parameter in teacher.transformer().parameters())
+    assert result.teacher.result.parameters == sum(
+        parameter.numel() for parameter in teacher.transformer().parameters()
+    )
     demo = demo_document(machines.spec, machines.sha256, [result])
     assert demo.teacher.members == members
 
@@ -274,10 +277,9 @@ def test_a_fold_with_a_committee_is_judged_by_what_its_members_say_together(
         ({"modalities": ("acc", "gyro")}, {"teacher", "baseline", "student"}),
         ({"teacher": "small"}, {"baseline"}),
         ({"student": "small"}, {"teacher"}),
-        ({"self_training": False}, {"baseline"}),
         ({"members": ("transformer", "trees")}, {"baseline"}),
     ],
-    ids=["labelled", "modalities", "teacher", "student", "self_training", "members"],
+    ids=["labelled", "modalities", "teacher", "student", "members"],
 )
 def test_other_options_in_the_same_folder_share_what_is_the_same_and_nothing_else(
     machines: Dataset,
@@ -287,17 +289,17 @@ def test_other_options_in_the_same_folder_share_what_is_the_same_and_nothing_els
     shared: set[str],
 ) -> None:
     other = Comparison(dataset=machines, config=comparison(**changed), out=finished[0].out)
-    assert not other.result_path(1).exists()
     stages = {run.stage for phase in other.phases([1]) for run in phase if run.is_done()}
     assert stages & {"teacher", "baseline", "student"} == shared
 
 
 def test_a_damaged_result_is_reported(copy: Comparison) -> None:
-    copy.result_path(1).write_text('{"seed": 1')
+    path = copy.student_path("acc", 1).with_name("result.json")
+    path.write_text('{"seed": 1')
     with pytest.raises(CheckpointError) as caught:
         fold_of(copy)
     assert str(caught.value) == (
-        f"{copy.result_path(1)}: expected a result of this release, got a damaged or earlier file (Input data was "
+        f"{path}: expected a result of this release, got a damaged or earlier file (Input data was "
         "truncated); delete it"
     )
 
@@ -312,7 +314,7 @@ def test_a_training_that_cannot_be_done_is_an_error(machines: Dataset, compariso
 def test_an_interrupted_race_goes_on_where_it_was_and_labels_only_take_part(
     machines: Dataset, comparison: Make, tmp_path: Path
 ) -> None:
-    config = comparison(choose=True, self_training=False)
+    config = comparison(choose=True)
     whole, parts = (Comparison(dataset=machines, config=config, out=tmp_path / name) for name in ("whole", "parts"))
     result = fold_of(whole)
     with pytest.raises(Interrupted):  # six with mixed windows, and the fourth of those without
@@ -326,4 +328,4 @@ def test_an_interrupted_race_goes_on_where_it_was_and_labels_only_take_part(
     names = [contender.name for contender in raced.race or ()]
     assert names[:3] == ["transformer of mixed windows", "transformer of unmixed windows", "convolutional features"]
     assert names[-1] == "labels only"
-    assert result.students["acc"].student.valid_score == raced.score
+    assert result.students["acc"].student.result.score == raced.score

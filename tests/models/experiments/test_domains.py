@@ -29,7 +29,7 @@ SITE = LeftOutDomains(by="site")
 
 
 def order(dataset: Dataset, comparison: Make, out: Path, *, workers: int = 1, in_time: bool = False) -> ShiftOrder:
-    config = comparison(labelled=Labelled(), self_training=False, baseline_learning_rates=(3e-3,), left_out=SITE)
+    config = comparison(labelled=Labelled(), baseline_learning_rates=(3e-3,), left_out=SITE)
     return ShiftOrder(dataset=dataset, config=config, out=out, in_time=in_time, workers=workers)
 
 

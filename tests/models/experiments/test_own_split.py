@@ -44,7 +44,7 @@ def finished(
     dataset: Dataset, comparison: Callable[..., ComparisonConfig], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Comparison, FoldResult]:
     """A comparison of `acc` on the one fold of a dataset without groups."""
-    config = comparison(self_training=False, baseline_learning_rates=(1e-3,))
+    config = comparison(baseline_learning_rates=(1e-3,))
     plan = Comparison(dataset=dataset, config=config, out=tmp_path_factory.mktemp("own") / "out")
     with Workers(1) as workers:
         return plan, compare(plan, [0], workers)[0]
@@ -200,7 +200,7 @@ def named(machines: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Datase
 def test_groups_with_names_stand_in_the_files_of_a_comparison(
     named: Dataset, comparison: Callable[..., ComparisonConfig], tmp_path: Path
 ) -> None:
-    config = comparison(self_training=False, baseline_learning_rates=(1e-3,))
+    config = comparison(baseline_learning_rates=(1e-3,))
     plan = Comparison(dataset=named, config=config, out=tmp_path)
     with Workers(1) as workers:
         (fold,) = compare(plan, [0], workers)

@@ -37,30 +37,18 @@ def test_nothing_is_guessed_before_anything_was_measured() -> None:
     assert progress.left_s() is None
 
 
-def test_a_run_goes_on_at_its_own_pace_and_others_at_that_of_their_stage_else_of_all() -> None:
+def test_what_is_left_takes_as_long_for_its_cost_as_what_is_done() -> None:
     clock = Clock()
     progress = Progress(clock=clock, afterwards_s=3)
-    first, second, student = planned("teacher"), planned("teacher", 1), planned("student")
+    first, second, student = planned("teacher"), planned("teacher", 1), planned("student", costs=(0.5,))
     progress.expect([[first, second], [student]])
-    progress.on_step(first, at(1, 100))
+    progress.on_step(first, at(0, 100))
     clock.now_s += 24
-    progress.on_step(first, at(25, 100))  # 24 steps in 24 s: 75 s left of it
-    assert progress.left_s() == pytest.approx(75 + 100 + 100 + 3)
+    progress.on_step(first, at(25, 100))  # a quarter in 24 s
+    assert progress.left_s() == pytest.approx(4 * 24 * (0.75 + 1 + 0.5) + 3)
     clock.now_s += 26
-    progress.on_end(first)  # in 50 s all that came after its first step, 0.99 of its cost
-    assert progress.left_s() == pytest.approx(2 * 50 / 0.99 + 3)
-
-
-def test_workers_share_a_phase_whose_longest_run_is_waited_for() -> None:
-    clock = Clock()
-    progress = Progress(clock=clock, workers=2)
-    teacher = planned("teacher", costs=(2.0,))
-    students = [planned("student", number, (0.5,)) for number in range(3)]
-    progress.expect([[teacher, planned("baseline", costs=(0.5,))], students])
-    progress.on_step(teacher, at(0, 2))
-    clock.now_s += 10
-    progress.on_step(teacher, at(1, 2))  # 10 s for 1 of its 2
-    assert progress.left_s() == pytest.approx(max(10, (10 + 5) / 2) + max(5, 15 / 2))
+    progress.on_end(first)
+    assert progress.left_s() == pytest.approx(50 * 1.5 + 3)
 
 
 def test_what_an_earlier_command_did_counts_as_done_and_not_as_fast() -> None:

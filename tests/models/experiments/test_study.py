@@ -98,7 +98,7 @@ def trained_on(machines: Dataset, out: Path, space: Space | None = None) -> Fold
 def test_a_grid_trains_everything_once(grid: tuple[Path, StudyDocument]) -> None:
     out, document = grid
     assert set(cases.starts(out).values()) == {1}
-    assert len(list(out.glob("trials/*/trial.json"))) == 2 * 2 * 2
+    assert len(list(out.glob("trials/*/result.json"))) == 2 * 2 * 2
     assert document.coverage.complete
     assert (document.coverage.finished, document.coverage.expected) == (8, 8)
     written = msgspec.json.decode((out / "study.json").read_bytes(), type=StudyDocument)
@@ -259,7 +259,7 @@ def test_two_commands_share_a_folder_and_a_killed_one_loses_nothing(
     machines: Dataset, grid: tuple[Path, StudyDocument], tmp_path: Path
 ) -> None:
     victim = started(machines, tmp_path)
-    wait_for(lambda: len(list(tmp_path.glob("trials/*/trial.json"))) >= 2)
+    wait_for(lambda: len(list(tmp_path.glob("trials/*/result.json"))) >= 2)
     helper = started(machines, tmp_path)
     os.kill(victim.pid, signal.SIGKILL)
     victim.wait()
@@ -268,7 +268,7 @@ def test_two_commands_share_a_folder_and_a_killed_one_loses_nothing(
     found = cases.checkpoints(tmp_path)
     assert kept.items() <= found.items()
     assert found.items() <= cases.checkpoints(grid[0]).items()
-    assert len(list(tmp_path.glob("trials/*/trial.json"))) == 8
+    assert len(list(tmp_path.glob("trials/*/result.json"))) == 8
     again = [name for name, starts in cases.starts(tmp_path).items() if starts > 1]
     assert len(again) <= 1  # what the victim was at
 
@@ -345,7 +345,7 @@ def test_two_workers_try_no_candidate_twice_and_a_trial_has_the_same_bits_in_any
     changes = {"trials": 6, "finalists": 1, "seeds": 3, "workers": 2}
     study(machines, cases.options(machines, grid=False, space=space, **changes), out=tmp_path)
     assert set(cases.starts(tmp_path).values()) == {1}
-    names = [path.parent.name for path in tmp_path.glob("trials/*-seed0-*/trial.json")]
+    names = [path.parent.name for path in tmp_path.glob("trials/*-seed0-*/result.json")]
     assert len([name for name in names if not name.startswith("none")]) == 6
     found, expected = cases.checkpoints(tmp_path), cases.checkpoints(grid[0])
     both = (found.keys() & expected.keys()) - {"student.ckpt"}
@@ -442,7 +442,7 @@ def test_a_folder_may_hold_several_sensors_which_share_its_teachers(machines: Da
         study(machines, cases.options(machines, conditions=conditions, seeds=1), out=tmp_path)
     names = [name for name in cases.starts(tmp_path) if name.startswith("tiny")]
     assert len(names) == 1
-    assert len(list(tmp_path.glob("trials/*/trial.json"))) == 2 * 4
+    assert len(list(tmp_path.glob("trials/*/result.json"))) == 2 * 4
 
 
 def test_numbers_that_make_no_sense_are_refused(machines: Dataset, tmp_path: Path) -> None:

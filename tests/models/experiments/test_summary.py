@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -12,8 +13,8 @@ import pytest
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.data import Dataset
 from mmkd_models.evaluation.outcome import GroupConfusion, TestedNetwork
-from mmkd_models.experiments.comparison import FoldResult, NetworkResult
-from mmkd_models.experiments.runs import RivalResult
+from mmkd_models.experiments.comparison import FoldResult
+from mmkd_models.experiments.runs import Judged
 from mmkd_models.experiments.summary import demo_document
 from mmkd_models.metrics.classes import Scores
 from mmkd_report.pages.demo_answer import answer
@@ -68,8 +69,8 @@ def test_the_gain_is_in_points_and_says_how_its_interval_was_made(fold_result: M
     assert document["mean_gain_points"] == gain  # of a single modality
     (fold, _) = two_folds(fold_result)
     acc = fold.students["acc"]
-    acc = msgspec.structs.replace(acc, student=tossed(acc.student, 13), baseline=tossed(acc.baseline, 8))
-    of_twenty = msgspec.structs.replace(fold, students={"acc": acc}, teacher=tossed(fold.teacher, 10))
+    acc = replace(acc, student=tossed(acc.student, 13), baseline=tossed(acc.baseline, 8))
+    of_twenty = replace(fold, students={"acc": acc}, teacher=tossed(fold.teacher, 10))
     gain = document_of([of_twenty], machines)["students"]["acc"]["gain_points"]
     assert gain["low"] <= gain["mean"] <= gain["high"]
     assert gain["method"].startswith(
@@ -108,7 +109,7 @@ def test_every_network_and_rival_is_held_against_guessing(fold_result: MakeFold,
     assert entry["extra_trees"]["valid_score"]["mean"] == 0.5
 
 
-def tossed(network: NetworkResult, right: int) -> NetworkResult:
+def tossed(network: Judged, right: int) -> Judged:
     """As many right answers to ten windows of each of two classes, every window a group of its own."""
     half, rest = right // 2, right - right // 2
     confusion = ((half, 10 - half), (10 - rest, rest))
@@ -119,15 +120,15 @@ def tossed(network: NetworkResult, right: int) -> NetworkResult:
             for window in range(20)
         ),
     )
-    return msgspec.structs.replace(network, test=test)
+    return replace(network, test=test)
 
 
 def test_random_numbers_end_in_no_verdict(fold_result: MakeFold, machines: Dataset) -> None:
     """As the example of the README: the student is ahead of everything else, and none is better than tossing a coin."""
     (fold, _) = two_folds(fold_result)
     acc = fold.students["acc"]
-    acc = msgspec.structs.replace(acc, student=tossed(acc.student, 13), baseline=tossed(acc.baseline, 8))
-    fold = msgspec.structs.replace(fold, students={"acc": acc}, teacher=tossed(fold.teacher, 10))
+    acc = replace(acc, student=tossed(acc.student, 13), baseline=tossed(acc.baseline, 8))
+    fold = replace(fold, students={"acc": acc}, teacher=tossed(fold.teacher, 10))
     demo = read_demo(document_of([fold], machines))
     assert demo.students["acc"].gap_recovered is None
     (sentence,) = answer(demo)
@@ -144,8 +145,7 @@ def test_a_teacher_that_is_not_above_the_baseline_leaves_no_gap(
 
 
 def test_a_rival_without_scores_keeps_its_keys_and_says_why(fold_result: MakeFold, machines: Dataset) -> None:
-    rival = RivalResult(rival="mini_rocket", seed=0, reason="aeon is not installed")
-    entry = document_of(two_folds(fold_result, mini_rocket=rival), machines)["students"]["acc"]
+    entry = document_of(two_folds(fold_result, mini_rocket="aeon is not installed"), machines)["students"]["acc"]
     assert entry["mini_rocket"] == {
         "accuracy": None,
         "balanced_accuracy": None,

@@ -98,10 +98,7 @@ def test_every_rival_that_nobody_taught_speaks_against_a_student_and_the_taught_
     two_sensors: Document,
 ) -> None:
     demo = read_demo(two_sensors)
-    for name, words in (
-        ("rocket_and_trees", "MiniRocket and extra-trees averaged"),
-        ("multi_rocket_hydra", "MultiRocket-Hydra"),
-    ):
+    for name, words in (("rocket_and_trees", "MiniRocket and extra-trees averaged"),):
         said = recommendation(changed(demo, name, lambda own: own + 0.01))
         assert said.startswith("Not recommended: on validation of ")
         assert said.endswith(f" {words} reaches 81.0{S}%, the student 80.0{S}%.")

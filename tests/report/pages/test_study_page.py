@@ -77,7 +77,6 @@ def trial(number: int, state: str = "finished") -> Document:
         "seed": number,
         "state": state,
         "score": None if state == "failed" else 0.5 + 0.001 * number,
-        "duration_s": 12.5,
         "reason": "the loss is not finite" if state == "failed" else "",
         "sha256": "ef" * 32,
     }
@@ -99,8 +98,6 @@ def told() -> Document:
         "student_steps": 600,
         "teacher_steps": 300,
         "learning_rates": [0.001, 0.003],
-        "trials": 40,
-        "budget_hours": 2.0,
         "max_latency_ms": 0.5,
         "max_parameters": None,
     }
@@ -432,12 +429,11 @@ def test_the_table_holds_the_figures_of_the_document(searched, parse) -> None:
 
 def test_of_several_teachers_the_smallest_near_the_best_is_marked(searched, parse) -> None:
     large, small = searched["teachers"][0], dict(searched["teachers"][0], name="acc+gyro:tiny", is_reference=True)
-    together = dict(small, name="acc:tiny/gyro:tiny", valid_score=None, is_reference=False, sha256=["ab" * 32] * 6)
-    searched["teachers"] = [large, small, together]
+    searched["teachers"] = [large, small]
     page = parse(render_study(searched))
     rows = cells(section(page, "table").all("table")[0])
-    assert [row[0] for row in rows[1:4]] == [TEACHER, "acc+gyro:tiny smallest near the best", "acc:tiny/gyro:tiny"]
-    assert page.text.count("teacher acc:tiny/gyro:tiny, seed 2") == 2  # a file of each of both
+    assert [row[0] for row in rows[1:3]] == [TEACHER, "acc+gyro:tiny smallest near the best"]
+    assert page.text.count("teacher acc+gyro:tiny, seed 2") == 1
     searched["teachers"] = [dict(large, is_reference=True)]
     assert "smallest near the best" not in parse(render_study(searched)).text
 
@@ -446,11 +442,6 @@ def test_a_rival_that_is_ahead_on_test_is_named(searched, parse) -> None:
     rocket = {"name": "mini_rocket", "seeds": [0, 2, 3], "test": table([0.9, 0.9, 0.9]), "reason": ""}
     searched["rivals"][1] = rocket
     assert answer_texts(searched, parse)[-1] == "Ahead of the student on test: MiniRocket 89.0\u202f%."
-
-
-def test_a_student_that_is_not_here_has_no_hash(searched, parse) -> None:
-    searched["recommendation"] |= {"checkpoint": None, "sha256": None}
-    assert "student.ckpt" not in parse(render_study(searched)).text
 
 
 def test_every_seed_is_a_point_of_gains(searched, parse) -> None:
@@ -545,10 +536,6 @@ def test_a_broken_document_is_refused_with_the_place(searched) -> None:
         },
         "Expected `array`, got `int` - at `$.trials`; correct the value, or leave it out where it is optional": {
             "trials": 7
-        },
-        "expected one entry that is chosen, got 0; mark the one that is": {"entries": searched["entries"][:2]},
-        "facts.metric: expected one of accuracy, balanced_accuracy, macro_f1, got 'luck'; correct it": {
-            "facts": searched["facts"] | {"metric": "luck"}
         },
     }
     for problem, change in cases.items():

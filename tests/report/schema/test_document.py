@@ -49,30 +49,6 @@ def test_a_mistyped_value_is_named_with_its_place(two_sensors) -> None:
     )
 
 
-def test_a_confusion_matrix_that_does_not_fit_the_labels_is_refused(one_seed) -> None:
-    one_seed["students"]["drive"]["baseline"]["confusion"] = [[1, 2, 3], [4, 5, 6]]
-    assert refusal(one_seed) == (
-        "demo document: students.drive.baseline.confusion: expected 2 rows of 2 (one per label), got rows of [3, 3]; "
-        "count every label, also one that never occurs"
-    )
-
-
-def test_a_ragged_attention_map_is_refused(two_sensors) -> None:
-    two_sensors["students"]["gyro"]["attention"]["student"] = [[0.5, 0.5], [1.0]]
-    assert refusal(two_sensors) == (
-        "demo document: students.gyro.attention.student: expected rows of one length, got lengths [2, 1]; "
-        "give a rectangular map"
-    )
-
-
-def test_missing_sample_figures_must_match_their_shares(two_sensors) -> None:
-    two_sensors["students"]["acc"]["missing"]["baseline"].pop()
-    assert refusal(two_sensors) == (
-        "demo document: students.acc.missing.baseline: expected 5 figures (one per share), got 4; "
-        "write null for a share that was not tested"
-    )
-
-
 def test_a_document_that_went_through_json_reads_the_same(any_document) -> None:
     assert read_demo(json.loads(json.dumps(any_document))) == read_demo(any_document)
 
