@@ -37,7 +37,7 @@ from mmkd_models.experiments.folder import (
     spread_in_time,
     write_result,
 )
-from mmkd_models.experiments.plan import Conditions, Entry, Space, TeacherChoice, candidates, hash_of
+from mmkd_models.experiments.plan import Conditions, Entry, Space, TeacherChoice, candidates, short_hash
 from mmkd_models.experiments.progress import Progress
 from mmkd_models.experiments.runs import (
     Judged,
@@ -47,10 +47,10 @@ from mmkd_models.experiments.runs import (
     grid_phases,
     judge_network,
     judge_rivals,
+    list_trials,
     make_runs,
     teacher_run,
     trial_result,
-    trials_of,
 )
 from mmkd_models.experiments.workers import Workers
 from mmkd_models.metrics.measures import measures_of
@@ -178,7 +178,7 @@ class Comparison:
 
     def teacher_path(self, seed: int) -> Path:
         """The checkpoint of a fold's teacher."""
-        return self.folder.of_teacher(self.teacher, seed) / TEACHER_CHECKPOINT
+        return self.folder.teacher_folder(self.teacher, seed) / TEACHER_CHECKPOINT
 
     def baseline_path(self, modality: str, seed: int) -> Path:
         """The checkpoint of labels only. Raises UsageError if it is not trained."""
@@ -187,8 +187,8 @@ class Comparison:
     def student_path(self, modality: str, seed: int) -> Path:
         """The checkpoint of the student."""
         folder = self.folders[modality]
-        (trial,) = trials_of(folder, self.entry(_TAUGHT), [seed])
-        return folder.of_trial(trial) / STUDENT_CHECKPOINT
+        (trial,) = list_trials(folder, self.entry(_TAUGHT), [seed])
+        return folder.trial_folder(trial) / STUDENT_CHECKPOINT
 
     def entry(self, method: str) -> Entry:
         """Labels only (`none`), or what is taught."""
@@ -229,7 +229,7 @@ def compare(
 def _raise_failures(comparison: Comparison, seeds: Sequence[int]) -> None:
     for folder in comparison.folders.values():
         for method in (NONE, _TAUGHT):
-            for trial in trials_of(folder, comparison.entry(method), seeds):
+            for trial in list_trials(folder, comparison.entry(method), seeds):
                 ended = trial_result(folder, trial)
                 if ended is not None and ended.reason:
                     raise UsageError(ended.reason)
@@ -239,7 +239,7 @@ def _judge_run(comparison: Comparison, seed: int) -> Run:
     return Run(
         stage="judge",
         title=f"seed {seed} judge",
-        path=comparison.out / "folds" / f"seed{seed}-{hash_of([comparison.config, comparison.dataset.sha256])}",
+        path=comparison.out / "folds" / f"seed{seed}-{short_hash([comparison.config, comparison.dataset.sha256])}",
         costs=(0.05,),
         is_done=partial(_is_judged, comparison, seed),
         make=partial(_judge, comparison, seed),
@@ -267,7 +267,7 @@ def _networks(comparison: Comparison, seed: int) -> Iterator[tuple[Path, RunResu
         for method in (NONE, _TAUGHT):
             result = chosen_trials(folder, comparison.entry(method), [seed]).get(seed)
             if result is not None and result.trial is not None:
-                yield folder.of_trial(result.trial) / STUDENT_CHECKPOINT, result
+                yield folder.trial_folder(result.trial) / STUDENT_CHECKPOINT, result
 
 
 def read_fold(comparison: Comparison, seed: int) -> FoldResult:

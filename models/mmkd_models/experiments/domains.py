@@ -95,7 +95,9 @@ def judge_shift(
     figures = {name: [one[name] for one in found] for name in found[0] if all(name in one for one in found)}
 
     def gain(model: str, other: str) -> DomainSpread:
-        return spread_of([measure.gain_scale * (a - b) for a, b in zip(figures[model], figures[other], strict=True)])
+        return mean_over_domains(
+            [measure.gain_scale * (a - b) for a, b in zip(figures[model], figures[other], strict=True)]
+        )
 
     return ShiftFacts(
         by=order.by,
@@ -114,7 +116,7 @@ def judge_shift(
             )
             for seed, name in enumerate(domains.names)
         ),
-        models={name: _within(spread_of(values), measure) for name, values in figures.items()},
+        models={name: _within(mean_over_domains(values), measure) for name, values in figures.items()},
         worst={
             name: domains.names[min(seeds, key=lambda seed: measure.rank(values[seed]))]
             for name, values in figures.items()
@@ -128,11 +130,11 @@ def judge_shift(
     )
 
 
-def spread_of(values: Sequence[float]) -> DomainSpread:
+def mean_over_domains(values: Sequence[float]) -> DomainSpread:
     """Return mean and 95 % interval over at most ten domains, by Student's t: a bootstrap of so few is too narrow.
 
     Example:
-        >>> spread_of([1.0, 3.0])
+        >>> mean_over_domains([1.0, 3.0])
         DomainSpread(mean=2.0, low=-10.706, high=14.706)
     """
     mean = float(np.mean(values))

@@ -28,7 +28,7 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.label_leak import labels_spread_in_time
 from mmkd_models.evaluation.outcome import TestedNetwork
 from mmkd_models.evaluation.rivals import RivalName
-from mmkd_models.experiments.plan import Conditions, Space, TeacherChoice, Trial, hash_of, teacher_name, trial_name
+from mmkd_models.experiments.plan import Conditions, Space, TeacherChoice, Trial, short_hash, teacher_name, trial_name
 from mmkd_models.networks.config import StudentKind
 from mmkd_models.train_config import OnStep, TrainConfig, Validation
 from mmkd_models.training.inputs import TrainingData, TrainingRun, visible_labels
@@ -98,15 +98,15 @@ class Folder:
     space: Space
     embed_windows: bool = False
 
-    def of_trial(self, trial: Trial) -> Path:
+    def trial_folder(self, trial: Trial) -> Path:
         """The folder of a student."""
         return self.out / "trials" / trial_name(self.conditions, self.space, trial)
 
-    def of_teacher(self, teacher: TeacherChoice, seed: int) -> Path:
+    def teacher_folder(self, teacher: TeacherChoice, seed: int) -> Path:
         """The folder of a teacher."""
         return self.out / "teachers" / teacher_name(self.conditions, teacher, seed)
 
-    def of_rival(self, rival: RivalName, seed: int) -> Path:
+    def rival_folder(self, rival: RivalName, seed: int) -> Path:
         """The folder of a rival; another one once its library is installed."""
         own, teacher = self.conditions, self.space.teachers[0]
         decides = {
@@ -117,7 +117,7 @@ class Folder:
             "teacher": teacher_name(own, teacher, seed) if rival == "taught_rocket" else None,
             "has_aeon": find_spec("aeon") is not None,
         }
-        return self.out / "rivals" / f"{own.modality}-{rival}-seed{seed}-{hash_of(decides)}"
+        return self.out / "rivals" / f"{own.modality}-{rival}-seed{seed}-{short_hash(decides)}"
 
     def fold(self, seed: int) -> FoldData:
         """The windows of a seed's fold; errors as `fold_data`."""

@@ -111,7 +111,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     learning_rates: tuple[float, ...]
     baseline_learning_rates: tuple[float, ...] = ()
 
-    def rates_of(self, entry: Entry) -> tuple[float, ...]:
+    def learning_rates_for(self, entry: Entry) -> tuple[float, ...]:
         """The learning rates that an entry may choose from."""
         return (self.baseline_learning_rates if entry.method == NONE else ()) or self.learning_rates
 
@@ -160,7 +160,7 @@ def candidates(space: Space, impossible: Sequence[Entry] = ()) -> tuple[Candidat
     return tuple(
         Candidate(entry=entry, learning_rate=rate)
         for entry in entries(space, impossible)
-        for rate in space.rates_of(entry)
+        for rate in space.learning_rates_for(entry)
     )
 
 
@@ -212,7 +212,7 @@ def trial_name(conditions: Conditions, space: Space, trial: Trial) -> str:
         "beaten": space.baseline_learning_rates if own.labels_compete else (),
         "seed": trial.seed,
     }
-    return f"{entry.method}-{conditions.modality}-{entry.student}-{rate:g}-seed{trial.seed}-{hash_of(decides)}"
+    return f"{entry.method}-{conditions.modality}-{entry.student}-{rate:g}-seed{trial.seed}-{short_hash(decides)}"
 
 
 def teacher_name(conditions: Conditions, teacher: TeacherChoice, seed: int) -> str:
@@ -221,9 +221,9 @@ def teacher_name(conditions: Conditions, teacher: TeacherChoice, seed: int) -> s
         conditions, student_train=TrainConfig(), modality="", choose=False, labels_compete=False
     )
     decides = {"conditions": own, "teacher": teacher, "config": teacher_config(teacher.preset), "seed": seed}
-    return f"{teacher.preset}-seed{seed}-{hash_of(decides)}"
+    return f"{teacher.preset}-seed{seed}-{short_hash(decides)}"
 
 
-def hash_of(value: Any) -> str:
+def short_hash(value: Any) -> str:
     """A short hash of a JSON value."""
     return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()[:_DIGITS]

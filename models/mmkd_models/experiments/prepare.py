@@ -20,7 +20,7 @@ from mmkd_models.data.labelled import seen_labels
 from mmkd_models.distillation.learner import DistillLearner
 from mmkd_models.evaluation.rivals import RivalName
 from mmkd_models.experiments.folder import Folder, read_result, write_result
-from mmkd_models.experiments.plan import Candidate, Conditions, Entry, Space, check_space, entries, hash_of
+from mmkd_models.experiments.plan import Candidate, Conditions, Entry, Space, check_space, entries, short_hash
 from mmkd_models.experiments.search import finalists
 from mmkd_models.experiments.workers import Executor
 from mmkd_models.losses.term import Goal
@@ -222,7 +222,7 @@ def _student(folder: Folder, preset: Preset) -> Student:
 
 def _latency_of_size(folder: Folder, preset: Preset, measure_latency: MeasureLatency) -> PairLatency:
     own, teacher = folder.conditions, folder.space.teachers[0]
-    path = folder.out / "latency" / f"{own.modality}-{preset}-{hash_of([own.dataset_sha256, teacher])}.json"
+    path = folder.out / "latency" / f"{own.modality}-{preset}-{short_hash([own.dataset_sha256, teacher])}.json"
     latency = read_result(path, PairLatency)
     if latency is None:
         data, brief = folder.fold(0).training, msgspec.structs.replace(own.student_train, steps=1)

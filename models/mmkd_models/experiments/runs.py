@@ -35,7 +35,7 @@ from mmkd_models.experiments.folder import (
     write_result,
     write_run,
 )
-from mmkd_models.experiments.plan import Candidate, Entry, TeacherChoice, Trial, hash_of, teacher_name
+from mmkd_models.experiments.plan import Candidate, Entry, TeacherChoice, Trial, short_hash, teacher_name
 from mmkd_models.experiments.workers import Workers
 from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_models.networks.config import student_config, teacher_config
@@ -140,7 +140,7 @@ def _has_ended(path: Path) -> bool:
 
 def teacher_run(folder: Folder, teacher: TeacherChoice, seed: int) -> Run:
     """Return the run of a teacher."""
-    path, conditions = folder.of_teacher(teacher, seed), folder.conditions
+    path, conditions = folder.teacher_folder(teacher, seed), folder.conditions
     has_second = conditions.self_training and not conditions.labelled.is_all
     count = (teacher.committee or ("transformer",)).count("transformer")
     return Run(
@@ -154,7 +154,7 @@ def teacher_run(folder: Folder, teacher: TeacherChoice, seed: int) -> Run:
 
 
 def _train_teacher(folder: Folder, teacher: TeacherChoice, seed: int, on_step: OnStep) -> None:
-    path, conditions = folder.of_teacher(teacher, seed), folder.conditions
+    path, conditions = folder.teacher_folder(teacher, seed), folder.conditions
     data, config = folder.fold(seed).training.with_modalities(teacher.modalities), teacher_config(teacher.preset)
     run = replace(folder.training_run(conditions.teacher_train, path, seed, on_step), embed_windows=False)
     members, second = teacher.committee or ("transformer",), conditions.self_training
@@ -176,9 +176,9 @@ def _train_teacher(folder: Folder, teacher: TeacherChoice, seed: int, on_step: O
 
 def student_run(folder: Folder, trial: Trial) -> Run:
     """Return the run of a trial."""
-    entry, conditions, path = trial.candidate.entry, folder.conditions, folder.of_trial(trial)
+    entry, conditions, path = trial.candidate.entry, folder.conditions, folder.trial_folder(trial)
     name = "labels only" if entry.method == NONE else entry.method
-    with_rate = f" {trial.candidate.learning_rate:g}" if len(folder.space.rates_of(entry)) > 1 else ""
+    with_rate = f" {trial.candidate.learning_rate:g}" if len(folder.space.learning_rates_for(entry)) > 1 else ""
     return Run(
         stage="baseline" if entry.teacher is None else "student",
         title=f"seed {trial.seed} {conditions.modality} {name} {entry.student}{with_rate}",
@@ -191,7 +191,7 @@ def student_run(folder: Folder, trial: Trial) -> Run:
 
 def trial_result(folder: Folder, trial: Trial) -> RunResult | None:
     """Return how a trial ended, or None if it has not."""
-    return read_run(folder.of_trial(trial))
+    return read_run(folder.trial_folder(trial))
 
 
 def run_trial(folder: Folder, trial: Trial, on_step: OnStep) -> None:
@@ -199,7 +199,7 @@ def run_trial(folder: Folder, trial: Trial, on_step: OnStep) -> None:
 
     A training that cannot be done (a loss that is no longer finite, say) has a result too: its reason.
     """
-    path, entry = folder.of_trial(trial), trial.candidate.entry
+    path, entry = folder.trial_folder(trial), trial.candidate.entry
     choice = None if entry.teacher is None else folder.space.teacher(entry.teacher)
     rate = trial.candidate.learning_rate
     result = RunResult(conditions=folder.conditions, seed=trial.seed, trial=trial, teacher=choice, learning_rate=rate)
@@ -228,7 +228,7 @@ def _train_student(folder: Folder, trial: Trial, teacher: TeacherFile | None, on
     entry, conditions, modality = trial.candidate.entry, folder.conditions, folder.conditions.modality
     config, recipe = student_config(entry.student), folder.space.method(entry.method).recipe
     train = msgspec.structs.replace(conditions.student_train, learning_rate=trial.candidate.learning_rate)
-    run = folder.training_run(train, folder.of_trial(trial), trial.seed, on_step)
+    run = folder.training_run(train, folder.trial_folder(trial), trial.seed, on_step)
     data = folder.fold(trial.seed).training
     if teacher is None or recipe is None:
         return (labelled_race if conditions.choose else labelled_student)(data, modality, config, run)
@@ -241,7 +241,7 @@ def _train_student(folder: Folder, trial: Trial, teacher: TeacherFile | None, on
 
 
 def _teacher_file(folder: Folder, teacher: TeacherChoice, seed: int) -> TeacherFile:
-    return read_teacher_file(folder.of_teacher(teacher, seed) / TEACHER_CHECKPOINT)
+    return read_teacher_file(folder.teacher_folder(teacher, seed) / TEACHER_CHECKPOINT)
 
 
 def best_baseline(folder: Folder, entry: Entry, seed: int) -> Path:
@@ -249,27 +249,27 @@ def best_baseline(folder: Folder, entry: Entry, seed: int) -> Path:
     baseline = Entry(student=entry.student, method=NONE, teacher=None)
     result = chosen_trials(folder, baseline, [seed]).get(seed)
     if result is None or result.trial is None:
-        reasons = (trial_result(folder, trial) for trial in trials_of(folder, baseline, [seed]))
+        reasons = (trial_result(folder, trial) for trial in list_trials(folder, baseline, [seed]))
         why = next((f": {result.reason}" for result in reasons if result is not None and result.reason), "")
         raise UsageError(
             f"{folder.conditions.modality}: expected labels only of seed {seed}, found none that is finished{why}"
         )
-    return folder.of_trial(result.trial) / STUDENT_CHECKPOINT
+    return folder.trial_folder(result.trial) / STUDENT_CHECKPOINT
 
 
-def trials_of(folder: Folder, entry: Entry, seeds: Iterable[int]) -> tuple[Trial, ...]:
+def list_trials(folder: Folder, entry: Entry, seeds: Iterable[int]) -> tuple[Trial, ...]:
     """Return the trials of an entry: every learning rate on every seed."""
     return tuple(
         Trial(candidate=Candidate(entry=entry, learning_rate=rate), seed=seed)
         for seed in seeds
-        for rate in folder.space.rates_of(entry)
+        for rate in folder.space.learning_rates_for(entry)
     )
 
 
 def chosen_trials(folder: Folder, entry: Entry, seeds: Iterable[int]) -> dict[int, RunResult]:
     """Return by seed the finished learning rate that validates best; the first of equals."""
     best: dict[int, RunResult] = {}
-    for trial in trials_of(folder, entry, seeds):
+    for trial in list_trials(folder, entry, seeds):
         result = trial_result(folder, trial)
         if result is None or result.score is None:
             continue
@@ -278,9 +278,9 @@ def chosen_trials(folder: Folder, entry: Entry, seeds: Iterable[int]) -> dict[in
     return best
 
 
-def student_of(folder: Folder, trial: Trial) -> StudentCheckpoint:
+def read_exportable_student(folder: Folder, trial: Trial) -> StudentCheckpoint:
     """Return a finished student with the validation windows that an export calibrates and compares with."""
-    checkpoint = read_student(folder.of_trial(trial) / STUDENT_CHECKPOINT)
+    checkpoint = read_student(folder.trial_folder(trial) / STUDENT_CHECKPOINT)
     valid = folder.fold(trial.seed).training.valid
     return replace(checkpoint, carried=carried_windows(valid, folder.conditions.modality, seed=trial.seed))
 
@@ -288,10 +288,10 @@ def student_of(folder: Folder, trial: Trial) -> StudentCheckpoint:
 def judge_network(folder: Folder, result: RunResult) -> TestedNetwork:
     """Judge a finished teacher or student on the test windows of its fold, once."""
     if result.trial is not None:
-        path, modality = folder.of_trial(result.trial), folder.conditions.modality
+        path, modality = folder.trial_folder(result.trial), folder.conditions.modality
     else:
         assert result.teacher is not None
-        path, modality = folder.of_teacher(result.teacher, result.seed), None
+        path, modality = folder.teacher_folder(result.teacher, result.seed), None
     tested = read_result(path / TEST_FILE, TestedNetwork)
     if tested is None:
         test = folder.fold(result.seed).test
@@ -314,7 +314,7 @@ def _teacher_logits(path: Path, windows: Windows) -> NDArray[np.float32]:
 def _answers_run(folder: Folder, seed: int, block: int) -> Run:
     """The teacher's answers to a block of the batches that its students see."""
     own = folder.conditions
-    key = hash_of([own.student_train, own.augment, teacher_name(own, folder.space.teachers[0], seed)])
+    key = short_hash([own.student_train, own.augment, teacher_name(own, folder.space.teachers[0], seed)])
     path = folder.out / ANSWERS_FOLDER / f"{key}-seed{seed}-{block}"
     return Run(
         stage="answers",
@@ -342,7 +342,7 @@ def _rivals_run(folder: Folder, rivals: tuple[RivalName, ...], seed: int) -> Run
     return Run(
         stage=stage,
         title=f"seed {seed} {folder.conditions.modality} {stage}",
-        path=folder.of_rival(rivals[0], seed),
+        path=folder.rival_folder(rivals[0], seed),
         costs=(0.05,),
         is_done=partial(_are_judged, folder, rivals, seed),
         make=partial(_judge_rivals, folder, rivals, seed),
@@ -350,7 +350,7 @@ def _rivals_run(folder: Folder, rivals: tuple[RivalName, ...], seed: int) -> Run
 
 
 def _are_judged(folder: Folder, rivals: Sequence[RivalName], seed: int) -> bool:
-    return all(read_run(folder.of_rival(rival, seed)) is not None for rival in rivals)
+    return all(read_run(folder.rival_folder(rival, seed)) is not None for rival in rivals)
 
 
 def judge_rivals(folder: Folder, rivals: Sequence[RivalName], seed: int) -> dict[RivalName, Judged | str]:
@@ -362,7 +362,7 @@ def judge_rivals(folder: Folder, rivals: Sequence[RivalName], seed: int) -> dict
         _judge_rivals(folder, rivals, seed, lambda progress: None)
     judged: dict[RivalName, Judged | str] = {}
     for rival in rivals:
-        path = folder.of_rival(rival, seed)
+        path = folder.rival_folder(rival, seed)
         result, test = read_run(path), read_result(path / TEST_FILE, TestedNetwork)
         assert result is not None  # it was judged
         judged[rival] = result.reason if test is None else Judged(result=result, test=test)
@@ -371,7 +371,7 @@ def judge_rivals(folder: Folder, rivals: Sequence[RivalName], seed: int) -> dict
 
 def _judge_rivals(folder: Folder, rivals: Sequence[RivalName], seed: int, on_step: OnStep) -> None:
     fold, conditions, teacher = folder.fold(seed), folder.conditions, folder.space.teachers[0]
-    file = folder.of_teacher(teacher, seed) / TEACHER_CHECKPOINT
+    file = folder.teacher_folder(teacher, seed) / TEACHER_CHECKPOINT
 
     def teach(windows: Windows) -> NDArray[np.float64]:
         logits, kind = _teacher_logits(file, windows).astype(np.float64), windows.spec.task.kind
@@ -386,7 +386,7 @@ def _judge_rivals(folder: Folder, rivals: Sequence[RivalName], seed: int, on_ste
         teach=teach if file.exists() else None,
     )
     for rival in rivals:
-        path = folder.of_rival(rival, seed)
+        path = folder.rival_folder(rival, seed)
         if read_run(path) is not None:
             continue
         taught_by = teacher if rival == "taught_rocket" else None

@@ -24,7 +24,7 @@ _REPEATS = 10  # known proposals in a row, before a candidate is drawn among the
 _SIZES = ("tiny", "small", "medium", "base")
 
 
-def scores_of(folder: Folder, candidate: Candidate, seeds: Sequence[int]) -> tuple[float, ...] | None:
+def search_scores(folder: Folder, candidate: Candidate, seeds: Sequence[int]) -> tuple[float, ...] | None:
     """Return the validation scores on these seeds, or None unless all are finished."""
     results = [trial_result(folder, Trial(candidate=candidate, seed=seed)) for seed in seeds]
     scores = [result.score for result in results if result is not None and result.score is not None]
@@ -35,7 +35,7 @@ def finalists(folder: Folder, impossible: Sequence[Entry], seeds: Sequence[int],
     """Return the best entries of a search with labels only in their sizes, each with its best learning rate."""
     best: dict[Entry, tuple[float, Candidate]] = {}
     for candidate in candidates(folder.space, impossible):
-        scores = scores_of(folder, candidate, seeds)
+        scores = search_scores(folder, candidate, seeds)
         if scores is not None and (candidate.entry not in best or np.mean(scores) > best[candidate.entry][0]):
             best[candidate.entry] = float(np.mean(scores)), candidate
 
@@ -81,7 +81,7 @@ def _propose(folder: Folder, impossible: Sequence[Entry], seeds: Sequence[int], 
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=len(taken)))
     choices, everything = _choices(folder), distilled_candidates(folder, impossible)
     for candidate in everything:
-        scores = scores_of(folder, candidate, seeds)
+        scores = search_scores(folder, candidate, seeds)
         if scores is not None:
             params = msgspec.structs.asdict(candidate.entry) | {"learning_rate": candidate.learning_rate}
             value = float(np.mean(scores))

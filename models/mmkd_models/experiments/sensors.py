@@ -92,7 +92,7 @@ def _judge(order: SensorsOrder, name: str, on_step: OnStep) -> None:
     judge_sensor(order, name, say=lambda line: None)
 
 
-def rivals_of(modality: ModalitySpec) -> tuple[RivalName, ...]:
+def possible_rivals(modality: ModalitySpec) -> tuple[RivalName, ...]:
     """Return extra-trees, and MiniRocket if it is installed and the windows are long enough for it."""
     return _UNTAUGHT if find_spec("aeon") and fits_kernels(modality) else _UNTAUGHT[:1]
 
@@ -125,7 +125,7 @@ def judge_sensor(order: SensorsOrder, name: str, *, say: Say) -> JudgingDocument
     )
     models = tuple(model_from_checkpoint(str(path), test, dataset.sha256) for path in paths)
     inputs = SuiteInputs(models=models, windows=test, train=train, calibration=valid, seed=_FOLD)
-    names = rivals_of(dataset.spec.modality(name))
+    names = possible_rivals(dataset.spec.modality(name))
     path = comparison.student_path(name, _FOLD).with_name(JUDGED_FILE)
     decides = __version__, [model.facts.sha256 for model in models], names, FAULT_NAMES, SEVERITIES
     key = hashlib.sha256(msgspec.json.encode(decides)).hexdigest()

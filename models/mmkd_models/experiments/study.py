@@ -20,7 +20,15 @@ from mmkd_models.experiments.folder import TEACHER_CHECKPOINT, Folder, spread_in
 from mmkd_models.experiments.plan import Candidate, Trial, candidates
 from mmkd_models.experiments.prepare import MeasureLatency, PreparedStudy, StudyOptions, prepare_study
 from mmkd_models.experiments.progress import Progress
-from mmkd_models.experiments.runs import Run, grid_phases, make_claimed, make_runs, student_of, student_run, until
+from mmkd_models.experiments.runs import (
+    Run,
+    grid_phases,
+    make_claimed,
+    make_runs,
+    read_exportable_student,
+    student_run,
+    until,
+)
 from mmkd_models.experiments.search import distilled_candidates, proposals
 from mmkd_models.experiments.table import (
     Tested,
@@ -207,7 +215,7 @@ def _recommendation(
     result, latency, teacher = chosen.results[seed], None, _any_teacher(folder, chosen)
     trial = result.trial
     assert trial is not None  # it is a student's
-    write_student(path, student_of(folder, trial))
+    write_student(path, read_exportable_student(folder, trial))
     if measure_latency is not None and teacher is not None:
         latency = measure_latency(path, teacher)
     return Recommendation(
@@ -225,5 +233,5 @@ def _recommendation(
 def _any_teacher(folder: Folder, chosen: Tested) -> Path | None:
     """The checkpoint to measure a student against: its own teacher, or for labels only the first there is."""
     teachers = [one for one in folder.space.teachers if chosen.entry.teacher in (None, one.name)]
-    paths = (folder.of_teacher(one, seed) / TEACHER_CHECKPOINT for one in teachers for seed in chosen.results)
+    paths = (folder.teacher_folder(one, seed) / TEACHER_CHECKPOINT for one in teachers for seed in chosen.results)
     return next((path for path in paths if path.exists()), None)

@@ -60,7 +60,7 @@ def demo_document(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -
         seeds=tuple(fold.seed for fold in folds),
         teacher=_teacher(spec, folds, measures),
         students={name: _contest(name, folds, measures) for name in config.modalities},
-        mean_gain_points=gain_of_folds(folds, config.modalities, measures[0]),
+        mean_gain_points=gain_over_folds(folds, config.modalities, measures[0]),
     )
     if spec.task.kind == "classification":
         return document
@@ -68,7 +68,7 @@ def demo_document(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -
     return msgspec.structs.replace(document, kind=spec.task.kind, metric=metric, measures=measures)
 
 
-def gain_of_folds(folds: Sequence[FoldResult], modalities: Sequence[str], measure: Measure, *, seed: int = 0) -> Gain:
+def gain_over_folds(folds: Sequence[FoldResult], modalities: Sequence[str], measure: Measure, *, seed: int = 0) -> Gain:
     """Return the gain of students over baselines, over modalities and folds, as `gain_of_pairs` does."""
     pairs = [
         ([fold.students[name].student.test for fold in folds], [fold.students[name].baseline.test for fold in folds])
@@ -132,7 +132,7 @@ def _contest(name: str, folds: Sequence[FoldResult], measures: Sequence[Measure]
         mini_rocket=rivals["mini_rocket"],
         rocket_and_trees=rivals.get("rocket_and_trees"),
         taught_rocket=rivals.get("taught_rocket"),
-        gain_points=gain_of_folds(folds, (name,), first),
+        gain_points=gain_over_folds(folds, (name,), first),
         over_teacher_points=gain_of_pairs([(student, teacher)], first.name),
         gap_points=gain_of_pairs([(teacher, baseline)], first.name),
         gap_recovered=gap_recovered(student, baseline, teacher, first.name),

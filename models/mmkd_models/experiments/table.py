@@ -20,7 +20,7 @@ from mmkd_models.evaluation.rivals import RivalName
 from mmkd_models.experiments.folder import Folder, RunResult, read_run
 from mmkd_models.experiments.plan import Candidate, Entry, Trial, candidates
 from mmkd_models.experiments.runs import chosen_trials, judge_network, judge_rivals, trial_result
-from mmkd_models.experiments.search import scores_of
+from mmkd_models.experiments.search import search_scores
 from mmkd_models.metrics.measures import told_by
 from mmkd_models.metrics.scores import AnyScores, figures_in
 from mmkd_report.schema.figures import Measure
@@ -75,8 +75,8 @@ def tested_entries(
 
 
 def _search_score(folder: Folder, entry: Entry, seeds: Sequence[int]) -> float | None:
-    rates = folder.space.rates_of(entry) if seeds else ()
-    scores = [scores_of(folder, Candidate(entry=entry, learning_rate=rate), seeds) for rate in rates]
+    rates = folder.space.learning_rates_for(entry) if seeds else ()
+    scores = [search_scores(folder, Candidate(entry=entry, learning_rate=rate), seeds) for rate in rates]
     return max((float(np.mean(one)) for one in scores if one is not None), default=None)
 
 
@@ -145,7 +145,7 @@ def _gains(
 
 def _gap_recovered(folder: Folder, one: Tested, baseline: Tested, seeds: Sequence[int]) -> float | None:
     teacher = folder.space.teacher(one.entry.teacher or "")
-    results = [read_run(folder.of_teacher(teacher, seed)) for seed in seeds]
+    results = [read_run(folder.teacher_folder(teacher, seed)) for seed in seeds]
     return gap_recovered(
         [one.tests[seed] for seed in seeds],
         [baseline.tests[seed] for seed in seeds],
@@ -186,7 +186,7 @@ def teacher_rows(folder: Folder, tested: Sequence[Tested]) -> tuple[TeacherRow, 
     rows = []
     for teacher in folder.space.teachers:
         seeds = sorted({seed for one in tested if one.entry.teacher == teacher.name for seed in one.results})
-        results = [result for seed in seeds if (result := read_run(folder.of_teacher(teacher, seed))) is not None]
+        results = [result for seed in seeds if (result := read_run(folder.teacher_folder(teacher, seed))) is not None]
         if results:
             rows.append(
                 TeacherRow(

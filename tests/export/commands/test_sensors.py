@@ -18,7 +18,7 @@ from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.experiments.sensors import (
     JUDGED_FILE,
     pair_rows,
-    rivals_of,
+    possible_rivals,
 )
 from mmkd_report import render_sensors
 from mmkd_report.schema.demo import DemoDocument
@@ -113,7 +113,7 @@ def test_every_sensor_is_told_beside_rivals_and_teacher_and_an_interrupted_run_g
 def test_windows_shorter_than_a_kernel_have_no_rocket_beside_them() -> None:
     pytest.importorskip("aeon")
     brief = ModalitySpec(name="temp", channels=("t",), rate_hz=1.0, samples=8)
-    assert [rivals_of(one) for one in (TEMP, brief)] == [("extra_trees", "mini_rocket"), ("extra_trees",)]
+    assert [possible_rivals(one) for one in (TEMP, brief)] == [("extra_trees", "mini_rocket"), ("extra_trees",)]
 
 
 def test_two_sensors_have_no_pair_beside_their_teacher(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from mmkd_models.data.left_out import LeftOutDomains, fold_without
 from mmkd_models.distillation.methods import default_recipe
 from mmkd_models.evaluation.suites.shift import describe
 from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, compare
-from mmkd_models.experiments.domains import ShiftOrder, check_shift, judge_shift, spread_of
+from mmkd_models.experiments.domains import ShiftOrder, check_shift, judge_shift, mean_over_domains
 from mmkd_models.experiments.folder import fold_data
 from mmkd_models.experiments.workers import Workers
 from mmkd_models.metrics.scores import default_metric
@@ -38,9 +38,9 @@ def test_the_interval_is_that_of_students_t() -> None:
     for count in range(2, 11):
         values = np.random.default_rng(count).normal(size=count)
         low, high = stats.t.interval(0.95, count - 1, loc=values.mean(), scale=stats.sem(values))
-        found = spread_of(values.tolist())
+        found = mean_over_domains(values.tolist())
         assert (found.low, found.high) == pytest.approx((low, high), abs=1e-3)  # the table has three digits
-    assert spread_of([3.0]).low is None
+    assert mean_over_domains([3.0]).low is None
 
 
 def test_what_trains_has_not_seen_the_domain(sites: Dataset, comparison: Make) -> None:
@@ -68,7 +68,7 @@ def test_figures_are_those_of_the_folds_and_gains_of_their_differences(
     assert found.domains[2].figures["labels only"] == of_sensor.baseline.test.scores.metric("balanced_accuracy")
     assert found.domains[2].figures["teacher"] == fold.teacher.test.scores.metric("balanced_accuracy")
     gains = [100 * (one.figures["student"] - one.figures["labels only"]) for one in found.domains]
-    assert found.gains["labels only"] == spread_of(gains)
+    assert found.gains["labels only"] == mean_over_domains(gains)
     figures = {one.name: one.figures["student"] for one in found.domains}
     assert figures[found.worst["student"]] == min(figures.values())
     assert all(0 <= (one.low or 0) <= one.mean <= (one.high or 0) <= 1 for one in found.models.values())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mmkd_models.evaluation.gains import spread
 from mmkd_models.experiments.comparison import FoldResult
-from mmkd_models.experiments.summary import gain_of_folds
+from mmkd_models.experiments.summary import gain_over_folds
 from mmkd_models.metrics.measures import measure_named
 from mmkd_report.schema.figures import Spread
 
@@ -45,7 +45,7 @@ def folds_of(make: MakeFold, drawn: Sequence[Sequence[Sequence[int]]]) -> list[F
 
 
 def gain_points(folds: Sequence[FoldResult], names: Sequence[str], *, seed: int = 0) -> tuple[float, float, float]:
-    gain = gain_of_folds(folds, names, measure_named("accuracy"), seed=seed)
+    gain = gain_over_folds(folds, names, measure_named("accuracy"), seed=seed)
     assert gain.mean is not None
     assert gain.low is not None
     assert gain.high is not None
