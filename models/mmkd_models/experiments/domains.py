@@ -95,9 +95,8 @@ def judge_shift(
     figures = {name: [one[name] for one in found] for name in found[0] if all(name in one for one in found)}
 
     def gain(model: str, other: str) -> DomainSpread:
-        return mean_over_domains(
-            [measure.gain_scale * (a - b) for a, b in zip(figures[model], figures[other], strict=True)]
-        )
+        pairs = zip(figures[model], figures[other], strict=True)
+        return mean_over_domains([measure.gain_scale * (first - second) for first, second in pairs])
 
     return ShiftFacts(
         by=order.by,

@@ -1,6 +1,6 @@
 """Workers: jobs side by side, in processes of this machine or as tasks of a Ray cluster.
 
-Each job computes with a fixed number of threads, so that results do not depend on the number of workers.
+Each job has a fixed number of threads, so that results do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mmkd_models.train_config import OnStep, TrainingProgress
 Executor = Literal["local", "ray"]
 Job = TypeVar("Job")
 Make = Callable[[Job, OnStep], None]
-"""Makes a job, and reports its training steps. It can be pickled, as jobs can."""
+"""Makes a job and reports its training steps. Both can be pickled."""
 
 # Read by glibc when a process begins (mallopt(3)): it keeps the memory of a training step for the next one. Giving it
 # back and fetching it again took 8 % of a teacher's training. Other systems ignore it.
@@ -33,7 +33,7 @@ _REPORT_EVERY_S = 0.5
 
 @contextmanager
 def torch_threads(count: int = 1) -> Iterator[None]:
-    """Let torch compute with so many threads in the block."""
+    """Set torch's number of threads in the block."""
     import torch
 
     before = torch.get_num_threads()
@@ -45,12 +45,12 @@ def torch_threads(count: int = 1) -> Iterator[None]:
 
 
 class Workers:
-    """Processes that make jobs; one worker is this process. Leaving the `with` ends them, at once after an error.
+    """Processes that make jobs; a single worker is this process. Leaving the `with` ends them, at once after an error.
 
     Args:
         count: jobs at a time.
-        executor: `ray` makes jobs as tasks of the cluster of RAY_ADDRESS, else of one on this machine; every node
-            finds the same files under the same paths. Steps are not reported then.
+        executor: `ray` makes jobs tasks of the cluster of RAY_ADDRESS, else of one on this machine; every node needs
+            the same files under the same paths. Steps are not reported then.
         threads: of each job.
     """
 
@@ -78,13 +78,13 @@ class Workers:
         on_step: Callable[[Job, TrainingProgress], None] = lambda job, progress: None,
         on_end: Callable[[Job], None] = lambda job: None,
     ) -> None:
-        """Make all jobs, begun in this order; the next job is taken when a worker is idle.
+        """Make all jobs in this order; an idle worker takes the next one.
 
         Args:
             on_step: called now and then, and at the end of a training.
 
         Raises:
-            MmkdError: what a job raised, or that a process died.
+            MmkdError: a job raised it, or a process died.
             UnavailableError: Ray is not installed.
         """
         if self._executor == "ray":
@@ -132,7 +132,7 @@ class Workers:
         return ours
 
     def _receive(self, pipe: Connection) -> TrainingProgress | None:
-        """A step of the worker's job, or None when it is made."""
+        """Return a step of the worker's job, or None when it is made."""
         try:
             message = pipe.recv()
         except (EOFError, ConnectionResetError) as error:
@@ -173,7 +173,7 @@ class Workers:
 
 
 def _serve(pipe: Connection, threads: int) -> None:
-    """Make the jobs that come through the pipe until it is closed, or whoever holds its other end is gone."""
+    """Make the jobs from the pipe until its other end is closed."""
     with torch_threads(threads), suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             make, job = pipe.recv()
@@ -188,13 +188,13 @@ def _serve(pipe: Connection, threads: int) -> None:
 
 
 def _make_alone(make: Make[Job], job: Job, threads: int) -> None:
-    """A task of Ray, which takes functions and no partial ones."""
+    """A task of Ray, which takes no partial functions."""
     with torch_threads(threads):
         make(job, lambda progress: None)
 
 
 def _get_from_ray(get: Callable[[object], object], result: object) -> None:
-    """Raise what the task's job raised, which comes wrapped."""
+    """Raise the error of the task's job, which Ray wraps."""
     try:
         get(result)
     except Exception as error:
@@ -205,7 +205,7 @@ def _get_from_ray(get: Callable[[object], object], result: object) -> None:
 
 
 def _rarely(report: OnStep) -> OnStep:
-    """Pass on the first step, the last one of every training, and some between."""
+    """Report the first step, the last one of every training, and some between."""
     last = -_REPORT_EVERY_S
 
     def on_step(progress: TrainingProgress) -> None:
@@ -233,7 +233,7 @@ def _interrupts_ignored() -> Iterator[None]:
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables in the block, except those that the user has set."""
+    """Set environment variables in the block, unless the user has set them."""
     added = {name: value for name, value in variables.items() if name not in os.environ}
     os.environ.update(added)
     try:

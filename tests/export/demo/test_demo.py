@@ -463,9 +463,13 @@ def fold_of(comparison: Comparison) -> FoldResult:
 
 
 def measured_by(
-    comparison: Comparison, fold: FoldResult, *, say: Callable[[str], None] = lambda line: None
+    comparison: Comparison,
+    fold: FoldResult,
+    *,
+    altered: FoldResult | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> tuple[DemoDocument, list[tuple[Path, Path | None]]]:
-    """The document with fixed times, and which bundle and reference were benchmarked."""
+    """The document of a fold with fixed times, and which bundle and reference were benchmarked."""
     asked: list[tuple[Path, Path | None]] = []
 
     def bundle(path: Path, reference: Path | None) -> tuple[DemoBenchmark, dict[str, Any]]:
@@ -473,7 +477,7 @@ def measured_by(
         return DemoBenchmark(latency_ms=TIMES), {"cpu": "a test"}
 
     document = demo_document(comparison.dataset.spec, comparison.dataset.sha256, [fold])
-    return measure(document, comparison, [fold], pair=same_times, bundle=bundle, say=say), asked
+    return measure(document, comparison, [altered or fold], pair=same_times, bundle=bundle, say=say), asked
 
 
 def same_times(teacher: Path, student: Path) -> PairLatency:
@@ -538,7 +542,7 @@ def test_a_runtime_that_answers_otherwise_than_training_is_an_error(
     altered = replace(fold, students={"temp": replace(temp, student=replace(temp.student, test=test))})
     shutil.copytree(comparison.out, tmp_path, dirs_exist_ok=True)
     with pytest.raises(GateError) as caught:
-        measured_by(replace(comparison, out=tmp_path), altered)
+        measured_by(replace(comparison, out=tmp_path), fold, altered=altered)
     assert str(caught.value) == (
         f"{tmp_path / 'temp.edge'}: runtime on the test split: expected 0 of 12 windows right as in training, "
         f"got {right}; the export is wrong, please report it"

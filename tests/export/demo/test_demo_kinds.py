@@ -66,12 +66,12 @@ class Shown:
     document: dict[str, Any]
 
 
-def measured(comparison: Comparison, fold: FoldResult) -> DemoDocument:
+def measured(comparison: Comparison, fold: FoldResult, altered: FoldResult | None = None) -> DemoDocument:
     times = {"p50": 0.2, "p90": 0.3, "p99": 0.4}
     return measure(
         demo_document(comparison.dataset.spec, comparison.dataset.sha256, [fold]),
         comparison,
-        [fold],
+        [altered or fold],
         pair=lambda teacher, student: PairLatency(student_ms=times, teacher_ms=times, ratio=1.0),
         bundle=lambda path, reference: (DemoBenchmark(latency_ms=TIMES), {"cpu": "a test"}),
         say=lambda line: None,
@@ -242,7 +242,7 @@ def test_a_runtime_that_answers_otherwise_than_training_is_an_error(shown: dict[
     shutil.copytree(one.comparison.out, tmp_path, dirs_exist_ok=True)
     altered = replace(one.fold, students={"gyro": gyro})
     with pytest.raises(GateError) as caught:
-        measured(replace(one.comparison, out=tmp_path), altered)
+        measured(replace(one.comparison, out=tmp_path), one.fold, altered)
     message = str(caught.value)
     assert message.startswith(
         f"{tmp_path / 'gyro.edge'}: runtime on the test split: expected 12 of 12 windows answered as in training, got "
