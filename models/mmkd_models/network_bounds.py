@@ -18,7 +18,7 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.networks.config import EncoderConfig, RocketConfig
 from mmkd_models.networks.encoder import strides_of
 from mmkd_models.networks.fronts.log_mel import hop_of
-from mmkd_models.networks.fronts.spectrum import is_long
+from mmkd_models.networks.fronts.series import is_long
 from mmkd_models.networks.rocket import claims_of
 
 _MOST_MODALITIES = 64
@@ -103,6 +103,6 @@ def _constant_values(modality: ModalitySpec, encoder: EncoderConfig, *, causal: 
     tokens = -(-positions // stride)
     if modality.kind != "series":
         return positions * tokens
-    if encoder.frame is not None and is_long(modality.samples, encoder.frame):
+    if is_long(modality.samples, encoder.frame):
         return (2 * encoder.frame) ** 2
     return positions * max(positions, tokens)

@@ -15,7 +15,7 @@ from mmkd_models.data.labels import Labels
 from mmkd_models.data.windows import Windows
 from mmkd_models.distillation.learner import tokens_per_window
 from mmkd_models.losses.attention import aligned_map
-from mmkd_models.networks.encoder import EXTRA_TOKENS
+from mmkd_models.networks.layers import EXTRA_TOKENS
 from mmkd_models.networks.student import AnyStudent, RocketStudent
 from mmkd_models.networks.teacher import Teacher
 

@@ -14,8 +14,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.data.batches import Batch
 from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.losses.term import Goal, InnerTerm
-from mmkd_models.networks.committee.network import Committee
-from mmkd_models.networks.committee.views import FixedViews
+from mmkd_models.networks.committee import Committee, FixedViews
 from mmkd_models.networks.teacher import Teacher, TeacherOutput
 
 

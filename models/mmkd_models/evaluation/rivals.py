@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 
 from mmkd_edge.spec import TaskKind, TaskSpec
-from mmkd_models.data.checking.scan import window_statistics
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.outcome import TestedNetwork, outcome_on
 from mmkd_models.metrics.likelihood import fitted_temperature, logits_of_probabilities, probabilities_of
 from mmkd_models.metrics.scores import AnyMetric
 from mmkd_models.training.choosing import chosen_tau, log_prior
-from mmkd_models.training.predict import series_values
+from mmkd_models.training.committee import grown_network
+from mmkd_models.training.predict import answers_to, series_values
 from mmkd_models.training.ridge import label_answers
 from mmkd_report.schema.figures import CONTESTANTS
 
@@ -40,7 +40,6 @@ Answerer = Callable[[Windows], Answers]
 Features = NDArray[Any]
 Transform = Callable[[NDArray[np.float64]], Features]
 
-_TREES = 300
 _PENALTIES = np.logspace(-3, 3, 10)  # as in aeon's classifiers; leave-one-out decides
 
 
@@ -149,29 +148,8 @@ def averaged(first: Answers, second: Answers, *, kind: TaskKind) -> Answers:
 
 
 def _extra_trees(known: Windows, *, modality: str, seed: int) -> Answerer:
-    """Extra-trees (Geurts et al., Machine Learning 63, 2006) on `window_statistics`.
-
-    Answers of classes and labels are logits of the votes, with one more vote for each, so that they are finite.
-    """
-    from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
-
-    task, classes = known.spec.task, len(known.spec.task.labels)
-    forest = (ExtraTreesClassifier if task.kind == "classification" else ExtraTreesRegressor)(
-        n_estimators=_TREES, random_state=seed
-    )
-    forest.fit(window_statistics(series_values(known, modality)), known.labels)
-
-    def ask(windows: Windows) -> Answers:
-        statistics = window_statistics(series_values(windows, modality))
-        if task.kind == "classification":
-            votes = np.zeros((len(windows), classes))
-            votes[:, forest.classes_] = forest.predict_proba(statistics)
-            return np.asarray(np.log((votes * _TREES + 1 / classes) / (_TREES + 1)))
-        numbers = np.asarray(forest.predict(statistics), dtype=np.float64).reshape(len(windows), -1)
-        votes = (numbers * _TREES + 0.5) / (_TREES + 1)
-        return numbers if task.kind == "regression" else np.asarray(np.log(votes / (1 - votes)))
-
-    return ask
+    trees = grown_network(known.with_modalities((modality,)), "trees", seed=seed)
+    return lambda windows: answers_to(trees, windows.with_modalities((modality,))).numpy().astype(np.float64)
 
 
 # --- convolutional features -------------------------------------------------------------------------------------------

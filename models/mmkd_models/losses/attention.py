@@ -27,7 +27,7 @@ from mmkd_models.losses.layers import (
     valid_tokens,
 )
 from mmkd_models.losses.term import InnerTerm, Pair, TrainingStep, Weight
-from mmkd_models.networks.encoder import EXTRA_TOKENS
+from mmkd_models.networks.layers import EXTRA_TOKENS
 from mmkd_models.networks.teacher import TeacherOutput
 
 EPSILON = 1e-6

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.losses.term import LossTerm, Pair, weighted_mean
-from mmkd_models.networks.encoder import EXTRA_TOKENS
+from mmkd_models.networks.layers import EXTRA_TOKENS
 from mmkd_models.networks.student import StudentOutput
 from mmkd_models.networks.teacher import TeacherOutput
 

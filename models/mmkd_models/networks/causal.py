@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import cast
 
 import torch
@@ -20,13 +19,19 @@ from torch import Tensor, nn
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.networks.config import EncoderConfig
-from mmkd_models.networks.dropout import Dropout
-from mmkd_models.networks.encoder import MASKED, AttentionTap, Projections, Tokens, TransformerBlock, strides_of
-from mmkd_models.networks.fronts.causal.frames import CausalFrames, frame_series
-from mmkd_models.networks.fronts.causal.series import Blocks, CausalFront, Running
-from mmkd_models.networks.fronts.causal.sound import CausalSound, mel_series
+from mmkd_models.networks.encoder import strides_of
+from mmkd_models.networks.fronts.causal import (
+    Blocks,
+    CausalFrames,
+    CausalFront,
+    CausalSound,
+    Running,
+    frame_series,
+    mel_series,
+)
 from mmkd_models.networks.fronts.frames import FrameFront
 from mmkd_models.networks.fronts.log_mel import LogMels
+from mmkd_models.networks.layers import MASKED, AttentionTap, Dropout, Projections, Tokens, TransformerBlock
 
 FORBIDDEN = 3 * MASKED
 """Additive attention score of a key that a query must not see: far below a missing one, and still finite in FP16."""
@@ -210,8 +215,11 @@ def _sensed(
             return mel_series(modality, mels), mels.hop, lambda inner: CausalSound(mels, len(modality.channels), inner)
         case "video":
             values = config.width // _SHARE_OF_FRAMES
-            frames = partial(FrameFront, modality, config.width, late_change=config.late_change, values=values)
-            return frame_series(modality, values), 1, lambda inner: CausalFrames(frames(), inner)
+            return (
+                frame_series(modality, values),
+                1,
+                lambda inner: CausalFrames(FrameFront(modality, config.width, values=values), inner),
+            )
         case "series":
             return modality, 1, lambda inner: inner
 

@@ -1,16 +1,25 @@
-"""The arithmetic of a student in INT8, and what a training that practised it has learnt.
+"""The arithmetic of a student in INT8, and a student that practises it in float32, with gradients.
 
-Owns how a number becomes an INT8 level: symmetric, zero point 0, weights with one scale for each output. The export
-writes graphs by these functions, and quantisation-aware distillation practises with the same ones, so they take NumPy
-arrays and torch tensors alike. Which layers compute in INT8 is the export's to say.
+A number becomes an INT8 level symmetrically, zero point 0, weights with one scale for each output. The export writes
+graphs by the same functions, so they take NumPy arrays and torch tensors alike; it also says which layers take part.
+
+Values are rounded to the levels of INT8 and stay float32 ("fake quantisation": B. Jacob et al., "Quantization and
+Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018, section 3). Rounding passes
+gradients straight through (Y. Bengio et al., 2013), and the ranges of activations are learnt (S. Esser et al., "Learned
+Step Size Quantization", ICLR 2020, equations 1 to 3, with their gradient scale).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
+import torch
+from torch import Tensor, nn
+
+from mmkd_models.networks.student import Student, StudentOutput
 
 TOP = 127
 """Largest level; of weights also the largest magnitude, as TensorRT's weights never use -128."""
@@ -19,19 +28,24 @@ BOTTOM = -128
 """Lowest level of an activation: what QuantizeLinear gives for everything below."""
 
 NOTHING = 1e-30
-"""Magnitudes up to this are as good as 0: a scale made from them would be 0 in float32."""
+"""Magnitudes up to this count as 0: a scale made from them would be 0 in float32."""
+
+_CANDIDATES = tuple(0.5 ** (step / 4) for step in range(25))  # fractions of the largest magnitude, down to 1 / 64
+_SPEED = 20.0
+"""How much faster a range moves than a weight: Adam moves both by about the learning rate a step, a range on a
+logarithmic scale, where a factor of 2 shall be within reach of a few hundred steps at 2e-4."""
 
 _Array = TypeVar("_Array", bound=Any)  # a NumPy array or a torch tensor
 
 
 def scales_of(largest: _Array) -> _Array:
-    """Gives the scale for each largest magnitude: a 127th of it; 1 / 127 where it is as good as 0."""
+    """Return the scale for each largest magnitude: a 127th of it; 1 / 127 if it counts as 0."""
     scales: _Array = (largest + 1.0 * (largest <= NOTHING)) / TOP
     return scales
 
 
 def levels_of(values: _Array, scales: _Array, *, lowest: int) -> _Array:
-    """Gives whole numbers from `lowest` to `TOP`, halves rounded to even as QuantizeLinear does."""
+    """Return whole numbers from `lowest` to `TOP`, halves rounded to even as QuantizeLinear does."""
     levels: _Array = (values / scales).round().clip(lowest, TOP)
     return levels
 
@@ -41,22 +55,22 @@ class QuantisedInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     Attributes:
         layers: modules of the student that read it.
-        largest: the largest magnitude that is represented, as training found it.
+        largest: the largest magnitude that is represented.
 
-    Raises ValueError where it has no reader, or the magnitude is no number above 0.
+    Raises ValueError without layers, or if the magnitude is no number above 0.
     """
 
     layers: tuple[str, ...]
     largest: float
 
     def __post_init__(self) -> None:
-        """Refuses what describes no range, wherever it comes from."""
+        """Refuse what describes no range, also in a file."""
         if not self.layers or not (math.isfinite(self.largest) and self.largest > NOTHING):
             raise ValueError("expected layers and a finite largest magnitude above 0")
 
 
 class LearntInt8(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What quantisation-aware distillation learnt.
+    """The result of quantisation-aware distillation.
 
     Attributes:
         student_sha256: of the checkpoint that it started from.
@@ -70,5 +84,134 @@ class LearntInt8(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def ranges(self) -> dict[str, float]:
-        """Gives the largest represented magnitude of what each layer reads."""
+        """The largest represented magnitude of the input of each layer."""
         return {layer: entry.largest for entry in self.inputs for layer in entry.layers}
+
+
+class FakeInt8Student(nn.Module):
+    """A student whose chosen layers read rounded activations and have rounded weights.
+
+    Args:
+        student: the trained student, whose weights are trained further.
+        groups: names of the layers that compute in INT8, those that read one tensor together.
+        values: (N, T, C) raw windows, 0 where missing, that the ranges start from.
+    """
+
+    start: Tensor
+
+    def __init__(self, student: Student, groups: Sequence[Sequence[str]], values: Tensor, present: Tensor) -> None:
+        super().__init__()
+        self.student = student
+        self.groups = tuple(tuple(group) for group in groups)
+        self.register_buffer("start", _starting_ranges(student, self.groups, values, present))
+        self.moved = nn.Parameter(torch.zeros(len(self.groups)))
+        with torch.no_grad():
+            for name in self._layers():
+                weight = student.get_parameter(f"{name}.weight")
+                weight.copy_(_clipped_weights(weight))
+        for index, group in enumerate(self.groups):
+            for name in group:
+                student.get_submodule(name).register_forward_pre_hook(self._quantiser(index))
+
+    def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> StudentOutput:
+        """Answer a batch of windows, as `Student.forward`."""
+        weights = {
+            f"{name}.weight": fake_weights(self.student.get_parameter(f"{name}.weight")) for name in self._layers()
+        }
+        output: StudentOutput = torch.func.functional_call(self.student, weights, (values, present), {"taps": taps})
+        return output
+
+    @property
+    def ranges(self) -> Tensor:
+        """(S,) the largest represented magnitude of each tensor."""
+        return self.start * (_SPEED * self.moved).exp()
+
+    def _layers(self) -> tuple[str, ...]:
+        return tuple(name for group in self.groups for name in group)
+
+    def _quantiser(self, index: int) -> Any:
+        def quantise(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (fake_activations(inputs[0], self.ranges[index]), *inputs[1:])
+
+        return quantise
+
+
+def learnt_student(network: FakeInt8Student) -> tuple[dict[str, Tensor], tuple[QuantisedInput, ...]]:
+    """Return a student's weights, and the ranges of its activations.
+
+    The weights are those that INT8 computes with, so that the float32 graph differs from the INT8 one by the rounding
+    of activations alone. Rounding them again changes nothing.
+    """
+    state = {name: value.detach().clone() for name, value in network.student.state_dict().items()}
+    for name in {name for group in network.groups for name in group}:
+        state[f"{name}.weight"] = fake_weights(state[f"{name}.weight"])
+    ranges = network.ranges.detach().tolist()
+    return state, tuple(
+        QuantisedInput(layers=group, largest=largest) for group, largest in zip(network.groups, ranges, strict=True)
+    )
+
+
+def fake_weights(weight: Tensor) -> Tensor:
+    """Round weights (n, ...) to the levels of their output's scale; the gradient is that of the weights themselves."""
+    scales = scales_of(weight.detach().flatten(1).abs().amax(1)).reshape(-1, *[1] * (weight.ndim - 1))
+    rounded = levels_of(weight.detach(), scales, lowest=-TOP) * scales
+    return weight + (rounded - weight).detach()
+
+
+def fake_activations(values: Tensor, largest: Tensor) -> Tensor:
+    """Round and clip activations to the levels of a range.
+
+    With s = largest / 127 and v = x / s: the gradient for x is 1 where -128 <= v <= 127 and 0 where x was clipped;
+    for s it is round(v) - v, or the level at which x was clipped, summed and divided by sqrt(127 N) for N values.
+    """
+    with torch.autocast(values.device.type, enabled=False):
+        x = values.float()
+        scale = scales_of(largest)
+        scale = scale.detach() + (scale - scale.detach()) * (1.0 / math.sqrt(TOP * x.numel()))
+        steps = (x / scale).clamp(BOTTOM, TOP)
+        levels = levels_of(x.detach(), scale.detach(), lowest=BOTTOM)
+        return (steps + (levels - steps).detach()) * scale
+
+
+@torch.no_grad()
+def _clipped_weights(weight: Tensor) -> Tensor:
+    """Clip the weights of each output if that lessens the square error of rounding: training mends the rest."""
+    flat = weight.flatten(1)
+    largest = flat.abs().amax(1, keepdim=True)
+    best, least = flat, torch.full_like(largest, math.inf)
+    for share in _CANDIDATES:
+        clipped = flat.clamp(-share * largest, share * largest)
+        scales = scales_of(share * largest)
+        error = (levels_of(clipped, scales, lowest=-TOP) * scales - flat).square().sum(1, keepdim=True)
+        best, least = torch.where(error < least, clipped, best), torch.minimum(error, least)
+    return best.reshape(weight.shape)
+
+
+@torch.no_grad()
+def _starting_ranges(student: Student, groups: Sequence[Sequence[str]], values: Tensor, present: Tensor) -> Tensor:
+    """(S,) for each tensor the range with the least square error of rounding on these windows."""
+    inputs: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Any:
+        return lambda module, args: inputs.__setitem__(name, args[0].detach())
+
+    names = [group[0] for group in groups]
+    hooks = [student.get_submodule(name).register_forward_pre_hook(keep(name)) for name in names]
+    was_training = student.training
+    student.eval()(values, present)
+    student.train(was_training)
+    for hook in hooks:
+        hook.remove()
+    return torch.stack([_least_error(inputs[name]) for name in names])
+
+
+def _least_error(values: Tensor) -> Tensor:
+    top = values.abs().amax()
+    if float(top) <= NOTHING:
+        return torch.ones_like(top)  # a tensor that is always 0 is exact with any range
+    errors: list[Tensor] = []
+    for share in _CANDIDATES:
+        scale = scales_of(share * top)
+        errors.append((levels_of(values, scale, lowest=BOTTOM) * scale - values).square().mean())
+    best: Tensor = top * _CANDIDATES[int(torch.stack(errors).argmin())]
+    return best

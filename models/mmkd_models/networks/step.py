@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkd_models.networks.causal import FORBIDDEN, CausalEncoder
-from mmkd_models.networks.encoder import EXTRA_TOKENS, MASKED, TokenPooling, TransformerBlock
-from mmkd_models.networks.fronts.causal.series import Blocks, CausalFront
+from mmkd_models.networks.fronts.causal import Blocks, CausalFront
+from mmkd_models.networks.layers import EXTRA_TOKENS, MASKED, TokenPooling, TransformerBlock
 from mmkd_models.networks.student import Student
 from mmkd_models.novelty import NoveltyScore, TrainingEmbeddings
 

@@ -1,6 +1,5 @@
 """The student: one modality, one head; the only network that leaves the training side.
 
-Owns which network a configuration describes: a transformer, convolutional features with a head, or both in one graph.
 Every kind ends in one linear `head`, so that what is added to its bias holds in every engine.
 """
 
@@ -12,18 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from mmkd_edge.spec import ModalitySpec, TaskKind
-from mmkd_models.networks.answer import AnswerHead
 from mmkd_models.networks.causal import CausalEncoder
-from mmkd_models.networks.config import StudentConfig
-from mmkd_models.networks.dropout import Dropout
-from mmkd_models.networks.encoder import Encoder, Projections, TokenPooling
+from mmkd_models.networks.config import StudentConfig, StudentKind
+from mmkd_models.networks.encoder import Encoder
+from mmkd_models.networks.layers import AnswerHead, Dropout, Projections, TokenPooling, Tokens
 from mmkd_models.networks.rocket import RocketFeatures
 from mmkd_models.novelty import NoveltyScore, TrainingEmbeddings
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudentOutput:
-    """What a student gives, ours or one of your own; what it lacks stays empty.
+    """The output of a student, ours or one of your own, which may leave out all but the first two.
 
     Attributes:
         logits: (B, K); of a regression (B, 1), the number in the target's unit.
@@ -31,7 +29,7 @@ class StudentOutput:
         hidden: (B, L + 2, D) after each block; empty without taps.
         attention: (B, H, L + 2, L + 2) of each block; empty without taps.
         projections: queries, keys and values (B, L + 2, D) of each block; empty without taps.
-        valid: (B, L + 2) 1 for tokens with samples behind them, else 0; None without taps, or where all are.
+        valid: (B, L + 2) 1 for tokens with samples behind them, else 0; None without taps, or if all are.
     """
 
     logits: Tensor
@@ -57,22 +55,15 @@ class Student(nn.Module):
         self.answer = AnswerHead(kind)
 
     def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> StudentOutput:
-        """Answers a batch of windows."""
+        """Answer a batch of windows."""
         tokens = self.encoder(values, present, taps=taps)
         embedding = self.pool(tokens.values, tokens.bias)
         logits = self.answer.logits(self.head(self.dropout(embedding)))
-        return StudentOutput(
-            logits=logits,
-            embedding=embedding,
-            hidden=tokens.hidden,
-            attention=tuple(tap.map for tap in tokens.attention),
-            projections=tuple(tap.projections for tap in tokens.attention),
-            valid=tokens.valid if taps else None,
-        )
+        return _output(tokens, logits=logits, embedding=embedding, taps=taps)
 
 
 class RocketStudent(nn.Module):
-    """Convolutional features of a window, and a linear head; the features are what it embeds a window in."""
+    """Convolutional features of a window, which are its embedding, and a linear head."""
 
     def __init__(
         self, modality: ModalitySpec, classes: int, config: StudentConfig, *, kind: TaskKind = "classification"
@@ -83,13 +74,13 @@ class RocketStudent(nn.Module):
         self.answer = AnswerHead(kind)
 
     def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> StudentOutput:
-        """Answers a batch of windows; there is nothing inside to tap."""
+        """Answer a batch of windows; there is nothing inside to tap."""
         embedding = self.rocket(values, present)
         return StudentOutput(logits=self.answer.logits(self.head(embedding)), embedding=embedding)
 
 
 class HybridStudent(nn.Module):
-    """A transformer beside convolutional features, and one linear head over what both give.
+    """A transformer and convolutional features, with one linear head over both embeddings.
 
     A weighted sum of two heads' logits is one head over both embeddings, so no engine computes more for it.
     """
@@ -105,17 +96,10 @@ class HybridStudent(nn.Module):
         self.answer = AnswerHead(kind)
 
     def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> StudentOutput:
-        """Answers a batch of windows; the taps are the transformer's."""
+        """Answer a batch of windows; the taps are the transformer's."""
         tokens = self.encoder(values, present, taps=taps)
         embedding = torch.cat([self.pool(tokens.values, tokens.bias), self.rocket(values, present)], dim=-1)
-        return StudentOutput(
-            logits=self.answer.logits(self.head(embedding)),
-            embedding=embedding,
-            hidden=tokens.hidden,
-            attention=tuple(tap.map for tap in tokens.attention),
-            projections=tuple(tap.projections for tap in tokens.attention),
-            valid=tokens.valid if taps else None,
-        )
+        return _output(tokens, logits=self.answer.logits(self.head(embedding)), embedding=embedding, taps=taps)
 
 
 AnyStudent = Student | RocketStudent | HybridStudent
@@ -124,29 +108,39 @@ AnyStudent = Student | RocketStudent | HybridStudent
 def student_network(
     modality: ModalitySpec, classes: int, config: StudentConfig, *, kind: TaskKind = "classification"
 ) -> AnyStudent:
-    """Gives the network that a configuration describes, with fresh weights.
+    """Return the network of a configuration, with fresh weights.
 
-    Raises ValueError where it names convolutional features that no training has drawn.
+    Raises ValueError if it needs convolutional features that no training has drawn.
     """
-    match config.kind:
-        case "transformer":
-            return Student(modality, classes, config, kind=kind)
-        case "rocket":
-            return RocketStudent(modality, classes, config, kind=kind)
-        case "hybrid":
-            return HybridStudent(modality, classes, config, kind=kind)
+    networks: dict[StudentKind, type[AnyStudent]] = {
+        "transformer": Student,
+        "rocket": RocketStudent,
+        "hybrid": HybridStudent,
+    }
+    return networks[config.kind](modality, classes, config, kind=kind)
 
 
 def values_of(network: nn.Module) -> int:
-    """Gives how many values a network computes with: what is learnt, and the kernels that were drawn."""
-    drawn = [module for module in network.modules() if isinstance(module, RocketFeatures)]
+    """Return the number of values that a network computes with: weights, and the kernels that were drawn."""
     kernels = sum(
         buffer.numel()
-        for module in drawn
+        for module in network.modules()
+        if isinstance(module, RocketFeatures)
         for name, buffer in module.groups.named_buffers()
         if name.endswith((".weight", ".bias"))
     )
     return kernels + sum(parameter.numel() for parameter in network.parameters())
+
+
+def _output(tokens: Tokens, *, logits: Tensor, embedding: Tensor, taps: bool) -> StudentOutput:
+    return StudentOutput(
+        logits=logits,
+        embedding=embedding,
+        hidden=tokens.hidden,
+        attention=tuple(tap.map for tap in tokens.attention),
+        projections=tuple(tap.projections for tap in tokens.attention),
+        valid=tokens.valid if taps else None,
+    )
 
 
 def _rocket(modality: ModalitySpec, config: StudentConfig) -> RocketFeatures:
@@ -158,11 +152,11 @@ def _rocket(modality: ModalitySpec, config: StudentConfig) -> RocketFeatures:
 class ExportStudent(nn.Module):
     """The graph that is exported: raw values and presence in, logits, probabilities and perhaps novelty out.
 
-    Of a regression they are the number in standard deviations of the training targets, and in the target's unit.
+    For a regression they are the number in standard deviations of the training targets, and in the target's unit.
 
     Args:
-        temperature: what the logits are divided by for the probabilities; the logits themselves stay as they are.
-        seen: what training saw, for the novelty; None gives none.
+        temperature: divides the logits for the probabilities; the logits themselves stay.
+        seen: the training's embeddings, for the novelty; None for none.
     """
 
     def __init__(
@@ -174,7 +168,7 @@ class ExportStudent(nn.Module):
         self.novelty = None if seen is None else NoveltyScore(seen)
 
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, ...]:
-        """(1, T, C), (1, T, C) -> logits, probabilities (1, K), or what a regression has for them; novelty (1, 1)."""
+        """(1, T, C), (1, T, C) -> logits, probabilities (1, K), and novelty (1, 1)."""
         answer, output = self.student.answer, self.student(values, present)
         raw = self.student.head(output.embedding) if answer.kind == "regression" else output.logits
         answers = raw, answer(raw if self.sharpness == 1 else raw * self.sharpness)

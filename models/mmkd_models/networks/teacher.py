@@ -1,4 +1,9 @@
-"""The teacher: any number of modalities, fused by cross-attention. Training side only."""
+"""The teacher: any number of modalities, fused by cross-attention. Training side only.
+
+The fusion is the pairwise cross-modal attention of multimodal transformers (Tsai et al., "Multimodal Transformer for
+Unaligned Multimodal Language Sequences", ACL 2019), with the other modalities' tokens side by side as keys, so that
+cost grows with the number of modalities and not with its pairs.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +15,18 @@ from torch import Tensor, nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec, TaskKind
-from mmkd_models.networks.answer import AnswerHead
-from mmkd_models.networks.config import TeacherConfig
-from mmkd_models.networks.dropout import Dropout
-from mmkd_models.networks.encoder import Encoder, Projections, TokenPooling, Tokens
-from mmkd_models.networks.fusion import CrossTap, FusionLayer
+from mmkd_models.networks.config import EncoderConfig, TeacherConfig
+from mmkd_models.networks.encoder import Encoder
+from mmkd_models.networks.layers import (
+    AnswerHead,
+    Attention,
+    AttentionTap,
+    Dropout,
+    Projections,
+    TokenPooling,
+    Tokens,
+    TransformerBlock,
+)
 
 Inputs = Mapping[str, tuple[Tensor, Tensor]]
 """Modality name -> (values (B, T, C), present (B, T, C)); of video (B, T, H, W, C) and (B, T, 1)."""
@@ -22,7 +34,7 @@ Inputs = Mapping[str, tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherOutput:
-    """What a teacher gives, ours or one of your own; what it lacks stays empty.
+    """The output of a teacher, ours or one of your own, which may leave out all but the first two.
 
     Attributes:
         logits: (B, K); of a regression (B, 1), the number in the target's unit.
@@ -31,8 +43,7 @@ class TeacherOutput:
         hidden: per modality, (B, L + 2, D) after each encoder block and each fusion layer; empty without taps.
         cross_attention: per modality and fusion layer, (B, H, Lq, sum of the other modalities' Lk); empty without taps.
         self_attention: per modality and encoder block, (B, H, L + 2, L + 2); empty without taps.
-        projections: per modality, queries, keys and values (B, L + 2, D) of the self-attention in each encoder block
-            and each fusion layer, beside `hidden`; empty without taps.
+        projections: per modality, queries, keys and values (B, L + 2, D) of the self-attention, as `hidden`.
         valid: per modality, (B, L + 2) 1 for tokens with samples behind them, else 0; empty without taps.
     """
 
@@ -44,6 +55,50 @@ class TeacherOutput:
     self_attention: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
     projections: dict[str, tuple[Projections, ...]] = field(default_factory=dict)
     valid: dict[str, Tensor] = field(default_factory=dict)
+
+
+class CrossBlock(nn.Module):
+    """One modality attends to the others, then to itself."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.norm_query = nn.LayerNorm(config.width)
+        self.norm_source = nn.LayerNorm(config.width)
+        self.cross = Attention(config.width, config.heads, cross=True)
+        self.block = TransformerBlock(config)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(
+        self, own: Tensor, others: Tensor, own_bias: Tensor, others_bias: Tensor, *, want_map: bool
+    ) -> tuple[Tensor, AttentionTap | None, AttentionTap | None]:
+        """(B, Lq, D) queries and (B, Lk, D) keys -> (B, Lq, D), and the taps of cross-attention and self-attention."""
+        attended, cross = self.cross(self.norm_query(own), self.norm_source(others), others_bias, want_map=want_map)
+        some = (others_bias.amax(-1) == 0).to(own.dtype)[:, None, None]  # nothing to attend to: add nothing
+        x, inner = self.block(own + self.dropout(attended * some), own_bias, want_map=want_map)
+        return x, cross, inner
+
+
+class FusionLayer(nn.Module):
+    """One cross-attention block per modality, all reading the previous layer's tokens."""
+
+    def __init__(self, names: tuple[str, ...], config: EncoderConfig) -> None:
+        super().__init__()
+        self.names = names
+        self.blocks = nn.ModuleDict({name: CrossBlock(config) for name in names})
+
+    def forward(
+        self, tokens: Mapping[str, Tokens], *, want_maps: bool
+    ) -> dict[str, tuple[Tokens, AttentionTap | None, AttentionTap | None]]:
+        """Return the new tokens of every modality, and the taps of its cross-attention and self-attention."""
+        fused = {}
+        for name in self.names:
+            own = tokens[name]
+            others = [tokens[other] for other in self.names if other != name]
+            keys = torch.cat([other.values for other in others], dim=1)
+            bias = torch.cat([other.bias for other in others], dim=1)
+            values, *taps = self.blocks[name](own.values, keys, own.bias, bias, want_map=want_maps)
+            fused[name] = (Tokens(values=values, bias=own.bias), *taps)
+        return fused
 
 
 class Teacher(nn.Module):
@@ -74,17 +129,13 @@ class Teacher(nn.Module):
         self.answer = AnswerHead(kind)
 
     def forward(self, inputs: Inputs, *, taps: bool = False) -> TeacherOutput:
-        """Answers a batch of windows; every modality of the teacher must be in `inputs` (all-missing is fine)."""
+        """Answer a batch of windows; every modality of the teacher must be in `inputs` (all-missing is fine)."""
         tokens: dict[str, Tokens] = {name: self.encoders[name](*inputs[name], taps=taps) for name in self.names}
         encoded = tokens
-        hidden = {name: list(tokens[name].hidden) for name in self.names}
-        fused: list[dict[str, CrossTap]] = []
+        layers = []
         for layer in self.fusion:
-            tokens, layer_taps = layer(tokens, want_maps=taps)
-            if taps:
-                fused.append(layer_taps)
-                for name in self.names:
-                    hidden[name].append(tokens[name].values)
+            layers.append(layer(tokens, want_maps=taps))
+            tokens = {name: fused for name, (fused, _, _) in layers[-1].items()}
         pooled = {name: self.pools[name](tokens[name].values, tokens[name].bias) for name in self.names}
         embedding = self._fuse(pooled, tokens)
         output = TeacherOutput(
@@ -92,14 +143,13 @@ class Teacher(nn.Module):
         )
         if not taps:
             return output
-        own = {name: [*encoded[name].attention, *(layer_taps[name].own for layer_taps in fused)] for name in self.names}
-        cross = {name: [layer_taps[name].cross for layer_taps in fused] for name in self.names}
+        own = {name: [*encoded[name].attention, *(layer[name][2] for layer in layers)] for name in self.names}
         return replace(
             output,
-            hidden={name: tuple(states) for name, states in hidden.items()},
-            cross_attention={name: tuple(tap.map for tap in found) for name, found in cross.items()},
+            hidden={name: (*encoded[name].hidden, *(layer[name][0].values for layer in layers)) for name in self.names},
+            cross_attention={name: tuple(layer[name][1].map for layer in layers) for name in self.names},
             self_attention={name: tuple(tap.map for tap in encoded[name].attention) for name in self.names},
-            projections={name: tuple(tap.projections for tap in found) for name, found in own.items()},
+            projections={name: tuple(tap.projections for tap in taps) for name, taps in own.items()},
             valid={name: encoded[name].valid for name in self.names},
         )
 
@@ -111,18 +161,12 @@ class Teacher(nn.Module):
         return (stacked * weights[..., None]).sum(1)
 
 
-def _kept(windows: Tensor, keep: Tensor) -> Tensor:
-    """(B, ...) and (B,) 1 or 0 -> (B, ...), zeros where 0."""
-    return windows * keep.to(windows.dtype).reshape(-1, *[1] * (windows.ndim - 1))
-
-
 def hide_modalities(inputs: Inputs, probability: float, generator: torch.Generator) -> dict[str, tuple[Tensor, Tensor]]:
     """Modality dropout: with `probability` a window loses one modality, chosen evenly; never the last one it has.
 
     Args:
         inputs: as for `Teacher.forward`; not changed.
-        probability: of losing a modality, per window.
-        generator: the source of chance, on the CPU.
+        generator: source of chance, on the CPU.
     """
     names = list(inputs)
     if len(names) < 2 or probability <= 0:
@@ -135,9 +179,12 @@ def hide_modalities(inputs: Inputs, probability: float, generator: torch.Generat
     hit = hit & (left > 0)
     hidden: dict[str, tuple[Tensor, Tensor]] = {}
     for position, name in enumerate(names):
-        values, present = inputs[name]
-        keep = (~(hit & (which == position))).to(present)  # (B,)
-        hidden[name] = _kept(values, keep), _kept(present, keep)
+        keep = ~(hit & (which == position))  # (B,)
+        values, present = (
+            part * keep.to(inputs[name][1].device, part.dtype).reshape(-1, *[1] * (part.ndim - 1))
+            for part in inputs[name]
+        )
+        hidden[name] = values, present
     return hidden
 
 

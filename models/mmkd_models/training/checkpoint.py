@@ -28,10 +28,10 @@ from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.network_bounds import check_bounds
-from mmkd_models.networks.committee.members import member_fault, member_from_state
-from mmkd_models.networks.committee.network import Committee, CommitteeFacts, committee_fault
+from mmkd_models.networks.committee import Committee, CommitteeFacts, committee_fault
 from mmkd_models.networks.config import StudentConfig, TeacherConfig
 from mmkd_models.networks.int8 import LearntInt8
+from mmkd_models.networks.members import member_fault, member_from_state
 from mmkd_models.networks.student import AnyStudent, Student, student_network
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.novelty import TrainingEmbeddings, seen_from, seen_tensors

@@ -22,17 +22,16 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.windows import Windows
 from mmkd_models.defaults import COMMITTEE
 from mmkd_models.metrics.scores import AnyMetric, scores_from_logits
-from mmkd_models.networks.committee.network import Committee, CommitteeFacts, MemberFacts
-from mmkd_models.networks.committee.pool import MemberPooling, joining_sensor, pool_of
-from mmkd_models.networks.committee.rocket import Rocket
-from mmkd_models.networks.committee.trees import Trees, grown_trees, statistics_of
+from mmkd_models.networks.committee import Committee, CommitteeFacts, MemberFacts
 from mmkd_models.networks.config import MEMBERS, MemberKind, TeacherConfig
 from mmkd_models.networks.fronts.as_series import series_spec, series_views
+from mmkd_models.networks.members import Rocket, Trees, grown_trees, statistics_of
 from mmkd_models.networks.rocket import FEATURES, KERNELS, LENGTH, fits_kernels
 from mmkd_models.train_config import OnStep
 from mmkd_models.training.checkpoint import TeacherCheckpoint, TeacherFile
 from mmkd_models.training.choosing import evening_bias
 from mmkd_models.training.inputs import TrainingData, TrainingRun
+from mmkd_models.training.pooling import MemberPooling, joining_sensor, pool_of
 from mmkd_models.training.predict import answers_to, batches_of
 from mmkd_models.training.ridge import fit_ridge, label_answers
 from mmkd_models.training.rocket import drawn_features, features_of_rows

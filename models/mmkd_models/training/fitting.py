@@ -21,11 +21,10 @@ from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.losses.term import target_scale
 from mmkd_models.metrics.scores import check_metric
 from mmkd_models.networks.config import StudentConfig
-from mmkd_models.networks.encoder import Encoder, Front, FrontEnd
-from mmkd_models.networks.fronts.causal.frames import CausalFrames
-from mmkd_models.networks.fronts.causal.series import CausalFront
-from mmkd_models.networks.fronts.causal.sound import CausalSound
+from mmkd_models.networks.encoder import Encoder, Front
+from mmkd_models.networks.fronts.causal import CausalFrames, CausalFront, CausalSound
 from mmkd_models.networks.fronts.log_mel import LogMelFront
+from mmkd_models.networks.fronts.series import FrontEnd
 from mmkd_models.networks.student import HybridStudent, Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import Provenance, StudentCheckpoint, TeacherFile, library_versions
@@ -196,7 +195,7 @@ def set_normalisation(network: Student | HybridStudent | Teacher, windows: Windo
         mean, std = channel_statistics(windows, name)
         front.mean.copy_(torch.from_numpy(mean))
         front.std.copy_(torch.from_numpy(std))
-        if isinstance(front, FrontEnd) and front.has_movement:
+        if isinstance(front, FrontEnd):
             front.movement.copy_(torch.from_numpy(channel_movement(windows, name)))
         if isinstance(front, LogMelFront | CausalSound):
             set_mel_statistics(front, windows, name)

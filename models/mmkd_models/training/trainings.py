@@ -20,12 +20,10 @@ from mmkd_models.distillation.learner import DistillLearner, SelfTrainingLearner
 from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.losses.task import TaskTerm
 from mmkd_models.losses.term import OutputTerm, goal_of
-from mmkd_models.networks.committee.network import Committee
-from mmkd_models.networks.committee.views import FixedViews
+from mmkd_models.networks.committee import Committee, FixedViews
 from mmkd_models.networks.config import StudentConfig, TeacherConfig
 from mmkd_models.networks.encoder import blank_inputs
-from mmkd_models.networks.fake_int8 import FakeInt8Student, learnt_student
-from mmkd_models.networks.int8 import LearntInt8
+from mmkd_models.networks.int8 import FakeInt8Student, LearntInt8, learnt_student
 from mmkd_models.networks.teacher import Teacher, take_teacher
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint, TeacherFile
 from mmkd_models.training.compatible import check_compatible, check_start

@@ -23,7 +23,7 @@ from mmkd_export.commands.inspect import main
 from mmkd_export.inspect.files import differences, inspect_file
 from mmkd_export.pipeline import ExportResult
 from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.networks.committee.network import CommitteeFacts, MemberFacts
+from mmkd_models.networks.committee import CommitteeFacts, MemberFacts
 from mmkd_models.networks.config import teacher_config
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.train_config import TrainConfig

@@ -30,7 +30,7 @@ from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.distillation.methods import default_recipe
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
-from mmkd_models.networks.fake_int8 import FakeInt8Student
+from mmkd_models.networks.int8 import FakeInt8Student
 from mmkd_models.networks.student import Student
 from mmkd_models.train_config import TrainConfig, TrainingProgress
 from mmkd_models.training.checkpoint import (

@@ -30,7 +30,7 @@ from mmkd_models.losses.relation import RelationTerm
 from mmkd_models.losses.term import constant
 from mmkd_models.networks.causal import CausalEncoder, band_of
 from mmkd_models.networks.config import EncoderConfig, Preset, StudentConfig, TeacherConfig, student_config
-from mmkd_models.networks.fronts.causal.series import CausalFront
+from mmkd_models.networks.fronts.causal import CausalFront
 from mmkd_models.networks.step import StepStudent, answers_along, causal_encoder
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
-from mmkd_models.networks.fronts.causal.frames import CausalFrames
+from mmkd_models.networks.fronts.causal import CausalFrames
 from mmkd_models.networks.step import StepStudent, answers_along, causal_encoder
 from mmkd_models.networks.student import Student
 from tests.models.networks.stepping import stepped
@@ -104,8 +104,7 @@ def test_an_answer_depends_on_the_frames_of_its_memory_and_on_no_later_ones() ->
 def test_frames_whose_changes_are_seen_in_small_maps_are_followed_alike(missing: float) -> None:
     spec = msgspec.structs.replace(camera(5), height=64, width=70)
     torch.manual_seed(0)
-    encoder = msgspec.structs.replace(ENCODER, late_change=True)
-    network = Student(spec, 3, StudentConfig(preset="test", encoder=encoder, causal=True)).eval()
+    network = Student(spec, 3, StudentConfig(preset="test", encoder=ENCODER, causal=True)).eval()
     assert StepStudent(network).state_shapes()["picture"] == ((1, 1, 8 * 4 * 5 + 1), None)
     values, present = film(20, missing=missing, shape=(64, 70))
     present[:, ::4] = 1

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
-from mmkd_models.networks.fronts.causal.sound import CausalSound
+from mmkd_models.networks.fronts.causal import CausalSound
 from mmkd_models.networks.fronts.log_mel import LogMels
 from mmkd_models.networks.step import StepStudent, answers_along, causal_encoder
 from mmkd_models.networks.student import Student

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mmkd_models.metrics.likelihood import log_likelihood, probabilities_of, surely_likelier
-from mmkd_models.networks.committee.pool import joining_sensor, mixture_weights, pool_of
+from mmkd_models.training.pooling import joining_sensor, mixture_weights, pool_of
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 3, 240)

@@ -1,4 +1,4 @@
-"""Trees as arrays: the answers of scikit-learn to the last bit of a float32, and statistics by an independent way."""
+"""Trees as arrays: the answers of scikit-learn to the last bit of a float32."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import torch
 from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data.checking import scan as by_numpy
-from mmkd_models.networks.committee import trees as module
-from mmkd_models.networks.committee.statistics import statistics_count, window_statistics
-from mmkd_models.networks.committee.trees import Trees, grown_trees, trees_fault
+from mmkd_models.networks import members as module
+from mmkd_models.networks.members import Trees, grown_trees, trees_fault
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=20.0, samples=40)
 RNG = np.random.default_rng(0)
@@ -27,22 +25,6 @@ def windows(missing: float) -> tuple[torch.Tensor, torch.Tensor]:
     present[-1, :, 1] = 0
     values = rng.normal(3.0, 2.0, size=(7, 40, 2)).astype(np.float32) * present
     return torch.from_numpy(values), torch.from_numpy(present)
-
-
-@pytest.mark.parametrize("missing", [0.0, 0.3])
-def test_statistics_are_those_that_the_rival_sees(missing: float) -> None:
-    values, present = windows(missing)
-    seen = np.where(present.numpy() > 0, values.numpy(), np.nan)
-    found = window_statistics(values, present)
-    assert found.dtype == torch.float32
-    # The rival computes in float64, and so do we until the last cast.
-    np.testing.assert_allclose(found.numpy(), by_numpy.window_statistics(seen), rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize(("samples", "channels"), [(40, 2), (9, 1), (200, 3)])
-def test_the_count_of_statistics_is_known_beforehand(samples: int, channels: int) -> None:
-    values = torch.zeros(1, samples, channels)
-    assert window_statistics(values, values).shape == (1, statistics_count(samples, channels))
 
 
 @pytest.mark.parametrize("depth", [1, 3, None])
@@ -107,9 +89,17 @@ def test_the_same_seed_grows_the_same_trees() -> None:
 
 
 def test_grown_trees_are_sound() -> None:
-    statistics = window_statistics(*windows(0.2)).numpy()
+    statistics = module.statistics_of({"acc": windows(0.2)}, ["acc"], {}).numpy()
+    assert statistics.shape == (7, 2 * (3 + 7 + 20))
+    assert np.isfinite(statistics).all()
     grown = grown_trees(statistics, np.arange(7) % 2, ["acc"], classes=2, kind="classification", seed=0)
     assert trees_fault(grown.state_dict(), [ACC], classes=2) is None
+
+
+def test_a_class_without_a_window_gets_the_spread_vote_alone() -> None:
+    grown = grown_trees(FEATURES, CLASSES * 2, ["acc"], classes=5, kind="classification", seed=4)
+    assert grown.shares.shape[1] == 5
+    assert not grown.shares[:, [1, 3]].any()
 
 
 LINKS = "expected every node to lead onwards inside its tree and every leaf to its shares, got other links"

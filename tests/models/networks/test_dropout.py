@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mmkd_models.networks.dropout import Dropout
+from mmkd_models.networks.layers import Dropout
 
 
 def test_a_tenth_is_dropped_and_the_rest_scaled_so_that_the_mean_stays() -> None:

@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from mmkd_models.networks.fake_int8 import FakeInt8Student, fake_activations, fake_weights, learnt_student
-from mmkd_models.networks.int8 import QuantisedInput, levels_of, scales_of
+from mmkd_models.networks.int8 import (
+    FakeInt8Student,
+    QuantisedInput,
+    fake_activations,
+    fake_weights,
+    learnt_student,
+    levels_of,
+    scales_of,
+)
 from mmkd_models.training.checkpoint import StudentCheckpoint
 
 GROUPS = (("encoder.blocks.0.attention.project",), ("encoder.blocks.0.feedforward.up",))

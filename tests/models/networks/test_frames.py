@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import re
 
-import msgspec
 import pytest
 import torch
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.networks.config import EncoderConfig, student_config
-from mmkd_models.networks.encoder import Encoder
 from mmkd_models.networks.fronts.frames import FrameFront
 
 
@@ -116,7 +113,7 @@ def test_frames_too_small_or_too_large_are_refused(height: int, width: int) -> N
 
 def late(spec: ModalitySpec) -> FrameFront:
     torch.manual_seed(0)
-    return FrameFront(spec, 48, late_change=True).eval()
+    return FrameFront(spec, 48).eval()
 
 
 @pytest.mark.parametrize(
@@ -163,13 +160,9 @@ def test_where_nothing_moves_the_small_maps_do_not_change() -> None:
     torch.testing.assert_close(statistics[:, :49], torch.zeros(2, 49), atol=1e-6, rtol=0)
 
 
-def test_small_frames_and_networks_of_before_see_changes_in_pixels() -> None:
+def test_changes_are_seen_in_the_pixels_of_small_frames() -> None:
     assert late(camera(48, 72)).patches is None
-    of_before = msgspec.json.decode(b'{"width": 48, "heads": 4, "depth": 2}', type=EncoderConfig)
-    for config, is_late in ((of_before, False), (student_config("tiny").encoder, True)):
-        made = Encoder(camera(96, 96), config).front
-        assert isinstance(made, FrameFront)
-        assert (made.patches is not None) == is_late
+    assert late(camera(96, 96)).patches is not None
 
 
 def test_the_weights_of_large_frames_begin_at_a_size_that_keeps_what_goes_through() -> None:

@@ -11,7 +11,8 @@ import torch
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.networks.config import EncoderConfig, Preset, StudentConfig, TeacherConfig, student_config
-from mmkd_models.networks.encoder import MASKED, Encoder, blank_inputs
+from mmkd_models.networks.encoder import Encoder, blank_inputs
+from mmkd_models.networks.layers import MASKED
 from mmkd_models.networks.student import Student, student_network
 from mmkd_models.networks.teacher import Teacher, hide_modalities
 

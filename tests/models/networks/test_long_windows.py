@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 
-import msgspec
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.networks.config import EncoderConfig, StudentConfig, student_config, teacher_config
-from mmkd_models.networks.encoder import EXTRA_TOKENS, MASKED, Encoder, FrontEnd
-from mmkd_models.networks.fronts.long import LongFrontEnd
+from mmkd_models.networks.config import EncoderConfig, student_config, teacher_config
+from mmkd_models.networks.encoder import Encoder
+from mmkd_models.networks.fronts.series import FrontEnd, LongFrontEnd
+from mmkd_models.networks.layers import EXTRA_TOKENS, MASKED
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 
@@ -35,38 +34,14 @@ def constants(network: torch.nn.Module) -> int:
     return 4 * sum(tensor.numel() for tensor in (*network.parameters(), *network.buffers()))
 
 
-def tiny(samples: int, *, frame: int | None = 256) -> Student:
-    config = student_config("tiny")
-    encoder = msgspec.structs.replace(config.encoder, frame=frame, movement=False)
+def tiny(samples: int) -> Student:
     torch.manual_seed(0)
-    return Student(vibration(samples), 4, msgspec.structs.replace(config, encoder=encoder)).eval()
+    return Student(vibration(samples), 4, student_config("tiny")).eval()
 
 
-@pytest.mark.parametrize("samples", [200, 1024])
-def test_a_window_of_at_most_1024_samples_has_the_network_it_always_had(samples: int) -> None:
-    now = tiny(samples)
-    before = tiny(samples, frame=None)
-    assert {name: tuple(x.shape) for name, x in now.named_buffers()} == {
-        name: tuple(x.shape) for name, x in before.named_buffers()
-    }
-    assert torch.equal(now(*window(vibration(samples))).logits, before(*window(vibration(samples))).logits)
-
-
-def test_a_student_of_200_samples_has_the_tensors_and_answers_of_earlier_versions() -> None:
-    student = tiny(200)
-    shapes = [(name, tuple(tensor.shape)) for name, tensor in student.state_dict().items()]
-    assert hashlib.sha256(repr(shapes).encode()).hexdigest()[:16] == "de7c1d4195ebdf55"
-    logits = student(*window(vibration(200))).logits[0].tolist()
-    assert logits == pytest.approx([-0.175026, -0.089425, 0.067675, 0.073457], abs=1e-5)
-
-
-def test_a_checkpoint_that_names_no_frame_takes_a_long_window_whole() -> None:
-    text = '{"preset":"tiny","encoder":{"width":48,"heads":4,"depth":2,"dropout":0.0}}'
-    config = msgspec.json.decode(text, type=StudentConfig)
-    student = Student(vibration(1200), 4, config)
-    assert isinstance(student.encoder.front, FrontEnd)
-    assert student.encoder.front.spectrum_basis.shape == (1200, 1200)
-    assert student.encoder.stem[0].kernel_size == (5,)
+@pytest.mark.parametrize(("samples", "kind"), [(1024, FrontEnd), (1025, LongFrontEnd)])
+def test_a_window_of_more_than_four_frames_is_long(samples: int, kind: type[torch.nn.Module]) -> None:
+    assert isinstance(tiny(samples).encoder.front, kind)
 
 
 @pytest.mark.parametrize(("samples", "most_mb"), [(1025, 1), (10_000, 2), (100_000, 4)])

@@ -32,10 +32,8 @@ from mmkd_models.losses.logits import LogitTerm
 from mmkd_models.losses.term import constant
 from mmkd_models.metrics.likelihood import fitted_temperature, log_likelihood
 from mmkd_models.metrics.scores import default_metric
-from mmkd_models.networks.committee.network import Committee, CommitteeFacts, MemberFacts
-from mmkd_models.networks.committee.pool import joining_sensor
-from mmkd_models.networks.committee.rocket import Rocket
-from mmkd_models.networks.committee.views import FixedViews
+from mmkd_models.networks.committee import Committee, CommitteeFacts, FixedViews, MemberFacts
+from mmkd_models.networks.members import Rocket
 from mmkd_models.networks.rocket import LENGTH
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Inputs, TeacherOutput
@@ -45,6 +43,7 @@ from mmkd_models.training.checkpoint import TeacherCheckpoint, TeacherFile, file
 from mmkd_models.training.choosing import log_prior
 from mmkd_models.training.committee import default_members, grown_network, members_named, train_committee
 from mmkd_models.training.inputs import TrainingData, TrainingRun
+from mmkd_models.training.pooling import joining_sensor
 from mmkd_models.training.predict import answers_to, inputs_of, logits_of, scores_of
 from mmkd_models.training.trainings import distil, train_teacher
 from tests.models.conftest import STUDENT, TEACHER

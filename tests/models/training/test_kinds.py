@@ -22,7 +22,7 @@ from mmkd_models.losses.logits import LogitTerm
 from mmkd_models.losses.task import TaskTerm
 from mmkd_models.losses.term import constant
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, StudentKind, TeacherConfig
-from mmkd_models.networks.fronts.causal.sound import CausalSound
+from mmkd_models.networks.fronts.causal import CausalSound
 from mmkd_models.networks.fronts.log_mel import LogMelFront
 from mmkd_models.networks.student import Student
 from mmkd_models.tensors import read_tensors, write_tensors

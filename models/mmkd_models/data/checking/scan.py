@@ -174,8 +174,12 @@ def window_statistics(values: NDArray[np.float32]) -> NDArray[np.float64]:
     mean = filled.sum(1) / count
     centred = np.where(known, x - mean[:, None], 0.0)
     std = np.sqrt((centred**2).sum(1) / count)
-    some = np.where(known.any(1, keepdims=True), x, 0.0)  # a channel without a value counts as 0
-    quantiles = np.nanquantile(some, _QUANTILES, axis=1).transpose(1, 0, 2).reshape(len(x), -1)
+    ordered = np.sort(np.where(known, x, np.inf), axis=1)
+    ordered[np.isinf(ordered)] = 0.0  # a channel without a value counts as 0
+    places = np.array(_QUANTILES)[:, None] * (count[:, None] - 1)  # (N, quantiles, C)
+    low = np.floor(places).astype(np.int64)
+    below, above = (np.take_along_axis(ordered, rows, axis=1) for rows in (low, np.ceil(places).astype(np.int64)))
+    quantiles = (below + (above - below) * (places - low)).reshape(len(x), -1)
     step = np.abs(np.diff(filled, axis=1))
     pairs = known[:, 1:] & known[:, :-1]
     mean_step = np.where(pairs, step, 0.0).sum(1) / np.maximum(pairs.sum(1), 1)

@@ -1,7 +1,4 @@
-"""What networks see of video: normalised frames and what changed in them, through one light stem for every frame.
-
-The graph takes the camera's bytes: its first node makes numbers of them.
-"""
+"""What networks see of video: normalised frames and what changed in them, through one light stem for every frame."""
 
 from __future__ import annotations
 
@@ -18,8 +15,7 @@ LEAST_PIXELS = 8
 """Of the shorter side of a frame."""
 
 MOST_PIXELS = 1024
-"""Of the longer side of a frame: further ones cost a device time, and a stem that ends with a few values of each
-channel makes nothing of them."""
+"""Of the longer side of a frame: more cost a device time, and a stem that ends with a few values uses none of them."""
 
 _WIDE_FROM = 48  # pixels from which on the first convolution makes a quarter of them
 _LATE_FROM = 64  # pixels from which on what changed is seen in small maps
@@ -27,25 +23,19 @@ _LAST = 4  # pixels of the last map, at most
 _FLAT = 1e-2  # variance below which a frame counts as flat, of the training's
 
 
-def has_large_frames(modality: ModalitySpec) -> bool:
-    """Gives whether `EncoderConfig.late_change` decides how this modality is seen."""
-    return modality.kind == "video" and min(modality.shape[1:3]) >= _LATE_FROM
-
-
 class FrameFront(nn.Module):
     """Bytes and presence of the frames of a window -> an embedding of each frame, and summaries, all masked.
 
     Each frame is normalised by the training's mean and standard deviation (buffers, so that they travel in the graph)
-    and then about its own mean and spread, so that a lamp or a camera's gain changes little. Beside it stands what
-    changed since the frame before. Convolutions that all frames share, halving by halving, and one linear layer make an
-    embedding of both. Where frames are large and `late_change` is set, what changed is that of small maps, which
-    convolutions of patches make of each frame: passes over the pixels are most of the time on a device. (Differences
-    of features for motion: Li et al., "TEA: Temporal Excitation and Aggregation for Action Recognition", CVPR 2020.)
+    and then about its own mean and spread, so that a lamp or a camera's gain changes little. Convolutions that all
+    frames share and one linear layer make an embedding of it and of what changed since the frame before. Large frames
+    first go through convolutions of patches, and what changed is that of their small maps: passes over the pixels are
+    most of the time on a device. (Differences of features for motion: Li et al., "TEA: Temporal Excitation and
+    Aggregation for Action Recognition", CVPR 2020.)
 
     Args:
-        width: of the network; its shares are the channels of the convolutions.
-        late_change: see `EncoderConfig`.
-        values: D, of an embedding.
+        width: of the network; fractions of it are the channels of the convolutions.
+        values: D, of an embedding; None for `width`.
 
     Attributes:
         positions: T, frames of a window.
@@ -54,15 +44,13 @@ class FrameFront(nn.Module):
         spectrum: values behind the spectrum token.
         statistics: values behind the statistics token.
 
-    Raises UsageError where frames are too small or too large.
+    Raises UsageError if frames are too small or too large.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, modality: ModalitySpec, width: int, *, late_change: bool = False, values: int | None = None
-    ) -> None:
+    def __init__(self, modality: ModalitySpec, width: int, *, values: int | None = None) -> None:
         super().__init__()
         _, height, across, channels = modality.shape
         if min(height, across) < LEAST_PIXELS or max(height, across) > MOST_PIXELS:
@@ -74,7 +62,7 @@ class FrameFront(nn.Module):
         self.register_buffer("std", torch.ones(channels))
         self.shape = self.map = (channels, height, across)
         self.patches: nn.Sequential | None = None
-        if late_change and has_large_frames(modality):
+        if min(height, across) >= _LATE_FROM:
             self.patches, self.map = _patches(self.shape, width)
         self.seen = math.prod(self.map)
         self.stem, last = _stem(self.map, width, of_pixels=self.patches is None)
@@ -86,7 +74,7 @@ class FrameFront(nn.Module):
         self.statistics = self.width + 3
 
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Computes the views of a window.
+        """Compute the views of a window.
 
         Args:
             values: (B, T, H, W, C) uint8, or numbers from 0 to 255 where frames are mixed in training.
@@ -98,15 +86,15 @@ class FrameFront(nn.Module):
         """
         seen, level = self.look(values, present)
         changed = (seen - _before(seen)) * (present * _before(present))
-        found = self.embedded(seen, changed, present)
-        return found.transpose(1, 2), *self._summaries(found, level * present, present)
+        embedded = self.embedded(seen, changed, present)
+        return embedded.transpose(1, 2), *self._summaries(embedded, level * present, present)
 
     def presence(self, present: Tensor) -> Tensor:
         """(B, T, 1) -> (B, T)."""
         return present[..., 0]
 
     def look(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """What each frame is seen in, (B, T, `seen`), and its brightness (B, T, 1)."""
+        """Return the view of each frame, (B, T, `seen`), and its brightness (B, T, 1)."""
         local, level = self._normalised(values, present)
         if self.patches is None:
             return local, level
@@ -117,8 +105,8 @@ class FrameFront(nn.Module):
         """The embeddings of frames (B, T, D), from themselves and what changed in them; 0 of missing ones."""
         channels, height, across = self.map
         views = torch.stack([seen, changed], dim=2).reshape(-1, 2 * channels, height, across)
-        found: Tensor = self.embed(self.stem(views).flatten(1))
-        return found.reshape(-1, seen.shape[1], self.width) * present
+        embedded: Tensor = self.embed(self.stem(views).flatten(1))
+        return embedded.reshape(-1, seen.shape[1], self.width) * present
 
     def _normalised(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Frames about their own mean and spread, (B, T, C H W), and their brightness (B, T, 1).
@@ -145,9 +133,9 @@ class FrameFront(nn.Module):
             local = local + (apart * gain)[..., None]
         return local.flatten(2), level
 
-    def _summaries(self, found: Tensor, level: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    def _summaries(self, embedded: Tensor, level: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         count = present.sum(1).clamp(min=1.0)  # (B, 1)
-        both = torch.cat([found, level], dim=-1)  # (B, T, D + 1)
+        both = torch.cat([embedded, level], dim=-1)  # (B, T, D + 1)
         pairs = present[:, 1:] * present[:, :-1]
         steps = ((both[:, 1:] - both[:, :-1]).abs() * pairs).sum(1) / pairs.sum(1).clamp(min=1.0)
         mean = both.sum(1) / count
@@ -162,7 +150,7 @@ def _before(rows: Tensor) -> Tensor:
 
 
 def _stem(shape: tuple[int, int, int], width: int, *, of_pixels: bool) -> tuple[nn.Sequential, int]:
-    """Convolutions of a map (C, H, W) and its changes until at most 4 x 4 pixels are left, and how many values that is.
+    """Return convolutions of a map (C, H, W) and its changes to at most 4 x 4 pixels, and the number of their values.
 
     With ReLU, which engines compute inside a convolution; a GELU over so many values is a pass of its own.
     """
@@ -192,7 +180,7 @@ def _patches(shape: tuple[int, int, int], width: int) -> tuple[nn.Sequential, tu
 
 
 def _begin_at_full_size(*parts: nn.Sequential) -> None:
-    """Draws weights that keep the size of what goes through them: He et al., "Delving Deep into Rectifiers", ICCV 2015.
+    """Draw weights that keep the size of what goes through them: He et al., "Delving Deep into Rectifiers", ICCV 2015.
 
     Without it layer after layer of few channels shrinks a picture, and the first hundreds of steps go by unused.
     """

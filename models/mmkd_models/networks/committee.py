@@ -1,0 +1,225 @@
+"""The committee: several members that answer as one teacher, in training and in a distillation. Training side only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import cast
+
+import msgspec
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmkd_edge.spec import TaskKind
+from mmkd_models.networks.config import MemberKind, RocketConfig
+from mmkd_models.networks.teacher import Inputs, Teacher, TeacherOutput
+
+_LEAST_SHARE = 1e-12
+"""A probability whose logarithm is finite in float64 and whose weight in a mean is nothing."""
+
+
+class MemberFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A member of a committee and its weight.
+
+    Attributes:
+        seed: of its training.
+        temperature: calibrates its logits; 1 for a regression.
+        weight: of its probabilities in the mean; 0 if they are no better than a constant.
+        score: of its answers alone on validation, by the metric of the checkpoint.
+        log_likelihood: mean of its calibrated answers on validation, in nats.
+        features: of a rocket, by modality.
+        bias: (K,) added to its logits before the temperature, to correct unequal class frequencies; a transformer has
+            it in its head.
+        modality: the only one that it reads; unset if it reads all.
+    """
+
+    kind: MemberKind
+    seed: int
+    temperature: float
+    weight: float
+    score: float
+    log_likelihood: float
+    features: dict[str, RocketConfig] | msgspec.UnsetType = msgspec.UNSET
+    bias: tuple[float, ...] | msgspec.UnsetType = msgspec.UNSET
+    modality: str | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def named(self) -> str:
+        """The name in tables and logs."""
+        return f"{self.kind} of {self.modality}" if self.modality else self.kind
+
+
+class CommitteeFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The members of a committee; the first one is a transformer."""
+
+    members: tuple[MemberFacts, ...]
+
+
+def committee_fault(facts: CommitteeFacts) -> str | None:
+    """Return what is wrong with facts of a file, `expected ..., got ...`, or None."""
+    kinds = [member.kind for member in facts.members]
+    if len(kinds) < 2 or kinds[0] != "transformer":
+        return f"expected two members or more and a transformer first, got {', '.join(kinds) or 'none'}"
+    weights = [member.weight for member in facts.members]
+    if not (all(weight >= 0 for weight in weights) and math.isclose(sum(weights), 1, abs_tol=1e-6)):
+        return f"expected weights from 0 with the sum 1, got {', '.join(f'{weight:g}' for weight in weights)}"
+    temperatures = [member.temperature for member in facts.members]
+    if not all(0 < temperature < math.inf for temperature in temperatures):
+        return f"expected temperatures above 0, got {', '.join(f'{each:g}' for each in temperatures)}"
+    if any(member.kind == "transformer" and member.bias for member in facts.members):
+        return "expected no bias of a transformer, whose head has it, got one"
+    if any(member.kind == "transformer" and member.modality for member in facts.members):
+        return "expected transformers of all modalities, got one of a single modality"
+    return None
+
+
+class Committee(nn.Module):
+    """Members that answer as one teacher.
+
+    If a window lacks a whole modality, only members that can do without it answer: transformers mask it, and some
+    members read another modality alone. If none of those has a weight, all answer.
+
+    Args:
+        members: in the order of the facts. Transformers return a `TeacherOutput`, others (B, K) logits.
+    """
+
+    def __init__(self, members: Sequence[nn.Module], facts: CommitteeFacts, *, kind: TaskKind) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.facts = facts
+        self.kind = kind
+
+    @property
+    def first(self) -> Teacher:
+        """The first transformer, whose layers losses read."""
+        return cast("Teacher", self.members[0])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The modalities, in their order."""
+        return self.first.names
+
+    def forward(
+        self, inputs: Inputs, *, taps: bool = False, given: Mapping[int, Tensor] | None = None
+    ) -> TeacherOutput:
+        """Return the committee's logits; everything else is the first transformer's.
+
+        Args:
+            given: calibrated logits (B, K) of members by number, which are not computed then.
+        """
+        output: TeacherOutput = self.first(inputs, taps=taps)
+        given = given or {}
+        numbers = [number for number, member in enumerate(self.facts.members) if member.weight > 0]
+        logits = [given[number] if number in given else self._logits(number, inputs, output) for number in numbers]
+        pooled = self._pooled(torch.stack(logits), self._weights(numbers, inputs))
+        return replace(output, logits=pooled.to(output.logits))
+
+    def calibrated(self, number: int, logits: Tensor) -> Tensor:
+        """Return the logits of a member with its bias, at its temperature, in float64."""
+        member = self.facts.members[number]
+        raised = logits.double() + logits.new_tensor(member.bias or (0.0,), dtype=torch.float64)
+        return raised / member.temperature
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """(B, K) logits -> probabilities; numbers of a regression stay."""
+        if self.kind == "regression":
+            return logits
+        return logits.softmax(-1) if self.kind == "classification" else logits.sigmoid()
+
+    def logits_of(self, probabilities: Tensor) -> Tensor:
+        """(B, K) probabilities -> logits; numbers of a regression stay."""
+        if self.kind == "regression":
+            return probabilities
+        least = probabilities.clamp(min=_LEAST_SHARE)
+        return least.log() if self.kind == "classification" else torch.logit(least.clamp(max=1 - _LEAST_SHARE))
+
+    def _logits(self, number: int, inputs: Inputs, first: TeacherOutput) -> Tensor:
+        output = first if number == 0 else self.members[number](inputs)
+        return self.calibrated(number, output.logits if isinstance(output, TeacherOutput) else output)
+
+    def _weights(self, numbers: Sequence[int], inputs: Inputs) -> Tensor:
+        """(M, B) float64 weights of these members, with the sum 1 for each window."""
+        members = [self.facts.members[number] for number in numbers]
+        there = torch.stack([(inputs[name][1] > 0).flatten(1).any(1) for name in self.names])  # (modalities, B)
+        weights = there.new_tensor([member.weight for member in members], dtype=torch.float64)[:, None]
+        able = weights * torch.stack([self._can_answer(member, there) for member in members])
+        total = able.sum(0)
+        return torch.where(total > 0, able / total.clamp(min=_LEAST_SHARE), weights)
+
+    def _can_answer(self, member: MemberFacts, there: Tensor) -> Tensor:
+        if member.kind == "transformer":
+            return torch.ones_like(there[0])
+        return there[self.names.index(member.modality)] if member.modality else there.all(0)
+
+    def _pooled(self, logits: Tensor, weights: Tensor) -> Tensor:
+        """(M, B, K) calibrated logits and (M, B) weights -> (B, K) logits of the weighted mean of probabilities."""
+        if self.kind == "regression":
+            return (weights[..., None] * logits).sum(0)
+        prior = weights.log()[..., None]
+        if self.kind == "classification":
+            return torch.logsumexp(prior + logits.log_softmax(-1), dim=0)
+        on, off = (torch.logsumexp(prior + F.logsigmoid(sign * logits), dim=0) for sign in (1, -1))
+        return on - off
+
+
+class FixedViews(nn.Module):
+    """A committee in a distillation: members that are no network answer each training window once, as recorded.
+
+    A mixed window gets the same mixture of the answers to its two windows, as mixup mixes labels (Zhang et al.,
+    "mixup", ICLR 2018). Kernels and statistics take many times longer than a transformer and were never shown mixtures,
+    noise or gaps; transformers see what the student sees.
+
+    Args:
+        ask: returns (N, K) logits of a member for the training windows; called once per member.
+        whole: let transformers, too, answer windows as recorded: without mixed windows, noise and gaps tell a teacher
+            that knows the windows nothing new. Batches with taps are answered as they are.
+    """
+
+    def __init__(self, committee: Committee, ask: Callable[[nn.Module], Tensor], *, whole: bool = False) -> None:
+        super().__init__()
+        self.committee = committee
+        self._ask = ask
+        self._whole = whole
+        self._cached: dict[int, Tensor] = {}
+
+    @property
+    def first(self) -> Teacher:
+        """The first transformer."""
+        return self.committee.first
+
+    def forward(
+        self, inputs: Inputs, *, index: Tensor, partner: Tensor | None, share: Tensor | None, taps: bool = False
+    ) -> TeacherOutput:
+        """Answer a batch of windows.
+
+        Args:
+            index: (B,) which training window each row is, or is mixed from.
+            partner: (B,) which one it is mixed with; None if nothing is mixed.
+            share: (B,) fraction of the first of the two.
+        """
+        if self._whole and not taps:
+            if -1 not in self._cached:
+                self._cached[-1] = self._ask(self.committee)
+            logits = self._cached[-1].to(index.device)[index]
+            return TeacherOutput(logits=logits, embedding=logits.new_zeros(len(index), 0))
+        given: dict[int, Tensor] = {}
+        for number, member in enumerate(self.committee.facts.members):
+            if member.kind == "transformer" or member.weight == 0:
+                continue
+            answers = self._probabilities(number).to(index.device)
+            own = answers[index]
+            if partner is not None and share is not None:
+                weight = share[:, None].to(own)
+                own = weight * own + (1 - weight) * answers[partner]
+            given[number] = self.committee.logits_of(own)
+        output: TeacherOutput = self.committee(inputs, taps=taps, given=given)
+        return output
+
+    def _probabilities(self, number: int) -> Tensor:
+        """(N, K) float64 of the calibrated member."""
+        if number not in self._cached:
+            logits = self._ask(self.committee.members[number])
+            self._cached[number] = self.committee.probabilities(self.committee.calibrated(number, logits))
+        return self._cached[number]

@@ -1,0 +1,360 @@
+"""What a causal student sees: running statistics and filters of a series, block by block; sound and video as a series.
+
+A block is the samples of one time token. Each block leaves a few sums; the statistics of any stretch of time are sums,
+means and extremes over its blocks. So a pass over a whole recording and a stream that adds one block at a time compute
+the same, nothing drifts, and every sum of nothing is zero, as a stream begins.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.networks.fronts.frames import FrameFront
+from mmkd_models.networks.fronts.log_mel import LogMels
+from mmkd_models.networks.fronts.series import CLIP, LEVELS
+
+_LONGEST_FILTER = 256  # samples; slower tones are left to the time tokens
+_PERIODS = 2.0  # of a Hann window's half width: neighbouring filters meet at half their power
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """Sums of N blocks of samples, each (B, N, ...).
+
+    Attributes:
+        moments: 3 C: how many values are there, their mean, and their squared distance from it.
+        sums: what is added up over a stretch of time.
+        peaks: 2 C: how far values reach down and up, 0 if none is there.
+    """
+
+    moments: Tensor
+    sums: Tensor
+    peaks: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """The statistics of the stretch of time that ends with each of I blocks, (B, I, C).
+
+    Attributes:
+        count: values that are there, at least 1.
+        mean: of the normalised values.
+        spread: their standard deviation, never 0.
+    """
+
+    count: Tensor
+    mean: Tensor
+    spread: Tensor
+
+
+class CausalFront(nn.Module):
+    """Raw samples -> normalised samples, sums of blocks, and summaries of stretches of time; all masked.
+
+    Buffers hold the training data's statistics, so normalisation travels inside the graph. Nothing here is learnt.
+
+    Args:
+        stride: S, samples of a block.
+        tokens: W, blocks of a window.
+        bands: F, filters; fewer if a window is too short for them.
+        products: whether the products of channels are summed: of many channels they are the most of all.
+    """
+
+    mean: Tensor
+    std: Tensor
+    filters: Tensor
+    levels: Tensor
+
+    def __init__(self, modality: ModalitySpec, *, stride: int, tokens: int, bands: int, products: bool = True) -> None:
+        super().__init__()
+        channels = len(modality.channels)
+        filters = _filters(max(stride, min(stride * tokens, _LONGEST_FILTER)), bands)
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("std", torch.ones(channels))
+        self.register_buffer("filters", filters, persistent=False)
+        self.register_buffer("levels", torch.tensor(LEVELS), persistent=False)
+        self.channels, self.stride, self.tokens = channels, stride, tokens
+        self.taps, self.bands = filters.shape[0], filters.shape[1] // 2
+        self.history = max(1, self.taps - stride)
+        self.products = channels if products else 0  # rows of their matrix
+        self.sums = channels * (2 + len(LEVELS) + self.bands + self.products)
+        self.statistics = channels * (5 + len(LEVELS) + self.products)
+
+    def scaled(self, values: Tensor, present: Tensor) -> Tensor:
+        """(B, T, C) raw values -> in standard deviations of the training data, 0 where missing."""
+        return ((values - self.mean) / self.std).clamp(-CLIP, CLIP) * present
+
+    def moments(self, scaled: Tensor, present: Tensor) -> Tensor:
+        """Blocks (B, N, S, C) -> their moments (B, N, 3 C)."""
+        count = present.sum(2)
+        mean = scaled.sum(2) / count.clamp(min=1.0)
+        rest = (scaled - mean[:, :, None]) * present
+        return torch.cat([count, mean, (rest * rest).sum(2)], dim=-1)
+
+    def running(self, moments: Tensor, band: Tensor) -> Running:
+        """Return the statistics of stretches of time.
+
+        Args:
+            moments: (B, M, 3 C) of blocks.
+            band: (I, M) 1 if a block belongs to the stretch, else 0.
+        """
+        count, mean, squares = moments.chunk(3, dim=-1)
+        total = (band @ count).clamp(min=1.0)  # (B, I, C)
+        centre = (band @ (count * mean)) / total
+        away = mean[:, None] - centre[:, :, None]  # (B, I, M, C): about the mean, or large means would swallow the rest
+        between = (band[..., None] * count[:, None] * away * away).sum(2)
+        return Running(count=total, mean=centre, spread=((band @ squares + between) / total + 1e-4).sqrt())
+
+    def series(self, scaled: Tensor, present: Tensor, running: Running) -> Tensor:
+        """Blocks (B, N, S, C) -> (B, N S, 3 C): normalised by the training data, by what went before, and presence."""
+        local = (scaled - running.mean[:, :, None]) * present / running.spread[:, :, None]
+        return torch.cat([scaled, local, present], dim=-1).flatten(1, 2)
+
+    def tones(self, history: Tensor) -> Tensor:
+        """(B, T, C) -> the filters' answers (B, N, C, 2 F), real parts first, after every block but those in the taps.
+
+        A convolution with one step per block; the last block's taps alone give the same.
+        """
+        batch, samples, channels = history.shape
+        rows = history.transpose(1, 2).reshape(batch * channels, 1, samples)
+        answers = F.conv1d(rows, self.filters.T[:, None], stride=self.stride)  # (B C, 2 F, N)
+        return answers.reshape(batch, channels, 2 * self.bands, -1).permute(0, 3, 1, 2)
+
+    def blocks(
+        self,
+        scaled: Tensor,
+        present: Tensor,
+        *,
+        moments: Tensor,
+        running: Running,
+        tones: tuple[Tensor, Tensor],
+        before: tuple[Tensor, Tensor],
+    ) -> Blocks:
+        """Return the sums of N blocks.
+
+        Args:
+            scaled: (B, N, S, C).
+            present: (B, N, S, C).
+            moments: of the blocks.
+            tones: the filters' answers to values and to presence.
+            before: values and presence (B, N, S, C) one sample earlier.
+        """
+        value, there = before
+        pairs = present * there
+        step = ((scaled - value).abs() * pairs).sum(2)
+        below = torch.sigmoid((self.levels - scaled[..., None]) * 4.0) * present[..., None]
+        mean = moments.chunk(3, dim=-1)[1]
+        # About the mean: what is missing, and what lies before the beginning, answers nothing then.
+        answer = tones[0] - running.mean[..., None] * tones[1]
+        real, imaginary = answer.chunk(2, dim=-1)
+        power = real * real + imaginary * imaginary  # (B, N, C, F)
+        reach = torch.cat([(2 * CLIP - scaled) * present, (2 * CLIP + scaled) * present], dim=-1)
+        sums = [step, pairs.sum(2), below.sum(2).flatten(2), power.flatten(2)]
+        if self.products:
+            rest = (scaled - mean[:, :, None]) * present
+            sums.append((rest.transpose(2, 3) @ rest).flatten(2))  # (B, N, C C)
+        return Blocks(moments=moments, sums=torch.cat(sums, dim=-1), peaks=reach.amax(2))
+
+    def summary(self, blocks: Blocks, running: Running, band: Tensor) -> tuple[Tensor, Tensor]:
+        """Summarise stretches of time.
+
+        Args:
+            blocks: M blocks.
+            running: of the stretches.
+            band: (I, M) as for `running`.
+
+        Returns:
+            spectrum (B, I, C F): log power of each filter over the power of the signal;
+            statistics (B, I, S): moments, extremes, mean absolute step, soft distribution function, channel products.
+        """
+        channels = self.channels
+        sizes = [channels, channels, channels * len(LEVELS), channels * self.bands]
+        sizes += [channels * channels] if self.products else []
+        step, pairs, below, power, *products = torch.split(band @ blocks.sums, sizes, dim=-1)
+        count = blocks.moments.chunk(3, dim=-1)[0]
+        heard = (band @ count.clamp(max=1.0)).clamp(min=1.0)  # blocks with a sample
+        variance = running.spread * running.spread  # (B, I, C)
+        shape = (*power.shape[:2], channels, -1)
+        spectrum = (power.reshape(shape) / (heard * variance)[..., None] + 1e-3).log()
+        down, up = (band[..., None] * blocks.peaks[:, None]).amax(2).chunk(2, dim=-1)
+        low, high = (2 * CLIP - down).clamp(max=CLIP), (up - 2 * CLIP).clamp(min=-CLIP)
+        parts = [running.mean, running.spread.log(), low, high, step / pairs.clamp(min=1.0)]
+        parts.append((below.reshape(shape) / running.count[..., None]).flatten(2))
+        if products:
+            parts.append(self._correlation(products[0], blocks, running, band))
+        return spectrum.flatten(2), torch.cat(parts, dim=-1)
+
+    def _correlation(self, products: Tensor, blocks: Blocks, running: Running, band: Tensor) -> Tensor:
+        """(B, I, C C): products about the common mean, inside the blocks and of the blocks' means, scaled."""
+        channels = self.channels
+        count, mean, _ = blocks.moments.chunk(3, dim=-1)
+        away = (mean[:, None] - running.mean[:, :, None]) * (band[..., None] * count[:, None]).sqrt()  # (B, I, M, C)
+        whole = products.reshape(*products.shape[:2], channels, channels) + away.transpose(2, 3) @ away
+        scale = running.spread[..., None] * running.spread[:, :, None] * (self.stride * self.tokens)
+        return (whole / scale).flatten(2)
+
+
+def _filters(taps: int, bands: int) -> Tensor:
+    """A bank of complex tones under Hann windows that end with the newest sample: (taps, 2 F), real parts first.
+
+    Centres rise geometrically to half the sampling rate; each window is as long as keeps neighbours apart, at most all
+    taps (constant Q: Brown, "Calculation of a constant Q spectral transform", JASA 1991). No filter answers to a
+    constant; white noise of variance 1 gives each a power of 1.
+    """
+    filters = max(1, min(bands, taps // 2))
+    edges = np.geomspace(1 / max(taps, 3), 0.5, filters + 1)
+    bank = np.zeros((taps, 2 * filters))
+    for number, (low, high) in enumerate(itertools.pairwise(edges)):
+        centre = math.sqrt(low * high)
+        length = min(taps, max(8, round(_PERIODS / (high - low))))
+        window = np.hanning(length + 2)[1:-1]
+        tone = window * np.exp(2j * np.pi * centre * np.arange(length))
+        tone -= window * tone.sum() / window.sum()
+        tone /= math.sqrt(float((np.abs(tone) ** 2).sum()))
+        bank[taps - length :, number] = tone.real
+        bank[taps - length :, filters + number] = tone.imag
+    return torch.from_numpy(bank.astype(np.float32))
+
+
+class CausalSound(nn.Module):
+    """Waveform and presence -> normalised log-mels as the channels of a series, one frame for each hop.
+
+    A frame of a spectrogram is two hops long: a stream keeps one hop, which is missing before the first sample.
+    Buffers as of `LogMelFront`.
+
+    Args:
+        channels: C, of the sound.
+        inner: front-end of the series of log-mels.
+
+    Attributes:
+        before: samples that a frame needs before its hop.
+        state: name and shape of what a stream keeps: samples and presence of the last hop.
+    """
+
+    mean: Tensor
+    std: Tensor
+    mel_mean: Tensor
+    mel_std: Tensor
+    every_mel: Tensor
+
+    def __init__(self, mels: LogMels, channels: int, inner: CausalFront) -> None:
+        super().__init__()
+        self.mels, self.inner, self.channels = mels, inner, channels
+        self.before = mels.hop
+        self.state = ("waveform", (1, mels.hop, 2 * channels))
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("std", torch.ones(channels))
+        self.register_buffer("mel_mean", torch.zeros(channels, mels.count))
+        self.register_buffer("mel_std", torch.ones(channels, mels.count))
+        self.register_buffer("every_mel", torch.ones(1, mels.count), persistent=False)
+
+    def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the frames that end with each hop but the first.
+
+        Args:
+            values: (B, (N + 1) hop, C) raw; the first hop is what came before.
+            present: the same.
+
+        Returns:
+            log-mels (B, N, C M), 0 where missing, and presence of the same shape.
+        """
+        mels, there = self._frames(values, present)
+        scaled = (mels - self.mel_mean[:, None]) / self.mel_std[:, None] * there[..., None]  # (B, C, N, M)
+        there = there[..., None] @ self.every_mel  # no expansion, which devices refuse
+        return scaled.transpose(1, 2).flatten(2), there.transpose(1, 2).flatten(2)
+
+    def along(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """A recording (B, N hop, C) from its beginning."""
+        before = (0, 0, self.before, 0)
+        mels, there = self(F.pad(values, before), F.pad(present, before))
+        return mels, there
+
+    def step(self, values: Tensor, present: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same after the state, and the next state."""
+        both = torch.cat([state, torch.cat([values, present], dim=-1)], dim=1)
+        mels, there = self(both[..., : self.channels], both[..., self.channels :])
+        return mels, there, both[:, -self.before :]
+
+    def log_mels(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """Windows (B, T, C) -> their log-mels (B, C, N, M) and which frames are there (B, C, N)."""
+        used = values.shape[1] // self.mels.hop * self.mels.hop
+        return self._frames(values[:, :used], present[:, :used])
+
+    def _frames(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        samples, there = values.transpose(1, 2), present.transpose(1, 2)
+        scaled = (samples - self.mean[:, None]) / self.std[:, None] * there
+        shape = (-1, self.channels, samples.shape[-1] // self.mels.hop, self.mels.hop)
+        return self.mels.of_blocks(scaled.reshape(shape), there.reshape(shape))
+
+
+def mel_series(modality: ModalitySpec, mels: LogMels) -> ModalitySpec:
+    """Return the series of this sound's log-mels: a channel for each mel, a sample for each hop."""
+    names = tuple(f"{channel} mel {number}" for channel in modality.channels for number in range(mels.count))
+    samples, rate_hz = -(-modality.samples // mels.hop), modality.rate_hz / mels.hop
+    return ModalitySpec(name=modality.name, channels=names, rate_hz=rate_hz, samples=samples)
+
+
+class CausalFrames(nn.Module):
+    """Bytes and presence of frames -> embeddings and brightness as the channels of a series, one sample a frame.
+
+    A stream keeps the view of the last frame (its normalised pixels or small maps), which is missing before the first.
+
+    Args:
+        frames: front-end of a windowed student.
+        inner: front-end of the series of embeddings.
+
+    Attributes:
+        before: frames that a frame needs before it.
+        state: name and shape of what a stream keeps: the view of the last frame, and its presence.
+    """
+
+    every_channel: Tensor
+    before = 1
+
+    def __init__(self, frames: FrameFront, inner: CausalFront) -> None:
+        super().__init__()
+        self.frames, self.inner = frames, inner
+        self.state = ("picture", (1, 1, frames.seen + 1))
+        self.register_buffer("every_channel", torch.ones(1, inner.channels), persistent=False)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of each colour in training."""
+        return self.frames.mean
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation of each colour in training."""
+        return self.frames.std
+
+    def along(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """A recording from its beginning: (B, N, H, W, C), (B, N, 1) -> series and presence, each (B, N, D + 1)."""
+        seen, level = self.frames.look(values, present)
+        return self._series(seen, F.pad(seen, (0, 0, 1, 0)), F.pad(present, (0, 0, 1, 0)), level)
+
+    def step(self, values: Tensor, present: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same after the state, and the next state."""
+        seen, level = self.frames.look(values, present)
+        both = torch.cat([state, torch.cat([seen, present], dim=-1)], dim=1)  # (1, N + 1, V + 1)
+        return *self._series(seen, both[..., :-1], both[..., -1:], level), both[:, -1:]
+
+    def _series(self, seen: Tensor, pictures: Tensor, there: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        """From frames, and from frames and presence that begin with the one before."""
+        present = there[:, 1:]
+        changed = (seen - pictures[:, :-1]) * (present * there[:, :-1])
+        embedded = self.frames.embedded(seen, changed, present)
+        # No expansion of the presence, which devices refuse.
+        return torch.cat([embedded, level * present], dim=-1), present @ self.every_channel
+
+
+def frame_series(modality: ModalitySpec, values: int) -> ModalitySpec:
+    """Return the series of this camera's frames: a channel for each value of the embedding, and brightness."""
+    names = (*(f"embedding {number}" for number in range(values)), "brightness")
+    return ModalitySpec(name=modality.name, channels=names, rate_hz=modality.rate_hz, samples=modality.samples)

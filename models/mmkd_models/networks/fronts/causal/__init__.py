@@ -1,1 +1,0 @@
-"""What causal students see of a series, of sound and of video."""

@@ -1,0 +1,218 @@
+"""Layers that teacher and student share: attention, dropout, pooling, and the end of a network."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmkd_edge.spec import TaskKind
+from mmkd_models.networks.config import EncoderConfig
+
+MASKED = -1e4
+"""Additive attention score of a missing key: finite, so FP16 holds it and an all-missing row stays finite."""
+
+EXTRA_TOKENS = 2
+"""Spectrum and statistics, after the time tokens."""
+
+_BYTES = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Projections:
+    """Queries (B, Lq, D), keys (B, Lk, D) and values (B, Lk, D) of one attention, the heads side by side."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionTap:
+    """The inside of one attention, for losses: its map (B, H, Lq, Lk), whose rows sum to 1, and its projections."""
+
+    map: Tensor
+    projections: Projections
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """The output of an encoder.
+
+    Attributes:
+        values: (B, L + 2, D).
+        bias: (B, L + 2) additive attention score of each token as a key: 0, or `MASKED` if its samples are missing.
+        hidden: (B, L + 2, D) after each block; empty without taps.
+        attention: self-attention of each block; empty without taps.
+    """
+
+    values: Tensor
+    bias: Tensor
+    hidden: tuple[Tensor, ...] = ()
+    attention: tuple[AttentionTap, ...] = ()
+
+    @property
+    def valid(self) -> Tensor:
+        """(B, L + 2): 1 for tokens with samples behind them, else 0."""
+        return (self.bias == 0).to(self.values.dtype)
+
+
+class AnswerHead(nn.Module):
+    """The end of a network, without weights; for a regression it carries the scale of the target.
+
+    Attributes:
+        mean: (1,) of a regression's training targets, in their unit; missing for other kinds.
+        std: (1,) of the same targets.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, kind: TaskKind) -> None:
+        super().__init__()
+        self.kind = kind
+        if kind == "regression":
+            self.register_buffer("mean", torch.zeros(1))
+            self.register_buffer("std", torch.ones(1))
+
+    def logits(self, raw: Tensor) -> Tensor:
+        """(B, K) -> (B, K): the head's numbers; of a regression in the target's unit, (B, 1)."""
+        return raw * self.std + self.mean if self.kind == "regression" else raw
+
+    def forward(self, raw: Tensor) -> Tensor:
+        """(B, K) -> (B, K): probabilities; of a regression the number in the target's unit."""
+        if self.kind == "classification":
+            return torch.softmax(raw, dim=-1)
+        if self.kind == "multi_label":
+            return torch.sigmoid(raw)
+        return self.logits(raw)
+
+
+class Dropout(nn.Module):
+    """`nn.Dropout` whose masks cost little on a CPU, with the probability rounded to a 256th there.
+
+    Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting", JMLR 2014. torch draws a
+    number of its Mersenne Twister for every value, an eighth of a teacher's training step on one core; here a byte of
+    NumPy's SFC64 decides, seeded from torch's generator in each call, so that seeds and resumed trainings repeat.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape -> the same shape."""
+        if not self.training or self.probability == 0:
+            return x
+        if x.device.type != "cpu":
+            return F.dropout(x, self.probability)
+        kept = max(1, round(_BYTES * (1 - self.probability)))
+        return x * ((_random_bytes(x.shape) < kept).to(x.dtype) * (_BYTES / kept))
+
+
+def _random_bytes(shape: torch.Size) -> Tensor:
+    count = math.prod(shape)
+    seed = int(torch.randint(2**62, ()))
+    words = np.random.Generator(np.random.SFC64(seed)).integers(0, 2**64, size=-(-count // 8), dtype=np.uint64)
+    return torch.from_numpy(words.view(np.uint8)[:count]).view(shape)
+
+
+class Attention(nn.Module):
+    """Multi-head attention (Vaswani et al., 2017, section 3.2.2) with fused projections.
+
+    The fast path is `scaled_dot_product_attention`; with `want_map` the same result is computed with its map.
+    """
+
+    def __init__(self, width: int, heads: int, *, cross: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width) if cross else None
+        self.project = nn.Linear(width, 2 * width if cross else 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, source: Tensor, bias: Tensor, *, want_map: bool) -> tuple[Tensor, AttentionTap | None]:
+        """Attend from x to source.
+
+        Args:
+            x: (B, Lq, D) queries.
+            source: (B, Lk, D) keys and values; ignored by self-attention.
+            bias: additive scores: of the keys (B, Lk), or of every pair (B, H, Lq, Lk).
+            want_map: also return the attention map and the projections.
+
+        Returns:
+            (B, Lq, D), and the tap or None.
+        """
+        batch, length, width = x.shape
+        if self.query is None:
+            q, k, v = self.project(x).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        else:
+            q = self.query(x).view(batch, length, self.heads, width // self.heads).transpose(1, 2)
+            shape = (batch, source.shape[1], 2, self.heads, width // self.heads)
+            k, v = self.project(source).view(shape).permute(2, 0, 3, 1, 4)  # each (B, H, Lk, D/H)
+        mask = bias[:, None, None, :] if bias.ndim == 2 else bias  # (B, 1, 1, Lk) or (B, H, Lq, Lk)
+        # torch.export loses the strides of the fast path's answer if its mask has rows.
+        if want_map or bias.ndim == 4:
+            scores = q @ k.transpose(-1, -2) / math.sqrt(width // self.heads) + mask
+            weights = torch.softmax(scores, dim=-1)  # (B, H, Lq, Lk)
+            mixed = weights @ v
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype))
+        tap = None
+        if want_map:
+            query, key, value = (part.transpose(1, 2).flatten(2) for part in (q, k, v))  # (B, L, D)
+            tap = AttentionTap(map=weights, projections=Projections(query=query, key=key, value=value))
+        return self.out(mixed.transpose(1, 2).reshape(batch, length, width)), tap
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a GELU."""
+
+    def __init__(self, width: int, ratio: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, ratio * width)
+        self.down = nn.Linear(ratio * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, D) -> (B, L, D)."""
+        out: Tensor = self.down(F.gelu(self.up(x)))
+        return out
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm self-attention block (Xiong et al., 2020)."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.norm_attention = nn.LayerNorm(config.width)
+        self.attention = Attention(config.width, config.heads, cross=False)
+        self.norm_feedforward = nn.LayerNorm(config.width)
+        self.feedforward = FeedForward(config.width, config.feedforward_ratio)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, x: Tensor, bias: Tensor, *, want_map: bool) -> tuple[Tensor, AttentionTap | None]:
+        """(B, L, D), (B, L) or (B, H, L, L) -> (B, L, D) and its attention (map (B, H, L, L)) or None."""
+        normed = self.norm_attention(x)
+        attended, tap = self.attention(normed, normed, bias, want_map=want_map)
+        x = x + self.dropout(attended)
+        x = x + self.dropout(self.feedforward(self.norm_feedforward(x)))
+        return x, tap
+
+
+class TokenPooling(nn.Module):
+    """Tokens -> one embedding: the mean of the present time tokens, with the spectrum and statistics tokens."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.mix = nn.Linear(3 * width, width)
+
+    def forward(self, values: Tensor, bias: Tensor) -> Tensor:
+        """(B, L + 2, D), (B, L + 2) -> (B, D)."""
+        x = self.norm(values)
+        weights = (bias[:, :-EXTRA_TOKENS] == 0).to(x.dtype)[..., None]  # (B, L, 1)
+        mean = (x[:, :-EXTRA_TOKENS] * weights).sum(1) / weights.sum(1).clamp(min=1.0)
+        return F.gelu(self.mix(torch.cat([mean, x[:, -2], x[:, -1]], dim=-1)))

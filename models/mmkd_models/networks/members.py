@@ -1,0 +1,287 @@
+"""Members of a committee that are no transformer: extra-trees on window statistics, and a ridge on rocket features.
+
+Owns their arrays, their answers, and the checks of what a file claims to be one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mmkd_edge.spec import ModalitySpec, TaskKind, TaskSpec
+from mmkd_models.data.checking.scan import window_statistics
+from mmkd_models.networks.committee import MemberFacts
+from mmkd_models.networks.config import RocketConfig, TeacherConfig
+from mmkd_models.networks.fronts.as_series import SeriesView, as_series, series_spec, series_views
+from mmkd_models.networks.rocket import RocketFeatures, claims_of
+from mmkd_models.networks.teacher import Inputs, Teacher
+
+TREES = 300
+_MOST_TREES = 10_000
+_DTYPES = {
+    "roots": torch.int32,
+    "feature": torch.int32,
+    "threshold": torch.float32,
+    "left": torch.int32,
+    "right": torch.int32,
+    "shares": torch.float32,
+}
+
+
+class Rocket(nn.Module):
+    """A linear map from the convolutional features of all modalities.
+
+    Args:
+        configs: of each modality's features, by name.
+        outputs: K, the classes or labels, or 1.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, modalities: Sequence[ModalitySpec], configs: Mapping[str, RocketConfig], outputs: int) -> None:
+        super().__init__()
+        self.names = tuple(modality.name for modality in modalities)
+        self.features = nn.ModuleDict({spec.name: RocketFeatures(spec, configs[spec.name]) for spec in modalities})
+        self.register_buffer("weight", torch.zeros(sum(configs[name].features for name in self.names), outputs))
+        self.register_buffer("bias", torch.zeros(outputs))
+
+    @property
+    def configs(self) -> dict[str, RocketConfig]:
+        """Which features each modality has."""
+        return {name: cast("RocketFeatures", self.features[name]).config for name in self.names}
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Return (B, K) scores."""
+        features = [self.features[name](*inputs[name]) for name in self.names]
+        return torch.cat(features, dim=1) @ self.weight + self.bias
+
+
+class Trees(nn.Module):
+    """Trees of one forest, one after another in the same arrays, as scikit-learn grew them.
+
+    A window goes from a root to a leaf: left if its statistic is at most the threshold, else right.
+
+    Attributes:
+        roots: int32 (trees,), the first node of each tree, ascending.
+        feature: int32 (nodes,), the statistic that a node reads; -1 at a leaf.
+        threshold: float32 (nodes,).
+        left: int32 (nodes,), the next node; at a leaf its row in `shares`.
+        right: int32 (nodes,); 0 at a leaf.
+        shares: float32 (leaves, K), the fraction of each class or label among the windows of the leaf; of a regression
+            the mean number, (leaves, 1).
+    """
+
+    roots: Tensor
+    feature: Tensor
+    threshold: Tensor
+    left: Tensor
+    right: Tensor
+    shares: Tensor
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        arrays: Mapping[str, Tensor],
+        *,
+        kind: TaskKind,
+        views: Mapping[str, SeriesView] | None = None,
+    ) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self.views = nn.ModuleDict(views or {})
+        self.kind = kind
+        for name in _DTYPES:
+            self.register_buffer(name, arrays[name])
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Return (B, K) logits of the smoothed votes; of a regression (B, 1) numbers in the target's unit."""
+        votes = self.votes(statistics_of(inputs, self.names, dict(self.views.items())))
+        if self.kind == "regression":
+            return votes.float()
+        # One more vote, spread evenly (Laplace's rule of succession): a fraction of 0 has no logarithm.
+        trees = len(self.roots)
+        if self.kind == "multi_label":
+            return torch.logit((trees * votes + 0.5) / (trees + 1)).float()
+        return torch.log((trees * votes + 1 / votes.shape[1]) / (trees + 1)).float()
+
+    def votes(self, statistics: Tensor) -> Tensor:
+        """(B, F) float32 -> (B, K) float64: the mean of the leaves, as scikit-learn's `predict_proba`."""
+        node = self.roots.long().expand(len(statistics), -1)  # (B, trees)
+        while True:
+            feature = self.feature[node]
+            if bool((feature < 0).all()):
+                return self.shares[self.left[node].long()].double().mean(1)
+            values = statistics.gather(1, feature.clamp(min=0).long())
+            following = torch.where(values <= self.threshold[node], self.left[node], self.right[node])
+            node = torch.where(feature < 0, node, following.long())
+
+
+def statistics_of(inputs: Inputs, names: Sequence[str], views: Mapping[str, nn.Module]) -> Tensor:
+    """Return float32 (B, F), the statistics of these modalities side by side; of sound and video, of their series."""
+    parts = []
+    for name in names:
+        values, present = as_series(inputs, views, name)
+        statistics = window_statistics(torch.where(present > 0, values.float(), torch.nan).cpu().numpy())
+        parts.append(torch.from_numpy(statistics.astype(np.float32)).to(values.device))
+    return torch.cat(parts, dim=1)
+
+
+def grown_trees(
+    statistics: NDArray[np.float32],
+    labels: NDArray[Any],
+    names: Sequence[str],
+    *,
+    classes: int,
+    kind: TaskKind,
+    seed: int,
+    views: Mapping[str, SeriesView] | None = None,
+) -> Trees:
+    """Grow extra-trees (Geurts, Ernst, Wehenkel, "Extremely randomized trees", Machine Learning 63, 2006).
+
+    Args:
+        statistics: (N, F), of labelled windows.
+        labels: (N,) or (N, K).
+        names: the modalities that the statistics are of, in order.
+        views: turn modalities that are no series into one.
+    """
+    from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
+
+    # The mean of labels that are 0 or 1 is the fraction that is on, and least squares split as Gini's impurity does.
+    forest = (ExtraTreesClassifier if kind == "classification" else ExtraTreesRegressor)(
+        n_estimators=TREES, random_state=seed
+    ).fit(statistics, labels)
+    grown = [tree.tree_ for tree in forest.estimators_]
+    starts = np.cumsum([0, *(tree.node_count for tree in grown)])
+    leaves = np.concatenate([tree.children_left < 0 for tree in grown])
+    sides = {}
+    for side in ("left", "right"):
+        following = [getattr(tree, f"children_{side}") + start for tree, start in zip(grown, starts, strict=False)]
+        sides[side] = np.where(leaves, 0, np.concatenate(following))
+    sides["left"][leaves] = np.arange(leaves.sum())
+    values = np.concatenate([tree.value for tree in grown])[leaves]  # (leaves, outputs, classes)
+    shares = values[..., 0]
+    if kind == "classification":
+        shares = np.zeros((len(values), classes))  # a class without a window has no column in the forest
+        shares[:, forest.classes_] = values[:, 0] / values[:, 0].sum(1, keepdims=True)
+    arrays = {
+        "roots": starts[:-1].astype(np.int32),
+        "feature": np.where(leaves, -1, np.concatenate([tree.feature for tree in grown])).astype(np.int32),
+        "threshold": np.where(leaves, 0, _rounded_down(np.concatenate([tree.threshold for tree in grown]))),
+        "left": sides["left"].astype(np.int32),
+        "right": sides["right"].astype(np.int32),
+        "shares": shares.astype(np.float32),
+    }
+    return Trees(names, {name: torch.from_numpy(array) for name, array in arrays.items()}, kind=kind, views=views)
+
+
+def _rounded_down(thresholds: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The largest float32 that is not above: a float32 statistic is at most one if it is at most the other."""
+    nearest = thresholds.astype(np.float32)
+    return np.where(nearest > thresholds, np.nextafter(nearest, np.float32(-np.inf)), nearest)
+
+
+def member_from_state(
+    facts: MemberFacts,
+    state: Mapping[str, Tensor],
+    modalities: Sequence[ModalitySpec],
+    task: TaskSpec,
+    config: TeacherConfig,
+) -> nn.Module:
+    """Return a member with its tensors; a transformer has this configuration."""
+    modalities = _modalities_of(facts, modalities)
+    match facts.kind:
+        case "trees":
+            names = [modality.name for modality in modalities]
+            return Trees(names, state, kind=task.kind, views=series_views(modalities))
+        case "rocket":
+            network: nn.Module = Rocket(modalities, facts.features or {}, len(task.labels))
+        case "transformer":
+            network = Teacher(modalities, len(task.labels), config, kind=task.kind)
+    network.load_state_dict(state)
+    return network
+
+
+def member_fault(
+    facts: MemberFacts, state: Mapping[str, Tensor], modalities: Sequence[ModalitySpec], task: TaskSpec
+) -> str | None:
+    """Return what is wrong with a member of a file that is no transformer, `expected ..., got ...`, or None."""
+    if facts.bias and (len(facts.bias) != len(task.labels) or not all(map(math.isfinite, facts.bias))):
+        return f"expected a finite bias of {len(task.labels)} logits, got {', '.join(f'{one:g}' for one in facts.bias)}"
+    modalities = _modalities_of(facts, modalities)
+    if not modalities:
+        return f"expected a modality of the teacher, got {facts.modality}"
+    if facts.kind == "rocket":
+        return _rocket_fault(state, modalities, facts.features or {}, len(task.labels))
+    return trees_fault(state, modalities, classes=len(task.labels))
+
+
+def _modalities_of(facts: MemberFacts, modalities: Sequence[ModalitySpec]) -> Sequence[ModalitySpec]:
+    return [spec for spec in modalities if spec.name == facts.modality] if facts.modality else modalities
+
+
+def _rocket_fault(
+    state: Mapping[str, Tensor], modalities: Sequence[ModalitySpec], configs: Mapping[str, RocketConfig], outputs: int
+) -> str | None:
+    names = [modality.name for modality in modalities]
+    if list(configs) != names:
+        return f"expected features of {', '.join(names)}, got of {', '.join(configs) or 'none'}"
+    for modality in modalities:
+        for claim, (claimed, most) in claims_of(configs[modality.name], modality).items():
+            if claimed > most:
+                return f"{modality.name}: {claim}: expected at most {most}, got {claimed}"
+    features, weight = sum(config.features for config in configs.values()), state.get("weight", torch.empty(0))
+    if weight.shape != (features, outputs):
+        return f"expected weights ({features}, {outputs}), got {tuple(weight.shape)}"
+    with torch.device("meta"):  # no number in the metadata allocates memory
+        network = Rocket(modalities, configs, outputs)
+    got, expected = (
+        {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+        for tensors in (state, network.state_dict())
+    )
+    if got != expected:
+        different = sorted(name for name in {*got, *expected} if got.get(name) != expected.get(name))
+        return f"expected the tensors of its features, got others: {', '.join(different[:3])}"
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values()):
+        return "expected finite tensors, got NaN or infinity"
+    return None
+
+
+def trees_fault(arrays: Mapping[str, Tensor], modalities: Sequence[ModalitySpec], *, classes: int) -> str | None:
+    """Return why arrays are no trees on these modalities, `expected ..., got ...`, or None."""
+    if {name: array.dtype for name, array in arrays.items()} != _DTYPES:
+        kinds = {name: str(array.dtype).removeprefix("torch.") for name, array in sorted(arrays.items())}
+        return f"expected the arrays {', '.join(_DTYPES)}, got {kinds}"
+    roots, shares = arrays["roots"], arrays["shares"]
+    nodes, leaves = len(arrays["feature"]), len(shares)
+    flat = all(
+        array.ndim == 1 and len(array) == nodes for name, array in arrays.items() if name not in ("roots", "shares")
+    )
+    if not flat or roots.ndim != 1 or not 1 <= len(roots) <= _MOST_TREES or shares.shape != (leaves, classes):
+        shapes = {name: tuple(array.shape) for name, array in arrays.items()}
+        return f"expected 1 to {_MOST_TREES} trees with arrays (nodes,) and shares (leaves, {classes}), got {shapes}"
+    if not bool(torch.isfinite(shares).all() and torch.isfinite(arrays["threshold"]).all()):
+        return "expected finite thresholds and shares, got NaN or infinity"
+    blank = [np.zeros((1, *series_spec(spec).shape), dtype=np.float32) for spec in modalities]
+    if not _are_linked(arrays, features=sum(window_statistics(window).shape[1] for window in blank)):
+        return "expected every node to lead onwards inside its tree and every leaf to its shares, got other links"
+    return None
+
+
+def _are_linked(arrays: Mapping[str, Tensor], *, features: int) -> bool:
+    """Whether every way from a root ends at a leaf: nodes lead to later ones of their tree alone."""
+    roots, feature, left, right = (arrays[name].long() for name in ("roots", "feature", "left", "right"))
+    nodes = torch.arange(len(feature))
+    if len(feature) == 0 or int(roots[0]) != 0 or bool((roots.diff() <= 0).any()) or int(roots[-1]) >= len(feature):
+        return False
+    ends = torch.cat([roots[1:], torch.tensor([len(feature)])])
+    end = ends[torch.searchsorted(roots, nodes, right=True) - 1]
+    inner = (left > nodes) & (left < end) & (right > nodes) & (right < end) & (feature < features)
+    leaf = (left >= 0) & (left < len(arrays["shares"])) & (right == 0) & (feature == -1)
+    return bool(torch.where(feature < 0, leaf, inner).all())
