@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -72,6 +73,11 @@ class TrainingProgress:
 
 
 OnStep = Callable[[TrainingProgress], None]
+
+
+def is_first_process() -> bool:
+    """Whether this process writes the results: of several that share each batch, the first (Fabric numbers them)."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 @contextmanager

@@ -28,8 +28,7 @@ from mmkd_models.losses.term import Weight, constant
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.processes import is_first_process
-from mmkd_models.train_config import TrainConfig, TrainingProgress
+from mmkd_models.train_config import TrainConfig, TrainingProgress, is_first_process
 from mmkd_models.training.loop import fit
 from mmkd_models.training.predict import scores_of
 

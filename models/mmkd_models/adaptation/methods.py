@@ -32,7 +32,7 @@ from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_models.training.fitting import set_normalisation
 from mmkd_models.training.loop import fit
 from mmkd_models.training.predict import embeddings_of, logits_of
-from mmkd_models.training.ridge import class_weights, fit_ridge, label_answers, ridge_of_each
+from mmkd_models.training.ridge import class_weights, label_answers, ridge_of_each
 
 AdaptationMethod = Literal["statistics", "teacher", "labels"]
 """Mean and spread of the new windows; a teacher's answers; labels of some windows."""
@@ -145,7 +145,8 @@ def refit_head(student: StudentCheckpoint, parts: Sequence[tuple[Windows, Floats
     logits, scores = before[:, known], targets[:, known]
     heat = float((weights[:, None] * logits * scores).sum() / (weights[:, None] * logits * logits).sum())
     residuals, blocks = targets - heat * before, np.concatenate([_blocks(windows) for windows, _ in parts])
-    ridge = fit_ridge(inputs, residuals, weights, penalties=(_best_penalty(inputs, residuals, weights, blocks),))
+    penalty = _best_penalty(inputs, residuals, weights, blocks)
+    ridge = ridge_of_each(inputs, residuals, weights, penalties=(penalty,))[penalty]
     with torch.no_grad():
         network.head.weight.add_(torch.from_numpy(ridge.weight.T / heat).float())
         network.head.bias.add_(torch.from_numpy(ridge.bias / heat).float())

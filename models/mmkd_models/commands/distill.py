@@ -73,8 +73,7 @@ class StudentOptions:
     """The student that learns: a new one of some size, or a trained one."""
 
     preset: Annotated[
-        str | None,
-        Option("Size: tiny, small, medium or base.", shown=f"{STUDENT_PRESET}; with --qat the student's"),
+        str | None, Option("Size: tiny, small, medium or base.", shown=f"{STUDENT_PRESET}; with --qat the student's")
     ] = None
     kind: Kind = "transformer"
     choose: Annotated[
@@ -103,8 +102,7 @@ class DistillationOptions(TrainingOptions):
     """Those of every training; a student that practises INT8 needs fewer and smaller steps."""
 
     steps: Annotated[
-        int | None,
-        Option("Optimisation steps.", min=1, shown=f"{STUDENT_TRAIN.steps}; with --qat {INT8_TRAIN.steps}"),
+        int | None, Option("Optimisation steps.", min=1, shown=f"{STUDENT_TRAIN.steps}; with --qat {INT8_TRAIN.steps}")
     ] = None
     learning_rate: Annotated[
         float | None,

@@ -16,7 +16,7 @@ from mmkd_edge.cli.show import json_text
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.commands.options import run_dir_of
-from mmkd_models.processes import is_first_process
+from mmkd_models.train_config import is_first_process
 
 if TYPE_CHECKING:  # --help needs no torch
     import typer

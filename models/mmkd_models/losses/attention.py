@@ -14,19 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.losses.layers import (
-    Layers,
-    check_layers,
-    check_shown,
-    common_time,
-    layer_pairs,
-    mean_over_tokens,
-    resampled,
-    shape,
-    student_depth,
-    valid_tokens,
-)
-from mmkd_models.losses.term import InnerTerm, Pair, TrainingStep, Weight
+from mmkd_models.losses.layers import LayerTerm, common_time, mean_over_tokens, resampled, valid_tokens
+from mmkd_models.losses.term import Pair, TrainingStep, Weight
 from mmkd_models.networks.layers import EXTRA_TOKENS
 from mmkd_models.networks.teacher import TeacherOutput
 
@@ -60,12 +49,7 @@ def edam_divergence(
 
 
 def aligned_map(
-    teacher_map: Tensor,
-    *,
-    source_lengths: Sequence[int],
-    length: int,
-    extra: int,
-    valid_keys: Tensor | None = None,
+    teacher_map: Tensor, *, source_lengths: Sequence[int], length: int, extra: int, valid_keys: Tensor | None = None
 ) -> Tensor:
     """Map a teacher's cross-attention, averaged over heads, onto the student's own keys.
 
@@ -106,20 +90,15 @@ def aligned_map(
     return total / total.sum(-1, keepdim=True).clamp(min=EPSILON)
 
 
-class EdamTerm(InnerTerm, frozen=True, kw_only=True, tag="edam"):
+class EdamTerm(LayerTerm, frozen=True, kw_only=True, tag="edam"):
     """The student's self-attention learns the teacher's cross-attention, heads averaged."""
 
     # A map shows where to look at first; the outputs decide the end.
     weight: Weight = Weight(start=0.5, end=0.0, until=0.6)
-    layers: Layers = 1
-
-    def compares_layers(self) -> bool:
-        """Attention layers."""
-        return True
 
     def check_depth(self, *, student: int, fusion: int, blocks: int) -> None:
         """Raise UsageError if a layer is named that does not exist."""
-        check_layers(self, self.layers, student=student, teacher=fusion, cross=True)
+        self.check_layers(student=student, teacher=fusion, of_teacher="cross-attention")
 
     def check_pair(self, pair: Pair, *, causal: bool) -> None:
         """Raise UsageError for a causal student, and keys of unknown origin."""
@@ -133,8 +112,9 @@ class EdamTerm(InnerTerm, frozen=True, kw_only=True, tag="edam"):
             own, other = pair.student.attention[own_layer], pair.teacher.cross_attention[pair.modality][other_layer]
             if pair.modality not in pair.teacher.valid or keys != other.shape[-1]:
                 raise UsageError(
-                    f"recipe: term 'edam': self-attention (H, L, L)={shape(own[0])} of student layer {own_layer} and "
-                    f"cross-attention (H, Lq, Lk)={shape(other[0])} of teacher layer {other_layer} cannot be tied: its "
+                    f"recipe: term 'edam': self-attention (H, L, L)={tuple(own[0].shape)} of student layer "
+                    f"{own_layer} and cross-attention (H, Lq, Lk)={tuple(other[0].shape)} of teacher layer "
+                    f"{other_layer} cannot be tied: its "
                     f"keys are {other.shape[-1]}, and TeacherOutput.valid has {keys} tokens of modalities other than "
                     f"{pair.modality!r}; give the validity of every modality's tokens, in the order of the keys"
                 )
@@ -154,13 +134,11 @@ class EdamTerm(InnerTerm, frozen=True, kw_only=True, tag="edam"):
             divergences.append(edam_divergence(student, target, valid_rows=valid, weight=there).detach())
         return {"edam": torch.stack(losses).mean(), "edam_kl": torch.stack(divergences).mean()}
 
-    def _pairs(self, pair: Pair) -> tuple[tuple[int, int], ...]:
+    def _pairs(self, pair: Pair) -> list[tuple[int, int]]:
         """(self-attention layer of the student, cross-attention layer of the teacher)."""
         maps = pair.teacher.cross_attention.get(pair.modality, ())
-        pairs = layer_pairs(self.layers, student=student_depth(pair.student), teacher=len(maps))
-        check_shown(self, "attention maps", [own for own, _ in pairs], pair.student.attention, "student")
-        check_shown(self, "cross-attention maps", [other for _, other in pairs], maps, "teacher")
-        return pairs
+        own, other = ("attention maps", pair.student.attention), ("cross-attention maps", maps)
+        return self.tied(pair, own, other, depth=len(maps))
 
 
 def _on_students_map(cross: Tensor, pair: Pair, *, length: int, valid: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkd_edge.spec import TaskKind
-from mmkd_models.losses.term import InnerTerm, Pair, TrainingStep, Weight, check_temperature, constant
+from mmkd_models.losses.term import InnerTerm, Pair, TrainingStep, Weight, constant
 
 
 def crd_loss(
@@ -48,12 +48,7 @@ def crd_loss(
 
 
 def _anchor_loss(
-    anchor: Tensor,
-    other: Tensor,
-    temperature: float,
-    index: Tensor,
-    memory: Tensor | None,
-    memory_index: Tensor | None,
+    anchor: Tensor, other: Tensor, temperature: float, index: Tensor, memory: Tensor | None, memory_index: Tensor | None
 ) -> Tensor:
     """(B,) loss of each anchor against its positive (same row of `other`) and all negatives."""
     candidates, owners = other, index
@@ -122,7 +117,7 @@ class CrdTerm(InnerTerm, frozen=True, kw_only=True, tag="crd"):
 
     def check(self, *, kind: TaskKind, classes: int | None) -> None:
         """Raise UsageError for impossible numbers."""
-        check_temperature(self, self.temperature)
+        self.check_temperature(self.temperature)
         if self.width < 1 or self.queue < 0:
             raise self.refusal("width >= 1 and queue >= 0", f"{self.width} and {self.queue}; correct them")
 

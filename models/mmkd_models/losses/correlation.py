@@ -12,13 +12,7 @@ from torch import Tensor, nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskKind
-from mmkd_models.losses.term import (
-    OutputTerm,
-    TrainingStep,
-    check_exclusive_classes,
-    check_temperature,
-    check_two_weights,
-)
+from mmkd_models.losses.term import OutputTerm, TrainingStep
 
 _TINY = 1e-8  # added to sums of squares: a class that nobody ever names has no correlation and must have no gradient
 
@@ -58,9 +52,9 @@ class DistTerm(OutputTerm, frozen=True, kw_only=True, tag="dist"):
 
     def check(self, *, kind: TaskKind, classes: int | None) -> None:
         """Raise UsageError for impossible numbers, or a task that has no classes to correlate."""
-        check_temperature(self, self.temperature)
-        check_two_weights(self, ("beta", "gamma"), self.beta, self.gamma)
-        check_exclusive_classes(self, kind)
+        self.check_temperature(self.temperature)
+        self.check_two_weights(beta=self.beta, gamma=self.gamma)
+        self.check_exclusive_classes(kind)
         if classes == 2 and self.gamma == 0:
             raise UsageError(
                 "recipe: term 'dist' has gamma 0, and with two classes the correlation over classes is 1 or -1 "
@@ -70,6 +64,5 @@ class DistTerm(OutputTerm, frozen=True, kw_only=True, tag="dist"):
     def loss(self, step: TrainingStep, head: nn.Module | None) -> dict[str, Tensor]:
         """Return how far the student's probabilities are from rising and falling with those of all teachers."""
         student, teacher = step.pair.student.logits, step.together(self.temperature)
-        return {
-            "dist": dist_loss(student, teacher, temperature=self.temperature, beta=self.beta, gamma=self.gamma),
-        }
+        loss = dist_loss(student, teacher, temperature=self.temperature, beta=self.beta, gamma=self.gamma)
+        return {"dist": loss}

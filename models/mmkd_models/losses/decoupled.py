@@ -12,13 +12,7 @@ from torch import Tensor, nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskKind
-from mmkd_models.losses.term import (
-    OutputTerm,
-    TrainingStep,
-    check_exclusive_classes,
-    check_temperature,
-    check_two_weights,
-)
+from mmkd_models.losses.term import OutputTerm, TrainingStep
 
 
 def dkd_loss(
@@ -55,9 +49,9 @@ class DkdTerm(OutputTerm, frozen=True, kw_only=True, tag="dkd"):
 
     def check(self, *, kind: TaskKind, classes: int | None) -> None:
         """Raise UsageError for impossible numbers, or a task that has no classes to separate."""
-        check_temperature(self, self.temperature)
-        check_two_weights(self, ("alpha", "beta"), self.alpha, self.beta)
-        check_exclusive_classes(self, kind)
+        self.check_temperature(self.temperature)
+        self.check_two_weights(alpha=self.alpha, beta=self.beta)
+        self.check_exclusive_classes(kind)
         if classes == 2 and self.alpha == 0:
             raise UsageError(
                 "recipe: term 'dkd' has alpha 0, and with two classes there is one other class, about which beta has "
@@ -69,5 +63,5 @@ class DkdTerm(OutputTerm, frozen=True, kw_only=True, tag="dkd"):
         batch, teacher = step.batch, step.together(self.temperature)
         target = torch.where(batch.labelled > 0, batch.targets.argmax(-1), teacher.argmax(-1))
         student = step.pair.student.logits
-        found = dkd_loss(student, teacher, target, temperature=self.temperature, alpha=self.alpha, beta=self.beta)
-        return {"dkd": found}
+        loss = dkd_loss(student, teacher, target, temperature=self.temperature, alpha=self.alpha, beta=self.beta)
+        return {"dkd": loss}

@@ -13,19 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkd_edge.spec import TaskKind
-from mmkd_models.losses.layers import (
-    Layers,
-    check_layers,
-    check_shown,
-    check_token_counts,
-    layer_pairs,
-    on_students_tokens,
-    shape,
-    student_depth,
-    teacher_depth,
-    valid_tokens,
-)
-from mmkd_models.losses.term import InnerTerm, Pair, TrainingStep, weighted_mean
+from mmkd_models.losses.layers import LayerTerm, check_token_counts, on_students_tokens, valid_tokens
+from mmkd_models.losses.term import Pair, TrainingStep, weighted_mean
 
 
 def feature_loss(student: Tensor, teacher: Tensor, *, valid: Tensor | None = None) -> Tensor:
@@ -60,11 +49,10 @@ class Projector(nn.Module):
             return cast("Tensor", self.linear(vectors.float()))
 
 
-class FeatureTerm(InnerTerm, frozen=True, kw_only=True, tag="feature"):
+class FeatureTerm(LayerTerm, frozen=True, kw_only=True, tag="feature"):
     """Projected hidden states or embedding learn the teacher's."""
 
     level: Literal["hidden", "embedding"] = "hidden"
-    layers: Layers = 1
 
     def compares_layers(self) -> bool:
         """Layers with hidden states; an embedding is none."""
@@ -78,16 +66,15 @@ class FeatureTerm(InnerTerm, frozen=True, kw_only=True, tag="feature"):
     def check_depth(self, *, student: int, fusion: int, blocks: int) -> None:
         """Raise UsageError if a layer is named that does not exist."""
         if self.compares_layers():
-            check_layers(self, self.layers, student=student, teacher=blocks)
+            self.check_layers(student=student, teacher=blocks, of_teacher="self-attention")
 
     def check_pair(self, pair: Pair, *, causal: bool) -> None:
         """Raise UsageError for tokens that have no time in common."""
         if self.level == "embedding":
             return
-        for own, other in self._pairs(pair):
-            student, teacher = pair.student.hidden[own], pair.teacher.hidden[pair.modality][other]
-            both = f"{shape(student[0])} of student layer {own} and {shape(teacher[0])} of teacher layer {other}"
-            check_token_counts(f"recipe: term 'feature': {both}", student.shape[1], teacher.shape[1])
+        for (own, other), (student, teacher) in zip(self._pairs(pair), self._vectors(pair), strict=True):
+            tied = f"{tuple(student[0].shape)} of student layer {own} and {tuple(teacher[0].shape)} of teacher layer"
+            check_token_counts(f"recipe: term 'feature': {tied} {other}", student.shape[1], teacher.shape[1])
 
     def head(self, pair: Pair) -> nn.ModuleList:
         """Return the projectors, one per pair of layers."""
@@ -108,16 +95,12 @@ class FeatureTerm(InnerTerm, frozen=True, kw_only=True, tag="feature"):
             losses.append(feature_loss(project(student), target, valid=valid))
         return {"feature": torch.stack(losses).mean()}
 
-    def _pairs(self, pair: Pair) -> tuple[tuple[int, int], ...]:
-        depth = teacher_depth(pair.teacher, pair.modality)
-        pairs = layer_pairs(self.layers, student=student_depth(pair.student), teacher=depth)
-        states = pair.teacher.hidden.get(pair.modality, ())
-        check_shown(self, "hidden states", [own for own, _ in pairs], pair.student.hidden, "student")
-        check_shown(self, "hidden states", [other for _, other in pairs], states, "teacher")
-        return pairs
+    def _pairs(self, pair: Pair) -> list[tuple[int, int]]:
+        others = pair.teacher.hidden.get(pair.modality, ())
+        return self.tied(pair, ("hidden states", pair.student.hidden), ("hidden states", others))
 
     def _vectors(self, pair: Pair) -> list[tuple[Tensor, Tensor]]:
         if self.level == "embedding":
             return [(pair.student.embedding, pair.teacher.embedding)]
-        states = pair.teacher.hidden.get(pair.modality, ())
-        return [(pair.student.hidden[own], states[other]) for own, other in self._pairs(pair)]
+        hidden = pair.teacher.hidden.get(pair.modality, ())
+        return [(pair.student.hidden[own], hidden[other]) for own, other in self._pairs(pair)]

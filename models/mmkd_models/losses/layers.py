@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.losses.term import LossTerm, Pair, weighted_mean
+from mmkd_models.losses.term import InnerTerm, Pair, weighted_mean
 from mmkd_models.networks.layers import EXTRA_TOKENS
 from mmkd_models.networks.student import StudentOutput
 from mmkd_models.networks.teacher import TeacherOutput
@@ -23,75 +23,102 @@ Layers = Literal["uniform"] | int | tuple[tuple[int, int], ...]
 """Which layers learn from which: `uniform`, each student layer from teacher layers spread evenly; a number, the last so
 many, in order; or pairs (student, teacher). Layers count from 0, negative ones from the end."""
 
+Shown = tuple[str, Sequence[Any]]
+"""What a network returns of its layers: its name in messages, and one value for each layer."""
 
-def layer_pairs(layers: Layers, *, student: int, teacher: int) -> tuple[tuple[int, int], ...]:
+
+class LayerTerm(InnerTerm, frozen=True, kw_only=True):
+    """A term that compares layers."""
+
+    layers: Layers = 1
+
+    def compares_layers(self) -> bool:
+        """Every kind of layer is inside."""
+        return True
+
+    def check_depth(self, *, student: int, fusion: int, blocks: int) -> None:
+        """Raise UsageError if a layer is named that does not exist."""
+        self.check_layers(student=student, teacher=blocks, of_teacher="self-attention")
+
+    def check_layers(self, *, student: int, teacher: int, of_teacher: str) -> None:
+        """Raise UsageError if `layers` names a layer that does not exist.
+
+        Args:
+            student: self-attention layers of the student.
+            teacher: layers of the teacher's attention that teaches.
+            of_teacher: the kind of that attention.
+        """
+        sides = (("student", student, "self-attention"), ("teacher", teacher, of_teacher))
+        for who, count, what in sides:
+            if count == 0:
+                cure = "use a teacher of two or more modalities, or drop" if what == "cross-attention" else "drop"
+                raise UsageError(
+                    f"recipe: term {self.name!r} needs {what} layers of the {who}, which has none; {cure} the term"
+                )
+        if isinstance(self.layers, int) and not 1 <= self.layers <= min(student, teacher):
+            raise UsageError(
+                f"recipe: term {self.name!r} ties the last {self.layers} layers of a student with {student} "
+                f"self-attention layers and a teacher with {teacher} {of_teacher} layers; choose 1 to "
+                f"{min(student, teacher)}"
+            )
+        if isinstance(self.layers, int | str):
+            return
+        if not self.layers:
+            raise self.refusal("one or more pairs of layers", "none; name some, a number of last layers, or 'uniform'")
+        for pair in self.layers:
+            for layer, (who, count, what) in zip(pair, sides, strict=True):
+                if not -count <= layer < count:
+                    raise UsageError(
+                        f"recipe: term {self.name!r} names {what} layer {layer} of the {who}, which has {count}; "
+                        f"choose {-count} to {count - 1}"
+                    )
+
+    def tied(self, pair: Pair, student: Shown, teacher: Shown, *, depth: int | None = None) -> list[tuple[int, int]]:
+        """Return the pairs (layer of the student, layer of the teacher).
+
+        Args:
+            depth: of the teacher; None for the layers of its own tokens of the modality.
+
+        Raises UsageError if a network does not return a layer: a silent zero would look like a loss that is learnt.
+        """
+        depth = teacher_depth(pair.teacher, pair.modality) if depth is None else depth
+        pairs = layer_pairs(self.layers, student=student_depth(pair.student), teacher=depth)
+        for who, (what, values), last in zip(
+            ("student", "teacher"), (student, teacher), map(max, zip(*pairs, strict=True)), strict=True
+        ):
+            if last >= len(values):
+                raise UsageError(
+                    f"recipe: term {self.name!r} needs the {what} of layer {last} of the {who}, which gives those "
+                    f"of {len(values)} layers; let its forward return them where it is called with taps=True"
+                )
+        return pairs
+
+
+def layer_pairs(layers: Layers, *, student: int, teacher: int) -> list[tuple[int, int]]:
     """Return the pairs (student layer, teacher layer), counted from 0, for networks of that many layers.
 
     Uniform spreads the teacher's layers evenly, its last one to the last one: round((l + 1) * teacher / student) - 1.
 
     Example:
         >>> layer_pairs("uniform", student=2, teacher=4), layer_pairs(2, student=3, teacher=2)
-        (((0, 1), (1, 3)), ((1, 0), (2, 1)))
+        ([(0, 1), (1, 3)], [(1, 0), (2, 1)])
     """
     if layers == "uniform":
         spread = (math.floor((layer + 1) * teacher / student + 0.5) - 1 for layer in range(student))
-        return tuple((layer, max(0, at)) for layer, at in enumerate(spread))
+        return [(layer, max(0, at)) for layer, at in enumerate(spread)]
     if isinstance(layers, int):
-        return tuple((student - back, teacher - back) for back in range(layers, 0, -1))
-    return tuple((own % student, other % teacher) for own, other in layers)
+        return [(student - back, teacher - back) for back in range(layers, 0, -1)]
+    return [(own % student, other % teacher) for own, other in layers]
 
 
 def student_depth(student: StudentOutput) -> int:
-    """Return the number of layers that a student shows."""
+    """Return the number of layers that a student returns."""
     return max(len(student.hidden), len(student.attention), len(student.projections))
 
 
 def teacher_depth(teacher: TeacherOutput, modality: str) -> int:
-    """Return the number of layers in which a teacher shows its own tokens of the modality."""
+    """Return the number of layers in which a teacher returns its own tokens of the modality."""
     return max(len(teacher.hidden.get(modality, ())), len(teacher.projections.get(modality, ())))
-
-
-def check_layers(term: LossTerm, layers: Layers, *, student: int, teacher: int, cross: bool = False) -> None:
-    """Raise UsageError if `layers` of a term names a layer that does not exist.
-
-    Args:
-        student: self-attention layers of the student.
-        teacher: layers of the teacher's attention that teaches.
-        cross: whether that is cross-attention.
-    """
-    of_student, of_teacher = "self-attention", "cross-attention" if cross else "self-attention"
-    sides = (("student", student, of_student), ("teacher", teacher, of_teacher))
-    for who, count, what in sides:
-        if count == 0:
-            cure = "use a teacher of two or more modalities, or drop the term" if cross else "drop the term"
-            raise UsageError(f"recipe: term {term.name!r} needs {what} layers of the {who}, which has none; {cure}")
-    if layers == "uniform":
-        return
-    if isinstance(layers, int):
-        if not 1 <= layers <= min(student, teacher):
-            raise UsageError(
-                f"recipe: term {term.name!r} ties the last {layers} layers of a student with {student} {of_student} "
-                f"layers and a teacher with {teacher} {of_teacher} layers; choose 1 to {min(student, teacher)}"
-            )
-        return
-    if not layers:
-        raise term.refusal("one or more pairs of layers", "none; name some, a number of last layers, or 'uniform'")
-    for pair in layers:
-        for layer, (who, count, what) in zip(pair, sides, strict=True):
-            if not -count <= layer < count:
-                raise UsageError(
-                    f"recipe: term {term.name!r} names {what} layer {layer} of the {who}, which has {count}; "
-                    f"choose {-count} to {count - 1}"
-                )
-
-
-def check_shown(term: LossTerm, what: str, layers: Sequence[int], given: Sequence[object], who: str) -> None:
-    """Raise UsageError if a network does not return a layer: a silent zero would look like a loss that is learnt."""
-    if max(layers) >= len(given):
-        raise UsageError(
-            f"recipe: term {term.name!r} needs the {what} of layer {max(layers)} of the {who}, which gives those "
-            f"of {len(given)} layers; let its forward return them where it is called with taps=True"
-        )
 
 
 def check_token_counts(both: str, own: int, other: int) -> None:
@@ -164,10 +191,5 @@ def resampled(tokens: Tensor, valid: Tensor, *, length: int, extra: int) -> tupl
         total = share @ (tokens[:, :own] * valid[:, :own, None])  # (B, length, D)
         weight = valid[:, :own] @ share.T  # (B, length)
     time = total / weight.clamp(min=1e-6)[..., None]
-    found = torch.cat([(weight > 0).float(), valid[:, own:]], dim=1)
-    return torch.cat([time, tokens[:, own:]], dim=1), found
-
-
-def shape(tensor: Tensor) -> tuple[int, ...]:
-    """Return the shape as a message shows it."""
-    return tuple(tensor.shape)
+    resampled_valid = torch.cat([(weight > 0).float(), valid[:, own:]], dim=1)
+    return torch.cat([time, tokens[:, own:]], dim=1), resampled_valid

@@ -14,7 +14,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskKind
 from mmkd_models.losses.correlation import correlation
 from mmkd_models.losses.task import DELTA, huber_loss
-from mmkd_models.losses.term import Goal, OutputTerm, TrainingStep, check_temperature
+from mmkd_models.losses.term import Goal, OutputTerm, TrainingStep
 
 _USUAL_TEMPERATURE = 2.0
 
@@ -67,7 +67,7 @@ class LogitTerm(OutputTerm, frozen=True, kw_only=True, tag="logit"):
 
     def check(self, *, kind: TaskKind, classes: int | None) -> None:
         """Raise UsageError for an impossible temperature, or one that the task does not have."""
-        check_temperature(self, self.temperature)
+        self.check_temperature(self.temperature)
         if kind == "regression" and self.temperature != _USUAL_TEMPERATURE:
             raise UsageError(
                 f"recipe: term 'logit' has temperature {self.temperature}, which softens probabilities, and regression "

@@ -16,24 +16,11 @@ from torch import Tensor, nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskKind
-from mmkd_models.losses.layers import (
-    Layers,
-    check_layers,
-    check_shown,
-    check_token_counts,
-    layer_pairs,
-    mean_over_tokens,
-    on_students_tokens,
-    shape,
-    student_depth,
-    teacher_depth,
-    valid_tokens,
-)
-from mmkd_models.losses.term import InnerTerm, Pair, TrainingStep
+from mmkd_models.losses.layers import LayerTerm, check_token_counts, mean_over_tokens, on_students_tokens, valid_tokens
+from mmkd_models.losses.term import Pair, TrainingStep
+from mmkd_models.networks.layers import MASKED
 
 Vectors = Literal["query", "key", "value"]
-
-_MASKED = -1e4  # additive score of a missing token: finite, so that a window without any token stays finite
 
 
 def relation_loss(student: Tensor, teacher: Tensor, *, heads: int, valid: Tensor | None = None) -> Tensor:
@@ -63,20 +50,15 @@ def _log_relation(vectors: Tensor, heads: int, valid: Tensor | None) -> Tensor:
     split = vectors.reshape(batch, length, heads, width // heads).transpose(1, 2)  # (B, H, L, D / H)
     scores = split @ split.transpose(-1, -2) / math.sqrt(split.shape[-1])
     if valid is not None:
-        scores = scores + (1 - valid.float())[:, None, None, :] * _MASKED
+        scores = scores + (1 - valid.float())[:, None, None, :] * MASKED
     return torch.log_softmax(scores, dim=-1)
 
 
-class RelationTerm(InnerTerm, frozen=True, kw_only=True, tag="relation"):
+class RelationTerm(LayerTerm, frozen=True, kw_only=True, tag="relation"):
     """How alike tokens are in queries, keys or values of the teacher's self-attention."""
 
-    layers: Layers = 1
     vectors: tuple[Vectors, ...] = ("query", "key", "value")
     heads: int = 8
-
-    def compares_layers(self) -> bool:
-        """Attention layers."""
-        return True
 
     def check(self, *, kind: TaskKind, classes: int | None) -> None:
         """Raise UsageError for impossible heads or vectors."""
@@ -84,16 +66,12 @@ class RelationTerm(InnerTerm, frozen=True, kw_only=True, tag="relation"):
             wanted = "heads >= 1 and one or more of query, key and value, each once"
             raise self.refusal(wanted, f"{self.heads} and {list(self.vectors)}; correct them")
 
-    def check_depth(self, *, student: int, fusion: int, blocks: int) -> None:
-        """Raise UsageError if a layer is named that does not exist."""
-        check_layers(self, self.layers, student=student, teacher=blocks)
-
     def check_pair(self, pair: Pair, *, causal: bool) -> None:
         """Raise UsageError for tokens that have no time in common, and widths that cannot be split into the heads."""
         for own, other in self._pairs(pair):
             sides = pair.student.projections[own], pair.teacher.projections[pair.modality][other]
             for kind in self.vectors:
-                student, teacher = (shape(getattr(side, kind)[0]) for side in sides)
+                student, teacher = (tuple(getattr(side, kind)[0].shape) for side in sides)
                 tied = (
                     f"recipe: term 'relation': {kind} vectors (L, D)={student} of student layer {own} and "
                     f"{teacher} of teacher layer {other}"
@@ -116,11 +94,7 @@ class RelationTerm(InnerTerm, frozen=True, kw_only=True, tag="relation"):
                 losses.append(relation_loss(vectors, target, heads=self.heads, valid=valid))
         return {"relation": torch.stack(losses).mean()}
 
-    def _pairs(self, pair: Pair) -> tuple[tuple[int, int], ...]:
+    def _pairs(self, pair: Pair) -> list[tuple[int, int]]:
         """(self-attention layer of the student, that of the teacher)."""
-        depth = teacher_depth(pair.teacher, pair.modality)
-        pairs = layer_pairs(self.layers, student=student_depth(pair.student), teacher=depth)
-        projections = pair.teacher.projections.get(pair.modality, ())
-        check_shown(self, "projections", [own for own, _ in pairs], pair.student.projections, "student")
-        check_shown(self, "projections", [other for _, other in pairs], projections, "teacher")
-        return pairs
+        others = pair.teacher.projections.get(pair.modality, ())
+        return self.tied(pair, ("projections", pair.student.projections), ("projections", others))

@@ -49,10 +49,10 @@ def constant(value: float) -> Weight:
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """What logits stand for.
+    """The meaning of logits.
 
     Attributes:
-        spread: standard deviation of a regression's training targets; losses are in this unit. 1 for other kinds.
+        spread: standard deviation of a regression's training targets, the unit of losses; 1 for other kinds.
     """
 
     kind: TaskKind = "classification"
@@ -115,10 +115,6 @@ class LossTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """The name in a recipe file."""
         return str(self.__struct_config__.tag)
 
-    def refusal(self, expected: str, got: str) -> UsageError:
-        """Return the error for an option with an impossible value."""
-        return UsageError(f"recipe: term {self.name!r}: expected {expected}, got {got}")
-
     @property
     def reads_teacher(self) -> int | None:
         """The number of the teacher whose inside the term reads; None if it needs only the mixed outputs of all."""
@@ -150,6 +146,29 @@ class LossTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def loss(self, step: TrainingStep, head: nn.Module | None) -> dict[str, Tensor]:
         """Return the loss under the term's name, and further values for the log."""
         raise NotImplementedError
+
+    def refusal(self, expected: str, got: str) -> UsageError:
+        """Return the error for an option with an impossible value."""
+        return UsageError(f"recipe: term {self.name!r}: expected {expected}, got {got}")
+
+    def check_temperature(self, temperature: float) -> None:
+        """Raise UsageError for a temperature that is not above 0."""
+        if not 0 < temperature < math.inf:
+            raise self.refusal("a temperature above 0", f"{temperature}; correct it")
+
+    def check_two_weights(self, **weights: float) -> None:
+        """Raise UsageError if a part of a loss has a negative weight, or both have none."""
+        (one, first), (other, second) = weights.items()
+        if not (0 <= first < math.inf and 0 <= second < math.inf and first + second > 0):
+            raise self.refusal(f"{one} >= 0 and {other} >= 0, one above 0", f"{first} and {second}; correct them")
+
+    def check_exclusive_classes(self, kind: TaskKind) -> None:
+        """Raise UsageError for a task without classes that exclude each other."""
+        if kind != "classification":
+            raise UsageError(
+                f"recipe: term {self.name!r} compares classes that exclude each other, and {kind} has none; "
+                "use term 'logit'"
+            )
 
 
 class OutputTerm(LossTerm, frozen=True, kw_only=True):
@@ -185,24 +204,3 @@ def weighted_mean(rows: Tensor, weight: Tensor | None) -> Tensor:
     if weight is None:
         return rows.mean()
     return (rows * weight).sum() / weight.sum().clamp(min=1e-6)
-
-
-def check_temperature(term: LossTerm, temperature: float) -> None:
-    """Raise UsageError for a temperature that is not above 0."""
-    if not 0 < temperature < math.inf:
-        raise term.refusal("a temperature above 0", f"{temperature}; correct it")
-
-
-def check_two_weights(term: LossTerm, names: tuple[str, str], first: float, second: float) -> None:
-    """Raise UsageError if a part of a loss has a negative weight, or both have none."""
-    if not (0 <= first < math.inf and 0 <= second < math.inf and first + second > 0):
-        raise term.refusal(f"{names[0]} >= 0 and {names[1]} >= 0, one above 0", f"{first} and {second}; correct them")
-
-
-def check_exclusive_classes(term: LossTerm, kind: TaskKind) -> None:
-    """Raise UsageError for a task without classes that exclude each other."""
-    if kind != "classification":
-        raise UsageError(
-            f"recipe: term {term.name!r} compares classes that exclude each other, and {kind} has none; "
-            "use term 'logit'"
-        )

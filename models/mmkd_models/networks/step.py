@@ -160,9 +160,7 @@ class StepStudent(nn.Module):
         series = torch.cat([series, front.series(rows, there, running)], dim=1)
         time = encoder.stem(series.transpose(1, 2)).transpose(1, 2)  # (1, 1, D)
         blocks = Blocks(
-            moments=moments,
-            sums=torch.cat([sums, block.sums], dim=1),
-            peaks=torch.cat([peaks, block.peaks], dim=1),
+            moments=moments, sums=torch.cat([sums, block.sums], dim=1), peaks=torch.cat([peaks, block.peaks], dim=1)
         )
         extra = encoder.extra(blocks, running, band)
         x = torch.cat([time, extra[:, 0]], dim=1)

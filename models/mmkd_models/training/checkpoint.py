@@ -320,11 +320,7 @@ def read_teacher(path: Path) -> TeacherCheckpoint:
         network = Teacher(document.modalities, len(task.labels), document.config, kind=task.kind)
     same_tensors(network.state_dict(), state, path=path)
     checkpoint = TeacherCheckpoint(
-        modalities=document.modalities,
-        task=document.task,
-        config=document.config,
-        facts=document.facts,
-        state=state,
+        modalities=document.modalities, task=document.task, config=document.config, facts=document.facts, state=state
     )
     return checkpoint if committee is None else _with_committee(checkpoint, committee, tensors, path)
 

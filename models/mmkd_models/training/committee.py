@@ -21,7 +21,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.windows import Windows
 from mmkd_models.defaults import COMMITTEE
-from mmkd_models.metrics.scores import AnyMetric, scores_from_logits
+from mmkd_models.metrics.scores import scores_from_logits
 from mmkd_models.networks.committee import Committee, CommitteeFacts, MemberFacts
 from mmkd_models.networks.config import MEMBERS, MemberKind, TeacherConfig
 from mmkd_models.networks.fronts.as_series import series_spec, series_views
@@ -31,7 +31,7 @@ from mmkd_models.train_config import OnStep
 from mmkd_models.training.checkpoint import TeacherCheckpoint, TeacherFile
 from mmkd_models.training.choosing import evening_bias
 from mmkd_models.training.inputs import TrainingData, TrainingRun
-from mmkd_models.training.pooling import MemberPooling, joining_sensor, pool_of
+from mmkd_models.training.pooling import joining_sensor, pool_of
 from mmkd_models.training.predict import answers_to, batches_of
 from mmkd_models.training.ridge import fit_ridge, label_answers
 from mmkd_models.training.rocket import drawn_features, features_of_rows
@@ -39,6 +39,9 @@ from mmkd_models.training.trainings import self_train, train_teacher
 
 LEAST_FEATURES = 6 * KERNELS
 """Of a modality's kernels; few modalities divide the features of one."""
+
+SEEDS_APART = 1000
+"""Between transformers of one committee, so that none has the seed of a fold."""
 
 Watch = Callable[[str], AbstractContextManager[OnStep | None]]
 """From the name of a training to what is called after each of its steps."""
@@ -54,16 +57,15 @@ class TrainedCommittee:
 
 @dataclass(frozen=True, kw_only=True)
 class _Member:
-    """A trained member, later with its corrected logits for the labelled validation windows."""
+    """A trained member with its logits, corrected for unequal classes, for the labelled validation windows."""
 
     kind: MemberKind
     seed: int
     network: nn.Module
     seconds: float
-    transformer: TeacherCheckpoint | None = None
+    logits: NDArray[Any]
     modality: str | None = None
     bias: NDArray[np.float64] | None = None
-    logits: NDArray[Any] | None = None
 
 
 def members_named(names: Sequence[str], modalities: Sequence[ModalitySpec]) -> tuple[MemberKind, ...]:
@@ -98,7 +100,7 @@ def default_members(modalities: Sequence[ModalitySpec]) -> tuple[MemberKind, ...
 
 
 def _too_short_for_a_rocket(modalities: Sequence[ModalitySpec]) -> ModalitySpec | None:
-    return next((one for one in modalities if not fits_kernels(one)), None)
+    return next((modality for modality in modalities if not fits_kernels(modality)), None)
 
 
 def train_committee(
@@ -124,22 +126,21 @@ def train_committee(
         start: teacher whose first transformer all transformers start with.
     """
     watched = watch or (lambda name: nullcontext(run.on_step))
-    transformers = [kind for kind in members if kind == "transformer"]
-    made = [
-        _transformer(data, config, run, number=number, self_training=self_training, start=start, watched=watched)
-        for number in range(len(transformers))
-    ]
-    first = made[0].transformer
-    assert first is not None
+    transformers, made = [], []
+    for number in range(members.count("transformer")):
+        began = time.monotonic()
+        trained = _transformer(
+            data, config, run, number=number, self_training=self_training, start=start, watched=watched
+        )
+        transformers.append(trained)
+        made.append(_member(data, "transformer", trained.facts.training.seed, trained.network(), run, began=began))
     if len(members) == 1:
-        return TrainedCommittee(checkpoint=first, seconds=(made[0].seconds,))
-    metric = run.train.metric
-    made += [_grown(data, kind, seed=run.train.seed) for kind in members[len(transformers) :]]
-    together = _with_best_sensor([_asked(member, data, metric=metric) for member in made], data, metric=metric)
-    return TrainedCommittee(
-        checkpoint=_together(first, together, data, metric=metric),
-        seconds=tuple(member.seconds for member in together),
-    )
+        return TrainedCommittee(checkpoint=transformers[0], seconds=(made[0].seconds,))
+    grown = [(kind, run.train.seed) for kind in members[len(transformers) :]]
+    made += [_grown(data, kind, seed, run) for kind, seed in grown]
+    made += _members_of_the_best_sensor(data, made, grown, run)
+    seconds = tuple(member.seconds for member in made)
+    return TrainedCommittee(checkpoint=_pooled(transformers[0], made, data, run), seconds=seconds)
 
 
 def _transformer(
@@ -151,10 +152,9 @@ def _transformer(
     self_training: bool,
     start: TeacherFile | None,
     watched: Watch,
-) -> _Member:
+) -> TeacherCheckpoint:
     """Train one transformer: number 0 is the teacher that would be trained alone; the others differ by their seed."""
-    began, seed = time.monotonic(), run.train.seed + SEEDS_APART * number
-    train = msgspec.structs.replace(run.train, seed=seed)
+    train = msgspec.structs.replace(run.train, seed=run.train.seed + SEEDS_APART * number)
     folder = None if run.run_dir is None else run.run_dir if number == 0 else run.run_dir / f"transformer-{number}"
     own, name = replace(run, train=train, run_dir=folder), "teacher" if number == 0 else f"transformer {number + 1}"
     with watched(name) as on_step:
@@ -163,51 +163,66 @@ def _transformer(
         second = None if folder is None else folder / "second"
         with watched(f"{name}, second generation") as on_step:
             checkpoint = self_train(data, checkpoint, replace(own, run_dir=second, on_step=on_step))
-    return _Member(
-        kind="transformer",
-        seed=seed,
-        network=checkpoint.network(),
-        seconds=time.monotonic() - began,
-        transformer=checkpoint,
-    )
+    return checkpoint
 
 
-SEEDS_APART = 1000
-"""Between transformers of one committee, so that none has the seed of a fold."""
-
-
-def _grown(data: TrainingData, kind: MemberKind, *, seed: int, modality: str | None = None) -> _Member:
+def _grown(
+    data: TrainingData, kind: MemberKind, seed: int, run: TrainingRun, *, modality: str | None = None
+) -> _Member:
     began = time.monotonic()
     train = data.train if modality is None else data.train.with_modalities((modality,))
-    network = grown_network(train, kind, seed=seed)
-    return _Member(kind=kind, seed=seed, network=network, seconds=time.monotonic() - began, modality=modality)
+    return _member(data, kind, seed, grown_network(train, kind, seed=seed), run, began=began, modality=modality)
 
 
-def _with_best_sensor(members: Sequence[_Member], data: TrainingData, *, metric: AnyMetric) -> Sequence[_Member]:
-    """Add the members of the sensor with the likeliest answers, if all are significantly likelier together."""
-    kinds = [(member.kind, member.seed) for member in members if member.kind != "transformer"]
+def _member(
+    data: TrainingData,
+    kind: MemberKind,
+    seed: int,
+    network: nn.Module,
+    run: TrainingRun,
+    *,
+    began: float,
+    modality: str | None = None,
+) -> _Member:
+    """Add the corrected validation logits; a transformer's head already has the correction."""
+    seconds, known = time.monotonic() - began, _labelled(data.valid)
+    logits: NDArray[Any] = answers_to(
+        network, known if modality is None else known.with_modalities((modality,))
+    ).numpy()
+    bias = None
+    if kind != "transformer":
+        bias = evening_bias(logits, data.train.labels, known, metric=run.train.metric)
+    logits = logits if bias is None else (logits + bias).astype(np.float32)
+    return _Member(kind=kind, seed=seed, network=network, seconds=seconds, logits=logits, modality=modality, bias=bias)
+
+
+def _members_of_the_best_sensor(
+    data: TrainingData, members: Sequence[_Member], grown: Sequence[tuple[MemberKind, int]], run: TrainingRun
+) -> Sequence[_Member]:
+    """Return the members of the sensor with the likeliest answers, if all are significantly likelier together."""
     names = [modality.name for modality in data.train.spec.modalities]
-    if len(names) == 1 or not kinds:
-        return members
-    alone = {
-        name: [_asked(_grown(data, kind, seed=seed, modality=name), data, metric=metric) for kind, seed in kinds]
-        for name in names
-    }
-    known, of_each = _known(data), {name: _logits(ours) for name, ours in alone.items()}
-    best = joining_sensor(_logits(members), of_each, known.labels, known.groups, kind=known.spec.task.kind)
-    return members if best is None else [*members, *alone[best]]
+    if len(names) == 1 or not grown:
+        return ()
+    alone = {name: [_grown(data, kind, seed, run, modality=name) for kind, seed in grown] for name in names}
+    known = _labelled(data.valid)
+    best = joining_sensor(
+        [member.logits for member in members],
+        {name: [member.logits for member in own] for name, own in alone.items()},
+        known.labels,
+        known.groups,
+        kind=known.spec.task.kind,
+    )
+    return () if best is None else alone[best]
 
 
 def grown_network(train: Windows, kind: MemberKind, *, seed: int) -> Trees | Rocket:
     """Return a member that is no transformer, from the labelled windows; kernels are drawn on all of them."""
-    known = train.subset(np.flatnonzero(train.labelled))
-    return _trees(known, seed=seed) if kind == "trees" else _rocket(train, known, seed=seed)
-
-
-def _trees(known: Windows, *, seed: int) -> Trees:
+    known = _labelled(train)
+    if kind == "rocket":
+        return _rocket(train, known, seed=seed)
     names, views = [modality.name for modality in known.spec.modalities], series_views(known.spec.modalities)
-    task = known.spec.task
     statistics = np.concatenate([statistics_of(inputs, names, views).numpy() for inputs in batches_of(known)])
+    task = known.spec.task
     return grown_trees(
         statistics, known.labels, names, classes=len(task.labels), kind=task.kind, seed=seed, views=views
     )
@@ -216,73 +231,53 @@ def _trees(known: Windows, *, seed: int) -> Trees:
 def _rocket(train: Windows, known: Windows, *, seed: int) -> Rocket:
     """Draw kernels on all training windows, and fit a ridge on the labelled ones: to 1 and -1, or to numbers."""
     task, specs = train.spec.task, train.spec.modalities
-    each = max(LEAST_FEATURES, FEATURES // len(specs))
-    drawn = {spec.name: drawn_features(train, spec.name, seed=seed, features=each) for spec in specs}
-    rows = np.arange(len(known))
-    found = [features_of_rows(one, known, name, rows) for name, one in drawn.items()]
+    features = max(LEAST_FEATURES, FEATURES // len(specs))
+    drawn = {spec.name: drawn_features(train, spec.name, seed=seed, features=features) for spec in specs}
+    inputs = [features_of_rows(part, known, name, np.arange(len(known))) for name, part in drawn.items()]
     truth = label_answers(task, known.labels)
     targets = truth if task.kind == "regression" else 2.0 * truth - 1
-    ridge = fit_ridge(np.concatenate(found, axis=1), targets, np.ones(len(known)))
-    network = Rocket(specs, {name: one.config for name, one in drawn.items()}, len(task.labels))
-    for name, one in drawn.items():
-        network.features[name].load_state_dict(one.state_dict())
+    ridge = fit_ridge(np.concatenate(inputs, axis=1), targets, np.ones(len(known)))
+    network = Rocket(specs, {name: part.config for name, part in drawn.items()}, len(task.labels))
+    for name, part in drawn.items():
+        network.features[name].load_state_dict(part.state_dict())
     network.weight.copy_(torch.from_numpy(ridge.weight))
     network.bias.copy_(torch.from_numpy(ridge.bias))
     return network.eval()
 
 
-def _together(
-    first: TeacherCheckpoint, members: Sequence[_Member], data: TrainingData, *, metric: AnyMetric
+def _pooled(
+    first: TeacherCheckpoint, members: Sequence[_Member], data: TrainingData, run: TrainingRun
 ) -> TeacherCheckpoint:
-    known = _known(data)
-    logits = _logits(members)
-    pool = pool_of(logits, known.labels, known.groups, kind=first.task.kind)
-    facts = _facts(members, pool, [_score(one, known, metric) for one in logits])
-    committee = Committee([member.network for member in members], facts, kind=first.task.kind).eval()
-    return replace(
-        first,
-        facts=msgspec.structs.replace(first.facts, score=_score(answers_to(committee, known).numpy(), known, metric)),
-        committee=facts,
-        further=tuple(member.network.state_dict() for member in members[1:]),
-    )
+    known, task = _labelled(data.valid), first.task
+    pool = pool_of([member.logits for member in members], known.labels, known.groups, kind=task.kind)
 
+    def score(logits: NDArray[Any]) -> float:
+        return scores_from_logits(known.labels, logits, task).metric(run.train.metric)
 
-def _asked(member: _Member, data: TrainingData, *, metric: AnyMetric) -> _Member:
-    """Add the member's corrected validation logits; a transformer's head already has the correction."""
-    known = _known(data)
-    seen = known if member.modality is None else known.with_modalities((member.modality,))
-    logits: NDArray[Any] = answers_to(member.network, seen).numpy()
-    bias = None if member.kind == "transformer" else evening_bias(logits, data.train.labels, known, metric=metric)
-    return replace(member, bias=bias, logits=logits if bias is None else (logits + bias).astype(np.float32))
-
-
-def _logits(members: Sequence[_Member]) -> list[NDArray[Any]]:
-    assert all(member.logits is not None for member in members)  # everybody was asked
-    return [member.logits for member in members if member.logits is not None]
-
-
-def _known(data: TrainingData) -> Windows:
-    return data.valid.subset(np.flatnonzero(data.valid.labelled))
-
-
-def _score(logits: NDArray[Any], known: Windows, metric: AnyMetric) -> float:
-    return scores_from_logits(known.labels, logits, known.spec.task).metric(metric)
-
-
-def _facts(members: Sequence[_Member], pool: MemberPooling, scores: Sequence[float]) -> CommitteeFacts:
-    return CommitteeFacts(
+    facts = CommitteeFacts(
         members=tuple(
             MemberFacts(
                 kind=member.kind,
                 seed=member.seed,
                 temperature=pool.temperatures[number],
                 weight=pool.weights[number],
-                score=scores[number],
+                score=score(member.logits),
                 log_likelihood=pool.likelihoods[number],
                 features=member.network.configs if isinstance(member.network, Rocket) else msgspec.UNSET,
                 bias=msgspec.UNSET if member.bias is None else tuple(member.bias.tolist()),
                 modality=member.modality or msgspec.UNSET,
             )
             for number, member in enumerate(members)
-        ),
+        )
     )
+    committee = Committee([member.network for member in members], facts, kind=task.kind).eval()
+    return replace(
+        first,
+        facts=msgspec.structs.replace(first.facts, score=score(answers_to(committee, known).numpy())),
+        committee=facts,
+        further=tuple(member.network.state_dict() for member in members[1:]),
+    )
+
+
+def _labelled(windows: Windows) -> Windows:
+    return windows.subset(np.flatnonzero(windows.labelled))

@@ -20,12 +20,13 @@ from mmkd_models.distillation.learner import SupervisedLearner
 from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.losses.term import target_scale
 from mmkd_models.metrics.scores import check_metric
+from mmkd_models.networks.causal import CausalEncoder
 from mmkd_models.networks.config import StudentConfig
-from mmkd_models.networks.encoder import Encoder, Front
-from mmkd_models.networks.fronts.causal import CausalFrames, CausalFront, CausalSound
+from mmkd_models.networks.encoder import Encoder
+from mmkd_models.networks.fronts.causal import CausalSound
 from mmkd_models.networks.fronts.log_mel import LogMelFront
 from mmkd_models.networks.fronts.series import FrontEnd
-from mmkd_models.networks.student import HybridStudent, Student
+from mmkd_models.networks.student import HybridStudent, RocketStudent, Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import Provenance, StudentCheckpoint, TeacherFile, library_versions
 from mmkd_models.training.choosing import adjusted
@@ -36,8 +37,7 @@ from mmkd_models.training.references import group_reference, training_embeddings
 from mmkd_models.training_hashes import training_hashes
 
 _MEL_CHUNK = 64
-_LEAST_MEL_SPREAD = 1e-3
-"""Of a log-mel, in nats."""
+_LEAST_MEL_SPREAD = 1e-3  # of a log-mel, in nats
 
 LABELLED_SHARE = 0.25
 """Fraction of a batch that is drawn from labelled windows when labels and a teacher teach together."""
@@ -112,19 +112,13 @@ def facts_of(
     run: TrainingRun,
     *,
     modality: str,
-    score: float,
     tau: float,
-    result: Fit | None = None,
+    result: Fit,
     recipe: Recipe | None = None,
     teachers: Sequence[TeacherFile] = (),
     started_from: str | None = None,
 ) -> Provenance:
-    """Return what a checkpoint says of its training.
-
-    Args:
-        modality: whose windows are hashed.
-        result: None if the network was not trained step by step.
-    """
+    """Return what a checkpoint says of its training; `modality` is the one whose windows are hashed."""
     hashes = tuple(teacher.sha256 for teacher in teachers)
     spec = data.train.spec
     return Provenance(
@@ -134,14 +128,14 @@ def facts_of(
         labelled=msgspec.UNSET if data.labelled.is_all else data.labelled,
         licence=spec.licence,
         metric=run.train.metric,
-        score=score,
-        best_step=0 if result is None else result.best_step,
+        score=result.scores.metric(run.train.metric),
+        best_step=result.best_step,
         teacher_sha256=hashes[0] if hashes else None,
         further_teachers_sha256=hashes[1:] or msgspec.UNSET,
         training=run.train,
         augment=run.augment,
         recipe=recipe,
-        curve=() if result is None else result.curve,
+        curve=result.curve,
         prior_tau=tau or msgspec.UNSET,
         started_from=started_from or msgspec.UNSET,
         training_hashes=training_hashes(data.train, modality, key=data.sha256),
@@ -174,41 +168,54 @@ def student_checkpoint(
 def with_novelty(
     checkpoint: StudentCheckpoint, train: Sequence[Windows], valid: Sequence[Windows]
 ) -> StudentCheckpoint:
-    """Return the same student with the embeddings of its training windows; `valid` defines what is usual."""
+    """Return the same student with the embeddings of its training windows; `valid` defines the usual scores."""
     modality = checkpoint.modality.name
     return replace(checkpoint, seen=training_embeddings(checkpoint.network(), train, valid, modality=modality))
 
 
-def set_normalisation(network: Student | HybridStudent | Teacher, windows: Windows) -> None:
-    """Copy mean and standard deviation of the training data into the front-ends, so that they travel in the graph.
+def set_target_scale(network: Student | HybridStudent | RocketStudent | Teacher, windows: Windows) -> None:
+    """Copy mean and standard deviation of a regression's target over the labelled windows to a network's end.
 
-    Those of a regression's target go to its end, over the labelled windows.
-
-    Raises:
-        ValueError: the network is a student and the windows have more than its one modality.
-        UsageError: the target has fewer than two different values in the labelled windows.
+    Raises UsageError if the target has fewer than two different values in them.
     """
     if network.answer.kind == "regression":
         for buffer, value in zip((network.answer.mean, network.answer.std), target_scale(windows), strict=True):
             buffer.fill_(value)
-    for name, front in _fronts(network, windows).items():
+
+
+def set_normalisation(network: Student | HybridStudent | Teacher, windows: Windows) -> None:
+    """Copy the statistics of the training data into front-ends and answer, so that they travel in the graph.
+
+    Raises:
+        ValueError: the network is a student and the windows have more than its one modality.
+        UsageError: as `set_target_scale`.
+    """
+    set_target_scale(network, windows)
+    names = [modality.name for modality in windows.spec.modalities]
+    if isinstance(network, Teacher):
+        encoders = {name: cast("Encoder | CausalEncoder", network.encoders[name]) for name in network.names}
+    elif len(names) == 1:
+        encoders = {names[0]: network.encoder}
+    else:
+        raise ValueError(f"student: expected windows of one modality, got {names}; choose with with_modalities")
+    for name, front in ((name, encoder.front) for name, encoder in encoders.items()):
         mean, std = channel_statistics(windows, name)
         front.mean.copy_(torch.from_numpy(mean))
         front.std.copy_(torch.from_numpy(std))
         if isinstance(front, FrontEnd):
             front.movement.copy_(torch.from_numpy(channel_movement(windows, name)))
         if isinstance(front, LogMelFront | CausalSound):
-            set_mel_statistics(front, windows, name)
+            _set_mel_statistics(front, windows, name)
 
 
 @torch.no_grad()
-def set_mel_statistics(front: LogMelFront | CausalSound, windows: Windows, name: str) -> None:
+def _set_mel_statistics(front: LogMelFront | CausalSound, windows: Windows, name: str) -> None:
     """Copy mean and standard deviation of each log-mel over the training's frames into a front-end."""
     spec = windows.spec.modality(name)
-    one, rows = windows.with_modalities((name,)), spread_rows(windows, name)
+    narrow, rows = windows.with_modalities((name,)), spread_rows(windows, name)
     total = torch.zeros(3, *front.mel_mean.shape, dtype=torch.float64)
     for start in range(0, len(rows), _MEL_CHUNK):
-        prepared = prepare_batch(one.take(rows[start : start + _MEL_CHUNK])[name], spec)
+        prepared = prepare_batch(narrow.take(rows[start : start + _MEL_CHUNK])[name], spec)
         mels, there = front.log_mels(*(torch.from_numpy(part) for part in prepared))
         mels, there = mels.double(), there.double()[..., None]
         for place, power in enumerate((there.expand_as(mels), mels * there, mels * mels * there)):
@@ -218,14 +225,3 @@ def set_mel_statistics(front: LogMelFront | CausalSound, windows: Windows, name:
     spread = (total[2] / count - mean * mean).clamp(min=_LEAST_MEL_SPREAD**2).sqrt()
     front.mel_mean.copy_(mean)
     front.mel_std.copy_(torch.where(total[0] > 0, spread, 1.0))
-
-
-def _fronts(
-    network: Student | HybridStudent | Teacher, windows: Windows
-) -> dict[str, Front | CausalFront | CausalSound | CausalFrames]:
-    if isinstance(network, Teacher):
-        return {name: cast("Encoder", network.encoders[name]).front for name in network.names}
-    names = [modality.name for modality in windows.spec.modalities]
-    if len(names) != 1:
-        raise ValueError(f"student: expected windows of one modality, got {names}; choose with with_modalities")
-    return {names[0]: network.encoder.front}

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,7 +23,6 @@ from mmkd_edge.backends.ort import silence_reports
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_models.data.batches import Batch
 from mmkd_models.metrics.scores import AnyScores, scores_from_document
-from mmkd_models.processes import launch_of
 from mmkd_models.tensors import read_tensors, same_tensors, write_tensors
 from mmkd_models.train_config import OnStep, TrainConfig, TrainingProgress, Validation
 
@@ -68,18 +66,8 @@ class Fit:
     state: dict[str, Tensor]
     scores: AnyScores
     best_step: int
-    curve: tuple[Validation, ...]
-    stopped_at: int
-
-
-class Learner(Protocol):
-    """A module with the `network` that is kept; its forward gives loss terms with their sum under "loss"."""
-
-    network: nn.Module
-
-    def __call__(self, batch: Batch, share: float) -> dict[str, Tensor]:
-        """Return the loss terms of a batch, their sum under "loss"."""
-        ...
+    curve: tuple[Validation, ...] = ()
+    stopped_at: int = 0
 
 
 class StepBatches(Protocol):
@@ -88,22 +76,6 @@ class StepBatches(Protocol):
     def at(self, step: int) -> Batch:
         """Return the batch of that step."""
         ...
-
-
-@dataclass(kw_only=True)
-class _Best:
-    """The weights that would be written if training ended now.
-
-    Attributes:
-        top: the best score of any weights.
-        error: its standard error.
-    """
-
-    top: float = -math.inf
-    error: float = 0.0
-    step: int = 0
-    scores: AnyScores | None = None
-    state: dict[str, Tensor] = field(default_factory=dict)
 
 
 def fit(
@@ -123,7 +95,7 @@ def fit(
     uninterrupted one.
 
     Args:
-        learner: see `Learner`; changed in place.
+        learner: see the module; its `network` is returned. Changed in place.
         run_dir: for the resume state (every `eval_every` steps) and TensorBoard logs; None writes nothing.
         resume: continue from the state in `run_dir`, if there is one.
         settings: whatever else decides the result (recipe, augmentation, dataset...), as JSON values by name.
@@ -169,7 +141,8 @@ class _Loop:
         self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
         # The network changes its tensors in place, so that these stay its own.
         self.current = {k: v.detach() for k, v in self.network.state_dict().items() if v.dtype.is_floating_point}
-        self.best = _Best()
+        self.best: Fit | None = None
+        self.top, self.top_error = -math.inf, 0.0  # the best score of any weights, and its standard error
         self.curve: list[Validation] = []
         self.step = 0
         self.sums: dict[str, float] = {}
@@ -190,17 +163,10 @@ class _Loop:
                         _write_scalars(log, self.curve[-1])
                         self._save(run_dir)
                 if on_step is not None and self.fabric.is_global_zero:
-                    best = self.best.top if self.best.scores is not None else None
+                    best = None if self.best is None else self.top
                     on_step(TrainingProgress(step=self.step, steps=config.steps, terms=terms, best_score=best))
-        if self.best.scores is None:
-            raise AssertionError("a training validates at its last step")
-        return Fit(
-            state=self.best.state,
-            scores=self.best.scores,
-            best_step=self.best.step,
-            curve=tuple(self.curve),
-            stopped_at=self.step,
-        )
+        assert self.best is not None  # a training validates at its last step
+        return replace(self.best, curve=tuple(self.curve), stopped_at=self.step)
 
     def _one_step(self) -> dict[str, float]:
         config = self.config
@@ -252,16 +218,11 @@ class _Loop:
         means = {name: total / self.since for name, total in self.sums.items()}
         self.curve.append(Validation(step=self.step, train_loss=means.pop("loss"), valid_score=score, terms=means))
         self.sums, self.since = {}, 0
-        self._keep(scores)
-
-    def _keep(self, scores: AnyScores) -> None:
-        """Store these weights if they are the best so far or near it."""
-        score, best = scores.metric(self.config.metric), self.best
-        if score >= best.top:
-            best.top, best.error = score, scores.standard_error(self.config.metric)
-        if score >= best.top - self.config.near_best * best.error:
-            best.state = {name: value.detach().cpu().clone() for name, value in self.average.items()}
-            best.step, best.scores = self.step, scores
+        if score >= self.top:
+            self.top, self.top_error = score, scores.standard_error(self.config.metric)
+        if score >= self.top - self.config.near_best * self.top_error:
+            state = {name: value.detach().cpu().clone() for name, value in self.average.items()}
+            self.best = Fit(state=state, scores=scores, best_step=self.step)
 
     def _out_of_patience(self) -> bool:
         # Equal scores keep the later weights, but they are no progress.
@@ -269,18 +230,16 @@ class _Loop:
         return bool(scores) and 0 < self.config.patience < len(scores) - scores.index(max(scores))
 
     def _save(self, run_dir: Path) -> None:
-        scores = self.best.scores
-        if scores is None:
-            raise AssertionError("the state is saved after a validation")
+        assert self.best is not None  # a state is saved after a validation
         optimizer = self.optimizer.state_dict()
         facts = _ResumeFacts(
             config=self.identity,
             step=self.step,
             param_groups=optimizer["param_groups"],
             scaler=self.fabric.strategy.precision.state_dict(),
-            best_step=self.best.step,
-            best_scores=msgspec.to_builtins(scores),
-            top=(self.best.top, self.best.error),
+            best_step=self.best.best_step,
+            best_scores=msgspec.to_builtins(self.best.scores),
+            top=(self.top, self.top_error),
             curve=self.curve,
         )
         parts = {"learner": self.learner.state_dict(), "average": self.average, "best": self.best.state}
@@ -312,8 +271,8 @@ class _Loop:
         self.fabric.strategy.precision.load_state_dict(facts.scaler)
         self.average = {name: value.to(self.fabric.device) for name, value in parts["average"].items()}
         scores = scores_from_document(facts.best_scores)
-        top, top_error = facts.top
-        self.best = _Best(top=top, error=top_error, step=facts.best_step, scores=scores, state=parts["best"])
+        self.best = Fit(state=parts["best"], scores=scores, best_step=facts.best_step)
+        self.top, self.top_error = facts.top
         self.curve, self.step = facts.curve, facts.step
         logger.info("resumed at step %d of %d", self.step, self.config.steps)
 
@@ -355,20 +314,13 @@ def _fabric(config: TrainConfig) -> Fabric:
     silence_reports()  # Fabric imports torchmetrics, and that ONNX Runtime where librosa is installed too
     from lightning_fabric import Fabric
 
-    launch = launch_of(os.environ)
-    nodes = 1 if launch is None else launch.nodes
-    if launch is not None and launch.processes != config.devices:
-        raise UsageError(
-            f"training: expected --devices {launch.processes}, as many processes as {launch.by} starts on a machine, "
-            f"got {config.devices}; give the same number to both"
-        )
     # An Apple GPU lacks float64, in which committees answer.
     kind = "cpu" if torch.backends.mps.is_available() else "auto"
     try:
-        fabric = Fabric(accelerator=kind, devices=config.devices, num_nodes=nodes, precision=config.precision)
+        fabric = Fabric(accelerator=kind, devices=config.devices, precision=config.precision)
     except (RuntimeError, ValueError) as error:
         raise UsageError(f"training: expected {config.devices} device(s) that can be used, got: {error}") from error
-    if config.devices > 1 or nodes > 1:
+    if config.devices > 1:
         fabric.launch()
     return fabric
 
@@ -411,7 +363,6 @@ def _scalar_log(run_dir: Path | None) -> Iterator[Any]:
 
 
 def _write_scalars(log: Any, point: Validation) -> None:
-    log.add_scalar("valid/score", point.valid_score, point.step)
-    log.add_scalar("train/loss", point.train_loss, point.step)
-    for name, value in point.terms.items():
-        log.add_scalar(f"train/{name}", value, point.step)
+    values = {"valid/score": point.valid_score, "train/loss": point.train_loss}
+    for name, value in (values | {f"train/{term}": mean for term, mean in point.terms.items()}).items():
+        log.add_scalar(name, value, point.step)

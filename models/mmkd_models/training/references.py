@@ -103,10 +103,7 @@ def magnitude_limits(groups: Sequence[Features]) -> MagnitudeLimits:
             outside.append((found < lowest) | (found > highest))
     usual, lowest, highest = _magnitude_limits(groups)
     return MagnitudeLimits(
-        usual=tuple(usual.tolist()),
-        lowest=lowest,
-        highest=highest,
-        outside_rate=float(np.concatenate(outside).mean()),
+        usual=tuple(usual.tolist()), lowest=lowest, highest=highest, outside_rate=float(np.concatenate(outside).mean())
     )
 
 

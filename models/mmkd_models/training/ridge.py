@@ -7,6 +7,7 @@ matrix (Allen's PRESS; Hastie, Tibshirani, Friedman, "The Elements of Statistica
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -37,13 +38,13 @@ class Ridge:
     Attributes:
         weight: (F, K).
         bias: (K,).
-        loss: weighted mean square error of the windows left out, by penalty.
+        loss: weighted mean square error of the windows left out; NaN if it was not computed.
     """
 
     weight: Floats
     bias: Floats
     penalty: float
-    loss: dict[float, float]
+    loss: float = math.nan
 
     def scores(self, features: NDArray[np.floating]) -> Floats:
         """(N, F) -> (N, K)."""
@@ -60,35 +61,11 @@ class _Problem:
     middle: Floats
     share: Floats
 
-    def bias(self, weight: Floats) -> Floats:
-        found: Floats = self.middle - self.centre @ weight
-        return found
 
-
-def fit_ridge(
-    features: NDArray[np.floating],
-    targets: NDArray[np.floating],
-    weights: NDArray[np.floating],
-    *,
-    penalties: tuple[float, ...] = PENALTIES,
-) -> Ridge:
-    """Fit (N, F) features to (N, K) targets with the penalty that predicts left-out windows best.
-
-    Args:
-        weights: (N,) above 0, of each window's square error.
-    """
-    problem = _problem(features, targets, weights)
-    parts = _decomposed(problem)
-    loss = {}
-    for penalty in penalties:
-        shrink = parts.values / (parts.values + penalty)
-        hat = problem.share + np.square(parts.left) @ shrink
-        apart = problem.targets - parts.left @ (shrink[:, None] * parts.seen)
-        residuals = apart / np.maximum(1.0 - hat, 1e-9)[:, None]
-        loss[penalty] = float(np.square(residuals).sum() / (weights.sum() * targets.shape[1]))
-    penalty = min(loss, key=lambda tried: loss[tried])
-    weight = parts.weight(penalty)
-    return Ridge(weight=weight, bias=problem.bias(weight), penalty=penalty, loss=loss)
+def fit_ridge(features: NDArray[np.floating], targets: NDArray[np.floating], weights: NDArray[np.floating]) -> Ridge:
+    """Fit (N, F) features to (N, K) targets with the penalty that predicts left-out windows best."""
+    ridges = ridge_of_each(features, targets, weights, penalties=PENALTIES)
+    return min(ridges.values(), key=lambda ridge: ridge.loss)
 
 
 def ridge_of_each(
@@ -98,13 +75,31 @@ def ridge_of_each(
     *,
     penalties: tuple[float, ...],
 ) -> dict[float, Ridge]:
-    """Fit (N, F) features to (N, K) targets with each penalty, from one decomposition, without losses."""
+    """Fit (N, F) features to (N, K) targets with each penalty, from one decomposition.
+
+    Args:
+        weights: (N,) above 0, of each window's square error.
+    """
     problem = _problem(features, targets, weights)
-    parts, found = _decomposed(problem), {}
+    inputs = problem.inputs
+    wide = inputs.shape[1] > len(inputs)
+    values, vectors = np.linalg.eigh(inputs @ inputs.T if wide else inputs.T @ inputs)
+    kept = values > max(float(values.max(initial=0.0)) * 1e-10, 1e-12)
+    values, vectors = values[kept], vectors[:, kept]
+    left = vectors if wide else inputs @ vectors / np.sqrt(values)  # (N, R)
+    right = inputs.T @ left / np.sqrt(values) if wide else vectors  # (F, R)
+    projected = left.T @ problem.targets  # (R, K)
+    ridges = {}
     for penalty in penalties:
-        weight = parts.weight(penalty)
-        found[penalty] = Ridge(weight=weight, bias=problem.bias(weight), penalty=penalty, loss={})
-    return found
+        weight = right @ ((np.sqrt(values) / (values + penalty))[:, None] * projected)
+        shrink = values / (values + penalty)
+        hat = problem.share + np.square(left) @ shrink
+        residuals = problem.targets - left @ (shrink[:, None] * projected)
+        left_out = residuals / np.maximum(1.0 - hat, 1e-9)[:, None]
+        loss = float(np.square(left_out).sum() / (weights.sum() * targets.shape[1]))
+        bias = problem.middle - problem.centre @ weight
+        ridges[penalty] = Ridge(weight=weight, bias=bias, penalty=penalty, loss=loss)
+    return ridges
 
 
 def eliminations(
@@ -130,7 +125,7 @@ def eliminations(
         weight = _solved(problem, product, rows, penalty=penalty)
         if len(rows) <= most:
             bias = problem.middle - problem.centre[rows] @ weight
-            yield rows, Ridge(weight=weight, bias=bias, penalty=penalty, loss={})
+            yield rows, Ridge(weight=weight, bias=bias, penalty=penalty)
         if len(rows) <= fewest:
             return
         left = max(fewest, int(len(rows) * (1 - _DROPPED)))
@@ -146,32 +141,6 @@ def _problem(features: NDArray[np.floating], targets: NDArray[np.floating], weig
     return _Problem(
         inputs=root * (inputs - centre), targets=root * (outputs - middle), centre=centre, middle=middle, share=share
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Parts:
-    """Eigenvalues (R,) of the rows, orthonormal columns (N, R) and (F, R), and the targets projected on the first."""
-
-    values: Floats
-    left: Floats
-    right: Floats
-    seen: Floats
-
-    def weight(self, penalty: float) -> Floats:
-        """Return the weights (F, K) for a penalty."""
-        found: Floats = self.right @ ((np.sqrt(self.values) / (self.values + penalty))[:, None] * self.seen)
-        return found
-
-
-def _decomposed(problem: _Problem) -> _Parts:
-    inputs = problem.inputs
-    wide = inputs.shape[1] > len(inputs)
-    values, vectors = np.linalg.eigh(inputs @ inputs.T if wide else inputs.T @ inputs)
-    kept = values > max(float(values.max(initial=0.0)) * 1e-10, 1e-12)
-    values, vectors = values[kept], vectors[:, kept]
-    left = vectors if wide else inputs @ vectors / np.sqrt(values)
-    right = inputs.T @ left / np.sqrt(values) if wide else vectors
-    return _Parts(values=values, left=left, right=right, seen=left.T @ problem.targets)
 
 
 def _solved(problem: _Problem, product: Floats, rows: NDArray[np.int64], *, penalty: float) -> Floats:

@@ -9,14 +9,12 @@ hybrid, from teachers and from labels only, so that teaching never makes it wors
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.windows import Windows
@@ -46,14 +44,11 @@ Train = Callable[[StudentConfig, TrainingRun], StudentCheckpoint]
 
 def labelled_student(data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun) -> StudentCheckpoint:
     """Train a student of any kind on the labels of one modality alone; errors as of the trainings."""
-    match config.kind:
-        case "transformer":
-            return train_baseline(data, modality, config, run)
-        case "rocket":
-            return fit_rocket_student(data, modality, config, run)
-        case "hybrid":
-            rocket = fit_rocket_student(data, modality, config, run)
-            return fit_hybrid(data, train_baseline(data, modality, _transformer(config), run), rocket, run)
+
+    def transformer(config: StudentConfig) -> StudentCheckpoint:
+        return train_baseline(data, modality, config, run)
+
+    return _of_kind(data, config, run, transformer, lambda: fit_rocket_student(data, modality, config, run))
 
 
 def taught_student(
@@ -68,21 +63,33 @@ def taught_student(
     """Distil teachers into a student of any kind; errors as of the trainings.
 
     Args:
-        recipe: what a transformer learns; features learn the teachers' answers.
+        recipe: of a transformer; convolutional features learn the teachers' answers.
     """
+
+    def transformer(config: StudentConfig) -> StudentCheckpoint:
+        return distil(data, modality, config, run, teachers=teachers, recipe=recipe)
+
+    def rocket() -> StudentCheckpoint:
+        return fit_rocket_student(data, modality, config, run, teachers=teachers)
+
+    return _of_kind(data, config, run, transformer, rocket)
+
+
+def _of_kind(
+    data: TrainingData,
+    config: StudentConfig,
+    run: TrainingRun,
+    transformer: Callable[[StudentConfig], StudentCheckpoint],
+    rocket: Callable[[], StudentCheckpoint],
+) -> StudentCheckpoint:
     match config.kind:
         case "transformer":
-            return distil(data, modality, config, run, teachers=teachers, recipe=recipe)
+            return transformer(config)
         case "rocket":
-            return fit_rocket_student(data, modality, config, run, teachers=teachers)
+            return rocket()
         case "hybrid":
-            rocket = fit_rocket_student(data, modality, config, run, teachers=teachers)
-            transformer = distil(data, modality, _transformer(config), run, teachers=teachers, recipe=recipe)
-            return fit_hybrid(data, transformer, rocket, run)
-
-
-def _transformer(config: StudentConfig) -> StudentConfig:
-    return msgspec.structs.replace(config, kind="transformer")
+            features = rocket()
+            return fit_hybrid(data, transformer(msgspec.structs.replace(config, kind="transformer")), features, run)
 
 
 def fit_hybrid(
@@ -90,13 +97,11 @@ def fit_hybrid(
 ) -> StudentCheckpoint:
     """Join two students of one modality, trained on the same windows, or return the one that validates better alone."""
     modality, task = transformer.modality.name, data.train.spec.task
-    valid = data.valid.with_modalities([modality])
-    valid = valid.subset(np.flatnonzero(valid.labelled))
+    valid = _labelled(data.valid, modality)
     answers = [logits_of(part.network(), valid, modality=modality) for part in (transformer, rocket)]
     temperatures = [fitted_temperature(logits, valid.labels, kind=task.kind) for logits in answers]
-
-    first, second = (logits / heat for logits, heat in zip(answers, temperatures, strict=True))
-    pools: list[NDArray[np.float32]] = [np.asarray(weight * first + (1 - weight) * second) for weight in WEIGHTS]
+    first, second = (logits / temperature for logits, temperature in zip(answers, temperatures, strict=True))
+    pools = [np.asarray(weight * first + (1 - weight) * second) for weight in WEIGHTS]
     candidates = [validation_score(pool, valid.labels, task, metric=run.train.metric) for pool in pools]
     weight = WEIGHTS[preferred(candidates)]
     scores = {tried: candidate.score for tried, candidate in zip(WEIGHTS, candidates, strict=True)}
@@ -109,29 +114,21 @@ def fit_hybrid(
     if weight in (0.0, 1.0):
         alone = transformer if weight == 1.0 else rocket
         return replace(alone, facts=msgspec.structs.replace(alone.facts, hybrid=facts))
+    heads = [
+        {name: part.state[f"head.{name}"] * (share / temperature) for name in ("weight", "bias")}
+        for part, share, temperature in zip((transformer, rocket), (weight, 1 - weight), temperatures, strict=True)
+    ]
+    head = {
+        "head.weight": torch.cat([part["weight"] for part in heads], dim=1),
+        "head.bias": heads[0]["bias"] + heads[1]["bias"],
+    }
     config = msgspec.structs.replace(transformer.config, kind="hybrid", rocket=rocket.config.rocket)
-    joined = replace(transformer, config=config, state=_joined(transformer.state, rocket.state, facts))
+    joined = replace(transformer, config=config, state={**rocket.state, **transformer.state, **head})
     score = scores_of(joined.network(), valid, modality=modality).metric(run.train.metric)
     taus = {transformer.facts.prior_tau, rocket.facts.prior_tau}
     tau = taus.pop() if len(taus) == 1 else msgspec.UNSET
     own = msgspec.structs.replace(transformer.facts, score=score, prior_tau=tau, hybrid=facts)
     return with_novelty(replace(joined, facts=own), [data.train], [data.valid])
-
-
-def _joined(transformer: Mapping[str, Tensor], rocket: Mapping[str, Tensor], facts: HybridFacts) -> dict[str, Tensor]:
-    """The tensors of both, with one head: the weighted weights of the two heads, side by side."""
-    heads = [
-        {name: state[f"head.{name}"] * (part / temperature) for name in ("weight", "bias")}
-        for state, part, temperature in zip(
-            (transformer, rocket), (facts.weight, 1 - facts.weight), facts.temperatures, strict=True
-        )
-    ]
-    return {
-        **rocket,
-        **transformer,
-        "head.weight": torch.cat([head["weight"] for head in heads], dim=1),
-        "head.bias": heads[0]["bias"] + heads[1]["bias"],
-    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,11 +208,15 @@ def _candidates(
 
 def _candidate(name: str, checkpoint: StudentCheckpoint, valid: Windows) -> _Candidate:
     modality = checkpoint.modality.name
-    known = valid.with_modalities((modality,)).subset(np.flatnonzero(valid.labelled))
+    known = _labelled(valid, modality)
     logits = logits_of(checkpoint.network(), known, modality=modality)
     score = validation_score(logits, known.labels, checkpoint.task, metric=checkpoint.facts.metric)
     logger.info("race: %s: validation %.4f, log-likelihood %.4f", name, score.score, score.log_likelihood)
     return _Candidate(name=name, checkpoint=checkpoint, validation=score)
+
+
+def _labelled(windows: Windows, modality: str) -> Windows:
+    return windows.with_modalities((modality,)).subset(np.flatnonzero(windows.labelled))
 
 
 def _best(candidates: Sequence[_Candidate]) -> _Candidate:
@@ -225,15 +226,10 @@ def _best(candidates: Sequence[_Candidate]) -> _Candidate:
 def _shipped(finalists: Sequence[_Candidate], candidates: Sequence[_Candidate]) -> StudentCheckpoint:
     """Return the best finalist, with all candidates in its facts."""
     winner = _best(finalists)
+    results = ((candidate.name, candidate.validation) for candidate in candidates)
     race = tuple(
-        Contender(
-            name=candidate.name,
-            valid_score=candidate.validation.score,
-            log_likelihood=candidate.validation.log_likelihood,
-        )
-        for candidate in candidates
+        Contender(name=name, valid_score=result.score, log_likelihood=result.log_likelihood) for name, result in results
     )
     logger.info("race: shipped %s", winner.name)
-    return replace(
-        winner.checkpoint, facts=msgspec.structs.replace(winner.checkpoint.facts, shipped=winner.name, race=race)
-    )
+    facts = msgspec.structs.replace(winner.checkpoint.facts, shipped=winner.name, race=race)
+    return replace(winner.checkpoint, facts=facts)

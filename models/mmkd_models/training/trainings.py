@@ -52,31 +52,19 @@ def train_teacher(
 
     Raises UsageError if the two differ in labels, size or a common modality, or have none in common.
     """
-    spec = data.train.spec
     check_labels(data)
     if start is not None:
         check_start(start.checkpoint, config, data.train)
-    torch.manual_seed(run.train.seed)
-    teacher = Teacher(spec.modalities, len(spec.task.labels), config, kind=spec.task.kind)
-    set_normalisation(teacher, data.train)
+    teacher = _new_teacher(data, config, seed=run.train.seed)
     if start is not None:
         take_teacher(teacher, start.checkpoint.transformer())
     learner = SupervisedLearner(
         teacher, modality=None, modality_dropout=config.modality_dropout, goal=goal_of(data.train)
     )
-    origin = {"network": msgspec.to_builtins(config), **({} if start is None else {"start": start.sha256})}
+    started_from = None if start is None else start.sha256
+    origin = {"network": msgspec.to_builtins(config), **({"start": started_from} if started_from else {})}
     result = fit_learner(learner, data, run, modality=None, labelled_share=1.0, origin=origin)
-    result, tau = adjusted_fit(teacher, result, data, run, modality=None)
-    facts = facts_of(
-        data,
-        run,
-        modality=spec.modalities[0].name,
-        score=result.scores.metric(run.train.metric),
-        tau=tau,
-        result=result,
-        started_from=None if start is None else start.sha256,
-    )
-    return TeacherCheckpoint(modalities=spec.modalities, task=spec.task, config=config, facts=facts, state=result.state)
+    return _teacher_checkpoint(data, config, run, teacher, result, started_from=started_from)
 
 
 def self_train(data: TrainingData, first: TeacherCheckpoint, run: TrainingRun) -> TeacherCheckpoint:
@@ -86,23 +74,38 @@ def self_train(data: TrainingData, first: TeacherCheckpoint, run: TrainingRun) -
     """
     if bool(data.train.labelled.all()):
         return first
-    torch.manual_seed(run.train.seed + 1)
-    teacher = Teacher(first.modalities, len(first.task.labels), first.config, kind=first.task.kind)
-    set_normalisation(teacher, data.train)
+    teacher = _new_teacher(data, first.config, seed=run.train.seed + 1)
     learner = SelfTrainingLearner(
         teacher, first.transformer(), modality_dropout=first.config.modality_dropout, goal=goal_of(data.train)
     )
     origin = {"network": msgspec.to_builtins(first.config), "first": msgspec.to_builtins(first.facts)}
     result = fit_learner(learner, data, run, modality=None, labelled_share=LABELLED_SHARE, origin=origin)
-    result, tau = adjusted_fit(teacher, result, data, run, modality=None)
-    score = result.scores.metric(run.train.metric)
-    if score <= first.facts.score:
-        return first
     started_from = first.facts.started_from or None
-    facts = facts_of(
-        data, run, modality=first.modalities[0].name, score=score, tau=tau, result=result, started_from=started_from
-    )
-    return replace(first, facts=facts, state=result.state)
+    second = _teacher_checkpoint(data, first.config, run, teacher, result, started_from=started_from)
+    return second if second.facts.score > first.facts.score else first
+
+
+def _new_teacher(data: TrainingData, config: TeacherConfig, *, seed: int) -> Teacher:
+    spec = data.train.spec
+    torch.manual_seed(seed)
+    teacher = Teacher(spec.modalities, len(spec.task.labels), config, kind=spec.task.kind)
+    set_normalisation(teacher, data.train)
+    return teacher
+
+
+def _teacher_checkpoint(
+    data: TrainingData,
+    config: TeacherConfig,
+    run: TrainingRun,
+    teacher: Teacher,
+    result: Fit,
+    *,
+    started_from: str | None,
+) -> TeacherCheckpoint:
+    spec = data.train.spec
+    result, tau = adjusted_fit(teacher, result, data, run, modality=None)
+    facts = facts_of(data, run, modality=spec.modalities[0].name, tau=tau, result=result, started_from=started_from)
+    return TeacherCheckpoint(modalities=spec.modalities, task=spec.task, config=config, facts=facts, state=result.state)
 
 
 def train_baseline(data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun) -> StudentCheckpoint:
@@ -113,8 +116,7 @@ def train_baseline(data: TrainingData, modality: str, config: StudentConfig, run
     origin = {"network": msgspec.to_builtins(config)}
     result = fit_learner(learner, data, run, modality=modality, labelled_share=1.0, origin=origin)
     result, tau = adjusted_fit(student, result, data, run, modality=modality)
-    score = result.scores.metric(run.train.metric)
-    facts = facts_of(data, run, modality=modality, score=score, tau=tau, result=result)
+    facts = facts_of(data, run, modality=modality, tau=tau, result=result)
     return student_checkpoint(data, modality, config, run, state=result.state, facts=facts)
 
 
@@ -137,12 +139,10 @@ def distil(
     """
     check_teachers(teachers, data.train)
     student = new_student(data, modality, config, run)
-    result = _learn_from(student, data, run, modality=modality, teachers=teachers, recipe=recipe, config=config)
+    origin = {"network": msgspec.to_builtins(config)}
+    result = _learn_from(student, data, run, modality=modality, teachers=teachers, recipe=recipe, origin=origin)
     result, tau = adjusted_fit(student, result, data, run, modality=modality)
-    score = result.scores.metric(run.train.metric)
-    facts = facts_of(
-        data, run, modality=modality, score=score, tau=tau, result=result, recipe=recipe, teachers=teachers
-    )
+    facts = facts_of(data, run, modality=modality, tau=tau, result=result, recipe=recipe, teachers=teachers)
     return student_checkpoint(data, modality, config, run, state=result.state, facts=facts)
 
 
@@ -162,12 +162,9 @@ def distil_int8(
     INT8 arithmetic. The facts' score is that of the float32 network with these weights.
 
     Args:
-        data: windows of the student's modality and the teachers'.
         groups: names of the layers that INT8 computes in, those that read one tensor together; from the export.
-        teachers: in the order that the recipe's members count.
 
-    Raises UsageError if a teacher or the student was trained for other modalities, labels or windows than `data` has,
-    or no layer computes in INT8.
+    Raises UsageError as `distil`, or if the student does not fit `data`, or no layer computes in INT8.
     """
     check_teachers(teachers, data.train)
     modality = start.modality.name
@@ -182,25 +179,25 @@ def distil_int8(
     rows = np.sort(np.random.default_rng(run.train.seed).permutation(len(windows))[:MOST_WINDOWS])
     values, present = map(torch.from_numpy, prepare_batch(windows.take(rows)[modality], start.modality))
     student = FakeInt8Student(start.transformer(asked_by="practising INT8"), groups, values, present)
-    origin = {"int8": start_sha256, "int8_layers": [list(group) for group in groups]}
-    result = _learn_from(
-        student, data, run, modality=modality, teachers=teachers, recipe=recipe, config=start.config, origin=origin
-    )
+    origin = {
+        "network": msgspec.to_builtins(start.config),
+        "int8": start_sha256,
+        "int8_layers": [list(group) for group in groups],
+    }
+    result = _learn_from(student, data, run, modality=modality, teachers=teachers, recipe=recipe, origin=origin)
     student.load_state_dict(result.state)
     state, inputs = learnt_student(student.cpu())
-    metric = run.train.metric
-    int8 = LearntInt8(student_sha256=start_sha256, score=result.scores.metric(metric), inputs=inputs)
-    score = scores_of(replace(start, state=state).network(), data.valid, modality=modality).metric(metric)
-    facts = facts_of(
-        data, run, modality=modality, score=score, tau=0.0, result=result, recipe=recipe, teachers=teachers
-    )
+    int8 = LearntInt8(student_sha256=start_sha256, score=result.scores.metric(run.train.metric), inputs=inputs)
+    scores = scores_of(replace(start, state=state).network(), data.valid, modality=modality)
+    result = replace(result, state=state, scores=scores)
+    facts = facts_of(data, run, modality=modality, tau=0.0, result=result, recipe=recipe, teachers=teachers)
     return replace(student_checkpoint(data, modality, start.config, run, state=state, facts=facts), int8=int8)
 
 
 def keep_answers(
     data: TrainingData, run: TrainingRun, block: int, *, teachers: Sequence[TeacherFile], recipe: Recipe
 ) -> None:
-    """Ask the teachers about a block of the steps of a distillation, and store the answers for `distil`.
+    """Store the teachers' answers to a block of the steps of a distillation, for `distil`.
 
     Nothing is done if the run stores no answers, or the recipe reads what is inside the teachers.
     """
@@ -208,9 +205,8 @@ def keep_answers(
     if memory is None or any(term.compares_layers() for term in recipe.terms):
         return
     networks = [_network(teacher.checkpoint, data, recorded=False).eval() for teacher in teachers]
-    memory.write_block(
-        block, networks, batch_source(data.train, run, labelled_share=_labelled_share(recipe)), run.on_step
-    )
+    source = batch_source(data.train, run, labelled_share=_labelled_share(recipe))
+    memory.write_block(block, networks, source, run.on_step)
 
 
 def check_teachers(teachers: Sequence[TeacherFile], windows: Windows) -> None:
@@ -234,10 +230,9 @@ def _learn_from(
     modality: str,
     teachers: Sequence[TeacherFile],
     recipe: Recipe,
-    config: StudentConfig,
-    origin: Mapping[str, Any] | None = None,
+    origin: Mapping[str, Any],
 ) -> Fit:
-    """Train a student with its teachers; `origin` is what else decides where it starts."""
+    """Train a student with its teachers; `origin` is what decides where it starts."""
     recorded = _answers_once(run, recipe, teachers)
     memory = _memory(data, run, teachers, recipe)
     learner = DistillLearner(
@@ -249,19 +244,9 @@ def _learn_from(
         memory=memory,
         goal=goal_of(data.train),
     )
-    result = fit_learner(
-        learner,
-        data,
-        run,
-        modality=modality,
-        labelled_share=_labelled_share(recipe),
-        origin={
-            "network": msgspec.to_builtins(config),
-            "recipe": msgspec.to_builtins(recipe),
-            "teachers": [teacher.sha256 for teacher in teachers],
-            **(origin or {}),
-        },
-    )
+    taught = {"recipe": msgspec.to_builtins(recipe), "teachers": [teacher.sha256 for teacher in teachers]}
+    share = _labelled_share(recipe)
+    result = fit_learner(learner, data, run, modality=modality, labelled_share=share, origin={**origin, **taught})
     if memory is not None:
         memory.write()
     return result

@@ -31,7 +31,7 @@ from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherFile, read_student, write_student
 from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.predict import logits_of, scores_of
-from mmkd_models.training.ridge import class_weights, eliminations, fit_ridge, ridge_of_each, targets_of
+from mmkd_models.training.ridge import PENALTIES, class_weights, eliminations, fit_ridge, ridge_of_each, targets_of
 from mmkd_models.training.rocket import fit_rocket_student
 from mmkd_models.training.students import fit_hybrid, labelled_student, taught_student
 from mmkd_models.training.trainings import train_teacher
@@ -68,39 +68,22 @@ def solved(features: Floats, targets: Floats, weights: Floats, penalty: float) -
 
 
 @pytest.mark.parametrize(("count", "features"), [(12, 5), (9, 20)])
-def test_ridge_solves_the_normal_equations(count: int, features: int) -> None:
-    given = problem(count, features)
-    found = fit_ridge(*given, penalties=(0.7,))
-    weight, bias = solved(*given, 0.7)
-    assert found.weight == pytest.approx(weight, abs=1e-9)
-    assert found.bias == pytest.approx(bias, abs=1e-9)
-
-
-@pytest.mark.parametrize(("count", "features"), [(12, 5), (9, 20)])
-def test_the_ridges_of_several_penalties_are_those_of_each(count: int, features: int) -> None:
-    given, penalties = problem(count, features), (0.1, 1.0, 30.0)
-    found = ridge_of_each(*given, penalties=penalties)
-    assert tuple(found) == penalties
-    for penalty, ridge in found.items():
-        alone = fit_ridge(*given, penalties=(penalty,))
-        assert ridge.penalty == penalty
-        assert ridge.weight == pytest.approx(alone.weight, abs=1e-12)
-        assert ridge.bias == pytest.approx(alone.bias, abs=1e-12)
-
-
-@pytest.mark.parametrize(("count", "features"), [(12, 5), (9, 20)])
-def test_the_loss_of_leaving_one_out_is_that_of_leaving_each_out(count: int, features: int) -> None:
+def test_ridges_solve_the_normal_equations_and_the_penalty_is_that_of_leaving_each_out(
+    count: int, features: int
+) -> None:
     inputs, targets, weights = problem(count, features)
-    penalties = (0.1, 3.0, 100.0)
-    found = fit_ridge(inputs, targets, weights, penalties=penalties)
-    for penalty in penalties:
+    ridges = ridge_of_each(inputs, targets, weights, penalties=PENALTIES)
+    for penalty, ridge in ridges.items():
+        weight, bias = solved(inputs, targets, weights, penalty)
+        assert ridge.weight == pytest.approx(weight, abs=1e-9)
+        assert ridge.bias == pytest.approx(bias, abs=1e-9)
         total = 0.0
         for row in range(count):
             rest = np.arange(count) != row
             weight, bias = solved(inputs[rest], targets[rest], weights[rest], penalty)
             total += weights[row] * np.square(targets[row] - inputs[row] @ weight - bias).sum()
-        assert found.loss[penalty] == pytest.approx(total / (weights.sum() * 2), rel=1e-8)
-    assert found.penalty == min(penalties, key=lambda penalty: found.loss[penalty])
+        assert ridge.loss == pytest.approx(total / (weights.sum() * 2), rel=1e-8)
+    assert fit_ridge(inputs, targets, weights).penalty == min(PENALTIES, key=lambda penalty: ridges[penalty].loss)
 
 
 @pytest.mark.parametrize("count", [60, 12])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -275,65 +274,3 @@ def test_two_processes_share_a_batch_and_reach_the_weights_of_one(dataset: Datas
     for name, value in states[0].items():
         # Gradients are summed in another order, and Adam divides by their size: 2e-4 measured, steps of 2e-3 taken.
         torch.testing.assert_close(states[1][name], value, atol=2e-3, rtol=0)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
-def torchrun(nodes: int, each: int) -> list[tuple[list[str], dict[str, str]]]:
-    """The agent of each machine, all of them here."""
-    start = [sys.executable, "-m", "torch.distributed.run", "--master-addr", "127.0.0.1", "--master-port"]
-    start += [str(free_port()), "--nnodes", str(nodes), "--nproc-per-node", str(each)]
-    return [([*start, "--node-rank", str(node)], {}) for node in range(nodes)]
-
-
-def srun(nodes: int, each: int) -> list[tuple[list[str], dict[str, str]]]:
-    """The processes that srun starts, with what it tells each of them."""
-    shared = {
-        "SLURM_JOB_ID": "1",
-        "SLURM_JOB_NAME": "train",
-        "SLURM_NODELIST": "127.0.0.1",
-        "SLURM_NNODES": str(nodes),
-        "SLURM_NTASKS": str(nodes * each),
-        "SLURM_NTASKS_PER_NODE": str(each),
-        "MASTER_PORT": str(free_port()),
-    }
-    return [
-        (
-            [sys.executable],
-            shared | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank % each), "SLURM_NODEID": str(rank // each)},
-        )
-        for rank in range(nodes * each)
-    ]
-
-
-@pytest.fixture(scope="module")
-def by_fabric(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The weights that two processes reach which Fabric has started."""
-    folder = tmp_path_factory.mktemp("fabric")
-    run(command(dataset, folder / "run", folder / "weights.safetensors", "2"))
-    return (folder / "weights.safetensors").read_bytes()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("launcher", [torchrun, srun])
-@pytest.mark.parametrize(("nodes", "each"), [(1, 2), (2, 1)])
-def test_processes_of_a_launcher_reach_the_weights_of_those_of_fabric(
-    dataset: Dataset,
-    by_fabric: bytes,
-    tmp_path: Path,
-    launcher: Callable[[int, int], list[Any]],
-    nodes: int,
-    each: int,
-) -> None:
-    weights = tmp_path / "launched.safetensors"
-    training = command(dataset, tmp_path / "launched", weights, str(each))[1:]
-    started = [
-        subprocess.Popen([*start, *training], env=os.environ | values, stdout=subprocess.DEVNULL)
-        for start, values in launcher(nodes, each)
-    ]
-    assert [process.wait(timeout=600) for process in started] == [0] * len(started)
-    # Two processes add the same numbers in the same order, whoever started them.
-    assert weights.read_bytes() == by_fabric
