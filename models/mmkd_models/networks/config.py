@@ -44,6 +44,8 @@ class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         dropout: probability, in training only.
         frame: samples of the longest frame of the spectrum. A window of more than four is long: its spectrum is a mean
             over frames and its stem begins with a wide stride, so that both grow linearly with the window.
+        movement: whether a short window is also seen about its own mean, in units of how much windows usually move: if
+            levels differ between runs by a hundred times that, nothing else shows small movements.
 
     Raises ValueError if the sizes describe no network.
     """
@@ -56,6 +58,7 @@ class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     most_tokens: int = 32
     dropout: float = 0.1
     frame: int = 256
+    movement: bool = False
 
     def __post_init__(self) -> None:
         """Refuse sizes that describe no network, also in a file."""
@@ -172,14 +175,14 @@ def student_config(preset: Preset, *, causal: bool = False, kind: StudentKind = 
             f"--causal: expected a student of the kind transformer, got {kind}, whose features are counted over whole "
             "windows; leave out --causal, or take --kind transformer"
         )
-    encoder = EncoderConfig(width=width, heads=heads, depth=depth, dropout=0.0)
+    encoder = EncoderConfig(width=width, heads=heads, depth=depth, dropout=0.0, movement=True)
     return StudentConfig(preset=preset, encoder=encoder, causal=causal, kind=kind)
 
 
 def teacher_config(preset: Preset) -> TeacherConfig:
     """Return the teacher of that size; its parameters grow with the number of modalities."""
     width, heads, depth, fusion_depth = _TEACHERS[preset_named(preset, option="preset")]
-    encoder = EncoderConfig(width=width, heads=heads, depth=depth)
+    encoder = EncoderConfig(width=width, heads=heads, depth=depth, movement=True)
     return TeacherConfig(preset=preset, encoder=encoder, fusion_depth=fusion_depth)
 
 

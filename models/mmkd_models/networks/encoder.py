@@ -36,7 +36,7 @@ def front_of(modality: ModalitySpec, config: EncoderConfig) -> Front:
         case "series":
             if is_long(modality.samples, config.frame):
                 return LongFrontEnd(modality, config.spectrum_bands, frame=config.frame)
-            return FrontEnd(modality, config.spectrum_bands)
+            return FrontEnd(modality, config.spectrum_bands, movement=config.movement)
 
 
 def blank_inputs(modality: ModalitySpec) -> tuple[Tensor, Tensor]:

@@ -202,7 +202,7 @@ def set_normalisation(network: Student | HybridStudent | Teacher, windows: Windo
         mean, std = channel_statistics(windows, name)
         front.mean.copy_(torch.from_numpy(mean))
         front.std.copy_(torch.from_numpy(std))
-        if isinstance(front, FrontEnd):
+        if isinstance(front, FrontEnd) and front.has_movement:
             front.movement.copy_(torch.from_numpy(channel_movement(windows, name)))
         if isinstance(front, LogMelFront | CausalSound):
             _set_mel_statistics(front, windows, name)

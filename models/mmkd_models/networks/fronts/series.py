@@ -22,8 +22,9 @@ CLIP = 8.0
 LEVELS = (-1.5, -0.75, -0.25, 0.25, 0.75, 1.5)
 """Of the distribution function, in standard deviations of the training data."""
 
-_STATISTICS = 8 + len(LEVELS)
-_FLAT = 1e-3  # variance, of a window's usual movement, below which it counts as flat
+_STATISTICS = 7 + len(LEVELS)
+_FLAT = 1e-4  # variance below which a window counts as flat, of the training data's or, with movement, of its usual one
+_FLAT_MOVEMENT = 1e-3
 _STILL = 1e-2  # of the usual movement: a mean step below that counts as none
 
 _DISTRIBUTION = 1024  # samples, or a few more, of a long window that make its distribution function
@@ -35,9 +36,10 @@ _SLOW = 3  # the spectrum's levels below the first have a third of its bands
 class FrontEnd(nn.Module):
     """Raw values and presence of a short window -> normalised views and summaries, all masked.
 
-    Buffers hold the training data's statistics, so normalisation travels inside the graph. One view shows the window
-    about its own mean in units of how much windows usually move: if levels differ between runs by a hundred times
-    that, nothing else shows small movements.
+    Buffers hold the training data's statistics, so normalisation travels inside the graph.
+
+    Args:
+        movement: see `EncoderConfig`; extremes and steps are then in that unit, and there is a slope.
     """
 
     mean: Tensor
@@ -48,26 +50,28 @@ class FrontEnd(nn.Module):
     spectrum_bands: Tensor
     levels: Tensor
 
-    def __init__(self, modality: ModalitySpec, bands: int) -> None:
+    def __init__(self, modality: ModalitySpec, bands: int, *, movement: bool = False) -> None:
         super().__init__()
         samples, channels = modality.shape
         basis, pooling = spectrum_matrices(samples, bands)
-        self.register_buffer("movement", torch.ones(channels))
-        self.register_buffer("time", torch.linspace(-1, 1, samples)[:, None], persistent=False)
+        self.has_movement = movement
+        if movement:
+            self.register_buffer("movement", torch.ones(channels))
+            self.register_buffer("time", torch.linspace(-1, 1, samples)[:, None], persistent=False)
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
         self.register_buffer("spectrum_basis", basis, persistent=False)
         self.register_buffer("spectrum_bands", pooling, persistent=False)
         self.register_buffer("levels", torch.tensor(LEVELS), persistent=False)
         self.bands = pooling.shape[1]
-        self.statistics = _STATISTICS * channels + channels * channels
-        self.positions, self.width, self.spectrum = samples, 4 * channels, channels * self.bands
+        self.statistics = (_STATISTICS + movement) * channels + channels * channels
+        self.positions, self.width, self.spectrum = samples, (3 + movement) * channels, channels * self.bands
 
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the three views of a window.
 
         Returns:
-            series (B, T, 4 C): normalised by the training data, by the window, movement, presence;
+            series (B, T, 3 C or 4 C): normalised by the training data, by the window, movement if it is seen, presence;
             spectrum (B, C * bands): log power in bands of the per-window normalised signal;
             statistics (B, S): moments, extremes, mean absolute step, slope, soft distribution function, products of
             channels.
@@ -78,12 +82,14 @@ class FrontEnd(nn.Module):
         centred = (scaled - mean) * present
         # Twice: float32 leaves a rest of a large mean, which a tiny spread blows up, and engines sum in other orders.
         centred = (centred - centred.sum(1, keepdim=True) / count) * present
-        moved = centred * (self.std / self.movement)
-        spread = ((moved * moved).sum(1, keepdim=True) / count + _FLAT).sqrt()
+        moved = centred * (self.std / self.movement) if self.has_movement else centred
+        flat = _FLAT_MOVEMENT if self.has_movement else _FLAT
+        spread = ((moved * moved).sum(1, keepdim=True) / count + flat).sqrt()
         local = moved / spread
         moved = moved.clamp(-CLIP, CLIP)
+        views = [scaled, local, moved, present] if self.has_movement else [scaled, local, present]
         statistics = self._statistics(scaled, moved, local, present, (count, mean, spread))
-        return torch.cat([scaled, local, moved, present], dim=-1), self._spectrum(local), statistics
+        return torch.cat(views, dim=-1), self._spectrum(local), statistics
 
     def _spectrum(self, local: Tensor) -> Tensor:
         parts = local.transpose(1, 2) @ self.spectrum_basis  # (B, C, 2 F): real parts, then imaginary parts
@@ -95,19 +101,21 @@ class FrontEnd(nn.Module):
         self, scaled: Tensor, moved: Tensor, local: Tensor, present: Tensor, moments: tuple[Tensor, ...]
     ) -> Tensor:
         count, mean, spread = moments
-        absent = 1.0 - present
-        low = (moved + absent * 2 * CLIP).amin(1).clamp(max=CLIP)  # (B, C)
-        high = (moved - absent * 2 * CLIP).amax(1).clamp(min=-CLIP)
+        absent, seen = 1.0 - present, moved if self.has_movement else scaled
+        low = (seen + absent * 2 * CLIP).amin(1).clamp(max=CLIP)  # (B, C)
+        high = (seen - absent * 2 * CLIP).amax(1).clamp(min=-CLIP)
         pairs = present[:, 1:] * present[:, :-1]
-        step = ((moved[:, 1:] - moved[:, :-1]).abs() * pairs).sum(1) / pairs.sum(1).clamp(min=1.0)
+        step = ((seen[:, 1:] - seen[:, :-1]).abs() * pairs).sum(1) / pairs.sum(1).clamp(min=1.0)
         squares = local * local
         skewness = (squares * local).sum(1) / count[:, 0]
         kurtosis = ((squares * squares).sum(1) / count[:, 0] + 1e-2).log()
-        slope = (moved * self.time).sum(1) / count[:, 0]
         below = torch.sigmoid((self.levels - scaled[..., None]) * 4.0) * present[..., None]  # (B, T, C, levels)
         below = below.sum(1) / count.transpose(1, 2)  # (B, C, levels)
         products = local.transpose(1, 2) @ local / local.shape[1]  # (B, C, C), correlations of the channels
-        each = [mean[:, 0], spread[:, 0].log(), low, high, (step + _STILL).log(), skewness, kurtosis, slope]
+        each = [mean[:, 0], spread[:, 0].log(), low, high, step, skewness, kurtosis]
+        if self.has_movement:
+            each[4] = (step + _STILL).log()
+            each.append((moved * self.time).sum(1) / count[:, 0])  # slope
         return torch.cat([*each, below.flatten(1), products.flatten(1)], dim=-1)
 
 
