@@ -19,9 +19,10 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
-from mmkd_models.networks.step import answers_along, causal_encoder
+from mmkd_models.networks.step import causal_encoder
 from mmkd_models.networks.student import Student
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+from tests.models.networks.stepping import answers_along
 
 MIC = ModalitySpec(name="mic", kind="audio", channels=("mono",), rate_hz=1000.0, samples=500)
 CAM = ModalitySpec(name="cam", kind="video", channels=("gray",), rate_hz=25.0, samples=11, height=12, width=16)

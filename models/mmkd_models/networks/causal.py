@@ -1,8 +1,8 @@
 """The encoder of a causal student: no token sees what comes after it.
 
-A causal strided stem makes time tokens; each looks back over as many of them as a window has, with a relative position
-code. A spectrum token and a statistics token ask the time tokens and are asked by none, so a stream computes three
-tokens per step and keeps what later ones will ask. Token layout as everywhere: time, spectrum, statistics.
+A causal strided stem makes time tokens; each attends to as many of them as a window has, with a relative position
+code. A spectrum token and a statistics token attend to the time tokens, and nothing attends to them, so a stream
+computes three tokens per step.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ FORBIDDEN = 3 * MASKED
 
 _KERNEL = 5
 _BANDS_OF_MANY = 4
-"""Filters of every log-mel, and of every value of an embedding: how it moves, from slow to fast."""
+"""Filters of every log-mel, and of every value of an embedding."""
 
 _SHARE_OF_FRAMES = 2
-"""An embedding of a frame has the width divided by this: each of its values is a channel with filters of its own."""
+"""The width divided by the values of a frame's embedding, each of which is a channel with filters of its own."""
 
 _HISTORY = 0.5
-"""Share of the training batches whose windows follow upon another window, as all but the first do in a stream."""
+"""Fraction of the training batches whose windows follow another window, as all but the first do in a stream."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Along:
-    """A recording on its way into tokens.
+    """A recording before the first block.
 
     Attributes:
         time: (B, N, D) time tokens, before the first block.
@@ -66,7 +66,7 @@ class Along:
 class CausalEncoder(nn.Module):
     """One modality's samples -> tokens, each made of what came before it alone.
 
-    Raises UsageError where a window is too short for two tokens.
+    Raises UsageError if a window is too short for two tokens.
     """
 
     def __init__(self, modality: ModalitySpec, config: EncoderConfig) -> None:
@@ -107,14 +107,14 @@ class CausalEncoder(nn.Module):
 
     @property
     def inner(self) -> CausalFront:
-        """The front-end of the series: the samples themselves, log-mels of sound, or embeddings of frames."""
+        """The front-end of the series: samples, log-mels of sound, or embeddings of frames."""
         return self.front if isinstance(self.front, CausalFront) else self.front.inner
 
     def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> Tokens:
-        """Encodes windows, each from its beginning.
+        """Encode windows, each from its beginning.
 
-        In training half of the batches follow upon other windows of the batch, so that a student also learns to answer
-        with a state that another window left behind.
+        In training half of the batches follow other windows of the batch, so that a student also learns to answer with
+        the state of another window.
         """
         values, present = self.padded(values), self.padded(present)
         if self.training and float(torch.rand(())) < _HISTORY:
@@ -141,12 +141,12 @@ class CausalEncoder(nn.Module):
         )
 
     def padded(self, samples: Tensor) -> Tensor:
-        """(B, T, ...) -> whole blocks; what is put before the first sample is missing."""
+        """(B, T, ...) -> whole blocks, padded with missing samples before the first one."""
         lead = -samples.shape[1] % self.stride
         return F.pad(samples, (0, 0) * (samples.ndim - 2) + (lead, 0)) if lead else samples
 
     def along(self, values: Tensor, present: Tensor) -> Along:
-        """Whole blocks (B, N S, ...) -> time tokens and what the front-end knows."""
+        """Whole blocks (B, N S, ...) -> time tokens and the statistics of the front-end."""
         if not isinstance(self.front, CausalFront):
             values, present = self.front.along(values, present)
         front, count = self.inner, values.shape[1] // self.block
@@ -170,7 +170,7 @@ class CausalEncoder(nn.Module):
         return Along(time=time, there=there.amax((2, 3)), blocks=blocks, running=running)
 
     def tokens(self, along: Along, asked: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The tokens before the first block, and each block's attention bias.
+        """Return the tokens before the first block, and each block's attention bias.
 
         Args:
             along: a recording of N blocks.
@@ -195,7 +195,7 @@ class CausalEncoder(nn.Module):
         return torch.stack([self.spectrum(spectrum), self.statistics(statistics)], dim=2)
 
     def _pairs(self, steps: Tensor, count: int) -> Tensor:
-        """(depth, H, Q, Q): the position code of each pair, or `FORBIDDEN`; keys beyond `count` are asked by none."""
+        """(depth, H, Q, Q): the position code of each pair, or `FORBIDDEN`, as for all keys beyond `count`."""
         age = steps[:, None] - steps[None, :]
         seen = (age >= 0) & (age < self.length) & (torch.arange(len(steps), device=steps.device) < count)
         code = self.relative[:, :, self.length - 1 - age.clamp(0, self.length - 1)]
@@ -205,10 +205,7 @@ class CausalEncoder(nn.Module):
 def _sensed(
     modality: ModalitySpec, config: EncoderConfig
 ) -> tuple[ModalitySpec, int, Callable[[CausalFront], CausalFront | CausalSound | CausalFrames]]:
-    """What is followed, how many samples make one of it, and what makes it, given the front-end behind.
-
-    Of sound these are log-mels, of video embeddings of frames, of a series its own samples.
-    """
+    """Return the series of a modality, the samples that make one of it, and what makes it, given its front-end."""
     match modality.kind:
         case "audio":
             mels = LogMels(modality)
@@ -225,26 +222,26 @@ def _sensed(
 
 
 def band_of(asked: Tensor, count: int, length: int) -> Tensor:
-    """(I, N): 1 for the `length` blocks that end with each asked one, else 0."""
+    """(I, N): 1 for the `length` blocks that end with each of `asked`, else 0."""
     age = asked[:, None] - torch.arange(count, device=asked.device)[None, :]
     return (age >= 0) & (age < length)
 
 
 def _earlier(samples: Tensor) -> Tensor:
-    """(B, T, C) one sample earlier; nothing comes before the first."""
+    """(B, T, C) one sample earlier, 0 before the first."""
     return F.pad(samples, (0, 0, 1, 0))[:, :-1]
 
 
 def _tap_of(tap: AttentionTap | None, kept: slice) -> AttentionTap:
-    found = cast("AttentionTap", tap)
-    q, k, v = (getattr(found.projections, name)[:, kept] for name in ("query", "key", "value"))
-    return AttentionTap(map=found.map[:, :, kept, kept], projections=Projections(query=q, key=k, value=v))
+    tap = cast("AttentionTap", tap)
+    q, k, v = (getattr(tap.projections, name)[:, kept] for name in ("query", "key", "value"))
+    return AttentionTap(map=tap.map[:, :, kept, kept], projections=Projections(query=q, key=k, value=v))
 
 
 def _slopes(depth: int, heads: int, length: int) -> Tensor:
-    """(depth, H, W): where the position codes start: the older a key the less, each head with its own slope.
+    """(depth, H, W) initial position codes: the older a key the lower, with a slope for each head; the newest last.
 
-    Column W - 1 is the newest. Source: ALiBi (Press, Smith, Lewis, ICLR 2022); here they are learnt further.
+    Source: ALiBi (Press, Smith, Lewis, ICLR 2022); here they are trained.
     """
     slopes = 2.0 ** (-8.0 * torch.arange(1, heads + 1) / heads)
     age = torch.arange(length - 1, -1, -1.0)
@@ -252,12 +249,12 @@ def _slopes(depth: int, heads: int, length: int) -> Tensor:
 
 
 def _field(strides: tuple[int, ...]) -> int:
-    """Samples that one output of a stem of these strides sees."""
+    """Return the samples that one output of a stem of these strides sees."""
     return 1 + (_KERNEL - 1) * sum(math.prod(strides[:stage]) for stage in range(len(strides)))
 
 
 def _stem(channels: int, width: int, strides: tuple[int, ...]) -> nn.Sequential:
-    """As the windowed stem, without padding: what comes before is put there."""
+    """The windowed stem without padding."""
     layers: list[nn.Module] = []
     for stage, stride in enumerate(strides):
         out = width if stage == len(strides) - 1 else width // 2

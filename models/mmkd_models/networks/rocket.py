@@ -1,17 +1,13 @@
 """MiniRocket features of one modality, as a part of a graph that every engine takes.
 
 A. Dempster, D. F. Schmidt, G. I. Webb, "MiniRocket: A Very Fast (Almost) Deterministic Transform for Time Series
-Classification", KDD 2021 (arXiv 2012.08791), written from the paper. 84 kernels of nine weights -1 and 2, dilations
-that grow exponentially, biases that are quantiles of what a kernel answers on one training window, and of each the
-share of positive values (PPV). A kernel of several channels reads a random few of them and adds up.
+Classification", KDD 2021 (arXiv 2012.08791), written from the paper: 84 kernels of nine weights -1 and 2, dilations
+that grow exponentially, biases that are quantiles of a kernel's output on one training window, and the proportion of
+positive values (PPV). A kernel of several channels adds up a random few of them.
 
-Three things differ from the paper. The step at the bias is a ramp as wide as a tenth of the spread of the kernel's
-answer, so that no rounding flips a position, whatever the engine, and a Clip does the work of a comparison. Of windows
-of more samples than a student's `positions` a kernel looks at every n-th: a share of a thousand is as good as one of
-ten thousand, memory stays bounded, and small students answer sooner. And a kernel reaches over the ends of the window
-where it would otherwise have fewer than three positions.
-
-Owns the features and how they are drawn and pruned; what is made of them is the student's.
+Three differences: the step at the bias is a ramp as wide as a tenth of the output's standard deviation, so that no
+rounding flips a position and a Clip does the work of a comparison; in long windows a kernel reads every n-th position,
+which bounds memory and time; and a kernel reaches over the ends of a window if it had fewer than three positions.
 """
 
 from __future__ import annotations
@@ -32,22 +28,22 @@ from mmkd_models.networks.config import MOST_POSITIONS, RocketConfig, RocketGrou
 from mmkd_models.networks.fronts.as_series import series_spec, series_view
 
 KERNELS = 84
-"""Ways to choose the three weights of 2 among nine (paper, section 3.1)."""
+"""The ways to choose three of nine weights (paper, section 3.1)."""
 
 FEATURES = 2016
-"""24 of each kernel. The paper takes 9,996; on our sets the difference is within the noise."""
+"""24 of each kernel. The paper takes 9,996; on our sets the difference is not significant."""
 
 MOST_DILATIONS = 8
-"""Of each kernel. The paper takes up to 32; each is a convolution of its own, which costs an engine time."""
+"""Of each kernel. The paper takes up to 32; each is one more convolution for an engine."""
 
 LENGTH = 9
 """Of a kernel, in samples."""
 
 _REACH = LENGTH // 2
 _CLIP = 8.0  # standard deviations, as in the transformer's front-end
-_RAMP = 0.1  # width of the ramp in standard deviations of the kernel's answer in the window that gave the bias
-_NARROWEST = 1e-3  # of a ramp, in standard deviations of the training: FP16 holds what is divided by it
-_FEWEST_POSITIONS = 3  # that have a spread; where a window holds fewer, a kernel reaches over its ends
+_RAMP = 0.1  # width of the ramp, in standard deviations of the kernel's output on the window that gave the bias
+_NARROWEST = 1e-3  # ramp, in standard deviations of the training: FP16 holds what is divided by it
+_FEWEST_POSITIONS = 3
 _CONSTANT = 1e-6  # standard deviation up to which a feature is as good as constant
 _GOLDEN = (5**0.5 + 1) / 2
 _VIEWED = 32  # windows of sound or video that are made series at a time
@@ -76,11 +72,7 @@ class _Group(nn.Module):
 
 
 class _Kernels(nn.Module):
-    """All kernels of one dilation as one convolution: an engine takes as long to begin an operator as for a small one.
-
-    Attributes:
-        weight: (F, C, 9), of the groups `numbers`, as is the bias (F,).
-    """
+    """All kernels of one dilation as one convolution, for speed: weight (F, C, 9) and bias (F,) of several groups."""
 
     weight: Tensor
     bias: Tensor
@@ -91,7 +83,7 @@ class _Kernels(nn.Module):
         self.join(groups)
 
     def join(self, groups: nn.ModuleList) -> None:
-        """Takes what the groups hold now."""
+        """Copy the weights and biases of the groups."""
         for name in ("weight", "bias"):
             joined = torch.cat([groups[number].get_buffer(name) for number in self.numbers])
             self.register_buffer(name, joined, persistent=False)
@@ -99,21 +91,20 @@ class _Kernels(nn.Module):
     def forward(self, series: Tensor, stride: int) -> Tensor:
         """(B, C, T) -> (B, F, P): 1 above the bias, 0 below, and the ramp between."""
         padding = _REACH * self.dilation
-        found = F.conv1d(series, self.weight, self.bias, stride=stride, padding=padding, dilation=self.dilation)
-        return found.clamp(0.0, 1.0)
+        outputs = F.conv1d(series, self.weight, self.bias, stride=stride, padding=padding, dilation=self.dilation)
+        return outputs.clamp(0.0, 1.0)
 
 
 class RocketFeatures(nn.Module):
     """Raw values and presence of a window -> standardised features.
 
-    A position counts as far as the samples at a kernel's centre are there, so that a gap adds nothing; of a window
-    without any sample every feature is 0, the training's mean. All kernels look at the same positions; those that are
-    not padded do not count near the ends.
+    A position counts as far as the samples at a kernel's centre are there, so that a gap adds nothing; a window without
+    any sample has every feature 0, the training's mean. Kernels that are not padded do not count near the ends.
 
     Attributes:
-        of_dilation: (F, D) 1 where a feature has a dilation.
-        counted: (2 D, 1, P) 1 where a position counts: of each dilation padded, and not.
-        reads: (F, 2 C) which channels a kernel reads where padded ones count, and where others do.
+        of_dilation: (F, D) 1 if a feature has a dilation.
+        counted: (2 D, 1, P) 1 if a position counts: of each dilation padded, and not.
+        reads: (F, 2 C) which channels a kernel reads at the positions of padded ones, and at those of others.
     """
 
     of_dilation: Tensor
@@ -158,7 +149,7 @@ class RocketFeatures(nn.Module):
         return (shares - self.feature_mean * seen) / self.feature_std
 
     def shares(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, C), (B, T, C) -> (B, F) PPV, and 1 where a position counted, else 0."""
+        """(B, T, C), (B, T, C) -> (B, F) PPV, and 1 if a position counted, else 0."""
         values, present = self.as_series(values, present)
         series = (((values - self.mean) / self.std).clamp(-_CLIP, _CLIP) * present).transpose(1, 2)
         there = present[:, :: self.config.stride].transpose(1, 2)[:, None]
@@ -174,7 +165,7 @@ class RocketFeatures(nn.Module):
         return total / counts.clamp(min=1.0), counts.clamp(max=1.0)
 
     def as_series(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """Windows of any kind as series, in standard deviations of the training's raw values where they are none."""
+        """Return windows as series; sound and video first in standard deviations of the training's raw values."""
         if self.view is None:
             return values, present
         values, present = self.view((values.to(present.dtype) - self.raw_mean) / self.raw_std, present)
@@ -182,7 +173,7 @@ class RocketFeatures(nn.Module):
 
 
 def _join(network: RocketFeatures, _: object) -> None:
-    """After a state is loaded: what is computed with follows from the groups in it."""
+    """Derive from the groups what is computed with, after a state is loaded."""
     for kernels in network.kernels:
         assert isinstance(kernels, _Kernels)
         kernels.join(network.groups)
@@ -196,7 +187,7 @@ def _join(network: RocketFeatures, _: object) -> None:
 
 
 def _inside(samples: int, edge: int, stride: int) -> Tensor:
-    """(P,) which positions are so far from both ends."""
+    """(P,) which positions are at least `edge` samples from both ends."""
     positions = torch.arange(0, samples, stride)
     return (positions >= edge) & (positions < samples - edge)
 
@@ -216,17 +207,17 @@ def fit_rocket(
     features: int = FEATURES,
     positions: int = MOST_POSITIONS,
 ) -> RocketFeatures:
-    """Draws the features of a modality from training windows; no labels are needed.
+    """Draw the features of a modality from training windows; no labels are needed.
 
     Args:
-        values: (N, T, C) raw values, 0 where missing; of sound and video the windows, whose series is looked at.
+        values: (N, T, C) raw values, 0 where missing; of sound and video the windows.
         present: (N, T, C) 1 or 0.
         scale: mean and standard deviation (C,) of each channel over the training windows.
         seed: of the channels, and of the windows that the biases come from.
         features: rounded down to a multiple of 84.
-        positions: how many a kernel looks at, at most.
+        positions: most positions that a kernel reads.
 
-    Raises UsageError where windows are shorter than a kernel, or there are none, or too few features are asked for.
+    Raises UsageError if windows are shorter than a kernel, or there are no windows or fewer than 84 features.
     """
     samples = series_spec(modality).samples
     if not fits_kernels(modality) or len(values) == 0 or features < KERNELS:
@@ -256,14 +247,14 @@ def fit_rocket(
     network.mean.copy_(mean)
     network.std.copy_(std)
     _keep_raw_scale(network, scale)
-    shares = [network.shares(*batch) for batch in _batches(network, values, present)]
-    found: NDArray[np.float32] = torch.cat([share for share, _ in shares]).numpy()
-    # A window without a sample of what a kernel reads tells nothing of its feature.
-    known: NDArray[np.bool_] = torch.cat([seen for _, seen in shares]).numpy() > 0
+    parts = [network.shares(*batch) for batch in _batches(network, values, present)]
+    shares: NDArray[np.float32] = torch.cat([share for share, _ in parts]).numpy()
+    # Leaves out windows without a sample of what a kernel reads.
+    known: NDArray[np.bool_] = torch.cat([counted for _, counted in parts]).numpy() > 0
     known |= ~known.any(axis=0)
-    spread = found.std(axis=0, where=known)
-    network.feature_mean.copy_(torch.from_numpy(found.mean(axis=0, where=known)))
-    network.feature_std.copy_(torch.from_numpy(np.where(spread > _CONSTANT, spread, 1.0)))
+    std = shares.std(axis=0, where=known)
+    network.feature_mean.copy_(torch.from_numpy(shares.mean(axis=0, where=known)))
+    network.feature_std.copy_(torch.from_numpy(np.where(std > _CONSTANT, std, 1.0)))
     return network.eval()
 
 
@@ -318,7 +309,7 @@ def _batches(
 
 
 def pruned(network: RocketFeatures, modality: ModalitySpec, keep: Sequence[int] | NDArray[np.int64]) -> RocketFeatures:
-    """Gives a network of these features alone, in ascending order; dilations of which nothing is kept are gone."""
+    """Return a network of these features alone, in ascending order."""
     rows = np.unique(np.asarray(keep, dtype=np.int64))
     groups, states, first = [], [], 0
     for group, part in zip(network.config.groups, network.groups, strict=True):
@@ -339,9 +330,9 @@ def pruned(network: RocketFeatures, modality: ModalitySpec, keep: Sequence[int] 
 
 
 def dilations_of(samples: int, features: int, *, most: int) -> list[tuple[int, int]]:
-    """Gives each dilation with the number of features of one kernel that have it (paper, section 3.1).
+    """Return each dilation with the number of features of one kernel that have it (paper, section 3.1).
 
-    Exponents of 2 are spread evenly from 0 to where the kernel spans the window.
+    Exponents of 2 are spread evenly from 0 until the kernel spans the window.
 
     Example:
         >>> dilations_of(200, 24, most=8)
@@ -350,16 +341,14 @@ def dilations_of(samples: int, features: int, *, most: int) -> list[tuple[int, i
     count = min(features, most)
     longest = np.log2((samples - 1) / (LENGTH - 1))
     exponents = np.linspace(0.0, longest, count)
-    found, times = np.unique(np.floor(2.0**exponents + 1e-9).astype(np.int64), return_counts=True)
+    dilations, times = np.unique(np.floor(2.0**exponents + 1e-9).astype(np.int64), return_counts=True)
     quantiles = times * features // count
     quantiles[: features - quantiles.sum()] += 1
-    return [(int(dilation), int(number)) for dilation, number in zip(found, quantiles, strict=True)]
+    return list(zip(dilations.tolist(), quantiles.tolist(), strict=True))
 
 
 def stride_of(samples: int, positions: int) -> int:
-    """Gives how far a kernel steps to look at so many positions at most: always odd.
-
-    Of an even stride kernels of an even dilation would read every second sample alone.
+    """Return the samples between two of at most so many positions: odd, or even dilations would skip every other one.
 
     Example:
         >>> stride_of(200, 200), stride_of(200, 199), stride_of(200, 50)
@@ -370,7 +359,7 @@ def stride_of(samples: int, positions: int) -> int:
 
 
 def claims_of(config: RocketConfig, modality: ModalitySpec) -> dict[str, tuple[int, int]]:
-    """What features from a file claim of such windows, with the most it may be: else no position or memory is left."""
+    """Return what features of a file claim of such windows, each with its limit."""
     samples = series_spec(modality).samples
     return {
         "groups": (len(config.groups), 2 * MOST_DILATIONS),
@@ -389,7 +378,7 @@ def _kernel_weights(kernels: NDArray[np.int64]) -> Tensor:
 
 
 def _drawn_channels(count: int, channels: int, rng: np.random.Generator) -> Tensor:
-    """(n, C) 1 where a kernel reads a channel: 2^u of them, u even between 0 and log2 of at most nine, and one."""
+    """(n, C) 1 if a kernel reads a channel: 2^u of them, u uniform between 0 and log2 of at most nine, and one."""
     chosen = np.zeros((count, channels), dtype=np.float32)
     sizes = (2 ** rng.uniform(0.0, np.log2(min(channels, LENGTH) + 1), size=count)).astype(np.int64)
     for row, size in zip(chosen, sizes, strict=True):
@@ -407,7 +396,7 @@ def _drawn(
     levels: Sequence[Sequence[float]],
     rng: np.random.Generator,
 ) -> dict[str, Tensor]:
-    """The state of a group: per kernel its channels, and biases at `levels` of its answer on one training window.
+    """Return the state of a group: per kernel its channels, and biases at `levels` of its output on one window.
 
     The series is (N, C, T), presence (N, C, P).
     """
@@ -420,14 +409,9 @@ def _drawn(
     for kernel, wanted in enumerate(levels):
         answer = torch.zeros(0)
         for row in rng.permutation(len(series)):
-            found = F.conv1d(
-                series[row : row + 1],
-                weight[kernel : kernel + 1],
-                stride=stride,
-                padding=reach,
-                dilation=group.dilation,
-            )
-            answer = found[0, 0][(reads[kernel] @ present[row] > 0) & inside]
+            one, kernels_weight = series[row : row + 1], weight[kernel : kernel + 1]
+            output = F.conv1d(one, kernels_weight, stride=stride, padding=reach, dilation=group.dilation)
+            answer = output[0, 0][(reads[kernel] @ present[row] > 0) & inside]
             if len(answer):
                 break
         width = max(_RAMP * float(answer.std(correction=0)), _NARROWEST) if len(answer) else 1.0

@@ -1,6 +1,6 @@
 """A causal student one block of samples at a time: the same weights and answers, with the past in explicit state.
 
-Owns what is kept from one step to the next. Every state is float32 and begins as zeros: nothing has been heard yet.
+Every state is float32 and begins as zeros.
 """
 
 from __future__ import annotations
@@ -26,15 +26,14 @@ _OF_SERIES = 5
 class StepStudent(nn.Module):
     """One step of a causal student.
 
-    What blocks of samples leave behind stands in slots, one for each block of a window. A step fills the slot of the
-    oldest block and returns nothing else of them, so nothing is moved. The order of the slots does not matter:
-    what is summed has none, and attention receives the age of each key.
+    State of past blocks is in slots, one for each block of a window. A step returns the slot of the newest block, which
+    replaces the oldest: sums do not depend on the order of slots, and attention receives the age of each key.
 
     Args:
-        temperature: what the logits are divided by for the probabilities; the logits themselves stay as they are.
-        seen: what training saw, for the novelty; None gives none.
+        temperature: divides the logits for the probabilities; the logits themselves stay.
+        seen: the training's embeddings, for the novelty; None for none.
 
-    Raises ValueError where the student is not causal.
+    Raises ValueError if the student is not causal.
     """
 
     places: Tensor
@@ -54,11 +53,11 @@ class StepStudent(nn.Module):
         self.register_buffer("codes", F.pad(relative.flip(-1), (0, 1), value=FORBIDDEN), persistent=False)
 
     def state_shapes(self) -> dict[str, tuple[tuple[int, ...], int | None]]:
-        """Gives the name of every state, in order, its shape, and along which axis its slots are; None without slots.
+        """Return the name of every state, in order, with its shape and the axis of its slots, or None without slots.
 
-        `history` holds samples and presence for the filters, `moments`, `sums` and `peaks` what blocks left behind,
-        `series` the stem's samples, `waveform` the last hop of sound, `picture` the last frame of video, `keys_N` and
-        `values_N` what block N is asked for, `tokens` what is pooled.
+        `history`: samples and presence for the filters; `moments`, `sums`, `peaks`: of blocks; `series`: the stem's
+        samples; `waveform`: the last hop of sound; `picture`: the last frame of video; `keys_N`, `values_N`: of
+        attention in block N; `tokens`: for the pooling.
         """
         encoder, front = self.encoder, self.encoder.inner
         length, channels = encoder.length, front.channels
@@ -80,29 +79,29 @@ class StepStudent(nn.Module):
         return shapes | {"tokens": ((1, length, width), 1)}
 
     def start(self) -> tuple[Tensor, ...]:
-        """Gives the state before the first step."""
+        """Return the state before the first step."""
         return tuple(torch.zeros(shape) for shape, _ in self.state_shapes().values())
 
-    def kept(self, state: Sequence[Tensor], found: Sequence[Tensor], number: int) -> tuple[Tensor, ...]:
-        """Gives the state after step `number`, from 0, which gave `found`: what whoever keeps it has to do."""
+    def kept(self, state: Sequence[Tensor], news: Sequence[Tensor], number: int) -> tuple[Tensor, ...]:
+        """Return the state after step `number`, from 0, which returned `news`."""
         kept = []
-        for before, new, (_, axis) in zip(state, found, self.state_shapes().values(), strict=True):
+        for before, new, (_, axis) in zip(state, news, self.state_shapes().values(), strict=True):
             slot = torch.tensor([number % self.encoder.length])
             kept.append(new if axis is None else before.index_copy(axis, slot, new))
         return tuple(kept)
 
     def forward(self, values: Tensor, present: Tensor, slot: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        """Answers after one more block of samples.
+        """Answer after one more block of samples.
 
         Args:
             values: (1, S, C) raw values, 0 where missing; of video uint8 (1, S, H, W, C).
             present: (1, S, C) 1 or 0; of video (1, S, 1).
-            slot: (1, 1) which slot this block's will be: the number of the step, from 0, modulo the slots.
+            slot: (1, 1) this block's slot: the number of the step, from 0, modulo the slots.
             state: in the order of `state_shapes`.
 
         Returns:
-            Logits (1, K), probabilities (1, K), or what a regression has for them, perhaps novelty (1, 1), and of every
-            state what is new: all of it, or one slot.
+            Logits (1, K), probabilities (1, K), perhaps novelty (1, 1), and the news of every state: all of it, or one
+            slot.
         """
         *cache, tokens = state
         values, present, newest = self._sensed(values, present, cache[_OF_SERIES:])
@@ -116,8 +115,8 @@ class StepStudent(nn.Module):
         kept: list[Tensor] = []
         for number, block in enumerate(self.encoder.blocks):
             bias = missing + codes[number][:, None]  # (1, H, 1, W + 1)
-            x, found = _block_step(cast("TransformerBlock", block), x, bias, cache[2 * number], cache[2 * number + 1])
-            kept += found
+            x, news = _block_step(cast("TransformerBlock", block), x, bias, cache[2 * number], cache[2 * number + 1])
+            kept += news
         embedding, token = _pooled(self.pool, x, there * F.pad(live, (0, 1), value=1.0), tokens)
         logits = self.head(embedding)
         scaled = logits if self.sharpness == 1 else logits * self.sharpness
@@ -127,7 +126,7 @@ class StepStudent(nn.Module):
     def _sensed(
         self, values: Tensor, present: Tensor, state: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """New samples of the series, their presence, and of sound and video what the next step begins with."""
+        """Return new samples of the series, their presence, and the next state of sound and video."""
         front = self.encoder.front
         if isinstance(front, CausalFront):
             return values, present, ()
@@ -137,7 +136,7 @@ class StepStudent(nn.Module):
     def _front(
         self, values: Tensor, present: Tensor, live: Tensor, state: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """New tokens (1, 3, D), presence behind the slots and the new block (1, W + 1), and news of the state."""
+        """Return new tokens (1, 3, D), presence of the slots and the new block (1, W + 1), and news of the state."""
         encoder, front = self.encoder, self.encoder.inner
         history, moments, sums, peaks, series = state
         scaled = front.scaled(values, present)
@@ -171,7 +170,7 @@ class StepStudent(nn.Module):
 def _block_step(
     block: TransformerBlock, x: Tensor, bias: Tensor, keys: Tensor, values: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
-    """`TransformerBlock.forward` for the newest tokens (1, 3, D): they ask the kept time tokens and the newest one."""
+    """`TransformerBlock.forward` for the newest tokens (1, 3, D); keys are the kept time tokens and the newest one."""
     attention = block.attention
     batch, count, width = x.shape
     split = (batch, count, 3, attention.heads, width // attention.heads)
@@ -195,29 +194,22 @@ def _pooled(pool: TokenPooling, x: Tensor, there: Tensor, tokens: Tensor) -> tup
 
 
 def causal_encoder(student: Student) -> CausalEncoder:
-    """Gives the encoder of a causal student. Raises ValueError where the student is not causal."""
+    """Return the encoder of a causal student. Raises ValueError if the student is not causal."""
     if isinstance(student.encoder, CausalEncoder):
         return student.encoder
     raise ValueError("student: expected a causal one, got one that looks at whole windows; train with --causal")
 
 
 @torch.no_grad()
-def answers_along(student: Student, values: Tensor, present: Tensor) -> Tensor:
-    """The head's outputs (B, N, K) along a recording; see `embeddings_along`."""
-    found: Tensor = student.head(embeddings_along(student, values, present))
-    return found
-
-
-@torch.no_grad()
 def embeddings_along(student: Student, values: Tensor, present: Tensor) -> Tensor:
-    """The embeddings (B, N, D) after each block of S samples of a whole recording, in one pass: those of a stream.
+    """Return the embeddings (B, N, D) after each block of S samples of a whole recording in one pass, as of a stream.
 
-    Memory grows with the square of the recording. Where a window holds no sample at all, its embedding means nothing.
+    Memory grows with the square of the recording. The embedding of a window without any sample is meaningless.
 
     Args:
         student: a causal one, in evaluation mode.
 
-    Raises ValueError where the student is not causal.
+    Raises ValueError if the student is not causal.
     """
     encoder, pool = causal_encoder(student), student.pool
     along = encoder.along(encoder.padded(values), encoder.padded(present))

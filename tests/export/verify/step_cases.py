@@ -12,8 +12,8 @@ from mmkd_edge import Prediction
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
-from mmkd_models.networks.step import answers_along
 from mmkd_models.training.checkpoint import StudentCheckpoint
+from tests.models.networks.stepping import answers_along
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), unit="g", rate_hz=50.0, samples=38, range=(-8.0, 8.0))
 ENCODER = EncoderConfig(width=16, heads=2, depth=1, spectrum_bands=4, most_tokens=10)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmkd_models.networks.step import StepStudent, causal_encoder
+from mmkd_models.networks.step import StepStudent, causal_encoder, embeddings_along
 from mmkd_models.networks.student import Student
 
 
@@ -22,3 +22,9 @@ def stepped(network: Student, values: Tensor, present: Tensor) -> Tensor:
         state = step.kept(state, new, number)
         found.append(logits)
     return torch.stack(found, dim=1)
+
+
+@torch.no_grad()
+def answers_along(network: Student, values: Tensor, present: Tensor) -> Tensor:
+    """(B, N, K) logits after each block of a whole recording, in one pass."""
+    return network.head(embeddings_along(network, values, present))

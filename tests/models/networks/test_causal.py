@@ -31,7 +31,7 @@ from mmkd_models.losses.term import constant
 from mmkd_models.networks.causal import CausalEncoder, band_of
 from mmkd_models.networks.config import EncoderConfig, Preset, StudentConfig, TeacherConfig, student_config
 from mmkd_models.networks.fronts.causal import CausalFront
-from mmkd_models.networks.step import StepStudent, answers_along, causal_encoder
+from mmkd_models.networks.step import StepStudent, causal_encoder
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import (
@@ -41,7 +41,7 @@ from mmkd_models.training.checkpoint import (
     write_student,
 )
 from mmkd_models.training.fitting import set_normalisation
-from tests.models.networks.stepping import stepped
+from tests.models.networks.stepping import answers_along, stepped
 
 ENCODER = EncoderConfig(width=16, heads=2, depth=2, most_tokens=8, dropout=0.0)
 CONFIG = StudentConfig(preset="test", encoder=ENCODER, causal=True)

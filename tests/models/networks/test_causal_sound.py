@@ -12,9 +12,9 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.networks.fronts.causal import CausalSound
 from mmkd_models.networks.fronts.log_mel import LogMels
-from mmkd_models.networks.step import StepStudent, answers_along, causal_encoder
+from mmkd_models.networks.step import StepStudent, causal_encoder
 from mmkd_models.networks.student import Student
-from tests.models.networks.stepping import stepped
+from tests.models.networks.stepping import answers_along, stepped
 
 ENCODER = EncoderConfig(width=16, heads=2, depth=2, most_tokens=8, dropout=0.0)
 CONFIG = StudentConfig(preset="test", encoder=ENCODER, causal=True)

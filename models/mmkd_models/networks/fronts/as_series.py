@@ -1,7 +1,6 @@
-"""Sound and video as series of a few numbers, for networks that look at series alone: trees, convolutional features.
+"""Sound and video as series, for networks that read series alone: trees, convolutional features.
 
-Sound is its log-mels, frame by frame. Video is the brightness of a grid of cells, frame by frame, colours taken
-together: what moves in a mouth, a hand or a belt shows there, what is written on it does not.
+Sound becomes its log-mels, frame by frame; video the brightness of a grid of cells, frame by frame.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ class SoundAsSeries(nn.Module):
         self.spec = _series(modality, self.mels.positions, len(modality.channels) * self.mels.count)
 
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """Gives values, 0 where a frame is missing, and presence, each (B, N, C M)."""
+        """Return values, 0 where a frame is missing, and presence, each (B, N, C M)."""
         present = present.transpose(1, 2)
-        found, there = self.mels(values.transpose(1, 2) * present, present)
+        mels, there = self.mels(values.transpose(1, 2) * present, present)
         there = there[..., None] @ self.ones  # (B, C, N, M)
-        return (found * there).transpose(1, 2).flatten(2), there.transpose(1, 2).flatten(2)
+        return (mels * there).transpose(1, 2).flatten(2), there.transpose(1, 2).flatten(2)
 
 
 class VideoAsSeries(nn.Module):
@@ -57,7 +56,7 @@ class VideoAsSeries(nn.Module):
         self.spec = _series(modality, modality.samples, cells)
 
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """Gives values, 0 where a frame is missing, and presence, each (B, T, cells)."""
+        """Return values, 0 where a frame is missing, and presence, each (B, T, cells)."""
         samples, height, width = self.frame
         gray = values.to(present.dtype).mean(-1).reshape(-1, height, width)
         cells = (self.down @ gray @ self.across.T).reshape(-1, samples, self.spec.shape[1])
@@ -69,7 +68,7 @@ SeriesView = SoundAsSeries | VideoAsSeries
 
 
 def series_view(modality: ModalitySpec) -> SeriesView | None:
-    """Gives what makes a series of a modality's windows; None of a series."""
+    """Return what turns a modality's windows into a series; None for a series."""
     match modality.kind:
         case "series":
             return None
@@ -80,21 +79,21 @@ def series_view(modality: ModalitySpec) -> SeriesView | None:
 
 
 def series_views(modalities: Sequence[ModalitySpec]) -> dict[str, SeriesView]:
-    """Gives those of modalities that are no series, by name."""
-    found = {modality.name: series_view(modality) for modality in modalities}
-    return {name: view for name, view in found.items() if view is not None}
+    """Return those of modalities that are no series, by name."""
+    views = {modality.name: series_view(modality) for modality in modalities}
+    return {name: view for name, view in views.items() if view is not None}
 
 
 def as_series(
     inputs: Mapping[str, tuple[Tensor, Tensor]], views: Mapping[str, nn.Module], name: str
 ) -> tuple[Tensor, Tensor]:
-    """Gives a modality's values and presence (B, T, C) as a series."""
+    """Return a modality's values and presence (B, T, C) as a series."""
     values, present = views[name](*inputs[name]) if name in views else inputs[name]
     return values, present
 
 
 def series_spec(modality: ModalitySpec) -> ModalitySpec:
-    """Gives the series that windows of a modality become; the modality itself where it is one."""
+    """Return the series that windows of a modality become; a series itself."""
     view = series_view(modality)
     return modality if view is None else view.spec
 
@@ -112,7 +111,7 @@ def _series(modality: ModalitySpec, samples: int, channels: int) -> ModalitySpec
 
 
 def _cells(pixels: int) -> Tensor:
-    """(cells, pixels): rows average neighbouring pixels, as equal a number as possible."""
+    """(cells, pixels): rows average neighbouring pixels, about as many each."""
     count = min(CELLS, pixels)
     matrix = np.zeros((count, pixels), dtype=np.float32)
     matrix[np.arange(pixels) * count // pixels, np.arange(pixels)] = 1.0

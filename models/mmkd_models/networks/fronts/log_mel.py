@@ -41,15 +41,15 @@ _STILL = 1e-2  # variance over a window, of the training's variance, that none g
 class LogMels(nn.Module):
     """Samples and presence of a window -> log-mels, frame by frame, without any normalisation.
 
-    A frame is there where at least half of its samples are; its power is that of the samples that are there, over their
-    share. The last samples of a window, fewer than a hop, are in no frame.
+    A frame is present if at least half of its samples are; its power is that of those samples over their fraction. The
+    last samples of a window, fewer than a hop, are in no frame.
 
     Attributes:
         hop: samples from one frame to the next.
         positions: N, frames of a window.
         count: M, mels.
 
-    Raises UsageError where windows are too short to have a spectrum.
+    Raises UsageError if windows are too short to have a spectrum.
     """
 
     window: Tensor
@@ -78,7 +78,7 @@ class LogMels(nn.Module):
         return self.of_blocks(self._in_blocks(samples), self._in_blocks(present))
 
     def of_blocks(self, blocks: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """The same of any number of hops (B, C, N + 1, hop)."""
+        """As `forward`, of any number of hops (B, C, N + 1, hop)."""
         first, second = blocks[:, :, :-1] * self.window[0], blocks[:, :, 1:] * self.window[1]  # (B, C, N, hop)
         power = torch.cat([_power((first + second) @ self.even), _power((first - second) @ self.odd)], dim=-1)
         power = power @ self.filters  # (B, C, N, M)
@@ -88,7 +88,7 @@ class LogMels(nn.Module):
         return power.clamp(min=FLOOR).log(), _is_there(share)
 
     def presence(self, present: Tensor) -> Tensor:
-        """(B, T, C) -> (B, N): share of the channels that have each frame."""
+        """(B, T, C) -> (B, N): fraction of the channels that have each frame."""
         return _is_there(_share(self._in_blocks(present.transpose(1, 2)))).mean(1)
 
     def _in_blocks(self, samples: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ class LogMelFront(nn.Module):
         self.statistics = 3 * self.spectrum
 
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Computes the views of a window.
+        """Compute the views of a window.
 
         Returns:
             series (B, C (2 M + 1), N): globally normalised log-mels, the same about their mean over the window, and
@@ -165,7 +165,7 @@ class LogMelFront(nn.Module):
         return mels, there
 
     def presence(self, present: Tensor) -> Tensor:
-        """(B, T, C) -> (B, N): share of the channels that have each frame."""
+        """(B, T, C) -> (B, N): fraction of the channels that have each frame."""
         return self.mels.presence(present)
 
 
@@ -174,7 +174,7 @@ def _is_there(share: Tensor) -> Tensor:
 
 
 def _share(present: Tensor) -> Tensor:
-    """(B, C, N + 1, hop) -> (B, C, N): share of each frame's samples that are there."""
+    """(B, C, N + 1, hop) -> (B, C, N): fraction of each frame's samples that are present."""
     blocks = present.mean(-1)
     return (blocks[:, :, :-1] + blocks[:, :, 1:]) * 0.5
 
@@ -185,7 +185,7 @@ def _power(parts: Tensor) -> Tensor:
 
 
 def mel_matrices(frame: int, rate_hz: float, mels: int = MELS) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A windowed discrete Fourier transform as two matmuls, and the triangles that pool its power.
+    """Return a windowed discrete Fourier transform as two matmuls, and the triangles that pool its power.
 
     Even bins are a transform of the sum of a frame's halves and odd ones of their difference, so each matrix has half
     of the rows (Cooley, Tukey, "An algorithm for the machine calculation of complex Fourier series", Math. Comp. 19,
