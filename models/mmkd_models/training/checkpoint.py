@@ -9,7 +9,7 @@ import hashlib
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
@@ -42,13 +42,7 @@ FORMAT_VERSION = 1
 
 
 class HybridFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How validation joined a transformer and convolutional features, or chose one of them.
-
-    Attributes:
-        weight: of the transformer: 0 is the features alone, 1 the transformer alone.
-        temperatures: of the transformer's logits and of the features'.
-        scores: validation at each weight.
-    """
+    """How validation joined a transformer and convolutional features; `weight` is the transformer's, 0 to 1."""
 
     weight: float
     temperatures: tuple[float, float]
@@ -71,21 +65,18 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """The origin of a network.
 
     Attributes:
-        fold: whose windows trained; None for the dataset's own split, unset if unknown.
+        fold: None for the dataset's own split, unset if unknown.
         labelled: what showed its labels; unset for all.
         score: on validation.
         teacher_sha256: of the (first) teacher's file; None for teachers and baselines.
-        further_teachers_sha256: of the other teachers' files, in their order.
         recipe: None for labels only.
         prior_tau: how far the head's bias corrects unequal class frequencies, from 0 to 1; unset for 0, and for a
             hybrid whose parts differ.
-        group_reference: how the groups of the training differ in a student's modality.
         shipped: which of `race` this is.
         race: the candidates that validation chose among.
         beaten_teachers_sha256: of the teachers' files whose student lost the race to labels only.
-        started_from: SHA-256 of the teacher whose weights a teacher started with.
+        started_from: SHA-256 of the teacher whose weights it started with.
         adapted: to which domains, in order; the score is then that of the last one's windows of the old domain.
-        training_hashes: of the groups and windows that trained.
     """
 
     dataset: str
@@ -227,7 +218,7 @@ class TeacherFile:
 
 
 def read_teacher_file(path: Path) -> TeacherFile:
-    """Read a teacher with the hash of its file; errors as `read_teacher`."""
+    """Read a teacher with the hash of its file; errors as `read_student`."""
     return TeacherFile(checkpoint=read_teacher(path), sha256=file_sha256(path))
 
 
@@ -241,53 +232,12 @@ def write_student(path: Path, checkpoint: StudentCheckpoint) -> None:
         facts=checkpoint.facts,
         int8=checkpoint.int8 or msgspec.UNSET,
     )
-    tensors = {f"student/{name}": tensor for name, tensor in checkpoint.state.items()}
+    parts = {"student/": checkpoint.state}
     if checkpoint.carried is not None:
-        tensors |= {f"carried/{name}": tensor for name, tensor in tensors_of(checkpoint.carried).items()}
+        parts["carried/"] = tensors_of(checkpoint.carried)
     if checkpoint.seen is not None:
-        tensors |= {f"novelty/{name}": tensor for name, tensor in seen_tensors(checkpoint.seen).items()}
-    write_tensors(path, tensors, kind="student", document=msgspec.json.encode(document))
-
-
-def read_student(path: Path) -> StudentCheckpoint:
-    """Read a student.
-
-    Raises:
-        UsageError: there is no such file.
-        CheckpointError: the file is no student checkpoint, damaged, or of another version.
-    """
-    tensors, raw = read_tensors(path, kind="student")
-    document = decoded(raw, _StudentDocument, path)
-    state = part_named(tensors, "student/")
-    carried = part_named(tensors, "carried/")
-    novelty = part_named(tensors, "novelty/")
-    check_parts(tensors, ("student/", "carried/", "novelty/"), path)
-    check_sizes((document.modality,), document.task, path)
-    task = document.task
-    if document.config.kind != "transformer" and document.config.rocket is None:
-        raise CheckpointError(
-            f"{path}: metadata: expected the features of a {document.config.kind}, got none; the file was altered"
-        )
-    config = document.config
-    encoder = None if config.kind == "rocket" else config.encoder
-    check_bounds((document.modality,), task, encoder, state, path=path, rocket=config.rocket, causal=config.causal)
-    with torch.device("meta"):  # shapes alone: no number in the metadata allocates memory
-        network = student_network(document.modality, len(task.labels), document.config, kind=task.kind)
-    same_tensors(network.state_dict(), state, path=path)
-    int8 = document.int8 or None
-    if int8 is not None:
-        _check_int8(int8, network, path)
-    width = network.head.in_features
-    return StudentCheckpoint(
-        modality=document.modality,
-        task=document.task,
-        config=document.config,
-        facts=document.facts,
-        state=state,
-        carried=carried_from(carried, document.modality, document.task, path) if carried else None,
-        int8=int8,
-        seen=seen_from(novelty, width=width, path=path) if novelty else None,
-    )
+        parts["novelty/"] = seen_tensors(checkpoint.seen)
+    _write(path, parts, document, kind="student")
 
 
 def write_teacher(path: Path, checkpoint: TeacherCheckpoint) -> None:
@@ -300,53 +250,82 @@ def write_teacher(path: Path, checkpoint: TeacherCheckpoint) -> None:
         facts=checkpoint.facts,
         committee=checkpoint.committee or msgspec.UNSET,
     )
-    tensors = {f"teacher/{name}": tensor for name, tensor in checkpoint.state.items()}
-    for number, state in enumerate(checkpoint.further, start=1):
-        tensors |= {f"{_member(number)}{name}": tensor for name, tensor in state.items()}
-    write_tensors(path, tensors, kind="teacher", document=msgspec.json.encode(document))
+    members = {f"member{number}/": state for number, state in enumerate(checkpoint.further, start=1)}
+    _write(path, {"teacher/": checkpoint.state, **members}, document, kind="teacher")
+
+
+def _write(path: Path, parts: Mapping[str, Mapping[str, Tensor]], document: msgspec.Struct, *, kind: str) -> None:
+    tensors = {f"{part}{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
+    write_tensors(path, tensors, kind=kind, document=msgspec.json.encode(document))
+
+
+def read_student(path: Path) -> StudentCheckpoint:
+    """Read a student.
+
+    Raises:
+        UsageError: there is no such file.
+        CheckpointError: the file is no student checkpoint, damaged, or of another version.
+    """
+    tensors, raw = read_tensors(path, kind="student")
+    document = _decoded(raw, _StudentDocument, path)
+    state, carried, novelty = _parts(tensors, ("student/", "carried/", "novelty/"), path)
+    modality, task, config = document.modality, document.task, document.config
+    _check_sizes((modality,), task, path)
+    if config.kind != "transformer" and config.rocket is None:
+        raise CheckpointError(
+            f"{path}: metadata: expected the features of a {config.kind}, got none; the file was altered"
+        )
+    encoder = None if config.kind == "rocket" else config.encoder
+    check_bounds((modality,), task, encoder, state, path=path, rocket=config.rocket, causal=config.causal)
+    with torch.device("meta"):  # shapes alone: no number in the metadata allocates memory
+        network = student_network(modality, len(task.labels), config, kind=task.kind)
+    same_tensors(network.state_dict(), state, path=path)
+    int8, modules = document.int8 or None, dict(network.named_modules())
+    if int8 is not None and (unknown := [name for name in int8.ranges if name not in modules]):
+        raise CheckpointError(
+            f"{path}: INT8 ranges: expected names of layers of its network, got {unknown[:3]}; the file was altered"
+        )
+    return StudentCheckpoint(
+        modality=modality,
+        task=task,
+        config=config,
+        facts=document.facts,
+        state=state,
+        carried=carried_from(carried, modality, task, path) if carried else None,
+        int8=int8,
+        seen=seen_from(novelty, width=network.head.in_features, path=path) if novelty else None,
+    )
 
 
 def read_teacher(path: Path) -> TeacherCheckpoint:
     """Read a teacher; errors as `read_student`."""
     tensors, raw = read_tensors(path, kind="teacher")
-    document = decoded(raw, _TeacherDocument, path)
-    committee = document.committee or None
-    state, further = part_named(tensors, "teacher/"), range(1, len(committee.members) if committee else 1)
-    check_parts(tensors, ("teacher/", *(_member(number) for number in further)), path)
-    check_sizes(document.modalities, document.task, path)
-    task, config = document.task, document.config
-    check_bounds(document.modalities, task, config.encoder, state, path=path, fusion_depth=config.fusion_depth)
+    document = _decoded(raw, _TeacherDocument, path)
+    modalities, task, config, committee = document.modalities, document.task, document.config, document.committee
+    members = committee.members[1:] if committee else ()
+    prefixes = ("teacher/", *(f"member{number}/" for number in range(1, len(members) + 1)))
+    state, *further = _parts(tensors, prefixes, path)
+    _check_sizes(modalities, task, path)
+    check_bounds(modalities, task, config.encoder, state, path=path, fusion_depth=config.fusion_depth)
     with torch.device("meta"):  # shapes alone: no number in the metadata allocates memory
-        network = Teacher(document.modalities, len(task.labels), document.config, kind=task.kind)
+        network = Teacher(modalities, len(task.labels), config, kind=task.kind)
     same_tensors(network.state_dict(), state, path=path)
-    checkpoint = TeacherCheckpoint(
-        modalities=document.modalities, task=document.task, config=document.config, facts=document.facts, state=state
-    )
-    return checkpoint if committee is None else _with_committee(checkpoint, committee, tensors, path)
-
-
-def _member(number: int) -> str:
-    return f"member{number}/"
-
-
-def _with_committee(
-    checkpoint: TeacherCheckpoint, committee: CommitteeFacts, tensors: Mapping[str, Tensor], path: Path
-) -> TeacherCheckpoint:
-    """Add the members after the first, each checked before it is used."""
-    fault = committee_fault(committee)
-    if fault is not None:
+    if committee and (fault := committee_fault(committee)):
         raise CheckpointError(f"{path}: committee: {fault}; the file was altered")
-    states = []
-    for number, member in enumerate(committee.members[1:], start=1):
-        state = part_named(tensors, _member(number))
+    for number, (member, tensors) in enumerate(zip(members, further, strict=True), start=1):
         if member.kind == "transformer":
-            same_tensors(checkpoint.state, state, path=path)
-        else:
-            fault = member_fault(member, state, checkpoint.modalities, checkpoint.task)
-            if fault is not None:
-                raise CheckpointError(f"{path}: member {number} ({member.kind}): {fault}; the file was altered")
-        states.append(state)
-    return replace(checkpoint, committee=committee, further=tuple(states))
+            same_tensors(state, tensors, path=path)
+        elif fault := member_fault(member, tensors, modalities, task):
+            raise CheckpointError(f"{path}: member {number} ({member.kind}): {fault}; the file was altered")
+    return TeacherCheckpoint(
+        modalities=modalities,
+        task=task,
+        config=config,
+        facts=document.facts,
+        state=state,
+        committee=committee or None,
+        further=tuple(further),
+    )
 
 
 def library_versions() -> dict[str, str]:
@@ -360,21 +339,20 @@ def file_sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def part_named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors whose names begin with the prefix, without it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def check_parts(tensors: Mapping[str, Tensor], prefixes: tuple[str, ...], path: Path) -> None:
-    """Raise CheckpointError if a tensor of the file has none of these prefixes."""
+def _parts(tensors: Mapping[str, Tensor], prefixes: tuple[str, ...], path: Path) -> list[dict[str, Tensor]]:
+    """Return the tensors of each prefix, without it; raise CheckpointError if a tensor has none of them."""
     unknown = sorted(name for name in tensors if not name.startswith(prefixes))
     if unknown:
         raise CheckpointError(
             f"{path}: expected only tensors named {' or '.join(prefixes)}..., got {unknown[:3]}; the file was altered"
         )
+    return [
+        {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        for prefix in prefixes
+    ]
 
 
-def check_sizes(modalities: Sequence[ModalitySpec], task: TaskSpec, path: Path) -> None:
+def _check_sizes(modalities: Sequence[ModalitySpec], task: TaskSpec, path: Path) -> None:
     """Raise CheckpointError if the metadata describe no network."""
     fit = all(
         m.samples >= 1 and m.channels and 0 < m.rate_hz < math.inf and frames_fault(m) is None for m in modalities
@@ -396,27 +374,19 @@ def check_sizes(modalities: Sequence[ModalitySpec], task: TaskSpec, path: Path) 
         raise CheckpointError(f"{path}: metadata: task.{fault[0]}: {fault[1]}; the file was altered")
 
 
-def _check_int8(int8: LearntInt8, network: AnyStudent, path: Path) -> None:
-    modules = dict(network.named_modules())
-    unknown = [name for name in int8.ranges if name not in modules]
-    if unknown:
-        raise CheckpointError(
-            f"{path}: INT8 ranges: expected names of layers of its network, got {unknown[:3]}; the file was altered"
-        )
-
-
 _Document = TypeVar("_Document", bound=msgspec.Struct)
 
 
-def decoded(raw: bytes, kind: type[_Document], path: Path) -> _Document:
+def _decoded(raw: bytes, kind: type[_Document], path: Path) -> _Document:
     """Decode the metadata of a checkpoint; raise CheckpointError if they are damaged or of another version."""
     try:
-        found = parse_object(raw).get("format_version")
+        found_version = parse_object(raw).get("format_version")
     except JsonError as error:
         raise CheckpointError(f"{path}: metadata: {error}; copy the file again from where it was made") from error
-    if found != FORMAT_VERSION:
+    if found_version != FORMAT_VERSION:
         raise CheckpointError(
-            f"{path}: expected format_version {FORMAT_VERSION}, got {found}; use the version of mmkd-edge that wrote it"
+            f"{path}: expected format_version {FORMAT_VERSION}, got {found_version}; use the version of "
+            "mmkd-edge that wrote it"
         )
     try:
         return msgspec.json.decode(raw, type=kind)
