@@ -76,21 +76,21 @@ def seen_from(tensors: Mapping[str, Tensor], *, width: int, path: Path) -> Train
     Raises CheckpointError unless they are what `seen_tensors` returns.
     """
     names = [field.name for field in fields(TrainingEmbeddings)]
-    found = {name: tensors.get(name, torch.empty(0)) for name in names}
-    centres, scores = len(found["centres"]), len(found["scores"])
+    values = {name: tensors.get(name, torch.empty(0)) for name in names}
+    centres, scores = len(values["centres"]), len(values["scores"])
     shapes = {"scale": (width,), "shift": (width,), "centres": (centres, width), "scores": (scores,)}
     sound = (
         set(tensors) == set(names)
         and 1 <= centres <= MOST_CENTRES
         and 1 <= scores <= MOST_NOVELTY_WINDOWS
-        and all(one.dtype == torch.float32 and one.shape == shapes[name] for name, one in found.items())
-        and all(bool(torch.isfinite(one).all()) for one in found.values())
-        and bool((found["scores"] >= 0).all() and (found["scores"].diff() >= 0).all())
+        and all(tensor.dtype == torch.float32 and tensor.shape == shapes[name] for name, tensor in values.items())
+        and all(bool(torch.isfinite(tensor).all()) for tensor in values.values())
+        and bool((values["scores"] >= 0).all() and (values["scores"].diff() >= 0).all())
     )
     if not sound:
-        got = ", ".join(f"{name} {tuple(one.shape)}" for name, one in sorted(tensors.items()))
+        got = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in sorted(tensors.items()))
         raise CheckpointError(
             f"{path}: novelty: expected finite float32 scale and shift ({width},), centres (1 to {MOST_CENTRES}, "
             f"{width}) and rising scores, got {got}; the file was altered"
         )
-    return TrainingEmbeddings(**found)
+    return TrainingEmbeddings(**values)

@@ -83,28 +83,23 @@ def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], bytes]:
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, start, error) from error
     if kind not in metadata:
-        found = next((f"a {other} checkpoint" for other in _KINDS if other in metadata), "a file of another program")
-        raise CheckpointError(f"{path}: expected a {kind} checkpoint, got {found}; name the right file")
+        got = next((f"a {other} checkpoint" for other in _KINDS if other in metadata), "a file of another program")
+        raise CheckpointError(f"{path}: expected a {kind} checkpoint, got {got}; name the right file")
     document = metadata[kind].encode()
     check_content(path, content_sha256(tensors, document), written=metadata.get(CONTENT_KEY))
     return tensors, document
 
 
-def documents_of(path: Path) -> dict[str, bytes]:
-    """Gives the JSON document of a file of `write_tensors` under its kind, unchecked; nothing of any other file."""
+def kind_of(path: Path) -> str | None:
+    """Return the kind of a file of `write_tensors`, or None for any other file: `read_tensors` says why."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError):
-        return {}
-    return {kind: metadata[kind].encode() for kind in _KINDS if kind in metadata}
-
-
-def kind_of(path: Path) -> str | None:
-    """Gives the kind of a file of `write_tensors`; None where it is none: `read_tensors` says why."""
-    return next(iter(documents_of(path)), None)
+        return None
+    return next((kind for kind in _KINDS if kind in metadata), None)
 
 
 def _unreadable(path: Path, start: bytes, error: Exception) -> CheckpointError:
@@ -130,15 +125,13 @@ def same_tensors(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], *, p
             "the file was altered or made by another version"
         )
     for name, tensor in expected.items():
-        wanted, found = _shape_and_dtype(tensor), _shape_and_dtype(got[name])
-        if found != wanted:
+        expected_shape, got_shape = (
+            f"shape {tuple(each.shape)} of {str(each.dtype).removeprefix('torch.')}" for each in (tensor, got[name])
+        )
+        if got_shape != expected_shape:
             raise CheckpointError(
-                f"{path}: tensor {name!r}: expected {wanted}, got {found}; "
+                f"{path}: tensor {name!r}: expected {expected_shape}, got {got_shape}; "
                 "the file was altered or made by another version"
             )
         if not bool(torch.isfinite(got[name]).all()):
             raise CheckpointError(f"{path}: tensor {name!r}: expected finite values, got NaN or infinity; train again")
-
-
-def _shape_and_dtype(tensor: Tensor) -> str:
-    return f"shape {tuple(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}"

@@ -1,4 +1,4 @@
-"""How validation chooses: between several answers, and how far unequal class frequencies are corrected.
+"""Choices by validation: between candidates, and how far unequal class frequencies are corrected.
 
 Scores of few windows cannot separate close candidates, likelihoods can. Logits trained on unequal classes favour the
 frequent ones; z' = z - tau log pi corrects that (Menon et al., "Long-tail learning via logit adjustment", ICLR 2021,
@@ -107,12 +107,10 @@ def adjusted(
 def evening_bias(
     logits: NDArray[np.floating], labels: Labels, known: Windows, *, metric: AnyMetric
 ) -> NDArray[np.float64] | None:
-    """Return the (K,) correction of uncalibrated answers; None if none helps.
+    """Return the (K,) correction of uncalibrated answers (N, K) to labelled validation windows; None if none helps.
 
     Args:
-        logits: (N, K) raw answers, corrected as if at the temperature that fits.
         labels: of the training.
-        known: the N validation windows, all labelled.
     """
     task = known.spec.task
     if task.kind != "classification":
@@ -153,14 +151,14 @@ def chosen_tau(
     plain = logits.argmax(1)
     best, best_gain = 0.0, 0.0
     for tau in TAUS:
-        answers = (logits - tau * prior).argmax(1)
+        adjusted_answers = (logits - tau * prior).argmax(1)
 
-        def gain(rows: NDArray[np.bool_], answers: NDArray[np.int64] = answers) -> float:
+        def gain(rows: NDArray[np.bool_], answers: NDArray[np.int64] = adjusted_answers) -> float:
             scores = (scores_from_answers(labels[rows], each[rows], classes) for each in (answers, plain))
             after, before = (score.metric(metric) for score in scores)
             return after - before
 
-        here = gain(np.ones(len(labels), dtype=np.bool_))
-        if here > best_gain and here > jackknife_error(gain, groups, fewest_groups=_FEWEST_GROUPS):
-            best, best_gain = tau, here
+        total = gain(np.ones(len(labels), dtype=np.bool_))
+        if total > best_gain and total > jackknife_error(gain, groups, fewest_groups=_FEWEST_GROUPS):
+            best, best_gain = tau, total
     return best
