@@ -23,11 +23,11 @@ INT8_TRAIN = TrainConfig(steps=300, learning_rate=2e-4)
 
 
 METHOD, METHOD_OF_OTHERS = "dist", "logit"
-"""What students are taught by where nobody chooses: of three classes or more, and of everything else (decision 012)."""
+"""Default methods of distillation: for three classes or more, and for all other tasks (decision 012)."""
 
 
 def trains_of(metric: AnyMetric, steps: int | None) -> tuple[TrainConfig, TrainConfig]:
-    """Gives how teachers and students are trained, chosen by this metric, for so many steps where a number is named."""
+    """Return the training of teachers and of students, with this metric and, if given, number of steps."""
     teacher, student = (
         msgspec.structs.replace(train, metric=metric, steps=steps or train.steps)
         for train in (TEACHER_TRAIN, STUDENT_TRAIN)

@@ -1,7 +1,7 @@
-"""Answers of frozen teachers to the batches of a training, for trainings that see the same batches.
+"""Stored answers of frozen teachers, for trainings that see the same batches.
 
-Batches follow from seed and step (docs/decisions/002), so trainings that differ in the recipe or the learning rate
-alone get the same answers, bit for bit. Only outputs and embeddings are stored: what a teacher has inside is too large.
+Batches follow from seed and step (docs/decisions/002), so trainings that differ only in recipe or learning rate get the
+same answers, bit for bit. Only outputs and embeddings are stored: layers are too large.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class AnswerMemory:
         """Store outputs and embeddings until `write`."""
         if step is not None:
             self._new[step] = tuple(
-                TeacherOutput(logits=one.logits.cpu(), embedding=one.embedding.cpu()) for one in answers
+                TeacherOutput(logits=answer.logits.cpu(), embedding=answer.embedding.cpu()) for answer in answers
             )
 
     def write(self) -> None:
@@ -126,7 +126,8 @@ class AnswerMemory:
         if any(document != self._document for _, document in read):
             return None
         tensors = {name: torch.cat([part[name] for part, _ in read]) for name in read[0][0]}
-        return tuple((tensors[f"{one}/logits"], tensors[f"{one}/embedding"]) for one in range(len(tensors) // 2))
+        teachers = range(len(tensors) // 2)
+        return tuple((tensors[f"{teacher}/logits"], tensors[f"{teacher}/embedding"]) for teacher in teachers)
 
 
 def memory_of(

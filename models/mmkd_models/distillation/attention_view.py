@@ -1,4 +1,4 @@
-"""One test window, seen by teacher and student: the two attention maps that EDAM ties, for people to look at."""
+"""The two attention maps that EDAM compares, of one test window, for a page."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from mmkd_models.networks.teacher import Teacher
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionView:
-    """Time tokens only; rows look, columns are looked at, rows sum to 1.
+    """Attention between time tokens, heads averaged; rows (queries) sum to 1.
 
     Attributes:
-        teacher: (L, L) last cross-attention whose query is the student's modality, heads averaged.
-        student: (L, L) last self-attention, heads averaged.
-        label: what is true of the window, in words.
+        teacher: (L, L) last cross-attention whose query is the student's modality.
+        student: (L, L) last self-attention.
+        label: the window's true label, for people.
     """
 
     teacher: NDArray[np.float32]
@@ -38,12 +38,9 @@ class AttentionView:
 
 @torch.no_grad()
 def attention_view(teacher: Teacher, student: AnyStudent, windows: Windows, *, modality: str) -> AttentionView | None:
-    """Gives the maps of the first window that the teacher answers right; None where there is nothing to compare.
+    """Return the maps of the first window that the teacher answers right (of a regression: best).
 
-    Of several labels every one is right; of numbers it is the window whose answer is nearest.
-
-    Nothing to compare: a teacher of one modality, or without this one, has no such cross-attention, and a student of
-    convolutional features alone has no attention.
+    None if the teacher has one modality or not this one, or the student has convolutional features alone.
     """
     if isinstance(student, RocketStudent):
         return None
@@ -73,7 +70,7 @@ def attention_view(teacher: Teacher, student: AnyStudent, windows: Windows, *, m
 
 
 def _rightness(task: TaskSpec, logits: NDArray[np.float32], labels: Labels) -> NDArray[np.floating[Any]]:
-    """(N,) higher where the answer is nearer to the truth."""
+    """(N,) higher for better answers."""
     if task.kind == "regression":
         return np.asarray(-np.abs(logits[:, 0] - labels))
     if task.kind == "multi_label":

@@ -1,9 +1,9 @@
-"""The references that a device compares its windows with: how training groups differ, and where embeddings lie.
+"""References for a device: how training groups differ, and where the training's embeddings lie.
 
-A group never seen exceeds the limits with a stated probability, without assuming a distribution: groups are compared
-with kinds of windows that do not know them, and of G groups the largest such score is exceeded by one more group with
-probability 1 / (G + 1) (Vovk et al., Algorithmic Learning in a Random World, 2005, ch. 2; approximately, since kinds
-and scales are fitted to the other groups). A group counts by its worst block of neighbouring windows.
+A new group exceeds the limits with a stated probability, without assuming a distribution: each group is compared with
+clusters of the others' windows, and one more group exceeds the largest of G such scores with probability 1 / (G + 1)
+(Vovk et al., Algorithmic Learning in a Random World, 2005, ch. 2; approximately, since clusters and scales are fitted
+to the other groups). A group counts by its worst block of neighbouring windows.
 """
 
 from __future__ import annotations
@@ -41,24 +41,21 @@ FEWEST_WINDOWS = 100
 MOST_EMBEDDED_WINDOWS = 4096
 """Of the training, drawn at random if there are more."""
 
-_LEAST_SPREAD = 1e-6  # of the largest standard deviation: what varies less is as good as constant
-
-_BLOCK = 50  # half of that: groups of the training have few windows, and a limit from fewer is on the safe side
+_LEAST_SPREAD = 1e-6  # of the largest standard deviation: what varies less counts as constant
+_BLOCK = 50  # half of a verdict: groups of the training have few windows, and a limit from fewer is on the safe side
 _BLOCKS = 10
 _KINDS = 8
 _WINDOWS_OF_KIND = 10
 _ROUNDS = 20
 _PARTS = 20
 _SEED = 20211116
-# Of a group, the share of windows beyond its own limits; of groups, the share whose own limits are beyond those of all.
+# Fraction of a group's windows beyond its own limits, and of groups whose own limits are beyond the common ones.
 _WINDOWS_BEYOND, _GROUPS_BEYOND = 0.01, 0.05
 _MARGIN = 2.0
 """How much a new group may differ from all of the training. Less calls healthy people unknown (1.5: up to 2 % on five
 sets), more misses a factor of 8 (3: up to a third of the windows); docs/confidence.md has the figures."""
-# What no window has is never far.
-_BOUNDLESS = 1e30
-# Nats a window below which nothing is called different, however alike the groups are.
-_LEAST = 0.5
+_BOUNDLESS = 1e30  # spread of a feature that no window has
+_LEAST = 0.5  # nats a window below which nothing is called different, however alike the groups are
 
 Features = NDArray[np.float64]
 
@@ -66,8 +63,8 @@ Features = NDArray[np.float64]
 def group_reference(train: Windows, valid: Windows, modality: str) -> GroupReference | None:
     """Measure how the groups of the training and of the validation differ.
 
-    Without enough groups, ten blocks of neighbouring windows take their place: they show how moments differ, not
-    people. None if there are fewer windows than ten blocks need.
+    Without enough groups, ten blocks of neighbouring windows take their place, which show how moments differ, not
+    people. None if there are too few windows for ten blocks.
     """
     groups = [part.subset(rows) for part in (train, valid) for rows in _rows_of_groups(part)]
     between: Literal["groups", "recordings", "blocks"] = "recordings" if _are_recordings(train) else "groups"
@@ -94,17 +91,26 @@ def group_reference(train: Windows, valid: Windows, modality: str) -> GroupRefer
 
 def magnitude_limits(groups: Sequence[Features]) -> MagnitudeLimits:
     """Return limits of a window's magnitude from the channels' (N, C) of each group, and their error rate."""
-    part_of = np.arange(len(groups)) % min(_PARTS, len(groups))
     outside: list[NDArray[np.bool_]] = []
-    for part in range(int(part_of.max()) + 1):
-        usual, lowest, highest = _magnitude_limits([groups[number] for number in np.flatnonzero(part_of != part)])
-        for number in np.flatnonzero(part_of == part):
-            found = _magnitudes(groups[number], usual)
-            outside.append((found < lowest) | (found > highest))
+    for others, part in _left_out(groups):
+        usual, lowest, highest = _magnitude_limits(others)
+        for number in part:
+            magnitudes = _magnitudes(groups[number], usual)
+            outside.append((magnitudes < lowest) | (magnitudes > highest))
     usual, lowest, highest = _magnitude_limits(groups)
     return MagnitudeLimits(
         usual=tuple(usual.tolist()), lowest=lowest, highest=highest, outside_rate=float(np.concatenate(outside).mean())
     )
+
+
+def _left_out(groups: Sequence[Features]) -> Iterator[tuple[list[Features], list[int]]]:
+    """Yield all groups but those of a part, and the numbers of the part's."""
+    parts = min(_PARTS, len(groups))
+    for part in range(parts):
+        yield (
+            [group for number, group in enumerate(groups) if number % parts != part],
+            [*range(len(groups))][part::parts],
+        )
 
 
 def _magnitudes(group: Features, usual: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -118,10 +124,9 @@ def _magnitude_limits(groups: Sequence[Features]) -> tuple[NDArray[np.float64], 
     empty = np.isnan(everything).all(axis=0)
     usual = np.nanquantile(np.where(empty, 0.0, everything), 0.9, axis=0)
     usual = np.where(usual > 0, usual, 1.0)
-    found = [_magnitudes(group, usual) for group in groups]
-    ends = np.array(
-        [np.nanquantile(one, [_WINDOWS_BEYOND, 1 - _WINDOWS_BEYOND]) for one in found if np.isfinite(one).any()]
-    )
+    magnitudes = [_magnitudes(group, usual) for group in groups]
+    quantiles = [_WINDOWS_BEYOND, 1 - _WINDOWS_BEYOND]
+    ends = np.array([np.nanquantile(group, quantiles) for group in magnitudes if np.isfinite(group).any()])
     if not len(ends):  # no window has a sample
         return usual, 0.0, _BOUNDLESS
     lowest, highest = np.quantile(ends[:, 0], _GROUPS_BEYOND), np.quantile(ends[:, 1], 1 - _GROUPS_BEYOND)
@@ -154,10 +159,9 @@ def fit_reference(
 def _of_strangers(groups: Sequence[Features], channels: int) -> NDArray[np.float64]:
     """Return (G, 3): the worst scores of each group's blocks by kinds that do not know it."""
     scores = np.zeros((len(groups), 3))
-    part_of = np.arange(len(groups)) % min(_PARTS, len(groups))
-    for part in range(int(part_of.max()) + 1):
-        kinds = _kinds(np.concatenate([groups[number] for number in np.flatnonzero(part_of != part)]), channels)
-        for number in np.flatnonzero(part_of == part):
+    for others, part in _left_out(groups):
+        kinds = _kinds(np.concatenate(others), channels)
+        for number in part:
             blocks = np.array_split(groups[number], max(1, len(groups[number]) // _BLOCK))
             scores[number] = np.max([kinds.measure(rows).scores for rows in blocks], axis=0)
     return scores
