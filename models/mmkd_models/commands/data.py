@@ -9,23 +9,24 @@ with loading("mmkd-data"):
     from pathlib import Path
     from typing import TYPE_CHECKING, Annotated, NoReturn
 
+    from msgspec import to_builtins
+
     from mmkd_edge.bundle.files import write_file
     from mmkd_edge.bundle.reference import write_reference
     from mmkd_edge.cli.options import Argument, Command, Option, run_line
     from mmkd_edge.cli.outputs import check_file, held
-    from mmkd_edge.cli.run import run_command, shell_line
+    from mmkd_edge.cli.run import check_page, require_modules, run_command, shell_line
     from mmkd_edge.cli.show import json_text, plain_table, say, show_table
     from mmkd_edge.errors import DatasetError, UsageError
-    from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
-    from mmkd_models.commands.reporting import after_looking
     from mmkd_models.data.checking.check import check_dataset
-    from mmkd_models.data.checking.describe import Description, ModalityFacts, describe_dataset
+    from mmkd_models.data.checking.describe import Description, ModalityFacts, describe_dataset, headline
     from mmkd_models.data.dataset import open_dataset, shipped_dataset, shipped_names
     from mmkd_models.data.for_devices import measure_reference
     from mmkd_models.data.importing.interchange import ImportReport, import_interchange, unpacked_bytes
     from mmkd_models.data.labels import WRITE_GROUPS
     from mmkd_models.data.spec import SPLIT_NAMES
     from mmkd_models.data.writer import check_absent
+    from mmkd_report.schema.data import Finding, ProbeFacts
 
 if TYPE_CHECKING:
     import typer
@@ -191,79 +192,67 @@ def check(directory: _Directory, as_json: _Json = False) -> None:
             print(json_text({"dataset": str(directory), "ok": False, "error": str(error)}))
         raise
     if as_json:
-        print(json_text({"dataset": str(directory), "ok": True, "facts": report.facts, "warnings": report.warnings}))
+        print(json_text({"dataset": str(directory), "ok": True, "findings": report.findings}))
         return
-    for fact in report.facts:
-        print(fact)
-    for warning in report.warnings:
-        print(f"warning: {warning}")
-    print(f"{directory} is sound; next: {after_looking(directory, has_labels=report.has_labels)}")
+    windows = report.windows
+    print(headline(windows))
+    _print_findings(report.findings)
+    has_labels = bool(windows.labelled[windows.splits == 0].any())
+    print(f"{directory} keeps every rule; next: {_next_command(directory, has_labels=has_labels)}")
+
+
+def _print_findings(findings: Sequence[Finding]) -> None:
+    for finding in findings:
+        print(f"{finding.level}: {finding.kind}: {finding.text}")
+    if not findings:
+        print("no problems found")
+
+
+def _next_command(directory: Path, *, has_labels: bool) -> str:
+    """Return the command that a dataset is ready for: training or, without any label in train, adaptation."""
+    if has_labels:
+        return shell_line("mmkd-train", "teacher", directory, "-o", "teacher.ckpt")
+    adapt = shell_line("mmkd-adapt", "student.ckpt", directory, "-o", "adapted.ckpt")
+    return f"{adapt} with a student that was trained elsewhere; to train here, label windows of train first"
 
 
 def describe(directory: _Directory, as_json: _Json = False) -> None:
     """Show modalities, rates, windows, classes, missing values, groups and folds."""
     say(f"reading {directory}")
-    description = describe_dataset(open_dataset(directory))
+    dataset = open_dataset(directory)
+    description = describe_dataset(dataset)
     if as_json:
         print(json_text(description))
         return
-    print(f"{description.name}: {_headline(description)}")
+    print(headline(dataset.everything()))
     show_table(_modality_table(description))
     show_table(_split_table(description))
     for line in _closing_lines(description):
         print(line)
     train = description.splits["train"]
-    print(f"next: {after_looking(directory, has_labels=train.unlabelled < train.windows)}")
-
-
-def _headline(description: Description) -> str:
-    windows = sum(facts.windows for facts in description.splits.values())
-    parts = [f"{windows} windows", _answers(description.task)]
-    parts.append("no groups" if description.groups is None else f"{description.groups} groups")
-    if description.folds is not None:
-        parts.append(f"{len(description.folds)} folds")
-    return ", ".join(parts)
-
-
-def _answers(task: TaskSpec) -> str:
-    match task.kind:
-        case "classification":
-            return f"{len(task.labels)} classes"
-        case "multi_label":
-            return f"{len(task.labels)} labels"
-        case "regression":
-            return task_text(task)
+    print(f"next: {_next_command(directory, has_labels=train.unlabelled < train.windows)}")
 
 
 def _modality_table(description: Description) -> Table:
     headings = ("modality", "kind", "channels", "unit", "Hz", "window", "samples", "values", "normalise")
     table = plain_table(headings, left=("kind", "channels", "unit", "samples", "values", "normalise"))
     for facts in description.modalities:
-        table.add_row(*_modality_row(facts))
+        spec = facts.spec
+        table.add_row(
+            spec.name,
+            spec.kind,
+            " ".join(spec.channels),
+            spec.unit or "-",
+            f"{spec.rate_hz:g}",
+            f"{facts.duration_s:g} s",
+            f"{spec.samples} of {spec.height}x{spec.width}" if spec.kind == "video" else str(spec.samples),
+            _value_range(facts),
+            spec.normalise.replace("_", " "),
+        )
     return table
 
 
-def _modality_row(facts: ModalityFacts) -> tuple[str, ...]:
-    spec = facts.spec
-    return (
-        spec.name,
-        spec.kind,
-        " ".join(spec.channels),
-        spec.unit or "-",
-        f"{spec.rate_hz:g}",
-        f"{facts.duration_s:g} s",
-        _samples(spec),
-        _span(facts),
-        spec.normalise.replace("_", " "),
-    )
-
-
-def _samples(spec: ModalitySpec) -> str:
-    """`500`; of video the frames and their size, `16 of 48x64`."""
-    return f"{spec.samples} of {spec.height}x{spec.width}" if spec.kind == "video" else str(spec.samples)
-
-
-def _span(facts: ModalityFacts) -> str:
+def _value_range(facts: ModalityFacts) -> str:
     lows = [value for value in facts.low if value is not None]
     highs = [value for value in facts.high if value is not None]
     return f"{min(lows):.3g} to {max(highs):.3g}" if lows and highs else "no value"
@@ -275,19 +264,16 @@ def _split_table(description: Description) -> Table:
     for name in splits[0].classes:
         table.add_row(name, *(str(facts.classes[name]) for facts in splits))
     for key in ("low", "mean", "std", "high") if description.task.kind == "regression" else ():
-        table.add_row(f"{description.task.labels[0]} {key}", *(_figure(getattr(facts.target, key)) for facts in splits))
+        figures = (f"{facts.target[key]:.4g}" if facts.target else "-" for facts in splits)
+        table.add_row(f"{description.task.labels[0]} {key}", *figures)
     table.add_row("unlabelled", *(str(facts.unlabelled) for facts in splits))
     table.add_row("all", *(str(facts.windows) for facts in splits))
     if description.groups is not None:
         table.add_row("groups", *(str(facts.groups) for facts in splits))
     for modality in description.modalities:
-        for text, share in (("missing", modality.missing_share), ("absent", modality.dead_share)):
-            table.add_row(f"{modality.spec.name} {text}", *(_percent(share[split]) for split in SPLIT_NAMES))
+        for text, fractions in (("missing", modality.missing), ("absent", modality.absent)):
+            table.add_row(f"{modality.spec.name} {text}", *(_percent(fractions[split]) for split in SPLIT_NAMES))
     return table
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
 
 
 def _closing_lines(description: Description) -> list[str]:
@@ -320,10 +306,46 @@ def report(
     ] = None,
     as_json: _Json = False,
 ) -> None:
-    """Look for what spoils training: leaks, gaps, dead channels, wrong labels; and for the sensor that is enough."""
-    from mmkd_models.commands.reporting import run_report
+    """Look for leaks, gaps, dead channels and wrong labels, and for the sensor that is enough."""
+    require_modules(("sklearn",), by="mmkd-data report", extra="train")
+    from mmkd_models.data_report.labelling import label_csv
+    from mmkd_models.data_report.report import report_on
 
-    run_report(directory, page=out, label_next=label_next, as_json=as_json)
+    if out is not None:
+        check_page(out, extra="train")
+    if label_next is not None:
+        check_file(label_next)
+    document = report_on(open_dataset(directory), on_part=say)
+    train = document.splits[0]
+    if label_next is not None:
+        write_file(label_next, label_csv(document.to_label, train).encode())
+    if out is not None:
+        from mmkd_report import render_data_report, write_page
+
+        write_page(out, render_data_report(to_builtins(document)))
+    if as_json:
+        print(json_text(document))
+        return
+    print(f"{document.name}: {document.windows} windows, {document.groups or 'no'} groups")
+    _print_findings(document.findings)
+    for text in document.not_judged:
+        print(f"not judged: {text}")
+    _show_probes(document.probes)
+    wrote = " and ".join(str(path) for path in (out, label_next) if path is not None)
+    following = _next_command(directory, has_labels=train.unlabelled < train.windows)
+    print(f"{f'wrote {wrote}; ' if wrote else ''}next: {following}")
+
+
+def _show_probes(probes: Sequence[ProbeFacts]) -> None:
+    if not probes:
+        return
+    headings = ["extra-trees recognise", "from", "balanced accuracy", "99 % interval", "chance"]
+    table = plain_table(headings, left=("from",))
+    for probe in probes:
+        interval = f"{probe.low:.1%} to {probe.high:.1%}"
+        sensor = probe.modality or "all sensors"
+        table.add_row(probe.asked, sensor, f"{probe.score:.1%}", interval, f"{probe.guessing:.1%}")
+    show_table(table)
 
 
 def reference(
@@ -359,7 +381,7 @@ def list_(as_json: _Json = False) -> None:
     print(f"next: {shell_line('mmkd-data', 'describe', shipped_dataset())}")
 
 
-def _percent(share: float) -> str:
-    if share == 0:
+def _percent(fraction: float) -> str:
+    if fraction == 0:
         return "0"
-    return "<0.1 %" if share < 0.001 else f"{100 * share:.1f} %"
+    return "<0.1 %" if fraction < 0.001 else f"{100 * fraction:.1f} %"

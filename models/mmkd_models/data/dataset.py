@@ -1,4 +1,4 @@
-"""A dataset directory: opened, memory-mapped, and given out as windows."""
+"""A dataset directory: opened, memory-mapped, and read as windows."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_models.data.files import (
     RECORDINGS,
     Arrays,
-    columns_of,
     file_of,
-    is_cut_from_recordings,
+    is_cut,
+    join_metadata,
+    join_splits,
     load_arrays,
-    metadata_of,
     presence_file,
-    structure_problems,
 )
 from mmkd_models.data.labels import blocks_of
 from mmkd_models.data.sources import CutWindows, Rows, StoredWindows, WindowSource, latest_start_s, window_starts_s
@@ -42,12 +41,12 @@ class Dataset:
         return f"Dataset({str(self.path)!r}, {self.spec.name!r}, {counts}: {self.spec.shapes_text})"
 
     def __reduce__(self) -> tuple[object, tuple[Path, str]]:
-        """Pickle it as its directory: another process opens it once, and finds the same content."""
+        """Pickle the path and the hash: another process opens the directory once and compares the content."""
         return _open_same, (self.path.resolve(), self.sha256)
 
     @cached_property
     def sha256(self) -> str:
-        """Hash over the content of `dataset.json` and of every array file; where the directory lies is not in it."""
+        """Hash of the content of `dataset.json` and of every array file, independent of the directory's place."""
         digest = hashlib.sha256()
         for name in sorted({SPEC_FILE, *map(file_of, self.arrays)}):
             digest.update(f"{name}\n{(self.path / name).stat().st_size}\n".encode())
@@ -57,11 +56,10 @@ class Dataset:
         return digest.hexdigest()
 
     def split(self, name: SplitName) -> Windows:
-        """Return the windows of one split. Raise UsageError if the name is none of train, valid and test."""
+        """Return the windows of one split. Raise UsageError if the name is not train, valid or test."""
         if name not in SPLIT_NAMES:
             raise UsageError(f"split {name!r}: expected train, valid or test; choose one of them")
-        first = sum(self.spec.splits[earlier] for earlier in SPLIT_NAMES[: SPLIT_NAMES.index(name)])
-        return self._everything.subset(np.arange(first, first + self.spec.splits[name]))
+        return self._everything.subset(np.flatnonzero(self._everything.splits == SPLIT_NAMES.index(name)))
 
     def everything(self) -> Windows:
         """Return the windows of train, valid and test, in this order: for cross-validation."""
@@ -69,20 +67,19 @@ class Dataset:
 
     @cached_property
     def _everything(self) -> Windows:
-        cut = is_cut_from_recordings(self.path, self.spec)
-        windows = windows_of(self.spec, self.arrays, cut=cut)
+        windows = windows_of(self.spec, self.arrays)
         return replace(windows, statistics=group_statistics(windows))
 
 
 def open_dataset(path: str | Path) -> Dataset:
-    """Open a dataset directory: checks `dataset.json`, dtypes, shapes, labels and groups, and maps the arrays.
+    """Open a dataset directory: check `dataset.json`, dtypes, shapes, labels and groups, and map the arrays.
 
     The values of the windows are not read; `check_dataset` does that.
 
     Raise DatasetError if the directory breaks its contract; the message lists every problem found.
     """
-    path = located(path)
-    spec, arrays, _ = loaded(path)
+    path = locate_dataset(path)
+    spec, arrays = load_directory(path)
     return Dataset(path=path, spec=spec, arrays=arrays)
 
 
@@ -96,22 +93,24 @@ def _open_same(path: Path, sha256: str) -> Dataset:
     return dataset
 
 
-def loaded(path: Path) -> tuple[DatasetSpec, Arrays, bool]:
-    """Return `dataset.json`, the arrays, and whether windows are cut from recordings; errors as `open_dataset`."""
+def load_directory(path: Path) -> tuple[DatasetSpec, Arrays]:
+    """Return `dataset.json` and the arrays; errors as `open_dataset`."""
     spec = read_dataset_spec(path)
-    cut = is_cut_from_recordings(path, spec)
     arrays, problems = load_arrays(path, spec)
-    problems += structure_problems(spec, arrays, cut=cut)
-    if (path / "train" / "columns.npz").exists():
-        problems.append("columns.npz: the file is called metadata.npz now; rename it in every split")
-    if not problems and cut:
-        problems += _count_problems(spec, arrays)
-    if problems:  # the windows can only be read when dtypes and shapes are right
+    if not problems and is_cut(arrays):
+        counts = window_counts(spec, arrays)
+        problems = [
+            f"{SPEC_FILE}: split {name!r}: expected {spec.splits[name]} windows, got {counts[name]} cut from"
+            f" {RECORDINGS}/; correct 'splits' or 'recordings.hop_s'"
+            for name in SPLIT_NAMES
+            if counts[name] != spec.splits[name]
+        ]
+    if problems:  # the windows can only be read if dtypes and shapes are right
         raise DatasetError(problem_message(path, problems))
-    return spec, arrays, cut
+    return spec, arrays
 
 
-def located(path: str | Path) -> Path:
+def locate_dataset(path: str | Path) -> Path:
     """Return a dataset directory: the path itself or, if it does not exist, the shipped dataset of that name."""
     is_name = not Path(path).exists() and str(path) in shipped_names()
     return shipped_dataset(str(path)) if is_name else Path(path)
@@ -120,11 +119,11 @@ def located(path: str | Path) -> Path:
 def shipped_dataset(name: str = "watch_exercises") -> Path:
     """Return the directory of a dataset that is part of this package.
 
-    Raise UsageError if there is none of that name; the message lists the names.
+    Raise UsageError if the name is unknown; the message lists the names.
     """
     names = shipped_names()
     if name not in names:
-        raise UsageError(f"shipped dataset {name!r}: there is none of that name; choose one of {', '.join(names)}")
+        raise UsageError(f"shipped dataset {name!r}: the name is unknown; choose one of {', '.join(names)}")
     return Path(__file__).parent / name
 
 
@@ -133,40 +132,35 @@ def shipped_names() -> list[str]:
     return sorted(file.parent.name for file in Path(__file__).parent.glob(f"*/{SPEC_FILE}"))
 
 
-def windows_of(spec: DatasetSpec, arrays: Arrays, *, cut: bool) -> Windows:
+def windows_of(spec: DatasetSpec, arrays: Arrays) -> Windows:
     """Return all windows of checked arrays, train, valid and test in this order, without group statistics."""
-    columns = columns_of(arrays, cut=cut)
-    has_groups = "groups" in columns
-    if not cut:
-        return Windows(
-            spec=spec,
-            labels=columns["labels"],
-            groups=columns["groups"] if has_groups else blocks_of(columns["splits"]),
-            has_groups=has_groups,
-            splits=columns["splits"],
-            folds=columns.get("folds"),
-            metadata=metadata_of(arrays),
-            times=columns.get("times"),
-            episodes=columns.get("episodes"),
-            source=_stored_windows(spec, arrays),
-            rows=np.arange(len(columns["labels"])),
-        )
-    source = _cut_windows(spec, arrays)
-    rows = np.argsort(columns["splits"][source.recording], kind="stable")
-    recording = source.recording[rows]
+    columns = join_splits(arrays)
+    source: WindowSource
+    if is_cut(arrays):
+        source = _cut_windows(spec, arrays)
+        rows = np.argsort(columns["splits"][source.recording], kind="stable")
+        owners = source.recording[rows]
+        columns = {name: values[owners] for name, values in columns.items()}
+    else:
+        source = _stored_windows(spec, arrays)
+        rows = np.arange(len(columns["labels"]))
+        owners = blocks_of(columns["splits"])
     return Windows(
         spec=spec,
-        labels=columns["labels"][recording],
-        groups=columns["groups"][recording] if has_groups else recording,
-        has_groups=has_groups,
-        splits=columns["splits"][recording],
-        folds=columns["folds"][recording] if "folds" in columns else None,
+        labels=columns["labels"],
+        groups=columns.get("groups", owners),
+        has_groups="groups" in columns,
+        splits=columns["splits"],
+        folds=columns.get("folds"),
+        metadata=join_metadata(arrays),
+        times=columns.get("times"),
+        episodes=columns.get("episodes"),
         source=source,
         rows=rows,
     )
 
 
-def _stored_windows(spec: DatasetSpec, arrays: Arrays) -> WindowSource:
+def _stored_windows(spec: DatasetSpec, arrays: Arrays) -> StoredWindows:
     counts = [spec.splits[split] for split in SPLIT_NAMES]
     return StoredWindows(
         parts={
@@ -183,7 +177,7 @@ def _stored_windows(spec: DatasetSpec, arrays: Arrays) -> WindowSource:
 
 
 def _cut_windows(spec: DatasetSpec, arrays: Arrays) -> CutWindows:
-    assert spec.recordings is not None  # windows are cut only where recordings are described
+    assert spec.recordings is not None  # windows are cut only if recordings are described
     hop_s = spec.recordings.hop_s
     lengths = arrays[f"{RECORDINGS}/lengths.npy"].astype(np.int64)  # (R, M)
     starts = [window_starts_s(row, spec.modalities, hop_s=hop_s) for row in lengths.tolist()]
@@ -210,14 +204,3 @@ def window_counts(spec: DatasetSpec, arrays: Arrays) -> dict[str, int]:
     source = _cut_windows(spec, arrays)
     numbers = arrays[f"{RECORDINGS}/splits.npy"][source.recording]
     return {name: int((numbers == number).sum()) for number, name in enumerate(SPLIT_NAMES)}
-
-
-def _count_problems(spec: DatasetSpec, arrays: Arrays) -> list[str]:
-    """Return a message for every split of checked recordings that `dataset.json` counts wrongly."""
-    found = window_counts(spec, arrays)
-    return [
-        f"{SPEC_FILE}: split {name!r}: expected {spec.splits[name]} windows, got {found[name]} cut from {RECORDINGS}/;"
-        " correct 'splits' or 'recordings.hop_s'"
-        for name in SPLIT_NAMES
-        if found[name] != spec.splits[name]
-    ]

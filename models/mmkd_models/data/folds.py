@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.data.checking.related import overlaps_of
+from mmkd_models.data.checking.related import find_overlaps
 from mmkd_models.data.labels import WRITE_GROUPS, Labels, strata_of
 from mmkd_models.data.sources import Rows
 from mmkd_models.data.windows import Windows
@@ -120,7 +120,7 @@ def part_of_windows(windows: Windows, *, parts: int, seed: int) -> Rows:
         )
     dealt = _dealt(windows, seed=seed, folds=parts)
     if not windows.has_groups:
-        overlaps = overlaps_of(windows)
+        overlaps = find_overlaps(windows)
         torn = int((dealt[overlaps.first] != dealt[overlaps.second]).sum())
         if torn:
             raise UsageError(

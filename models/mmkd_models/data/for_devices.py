@@ -15,7 +15,7 @@ import numpy.typing as npt
 from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data.checking.related import overlaps_of
+from mmkd_models.data.checking.related import find_overlaps
 from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.data.files import RECORDINGS
 from mmkd_models.data.kinds import decoded
@@ -186,7 +186,7 @@ def _windows(dataset: Dataset, modality: ModalitySpec, order: list[int]) -> Iter
 def _shared_steps_s(windows: Windows) -> npt.NDArray[np.float64]:
     """(N,) seconds from the start of the window before to that of each, by the samples they share; 0 where none."""
     steps_s = np.zeros(len(windows))
-    shared = overlaps_of(windows)
+    shared = find_overlaps(windows)
     next_ones = shared.second == shared.first + 1
     steps_s[shared.second[next_ones]] = shared.shift[next_ones] / shared.modality.rate_hz
     return steps_s

@@ -80,6 +80,18 @@ def strata_of(labels: Labels) -> npt.NDArray[np.int64]:
     return np.where(known, found, -1).astype(np.int64)
 
 
+def name_strata(labels: Labels, task: TaskSpec) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
+    """Return (N,) the stratum of each window, see `strata_of`, and the name of each stratum."""
+    strata = strata_of(labels)
+    match task.kind:
+        case "classification":
+            return strata, task.labels
+        case "multi_label":
+            return strata, (*task.labels, "none of them")
+        case "regression":
+            return strata, tuple(f"part {number + 1} of {task.labels[0]}" for number in range(int(strata.max()) + 1))
+
+
 WRITE_GROUPS = "write groups.npy (the person, machine or session of each window)"
 # How alike the answers to neighbouring windows are taken to be: windows that overlap by half and more are close to it.
 _CORRELATION = 0.8

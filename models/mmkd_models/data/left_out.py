@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.data.checking.related import overlaps_of
+from mmkd_models.data.checking.related import find_overlaps
 from mmkd_models.data.folds import FOLDS, Fold, part_of_windows
 from mmkd_models.data.labels import WRITE_GROUPS, absent_labels
 from mmkd_models.data.sources import Rows
@@ -187,7 +187,7 @@ def _sharing(windows: Windows, here: npt.NDArray[np.bool_]) -> npt.NDArray[np.bo
     found = np.zeros(len(windows), dtype=bool)
     if windows.has_groups and not np.isin(windows.groups[here], windows.groups[~here]).any():
         return found
-    overlaps = overlaps_of(windows)
+    overlaps = find_overlaps(windows)
     for one, other in ((overlaps.first, overlaps.second), (overlaps.second, overlaps.first)):
         found[one[here[other]]] = True
     return found

@@ -18,13 +18,15 @@ import numpy.typing as npt
 from mmkd_edge.bundle.arrays import let_go
 from mmkd_edge.errors import DatasetError, UsageError, fault_of
 from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype
-from mmkd_models.data.checking.check import content_problems
-from mmkd_models.data.checking.odd_recordings import ODD_ADVICE, odd_warnings
-from mmkd_models.data.checking.related import group_warnings, overlaps_of
+from mmkd_models.data.checking.check import refuse_errors
+from mmkd_models.data.checking.findings import rule_findings
+from mmkd_models.data.checking.odd_recordings import unit_findings
+from mmkd_models.data.checking.related import find_overlaps, leak_findings
 from mmkd_models.data.checking.scan import scan_windows
 from mmkd_models.data.dataset import Dataset, open_dataset, window_counts, windows_of
 from mmkd_models.data.files import (
     METADATA,
+    PER_WINDOW,
     RECORDINGS,
     AnyArray,
     file_of,
@@ -47,9 +49,9 @@ from mmkd_models.data.spec import (
 )
 
 _LOG = logging.getLogger(__name__)
-_COLUMNS = ("labels", "groups", "folds", "times", "episodes")
-_METADATA = "metadata"
 _BLOCK_BYTES = 1 << 26
+
+Values = Mapping[str, npt.ArrayLike | Mapping[str, npt.ArrayLike]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,10 +59,10 @@ class Recording:
     """One whole recording, longer than a window.
 
     Attributes:
-        samples: for each modality (L, C), float32 in its unit with NaN for missing, or int16 counts to be scaled. Of
-            sound float32 from -1 to 1, or int16; of video uint8 (L, H, W, C), masked where a frame is missing.
+        samples: for each modality (L, C), float32 in its unit with NaN for missing, or int16 counts to be scaled; for
+            audio float32 from -1 to 1, or int16; for video uint8 (L, H, W, C), masked if a frame is missing.
         label: class number, or -1 for unlabelled; of other tasks a row of labels or a number, see docs/datasets.md.
-        group: the person, machine or session, a number or a name; it never straddles splits.
+        group: the person, machine or session, a number or a name.
         fold: for cross-validation; the same for the whole group. Give it for all recordings or none.
     """
 
@@ -77,31 +79,32 @@ def write_dataset(
     name: str,
     labels: Sequence[str] | TaskSpec,
     modalities: Sequence[ModalitySpec],
-    splits: Mapping[str, Mapping[str, npt.ArrayLike | Mapping[str, npt.ArrayLike]]],
+    splits: Mapping[str, Values],
     source: str = "",
     licence: str = "",
     left_out: Mapping[str, int] = {},
     episode_names: Sequence[str] = (),
 ) -> Dataset:
-    """Write a dataset directory from arrays of windows and opens it.
+    """Write a dataset directory from arrays of windows and open it.
+
+    Windows that overlap without groups, and recordings of another unit or gain, are logged as warnings.
 
     Args:
-        labels: class names in the order of the label numbers; a `TaskSpec` where the task is no classification.
-        splits: for train, valid and test a mapping with one array (N, T, C) per modality, NaN for missing; of sound
-            floats from -1 to 1, or int16; of video uint8 (N, T, H, W, C), a masked array where frames are missing.
-            Beside them `labels` (N,) with class numbers (of other tasks as in docs/datasets.md), `groups` (N,), numbers
-            or names of the person, machine or session of each window, and, if there are any, `folds` (N,), `times`
-            (N,), UTC seconds at the window's start, `episodes` (N,), the number of the run it is of, and `metadata`, a
-            mapping of facts such as machine or campaign, (N,) text or numbers each. Numbers are converted to the
-            dtypes of the contract. Without groups nothing is dealt into folds, and nobody knows
-            whether scores are of people and machines never seen; windows that overlap and have none are named in the
-            log, as are recordings of another unit or gain.
+        labels: class names in the order of the label numbers; a `TaskSpec` for other tasks than classification.
+        splits: for train, valid and test one array (N, T, C) per modality, NaN for missing; for audio floats from -1
+            to 1, or int16; for video uint8 (N, T, H, W, C), a masked array if frames are missing. Also `labels` (N,)
+            with class numbers (of other tasks as in docs/datasets.md); optional are `groups` (N,), numbers or names of
+            the person, machine or session, `folds` (N,), `times` (N,), UTC seconds at the window's start, `episodes`
+            (N,), the number of the window's run, and `metadata`, a mapping of facts such as machine or campaign, (N,)
+            text or numbers each. Numbers are converted to the dtypes of the contract.
         left_out: number of windows that are not in the dataset, by reason.
+        episode_names: for messages, by episode number.
 
     Raises:
         DatasetError: the arrays break the contract of docs/datasets.md; nothing is written.
         UsageError: `path` exists.
     """
+    path = Path(path)
     spec = DatasetSpec(
         name=name,
         task=labels if isinstance(labels, TaskSpec) else TaskSpec(labels=tuple(labels)),
@@ -111,9 +114,14 @@ def write_dataset(
         licence=licence,
         left_out=dict(left_out) or msgspec.UNSET,
     )
-    _check_spec(Path(path), spec)
-    arrays = _arrays_of_splits(Path(path), spec, splits)
-    return _write_checked(Path(path), spec, arrays, cut=False, episode_names=episode_names)
+    _check_spec(path, spec)
+    problems: list[str] = []
+    arrays: dict[str, AnyArray] = {}
+    for split in SPLIT_NAMES:
+        arrays.update(_arrays_of_split(spec, split, splits[split], problems))
+    if problems:
+        raise DatasetError(problem_message(path, problems))
+    return _write_checked(path, spec, arrays, cut=False, episode_names=episode_names)
 
 
 def write_recordings(
@@ -131,7 +139,7 @@ def write_recordings(
     """Write a dataset directory from whole recordings, from which windows are cut at every multiple of `hop_s`.
 
     Args:
-        scale: for modalities given as int16, what one count of each channel is worth in its unit.
+        scale: for modalities given as int16, the value of one count of each channel in its unit.
 
     Raises:
         DatasetError: the recordings break the contract of docs/datasets.md; nothing is written.
@@ -142,14 +150,14 @@ def write_recordings(
         name=name,
         task=labels if isinstance(labels, TaskSpec) else TaskSpec(labels=tuple(labels)),
         modalities=tuple(modalities),
-        splits=dict.fromkeys(SPLIT_NAMES, 1),  # counted below, when the lengths are known to be sound
+        splits=dict.fromkeys(SPLIT_NAMES, 1),  # counted below, when the lengths are known to be valid
         source=source,
         licence=licence,
         recordings=RecordingsSpec(hop_s=hop_s, scale={key: tuple(row) for key, row in (scale or {}).items()}),
     )
     _check_spec(path, spec)
     arrays = _arrays_of_recordings(path, spec, recordings)
-    problems = list(structure_problems(spec, arrays, cut=True))
+    problems = structure_problems(spec, arrays, cut=True)
     if problems:
         raise DatasetError(problem_message(path, problems))
     spec = msgspec.structs.replace(spec, splits=window_counts(spec, arrays))
@@ -158,14 +166,9 @@ def write_recordings(
 
 
 def check_absent(path: Path) -> None:
-    """Refuse a directory that exists: a dataset is never replaced.
-
-    Raise UsageError if there is something at the path.
-    """
+    """Raise UsageError if the path exists: a dataset is never replaced."""
     if path.exists():
-        raise UsageError(
-            f"{path}: expected a path where nothing is yet, got one that exists; remove it or choose another"
-        )
+        raise UsageError(f"{path}: already exists; remove it or choose another path")
 
 
 def _check_spec(path: Path, spec: DatasetSpec) -> None:
@@ -175,98 +178,99 @@ def _check_spec(path: Path, spec: DatasetSpec) -> None:
         raise DatasetError(problem_message(path, problems))
 
 
-def _arrays_of_splits(
-    path: Path, spec: DatasetSpec, splits: Mapping[str, Mapping[str, npt.ArrayLike | Mapping[str, npt.ArrayLike]]]
-) -> dict[str, AnyArray]:
-    names = [modality.name for modality in spec.modalities]
+def _arrays_of_split(spec: DatasetSpec, split: str, given: Values, problems: list[str]) -> dict[str, AnyArray]:
+    """Return the arrays of one split as they are stored; values that cannot be stored are added to the problems."""
+    modalities = {modality.name: modality for modality in spec.modalities}
+    allowed = ("labels", *PER_WINDOW, "metadata")
     arrays: dict[str, AnyArray] = {}
-    problems: list[str] = []
-    for split in SPLIT_NAMES:
-        given = splits[split]
-        problems += [
-            f"splits[{split!r}]: array {key!r} is missing; give one per modality and labels"
-            for key in (*names, "labels")
-            if key not in given
-        ]
-        for key, values in given.items():
-            if isinstance(values, Mapping) and key == _METADATA:
-                arrays.update(_metadata(split, values, problems))
-                continue
-            if key not in (*names, *_COLUMNS):
-                problems.append(
-                    f"splits[{split!r}]: {key!r} is no modality and none of {', '.join((*_COLUMNS, _METADATA))};"
-                    " describe it in 'modalities' or leave it out"
-                )
-                continue
-            if key in names and not isinstance(values, Mapping):
-                arrays.update(_stored(f"splits[{split!r}][{key!r}]", split, spec.modality(key), values, problems))
-                continue
-            dtype = _dtype(spec, key)
-            converted = _names(np.asarray(values)) if key == "groups" else None
-            converted = _converted(np.asarray(values), dtype=dtype) if converted is None else converted
-            if converted is None:
-                got = np.asarray(values).dtype
-                problems.append(f"splits[{split!r}][{key!r}]: expected numbers that fit {dtype}, got {got}; convert it")
+    problems += [
+        f"splits[{split!r}]: array {key!r} is missing; give one per modality and labels"
+        for key in (*modalities, "labels")
+        if key not in given
+    ]
+    for key, values in given.items():
+        where = f"splits[{split!r}][{key!r}]"
+        if key == "metadata" and isinstance(values, Mapping):
+            arrays.update(_metadata_arrays(split, values, problems))
+        elif key in modalities and not isinstance(values, Mapping):
+            arrays.update(_sample_arrays(where, split, modalities[key], [values], problems))
+        elif key not in allowed:
+            problems.append(
+                f"splits[{split!r}]: {key!r} is no modality and not one of {', '.join(allowed)};"
+                " describe it in 'modalities' or leave it out"
+            )
+        else:
+            dtype = label_dtype(spec.task.kind) if key == "labels" else "float64" if key == "times" else "int64"
+            array = np.asarray(values)
+            text = _text(array) if key == "groups" else None
+            stored = _convert(array, dtype=dtype) if text is None else text
+            if stored is None:
+                problems.append(f"{where}: expected numbers that fit {dtype}, got {array.dtype}; convert it")
             else:
-                arrays[f"{split}/{key}.npy"] = converted
-    if problems:
-        raise DatasetError(problem_message(path, problems))
+                arrays[f"{split}/{key}.npy"] = stored
     return arrays
 
 
-def _stored(
-    where: str, folder: str, modality: ModalitySpec, values: npt.ArrayLike, problems: list[str]
-) -> dict[str, AnyArray]:
-    """The files of one modality in one folder; values that cannot be stored are added to the problems."""
-    array = values if isinstance(values, np.ma.MaskedArray) and modality.kind == "video" else np.asarray(values)
-    stored = storable(array, modality.kind)
-    if stored is None:
-        problems.append(f"{where}: expected {storable_text(modality.kind)}, got {array.dtype}; convert it")
-        return {}
-    found = {f"{folder}/{modality.name}.npy": stored}
-    present = present_of(array) if modality.kind == "video" and array.ndim > 3 else None
-    return found if present is None else {**found, presence_file(folder, modality.name): present}
-
-
-def _metadata(split: str, values: Mapping[str, npt.ArrayLike], problems: list[str]) -> dict[str, AnyArray]:
-    """The metadata of one split as they are stored; what cannot be is added to the problems."""
-    found: dict[str, AnyArray] = {}
+def _metadata_arrays(split: str, values: Mapping[str, npt.ArrayLike], problems: list[str]) -> dict[str, AnyArray]:
+    arrays: dict[str, AnyArray] = {}
     for name, given in values.items():
         array = np.asarray(given)
-        text = _names(array)
+        text = _text(array)
         if text is not None:
-            found[metadata_key(split, name)] = text
+            arrays[metadata_key(split, name)] = text
         elif array.dtype.kind in "biuf":
-            found[metadata_key(split, name)] = array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
+            arrays[metadata_key(split, name)] = array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
         else:
             problems.append(
                 f"splits[{split!r}]['metadata'][{name!r}]: expected text or numbers, got {array.dtype}; convert it"
             )
-    return found
+    return arrays
 
 
-def _dtype(spec: DatasetSpec, key: str) -> str:
-    if key == "times":
-        return "float64"
-    if key == "labels":
-        return label_dtype(spec.task.kind)
-    return "int64"
-
-
-def _names(values: AnyArray) -> AnyArray | None:
-    """Return text as text, also where it comes as objects, as pandas has it; None if it is no text."""
+def _text(values: AnyArray) -> AnyArray | None:
+    """Return text as text, also if it comes as objects, as in pandas; None if it is no text."""
     if values.dtype.kind == "O" and all(isinstance(value, str) for value in values.flat):
         return values.astype(np.str_)
     return values if values.dtype.kind == "U" else None
 
 
-def _converted(values: AnyArray, *, dtype: str) -> AnyArray | None:
-    """Return the values in that dtype, or None where that would lose more than precision."""
+def _convert(values: AnyArray, *, dtype: str) -> AnyArray | None:
+    """Return the values in that dtype, or None if that would lose more than precision."""
     allowed = "biuf" if dtype.startswith("float") else "biu"
     if values.dtype.kind not in allowed or (dtype == "uint8" and not np.isin(values, (0, 1, UNKNOWN)).all()):
         return None
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which the check refuses
         return np.ascontiguousarray(values, dtype=dtype)
+
+
+def _sample_arrays(
+    where: str, folder: str, modality: ModalitySpec, samples: Sequence[npt.ArrayLike], problems: list[str]
+) -> dict[str, AnyArray]:
+    """Return the files of one modality in one folder, all samples end to end."""
+    is_video = modality.kind == "video"
+    given = [part if isinstance(part, np.ma.MaskedArray) and is_video else np.asarray(part) for part in samples]
+    stored: list[AnyArray] = []
+    for number, array in enumerate(given):
+        is_counts = folder == RECORDINGS and modality.kind == "series" and array.dtype == np.int16
+        part = array if is_counts else storable(array, modality.kind)
+        if part is None:
+            wanted = storable_text(modality.kind)
+            problems.append(f"{where.format(number)}: expected {wanted}, got {array.dtype}; convert it")
+        else:
+            stored.append(part)
+    if len(stored) < len(given):
+        return {}
+    arrays = {f"{folder}/{modality.name}.npy": stored[0] if len(stored) == 1 else np.concatenate(stored)}
+    if is_video:
+        axes = 4 if folder == RECORDINGS else 5  # of frames without other faults
+        present = [present_of(array) if array.ndim == axes else None for array in given]
+        if any(part is not None for part in present):
+            rows = [
+                np.ones(array.shape[: axes - 3], np.uint8) if part is None else part
+                for part, array in zip(present, given, strict=True)
+            ]
+            arrays[presence_file(folder, modality.name)] = np.concatenate(rows)
+    return arrays
 
 
 def _arrays_of_recordings(path: Path, spec: DatasetSpec, recordings: Sequence[Recording]) -> dict[str, AnyArray]:
@@ -277,88 +281,52 @@ def _arrays_of_recordings(path: Path, spec: DatasetSpec, recordings: Sequence[Re
         for number, recording in enumerate(recordings)
         if set(recording.samples) != set(names)
     ]
-    with_fold = [recording.fold for recording in recordings if recording.fold is not None]
-    if 0 < len(with_fold) < len(recordings) or not recordings:
+    folds = [recording.fold for recording in recordings if recording.fold is not None]
+    if 0 < len(folds) < len(recordings) or not recordings:
         problems.append(
             f"recordings: expected one or more, with a fold for all or none, got {len(recordings)},"
-            f" {len(with_fold)} with a fold; complete them"
+            f" {len(folds)} with a fold; complete them"
         )
-    if problems:
-        raise DatasetError(problem_message(path, problems))
-    arrays: dict[str, AnyArray] = {}
-    for modality in spec.modalities:
-        arrays.update(_end_to_end(modality, [recording.samples[modality.name] for recording in recordings], problems))
-    if problems:
-        raise DatasetError(problem_message(path, problems))
-    lengths = [[len(recording.samples[name]) for name in names] for recording in recordings]
-    arrays[f"{RECORDINGS}/lengths.npy"] = np.array(lengths, dtype=np.int64)
-    arrays[f"{RECORDINGS}/labels.npy"] = _labels(path, spec, recordings)
-    arrays[f"{RECORDINGS}/groups.npy"] = _groups(path, [recording.group for recording in recordings])
-    numbers = [SPLIT_NAMES.index(recording.split) for recording in recordings]
-    arrays[f"{RECORDINGS}/splits.npy"] = np.array(numbers, dtype=np.int8)
-    if with_fold:
-        arrays[f"{RECORDINGS}/folds.npy"] = np.array(with_fold, dtype=np.int64)
-    return arrays
-
-
-def _groups(path: Path, groups: Sequence[int | str]) -> AnyArray:
-    named = {isinstance(group, str) for group in groups}
-    if len(named) > 1:
-        problem = "recordings: expected groups that are all numbers or all names, got both; write names for all"
-        raise DatasetError(problem_message(path, [problem]))
-    return np.array(groups, dtype=np.str_ if named == {True} else np.int64)
-
-
-def _labels(path: Path, spec: DatasetSpec, recordings: Sequence[Recording]) -> AnyArray:
+    if len({isinstance(recording.group, str) for recording in recordings}) > 1:
+        problems.append("recordings: expected groups that are all numbers or all names, got both; write names for all")
     dtype = label_dtype(spec.task.kind)
     try:
-        labels = _converted(np.array([recording.label for recording in recordings]), dtype=dtype)
+        labels = _convert(np.array([recording.label for recording in recordings]), dtype=dtype)
     except ValueError:  # rows of different lengths
         labels = None
-    if labels is None:
-        problem = f"recordings: expected labels that fit {dtype}, all of one shape, got others; convert them"
-        raise DatasetError(problem_message(path, [problem]))
-    return labels
-
-
-def _end_to_end(
-    modality: ModalitySpec, samples: Sequence[npt.NDArray[Any]], problems: list[str]
-) -> dict[str, AnyArray]:
-    """The files of one modality of all recordings; what cannot be stored is added to the problems."""
-    parts: list[AnyArray] = []
-    for number, one in enumerate(samples):
-        is_counts = modality.kind == "series" and one.dtype == np.int16
-        stored = one if is_counts else storable(one, modality.kind)
-        if stored is None:
-            wanted = storable_text(modality.kind)
-            problems.append(
-                f"recordings[{number}]: samples of {modality.name!r}: expected {wanted}, got {one.dtype}; convert them"
-            )
-        else:
-            parts.append(stored)
-    if problems:
-        return {}
-    found = {f"{RECORDINGS}/{modality.name}.npy": np.concatenate(parts)}
-    present = [present_of(one) if modality.kind == "video" else None for one in samples]
-    if any(one is not None for one in present):
-        there = [np.ones(len(part), np.uint8) if one is None else one for one, part in zip(present, parts, strict=True)]
-        found[presence_file(RECORDINGS, modality.name)] = np.concatenate(there)
-    return found
+    if labels is None and recordings:
+        problems.append(f"recordings: expected labels that fit {dtype}, all of one shape, got others; convert them")
+    arrays: dict[str, AnyArray] = {}
+    for modality in spec.modalities if not problems else ():
+        samples = [recording.samples[modality.name] for recording in recordings]
+        where = f"recordings[{{}}]: samples of {modality.name!r}"
+        arrays.update(_sample_arrays(where, RECORDINGS, modality, samples, problems))
+    if problems or labels is None:
+        raise DatasetError(problem_message(path, problems))
+    groups = [recording.group for recording in recordings]
+    columns = {
+        "lengths": np.array([[len(recording.samples[name]) for name in names] for recording in recordings], np.int64),
+        "labels": labels,
+        "groups": np.array(groups, dtype=np.str_ if isinstance(groups[0], str) else np.int64),
+        "splits": np.array([SPLIT_NAMES.index(recording.split) for recording in recordings], dtype=np.int8),
+    }
+    columns |= {"folds": np.array(folds, dtype=np.int64)} if folds else {}
+    return arrays | {f"{RECORDINGS}/{name}.npy": array for name, array in columns.items()}
 
 
 def _write_checked(
     path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray], *, cut: bool, episode_names: Sequence[str] = ()
 ) -> Dataset:
-    problems = list(structure_problems(spec, arrays, cut=cut))
-    if not problems:
-        windows = windows_of(spec, arrays, cut=cut)
-        scan, overlaps = scan_windows(windows), overlaps_of(windows)
-        problems = list(content_problems(windows, scan, overlaps, cut=cut))
+    problems = structure_problems(spec, arrays, cut=cut)
     if problems:
         raise DatasetError(problem_message(path, problems))
-    odd = (f"{text}; {ODD_ADVICE}" for text in odd_warnings(windows, scan, names=episode_names))
-    for warning in (*group_warnings(windows, overlaps), *odd):
-        _LOG.warning("dataset %s: %s", path, warning)
+    windows = windows_of(spec, arrays)
+    scan = scan_windows(windows)
+    findings = [*rule_findings(scan), *leak_findings(windows, find_overlaps(windows))]
+    refuse_errors(path, findings)
+    for finding in (*findings, *unit_findings(scan, names=episode_names)):
+        if finding.kind in ("leak", "unit"):
+            _LOG.warning("dataset %s: %s", path, finding.text)
     try:
         _write(path, spec, arrays)
     except OSError as error:
@@ -372,15 +340,17 @@ def _write(path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray]) -> Non
     try:
         for split in {name.partition("/")[0] for name in arrays}:
             (temporary / split).mkdir()
-            metadata = {name: arrays[metadata_key(split, name)] for name in metadata_names(arrays, split)}
-            if metadata:
-                _save_metadata(temporary / split / METADATA, metadata)
+            names = metadata_names(arrays, split)
+            if names:
+                _save_metadata(
+                    temporary / split / METADATA, {name: arrays[metadata_key(split, name)] for name in names}
+                )
         for name, array in arrays.items():
             if file_of(name) == name:
                 _save(temporary / name, array)
         text = msgspec.json.format(msgspec.json.encode(spec), indent=2)
         (temporary / SPEC_FILE).write_bytes(text + b"\n")
-        temporary.chmod(0o755)  # mkdtemp lets nobody else in; a dataset is an ordinary directory
+        temporary.chmod(0o755)  # mkdtemp makes it private; a dataset is an ordinary directory
         temporary.rename(path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -388,7 +358,7 @@ def _write(path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray]) -> Non
 
 
 def _save_metadata(file: Path, metadata: Mapping[str, AnyArray]) -> None:
-    """Write an archive as `np.savez` does, which takes no array by a name of its own parameters, such as `file`."""
+    """Write an archive as `np.savez` does, which takes no array called `file`."""
     with zipfile.ZipFile(file, "w") as archive:
         for name, array in metadata.items():
             with archive.open(f"{name}.npy", "w") as member:
@@ -396,7 +366,7 @@ def _save_metadata(file: Path, metadata: Mapping[str, AnyArray]) -> None:
 
 
 def _save(file: Path, array: AnyArray) -> None:
-    """Write an array as `np.save` does, which takes a file for whole when the disk was full at its very end."""
+    """Write an array as `np.save` does, which does not notice that the disk is full at the very end of a file."""
     array = np.ascontiguousarray(array)
     with file.open("wb") as opened:
         header = np.lib.format.header_data_from_array_1_0(array)  # type: ignore[no-untyped-call]

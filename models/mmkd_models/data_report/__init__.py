@@ -1,1 +1,1 @@
-"""What a data engineer looks at before training: facts, probes and suspicions of a dataset."""
+"""What a data engineer looks at before training: facts, probes and findings of a dataset."""

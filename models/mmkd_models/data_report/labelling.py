@@ -1,8 +1,8 @@
-"""Labels that may be wrong, and windows that are worth one: both by a probe that never saw the window's group."""
+"""Labels that may be wrong, and windows worth a label, both by a probe."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta, timezone
 
 import numpy as np
@@ -10,106 +10,116 @@ import numpy.typing as npt
 
 from mmkd_edge.cli.csv_text import csv_text
 from mmkd_edge.errors import UsageError
+from mmkd_models.data.labels import name_strata
+from mmkd_models.data.spec import SPLIT_NAMES
 from mmkd_models.data.windows import Windows
-from mmkd_models.data_report.probes import Features, Probed, ProbedWindows, alike_labels
-from mmkd_report.schema.data import LabelSuspect, SplitFacts, WindowToLabel
+from mmkd_models.data_report.probes import Features, ProbeAnswers, ProbeWindows, fit_trees
+from mmkd_report.schema.data import Finding, LabelSuspect, SplitFacts, WindowToLabel
 
-NEXT = 50
-CONTRADICTS = 0.4
-"""Share of the trees' votes for one other class from which on a label is doubted."""
-AGREES = 0.8
-"""Share of the labels that a probe agrees with where it is that sure, from which on it may doubt the others."""
-ADMITS = 0.1
-"""Share of the votes for the label up to which it is doubted."""
+LEAST_AGREEMENT = 0.8
+"""Fraction of the labels that the probe agrees with when it is certain, from which on it may contradict the others."""
+_MOST_TO_LABEL = 50
 _CANDIDATES = 10  # times as many uncertain windows as are chosen, among which the choice is spread
+_CERTAIN = 0.4  # of the trees' votes for one class
+_CONTRADICTED = 0.1  # of the votes for the label, at most
+_LEAST_SUSPECTS = 3
 
 
-def agreement_of(probed: Probed) -> float:
-    """Return the share of the labels that a probe agrees with where it is sure; 0 where it never is."""
-    sure = probed.probabilities.max(axis=1) >= CONTRADICTS
-    right = probed.probabilities.argmax(axis=1) == probed.truth
-    return float(right[sure].mean()) if sure.any() else 0.0
+def label_agreement(answers: ProbeAnswers) -> float:
+    """Return the fraction of the labels that a probe agrees with when it is certain; 0 if it never is."""
+    certain = answers.probabilities.max(axis=1) >= _CERTAIN
+    right = answers.probabilities.argmax(axis=1) == answers.truth
+    return float(right[certain].mean()) if certain.any() else 0.0
 
 
-def label_suspects(looked: ProbedWindows, probed: Probed) -> list[LabelSuspect]:
-    """Return windows whose label the probe contradicts, the surest first; none where it has no authority.
+def label_suspects(probed: ProbeWindows, answers: ProbeAnswers) -> list[LabelSuspect]:
+    """Return windows whose label the probe contradicts, most certain first; none if the probe itself is poor.
 
-    The idea is that of C. Northcutt, L. Jiang and I. Chuang, "Confident Learning", JAIR 70, 2021: out-of-sample
-    probabilities that contradict the label confidently. The thresholds are stricter, since people differ.
+    After C. Northcutt, L. Jiang and I. Chuang, "Confident Learning", JAIR 70, 2021: out-of-sample probabilities that
+    contradict the label confidently. The thresholds are stricter, since people differ.
     """
-    if not probed.facts.is_better or agreement_of(probed) < AGREES or looked.windows.spec.task.kind != "classification":
+    is_class = probed.windows.spec.task.kind == "classification"
+    if not is_class or not answers.facts.is_better or label_agreement(answers) < LEAST_AGREEMENT:
         return []
-    best, own = probed.probabilities.max(axis=1), probed.probabilities[np.arange(len(probed.truth)), probed.truth]
-    doubted = np.flatnonzero((best >= CONTRADICTS) & (own <= ADMITS))
-    doubted = doubted[np.argsort(own[doubted] - best[doubted], kind="stable")]
+    votes = answers.probabilities
+    best, own = votes.max(axis=1), votes[np.arange(len(votes)), answers.truth]
+    suspects = np.flatnonzero((best >= _CERTAIN) & (own <= _CONTRADICTED))
+    suspects = suspects[np.argsort(own[suspects] - best[suspects], kind="stable")]
     return [
         LabelSuspect(
-            split=split,
-            window=window,
-            group=_group(looked.windows, int(probed.index[row])),
-            label=probed.names[probed.truth[row]],
-            likely=probed.names[int(probed.probabilities[row].argmax())],
+            split=SPLIT_NAMES[int(probed.windows.splits[answers.index[row]])],
+            window=number_in_split(probed, int(answers.index[row])),
+            group=_group(probed.windows, int(answers.index[row])),
+            label=answers.names[answers.truth[row]],
+            likely=answers.names[int(votes[row].argmax())],
             likely_probability=float(best[row]),
             label_probability=float(own[row]),
         )
-        for row in doubted.tolist()
-        for split, window in [split_place(looked, int(probed.index[row]))]
+        for row in suspects.tolist()
     ]
 
 
-def windows_to_label(looked: ProbedWindows) -> list[WindowToLabel]:
-    """Return the unlabelled training windows that are worth a label most, at most `NEXT`; none before two classes are.
+def label_findings(suspects: Sequence[LabelSuspect], labels: int, agreement: float) -> Iterator[Finding]:
+    """Yield a note if several of so many labels are contradicted."""
+    if len(suspects) >= _LEAST_SUSPECTS:
+        first = suspects[0]
+        yield Finding(
+            kind="labels",
+            level="note",
+            sentence=f"{len(suspects)} labels of {labels} ({len(suspects) / labels:.1%}) contradict extra-trees that "
+            f"were not trained on the window's group; the clearest is {first.split} window {first.window}, labelled "
+            f"{first.label}, probably {first.likely} ({first.likely_probability:.0%} of the votes, "
+            f"{first.label_probability:.0%} for the label); when the trees are as certain, they agree with "
+            f"{agreement:.0%} of the labels",
+            advice="look at those in the list, the first ones first, and correct or drop the wrong ones",
+        )
 
-    Training labels only are asked: those that judge must not choose what is trained on.
-    A window beside a labelled one of its group may be unlabelled since two states share it, and is left out.
 
-    The most uncertain by the margin of the two likeliest classes, and among them those that are far from each other
-    (farthest first; O. Sener and S. Savarese, "Active Learning for Convolutional Neural Networks: A Core-Set
-    Approach", ICLR 2018).
+def windows_to_label(probed: ProbeWindows) -> list[WindowToLabel]:
+    """Return at most 50 unlabelled training windows that are most worth a label; none before two classes have labels.
+
+    Only training labels are used: valid and test must not choose what is trained on. Windows next to a labelled one of
+    their group are left out, since two states may share them. The most uncertain windows by the margin of the two
+    likeliest classes are candidates; among them those that are far from each other are chosen (farthest first; O. Sener
+    and S. Savarese, "Active Learning for Convolutional Neural Networks: A Core-Set Approach", ICLR 2018).
     """
-    from sklearn.ensemble import ExtraTreesClassifier
-
-    train = np.flatnonzero(looked.windows.splits == 0)
-    codes, names = alike_labels(looked.windows.subset(train))
-    known, asked = train[codes >= 0], train[(codes < 0) & ~_beside_labelled(looked.windows)[train]]
-    codes = codes[codes >= 0]
-    if len(asked) == 0 or len(np.unique(codes)) < 2:
+    windows = probed.windows
+    train = np.flatnonzero(windows.splits == 0)
+    strata, names = name_strata(windows.labels[train], windows.spec.task)
+    known, unlabelled = train[strata >= 0], train[(strata < 0) & ~_near_labelled(windows)[train]]
+    strata = strata[strata >= 0]
+    if len(unlabelled) == 0 or len(np.unique(strata)) < 2:
         return []
-    features = looked.together
-    forest = ExtraTreesClassifier(n_estimators=100, class_weight="balanced", random_state=0)
-    forest.fit(features[known], codes)
-    found = forest.predict_proba(features[asked])
-    ordered = np.sort(found, axis=1)
-    uncertain = np.argsort(ordered[:, -1] - ordered[:, -2], kind="stable")[: _CANDIDATES * NEXT]
-    spread = features.std(axis=0)
-    scaled = features[:, spread > 0] / spread[spread > 0]
-    chosen = _farthest_first(scaled[asked[uncertain]])
+    features = probed.all_features
+    classes, votes = fit_trees(features[known], strata, features[unlabelled])
+    ordered = np.sort(votes, axis=1)
+    uncertain = np.argsort(ordered[:, -1] - ordered[:, -2], kind="stable")[: _CANDIDATES * _MOST_TO_LABEL]
+    chosen = uncertain[_farthest_first(probed.scaled_features[unlabelled[uncertain]])]
     return [
-        _to_label(looked, int(asked[row]), names[forest.classes_[found[row].argmax()]], float(found[row].max()))
-        for row in uncertain[chosen].tolist()
+        _to_label(probed, int(unlabelled[row]), names[classes[votes[row].argmax()]], float(votes[row].max()))
+        for row in chosen.tolist()
     ]
 
 
-def _beside_labelled(windows: Windows) -> npt.NDArray[np.bool_]:
-    """(N,) whether a labelled window of the group starts within a window's length; all False without times."""
-    beside = np.zeros(len(windows), dtype=bool)
+def _near_labelled(windows: Windows) -> npt.NDArray[np.bool_]:
+    """Return (N,) whether a labelled window of the group starts within a window's length; all False without times."""
+    near = np.zeros(len(windows), dtype=bool)
     if windows.times is None:
-        return beside
-    duration_s = max(spec.duration_s for spec in windows.spec.modalities) + 1e-3
+        return near
+    duration_s = max(modality.duration_s for modality in windows.spec.modalities) + 1e-3
     for group in np.unique(windows.groups).tolist():
         here = np.flatnonzero(windows.groups == group)
-        starts = np.sort(windows.times[here][windows.labelled[here]])
-        at = windows.times[here]
-        first = np.searchsorted(starts, at - duration_s, side="left")
-        beside[here] = np.searchsorted(starts, at + duration_s, side="right") > first
-    return beside
+        starts, labelled = windows.times[here], np.sort(windows.times[here][windows.labelled[here]])
+        first = np.searchsorted(labelled, starts - duration_s, side="left")
+        near[here] = np.searchsorted(labelled, starts + duration_s, side="right") > first
+    return near
 
 
 def _farthest_first(points: Features) -> list[int]:
-    """At most `NEXT` of the points (n, F): the first, then each time the one that is farthest from all before."""
+    """Choose points (n, F): the first, then each time the one that is farthest from all before."""
     chosen = [0]
     distance = np.square(points - points[0]).sum(axis=1)
-    while len(chosen) < min(NEXT, len(points)):
+    while len(chosen) < min(_MOST_TO_LABEL, len(points)):
         chosen.append(int(distance.argmax()))
         distance = np.minimum(distance, np.square(points - points[chosen[-1]]).sum(axis=1))
         distance[chosen] = -1.0
@@ -119,18 +129,18 @@ def _farthest_first(points: Features) -> list[int]:
 def label_csv(rows: Sequence[WindowToLabel], train: SplitFacts) -> str:
     """Return the windows as an interval file of a recipe, in order of time, with an empty label to fill in.
 
-    Raise UsageError if there are none, or the dataset does not say when its windows were.
+    Raise UsageError if there are none, or the dataset has no times.
     """
     if not rows:
         raise UsageError(f"--label-next: {_nothing_to_label(train)}")
     if any(row.start is None for row in rows):
         raise UsageError(
-            "--label-next: expected a dataset with times, which tell an importer whose label is whose, got one "
-            "without; import it with a recipe, or give write_dataset 'times'"
+            "--label-next: expected a dataset with times, by which the importer finds the windows, got one without; "
+            "import it with a recipe, or give write_dataset 'times'"
         )
-    in_order = sorted(rows, key=lambda one: (one.group, one.start or ""))
+    ordered = sorted(rows, key=lambda row: (row.group, row.start or ""))
     header = ["start", "end", "label", "group", "likely"]
-    return csv_text([header, *([row.start, row.end, "", row.group, row.likely] for row in in_order)])
+    return csv_text([header, *([row.start, row.end, "", row.group, row.likely] for row in ordered)])
 
 
 def _nothing_to_label(train: SplitFacts) -> str:
@@ -144,25 +154,22 @@ def _nothing_to_label(train: SplitFacts) -> str:
     )
 
 
-def split_place(looked: ProbedWindows, index: int) -> tuple[str, int]:
-    """Return the split and the number in it of one of the windows that were looked at."""
-    row, splits = int(looked.rows[index]), looked.windows.spec.splits
-    for name in ("train", "valid", "test"):
-        if row < splits[name]:
-            return name, row
-        row -= splits[name]
-    raise AssertionError("a row beyond the last split")
+def number_in_split(probed: ProbeWindows, index: int) -> int:
+    """Return the number of one of the probe's windows in its split."""
+    counts = probed.windows.spec.splits
+    split = int(probed.windows.splits[index])
+    return int(probed.rows[index]) - sum(counts[name] for name in SPLIT_NAMES[:split])
 
 
-def _to_label(looked: ProbedWindows, index: int, likely: str, probability: float) -> WindowToLabel:
-    windows = looked.windows
-    start = None if windows.times is None else float(windows.times[index])
-    duration_s = max(spec.duration_s for spec in windows.spec.modalities)
+def _to_label(probed: ProbeWindows, index: int, likely: str, probability: float) -> WindowToLabel:
+    windows = probed.windows
+    duration_s = max(modality.duration_s for modality in windows.spec.modalities)
+    start_s = None if windows.times is None else float(windows.times[index])
     return WindowToLabel(
-        window=split_place(looked, index)[1],
+        window=number_in_split(probed, index),
         group=_group(windows, index),
-        start=None if start is None else _iso(start),
-        end=None if start is None else _iso(start + duration_s),
+        start=None if start_s is None else _iso(start_s),
+        end=None if start_s is None else _iso(start_s + duration_s),
         likely=likely,
         probability=probability,
     )

@@ -1,27 +1,25 @@
-"""What extra-trees can tell from windows they were not fitted on: the class, the split, the group, metadata."""
+"""Probes: what extra-trees recognise in windows that they were not fitted on (class, split, group, metadata)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise, product
-from typing import Any
+from itertools import pairwise
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from mmkd_edge.frames import bytes_of, missing_frames
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.data.checking.scan import window_statistics
 from mmkd_models.data.folds import part_of_windows
-from mmkd_models.data.kinds import Values, windows_at_once
-from mmkd_models.data.labels import block_length, strata_of
-from mmkd_models.data.sources import Floats, Rows, WindowSource
+from mmkd_models.data.kinds import windows_at_once
+from mmkd_models.data.labels import block_length, name_strata
+from mmkd_models.data.sources import Floats, Rows
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.gains import FEWEST_GROUPS, figure_draws
 from mmkd_models.evaluation.outcome import outcome_on
-from mmkd_report.schema.data import ProbeFacts
+from mmkd_report.schema.data import Finding, ProbeFacts
 
 Features = npt.NDArray[np.float64]
 
@@ -29,26 +27,46 @@ MOST_WINDOWS = 3000
 _TREES = 100
 _PARTS = 5
 _MOST_GROUPS = 60
-_ENDS = (0.005, 0.995)  # a report asks ten questions and more: of 95 % intervals one in four reports would be wrong
+_MOST_METADATA = 5
+_VALUES = range(2, 21)  # of metadata that is probed
+_INTERVAL = (0.005, 0.995)  # a report asks ten questions: with 95 % intervals one in four reports would be wrong
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ProbedWindows:
-    """The windows that probes see, at most `MOST_WINDOWS`, evenly chosen."""
+class ProbeWindows:
+    """The windows that probes see, at most `MOST_WINDOWS`, evenly chosen.
+
+    Attributes:
+        rows: int64 (N,), their numbers in `Dataset.everything()`.
+        features: (N, F) statistics by modality.
+    """
 
     windows: Windows
     rows: Rows
     features: Mapping[str, Features]
 
     @property
-    def together(self) -> Features:
+    def all_features(self) -> Features:
         """(N, F) of all modalities."""
         return np.concatenate(list(self.features.values()), axis=1)
 
+    @property
+    def scaled_features(self) -> Features:
+        """(N, F) features of all modalities that vary, each divided by its standard deviation."""
+        features = self.all_features
+        std = features.std(axis=0)
+        return np.asarray(features[:, std > 0] / std[std > 0])
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Probed:
-    """What a probe answered."""
+class ProbeAnswers:
+    """The answers of a probe.
+
+    Attributes:
+        index: int64 (n,), numbers in the probe's windows.
+        truth: int64 (n,), the right answer.
+        probabilities: (n, answers).
+    """
 
     facts: ProbeFacts
     index: Rows
@@ -57,207 +75,179 @@ class Probed:
     names: tuple[str, ...]
 
 
-def look_at(everything: Windows) -> ProbedWindows:
-    """Take windows, evenly chosen where there are many, and their statistics."""
+def choose_windows(everything: Windows) -> ProbeWindows:
+    """Choose windows evenly and compute their statistics."""
     count = min(MOST_WINDOWS, len(everything))
     rows = np.unique(np.linspace(0, len(everything) - 1, count).round().astype(np.int64))
     windows = everything.subset(rows)
-    found: dict[str, list[Features]] = {spec.name: [] for spec in windows.spec.modalities}
+    parts: dict[str, list[Features]] = {modality.name: [] for modality in windows.spec.modalities}
     block = min(map(windows_at_once, windows.spec.modalities))
     for start in range(0, len(windows), block):
-        taken = windows.take(np.arange(start, min(start + block, len(windows))))
-        for spec in windows.spec.modalities:
-            found[spec.name].append(_features(taken[spec.name], spec))
-    return ProbedWindows(
-        windows=windows, rows=rows, features={name: np.concatenate(parts) for name, parts in found.items()}
-    )
+        values = windows.take(np.arange(start, min(start + block, len(windows))))
+        for modality in windows.spec.modalities:
+            parts[modality.name].append(_features(values[modality.name], modality))
+    features = {name: np.concatenate(blocks) for name, blocks in parts.items()}
+    return ProbeWindows(windows=windows, rows=rows, features=features)
 
 
 def _features(values: Floats, modality: ModalitySpec) -> Features:
-    """(B, F): statistics of the channels, and of sound of its bands behind them."""
-    own = window_statistics(values)
+    """Return (B, F): statistics of the channels and, for audio, of its bands."""
+    features = window_statistics(values)
     if modality.kind != "audio":
-        return own
-    return np.concatenate([own, window_statistics(band_levels(values, modality.rate_hz))], axis=1)
+        return features
+    return np.concatenate([features, window_statistics(band_levels(values, modality.rate_hz))], axis=1)
 
 
-def alike_labels(windows: Windows) -> tuple[Rows, tuple[str, ...]]:
-    """Return (N,) from 0, -1 unlabelled, and names: classes, or what stands for them in other tasks."""
-    strata, task = strata_of(windows.labels), windows.spec.task
-    match task.kind:
-        case "classification":
-            return strata, task.labels
-        case "multi_label":
-            return strata, (*task.labels, "none of them")
-        case "regression":
-            return strata, tuple(f"part {number + 1} of {task.labels[0]}" for number in range(int(strata.max()) + 1))
+def run_probes(probed: ProbeWindows) -> Iterator[ProbeAnswers | str]:
+    """Yield the answers of every probe, that of the class from all sensors first; the reason if one cannot be asked."""
+    windows = probed.windows
+    together = class_probe(probed, None)
+    yield together
+    if not isinstance(together, str):
+        yield from (class_probe(probed, modality.name) for modality in windows.spec.modalities)
+    yield split_probe(probed)
+    yield _group_probe(probed)
+    for name in list(windows.metadata)[:_MOST_METADATA]:
+        values, codes = np.unique(windows.metadata[name].astype(str), return_inverse=True)
+        if len(values) in _VALUES:
+            yield _shared_by_groups(probed, codes.astype(np.int64), tuple(values.tolist()), question=name)
+        else:
+            yield f"metadata {name}: it has {len(values)} values; probes ask for {_VALUES.start} to {_VALUES.stop - 1}"
 
 
-def class_probe(looked: ProbedWindows, modality: str | None) -> Probed | str:
-    """Ask for the class of windows of groups that were not fitted on; gives the reason where that cannot be done."""
-    codes, names = alike_labels(looked.windows)
-    return _grouped(looked, codes, names, asked="class", modality=modality)
+def class_probe(probed: ProbeWindows, modality: str | None) -> ProbeAnswers | str:
+    """Ask for the class of windows of groups that were not fitted on, from one modality or from all."""
+    codes, names = name_strata(probed.windows.labels, probed.windows.spec.task)
+    return _across_groups(probed, codes, names, question="class", modality=modality)
 
 
-def split_probe(looked: ProbedWindows) -> Probed | str:
-    """Ask which split windows of unseen groups are of: what tells it differs between the splits as wholes."""
-    return _told_of_groups(looked, looked.windows.splits, ("train", "valid", "test"), asked="split")
+def split_probe(probed: ProbeWindows) -> ProbeAnswers | str:
+    """Ask for the split of windows of groups that were not fitted on: it shows if the splits differ as wholes."""
+    return _shared_by_groups(probed, probed.windows.splits, ("train", "valid", "test"), question="split")
 
 
-def metadata_probe(looked: ProbedWindows, name: str) -> Probed | str:
-    """Ask which value of the metadata windows of unseen groups have."""
-    values, codes = np.unique(looked.windows.metadata[name].astype(str), return_inverse=True)
-    if not 2 <= len(values) <= 20:
-        return f"metadata {name}: it has {len(values)} values; probes ask for 2 to 20"
-    return _told_of_groups(looked, codes.astype(np.int64), tuple(values.tolist()), asked=name)
-
-
-def _told_of_groups(looked: ProbedWindows, codes: Rows, names: tuple[str, ...], *, asked: str) -> Probed | str:
+def _shared_by_groups(
+    probed: ProbeWindows, codes: Rows, names: tuple[str, ...], *, question: str
+) -> ProbeAnswers | str:
     """Ask for what whole groups share; with few groups of an answer, one that is like another decides."""
-    fewest = min(len(np.unique(looked.windows.groups[codes == code])) for code in np.unique(codes).tolist())
+    fewest = min(len(np.unique(probed.windows.groups[codes == code])) for code in np.unique(codes).tolist())
     if fewest < FEWEST_GROUPS:
-        return (
-            f"whether the {asked} can be told: it takes {FEWEST_GROUPS} groups of each, and there are {fewest} of one"
-        )
-    return _grouped(looked, codes, names, asked=asked, modality=None)
+        return f"{question}: it takes {FEWEST_GROUPS} groups of each answer, and one has {fewest}"
+    return _across_groups(probed, codes, names, question=question, modality=None)
 
 
-def group_probe(looked: ProbedWindows) -> Probed | str:
-    """Ask which group windows are of, fitted on one half of each group's windows and asked about the other."""
-    windows = looked.windows
+def _group_probe(probed: ProbeWindows) -> ProbeAnswers | str:
+    """Ask for the group, fitted on the first half of each group's windows and asked about the second."""
+    windows = probed.windows
     if not windows.has_groups:
-        return "whether groups can be told: the dataset has none"
+        return "group: the dataset has no groups"
     names, codes, counts = np.unique(windows.groups, return_inverse=True, return_counts=True)
     chosen = np.flatnonzero(counts >= 4)
     if len(chosen) < 3:
-        return "whether groups can be told: fewer than three have four windows"
+        return "group: fewer than three groups have four windows"
     chosen = chosen[np.unique(np.linspace(0, len(chosen) - 1, _MOST_GROUPS).round().astype(int))]
     code = np.full(len(names), -1, dtype=np.int64)
     code[chosen] = np.arange(len(chosen))
-    asked, parts = code[codes], np.zeros(len(windows), dtype=np.int64)
-    for group in range(len(chosen)):
-        rows = np.flatnonzero(asked == group)
+    parts = np.zeros(len(windows), dtype=np.int64)
+    for group in chosen.tolist():
+        rows = np.flatnonzero(codes == group)
         parts[rows[len(rows) // 2 :]] = 1
-    labels = tuple(str(name) for name in names[chosen].tolist())
-    return _probed(looked, asked, labels, parts, asked="group", modality=None)
+    return _ask(probed, code[codes], tuple(map(str, names[chosen].tolist())), parts, question="group", modality=None)
 
 
-def _grouped(
-    looked: ProbedWindows, codes: Rows, names: tuple[str, ...], *, asked: str, modality: str | None
-) -> Probed | str:
-    """Folds of whole groups, of the answers asked for as alike as groups allow; blocks where there are none."""
-    windows = looked.windows
+def _across_groups(
+    probed: ProbeWindows, codes: Rows, names: tuple[str, ...], *, question: str, modality: str | None
+) -> ProbeAnswers | str:
+    """Ask in folds of whole groups, or of blocks if there are no groups."""
+    windows = probed.windows
     groups = len(np.unique(windows.groups[codes >= 0]))
     if groups < 3:
-        return f"whether the {asked} can be told: it takes three groups or more with it, and there are {groups}"
-    known = replace(windows, spec=msgspec.structs.replace(windows.spec, task=TaskSpec(labels=names)), labels=codes)
-    if windows.has_groups:
-        parts = part_of_windows(known, parts=min(_PARTS, windows.group_count), seed=0)
-    else:
-        parts = windows.groups % _PARTS
-    return _probed(looked, codes, names, parts, asked=asked, modality=modality)
+        return f"{question}: it takes three groups or more, and {groups} have it"
+    parts = windows.groups % _PARTS if not windows.has_groups else None
+    if parts is None:
+        parts = part_of_windows(_as_classes(windows, codes, names), parts=min(_PARTS, windows.group_count), seed=0)
+    return _ask(probed, codes, names, parts, question=question, modality=modality)
 
 
-def _probed(
-    looked: ProbedWindows, codes: Rows, names: tuple[str, ...], parts: Rows, *, asked: str, modality: str | None
-) -> Probed | str:
-    features = looked.together if modality is None else looked.features[modality]
+def _as_classes(windows: Windows, codes: Rows, names: tuple[str, ...]) -> Windows:
+    spec = msgspec.structs.replace(windows.spec, task=TaskSpec(labels=names))
+    return replace(windows, spec=spec, labels=codes)
+
+
+def _ask(
+    probed: ProbeWindows, codes: Rows, names: tuple[str, ...], parts: Rows, *, question: str, modality: str | None
+) -> ProbeAnswers | str:
+    features = probed.all_features if modality is None else probed.features[modality]
     index = np.flatnonzero(codes >= 0)
     x, y, fold = features[index], codes[index], parts[index]
     if len(np.unique(y)) < 2:
-        return f"whether the {asked} can be told: there is one alone"
+        return f"{question}: there is only one"
     probabilities = np.zeros((len(index), len(names)))
     for part in np.unique(fold).tolist():
         here = fold == part
         if len(np.unique(y[~here])) > 1:
-            probabilities[here] = _answers(x[~here], y[~here], x[here], len(names))
-    facts = _facts(looked.windows.subset(index), y, probabilities, names, asked=asked, modality=modality)
-    return Probed(facts=facts, index=index, truth=y, probabilities=probabilities, names=names)
+            answers, found = fit_trees(x[~here], y[~here], x[here])
+            probabilities[np.ix_(here, answers)] = found
+    facts = _facts(_as_classes(probed.windows.subset(index), y, names), probabilities, question, modality)
+    return ProbeAnswers(facts=facts, index=index, truth=y, probabilities=probabilities, names=names)
 
 
-def _answers(x: Features, y: Rows, asked: Features, answers: int) -> Features:
+def fit_trees(x: Features, y: Rows, unseen: Features) -> tuple[Rows, Features]:
+    """Fit extra-trees to (n, F) and codes (n,); return the codes that they know and (m, codes) probabilities."""
     from sklearn.ensemble import ExtraTreesClassifier
 
     forest = ExtraTreesClassifier(n_estimators=_TREES, class_weight="balanced", random_state=0)
     forest.fit(x, y)
-    found = np.zeros((len(asked), answers))
-    found[:, forest.classes_] = forest.predict_proba(asked)
-    return found
+    return forest.classes_, forest.predict_proba(unseen)
 
 
-def _facts(
-    windows: Windows, y: Rows, probabilities: Features, names: Sequence[Any], *, asked: str, modality: str | None
-) -> ProbeFacts:
-    task = TaskSpec(labels=tuple(map(str, names)))
-    known = replace(windows, spec=msgspec.structs.replace(windows.spec, task=task), labels=y)
+def _facts(windows: Windows, probabilities: Features, question: str, modality: str | None) -> ProbeFacts:
     if len(np.unique(windows.groups)) < FEWEST_GROUPS:  # then blocks of neighbours are drawn
-        known = replace(known, groups=np.arange(len(y)) // block_length(len(y)))
-    judged = outcome_on(known, probabilities)
-    drawn = figure_draws([judged], "balanced_accuracy")
-    low, high = (float(value) for value in np.nanquantile(drawn, _ENDS))
-    guess = 1 / len(np.unique(y))
+        windows = replace(windows, groups=np.arange(len(windows)) // block_length(len(windows)))
+    outcome = outcome_on(windows, probabilities)
+    draws = figure_draws([outcome], "balanced_accuracy")
+    low, high = (float(value) for value in np.nanquantile(draws, _INTERVAL))
+    chance = 1 / len(np.unique(windows.labels))
     return ProbeFacts(
-        asked=asked,
+        asked=question,
         modality=modality,
-        score=judged.scores.metric("balanced_accuracy"),
+        score=outcome.scores.metric("balanced_accuracy"),
         low=low,
         high=high,
-        guessing=guess,
-        windows=len(y),
-        is_better=low > guess,
+        guessing=chance,
+        windows=len(windows),
+        is_better=low > chance,
     )
 
 
-_CELLS = 3  # of a side
+def probe_findings(probe: ProbeFacts) -> Iterator[Finding]:
+    """Yield what it means that a probe recognises something else than the class."""
+    if probe.asked == "class" or not probe.is_better:
+        return
+    sentence = (
+        f"extra-trees recognise the {probe.asked} from a window with balanced accuracy {probe.score:.0%} (99 % "
+        f"interval from {probe.low:.0%}; chance {probe.guessing:.0%})"
+    )
+    if probe.asked == "split":
+        sentence += ", of groups that they were not trained on"
+        advice = (
+            "the splits differ as wholes, in machine, sensor or campaign, and scores include that difference; deal the "
+            "groups into splits again"
+        )
+    elif probe.asked == "group":
+        advice = "judge on groups that did not train, and never deal single windows into splits"
+    else:
+        advice = f"judge by it: mmkd-evaluate MODEL DATA --suite groups --by {probe.asked}"
+    is_problem = probe.asked == "split"
+    yield Finding(kind="origin", level="problem" if is_problem else "note", sentence=sentence, advice=advice)
+
+
 _FRAME_S = 0.025
 _BANDS = 16
-_LEAST_POWER = 1e-10  # of full scale, -100 dB: what no microphone hears
+_LEAST_POWER = 1e-10  # of full scale, -100 dB: below what a microphone hears
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class BrightnessSource:
-    """Windows of another source with these cameras seen as series, each by its own specification."""
-
-    source: WindowSource
-    cameras: Mapping[str, ModalitySpec]
-
-    @property
-    def max_shift_s(self) -> float:
-        """As of the source."""
-        return self.source.max_shift_s
-
-    def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Values:
-        """Return new float32 (B, T, cells) of a camera, NaN where a frame is missing; else what the source has."""
-        camera = self.cameras.get(modality.name)
-        if camera is None:
-            return self.source.gather(modality, rows, shift_s=shift_s)
-        return brightness(self.source.gather(camera, rows, shift_s=shift_s))
-
-
-def as_samples(windows: Windows) -> Windows:
-    """Return the same windows with every camera as a series of the brightness of its picture's parts."""
-    cameras = {one.name: one for one in windows.spec.modalities if one.kind == "video"}
-    if not cameras:
-        return windows
-    modalities = tuple(_seen(one) if one.name in cameras else one for one in windows.spec.modalities)
-    return replace(
-        windows,
-        spec=msgspec.structs.replace(windows.spec, modalities=modalities),
-        source=BrightnessSource(source=windows.source, cameras=cameras),
-    )
-
-
-def brightness(frames: npt.NDArray[np.uint8]) -> Floats:
-    """Return the mean of each cell (B, T, cells x C) of frames (B, T, H, W, C), NaN where a frame is missing."""
-    values = bytes_of(frames)
-    down, across = (np.array_split(np.arange(side), min(_CELLS, side)) for side in values.shape[2:4])
-    cells = [values[:, :, rows][:, :, :, columns].mean(axis=(2, 3)) for rows, columns in product(down, across)]
-    found = np.concatenate(cells, axis=2, dtype=np.float32)  # each (B, T, C)
-    found[missing_frames(frames)] = np.nan
-    return found
-
-
-def band_levels(sound: Floats, rate_hz: float) -> npt.NDArray[Any]:
+def band_levels(sound: Floats, rate_hz: float) -> Floats:
     """Return the log power of bands (B, N, bands x C) of sound (B, T, C), by frame; missing samples count as 0."""
     length = min(sound.shape[1], max(2, round(_FRAME_S * rate_hz)))
     count = sound.shape[1] // length
@@ -266,9 +256,3 @@ def band_levels(sound: Floats, rate_hz: float) -> npt.NDArray[Any]:
     edges = np.unique(np.geomspace(1, power.shape[2], _BANDS + 1).round().astype(int))
     bands = [power[:, :, low:high].sum(axis=2) for low, high in pairwise(edges.tolist())]
     return np.asarray(np.log10(np.concatenate(bands, axis=2) + _LEAST_POWER))
-
-
-def _seen(camera: ModalitySpec) -> ModalitySpec:
-    down, across = (range(1, 1 + min(_CELLS, side)) for side in camera.shape[1:3])
-    channels = tuple(f"{name} {row}.{column}" for row, column in product(down, across) for name in camera.channels)
-    return ModalitySpec(name=camera.name, channels=channels, rate_hz=camera.rate_hz, samples=camera.samples)

@@ -77,10 +77,10 @@ def _sentence(text: str) -> str:
 
 
 def _answer(data: DataReport, probes: Sequence[ProbeFacts]) -> Iterator[str]:
-    grave = sum(warning.is_grave for warning in data.suspicions)
-    others = counted(len(data.suspicions) - grave, "other warning")
+    grave = sum(finding.level != "note" for finding in data.findings)
+    others = counted(len(data.findings) - grave, "other warning")
     wrong = f"{counted(grave, 'warning')} that would make scores or students wrong, {others}."
-    yield wrong if data.suspicions else "No problems were found."
+    yield wrong if data.findings else "No problems were found."
     single = [probe for probe in probes if probe.modality is not None]
     if len(single) > 1:
         best, together = max(single, key=lambda probe: probe.score), probes[0]
@@ -95,12 +95,12 @@ def _answer(data: DataReport, probes: Sequence[ProbeFacts]) -> Iterator[str]:
 def _findings(data: DataReport) -> Section:
     findings = [
         (
-            warning.kind.capitalize() + ("" if warning.is_grave else ", worth knowing"),
-            _sentence(warning.sentence),
-            _sentence(warning.advice),
-            warning.is_grave,
+            finding.kind.capitalize() + (", worth knowing" if finding.level == "note" else ""),
+            _sentence(finding.sentence),
+            _sentence(finding.advice),
+            finding.level != "note",
         )
-        for warning in data.suspicions
+        for finding in data.findings
     ]
     checks = (
         "Copies, groups under two names, gaps that reveal the class, dead, stuck and clipped channels, wrong labels, "

@@ -1,4 +1,4 @@
-"""The document of `mmkd-data report --json`: contents of a dataset, and warnings.
+"""The document of `mmkd-data report --json`: contents of a dataset, and findings.
 
 Fractions run from 0 to 1, values are in the unit of their channel, windows are counted from 0 inside their split.
 """
@@ -14,7 +14,8 @@ from mmkd_report.schema.reading import typed
 
 FORMAT_VERSION = 1
 
-SuspicionKind = Literal[
+FindingKind = Literal[
+    "rule",
     "copies",
     "leak",
     "labels",
@@ -24,23 +25,32 @@ SuspicionKind = Literal[
     "dead channel",
     "stuck channel",
     "clipped channel",
+    "glitch",
     "balance",
     "drift",
     "origin",
+    "unused file",
 ]
 
 
-class Suspicion(msgspec.Struct, frozen=True, kw_only=True):
-    """A warning: what was seen, with its figure, and what to do.
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that is or may be wrong with a dataset.
 
     Attributes:
-        is_grave: Whether it makes scores or students wrong; else it is worth knowing.
+        level: an `error` makes the check fail, a `problem` makes scores or students wrong, a `note` is worth knowing.
+        sentence: the evidence, with its figure.
+        advice: how to fix it.
     """
 
-    kind: SuspicionKind
-    is_grave: bool
+    kind: FindingKind
+    level: Literal["error", "problem", "note"]
     sentence: str
     advice: str
+
+    @property
+    def text(self) -> str:
+        """Evidence and fix in one line."""
+        return f"{self.sentence}; {self.advice}"
 
 
 class SplitFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,7 +182,7 @@ class DataReport(msgspec.Struct, frozen=True, kw_only=True):
     looked_at: int
     groups: int
     campaign: str | None
-    suspicions: tuple[Suspicion, ...]
+    findings: tuple[Finding, ...]
     not_judged: tuple[str, ...]
     splits: tuple[SplitFacts, ...]
     channels: tuple[ChannelFacts, ...]

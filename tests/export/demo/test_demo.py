@@ -132,7 +132,7 @@ def test_a_demo_that_would_tear_windows_apart_is_refused_before_anything_is_trai
         ("--seeds", "2"): "--seeds 2: expected 1 at most, since each judges on another fold and dataset 'bare' has no "
         f"groups, so that its own split is its only fold; to have more, {ask}",
         (): "dataset 'bare': the last 25 samples of train window 7 are the first of test window 2 in 'acc' (1 such in "
-        f"all); splits must not share samples: {ask} and put whole groups into one of the splits",
+        f"all); splits must not share samples; {ask} and put whole groups into one of the splits",
     }.items():
         with pytest.raises(MmkdError) as caught:
             run_demo(["--dataset", str(bare.path), "--out", str(tmp_path / "demo"), *options])

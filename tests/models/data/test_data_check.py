@@ -7,6 +7,7 @@ from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import open_dataset, shipped_dataset
 from mmkd_models.data.checking.check import check_dataset
+from mmkd_models.data.checking.describe import describe_dataset, headline
 
 
 def _refusal(path) -> str:
@@ -16,26 +17,20 @@ def _refusal(path) -> str:
     return str(error.value)
 
 
-def test_a_sound_dataset_gives_facts_and_no_warning(rig):
-    report = check_dataset(rig.path)
-    assert report.facts == (
-        "48 windows: train 24, valid 12, test 12",
-        "8 groups, none in two splits",
-        "3 classes, all in train; 0 unlabelled windows",
-        "vib: none of the values missing, 0 windows without any value",
-        "temp: none of the values missing, 0 windows without any value",
-    )
-    assert report.warnings == ()
-
-
-def test_the_shipped_dataset_is_sound():
-    report = check_dataset(shipped_dataset())
-    assert report.facts[:3] == (
-        "2229 windows: train 1421, valid 279, test 529",
-        "10 groups, none in two splits",
-        "5 folds of whole groups",
-    )
-    assert report.warnings == ()
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        (None, "rig: 48 windows, 3 classes, 8 groups"),
+        (
+            shipped_dataset(),
+            "watch_exercises: 2229 windows, 7 classes, 10 groups, 5 folds",
+        ),
+    ],
+    ids=["rig", "shipped"],
+)
+def test_a_sound_dataset_has_no_findings(rig, path, line):
+    report = check_dataset(path or rig.path)
+    assert (headline(report.windows), report.findings) == (line, ())
 
 
 def test_missing_and_invalid_values_are_counted(rig, edit, splits):
@@ -45,17 +40,20 @@ def test_missing_and_invalid_values_are_counted(rig, edit, splits):
     temp[2, 0] = 500.0
     np.save(rig.path / "train" / "temp.npy", temp)
     edit(lambda document: document["modalities"][1].update(range=[-40, 85]))
-    expected = "temp: 3.33 % of the values missing, 1 window without any value, 1 value outside the range"
-    assert check_dataset(rig.path).facts[-1] == expected  # (5 + 2 + 1) of 48 * 5
+    facts = describe_dataset(open_dataset(rig.path)).modalities[1]
+    assert facts.missing == {"train": pytest.approx(8 / 120), "valid": 0.0, "test": 0.0}  # 5 + 2 + 1 of 24 * 5
+    assert facts.absent == {"train": pytest.approx(1 / 24), "valid": 0.0, "test": 0.0}
+    assert facts.high[0] < 85
 
 
 def test_without_groups_the_check_says_what_is_assumed(write, splits):
     for arrays in splits.values():
         del arrays["groups"]
-    facts = check_dataset(write(splits).path).facts
-    assert facts[1] == (
+    (note,) = check_dataset(write(splits).path).findings
+    assert (note.kind, note.level) == ("leak", "note")
+    assert note.text == (
         "no groups: scores are of windows of the dataset's own test split, which may share people and machines with "
-        "training; with groups they cannot"
+        "training; write groups.npy (the person, machine or session of each window)"
     )
 
 
@@ -65,8 +63,8 @@ def test_infinite_values(rig, splits):
     vib[9, 5, 0] = -np.inf
     np.save(rig.path / "valid" / "vib.npy", vib)
     assert _refusal(rig.path) == (
-        f"dataset {rig.path}: valid/vib.npy: 3 infinite values in 2 windows, the first in window 3;"
-        " expected numbers or NaN for missing: store NaN"
+        f"dataset {rig.path}: valid/vib.npy: 3 infinite values in 2 windows of valid, the first in window 3;"
+        " store NaN, missing"
     )
 
 
@@ -75,8 +73,8 @@ def test_infinite_values_in_recordings(line):
     vib[0, 0] = np.inf
     np.save(line.path / "recordings" / "vib.npy", vib)
     assert _refusal(line.path) == (
-        f"dataset {line.path}: recordings/vib.npy: in windows of train: 1 infinite value in 1 window, the first in"
-        " window 0; expected numbers or NaN for missing: store NaN"
+        f"dataset {line.path}: recordings/vib.npy: 1 infinite value in 1 window of train, the first in window 0;"
+        " store NaN, missing"
     )
 
 
@@ -85,7 +83,7 @@ def test_a_class_that_train_does_not_have(rig, splits):
     labels[labels == 1] = 0
     np.save(rig.path / "train" / "labels.npy", labels)
     assert _refusal(rig.path) == (
-        f"dataset {rig.path}: class 'ok' (1) has no window in train; move a group that has it, or remove the class"
+        f"dataset {rig.path}: class 'ok' (1) has no window in train; move a group that has it, or remove it"
     )
 
 
@@ -96,7 +94,8 @@ def test_a_window_copied_into_another_split(rig, splits):
         np.save(rig.path / "test" / f"{name}.npy", array)
     assert _refusal(rig.path) == (
         f"dataset {rig.path}: train window 17 and test window 4 are the same window (1 in all);"
-        " splits must not share windows: remove the copies or give both one group"
+        " splits must not share windows; remove the copies (split.drop_copies = true in a recipe), or give both one"
+        " group"
     )
 
 
@@ -114,16 +113,14 @@ def test_a_modality_without_any_value_in_train(rig):
     np.save(rig.path / "train" / "temp.npy", np.full((24, 5, 1), np.nan, dtype=np.float32))
     assert _refusal(rig.path) == (
         f"dataset {rig.path}: modality 'temp' has no valid value in train; correct its values or its range,"
-        " or leave it out"
+        " or remove it"
     )
 
 
 def test_two_folds_are_too_few(rig):
     for split, groups in (("train", range(4)), ("valid", range(4, 6)), ("test", range(6, 8))):
         np.save(rig.path / split / "folds.npy", np.repeat(np.array(groups) % 2, 6))
-    assert _refusal(rig.path) == (
-        f"dataset {rig.path}: folds: expected 3 or more, got 2; deal the groups into more, or leave them out"
-    )
+    assert _refusal(rig.path) == (f"dataset {rig.path}: folds: expected 3 or more, got 2; deal the groups into more")
 
 
 def test_what_may_spoil_training_is_a_warning(write, splits):
@@ -134,16 +131,27 @@ def test_what_may_spoil_training_is_a_warning(write, splits):
     rig = write(splits)
     np.save(rig.path / "train" / "sound.npy", np.zeros(3))
     median = np.median(np.concatenate([splits[name]["vib"][..., 1] for name in ("train", "valid", "test")]))
-    warnings = check_dataset(rig.path).warnings
-    assert warnings[:3] == (
-        "train/sound.npy: this file is not used; describe it in dataset.json or remove it",
-        "valid has no window of worn: its scores say nothing about them",
+    findings = check_dataset(rig.path).findings
+    advice = "set its 'range' if that is a glitch"
+    usual = findings[3].sentence.split("within ")[1].split(" of")[0]
+    assert [(finding.level, finding.kind, finding.text) for finding in findings] == [
+        ("problem", "balance", "valid has no window of worn; move groups, or label more"),
         (
-            "vib: channel y reaches 81288, but 99.9 % of its values are within"
-            f" {warnings[2].split('within ')[1].split(' of')[0]} of {median:g}: set its 'range' if that is a glitch"
+            "problem",
+            "dead channel",
+            "channel temp t is 21.5 in every window; leave the channel out, or check its cable",
         ),
-    )
-    assert warnings[3:] == ("temp: channel t is always 21.5: it carries no information",)
+        (
+            "note",
+            "unused file",
+            "train/sound.npy: this file is not used; describe it in dataset.json or remove it",
+        ),
+        (
+            "note",
+            "glitch",
+            f"channel vib y reaches 81288, but 99.9 % of its values are within {usual} of {median:g}; {advice}",
+        ),
+    ]
 
 
 def test_a_range_silences_the_glitch_and_counts_it(rig, edit, splits):
@@ -151,11 +159,9 @@ def test_a_range_silences_the_glitch_and_counts_it(rig, edit, splits):
     vib[3, 3, 1] = 81288.0
     np.save(rig.path / "train" / "vib.npy", vib)
     edit(lambda document: document["modalities"][0].update(range=[-50, 50]))
-    report = check_dataset(rig.path)
-    assert report.warnings == ()
-    assert (
-        report.facts[3] == "vib: 0.03 % of the values missing, 0 windows without any value, 1 value outside the range"
-    )
+    assert check_dataset(rig.path).findings == ()
+    missing = describe_dataset(open_dataset(rig.path)).modalities[0].missing
+    assert missing["train"] == pytest.approx(1 / (24 * 20 * 3))
 
 
 def test_all_problems_of_the_windows_come_together(rig, splits):
@@ -168,11 +174,8 @@ def test_all_problems_of_the_windows_come_together(rig, splits):
     assert _refusal(rig.path) == "\n  - ".join(
         [
             f"dataset {rig.path}: 2 problems",
-            "class 'worn' (2) has no window in train; move a group that has it, or remove the class",
-            (
-                "train/temp.npy: 1 infinite value in 1 window, the first in window 0;"
-                " expected numbers or NaN for missing: store NaN"
-            ),
+            "class 'worn' (2) has no window in train; move a group that has it, or remove it",
+            "train/temp.npy: 1 infinite value in 1 window of train, the first in window 0; store NaN, missing",
         ]
     )
 

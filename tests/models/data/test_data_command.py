@@ -1,33 +1,37 @@
-"""`mmkd-data` as a user meets it: real processes, their output and exit codes."""
+"""`mmkd-data` as a user meets it: its output and exit codes."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from mmkd_edge.bundle.reference import read_reference
+from mmkd_models.commands.data import main
 from mmkd_models.data import open_dataset, shipped_dataset
 
 _RUN = "from mmkd_models.commands.data import main; main()"
 
 
-def _run(*arguments: object, code: str = _RUN, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "COLUMNS": "80"}
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=environment,
-        cwd=cwd,
-        check=False,
-    )
+def process(*arguments: object, code: str = _RUN) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def run(ran, monkeypatch):
+    """Runs `mmkd-data` in this process, on a terminal of 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run(*arguments: object) -> SimpleNamespace:
+        code, out, err = ran(main, "mmkd-data", *arguments)
+        return SimpleNamespace(returncode=code, stdout=out, stderr=err)
+
+    return run
 
 
 @pytest.fixture
@@ -53,9 +57,9 @@ def press(tmp_path):
     return file
 
 
-def test_import_tells_what_it_changed_what_it_wrote_and_what_is_next(press, tmp_path):
+def test_import_tells_what_it_changed_what_it_wrote_and_what_is_next(run, press, tmp_path):
     out = tmp_path / "press"
-    done = _run("import", press, "-o", out, "--per-group", "temp", "--name", "line 3", "--licence", "CC0")
+    done = run("import", press, "-o", out, "--per-group", "temp", "--name", "line 3", "--licence", "CC0")
     assert done.stdout.splitlines() == [
         "line 3: 12 windows (train 4, valid 4, test 4)",
         "temp: infinite values that became missing (NaN): 1",
@@ -67,20 +71,20 @@ def test_import_tells_what_it_changed_what_it_wrote_and_what_is_next(press, tmp_
     assert (spec.name, spec.licence, spec.modality("temp").normalise) == ("line 3", "CC0", "per_group")
 
 
-def test_import_keeps_metadata_and_says_where_the_data_comes_from(press, tmp_path):
+def test_import_keeps_metadata_and_says_where_the_data_comes_from(run, press, tmp_path):
     arrays = dict(np.load(press))
     np.savez(press, **arrays, machine=np.arange(12))
-    done = _run("import", press, "-o", tmp_path / "press", "--metadata", "machine", "--source", "hall 3")
+    done = run("import", press, "-o", tmp_path / "press", "--metadata", "machine", "--source", "hall 3")
     assert done.returncode == 0, done.stderr
     dataset = open_dataset(tmp_path / "press")
     assert dataset.spec.source == "hall 3"
     assert dataset.split("train").metadata["machine"].tolist() == [0, 1, 2, 3]
 
 
-def test_import_of_a_bad_file_writes_nothing_and_exits_with_2(tmp_path):
+def test_import_of_a_bad_file_writes_nothing_and_exits_with_2(run, tmp_path):
     file = tmp_path / "table.csv"
     file.write_text("a,b\n")
-    done = _run("import", file, "-o", tmp_path / "out")
+    done = run("import", file, "-o", tmp_path / "out")
     assert done.returncode == 2
     assert done.stdout == ""
     expected = f"mmkd-data: {file}: expected an interchange file (.npz), got another format; write it with numpy.savez"
@@ -88,52 +92,51 @@ def test_import_of_a_bad_file_writes_nothing_and_exits_with_2(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_check_prints_facts_and_the_next_command(rig):
-    done = _run("check", rig.path)
+def test_check_prints_facts_and_the_next_command(run, rig):
+    done = run("check", rig.path)
     assert done.returncode == 0
-    lines = done.stdout.splitlines()
-    assert lines[0] == "48 windows: train 24, valid 12, test 12"
-    assert lines[-1] == f"{rig.path} is sound; next: mmkd-train teacher {rig.path} -o teacher.ckpt"
+    assert done.stdout.splitlines() == [
+        "rig: 48 windows, 3 classes, 8 groups",
+        "no problems found",
+        f"{rig.path} keeps every rule; next: mmkd-train teacher {rig.path} -o teacher.ckpt",
+    ]
 
 
-def test_check_prints_warnings(rig, edit):
+def test_check_prints_findings(run, rig):
     np.save(rig.path / "train" / "sound.npy", np.zeros(3))
-    assert (
-        "warning: train/sound.npy: this file is not used; describe it in dataset.json or remove it"
-        in _run("check", rig.path).stdout.splitlines()
-    )
+    text = "note: unused file: train/sound.npy: this file is not used; describe it in dataset.json or remove it"
+    assert run("check", rig.path).stdout.splitlines()[1] == text
 
 
-def test_check_as_json_is_one_document_whether_sound_or_not(rig):
-    done = _run("check", rig.path, "--json")
+def test_check_as_json_is_one_document_whether_sound_or_not(run, rig):
+    done = run("check", rig.path, "--json")
     document = json.loads(done.stdout)
-    assert (done.returncode, document["ok"], document["warnings"]) == (0, True, [])
-    assert document["facts"][0] == "48 windows: train 24, valid 12, test 12"
+    assert (done.returncode, document) == (0, {"dataset": str(rig.path), "ok": True, "findings": []})
     (rig.path / "train" / "vib.npy").unlink()
-    done = _run("check", rig.path, "--json")
+    done = run("check", rig.path, "--json")
     problem = f"dataset {rig.path}: train/vib.npy: the file is missing; write it or take it out of dataset.json"
     assert json.loads(done.stdout) == {"dataset": str(rig.path), "ok": False, "error": problem}
     assert (done.returncode, done.stderr.splitlines()[-1]) == (2, f"mmkd-data: {problem}")
 
 
-def test_a_directory_that_is_no_dataset_is_one_line_and_debug_shows_where(tmp_path):
+def test_a_directory_that_is_no_dataset_is_one_line_and_debug_shows_where(run, tmp_path):
     expected = (
         f"mmkd-data: {tmp_path}: expected a dataset directory, got one without dataset.json;"
         " make one with mmkd-data import or write_dataset"
     )
-    done = _run("describe", tmp_path)
+    done = run("describe", tmp_path)
     assert (done.returncode, done.stderr.splitlines()) == (2, [f"reading {tmp_path}", expected])
-    debugged = _run("describe", tmp_path, "--debug")
+    debugged = run("describe", tmp_path, "--debug")
     assert debugged.returncode == 2
     assert "Traceback (most recent call last):" in debugged.stderr
     assert debugged.stderr.endswith(expected + "\n")
 
 
-def test_describe_shows_modalities_windows_and_missing_values(splits, write):
+def test_describe_shows_modalities_windows_and_missing_values(run, splits, write):
     splits["train"]["temp"][0] = np.nan  # 1 of 24 windows
     splits["train"]["labels"][3] = -1
     rig = write(splits, source="our rig", licence="internal")
-    lines = [line.rstrip() for line in _run("describe", rig.path).stdout.splitlines()]
+    lines = [line.rstrip() for line in run("describe", rig.path).stdout.splitlines()]
     assert lines == [
         "rig: 48 windows, 3 classes, 8 groups",
         lines[1],
@@ -161,8 +164,8 @@ def test_describe_shows_modalities_windows_and_missing_values(splits, write):
     assert lines[3].split()[-1] == "none"
 
 
-def test_describe_as_json_holds_the_same_facts(line):
-    done = _run("describe", line.path, "--json")
+def test_describe_as_json_holds_the_same_facts(run, line):
+    done = run("describe", line.path, "--json")
     document = json.loads(done.stdout)
     assert document["sha256"] == line.sha256
     assert document["splits"]["valid"] == {
@@ -170,25 +173,26 @@ def test_describe_as_json_holds_the_same_facts(line):
         "groups": 2,
         "unlabelled": 0,
         "classes": {"idle": 18, "ok": 20, "worn": 22},
+        "target": {},
     }
     assert document["folds"] == {"0": 60, "1": 60, "2": 60, "3": 60}
     assert document["recordings"] == {"count": 24, "total_s": pytest.approx(26.4, abs=1e-6), "hop_s": 0.1}
-    assert document["modalities"][0]["missing_share"] == {"train": 0.0, "valid": 0.0, "test": 0.0}
+    assert document["modalities"][0]["missing"] == {"train": 0.0, "valid": 0.0, "test": 0.0}
 
 
-def test_describe_of_the_shipped_set_fits_a_narrow_terminal():
-    done = _run("describe", shipped_dataset())
+def test_describe_of_the_shipped_set_fits_a_narrow_terminal(run):
+    done = run("describe", shipped_dataset())
     assert done.returncode == 0
     table = done.stdout.splitlines()[:18]
     assert max(len(line.rstrip()) for line in table) <= 80
     assert "windows are cut from 140 recordings, 81.4 min, one every 2 s" in done.stdout
 
 
-def test_reference_writes_the_file_that_a_device_reads(splits, write, tmp_path, edit):
+def test_reference_writes_the_file_that_a_device_reads(run, splits, write, tmp_path, edit):
     rig = write(splits)
     edit(lambda document: document["modalities"][1].update(normalise="per_group"))
     out = tmp_path / "temp.json"
-    done = _run("reference", rig.path, "--modality", "temp", "--group", 5, "--windows", 4, "-o", out)
+    done = run("reference", rig.path, "--modality", "temp", "--group", 5, "--windows", 4, "-o", out)
     values = splits["valid"]["temp"][6:10].astype(np.float64)
     assert done.stdout.splitlines() == [
         f"t: mean {values.mean():g}, standard deviation {values.std():g} degC",
@@ -200,46 +204,46 @@ def test_reference_writes_the_file_that_a_device_reads(splits, write, tmp_path, 
     np.testing.assert_allclose(reference.mean, [values.mean()], rtol=1e-12)
 
 
-def test_reference_takes_the_first_windows_that_cover_a_time(splits, write, tmp_path, edit):
+def test_reference_takes_the_first_windows_that_cover_a_time(run, splits, write, tmp_path, edit):
     rig = write(splits)
     edit(lambda document: document["modalities"][1].update(normalise="per_group"))
     temp = rig.spec.modalities[1]
     seconds = 2.5 * temp.samples / temp.rate_hz
-    done = _run("reference", rig.path, "--modality", "temp", "--group", 5, "--seconds", seconds, "-o", tmp_path / "r")
+    done = run("reference", rig.path, "--modality", "temp", "--group", 5, "--seconds", seconds, "-o", tmp_path / "r")
     assert done.stdout.splitlines()[1] == "measured on 3 of the 6 windows of group 5"
 
 
-def test_reference_into_a_directory_is_refused(rig, tmp_path):
-    done = _run("reference", rig.path, "--modality", "temp", "-o", tmp_path)
+def test_reference_into_a_directory_is_refused(run, rig, tmp_path):
+    done = run("reference", rig.path, "--modality", "temp", "-o", tmp_path)
     assert (done.returncode, done.stderr) == (
         2,
         f"mmkd-data: {tmp_path}: expected the name of a file, got a directory; name a file in it\n",
     )
 
 
-def test_list_shows_where_the_shipped_sets_are():
-    lines = _run("list").stdout.splitlines()
+def test_list_shows_where_the_shipped_sets_are(run):
+    lines = run("list").stdout.splitlines()
     assert lines == [
         f"grid_words  {shipped_dataset('grid_words')}",
         f"watch_exercises  {shipped_dataset()}",
         f"next: mmkd-data describe {shipped_dataset()}",
     ]
-    assert json.loads(_run("list", "--json").stdout) == {
+    assert json.loads(run("list", "--json").stdout) == {
         "grid_words": str(shipped_dataset("grid_words")),
         "watch_exercises": str(shipped_dataset()),
     }
 
 
-def test_a_wrong_option_is_usage_and_help_names_every_command():
-    assert _run("check").returncode == 2
-    assert _run("check", "--colour").returncode == 2
-    text = _run("--help").stdout
+def test_a_wrong_option_is_usage_and_help_names_every_command(run):
+    assert run("check").returncode == 2
+    assert run("check", "--colour").returncode == 2
+    text = run("--help").stdout
     assert [name for name in ("import", "check", "describe", "reference", "list") if name not in text] == []
 
 
 def test_without_typer_or_rich_the_command_says_what_to_install():
     blocked = "import sys; sys.modules['typer'] = sys.modules['rich'] = None\n" + _RUN
-    done = _run("list", code=blocked)
+    done = process("list", code=blocked)
     expected = (
         "mmkd-data: mmkd-data needs typer and rich, which this Python lacks; run: pip install 'mmkd-edge[train]'\n"
     )
@@ -253,5 +257,5 @@ def test_reading_data_needs_neither_torch_nor_typer(tmp_path):
         "from mmkd_models.data import open_dataset, shipped_dataset\n"
         "print(len(open_dataset(shipped_dataset()).everything()))"
     )
-    done = _run(code=blocked)
+    done = process(code=blocked)
     assert (done.stdout, done.stderr) == ("2229\n", "")

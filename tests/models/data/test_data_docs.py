@@ -30,7 +30,7 @@ def test_the_examples_run_and_give_what_they_say(tmp_path, monkeypatch):
         names: dict[str, object] = {}
         exec(compile(source, str(_PAGE), "exec"), names)
     assert open_dataset(tmp_path / "press").spec.splits == {"train": 90, "valid": 30, "test": 30}
-    assert check_dataset(tmp_path / "press").warnings == ()
+    assert check_dataset(tmp_path / "press").findings == ()
     batch = names["batch"]
     assert isinstance(batch, dict)
     assert {name: (array.shape, array.dtype) for name, array in batch.items()} == {

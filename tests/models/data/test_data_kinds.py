@@ -13,7 +13,7 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_models.commands.data import run_data
 from mmkd_models.data import Recording, check_dataset, open_dataset, write_dataset, write_recordings
 from mmkd_models.data.checking.describe import describe_dataset
-from mmkd_models.data.checking.related import overlaps_of
+from mmkd_models.data.checking.related import find_overlaps
 from mmkd_models.data.importing.interchange import import_interchange
 
 VOICE = ModalitySpec(name="voice", kind="audio", channels=("mono",), rate_hz=800.0, samples=32)
@@ -158,33 +158,22 @@ def frames_of(given):
     return given[0].samples["lips"][:8]
 
 
-def test_the_check_counts_frames_and_names_clipped_sound(tmp_path, talk):
-    talk["valid"]["voice"][1, 4:6] = 32767
+def test_the_check_names_clipped_sound_and_windows_without_frames(tmp_path, talk):
+    for number in range(5):
+        talk["train"]["voice"][number, 4:8] = 32767
     written(tmp_path / "talk", missing_frames(talk))
-    report = check_dataset(tmp_path / "talk")
-    assert (
-        report.facts[3:]
-        == (
-            "2 classes, all in train; 0 unlabelled windows",
-            "voice: none of the values missing, 0 windows without any value",
-            "lips: 8.93 % of the frames missing, 1 window without any frame",
-        )
-        or report.facts[-1] == "lips: 8.93 % of the frames missing, 1 window without any frame"
-    )
-    assert report.warnings == (
-        "voice: 1 window of 14 with clipped sound, two samples or more in a row at full scale: record with less gain",
-        (
-            "lips: no value in 1 window of 14 (7.1%), in group 10: a student of this sensor can only guess there; "
-            "leave them out (cover = 'all' in a recipe)"
-        ),
-    )
+    sentences = [finding.sentence for finding in check_dataset(tmp_path / "talk").findings]
+    assert sentences == [
+        "channel voice mono stays at its lowest or highest value in 4.5% of the samples, in 5 windows",
+        "lips: no value in 1 window of 14 (7.1%), in group 10",
+    ]
 
 
 def test_describe_says_kind_and_size(tmp_path, talk, capsys):
     dataset = written(tmp_path / "talk", missing_frames(talk))
     lips = describe_dataset(dataset).modalities[1]
-    assert lips.missing_share == {"train": pytest.approx(2 / 48), "valid": 0.0, "test": pytest.approx(0.25)}
-    assert (lips.dead_share["test"], lips.low, lips.high) == (0.25, (0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
+    assert lips.missing == {"train": pytest.approx(2 / 48), "valid": 0.0, "test": pytest.approx(0.25)}
+    assert (lips.absent["test"], len(lips.low)) == (0.25, 3 * 9)  # the brightness of nine parts
     with pytest.raises(SystemExit):
         run_data(["describe", str(tmp_path / "talk")])
     shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
@@ -197,7 +186,7 @@ def test_windows_of_two_splits_that_share_frames_are_refused(tmp_path, talk):
     talk["test"]["lips"][1, :6] = talk["train"]["lips"][2, 2:]
     assert refusal(tmp_path / "talk", talk, modalities=[LIPS]) == (
         f"dataset {tmp_path}/talk: the last 6 samples of train window 2 are the first of test window 1 in 'lips' "
-        "(1 such in all); splits must not share samples: write groups.npy (the person, machine or session of each"
+        "(1 such in all); splits must not share samples; write groups.npy (the person, machine or session of each"
         " window) and put whole groups into one of the splits"
     )
 
@@ -207,7 +196,7 @@ def test_still_frames_are_no_overlap(tmp_path, talk):
         del arrays["voice"]
         arrays["lips"][:, :4] = 7
     dataset = written(tmp_path / "talk", talk, modalities=[LIPS])
-    assert len(overlaps_of(dataset.everything()).first) == 0
+    assert len(find_overlaps(dataset.everything()).first) == 0
 
 
 def test_the_same_window_in_two_splits_is_refused_whatever_lies_in_its_missing_frames(tmp_path, talk):

@@ -44,11 +44,7 @@ def test_metadata_times_and_episodes_come_back_with_their_windows(facts, write):
 
 def test_check_and_describe_tell_of_them(facts, write):
     dataset = write(facts)
-    assert check_dataset(dataset.path).facts[2:4] == (
-        "metadata: machine (2 values), load (48 values), order (48 values)",
-        "times: 2026-11-03T06:40:00Z to 2026-11-03T06:47:50Z",
-    )
-    assert check_dataset(dataset.path).warnings == ()
+    assert check_dataset(dataset.path).findings == ()
     found = describe_dataset(dataset)
     assert (found.metadata, found.episodes) == ({"machine": 2, "load": 48, "order": 48}, 8)
     assert found.times == "2026-11-03T06:40:00Z to 2026-11-03T06:47:50Z"
@@ -78,12 +74,12 @@ def test_every_fault_of_metadata_is_named(facts, write):
     assert str(error.value).splitlines()[1:] == [
         "  - valid/metadata.npz:machine: expected shape (N,)=(12,), got (11,); correct the array or dataset.json",
         "  - test/times.npy: expected UTC seconds, got nan in row 0; leave times out, or give all",
+        "  - train/episodes.npy: missing while another split has episodes.npy; write it for all splits or none",
         (
             "  - test/metadata.npz: expected the metadata of train, machine, load, order, got machine, load;"
             " write the same for all splits"
         ),
         "  - metadata 'load': expected one kind in all splits, text or numbers, got several; convert it",
-        "  - train/episodes.npy: missing while another split has episodes.npy; write it for all splits or none",
     ]
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_models.data import Dataset, Recording, check_dataset, fold_indices, label_subset, write_dataset
-from mmkd_models.data.checking.related import overlaps_of, refuse_shared_samples
+from mmkd_models.data.checking.related import find_overlaps, refuse_shared_samples
 from mmkd_models.data.folds import check_seeds, fold_count, part_of_windows
 from mmkd_models.data.for_devices import measure_reference
 from mmkd_models.data.labels import block_length
@@ -100,7 +100,7 @@ def test_windows_cut_with_overlap_are_found_by_their_samples(
 ) -> None:
     parts = {split: cut(9, hop=hop, seed=seed) for seed, split in enumerate(("train", "valid", "test"))}
     with caplog.at_level(logging.WARNING):
-        found = overlaps_of(write(parts).everything())
+        found = find_overlaps(write(parts).everything())
     assert sorted(set(found.shift.tolist())) == shifts
     assert (found.second - found.first == found.shift // hop).all()
     assert len(found.first) == 3 * sum(9 - shift // hop for shift in shifts)
@@ -123,7 +123,7 @@ def test_overlap_across_splits_is_a_leak(write: Callable[..., Dataset], tmp_path
     leaks = [(a, b) for a, b in pairs if place[a].split()[0] != place[b].split()[0]]
     assert found == (
         f"dataset {tmp_path / 'rig'}: the last 10 samples of {place[leaks[0][0]]} are the first of "
-        f"{place[leaks[0][1]]} in 'vib' ({len(leaks)} such in all); splits must not share samples: write "
+        f"{place[leaks[0][1]]} in 'vib' ({len(leaks)} such in all); splits must not share samples; write "
         "groups.npy (the person, machine or session of each window) and put whole groups into one of the splits"
     )
 
@@ -134,7 +134,7 @@ def test_an_existing_leak_is_found_by_the_check_and_before_a_comparison(rig: Dat
     np.save(rig.path / "test" / "vib.npy", vib)
     said = (
         "the last 10 samples of train window 5 are the first of test window 3 in 'vib' (1 such in all); "
-        "splits must not share samples: write groups.npy (the person, machine or session of each window) and put "
+        "splits must not share samples; write groups.npy (the person, machine or session of each window) and put "
         "whole groups into one of the splits"
     )
     assert message_of(lambda: check_dataset(rig.path), DatasetError) == f"dataset {rig.path}: {said}"
@@ -152,7 +152,7 @@ def test_groups_that_share_samples_are_told_of_and_never_dealt_apart(
         "(1 such in all); give such windows one group"
     )
     assert [record.message for record in caplog.records] == [f"dataset {rig.path}: {said}"]
-    assert check_dataset(rig.path).warnings == (said,)
+    assert [finding.text for finding in check_dataset(rig.path).findings] == [said]
     assert message_of(lambda: refuse_shared_samples(rig.everything()), DatasetError) == f"dataset 'rig': {said}"
 
 
@@ -163,12 +163,11 @@ def test_related_windows_without_groups_are_asked_for_them(
     with caplog.at_level(logging.WARNING):
         rig = write(parts)
     said = (
-        "no groups, but 100% of the windows share samples with others: they were recorded together; write groups.npy "
-        "(the person, machine or session of each window); without groups scores may be of people and machines "
-        "that trained"
+        "no groups, but 100% of the windows share samples with others, so that scores may be of people and machines "
+        "that trained; write groups.npy (the person, machine or session of each window)"
     )
     assert [record.message for record in caplog.records] == [f"dataset {rig.path}: {said}"]
-    assert said in check_dataset(rig.path).warnings
+    assert said in [finding.text for finding in check_dataset(rig.path).findings]
     refuse_shared_samples(rig.everything())  # no split and no fold tears them apart
 
 
@@ -195,7 +194,7 @@ def test_equal_slopes_and_silence_are_no_overlap(write: Callable[..., Dataset]) 
             "labels": np.arange(9) % 3,
         }
     parts["train"]["vib"][:, :, 0] += np.arange(9)[:, None]  # no window is a copy of another
-    assert len(overlaps_of(write(parts).everything()).first) == 0
+    assert len(find_overlaps(write(parts).everything()).first) == 0
 
 
 def test_groups_may_be_names_in_any_script(splits: dict[str, Any], write: Callable[..., Dataset]) -> None:
@@ -220,8 +219,7 @@ def test_names_and_numbers_do_not_mix_and_none_is_empty(
     names = [f"m{group}" for group in splits["test"]["groups"]]
     mixed = {**splits, "test": {**splits["test"], "groups": names}}
     assert message_of(lambda: write(mixed), DatasetError) == (
-        f"dataset {tmp_path / 'rig'}: groups: expected numbers in all splits or names in all, got both; "
-        "write names in all"
+        f"dataset {tmp_path / 'rig'}: groups: expected one kind in all splits, text or numbers, got several; convert it"
     )
     empty = {
         split: {**arrays, "groups": [f"{NAMES[group]}" for group in arrays["groups"]]}

@@ -172,7 +172,7 @@ def test_the_shipped_words_are_whole():
 def test_a_shipped_dataset_is_opened_by_its_name_unless_a_directory_has_it(tmp_path, monkeypatch, write, splits):
     monkeypatch.chdir(tmp_path)
     assert open_dataset("grid_words").path == shipped_dataset("grid_words")
-    assert check_dataset("grid_words").warnings == ()
+    assert check_dataset("grid_words").findings == ()
     write(splits).path.rename(tmp_path / "grid_words")
     assert open_dataset("grid_words").spec.name == "rig"
     with pytest.raises(DatasetError) as error:
@@ -184,8 +184,7 @@ def test_an_unknown_shipped_dataset_and_split_name_what_there_is(rig):
     with pytest.raises(UsageError) as error:
         shipped_dataset("nothing")
     assert (
-        _message(error)
-        == "shipped dataset 'nothing': there is none of that name; choose one of grid_words, watch_exercises"
+        _message(error) == "shipped dataset 'nothing': the name is unknown; choose one of grid_words, watch_exercises"
     )
     with pytest.raises(UsageError) as error:
         rig.split("dev")

@@ -74,9 +74,7 @@ def test_an_existing_path_is_never_replaced(rig, write, splits):
     before = rig.sha256
     with pytest.raises(UsageError) as error:
         write(splits)
-    assert str(error.value) == (
-        f"{rig.path}: expected a path where nothing is yet, got one that exists; remove it or choose another"
-    )
+    assert str(error.value) == (f"{rig.path}: already exists; remove it or choose another path")
     assert open_dataset(rig.path).sha256 == before
 
 
@@ -98,8 +96,8 @@ def test_the_windows_are_checked_before_anything_is_written(write, splits, tmp_p
     with pytest.raises(DatasetError) as error:
         write(splits)
     assert str(error.value) == (
-        f"dataset {tmp_path / 'rig'}: train/vib.npy: 1 infinite value in 1 window, the first in window 0;"
-        " expected numbers or NaN for missing: store NaN"
+        f"dataset {tmp_path / 'rig'}: train/vib.npy: 1 infinite value in 1 window of train, the first in window 0;"
+        " store NaN, missing"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -115,8 +113,8 @@ def test_wrong_names_and_kinds_of_arrays_come_together(write, splits, tmp_path):
             f"dataset {tmp_path / 'rig'}: 3 problems",
             "splits['train']: array 'temp' is missing; give one per modality and labels",
             (
-                "splits['valid']: 'sound' is no modality and none of labels, groups, folds, times, episodes, metadata;"
-                " describe it in 'modalities' or leave it out"
+                "splits['valid']: 'sound' is no modality and not one of labels, groups, folds, times, episodes,"
+                " metadata; describe it in 'modalities' or leave it out"
             ),
             "splits['test']['labels']: expected numbers that fit int64, got <U4; convert it",
         ]

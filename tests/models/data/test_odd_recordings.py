@@ -11,9 +11,8 @@ import pytest
 
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, check_dataset, write_dataset
-from mmkd_models.data.checking.odd_recordings import odd_warnings
+from mmkd_models.data.checking.odd_recordings import unit_findings
 from mmkd_models.data.checking.scan import scan_windows
-from mmkd_models.data_report.suspicions import of_recordings
 
 SPLITS = {"train": range(6), "valid": range(6, 8), "test": range(8, 10)}
 ADVICE = "check the unit and the gain; convert the values, or leave the recording out"
@@ -45,8 +44,7 @@ def plant(path: Path, change: Change, *, groups: bool = True, episode_names: tup
 
 
 def warnings_of(dataset: Dataset) -> list[str]:
-    windows = dataset.everything()
-    return list(odd_warnings(windows, scan_windows(windows)))
+    return [finding.sentence for finding in unit_findings(scan_windows(dataset.everything()))]
 
 
 def in_mg(number: int, windows: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -57,7 +55,7 @@ def test_a_recording_in_another_unit_is_named_at_import_by_the_check_and_in_the_
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        dataset = plant(tmp_path / "plant", in_mg, episode_names=tuple(f"machine M{number}" for number in range(10)))
+        plant(tmp_path / "plant", in_mg, episode_names=tuple(f"machine M{number}" for number in range(10)))
     told = (
         "acc: the level of channel ax is 9,798 in {} and 9.797 in the other recordings, 1,000 times as large "
         "(2 of 2 channels differ so)"
@@ -65,11 +63,10 @@ def test_a_recording_in_another_unit_is_named_at_import_by_the_check_and_in_the_
     (logged,) = [record.getMessage() for record in caplog.records]
     assert logged == f"dataset {tmp_path / 'plant'}: {told.format('machine M3')}; {ADVICE}"
     in_dataset = told.format("episode 3 (group 3)")
-    assert check_dataset(tmp_path / "plant").warnings == (f"{in_dataset}; {ADVICE}",)
-    windows = dataset.everything()
-    (suspicion,) = of_recordings(windows, scan_windows(windows))
-    assert (suspicion.kind, suspicion.is_grave) == ("unit", True)
-    assert (suspicion.sentence, suspicion.advice) == (in_dataset, ADVICE)
+    findings = check_dataset(tmp_path / "plant").findings
+    assert [(one.kind, one.level, one.text) for one in findings if one.kind == "unit"] == [
+        ("unit", "problem", f"{in_dataset}; {ADVICE}")
+    ]
 
 
 def test_a_gain_of_one_channel_is_named_by_its_group(tmp_path: Path) -> None:
@@ -90,7 +87,7 @@ def test_a_spread_that_grows_around_the_same_level_is_named(tmp_path: Path) -> N
         return np.asarray(middle + (windows - middle) * (12 if number == 5 else 0.05))
 
     (warning,) = warnings_of(plant(tmp_path / "plant", change))
-    assert warning.startswith("acc: the spread of channel a")
+    assert warning.startswith("acc: the standard deviation of channel a")
     assert warning.endswith(" times as large (2 of 2 channels differ so)")
     assert " in group 5 and 0.02" in warning
 
@@ -130,4 +127,4 @@ def test_of_many_odd_recordings_the_first_are_named_and_all_counted(tmp_path: Pa
 
     *named, last = warnings_of(plant(tmp_path / "plant", change))
     assert [f"group {number}" in text for number, text in enumerate(named)] == [True] * 3
-    assert last == "acc: 4 recordings in all differ so, of which the first 3 are named"
+    assert last == "acc: 4 recordings in all differ so, the first 3 are named"

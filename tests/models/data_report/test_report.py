@@ -15,18 +15,18 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.frames import with_missing
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, Windows, open_dataset, shipped_dataset, write_dataset
-from mmkd_models.data.checking.scan import scan_windows
-from mmkd_models.data_report import suspicions
+from mmkd_models.data.checking.findings import value_findings
+from mmkd_models.data.checking.scan import brightness, scan_windows
 from mmkd_models.data_report.copies import like_groups, near_copies
+from mmkd_models.data_report.drift import drift_findings, find_drift
 from mmkd_models.data_report.labelling import label_csv, label_suspects, windows_to_label
-from mmkd_models.data_report.measures import drift_of, measured
 from mmkd_models.data_report.probes import (
-    Probed,
-    ProbedWindows,
+    ProbeAnswers,
+    ProbeWindows,
     band_levels,
-    brightness,
+    choose_windows,
     class_probe,
-    look_at,
+    probe_findings,
     split_probe,
 )
 from mmkd_models.data_report.report import example_windows, report_on
@@ -96,24 +96,23 @@ def written(rig: Rig, path: Path) -> Dataset:
     return write_dataset(path, name="rig", labels=LABELS, modalities=[ACC, TEMP], splits=splits)
 
 
-@pytest.fixture
-def doubted(tmp_path: Path) -> Callable[[Rig], list[tuple[str, bool, str]]]:
-    """What is doubted of channels, gaps, balance and drift: all that needs no probe."""
+Found = list[tuple[str, str, str]]
 
-    def made(rig: Rig) -> list[tuple[str, bool, str]]:
-        windows = written(rig, tmp_path / "rig").everything()
-        channels = measured(windows, scan_windows(windows)).values()
-        raised = [one for found in channels for one in suspicions.of_channels(windows, found)]
-        raised += [one for found in channels for one in suspicions.of_gaps(windows, found)]
-        raised += suspicions.of_balance(windows)
-        raised += suspicions.of_drift([one for found in channels for one in drift_of(windows, found)])
-        return [(one.kind, one.is_grave, one.sentence) for one in raised]
+
+@pytest.fixture
+def doubted(tmp_path: Path) -> Callable[[Rig], Found]:
+    """Findings about channels, gaps, balance and drift, which need no probe."""
+
+    def made(rig: Rig) -> Found:
+        scan = scan_windows(written(rig, tmp_path / "rig").everything())
+        findings = [*value_findings(scan), *(one for drift in find_drift(scan) for one in drift_findings(drift))]
+        return [(one.kind, one.level, one.sentence) for one in findings]
 
     return made
 
 
-def sentences(found: DataReport) -> list[tuple[str, bool, str]]:
-    return [(one.kind, one.is_grave, one.sentence) for one in found.suspicions]
+def sentences(report: DataReport) -> Found:
+    return [(one.kind, one.level, one.sentence) for one in report.findings]
 
 
 def test_clean_windows_raise_nothing_and_the_sensor_that_separates_is_named(
@@ -151,44 +150,43 @@ def test_a_leaked_group_is_found_under_its_other_name(rig: Rig, tmp_path: Path) 
     own = np.isin(rig.groups, [4, 14])
     acc = rig.acc.copy()
     acc[own] = 0.6 * acc[own] + np.array([0.8, -0.5])
-    looked = look_at(written(replace(rig, acc=acc), tmp_path / "rig").everything())
-    (leak,) = suspicions.of_like_groups(list(like_groups(looked)))
-    assert leak.is_grave
+    looked = choose_windows(written(replace(rig, acc=acc), tmp_path / "rig").everything())
+    (leak,) = like_groups(looked)
+    assert leak.level == "problem"
     assert leak.sentence == (
         "group '14' (judging) and group '4' (training): 100% of the windows of each have their nearest neighbour in "
         "the other (typical pair of groups: 17%)"
     )
-    assert leak.advice == (
-        "ask whether they are one person, machine or session under two names; if so give them one group"
-    )
+    assert leak.advice == "ask whether they are one person, machine or session; if so give them one group"
 
 
 def test_a_near_copy_of_a_training_window_is_found(rig: Rig, tmp_path: Path) -> None:
     acc, temp = rig.acc.copy(), rig.temp.copy()
     acc[300], temp[300] = acc[7] + np.random.default_rng(0).normal(0, 0.01, acc[7].shape), temp[7]
-    found = near_copies(look_at(written(replace(rig, acc=acc, temp=temp), tmp_path / "rig").everything()))
-    (copy,) = found
-    assert (copy.judges, copy.trains) == (300, 7)
-    assert 0 < copy.different < 0.001
+    windows = written(replace(rig, acc=acc, temp=temp), tmp_path / "rig").everything()
+    (copy,) = near_copies(windows, choose_windows(windows))
+    assert (copy.kind, copy.level) == ("copies", "problem")
+    assert copy.sentence == (
+        "1 window outside train nearly equal a training window: test window 60 differs from train window 7 by 0.044 % "
+        "of the movement"
+    )
 
 
-def test_a_stuck_channel_is_found_with_its_group(
-    doubted: Callable[[Rig], list[tuple[str, bool, str]]], rig: Rig
-) -> None:
+def test_a_stuck_channel_is_found_with_its_group(doubted: Callable[[Rig], Found], rig: Rig) -> None:
     acc = rig.acc.copy()
     acc[rig.groups == 11, :, 1] = 0.25
     stuck = doubted(replace(rig, acc=acc))
     assert stuck == [
         (
             "stuck channel",
-            True,
+            "problem",
             "channel acc y does not move in 6.7% of all windows, and in nearly every window of group 11",
         )
     ]
 
 
 def test_a_channel_that_sticks_now_and_then_is_found_by_the_others_that_move(
-    doubted: Callable[[Rig], list[tuple[str, bool, str]]], rig: Rig
+    doubted: Callable[[Rig], Found], rig: Rig
 ) -> None:
     acc = rig.acc.copy()
     acc[5::40, :, 0] = 1.0
@@ -196,7 +194,7 @@ def test_a_channel_that_sticks_now_and_then_is_found_by_the_others_that_move(
     assert stuck == ["channel acc x does not move in 9 windows of 360, while other channels of the sensor do"]
 
 
-def test_dead_and_clipped_channels_are_found(doubted: Callable[[Rig], list[tuple[str, bool, str]]], rig: Rig) -> None:
+def test_dead_and_clipped_channels_are_found(doubted: Callable[[Rig], Found], rig: Rig) -> None:
     found = doubted(replace(rig, acc=np.clip(rig.acc, -9, 0.7), temp=np.full_like(rig.temp, 20.0)))
     told = [one[2] for one in found]
     assert told[0].startswith("channel acc x stays at its lowest or highest value in ")
@@ -214,19 +212,19 @@ def test_five_percent_of_flipped_labels_are_found(report: Callable[[Rig], DataRe
     suspects = {first[one.split] + one.window for one in found.label_suspects}
     right = len(suspects & set(flipped.tolist()))
     assert (right, len(suspects), len(flipped)) == (16, 16, 18)  # precision 1.0, recall 0.89
-    (told,) = [one for one in found.suspicions if one.kind == "labels"]
+    (told,) = [one for one in found.findings if one.kind == "labels"]
     assert told.sentence.startswith(
         "16 labels of 360 (4.4%) contradict extra-trees that were not trained on the window's group; the clearest is "
     )
 
 
-def test_gaps_that_tell_the_class_are_found(doubted: Callable[[Rig], list[tuple[str, bool, str]]], rig: Rig) -> None:
+def test_gaps_that_tell_the_class_are_found(doubted: Callable[[Rig], Found], rig: Rig) -> None:
     acc = rig.acc.copy()
     acc[rig.labels == 2, 3:6] = np.nan
     assert doubted(replace(rig, acc=acc)) == [
         (
             "gaps",
-            True,
+            "problem",
             "sensor acc has gaps in 100% of the windows of worn, and in 0% of idle: the gaps reveal the class",
         )
     ]
@@ -234,10 +232,10 @@ def test_gaps_that_tell_the_class_are_found(doubted: Callable[[Rig], list[tuple[
 
 def test_splits_that_differ_as_wholes_are_told_by_a_probe(rig: Rig, tmp_path: Path) -> None:
     other = replace(rig, temp=rig.temp + 3 * (rig.splits == 2)[:, None, None])
-    asked = split_probe(look_at(written(other, tmp_path / "rig").everything()))
+    asked = split_probe(choose_windows(written(other, tmp_path / "rig").everything()))
     assert not isinstance(asked, str)
-    (told,) = suspicions.of_probes([asked.facts])
-    assert told.is_grave
+    (told,) = probe_findings(asked.facts)
+    assert told.level == "problem"
     assert told.sentence == (
         f"extra-trees recognise the split from a window with balanced accuracy {asked.facts.score:.0%} (99 % interval "
         f"from {asked.facts.low:.0%}; chance 33%), of groups that they were not trained on"
@@ -246,31 +244,29 @@ def test_splits_that_differ_as_wholes_are_told_by_a_probe(rig: Rig, tmp_path: Pa
 
 def test_a_split_of_few_groups_is_not_judged(rig: Rig, tmp_path: Path) -> None:
     splits = np.where(rig.groups == 14, 2, np.where(rig.groups > 8, 1, 0))
-    asked = split_probe(look_at(written(replace(rig, splits=splits), tmp_path / "rig").everything()))
-    assert asked == "whether the split can be told: it takes 5 groups of each, and there are 1 of one"
+    asked = split_probe(choose_windows(written(replace(rig, splits=splits), tmp_path / "rig").everything()))
+    assert asked == "split: it takes 5 groups of each answer, and one has 1"
 
 
-def test_drift_over_the_campaign_is_found_where_there_are_times(
-    doubted: Callable[[Rig], list[tuple[str, bool, str]]], rig: Rig
-) -> None:
+def test_drift_over_the_campaign_is_found_where_there_are_times(doubted: Callable[[Rig], Found], rig: Rig) -> None:
     order = np.random.default_rng(5).permutation(360)
     times = 1_760_000_000.0 + 60 * order
     temp = rig.temp + 2 * (order / 360)[:, None, None]
-    ((kind, is_grave, sentence),) = doubted(replace(rig, temp=temp, more={"times": times}))
-    assert (kind, is_grave) == ("drift", False)
+    ((kind, level, sentence),) = doubted(replace(rig, temp=temp, more={"times": times}))
+    assert (kind, level) == ("drift", "note")
     assert sentence == (
         "channel temp t is 2.5 standard deviations higher in the last fifth of the campaign than in the first"
     )
 
 
-def test_a_rare_and_an_absent_class_are_told(doubted: Callable[[Rig], list[tuple[str, bool, str]]], rig: Rig) -> None:
+def test_a_rare_and_an_absent_class_are_told(doubted: Callable[[Rig], Found], rig: Rig) -> None:
     keep = (rig.labels != 2) | ((rig.splits == 0) & (np.arange(360) < 10))
     arrays = {name: getattr(rig, name)[keep] for name in ("acc", "temp", "labels", "groups", "splits")}
     told = doubted(Rig(**arrays, more={}))
     assert told == [
-        ("balance", True, "valid has no window of worn"),
-        ("balance", True, "test has no window of worn"),
-        ("balance", False, "class worn has 3 training windows, idle 40"),
+        ("balance", "problem", "valid has no window of worn"),
+        ("balance", "problem", "test has no window of worn"),
+        ("balance", "note", "class worn has 3 training windows, idle 40"),
     ]
 
 
@@ -278,7 +274,9 @@ def test_the_next_windows_to_label_are_unlabelled_ones_and_no_more_than_fifty(ri
     labels = rig.labels.copy()
     labels[20:110] = -1
     times = {"times": 1_760_000_000.0 + 2 * np.arange(360)}
-    found = windows_to_label(look_at(written(replace(rig, labels=labels, more=times), tmp_path / "rig").everything()))
+    found = windows_to_label(
+        choose_windows(written(replace(rig, labels=labels, more=times), tmp_path / "rig").everything())
+    )
     chosen = [one.window for one in found]
     assert (len(chosen), len(set(chosen))) == (50, 50)
     assert all(20 <= number < 110 for number in chosen)
@@ -292,12 +290,12 @@ def test_windows_to_label_are_chosen_by_training_labels_only(rig: Rig, tmp_path:
     labels[20:110] = -1
     other = np.where(rig.splits == 0, labels, (labels + 1) % 3)  # what judges is labelled otherwise
     first, second = (
-        windows_to_label(look_at(written(replace(rig, labels=of), tmp_path / name).everything()))
+        windows_to_label(choose_windows(written(replace(rig, labels=of), tmp_path / name).everything()))
         for name, of in (("first", labels), ("second", other))
     )
     assert first == second
     none = np.where(rig.splits == 0, -1, rig.labels)
-    assert windows_to_label(look_at(written(replace(rig, labels=none), tmp_path / "none").everything())) == []
+    assert windows_to_label(choose_windows(written(replace(rig, labels=none), tmp_path / "none").everything())) == []
 
 
 def test_a_label_file_needs_times_and_windows() -> None:
@@ -326,7 +324,7 @@ def test_a_label_file_needs_times_and_windows() -> None:
     with pytest.raises(UsageError) as timeless:
         label_csv([WindowToLabel(window=1, group="a", start=None, end=None, likely="ok", probability=0.5)], train)
     assert str(timeless.value) == (
-        "--label-next: expected a dataset with times, which tell an importer whose label is whose, got one without; "
+        "--label-next: expected a dataset with times, by which the importer finds the windows, got one without; "
         "import it with a recipe, or give write_dataset 'times'"
     )
 
@@ -389,7 +387,7 @@ def test_recordings_and_windows_without_groups_are_reported_on(rig: Rig, tmp_pat
     lone = write_dataset(tmp_path / "lone", name="lone", labels=LABELS, modalities=[ACC, TEMP], splits=splits)
     found = report_on(lone, on_part=lambda part: None)
     assert found.groups == 0
-    assert "whether groups can be told: the dataset has none" in found.not_judged
+    assert "group: the dataset has no groups" in found.not_judged
     assert [one.largest_group for one in found.splits] == [None, None, None]
     assert next(one.score for one in found.probes if one.modality == "acc") > 0.95
 
@@ -410,8 +408,8 @@ def test_flipped_labels_of_the_shoulder_exercises_are_found_with_the_documents_p
     assert (len(suspects & set(flipped.tolist())), len(suspects)) == (93, 93)
 
 
-def probed_with(windows: Windows) -> tuple[ProbedWindows, Probed]:
-    looked = look_at(windows)
+def probed_with(windows: Windows) -> tuple[ProbeWindows, ProbeAnswers]:
+    looked = choose_windows(windows)
     probed = class_probe(looked, None)
     assert not isinstance(probed, str)
     return looked, probed
@@ -420,7 +418,7 @@ def probed_with(windows: Windows) -> tuple[ProbedWindows, Probed]:
 def test_windows_are_read_in_blocks_that_fit_memory(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     windows = written(rig, tmp_path / "rig").everything()
     monkeypatch.setattr("mmkd_models.data.kinds._BLOCK_BYTES", 5 * 40 * 2 * 4)  # five windows of acc
-    scan, most = scan_windows(windows), [0]
+    most = [0]
     gather = type(windows.source).gather
 
     def counted(source: Any, modality: ModalitySpec, rows: Any, *, shift_s: Any) -> Any:
@@ -429,9 +427,9 @@ def test_windows_are_read_in_blocks_that_fit_memory(rig: Rig, tmp_path: Path, mo
 
     monkeypatch.setattr(type(windows.source), "gather", counted)
     narrow = windows.with_modalities(["acc"])
-    measured(narrow, scan)
-    looked = look_at(narrow)
-    near_copies(looked)
+    scan_windows(narrow)
+    looked = choose_windows(narrow)
+    list(near_copies(narrow, looked))
     assert list(example_windows(looked))
     assert max(most) == 5
     sensors_of(narrow, ["acc"])

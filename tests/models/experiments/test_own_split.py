@@ -174,7 +174,7 @@ def test_a_study_of_splits_that_share_samples_is_refused(dataset: Dataset, tmp_p
     arguments = short(leaky.path, "--modality", "acc", "-o", tmp_path / "study")
     assert message_of(lambda: run_study(arguments), DatasetError) == (
         "dataset 'leak': the last 25 samples of train window 7 are the first of test window 2 in 'acc' (1 such in "
-        f"all); splits must not share samples: {ASK} and put whole groups into one of the splits"
+        f"all); splits must not share samples; {ASK} and put whole groups into one of the splits"
     )
 
 

@@ -46,9 +46,9 @@ def document() -> Document:
         "looked_at": 60,
         "groups": 9,
         "campaign": None,
-        "suspicions": [
-            {"kind": "leak", "is_grave": True, "sentence": "group 'a' is twice there", "advice": "ask who it is"},
-            {"kind": "labels", "is_grave": False, "sentence": "3 labels contradict", "advice": "look at them"},
+        "findings": [
+            {"kind": "leak", "level": "problem", "sentence": "group 'a' is twice there", "advice": "ask who it is"},
+            {"kind": "labels", "level": "note", "sentence": "3 labels contradict", "advice": "look at them"},
         ],
         "not_judged": ["drift over the campaign: the dataset has no times"],
         "splits": splits,
@@ -76,14 +76,14 @@ def test_the_answer_counts_findings_and_names_the_best_sensor(document: Document
 
 
 def test_percent_signs_of_sentences_are_set_as_those_of_figures(document: Document) -> None:
-    one = document["suspicions"][0] | {"sentence": "7% of 3.5% move", "advice": "keep 90%"}
-    page = render_data_report(document | {"suspicions": [one], "not_judged": ["it agrees with 73% of them"]})
+    one = document["findings"][0] | {"sentence": "7% of 3.5% move", "advice": "keep 90%"}
+    page = render_data_report(document | {"findings": [one], "not_judged": ["it agrees with 73% of them"]})
     assert "7\u202f% of 3.5\u202f% move.</span> <em>Keep 90\u202f%.</em>" in page
     assert "Not judged: It agrees with 73\u202f% of them." in page
 
 
 def test_clean_data_says_what_was_looked_for(document: Document) -> None:
-    page = render_data_report(document | {"suspicions": []})
+    page = render_data_report(document | {"findings": []})
     assert "No problems were found." in page
     assert "Copies, groups under two names, gaps that reveal the class" in page
 

@@ -1,4 +1,4 @@
-"""Windows that share samples: the end of one is the beginning of another, as where a recording was cut with overlap."""
+"""Windows that share samples: the end of one is the beginning of another, as if a recording was cut with overlap."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from mmkd_models.data.labels import WRITE_GROUPS
 from mmkd_models.data.sources import Rows
 from mmkd_models.data.spec import SPLIT_NAMES
 from mmkd_models.data.windows import Windows
+from mmkd_report.schema.data import Finding
 
-_MOST_COMPARED = 16  # samples of a window's beginning that are looked for
-# Values in different steps from sample to sample of what is shared: where a sensor rounds, two slopes are soon equal.
-_LEAST_DIFFERENT = 8
-_MOST_STEPS = 256  # that are looked at first
+_MOST_COMPARED = 16  # samples at the beginning of a window that are searched in the others
+# Distinct steps from sample to sample in the shared part: two slopes of a sensor that rounds are soon equal.
+_LEAST_DISTINCT = 8
+_MOST_STEPS = 256  # that are compared first
 _MOST_CANDIDATES = 4  # places in one window that are compared value by value
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, bits well mixed: 2^64 over the golden ratio (Knuth, TAOCP 3, 6.4)
 
@@ -33,8 +34,9 @@ class Overlaps:
     """Pairs of windows of one modality that share samples, each int64 (P,).
 
     Attributes:
-        first: the number of the window whose end is shared.
-        second: of the one whose beginning it is.
+        first: number of the window whose end is shared.
+        second: number of the window whose beginning it is.
+        shift: samples from the start of the first to the start of the second.
     """
 
     modality: ModalitySpec
@@ -42,95 +44,84 @@ class Overlaps:
     second: Rows
     shift: Rows
 
-    def subset(self, index: npt.NDArray[np.bool_]) -> Overlaps:
-        """Return the pairs where the mask is true."""
-        return Overlaps(
-            modality=self.modality, first=self.first[index], second=self.second[index], shift=self.shift[index]
-        )
-
-    def words(self, windows: Windows) -> str:
-        """Return the first of these pairs as the start of a sentence."""
-        first, second = place(windows, int(self.first[0])), place(windows, int(self.second[0]))
-        shared = self.modality.samples - int(self.shift[0])
+    def describe(self, windows: Windows, index: npt.NDArray[np.bool_]) -> str:
+        """Return the first pair of the mask (P,) as the start of a sentence."""
+        pair = int(np.flatnonzero(index)[0])
+        first, second = describe_place(windows, int(self.first[pair])), describe_place(windows, int(self.second[pair]))
+        shared = self.modality.samples - int(self.shift[pair])
         return (
             f"the last {shared} samples of {first} are the first of {second} in {self.modality.name!r} "
-            f"({len(self.first)} such in all)"
+            f"({int(index.sum())} such in all)"
         )
 
 
-def overlaps_of(windows: Windows) -> Overlaps:
-    """Find windows that share samples, in the modality with most samples; reads them twice, once asked.
+_CACHE: WeakKeyDictionary[Windows, Overlaps] = WeakKeyDictionary()
 
-    Looked for is where the first samples of a window lie inside others. That costs about as much as reading, and finds
-    every overlap of a quarter of a window or 16 samples, unless what is shared hardly moves or was changed.
+
+def find_overlaps(windows: Windows) -> Overlaps:
+    """Find windows that share samples, in the modality with most samples.
+
+    The first samples of each window are searched in all others, which takes about as long as reading the windows twice.
+    This finds every overlap of a quarter of a window or 16 samples, unless the shared part hardly moves.
     """
-    if windows not in _FOUND:
-        _FOUND[windows] = _overlaps_of(windows)
-    return _FOUND[windows]
+    if windows not in _CACHE:
+        modality = max(windows.spec.modalities, key=lambda one: one.samples * len(one.channels))
+        compared = min(_MOST_COMPARED, max(2, modality.samples // 4))
+        pairs = list(_pairs(windows, modality, compared)) if modality.samples > compared else []
+        first, second, shift = np.array(pairs, dtype=np.int64).reshape(-1, 3).T
+        _CACHE[windows] = Overlaps(modality=modality, first=first, second=second, shift=shift)
+    return _CACHE[windows]
 
 
-_FOUND: WeakKeyDictionary[Windows, Overlaps] = WeakKeyDictionary()
-"""Of windows that somebody still holds; those of a dataset live as long as it does."""
-
-
-def _overlaps_of(windows: Windows) -> Overlaps:
-    modality = max(windows.spec.modalities, key=lambda one: one.samples * len(one.channels))
-    compared = min(_MOST_COMPARED, max(2, modality.samples // 4))
-    pairs: list[tuple[int, int, int]] = []
-    if modality.samples > compared:
-        pairs = list(_pairs(windows, modality, compared))
-    columns = np.array(pairs, dtype=np.int64).reshape(-1, 3)
-    return Overlaps(modality=modality, first=columns[:, 0], second=columns[:, 1], shift=columns[:, 2])
-
-
-def split_problems(windows: Windows, overlaps: Overlaps) -> Iterator[str]:
-    """Yield one text where windows of two splits, or of two folds of a dataset without groups, share samples."""
+def leak_findings(windows: Windows, overlaps: Overlaps) -> Iterator[Finding]:
+    """Yield what windows that share samples mean for splits, folds and groups."""
     parts = {"splits": windows.splits}
     if windows.folds is not None and not windows.has_groups:
         parts["folds"] = windows.folds
     for name, part in parts.items():
-        leak = overlaps.subset(part[overlaps.first] != part[overlaps.second])
-        if len(leak.first):
-            yield (
-                f"{leak.words(windows)}; {name} must not share samples: {WRITE_GROUPS} and put whole "
-                f"groups into one of the {name}"
+        leak = part[overlaps.first] != part[overlaps.second]
+        if leak.any():
+            yield Finding(
+                kind="leak",
+                level="error",
+                sentence=f"{overlaps.describe(windows, leak)}; {name} must not share samples",
+                advice=f"{WRITE_GROUPS} and put whole groups into one of the {name}",
             )
-
-
-def refuse_shared_samples(windows: Windows) -> None:
-    """Raise DatasetError if windows that share samples are in two splits, or may be dealt into two folds."""
-    overlaps = overlaps_of(windows)
-    problems = [*split_problems(windows, overlaps), *(group_warnings(windows, overlaps) if windows.has_groups else ())]
-    if problems:
-        raise DatasetError(f"dataset {windows.spec.name!r}: {problems[0]}")
-
-
-def group_warnings(windows: Windows, overlaps: Overlaps) -> Iterator[str]:
-    """Yield one text where windows that share samples have different groups, or the dataset has none."""
-    apart = overlaps.subset(
-        (windows.splits[overlaps.first] == windows.splits[overlaps.second])
-        & (windows.groups[overlaps.first] != windows.groups[overlaps.second])
+    apart = (windows.splits[overlaps.first] == windows.splits[overlaps.second]) & (
+        windows.groups[overlaps.first] != windows.groups[overlaps.second]
     )
-    if windows.has_groups:
-        if len(apart.first):
-            names = " and ".join(repr(windows.groups[rows[0]].item()) for rows in (apart.first, apart.second))
-            yield f"groups {names} share samples: {apart.words(windows)}; give such windows one group"
-    elif windows.max_shift_s == 0 and len(overlaps.first):
-        share = len(np.unique(np.concatenate([overlaps.first, overlaps.second]))) / len(windows)
-        yield (
-            f"no groups, but {share:.0%} of the windows share samples with others: they were recorded together; "
-            f"{WRITE_GROUPS}; without groups scores may be of people and machines that trained"
+    if windows.has_groups and apart.any():
+        pair = int(np.flatnonzero(apart)[0])
+        names = " and ".join(repr(windows.groups[rows[pair]].item()) for rows in (overlaps.first, overlaps.second))
+        yield Finding(
+            kind="leak",
+            level="problem",
+            sentence=f"groups {names} share samples: {overlaps.describe(windows, apart)}",
+            advice="give such windows one group",
+        )
+    elif not windows.has_groups and windows.max_shift_s == 0 and len(overlaps.first):
+        fraction = len(np.unique(np.concatenate([overlaps.first, overlaps.second]))) / len(windows)
+        yield Finding(
+            kind="leak",
+            level="problem",
+            sentence=f"no groups, but {fraction:.0%} of the windows share samples with others, so that scores may be "
+            "of people and machines that trained",
+            advice=WRITE_GROUPS,
         )
 
 
-def place(windows: Windows, row: int) -> str:
-    """Return where a window of `Dataset.everything()` is: `valid window 3 (2026-11-02T06:00:00Z)`."""
-    when = "" if windows.times is None else f" ({time_text(float(windows.times[row]))})"
-    for split in SPLIT_NAMES:
-        if row < windows.spec.splits[split]:
-            return f"{split} window {row}{when}"
-        row -= windows.spec.splits[split]
-    raise AssertionError("a row beyond the last split")
+def refuse_shared_samples(windows: Windows) -> None:
+    """Raise DatasetError if windows that share samples are in two splits, or could be dealt into two folds."""
+    for finding in leak_findings(windows, find_overlaps(windows)):
+        if finding.level == "error" or windows.has_groups:
+            raise DatasetError(f"dataset {windows.spec.name!r}: {finding.text}")
+
+
+def describe_place(windows: Windows, row: int) -> str:
+    """Return split, number and time of a window of `Dataset.everything()`: `valid window 3 (2026-11-02T06:00:00Z)`."""
+    split = SPLIT_NAMES[int(windows.splits[row])]
+    number = row - int((windows.splits < windows.splits[row]).sum())
+    return f"{split} window {number}" + ("" if windows.times is None else f" ({time_text(float(windows.times[row]))})")
 
 
 def time_text(seconds: float) -> str:
@@ -145,11 +136,11 @@ def _pairs(windows: Windows, modality: ModalitySpec, compared: int) -> Iterator[
         prints = _prints(values, compared)[:, 1:]  # of every place but the beginning
         at = np.minimum(np.searchsorted(known, prints), len(known) - 1)
         rows, places = np.nonzero((known[at] == prints) & (prints != 0))
-        tried = np.zeros(len(values), dtype=np.int64)
+        candidates = np.zeros(len(values), dtype=np.int64)
         for row, before in zip(rows.tolist(), places.tolist(), strict=True):
             first, second = start + row, int(owner[at[row, before]])
-            if first != second and tried[row] < _MOST_CANDIDATES:
-                tried[row] += 1
+            if first != second and candidates[row] < _MOST_CANDIDATES:
+                candidates[row] += 1
                 if _is_shared(windows, modality, values[row], second, before + 1):
                     yield first, second, before + 1
 
@@ -196,6 +187,6 @@ def _is_shared(windows: Windows, modality: ModalitySpec, values: Values, second:
         return bool((shared != shared[:1]).any())
     few = shared[:_MOST_STEPS]  # of sound that is shared, tens of thousands
     steps = np.unique(np.nan_to_num(np.diff(few, axis=0)), axis=0)
-    if steps.size < _LEAST_DIFFERENT and len(few) < len(shared):
+    if steps.size < _LEAST_DISTINCT and len(few) < len(shared):
         steps = np.unique(np.nan_to_num(np.diff(shared, axis=0)), axis=0)
-    return steps.size >= _LEAST_DIFFERENT
+    return steps.size >= _LEAST_DISTINCT

@@ -1,164 +1,223 @@
-"""One pass over every value of a dataset: what is missing, infinite or out of range, and which windows are the same."""
+"""One pass over every value of a dataset: the figures of each channel in each window, and which windows are equal."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
 
+import msgspec
 import numpy as np
-import numpy.typing as npt
 from numpy.typing import NDArray
 
-from mmkd_edge.predict.preprocess import within_float32
+from mmkd_edge.frames import bytes_of, missing_frames
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data.kinds import Values, present_of, windows_at_once
-from mmkd_models.data.sources import Floats, Rows
-from mmkd_models.data.windows import Windows
+from mmkd_models.data.kinds import Values, windows_at_once
+from mmkd_models.data.sources import Floats, Rows, WindowSource
+from mmkd_models.data.windows import Windows, valid_values
+
+Figures = NDArray[np.float64]
+
+_RUN = 3  # samples in a row at one value: a single sample at the limit is usual
+_CELLS = 3  # per side of a frame
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModalityScan:
-    """Counts of one modality, each int64 (N,): one number per window.
+    """Figures of one modality by window and channel, (N, C) each. Only valid values count.
 
     Attributes:
-        outside: finite values outside the modality's range; 0 without a range.
-        values: how many values a window has; of video how many frames.
-        low: the smallest finite value of each channel (C,), in the modality's unit; NaN where there is none.
-        level: the mean of each channel in each window (N, C); NaN where there is none, and for video.
+        missing: fraction of the samples that are NaN, infinite or out of range.
+        infinite: number of infinite samples.
+        low: smallest value; NaN if the window has no value, as in `high`, `level` (the mean) and `power` (mean square).
+        at_low: fraction of the samples in runs of three and more at the window's smallest value.
     """
 
-    missing: Rows
-    infinite: Rows
-    outside: Rows
-    values: int
-    low: npt.NDArray[np.float64]
-    high: npt.NDArray[np.float64]
-    level: npt.NDArray[np.float64]
-    power: npt.NDArray[np.float64]
+    modality: ModalitySpec
+    missing: Figures
+    infinite: Figures
+    low: Figures
+    high: Figures
+    level: Figures
+    power: Figures
+    at_low: Figures
+    at_high: Figures
 
     @property
-    def unusable(self) -> Rows:
-        """Values of each window that count as missing, whatever the reason."""
-        return self.missing + self.infinite + self.outside
+    def lowest(self) -> Figures:
+        """(C,) smallest value of all windows; NaN if there is no value."""
+        return np.asarray(np.fmin.reduce(self.low))
+
+    @property
+    def highest(self) -> Figures:
+        """(C,) largest value of all windows; NaN if there is no value."""
+        return np.asarray(np.fmax.reduce(self.high))
+
+    @property
+    def absent(self) -> NDArray[np.bool_]:
+        """(N,) whether a window has no value at all."""
+        return np.asarray((self.missing == 1).all(axis=1))
+
+    @property
+    def flat(self) -> NDArray[np.bool_]:
+        """(N, C) whether all samples, two or more, are equal."""
+        return np.asarray((self.low == self.high) & (self.modality.samples * (1 - self.missing) > 1.5))
+
+    @property
+    def at_limit(self) -> Figures:
+        """(N, C) fraction of the samples in runs at the channel's smallest or largest value of all windows."""
+        low = np.where(self.low == self.lowest, self.at_low, 0)
+        return np.asarray(np.minimum(low + np.where(self.high == self.highest, self.at_high, 0), 1))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scan:
-    """What one pass over the windows found.
+    """The figures of all modalities.
 
     Attributes:
-        digests: bytes (N,), equal where two windows hold the same values in every modality. Empty where nothing moves
-            in any modality: two windows of silence are no copy of each other.
+        windows: the windows with every camera as a series, see `with_brightness`.
+        cameras: names of those modalities.
+        digests: bytes (N,), equal if two windows have equal values in every modality; empty if nothing moves in the
+            window, since two windows of silence are no copies.
     """
 
+    windows: Windows
+    cameras: tuple[str, ...]
     modalities: dict[str, ModalityScan]
     digests: list[bytes]
 
 
 def scan_windows(windows: Windows) -> Scan:
-    """Read every window once, in blocks, raw."""
+    """Read every window once, in blocks, not normalised."""
+    cameras = tuple(modality.name for modality in windows.spec.modalities if modality.kind == "video")
+    windows = with_brightness(windows)
     modalities = windows.spec.modalities
     parts: dict[str, list[ModalityScan]] = {modality.name: [] for modality in modalities}
     digests: list[bytes] = []
-    block_windows = min(map(windows_at_once, modalities), default=1)
+    block_windows = min(map(windows_at_once, modalities))
     for start in range(0, len(windows), block_windows):
         rows = windows.rows[start : start + block_windows]
         block = {modality.name: windows.source.gather(modality, rows, shift_s=None) for modality in modalities}
         for modality in modalities:
             parts[modality.name].append(_scan_block(block[modality.name], modality))
         digests += _digests(list(block.values()))
-    return Scan(modalities={name: _joined(scans) for name, scans in parts.items()}, digests=digests)
-
-
-def _scan_block(values: Values, modality: ModalitySpec) -> ModalityScan:
-    return _scan_frames(values, modality) if modality.kind == "video" else _scan_values(values, modality)
-
-
-def _scan_frames(values: Values, modality: ModalitySpec) -> ModalityScan:
-    present = present_of(values)
-    count, channels = len(values), len(modality.channels)
-    none = np.zeros(count, dtype=np.int64)
-    frames = values if present is None else values.view(np.ndarray)[present == 1]
-    flat = frames.reshape(-1, channels)
-    unknown = np.full(channels, np.nan)
-    return ModalityScan(
-        missing=none if present is None else (present == 0).sum(axis=1),
-        infinite=none,
-        outside=none,
-        values=modality.samples,
-        low=flat.min(axis=0).astype(np.float64) if len(flat) else unknown,
-        high=flat.max(axis=0).astype(np.float64) if len(flat) else unknown,
-        level=np.full((count, channels), np.nan),
-        power=np.full((count, channels), np.nan),
+    return Scan(
+        windows=windows,
+        cameras=cameras,
+        modalities={name: _concatenate(scans) for name, scans in parts.items()},
+        digests=digests,
     )
 
 
-def _scan_values(values: Floats, modality: ModalitySpec) -> ModalityScan:
-    finite = np.isfinite(values)
-    missing = np.isnan(values)
-    outside = np.zeros_like(finite)
-    if modality.range is not None:
-        low, high = within_float32(*modality.range)
-        outside = finite & ((values < low) | (values > high))
-    lowest = np.where(finite, values, np.inf).min(axis=(0, 1)).astype(np.float64)
-    highest = np.where(finite, values, -np.inf).max(axis=(0, 1)).astype(np.float64)
-    usable = finite & ~outside
-    count = usable.sum(axis=1)  # (B, C)
-    filled = np.where(usable, values, 0.0).astype(np.float64)
+def _scan_block(raw: Floats, modality: ModalitySpec) -> ModalityScan:
+    values = valid_values(raw, modality=modality)
+    valid = ~np.isnan(values)
+    count = valid.sum(axis=1)
+    low = np.where(valid, values, np.inf).min(axis=1)
+    high = np.where(valid, values, -np.inf).max(axis=1)
+    filled = np.where(valid, values, 0).astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         level, power = filled.sum(axis=1) / count, (filled**2).sum(axis=1) / count
     return ModalityScan(
-        missing=missing.sum(axis=(1, 2)),
-        infinite=(~finite & ~missing).sum(axis=(1, 2)),
-        outside=outside.sum(axis=(1, 2)),
-        values=modality.samples * len(modality.channels),
-        low=np.where(np.isposinf(lowest), np.nan, lowest),
-        high=np.where(np.isneginf(highest), np.nan, highest),
+        modality=modality,
+        missing=1 - count / values.shape[1],
+        infinite=np.isinf(raw).sum(axis=1).astype(np.float64),
+        low=np.where(count > 0, low, np.nan),
+        high=np.where(count > 0, high, np.nan),
         level=level,
         power=power,
+        at_low=_run_fraction(values == low[:, None]),
+        at_high=_run_fraction(values == high[:, None]),
     )
 
 
-def _joined(scans: list[ModalityScan]) -> ModalityScan:
-    return ModalityScan(
-        missing=np.concatenate([scan.missing for scan in scans]),
-        infinite=np.concatenate([scan.infinite for scan in scans]),
-        outside=np.concatenate([scan.outside for scan in scans]),
-        values=scans[0].values,
-        low=np.fmin.reduce([scan.low for scan in scans]),
-        high=np.fmax.reduce([scan.high for scan in scans]),
-        level=np.concatenate([scan.level for scan in scans]),
-        power=np.concatenate([scan.power for scan in scans]),
-    )
+def _run_fraction(hits: NDArray[np.bool_]) -> Figures:
+    """(B, C) fraction of the samples (B, T, C) in runs of `_RUN` hits and more."""
+    in_run = np.zeros_like(hits)
+    places = hits.shape[1] - _RUN + 1
+    if places > 0:
+        whole = np.lib.stride_tricks.sliding_window_view(hits, _RUN, axis=1).all(axis=-1)
+        for offset in range(_RUN):
+            in_run[:, offset : offset + places] |= whole
+    return np.asarray(in_run.mean(axis=1))
 
 
-def _digests(block: list[Values]) -> Iterator[bytes]:
-    moves = np.zeros(len(block[0]), dtype=bool)
-    for values in block:
-        moves |= _moves(values)
-    for number, moving in enumerate(moves):
+def _concatenate(scans: list[ModalityScan]) -> ModalityScan:
+    names = ("missing", "infinite", "low", "high", "level", "power", "at_low", "at_high")
+    return replace(scans[0], **{name: np.concatenate([getattr(scan, name) for scan in scans]) for name in names})
+
+
+def _digests(block: list[Floats]) -> Iterator[bytes]:
+    for number in range(len(block[0])):
+        windows = [np.ascontiguousarray(values[number]) for values in block]
+        moves = any(not np.array_equal(window[1:], window[:-1], equal_nan=True) for window in windows)
         digest = hashlib.blake2b(digest_size=16)
-        for values in block:
-            one = values[number]
-            digest.update(np.ascontiguousarray(np.ma.filled(one, 0)).tobytes())
-        yield digest.digest() if moving else b""
+        for window in windows:
+            digest.update(window.tobytes())
+        yield digest.digest() if moves else b""
 
 
-def _moves(values: Values) -> npt.NDArray[np.bool_]:
-    """(B,) whether any sample differs from the first."""
-    first = values[:, :1]  # (B, 1, ...)
-    differs = np.ma.filled(values != first, False)
-    if values.dtype.kind == "f":
-        differs &= ~(np.isnan(values) & np.isnan(first))
-    return np.asarray(differs.reshape(len(values), -1).any(axis=1))
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BrightnessSource:
+    """Windows of another source whose cameras are read as series of brightness."""
+
+    source: WindowSource
+    cameras: Mapping[str, ModalitySpec]
+
+    @property
+    def max_shift_s(self) -> float:
+        """The same as of the source."""
+        return self.source.max_shift_s
+
+    def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: NDArray[np.float64] | None) -> Values:
+        """Return new float32 (B, T, cells x C) of a camera; other modalities as the source has them."""
+        camera = self.cameras.get(modality.name)
+        if camera is None:
+            return self.source.gather(modality, rows, shift_s=shift_s)
+        block = windows_at_once(camera)
+        parts = [slice(start, start + block) for start in range(0, len(rows), block)]
+        shifts = [None if shift_s is None else shift_s[part] for part in parts]
+        frames = (self.source.gather(camera, rows[p], shift_s=shift) for p, shift in zip(parts, shifts, strict=True))
+        return np.concatenate([brightness(block_frames) for block_frames in frames])
+
+
+def with_brightness(windows: Windows) -> Windows:
+    """Return the same windows with every camera as a series: the brightness of nine parts of its frames."""
+    cameras = {modality.name: modality for modality in windows.spec.modalities if modality.kind == "video"}
+    if not cameras:
+        return windows
+    modalities = tuple(
+        _brightness_spec(modality) if modality.name in cameras else modality for modality in windows.spec.modalities
+    )
+    return replace(
+        windows,
+        spec=msgspec.structs.replace(windows.spec, modalities=modalities),
+        source=BrightnessSource(source=windows.source, cameras=cameras),
+    )
+
+
+def brightness(frames: Values) -> Floats:
+    """Return the mean of each part (B, T, parts x C) of frames (B, T, H, W, C), NaN if a frame is missing."""
+    values = bytes_of(frames)
+    down, across = (np.array_split(np.arange(side), min(_CELLS, side)) for side in values.shape[2:4])
+    parts = [values[:, :, rows][:, :, :, columns].mean(axis=(2, 3)) for rows, columns in product(down, across)]
+    means = np.concatenate(parts, axis=2, dtype=np.float32)  # each (B, T, C)
+    means[missing_frames(frames)] = np.nan
+    return means
+
+
+def _brightness_spec(camera: ModalitySpec) -> ModalitySpec:
+    down, across = (range(1, 1 + min(_CELLS, side)) for side in camera.shape[1:3])
+    channels = tuple(f"{name} {row}.{column}" for row, column in product(down, across) for name in camera.channels)
+    return ModalitySpec(name=camera.name, channels=channels, rate_hz=camera.rate_hz, samples=camera.samples)
 
 
 _QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 _SPECTRUM_BINS = 32
 
 
-def window_statistics(values: NDArray[np.float32]) -> NDArray[np.float64]:
+def window_statistics(values: NDArray[np.float32]) -> Figures:
     """Return per channel mean, standard deviation, quantiles, mean absolute step and log power of the lowest bins.
 
     Args:
@@ -185,5 +244,5 @@ def window_statistics(values: NDArray[np.float32]) -> NDArray[np.float64]:
     mean_step = np.where(pairs, step, 0.0).sum(1) / np.maximum(pairs.sum(1), 1)
     power = np.abs(np.fft.rfft(centred, axis=1)[:, 1 : _SPECTRUM_BINS + 1]) ** 2
     parts = [mean, std, quantiles, mean_step, np.log(power + 1e-6).reshape(len(x), -1)]
-    features: NDArray[np.float64] = np.concatenate(parts, axis=1)
+    features: Figures = np.concatenate(parts, axis=1)
     return features

@@ -220,9 +220,9 @@ def test_a_sensor_of_another_rate_and_an_absent_one(plant, recipe):
     np.testing.assert_array_equal(temp[there], (4 * since[there])[:, None] + [0, 2])
     assert (~there).sum() == 10
     assert np.isnan(temp[~there]).all()
-    (warning,) = [text for text in check_dataset(plant / "out").warnings if text.startswith("temp")]
-    assert warning == (
-        f"temp: no value in 10 windows of {len(windows)} ({10 / len(windows):.1%}), in group 'M5': a student of this "
+    (text,) = [finding.text for finding in check_dataset(plant / "out").findings if finding.sentence.startswith("temp")]
+    assert text == (
+        f"temp: no value in 10 windows of {len(windows)} ({10 / len(windows):.1%}), in group 'M5'; a student of this "
         "sensor can only guess there; leave them out (cover = 'all' in a recipe)"
     )
 
@@ -236,9 +236,8 @@ def test_where_every_sensor_must_record_a_recording_that_lacks_one_is_left_out_a
         "absent: machine M5: temp; its windows are left out (cover = 'all')",
     ]
     assert "M5" not in open_dataset(plant / "out").everything().groups
-    check = check_dataset(plant / "out")
-    assert "left out at import: 10 windows without a value of temp" in check.facts
-    assert not [text for text in check.warnings if "temp" in text]
+    sentences = [finding.sentence for finding in check_dataset(plant / "out").findings]
+    assert [text for text in sentences if "temp" in text] == ["the import left out 10 windows without a value of temp"]
 
 
 def test_where_every_sensor_must_record_windows_in_a_long_gap_of_one_are_left_out(plant, recipe):
@@ -393,15 +392,13 @@ def test_recordings_without_any_label_become_a_dataset_without_labels(plant, rec
             run_data([command, str(out)])
         lines = capsys.readouterr().out.splitlines()
         assert lines[-1].endswith(told)
-        assert command == "describe" or "classes ok, worn, no window has a label; 60 unlabelled windows" in lines
 
 
 def test_the_check_takes_a_regression_without_any_number(plant, recipe):
     recipe(('files = "{machine}/states.csv"', 'task = "regression"\ntarget = "wear"\nunlabelled = "keep"'))
     run(plant)
-    report = check_dataset(plant / "out")
-    assert not report.has_labels
-    assert "target wear, no window has a label; 60 unlabelled windows" in report.facts
+    windows = check_dataset(plant / "out").windows
+    assert (len(windows), int(windows.labelled.sum())) == (60, 0)
 
 
 def test_a_class_that_a_split_lacks_is_a_warning(plant, recipe):

@@ -1,0 +1,297 @@
+"""Findings about a dataset, each with its evidence and a fix; the thresholds are here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mmkd_edge.spec import TaskSpec
+from mmkd_models.data.checking.related import describe_place
+from mmkd_models.data.checking.scan import ModalityScan, Scan
+from mmkd_models.data.files import RECORDINGS
+from mmkd_models.data.labels import WRITE_GROUPS, Labels, absent_labels, is_labelled, name_strata
+from mmkd_models.data.spec import SPLIT_NAMES
+from mmkd_models.data.windows import Windows, split_facts, valid_values
+from mmkd_report.schema.data import Finding, FindingKind
+
+_LEAST_FOLDS = 3  # train, valid and test in one fold of cross-validation
+# A channel with a glitch: its farthest value is this many times beyond the range of 99.9 % of its values.
+_GLITCH_RATIO = 10.0
+_GLITCH_QUANTILE = 0.999
+_MOST_GLITCH_VALUES = 2_000_000
+_STUCK_IN_GROUP = 0.9  # of a group's windows, and at most _STUCK_ELSEWHERE of all others
+_STUCK_ELSEWHERE = 0.1
+_STUCK_ALONE = 0.01  # of all windows, while other channels of the sensor move
+_LEAST_STUCK = 5  # windows
+_CLIPPED = 0.002  # of the samples
+_LEAST_CLIPPED = 5  # windows
+_GAPS_APART = 0.3  # between the windows with gaps of one class and of another, as fractions
+_LEAST_WINDOWS = 20  # of a class, for its gaps
+_RARE = 0.1  # of the windows of the most frequent class
+_MOST_OF_ONE_GROUP = 0.5
+_MOST_NAMED = 3
+_DISTINCT = 8  # values in a window, from which on a channel is continuous: only then a flat one may be stuck
+_MOST_SORTED = 256  # windows that `is_continuous` looks at
+
+
+def rule_findings(scan: Scan) -> Iterator[Finding]:
+    """Yield an error for every rule of docs/datasets.md that labels, values or folds break."""
+    windows = scan.windows
+    yield from _label_rules(windows.labels[windows.splits == 0], windows.spec.task)
+    for name, figures in scan.modalities.items():
+        yield from _value_rules(windows, name, figures)
+    yield from _copies(scan)
+    if windows.folds is not None and (count := len(np.unique(windows.folds))) < _LEAST_FOLDS:
+        yield _error(f"folds: expected {_LEAST_FOLDS} or more, got {count}", "deal the groups into more")
+
+
+def _label_rules(labels: Labels, task: TaskSpec) -> Iterator[Finding]:
+    known = labels[is_labelled(labels)]
+    if len(known) == 0:  # the windows of a new machine, not labelled yet: commands that need labels refuse them
+        return
+    if task.kind == "regression" and len(np.unique(known)) < 2:
+        sentence = f"target {task.labels[0]!r}: expected two different numbers or more in train, got one"
+        yield _error(sentence, "move groups, or label more")
+    for number, name in enumerate(task.labels if task.kind != "regression" else ()):
+        if task.kind == "classification" and not (known == number).any():
+            yield _error(f"class {name!r} ({number}) has no window in train", "move a group that has it, or remove it")
+        elif task.kind == "multi_label" and len(np.unique(known[:, number])) < 2:
+            state = "on" if known[:, number].any() else "off"
+            sentence = f"label {name!r} ({number}) is {state} in every labelled window of train"
+            yield _error(sentence, "move groups, or remove the label")
+
+
+def _value_rules(windows: Windows, name: str, figures: ModalityScan) -> Iterator[Finding]:
+    for number, split in enumerate(SPLIT_NAMES):
+        infinite = figures.infinite[windows.splits == number].sum(axis=1)
+        if infinite.any():
+            where = f"{RECORDINGS if windows.max_shift_s else split}/{name}.npy"
+            values, count = _counted(int(infinite.sum()), "infinite value"), _counted((infinite > 0).sum(), "window")
+            first = int(np.flatnonzero(infinite)[0])
+            yield _error(f"{where}: {values} in {count} of {split}, the first in window {first}", "store NaN, missing")
+    if figures.absent[windows.splits == 0].all():
+        yield _error(f"modality {name!r} has no valid value in train", "correct its values or its range, or remove it")
+    low, high = figures.lowest.min(), figures.highest.max()
+    if figures.modality.kind == "audio" and max(-low, high) > 1:
+        yield _error(
+            f"modality {name!r}: expected sound from -1 to 1, got {low:g} to {high:g}",
+            "divide it by its full scale, 32768 of 16 bits, or clip it",
+        )
+
+
+def _copies(scan: Scan) -> Iterator[Finding]:
+    windows = scan.windows
+    first_rows: dict[bytes, int] = {}
+    pairs = [(first_rows.setdefault(digest, row), row) for row, digest in enumerate(scan.digests) if digest]
+    across = [(first, row) for first, row in pairs if windows.splits[first] != windows.splits[row]]
+    inside = [(first, row) for first, row in pairs if first != row and windows.splits[first] == windows.splits[row]]
+    if across:
+        first, row = (describe_place(windows, place) for place in across[0])
+        yield Finding(
+            kind="copies",
+            level="error",
+            sentence=f"{first} and {row} are the same window ({len(across)} in all); splits must not share windows",
+            advice="remove the copies (split.drop_copies = true in a recipe), or give both one group",
+        )
+    if inside:
+        first, row = (describe_place(windows, place) for place in inside[0])
+        yield Finding(
+            kind="copies",
+            level="note",
+            sentence=f"{_counted(len(inside), 'window')} of {len(windows)} equal an earlier one of their split, for "
+            f"example {row} and {first}",
+            advice="they count twice; remove them unless the process repeats itself exactly",
+        )
+
+
+def value_findings(scan: Scan) -> Iterator[Finding]:
+    """Yield what values, labels, groups and gaps warn of."""
+    windows = scan.windows
+    if not windows.has_groups:
+        judged_on = split_facts(windows).judged_on.partition(";")[0]
+        sentence = f"no groups: scores are of {judged_on}, which may share people and machines with training"
+        yield _note("leak", sentence, WRITE_GROUPS)
+    yield from _balance(windows)
+    for name, figures in scan.modalities.items():
+        yield from _channels(windows, figures)
+        yield from _gaps(windows, figures)
+        if figures.modality.kind == "series" and figures.modality.range is None and name not in scan.cameras:
+            yield from _glitches(windows, figures)
+    if windows.spec.left_out:
+        counts = ", ".join(f"{_counted(count, 'window')} {reason}" for reason, count in windows.spec.left_out.items())
+        yield _note("left out", f"the import left out {counts}", "check that these windows may be missing")
+
+
+def _channels(windows: Windows, figures: ModalityScan) -> Iterator[Finding]:
+    continuous = is_continuous(windows, figures)
+    present = ~np.isnan(figures.level)
+    for number, channel in enumerate(figures.modality.channels):
+        name = f"channel {figures.modality.name} {channel}"
+        if not present[:, number].any():
+            yield _problem("dead channel", f"{name} has no sample at all", "leave the channel out")
+        elif figures.lowest[number] == figures.highest[number]:
+            sentence = f"{name} is {figures.lowest[number]:g} in every window"
+            yield _problem("dead channel", sentence, "leave the channel out, or check its cable")
+        elif continuous[number]:
+            yield from _stuck(windows, figures, number, name)
+            yield from _clipped(figures, number, name)
+
+
+def is_continuous(windows: Windows, figures: ModalityScan) -> npt.NDArray[np.bool_]:
+    """Return (C,) whether half of the windows in which a channel moves have many distinct values."""
+    modality = figures.modality
+    chosen = np.unique(np.linspace(0, len(windows) - 1, _MOST_SORTED).round().astype(np.int64))
+    values = valid_values(windows.source.gather(modality, windows.rows[chosen], shift_s=None), modality=modality)
+    distinct = (np.diff(np.sort(values, axis=1), axis=1) > 0).sum(axis=1) + 1  # NaN is last and compares false
+    least = min(_DISTINCT, modality.samples // 2)
+    moves = ~figures.flat[chosen] & ~np.isnan(figures.level[chosen])
+    pairs = zip(distinct.T, moves.T, strict=True)
+    return np.array([bool(here.any() and np.median(counts[here]) >= least) for counts, here in pairs])
+
+
+def _stuck(windows: Windows, figures: ModalityScan, number: int, name: str) -> Iterator[Finding]:
+    present = ~np.isnan(figures.level[:, number])
+    flat = figures.flat[:, number]
+    fraction = float(flat[present].mean())
+    facts = {"group": windows.groups} if windows.has_groups else {}
+    facts |= {key: values for key, values in windows.metadata.items() if values.dtype.kind != "f"}
+    for key, values in facts.items():
+        stuck = [value for value in np.unique(values).tolist() if _is_stuck_at(values == value, flat, present)]
+        if stuck:
+            yield _problem(
+                "stuck channel",
+                f"{name} does not move in {fraction:.1%} of all windows, and in nearly every window of {key} "
+                f"{_listed(stuck)}",
+                "set it to missing (NaN) there, or leave these windows out",
+            )
+            return
+    others = np.delete(figures.flat, number, axis=1)
+    alone = flat & ~others.all(axis=1) if others.size else flat
+    if alone.sum() >= max(_LEAST_STUCK, _STUCK_ALONE * present.sum()) and fraction < 0.5:
+        others_move = ", while other channels of the sensor do" if others.size else ", and moves in all others"
+        yield _problem(
+            "stuck channel",
+            f"{name} does not move in {_counted(alone.sum(), 'window')} of {present.sum()}{others_move}",
+            f"set it to missing (NaN) there; the first is {describe_place(windows, int(np.flatnonzero(alone)[0]))}",
+        )
+
+
+def _is_stuck_at(here: npt.NDArray[np.bool_], flat: npt.NDArray[np.bool_], present: npt.NDArray[np.bool_]) -> bool:
+    inside, outside = flat[here & present], flat[~here & present]
+    if min(len(inside), len(outside)) < _LEAST_STUCK:
+        return False
+    return bool(inside.mean() >= _STUCK_IN_GROUP and outside.mean() <= _STUCK_ELSEWHERE)
+
+
+def _clipped(figures: ModalityScan, number: int, name: str) -> Iterator[Finding]:
+    limited = np.where(figures.flat[:, number], 0.0, figures.at_limit[:, number])
+    fraction, count = float(limited.mean()), int((limited > 0).sum())
+    if fraction >= _CLIPPED and count >= _LEAST_CLIPPED:
+        yield _note(
+            "clipped channel",
+            f"{name} stays at its lowest or highest value in {fraction:.1%} of the samples, in {count} windows",
+            "choose a larger measuring range or less gain, or ignore it if the quantity ends there",
+        )
+
+
+def _gaps(windows: Windows, figures: ModalityScan) -> Iterator[Finding]:
+    name, missing = figures.modality.name, figures.missing.mean(axis=1)
+    for number, split in enumerate(SPLIT_NAMES):
+        if figures.absent[windows.splits == number].all():
+            yield _problem("gaps", f"sensor {name} is absent in all of {split}", f"leave {name} out, or move groups")
+            return
+    codes, names = name_strata(windows.labels, windows.spec.task)
+    fractions = {
+        names[code]: float((missing[codes == code] > 0).mean())
+        for code in range(len(names))
+        if (codes == code).sum() >= _LEAST_WINDOWS
+    }
+    by_fraction = sorted(fractions, key=fractions.__getitem__)
+    if fractions and fractions[most := by_fraction[-1]] - fractions[least := by_fraction[0]] >= _GAPS_APART:
+        yield _problem(
+            "gaps",
+            f"sensor {name} has gaps in {fractions[most]:.0%} of the windows of {most}, and in {fractions[least]:.0%} "
+            f"of {least}: the gaps reveal the class",
+            "find out why: a student would learn the logger and not the machine",
+        )
+    count = int(figures.absent.sum())
+    if count:
+        where = ""
+        if windows.has_groups:
+            groups, counts = np.unique(windows.groups[figures.absent], return_counts=True)
+            most_first = [repr(groups[place].item()) for place in np.argsort(-counts, kind="stable")]
+            where = f", in {'group' if len(groups) == 1 else 'groups'} {_listed(most_first)}"
+        yield _note(
+            "gaps",
+            f"{name}: no value in {_counted(count, 'window')} of {len(windows)} ({count / len(windows):.1%}){where}",
+            "a student of this sensor can only guess there; leave them out (cover = 'all' in a recipe)",
+        )
+
+
+def _glitches(windows: Windows, figures: ModalityScan) -> Iterator[Finding]:
+    modality = figures.modality
+    step = max(1, len(windows) * modality.samples * len(modality.channels) // _MOST_GLITCH_VALUES)
+    values = windows.source.gather(modality, windows.rows[::step], shift_s=None)
+    for name, column in zip(modality.channels, values.reshape(-1, len(modality.channels)).T, strict=True):
+        column = column[np.isfinite(column)].astype(np.float64)
+        if not len(column):
+            continue
+        distance = np.abs(column - np.median(column))
+        usual = float(np.quantile(distance, _GLITCH_QUANTILE))
+        if distance.max() > _GLITCH_RATIO * usual > 0:
+            yield _note(
+                "glitch",
+                f"channel {modality.name} {name} reaches {column[int(distance.argmax())]:g}, but 99.9 % of its values "
+                f"are within {usual:g} of {np.median(column):g}",
+                "set its 'range' if that is a glitch",
+            )
+
+
+def _balance(windows: Windows) -> Iterator[Finding]:
+    task = windows.spec.task
+    for number, split in enumerate(SPLIT_NAMES):
+        absent = absent_labels(task, windows.labels[(windows.splits == number) & windows.labelled])
+        if absent:
+            yield _problem("balance", f"{split} has no window of {', '.join(absent)}", "move groups, or label more")
+    if task.kind == "classification":
+        counts = np.bincount(windows.labels[(windows.splits == 0) & windows.labelled], minlength=len(task.labels))
+        for name, count in zip(task.labels, counts.tolist(), strict=True):
+            if 0 < count < _RARE * counts.max():
+                yield _note(
+                    "balance",
+                    f"class {name} has {count} training windows, {task.labels[int(counts.argmax())]} {counts.max()}",
+                    f"record more of {name}, and look at balanced accuracy, not at accuracy",
+                )
+    for number, split in enumerate(SPLIT_NAMES if windows.has_groups else ()):
+        groups, sizes = np.unique(windows.groups[windows.splits == number], return_counts=True)
+        fraction = sizes.max() / sizes.sum()
+        if fraction > max(_MOST_OF_ONE_GROUP, 2 / len(groups)):
+            yield _note(
+                "balance",
+                f"group {groups[sizes.argmax()].item()!r} has {fraction:.0%} of the windows of {split}",
+                "its scores are mostly those of one person or machine; move or thin it",
+            )
+
+
+def _error(sentence: str, advice: str) -> Finding:
+    return Finding(kind="rule", level="error", sentence=sentence, advice=advice)
+
+
+def _problem(kind: FindingKind, sentence: str, advice: str) -> Finding:
+    return Finding(kind=kind, level="problem", sentence=sentence, advice=advice)
+
+
+def _note(kind: FindingKind, sentence: str, advice: str) -> Finding:
+    return Finding(kind=kind, level="note", sentence=sentence, advice=advice)
+
+
+def _counted(count: int | np.int64, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _listed(values: list[Any]) -> str:
+    more = f" and {len(values) - _MOST_NAMED} more" if len(values) > _MOST_NAMED else ""
+    return ", ".join(map(str, values[:_MOST_NAMED])) + more
