@@ -354,16 +354,14 @@ def reference(
     modality: Annotated[str, Option("A modality that is normalised per group.", metavar="NAME")],
     out: Annotated[Path, Option("The reference file to write.", ("-o", "--out"), "FILE")],
     group: Annotated[str | None, Option("Whose windows; not needed where there is one group.")] = None,
-    windows: Annotated[int | None, Option("Use the first N windows of the group.")] = None,
     seconds: Annotated[float | None, Option("Use the first windows that cover this time.")] = None,
 ) -> None:
     """Measure the reference that a device needs for a modality that is normalised per group."""
     check_file(out)
-    measured = measure_reference(
-        open_dataset(directory), modality=modality, group=group, windows=windows, seconds=seconds
-    )
+    dataset = open_dataset(directory)
+    measured = measure_reference(dataset, modality=modality, group=group, seconds=seconds)
     write_reference(out, measured.reference)
-    spec = open_dataset(directory).spec.modality(modality)
+    spec = dataset.spec.modality(modality)
     for channel, mean, std in zip(spec.channels, measured.reference.mean, measured.reference.std, strict=True):
         print(f"{channel}: mean {mean:g}, standard deviation {std:g} {spec.unit}".rstrip())
     print(f"measured on {measured.windows} of the {measured.windows_in_group} windows of group {measured.group}")

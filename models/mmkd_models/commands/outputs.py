@@ -36,23 +36,23 @@ def write_committee_and_report(output: Path, trained: TrainedCommittee, *, follo
     checkpoint = trained.checkpoint
     write_teacher(output, checkpoint)
     if checkpoint.committee is None:
-        network = checkpoint.network()
-        _finish_one(output, checkpoint.modalities, network, checkpoint.facts, following=following, json=json)
+        facts, rows = {"facts": checkpoint.facts}, _rows(checkpoint.facts)
+        _report(output, checkpoint.modalities, checkpoint.network(), facts, rows, following=following, json=json)
         return
     members, states = checkpoint.committee.members, [checkpoint.state, *checkpoint.further]
     longest = max(len(member.named) for member in members)
-    worth = [
+    described = [
         {**msgspec.to_builtins(member), "values": sum(tensor.numel() for tensor in state.values()), "seconds": seconds}
         for member, state, seconds in zip(members, states, trained.seconds, strict=True)
     ]
     rows = {"validation": f"{checkpoint.facts.metric} {checkpoint.facts.score:.3f} of the members together"}
     rows |= {
-        f"member {number}": f"{member.named:<{longest}} {checkpoint.facts.metric} {one['score']:.3f}, weight "
-        f"{one['weight']:.2f}, {one['values']:,} values, {one['seconds']:.1f} s"
-        for number, (member, one) in enumerate(zip(members, worth, strict=True))
+        f"member {number}": f"{member.named:<{longest}} {checkpoint.facts.metric} {facts['score']:.3f}, weight "
+        f"{facts['weight']:.2f}, {facts['values']:,} values, {facts['seconds']:.1f} s"
+        for number, (member, facts) in enumerate(zip(members, described, strict=True))
     }
-    facts = {"facts": checkpoint.facts, "members": worth}
-    _finish(output, checkpoint.modalities, checkpoint.transformer(), facts, rows, following=following, json=json)
+    document = {"facts": checkpoint.facts, "members": described}
+    _report(output, checkpoint.modalities, checkpoint.transformer(), document, rows, following=following, json=json)
 
 
 def write_student_and_report(output: Path, checkpoint: StudentCheckpoint, *, json: bool) -> None:
@@ -64,42 +64,27 @@ def write_student_and_report(output: Path, checkpoint: StudentCheckpoint, *, jso
     write_student(output, checkpoint)
     precision = () if checkpoint.int8 is None else ("--precision", "int8")
     following = shell_line("mmkd-export", output, *precision, "-o", output.with_suffix(".edge"))
-    _finish_one(output, [checkpoint.modality], checkpoint.network(), checkpoint.facts, following=following, json=json)
+    facts = checkpoint.facts
+    document = {"facts": facts}
+    _report(output, [checkpoint.modality], checkpoint.network(), document, _rows(facts), following=following, json=json)
 
 
-def _finish_one(
-    output: Path,
-    modalities: Sequence[ModalitySpec],
-    network: nn.Module,
-    facts: Provenance,
-    *,
-    following: str,
-    json: bool,
-) -> None:
+def _rows(facts: Provenance) -> dict[str, str]:
+    """Return validation of the whole and, if there are any, of its parts and of the candidates of a race."""
     steps = f" at step {facts.best_step} of {facts.training.steps}" if facts.best_step else ""
-    rows = {"validation": f"{facts.metric} {facts.score:.3f}{steps}", **_hybrid_rows(facts), **_race_rows(facts)}
-    _finish(output, modalities, network, {"facts": facts}, rows, following=following, json=json)
+    rows = {"validation": f"{facts.metric} {facts.score:.3f}{steps}"}
+    if facts.hybrid:
+        scores = dict(facts.hybrid.scores)
+        chosen = {0.0: "rocket alone", 1.0: "transformer alone"}.get(facts.hybrid.weight, "both")
+        together = max(scores[0.25], scores[0.5], scores[0.75])
+        rows["hybrid"] = f"{chosen}: transformer {scores[1.0]:.3f}, rocket {scores[0.0]:.3f}, together {together:.3f}"
+    if facts.shipped:
+        candidates = ", ".join(f"{candidate.name} {candidate.valid_score:.3f}" for candidate in facts.race or ())
+        rows["shipped"] = f"{facts.shipped} (of {candidates})"
+    return rows
 
 
-def _hybrid_rows(facts: Provenance) -> dict[str, str]:
-    """Validation of the parts of a hybrid."""
-    if not facts.hybrid:
-        return {}
-    scores = dict(facts.hybrid.scores)
-    chosen = {0.0: "rocket alone", 1.0: "transformer alone"}.get(facts.hybrid.weight, "both")
-    together = f"{max(scores[0.25], scores[0.5], scores[0.75]):.3f}"
-    return {"hybrid": f"{chosen}: transformer {scores[1.0]:.3f}, rocket {scores[0.0]:.3f}, together {together}"}
-
-
-def _race_rows(facts: Provenance) -> dict[str, str]:
-    """The candidate of a race that is shipped, and validation of all."""
-    if not facts.shipped:
-        return {}
-    others = ", ".join(f"{one.name} {one.valid_score:.3f}" for one in facts.race or ())
-    return {"shipped": f"{facts.shipped} (of {others})"}
-
-
-def _finish(
+def _report(
     output: Path,
     modalities: Sequence[ModalitySpec],
     network: nn.Module,
@@ -113,7 +98,7 @@ def _finish(
     from mmkd_models.networks.student import values_of
 
     drop_states(output)
-    names = [spec.name for spec in modalities]
+    names = [modality.name for modality in modalities]
     parameters = values_of(network)
     if json:
         print(json_text({"checkpoint": str(output), "modalities": names, "parameters": parameters, **facts}))
@@ -154,7 +139,7 @@ def hold_output(
 
 @contextmanager
 def training_shown(title: str, output: Path) -> Iterator[OnStep]:
-    """Yield an observer for a progress bar; after Ctrl-C print how to continue."""
+    """Yield an observer for a progress bar; after Ctrl-C name the option that continues."""
     from mmkd_models.train_config import training_bar
 
     try:

@@ -1,4 +1,4 @@
-"""Cross-validation folds over whole groups, and a share of labels."""
+"""Cross-validation folds over whole groups, and a fraction of the labels."""
 
 from __future__ import annotations
 
@@ -27,78 +27,69 @@ class Fold:
 
 
 def fold_count(windows: Windows, *, folds: int = FOLDS) -> int:
-    """Return how many folds `fold_indices` can give; 1 where the dataset's own split is all there is."""
+    """Return the number of folds of `fold_indices`; 1 if the dataset has only its own split."""
     if windows.folds is not None:
         return len(np.unique(windows.folds))
     return min(folds, windows.group_count) if windows.has_groups else 1
 
 
 def check_seeds(windows: Windows, seeds: int) -> None:
-    """Raise UsageError if a comparison is asked for more seeds than there are folds to judge on."""
+    """Raise UsageError if a comparison is to have more seeds than there are folds to judge on."""
     count = fold_count(windows)
     if seeds > count:
         raise UsageError(
             f"--seeds {seeds}: expected {count} at most, since each judges on another fold and dataset "
-            f"{windows.spec.name!r} has {_folds_in_words(windows, count)}"
+            f"{windows.spec.name!r} has {_describe_folds(windows, count)}"
         )
 
 
 def fold_indices(windows: Windows, *, fold: int, seed: int, folds: int = FOLDS) -> Fold:
     """Split the windows: test is one fold, valid the next one, train all others.
 
-    Where the dataset has folds they are used, whatever `seed` and `folds` say. Elsewhere whole groups are dealt into
-    `folds` folds by `seed`, classes balanced as far as the groups allow. Without groups nothing is dealt: windows that
-    were recorded together would be torn apart, so that the dataset's own split is fold 0, the only one. Unlabelled
-    windows are trained on only.
+    A dataset's own folds are used, whatever `seed` and `folds` are. Otherwise whole groups are dealt into folds by
+    `seed`, classes balanced as far as the groups allow. Without groups nothing is dealt, since windows that were
+    recorded together would be torn apart: the dataset's own split is fold 0, the only one. Unlabelled windows are only
+    trained on.
 
     Args:
-        folds: k, where the dataset has no folds of its own; fewer where it has fewer groups.
+        folds: k, if the dataset has no folds; fewer if it has fewer groups.
 
     Raise UsageError if there is no such fold, there are fewer than three folds or groups, or no labelled window to
     choose by or to judge with.
     """
-    count = fold_count(windows, folds=folds)
+    name, count = windows.spec.name, fold_count(windows, folds=folds)
     is_own_split = windows.folds is None and not windows.has_groups
-    _check_fold(windows, fold, count, is_own_split=is_own_split)
-    if is_own_split:
-        is_test, is_valid = windows.splits == 2, windows.splits == 1
-    else:
-        numbers = _dealt(windows, seed=seed, folds=folds) if windows.folds is None else windows.folds
-        names = np.unique(numbers)
-        is_test, is_valid = numbers == names[fold], numbers == names[(fold + 1) % count]
-    found = Fold(
-        train=np.flatnonzero(~is_test & ~is_valid),
-        valid=np.flatnonzero(is_valid & windows.labelled),
-        test=np.flatnonzero(is_test & windows.labelled),
-    )
-    if not (len(found.valid) and len(found.test)):
-        raise UsageError(
-            f"dataset {windows.spec.name!r}: fold {fold}: expected labelled windows to choose by and to judge with, got"
-            f" {len(found.valid)} and {len(found.test)}; label some in every group, or deal the folds otherwise"
-        )
-    return found
-
-
-def trainings_of(windows: Windows, folds: int) -> list[Windows]:
-    """Return the training windows of each of so many first folds; windows and errors are as of `fold_indices`."""
-    return [windows.subset(fold_indices(windows, fold=fold, seed=0).train) for fold in range(folds)]
-
-
-def _check_fold(windows: Windows, fold: int, count: int, *, is_own_split: bool) -> None:
-    name = windows.spec.name
     if count < _LEAST_FOLDS and not is_own_split:
         raise UsageError(
             f"dataset {name!r}: expected {_LEAST_FOLDS} folds or more (train, valid, test), got {count}; "
             "record more groups or choose more folds"
         )
     if not 0 <= fold < count:
-        wanted = "0" if count == 1 else f"0 to {count - 1}"
+        expected = "0" if count == 1 else f"0 to {count - 1}"
         raise UsageError(
-            f"fold {fold}: expected {wanted}, since dataset {name!r} has {_folds_in_words(windows, count)}"
+            f"fold {fold}: expected {expected}, since dataset {name!r} has {_describe_folds(windows, count)}"
         )
+    if is_own_split:
+        is_test, is_valid = windows.splits == 2, windows.splits == 1
+    else:
+        numbers = _deal(windows, seed=seed, folds=folds) if windows.folds is None else windows.folds
+        names = np.unique(numbers)
+        is_test, is_valid = numbers == names[fold], numbers == names[(fold + 1) % count]
+    valid, test = np.flatnonzero(is_valid & windows.labelled), np.flatnonzero(is_test & windows.labelled)
+    if not (len(valid) and len(test)):
+        raise UsageError(
+            f"dataset {name!r}: fold {fold}: expected labelled windows to choose by and to judge with, got"
+            f" {len(valid)} and {len(test)}; label some in every group, or deal the folds otherwise"
+        )
+    return Fold(train=np.flatnonzero(~is_test & ~is_valid), valid=valid, test=test)
 
 
-def _folds_in_words(windows: Windows, count: int) -> str:
+def trainings_of(windows: Windows, folds: int) -> list[Windows]:
+    """Return the training windows of the first folds; errors as `fold_indices`."""
+    return [windows.subset(fold_indices(windows, fold=fold, seed=0).train) for fold in range(folds)]
+
+
+def _describe_folds(windows: Windows, count: int) -> str:
     if windows.has_groups or windows.folds is not None:
         return f"{count} folds; choose among them"
     return f"no groups, so that its own split is its only fold; to have more, {WRITE_GROUPS}"
@@ -112,29 +103,28 @@ def part_of_windows(windows: Windows, *, parts: int, seed: int) -> Rows:
 
     Raise UsageError if there are fewer groups than parts, or windows without groups that share samples.
     """
-    groups = len(np.unique(windows.groups))
+    name, groups = windows.spec.name, len(np.unique(windows.groups))
     if not 2 <= parts <= groups:
         raise UsageError(
-            f"dataset {windows.spec.name!r}: expected 2 to {groups} parts of its {groups} groups of training windows,"
+            f"dataset {name!r}: expected 2 to {groups} parts of its {groups} groups of training windows,"
             f" got {parts}; choose another number"
         )
-    dealt = _dealt(windows, seed=seed, folds=parts)
+    numbers = _deal(windows, seed=seed, folds=parts)
     if not windows.has_groups:
         overlaps = find_overlaps(windows)
-        torn = int((dealt[overlaps.first] != dealt[overlaps.second]).sum())
+        torn = int((numbers[overlaps.first] != numbers[overlaps.second]).sum())
         if torn:
             raise UsageError(
-                f"dataset {windows.spec.name!r}: expected training windows that parts do not tear apart, got windows "
-                f"of two parts that share samples ({torn} such in all); {WRITE_GROUPS}"
+                f"dataset {name!r}: expected training windows that parts do not tear apart, got windows of two parts "
+                f"that share samples ({torn} such in all); {WRITE_GROUPS}"
             )
-    return dealt
+    return numbers
 
 
 def label_subset(labels: Labels, *, share: float, seed: int) -> npt.NDArray[np.bool_]:
-    """Choose the windows whose labels may be used, for "a tenth was labelled".
+    """Choose the windows whose labels may be used, a fraction of each stratum (`strata_of`), at least one.
 
-    Of each class (of other tasks: of the windows that `strata_of` calls alike) `round(share * count)` windows are
-    chosen (halves to the even number), at least one. For one seed a smaller share is part of a larger one.
+    For one seed, the windows of a smaller share are part of those of a larger one.
 
     Returns:
         bool (N,).
@@ -151,7 +141,7 @@ def label_subset(labels: Labels, *, share: float, seed: int) -> npt.NDArray[np.b
     return chosen
 
 
-def _dealt(windows: Windows, *, seed: int, folds: int) -> Rows:
+def _deal(windows: Windows, *, seed: int, folds: int) -> Rows:
     """Return int64 (N,): the fold of each window's group.
 
     Groups are dealt one by one, larger ones mostly first, each to the fold that has least of its classes. This keeps

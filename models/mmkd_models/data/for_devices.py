@@ -17,7 +17,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.checking.related import find_overlaps
 from mmkd_models.data.dataset import Dataset, open_dataset
-from mmkd_models.data.files import RECORDINGS
+from mmkd_models.data.files import RECORDINGS, is_cut
 from mmkd_models.data.kinds import decoded
 from mmkd_models.data.sources import Floats, first_sample
 from mmkd_models.data.spec import SPLIT_NAMES, SplitName
@@ -26,7 +26,7 @@ from mmkd_models.data.windows import Windows, mean_and_std, raw_values
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredReference:
-    """A reference and what it was measured on."""
+    """A reference and the windows that it was measured on."""
 
     reference: Reference
     group: int | str
@@ -35,20 +35,15 @@ class MeasuredReference:
 
 
 def measure_reference(
-    dataset: Dataset,
-    *,
-    modality: str,
-    group: int | str | None = None,
-    windows: int | None = None,
-    seconds: float | None = None,
+    dataset: Dataset, *, modality: str, group: int | str | None = None, seconds: float | None = None
 ) -> MeasuredReference:
     """Measure mean and standard deviation over the first windows of a group, in the order of the dataset.
 
     Args:
-        group: whose windows, a number also as text; None if the dataset has one group only.
-        seconds: instead of `windows`: as many as cover this time. Ready windows are counted as if they did not overlap.
+        group: a number also as text; None if the dataset has one group only.
+        seconds: time that the windows cover; stored windows count as if they did not overlap. None takes all.
 
-    Raise UsageError if the modality takes raw values, the group is not there or not named, or has no valid value.
+    Raise UsageError if the modality takes raw values, the group is unknown or not named, or has no valid value.
     """
     spec = dataset.spec.modality(modality)
     if spec.normalise != "per_group":
@@ -56,49 +51,34 @@ def measure_reference(
             f"modality {modality!r}: expected one that is normalised per group, got one that takes raw values;"
             " it needs no reference"
         )
-    everything = dataset.everything()
-    chosen = _group(dataset, group)
-    rows = everything.rows[everything.groups == chosen]
-    count = _count(dataset, modality=modality, windows=windows, seconds=seconds, available=len(rows))
-    values = raw_values(everything, modality=spec, rows=rows[:count])
+    if seconds is not None and not seconds > 0:
+        raise UsageError(f"reference: expected seconds above 0, got {seconds:g}; take more seconds")
+    windows = dataset.everything()
+    chosen = _find_group(windows, group)
+    rows = windows.rows[windows.groups == chosen]
+    count = len(rows)
+    if seconds is not None:
+        hop_s = 2 * windows.max_shift_s or spec.duration_s
+        count = min(count, 1 + math.ceil(max(0.0, seconds - spec.duration_s) / hop_s))
+    values = raw_values(windows, modality=spec, rows=rows[:count])
     if np.isnan(values).all(axis=0).any():
         raise UsageError(
             f"modality {modality!r}: a channel has no valid value in the first {count} windows of group {chosen};"
-            " take more windows or another group"
+            " take more seconds or another group"
         )
     mean, std = mean_and_std(values)
     reference = Reference(modality=modality, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
     return MeasuredReference(reference=reference, group=chosen, windows=count, windows_in_group=len(rows))
 
 
-def _group(dataset: Dataset, group: int | str | None) -> int | str:
-    names: list[int | str] = np.unique(dataset.everything().groups).tolist()
-    shown = ", ".join(str(name) for name in names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-    if group is None and len(names) == 1:
-        return names[0]
-    if group is None:
-        raise UsageError(f"group: expected one, got none and the dataset has {len(names)}; choose one of {shown}")
+def _find_group(windows: Windows, group: int | str | None) -> int | str:
+    names: list[int | str] = np.unique(windows.groups).tolist()
     for name in names:
-        if str(name) == str(group):
+        if str(name) == str(group) or (group is None and len(names) == 1):
             return name
-    raise UsageError(f"group {group}: the dataset has no such group; choose one of {shown}")
-
-
-def _count(dataset: Dataset, *, modality: str, windows: int | None, seconds: float | None, available: int) -> int:
-    if windows is not None and seconds is not None:
-        raise UsageError(f"expected a number of windows or of seconds, got both ({windows}, {seconds:g}); give one")
-    if windows is None and seconds is None:
-        return available
-    if windows is not None:
-        wanted = windows
-    else:
-        assert seconds is not None  # the two cases above
-        length_s = dataset.spec.modality(modality).duration_s
-        hop_s = 2 * dataset.everything().max_shift_s or length_s
-        wanted = 1 + math.ceil(max(0.0, seconds - length_s) / hop_s) if seconds > 0 else 0
-    if wanted < 1:
-        raise UsageError(f"reference: expected one window or more, got {wanted}; ask for more windows or seconds")
-    return min(wanted, available)
+    shown = ", ".join(map(str, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    got = f"got none and the dataset has {len(names)}" if group is None else f"got {group}, which is unknown"
+    raise UsageError(f"group: expected one of the dataset, {got}; choose one of {shown}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -121,61 +101,61 @@ def replayed(path: str | Path, modality: ModalitySpec) -> list[Replayed]:
     """Return the recordings of a dataset for the modality of a student, channels in the student's order.
 
     Raises:
-        DatasetError: it is no dataset.
-        UsageError: it has no such modality, as video, at another rate, or without one of the channels.
+        DatasetError: the path is no dataset.
+        UsageError: the modality is missing, of video, at another rate, or lacks a channel.
     """
     dataset = open_dataset(path)
-    here = dataset.spec.modality(modality.name)
-    if here.kind == "video":
+    stored = dataset.spec.modality(modality.name)
+    if stored.kind == "video":
         raise UsageError(
             f"{path}: modality {modality.name!r}: expected a series or sound, got video; replay a dataset without it"
         )
-    lacking = [name for name in modality.channels if name not in here.channels]
-    if lacking or here.rate_hz != modality.rate_hz:
+    if stored.rate_hz != modality.rate_hz or not set(modality.channels) <= set(stored.channels):
         raise UsageError(
             f"{path}: modality {modality.name!r}: expected {', '.join(modality.channels)} at {modality.rate_hz:g} Hz, "
-            f"got {', '.join(here.channels)} at {here.rate_hz:g} Hz; import it like the student's data"
+            f"got {', '.join(stored.channels)} at {stored.rate_hz:g} Hz; import it like the student's data"
         )
-    order = [here.channels.index(name) for name in modality.channels]
-    cut = f"{RECORDINGS}/lengths.npy" in dataset.arrays
-    return list(_recordings(dataset, here, order) if cut else _windows(dataset, here, order))
+    order = [stored.channels.index(name) for name in modality.channels]
+    read = _read_recordings if is_cut(dataset.arrays) else _join_windows
+    return list(read(dataset, stored, order))
 
 
-def _recordings(dataset: Dataset, modality: ModalitySpec, order: list[int]) -> Iterator[Replayed]:
+def _read_recordings(dataset: Dataset, modality: ModalitySpec, order: list[int]) -> Iterator[Replayed]:
     assert dataset.spec.recordings is not None
-    column = [one.name for one in dataset.spec.modalities].index(modality.name)
-    lengths = np.asarray(dataset.arrays[f"{RECORDINGS}/lengths.npy"])[:, column].astype(np.int64)
-    ends = np.cumsum(lengths)
-    samples = dataset.arrays[f"{RECORDINGS}/{modality.name}.npy"]
-    labels, groups = (dataset.arrays.get(f"{RECORDINGS}/{name}.npy") for name in ("labels", "groups"))
-    splits = dataset.arrays[f"{RECORDINGS}/splits.npy"]
+    arrays = {name.removeprefix(f"{RECORDINGS}/").removesuffix(".npy"): array for name, array in dataset.arrays.items()}
+    column = [spec.name for spec in dataset.spec.modalities].index(modality.name)
+    lengths = arrays["lengths"][:, column].astype(np.int64)
     scale = dataset.spec.recordings.scale.get(modality.name)
-    worth = None if scale is None else np.array(scale, dtype=np.float32)
-    for number, (end, length) in enumerate(zip(ends.tolist(), lengths.tolist(), strict=True)):
+    factors = None if scale is None else np.array(scale, dtype=np.float32)
+    groups = arrays.get("groups")
+    for number, (end, length) in enumerate(zip(np.cumsum(lengths).tolist(), lengths.tolist(), strict=True)):
+        stored = np.asarray(arrays[modality.name][end - length : end])
         yield Replayed(
-            rows=decoded(np.asarray(samples[end - length : end]), kind=modality.kind, scale=worth)[:, order],
+            rows=decoded(stored, kind=modality.kind, scale=factors)[:, order],
             name=f"recording {number}",
-            label=_label(dataset, None if labels is None else labels[number]),
+            label=_label(dataset, arrays["labels"][number]),
             group="" if groups is None else str(groups[number]),
-            split=SPLIT_NAMES[int(splits[number])],
+            split=SPLIT_NAMES[int(arrays["splits"][number])],
         )
 
 
-def _windows(dataset: Dataset, modality: ModalitySpec, order: list[int]) -> Iterator[Replayed]:
+def _join_windows(dataset: Dataset, modality: ModalitySpec, order: list[int]) -> Iterator[Replayed]:
+    """Join stored windows that follow each other in one split, group, label and episode; shared samples come once."""
     windows = dataset.everything()
     starts_s = np.cumsum(_shared_steps_s(windows)) if windows.times is None else windows.times
 
-    def kind(number: int) -> tuple[str, ...]:
+    def run_of(number: int) -> tuple[str, ...]:
         episode = "" if windows.episodes is None else str(windows.episodes[number])
-        facts = (windows.splits[number], windows.groups[number], windows.labels[number], episode)
-        return tuple(str(fact) for fact in facts)
+        return tuple(map(str, (windows.splits[number], windows.groups[number], windows.labels[number], episode)))
 
-    for _, numbers in itertools.groupby(range(len(windows)), key=kind):
+    for _, numbers in itertools.groupby(range(len(windows)), key=run_of):
         run = list(numbers)
         values = windows.source.gather(modality, windows.rows[run], shift_s=None)  # (B, T, C)
         steps = np.diff(first_sample(starts_s[run] - starts_s[run[0]], modality.rate_hz))
+        new = np.where((steps > 0) & (steps < modality.samples), steps, modality.samples)
+        parts = [window[modality.samples - count :] for window, count in zip(values[1:], new.tolist(), strict=True)]
         yield Replayed(
-            rows=np.concatenate(_new_samples(values, steps))[:, order],
+            rows=np.concatenate([values[0], *parts])[:, order],
             name=f"windows {run[0]} to {run[-1]}",
             label=_label(dataset, windows.labels[run[0]]),
             group=str(windows.groups[run[0]]) if windows.has_groups else "",
@@ -184,21 +164,14 @@ def _windows(dataset: Dataset, modality: ModalitySpec, order: list[int]) -> Iter
 
 
 def _shared_steps_s(windows: Windows) -> npt.NDArray[np.float64]:
-    """(N,) seconds from the start of the window before to that of each, by the samples they share; 0 where none."""
+    """Return (N,) seconds from the start of the window before, by the samples they share; 0 if they share none."""
     steps_s = np.zeros(len(windows))
-    shared = find_overlaps(windows)
-    next_ones = shared.second == shared.first + 1
-    steps_s[shared.second[next_ones]] = shared.shift[next_ones] / shared.modality.rate_hz
+    overlaps = find_overlaps(windows)
+    follows = overlaps.second == overlaps.first + 1
+    steps_s[overlaps.second[follows]] = overlaps.shift[follows] / overlaps.modality.rate_hz
     return steps_s
 
 
-def _new_samples(values: Floats, steps: npt.NDArray[np.int64]) -> list[Floats]:
-    """Return of each window (B, T, C) the samples that the one before, so many steps (B - 1,) ago, does not have."""
-    samples = values.shape[1]
-    new = np.where((steps > 0) & (steps < samples), steps, samples)
-    return [values[0], *(window[samples - count :] for window, count in zip(values[1:], new.tolist(), strict=True))]
-
-
 def _label(dataset: Dataset, label: Any) -> str:
-    is_known = dataset.spec.task.kind == "classification" and label is not None and int(label) >= 0
+    is_known = dataset.spec.task.kind == "classification" and int(label) >= 0
     return dataset.spec.task.labels[int(label)] if is_known else ""

@@ -1,4 +1,4 @@
-"""Which training windows show their labels: a share of each class, or whole groups."""
+"""Which training windows show their labels: a fraction of each class, or whole groups."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from mmkd_models.data.folds import label_subset
 from mmkd_models.data.labels import WRITE_GROUPS
 from mmkd_models.data.windows import Windows
 
-_DRAWS = 1000  # of groups at random, before groups are searched for that have every class
+_DRAWS = 1000  # of groups at random, before groups are chosen that have every class
 _FEWEST_USUAL = 6  # groups to train on, from which a third is two or more and leaves as many without labels
 
 
 class Labelled(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is labelled: a share of the training windows by class, or so many whole groups of them.
+    """The labels that training may use.
 
     Attributes:
-        share: above 0 and up to 1; 1 where `groups` says what is labelled.
-        groups: how many groups show all the labels they have, and all others none; None if a share does.
+        share: fraction of the windows of each class, above 0 and up to 1; 1 if `groups` is given.
+        groups: number of groups that show all their labels while the others show none; None for a fraction.
     """
 
     share: float = 1.0
@@ -30,7 +30,7 @@ class Labelled(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def is_all(self) -> bool:
-        """Say whether nothing is hidden."""
+        """Whether no label is hidden."""
         return self.groups is None and self.share == 1
 
 
@@ -39,11 +39,10 @@ A_TENTH = Labelled(share=0.1)
 
 
 def labelled_from_options(share: float | None, groups: int | None, *, otherwise: Labelled) -> Labelled:
-    """Return what `--label-share` and `--labelled-groups` say. Raise UsageError if both are given."""
+    """Return the labels of `--label-share` and `--labelled-groups`. Raise UsageError if both are given."""
     if share is not None and groups is not None:
         raise UsageError(
-            f"--labelled-groups {groups}: expected it without --label-share, got --label-share {share:g} too; "
-            "leave one of them out"
+            f"--labelled-groups {groups}: cannot be combined with --label-share {share:g}; leave one of them out"
         )
     if groups is not None:
         return Labelled(groups=groups)
@@ -51,36 +50,23 @@ def labelled_from_options(share: float | None, groups: int | None, *, otherwise:
 
 
 def options_of(labelled: Labelled) -> str:
-    """Return the option that says it on a command line; empty where everything is labelled."""
+    """Return the option of a command line for these labels; empty if all are used."""
     if labelled.groups is not None:
         return f"--labelled-groups {labelled.groups}"
     return "" if labelled.is_all else f"--label-share {labelled.share:g}"
 
 
 def seen_labels(train: Windows, labelled: Labelled, *, seed: int) -> npt.NDArray[np.bool_]:
-    """Choose (N,) the training windows whose labels may be used; one seed always chooses the same.
+    """Choose (N,) the training windows whose labels may be used; the same for one seed.
 
-    Raises:
-        UsageError: as `label_subset` or `group_subset`.
+    Whole groups are drawn at random until a draw has every class (of several labels each of them) that the training
+    windows have between them. If a thousand draws have not, groups with rare classes are drawn first.
+
+    Raise UsageError as `label_subset`, or if there are no groups, too few, or no choice that has every class.
     """
     if labelled.groups is None:
         return label_subset(train.labels, share=labelled.share, seed=seed)
-    return group_subset(train, count=labelled.groups, seed=seed)
-
-
-def group_subset(train: Windows, *, count: int, seed: int) -> npt.NDArray[np.bool_]:
-    """Choose whole groups that show their labels, for "two of six people were labelled".
-
-    Groups are drawn at random until a draw has every class (of several labels each of them in a window) that the
-    training windows have between them. Where a thousand draws have not, groups are searched for that do.
-
-    Returns:
-        bool (N,): windows of the chosen groups that have a label.
-
-    Raises:
-        UsageError: there are no groups, not so many, or no choice of so many that has every class.
-    """
-    name = train.spec.name
+    name, count = train.spec.name, labelled.groups
     if not train.has_groups:
         raise UsageError(
             f"labelled groups: expected groups in dataset {name!r}, got none; {WRITE_GROUPS}, or label a share of the "
@@ -92,73 +78,54 @@ def group_subset(train: Windows, *, count: int, seed: int) -> npt.NDArray[np.boo
             f"labelled groups: expected 1 to {len(names)} of the labelled groups that dataset {name!r} trains on, got "
             f"{count}; choose another number"
         )
-    chosen = _drawn(has, count, np.random.default_rng(seed))
-    if chosen is None:
-        least = next(more for more in range(count + 1, len(names) + 1) if _cover(has, more) is not None)
-        raise UsageError(
-            f"labelled groups: expected {count} groups that have every class between them, got no such choice among "
-            f"the {len(names)} groups that dataset {name!r} trains on; label {least} or more"
-        )
+    random = np.random.default_rng(seed)
+    for _ in range(_DRAWS):
+        chosen = random.permutation(len(has))[:count]
+        if has[chosen].any(axis=0).all():
+            break
+    else:
+        cover = _cover(has)
+        if len(cover) > count:
+            raise UsageError(
+                f"labelled groups: expected {count} groups that have every class between them, got no such choice "
+                f"among the {len(names)} groups that dataset {name!r} trains on; label {len(cover)} or more"
+            )
+        rest = [number for number in random.permutation(len(has)).tolist() if number not in cover]
+        chosen = np.array([*cover, *rest[: count - len(cover)]])
     return np.isin(train.groups, names[chosen]) & train.labelled
 
 
 def usual_labelled(trainings: Sequence[Windows]) -> Labelled:
-    """Return what is labelled where nobody says it: about a third of the groups, two or more, else a tenth by share.
+    """Return the default labels: about a third of the groups, two or more, else a tenth of the windows.
 
-    It is a tenth where there are no groups, fewer than six to train on, or no choice of a third that has every class.
+    A tenth if there are no groups, fewer than six to train on, or no choice of a third that has every class.
     """
-    folds = [_classes_of_groups(one)[1] for one in trainings if one.has_groups]
+    folds = [_classes_of_groups(train)[1] for train in trainings if train.has_groups]
     fewest = min((len(has) for has in folds), default=0)
     if fewest < _FEWEST_USUAL or len(folds) < len(trainings):
         return A_TENTH
     count = round(fewest / 3)
-    return Labelled(groups=count) if all(_cover(has, count) is not None for has in folds) else A_TENTH
+    return Labelled(groups=count) if all(len(_cover(has)) <= count for has in folds) else A_TENTH
 
 
 def _classes_of_groups(train: Windows) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_]]:
-    """Names (G,) of the groups with a labelled window, and which classes (G, K) each has; of numbers K is 0."""
+    """Return names (G,) of the groups with a labelled window, and which classes (G, K) each has; of numbers K is 0."""
     known = train.subset(train.labelled)
     names, group = np.unique(known.groups, return_inverse=True)
     kind, labels = train.spec.task.kind, known.labels
     if kind == "regression":
         return names, np.zeros((len(names), 0), dtype=bool)
     on = labels == 1 if kind == "multi_label" else labels[:, None] == np.unique(labels)  # (N, K)
-    has = np.stack([on[group == number].any(axis=0) for number in range(len(names))]) if len(names) else on
+    has = np.zeros((len(names), on.shape[1]), dtype=bool)
+    np.logical_or.at(has, group, on)
     return names, has[:, has.any(axis=0)]
 
 
-def _drawn(has: npt.NDArray[np.bool_], count: int, random: np.random.Generator) -> npt.NDArray[np.int64] | None:
-    """Numbers of `count` groups with every class; None if there is no such choice."""
-    for _ in range(_DRAWS):
-        chosen = random.permutation(len(has))[:count]
-        if has[chosen].any(axis=0).all():
-            return chosen
-    order = random.permutation(len(has))
-    found = _cover(has[order], count)
-    if found is None:
-        return None
-    rest = [number for number in range(len(has)) if number not in found]
-    return order[[*found, *rest[: count - len(found)]]]
-
-
-def _cover(has: npt.NDArray[np.bool_], count: int) -> list[int] | None:
-    """Numbers of at most `count` groups that have every class between them, the first by their order; None if none."""
-    groups = [sum(1 << int(bit) for bit in np.flatnonzero(row)) for row in has]
-    return _searched(groups, (1 << has.shape[1]) - 1, count, set())
-
-
-def _searched(groups: Sequence[int], missing: int, left: int, failed: set[tuple[int, int]]) -> list[int] | None:
-    """Group (as bits of their classes) for the missing classes; what is known to fail is not searched again."""
-    if not missing:
-        return []
-    if left == 0 or (missing, left) in failed:
-        return None
-    bits = [1 << bit for bit in range(missing.bit_length()) if missing >> bit & 1]
-    rarest = min(bits, key=lambda bit: sum(bool(group & bit) for group in groups))
-    for number, group in enumerate(groups):
-        if group & rarest:
-            further = _searched(groups, missing & ~group, left - 1, failed)
-            if further is not None:
-                return [number, *further]
-    failed.add((missing, left))
-    return None
+def _cover(has: npt.NDArray[np.bool_]) -> list[int]:
+    """Choose groups that have every class (G, K) between them: each time the one with most classes still missing."""
+    cover: list[int] = []
+    missing = np.ones(has.shape[1], dtype=bool)
+    while missing.any():
+        cover.append(int(has[:, missing].sum(axis=1).argmax()))
+        missing &= ~has[cover[-1]]
+    return cover

@@ -391,7 +391,7 @@ def message_of(*arguments: object) -> str:
         ),
         (
             ["--labelled-groups", "2", "--label-share", "0.1"],
-            "--labelled-groups 2: expected it without --label-share, got --label-share 0.1 too; leave one of them out",
+            "--labelled-groups 2: cannot be combined with --label-share 0.1; leave one of them out",
         ),
         (
             ["--labelled-groups", "7"],

@@ -192,7 +192,7 @@ def test_reference_writes_the_file_that_a_device_reads(run, splits, write, tmp_p
     rig = write(splits)
     edit(lambda document: document["modalities"][1].update(normalise="per_group"))
     out = tmp_path / "temp.json"
-    done = run("reference", rig.path, "--modality", "temp", "--group", 5, "--windows", 4, "-o", out)
+    done = run("reference", rig.path, "--modality", "temp", "--group", 5, "--seconds", 0.8, "-o", out)
     values = splits["valid"]["temp"][6:10].astype(np.float64)
     assert done.stdout.splitlines() == [
         f"t: mean {values.mean():g}, standard deviation {values.std():g} degC",

@@ -246,5 +246,5 @@ def test_a_reference_is_of_a_group_by_its_name(rig: Dataset, splits: dict[str, A
     dataset = write_dataset(tmp_path / "named", name="named", labels=rig.spec.task, modalities=modalities, splits=named)
     assert measure_reference(dataset, modality="temp", group="m5").group == "m5"
     assert message_of(lambda: measure_reference(dataset, modality="temp", group="m9"), UsageError) == (
-        "group m9: the dataset has no such group; choose one of m0, m1, m2, m3, m4, m5, m6, m7"
+        "group: expected one of the dataset, got m9, which is unknown; choose one of m0, m1, m2, m3, m4, m5, m6, m7"
     )

@@ -116,7 +116,7 @@ def test_a_share_is_drawn_as_it_always_was(train: Make) -> None:
 
 def test_a_share_and_groups_exclude_each_other() -> None:
     assert message_of(lambda: labelled_from_options(0.1, 2, otherwise=ALL)) == (
-        "--labelled-groups 2: expected it without --label-share, got --label-share 0.1 too; leave one of them out"
+        "--labelled-groups 2: cannot be combined with --label-share 0.1; leave one of them out"
     )
     assert labelled_from_options(None, 2, otherwise=ALL) == Labelled(groups=2)
     assert labelled_from_options(0.5, None, otherwise=ALL) == Labelled(share=0.5)
